@@ -1,0 +1,87 @@
+"""The `pdctl` command: its verbs, loaded only when called, and the one error boundary."""
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from pdctl import __version__
+from pdctl.errors import ExitCode, InvalidInput, PdctlError
+
+# verb -> module of pdctl.commands; its function has the verb's name
+VERBS = ("plan", "up", "status", "down", "logs", "ls", "rehearse", "render")
+
+
+class LazyVerbs(TyperGroup):
+    """A group that imports a verb's module when the verb is named."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"pdctl.commands.{cmd_name}")
+        one = typer.Typer(add_completion=False, rich_markup_mode=None)
+        one.command(cmd_name)(getattr(module, cmd_name))
+        return typer.main.get_command(one)
+
+
+app = typer.Typer(
+    cls=LazyVerbs,
+    help="Should I split prefill from decode, how many engines of each, and is it running well?",
+    no_args_is_help=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """Plan, launch and watch SGLang prefill/decode disaggregation."""
+    if version:
+        typer.echo(f"pdctl {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        from pdctl.commands.guided import guided
+
+        guided(ctx)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command line and exit with its code; the only place that catches errors."""
+    arguments = sys.argv[1:] if argv is None else argv
+    verb = next((a for a in arguments if not a.startswith("-")), "pdctl")
+    try:
+        code = app(args=arguments, prog_name="pdctl", standalone_mode=False)
+    except PdctlError as problem:
+        _fail(verb, problem, arguments)
+    except (KeyboardInterrupt, EOFError, typer.Abort):
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(ExitCode.DONE)
+    except Exception as problem:
+        if not hasattr(problem, "format_message"):
+            raise
+        _fail(verb, _usage(problem, verb), arguments)
+    sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def _usage(problem: Any, verb: str) -> InvalidInput:
+    command = f"pdctl {verb}" if verb in VERBS else "pdctl"
+    return InvalidInput(problem.format_message(), hint=f"{command} --help", code="usage")
+
+
+def _fail(verb: str, problem: PdctlError, arguments: list[str]) -> None:
+    from pdctl.console import print_failure
+
+    print_failure(verb, problem, as_json="--json" in arguments)
+    sys.exit(problem.exit_code)

@@ -1,0 +1,99 @@
+"""Where words go: the answer to stdout, everything else to stderr, and the --json envelope."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from pdctl import __version__
+from pdctl.errors import InvalidInput, PdctlError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+def out() -> "Console":
+    """The console of the answer."""
+    return _console(stderr=False)
+
+
+def err() -> "Console":
+    """The console of progress, questions and errors."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+
+def show(
+    command: str, data: object, *, as_json: bool, render: "Callable[[], RenderableType]"
+) -> None:
+    """Print one answer: the JSON envelope, or what `render` makes of it for a person."""
+    if as_json:
+        print_json(command, data)
+    else:
+        out().print(render())
+
+
+def print_json(command: str, data: object, *, status: str = "ok") -> None:
+    """One envelope on one line of stdout."""
+    _write(envelope(command, status=status, data=data))
+
+
+def print_failure(command: str, error: PdctlError, *, as_json: bool) -> None:
+    """An error as a sentence and a hint on stderr, or as an envelope on stdout."""
+    if as_json:
+        problem = {"code": error.code, "message": error.message, "hint": error.hint}
+        _write(envelope(command, status="error", data=None, error=problem))
+        return
+    lines = [f"error: {error.message}", *error.details]
+    if error.hint:
+        lines.append(f"hint:  {error.hint}")
+    sys.stderr.write(printable("\n".join(lines)) + "\n")
+
+
+def envelope(
+    command: str, *, status: str, data: object, error: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """The shape every verb's --json has, also on failure."""
+    return {
+        "pdctl_version": __version__,
+        "command": command,
+        "status": status,
+        "data": data,
+        "error": error,
+    }
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, so that a log line cannot drive the terminal."""
+    return "".join(c for c in text if c in "\n\t" or (c.isprintable() and c != "\x1b"))
+
+
+def interactive(*, no_input: bool) -> bool:
+    """Whether questions may be asked: a terminal on both ends, and nobody said --no-input."""
+    if no_input or os.environ.get("PDCTL_NO_INPUT"):
+        return False
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str, *, default: str, flag: str, no_input: bool) -> str:
+    """The person's answer; InvalidInput naming `flag` where nobody can be asked."""
+    if not interactive(no_input=no_input):
+        raise InvalidInput(f"{question.rstrip('?:')} is missing.", hint=f"add {flag}")
+    suffix = f" [{default}]" if default else ""
+    sys.stderr.write(f"{question}{suffix} ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer:
+        raise InvalidInput(f"{question.rstrip('?:')} was not answered.", hint=f"add {flag}")
+    return answer.strip() or default
+
+
+def _write(document: Mapping[str, object]) -> None:
+    sys.stdout.write(json.dumps(document, allow_nan=False, default=str) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""The choice as data: what pd.yaml says, expanded to command lines."""

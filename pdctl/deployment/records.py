@@ -1,0 +1,85 @@
+"""The records of a deployment: what the user chose, and the processes it comes to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pdctl.perf_model.records import Parallelism, Role
+
+EngineKind = Literal["sglang", "sim"]
+ProcessRole = Literal["colocated", "prefill", "decode", "router"]
+
+
+@dataclass(frozen=True)
+class RolePlan:
+    """The engines of one role. args: SGLang flags as a user types them, beyond what pdctl sets."""
+
+    engines: int
+    parallelism: Parallelism = Parallelism()
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RouterPlan:
+    """Where the router listens and what else it is told."""
+
+    host: str = "127.0.0.1"
+    port: int = 30000
+    policy: str | None = None
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What pd.yaml says. Either `colocated` alone, or `prefill` and `decode`."""
+
+    name: str
+    model: str  # what --model-path takes, or a bundled name with engine "sim"
+    roles: Mapping[Role, RolePlan]
+    engine: EngineKind = "sglang"
+    router: RouterPlan = RouterPlan()
+    gpus: str | None = None  # "0-3,6" on this machine, or "8xH200" for simulated engines
+    transfer_backend: str = "auto"
+    python: str | None = None  # the interpreter that has SGLang
+    trust_remote_code: bool = False
+    sim_speed: float = 1.0
+    ttft_slo_s: float | None = None
+    tpot_slo_s: float | None = None
+    predicted: Mapping[str, float] = field(default_factory=dict)  # "ttft_p50_s": 0.31, ...
+
+    @property
+    def total(self) -> int:
+        return sum(role.engines for role in self.roles.values())
+
+    @property
+    def layout(self) -> str:
+        """2P6D or 8C."""
+        letters: tuple[tuple[Role, str], ...] = (
+            ("prefill", "P"),
+            ("decode", "D"),
+            ("colocated", "C"),
+        )
+        return "".join(f"{self.roles[r].engines}{x}" for r, x in letters if r in self.roles)
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """One process, fully resolved: what --dry-run prints and a launcher starts."""
+
+    name: str  # "prefill-0", "router"
+    role: ProcessRole
+    argv: tuple[str, ...]
+    env: Mapping[str, str]  # added to the launcher's own
+    gpus: tuple[int, ...]
+    host: str
+    port: int
+    log: Path
+    bootstrap_port: int | None = None
+    metrics_port: int | None = None  # the router's Prometheus port
+    stop_grace_s: float = 60.0
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"

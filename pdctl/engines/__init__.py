@@ -1,0 +1,1 @@
+"""The choice as processes: launch, register, supervise, stop; and the simulated engine."""

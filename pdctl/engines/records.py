@@ -1,0 +1,52 @@
+"""The records of running processes: what state.json holds."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pdctl.deployment.records import ProcessRole
+
+Phase = Literal[
+    "starting", "loading", "registering", "serving", "draining", "stopped", "backoff", "failed"
+]
+FleetPhase = Literal["starting", "serving", "degraded", "stopping", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """One process of a deployment, as its supervisor last saw it."""
+
+    name: str
+    role: ProcessRole
+    url: str
+    phase: Phase
+    pid: int | None
+    started_at: float | None  # Unix seconds, of the process (psutil's create_time)
+    detail: str = ""  # "weights", "CUDA graphs 23/36", or why it failed
+    progress: float | None = None  # 0..1 where the log gives it
+    ready_after_s: float | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+    gpus: tuple[int, ...] = ()
+    bootstrap_port: int | None = None
+    metrics_port: int | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class FleetState:
+    """A whole deployment: the content of state.json."""
+
+    name: str
+    phase: FleetPhase
+    detail: str
+    boot_id: str  # of the machine; another one means the machine rebooted
+    supervisor_pid: int
+    supervisor_started_at: float
+    updated_at: float
+    detached: bool
+    endpoint: str
+    layout: str
+    model: str
+    processes: tuple[ProcessState, ...]
+    first_request_ttft_s: float | None = None
+    ready_after_s: float | None = None

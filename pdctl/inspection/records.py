@@ -1,0 +1,129 @@
+"""The records of inspection: what a GPU, a cluster and an LLM are to the rest of pdctl."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Attention = Literal["gqa", "mla"]
+
+
+@dataclass(frozen=True)
+class GpuModel:
+    """A kind of GPU, as its datasheet has it. Dense rates, no sparsity; per GPU, per direction."""
+
+    name: str
+    memory_bytes: float
+    bandwidth_bytes_per_s: float
+    bf16_flops: float
+    fp8_flops: float | None
+    fp4_flops: float | None
+    peer_bytes_per_s: float | None  # NVLink or xGMI; None: only PCIe
+    pcie_bytes_per_s: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds memory of a GPU."""
+
+    pid: int
+    name: str
+    used_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One card of this machine, as NVML sees it. `problem` is set when it could not be read."""
+
+    index: int
+    name: str
+    uuid: str
+    memory_total_bytes: int | None
+    memory_used_bytes: int | None
+    holders: tuple[Holder, ...] = ()
+    nvlink_peers: tuple[int, ...] = ()
+    numa_node: int | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class RdmaPort:
+    """One port of an RDMA device, from /sys/class/infiniband."""
+
+    device: str
+    port: int
+    state: str  # "ACTIVE", "DOWN", ...
+    bytes_per_s: float | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The GPUs a plan may use: equal nodes of equal cards."""
+
+    gpu: GpuModel
+    num_nodes: int
+    gpus_per_node: int
+    rdma_bytes_per_s: float | None  # per GPU, between nodes; None: unknown
+    origin: Literal["described", "detected"]
+    devices: tuple[Gpu, ...] = ()  # empty when described
+
+    @property
+    def num_gpus(self) -> int:
+        return self.num_nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The mixture-of-experts part of an LLM."""
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int  # of one routed expert
+    shared_intermediate_size: int  # of all shared experts together; 0: none
+    num_dense_layers: int  # leading layers without experts
+
+
+@dataclass(frozen=True)
+class Llm:
+    """The shape of a language model, as its config.json has it.
+
+    weight bytes differ by part because quantisation configs leave parts alone:
+    `expert_bytes` for routed experts, `linear_bytes` for the other matrices of a layer,
+    `embedding_bytes` for embeddings and head. All are bytes per parameter.
+    """
+
+    name: str
+    architecture: str
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int  # of a dense layer's MLP
+    vocab_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    attention: Attention = "gqa"
+    q_lora_rank: int | None = None
+    kv_lora_rank: int | None = None  # mla only
+    rope_head_dim: int | None = None  # mla only
+    experts: Experts | None = None
+    sliding_window: int | None = None
+    num_sliding_layers: int = 0
+    tied_embeddings: bool = False
+    linear_bytes: float = 2.0
+    expert_bytes: float = 2.0
+    embedding_bytes: float = 2.0
+    compute_dtype: Literal["bf16", "fp8", "fp4"] = "bf16"
+    max_context: int | None = None
+    quantization: str | None = None
+    path: str | None = None  # what --model-path takes, when it is not a bundled shape
+    assumptions: tuple[str, ...] = field(default=())  # what the reader guessed, in sentences
+
+
+@dataclass(frozen=True)
+class SglangInstall:
+    """An SGLang found in some Python. None of version: not installed."""
+
+    python: str
+    version: str | None
+    backends: tuple[str, ...]  # KV transfer backends that import: "mooncake", "nixl", ...
+    router_version: str | None

@@ -1,0 +1,1 @@
+"""What did it really do? Load, and measurement against prediction."""

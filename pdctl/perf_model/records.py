@@ -1,0 +1,141 @@
+"""The records of perf_model: an engine's parallelism, its step times, a fleet, an outcome."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["colocated", "prefill", "decode"]
+Basis = Literal["measured", "fitted", "roofline"]
+
+
+@dataclass(frozen=True)
+class Parallelism:
+    """How one engine spreads over its GPUs. It takes tp × pp of them."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1  # attention data parallelism, inside tp
+    ep: int = 1  # expert parallelism, inside tp
+
+    @property
+    def num_gpus(self) -> int:
+        return self.tp * self.pp
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Coefficients of one engine's step times; all seconds, all non-negative.
+
+    prefill of chunks (e new tokens after h cached each), N = Σe, A = Σe·(h + e/2):
+        max(prefill_floor_s, prefill_base_s + prefill_token_s·N + prefill_pair_s·A)
+    decode of B requests with S tokens of context in all:
+        decode_base_s + decode_weight_s·coverage(B) + decode_request_s·B
+        + (latency⁴ + bandwidth⁴)^¼,
+        latency = decode_latency_s·S/B, bandwidth = decode_context_s·S
+    coverage(B) = 1 − (1 − experts_per_token/num_experts)^B, 1 for a dense LLM;
+    above decode_compute_batch requests the step is bound by compute and grows with B:
+    decode_compute_s·B is a lower bound of the whole step.
+    A mixed step of N tokens and B requests costs prefill(N) + decode's attention and request terms.
+    KV of n tokens moves in transfer_base_s + n·transfer_token_s.
+    """
+
+    prefill_base_s: float
+    prefill_token_s: float
+    prefill_pair_s: float
+    prefill_floor_s: float
+    decode_base_s: float
+    decode_weight_s: float
+    decode_request_s: float
+    decode_latency_s: float
+    decode_context_s: float
+    decode_compute_s: float
+    transfer_base_s: float
+    transfer_token_s: float
+    expert_share: float = 1.0  # experts_per_token / num_experts; 1.0: dense
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """One engine as the simulator and the simulated server see it."""
+
+    role: Role
+    parallelism: Parallelism
+    times: StepTimes
+    kv_capacity_tokens: int
+    max_running_requests: int
+    chunked_prefill_size: int
+    max_context: int
+    page_size: int = 1
+    reserved_decode_tokens: int = 512
+    radix_cache: bool = True
+    mixed_chunk: bool = False
+    verify_tokens: int = 1  # speculative decoding: draft tokens verified per step and request
+    accept_length: float = 1.0  # tokens gained per step and request
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Equal engines of each role. Either `colocated` alone or `prefill` and `decode`."""
+
+    colocated: EngineModel | None = None
+    prefill: EngineModel | None = None
+    decode: EngineModel | None = None
+    num_colocated: int = 0
+    num_prefill: int = 0
+    num_decode: int = 0
+    policy: Literal["random", "round_robin", "power_of_two", "cache_aware"] = "cache_aware"
+    router_hop_s: float = 0.001
+
+    @property
+    def layout(self) -> str:
+        """2P6D or 8C."""
+        if self.num_colocated:
+            return f"{self.num_colocated}C"
+        return f"{self.num_prefill}P{self.num_decode}D"
+
+    @property
+    def num_gpus(self) -> int:
+        parts = (
+            (self.colocated, self.num_colocated),
+            (self.prefill, self.num_prefill),
+            (self.decode, self.num_decode),
+        )
+        return sum(engine.parallelism.num_gpus * n for engine, n in parts if engine)
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """A distribution of seconds over requests."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class QueueSample:
+    """Requests in each waiting place of a fleet at one moment."""
+
+    at_s: float
+    waiting: int
+    running: int
+    bootstrap: int = 0
+    inflight: int = 0
+    prealloc: int = 0
+    transfer: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fleet did with requests. Columns are per request, in arrival order; None: rejected."""
+
+    ttft_s: Sequence[float | None]
+    tpot_s: Sequence[float | None]  # 0 for a single output token
+    e2e_s: Sequence[float | None]
+    span_s: float  # first arrival to last token
+    output_tokens: int
+    kv_usage_peak: dict[str, float]  # by role, 0..1
+    num_retracted: int = 0
+    num_rejected: int = 0
+    queues: Sequence[QueueSample] = ()

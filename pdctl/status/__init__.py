@@ -1,0 +1,1 @@
+"""What is happening? Scrape engines and router, summarise, advise."""

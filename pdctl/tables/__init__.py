@@ -1,0 +1,1 @@
+"""Records to rich tables: pure, no I/O. One file per screen."""

@@ -1,0 +1,1 @@
+"""What is asked? Requests over time, their lengths, and the service levels wanted."""

@@ -1,0 +1,80 @@
+"""The records of workload: requests, what is known of them in the mean, and the SLO."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests in arrival order, as columns of equal length.
+
+    arrival_s: seconds since the first, never decreasing.
+    blocks: per request the ids of its prompt's blocks of `block_tokens` tokens, the last one
+        partial; equal leading ids mean a shared prefix. None: prefix reuse is unknown.
+    """
+
+    arrival_s: Sequence[float]
+    isl: Sequence[int]
+    osl: Sequence[int]
+    blocks: Sequence[tuple[int, ...]] | None = None
+    block_tokens: int = 0
+
+    def __len__(self) -> int:
+        return len(self.isl)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The distribution of a length in tokens. cv: standard deviation over mean."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    cv: float
+    share_under_1k: float
+    share_from_4k: float
+
+
+@dataclass(frozen=True)
+class Burstiness:
+    """How uneven the arrivals are, from counts in 60 s bins.
+
+    dispersion: variance over mean of the counts; 1 is Poisson.
+    peak_over_mean: the busiest minute over the mean minute.
+    """
+
+    dispersion: float
+    peak_over_mean: float
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked of a deployment. None means unknown, never zero."""
+
+    isl: Lengths | None
+    osl: Lengths | None
+    rate_rps: float | None
+    concurrency: float | None
+    prefix_hit: float | None  # share of prompt tokens found in an unlimited cache, 0..1
+    burstiness: Burstiness | None
+    requests: Requests | None
+    origin: str  # "flags", or the trace's file name
+    columns: tuple[str, ...] = ()  # what was found in the file, for the user to check
+    skipped_lines: int = 0
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Service levels of one request; a request is good when it meets all that are given.
+
+    attainment: the share of requests that must be good, 0..1.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    attainment: float = 0.9
+
+    @property
+    def is_given(self) -> bool:
+        return self.ttft_s is not None or self.tpot_s is not None
