@@ -78,3 +78,18 @@ class Slo:
     @property
     def is_given(self) -> bool:
         return self.ttft_s is not None or self.tpot_s is not None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace file as read.
+
+    columns: which column was taken for what, with its unit, for the user to check.
+    skipped_lines: broken lines (with --skip-bad) and requests that failed, without output.
+    has_arrivals: False for a file of lengths only; then every arrival_s is 0.
+    """
+
+    requests: Requests
+    columns: tuple[str, ...]
+    skipped_lines: int
+    has_arrivals: bool

@@ -1,0 +1,76 @@
+"""Lines of a trace file, each bounded in size, and what to do with a broken one."""
+
+import gzip
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pdctl.errors import InvalidInput
+
+# a whole bench_serving result is one line: 10,000 requests with their token times take ~60 MB
+MAX_LINE_BYTES = 64 * 2**20
+_CHUNK_BYTES = 2**20
+_BOM = b"\xef\xbb\xbf"
+
+Line = tuple[int, bytes]  # its number in the file, from 1, and its content
+
+
+class BadLines:
+    """Refuses the first broken line with file, line and reason; or counts them (--skip-bad)."""
+
+    def __init__(self, path: Path, *, skip: bool) -> None:
+        self.path = path
+        self.skip = skip
+        self.count = 0
+
+    def add(self, number: int, reason: str) -> None:
+        """Count a broken line, or raise InvalidInput for it."""
+        if not self.skip:
+            raise InvalidInput(
+                f"{self.path.name}, line {number}: {reason}.", hint="--skip-bad leaves such lines out"
+            )
+        self.count += 1
+
+
+def read_lines(path: Path, bad: BadLines, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+    """The lines of a file (.gz too) that are not blank; one over `max_bytes` is a bad line.
+
+    A line that is too long is never held in memory as a whole.
+    Raises InvalidInput when the file cannot be read.
+    """
+    try:
+        with _open(path) as file:
+            yield from _bounded_lines(file, bad, max_bytes)
+    except (OSError, EOFError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise InvalidInput(
+            f"The trace {path} cannot be read: {reason}.", hint="--trace PATH_OF_A_FILE"
+        ) from problem
+
+
+def _open(path: Path) -> BinaryIO:
+    file = path.open("rb")
+    if file.peek(2)[:2] != b"\x1f\x8b":
+        return file
+    return io.BufferedReader(gzip.GzipFile(fileobj=file))  # type: ignore[arg-type]
+
+
+def _bounded_lines(file: BinaryIO, bad: BadLines, max_bytes: int) -> Iterator[Line]:
+    number = 0
+    read: Callable[[int], bytes] = file.readline
+    while line := read(max_bytes + 1):
+        number += 1
+        if len(line) > max_bytes:
+            bad.add(number, f"longer than {max_bytes // 2**20} MiB")
+            _skip_rest(read)
+            continue
+        if number == 1 and line.startswith(_BOM):
+            line = line[len(_BOM) :]
+        if line.strip():
+            yield number, line
+
+
+def _skip_rest(read: Callable[[int], bytes]) -> None:
+    while (rest := read(_CHUNK_BYTES)) and not rest.endswith(b"\n"):
+        pass
