@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
 
@@ -95,24 +95,33 @@ def _stated_unit(arrival: str | None, names: Sequence[str]) -> str | None:
     return "s" if {"chatid", "sessionid"} & {_key(name) for name in names} else None
 
 
-def parse_time(raw: object) -> tuple[float, bool]:
-    """A timestamp as a number in its own unit, and whether it was a date (then in seconds).
+def with_dates(columns: Columns, raw: object) -> Columns:
+    """`columns`, with "date" as the unit when the first timestamp is one."""
+    return replace(columns, unit="date") if isinstance(raw, str) and is_date(raw) else columns
 
-    Raises ValueError with the reason.
-    """
-    if isinstance(raw, str):
-        match = _DATE.fullmatch(raw.strip())
-        if match:
-            return _date_s(match), True
-    if raw is None or isinstance(raw, bool) or not isinstance(raw, str | int | float):
-        raise ValueError(f"timestamp {_short(raw)} is neither a number nor a date")
+
+def is_date(text: str) -> bool:
+    """Whether `text` is a date with a time, as 2023-11-16 18:17:03.979."""
+    return _DATE.fullmatch(text.strip()) is not None
+
+
+def parse_date(raw: object) -> float:
+    """Unix seconds of a date (of UTC where it names no zone). Raises ValueError with the reason."""
+    match = _DATE.fullmatch(raw.strip()) if isinstance(raw, str) else None
+    if match is None:
+        raise ValueError(f"timestamp {_short(raw)} is not a date")
+    return _date_s(match)
+
+
+def parse_number(raw: object) -> float:
+    """A timestamp in its own unit. Raises ValueError with the reason."""
     try:
-        value = float(raw)
+        value = float(raw) if type(raw) in (str, int, float) else None  # type: ignore[arg-type]
     except (ValueError, OverflowError):
-        raise ValueError(f"timestamp {_short(raw)} is neither a number nor a date") from None
-    if value - value != 0:
-        raise ValueError(f"timestamp {_short(raw)} is not finite")
-    return value, False
+        value = None
+    if value is None or value - value != 0:
+        raise ValueError(f"timestamp {_short(raw)} is not a finite number")
+    return value
 
 
 def _date_s(match: re.Match[str]) -> float:
@@ -133,27 +142,17 @@ def _offset_s(zone: str | None) -> float:
     return seconds if zone[0] == "+" else -seconds
 
 
-def parse_tokens(raw: object, what: str) -> int:
-    """A length in tokens, at least 0. Raises ValueError with the reason."""
-    if type(raw) is int:
-        count: float = raw
-    else:
-        count = _number(raw, what)
-    if not 0 <= count <= MAX_TOKENS:
-        raise ValueError(f"{what} is {_short(raw)}")
-    return int(count)
-
-
-def _number(raw: object, what: str) -> float:
-    if isinstance(raw, bool) or not isinstance(raw, str | float):
-        raise ValueError(f"{what} is {_short(raw)}, not a number")
+def parse_tokens(raw: object, name: str, *, least: int = 0) -> int:
+    """A length in tokens, `least` to a billion. Raises ValueError with the reason."""
     try:
-        value = float(raw)
-    except ValueError:
-        raise ValueError(f"{what} is {_short(raw)}, not a number") from None
-    if value != value or value not in (float("inf"), float("-inf")) and value % 1:
-        raise ValueError(f"{what} is {_short(raw)}, not a whole number")
-    return value
+        count = float(raw) if type(raw) in (str, int, float) else None  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        count = None
+    if count is None or count % 1:  # nan for inf and nan
+        raise ValueError(f"{name} {_short(raw)} is not a whole number")
+    if not least <= count <= MAX_TOKENS:
+        raise ValueError(f"{name} is {_short(raw)}")
+    return int(count)
 
 
 def _short(raw: object) -> str:
@@ -164,7 +163,7 @@ def _short(raw: object) -> str:
 def guess_unit(times: Sequence[float], *, milliseconds_likely: bool) -> str:
     """The unit of numeric timestamps that nothing states: "ns", "us", "ms" or "s".
 
-    Large stamps can only be Unix time. Fractions mean seconds. Whole numbers are milliseconds in
+    Large stamps can only be Unix time; fractions mean seconds. Whole numbers are milliseconds in
     Mooncake's format (`milliseconds_likely`) unless that makes over 1000 requests/s, and elsewhere
     when seconds would make less than one request in 50.
     """

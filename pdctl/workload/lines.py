@@ -14,6 +14,8 @@ _CHUNK_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
 
 Line = tuple[int, bytes]  # its number in the file, from 1, and its content
+# one request: arrival in the file's unit, prompt and output tokens, ids of its prompt's blocks
+Row = tuple[float, int, int, tuple[int, ...] | None]
 
 
 class BadLines:
@@ -28,7 +30,8 @@ class BadLines:
         """Count a broken line, or raise InvalidInput for it."""
         if not self.skip:
             raise InvalidInput(
-                f"{self.path.name}, line {number}: {reason}.", hint="--skip-bad leaves such lines out"
+                f"{self.path.name}, line {number}: {reason}.",
+                hint="--skip-bad leaves such lines out",
             )
         self.count += 1
 
@@ -53,7 +56,7 @@ def _open(path: Path) -> BinaryIO:
     file = path.open("rb")
     if file.peek(2)[:2] != b"\x1f\x8b":
         return file
-    return io.BufferedReader(gzip.GzipFile(fileobj=file))  # type: ignore[arg-type]
+    return io.BufferedReader(gzip.GzipFile(fileobj=file))
 
 
 def _bounded_lines(file: BinaryIO, bad: BadLines, max_bytes: int) -> Iterator[Line]:

@@ -1,0 +1,160 @@
+"""Requests made from lengths and a rate, and requests of a trace moved in time. Pure: the seed
+is an argument.
+"""
+
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import TypeVar
+
+from pdctl.workload.records import Lengths, Requests, Workload
+
+T = TypeVar("T")
+
+# A prompt has about this many blocks, so that a share of it can be a shared prefix
+_BLOCKS_PER_PROMPT = 64
+_LEAST_BLOCK_TOKENS = 16
+
+
+def in_arrival_order(requests: Requests) -> Requests:
+    """The same requests sorted by arrival (stably), the first at 0 s."""
+    times = requests.arrival_s
+    if not times:
+        return requests
+    if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
+        requests = _taken(requests, sorted(range(len(times)), key=times.__getitem__))
+    start = requests.arrival_s[0]
+    return _at(requests, (time - start for time in requests.arrival_s))
+
+
+def _taken(requests: Requests, order: Sequence[int]) -> Requests:
+    blocks = requests.blocks
+    return Requests(
+        arrival_s=[requests.arrival_s[i] for i in order],
+        isl=array("q", (requests.isl[i] for i in order)),
+        osl=array("q", (requests.osl[i] for i in order)),
+        blocks=None if blocks is None else [blocks[i] for i in order],
+        block_tokens=requests.block_tokens,
+    )
+
+
+def _at(requests: Requests, arrival_s: Iterator[float]) -> Requests:
+    return Requests(
+        array("d", arrival_s), requests.isl, requests.osl, requests.blocks, requests.block_tokens
+    )
+
+
+def head(requests: Requests, num: int) -> Requests:
+    """The first `num` requests, or all if there are fewer."""
+    return Requests(
+        arrival_s=requests.arrival_s[:num],
+        isl=requests.isl[:num],
+        osl=requests.osl[:num],
+        blocks=None if requests.blocks is None else requests.blocks[:num],
+        block_tokens=requests.block_tokens,
+    )
+
+
+def mean_rate_rps(requests: Requests) -> float | None:
+    """Arrivals per second over the requests' own span; None for one request or one instant."""
+    span = requests.arrival_s[-1] - requests.arrival_s[0] if len(requests) else 0.0
+    return (len(requests) - 1) / span if span > 0 else None
+
+
+def at_rate(requests: Requests, rate_rps: float, *, seed: int = 0) -> Requests:
+    """The same requests at a mean rate of `rate_rps`, the first at 0 s.
+
+    Arrivals keep their pattern (all gaps scaled alike); where they have none, being all at one
+    instant, they become a Poisson process drawn from `seed`.
+    """
+    own = mean_rate_rps(requests)
+    if own is None:
+        return _at(requests, _poisson(Random(seed), len(requests), rate_rps))
+    start, scale = requests.arrival_s[0], own / rate_rps
+    return _at(requests, ((time - start) * scale for time in requests.arrival_s))
+
+
+def _poisson(random: Random, num: int, rate_rps: float) -> Iterator[float]:
+    now = 0.0
+    for _ in range(num):
+        yield now
+        now += random.expovariate(rate_rps)
+
+
+def make_requests(workload: Workload, *, num: int, rate_rps: float, seed: int) -> Requests:
+    """`num` requests like `workload`'s, arriving at `rate_rps` requests per second.
+
+    A workload with a trace gives the trace's own requests in order, over again when `num` is
+    larger (prefixes are then not shared between the rounds). Otherwise arrivals are Poisson and
+    lengths constant, or log-normal where their `cv` is not 0; `prefix_hit` of the prompt tokens
+    begin with blocks that all requests share.
+
+    Ignores: correlation of prompt and output length, bursts beyond Poisson, more than one
+    shared prefix.
+    """
+    if workload.requests is not None and len(workload.requests):
+        return at_rate(_repeated(workload.requests, num), rate_rps, seed=seed)
+    random = Random(seed)
+    arrival_s = array("d", _poisson(random, num, rate_rps))
+    isl = array("q", _lengths(random, workload.isl, num))
+    osl = array("q", _lengths(random, workload.osl, num))
+    if not workload.prefix_hit:
+        return Requests(arrival_s, isl, osl)
+    size = max(_LEAST_BLOCK_TOKENS, sum(isl) // len(isl) // _BLOCKS_PER_PROMPT)
+    return Requests(
+        arrival_s, isl, osl, _shared_blocks(random, isl, workload.prefix_hit, size), size
+    )
+
+
+def _lengths(random: Random, lengths: Lengths | None, num: int) -> Iterator[int]:
+    if lengths is None:
+        raise ValueError("requests cannot be made from unknown lengths")
+    if lengths.cv == 0:
+        yield from (max(1, round(lengths.mean)) for _ in range(num))
+        return
+    variance = math.log1p(lengths.cv**2)
+    centre = math.log(lengths.mean) - variance / 2
+    for _ in range(num):
+        yield max(1, round(random.lognormvariate(centre, math.sqrt(variance))))
+
+
+def _shared_blocks(
+    random: Random, isl: Sequence[int], prefix_hit: float, size: int
+) -> list[tuple[int, ...]]:
+    """Ids of prompt blocks whose first `prefix_hit` (in the mean) are the same for all."""
+    fresh = max(isl) // size + 1  # ids below are the shared chain's
+    blocks = []
+    for tokens in isl:
+        shared = math.floor(tokens * prefix_hit / size + random.random())
+        own = max(0, -(-tokens // size) - shared)
+        blocks.append((*range(min(shared, tokens // size)), *range(fresh, fresh + own)))
+        fresh += own
+    return blocks
+
+
+def _repeated(requests: Requests, num: int) -> Requests:
+    rounds = -(-num // len(requests))
+    if rounds == 1:
+        return head(requests, num)
+    span = requests.arrival_s[-1] - requests.arrival_s[0]
+    round_s = span + span / max(1, len(requests) - 1)  # one mean gap between the rounds
+    return head(
+        Requests(
+            arrival_s=[time + i * round_s for i in range(rounds) for time in requests.arrival_s],
+            isl=list(requests.isl) * rounds,
+            osl=list(requests.osl) * rounds,
+            blocks=_repeated_blocks(requests.blocks, rounds),
+            block_tokens=requests.block_tokens,
+        ),
+        num,
+    )
+
+
+def _repeated_blocks(
+    blocks: Sequence[tuple[int, ...]] | None, rounds: int
+) -> list[tuple[int, ...]] | None:
+    if blocks is None:
+        return None
+    step = max((max(ids) for ids in blocks if ids), default=0) + 1
+    return [tuple(one + i * step for one in ids) for i in range(rounds) for ids in blocks]

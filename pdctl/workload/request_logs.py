@@ -1,0 +1,109 @@
+"""What SGLang itself writes: results of bench_serving, and logs of --log-requests."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+from pdctl.errors import InvalidInput
+from pdctl.workload.columns import Columns, is_date, parse_date, parse_number, parse_tokens
+from pdctl.workload.lines import BadLines, Line, Row
+
+_BENCH_KEYS = {"total_input_tokens", "total_output_tokens", "completed"}
+# [2026-11-23 09:28:19 TP0] Finish: obj=GenerateReqInput(...), out={'meta_info': {...}}
+_STAMP = re.compile(rb"\[?(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?)")
+_FIELDS = {
+    name: re.compile(rb"""['"]%s['"]:\s*([-+0-9.eE]+)""" % name.encode())
+    for name in ("prompt_tokens", "completion_tokens", "e2e_latency", "request_received_ts")
+}
+
+
+def is_bench_result(sample: dict[str, object]) -> bool:
+    """Whether the first object of a file is a result of bench_serving."""
+    return "input_lens" in sample or sample.keys() >= _BENCH_KEYS
+
+
+def is_log_event(sample: dict[str, object]) -> bool:
+    """Whether the first object of a file is a line of --log-requests-format json."""
+    return "event" in sample and "rid" in sample
+
+
+def read_bench_results(lines: Iterable[Line], bad: BadLines) -> tuple[Columns, Iterator[Row]]:
+    """The requests of a file with one bench_serving result, or several, a line each.
+
+    Start times are taken where there is one result that has them.
+    """
+    results = [result for number, line in lines if (result := _result(number, line, bad))]
+    starts = [result.get("start_times") for result in results]
+    timed = len(results) == 1 and isinstance(starts[0], list)
+    columns = Columns("start_times" if timed else None, "input_lens", "output_lens", None, "s")
+    return columns, (row for result in results for row in _bench_rows(result, timed, bad))
+
+
+def _result(number: int, line: bytes, bad: BadLines) -> dict[str, object] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        bad.add(number, "not JSON")
+        return None
+    lists = [found.get(key) for key in ("input_lens", "output_lens")] if type(found) is dict else []
+    if all(isinstance(lengths, list) for lengths in lists) and lists:
+        return found
+    raise InvalidInput(
+        f"{bad.path.name}, line {number}: a benchmark result without input_lens and output_lens.",
+        hint="run sglang.bench_serving with --output-details",
+    )
+
+
+def _bench_rows(result: dict[str, object], timed: bool, bad: BadLines) -> Iterator[Row]:
+    lists = [result["input_lens"], result["output_lens"], *([result["start_times"]] * timed)]
+    for index, values in enumerate(zip(*lists, strict=False), start=1):  # type: ignore[arg-type]
+        try:
+            isl = parse_tokens(values[0], "input_lens", least=1)
+            at = parse_number(values[2]) if timed else 0.0
+            yield at, isl, parse_tokens(values[1], "output_lens"), None
+        except ValueError as problem:
+            bad.add(1, f"request {index}: {problem}")
+
+
+def read_log(lines: Iterable[Line], bad: BadLines) -> tuple[Columns, Iterator[Row]]:
+    """The finished requests in a log of a server with --log-requests, text or JSON.
+
+    Other lines of the log are passed over. A request arrived when the log says it was received,
+    else its end-to-end time before the line was written.
+    """
+    columns = Columns("log time", "prompt_tokens", "completion_tokens", None, "date")
+    return columns, _log_rows(lines, bad)
+
+
+def _log_rows(lines: Iterable[Line], bad: BadLines) -> Iterator[Row]:
+    for number, line in lines:
+        if b"Finish: " not in line and b'"request.finished"' not in line:
+            continue
+        try:
+            yield _log_row(line)
+        except ValueError as problem:
+            bad.add(number, str(problem))
+
+
+def _log_row(line: bytes) -> Row:
+    # the prompt's text comes before the counts and may itself look like one: the last one counts
+    found = {name: _last(pattern, line) for name, pattern in _FIELDS.items()}
+    isl = parse_tokens(found["prompt_tokens"], "prompt_tokens", least=1)
+    osl = parse_tokens(found["completion_tokens"], "completion_tokens")
+    return _arrival_s(line, found), isl, osl, None
+
+
+def _last(pattern: re.Pattern[bytes], line: bytes) -> str | None:
+    matches = pattern.findall(line)
+    return matches[-1].decode() if matches else None
+
+
+def _arrival_s(line: bytes, found: dict[str, str | None]) -> float:
+    received = found["request_received_ts"]
+    if received is not None:
+        return parse_number(received)
+    stamp = _STAMP.search(line[:200])
+    text = stamp.group(1).decode() if stamp else ""
+    if not is_date(text):
+        raise ValueError("no time in front of the line")
+    return parse_date(text) - parse_number(found["e2e_latency"] or 0)
