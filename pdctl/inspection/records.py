@@ -53,6 +53,7 @@ class RdmaPort:
     port: int
     state: str  # "ACTIVE", "DOWN", ...
     bytes_per_s: float | None
+    numa_node: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Experts:
     experts_per_token: int
     intermediate_size: int  # of one routed expert
     shared_intermediate_size: int  # of all shared experts together; 0: none
-    num_dense_layers: int  # leading layers without experts
+    num_dense_layers: int  # layers without experts, mostly the leading ones
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Llm:
     vocab_size: int
     num_heads: int
     num_kv_heads: int
-    head_dim: int
+    head_dim: int  # of queries and keys; with mla the rotary part included
     v_head_dim: int
     attention: Attention = "gqa"
     q_lora_rank: int | None = None
@@ -108,6 +109,8 @@ class Llm:
     experts: Experts | None = None
     sliding_window: int | None = None
     num_sliding_layers: int = 0
+    num_state_layers: int = 0  # linear attention, state space: no cache that grows with context
+    mlp_matrices: int = 3  # 3: gated (SwiGLU); 2: plain up and down
     tied_embeddings: bool = False
     linear_bytes: float = 2.0
     expert_bytes: float = 2.0

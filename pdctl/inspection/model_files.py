@@ -1,0 +1,147 @@
+"""From what a user calls a model to its config.json: a directory, the local cache, or bundled.
+
+Nothing here ever asks the network.
+"""
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pdctl.errors import InvalidInput
+from pdctl.inspection.profiles_dir import profiles_dir
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# Releases that share a bundled shape, after _plain has cut what every release adds.
+_SAME_SHAPE = {
+    "llama-3.3-70b": "llama-3.1-70b",
+    "deepseek-v3.1": "deepseek-v3",
+    "deepseek-v3.1-terminus": "deepseek-v3",
+    "deepseek-r1-zero": "deepseek-r1",
+}
+_RELEASE = re.compile(
+    r"-(instruct|thinking|chat|base|it|hf|bf16|\d{4}|v0\.1)(?=-|$)|^(meta-)(?=llama)"
+)
+_QUANTISED = re.compile(
+    r"-(fp8(?:-block|-dynamic)?|nvfp4|fp4|awq|gptq(?:-int4)?|int4|w4a16|quantized\.w4a16)(?=-|$)"
+)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A config.json found. bundled: the shape's name when it is one of ours."""
+
+    config: Path
+    name: str
+    path: str | None
+    bundled: str | None = None
+    quantised_as: str | None = None  # what the name adds to a bundled shape: "fp8", "awq"
+
+
+@cache
+def bundled_names() -> tuple[str, ...]:
+    """The models `pdctl plan NAME` knows without a download."""
+    return tuple(sorted(file.stem for file in (profiles_dir() / "models").glob("*.json")))
+
+
+def find_model(model: str) -> ModelFile:
+    """The config.json of `model`. InvalidInput, with the nearest name, when there is none."""
+    if not model.strip():
+        raise InvalidInput("The model's name is empty.", hint="pdctl plan qwen3-32b")
+    found = _in_directory(model) or _in_cache(model) or _bundled(model)
+    if found is None:
+        raise _not_found(model)
+    return found
+
+
+def _in_directory(model: str) -> ModelFile | None:
+    folder = os.path.expanduser(model)
+    if os.path.basename(folder) == "config.json" and os.path.isfile(folder):
+        folder = os.path.dirname(folder) or "."
+    if not os.path.isdir(folder):
+        return None
+    config = Path(folder, "config.json")
+    if config.is_file():
+        return ModelFile(config, Path(folder).resolve().name or folder, folder)
+    if _bundled(model) is not None:  # an unrelated folder of the same name
+        return None
+    raise InvalidInput(
+        f"{model} is a directory without config.json.",
+        hint=f"pdctl plan with the directory that holds the weights, or {_example(model)}",
+        code="no_config_json",
+    )
+
+
+def _in_cache(model: str) -> ModelFile | None:
+    if not _HUB_ID.fullmatch(model) or model.lower() in bundled_names():
+        return None
+    folder = _cache_dir() / f"models--{model.replace('/', '--')}"
+    snapshots = folder / "snapshots"
+    try:
+        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        revision = ""
+    candidates = [snapshots / revision] if re.fullmatch(r"[\w.-]+", revision) else []
+    candidates += sorted(snapshots.glob("*"), reverse=True) if snapshots.is_dir() else []
+    for candidate in candidates:
+        if (candidate / "config.json").is_file():
+            name = model.rsplit("/", 1)[-1]
+            return ModelFile(candidate / "config.json", name, model)
+    return None
+
+
+def _cache_dir() -> Path:
+    """As huggingface_hub has it."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).expanduser()
+    home = os.environ.get("HF_HOME")
+    if home:
+        return Path(home).expanduser() / "hub"
+    cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache_home) / "huggingface" / "hub"
+
+
+def _bundled(model: str) -> ModelFile | None:
+    if not _HUB_ID.fullmatch(model):
+        return None
+    exact = model.lower()
+    plain, quantised_as = _plain(model)
+    shape = exact if exact in bundled_names() else _SAME_SHAPE.get(plain, plain)
+    if shape not in bundled_names():
+        return None
+    config = profiles_dir() / "models" / f"{shape}.json"
+    return ModelFile(config, shape, None if exact == shape else model, shape, quantised_as)
+
+
+def _plain(model: str) -> tuple[str, str | None]:
+    """'Qwen/Qwen3-32B-Instruct-FP8' as ('qwen3-32b', 'fp8')."""
+    text = model.lower().rsplit("/", 1)[-1]
+    quantised = _QUANTISED.search(text)
+    text = _RELEASE.sub("", _QUANTISED.sub("", text))
+    return text, quantised.group(1) if quantised else None
+
+
+def _example(model: str) -> str:
+    plain = _plain(model[:200])[0]
+    close = difflib.get_close_matches(plain, bundled_names(), n=1, cutoff=0.5)
+    return close[0] if close else "qwen3-32b"
+
+
+def _not_found(model: str) -> InvalidInput:
+    known = ", ".join(bundled_names())
+    shown = model if len(model) <= 80 else f"{model[:77]}..."
+    if model.lower().endswith(".gguf"):
+        return InvalidInput(
+            f"{shown} is a GGUF file; pdctl reads config.json.",
+            hint=f"pdctl plan with a directory that has config.json, or {_example(model)}",
+            code="unknown_model",
+        )
+    return InvalidInput(
+        f"{shown!r} is no directory, not in the local Hugging Face cache, "
+        f"and none of the bundled models: {known}.",
+        hint=f"did you mean {_example(model)}? Or name a directory that has config.json",
+        code="unknown_model",
+    )
