@@ -1,7 +1,7 @@
 """The records of perf_model: an engine's parallelism, its step times, a fleet, an outcome."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Role = Literal["colocated", "prefill", "decode"]
@@ -23,20 +23,36 @@ class Parallelism:
 
 
 @dataclass(frozen=True)
+class Link:
+    """What carries KV from a prefill engine to a decode engine, per GPU pair."""
+
+    kind: Literal["nvlink", "pcie", "rdma", "tcp"]
+    bytes_per_s: float  # what arrives, efficiency included
+    base_s: float  # of one transfer: handshake, descriptors, completion
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class StepTimes:
     """Coefficients of one engine's step times; all seconds, all non-negative.
 
+    smooth(x, y) = (x⁴ + y⁴)^¼, and coverage(n) = 1 − (1 − expert_share)^n: the share of the
+    experts that n tokens touch, 1 for a dense LLM. Then:
+
     prefill of chunks (e new tokens after h cached each), N = Σe, A = Σe·(h + e/2):
-        max(prefill_floor_s, prefill_base_s + prefill_token_s·N + prefill_pair_s·A)
+        max(prefill_floor_s, prefill_base_s + prefill_pair_s·A
+            + smooth(prefill_weight_s·coverage(N), prefill_token_s·N))
     decode of B requests with S tokens of context in all:
-        decode_base_s + decode_weight_s·coverage(B) + decode_request_s·B
-        + (latency⁴ + bandwidth⁴)^¼,
-        latency = decode_latency_s·S/B, bandwidth = decode_context_s·S
-    coverage(B) = 1 − (1 − experts_per_token/num_experts)^B, 1 for a dense LLM;
-    above decode_compute_batch requests the step is bound by compute and grows with B:
-    decode_compute_s·B is a lower bound of the whole step.
-    A mixed step of N tokens and B requests costs prefill(N) + decode's attention and request terms.
+        max(decode_base_s + decode_weight_s·coverage(B) + decode_request_s·B
+            + smooth(decode_latency_s·S/B, decode_context_s·S),
+            decode_compute_s·B, decode_eager_s if B > decode_graph_batch)
+        With B fixed it is linear in S above its floors, so n steps sum in closed form.
+    A mixed step of N tokens and B requests: prefill(N, A), decode's attention and request terms.
     KV of n tokens moves in transfer_base_s + n·transfer_token_s.
+
+    B counts requests of the whole engine; a verify batch is folded into the coefficients and
+    expert_share. stages > 1 (pipeline): prefill coefficients are those of one stage, and a
+    batch's result comes stages − 1 further such times after its step (see steps.py).
     """
 
     prefill_base_s: float
@@ -51,7 +67,59 @@ class StepTimes:
     decode_compute_s: float
     transfer_base_s: float
     transfer_token_s: float
-    expert_share: float = 1.0  # experts_per_token / num_experts; 1.0: dense
+    expert_share: float = 1.0  # of the experts, touched by one request's step; 1.0: dense
+    prefill_weight_s: float = 0.0
+    prefill_expert_share: float = 1.0  # of the experts, touched by one prompt token
+    decode_eager_s: float = 0.0
+    decode_graph_batch: int = 1 << 30
+    stages: int = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured step or transfer, of an engine that did nothing else.
+
+    prefill: batch prompts of new_tokens after cached_tokens each, in one step.
+    decode: batch requests, context tokens summed over them. transfer: new_tokens of KV.
+    mixed: a prefill of new_tokens after cached_tokens carrying batch decode rows.
+    """
+
+    kind: Literal["prefill", "decode", "mixed", "transfer"]
+    seconds: float
+    batch: int = 1
+    new_tokens: int = 0
+    cached_tokens: int = 0
+    context: int = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measured step times as factors on the roofline's coefficients.
+
+    factors: by StepTimes field; 1.15 means 15 % slower than the roofline has it. As factors
+    they carry over to another LLM of the family and to other parallelisms.
+    error: median relative error of a measurement left out of the fit.
+    """
+
+    id: str
+    gpu: str
+    family: str  # the LLM's architecture
+    engine: str  # "sglang 0.5.15"
+    attention_backend: str | None
+    llm: str  # the one measured
+    parallelism: Parallelism
+    role: Role
+    date: str
+    command: str
+    factors: Mapping[str, float]
+    error: float
+    measurements: tuple[Measurement, ...] = ()
+    residuals: tuple[float, ...] = ()  # (fitted − measured) / measured, by measurement
+
+    def scaled(self, times: StepTimes) -> StepTimes:
+        """Roofline times with this profile's factors applied."""
+        changed = {name: getattr(times, name) * f for name, f in self.factors.items()}
+        return replace(times, **changed)
 
 
 @dataclass(frozen=True)

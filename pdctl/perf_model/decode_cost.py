@@ -1,0 +1,102 @@
+"""Decode coefficients of StepTimes from the roofline."""
+
+from typing import NamedTuple
+
+from pdctl.inspection.llm_size import num_kv_layers
+from pdctl.inspection.records import Llm
+from pdctl.perf_model.collectives import Cost
+from pdctl.perf_model.efficiencies import (
+    DECODE_LAYER_S,
+    DECODE_MOE_LAYER_S,
+    DECODE_ROW_S,
+    DECODE_STEP_S,
+    EXPERT_IMBALANCE,
+)
+from pdctl.perf_model.prefill_cost import gemm_s, imbalance
+from pdctl.perf_model.rates import Rates
+from pdctl.perf_model.records import Parallelism
+from pdctl.perf_model.shards import Shard, attention_tp, kv_layer_bytes
+
+# MLA decode multiplies each cached latent with every head: near the compute limit.
+# Source: FlashMLA README, H800: 660 TFLOPS of 989 when compute-bound.
+MLA_DECODE_SHARE = 0.60
+
+
+class DecodeCost(NamedTuple):
+    """As in StepTimes, of requests that verify `verify_tokens` tokens a step."""
+
+    base_s: float
+    weight_s: float
+    request_s: float
+    latency_s: float
+    context_s: float
+    compute_s: float
+
+
+def decode_cost(
+    llm: Llm,
+    part: Shard,
+    rates: Rates,
+    parallelism: Parallelism,
+    moved: Cost,
+    *,
+    bf16_flops: float,
+    verify_tokens: int = 1,
+    kv_dtype_bytes: float = 2.0,
+) -> DecodeCost:
+    """What a decode step over all layers of the LLM costs one engine.
+
+    Source: bytes read over memory bandwidth: dense weights each step, experts by coverage,
+    KV by context; a step is at least its FLOPs (DistServe; InferSim). Verify batches multiply
+    rows, not KV reads; a draft layer per verified token beyond the first reads its weights.
+    Ignores: padding of batches to graph sizes, CPU work that overlap hides.
+    """
+    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
+    head_s = part.head * llm.embedding_bytes / rates.memory
+    dense_s = part.streamed * llm.linear_bytes / rates.memory + head_s
+    draft_s = (verify_tokens - 1) * (dense_s - head_s) / llm.num_layers + (
+        verify_tokens > 1
+    ) * verify_tokens * (DECODE_LAYER_S + head_s)
+    rows_s = moved.token_s + _window_s(llm, rates, parallelism, kv_dtype_bytes) + DECODE_ROW_S
+    return DecodeCost(
+        base_s=DECODE_STEP_S + _kernels_s(llm) + dense_s + draft_s + moved.step_s,
+        weight_s=part.routed_experts * llm.expert_bytes / rates.memory * uneven,
+        request_s=rows_s * verify_tokens / parallelism.pp,
+        latency_s=rates.latency_s * _full_layers(llm),
+        context_s=_context_s(llm, rates, parallelism, bf16_flops, kv_dtype_bytes),
+        compute_s=verify_tokens
+        * (gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm)
+        / parallelism.pp,
+    )
+
+
+def _context_s(
+    llm: Llm, rates: Rates, parallelism: Parallelism, bf16_flops: float, kv_dtype_bytes: float
+) -> float:
+    """Seconds per token of context over the full-attention layers, on the busiest rank."""
+    layers = _full_layers(llm) / parallelism.pp
+    read_s = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) / rates.memory
+    if llm.attention == "mla":
+        values = 2 * (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)
+        flops = 2 * llm.num_heads / attention_tp(parallelism) * values
+        read_s = max(read_s, flops / (bf16_flops * MLA_DECODE_SHARE))
+    return layers * read_s * imbalance(parallelism) / parallelism.dp
+
+
+def _window_s(llm: Llm, rates: Rates, parallelism: Parallelism, kv_dtype_bytes: float) -> float:
+    """Sliding layers read one window per request (contexts beyond it)."""
+    if not llm.sliding_window:
+        return 0.0
+    sliding = min(llm.num_sliding_layers, num_kv_layers(llm))
+    read = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) * llm.sliding_window
+    return sliding * read / rates.memory / parallelism.dp
+
+
+def _kernels_s(llm: Llm) -> float:
+    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
+    return DECODE_MOE_LAYER_S * moe + DECODE_LAYER_S * (llm.num_layers - moe)
+
+
+def _full_layers(llm: Llm) -> int:
+    sliding = llm.num_sliding_layers if llm.sliding_window else 0
+    return max(0, num_kv_layers(llm) - sliding)

@@ -1,0 +1,98 @@
+"""Generic constants: which share of a datasheet rate a kernel reaches, and fixed costs.
+
+They hold for any model without a measured profile; a profile replaces them. Each constant
+names where it comes from; those marked "assumed" have no public measurement behind them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Generation = Literal["ampere", "ada", "hopper", "h20", "blackwell", "cdna", "other"]
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares of the datasheet rate that large kernels reach on one generation of GPU."""
+
+    gemm_bf16: float
+    gemm_fp8: float
+    experts_bf16: float  # grouped GEMM over many experts
+    experts_fp8: float
+    attention: float  # prefill attention, of the bf16 rate
+    memory: float  # weights and KV streamed by decode
+
+
+# Source: hopper bf16: measured, H200, Llama-3.1-8B prefill 4K-16K tokens (GEMM part of the fit);
+# h20, and memory 0.8 throughout: InferSim (hardware/gpu.py, MFU 0.6 overall, HBM x 0.8);
+# attention on hopper: FlashAttention-3 paper (about 600 of 989 TFLOPS causal, head 128);
+# blackwell 0.5: InferSim GB200; ampere and ada, cdna: assumed near DistServe's A100 fits (0.6).
+EFFICIENCIES: dict[Generation, Efficiency] = {
+    "ampere": Efficiency(0.70, 0.70, 0.45, 0.45, 0.55, 0.80),
+    "ada": Efficiency(0.65, 0.60, 0.40, 0.40, 0.50, 0.80),
+    "hopper": Efficiency(0.78, 0.55, 0.45, 0.40, 0.55, 0.80),
+    "h20": Efficiency(0.85, 0.75, 0.70, 0.65, 0.80, 0.80),
+    "blackwell": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.80),
+    "cdna": Efficiency(0.50, 0.45, 0.35, 0.35, 0.35, 0.70),
+    "other": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.75),
+}
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """One attention backend. prefill: its share of a generation's attention efficiency.
+
+    decode_latency_s: seconds per token of one sequence's context and layer when nothing else
+    fills the GPU. Where splitting a sequence over thread blocks works well it is small.
+    """
+
+    prefill: float
+    decode_latency_s: float
+
+
+# Source: triton: measured on H200, Llama-3.1-8B: 170 of 989 TFLOPS in prefill at 8K-16K tokens,
+# 6.5 ms per decode step at 8K of context. Others: assumed to reach the generation's figure.
+ATTENTION_KERNELS: dict[str, AttentionKernel] = {
+    "triton": AttentionKernel(0.31, 6e-9),
+    "fa3": AttentionKernel(1.0, 0.8e-9),
+    "other": AttentionKernel(1.0, 1.0e-9),
+}
+
+# Fixed costs of a step. Source: PD prefill engine of SGLang 0.5.15 on H200, which runs without
+# CUDA graphs: 11-18 ms for one token on 32 dense layers; Qwen3-30B-A3B (48 layers) 39 ms more
+# than with graphs.
+EAGER_LAYER_S = 0.40e-3
+EAGER_MOE_LAYER_S = 1.20e-3
+# Source: time to first token of one stream on H200 at 256 tokens less the computed work:
+# Llama-3.1-8B 17 ms, Qwen3-30B-A3B 29 ms.
+PREFILL_STEP_S = 5.5e-3
+PREFILL_LAYER_S = 0.25e-3
+# Kernels of a layer replayed from a CUDA graph: about ten at 3.5 µs, about sixteen with experts.
+# Assumed from kernel counts; checked against public decode rates at batch 1.
+DECODE_STEP_S = 0.25e-3
+DECODE_LAYER_S = 35e-6
+DECODE_MOE_LAYER_S = 55e-6
+# Sampling, bookkeeping and output of one row. Assumed.
+DECODE_ROW_S = 4e-6
+# The busiest of several ranks against the mean. Assumed; EPLB's published balance is 1.1-1.3.
+EXPERT_IMBALANCE = 1.20
+ATTENTION_DP_IMBALANCE = 1.10
+
+
+def generation(gpu_name: str) -> Generation:
+    """The generation of a GPU by its name; "other" when unknown."""
+    name = gpu_name.upper()
+    known: tuple[tuple[Generation, tuple[str, ...]], ...] = (
+        ("hopper", ("H100", "H200", "H800")),
+        ("h20", ("H20",)),  # after H200
+        ("blackwell", ("B100", "B200", "B300", "GB200", "GB300", "5090", "RTX PRO 6000")),
+        ("ada", ("L40", "L4", "4090", "RTX 6000")),
+        ("ampere", ("A100", "A800", "A10", "A40", "3090", "A6000")),
+        ("cdna", ("MI2", "MI3")),
+    )
+    return next((found for found, parts in known if any(p in name for p in parts)), "other")
+
+
+def attention_kernel(backend: str | None, gpu_name: str) -> AttentionKernel:
+    """The kernel of an SGLang attention backend; by default the one SGLang takes on this GPU."""
+    default = "fa3" if generation(gpu_name) in ("hopper", "h20") else "other"
+    return ATTENTION_KERNELS.get(backend or default, ATTENTION_KERNELS["other"])

@@ -1,0 +1,229 @@
+"""What fits: weights per GPU, SGLang's memory split, and KV capacity in tokens."""
+
+import math
+
+from pdctl.errors import InvalidInput
+from pdctl.inspection.records import GpuModel, Llm
+from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.shards import kv_cell_bytes, shard
+from pdctl.units import GIB, MIB
+
+# The driver and CUDA keep some: an H200 shows 139.09 of 140.40 GiB free to SGLang at start
+CONTEXT_BYTES = 1.31 * GIB
+SCALES_SHARE = 0.0  # quantisation scales are within the bytes per parameter of Llm
+MIN_RESERVED_MIB = 10240.0
+# SGLang's formula asks for more than a GPU under wide attention-DP; such deployments set the
+# fraction by hand: 0.835-0.85 (LMSYS, DeepSeek on 96 H100), 0.80-0.85 (Kimi-K2 model card)
+WIDE_DP = 8
+WIDE_DP_FRACTION = 0.80
+# (below GiB of memory, chunked_prefill_size, decode graph batch for tp < 4, for tp >= 4)
+_BY_MEMORY: tuple[tuple[float, int, int, int], ...] = (
+    (20, 2048, 8, 8),
+    (35, 2048, 24, 80),
+    (60, 4096, 32, 160),
+    (90, 8192, 256, 512),
+    (160, 8192, 256, 512),
+    (math.inf, 16384, 512, 512),
+)
+
+
+def chunked_prefill_size(gpu: GpuModel) -> int:
+    """SGLang's default --chunked-prefill-size on this GPU, in tokens."""
+    return _memory_row(gpu)[1]
+
+
+def decode_graph_batch(gpu: GpuModel, tp: int) -> int:
+    """The largest batch SGLang captures a decode graph for by default."""
+    row = _memory_row(gpu)
+    return row[3] if tp >= 4 else row[2]
+
+
+def weight_bytes_per_gpu(llm: Llm, parallelism: Parallelism) -> float:
+    """Bytes of weights on the GPU that holds most.
+
+    Source: sharding rules of shards.py times the bytes per parameter of each part.
+    Ignores: norms, biases and routers, under 0.1 % of a model.
+    """
+    part = shard(llm, parallelism)
+    linear = part.attention + part.dense_mlp + part.shared_experts
+    vocabulary = _vocabulary_params(llm, parallelism, part.embedding, part.head)
+    return (
+        linear * llm.linear_bytes
+        + part.routed_experts * llm.expert_bytes
+        + vocabulary * llm.embedding_bytes
+    )
+
+
+def reserved_bytes(
+    llm: Llm,
+    gpu: GpuModel,
+    parallelism: Parallelism,
+    role: Role,
+    *,
+    chunk: int | None = None,
+    graph_batch: int | None = None,
+    verify_tokens: int = 1,
+    prefill_graphs: bool | None = None,
+) -> float:
+    """Memory SGLang leaves outside weights and KV: activations, graphs, communication.
+
+    prefill_graphs: whether the engine captures them; default: not on a decode engine, on a
+    prefill engine as SGLang 0.5.23 does (0.5.15 does not: pass False).
+    Source: sglang arg_groups/memory_hook.py: MiB = 512 + 1.5·A + 128·tp·pp + graphs, at least
+    10240 above 60 GiB; A = max(chunk, 2048), on decode the tokens of its largest batch.
+    Ignores: the extra of multimodal models and of DeepEP decode graphs.
+    """
+    chunk = chunk or chunked_prefill_size(gpu)
+    batch = graph_batch or decode_graph_batch(gpu, parallelism.tp)
+    activation = max(batch * verify_tokens if role == "decode" else chunk, 2048)
+    mib = 512 + 1.5 * activation + 128 * parallelism.num_gpus
+    if role != "prefill":
+        mib += 2 * batch + _dp_attention_mib(parallelism.dp, batch)
+    if prefill_graphs is None:
+        prefill_graphs = role != "decode"
+    mib += _prefill_graph_mib(llm, role, chunk, prefill_graphs)
+    if gpu.memory_bytes > 60 * GIB:
+        mib = max(mib, MIN_RESERVED_MIB)
+    return mib * MIB
+
+
+def mem_fraction_static(
+    llm: Llm,
+    gpu: GpuModel,
+    parallelism: Parallelism,
+    role: Role,
+    *,
+    chunk: int | None = None,
+    graph_batch: int | None = None,
+    verify_tokens: int = 1,
+    prefill_graphs: bool | None = None,
+) -> float:
+    """SGLang's default --mem-fraction-static: the share of memory for weights and KV.
+
+    At least WIDE_DP_FRACTION under attention-DP over more than WIDE_DP ranks.
+    """
+    reserved = reserved_bytes(
+        llm,
+        gpu,
+        parallelism,
+        role,
+        chunk=chunk,
+        graph_batch=graph_batch,
+        verify_tokens=verify_tokens,
+        prefill_graphs=prefill_graphs,
+    )
+    fraction = round((gpu.memory_bytes - reserved) / gpu.memory_bytes, 3)
+    return max(fraction, WIDE_DP_FRACTION) if parallelism.dp > WIDE_DP else fraction
+
+
+def kv_capacity_tokens(
+    llm: Llm,
+    gpu: GpuModel,
+    parallelism: Parallelism,
+    role: Role,
+    *,
+    mem_fraction: float | None = None,
+    kv_dtype_bytes: float = 2.0,
+    page_size: int = 1,
+    max_total_tokens: int | None = None,
+    chunk: int | None = None,
+    graph_batch: int | None = None,
+    verify_tokens: int = 1,
+) -> int:
+    """Tokens of KV the whole engine holds, over its attention-DP ranks; <= 0: does not fit.
+
+    Source: sglang mem_cache/kv_cache_configurator.py:
+    floor_page((free after weights − free at start·(1 − fraction)) / bytes per token).
+    Ignores: allocator slack, +0.02 % against an H200 log of Llama-3.1-8B.
+    """
+    fraction = mem_fraction or mem_fraction_static(
+        llm,
+        gpu,
+        parallelism,
+        role,
+        chunk=chunk,
+        graph_batch=graph_batch,
+        verify_tokens=verify_tokens,
+    )
+    free = gpu.memory_bytes - CONTEXT_BYTES
+    room = free * fraction - weight_bytes_per_gpu(llm, parallelism)
+    tokens = math.floor(room / kv_cell_bytes(llm, parallelism, kv_dtype_bytes))
+    tokens = tokens // page_size * page_size
+    if max_total_tokens is not None:
+        tokens = min(tokens, max_total_tokens)
+    return tokens * parallelism.dp
+
+
+def max_running_requests(
+    kv_capacity_tokens: int, max_context: int | None, *, speculative: bool = False, dp: int = 1
+) -> int:
+    """SGLang's default --max-running-requests of the whole engine.
+
+    Source: sglang: min(clamp(int(tokens / context·512), 2048, 4096), tokens // 2) of each
+    attention-DP rank; 48 with speculative decoding.
+    """
+    if speculative:
+        return 48
+    tokens = kv_capacity_tokens // dp
+    wanted = int(tokens / (max_context or 131072) * 512)
+    return max(1, min(max(2048, min(wanted, 4096)), tokens // 2)) * dp
+
+
+def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
+    """Raises InvalidInput unless the LLM can be cut this way."""
+    tp, dp, pp, ep = parallelism.tp, parallelism.dp, parallelism.pp, parallelism.ep
+    if min(tp, dp, pp, ep) < 1:
+        raise InvalidInput(
+            f"tp, pp, dp and ep must be at least 1, not {parallelism}.", hint="--tp 1"
+        )
+    if tp % dp:
+        raise InvalidInput(f"dp {dp} does not divide tp {tp}.", hint=f"--dp {math.gcd(tp, dp)}")
+    if llm.num_heads % (tp // dp):
+        good = [n for n in (1, 2, 4, 8, 16, 32) if llm.num_heads % n == 0]
+        raise InvalidInput(
+            f"tp {tp // dp} does not divide the {llm.num_heads} attention heads of {llm.name}.",
+            hint=f"--tp {good[-1] if tp > good[-1] else max(n for n in good if n <= tp)}",
+        )
+    if pp > llm.num_layers:
+        raise InvalidInput(
+            f"pp {pp} is more than the {llm.num_layers} layers of {llm.name}.", hint="--pp 1"
+        )
+    if ep > 1:
+        _check_experts(llm, tp, ep)
+
+
+def _check_experts(llm: Llm, tp: int, ep: int) -> None:
+    if llm.experts is None:
+        raise InvalidInput(f"ep {ep} needs experts, and {llm.name} has none.", hint="--ep 1")
+    if tp % ep:
+        raise InvalidInput(f"ep {ep} does not divide tp {tp}.", hint=f"--ep {math.gcd(tp, ep)}")
+
+
+def prefill_graph_sizes(largest: int) -> int:
+    """How many prefill graphs SGLang captures up to `largest` tokens.
+
+    Source: sglang: 4-32 by 4, 48-256 by 16, 288-512 by 32, 576-1024 by 64, 1280-4096 by 256,
+    then by 512.
+    """
+    bands = ((4, 32, 4), (48, 256, 16), (288, 512, 32), (576, 1024, 64), (1280, 4096, 256))
+    sizes = [n for low, high, step in bands for n in range(low, high + 1, step)]
+    return sum(n <= largest for n in sizes) + len(range(4608, largest + 1, 512))
+
+
+def _prefill_graph_mib(llm: Llm, role: Role, chunk: int, captured: bool) -> float:
+    if llm.attention == "mla":
+        return 1536.0
+    return 8.0 * prefill_graph_sizes(chunk) if captured and role != "decode" else 0.0
+
+
+def _dp_attention_mib(dp: int, batch: int) -> float:
+    return 0.0 if dp == 1 else (4.5 if batch > 300 else 3.0) * batch * dp
+
+
+def _vocabulary_params(llm: Llm, parallelism: Parallelism, embedding: float, head: float) -> float:
+    """A pipeline keeps the embedding on its first stage and the head on its last."""
+    return embedding + head if parallelism.pp == 1 else max(embedding, head)
+
+
+def _memory_row(gpu: GpuModel) -> tuple[float, int, int, int]:
+    return next(row for row in _BY_MEMORY if gpu.memory_bytes < row[0] * 1024 * MIB)

@@ -1,0 +1,102 @@
+"""Prefill coefficients of StepTimes from the roofline."""
+
+from typing import NamedTuple
+
+from pdctl.inspection.llm_size import num_kv_layers, router_params
+from pdctl.inspection.records import Llm
+from pdctl.perf_model.collectives import Cost
+from pdctl.perf_model.efficiencies import (
+    ATTENTION_DP_IMBALANCE,
+    EAGER_LAYER_S,
+    EAGER_MOE_LAYER_S,
+    EXPERT_IMBALANCE,
+    PREFILL_LAYER_S,
+    PREFILL_STEP_S,
+)
+from pdctl.perf_model.rates import Rates
+from pdctl.perf_model.records import Parallelism
+from pdctl.perf_model.shards import Shard
+
+
+class PrefillCost(NamedTuple):
+    """base, token, pair and weight as in StepTimes; floor: eager launches."""
+
+    base_s: float
+    token_s: float
+    pair_s: float
+    weight_s: float
+    floor_s: float
+
+
+def prefill_cost(
+    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism, moved: Cost, *, eager: bool
+) -> PrefillCost:
+    """What a prefill step over all layers of the LLM costs one engine.
+
+    Source: 2 FLOPs per active parameter and token, 4·L·h·d per query-key pair (Mooncake,
+    FAST'25, eq. 1; facts of each rate in efficiencies.py).
+    Ignores: the head (one row per prompt), padding to graph sizes, quantisation kernels.
+    """
+    launch = launch_s(llm)
+    return PrefillCost(
+        base_s=PREFILL_STEP_S + PREFILL_LAYER_S * llm.num_layers + moved.step_s,
+        token_s=gemm_s(llm, part, rates, parallelism)
+        + _window_s(llm, rates, parallelism)
+        + moved.token_s,
+        pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
+        weight_s=(part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes)
+        / rates.memory,
+        floor_s=launch if eager else 0.0,
+    )
+
+
+def gemm_s(llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds of matrix products per token of the engine's step.
+
+    Attention-DP splits tokens over ranks, the others split matrices: either way each GPU
+    computes 1/tp of a token, shared experts under expert parallelism included.
+    """
+    attention = part.attention / parallelism.dp * imbalance(parallelism)
+    shared = part.shared_experts / (parallelism.tp if parallelism.ep > 1 else 1)
+    router = router_params(llm) / parallelism.tp
+    dense = 2 * (attention + part.dense_mlp + shared + router) / rates.gemm
+    return dense + 2 * _routed(llm, part, parallelism) / rates.experts
+
+
+def pair_layer_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds per query-key pair and layer: two products per head."""
+    flops = 2 * llm.num_heads * (llm.head_dim + llm.v_head_dim) / parallelism.tp
+    return flops * imbalance(parallelism) / rates.attention
+
+
+def launch_s(llm: Llm) -> float:
+    """The least an eager step takes: launching every kernel from Python."""
+    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
+    return EAGER_MOE_LAYER_S * moe + EAGER_LAYER_S * (llm.num_layers - moe)
+
+
+def imbalance(parallelism: Parallelism) -> float:
+    """The busiest attention-DP rank against the mean."""
+    return ATTENTION_DP_IMBALANCE if parallelism.dp > 1 else 1.0
+
+
+def _routed(llm: Llm, part: Shard, parallelism: Parallelism) -> float:
+    if llm.experts is None:
+        return 0.0
+    share = llm.experts.experts_per_token / llm.experts.num_experts
+    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
+    return part.routed_experts * share * uneven
+
+
+def _full_layers(llm: Llm) -> int:
+    return num_kv_layers(llm) - _sliding_layers(llm)
+
+
+def _sliding_layers(llm: Llm) -> int:
+    return min(llm.num_sliding_layers, num_kv_layers(llm)) if llm.sliding_window else 0
+
+
+def _window_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Sliding layers attend to one window per token, whatever the length (prompts beyond it)."""
+    window = llm.sliding_window or 0
+    return _sliding_layers(llm) * window * pair_layer_s(llm, rates, parallelism)

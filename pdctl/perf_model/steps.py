@@ -1,0 +1,121 @@
+"""Evaluate StepTimes: how long does this step take?"""
+
+from pdctl.perf_model.records import StepTimes
+
+
+def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
+    """How long does one prefill step keep the engine?
+
+    new_tokens: N, tokens computed in this step over all its chunks. pairs: A, the sum over
+    chunks of e·(h + e/2) for e new tokens after h cached or earlier ones (see `pairs`).
+    Source: StepTimes. Ignores: padding of N to captured graph sizes.
+    """
+    streamed = smooth_max(
+        times.prefill_weight_s * coverage(times.prefill_expert_share, new_tokens),
+        times.prefill_token_s * new_tokens,
+    )
+    return max(
+        times.prefill_floor_s, times.prefill_base_s + streamed + times.prefill_pair_s * pairs
+    )
+
+
+def prefill_latency_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
+    """From the start of a prefill step to its result: the step once per pipeline stage."""
+    return times.stages * prefill_s(times, new_tokens, pairs)
+
+
+def pairs(new_tokens: float, cached_tokens: float = 0.0) -> float:
+    """Query-key pairs of one chunk under causal attention: e·(h + e/2)."""
+    return new_tokens * (cached_tokens + new_tokens / 2)
+
+
+def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> float:
+    """How long does one decode step of `batch` requests take?
+
+    context_tokens: S, tokens of context summed over the batch.
+    Source: StepTimes. Ignores: padding of the batch to captured graph sizes.
+    """
+    if batch <= 0:
+        return 0.0
+    linear = decode_constant_s(times, batch) + decode_slope_s(times, batch) * context_tokens
+    return max(linear, decode_floor_s(times, batch))
+
+
+def decode_constant_s(times: StepTimes, batch: float) -> float:
+    """The part of a decode step that does not depend on its context, floors apart."""
+    return (
+        times.decode_base_s
+        + times.decode_weight_s * coverage(times.expert_share, batch)
+        + times.decode_request_s * batch
+    )
+
+
+def decode_slope_s(times: StepTimes, batch: float) -> float:
+    """Seconds per token of context S: smooth(latency·S/B, bandwidth·S) is linear in S."""
+    return smooth_max(times.decode_latency_s / batch, times.decode_context_s)
+
+
+def decode_floor_s(times: StepTimes, batch: float) -> float:
+    """The least a decode step of `batch` takes: its compute, or its eager launches."""
+    eager = times.decode_eager_s if batch > times.decode_graph_batch else 0.0
+    return max(times.decode_compute_s * batch, eager)
+
+
+def decode_span_s(times: StepTimes, batch: int, context_tokens: float, steps: int) -> float:
+    """How long do `steps` decode steps of the same requests take together?
+
+    context_tokens: S at the first step; each step adds `batch` tokens to it. With a constant
+    term c, slope f and floor m, step i takes max(m, c + f·(S + i·B)): m up to the step where
+    the line crosses the floor, an arithmetic series from there on. Equal to the sum step by step.
+    """
+    if steps <= 0 or batch <= 0:
+        return 0.0
+    slope = decode_slope_s(times, batch)
+    first = decode_constant_s(times, batch) + slope * context_tokens
+    growth = slope * batch
+    below = _steps_below(decode_floor_s(times, batch), first, growth, steps)
+    above = steps - below
+    series = above * first + growth * (below + steps - 1) * above / 2
+    return below * decode_floor_s(times, batch) + series
+
+
+def mixed_step_s(
+    times: StepTimes, new_tokens: float, pairs: float, batch: float, context_tokens: float
+) -> float:
+    """How long does a prefill step that carries `batch` decode rows take?
+
+    The rows count as new tokens of the linear part and bring decode's attention and request
+    terms; weights are read once. Source: SGLang's ForwardMode.MIXED.
+    """
+    prefill = prefill_s(times, new_tokens + batch, pairs)
+    if batch <= 0:
+        return prefill
+    return prefill + times.decode_request_s * batch + decode_slope_s(times, batch) * context_tokens
+
+
+def coverage(share: float, tokens: float) -> float:
+    """Expected share of experts touched by `tokens`, each choosing `share` of them at random.
+
+    Source: E·(1 − (1 − k/E)^T) over E. Ignores: that real routing is uneven, so fewer are touched.
+    """
+    return 1.0 if share >= 1.0 else 1.0 - (1.0 - share) ** tokens
+
+
+def smooth_max(x: float, y: float) -> float:
+    """(x⁴ + y⁴)^¼: two limits that hide behind one another except where they are close.
+
+    Source: fitted best to SGLang's triton decode attention on H200 among sum, max and powers.
+    """
+    if x <= 0.0 or y <= 0.0:
+        return max(x, y)
+    big, small = (x, y) if x > y else (y, x)
+    ratio = small / big
+    return big * float((1.0 + ratio * ratio * ratio * ratio) ** 0.25)
+
+
+def _steps_below(floor: float, first: float, growth: float, steps: int) -> int:
+    if first >= floor:
+        return 0
+    if first + growth * (steps - 1) <= floor or growth <= 0.0:
+        return steps
+    return min(steps, int((floor - first) / growth) + 1)
