@@ -2,6 +2,13 @@
 
 from dataclasses import replace
 
+from pdctl.inspection.architectures import (
+    DEFAULTS,
+    KNOWN_TYPES,
+    SPARSE_ATTENTION,
+    TIED_BY_DEFAULT,
+    UNGATED_MLP,
+)
 from pdctl.inspection.attention_layers import attention_layers
 from pdctl.inspection.config_json import Fields, read_fields
 from pdctl.inspection.llm_size import attention_params_per_layer, mlp_params
@@ -10,99 +17,14 @@ from pdctl.inspection.quantization import (
     BF16,
     PARTS,
     Quantization,
-    int4,
+    format_named,
     quantization_of,
 )
-from pdctl.inspection.quantization import FP8 as FP8_FORMAT
-from pdctl.inspection.quantization import NVFP4 as NVFP4_FORMAT
 from pdctl.inspection.records import Experts, Llm
 
 __all__ = ["bundled_names", "llm_from_config", "read_llm"]
 
 _WRAPPED = ("text_config", "llm_config", "language_config", "thinker_config")
-_KNOWN = frozenset(
-    [
-        "llama",
-        "mistral",
-        "mixtral",
-        "qwen2",
-        "qwen2_moe",
-        "qwen2_vl",
-        "qwen2_5_vl",
-        "qwen3",
-        "qwen3_moe",
-        "qwen3_next",
-        "qwen3_5",
-        "qwen3_5_moe",
-        "qwen3_vl",
-        "qwen3_vl_moe",
-        "deepseek_v2",
-        "deepseek_v3",
-        "deepseek_v32",
-        "kimi_k2",
-        "gpt_oss",
-        "glm4",
-        "glm4_moe",
-        "glm4_moe_lite",
-        "glm_moe_dsa",
-        "gemma",
-        "gemma2",
-        "gemma3",
-        "gemma3_text",
-        "phi3",
-        "phimoe",
-        "llama4",
-        "llama4_text",
-        "minimax_m2",
-        "olmo2",
-        "olmo3",
-        "olmoe",
-        "granite",
-        "granitemoe",
-        "exaone4",
-        "ernie4_5",
-        "ernie4_5_moe",
-        "internlm2",
-        "internlm3",
-        "seed_oss",
-        "hunyuan_v1_moe",
-        "cohere",
-        "cohere2",
-        "starcoder2",
-        "ministral3",
-        "mistral3",
-        "kimi_k25",
-        "mimo",
-        "mimo_v2_flash",
-        "opt",
-        "gpt2",
-        "gpt_neox",
-        "phi",
-        "nemotron",
-        "qwen3_5_text",
-        "qwen3_5_moe_text",
-        "qwen3_vl_text",
-        "qwen3_vl_moe_text",
-        "qwen2_5_vl_text",
-        "qwen2_vl_text",
-    ]
-)
-_TIED = frozenset(["gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2", "gpt2", "opt"])
-_UNGATED = frozenset(["gpt2", "opt", "gpt_neox", "phi", "starcoder2", "nemotron"])
-_SPARSE_INDEX = frozenset(("deepseek_v32", "glm_moe_dsa"))
-# What a config.json leaves out because it is the class's default.
-_DEFAULTS = {
-    "gemma3_text": {
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "vocab_size": 262208,
-        "max_position_embeddings": 131072,
-        "sliding_window_pattern": 6,
-    },
-    "gemma2": {"sliding_window_pattern": 2},
-    "cohere2": {"sliding_window_pattern": 4},
-}
 
 
 def read_llm(model: str) -> Llm:
@@ -119,7 +41,7 @@ def read_llm(model: str) -> Llm:
     llm = llm_from_config(top, name=file.name)
     if file.quantised_as:
         llm = _quantised_by_name(llm, file)
-    return replace(llm, path=file.path)
+    return replace(llm, path=file.path, max_context=file.max_context or llm.max_context)
 
 
 def llm_from_config(top: Fields, *, name: str) -> Llm:
@@ -130,7 +52,7 @@ def llm_from_config(top: Fields, *, name: str) -> Llm:
     """
     text, wrapped = _text_part(top)
     model_type = (text.text("model_type") or top.text("model_type") or "").lower()
-    text = Fields({**_DEFAULTS.get(model_type, {}), **text.values}, text.file)
+    text = Fields({**DEFAULTS.get(model_type, {}), **text.values}, text.file)
     heads, kv_heads, head_dim, v_head_dim = _heads(text)
     num_layers = text.count("num_hidden_layers", "n_layer", "num_layers", most=10_000)
     hidden = _hidden(text)
@@ -155,7 +77,7 @@ def llm_from_config(top: Fields, *, name: str) -> Llm:
         sliding_window=layers.window,
         num_sliding_layers=layers.num_sliding,
         num_state_layers=layers.num_state,
-        mlp_matrices=2 if model_type in _UNGATED else 3,
+        mlp_matrices=2 if model_type in UNGATED_MLP else 3,
         tied_embeddings=_tied(top, text, model_type),
         max_context=text.maybe_count(
             "max_position_embeddings",
@@ -275,12 +197,12 @@ def _num_dense_layers(text: Fields, num_layers: int) -> int:
 def _tied(top: Fields, text: Fields, model_type: str) -> bool:
     said = text.flag("tie_word_embeddings")
     said = top.flag("tie_word_embeddings") if said is None else said
-    return model_type in _TIED if said is None else said
+    return model_type in TIED_BY_DEFAULT if said is None else said
 
 
 def _assumptions(model_type: str, text: Fields, top: Fields, *, wrapped: bool) -> tuple[str, ...]:
     notes = []
-    if model_type not in _KNOWN:
+    if model_type not in KNOWN_TYPES:
         name = _architecture(top, text, model_type)
         notes.append(
             f"architecture {name!r} is not one pdctl knows: taken as a decoder with grouped-query "
@@ -288,7 +210,7 @@ def _assumptions(model_type: str, text: Fields, top: Fields, *, wrapped: bool) -
         )
     if wrapped or text.part("vision_config") is not None:
         notes.append("only the language model is counted; vision and audio towers are left out")
-    if model_type in _SPARSE_INDEX:
+    if model_type in SPARSE_ATTENTION:
         notes.append("sparse attention is counted as full attention, its index cache is left out")
     return tuple(notes)
 
@@ -327,11 +249,10 @@ def _apply(llm: Llm, found: Quantization) -> Llm:
 
 
 def _quantised_by_name(llm: Llm, file: ModelFile) -> Llm:
-    name = file.quantised_as or ""
-    own = FP8_FORMAT if "fp8" in name else NVFP4_FORMAT if "fp4" in name else None
-    found = own or int4(f"{name} int4", 128, zero_points=True)
+    found = format_named(file.quantised_as or "")
     note = f"{file.path} is taken as the bundled {file.bundled} with {found.label} weights"
-    return _apply(replace(llm, assumptions=(*llm.assumptions, note)), Quantization(found, {}))
+    llm = replace(llm, assumptions=(*llm.assumptions, note))
+    return _apply(llm, Quantization(found, {}))
 
 
 def _with_quantization(top: Fields, beside: Fields) -> Fields:

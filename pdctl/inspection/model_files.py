@@ -24,6 +24,7 @@ _SAME_SHAPE = {
 _RELEASE = re.compile(
     r"-(instruct|thinking|chat|base|it|hf|bf16|\d{4}|v0\.1)(?=-|$)|^(meta-)(?=llama)"
 )
+_LONGER_CONTEXT = {"-2507": 262144, "-0905": 262144}  # Qwen3 of July, Kimi-K2 of September 2025
 _QUANTISED = re.compile(
     r"-(fp8(?:-block|-dynamic)?|nvfp4|fp4|awq|gptq(?:-int4)?|int4|w4a16|quantized\.w4a16)(?=-|$)"
 )
@@ -38,6 +39,7 @@ class ModelFile:
     path: str | None
     bundled: str | None = None
     quantised_as: str | None = None  # what the name adds to a bundled shape: "fp8", "awq"
+    max_context: int | None = None  # of a release that has another than the bundled shape
 
 
 @cache
@@ -113,7 +115,9 @@ def _bundled(model: str) -> ModelFile | None:
     if shape not in bundled_names():
         return None
     config = profiles_dir() / "models" / f"{shape}.json"
-    return ModelFile(config, shape, None if exact == shape else model, shape, quantised_as)
+    context = next((n for mark, n in _LONGER_CONTEXT.items() if mark in exact), None)
+    path = None if exact == shape else model
+    return ModelFile(config, shape, path, shape, quantised_as, context)
 
 
 def _plain(model: str) -> tuple[str, str | None]:

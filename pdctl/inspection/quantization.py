@@ -52,6 +52,13 @@ def int4(label: str, group_size: int, *, zero_points: bool) -> Format:
     return Format(label, bits / 8, "bf16")
 
 
+def format_named(name: str) -> Format:
+    """The format a release's name says: "fp8", "nvfp4", "awq", "gptq", "int4", "w4a16"."""
+    if "fp8" in name:
+        return FP8
+    return NVFP4 if "fp4" in name else int4(f"{name} int4", 128, zero_points=True)
+
+
 def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
     """What a `quantization_config` says, or None when there is none.
 

@@ -1,0 +1,105 @@
+"""The GPUs a plan may use: described in words, or detected here."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.inspection.gpu_models import (
+    gpu_model,
+    known_gpu_names,
+    nearest_gpu_name,
+    require_gpu_model,
+)
+from pdctl.inspection.gpus import query_gpus
+from pdctl.inspection.links import query_rdma_ports, rdma_bytes_per_s_per_gpu
+from pdctl.inspection.records import Cluster, Gpu, GpuModel, RdmaPort
+
+_EXAMPLES = "--gpus 8xH100, --gpus 4x8xH200 or --gpus 2x8xB200:rdma400"
+_DESCRIPTION = re.compile(
+    r"(?:(?P<first>\d+)\s*[x×*]\s*)?(?:(?P<second>\d+)\s*[x×*]\s*)?(?P<name>[^:]*?)(?P<rest>:.*)?",
+    re.IGNORECASE,
+)
+_RDMA = re.compile(r"rdma(\d+(?:\.\d+)?)(?:g|gb|gbps|gb/s)?", re.IGNORECASE)
+_MOST_PER_NODE = 1024
+_MOST_NODES = 10_000
+_FASTEST_RDMA_GBIT_PER_S = 100_000
+
+
+def parse_gpus(text: str) -> Cluster:
+    """The machines in "8xH100", "4x8xH200" (nodes × GPUs × type) or "2x8xB200:rdma400".
+
+    rdma: Gbit/s between nodes, per GPU and direction; unknown when not given.
+    Raises InvalidInput for anything else, naming the part that is wrong.
+    """
+    match = _DESCRIPTION.fullmatch(text.strip()) if len(text) <= 200 else None
+    if match is None or not match["name"] or match["name"].startswith("-"):
+        raise InvalidInput(f"--gpus {text[:60]!r} does not describe GPUs.", hint=_EXAMPLES)
+    numbers = [int(n[:9]) for n in (match["first"], match["second"]) if n is not None]
+    per_node = _within(numbers[-1] if numbers else 1, _MOST_PER_NODE, "GPUs per node", text)
+    nodes = _within(numbers[0] if len(numbers) == 2 else 1, _MOST_NODES, "nodes", text)
+    rdma = _rdma_bytes_per_s(match["rest"], text)
+    model = require_gpu_model(match["name"].strip())
+    return Cluster(model, nodes, per_node, rdma, "described")
+
+
+def detect_cluster(
+    query: Callable[[], tuple[Gpu, ...]] = query_gpus,
+    query_ports: Callable[[], tuple[RdmaPort, ...]] = query_rdma_ports,
+) -> Cluster:
+    """This machine as a cluster of one node: its GPUs of the kind it has most of.
+
+    devices: every GPU of that kind that answers, free or not.
+    Raises EnvironmentProblem without a GPU, or where its kind is unknown.
+    """
+    alive = [gpu for gpu in query() if gpu.problem is None]
+    if not alive:
+        raise EnvironmentProblem(
+            "No GPU on this machine answers.",
+            hint=f"say what you plan for: {_EXAMPLES}",
+            code="no_gpu",
+        )
+    name = Counter(gpu.name for gpu in alive).most_common(1)[0][0]
+    devices = tuple(gpu for gpu in alive if gpu.name == name)
+    rdma = rdma_bytes_per_s_per_gpu(query_ports(), len(devices))
+    model = _as_installed(_require_detected(name), devices)
+    return Cluster(model, 1, len(devices), rdma, "detected", devices)
+
+
+def _within(number: int, most: int, what: str, text: str) -> int:
+    if not 1 <= number <= most:
+        raise InvalidInput(
+            f"--gpus {text[:60]!r}: {what} must be 1 to {most}, not {number}.", hint=_EXAMPLES
+        )
+    return number
+
+
+def _rdma_bytes_per_s(rest: str | None, text: str) -> float | None:
+    if rest is None:
+        return None
+    match = _RDMA.fullmatch(rest[1:].strip())
+    if match is None or not 0 < float(match[1]) <= _FASTEST_RDMA_GBIT_PER_S:
+        raise InvalidInput(
+            f"--gpus {text[:60]!r}: {rest[:20]!r} is not :rdma and Gbit/s per GPU.",
+            hint="--gpus 2x8xB200:rdma400",
+        )
+    return float(match[1]) * 1e9 / 8
+
+
+def _require_detected(name: str) -> GpuModel:
+    model = gpu_model(name)
+    if model is None:
+        raise EnvironmentProblem(
+            f"There are no figures for the GPU here, {name!r}; "
+            f"known are {', '.join(known_gpu_names())}.",
+            hint=f"plan for the most similar: --gpus 1x{nearest_gpu_name(name)}",
+            code="unknown_gpu",
+        )
+    return model
+
+
+def _as_installed(model: GpuModel, devices: tuple[Gpu, ...]) -> GpuModel:
+    """`model` with the memory these cards report, which the engines will have."""
+    reported = [gpu.memory_total_bytes for gpu in devices if gpu.memory_total_bytes]
+    return replace(model, memory_bytes=float(min(reported))) if reported else model

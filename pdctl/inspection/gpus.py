@@ -1,0 +1,209 @@
+"""The GPUs of this machine through NVML, whatever its driver can tell."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pdctl.errors import EnvironmentProblem
+from pdctl.inspection.records import Gpu, Holder
+from pdctl.units import GIB, UNKNOWN, format_bytes
+
+FREE_BELOW_BYTES = 2 * GIB  # a driver reserves hundreds of MiB of a card that does nothing
+SYS_PCI = Path("/sys/bus/pci/devices")
+# They hold a context on every card without using it.
+_BYSTANDERS = frozenset(("nvidia-cuda-mps-server", "nv-hostengine", "dcgm-exporter"))
+_NO_GPU_HINT = "pdctl plan --gpus 8xH100, or pdctl up --engine sim"
+
+
+def query_gpus(
+    nvml: Any = None,
+    *,
+    process_name: Callable[[int], str] | None = None,
+    sys_pci: Path = SYS_PCI,
+) -> tuple[Gpu, ...]:
+    """Every GPU NVML lists; one that cannot be read is a row with `problem`.
+
+    nvml: a module with pynvml's functions, pynvml itself by default.
+    Raises EnvironmentProblem without a driver or without NVML.
+    Source: NVML API reference (docs.nvidia.com/deploy/nvml-api).
+    """
+    library = nvml if nvml is not None else _pynvml()
+    with _session(library):
+        try:
+            number = int(library.nvmlDeviceGetCount())
+        except library.NVMLError as problem:
+            raise _no_gpu(str(problem)) from None
+        handles = [_handle(library, index) for index in range(number)]
+        name_of = process_name or _process_name
+        return tuple(
+            _gpu(library, index, handles, name_of, sys_pci) for index in range(len(handles))
+        )
+
+
+def is_free(gpu: Gpu) -> bool:
+    """Whether an engine may be put there: it answers, nobody computes on it, it is all but empty.
+
+    Memory counts as well as holders: inside a container NVML names no process of another one.
+    """
+    if gpu.problem is not None or any(h.name not in _BYSTANDERS for h in gpu.holders):
+        return False
+    return gpu.memory_used_bytes is None or gpu.memory_used_bytes < FREE_BELOW_BYTES
+
+
+def why_not_free(gpu: Gpu) -> str:
+    """What holds a GPU, for an error: "GPU 3: 71 GiB held by pid 4121 python"."""
+    if gpu.problem is not None:
+        return f"GPU {gpu.index}: {gpu.problem}"
+    used = format_bytes(gpu.memory_used_bytes)
+    holders = [holder for holder in gpu.holders if holder.name not in _BYSTANDERS]
+    if not holders:
+        return f"GPU {gpu.index}: {used} held by a process not visible from here"
+    named = [f"pid {holder.pid} {holder.name}" for holder in holders[:3]]
+    more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
+    return f"GPU {gpu.index}: {used} held by {', '.join(named)}{more}"
+
+
+def taken_gpus(gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """One sentence part per GPU that is not free, in the order given."""
+    return tuple(why_not_free(gpu) for gpu in gpus if not is_free(gpu))
+
+
+def _pynvml() -> Any:
+    try:
+        import pynvml
+    except ImportError:
+        raise _no_gpu("the Python package nvidia-ml-py is not installed") from None
+    return pynvml
+
+
+@contextmanager
+def _session(nvml: Any) -> Iterator[None]:
+    try:
+        nvml.nvmlInit()
+    except (nvml.NVMLError, OSError) as problem:
+        raise _no_gpu(_words(problem)) from None
+    try:
+        yield
+    finally:
+        _ask(nvml, "nvmlShutdown")
+
+
+def _no_gpu(why: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"No NVIDIA GPU can be seen on this machine ({why}).", hint=_NO_GPU_HINT, code="no_gpu"
+    )
+
+
+def _handle(nvml: Any, index: int) -> Any:
+    """A handle, or the error that stands in its place: a card fallen off the bus has none."""
+    try:
+        return nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError as problem:
+        return problem
+
+
+def _gpu(
+    nvml: Any, index: int, handles: list[Any], name_of: Callable[[int], str], sys_pci: Path
+) -> Gpu:
+    handle = handles[index]
+    if isinstance(handle, nvml.NVMLError):
+        return _dead(index, handle)
+    try:
+        name = _text(nvml.nvmlDeviceGetName(handle))
+        total, used = _memory(nvml, handle)
+    except nvml.NVMLError as problem:
+        return _dead(index, problem)
+    return Gpu(
+        index=index,
+        name=name,
+        uuid=_text(_ask(nvml, "nvmlDeviceGetUUID", handle) or ""),
+        memory_total_bytes=total,
+        memory_used_bytes=used,
+        holders=_holders(nvml, handle, name_of),
+        nvlink_peers=_nvlink_peers(nvml, index, handles),
+        numa_node=_numa_node(nvml, handle, sys_pci),
+    )
+
+
+def _dead(index: int, problem: Exception) -> Gpu:
+    return Gpu(index, UNKNOWN, "", None, None, problem=_words(problem))
+
+
+def _words(problem: Exception) -> str:
+    return str(problem).strip() or type(problem).__name__
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None]:
+    """Total and used bytes; unknown on cards without memory of their own."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except nvml.NVMLError as problem:
+        if _is(nvml, problem, "NVML_ERROR_NOT_SUPPORTED"):
+            return None, None
+        raise
+    return int(memory.total), int(memory.used)
+
+
+def _is(nvml: Any, problem: Any, code: str) -> bool:
+    return getattr(problem, "value", None) == getattr(nvml, code, object())
+
+
+def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
+    """The answer of a function that this driver or this pynvml may not have; None then."""
+    call = getattr(nvml, function, None)
+    if call is None:
+        return None
+    try:
+        return call(*arguments)
+    except (nvml.NVMLError, AttributeError, TypeError):
+        return None
+
+
+def _holders(nvml: Any, handle: Any, name_of: Callable[[int], str]) -> tuple[Holder, ...]:
+    for version in ("", "_v3", "_v2"):
+        found = _ask(nvml, f"nvmlDeviceGetComputeRunningProcesses{version}", handle)
+        if found is not None:
+            used = {int(p.pid): getattr(p, "usedGpuMemory", None) for p in found}
+            return tuple(Holder(pid, name_of(pid), bytes_) for pid, bytes_ in used.items())
+    return ()
+
+
+def _process_name(pid: int) -> str:
+    import psutil
+
+    try:
+        return psutil.Process(pid).name()
+    except (psutil.Error, ValueError, OSError):
+        return UNKNOWN
+
+
+def _nvlink_peers(nvml: Any, index: int, handles: list[Any]) -> tuple[int, ...]:
+    """The cards reached over NVLink, directly or through a switch."""
+    reached = getattr(nvml, "NVML_P2P_STATUS_OK", 0)
+    caps = getattr(nvml, "NVML_P2P_CAPS_INDEX_NVLINK", 2)
+    others = ((i, h) for i, h in enumerate(handles) if i != index)
+    return tuple(
+        i
+        for i, other in others
+        if not isinstance(other, nvml.NVMLError)
+        and _ask(nvml, "nvmlDeviceGetP2PStatus", handles[index], other, caps) == reached
+    )
+
+
+def _numa_node(nvml: Any, handle: Any, sys_pci: Path) -> int | None:
+    # nvmlDeviceGetNumaNodeId means something else: a card that is itself a NUMA node
+    pci = _ask(nvml, "nvmlDeviceGetPciInfo", handle)
+    if pci is None:
+        return None
+    domain, _, rest = _text(pci.busId).lower().partition(":")
+    try:
+        node = int((sys_pci / f"{domain[-4:]}:{rest}" / "numa_node").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None
+
+
+def _text(value: Any) -> str:
+    """Older pynvml answers in bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
