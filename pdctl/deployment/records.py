@@ -54,6 +54,21 @@ class Deployment:
         return sum(role.engines for role in self.roles.values())
 
     @property
+    def engine_names(self) -> dict[str, Role]:
+        """Every engine's name and role, in the order they are started: prefill-0, decode-0, ..."""
+        order: tuple[Role, ...] = ("colocated", "prefill", "decode")
+        return {
+            f"{role}-{i}": role
+            for role in order
+            if role in self.roles
+            for i in range(self.roles[role].engines)
+        }
+
+    @property
+    def num_gpus(self) -> int:
+        return sum(role.engines * role.parallelism.num_gpus for role in self.roles.values())
+
+    @property
     def layout(self) -> str:
         """2P6D or 8C."""
         letters: tuple[tuple[Role, str], ...] = (
@@ -62,6 +77,20 @@ class Deployment:
             ("colocated", "C"),
         )
         return "".join(f"{self.roles[r].engines}{x}" for r, x in letters if r in self.roles)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The TCP ports of one process. None: it has no such port.
+
+    dist_init: first of DIST_INIT_PORTS consecutive ones.
+    """
+
+    http: int
+    bootstrap: int | None = None
+    nccl: int | None = None
+    dist_init: int | None = None
+    metrics: int | None = None  # the router's Prometheus port; an engine's metrics are on http
 
 
 @dataclass(frozen=True)

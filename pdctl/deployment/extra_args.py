@@ -1,0 +1,205 @@
+"""The flags a user adds to what pdctl sets: read, and refused where the two would conflict."""
+
+from collections.abc import Mapping, Sequence
+
+from pdctl.deployment.records import Deployment
+from pdctl.errors import InvalidInput
+from pdctl.perf_model.records import Role
+
+Version = tuple[int, ...]
+
+_SIZES = "pdctl sets it from the engine's tp, pp, dp and ep"
+_PORTS = "pdctl picks a free port for every engine and tells the router"
+_PS = "anyone on this machine could read the key in ps"
+# flag -> why an engine's args may not contain it
+ENGINE_FLAGS: Mapping[str, str] = {
+    "--model-path": "the model is the deployment's own `model`",
+    "--host": "engines listen where their router reaches them",
+    "--port": _PORTS,
+    "--nccl-port": _PORTS,
+    "--dist-init-addr": _PORTS,
+    "--disaggregation-bootstrap-port": _PORTS,
+    "--disaggregation-mode": "an engine's role comes from its place in the deployment",
+    "--disaggregation-transfer-backend": "both roles must agree: set transfer_backend instead",
+    "--tp-size": _SIZES,
+    "--pp-size": _SIZES,
+    "--dp-size": _SIZES,
+    "--attn-dp-size": _SIZES,
+    "--enable-dp-attention": _SIZES,
+    "--ep-size": _SIZES,
+    "--base-gpu-id": "pdctl hands out GPUs through CUDA_VISIBLE_DEVICES",
+    "--gpu-id-step": "pdctl hands out GPUs through CUDA_VISIBLE_DEVICES",
+    "--nnodes": "pdctl decides how many machines an engine spans",
+    "--node-rank": "pdctl decides how many machines an engine spans",
+    "--trust-remote-code": "it runs code from the model's repository: set trust_remote_code",
+    "--api-key": _PS,
+    "--admin-api-key": _PS,
+    "--config": "flags inside a file escape every check: list them in args",
+}
+ALIASES: Mapping[str, str] = {
+    "--model": "--model-path",
+    "--nccl-init-addr": "--dist-init-addr",
+    "--tp": "--tp-size",
+    "--tensor-parallel-size": "--tp-size",
+    "--pp": "--pp-size",
+    "--pipeline-parallel-size": "--pp-size",
+    "--dp": "--dp-size",
+    "--data-parallel-size": "--dp-size",
+    "--attention-data-parallel-size": "--attn-dp-size",
+    "--ep": "--ep-size",
+    "--expert-parallel-size": "--ep-size",
+}
+_ROUTER_OWN = "pdctl adds and removes engines while the router runs"
+ROUTER_FLAGS: Mapping[str, str] = {
+    "--host": "set the router's host",
+    "--port": "set the router's port",
+    "--policy": "set the router's policy",
+    "--prometheus-host": "pdctl reads the router's metrics there",
+    "--prometheus-port": "pdctl picks a free port",
+    "--pd-disaggregation": "pdctl sets it from the roles of the engines",
+    "--prefill": _ROUTER_OWN,
+    "--decode": _ROUTER_OWN,
+    "--worker-urls": _ROUTER_OWN,
+    "--service-discovery": _ROUTER_OWN,
+    "--mini-lb": "it cannot add engines while it runs",
+    "--dp-aware": "with prefill and decode split, sglang-router 0.3 then answers 502",
+    "--api-key": _PS,
+    "--control-plane-api-keys": _PS,
+}
+# flag -> (first version without it, what replaces it)
+REMOVED: Mapping[str, tuple[Version, str]] = {
+    "--cuda-graph-max-bs": ((0, 5, 16), "--cuda-graph-max-bs-decode"),
+    "--cuda-graph-bs": ((0, 5, 16), "--cuda-graph-bs-decode"),
+    "--optimistic-prefill-retries": ((0, 5, 16), "--optimistic-prefill-attempts"),
+    "--torchao-config": ((0, 5, 16), "--quantization"),
+    "--enable-deepep-moe": ((0, 5, 10), "--moe-a2a-backend deepep"),
+    "--disaggregation-decode-tp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
+    "--disaggregation-decode-dp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
+    "--disaggregation-prefill-pp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
+    "--prefill-round-robin-balance": ((0, 5, 16), "nothing: it is the default"),
+    "--pdlb-url": ((0, 5, 10), "nothing: pdctl registers engines with the router"),
+}
+# a difference of these between the roles shows only at the first request, as a crash or garbage
+EQUAL_ON_BOTH_ROLES = (
+    "--page-size",
+    "--kv-cache-dtype",
+    "--context-length",
+    "--quantization",
+    "--served-model-name",
+    "--dtype",
+    "--revision",
+    "--disaggregation-decode-allocation-policy",
+    "--disaggregation-enable-kv-checksum",
+)
+NOT_ON_PREFILL = (
+    "--disaggregation-decode-enable-radix-cache",
+    "--disaggregation-decode-enable-offload-kvcache",
+)
+NOT_ON_DECODE = ("--enable-kv-cache-sharding", "--enable-dsa-cache-layer-split")
+
+
+def options(args: Sequence[str]) -> dict[str, str]:
+    """Flag -> its value as text ("" for none), under SGLang's main spelling; the last one wins.
+
+    Raises InvalidInput for a value that no flag precedes.
+    """
+    found: dict[str, str] = {}
+    name = ""
+    for token in args:
+        if token.startswith("--"):
+            spelled, _, value = token.partition("=")
+            name = ALIASES.get(spelled, spelled)
+            found[name] = value
+        elif not name:
+            raise InvalidInput(
+                f"The extra argument {token!r} follows no flag.",
+                hint="--prefill-args '--chunked-prefill-size 8192'",
+            )
+        else:
+            found[name] = f"{found[name]} {token}".strip()
+    return found
+
+
+def check_args(deployment: Deployment, version: Version | None = None) -> None:
+    """Nothing, if pdctl and SGLang will accept what the user added to each process.
+
+    Args:
+        version: SGLang's, for flags it no longer knows; None: unknown, those are not checked.
+
+    Raises:
+        InvalidInput: a flag that pdctl sets itself (also as --flag=value, by another name or
+            shortened), that this SGLang has removed, that its role rejects, or whose value must
+            be equal on prefill and decode and is not.
+    """
+    for role, plan in deployment.roles.items():
+        given = options(plan.args)
+        _refuse_owned(given, ENGINE_FLAGS, f"{role}.args")
+        _refuse_removed(given, version, f"{role}.args")
+        _refuse_misplaced(given, role)
+    _refuse_owned(options(deployment.router.args), ROUTER_FLAGS, "router.args")
+    _refuse_differences(deployment)
+
+
+def _refuse_owned(given: Mapping[str, str], owned: Mapping[str, str], where: str) -> None:
+    for name in given:
+        flag = next((f for f in owned if f == name), None) or _shortened(name, owned)
+        if flag is not None:
+            raise InvalidInput(
+                f"{name} cannot be set in {where}: {owned[flag]}.",
+                hint=_instead(flag, where),
+                code="conflicting_flag",
+            )
+
+
+def _shortened(name: str, owned: Mapping[str, str]) -> str | None:
+    # argparse accepts any unambiguous beginning of a flag
+    known = [*owned, *(a for a, flag in ALIASES.items() if flag in owned)]
+    match = next((flag for flag in known if flag.startswith(name)), None)
+    return ALIASES.get(match, match) if match else None
+
+
+def _instead(flag: str, where: str) -> str:
+    role = where.partition(".")[0]
+    if flag in ("--tp-size", "--pp-size", "--attn-dp-size", "--ep-size", "--dp-size"):
+        size = "dp" if "dp" in flag else flag[2:4]
+        return f"{role}: {{{size}: N}} in pd.yaml, or --{size} N"
+    return f"remove it from {where}"
+
+
+def _refuse_removed(given: Mapping[str, str], version: Version | None, where: str) -> None:
+    for name in given:
+        removed_in, instead = REMOVED.get(name, ((), ""))
+        if version is not None and removed_in and version >= removed_in:
+            shown = ".".join(map(str, version))
+            raise InvalidInput(
+                f"SGLang {shown} has no {name}, found in {where}.", hint=f"use {instead}"
+            )
+
+
+def _refuse_misplaced(given: Mapping[str, str], role: Role) -> None:
+    misplaced = {"prefill": NOT_ON_PREFILL, "decode": NOT_ON_DECODE}.get(role, ())
+    for name in misplaced:
+        if name in given:
+            other = "decode" if role == "prefill" else "prefill"
+            raise InvalidInput(
+                f"{name} is for {other} engines; {role} engines do not start with it.",
+                hint=f"move it to {other}.args",
+            )
+
+
+def _refuse_differences(deployment: Deployment) -> None:
+    if "prefill" not in deployment.roles:
+        return
+    prefill = options(deployment.roles["prefill"].args)
+    decode = options(deployment.roles["decode"].args)
+    for name in EQUAL_ON_BOTH_ROLES:
+        if prefill.get(name) != decode.get(name):
+            raise InvalidInput(
+                f"{name} must be equal on prefill ({_shown(prefill, name)}) "
+                f"and decode ({_shown(decode, name)}).",
+                hint=f"give {name} the same value in prefill.args and decode.args",
+            )
+
+
+def _shown(given: Mapping[str, str], name: str) -> str:
+    return given[name] or "set" if name in given else "not set"
