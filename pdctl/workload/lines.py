@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -43,20 +45,15 @@ def read_lines(path: Path, bad: BadLines, max_bytes: int = MAX_LINE_BYTES) -> It
     Raises InvalidInput when the file cannot be read.
     """
     try:
-        with _open(path) as file:
-            yield from _bounded_lines(file, bad, max_bytes)
-    except (OSError, EOFError) as problem:
+        with path.open("rb") as file:
+            is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
+            plain = io.BufferedReader(gzip.GzipFile(fileobj=file)) if is_gzip else file
+            yield from _bounded_lines(plain, bad, max_bytes)
+    except (OSError, EOFError, zlib.error) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise InvalidInput(
             f"The trace {path} cannot be read: {reason}.", hint="--trace PATH_OF_A_FILE"
         ) from problem
-
-
-def _open(path: Path) -> BinaryIO:
-    file = path.open("rb")
-    if file.peek(2)[:2] != b"\x1f\x8b":
-        return file
-    return io.BufferedReader(gzip.GzipFile(fileobj=file))
 
 
 def _bounded_lines(file: BinaryIO, bad: BadLines, max_bytes: int) -> Iterator[Line]:
@@ -77,3 +74,13 @@ def _bounded_lines(file: BinaryIO, bad: BadLines, max_bytes: int) -> Iterator[Li
 def _skip_rest(read: Callable[[int], bytes]) -> None:
     while (rest := read(_CHUNK_BYTES)) and not rest.endswith(b"\n"):
         pass
+
+
+def parse_json(line: bytes) -> object:
+    """The value on a line. Raises ValueError with the reason."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"not JSON ({problem.msg} at column {problem.colno})") from None
+    except (ValueError, RecursionError):  # not UTF-8, a number of 5,000 digits, nested too deep
+        raise ValueError("not JSON") from None

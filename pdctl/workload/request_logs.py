@@ -1,14 +1,14 @@
 """What SGLang itself writes: results of bench_serving, and logs of --log-requests."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 
 from pdctl.errors import InvalidInput
 from pdctl.workload.columns import Columns, is_date, parse_date, parse_number, parse_tokens
-from pdctl.workload.lines import BadLines, Line, Row
+from pdctl.workload.lines import BadLines, Line, Row, parse_json
 
 _BENCH_KEYS = {"total_input_tokens", "total_output_tokens", "completed"}
+_BENCH_LENGTHS = ("input_lens", "output_lens")
 # [2026-11-23 09:28:19 TP0] Finish: obj=GenerateReqInput(...), out={'meta_info': {...}}
 _STAMP = re.compile(rb"\[?(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?)")
 _FIELDS = {
@@ -32,37 +32,43 @@ def read_bench_results(lines: Iterable[Line], bad: BadLines) -> tuple[Columns, I
 
     Start times are taken where there is one result that has them.
     """
-    results = [result for number, line in lines if (result := _result(number, line, bad))]
-    starts = [result.get("start_times") for result in results]
-    timed = len(results) == 1 and isinstance(starts[0], list)
-    columns = Columns("start_times" if timed else None, "input_lens", "output_lens", None, "s")
-    return columns, (row for result in results for row in _bench_rows(result, timed, bad))
+    results = [_result(number, line, bad) for number, line in lines]
+    timed = len(results) == 1 and "start_times" in results[0]
+    columns = Columns("start_times" if timed else None, *_BENCH_LENGTHS, None, "s")
+    rows = (row for result in results for row in _bench_rows(result, timed, bad))
+    return columns, rows
 
 
-def _result(number: int, line: bytes, bad: BadLines) -> dict[str, object] | None:
+def _result(number: int, line: bytes, bad: BadLines) -> dict[str, list[object]]:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        bad.add(number, "not JSON")
-        return None
-    lists = [found.get(key) for key in ("input_lens", "output_lens")] if type(found) is dict else []
-    if all(isinstance(lengths, list) for lengths in lists) and lists:
-        return found
-    raise InvalidInput(
-        f"{bad.path.name}, line {number}: a benchmark result without input_lens and output_lens.",
-        hint="run sglang.bench_serving with --output-details",
-    )
+        found = parse_json(line)
+    except ValueError as problem:
+        bad.add(number, str(problem))
+        return {}
+    if not isinstance(found, dict):
+        bad.add(number, "not a JSON object")
+        return {}
+    wanted = (*_BENCH_LENGTHS, "start_times")
+    lists = {key: found[key] for key in wanted if isinstance(found.get(key), list)}
+    if not lists.keys() >= set(_BENCH_LENGTHS):
+        raise InvalidInput(
+            f"{bad.path.name}, line {number}: a benchmark result without input_lens, output_lens.",
+            hint="run sglang.bench_serving with --output-details",
+        )
+    if len({len(values) for values in lists.values()}) > 1:
+        bad.add(number, "its lists differ in length")
+        return {}
+    return lists
 
 
-def _bench_rows(result: dict[str, object], timed: bool, bad: BadLines) -> Iterator[Row]:
-    lists = [result["input_lens"], result["output_lens"], *([result["start_times"]] * timed)]
-    for index, values in enumerate(zip(*lists, strict=False), start=1):  # type: ignore[arg-type]
+def _bench_rows(lists: dict[str, list[object]], timed: bool, bad: BadLines) -> Iterator[Row]:
+    for index, isl in enumerate(lists.get("input_lens", ())):
         try:
-            isl = parse_tokens(values[0], "input_lens", least=1)
-            at = parse_number(values[2]) if timed else 0.0
-            yield at, isl, parse_tokens(values[1], "output_lens"), None
+            at = parse_number(lists["start_times"][index]) if timed else 0.0
+            osl = parse_tokens(lists["output_lens"][index], "output_lens")
+            yield at, parse_tokens(isl, "input_lens", least=1), osl, None
         except ValueError as problem:
-            bad.add(1, f"request {index}: {problem}")
+            bad.add(1, f"request {index + 1}: {problem}")
 
 
 def read_log(lines: Iterable[Line], bad: BadLines) -> tuple[Columns, Iterator[Row]]:

@@ -5,7 +5,6 @@ bench_serving and SGLang's request logs: see docs/traces.md for each format.
 """
 
 import csv
-import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -25,7 +24,7 @@ from pdctl.workload.columns import (
     to_seconds,
     with_dates,
 )
-from pdctl.workload.lines import BadLines, Line, Row, read_lines
+from pdctl.workload.lines import BadLines, Line, Row, parse_json, read_lines
 from pdctl.workload.records import Requests, Trace
 from pdctl.workload.request_logs import is_bench_result, is_log_event, read_bench_results, read_log
 
@@ -59,8 +58,9 @@ def _reader_of(path: Path, first: Line, rest: Iterator[Line], bad: BadLines) -> 
         sample = _parse_object(first[1]) or {}
         if is_bench_result(sample):
             return read_bench_results(lines, bad)
-        if not is_log_event(sample):
-            return _read_jsonl(path, sample, lines, bad)
+        if is_log_event(sample):
+            return read_log(lines, bad)
+        return _read_jsonl(path, sample, lines, bad)
     header = _fields(first[1], _delimiter(first[1]))
     columns = find_columns(header)
     if columns:
@@ -79,8 +79,8 @@ def _reader_of(path: Path, first: Line, rest: Iterator[Line], bad: BadLines) -> 
 
 def _parse_object(line: bytes) -> dict[str, object] | None:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
+        found = parse_json(line)
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
@@ -102,17 +102,14 @@ def _read_jsonl(
 
 
 def _jsonl_rows(columns: Columns, lines: Iterable[Line], bad: BadLines) -> Iterator[Row]:
-    loads = json.loads
     to_row = _object_reader(columns)
     for number, line in lines:
         try:
-            yield to_row(loads(line))
+            yield to_row(parse_json(line))
         except KeyError as problem:
             bad.add(number, f"no {problem.args[0]!r}")
-        except json.JSONDecodeError as problem:
-            bad.add(number, f"not JSON ({problem.msg} at column {problem.colno})")
-        except (ValueError, RecursionError) as problem:
-            bad.add(number, str(problem) or "not JSON")
+        except ValueError as problem:
+            bad.add(number, str(problem))
 
 
 def _object_reader(columns: Columns) -> Callable[[object], Row]:

@@ -1,0 +1,135 @@
+"""Lengths, burstiness and prefix reuse against figures worked out by hand or published."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from pdctl.errors import InvalidInput
+from pdctl.workload.describe import (
+    burstiness,
+    describe_lengths,
+    prefix_reuse,
+    workload_from_lengths,
+    workload_from_trace,
+)
+from pdctl.workload.records import Requests, Trace
+from pdctl.workload.traces import read_trace
+
+DATA = Path(__file__).parent.parent / "data" / "traces"
+
+
+def test_lengths_have_their_mean_percentiles_and_spread() -> None:
+    lengths = describe_lengths([100, 2000, 4096, 1024])
+    assert lengths.mean == 1805
+    assert lengths.p50 == 1512
+    assert lengths.share_under_1k == 0.25
+    assert lengths.share_from_4k == 0.25
+    assert lengths.cv == pytest.approx(
+        math.sqrt(sum((x - 1805) ** 2 for x in (100, 2000, 4096, 1024)) / 4) / 1805
+    )
+
+
+def test_one_request_is_a_distribution_too() -> None:
+    lengths = describe_lengths([7])
+    assert (lengths.mean, lengths.p50, lengths.p99, lengths.cv) == (7, 7, 7, 0)
+
+
+def test_equal_minutes_have_no_dispersion_and_one_busy_minute_shows() -> None:
+    even = [minute * 60.0 + i for minute in range(6) for i in range(10)] + [360.0]
+    result = burstiness(even)
+    assert result is not None
+    assert (result.dispersion, result.peak_over_mean) == (0, 1)
+    busy = sorted([*even, *(125.0 + i / 100 for i in range(60))])
+    result = burstiness(busy)
+    assert result is not None
+    assert result.peak_over_mean == pytest.approx(70 / 20)
+    assert result.dispersion == pytest.approx(((70 - 20) ** 2 + 5 * 10**2) / 6 / 20)
+
+
+@pytest.mark.parametrize("arrivals", [[], [0.0], [0.0, 299.0]])
+def test_burstiness_is_unknown_below_five_minutes(arrivals: list[float]) -> None:
+    assert burstiness(arrivals) is None
+
+
+def test_reuse_counts_leading_blocks_that_came_before_and_a_partial_last_block() -> None:
+    requests = Requests(
+        arrival_s=[0, 1, 2, 3],
+        isl=[1000, 1000, 600, 1500],
+        osl=[1, 1, 1, 1],
+        blocks=[(1, 2), (1, 3), (1, 2), (9, 2, 4)],
+        block_tokens=512,
+    )
+    # nothing; block 1; both blocks, 600 tokens; block 2 does not lead
+    assert prefix_reuse(requests) == pytest.approx((512 + 600) / 4100)
+
+
+def test_reuse_is_unknown_without_block_ids() -> None:
+    assert prefix_reuse(Requests([0], [5], [5])) is None
+
+
+def test_the_first_minute_of_mooncake_is_described() -> None:
+    workload = workload_from_trace(
+        read_trace(DATA / "mooncake_conversation_head.jsonl"), "mooncake"
+    )
+    assert workload.rate_rps == pytest.approx(59 / 15)
+    assert workload.isl is not None
+    assert workload.prefix_hit is not None
+    assert 0 < workload.prefix_hit < 0.5
+    assert workload.burstiness is None
+    assert workload.origin == "mooncake"
+
+
+def test_a_given_rate_replaces_that_of_the_trace() -> None:
+    trace = read_trace(DATA / "azure2023_code_head.csv")
+    workload = workload_from_trace(trace, "azure", rate_rps=2.0)
+    assert workload.rate_rps == pytest.approx(2.0)
+    assert workload.requests is not None
+    assert workload.requests.isl == trace.requests.isl
+
+
+def test_lengths_without_arrivals_have_no_rate_until_one_is_given() -> None:
+    trace = Trace(Requests([0.0] * 50, [9] * 50, [3] * 50), (), 0, has_arrivals=False)
+    assert workload_from_trace(trace, "f").rate_rps is None
+    given = workload_from_trace(trace, "f", rate_rps=5.0)
+    assert given.rate_rps == pytest.approx(5.0, rel=0.5)
+    assert given.burstiness is None
+
+
+def test_requests_all_at_one_instant_have_no_rate() -> None:
+    trace = Trace(Requests([0.0] * 5, [9] * 5, [3] * 5), (), 0, has_arrivals=True)
+    assert workload_from_trace(trace, "f").rate_rps is None
+
+
+def test_flags_make_a_workload_of_constant_lengths_and_unknown_stays_unknown() -> None:
+    workload = workload_from_lengths(isl=8000, osl=500, rate_rps=10)
+    assert workload.isl is not None
+    assert (workload.isl.mean, workload.isl.p99, workload.isl.cv) == (8000, 8000, 0)
+    assert (workload.isl.share_from_4k, workload.isl.share_under_1k) == (1, 0)
+    assert workload.concurrency is None
+    assert workload.prefix_hit is None
+    assert workload_from_lengths(isl=None, osl=None).isl is None
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [("isl", "--isl"), ("osl", "--osl"), ("rate_rps", "--rate"), ("concurrency", "--concurrency")],
+)
+def test_a_length_or_rate_that_cannot_be_is_refused_by_its_flag(
+    name: str, flag: str, value: float
+) -> None:
+    arguments: dict[str, float | None] = {"isl": 8.0, "osl": 8.0, name: value}
+    with pytest.raises(InvalidInput, match=flag):
+        workload_from_lengths(**arguments)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.inf, math.nan])
+def test_a_share_of_prefix_hits_is_from_0_to_1(value: float) -> None:
+    with pytest.raises(InvalidInput, match="--prefix-hit"):
+        workload_from_lengths(isl=1, osl=1, prefix_hit=value)
+
+
+def test_less_than_one_token_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="at least 1 token"):
+        workload_from_lengths(isl=0.5, osl=1)

@@ -1,0 +1,259 @@
+"""Traces of every format, and what is wrong with a broken one."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from pdctl.errors import InvalidInput
+from pdctl.workload.records import Trace
+from pdctl.workload.traces import read_trace
+
+DATA = Path(__file__).parent.parent / "data" / "traces"
+MOONCAKE_LINE = '{"timestamp": %d, "input_length": 700, "output_length": 5, "hash_ids": [1, 2]}\n'
+
+
+def read(path: Path, content: str | bytes, *, skip_bad: bool = False) -> Trace:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_trace(path, skip_bad=skip_bad)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "trace"
+
+
+def test_mooncake_counts_in_milliseconds_and_shares_blocks_of_512_tokens() -> None:
+    trace = read_trace(DATA / "mooncake_conversation_head.jsonl")
+    assert len(trace.requests) == 60
+    assert trace.requests.arrival_s[-1] == 15.0
+    assert trace.requests.isl[0] == 6758
+    assert trace.requests.blocks is not None
+    assert trace.requests.blocks[0] == tuple(range(14))
+    assert trace.requests.block_tokens == 512
+    assert trace.columns == (
+        "arrival: timestamp (ms)",
+        "prompt: input_length",
+        "output: output_length",
+        "prefix: hash_ids (512 tokens each)",
+    )
+
+
+def test_azure_has_dates_with_seven_decimals() -> None:
+    trace = read_trace(DATA / "azure2023_code_head.csv")
+    assert trace.has_arrivals
+    assert trace.requests.arrival_s[:2] == pytest.approx([0.0, 0.052], abs=1e-6)
+    assert list(trace.requests.isl[:2]) == [4808, 3180]
+    assert trace.columns[0] == "arrival: TIMESTAMP (date)"
+
+
+def test_a_file_of_lengths_only_has_no_arrivals() -> None:
+    trace = read_trace(DATA / "vidur_arxiv_summarization_lengths_head.csv")
+    assert not trace.has_arrivals
+    assert list(trace.requests.osl[:2]) == [54, 156]
+    assert set(trace.requests.arrival_s) == {0.0}
+    assert trace.columns == ("prompt: num_prefill_tokens", "output: num_decode_tokens")
+
+
+def test_burstgpt_counts_in_seconds_and_its_failed_requests_are_left_out(file: Path) -> None:
+    trace = read(
+        file,
+        "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,"
+        'Log Type\n5,1,,ChatGPT,472,18,490,"Conversation log"\n'
+        "45,2,,GPT-4,1087,230,1317,API log\n1018,3,,GPT-4,100,0,100,API log\n",
+    )
+    assert list(trace.requests.arrival_s) == [0.0, 40.0]
+    assert list(trace.requests.isl) == [472, 1087]
+    assert trace.skipped_lines == 1
+
+
+def test_bailian_counts_in_seconds_and_has_blocks_of_16_tokens(file: Path) -> None:
+    line: dict[str, object] = {
+        "chat_id": 1,
+        "parent_chat_id": -1,
+        "timestamp": 61.114,
+        "input_length": 33,
+    }
+    line |= {"output_length": 7, "type": "text", "turn": 1, "hash_ids": [5, 6, 7]}
+    trace = read(file, json.dumps(line) + "\n" + json.dumps(line | {"timestamp": 63.114}) + "\n")
+    assert list(trace.requests.arrival_s) == pytest.approx([0.0, 2.0])
+    assert trace.requests.block_tokens == 16
+
+
+def test_a_benchmark_result_gives_its_lists_and_start_times(file: Path) -> None:
+    result = {"completed": 2, "input_lens": [10, 20, 30], "output_lens": [1, 2, 0]}
+    trace = read(file, json.dumps(result | {"start_times": [100.5, 100.0, 101.0]}))
+    assert list(trace.requests.isl) == [20, 10]
+    assert list(trace.requests.arrival_s) == [0.0, 0.5]
+    assert trace.skipped_lines == 1
+    assert not read(file, json.dumps(result)).has_arrivals
+
+
+def test_a_benchmark_result_without_details_says_how_to_get_them(file: Path) -> None:
+    result = {"completed": 2, "total_input_tokens": 5, "total_output_tokens": 5}
+    with pytest.raises(InvalidInput) as problem:
+        read(file, json.dumps(result))
+    assert "--output-details" in problem.value.hint
+
+
+def test_requests_one_to_a_line_are_read_by_the_names_of_their_lengths(file: Path) -> None:
+    trace = read(file, '{"prompt_len": 3, "output_len": 4}\n{"prompt_len": 5, "output_len": 6}\n')
+    assert list(trace.requests.isl) == [3, 5]
+    assert list(trace.requests.osl) == [4, 6]
+    assert not trace.has_arrivals
+
+
+def test_a_text_request_log_gives_finished_requests_at_the_time_they_came(file: Path) -> None:
+    trace = read(
+        file,
+        "[2026-11-23 09:00:00] The server is fired up and ready to roll!\n"
+        "[2026-11-23 09:00:01] Receive: obj=GenerateReqInput(rid='a', text='hi')\n"
+        "[2026-11-23 09:00:05] Finish: obj=GenerateReqInput(rid='a', text=\"'prompt_tokens': 9\"), "
+        "out={'text': 'x', 'meta_info': {'id': 'a', 'prompt_tokens': 7, 'completion_tokens': 3, "
+        "'cached_tokens': 0, 'e2e_latency': 4.5}}\n"
+        "[2026-11-23 09:00:05] Finish: obj=GenerateReqInput(rid='b'), out={'meta_info': "
+        "{'prompt_tokens': 8, 'completion_tokens': 2, 'e2e_latency': 1.5}}\n",
+    )
+    assert list(trace.requests.isl) == [7, 8]
+    assert list(trace.requests.arrival_s) == [0.0, 3.0]
+
+
+def test_a_json_request_log_gives_finished_requests(file: Path) -> None:
+    event = {"timestamp": "2026-11-23T09:00:05.250000", "event": "request.received", "rid": "a"}
+    out = {"meta_info": {"prompt_tokens": 7, "completion_tokens": 3, "e2e_latency": 0.25}}
+    done = event | {"event": "request.finished", "out": out}
+    later = done | {"timestamp": "2026-11-23T09:00:06.250000"}
+    trace = read(file, "".join(json.dumps(one) + "\n" for one in (event, done, later)))
+    assert list(trace.requests.arrival_s) == [0.0, 1.0]
+    assert list(trace.requests.osl) == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("stamps", "unit", "span_s"),
+    [
+        (("0", "1.5"), "s", 1.5),
+        (("0", "90000"), "ms", 90.0),
+        (("0", "12"), "s", 12.0),
+        (("1700000000", "1700000007"), "s", 7.0),
+        (("1700000000000", "1700000007000"), "ms", 7.0),
+        (("1700000000000000", "1700000007000000"), "us", 7.0),
+        (("2026-01-01T00:00:00Z", "2026-01-01T01:00:30+01:00"), "date", 30.0),
+    ],
+)
+def test_the_unit_of_timestamps_is_found_and_shown(
+    file: Path, stamps: tuple[str, str], unit: str, span_s: float
+) -> None:
+    trace = read(file, "time,isl,osl\n" + "".join(f"{stamp},5,6\n" for stamp in stamps))
+    assert trace.columns[0] == f"arrival: time ({unit})"
+    assert trace.requests.arrival_s[-1] == pytest.approx(span_s)
+
+
+def test_a_unit_in_the_name_of_the_column_wins(file: Path) -> None:
+    trace = read(file, "arrival_time_ms,isl,osl\n0,5,6\n12,5,6\n")
+    assert trace.requests.arrival_s[-1] == pytest.approx(0.012)
+
+
+def test_timestamps_out_of_order_are_sorted_and_equal_ones_stay_in_order(file: Path) -> None:
+    trace = read(file, "time,isl,osl\n3,1,1\n1,2,1\n3,3,1\n1,4,1\n")
+    assert list(trace.requests.isl) == [2, 4, 1, 3]
+    assert list(trace.requests.arrival_s) == [0.0, 0.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_windows_line_ends_a_byte_order_mark_and_other_delimiters_do_not_matter(
+    file: Path, delimiter: str
+) -> None:
+    text = "\ufefftime,isl,osl\r\n0,5,6\r\n\r\n1,7,8\r\n".replace(",", delimiter)
+    trace = read(file, text)
+    assert list(trace.requests.isl) == [5, 7]
+
+
+def test_a_compressed_trace_is_read_as_it_is(file: Path) -> None:
+    trace = read(file, gzip.compress((MOONCAKE_LINE % 0 + MOONCAKE_LINE % 3000).encode()))
+    assert list(trace.requests.arrival_s) == [0.0, 3.0]
+
+
+def test_a_compressed_trace_cut_in_half_is_refused(file: Path) -> None:
+    content = gzip.compress("".join(MOONCAKE_LINE % i for i in range(999)).encode())
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read(file, content[: len(content) // 2])
+
+
+BROKEN_JSON = {
+    "{cut": "not JSON",
+    "[1]": "not a JSON object",
+    '{"timestamp": 1, "input_length": 5}': "no 'output_length'",
+    '{"timestamp": 1, "input_length": -5, "output_length": 1}': "input_length is -5",
+    '{"timestamp": 1, "input_length": 0, "output_length": 1}': "input_length is 0",
+    '{"timestamp": 1, "input_length": 5.5, "output_length": 1}': "5.5 is not a whole number",
+    '{"timestamp": 1, "input_length": true, "output_length": 1}': "True is not a whole number",
+    '{"timestamp": 1, "input_length": 5, "output_length": NaN}': "nan is not a whole number",
+    '{"timestamp": 1, "input_length": 5, "output_length": 1e999}': "inf is not a whole number",
+    '{"timestamp": null, "input_length": 5, "output_length": 1}': "timestamp None",
+    '{"timestamp": Infinity, "input_length": 5, "output_length": 1}': "timestamp inf",
+    '{"timestamp": 1, "input_length": 5, "output_length": 1, "hash_ids": ["a"]}': "hash_ids",
+    "[" * 100_000: "not JSON",
+    "9" * 5000: "not JSON",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), BROKEN_JSON.items(), ids=BROKEN_JSON.values())
+def test_a_broken_line_names_file_line_and_reason(file: Path, line: str, reason: str) -> None:
+    with pytest.raises(InvalidInput) as problem:
+        read(file, MOONCAKE_LINE % 0 + line + "\n" + MOONCAKE_LINE % 1)
+    assert problem.value.message.startswith("trace, line 2: ")
+    assert reason in problem.value.message
+    assert "--skip-bad" in problem.value.hint
+
+
+@pytest.mark.parametrize("line", BROKEN_JSON, ids=BROKEN_JSON.values())
+def test_broken_lines_are_counted_when_they_may_be_skipped(file: Path, line: str) -> None:
+    trace = read(file, MOONCAKE_LINE % 0 + line + "\n" + MOONCAKE_LINE % 1, skip_bad=True)
+    assert len(trace.requests) == 2
+    assert trace.skipped_lines == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["0,5", "0,5,6,7", "0,-5,6", "0,x,6", "0,,6", "x,5,6", "inf,5,6", '0,"5,6', "\xff,1,1"]
+)
+def test_a_broken_csv_line_names_its_number(file: Path, line: str) -> None:
+    content = ("time,isl,osl\n0,5,6\n" + line + "\n").encode("latin-1")
+    with pytest.raises(InvalidInput, match="trace, line 3: "):
+        read(file, content)
+
+
+def test_a_line_without_end_is_refused_without_being_held_in_memory(file: Path) -> None:
+    with file.open("wb") as sparse:
+        sparse.write((MOONCAKE_LINE % 0).encode())
+        sparse.truncate(2 * 2**30)
+    with pytest.raises(InvalidInput, match="line 2: longer than 64 MiB"):
+        read_trace(file)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
+def test_an_empty_trace_is_refused(file: Path, content: str) -> None:
+    with pytest.raises(InvalidInput, match="holds no requests"):
+        read(file, content)
+
+
+@pytest.mark.parametrize(
+    "content", ["time,isl,osl\n", "time,isl,osl\n0,5,0\n", "some words\n", b"\x00\x01\x02"]
+)
+def test_a_file_without_a_usable_request_is_refused(file: Path, content: str | bytes) -> None:
+    with pytest.raises(InvalidInput, match="no usable request"):
+        read(file, content)
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", '{"a": 1}\n', "3772,54\n2015,156\n"])
+def test_columns_without_lengths_are_named(file: Path, content: str) -> None:
+    with pytest.raises(InvalidInput) as problem:
+        read(file, content)
+    assert "prompt and output lengths among" in problem.value.message
+    assert "isl" in problem.value.hint
+
+
+@pytest.mark.parametrize("name", ["", "missing"])
+def test_a_directory_or_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_trace(tmp_path / name)
