@@ -57,7 +57,11 @@ def decode_cost(
     draft_s = (verify_tokens - 1) * (dense_s - head_s) / llm.num_layers + (
         verify_tokens > 1
     ) * verify_tokens * (DECODE_LAYER_S + head_s)
-    rows_s = moved.token_s + _window_s(llm, rates, parallelism, kv_dtype_bytes) + DECODE_ROW_S
+    rows_s = (
+        moved.token_s
+        + _window_s(llm, rates, parallelism, kv_dtype_bytes)
+        + DECODE_ROW_S / parallelism.dp
+    )
     return DecodeCost(
         base_s=DECODE_STEP_S + _kernels_s(llm) + dense_s + draft_s + moved.step_s,
         weight_s=part.routed_experts * llm.expert_bytes / rates.memory * uneven,
@@ -75,7 +79,7 @@ def _context_s(
 ) -> float:
     """Seconds per token of context over the full-attention layers, on the busiest rank."""
     layers = _full_layers(llm) / parallelism.pp
-    read_s = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) / rates.memory
+    read_s = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) / rates.kv
     if llm.attention == "mla":
         values = 2 * (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)
         flops = 2 * llm.num_heads / attention_tp(parallelism) * values
@@ -89,7 +93,7 @@ def _window_s(llm: Llm, rates: Rates, parallelism: Parallelism, kv_dtype_bytes: 
         return 0.0
     sliding = min(llm.num_sliding_layers, num_kv_layers(llm))
     read = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) * llm.sliding_window
-    return sliding * read / rates.memory / parallelism.dp
+    return sliding * read / rates.kv / parallelism.dp
 
 
 def _kernels_s(llm: Llm) -> float:

@@ -41,20 +41,23 @@ EFFICIENCIES: dict[Generation, Efficiency] = {
 class AttentionKernel:
     """One attention backend. prefill: its share of a generation's attention efficiency.
 
+    decode_memory: share of memory bandwidth when it reads the KV of many sequences.
     decode_latency_s: seconds per token of one sequence's context and layer when nothing else
     fills the GPU. Where splitting a sequence over thread blocks works well it is small.
     """
 
     prefill: float
+    decode_memory: float
     decode_latency_s: float
 
 
 # Source: triton: measured on H200, Llama-3.1-8B: 170 of 989 TFLOPS in prefill at 8K-16K tokens,
-# 6.5 ms per decode step at 8K of context. Others: assumed to reach the generation's figure.
+# 6.5 ms per decode step at 8K of context. decode_memory: InferSim's attention kernels on H20, 1.05 GB
+# in 362 µs of 4 TB/s. Others: assumed.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
-    "triton": AttentionKernel(0.31, 6e-9),
-    "fa3": AttentionKernel(1.0, 0.8e-9),
-    "other": AttentionKernel(1.0, 1.0e-9),
+    "triton": AttentionKernel(0.31, 0.70, 6e-9),
+    "fa3": AttentionKernel(1.0, 0.70, 0.8e-9),
+    "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
 
 # Fixed costs of a step. Source: PD prefill engine of SGLang 0.5.15 on H200, which runs without
@@ -71,8 +74,9 @@ PREFILL_LAYER_S = 0.25e-3
 DECODE_STEP_S = 0.25e-3
 DECODE_LAYER_S = 35e-6
 DECODE_MOE_LAYER_S = 55e-6
-# Sampling, bookkeeping and output of one row. Assumed.
-DECODE_ROW_S = 4e-6
+# Sampling, bookkeeping and output of one row. Source: what Qwen3-8B-FP8 (64 rows) and
+# Qwen3-30B-A3B (400 rows) on H20 take beyond bytes read (SGLang figures in InferSim's README).
+DECODE_ROW_S = 15e-6
 # The busiest of several ranks against the mean. Assumed; EPLB's published balance is 1.1-1.3.
 EXPERT_IMBALANCE = 1.20
 ATTENTION_DP_IMBALANCE = 1.10

@@ -41,6 +41,7 @@ def engine_model(
     prefill_graphs: bool = True,
     decode_graphs: bool = True,
     graph_batch: int | None = None,
+    two_batch_overlap: bool = False,
 ) -> EngineModel | None:
     """The engine SGLang would be with these limits (its defaults where None), or None.
 
@@ -80,11 +81,12 @@ def engine_model(
             prefill_graphs=prefill_graphs,
             decode_graphs=decode_graphs,
             graph_batch=graph_batch,
+            two_batch_overlap=two_batch_overlap,
         ),
         kv_capacity_tokens=capacity,
         max_running_requests=max_running
         or max_running_requests(capacity, context, speculative=speculative, dp=parallelism.dp),
-        chunked_prefill_size=chunk or chunked_prefill_size(cluster.gpu),
+        chunked_prefill_size=chunk or chunked_prefill_size(cluster.gpu, parallelism.dp),
         max_context=context,
         page_size=page_size,
         reserved_decode_tokens=reserved_decode_tokens,

@@ -27,9 +27,13 @@ _BY_MEMORY: tuple[tuple[float, int, int, int], ...] = (
 )
 
 
-def chunked_prefill_size(gpu: GpuModel) -> int:
-    """SGLang's default --chunked-prefill-size on this GPU, in tokens."""
-    return _memory_row(gpu)[1]
+def chunked_prefill_size(gpu: GpuModel, dp: int = 1) -> int:
+    """Tokens of one prefill step of the whole engine, SGLang's default on this GPU.
+
+    SGLang divides its default among attention-DP ranks, which starves wide ones: deployments
+    set 4K (Kimi-K2) to 16K (LMSYS) per rank. Above WIDE_DP ranks the default is per rank here.
+    """
+    return _memory_row(gpu)[1] * (dp if dp > WIDE_DP else 1)
 
 
 def decode_graph_batch(gpu: GpuModel, tp: int) -> int:
@@ -73,7 +77,7 @@ def reserved_bytes(
     10240 above 60 GiB; A = max(chunk, 2048), on decode the tokens of its largest batch.
     Ignores: the extra of multimodal models and of DeepEP decode graphs.
     """
-    chunk = chunk or chunked_prefill_size(gpu)
+    chunk = (chunk or chunked_prefill_size(gpu, parallelism.dp)) // parallelism.dp
     batch = graph_batch or decode_graph_batch(gpu, parallelism.tp)
     activation = max(batch * verify_tokens if role == "decode" else chunk, 2048)
     mib = 512 + 1.5 * activation + 128 * parallelism.num_gpus

@@ -16,6 +16,7 @@ from pdctl.perf_model.efficiencies import (
 from pdctl.perf_model.rates import Rates
 from pdctl.perf_model.records import Parallelism
 from pdctl.perf_model.shards import Shard
+from pdctl.perf_model.steps import smooth_max
 
 
 class PrefillCost(NamedTuple):
@@ -29,23 +30,32 @@ class PrefillCost(NamedTuple):
 
 
 def prefill_cost(
-    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism, moved: Cost, *, eager: bool
+    llm: Llm,
+    part: Shard,
+    rates: Rates,
+    parallelism: Parallelism,
+    moved: Cost,
+    *,
+    eager: bool,
+    overlap: bool = False,
 ) -> PrefillCost:
     """What a prefill step over all layers of the LLM costs one engine.
+
+    overlap: two half batches, one computing while the other communicates.
 
     Source: 2 FLOPs per active parameter and token, 4·L·h·d per query-key pair (Mooncake,
     FAST'25, eq. 1; facts of each rate in efficiencies.py).
     Ignores: the head (one row per prompt), padding to graph sizes, quantisation kernels.
     """
     launch = launch_s(llm)
+    compute_s = gemm_s(llm, part, rates, parallelism) + _window_s(llm, rates, parallelism)
+    moved_s = moved.token_s
+    weights = part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes
     return PrefillCost(
         base_s=PREFILL_STEP_S + PREFILL_LAYER_S * llm.num_layers + moved.step_s,
-        token_s=gemm_s(llm, part, rates, parallelism)
-        + _window_s(llm, rates, parallelism)
-        + moved.token_s,
+        token_s=smooth_max(compute_s, moved_s) if overlap else compute_s + moved_s,
         pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
-        weight_s=(part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes)
-        / rates.memory,
+        weight_s=weights / rates.memory,
         floor_s=launch if eager else 0.0,
     )
 

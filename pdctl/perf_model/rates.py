@@ -8,8 +8,9 @@ from pdctl.perf_model.efficiencies import EFFICIENCIES, attention_kernel, genera
 
 @dataclass(frozen=True)
 class Rates:
-    """FLOP/s of dense and grouped matrix products and of prefill attention, bytes/s of memory.
+    """FLOP/s of dense and grouped matrix products and of prefill attention.
 
+    memory, kv: bytes/s of weights streamed and of KV read by decode attention.
     latency_s: decode attention per token of one sequence and layer.
     """
 
@@ -17,6 +18,7 @@ class Rates:
     experts: float
     attention: float
     memory: float
+    kv: float
     latency_s: float
 
 
@@ -38,6 +40,7 @@ def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
         else gpu.bf16_flops * share.experts_bf16,
         attention=gpu.bf16_flops * share.attention * kernel.prefill,
         memory=gpu.bandwidth_bytes_per_s * share.memory,
+        kv=gpu.bandwidth_bytes_per_s * kernel.decode_memory,
         latency_s=kernel.decode_latency_s,
     )
 

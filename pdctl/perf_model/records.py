@@ -93,28 +93,42 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """What calibration found: factors on roofline coefficients and how well they hold.
+
+    residuals: (fitted − measured) / measured, by measurement. left_out_error: the median
+    relative error on a measurement when it is left out of the fit.
+    """
+
+    factors: Mapping[str, float]
+    residuals: tuple[float, ...]
+    left_out_error: float
+
+
+@dataclass(frozen=True)
 class Profile:
     """Measured step times as factors on the roofline's coefficients.
 
     factors: by StepTimes field; 1.15 means 15 % slower than the roofline has it. As factors
     they carry over to another LLM of the family and to other parallelisms.
-    error: median relative error of a measurement left out of the fit.
+    coefficients: the fitted seconds themselves, of the LLM and parallelism measured, to read.
     """
 
-    id: str
+    id: str  # the file's name without .json
     gpu: str
-    family: str  # the LLM's architecture
-    engine: str  # "sglang 0.5.15"
-    attention_backend: str | None
+    family: str  # "dense-gqa", "moe-gqa", "moe-mla": see profiles.family
+    architecture: str
     llm: str  # the one measured
+    engine: str  # "sglang 0.5.15"
+    attention_backend: str
     parallelism: Parallelism
-    role: Role
     date: str
     command: str
     factors: Mapping[str, float]
-    error: float
-    measurements: tuple[Measurement, ...] = ()
-    residuals: tuple[float, ...] = ()  # (fitted − measured) / measured, by measurement
+    coefficients: Mapping[str, float]
+    left_out_error: float
+    measurements: tuple[Measurement, ...]
+    residuals: tuple[float, ...]
 
     def scaled(self, times: StepTimes) -> StepTimes:
         """Roofline times with this profile's factors applied."""

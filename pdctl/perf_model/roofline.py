@@ -25,6 +25,7 @@ def step_times(
     prefill_graphs: bool = True,
     decode_graphs: bool = True,
     graph_batch: int | None = None,
+    two_batch_overlap: bool = False,
 ) -> StepTimes:
     """How long do the steps of one engine take?
 
@@ -32,7 +33,8 @@ def step_times(
     link: what KV travels over; by default the one between two engines of this cluster.
     verify_tokens: of speculative decoding, per request and step.
     prefill_graphs: False for the prefill engine of SGLang 0.5.15 and before, which runs eager.
-    graph_batch: largest batch with a decode graph; by default SGLang's for this GPU.
+    graph_batch: largest batch of a rank with a decode graph; by default SGLang's for this GPU.
+    two_batch_overlap: SGLang's flag of that name: communication hides behind computation.
 
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     Source: docs/equations.md; constants in efficiencies.py, collectives.py and transfer.py.
@@ -45,7 +47,15 @@ def step_times(
     low_latency = collectives(llm, cluster, parallelism, normal=role != "decode")
     normal = collectives(llm, cluster, parallelism, normal=True)
     prefill = _one_stage(
-        prefill_cost(llm, part, per_gpu, parallelism, normal, eager=not prefill_graphs),
+        prefill_cost(
+            llm,
+            part,
+            per_gpu,
+            parallelism,
+            normal,
+            eager=not prefill_graphs,
+            overlap=two_batch_overlap,
+        ),
         parallelism.pp,
         handover.token_s,
     )
@@ -59,6 +69,7 @@ def step_times(
         verify_tokens=verify_tokens,
         kv_dtype_bytes=kv_dtype_bytes,
     )
+    captured = graph_batch or decode_graph_batch(cluster.gpu, parallelism.tp)
     route = link or link_between_engines(cluster, parallelism)
     share = _expert_share(llm)
     times = StepTimes(
@@ -75,9 +86,7 @@ def step_times(
         decode_context_s=decode.context_s,
         decode_compute_s=decode.compute_s,
         decode_eager_s=launch_s(llm),
-        decode_graph_batch=(graph_batch or decode_graph_batch(cluster.gpu, parallelism.tp))
-        if decode_graphs
-        else 0,
+        decode_graph_batch=parallelism.dp * captured if decode_graphs else 0,
         transfer_base_s=route.base_s,
         transfer_token_s=kv_token_s(llm, parallelism, route, kv_dtype_bytes),
         expert_share=1 - (1 - share) ** (verify_tokens / parallelism.pp),
