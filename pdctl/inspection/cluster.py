@@ -21,6 +21,7 @@ _DESCRIPTION = re.compile(
     r"(?:(?P<first>\d+)\s*[x×*]\s*)?(?:(?P<second>\d+)\s*[x×*]\s*)?(?P<name>[^:]*?)(?P<rest>:.*)?",
     re.IGNORECASE,
 )
+_NAME = re.compile(r"\d*[a-z]|\d{3}", re.IGNORECASE)
 _RDMA = re.compile(r"rdma(\d+(?:\.\d+)?)(?:g|gb|gbps|gb/s)?", re.IGNORECASE)
 _MOST_PER_NODE = 1024
 _MOST_NODES = 10_000
@@ -34,8 +35,10 @@ def parse_gpus(text: str) -> Cluster:
     Raises InvalidInput for anything else, naming the part that is wrong.
     """
     match = _DESCRIPTION.fullmatch(text.strip()) if len(text) <= 200 else None
-    if match is None or not match["name"] or match["name"].startswith("-"):
-        raise InvalidInput(f"--gpus {text[:60]!r} does not describe GPUs.", hint=_EXAMPLES)
+    if match is None or not _NAME.match(match["name"]):
+        raise InvalidInput(
+            f"--gpus {text[:60]!r} does not say how many GPUs of which type.", hint=_EXAMPLES
+        )
     numbers = [int(n[:9]) for n in (match["first"], match["second"]) if n is not None]
     per_node = _within(numbers[-1] if numbers else 1, _MOST_PER_NODE, "GPUs per node", text)
     nodes = _within(numbers[0] if len(numbers) == 2 else 1, _MOST_NODES, "nodes", text)
@@ -69,9 +72,7 @@ def detect_cluster(
 
 def _within(number: int, most: int, what: str, text: str) -> int:
     if not 1 <= number <= most:
-        raise InvalidInput(
-            f"--gpus {text[:60]!r}: {what} must be 1 to {most}, not {number}.", hint=_EXAMPLES
-        )
+        raise InvalidInput(f"--gpus {text[:60]!r}: {what} must be 1 to {most:,}.", hint=_EXAMPLES)
     return number
 
 
