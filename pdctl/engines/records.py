@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pdctl.deployment.records import ProcessRole
+from pdctl.deployment.records import ProcessRole, ProcessSpec
 
 Phase = Literal[
     "starting", "loading", "registering", "serving", "draining", "stopped", "backoff", "failed"
 ]
+Failure = Literal["engine_failed", "not_ready"]
 FleetPhase = Literal["starting", "serving", "degraded", "stopping", "stopped", "failed"]
 
 
@@ -50,3 +51,33 @@ class FleetState:
     processes: tuple[ProcessState, ...]
     first_request_ttft_s: float | None = None
     ready_after_s: float | None = None
+    run_id: str = ""  # value of PDCTL_RUN in the environment of every process of this run
+    failure: Failure | None = None
+    failed_process: str = ""  # whose log tells why
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a supervisor is to run: the content of launch.json, written by commands."""
+
+    run_id: str
+    boot_id: str
+    name: str
+    layout: str
+    model: str
+    endpoint: str
+    detached: bool
+    cwd: str
+    launched_at: float  # Unix seconds
+    ready_timeout_s: float
+    specs: tuple[ProcessSpec, ...]  # router first
+
+
+@dataclass(frozen=True)
+class Event:
+    """One decision or observation of a supervisor: a line of events.jsonl."""
+
+    at: float  # Unix seconds
+    event: str  # "start", "crash", "register", ...
+    process: str
+    text: str

@@ -1,0 +1,246 @@
+"""The supervisor's process: `python -m pdctl.engines.daemon NAME --lock-fd N`.
+
+SIGTERM stops gracefully (router out first, requests finish, engines end), SIGINT at once.
+"""
+
+import argparse
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pdctl.engines import events, state
+from pdctl.engines.actions import Desired, Limits, Process
+from pdctl.engines.fleet import Fleet, Start
+from pdctl.engines.fleet_state import StartFacts, fleet_detail, fleet_phase, process_state
+from pdctl.engines.on_local import LocalLauncher, create_time
+from pdctl.engines.probes import Probes
+from pdctl.engines.records import Event, FleetState, Launch
+from pdctl.engines.router_client import RouterClient
+from pdctl.errors import PdctlError
+
+BUSY_TURN_S = 0.05
+QUIET_TURN_S = 1.0
+WRITE_AT_LEAST_EVERY_S = 10.0
+WRITE_AT_MOST_EVERY_S = 0.1
+
+
+@dataclass
+class Supervisor:
+    """A fleet, its launch and its files."""
+
+    launch: Launch
+    fleet: Fleet
+    directory: Path
+    started_at: float = field(default_factory=lambda: create_time(os.getpid()) or time.time())
+    written: FleetState | None = None
+    launch_seen: int = 0
+    pending: list[Event] = field(default_factory=list)
+
+    def run(self, wake_fd: int) -> FleetState:
+        """Turn the loop until everything has ended; the last state."""
+        while True:
+            self.fleet.tick()
+            self._follow_launch()
+            if self.fleet.is_over:
+                return self._finish()
+            self._publish(is_over=False)
+            self._sleep(wake_fd)
+
+    def _sleep(self, wake_fd: int) -> None:
+        wait_s = QUIET_TURN_S if self.fleet.is_quiet else BUSY_TURN_S
+        ready, _, _ = select.select([wake_fd], [], [], wait_s)
+        if ready:
+            os.read(wake_fd, 4096)
+
+    def _follow_launch(self) -> None:
+        """Take up what commands asked for since."""
+        try:
+            changed = (self.directory / "launch.json").stat().st_mtime_ns
+        except OSError:
+            return
+        if changed == self.launch_seen:
+            return
+        self.launch_seen = changed
+        launch = state.read_launch(self.launch.name)
+        if launch is None or launch.run_id != self.launch.run_id or launch == self.launch:
+            return
+        self.launch = launch
+        self.fleet.desired = replace(self.fleet.desired, specs=launch.specs)
+        self.fleet.say("desired", "", f"{launch.layout}, {len(launch.specs) - 1} engines")
+
+    def _finish(self) -> FleetState:
+        launcher = self.fleet.launcher
+        left = launcher.sweep() if isinstance(launcher, LocalLauncher) else ()
+        if left:
+            self.fleet.say("sweep", "", f"killed what was left: {', '.join(map(str, left))}")
+        self.fleet.say("over", "", "everything has ended")
+        return self._publish(is_over=True)
+
+    def _publish(self, *, is_over: bool) -> FleetState:
+        """Write state.json when it says something new, and the events."""
+        events.append(self.directory, self.pending)
+        self.pending.clear()
+        now = time.time()
+        current = self._state(now, is_over=is_over)
+        last = self.written
+        if last is None or is_over or self._is_due(current, last, now):
+            self._write(current)
+        return current
+
+    def _is_due(self, current: FleetState, last: FleetState, now: float) -> bool:
+        age_s = now - last.updated_at
+        if current == replace(last, updated_at=current.updated_at):
+            return age_s >= WRITE_AT_LEAST_EVERY_S
+        return age_s >= WRITE_AT_MOST_EVERY_S or current.phase != last.phase
+
+    def _write(self, current: FleetState) -> None:
+        try:
+            state.write_state(current)
+            self.written = current
+        except PdctlError as problem:  # a full disk must not end a serving deployment
+            self.written = replace(current, detail=problem.message)
+
+    def _state(self, now: float, *, is_over: bool) -> FleetState:
+        fleet, launch = self.fleet, self.launch
+        phase = fleet_phase(fleet.desired, fleet.observed(), fleet.failure, is_over=is_over)
+        processes = tuple(
+            process_state(p, self._facts(p), fleet.desired, fleet.failure)
+            for p in fleet.processes.values()
+        )
+        detail = fleet.failure.why if fleet.failure else fleet_detail(phase, processes, launch)
+        return FleetState(
+            name=launch.name,
+            phase=phase,
+            detail=detail,
+            boot_id=launch.boot_id,
+            supervisor_pid=os.getpid(),
+            supervisor_started_at=self.started_at,
+            updated_at=now,
+            detached=launch.detached,
+            endpoint=launch.endpoint,
+            layout=launch.layout,
+            model=launch.model,
+            processes=processes,
+            first_request_ttft_s=fleet.first_request_ttft_s,
+            ready_after_s=fleet.ready_after_s,
+            run_id=launch.run_id,
+            failure=fleet.failure.failure if fleet.failure else None,
+            failed_process=fleet.failure.name if fleet.failure else "",
+        )
+
+    def _facts(self, process: Process) -> StartFacts:
+        start = self.fleet.starts.get(process.name)
+        if start is None:
+            return StartFacts(restarts=self.fleet.restarts.get(process.name, 0))
+        return StartFacts(
+            pid=start.running.pid,
+            started_at=start.running.started_at,
+            doing=start.phase.text if start.phase else "",
+            progress=start.phase.share if start.phase else None,
+            ready_after_s=start.ready_after_s,
+            restarts=self.fleet.restarts.get(process.name, 0),
+        )
+
+
+def adopt(fleet: Fleet, launcher: LocalLauncher, before: FleetState, launch: Launch) -> None:
+    """Take over what an earlier supervisor of this run left running."""
+    now = fleet.clock()
+    specs = {spec.name: spec for spec in launch.specs}
+    fleet.was_ready = before.ready_after_s is not None
+    fleet.ready_after_s, fleet.first_request_ttft_s = (
+        before.ready_after_s,
+        before.first_request_ttft_s,
+    )
+    for process in before.processes:
+        spec = specs.get(process.name)
+        if spec is None or process.pid is None or process.started_at is None:
+            continue
+        running = launcher.adopt(process.pid, process.started_at)
+        if running is None:
+            continue
+        served = process.phase in ("serving", "draining")
+        fleet.starts[spec.name] = Start(running, now, ready_after_s=process.ready_after_s)
+        fleet.processes[spec.name] = Process(spec=spec, running=True, since=now, served=served)
+        fleet.restarts[spec.name] = process.restarts
+        fleet.say("adopt", spec.name, f"pid {process.pid}")
+
+
+def main() -> None:
+    """Run one deployment until it is stopped."""
+    parser = argparse.ArgumentParser(prog="python -m pdctl.engines.daemon")
+    parser.add_argument("name")
+    parser.add_argument("--lock-fd", type=int, required=True)
+    options = parser.parse_args()
+    os.set_inheritable(options.lock_fd, False)  # engines must not hold the lock
+    launch = state.read_launch(options.name)
+    if launch is None:
+        raise SystemExit(f"nothing to launch in {state.state_dir(options.name)}")
+    wake_fd, write_fd = _wake_pipe()
+    supervisor = _supervisor(launch, wake=lambda: _wake(write_fd))
+    _listen(supervisor.fleet)
+    supervisor.run(wake_fd)
+    os._exit(0)  # a probe may still wait for its deadline
+
+
+def _supervisor(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
+    launcher = LocalLauncher(
+        launch.run_id,
+        cwd=launch.cwd,
+        death_signal=None if launch.detached else signal.SIGKILL,
+    )
+    fleet = Fleet(
+        desired=Desired(launch.specs),
+        launcher=launcher,
+        probes=Probes(wake),
+        router=RouterClient(launch.endpoint),
+        limits=Limits(ready_timeout_s=launch.ready_timeout_s),
+        started_at=time.monotonic(),
+    )
+    supervisor = Supervisor(launch, fleet, state.state_dir(launch.name))
+    fleet.emit = supervisor.pending.append
+    before = state.read_state(launch.name)
+    if before is not None and before.run_id == launch.run_id:
+        adopt(fleet, launcher, before, launch)
+    return supervisor
+
+
+def _listen(fleet: Fleet) -> None:
+    """SIGTERM: stop when requests have finished. SIGINT: stop at once. The rest only wakes."""
+
+    def drain(number: int, frame: object) -> None:
+        if not fleet.desired.stop:
+            fleet.say("stop", "", signal.Signals(number).name)
+            fleet.desired = replace(fleet.desired, stop="drain")
+
+    def now(number: int, frame: object) -> None:
+        fleet.say("stop", "", signal.Signals(number).name)
+        fleet.desired = replace(fleet.desired, stop="now")
+
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGINT, now)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+
+def _wake_pipe() -> tuple[int, int]:
+    """A pipe whose reading end wakes the loop: on signals, on a child's end, on an answer."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    os.set_blocking(write_fd, False)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    return read_fd, write_fd
+
+
+def _wake(write_fd: int) -> None:
+    try:
+        os.write(write_fd, b"\0")
+    except BlockingIOError:
+        return  # it will wake anyway
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""The supervisor's loop body: look, decide, act, publish. Everything it touches comes in."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines import actions, memory, readiness
+from pdctl.engines.actions import Action, Desired, Fail, FirstRequestSeen, Limits, Observed, Process
+from pdctl.engines.log_phases import StartupPhase, read_phases
+from pdctl.engines.on_local import Running
+from pdctl.engines.probes import Asks
+from pdctl.engines.records import Event
+from pdctl.engines.router_client import Listed, RouterClient
+from pdctl.engines.supervisor import all_serving, step
+
+ALIVE_EVERY_S = 15.0
+LISTED_EVERY_S = 5.0
+
+
+class Launcher(Protocol):
+    """Starts and ends processes."""
+
+    def start(self, spec: ProcessSpec) -> Running: ...
+    def is_alive(self, running: Running) -> bool: ...
+    def terminate(self, running: Running) -> None: ...
+    def kill(self, running: Running) -> None: ...
+
+
+@dataclass
+class Start:
+    """What the loop keeps of one start beside its Process record."""
+
+    running: Running
+    launched_at: float
+    log_at: int = 0
+    phase: StartupPhase | None = None
+    ready_after_s: float | None = None
+
+
+@dataclass
+class Fleet:
+    """One deployment as its supervisor holds it."""
+
+    desired: Desired
+    launcher: Launcher
+    probes: Asks
+    router: RouterClient
+    limits: Limits = field(default_factory=Limits)
+    clock: Callable[[], float] = time.monotonic
+    emit: Callable[[Event], None] = lambda event: None
+    processes: dict[str, Process] = field(default_factory=dict)
+    starts: dict[str, Start] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+    started_at: float = 0.0
+    was_ready: bool = False
+    ready_after_s: float | None = None
+    first_request: FirstRequestSeen = FirstRequestSeen()
+    first_request_ttft_s: float | None = None
+    failure: Fail | None = None
+
+    def observed(self) -> Observed:
+        """The sight `step` decides on."""
+        return Observed(dict(self.processes), self.started_at, self.was_ready, self.first_request)
+
+    def tick(self) -> None:
+        """One turn of the loop."""
+        now = self.clock()
+        self.probes.take_answers()
+        self._look_for_ends(now)
+        self._read_logs()
+        for action in step(self.desired, self.observed(), now, self.limits):
+            self._act(action, now)
+        self._ask(now)
+
+    @property
+    def is_over(self) -> bool:
+        """Everything was to stop and nothing runs."""
+        return bool(self.desired.stop) and not any(p.running for p in self.processes.values())
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is on its way: the loop may turn slowly."""
+        if not self.was_ready or self.desired.stop:
+            return False
+        return all_serving(self.desired, self.observed()) and len(self.processes) == len(
+            self.desired.specs
+        )
+
+    def say(self, event: str, process: str, text: str) -> None:
+        """One line of the event log."""
+        self.emit(Event(at=round(time.time(), 3), event=event, process=process, text=text))
+
+    # look
+
+    def _look_for_ends(self, now: float) -> None:
+        for name, process in tuple(self.processes.items()):
+            start = self.starts.get(name)
+            if not process.running or start is None or self.launcher.is_alive(start.running):
+                continue
+            code = start.running.exit_code
+            after = memory.ended(process, code, now, self.limits)
+            self.processes[name] = after
+            crashed = len(after.crashes) > len(process.crashes) or len(after.crashes) == 1
+            asked = process.terminate_sent is not None or bool(self.desired.stop)
+            self.say("ended" if asked or not crashed else "crash", name, f"exit code {code}")
+            if process.is_router:
+                self._each(memory.router_lost)
+
+    def _each(self, change: Callable[[Process], Process]) -> None:
+        self.processes = {name: change(process) for name, process in self.processes.items()}
+
+    def _read_logs(self) -> None:
+        for name, start in self.starts.items():
+            process = self.processes[name]
+            if process.running and not process.ready and not process.is_router:
+                text, start.log_at = _read_from(process.spec.log, start.log_at)
+                start.phase = read_phases(start.phase, text) if text else start.phase
+
+    # ask
+
+    def _ask(self, now: float) -> None:
+        for name, process in self.processes.items():
+            if process.running and process.terminate_sent is None:
+                self._ask_process(name, process, now)
+        if any(p.is_router and p.running and p.ready for p in self.processes.values()):
+            every_s = LISTED_EVERY_S if self.is_quiet else 0.1
+            self.probes.ask(
+                ("workers",), self.router.workers, self._fold_workers, now=now, every_s=every_s
+            )
+
+    def _ask_process(self, name: str, process: Process, now: float) -> None:
+        start, spec = self.starts[name], process.spec
+        key = (name, str(start.running.pid))
+        if not process.ready:
+            # a start of minutes is not asked twenty times a second
+            every_s = min(max((now - start.launched_at) / 60, 0.05), 0.5)
+            check = self._check_router if process.is_router else lambda: readiness.check(spec)
+            then = self._fold(name, start, self._fold_check)
+            self.probes.ask(("check", *key), check, then, now=now, every_s=every_s)
+        elif process.deregister_sent is not None and process.listed is None:
+            then = self._fold(name, start, self._fold_drained)
+            num = lambda: readiness.num_requests(spec)  # noqa: E731
+            self.probes.ask(("drained", *key), num, then, now=now, every_s=0.25)
+        else:
+            every_s = ALIVE_EVERY_S if process.unanswered_since is None else 5.0
+            then = self._fold(name, start, self._fold_alive)
+            alive = self.router.is_alive if process.is_router else lambda: readiness.is_alive(spec)
+            self.probes.ask(("alive", *key), alive, then, now=now, every_s=every_s)
+
+    def _check_router(self) -> readiness.Readiness:
+        return readiness.Readiness(self.router.is_alive())
+
+    def _fold(
+        self, name: str, start: Start, fold: Callable[[str, "object"], None]
+    ) -> Callable[[object], None]:
+        """Only answers about the start that was asked about count."""
+
+        def then(answer: object) -> None:
+            process = self.processes.get(name)
+            if self.starts.get(name) is start and process is not None and process.running:
+                fold(name, answer)
+
+        return then
+
+    def _fold_check(self, name: str, answer: object) -> None:
+        assert isinstance(answer, readiness.Readiness)
+        now = self.clock()
+        process = memory.checked(self.processes[name], answer, now)
+        if answer.is_ready:
+            self.starts[name].ready_after_s = now - self.starts[name].launched_at
+            self.say("ready", name, f"after {now - self.starts[name].launched_at:.2f} s")
+        self.processes[name] = memory.serving(process, now)
+
+    def _fold_alive(self, name: str, answer: object) -> None:
+        self.processes[name] = memory.answered(self.processes[name], bool(answer), self.clock())
+
+    def _fold_drained(self, name: str, answer: object) -> None:
+        self.processes[name] = replace(self.processes[name], drained=answer == 0)
+
+    def _fold_workers(self, rows: tuple[Listed, ...] | None) -> None:
+        if rows is None:
+            return
+        by_url = {row.url: row for row in rows}
+        now = self.clock()
+        for name, process in self.processes.items():
+            if process.is_router:
+                continue
+            after = memory.listed(process, by_url.get(process.spec.url), now)
+            if after.is_serving and not process.is_serving:
+                self.say("serving", name, "listed by the router as healthy")
+            self.processes[name] = after
+
+    def _fold_first_request(self, answer: readiness.FirstRequest) -> None:
+        tries = self.first_request.tries
+        if answer.ttft_s is None:
+            self.first_request = FirstRequestSeen("failed", tries, answer.detail)
+            self.say("first_request", "", f"failed: {answer.detail}")
+            return
+        self.first_request = FirstRequestSeen("passed", tries)
+        self.first_request_ttft_s = answer.ttft_s
+        self.was_ready = True
+        self.ready_after_s = self.clock() - self.started_at
+        self.say("serving", "", f"all serve after {self.ready_after_s:.2f} s")
+
+    # act
+
+    def _act(self, action: Action, now: float) -> None:
+        name = getattr(action, "name", "")
+        if isinstance(action, actions.Start):
+            self._start(action.spec, now)
+        elif isinstance(action, actions.SendFirstRequest):
+            self._send_first_request(now)
+        elif isinstance(action, Fail):
+            self.failure = action
+            self.desired = replace(self.desired, stop="drain")
+        elif isinstance(action, actions.Forget):
+            del self.processes[name]
+            self.starts.pop(name, None)
+        else:
+            self._act_on(action, self.processes[name], now)
+        if not isinstance(action, actions.Start):
+            self.say(type(action).__name__.lower(), name, action.why)
+
+    def _act_on(self, action: Action, process: Process, now: float) -> None:
+        name, spec = process.name, process.spec
+        if isinstance(action, actions.Terminate):
+            self.launcher.terminate(self.starts[name].running)
+            self.processes[name] = replace(process, terminate_sent=now)
+        elif isinstance(action, actions.Kill):
+            self.launcher.kill(self.starts[name].running)
+            self.processes[name] = replace(process, kill_sent=True)
+        elif isinstance(action, actions.GiveUp):
+            self.processes[name] = replace(process, given_up=action.why)
+        elif isinstance(action, actions.Register):
+            self.processes[name] = replace(process, register_sent=now, deregister_sent=None)
+            add = lambda: self.router.add(spec.url, spec.role, spec.bootstrap_port)  # noqa: E731
+            self.probes.ask(("add", name, str(now)), add, _ignore, now=now, every_s=0.0)
+        elif isinstance(action, actions.Deregister):
+            self.processes[name] = replace(process, deregister_sent=now, register_sent=None)
+            remove = lambda: self.router.remove(spec.url)  # noqa: E731
+            self.probes.ask(("remove", name, str(now)), remove, _ignore, now=now, every_s=0.0)
+
+    def _start(self, spec: ProcessSpec, now: float) -> None:
+        before = self.processes.get(spec.name)
+        if before is not None and before.spec == spec:
+            self.restarts[spec.name] = self.restarts.get(spec.name, 0) + 1
+        try:
+            running = self.launcher.start(spec)
+        except OSError as problem:
+            self.processes[spec.name] = memory.not_started(spec, before, str(problem), now)
+            self.say("crash", spec.name, f"could not be started: {problem}")
+            return
+        self.starts[spec.name] = Start(running, now, log_at=running.log_offset)
+        self.processes[spec.name] = memory.started(spec, before, now)
+        self.say("start", spec.name, f"pid {running.pid}")
+
+    def _send_first_request(self, now: float) -> None:
+        self.first_request = FirstRequestSeen("sent", self.first_request.tries + 1)
+        send = lambda: readiness.send_first_request(self.router.url)  # noqa: E731
+        key = ("first_request", str(self.first_request.tries))
+        self.probes.ask(key, send, self._fold_first_request, now=now, every_s=0.0)
+
+
+def _read_from(log: Path, offset: int) -> tuple[str, int]:
+    """What was added to a log since a byte, at most 256 KiB; and where it ends."""
+    try:
+        with log.open("rb") as file:
+            file.seek(offset)
+            added = file.read(1 << 18)
+    except OSError:
+        return "", offset
+    return added.decode("utf-8", errors="replace"), offset + len(added)
+
+
+def _ignore(answer: object) -> None:
+    """The router's list says what came of it."""

@@ -1,0 +1,103 @@
+"""What the supervisor publishes of a deployment: pure."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pdctl.engines.actions import Desired, Fail, Observed, Process
+from pdctl.engines.records import FleetPhase, Launch, Phase, ProcessState
+from pdctl.engines.supervisor import all_serving, backoff_s
+
+
+@dataclass(frozen=True)
+class StartFacts:
+    """What only the loop knows of a process. progress: 0..1 of what `doing` names."""
+
+    pid: int | None = None
+    started_at: float | None = None  # Unix seconds
+    doing: str = ""
+    progress: float | None = None
+    ready_after_s: float | None = None
+    restarts: int = 0
+
+
+def process_state(
+    process: Process, facts: StartFacts, desired: Desired, failure: Fail | None
+) -> ProcessState:
+    """One process as commands see it."""
+    phase = process_phase(process, facts, desired, failure)
+    return ProcessState(
+        name=process.name,
+        role=process.spec.role,
+        url=process.spec.url,
+        phase=phase,
+        pid=facts.pid if process.running else None,
+        started_at=facts.started_at,
+        detail=_detail(process, facts, phase, failure),
+        progress=facts.progress if phase == "loading" else None,
+        ready_after_s=facts.ready_after_s,
+        restarts=facts.restarts,
+        exit_code=process.exit_code,
+        gpus=process.spec.gpus,
+        bootstrap_port=process.spec.bootstrap_port,
+        metrics_port=process.spec.metrics_port,
+        log=str(process.spec.log),
+    )
+
+
+def process_phase(
+    process: Process, facts: StartFacts, desired: Desired, failure: Fail | None
+) -> Phase:
+    """The one word for what a process is doing."""
+    if not process.running:
+        return _phase_of_ended(process, desired, failure)
+    if process.terminate_sent is not None or process.deregister_sent is not None:
+        return "draining"
+    if process.is_serving:
+        return "serving"
+    if process.ready:
+        return "registering"
+    return "loading" if facts.doing else "starting"
+
+
+def _phase_of_ended(process: Process, desired: Desired, failure: Fail | None) -> Phase:
+    if process.given_up or (failure is not None and failure.name == process.name):
+        return "failed"
+    if desired.stop or not process.crashes:
+        return "stopped"
+    return "backoff"
+
+
+def _detail(process: Process, facts: StartFacts, phase: Phase, failure: Fail | None) -> str:
+    if failure is not None and failure.name == process.name:
+        return failure.why
+    if phase == "failed":
+        return process.given_up
+    if phase == "backoff":
+        how = "" if process.exit_code is None else f" (exit code {process.exit_code})"
+        return f"ended{how}, starts again {backoff_s(process):.0f} s after"
+    if phase in ("loading", "starting"):
+        return process.detail or facts.doing
+    return "no answer" if phase == "serving" and process.unanswered_since else ""
+
+
+def fleet_phase(
+    desired: Desired, observed: Observed, failure: Fail | None, *, is_over: bool
+) -> FleetPhase:
+    """The one word for the whole deployment."""
+    ended: Literal["failed", "stopped"] = "failed" if failure else "stopped"
+    if is_over:
+        return ended
+    if desired.stop:
+        return "stopping"
+    if not observed.was_ready:
+        return "starting"
+    return "serving" if all_serving(desired, observed) else "degraded"
+
+
+def fleet_detail(phase: FleetPhase, processes: tuple[ProcessState, ...], launch: Launch) -> str:
+    """A sentence beside the phase; "" where the phase says it all."""
+    if phase != "degraded":
+        return ""
+    wanted = {spec.name for spec in launch.specs}
+    out = [p for p in processes if p.phase != "serving" and p.name in wanted]
+    return ", ".join(f"{p.name} {p.phase}" for p in out)

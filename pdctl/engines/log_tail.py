@@ -1,0 +1,55 @@
+"""What a log says about a failure: its earliest telling line and its last lines."""
+
+import re
+from pathlib import Path
+
+MAX_READ_BYTES = 4 << 20
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# what went wrong, as people search for it; the earliest line that matches any is the cause
+_TELLING = re.compile(
+    r"out of memory|OutOfMemory|Not enough memory|No space left|Cannot allocate memory"
+    r"|address already in use|Address already in use|port .* is not available"
+    r"|ModuleNotFoundError|No module named|ImportError|cannot open shared object"
+    r"|unrecognized arguments|ambiguous option|invalid choice|the following arguments are required"
+    r"|pdctl: cannot run|command not found|Permission denied|No such file or directory"
+    r"|NIXL_ERR|Failed to initialize mooncake|Mooncake.*failed|No available RNIC"
+    r"|Repository Not Found|does not appear to have a file named config.json|OSError:"
+    r"|^\w*(?:\.\w+)*(?:Error|Exception|Interrupt): |panicked at|PanicException|Segmentation fault"
+    r"|\bKilled\b|died during initialization|CUDA error|no kernel image|insufficient driver"
+)
+# looks like one and is said on every healthy start
+_HARMLESS = re.compile(
+    r"Ignore import error|Warning|WARNING|\bWARN\b|Proceeding without|falling back|fallback"
+    r"|RLIMIT_NOFILE|disabled: |server_args=|No RDMA devices found|is not available \(No module"
+    r"|Failed to load generation config"
+)
+
+
+def plain(text: str) -> str:
+    """`text` without colour codes; the last state of a line drawn over and over."""
+    return _ANSI.sub("", text)
+
+
+def read_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
+    """The lines of a log from a byte on, at most the last 4 MiB; none if there is no log."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(offset if offset <= size else 0, size - MAX_READ_BYTES))
+            text = file.read(MAX_READ_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return ()
+    return tuple(line.rsplit("\r", 1)[-1] for line in plain(text).split("\n") if line.strip())
+
+
+def telling_line(lines: tuple[str, ...]) -> str:
+    """The earliest line that says what went wrong; the last line if none does; "" of no lines."""
+    for line in lines:
+        if _TELLING.search(line) and not _HARMLESS.search(line):
+            return line.strip()
+    return lines[-1].strip() if lines else ""
+
+
+def last_lines(lines: tuple[str, ...], num: int = 20) -> tuple[str, ...]:
+    """The end of a log, long lines cut."""
+    return tuple(line[:400] for line in lines[-num:])

@@ -1,0 +1,80 @@
+"""How the record of a process changes with what happens to it: pure."""
+
+from dataclasses import replace
+
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.actions import Limits, Process
+from pdctl.engines.readiness import Readiness
+from pdctl.engines.router_client import Listed
+from pdctl.engines.supervisor import remember_crash
+
+
+def started(spec: ProcessSpec, before: Process | None, now: float) -> Process:
+    """A new start; crashes and having served are remembered of the same spec."""
+    if before is None or before.spec != spec:
+        return Process(spec=spec, running=True, since=now)
+    return Process(
+        spec=spec,
+        running=True,
+        since=now,
+        served=before.served,
+        crashes=before.crashes,
+        listed=before.listed,
+    )
+
+
+def ended(process: Process, exit_code: int | None, now: float, limits: Limits) -> Process:
+    """It is gone. A crash, unless it was asked to end."""
+    asked = process.terminate_sent is not None
+    return Process(
+        spec=process.spec,
+        running=False,
+        since=now,
+        exit_code=exit_code,
+        served=process.served,
+        crashes=process.crashes if asked else remember_crash(process, now, limits),
+        given_up=process.given_up,
+        listed=process.listed,
+        detail=process.detail,
+    )
+
+
+def not_started(spec: ProcessSpec, before: Process | None, why: str, now: float) -> Process:
+    """It could not even be started; counts as a crash."""
+    crashes = before.crashes if before is not None and before.spec == spec else ()
+    return Process(spec=spec, running=False, since=now, crashes=(*crashes, now), detail=why)
+
+
+def checked(process: Process, answer: Readiness, now: float) -> Process:
+    """After a readiness check."""
+    wrong_since = (process.wrong_since or now) if answer.is_wrong else None
+    detail = answer.detail or process.detail
+    return replace(process, ready=answer.is_ready, wrong_since=wrong_since, detail=detail)
+
+
+def answered(process: Process, is_alive: bool, now: float) -> Process:
+    """After a sign of life, or the lack of one."""
+    since = None if is_alive else (process.unanswered_since or now)
+    return replace(process, unanswered_since=since)
+
+
+def listed(process: Process, row: Listed | None, now: float) -> Process:
+    """After the router was asked what it lists."""
+    after = replace(process, listed=row)
+    return serving(after, now)
+
+
+def serving(process: Process, now: float) -> Process:
+    """Remember that it serves, and since when."""
+    if not process.is_serving:
+        return replace(process, serving_since=None)
+    return replace(process, served=True, serving_since=process.serving_since or now, detail="")
+
+
+def router_lost(process: Process) -> Process:
+    """The router ended: whatever it knew of this engine is gone."""
+    if process.is_router:
+        return process
+    return replace(
+        process, listed=None, register_sent=None, deregister_sent=None, serving_since=None
+    )

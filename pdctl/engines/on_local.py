@@ -1,0 +1,170 @@
+"""Processes on this machine: started in a session of their own, adopted again, stopped whole."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from pdctl.deployment.records import ProcessSpec
+
+MARKER = "PDCTL_RUN"
+_SHIM = Path(__file__).with_name("exec_shim.py")
+# setproctitle would write over the environment that the marker is read from
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
+
+
+@dataclass
+class Running:
+    """A process that was started or adopted. child: None when another supervisor started it."""
+
+    pid: int
+    started_at: float  # Unix seconds, psutil's create_time
+    log_offset: int
+    child: subprocess.Popen[bytes] | None = None
+    exit_code: int | None = field(default=None)
+
+
+class LocalLauncher:
+    """Starts and ends the processes of one run. Used from the main thread only.
+
+    death_signal: what the kernel sends a process when this one dies; None: it lives on.
+    """
+
+    def __init__(self, run_id: str, *, cwd: str, death_signal: int | None) -> None:
+        self._run_id = run_id
+        self._cwd = cwd
+        self._death_signal = death_signal or 0
+
+    def start(self, spec: ProcessSpec) -> Running:
+        """Start it; a program that cannot be run exits with 127 and says so in its log."""
+        offset = _open_log(spec)
+        shim = (sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(self._death_signal))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        log = os.open(spec.log, flags, 0o600)
+        try:
+            child = subprocess.Popen(
+                (*shim, *spec.argv),
+                cwd=self._cwd if Path(self._cwd).is_dir() else "/",
+                env={**os.environ, **_ENVIRONMENT, **spec.env, MARKER: self._run_id},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+        return Running(child.pid, create_time(child.pid) or time.time(), offset, child)
+
+    def adopt(self, pid: int, started_at: float) -> Running | None:
+        """A process of this run that an earlier supervisor started; None if it is gone."""
+        if not is_same_process(pid, started_at, self._run_id):
+            return None
+        return Running(pid, started_at, log_offset=0)
+
+    def is_alive(self, running: Running) -> bool:
+        """Whether it runs; what it left behind in its group is killed when it does not."""
+        if running.child is None:
+            return is_same_process(running.pid, running.started_at, self._run_id)
+        if running.exit_code is not None:
+            return False
+        ended = os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return True
+        # not reaped yet, so the group's number cannot belong to anyone else
+        _signal_group(running.pid, signal.SIGKILL)
+        running.exit_code = running.child.wait()
+        return False
+
+    def terminate(self, running: Running) -> None:
+        """Ask it to finish. The leader alone: SIGTERM kills an engine's schedulers mid-request."""
+        if self.is_alive(running):
+            _signal(running.pid, signal.SIGTERM)
+            _signal(running.pid, signal.SIGCONT)
+
+    def kill(self, running: Running) -> None:
+        """End it and its whole group at once."""
+        if self.is_alive(running):
+            _signal_group(running.pid, signal.SIGKILL)
+
+    def sweep(self) -> tuple[int, ...]:
+        """Kill every process that carries this run's marker; the numbers of those found."""
+        return sweep(self._run_id)
+
+
+def create_time(pid: int) -> float | None:
+    """When a process started, Unix seconds; None if there is none."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def is_same_process(pid: int, started_at: float, run_id: str) -> bool:
+    """Whether `pid` is still the process it was, not a later one of the same number.
+
+    The marker decides where the clock was set meanwhile and the times differ.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return abs(process.create_time() - started_at) < 1.0 or has_marker(pid, run_id)
+    except psutil.Error:
+        return False
+
+
+def has_marker(pid: int, run_id: str) -> bool:
+    """Whether a process was started by the run, itself or by one of its processes."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    return bool(run_id) and f"{MARKER}={run_id}".encode() in environment.split(b"\0")
+
+
+def marked(run_id: str) -> tuple[int, ...]:
+    """The processes that carry the marker of a run, this one aside."""
+    pids = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())
+    return tuple(pid for pid in pids if pid != os.getpid() and has_marker(pid, run_id))
+
+
+def sweep(run_id: str, *, within_s: float = 5.0) -> tuple[int, ...]:
+    """Kill everything a run left behind, and what that starts meanwhile."""
+    killed: list[int] = []
+    deadline = time.monotonic() + within_s
+    while (found := marked(run_id)) and time.monotonic() < deadline:
+        for pid in found:
+            _signal(pid, signal.SIGKILL)
+        killed.extend(pid for pid in found if pid not in killed)
+        time.sleep(0.02)
+    return tuple(killed)
+
+
+def _open_log(spec: ProcessSpec) -> int:
+    """Begin this start's part of the log; the byte where it begins."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    with os.fdopen(os.open(spec.log, flags, 0o600), "ab") as file:
+        offset = file.seek(0, os.SEEK_END)
+        file.write(f"# pdctl {stamp} {shlex.join(spec.argv)}\n".encode())
+    return offset
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return

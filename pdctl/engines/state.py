@@ -1,0 +1,199 @@
+"""The state directory of a deployment: what commands and the supervisor tell each other.
+
+desired.yaml   the deployment the user chose            written by commands
+launch.json    the processes it comes to                written by commands
+state.json     what runs                                written by the supervisor
+events.jsonl   every decision                           appended by the supervisor
+lock           held by the supervisor as long as it lives
+logs/          one file per process
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+
+from pdctl.engines import state_json
+from pdctl.engines.records import FleetState, Launch
+from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
+
+HOME_VARIABLE = "PDCTL_STATE_HOME"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FILES = ("state.json", "launch.json")
+
+
+def state_home() -> Path:
+    """Where all deployments of this user are kept."""
+    if chosen := os.environ.get(HOME_VARIABLE):
+        return Path(chosen)
+    from platformdirs import user_state_path
+
+    return user_state_path("pdctl")
+
+
+def state_dir(name: str) -> Path:
+    """The directory of one deployment, which may not exist. Raises InvalidInput on a bad name."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise InvalidInput(
+            f"{name!r} is not a name for a deployment.",
+            hint="--name with letters, digits, '.', '_' and '-', beginning with a letter or digit",
+            code="bad_name",
+        )
+    return state_home() / name
+
+
+def make_state_dir(name: str) -> Path:
+    """The directory, made private to this user. Raises EnvironmentProblem where it cannot be."""
+    path = state_dir(name)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_foreign(path)
+        path.chmod(0o700)
+        logs = path / "logs"
+        logs.mkdir(exist_ok=True, mode=0o700)
+        _refuse_foreign(logs)
+    except OSError as problem:
+        raise _unwritable(path, problem) from problem
+    return path
+
+
+def write_state(state: FleetState) -> None:
+    """Replace state.json: a reader sees the old one or the new one, whole."""
+    write_private(state_dir(state.name) / "state.json", state_json.to_json(state))
+
+
+def read_state(name: str) -> FleetState | None:
+    """What the supervisor last wrote; None if there is nothing, or the machine rebooted since.
+
+    The state of a rebooted machine is cleared. Raises StateConflict if the file is unreadable.
+    """
+    text = _read(name, "state.json")
+    if text is None:
+        return None
+    try:
+        state = state_json.fleet_state(text)
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise StateConflict(
+            f"{state_dir(name) / 'state.json'} is not readable ({problem}).",
+            hint=f"pdctl down {name}",
+            code="bad_state",
+        ) from problem
+    if state.boot_id != boot_id():
+        clear_state(name)
+        return None
+    return state
+
+
+def write_launch(launch: Launch) -> None:
+    """Replace launch.json; the supervisor follows it."""
+    write_private(state_dir(launch.name) / "launch.json", state_json.to_json(launch))
+
+
+def read_launch(name: str) -> Launch | None:
+    """What was last asked to run; None if nothing, or on an earlier boot, or it is unreadable."""
+    text = _read(name, "launch.json")
+    try:
+        launch = state_json.launch(text) if text else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return launch if launch and launch.boot_id == boot_id() else None
+
+
+def clear_state(name: str) -> None:
+    """Forget what ran; the logs stay until the next `up` of this name."""
+    for file in _FILES:
+        (state_dir(name) / file).unlink(missing_ok=True)
+
+
+def forget(name: str) -> None:
+    """Remove everything of a deployment that does not run, its logs included."""
+    shutil.rmtree(state_dir(name), ignore_errors=True)
+
+
+def list_names() -> tuple[str, ...]:
+    """The deployments with a state, running or not."""
+    home = state_home()
+    if not home.is_dir():
+        return ()
+    named = (p.name for p in home.iterdir() if _NAME.fullmatch(p.name))
+    return tuple(sorted(n for n in named if any((home / n / f).is_file() for f in _FILES)))
+
+
+def lock(name: str) -> int | None:
+    """The held lock of a deployment as a descriptor; None if its supervisor lives.
+
+    The kernel lets go of it when the last process that has the descriptor ends.
+    """
+    path = state_dir(name) / "lock"
+    try:
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise _unwritable(path, problem) from problem
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
+
+
+def is_supervised(name: str) -> bool:
+    """Whether a supervisor of this deployment lives."""
+    if not (state_dir(name) / "lock").exists():
+        return False
+    held = lock(name)
+    if held is None:
+        return True
+    os.close(held)
+    return False
+
+
+def boot_id() -> str:
+    """Another one after every boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file at once, for this user alone. Raises EnvironmentProblem."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path, problem) from problem
+
+
+def _read(name: str, file: str) -> str | None:
+    path = state_dir(name) / file
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as problem:
+        raise _unwritable(path, problem) from problem
+
+
+def _refuse_foreign(path: Path) -> None:
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
+        kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "another user's"
+        raise EnvironmentProblem(
+            f"{path} is {kind}; state and logs are not written there.",
+            hint=f"remove it, or {HOME_VARIABLE}=DIR to keep state elsewhere",
+            code="bad_state_dir",
+        )
+
+
+def _unwritable(path: Path, problem: OSError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{path} cannot be used: {problem.strerror or problem}.",
+        hint=f"{HOME_VARIABLE}=DIR to keep state in a directory of yours",
+        code="state_dir_unwritable",
+    )
