@@ -88,6 +88,10 @@ def checked(deployment: Deployment) -> Deployment:
     Raises InvalidInput where a name, size, port, policy or extra flag of it cannot be run.
     """
     check_name(deployment.name)
+    if not deployment.model.strip():
+        raise InvalidInput(
+            "The deployment has no model.", hint="pdctl up MODEL, or model: in pd.yaml"
+        )
     if deployment.total > MAX_ENGINES:
         raise InvalidInput(
             f"{deployment.total} engines are more than the {MAX_ENGINES} of one deployment.",

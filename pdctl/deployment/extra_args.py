@@ -197,7 +197,7 @@ def _refuse_differences(deployment: Deployment) -> None:
             raise InvalidInput(
                 f"{name} must be equal on prefill ({_shown(prefill, name)}) "
                 f"and decode ({_shown(decode, name)}).",
-                hint=f"give {name} the same value in prefill.args and decode.args",
+                hint=f"give {name} the same value for both, once under args: in pd.yaml",
             )
 
 
