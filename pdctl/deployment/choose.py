@@ -53,16 +53,17 @@ def deployment_of(
         InvalidInput: counts that cannot serve, or flags that conflict with pdctl's.
     """
     num_prefill = check_counts(prefill, total)
-    plans: dict[Role, RolePlan] = {}
-    if num_prefill == 0:
-        plans["colocated"] = RolePlan(total, parallelism, tuple(args), dict(env or {}))
-    else:
-        by_role: tuple[tuple[Role, int, Parallelism | None, Sequence[str]], ...] = (
-            ("prefill", num_prefill, prefill_parallelism, prefill_args),
-            ("decode", total - num_prefill, decode_parallelism, decode_args),
-        )
-        for role, num, own, extra in by_role:
-            plans[role] = RolePlan(num, own or parallelism, (*args, *extra), dict(env or {}))
+    one_role: dict[Role, tuple[int, Parallelism | None, Sequence[str]]] = {
+        "colocated": (total, None, ()),
+    }
+    two_roles: dict[Role, tuple[int, Parallelism | None, Sequence[str]]] = {
+        "prefill": (num_prefill, prefill_parallelism, prefill_args),
+        "decode": (total - num_prefill, decode_parallelism, decode_args),
+    }
+    plans = {
+        role: RolePlan(num, own or parallelism, (*args, *extra), dict(env or {}))
+        for role, (num, own, extra) in (two_roles if num_prefill else one_role).items()
+    }
     return checked(
         Deployment(
             name=name if name is not None else name_of(model),

@@ -8,7 +8,6 @@ from pdctl.inspection.records import Gpu, Holder, SglangInstall
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import GIB
 
-
 ONE_GPU = Parallelism()
 
 
