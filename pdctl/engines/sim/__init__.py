@@ -1,0 +1,1 @@
+"""A simulated SGLang engine: its HTTP interface and queues, with predicted steps."""

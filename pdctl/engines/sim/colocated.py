@@ -1,0 +1,184 @@
+"""The scheduler of a colocated engine: prefill first, then one decode step of all that run."""
+
+from collections import deque
+
+from pdctl.engines.sim.admission import admit, free, keep_prefix, prefill_duration_s
+from pdctl.engines.sim.kv import KvCache
+from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.perf_model.records import EngineModel
+from pdctl.perf_model.scheduling import (
+    CLIP_MAX_NEW_TOKENS,
+    INIT_NEW_TOKEN_RATIO,
+    ratio_after,
+    ratio_after_retraction,
+    retraction_key,
+)
+from pdctl.perf_model.steps import decode_step_s
+
+
+class ColocatedQueues:
+    """SGLang's default event loop as a state machine without a clock.
+
+    Source: srt/managers/scheduler.py and schedule_batch.py of SGLang 0.5.23.
+    Ignores: priorities, speculative decoding's variable acceptance, data-parallel attention ranks.
+    """
+
+    def __init__(self, model: EngineModel) -> None:
+        self.model = model
+        self.kv = KvCache(model.kv_capacity_tokens, radix=model.radix_cache)
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.chunked: Request | None = None
+        self.num_retracted = 0
+        self._is_full = False
+        self._ratio = INIT_NEW_TOKEN_RATIO
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.waiting or self.running or self.chunked)
+
+    @property
+    def queues(self) -> Queues:
+        return Queues("colocated", running=len(self.running), waiting=len(self.waiting))
+
+    @property
+    def context_tokens(self) -> int:
+        return sum(request.prompt for request in self.running)
+
+    def submit(self, request: Request, now_s: float) -> None:
+        request.queued_s = now_s
+        self.waiting.append(request)
+
+    def abort(self, request: Request) -> None:
+        """Drop a request wherever it is; its tokens still in flight are discarded."""
+        request.is_done = True
+        if request in self.waiting:
+            self.waiting.remove(request)
+        if request is self.chunked:
+            self.chunked = None
+        self._leave(request)
+
+    def decide(self, now_s: float) -> Decision:
+        """The next batch: prefill if anything may enter, else decode."""
+        batch = self._prefill(now_s) or self._decode()
+        if batch is None and self.is_idle:
+            self._ratio = INIT_NEW_TOKEN_RATIO
+        return Decision(batch)
+
+    def finish(self, batch: Batch, now_s: float) -> Result:
+        """Account for a batch that has ended."""
+        emissions = []
+        for part in batch.parts:
+            request = part.request
+            if request.is_done:
+                continue
+            keep_prefix(self.kv, request)
+            if part.is_final:
+                request.forward_s = now_s - request.queued_s - request.waited_s
+                emissions.append(self._emit(request))
+        for request in batch.rows:
+            if not request.is_done:
+                emissions.append(self._emit(request))
+        return Result(emissions)
+
+    def poll(self, now_s: float) -> Result:
+        """Nothing happens between batches here."""
+        return Result()
+
+    def wake_s(self) -> float | None:
+        return None
+
+    def _prefill(self, now_s: float) -> Batch | None:
+        if not self.chunked and (self._is_full or not self.waiting):
+            return None
+        slots = self.model.max_running_requests - len(self.running)
+        if not self.chunked and slots <= 0:
+            self._is_full = True
+            return None
+        rows = self._rows() if self.model.mixed_chunk else []
+        admission = admit(
+            self.kv,
+            self.waiting,
+            self.chunked,
+            self.model,
+            slots=slots,
+            promised_tokens=self._promised(),
+            beside=len(rows),
+        )
+        self.chunked = admission.partial
+        self._is_full = admission.is_full and bool(self.running or admission.parts)
+        if not admission.parts:
+            return None
+        for part in admission.parts:
+            if not part.request.waited_s:
+                part.request.waited_s = now_s - part.request.queued_s
+            if part.is_final:
+                part.request.launched = part.request.out + 1
+        if rows and not self._advance(rows):
+            rows = []
+        self.running += [part.request for part in admission.parts if part.is_final]
+        context = sum(request.prompt for request in rows)
+        return Batch(
+            admission.parts, rows, prefill_duration_s(self.model, admission.parts, rows, context)
+        )
+
+    def _promised(self) -> float:
+        """KV that running requests may still come to need, discounted by the running ratio."""
+        return sum(
+            min(r.max_new - r.launched, CLIP_MAX_NEW_TOKENS)
+            * (1.0 if r.ignore_eos else self._ratio)
+            for r in self.running
+        )
+
+    def _rows(self) -> list[Request]:
+        """Running requests whose last token is not on its way already."""
+        return [request for request in self.running if request.launched < request.max_new]
+
+    def _advance(self, rows: list[Request]) -> bool:
+        if not self.kv.hold(len(rows)):
+            return False
+        for request in rows:
+            request.own_tokens += 1
+            request.launched += 1
+        return True
+
+    def _decode(self) -> Batch | None:
+        rows = self._rows()
+        if not rows:
+            return None
+        rows = self._retract(rows)
+        if not self._advance(rows):
+            return None
+        context = sum(request.prompt_tokens + request.launched for request in rows)
+        return Batch([], rows, decode_step_s(self.model.times, len(rows), context))
+
+    def _retract(self, rows: list[Request]) -> list[Request]:
+        """Send requests back to the queue, shortest output first, until the step's KV is there."""
+        if len(rows) <= self.kv.available_tokens:
+            self._ratio = ratio_after(self._ratio, 1)
+            return rows
+        rows = sorted(rows, key=lambda r: retraction_key(r.out, r.prompt_tokens), reverse=True)
+        while len(rows) > 1 and len(rows) > self.kv.available_tokens:
+            victim = rows.pop()
+            free(self.kv, victim)
+            self.running.remove(victim)
+            victim.retractions += 1
+            self.num_retracted += 1
+            self.waiting.append(victim)
+        out, max_new = sum(r.out for r in rows), sum(r.max_new for r in rows)
+        self._ratio = ratio_after_retraction(out, max_new, len(rows))
+        return rows
+
+    def _emit(self, request: Request) -> Emission:
+        request.out += 1
+        if request.out < request.max_new:
+            return Emission(request, 1, None)
+        request.is_done = True
+        self._leave(request)
+        return Emission(request, 1, request.reason)
+
+    def _leave(self, request: Request) -> None:
+        free(self.kv, request)
+        if request in self.running:
+            self.running.remove(request)
+        self._is_full = False

@@ -1,0 +1,185 @@
+"""The scheduler of a decode engine: prealloc, transfer, waiting, running, retracted."""
+
+from collections import deque
+
+from pdctl.engines.sim.admission import free
+from pdctl.engines.sim.kv import KvCache
+from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.perf_model.records import EngineModel
+from pdctl.perf_model.scheduling import decode_slots, prealloc_need, prealloc_room, retraction_key
+from pdctl.perf_model.steps import decode_step_s
+
+
+class DecodeQueues:
+    """SGLang's decode event loop as a state machine without a clock.
+
+    Source: srt/disaggregation/decode.py of SGLang 0.5.23.
+    Ignores: the experimental radix cache of decode engines, KV offloading to the host.
+    """
+
+    def __init__(self, model: EngineModel) -> None:
+        self.model = model
+        self.kv = KvCache(model.kv_capacity_tokens, radix=False)
+        self.prealloc: deque[Request] = deque()
+        self.transfer: list[Request] = []
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.retracted: deque[Request] = deque()
+        self.num_retracted = 0
+
+    @property
+    def is_idle(self) -> bool:
+        busy = self.prealloc or self.transfer or self.waiting or self.running or self.retracted
+        return not busy
+
+    @property
+    def queues(self) -> Queues:
+        return Queues(
+            "decode",
+            running=len(self.running),
+            waiting=len(self.waiting),
+            prealloc=len(self.prealloc),
+            transfer=len(self.transfer),
+            retracted=len(self.retracted),
+        )
+
+    @property
+    def context_tokens(self) -> int:
+        return sum(request.prompt for request in self.running)
+
+    def submit(self, request: Request, now_s: float) -> None:
+        request.queued_s = now_s
+        self.prealloc.append(request)
+
+    def abort(self, request: Request) -> None:
+        """Drop a request wherever it is."""
+        request.is_done = True
+        for queue in (self.prealloc, self.transfer, self.waiting, self.running, self.retracted):
+            if request in queue:
+                queue.remove(request)
+                break
+        free(self.kv, request)
+
+    def decide(self, now_s: float) -> Decision:
+        """Move requests along the queues, then one decode step of all that run."""
+        self._resume_retracted()
+        allocated = []
+        if not self.retracted:
+            allocated = self._preallocate(now_s)
+            self._pop_transferred()
+        emissions = self._join(now_s)
+        return Decision(self._decode(), emissions, allocated)
+
+    def finish(self, batch: Batch, now_s: float) -> Result:
+        """Account for a decode step; a row that ended a step ago was computed for nothing."""
+        return Result([self._emit(row) for row in batch.rows if not row.is_done])
+
+    def poll(self, now_s: float) -> Result:
+        """Nothing happens between decisions here."""
+        return Result()
+
+    def wake_s(self) -> float | None:
+        return None
+
+    def _resume_retracted(self) -> None:
+        while self.retracted:
+            request = self.retracted[0]
+            fits = request.prompt + self.model.reserved_decode_tokens <= self._budget(
+                count_retracted=False
+            )
+            if len(self.running) >= self.model.max_running_requests or not fits:
+                return
+            self.retracted.popleft()
+            self._hold(request, request.prompt)
+            self.waiting.append(request)
+
+    def _preallocate(self, now_s: float) -> list[Request]:
+        """First come first served; one without a handshake is passed over, a misfit blocks."""
+        allocated = []
+        for request in list(self.prealloc):
+            if not request.is_ready:
+                continue
+            if not self._has_slot() or self._need(request) > self._budget():
+                break
+            self.prealloc.remove(request)
+            self._hold(request, request.prompt_tokens)
+            request.waited_s = now_s - request.queued_s
+            request.is_transferred = request.fake
+            self.transfer.append(request)
+            allocated.append(request)
+        return allocated
+
+    def _has_slot(self) -> bool:
+        return self._num_held() < decode_slots(self.model.max_running_requests)
+
+    def _num_held(self) -> int:
+        return len(self.running) + len(self.transfer) + len(self.waiting)
+
+    def _need(self, request: Request) -> float:
+        return prealloc_need(
+            request.prompt_tokens,
+            request.max_new,
+            self.model.reserved_decode_tokens,
+            sum(r.prompt for r in self.running),
+        )
+
+    def _budget(self, *, count_retracted: bool = True) -> float:
+        """KV that may be given to newcomers without starving those that run."""
+        return prealloc_room(
+            self.kv.free_tokens,
+            num_held=self._num_held(),
+            reserved=self.model.reserved_decode_tokens,
+            running_totals=(r.prompt_tokens + r.max_new for r in self.running),
+            retractable=sum(r.prompt for r in self.running),
+            retracted=(r.prompt for r in self.retracted) if count_retracted else (),
+        )
+
+    def _pop_transferred(self) -> None:
+        for request in [r for r in self.transfer if r.is_transferred]:
+            self.transfer.remove(request)
+            self.waiting.append(request)
+
+    def _join(self, now_s: float) -> list[Emission]:
+        """Waiting requests enter; a new one brings its first token, made by its prefill engine."""
+        emissions = []
+        while self.waiting and len(self.running) < self.model.max_running_requests:
+            request = self.waiting.popleft()
+            self.running.append(request)
+            if not request.out:
+                emissions.append(self._emit(request))
+        return emissions
+
+    def _decode(self) -> Batch | None:
+        if not self.running:
+            return None
+        self._retract()
+        rows = list(self.running)
+        if not self.kv.hold(len(rows)):
+            return None
+        context = 0
+        for request in rows:
+            request.own_tokens += 1
+            context += request.prompt
+        return Batch([], rows, decode_step_s(self.model.times, len(rows), context))
+
+    def _retract(self) -> None:
+        """Park requests in host memory, shortest output first, until the step's KV is there."""
+        while len(self.running) > 1 and len(self.running) > self.kv.free_tokens:
+            victim = min(self.running, key=lambda r: retraction_key(r.out, r.prompt_tokens))
+            self.running.remove(victim)
+            free(self.kv, victim)
+            victim.retractions += 1
+            self.num_retracted += 1
+            self.retracted.append(victim)
+
+    def _hold(self, request: Request, tokens: int) -> None:
+        self.kv.hold(tokens)
+        request.own_tokens += tokens
+
+    def _emit(self, request: Request) -> Emission:
+        request.out += 1
+        request.launched = request.out
+        if request.out < request.max_new:
+            return Emission(request, 1, None)
+        self.abort(request)  # it may have been retracted while its last step ran
+        return Emission(request, 1, request.reason)

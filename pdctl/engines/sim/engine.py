@@ -1,0 +1,155 @@
+"""The event loop of a simulated engine: asks its queues what to run, and lets time pass."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from pdctl.engines.sim.colocated import ColocatedQueues
+from pdctl.engines.sim.decode import DecodeQueues
+from pdctl.engines.sim.prefill import PrefillQueues
+from pdctl.engines.sim.record import Record
+from pdctl.engines.sim.requests import Batch, Emission, Request, Result
+from pdctl.perf_model.records import EngineModel, Role
+
+SchedulerQueues = ColocatedQueues | PrefillQueues | DecodeQueues
+
+
+def queues_for(role: Role, model: EngineModel) -> SchedulerQueues:
+    """Empty queues of a role."""
+    if role == "prefill":
+        return PrefillQueues(model)
+    return DecodeQueues(model) if role == "decode" else ColocatedQueues(model)
+
+
+class Engine:
+    """One scheduler in real time. Its clock counts model seconds: `speed` of them a second.
+
+    A batch ends at an absolute time fixed when it is launched, so late wake-ups do not add up.
+    With overlap, as in SGLang, batch i+1 is decided while batch i runs.
+    """
+
+    def __init__(
+        self, model: EngineModel, *, speed: float, overlap: bool, noise: float = 0.0, seed: int = 0
+    ) -> None:
+        self.model = model
+        self.role: Role = model.role
+        self.queues = queues_for(model.role, model)
+        self.record = Record()
+        self.on_allocated: Callable[[Request], None] = lambda request: None
+        self.on_transfer: Callable[[Request], None] = lambda request: None
+        self.live: dict[str, Request] = {}
+        self.speed = speed
+        self._overlap = overlap
+        self._noise = noise
+        self._random = random.Random(seed)
+        self._loop = asyncio.get_running_loop()
+        self._start_wall = self._loop.time()
+        self._wake = asyncio.Event()
+
+    def now_s(self) -> float:
+        """Model seconds since this engine was made."""
+        return (self._loop.time() - self._start_wall) * self.speed
+
+    def wall_at(self, at_s: float) -> float:
+        """The event loop's time of a moment of the model's clock."""
+        return self._start_wall + at_s / self.speed
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.live and self.queues.is_idle
+
+    def submit(self, request: Request) -> None:
+        """Take a request in; its tokens come through its `on_tokens`."""
+        now_s = self.now_s()
+        request.arrived_s = request.last_s = now_s
+        self.live[request.rid] = request
+        self.queues.submit(request, now_s)
+        self.wake()
+
+    def fail(self, request: Request, status: int, message: str) -> None:
+        """Abort a request and tell whoever waits for it."""
+        if request.is_done:
+            return
+        request.failure = (status, message)
+        self.queues.abort(request)
+        self.live.pop(request.rid, None)
+        self.record.aborted(request)
+        if request.on_tokens:
+            request.on_tokens(0, "abort")
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed that an idle scheduler must see."""
+        self._wake.set()
+
+    def switch_role(self, role: Role, model: EngineModel) -> None:
+        """Start again with empty queues of another role. Only while idle."""
+        self.role, self.model = role, model
+        self.queues = queues_for(role, model)
+        self.wake()
+
+    async def run(self) -> None:
+        """Schedule until cancelled."""
+        launched: Batch | None = None
+        while True:
+            batch = self._decide(launched)
+            if batch and not self._overlap:
+                launched, batch = batch, None
+            if launched:
+                await self._until(launched.end_s)
+                self._finish(launched)
+            elif batch is None:
+                await self._idle()
+            launched = batch
+
+    def _decide(self, launched: Batch | None) -> Batch | None:
+        now_s = self.now_s()
+        decision = self.queues.decide(now_s)
+        self._deliver(decision.emissions, now_s)
+        for request in decision.allocated:
+            self.on_allocated(request)
+        batch = decision.batch
+        if batch:
+            batch.launched_s = now_s
+            batch.end_s = max(now_s, launched.end_s if launched else 0.0) + self._vary(batch)
+        return batch
+
+    def _vary(self, batch: Batch) -> float:
+        if not self._noise:
+            return batch.duration_s
+        return batch.duration_s * max(0.1, self._random.gauss(1.0, self._noise))
+
+    async def _until(self, end_s: float) -> None:
+        await asyncio.sleep(max(0.0, self.wall_at(end_s) - self._loop.time()))
+
+    def _finish(self, batch: Batch) -> None:
+        # what ended is dated by its deadline, not by when this process woke up
+        result = self.queues.finish(batch, batch.end_s)
+        self._apply(result, batch.end_s)
+        self.record.ended(batch, self.queues, self.now_s())
+
+    def _apply(self, result: Result, now_s: float) -> None:
+        self._deliver(result.emissions, now_s)
+        for request in result.transfers:
+            self._loop.call_at(self.wall_at(request.transfer_end_s), self.on_transfer, request)
+
+    def _deliver(self, emissions: list[Emission], now_s: float) -> None:
+        for emission in emissions:
+            request = emission.request
+            self.record.token(request, emission.reason, self.role, now_s)
+            if emission.reason:
+                self.live.pop(request.rid, None)
+            if request.on_tokens:
+                request.on_tokens(emission.tokens, emission.reason)
+
+    async def _idle(self) -> None:
+        self._wake.clear()
+        self.record.paused()
+        at_s = self.queues.wake_s()
+        timer = None
+        if at_s is not None:
+            timer = self._loop.call_at(self.wall_at(at_s), self._wake.set)
+        await self._wake.wait()
+        if timer:
+            timer.cancel()
+        self._apply(self.queues.poll(self.now_s()), self.now_s())

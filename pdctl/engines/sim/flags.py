@@ -1,0 +1,131 @@
+"""The command line of a simulated engine: its own flags, and those of SGLang's that matter here."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pdctl.errors import InvalidInput
+from pdctl.perf_model.records import Role
+
+ROLES: dict[str, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
+MODES: dict[Role, str] = {role: mode for mode, role in ROLES.items()}
+
+
+@dataclass(frozen=True)
+class SimFlags:
+    """What the command line said. None: SGLang's own default applies."""
+
+    model: str
+    served_name: str
+    gpus: str
+    speed: float
+    start_s: float
+    role: Role
+    host: str
+    port: int
+    bootstrap_port: int
+    tp: int
+    pp: int
+    dp: int
+    ep: int
+    max_running_requests: int | None
+    chunked_prefill_size: int | None
+    max_total_tokens: int | None
+    reserved_decode_tokens: int
+    context_length: int | None
+    radix_cache: bool
+    overlap: bool
+    mixed_chunk: bool
+    metrics: bool
+    role_switch: bool
+    incremental: bool
+    noise: float
+    ignored: tuple[str, ...]
+    argv: tuple[str, ...]
+
+
+def parse(argv: Sequence[str]) -> SimFlags:
+    """The flags of one simulated engine; SGLang flags that change nothing here are ignored.
+
+    Raises InvalidInput for a speed, a start time or a noise that makes no sense.
+    """
+    args, ignored = _parser().parse_known_args(list(argv))
+    if not args.sim_speed > 0:
+        raise InvalidInput(f"--sim-speed must be above zero, not {args.sim_speed:g}.")
+    if not args.sim_start_s >= 0:
+        raise InvalidInput(f"--sim-start-s must not be negative, not {args.sim_start_s:g}.")
+    if not 0 <= args.sim_noise < 1:
+        raise InvalidInput(f"--sim-noise must be from 0 to 1, not {args.sim_noise:g}.")
+    return SimFlags(
+        model=args.model_path,
+        served_name=args.served_model_name or args.model_path,
+        gpus=args.sim_gpus,
+        speed=args.sim_speed,
+        start_s=args.sim_start_s,
+        role=ROLES[args.disaggregation_mode],
+        host=args.host,
+        port=args.port,
+        bootstrap_port=args.disaggregation_bootstrap_port,
+        tp=args.tp_size,
+        pp=args.pp_size,
+        dp=max(args.dp_size, args.attn_dp_size),
+        ep=args.ep_size,
+        max_running_requests=args.max_running_requests,
+        chunked_prefill_size=args.chunked_prefill_size,
+        max_total_tokens=args.max_total_tokens,
+        reserved_decode_tokens=args.num_reserved_decode_tokens,
+        context_length=args.context_length,
+        radix_cache=_radix_cache(args),
+        overlap=not args.disable_overlap_schedule,
+        mixed_chunk=args.enable_mixed_chunk,
+        metrics=args.enable_metrics,
+        role_switch=args.enable_pd_role_switch,
+        incremental=args.incremental_streaming_output,
+        noise=args.sim_noise,
+        ignored=tuple(ignored),
+        argv=tuple(argv),
+    )
+
+
+def _radix_cache(args: argparse.Namespace) -> bool:
+    if args.disaggregation_mode == "decode":
+        return bool(args.disaggregation_decode_enable_radix_cache)
+    return not args.disable_radix_cache
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pdctl.engines.sim", allow_abbrev=False)
+    add = parser.add_argument
+    add("--sim-gpus", default="1xH200", help="the GPUs it pretends to run on, as in 8xH200")
+    add("--sim-speed", type=float, default=1.0, help="10: everything takes a tenth of the time")
+    add("--sim-start-s", type=float, default=0.0, help="seconds of pretended loading")
+    add("--sim-noise", type=float, default=0.0, help="0.03: step times vary by 3 %%")
+    add("--model-path", "--model", required=True)
+    add("--served-model-name")
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=30000)
+    add("--disaggregation-mode", choices=sorted(ROLES), default="null")
+    add("--disaggregation-bootstrap-port", type=int, default=8998)
+    for names in (
+        ("--tp-size", "--tensor-parallel-size", "--tp"),
+        ("--pp-size", "--pipeline-parallel-size", "--pp"),
+        ("--dp-size", "--data-parallel-size", "--dp"),
+        ("--attn-dp-size",),
+        ("--ep-size", "--expert-parallel-size", "--ep"),
+    ):
+        add(*names, type=int, default=1)
+    for name in ("max-running-requests", "chunked-prefill-size", "max-total-tokens"):
+        add(f"--{name}", type=int)
+    add("--context-length", type=int)
+    add("--num-reserved-decode-tokens", type=int, default=512)
+    for name in (
+        "disable-radix-cache",
+        "disaggregation-decode-enable-radix-cache",
+        "disable-overlap-schedule",
+        "enable-mixed-chunk",
+        "enable-metrics",
+        "enable-pd-role-switch",
+        "incremental-streaming-output",
+    ):
+        add(f"--{name}", action="store_true")
+    return parser

@@ -1,0 +1,241 @@
+"""How prefill and decode engines meet: SGLang's bootstrap registry, and rooms over a web socket.
+
+SGLang moves KV over RDMA; here the decode engine says over a socket to the registry which rooms it
+has taken KV for, and the prefill engine says when a room's KV has arrived.
+"""
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+
+from pdctl.engines.sim.log import log
+from pdctl.engines.sim.requests import Request
+
+if TYPE_CHECKING:
+    from pdctl.engines.sim.engine import Engine
+
+    Socket = aiohttp.ClientWebSocketResponse[bool]
+
+ROUTE_TRIES = 15
+
+
+class Registry:
+    """The prefill side: the registry on the bootstrap port, and the rooms of this engine."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.engine: Engine | None = None  # set when it may take rooms
+        self._registered: dict[str, object] | None = None
+        self._sockets: dict[int, web.WebSocketResponse] = {}  # room -> the decode engine's
+        self._waiting: dict[int, Request] = {}
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen. A port in use is logged and survived, as in SGLang: the other one answers."""
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/route", self._get_route)
+        app.router.add_put("/route", self._put_route)
+        app.router.add_get("/sim/rooms", self._rooms)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self.host, self.port).start()
+        except OSError as problem:
+            await runner.cleanup()
+            log(f"Server error: {problem}" if problem.errno == errno.EADDRINUSE else str(problem))
+            return
+        self._runner = runner
+        log(f"CommonKVBootstrapServer started successfully on {self.host}:{self.port}")
+
+    async def register(self, http_port: int, tp: int, dp: int, pp: int) -> None:
+        """Put this engine into the table of whoever listens on the bootstrap port."""
+        body: dict[str, object] = {"prefill_http_port": http_port, "tp": tp, "dp": dp, "pp": pp}
+        if self._runner is not None:
+            self._registered = body
+            return
+        async with aiohttp.ClientSession() as http:
+            try:
+                await http.put(f"http://{self.host}:{self.port}/route", json=body)
+            except aiohttp.ClientError:
+                log("Prefill instance failed to register to bootstrap server after 5 retries")
+
+    async def stop(self) -> None:
+        for socket in set(self._sockets.values()):
+            await socket.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def expect(self, request: Request) -> None:
+        """A request of this room has come; it may go on once its decode engine has KV for it."""
+        assert request.room is not None
+        if request.room in self._sockets:
+            request.is_ready = True
+        else:
+            self._waiting[request.room] = request
+
+    def arrived(self, request: Request, *, failed: bool = False) -> None:
+        """Tell the decode engine that a room's KV is there, or never will be."""
+        room = request.room or 0
+        self._waiting.pop(room, None)
+        socket = self._sockets.pop(room, None)
+        if socket is not None and not socket.closed:
+            word = "failed" if failed else "done"
+            task = asyncio.ensure_future(socket.send_str(f"{word} {room}"))
+            task.add_done_callback(lambda done: done.exception())
+
+    async def _health(self, http: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def _get_route(self, http: web.Request) -> web.Response:
+        known = self._registered
+        if known is None:
+            text = "Prefill server not fully registered yet (0 workers registered)."
+            return web.Response(status=503, text=text)
+        return web.json_response(
+            {
+                "attn_tp_size": known["tp"],
+                "attn_cp_size": 1,
+                "dp_size": known["dp"],
+                "pp_size": known["pp"],
+                "page_size": 1,
+                "kv_cache_dtype": "auto",
+                "follow_bootstrap_room": True,
+                "enable_dsa_cache_layer_split": False,
+                "decode_allocation_policy": "early",
+                "enable_kv_cache_sharding": False,
+                "prefill_http_port": known["prefill_http_port"],
+                "target_tp_rank": None,
+                "target_tp_ranks": None,
+                "target_cp_ranks": None,
+                "target_pp_ranks": None,
+                "required_dst_info_num": None,
+                "required_prefill_response_num": None,
+            }
+        )
+
+    async def _put_route(self, http: web.Request) -> web.Response:
+        self._registered = await http.json()  # the last writer wins, as in SGLang
+        return web.Response(text="OK")
+
+    async def _rooms(self, http: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(heartbeat=10.0)
+        await socket.prepare(http)
+        async for message in socket:
+            word, room = str(message.data).split()
+            if word == "take":
+                self._take(int(room), socket)
+            else:
+                self._sockets.pop(int(room), None)
+        for left in [r for r, s in self._sockets.items() if s is socket]:
+            del self._sockets[left]
+        return socket
+
+    def _take(self, room: int, socket: web.WebSocketResponse) -> None:
+        self._sockets[room] = socket
+        request = self._waiting.pop(room, None)
+        if request is not None and self.engine is not None:
+            request.is_ready = True
+            self.engine.wake()
+
+
+class Partners:
+    """The decode side: one socket to each prefill engine met so far."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._http: aiohttp.ClientSession | None = None
+        self._sockets: dict[str, Socket] = {}
+        self._meeting: dict[str, asyncio.Task[None]] = {}
+        self._rooms: dict[int, Request] = {}
+        self._address: dict[int, str] = {}
+
+    def expect(self, request: Request, address: str) -> None:
+        """A request whose KV comes from the prefill engine behind this bootstrap address."""
+        assert request.room is not None
+        self._rooms[request.room] = request
+        self._address[request.room] = address
+        if address in self._sockets:
+            request.is_ready = True
+        elif address not in self._meeting:
+            self._meeting[address] = asyncio.ensure_future(self._meet(address))
+
+    def take(self, request: Request) -> None:
+        """KV for this request has been set aside: its prefill engine may begin."""
+        room = request.room or 0
+        socket = self._sockets.get(self._address.get(room, ""))
+        if socket is not None and not socket.closed:
+            task = asyncio.ensure_future(socket.send_str(f"take {room}"))
+            task.add_done_callback(lambda done: done.exception())
+
+    def forget(self, request: Request) -> None:
+        """A request has left."""
+        room = request.room or 0
+        self._rooms.pop(room, None)
+        self._address.pop(room, None)
+
+    async def stop(self) -> None:
+        for task in self._meeting.values():
+            task.cancel()
+        if self._http is not None:
+            await self._http.close()
+
+    async def _meet(self, address: str) -> None:
+        """Fetch the registry's answer, open the socket, then read it until it closes."""
+        if self._http is None:
+            self._http = aiohttp.ClientSession()
+        try:
+            if not await self._fetch_route(self._http, address):
+                tries = f"after {ROUTE_TRIES} attempts"
+                self._fail(address, f"Could not fetch prefill parallel info from {address} {tries}")
+                return
+            async with self._http.ws_connect(f"http://{address}/sim/rooms") as socket:
+                await self._listen(address, socket)
+            lost = [r for r, a in self._address.items() if a == address]
+            text = f"Lost connection with prefill instance (bootstrap_addr: {address}), "
+            if lost:
+                log(f"{text}{len(lost)} requests affected")
+            self._fail(address, f"{text}{len(lost)} requests affected")
+        except aiohttp.ClientError as problem:
+            self._fail(address, f"Lost connection with prefill instance: {problem}")
+        finally:
+            self._sockets.pop(address, None)
+            self._meeting.pop(address, None)
+
+    async def _fetch_route(self, http: aiohttp.ClientSession, address: str) -> bool:
+        for attempt in range(ROUTE_TRIES):
+            if attempt:
+                await asyncio.sleep(1.0 / self._engine.speed)
+            try:
+                query = "prefill_dp_rank=-1&prefill_cp_rank=-1&target_tp_rank=-1&target_pp_rank=-1"
+                async with http.get(f"http://{address}/route?{query}") as reply:
+                    if reply.status == 200:
+                        return True
+            except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
+                continue
+        return False
+
+    async def _listen(self, address: str, socket: "Socket") -> None:
+        self._sockets[address] = socket
+        for room, known in self._address.items():
+            if known == address:
+                self._rooms[room].is_ready = True
+        self._engine.wake()
+        async for message in socket:
+            word, room_text = str(message.data).split()
+            request = self._rooms.get(int(room_text))
+            if request is None:
+                continue
+            if word == "done":
+                request.is_transferred = True
+                self._engine.wake()
+            else:
+                self._engine.fail(request, 500, "KVTransferError: the prefill engine gave up")
+
+    def _fail(self, address: str, message: str) -> None:
+        for room in [r for r, known in self._address.items() if known == address]:
+            self._engine.record.num_transfer_failed += 1
+            self._engine.fail(self._rooms[room], 500, message)

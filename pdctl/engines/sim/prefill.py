@@ -1,0 +1,127 @@
+"""The scheduler of a prefill engine: bootstrap, waiting, forward, inflight."""
+
+from collections import deque
+
+from pdctl.engines.sim.admission import admit, free, keep_prefix, prefill_duration_s
+from pdctl.engines.sim.kv import KvCache
+from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.perf_model.records import EngineModel
+from pdctl.perf_model.transfer import kv_transfer_s
+
+TRANSFER_QUEUES = 4
+
+
+class PrefillQueues:
+    """SGLang's prefill event loop as a state machine without a clock.
+
+    Source: srt/disaggregation/prefill.py of SGLang 0.5.23.
+    Ignores: optimistic prefill, the staging buffer, pipeline consensus.
+    """
+
+    def __init__(self, model: EngineModel) -> None:
+        self.model = model
+        self.kv = KvCache(model.kv_capacity_tokens, radix=model.radix_cache)
+        self.bootstrap: deque[Request] = deque()
+        self.waiting: deque[Request] = deque()
+        self.inflight: list[Request] = []
+        self.chunked: Request | None = None
+        self.num_retracted = 0
+        self._in_forward = 0
+        self._queue_free_s = [0.0] * TRANSFER_QUEUES
+
+    @property
+    def is_idle(self) -> bool:
+        waits = self.bootstrap or self.waiting or self.inflight or self.chunked
+        return not waits and not self._in_forward
+
+    @property
+    def queues(self) -> Queues:
+        return Queues(
+            "prefill",
+            running=self._in_forward,
+            waiting=len(self.waiting),
+            bootstrap=len(self.bootstrap),
+            inflight=len(self.inflight),
+        )
+
+    @property
+    def context_tokens(self) -> int:
+        return 0
+
+    def submit(self, request: Request, now_s: float) -> None:
+        request.queued_s = now_s
+        self.bootstrap.append(request)
+
+    def abort(self, request: Request) -> None:
+        """Drop a request wherever it is."""
+        request.is_done = True
+        for queue in (self.bootstrap, self.waiting, self.inflight):
+            if request in queue:
+                queue.remove(request)
+        if request is self.chunked:
+            self.chunked = None
+        free(self.kv, request)
+
+    def decide(self, now_s: float) -> Decision:
+        """The next prefill batch of requests whose decode engine has taken KV for them."""
+        self._pop_bootstrapped(now_s)
+        if not self.chunked and not self.waiting:
+            return Decision()
+        slots = self.model.max_running_requests
+        admission = admit(self.kv, self.waiting, self.chunked, self.model, slots=slots)
+        self.chunked = admission.partial
+        if not admission.parts:
+            return Decision()
+        for part in admission.parts:
+            if not part.request.waited_s:
+                part.request.waited_s = now_s - part.request.queued_s
+        self._in_forward += sum(part.is_final for part in admission.parts)
+        return Decision(Batch(admission.parts, [], prefill_duration_s(self.model, admission.parts)))
+
+    def finish(self, batch: Batch, now_s: float) -> Result:
+        """Hand the KV of an ended batch to the transfer queues, then see what has arrived."""
+        transfers = []
+        for part in batch.parts:
+            self._in_forward -= part.is_final
+            if part.request.is_done:
+                continue
+            keep_prefix(self.kv, part.request)
+            self._send(part.request, part.tokens, now_s)
+            if part.is_final:
+                part.request.forward_s = now_s - part.request.queued_s - part.request.waited_s
+                part.request.out = 1
+                self.inflight.append(part.request)
+                transfers.append(part.request)
+        return Result(self.poll(now_s).emissions, transfers)
+
+    def poll(self, now_s: float) -> Result:
+        """Answer requests whose KV has arrived."""
+        arrived = [request for request in self.inflight if request.transfer_end_s <= now_s]
+        for request in arrived:
+            self.inflight.remove(request)
+            request.is_done = True
+            free(self.kv, request)
+        return Result([Emission(request, 1, "length") for request in arrived])
+
+    def wake_s(self) -> float | None:
+        """When the next transfer ends."""
+        return min((request.transfer_end_s for request in self.inflight), default=None)
+
+    def _pop_bootstrapped(self, now_s: float) -> None:
+        buffers = 2 * self.model.max_running_requests - len(self.waiting) - len(self.inflight)
+        ready = [request for request in self.bootstrap if request.is_ready][: max(buffers, 0)]
+        for request in ready:
+            self.bootstrap.remove(request)
+            request.queued_s = now_s
+            self.waiting.append(request)
+
+    def _send(self, request: Request, tokens: int, now_s: float) -> None:
+        """Queue the KV of one chunk; the queue of a request is first in, first out."""
+        if request.fake:
+            request.transfer_start_s = request.transfer_end_s = now_s
+            return
+        queue = (request.room or 0) % TRANSFER_QUEUES
+        start_s = max(now_s, self._queue_free_s[queue])
+        request.transfer_start_s = start_s
+        request.transfer_end_s = start_s + kv_transfer_s(self.model.times, tokens)
+        self._queue_free_s[queue] = request.transfer_end_s

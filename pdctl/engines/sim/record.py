@@ -1,0 +1,195 @@
+"""What a simulated engine counts: the sources of /v1/loads and /metrics."""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pdctl.engines.sim.requests import Batch, Queues, Reason, Request
+from pdctl.perf_model.records import Role
+
+if TYPE_CHECKING:
+    from pdctl.engines.sim.engine import SchedulerQueues
+
+PUBLISH_STEPS = 15  # decode steps between two snapshots of /v1/loads
+GAUGE_STEPS = 40  # decode steps between two updates of the Prometheus gauges
+
+_TTFT = (0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400)
+_ITL = (
+    *(0.002, 0.004, 0.006, 0.008, 0.010, 0.015, 0.020, 0.025, 0.030, 0.035, 0.040, 0.060),
+    *(0.080, 0.100, 0.200, 0.400, 0.600, 0.800, 1.0, 2.0, 4.0, 6.0, 8.0),
+)
+_E2E = (*_TTFT, 600, 1200, 1800, 2400)
+_QUEUE = (
+    *(0.0, 0.001, 0.005, 0.010, 0.050, 0.100, 0.200, 0.500, 1, 2, 3, 4, 5, 10, 15, 20, 30, 40),
+    *(50, 60, 70, 80, 90, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1200, 1400, 1600),
+    *(1800, 2000, 2500, 3000),
+)
+_STAGE = tuple(0.001 * 1.62**n for n in range(30))
+_SPEED = (0.1, 0.5, 1, 5, 10, 25, 50, 100, 200, 400)
+_TRANSFER_MS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
+_TOKENS = (
+    *(100, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000, 10000),
+    *(12500, 15000, 17500, 20000, 22500, 25000, 27500, 30000, 35000, 40000, 60000, 80000),
+    *(100000, 200000),
+)
+
+
+class Histogram:
+    """Counts per bucket, and their sum. A value on a bound counts below it, as in Prometheus."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+@dataclass(frozen=True)
+class LoadSnapshot:
+    """The state of an engine at one moment, as /v1/loads and the gauges show it."""
+
+    at_s: float  # on the engine's clock
+    queues: Queues
+    used_tokens: int = 0
+    evictable_tokens: int = 0
+    capacity_tokens: int = 0
+    context_tokens: int = 0
+    gen_throughput: float = 0.0
+    cache_hit_rate: float = 0.0
+
+
+@dataclass
+class Record:
+    """Running totals and the last published snapshots."""
+
+    prefill_tokens: int = 0
+    prefill_busy_s: float = 0.0
+    cached_tokens: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    num_requests: int = 0
+    num_aborted: int = 0
+    num_transfer_failed: int = 0
+    num_bootstrap_failed: int = 0
+    decode_steps: int = 0
+    moments: list[float] | None = None
+    transfer_gb_per_s: float = 0.0
+    transfer_ms: float = 0.0
+    ttft_s: Histogram = field(default_factory=lambda: Histogram(_TTFT))
+    itl_s: Histogram = field(default_factory=lambda: Histogram(_ITL))
+    e2e_s: Histogram = field(default_factory=lambda: Histogram(_E2E))
+    tpot_s: Histogram = field(default_factory=lambda: Histogram(_ITL))
+    queue_s: Histogram = field(default_factory=lambda: Histogram(_QUEUE))
+    prompt_lengths: Histogram = field(default_factory=lambda: Histogram(_TOKENS))
+    output_lengths: Histogram = field(default_factory=lambda: Histogram(_TOKENS))
+    transfer_speed: Histogram = field(default_factory=lambda: Histogram(_SPEED))
+    transfer_latency_ms: Histogram = field(default_factory=lambda: Histogram(_TRANSFER_MS))
+    stages: dict[str, Histogram] = field(default_factory=dict)
+    loads: LoadSnapshot | None = None
+    gauges: LoadSnapshot | None = None
+    last_prefill_end_s: float = 0.0
+    _last_launch_s: float | None = None  # of the decode step before, if nothing came between
+    _window_tokens: int = 0
+    _window_start_s: float = 0.0
+    gen_throughput: float = 0.0
+
+    def token(self, request: Request, reason: Reason | None, role: Role, now_s: float) -> None:
+        """A token of `request` left the engine; a prefill engine observes no latencies."""
+        if request.out == 1:
+            request.first_s = now_s
+            self.queue_s.observe(request.waited_s)
+            if role != "prefill":
+                self.ttft_s.observe(now_s - request.arrived_s)
+        elif role != "prefill":
+            self.itl_s.observe(now_s - request.last_s)
+        request.last_s = now_s
+        if reason:
+            self._ended(request, role, now_s)
+
+    def _ended(self, request: Request, role: Role, now_s: float) -> None:
+        self.num_requests += 1
+        self.prompt_tokens += request.prompt_tokens
+        self.generated_tokens += request.out
+        self.cached_tokens += request.cached_tokens
+        self.prompt_lengths.observe(request.prompt_tokens)
+        self.output_lengths.observe(request.out)
+        self.e2e_s.observe(now_s - request.arrived_s)
+        if request.out > 1:
+            self.tpot_s.observe((now_s - request.first_s) / (request.out - 1))
+        if role == "prefill":
+            self.stage("prefill_forward", request.forward_s)
+
+    def aborted(self, request: Request) -> None:
+        self.num_aborted += 1
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Time one request spent in a stage of its life."""
+        self.stages.setdefault(name, Histogram(_STAGE)).observe(seconds)
+
+    def transferred(self, seconds: float, num_bytes: float) -> None:
+        """The KV of one request has arrived at its decode engine."""
+        self.transfer_ms = seconds * 1e3
+        self.transfer_gb_per_s = num_bytes / seconds / 1e9 if seconds > 0 else 0.0
+        self.transfer_latency_ms.observe(self.transfer_ms)
+        self.transfer_speed.observe(self.transfer_gb_per_s)
+        self.stage("prefill_transfer_kv_cache", seconds)
+
+    def ended(self, batch: Batch, queues: "SchedulerQueues", now_s: float) -> None:
+        """Count a batch that has ended, and publish when SGLang would."""
+        if batch.parts:
+            self._count_prefill(batch)
+            self._last_launch_s = None
+        else:
+            self._count_decode(batch)
+        if batch.parts or self.decode_steps % PUBLISH_STEPS == 0:
+            self.loads = self.snapshot(queues, now_s)
+        if batch.parts or self.decode_steps % GAUGE_STEPS == 0:
+            self.gauges = self.snapshot(queues, now_s)
+
+    def paused(self) -> None:
+        """The scheduler has nothing to run: the next decode step starts a new series."""
+        self._last_launch_s = None
+        self._window_tokens = 0
+        self.gen_throughput = 0.0
+
+    def _count_prefill(self, batch: Batch) -> None:
+        self.prefill_tokens += batch.new_tokens
+        start_s = max(batch.launched_s, self.last_prefill_end_s)
+        self.prefill_busy_s += batch.end_s - start_s
+        self.last_prefill_end_s = batch.end_s
+
+    def _count_decode(self, batch: Batch) -> None:
+        self.decode_steps += 1
+        rows = len(batch.rows)
+        if not self._window_tokens:
+            self._window_start_s = batch.launched_s
+        self._window_tokens += rows
+        if self.decode_steps % GAUGE_STEPS == 0:
+            span_s = batch.end_s - self._window_start_s
+            self.gen_throughput = self._window_tokens / span_s if span_s > 0 else 0.0
+            self._window_tokens = 0
+        last_s, self._last_launch_s = self._last_launch_s, batch.launched_s
+        if last_s is None or not 0 < batch.launched_s - last_s < 2.0:
+            return
+        step_us = (batch.launched_s - last_s) * 1e6
+        old = self.moments or [0.0] * 6
+        new = (1.0, rows, step_us, rows * rows, rows * step_us, rows)
+        self.moments = [total + x for total, x in zip(old, new, strict=True)]
+
+    def snapshot(self, queues: "SchedulerQueues", now_s: float) -> LoadSnapshot:
+        """The state now."""
+        seen = self.prefill_tokens + self.cached_tokens
+        kv = queues.kv
+        return LoadSnapshot(
+            at_s=now_s,
+            queues=queues.queues,
+            used_tokens=kv.used_tokens,
+            evictable_tokens=kv.evictable_tokens,
+            capacity_tokens=kv.capacity_tokens,
+            context_tokens=queues.context_tokens,
+            gen_throughput=self.gen_throughput,
+            cache_hit_rate=self.cached_tokens / seen if seen else 0.0,
+        )

@@ -1,0 +1,205 @@
+"""The life of a simulated engine: pretended loading, serving, draining."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+
+from aiohttp import web
+
+from pdctl.engines.sim.api import Api
+from pdctl.engines.sim.engine import Engine
+from pdctl.engines.sim.flags import SimFlags
+from pdctl.engines.sim.info import Identity
+from pdctl.engines.sim.log import log
+from pdctl.engines.sim.partners import Registry
+from pdctl.errors import InvalidInput
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.inspection.llm_size import kv_bytes_per_token
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
+from pdctl.perf_model.memory import weight_bytes_per_gpu
+from pdctl.perf_model.records import EngineModel, Parallelism, Role
+from pdctl.units import GIB
+
+# share of --sim-start-s after which each phase of SGLang's start-up log ends
+_WEIGHTS, _POOL, _GRAPHS = 0.6, 0.7, 0.95
+
+
+async def serve(flags: SimFlags) -> int:
+    """Start, serve until a signal, drain; the exit code."""
+    started_at = time.time()
+    llm, cluster = read_llm(flags.model), parse_gpus(flags.gpus)
+    model = _model(flags, llm, cluster, flags.role)
+    log(f"server_args=ServerArgs(model_path={flags.model!r}, port={flags.port}, simulated=True)")
+    if flags.ignored:
+        log(f"Simulated engine ignores: {' '.join(flags.ignored)}")
+    registry = await _registry(flags)
+    identity = _identity(flags, llm, cluster, model, started_at)
+    await _load(flags, identity, model)
+    engine = Engine(
+        model, speed=flags.speed, overlap=flags.overlap, noise=flags.noise, seed=flags.port
+    )
+    api = Api(identity, engine, registry, lambda role: _model(flags, llm, cluster, role))
+    runner = web.AppRunner(
+        api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, flags.host, flags.port, backlog=4096).start()
+    except OSError as problem:
+        log(f"ERROR: [Errno {problem.errno}] error while attempting to bind on address: {problem}")
+        return 1
+    log(f"Uvicorn running on http://{flags.host}:{flags.port} (Press CTRL+C to quit)")
+    try:
+        await _serve_until_stopped(api, registry)
+    finally:
+        await api.partners.stop()
+        if registry is not None:
+            await registry.stop()
+        await runner.cleanup()
+    return 0
+
+
+async def _serve_until_stopped(api: Api, registry: Registry | None) -> None:
+    flags = api.identity.flags
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    at_once = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, at_once.set)
+    loop.add_signal_handler(signal.SIGQUIT, _die)
+    if registry is not None:
+        registry.engine = api.engine
+        await registry.register(flags.port, flags.tp, flags.dp, flags.pp)
+    scheduler = asyncio.create_task(api.engine.run())
+    timeout_s = float(os.environ.get("SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT", "300"))
+    expiry = asyncio.create_task(api.expire(timeout_s))
+    scheduler.add_done_callback(_died)
+    if flags.role != "colocated":
+        log("Start of pd disaggregation warmup ...")
+        log("End of disaggregation warmup")
+    api.status = "Up"
+    log("The server is fired up and ready to roll!")
+    stopping = [asyncio.ensure_future(event.wait()) for event in (stop, at_once)]
+    await asyncio.wait(stopping, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        await _drain(api)
+    scheduler.remove_done_callback(_died)
+    for task in (scheduler, expiry):
+        task.cancel()
+
+
+async def _drain(api: Api) -> None:
+    """Answer what is in the house; new requests are still taken, as in SGLang."""
+    log("SIGTERM received. Draining requests and shutting down...")
+    api.draining = True
+    while api.engine.live:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # the last answers are written by their own tasks
+    log("Gracefully exiting... Remaining number of requests 0")
+
+
+def _die() -> None:
+    """SIGQUIT is how SGLang's children tell that they died: everything goes at once."""
+    log("Received sigquit from a child process. It usually means the child failed.")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _died(scheduler: "asyncio.Task[None]") -> None:
+    """A scheduler that fails takes the engine with it."""
+    if scheduler.cancelled():
+        return
+    log(f"Scheduler hit an exception: {scheduler.exception()!r}")
+    sys.excepthook(*_exception(scheduler))
+    _die()
+
+
+def _exception(task: "asyncio.Task[None]") -> tuple[type[BaseException], BaseException, None]:
+    problem = task.exception() or RuntimeError("the scheduler returned")
+    return type(problem), problem, None
+
+
+async def _registry(flags: SimFlags) -> Registry | None:
+    """The bootstrap registry, up before the weights are, on prefill and switchable engines."""
+    if flags.role != "prefill" and not flags.role_switch:
+        return None
+    registry = Registry(flags.host, flags.bootstrap_port)
+    await registry.start()
+    return registry
+
+
+async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None:
+    """Say what SGLang says while it loads, and take as long as asked."""
+    start = time.monotonic()
+
+    async def until(share: float) -> None:
+        await asyncio.sleep(max(0.0, start + flags.start_s * share - time.monotonic()))
+
+    free = identity.weight_gb + identity.kv_gb + 20
+    log(f"Load weight begin. avail mem={free:.2f} GB")
+    shards = 4 if flags.start_s else 0
+    for shard in range(1, shards + 1):
+        await until(_WEIGHTS * shard / shards)
+        done = f"{100 * shard // shards}% Completed | {shard}/{shards}"
+        sys.stderr.write(f"Multi-thread loading shards: {done} [00:00<00:00]\n")
+    free -= identity.weight_gb
+    log(
+        f"Load weight end. elapsed={flags.start_s * _WEIGHTS:.2f} s, "
+        f"type={identity.llm.architecture}, avail mem={free:.2f} GB, "
+        f"mem usage={identity.weight_gb:.2f} GB."
+    )
+    await until(_POOL)
+    log(f"Memory pool end. avail mem={free - identity.kv_gb:.2f} GB")
+    if flags.role != "prefill":
+        log("Capture target decode CUDA graph begin. backend=full")
+        graphs = 4 if flags.start_s else 0
+        for graph in range(1, graphs + 1):
+            await until(_POOL + (_GRAPHS - _POOL) * graph / graphs)
+            sys.stderr.write(f"Capturing batches (bs={64 // graph}): | {graph * 9}/36 [00:00]\n")
+        log("Capture target decode CUDA graph end. mem usage=0.51 GB")
+    log(
+        f"max_total_num_tokens={model.kv_capacity_tokens}, "
+        f"chunked_prefill_size={model.chunked_prefill_size}, max_prefill_tokens=16384, "
+        f"max_running_requests={model.max_running_requests}, context_len={model.max_context}"
+    )
+    await until(1.0)
+
+
+def _model(flags: SimFlags, llm: Llm, cluster: Cluster, role: Role) -> EngineModel:
+    parallelism = Parallelism(flags.tp, flags.pp, flags.dp, flags.ep)
+    model = engine_model(
+        llm,
+        cluster,
+        parallelism,
+        role,
+        chunk=flags.chunked_prefill_size,
+        max_running=flags.max_running_requests,
+        max_total_tokens=flags.max_total_tokens,
+        max_context=flags.context_length,
+        reserved_decode_tokens=flags.reserved_decode_tokens,
+        radix_cache=flags.radix_cache and role != "decode",
+        mixed_chunk=flags.mixed_chunk,
+    )
+    if model is None:
+        reason = does_not_fit_reason(llm, cluster, parallelism, role)
+        raise InvalidInput(f"Not enough memory: {reason}.", hint="--tp-size or other --sim-gpus")
+    return model
+
+
+def _identity(
+    flags: SimFlags, llm: Llm, cluster: Cluster, model: EngineModel, started_at: float
+) -> Identity:
+    per_token = kv_bytes_per_token(llm)
+    shares = model.parallelism.num_gpus
+    return Identity(
+        flags=flags,
+        llm=llm,
+        gpu_name=cluster.gpu.name,
+        weight_gb=round(weight_bytes_per_gpu(llm, model.parallelism) / GIB, 3),
+        kv_gb=round(model.kv_capacity_tokens * per_token / shares / GIB, 3),
+        kv_bytes_per_token=per_token,
+        started_at=started_at,
+    )
