@@ -55,7 +55,7 @@ def make_state_dir(name: str) -> Path:
         logs.mkdir(exist_ok=True, mode=0o700)
         _refuse_foreign(logs)
     except OSError as problem:
-        raise _unwritable(path, problem) from problem
+        raise unwritable(path, problem) from problem
     return path
 
 
@@ -130,7 +130,7 @@ def lock(name: str) -> int | None:
     try:
         held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as problem:
-        raise _unwritable(path, problem) from problem
+        raise unwritable(path, problem) from problem
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -167,7 +167,7 @@ def write_private(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as problem:
         temporary.unlink(missing_ok=True)
-        raise _unwritable(path, problem) from problem
+        raise unwritable(path, problem) from problem
 
 
 def _read(name: str, file: str) -> str | None:
@@ -177,7 +177,7 @@ def _read(name: str, file: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as problem:
-        raise _unwritable(path, problem) from problem
+        raise unwritable(path, problem) from problem
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -191,7 +191,8 @@ def _refuse_foreign(path: Path) -> None:
         )
 
 
-def _unwritable(path: Path, problem: OSError) -> EnvironmentProblem:
+def unwritable(path: Path, problem: OSError) -> EnvironmentProblem:
+    """The error for a state file or directory that the system refuses."""
     return EnvironmentProblem(
         f"{path} cannot be used: {problem.strerror or problem}.",
         hint=f"{HOME_VARIABLE}=DIR to keep state in a directory of yours",

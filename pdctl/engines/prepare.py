@@ -1,0 +1,156 @@
+"""A deployment as the processes it comes to on this machine, at this moment."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from pdctl.deployment.backend import choose_backend
+from pdctl.deployment.expand import expand
+from pdctl.deployment.placement import assign_gpus, crossing, needs_gpus
+from pdctl.deployment.ports import plan_ports
+from pdctl.deployment.records import Deployment, ProcessSpec
+from pdctl.engines import state
+from pdctl.engines.control import logs_dir, running_names
+from pdctl.errors import EnvironmentProblem
+from pdctl.inspection.gpus import query_gpus
+from pdctl.inspection.links import query_rdma_ports
+from pdctl.inspection.records import Gpu, SglangInstall
+from pdctl.inspection.sglang import query_sglang
+
+_WILDCARDS = ("0.0.0.0", "::", "")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What would be started. kv_path: how KV moves, in words; "" where it does not."""
+
+    deployment: Deployment
+    specs: tuple[ProcessSpec, ...]  # router first
+    version: str | None  # of SGLang; None: simulated
+    gpu_name: str
+    kv_path: str
+    warnings: tuple[str, ...]
+
+
+def prepare(deployment: Deployment) -> Prepared:
+    """Resolve GPUs, ports, SGLang and the KV backend of a deployment.
+
+    Raises EnvironmentProblem where this machine lacks one of them, InvalidInput where the
+    deployment asks for what cannot be. Call inside `planning()` unless nothing will be started.
+    """
+    install = _install(deployment)
+    gpus = _gpus_here() if needs_gpus(deployment) else ()
+    assigned = assign_gpus(deployment, gpus)
+    backend, kv_path = _kv_path(deployment, install, gpus)
+    taken = _reserved_ports()
+    specs = expand(
+        deployment,
+        gpus=assigned,
+        ports=plan_ports(deployment, lambda port: port not in taken and is_free(port)),
+        log_dir=logs_dir(deployment.name),
+        install=install,
+        backend=backend,
+    )
+    return Prepared(
+        deployment=deployment,
+        specs=specs,
+        version=install.version if install else None,
+        gpu_name=gpus[0].name if gpus else "",
+        kv_path=kv_path,
+        warnings=(*crossing(assigned, gpus), *_exposed(deployment, specs)),
+    )
+
+
+@contextmanager
+def planning() -> Iterator[None]:
+    """Hold this while ports and GPUs are chosen and until launch.json names them."""
+    home = state.state_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = os.open(home / ".planning", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as problem:
+        raise state.unwritable(home, problem) from problem
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def is_free(port: int) -> bool:
+    """Whether a server can listen on this port of this machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _install(deployment: Deployment) -> SglangInstall | None:
+    if deployment.engine == "sim":
+        return None
+    install = query_sglang(deployment.python)
+    if install.version is None:
+        raise EnvironmentProblem(
+            f"SGLang is not installed in {install.python}.",
+            hint="pip install 'pdctl[sglang]', or --python VENV/bin/python, or --engine sim",
+            code="no_sglang",
+        )
+    return install
+
+
+def _gpus_here() -> tuple[Gpu, ...]:
+    """The GPUs, those of deployments that are still loading marked as taken."""
+    owners = {
+        index: name
+        for name in running_names()
+        if (launch := state.read_launch(name))
+        for spec in launch.specs
+        if "CUDA_VISIBLE_DEVICES" in spec.env
+        for index in spec.gpus
+    }
+    return tuple(
+        replace(gpu, problem=f"deployment {owners[gpu.index]}")
+        if gpu.problem is None and gpu.index in owners
+        else gpu
+        for gpu in query_gpus()
+    )
+
+
+def _kv_path(
+    deployment: Deployment, install: SglangInstall | None, gpus: tuple[Gpu, ...]
+) -> tuple[str | None, str]:
+    if install is None or "prefill" not in deployment.roles:
+        return None, ""
+    return choose_backend(
+        install,
+        requested=deployment.transfer_backend,
+        rdma=any(port.state == "ACTIVE" for port in query_rdma_ports()),
+        nvlink=any(gpu.nvlink_peers for gpu in gpus),
+    )
+
+
+def _reserved_ports() -> frozenset[int]:
+    """Ports of running deployments, whose engines may not listen yet."""
+    launches = (state.read_launch(name) for name in running_names())
+    specs = [spec for launch in launches if launch for spec in launch.specs]
+    numbers = {arg for spec in specs for arg in spec.argv if arg.isdecimal()}
+    return frozenset(int(n) for n in numbers if len(n) <= 5)
+
+
+def _exposed(deployment: Deployment, specs: tuple[ProcessSpec, ...]) -> tuple[str, ...]:
+    """What a wildcard address lets others reach."""
+    open_to_all = [deployment.router.host] if deployment.router.host in _WILDCARDS else []
+    if not open_to_all:
+        return ()
+    port = specs[0].port
+    return (
+        f"the router listens on every address of this machine: whoever reaches port {port} can "
+        "send requests and add or remove engines, without a password; engines, bootstrap ports "
+        "and metrics stay on loopback.",
+    )
