@@ -17,6 +17,7 @@ class Target:
     url: str
     phase: str = "serving"
     detail: str = ""
+    problem: str = ""  # what is wrong with how it is set up
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,86 @@ class EngineSample:
     transfer_gb_per_s: float | None = None
     transfer_failures: int | None = None
     requests_total: float | None = None
+    busy_share: float | None = None  # of wall time in prefill forward passes, 0..1
+
+
+# upper bounds in seconds (the last one infinite) and how many observations were at or below each
+Histogram = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What an engine has counted since its start. None: it does not count that.
+
+    decode_bt, decode_g: over decode steps, the sums of batch x step time (s) and of tokens.
+    """
+
+    prefill_tokens: float | None = None
+    prefill_busy_s: float | None = None
+    decode_steps: float | None = None
+    decode_bt: float | None = None
+    decode_g: float | None = None
+    decode_tokens: float | None = None
+    requests: float | None = None
+    transfer_failures: float | None = None
+    ttft: Histogram | None = None
+    itl: Histogram | None = None
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One answer of one engine. sample and counters are None when it gave none.
+
+    at_s: when it answered, Unix seconds of this machine.
+    age_s: how old the numbers were then, by the engine's own clock.
+    """
+
+    at_s: float
+    sample: EngineSample | None = None
+    counters: Counters | None = None
+    age_s: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class RouterScrape:
+    """One answer of the router. None: it did not say.
+
+    breakers: engine URL -> state of its circuit breaker.
+    """
+
+    at_s: float
+    alive: bool
+    ready: bool = False
+    requests: float | None = None
+    breakers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The sums of a fleet at one moment: what advice is given from. None: unknown.
+
+    Queues are in requests over all engines of the role; kv_usage is decode's mean, 0..1;
+    itl_s the mean gap between output tokens since the moment before; requests counts up.
+    """
+
+    at_s: float
+    num_prefill: int
+    num_decode: int
+    num_colocated: int = 0
+    waiting: float | None = None  # of prefill (or colocated) engines
+    bootstrap: float | None = None
+    inflight: float | None = None
+    prealloc: float | None = None
+    transfer: float | None = None
+    decode_waiting: float | None = None
+    running: float | None = None
+    kv_usage: float | None = None
+    itl_s: float | None = None
+    ttft_s: float | None = None
+    busy_share: float | None = None  # of prefill engines
+    requests: float | None = None
+    restarted: bool = False  # an engine's counters began anew
 
 
 @dataclass(frozen=True)
@@ -84,4 +165,11 @@ class FleetStatus:
     engines: tuple[EngineStatus, ...]
     advice: Advice
     requests_per_s: float | None = None
+    ttft_p50_s: float | None = None
+    ttft_p99_s: float | None = None
+    itl_p50_s: float | None = None
+    itl_p99_s: float | None = None
+    ttft_slo_s: float | None = None
+    tpot_slo_s: float | None = None
+    watched_s: float = 0.0  # how long samples have been taken
     history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # engine -> queue lengths

@@ -1,0 +1,125 @@
+"""Rates and percentiles from what an engine counted between two scrapes. Pure."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+from pdctl.status.records import Counters, EngineSample, Histogram
+
+
+def merge_counters(first: Counters, second: Counters) -> Counters:
+    """`first`, with what it lacks taken from `second`."""
+    return replace(
+        first,
+        **{
+            one.name: getattr(second, one.name)
+            for one in fields(Counters)
+            if getattr(first, one.name) is None
+        },
+    )
+
+
+def is_reset(earlier: Counters, later: Counters) -> bool:
+    """Whether the engine began to count anew in between: it was restarted."""
+    for one in fields(Counters):
+        before, after = getattr(earlier, one.name), getattr(later, one.name)
+        if isinstance(before, tuple) and isinstance(after, tuple):
+            before, after = before[-1][1], after[-1][1]
+        if before is not None and after is not None and after < before:
+            return True
+    return False
+
+
+def histogram_delta(earlier: Histogram | None, later: Histogram | None) -> Histogram | None:
+    """What was observed in between; None when unknown, restarted or with other buckets."""
+    if later is None or earlier is None:
+        return None
+    if [bound for bound, _ in earlier] != [bound for bound, _ in later]:
+        return None
+    pairs = zip(earlier, later, strict=True)
+    delta = tuple((bound, after - before) for (_, before), (bound, after) in pairs)
+    return None if any(count < 0 for _, count in delta) else delta
+
+
+def merge_histograms(histograms: Iterable[Histogram | None]) -> Histogram | None:
+    """The sum of histograms with equal buckets; those that differ from the first are left out."""
+    merged: dict[float, float] = {}
+    for histogram in histograms:
+        if histogram and (not merged or {bound for bound, _ in histogram} == merged.keys()):
+            for bound, count in histogram:
+                merged[bound] = merged.get(bound, 0.0) + count
+    return tuple(sorted(merged.items())) if merged else None
+
+
+def quantile(histogram: Histogram | None, share: float) -> float | None:
+    """The value below which `share` of the observations lie; None without any.
+
+    Source: linear inside a bucket, as Prometheus' histogram_quantile; in the last, open bucket
+    its lower bound.
+    """
+    total = histogram[-1][1] if histogram else 0.0
+    if histogram is None or total <= 0:
+        return None
+    wanted, low, below = share * total, 0.0, 0.0
+    for bound, count in histogram:
+        if count >= wanted:
+            if math.isinf(bound) or count == below:
+                return low
+            return low + (bound - low) * (wanted - below) / (count - below)
+        low, below = bound, count
+    return low
+
+
+def with_rates(
+    sample: EngineSample, earlier: Counters, later: Counters, elapsed_s: float
+) -> EngineSample:
+    """`sample` with what can be said of the time between two scrapes `elapsed_s` apart.
+
+    Token rates: prompt tokens computed of a prefill engine, output tokens of others. ITL: from
+    the engine's histogram, else the mean of its decode steps. Nothing is said across a restart.
+    """
+    if elapsed_s <= 0 or is_reset(earlier, later):
+        return sample
+    ttft = histogram_delta(earlier.ttft, later.ttft)
+    itl = histogram_delta(earlier.itl, later.itl)
+    return replace(
+        sample,
+        tokens_per_s=_tokens_per_s(sample, earlier, later, elapsed_s),
+        busy_share=_busy_share(earlier, later, elapsed_s),
+        ttft_p50_s=quantile(ttft, 0.5),
+        ttft_p99_s=quantile(ttft, 0.99),
+        itl_p50_s=quantile(itl, 0.5) or mean_itl_s(earlier, later),
+        itl_p99_s=quantile(itl, 0.99),
+    )
+
+
+def delta(earlier: float | None, later: float | None) -> float | None:
+    """How much a counter rose; None when unknown or begun anew."""
+    if earlier is None or later is None or later < earlier:
+        return None
+    return later - earlier
+
+
+def mean_itl_s(earlier: Counters, later: Counters) -> float | None:
+    """Mean time between two output tokens of a request, from sums over decode steps.
+
+    A step of b requests and t seconds gives g tokens: Σ b·t seconds of waiting for Σ g tokens.
+    """
+    waited = delta(earlier.decode_bt, later.decode_bt)
+    tokens = delta(earlier.decode_g, later.decode_g)
+    return waited / tokens if waited is not None and tokens else None
+
+
+def _tokens_per_s(
+    sample: EngineSample, earlier: Counters, later: Counters, elapsed_s: float
+) -> float | None:
+    if sample.role == "prefill":
+        tokens = delta(earlier.prefill_tokens, later.prefill_tokens)
+        return None if tokens is None else tokens / elapsed_s
+    tokens = delta(earlier.decode_g, later.decode_g)
+    return sample.tokens_per_s if tokens is None else tokens / elapsed_s
+
+
+def _busy_share(earlier: Counters, later: Counters, elapsed_s: float) -> float | None:
+    busy = delta(earlier.prefill_busy_s, later.prefill_busy_s)
+    return None if busy is None else min(1.0, busy / elapsed_s)
