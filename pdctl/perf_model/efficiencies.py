@@ -52,8 +52,8 @@ class AttentionKernel:
 
 
 # Source: triton: measured on H200, Llama-3.1-8B: 170 of 989 TFLOPS in prefill at 8K-16K tokens,
-# 6.5 ms per decode step at 8K of context. decode_memory: InferSim's attention kernels on H20, 1.05 GB
-# in 362 µs of 4 TB/s. Others: assumed.
+# 6.5 ms per decode step at 8K of context. decode_memory: InferSim's attention kernels on H20,
+# 1.05 GB in 362 µs of 4 TB/s. Others: assumed.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     "triton": AttentionKernel(0.31, 0.70, 6e-9),
     "fa3": AttentionKernel(1.0, 0.70, 0.8e-9),
