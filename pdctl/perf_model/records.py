@@ -1,7 +1,7 @@
 """The records of perf_model: an engine's parallelism, its step times, a fleet, an outcome."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Role = Literal["colocated", "prefill", "decode"]
@@ -122,6 +122,7 @@ class Profile:
     engine: str  # "sglang 0.5.15"
     attention_backend: str
     parallelism: Parallelism
+    num_params: float  # of the LLM measured
     date: str
     command: str
     factors: Mapping[str, float]
@@ -221,3 +222,5 @@ class Outcome:
     num_retracted: int = 0
     num_rejected: int = 0
     queues: Sequence[QueueSample] = ()
+    itl_s: Percentiles | None = None  # gaps between tokens of a request, over all; None: no gap
+    busy_share: Mapping[str, float] = field(default_factory=dict)  # by role: time in steps

@@ -1,0 +1,288 @@
+"""A decode engine of a disaggregated fleet: prealloc, transfer, waiting, running.
+
+KV for a prompt is taken before its prefill starts; the request joins at the first loop after its
+KV has arrived, and its first token, made by the prefill engine, is streamed there.
+Source: SGLang's event_loop_overlap_disagg_decode and DecodePreallocQueue.
+"""
+
+from collections import deque
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from pdctl.perf_model.decode_run import DecodeCosts, DecodeRun
+from pdctl.perf_model.events import NEVER, Agenda, SimulationBroken
+from pdctl.perf_model.jobs import Columns, Job
+from pdctl.perf_model.kv_pool import KvPool
+from pdctl.perf_model.records import EngineModel
+from pdctl.perf_model.scheduling import decode_slots, prealloc_need, prealloc_room, retraction_key
+
+if TYPE_CHECKING:
+    from pdctl.perf_model.prefill_engine import PrefillEngine
+
+
+class DecodeEngine:
+    """One engine. link_s: when its incoming link is free; prefillers: all, by their place."""
+
+    __slots__ = (
+        "agenda", "busy_s", "columns", "decoding", "departures", "end_s", "held", "kv", "landing",
+        "largest", "leaving", "link_s", "max_steps", "model", "number", "prealloc", "prefillers",
+        "results", "retracted", "slots", "start_s", "waiting",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        model: EngineModel,
+        columns: Columns,
+        *,
+        costs: DecodeCosts,
+        gaps: dict[int, float],
+        agenda: Agenda,
+        departures: list[tuple[float, int]],
+        max_steps: float,
+    ) -> None:
+        self.number = number
+        self.model = model
+        self.columns = columns
+        self.agenda = agenda
+        self.departures = departures
+        self.kv = KvPool(model.kv_capacity_tokens, 0)
+        self.decoding = DecodeRun(costs, model.accept_length, gaps)
+        self.prefillers: list[PrefillEngine] = []
+        self.prealloc: deque[Job] = deque()
+        self.landing: list[tuple[float, int, Job]] = []  # by when all KV has arrived
+        self.waiting: deque[Job] = deque()
+        self.retracted: deque[Job] = deque()
+        self.results: deque[tuple[float, list[Job]]] = deque()
+        self.held = 0  # requests that hold KV: in transfer, waiting, running
+        self.slots = decode_slots(model.max_running_requests)
+        self.largest = 0
+        self.leaving: float = 0
+        self.link_s = 0.0
+        self.start_s = 0.0
+        self.end_s = 0.0
+        self.busy_s = 0.0
+        self.max_steps = max_steps
+
+    def arrive(self, job: Job, now: float) -> None:
+        """Preallocate at the next turn of the loop if there is room, else queue."""
+        decoding = self.decoding
+        if self.prealloc or self.retracted:
+            self.prealloc.append(job)
+            return
+        at_s, grown = now, 0.0
+        if decoding.planned:
+            step = decoding.step_at(now)
+            at_s = decoding.start_of(step)
+            grown = step * len(decoding.running) * decoding.gain
+        elif self.end_s > now:
+            at_s = self.end_s
+        self._process(at_s)
+        if not self._take(job, at_s, grown):
+            self.prealloc.append(job)
+            if self.results and decoding.planned:
+                self.agenda.wake(self.number, decoding.cut(now))
+        elif decoding.planned:
+            self._shorten(step)
+
+    def land(self, job: Job, at_s: float) -> None:
+        """All KV of `job` will have arrived at `at_s`."""
+        heappush(self.landing, (at_s, job.index, job))
+        if self.decoding.planned:
+            self.agenda.wake(self.number, self.decoding.cut(at_s))
+        else:
+            self.agenda.wake(self.number, at_s if at_s > self.end_s else self.end_s)
+
+    def decide(self, now: float) -> float:
+        """Do one turn of the loop; returns when the next is due."""
+        decoding = self.decoding
+        if decoding.planned:
+            self._settle()
+        self._process(now)
+        if self.retracted:
+            self._resume()
+        if not self.retracted:
+            self._preallocate(now)
+            self._collect(now)
+        if self.waiting:
+            self._join(now)
+        if decoding.running:
+            return self._decode(now)
+        return self._idle_until(now)
+
+    def _idle_until(self, now: float) -> float:
+        if self.results:
+            return max(now, self.results[0][0])
+        if self.landing:
+            if self.retracted:  # SGLang would wait here for ever; let the transfers land
+                self._collect(self.landing[0][0])
+                return now
+            return max(self.landing[0][0], now)
+        if not self.held:  # the last one may have left in this very turn
+            self._preallocate(now)
+        if self.retracted or self.waiting or (self.prealloc and not self.held):
+            raise SimulationBroken(f"decode engine {self.number} is idle and admits nothing")
+        return NEVER
+
+    def _preallocate(self, now: float) -> None:
+        while self.prealloc and self._take(self.prealloc[0], now, 0.0):
+            self.prealloc.popleft()
+
+    def _collect(self, now: float) -> None:
+        landing = self.landing
+        while landing and landing[0][0] <= now:
+            self.waiting.append(heappop(landing)[2])
+
+    def _take(self, job: Job, at_s: float, grown: float) -> bool:
+        """Give a request its KV if the reserve for those already held allows it."""
+        if self.held >= self.slots:
+            return False
+        decoding = self.decoding
+        reserved = self.model.reserved_decode_tokens
+        retractable = decoding.context + grown
+        free = self.kv.free() - grown
+        need = prealloc_need(job.isl, job.osl, reserved, retractable)
+        quick = free - max(reserved * self.held, self.largest - retractable)
+        if need > quick:
+            room = prealloc_room(
+                free,
+                num_held=self.held,
+                reserved=reserved,
+                running_totals=(running.isl + running.osl for _, _, running in decoding.running),
+                retractable=retractable,
+            )
+            if need > room:
+                return False
+        total = job.isl + job.osl
+        if total > self.largest:
+            self.largest = total
+        self._hold(job, job.isl)
+        self.prefillers[job.prefill].ready(job, at_s)
+        return True
+
+    def _hold(self, job: Job, tokens: int) -> None:
+        self.held += 1
+        job.decode_kv = tokens
+        self.kv.private += tokens
+
+    def _release(self, job: Job) -> None:
+        self.held -= 1
+        self.kv.private -= job.decode_kv
+        job.decode_kv = 0
+
+    def _shorten(self, step: int) -> None:
+        """Plan no more steps than the KV left after a preallocation can hold."""
+        decoding = self.decoding
+        most = int(self.kv.free() // (len(decoding.running) * decoding.gain))
+        if most < decoding.planned:
+            decoding.planned = max(most, step + 1)
+            self.agenda.wake(self.number, decoding.start_of(decoding.planned - 1))
+
+    def _settle(self) -> None:
+        decoding, kv = self.decoding, self.kv
+        kv.private += decoding.planned * len(decoding.running) * decoding.gain
+        kv.note_peak()
+        end_s, finished = decoding.settle()
+        self.busy_s += end_s - self.start_s
+        self.end_s = end_s
+        if finished:
+            steps = decoding.steps
+            for job in finished:
+                job.decode_kv += (steps - job.joined_step) * decoding.gain
+            self._finish(end_s, finished)
+
+    def _finish(self, end_s: float, finished: list[Job]) -> None:
+        last_s = self.columns.last_s
+        for job in finished:
+            last_s[job.index] = end_s
+            self.leaving += job.decode_kv
+            heappush(self.departures, (end_s, self.number))
+        self.results.append((end_s, finished))
+
+    def _process(self, now: float) -> None:
+        results = self.results
+        while results and results[0][0] <= now:
+            for job in results.popleft()[1]:
+                self.leaving -= job.decode_kv
+                self._release(job)
+
+    def _join(self, now: float) -> None:
+        decoding, waiting = self.decoding, self.waiting
+        room = self.model.max_running_requests - len(decoding.running)
+        finished = []
+        while waiting and room > 0:
+            job = waiting.popleft()
+            if job.out == 0:
+                self.columns.first_s[job.index] = now
+                job.out = 1
+                job.left = job.osl - 1
+            if job.left:
+                decoding.join(job, now)
+                room -= 1
+            else:
+                finished.append(job)
+        for job in finished:
+            self.columns.last_s[job.index] = now
+            heappush(self.departures, (now, self.number))
+            self._release(job)
+
+    def _decode(self, now: float) -> float:
+        decoding = self.decoding
+        needed = len(decoding.running) * decoding.gain
+        free = self.kv.free() + self.leaving
+        if free < needed:
+            self._retract(free)
+            free = self.kv.free() + self.leaving
+            needed = len(decoding.running) * decoding.gain
+        limit = max(free // needed, 1)
+        if limit > self.max_steps:
+            limit = self.max_steps
+        if self.results and (self.prealloc or self.retracted or self.waiting):
+            limit = 1
+        self.start_s = now if now > self.end_s else self.end_s
+        next_s = decoding.plan(self.start_s, limit)
+        if self.landing and self.landing[0][0] < next_s and not self.retracted:
+            next_s = decoding.cut(self.landing[0][0])
+        return next_s
+
+    def _retract(self, free: float) -> None:
+        """Move KV out, shortest output first, until the other requests can have one more token."""
+        decoding = self.decoding
+        order = sorted(
+            (job for _, _, job in decoding.running),
+            key=lambda job: retraction_key(decoding.out_of(job), job.isl),
+        )
+        victims: list[Job] = []
+        staying = len(order)
+        while staying > 1 and free < staying * decoding.gain:
+            job = order[len(victims)]
+            victims.append(job)
+            staying -= 1
+            free += job.decode_kv + decoding.produced(job)
+        for job in victims:
+            job.decode_kv += decoding.produced(job)
+        decoding.take_out(victims)
+        for job in victims:
+            self._release(job)
+            job.prompt = job.isl + job.out - 1
+            self.retracted.append(job)
+        self.columns.num_retracted += len(victims)
+
+    def _resume(self) -> None:
+        """Bring retracted requests back, first come first served."""
+        reserved = self.model.reserved_decode_tokens
+        decoding = self.decoding
+        while self.retracted and self.held < self.slots:
+            job = self.retracted[0]
+            room = prealloc_room(
+                self.kv.free(),
+                num_held=self.held,
+                reserved=reserved,
+                running_totals=(running.isl + running.osl for _, _, running in decoding.running),
+                retractable=decoding.context,
+            )
+            if job.prompt + reserved > room:
+                break
+            self.retracted.popleft()
+            self._hold(job, job.prompt)
+            self.waiting.append(job)

@@ -1,0 +1,184 @@
+"""A running decode batch, advanced from one change of its members to the next in closed form.
+
+With B requests a step costs a constant plus a slope times the context, and the context grows by
+the same amount each step; so n steps cost n·a + b·n(n−1)/2 (a: the first step, b: the growth).
+"""
+
+from heapq import heapify, heappop, heappush
+from math import ceil, sqrt
+
+from pdctl.perf_model.jobs import Job
+from pdctl.perf_model.records import StepTimes
+from pdctl.perf_model.scheduling import CLIP_MAX_NEW_TOKENS
+from pdctl.perf_model.steps import decode_constant_s, decode_floor_s, decode_slope_s
+
+ITL_BIN_S = 1e-5
+
+
+class DecodeCosts(dict[int, tuple[float, float, float]]):
+    """Per batch size: a step's constant seconds, seconds per context token, and least seconds."""
+
+    def __init__(self, times: StepTimes) -> None:
+        super().__init__()
+        self._times = times
+
+    def __missing__(self, batch: int) -> tuple[float, float, float]:
+        times = self._times
+        row = (
+            decode_constant_s(times, batch),
+            decode_slope_s(times, batch),
+            decode_floor_s(times, batch),
+        )
+        self[batch] = row
+        return row
+
+
+class DecodeRun:
+    """The running requests of one engine and the steps planned for them.
+
+    running: heap of (step at which it finishes, number, job); context: their KV tokens;
+    planned: steps decided and not yet accounted, the first of which starts at start_s.
+    """
+
+    __slots__ = (
+        "context", "costs", "finish_sum", "first_s", "gain", "gaps", "growth_s", "joined",
+        "last_token_s", "longest", "planned", "running", "start_s", "steps",
+    )  # fmt: skip
+
+    def __init__(self, costs: DecodeCosts, gain: float, gaps: dict[int, float]) -> None:
+        self.costs = costs
+        self.gain = gain
+        self.gaps = gaps
+        self.running: list[tuple[int, int, Job]] = []
+        self.steps = 0
+        self.context: float = 0
+        self.finish_sum = 0
+        self.longest = 0
+        self.planned = 0
+        self.start_s = self.first_s = self.growth_s = 0.0
+        self.last_token_s = 0.0
+        self.joined: list[float] = []
+
+    def join(self, job: Job, token_s: float) -> None:
+        """Let a request whose first token came at `token_s` take part from the next step on."""
+        finish = self.steps + (job.left if self.gain == 1 else ceil(job.left / self.gain))
+        job.joined_step = self.steps
+        self.finish_sum += finish
+        if job.left > self.longest:
+            self.longest = job.left
+        self.context += job.prompt
+        self.joined.append(token_s)
+        heappush(self.running, (finish, job.index, job))
+
+    def plan(self, start_s: float, limit: float) -> float:
+        """Plan the steps until a member finishes, `limit` at most; returns the last one's start."""
+        batch = len(self.running)
+        constant, slope, least = self.costs[batch]
+        first = constant + slope * (self.context + batch)
+        growth = slope * batch * self.gain
+        count: float = self.running[0][0] - self.steps
+        if count > limit:
+            count = limit
+        if first < least:
+            if growth:
+                count = min(count, ceil((least - first) / growth))
+            first = least
+            growth = 0.0
+        self.start_s = start_s
+        self.first_s = first
+        self.growth_s = growth
+        self.planned = n = int(count)
+        return start_s + (n - 1) * (first + growth * (n - 2) / 2)
+
+    def start_of(self, step: int) -> float:
+        """When planned step `step` (0: the first) starts."""
+        return self.start_s + step * (self.first_s + self.growth_s * (step - 1) / 2)
+
+    def step_at(self, at_s: float) -> int:
+        """The first planned step that starts at or after `at_s`; the last one at most."""
+        past = at_s - self.start_s
+        if past <= 0:
+            return 0
+        half = self.first_s - self.growth_s / 2
+        root = sqrt(half * half + 2 * self.growth_s * past)
+        step = ceil(2 * past / (half + root))
+        if self.start_of(step) < at_s:
+            step += 1
+        elif step and self.start_of(step - 1) >= at_s:
+            step -= 1
+        return min(step, self.planned - 1)
+
+    def cut(self, at_s: float) -> float:
+        """Drop the steps that start after the first one at or after `at_s`; returns its start."""
+        step = self.step_at(at_s)
+        self.planned = step + 1
+        return self.start_of(step)
+
+    def settle(self) -> tuple[float, list[Job]]:
+        """Account for the planned steps: when they end, and the requests that finish then."""
+        n = self.planned
+        running = self.running
+        batch = len(running)
+        end_s = self.start_of(n)
+        self._record_gaps(n, batch, end_s)
+        self.planned = 0
+        self.steps = steps = self.steps + n
+        self.context += n * batch * self.gain
+        finished = []
+        while running and running[0][0] <= steps:
+            finish, _, job = heappop(running)
+            self.finish_sum -= finish
+            self.context -= job.prompt + (steps - job.joined_step) * self.gain
+            finished.append(job)
+        if not running:
+            self.context = 0
+        return end_s, finished
+
+    def plan_one(self, start_s: float, seconds: float) -> None:
+        """Plan one step of known length."""
+        self.start_s, self.first_s, self.growth_s, self.planned = start_s, seconds, 0.0, 1
+
+    def promised(self) -> float:
+        """Output tokens that running requests may still ask for, 4096 of each at most."""
+        if self.longest <= CLIP_MAX_NEW_TOKENS:
+            return (self.finish_sum - len(self.running) * self.steps) * self.gain
+        steps, gain = self.steps, self.gain
+        return sum(min((end - steps) * gain, CLIP_MAX_NEW_TOKENS) for end, _, _ in self.running)
+
+    def produced(self, job: Job) -> int:
+        """Tokens made since a request joined."""
+        return int((self.steps - job.joined_step) * self.gain)
+
+    def out_of(self, job: Job) -> int:
+        """All tokens a running request has emitted."""
+        return job.out + int((self.steps - job.joined_step) * self.gain)
+
+    def take_out(self, victims: list[Job]) -> None:
+        """Remove requests before they finish; their output so far moves into `out`."""
+        gone = {job.index for job in victims}
+        for job in victims:
+            produced = int((self.steps - job.joined_step) * self.gain)
+            self.context -= job.prompt + (self.steps - job.joined_step) * self.gain
+            job.out += produced
+            job.left -= produced
+        for finish, index, _ in self.running:
+            if index in gone:
+                self.finish_sum -= finish
+        self.running = [entry for entry in self.running if entry[1] not in gone]
+        heapify(self.running)
+
+    def _record_gaps(self, n: int, batch: int, end_s: float) -> None:
+        gaps = self.gaps
+        first_end = self.start_s + self.first_s
+        old = batch - len(self.joined)
+        if old:
+            key = int((first_end - self.last_token_s) / ITL_BIN_S)
+            gaps[key] = gaps.get(key, 0) + old
+        for token_s in self.joined:
+            key = int((first_end - token_s) / ITL_BIN_S)
+            gaps[key] = gaps.get(key, 0) + 1
+        self.joined = []
+        if n > 1:
+            key = int((end_s - first_end) / (n - 1) / ITL_BIN_S)
+            gaps[key] = gaps.get(key, 0) + batch * (n - 1)
+        self.last_token_s = end_s

@@ -1,0 +1,157 @@
+"""SGLang's admission rules as pure functions, for the simulator and the simulated engine.
+
+Source: SGLang 0.5.15 and 0.5.23, srt/managers/schedule_policy.py (PrefillAdder),
+srt/managers/schedule_batch.py (retract_decode), srt/disaggregation/decode.py (preallocation).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+CLIP_MAX_NEW_TOKENS = 4096
+MAX_PREFILL_TOKENS = 16384
+INIT_NEW_TOKEN_RATIO = 0.7
+MIN_NEW_TOKEN_RATIO = INIT_NEW_TOKEN_RATIO * 0.14
+RATIO_DECAY = (INIT_NEW_TOKEN_RATIO - MIN_NEW_TOKEN_RATIO) / 600
+RETRACT_DECODE_STEPS = 20
+
+
+class Candidate(Protocol):
+    """A request that waits for prefill. prompt: tokens to have in KV; done: those already there."""
+
+    prompt: int
+    done: int
+    left: int  # output tokens still to come
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+class Room:
+    """What one prefill batch may still take, in tokens.
+
+    total: free or evictable KV less what running requests may still need; current: without that.
+    """
+
+    __slots__ = ("chunk", "current", "input", "page", "total")
+
+    def __init__(
+        self, free: float, promised: float, chunk: int, *, page: int = 1, beside: int = 0
+    ) -> None:
+        self.total = free - promised - beside
+        self.current = free - beside
+        self.chunk = chunk - beside
+        self.input = MAX_PREFILL_TOKENS - beside
+        self.page = page
+
+    def charge(self, tokens: int, future: int) -> None:
+        """Take `tokens` now and `future` output tokens later."""
+        page = self.page
+        taken = tokens if page == 1 else -(-tokens // page) * page
+        self.total -= taken + page + future
+        self.current -= taken + page
+        self.chunk -= taken
+        self.input -= taken
+
+
+def admit(
+    waiting: deque[C],
+    partial: C | None,
+    room: Room,
+    slots: int,
+    claim: Callable[[C], float],
+    release: Callable[[C], None],
+) -> tuple[list[tuple[C, int]], C | None, bool]:
+    """The next prefill batch: (request, tokens) pairs, the request left partial, and `full`.
+
+    First come first served: the unfinished request first, then the queue until one does not fit.
+    claim(request): sets `done` to what the cache holds of its prompt, keeps that, and returns the
+        tokens this made unevictable; release(request) undoes it.
+    full: nothing more is to be admitted until a request leaves (SGLang's batch_is_full).
+    """
+    batch: list[tuple[C, int]] = []
+    if partial is not None:
+        tokens = _next_chunk(room, partial)
+        batch.append((partial, tokens))
+        whole = partial.done + tokens == partial.prompt
+        room.charge(tokens, min(partial.left, CLIP_MAX_NEW_TOKENS) if whole else 0)
+        if not whole:
+            return batch, partial, False
+    while waiting and room.chunk > 0 and room.input > 0:
+        if len(batch) >= slots:
+            return batch, None, True
+        request = waiting[0]
+        room.total -= claim(request)
+        extend = request.prompt - request.done
+        future = request.left if request.left < CLIP_MAX_NEW_TOKENS else CLIP_MAX_NEW_TOKENS
+        if extend + future + room.page >= room.total:
+            release(request)
+            return batch, None, True
+        fits = extend <= room.chunk
+        tokens = extend if fits else floor_page(room.chunk, room.page)
+        if tokens <= 0:
+            release(request)
+            return batch, None, False
+        waiting.popleft()
+        batch.append((request, tokens))
+        if not fits:
+            return batch, request, False
+        room.charge(tokens, future)
+        if room.total <= 0 or room.current <= 0:
+            return batch, None, True
+    return batch, None, False
+
+
+def _next_chunk(room: Room, partial: Candidate) -> int:
+    allowed = min(room.chunk, int(room.total))
+    return min(partial.prompt - partial.done, allowed if allowed > 0 else room.chunk)
+
+
+def floor_page(tokens: int, page: int) -> int:
+    """`tokens` rounded down to whole pages."""
+    return tokens if page == 1 else tokens // page * page
+
+
+def ratio_after(ratio: float, steps: int) -> float:
+    """The new-token ratio after `steps` decode steps without retraction."""
+    return max(MIN_NEW_TOKEN_RATIO, ratio - RATIO_DECAY * steps)
+
+
+def ratio_after_retraction(out_tokens: int, max_new_tokens: int, num_running: int) -> float:
+    """The new-token ratio after a retraction, from sums over the requests that stay."""
+    return min(1.0, (out_tokens + RETRACT_DECODE_STEPS * num_running) / (max_new_tokens + 1))
+
+
+def retraction_key(out_tokens: int, in_tokens: int) -> tuple[int, int]:
+    """Sort key: the smallest is retracted first (shortest output, then longest input)."""
+    return out_tokens, -in_tokens
+
+
+def prealloc_need(isl: int, osl: int, reserved: int, retractable: float) -> float:
+    """KV tokens that must be allocatable before a decode engine takes a request in."""
+    return max(isl + reserved, isl + min(osl, CLIP_MAX_NEW_TOKENS) - retractable)
+
+
+def prealloc_room(
+    free: float,
+    *,
+    num_held: int,
+    reserved: int,
+    running_totals: Iterable[int],
+    retractable: float,
+    retracted: Iterable[int] = (),
+) -> float:
+    """KV tokens a decode engine may give to new requests.
+
+    num_held: requests running, in transfer or waiting; running_totals: prompt plus whole output of
+    each running request; retracted: tokens of each retracted request.
+    """
+    longest = max(running_totals, default=0) - retractable
+    held_back = max(reserved * num_held, longest)
+    return free - held_back - sum(tokens + reserved for tokens in retracted)
+
+
+def decode_slots(max_running_requests: int) -> int:
+    """Requests a decode engine may hold at once, preallocated ones included."""
+    extra = 2 * max_running_requests if max_running_requests <= 32 else 0
+    return max_running_requests + extra
