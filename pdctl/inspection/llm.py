@@ -1,5 +1,6 @@
 """The shape of an LLM from its config.json."""
 
+import os
 from dataclasses import replace
 
 from pdctl.inspection.architectures import (
@@ -36,7 +37,7 @@ def read_llm(model: str) -> Llm:
     file = find_model(model)
     top = read_fields(file.config)
     beside = file.config.with_name("hf_quant_config.json")
-    if file.bundled is None and top.part("quantization_config") is None and beside.is_file():
+    if file.bundled is None and top.part("quantization_config") is None and os.path.isfile(beside):
         top = _with_quantization(top, read_fields(beside))
     llm = llm_from_config(top, name=file.name)
     if file.quantised_as:

@@ -65,7 +65,7 @@ def _in_directory(model: str) -> ModelFile | None:
     if not os.path.isdir(folder):
         return None
     config = Path(folder, "config.json")
-    if config.is_file():
+    if os.path.isfile(config):
         return ModelFile(config, Path(folder).resolve().name or folder, folder)
     if _bundled(model) is not None:  # an unrelated folder of the same name
         return None
@@ -86,9 +86,9 @@ def _in_cache(model: str) -> ModelFile | None:
     except (OSError, ValueError):
         revision = ""
     candidates = [snapshots / revision] if re.fullmatch(r"[\w.-]+", revision) else []
-    candidates += sorted(snapshots.glob("*"), reverse=True) if snapshots.is_dir() else []
+    candidates += sorted(snapshots.glob("*"), reverse=True) if os.path.isdir(snapshots) else []
     for candidate in candidates:
-        if (candidate / "config.json").is_file():
+        if os.path.isfile(candidate / "config.json"):
             name = model.rsplit("/", 1)[-1]
             return ModelFile(candidate / "config.json", name, model)
     return None
