@@ -7,6 +7,8 @@ from pdctl.deployment.extra_args import check_args
 from pdctl.deployment.flags_router import POLICIES
 from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
 from pdctl.errors import InvalidInput
+from pdctl.inspection.records import Llm
+from pdctl.perf_model import memory
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.verdict.sizing import quarter
 
@@ -36,9 +38,6 @@ def deployment_of(
     python: str | None = None,
     trust_remote_code: bool = False,
     sim_speed: float = 1.0,
-    ttft_slo_s: float | None = None,
-    tpot_slo_s: float | None = None,
-    predicted: Mapping[str, float] | None = None,
 ) -> Deployment:
     """The deployment of `total` engines, `prefill` of them for prefill.
 
@@ -76,9 +75,6 @@ def deployment_of(
             python=python,
             trust_remote_code=trust_remote_code,
             sim_speed=sim_speed,
-            ttft_slo_s=ttft_slo_s,
-            tpot_slo_s=tpot_slo_s,
-            predicted=dict(predicted or {}),
         )
     )
 
@@ -109,6 +105,12 @@ def checked(deployment: Deployment) -> Deployment:
         )
     check_args(deployment)
     return deployment
+
+
+def check_llm(deployment: Deployment, llm: Llm) -> None:
+    """Nothing, if every role's tp, pp, dp and ep can cut `llm`; InvalidInput otherwise."""
+    for plan in deployment.roles.values():
+        memory.check_parallelism(llm, plan.parallelism)
 
 
 def check_counts(prefill: int | None, total: int) -> int:

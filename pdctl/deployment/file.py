@@ -13,6 +13,7 @@ from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import parse_duration_s
 
 SCHEMA = 1
+_YAML_LINE_BREAKS = "\x85\u2028\u2029"  # written as they are, they would read back as spaces
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env")
 ROUTER_KEYS = ("host", "port", "policy", "args")
@@ -91,7 +92,10 @@ def deployment_yaml(deployment: Deployment) -> str:
         document["slo"] = given
     if deployment.predicted:
         document["predicted"] = {key: float(v) for key, v in deployment.predicted.items()}
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=4096)
+    if any(c in text for c in _YAML_LINE_BREAKS):
+        text = yaml.safe_dump(document, sort_keys=False, width=4096)
+    return text
 
 
 def _deployment(top: Field) -> Deployment:

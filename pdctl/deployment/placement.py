@@ -1,16 +1,16 @@
 """Which GPUs each engine gets."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from pdctl.deployment.extra_args import options
 from pdctl.deployment.records import Deployment
 from pdctl.errors import EnvironmentProblem, InvalidInput
-from pdctl.inspection.records import Gpu, Holder
-from pdctl.units import GIB, format_bytes
+from pdctl.inspection.gpus import is_free, taken_gpus
+from pdctl.inspection.records import Gpu
 
-# a desktop or a monitoring agent may hold a little memory of a GPU that is otherwise free
-FREE_BELOW_BYTES = 2 * GIB
+_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
 def needs_gpus(deployment: Deployment) -> bool:
@@ -43,31 +43,23 @@ def assign_gpus(deployment: Deployment, gpus: Sequence[Gpu]) -> dict[str, tuple[
     return _placed(deployment, free)
 
 
-def is_free(gpu: Gpu) -> bool:
-    """Whether an engine can have this GPU: readable, and next to nothing held on it."""
-    if gpu.problem is not None:
-        return False
-    if gpu.memory_used_bytes is None:
-        return not gpu.holders
-    return gpu.memory_used_bytes < FREE_BELOW_BYTES
-
-
 def parse_gpu_list(text: str) -> tuple[int, ...]:
     """The indices in "0-3,6".
 
     Raises InvalidInput unless it is a list of indices and ranges, each named once.
     """
-    indices: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()) or len(first + last) > 8:
-            raise InvalidInput(
-                f"--gpus {text!r} is not a list of GPUs of this machine.",
-                hint="--gpus 0-3,6 to choose; --engine sim --gpus 8xH200 to rehearse on others",
-            )
-        indices += range(int(first), int(last or first) + 1)
-    if not indices or len(set(indices)) < len(indices):
-        raise InvalidInput(f"--gpus {text!r} names no GPU, or one twice.", hint="--gpus 0-3,6")
+    parts = [_RANGE.fullmatch(part.strip()) for part in text.split(",")]
+    indices = [
+        index
+        for match in parts
+        if match
+        for index in range(int(match[1]), int(match[2] or match[1]) + 1)
+    ]
+    if None in parts or not indices or len(set(indices)) < len(indices):
+        raise InvalidInput(
+            f"--gpus {text!r} is not a list of GPUs of this machine.",
+            hint="--gpus 0-3,6 to choose; --engine sim --gpus 8xH200 to rehearse on others",
+        )
     return tuple(indices)
 
 
@@ -81,11 +73,11 @@ def nvlink_domains(gpus: Sequence[Gpu]) -> list[list[Gpu]]:
     return [sorted(d, key=lambda gpu: gpu.index) for d in domains]
 
 
-def crossing(assigned: dict[str, tuple[int, ...]], gpus: Sequence[Gpu]) -> tuple[str, ...]:
-    """The engines whose GPUs are not all in one NVLink domain."""
+def crossing(assigned: Mapping[str, tuple[int, ...]], gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """A sentence for each engine whose GPUs are not all in one NVLink domain."""
     by_index = {gpu.index: gpu for gpu in gpus}
     return tuple(
-        name
+        f"{name} spans GPU {index_ranges(indices)}, which share no NVLink: its GPUs talk over PCIe."
         for name, indices in assigned.items()
         if len(nvlink_domains([by_index[i] for i in indices if i in by_index])) > 1
     )
@@ -155,7 +147,7 @@ def _linked(one: Gpu, other: Gpu) -> bool:
 def _too_few(
     deployment: Deployment, chosen: Sequence[Gpu], free: Sequence[Gpu]
 ) -> EnvironmentProblem:
-    busy = ", ".join(_why_busy(gpu) for gpu in chosen if gpu not in free)
+    busy = ", ".join(taken_gpus(chosen))
     engines = "1 engine needs" if deployment.total == 1 else f"{deployment.total} engines need"
     num, num_free = deployment.num_gpus, len(free)
     verb = "is" if num_free == 1 else "are"
@@ -165,18 +157,6 @@ def _too_few(
         hint=_smaller(deployment, free),
         code="not_enough_gpus",
     )
-
-
-def _why_busy(gpu: Gpu) -> str:
-    if gpu.problem is not None:
-        return f"GPU {gpu.index}: {gpu.problem}"
-    held = ", ".join(_held_by(holder) for holder in gpu.holders)
-    used = format_bytes(gpu.memory_used_bytes)
-    return f"GPU {gpu.index}: {used} held" + (f" by {held}" if held else "")
-
-
-def _held_by(holder: Holder) -> str:
-    return f"pid {holder.pid} {holder.name}"
 
 
 def _smaller(deployment: Deployment, free: Sequence[Gpu]) -> str:

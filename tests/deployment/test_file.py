@@ -3,7 +3,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pdctl.deployment.file import (
@@ -50,6 +50,7 @@ def test_a_deployment_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["pd.yaml"]
 
 
+@example(args=["--x=\x85"], env={}, model="0", slo_s=1.0)
 @given(
     args=st.lists(st.text(max_size=8).map(lambda s: f"--x={s}"), max_size=3),
     env=st.dictionaries(st.text(max_size=5), st.text(max_size=8), max_size=2),
