@@ -34,6 +34,7 @@ class Answer:
         self.ids: list[int] = []
         self.text = ""
         self.ids_text = ""
+        self.num_sent = 0  # tokens already in the stream
         self.reason: Reason | None = None
         self.began_wall_s = time.time()
         self.stream: EventStream | None = None
@@ -52,7 +53,7 @@ class Answer:
         self.text += new_text
         self.reason = reason
         if self.stream is not None:
-            self.stream.send(self.shape.chunk(self, new_text, reason))
+            self._send(self.stream, new_text, reason)
         if reason and not self.done.done():
             self.done.set_result(None)
 
@@ -60,7 +61,11 @@ class Answer:
         """Write this answer to a stream from now on, beginning with what came meanwhile."""
         self.stream = stream
         if self.ids or self.reason:
-            stream.send(self.shape.chunk(self, self.text, self.reason))
+            self._send(stream, self.text, self.reason)
+
+    def _send(self, stream: "EventStream", new_text: str, reason: Reason | None) -> None:
+        stream.send(self.shape.chunk(self, new_text, reason))
+        self.num_sent = len(self.ids)
 
     @property
     def finish_reason(self) -> dict[str, object]:
@@ -116,7 +121,7 @@ class NativeShape:
             return b"data: " + json.dumps(document).encode() + b"\n\n"
         text, ids = answer.text, answer.ids_text
         if self._incremental:
-            text, ids = new_text, str(answer.ids[-1])
+            text, ids = new_text, ",".join(map(str, answer.ids[answer.num_sent :]))
         # written by hand: this is the cost of every token, and no value here needs escaping
         return (
             f'data: {{"text":"{text}","output_ids":[{ids}],"meta_info":{{"id":"{request.rid}",'
@@ -129,6 +134,10 @@ class NativeShape:
     def document(self, answer: Answer) -> dict[str, object]:
         """One finished (or so far unfinished) answer."""
         request = answer.request
+        text, ids = answer.text, answer.ids
+        if self._incremental and answer.stream is not None:
+            ids = ids[answer.num_sent :]
+            text = "".join(map(tokens.piece, ids))
         meta: dict[str, object] = {
             "id": request.rid,
             "finish_reason": answer.finish_reason if answer.reason else None,
@@ -141,7 +150,7 @@ class NativeShape:
         }
         if answer.reason:
             meta["e2e_latency"] = time.time() - answer.began_wall_s
-        return {"text": answer.text, "output_ids": list(answer.ids), "meta_info": meta}
+        return {"text": text, "output_ids": list(ids), "meta_info": meta}
 
 
 class OpenAiShape:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pdctl.engines.sim.colocated import ColocatedQueues
 from pdctl.engines.sim.decode import DecodeQueues
+from pdctl.engines.sim.log import batch_line, log
 from pdctl.engines.sim.prefill import PrefillQueues
 from pdctl.engines.sim.record import Record
 from pdctl.engines.sim.requests import Batch, Emission, Request, Result
@@ -126,7 +127,9 @@ class Engine:
         # what ended is dated by its deadline, not by when this process woke up
         result = self.queues.finish(batch, batch.end_s)
         self._apply(result, batch.end_s)
-        self.record.ended(batch, self.queues, self.now_s())
+        state = self.record.ended(batch, self.queues, self.now_s())
+        if state is not None:
+            log(batch_line(batch, state))
 
     def _apply(self, result: Result, now_s: float) -> None:
         self._deliver(result.emissions, now_s)

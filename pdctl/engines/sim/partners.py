@@ -30,6 +30,7 @@ class Registry:
         self.engine: Engine | None = None  # set when it may take rooms
         self._registered: dict[str, object] | None = None
         self._sockets: dict[int, web.WebSocketResponse] = {}  # room -> the decode engine's
+        self._open: set[web.WebSocketResponse] = set()
         self._waiting: dict[int, Request] = {}
         self._runner: web.AppRunner | None = None
 
@@ -64,7 +65,7 @@ class Registry:
                 log("Prefill instance failed to register to bootstrap server after 5 retries")
 
     async def stop(self) -> None:
-        for socket in set(self._sockets.values()):
+        for socket in list(self._open):
             await socket.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -124,12 +125,14 @@ class Registry:
     async def _rooms(self, http: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(heartbeat=10.0)
         await socket.prepare(http)
+        self._open.add(socket)
         async for message in socket:
             word, room = str(message.data).split()
             if word == "take":
                 self._take(int(room), socket)
             else:
                 self._sockets.pop(int(room), None)
+        self._open.discard(socket)
         for left in [r for r, s in self._sockets.items() if s is socket]:
             del self._sockets[left]
         return socket

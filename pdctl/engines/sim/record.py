@@ -137,8 +137,8 @@ class Record:
         self.transfer_speed.observe(self.transfer_gb_per_s)
         self.stage("prefill_transfer_kv_cache", seconds)
 
-    def ended(self, batch: Batch, queues: "SchedulerQueues", now_s: float) -> None:
-        """Count a batch that has ended, and publish when SGLang would."""
+    def ended(self, batch: Batch, queues: "SchedulerQueues", now_s: float) -> LoadSnapshot | None:
+        """Count a batch that has ended, and publish when SGLang would; what it would log."""
         if batch.parts:
             self._count_prefill(batch)
             self._last_launch_s = None
@@ -148,6 +148,8 @@ class Record:
             self.loads = self.snapshot(queues, now_s)
         if batch.parts or self.decode_steps % GAUGE_STEPS == 0:
             self.gauges = self.snapshot(queues, now_s)
+            return self.gauges
+        return None
 
     def paused(self) -> None:
         """The scheduler has nothing to run: the next decode step starts a new series."""

@@ -12,7 +12,7 @@ from pdctl.engines.sim.api import Api
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.info import Identity
-from pdctl.engines.sim.log import log
+from pdctl.engines.sim.log import log, quieten
 from pdctl.engines.sim.partners import Registry
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
@@ -46,6 +46,7 @@ async def serve(flags: SimFlags) -> int:
     runner = web.AppRunner(
         api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0
     )
+    quieten()
     await runner.setup()
     try:
         await web.TCPSite(runner, flags.host, flags.port, backlog=4096).start()
