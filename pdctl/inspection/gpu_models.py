@@ -1,6 +1,5 @@
 """Kinds of GPU pdctl has datasheet figures for, and the names they go by."""
 
-import difflib
 import json
 from functools import cache
 from typing import Any
@@ -42,6 +41,8 @@ def require_gpu_model(name: str) -> GpuModel:
 
 def nearest_gpu_name(name: str) -> str:
     """The known name most like `name`, for a hint."""
+    import difflib
+
     plain = {_plain(known): known for known in known_gpu_names()}
     close = difflib.get_close_matches(_plain(name[:60]), plain, n=1, cutoff=0.3)
     return plain[close[0]] if close else "H200"

@@ -251,7 +251,7 @@ def _apply(llm: Llm, found: Quantization) -> Llm:
 
 def _quantised_by_name(llm: Llm, file: ModelFile) -> Llm:
     found = format_named(file.quantised_as or "")
-    note = f"{file.path} is taken as the bundled {file.bundled} with {found.label} weights"
+    note = f"taken as the bundled {file.bundled} with {found.label} weights"
     llm = replace(llm, assumptions=(*llm.assumptions, note))
     return _apply(llm, Quantization(found, {}))
 

@@ -3,7 +3,6 @@
 Nothing here ever asks the network.
 """
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ _SAME_SHAPE = {
     "deepseek-v3.1-terminus": "deepseek-v3",
     "deepseek-r1-zero": "deepseek-r1",
 }
-_RELEASE = re.compile(
-    r"-(instruct|thinking|chat|base|it|hf|bf16|\d{4}|v0\.1)(?=-|$)|^(meta-)(?=llama)"
-)
+# Compiled on first use: a bundled name needs neither, and start-up counts.
+_RELEASE = r"-(instruct|thinking|chat|base|it|hf|bf16|\d{4}|v0\.1)(?=-|$)|^(meta-)(?=llama)"
 _LONGER_CONTEXT = {"-2507": 262144, "-0905": 262144}  # Qwen3 of July, Kimi-K2 of September 2025
-_QUANTISED = re.compile(
+_QUANTISED = (
     r"-(fp8(?:-block|-dynamic)?|nvfp4|fp4|awq|gptq(?:-int4)?|int4|w4a16|quantized\.w4a16)(?=-|$)"
 )
 
@@ -110,26 +108,33 @@ def _bundled(model: str) -> ModelFile | None:
     if not _HUB_ID.fullmatch(model):
         return None
     exact = model.lower()
+    if exact in bundled_names():
+        return ModelFile(_bundled_config(exact), exact, None, exact)
     plain, quantised_as = _plain(model)
-    shape = exact if exact in bundled_names() else _SAME_SHAPE.get(plain, plain)
+    shape = _SAME_SHAPE.get(plain, plain)
     if shape not in bundled_names():
         return None
-    config = profiles_dir() / "models" / f"{shape}.json"
     context = next((n for mark, n in _LONGER_CONTEXT.items() if mark in exact), None)
-    path = None if exact == shape else model
-    return ModelFile(config, shape, path, shape, quantised_as, context)
+    path = model if "/" in model else None
+    return ModelFile(_bundled_config(shape), shape, path, shape, quantised_as, context)
+
+
+def _bundled_config(shape: str) -> Path:
+    return profiles_dir() / "models" / f"{shape}.json"
 
 
 def _plain(model: str) -> tuple[str, str | None]:
     """'Qwen/Qwen3-32B-Instruct-FP8' as ('qwen3-32b', 'fp8')."""
     text = model.lower().rsplit("/", 1)[-1]
-    quantised = _QUANTISED.search(text)
-    text = _RELEASE.sub("", _QUANTISED.sub("", text))
+    quantised = re.search(_QUANTISED, text)
+    text = re.sub(_RELEASE, "", re.sub(_QUANTISED, "", text))
     return text, quantised.group(1) if quantised else None
 
 
 def _example(model: str) -> str:
     plain = _plain(model[:200])[0]
+    import difflib
+
     close = difflib.get_close_matches(plain, bundled_names(), n=1, cutoff=0.5)
     return close[0] if close else "qwen3-32b"
 

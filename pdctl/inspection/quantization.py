@@ -9,16 +9,20 @@ from pdctl.inspection.config_json import Fields
 Part = Literal["attention", "mlp", "experts", "shared", "embeddings"]
 Compute = Literal["bf16", "fp8", "fp4"]
 PARTS: tuple[Part, ...] = ("attention", "mlp", "experts", "shared")
-_MARKS: tuple[tuple[Part, re.Pattern[str]], ...] = (
-    ("shared", re.compile(r"shared_expert")),
-    ("experts", re.compile(r"experts|block_sparse_moe")),
-    ("attention", re.compile(r"attn|attention|[qkvo]_proj|kv_[ab]_proj")),
-    ("embeddings", re.compile(r"lm_head|embed_tokens")),
-    ("mlp", re.compile(r"mlp|feed_forward|gate_up|(up|down|gate)_proj")),
+_WORDS: tuple[tuple[Part, tuple[str, ...]], ...] = (
+    ("shared", ("shared_expert",)),
+    ("experts", ("experts", "block_sparse_moe")),
+    (
+        "attention",
+        ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "_a_proj", "kv_b_"),
+    ),
+    ("embeddings", ("lm_head", "embed_tokens")),
+    ("mlp", ("mlp", "feed_forward", "gate_up", "up_proj", "down_proj", "gate_proj")),
 )
-_GATE = re.compile(r"(mlp\.gate|router|shared_expert_gate|\bgate)\W*$")
-_LAYER = re.compile(r"layers\.(\d+)\b")
-_NOT_THE_LLM = re.compile(r"visual|vision|audio|projector")
+_OTHER_MODELS = ("visual", "vision", "audio", "projector")
+# Compiled on first use: most files leave nothing out, and start-up counts.
+_GATE = r"(mlp\.gate|router|shared_expert_gate|\bgate)\W*$"
+_LAYER = r"layers\.(\d+)\b"
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def _left_out(names: tuple[str, ...], num_layers: int) -> dict[Part, float]:
         part = _part(name.replace("\\", "").lower())
         if part is None:
             continue
-        layer = _LAYER.search(name.replace("\\", ""))
+        layer = re.search(_LAYER, name.replace("\\", ""))
         if layer is None:
             everywhere.add(part)
         elif len(layer.group(1)) < 6 and int(layer.group(1)) < num_layers:  # else multi-token heads
@@ -152,6 +156,6 @@ def _left_out(names: tuple[str, ...], num_layers: int) -> dict[Part, float]:
 
 
 def _part(name: str) -> Part | None:
-    if _GATE.search(name) or _NOT_THE_LLM.search(name):
+    if re.search(_GATE, name) or any(word in name for word in _OTHER_MODELS):
         return None
-    return next((part for part, mark in _MARKS if mark.search(name)), None)
+    return next((part for part, words in _WORDS if any(word in name for word in words)), None)
