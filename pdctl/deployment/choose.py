@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from pdctl.deployment.extra_args import check_args
 from pdctl.deployment.flags_router import POLICIES
@@ -38,6 +39,9 @@ def deployment_of(
     python: str | None = None,
     trust_remote_code: bool = False,
     sim_speed: float = 1.0,
+    ttft_slo_s: float | None = None,
+    tpot_slo_s: float | None = None,
+    predicted: Mapping[str, float] | None = None,
 ) -> Deployment:
     """The deployment of `total` engines, `prefill` of them for prefill.
 
@@ -52,17 +56,13 @@ def deployment_of(
         InvalidInput: counts that cannot serve, or flags that conflict with pdctl's.
     """
     num_prefill = check_counts(prefill, total)
-    one_role: dict[Role, tuple[int, Parallelism | None, Sequence[str]]] = {
-        "colocated": (total, None, ()),
-    }
-    two_roles: dict[Role, tuple[int, Parallelism | None, Sequence[str]]] = {
-        "prefill": (num_prefill, prefill_parallelism, prefill_args),
-        "decode": (total - num_prefill, decode_parallelism, decode_args),
-    }
-    plans = {
-        role: RolePlan(num, own or parallelism, (*args, *extra), dict(env or {}))
-        for role, (num, own, extra) in (two_roles if num_prefill else one_role).items()
-    }
+    plan = partial(_plan, parallelism, args, env or {})
+    plans: dict[Role, RolePlan] = {"colocated": plan(total, None, ())}
+    if num_prefill:
+        plans = {
+            "prefill": plan(num_prefill, prefill_parallelism, prefill_args),
+            "decode": plan(total - num_prefill, decode_parallelism, decode_args),
+        }
     return checked(
         Deployment(
             name=name if name is not None else name_of(model),
@@ -75,8 +75,22 @@ def deployment_of(
             python=python,
             trust_remote_code=trust_remote_code,
             sim_speed=sim_speed,
+            ttft_slo_s=ttft_slo_s,
+            tpot_slo_s=tpot_slo_s,
+            predicted=dict(predicted or {}),
         )
     )
+
+
+def _plan(
+    parallelism: Parallelism,
+    args: Sequence[str],
+    env: Mapping[str, str],
+    engines: int,
+    own_parallelism: Parallelism | None,
+    own_args: Sequence[str],
+) -> RolePlan:
+    return RolePlan(engines, own_parallelism or parallelism, (*args, *own_args), dict(env))
 
 
 def checked(deployment: Deployment) -> Deployment:
