@@ -1,12 +1,55 @@
 """The records of a verdict, as `plan --json` prints them."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-from pdctl.perf_model.records import Basis, Parallelism, Percentiles
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.records import (
+    Basis,
+    Parallelism,
+    Percentiles,
+    Profile,
+    QueueSample,
+    Role,
+)
+from pdctl.workload.records import Slo, Workload
 
 Choice = Literal["pd", "colocated", "too_close"]
 Favours = Literal["pd", "colocated", "neither", "unknown"]
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """Speculative decoding: draft tokens per step, and tokens gained per step and request."""
+
+    draft_tokens: int
+    accept_length: float = 1.0
+
+    @property
+    def verify_tokens(self) -> int:
+        """Tokens one request adds to a decode batch: its drafts and the one they follow."""
+        return self.draft_tokens + 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """What `pdctl plan` was asked.
+
+    total: engines; None: as many as the GPUs hold. parallelism: fixed by the user, by role;
+    a role that is missing is searched.
+    """
+
+    llm: Llm
+    cluster: Cluster
+    workload: Workload
+    slo: Slo = Slo()
+    total: int | None = None
+    parallelism: Mapping[Role, Parallelism] = field(default_factory=dict)
+    speculation: Speculation | None = None
+    profile: Profile | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +90,13 @@ class Arm:
     kv_usage: dict[str, float] | None = None
     knee_rps: float | None = None  # highest rate sustained
     infeasible: str | None = None  # why it cannot run at all
+    queues: tuple[QueueSample, ...] = ()
+
+    @property
+    def num_engines(self) -> tuple[int, int]:
+        """Prefill and decode engines, or colocated ones and 0."""
+        parts = [int(n) for n in re.findall(r"\d+", self.layout)]
+        return parts[0], parts[1] if len(parts) > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +107,7 @@ class Flip:
     from_: Choice
     to: Choice
     at: float
+    from_at: float | None = None  # the value asked about
 
 
 @dataclass(frozen=True)
@@ -83,3 +134,8 @@ class Verdict:
     flips: tuple[Flip, ...]
     warnings: tuple[str, ...]
     provenance: Provenance
+    starts: tuple[Sizing, ...] = ()  # the first sizings by rule: N/4, and by rate where known
+    reason: str = ""  # one sentence: what the headline rests on
+    settle: str = ""  # the command of the measurement that would settle a too_close
+    rate_rps: float | None = None  # the rate the arms were compared at
+    unmet: str = ""  # why the answer is no: does not fit, or no layout meets the SLO

@@ -1,0 +1,223 @@
+"""What `pdctl plan` was given, as a question; what is missing is asked for on a terminal."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pdctl.console import ask, interactive
+from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.records import Parallelism, Profile, Role
+from pdctl.units import parse_duration_s, positive
+from pdctl.verdict.records import Question, Speculation
+from pdctl.workload.records import Slo, Workload
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The flags of `pdctl plan`, as typed. None or "": not given."""
+
+    model: str = ""
+    gpus: str = ""
+    isl: float | None = None
+    osl: float | None = None
+    rate: float | None = None
+    concurrency: float | None = None
+    prefix_hit: float | None = None
+    trace: Path | None = None
+    lengths: Path | None = None
+    skip_bad: bool = False
+    ttft: str = ""
+    tpot: str = ""
+    attainment: float = 0.9
+    total: int | None = None
+    tp: int | None = None
+    prefill_tp: int | None = None
+    decode_tp: int | None = None
+    pp: int | None = None
+    ep: int | None = None
+    dp: int | None = None
+    draft_tokens: int | None = None
+    accept_length: float | None = None
+    profile: Path | None = None
+    seed: int = 0
+    no_input: bool = False
+
+
+def question_of(options: PlanOptions) -> tuple[str, Question]:
+    """The model as the user names it, and the question.
+
+    Raises InvalidInput for a bad value, EnvironmentProblem without GPUs to plan for.
+    """
+    from pdctl.inspection.llm import read_llm
+
+    slo = _slo(options)
+    speculation = _speculation(options)
+    name = options.model or _known_model(options)
+    llm = read_llm(name)
+    cluster = _cluster(options)
+    parallelism = _parallelism(options, llm)
+    workload = _workload(_asked(options))
+    question = Question(
+        llm=llm,
+        cluster=cluster,
+        workload=workload,
+        slo=slo,
+        total=_at_least(options.total, 1, "--total"),
+        parallelism=parallelism,
+        speculation=speculation,
+        seed=options.seed,
+    )
+    return name, replace(question, profile=_profile(options, llm, cluster))
+
+
+def _slo(options: PlanOptions) -> Slo:
+    if not 0 < options.attainment <= 1:
+        raise InvalidInput(
+            f"--attainment is a share above 0 and up to 1, not {options.attainment:g}.",
+            hint="--attainment 0.9",
+        )
+    return Slo(
+        parse_duration_s(options.ttft, flag="--ttft") if options.ttft else None,
+        parse_duration_s(options.tpot, flag="--tpot") if options.tpot else None,
+        options.attainment,
+    )
+
+
+def _speculation(options: PlanOptions) -> Speculation | None:
+    drafts = _at_least(options.draft_tokens, 1, "--spec-draft-tokens")
+    if drafts is None:
+        if options.accept_length is not None:
+            raise InvalidInput(
+                "--spec-accept-length needs --spec-draft-tokens.", hint="--spec-draft-tokens 3"
+            )
+        return None
+    accepted = 1.0 if options.accept_length is None else options.accept_length
+    positive(accepted, flag="--spec-accept-length")
+    if not 1 <= accepted <= drafts + 1:
+        raise InvalidInput(
+            f"--spec-accept-length must be from 1 to {drafts + 1}, not {accepted:g}.",
+            hint=f"--spec-accept-length {min(2, drafts + 1)}",
+        )
+    return Speculation(drafts, accepted)
+
+
+def _known_model(options: PlanOptions) -> str:
+    """The model of ./pd.yaml or of the last plan, or the answer of whoever is there."""
+    from pdctl.commands.chosen import FILE, last_plan_path
+    from pdctl.deployment.file import read_deployment
+
+    deployment = next((read_deployment(p) for p in (FILE, last_plan_path()) if p.is_file()), None)
+    if deployment is not None:
+        return deployment.model
+    if not interactive(no_input=options.no_input):
+        raise InvalidInput(
+            "No model is given, and there is neither ./pd.yaml nor an earlier plan.",
+            hint="pdctl plan llama-3.1-8b --gpus 8xH200",
+        )
+    return ask("Model?", default="llama-3.1-8b", flag="MODEL", no_input=options.no_input)
+
+
+def _cluster(options: PlanOptions) -> Cluster:
+    from pdctl.inspection.cluster import detect_cluster, parse_gpus
+
+    if options.gpus:
+        return parse_gpus(options.gpus)
+    try:
+        return detect_cluster()
+    except EnvironmentProblem:
+        if not interactive(no_input=options.no_input):
+            raise
+    return parse_gpus(
+        ask("No GPU here. Plan for which?", default="8xH200", flag="--gpus", no_input=False)
+    )
+
+
+def _parallelism(options: PlanOptions, llm: Llm) -> dict[Role, Parallelism]:
+    """What the user fixed, by role; a role is left to the search when nothing of it is."""
+    from pdctl.perf_model.memory import check_parallelism
+
+    common = {"pp": options.pp, "dp": options.dp, "ep": options.ep}
+    flags = {f"--{k}": v for k, v in common.items()}
+    flags |= {"--tp": options.tp, "--prefill-tp": options.prefill_tp}
+    flags["--decode-tp"] = options.decode_tp
+    for flag, value in flags.items():
+        _at_least(value, 1, flag)
+    by_role: dict[Role, int | None] = {
+        "colocated": options.tp,
+        "prefill": options.prefill_tp or options.tp,
+        "decode": options.decode_tp or options.tp,
+    }
+    others = {key: value for key, value in common.items() if value}
+    if others and not any(by_role.values()):
+        flag = f"--{next(iter(others))}"
+        raise InvalidInput(f"{flag} needs --tp.", hint=f"--tp 8 {flag} {others[flag[2:]]}")
+    fixed = {role: Parallelism(tp=tp, **others) for role, tp in by_role.items() if tp}
+    for shape in fixed.values():
+        check_parallelism(llm, shape)
+    return fixed
+
+
+def _asked(options: PlanOptions) -> PlanOptions:
+    """The options with what a person typed for lengths and rate that were not given."""
+    given = options.trace or options.lengths or options.isl is not None or options.osl is not None
+    if given or not interactive(no_input=options.no_input):
+        return options
+    isl = _number("Mean prompt tokens (Enter: unknown)?", "--isl")
+    if isl is None:
+        return options
+    return replace(
+        options,
+        isl=isl,
+        osl=_number("Mean output tokens?", "--osl", "500"),
+        rate=options.rate or _number("Requests per second (Enter: unknown)?", "--rate"),
+    )
+
+
+def _number(question: str, flag: str, default: str = "") -> float | None:
+    text = ask(question, default=default, flag=flag, no_input=False)
+    if not text:
+        return None
+    try:
+        return positive(float(text.replace(",", "")), flag=flag, text=text)
+    except ValueError as problem:
+        raise InvalidInput(f"{flag} {text!r} is not a number.", hint=f"{flag} 1000") from problem
+
+
+def _workload(options: PlanOptions) -> Workload:
+    from pdctl.workload.describe import workload_from_lengths, workload_from_trace
+
+    file = options.trace or options.lengths
+    if file is None:
+        return workload_from_lengths(
+            isl=options.isl,
+            osl=options.osl,
+            rate_rps=options.rate,
+            concurrency=options.concurrency,
+            prefix_hit=options.prefix_hit,
+        )
+    from pdctl.workload.traces import read_trace
+
+    for value, flag in ((options.isl, "--isl"), (options.osl, "--osl")):
+        if value is not None:
+            raise InvalidInput(f"{flag} and {file.name} both give lengths.", hint=f"drop {flag}")
+    trace = read_trace(file, skip_bad=options.skip_bad)
+    workload = workload_from_trace(trace, str(file), rate_rps=options.rate)
+    if options.concurrency is not None:
+        workload = replace(
+            workload, concurrency=positive(options.concurrency, flag="--concurrency")
+        )
+    return workload
+
+
+def _profile(options: PlanOptions, llm: Llm, cluster: Cluster) -> Profile | None:
+    from pdctl.perf_model.profiles import find_profile, read_profile
+
+    if options.profile is None:
+        return find_profile(cluster.gpu.name, llm)
+    return read_profile(options.profile)
+
+
+def _at_least(value: int | None, least: int, flag: str) -> int | None:
+    if value is not None and value < least:
+        raise InvalidInput(f"{flag} must be at least {least}, not {value}.", hint=f"{flag} {least}")
+    return value

@@ -1,0 +1,261 @@
+"""Closed forms: how many requests per second can one engine, and one layout, carry?
+
+They prune the search and find where a verdict flips; what is shown comes from the simulator.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from pdctl.perf_model.records import EngineModel
+from pdctl.perf_model.steps import decode_step_s, prefill_s
+from pdctl.workload.records import Slo, Workload
+
+PREFILL_USE = 0.90  # AIConfigurator 2601.06288, Algorithm 3: prefill pools run at 90 % of peak
+DECODE_USE = 0.92  # the same: decode pools at 92 %
+MOST_USE = 0.95  # above it queues of a minute's trace grow without limit
+NORMAL_P90 = 1.2816  # 90th percentile of a standard normal
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one request asks in the mean.
+
+    fresh: prompt tokens to compute; cached: those found in the prefix cache.
+    pairs: query-key pairs of its prefill. context: tokens a decode step reads for it,
+    averaged over its steps.
+    """
+
+    fresh: float
+    cached: float
+    pairs: float
+    osl: float
+    context: float
+
+    @property
+    def isl(self) -> float:
+        return self.fresh + self.cached
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A layout at one rate, in the mean and at the 90th percentile. None of it is simulated."""
+
+    ttft_s: float
+    ttft_p90_s: float
+    tpot_s: float
+    tpot_p90_s: float
+    running: float  # requests decoding on one engine
+
+
+def demand_of(workload: Workload) -> Demand | None:
+    """The mean request of a workload; None while a length is unknown.
+
+    With a trace, pairs and context are means over its requests, not of the mean request.
+    Ignores: that hits differ from prompt to prompt.
+    """
+    if workload.isl is None or workload.osl is None:
+        return None
+    hit = workload.prefix_hit or 0.0
+    isl, osl = workload.isl.mean, max(workload.osl.mean, 1.0)
+    fresh = max(isl * (1.0 - hit), 1.0)
+    # E[n²] = mean²·(1 + cv²), and Σe(h + e/2) over a prompt's chunks = e·(h + e/2)
+    square = (1.0 + workload.isl.cv**2) * isl * isl
+    pairs = square * (1.0 - hit) * (hit + (1.0 - hit) / 2)
+    # a step is an output token: long outputs weigh more, and are longer while they last
+    context = isl + osl * (1.0 + workload.osl.cv**2) / 2
+    return Demand(fresh, isl - fresh, pairs, osl, context)
+
+
+@cache
+def prefill_alone_s(engine: EngineModel, demand: Demand) -> float:
+    """A mean prompt on an idle engine, chunk after chunk."""
+    chunks = max(1, math.ceil(demand.fresh / engine.chunked_prefill_size))
+    one = prefill_s(engine.times, demand.fresh / chunks, demand.pairs / chunks)
+    return one * (chunks + engine.times.stages - 1)
+
+
+@cache
+def prefill_packed_s(engine: EngineModel, demand: Demand) -> float:
+    """Engine time of a mean prompt when prompts fill whole chunks: the inverse of capacity.
+
+    Ignores: the last, partly filled chunk.
+    """
+    share = engine.chunked_prefill_size / demand.fresh  # prompts per chunk
+    return prefill_s(engine.times, engine.chunked_prefill_size, demand.pairs * share) / share
+
+
+def prefill_tokens_per_s(engine: EngineModel, demand: Demand) -> float:
+    """New prompt tokens per second of one busy engine."""
+    return demand.fresh / prefill_packed_s(engine, demand)
+
+
+@cache
+def max_batch(engine: EngineModel, demand: Demand) -> float:
+    """Requests that fit an engine's KV cache and its limit of running requests.
+
+    Ignores: prefixes shared between running requests.
+    """
+    if engine.kv_capacity_tokens <= 0:
+        return 0.0
+    each = demand.context + (engine.reserved_decode_tokens if engine.role == "decode" else 0)
+    return max(min(engine.kv_capacity_tokens / each, engine.max_running_requests), 0.0)
+
+
+def step_s(engine: EngineModel, demand: Demand, batch: float) -> float:
+    """One decode step of `batch` mean requests."""
+    return decode_step_s(engine.times, max(batch, 1.0), max(batch, 1.0) * demand.context)
+
+
+def tpot_at(engine: EngineModel, demand: Demand, batch: float) -> float:
+    """Seconds per output token of each of `batch` requests, prefill stalls apart."""
+    return step_s(engine, demand, batch) / engine.accept_length
+
+
+@cache
+def decode_rps(engine: EngineModel, demand: Demand, tpot_s: float | None) -> float:
+    """Most requests per second one decode engine finishes with TPOT within `tpot_s`.
+
+    0 when even one request alone is slower. Source: Little's law, rate = B / (OSL · TPOT).
+    """
+    most = max_batch(engine, demand)
+    if most < 1.0 or (tpot_s is not None and tpot_at(engine, demand, 1.0) > tpot_s):
+        return 0.0
+    batch = most
+    if tpot_s is not None and tpot_at(engine, demand, most) > tpot_s:
+        batch = _bisect(lambda b: tpot_at(engine, demand, b) <= tpot_s, 1.0, most, steps=12)
+    return DECODE_USE * batch / (demand.osl * tpot_at(engine, demand, batch))
+
+
+@cache
+def prefill_rps(engine: EngineModel, demand: Demand, slo: Slo, after_s: float = 0.0) -> float:
+    """Most requests per second one prefill engine starts with TTFT within the SLO.
+
+    after_s: what follows the prefill before the first token is seen: transfer, a decode step.
+    0 when a prompt alone takes longer.
+    """
+    packed = prefill_packed_s(engine, demand)
+    if slo.ttft_s is None:
+        return PREFILL_USE / packed
+    slack = slo.ttft_s - prefill_alone_s(engine, demand) - after_s
+    if slack < 0:
+        return 0.0
+    use = _bisect(
+        lambda u: _wait_tail(u, slack / packed) <= 1 - slo.attainment, 0.0, MOST_USE, steps=10
+    )
+    return use / packed
+
+
+@cache
+def colocated_rps(engine: EngineModel, demand: Demand, slo: Slo) -> float:
+    """Most requests per second one colocated engine carries within the SLO.
+
+    Prefill goes first: it queues by itself, and decode has what it leaves.
+    """
+    packed = prefill_packed_s(engine, demand)
+    first = prefill_rps(engine, demand, slo, tpot_at(engine, demand, 1.0) / 2)
+    top = min(first, MOST_USE / packed)
+    if top <= 0 or max_batch(engine, demand) < 1:
+        return 0.0
+
+    def holds(rate: float) -> bool:
+        pace = colocated_pace(engine, demand, rate)
+        return pace is not None and (slo.tpot_s is None or pace.tpot_p90_s <= slo.tpot_s)
+
+    if not holds(top * 1e-3):
+        return 0.0
+    return top if holds(top) else _bisect(holds, top * 1e-3, top, steps=10)
+
+
+def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace | None:
+    """One colocated engine at `rate_rps`; None above what it carries.
+
+    TPOT = step / (1 − prefill's share of time). A request of OSL tokens meets a Poisson number
+    of foreign prefills, so short outputs spread wide.
+    Source: SGLang's scheduler runs no decode step while a prompt waits (prefill first).
+    Ignores: memory pressure and retraction.
+    """
+    packed = prefill_packed_s(engine, demand)
+    busy = rate_rps * packed
+    if busy >= 1.0:
+        return None
+    load = rate_rps * demand.osl / (1.0 - busy)
+    batch = running_requests(engine, demand, load)
+    if batch is None:
+        return None
+    tpot = tpot_at(engine, demand, batch) / (1.0 - busy)
+    stalls = rate_rps * demand.osl * tpot
+    spread = math.sqrt(stalls) * packed / demand.osl
+    alone = prefill_alone_s(engine, demand)
+    wait, tail = _waits(busy, packed)
+    half = step_s(engine, demand, batch) / 2
+    return Pace(alone + wait + half, alone + tail + half, tpot, tpot + NORMAL_P90 * spread, batch)
+
+
+def pd_pace(
+    prefill: EngineModel, decode: EngineModel, ratio: tuple[int, int], demand: Demand, rps: float
+) -> Pace | None:
+    """`ratio` prefill and decode engines at `rps` in all; None above what they carry."""
+    packed = prefill_packed_s(prefill, demand)
+    busy = rps / ratio[0] * packed
+    batch = running_requests(decode, demand, rps / ratio[1] * demand.osl)
+    if busy >= 1.0 or batch is None:
+        return None
+    wait, tail = _waits(busy, packed)
+    first = prefill_alone_s(prefill, demand) + handover_s(prefill, decode, demand)
+    tpot = tpot_at(decode, demand, batch)
+    crowded = tpot_at(decode, demand, batch + NORMAL_P90 * math.sqrt(batch))
+    return Pace(first + wait, first + tail, tpot, (tpot + crowded) / 2, batch)
+
+
+def handover_s(prefill: EngineModel, decode: EngineModel, demand: Demand) -> float:
+    """From the last chunk's end to the first token: that chunk's KV, and half a decode step.
+
+    Source: SGLang sends KV chunk by chunk, so only the last chunk is exposed.
+    """
+    last = min(demand.fresh, prefill.chunked_prefill_size)
+    moved = prefill.times.transfer_base_s + prefill.times.transfer_token_s * last
+    return moved + step_s(decode, demand, 1.0) / 2
+
+
+def running_requests(engine: EngineModel, demand: Demand, tokens_per_s: float) -> float | None:
+    """Requests running on an engine that makes `tokens_per_s`; None: it cannot.
+
+    Source: Little's law, the batch B with B = tokens/s · TPOT(B).
+    """
+    most = max_batch(engine, demand)
+    if most < 1.0 or tokens_per_s * tpot_at(engine, demand, most) > most:
+        return None
+    batch = tokens_per_s * tpot_at(engine, demand, 1.0)
+    for _ in range(30):
+        following = tokens_per_s * tpot_at(engine, demand, batch)
+        if abs(following - batch) <= 0.01 * batch:
+            return min(following, most)
+        batch = following
+    return min(batch, most)
+
+
+def _wait_tail(use: float, services: float) -> float:
+    """Chance that a wait exceeds `services` service times at utilisation `use`.
+
+    Source: M/D/1 in heavy traffic, P(W > t) ≈ ρ·exp(−2(1−ρ)·t/S) (Kingman).
+    """
+    return use * math.exp(-2.0 * (1.0 - use) * services)
+
+
+def _waits(use: float, service_s: float) -> tuple[float, float]:
+    """Mean wait and its 90th percentile, M/D/1."""
+    mean = use / (2.0 * (1.0 - use)) * service_s
+    tail = max(0.0, math.log(max(use, 1e-9) / 0.1)) / (2.0 * (1.0 - use)) * service_s
+    return mean, max(mean, tail)
+
+
+def _bisect(holds: Callable[[float], bool], low: float, high: float, *, steps: int) -> float:
+    """The largest x in [low, high] known to hold, when it holds at `low` and not beyond some x."""
+    if holds(high):
+        return high
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

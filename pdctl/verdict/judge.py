@@ -1,0 +1,100 @@
+"""From what the rules lean to and what the arms did, to a choice. Shared by verdict and flips."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pdctl.verdict.records import Choice
+from pdctl.verdict.rules import Lean
+
+DecidedBy = Literal["rules", "evidence", "feasibility"]
+Confidence = Literal["high", "medium", "low"]
+
+ROOFLINE_BAND = 0.25  # TRT-LLM blog 5: real runs 0-25 % below rate-matched predictions
+FITTED_BAND = 0.10  # at least, also for a profile whose own error is smaller
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one arm does. knee_rps: highest rate, within the SLO where one is given.
+
+    ttft_s and tpot_s: means at the rate asked about; None: it does not carry that rate.
+    """
+
+    knee_rps: float
+    ttft_s: float | None
+    tpot_s: float | None
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A choice, who made it and how sure it is."""
+
+    choice: Choice
+    decided_by: DecidedBy
+    confidence: Confidence
+    evidence: Choice  # what the arms alone say
+
+
+def judge(
+    lean: Lean, colocated: Side, pd: Side, *, rate_rps: float | None, has_slo: bool, band: float
+) -> Ruling:
+    """Which arm, given where the rules lean and what both arms do.
+
+    Evidence decides when it clears its error band; otherwise rules that lean clearly do;
+    otherwise it is too close. rate_rps: None when nobody asked for a rate.
+    """
+    if has_slo:
+        evidence = _by_goodput(colocated.knee_rps, pd.knee_rps, rate_rps, band)
+    else:
+        evidence = _by_dominance(colocated, pd, band)
+    if evidence != "too_close":
+        return Ruling(evidence, "evidence", _confidence(evidence, lean, band), evidence)
+    if lean == "mixed":
+        return Ruling("too_close", "evidence", "low", evidence)
+    sure: Confidence = "medium" if _tilts(lean, colocated, pd) else "low"
+    return Ruling(lean, "rules", sure, evidence)
+
+
+def _by_goodput(colocated: float, pd: float, rate_rps: float | None, band: float) -> Choice:
+    """Colocated when it holds the rate asked about with the band to spare: it is simpler."""
+    if rate_rps is not None and colocated >= rate_rps * (1 + band):
+        return "colocated"
+    if pd > colocated * (1 + band):
+        return "pd"
+    return "colocated" if colocated > pd * (1 + band) else "too_close"
+
+
+def _by_dominance(colocated: Side, pd: Side, band: float) -> Choice:
+    """Without SLOs: better by more than the band in something, worse by it in nothing."""
+    if pd.ttft_s is None or pd.tpot_s is None:
+        return "too_close" if colocated.ttft_s is None else "colocated"
+    if colocated.ttft_s is None or colocated.tpot_s is None:
+        return "pd"
+    gains = [
+        _gain(colocated.ttft_s, pd.ttft_s, band),
+        _gain(colocated.tpot_s, pd.tpot_s, band),
+        _gain(pd.knee_rps, colocated.knee_rps, band),
+    ]
+    if max(gains) > 0 and min(gains) >= 0:
+        return "pd"
+    return "colocated" if min(gains) < 0 and max(gains) <= 0 else "too_close"
+
+
+def _gain(theirs: float, ours: float, band: float) -> int:
+    """1: ours is smaller beyond the band; −1: larger; 0: within it."""
+    if theirs > ours * (1 + band):
+        return 1
+    return -1 if ours > theirs * (1 + band) else 0
+
+
+def _confidence(evidence: Choice, lean: Lean, band: float) -> Confidence:
+    if lean == evidence:
+        return "high" if band < ROOFLINE_BAND else "medium"
+    if lean == "mixed":
+        return "medium"
+    return "low"
+
+
+def _tilts(lean: Lean, colocated: Side, pd: Side) -> bool:
+    """Whether the rates sustained are at least not against the lean."""
+    return (pd.knee_rps >= colocated.knee_rps) == (lean == "pd")

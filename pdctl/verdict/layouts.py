@@ -1,0 +1,176 @@
+"""Which engines, and how many of each, can the GPUs of a question hold?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pdctl.errors import InvalidInput
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.engine_model import engine_model
+from pdctl.perf_model.memory import check_parallelism
+from pdctl.perf_model.records import EngineModel, Fleet, Parallelism, Role
+from pdctl.verdict.records import Question
+
+ASSUMED_RDMA_BYTES_PER_S = 50e9
+MAX_SIZES = 4  # sizes of engine tried per role beyond the smallest that fits
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Every engine that fits, by role; smallest first."""
+
+    colocated: tuple[EngineModel, ...]
+    prefill: tuple[EngineModel, ...]
+    decode: tuple[EngineModel, ...]
+
+
+def engines_that_fit(question: Question) -> Engines:
+    """The engines the search may use: those the user fixed, or all sizes that fit."""
+    return Engines(
+        _role_engines(question, "colocated"),
+        _role_engines(question, "prefill"),
+        _role_engines(question, "decode"),
+    )
+
+
+def gpu_budget(question: Question) -> int:
+    """GPUs both arms may use.
+
+    Raises InvalidInput when the engines asked for need more than there are.
+    """
+    have = question.cluster.num_gpus
+    size = _fixed_size(question)
+    if question.total is None or size is None:
+        return have
+    if question.total * size > have:
+        raise InvalidInput(
+            f"{question.total} engines of {size} GPUs need {question.total * size} GPUs; "
+            f"there are {have}.",
+            hint=f"--total {have // size}" if have >= size else f"--tp {have}",
+        )
+    return question.total * size
+
+
+def colocated_fleets(question: Question, engines: Engines) -> tuple[Fleet, ...]:
+    """One fleet per colocated engine size, each as large as the GPUs allow."""
+    budget = gpu_budget(question)
+    fleets = []
+    for engine in engines.colocated:
+        count = budget // engine.parallelism.num_gpus
+        if question.total is not None and "colocated" in question.parallelism:
+            count = min(count, question.total)
+        if count:
+            fleets.append(Fleet(colocated=engine, num_colocated=count))
+    return tuple(fleets)
+
+
+def pd_fleets(question: Question, prefill: EngineModel, decode: EngineModel) -> tuple[Fleet, ...]:
+    """All splits of the GPUs over these two engines that leave no room for another engine."""
+    return tuple(
+        Fleet(prefill=prefill, decode=decode, num_prefill=p, num_decode=d)
+        for p, d in _splits(question, prefill, decode)
+    )
+
+
+def _splits(
+    question: Question, prefill: EngineModel, decode: EngineModel
+) -> Iterator[tuple[int, int]]:
+    budget = gpu_budget(question)
+    each_p, each_d = prefill.parallelism.num_gpus, decode.parallelism.num_gpus
+    if question.total is not None:
+        for p in range(1, question.total):
+            if p * each_p + (question.total - p) * each_d <= budget:
+                yield p, question.total - p
+        return
+    for p in range(1, (budget - each_d) // each_p + 1):
+        d = (budget - p * each_p) // each_d
+        if budget - p * each_p - d * each_d < each_p:
+            yield p, d
+
+
+def _role_engines(question: Question, role: Role) -> tuple[EngineModel, ...]:
+    fixed = question.parallelism.get(role)
+    tried = (fixed,) if fixed else tuple(shapes(question, role))
+    found: list[EngineModel] = []
+    sizes: set[int] = set()
+    for shape in tried:
+        if len(sizes) >= MAX_SIZES and shape.num_gpus not in sizes:
+            break
+        engine = _engine(question, role, shape)
+        if engine is not None:
+            sizes.add(shape.num_gpus)
+            found.append(engine)
+    return tuple(found)
+
+
+def assumed_cluster(cluster: Cluster) -> Cluster:
+    """The cluster with an RDMA rate between its nodes where none is known.
+
+    Source: 400 Gbit/s per GPU is what HGX and DGX nodes with NVLink are built with.
+    """
+    if cluster.num_nodes == 1 or cluster.rdma_bytes_per_s or not cluster.gpu.peer_bytes_per_s:
+        return cluster
+    return replace(cluster, rdma_bytes_per_s=ASSUMED_RDMA_BYTES_PER_S)
+
+
+def _engine(question: Question, role: Role, shape: Parallelism) -> EngineModel | None:
+    speculation = question.speculation
+    return engine_model(
+        question.llm,
+        assumed_cluster(question.cluster),
+        shape,
+        role,
+        profile=question.profile,
+        verify_tokens=speculation.verify_tokens if speculation else 1,
+        accept_length=speculation.accept_length if speculation else 1.0,
+    )
+
+
+def shapes(question: Question, role: Role) -> Iterator[Parallelism]:
+    """Parallelisms worth trying for a role, smallest first, that the LLM can be cut into."""
+    fixed = _fixed_size(question)
+    most = question.cluster.num_gpus - (0 if role == "colocated" else 1)
+    for size in _sizes(question.llm, question.cluster):
+        if size <= most and fixed in (None, size):
+            yield from (s for s in _of_size(question.llm, size) if _can_cut(question.llm, s))
+
+
+def _sizes(llm: Llm, cluster: Cluster) -> Iterator[int]:
+    """Powers of two inside a node; whole nodes beyond it, for expert parallelism any number."""
+    size = 1
+    while size <= cluster.gpus_per_node:
+        yield size
+        size *= 2
+    nodes = 2
+    while nodes <= cluster.num_nodes:
+        yield nodes * cluster.gpus_per_node
+        nodes = nodes + 1 if llm.experts else nodes * 2
+
+
+def _of_size(llm: Llm, size: int) -> tuple[Parallelism, ...]:
+    """Dense: tensor parallel. MoE: experts spread too, and with MLA attention is replicated."""
+    if llm.experts is None or size == 1:
+        return (Parallelism(tp=size),)
+    spread = Parallelism(tp=size, ep=size)
+    if llm.attention == "mla":
+        return (Parallelism(tp=size), Parallelism(tp=size, dp=size, ep=size))
+    return (Parallelism(tp=size), spread)
+
+
+def _can_cut(llm: Llm, shape: Parallelism) -> bool:
+    try:
+        check_parallelism(llm, shape)
+    except InvalidInput:
+        return False
+    return True
+
+
+def _fixed_size(question: Question) -> int | None:
+    """GPUs of one engine where all roles have the same: fixed by the user, or by --total."""
+    sizes = {shape.num_gpus for shape in question.parallelism.values()}
+    if len(sizes) == 1 and len(question.parallelism) == 3:
+        return sizes.pop()
+    if question.total is None or question.parallelism:
+        return None
+    each = question.cluster.num_gpus // question.total
+    fitting = [size for size in _sizes(question.llm, question.cluster) if size <= each]
+    return fitting[-1] if fitting else 1

@@ -1,0 +1,69 @@
+"""Verdicts whose answer is no: the model does not fit, prompts are too long."""
+
+from pdctl.perf_model.engine_model import does_not_fit_reason
+from pdctl.perf_model.records import Parallelism
+from pdctl.units import format_count
+from pdctl.verdict.capacity import Demand
+from pdctl.verdict.judge import ROOFLINE_BAND
+from pdctl.verdict.layouts import Engines, assumed_cluster, shapes
+from pdctl.verdict.records import Provenance, Question, Rule, Verdict
+
+ROOFLINE = Provenance("roofline", None, ROOFLINE_BAND)
+
+
+def does_not_fit(question: Question, rules: tuple[Rule, ...]) -> Verdict:
+    """No engine of any size fits these GPUs."""
+    tried = [question.parallelism[r] for r in ("colocated",) if r in question.parallelism]
+    tried = tried or list(shapes(question, "colocated"))[-1:] or [Parallelism()]
+    reason = does_not_fit_reason(
+        question.llm, assumed_cluster(question.cluster), tried[0], "colocated"
+    )
+    why = f"{question.llm.name} does not fit on {_gpus(question)}: {reason}."
+    return _refusal(rules, why)
+
+
+def too_long(
+    question: Question, engines: Engines, demand: Demand, rules: tuple[Rule, ...]
+) -> Verdict | None:
+    """A refusal where even the mean request exceeds the context or every engine's KV cache."""
+    need = demand.isl + demand.osl
+    context = question.llm.max_context
+    if context is not None and need > context:
+        asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
+        return _refusal(
+            rules,
+            f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
+            f"context of {question.llm.name}.",
+        )
+    everyone = (*engines.colocated, *engines.prefill, *engines.decode)
+    room = max((engine.kv_capacity_tokens for engine in everyone), default=0)
+    if need > room:
+        return _refusal(
+            rules,
+            f"A request of {format_count(round(need))} tokens exceeds the KV cache of the largest "
+            f"engine, {format_count(room)} tokens.",
+        )
+    return None
+
+
+def _refusal(rules: tuple[Rule, ...], why: str) -> Verdict:
+    return Verdict(
+        verdict="too_close",
+        confidence="high",
+        decided_by="feasibility",
+        headline="No layout can run this",
+        rules=rules,
+        sizing=None,
+        arms={},
+        sweep=(),
+        flips=(),
+        warnings=(),
+        provenance=ROOFLINE,
+        reason=why,
+        unmet=why,
+    )
+
+
+def _gpus(question: Question) -> str:
+    cluster = question.cluster
+    return f"{cluster.num_gpus} × {cluster.gpu.name}"

@@ -1,0 +1,163 @@
+"""The user's rules as lines: a value, a threshold and what it favours. Priors, not verdicts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.units import format_count, format_seconds, format_share
+from pdctl.verdict.records import Favours, Rule
+from pdctl.workload.records import Workload
+
+LONG_PROMPT_TOKENS = 4000
+SHORT_PROMPT_TOKENS = 1000
+HIGH_DECODE_BATCH = 32
+VARIABLE_DISPERSION = 50.0
+VARIABLE_PEAK = 2.5
+KV_MOVE_SHARE = 0.5  # of the prefill that made the KV
+
+MILES = "Miles guide to prefill/decode disaggregation"
+LONG = "prompts of 4K tokens and more gain from a split (Miles guide)"
+BATCH = "high decode batches are bound by memory bandwidth (Miles guide); 32 is pdctl's 'high'"
+MOE = "decode gains from expert parallelism that prefill does not need (Miles guide)"
+SHORT = "prompts under about 1K tokens do not repay routing and KV transfer (Miles guide)"
+NODE = "pool boundaries do not help inside one node (Miles guide); a prior, not a veto"
+VARY = "fixed pools waste under variable load (Miles guide); limits set on public traces"
+KV = "the KV cache must move much faster than it is made (Mooncake, FAST'25)"
+
+Lean = Literal["pd", "colocated", "mixed"]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the rules need of a first estimate. None: unknown.
+
+    decode_batch: requests running on one decode engine. kv_move_s and prefill_s: to move the KV
+    of a mean prompt between engines, and to compute it.
+    """
+
+    decode_batch: float | None = None
+    kv_move_s: float | None = None
+    prefill_s: float | None = None
+
+
+def apply_rules(
+    llm: Llm, cluster: Cluster, workload: Workload, load: Load | None = None
+) -> tuple[Rule, ...]:
+    """Every rule with its value, threshold and what it favours; unknown stays unknown.
+
+    Source: the Miles guide for the rules; each threshold names its own.
+    """
+    load = load or Load()
+    return (
+        _long_prompts(workload),
+        _decode_batch(load.decode_batch),
+        _moe(llm),
+        _short_prompts(workload),
+        _single_node(cluster),
+        _variability(workload),
+        _kv_path(cluster, load),
+    )
+
+
+def uncached_prompt_tokens(workload: Workload) -> float | None:
+    """Mean prompt tokens that prefill must compute: those not found in the prefix cache.
+
+    Ignores: that a finite cache finds fewer than an unlimited one.
+    """
+    if workload.isl is None:
+        return None
+    return workload.isl.mean * (1.0 - (workload.prefix_hit or 0.0))
+
+
+def lean(rules: tuple[Rule, ...]) -> Lean:
+    """Where the rules point when they point clearly: two for one side and none for the other.
+
+    Two GPUs that cannot reach each other, or a KV move slower than the prefill, decide alone.
+    """
+    favours = {rule.id: rule.favours for rule in rules}
+    if favours.get("kv_path") == "colocated":
+        return "colocated"
+    votes = list(favours.values())
+    pd, colocated = votes.count("pd"), votes.count("colocated")
+    if pd >= 2 and not colocated:
+        return "pd"
+    if colocated and (pd == 0 or favours.get("short_prompts") == "colocated" and pd == 1):
+        return "colocated"
+    return "mixed"
+
+
+def _long_prompts(workload: Workload) -> Rule:
+    tokens = uncached_prompt_tokens(workload)
+    if tokens is None or workload.isl is None:
+        return Rule("long_prompts", "unknown", None, LONG_PROMPT_TOKENS, "unknown: --isl", LONG)
+    text = f"mean {format_count(round(workload.isl.mean))} tokens"
+    if workload.prefix_hit:
+        text += f", {format_count(round(tokens))} uncached"
+    if workload.isl.cv > 0:
+        text += f", {format_share(workload.isl.share_from_4k)} over 4K"
+    favours: Favours = "pd" if tokens >= LONG_PROMPT_TOKENS else "neither"
+    return Rule("long_prompts", favours, tokens, LONG_PROMPT_TOKENS, text, LONG)
+
+
+def _short_prompts(workload: Workload) -> Rule:
+    tokens = uncached_prompt_tokens(workload)
+    if tokens is None or workload.isl is None:
+        return Rule("short_prompts", "unknown", None, SHORT_PROMPT_TOKENS, "unknown: --isl", SHORT)
+    favours: Favours = "colocated" if tokens < SHORT_PROMPT_TOKENS else "neither"
+    if workload.isl.cv > 0:
+        text = f"{format_share(workload.isl.share_under_1k)} under 1K"
+    elif tokens < SHORT_PROMPT_TOKENS:
+        text = "under 1K to compute"
+    else:
+        text = "1–2K: measure first" if tokens < 2 * SHORT_PROMPT_TOKENS else "none under 1K"
+    return Rule("short_prompts", favours, tokens, SHORT_PROMPT_TOKENS, text, SHORT)
+
+
+def _decode_batch(batch: float | None) -> Rule:
+    if batch is None:
+        text = "unknown: --osl with --rate or --concurrency"
+        return Rule("decode_batch", "unknown", None, HIGH_DECODE_BATCH, text, BATCH)
+    favours: Favours = "pd" if batch >= HIGH_DECODE_BATCH else "neither"
+    text = f"~{format_count(max(1, round(batch)))} running per decode engine"
+    return Rule("decode_batch", favours, batch, HIGH_DECODE_BATCH, text, BATCH)
+
+
+def _moe(llm: Llm) -> Rule:
+    if llm.experts is None:
+        return Rule("moe", "neither", 0, 1, "dense", MOE)
+    text = f"MoE, {llm.experts.num_experts} experts, {llm.experts.experts_per_token} active"
+    return Rule("moe", "pd", llm.experts.num_experts, 1, text, MOE)
+
+
+def _single_node(cluster: Cluster) -> Rule:
+    favours: Favours = "colocated" if cluster.num_nodes == 1 else "neither"
+    text = "one" if cluster.num_nodes == 1 else str(cluster.num_nodes)
+    return Rule("single_node", favours, cluster.num_nodes, 2, text, NODE)
+
+
+def _variability(workload: Workload) -> Rule:
+    burst = workload.burstiness
+    if burst is None:
+        return Rule("variability", "unknown", None, VARIABLE_PEAK, "unknown: --trace", VARY)
+    variable = burst.dispersion > VARIABLE_DISPERSION or burst.peak_over_mean > VARIABLE_PEAK
+    text = f"busiest minute {burst.peak_over_mean:.1f}× the mean"
+    favours: Favours = "colocated" if variable else "neither"
+    return Rule("variability", favours, burst.peak_over_mean, VARIABLE_PEAK, text, VARY)
+
+
+def _kv_path(cluster: Cluster, load: Load) -> Rule:
+    if cluster.num_nodes == 1 and cluster.gpu.peer_bytes_per_s is None:
+        text = "GPUs meet only over PCIe"
+        return Rule("kv_path", "colocated", load.kv_move_s, None, text, KV)
+    if load.kv_move_s is None or load.prefill_s is None:
+        return Rule("kv_path", "unknown", None, None, _unknown_path(cluster), KV)
+    limit = load.prefill_s * KV_MOVE_SHARE
+    favours: Favours = "colocated" if load.kv_move_s > limit else "neither"
+    moved, made = format_seconds(load.kv_move_s), format_seconds(load.prefill_s)
+    return Rule("kv_path", favours, load.kv_move_s, limit, f"moves in {moved}, made in {made}", KV)
+
+
+def _unknown_path(cluster: Cluster) -> str:
+    if cluster.num_nodes > 1 and cluster.rdma_bytes_per_s is None:
+        return "unknown: RDMA rate between nodes (--gpus 2x8xH200:rdma400)"
+    return "unknown: --isl"

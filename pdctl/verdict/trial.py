@@ -1,0 +1,85 @@
+"""One layout tried in the simulator: its arm at a rate, and the highest rate it sustains."""
+
+from collections.abc import Callable, Sequence
+
+from pdctl.perf_model.metrics import attainment, goodput_rps, percentiles
+from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Percentiles, Role
+from pdctl.perf_model.simulator import simulate
+from pdctl.verdict.records import Arm
+from pdctl.workload.arrivals import at_rate
+from pdctl.workload.records import Requests, Slo
+
+KNEE_STEPS = 4  # halvings of the bracket in which the knee lies
+QUEUE_SAMPLES = 200
+
+
+def try_layout(fleet: Fleet, requests: Requests, slo: Slo, *, seed: int, queues: bool) -> Arm:
+    """A layout on these requests at their own times. queues: also sample queue lengths."""
+    span = requests.arrival_s[-1] - requests.arrival_s[0] if len(requests) else 0.0
+    every = max(span / QUEUE_SAMPLES, 1e-3) if queues else None
+    return arm_of(fleet, simulate(fleet, requests, seed=seed, sample_every_s=every), slo)
+
+
+def arm_of(fleet: Fleet, outcome: Outcome, slo: Slo) -> Arm:
+    """What a verdict keeps of one outcome."""
+    done = [t for t in outcome.e2e_s if t is not None]
+    span = max(outcome.span_s, 1e-9)
+    return Arm(
+        layout=fleet.layout,
+        num_gpus=fleet.num_gpus,
+        parallelism=parallelism_of(fleet),
+        ttft_s=_percentiles(outcome.ttft_s),
+        tpot_s=_percentiles(outcome.tpot_s),
+        e2e_s=_percentiles(outcome.e2e_s),
+        goodput_rps=goodput_rps(outcome, slo),
+        attainment=attainment(outcome, slo) if slo.is_given else None,
+        tokens_per_s_per_gpu=outcome.output_tokens / span / fleet.num_gpus,
+        kv_usage=dict(outcome.kv_usage_peak),
+        infeasible=None if done else "rejects every request: longer than its KV cache or context",
+        queues=tuple(outcome.queues),
+    )
+
+
+def parallelism_of(fleet: Fleet) -> dict[str, Parallelism]:
+    """Parallelism by role, for the roles a fleet has."""
+    roles: tuple[Role, ...] = ("colocated", "prefill", "decode")
+    engines = {role: getattr(fleet, role) for role in roles}
+    return {role: engine.parallelism for role, engine in engines.items() if engine}
+
+
+def simulated_knee_rps(
+    fleet: Fleet, requests: Requests, slo: Slo, guess_rps: float, *, seed: int
+) -> float:
+    """The highest rate at which these requests meet the SLO, by bisection around a guess.
+
+    requests: arrive with their own pattern, stretched to each rate tried. 0 when the SLO is
+    missed even far below the guess.
+    """
+
+    def holds(rate: float) -> bool:
+        outcome = simulate(fleet, at_rate(requests, rate, seed=seed), seed=seed)
+        return attainment(outcome, slo) >= slo.attainment
+
+    low, high = _bracket(holds, guess_rps)
+    for _ in range(KNEE_STEPS if high > low else 0):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _bracket(holds: Callable[[float], bool], guess: float) -> tuple[float, float]:
+    """Rates between which the answer turns; equal when it does not."""
+    if holds(guess):
+        for factor in (1.5, 3.0):
+            if not holds(guess * factor):
+                return guess * factor / (1.5 if factor == 1.5 else 2.0), guess * factor
+        return guess * 3.0, guess * 3.0
+    for factor in (0.6, 0.25, 0.05):
+        if holds(guess * factor):
+            return guess * factor, guess * {0.6: 1.0, 0.25: 0.6, 0.05: 0.25}[factor]
+    return 0.0, 0.0
+
+
+def _percentiles(times: Sequence[float | None]) -> Percentiles | None:
+    known = [t for t in times if t is not None]
+    return percentiles(known) if known else None
