@@ -1,8 +1,9 @@
 """The GPUs a plan may use: described in words, or detected here."""
 
+import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pdctl.errors import EnvironmentProblem, InvalidInput
@@ -12,7 +13,7 @@ from pdctl.inspection.gpu_models import (
     nearest_gpu_name,
     require_gpu_model,
 )
-from pdctl.inspection.gpus import query_gpus
+from pdctl.inspection.gpus import query_gpus, visible_gpus
 from pdctl.inspection.links import query_rdma_ports, rdma_bytes_per_s_per_gpu
 from pdctl.inspection.records import Cluster, Gpu, GpuModel, RdmaPort
 
@@ -50,16 +51,19 @@ def parse_gpus(text: str) -> Cluster:
 def detect_cluster(
     query: Callable[[], tuple[Gpu, ...]] = query_gpus,
     query_ports: Callable[[], tuple[RdmaPort, ...]] = query_rdma_ports,
+    environ: Mapping[str, str] = os.environ,
 ) -> Cluster:
     """This machine as a cluster of one node: its GPUs of the kind it has most of.
 
-    devices: every GPU of that kind that answers, free or not.
+    devices: every GPU of that kind that answers, free or not, and that CUDA_VISIBLE_DEVICES leaves.
     Raises EnvironmentProblem without a GPU, or where its kind is unknown.
     """
-    alive = [gpu for gpu in query() if gpu.problem is None]
+    limit = environ.get("CUDA_VISIBLE_DEVICES")
+    alive = [gpu for gpu in visible_gpus(query(), limit) if gpu.problem is None]
     if not alive:
+        within = "" if limit is None else f" within CUDA_VISIBLE_DEVICES={limit[:40]}"
         raise EnvironmentProblem(
-            "No GPU on this machine answers.",
+            f"No GPU on this machine answers{within}.",
             hint=f"say what you plan for: {_EXAMPLES}",
             code="no_gpu",
         )

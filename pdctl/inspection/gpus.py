@@ -41,6 +41,27 @@ def query_gpus(
         )
 
 
+def visible_gpus(gpus: Sequence[Gpu], cuda_visible_devices: str | None) -> tuple[Gpu, ...]:
+    """The GPUs that a CUDA_VISIBLE_DEVICES leaves over, in its order; all of them for None.
+
+    Source: CUDA C programming guide: indices or UUID prefixes, cut off at the first unknown one.
+    Ignores: an index order other than CUDA_DEVICE_ORDER=PCI_BUS_ID, which NVML has.
+    """
+    if cuda_visible_devices is None:
+        return tuple(gpus)
+    chosen: list[Gpu] = []
+    for entry in filter(None, map(str.strip, cuda_visible_devices.split(","))):
+        found = next((gpu for gpu in gpus if _is_named(gpu, entry)), None)
+        if found is None:
+            break
+        chosen.append(found)
+    return tuple(dict.fromkeys(chosen))
+
+
+def _is_named(gpu: Gpu, entry: str) -> bool:
+    return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
+
+
 def is_free(gpu: Gpu) -> bool:
     """Whether an engine may be put there: it answers, nobody computes on it, it is all but empty.
 
@@ -123,6 +144,7 @@ def _gpu(
         holders=_holders(nvml, handle, name_of),
         nvlink_peers=_nvlink_peers(nvml, index, handles),
         numa_node=_numa_node(nvml, handle, sys_pci),
+        problem="split by MIG, engines need whole GPUs" if _is_split(nvml, handle) else None,
     )
 
 
@@ -132,6 +154,11 @@ def _dead(index: int, problem: Exception) -> Gpu:
 
 def _words(problem: Exception) -> str:
     return str(problem).strip() or type(problem).__name__
+
+
+def _is_split(nvml: Any, handle: Any) -> bool:
+    mode = _ask(nvml, "nvmlDeviceGetMigMode", handle)  # current, pending
+    return bool(mode) and mode[0] == 1
 
 
 def _memory(nvml: Any, handle: Any) -> tuple[int | None, int | None]:

@@ -81,7 +81,7 @@ def no_ports() -> tuple[RdmaPort, ...]:
 
 
 def test_a_detected_machine_is_one_node_with_its_devices() -> None:
-    cluster = detect_cluster(machine(h200(0), h200(1)), no_ports)
+    cluster = detect_cluster(machine(h200(0), h200(1)), no_ports, {})
     assert (cluster.num_nodes, cluster.gpus_per_node, cluster.gpu.name) == (1, 2, "H200")
     assert [gpu.index for gpu in cluster.devices] == [0, 1]
     assert cluster.rdma_bytes_per_s is None
@@ -90,30 +90,38 @@ def test_a_detected_machine_is_one_node_with_its_devices() -> None:
 def test_a_dead_gpu_and_a_stray_card_of_another_kind_are_not_counted() -> None:
     dead = h200(1, problem="GPU is lost")
     stray = h200(3, name="NVIDIA A10")
-    cluster = detect_cluster(machine(h200(0), dead, h200(2), stray), no_ports)
+    cluster = detect_cluster(machine(h200(0), dead, h200(2), stray), no_ports, {})
     assert [gpu.index for gpu in cluster.devices] == [0, 2]
 
 
 def test_the_memory_is_what_the_smallest_card_reports() -> None:
     small = h200(1, memory_total_bytes=100 * GIB)
-    assert detect_cluster(machine(h200(0), small), no_ports).gpu.memory_bytes == 100 * GIB
+    assert detect_cluster(machine(h200(0), small), no_ports, {}).gpu.memory_bytes == 100 * GIB
 
 
 def test_rdma_is_shared_between_the_gpus() -> None:
     ports = tuple(RdmaPort(f"mlx5_{i}", 1, "ACTIVE", 50e9) for i in range(2))
     gpus = machine(*(h200(i) for i in range(4)))
-    assert detect_cluster(gpus, lambda: ports).rdma_bytes_per_s == 25e9
+    assert detect_cluster(gpus, lambda: ports, {}).rdma_bytes_per_s == 25e9
+
+
+def test_only_what_cuda_visible_devices_leaves_is_planned_for() -> None:
+    gpus = machine(h200(0), h200(1), h200(2))
+    cluster = detect_cluster(gpus, no_ports, {"CUDA_VISIBLE_DEVICES": "1,2"})
+    assert [gpu.index for gpu in cluster.devices] == [1, 2]
+    with pytest.raises(EnvironmentProblem, match="within CUDA_VISIBLE_DEVICES=9"):
+        detect_cluster(gpus, no_ports, {"CUDA_VISIBLE_DEVICES": "9"})
 
 
 @pytest.mark.parametrize("gpus", [(), (h200(0, problem="GPU is lost"),)])
 def test_no_gpu_is_a_problem_of_the_environment_with_a_way_on(gpus: tuple[Gpu, ...]) -> None:
     with pytest.raises(EnvironmentProblem) as caught:
-        detect_cluster(machine(*gpus), no_ports)
+        detect_cluster(machine(*gpus), no_ports, {})
     assert caught.value.exit_code == ExitCode.ENVIRONMENT
     assert "--gpus" in caught.value.hint
 
 
 def test_a_card_without_figures_is_named_with_those_that_have_them() -> None:
     with pytest.raises(EnvironmentProblem, match=r"NVIDIA T4.*known are .*H200") as caught:
-        detect_cluster(machine(h200(0, name="NVIDIA T4")), no_ports)
+        detect_cluster(machine(h200(0, name="NVIDIA T4")), no_ports, {})
     assert "--gpus" in caught.value.hint

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pdctl.errors import EnvironmentProblem, ExitCode
-from pdctl.inspection.gpus import is_free, query_gpus, taken_gpus, why_not_free
+from pdctl.inspection.gpus import is_free, query_gpus, taken_gpus, visible_gpus, why_not_free
 from pdctl.inspection.records import Gpu, Holder
 
 GIB = 1024**3
@@ -79,6 +79,9 @@ class FakeNvml:
     def nvmlDeviceGetP2PStatus(self, one: int, other: int, caps: int) -> int:  # noqa: N802
         assert caps == 2
         return 0
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> Any:  # noqa: N802
+        return [0, 0]
 
     def nvmlDeviceGetPciInfo(self, handle: int) -> Any:  # noqa: N802
         return SimpleNamespace(busId=f"00000000:1{handle}:00.0".encode())
@@ -171,6 +174,36 @@ def test_a_dead_gpu_is_a_row_and_the_others_still_show() -> None:
 def test_a_gpu_lost_after_its_handle_was_given_is_a_row_too() -> None:
     rows = query(FakeNvml(nvmlDeviceGetMemoryInfo=IS_LOST))
     assert [row.problem for row in rows] == ["GPU is lost", "GPU is lost"]
+
+
+def test_a_gpu_split_by_mig_is_not_for_engines() -> None:
+    class Split(FakeNvml):
+        def nvmlDeviceGetMigMode(self, handle: int) -> Any:  # noqa: N802
+            return [1, 1]
+
+    first = query(Split())[0]
+    assert first.problem == "split by MIG, engines need whole GPUs"
+    assert not is_free(first)
+
+
+@pytest.mark.parametrize(
+    ("value", "indices"),
+    [
+        (None, [0, 1, 2]),
+        ("", []),
+        ("2,0", [2, 0]),
+        (" 1 , 1", [1]),
+        ("GPU-1", [1]),
+        ("0,7,1", [0]),  # CUDA stops at the first it does not know
+        ("-1", []),
+        ("MIG-abc", []),
+    ],
+)
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(
+    value: str | None, indices: list[int]
+) -> None:
+    cards = query(FakeNvml(number=3))
+    assert [gpu.index for gpu in visible_gpus(cards, value)] == indices
 
 
 @pytest.mark.parametrize(
