@@ -173,3 +173,24 @@ class FleetStatus:
     tpot_slo_s: float | None = None
     watched_s: float = 0.0  # how long samples have been taken
     history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # engine -> queue lengths
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What to watch, from a deployment's state or from a router.
+
+    phase: what the supervisor says of the whole; None on a deployment pdctl did not start.
+    note: what is wrong with the watch itself, as a sentence.
+    """
+
+    name: str
+    model: str
+    endpoint: str
+    targets: tuple[Target, ...]
+    router_url: str
+    router_metrics_port: int | None = None
+    phase: str | None = None
+    detail: str = ""
+    note: str = ""
+    ttft_slo_s: float | None = None
+    tpot_slo_s: float | None = None

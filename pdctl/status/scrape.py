@@ -134,7 +134,7 @@ class RouterScraper:
 
 
 class Parallel:
-    """Calls that may hang, each on a thread of its own; one that still hangs is not called again."""
+    """Calls that may hang, each on its own thread; one that still hangs is not called again."""
 
     def __init__(self) -> None:
         self._running: dict[str, threading.Thread] = {}

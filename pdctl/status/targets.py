@@ -1,9 +1,9 @@
 """Which engines to watch: those of a deployment's state, or those a router lists."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from pdctl.engines.records import FleetState
 from pdctl.engines.router_client import Listed, RouterClient
@@ -57,12 +57,12 @@ def model_of(target: Target) -> str:
     return str(info.get("served_model_name") or info.get("model_path") or "")
 
 
-def _parts(url: str):  # type: ignore[no-untyped-def]
+def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1):
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return parts
-    except ValueError:
+    except ValueError:  # a port that is none
         pass
     raise InvalidInput(
         f"--router {url!r} is not the URL of a router.", hint="--router http://127.0.0.1:30000"
@@ -87,7 +87,7 @@ def _reachable(url: str, router_host: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}"))
 
 
-def _asker(target: Target):  # type: ignore[no-untyped-def]
+def _asker(target: Target) -> Callable[[], Role | None]:
     return lambda: _MODES.get(str(_model_info(target).get("disaggregation_mode")))
 
 

@@ -1,0 +1,121 @@
+"""`pdctl status`: what every engine does now, whether that is healthy, and what to change."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from pdctl.status.records import FleetStatus
+    from pdctl.status.watch import Watch
+
+EXAMPLES = """\b
+Examples:
+  pdctl status
+  pdctl status --once --json
+  pdctl status --router http://host:30000
+"""
+
+
+def status(
+    name: str = typer.Argument("", help="Deployment; the only one if left out."),
+    watch: bool = typer.Option(False, "--watch", "-w", help="Sample again and again."),
+    once: bool = typer.Option(False, "--once", help="One sample, also on a terminal."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object per sample."),
+    check: bool = typer.Option(False, "--check", help="One sample; exit 5 unless all is well."),
+    router: str = typer.Option("", "--router", help="URL of a router that pdctl did not start."),
+    interval: str = typer.Option("1s", "--interval", help="Between samples."),
+) -> None:
+    import sys
+
+    from pdctl.errors import InvalidInput
+    from pdctl.units import parse_duration_s
+
+    if watch and (once or check):
+        raise InvalidInput("--watch excludes --once and --check.", hint="pdctl status --watch")
+    if router and name:
+        raise InvalidInput("--router excludes a NAME.", hint=f"pdctl status --router {router}")
+    interval_s = max(0.2, parse_duration_s(interval, flag="--interval"))
+    is_live = watch or (sys.stdout.isatty() and not (once or as_json or check))
+    name, one = _watch(name, router)
+    try:
+        if is_live:
+            _live(one, interval_s, as_json=as_json)
+        else:
+            _once(one, as_json=as_json, check=check)
+    finally:
+        one.close()
+        _keep(name, one)
+
+
+status.__doc__ = f"""Show every engine's queues, live on a terminal, and what to change.
+
+{EXAMPLES}"""
+
+
+def _watch(name: str, router: str) -> "tuple[str, Watch]":
+    import time
+
+    from pdctl.status.evidence import read_evidence
+    from pdctl.status.sources import only_name, source_of_router, source_of_state
+    from pdctl.status.watch import REMEMBERED_S, Watch
+
+    if router:
+        return "", Watch(source_of_router(router))
+    name = name or only_name()
+    source = source_of_state(name)
+    return name, Watch(source, read_evidence(name, time.time() - REMEMBERED_S))
+
+
+def _keep(name: str, one: "Watch") -> None:
+    from pdctl.status.evidence import keep_evidence
+
+    if name and one.moments:
+        keep_evidence(name, one.moments, one.counters())
+
+
+def _once(one: "Watch", *, as_json: bool, check: bool) -> None:
+    from pdctl.console import out, show
+    from pdctl.errors import ExitCode
+    from pdctl.status.snapshot import is_well
+    from pdctl.tables.status import status_view
+
+    sample = one.sample()
+    show("status", _data(sample), as_json=as_json, render=lambda: status_view(sample, out().width))
+    well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
+    if check and not well:
+        raise typer.Exit(ExitCode.ENGINE_FAILED)
+
+
+def _live(one: "Watch", interval_s: float, *, as_json: bool) -> None:
+    """Until q, Ctrl-C, or the deployment is gone."""
+    import sys
+
+    from pdctl.commands.keys import keys
+    from pdctl.console import out, print_json
+    from pdctl.tables.status import status_view
+
+    console = out()
+    if as_json or not console.is_terminal:
+        with keys() as wait:
+            while True:
+                sample = one.sample()
+                if as_json:
+                    print_json("status", _data(sample))
+                else:
+                    console.print(status_view(sample, console.width))
+                    sys.stdout.flush()
+                if wait(interval_s) == "q":
+                    return
+    from rich.live import Live
+
+    with keys() as wait, Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(status_view(one.sample(), console.width), refresh=True)
+            if wait(interval_s) == "q":
+                return
+
+
+def _data(sample: "FleetStatus") -> object:
+    import dataclasses
+
+    return dataclasses.asdict(sample)

@@ -1,0 +1,198 @@
+"""From samples of engines and router to one status with one verdict. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from pdctl.perf_model.records import Role
+from pdctl.status.records import (
+    Advice,
+    EngineHealth,
+    EngineSample,
+    EngineStatus,
+    FleetStatus,
+    Moment,
+    RouterScrape,
+    Scrape,
+    Target,
+    Watched,
+)
+
+STALE_S = 5.0  # SGLang publishes its load at least every 15 decode steps; older than this it hangs
+_NOT_YET = {"starting", "loading", "registering"}
+_OVER = {"failed", "backoff", "stopped"}
+
+Verdict = tuple[str, str]
+
+
+def engine_status(
+    target: Target, scrape: Scrape | None, last: Scrape | None, now_s: float, breaker: str | None
+) -> EngineStatus:
+    """One row: the engine's health from its phase and its answer.
+
+    scrape: the answer of this moment; None: it hangs. last: the last one that had a sample.
+    """
+    age_s = None if last is None else max(0.0, now_s - last.at_s + last.age_s)
+    health, problem = _health(target, scrape, age_s)
+    return EngineStatus(
+        target=target,
+        health=health,
+        sample=last.sample if last else None,
+        age_s=age_s,
+        breaker=breaker if breaker in ("closed", "open", "half-open") else None,  # type: ignore[arg-type]
+        problem=problem or target.problem or (target.detail if health in _NOT_YET else ""),
+    )
+
+
+def _health(target: Target, scrape: Scrape | None, age_s: float | None) -> tuple[EngineHealth, str]:
+    if target.phase in _OVER:
+        return "failed", target.detail or target.phase
+    if target.phase in _NOT_YET:
+        return "starting", target.detail
+    if scrape is None or scrape.sample is None:
+        return "unreachable", scrape.problem if scrape else "no answer in time"
+    if age_s is not None and age_s > STALE_S:
+        return "stale", f"its numbers are {age_s:.0f} s old"
+    return "up", ""
+
+
+def moment_of(
+    engines: Sequence[EngineStatus], requests: float | None, at_s: float, *, restarted: bool
+) -> Moment:
+    """The sums over a fleet. A sum is unknown while an engine of its role gives no fresh number."""
+    prefill, decode = _of(engines, "prefill"), _of(engines, "decode")
+    colocated = _of(engines, "colocated")
+    speaking = decode or colocated
+    return Moment(
+        at_s=at_s,
+        num_prefill=len(prefill),
+        num_decode=len(decode),
+        num_colocated=len(colocated),
+        waiting=_sum(prefill or colocated, "waiting"),
+        bootstrap=_sum(prefill, "bootstrap"),
+        inflight=_sum(prefill, "inflight"),
+        prealloc=_sum(decode, "prealloc"),
+        transfer=_sum(decode, "transfer"),
+        decode_waiting=_sum(decode, "waiting"),
+        running=_sum(speaking, "running"),
+        kv_usage=_mean(speaking, "kv_usage"),
+        itl_s=_mean(speaking, "itl_p50_s"),
+        ttft_s=_mean(speaking, "ttft_p50_s"),
+        busy_share=_mean(prefill, "busy_share"),
+        requests=requests if requests is not None else _sum(speaking, "requests_total"),
+        restarted=restarted,
+    )
+
+
+def _of(engines: Iterable[EngineStatus], role: Role) -> list[EngineStatus]:
+    return [one for one in engines if one.target.role == role]
+
+
+def _values(engines: Iterable[EngineStatus], name: str) -> list[float | None]:
+    return [
+        getattr(one.sample, name) if one.sample and one.health == "up" else None for one in engines
+    ]
+
+
+def _sum(engines: Sequence[EngineStatus], name: str) -> float | None:
+    values = _values(engines, name)
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _mean(engines: Sequence[EngineStatus], name: str) -> float | None:
+    """Over the engines that say it: one without traffic has no latency."""
+    known = [value for value in _values(engines, name) if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def fleet_status(
+    watched: Watched,
+    engines: Sequence[EngineStatus],
+    router: RouterScrape | None,
+    advice: Advice,
+    now_s: float,
+) -> FleetStatus:
+    """The whole deployment at one moment, with its verdict in a sentence."""
+    verdict, text = _verdict(watched, engines, router)
+    return FleetStatus(
+        name=watched.name,
+        model=watched.model,
+        layout=layout_of(engines),
+        endpoint=watched.endpoint,
+        at_s=now_s,
+        verdict=verdict,  # type: ignore[arg-type]
+        verdict_text=text,
+        engines=tuple(engines),
+        advice=advice,
+        ttft_slo_s=watched.ttft_slo_s,
+        tpot_slo_s=watched.tpot_slo_s,
+    )
+
+
+def layout_of(engines: Sequence[EngineStatus]) -> str:
+    """2P6D or 8C, from the engines there are."""
+    letters: tuple[tuple[Role, str], ...] = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
+    counted = ((len(_of(engines, role)), letter) for role, letter in letters)
+    return "".join(f"{num}{letter}" for num, letter in counted if num)
+
+
+def _verdict(
+    watched: Watched, engines: Sequence[EngineStatus], router: RouterScrape | None
+) -> Verdict:
+    up = [one for one in engines if one.health == "up"]
+    if not engines:
+        return "down", "it has no engines"
+    if watched.phase == "starting" or (not up and any(one.health == "starting" for one in engines)):
+        return "starting", f"{len(up)} of {len(engines)} engines serve"
+    if router is None or not router.alive:
+        return "down", f"the router does not answer at {watched.router_url}"
+    for role in ("prefill", "decode", "colocated"):
+        of_role = [one for one in engines if one.target.role == role]
+        if of_role and not any(one.health == "up" for one in of_role):
+            return "down", f"no {role} engine serves: {_trouble(of_role[0])}"
+    troubled = [one for one in engines if not is_well(one)]
+    if troubled:
+        more = f", and {len(troubled) - 1} more" if len(troubled) > 1 else ""
+        return "degraded", _trouble(troubled[0]) + more
+    if not router.ready:
+        return "degraded", "the router has no healthy pair of prefill and decode"
+    return ("degraded", watched.note) if watched.note else ("serving", "")
+
+
+def is_well(one: EngineStatus) -> bool:
+    """Whether an engine serves, set up as it should be, with its circuit breaker closed."""
+    return one.health == "up" and one.breaker in (None, "closed") and not one.target.problem
+
+
+def _trouble(one: EngineStatus) -> str:
+    name = one.target.name
+    if one.health == "up" and one.breaker not in (None, "closed"):
+        return f"the router's circuit breaker of {name} is {one.breaker}"
+    if one.health == "up":
+        return f"{name} is {one.target.problem}"
+    return f"{name} {_STATES[one.health]}" + (f" ({one.problem})" if one.problem else "")
+
+
+_STATES: dict[EngineHealth, str] = {
+    "starting": "is starting",
+    "unreachable": "does not answer",
+    "failed": "has failed",
+    "stale": "hangs",
+    "up": "is up",
+}
+
+
+def queue_length(sample: EngineSample | None) -> float | None:
+    """Requests that wait at an engine, in all its queues; None: unknown."""
+    if sample is None:
+        return None
+    queues = (sample.waiting, sample.bootstrap, sample.inflight, sample.prealloc, sample.transfer)
+    known = [one for one in queues if one is not None]
+    return float(sum(known)) if known else None
+
+
+def with_live_role(target: Target, sample: EngineSample | None) -> Target:
+    """`target`, or what is wrong with it: the engine says it runs in another role."""
+    if sample is None or sample.role == target.role:
+        return target
+    return replace(target, problem=f"registered as {target.role} but runs as {sample.role}")

@@ -1,0 +1,109 @@
+"""Where a watch learns what to watch: the state directory, or a router's list of engines."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from pdctl.engines import state
+from pdctl.engines.records import FleetState
+from pdctl.engines.router_client import RouterClient
+from pdctl.errors import StateConflict
+from pdctl.status.records import Watched
+from pdctl.status.targets import (
+    model_of,
+    router_of_state,
+    targets_of_router,
+    targets_of_state,
+)
+
+RELIST_S = 5.0
+
+
+def only_name() -> str:
+    """The deployment meant when none is named. Raises StateConflict unless there is exactly one."""
+    names = state.list_names()
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise StateConflict(
+            "No deployment runs on this machine.",
+            hint="pdctl up --prefill 2 --total 8, or pdctl status --router http://HOST:30000",
+        )
+    raise StateConflict(
+        f"{len(names)} deployments are here: {', '.join(names)}.", hint=f"pdctl status {names[0]}"
+    )
+
+
+def source_of_state(name: str) -> Callable[[], Watched]:
+    """Follows a deployment's state.json. Raises StateConflict when it is not there."""
+    _required(name)
+
+    def read() -> Watched:
+        return _watched(_required(name))
+
+    return read
+
+
+def _required(name: str) -> FleetState:
+    found = state.read_state(name)
+    if found is not None:
+        return found
+    others = ", ".join(other for other in state.list_names() if other != name)
+    raise StateConflict(
+        f"No deployment {name!r} runs on this machine."
+        + (f" There is: {others}." if others else ""),
+        hint="pdctl ls",
+    )
+
+
+def _watched(found: FleetState) -> Watched:
+    url, metrics_port = router_of_state(found)
+    return Watched(
+        name=found.name,
+        model=found.model,
+        endpoint=found.endpoint,
+        targets=targets_of_state(found),
+        router_url=url,
+        router_metrics_port=metrics_port,
+        phase=found.phase,
+        detail=found.detail,
+        note=_supervision(found),
+    )
+
+
+def _supervision(found: FleetState) -> str:
+    if found.phase in ("stopped", "failed") or state.is_supervised(found.name):
+        return ""
+    return (
+        f"its supervisor (pid {found.supervisor_pid}) is gone, so nothing restarts an engine; "
+        f"the engines go on (pdctl down {found.name} stops them)"
+    )
+
+
+def source_of_router(url: str) -> Callable[[], Watched]:
+    """Follows the engines a router lists; asks it anew every few seconds.
+
+    Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
+    """
+    url = url.rstrip("/")
+    targets = targets_of_router(url)
+    watched = Watched(
+        name=url,
+        model=next((model for one in targets[:1] if (model := model_of(one))), ""),
+        endpoint=url,
+        targets=targets,
+        router_url=url,
+    )
+    asked_at = time.monotonic()
+
+    def read() -> Watched:
+        nonlocal watched, asked_at
+        if time.monotonic() - asked_at >= RELIST_S:
+            asked_at = time.monotonic()
+            listed = RouterClient(url, timeout_s=1.0).workers()
+            known = {target.url for target in watched.targets}
+            if listed is not None and {one.url for one in listed} != known:
+                watched = replace(watched, targets=targets_of_router(url))
+        return watched
+
+    return read

@@ -1,0 +1,226 @@
+"""Sample a deployment again and again, and remember what rates and advice need."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+from pdctl.status.advice import advise
+from pdctl.status.evidence import Past
+from pdctl.status.rates import (
+    histogram_delta,
+    is_reset,
+    merge_histograms,
+    quantile,
+    with_rates,
+)
+from pdctl.status.records import (
+    Counters,
+    EngineSample,
+    EngineStatus,
+    FleetStatus,
+    Histogram,
+    Moment,
+    RouterScrape,
+    Scrape,
+    Target,
+    Watched,
+)
+from pdctl.status.scrape import EngineScraper, Parallel, RouterScraper, scrape_all
+from pdctl.status.snapshot import (
+    engine_status,
+    fleet_status,
+    moment_of,
+    queue_length,
+    with_live_role,
+)
+
+RATE_WINDOW_S = 5.0  # tokens per second, ITL from decode steps
+LATENCY_WINDOW_S = 60.0  # TTFT and ITL percentiles
+REMEMBERED_S = 180.0
+HISTORY_POINTS = 60
+
+Timed = deque[tuple[float, Counters]]
+
+
+@dataclass
+class _Memory:
+    """What is remembered of one engine between samples."""
+
+    scraper: EngineScraper
+    last: Scrape | None = None
+    loads: Timed = field(default_factory=deque)
+    metrics: Timed = field(default_factory=deque)
+    queues: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY_POINTS))
+
+
+class Watch:
+    """One deployment under watch. source: says what there is to watch, asked at every sample."""
+
+    def __init__(self, source: Callable[[], Watched], past: Past = ((), {})) -> None:
+        self._source = source
+        self._past_counters = past[1]
+        self._memories: dict[tuple[str, str], _Memory] = {}
+        self._router: tuple[str, RouterScraper] | None = None
+        self._router_requests: deque[tuple[float, float]] = deque()
+        self._parallel = Parallel()
+        self.moments: deque[Moment] = deque(past[0])
+
+    def sample(self) -> FleetStatus:
+        """The deployment now; takes as long as its slowest answer, at most 1.5 s."""
+        watched = self._source()
+        memories = [self._memory(target) for target in watched.targets]
+        scrapes, router = scrape_all(
+            [memory.scraper for memory in memories], self._router_of(watched), self._parallel
+        )
+        now_s = time.time()
+        breakers = router.breakers if router else {}
+        restarted = False
+        rows = []
+        for target, memory, scrape in zip(watched.targets, memories, scrapes, strict=True):
+            restarted |= _remember(memory, scrape)
+            live = with_live_role(target, memory.last.sample if memory.last else None)
+            breaker = breakers.get(target.url.rstrip("/"))
+            row = engine_status(live, scrape, memory.last, now_s, breaker)
+            memory.queues.append(queue_length(row.sample) or 0.0)
+            rows.append(row)
+        return self._status(watched, rows, router, now_s, restarted)
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        for memory in self._memories.values():
+            memory.scraper.close()
+        if self._router:
+            self._router[1].close()
+
+    def _memory(self, target: Target) -> _Memory:
+        key = (target.name, target.url)
+        if key not in self._memories:
+            self._memories[key] = self._recalled(target)
+        memory = self._memories[key]
+        memory.scraper.target = target
+        return memory
+
+    def _recalled(self, target: Target) -> _Memory:
+        past = self._past_counters.get(target.url, {})
+        memory = _Memory(EngineScraper(target))
+        memory.loads.extend([past["loads"]] if "loads" in past else ())
+        memory.metrics.extend([past["metrics"]] if "metrics" in past else ())
+        return memory
+
+    def counters(self) -> dict[str, dict[str, tuple[float, Counters]]]:
+        """The last counters of each engine, by its URL, to begin another watch with."""
+        return {
+            url: {
+                kind: timed[-1]
+                for kind, timed in (("loads", memory.loads), ("metrics", memory.metrics))
+                if timed
+            }
+            for (_, url), memory in self._memories.items()
+        }
+
+    def _router_of(self, watched: Watched) -> RouterScraper:
+        if self._router is None or self._router[0] != watched.router_url:
+            scraper = RouterScraper(watched.router_url, watched.router_metrics_port)
+            self._router = (watched.router_url, scraper)
+        return self._router[1]
+
+    def _status(
+        self,
+        watched: Watched,
+        rows: Sequence[EngineStatus],
+        router: RouterScrape | None,
+        now_s: float,
+        restarted: bool,
+    ) -> FleetStatus:
+        requests = router.requests if router else None
+        moment = moment_of(rows, requests, now_s, restarted=restarted)
+        self.moments.append(moment)
+        while self.moments[0].at_s < now_s - REMEMBERED_S:
+            self.moments.popleft()
+        name = watched.name if watched.phase is not None else ""
+        advice = advise(tuple(self.moments), name=name, tpot_slo_s=watched.tpot_slo_s)
+        status = fleet_status(watched, rows, router, advice, now_s)
+        ttft, itl = self._histograms(watched, "ttft"), self._histograms(watched, "itl")
+        return replace(
+            status,
+            requests_per_s=self._requests_per_s(moment),
+            ttft_p50_s=quantile(ttft, 0.5),
+            ttft_p99_s=quantile(ttft, 0.99),
+            itl_p50_s=quantile(itl, 0.5) or moment.itl_s,
+            itl_p99_s=quantile(itl, 0.99),
+            watched_s=now_s - self.moments[0].at_s,
+            history={target.name: tuple(self._memory(target).queues) for target in watched.targets},
+        )
+
+    def _requests_per_s(self, moment: Moment) -> float | None:
+        if moment.requests is None:
+            return None
+        counted = self._router_requests
+        if counted and moment.requests < counted[-1][1]:
+            counted.clear()
+        counted.append((moment.at_s, moment.requests))
+        _trim(counted, moment.at_s - 2 * RATE_WINDOW_S)
+        elapsed_s = counted[-1][0] - counted[0][0]
+        return (counted[-1][1] - counted[0][1]) / elapsed_s if elapsed_s > 0 else None
+
+    def _histograms(self, watched: Watched, name: str) -> Histogram | None:
+        pages = (self._memory(target).metrics for target in watched.targets)
+        return merge_histograms(
+            histogram_delta(getattr(page[0][1], name), getattr(page[-1][1], name))
+            for page in pages
+            if len(page) > 1
+        )
+
+
+def _remember(memory: _Memory, scrape: Scrape | None) -> bool:
+    """Keep a scrape, its sample completed with rates; whether the engine was restarted."""
+    if scrape is None or scrape.sample is None or scrape.counters is None:
+        return False
+    restarted = _append(memory.loads, scrape.at_s, scrape.counters, RATE_WINDOW_S)
+    page = memory.scraper.metrics
+    if page is not None and (not memory.metrics or memory.metrics[-1][0] != page[0]):
+        restarted |= _append(memory.metrics, page[0], page[1], LATENCY_WINDOW_S)
+    sample = _rated(scrape.sample, memory)
+    memory.last = replace(scrape, sample=sample)
+    return restarted
+
+
+def _append(timed: Timed, at_s: float, counters: Counters, window_s: float) -> bool:
+    restarted = bool(timed) and is_reset(timed[-1][1], counters)
+    if restarted:
+        timed.clear()
+    timed.append((at_s, counters))
+    _trim(timed, at_s - window_s)
+    return restarted
+
+
+def _trim(timed: deque, since_s: float) -> None:  # type: ignore[type-arg]
+    """Drop what is older than `since_s`, but for one point at or before it."""
+    while len(timed) > 2 and timed[1][0] <= since_s:
+        timed.popleft()
+
+
+def _rated(sample: EngineSample, memory: _Memory) -> EngineSample:
+    by_loads = _with_rates(sample, memory.loads)
+    by_metrics = _with_rates(sample, memory.metrics)
+    latest = memory.metrics[-1][1] if memory.metrics else Counters()
+    failures = latest.transfer_failures
+    filled = replace(
+        by_loads,
+        transfer_failures=None if failures is None else round(failures),
+        requests_total=latest.requests,
+    )
+    lacking = {
+        one.name: getattr(by_metrics, one.name)
+        for one in fields(EngineSample)
+        if getattr(filled, one.name) is None
+    }
+    return replace(filled, **lacking)
+
+
+def _with_rates(sample: EngineSample, timed: Timed) -> EngineSample:
+    if len(timed) < 2:
+        return sample
+    (before_s, before), (after_s, after) = timed[0], timed[-1]
+    return with_rates(sample, before, after, after_s - before_s)
