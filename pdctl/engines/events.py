@@ -30,10 +30,11 @@ def read(directory: Path) -> tuple[Event, ...]:
         lines = (directory / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return ()
-    return tuple(event for line in lines if (event := _event(line)))
+    return tuple(event for line in lines if (event := parse(line)))
 
 
-def _event(line: str) -> Event | None:
+def parse(line: str) -> Event | None:
+    """The event in a line; None if it is torn."""
     try:
         return Event(**json.loads(line))
     except (ValueError, TypeError):

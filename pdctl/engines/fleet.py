@@ -1,5 +1,6 @@
 """The supervisor's loop body: look, decide, act, publish. Everything it touches comes in."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -222,7 +223,7 @@ class Fleet:
         else:
             self._act_on(action, self.processes[name], now)
         if not isinstance(action, actions.Start):
-            self.say(type(action).__name__.lower(), name, action.why)
+            self.say(_snake(type(action).__name__), name, action.why)
 
     def _act_on(self, action: Action, process: Process, now: float) -> None:
         name, spec = process.name, process.spec
@@ -277,3 +278,7 @@ def _read_from(log: Path, offset: int) -> tuple[str, int]:
 
 def _ignore(answer: object) -> None:
     """The router's list says what came of it."""
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+START_OF_LOG = "# pdctl "  # followed by the time and the command
 MAX_READ_BYTES = 4 << 20
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # what went wrong, as people search for it; the earliest line that matches any is the cause
@@ -42,12 +43,19 @@ def read_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
     return tuple(line.rsplit("\r", 1)[-1] for line in plain(text).split("\n") if line.strip())
 
 
+def last_start(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The lines since the process was last started."""
+    starts = [i for i, line in enumerate(lines) if line.startswith(START_OF_LOG)]
+    return lines[starts[-1] :] if starts else lines
+
+
 def telling_line(lines: tuple[str, ...]) -> str:
     """The earliest line that says what went wrong; the last line if none does; "" of no lines."""
-    for line in lines:
+    said = [line for line in lines if not line.startswith(START_OF_LOG)]
+    for line in said:
         if _TELLING.search(line) and not _HARMLESS.search(line):
             return line.strip()
-    return lines[-1].strip() if lines else ""
+    return said[-1].strip() if said else ""
 
 
 def last_lines(lines: tuple[str, ...], num: int = 20) -> tuple[str, ...]:

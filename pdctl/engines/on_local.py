@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.log_tail import START_OF_LOG
 
 MARKER = "PDCTL_RUN"
 _SHIM = Path(__file__).with_name("exec_shim.py")
@@ -152,7 +153,7 @@ def _open_log(spec: ProcessSpec) -> int:
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
     with os.fdopen(os.open(spec.log, flags, 0o600), "ab") as file:
         offset = file.seek(0, os.SEEK_END)
-        file.write(f"# pdctl {stamp} {shlex.join(spec.argv)}\n".encode())
+        file.write(f"{START_OF_LOG}{stamp} {shlex.join(spec.argv)}\n".encode())
     return offset
 
 

@@ -8,19 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.backend import choose_backend
+from pdctl.deployment.cautions import cautions
 from pdctl.deployment.expand import expand
+from pdctl.deployment.flags import parse_version
 from pdctl.deployment.placement import assign_gpus, crossing, needs_gpus
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.records import Deployment, ProcessSpec
-from pdctl.engines import state
-from pdctl.engines.control import logs_dir, running_names
-from pdctl.errors import EnvironmentProblem
+from pdctl.engines import running, state
+from pdctl.engines.state import logs_dir
+from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus
 from pdctl.inspection.links import query_rdma_ports
-from pdctl.inspection.records import Gpu, SglangInstall
+from pdctl.inspection.llm import read_llm
+from pdctl.inspection.records import Gpu, Llm, SglangInstall
 from pdctl.inspection.sglang import query_sglang
-
-_WILDCARDS = ("0.0.0.0", "::", "")
+from pdctl.perf_model.memory import check_parallelism
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def prepare(deployment: Deployment) -> Prepared:
     Raises EnvironmentProblem where this machine lacks one of them, InvalidInput where the
     deployment asks for what cannot be. Call inside `planning()` unless nothing will be started.
     """
+    llm = _llm(deployment)
     install = _install(deployment)
     gpus = _gpus_here() if needs_gpus(deployment) else ()
     assigned = assign_gpus(deployment, gpus)
@@ -60,7 +63,15 @@ def prepare(deployment: Deployment) -> Prepared:
         version=install.version if install else None,
         gpu_name=gpus[0].name if gpus else "",
         kv_path=kv_path,
-        warnings=(*crossing(assigned, gpus), *_exposed(deployment, specs)),
+        warnings=(
+            *crossing(assigned, gpus),
+            *cautions(
+                deployment,
+                llm=llm,
+                version=parse_version(install.version) if install else None,
+                backend=backend,
+            ),
+        ),
     )
 
 
@@ -91,6 +102,25 @@ def is_free(port: int) -> bool:
     return True
 
 
+def _llm(deployment: Deployment) -> Llm | None:
+    """The model's shape, its parallelism checked; None where SGLang will download the model."""
+    try:
+        llm = read_llm(deployment.model)
+    except InvalidInput as problem:
+        if problem.code == "unknown_model" and deployment.engine == "sglang":
+            return None
+        raise
+    if llm.path is None and deployment.engine == "sglang":
+        raise InvalidInput(
+            f"{deployment.model} is a bundled shape without weights.",
+            hint="pdctl up with a directory or a Hugging Face id, or --engine sim to rehearse",
+            code="no_weights",
+        )
+    for plan in deployment.roles.values():
+        check_parallelism(llm, plan.parallelism)
+    return llm
+
+
 def _install(deployment: Deployment) -> SglangInstall | None:
     if deployment.engine == "sim":
         return None
@@ -108,7 +138,7 @@ def _gpus_here() -> tuple[Gpu, ...]:
     """The GPUs, those of deployments that are still loading marked as taken."""
     owners = {
         index: name
-        for name in running_names()
+        for name in running.names()
         if (launch := state.read_launch(name))
         for spec in launch.specs
         if "CUDA_VISIBLE_DEVICES" in spec.env
@@ -137,20 +167,7 @@ def _kv_path(
 
 def _reserved_ports() -> frozenset[int]:
     """Ports of running deployments, whose engines may not listen yet."""
-    launches = (state.read_launch(name) for name in running_names())
+    launches = (state.read_launch(name) for name in running.names())
     specs = [spec for launch in launches if launch for spec in launch.specs]
     numbers = {arg for spec in specs for arg in spec.argv if arg.isdecimal()}
     return frozenset(int(n) for n in numbers if len(n) <= 5)
-
-
-def _exposed(deployment: Deployment, specs: tuple[ProcessSpec, ...]) -> tuple[str, ...]:
-    """What a wildcard address lets others reach."""
-    open_to_all = [deployment.router.host] if deployment.router.host in _WILDCARDS else []
-    if not open_to_all:
-        return ()
-    port = specs[0].port
-    return (
-        f"the router listens on every address of this machine: whoever reaches port {port} can "
-        "send requests and add or remove engines, without a password; engines, bootstrap ports "
-        "and metrics stay on loopback.",
-    )

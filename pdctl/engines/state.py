@@ -44,6 +44,11 @@ def state_dir(name: str) -> Path:
     return state_home() / name
 
 
+def logs_dir(name: str) -> Path:
+    """Where the processes of a deployment log."""
+    return state_dir(name) / "logs"
+
+
 def make_state_dir(name: str) -> Path:
     """The directory, made private to this user. Raises EnvironmentProblem where it cannot be."""
     path = state_dir(name)

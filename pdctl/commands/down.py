@@ -1,0 +1,45 @@
+"""`pdctl down`: stop a deployment and make sure that nothing of it is left."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from pdctl.engines.records import FleetState
+
+
+def down(
+    name: str | None = typer.Argument(None, help="Of the deployment; not needed if one runs."),
+    now: bool = typer.Option(False, "--now", help="Kill at once, requests in flight included."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object."),
+) -> None:
+    """Stop a deployment: the router first, requests in flight finish, then the engines.
+
+    Works too when the supervisor of the deployment is dead.
+
+    \b
+    Examples:
+      pdctl down
+      pdctl down chat --now
+    """
+    from rich.text import Text
+
+    from pdctl.console import printable, show
+    from pdctl.engines import running, stop
+    from pdctl.tables.up import change_lines
+
+    chosen = running.chosen_name(name)
+    last: FleetState | None = None
+
+    def tell(state: "FleetState") -> None:
+        nonlocal last
+        for line in change_lines(last, state) if last else ():
+            sys.stderr.write(printable(f"{line}\n"))
+        last = state
+
+    killed = stop.stop(chosen, now=now, tell=tell)
+    data = {"name": chosen, "killed_pids": list(killed)}
+    by_force = f"; killed by force: {', '.join(map(str, killed))}" if killed else ""
+    text = f"{chosen} is stopped, nothing of it is left{by_force}."
+    show("down", data, as_json=as_json, render=lambda: Text(text))

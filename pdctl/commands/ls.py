@@ -1,0 +1,23 @@
+"""`pdctl ls`: the deployments of this user that run."""
+
+import typer
+
+
+def ls(as_json: bool = typer.Option(False, "--json", help="One JSON object.")) -> None:
+    """List the deployments that run on this machine.
+
+    \b
+    Examples:
+      pdctl ls
+      pdctl ls --json
+    """
+    import dataclasses
+    import time
+
+    from pdctl.console import show
+    from pdctl.engines import running
+    from pdctl.tables.ls import ls_view
+
+    states = running.states()
+    data = [dataclasses.asdict(state) for state in states]
+    show("ls", data, as_json=as_json, render=lambda: ls_view(states, time.time()))

@@ -1,0 +1,92 @@
+"""Stop a deployment, whatever state it is in, and make sure that nothing of it is left."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from pdctl.engines import running, state
+from pdctl.engines.on_local import has_marker, is_same_process, marked, sweep
+from pdctl.engines.records import FleetState
+from pdctl.errors import EngineFailed
+
+
+def stop(
+    name: str, *, now: bool = False, tell: Callable[[FleetState], None] = lambda state: None
+) -> tuple[int, ...]:
+    """Stop a deployment, also one whose supervisor is dead; the processes killed by force.
+
+    tell: called with each state seen meanwhile. Raises StateConflict when nothing runs, and
+    EngineFailed when something is left.
+    """
+    wanted = state.read_launch(name)
+    supervised = state.is_supervised(name)
+    if not supervised and not running.leftovers(name):
+        state.clear_state(name)
+        raise running.not_running(name)
+    if supervised:
+        _stop_supervisor(name, now=now, tell=tell)
+    killed = reap(name)
+    if wanted is not None and (left := marked(wanted.run_id)):
+        raise EngineFailed(
+            f"still there after SIGKILL: {', '.join(map(str, left))}.",
+            hint=f"kill -9 {' '.join(map(str, left))}",
+        )
+    state.clear_state(name)
+    return killed
+
+
+def reap(name: str, *, grace_s: float = 10.0) -> tuple[int, ...]:
+    """End what a dead supervisor left behind: SIGTERM, a grace, SIGKILL; those it had to kill."""
+    wanted = state.read_launch(name)
+    left = running.leftovers(name)
+    if wanted is None or not left:
+        return ()
+    for pid in _leaders(left, wanted.run_id):
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while running.leftovers(name) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stubborn = running.leftovers(name)
+    for pid in stubborn:
+        _signal(pid, signal.SIGKILL)
+    return tuple(sorted({*stubborn, *sweep(wanted.run_id)}))
+
+
+def _leaders(pids: tuple[int, ...], run_id: str) -> tuple[int, ...]:
+    """Those that lead their group: SIGTERM kills an engine's schedulers mid-request."""
+    return tuple(pid for pid in pids if _group(pid) == pid and has_marker(pid, run_id))
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _stop_supervisor(name: str, *, now: bool, tell: Callable[[FleetState], None]) -> None:
+    """Ask it, and wait as long as it lives: it gives every process its own grace."""
+    asked = False
+    while state.is_supervised(name):
+        found = state.read_state(name)
+        if found is not None and not asked:  # none yet: it is just starting
+            asked = _ask_supervisor(found, now=now)
+        elif found is not None:
+            tell(found)
+        time.sleep(0.05)
+
+
+def _ask_supervisor(found: FleetState, *, now: bool) -> bool:
+    """Whether the state names the supervisor that lives, not one before it."""
+    if not is_same_process(found.supervisor_pid, found.supervisor_started_at, ""):
+        return False
+    _signal(found.supervisor_pid, signal.SIGINT if now else signal.SIGTERM)
+    return True

@@ -1,0 +1,90 @@
+"""Follow a deployment that starts, and say how it ended."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pdctl.engines import log_tail, state
+from pdctl.engines.launch import SupervisorProcess
+from pdctl.engines.records import FleetState, ProcessState
+from pdctl.engines.state import logs_dir
+from pdctl.errors import EngineFailed, NotReady, PdctlError
+
+LOOK_EVERY_S = 0.05
+
+
+def states(supervisor: SupervisorProcess) -> Iterator[FleetState | None]:
+    """The latest state, every 50 ms as long as the supervisor lives, and once after.
+
+    None until it has written its first. Whoever iterates may stop at any time.
+    """
+    name = supervisor.launch.name
+    while supervisor.is_alive():
+        yield _own(state.read_state(name), supervisor)
+        time.sleep(LOOK_EVERY_S)
+    yield _own(state.read_state(name), supervisor)
+
+
+def _own(found: FleetState | None, supervisor: SupervisorProcess) -> FleetState | None:
+    return found if found is not None and found.run_id == supervisor.launch.run_id else None
+
+
+def failure(name: str, last: FleetState | None) -> PdctlError:
+    """Why a deployment did not get ready, with the earliest telling line and the last twenty."""
+    if last is None or last.failure is None:
+        return _supervisor_died(name)
+    culprit = next((p for p in last.processes if p.name == last.failed_process), None)
+    if last.failure == "not_ready":
+        return NotReady(
+            f"{name} was not ready in time: {last.detail}. Everything was stopped.",
+            hint="--timeout 4h to wait longer, or pdctl logs to see what it was doing",
+            code="not_ready",
+            details=_details(culprit),
+        )
+    if culprit is None:
+        return EngineFailed(
+            f"{last.detail}. Everything was stopped.", hint="pdctl logs", code="engine_failed"
+        )
+    return _engine_failed(culprit, last.detail)
+
+
+def _engine_failed(culprit: ProcessState, why: str) -> EngineFailed:
+    told = log_tail.telling_line(_lines(culprit))[:300]
+    return EngineFailed(
+        f"{culprit.name} {why}" + (f": {told}" if told else "") + " Everything was stopped.",
+        hint=_hint(told, culprit),
+        code="router_failed" if culprit.role == "router" else "engine_failed",
+        details=_details(culprit),
+    )
+
+
+def _hint(told: str, culprit: ProcessState) -> str:
+    logs = f"pdctl logs {culprit.name} shows the whole log"
+    if "in use" in told:
+        return f"something else took its port meanwhile; try again. {logs}"
+    if "ModuleNotFound" in told or "No module named" in told:
+        return f"pip install 'pdctl[sglang]', or --python VENV/bin/python. {logs}"
+    if "out of memory" in told.lower() or "Not enough memory" in told:
+        return f"--args '--mem-fraction-static 0.8', a larger --tp, or free the GPU. {logs}"
+    return logs
+
+
+def _supervisor_died(name: str) -> EngineFailed:
+    lines = log_tail.read_lines(logs_dir(name) / "supervisor.log")
+    return EngineFailed(
+        f"the supervisor of {name} ended without a word.",
+        hint=f"pdctl down {name} makes sure that nothing is left",
+        code="supervisor_died",
+        details=log_tail.last_lines(lines),
+    )
+
+
+def _lines(process: ProcessState) -> tuple[str, ...]:
+    return log_tail.last_start(log_tail.read_lines(Path(process.log)))
+
+
+def _details(culprit: ProcessState | None) -> tuple[str, ...]:
+    if culprit is None:
+        return ()
+    last = log_tail.last_lines(_lines(culprit))
+    return (f"the end of {culprit.log}:", *(f"  {line}" for line in last))
