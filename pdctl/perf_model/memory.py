@@ -15,7 +15,7 @@ MIN_RESERVED_MIB = 10240.0
 # SGLang's formula asks for more than a GPU under wide attention-DP; such deployments set the
 # fraction by hand: 0.835-0.85 (LMSYS, DeepSeek on 96 H100), 0.80-0.85 (Kimi-K2 model card)
 WIDE_DP = 8
-WIDE_DP_FRACTION = 0.80
+WIDE_DP_FRACTION = 0.835
 # (below GiB of memory, chunked_prefill_size, decode graph batch for tp < 4, for tp >= 4)
 _BY_MEMORY: tuple[tuple[float, int, int, int], ...] = (
     (20, 2048, 8, 8),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Measurement, Parallelism, Profile, StepTimes
 
 TEXTS = ("gpu", "family", "architecture", "llm", "engine", "attention_backend", "date", "command")
@@ -31,6 +32,21 @@ def profile_of(data: object, name: str) -> tuple[Profile | None, str, str]:
         return _profile(data, name), "", ""
     except _Wrong as wrong:
         return None, wrong.field, str(wrong)
+
+
+def check_gpu(profile: Profile, gpu_name: str) -> None:
+    """Raises InvalidInput naming both unless the profile was measured on this GPU."""
+    if slug(profile.gpu) != slug(gpu_name):
+        raise InvalidInput(
+            f"The profile {profile.id} was measured on {profile.gpu}, not on {gpu_name}.",
+            hint=f"--gpus 8x{profile.gpu}, or pdctl calibrate on a {gpu_name}",
+            code="profile_for_another_gpu",
+        )
+
+
+def slug(text: str) -> str:
+    """A name as file names have it: lower case, dashes, dots kept."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "unknown"
 
 
 def _profile(data: object, name: str) -> Profile:

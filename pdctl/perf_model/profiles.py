@@ -13,7 +13,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.llm_size import num_params
 from pdctl.inspection.profiles_dir import profiles_dir
 from pdctl.inspection.records import Llm
-from pdctl.perf_model.profile_checks import profile_of
+from pdctl.perf_model.profile_checks import profile_of, slug
 from pdctl.perf_model.records import Profile
 
 MAX_BYTES = 4 * 1024**2
@@ -29,7 +29,7 @@ def family(llm: Llm) -> str:
 
 def profile_id(gpu_name: str, family: str, engine: str, attention_backend: str) -> str:
     """The file name, less .json, of the profile of these four."""
-    return "--".join(_slug(part) for part in (gpu_name, family, engine, attention_backend))
+    return "--".join(slug(part) for part in (gpu_name, family, engine, attention_backend))
 
 
 def measured_dir() -> Path:
@@ -92,16 +92,6 @@ def profile_text(profile: Profile) -> str:
     return head[:-2] + ',\n  "measurements": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
 
 
-def check_gpu(profile: Profile, gpu_name: str) -> None:
-    """Raises InvalidInput naming both unless the profile was measured on this GPU."""
-    if _slug(profile.gpu) != _slug(gpu_name):
-        raise InvalidInput(
-            f"The profile {profile.id} was measured on {profile.gpu}, not on {gpu_name}.",
-            hint=f"--gpus 8x{profile.gpu}, or pdctl calibrate on a {gpu_name}",
-            code="profile_for_another_gpu",
-        )
-
-
 def find_profile(
     gpu_name: str,
     llm: Llm,
@@ -119,7 +109,7 @@ def find_profile(
         profile
         for path in _files(gpu_name, directories or (measured_dir(),))
         if (profile := read_profile(path)).family == family(llm)
-        and _slug(profile.gpu) == _slug(gpu_name)
+        and slug(profile.gpu) == slug(gpu_name)
         and attention_backend in (None, profile.attention_backend)
         and engine in (None, profile.engine)
     ]
@@ -141,7 +131,7 @@ def _files(gpu_name: str, directories: Sequence[Path]) -> list[Path]:
     """By name, so that a start reads only this GPU's files."""
     by_name: dict[str, Path] = {}
     for directory in directories:
-        by_name.update({p.name: p for p in sorted(directory.glob(f"{_slug(gpu_name)}--*.json"))})
+        by_name.update({p.name: p for p in sorted(directory.glob(f"{slug(gpu_name)}--*.json"))})
     return list(by_name.values())
 
 
@@ -149,10 +139,6 @@ def _likeness(profile: Profile, llm: Llm) -> tuple[bool, bool, float]:
     size = num_params(llm)
     distance = abs(profile.num_params / size - 1) if size else 0.0
     return profile.llm == llm.name, profile.architecture == llm.architecture, -distance
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "unknown"
 
 
 class _Fault(Exception):

@@ -5,6 +5,7 @@ from pdctl.perf_model.collectives import collectives, pipeline_handover_s
 from pdctl.perf_model.decode_cost import decode_cost
 from pdctl.perf_model.memory import check_parallelism, decode_graph_batch
 from pdctl.perf_model.prefill_cost import PrefillCost, launch_s, prefill_cost
+from pdctl.perf_model.profile_checks import check_gpu
 from pdctl.perf_model.rates import rates
 from pdctl.perf_model.records import Link, Parallelism, Profile, Role, StepTimes
 from pdctl.perf_model.shards import mean_shard
@@ -36,10 +37,12 @@ def step_times(
     graph_batch: largest batch of a rank with a decode graph; by default SGLang's for this GPU.
     two_batch_overlap: SGLang's flag of that name: communication hides behind computation.
 
-    Raises InvalidInput if the parallelism does not fit the LLM's shape.
-    Source: docs/equations.md; constants in efficiencies.py, collectives.py and transfer.py.
+    Raises InvalidInput if the parallelism does not fit the LLM's shape, or the profile is another
+    GPU's. Source: docs/equations.md; constants in efficiencies.py, collectives.py and transfer.py.
     """
     check_parallelism(llm, parallelism)
+    if profile:
+        check_gpu(profile, cluster.gpu.name)
     backend = attention_backend or (profile.attention_backend if profile else None)
     per_gpu = rates(llm, cluster.gpu, backend)
     part = mean_shard(llm, parallelism)

@@ -1,0 +1,185 @@
+"""What fits on a GPU, against SGLang's own figures and logs."""
+
+from dataclasses import replace
+
+import pytest
+
+from pdctl.errors import InvalidInput
+from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
+from pdctl.perf_model.memory import (
+    check_parallelism,
+    chunked_prefill_size,
+    decode_graph_batch,
+    kv_capacity_tokens,
+    max_running_requests,
+    mem_fraction_static,
+    prefill_graph_sizes,
+    weight_bytes_per_gpu,
+)
+from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.shards import kv_cell_bytes
+from pdctl.units import GIB
+from tests.perf_model.shapes import ONE, cluster, gpu, llm
+
+
+@pytest.mark.parametrize(
+    ("name", "tp", "role", "prefill_graphs", "fraction"),
+    [
+        ("H200", 1, "colocated", None, 0.903),
+        ("H200", 1, "prefill", False, 0.910),
+        ("H200", 1, "prefill", None, 0.907),
+        ("H200", 1, "decode", None, 0.929),
+        ("H100", 1, "colocated", None, 0.830),
+        ("H100", 1, "prefill", False, 0.841),
+        ("H100", 1, "decode", None, 0.874),
+        ("H100", 8, "colocated", None, 0.812),
+        ("H100", 8, "prefill", False, 0.831),
+        ("H100", 8, "decode", None, 0.874),
+    ],
+)
+def test_the_memory_fraction_is_what_sglang_computes(
+    name: str, tp: int, role: Role, prefill_graphs: bool | None, fraction: float
+) -> None:
+    # prefill_graphs False is SGLang 0.5.15's prefill engine, which captures none
+    found = mem_fraction_static(
+        llm("llama-3.1-8b"), gpu(name), Parallelism(tp=tp), role, prefill_graphs=prefill_graphs
+    )
+    assert found == fraction
+
+
+def test_kv_capacity_is_within_a_thousandth_of_what_an_h200_logged() -> None:
+    # SGLang 0.5.15, Llama-3.1-8B bf16, --mem-fraction-static 0.8: "#tokens: 788347"
+    tokens = kv_capacity_tokens(llm("llama-3.1-8b"), gpu("H200"), ONE, "decode", mem_fraction=0.8)
+    assert tokens == pytest.approx(788_347, rel=1e-3)
+
+
+def test_the_capacity_formula_gives_the_tokens_of_the_logged_memory() -> None:
+    # (avail after weights − free at start·(1 − f)) / cell, all from the same log
+    cell = kv_cell_bytes(llm("llama-3.1-8b"), ONE)
+    assert cell == 131_072
+    assert int((124.07 - 139.09 * 0.2) * GIB / cell) == 788_496
+
+
+def test_max_running_requests_is_what_sglang_logged() -> None:
+    assert max_running_requests(788_347, 131_072) == 3079
+    assert max_running_requests(788_347, 131_072, speculative=True) == 48
+    assert max_running_requests(1000, 131_072) == 500
+    assert max_running_requests(10**8, 4096) == 4096
+
+
+def test_defaults_follow_the_memory_of_the_gpu() -> None:
+    assert [chunked_prefill_size(gpu(n)) for n in ("RTX-4090", "L40S", "H100", "H200", "B200")] == [
+        2048,
+        4096,
+        8192,
+        8192,
+        16384,
+    ]
+    assert decode_graph_batch(gpu("H200"), tp=1) == 256
+    assert decode_graph_batch(gpu("H200"), tp=4) == 512
+
+
+def test_as_many_prefill_graphs_are_counted_as_sglang_captures() -> None:
+    # 58 MiB·8: what SGLang 0.5.23's prefill engine reserves beyond 0.5.15's, 464 MiB
+    assert prefill_graph_sizes(8192) == 58
+
+
+def test_tensor_parallelism_divides_weights_and_gqa_cache_until_kv_heads_run_out() -> None:
+    shape = llm("llama-3.1-70b")
+    one, eight, sixteen = (Parallelism(tp=n) for n in (1, 8, 16))
+    assert weight_bytes_per_gpu(shape, eight) == pytest.approx(weight_bytes_per_gpu(shape, one) / 8)
+    assert kv_cell_bytes(shape, eight) == kv_cell_bytes(shape, one) / 8
+    assert kv_cell_bytes(shape, sixteen) == kv_cell_bytes(shape, eight)
+
+
+def test_mla_cache_is_whole_on_every_gpu_and_attention_dp_multiplies_capacity() -> None:
+    shape, h200 = llm("deepseek-v3"), gpu("H200")
+    tp8, dp8 = Parallelism(tp=8), Parallelism(tp=8, dp=8)
+    assert kv_cell_bytes(shape, tp8) == kv_cell_bytes(shape, ONE) == 70_272
+    fraction = 0.85
+    plain = kv_capacity_tokens(shape, h200, tp8, "decode", mem_fraction=fraction)
+    ranks = kv_capacity_tokens(shape, h200, dp8, "decode", mem_fraction=fraction)
+    assert weight_bytes_per_gpu(shape, dp8) > weight_bytes_per_gpu(shape, tp8)
+    assert 5 * plain < ranks < 8 * plain
+
+
+def test_expert_parallelism_keeps_routed_experts_cut_and_shared_ones_whole() -> None:
+    shape = llm("deepseek-v3")
+    cut, spread = (weight_bytes_per_gpu(shape, Parallelism(tp=8, ep=n)) for n in (1, 8))
+    shared = 58 * 3 * 7168 * 2048 * shape.linear_bytes
+    assert spread - cut == pytest.approx(shared * 7 / 8)
+
+
+def test_pipeline_stages_hold_their_layers_and_one_end_of_the_vocabulary() -> None:
+    shape = llm("llama-3.1-70b")
+    whole = weight_bytes_per_gpu(shape, ONE)
+    head = shape.vocab_size * shape.hidden_size * 2
+    half = weight_bytes_per_gpu(shape, Parallelism(pp=2))
+    assert half == pytest.approx((whole - 2 * head) / 2 + head)
+
+
+def test_wide_attention_dp_takes_the_fraction_deployments_set_by_hand() -> None:
+    wide = Parallelism(tp=72, dp=72, ep=72)
+    model = engine_model(llm("deepseek-v3"), cluster("H100", 12, 50e9), wide, "decode")
+    assert model is not None
+    assert model.kv_capacity_tokens / 72 > 256 * 2500  # LMSYS ran 256 requests a GPU of 2.5K
+
+
+def test_what_does_not_fit_is_told_in_words_with_both_sizes() -> None:
+    assert engine_model(llm("llama-3.1-70b"), cluster("H100"), ONE, "prefill") is None
+    reason = does_not_fit_reason(llm("llama-3.1-70b"), cluster("H100"), ONE, "prefill")
+    assert reason is not None
+    assert "131 GiB of weights" in reason
+    assert "H100" in reason
+    assert (
+        does_not_fit_reason(llm("llama-3.1-70b"), cluster("H100"), Parallelism(tp=4), "prefill")
+        is None
+    )
+
+
+def test_weights_that_fit_without_room_for_kv_do_not_fit() -> None:
+    tight = replace(gpu("H100"), memory_bytes=16.5 * GIB)
+    small = replace(cluster("H100"), gpu=tight)
+    reason = does_not_fit_reason(llm("llama-3.1-8b"), small, ONE, "decode", mem_fraction=0.99)
+    assert reason is not None
+    assert "tokens of KV" in reason
+
+
+def test_an_engine_larger_than_the_cluster_does_not_fit() -> None:
+    reason = does_not_fit_reason(llm("deepseek-v3"), cluster(), Parallelism(tp=16), "prefill")
+    assert reason == "one engine takes 16 GPUs and there are 8"
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "words"),
+    [
+        (Parallelism(tp=3), "3 does not divide the 32 attention heads of llama-3.1-8b"),
+        (Parallelism(tp=0), "at least 1"),
+        (Parallelism(tp=4, dp=3), "dp 3 does not divide tp 4"),
+        (Parallelism(pp=33), "pp 33 is more than the 32 layers"),
+        (Parallelism(tp=2, ep=2), "needs experts, and llama-3.1-8b has none"),
+    ],
+)
+def test_a_cut_the_llm_does_not_allow_is_refused(parallelism: Parallelism, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        check_parallelism(llm("llama-3.1-8b"), parallelism)
+    assert caught.value.hint.startswith("--")
+
+
+def test_expert_parallelism_must_divide_tp() -> None:
+    with pytest.raises(InvalidInput, match="ep 3 does not divide tp 8"):
+        check_parallelism(llm("qwen3-30b-a3b"), Parallelism(tp=8, ep=3))
+
+
+def test_an_engine_takes_sglangs_defaults_where_nothing_is_given() -> None:
+    model = engine_model(llm("llama-3.1-8b"), cluster(), ONE, "colocated")
+    assert model is not None
+    assert (model.chunked_prefill_size, model.max_context, model.radix_cache) == (
+        8192,
+        131072,
+        True,
+    )
+    decode = engine_model(llm("llama-3.1-8b"), cluster(), ONE, "decode", max_total_tokens=5000)
+    assert decode is not None
+    assert decode.kv_capacity_tokens == 5000
+    assert not decode.radix_cache  # SGLang's decode engines keep no radix cache by default

@@ -1,0 +1,231 @@
+"""Step times from the roofline: what grows with what, and how near to what was published."""
+
+from dataclasses import replace
+
+import pytest
+
+from pdctl.errors import InvalidInput
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.records import Parallelism, StepTimes
+from pdctl.perf_model.roofline import step_times
+from pdctl.perf_model.steps import decode_step_s, pairs, prefill_s
+from tests.perf_model.shapes import ONE, cluster, fp8, gpu, llm
+
+RDMA400 = 50e9
+
+
+def prompt_s(times: StepTimes, tokens: int, chunk: int = 8192) -> float:
+    starts = range(0, tokens, chunk)
+    return sum(
+        prefill_s(times, min(chunk, tokens - h), pairs(min(chunk, tokens - h), h)) for h in starts
+    )
+
+
+def test_prompts_take_what_they_took_on_an_h200_within_thirty_percent() -> None:
+    # Llama-3.1-8B bf16, SGLang 0.5.15, triton attention, one stream: client's TTFT
+    times = step_times(llm("llama-3.1-8b"), cluster(), ONE, "colocated", attention_backend="triton")
+    measured = {256: 0.017, 1024: 0.044, 4096: 0.114, 8192: 0.264, 16384: 0.723}
+    for tokens, seconds in measured.items():
+        assert prompt_s(times, tokens) == pytest.approx(seconds, rel=0.30), tokens
+
+
+def test_a_short_moe_prompt_takes_what_it_took_on_an_h200_within_thirty_percent() -> None:
+    times = step_times(
+        llm("qwen3-30b-a3b"), cluster(), ONE, "colocated", attention_backend="triton"
+    )
+    assert prompt_s(times, 256) == pytest.approx(0.029, rel=0.30)
+
+
+def test_one_long_sequence_decodes_as_it_did_on_an_h200() -> None:
+    # 6.5 ms a step at 8K of context: 40 tokens in 584 ms less the prompt's 323 ms
+    times = step_times(llm("llama-3.1-8b"), cluster(), ONE, "decode", attention_backend="triton")
+    assert decode_step_s(times, 1, 8000) == pytest.approx(0.0065, rel=0.20)
+
+
+def test_another_attention_backend_changes_attention_alone() -> None:
+    triton, fa3 = (
+        step_times(llm("llama-3.1-8b"), cluster(), ONE, "colocated", attention_backend=backend)
+        for backend in ("triton", None)
+    )
+    assert fa3.prefill_pair_s < triton.prefill_pair_s / 3
+    assert fa3.decode_latency_s < triton.decode_latency_s
+    attention = {"prefill_pair_s": 0.0, "decode_latency_s": 0.0}
+    assert replace(fa3, **attention) == replace(triton, **attention)
+
+
+def test_tensor_parallelism_divides_work_and_adds_communication() -> None:
+    shape = llm("llama-3.1-70b")
+    one, four = (step_times(shape, cluster(), Parallelism(tp=n), "prefill") for n in (1, 4))
+    assert one.prefill_token_s / 4 < four.prefill_token_s < one.prefill_token_s / 2
+    assert four.decode_context_s == pytest.approx(one.decode_context_s / 4)
+    assert four.prefill_base_s > one.prefill_base_s
+
+
+def test_pcie_makes_tensor_parallelism_dearer_than_nvlink() -> None:
+    shape, tp4 = llm("llama-3.1-70b"), Parallelism(tp=4)
+    plain = replace(cluster(), gpu=replace(gpu("H200"), peer_bytes_per_s=None))
+    over_pcie, over_nvlink = (step_times(shape, c, tp4, "decode") for c in (plain, cluster()))
+    assert over_pcie.decode_base_s > over_nvlink.decode_base_s + 80 * 2 * 10e-6
+    assert over_pcie.prefill_token_s > 1.3 * over_nvlink.prefill_token_s
+
+
+def test_tensor_parallelism_across_nodes_pays_for_rdma() -> None:
+    shape = llm("llama-3.1-70b")
+    wide = step_times(shape, cluster(nodes=2, rdma=RDMA400), Parallelism(tp=16), "decode")
+    inside = step_times(shape, cluster(nodes=2, rdma=RDMA400), Parallelism(tp=8), "decode")
+    assert wide.decode_request_s > 4 * (inside.decode_request_s - 15e-6)
+
+
+def test_mla_cache_is_read_whole_by_each_rank_unless_attention_is_data_parallel() -> None:
+    shape = llm("deepseek-v3")
+    tp8, dp8 = (
+        step_times(shape, cluster(), p, "decode")
+        for p in (Parallelism(tp=8), Parallelism(tp=8, dp=8))
+    )
+    assert dp8.decode_context_s < tp8.decode_context_s / 2
+
+
+def test_a_moe_reads_experts_by_coverage_and_a_dense_llm_everything_at_once() -> None:
+    moe = step_times(llm("qwen3-30b-a3b"), cluster(), ONE, "decode")
+    dense = step_times(llm("llama-3.1-8b"), cluster(), ONE, "decode")
+    assert dense.decode_weight_s == 0
+    assert dense.expert_share == 1
+    assert moe.expert_share == 8 / 128
+    assert decode_step_s(moe, 32, 32) > 3 * decode_step_s(moe, 1, 1)
+    assert decode_step_s(dense, 32, 32) < 1.5 * decode_step_s(dense, 1, 1)
+
+
+def test_verify_batches_touch_more_experts_and_multiply_rows_but_not_kv() -> None:
+    shape = llm("qwen3-235b-a22b")
+    plain, verify = (
+        step_times(shape, cluster(), Parallelism(tp=8), "decode", verify_tokens=n) for n in (1, 4)
+    )
+    # 4 tokens at batch 32 touch 128 of 128 experts where one touches 112
+    assert 128 * (1 - (1 - verify.expert_share) ** 32) == pytest.approx(128, abs=0.5)
+    assert verify.decode_context_s == plain.decode_context_s
+    assert verify.decode_request_s == pytest.approx(4 * plain.decode_request_s)
+    assert verify.decode_base_s > plain.decode_base_s
+
+
+def test_two_batch_overlap_hides_communication() -> None:
+    wide, h100 = Parallelism(tp=32, dp=32, ep=32), cluster("H100", 4, RDMA400)
+    plain, overlapped = (
+        step_times(llm("deepseek-v3"), h100, wide, "prefill", two_batch_overlap=flag)
+        for flag in (False, True)
+    )
+    assert 0.4 * plain.prefill_token_s < overlapped.prefill_token_s < 0.8 * plain.prefill_token_s
+
+
+def test_low_latency_dispatch_serves_decode_and_normal_mode_serves_prefill() -> None:
+    wide, h100 = Parallelism(tp=32, dp=32, ep=32), cluster("H100", 4, RDMA400)
+    colocated, decode = (
+        step_times(llm("deepseek-v3"), h100, wide, role) for role in ("colocated", "decode")
+    )
+    assert colocated.decode_base_s > decode.decode_base_s
+    assert colocated.prefill_token_s == decode.prefill_token_s
+
+
+def test_a_pipeline_splits_prefill_into_stages_and_decode_into_microbatches() -> None:
+    shape, two = llm("llama-3.1-70b"), cluster(nodes=2, rdma=RDMA400)
+    flat = step_times(shape, two, Parallelism(tp=8), "colocated")
+    piped = step_times(shape, two, Parallelism(tp=8, pp=2), "colocated")
+    assert piped.stages == 2
+    assert piped.prefill_token_s == pytest.approx(flat.prefill_token_s / 2, rel=0.1)
+    assert decode_step_s(piped, 1, 1000) >= decode_step_s(flat, 1, 1000)
+    assert piped.decode_context_s == pytest.approx(flat.decode_context_s / 2)
+
+
+def test_sliding_layers_read_their_window_and_no_more() -> None:
+    shape = llm("gpt-oss-120b")
+    full = replace(shape, sliding_window=None, num_sliding_layers=0)
+    windowed, whole = (step_times(s, cluster(), ONE, "decode") for s in (shape, full))
+    assert windowed.decode_context_s == pytest.approx(whole.decode_context_s / 2)
+    assert windowed.prefill_pair_s == pytest.approx(whole.prefill_pair_s / 2)
+    assert windowed.decode_request_s > whole.decode_request_s
+
+
+def test_an_eager_prefill_engine_has_a_floor_and_one_with_graphs_has_none() -> None:
+    eager, graphs = (
+        step_times(llm("qwen3-30b-a3b"), cluster(), ONE, "prefill", prefill_graphs=flag)
+        for flag in (False, True)
+    )
+    # SGLang 0.5.15 on H200: 39 ms above the 29 of a graph at 256 tokens
+    assert prompt_s(eager, 256) == pytest.approx(0.068, rel=0.20)
+    assert graphs.prefill_floor_s == 0
+
+
+def test_graphs_cover_each_ranks_batch() -> None:
+    h100 = cluster("H100", 4, RDMA400)
+    wide = step_times(llm("deepseek-v3"), h100, Parallelism(tp=32, dp=32, ep=32), "decode")
+    assert wide.decode_graph_batch == 32 * 512
+    none = step_times(llm("deepseek-v3"), h100, Parallelism(tp=8), "decode", decode_graphs=False)
+    assert decode_step_s(none, 1, 1) == none.decode_eager_s
+
+
+def test_weight_only_quantisation_reads_less_but_computes_no_faster() -> None:
+    shape = llm("qwen3-32b")
+    int4 = replace(shape, linear_bytes=0.55)
+    plain, quantised = (step_times(s, cluster(), ONE, "colocated") for s in (shape, int4))
+    assert quantised.prefill_token_s == plain.prefill_token_s
+    assert quantised.decode_base_s < plain.decode_base_s / 2
+    assert step_times(fp8(shape), cluster(), ONE, "prefill").prefill_token_s < plain.prefill_token_s
+
+
+def test_every_coefficient_is_a_time_on_every_gpu() -> None:
+    for name in ("A100", "L40S", "RTX-4090", "H20", "B200", "GB200", "MI300X", "A10"):
+        for shape in ("llama-3.1-8b", "gpt-oss-20b", "deepseek-v3", "mixtral-8x7b"):
+            times = step_times(llm(shape), cluster(name), Parallelism(tp=8), "colocated")
+            values = [v for k, v in vars(times).items() if k.endswith("_s")]
+            assert all(0 <= v < 1 for v in values), (name, shape)
+            assert times.prefill_token_s > 0
+
+
+def test_a_cut_that_does_not_divide_the_heads_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="does not divide"):
+        step_times(llm("llama-3.1-8b"), cluster(), Parallelism(tp=3), "prefill")
+
+
+def published_cluster(name: str) -> Cluster:
+    return cluster(name, 16, RDMA400)
+
+
+WIDE32, WIDE72, WIDE128 = (Parallelism(tp=n, dp=n, ep=n) for n in (32, 72, 128))
+Case = tuple[str, str, str, Parallelism, int, int, float]
+# source, LLM, GPU, parallelism, tokens of a step per GPU, prompt, published tokens/s per GPU
+PREFILL: list[Case] = [
+    ("InferSim, Qwen3-30B-A3B on H20", "qwen3-30b-a3b", "H20", ONE, 16384, 4096, 16594),
+    ("InferSim, Qwen3-8B-FP8 on H20", "qwen3-8b fp8", "H20", ONE, 16384, 4096, 15061),
+    ("DeepSeek profile-data, EP32", "deepseek-v3", "H800", WIDE32, 16384, 4096, 7839),
+    ("LMSYS 96 H100, EP32", "deepseek-v3", "H100", WIDE32, 16384, 2000, 52300 / 8),
+]
+# source, LLM, GPU, parallelism, batch per GPU, context, published tokens/s per GPU
+DECODE: list[Case] = [
+    ("InferSim, Qwen3-30B-A3B on H20", "qwen3-30b-a3b", "H20", Parallelism(tp=4), 100, 5120, 2749),
+    ("InferSim, Qwen3-8B-FP8 on H20", "qwen3-8b fp8", "H20", ONE, 64, 5120, 2682),
+    ("DeepSeek profile-data, EP128", "deepseek-v3", "H800", WIDE128, 128, 4989, 2324),
+    ("LMSYS 96 H100, EP72", "deepseek-v3", "H100", WIDE72, 256, 2870, 22282 / 8),
+]
+
+
+def shape_of(name: str) -> Llm:
+    return fp8(llm(name.split()[0])) if name.endswith(" fp8") else llm(name)
+
+
+@pytest.mark.parametrize("case", PREFILL, ids=lambda case: case[0])
+def test_prefill_rates_are_within_a_quarter_of_published_ones(case: Case) -> None:
+    _, name, gpu_name, parallelism, tokens, isl, published = case
+    times = step_times(
+        shape_of(name), published_cluster(gpu_name), parallelism, "prefill", two_batch_overlap=True
+    )
+    total = tokens * parallelism.tp
+    rate = tokens / prefill_s(times, total, total / isl * pairs(isl))
+    assert rate == pytest.approx(published, rel=0.25)
+
+
+@pytest.mark.parametrize("case", DECODE, ids=lambda case: case[0])
+def test_decode_rates_are_within_a_quarter_of_published_ones(case: Case) -> None:
+    _, name, gpu_name, parallelism, per_gpu, context, published = case
+    times = step_times(shape_of(name), published_cluster(gpu_name), parallelism, "decode")
+    batch = per_gpu * parallelism.tp
+    rate = per_gpu / decode_step_s(times, batch, batch * context)
+    assert rate == pytest.approx(published, rel=0.25)

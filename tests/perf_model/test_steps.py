@@ -1,0 +1,125 @@
+"""Evaluating StepTimes: closed forms, floors and limits."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdctl.perf_model.records import StepTimes
+from pdctl.perf_model.steps import (
+    coverage,
+    decode_span_s,
+    decode_step_s,
+    mixed_step_s,
+    pairs,
+    prefill_latency_s,
+    prefill_s,
+    smooth_max,
+)
+
+TIMES = StepTimes(
+    prefill_base_s=0.010,
+    prefill_token_s=20e-6,
+    prefill_pair_s=1e-9,
+    prefill_floor_s=0.0,
+    decode_base_s=0.004,
+    decode_weight_s=0.010,
+    decode_request_s=10e-6,
+    decode_latency_s=100e-9,
+    decode_context_s=30e-9,
+    decode_compute_s=20e-6,
+    transfer_base_s=0.002,
+    transfer_token_s=2e-6,
+    expert_share=0.0625,
+    decode_eager_s=0.05,
+    decode_graph_batch=256,
+)
+
+
+def test_a_prefill_step_is_base_plus_tokens_plus_pairs() -> None:
+    assert prefill_s(TIMES, 1000, pairs(1000)) == pytest.approx(0.010 + 0.020 + 0.0005)
+
+
+def test_a_cached_prefix_saves_its_tokens_but_is_attended_to() -> None:
+    assert pairs(100, 1000) == 100 * 1050
+    whole = prefill_s(TIMES, 1100, pairs(1100))
+    hit = prefill_s(TIMES, 100, pairs(100, 1000))
+    assert hit == pytest.approx(0.010 + 0.002 + 0.000105)
+    assert hit < whole
+
+
+def test_chunks_of_a_prompt_see_the_same_pairs_as_the_whole() -> None:
+    chunks = [(8192, 0), (8192, 8192), (3616, 16384)]
+    assert sum(pairs(e, h) for e, h in chunks) == pairs(20000)
+
+
+def test_an_eager_prefill_takes_at_least_its_launches() -> None:
+    assert prefill_s(replace(TIMES, prefill_floor_s=0.06), 256, pairs(256)) == 0.06
+
+
+def test_few_tokens_of_a_moe_read_only_the_experts_they_touch() -> None:
+    times = replace(TIMES, prefill_weight_s=0.1, prefill_expert_share=0.0625, prefill_token_s=0.0)
+    assert prefill_s(times, 1, 0) == pytest.approx(0.010 + 0.1 * 0.0625)
+    assert prefill_s(times, 4096, 0) == pytest.approx(0.110)
+
+
+def test_a_pipeline_answers_after_all_its_stages() -> None:
+    times = replace(TIMES, stages=4)
+    assert prefill_latency_s(times, 1000, 0) == pytest.approx(4 * prefill_s(times, 1000, 0))
+
+
+def test_coverage_is_the_expected_share_of_experts() -> None:
+    # Qwen3-235B, 8 of 128: 52, 112, 126 and 128 experts at batches 8, 32, 64 and 128
+    assert [round(128 * coverage(8 / 128, n)) for n in (8, 32, 64)] == [52, 112, 126]
+    # DeepSeek-V3, 8 of 256
+    assert [round(256 * coverage(8 / 256, n)) for n in (8, 32, 64, 128)] == [57, 163, 222, 252]
+    assert coverage(1.0, 1) == 1.0
+
+
+def test_a_single_long_sequence_is_bound_by_latency_and_a_batch_by_bandwidth() -> None:
+    single = decode_step_s(TIMES, 1, 10_000) - decode_step_s(TIMES, 1, 0)
+    batch = decode_step_s(TIMES, 64, 640_000) - decode_step_s(TIMES, 64, 0)
+    assert single == pytest.approx(100e-9 * 10_000, rel=0.01)
+    assert batch == pytest.approx(30e-9 * 640_000, rel=0.01)
+
+
+def test_a_batch_beyond_the_graphs_runs_eager() -> None:
+    assert decode_step_s(TIMES, 256, 0) < 0.05 == decode_step_s(TIMES, 257, 0)
+
+
+def test_a_huge_batch_is_bound_by_compute() -> None:
+    times = replace(TIMES, decode_compute_s=1e-3)
+    assert decode_step_s(times, 4096, 0) == pytest.approx(4.096)
+
+
+def test_nothing_to_decode_takes_no_time() -> None:
+    assert decode_step_s(TIMES, 0, 0) == decode_span_s(TIMES, 0, 0, 10) == 0.0
+    assert decode_span_s(TIMES, 4, 400, 0) == 0.0
+
+
+@given(
+    batch=st.integers(1, 600),
+    context=st.integers(1, 2_000_000),
+    steps=st.integers(1, 300),
+    compute=st.sampled_from([0.0, 20e-6, 200e-6, 1e-3]),
+)
+def test_a_span_of_steps_equals_their_sum(
+    batch: int, context: int, steps: int, compute: float
+) -> None:
+    times = replace(TIMES, decode_compute_s=compute)
+    one_by_one = sum(decode_step_s(times, batch, context + i * batch) for i in range(steps))
+    assert decode_span_s(times, batch, context, steps) == pytest.approx(one_by_one, rel=1e-9)
+
+
+def test_a_mixed_step_adds_the_rows_attention_to_the_prefill() -> None:
+    plain = prefill_s(TIMES, 1000 + 8, pairs(1000))
+    mixed = mixed_step_s(TIMES, 1000, pairs(1000), 8, 8000)
+    assert mixed_step_s(TIMES, 1000, pairs(1000), 0, 0) == prefill_s(TIMES, 1000, pairs(1000))
+    assert plain < mixed < plain + decode_step_s(TIMES, 8, 8000)
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_the_smooth_maximum_lies_between_maximum_and_a_fifth_above(x: float, y: float) -> None:
+    assert max(x, y) <= smooth_max(x, y) <= 1.19 * max(x, y) + 1e-12
+    assert smooth_max(x, y) == smooth_max(y, x)
