@@ -39,9 +39,6 @@ def deployment_of(
     python: str | None = None,
     trust_remote_code: bool = False,
     sim_speed: float = 1.0,
-    ttft_slo_s: float | None = None,
-    tpot_slo_s: float | None = None,
-    predicted: Mapping[str, float] | None = None,
 ) -> Deployment:
     """The deployment of `total` engines, `prefill` of them for prefill.
 
@@ -75,9 +72,6 @@ def deployment_of(
             python=python,
             trust_remote_code=trust_remote_code,
             sim_speed=sim_speed,
-            ttft_slo_s=ttft_slo_s,
-            tpot_slo_s=tpot_slo_s,
-            predicted=dict(predicted or {}),
         )
     )
 
@@ -177,7 +171,7 @@ def check_parallelism(parallelism: Parallelism, role: Role) -> None:
 def name_of(model: str) -> str:
     """A deployment's name made from its model's: Qwen/Qwen3-32B as qwen3-32b."""
     last = model.rstrip("/").rpartition("/")[2].lower()
-    return re.sub(r"[^a-z0-9._-]+", "-", last).strip("._-")[:64].rstrip("._-") or "default"
+    return re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", last).strip("._-")[:64].rstrip("._-") or "default"
 
 
 def check_name(name: str) -> None:

@@ -12,9 +12,9 @@ from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
 
 MilesForm = Literal["flag", "yaml"]
-_NEVER_BOTH = (
-    "# Miles takes either --prefill-num-servers or --sglang-config, never both,\n"
-    "# and neither of them beside --rollout-external.\n"
+MILES_NOTE = (
+    "Miles takes either --prefill-num-servers or --sglang-config, never both,"
+    " and neither of them beside --rollout-external."
 )
 _WORKER_TYPES: dict[Role, str] = {
     "prefill": "prefill",
@@ -64,7 +64,7 @@ def miles(deployment: Deployment, *, form: MilesForm) -> str:
     Source: miles/backends/sglang_utils/sglang_config.py (from_prefill_num_servers, server_groups).
     Ignores: the router's settings and the environment, which Miles sets itself.
     """
-    return _NEVER_BOTH + (_miles_flag(deployment) if form == "flag" else _miles_yaml(deployment))
+    return _miles_flag(deployment) if form == "flag" else _miles_yaml(deployment)
 
 
 def _background(spec: ProcessSpec, argv: Sequence[str]) -> str:
@@ -114,7 +114,8 @@ def _miles_yaml(deployment: Deployment) -> str:
         ]
     }
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    return f"# --sglang-config this-file --rollout-num-gpus {deployment.num_gpus}\n{text}"
+    how = f"--sglang-config this-file --rollout-num-gpus {deployment.num_gpus}"
+    return f"# {how}\n# {MILES_NOTE}\n{text}"
 
 
 def _group(role: Role, plan: RolePlan, backend: str) -> dict[str, object]:

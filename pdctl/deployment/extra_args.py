@@ -133,16 +133,17 @@ def check_args(deployment: Deployment, version: Version | None = None) -> None:
     """
     for role, plan in deployment.roles.items():
         given = options(plan.args)
-        _refuse_owned(given, ENGINE_FLAGS, f"{role}.args")
+        _refuse_owned(plan.args, ENGINE_FLAGS, f"{role}.args")
         _refuse_removed(given, version, f"{role}.args")
         _refuse_misplaced(given, role)
-    _refuse_owned(options(deployment.router.args), ROUTER_FLAGS, "router.args")
+    _refuse_owned(deployment.router.args, ROUTER_FLAGS, "router.args")
     _refuse_differences(deployment)
 
 
-def _refuse_owned(given: Mapping[str, str], owned: Mapping[str, str], where: str) -> None:
-    for name in given:
-        flag = next((f for f in owned if f == name), None) or _shortened(name, owned)
+def _refuse_owned(args: Sequence[str], owned: Mapping[str, str], where: str) -> None:
+    for token in args:
+        name = token.partition("=")[0]
+        flag = _owned(name, owned) if name.startswith("--") else None
         if flag is not None:
             raise InvalidInput(
                 f"{name} cannot be set in {where}: {owned[flag]}.",
@@ -151,11 +152,13 @@ def _refuse_owned(given: Mapping[str, str], owned: Mapping[str, str], where: str
             )
 
 
-def _shortened(name: str, owned: Mapping[str, str]) -> str | None:
-    # argparse accepts any unambiguous beginning of a flag
-    known = [*owned, *(a for a, flag in ALIASES.items() if flag in owned)]
-    match = next((flag for flag in known if flag.startswith(name)), None)
-    return ALIASES.get(match, match) if match else None
+def _owned(name: str, owned: Mapping[str, str]) -> str | None:
+    """The flag of `owned` that `name` is, as itself, an alias or an unambiguous beginning."""
+    spellings = {**{flag: flag for flag in owned}, **ALIASES}
+    if name in spellings:
+        return spellings[name] if spellings[name] in owned else None
+    begun = (flag for spelled, flag in spellings.items() if spelled.startswith(name))
+    return next((flag for flag in begun if flag in owned), None)
 
 
 def _instead(flag: str, where: str) -> str:

@@ -30,7 +30,7 @@ def deployment_of_arm(model: str, arm: Arm, slo: Slo) -> Deployment:
 
 
 def _predicted(arm: Arm) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for name, times in (("ttft", arm.ttft_s), ("tpot", arm.tpot_s)):
         if times is not None:
             found |= {f"{name}_{q}_s": getattr(times, q) for q in ("p50", "p90", "p99")}

@@ -1,0 +1,93 @@
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from pdctl.cli import main
+
+PD = """
+schema: 1
+model: qwen3-8b
+engine: sim
+prefill: {engines: 1}
+decode: {engines: 3}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a state directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["render", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_miles_flags_go_to_stdout_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "pd.yaml").write_text(PD)
+    assert run("miles") == 0
+    said = capsys.readouterr()
+    flags = "--rollout-num-gpus 4 --rollout-num-gpus-per-engine 1 --prefill-num-servers 1\n"
+    assert said.out == flags
+    assert "--rollout-external" in said.err
+
+
+def test_the_file_is_written_where_asked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "other.yaml").write_text(PD)
+    assert run("miles", "-f", "other.yaml", "--as", "yaml", "-o", "miles.yaml") == 0
+    assert capsys.readouterr().out == ""
+    assert "server_groups:" in (here / "miles.yaml").read_text()
+
+
+def test_a_shell_script_starts_every_process(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    (here / "pd.yaml").write_text(f"{PD}router: {{port: {port}}}\n")
+    assert run("shell") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("#!/usr/bin/env bash\n")
+    assert said.out.count("pdctl.engines.sim") == 4
+    assert said.err == ""
+    assert not (here / "state").exists(), "rendering leaves nothing behind"
+
+
+def test_json_holds_the_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "pd.yaml").write_text(PD)
+    assert run("miles", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["data"]["text"].startswith("--rollout-num-gpus")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("k8s",), "no target 'k8s'"),
+        (("miles", "--as", "json"), "--as 'json' is not a form"),
+        (("miles",), "no ./pd.yaml and no last plan"),
+        (("miles", "-f", "none.yaml"), "none.yaml cannot be read"),
+    ],
+)
+def test_what_cannot_be_rendered_is_said(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+) -> None:
+    assert run(*arguments) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert "hint:" in said.err
+    assert said.out == ""
+
+
+def test_a_place_that_cannot_be_written_is_an_environment_problem(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "pd.yaml").write_text(PD)
+    assert run("miles", "-o", "no/such/folder.yaml") == 4
+    assert "cannot be written" in capsys.readouterr().err

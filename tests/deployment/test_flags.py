@@ -1,0 +1,151 @@
+import pytest
+
+from pdctl.deployment.flags import (
+    engine_argv,
+    engine_env,
+    parallelism_flags,
+    parse_version,
+    simulated_argv,
+)
+from pdctl.deployment.flags_router import router_argv
+from pdctl.deployment.records import Ports, RolePlan, RouterPlan
+from pdctl.perf_model.records import Parallelism
+from tests.deployment.examples import colocated, split
+
+PORTS = Ports(http=20000, bootstrap=21000, nccl=25000, dist_init=24000)
+NEW, OLD = (0, 5, 23), (0, 5, 10)
+
+
+def value(argv: tuple[str, ...], flag: str) -> str:
+    return argv[argv.index(flag) + 1]
+
+
+def test_a_prefill_engine_is_told_its_role_its_ports_and_its_backend() -> None:
+    argv = engine_argv(split(), "prefill", PORTS, python="/py", version=NEW, backend="nixl")
+    assert argv[:3] == ("/py", "-m", "sglang.launch_server")
+    expected = {
+        "--model-path": "llama-3.1-8b",
+        "--host": "127.0.0.1",
+        "--port": "20000",
+        "--nccl-port": "25000",
+        "--dist-init-addr": "127.0.0.1:24000",
+        "--disaggregation-mode": "prefill",
+        "--disaggregation-transfer-backend": "nixl",
+        "--disaggregation-bootstrap-port": "21000",
+    }
+    assert {flag: value(argv, flag) for flag in expected} == expected
+    assert "--enable-metrics" in argv
+    assert "--trust-remote-code" not in argv
+
+
+def test_a_colocated_engine_knows_nothing_of_disaggregation() -> None:
+    argv = engine_argv(colocated(), "colocated", PORTS, python="/py", version=NEW, backend=None)
+    assert not [arg for arg in argv if "disaggregation" in arg]
+
+
+def test_the_users_flags_come_last_and_remote_code_only_when_asked() -> None:
+    plan = RolePlan(1, args=("--page-size", "64"))
+    wanted = split(roles={"prefill": plan, "decode": plan}, trust_remote_code=True)
+    argv = engine_argv(wanted, "decode", PORTS, python="/py", version=NEW, backend="nixl")
+    assert argv[-2:] == ("--page-size", "64")
+    assert "--trust-remote-code" in argv
+
+
+@pytest.mark.parametrize("version", [None, OLD, (0, 5, 22)])
+def test_attention_dp_is_the_old_pair_before_the_new_flag_exists(
+    version: tuple[int, ...] | None,
+) -> None:
+    flags = parallelism_flags(Parallelism(tp=16, pp=2, dp=8, ep=16), version)
+    assert " ".join(flags) == (
+        "--tp-size 16 --pp-size 2 --dp-size 8 --enable-dp-attention --ep-size 16"
+    )
+
+
+def test_attention_dp_is_one_flag_where_the_old_pair_is_deprecated() -> None:
+    assert parallelism_flags(Parallelism(tp=8, dp=8), NEW) == (
+        "--tp-size",
+        "8",
+        "--attn-dp-size",
+        "8",
+    )
+    assert parallelism_flags(Parallelism(), NEW) == ()
+
+
+def test_mooncake_over_tcp_is_a_backend_of_new_versions_and_a_variable_of_old_ones() -> None:
+    for version, backend, forced in ((NEW, "mooncake_tcp", False), (OLD, "mooncake", True)):
+        argv = engine_argv(
+            split(), "decode", PORTS, python="/py", version=version, backend="mooncake_tcp"
+        )
+        assert value(argv, "--disaggregation-transfer-backend") == backend
+        env = engine_env("decode", (), version=version, backend="mooncake_tcp")
+        assert ("MC_FORCE_TCP" in env) is forced
+        assert env["MC_TCP_ENABLE_CONNECTION_POOL"] == "1"
+
+
+def test_an_engines_environment_names_its_gpus_and_keeps_kv_sockets_on_loopback() -> None:
+    env = engine_env("prefill", (2, 3), version=NEW, backend="mooncake")
+    assert env == {
+        "CUDA_VISIBLE_DEVICES": "2,3",
+        "PYTHONUNBUFFERED": "1",
+        "SGLANG_HOST_IP": "127.0.0.1",
+        "SGLANG_ENABLE_FAILED_SESSION_PROBE": "true",
+    }
+    plain = engine_env("colocated", (), version=NEW, backend=None)
+    assert plain == {"PYTHONUNBUFFERED": "1", "SGLANG_HOST_IP": "127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("0.5.23", (0, 5, 23)),
+        ("0.5.15.post1", (0, 5, 15)),
+        ("0.6.0rc1", (0, 6, 0)),
+        (None, None),
+        ("main", None),
+    ],
+)
+def test_versions_are_read_as_far_as_they_are_numbers(
+    text: str | None, version: tuple[int, ...] | None
+) -> None:
+    assert parse_version(text) == version
+
+
+def test_a_simulated_engine_gets_sglangs_flags_and_its_gpus() -> None:
+    wanted = split(1, 1, engine="sim", sim_speed=0.5, parallelism=Parallelism(tp=4))
+    argv = simulated_argv(wanted, "decode", PORTS, pdctl_python="/py")
+    assert " ".join(argv) == (
+        "/py -m pdctl.engines.sim --model-path llama-3.1-8b --sim-gpus 8xH200 --sim-speed 0.5"
+        " --host 127.0.0.1 --port 20000 --disaggregation-mode decode"
+        " --disaggregation-bootstrap-port 21000 --tp-size 4 --enable-metrics"
+    )
+    together = colocated(engine="sim", gpus="2xB200")
+    argv = simulated_argv(together, "colocated", PORTS, pdctl_python="/py")
+    assert value(argv, "--disaggregation-mode") == "null"
+    assert value(argv, "--sim-gpus") == "2xB200"
+
+
+ROUTER = Ports(http=30000, metrics=29000)
+
+
+def test_the_router_starts_empty_on_loopback_with_short_breakers() -> None:
+    argv = router_argv(split(), ROUTER, pdctl_python="/py", version=NEW)
+    assert argv[:4] == ("/py", "-m", "sglang_router.launch_router", "--pd-disaggregation")
+    expected = {
+        "--host": "127.0.0.1",
+        "--port": "30000",
+        "--prometheus-host": "127.0.0.1",
+        "--prometheus-port": "29000",
+        "--cb-timeout-duration-secs": "15",
+        "--health-check-endpoint": "/ready",
+    }
+    assert {flag: value(argv, flag) for flag in expected} == expected
+    assert not {"--prefill", "--decode", "--worker-urls", "--dp-aware", "--policy"} & set(argv)
+
+
+def test_the_router_of_colocated_or_older_engines_differs_where_they_do() -> None:
+    wanted = colocated(router=RouterPlan(policy="round_robin", args=("--queue-size", "5")))
+    argv = router_argv(wanted, ROUTER, pdctl_python="/py", version=OLD)
+    assert "--pd-disaggregation" not in argv
+    assert "--health-check-endpoint" not in argv
+    assert value(argv, "--policy") == "round_robin"
+    assert argv[-2:] == ("--queue-size", "5")
