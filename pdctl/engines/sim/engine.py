@@ -12,6 +12,7 @@ from pdctl.engines.sim.record import Record
 from pdctl.engines.sim.requests import Batch, Emission, Request, Result
 from pdctl.perf_model.records import EngineModel, Role
 
+CATCH_UP_S = 0.25  # wall-clock seconds of lateness that a busy engine makes good
 SchedulerQueues = ColocatedQueues | PrefillQueues | DecodeQueues
 
 
@@ -92,19 +93,26 @@ class Engine:
     async def run(self) -> None:
         """Schedule until cancelled."""
         launched: Batch | None = None
+        now_s = self.now_s()
         while True:
-            batch = self._decide(launched)
+            batch = self._decide(launched, now_s)
             if batch and not self._overlap:
                 launched, batch = batch, None
             if launched:
                 await self._until(launched.end_s)
                 self._finish(launched)
+                now_s = self._on_time(launched.end_s)
             elif batch is None:
                 await self._idle()
+                now_s = self.now_s()
             launched = batch
 
-    def _decide(self, launched: Batch | None) -> Batch | None:
+    def _on_time(self, due_s: float) -> float:
+        """The moment a step was due, unless this process is too late to catch up."""
         now_s = self.now_s()
+        return due_s if now_s - due_s < CATCH_UP_S * self.speed else now_s
+
+    def _decide(self, launched: Batch | None, now_s: float) -> Batch | None:
         decision = self.queues.decide(now_s)
         self._deliver(decision.emissions, now_s)
         for request in decision.allocated:
@@ -127,7 +135,7 @@ class Engine:
         # what ended is dated by its deadline, not by when this process woke up
         result = self.queues.finish(batch, batch.end_s)
         self._apply(result, batch.end_s)
-        state = self.record.ended(batch, self.queues, self.now_s())
+        state = self.record.ended(batch, self.queues, batch.end_s)
         if state is not None:
             log(batch_line(batch, state))
 

@@ -6,6 +6,7 @@ has taken KV for, and the prefill engine says when a room's KV has arrived.
 
 import asyncio
 import errno
+from collections import deque
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -30,6 +31,7 @@ class Registry:
         self.engine: Engine | None = None  # set when it may take rooms
         self._registered: dict[str, object] | None = None
         self._sockets: dict[int, web.WebSocketResponse] = {}  # room -> the decode engine's
+        self._given_up: deque[int] = deque(maxlen=1000)  # rooms whose request has gone
         self._open: set[web.WebSocketResponse] = set()
         self._waiting: dict[int, Request] = {}
         self._runner: web.AppRunner | None = None
@@ -83,10 +85,10 @@ class Registry:
         room = request.room or 0
         self._waiting.pop(room, None)
         socket = self._sockets.pop(room, None)
-        if socket is not None and not socket.closed:
-            word = "failed" if failed else "done"
-            task = asyncio.ensure_future(socket.send_str(f"{word} {room}"))
-            task.add_done_callback(lambda done: done.exception())
+        if socket is None and failed:
+            self._given_up.append(room)
+        elif socket is not None:
+            _say(socket, f"{'failed' if failed else 'done'} {room}")
 
     async def _health(self, http: web.Request) -> web.Response:
         return web.Response(text="OK")
@@ -138,11 +140,21 @@ class Registry:
         return socket
 
     def _take(self, room: int, socket: web.WebSocketResponse) -> None:
+        if room in self._given_up:
+            _say(socket, f"failed {room}")
+            return
         self._sockets[room] = socket
         request = self._waiting.pop(room, None)
         if request is not None and self.engine is not None:
             request.is_ready = True
             self.engine.wake()
+
+
+def _say(socket: "web.WebSocketResponse | Socket", text: str) -> None:
+    """Send without waiting; a socket that has closed tells its reader."""
+    if not socket.closed:
+        task = asyncio.ensure_future(socket.send_str(text))
+        task.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
 
 
 class Partners:
@@ -170,9 +182,8 @@ class Partners:
         """KV for this request has been set aside: its prefill engine may begin."""
         room = request.room or 0
         socket = self._sockets.get(self._address.get(room, ""))
-        if socket is not None and not socket.closed:
-            task = asyncio.ensure_future(socket.send_str(f"take {room}"))
-            task.add_done_callback(lambda done: done.exception())
+        if socket is not None:
+            _say(socket, f"take {room}")
 
     def forget(self, request: Request) -> None:
         """A request has left."""

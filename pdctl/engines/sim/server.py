@@ -44,7 +44,7 @@ async def serve(flags: SimFlags) -> int:
     )
     api = Api(identity, engine, registry, lambda role: _model(flags, llm, cluster, role))
     runner = web.AppRunner(
-        api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0
+        api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
     )
     quieten()
     await runner.setup()
