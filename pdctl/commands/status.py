@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from pdctl.status.records import FleetStatus
     from pdctl.status.watch import Watch
 
@@ -84,6 +86,13 @@ def _once(one: "Watch", *, as_json: bool, check: bool) -> None:
     well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
     if check and not well:
         raise typer.Exit(ExitCode.ENGINE_FAILED)
+
+
+def _view(sample: "FleetStatus") -> "RenderableType":
+    from pdctl.console import out
+    from pdctl.tables.status import status_view
+
+    return status_view(sample, out().width)
 
 
 def _live(one: "Watch", interval_s: float, *, as_json: bool) -> None:

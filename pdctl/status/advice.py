@@ -14,6 +14,7 @@ from pdctl.status.records import Advice, Moment
 from pdctl.units import format_seconds, format_share
 
 WINDOW_S = 60.0
+_SLACK_S = 2.0  # by which a minute of samples may miss a minute
 INTERVALS = 4  # of 15 s; a trend is three steps in a row between them
 LEAST_ARRIVALS = 10
 SETTLING_S = 15.0  # after a start or a change, queues say nothing for so long
@@ -54,11 +55,11 @@ def advise(history: Sequence[Moment], *, name: str = "", tpot_slo_s: float | Non
     tpot_slo_s: what decode latency is held against; without it, its own lowest interval.
     """
     steady = _since_last_change(history)
-    missing = _missing(steady)
+    window = [one for one in steady if one.at_s > steady[-1].at_s - WINDOW_S - _SLACK_S]
+    missing = _missing(window)
     if missing:
         return Advice("not_enough_evidence", f"Not enough evidence for advice: {missing}.")
-    window = [one for one in steady if one.at_s > steady[-1].at_s - WINDOW_S - 0.5]
-    if steady[-1].num_colocated:
+    if window[-1].num_colocated:
         return _advise_colocated(window, name, tpot_slo_s)
     return _advise_pd(window, name, tpot_slo_s)
 
@@ -79,15 +80,17 @@ def _engines(moment: Moment) -> tuple[int, int, int]:
     return moment.num_prefill, moment.num_decode, moment.num_colocated
 
 
-def _missing(steady: Sequence[Moment]) -> str:
-    span_s = steady[-1].at_s - steady[0].at_s if steady else 0.0
-    if span_s < WINDOW_S - 1:
+def _missing(window: Sequence[Moment]) -> str:
+    span_s = window[-1].at_s - window[0].at_s if window else 0.0
+    if span_s < WINDOW_S - _SLACK_S:
         return f"{span_s:.0f} of {WINDOW_S:.0f} s watched"
-    if any(one.waiting is None for one in steady if one.at_s > steady[-1].at_s - WINDOW_S):
+    if any(one.waiting is None for one in window):
         return "not every engine has said how many requests wait"
-    arrivals = _arrivals(steady)
+    if _trend(window, lambda m: m.waiting) is None:
+        return "its samples are too far apart (pdctl status --watch takes one a second)"
+    arrivals = _arrivals(window)
     if arrivals is None:
-        return "how many requests arrive is unknown (engines with --enable-metrics count them)"
+        return "how many requests arrive is unknown (the router's metrics port counts them)"
     if arrivals < LEAST_ARRIVALS:
         return f"{arrivals:.0f} of {LEAST_ARRIVALS} requests seen"
     return ""
@@ -148,10 +151,10 @@ def _advise_colocated(window: Sequence[Moment], name: str, slo_s: float | None) 
 
 def _advise_pd(window: Sequence[Moment], name: str, slo_s: float | None) -> Advice:
     now = window[-1]
-    network = _network(window, now, name)
+    prefill = _backlog(_trend(window, lambda m: m.waiting), now.num_prefill)
+    network = _network(window, now, name, prefill_is_behind=bool(prefill))
     if network:
         return network
-    prefill = _backlog(_trend(window, lambda m: m.waiting), now.num_prefill)
     decode = _decode_pressure(window, now, slo_s)
     if prefill and decode:
         return _scale_both(now, f"prefill {prefill}; decode {decode}", name)
@@ -162,10 +165,14 @@ def _advise_pd(window: Sequence[Moment], name: str, slo_s: float | None) -> Advi
     return _steady(now)
 
 
-def _network(window: Sequence[Moment], now: Moment, name: str) -> Advice | None:
+def _network(
+    window: Sequence[Moment], now: Moment, name: str, *, prefill_is_behind: bool
+) -> Advice | None:
     """KV that piles up on its way, or is held back though decode has room for it."""
     inflight = _backlog(_trend(window, lambda m: m.inflight), now.num_prefill)
+    # decode's transfer queue also holds requests whose prefill has not begun
     transfer = _backlog(_trend(window, lambda m: m.transfer), now.num_decode)
+    transfer = "" if prefill_is_behind else transfer
     if inflight or transfer:
         where = f"inflight {inflight}" if inflight else f"transfer {transfer}"
         return Advice(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from pdctl.perf_model.records import Role
-from pdctl.status.http_client import API_KEY_VARIABLE, Connection, GetFailed
+from pdctl.status.http_get import API_KEY_VARIABLE, Connection, GetFailed
 from pdctl.status.loads import parse_get_load, parse_loads
 from pdctl.status.prometheus import parse_engine_metrics, parse_router_metrics
 from pdctl.status.records import Counters, EngineSample, RouterScrape, Scrape, Target

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from pdctl.engines import state
 from pdctl.engines.records import FleetState
-from pdctl.engines.router_client import RouterClient
 from pdctl.errors import StateConflict
 from pdctl.status.records import Watched
 from pdctl.status.targets import (
@@ -85,6 +84,8 @@ def source_of_router(url: str) -> Callable[[], Watched]:
 
     Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
     """
+    from pdctl.engines.router_client import RouterClient  # its HTTP client is slow to import
+
     url = url.rstrip("/")
     targets = targets_of_router(url)
     watched = Watched(

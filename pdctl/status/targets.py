@@ -3,15 +3,18 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from pdctl.engines.records import FleetState
-from pdctl.engines.router_client import Listed, RouterClient
 from pdctl.errors import EngineFailed, InvalidInput
 from pdctl.perf_model.records import Role
-from pdctl.status.http_client import Connection, GetFailed
+from pdctl.status.http_get import Connection, GetFailed
 from pdctl.status.records import Target
 from pdctl.status.scrape import TIMEOUT_S, Parallel
+
+if TYPE_CHECKING:
+    from pdctl.engines.router_client import Listed
 
 _ORDER: dict[Role, int] = {"prefill": 0, "decode": 1, "colocated": 2}
 _MODES: dict[str, Role] = {"prefill": "prefill", "decode": "decode", "null": "colocated"}
@@ -39,6 +42,8 @@ def targets_of_router(url: str) -> tuple[Target, ...]:
 
     Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
     """
+    from pdctl.engines.router_client import RouterClient  # its HTTP client is slow to import
+
     parts = _parts(url)
     listed = RouterClient(url).workers()
     if listed is None:
@@ -69,7 +74,7 @@ def _parts(url: str) -> SplitResult:
     )
 
 
-def _named(listed: Sequence[Listed], router_host: str) -> list[Target]:
+def _named(listed: Sequence["Listed"], router_host: str) -> list[Target]:
     """Engines as prefill-0, prefill-1, ..., decode-0, ... in the order of their addresses."""
     targets = []
     for role in _ORDER:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pdctl.status.advice import advise
 from pdctl.status.evidence import Past
 from pdctl.status.rates import (
+    delta,
     histogram_delta,
     is_reset,
     merge_histograms,
@@ -62,7 +63,6 @@ class Watch:
         self._past_counters = past[1]
         self._memories: dict[tuple[str, str], _Memory] = {}
         self._router: tuple[str, RouterScraper] | None = None
-        self._router_requests: deque[tuple[float, float]] = deque()
         self._parallel = Parallel()
         self.moments: deque[Moment] = deque(past[0])
 
@@ -144,7 +144,7 @@ class Watch:
         ttft, itl = self._histograms(watched, "ttft"), self._histograms(watched, "itl")
         return replace(
             status,
-            requests_per_s=self._requests_per_s(moment),
+            requests_per_s=self._requests_per_s(),
             ttft_p50_s=quantile(ttft, 0.5),
             ttft_p99_s=quantile(ttft, 0.99),
             itl_p50_s=quantile(itl, 0.5) or moment.itl_s,
@@ -153,16 +153,17 @@ class Watch:
             history={target.name: tuple(self._memory(target).queues) for target in watched.targets},
         )
 
-    def _requests_per_s(self, moment: Moment) -> float | None:
-        if moment.requests is None:
+    def _requests_per_s(self) -> float | None:
+        """Over the last seconds, or since the sample before."""
+        known = [one for one in self.moments if one.requests is not None]
+        since_s = self.moments[-1].at_s - 2 * RATE_WINDOW_S
+        recent = [one for one in known if one.at_s >= since_s]
+        recent = recent if len(recent) > 1 else known[-2:]
+        if len(recent) < 2:
             return None
-        counted = self._router_requests
-        if counted and moment.requests < counted[-1][1]:
-            counted.clear()
-        counted.append((moment.at_s, moment.requests))
-        _trim(counted, moment.at_s - 2 * RATE_WINDOW_S)
-        elapsed_s = counted[-1][0] - counted[0][0]
-        return (counted[-1][1] - counted[0][1]) / elapsed_s if elapsed_s > 0 else None
+        elapsed_s = recent[-1].at_s - recent[0].at_s
+        arrived = delta(recent[0].requests, recent[-1].requests)
+        return arrived / elapsed_s if arrived is not None and elapsed_s > 0 else None
 
     def _histograms(self, watched: Watched, name: str) -> Histogram | None:
         pages = (self._memory(target).metrics for target in watched.targets)
@@ -195,7 +196,7 @@ def _append(timed: Timed, at_s: float, counters: Counters, window_s: float) -> b
     return restarted
 
 
-def _trim(timed: deque, since_s: float) -> None:  # type: ignore[type-arg]
+def _trim(timed: Timed, since_s: float) -> None:
     """Drop what is older than `since_s`, but for one point at or before it."""
     while len(timed) > 2 and timed[1][0] <= since_s:
         timed.popleft()

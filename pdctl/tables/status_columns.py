@@ -162,7 +162,7 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
 
 def sparkline(values: Sequence[float]) -> str:
     """The queue over time as ten bars; empty while it was always empty."""
-    if not values or max(values) <= 0:
+    if len(values) < 3 or max(values) <= 0:
         return ""
     num = min(10, len(values))
     edges = [i * len(values) // num for i in range(num + 1)]
