@@ -162,24 +162,37 @@ def _either(words: Iterable[str]) -> str:
     return f"{', '.join(most)}, or {last}" if most else last
 
 
-def _sweep(verdict: Verdict) -> Text:
+def _sweep(verdict: Verdict) -> Table:
     values = [sustained(arm) or 0.0 for arm in verdict.sweep]
     top = max(values) or 1.0
-    chosen = verdict.arms["pd"].layout if "pd" in verdict.arms else ""
-    width = max(len(arm.layout) for arm in verdict.sweep)
-    text = Text("splits\n", style="bold")
+    chosen = verdict.arms.get("pd")
+    mixed = len({tuple(arm.parallelism.items()) for arm in verdict.sweep}) > 1
+    table = _grid()
+    table.add_column(justify="right")
+    table.add_column(min_width=BAR_CELLS)
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("splits", "", "req/s", _starts(verdict), style="bold")
     for arm, value in zip(verdict.sweep, values, strict=True):
-        style = "bold green" if arm.layout == chosen else ""
-        line = f"{arm.layout:>{width}}  {bar(value / top):<{BAR_CELLS}} {format_rate(value):>6}"
-        text.append(f"{line}  {_sweep_times(arm)}\n", style=style)
-    text.rstrip()
-    return text
+        best = chosen is not None and arm.parallelism == chosen.parallelism
+        style = "green" if best and chosen and arm.layout == chosen.layout else ""
+        shape = f"{gpus_text(arm)}  " if mixed else ""
+        cells = (arm.layout, bar(value / top), format_rate(value), shape + _sweep_times(arm))
+        table.add_row(*cells, style=style)
+    return table
+
+
+def _starts(verdict: Verdict) -> str:
+    """The splits that the rules start from: N/4 = 2P6D, by rate 3P5D."""
+    names = {"quarter": "N/4", "rate_match": "by rate"}
+    parts = [f"{names[s.basis]} {s.prefill}P{s.decode}D" for s in verdict.starts]
+    return ", ".join(parts)
 
 
 def _sweep_times(arm: Arm) -> str:
     if arm.ttft_s is None or arm.tpot_s is None:
         return arm.infeasible or ""
-    return f"TTFT p90 {format_seconds(arm.ttft_s.p90)}, TPOT p90 {format_seconds(arm.tpot_s.p90)}"
+    return f"{format_seconds(arm.ttft_s.p90)}, {format_seconds(arm.tpot_s.p90)}"
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:

@@ -86,6 +86,15 @@ def prefill_packed_s(engine: EngineModel, demand: Demand) -> float:
     return prefill_s(engine.times, engine.chunked_prefill_size, demand.pairs * share) / share
 
 
+def prefill_shared_s(engine: EngineModel, demand: Demand, prompts: float) -> float:
+    """Engine time of a mean prompt when `prompts` of them share a step, as far as they fit."""
+    room = engine.chunked_prefill_size / demand.fresh
+    if room <= 1.0:
+        return prefill_packed_s(engine, demand)
+    share = min(max(prompts, 1.0), room)
+    return prefill_s(engine.times, share * demand.fresh, share * demand.pairs) / share
+
+
 def prefill_tokens_per_s(engine: EngineModel, demand: Demand) -> float:
     """New prompt tokens per second of one busy engine."""
     return demand.fresh / prefill_packed_s(engine, demand)
@@ -172,23 +181,25 @@ def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace
     """One colocated engine at `rate_rps`; None above what it carries.
 
     TPOT = step / (1 − prefill's share of time). A request of OSL tokens meets a Poisson number
-    of foreign prefills, so short outputs spread wide.
+    of foreign prefills, so short outputs spread wide. The prompts of one prefill step are those
+    that came during a decode step.
     Source: SGLang's scheduler runs no decode step while a prompt waits (prefill first).
     Ignores: memory pressure and retraction.
     """
-    packed = prefill_packed_s(engine, demand)
-    busy = rate_rps * packed
-    if busy >= 1.0:
-        return None
-    load = rate_rps * demand.osl / (1.0 - busy)
-    batch = running_requests(engine, demand, load)
-    if batch is None:
-        return None
+    each = prefill_alone_s(engine, demand)
+    batch: float | None = 1.0
+    for _ in range(3):
+        each = prefill_shared_s(engine, demand, rate_rps * step_s(engine, demand, batch))
+        busy = rate_rps * each
+        load = rate_rps * demand.osl / max(1.0 - busy, 1e-9)
+        batch = running_requests(engine, demand, load)
+        if busy >= 1.0 or batch is None:
+            return None
     tpot = tpot_at(engine, demand, batch) / (1.0 - busy)
     stalls = rate_rps * demand.osl * tpot
-    spread = math.sqrt(stalls) * packed / demand.osl
+    spread = math.sqrt(stalls) * each / demand.osl
     alone = prefill_alone_s(engine, demand)
-    wait, tail = _waits(busy, packed)
+    wait, tail = _waits(busy, each)
     half = step_s(engine, demand, batch) / 2
     return Pace(alone + wait + half, alone + tail + half, tpot, tpot + NORMAL_P90 * spread, batch)
 
@@ -197,12 +208,14 @@ def pd_pace(
     prefill: EngineModel, decode: EngineModel, ratio: tuple[int, int], demand: Demand, rps: float
 ) -> Pace | None:
     """`ratio` prefill and decode engines at `rps` in all; None above what they carry."""
-    packed = prefill_packed_s(prefill, demand)
-    busy = rps / ratio[0] * packed
+    rate = rps / ratio[0]
+    together = rate * prefill_alone_s(prefill, demand)
+    each = prefill_shared_s(prefill, demand, together)
+    busy = rate * each
     batch = running_requests(decode, demand, rps / ratio[1] * demand.osl)
     if busy >= 1.0 or batch is None:
         return None
-    wait, tail = _waits(busy, packed)
+    wait, tail = _waits(busy, each)
     first = prefill_alone_s(prefill, demand) + handover_s(prefill, decode, demand)
     tpot = tpot_at(decode, demand, batch)
     crowded = tpot_at(decode, demand, batch + NORMAL_P90 * math.sqrt(batch))

@@ -98,7 +98,9 @@ def scale_of(arm: Arm, scored: Scored) -> Scale:
     knee = _ratio(arm.knee_rps, scored.knee_rps)
     if pace is None or arm.ttft_s is None or arm.tpot_s is None:
         return Scale(knee)
-    return Scale(knee, _ratio(arm.ttft_s.mean, pace.ttft_s), _ratio(arm.tpot_s.mean, pace.tpot_s))
+    return Scale(
+        knee, _ratio(arm.ttft_s.p90, pace.ttft_p90_s), _ratio(arm.tpot_s.p90, pace.tpot_p90_s)
+    )
 
 
 def _ratio(simulated: float | None, closed: float) -> float:
@@ -111,8 +113,8 @@ def _side(scored: Scored, scale: Scale) -> Side:
     pace = scored.pace
     return Side(
         knee_rps=scored.knee_rps * scale.knee,
-        ttft_s=pace.ttft_s * scale.ttft if pace else None,
-        tpot_s=pace.tpot_s * scale.tpot if pace else None,
+        ttft_s=pace.ttft_p90_s * scale.ttft if pace else None,
+        tpot_s=pace.tpot_p90_s * scale.tpot if pace else None,
     )
 
 

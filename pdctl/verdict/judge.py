@@ -17,7 +17,7 @@ FITTED_BAND = 0.10  # at least, also for a profile whose own error is smaller
 class Side:
     """What one arm does. knee_rps: highest rate, within the SLO where one is given.
 
-    ttft_s and tpot_s: means at the rate asked about; None: it does not carry that rate.
+    ttft_s and tpot_s: 90th percentiles at the rate asked about; None: it does not carry it.
     """
 
     knee_rps: float
@@ -65,26 +65,26 @@ def _by_goodput(colocated: float, pd: float, rate_rps: float | None, band: float
 
 
 def _by_dominance(colocated: Side, pd: Side, band: float) -> Choice:
-    """Without SLOs: better by more than the band in something, worse by it in nothing."""
+    """Without SLOs: the arm that is clearly better at something and worse at nothing."""
     if pd.ttft_s is None or pd.tpot_s is None:
         return "too_close" if colocated.ttft_s is None else "colocated"
     if colocated.ttft_s is None or colocated.tpot_s is None:
         return "pd"
-    gains = [
-        _gain(colocated.ttft_s, pd.ttft_s, band),
-        _gain(colocated.tpot_s, pd.tpot_s, band),
-        _gain(pd.knee_rps, colocated.knee_rps, band),
-    ]
-    if max(gains) > 0 and min(gains) >= 0:
+    pairs = (
+        (colocated.ttft_s, pd.ttft_s),
+        (colocated.tpot_s, pd.tpot_s),
+        (pd.knee_rps, colocated.knee_rps),
+    )
+    if _dominates([theirs / max(ours, 1e-12) for theirs, ours in pairs], band):
         return "pd"
-    return "colocated" if min(gains) < 0 and max(gains) <= 0 else "too_close"
+    if _dominates([ours / max(theirs, 1e-12) for theirs, ours in pairs], band):
+        return "colocated"
+    return "too_close"
 
 
-def _gain(theirs: float, ours: float, band: float) -> int:
-    """1: ours is smaller beyond the band; −1: larger; 0: within it."""
-    if theirs > ours * (1 + band):
-        return 1
-    return -1 if ours > theirs * (1 + band) else 0
+def _dominates(gains: list[float], band: float) -> bool:
+    """Better by the band in something, and nowhere worse by even half of it."""
+    return max(gains) > 1 + band and min(gains) > 1 / (1 + band / 2)
 
 
 def _confidence(evidence: Choice, lean: Lean, band: float) -> Confidence:

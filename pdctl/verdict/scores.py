@@ -23,16 +23,17 @@ from pdctl.workload.records import Slo
 
 @dataclass(frozen=True)
 class Scored:
-    """A fleet with its closed-form knee, and its pace at the rate asked about (None: too fast)."""
+    """A fleet with its closed-form knee, and its pace at a rate (None: it cannot carry it)."""
 
     fleet: Fleet
+    rate_rps: float
     knee_rps: float
     pace: Pace | None
 
 
 def score(fleet: Fleet, demand: Demand, slo: Slo, rate_rps: float) -> Scored:
     """A fleet's closed-form figures at a rate."""
-    return Scored(fleet, knee_rps(fleet, demand, slo), pace_of(fleet, demand, rate_rps))
+    return Scored(fleet, rate_rps, knee_rps(fleet, demand, slo), pace_of(fleet, demand, rate_rps))
 
 
 def knee_rps(fleet: Fleet, demand: Demand, slo: Slo) -> float:
@@ -68,7 +69,7 @@ def preference(scored: Scored, demand: Demand, slo: Slo) -> tuple[float, ...]:
     """
     if slo.is_given:
         return (scored.knee_rps, -excess(scored.pace, slo))
-    if scored.pace is None:
+    if scored.pace is None or scored.knee_rps < scored.rate_rps:
         return (0.0, scored.knee_rps)
     return (1.0, -(scored.pace.ttft_s + demand.osl * scored.pace.tpot_s))
 

@@ -9,7 +9,7 @@ from pdctl.perf_model.records import Fleet
 from pdctl.verdict.capacity import Demand
 from pdctl.verdict.layouts import Engines, colocated_fleets, pd_fleets
 from pdctl.verdict.records import Arm, Question
-from pdctl.verdict.scores import Scored, preference, score
+from pdctl.verdict.scores import Scored, pace_of, preference, score
 from pdctl.verdict.trial import simulated_knee_rps, try_layout
 from pdctl.workload.arrivals import head, make_requests
 from pdctl.workload.records import Requests
@@ -17,12 +17,14 @@ from pdctl.workload.records import Requests
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_SWEEP = 15  # splits simulated; beyond it the ones around the best
-FINALISTS = 3  # parallelisms per arm that the simulator compares
-CLOSE = 0.8  # of the best closed-form score: below it a parallelism is not simulated
+MAX_REPLAYED = 15  # splits that replay a trace; of more, those around the closed-form best
+MAX_DRAWN = 4  # splits that serve drawn requests, where all are to be done in a moment
+FINALISTS = 2  # parallelisms per arm that the simulator compares
+CLOSE = 0.85  # of the best closed-form score: below it a parallelism is not simulated
 LEAST_REQUESTS = 200
-MOST_REQUESTS = 1500
-TURNOVERS = 2.5  # a reduced run lasts so many times the requests in flight
+MOST_REQUESTS = 10_000
+MOST_FOR_KNEES = 8000  # beyond so many requests a knee is left to the closed form
+TURNOVERS = 2.0  # a reduced run lasts so many times the requests in flight
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
 
@@ -77,7 +79,7 @@ class _Search:
         if arm.infeasible or arm.e2e_s is None:
             return (-1.0,)
         if not self.question.slo.is_given:
-            return (0.0, -arm.e2e_s.mean)
+            return (float(scored.knee_rps >= self.rate_rps), -arm.e2e_s.mean)
         return (round(arm.attainment or 0.0, 2), *self.preference(scored))
 
 
@@ -96,31 +98,56 @@ def search(
     best and among their splits. Knees come from shorter simulated runs.
     """
     run = _Search(question, demand, rate_rps, spread)
-    colocated = run.ranked(colocated_fleets(question, engines))
+    together = run.ranked(colocated_fleets(question, engines))
     pairs = [run.ranked(pd_fleets(question, p, d)) for p in engines.prefill for d in engines.decode]
     pairs = sorted((p for p in pairs if p), key=lambda p: run.preference(p[0]), reverse=True)
-    few = reduced_requests(question, demand, rate_rps, [*colocated[:1], *(p[0] for p in pairs[:1])])
-    alone = _finalist(run, [[s] for s in colocated], few)
-    splits = _window(_finalist(run, pairs, few), question.total)
+    alone = _close_to_best(run, together)
+    splits = _entrants(run, pairs, MAX_REPLAYED if _has_times(question) else MAX_DRAWN)
     entrants = [*alone, *splits]
-    requests = question.workload.requests if _has_times(question) else None
+    requests = _all_requests(run, [*alone, *splits])
     progress(f"simulating {len(entrants)} layouts")
-    tried = run.simulate(entrants, requests or few, queues=True)
+    tried = run.simulate(entrants, requests, queues=True)
     chosen = _choose(run, len(alone), entrants, tried)
-    arms, scored = _with_knees(run, {k: (tried[i], entrants[i]) for k, i in chosen.items()}, few)
-    return Findings(rate_rps, arms, scored, tuple(tried[len(alone) :]))
+    arms, scored = _with_knees(run, {k: (tried[i], entrants[i]) for k, i in chosen.items()})
+    sweep = _with_rates(tried[len(alone) :], splits, arms.get("pd"), scored.get("pd"))
+    return Findings(rate_rps, arms, scored, tuple(sweep))
 
 
-def reduced_requests(
-    question: Question, demand: Demand, rate_rps: float, best: Sequence[Scored]
-) -> Requests:
-    """Requests enough for queues and batches to settle: a few turnovers of those in flight."""
-    paces = [s.pace for s in best if s.pace]
-    stay = max((p.ttft_s + demand.osl * p.tpot_s for p in paces), default=10.0)
-    num = math.ceil(min(max(TURNOVERS * rate_rps * stay, LEAST_REQUESTS), MOST_REQUESTS))
+def _with_rates(
+    tried: Sequence[Arm], splits: Sequence[Scored], best: Arm | None, scored: Scored | None
+) -> list[Arm]:
+    """The sweep with a highest rate each: closed forms, scaled to agree at the chosen split."""
+    scale = 1.0
+    if best is not None and scored is not None and best.knee_rps and scored.knee_rps:
+        scale = best.knee_rps / scored.knee_rps
+    return [replace(a, knee_rps=s.knee_rps * scale) for a, s in zip(tried, splits, strict=True)]
+
+
+def _num_requests(question: Question, demand: Demand, rate_rps: float, scored: Scored) -> int:
+    """Enough for queues and batches to settle: a few turnovers of the requests in flight."""
+    rates = (rate_rps * 0.95, scored.knee_rps * 0.9, scored.knee_rps * 0.6)
+    paces = (pace_of(scored.fleet, demand, rate) for rate in rates if 0 < rate <= rate_rps)
+    pace = next((p for p in paces if p), None)
+    stay = pace.ttft_s + demand.osl * pace.tpot_s if pace else 30.0
+    return math.ceil(min(max(TURNOVERS * rate_rps * stay, LEAST_REQUESTS), MOST_REQUESTS))
+
+
+def _some_requests(question: Question, num: int, rate_rps: float) -> Requests:
+    """The first requests of a trace that is replayed, else requests drawn from the workload."""
     if _has_times(question) and question.workload.requests is not None:
-        return head(question.workload.requests, max(num, LEAST_REQUESTS))
+        return head(question.workload.requests, num)
     return make_requests(question.workload, num=num, rate_rps=rate_rps, seed=question.seed)
+
+
+def _all_requests(run: _Search, entrants: Sequence[Scored]) -> Requests:
+    """What the entrants are compared on: the whole trace, or as many requests as settle."""
+    question = run.question
+    if _has_times(question) and question.workload.requests is not None:
+        return question.workload.requests
+    carrying = [s for s in entrants if s.pace][:2]
+    nums = [_num_requests(question, run.demand, run.rate_rps, s) for s in carrying]
+    num = max(nums, default=LEAST_REQUESTS)
+    return make_requests(question.workload, num=num, rate_rps=run.rate_rps, seed=question.seed)
 
 
 def _has_times(question: Question) -> bool:
@@ -128,15 +155,9 @@ def _has_times(question: Question) -> bool:
     return question.workload.requests is not None and question.workload.rate_rps is not None
 
 
-def _finalist(run: _Search, groups: Sequence[Sequence[Scored]], few: Requests) -> Sequence[Scored]:
-    """The group whose best layout does best in a short simulation; groups are ranked."""
-    if not groups:
-        return ()
-    close = [g for g in groups[:FINALISTS] if _close(run, g[0], groups[0][0])]
-    if len(close) == 1:
-        return close[0]
-    arms = run.simulate([g[0] for g in close], few)
-    return max(zip(close, arms, strict=True), key=lambda x: run.better(x[1], x[0][0]))[0]
+def _close_to_best(run: _Search, ranked: Sequence[Scored]) -> list[Scored]:
+    """The best parallelisms by the closed form, as far as it cannot tell them apart."""
+    return [s for s in ranked[:FINALISTS] if _close(run, s, ranked[0])]
 
 
 def _close(run: _Search, one: Scored, best: Scored) -> bool:
@@ -146,14 +167,19 @@ def _close(run: _Search, one: Scored, best: Scored) -> bool:
     return ours[0] == theirs[0] and abs(ours[-1] - theirs[-1]) <= (1 - CLOSE) * abs(theirs[-1])
 
 
-def _window(splits: Sequence[Scored], total: int | None) -> list[Scored]:
-    """Splits in order of prefill engines; of very many, those around the closed-form best."""
-    if not splits:
+def _entrants(run: _Search, pairs: Sequence[Sequence[Scored]], most: int) -> list[Scored]:
+    """Splits to simulate: those of the best parallelisms, and the best one of close others.
+
+    pairs: per pair of parallelisms its splits, everything ranked. In order of prefill engines.
+    """
+    if not pairs:
         return []
-    ordered = sorted(splits, key=lambda s: s.fleet.num_prefill)
-    at = ordered.index(splits[0])
-    first = min(max(at - MAX_SWEEP // 2, 0), max(len(ordered) - MAX_SWEEP, 0))
-    return ordered[first : first + MAX_SWEEP]
+    others = [p[0] for p in pairs[1:FINALISTS] if _close(run, p[0], pairs[0][0])]
+    ordered = sorted(pairs[0], key=lambda s: s.fleet.num_prefill)
+    width = most - len(others)
+    first = ordered.index(pairs[0][0]) - width // 2
+    first = min(max(first, 0), max(len(ordered) - width, 0))
+    return ordered[first : first + width] + others
 
 
 def _choose(
@@ -169,7 +195,7 @@ def _choose(
 
 
 def _with_knees(
-    run: _Search, chosen: dict[str, tuple[Arm, Scored]], few: Requests
+    run: _Search, chosen: dict[str, tuple[Arm, Scored]]
 ) -> tuple[dict[str, Arm], dict[str, Scored]]:
     slo, seed = run.question.slo, run.question.seed
 
@@ -177,10 +203,14 @@ def _with_knees(
         if not slo.is_given:
             return scored.knee_rps
         guess = scored.knee_rps or run.rate_rps
-        return simulated_knee_rps(scored.fleet, few, slo, guess, seed=seed)
+        num = _num_requests(run.question, run.demand, guess, scored)
+        if num > MOST_FOR_KNEES:
+            return scored.knee_rps
+        requests = _some_requests(run.question, num, guess)
+        return simulated_knee_rps(scored.fleet, requests, slo, guess, seed=seed)
 
     scored = {name: pair[1] for name, pair in chosen.items()}
-    cost = len(few) * REQUEST_COST_S * 7
+    cost = 7 * LEAST_REQUESTS * REQUEST_COST_S
     knees = run.spread(knee, list(scored.values()), cost_s=cost)
     arms = {
         name: replace(pair[0], knee_rps=knees[i]) for i, (name, pair) in enumerate(chosen.items())

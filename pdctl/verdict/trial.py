@@ -10,6 +10,8 @@ from pdctl.workload.arrivals import at_rate
 from pdctl.workload.records import Requests, Slo
 
 KNEE_STEPS = 4  # halvings of the bracket in which the knee lies
+WIDER = 1.6  # times the guess: the simulator may find a higher rate, as far as that
+LOWER = (0.6, 0.25, 0.05)  # of the guess, tried in turn
 QUEUE_SAMPLES = 200
 
 
@@ -68,15 +70,14 @@ def simulated_knee_rps(
 
 
 def _bracket(holds: Callable[[float], bool], guess: float) -> tuple[float, float]:
-    """Rates between which the answer turns; equal when it does not."""
+    """Rates between which the answer turns; equal when none of those tried holds, or all do."""
     if holds(guess):
-        for factor in (1.5, 3.0):
-            if not holds(guess * factor):
-                return guess * factor / (1.5 if factor == 1.5 else 2.0), guess * factor
-        return guess * 3.0, guess * 3.0
-    for factor in (0.6, 0.25, 0.05):
+        return (guess, guess * WIDER) if not holds(guess * WIDER) else (guess * WIDER,) * 2
+    high = guess
+    for factor in LOWER:
         if holds(guess * factor):
-            return guess * factor, guess * {0.6: 1.0, 0.25: 0.6, 0.05: 0.25}[factor]
+            return guess * factor, high
+        high = guess * factor
     return 0.0, 0.0
 
 

@@ -55,10 +55,8 @@ def _by_rules(question: Question, picks: Picks) -> Verdict:
     """Lengths are unknown: what the rules lean to, and a quarter of the engines to prefill."""
     rules = _rules(question, Load())
     leaning = lean(rules)
-    choice = _leant_to(leaning)
     arms = {name: _unpredicted(f) for name, f in picks.fleets().items()}
-    if "pd" not in arms:
-        choice = "colocated"
+    choice = _leant_to(leaning) if "pd" in arms else "colocated"
     sizing = quarter(sum(arms["pd"].num_engines)) if "pd" in arms else None
     return Verdict(
         verdict=choice,
@@ -86,7 +84,7 @@ def _leant_to(leaning: Lean) -> Choice:
 def _by_feasibility(question: Question, found: Findings, demand: Demand) -> Verdict:
     """Only one arm can be built; mostly because there are GPUs for one engine only."""
     (name, arm), *_ = found.arms.items()
-    choice = "pd" if name == "pd" else "colocated"
+    choice: Choice = "pd" if name == "pd" else "colocated"
     why = "A split needs at least two engines; these GPUs hold one."
     return Verdict(
         verdict=choice,
@@ -192,8 +190,8 @@ def _kv_known(question: Question) -> bool:
 def _side(arm: Arm) -> Side:
     return Side(
         knee_rps=arm.knee_rps or 0.0,
-        ttft_s=arm.ttft_s.mean if arm.ttft_s else None,
-        tpot_s=arm.tpot_s.mean if arm.tpot_s else None,
+        ttft_s=arm.ttft_s.p90 if arm.ttft_s else None,
+        tpot_s=arm.tpot_s.p90 if arm.tpot_s else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pdctl.perf_model.records import Parallelism
+from pdctl.perf_model.records import Parallelism, Percentiles
 from pdctl.units import format_rate, format_seconds
 from pdctl.verdict.judge import Ruling
 from pdctl.verdict.layouts import assumed_cluster
@@ -51,10 +51,24 @@ def latency_reason(colocated: Arm, pd: Arm, rate_rps: float) -> str:
     if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
         return ""
     parts = [
-        _compared("TTFT", colocated.ttft_s.mean, pd.ttft_s.mean),
-        _compared("TPOT", colocated.tpot_s.mean, pd.tpot_s.mean),
+        _compared("TTFT", colocated.ttft_s.p90, pd.ttft_s.p90),
+        _compared("TPOT", colocated.tpot_s.p90, pd.tpot_s.p90),
     ]
-    return f"At {format_rate(rate_rps)} req/s {', '.join(parts)} in the mean."
+    depends = _which_slo(colocated, pd)
+    return f"At {format_rate(rate_rps)} req/s {' and '.join(parts)} (p90).{depends}"
+
+
+def _which_slo(colocated: Arm, pd: Arm) -> str:
+    """Who an SLO on TTFT, and who one on TPOT would favour, where that differs."""
+    first = _faster(colocated.ttft_s, pd.ttft_s)
+    each = _faster(colocated.tpot_s, pd.tpot_s)
+    if first == each:
+        return ""
+    return f" An SLO on TTFT favours {first}, one on TPOT {each}: --ttft and --tpot decide."
+
+
+def _faster(colocated: Percentiles | None, pd: Percentiles | None) -> str:
+    return "PD" if colocated and pd and pd.p90 < colocated.p90 else "colocated"
 
 
 def _compared(name: str, colocated_s: float, pd_s: float) -> str:
