@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from pdctl.inspection.llm_size import num_kv_layers
-from pdctl.inspection.records import Llm
-from pdctl.perf_model.collectives import Cost
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.collectives import collectives
 from pdctl.perf_model.efficiencies import (
     DECODE_LAYER_S,
     DECODE_MOE_LAYER_S,
@@ -14,7 +14,7 @@ from pdctl.perf_model.efficiencies import (
 )
 from pdctl.perf_model.prefill_cost import gemm_s, imbalance
 from pdctl.perf_model.rates import Rates
-from pdctl.perf_model.records import Parallelism
+from pdctl.perf_model.records import Parallelism, Role, Serving
 from pdctl.perf_model.shards import Shard, attention_tp, kv_layer_bytes
 
 # MLA decode multiplies each cached latent with every head: near the compute limit.
@@ -35,51 +35,50 @@ class DecodeCost(NamedTuple):
 
 def decode_cost(
     llm: Llm,
+    cluster: Cluster,
     part: Shard,
     rates: Rates,
     parallelism: Parallelism,
-    moved: Cost,
-    *,
-    bf16_flops: float,
-    verify_tokens: int = 1,
-    kv_dtype_bytes: float = 2.0,
+    role: Role,
+    serving: Serving,
 ) -> DecodeCost:
     """What a decode step over all layers of the LLM costs one engine.
 
     Source: bytes read over memory bandwidth: dense weights each step, experts by coverage,
     KV by context; a step is at least its FLOPs (DistServe; InferSim). Verify batches multiply
-    rows, not KV reads; a draft layer per verified token beyond the first reads its weights.
+    rows, not KV reads. A colocated engine cannot use DeepEP's low-latency mode.
     Ignores: padding of batches to graph sizes, CPU work that overlap hides.
     """
+    moved = collectives(llm, cluster, parallelism, normal=role != "decode")
     uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
     head_s = part.head * llm.embedding_bytes / rates.memory
-    dense_s = part.streamed * llm.linear_bytes / rates.memory + head_s
-    draft_s = (verify_tokens - 1) * (dense_s - head_s) / llm.num_layers + (
-        verify_tokens > 1
-    ) * verify_tokens * (DECODE_LAYER_S + head_s)
-    rows_s = (
-        moved.token_s
-        + _window_s(llm, rates, parallelism, kv_dtype_bytes)
-        + DECODE_ROW_S / parallelism.dp
-    )
+    dense_s = part.streamed * llm.linear_bytes / rates.memory
+    draft_s = _draft_s(llm, dense_s, head_s, serving.verify_tokens)
+    rows_s = moved.token_s + DECODE_ROW_S / parallelism.dp
+    rows_s += _window_s(llm, rates, parallelism, serving.kv_dtype_bytes) / serving.verify_tokens
+    row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
+    rows_per_stage = serving.verify_tokens / parallelism.pp
     return DecodeCost(
-        base_s=DECODE_STEP_S + _kernels_s(llm) + dense_s + draft_s + moved.step_s,
+        base_s=DECODE_STEP_S + _kernels_s(llm) + dense_s + head_s + draft_s + moved.step_s,
         weight_s=part.routed_experts * llm.expert_bytes / rates.memory * uneven,
-        request_s=rows_s * verify_tokens / parallelism.pp,
+        request_s=rows_s * rows_per_stage,
         latency_s=rates.latency_s * _full_layers(llm),
-        context_s=_context_s(llm, rates, parallelism, bf16_flops, kv_dtype_bytes),
-        compute_s=verify_tokens
-        * (gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm)
-        / parallelism.pp,
+        context_s=_context_s(llm, rates, parallelism, cluster.gpu.bf16_flops, serving),
+        compute_s=row_flops_s * rows_per_stage,
     )
+
+
+def _draft_s(llm: Llm, dense_s: float, head_s: float, verify_tokens: int) -> float:
+    """One draft layer and head per drafted token, as in MTP and EAGLE with a chain of drafts."""
+    return (verify_tokens - 1) * (dense_s / llm.num_layers + DECODE_LAYER_S + head_s)
 
 
 def _context_s(
-    llm: Llm, rates: Rates, parallelism: Parallelism, bf16_flops: float, kv_dtype_bytes: float
+    llm: Llm, rates: Rates, parallelism: Parallelism, bf16_flops: float, serving: Serving
 ) -> float:
     """Seconds per token of context over the full-attention layers, on the busiest rank."""
     layers = _full_layers(llm) / parallelism.pp
-    read_s = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) / rates.kv
+    read_s = kv_layer_bytes(llm, parallelism, serving.kv_dtype_bytes) / rates.kv
     if llm.attention == "mla":
         values = 2 * (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)
         flops = 2 * llm.num_heads / attention_tp(parallelism) * values

@@ -1,5 +1,8 @@
 """One engine: its step times, its KV capacity, its limits; or why it cannot be."""
 
+from dataclasses import replace
+from typing import Any
+
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.memory import (
     check_parallelism,
@@ -9,12 +12,20 @@ from pdctl.perf_model.memory import (
     mem_fraction_static,
     weight_bytes_per_gpu,
 )
-from pdctl.perf_model.records import EngineModel, Link, Parallelism, Profile, Role
+from pdctl.perf_model.records import (
+    SGLANG_DEFAULTS,
+    EngineModel,
+    Link,
+    Parallelism,
+    Profile,
+    Role,
+    Serving,
+)
 from pdctl.perf_model.roofline import step_times
 from pdctl.units import format_bytes
 
-# an engine that cannot hold one prompt of a chunk is of no use
-MIN_KV_TOKENS = 2048
+MIN_KV_TOKENS = 2048  # an engine that cannot hold one such prompt is of no use
+UNKNOWN_CONTEXT = 131072
 
 
 def engine_model(
@@ -25,75 +36,38 @@ def engine_model(
     *,
     profile: Profile | None = None,
     link: Link | None = None,
-    attention_backend: str | None = None,
-    chunk: int | None = None,
-    max_running: int | None = None,
-    max_total_tokens: int | None = None,
-    mem_fraction: float | None = None,
-    max_context: int | None = None,
-    page_size: int = 1,
-    reserved_decode_tokens: int = 512,
-    radix_cache: bool | None = None,
-    mixed_chunk: bool = False,
-    verify_tokens: int = 1,
-    accept_length: float = 1.0,
-    kv_dtype_bytes: float = 2.0,
-    prefill_graphs: bool = True,
-    decode_graphs: bool = True,
-    graph_batch: int | None = None,
-    two_batch_overlap: bool = False,
+    serving: Serving | None = None,
+    **limits: Any,
 ) -> EngineModel | None:
-    """The engine SGLang would be with these limits (its defaults where None), or None.
+    """The engine SGLang would be when served so, or None.
 
+    limits: fields of Serving, over those of `serving`.
     None: weights, or weights and MIN_KV_TOKENS of KV, do not fit; does_not_fit_reason says why.
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     """
-    if does_not_fit_reason(llm, cluster, parallelism, role, mem_fraction=mem_fraction, chunk=chunk):
+    serving = replace(serving or SGLANG_DEFAULTS, **limits)
+    if does_not_fit_reason(llm, cluster, parallelism, role, serving=serving):
         return None
-    capacity = kv_capacity_tokens(
-        llm,
-        cluster.gpu,
-        parallelism,
-        role,
-        mem_fraction=mem_fraction,
-        kv_dtype_bytes=kv_dtype_bytes,
-        page_size=page_size,
-        max_total_tokens=max_total_tokens,
-        chunk=chunk,
-        graph_batch=graph_batch,
-        verify_tokens=verify_tokens,
-    )
-    context = max_context or llm.max_context or 131072
-    speculative = verify_tokens > 1
+    capacity = kv_capacity_tokens(llm, cluster.gpu, parallelism, role, serving)
+    context = serving.max_context or llm.max_context or UNKNOWN_CONTEXT
+    speculative = serving.verify_tokens > 1
     return EngineModel(
         role=role,
         parallelism=parallelism,
         times=step_times(
-            llm,
-            cluster,
-            parallelism,
-            role,
-            profile=profile,
-            link=link,
-            attention_backend=attention_backend,
-            verify_tokens=verify_tokens,
-            kv_dtype_bytes=kv_dtype_bytes,
-            prefill_graphs=prefill_graphs,
-            decode_graphs=decode_graphs,
-            graph_batch=graph_batch,
-            two_batch_overlap=two_batch_overlap,
+            llm, cluster, parallelism, role, profile=profile, link=link, serving=serving
         ),
         kv_capacity_tokens=capacity,
-        max_running_requests=max_running
+        max_running_requests=serving.max_running
         or max_running_requests(capacity, context, speculative=speculative, dp=parallelism.dp),
-        chunked_prefill_size=chunk or chunked_prefill_size(cluster.gpu, parallelism.dp),
+        chunked_prefill_size=serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp),
         max_context=context,
-        page_size=page_size,
-        reserved_decode_tokens=reserved_decode_tokens,
-        radix_cache=role != "decode" if radix_cache is None else radix_cache,
-        mixed_chunk=mixed_chunk,
-        verify_tokens=verify_tokens,
-        accept_length=accept_length,
+        page_size=serving.page_size,
+        reserved_decode_tokens=serving.reserved_decode_tokens,
+        radix_cache=role != "decode" if serving.radix_cache is None else serving.radix_cache,
+        mixed_chunk=serving.mixed_chunk,
+        verify_tokens=serving.verify_tokens,
+        accept_length=serving.accept_length,
     )
 
 
@@ -103,27 +77,27 @@ def does_not_fit_reason(
     parallelism: Parallelism,
     role: Role,
     *,
-    mem_fraction: float | None = None,
-    chunk: int | None = None,
+    serving: Serving | None = None,
 ) -> str | None:
-    """Why this engine cannot run, in one sentence; None: it fits.
+    """Why this engine cannot run, as a clause; None: it fits.
 
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     """
     check_parallelism(llm, parallelism)
+    serving = serving or SGLANG_DEFAULTS
     if parallelism.num_gpus > cluster.num_gpus:
         return f"one engine takes {parallelism.num_gpus} GPUs and there are {cluster.num_gpus}"
     gpu = cluster.gpu
-    fraction = mem_fraction or mem_fraction_static(llm, gpu, parallelism, role, chunk=chunk)
     weights = weight_bytes_per_gpu(llm, parallelism)
-    usable = gpu.memory_bytes * fraction
+    usable = gpu.memory_bytes * mem_fraction_static(llm, gpu, parallelism, role, serving)
     shown = f"{llm.name} at tp {parallelism.tp}"
     if weights > usable:
         return (
             f"{shown} puts {format_bytes(weights)} of weights on each GPU; "
             f"{gpu.name} has {format_bytes(max(0.0, usable))} for weights and KV"
         )
-    tokens = kv_capacity_tokens(llm, gpu, parallelism, role, mem_fraction=mem_fraction, chunk=chunk)
+    uncapped = replace(serving, max_total_tokens=None)
+    tokens = kv_capacity_tokens(llm, gpu, parallelism, role, uncapped)
     if tokens < MIN_KV_TOKENS:
         return (
             f"{shown} leaves room for {max(0, tokens)} tokens of KV beside "

@@ -4,7 +4,7 @@ import math
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import GpuModel, Llm
-from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
 from pdctl.perf_model.shards import kv_cell_bytes, shard
 from pdctl.units import GIB, MIB
 
@@ -63,29 +63,21 @@ def reserved_bytes(
     gpu: GpuModel,
     parallelism: Parallelism,
     role: Role,
-    *,
-    chunk: int | None = None,
-    graph_batch: int | None = None,
-    verify_tokens: int = 1,
-    prefill_graphs: bool | None = None,
+    serving: Serving = SGLANG_DEFAULTS,
 ) -> float:
     """Memory SGLang leaves outside weights and KV: activations, graphs, communication.
 
-    prefill_graphs: whether the engine captures them; default: not on a decode engine, on a
-    prefill engine as SGLang 0.5.23 does (0.5.15 does not: pass False).
     Source: sglang arg_groups/memory_hook.py: MiB = 512 + 1.5·A + 128·tp·pp + graphs, at least
     10240 above 60 GiB; A = max(chunk, 2048), on decode the tokens of its largest batch.
     Ignores: the extra of multimodal models and of DeepEP decode graphs.
     """
-    chunk = (chunk or chunked_prefill_size(gpu, parallelism.dp)) // parallelism.dp
-    batch = graph_batch or decode_graph_batch(gpu, parallelism.tp)
-    activation = max(batch * verify_tokens if role == "decode" else chunk, 2048)
-    mib = 512 + 1.5 * activation + 128 * parallelism.num_gpus
+    chunk = (serving.chunk or chunked_prefill_size(gpu, parallelism.dp)) // parallelism.dp
+    batch = serving.graph_batch or decode_graph_batch(gpu, parallelism.tp)
+    tokens = batch * serving.verify_tokens if role == "decode" else chunk
+    mib = 512 + 1.5 * max(tokens, 2048) + 128 * parallelism.num_gpus
     if role != "prefill":
         mib += 2 * batch + _dp_attention_mib(parallelism.dp, batch)
-    if prefill_graphs is None:
-        prefill_graphs = role != "decode"
-    mib += _prefill_graph_mib(llm, role, chunk, prefill_graphs)
+    mib += _prefill_graph_mib(llm, role, chunk, serving.prefill_graphs)
     if gpu.memory_bytes > 60 * GIB:
         mib = max(mib, MIN_RESERVED_MIB)
     return mib * MIB
@@ -96,26 +88,15 @@ def mem_fraction_static(
     gpu: GpuModel,
     parallelism: Parallelism,
     role: Role,
-    *,
-    chunk: int | None = None,
-    graph_batch: int | None = None,
-    verify_tokens: int = 1,
-    prefill_graphs: bool | None = None,
+    serving: Serving = SGLANG_DEFAULTS,
 ) -> float:
-    """SGLang's default --mem-fraction-static: the share of memory for weights and KV.
+    """SGLang's --mem-fraction-static, its default or as given: the share for weights and KV.
 
     At least WIDE_DP_FRACTION under attention-DP over more than WIDE_DP ranks.
     """
-    reserved = reserved_bytes(
-        llm,
-        gpu,
-        parallelism,
-        role,
-        chunk=chunk,
-        graph_batch=graph_batch,
-        verify_tokens=verify_tokens,
-        prefill_graphs=prefill_graphs,
-    )
+    if serving.mem_fraction is not None:
+        return serving.mem_fraction
+    reserved = reserved_bytes(llm, gpu, parallelism, role, serving)
     fraction = round((gpu.memory_bytes - reserved) / gpu.memory_bytes, 3)
     return max(fraction, WIDE_DP_FRACTION) if parallelism.dp > WIDE_DP else fraction
 
@@ -125,14 +106,7 @@ def kv_capacity_tokens(
     gpu: GpuModel,
     parallelism: Parallelism,
     role: Role,
-    *,
-    mem_fraction: float | None = None,
-    kv_dtype_bytes: float = 2.0,
-    page_size: int = 1,
-    max_total_tokens: int | None = None,
-    chunk: int | None = None,
-    graph_batch: int | None = None,
-    verify_tokens: int = 1,
+    serving: Serving = SGLANG_DEFAULTS,
 ) -> int:
     """Tokens of KV the whole engine holds, over its attention-DP ranks; <= 0: does not fit.
 
@@ -140,21 +114,12 @@ def kv_capacity_tokens(
     floor_page((free after weights − free at start·(1 − fraction)) / bytes per token).
     Ignores: allocator slack, +0.02 % against an H200 log of Llama-3.1-8B.
     """
-    fraction = mem_fraction or mem_fraction_static(
-        llm,
-        gpu,
-        parallelism,
-        role,
-        chunk=chunk,
-        graph_batch=graph_batch,
-        verify_tokens=verify_tokens,
-    )
-    free = gpu.memory_bytes - CONTEXT_BYTES
-    room = free * fraction - weight_bytes_per_gpu(llm, parallelism)
-    tokens = math.floor(room / kv_cell_bytes(llm, parallelism, kv_dtype_bytes))
-    tokens = tokens // page_size * page_size
-    if max_total_tokens is not None:
-        tokens = min(tokens, max_total_tokens)
+    fraction = mem_fraction_static(llm, gpu, parallelism, role, serving)
+    room = (gpu.memory_bytes - CONTEXT_BYTES) * fraction - weight_bytes_per_gpu(llm, parallelism)
+    tokens = math.floor(room / kv_cell_bytes(llm, parallelism, serving.kv_dtype_bytes))
+    tokens = tokens // serving.page_size * serving.page_size
+    if serving.max_total_tokens is not None:
+        tokens = min(tokens, serving.max_total_tokens)
     return tokens * parallelism.dp
 
 

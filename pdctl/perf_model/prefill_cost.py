@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from pdctl.inspection.llm_size import num_kv_layers, router_params
-from pdctl.inspection.records import Llm
-from pdctl.perf_model.collectives import Cost
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.collectives import collectives
 from pdctl.perf_model.efficiencies import (
     ATTENTION_DP_IMBALANCE,
     EAGER_LAYER_S,
@@ -14,7 +14,7 @@ from pdctl.perf_model.efficiencies import (
     PREFILL_STEP_S,
 )
 from pdctl.perf_model.rates import Rates
-from pdctl.perf_model.records import Parallelism
+from pdctl.perf_model.records import Parallelism, Serving
 from pdctl.perf_model.shards import Shard
 from pdctl.perf_model.steps import smooth_max
 
@@ -31,32 +31,28 @@ class PrefillCost(NamedTuple):
 
 def prefill_cost(
     llm: Llm,
+    cluster: Cluster,
     part: Shard,
     rates: Rates,
     parallelism: Parallelism,
-    moved: Cost,
-    *,
-    eager: bool,
-    overlap: bool = False,
+    serving: Serving,
 ) -> PrefillCost:
     """What a prefill step over all layers of the LLM costs one engine.
 
-    overlap: two half batches, one computing while the other communicates.
-
     Source: 2 FLOPs per active parameter and token, 4·L·h·d per query-key pair (Mooncake,
-    FAST'25, eq. 1; facts of each rate in efficiencies.py).
+    FAST'25, eq. 1). Two-batch overlap: half the batch computes while the other communicates.
     Ignores: the head (one row per prompt), padding to graph sizes, quantisation kernels.
     """
-    launch = launch_s(llm)
+    moved = collectives(llm, cluster, parallelism, normal=True)
     compute_s = gemm_s(llm, part, rates, parallelism) + _window_s(llm, rates, parallelism)
-    moved_s = moved.token_s
+    overlapped_s = smooth_max(compute_s, moved.token_s)
     weights = part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes
     return PrefillCost(
         base_s=PREFILL_STEP_S + PREFILL_LAYER_S * llm.num_layers + moved.step_s,
-        token_s=smooth_max(compute_s, moved_s) if overlap else compute_s + moved_s,
+        token_s=overlapped_s if serving.two_batch_overlap else compute_s + moved.token_s,
         pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
         weight_s=weights / rates.memory,
-        floor_s=launch if eager else 0.0,
+        floor_s=0.0 if serving.prefill_graphs else launch_s(llm),
     )
 
 

@@ -33,6 +33,38 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Serving:
+    """How one engine is told to serve; SGLang's defaults where None.
+
+    chunk: --chunked-prefill-size. max_running: --max-running-requests. mem_fraction:
+    --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
+    prefill_graphs: False for the prefill engine of SGLang 0.5.15 and before, which runs eager.
+    verify_tokens, accept_length: of speculative decoding, per step and request.
+    """
+
+    chunk: int | None = None
+    max_running: int | None = None
+    max_total_tokens: int | None = None
+    mem_fraction: float | None = None
+    max_context: int | None = None
+    page_size: int = 1
+    reserved_decode_tokens: int = 512
+    radix_cache: bool | None = None
+    mixed_chunk: bool = False
+    verify_tokens: int = 1
+    accept_length: float = 1.0
+    kv_dtype_bytes: float = 2.0
+    attention_backend: str | None = None
+    prefill_graphs: bool = True
+    decode_graphs: bool = True
+    graph_batch: int | None = None
+    two_batch_overlap: bool = False
+
+
+SGLANG_DEFAULTS = Serving()
+
+
+@dataclass(frozen=True)
 class StepTimes:
     """Coefficients of one engine's step times; all seconds, all non-negative.
 

@@ -16,7 +16,7 @@ from pdctl.perf_model.memory import (
     prefill_graph_sizes,
     weight_bytes_per_gpu,
 )
-from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.records import Parallelism, Role, Serving
 from pdctl.perf_model.shards import kv_cell_bytes
 from pdctl.units import GIB
 from tests.perf_model.shapes import ONE, cluster, gpu, llm
@@ -25,31 +25,37 @@ from tests.perf_model.shapes import ONE, cluster, gpu, llm
 @pytest.mark.parametrize(
     ("name", "tp", "role", "prefill_graphs", "fraction"),
     [
-        ("H200", 1, "colocated", None, 0.903),
+        ("H200", 1, "colocated", True, 0.903),
         ("H200", 1, "prefill", False, 0.910),
-        ("H200", 1, "prefill", None, 0.907),
-        ("H200", 1, "decode", None, 0.929),
-        ("H100", 1, "colocated", None, 0.830),
+        ("H200", 1, "prefill", True, 0.907),
+        ("H200", 1, "decode", True, 0.929),
+        ("H100", 1, "colocated", True, 0.830),
         ("H100", 1, "prefill", False, 0.841),
-        ("H100", 1, "decode", None, 0.874),
-        ("H100", 8, "colocated", None, 0.812),
+        ("H100", 1, "decode", True, 0.874),
+        ("H100", 8, "colocated", True, 0.812),
         ("H100", 8, "prefill", False, 0.831),
-        ("H100", 8, "decode", None, 0.874),
+        ("H100", 8, "decode", True, 0.874),
     ],
 )
 def test_the_memory_fraction_is_what_sglang_computes(
-    name: str, tp: int, role: Role, prefill_graphs: bool | None, fraction: float
+    name: str, tp: int, role: Role, prefill_graphs: bool, fraction: float
 ) -> None:
     # prefill_graphs False is SGLang 0.5.15's prefill engine, which captures none
     found = mem_fraction_static(
-        llm("llama-3.1-8b"), gpu(name), Parallelism(tp=tp), role, prefill_graphs=prefill_graphs
+        llm("llama-3.1-8b"),
+        gpu(name),
+        Parallelism(tp=tp),
+        role,
+        Serving(prefill_graphs=prefill_graphs),
     )
     assert found == fraction
 
 
 def test_kv_capacity_is_within_a_thousandth_of_what_an_h200_logged() -> None:
     # SGLang 0.5.15, Llama-3.1-8B bf16, --mem-fraction-static 0.8: "#tokens: 788347"
-    tokens = kv_capacity_tokens(llm("llama-3.1-8b"), gpu("H200"), ONE, "decode", mem_fraction=0.8)
+    tokens = kv_capacity_tokens(
+        llm("llama-3.1-8b"), gpu("H200"), ONE, "decode", Serving(mem_fraction=0.8)
+    )
     assert tokens == pytest.approx(788_347, rel=1e-3)
 
 
@@ -96,9 +102,9 @@ def test_mla_cache_is_whole_on_every_gpu_and_attention_dp_multiplies_capacity() 
     shape, h200 = llm("deepseek-v3"), gpu("H200")
     tp8, dp8 = Parallelism(tp=8), Parallelism(tp=8, dp=8)
     assert kv_cell_bytes(shape, tp8) == kv_cell_bytes(shape, ONE) == 70_272
-    fraction = 0.85
-    plain = kv_capacity_tokens(shape, h200, tp8, "decode", mem_fraction=fraction)
-    ranks = kv_capacity_tokens(shape, h200, dp8, "decode", mem_fraction=fraction)
+    fixed = Serving(mem_fraction=0.85)
+    plain = kv_capacity_tokens(shape, h200, tp8, "decode", fixed)
+    ranks = kv_capacity_tokens(shape, h200, dp8, "decode", fixed)
     assert weight_bytes_per_gpu(shape, dp8) > weight_bytes_per_gpu(shape, tp8)
     assert 5 * plain < ranks < 8 * plain
 
@@ -140,7 +146,9 @@ def test_what_does_not_fit_is_told_in_words_with_both_sizes() -> None:
 def test_weights_that_fit_without_room_for_kv_do_not_fit() -> None:
     tight = replace(gpu("H100"), memory_bytes=16.5 * GIB)
     small = replace(cluster("H100"), gpu=tight)
-    reason = does_not_fit_reason(llm("llama-3.1-8b"), small, ONE, "decode", mem_fraction=0.99)
+    reason = does_not_fit_reason(
+        llm("llama-3.1-8b"), small, ONE, "decode", serving=Serving(mem_fraction=0.99)
+    )
     assert reason is not None
     assert "tokens of KV" in reason
 

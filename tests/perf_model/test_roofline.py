@@ -49,8 +49,8 @@ def test_another_attention_backend_changes_attention_alone() -> None:
     )
     assert fa3.prefill_pair_s < triton.prefill_pair_s / 3
     assert fa3.decode_latency_s < triton.decode_latency_s
-    attention = {"prefill_pair_s": 0.0, "decode_latency_s": 0.0}
-    assert replace(fa3, **attention) == replace(triton, **attention)
+    others = ("prefill_token_s", "decode_base_s", "decode_context_s", "transfer_token_s")
+    assert all(getattr(fa3, name) == getattr(triton, name) for name in others)
 
 
 def test_tensor_parallelism_divides_work_and_adds_communication() -> None:
