@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import web
 
+from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.log import log
 from pdctl.engines.sim.requests import Request
 
 if TYPE_CHECKING:
-    from pdctl.engines.sim.engine import Engine
-
     Socket = aiohttp.ClientWebSocketResponse[bool]
 
 ROUTE_TRIES = 15
@@ -160,7 +159,7 @@ def _say(socket: "web.WebSocketResponse | Socket", text: str) -> None:
 class Partners:
     """The decode side: one socket to each prefill engine met so far."""
 
-    def __init__(self, engine: "Engine") -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._http: aiohttp.ClientSession | None = None
         self._sockets: dict[str, Socket] = {}

@@ -2,13 +2,11 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from pdctl.engines.sim.kv import KvCache
 from pdctl.engines.sim.requests import Batch, Queues, Reason, Request
 from pdctl.perf_model.records import Role
-
-if TYPE_CHECKING:
-    from pdctl.engines.sim.engine import SchedulerQueues
 
 PUBLISH_STEPS = 15  # decode steps between two snapshots of /v1/loads
 GAUGE_STEPS = 40  # decode steps between two updates of the Prometheus gauges
@@ -32,6 +30,18 @@ _TOKENS = (
     *(12500, 15000, 17500, 20000, 22500, 25000, 27500, 30000, 35000, 40000, 60000, 80000),
     *(100000, 200000),
 )
+
+
+class Scheduler(Protocol):
+    """As much of a scheduler as a snapshot shows."""
+
+    kv: KvCache
+
+    @property
+    def queues(self) -> Queues: ...
+
+    @property
+    def context_tokens(self) -> int: ...
 
 
 class Histogram:
@@ -137,7 +147,7 @@ class Record:
         self.transfer_speed.observe(self.transfer_gb_per_s)
         self.stage("prefill_transfer_kv_cache", seconds)
 
-    def ended(self, batch: Batch, queues: "SchedulerQueues", now_s: float) -> LoadSnapshot | None:
+    def ended(self, batch: Batch, queues: Scheduler, now_s: float) -> LoadSnapshot | None:
         """Count a batch that has ended, and publish when SGLang would; what it would log."""
         if batch.parts:
             self._count_prefill(batch)
@@ -181,7 +191,7 @@ class Record:
         new = (1.0, rows, step_us, rows * rows, rows * step_us, rows)
         self.moments = [total + x for total, x in zip(old, new, strict=True)]
 
-    def snapshot(self, queues: "SchedulerQueues", now_s: float) -> LoadSnapshot:
+    def snapshot(self, queues: Scheduler, now_s: float) -> LoadSnapshot:
         """The state now."""
         seen = self.prefill_tokens + self.cached_tokens
         kv = queues.kv
