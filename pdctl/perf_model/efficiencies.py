@@ -23,14 +23,16 @@ class Efficiency:
 
 
 # Source: hopper bf16: measured, H200, Llama-3.1-8B prefill 4K-16K tokens (GEMM part of the fit);
-# h20, and memory 0.8 throughout: InferSim (hardware/gpu.py, MFU 0.6 overall, HBM x 0.8);
-# attention on hopper: FlashAttention-3 paper (about 600 of 989 TFLOPS causal, head 128);
-# blackwell 0.5: InferSim GB200; ampere and ada, cdna: assumed near DistServe's A100 fits (0.6).
+# memory 0.8: InferSim (hardware/gpu.py); h20 computes near its low peak (InferSim: MFU 0.6 of the
+# whole), but its 78 SMs stream weights at 1.4 of 4 TB/s (Qwen3 speed benchmark, SGLang 0.4.6:
+# Qwen3-30B-A3B at batch 1); attention on hopper: FlashAttention-3 paper (about 600 of 989 TFLOPS
+# causal, head 128); blackwell 0.5: InferSim GB200; experts on hopper and cdna: assumed;
+# ampere and ada: assumed near DistServe's A100 fits.
 EFFICIENCIES: dict[Generation, Efficiency] = {
     "ampere": Efficiency(0.70, 0.70, 0.45, 0.45, 0.55, 0.80),
     "ada": Efficiency(0.65, 0.60, 0.40, 0.40, 0.50, 0.80),
     "hopper": Efficiency(0.78, 0.55, 0.45, 0.40, 0.55, 0.80),
-    "h20": Efficiency(0.85, 0.75, 0.70, 0.65, 0.80, 0.80),
+    "h20": Efficiency(0.85, 0.75, 0.70, 0.65, 0.80, 0.34),
     "blackwell": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.80),
     "cdna": Efficiency(0.50, 0.45, 0.35, 0.35, 0.35, 0.70),
     "other": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.75),
@@ -74,9 +76,9 @@ PREFILL_LAYER_S = 0.25e-3
 DECODE_STEP_S = 0.25e-3
 DECODE_LAYER_S = 35e-6
 DECODE_MOE_LAYER_S = 55e-6
-# Sampling, bookkeeping and output of one row. Source: what Qwen3-8B-FP8 (64 rows) and
-# Qwen3-30B-A3B (400 rows) on H20 take beyond bytes read (SGLang figures in InferSim's README).
-DECODE_ROW_S = 15e-6
+# Sampling, bookkeeping and output of one row. Source: what Qwen3-8B on H100 takes beyond bytes
+# read at 396 (bf16) and 472 (FP8) running requests (silybench-data, decode-128-1024).
+DECODE_ROW_S = 10e-6
 # The busiest of several ranks against the mean. Assumed; EPLB's published balance is 1.1-1.3.
 EXPERT_IMBALANCE = 1.20
 ATTENTION_DP_IMBALANCE = 1.10

@@ -229,3 +229,23 @@ def test_decode_rates_are_within_a_quarter_of_published_ones(case: Case) -> None
     batch = per_gpu * parallelism.tp
     rate = per_gpu / decode_step_s(times, batch, batch * context)
     assert rate == pytest.approx(published, rel=0.25)
+
+
+# source, LLM, GPU, batch, mean context, measured seconds of a step
+DECODE_STEPS: list[tuple[str, str, str, int, int, float]] = [
+    # 6144 + 2048 tokens in 16.7 s, SGLang 0.4.6
+    ("Qwen3 speed benchmark", "qwen3-30b-a3b", "H20", 1, 7168, 7.9e-3),
+    ("silybench decode-128-1024", "qwen3-8b", "H100", 396, 640, 396 / 13322),
+    ("silybench decode-128-1024, FP8", "qwen3-8b fp8", "H100", 472, 640, 472 / 15103),
+    ("silybench balanced-2048-2048", "qwen3-8b", "H100", 40, 3072, 40 / 2815),
+    ("vllm#23151", "qwen3-30b-a3b", "H100", 10, 2560, 13.18e-3),
+]
+
+
+@pytest.mark.parametrize("case", DECODE_STEPS, ids=lambda case: case[0])
+def test_decode_steps_are_within_a_fifth_of_published_ones(
+    case: tuple[str, str, str, int, int, float],
+) -> None:
+    _, name, gpu_name, batch, context, seconds = case
+    times = step_times(shape_of(name), cluster(gpu_name), ONE, "decode")
+    assert decode_step_s(times, batch, batch * context) == pytest.approx(seconds, rel=0.20)
