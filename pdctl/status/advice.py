@@ -29,9 +29,10 @@ Value = Callable[[Moment], float | None]
 
 @dataclass(frozen=True)
 class Trend:
-    """A quantity over the window, as the means of its intervals."""
+    """A quantity over the window, as the means of its intervals. now: its latest value."""
 
     means: tuple[float, ...]
+    now: float
 
     @property
     def last(self) -> float:
@@ -109,7 +110,7 @@ def _trend(window: Sequence[Moment], value: Value) -> Trend | None:
         found = value(moment)
         if found is not None:
             bins[min(INTERVALS - 1, int((moment.at_s - start) / width))].append(found)
-    return Trend(tuple(fmean(one) for one in bins)) if all(bins) else None
+    return Trend(tuple(fmean(one) for one in bins), bins[-1][-1]) if all(bins) else None
 
 
 def _backlog(trend: Trend | None, num_engines: int) -> str:
@@ -117,9 +118,9 @@ def _backlog(trend: Trend | None, num_engines: int) -> str:
     if trend is None:
         return ""
     if trend.rises(_LEAST_RISE_PER_ENGINE * num_engines):
-        return f"{trend.last:.0f} waiting and growing for {WINDOW_S:.0f} s"
+        return f"{trend.now:.0f} waiting and growing for {WINDOW_S:.0f} s"
     if trend.stays_above(_DEEP_PER_ENGINE * num_engines):
-        return f"{trend.last:.0f} waiting for {WINDOW_S:.0f} s"
+        return f"{trend.now:.0f} waiting for {WINDOW_S:.0f} s"
     return ""
 
 

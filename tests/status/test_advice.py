@@ -1,0 +1,178 @@
+"""The user's table, and the evidence asked for before it speaks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pdctl.status.advice import advise
+from pdctl.status.records import Moment
+
+CALM = Moment(
+    at_s=0.0,
+    num_prefill=2,
+    num_decode=6,
+    waiting=0,
+    bootstrap=0,
+    inflight=0,
+    prealloc=0,
+    transfer=0,
+    decode_waiting=0,
+    running=60,
+    kv_usage=0.29,
+    itl_s=0.014,
+    busy_share=0.5,
+    requests=0,
+)
+
+
+def history(
+    seconds: int = 61, step: int = 1, rate: float = 2.0, **values: Callable[[float], Any]
+) -> list[Moment]:
+    """Moments `step` seconds apart, with values as functions of time."""
+    return [
+        replace(
+            CALM, at_s=float(t), requests=rate * t, **{name: f(t) for name, f in values.items()}
+        )
+        for t in range(0, seconds, step)
+    ]
+
+
+def test_a_prefill_queue_that_grows_asks_for_more_prefill() -> None:
+    advice = advise(history(waiting=lambda t: t), name="chat")
+    assert advice.kind == "more_prefill"
+    assert advice.command == "pdctl scale chat --prefill 3"
+    assert advice.evidence == "60 waiting and growing for 60 s; decode KV at 29 %"
+
+
+def test_a_prefill_queue_that_stays_deep_asks_for_more_prefill() -> None:
+    advice = advise(history(waiting=lambda t: 40), name="chat")
+    assert advice.kind == "more_prefill"
+    assert "40 waiting for 60 s" in advice.evidence
+
+
+def test_the_last_decode_engine_is_not_taken() -> None:
+    moments = [replace(one, num_decode=1) for one in history(waiting=lambda t: t)]
+    assert advise(moments, name="chat").command == "pdctl scale chat --prefill 3 --total 4"
+
+
+def test_decode_latency_that_creeps_up_asks_for_less_prefill() -> None:
+    moments = history(itl_s=lambda t: 0.014 + t * 1e-4, busy_share=lambda t: 0.3)
+    advice = advise(moments, name="chat")
+    assert advice.kind == "fewer_prefill"
+    assert advice.command == "pdctl scale chat --prefill 1"
+    assert "ITL up from" in advice.evidence
+
+
+def test_prefill_is_not_lowered_where_the_rest_could_not_take_its_load() -> None:
+    advice = advise(history(itl_s=lambda t: 0.014 + t * 1e-4, busy_share=lambda t: 0.5))
+    assert advice.kind == "scale_up"
+
+
+def test_the_only_prefill_engine_is_not_taken() -> None:
+    moments = history(itl_s=lambda t: 0.014 + t * 1e-4, busy_share=lambda t: 0.1)
+    moments = [replace(one, num_prefill=1) for one in moments]
+    advice = advise(moments, name="chat")
+    assert advice.kind == "scale_up"
+    assert advice.command == "pdctl scale chat --total 8"
+
+
+def test_latency_is_held_against_the_slo_where_there_is_one() -> None:
+    creeping = history(itl_s=lambda t: 0.014 + t * 1e-4)
+    assert advise(creeping, tpot_slo_s=0.030).kind == "steady"
+    high = history(itl_s=lambda t: 0.035)
+    advice = advise(high, tpot_slo_s=0.030)
+    assert advice.evidence.startswith("ITL 35 ms over the SLO of 30 ms")
+    assert advise(high).kind == "steady"
+
+
+def test_requests_held_back_by_a_full_kv_cache_are_decodes_matter() -> None:
+    moments = history(prealloc=lambda t: t, kv_usage=lambda t: 0.95, busy_share=lambda t: 0.2)
+    advice = advise(moments, name="chat")
+    assert advice.kind == "fewer_prefill"
+    assert "KV at 95 %" in advice.evidence
+
+
+def test_both_sides_at_their_limit_ask_for_more_of_both() -> None:
+    moments = history(waiting=lambda t: t, itl_s=lambda t: 0.014 + t * 1e-4)
+    advice = advise(moments, name="chat")
+    assert advice.kind == "scale_up"
+    assert advice.command == "pdctl scale chat --prefill 3 --total 10"
+    assert "revisit the ratio" in advice.text
+
+
+def test_kv_that_piles_up_in_flight_is_the_networks_matter() -> None:
+    advice = advise(history(inflight=lambda t: t, waiting=lambda t: t), name="chat")
+    assert advice.kind == "network"
+    assert advice.evidence.startswith("inflight 60 waiting and growing")
+
+
+def test_decodes_transfer_queue_alone_shows_the_network_but_not_while_prefill_is_behind() -> None:
+    assert advise(history(transfer=lambda t: 2 * t)).kind == "network"
+    assert advise(history(transfer=lambda t: 2 * t, waiting=lambda t: t)).kind == "more_prefill"
+
+
+def test_decode_that_holds_back_with_room_is_set_up_wrongly() -> None:
+    advice = advise(history(prealloc=lambda t: t, kv_usage=lambda t: 0.1), name="chat")
+    assert advice.kind == "network"
+    assert "--num-reserved-decode-tokens" in advice.text
+
+
+def test_a_queue_that_comes_and_goes_changes_nothing() -> None:
+    assert advise(history(waiting=lambda t: 40 if t % 30 < 10 else 0)).kind == "steady"
+    assert advise(history()).kind == "steady"
+
+
+def test_a_small_rise_changes_nothing() -> None:
+    assert advise(history(waiting=lambda t: t / 30)).kind == "steady"
+
+
+def test_without_a_name_there_is_no_command() -> None:
+    advice = advise(history(waiting=lambda t: t))
+    assert advice.kind == "more_prefill"
+    assert advice.command == ""
+
+
+@pytest.mark.parametrize(
+    ("moments", "reason"),
+    [
+        ([], "0 of 60 s watched"),
+        (history(1), "0 of 60 s watched"),
+        (history(30, waiting=lambda t: t), "29 of 60 s watched"),
+        (history(rate=0.1, waiting=lambda t: t), "6 of 10 requests seen"),
+        (history(rate=0.0), "0 of 10 requests seen"),
+        (history(waiting=lambda t: None), "not every engine has said"),
+        (history(step=30, waiting=lambda t: t), "too far apart"),
+        ([replace(one, requests=None) for one in history()], "how many requests arrive"),
+    ],
+)
+def test_too_little_evidence_is_said_so(moments: list[Moment], reason: str) -> None:
+    advice = advise(moments, name="chat")
+    assert advice.kind == "not_enough_evidence"
+    assert reason in advice.text
+    assert advice.command == ""
+
+
+def test_after_a_change_of_engines_the_minute_begins_anew() -> None:
+    moments = history(120, waiting=lambda t: t)
+    changed = [replace(one, num_prefill=3) if one.at_s >= 60 else one for one in moments]
+    advice = advise(changed, name="chat")
+    assert advice.kind == "not_enough_evidence"
+    assert "44 of 60 s watched" in advice.text  # 119 s less 60 s less 15 s to settle
+
+
+def test_after_a_restart_the_minute_begins_anew() -> None:
+    moments = history(120, waiting=lambda t: t)
+    moments[100] = replace(moments[100], restarted=True)
+    assert advise(moments).kind == "not_enough_evidence"
+
+
+def test_colocated_engines_at_their_limit_ask_for_another() -> None:
+    moments = [
+        replace(one, num_prefill=0, num_decode=0, num_colocated=8)
+        for one in history(waiting=lambda t: 2 * t)
+    ]
+    advice = advise(moments, name="chat")
+    assert advice.kind == "scale_up"
+    assert advice.command == "pdctl scale chat --total 9"
