@@ -86,12 +86,24 @@ def prefill_packed_s(engine: EngineModel, demand: Demand) -> float:
     return prefill_s(engine.times, engine.chunked_prefill_size, demand.pairs * share) / share
 
 
-def prefill_shared_s(engine: EngineModel, demand: Demand, prompts: float) -> float:
-    """Engine time of a mean prompt when `prompts` of them share a step, as far as they fit."""
+def prefill_shared_s(
+    engine: EngineModel, demand: Demand, rate_rps: float, gap_s: float = 0.0
+) -> float:
+    """Engine time of a mean prompt when those that came meanwhile share a prefill step.
+
+    gap_s: a decode step, during which prompts wait too. At most a chunk's worth share.
+    Source: the batch n with n = rate · (its own time, or the gap), by iteration from one prompt.
+    """
     room = engine.chunked_prefill_size / demand.fresh
     if room <= 1.0:
         return prefill_packed_s(engine, demand)
-    share = min(max(prompts, 1.0), room)
+    share = 1.0
+    for _ in range(8):
+        step = prefill_s(engine.times, share * demand.fresh, share * demand.pairs)
+        following = min(max(rate_rps * max(step, gap_s), 1.0), room)
+        if abs(following - share) <= 0.02 * share:
+            break
+        share = following
     return prefill_s(engine.times, share * demand.fresh, share * demand.pairs) / share
 
 
@@ -186,15 +198,15 @@ def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace
     Source: SGLang's scheduler runs no decode step while a prompt waits (prefill first).
     Ignores: memory pressure and retraction.
     """
-    each = prefill_alone_s(engine, demand)
-    batch: float | None = 1.0
+    batch, each, busy = 1.0, 0.0, 0.0
     for _ in range(3):
-        each = prefill_shared_s(engine, demand, rate_rps * step_s(engine, demand, batch))
+        each = prefill_shared_s(engine, demand, rate_rps, step_s(engine, demand, batch))
         busy = rate_rps * each
         load = rate_rps * demand.osl / max(1.0 - busy, 1e-9)
-        batch = running_requests(engine, demand, load)
-        if busy >= 1.0 or batch is None:
+        running = running_requests(engine, demand, load)
+        if busy >= 1.0 or running is None:
             return None
+        batch = running
     tpot = tpot_at(engine, demand, batch) / (1.0 - busy)
     stalls = rate_rps * demand.osl * tpot
     spread = math.sqrt(stalls) * each / demand.osl
@@ -207,16 +219,18 @@ def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace
 def pd_pace(
     prefill: EngineModel, decode: EngineModel, ratio: tuple[int, int], demand: Demand, rps: float
 ) -> Pace | None:
-    """`ratio` prefill and decode engines at `rps` in all; None above what they carry."""
-    rate = rps / ratio[0]
-    together = rate * prefill_alone_s(prefill, demand)
-    each = prefill_shared_s(prefill, demand, together)
-    busy = rate * each
+    """`ratio` prefill and decode engines at `rps` in all; None above what they carry.
+
+    Ignores: that an engine's prompts come in turn from the router, which evens arrivals out.
+    """
+    rate, packed = rps / ratio[0], prefill_packed_s(prefill, demand)
+    busy = rate * packed
     batch = running_requests(decode, demand, rps / ratio[1] * demand.osl)
     if busy >= 1.0 or batch is None:
         return None
-    wait, tail = _waits(busy, each)
-    first = prefill_alone_s(prefill, demand) + handover_s(prefill, decode, demand)
+    wait, tail = _waits(busy, packed)
+    grown = max(prefill_shared_s(prefill, demand, rate) * rate, 1.0)
+    first = prefill_alone_s(prefill, demand) * grown + handover_s(prefill, decode, demand)
     tpot = tpot_at(decode, demand, batch)
     crowded = tpot_at(decode, demand, batch + NORMAL_P90 * math.sqrt(batch))
     return Pace(first + wait, first + tail, tpot, (tpot + crowded) / 2, batch)
