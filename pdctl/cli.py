@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -52,7 +52,9 @@ def root(
     if ctx.invoked_subcommand is None:
         from pdctl.commands.guided import guided
 
-        guided(ctx)
+        verb = guided(ctx)
+        if verb is not None:
+            app(args=[verb], prog_name="pdctl", standalone_mode=False)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,11 +70,20 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(ExitCode.DONE)
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001 - the one boundary
         if not hasattr(problem, "format_message"):
-            raise
+            _confess(problem)
         _fail(verb, _usage(problem, verb), arguments)
     sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def _confess(problem: Exception) -> NoReturn:
+    """A traceback is a bug of ours: show it, and say so."""
+    import traceback
+
+    traceback.print_exception(problem)
+    sys.stderr.write(f"error: a bug in pdctl {__version__}; please report the lines above.\n")
+    sys.exit(ExitCode.BUG)
 
 
 def _usage(problem: Any, verb: str) -> InvalidInput:

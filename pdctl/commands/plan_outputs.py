@@ -22,7 +22,7 @@ def answer(
     if report is not None and verdict.arms:
         _write_report(report, model, question, verdict)
     if arm is not None and not verdict.unmet:
-        _keep(model, question, verdict, arm, output)
+        keep(model, question, verdict, arm, output)
     _show(model, question, verdict, as_json=as_json)
     if verdict.unmet:
         raise typer.Exit(ExitCode.ANSWER_IS_NO)
@@ -63,7 +63,7 @@ def _show(model: str, question: Question, verdict: Verdict, *, as_json: bool) ->
     out().print(plan_view(question, verdict, next_command(model, verdict)))
 
 
-def _keep(model: str, question: Question, verdict: Verdict, arm: Arm, output: Path | None) -> None:
+def keep(model: str, question: Question, verdict: Verdict, arm: Arm, output: Path | None) -> None:
     """Write pd.yaml where asked, and the last plan; a full disk is no reason to lose the answer."""
     from pdctl.commands.chosen import last_plan_path
     from pdctl.deployment.file import write_deployment
