@@ -141,10 +141,9 @@ def max_running_requests(
 def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
     """Raises InvalidInput unless the LLM can be cut this way."""
     tp, dp, pp, ep = parallelism.tp, parallelism.dp, parallelism.pp, parallelism.ep
-    if min(tp, dp, pp, ep) < 1:
-        raise InvalidInput(
-            f"tp, pp, dp and ep must be at least 1, not {parallelism}.", hint="--tp 1"
-        )
+    for name, value in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)):
+        if value < 1:
+            raise InvalidInput(f"{name} must be at least 1, not {value}.", hint=f"--{name} 1")
     if tp % dp:
         raise InvalidInput(f"dp {dp} does not divide tp {tp}.", hint=f"--dp {math.gcd(tp, dp)}")
     if llm.num_heads % (tp // dp):

@@ -78,7 +78,7 @@ def step_times(
 
 
 def _backend(serving: Serving, profile: Profile | None) -> str | None:
-    return serving.attention_backend or (profile.attention_backend if profile else None)
+    return profile.attention_backend if profile else serving.attention_backend
 
 
 def _graph_batch(cluster: Cluster, parallelism: Parallelism, serving: Serving) -> int:

@@ -162,7 +162,7 @@ def test_an_engine_larger_than_the_cluster_does_not_fit() -> None:
     ("parallelism", "words"),
     [
         (Parallelism(tp=3), "3 does not divide the 32 attention heads of llama-3.1-8b"),
-        (Parallelism(tp=0), "at least 1"),
+        (Parallelism(tp=0), "tp must be at least 1, not 0"),
         (Parallelism(tp=4, dp=3), "dp 3 does not divide tp 4"),
         (Parallelism(pp=33), "pp 33 is more than the 32 layers"),
         (Parallelism(tp=2, ep=2), "needs experts, and llama-3.1-8b has none"),

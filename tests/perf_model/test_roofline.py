@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
@@ -183,6 +185,39 @@ def test_every_coefficient_is_a_time_on_every_gpu() -> None:
 def test_a_cut_that_does_not_divide_the_heads_is_refused() -> None:
     with pytest.raises(InvalidInput, match="does not divide"):
         step_times(llm("llama-3.1-8b"), cluster(), Parallelism(tp=3), "prefill")
+
+
+@given(
+    name=st.sampled_from(["llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3", "gpt-oss-120b"]),
+    tokens=st.integers(1, 16384),
+    cached=st.integers(0, 100_000),
+    batch=st.integers(1, 2000),
+    context=st.integers(1, 100_000),
+)
+def test_more_work_never_takes_less_time(
+    name: str, tokens: int, cached: int, batch: int, context: int
+) -> None:
+    times = step_times(llm(name), cluster(), Parallelism(tp=8), "colocated")
+    prefill = prefill_s(times, tokens, pairs(tokens, cached))
+    assert prefill <= prefill_s(times, tokens + 1, pairs(tokens + 1, cached))
+    assert prefill <= prefill_s(times, tokens, pairs(tokens, cached + 1))
+    decode = decode_step_s(times, batch, batch * context)
+    assert decode <= decode_step_s(times, batch + 1, (batch + 1) * context)
+    assert decode <= decode_step_s(times, batch, batch * context + 1)
+
+
+@given(
+    name=st.sampled_from(["llama-3.1-70b", "qwen3-235b-a22b", "deepseek-v3"]),
+    tp=st.sampled_from([1, 2, 4]),
+    gpu_name=st.sampled_from(["H100", "H200", "B200", "L40S"]),
+)
+def test_twice_the_gpus_never_more_than_halve_a_prefill(name: str, tp: int, gpu_name: str) -> None:
+    few, many = (
+        step_times(llm(name), cluster(gpu_name), Parallelism(tp=n), "prefill") for n in (tp, 2 * tp)
+    )
+    slow, fast = (prefill_s(t, 8192, pairs(8192)) for t in (few, many))
+    assert fast >= slow / 2
+    assert many.prefill_pair_s == pytest.approx(few.prefill_pair_s / 2)
 
 
 def published_cluster(name: str) -> Cluster:
