@@ -24,7 +24,8 @@ class Demand:
 
     fresh: prompt tokens to compute; cached: those found in the prefix cache.
     pairs: query-key pairs of its prefill. context: tokens a decode step reads for it,
-    averaged over its steps.
+    averaged over its steps. spread: how waits grow over those of equal prompts, (1 + cv²).
+    long: the 90th percentile of a prompt over the mean.
     """
 
     fresh: float
@@ -32,6 +33,8 @@ class Demand:
     pairs: float
     osl: float
     context: float
+    spread: float = 1.0
+    long: float = 1.0
 
     @property
     def isl(self) -> float:
@@ -65,14 +68,26 @@ def demand_of(workload: Workload) -> Demand | None:
     pairs = square * (1.0 - hit) * (hit + (1.0 - hit) / 2)
     # a step is an output token: long outputs weigh more, and are longer while they last
     context = isl + osl * (1.0 + workload.osl.cv**2) / 2
-    return Demand(fresh, isl - fresh, pairs, osl, context)
+    spread, long = 1.0 + workload.isl.cv**2, max(workload.isl.p90 / isl, 1.0)
+    return Demand(fresh, isl - fresh, pairs, osl, context, spread, long)
 
 
 @cache
 def prefill_alone_s(engine: EngineModel, demand: Demand) -> float:
     """A mean prompt on an idle engine, chunk after chunk."""
-    chunks = max(1, math.ceil(demand.fresh / engine.chunked_prefill_size))
-    one = prefill_s(engine.times, demand.fresh / chunks, demand.pairs / chunks)
+    return _alone(engine, demand.fresh, demand.pairs)
+
+
+@cache
+def prefill_long_s(engine: EngineModel, demand: Demand) -> float:
+    """A prompt of the 90th percentile on an idle engine."""
+    fresh = demand.fresh * demand.long
+    return _alone(engine, fresh, demand.pairs / demand.spread * demand.long**2)
+
+
+def _alone(engine: EngineModel, fresh: float, pairs: float) -> float:
+    chunks = max(1, math.ceil(fresh / engine.chunked_prefill_size))
+    one = prefill_s(engine.times, fresh / chunks, pairs / chunks)
     return one * (chunks + engine.times.stages - 1)
 
 
@@ -159,11 +174,14 @@ def prefill_rps(engine: EngineModel, demand: Demand, slo: Slo, after_s: float = 
     packed = prefill_packed_s(engine, demand)
     if slo.ttft_s is None:
         return PREFILL_USE / packed
-    slack = slo.ttft_s - prefill_alone_s(engine, demand) - after_s
+    slack = slo.ttft_s - prefill_long_s(engine, demand) - after_s
     if slack < 0:
         return 0.0
     use = _bisect(
-        lambda u: _wait_tail(u, slack / packed) <= 1 - slo.attainment, 0.0, MOST_USE, steps=10
+        lambda u: _wait_tail(u, slack / packed / demand.spread) <= 1 - slo.attainment,
+        0.0,
+        MOST_USE,
+        steps=10,
     )
     return use / packed
 
@@ -209,11 +227,12 @@ def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace
         batch = running
     tpot = tpot_at(engine, demand, batch) / (1.0 - busy)
     stalls = rate_rps * demand.osl * tpot
-    spread = math.sqrt(stalls) * each / demand.osl
+    spread = math.sqrt(stalls * demand.spread) * each / demand.osl
     alone = prefill_alone_s(engine, demand)
-    wait, tail = _waits(busy, each)
+    wait, tail = _waits(busy, each * demand.spread)
     half = step_s(engine, demand, batch) / 2
-    return Pace(alone + wait + half, alone + tail + half, tpot, tpot + NORMAL_P90 * spread, batch)
+    slow = max(alone + tail, prefill_long_s(engine, demand) + wait)
+    return Pace(alone + wait + half, slow + half, tpot, tpot + NORMAL_P90 * spread, batch)
 
 
 def pd_pace(
@@ -228,12 +247,14 @@ def pd_pace(
     batch = running_requests(decode, demand, rps / ratio[1] * demand.osl)
     if busy >= 1.0 or batch is None:
         return None
-    wait, tail = _waits(busy, packed)
+    wait, tail = _waits(busy, packed * demand.spread)
     grown = max(prefill_shared_s(prefill, demand, rate) * rate, 1.0)
-    first = prefill_alone_s(prefill, demand) * grown + handover_s(prefill, decode, demand)
+    after = handover_s(prefill, decode, demand)
+    first = prefill_alone_s(prefill, demand) * grown + after
+    slow = max(first + tail, prefill_long_s(prefill, demand) + wait + after)
     tpot = tpot_at(decode, demand, batch)
     crowded = tpot_at(decode, demand, batch + NORMAL_P90 * math.sqrt(batch))
-    return Pace(first + wait, first + tail, tpot, (tpot + crowded) / 2, batch)
+    return Pace(first + wait, slow, tpot, (tpot + crowded) / 2, batch)
 
 
 def handover_s(prefill: EngineModel, decode: EngineModel, demand: Demand) -> float:
@@ -266,13 +287,13 @@ def running_requests(engine: EngineModel, demand: Demand, tokens_per_s: float) -
 def _wait_tail(use: float, services: float) -> float:
     """Chance that a wait exceeds `services` service times at utilisation `use`.
 
-    Source: M/D/1 in heavy traffic, P(W > t) ≈ ρ·exp(−2(1−ρ)·t/S) (Kingman).
+    Source: M/G/1 in heavy traffic, P(W > t) ≈ ρ·exp(−2(1−ρ)·t/S) with S = E[S²]/E[S] (Kingman).
     """
     return use * math.exp(-2.0 * (1.0 - use) * services)
 
 
 def _waits(use: float, service_s: float) -> tuple[float, float]:
-    """Mean wait and its 90th percentile, M/D/1."""
+    """Mean wait and its 90th percentile, M/G/1 with `service_s` = E[S²] / E[S]."""
     mean = use / (2.0 * (1.0 - use)) * service_s
     tail = max(0.0, math.log(max(use, 1e-9) / 0.1)) / (2.0 * (1.0 - use)) * service_s
     return mean, max(mean, tail)

@@ -140,6 +140,7 @@ def _by_evidence(question: Question, found: Findings, demand: Demand, asked: boo
         reason=words.reason(ruling, arms, question, found.rate_rps),
         rate_rps=found.rate_rps,
         unmet=unmet,
+        settle=words.measure_command(question, arms["pd"]) if ruling.choice == "too_close" else "",
     )
 
 

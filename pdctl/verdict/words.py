@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pdctl.perf_model.records import Parallelism, Percentiles
-from pdctl.units import format_rate, format_seconds
+from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.judge import Ruling
 from pdctl.verdict.layouts import assumed_cluster
 from pdctl.verdict.records import Arm, Choice, Question, Rule
@@ -40,6 +40,8 @@ def goodput_reason(ruling: Ruling, colocated: Arm, pd: Arm, question: Question) 
             f"Colocated alone holds your SLOs up to {format_rate(theirs)} req/s, "
             f"{theirs / rate:.1f}× your rate; split, {format_rate(ours)}."
         )
+    if ours <= 0 and theirs <= 0:
+        return ""
     if ours <= 0 or theirs <= 0:
         able, unable, arm = ("PD", "colocated", colocated) if ours > 0 else ("Colocated", "PD", pd)
         return f"Only {able} meets your SLOs; {unable} never does: {misses(arm, question)}."
@@ -94,13 +96,13 @@ def misses(arm: Arm, question: Question) -> str:
 
 
 def nearest(arms: dict[str, Arm]) -> str:
-    """The latencies the arms reach at light load, where no layout meets the SLOs."""
+    """The latencies the arms do reach, where no layout meets the SLOs."""
     parts = [
         f"TTFT {format_seconds(a.ttft_s.p90)} with TPOT {format_seconds(a.tpot_s.p90)} ({a.layout})"
         for a in arms.values()
         if a.ttft_s is not None and a.tpot_s is not None
     ]
-    return f"nearest at light load: {' or '.join(parts)}"
+    return f"the nearest: {' or '.join(parts)}"
 
 
 def reason(ruling: Ruling, arms: dict[str, Arm], question: Question, rate_rps: float) -> str:
@@ -114,7 +116,7 @@ def unmet(question: Question, arms: dict[str, Arm], band: float) -> str:
     """Why the answer is no, or nothing: SLOs that no arm meets, a rate that none carries."""
     top = max((arm.knee_rps or 0.0 for arm in arms.values()), default=0.0)
     if question.slo.is_given and top <= 0:
-        return f"No layout meets these SLOs; {nearest(arms)}."
+        return f"No layout meets these SLOs{_too_long(question)}; {nearest(arms)}."
     rate = question.workload.rate_rps
     if rate is not None and rate > top * (1 + band):
         within = " within the SLOs" if question.slo.is_given else ""
@@ -123,6 +125,20 @@ def unmet(question: Question, arms: dict[str, Arm], band: float) -> str:
             f"the most is {format_rate(top)}."
         )
     return ""
+
+
+def _too_long(question: Question) -> str:
+    share = share_too_long(question)
+    return f", as {format_share(share)} of the requests exceed the context" if share else ""
+
+
+def share_too_long(question: Question) -> float:
+    """The share of a trace's requests longer than the LLM's context, which engines refuse."""
+    requests, context = question.workload.requests, question.llm.max_context
+    if requests is None or context is None:
+        return 0.0
+    long = sum(i + o >= context for i, o in zip(requests.isl, requests.osl, strict=True))
+    return long / len(requests)
 
 
 def warnings(
@@ -141,6 +157,11 @@ def warnings(
             f"--gpus {cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}:rdma400."
         )
     yield from question.llm.assumptions
+    if share := share_too_long(question):
+        yield (
+            f"{100 * share:.1f} % of the requests exceed the {question.llm.max_context:,} tokens "
+            f"of context of {question.llm.name}: engines refuse them or cut their output."
+        )
     if skipped := question.workload.skipped_lines:
         yield f"{skipped} lines of {question.workload.origin} were skipped."
     for arm in arms.values():
@@ -164,11 +185,13 @@ def rules_reason(rules: tuple[Rule, ...], leaning: Lean) -> str:
         because = [_RULE_WORDS[r.id] for r in rules if r.favours == side]
         if because:
             sides[side] = f"{', '.join(because)} speak{'s' * (len(because) == 1)} for {_name(side)}"
-    return "; ".join(sides.values()).capitalize() + "." if sides else "No rule speaks for either."
+    text = "; ".join(sides.values()) or "no rule speaks for either"
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def measure_command(question: Question, model: str, pd: Arm) -> str:
+def measure_command(question: Question, pd: Arm) -> str:
     """The measurement that would settle a verdict that is too close."""
+    model = question.llm.path or question.llm.name
     prefill, decode = pd.num_engines
     words = [f"pdctl measure {model} --prefill {prefill} --total {prefill + decode}"]
     words += parallelism_flags(pd)
