@@ -43,6 +43,7 @@ fi
 
 # the model is made beside its place and moved there whole
 made=$(mktemp -d "$model.XXXXXX")
+trap 'rm -rf "$made"' EXIT
 "$venv/bin/python" "$here/make_model.py" "$made"
 rm -rf "$model"
 chmod 755 "$made"

@@ -14,6 +14,8 @@ from typing import Any
 
 DROP_KV = "PDCTL_TEST_DROP_KV"  # set to 1, KV is never sent: what a test must notice
 
+_kept: list[Any] = []  # torch forgets operators whose library is no longer referred to
+
 
 class _BeforeTorchvision:
     """Defines the operators torchvision describes, just before it is imported.
@@ -29,9 +31,10 @@ class _BeforeTorchvision:
         if name == "torchvision":
             sys.meta_path.remove(self)
             torch: Any = importlib.import_module("torch")
-            self.operators = torch.library.Library("torchvision", "FRAGMENT")
+            operators = torch.library.Library("torchvision", "FRAGMENT")
+            _kept.append(operators)
             for operator in ("nms", "qnms"):
-                self.operators.define(
+                operators.define(
                     f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
                 )
         return None
