@@ -84,8 +84,9 @@ async def engine(
             stack.push_async_callback(registry.stop)
         base = model
         api = Api(identity, core, registry, lambda new: replace(base, role=new))
-        runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True)
-        runner._shutdown_timeout = 0.1
+        runner = web.AppRunner(
+            api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", flags.port).start()

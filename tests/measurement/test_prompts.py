@@ -1,0 +1,51 @@
+import json
+
+from pdctl.measurement.prompts import Prompts
+from pdctl.workload.records import Requests
+
+
+def ids(prompts: Prompts, index: int) -> list[int]:
+    return list(json.loads(prompts.body(index))["input_ids"])
+
+
+def test_a_body_asks_for_exactly_the_lengths_wanted() -> None:
+    requests = Requests([0.0] * 4, [1, 16, 17, 9000], [3, 4, 5, 6])
+    prompts = Prompts(requests)
+    for n, (isl, osl) in enumerate(zip(requests.isl, requests.osl, strict=True)):
+        body = json.loads(prompts.body(n))
+        assert len(body["input_ids"]) == isl
+        assert body["sampling_params"]["max_new_tokens"] == osl
+        assert body["stream"] is True
+
+
+def test_prompts_without_blocks_share_no_prefix() -> None:
+    prompts = Prompts(Requests([0.0] * 50, [40] * 50, [1] * 50))
+    heads = {tuple(ids(prompts, n)[:8]) for n in range(50)}
+    assert len(heads) == 50
+
+
+def test_equal_leading_blocks_are_equal_tokens_and_other_blocks_are_not() -> None:
+    blocks = [(1, 2, 3), (1, 2, 4), (5, 2, 3)]
+    prompts = Prompts(Requests([0.0] * 3, [25] * 3, [1] * 3, blocks, 10))
+    first, second, third = (ids(prompts, n) for n in range(3))
+    assert len(first) == 25
+    assert first[:20] == second[:20]
+    assert first[20:] != second[20:]
+    assert first[:10] != third[:10]
+    assert first[10:] == third[10:], "a block has its tokens wherever it stands"
+
+
+def test_a_prompt_longer_than_its_blocks_is_filled_up() -> None:
+    prompts = Prompts(Requests([0.0, 0.0], [35, 35], [1, 1], [(1,), (1,)], 10))
+    first, second = ids(prompts, 0), ids(prompts, 1)
+    assert (len(first), len(second)) == (35, 35)
+    assert first[:10] == second[:10]
+    assert first[10:] != second[10:]
+
+
+def test_the_same_seed_makes_the_same_prompts_and_tokens_stay_in_their_range() -> None:
+    requests = Requests([0.0], [5000], [1])
+    assert Prompts(requests, seed=1).body(0) == Prompts(requests, seed=1).body(0)
+    assert Prompts(requests, seed=1).body(0) != Prompts(requests, seed=2).body(0)
+    few = ids(Prompts(requests, token_ids=(10, 20)), 0)
+    assert set(few) == set(range(10, 20))
