@@ -8,21 +8,21 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heappush
 
-from pdctl.perf_model.decode_run import DecodeCosts, DecodeRun
+from pdctl.perf_model.decode_run import DecodeRun
 from pdctl.perf_model.events import NEVER, SimulationBroken
 from pdctl.perf_model.jobs import Columns, Job
 from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.scheduling import (
     INIT_NEW_TOKEN_RATIO,
-    MIN_NEW_TOKEN_RATIO,
     Room,
     admit,
     ratio_after,
     ratio_after_retraction,
     retraction_key,
 )
-from pdctl.perf_model.steps import mixed_step_s, prefill_s
+from pdctl.perf_model.step_costs import DecodeCosts, prefill_cost
+from pdctl.perf_model.steps import mixed_step_s
 
 
 class ColocatedEngine:
@@ -30,8 +30,8 @@ class ColocatedEngine:
 
     __slots__ = (
         "busy_s", "columns", "decoding", "departures", "end_s", "full", "joining", "kv", "leaving",
-        "max_steps", "model", "next_s", "number", "partial", "ratio", "result_s", "results",
-        "start_s", "waiting",
+        "max_steps", "model", "next_s", "number", "partial", "prefill_s", "ratio", "ratio_step",
+        "result_s", "results", "start_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -43,23 +43,25 @@ class ColocatedEngine:
         costs: DecodeCosts,
         gaps: dict[int, float],
         departures: list[tuple[float, int]],
-        block_tokens: int,
+        segment_tokens: Sequence[int] | None,
         max_steps: float,
     ) -> None:
         self.number = number
         self.model = model
         self.columns = columns
-        self.kv = KvPool(model.kv_capacity_tokens, block_tokens if model.radix_cache else 0)
+        self.kv = KvPool(model.kv_capacity_tokens, segment_tokens if model.radix_cache else None)
         self.decoding = DecodeRun(costs, model.accept_length, gaps)
         self.waiting: deque[Job] = deque()
         self.partial: Job | None = None
-        self.joining: list[tuple[Job, float]] = []
+        self.joining: list[Job] = []  # prefilled by the last decided step
         # of decided steps: when its result is known, who was prefilled, who finished
         self.results: deque[tuple[float, Sequence[Job], list[Job]]] = deque()
         self.leaving: float = 0  # KV of requests whose last token is not processed yet
         self.departures = departures
         self.full = False
-        self.ratio = INIT_NEW_TOKEN_RATIO
+        self.ratio = INIT_NEW_TOKEN_RATIO  # at decode step ratio_step; decays from there
+        self.ratio_step = 0
+        self.prefill_s = prefill_cost(model.times)
         self.next_s = NEVER
         self.start_s = 0.0
         self.end_s = 0.0
@@ -84,35 +86,58 @@ class ColocatedEngine:
             now = self.next_s = self._decide(now)
         return now
 
+    def jobs_after(self, now: float) -> list[Job]:
+        """The requests this engine has at `now`, those whose last token comes later included."""
+        held = {job.index: job for job in self.waiting}
+        held.update((job.index, job) for job in self.joining)
+        held.update((job.index, job) for _, _, job in self.decoding.running)
+        if self.partial is not None:
+            held[self.partial.index] = self.partial
+        for end_s, _, finished in self.results:
+            if end_s > now:
+                held.update((job.index, job) for job in finished)
+        return list(held.values())
+
+    def check_empty(self) -> None:
+        """Raise SimulationBroken if an idle engine still holds requests or KV."""
+        locked = self.kv.cache.locked_tokens if self.kv.cache else 0
+        if self.waiting or self.partial or abs(self.kv.private) > 1e-3 or locked:
+            raise SimulationBroken(f"idle engine {self.number} still holds requests or KV")
+
     def _decide(self, now: float) -> float:
         decoding = self.decoding
         if decoding.planned:
             self._settle()
-        if self.results:
+        results = self.results
+        if results and results[0][0] <= now:
             self._process(now)
-        for job, token_s in self.joining:
-            decoding.join(job, token_s)
-        self.joining.clear()
-        if (self.partial is not None or (self.waiting and not self.full)) and self._prefill(now):
-            return self.start_s
+        if self.joining:
+            for job in self.joining:
+                decoding.join(job, self.result_s)
+            self.joining = []
+        if self.partial is not None or (self.waiting and not self.full):
+            batch = self._admit()
+            if batch:
+                self._launch(now, batch)
+                return self.start_s
         if decoding.running:
             return self._decode(now)
         return self._rest(now)
 
     def _settle(self) -> None:
         decoding, kv = self.decoding, self.kv
-        steps = decoding.planned
-        kv.private += steps * len(decoding.running) * decoding.gain
-        kv.note_peak()
-        if self.ratio > MIN_NEW_TOKEN_RATIO:
-            self.ratio = ratio_after(self.ratio, steps)
+        gain = decoding.gain
+        kv.private += decoding.planned * len(decoding.running) * gain
+        used = kv.capacity - kv.free()
+        if used > kv.peak:
+            kv.peak = used
         end_s, finished = decoding.settle()
         self.busy_s += end_s - self.start_s
         self.end_s = end_s
         if finished:
-            now = decoding.steps
+            steps = decoding.steps
             for job in finished:
-                job.private += (now - job.joined_step) * decoding.gain
+                job.private += (steps - job.joined_step) * gain
             self._finish(end_s, finished)
             self.results.append((end_s, (), finished))
 
@@ -120,16 +145,16 @@ class ColocatedEngine:
         last_s = self.columns.last_s
         for job in finished:
             last_s[job.index] = end_s
-            job.left = 0
             self.leaving += job.private
             heappush(self.departures, (end_s, self.number))
 
     def _process(self, now: float) -> None:
+        """Take in the results of steps that have ended: publish prompts, free who finished."""
         results, kv = self.results, self.kv
         while results and results[0][0] <= now:
             _, prefilled, finished = results.popleft()
             for job in prefilled:
-                kv.publish(job, job.isl)
+                kv.publish(job)
             for job in finished:
                 kv.release(job)
             if finished:
@@ -137,61 +162,65 @@ class ColocatedEngine:
         if not results:
             self.leaving = 0
 
-    def _prefill(self, now: float) -> bool:
+    def _admit(self) -> list[tuple[Job, int]]:
         decoding, kv, model = self.decoding, self.kv, self.model
         num_running = len(decoding.running)
         slots = model.max_running_requests - num_running
         partial = self.partial
-        if partial is None and slots <= 0:
-            self.full = True
-            return False
-        if partial is not None and self.waiting:
-            kv.publish(partial, partial.done)
+        promised = 0.0
+        if partial is None:
+            if slots <= 0:
+                self.full = True
+                return []
+        elif self.waiting:
+            kv.publish_part(partial)
+        if num_running:
+            ratio = ratio_after(self.ratio, decoding.steps - self.ratio_step)
+            promised = decoding.promised() * ratio
         beside = num_running if model.mixed_chunk else 0
         room = Room(
-            kv.free(),
-            decoding.promised() * self.ratio,
-            model.chunked_prefill_size,
-            page=model.page_size,
-            beside=beside,
+            kv.free(), promised, model.chunked_prefill_size, page=model.page_size, beside=beside
         )
         batch, self.partial, full = admit(self.waiting, partial, room, slots, kv.claim, kv.unclaim)
         if full and (batch or num_running):
             self.full = True
-        if not batch:
-            return False
-        self._launch(now, batch, beside)
-        return True
+        return batch
 
-    def _launch(self, now: float, batch: list[tuple[Job, int]], beside: int) -> None:
-        kv, times = self.kv, self.model.times
+    def _launch(self, now: float, batch: list[tuple[Job, int]]) -> None:
+        kv = self.kv
         new = 0
         pairs = 0.0
         completed = []
         for job, tokens in batch:
+            done = job.done
             new += tokens
-            pairs += tokens * (job.done + tokens / 2)
-            kv.hold(job, tokens)
-            job.done += tokens
-            if job.done == job.prompt:
+            pairs += tokens * (done + tokens / 2)
+            job.private += tokens
+            job.done = done = done + tokens
+            if done == job.prompt:
                 completed.append(job)
+        kv.private += new
         kv.note_peak()
-        start_s = now if now > self.end_s else self.end_s
-        if beside:
-            context = self.decoding.context + beside
-            seconds = mixed_step_s(times, new, pairs, beside, context)
+        self.start_s = start_s = now if now > self.end_s else self.end_s
+        if self.model.mixed_chunk and self.decoding.running:
+            seconds = self._tick(start_s, new, pairs)
         else:
-            seconds = prefill_s(times, new, pairs)
-        self.start_s = start_s
-        self.end_s = start_s + seconds
-        self.result_s = start_s + seconds * times.stages
-        if beside:
-            self.decoding.plan_one(start_s, seconds)
-            self._settle()
-        else:
+            seconds = self.prefill_s(new, pairs)
             self.busy_s += seconds
+            self.end_s = start_s + seconds
         if completed:
+            self.result_s = start_s + seconds * self.model.times.stages
             self._complete(completed)
+
+    def _tick(self, start_s: float, new: int, pairs: float) -> float:
+        """Let the running requests have one token each in a mixed step."""
+        decoding = self.decoding
+        batch = len(decoding.running)
+        context = decoding.context + batch
+        seconds = mixed_step_s(self.model.times, new, pairs, batch, context)
+        decoding.plan_one(start_s, seconds)
+        self._settle()
+        return seconds
 
     def _complete(self, completed: list[Job]) -> None:
         token_s = self.result_s
@@ -203,10 +232,11 @@ class ColocatedEngine:
             job.out += 1
             job.left -= 1
             if job.left:
-                self.joining.append((job, token_s))
+                self.joining.append(job)
             else:
                 finished.append(job)
-        self._finish(token_s, finished)
+        if finished:
+            self._finish(token_s, finished)
         self.results.append((token_s, completed, finished))
 
     def _decode(self, now: float) -> float:
@@ -214,7 +244,7 @@ class ColocatedEngine:
         free = self.kv.free() + self.leaving
         needed = len(decoding.running) * decoding.gain
         if free < needed:
-            self._retract(free)
+            self._retract()
             free = self.kv.free() + self.leaving
             needed = len(decoding.running) * decoding.gain
         limit = max(free // needed, 1)
@@ -225,7 +255,7 @@ class ColocatedEngine:
         self.start_s = max(now, self.end_s, self.result_s)
         return decoding.plan(self.start_s, limit)
 
-    def _retract(self, free: float) -> None:
+    def _retract(self) -> None:
         """Take requests out, shortest output first, until the others can have one more token."""
         decoding = self.decoding
         order = sorted(
@@ -234,16 +264,14 @@ class ColocatedEngine:
         )
         victims: list[Job] = []
         staying = len(order)
-        while staying > 1 and free < staying * decoding.gain:
+        while staying > 1 and self.kv.free() + self.leaving < staying * decoding.gain:
             job = order[len(victims)]
             victims.append(job)
             staying -= 1
-            free += self.kv.held_by(job) + decoding.produced(job)
-        for job in victims:
             job.private += decoding.produced(job)
+            self.kv.release(job)
         decoding.take_out(victims)
         for job in victims:
-            self.kv.release(job)
             job.prompt = job.isl + job.out
             job.done = 0
             self.waiting.append(job)
@@ -251,15 +279,21 @@ class ColocatedEngine:
         self.full = False
         stay = order[len(victims) :]
         out = sum(decoding.out_of(job) for job in stay)
+        self.ratio_step = decoding.steps
         self.ratio = ratio_after_retraction(out, sum(job.out + job.left for job in stay), staying)
 
     def _rest(self, now: float) -> float:
+        """Nothing to launch: wait for a result, or for a request."""
         if self.results:
             return max(now, self.results[0][0])
         self.ratio = INIT_NEW_TOKEN_RATIO
+        self.ratio_step = self.decoding.steps
         if self.waiting:
             self.full = False
-            if not self._prefill(now):
+            batch = self._admit()
+            if not batch:
                 raise SimulationBroken(f"engine {self.number} is idle and admits nothing")
+            self._launch(now, batch)
             return self.start_s
+        self.check_empty()
         return NEVER

@@ -6,15 +6,23 @@ Source: SGLang's event_loop_overlap_disagg_decode and DecodePreallocQueue.
 """
 
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from math import ceil
 from typing import TYPE_CHECKING
 
-from pdctl.perf_model.decode_run import DecodeCosts, DecodeRun
+from pdctl.perf_model.decode_run import DecodeRun
 from pdctl.perf_model.events import NEVER, Agenda, SimulationBroken
 from pdctl.perf_model.jobs import Columns, Job
 from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.scheduling import decode_slots, prealloc_need, prealloc_room, retraction_key
+from pdctl.perf_model.scheduling import (
+    CLIP_MAX_NEW_TOKENS,
+    decode_slots,
+    prealloc_need,
+    prealloc_room,
+    retraction_key,
+)
+from pdctl.perf_model.step_costs import DecodeCosts
 
 if TYPE_CHECKING:
     from pdctl.perf_model.prefill_engine import PrefillEngine
@@ -35,6 +43,7 @@ class DecodeEngine:
         model: EngineModel,
         columns: Columns,
         *,
+        prefillers: "list[PrefillEngine]",
         costs: DecodeCosts,
         gaps: dict[int, float],
         agenda: Agenda,
@@ -46,9 +55,9 @@ class DecodeEngine:
         self.columns = columns
         self.agenda = agenda
         self.departures = departures
-        self.kv = KvPool(model.kv_capacity_tokens, 0)
+        self.kv = KvPool(model.kv_capacity_tokens, None)
         self.decoding = DecodeRun(costs, model.accept_length, gaps)
-        self.prefillers: list[PrefillEngine] = []
+        self.prefillers = prefillers
         self.prealloc: deque[Job] = deque()
         self.landing: list[tuple[float, int, Job]] = []  # by when all KV has arrived
         self.waiting: deque[Job] = deque()
@@ -70,20 +79,21 @@ class DecodeEngine:
         if self.prealloc or self.retracted:
             self.prealloc.append(job)
             return
-        at_s, grown = now, 0.0
+        at_s, grown, step = now, 0.0, 0
         if decoding.planned:
             step = decoding.step_at(now)
             at_s = decoding.start_of(step)
-            grown = step * len(decoding.running) * decoding.gain
+            grown = (step + 1) * len(decoding.running) * decoding.gain
         elif self.end_s > now:
             at_s = self.end_s
         self._process(at_s)
-        if not self._take(job, at_s, grown):
-            self.prealloc.append(job)
-            if self.results and decoding.planned:
-                self.agenda.wake(self.number, decoding.cut(now))
-        elif decoding.planned:
-            self._shorten(step)
+        if self._take(job, at_s, grown):
+            if decoding.planned:
+                self._shorten(step, self.kv.free() // (len(decoding.running) * decoding.gain))
+            return
+        self.prealloc.append(job)
+        if decoding.planned:
+            self._shorten(step, self._steps_until_room())
 
     def land(self, job: Job, at_s: float) -> None:
         """All KV of `job` will have arrived at `at_s`."""
@@ -92,6 +102,39 @@ class DecodeEngine:
             self.agenda.wake(self.number, self.decoding.cut(at_s))
         else:
             self.agenda.wake(self.number, at_s if at_s > self.end_s else self.end_s)
+
+    def jobs_after(self, now: float) -> list[Job]:
+        """The requests this engine has at `now`, those whose last token comes later included.
+
+        Those that hold KV here but have not begun to land are with their prefill engines.
+        """
+        held = {job.index: job for job in self.prealloc}
+        held.update((job.index, job) for _, _, job in self.landing)
+        held.update((job.index, job) for job in (*self.waiting, *self.retracted))
+        held.update((job.index, job) for _, _, job in self.decoding.running)
+        for end_s, finished in self.results:
+            if end_s > now:
+                held.update((job.index, job) for job in finished)
+        return list(held.values())
+
+    def give_up(self, job: Job, now: float) -> None:
+        """Its prefill engine is gone: forget a request whose KV has not all arrived."""
+        if job in self.prealloc:
+            self.prealloc.remove(job)
+            return
+        self.landing = [entry for entry in self.landing if entry[2] is not job]
+        heapify(self.landing)
+        self._release(job)
+        if self.decoding.planned:
+            self.agenda.wake(self.number, self.decoding.cut(now))
+        else:
+            self.agenda.wake(self.number, now if now > self.end_s else self.end_s)
+
+    def check_empty(self) -> None:
+        """Raise SimulationBroken if an idle engine still holds requests or KV."""
+        left = self.prealloc or self.landing or self.waiting or self.retracted
+        if left or self.held or abs(self.kv.private) > 1e-3:
+            raise SimulationBroken(f"idle engine {self.number} still holds requests or KV")
 
     def decide(self, now: float) -> float:
         """Do one turn of the loop; returns when the next is due."""
@@ -137,28 +180,31 @@ class DecodeEngine:
         """Give a request its KV if the reserve for those already held allows it."""
         if self.held >= self.slots:
             return False
-        decoding = self.decoding
-        reserved = self.model.reserved_decode_tokens
-        retractable = decoding.context + grown
-        free = self.kv.free() - grown
-        need = prealloc_need(job.isl, job.osl, reserved, retractable)
-        quick = free - max(reserved * self.held, self.largest - retractable)
-        if need > quick:
-            room = prealloc_room(
-                free,
-                num_held=self.held,
-                reserved=reserved,
-                running_totals=(running.isl + running.osl for _, _, running in decoding.running),
-                retractable=retractable,
-            )
-            if need > room:
-                return False
+        if not self._has_room(job, grown):
+            return False
         total = job.isl + job.osl
         if total > self.largest:
             self.largest = total
         self._hold(job, job.isl)
         self.prefillers[job.prefill].ready(job, at_s)
         return True
+
+    def _has_room(self, job: Job, grown: float) -> bool:
+        decoding = self.decoding
+        reserved = self.model.reserved_decode_tokens
+        free = self.kv.free() - grown
+        held_back = max(reserved * self.held, self.largest)
+        if job.isl + max(reserved, job.osl) <= free - held_back:
+            return True  # without counting what running requests could give back
+        retractable = decoding.context + grown
+        room = prealloc_room(
+            free,
+            num_held=self.held,
+            reserved=reserved,
+            running_totals=(running.isl + running.osl for _, _, running in decoding.running),
+            retractable=retractable,
+        )
+        return prealloc_need(job.isl, job.osl, reserved, retractable) <= room
 
     def _hold(self, job: Job, tokens: int) -> None:
         self.held += 1
@@ -170,13 +216,33 @@ class DecodeEngine:
         self.kv.private -= job.decode_kv
         job.decode_kv = 0
 
-    def _shorten(self, step: int) -> None:
-        """Plan no more steps than the KV left after a preallocation can hold."""
+    def _shorten(self, step: int, most: float) -> None:
+        """Plan `most` steps at most, but those up to `step` anyway."""
         decoding = self.decoding
-        most = int(self.kv.free() // (len(decoding.running) * decoding.gain))
         if most < decoding.planned:
-            decoding.planned = max(most, step + 1)
+            decoding.planned = max(int(most), step + 1)
             self.agenda.wake(self.number, decoding.start_of(decoding.planned - 1))
+
+    def _steps_until_room(self) -> float:
+        """After how many steps of the same batch the first in prealloc fits.
+
+        The reserve for what running requests may still need shrinks as they produce it, so room
+        can appear while nobody leaves; seldom, but SGLang looks at every step.
+        """
+        if self.held >= self.slots:
+            return NEVER
+        decoding, job = self.decoding, self.prealloc[0]
+        reserved = self.model.reserved_decode_tokens
+        context = decoding.context
+        longest = max(running.isl + running.osl for _, _, running in decoding.running)
+        free = self.kv.free()
+        whole = job.isl + min(job.osl, CLIP_MAX_NEW_TOKENS)
+        held_back = reserved * self.held
+        growth = len(decoding.running) * decoding.gain
+        if job.isl + reserved > free - longest + context or whole - context > free - held_back:
+            return NEVER
+        steps = max(1, ceil((whole - free + longest - 2 * context) / growth))
+        return steps if job.isl + reserved <= free - growth * steps - held_back else NEVER
 
     def _settle(self) -> None:
         decoding, kv = self.decoding, self.kv
@@ -228,24 +294,27 @@ class DecodeEngine:
 
     def _decode(self, now: float) -> float:
         decoding = self.decoding
-        needed = len(decoding.running) * decoding.gain
         free = self.kv.free() + self.leaving
+        needed = len(decoding.running) * decoding.gain
         if free < needed:
-            self._retract(free)
+            self._retract()
             free = self.kv.free() + self.leaving
             needed = len(decoding.running) * decoding.gain
         limit = max(free // needed, 1)
         if limit > self.max_steps:
             limit = self.max_steps
-        if self.results and (self.prealloc or self.retracted or self.waiting):
-            limit = 1
+        if self.prealloc or self.retracted or self.waiting:
+            if self.results:
+                limit = 1
+            elif self.prealloc and not self.retracted:
+                limit = min(limit, self._steps_until_room())
         self.start_s = now if now > self.end_s else self.end_s
         next_s = decoding.plan(self.start_s, limit)
         if self.landing and self.landing[0][0] < next_s and not self.retracted:
             next_s = decoding.cut(self.landing[0][0])
         return next_s
 
-    def _retract(self, free: float) -> None:
+    def _retract(self) -> None:
         """Move KV out, shortest output first, until the other requests can have one more token."""
         decoding = self.decoding
         order = sorted(
@@ -254,16 +323,14 @@ class DecodeEngine:
         )
         victims: list[Job] = []
         staying = len(order)
-        while staying > 1 and free < staying * decoding.gain:
+        while staying > 1 and self.kv.free() + self.leaving < staying * decoding.gain:
             job = order[len(victims)]
             victims.append(job)
             staying -= 1
-            free += job.decode_kv + decoding.produced(job)
-        for job in victims:
             job.decode_kv += decoding.produced(job)
+            self._release(job)
         decoding.take_out(victims)
         for job in victims:
-            self._release(job)
             job.prompt = job.isl + job.out - 1
             self.retracted.append(job)
         self.columns.num_retracted += len(victims)
@@ -286,3 +353,12 @@ class DecodeEngine:
             self.retracted.popleft()
             self._hold(job, job.prompt)
             self.waiting.append(job)
+
+
+class Void(DecodeEngine):
+    """Takes the KV of requests whose decode engine has failed meanwhile."""
+
+    __slots__ = ()
+
+    def land(self, job: Job, at_s: float) -> None:
+        """Nobody waits for it."""

@@ -8,29 +8,10 @@ from heapq import heapify, heappop, heappush
 from math import ceil, sqrt
 
 from pdctl.perf_model.jobs import Job
-from pdctl.perf_model.records import StepTimes
 from pdctl.perf_model.scheduling import CLIP_MAX_NEW_TOKENS
-from pdctl.perf_model.steps import decode_constant_s, decode_floor_s, decode_slope_s
+from pdctl.perf_model.step_costs import DecodeCosts
 
-ITL_BIN_S = 1e-5
-
-
-class DecodeCosts(dict[int, tuple[float, float, float]]):
-    """Per batch size: a step's constant seconds, seconds per context token, and least seconds."""
-
-    def __init__(self, times: StepTimes) -> None:
-        super().__init__()
-        self._times = times
-
-    def __missing__(self, batch: int) -> tuple[float, float, float]:
-        times = self._times
-        row = (
-            decode_constant_s(times, batch),
-            decode_slope_s(times, batch),
-            decode_floor_s(times, batch),
-        )
-        self[batch] = row
-        return row
+ITL_BINS_PER_S = 1e5
 
 
 class DecodeRun:
@@ -119,8 +100,7 @@ class DecodeRun:
         n = self.planned
         running = self.running
         batch = len(running)
-        end_s = self.start_of(n)
-        self._record_gaps(n, batch, end_s)
+        self._note_gaps(n, batch)
         self.planned = 0
         self.steps = steps = self.steps + n
         self.context += n * batch * self.gain
@@ -132,7 +112,25 @@ class DecodeRun:
             finished.append(job)
         if not running:
             self.context = 0
-        return end_s, finished
+        return self.last_token_s, finished
+
+    def _note_gaps(self, n: int, batch: int) -> None:
+        """Count the gaps between tokens of the planned steps; the last of them ends them."""
+        gaps, start_s, first_s = self.gaps, self.start_s, self.first_s
+        first_end_s = start_s + first_s
+        joined = self.joined
+        old = batch
+        if joined:
+            old -= len(joined)
+            for token_s in joined:
+                gaps[int((first_end_s - token_s) * ITL_BINS_PER_S)] += 1
+            joined.clear()
+        if old > 0:
+            gaps[int((first_end_s - self.last_token_s) * ITL_BINS_PER_S)] += old
+        if n > 1:
+            mean_s = first_s + self.growth_s * n / 2
+            gaps[int(mean_s * ITL_BINS_PER_S)] += batch * (n - 1)
+        self.last_token_s = start_s + n * (first_s + self.growth_s * (n - 1) / 2)
 
     def plan_one(self, start_s: float, seconds: float) -> None:
         """Plan one step of known length."""
@@ -166,19 +164,5 @@ class DecodeRun:
                 self.finish_sum -= finish
         self.running = [entry for entry in self.running if entry[1] not in gone]
         heapify(self.running)
-
-    def _record_gaps(self, n: int, batch: int, end_s: float) -> None:
-        gaps = self.gaps
-        first_end = self.start_s + self.first_s
-        old = batch - len(self.joined)
-        if old:
-            key = int((first_end - self.last_token_s) / ITL_BIN_S)
-            gaps[key] = gaps.get(key, 0) + old
-        for token_s in self.joined:
-            key = int((first_end - token_s) / ITL_BIN_S)
-            gaps[key] = gaps.get(key, 0) + 1
-        self.joined = []
-        if n > 1:
-            key = int((end_s - first_end) / (n - 1) / ITL_BIN_S)
-            gaps[key] = gaps.get(key, 0) + batch * (n - 1)
-        self.last_token_s = end_s
+        if not self.running:
+            self.context = 0

@@ -17,9 +17,14 @@ class Agenda:
 
     __slots__ = ("entries", "next_s")
 
-    def __init__(self, num_engines: int) -> None:
+    def __init__(self) -> None:
         self.entries: list[tuple[float, int]] = []
-        self.next_s = [NEVER] * num_engines
+        self.next_s: list[float] = []
+
+    def add(self) -> int:
+        """One more engine; returns its number."""
+        self.next_s.append(NEVER)
+        return len(self.next_s) - 1
 
     def wake(self, engine: int, at_s: float) -> None:
         """Let `engine` decide at `at_s` at the latest."""

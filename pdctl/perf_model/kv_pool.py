@@ -1,5 +1,7 @@
 """The KV cache of one engine: what requests hold, what the prefix cache holds, what is free."""
 
+from collections.abc import Sequence
+
 from pdctl.perf_model.jobs import Job
 from pdctl.perf_model.prefix_cache import PrefixCache
 
@@ -9,21 +11,17 @@ class KvPool:
 
     __slots__ = ("cache", "capacity", "peak", "private")
 
-    def __init__(self, capacity: int, block_tokens: int) -> None:
+    def __init__(self, capacity: int, segment_tokens: Sequence[int] | None) -> None:
         self.capacity = capacity
         self.private: float = 0
         self.peak: float = 0
-        self.cache = PrefixCache(block_tokens) if block_tokens else None
+        self.cache = None if segment_tokens is None else PrefixCache(segment_tokens)
 
     def free(self) -> float:
         """Tokens free or evictable."""
         if self.cache is None:
             return self.capacity - self.private
         return self.capacity - self.private - self.cache.locked_tokens
-
-    def in_use(self) -> float:
-        """Tokens that requests hold or lock."""
-        return self.capacity - self.free()
 
     def note_peak(self) -> None:
         """Remember the present use if it is the highest so far."""
@@ -34,37 +32,49 @@ class KvPool:
     def claim(self, job: Job) -> float:
         """Find what the cache holds of a prompt and keep it; returns the tokens newly kept."""
         cache = self.cache
-        if cache is None or not job.blocks:
+        if cache is None:
             job.done = 0
             return 0
-        self.trim()
-        job.node, job.covered = cache.match(job.blocks)
-        job.done = min(job.covered * cache.block_tokens, job.isl - 1)
-        return cache.lock(job.node)
+        over = cache.total_tokens + self.private - self.capacity
+        if over > 0:
+            cache.evict(over)
+        job.covered, matched, newly = cache.claim(job.path)
+        job.done = matched if matched < job.isl else job.isl - 1
+        return newly
 
     def unclaim(self, job: Job) -> None:
         """Undo `claim`."""
         job.done = 0
-        if job.node is not None and self.cache is not None:
-            self.cache.unlock(job.node)
-            job.node = None
+        if job.covered and self.cache is not None:
+            self.cache.release(job.path, job.covered)
             job.covered = 0
 
-    def publish(self, job: Job, upto: int) -> None:
-        """Put the first `upto` tokens of a prompt, now computed, where others can find them."""
+    def publish(self, job: Job) -> None:
+        """Put a computed prompt where others can find it."""
         cache = self.cache
-        if cache is None or job.node is None:
+        if cache is not None and job.covered < len(job.path):
+            tokens = cache.publish(job.path[job.covered :])
+            job.covered = len(job.path)
+            job.private -= tokens
+            self.private -= tokens
+
+    def publish_part(self, job: Job) -> None:
+        """Put the whole segments among a prompt's computed tokens where others can find them."""
+        cache = self.cache
+        if cache is None:
             return
-        size = cache.block_tokens
-        blocks = job.blocks if upto >= job.isl else job.blocks[: upto // size]
-        covered = job.covered
-        if len(blocks) <= covered:
-            return
-        tokens = min(len(blocks) * size, job.isl) - covered * size
-        job.node, _ = cache.extend(job.node, blocks, covered, tokens)
-        job.covered = len(blocks)
-        job.private -= tokens
-        self.private -= tokens
+        upto = job.covered
+        left = job.private
+        for segment in job.path[upto:]:
+            left -= cache.tokens_of(segment)
+            if left < 0:
+                break
+            upto += 1
+        if upto > job.covered:
+            tokens = cache.publish(job.path[job.covered : upto])
+            job.covered = upto
+            job.private -= tokens
+            self.private -= tokens
 
     def hold(self, job: Job, tokens: int) -> None:
         """Take `tokens` for a request."""
@@ -75,19 +85,6 @@ class KvPool:
         """Give back all that a request holds."""
         self.private -= job.private
         job.private = 0
-        if job.node is not None and self.cache is not None:
-            self.cache.unlock(job.node)
-            job.node = None
+        if job.covered and self.cache is not None:
+            self.cache.release(job.path, job.covered)
             job.covered = 0
-
-    def held_by(self, job: Job) -> float:
-        """Tokens that would become free or evictable without this request, shared ones apart."""
-        return job.private + (min(job.isl, job.prompt) if job.node is not None else 0)
-
-    def trim(self) -> None:
-        """Evict what running requests have meanwhile displaced."""
-        cache = self.cache
-        if cache is not None:
-            over = cache.total_tokens + self.private - self.capacity
-            if over > 0:
-                cache.evict(int(over) + 1)

@@ -6,7 +6,8 @@ Source: SGLang's event_loop_overlap_disagg_prefill and PrefillBootstrapQueue.
 """
 
 from collections import deque
-from heapq import heappop, heappush
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 
 from pdctl.perf_model.decode_engine import DecodeEngine
 from pdctl.perf_model.events import NEVER, Agenda, SimulationBroken
@@ -14,7 +15,7 @@ from pdctl.perf_model.jobs import Columns, Job
 from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.scheduling import Room, admit
-from pdctl.perf_model.steps import prefill_s
+from pdctl.perf_model.step_costs import prefill_cost
 
 
 class PrefillEngine:
@@ -22,7 +23,8 @@ class PrefillEngine:
 
     __slots__ = (
         "agenda", "boot", "busy_s", "columns", "decoders", "departures", "end_s", "held",
-        "inflight", "kv", "link_s", "model", "number", "partial", "results", "start_s", "waiting",
+        "inflight", "kv", "link_s", "model", "number", "partial", "prefill_s", "results",
+        "start_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -31,17 +33,18 @@ class PrefillEngine:
         model: EngineModel,
         columns: Columns,
         *,
+        decoders: list[DecodeEngine],
         agenda: Agenda,
         departures: list[tuple[float, int]],
-        block_tokens: int,
+        segment_tokens: Sequence[int] | None,
     ) -> None:
         self.number = number
         self.model = model
         self.columns = columns
         self.agenda = agenda
         self.departures = departures
-        self.kv = KvPool(model.kv_capacity_tokens, block_tokens if model.radix_cache else 0)
-        self.decoders: list[DecodeEngine] = []
+        self.kv = KvPool(model.kv_capacity_tokens, segment_tokens if model.radix_cache else None)
+        self.decoders = decoders
         self.boot: list[tuple[float, int, Job]] = []  # by when the decode engine is ready
         self.waiting: deque[Job] = deque()
         self.partial: Job | None = None
@@ -52,6 +55,7 @@ class PrefillEngine:
         self.start_s = 0.0
         self.end_s = 0.0
         self.link_s = 0.0
+        self.prefill_s = prefill_cost(model.times)
         self.busy_s = 0.0
 
     def ready(self, job: Job, at_s: float) -> None:
@@ -62,10 +66,65 @@ class PrefillEngine:
     def decide(self, now: float) -> float:
         """Do one turn of the loop; returns when the next is due."""
         results = self.results
+        if self.inflight and not results:
+            self._reply(now, idle=True)
         while results and results[0][0] <= now:
             self._deliver(*results.popleft())
         if self.inflight:
-            self._reply(now)
+            self._reply(now, idle=False)
+        boot = self.boot
+        if boot and boot[0][0] <= now:
+            self._collect(now)
+        if self.waiting or self.partial is not None:
+            batch = self._admit()
+            if batch:
+                self._launch(now, batch)
+                if self.start_s > now or self.waiting or self.partial is not None:
+                    return self.start_s
+                return results[0][0]  # nothing to decide at `now`; the loop waits for the result
+        if results:
+            return results[0][0]
+        return self._idle_until()
+
+    def jobs_after(self, now: float) -> list[Job]:
+        """The requests whose KV has not all left this engine at `now`."""
+        held = {job.index: job for _, _, job in self.boot}
+        held.update((job.index, job) for job in self.waiting)
+        held.update((chunk[0].index, chunk[0]) for _, chunks in self.results for chunk in chunks)
+        held.update((job.index, job) for at_s, _, job in self.inflight if at_s > now)
+        if self.partial is not None:
+            held[self.partial.index] = self.partial
+        return list(held.values())
+
+    def give_up(self, job: Job, sink: int) -> bool:
+        """Its decode engine is gone: drop a request not begun, let another run into the void.
+
+        sink: the place of what takes KV that nobody wants. Returns whether it was dropped.
+        """
+        job.decode = sink
+        if job in self.waiting:
+            self.waiting.remove(job)
+            self.held -= 1
+            return True
+        kept = [entry for entry in self.boot if entry[2] is not job]
+        dropped = len(kept) < len(self.boot)
+        self.boot = kept
+        heapify(self.boot)
+        return dropped
+
+    def check_empty(self) -> None:
+        """Raise SimulationBroken if an idle engine still holds requests or KV."""
+        locked = self.kv.cache.locked_tokens if self.kv.cache else 0
+        left = self.boot or self.waiting or self.partial or self.inflight
+        if left or self.held or abs(self.kv.private) > 1e-3 or locked:
+            raise SimulationBroken(f"idle engine {self.number} still holds requests or KV")
+
+    def flush(self, until: float = NEVER) -> None:
+        """Send the replies due by `until` that nothing has asked for."""
+        self._reply(until, idle=not self.results)
+
+    def _collect(self, now: float) -> None:
+        """Let the requests for which decode engines are ready wait for prefill."""
         boot = self.boot
         slots = 2 * self.model.max_running_requests
         while boot and boot[0][0] <= now and self.held < slots:
@@ -73,54 +132,51 @@ class PrefillEngine:
             job.left = 1
             self.waiting.append(job)
             self.held += 1
-        if (self.waiting or self.partial is not None) and self._prefill(now):
-            return self.start_s
-        if results:
-            return results[0][0]
-        return self._idle_until(slots)
 
-    def _idle_until(self, slots: int) -> float:
-        until = self.inflight[0][0] if self.inflight else NEVER
-        if self.boot and self.held < slots and self.boot[0][0] < until:
-            until = self.boot[0][0]
-        if until == NEVER and (self.waiting or self.boot):
-            raise SimulationBroken(f"prefill engine {self.number} is idle and admits nothing")
-        return until
+    def _idle_until(self) -> float:
+        blocked = self.waiting or (self.boot and self.held >= 2 * self.model.max_running_requests)
+        if blocked:
+            if not self.inflight:
+                raise SimulationBroken(f"prefill engine {self.number} is idle and admits nothing")
+            return self.inflight[0][0]
+        return self.boot[0][0] if self.boot else NEVER
 
-    def _prefill(self, now: float) -> bool:
+    def _admit(self) -> list[tuple[Job, int]]:
         kv, model, partial = self.kv, self.model, self.partial
         if partial is not None and self.waiting:
-            kv.publish(partial, partial.done)
+            kv.publish_part(partial)
         room = Room(kv.free(), 0, model.chunked_prefill_size, page=model.page_size)
         slots = model.max_running_requests
         batch, self.partial, _ = admit(self.waiting, partial, room, slots, kv.claim, kv.unclaim)
-        if not batch:
-            return False
+        return batch
+
+    def _launch(self, now: float, batch: list[tuple[Job, int]]) -> None:
+        kv = self.kv
         new = 0
         pairs = 0.0
         chunks = []
         for job, tokens in batch:
-            if job.done and job is not partial:
-                self._send(job, job.done, now)
+            done = job.done
+            if done and job.private == 0:
+                self._send(job, done, now)  # what the cache held goes ahead of the forward
             new += tokens
-            pairs += tokens * (job.done + tokens / 2)
-            kv.hold(job, tokens)
-            job.done += tokens
-            chunks.append((job, tokens, job.done == job.prompt))
+            pairs += tokens * (done + tokens / 2)
+            job.private += tokens
+            job.done = done = done + tokens
+            chunks.append((job, tokens, done == job.prompt))
+        kv.private += new
         kv.note_peak()
-        seconds = prefill_s(model.times, new, pairs)
-        start_s = now if now > self.end_s else self.end_s
-        self.start_s = start_s
+        seconds = self.prefill_s(new, pairs)
+        self.start_s = start_s = now if now > self.end_s else self.end_s
         self.end_s = start_s + seconds
         self.busy_s += seconds
-        self.results.append((start_s + seconds * model.times.stages, chunks))
-        return True
+        self.results.append((start_s + seconds * self.model.times.stages, chunks))
 
     def _deliver(self, end_s: float, chunks: list[tuple[Job, int, bool]]) -> None:
         for job, tokens, last in chunks:
             arrived_s = self._send(job, tokens, end_s)
             if last:
-                self.kv.publish(job, job.isl)
+                self.kv.publish(job)
                 heappush(self.inflight, (arrived_s, job.index, job))
                 self.decoders[job.decode].land(job, arrived_s)
 
@@ -129,15 +185,19 @@ class PrefillEngine:
         times = self.model.times
         seconds = times.transfer_base_s + tokens * times.transfer_token_s
         receiver = self.decoders[job.decode]
-        mine = self.link_s = max(self.link_s, at_s) + seconds
-        theirs = receiver.link_s = max(receiver.link_s, at_s) + seconds
+        mine = (self.link_s if self.link_s > at_s else at_s) + seconds
+        theirs = (receiver.link_s if receiver.link_s > at_s else at_s) + seconds
+        self.link_s = mine
+        receiver.link_s = theirs
         return mine if mine > theirs else theirs
 
-    def _reply(self, now: float) -> None:
+    def _reply(self, now: float, *, idle: bool) -> None:
+        """Answer for transfers that have arrived; an idle loop saw each as it arrived."""
         inflight = self.inflight
         while inflight and inflight[0][0] <= now:
-            job = heappop(inflight)[2]
-            self.columns.reply_s[job.index] = now
+            arrived_s, _, job = heappop(inflight)
+            reply_s = arrived_s if idle else now
+            self.columns.reply_s[job.index] = reply_s
             self.kv.release(job)
             self.held -= 1
-            heappush(self.departures, (now, self.number))
+            heappush(self.departures, (reply_s, self.number))

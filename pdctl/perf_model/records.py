@@ -71,7 +71,8 @@ class StepTimes:
     smooth(x, y) = (x⁴ + y⁴)^¼, and coverage(n) = 1 − (1 − expert_share)^n: the share of the
     experts that n tokens touch, 1 for a dense LLM. Then:
 
-    prefill of chunks (e new tokens after h cached each), N = Σe, A = Σe·(h + e/2):
+    prefill of chunks (e new tokens after h cached each), N = Σe,
+        A = Σ(e²/2 + prefill_cached_weight·h·max(e, prefill_cached_tokens)):
         max(prefill_floor_s, prefill_base_s + prefill_pair_s·A
             + smooth(prefill_weight_s·coverage(N), prefill_token_s·N))
     decode of B requests with S tokens of context in all:
@@ -102,6 +103,8 @@ class StepTimes:
     expert_share: float = 1.0  # of the experts, touched by one request's step; 1.0: dense
     prefill_weight_s: float = 0.0
     prefill_expert_share: float = 1.0  # of the experts, touched by one prompt token
+    prefill_cached_weight: float = 1.0  # cost of a pair with a cached token over one among new
+    prefill_cached_tokens: float = 0.0  # fewer new tokens read the cached ones no faster
     decode_eager_s: float = 0.0
     decode_graph_batch: int = 1 << 30
     stages: int = 1
@@ -219,6 +222,22 @@ class Fleet:
 
 
 @dataclass(frozen=True)
+class Change:
+    """Something that happens to one engine of a fleet at a given time.
+
+    fail: it is gone at once; what it had no first token for is routed again, the rest is lost.
+    recover: it takes requests again, with an empty cache. drain: it finishes what it has and gets
+    no more. to_prefill, to_decode: drain, then serve as the other role `takes_s` later.
+    """
+
+    at_s: float
+    kind: Literal["fail", "recover", "drain", "to_prefill", "to_decode"]
+    role: Role  # of the engine now
+    place: int  # among the engines of its role, from 0; engines that changed roles come last
+    takes_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Percentiles:
     """A distribution of seconds over requests."""
 
@@ -255,4 +274,6 @@ class Outcome:
     num_rejected: int = 0
     queues: Sequence[QueueSample] = ()
     itl_s: Percentiles | None = None  # gaps between tokens of a request, over all; None: no gap
-    busy_share: Mapping[str, float] = field(default_factory=dict)  # by role: time in steps
+    busy_share: Mapping[str, float] = field(default_factory=dict)  # "prefill-0": time in steps
+    num_failed: int = 0  # lost with an engine after their first token, or no engine was open
+    arrival_s: Sequence[float] = ()

@@ -1,85 +1,127 @@
-"""Which engine the router sends a request to. Pure given its counts and its random numbers.
+"""Which engine the router sends a request to. Deterministic given its counts and random numbers.
 
 Source: sglang-router 0.3.2: balance_abs_threshold 64, balance_rel_threshold 1.5,
 cache_threshold 0.3. Ignores: eviction from the router's prefix tree (2^26 characters).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Literal
 
-from pdctl.perf_model.prefix_cache import Blocks
+from pdctl.perf_model.jobs import Job
 
 BALANCE_ABS_THRESHOLD = 64
 BALANCE_REL_THRESHOLD = 1.5
 CACHE_THRESHOLD = 0.3
 
 Policy = Literal["random", "round_robin", "power_of_two", "cache_aware"]
-Choose = Callable[[Blocks], int]
 
 
 class Pool:
-    """The engines of one role as the router sees them. loads: requests in flight, by place."""
+    """The engines of one role as the router sees them.
 
-    __slots__ = ("_last", "_owners", "_rng", "choose", "loads")
+    loads: requests in flight per engine; places: the engines open to new requests.
+    choose(job): the place of the engine that gets it, -1 when none is open.
+    """
 
-    def __init__(self, policy: Policy, size: int, rng: Random) -> None:
+    __slots__ = ("_all_open", "_last", "_owners", "_rng", "_tokens", "choose", "loads", "places")
+
+    def __init__(
+        self, policy: Policy, size: int, rng: Random, segment_tokens: Sequence[int] | None
+    ) -> None:
         self.loads = [0] * size
+        self.places = list(range(size))
+        self._all_open = True
         self._rng = rng
         self._last = -1
         self._owners: dict[int, int] = {}
-        self.choose: Choose = {
+        self._tokens = segment_tokens or ()
+        self.choose: Callable[[Job], int] = {
             "random": self._random,
             "round_robin": self._round_robin,
             "power_of_two": self._power_of_two,
             "cache_aware": self._cache_aware,
         }[policy]
 
-    def _random(self, blocks: Blocks) -> int:
-        return int(self._rng.random() * len(self.loads))
+    def open(self, place: int) -> None:
+        """Let an engine have new requests."""
+        if place not in self.places:
+            self.places = sorted([*self.places, place])
+        self._all_open = len(self.places) == len(self.loads)
 
-    def _round_robin(self, blocks: Blocks) -> int:
-        self._last = last = (self._last + 1) % len(self.loads)
-        return last
+    def close(self, place: int) -> None:
+        """Send an engine no more requests."""
+        self.places = [other for other in self.places if other != place]
+        self._all_open = False
 
-    def _power_of_two(self, blocks: Blocks) -> int:
-        count = len(self.loads)
-        if count == 1:
-            return 0
+    def add(self) -> int:
+        """One more engine, closed for now; returns its place."""
+        self.loads.append(0)
+        self._all_open = False
+        return len(self.loads) - 1
+
+    def _random(self, _: Job) -> int:
+        places = self.places
+        return places[int(self._rng.random() * len(places))] if places else -1
+
+    def _round_robin(self, _: Job) -> int:
+        self._last += 1
+        return self.places[self._last % len(self.places)] if self.places else -1
+
+    def _power_of_two(self, _: Job) -> int:
+        places = self.places
+        count = len(places)
+        if count < 2:
+            return places[0] if places else -1
         first = int(self._rng.random() * count)
         second = int(self._rng.random() * (count - 1))
         second += second >= first
-        return first if self.loads[first] <= self.loads[second] else second
+        one, other = places[first], places[second]
+        return one if self.loads[one] <= self.loads[other] else other
 
-    def _cache_aware(self, blocks: Blocks) -> int:
-        """The engine that saw the longest run of these blocks, unless loads are far apart."""
-        loads = self.loads
+    def _cache_aware(self, job: Job) -> int:
+        """The engine that had the longest leading run of this prompt, unless loads are far apart.
+
+        Where too little of the prompt is known, the least loaded.
+        """
+        loads, places = self.loads, self.places
+        if not self._all_open:
+            if not places:
+                return -1
+            loads = [loads[place] for place in places]
         low, high = min(loads), max(loads)
+        path = job.path
         chosen = -1
-        if high - low <= BALANCE_ABS_THRESHOLD or high <= low * BALANCE_REL_THRESHOLD:
-            chosen = self._owner(blocks)
-        if chosen < 0:
-            chosen = self._least_loaded(low)
-        if blocks:
-            self._owners.update(dict.fromkeys(blocks, chosen))
-        return chosen
+        if path:
+            if high - low <= BALANCE_ABS_THRESHOLD or high <= low * BALANCE_REL_THRESHOLD:
+                chosen = self._owner(job)
+            if chosen < 0:
+                chosen = self._least_loaded(loads, low)
+            owners = self._owners
+            for segment in path:
+                owners[segment] = chosen
+            return chosen
+        return self._least_loaded(loads, low)
 
-    def _owner(self, blocks: Blocks) -> int:
+    def _owner(self, job: Job) -> int:
         owners = self._owners
         matched = 0
         owner = -1
-        for block in blocks:
-            found = owners.get(block, -1)
+        for segment in job.path:
+            found = owners.get(segment, -1)
             if found < 0:
                 break
             owner = found
-            matched += 1
-        return owner if matched > CACHE_THRESHOLD * len(blocks) else -1
+            matched += self._tokens[segment]
+        if matched <= CACHE_THRESHOLD * job.isl:
+            return -1
+        return owner if self._all_open or owner in self.places else -1
 
-    def _least_loaded(self, low: int) -> int:
-        """The next engine after the last one chosen that has the lowest load."""
+    def _least_loaded(self, loads: Sequence[int], low: int) -> int:
+        """The next open engine after the last one chosen that has the lowest load."""
         try:
-            self._last = self.loads.index(low, self._last + 1)
+            at = loads.index(low, self._last + 1)
         except ValueError:
-            self._last = self.loads.index(low)
-        return self._last
+            at = loads.index(low)
+        self._last = at
+        return self.places[at]

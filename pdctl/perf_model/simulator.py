@@ -1,22 +1,21 @@
 """What would these engines do with these requests? A discrete-event replay of SGLang's scheduling.
 
-Requests go through the router to engines; engines decide steps (colocated.py, prefill_engine.py,
-decode_engine.py); decode is advanced in closed form from one change to the next (decode_run.py).
+Requests go through the router to engines (colocated_fleet.py, split_fleet.py); engines decide
+steps (colocated.py, prefill_engine.py, decode_engine.py); decode is advanced in closed form from
+one change to the next (decode_run.py).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
-from heapq import heappop, heappush
-from random import Random
 
-from pdctl.perf_model.colocated import ColocatedEngine
-from pdctl.perf_model.decode_engine import DecodeEngine
-from pdctl.perf_model.decode_run import ITL_BIN_S, DecodeCosts
-from pdctl.perf_model.events import NEVER, Agenda, SimulationBroken
-from pdctl.perf_model.jobs import Columns, Job
+from pdctl.perf_model.colocated_fleet import ColocatedFleet
+from pdctl.perf_model.decode_run import ITL_BINS_PER_S
+from pdctl.perf_model.events import NEVER
+from pdctl.perf_model.fleet_run import make_jobs
 from pdctl.perf_model.metrics import weighted_percentiles
-from pdctl.perf_model.prefill_engine import PrefillEngine
-from pdctl.perf_model.records import EngineModel, Fleet, Outcome
-from pdctl.perf_model.routing import Pool
+from pdctl.perf_model.prefixes import Prefixes, shared_prefixes
+from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample
+from pdctl.perf_model.split_fleet import SplitFleet
 from pdctl.workload.records import Requests
 
 
@@ -26,235 +25,119 @@ def simulate(
     *,
     seed: int = 0,
     sample_every_s: float | None = None,
-    changes: Sequence[object] = (),
+    changes: Sequence[Change] = (),
+    prefixes: Prefixes | None = None,
     max_decode_steps_per_event: float = NEVER,
 ) -> Outcome:
     """Replay `requests` at their own times through `fleet`.
 
+    prefixes: find_prefixes(requests), to share among replays of the same prompts at any times.
     max_decode_steps_per_event: for tests; fewer make it slower and change nothing.
-    Returns per-request times in arrival order; None where a request was rejected as too long.
+    Returns per-request times in arrival order; None where a request was rejected as too long, or
+    lost with an engine. Output beyond the context or the KV cache is cut, as SGLang does.
     Raises ValueError for a fleet without engines, SimulationBroken for a bug in the simulator.
     Source: SGLang 0.5.15 and 0.5.23, see the engines' modules. Ignores: tokenizer, detokenizer,
-    CPU time between steps, client connections.
+    CPU time between steps, client connections; outputs are as long as asked for.
     """
-    run = _Run(fleet, requests, seed, max_decode_steps_per_event)
-    run.replay()
+    if prefixes is None:
+        prefixes = find_prefixes(requests)
+    gaps: dict[int, float] = defaultdict(float)
+    run = _run(fleet, requests, prefixes, gaps, seed, max_decode_steps_per_event)
+    queues = _play(run, sample_every_s or NEVER, sorted(changes, key=lambda c: c.at_s))
     run.check()
-    return run.outcome()
+    return _outcome(run, requests, gaps, queues)
 
 
-class _Run:
-    """One replay: the engines, the router's pools and the columns."""
+def find_prefixes(requests: Requests) -> Prefixes | None:
+    """Which prompts share leading blocks; None where block ids are unknown."""
+    return shared_prefixes(requests.blocks, requests.block_tokens, requests.isl)
 
-    def __init__(self, fleet: Fleet, requests: Requests, seed: int, max_steps: float) -> None:
-        self.fleet = fleet
-        self.requests = requests
-        count = len(requests)
-        self.columns = Columns(count)
-        self.gaps: dict[int, float] = {}
-        self.departures: list[tuple[float, int]] = []
-        self.max_steps = max_steps
-        self.rejected = 0
-        rng = Random(seed)
-        if fleet.num_colocated:
-            self._make_colocated(rng)
-        else:
-            self._make_disaggregated(rng)
-        self.jobs = self._jobs()
 
-    def _make_colocated(self, rng: Random) -> None:
-        fleet, model = self.fleet, self.fleet.colocated
-        if model is None:
-            raise ValueError("a colocated fleet needs an engine model")
-        self.agenda = Agenda(fleet.num_colocated)
-        costs = DecodeCosts(model.times)
-        self.engines: list[ColocatedEngine] = [
-            ColocatedEngine(
-                number,
-                model,
-                self.columns,
-                costs=costs,
-                gaps=self.gaps,
-                departures=self.departures,
-                block_tokens=self.requests.block_tokens,
-                max_steps=self.max_steps,
-            )
-            for number in range(fleet.num_colocated)
-        ]
-        self.pool = Pool(fleet.policy, fleet.num_colocated, rng)
-        self.limits = [_limit(model)]
-
-    def _make_disaggregated(self, rng: Random) -> None:
-        fleet = self.fleet
-        if not (fleet.prefill and fleet.decode and fleet.num_prefill and fleet.num_decode):
-            raise ValueError("a fleet needs colocated engines, or prefill and decode engines")
-        num_decode = fleet.num_decode
-        self.agenda = Agenda(num_decode + fleet.num_prefill)
-        costs = DecodeCosts(fleet.decode.times)
-        self.decoders = [
-            DecodeEngine(
-                number,
-                fleet.decode,
-                self.columns,
-                costs=costs,
-                gaps=self.gaps,
-                agenda=self.agenda,
-                departures=self.departures,
-                max_steps=self.max_steps,
-            )
-            for number in range(num_decode)
-        ]
-        self.prefillers = [
-            PrefillEngine(
-                num_decode + place,
-                fleet.prefill,
-                self.columns,
-                agenda=self.agenda,
-                departures=self.departures,
-                block_tokens=self.requests.block_tokens,
-            )
-            for place in range(fleet.num_prefill)
-        ]
-        for decoder in self.decoders:
-            decoder.prefillers = self.prefillers
-        for prefiller in self.prefillers:
-            prefiller.decoders = self.decoders
-        self.decode_pool = Pool(fleet.policy, num_decode, rng)
-        self.prefill_pool = Pool(fleet.policy, fleet.num_prefill, rng)
-        reserved = fleet.decode.reserved_decode_tokens
-        self.limits = [_limit(fleet.prefill), _limit(fleet.decode)]
-        self.most_prompt = fleet.decode.kv_capacity_tokens - reserved
-
-    def _jobs(self) -> list[Job | None]:
-        requests = self.requests
-        longest = min(self.limits)
-        jobs: list[Job | None] = []
-        blocks = requests.blocks or [()] * len(requests)
-        for index, (isl, osl, run) in enumerate(
-            zip(requests.isl, requests.osl, blocks, strict=True)
-        ):
-            room = longest - isl - 1
-            jobs.append(Job(index, isl, osl if osl < room else room, run) if room >= 1 else None)
-        return jobs
-
-    def replay(self) -> None:
-        if self.fleet.num_colocated:
-            self._replay_colocated()
-        else:
-            self._replay_disaggregated()
-
-    def _replay_colocated(self) -> None:
-        engines, agenda, pool = self.engines, self.agenda, self.pool
-        entries, next_s = agenda.entries, agenda.next_s
-        departures, loads, choose = self.departures, pool.loads, pool.choose
-        hop_s = self.fleet.router_hop_s
-        for job, arrival_s in zip(self.jobs, self.requests.arrival_s, strict=True):
-            if job is None:
-                continue
-            now = arrival_s + hop_s
-            while entries and entries[0][0] < now:
-                due_s, number = heappop(entries)
-                if due_s == next_s[number]:
-                    next_s[number] = due_s = engines[number].advance(now)
-                    if due_s < NEVER:
-                        heappush(entries, (due_s, number))
-            while departures and departures[0][0] <= now:
-                loads[heappop(departures)[1]] -= 1
-            place = choose(job.blocks)
-            loads[place] += 1
-            due_s = engines[place].arrive(job, now)
-            if due_s != next_s[place]:
-                next_s[place] = due_s
-                heappush(entries, (due_s, place))
-        for engine in engines:
-            engine.advance(NEVER)
-
-    def _replay_disaggregated(self) -> None:
-        hop_s = self.fleet.router_hop_s
-        loads = self.decode_pool.loads
-        num_decode = len(loads)
-        prefill_loads = self.prefill_pool.loads
-        departures = self.departures
-        for job, arrival_s in zip(self.jobs, self.requests.arrival_s, strict=True):
-            if job is None:
-                continue
-            now = arrival_s + hop_s
-            self._advance(now)
-            while departures and departures[0][0] <= now:
-                number = heappop(departures)[1]
-                if number < num_decode:
-                    loads[number] -= 1
-                else:
-                    prefill_loads[number - num_decode] -= 1
-            job.prefill = self.prefill_pool.choose(job.blocks)
-            prefill_loads[job.prefill] += 1
-            job.decode = self.decode_pool.choose(job.blocks)
-            loads[job.decode] += 1
-            self.decoders[job.decode].arrive(job, now)
-        self._advance(NEVER)
-
-    def _advance(self, until: float) -> None:
-        """Let engines decide in time order up to `until`."""
-        entries, next_s = self.agenda.entries, self.agenda.next_s
-        engines: list[DecodeEngine | PrefillEngine] = [*self.decoders, *self.prefillers]
-        while entries and entries[0][0] < until:
-            now, number = heappop(entries)
-            if now != next_s[number]:
-                continue
-            next_s[number] = NEVER
-            due_s = engines[number].decide(now)
-            if due_s < next_s[number]:
-                next_s[number] = due_s
-                heappush(entries, (due_s, number))
-
-    def check(self) -> None:
-        """Raise SimulationBroken unless every request and every KV token came out again."""
-        columns = self.columns
-        for job in self.jobs:
-            if job is not None and (
-                columns.last_s[job.index] < 0 or columns.first_s[job.index] < 0
-            ):
-                raise SimulationBroken(f"request {job.index} never finished")
-
-    def outcome(self) -> Outcome:
-        columns, requests = self.columns, self.requests
-        hold = columns.reply_s
-        ttft_s: list[float | None] = []
-        tpot_s: list[float | None] = []
-        e2e_s: list[float | None] = []
-        tokens = 0
-        end_s = 0.0
-        for job, arrival_s, first, reply, last in zip(
-            self.jobs, requests.arrival_s, columns.first_s, hold, columns.last_s, strict=True
-        ):
-            if job is None:
-                ttft_s.append(None)
-                tpot_s.append(None)
-                e2e_s.append(None)
-                continue
-            if first < reply:
-                first = reply
-            if last < first:
-                last = first
-            ttft_s.append(first - arrival_s)
-            tpot_s.append((last - first) / (job.osl - 1) if job.osl > 1 else 0.0)
-            e2e_s.append(last - arrival_s)
-            tokens += job.osl
-            if last > end_s:
-                end_s = last
-        return Outcome(
-            ttft_s=ttft_s,
-            tpot_s=tpot_s,
-            e2e_s=e2e_s,
-            span_s=max(end_s - requests.arrival_s[0], 0.0) if requests.arrival_s else 0.0,
-            output_tokens=tokens,
-            kv_usage_peak={},
-            num_retracted=columns.num_retracted,
-            num_rejected=sum(job is None for job in self.jobs),
-            itl_s=weighted_percentiles(self.gaps, ITL_BIN_S),
+def _run(
+    fleet: Fleet,
+    requests: Requests,
+    prefixes: Prefixes | None,
+    gaps: dict[int, float],
+    seed: int,
+    max_steps: float,
+) -> ColocatedFleet | SplitFleet:
+    if fleet.colocated and fleet.num_colocated > 0:
+        return ColocatedFleet(
+            fleet.colocated,
+            fleet.num_colocated,
+            jobs=make_jobs(requests, prefixes, [fleet.colocated]),
+            arrival_s=requests.arrival_s,
+            policy=fleet.policy,
+            hop_s=fleet.router_hop_s,
+            seed=seed,
+            segment_tokens=prefixes.tokens if prefixes else None,
+            gaps=gaps,
+            max_steps=max_steps,
         )
+    if fleet.prefill and fleet.decode and fleet.num_prefill > 0 and fleet.num_decode > 0:
+        return SplitFleet(
+            fleet.prefill,
+            fleet.decode,
+            (fleet.num_prefill, fleet.num_decode),
+            jobs=make_jobs(requests, prefixes, [fleet.prefill, fleet.decode]),
+            arrival_s=requests.arrival_s,
+            policy=fleet.policy,
+            hop_s=fleet.router_hop_s,
+            seed=seed,
+            segment_tokens=prefixes.tokens if prefixes else None,
+            gaps=gaps,
+            max_steps=max_steps,
+        )
+    raise ValueError("a fleet needs colocated engines, or prefill and decode engines")
 
 
-def _limit(model: EngineModel) -> int:
-    """SGLang's max_req_len: what prompt and output may come to, less one."""
-    return min(model.max_context - 1, model.kv_capacity_tokens - 1)
+def _play(
+    run: ColocatedFleet | SplitFleet, sample_every_s: float, changes: Sequence[Change]
+) -> list[QueueSample]:
+    """Play to the end, stopping to sample queues and to let changes happen."""
+    queues = []
+    pending = list(reversed(changes))
+    sample_s = 0.0 if sample_every_s < NEVER else NEVER
+    more = True
+    while more:
+        change_s = pending[-1].at_s if pending else NEVER
+        more = run.play(min(sample_s, change_s)) or bool(pending)
+        if change_s <= sample_s and pending:
+            run.apply(pending.pop())
+        elif sample_s < NEVER:
+            queues.append(run.sample(sample_s))
+            sample_s = len(queues) * sample_every_s
+    return queues
+
+
+def _outcome(
+    run: ColocatedFleet | SplitFleet,
+    requests: Requests,
+    gaps: dict[int, float],
+    queues: Sequence[QueueSample],
+) -> Outcome:
+    columns, jobs, arrival_s = run.columns, run.jobs, requests.arrival_s
+    first_s = list(map(max, columns.first_s, columns.reply_s))
+    last_s = list(map(max, columns.last_s, first_s))
+    done = [job is not None and last >= 0 for job, last in zip(jobs, columns.last_s, strict=True)]
+    end_s = max(last_s, default=0.0)
+    span_s = max(end_s - arrival_s[0], 0.0) if end_s > 0 else 0.0
+    rows = list(zip(done, jobs, arrival_s, first_s, last_s, strict=True))
+    return Outcome(
+        ttft_s=[first - at if ok else None for ok, _, at, first, _ in rows],
+        tpot_s=[
+            (last - first) / (job.osl - 1 or 1) if ok and job else None
+            for ok, job, _, first, last in rows
+        ],
+        e2e_s=[last - at if ok else None for ok, _, at, _, last in rows],
+        span_s=span_s,
+        output_tokens=sum(job.osl for ok, job, _, _, _ in rows if ok and job),
+        kv_usage_peak=run.kv_usage_peak(),
+        num_retracted=columns.num_retracted,
+        num_rejected=sum(job is None for job in jobs),
+        queues=queues,
+        itl_s=weighted_percentiles(gaps, 1 / ITL_BINS_PER_S),
+        busy_share={name: busy / span_s if span_s else 0.0 for name, busy in run.busy_s().items()},
+        num_failed=len(run.failed),
+        arrival_s=arrival_s,
+    )

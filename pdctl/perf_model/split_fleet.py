@@ -1,0 +1,240 @@
+"""The replay of a disaggregated fleet: prefill and decode engines that work hand in hand."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from random import Random
+
+from pdctl.perf_model.decode_engine import DecodeEngine, Void
+from pdctl.perf_model.events import NEVER, Agenda
+from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried
+from pdctl.perf_model.jobs import Columns, Job
+from pdctl.perf_model.prefill_engine import PrefillEngine
+from pdctl.perf_model.records import Change, EngineModel, QueueSample
+from pdctl.perf_model.routing import Policy, Pool
+from pdctl.perf_model.step_costs import DecodeCosts
+
+VOID = 0  # a decoder's place
+
+
+class SplitFleet:
+    """Prefill and decode engines behind a router; `play` moves the clock.
+
+    by_number: all engines; prefillers and decoders: by their places. Place 0 of the decoders is
+    the void: it takes the KV of requests whose decode engine has failed.
+    """
+
+    def __init__(
+        self,
+        prefill: EngineModel,
+        decode: EngineModel,
+        counts: tuple[int, int],
+        *,
+        jobs: Sequence[Job | None],
+        arrival_s: Sequence[float],
+        policy: Policy,
+        hop_s: float,
+        seed: int,
+        segment_tokens: Sequence[int] | None,
+        gaps: dict[int, float],
+        max_steps: float,
+    ) -> None:
+        self.jobs, self.arrival_s, self.hop_s = jobs, arrival_s, hop_s
+        self.prefill, self.decode = prefill, decode
+        self.columns = Columns(len(jobs))
+        self.failed: set[int] = set()
+        self.router = Router()
+        self.agenda = Agenda()
+        rng = Random(seed)
+        self.prefill_pool = Pool(policy, 0, rng, segment_tokens)
+        self.decode_pool = Pool(policy, 0, rng, segment_tokens)
+        self.by_number: list[DecodeEngine | PrefillEngine] = []
+        self.prefillers: list[PrefillEngine] = []
+        self.decoders: list[DecodeEngine] = []
+        self._costs = DecodeCosts(decode.times)
+        self._segment_tokens, self._gaps, self._max_steps = segment_tokens, gaps, max_steps
+        self._next = 0
+        self.decoders.append(self._decoder(self.agenda.add(), Void))
+        self.by_number.append(self.decoders[0])
+        self.router.homes.append((self.decode_pool, self.decode_pool.add()))
+        for _ in range(counts[1]):
+            self.decode_pool.open(self._add_decoder())
+        for _ in range(counts[0]):
+            self.prefill_pool.open(self._add_prefiller())
+
+    def _add_decoder(self) -> int:
+        self.decoders.append(self._decoder(self.agenda.add()))
+        self.by_number.append(self.decoders[-1])
+        place = self.decode_pool.add()
+        self.router.homes.append((self.decode_pool, place))
+        return place
+
+    def _add_prefiller(self) -> int:
+        self.prefillers.append(self._prefiller(self.agenda.add()))
+        self.by_number.append(self.prefillers[-1])
+        place = self.prefill_pool.add()
+        self.router.homes.append((self.prefill_pool, place))
+        return place
+
+    def _decoder(self, number: int, kind: type[DecodeEngine] = DecodeEngine) -> DecodeEngine:
+        return kind(
+            number,
+            self.decode,
+            self.columns,
+            prefillers=self.prefillers,
+            costs=self._costs,
+            gaps=self._gaps,
+            agenda=self.agenda,
+            departures=self.router.departures,
+            max_steps=self._max_steps,
+        )
+
+    def _prefiller(self, number: int) -> PrefillEngine:
+        return PrefillEngine(
+            number,
+            self.prefill,
+            self.columns,
+            decoders=self.decoders,
+            agenda=self.agenda,
+            departures=self.router.departures,
+            segment_tokens=self._segment_tokens,
+        )
+
+    def play(self, until: float) -> bool:
+        """Let everything before `until` happen; returns whether anything is left to happen."""
+        hop_s, router, departures = self.hop_s, self.router, self.router.departures
+        first, self._next = self._next, bisect_left(self.arrival_s, until - hop_s, self._next)
+        for index in range(first, self._next):
+            job = self.jobs[index]
+            if job is not None:
+                now = self.arrival_s[index] + hop_s
+                self._advance(now)
+                if router.openings or (departures and departures[0][0] <= now):
+                    router.settle(now)
+                self._route(job, now)
+        self._advance(until)
+        return self._next < len(self.jobs) or bool(self.agenda.entries)
+
+    def _route(self, job: Job, now: float) -> None:
+        job.prefill = prefill = self.prefill_pool.choose(job)
+        job.decode = decode = self.decode_pool.choose(job)
+        if prefill < 0 or decode < 0:
+            self.failed.add(job.index)
+            return
+        self.prefill_pool.loads[prefill] += 1
+        self.decode_pool.loads[decode] += 1
+        self.decoders[decode].arrive(job, now)
+
+    def _advance(self, until: float) -> None:
+        """Let engines decide in time order up to `until`."""
+        entries, next_s, by_number = self.agenda.entries, self.agenda.next_s, self.by_number
+        while entries and entries[0][0] < until:
+            now, number = heappop(entries)
+            if now == next_s[number]:
+                next_s[number] = NEVER
+                due_s = by_number[number].decide(now)
+                if due_s < next_s[number]:
+                    next_s[number] = due_s
+                    heappush(entries, (due_s, number))
+
+    def apply(self, change: Change) -> None:
+        """Let a change happen, everything before it having happened."""
+        now, of_prefill = change.at_s, change.role == "prefill"
+        place = change.place if of_prefill else change.place + 1
+        pool = self.prefill_pool if of_prefill else self.decode_pool
+        engine = self.prefillers[place] if of_prefill else self.decoders[place]
+        self.router.settle(now)
+        if change.kind == "recover":
+            pool.open(place)
+        elif change.kind == "drain":
+            pool.close(place)
+        elif change.kind == "fail" and of_prefill:
+            self._fail_prefiller(place, now)
+        elif change.kind == "fail":
+            self._fail_decoder(place, now)
+        elif change.kind == "to_prefill" and not of_prefill:
+            successor = (self.prefill_pool, self._add_prefiller(), change.takes_s)
+            self.router.drain(engine.number, successor, now)
+        elif change.kind == "to_decode" and of_prefill:
+            successor = (self.decode_pool, self._add_decoder(), change.takes_s)
+            self.router.drain(engine.number, successor, now)
+
+    def _fail_prefiller(self, place: int, now: float) -> None:
+        gone = self.prefillers[place]
+        gone.flush(now)
+        held = gone.jobs_after(now)
+        for decoder in self.decoders:
+            held.extend(job for job in decoder.prealloc if job.prefill == place)
+        for job in held:
+            self.decoders[job.decode].give_up(job, now)
+            self.decode_pool.loads[job.decode] -= 1
+        self.prefillers[place] = fresh = self._prefiller(gone.number)
+        self._replace(gone, fresh, held, now)
+
+    def _fail_decoder(self, place: int, now: float) -> None:
+        gone = self.decoders[place]
+        held = {job.index: job for job in gone.jobs_after(now)}
+        for prefiller in self.prefillers:
+            for job in prefiller.jobs_after(now):
+                if job.decode == place:
+                    held[job.index] = job
+        self.decoders[place] = fresh = self._decoder(gone.number)
+        for job in held.values():
+            if self.prefillers[job.prefill].give_up(job, VOID) or job in gone.prealloc:
+                self.prefill_pool.loads[job.prefill] -= 1
+        self._replace(gone, fresh, list(held.values()), now)
+
+    def _replace(
+        self,
+        gone: DecodeEngine | PrefillEngine,
+        fresh: DecodeEngine | PrefillEngine,
+        held: Sequence[Job],
+        now: float,
+    ) -> None:
+        fresh.busy_s = gone.busy_s
+        self.by_number[gone.number] = fresh
+        self.agenda.next_s[gone.number] = NEVER
+        self.router.forget(gone.number)
+        lost, retried = lost_or_retried(held, self.columns, now)
+        self.failed.update(job.index for job in lost)
+        for job in retried:
+            self._route(job, now)
+
+    def sample(self, at_s: float) -> QueueSample:
+        """Requests in each waiting place now."""
+        prefillers, decoders = self.prefillers, self.decoders
+        prealloc = sum(len(d.prealloc) for d in decoders)
+        running = sum(len(d.decoding.running) for d in decoders)
+        waiting = sum(len(d.waiting) for d in decoders)
+        leaving = sum(len(finished) for d in decoders for _, finished in d.results)
+        return QueueSample(
+            at_s,
+            waiting=sum(len(p.waiting) + (p.partial is not None) for p in prefillers),
+            running=running + waiting,
+            bootstrap=prealloc + sum(len(p.boot) for p in prefillers),
+            inflight=sum(sum(e[0] > at_s for e in p.inflight) for p in prefillers),
+            prealloc=prealloc,
+            transfer=sum(d.held for d in decoders) - running - waiting - leaving,
+        )
+
+    def check(self) -> None:
+        """Raise SimulationBroken unless every request and every KV token came out again."""
+        check_finished(self.jobs, self.columns, self.failed)
+        for prefiller in self.prefillers:
+            prefiller.flush()
+            prefiller.check_empty()
+        for decoder in self.decoders[1:]:
+            decoder.check_empty()
+
+    def kv_usage_peak(self) -> dict[str, float]:
+        """The fullest that KV caches were, by role, 0..1."""
+        return {
+            "prefill": max(p.kv.peak / p.kv.capacity for p in self.prefillers),
+            "decode": max(d.kv.peak / d.kv.capacity for d in self.decoders),
+        }
+
+    def busy_s(self) -> dict[str, float]:
+        """Seconds in steps, by engine."""
+        named = {f"prefill-{i}": p.busy_s for i, p in enumerate(self.prefillers)}
+        named.update((f"decode-{i}", d.busy_s) for i, d in enumerate(self.decoders[1:]))
+        return named

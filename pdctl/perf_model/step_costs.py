@@ -1,0 +1,45 @@
+"""StepTimes made ready for the simulator's inner loop; equal to steps.py, which a test checks."""
+
+from collections.abc import Callable
+
+from pdctl.perf_model.records import StepTimes
+from pdctl.perf_model.steps import decode_constant_s, decode_floor_s, decode_slope_s, prefill_s
+
+
+class DecodeCosts(dict[int, tuple[float, float, float]]):
+    """Per batch size: a step's constant seconds, seconds per context token, and least seconds."""
+
+    def __init__(self, times: StepTimes) -> None:
+        super().__init__()
+        self._times = times
+
+    def __missing__(self, batch: int) -> tuple[float, float, float]:
+        times = self._times
+        row = (
+            decode_constant_s(times, batch),
+            decode_slope_s(times, batch),
+            decode_floor_s(times, batch),
+        )
+        self[batch] = row
+        return row
+
+
+def prefill_cost(times: StepTimes) -> Callable[[float, float], float]:
+    """prefill_s of fixed times as a function of new tokens and pairs.
+
+    For a dense LLM the weights cost the same whatever the tokens, so one power suffices.
+    """
+    if times.prefill_expert_share < 1.0 and times.prefill_weight_s > 0.0:
+        return lambda tokens, pairs: prefill_s(times, tokens, pairs)
+    base, per_token, per_pair = times.prefill_base_s, times.prefill_token_s, times.prefill_pair_s
+    floor, weight = times.prefill_floor_s, times.prefill_weight_s**4
+
+    def dense(tokens: float, pairs: float) -> float:
+        seconds = (
+            base
+            + ((weight + (per_token * tokens) ** 4) ** 0.25 if weight else per_token * tokens)
+            + per_pair * pairs
+        )
+        return seconds if seconds > floor else floor
+
+    return dense
