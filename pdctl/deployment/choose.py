@@ -8,8 +8,6 @@ from pdctl.deployment.extra_args import check_args
 from pdctl.deployment.flags_router import POLICIES
 from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
 from pdctl.errors import InvalidInput
-from pdctl.inspection.records import Llm
-from pdctl.perf_model import memory
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.verdict.sizing import quarter
 
@@ -113,12 +111,6 @@ def checked(deployment: Deployment) -> Deployment:
         )
     check_args(deployment)
     return deployment
-
-
-def check_llm(deployment: Deployment, llm: Llm) -> None:
-    """Nothing, if every role's tp, pp, dp and ep can cut `llm`; InvalidInput otherwise."""
-    for plan in deployment.roles.values():
-        memory.check_parallelism(llm, plan.parallelism)
 
 
 def check_counts(prefill: int | None, total: int) -> int:

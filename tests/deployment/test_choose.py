@@ -1,9 +1,8 @@
 import pytest
 
-from pdctl.deployment.choose import check_counts, check_llm, checked, deployment_of, name_of
+from pdctl.deployment.choose import check_counts, checked, deployment_of, name_of
 from pdctl.deployment.records import RouterPlan
 from pdctl.errors import InvalidInput
-from pdctl.inspection.records import Llm
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import split
 
@@ -73,13 +72,6 @@ def test_each_role_has_its_own_size_and_flags_after_the_shared_ones() -> None:
 def test_sizes_that_cannot_be_are_refused(parallelism: Parallelism, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         checked(split(parallelism=parallelism))
-
-
-def test_tp_must_divide_the_heads_of_the_model() -> None:
-    llm = Llm("m", "M", 2, 64, 128, 512, 8, 8, 8, 8)
-    check_llm(split(parallelism=Parallelism(tp=8)), llm)
-    with pytest.raises(InvalidInput, match="tp 3 does not divide the 8 attention heads"):
-        check_llm(split(parallelism=Parallelism(tp=3)), llm)
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".x", "a/b", "a" * 65, "a..b", "-x", "a\n", "ä"])

@@ -15,12 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.real_engine.installed import MODEL, PYTHON, missing
 from tests.real_engine.loopback import loopback_only
 
-pytestmark = pytest.mark.real_engine
+pytestmark = [
+    pytest.mark.real_engine,
+    pytest.mark.skipif(missing() is not None, reason=missing() or ""),
+]
 
-HOME = Path(os.environ.get("PDCTL_REAL_ENGINE", "~/.cache/pdctl/real-engine")).expanduser()
-PYTHON, MODEL = HOME / "venv" / "bin" / "python", HOME / "model"
 PORT = 30000
 NUM_PROMPTS = 20
 MAX_NEW_TOKENS = 16
@@ -47,9 +49,7 @@ COLOCATED = {"colocated": {"engines": 1, "env": ENVIRONMENT}}
 
 @pytest.fixture(scope="module", autouse=True)
 def _network() -> Iterator[None]:
-    """Skip without SGLang; otherwise run where nobody else can reach Mooncake's listeners."""
-    if not PYTHON.exists() or not (MODEL / "config.json").exists():
-        pytest.skip(f"no SGLang in {HOME}: run tests/real_engine/install.sh")
+    """Run where nobody else can reach Mooncake's listeners."""
     with loopback_only():
         yield
 
