@@ -5,29 +5,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines import actions, memory, readiness
 from pdctl.engines.actions import Action, Desired, Fail, FirstRequestSeen, Limits, Observed, Process
+from pdctl.engines.fleet_protocols import Launcher, Look, Router
 from pdctl.engines.log_phases import StartupPhase, read_phases
 from pdctl.engines.on_local import Running
 from pdctl.engines.probes import Asks
 from pdctl.engines.records import Event
-from pdctl.engines.router_client import Listed, RouterClient
+from pdctl.engines.router_client import Listed
 from pdctl.engines.supervisor import all_serving, step
 
 ALIVE_EVERY_S = 15.0
 LISTED_EVERY_S = 5.0
-
-
-class Launcher(Protocol):
-    """Starts and ends processes."""
-
-    def start(self, spec: ProcessSpec) -> Running: ...
-    def is_alive(self, running: Running) -> bool: ...
-    def terminate(self, running: Running) -> None: ...
-    def kill(self, running: Running) -> None: ...
 
 
 @dataclass
@@ -48,7 +39,8 @@ class Fleet:
     desired: Desired
     launcher: Launcher
     probes: Asks
-    router: RouterClient
+    router: Router
+    look: Look = readiness
     limits: Limits = field(default_factory=Limits)
     clock: Callable[[], float] = time.monotonic
     emit: Callable[[Event], None] = lambda event: None
@@ -138,17 +130,17 @@ class Fleet:
         if not process.ready:
             # a start of minutes is not asked twenty times a second
             every_s = min(max((now - start.launched_at) / 60, 0.05), 0.5)
-            check = self._check_router if process.is_router else lambda: readiness.check(spec)
+            check = self._check_router if process.is_router else lambda: self.look.check(spec)
             then = self._fold(name, start, self._fold_check)
             self.probes.ask(("check", *key), check, then, now=now, every_s=every_s)
         elif process.deregister_sent is not None and process.listed is None:
             then = self._fold(name, start, self._fold_drained)
-            num = lambda: readiness.num_requests(spec)  # noqa: E731
+            num = lambda: self.look.num_requests(spec)  # noqa: E731
             self.probes.ask(("drained", *key), num, then, now=now, every_s=0.25)
         else:
             every_s = ALIVE_EVERY_S if process.unanswered_since is None else 5.0
             then = self._fold(name, start, self._fold_alive)
-            alive = self.router.is_alive if process.is_router else lambda: readiness.is_alive(spec)
+            alive = self.router.is_alive if process.is_router else lambda: self.look.is_alive(spec)
             self.probes.ask(("alive", *key), alive, then, now=now, every_s=every_s)
 
     def _check_router(self) -> readiness.Readiness:
@@ -260,7 +252,7 @@ class Fleet:
 
     def _send_first_request(self, now: float) -> None:
         self.first_request = FirstRequestSeen("sent", self.first_request.tries + 1)
-        send = lambda: readiness.send_first_request(self.router.url)  # noqa: E731
+        send = lambda: self.look.send_first_request(self.router.url)  # noqa: E731
         key = ("first_request", str(self.first_request.tries))
         self.probes.ask(key, send, self._fold_first_request, now=now, every_s=0.0)
 

@@ -49,11 +49,16 @@ def last_start(lines: tuple[str, ...]) -> tuple[str, ...]:
     return lines[starts[-1] :] if starts else lines
 
 
+def is_harmless(line: str) -> bool:
+    """Whether a line looks like a failure but is said on healthy starts too, or is pdctl's own."""
+    return line.startswith(START_OF_LOG) or _HARMLESS.search(line) is not None
+
+
 def telling_line(lines: tuple[str, ...]) -> str:
     """The earliest line that says what went wrong; the last line if none does; "" of no lines."""
     said = [line for line in lines if not line.startswith(START_OF_LOG)]
     for line in said:
-        if _TELLING.search(line) and not _HARMLESS.search(line):
+        if _TELLING.search(line) and not is_harmless(line):
             return line.strip()
     return said[-1].strip() if said else ""
 

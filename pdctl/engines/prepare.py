@@ -43,9 +43,9 @@ def prepare(deployment: Deployment) -> Prepared:
     Raises EnvironmentProblem where this machine lacks one of them, InvalidInput where the
     deployment asks for what cannot be. Call inside `planning()` unless nothing will be started.
     """
-    llm = _llm(deployment)
     install = _install(deployment)
     gpus = _gpus_here() if needs_gpus(deployment) else ()
+    llm = _llm(deployment)
     assigned = assign_gpus(deployment, gpus)
     backend, kv_path = _kv_path(deployment, install, gpus)
     taken = _reserved_ports()

@@ -1,5 +1,7 @@
 """Which deployments run on this machine, for this user."""
 
+from dataclasses import replace
+
 from pdctl.engines import state
 from pdctl.engines.on_local import is_same_process, marked
 from pdctl.engines.records import FleetState
@@ -41,9 +43,13 @@ def states() -> tuple[FleetState, ...]:
 
 def _readable(name: str) -> FleetState | None:
     try:
-        return state.read_state(name)
+        found = state.read_state(name)
     except StateConflict:
         return None
+    if found is None or state.is_supervised(name):
+        return found
+    what_to_do = f"no supervisor; pdctl up --resume --name {name}"
+    return replace(found, phase="degraded", detail=what_to_do)
 
 
 def not_running(name: str) -> StateConflict:

@@ -5,6 +5,7 @@ closer; acting twice on the same sight is harmless. The loop around it is in dae
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import (
@@ -42,7 +43,10 @@ def step(
     for spec in desired.specs:
         actions += _toward_serving(spec, desired, observed, now, limits)
     for process in _leaving(desired, observed):
-        actions += _toward_gone(process, desired, observed, now, limits)
+        due = tuple(_toward_gone(process, desired, observed, now, limits))
+        actions += due
+        if any(isinstance(action, Deregister) for action in due):
+            observed = _without(process, observed, now)  # the next one must not count on it
     return (*actions, *_first_request(desired, observed, limits))
 
 
@@ -189,8 +193,9 @@ def _toward_gone(
     if process.terminate_sent is not None:
         return _end(process, now)
     if process.deregister_sent is None and not _may_leave(process, desired, observed):
-        return ()
-    if process.listed is not None:
+        return _toward_listed(process, observed, now, limits)  # it goes on serving meanwhile
+    # also where it is not listed: this is what its draining counts from
+    if process.listed is not None or (process.served and process.deregister_sent is None):
         return _deregister_once(process, now, limits, "not wanted any more")
     waited_s = now - process.deregister_sent if process.deregister_sent is not None else 0.0
     if process.served and not process.drained and waited_s < limits.drain_s:
@@ -198,21 +203,34 @@ def _toward_gone(
     return (Terminate(process.name, "drained" if process.drained else "not wanted any more"),)
 
 
+def _without(process: Process, observed: Observed, now: float) -> Observed:
+    leaving = replace(process, deregister_sent=now)
+    return replace(observed, processes={**observed.processes, process.name: leaving})
+
+
 def _may_leave(process: Process, desired: Desired, observed: Observed) -> bool:
     """New engines serve before old ones go; unless they wait for the old one's GPUs or port.
 
-    Never the last one of its role that serves.
+    Never the last one of a wanted role that can serve, and nobody while the router is down.
     """
-    others = [
-        spec
-        for spec in desired.specs
-        if spec.role == process.spec.role and _is_serving(spec, observed)
-    ]
-    if process.is_router or (process.is_serving and not others):
-        return process.is_router or not any(s.role == process.spec.role for s in desired.specs)
+    if not process.ready:
+        return True
+    role = process.spec.role
+    if not _router_is_up(observed):
+        return False
+    if any(spec.role == role for spec in desired.specs) and not _others_serve(process, observed):
+        return False
     missing = [spec for spec in desired.specs if not _is_serving(spec, observed)]
     blocked = any(_is_held_by(process, spec, observed) for spec in missing)
-    return blocked or not [s for s in missing if not _is_given_up(s, observed)]
+    return blocked or all(_is_given_up(spec, observed) for spec in missing)
+
+
+def _others_serve(process: Process, observed: Observed) -> bool:
+    return any(
+        other.spec.role == process.spec.role and other.is_serving and other.deregister_sent is None
+        for other in observed.processes.values()
+        if other.name != process.name
+    )
 
 
 def _is_held_by(process: Process, spec: ProcessSpec, observed: Observed) -> bool:

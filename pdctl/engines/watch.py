@@ -26,7 +26,8 @@ def states(supervisor: SupervisorProcess) -> Iterator[FleetState | None]:
 
 
 def _own(found: FleetState | None, supervisor: SupervisorProcess) -> FleetState | None:
-    return found if found is not None and found.run_id == supervisor.launch.run_id else None
+    """The state, if this supervisor wrote it and not one before it."""
+    return found if found is not None and found.supervisor_pid == supervisor.child.pid else None
 
 
 def failure(name: str, last: FleetState | None) -> PdctlError:
@@ -36,22 +37,23 @@ def failure(name: str, last: FleetState | None) -> PdctlError:
     culprit = next((p for p in last.processes if p.name == last.failed_process), None)
     if last.failure == "not_ready":
         return NotReady(
-            f"{name} was not ready in time: {last.detail}. Everything was stopped.",
+            f"{name} was not ready in time: {last.detail}; all was stopped.",
             hint="--timeout 4h to wait longer, or pdctl logs to see what it was doing",
             code="not_ready",
             details=_details(culprit),
         )
     if culprit is None:
         return EngineFailed(
-            f"{last.detail}. Everything was stopped.", hint="pdctl logs", code="engine_failed"
+            f"{last.detail}; all was stopped.", hint="pdctl logs", code="engine_failed"
         )
     return _engine_failed(culprit, last.detail)
 
 
 def _engine_failed(culprit: ProcessState, why: str) -> EngineFailed:
     told = log_tail.telling_line(_lines(culprit))[:300]
+    said = f" Its log says: {told}" if told else ""
     return EngineFailed(
-        f"{culprit.name} {why}" + (f": {told}" if told else "") + " Everything was stopped.",
+        f"{culprit.name} {why} before everything served; all was stopped.{said}",
         hint=_hint(told, culprit),
         code="router_failed" if culprit.role == "router" else "engine_failed",
         details=_details(culprit),

@@ -18,15 +18,19 @@ def ls_view(states: Sequence[FleetState], now: float) -> RenderableType:
         return Text("No deployment is running. pdctl up starts one.")
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
     for column in ("NAME", "STATE", "LAYOUT", "MODEL", "ENDPOINT", "UP FOR"):
-        table.add_column(column, no_wrap=column != "MODEL", overflow="fold")
+        table.add_column(column, no_wrap=column not in ("MODEL", "STATE"), overflow="fold")
     for state in states:
         started = min((p.started_at for p in state.processes if p.started_at), default=None)
         table.add_row(
             state.name,
-            Text(state.phase, style=COLOURS.get(state.phase, "yellow")),
+            Text(_phase(state), style=COLOURS.get(state.phase, "yellow")),
             state.layout,
             state.model,
             state.endpoint,
             format_seconds(None if started is None else now - started),
         )
     return table
+
+
+def _phase(state: FleetState) -> str:
+    return f"{state.phase}: {state.detail}" if state.phase == "degraded" else state.phase

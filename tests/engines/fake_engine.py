@@ -1,6 +1,6 @@
 """A process that answers like an SGLang engine as far as the supervisor and the router ask.
 
-    python fake_engine.py ROLE PORT BOOTSTRAP_PORT [--crash-after S] [--start-s S] [--never-ready]
+python fake_engine.py ROLE PORT BOOTSTRAP_PORT [--start-s S] [--says-role ROLE] [--never-ready]
 """
 
 import argparse
@@ -61,9 +61,10 @@ class Handler(BaseHTTPRequestHandler):
         return
 
 
-print("Load weight begin. avail mem=1.00 GB", flush=True)
+sys.stdout.write("Load weight begin. avail mem=1.00 GB\n")
+sys.stdout.flush()
 time.sleep(options.start_s)
-print("Load weight end. elapsed=0.1 s", flush=True)
+sys.stdout.write("Load weight end. elapsed=0.1 s\n")
 if options.role == "prefill":
     registry = ThreadingHTTPServer(("127.0.0.1", options.bootstrap_port), Handler)
     threading.Thread(target=registry.serve_forever, daemon=True).start()

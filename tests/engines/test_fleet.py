@@ -1,0 +1,297 @@
+"""The supervisor's loop over a world of fakes: what it does after what happens."""
+
+from dataclasses import replace
+
+import pytest
+
+from pdctl.engines.actions import Limits
+from tests.engines.world import (
+    AtOnce,
+    World,
+    fleet_in,
+    fleet_specs,
+    ready_fleet,
+    run,
+    scale,
+    spec,
+)
+
+DECODE = fleet_specs(1, 2)[2]
+
+
+def starts(world: World) -> list[str]:
+    return [line for line in world.log if " start " in line]
+
+
+def test_everything_starts_at_once_and_is_listed_when_ready() -> None:
+    world = World()
+    fleet = fleet_in(world, fleet_specs(1, 2))
+    fleet.tick()
+    assert world.log == [
+        "0 start router",
+        "0 start prefill-0",
+        "0 start decode-0",
+        "0 start decode-1",
+    ]
+    run(fleet, world, 5)
+    assert {row.url[-4:] for row in world.listed.values()} == {"1001", "1002", "1003"}
+    assert fleet.was_ready
+    assert fleet.first_request_ttft_s == 0.05
+    assert fleet.is_quiet
+
+
+def test_a_prefill_engine_is_listed_with_its_bootstrap_port() -> None:
+    _, world = ready_fleet()
+    assert world.listed["http://127.0.0.1:1001"].bootstrap_port == 2001
+    assert world.listed["http://127.0.0.1:1002"].bootstrap_port is None
+
+
+@pytest.mark.parametrize("name", ["router", "prefill-0", "decode-1"])
+def test_a_process_that_fails_during_the_first_start_ends_everything(name: str) -> None:
+    world = World(broken={name})
+    fleet = fleet_in(world, fleet_specs(1, 2))
+    run(fleet, world, 10)
+    assert fleet.is_over
+    assert not world.alive
+    assert fleet.failure is not None
+    assert (fleet.failure.name, fleet.failure.failure) == (name, "engine_failed")
+    assert fleet.failure.why == "exited with status 1"
+
+
+def test_what_is_not_ready_in_time_is_stopped() -> None:
+    world = World(frozen={"decode-0"})
+    fleet = fleet_in(world, fleet_specs(1, 1), Limits(ready_timeout_s=60))
+    run(fleet, world, 70)
+    assert fleet.failure is not None
+    assert (fleet.failure.name, fleet.failure.failure) == ("decode-0", "not_ready")
+    assert not world.alive
+
+
+def test_an_engine_that_answers_as_another_role_fails_the_start() -> None:
+    world = World(says_role={"decode-0": "prefill"})
+    fleet = fleet_in(world, fleet_specs(1, 1))
+    run(fleet, world, 30)
+    assert fleet.failure is not None
+    assert fleet.failure.why == "answers as prefill"
+    assert not world.alive
+
+
+def test_without_a_passing_request_it_is_not_ready() -> None:
+    world = World(request_fails=True)
+    fleet = fleet_in(world, fleet_specs(1, 1))
+    run(fleet, world, 30)
+    assert not fleet.was_ready
+    assert fleet.failure is not None
+    assert "first request failed: status 500" in fleet.failure.why
+    assert fleet.first_request.tries == 3
+
+
+def test_a_crashed_engine_leaves_the_router_and_comes_back_after_its_backoff() -> None:
+    fleet, world = ready_fleet()
+    crashed_at = world.now - 1000
+    world.end("decode-1", -9)
+    run(fleet, world, 1)
+    assert "http://127.0.0.1:1003" not in world.listed
+    run(fleet, world, 15)
+    assert starts(world) == [f"{crashed_at + 10:g} start decode-1"]
+    assert "http://127.0.0.1:1003" in world.listed
+    assert fleet.is_quiet
+    assert fleet.restarts == {"decode-1": 1}
+
+
+def test_backoff_doubles_up_to_its_limit() -> None:
+    fleet, world = ready_fleet()
+    world.broken.add("decode-1")
+    world.end("decode-1", 1)
+    run(fleet, world, 1400, every_s=0.5)
+    at = [float(line.split()[0]) for line in starts(world)]
+    gaps = [round(later - earlier) for earlier, later in zip(at, at[1:], strict=False)]
+    assert gaps == [20, 40, 80, 160, 300, 300, 300]
+
+
+def test_crashes_long_ago_are_forgiven() -> None:
+    fleet, world = ready_fleet()
+    for _ in range(3):
+        world.end("decode-1", 1)
+        run(fleet, world, 700, every_s=1)
+    at = world.now - 1000
+    world.end("decode-1", 1)
+    run(fleet, world, 20)
+    assert starts(world)[-1] == f"{at + 10:g} start decode-1"
+
+
+def test_a_new_engine_that_never_serves_is_given_up_and_the_rest_goes_on() -> None:
+    fleet, world = ready_fleet()
+    world.broken.add("decode-2")
+    scale(fleet, (*fleet.desired.specs, spec("decode-2", "decode", 9, gpu=9)))
+    run(fleet, world, 400, every_s=0.5)
+    assert len(starts(world)) == 3
+    assert "without ever serving" in fleet.processes["decode-2"].given_up
+    assert fleet.processes["decode-1"].is_serving
+
+
+def test_an_engine_that_has_served_is_never_given_up() -> None:
+    fleet, world = ready_fleet()
+    world.broken.add("decode-1")
+    world.end("decode-1", 1)
+    run(fleet, world, 3000, every_s=1)
+    assert not fleet.processes["decode-1"].given_up
+    assert len(starts(world)) > 8
+
+
+def test_a_crashed_router_is_started_at_once_and_every_engine_added_again() -> None:
+    fleet, world = ready_fleet()
+    world.end("router", 101)
+    run(fleet, world, 5)
+    assert [line.split()[1:] for line in starts(world)] == [["start", "router"]]
+    assert len(world.listed) == 3
+    assert fleet.is_quiet
+
+
+def test_a_router_that_crashes_again_and_again_is_not_a_restart_storm() -> None:
+    fleet, world = ready_fleet()
+    world.broken.add("router")
+    world.end("router", 101)
+    run(fleet, world, 60)
+    assert len(starts(world)) == 3  # at once, then after 10 s and 20 s more
+
+
+def test_a_hanging_engine_is_killed_after_what_no_long_prefill_takes() -> None:
+    fleet, world = ready_fleet()
+    run(fleet, world, 20)
+    world.frozen.add("decode-0")
+    run(fleet, world, 200)
+    assert world.log == []
+    run(fleet, world, 60)
+    assert any("kill decode-0" in line for line in world.log)
+    world.frozen.clear()
+    run(fleet, world, 30)
+    assert fleet.processes["decode-0"].is_serving
+
+
+def test_stopping_takes_the_router_out_first() -> None:
+    fleet, world = ready_fleet()
+    fleet.desired = replace(fleet.desired, stop="drain")
+    run(fleet, world, 5)
+    assert [line.split()[-1] for line in world.log] == [
+        "router",
+        "prefill-0",
+        "decode-0",
+        "decode-1",
+    ]
+    assert fleet.is_over
+
+
+def test_what_ignores_sigterm_is_killed_after_its_grace() -> None:
+    fleet, world = ready_fleet()
+    world.deaf.add("decode-0")
+    fleet.desired = replace(fleet.desired, stop="drain")
+    run(fleet, world, 40)
+    terminated, killed = (
+        float(line.split()[0])
+        for line in world.log
+        if line.endswith(("terminate decode-0", "kill decode-0"))
+    )
+    assert killed - terminated == 30
+    assert fleet.is_over
+
+
+def test_stopping_at_once_kills_everything() -> None:
+    fleet, world = ready_fleet()
+    world.deaf.update({"decode-0", "router"})
+    fleet.desired = replace(fleet.desired, stop="now")
+    run(fleet, world, 1)
+    assert not world.alive
+
+
+def test_an_engine_leaves_after_the_new_one_serves_and_only_when_drained() -> None:
+    fleet, world = ready_fleet()
+    new = spec("decode-2", "decode", 9, gpu=9)
+    world.busy["decode-1"] = 3
+    kept = tuple(s for s in fleet.desired.specs if s.name != "decode-1")
+    scale(fleet, (*kept, new))
+    run(fleet, world, 1)
+    assert "http://127.0.0.1:1003" in world.listed
+    run(fleet, world, 9)
+    assert new.url in world.listed
+    assert "http://127.0.0.1:1003" not in world.listed
+    assert not any("terminate" in line for line in world.log)
+    world.busy.clear()
+    run(fleet, world, 3)
+    assert world.log[-1].endswith("terminate decode-1")
+    assert "decode-1" not in fleet.processes
+
+
+def test_draining_is_bounded() -> None:
+    fleet, world = ready_fleet()
+    world.busy["decode-1"] = 3
+    scale(fleet, fleet.desired.specs[:-1])
+    run(fleet, world, 70)
+    assert world.log[-1].endswith("terminate decode-1")
+
+
+def test_an_engine_whose_gpu_the_new_one_needs_leaves_first() -> None:
+    fleet, world = ready_fleet()
+    new = spec("prefill-1", "prefill", 9, gpu=2)  # decode-1 has GPU 2
+    kept = tuple(s for s in fleet.desired.specs if s.name != "decode-1")
+    scale(fleet, (*kept, new))
+    run(fleet, world, 10)
+    assert [line.split(" ", 1)[1] for line in world.log] == [
+        "terminate decode-1",
+        "start prefill-1",
+    ]
+    assert fleet.is_quiet
+
+
+def test_the_last_serving_decode_engine_never_leaves_for_one_that_does_not_serve_yet() -> None:
+    fleet, world = ready_fleet(1, 1)
+    new = spec("decode-1", "decode", 9, gpu=1)  # decode-0 has GPU 1
+    scale(fleet, (*fleet.desired.specs[:-1], new))
+    run(fleet, world, 120)
+    assert fleet.processes["decode-0"].is_serving
+    assert world.log == []
+
+
+def test_an_engine_wanted_again_while_it_drains_ends_and_comes_back() -> None:
+    fleet, world = ready_fleet()
+    before = fleet.desired.specs
+    scale(fleet, before[:-1])
+    run(fleet, world, 1.5)
+    scale(fleet, before)
+    run(fleet, world, 10)
+    assert fleet.is_quiet
+    assert fleet.processes["decode-1"].crashes == ()
+
+
+def test_a_program_that_cannot_be_started_fails_the_start_with_the_reason() -> None:
+    class Refuses(World):
+        def start(self, spec: object) -> object:  # type: ignore[override]
+            raise OSError(11, "Resource temporarily unavailable")
+
+    world = Refuses()
+    fleet = fleet_in(world, fleet_specs(1, 1))
+    run(fleet, world, 1)
+    assert fleet.failure is not None
+    assert fleet.failure.why == "could not be started"
+    assert fleet.is_over
+
+
+def test_an_answer_about_an_earlier_start_is_not_taken_for_the_present_one() -> None:
+    fleet, world = ready_fleet()
+    world.end("decode-0", 1)
+    probes = fleet.probes
+    assert isinstance(probes, AtOnce)
+    while not any(
+        fleet.processes["decode-0"].running and world.check(s).is_ready for s in [DECODE]
+    ):
+        run(fleet, world, 0.25)
+    fleet.tick()  # asks, and is told that it is ready
+    stale = probes.answers
+    probes.answers = []
+    world.end("decode-0", 1)
+    while not fleet.processes["decode-0"].crashes[1:] or not fleet.processes["decode-0"].running:
+        run(fleet, world, 0.25)
+    for answer in stale:
+        answer()
+    assert stale
+    assert not fleet.processes["decode-0"].ready

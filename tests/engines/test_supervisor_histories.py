@@ -1,0 +1,107 @@
+"""Random histories of crashes, hangs and commands: what always holds afterwards."""
+
+import os
+import random
+
+import pytest
+
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.fleet import Fleet
+from tests.engines.world import World, fleet_in, fleet_specs, run, scale, spec
+
+NUM_HISTORIES = int(os.environ.get("PDCTL_HISTORIES", "40"))
+NUM_GPUS = 6
+# on GPUs that nothing has: it can always be reached
+FRESH = (
+    fleet_specs(1, 1)[0],
+    spec("prefill-x", "prefill", 500, gpu=90),
+    spec("decode-x", "decode", 501, gpu=91),
+)
+
+
+def engines_of(fleet: Fleet, role: str) -> set[str]:
+    return {p.name for p in fleet.processes.values() if p.spec.role == role and p.is_serving}
+
+
+class Watched(World):
+    """A world that checks every start: no GPU is given twice, nothing starts in a storm."""
+
+    def start(self, spec: ProcessSpec):  # type: ignore[no-untyped-def]
+        taken = [gpu for other in self.alive.values() for gpu in other.gpus]
+        assert not set(spec.gpus) & set(taken), f"{spec.name} on a GPU in use"
+        return super().start(spec)
+
+
+def some_event(dice: random.Random, fleet: Fleet, world: Watched, number: int) -> str:
+    """One thing happens; its name."""
+    names = [its.name for its in world.alive.values()]
+    kind = dice.choice(["crash", "crash", "freeze", "thaw", "break", "mend", "scale", "busy"])
+    if kind == "crash" and names:
+        world.end(dice.choice(names), -9)
+    elif kind == "freeze" and names:
+        world.frozen.add(dice.choice(names))
+    elif kind == "thaw":
+        world.frozen.clear()
+    elif kind == "break" and names:
+        world.broken.add(dice.choice(names))
+    elif kind == "mend":
+        world.broken.clear()
+    elif kind == "busy" and names:
+        world.busy = {dice.choice(names): dice.randint(0, 3)}
+    elif kind == "scale":
+        scale(fleet, some_layout(dice, number))
+    return kind
+
+
+def some_layout(dice: random.Random, number: int) -> tuple[ProcessSpec, ...]:
+    """One prefill and one decode engine at least, on GPUs chosen anew."""
+    gpus = dice.sample(range(NUM_GPUS), dice.randint(2, NUM_GPUS))
+    roles = ["prefill", "decode", *(dice.choice(["prefill", "decode"]) for _ in gpus[2:])]
+    engines = tuple(
+        spec(f"{role}-{gpu}", role, 10 * (gpu + 1) + (role == "decode"), gpu=gpu)  # type: ignore[arg-type]
+        for role, gpu in zip(roles, gpus, strict=True)
+    )
+    return (fleet_specs(1, 1)[0], *engines)
+
+
+@pytest.mark.parametrize("seed", range(NUM_HISTORIES))
+def test_whatever_happens_the_supervisor_stays_sane(seed: int) -> None:
+    dice = random.Random(seed)
+    world = Watched()
+    fleet = fleet_in(world, some_layout(dice, 0))
+    run(fleet, world, 8)
+    assert fleet.was_ready
+    for number in range(12):
+        some_event(dice, fleet, world, number)
+        for _ in range(dice.randint(1, 30)):
+            before = {role: engines_of(fleet, role) for role in ("prefill", "decode")}
+            told = len(world.log)
+            run(fleet, world, 1.0, every_s=0.5)
+            assert_nobody_was_sent_away(before, world.log[told:])
+    assert_no_storm(world)
+    world.frozen.clear()
+    world.broken.clear()
+    world.busy.clear()
+    scale(fleet, FRESH)
+    run(fleet, world, 800, every_s=2.0)
+    assert {p.name for p in fleet.processes.values() if p.is_serving} == {s.name for s in FRESH}
+    assert fleet.is_quiet
+
+
+def assert_nobody_was_sent_away(before: dict[str, set[str]], log: list[str]) -> None:
+    """The last serving engine of a role is never terminated by the supervisor itself."""
+    for role, serving in before.items():
+        ended = {line.split()[-1] for line in log if " terminate " in line}
+        assert not serving or serving - ended, f"the last {role} engine was terminated"
+
+
+def assert_no_storm(world: Watched) -> None:
+    """No process starts more than four times a minute, however often it is killed."""
+    by_name: dict[str, list[float]] = {}
+    for line in world.log:
+        at, what, name = line.split()
+        if what == "start":
+            by_name.setdefault(name, []).append(float(at))
+    for name, times in by_name.items():
+        for first, fifth in zip(times, times[4:], strict=False):
+            assert fifth - first >= 10, f"{name} started five times in {fifth - first:.0f} s"
