@@ -17,6 +17,7 @@ WINDOW_S = 60.0
 _SLACK_S = 2.0  # by which a minute of samples may miss a minute
 INTERVALS = 4  # of 15 s; a trend is three steps in a row between them
 LEAST_ARRIVALS = 10
+_LONGEST_GAP_S = 15.0
 SETTLING_S = 15.0  # after a start or a change, queues say nothing for so long
 _DEEP_PER_ENGINE = 8.0  # so many requests waiting per engine all the time are a backlog
 _LEAST_RISE_PER_ENGINE = 2.0
@@ -56,7 +57,7 @@ def advise(history: Sequence[Moment], *, name: str = "", tpot_slo_s: float | Non
     tpot_slo_s: what decode latency is held against; without it, its own lowest interval.
     """
     steady = _since_last_change(history)
-    window = [one for one in steady if one.at_s > steady[-1].at_s - WINDOW_S - _SLACK_S]
+    window = _last_minute(steady)
     missing = _missing(window)
     if missing:
         return Advice("not_enough_evidence", f"Not enough evidence for advice: {missing}.")
@@ -77,6 +78,18 @@ def _since_last_change(history: Sequence[Moment]) -> Sequence[Moment]:
     return [one for one in history[start:] if one.at_s >= settled_s]
 
 
+def _last_minute(moments: Sequence[Moment]) -> Sequence[Moment]:
+    """The moments of the last minute, from the last gap on."""
+    window: list[Moment] = []
+    for moment in reversed(moments):
+        if moment.at_s <= moments[-1].at_s - WINDOW_S - _SLACK_S:
+            break
+        if window and window[-1].at_s - moment.at_s > _LONGEST_GAP_S:
+            break
+        window.append(moment)
+    return window[::-1]
+
+
 def _engines(moment: Moment) -> tuple[int, int, int]:
     return moment.num_prefill, moment.num_decode, moment.num_colocated
 
@@ -87,8 +100,6 @@ def _missing(window: Sequence[Moment]) -> str:
         return f"{span_s:.0f} of {WINDOW_S:.0f} s watched"
     if any(one.waiting is None for one in window):
         return "not every engine has said how many requests wait"
-    if _trend(window, lambda m: m.waiting) is None:
-        return "its samples are too far apart (pdctl status --watch takes one a second)"
     arrivals = _arrivals(window)
     if arrivals is None:
         return "how many requests arrive is unknown (the router's metrics port counts them)"

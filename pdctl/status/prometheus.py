@@ -1,6 +1,6 @@
 """The few Prometheus families status needs, out of a page of hundreds. Pure.
 
-docs/decisions/0010-own-prometheus-reader.md says why not prometheus_client.parser.
+docs/decisions/0010-own-readers-in-status.md says why not prometheus_client.parser.
 """
 
 import math

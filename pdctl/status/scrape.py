@@ -20,7 +20,11 @@ _DEFAULT_ROUTER_METRICS_PORT = 29000
 
 def scrape_engine(target: Target, timeout_s: float = TIMEOUT_S) -> Scrape:
     """What one engine says now, metrics included."""
-    return EngineScraper(target).scrape(timeout_s)
+    scraper = EngineScraper(target)
+    try:
+        return scraper.scrape(timeout_s)
+    finally:
+        scraper.close()
 
 
 class EngineScraper:

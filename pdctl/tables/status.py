@@ -44,7 +44,7 @@ def _header(status: FleetStatus, width: int) -> list[Text]:
 
 
 def _facts(status: FleetStatus) -> list[str]:
-    ages = [one.age_s for one in status.engines if one.age_s is not None]
+    ages = [one.age_s for one in status.engines if one.age_s is not None and one.health == "up"]
     facts = [
         "" if status.requests_per_s is None else f"{format_rate(status.requests_per_s)} req/s",
         _latency("TTFT", status.ttft_p50_s, status.ttft_p99_s, status.ttft_slo_s),

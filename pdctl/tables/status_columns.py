@@ -46,13 +46,19 @@ def _number(value: float | None, form: Callable[[float], str]) -> str:
     return NONE if value is None else form(value)
 
 
+def _fresh(rows: Sequence[EngineStatus], name: str) -> list[float]:
+    """Of the engines that answer now: the last numbers of the others are no part of a sum."""
+    values = (_of(row, name) for row in rows if row.health == "up")
+    return [value for value in values if value is not None]
+
+
 def _sum(rows: Sequence[EngineStatus], name: str) -> float | None:
-    known = [value for row in rows if (value := _of(row, name)) is not None]
+    known = _fresh(rows, name)
     return sum(known) if known else None
 
 
 def _mean(rows: Sequence[EngineStatus], name: str) -> float | None:
-    known = [value for row in rows if (value := _of(row, name)) is not None]
+    known = _fresh(rows, name)
     return sum(known) / len(known) if known else None
 
 

@@ -143,7 +143,8 @@ def test_without_a_name_there_is_no_command() -> None:
         (history(rate=0.1, waiting=lambda t: t), "6 of 10 requests seen"),
         (history(rate=0.0), "0 of 10 requests seen"),
         (history(waiting=lambda t: None), "not every engine has said"),
-        (history(step=30, waiting=lambda t: t), "too far apart"),
+        (history(step=30, waiting=lambda t: t), "0 of 60 s watched"),
+        (history(40) + history(121)[100:], "20 of 60 s watched"),
         ([replace(one, requests=None) for one in history()], "how many requests arrive"),
     ],
 )

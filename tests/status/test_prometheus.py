@@ -21,7 +21,7 @@ def page(name: str) -> str:
 def test_a_prefill_engine_counts_the_prompt_tokens_it_computed(version: str, tokens: int) -> None:
     sample, counters = parse_engine_metrics(page(f"metrics_prefill_{version}.txt"), "prefill", 9.0)
     assert counters.prefill_tokens == tokens
-    assert (sample.waiting, sample.bootstrap, sample.at_s) == (0, 0, 9.0)
+    assert [sample.waiting, sample.bootstrap, sample.at_s] == [0, 0, 9.0]
     assert sample.prealloc is None
     assert sample.running is None
 
@@ -36,7 +36,7 @@ def test_a_decode_engine_says_its_queues_rate_and_time_to_first_token() -> None:
     sample, counters = parse_engine_metrics(page("metrics_decode_0.5.15.txt"), "decode", 9.0)
     assert [sample.running, sample.prealloc, sample.transfer] == [1, 0, 0]
     assert sample.tokens_per_s == pytest.approx(68.007, abs=1e-3)
-    assert (counters.requests, counters.decode_tokens) == (5, 136)
+    assert [counters.requests, counters.decode_tokens] == [5, 136]
     assert counters.ttft is not None
     assert counters.ttft[-1] == (float("inf"), 5)
     assert quantile(counters.ttft, 0.5) == pytest.approx(0.45)

@@ -1,0 +1,135 @@
+"""One verdict for a fleet, and the sums advice is given from."""
+
+from dataclasses import replace
+
+import pytest
+
+from pdctl.status.records import (
+    Advice,
+    EngineStatus,
+    FleetStatus,
+    RouterScrape,
+    Scrape,
+    Target,
+    Watched,
+)
+from pdctl.status.snapshot import (
+    engine_status,
+    fleet_status,
+    is_well,
+    moment_of,
+    queue_length,
+    with_live_role,
+)
+from tests.status.fleets import BUSY, DECODE, PREFILL
+
+ROUTER = RouterScrape(at_s=0.0, alive=True, ready=True)
+WATCHED = Watched("chat", "m", "http://r", (), "http://r:30000", phase="serving")
+TARGET = Target("decode-0", "decode", "http://127.0.0.1:1")
+NO_ADVICE = Advice("steady", "")
+
+
+def judged(
+    engines: tuple[EngineStatus, ...] = BUSY.engines,
+    router: RouterScrape | None = ROUTER,
+    watched: Watched = WATCHED,
+) -> FleetStatus:
+    return fleet_status(watched, engines, router, NO_ADVICE, 0.0)
+
+
+def sick(health: str, problem: str = "") -> tuple[EngineStatus, ...]:
+    broken = replace(BUSY.engines[3], health=health, problem=problem)  # type: ignore[arg-type]
+    return (*BUSY.engines[:3], broken)
+
+
+def test_a_fleet_whose_engines_and_router_answer_serves() -> None:
+    assert (judged().verdict, judged().verdict_text) == ("serving", "")
+    assert judged().layout == "2P2D"
+
+
+@pytest.mark.parametrize(
+    ("engines", "router", "verdict", "words"),
+    [
+        ((), ROUTER, "down", "no engines"),
+        (BUSY.engines, None, "down", "router does not answer at http://r:30000"),
+        (BUSY.engines, replace(ROUTER, alive=False), "down", "router does not answer"),
+        (BUSY.engines, replace(ROUTER, ready=False), "degraded", "no healthy pair"),
+        (sick("unreachable", "connection refused"), ROUTER, "degraded", "decode-1 does not answer"),
+        (sick("stale"), ROUTER, "degraded", "decode-1 hangs"),
+        (sick("starting"), ROUTER, "degraded", "decode-1 is starting"),
+        (sick("failed", "exit 137"), ROUTER, "degraded", "decode-1 has failed (exit 137)"),
+        (sick("up")[:2], ROUTER, "serving", ""),
+        ((*BUSY.engines[:2], *sick("failed")[3:]), ROUTER, "down", "no decode engine serves"),
+    ],
+)
+def test_the_verdict_names_what_is_wrong(
+    engines: tuple[EngineStatus, ...], router: RouterScrape | None, verdict: str, words: str
+) -> None:
+    status = judged(engines, router)
+    assert status.verdict == verdict
+    assert words in status.verdict_text
+
+
+def test_an_open_circuit_breaker_degrades_though_the_router_says_it_is_ready() -> None:
+    engines = (*BUSY.engines[:3], replace(BUSY.engines[3], breaker="open"))
+    assert judged(engines).verdict_text == "the router's circuit breaker of decode-1 is open"
+
+
+def test_engines_that_start_make_a_fleet_that_starts() -> None:
+    starting = tuple(replace(one, health="starting", sample=None) for one in BUSY.engines)
+    assert judged(starting, None).verdict == "starting"
+    assert judged(starting, None).verdict_text == "0 of 4 engines serve"
+
+
+def test_what_is_wrong_with_the_watch_is_said_when_all_else_is_well() -> None:
+    assert judged(watched=replace(WATCHED, note="no supervisor")).verdict_text == "no supervisor"
+
+
+@pytest.mark.parametrize("phase", ["starting", "loading", "registering"])
+def test_an_engine_that_loads_is_not_called_unreachable(phase: str) -> None:
+    row = engine_status(
+        replace(TARGET, phase=phase, detail="weights"), Scrape(0.0, problem="x"), None, 0.0, None
+    )
+    assert (row.health, row.problem) == ("starting", "weights")
+
+
+def test_an_engine_that_hangs_keeps_its_last_sample_and_grows_old() -> None:
+    last = Scrape(at_s=10.0, sample=DECODE, age_s=0.5)
+    row = engine_status(TARGET, None, last, 14.0, "closed")
+    assert (row.health, row.age_s, row.sample) == ("unreachable", 4.5, DECODE)
+
+
+def test_numbers_that_do_not_change_are_stale_though_the_engine_answers() -> None:
+    last = Scrape(at_s=10.0, sample=DECODE, age_s=7.0)
+    row = engine_status(TARGET, last, last, 10.0, None)
+    assert (row.health, row.problem) == ("stale", "its numbers are 7 s old")
+
+
+def test_an_engine_in_another_role_than_registered_is_not_well() -> None:
+    target = with_live_role(TARGET, PREFILL)
+    assert target.problem == "registered as decode but runs as prefill"
+    assert with_live_role(TARGET, DECODE) == TARGET
+    row = engine_status(target, Scrape(0.0, PREFILL), Scrape(0.0, PREFILL), 0.0, None)
+    assert row.health == "up"
+    assert not is_well(row)
+
+
+def test_a_moment_adds_up_queues_and_averages_latency() -> None:
+    moment = moment_of(BUSY.engines, 7.0, 3.0, restarted=False)
+    assert (moment.waiting, moment.inflight, moment.running, moment.requests) == (79, 6, 47, 7.0)
+    assert moment.kv_usage == pytest.approx(0.31)
+    assert moment.itl_s == pytest.approx(0.014)
+    assert (moment.num_prefill, moment.num_decode) == (2, 2)
+
+
+def test_a_sum_is_unknown_while_one_engine_of_the_role_is_silent() -> None:
+    engines = (replace(BUSY.engines[0], health="unreachable"), *BUSY.engines[1:])
+    moment = moment_of(engines, None, 3.0, restarted=False)
+    assert moment.waiting is None
+    assert moment.running == 47
+
+
+def test_the_queue_of_an_engine_is_all_that_waits_there() -> None:
+    assert queue_length(PREFILL) == 44
+    assert queue_length(DECODE) == 1
+    assert queue_length(None) is None

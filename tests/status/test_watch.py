@@ -1,0 +1,219 @@
+"""A watch over fake engines and a fake router that answer with captured pages."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdctl.errors import EngineFailed, InvalidInput
+from pdctl.status.evidence import keep_evidence, read_evidence
+from pdctl.status.records import Counters, Moment, Target, Watched
+from pdctl.status.scrape import scrape_engine
+from pdctl.status.sources import source_of_router
+from pdctl.status.targets import targets_of_router
+from pdctl.status.watch import Watch
+from tests.status.servers import Pages, pages_server
+
+CAPTURES = Path(__file__).parent.parent / "data" / "captures"
+
+
+def page(name: str) -> tuple[int, bytes]:
+    return 200, (CAPTURES / name).read_bytes()
+
+
+def engine_pages(role: str) -> Pages:
+    return {
+        "/v1/loads": page(f"loads_{role}_0.5.23.json"),
+        "/metrics": page(f"metrics_{role}_0.5.23.txt"),
+        "/model_info": page(f"model_info_{role}_0.5.23.json"),
+    }
+
+
+class Fleet:
+    """One prefill and one decode engine behind a router, all fake."""
+
+    def __init__(self, prefill: str, decode: str, router: str, pages: dict[str, Pages]) -> None:
+        self.prefill, self.decode, self.router, self.pages = prefill, decode, router, pages
+
+    def watched(self) -> Watched:
+        return Watched(
+            name="chat",
+            model="m",
+            endpoint=self.router,
+            targets=(
+                Target("prefill-0", "prefill", self.prefill),
+                Target("decode-0", "decode", self.decode),
+            ),
+            router_url=self.router,
+            router_metrics_port=int(self.router.rsplit(":", 1)[1]),
+            phase="serving",
+        )
+
+    def change_loads(self, role: str, **changes: Any) -> None:
+        found = json.loads(self.pages[role]["/v1/loads"][1])
+        found["loads"][0] |= changes
+        self.pages[role]["/v1/loads"] = (200, json.dumps(found).encode())
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    pages: dict[str, Pages] = {r: engine_pages(r) for r in ("prefill", "decode")}
+    pages["router"] = {"/readiness": (200, b"{}")}
+    with (
+        pages_server(pages["prefill"]) as prefill,
+        pages_server(pages["decode"]) as decode,
+        pages_server(pages["router"]) as router,
+    ):
+        listed = [
+            {"id": "1", "url": prefill, "worker_type": "prefill", "is_healthy": True},
+            {"id": "2", "url": decode, "worker_type": "decode", "is_healthy": True},
+        ]
+        pages["router"]["/workers"] = (200, json.dumps({"workers": listed}).encode())
+        pages["router"]["/metrics"] = (200, page("router_metrics_0.3.2.txt")[1])
+        yield Fleet(prefill, decode, router, pages)
+
+
+@pytest.fixture
+def watch(fleet: Fleet) -> Iterator[Watch]:
+    one = Watch(fleet.watched)
+    yield one
+    one.close()
+
+
+def test_a_fleet_that_answers_serves(watch: Watch) -> None:
+    status = watch.sample()
+    assert (status.verdict, status.layout) == ("serving", "1P1D")
+    assert [one.health for one in status.engines] == ["up", "up"]
+    assert status.advice.kind == "not_enough_evidence"
+    assert status.requests_per_s is None
+
+
+def test_rates_come_from_two_samples(fleet: Fleet, watch: Watch) -> None:
+    watch.sample()
+    fleet.change_loads("prefill", total_prefill_uncached_tokens=25954)
+    fleet.change_loads("decode", decode_moments=[926, 3220, 3e6, 12000, 13727168.0, 3220])
+    fleet.pages["router"]["/metrics"] = (
+        200,
+        page("router_metrics_0.3.2.txt")[1].replace(b'"false"} 48', b'"false"} 60'),
+    )
+    status = watch.sample()
+    prefill, decode = (one.sample for one in status.engines)
+    assert prefill is not None
+    assert prefill.tokens_per_s is not None
+    assert prefill.tokens_per_s > 0
+    assert decode is not None
+    assert decode.itl_p50_s == pytest.approx(4.0 / 400)
+    assert status.requests_per_s is not None
+    assert status.requests_per_s > 0
+
+
+def test_an_engine_that_counts_anew_was_restarted_and_gives_no_rates(
+    fleet: Fleet, watch: Watch
+) -> None:
+    watch.sample()
+    fleet.change_loads("prefill", total_prefill_uncached_tokens=3)
+    status = watch.sample()
+    assert watch.moments[-1].restarted
+    assert status.engines[0].sample is not None
+    assert status.engines[0].sample.tokens_per_s is None
+
+
+def test_an_engine_that_fails_keeps_its_last_numbers(fleet: Fleet, watch: Watch) -> None:
+    watch.sample()
+    fleet.pages["decode"]["/v1/loads"] = (500, b"")
+    status = watch.sample()
+    assert status.engines[1].health == "unreachable"
+    assert status.engines[1].problem == "HTTP 500"
+    assert status.engines[1].sample is not None
+    assert status.verdict == "down"
+
+
+def test_an_engine_that_wants_a_key_is_said_so(fleet: Fleet, watch: Watch) -> None:
+    fleet.pages["decode"]["/v1/loads"] = (401, b"")
+    assert "PDCTL_API_KEY" in watch.sample().engines[1].problem
+
+
+def test_numbers_that_stand_still_are_stale(fleet: Fleet, watch: Watch) -> None:
+    fleet.change_loads("decode", timestamp=1795426100.0)
+    assert watch.sample().engines[1].health == "stale"
+
+
+def test_an_open_breaker_shows_on_its_engine(fleet: Fleet, watch: Watch) -> None:
+    line = f'smg_worker_cb_state{{worker="{fleet.decode}"}} 1\n'
+    fleet.pages["router"]["/metrics"] = (200, line.encode())
+    status = watch.sample()
+    assert status.engines[1].breaker == "open"
+    assert status.verdict == "degraded"
+
+
+def test_an_sglang_without_loads_is_read_by_its_metrics(fleet: Fleet) -> None:
+    del fleet.pages["decode"]["/v1/loads"]
+    fleet.pages["decode"]["/metrics"] = page("metrics_decode_0.5.15.txt")
+    scrape = scrape_engine(fleet.watched().targets[1])
+    assert scrape.sample is not None
+    assert scrape.sample.running == 1
+
+
+def test_an_sglang_without_loads_and_metrics_is_read_by_get_load(fleet: Fleet) -> None:
+    del fleet.pages["decode"]["/v1/loads"], fleet.pages["decode"]["/metrics"]
+    fleet.pages["decode"]["/get_load"] = page("get_load_prefill_0.5.15.json")
+    scrape = scrape_engine(fleet.watched().targets[1])
+    assert scrape.sample is not None
+    assert scrape.sample.waiting == 0
+
+
+def test_engines_are_found_from_the_router_and_asked_for_their_role(fleet: Fleet) -> None:
+    fleet.pages["decode"]["/model_info"] = page("model_info_prefill_0.5.23.json")
+    targets = targets_of_router(fleet.router)
+    assert [(one.name, one.url) for one in targets] == [
+        ("prefill-0", fleet.prefill),
+        ("decode-0", fleet.decode),
+    ]
+    assert targets[0].problem == ""
+    assert targets[1].problem == "registered as decode but runs as prefill"
+
+
+def test_a_deployment_of_somebody_else_is_watched_but_not_commanded(fleet: Fleet) -> None:
+    watched = source_of_router(fleet.router + "/")()
+    assert watched.model == "tiny-llama"
+    assert watched.phase is None
+
+
+def test_no_router_there_is_an_error_that_says_so(fleet: Fleet) -> None:
+    with pytest.raises(EngineFailed, match="No SGLang router answers"):
+        targets_of_router(fleet.decode)
+
+
+@pytest.mark.parametrize("url", ["", "host", "host:30000", "ftp://host", "http://", "http://h:x"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInput, match="--router"):
+        targets_of_router(url)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
+    (tmp_path / "chat").mkdir()
+    return tmp_path / "chat"
+
+
+def test_what_one_run_saw_is_known_to_the_next(home: Path) -> None:
+    moments = [Moment(at_s=float(i), num_prefill=1, num_decode=1) for i in range(5)]
+    counters = Counters(requests=3.0, ttft=((0.1, 1.0), (float("inf"), 3.0)))
+    keep_evidence("chat", moments, {"http://a": {"loads": (4.0, counters)}})
+    past, known = read_evidence("chat", since_s=2.0)
+    assert past == tuple(moments[2:])
+    assert known == {"http://a": {"loads": (4.0, counters)}}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"moments": 3}', '{"moments": [{}]}', "null"])
+def test_a_past_that_is_unreadable_is_none(home: Path, text: str) -> None:
+    (home / "samples.json").write_text(text, encoding="utf-8")
+    assert read_evidence("chat", since_s=0.0) == ((), {})
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(home: Path) -> None:
+    keep_evidence("missing", [], {})
+    assert read_evidence("missing", since_s=0.0) == ((), {})
