@@ -81,9 +81,14 @@ def keep(model: str, question: Question, verdict: Verdict, arm: Arm, output: Pat
 
 
 def _write_report(path: Path, model: str, question: Question, verdict: Verdict) -> None:
+    from pdctl.commands.spread import spread_over_cores
+    from pdctl.tables.plan import flip_sentence
     from pdctl.tables.report import report_page
+    from pdctl.verdict.curves import rate_curves
 
-    page = report_page(question, verdict, next_command(model, verdict))
+    curves = rate_curves(question, verdict, spread=spread_over_cores)
+    command, flips = next_command(model, verdict), flip_sentence(verdict)
+    page = report_page(question, verdict, command, curves, flips)
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as problem:

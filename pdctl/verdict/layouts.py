@@ -95,7 +95,7 @@ def _role_engines(question: Question, role: Role) -> tuple[EngineModel, ...]:
     for shape in tried:
         if len(sizes) >= MAX_SIZES and shape.num_gpus not in sizes:
             break
-        engine = _engine(question, role, shape)
+        engine = fixed_engine(question, role, shape)
         if engine is not None:
             sizes.add(shape.num_gpus)
             found.append(engine)
@@ -112,7 +112,8 @@ def assumed_cluster(cluster: Cluster) -> Cluster:
     return replace(cluster, rdma_bytes_per_s=ASSUMED_RDMA_BYTES_PER_S)
 
 
-def _engine(question: Question, role: Role, shape: Parallelism) -> EngineModel | None:
+def fixed_engine(question: Question, role: Role, shape: Parallelism) -> EngineModel | None:
+    """The engine of a role and shape, with what the question says of it; None: does not fit."""
     speculation = question.speculation
     return engine_model(
         question.llm,

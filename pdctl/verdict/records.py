@@ -80,7 +80,7 @@ class Arm:
 
     layout: str
     num_gpus: int
-    parallelism: dict[str, Parallelism]  # by role
+    parallelism: dict[Role, Parallelism]
     ttft_s: Percentiles | None = None
     tpot_s: Percentiles | None = None
     e2e_s: Percentiles | None = None

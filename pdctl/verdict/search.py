@@ -17,9 +17,9 @@ from pdctl.workload.records import Requests
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_REPLAYED = 15  # splits that replay a trace; of more, those around the closed-form best
+MAX_REPLAYED = 9  # splits that replay a trace: those best in closed form
 MAX_DRAWN = 4  # splits that serve drawn requests, where all are to be done in a moment
-FINALISTS = 2  # parallelisms per arm that the simulator compares
+FINALISTS = 2  # colocated parallelisms that the simulator compares
 CLOSE = 0.85  # of the best closed-form score: below it a parallelism is not simulated
 LEAST_REQUESTS = 200
 MOST_REQUESTS = 10_000
@@ -92,17 +92,19 @@ def search(
     spread: Spread = one_by_one,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Findings:
-    """The best layout of each arm at `rate_rps`, and every split of the chosen parallelisms.
+    """The best layout of each arm at `rate_rps`, and a sweep over the splits of the GPUs.
 
-    Closed forms rank all layouts; the simulator decides among the parallelisms close to the
-    best and among their splits. Knees come from shorter simulated runs.
+    Closed forms rank all layouts and keep the best of each prefill share; the simulator
+    decides among those. Knees come from shorter simulated runs.
     """
     run = _Search(question, demand, rate_rps, spread)
     together = run.ranked(colocated_fleets(question, engines))
-    pairs = [run.ranked(pd_fleets(question, p, d)) for p in engines.prefill for d in engines.decode]
-    pairs = sorted((p for p in pairs if p), key=lambda p: run.preference(p[0]), reverse=True)
     alone = _close_to_best(run, together)
-    splits = _entrants(run, pairs, MAX_REPLAYED if _has_times(question) else MAX_DRAWN)
+    splits = _entrants(
+        run,
+        [f for p in engines.prefill for d in engines.decode for f in pd_fleets(question, p, d)],
+        MAX_REPLAYED if _has_times(question) else MAX_DRAWN,
+    )
     entrants = [*alone, *splits]
     requests = _all_requests(run, [*alone, *splits])
     progress(f"simulating {len(entrants)} layouts")
@@ -167,19 +169,20 @@ def _close(run: _Search, one: Scored, best: Scored) -> bool:
     return ours[0] == theirs[0] and abs(ours[-1] - theirs[-1]) <= (1 - CLOSE) * abs(theirs[-1])
 
 
-def _entrants(run: _Search, pairs: Sequence[Sequence[Scored]], most: int) -> list[Scored]:
-    """Splits to simulate: those of the best parallelisms, and the best one of close others.
+def _entrants(run: _Search, splits: Sequence[Fleet], most: int) -> list[Scored]:
+    """Splits to simulate, from fewest to most prefill GPUs: the best of each share of them.
 
-    pairs: per pair of parallelisms its splits, everything ranked. In order of prefill engines.
+    Of more than `most` shares the best ones.
     """
-    if not pairs:
-        return []
-    others = [p[0] for p in pairs[1:FINALISTS] if _close(run, p[0], pairs[0][0])]
-    ordered = sorted(pairs[0], key=lambda s: s.fleet.num_prefill)
-    width = most - len(others)
-    first = ordered.index(pairs[0][0]) - width // 2
-    first = min(max(first, 0), max(len(ordered) - width, 0))
-    return ordered[first : first + width] + others
+    best: dict[float, Scored] = {}
+    for scored in run.ranked(splits):
+        best.setdefault(_prefill_share(scored.fleet), scored)
+    return sorted(list(best.values())[:most], key=lambda s: _prefill_share(s.fleet))
+
+
+def _prefill_share(fleet: Fleet) -> float:
+    assert fleet.prefill is not None
+    return round(fleet.num_prefill * fleet.prefill.parallelism.num_gpus / fleet.num_gpus, 3)
 
 
 def _choose(

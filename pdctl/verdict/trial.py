@@ -42,7 +42,7 @@ def arm_of(fleet: Fleet, outcome: Outcome, slo: Slo) -> Arm:
     )
 
 
-def parallelism_of(fleet: Fleet) -> dict[str, Parallelism]:
+def parallelism_of(fleet: Fleet) -> dict[Role, Parallelism]:
     """Parallelism by role, for the roles a fleet has."""
     roles: tuple[Role, ...] = ("colocated", "prefill", "decode")
     engines = {role: getattr(fleet, role) for role in roles}
