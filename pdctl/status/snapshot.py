@@ -21,6 +21,8 @@ STALE_S = 5.0  # SGLang publishes its load at least every 15 decode steps; older
 _NOT_YET = {"starting", "loading", "registering"}
 _OVER = {"failed", "backoff", "stopped"}
 
+_ENDED = {"stopping": "it is being stopped", "stopped": "it has stopped", "failed": "it has failed"}
+
 Verdict = tuple[str, str]
 
 
@@ -140,6 +142,9 @@ def _verdict(
     watched: Watched, engines: Sequence[EngineStatus], router: RouterScrape | None
 ) -> Verdict:
     up = [one for one in engines if one.health == "up"]
+    if watched.phase in _ENDED:
+        reason = f": {watched.detail}" if watched.detail else ""
+        return "down", _ENDED[watched.phase] + reason
     if not engines:
         return "down", "it has no engines"
     if watched.phase == "starting" or (not up and any(one.health == "starting" for one in engines)):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pdctl.engines import state
 from pdctl.engines.records import FleetState
-from pdctl.errors import StateConflict
+from pdctl.errors import PdctlError, StateConflict
 from pdctl.status.records import Watched
 from pdctl.status.targets import (
     model_of,
@@ -36,11 +36,27 @@ def only_name() -> str:
 def source_of_state(name: str) -> Callable[[], Watched]:
     """Follows a deployment's state.json. Raises StateConflict when it is not there."""
     _required(name)
+    ttft_slo_s, tpot_slo_s = _slos(name)
 
     def read() -> Watched:
-        return _watched(_required(name))
+        watched = _watched(_required(name))
+        return replace(watched, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s)
 
     return read
+
+
+def _slos(name: str) -> tuple[float | None, float | None]:
+    """TTFT and TPOT that the deployment is held against, in seconds; None where not given."""
+    try:
+        text = (state.state_dir(name) / "desired.yaml").read_text(encoding="utf-8")
+        if "\nslo:" not in text:
+            return None, None
+        from pdctl.deployment.file import parse_deployment  # YAML is slow to import
+
+        deployment = parse_deployment(text)
+    except (OSError, ValueError, PdctlError):
+        return None, None
+    return deployment.ttft_slo_s, deployment.tpot_slo_s
 
 
 def _required(name: str) -> FleetState:

@@ -109,6 +109,27 @@ def test_a_second_run_begins_with_what_the_first_saw(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("held")
+@pytest.mark.parametrize(
+    ("text", "slo_s"),
+    [
+        (
+            "schema: 1\nmodel: m\nengine: sim\nprefill: {engines: 1}\ndecode: {engines: 1}\n"
+            "slo: {ttft: 5s, tpot: 30ms}\n",
+            5.0,
+        ),
+        ("model: m\nslo: [\n", None),
+        ("model: m\n", None),
+    ],
+)
+def test_the_slo_of_the_deployment_is_shown(
+    home: Path, text: str, slo_s: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "chat" / "desired.yaml").write_text(text, encoding="utf-8")
+    assert run("--json") == 0
+    assert json.loads(capsys.readouterr().out)["data"]["ttft_slo_s"] == slo_s
+
+
+@pytest.mark.usefixtures("held")
 def test_check_is_0_when_all_is_well_and_5_when_not(home: Path) -> None:
     assert run("--check") == 0
     found = state.read_state("chat")

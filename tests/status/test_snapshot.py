@@ -81,6 +81,16 @@ def test_engines_that_start_make_a_fleet_that_starts() -> None:
     assert judged(starting, None).verdict_text == "0 of 4 engines serve"
 
 
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [("stopping", "being stopped"), ("stopped", "has stopped"), ("failed", "it has failed: boom")],
+)
+def test_a_deployment_that_ended_is_down_whoever_still_answers(phase: str, words: str) -> None:
+    status = judged(watched=replace(WATCHED, phase=phase, detail="boom"))
+    assert status.verdict == "down"
+    assert words in status.verdict_text
+
+
 def test_what_is_wrong_with_the_watch_is_said_when_all_else_is_well() -> None:
     assert judged(watched=replace(WATCHED, note="no supervisor")).verdict_text == "no supervisor"
 
