@@ -80,7 +80,7 @@ def _wrong_bootstrap(spec: ProcessSpec) -> Readiness | None:
     if answer is None or answer[0] != 200:
         return Readiness(False, "bootstrap registry")
     named = (fetch.json_object(answer[1]) or {}).get("prefill_http_port")
-    if named is None or int(named) == spec.port:
+    if named is None or str(named) == str(spec.port):
         return None
     text = f"bootstrap port {spec.bootstrap_port} names port {named}, not its own {spec.port}"
     return Readiness(False, text, is_wrong=True)
@@ -98,7 +98,7 @@ def send_first_request(router_url: str, *, timeout_s: float = 60.0) -> FirstRequ
     }
     answer = fetch.first_event(f"{router_url}/generate", body, timeout_s=timeout_s)
     if answer is None:
-        return FirstRequest(None, f"no answer from {router_url} in {timeout_s:.0f} s")
+        return FirstRequest(None, f"no answer from {router_url}")
     status, text, first_s = answer
     if status != 200 or _is_error(text):
         return FirstRequest(None, f"status {status}: {text[:300]}")

@@ -1,0 +1,154 @@
+"""The state directory: private, atomic, and safe against names and links."""
+
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdctl.engines import state
+from pdctl.engines.records import FleetState, Launch, ProcessState
+from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
+from tests.engines.world import fleet_specs
+
+PROCESS = ProcessState(
+    name="prefill-0",
+    role="prefill",
+    url="http://127.0.0.1:20000",
+    phase="serving",
+    pid=12,
+    started_at=1.5,
+    gpus=(0, 1),
+)
+
+
+def some_state(name: str = "chat") -> FleetState:
+    return FleetState(
+        name=name,
+        phase="serving",
+        detail="",
+        boot_id=state.boot_id(),
+        supervisor_pid=1,
+        supervisor_started_at=1.0,
+        updated_at=2.0,
+        detached=True,
+        endpoint="http://127.0.0.1:30000",
+        layout="1P1D",
+        model="m",
+        processes=(PROCESS,),
+    )
+
+
+def some_launch(name: str = "chat") -> Launch:
+    return Launch(
+        run_id="abc",
+        boot_id=state.boot_id(),
+        name=name,
+        layout="1P1D",
+        model="m",
+        endpoint="http://127.0.0.1:30000",
+        detached=True,
+        cwd="/",
+        launched_at=1.0,
+        ready_timeout_s=60.0,
+        specs=fleet_specs(1, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "..", "/etc", "", ".hidden", "a/b", "a..b", "x" * 65, "a b", "-a", "a\n"]
+)
+def test_a_name_that_could_leave_the_directory_is_refused(name: str, home: Path) -> None:
+    with pytest.raises(InvalidInput):
+        state.state_dir(name)
+    assert not home.exists()
+
+
+def test_what_is_written_is_read_back(home: Path) -> None:
+    state.make_state_dir("chat")
+    state.write_state(some_state())
+    state.write_launch(some_launch())
+    assert state.read_state("chat") == some_state()
+    assert state.read_launch("chat") == some_launch()
+    assert state.list_names() == ("chat",)
+
+
+def test_state_is_for_its_user_alone(home: Path) -> None:
+    directory = state.make_state_dir("chat")
+    state.write_state(some_state())
+    held = state.lock("chat")
+    assert held is not None
+    os.close(held)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+    assert modes == {"logs": 0o700, "state.json": 0o600, "lock": 0o600}
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_nothing_there_is_none_and_not_an_error(home: Path) -> None:
+    assert state.read_state("chat") is None
+    assert state.read_launch("chat") is None
+    assert state.list_names() == ()
+    assert not state.is_supervised("chat")
+
+
+def test_the_state_of_a_machine_that_rebooted_is_cleared(home: Path) -> None:
+    directory = state.make_state_dir("chat")
+    state.write_launch(replace(some_launch(), boot_id="another"))
+    state.write_state(replace(some_state(), boot_id="another"))
+    assert state.read_launch("chat") is None
+    assert state.read_state("chat") is None
+    assert not (directory / "state.json").exists()
+    assert state.list_names() == ()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "chat"}', '{"processes": 3}', "null"])
+def test_a_state_file_that_is_no_state_is_said_so(text: str, home: Path) -> None:
+    (state.make_state_dir("chat") / "state.json").write_text(text)
+    with pytest.raises(StateConflict, match="not readable"):
+        state.read_state("chat")
+
+
+def test_a_directory_that_is_a_link_is_refused(home: Path, tmp_path: Path) -> None:
+    home.mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (home / "chat").symlink_to(elsewhere)
+    with pytest.raises(EnvironmentProblem, match="symbolic link"):
+        state.make_state_dir("chat")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_lock_that_is_a_link_is_refused(home: Path, tmp_path: Path) -> None:
+    directory = state.make_state_dir("chat")
+    (directory / "lock").symlink_to(tmp_path / "target")
+    with pytest.raises(EnvironmentProblem):
+        state.lock("chat")
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_home_that_cannot_be_written_is_a_problem_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(state.HOME_VARIABLE, "/proc/nowhere")
+    with pytest.raises(EnvironmentProblem) as problem:
+        state.make_state_dir("chat")
+    assert problem.value.code == "state_dir_unwritable"
+
+
+def test_a_write_that_fails_leaves_the_old_state_and_no_rest(home: Path) -> None:
+    directory = state.make_state_dir("chat")
+    (directory / "state.json").mkdir()
+    with pytest.raises(EnvironmentProblem):
+        state.write_state(some_state())
+    assert sorted(path.name for path in directory.iterdir()) == ["logs", "state.json"]
+
+
+def test_the_lock_is_held_once_and_free_again_when_closed(home: Path) -> None:
+    state.make_state_dir("chat")
+    held = state.lock("chat")
+    assert held is not None
+    assert state.lock("chat") is None
+    assert state.is_supervised("chat")
+    os.close(held)
+    assert not state.is_supervised("chat")
