@@ -1,4 +1,4 @@
-"""Closed forms: how many requests per second can one engine, and one layout, carry?
+"""Closed forms: how long do the phases of a mean request keep one engine, and how many fit?
 
 They prune the search and find where a verdict flips; what is shown comes from the simulator.
 """
@@ -15,7 +15,6 @@ from pdctl.workload.records import Slo, Workload
 PREFILL_USE = 0.90  # AIConfigurator 2601.06288, Algorithm 3: prefill pools run at 90 % of peak
 DECODE_USE = 0.92  # the same: decode pools at 92 %
 MOST_USE = 0.95  # above it queues of a minute's trace grow without limit
-NORMAL_P90 = 1.2816  # 90th percentile of a standard normal
 
 
 @dataclass(frozen=True)
@@ -41,22 +40,12 @@ class Demand:
         return self.fresh + self.cached
 
 
-@dataclass(frozen=True)
-class Pace:
-    """A layout at one rate, in the mean and at the 90th percentile. None of it is simulated."""
-
-    ttft_s: float
-    ttft_p90_s: float
-    tpot_s: float
-    tpot_p90_s: float
-    running: float  # requests decoding on one engine
-
-
 def demand_of(workload: Workload) -> Demand | None:
     """The mean request of a workload; None while a length is unknown.
 
     With a trace, pairs and context are means over its requests, not of the mean request.
-    Ignores: that hits differ from prompt to prompt.
+    Ignores: that hits differ from prompt to prompt, and that some attention kernels read cached
+    tokens slower than new ones (prefill_cached_weight); the simulator counts both.
     """
     if workload.isl is None or workload.osl is None:
         return None
@@ -160,7 +149,7 @@ def decode_rps(engine: EngineModel, demand: Demand, tpot_s: float | None) -> flo
         return 0.0
     batch = most
     if tpot_s is not None and tpot_at(engine, demand, most) > tpot_s:
-        batch = _bisect(lambda b: tpot_at(engine, demand, b) <= tpot_s, 1.0, most, steps=12)
+        batch = bisect(lambda b: tpot_at(engine, demand, b) <= tpot_s, 1.0, most, steps=12)
     return DECODE_USE * batch / (demand.osl * tpot_at(engine, demand, batch))
 
 
@@ -177,94 +166,13 @@ def prefill_rps(engine: EngineModel, demand: Demand, slo: Slo, after_s: float = 
     slack = slo.ttft_s - prefill_long_s(engine, demand) - after_s
     if slack < 0:
         return 0.0
-    use = _bisect(
+    use = bisect(
         lambda u: _wait_tail(u, slack / packed / demand.spread) <= 1 - slo.attainment,
         0.0,
         MOST_USE,
         steps=10,
     )
     return use / packed
-
-
-@cache
-def colocated_rps(engine: EngineModel, demand: Demand, slo: Slo) -> float:
-    """Most requests per second one colocated engine carries within the SLO.
-
-    Prefill goes first: it queues by itself, and decode has what it leaves.
-    """
-    packed = prefill_packed_s(engine, demand)
-    first = prefill_rps(engine, demand, slo, tpot_at(engine, demand, 1.0) / 2)
-    top = min(first, MOST_USE / packed)
-    if top <= 0 or max_batch(engine, demand) < 1:
-        return 0.0
-
-    def holds(rate: float) -> bool:
-        pace = colocated_pace(engine, demand, rate)
-        return pace is not None and (slo.tpot_s is None or pace.tpot_p90_s <= slo.tpot_s)
-
-    if not holds(top * 1e-3):
-        return 0.0
-    return top if holds(top) else _bisect(holds, top * 1e-3, top, steps=10)
-
-
-def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace | None:
-    """One colocated engine at `rate_rps`; None above what it carries.
-
-    TPOT = step / (1 − prefill's share of time). A request of OSL tokens meets a Poisson number
-    of foreign prefills, so short outputs spread wide. The prompts of one prefill step are those
-    that came during a decode step.
-    Source: SGLang's scheduler runs no decode step while a prompt waits (prefill first).
-    Ignores: memory pressure and retraction.
-    """
-    batch, each, busy = 1.0, 0.0, 0.0
-    for _ in range(3):
-        each = prefill_shared_s(engine, demand, rate_rps, step_s(engine, demand, batch))
-        busy = rate_rps * each
-        load = rate_rps * demand.osl / max(1.0 - busy, 1e-9)
-        running = running_requests(engine, demand, load)
-        if busy >= 1.0 or running is None:
-            return None
-        batch = running
-    tpot = tpot_at(engine, demand, batch) / (1.0 - busy)
-    stalls = rate_rps * demand.osl * tpot
-    spread = math.sqrt(stalls * demand.spread) * each / demand.osl
-    alone = prefill_alone_s(engine, demand)
-    wait, tail = _waits(busy, each * demand.spread)
-    half = step_s(engine, demand, batch) / 2
-    slow = max(alone + tail, prefill_long_s(engine, demand) + wait)
-    return Pace(alone + wait + half, slow + half, tpot, tpot + NORMAL_P90 * spread, batch)
-
-
-def pd_pace(
-    prefill: EngineModel, decode: EngineModel, ratio: tuple[int, int], demand: Demand, rps: float
-) -> Pace | None:
-    """`ratio` prefill and decode engines at `rps` in all; None above what they carry.
-
-    Ignores: that an engine's prompts come in turn from the router, which evens arrivals out.
-    """
-    rate, packed = rps / ratio[0], prefill_packed_s(prefill, demand)
-    busy = rate * packed
-    batch = running_requests(decode, demand, rps / ratio[1] * demand.osl)
-    if busy >= 1.0 or batch is None:
-        return None
-    wait, tail = _waits(busy, packed * demand.spread)
-    grown = max(prefill_shared_s(prefill, demand, rate) * rate, 1.0)
-    after = handover_s(prefill, decode, demand)
-    first = prefill_alone_s(prefill, demand) * grown + after
-    slow = max(first + tail, prefill_long_s(prefill, demand) + wait + after)
-    tpot = tpot_at(decode, demand, batch)
-    crowded = tpot_at(decode, demand, batch + NORMAL_P90 * math.sqrt(batch))
-    return Pace(first + wait, slow, tpot, (tpot + crowded) / 2, batch)
-
-
-def handover_s(prefill: EngineModel, decode: EngineModel, demand: Demand) -> float:
-    """From the last chunk's end to the first token: that chunk's KV, and half a decode step.
-
-    Source: SGLang sends KV chunk by chunk, so only the last chunk is exposed.
-    """
-    last = min(demand.fresh, prefill.chunked_prefill_size)
-    moved = prefill.times.transfer_base_s + prefill.times.transfer_token_s * last
-    return moved + step_s(decode, demand, 1.0) / 2
 
 
 def running_requests(engine: EngineModel, demand: Demand, tokens_per_s: float) -> float | None:
@@ -292,14 +200,7 @@ def _wait_tail(use: float, services: float) -> float:
     return use * math.exp(-2.0 * (1.0 - use) * services)
 
 
-def _waits(use: float, service_s: float) -> tuple[float, float]:
-    """Mean wait and its 90th percentile, M/G/1 with `service_s` = E[S²] / E[S]."""
-    mean = use / (2.0 * (1.0 - use)) * service_s
-    tail = max(0.0, math.log(max(use, 1e-9) / 0.1)) / (2.0 * (1.0 - use)) * service_s
-    return mean, max(mean, tail)
-
-
-def _bisect(holds: Callable[[float], bool], low: float, high: float, *, steps: int) -> float:
+def bisect(holds: Callable[[float], bool], low: float, high: float, *, steps: int) -> float:
     """The largest x in [low, high] known to hold, when it holds at `low` and not beyond some x."""
     if holds(high):
         return high

@@ -6,17 +6,13 @@ from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.transfer import kv_transfer_s
 from pdctl.verdict.capacity import (
     Demand,
-    Pace,
-    colocated_pace,
-    colocated_rps,
     decode_rps,
-    handover_s,
     max_batch,
-    pd_pace,
     prefill_alone_s,
     prefill_rps,
     running_requests,
 )
+from pdctl.verdict.pace import Pace, colocated_pace, colocated_rps, handover_s, pd_pace
 from pdctl.verdict.rules import Load
 from pdctl.workload.records import Slo
 

@@ -21,6 +21,7 @@ MAX_REPLAYED = 9  # splits that replay a trace: those best in closed form
 MAX_DRAWN = 4  # splits that serve drawn requests, where all are to be done in a moment
 FINALISTS = 2  # colocated parallelisms that the simulator compares
 CLOSE = 0.85  # of the best closed-form score: below it a parallelism is not simulated
+AS_FAST = 1.05  # times the best mean latency: among such layouts the highest rate decides
 LEAST_REQUESTS = 200
 MOST_REQUESTS = 10_000
 MOST_FOR_KNEES = 8000  # beyond so many requests a knee is left to the closed form
@@ -81,6 +82,13 @@ class _Search:
         if not self.question.slo.is_given:
             return (float(scored.knee_rps >= self.rate_rps), -arm.e2e_s.mean)
         return (round(arm.attainment or 0.0, 2), *self.preference(scored))
+
+    def as_fast(self, arm: Arm, best: Arm, scored: Scored) -> bool:
+        """Whether an arm that keeps up has nearly the best mean latency; without SLOs only."""
+        if self.question.slo.is_given or arm.e2e_s is None or best.e2e_s is None:
+            return False
+        keeps_up = scored.knee_rps >= self.rate_rps
+        return keeps_up and arm.e2e_s.mean <= best.e2e_s.mean * AS_FAST
 
 
 def search(
@@ -190,11 +198,13 @@ def _choose(
 ) -> dict[str, int]:
     """Index of the best entrant of each arm."""
 
-    def rank(i: int) -> tuple[float, ...]:
-        return run.better(tried[i], entrants[i])
+    def best(side: range) -> int:
+        first = max(side, key=lambda i: run.better(tried[i], entrants[i]))
+        near = [i for i in side if run.as_fast(tried[i], tried[first], entrants[i])]
+        return max(near, key=lambda i: entrants[i].knee_rps) if near else first
 
     sides = {"colocated": range(num_colocated), "pd": range(num_colocated, len(entrants))}
-    return {name: max(side, key=rank) for name, side in sides.items() if len(side)}
+    return {name: best(side) for name, side in sides.items() if len(side)}
 
 
 def _with_knees(
