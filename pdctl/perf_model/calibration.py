@@ -13,7 +13,7 @@ from statistics import median
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.nnls import independence, leverages, nnls
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
-from pdctl.perf_model.steps import decode_step_s, mixed_step_s, pairs, prefill_s
+from pdctl.perf_model.steps import decode_step_s, mixed_step_s, prefill_s, weighted_pairs
 
 # coefficients a kind of measurement must identify, and those fitted only where it does
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -80,7 +80,11 @@ def predicted_s(times: StepTimes, measurement: Measurement) -> float:
 
 
 def _prefill(times: StepTimes, m: Measurement) -> float:
-    return prefill_s(times, m.batch * m.new_tokens, m.batch * pairs(m.new_tokens, m.cached_tokens))
+    return prefill_s(
+        times,
+        m.batch * m.new_tokens,
+        m.batch * weighted_pairs(times, m.new_tokens, m.cached_tokens),
+    )
 
 
 def _decode(times: StepTimes, m: Measurement) -> float:
@@ -89,7 +93,7 @@ def _decode(times: StepTimes, m: Measurement) -> float:
 
 def _mixed(times: StepTimes, m: Measurement) -> float:
     new, cached = m.new_tokens, m.cached_tokens
-    return mixed_step_s(times, new, pairs(new, cached), m.batch, m.context)
+    return mixed_step_s(times, new, weighted_pairs(times, new, cached), m.batch, m.context)
 
 
 def _transfer(times: StepTimes, m: Measurement) -> float:

@@ -22,16 +22,17 @@ class Efficiency:
     memory: float  # weights and KV streamed by decode
 
 
-# Source: hopper bf16: measured, H200, Llama-3.1-8B prefill 4K-16K tokens (GEMM part of the fit);
+# Source: hopper gemm_bf16 and experts_bf16: measured on one H200 with SGLang 0.5.15, the part of
+# Llama-3.1-8B's and Qwen3-30B-A3B's prefill that grows with tokens (profiles/measured/h200-*);
 # memory 0.8: InferSim (hardware/gpu.py); h20 computes near its low peak (InferSim: MFU 0.6 of the
 # whole), but its 78 SMs stream weights at 1.4 of 4 TB/s (Qwen3 speed benchmark, SGLang 0.4.6:
 # Qwen3-30B-A3B at batch 1); attention on hopper: FlashAttention-3 paper (about 600 of 989 TFLOPS
-# causal, head 128); blackwell 0.5: InferSim GB200; experts on hopper and cdna: assumed;
+# causal, head 128); blackwell 0.5: InferSim GB200; experts in FP8 and on cdna: assumed;
 # ampere and ada: assumed near DistServe's A100 fits.
 EFFICIENCIES: dict[Generation, Efficiency] = {
     "ampere": Efficiency(0.70, 0.70, 0.45, 0.45, 0.55, 0.80),
     "ada": Efficiency(0.65, 0.60, 0.40, 0.40, 0.50, 0.80),
-    "hopper": Efficiency(0.78, 0.55, 0.45, 0.40, 0.55, 0.80),
+    "hopper": Efficiency(0.60, 0.55, 0.30, 0.40, 0.55, 0.80),
     "h20": Efficiency(0.85, 0.75, 0.70, 0.65, 0.80, 0.34),
     "blackwell": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.80),
     "cdna": Efficiency(0.50, 0.45, 0.35, 0.35, 0.35, 0.70),
@@ -46,18 +47,22 @@ class AttentionKernel:
     decode_memory: share of memory bandwidth when it reads the KV of many sequences.
     decode_latency_s: seconds per token of one sequence's context and layer when nothing else
     fills the GPU. Where splitting a sequence over thread blocks works well it is small.
+    cached_weight, cached_tokens: as prefill_cached_… of StepTimes.
     """
 
     prefill: float
     decode_memory: float
     decode_latency_s: float
+    cached_weight: float = 1.0
+    cached_tokens: float = 0.0
 
 
-# Source: triton: measured on H200, Llama-3.1-8B: 170 of 989 TFLOPS in prefill at 8K-16K tokens,
-# 6.5 ms per decode step at 8K of context. decode_memory: InferSim's attention kernels on H20,
+# Source: triton: measured on one H200 with SGLang 0.5.15, Llama-3.1-8B and Qwen3-30B-A3B
+# (profiles/measured/h200-*): prefill of 4 to 8192 new tokens after 0 to 16384 cached ones, decode
+# of one sequence at 1K to 32K of context. decode_memory: InferSim's attention kernels on H20,
 # 1.05 GB in 362 µs of 4 TB/s. Others: assumed.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
-    "triton": AttentionKernel(0.31, 0.70, 6e-9),
+    "triton": AttentionKernel(0.50, 0.70, 11e-9, 2.0, 700),
     "fa3": AttentionKernel(1.0, 0.70, 0.8e-9),
     "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
@@ -67,10 +72,10 @@ ATTENTION_KERNELS: dict[str, AttentionKernel] = {
 # than with graphs.
 EAGER_LAYER_S = 0.40e-3
 EAGER_MOE_LAYER_S = 1.20e-3
-# Source: time to first token of one stream on H200 at 256 tokens less the computed work:
-# Llama-3.1-8B 17 ms, Qwen3-30B-A3B 29 ms.
-PREFILL_STEP_S = 5.5e-3
-PREFILL_LAYER_S = 0.25e-3
+# Source: answers to prompts of 4 to 256 tokens on H200 less the weights read: Llama-3.1-8B 12.5 ms,
+# Qwen3-30B-A3B 16.6 to 25 ms.
+PREFILL_STEP_S = 3e-3
+PREFILL_LAYER_S = 0.2e-3
 # Kernels of a layer replayed from a CUDA graph: about ten at 3.5 µs, about sixteen with experts.
 # Assumed from kernel counts; checked against public decode rates at batch 1.
 DECODE_STEP_S = 0.25e-3

@@ -12,6 +12,7 @@ class Rates:
 
     memory, kv: bytes/s of weights streamed and of KV read by decode attention.
     latency_s: decode attention per token of one sequence and layer.
+    cached_weight, cached_tokens: as prefill_cached_… of StepTimes.
     """
 
     gemm: float
@@ -20,6 +21,8 @@ class Rates:
     memory: float
     kv: float
     latency_s: float
+    cached_weight: float
+    cached_tokens: float
 
 
 def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
@@ -42,6 +45,8 @@ def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
         memory=gpu.bandwidth_bytes_per_s * share.memory,
         kv=gpu.bandwidth_bytes_per_s * kernel.decode_memory,
         latency_s=kernel.decode_latency_s,
+        cached_weight=kernel.cached_weight,
+        cached_tokens=kernel.cached_tokens,
     )
 
 

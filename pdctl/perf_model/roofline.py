@@ -61,6 +61,8 @@ def step_times(
         prefill_floor_s=prefill.floor_s / pp,
         prefill_weight_s=prefill.weight_s / pp,
         prefill_expert_share=share,
+        prefill_cached_weight=per_gpu.cached_weight,
+        prefill_cached_tokens=per_gpu.cached_tokens,
         decode_base_s=decode.base_s + handover.step_s,
         decode_weight_s=decode.weight_s,
         decode_request_s=decode.request_s + handover.token_s * serving.verify_tokens,

@@ -7,7 +7,7 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
     """How long does one prefill step keep the engine?
 
     new_tokens: N, tokens computed in this step over all its chunks. pairs: A, the sum over
-    chunks of e·(h + e/2) for e new tokens after h cached or earlier ones (see `pairs`).
+    chunks of `weighted_pairs` for e new tokens after h cached or earlier ones.
     Source: StepTimes. Ignores: padding of N to captured graph sizes.
     """
     streamed = smooth_max(
@@ -27,6 +27,16 @@ def prefill_latency_s(times: StepTimes, new_tokens: float, pairs: float) -> floa
 def pairs(new_tokens: float, cached_tokens: float = 0.0) -> float:
     """Query-key pairs of one chunk under causal attention: e·(h + e/2)."""
     return new_tokens * (cached_tokens + new_tokens / 2)
+
+
+def weighted_pairs(times: StepTimes, new_tokens: float, cached_tokens: float) -> float:
+    """`pairs` of one chunk, those with a cached token weighted by what they cost.
+
+    The kernel that reads a cached prefix is another one than that of new tokens, and few new
+    tokens do not fill the GPU. Source: docs/equations.md, "Cached prefix".
+    """
+    reading = times.prefill_cached_weight * max(new_tokens, times.prefill_cached_tokens)
+    return new_tokens * new_tokens / 2 + reading * cached_tokens
 
 
 def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> float:

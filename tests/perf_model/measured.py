@@ -22,6 +22,10 @@ TRUE_FACTORS = {
 }
 
 
+# short ones tell the fixed cost from the weights read
+PROMPTS = (16, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
 def roofline(name: str) -> StepTimes:
     return step_times(llm(name), cluster(), ONE, "colocated", attention_backend="triton")
 
@@ -32,7 +36,7 @@ def truth(times: StepTimes) -> StepTimes:
 
 def plan(repeats: int = 1) -> list[Measurement]:
     """What one would measure: prompts, cached prefixes, decode batches, transfers."""
-    steps = [Measurement("prefill", 1.0, new_tokens=n) for n in (64, 256, 512, 1024, 2048, 4096)]
+    steps = [Measurement("prefill", 1.0, new_tokens=n) for n in PROMPTS]
     steps += [Measurement("prefill", 1.0, new_tokens=8192)]
     steps += [Measurement("prefill", 1.0, new_tokens=4096, cached_tokens=c) for c in (8192, 32768)]
     steps += [

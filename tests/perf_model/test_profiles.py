@@ -142,7 +142,7 @@ NONSENSE = [
     ('"tp": 1', '"tp": 1.5', "parallelism.tp must be a whole number"),
     ('"tp": 1', '"tp": true', "parallelism.tp must be a number"),
     ('"engine": ', '"engin": ', "engin is not a field of a profile"),
-    ('"kind": "decode"', '"kind": "thinking"', r"measurements.9.kind must be one of"),
+    ('"kind": "decode"', '"kind": "thinking"', r"measurements.11.kind must be one of"),
 ]
 
 

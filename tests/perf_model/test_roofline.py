@@ -10,7 +10,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.records import Parallelism, StepTimes
 from pdctl.perf_model.roofline import step_times
-from pdctl.perf_model.steps import decode_step_s, pairs, prefill_s
+from pdctl.perf_model.steps import decode_step_s, pairs, prefill_s, weighted_pairs
 from tests.perf_model.shapes import ONE, cluster, fp8, gpu, llm
 
 RDMA400 = 50e9
@@ -38,10 +38,32 @@ def test_a_short_moe_prompt_takes_what_it_took_on_an_h200_within_thirty_percent(
     assert prompt_s(times, 256) == pytest.approx(0.029, rel=0.30)
 
 
-def test_one_long_sequence_decodes_as_it_did_on_an_h200() -> None:
-    # 6.5 ms a step at 8K of context: 40 tokens in 584 ms less the prompt's 323 ms
-    times = step_times(llm("llama-3.1-8b"), cluster(), ONE, "decode", attention_backend="triton")
-    assert decode_step_s(times, 1, 8000) == pytest.approx(0.0065, rel=0.20)
+@pytest.mark.parametrize(
+    ("name", "batch", "context", "seconds"),
+    [
+        ("llama-3.1-8b", 1, 4130, 6.402e-3),
+        ("llama-3.1-8b", 1, 32034, 16.77e-3),
+        ("llama-3.1-8b", 32, 1120, 6.369e-3),
+        ("llama-3.1-8b", 128, 1312, 14.429e-3),
+        ("qwen3-30b-a3b", 1, 16418, 13.048e-3),
+        ("qwen3-30b-a3b", 8, 1072, 9.333e-3),
+        ("qwen3-30b-a3b", 64, 1184, 20.512e-3),
+    ],
+)
+def test_decode_steps_take_what_they_took_on_an_h200_within_a_fifth(
+    name: str, batch: int, context: int, seconds: float
+) -> None:
+    """One H200, SGLang 0.5.15, triton attention, dummy weights; median of 64 steps a point."""
+    times = step_times(llm(name), cluster(), ONE, "colocated", attention_backend="triton")
+    assert decode_step_s(times, batch, batch * context) == pytest.approx(seconds, rel=0.20)
+
+
+def test_few_new_tokens_read_a_cached_prefix_no_faster_in_triton() -> None:
+    """The same H200: 256 and 512 new tokens took nearly as long per cached token."""
+    times = step_times(llm("llama-3.1-8b"), cluster(), ONE, "colocated", attention_backend="triton")
+    for new, cached, seconds in ((256, 4096, 25.86e-3), (512, 16384, 58.25e-3)):
+        took = prefill_s(times, new, weighted_pairs(times, new, cached))
+        assert took == pytest.approx(seconds, rel=0.20)
 
 
 def test_another_attention_backend_changes_attention_alone() -> None:
@@ -49,7 +71,7 @@ def test_another_attention_backend_changes_attention_alone() -> None:
         step_times(llm("llama-3.1-8b"), cluster(), ONE, "colocated", attention_backend=backend)
         for backend in ("triton", None)
     )
-    assert fa3.prefill_pair_s < triton.prefill_pair_s / 3
+    assert fa3.prefill_pair_s < triton.prefill_pair_s
     assert fa3.decode_latency_s < triton.decode_latency_s
     others = ("prefill_token_s", "decode_base_s", "decode_context_s", "transfer_token_s")
     assert all(getattr(fa3, name) == getattr(triton, name) for name in others)

@@ -9,7 +9,7 @@ from pdctl.engines.sim.requests import Part, Request
 from pdctl.engines.sim.tokens import BLOCK_TOKENS
 from pdctl.perf_model import scheduling
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.steps import mixed_step_s
+from pdctl.perf_model.steps import mixed_step_s, weighted_pairs
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def prefill_duration_s(
 ) -> float:
     """Seconds of a forward pass over the new tokens of `parts`, with decode rows in a mixed one."""
     new_tokens = sum(part.tokens for part in parts)
-    pairs = sum(part.tokens * (part.request.done - part.tokens / 2) for part in parts)
+    pairs = sum(
+        weighted_pairs(model.times, part.tokens, part.request.done - part.tokens) for part in parts
+    )
     return mixed_step_s(model.times, new_tokens, pairs, len(rows), context_tokens)
 
 
