@@ -35,7 +35,7 @@ def choose_backend(
     Ignores: backends of other vendors' GPUs unless asked for.
     """
     if requested != "auto":
-        return _requested(install, requested), "as asked"
+        return _requested(install, requested), f"{requested}, as asked"
     has = set(install.backends)
     if rdma and "mooncake" in has:
         return "mooncake", "Mooncake over RDMA"

@@ -17,7 +17,8 @@ def router_argv(
     """The command of the router, started without engines: they are added over REST when ready.
 
     A dead engine is noticed in some 15 s instead of 3 min, and a circuit breaker that opened is
-    tried again after 15 s instead of 60, which is less than clients retry for.
+    tried again after 15 s instead of 60, which is less than clients retry for. Its log holds
+    warnings only: at info it writes two lines per request, of users and of pdctl alike.
 
     Args:
         version: SGLang's of the engines; None: unknown.
@@ -36,6 +37,7 @@ def router_argv(
         *(("--health-check-endpoint", "/ready") if ready else ()),
         *("--cb-timeout-duration-secs", "15"),
         *("--worker-startup-check-interval", "1"),
+        *("--log-level", "warn"),
         *router.args,
     )
 
