@@ -19,7 +19,6 @@ from pdctl.perf_model.scheduling import (
     admit,
     ratio_after,
     ratio_after_retraction,
-    retraction_key,
 )
 from pdctl.perf_model.step_costs import DecodeCosts, prefill_cost
 from pdctl.perf_model.steps import mixed_step_s
@@ -256,31 +255,27 @@ class ColocatedEngine:
         return decoding.plan(self.start_s, limit)
 
     def _retract(self) -> None:
-        """Take requests out, shortest output first, until the others can have one more token."""
-        decoding = self.decoding
-        order = sorted(
-            (job for _, _, job in decoding.running),
-            key=lambda job: retraction_key(decoding.out_of(job), job.isl),
+        """Send requests back to the queue until the others can have one more token."""
+        decoding, kv = self.decoding, self.kv
+
+        def give_back(job: Job, made: int) -> None:
+            job.private += made
+            kv.release(job)
+
+        victims = decoding.retract(
+            lambda staying: kv.free() + self.leaving < staying * decoding.gain, give_back
         )
-        victims: list[Job] = []
-        staying = len(order)
-        while staying > 1 and self.kv.free() + self.leaving < staying * decoding.gain:
-            job = order[len(victims)]
-            victims.append(job)
-            staying -= 1
-            job.private += decoding.produced(job)
-            self.kv.release(job)
-        decoding.take_out(victims)
         for job in victims:
             job.prompt = job.isl + job.out
             job.done = 0
             self.waiting.append(job)
         self.columns.num_retracted += len(victims)
         self.full = False
-        stay = order[len(victims) :]
-        out = sum(decoding.out_of(job) for job in stay)
+        staying = [job for _, _, job in decoding.running]
+        out = sum(job.out + decoding.made_by(job) for job in staying)
+        asked = sum(job.out + job.left for job in staying)
         self.ratio_step = decoding.steps
-        self.ratio = ratio_after_retraction(out, sum(job.out + job.left for job in stay), staying)
+        self.ratio = ratio_after_retraction(out, asked, len(staying))
 
     def _rest(self, now: float) -> float:
         """Nothing to launch: wait for a result, or for a request."""

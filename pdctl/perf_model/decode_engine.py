@@ -6,35 +6,32 @@ Source: SGLang's event_loop_overlap_disagg_decode and DecodePreallocQueue.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
-from math import ceil
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from pdctl.perf_model.decode_room import DecodeRoom
 from pdctl.perf_model.decode_run import DecodeRun
 from pdctl.perf_model.events import NEVER, Agenda, SimulationBroken
 from pdctl.perf_model.jobs import Columns, Job
-from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.scheduling import (
-    CLIP_MAX_NEW_TOKENS,
-    decode_slots,
-    prealloc_need,
-    prealloc_room,
-    retraction_key,
-)
 from pdctl.perf_model.step_costs import DecodeCosts
 
-if TYPE_CHECKING:
-    from pdctl.perf_model.prefill_engine import PrefillEngine
+
+class Prefiller(Protocol):
+    """What a decode engine needs of a prefill engine."""
+
+    def ready(self, job: Job, at_s: float) -> None:
+        """The decode engine has room for `job` and says so at `at_s`."""
 
 
 class DecodeEngine:
     """One engine. link_s: when its incoming link is free; prefillers: all, by their place."""
 
     __slots__ = (
-        "agenda", "busy_s", "columns", "decoding", "departures", "end_s", "held", "kv", "landing",
-        "largest", "leaving", "link_s", "max_steps", "model", "number", "prealloc", "prefillers",
-        "results", "retracted", "slots", "start_s", "waiting",
+        "agenda", "busy_s", "columns", "decoding", "departures", "end_s", "kv", "landing",
+        "leaving", "link_s", "max_steps", "model", "number", "prealloc", "prefillers", "results",
+        "retracted", "room", "start_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -43,7 +40,7 @@ class DecodeEngine:
         model: EngineModel,
         columns: Columns,
         *,
-        prefillers: "list[PrefillEngine]",
+        prefillers: Sequence[Prefiller],
         costs: DecodeCosts,
         gaps: dict[int, float],
         agenda: Agenda,
@@ -55,17 +52,15 @@ class DecodeEngine:
         self.columns = columns
         self.agenda = agenda
         self.departures = departures
-        self.kv = KvPool(model.kv_capacity_tokens, None)
         self.decoding = DecodeRun(costs, model.accept_length, gaps)
+        self.room = DecodeRoom(model, self.decoding)
+        self.kv = self.room.kv
         self.prefillers = prefillers
         self.prealloc: deque[Job] = deque()
         self.landing: list[tuple[float, int, Job]] = []  # by when all KV has arrived
         self.waiting: deque[Job] = deque()
         self.retracted: deque[Job] = deque()
         self.results: deque[tuple[float, list[Job]]] = deque()
-        self.held = 0  # requests that hold KV: in transfer, waiting, running
-        self.slots = decode_slots(model.max_running_requests)
-        self.largest = 0
         self.leaving: float = 0
         self.link_s = 0.0
         self.start_s = 0.0
@@ -93,7 +88,7 @@ class DecodeEngine:
             return
         self.prealloc.append(job)
         if decoding.planned:
-            self._shorten(step, self._steps_until_room())
+            self._shorten(step, self.room.steps_until(self.prealloc[0]))
 
     def land(self, job: Job, at_s: float) -> None:
         """All KV of `job` will have arrived at `at_s`."""
@@ -124,7 +119,7 @@ class DecodeEngine:
             return
         self.landing = [entry for entry in self.landing if entry[2] is not job]
         heapify(self.landing)
-        self._release(job)
+        self.room.release(job)
         if self.decoding.planned:
             self.agenda.wake(self.number, self.decoding.cut(now))
         else:
@@ -133,7 +128,7 @@ class DecodeEngine:
     def check_empty(self) -> None:
         """Raise SimulationBroken if an idle engine still holds requests or KV."""
         left = self.prealloc or self.landing or self.waiting or self.retracted
-        if left or self.held or abs(self.kv.private) > 1e-3:
+        if left or self.room.held or abs(self.kv.private) > 1e-3:
             raise SimulationBroken(f"idle engine {self.number} still holds requests or KV")
 
     def decide(self, now: float) -> float:
@@ -161,9 +156,9 @@ class DecodeEngine:
                 self._collect(self.landing[0][0])
                 return now
             return max(self.landing[0][0], now)
-        if not self.held:  # the last one may have left in this very turn
+        if not self.room.held:  # the last one may have left in this very turn
             self._preallocate(now)
-        if self.retracted or self.waiting or (self.prealloc and not self.held):
+        if self.retracted or self.waiting or (self.prealloc and not self.room.held):
             raise SimulationBroken(f"decode engine {self.number} is idle and admits nothing")
         return NEVER
 
@@ -177,44 +172,12 @@ class DecodeEngine:
             self.waiting.append(heappop(landing)[2])
 
     def _take(self, job: Job, at_s: float, grown: float) -> bool:
-        """Give a request its KV if the reserve for those already held allows it."""
-        if self.held >= self.slots:
+        """Give a request its KV if there is room, and tell its prefill engine."""
+        if not self.room.has_room(job, grown):
             return False
-        if not self._has_room(job, grown):
-            return False
-        total = job.isl + job.osl
-        if total > self.largest:
-            self.largest = total
-        self._hold(job, job.isl)
+        self.room.hold(job, job.isl)
         self.prefillers[job.prefill].ready(job, at_s)
         return True
-
-    def _has_room(self, job: Job, grown: float) -> bool:
-        decoding = self.decoding
-        reserved = self.model.reserved_decode_tokens
-        free = self.kv.free() - grown
-        held_back = max(reserved * self.held, self.largest)
-        if job.isl + max(reserved, job.osl) <= free - held_back:
-            return True  # without counting what running requests could give back
-        retractable = decoding.context + grown
-        room = prealloc_room(
-            free,
-            num_held=self.held,
-            reserved=reserved,
-            running_totals=(running.isl + running.osl for _, _, running in decoding.running),
-            retractable=retractable,
-        )
-        return prealloc_need(job.isl, job.osl, reserved, retractable) <= room
-
-    def _hold(self, job: Job, tokens: int) -> None:
-        self.held += 1
-        job.decode_kv = tokens
-        self.kv.private += tokens
-
-    def _release(self, job: Job) -> None:
-        self.held -= 1
-        self.kv.private -= job.decode_kv
-        job.decode_kv = 0
 
     def _shorten(self, step: int, most: float) -> None:
         """Plan `most` steps at most, but those up to `step` anyway."""
@@ -222,27 +185,6 @@ class DecodeEngine:
         if most < decoding.planned:
             decoding.planned = max(int(most), step + 1)
             self.agenda.wake(self.number, decoding.start_of(decoding.planned - 1))
-
-    def _steps_until_room(self) -> float:
-        """After how many steps of the same batch the first in prealloc fits.
-
-        The reserve for what running requests may still need shrinks as they produce it, so room
-        can appear while nobody leaves; seldom, but SGLang looks at every step.
-        """
-        if self.held >= self.slots:
-            return NEVER
-        decoding, job = self.decoding, self.prealloc[0]
-        reserved = self.model.reserved_decode_tokens
-        context = decoding.context
-        longest = max(running.isl + running.osl for _, _, running in decoding.running)
-        free = self.kv.free()
-        whole = job.isl + min(job.osl, CLIP_MAX_NEW_TOKENS)
-        held_back = reserved * self.held
-        growth = len(decoding.running) * decoding.gain
-        if job.isl + reserved > free - longest + context or whole - context > free - held_back:
-            return NEVER
-        steps = max(1, ceil((whole - free + longest - 2 * context) / growth))
-        return steps if job.isl + reserved <= free - growth * steps - held_back else NEVER
 
     def _settle(self) -> None:
         decoding, kv = self.decoding, self.kv
@@ -270,7 +212,7 @@ class DecodeEngine:
         while results and results[0][0] <= now:
             for job in results.popleft()[1]:
                 self.leaving -= job.decode_kv
-                self._release(job)
+                self.room.release(job)
 
     def _join(self, now: float) -> None:
         decoding, waiting = self.decoding, self.waiting
@@ -290,7 +232,7 @@ class DecodeEngine:
         for job in finished:
             self.columns.last_s[job.index] = now
             heappush(self.departures, (now, self.number))
-            self._release(job)
+            self.room.release(job)
 
     def _decode(self, now: float) -> float:
         decoding = self.decoding
@@ -307,7 +249,7 @@ class DecodeEngine:
             if self.results:
                 limit = 1
             elif self.prealloc and not self.retracted:
-                limit = min(limit, self._steps_until_room())
+                limit = min(limit, self.room.steps_until(self.prealloc[0]))
         self.start_s = now if now > self.end_s else self.end_s
         next_s = decoding.plan(self.start_s, limit)
         if self.landing and self.landing[0][0] < next_s and not self.retracted:
@@ -315,21 +257,16 @@ class DecodeEngine:
         return next_s
 
     def _retract(self) -> None:
-        """Move KV out, shortest output first, until the other requests can have one more token."""
-        decoding = self.decoding
-        order = sorted(
-            (job for _, _, job in decoding.running),
-            key=lambda job: retraction_key(decoding.out_of(job), job.isl),
+        """Move KV out to host memory until the other requests can have one more token."""
+        decoding, room = self.decoding, self.room
+
+        def give_back(job: Job, made: int) -> None:
+            job.decode_kv += made
+            room.release(job)
+
+        victims = decoding.retract(
+            lambda staying: room.kv.free() + self.leaving < staying * decoding.gain, give_back
         )
-        victims: list[Job] = []
-        staying = len(order)
-        while staying > 1 and self.kv.free() + self.leaving < staying * decoding.gain:
-            job = order[len(victims)]
-            victims.append(job)
-            staying -= 1
-            job.decode_kv += decoding.produced(job)
-            self._release(job)
-        decoding.take_out(victims)
         for job in victims:
             job.prompt = job.isl + job.out - 1
             self.retracted.append(job)
@@ -337,21 +274,9 @@ class DecodeEngine:
 
     def _resume(self) -> None:
         """Bring retracted requests back, first come first served."""
-        reserved = self.model.reserved_decode_tokens
-        decoding = self.decoding
-        while self.retracted and self.held < self.slots:
-            job = self.retracted[0]
-            room = prealloc_room(
-                self.kv.free(),
-                num_held=self.held,
-                reserved=reserved,
-                running_totals=(running.isl + running.osl for _, _, running in decoding.running),
-                retractable=decoding.context,
-            )
-            if job.prompt + reserved > room:
-                break
-            self.retracted.popleft()
-            self._hold(job, job.prompt)
+        while self.retracted and self.room.has_room_again(self.retracted[0]):
+            job = self.retracted.popleft()
+            self.room.hold(job, job.prompt)
             self.waiting.append(job)
 
 

@@ -4,11 +4,12 @@ With B requests a step costs a constant plus a slope times the context, and the 
 the same amount each step; so n steps cost n·a + b·n(n−1)/2 (a: the first step, b: the growth).
 """
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from math import ceil, sqrt
 
 from pdctl.perf_model.jobs import Job
-from pdctl.perf_model.scheduling import CLIP_MAX_NEW_TOKENS
+from pdctl.perf_model.scheduling import CLIP_MAX_NEW_TOKENS, retraction_key
 from pdctl.perf_model.step_costs import DecodeCosts
 
 ITL_BINS_PER_S = 1e5
@@ -143,26 +144,33 @@ class DecodeRun:
         steps, gain = self.steps, self.gain
         return sum(min((end - steps) * gain, CLIP_MAX_NEW_TOKENS) for end, _, _ in self.running)
 
-    def produced(self, job: Job) -> int:
-        """Tokens made since a request joined."""
-        return int((self.steps - job.joined_step) * self.gain)
+    def retract(
+        self, is_short: Callable[[int], bool], give_back: Callable[[Job, int], None]
+    ) -> list[Job]:
+        """Take requests out, shortest output first, until the others can have one more token.
 
-    def out_of(self, job: Job) -> int:
-        """All tokens a running request has emitted."""
-        return job.out + int((self.steps - job.joined_step) * self.gain)
-
-    def take_out(self, victims: list[Job]) -> None:
-        """Remove requests before they finish; their output so far moves into `out`."""
-        gone = {job.index for job in victims}
-        for job in victims:
-            produced = int((self.steps - job.joined_step) * self.gain)
+        is_short(n): whether KV is short for n requests; give_back(job, made): free a request's KV,
+        `made` tokens of output since it joined included. At least one request stays.
+        """
+        order = sorted(
+            (job for _, _, job in self.running),
+            key=lambda job: retraction_key(job.out + self.made_by(job), job.isl),
+        )
+        victims: list[Job] = []
+        while len(victims) + 1 < len(order) and is_short(len(order) - len(victims)):
+            job = order[len(victims)]
+            victims.append(job)
+            made = self.made_by(job)
+            give_back(job, made)
             self.context -= job.prompt + (self.steps - job.joined_step) * self.gain
-            job.out += produced
-            job.left -= produced
-        for finish, index, _ in self.running:
-            if index in gone:
-                self.finish_sum -= finish
+            job.out += made
+            job.left -= made
+        gone = {job.index for job in victims}
+        self.finish_sum -= sum(finish for finish, index, _ in self.running if index in gone)
         self.running = [entry for entry in self.running if entry[1] not in gone]
         heapify(self.running)
-        if not self.running:
-            self.context = 0
+        return victims
+
+    def made_by(self, job: Job) -> int:
+        """Tokens a request has made since it joined."""
+        return int((self.steps - job.joined_step) * self.gain)

@@ -6,6 +6,7 @@ srt/managers/schedule_batch.py (retract_decode), srt/disaggregation/decode.py (p
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import ceil, inf
 from typing import Protocol, TypeVar
 
 CLIP_MAX_NEW_TOKENS = 4096
@@ -149,6 +150,31 @@ def prealloc_room(
     longest = max(running_totals, default=0) - retractable
     held_back = max(reserved * num_held, longest)
     return free - held_back - sum(tokens + reserved for tokens in retracted)
+
+
+def steps_until_prealloc(
+    isl: int,
+    osl: int,
+    *,
+    free: float,
+    num_held: int,
+    reserved: int,
+    longest: int,
+    context: float,
+    growth: float,
+) -> float:
+    """After how many decode steps of the same batch a request that does not fit will fit.
+
+    What must be kept for running requests shrinks as they produce it, so room can appear while
+    nobody leaves; seldom, but SGLang looks at every step. Infinity where it cannot appear.
+    longest: prompt plus output of the longest running request; growth: KV tokens per step.
+    """
+    whole = isl + min(osl, CLIP_MAX_NEW_TOKENS)
+    held_back = reserved * num_held
+    if isl + reserved > free - longest + context or whole - context > free - held_back:
+        return inf
+    steps = max(1, ceil((whole - free + longest - 2 * context) / growth))
+    return steps if isl + reserved <= free - growth * steps - held_back else inf
 
 
 def decode_slots(max_running_requests: int) -> int:

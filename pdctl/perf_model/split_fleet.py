@@ -214,7 +214,7 @@ class SplitFleet:
             bootstrap=prealloc + sum(len(p.boot) for p in prefillers),
             inflight=sum(sum(e[0] > at_s for e in p.inflight) for p in prefillers),
             prealloc=prealloc,
-            transfer=sum(d.held for d in decoders) - running - waiting - leaving,
+            transfer=sum(d.room.held for d in decoders) - running - waiting - leaving,
         )
 
     def check(self) -> None:
