@@ -7,6 +7,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pdctl.deployment.file import (
+    KEYS,
+    ROLE_KEYS,
+    ROUTER_KEYS,
+    SLO_KEYS,
     deployment_yaml,
     parse_deployment,
     read_deployment,
@@ -222,3 +226,13 @@ def test_every_field_of_a_deployment_is_in_the_file() -> None:
         if getattr(EVERYTHING, f.name) != getattr(split(), f.name)
     }
     assert changed == {f.name for f in dataclasses.fields(Deployment)}
+
+
+def test_the_documented_file_holds_every_key_and_can_be_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pd-yaml.md").read_text(encoding="utf-8")
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    deployment = parse_deployment(example)
+    assert deployment.layout == "1P2D"
+    assert deployment.roles["prefill"].args[:2] == ("--page-size", "64")
+    for key in {*KEYS, *ROLE_KEYS, *ROUTER_KEYS, *SLO_KEYS} - {"colocated"}:
+        assert f"{key}:" in example, key
