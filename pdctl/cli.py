@@ -11,7 +11,7 @@ from pdctl import __version__
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
 
 # verb -> module of pdctl.commands; its function has the verb's name
-VERBS = ("plan", "up", "status", "down", "logs", "ls", "rehearse", "render")
+VERBS = ("plan", "up", "status", "down", "logs", "ls", "rehearse", "render", "doctor")
 
 
 class LazyVerbs(TyperGroup):

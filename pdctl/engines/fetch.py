@@ -6,18 +6,25 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from pdctl.engines.api_key import authorization
+
 MAX_BODY_BYTES = 8 << 20
 
 
 def request(
-    method: str, url: str, *, timeout_s: float, body: object = None
+    method: str, url: str, *, timeout_s: float, body: object = None, is_authorized: bool = True
 ) -> tuple[int, bytes] | None:
-    """Status and body of the answer; None when nobody answered in time."""
+    """Status and body of the answer; None when nobody answered in time.
+
+    is_authorized: the API key goes along, if there is one.
+    """
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
     data = None if body is None else json.dumps(body)
     headers = {} if body is None else {"content-type": "application/json"}
+    if is_authorized:
+        headers |= authorization()
     try:
         connection.request(method, target, body=data, headers=headers)
         answer = connection.getresponse()
@@ -54,7 +61,7 @@ def first_event(url: str, body: object, *, timeout_s: float) -> tuple[int, str, 
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", **authorization()}
         connection.request("POST", parts.path, body=json.dumps(body), headers=headers)
         answer = connection.getresponse()
         first = answer.readline(MAX_BODY_BYTES).decode("utf-8", errors="replace")

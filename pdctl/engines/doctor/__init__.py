@@ -1,0 +1,1 @@
+"""What is wrong with this machine, or why a start failed: each finding with its fix."""
