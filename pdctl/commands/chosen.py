@@ -82,7 +82,7 @@ def choose(options: Options) -> "Deployment":
         transfer_backend=options.transfer_backend or (base.transfer_backend if base else "auto"),
         python=options.python or (base.python if base else None),
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
-        sim_speed=options.sim_speed or (base.sim_speed if base else 1.0),
+        sim_speed=_sim_speed(options, base),
     )
     return _with_the_rest(chosen, base) if base else chosen
 
@@ -141,6 +141,14 @@ def _engine(options: Options, base: "Deployment | None") -> Literal["sglang", "s
             f"{engine!r} is no kind of engine.", hint="--engine sglang or --engine sim"
         )
     return cast(Literal["sglang", "sim"], engine)
+
+
+def _sim_speed(options: Options, base: "Deployment | None") -> float:
+    from pdctl.units import positive
+
+    if options.sim_speed is None:
+        return base.sim_speed if base else 1.0
+    return positive(options.sim_speed, flag="--sim-speed")
 
 
 def _prefill(options: Options, base: "Deployment | None") -> int | None:
