@@ -35,8 +35,7 @@ def shell(specs: Sequence[ProcessSpec]) -> str:
     logs = sorted({str(spec.log.parent) for spec in specs})
     lines = [
         "#!/usr/bin/env bash",
-        "set -u",
-        "trap 'trap - EXIT; kill 0' EXIT INT TERM",
+        "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT",
         *(f"mkdir -p {shlex.quote(directory)}" for directory in logs),
         *(_background(spec, spec.argv) for spec in engines),
         _background(router, with_engines(router, engines)),

@@ -1,8 +1,12 @@
 import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -43,6 +47,26 @@ def test_the_script_runs_as_it_stands_whatever_the_arguments_hold(tmp_path: Path
     assert logged == f"{list(odd)} a 'b' $HOME\n"
     router = (tmp_path / "logs of it" / "router.log").read_text()
     assert router.startswith("['--prefill', 'http://127.0.0.1:1', '21000']")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGHUP])
+def test_stopping_the_script_stops_what_it_started(tmp_path: Path, stop: signal.Signals) -> None:
+    waiting = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    specs = [
+        replace(printing(name, tmp_path), argv=(sys.executable, "-c", waiting))
+        for name in ("router", "prefill-0")
+    ]
+    script = tmp_path / "start.sh"
+    script.write_text(shell(specs))
+    started = subprocess.Popen(["bash", str(script)], stdout=subprocess.DEVNULL)
+    logs = [spec.log for spec in specs]
+    while not all(log.exists() and log.read_text() for log in logs):
+        assert started.poll() is None
+        time.sleep(0.01)
+    pids = [int(log.read_text()) for log in logs]
+    started.send_signal(stop)
+    started.wait()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_a_single_command_runs_as_it_stands(tmp_path: Path) -> None:
