@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import aiohttp
-
 from pdctl.measurement import client
+from pdctl.measurement.http_stream import HttpStream
 from pdctl.measurement.prompts import TOKEN_IDS, Prompts
 from pdctl.measurement.records import Connections, LoadProgress, LoadResult, Sent
 from pdctl.perf_model.metrics import percentiles
@@ -41,21 +40,19 @@ async def run_load(
     """
     run = _Run(requests, speed=speed, on_sent=on_sent)
     prompts = Prompts(requests, seed=seed, token_ids=token_ids)
-    connector = aiohttp.TCPConnector(limit=0, force_close=connections == "new")
-    timeout = aiohttp.ClientTimeout(total=timeout_s)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
-        run.http, run.url = http, f"{url.rstrip('/')}/generate"
-        reporter = asyncio.create_task(_report(run, on_progress)) if on_progress else None
-        try:
-            if concurrency is None:
-                await _open_loop(run, prompts)
-            else:
-                await _closed_loop(run, prompts, concurrency)
-        finally:
-            if reporter is not None:
-                reporter.cancel()
-                with suppress(asyncio.CancelledError):
-                    await reporter
+    run.http = HttpStream(url, keep=connections == "kept", timeout_s=timeout_s)
+    reporter = asyncio.create_task(_report(run, on_progress)) if on_progress else None
+    try:
+        if concurrency is None:
+            await _open_loop(run, prompts)
+        else:
+            await _closed_loop(run, prompts, concurrency)
+    finally:
+        run.http.close()
+        if reporter is not None:
+            reporter.cancel()
+            with suppress(asyncio.CancelledError):
+                await reporter
     if on_progress:
         on_progress(run.progress())
     return run.result(url, connections, concurrency)
@@ -88,8 +85,7 @@ def load(url: str, requests: Requests, **options: object) -> LoadResult:
 class _Run:
     """A load being played."""
 
-    http: aiohttp.ClientSession
-    url: str
+    http: HttpStream
 
     def __init__(
         self, requests: Requests, *, speed: float, on_sent: Callable[[Sent], None] | None
@@ -113,7 +109,7 @@ class _Run:
         """One request, from its first byte to its last."""
         self.num_begun += 1
         begun = time.perf_counter()
-        reply = await client.ask(self.http, self.url, body)
+        reply = await client.ask(self.http, body)
         begin = self.begin
         one = Sent(
             index=index,
