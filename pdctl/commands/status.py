@@ -1,5 +1,6 @@
 """`pdctl status`: what every engine does now, whether that is healthy, and what to change."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -69,9 +70,10 @@ def _watch(name: str, router: str) -> "tuple[str, Watch]":
 
 
 def _keep(name: str, one: "Watch") -> None:
+    from pdctl.engines.state import read_state
     from pdctl.status.evidence import keep_evidence
 
-    if name and one.moments:
+    if name and one.moments and read_state(name) is not None:
         keep_evidence(name, one.moments, one.counters())
 
 
@@ -97,31 +99,46 @@ def _view(sample: "FleetStatus") -> "RenderableType":
 
 def _live(one: "Watch", interval_s: float, *, as_json: bool) -> None:
     """Until q, Ctrl-C, or the deployment is gone."""
+    from pdctl.console import err, out
+    from pdctl.errors import StateConflict
+
+    sample = one.sample()
+    try:
+        if as_json or not out().is_terminal:
+            _as_lines(one, sample, interval_s, as_json=as_json)
+        else:
+            _in_place(one, sample, interval_s)
+    except StateConflict:  # it was there at the first sample
+        err().print(f"{sample.name} was stopped.")
+
+
+def _as_lines(one: "Watch", sample: "FleetStatus", interval_s: float, *, as_json: bool) -> None:
     import sys
 
     from pdctl.commands.keys import keys
-    from pdctl.console import out, print_json
-    from pdctl.tables.status import status_view
+    from pdctl.console import show
 
-    console = out()
-    if as_json or not console.is_terminal:
-        with keys() as wait:
-            while True:
-                sample = one.sample()
-                if as_json:
-                    print_json("status", _data(sample))
-                else:
-                    console.print(status_view(sample, console.width))
-                    sys.stdout.flush()
-                if wait(interval_s) == "q":
-                    return
-    from rich.live import Live
-
-    with keys() as wait, Live(console=console, auto_refresh=False) as live:
+    with keys() as wait:
         while True:
-            live.update(status_view(one.sample(), console.width), refresh=True)
+            show("status", _data(sample), as_json=as_json, render=partial(_view, sample))
+            sys.stdout.flush()
             if wait(interval_s) == "q":
                 return
+            sample = one.sample()
+
+
+def _in_place(one: "Watch", sample: "FleetStatus", interval_s: float) -> None:
+    from rich.live import Live
+
+    from pdctl.commands.keys import keys
+    from pdctl.console import out
+
+    with keys() as wait, Live(console=out(), auto_refresh=False) as live:
+        while True:
+            live.update(_view(sample), refresh=True)
+            if wait(interval_s) == "q":
+                return
+            sample = one.sample()
 
 
 def _data(sample: "FleetStatus") -> object:

@@ -40,14 +40,15 @@ class Trend:
         return self.means[-1]
 
     def rises(self, least: float) -> bool:
-        """Three steps up in a row, by `least` and a quarter in all."""
+        """Three steps up in a row, by `least` and a quarter in all, and still up."""
         steps = zip(self.means, self.means[1:], strict=False)
         rise = self.means[-1] - self.means[0]
-        return all(b > a for a, b in steps) and rise >= max(least, 0.25 * self.means[0])
+        least = max(least, 0.25 * self.means[0])
+        return all(b > a for a, b in steps) and rise >= least and self.now > self.means[0]
 
     def stays_above(self, level: float) -> bool:
-        """At or above `level` in each of the last three intervals."""
-        return min(self.means[1:]) >= level
+        """At or above `level` in each of the last three intervals, and now."""
+        return min(*self.means[1:], self.now) >= level
 
 
 def advise(history: Sequence[Moment], *, name: str = "", tpot_slo_s: float | None = None) -> Advice:

@@ -116,6 +116,8 @@ def fleet_status(
 ) -> FleetStatus:
     """The whole deployment at one moment, with its verdict in a sentence."""
     verdict, text = _verdict(watched, engines, router)
+    if verdict in ("starting", "down"):
+        advice = Advice("not_enough_evidence", f"No advice while it is {verdict}.")
     return FleetStatus(
         name=watched.name,
         model=watched.model,

@@ -124,6 +124,11 @@ def test_a_queue_that_comes_and_goes_changes_nothing() -> None:
     assert advise(history()).kind == "steady"
 
 
+def test_a_queue_that_has_just_emptied_changes_nothing() -> None:
+    assert advise(history(waiting=lambda t: 40 if t < 60 else 0)).kind == "steady"
+    assert advise(history(waiting=lambda t: t if t < 60 else 0)).kind == "steady"
+
+
 def test_a_small_rise_changes_nothing() -> None:
     assert advise(history(waiting=lambda t: t / 30)).kind == "steady"
 

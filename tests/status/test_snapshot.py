@@ -89,6 +89,7 @@ def test_a_deployment_that_ended_is_down_whoever_still_answers(phase: str, words
     status = judged(watched=replace(WATCHED, phase=phase, detail="boom"))
     assert status.verdict == "down"
     assert words in status.verdict_text
+    assert status.advice.text == "No advice while it is down."
 
 
 def test_what_is_wrong_with_the_watch_is_said_when_all_else_is_well() -> None:
