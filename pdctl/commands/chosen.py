@@ -170,11 +170,15 @@ def _parallelism(
     was = _role(base, role).parallelism
     return replace(
         was,
-        tp=own_tp or options.tp or was.tp,
-        pp=options.pp or was.pp,
-        dp=options.dp or was.dp,
-        ep=options.ep or was.ep,
+        tp=_first(own_tp, options.tp, was.tp),
+        pp=_first(options.pp, was.pp),
+        dp=_first(options.dp, was.dp),
+        ep=_first(options.ep, was.ep),
     )
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
 
 
 def _role_args(

@@ -130,12 +130,13 @@ class Run:
     def _announce(self, state: "FleetState") -> None:
         import dataclasses
 
-        from pdctl.console import show
+        from pdctl.console import out, print_json
         from pdctl.tables.up import ready_view
 
-        data = dataclasses.asdict(state)
-        render = lambda: ready_view(state, is_foreground=not self.is_detached)  # noqa: E731
-        show("up", data, as_json=self.as_json, render=render)
+        if self.as_json:
+            print_json("up", dataclasses.asdict(state))
+        else:  # not cropped to the terminal: the command in it is there to be copied
+            out().print(ready_view(state, is_foreground=not self.is_detached), soft_wrap=True)
 
     def _finish(self, name: str, last: "FleetState | None", num_interrupts: int) -> None:
         """The supervisor is gone: make sure that all else is, and say why."""

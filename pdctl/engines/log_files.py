@@ -1,7 +1,7 @@
 """The log files of a deployment, running or ended, as lines with their process in front."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pdctl.engines import events, log_tail, running, state
@@ -45,12 +45,13 @@ def event_lines(name: str, *, tail: int) -> tuple[str, ...]:
 
 
 def follow(
-    name: str, process: str | None, *, of_events: bool = False, once: bool = False
+    name: str,
+    process: str | None,
+    *,
+    of_events: bool = False,
+    wait: Callable[[], None] = lambda: time.sleep(LOOK_EVERY_S),
 ) -> Iterator[str]:
-    """Lines as they are added, from now on, for ever; also in files that appear meanwhile.
-
-    once: only what is there when first looked at, for tests.
-    """
+    """Lines as they are added, from now on, for ever; also in files that appear meanwhile."""
     at: dict[Path, int] = {}
     is_first = True
     while True:
@@ -61,10 +62,8 @@ def follow(
             text, at[file] = _complete_lines(file, start)
             for line in log_tail.plain(text).splitlines():
                 yield _shown(file, line, width, process, is_event=of_events)
-        if once and not is_first:
-            return
         is_first = False
-        time.sleep(LOOK_EVERY_S)
+        wait()
 
 
 def _shown(file: Path, line: str, width: int, process: str | None, *, is_event: bool) -> str:

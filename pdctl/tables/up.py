@@ -111,7 +111,10 @@ def _change(process: ProcessState) -> str:
 
 
 def ready_view(state: FleetState, *, is_foreground: bool) -> RenderableType:
-    """What a person needs once it serves: the endpoint, a request to try, what next."""
+    """What a person needs once it serves: the endpoint, a request to try, what next.
+
+    Print it with soft_wrap: a cropped command cannot be copied.
+    """
     slowest = max((p.ready_after_s or 0.0 for p in state.processes), default=0.0)
     ready = (
         f"  Ready in {format_seconds(state.ready_after_s)} (slowest {format_seconds(slowest)}). "
@@ -122,7 +125,7 @@ def ready_view(state: FleetState, *, is_foreground: bool) -> RenderableType:
         Text(ready, style="green"),
         Text(),
         Text(f"  {state.endpoint}"),
-        Text(f"  {curl(state)}", no_wrap=True, overflow="ignore"),
+        Text(f"  {curl(state)}"),
         Text(f"  {stops} · pdctl status · pdctl logs -f", style="dim"),
     )
 
