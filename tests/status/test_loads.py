@@ -106,7 +106,7 @@ def test_another_page_is_not_taken_for_loads(body: bytes) -> None:
     assert parse_loads(body, "decode", 100.0) is None
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x)))
 def test_any_json_is_read_without_an_error(value: object) -> None:
     parse_loads(json.dumps({"loads": [{"disaggregation": value}]}).encode(), "decode", 1.0)

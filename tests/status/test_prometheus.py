@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdctl.status.prometheus import parse_engine_metrics, parse_router_metrics
@@ -78,6 +78,7 @@ def test_an_open_breaker_is_seen_and_a_removed_engine_is_not() -> None:
     assert parse_router_metrics(text)[1] == {"http://a:1": "open", "http://b:1": "half-open"}
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
     parse_engine_metrics("sglang:num_running_reqs" + text, "decode", 0.0)

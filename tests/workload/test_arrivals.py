@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pdctl.workload.arrivals import at_rate, head, in_arrival_order, make_requests, mean_rate_rps
 from pdctl.workload.describe import describe_lengths, prefix_reuse, workload_from_lengths
@@ -42,7 +40,8 @@ def test_lengths_spread_around_their_mean_with_the_given_cv() -> None:
     assert min(requests.isl) >= 1
 
 
-@given(hit=st.sampled_from([0.05, 0.4, 0.9, 1.0]), isl=st.sampled_from([40, 1000, 30_000]))
+@pytest.mark.parametrize("hit", [0.05, 0.4, 0.9, 1.0])
+@pytest.mark.parametrize("isl", [40, 1000, 30_000])
 def test_the_share_of_prefix_hits_is_honoured(hit: float, isl: int) -> None:
     workload = workload_from_lengths(isl=isl, osl=9, prefix_hit=hit)
     requests = make_requests(workload, num=2000, rate_rps=8, seed=5)

@@ -1,10 +1,13 @@
 """Traces of every format, and what is wrong with a broken one."""
 
+import contextlib
 import gzip
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pdctl.errors import InvalidInput
 from pdctl.workload.records import Trace
@@ -257,3 +260,31 @@ def test_columns_without_lengths_are_named(file: Path, content: str) -> None:
 def test_a_directory_or_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_trace(tmp_path / name)
+
+
+LINES = st.sampled_from(
+    [
+        b"time,isl,osl",
+        b"0,5,6",
+        b'"0",5,6',
+        b"{}",
+        b'{"isl": 5, "osl": 6}',
+        b'{"isl": 5, "osl": 6, "time": "2026-01-01T99:99:99"}',
+        b'{"input_lens": [1], "output_lens": [2]}',
+        b'{"input_lens": 3}',
+        b'{"event": "request.finished", "rid": 1}',
+        b"[2026-99-99 00:00:00] Finish: out={'prompt_tokens': 7, 'completion_tokens': 3}",
+        b"[2026-01-01 00:00:00] Finish: out={'prompt_tokens': 7, 'completion_tokens': 1e999}",
+    ]
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(LINES | st.binary(max_size=40), max_size=6), skip_bad=st.booleans())
+def test_any_file_is_a_trace_or_an_error_in_words(
+    tmp_path: Path, lines: list[bytes], skip_bad: bool
+) -> None:
+    with contextlib.suppress(InvalidInput):
+        trace = read(tmp_path / "trace", b"\n".join(lines), skip_bad=skip_bad)
+        assert len(trace.requests) > 0
+        assert min(trace.requests.arrival_s) == 0.0
