@@ -240,13 +240,15 @@ class ColocatedEngine:
 
     def _decode(self, now: float) -> float:
         decoding = self.decoding
-        free = self.kv.free() + self.leaving
+        free = self.kv.free()
         needed = len(decoding.running) * decoding.gain
         if free < needed:
+            if self.results:  # a request that finishes in the running step will free some
+                return max(now, self.results[0][0])
             self._retract()
-            free = self.kv.free() + self.leaving
+            free = self.kv.free()
             needed = len(decoding.running) * decoding.gain
-        limit = max(free // needed, 1)
+        limit = max((free + self.leaving) // needed, 1)
         if limit > self.max_steps:
             limit = self.max_steps
         if self.waiting and (self.results or not self.full):
@@ -262,9 +264,7 @@ class ColocatedEngine:
             job.private += made
             kv.release(job)
 
-        victims = decoding.retract(
-            lambda staying: kv.free() + self.leaving < staying * decoding.gain, give_back
-        )
+        victims = decoding.retract(lambda staying: kv.free() < staying * decoding.gain, give_back)
         for job in victims:
             job.prompt = job.isl + job.out
             job.done = 0

@@ -236,13 +236,15 @@ class DecodeEngine:
 
     def _decode(self, now: float) -> float:
         decoding = self.decoding
-        free = self.kv.free() + self.leaving
+        free = self.kv.capacity - self.kv.private
         needed = len(decoding.running) * decoding.gain
         if free < needed:
+            if self.results:  # a request that finishes in the running step will free some
+                return max(now, self.results[0][0])
             self._retract()
-            free = self.kv.free() + self.leaving
+            free = self.kv.capacity - self.kv.private
             needed = len(decoding.running) * decoding.gain
-        limit = max(free // needed, 1)
+        limit = max((free + self.leaving) // needed, 1)
         if limit > self.max_steps:
             limit = self.max_steps
         if self.prealloc or self.retracted or self.waiting:
@@ -265,7 +267,7 @@ class DecodeEngine:
             room.release(job)
 
         victims = decoding.retract(
-            lambda staying: room.kv.free() + self.leaving < staying * decoding.gain, give_back
+            lambda staying: room.kv.free() < staying * decoding.gain, give_back
         )
         for job in victims:
             job.prompt = job.isl + job.out - 1

@@ -138,7 +138,7 @@ class _Colocated:
 
     def prefill(self, batch: list[tuple[Item, int]], start: float) -> None:
         self.end = start + prefill_step(self.model, batch)
-        finished = []
+        finished: list[Item] = []
         for item, _ in batch:
             if item.done == item.isl:
                 item.out = 1

@@ -2,7 +2,6 @@
 
 import pytest
 
-from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator import simulate
 from tests.perf_model.fleets import colocated, engine, ms, requests, split
@@ -46,9 +45,3 @@ def test_a_prompt_beyond_the_kv_capacity_is_rejected_and_counted() -> None:
 def test_a_fleet_without_engines_is_refused() -> None:
     with pytest.raises(ValueError, match="needs"):
         simulate(Fleet(), requests((0.0, 10, 1)))
-
-
-def test_percentiles_interpolate_as_numpy_does() -> None:
-    found = percentiles([1.0, 2.0, None, 3.0, 4.0])
-    assert found is not None
-    assert (found.mean, found.p50, found.p90, found.p99) == pytest.approx((2.5, 2.5, 3.7, 3.97))

@@ -1,0 +1,60 @@
+"""Percentiles, attainment and goodput."""
+
+import pytest
+
+from pdctl.perf_model.metrics import (
+    attainment,
+    goodput_over_time,
+    goodput_rps,
+    percentiles,
+    weighted_percentiles,
+)
+from pdctl.perf_model.records import Outcome
+from pdctl.workload.records import Slo
+
+OUTCOME = Outcome(
+    ttft_s=[0.1, 0.5, None, 0.2],
+    tpot_s=[0.01, 0.01, None, 0.05],
+    e2e_s=[1.0, 1.0, None, 1.0],
+    span_s=4.0,
+    output_tokens=100,
+    kv_usage_peak={},
+    num_rejected=1,
+    arrival_s=[0.0, 1.0, 1.5, 2.5],
+)
+
+
+def test_percentiles_interpolate_as_numpy_does() -> None:
+    found = percentiles([1.0, 2.0, None, 3.0, 4.0])
+    assert found is not None
+    assert (found.mean, found.p50, found.p90, found.p99) == pytest.approx((2.5, 2.5, 3.7, 3.97))
+
+
+def test_percentiles_of_nothing_known_are_unknown() -> None:
+    assert percentiles([None, None]) is None
+    assert percentiles([]) is None
+
+
+def test_weighted_percentiles_take_the_middle_of_a_bin() -> None:
+    found = weighted_percentiles({0: 50, 10: 49, 20: 1}, 0.1)
+    assert found is not None
+    assert (found.p50, found.p90, found.p99) == pytest.approx((0.05, 1.05, 1.05))
+    assert weighted_percentiles({}, 0.1) is None
+
+
+@pytest.mark.parametrize(
+    ("slo", "share"),
+    [
+        (Slo(), 0.75),
+        (Slo(ttft_s=0.3), 0.5),
+        (Slo(tpot_s=0.02), 0.5),
+        (Slo(ttft_s=0.3, tpot_s=0.02), 0.25),
+    ],
+)
+def test_a_request_is_good_when_it_meets_all_that_is_given(slo: Slo, share: float) -> None:
+    assert attainment(OUTCOME, slo) == share
+    assert goodput_rps(OUTCOME, slo) == share * 4 / 4.0
+
+
+def test_goodput_over_time_counts_good_requests_where_they_arrived() -> None:
+    assert goodput_over_time(OUTCOME, Slo(), bin_s=2.0) == [(0.0, 1.0), (2.0, 0.5)]
