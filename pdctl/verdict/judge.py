@@ -43,15 +43,18 @@ def judge(
     Evidence decides when it clears its error band; otherwise rules that lean clearly do;
     otherwise it is too close. rate_rps: None when nobody asked for a rate.
     """
+    sure: Confidence
     if has_slo:
         evidence = _by_goodput(colocated.knee_rps, pd.knee_rps, rate_rps, band)
     else:
         evidence = _by_dominance(colocated, pd, band)
     if evidence != "too_close":
-        return Ruling(evidence, "evidence", _confidence(evidence, lean, band), evidence)
+        anchored = has_slo or rate_rps is not None  # else it rests on a load nobody asked about
+        sure = _confidence(evidence, lean, band) if anchored else "low"
+        return Ruling(evidence, "evidence", sure, evidence)
     if lean == "mixed":
         return Ruling("too_close", "evidence", "low", evidence)
-    sure: Confidence = "medium" if _tilts(lean, colocated, pd) else "low"
+    sure = "medium" if _tilts(lean, colocated, pd) else "low"
     return Ruling(lean, "rules", sure, evidence)
 
 

@@ -89,6 +89,7 @@ def pd_pace(
 ) -> Pace | None:
     """`ratio` prefill and decode engines at `rps` in all; None above what they carry.
 
+    Source: SGLang's prefill engine replies to a batch after the next one, if there is one.
     Ignores: that an engine's prompts come in turn from the router, which evens arrivals out.
     """
     rate, packed = rps / ratio[0], prefill_packed_s(prefill, demand)
@@ -99,7 +100,8 @@ def pd_pace(
     wait, tail = _waits(busy, packed * demand.spread)
     grown = max(prefill_shared_s(prefill, demand, rate) * rate, 1.0)
     after = handover_s(prefill, decode, demand)
-    first = prefill_alone_s(prefill, demand) * grown + after
+    alone = prefill_alone_s(prefill, demand)
+    first = alone * (grown + busy) + after  # a reply waits for the batch behind it
     slow = max(first + tail, prefill_long_s(prefill, demand) + wait + after)
     tpot = tpot_at(decode, demand, batch)
     crowded = tpot_at(decode, demand, batch + NORMAL_P90 * math.sqrt(batch))

@@ -21,6 +21,7 @@ MAX_REPLAYED = 9  # splits that replay a trace: those best in closed form
 MAX_DRAWN = 4  # splits that serve drawn requests, where all are to be done in a moment
 FINALISTS = 2  # colocated parallelisms that the simulator compares
 CLOSE = 0.85  # of the best closed-form score: below it a parallelism is not simulated
+SAME = 0.95  # of the best closed-form score: as good as the best
 AS_FAST = 1.05  # times the best mean latency: among such layouts the highest rate decides
 LEAST_REQUESTS = 200
 MOST_REQUESTS = 10_000
@@ -167,14 +168,14 @@ def _has_times(question: Question) -> bool:
 
 def _close_to_best(run: _Search, ranked: Sequence[Scored]) -> list[Scored]:
     """The best parallelisms by the closed form, as far as it cannot tell them apart."""
-    return [s for s in ranked[:FINALISTS] if _close(run, s, ranked[0])]
+    return [s for s in ranked[:FINALISTS] if _close(run, s, ranked[0], CLOSE)]
 
 
-def _close(run: _Search, one: Scored, best: Scored) -> bool:
+def _close(run: _Search, one: Scored, best: Scored, share: float) -> bool:
     if run.question.slo.is_given:
-        return one.knee_rps >= CLOSE * best.knee_rps
+        return one.knee_rps >= share * best.knee_rps
     ours, theirs = run.preference(one), run.preference(best)
-    return ours[0] == theirs[0] and abs(ours[-1] - theirs[-1]) <= (1 - CLOSE) * abs(theirs[-1])
+    return ours[0] == theirs[0] and abs(ours[-1] - theirs[-1]) <= (1 - share) * abs(theirs[-1])
 
 
 def _entrants(run: _Search, splits: Sequence[Fleet], most: int) -> list[Scored]:
@@ -182,10 +183,24 @@ def _entrants(run: _Search, splits: Sequence[Fleet], most: int) -> list[Scored]:
 
     Of more than `most` shares the best ones.
     """
-    best: dict[float, Scored] = {}
+    shares: dict[float, list[Scored]] = {}
     for scored in run.ranked(splits):
-        best.setdefault(_prefill_share(scored.fleet), scored)
-    return sorted(list(best.values())[:most], key=lambda s: _prefill_share(s.fleet))
+        shares.setdefault(_prefill_share(scored.fleet), []).append(scored)
+    best = [_simplest(run, group) for group in list(shares.values())[:most]]
+    return sorted(best, key=lambda s: _prefill_share(s.fleet))
+
+
+def _simplest(run: _Search, ranked: Sequence[Scored]) -> Scored:
+    """Of the layouts about as good as the best: engines alike in both roles, then small ones."""
+
+    def simplicity(scored: Scored) -> tuple[bool, int]:
+        prefill, decode = scored.fleet.prefill, scored.fleet.decode
+        assert prefill is not None
+        assert decode is not None
+        alike = prefill.parallelism == decode.parallelism
+        return alike, -prefill.parallelism.num_gpus - decode.parallelism.num_gpus
+
+    return max((s for s in ranked if _close(run, s, ranked[0], SAME)), key=simplicity)
 
 
 def _prefill_share(fleet: Fleet) -> float:

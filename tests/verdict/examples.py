@@ -1,0 +1,76 @@
+"""A small fleet with round step times, and questions built from it."""
+
+from dataclasses import replace
+from typing import Any
+
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.perf_model.records import EngineModel, Parallelism, Percentiles, Role, StepTimes
+from pdctl.verdict.records import Arm, Question
+from pdctl.workload.describe import workload_from_lengths
+from pdctl.workload.records import Slo
+
+# 100 µs per prompt token, 10 ms per decode step and 1 µs per token of context
+TIMES = StepTimes(
+    prefill_base_s=0.0,
+    prefill_token_s=1e-4,
+    prefill_pair_s=0.0,
+    prefill_floor_s=0.0,
+    decode_base_s=0.01,
+    decode_weight_s=0.0,
+    decode_request_s=0.0,
+    decode_latency_s=0.0,
+    decode_context_s=1e-6,
+    decode_compute_s=0.0,
+    transfer_base_s=0.001,
+    transfer_token_s=1e-6,
+)
+
+
+def engine(role: Role = "colocated", **changes: Any) -> EngineModel:
+    """An engine with TIMES, 1,000,000 tokens of KV and chunks of 8,000 tokens."""
+    model = EngineModel(
+        role=role,
+        parallelism=Parallelism(),
+        times=TIMES,
+        kv_capacity_tokens=1_000_000,
+        max_running_requests=4096,
+        chunked_prefill_size=8000,
+        max_context=131_072,
+    )
+    return replace(model, **changes)
+
+
+def question(
+    model: str = "llama-3.1-8b",
+    gpus: str = "8xH200",
+    *,
+    isl: float | None = 4000,
+    osl: float | None = 300,
+    rate: float | None = None,
+    slo: Slo | None = None,
+    **changes: Any,
+) -> Question:
+    """A question about a bundled model; changes: further fields of Question."""
+    workload = workload_from_lengths(isl=isl, osl=osl, rate_rps=rate)
+    asked = Question(read_llm(model), parse_gpus(gpus), workload, slo or Slo())
+    return replace(asked, **changes)
+
+
+def arm(layout: str = "8C", **changes: Any) -> Arm:
+    """An arm with plausible figures."""
+    roles: tuple[Role, ...] = ("colocated",) if layout.endswith("C") else ("prefill", "decode")
+    times = Percentiles(0.5, 0.4, 0.9, 1.2)
+    made = Arm(
+        layout=layout,
+        num_gpus=8,
+        parallelism=dict.fromkeys(roles, Parallelism()),
+        ttft_s=times,
+        tpot_s=Percentiles(0.02, 0.018, 0.03, 0.05),
+        e2e_s=Percentiles(5.0, 4.0, 9.0, 12.0),
+        goodput_rps=3.0,
+        knee_rps=4.0,
+        tokens_per_s_per_gpu=100.0,
+        kv_usage=dict.fromkeys(roles, 0.5),
+    )
+    return replace(made, **changes)

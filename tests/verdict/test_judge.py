@@ -1,0 +1,79 @@
+import pytest
+
+from pdctl.verdict.judge import Side, judge
+
+BAND = 0.25
+
+
+def ruled(colocated: float, pd: float, lean: str = "mixed", rate: float | None = None,
+          band: float = BAND) -> tuple[str, str, str]:  # fmt: skip
+    ruling = judge(
+        lean,  # type: ignore[arg-type]
+        Side(colocated, None, None),
+        Side(pd, None, None),
+        rate_rps=rate,
+        has_slo=True,
+        band=band,
+    )
+    return ruling.choice, ruling.decided_by, ruling.confidence
+
+
+def without_slo(colocated: Side, pd: Side, lean: str = "mixed") -> str:
+    return judge(
+        lean,  # type: ignore[arg-type]
+        colocated,
+        pd,
+        rate_rps=1.0,
+        has_slo=False,
+        band=BAND,
+    ).choice
+
+
+def test_goodput_decides_when_it_clears_its_error_band() -> None:
+    assert ruled(4.0, 5.1) == ("pd", "evidence", "medium")
+    assert ruled(5.1, 4.0) == ("colocated", "evidence", "medium")
+
+
+def test_inside_the_band_it_is_too_close_unless_the_rules_are_clear() -> None:
+    assert ruled(4.0, 4.9) == ("too_close", "evidence", "low")
+    assert ruled(4.0, 4.9, "pd") == ("pd", "rules", "medium")
+    assert ruled(4.9, 4.0, "pd") == ("pd", "rules", "low")
+
+
+def test_evidence_against_clear_rules_decides_with_low_confidence() -> None:
+    assert ruled(4.0, 8.0, "colocated") == ("pd", "evidence", "low")
+
+
+def test_measured_times_and_rules_that_agree_give_high_confidence() -> None:
+    assert ruled(4.0, 8.0, "pd", band=0.1) == ("pd", "evidence", "high")
+    assert ruled(4.0, 8.0, "pd") == ("pd", "evidence", "medium")
+
+
+def test_colocated_suffices_when_it_holds_the_rate_with_the_band_to_spare() -> None:
+    assert ruled(4.0, 9.0, rate=3.2)[0] == "colocated"
+    assert ruled(4.0, 9.0, rate=3.3)[0] == "pd"
+
+
+def test_an_arm_that_never_meets_the_slos_loses() -> None:
+    assert ruled(0.0, 1.0)[0] == "pd"
+    assert ruled(0.0, 0.0)[0] == "too_close"
+
+
+@pytest.mark.parametrize(("pd", "choice"), [
+    (Side(4.0, 1.0, 0.010), "pd"),  # half the TPOT, the rest equal
+    (Side(4.0, 1.3, 0.010), "too_close"),  # and a third more TTFT: the SLO decides
+    (Side(4.0, 1.5, 0.020), "colocated"),
+    (Side(4.0, 1.1, 0.019), "too_close"),
+    (Side(4.0, None, None), "colocated"),  # does not carry the rate
+])  # fmt: skip
+def test_without_slos_an_arm_must_be_better_at_something_and_worse_at_nothing(
+    pd: Side, choice: str
+) -> None:
+    assert without_slo(Side(4.0, 1.0, 0.020), pd) == choice
+
+
+def test_a_rate_nobody_asked_for_gives_no_more_than_low_confidence() -> None:
+    ruling = judge(
+        "pd", Side(4, 1, 0.02), Side(4, 1, 0.01), rate_rps=None, has_slo=False, band=BAND
+    )
+    assert (ruling.choice, ruling.confidence) == ("pd", "low")

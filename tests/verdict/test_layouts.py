@@ -1,0 +1,67 @@
+import pytest
+
+from pdctl.errors import InvalidInput
+from pdctl.perf_model.records import Parallelism
+from pdctl.verdict.layouts import (
+    assumed_cluster,
+    colocated_fleets,
+    engines_that_fit,
+    gpu_budget,
+    pd_fleets,
+)
+from tests.verdict.examples import question
+
+TP2 = {role: Parallelism(tp=2) for role in ("colocated", "prefill", "decode")}
+
+
+def test_both_arms_use_the_same_gpus() -> None:
+    asked = question(gpus="2x8xH200:rdma400", parallelism=TP2)
+    engines = engines_that_fit(asked)
+    (alone,) = colocated_fleets(asked, engines)
+    splits = pd_fleets(asked, engines.prefill[0], engines.decode[0])
+    assert alone.layout == "8C"
+    assert [fleet.layout for fleet in splits] == [f"{p}P{8 - p}D" for p in range(1, 8)]
+    assert {fleet.num_gpus for fleet in splits} == {alone.num_gpus} == {16}
+
+
+def test_a_model_too_large_for_one_gpu_is_only_tried_on_more() -> None:
+    engines = engines_that_fit(question("llama-3.1-70b", "8xH100"))
+    assert min(e.parallelism.num_gpus for e in engines.decode) >= 2
+    assert all(e.kv_capacity_tokens > 0 for e in engines.decode)
+
+
+def test_nothing_fits_is_an_empty_answer() -> None:
+    engines = engines_that_fit(question("deepseek-r1", "2xL40S"))
+    assert engines.colocated == engines.prefill == engines.decode == ()
+
+
+def test_the_number_of_engines_fixes_their_size() -> None:
+    asked = question(gpus="2x8xH200:rdma400", total=4)
+    assert {e.parallelism.num_gpus for e in engines_that_fit(asked).decode} == {4}
+
+
+def test_more_engines_than_gpus_are_refused_with_a_number_that_fits() -> None:
+    with pytest.raises(InvalidInput, match="9 engines of 2 GPUs need 18 GPUs") as refused:
+        gpu_budget(question(gpus="2x8xH200", total=9, parallelism=TP2))
+    assert refused.value.hint == "--total 8"
+
+
+def test_splits_of_unequal_engines_leave_no_room_for_another_prefill_engine() -> None:
+    shapes = {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=4)}
+    asked = question(gpus="8xH200", parallelism=shapes)
+    engines = engines_that_fit(asked)
+    splits = pd_fleets(asked, engines.prefill[0], engines.decode[0])
+    assert [fleet.layout for fleet in splits] == ["2P1D"]
+
+
+def test_an_unknown_link_between_nvlink_nodes_is_assumed_and_a_given_one_kept() -> None:
+    assert assumed_cluster(question(gpus="2x8xH200").cluster).rdma_bytes_per_s == 50e9
+    given = question(gpus="2x8xH200:rdma100").cluster
+    assert assumed_cluster(given) is given
+    one = question(gpus="8xH200").cluster
+    assert assumed_cluster(one) is one
+
+
+def test_experts_spread_over_whole_engines() -> None:
+    engines = engines_that_fit(question("deepseek-r1", "4x8xH200:rdma400"))
+    assert any(e.parallelism.ep == e.parallelism.tp > 1 for e in engines.decode)

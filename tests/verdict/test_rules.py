@@ -1,0 +1,126 @@
+import pytest
+
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.verdict.records import Rule
+from pdctl.verdict.rules import Load, apply_rules, lean, uncached_prompt_tokens
+from pdctl.workload.describe import workload_from_lengths
+from pdctl.workload.records import Burstiness, Workload
+
+IDS = (
+    "long_prompts",
+    "decode_batch",
+    "moe",
+    "short_prompts",
+    "single_node",
+    "variability",
+    "kv_path",
+)
+
+
+def rules(
+    *,
+    model: str = "llama-3.1-8b",
+    gpus: str = "2x8xH200:rdma400",
+    isl: float | None = 8000,
+    hit: float | None = None,
+    load: Load | None = None,
+) -> dict[str, Rule]:
+    workload = workload_from_lengths(isl=isl, osl=500, prefix_hit=hit)
+    found = apply_rules(read_llm(model), parse_gpus(gpus), workload, load)
+    return {rule.id: rule for rule in found}
+
+
+def bursty(dispersion: float, peak: float) -> Rule:
+    workload = Workload(
+        None, None, None, None, None, Burstiness(dispersion, peak), None, origin="test"
+    )
+    found = apply_rules(read_llm("llama-3.1-8b"), parse_gpus("8xH200"), workload)
+    return next(rule for rule in found if rule.id == "variability")
+
+
+def test_every_rule_has_a_line_with_text_and_source() -> None:
+    found = rules()
+    assert tuple(found) == IDS
+    assert all(rule.text and rule.source for rule in found.values())
+
+
+@pytest.mark.parametrize(("isl", "long", "short"), [
+    (4000, "pd", "neither"),
+    (3999, "neither", "neither"),
+    (1000, "neither", "neither"),
+    (999, "neither", "colocated"),
+])  # fmt: skip
+def test_prompts_are_long_from_4k_and_short_under_1k(isl: float, long: str, short: str) -> None:
+    found = rules(isl=isl)
+    assert (found["long_prompts"].favours, found["short_prompts"].favours) == (long, short)
+
+
+def test_only_the_uncached_part_of_a_prompt_counts() -> None:
+    found = rules(isl=8000, hit=0.9)
+    assert found["long_prompts"].value == pytest.approx(800)
+    assert found["long_prompts"].favours == "neither"
+    assert found["short_prompts"].favours == "colocated"
+
+
+def test_unknown_lengths_stay_unknown() -> None:
+    found = rules(isl=None)
+    assert found["long_prompts"].favours == found["short_prompts"].favours == "unknown"
+    assert found["long_prompts"].value is None
+    assert uncached_prompt_tokens(workload_from_lengths(isl=None, osl=None)) is None
+
+
+def test_a_decode_batch_is_high_from_32() -> None:
+    assert rules()["decode_batch"].favours == "unknown"
+    assert rules(load=Load(decode_batch=31.0))["decode_batch"].favours == "neither"
+    assert rules(load=Load(decode_batch=32.0))["decode_batch"].favours == "pd"
+
+
+def test_experts_favour_a_split_and_a_dense_model_says_nothing() -> None:
+    assert rules(model="qwen3-30b-a3b")["moe"].favours == "pd"
+    assert rules(model="qwen3-8b")["moe"].favours == "neither"
+
+
+def test_one_node_is_a_prior_against_a_split() -> None:
+    assert rules(gpus="8xH200")["single_node"].favours == "colocated"
+    assert rules(gpus="2x8xH200:rdma400")["single_node"].favours == "neither"
+
+
+@pytest.mark.parametrize(("dispersion", "peak", "favours"), [
+    (2.9, 1.21, "neither"),  # Mooncake conversation
+    (164.0, 4.18, "colocated"),  # Azure code 2023
+    (51.0, 1.0, "colocated"),
+    (1.0, 2.6, "colocated"),
+])  # fmt: skip
+def test_only_strongly_uneven_arrivals_count_as_variable(
+    dispersion: float, peak: float, favours: str
+) -> None:
+    assert bursty(dispersion, peak).favours == favours
+
+
+def test_kv_that_moves_slower_than_half_its_prefill_speaks_against_a_split() -> None:
+    fast = rules(load=Load(kv_move_s=0.04, prefill_s=0.4))
+    slow = rules(load=Load(kv_move_s=0.3, prefill_s=0.4))
+    assert fast["kv_path"].favours == "neither"
+    assert slow["kv_path"].favours == "colocated"
+
+
+def test_cards_that_meet_only_over_pcie_speak_against_a_split() -> None:
+    assert rules(gpus="8xRTX4090")["kv_path"].favours == "colocated"
+
+
+def test_an_unknown_link_between_nodes_is_unknown_and_says_how_to_give_it() -> None:
+    rule = rules(gpus="2x8xH200")["kv_path"]
+    assert rule.favours == "unknown"
+    assert "rdma400" in rule.text
+
+
+def test_two_rules_for_a_split_and_none_against_lean_to_it() -> None:
+    assert lean(tuple(rules(model="deepseek-r1").values())) == "pd"
+    assert lean(tuple(rules(model="deepseek-r1", gpus="8xH200").values())) == "mixed"
+    assert lean(tuple(rules(isl=500, gpus="8xH200").values())) == "colocated"
+
+
+def test_a_bad_kv_path_decides_alone() -> None:
+    load = Load(decode_batch=200, kv_move_s=9.0, prefill_s=0.1)
+    assert lean(tuple(rules(model="deepseek-r1", load=load).values())) == "colocated"
