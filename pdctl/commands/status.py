@@ -26,6 +26,9 @@ def status(
     as_json: bool = typer.Option(False, "--json", help="One JSON object per sample."),
     check: bool = typer.Option(False, "--check", help="One sample; exit 5 unless all is well."),
     router: str = typer.Option("", "--router", help="URL of a router that pdctl did not start."),
+    metrics_port: int = typer.Option(
+        None, "--metrics-port", min=1, max=65535, help="With --router: its Prometheus port."
+    ),
     interval: str = typer.Option("1s", "--interval", help="Between samples."),
 ) -> None:
     import sys
@@ -39,7 +42,7 @@ def status(
         raise InvalidInput("--router excludes a NAME.", hint=f"pdctl status --router {router}")
     interval_s = max(0.2, parse_duration_s(interval, flag="--interval"))
     is_live = watch or (sys.stdout.isatty() and not (once or as_json or check))
-    name, one = _watch(name, router)
+    name, one = _watch(name, router, metrics_port)
     try:
         if is_live:
             _live(one, interval_s, as_json=as_json)
@@ -55,7 +58,7 @@ status.__doc__ = f"""Show every engine's queues, live on a terminal, and what to
 {EXAMPLES}"""
 
 
-def _watch(name: str, router: str) -> "tuple[str, Watch]":
+def _watch(name: str, router: str, metrics_port: int | None) -> "tuple[str, Watch]":
     import time
 
     from pdctl.status.evidence import read_evidence
@@ -63,7 +66,7 @@ def _watch(name: str, router: str) -> "tuple[str, Watch]":
     from pdctl.status.watch import REMEMBERED_S, Watch
 
     if router:
-        return "", Watch(source_of_router(router))
+        return "", Watch(source_of_router(router, metrics_port))
     name = name or only_name()
     source = source_of_state(name)
     return name, Watch(source, read_evidence(name, time.time() - REMEMBERED_S))

@@ -155,7 +155,7 @@ def _verdict(
         return "down", f"the router does not answer at {watched.router_url}"
     for role in ("prefill", "decode", "colocated"):
         of_role = [one for one in engines if one.target.role == role]
-        if of_role and not any(one.health == "up" for one in of_role):
+        if of_role and not any(one.health == "up" and one.breaker != "open" for one in of_role):
             return "down", f"no {role} engine serves: {_trouble(of_role[0])}"
     troubled = [one for one in engines if not is_well(one)]
     if troubled:

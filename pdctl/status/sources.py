@@ -95,8 +95,10 @@ def _supervision(found: FleetState) -> str:
     )
 
 
-def source_of_router(url: str) -> Callable[[], Watched]:
+def source_of_router(url: str, metrics_port: int | None = None) -> Callable[[], Watched]:
     """Follows the engines a router lists; asks it anew every few seconds.
+
+    metrics_port: its Prometheus port; None: the usual one.
 
     Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
     """
@@ -110,6 +112,7 @@ def source_of_router(url: str) -> Callable[[], Watched]:
         endpoint=url,
         targets=targets,
         router_url=url,
+        router_metrics_port=metrics_port,
     )
     asked_at = time.monotonic()
 

@@ -133,7 +133,7 @@ class Watch:
         now_s: float,
         restarted: bool,
     ) -> FleetStatus:
-        requests = router.requests if router else None
+        requests = router.requests if router and _knows(router, watched) else None
         moment = moment_of(rows, requests, now_s, restarted=restarted)
         self.moments.append(moment)
         while self.moments[0].at_s < now_s - REMEMBERED_S:
@@ -172,6 +172,11 @@ class Watch:
             for page in pages
             if len(page) > 1
         )
+
+
+def _knows(router: RouterScrape, watched: Watched) -> bool:
+    """Whether the metrics are those of this fleet's router: another may have the usual port."""
+    return any(target.url.rstrip("/") in router.breakers for target in watched.targets)
 
 
 def _remember(memory: _Memory, scrape: Scrape | None) -> bool:

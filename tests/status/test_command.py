@@ -12,8 +12,8 @@ import pytest
 from pdctl.cli import main
 from pdctl.engines import state
 from pdctl.engines.records import FleetState, ProcessState
-from tests.status.servers import pages_server
-from tests.status.test_watch import engine_pages, page
+from tests.status.servers import Pages, pages_server
+from tests.status.test_watch import engine_pages
 
 
 @pytest.fixture
@@ -26,15 +26,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def held(home: Path) -> Iterator[None]:
     """A deployment "chat" with one engine of each role, as if its supervisor lived."""
-    router = {
-        "/readiness": (200, b"{}"),
-        "/metrics": page("router_metrics_0.3.2.txt"),
-    }
+    router: Pages = {"/readiness": (200, b"{}")}
     with (
         pages_server(engine_pages("prefill")) as prefill,
         pages_server(engine_pages("decode")) as decode,
         pages_server(router) as url,
     ):
+        breakers = f'smg_worker_cb_state{{worker="{prefill}"}} 0\n'
+        router["/metrics"] = (200, f"{breakers}smg_router_requests_total 48\n".encode())
         state.make_state_dir("chat")
         state.write_state(fleet_state(url, prefill, decode))
         lock = state.lock("chat")

@@ -51,6 +51,17 @@ class Fleet:
             phase="serving",
         )
 
+    def router_metrics(self) -> bytes:
+        """The captured page, of these engines."""
+        text = page("router_metrics_0.3.2.txt")[1].decode()
+        captured = (
+            ("http://127.0.0.1:31001", self.prefill),
+            ("http://127.0.0.1:31002", self.decode),
+        )
+        for before, now in captured:
+            text = text.replace(before, now)
+        return text.encode()
+
     def change_loads(self, role: str, **changes: Any) -> None:
         found = json.loads(self.pages[role]["/v1/loads"][1])
         found["loads"][0] |= changes
@@ -71,8 +82,9 @@ def fleet() -> Iterator[Fleet]:
             {"id": "2", "url": decode, "worker_type": "decode", "is_healthy": True},
         ]
         pages["router"]["/workers"] = (200, json.dumps({"workers": listed}).encode())
-        pages["router"]["/metrics"] = (200, page("router_metrics_0.3.2.txt")[1])
-        yield Fleet(prefill, decode, router, pages)
+        found = Fleet(prefill, decode, router, pages)
+        pages["router"]["/metrics"] = (200, found.router_metrics())
+        yield found
 
 
 @pytest.fixture
@@ -96,7 +108,7 @@ def test_rates_come_from_two_samples(fleet: Fleet, watch: Watch) -> None:
     fleet.change_loads("decode", decode_moments=[926, 3220, 3e6, 12000, 13727168.0, 3220])
     fleet.pages["router"]["/metrics"] = (
         200,
-        page("router_metrics_0.3.2.txt")[1].replace(b'"false"} 48', b'"false"} 60'),
+        fleet.router_metrics().replace(b'"false"} 48', b'"false"} 60'),
     )
     status = watch.sample()
     prefill, decode = (one.sample for one in status.engines)
@@ -145,7 +157,14 @@ def test_an_open_breaker_shows_on_its_engine(fleet: Fleet, watch: Watch) -> None
     fleet.pages["router"]["/metrics"] = (200, line.encode())
     status = watch.sample()
     assert status.engines[1].breaker == "open"
-    assert status.verdict == "degraded"
+    assert status.verdict == "down"
+    assert status.verdict_text.endswith("the router's circuit breaker of decode-0 is open")
+
+
+def test_requests_of_another_router_on_that_port_do_not_count(fleet: Fleet, watch: Watch) -> None:
+    fleet.pages["router"]["/metrics"] = page("router_metrics_0.3.2.txt")
+    watch.sample()
+    assert watch.moments[-1].requests is None
 
 
 def test_an_sglang_without_loads_is_read_by_its_metrics(fleet: Fleet) -> None:
