@@ -23,12 +23,13 @@ def in_arrival_order(requests: Requests) -> Requests:
     if not times:
         return requests
     if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
-        requests = _taken(requests, sorted(range(len(times)), key=times.__getitem__))
+        requests = pick(requests, sorted(range(len(times)), key=times.__getitem__))
     start = requests.arrival_s[0]
     return _at(requests, (time - start for time in requests.arrival_s))
 
 
-def _taken(requests: Requests, order: Sequence[int]) -> Requests:
+def pick(requests: Requests, order: Sequence[int]) -> Requests:
+    """The requests at these places, in this order; their times as they are."""
     blocks = requests.blocks
     return Requests(
         arrival_s=[requests.arrival_s[i] for i in order],
