@@ -62,14 +62,26 @@ def _watch(name: str, router: str, metrics_port: int | None) -> "tuple[str, Watc
     import time
 
     from pdctl.status.evidence import read_evidence
-    from pdctl.status.sources import only_name, source_of_router, source_of_state
+    from pdctl.status.sources import source_of_router, source_of_state
     from pdctl.status.watch import REMEMBERED_S, Watch
 
     if router:
         return "", Watch(source_of_router(router, metrics_port))
-    name = name or only_name()
+    name = name or _meant()
     source = source_of_state(name)
     return name, Watch(source, read_evidence(name, time.time() - REMEMBERED_S))
+
+
+def _meant() -> str:
+    """The deployment of a bare `status`: the only one, else the one a person names."""
+    from pdctl.console import ask, interactive
+    from pdctl.status.sources import candidates, only_name
+
+    names = candidates()
+    if len(names) < 2 or not interactive(no_input=False):
+        return only_name()
+    question = f"Which deployment ({', '.join(names)})?"
+    return ask(question, default=names[0], flag="NAME", no_input=False)
 
 
 def _keep(name: str, one: "Watch") -> None:

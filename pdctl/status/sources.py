@@ -18,18 +18,27 @@ from pdctl.status.targets import (
 RELIST_S = 5.0
 
 
+def candidates() -> tuple[str, ...]:
+    """The deployments a bare `status` may mean: those with a supervisor, else any with a state."""
+    names = state.list_names()
+    return tuple(name for name in names if state.is_supervised(name)) or names
+
+
 def only_name() -> str:
     """The deployment meant when none is named. Raises StateConflict unless there is exactly one."""
-    names = state.list_names()
+    names = candidates()
     if len(names) == 1:
         return names[0]
     if not names:
         raise StateConflict(
-            "No deployment runs on this machine.",
-            hint="pdctl up --prefill 2 --total 8, or pdctl status --router http://HOST:30000",
+            "No deployment is running.",
+            hint="pdctl up starts one; pdctl status --router http://HOST:30000 watches any other",
+            code="not_running",
         )
     raise StateConflict(
-        f"{len(names)} deployments are here: {', '.join(names)}.", hint=f"pdctl status {names[0]}"
+        f"{len(names)} deployments are running: {', '.join(names)}.",
+        hint=f"pdctl status {names[0]}",
+        code="ambiguous_name",
     )
 
 
@@ -65,9 +74,9 @@ def _required(name: str) -> FleetState:
         return found
     others = ", ".join(other for other in state.list_names() if other != name)
     raise StateConflict(
-        f"No deployment {name!r} runs on this machine."
-        + (f" There is: {others}." if others else ""),
+        f"No deployment {name!r} is running." + (f" There is: {others}." if others else ""),
         hint="pdctl ls",
+        code="not_running",
     )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,8 @@ def test_a_dead_supervisor_is_said(held: None, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 7, "No deployment runs"),
-        (("gone",), 7, "No deployment 'gone' runs"),
+        ((), 7, "No deployment is running"),
+        (("gone",), 7, "No deployment 'gone' is running"),
         (("../x",), 2, "not a name"),
         (("--router", "nonsense"), 2, "--router"),
         (("--router", "http://127.0.0.1:9"), 5, "No SGLang router answers"),
@@ -165,6 +166,23 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(
     assert words in shown.err
     assert "hint:" in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.usefixtures("held")
+def test_a_bare_status_means_the_one_that_has_a_supervisor(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = state.read_state("chat")
+    assert found is not None
+    state.make_state_dir("old")
+    state.write_state(replace(found, name="old", phase="failed"))
+    assert run("--json") == 0
+    assert json.loads(capsys.readouterr().out)["data"]["name"] == "chat"
+    lock = state.lock("old")
+    assert lock is not None
+    assert run() == 7
+    os.close(lock)
+    assert "2 deployments are running: chat, old." in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("held")
