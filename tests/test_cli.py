@@ -1,0 +1,72 @@
+"""The command line's own rules: lazy verbs, one error boundary, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pdctl.cli import VERBS, main
+
+# what `--help` of one verb may import beside the standard library
+SLOW_IMPORTS = ("numpy", "aiohttp", "yaml", "pydantic", "psutil", "ray", "sglang", "asyncio")
+
+
+def _run(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "pdctl", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1", **env},
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_help_lists_every_verb() -> None:
+    done = _run("--help")
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert f"  {verb} " in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_two_examples(verb: str) -> None:
+    text = _run(verb, "--help").stdout
+    assert text.count(f"pdctl {verb}") >= 3, "a usage line and two examples"
+    assert "--json" in text
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["status", "--help"]])
+def test_help_imports_nothing_slow(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom pdctl.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        f"slow = [m for m in {SLOW_IMPORTS!r} if m in sys.modules]\n"
+        "sys.exit(f'imported {slow}' if slow else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["frobnicate"], ["plan", "--no-such-flag"], ["plan", "x", "--isl", "many"]]
+)
+def test_a_wrong_command_line_is_one_sentence_a_hint_and_exit_2(arguments: list[str]) -> None:
+    done = _run(*arguments)
+    assert done.returncode == 2
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint:  pdctl")
+
+
+def test_a_usage_error_under_json_is_an_envelope_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", "--json", "--no-such-flag"])
+    assert stopped.value.code == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+
+
+def test_version_is_the_packages() -> None:
+    assert _run("--version").stdout.startswith("pdctl ")
