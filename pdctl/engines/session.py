@@ -1,6 +1,5 @@
 """A deployment for as long as a block of code runs: started before, gone after."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -38,7 +37,7 @@ def serving(
         supervisor.child.wait(STOP_WAIT_S)
         stop.reap(deployment.name)
         state.clear_state(deployment.name)
-    shutil.rmtree(state.state_dir(deployment.name), ignore_errors=True)
+    state.forget(deployment.name)
 
 
 def _ready(supervisor: launch.SupervisorProcess, tell: Callable[[FleetState], None]) -> FleetState:
