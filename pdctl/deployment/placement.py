@@ -7,8 +7,9 @@ from itertools import groupby
 from pdctl.deployment.extra_args import options
 from pdctl.deployment.records import Deployment
 from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.gpus import is_free, taken_gpus
-from pdctl.inspection.records import Gpu
+from pdctl.inspection.records import Cluster, Gpu
 
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
@@ -31,7 +32,8 @@ def assign_gpus(deployment: Deployment, gpus: Sequence[Gpu]) -> dict[str, tuple[
         gpus: the GPUs of this machine; not looked at unless `needs_gpus(deployment)`.
 
     Raises:
-        InvalidInput: --gpus names a GPU that is not there.
+        InvalidInput: --gpus names a GPU that is not there, or, for simulated engines, a kind that
+            is not known or fewer than they take.
         EnvironmentProblem: too few of them are free.
     """
     if not needs_gpus(deployment):
@@ -94,6 +96,8 @@ def index_ranges(indices: Sequence[int]) -> str:
 
 
 def _numbered(deployment: Deployment) -> dict[str, tuple[int, ...]]:
+    if deployment.engine == "sim" and deployment.gpus is not None:
+        _check_described(deployment, parse_gpus(deployment.gpus))
     assigned: dict[str, tuple[int, ...]] = {}
     taken = 0
     for name, role in deployment.engine_names.items():
@@ -101,6 +105,15 @@ def _numbered(deployment: Deployment) -> dict[str, tuple[int, ...]]:
         assigned[name] = tuple(range(taken, taken + num))
         taken += num
     return assigned
+
+
+def _check_described(deployment: Deployment, cluster: Cluster) -> None:
+    if cluster.num_gpus < deployment.num_gpus:
+        raise InvalidInput(
+            f"{deployment.total} engines take {deployment.num_gpus} GPUs; --gpus "
+            f"{deployment.gpus} describes {cluster.num_gpus}.",
+            hint=f"--gpus {deployment.num_gpus}x{cluster.gpu.name}, or a smaller --total",
+        )
 
 
 def _chosen(deployment: Deployment, gpus: Sequence[Gpu]) -> list[Gpu]:

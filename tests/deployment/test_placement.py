@@ -121,6 +121,13 @@ def test_simulated_engines_get_numbers_and_cpu_engines_nothing() -> None:
     assert assign_gpus(on_cpu, ()) == {"colocated-0": ()}
 
 
+def test_simulated_engines_must_fit_on_known_gpus() -> None:
+    with pytest.raises(InvalidInput, match="8 engines take 8 GPUs; --gpus 4xH200 describes 4"):
+        assign_gpus(split(engine="sim", gpus="4xH200"), ())
+    with pytest.raises(InvalidInput, match="B2000"):
+        assign_gpus(split(engine="sim", gpus="8xB2000"), ())
+
+
 def test_ranges_are_short() -> None:
     assert index_ranges([6, 0, 1, 2, 4, 5]) == "0-2,4-6"
     assert index_ranges([3]) == "3"
