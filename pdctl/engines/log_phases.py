@@ -26,7 +26,7 @@ _PERCENT = re.compile(r"(?:loading|completed)[^:]*shards:\s+(\d{1,3})%", re.IGNO
 _GRAPHS = re.compile(r"Capturing (?:batches|num tokens).*?\s(\d+)/(\d+)")
 # earliest in the log to latest; a phase never goes back
 _MARKS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("arguments", re.compile(r"\bserver_args=")),
+    ("schedulers", re.compile(r"\bserver_args=")),
     ("distributed", re.compile(r"Init (?:torch distributed|parallel) begin")),
     ("weights", re.compile(r"Load weight begin")),
     ("memory pool", re.compile(r"Load weight end")),

@@ -23,7 +23,7 @@ def phases_of(text: str) -> list[str]:
 def test_a_decode_engine_on_a_gpu_goes_through_every_phase_once() -> None:
     text = (LOGS / "sglang-0.5.15-decode.log").read_bytes().decode()
     assert phases_of(text) == [
-        "arguments",
+        "schedulers",
         "distributed",
         "weights",
         "memory pool",

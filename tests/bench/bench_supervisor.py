@@ -1,0 +1,106 @@
+"""What the supervisor of 64 engines costs while idle, and how fast another one takes over."""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from pdctl.deployment.records import Deployment, ProcessRole, ProcessSpec, RolePlan
+from pdctl.engines import launch, state, stop, watch
+from pdctl.engines.launch import SupervisorProcess
+
+NUM_PREFILL = 16
+NUM_DECODE = 48
+IDLE_S = 30.0
+FAKE = Path(__file__).parent.parent / "engines" / "fake_engine.py"
+NAME = "bench64"
+
+
+def measure() -> list[tuple[str, float, float, str]]:
+    """Rows of (what, measured, limit, unit)."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ[state.HOME_VARIABLE] = home
+        try:
+            first = launch.launch(_deployment(), _specs(), detached=True, ready_timeout_s=300)
+            _wait_until_serving(first)
+            share, mib = _idle(first)
+            first.child.kill()
+            first.child.wait()
+            started = time.monotonic()
+            second = launch.resume(NAME)
+            assert second is not None
+            _wait_until_serving(second)
+            adopted_s = time.monotonic() - started
+        finally:
+            stop.stop(NAME, now=True)
+    return [
+        ("supervisor of 64 idle engines, of a core", share * 100, 1, "%"),
+        ("supervisor of 64 idle engines, memory", mib, 60, "MiB"),
+        ("another supervisor adopts 64 engines", adopted_s, 2, "s"),
+    ]
+
+
+def _deployment() -> Deployment:
+    roles = {"prefill": RolePlan(NUM_PREFILL), "decode": RolePlan(NUM_DECODE)}
+    return Deployment(name=NAME, model="fake", roles=roles)  # type: ignore[arg-type]
+
+
+def _specs() -> tuple[ProcessSpec, ...]:
+    router = (sys.executable, "-m", "sglang_router.launch_router", "--pd-disaggregation")
+    where = ("--host", "127.0.0.1", "--port", "28600", "--prometheus-port", "28690")
+    return (_spec("router", (*router, *where), 28600, None), *map(_engine, range(64)))
+
+
+def _engine(index: int) -> ProcessSpec:
+    role: ProcessRole = "prefill" if index < NUM_PREFILL else "decode"
+    port, bootstrap_port = 28700 + index, 28800 + index
+    argv = (sys.executable, str(FAKE), role, str(port), str(bootstrap_port))
+    return _spec(role, argv, port, bootstrap_port, index=index)
+
+
+def _spec(
+    role: ProcessRole,
+    argv: tuple[str, ...],
+    port: int,
+    bootstrap_port: int | None,
+    *,
+    index: int | None = None,
+) -> ProcessSpec:
+    name = role if index is None else f"{role}-{index}"
+    return ProcessSpec(
+        name=name,
+        role=role,
+        argv=argv,
+        env={},
+        gpus=() if index is None else (index,),
+        host="127.0.0.1",
+        port=port,
+        log=state.logs_dir(NAME) / f"{name}.log",
+        bootstrap_port=bootstrap_port if role == "prefill" else None,
+        stop_grace_s=5.0,
+    )
+
+
+def _wait_until_serving(supervisor: SupervisorProcess) -> None:
+    for seen in watch.states(supervisor):
+        if seen is not None and seen.phase == "serving":
+            return
+    raise AssertionError("the supervisor ended")
+
+
+def _idle(supervisor: SupervisorProcess) -> tuple[float, float]:
+    """The share of a core over half a minute, and MiB."""
+    process = psutil.Process(supervisor.child.pid)
+    time.sleep(2)
+    before, started = sum(process.cpu_times()[:2]), time.monotonic()
+    time.sleep(IDLE_S)
+    used_s = sum(process.cpu_times()[:2]) - before
+    return used_s / (time.monotonic() - started), process.memory_info().rss / 2**20
+
+
+if __name__ == "__main__":
+    for row in measure():
+        print(row)  # noqa: T201
