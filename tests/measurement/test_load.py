@@ -1,17 +1,20 @@
 """The load generator against simulated engines, and against servers that misbehave."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from aiohttp import web
 
-from pdctl.measurement.load import run_load
+from pdctl.measurement.load import load, run_load
 from pdctl.measurement.records import LoadProgress, Sent
 from pdctl.measurement.summary import summary
 from pdctl.workload.records import Requests
 from tests.engines.sim.engines import engine, free_port, run
 from tests.engines.sim.models import model
+from tests.engines.sim.test_process import process, sim, status, until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -179,6 +182,23 @@ def test_a_silent_server_times_out() -> None:
         assert "timed out" in (result.sent[0].error or "")
 
     run(test)
+
+
+def test_what_has_ended_is_kept_when_interrupted(tmp_path: Path) -> None:
+    pressed: list[bool] = []
+
+    def stop(progress: LoadProgress) -> None:
+        if progress.num_done and not pressed:
+            pressed.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    port = free_port()
+    with process(tmp_path / "log", *sim(port, "--sim-speed", "1")):
+        until(lambda: status(f"http://127.0.0.1:{port}/ready") == 200, tmp_path / "log")
+        ask = Requests([0.0, 0.0], [10, 10], [1, 100_000])
+        result = load(f"http://127.0.0.1:{port}", ask, on_progress=stop)
+    assert result.is_interrupted
+    assert [(sent.index, sent.is_whole) for sent in result.sent] == [(0, True)]
 
 
 def test_progress_is_told_and_requests_are_handed_over_as_they_end() -> None:

@@ -262,15 +262,30 @@ class Api:
 
     async def expire(self, after_s: float) -> None:
         """Give up requests whose partner has not come, as SGLang's KVPoll timeouts do."""
+        record = self.engine.record
         while True:
             await asyncio.sleep(min(1.0, after_s / 10) / self.engine.speed)
-            now_s = self.engine.now_s()
             for request in list(self.engine.live.values()):
-                late = now_s - request.queued_s > after_s and not request.out
-                if late and request.room is not None and not request.is_ready:
-                    text = f"timed out after {after_s:.1f}s in KVPoll.Bootstrapping"
-                    self.engine.record.num_bootstrap_failed += 1
-                    self._drop(request, 500, f"Request {request.rid} {text}")
+                state = self._overdue(request, after_s)
+                if state is None:
+                    continue
+                record.num_bootstrap_failed += state == "Bootstrapping"
+                record.num_transfer_failed += state == "WaitingForInput"
+                text = f"timed out after {after_s:.1f}s in KVPoll.{state}"
+                self._drop(request, 500, f"Request {request.rid} {text}")
+
+    def _overdue(self, request: Request, after_s: float) -> str | None:
+        """The state of its KV hand-over in which a request has been too long."""
+        now_s = self.engine.now_s()
+        if request.room is None or request.out:
+            return None
+        if not request.is_ready:
+            return "Bootstrapping" if now_s - request.queued_s > after_s else None
+        is_waiting = self.engine.role == "decode" and request.own_tokens
+        if not is_waiting or request.is_transferred:
+            return None
+        late_s = now_s - request.queued_s - request.waited_s
+        return "WaitingForInput" if late_s > after_s else None
 
 
 async def _body(http: web.Request) -> dict[str, Any]:

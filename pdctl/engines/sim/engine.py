@@ -36,7 +36,7 @@ class Engine:
         self.model = model
         self.role: Role = model.role
         self.queues = queues_for(model.role, model)
-        self.record = Record()
+        self.record = Record(speed=speed)
         self.on_allocated: Callable[[Request], None] = lambda request: None
         self.on_transfer: Callable[[Request], None] = lambda request: None
         self.live: dict[str, Request] = {}

@@ -73,8 +73,13 @@ class LoadSnapshot:
 
 @dataclass
 class Record:
-    """Running totals and the last published snapshots."""
+    """Running totals and the last published snapshots.
 
+    Told times on the engine's clock, it keeps them as a bystander's clock has them: `speed`
+    seconds of the engine take one, as for whoever watches or measures it from outside.
+    """
+
+    speed: float = 1.0
     prefill_tokens: int = 0
     prefill_busy_s: float = 0.0
     cached_tokens: int = 0
@@ -110,11 +115,11 @@ class Record:
         """A token of `request` left the engine; a prefill engine observes no latencies."""
         if request.out == 1:
             request.first_s = now_s
-            self.queue_s.observe(request.waited_s)
+            self.queue_s.observe(request.waited_s / self.speed)
             if role != "prefill":
-                self.ttft_s.observe(now_s - request.arrived_s)
+                self.ttft_s.observe((now_s - request.arrived_s) / self.speed)
         elif role != "prefill":
-            self.itl_s.observe(now_s - request.last_s)
+            self.itl_s.observe((now_s - request.last_s) / self.speed)
         request.last_s = now_s
         if reason:
             self._ended(request, role, now_s)
@@ -126,9 +131,10 @@ class Record:
         self.cached_tokens += request.cached_tokens
         self.prompt_lengths.observe(request.prompt_tokens)
         self.output_lengths.observe(request.out)
-        self.e2e_s.observe(now_s - request.arrived_s)
+        self.e2e_s.observe((now_s - request.arrived_s) / self.speed)
         if request.out > 1:
-            self.tpot_s.observe((now_s - request.first_s) / (request.out - 1))
+            span_s = (now_s - request.first_s) / self.speed
+            self.tpot_s.observe(span_s / (request.out - 1))
         if role == "prefill":
             self.stage("prefill_forward", request.forward_s)
 
@@ -137,12 +143,12 @@ class Record:
 
     def stage(self, name: str, seconds: float) -> None:
         """Time one request spent in a stage of its life."""
-        self.stages.setdefault(name, Histogram(_STAGE)).observe(seconds)
+        self.stages.setdefault(name, Histogram(_STAGE)).observe(seconds / self.speed)
 
     def transferred(self, seconds: float, num_bytes: float) -> None:
         """The KV of one request has arrived at its decode engine."""
-        self.transfer_ms = seconds * 1e3
-        self.transfer_gb_per_s = num_bytes / seconds / 1e9 if seconds > 0 else 0.0
+        self.transfer_ms = seconds / self.speed * 1e3
+        self.transfer_gb_per_s = num_bytes / self.transfer_ms / 1e6 if seconds > 0 else 0.0
         self.transfer_latency_ms.observe(self.transfer_ms)
         self.transfer_speed.observe(self.transfer_gb_per_s)
         self.stage("prefill_transfer_kv_cache", seconds)
@@ -166,11 +172,12 @@ class Record:
         self._last_launch_s = None
         self._window_tokens = 0
         self.gen_throughput = 0.0
+        self.loads = self.gauges = None  # an idle scheduler publishes all the time
 
     def _count_prefill(self, batch: Batch) -> None:
         self.prefill_tokens += batch.new_tokens
         start_s = max(batch.launched_s, self.last_prefill_end_s)
-        self.prefill_busy_s += batch.end_s - start_s
+        self.prefill_busy_s += (batch.end_s - start_s) / self.speed
         self.last_prefill_end_s = batch.end_s
 
     def _count_decode(self, batch: Batch) -> None:
@@ -181,12 +188,12 @@ class Record:
         self._window_tokens += rows
         if self.decode_steps % GAUGE_STEPS == 0:
             span_s = batch.end_s - self._window_start_s
-            self.gen_throughput = self._window_tokens / span_s if span_s > 0 else 0.0
+            self.gen_throughput = self._window_tokens / span_s * self.speed if span_s > 0 else 0.0
             self._window_tokens = 0
         last_s, self._last_launch_s = self._last_launch_s, batch.launched_s
-        if last_s is None or not 0 < batch.launched_s - last_s < 2.0:
+        if last_s is None or not 0 < batch.launched_s - last_s < 2.0 * self.speed:
             return
-        step_us = (batch.launched_s - last_s) * 1e6
+        step_us = (batch.launched_s - last_s) / self.speed * 1e6
         old = self.moments or [0.0] * 6
         new = (1.0, rows, step_us, rows * rows, rows * step_us, rows)
         self.moments = [total + x for total, x in zip(old, new, strict=True)]

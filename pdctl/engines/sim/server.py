@@ -8,7 +8,9 @@ import time
 
 from aiohttp import web
 
+from pdctl.engines.api_key import api_key
 from pdctl.engines.sim.api import Api
+from pdctl.engines.sim.auth import guard
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.info import Identity
@@ -43,8 +45,10 @@ async def serve(flags: SimFlags) -> int:
         model, speed=flags.speed, overlap=flags.overlap, noise=flags.noise, seed=flags.port
     )
     api = Api(identity, engine, registry, lambda role: _model(flags, llm, cluster, role))
+    application = api.application()
+    application.middlewares.extend(guard(api_key()))
     runner = web.AppRunner(
-        api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
     )
     quieten()
     await runner.setup()

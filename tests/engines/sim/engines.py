@@ -65,6 +65,7 @@ async def engine(
     model: EngineModel | None = None,
     speed: float = SPEED,
     bootstrap_port: int | None = None,
+    patience_s: float = 300.0,
 ) -> AsyncIterator[Running]:
     """An engine of llama-3.1-8b's name with the round times of `models`."""
     own_bootstrap = bootstrap_port or free_port()
@@ -91,7 +92,7 @@ async def engine(
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", flags.port).start()
         stack.push_async_callback(api.partners.stop)
-        tasks = [asyncio.create_task(core.run()), asyncio.create_task(api.expire(300.0))]
+        tasks = [asyncio.create_task(core.run()), asyncio.create_task(api.expire(patience_s))]
         api.status = "Up"
         http = await stack.enter_async_context(aiohttp.ClientSession())
         yield Running(api, http)

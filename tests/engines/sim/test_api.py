@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 
 from pdctl.engines.sim.tokens import ids_of_list, prompt_seed, token
-from tests.engines.sim.engines import engine, eventually, run
+from tests.engines.sim.engines import SPEED, engine, eventually, run
 from tests.engines.sim.models import model
 
 PROMPT = [5, 6, 7, 8, 9]
@@ -154,11 +154,12 @@ def test_loads_count_what_was_done() -> None:
             _, loads = await one.get("/v1/loads?include=core,disagg,queues")
             load = loads["loads"][0]
             assert load["total_prefill_uncached_tokens"] == 5
-            assert abs(load["total_prefill_busy_us"] - 5000) < 1000
+            assert load["total_prefill_busy_us"] == 5000 / SPEED
             count, rows, total_us, *_ = load["decode_moments"]
             assert count == rows
             assert 5 <= count <= 8
-            assert abs(total_us / count - 10_000) < 2500
+            # launch to launch, the first across the prefill, in time as an onlooker has it
+            assert round(total_us * SPEED) == 5_000 + (count - 1) * 10_000
             assert (load["num_running_reqs"], load["token_usage"]) == (0, 0.0)
 
     run(test)

@@ -147,6 +147,27 @@ def test_a_prefill_engine_that_dies_fails_the_requests_it_had() -> None:
     run(test)
 
 
+def test_a_partner_that_never_comes_is_given_up_after_a_while() -> None:
+    async def test() -> None:
+        async with (
+            engine("prefill", patience_s=2.0) as prefill,
+            engine("decode", patience_s=2.0) as decode,
+        ):
+            status, answer = await prefill.post("/generate", both_legs(prefill, 1, body()))
+            assert (status, "in KVPoll.Bootstrapping" in answer["error"]["message"]) == (500, True)
+            status, answer = await decode.post("/generate", both_legs(prefill, 2, body()))
+            assert (status, "in KVPoll.WaitingForInput" in answer["error"]["message"]) == (
+                500,
+                True,
+            )
+            assert decode.api.engine.is_idle
+            # the room that the prefill engine gave up is refused at once, not after a timeout
+            status, answer = await decode.post("/generate", both_legs(prefill, 1, body()))
+            assert (status, "gave up" in answer["error"]["message"]) == (500, True)
+
+    run(test)
+
+
 def test_a_client_that_leaves_the_prefill_engine_fails_the_decode_leg() -> None:
     async def test() -> None:
         async with pair() as (prefill, decode):
