@@ -38,6 +38,9 @@ def up(
     ),
     python: str | None = typer.Option(None, "--python", help="The Python that has SGLang."),
     trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="As in SGLang."),
+    api_key_file: Path | None = typer.Option(
+        None, "--api-key-file", help="Clients must know the key in it; else PDCTL_API_KEY."
+    ),
     sim_speed: float | None = typer.Option(
         None, "--sim-speed", help="Simulated engines: 10 runs ten times as fast."
     ),
@@ -63,8 +66,10 @@ def up(
     """
     from pdctl.commands import up_run
     from pdctl.commands.chosen import Options, choose
+    from pdctl.engines.api_key import use_key_file
     from pdctl.units import parse_duration_s
 
+    use_key_file(api_key_file)
     timeout_s = parse_duration_s(timeout, flag="--timeout")
     run = up_run.Run(is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input)
     if resume:

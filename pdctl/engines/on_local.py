@@ -1,34 +1,43 @@
 """Processes on this machine: started in a session of their own, adopted again, stopped whole."""
 
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.api_key import api_key
 from pdctl.engines.log_tail import START_OF_LOG
 
 MARKER = "PDCTL_RUN"
 _SHIM = Path(__file__).with_name("exec_shim.py")
+_WITH_KEY = Path(__file__).with_name("with_key.py")
+_TAKE_NO_KEY_FROM_ENVIRONMENT = ("sglang.launch_server", "sglang_router.launch_router")
 # setproctitle would write over the environment that the marker is read from
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass
 class Running:
-    """A process that was started or adopted. child: None when another supervisor started it."""
+    """A process that was started or adopted.
+
+    child: None when another supervisor started it; pidfd then tells when it ends.
+    """
 
     pid: int
     started_at: float  # Unix seconds, psutil's create_time
     log_offset: int
     child: subprocess.Popen[bytes] | None = None
-    exit_code: int | None = field(default=None)
+    exit_code: int | None = None
+    pidfd: int | None = None
 
 
 class LocalLauncher:
@@ -50,9 +59,9 @@ class LocalLauncher:
         log = os.open(spec.log, flags, 0o600)
         try:
             child = subprocess.Popen(
-                (*shim, *spec.argv),
+                (*shim, *with_key(spec.argv, api_key())),
                 cwd=self._cwd if Path(self._cwd).is_dir() else "/",
-                env={**os.environ, **_ENVIRONMENT, **spec.env, MARKER: self._run_id},
+                env={**os.environ, **_environment(), **spec.env, MARKER: self._run_id},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -64,14 +73,19 @@ class LocalLauncher:
 
     def adopt(self, pid: int, started_at: float) -> Running | None:
         """A process of this run that an earlier supervisor started; None if it is gone."""
-        if not is_same_process(pid, started_at, self._run_id):
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
             return None
-        return Running(pid, started_at, log_offset=0)
+        if not is_same_process(pid, started_at, self._run_id):
+            os.close(pidfd)
+            return None
+        return Running(pid, started_at, log_offset=0, pidfd=pidfd)
 
     def is_alive(self, running: Running) -> bool:
         """Whether it runs; what it left behind in its group is killed when it does not."""
         if running.child is None:
-            return is_same_process(running.pid, running.started_at, self._run_id)
+            return self._is_adopted_alive(running)
         if running.exit_code is not None:
             return False
         ended = os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -81,6 +95,12 @@ class LocalLauncher:
         _signal_group(running.pid, signal.SIGKILL)
         running.exit_code = running.child.wait()
         return False
+
+    def _is_adopted_alive(self, running: Running) -> bool:
+        if running.pidfd is None:
+            return is_same_process(running.pid, running.started_at, self._run_id)
+        has_ended, _, _ = select.select([running.pidfd], [], [], 0)
+        return not has_ended
 
     def terminate(self, running: Running) -> None:
         """Ask it to finish. The leader alone: SIGTERM kills an engine's schedulers mid-request."""
@@ -96,6 +116,20 @@ class LocalLauncher:
     def sweep(self) -> tuple[int, ...]:
         """Kill every process that carries this run's marker; the numbers of those found."""
         return sweep(self._run_id)
+
+
+def with_key(argv: tuple[str, ...], key: str | None) -> tuple[str, ...]:
+    """A command that reads the API key from its environment, where there is one."""
+    if key is None or argv[1:2] != ("-m",) or argv[2] not in _TAKE_NO_KEY_FROM_ENVIRONMENT:
+        return argv
+    return (argv[0], str(_WITH_KEY), *argv[2:])
+
+
+def _environment() -> dict[str, str]:
+    """What every process gets. A proxy for the world outside must not come between them."""
+    exempt = [os.environ.get("no_proxy", ""), os.environ.get("NO_PROXY", ""), *_LOOPBACK]
+    no_proxy = ",".join(dict.fromkeys(filter(None, exempt)))
+    return {**_ENVIRONMENT, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
 
 
 def create_time(pid: int) -> float | None:
@@ -151,9 +185,14 @@ def _open_log(spec: ProcessSpec) -> int:
     """Begin this start's part of the log; the byte where it begins."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    with os.fdopen(os.open(spec.log, flags, 0o600), "ab") as file:
-        offset = file.seek(0, os.SEEK_END)
-        file.write(f"{START_OF_LOG}{stamp} {shlex.join(spec.argv)}\n".encode())
+    log = os.open(spec.log, flags, 0o600)
+    try:
+        offset = os.lseek(log, 0, os.SEEK_END)
+        os.write(log, f"{START_OF_LOG}{stamp} {shlex.join(spec.argv)}\n".encode())
+    except OSError:
+        return 0  # a full disk; the engine may run without a log
+    finally:
+        os.close(log)
     return offset
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pdctl.deployment.records import ProcessRole
 from pdctl.engines import fetch
+from pdctl.engines.api_key import api_key
 
 # the router calls a colocated engine regular
 _WORKER_TYPES: dict[ProcessRole, str] = {
@@ -60,6 +61,8 @@ class RouterClient:
             if bootstrap_port is None:
                 return False
             body["bootstrap_port"] = bootstrap_port
+        if (key := api_key()) is not None:  # for what the router asks the engine by itself
+            body["api_key"] = key
         answer = fetch.request("POST", f"{self.url}/workers", body=body, timeout_s=self._timeout_s)
         return answer is not None and answer[0] in (200, 202)
 
