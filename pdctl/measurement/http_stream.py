@@ -5,8 +5,9 @@ Ignores: TLS, redirects, compression, trailers. Both SGLang and its router speak
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 OnData = Callable[[bytes], None]
@@ -155,11 +156,25 @@ class Connection(asyncio.BufferedProtocol):
 class HttpStream:
     """Requests to one host. Unused connections are kept for the next one, or never."""
 
-    def __init__(self, url: str, *, keep: bool, timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        keep: bool,
+        timeout_s: float,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._path = parts.path.rstrip("/")
-        self._authority = parts.netloc
+        fields = {
+            "host": parts.netloc.rpartition("@")[2],
+            "content-type": "application/json",
+            "accept": "text/event-stream",
+            "connection": "keep-alive" if keep else "close",
+            **headers,
+        }
+        self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
         self._keep = keep
         self._timeout_s = timeout_s
         self._free: list[Connection] = []
@@ -171,12 +186,7 @@ class HttpStream:
 
         Raises OSError or BadAnswer, and TimeoutError after the time limit.
         """
-        head = (
-            f"POST {self._path}{path} HTTP/1.1\r\nhost: {self._authority}\r\n"
-            f"content-type: application/json\r\naccept: text/event-stream\r\n"
-            f"content-length: {len(body)}\r\n"
-            f"connection: {'keep-alive' if self._keep else 'close'}\r\n\r\n"
-        )
+        head = f"POST {self._path}{path} HTTP/1.1\r\ncontent-length: {len(body)}\r\n{self._fields}"
         exchange = Exchange(on_data)
         connection = self._take() or await self._connect()
         timer = self._loop.call_later(self._timeout_s, _expire, exchange)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from pdctl.engines.api_key import authorization
 from pdctl.measurement import client
 from pdctl.measurement.http_stream import HttpStream
 from pdctl.measurement.prompts import TOKEN_IDS, Prompts
@@ -40,7 +41,9 @@ async def run_load(
     """
     run = _Run(requests, speed=speed, on_sent=on_sent)
     prompts = Prompts(requests, seed=seed, token_ids=token_ids)
-    run.http = HttpStream(url, keep=connections == "kept", timeout_s=timeout_s)
+    run.http = HttpStream(
+        url, keep=connections == "kept", timeout_s=timeout_s, headers=authorization()
+    )
     reporter = asyncio.create_task(_report(run, on_progress)) if on_progress else None
     try:
         if concurrency is None:
@@ -58,26 +61,46 @@ async def run_load(
     return run.result(url, connections, concurrency)
 
 
-def load(url: str, requests: Requests, **options: object) -> LoadResult:
+def load(
+    url: str,
+    requests: Requests,
+    *,
+    speed: float = 1.0,
+    connections: Connections = "kept",
+    concurrency: int | None = None,
+    on_progress: OnProgress | None = None,
+    token_ids: tuple[int, int] = TOKEN_IDS,
+    timeout_s: float = 1800.0,
+    seed: int = 0,
+) -> LoadResult:
     """run_load for callers without an event loop. Interrupted, it gives what has ended so far."""
     sent: list[Sent] = []
-    told = options.pop("on_sent", None)
-
-    def keep(one: Sent) -> None:
-        sent.append(one)
-        if callable(told):
-            told(one)
-
     started_at, cpu = time.time(), time.process_time()
     try:
-        return asyncio.run(run_load(url, requests, on_sent=keep, **options))  # type: ignore[arg-type]
+        return asyncio.run(
+            run_load(
+                url,
+                requests,
+                speed=speed,
+                connections=connections,
+                concurrency=concurrency,
+                on_progress=on_progress,
+                on_sent=sent.append,
+                token_ids=token_ids,
+                timeout_s=timeout_s,
+                seed=seed,
+            )
+        )
     except KeyboardInterrupt:
         return LoadResult(
             url=url,
             sent=tuple(sorted(sent, key=lambda one: one.index)),
             started_at=started_at,
-            span_s=time.time() - started_at,
+            span_s=max((one.end_s for one in sent), default=0.0),
             cpu_s=time.process_time() - cpu,
+            speed=speed,
+            connections=connections,
+            concurrency=concurrency,
             is_interrupted=True,
         )
 

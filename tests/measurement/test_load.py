@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
 from pdctl.measurement.load import load, run_load
@@ -212,5 +213,21 @@ def test_progress_is_told_and_requests_are_handed_over_as_they_end() -> None:
         assert (last.num_requests, last.num_done, last.num_failed) == (6, 6, 0)
         assert last.ttft_s is not None
         assert sorted(sent.index for sent in ended) == list(range(6))
+
+    run(test)
+
+
+def test_the_api_key_goes_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(http: web.Request) -> web.StreamResponse:
+        if http.headers.get("Authorization") != "Bearer a-long-secret":
+            return web.Response(status=401, text='{"error": "Unauthorized"}')
+        return web.Response(body=b'data: {"meta_info":{"completion_tokens":5}}\n\ndata: [DONE]\n\n')
+
+    async def test() -> None:
+        async with server(handler) as url:
+            monkeypatch.setenv("PDCTL_API_KEY", "a-long-secret")
+            assert (await run_load(url, requests(1))).sent[0].error is None
+            monkeypatch.delenv("PDCTL_API_KEY")
+            assert (await run_load(url, requests(1))).sent[0].error is not None
 
     run(test)
