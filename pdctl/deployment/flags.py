@@ -62,6 +62,7 @@ def engine_env(
     env = {"PYTHONUNBUFFERED": "1", "SGLANG_HOST_IP": ENGINE_HOST}
     if gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, which the numbers are from
     if role == "colocated" or backend is None or not backend.startswith("mooncake"):
         return env
     if role == "prefill":

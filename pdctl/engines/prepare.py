@@ -17,7 +17,7 @@ from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.engines import running, state
 from pdctl.engines.state import logs_dir
 from pdctl.errors import EnvironmentProblem, InvalidInput
-from pdctl.inspection.gpus import query_gpus
+from pdctl.inspection.gpus import query_gpus, visible_gpus
 from pdctl.inspection.links import query_rdma_ports
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Gpu, Llm, SglangInstall
@@ -135,7 +135,7 @@ def _install(deployment: Deployment) -> SglangInstall | None:
 
 
 def _gpus_here() -> tuple[Gpu, ...]:
-    """The GPUs, those of deployments that are still loading marked as taken."""
+    """The GPUs CUDA_VISIBLE_DEVICES leaves, those of deployments still loading marked as taken."""
     owners = {
         index: name
         for name in running.names()
@@ -148,7 +148,7 @@ def _gpus_here() -> tuple[Gpu, ...]:
         replace(gpu, problem=f"deployment {owners[gpu.index]}")
         if gpu.problem is None and gpu.index in owners
         else gpu
-        for gpu in query_gpus()
+        for gpu in visible_gpus(query_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     )
 
 

@@ -86,6 +86,7 @@ def test_an_engines_environment_names_its_gpus_and_keeps_kv_sockets_on_loopback(
     env = engine_env("prefill", (2, 3), version=NEW, backend="mooncake")
     assert env == {
         "CUDA_VISIBLE_DEVICES": "2,3",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "PYTHONUNBUFFERED": "1",
         "SGLANG_HOST_IP": "127.0.0.1",
         "SGLANG_ENABLE_FAILED_SESSION_PROBE": "true",
