@@ -111,8 +111,7 @@ class ColocatedEngine:
         if results and results[0][0] <= now:
             self._process(now)
         if self.joining:
-            for job in self.joining:
-                decoding.join(job, self.result_s)
+            decoding.join(self.joining, self.result_s)
             self.joining = []
         if self.partial is not None or (self.waiting and not self.full):
             batch = self._admit()
@@ -127,12 +126,12 @@ class ColocatedEngine:
         decoding, kv = self.decoding, self.kv
         gain = decoding.gain
         kv.private += decoding.planned * len(decoding.running) * gain
-        used = kv.capacity - kv.free()
+        used = kv.private + kv.locked
         if used > kv.peak:
             kv.peak = used
-        end_s, finished = decoding.settle()
+        finished = decoding.settle()
+        self.end_s = end_s = decoding.last_token_s
         self.busy_s += end_s - self.start_s
-        self.end_s = end_s
         if finished:
             steps = decoding.steps
             for job in finished:
@@ -178,7 +177,11 @@ class ColocatedEngine:
             promised = decoding.promised() * ratio
         beside = num_running if model.mixed_chunk else 0
         room = Room(
-            kv.free(), promised, model.chunked_prefill_size, page=model.page_size, beside=beside
+            kv.capacity - kv.private - kv.locked,
+            promised,
+            model.chunked_prefill_size,
+            page=model.page_size,
+            beside=beside,
         )
         batch, self.partial, full = admit(self.waiting, partial, room, slots, kv.claim, kv.unclaim)
         if full and (batch or num_running):
@@ -228,7 +231,6 @@ class ColocatedEngine:
         for job in completed:
             if first_s[job.index] < 0:
                 first_s[job.index] = token_s
-            job.out += 1
             job.left -= 1
             if job.left:
                 self.joining.append(job)
@@ -240,7 +242,8 @@ class ColocatedEngine:
 
     def _decode(self, now: float) -> float:
         decoding = self.decoding
-        free = self.kv.free()
+        kv = self.kv
+        free = kv.capacity - kv.private - kv.locked
         needed = len(decoding.running) * decoding.gain
         if free < needed:
             if self.results:  # a request that finishes in the running step will free some
@@ -253,8 +256,9 @@ class ColocatedEngine:
             limit = self.max_steps
         if self.waiting and (self.results or not self.full):
             limit = 1
-        self.start_s = max(now, self.end_s, self.result_s)
-        return decoding.plan(self.start_s, limit)
+        start_s = self.end_s if self.end_s > self.result_s else self.result_s
+        self.start_s = start_s = now if now > start_s else start_s
+        return decoding.plan(start_s, limit)
 
     def _retract(self) -> None:
         """Send requests back to the queue until the others can have one more token."""
@@ -266,14 +270,13 @@ class ColocatedEngine:
 
         victims = decoding.retract(lambda staying: kv.free() < staying * decoding.gain, give_back)
         for job in victims:
-            job.prompt = job.isl + job.out
-            job.done = 0
+            job.prompt = job.isl + job.osl - job.left
             self.waiting.append(job)
         self.columns.num_retracted += len(victims)
         self.full = False
         staying = [job for _, _, job in decoding.running]
-        out = sum(job.out + decoding.made_by(job) for job in staying)
-        asked = sum(job.out + job.left for job in staying)
+        out = sum(job.osl - job.left + decoding.made_by(job) for job in staying)
+        asked = sum(job.osl for job in staying)
         self.ratio_step = decoding.steps
         self.ratio = ratio_after_retraction(out, asked, len(staying))
 

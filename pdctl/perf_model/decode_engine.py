@@ -189,10 +189,11 @@ class DecodeEngine:
     def _settle(self) -> None:
         decoding, kv = self.decoding, self.kv
         kv.private += decoding.planned * len(decoding.running) * decoding.gain
-        kv.note_peak()
-        end_s, finished = decoding.settle()
+        if kv.private > kv.peak:
+            kv.peak = kv.private
+        finished = decoding.settle()
+        self.end_s = end_s = decoding.last_token_s
         self.busy_s += end_s - self.start_s
-        self.end_s = end_s
         if finished:
             steps = decoding.steps
             for job in finished:
@@ -215,24 +216,25 @@ class DecodeEngine:
                 self.room.release(job)
 
     def _join(self, now: float) -> None:
+        """Let requests that have all their KV run; those new here have their first token now."""
         decoding, waiting = self.decoding, self.waiting
+        first_s = self.columns.first_s
         room = self.model.max_running_requests - len(decoding.running)
-        finished = []
+        joining = []
         while waiting and room > 0:
             job = waiting.popleft()
-            if job.out == 0:
-                self.columns.first_s[job.index] = now
-                job.out = 1
+            if first_s[job.index] < 0:
+                first_s[job.index] = now
                 job.left = job.osl - 1
             if job.left:
-                decoding.join(job, now)
+                joining.append(job)
                 room -= 1
             else:
-                finished.append(job)
-        for job in finished:
-            self.columns.last_s[job.index] = now
-            heappush(self.departures, (now, self.number))
-            self.room.release(job)
+                self.columns.last_s[job.index] = now
+                heappush(self.departures, (now, self.number))
+                self.room.release(job)
+        if joining:
+            decoding.join(joining, now)
 
     def _decode(self, now: float) -> float:
         decoding = self.decoding
@@ -270,7 +272,7 @@ class DecodeEngine:
             lambda staying: room.kv.free() < staying * decoding.gain, give_back
         )
         for job in victims:
-            job.prompt = job.isl + job.out - 1
+            job.prompt = job.isl + job.osl - job.left - 1
             self.retracted.append(job)
         self.columns.num_retracted += len(victims)
 

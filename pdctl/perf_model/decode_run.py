@@ -4,7 +4,7 @@ With B requests a step costs a constant plus a slope times the context, and the 
 the same amount each step; so n steps cost n·a + b·n(n−1)/2 (a: the first step, b: the growth).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from math import ceil, sqrt
 
@@ -39,18 +39,21 @@ class DecodeRun:
         self.planned = 0
         self.start_s = self.first_s = self.growth_s = 0.0
         self.last_token_s = 0.0
-        self.joined: list[float] = []
+        self.joined: list[tuple[float, int]] = []  # since the last step: when, how many
 
-    def join(self, job: Job, token_s: float) -> None:
-        """Let a request whose first token came at `token_s` take part from the next step on."""
-        finish = self.steps + (job.left if self.gain == 1 else ceil(job.left / self.gain))
-        job.joined_step = self.steps
-        self.finish_sum += finish
-        if job.left > self.longest:
-            self.longest = job.left
-        self.context += job.prompt
-        self.joined.append(token_s)
-        heappush(self.running, (finish, job.index, job))
+    def join(self, jobs: Sequence[Job], token_s: float) -> None:
+        """Let requests whose last token came at `token_s` take part from the next step on."""
+        steps = self.steps
+        for job in jobs:
+            left = job.left
+            finish = steps + (left if self.gain == 1 else ceil(left / self.gain))
+            job.joined_step = steps
+            self.finish_sum += finish
+            if left > self.longest:
+                self.longest = left
+            self.context += job.prompt
+            heappush(self.running, (finish, job.index, job))
+        self.joined.append((token_s, len(jobs)))
 
     def plan(self, start_s: float, limit: float) -> float:
         """Plan the steps until a member finishes, `limit` at most; returns the last one's start."""
@@ -81,57 +84,50 @@ class DecodeRun:
         past = at_s - self.start_s
         if past <= 0:
             return 0
-        half = self.first_s - self.growth_s / 2
-        root = sqrt(half * half + 2 * self.growth_s * past)
-        step = ceil(2 * past / (half + root))
-        if self.start_of(step) < at_s:
+        first, growth = self.first_s, self.growth_s
+        half = first - growth / 2
+        step = ceil(2 * past / (half + sqrt(half * half + 2 * growth * past)))
+        if self.start_s + step * (first + growth * (step - 1) / 2) < at_s:
             step += 1
-        elif step and self.start_of(step - 1) >= at_s:
+        elif self.start_s + (step - 1) * (first + growth * (step - 2) / 2) >= at_s:
             step -= 1
-        return min(step, self.planned - 1)
+        return step if step < self.planned else self.planned - 1
 
     def cut(self, at_s: float) -> float:
         """Drop the steps that start after the first one at or after `at_s`; returns its start."""
         step = self.step_at(at_s)
         self.planned = step + 1
-        return self.start_of(step)
+        return self.start_s + step * (self.first_s + self.growth_s * (step - 1) / 2)
 
-    def settle(self) -> tuple[float, list[Job]]:
-        """Account for the planned steps: when they end, and the requests that finish then."""
+    def settle(self) -> list[Job]:
+        """Account for the planned steps up to last_token_s; returns who finishes then."""
         n = self.planned
         running = self.running
         batch = len(running)
-        self._note_gaps(n, batch)
+        gain, gaps, first_s, growth_s = self.gain, self.gaps, self.first_s, self.growth_s
+        first_end_s = self.start_s + first_s
+        old = batch
+        for token_s, count in self.joined:
+            gaps[int((first_end_s - token_s) * ITL_BINS_PER_S)] += count
+            old -= count
+        self.joined = []
+        if old > 0:
+            gaps[int((first_end_s - self.last_token_s) * ITL_BINS_PER_S)] += old
+        if n > 1:
+            mean_s = first_s + growth_s * n / 2
+            gaps[int(mean_s * ITL_BINS_PER_S)] += batch * (n - 1)
+        self.last_token_s = self.start_s + n * (first_s + growth_s * (n - 1) / 2)
         self.planned = 0
         self.steps = steps = self.steps + n
-        self.context += n * batch * self.gain
+        context = self.context + n * batch * gain
         finished = []
         while running and running[0][0] <= steps:
             finish, _, job = heappop(running)
             self.finish_sum -= finish
-            self.context -= job.prompt + (steps - job.joined_step) * self.gain
+            context -= job.prompt + (steps - job.joined_step) * gain
             finished.append(job)
-        if not running:
-            self.context = 0
-        return self.last_token_s, finished
-
-    def _note_gaps(self, n: int, batch: int) -> None:
-        """Count the gaps between tokens of the planned steps; the last of them ends them."""
-        gaps, start_s, first_s = self.gaps, self.start_s, self.first_s
-        first_end_s = start_s + first_s
-        joined = self.joined
-        old = batch
-        if joined:
-            old -= len(joined)
-            for token_s in joined:
-                gaps[int((first_end_s - token_s) * ITL_BINS_PER_S)] += 1
-            joined.clear()
-        if old > 0:
-            gaps[int((first_end_s - self.last_token_s) * ITL_BINS_PER_S)] += old
-        if n > 1:
-            mean_s = first_s + self.growth_s * n / 2
-            gaps[int(mean_s * ITL_BINS_PER_S)] += batch * (n - 1)
-        self.last_token_s = start_s + n * (first_s + self.growth_s * (n - 1) / 2)
+        self.context = context if running else 0
+        return finished
 
     def plan_one(self, start_s: float, seconds: float) -> None:
         """Plan one step of known length."""
@@ -154,7 +150,7 @@ class DecodeRun:
         """
         order = sorted(
             (job for _, _, job in self.running),
-            key=lambda job: retraction_key(job.out + self.made_by(job), job.isl),
+            key=lambda job: retraction_key(job.osl - job.left + self.made_by(job), job.isl),
         )
         victims: list[Job] = []
         while len(victims) + 1 < len(order) and is_short(len(order) - len(victims)):
@@ -163,7 +159,6 @@ class DecodeRun:
             made = self.made_by(job)
             give_back(job, made)
             self.context -= job.prompt + (self.steps - job.joined_step) * self.gain
-            job.out += made
             job.left -= made
         gone = {job.index for job in victims}
         self.finish_sum -= sum(finish for finish, index, _ in self.running if index in gone)

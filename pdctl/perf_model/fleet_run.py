@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from heapq import heapify, heappop
+from itertools import count
 
 from pdctl.perf_model.events import SimulationBroken
 from pdctl.perf_model.jobs import NOT_YET, Columns, Job
@@ -77,10 +78,12 @@ def make_jobs(
     """
     longest = min(_longest(model) for model in models)
     paths = prefixes.paths if prefixes else [()] * len(requests)
-    columns = zip(requests.isl, requests.osl, paths, strict=True)
+    columns = zip(count(), requests.isl, requests.osl, paths)  # noqa: B905  # count is endless
     return [
-        Job(index, isl, max(min(osl, longest - isl), 1), path) if isl < longest else None
-        for index, (isl, osl, path) in enumerate(columns)
+        Job(index, isl, osl, path)
+        if 0 < osl <= longest - isl
+        else (Job(index, isl, max(min(osl, longest - isl), 1), path) if isl < longest else None)
+        for index, isl, osl, path in columns
     ]
 
 

@@ -9,14 +9,14 @@ class Job:
     """One request on its way.
 
     prompt: tokens to have in KV before the next token (grows when retracted); done: of these, in
-    KV; out: tokens emitted; left: tokens to come; path: segments of its prompt, of which it holds
+    KV; left: output tokens to come; path: segments of its prompt, of which it holds
     the first `covered` in a prefix cache; private: KV tokens it holds outside that;
     decode_kv: KV tokens held on a decode engine; prefill, decode: its engines' places.
     """
 
     __slots__ = (
         "covered", "decode", "decode_kv", "done", "index", "isl", "joined_step", "left", "osl",
-        "out", "path", "prefill", "private", "prompt",
+        "path", "prefill", "private", "prompt",
     )  # fmt: skip
 
     def __init__(self, index: int, isl: int, osl: int, path: Path) -> None:
@@ -24,9 +24,10 @@ class Job:
         self.isl = self.prompt = isl
         self.osl = self.left = osl
         self.path = path
-        self.out = self.done = self.covered = 0
+        self.covered = 0
         self.private: float = 0
-        # joined_step, decode_kv, prefill and decode are set where they begin to mean something
+        # the others are set where they begin to mean something
+        self.done: int
         self.joined_step: int
         self.decode_kv: float
         self.prefill: int

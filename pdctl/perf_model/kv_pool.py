@@ -7,25 +7,27 @@ from pdctl.perf_model.prefix_cache import PrefixCache
 
 
 class KvPool:
-    """KV tokens of one engine. private: held by requests outside the prefix cache."""
+    """KV tokens of one engine. private: held by requests outside the prefix cache.
 
-    __slots__ = ("cache", "capacity", "peak", "private")
+    locked: held by requests inside it. What is neither is free or evictable.
+    """
+
+    __slots__ = ("cache", "capacity", "locked", "peak", "private")
 
     def __init__(self, capacity: int, segment_tokens: Sequence[int] | None) -> None:
         self.capacity = capacity
         self.private: float = 0
+        self.locked = 0
         self.peak: float = 0
         self.cache = None if segment_tokens is None else PrefixCache(segment_tokens)
 
     def free(self) -> float:
         """Tokens free or evictable."""
-        if self.cache is None:
-            return self.capacity - self.private
-        return self.capacity - self.private - self.cache.locked_tokens
+        return self.capacity - self.private - self.locked
 
     def note_peak(self) -> None:
         """Remember the present use if it is the highest so far."""
-        used = self.capacity - self.free()
+        used = self.private + self.locked
         if used > self.peak:
             self.peak = used
 
@@ -39,6 +41,7 @@ class KvPool:
         if over > 0:
             cache.evict(over)
         job.covered, matched, newly = cache.claim(job.path)
+        self.locked = cache.locked_tokens
         job.done = matched if matched < job.isl else job.isl - 1
         return newly
 
@@ -47,13 +50,15 @@ class KvPool:
         job.done = 0
         if job.covered and self.cache is not None:
             self.cache.release(job.path, job.covered)
+            self.locked = self.cache.locked_tokens
             job.covered = 0
 
     def publish(self, job: Job) -> None:
         """Put a computed prompt where others can find it."""
         cache = self.cache
         if cache is not None and job.covered < len(job.path):
-            tokens = cache.publish(job.path[job.covered :])
+            tokens = cache.publish(job.path[job.covered :] if job.covered else job.path)
+            self.locked = cache.locked_tokens
             job.covered = len(job.path)
             job.private -= tokens
             self.private -= tokens
@@ -72,6 +77,7 @@ class KvPool:
             upto += 1
         if upto > job.covered:
             tokens = cache.publish(job.path[job.covered : upto])
+            self.locked = cache.locked_tokens
             job.covered = upto
             job.private -= tokens
             self.private -= tokens
@@ -87,4 +93,5 @@ class KvPool:
         job.private = 0
         if job.covered and self.cache is not None:
             self.cache.release(job.path, job.covered)
+            self.locked = self.cache.locked_tokens
             job.covered = 0

@@ -89,30 +89,29 @@ class Pool:
             if not places:
                 return -1
             loads = [loads[place] for place in places]
-        low, high = min(loads), max(loads)
-        path = job.path
-        chosen = -1
-        if path:
-            if high - low <= BALANCE_ABS_THRESHOLD or high <= low * BALANCE_REL_THRESHOLD:
-                chosen = self._owner(job)
-            if chosen < 0:
-                chosen = self._least_loaded(loads, low)
-            owners = self._owners
-            for segment in path:
-                owners[segment] = chosen
-            return chosen
-        return self._least_loaded(loads, low)
+        chosen = self._owner(job) if job.path else -1
+        if chosen >= 0:
+            high = max(loads)
+            if high > BALANCE_ABS_THRESHOLD:
+                low = min(loads)
+                if high - low > BALANCE_ABS_THRESHOLD and high > low * BALANCE_REL_THRESHOLD:
+                    chosen = -1
+        if chosen < 0:
+            chosen = self._least_loaded(loads, min(loads))
+        owners = self._owners
+        for segment in job.path:
+            owners[segment] = chosen
+        return chosen
 
     def _owner(self, job: Job) -> int:
-        owners = self._owners
+        owners, tokens = self._owners, self._tokens
         matched = 0
         owner = -1
         for segment in job.path:
-            found = owners.get(segment, -1)
-            if found < 0:
+            if segment not in owners:
                 break
-            owner = found
-            matched += self._tokens[segment]
+            owner = owners[segment]
+            matched += tokens[segment]
         if matched <= CACHE_THRESHOLD * job.isl:
             return -1
         return owner if self._all_open or owner in self.places else -1

@@ -31,16 +31,16 @@ C = TypeVar("C", bound=Candidate)
 class Room:
     """What one prefill batch may still take, in tokens.
 
-    total: free or evictable KV less what running requests may still need; current: without that.
+    total: free or evictable KV less what running requests may still need. SGLang also keeps the
+    figure without that need; it is never the smaller one.
     """
 
-    __slots__ = ("chunk", "current", "input", "page", "total")
+    __slots__ = ("chunk", "input", "page", "total")
 
     def __init__(
         self, free: float, promised: float, chunk: int, *, page: int = 1, beside: int = 0
     ) -> None:
         self.total = free - promised - beside
-        self.current = free - beside
         self.chunk = chunk - beside
         self.input = MAX_PREFILL_TOKENS - beside
         self.page = page
@@ -48,9 +48,8 @@ class Room:
     def charge(self, tokens: int, future: int) -> None:
         """Take `tokens` now and `future` output tokens later."""
         page = self.page
-        taken = tokens if page == 1 else -(-tokens // page) * page
+        taken = tokens if page == 1 else ceil_page(tokens, page)
         self.total -= taken + page + future
-        self.current -= taken + page
         self.chunk -= taken
         self.input -= taken
 
@@ -78,27 +77,30 @@ def admit(
         room.charge(tokens, min(partial.left, CLIP_MAX_NEW_TOKENS) if whole else 0)
         if not whole:
             return batch, partial, False
-    while waiting and room.chunk > 0 and room.input > 0:
+    total, chunk, page = room.total, room.chunk, room.page
+    enough = chunk - room.input if room.input < chunk else 0  # of the chunk left: input is used up
+    while waiting and chunk > enough:
         if len(batch) >= slots:
             return batch, None, True
         request = waiting[0]
-        room.total -= claim(request)
+        total -= claim(request)
         extend = request.prompt - request.done
         future = request.left if request.left < CLIP_MAX_NEW_TOKENS else CLIP_MAX_NEW_TOKENS
-        if extend + future + room.page >= room.total:
+        if extend + future + page >= total:
             release(request)
             return batch, None, True
-        fits = extend <= room.chunk
-        tokens = extend if fits else floor_page(room.chunk, room.page)
-        if tokens <= 0:
-            release(request)
-            return batch, None, False
-        waiting.popleft()
-        batch.append((request, tokens))
-        if not fits:
+        if extend > chunk:
+            tokens = floor_page(chunk, page)
+            if tokens <= 0:
+                release(request)
+                return batch, None, False
+            batch.append((waiting.popleft(), tokens))
             return batch, request, False
-        room.charge(tokens, future)
-        if room.total <= 0 or room.current <= 0:
+        batch.append((waiting.popleft(), extend))
+        taken = extend if page == 1 else ceil_page(extend, page)
+        chunk -= taken
+        total -= taken + page + future
+        if total <= 0:
             return batch, None, True
     return batch, None, False
 
@@ -106,6 +108,11 @@ def admit(
 def _next_chunk(room: Room, partial: Candidate) -> int:
     allowed = min(room.chunk, int(room.total))
     return min(partial.prompt - partial.done, allowed if allowed > 0 else room.chunk)
+
+
+def ceil_page(tokens: int, page: int) -> int:
+    """`tokens` rounded up to whole pages."""
+    return -(-tokens // page) * page
 
 
 def floor_page(tokens: int, page: int) -> int:

@@ -7,6 +7,7 @@ one change to the next (decode_run.py).
 
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import sub
 
 from pdctl.perf_model.colocated_fleet import ColocatedFleet
 from pdctl.perf_model.decode_run import ITL_BINS_PER_S
@@ -117,24 +118,31 @@ def _outcome(
     queues: Sequence[QueueSample],
 ) -> Outcome:
     columns, jobs, arrival_s = run.columns, run.jobs, requests.arrival_s
-    first_s = list(map(max, columns.first_s, columns.reply_s))
-    last_s = list(map(max, columns.last_s, first_s))
-    done = [job is not None and last >= 0 for job, last in zip(jobs, columns.last_s, strict=True)]
-    end_s = max(last_s, default=0.0)
-    span_s = max(end_s - arrival_s[0], 0.0) if end_s > 0 else 0.0
-    rows = list(zip(done, jobs, arrival_s, first_s, last_s, strict=True))
+    rejected = [index for index, job in enumerate(jobs) if job is None]
+    first_s, last_s = columns.first_s, columns.last_s
+    if isinstance(run, SplitFleet):  # the router held the first token until prefill answered
+        first_s = list(map(max, first_s, columns.reply_s))
+        last_s = list(map(max, last_s, first_s))
+    osl = [0 if job is None else job.osl for job in jobs]
+    ttft_s: list[float | None] = list(map(sub, first_s, arrival_s))
+    e2e_s: list[float | None] = list(map(sub, last_s, arrival_s))
+    tpot_s: list[float | None] = [
+        (last - first) / (tokens - 1) if tokens > 1 else 0.0
+        for first, last, tokens in zip(first_s, last_s, osl, strict=True)
+    ]
+    for index in (*rejected, *run.failed):
+        ttft_s[index] = tpot_s[index] = e2e_s[index] = None
+        osl[index] = 0
+    span_s = max(max(last_s, default=0.0) - (arrival_s[0] if jobs else 0.0), 0.0)
     return Outcome(
-        ttft_s=[first - at if ok else None for ok, _, at, first, _ in rows],
-        tpot_s=[
-            (last - first) / (job.osl - 1 or 1) if ok and job else None
-            for ok, job, _, first, last in rows
-        ],
-        e2e_s=[last - at if ok else None for ok, _, at, _, last in rows],
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        e2e_s=e2e_s,
         span_s=span_s,
-        output_tokens=sum(job.osl for ok, job, _, _, _ in rows if ok and job),
+        output_tokens=sum(osl),
         kv_usage_peak=run.kv_usage_peak(),
         num_retracted=columns.num_retracted,
-        num_rejected=sum(job is None for job in jobs),
+        num_rejected=len(rejected),
         queues=queues,
         itl_s=weighted_percentiles(gaps, 1 / ITL_BINS_PER_S),
         busy_share={name: busy / span_s if span_s else 0.0 for name, busy in run.busy_s().items()},

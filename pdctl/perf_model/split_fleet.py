@@ -103,12 +103,14 @@ class SplitFleet:
     def play(self, until: float) -> bool:
         """Let everything before `until` happen; returns whether anything is left to happen."""
         hop_s, router, departures = self.hop_s, self.router, self.router.departures
+        entries = self.agenda.entries
         first, self._next = self._next, bisect_left(self.arrival_s, until - hop_s, self._next)
         for index in range(first, self._next):
             job = self.jobs[index]
             if job is not None:
                 now = self.arrival_s[index] + hop_s
-                self._advance(now)
+                if entries and entries[0][0] < now:
+                    self._advance(now)
                 if router.openings or (departures and departures[0][0] <= now):
                     router.settle(now)
                 self._route(job, now)
