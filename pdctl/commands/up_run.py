@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
-from pdctl.errors import EnvironmentProblem, ExitCode, PdctlError
+from pdctl.errors import EnvironmentProblem, ExitCode
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -125,7 +125,7 @@ class Run:
                 if is_ready and self.is_detached:
                     return
         screen.close()
-        self._finish(supervisor.launch.name, last, interrupts.num)
+        self._finish(supervisor, last, interrupts.num)
 
     def _announce(self, state: "FleetState") -> None:
         import dataclasses
@@ -138,21 +138,22 @@ class Run:
         else:  # not cropped to the terminal: the command in it is there to be copied
             out().print(ready_view(state, is_foreground=not self.is_detached), soft_wrap=True)
 
-    def _finish(self, name: str, last: "FleetState | None", num_interrupts: int) -> None:
+    def _finish(
+        self, supervisor: "SupervisorProcess", last: "FleetState | None", num_interrupts: int
+    ) -> None:
         """The supervisor is gone: make sure that all else is, and say why."""
         from pdctl.engines import state, stop, watch
 
-        ended_well = last is not None and last.phase in ("stopped", "failed")
-        if not ended_well:
+        name = supervisor.launch.name
+        if supervisor.child.returncode != 0:
             stop.reap(name)
-        problem: PdctlError | None = None
-        if num_interrupts == 0 and not (last is not None and last.phase == "stopped"):
-            problem = watch.failure(name, last)
+        has_failed = supervisor.child.returncode != 0 or (last is not None and last.failure)
+        problem = watch.failure(name, last) if has_failed and not num_interrupts else None
         state.clear_state(name)
         if problem is not None:
             raise problem
+        sys.stderr.write("stopped\n")
         if num_interrupts:
-            sys.stderr.write("stopped\n")
             raise typer.Exit(ExitCode.INTERRUPTED)
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from pdctl.engines import events, state
 from pdctl.engines.actions import Desired, Limits, Process
-from pdctl.engines.fleet import Fleet, Start
+from pdctl.engines.adoption import adopt
+from pdctl.engines.fleet import Fleet
 from pdctl.engines.fleet_state import StartFacts, fleet_detail, fleet_phase, process_state
+from pdctl.engines.log_rotation import rotate
 from pdctl.engines.on_local import LocalLauncher, create_time
 from pdctl.engines.probes import Probes
 from pdctl.engines.records import Event, FleetState, Launch
@@ -24,6 +26,7 @@ from pdctl.errors import PdctlError
 
 BUSY_TURN_S = 0.05
 QUIET_TURN_S = 1.0
+BOUND_LOGS_EVERY_S = 10.0
 WRITE_AT_LEAST_EVERY_S = 10.0
 WRITE_AT_MOST_EVERY_S = 0.1
 
@@ -38,6 +41,7 @@ class Supervisor:
     started_at: float = field(default_factory=lambda: create_time(os.getpid()) or time.time())
     written: FleetState | None = None
     launch_seen: int = 0
+    logs_seen: float = 0.0
     pending: list[Event] = field(default_factory=list)
 
     def run(self, wake_fd: int) -> FleetState:
@@ -48,6 +52,7 @@ class Supervisor:
             if self.fleet.is_over:
                 return self._finish()
             self._publish(is_over=False)
+            self._bound_logs()
             self._sleep(wake_fd)
 
     def _sleep(self, wake_fd: int) -> None:
@@ -55,6 +60,14 @@ class Supervisor:
         ready, _, _ = select.select([wake_fd], [], [], wait_s)
         if ready:
             os.read(wake_fd, 4096)
+
+    def _bound_logs(self) -> None:
+        if time.monotonic() - self.logs_seen < BOUND_LOGS_EVERY_S:
+            return
+        self.logs_seen = time.monotonic()
+        for log in (*(self.directory / "logs").glob("*.log"), self.directory / events.FILE):
+            if rotate(log):
+                self.fleet.say("rotate", log.stem, f"{log.name} was set aside")
 
     def _follow_launch(self) -> None:
         """Take up what commands asked for since."""
@@ -144,29 +157,6 @@ class Supervisor:
             ready_after_s=start.ready_after_s,
             restarts=self.fleet.restarts.get(process.name, 0),
         )
-
-
-def adopt(fleet: Fleet, launcher: LocalLauncher, before: FleetState, launch: Launch) -> None:
-    """Take over what an earlier supervisor of this run left running."""
-    now = fleet.clock()
-    specs = {spec.name: spec for spec in launch.specs}
-    fleet.was_ready = before.ready_after_s is not None
-    fleet.ready_after_s, fleet.first_request_ttft_s = (
-        before.ready_after_s,
-        before.first_request_ttft_s,
-    )
-    for process in before.processes:
-        spec = specs.get(process.name)
-        if spec is None or process.pid is None or process.started_at is None:
-            continue
-        running = launcher.adopt(process.pid, process.started_at)
-        if running is None:
-            continue
-        served = process.phase in ("serving", "draining")
-        fleet.starts[spec.name] = Start(running, now, ready_after_s=process.ready_after_s)
-        fleet.processes[spec.name] = Process(spec=spec, running=True, since=now, served=served)
-        fleet.restarts[spec.name] = process.restarts
-        fleet.say("adopt", spec.name, f"pid {process.pid}")
 
 
 def main() -> None:

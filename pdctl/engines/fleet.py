@@ -163,8 +163,10 @@ class Fleet:
         now = self.clock()
         process = memory.checked(self.processes[name], answer, now)
         if answer.is_ready:
-            self.starts[name].ready_after_s = now - self.starts[name].launched_at
-            self.say("ready", name, f"after {now - self.starts[name].launched_at:.2f} s")
+            start = self.starts[name]
+            took_s = now - start.launched_at
+            start.ready_after_s = start.ready_after_s or took_s  # an adopted one had its own
+            self.say("ready", name, f"after {took_s:.2f} s")
         self.processes[name] = memory.serving(process, now)
 
     def _fold_alive(self, name: str, answer: object) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pdctl.deployment.file import write_deployment
@@ -16,6 +16,7 @@ from pdctl.engines import running, state
 from pdctl.engines.records import Launch
 
 _SHIM = Path(__file__).with_name("exec_shim.py")
+_GUARD = Path(__file__).with_name("guard.py")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class SupervisorProcess:
     """The supervisor that was started for a launch."""
 
     launch: Launch
-    child: "subprocess.Popen[bytes]"
+    child: "subprocess.Popen[bytes]"  # the supervisor, or its guard
+    started_at: float = field(default_factory=time.time)  # Unix seconds
 
     def is_alive(self) -> bool:
         return self.child.poll() is None
@@ -101,17 +103,17 @@ def _clear_last_run(name: str, directory: Path) -> None:
 def _start_supervisor(name: str, lock_fd: int, *, tied: bool) -> "subprocess.Popen[bytes]":
     """In a session of its own, so that Ctrl-C reaches only the command.
 
-    tied: the kernel ends it when this command dies.
+    tied: the kernel ends it when this command dies. Otherwise a guard starts it again when
+    something kills it.
     """
     argv = [sys.executable, "-m", "pdctl.engines.daemon", name, "--lock-fd", str(lock_fd)]
-    death_signal = signal.SIGTERM if tied else 0
-    shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(death_signal))]
+    wrapper = [str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))] if tied else [str(_GUARD)]
     log = state.logs_dir(name) / "supervisor.log"
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     written = os.open(log, flags, 0o600)
     try:
         return subprocess.Popen(
-            [*shim, *argv],
+            [sys.executable, "-I", "-S", *wrapper, *argv],
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=written,

@@ -99,8 +99,9 @@ class LocalLauncher:
     def _is_adopted_alive(self, running: Running) -> bool:
         if running.pidfd is None:
             return is_same_process(running.pid, running.started_at, self._run_id)
-        has_ended, _, _ = select.select([running.pidfd], [], [], 0)
-        return not has_ended
+        ends = select.poll()
+        ends.register(running.pidfd, select.POLLIN)
+        return not ends.poll(0)
 
     def terminate(self, running: Running) -> None:
         """Ask it to finish. The leader alone: SIGTERM kills an engine's schedulers mid-request."""

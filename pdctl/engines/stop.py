@@ -10,6 +10,8 @@ from pdctl.engines.on_local import has_marker, is_same_process, marked, sweep
 from pdctl.engines.records import FleetState
 from pdctl.errors import EngineFailed
 
+SILENT_S = 30.0  # a supervisor writes its state every 10 s
+
 
 def stop(
     name: str, *, now: bool = False, tell: Callable[[FleetState], None] = lambda state: None
@@ -73,20 +75,27 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _stop_supervisor(name: str, *, now: bool, tell: Callable[[FleetState], None]) -> None:
-    """Ask it, and wait as long as it lives: it gives every process its own grace."""
-    asked = False
+    """Ask it, and wait as long as it lives: it gives every process its own grace.
+
+    One that shows no sign of life is killed; its guard may start another, which is asked then.
+    """
+    asked: int | None = None
+    heard_at = time.monotonic()
+    last: FleetState | None = None
     while state.is_supervised(name):
         found = state.read_state(name)
-        if found is not None and not asked:  # none yet: it is just starting
-            asked = _ask_supervisor(found, now=now)
-        elif found is not None:
+        if found is not None and found != last:
+            last, heard_at = found, time.monotonic()
             tell(found)
+        if found is not None and found.supervisor_pid != asked and _is_supervisor(found):
+            asked = found.supervisor_pid
+            _signal(asked, signal.SIGINT if now else signal.SIGTERM)
+        if asked is not None and time.monotonic() - heard_at > SILENT_S:
+            _signal(asked, signal.SIGKILL)
+            heard_at = time.monotonic()
         time.sleep(0.05)
 
 
-def _ask_supervisor(found: FleetState, *, now: bool) -> bool:
+def _is_supervisor(found: FleetState) -> bool:
     """Whether the state names the supervisor that lives, not one before it."""
-    if not is_same_process(found.supervisor_pid, found.supervisor_started_at, ""):
-        return False
-    _signal(found.supervisor_pid, signal.SIGINT if now else signal.SIGTERM)
-    return True
+    return is_same_process(found.supervisor_pid, found.supervisor_started_at, "")

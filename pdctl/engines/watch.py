@@ -27,7 +27,9 @@ def states(supervisor: SupervisorProcess) -> Iterator[FleetState | None]:
 
 def _own(found: FleetState | None, supervisor: SupervisorProcess) -> FleetState | None:
     """The state, if this supervisor wrote it and not one before it."""
-    return found if found is not None and found.supervisor_pid == supervisor.child.pid else None
+    if found is None or found.run_id != supervisor.launch.run_id:
+        return None
+    return found if found.updated_at >= supervisor.started_at else None
 
 
 def failure(name: str, last: FleetState | None) -> PdctlError:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 PATIENCE_S = 60.0
 
 
@@ -119,3 +121,9 @@ def processes_of(run_id: str) -> list[int]:
 def kill(pid: int) -> None:
     """End one process at once."""
     os.kill(pid, signal.SIGKILL)
+
+
+def kill_for_good(supervisor_pid: int) -> None:
+    """End a detached supervisor and the guard that would start it again."""
+    kill(psutil.Process(supervisor_pid).ppid())
+    kill(supervisor_pid)

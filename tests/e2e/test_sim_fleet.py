@@ -4,7 +4,16 @@ import json
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.e2e.cli import Cli, free_port, is_listening, kill, ports_of, processes_of, until
+from tests.e2e.cli import (
+    Cli,
+    free_port,
+    is_listening,
+    kill,
+    kill_for_good,
+    ports_of,
+    processes_of,
+    until,
+)
 
 MODEL = ("qwen3-8b", "--engine", "sim", "--sim-speed", "20", "--no-input")
 
@@ -94,7 +103,7 @@ def test_detached_engines_outlive_their_supervisor_and_are_adopted_again(cli: Cl
     args = ("up", *MODEL, "--total", "2", "--port", str(free_port()), "--name", "chat", "-d")
     assert cli.run(*args).returncode == 0
     before = cli.state("chat")
-    kill(before["supervisor_pid"])
+    kill_for_good(before["supervisor_pid"])
     assert stream(before["endpoint"], 1) == (8, True)
     again = cli.run(*args)
     assert again.returncode == 7
@@ -107,11 +116,23 @@ def test_detached_engines_outlive_their_supervisor_and_are_adopted_again(cli: Cl
     assert processes_of(before["run_id"]) == []
 
 
+def test_a_killed_supervisor_comes_back_by_itself_and_adopts_its_engines(cli: Cli) -> None:
+    args = ("up", *MODEL, "--total", "2", "--port", str(free_port()), "--name", "chat", "-d")
+    assert cli.run(*args).returncode == 0
+    before = cli.state("chat")
+    kill(before["supervisor_pid"])
+    until(lambda: cli.state("chat")["supervisor_pid"] != before["supervisor_pid"])
+    after = cli.until_serving("chat")
+    assert [p["pid"] for p in after["processes"]] == [p["pid"] for p in before["processes"]]
+    assert cli.run("down", "chat").returncode == 0
+    assert processes_of(before["run_id"]) == []
+
+
 def test_down_works_without_a_supervisor(cli: Cli) -> None:
     args = ("up", *MODEL, "--total", "2", "--port", str(free_port()), "--name", "chat", "-d")
     assert cli.run(*args).returncode == 0
     state = cli.state("chat")
-    kill(state["supervisor_pid"])
+    kill_for_good(state["supervisor_pid"])
     assert cli.run("down").returncode == 0
     assert processes_of(state["run_id"]) == []
     assert not [p for p in ports_of(state) if is_listening(p)]

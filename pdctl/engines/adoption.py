@@ -1,0 +1,37 @@
+"""How a new supervisor takes over the processes of one that died."""
+
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.actions import Process
+from pdctl.engines.fleet import Fleet, Start
+from pdctl.engines.on_local import LocalLauncher, Running
+from pdctl.engines.records import FleetState, Launch, ProcessState
+
+
+def adopt(fleet: Fleet, launcher: LocalLauncher, before: FleetState, launch: Launch) -> None:
+    """Take over what an earlier supervisor of this run left running.
+
+    What is not wanted any more is ended at once: nobody knows its ports and GPUs.
+    """
+    fleet.was_ready = before.ready_after_s is not None
+    fleet.ready_after_s = before.ready_after_s
+    fleet.first_request_ttft_s = before.first_request_ttft_s
+    specs = {spec.name: spec for spec in launch.specs}
+    for process in before.processes:
+        if process.pid is None or process.started_at is None:
+            continue
+        running = launcher.adopt(process.pid, process.started_at)
+        spec = specs.get(process.name)
+        if running is not None and spec is not None:
+            _take_over(fleet, spec, process, running)
+        elif running is not None:
+            launcher.kill(running)
+            fleet.say("kill", process.name, f"pid {process.pid} is not wanted any more")
+
+
+def _take_over(fleet: Fleet, spec: ProcessSpec, process: ProcessState, running: Running) -> None:
+    now = fleet.clock()
+    served = process.phase in ("serving", "draining")
+    fleet.starts[spec.name] = Start(running, now, ready_after_s=process.ready_after_s)
+    fleet.processes[spec.name] = Process(spec=spec, running=True, since=now, served=served)
+    fleet.restarts[spec.name] = process.restarts
+    fleet.say("adopt", spec.name, f"pid {running.pid}")
