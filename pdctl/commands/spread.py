@@ -70,7 +70,7 @@ def _child(work: Callable[[T], R], items: Sequence[T], writer: int) -> int:
     return 0
 
 
-def _received(pipe: int) -> list[R]:  # type: ignore[type-var]
+def _received(pipe: int) -> list[R]:
     parts = []
     while part := os.read(pipe, 1 << 20):
         parts.append(part)

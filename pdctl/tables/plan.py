@@ -40,10 +40,13 @@ def plan_view(question: Question, verdict: Verdict, next_command: str) -> Render
 
 
 def _headline(verdict: Verdict) -> Text:
-    text = Text(verdict.headline, style=f"bold {COLOURS[verdict.verdict]}")
-    text.append(f"   confidence {verdict.confidence} ({basis(verdict)})", style="not bold default")
+    text = Text()
+    if verdict.unmet and verdict.unmet != verdict.reason:
+        text.append(f"{verdict.unmet}\n", style="bold red")
+    text.append(verdict.headline, style=f"bold {COLOURS[verdict.verdict]}")
+    text.append(f"   confidence {verdict.confidence} ({basis(verdict)})", style="default")
     if verdict.reason:
-        text.append(f"\n{verdict.reason}", style="not bold default")
+        text.append(f"\n{verdict.reason}", style="default")
     return text
 
 
@@ -220,4 +223,4 @@ def _grid() -> Table:
 def _indented(body: RenderableType) -> RenderableType:
     from rich.padding import Padding
 
-    return Padding(body, (1, 2))
+    return Padding(body, (1, 2), expand=False)

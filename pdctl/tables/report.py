@@ -51,7 +51,8 @@ def report_page(
 
 def _head(question: Question, verdict: Verdict, next_command: str, flips: str) -> str:
     source = verdict.provenance
-    notes = "".join(f"<p>{escape(text)}</p>" for text in verdict.warnings)
+    said = [text for text in (verdict.unmet, *verdict.warnings) if text]
+    notes = "".join(f"<p>{escape(text)}</p>" for text in said)
     return (
         f'<header><p class="dim">{escape(question.llm.name)} on {escape(_gpus(question))}</p>'
         f"<h1>{escape(verdict.headline)}</h1><p>{escape(verdict.reason)}</p>"

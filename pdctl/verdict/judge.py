@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pdctl.perf_model.efficiencies import generation
 from pdctl.verdict.records import Choice
 from pdctl.verdict.rules import Lean
 
@@ -10,6 +11,8 @@ DecidedBy = Literal["rules", "evidence", "feasibility"]
 Confidence = Literal["high", "medium", "low"]
 
 ROOFLINE_BAND = 0.25  # TRT-LLM blog 5: real runs 0-25 % below rate-matched predictions
+ASSUMED_BAND = 0.50  # assumed efficiencies: twice that; AIConfigurator is off by up to 65 % on TTFT
+ASSUMED_GENERATIONS = ("ampere", "ada", "cdna", "other")  # see perf_model/efficiencies.py
 FITTED_BAND = 0.10  # at least, also for a profile whose own error is smaller
 
 
@@ -35,6 +38,11 @@ class Ruling:
     evidence: Choice  # what the arms alone say
 
 
+def roofline_band(gpu_name: str) -> float:
+    """Relative error band of a roofline: wider where the GPU's efficiencies are assumed."""
+    return ASSUMED_BAND if generation(gpu_name) in ASSUMED_GENERATIONS else ROOFLINE_BAND
+
+
 def judge(
     lean: Lean, colocated: Side, pd: Side, *, rate_rps: float | None, has_slo: bool, band: float
 ) -> Ruling:
@@ -43,18 +51,18 @@ def judge(
     Evidence decides when it clears its error band; otherwise rules that lean clearly do;
     otherwise it is too close. rate_rps: None when nobody asked for a rate.
     """
-    sure: Confidence
     if has_slo:
         evidence = _by_goodput(colocated.knee_rps, pd.knee_rps, rate_rps, band)
     else:
         evidence = _by_dominance(colocated, pd, band)
-    if evidence != "too_close":
-        anchored = has_slo or rate_rps is not None  # else it rests on a load nobody asked about
-        sure = _confidence(evidence, lean, band) if anchored else "low"
-        return Ruling(evidence, "evidence", sure, evidence)
-    if lean == "mixed":
+    anchored = has_slo or rate_rps is not None  # else it rests on a load nobody asked about
+    if evidence != "too_close" and (anchored or lean == evidence):
+        barely = has_slo and _barely_suffices(evidence, colocated, pd, rate_rps, band)
+        weak = barely or not anchored
+        return Ruling(evidence, "evidence", _confidence(evidence, lean, band, weak), evidence)
+    if lean == "mixed" or evidence != "too_close":
         return Ruling("too_close", "evidence", "low", evidence)
-    sure = "medium" if _tilts(lean, colocated, pd) else "low"
+    sure: Confidence = "medium" if _tilts(lean, colocated, pd) else "low"
     return Ruling(lean, "rules", sure, evidence)
 
 
@@ -90,12 +98,20 @@ def _dominates(gains: list[float], band: float) -> bool:
     return max(gains) > 1 + band and min(gains) > 1 / (1 + band / 2)
 
 
-def _confidence(evidence: Choice, lean: Lean, band: float) -> Confidence:
-    if lean == evidence:
-        return "high" if band < ROOFLINE_BAND else "medium"
-    if lean == "mixed":
-        return "medium"
-    return "low"
+def _barely_suffices(
+    evidence: Choice, colocated: Side, pd: Side, rate_rps: float | None, band: float
+) -> bool:
+    """Whether colocated holds the rate by little while a split would carry clearly more."""
+    if evidence != "colocated" or rate_rps is None:
+        return False
+    more = pd.knee_rps > colocated.knee_rps * (1 + band)
+    return more and colocated.knee_rps < rate_rps * (1 + 2 * band)
+
+
+def _confidence(evidence: Choice, lean: Lean, band: float, weak: bool) -> Confidence:
+    if weak or lean not in (evidence, "mixed"):
+        return "low"
+    return "high" if lean == evidence and band < ROOFLINE_BAND else "medium"
 
 
 def _tilts(lean: Lean, colocated: Side, pd: Side) -> bool:

@@ -4,11 +4,9 @@ from pdctl.perf_model.engine_model import does_not_fit_reason
 from pdctl.perf_model.records import Parallelism
 from pdctl.units import format_count
 from pdctl.verdict.capacity import Demand
-from pdctl.verdict.judge import ROOFLINE_BAND
+from pdctl.verdict.judge import roofline_band
 from pdctl.verdict.layouts import Engines, assumed_cluster, shapes
 from pdctl.verdict.records import Provenance, Question, Rule, Verdict
-
-ROOFLINE = Provenance("roofline", None, ROOFLINE_BAND)
 
 
 def does_not_fit(question: Question, rules: tuple[Rule, ...]) -> Verdict:
@@ -19,7 +17,7 @@ def does_not_fit(question: Question, rules: tuple[Rule, ...]) -> Verdict:
         question.llm, assumed_cluster(question.cluster), tried[0], "colocated"
     )
     why = f"{question.llm.name} does not fit on {_gpus(question)}: {reason}."
-    return _refusal(rules, why)
+    return _refusal(question, rules, why)
 
 
 def too_long(
@@ -31,6 +29,7 @@ def too_long(
     if context is not None and need > context:
         asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
         return _refusal(
+            question,
             rules,
             f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
             f"context of {question.llm.name}.",
@@ -39,6 +38,7 @@ def too_long(
     room = max((engine.kv_capacity_tokens for engine in everyone), default=0)
     if need > room:
         return _refusal(
+            question,
             rules,
             f"A request of {format_count(round(need))} tokens exceeds the KV cache of the largest "
             f"engine, {format_count(room)} tokens.",
@@ -46,7 +46,7 @@ def too_long(
     return None
 
 
-def _refusal(rules: tuple[Rule, ...], why: str) -> Verdict:
+def _refusal(question: Question, rules: tuple[Rule, ...], why: str) -> Verdict:
     return Verdict(
         verdict="too_close",
         confidence="high",
@@ -58,7 +58,7 @@ def _refusal(rules: tuple[Rule, ...], why: str) -> Verdict:
         sweep=(),
         flips=(),
         warnings=(),
-        provenance=ROOFLINE,
+        provenance=Provenance("roofline", None, roofline_band(question.cluster.gpu.name)),
         reason=why,
         unmet=why,
     )

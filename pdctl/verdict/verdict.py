@@ -7,7 +7,7 @@ from pdctl.perf_model.records import Fleet
 from pdctl.verdict import words
 from pdctl.verdict.capacity import Demand, demand_of, prefill_tokens_per_s, tpot_at
 from pdctl.verdict.flips import Point, find_flips, scale_of
-from pdctl.verdict.judge import FITTED_BAND, ROOFLINE_BAND, Ruling, Side, judge
+from pdctl.verdict.judge import FITTED_BAND, Ruling, Side, judge, roofline_band
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
 from pdctl.verdict.picks import Picks, compared_rate, first_picks
 from pdctl.verdict.records import Arm, Choice, Flip, Provenance, Question, Rule, Sizing, Verdict
@@ -100,7 +100,7 @@ def _by_feasibility(question: Question, found: Findings, demand: Demand) -> Verd
         provenance=_provenance(question),
         reason=why if choice == "colocated" else "",
         rate_rps=found.rate_rps,
-        unmet=words.unmet(question, found.arms, ROOFLINE_BAND),
+        unmet=words.unmet(question, found.arms, _provenance(question).band),
     )
 
 
@@ -203,7 +203,7 @@ def _unpredicted(fleet: Fleet) -> Arm:
 def _provenance(question: Question) -> Provenance:
     profile = question.profile
     if profile is None:
-        return Provenance("roofline", None, ROOFLINE_BAND)
+        return Provenance("roofline", None, roofline_band(question.cluster.gpu.name))
     return Provenance("fitted", profile.id, max(profile.left_out_error, FITTED_BAND))
 
 
@@ -217,7 +217,7 @@ def verdict_data(verdict: Verdict) -> dict[str, object]:
         "sizing": asdict(verdict.sizing) if verdict.sizing else None,
         "arms": {name: arm_data(arm) for name, arm in verdict.arms.items()},
         "flips": [{"what": f.what, "from": f.from_, "to": f.to, "at": f.at} for f in verdict.flips],
-        "warnings": list(verdict.warnings),
+        "warnings": [*([verdict.unmet] if verdict.unmet else []), *verdict.warnings],
         "provenance": asdict(verdict.provenance),
     }
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pdctl.verdict.judge import Side, judge
+from pdctl.verdict.judge import Side, judge, roofline_band
 
 BAND = 0.25
 
@@ -54,6 +54,12 @@ def test_colocated_suffices_when_it_holds_the_rate_with_the_band_to_spare() -> N
     assert ruled(4.0, 9.0, rate=3.3)[0] == "pd"
 
 
+def test_colocated_that_barely_suffices_is_said_with_low_confidence() -> None:
+    assert ruled(4.0, 9.0, rate=3.2)[2] == "low"
+    assert ruled(4.0, 9.0, rate=2.0)[2] == "medium"
+    assert ruled(4.0, 4.5, rate=3.2)[2] == "medium"
+
+
 def test_an_arm_that_never_meets_the_slos_loses() -> None:
     assert ruled(0.0, 1.0)[0] == "pd"
     assert ruled(0.0, 0.0)[0] == "too_close"
@@ -72,8 +78,23 @@ def test_without_slos_an_arm_must_be_better_at_something_and_worse_at_nothing(
     assert without_slo(Side(4.0, 1.0, 0.020), pd) == choice
 
 
-def test_a_rate_nobody_asked_for_gives_no_more_than_low_confidence() -> None:
+@pytest.mark.parametrize(("lean", "choice"), [
+    ("pd", "pd"), ("mixed", "too_close"), ("colocated", "too_close"),
+])  # fmt: skip
+def test_at_a_rate_nobody_asked_for_the_simulation_only_confirms_the_rules(
+    lean: str, choice: str
+) -> None:
     ruling = judge(
-        "pd", Side(4, 1, 0.02), Side(4, 1, 0.01), rate_rps=None, has_slo=False, band=BAND
+        lean,  # type: ignore[arg-type]
+        Side(4, 1, 0.02),
+        Side(4, 1, 0.01),
+        rate_rps=None,
+        has_slo=False,
+        band=BAND,
     )
-    assert (ruling.choice, ruling.confidence) == ("pd", "low")
+    assert (ruling.choice, ruling.confidence) == (choice, "low")
+
+
+def test_a_gpu_whose_efficiencies_are_assumed_has_a_wider_band() -> None:
+    assert roofline_band("H200") == 0.25
+    assert roofline_band("MI300X") == 0.5

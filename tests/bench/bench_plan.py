@@ -1,0 +1,78 @@
+"""What `pdctl plan` costs, from the shell prompt to the verdict.
+
+python -m tests.bench.bench_plan [MOONCAKE_TRACE]
+"""
+
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.bench_trace import _write_trace
+
+ROUNDS = 3
+SPLIT = ("deepseek-r1", "--isl", "8000", "--osl", "500")
+SLOS = ("--ttft", "2s", "--tpot", "50ms")
+EXPERTS = ("deepseek-v3", "--gpus", "12x8xH100:rdma400", "--isl", "2000", "--osl", "1740")
+
+
+def measure() -> list[tuple[str, float, float, str]]:
+    """Rows of (what, measured, limit, unit); the best of a few rounds."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(sys.argv[1]) if len(sys.argv) > 1 else _write_trace(Path(directory))
+        trace = ("qwen3-32b", "--gpus", "2x8xH200", "--tp", "2", "--trace", str(path))
+        return [
+            ("rules only, CPU", _best("cpu", "deepseek-r1", "--gpus", "4x8xH200"), 0.3, "s"),
+            (
+                "constant lengths and a rate, CPU",
+                _best("cpu", *SPLIT, "--gpus", "4x8xH200", "--rate", "10"),
+                0.3,
+                "s",
+            ),
+            (
+                "constant lengths, SLOs and flips, CPU",
+                _best("cpu", *SPLIT, "--gpus", "4x8xH200", "--rate", "10", *SLOS),
+                0.5,
+                "s",
+            ),
+            (
+                "DeepSeek on 96 H100 with experts spread, wall",
+                _best("wall", *EXPERTS, "--ttft", "5s", "--tpot", "100ms"),
+                3.0,
+                "s",
+            ),
+            ("12,031 requests, 8 engines, all splits, wall", _best("wall", *trace), 2.0, "s"),
+            ("the same, memory of the largest process", _best("mib", *trace), 300, "MiB"),
+        ]
+
+
+def _best(what: str, *arguments: str) -> float:
+    return min(_once(arguments)[what] for _ in range(ROUNDS))
+
+
+def _once(arguments: tuple[str, ...]) -> dict[str, float]:
+    """CPU and wall seconds and peak memory of one command line, its children included."""
+    started = time.perf_counter()
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.execv(sys.executable, [sys.executable, "-m", "pdctl", "plan", *arguments, "--json"])
+    _, status, usage = os.wait4(pid, 0)
+    if os.waitstatus_to_exitcode(status) not in (0, 3):
+        raise RuntimeError(f"pdctl plan {' '.join(arguments)} failed")
+    return {
+        "wall": time.perf_counter() - started,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "mib": _mib(usage),
+    }
+
+
+def _mib(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    for what, measured, limit, unit in measure():
+        print(f"{what:52} {measured:8.3f} {unit:4} (limit {limit:g})")  # noqa: T201

@@ -1,0 +1,199 @@
+import json
+import os
+import pty
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdctl.cli import main
+from pdctl.commands.chosen import last_plan_path
+from pdctl.deployment.file import read_deployment
+
+R1 = ("deepseek-r1", "--gpus", "4x8xH200:rdma400")
+LENGTHS = ("--isl", "4000", "--osl", "200", "--rate", "2")
+TRACE = "\n".join(
+    json.dumps({"timestamp": i * 500, "input_length": 3000, "output_length": 60}) for i in range(80)
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a state directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", *arguments])
+    return int(ended.value.code or 0)
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    run(*arguments, "--json")
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def test_a_plan_in_words_ends_with_the_command_that_launches_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slos = ("--ttft", "2s", "--tpot", "50ms")
+    assert run(*R1, "--isl", "8000", "--osl", "500", "--rate", "10", *slos) == 0
+    said = capsys.readouterr()
+    assert "Split prefill and decode" in said.out
+    assert "pdctl up deepseek-r1 --prefill" in said.out
+    assert said.err == ""
+
+
+def test_json_is_one_envelope_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    told = answer(capsys, "qwen3-8b", "--gpus", "4xH200", *LENGTHS)
+    assert (told["command"], told["status"], told["error"]) == ("plan", "ok", None)
+    assert told["data"]["verdict"] in ("pd", "colocated", "too_close")
+
+
+def test_missing_lengths_give_the_rules_and_never_a_question(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = answer(capsys, *R1)
+    assert told["data"]["decided_by"] == "rules"
+    assert any("--isl" in warning for warning in told["data"]["warnings"])
+
+
+def test_the_plan_is_written_and_kept_for_the_next_command(here: Path) -> None:
+    assert run("qwen3-32b", "--gpus", "2x8xH200", "--tp", "2", *LENGTHS, "-o", "pd.yaml") == 0
+    written = read_deployment(here / "pd.yaml")
+    assert written == read_deployment(last_plan_path())
+    assert written.model == "qwen3-32b"
+    assert written.total == 8
+    assert {role.parallelism.tp for role in written.roles.values()} == {2}
+
+
+def test_a_bare_plan_takes_the_model_of_the_last_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS) == 0
+    (last_plan_path().parent / "unrelated").touch()
+    capsys.readouterr()
+    assert run("--gpus", "4xH200", *LENGTHS) == 0
+    assert "qwen3-8b" in capsys.readouterr().out
+
+
+def test_a_bare_plan_without_any_model_says_what_to_type(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("--gpus", "4xH200") == 2
+    assert "pdctl plan llama-3.1-8b" in capsys.readouterr().err
+
+
+def test_a_trace_is_replayed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "trace.jsonl").write_text(TRACE + "\n")
+    told = answer(capsys, "qwen3-8b", "--gpus", "4xH200", "--trace", "trace.jsonl")
+    assert told["data"]["arms"]["pd"]["ttft_s"]["p50"] > 0
+
+
+def test_a_broken_line_is_named_and_can_be_skipped(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "trace.jsonl").write_text(TRACE + "\n{broken\n")
+    arguments = ("qwen3-8b", "--gpus", "4xH200", "--trace", "trace.jsonl")
+    assert run(*arguments) == 2
+    assert "trace.jsonl" in capsys.readouterr().err
+    assert run(*arguments, "--skip-bad") == 0
+    assert "1 lines of trace.jsonl were skipped" in capsys.readouterr().out
+
+
+def test_a_report_is_one_page(here: Path) -> None:
+    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, "--report", "plan.html") == 0
+    assert (here / "plan.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, "--report", "no/plan.html") == 4
+    assert "no/plan.html cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--isl", "-5", "--osl", "9"), 2, "--isl"),
+        (("--isl", "inf", "--osl", "9"), 2, "--isl"),
+        (("--isl", "9", "--osl", "nan"), 2, "--osl"),
+        (("--rate", "0", *LENGTHS[:4]), 2, "--rate"),
+        (("--prefix-hit", "1.5", *LENGTHS), 2, "--prefix-hit"),
+        (("--attainment", "0", *LENGTHS), 2, "--attainment"),
+        (("--ttft", "soon", *LENGTHS), 2, "--ttft"),
+        (("--tp", "0", *LENGTHS), 2, "--tp"),
+        (("--tp", "3", *LENGTHS), 2, "heads"),
+        (("--ep", "4", *LENGTHS), 2, "--ep needs --tp"),
+        (("--total", "0"), 2, "--total"),
+        (("--total", "9", "--tp", "1"), 2, "9 engines"),
+        (("--spec-accept-length", "2"), 2, "--spec-draft-tokens"),
+        (("--spec-draft-tokens", "2", "--spec-accept-length", "9"), 2, "from 1 to 3"),
+        (("--trace", "missing.jsonl"), 2, "missing.jsonl"),
+        (("--trace", "x.jsonl", "--isl", "5"), 2, "--isl"),
+        (("--profile", "missing.json"), 2, "missing.json"),
+        (("--isl", "99999999", "--osl", "9"), 3, "context"),
+        (("--ttft", "1ms", "--tpot", "1us", *LENGTHS), 3, "No layout meets these SLOs"),
+        (("--isl", "4000", "--osl", "200", "--rate", "99999"), 3, "the most is"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_gets_its_exit_code_and_names_the_value(
+    arguments: tuple[str, ...], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("qwen3-8b", "--gpus", "4xH200", *arguments) == code
+    said = capsys.readouterr()
+    assert words in " ".join(said.out.split()) + said.err
+    assert not last_plan_path().exists()
+
+
+def test_an_unknown_gpu_type_and_no_gpu_at_all_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("qwen3-8b", "--gpus", "8xH9000") == 2
+    capsys.readouterr()
+    told = answer(capsys, "qwen3-8b", "--isl", "1", "--osl", "1")
+    if told["status"] == "error":  # a machine without a GPU
+        assert "--gpus" in told["error"]["hint"]
+
+
+def test_a_model_that_does_not_fit_is_an_answer_with_exit_3(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("deepseek-r1", "--gpus", "2xH100", "--json") == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["status"] == "no"
+    assert told["data"]["decided_by"] == "feasibility"
+
+
+def test_help_has_two_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    assert capsys.readouterr().out.count("pdctl plan ") >= 2
+
+
+def test_on_a_terminal_what_is_missing_is_asked_for(here: Path) -> None:
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(
+            sys.executable,
+            [sys.executable, "-m", "pdctl", "plan", "qwen3-8b", "--gpus", "4xH200"],
+        )
+    said = ""
+    for question, reply in (("prompt tokens", "4000"), ("output tokens", ""), ("per second", "2")):
+        while question not in said:
+            said += os.read(terminal, 4096).decode()
+        os.write(terminal, f"{reply}\n".encode())
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        said += part.decode()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert "TPOT" in said
