@@ -222,3 +222,20 @@ def test_a_decode_engine_parks_requests_without_kv_and_takes_nobody_new_meanwhil
     assert queues.num_retracted >= 1
     assert [sum(e.tokens for e in emissions if e.request is one) for one in both] == [80, 80]
     assert queues.kv.held_tokens == 0
+
+
+def test_a_request_parked_while_its_last_step_ran_ends_with_that_step() -> None:
+    queues = DecodeQueues(model("decode", reserved=0))
+    long, short = decode_request("long", 100, 50), decode_request("short", 101, 2)
+    for one in (long, short):
+        queues.submit(one, 0.0)
+    queues.decide(0.0)
+    long.is_transferred = short.is_transferred = True
+    in_flight = queues.decide(0.0).batch
+    queues.kv.hold(queues.kv.free_tokens)
+    queues.decide(0.0)
+    assert queues.queues.retracted == 1
+    assert in_flight is not None
+    ended = queues.finish(in_flight, 0.01).emissions
+    assert [(e.request.rid, e.reason) for e in ended] == [("long", None), ("short", "length")]
+    assert queues.queues.retracted == 0
