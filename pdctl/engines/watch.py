@@ -11,17 +11,20 @@ from pdctl.engines.state import logs_dir
 from pdctl.errors import EngineFailed, NotReady, PdctlError
 
 LOOK_EVERY_S = 0.05
+LOOK_AT_SERVING_EVERY_S = 0.5
 
 
 def states(supervisor: SupervisorProcess) -> Iterator[FleetState | None]:
-    """The latest state, every 50 ms as long as the supervisor lives, and once after.
+    """The latest state, again and again as long as the supervisor lives, and once after.
 
     None until it has written its first. Whoever iterates may stop at any time.
     """
     name = supervisor.launch.name
     while supervisor.is_alive():
-        yield _own(state.read_state(name), supervisor)
-        time.sleep(LOOK_EVERY_S)
+        found = _own(state.read_state(name), supervisor)
+        yield found
+        is_calm = found is not None and found.phase == "serving"
+        time.sleep(LOOK_AT_SERVING_EVERY_S if is_calm else LOOK_EVERY_S)
     yield _own(state.read_state(name), supervisor)
 
 

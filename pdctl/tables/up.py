@@ -122,6 +122,7 @@ def ready_view(state: FleetState, *, is_foreground: bool) -> RenderableType:
     )
     stops = "Ctrl-C stops it" if is_foreground else f"pdctl down {state.name} stops it"
     return Group(
+        Text(),
         Text(ready, style="green"),
         Text(),
         Text(f"  {state.endpoint}"),

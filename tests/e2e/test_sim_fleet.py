@@ -68,7 +68,7 @@ def test_ctrl_c_stops_a_foreground_deployment(cli: Cli) -> None:
     args = ("up", *MODEL, "--total", "2", "--port", str(free_port()), "--name", "fore")
     with cli.running(*args) as up:
         assert up.stdout is not None
-        out = "".join(up.stdout.readline() for _ in range(4))
+        out = "".join(up.stdout.readline() for _ in range(5))
         state = cli.state("fore")
         up.send_signal(2)
         _, err = up.communicate(timeout=60)
