@@ -37,5 +37,5 @@ def parse(line: str) -> Event | None:
     """The event in a line; None if it is torn."""
     try:
         return Event(**json.loads(line))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None

@@ -1,6 +1,8 @@
 """The router's REST interface for its engines (sglang-router 0.3)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from pdctl.deployment.records import ProcessRole
 from pdctl.engines import fetch
@@ -45,11 +47,7 @@ class RouterClient:
 
     def workers(self) -> tuple[Listed, ...] | None:
         """The engines it knows; None when it does not say."""
-        found = fetch.get_object(f"{self.url}/workers", timeout_s=self._timeout_s)
-        rows = found.get("workers") if found else None
-        if not isinstance(rows, list):
-            return None
-        return tuple(_listed(row) for row in rows if isinstance(row, dict) and row.get("url"))
+        return listed_engines(fetch.get_object(f"{self.url}/workers", timeout_s=self._timeout_s))
 
     def add(self, url: str, role: ProcessRole, bootstrap_port: int | None) -> bool:
         """Whether it accepted the engine; it is listed some 0.4 s later.
@@ -78,6 +76,23 @@ class RouterClient:
         path = f"{self.url}/workers/{worker_id}"
         answer = fetch.request("DELETE", path, timeout_s=self._timeout_s)
         return answer is not None and answer[0] in (200, 202, 204, 404)
+
+
+def listed_engines(answer: Mapping[str, object] | None) -> tuple[Listed, ...] | None:
+    """The engines in an answer of /workers, without rows that have no usable URL; None: no list."""
+    rows = answer.get("workers") if answer else None
+    if not isinstance(rows, list):
+        return None
+    return tuple(_listed(row) for row in rows if isinstance(row, dict) and _is_url(row.get("url")))
+
+
+def _is_url(url: object) -> bool:
+    """Whether it is one that a request could be sent to; the router takes whatever it is given."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) and url.isascii() else None
+        return parts is not None and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _listed(row: dict[str, object]) -> Listed:

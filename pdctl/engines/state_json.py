@@ -32,7 +32,7 @@ def _document(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
         return {**data}
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, RecursionError) as problem:
         raise ValueError(f"not a JSON object: {problem}") from problem
 
 

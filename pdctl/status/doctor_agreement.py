@@ -16,6 +16,7 @@ SAME: dict[str, tuple[str, str, Outcome]] = {
     "disaggregation_transfer_backend": ("same_backend", "KV transfer backend", "fail"),
     "context_length": ("context_length", "context length", "warn"),
 }
+LARGEST = 1e15  # of any size an engine states
 _MODES = {"null": "colocated", "None": "colocated"}
 _MLA = ("deepseekv2", "deepseekv3", "deepseekv32", "kimik2", "longcat", "glm4moelite", "minicpm3")
 
@@ -208,11 +209,15 @@ def _backend(seen: Seen) -> Iterator[Check]:
 
 
 def _number(engine: EngineSeen, key: str) -> float | None:
-    value = engine.info.get(key)
-    if not isinstance(value, int | float):
-        scheduler = engine.info.get("scheduler_info")
-        value = scheduler.get(key) if isinstance(scheduler, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    """A size that an engine states; None where it states none, or nothing a size can be."""
+    scheduler = engine.info.get("scheduler_info")
+    for found in (engine.info, scheduler if isinstance(scheduler, dict) else {}):
+        value = found.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if 0 <= value <= LARGEST:
+            return float(value)
+    return None
 
 
 def _least(engines: Sequence[EngineSeen], key: str) -> float | None:

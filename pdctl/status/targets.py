@@ -50,7 +50,7 @@ def targets_of_router(url: str) -> tuple[Target, ...]:
         raise EngineFailed(
             f"No SGLang router answers at {url}.", hint="--router http://HOST:30000 of a router"
         )
-    targets = _named(listed, parts.hostname or "")
+    targets = named_targets(listed, parts.hostname or "")
     calls = {target.name: _asker(target) for target in targets}
     modes = Parallel().call(dict(calls), TIMEOUT_S)
     return tuple(_checked(target, modes.get(target.name)) for target in targets)
@@ -74,7 +74,7 @@ def _parts(url: str) -> SplitResult:
     )
 
 
-def _named(listed: Sequence["Listed"], router_host: str) -> list[Target]:
+def named_targets(listed: Sequence["Listed"], router_host: str) -> list[Target]:
     """Engines as prefill-0, prefill-1, ..., decode-0, ... in the order of their addresses."""
     targets = []
     for role in _ORDER:

@@ -7,6 +7,7 @@ bench_serving and SGLang's request logs: see docs/traces.md for each format.
 import csv
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _reader_of(path: Path, first: Line, rest: Iterator[Line], bad: BadLines) -> 
         if is_log_event(sample):
             return read_log(lines, bad)
         return _read_jsonl(path, sample, lines, bad)
-    header = _fields(first[1], _delimiter(first[1]))
+    header = _header(path, first[1])
     columns = find_columns(header)
     if columns:
         return _read_csv(columns, header, _delimiter(first[1]), rest, bad)
@@ -150,6 +151,16 @@ def _delimiter(header: bytes) -> str:
     return max(",;\t", key=lambda sign: header.count(sign.encode()))
 
 
+def _header(path: Path, line: bytes) -> list[str]:
+    try:
+        return _fields(line, _delimiter(line))
+    except ValueError as problem:
+        raise InvalidInput(
+            f"{path.name}: its first line is neither JSON nor names of columns: {problem}.",
+            hint=f"name them {_KNOWN}",
+        ) from problem
+
+
 def _fields(line: bytes, delimiter: str) -> list[str]:
     text = line.decode("utf-8", "replace").strip("\r\n")
     try:
@@ -164,8 +175,9 @@ def _read_csv(
     first = next(lines, None)
     if first is not None:
         lines = chain([first], lines)
-        sample = dict(zip(header, _fields(first[1], delimiter), strict=False))
-        columns = with_dates(columns, sample.get(columns.arrival or ""))
+        with suppress(ValueError):  # it will be refused or counted as the broken line it is
+            sample = dict(zip(header, _fields(first[1], delimiter), strict=False))
+            columns = with_dates(columns, sample.get(columns.arrival or ""))
     return columns, _csv_rows(columns, header, delimiter, lines, bad)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pdctl.engines.router_client import Listed, RouterClient
+from pdctl.engines.router_client import Listed, RouterClient, listed_engines
 from tests.engines.stub import Stub, serving
 
 # GET /workers of sglang-router 0.3.2 with a prefill and a decode engine, metadata left out
@@ -102,3 +102,11 @@ def test_a_router_that_is_not_there_is_no_error() -> None:
     assert not client.is_alive()
     assert not client.add("http://h:1", "decode", None)
     assert not client.remove("http://h:1")
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://h:99999", "http://", "x", 7, "http://h:0"])
+def test_a_row_whose_url_no_request_could_be_sent_to_is_left_out(url: object) -> None:
+    rows = [{"id": "1", "url": url}, {"id": "2", "url": "http://h:1"}]
+    found = listed_engines({"workers": rows})
+    assert found is not None
+    assert [row.id for row in found] == ["2"]

@@ -288,3 +288,19 @@ def test_any_file_is_a_trace_or_an_error_in_words(
         trace = read(tmp_path / "trace", b"\n".join(lines), skip_bad=skip_bad)
         assert len(trace.requests) > 0
         assert min(trace.requests.arrival_s) == 0.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"TIMESTAMP,ContextTokens\r,GeneratedTokens\n2023-11-16,48,10\n",
+        b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023\r-11-16,48,10\n",
+    ],
+)
+def test_a_carriage_return_inside_a_line_of_csv_is_a_broken_line(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInput):
+        read_trace(path)
