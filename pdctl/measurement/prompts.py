@@ -1,7 +1,6 @@
 """Request bodies: token ids that share prefixes exactly where the workload's blocks say so."""
 
 import json
-from collections import OrderedDict
 from random import Random
 
 from pdctl.workload.records import Requests
@@ -9,14 +8,19 @@ from pdctl.workload.records import Requests
 TOKEN_IDS = (1000, 31_000)  # ordinary tokens in every vocabulary of today's LLMs
 _POOL_TOKENS = 4096
 _HEAD_TOKENS = 16
-_KEPT_BLOCKS = 20_000
+
+
+def token_ids_for(vocab_size: int) -> tuple[int, int]:
+    """Ids of ordinary tokens in a vocabulary, away from the special ones at its ends."""
+    return min(TOKEN_IDS[0], vocab_size // 8), min(TOKEN_IDS[1], vocab_size - vocab_size // 8)
 
 
 class Prompts:
     """Bodies for /generate of one list of requests.
 
-    With blocks, equal block ids give equal tokens. Without, no two prompts share a prefix: each
-    begins with tokens of its own and goes on in a common pool, so that it costs little to make.
+    With blocks, equal block ids give equal tokens. Without, no two prompts share a prefix. Blocks
+    and prompts begin with tokens of their own and go on in a common pool: a prefix is over at the
+    first token that differs, and so they cost microseconds to make, not milliseconds.
     """
 
     def __init__(
@@ -27,7 +31,7 @@ class Prompts:
         self._token_ids = token_ids
         self._pool = self._draw(Random(seed), _POOL_TOKENS)
         self._pool_text = ",".join(self._pool)
-        self._blocks: OrderedDict[int, str] = OrderedDict()
+        self._rests: dict[int, str] = {}  # pool tokens after a head, by their number
 
     def body(self, index: int) -> bytes:
         """The JSON of request `index`."""
@@ -41,39 +45,35 @@ class Prompts:
         return head.encode()
 
     def _ids(self, index: int) -> str:
-        isl = self._requests.isl[index]
+        left = self._requests.isl[index]
         blocks = self._requests.blocks[index] if self._requests.blocks is not None else ()
         size = self._requests.block_tokens
-        if not blocks or size <= 0:
-            return self._alone(index, isl)
-        whole = min(len(blocks), isl // size)
-        parts = [self._block(block, size) for block in blocks[:whole]]
-        rest = isl - whole * size
-        if rest and whole < len(blocks):
-            part = self._block(blocks[whole], size).split(",")[:rest]
-            parts.append(",".join(part))
-            rest -= len(part)
-        if rest:
-            parts.append(self._alone(index, rest))
+        parts = []
+        for block in blocks if size > 0 else ():
+            if left <= 0:
+                break
+            parts.append(self._piece(f"{self._seed}:{block}", min(size, left)))
+            left -= size
+        if left > 0:
+            parts.append(self._piece(f"{self._seed}/{index}", left))
         return ",".join(parts)
 
-    def _alone(self, index: int, tokens: int) -> str:
-        head = self._draw(Random(f"{self._seed}/{index}"), min(tokens, _HEAD_TOKENS))
-        rounds, rest = divmod(tokens - len(head), _POOL_TOKENS)
-        parts = [",".join(head), *([self._pool_text] * rounds)]
-        if rest:
-            parts.append(",".join(self._pool[:rest]))
-        return ",".join(parts)
+    def _piece(self, seed: str, tokens: int) -> str:
+        """Tokens that depend on `seed`; of two lengths, the shorter is a prefix of the longer."""
+        head = self._draw(Random(seed), min(tokens, _HEAD_TOKENS))
+        rest = self._rest(tokens - len(head))
+        return ",".join((*head, rest)) if rest else ",".join(head)
 
-    def _block(self, block: int, size: int) -> str:
-        text = self._blocks.get(block)
+    def _rest(self, tokens: int) -> str:
+        text = self._rests.get(tokens)
         if text is None:
-            text = ",".join(self._draw(Random(f"{self._seed}:{block}"), size))
-            self._blocks[block] = text
-            if len(self._blocks) > _KEPT_BLOCKS:
-                self._blocks.popitem(last=False)
-        else:
-            self._blocks.move_to_end(block)
+            rounds, rest = divmod(tokens, _POOL_TOKENS)
+            parts = [self._pool_text] * rounds
+            if rest:
+                parts.append(",".join(self._pool[:rest]))
+            text = ",".join(parts)
+            if len(self._rests) < 64:
+                self._rests[tokens] = text
         return text
 
     def _draw(self, random: Random, count: int) -> list[str]:

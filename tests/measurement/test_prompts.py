@@ -1,6 +1,8 @@
 import json
 
-from pdctl.measurement.prompts import Prompts
+import pytest
+
+from pdctl.measurement.prompts import TOKEN_IDS, Prompts, token_ids_for
 from pdctl.workload.records import Requests
 
 
@@ -26,13 +28,13 @@ def test_prompts_without_blocks_share_no_prefix() -> None:
 
 def test_equal_leading_blocks_are_equal_tokens_and_other_blocks_are_not() -> None:
     blocks = [(1, 2, 3), (1, 2, 4), (5, 2, 3)]
-    prompts = Prompts(Requests([0.0] * 3, [25] * 3, [1] * 3, blocks, 10))
+    prompts = Prompts(Requests([0.0] * 3, [75] * 3, [1] * 3, blocks, 30))
     first, second, third = (ids(prompts, n) for n in range(3))
-    assert len(first) == 25
-    assert first[:20] == second[:20]
-    assert first[20:] != second[20:]
-    assert first[:10] != third[:10]
-    assert first[10:] == third[10:], "a block has its tokens wherever it stands"
+    assert len(first) == 75
+    assert first[:60] == second[:60]
+    assert first[60:] != second[60:]
+    assert first[:30] != third[:30]
+    assert first[30:] == third[30:], "a block has its tokens wherever it stands"
 
 
 def test_a_prompt_longer_than_its_blocks_is_filled_up() -> None:
@@ -40,7 +42,20 @@ def test_a_prompt_longer_than_its_blocks_is_filled_up() -> None:
     first, second = ids(prompts, 0), ids(prompts, 1)
     assert (len(first), len(second)) == (35, 35)
     assert first[:10] == second[:10]
-    assert first[10:] != second[10:]
+    assert first[10] != second[10]
+
+
+def test_a_last_block_cut_short_is_a_prefix_of_the_whole_one() -> None:
+    prompts = Prompts(Requests([0.0, 0.0], [50, 64], [1, 1], [(1, 2), (1, 2)], 32))
+    assert ids(prompts, 0) == ids(prompts, 1)[:50]
+
+
+@pytest.mark.parametrize("vocab", [256, 4096, 32_000, 151_936])
+def test_token_ids_stay_inside_a_vocabulary(vocab: int) -> None:
+    low, high = token_ids_for(vocab)
+    assert 0 < low < high < vocab
+    assert TOKEN_IDS[0] >= low
+    assert TOKEN_IDS[1] >= high
 
 
 def test_the_same_seed_makes_the_same_prompts_and_tokens_stay_in_their_range() -> None:
