@@ -11,9 +11,9 @@ from aiohttp import web
 from pdctl.engines.sim import info, intake, metrics
 from pdctl.engines.sim.answers import Answer, EventStream, NativeShape, OpenAiShape
 from pdctl.engines.sim.engine import Engine
+from pdctl.engines.sim.handover import Handover
 from pdctl.engines.sim.intake import Refused, Taken
-from pdctl.engines.sim.partners import Partners, Registry
-from pdctl.engines.sim.requests import Request
+from pdctl.engines.sim.partners import Registry
 from pdctl.perf_model.records import EngineModel, Role
 
 Status = Literal["Starting", "Up", "UnHealthy"]
@@ -35,13 +35,10 @@ class Api:
     ) -> None:
         self.identity = identity
         self.engine = engine
-        self.registry = registry
-        self.partners = Partners(engine)
+        self.handover = Handover(engine, registry, identity.kv_bytes_per_token)
         self.status: Status = "Starting"
         self.draining = False
         self._model_of = model_of
-        engine.on_allocated = self._allocated
-        engine.on_transfer = self._transferred
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=1 << 30)
@@ -114,7 +111,7 @@ class Api:
         rid = str(body.get("rid") or "")
         for request in list(self.engine.live.values()):
             if body.get("abort_all") or (rid and request.rid.startswith(rid)):
-                self._drop(request, 499, "Abort before prefill")
+                self.handover.drop(request, 499, "Abort before prefill")
         return web.Response()
 
     async def generate(self, http: web.Request) -> web.StreamResponse:
@@ -199,14 +196,8 @@ class Api:
     def _start(self, taken: list[Taken], shape: NativeShape | OpenAiShape) -> list[Answer]:
         answers = [Answer(one.request, one.seed, shape, index) for index, one in enumerate(taken)]
         for one in taken:
-            request, role = one.request, self.engine.role
-            self.engine.submit(request)
-            if request.fake or request.room is None:
-                continue
-            if role == "prefill" and self.registry is not None:
-                self.registry.expect(request)
-            elif role == "decode" and one.bootstrap is not None:
-                self.partners.expect(request, one.bootstrap)
+            self.engine.submit(one.request)
+            self.handover.expect(one)
         return answers
 
     async def _stream(
@@ -237,55 +228,11 @@ class Api:
             raise
         finally:
             for answer in answers:
-                self.partners.forget(answer.request)
+                self.handover.partners.forget(answer.request)
 
     def _abandon(self, answers: list[Answer]) -> None:
         for answer in answers:
-            self._drop(answer.request, 499, "client disconnected")
-
-    def _drop(self, request: Request, status: int, message: str) -> None:
-        if self.registry is not None and self.engine.role == "prefill":
-            self.registry.arrived(request, failed=True)
-        self.engine.fail(request, status, message)
-
-    def _allocated(self, request: Request) -> None:
-        if not request.fake:
-            self.partners.take(request)
-
-    def _transferred(self, request: Request) -> None:
-        if self.registry is not None and not request.fake:
-            self.registry.arrived(request)
-        seconds = request.transfer_end_s - request.transfer_start_s
-        if not request.fake:
-            kv_bytes = request.prompt_tokens * self.identity.kv_bytes_per_token
-            self.engine.record.transferred(seconds, kv_bytes)
-
-    async def expire(self, after_s: float) -> None:
-        """Give up requests whose partner has not come, as SGLang's KVPoll timeouts do."""
-        record = self.engine.record
-        while True:
-            await asyncio.sleep(min(1.0, after_s / 10) / self.engine.speed)
-            for request in list(self.engine.live.values()):
-                state = self._overdue(request, after_s)
-                if state is None:
-                    continue
-                record.num_bootstrap_failed += state == "Bootstrapping"
-                record.num_transfer_failed += state == "WaitingForInput"
-                text = f"timed out after {after_s:.1f}s in KVPoll.{state}"
-                self._drop(request, 500, f"Request {request.rid} {text}")
-
-    def _overdue(self, request: Request, after_s: float) -> str | None:
-        """The state of its KV hand-over in which a request has been too long."""
-        now_s = self.engine.now_s()
-        if request.room is None or request.out:
-            return None
-        if not request.is_ready:
-            return "Bootstrapping" if now_s - request.queued_s > after_s else None
-        is_waiting = self.engine.role == "decode" and request.own_tokens
-        if not is_waiting or request.is_transferred:
-            return None
-        late_s = now_s - request.queued_s - request.waited_s
-        return "WaitingForInput" if late_s > after_s else None
+            self.handover.drop(answer.request, 499, "client disconnected")
 
 
 async def _body(http: web.Request) -> dict[str, Any]:

@@ -61,7 +61,7 @@ async def serve(flags: SimFlags) -> int:
     try:
         await _serve_until_stopped(api, registry)
     finally:
-        await api.partners.stop()
+        await api.handover.partners.stop()
         if registry is not None:
             await registry.stop()
         await runner.cleanup()
@@ -81,7 +81,7 @@ async def _serve_until_stopped(api: Api, registry: Registry | None) -> None:
         await registry.register(flags.port, flags.tp, flags.dp, flags.pp)
     scheduler = asyncio.create_task(api.engine.run())
     timeout_s = float(os.environ.get("SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT", "300"))
-    expiry = asyncio.create_task(api.expire(timeout_s))
+    expiry = asyncio.create_task(api.handover.expire(timeout_s))
     scheduler.add_done_callback(_died)
     if flags.role != "colocated":
         log("Start of pd disaggregation warmup ...")

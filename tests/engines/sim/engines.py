@@ -91,8 +91,11 @@ async def engine(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", flags.port).start()
-        stack.push_async_callback(api.partners.stop)
-        tasks = [asyncio.create_task(core.run()), asyncio.create_task(api.expire(patience_s))]
+        stack.push_async_callback(api.handover.partners.stop)
+        tasks = [
+            asyncio.create_task(core.run()),
+            asyncio.create_task(api.handover.expire(patience_s)),
+        ]
         api.status = "Up"
         http = await stack.enter_async_context(aiohttp.ClientSession())
         yield Running(api, http)
