@@ -26,7 +26,13 @@ def rendered(target: str, file: Path | None, form: str) -> str:
         from pdctl.engines.prepare import prepare
 
         return shell(prepare(deployment).specs)
-    return miles(deployment, form="flag" if form == "flag" else "yaml")
+    from pdctl.inspection.llm import bundled_names
+
+    return miles(
+        deployment,
+        form="flag" if form == "flag" else "yaml",
+        has_weights=deployment.model not in bundled_names(),
+    )
 
 
 def note(target: str) -> str:

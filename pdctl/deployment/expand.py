@@ -14,6 +14,7 @@ from pdctl.deployment.flags import (
 )
 from pdctl.deployment.flags_router import router_argv
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
+from pdctl.deployment.role_switch import role_switch_obstacle
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.records import SglangInstall
 from pdctl.perf_model.records import Role
@@ -49,6 +50,7 @@ def expand(
     """
     version = parse_version(install.version) if install else None
     check_args(deployment, version)
+    can_switch = not role_switch_obstacle(deployment, version=version, backend=backend)
     engines = tuple(
         ProcessSpec(
             name=name,
@@ -61,6 +63,7 @@ def expand(
             log=log_dir / f"{name}.log",
             bootstrap_port=ports[name].bootstrap if role == "prefill" else None,
             stop_grace_s=STOP_GRACE_S[deployment.engine],
+            can_switch_role=can_switch,
         )
         for name, role in deployment.engine_names.items()
     )

@@ -51,11 +51,13 @@ def command_line(spec: ProcessSpec) -> str:
     return " ".join(("env", *env, shlex.join(spec.argv)) if spec.env else (shlex.join(spec.argv),))
 
 
-def miles(deployment: Deployment, *, form: MilesForm) -> str:
+def miles(deployment: Deployment, *, form: MilesForm, has_weights: bool = True) -> str:
     """What Miles, which runs SGLang inside RL training, needs to run this layout.
 
     Args:
         form: "flag" for --prefill-num-servers, "yaml" for the file of --sglang-config.
+        has_weights: the model is a path or an id; otherwise it is only the name of a shape, and
+            Miles takes the model of its --hf-checkpoint.
 
     Raises:
         InvalidInput: "flag" for what one number cannot say: colocated engines, roles of different
@@ -63,7 +65,9 @@ def miles(deployment: Deployment, *, form: MilesForm) -> str:
     Source: miles/backends/sglang_utils/sglang_config.py (from_prefill_num_servers, server_groups).
     Ignores: the router's settings and the environment, which Miles sets itself.
     """
-    return _miles_flag(deployment) if form == "flag" else _miles_yaml(deployment)
+    if form == "flag":
+        return _miles_flag(deployment)
+    return _miles_yaml(deployment, has_weights)
 
 
 def _background(spec: ProcessSpec, argv: Sequence[str]) -> str:
@@ -97,21 +101,14 @@ def _miles_flag(deployment: Deployment) -> str:
     return " ".join(flags) + "\n"
 
 
-def _miles_yaml(deployment: Deployment) -> str:
+def _miles_yaml(deployment: Deployment, has_weights: bool) -> str:
     import yaml
 
     groups = [
         _group(role, plan, deployment.transfer_backend) for role, plan in deployment.roles.items()
     ]
-    document = {
-        "sglang": [
-            {
-                "name": "actor",
-                "model_path": deployment.model,
-                "server_groups": groups,
-            }
-        ]
-    }
+    path = {"model_path": deployment.model} if has_weights else {}
+    document = {"sglang": [{"name": "actor", **path, "server_groups": groups}]}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     how = f"--sglang-config this-file --rollout-num-gpus {deployment.num_gpus}"
     return f"# {how}\n# {MILES_NOTE}\n{text}"

@@ -59,7 +59,9 @@ def write_deployment(deployment: Deployment, path: Path) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(deployment_yaml(deployment), encoding="utf-8")
+        partial.unlink(missing_ok=True)  # never through a link somebody left in a shared folder
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(deployment_yaml(deployment))
         partial.replace(path)
     except OSError as problem:
         partial.unlink(missing_ok=True)

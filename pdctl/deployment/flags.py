@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from pdctl.deployment.extra_args import Version
 from pdctl.deployment.records import Deployment, Ports
+from pdctl.deployment.role_switch import FLAG as ROLE_SWITCH
+from pdctl.deployment.role_switch import role_switch_obstacle
 from pdctl.perf_model.records import Parallelism, Role
 
 ENGINE_HOST = "127.0.0.1"
@@ -46,6 +48,7 @@ def engine_argv(
         *("--dist-init-addr", f"{ENGINE_HOST}:{ports.dist_init}"),
         *parallelism_flags(plan.parallelism, version),
         *_disaggregation(role, ports, version, backend),
+        *_role_switch(deployment, version, backend),
         *(("--trust-remote-code",) if deployment.trust_remote_code else ()),
         "--enable-metrics",
         *plan.args,
@@ -110,6 +113,7 @@ def simulated_argv(
         *("--sim-speed", f"{deployment.sim_speed:g}"),
         *("--host", ENGINE_HOST, "--port", str(ports.http)),
         *("--disaggregation-mode", _mode(role), *bootstrap),
+        *_role_switch(deployment, None, None),
         *parallelism_flags(plan.parallelism, None),
         "--enable-metrics",
         *plan.args,
@@ -129,6 +133,15 @@ def _disaggregation(
         *("--disaggregation-transfer-backend", backend),
         # decode engines with dp attention open the port too, and all would open SGLang's default
         *("--disaggregation-bootstrap-port", str(ports.bootstrap)),
+    )
+
+
+def _role_switch(
+    deployment: Deployment, version: Version | None, backend: str | None
+) -> tuple[str, ...]:
+    """With it every engine has a bootstrap registry of its own, and can change its role."""
+    return (
+        () if role_switch_obstacle(deployment, version=version, backend=backend) else (ROLE_SWITCH,)
     )
 
 

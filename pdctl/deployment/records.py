@@ -108,6 +108,7 @@ class ProcessSpec:
     bootstrap_port: int | None = None
     metrics_port: int | None = None  # the router's Prometheus port
     stop_grace_s: float = 60.0
+    can_switch_role: bool = False  # it was, or will be, started able to change its role
 
     @property
     def url(self) -> str:

@@ -42,7 +42,9 @@ def test_the_file_is_written_where_asked(here: Path, capsys: pytest.CaptureFixtu
     (here / "other.yaml").write_text(PD)
     assert run("miles", "-f", "other.yaml", "--as", "yaml", "-o", "miles.yaml") == 0
     assert capsys.readouterr().out == ""
-    assert "server_groups:" in (here / "miles.yaml").read_text()
+    written = (here / "miles.yaml").read_text()
+    assert "server_groups:" in written
+    assert "model_path" not in written, "a bundled shape is no checkpoint"
 
 
 def test_a_shell_script_starts_every_process(
@@ -64,6 +66,14 @@ def test_json_holds_the_text(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run("miles", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["data"]["text"].startswith("--rollout-num-gpus")
+
+
+def test_a_model_with_weights_is_named_for_miles(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "pd.yaml").write_text(PD.replace("qwen3-8b", "/models/qwen"))
+    assert run("miles", "--as", "yaml") == 0
+    assert "model_path: /models/qwen\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
