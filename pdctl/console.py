@@ -3,14 +3,16 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pdctl import __version__
 from pdctl.errors import InvalidInput, PdctlError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
 
 def out() -> "Console":
@@ -24,9 +26,29 @@ def err() -> "Console":
 
 
 def _console(*, stderr: bool) -> "Console":
-    from rich.console import Console
+    return _clean_console()(
+        stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False
+    )
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+@cache
+def _clean_console() -> "type[Console]":
+    """A console on which no text drives the terminal, wherever the text is from."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class CleanConsole(Console):
+        def render(
+            self, renderable: "RenderableType", options: "ConsoleOptions | None" = None
+        ) -> "Iterable[Segment]":
+            for segment in super().render(renderable, options):
+                text = segment.text
+                if segment.control or text.isprintable() or text == "\n":
+                    yield segment
+                else:
+                    yield Segment(printable(text), segment.style)
+
+    return CleanConsole
 
 
 def show(

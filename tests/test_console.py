@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from pdctl import console
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
@@ -42,3 +44,15 @@ def test_a_missing_value_is_an_error_naming_the_flag_where_nobody_can_be_asked()
         console.ask("Mean prompt length?", default="4096", flag="--isl N", no_input=True)
     assert caught.value.hint == "add --isl N"
     assert caught.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_control_sequences_in_a_table_do_not_reach_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = Table("MODEL")
+    table.add_row(Text("m\x1b]0;title\x07\x1b[2J\u202eevil", style="red"))
+    console.out().print(table, "\x1b[31mplain", Text("x\rhidden"))
+    shown = capsys.readouterr().out
+    assert not {"\x1b", "\x07", "\u202e", "\r"} & set(shown)
+    assert "evil" in shown
+    assert "hidden" in shown

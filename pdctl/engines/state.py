@@ -53,7 +53,9 @@ def make_state_dir(name: str) -> Path:
     """The directory, made private to this user. Raises EnvironmentProblem where it cannot be."""
     path = state_dir(name)
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_shared(path.parent)
+        path.mkdir(exist_ok=True, mode=0o700)
         _refuse_foreign(path)
         path.chmod(0o700)
         logs = path / "logs"
@@ -122,7 +124,7 @@ def list_names() -> tuple[str, ...]:
     home = state_home()
     if not home.is_dir():
         return ()
-    named = (p.name for p in home.iterdir() if _NAME.fullmatch(p.name))
+    named = (p.name for p in home.iterdir() if _NAME.fullmatch(p.name) and _is_own(p))
     return tuple(sorted(n for n in named if any((home / n / f).is_file() for f in _FILES)))
 
 
@@ -178,6 +180,7 @@ def write_private(path: Path, text: str) -> None:
 def _read(name: str, file: str) -> str | None:
     path = state_dir(name) / file
     try:
+        _refuse_foreign(path.parent)  # what it says decides which processes get signals
         return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -185,12 +188,34 @@ def _read(name: str, file: str) -> str | None:
         raise unwritable(path, problem) from problem
 
 
+def _is_own(path: Path) -> bool:
+    try:
+        _refuse_foreign(path)
+    except (OSError, EnvironmentProblem):
+        return False
+    return True
+
+
+def _refuse_shared(home: Path) -> None:
+    """Whoever can rename in the folder above could put a directory of their own in its place."""
+    found = home.stat()
+    is_sticky = bool(found.st_mode & stat.S_ISVTX)
+    if found.st_uid in (0, os.geteuid()) and (is_sticky or not found.st_mode & stat.S_IWOTH):
+        return
+    kind = "another user's" if found.st_uid not in (0, os.geteuid()) else "writable for everybody"
+    raise EnvironmentProblem(
+        f"{home} is {kind}; state and logs are not kept there.",
+        hint=f"chmod o-w {home}, or {HOME_VARIABLE}=DIR with a directory of yours",
+        code="bad_state_dir",
+    )
+
+
 def _refuse_foreign(path: Path) -> None:
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
         kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "another user's"
         raise EnvironmentProblem(
-            f"{path} is {kind}; state and logs are not written there.",
+            f"{path} is {kind}; state and logs are not kept there.",
             hint=f"remove it, or {HOME_VARIABLE}=DIR to keep state elsewhere",
             code="bad_state_dir",
         )

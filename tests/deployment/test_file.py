@@ -236,3 +236,13 @@ def test_the_documented_file_holds_every_key_and_can_be_read() -> None:
     assert deployment.roles["prefill"].args[:2] == ("--page-size", "64")
     for key in {*KEYS, *ROLE_KEYS, *ROUTER_KEYS, *SLO_KEYS} - {"colocated"}:
         assert f"{key}:" in example, key
+
+
+def test_a_link_left_beside_the_file_is_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".pd.yaml.partial").symlink_to(victim)
+    deployment = Deployment("x", "m", {"colocated": RolePlan(1)})
+    write_deployment(deployment, tmp_path / "pd.yaml")
+    assert victim.read_text() == "precious"
+    assert read_deployment(tmp_path / "pd.yaml") == deployment

@@ -152,3 +152,33 @@ def test_the_lock_is_held_once_and_free_again_when_closed(home: Path) -> None:
     assert state.is_supervised("chat")
     os.close(held)
     assert not state.is_supervised("chat")
+
+
+def test_a_state_through_a_link_is_neither_read_nor_listed(home: Path, tmp_path: Path) -> None:
+    state.make_state_dir("chat")
+    state.write_state(some_state())
+    (home / "chat").rename(tmp_path / "elsewhere")
+    (home / "chat").symlink_to(tmp_path / "elsewhere")
+    assert state.list_names() == ()
+    with pytest.raises(EnvironmentProblem, match="symbolic link"):
+        state.read_state("chat")
+
+
+def test_state_of_another_user_is_neither_read_nor_listed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.make_state_dir("chat")
+    state.write_state(some_state())
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert state.list_names() == ()
+    with pytest.raises(EnvironmentProblem, match="another user's"):
+        state.read_state("chat")
+
+
+def test_a_folder_where_everybody_can_rename_is_refused(home: Path) -> None:
+    home.mkdir()
+    home.chmod(0o777)
+    with pytest.raises(EnvironmentProblem, match="writable for everybody"):
+        state.make_state_dir("chat")
+    home.chmod(0o1777)  # as /tmp is: nobody can rename what is another's
+    assert state.make_state_dir("chat").is_dir()
