@@ -117,7 +117,8 @@ def test_a_simulated_engine_gets_sglangs_flags_and_its_gpus() -> None:
     assert " ".join(argv) == (
         "/py -m pdctl.engines.sim --model-path llama-3.1-8b --sim-gpus 8xH200 --sim-speed 0.5"
         " --host 127.0.0.1 --port 20000 --disaggregation-mode decode"
-        " --disaggregation-bootstrap-port 21000 --tp-size 4 --enable-metrics"
+        " --disaggregation-bootstrap-port 21000 --enable-pd-role-switch --tp-size 4"
+        " --enable-metrics"
     )
     together = colocated(engine="sim", gpus="2xB200")
     argv = simulated_argv(together, "colocated", PORTS, pdctl_python="/py")
