@@ -10,16 +10,10 @@ from heapq import heappush
 
 from pdctl.perf_model.decode_run import DecodeRun
 from pdctl.perf_model.events import NEVER, SimulationBroken
-from pdctl.perf_model.jobs import Columns, Job
+from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.scheduling import (
-    INIT_NEW_TOKEN_RATIO,
-    Room,
-    admit,
-    ratio_after,
-    ratio_after_retraction,
-)
+from pdctl.perf_model.scheduling import Room, admit
 from pdctl.perf_model.step_costs import DecodeCosts, prefill_cost
 from pdctl.perf_model.steps import mixed_step_s
 
@@ -28,45 +22,36 @@ class ColocatedEngine:
     """One engine. next_s: when it decides next; end_s: when the last decided step ends."""
 
     __slots__ = (
-        "busy_s", "columns", "decoding", "departures", "end_s", "full", "joining", "kv", "leaving",
-        "max_steps", "model", "next_s", "number", "partial", "prefill_s", "ratio", "ratio_step",
-        "result_s", "results", "start_s", "waiting",
+        "busy_s", "chunk", "columns", "decoding", "departures", "end_s", "full", "joining", "kv",
+        "leaving", "max_steps", "mixed", "model", "next_s", "number", "partial", "prefill_s",
+        "promised", "result_s", "results", "start_s", "waiting",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        number: int,
-        model: EngineModel,
-        columns: Columns,
-        *,
-        costs: DecodeCosts,
-        gaps: dict[int, float],
-        departures: list[tuple[float, int]],
-        segment_tokens: Sequence[int] | None,
-        max_steps: float,
-    ) -> None:
+    def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
         self.number = number
         self.model = model
-        self.columns = columns
-        self.kv = KvPool(model.kv_capacity_tokens, segment_tokens if model.radix_cache else None)
-        self.decoding = DecodeRun(costs, model.accept_length, gaps)
+        self.columns, self.departures = shared.columns, shared.departures
+        self.max_steps = shared.max_steps
+        self.kv = KvPool(
+            model.kv_capacity_tokens, shared.segment_tokens if model.radix_cache else None
+        )
+        self.decoding = DecodeRun(costs, model.accept_length, shared.gaps)
         self.waiting: deque[Job] = deque()
         self.partial: Job | None = None
         self.joining: list[Job] = []  # prefilled by the last decided step
         # of decided steps: when its result is known, who was prefilled, who finished
         self.results: deque[tuple[float, Sequence[Job], list[Job]]] = deque()
         self.leaving: float = 0  # KV of requests whose last token is not processed yet
-        self.departures = departures
         self.full = False
-        self.ratio = INIT_NEW_TOKEN_RATIO  # at decode step ratio_step; decays from there
-        self.ratio_step = 0
         self.prefill_s = prefill_cost(model.times)
+        self.chunk = model.chunked_prefill_size // model.page_size * model.page_size
+        self.mixed = model.mixed_chunk
+        self.promised = 0.0  # output tokens to come of the running requests, discounted
         self.next_s = NEVER
         self.start_s = 0.0
         self.end_s = 0.0
         self.result_s = 0.0
         self.busy_s = 0.0
-        self.max_steps = max_steps
 
     def arrive(self, job: Job, now: float) -> float:
         """Queue a request; returns when the engine decides next."""
@@ -165,23 +150,19 @@ class ColocatedEngine:
         num_running = len(decoding.running)
         slots = model.max_running_requests - num_running
         partial = self.partial
-        promised = 0.0
         if partial is None:
             if slots <= 0:
                 self.full = True
                 return []
         elif self.waiting:
             kv.publish_part(partial)
-        if num_running:
-            ratio = ratio_after(self.ratio, decoding.steps - self.ratio_step)
-            promised = decoding.promised() * ratio
-        beside = num_running if model.mixed_chunk else 0
+        self.promised = decoding.promised()
         room = Room(
             kv.capacity - kv.private - kv.locked,
-            promised,
-            model.chunked_prefill_size,
+            self.promised,
+            self.chunk,
             page=model.page_size,
-            beside=beside,
+            beside=num_running if self.mixed else 0,
         )
         batch, self.partial, full = admit(self.waiting, partial, room, slots, kv.claim, kv.unclaim)
         if full and (batch or num_running):
@@ -204,15 +185,35 @@ class ColocatedEngine:
         kv.private += new
         kv.note_peak()
         self.start_s = start_s = now if now > self.end_s else self.end_s
-        if self.model.mixed_chunk and self.decoding.running:
+        if self.mixed and self.decoding.running:
             seconds = self._tick(start_s, new, pairs)
         else:
             seconds = self.prefill_s(new, pairs)
             self.busy_s += seconds
             self.end_s = start_s + seconds
+            if self.partial is not None and not self.mixed:
+                self._launch_whole_chunks(self.partial)
         if completed:
             self.result_s = start_s + seconds * self.model.times.stages
             self._complete(completed)
+
+    def _launch_whole_chunks(self, partial: Job) -> None:
+        """Decide at once the steps that a long prompt fills all by itself.
+
+        Neither arrivals nor results change them, so only its last chunk needs a decision.
+        """
+        kv, chunk = self.kv, self.chunk
+        free = kv.capacity - kv.private - kv.locked - self.promised
+        while partial.prompt - partial.done > chunk and free >= chunk:
+            seconds = self.prefill_s(chunk, chunk * (partial.done + chunk / 2))
+            partial.done += chunk
+            partial.private += chunk
+            kv.private += chunk
+            free -= chunk
+            self.busy_s += seconds
+            self.start_s = self.end_s
+            self.end_s += seconds
+        kv.note_peak()
 
     def _tick(self, start_s: float, new: int, pairs: float) -> float:
         """Let the running requests have one token each in a mixed step."""
@@ -274,18 +275,12 @@ class ColocatedEngine:
             self.waiting.append(job)
         self.columns.num_retracted += len(victims)
         self.full = False
-        staying = [job for _, _, job in decoding.running]
-        out = sum(job.osl - job.left + decoding.made_by(job) for job in staying)
-        asked = sum(job.osl for job in staying)
-        self.ratio_step = decoding.steps
-        self.ratio = ratio_after_retraction(out, asked, len(staying))
 
     def _rest(self, now: float) -> float:
         """Nothing to launch: wait for a result, or for a request."""
         if self.results:
             return max(now, self.results[0][0])
-        self.ratio = INIT_NEW_TOKEN_RATIO
-        self.ratio_step = self.decoding.steps
+        self.decoding.note_idle()
         if self.waiting:
             self.full = False
             batch = self._admit()

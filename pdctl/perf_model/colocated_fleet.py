@@ -8,9 +8,9 @@ from random import Random
 from pdctl.perf_model.colocated import ColocatedEngine
 from pdctl.perf_model.events import NEVER, Agenda
 from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried
-from pdctl.perf_model.jobs import Columns, Job
-from pdctl.perf_model.records import Change, EngineModel, QueueSample
-from pdctl.perf_model.routing import Policy, Pool
+from pdctl.perf_model.jobs import Job, Shared
+from pdctl.perf_model.records import Change, EngineModel, Fleet, QueueSample
+from pdctl.perf_model.routing import Pool
 from pdctl.perf_model.step_costs import DecodeCosts
 
 
@@ -19,41 +19,28 @@ class ColocatedFleet:
 
     def __init__(
         self,
+        fleet: Fleet,
         model: EngineModel,
-        count: int,
         *,
         jobs: Sequence[Job | None],
         arrival_s: Sequence[float],
-        policy: Policy,
-        hop_s: float,
+        shared: Shared,
         seed: int,
-        segment_tokens: Sequence[int] | None,
-        gaps: dict[int, float],
-        max_steps: float,
     ) -> None:
-        self.jobs, self.arrival_s, self.hop_s = jobs, arrival_s, hop_s
-        self.columns = Columns(len(jobs))
+        count = fleet.num_colocated
+        self.jobs, self.arrival_s, self.hop_s = jobs, arrival_s, fleet.router_hop_s
+        self.shared, self.columns = shared, shared.columns
         self.failed: set[int] = set()
-        self.router = Router()
         self.agenda = Agenda()
-        self.pool = Pool(policy, count, Random(seed), segment_tokens)
+        self.pool = Pool(fleet.policy, count, Random(seed), shared.segment_tokens)
+        self.router = Router(shared.departures)
         self.router.homes = [(self.pool, place) for place in range(count)]
         self._next = 0
-        self._gaps, self._segment_tokens, self._max_steps = gaps, segment_tokens, max_steps
         self._model, self._costs = model, DecodeCosts(model.times)
         self.engines = [self._engine(self.agenda.add()) for _ in range(count)]
 
     def _engine(self, number: int) -> ColocatedEngine:
-        return ColocatedEngine(
-            number,
-            self._model,
-            self.columns,
-            costs=self._costs,
-            gaps=self._gaps,
-            departures=self.router.departures,
-            segment_tokens=self._segment_tokens,
-            max_steps=self._max_steps,
-        )
+        return ColocatedEngine(number, self._model, self.shared, self._costs)
 
     def play(self, until: float) -> bool:
         """Let everything before `until` happen; returns whether anything is left to happen."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from pdctl.perf_model.decode_room import DecodeRoom
 from pdctl.perf_model.decode_run import DecodeRun
 from pdctl.perf_model.events import NEVER, Agenda, SimulationBroken
-from pdctl.perf_model.jobs import Columns, Job
+from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.step_costs import DecodeCosts
 
@@ -38,21 +38,18 @@ class DecodeEngine:
         self,
         number: int,
         model: EngineModel,
-        columns: Columns,
+        shared: Shared,
         *,
-        prefillers: Sequence[Prefiller],
         costs: DecodeCosts,
-        gaps: dict[int, float],
+        prefillers: Sequence[Prefiller],
         agenda: Agenda,
-        departures: list[tuple[float, int]],
-        max_steps: float,
     ) -> None:
         self.number = number
         self.model = model
-        self.columns = columns
+        self.columns, self.departures = shared.columns, shared.departures
+        self.max_steps = shared.max_steps
         self.agenda = agenda
-        self.departures = departures
-        self.decoding = DecodeRun(costs, model.accept_length, gaps)
+        self.decoding = DecodeRun(costs, model.accept_length, shared.gaps)
         self.room = DecodeRoom(model, self.decoding)
         self.kv = self.room.kv
         self.prefillers = prefillers
@@ -66,7 +63,6 @@ class DecodeEngine:
         self.start_s = 0.0
         self.end_s = 0.0
         self.busy_s = 0.0
-        self.max_steps = max_steps
 
     def arrive(self, job: Job, now: float) -> None:
         """Preallocate at the next turn of the loop if there is room, else queue."""
@@ -81,7 +77,8 @@ class DecodeEngine:
             grown = (step + 1) * len(decoding.running) * decoding.gain
         elif self.end_s > now:
             at_s = self.end_s
-        self._process(at_s)
+        if self.results:
+            self._process(at_s)
         if self._take(job, at_s, grown):
             if decoding.planned:
                 self._shorten(step, self.kv.free() // (len(decoding.running) * decoding.gain))
@@ -136,12 +133,15 @@ class DecodeEngine:
         decoding = self.decoding
         if decoding.planned:
             self._settle()
-        self._process(now)
+        if self.results:
+            self._process(now)
         if self.retracted:
             self._resume()
         if not self.retracted:
-            self._preallocate(now)
-            self._collect(now)
+            if self.prealloc:
+                self._preallocate(now)
+            if self.landing and self.landing[0][0] <= now:
+                self._collect(now)
         if self.waiting:
             self._join(now)
         if decoding.running:

@@ -9,7 +9,13 @@ from heapq import heapify, heappop, heappush
 from math import ceil, sqrt
 
 from pdctl.perf_model.jobs import Job
-from pdctl.perf_model.scheduling import CLIP_MAX_NEW_TOKENS, retraction_key
+from pdctl.perf_model.scheduling import (
+    CLIP_MAX_NEW_TOKENS,
+    INIT_NEW_TOKEN_RATIO,
+    ratio_after,
+    ratio_after_retraction,
+    retraction_key,
+)
 from pdctl.perf_model.step_costs import DecodeCosts
 
 ITL_BINS_PER_S = 1e5
@@ -23,14 +29,17 @@ class DecodeRun:
     """
 
     __slots__ = (
-        "context", "costs", "finish_sum", "first_s", "gain", "gaps", "growth_s", "joined",
-        "last_token_s", "longest", "planned", "running", "start_s", "steps",
+        "_ratio", "_ratio_step", "context", "costs", "finish_sum", "first_s", "gain", "gaps",
+        "growth_s", "joined", "last_token_s", "longest", "planned", "running", "start_s", "steps",
     )  # fmt: skip
 
-    def __init__(self, costs: DecodeCosts, gain: float, gaps: dict[int, float]) -> None:
+    def __init__(self, costs: DecodeCosts, accept_length: float, gaps: dict[int, float]) -> None:
         self.costs = costs
-        self.gain = gain
+        # tokens per request and step; integers keep the inner loop fast
+        self.gain = int(accept_length) if accept_length == int(accept_length) else accept_length
         self.gaps = gaps
+        self._ratio = INIT_NEW_TOKEN_RATIO  # at step _ratio_step; it decays from there
+        self._ratio_step = 0
         self.running: list[tuple[int, int, Job]] = []
         self.steps = 0
         self.context: float = 0
@@ -134,11 +143,19 @@ class DecodeRun:
         self.start_s, self.first_s, self.growth_s, self.planned = start_s, seconds, 0.0, 1
 
     def promised(self) -> float:
-        """Output tokens that running requests may still ask for, 4096 of each at most."""
+        """Output tokens to expect of the running requests: a share of what they may ask for."""
+        running, steps, gain = self.running, self.steps, self.gain
+        if not running:
+            return 0.0
         if self.longest <= CLIP_MAX_NEW_TOKENS:
-            return (self.finish_sum - len(self.running) * self.steps) * self.gain
-        steps, gain = self.steps, self.gain
-        return sum(min((end - steps) * gain, CLIP_MAX_NEW_TOKENS) for end, _, _ in self.running)
+            asked = (self.finish_sum - len(running) * steps) * gain
+        else:
+            asked = sum(min((end - steps) * gain, CLIP_MAX_NEW_TOKENS) for end, _, _ in running)
+        return asked * ratio_after(self._ratio, steps - self._ratio_step)
+
+    def note_idle(self) -> None:
+        """Expect all of what is asked for again, as at the start."""
+        self._ratio, self._ratio_step = INIT_NEW_TOKEN_RATIO, self.steps
 
     def retract(
         self, is_short: Callable[[int], bool], give_back: Callable[[Job, int], None]
@@ -164,6 +181,13 @@ class DecodeRun:
         self.finish_sum -= sum(finish for finish, index, _ in self.running if index in gone)
         self.running = [entry for entry in self.running if entry[1] not in gone]
         heapify(self.running)
+        staying = [job for _, _, job in self.running]
+        out = sum(job.osl - job.left + self.made_by(job) for job in staying)
+        asked = sum(job.osl for job in staying)
+        self._ratio, self._ratio_step = (
+            ratio_after_retraction(out, asked, len(staying)),
+            self.steps,
+        )
         return victims
 
     def made_by(self, job: Job) -> int:

@@ -22,8 +22,8 @@ class Router:
 
     __slots__ = ("openings", "departures", "draining", "homes")
 
-    def __init__(self) -> None:
-        self.departures: list[tuple[float, int]] = []
+    def __init__(self, departures: list[tuple[float, int]]) -> None:
+        self.departures = departures
         self.homes: list[tuple[Pool, int]] = []
         self.draining: dict[int, tuple[Pool, int, float]] = {}
         self.openings: list[tuple[float, Pool, int]] = []

@@ -1,5 +1,10 @@
 """A request inside simulated engines, and the columns all engines write their times into."""
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pdctl.perf_model.events import NEVER
 from pdctl.perf_model.prefixes import Path
 
 NOT_YET = -1.0
@@ -44,3 +49,19 @@ class Columns:
         self.reply_s = [NOT_YET] * count
         self.last_s = [NOT_YET] * count
         self.num_retracted = 0
+
+
+@dataclass
+class Shared:
+    """What all engines of a replay read and write.
+
+    departures: heap of (time, engine number) when a request is done there; gaps: between tokens,
+    counted by bins; segment_tokens: lengths of the prompts' segments; max_steps: decode steps
+    planned at once.
+    """
+
+    columns: Columns
+    segment_tokens: Sequence[int] | None = None
+    max_steps: float = NEVER
+    departures: list[tuple[float, int]] = field(default_factory=list)
+    gaps: dict[int, float] = field(default_factory=lambda: defaultdict(float))

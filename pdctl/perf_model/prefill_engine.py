@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 
 from pdctl.perf_model.decode_engine import DecodeEngine
 from pdctl.perf_model.events import NEVER, Agenda, SimulationBroken
-from pdctl.perf_model.jobs import Columns, Job
+from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.scheduling import Room, admit
@@ -31,19 +31,18 @@ class PrefillEngine:
         self,
         number: int,
         model: EngineModel,
-        columns: Columns,
+        shared: Shared,
         *,
-        decoders: list[DecodeEngine],
+        decoders: Sequence[DecodeEngine],
         agenda: Agenda,
-        departures: list[tuple[float, int]],
-        segment_tokens: Sequence[int] | None,
     ) -> None:
         self.number = number
         self.model = model
-        self.columns = columns
+        self.columns, self.departures = shared.columns, shared.departures
         self.agenda = agenda
-        self.departures = departures
-        self.kv = KvPool(model.kv_capacity_tokens, segment_tokens if model.radix_cache else None)
+        self.kv = KvPool(
+            model.kv_capacity_tokens, shared.segment_tokens if model.radix_cache else None
+        )
         self.decoders = decoders
         self.boot: list[tuple[float, int, Job]] = []  # by when the decode engine is ready
         self.waiting: deque[Job] = deque()

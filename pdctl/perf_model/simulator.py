@@ -5,14 +5,16 @@ steps (colocated.py, prefill_engine.py, decode_engine.py); decode is advanced in
 one change to the next (decode_run.py).
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from operator import sub
 
 from pdctl.perf_model.colocated_fleet import ColocatedFleet
 from pdctl.perf_model.decode_run import ITL_BINS_PER_S
 from pdctl.perf_model.events import NEVER
 from pdctl.perf_model.fleet_run import make_jobs
+from pdctl.perf_model.jobs import Columns, Shared
 from pdctl.perf_model.metrics import weighted_percentiles
 from pdctl.perf_model.prefixes import Prefixes, shared_prefixes
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample
@@ -42,11 +44,23 @@ def simulate(
     """
     if prefixes is None:
         prefixes = find_prefixes(requests)
-    gaps: dict[int, float] = defaultdict(float)
-    run = _run(fleet, requests, prefixes, gaps, seed, max_decode_steps_per_event)
-    queues = _play(run, sample_every_s or NEVER, sorted(changes, key=lambda c: c.at_s))
+    run = _run(fleet, requests, prefixes, seed, max_decode_steps_per_event)
+    with _collector_paused():
+        queues = _play(run, sample_every_s or NEVER, sorted(changes, key=lambda c: c.at_s))
     run.check()
-    return _outcome(run, requests, gaps, queues)
+    return _outcome(run, requests, queues)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A replay makes no garbage in cycles; looking for some costs a tenth of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def find_prefixes(requests: Requests) -> Prefixes | None:
@@ -55,39 +69,26 @@ def find_prefixes(requests: Requests) -> Prefixes | None:
 
 
 def _run(
-    fleet: Fleet,
-    requests: Requests,
-    prefixes: Prefixes | None,
-    gaps: dict[int, float],
-    seed: int,
-    max_steps: float,
+    fleet: Fleet, requests: Requests, prefixes: Prefixes | None, seed: int, max_steps: float
 ) -> ColocatedFleet | SplitFleet:
+    tokens = prefixes.tokens if prefixes else None
+    shared = Shared(Columns(len(requests)), tokens, max_steps)
+    arrival_s = requests.arrival_s
     if fleet.colocated and fleet.num_colocated > 0:
+        jobs = make_jobs(requests, prefixes, [fleet.colocated])
         return ColocatedFleet(
-            fleet.colocated,
-            fleet.num_colocated,
-            jobs=make_jobs(requests, prefixes, [fleet.colocated]),
-            arrival_s=requests.arrival_s,
-            policy=fleet.policy,
-            hop_s=fleet.router_hop_s,
-            seed=seed,
-            segment_tokens=prefixes.tokens if prefixes else None,
-            gaps=gaps,
-            max_steps=max_steps,
+            fleet, fleet.colocated, jobs=jobs, arrival_s=arrival_s, shared=shared, seed=seed
         )
     if fleet.prefill and fleet.decode and fleet.num_prefill > 0 and fleet.num_decode > 0:
+        jobs = make_jobs(requests, prefixes, [fleet.prefill, fleet.decode])
         return SplitFleet(
+            fleet,
             fleet.prefill,
             fleet.decode,
-            (fleet.num_prefill, fleet.num_decode),
-            jobs=make_jobs(requests, prefixes, [fleet.prefill, fleet.decode]),
-            arrival_s=requests.arrival_s,
-            policy=fleet.policy,
-            hop_s=fleet.router_hop_s,
+            jobs=jobs,
+            arrival_s=arrival_s,
+            shared=shared,
             seed=seed,
-            segment_tokens=prefixes.tokens if prefixes else None,
-            gaps=gaps,
-            max_steps=max_steps,
         )
     raise ValueError("a fleet needs colocated engines, or prefill and decode engines")
 
@@ -114,7 +115,6 @@ def _play(
 def _outcome(
     run: ColocatedFleet | SplitFleet,
     requests: Requests,
-    gaps: dict[int, float],
     queues: Sequence[QueueSample],
 ) -> Outcome:
     columns, jobs, arrival_s = run.columns, run.jobs, requests.arrival_s
@@ -144,7 +144,7 @@ def _outcome(
         num_retracted=columns.num_retracted,
         num_rejected=len(rejected),
         queues=queues,
-        itl_s=weighted_percentiles(gaps, 1 / ITL_BINS_PER_S),
+        itl_s=weighted_percentiles(run.shared.gaps, 1 / ITL_BINS_PER_S),
         busy_share={name: busy / span_s if span_s else 0.0 for name, busy in run.busy_s().items()},
         num_failed=len(run.failed),
         arrival_s=arrival_s,

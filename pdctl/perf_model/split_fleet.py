@@ -8,10 +8,10 @@ from random import Random
 from pdctl.perf_model.decode_engine import DecodeEngine, Void
 from pdctl.perf_model.events import NEVER, Agenda
 from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried
-from pdctl.perf_model.jobs import Columns, Job
+from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.prefill_engine import PrefillEngine
-from pdctl.perf_model.records import Change, EngineModel, QueueSample
-from pdctl.perf_model.routing import Policy, Pool
+from pdctl.perf_model.records import Change, EngineModel, Fleet, QueueSample
+from pdctl.perf_model.routing import Pool
 from pdctl.perf_model.step_costs import DecodeCosts
 
 VOID = 0  # a decoder's place
@@ -26,40 +26,35 @@ class SplitFleet:
 
     def __init__(
         self,
+        fleet: Fleet,
         prefill: EngineModel,
         decode: EngineModel,
-        counts: tuple[int, int],
         *,
         jobs: Sequence[Job | None],
         arrival_s: Sequence[float],
-        policy: Policy,
-        hop_s: float,
+        shared: Shared,
         seed: int,
-        segment_tokens: Sequence[int] | None,
-        gaps: dict[int, float],
-        max_steps: float,
     ) -> None:
-        self.jobs, self.arrival_s, self.hop_s = jobs, arrival_s, hop_s
+        self.jobs, self.arrival_s, self.hop_s = jobs, arrival_s, fleet.router_hop_s
         self.prefill, self.decode = prefill, decode
-        self.columns = Columns(len(jobs))
+        self.shared, self.columns = shared, shared.columns
         self.failed: set[int] = set()
-        self.router = Router()
         self.agenda = Agenda()
+        self.router = Router(shared.departures)
         rng = Random(seed)
-        self.prefill_pool = Pool(policy, 0, rng, segment_tokens)
-        self.decode_pool = Pool(policy, 0, rng, segment_tokens)
+        self.prefill_pool = Pool(fleet.policy, 0, rng, shared.segment_tokens)
+        self.decode_pool = Pool(fleet.policy, 0, rng, shared.segment_tokens)
         self.by_number: list[DecodeEngine | PrefillEngine] = []
         self.prefillers: list[PrefillEngine] = []
         self.decoders: list[DecodeEngine] = []
         self._costs = DecodeCosts(decode.times)
-        self._segment_tokens, self._gaps, self._max_steps = segment_tokens, gaps, max_steps
         self._next = 0
         self.decoders.append(self._decoder(self.agenda.add(), Void))
         self.by_number.append(self.decoders[0])
         self.router.homes.append((self.decode_pool, self.decode_pool.add()))
-        for _ in range(counts[1]):
+        for _ in range(fleet.num_decode):
             self.decode_pool.open(self._add_decoder())
-        for _ in range(counts[0]):
+        for _ in range(fleet.num_prefill):
             self.prefill_pool.open(self._add_prefiller())
 
     def _add_decoder(self) -> int:
@@ -80,24 +75,15 @@ class SplitFleet:
         return kind(
             number,
             self.decode,
-            self.columns,
-            prefillers=self.prefillers,
+            self.shared,
             costs=self._costs,
-            gaps=self._gaps,
+            prefillers=self.prefillers,
             agenda=self.agenda,
-            departures=self.router.departures,
-            max_steps=self._max_steps,
         )
 
     def _prefiller(self, number: int) -> PrefillEngine:
         return PrefillEngine(
-            number,
-            self.prefill,
-            self.columns,
-            decoders=self.decoders,
-            agenda=self.agenda,
-            departures=self.router.departures,
-            segment_tokens=self._segment_tokens,
+            number, self.prefill, self.shared, decoders=self.decoders, agenda=self.agenda
         )
 
     def play(self, until: float) -> bool:

@@ -5,7 +5,9 @@ from random import Random
 
 import pytest
 
+from pdctl.perf_model.colocated_fleet import ColocatedFleet
 from pdctl.perf_model.events import SimulationBroken
+from pdctl.perf_model.jobs import Columns, Shared
 from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import Fleet, Outcome
 from pdctl.perf_model.simulator import find_prefixes, simulate
@@ -197,19 +199,8 @@ def test_queue_samples_see_what_waits_where() -> None:
 
 
 def test_lost_kv_would_be_noticed() -> None:
-    from pdctl.perf_model.colocated_fleet import ColocatedFleet
-
     fleet = ColocatedFleet(
-        engine(),
-        1,
-        jobs=[],
-        arrival_s=[],
-        policy="random",
-        hop_s=0.0,
-        seed=0,
-        segment_tokens=None,
-        gaps={},
-        max_steps=1,
+        colocated(), engine(), jobs=[], arrival_s=[], shared=Shared(Columns(0)), seed=0
     )
     fleet.engines[0].kv.private = 7
     with pytest.raises(SimulationBroken, match="still holds"):
