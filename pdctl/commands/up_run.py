@@ -45,17 +45,21 @@ class Run:
 
     def show_commands(self, deployment: "Deployment") -> None:
         """Print what would be started, to be run as it stands in a shell."""
-        from pdctl.console import print_json
+        from pdctl.console import print_json, printable
         from pdctl.deployment.exports import shell
+        from pdctl.engines.api_key import VARIABLE, api_key
         from pdctl.engines.prepare import prepare
 
         prepared = prepare(deployment)
         _warn(prepared)
+        if api_key() is not None:
+            note = f"{VARIABLE} is set: pdctl up gives the key to all of these, a shell would not"
+            sys.stderr.write(f"warning: {note}.\n")
         if self.as_json:
             commands = [{"name": s.name, "argv": s.argv, "env": s.env} for s in prepared.specs]
             print_json("up", {"layout": deployment.layout, "processes": commands})
         else:
-            typer.echo(shell(prepared.specs))
+            typer.echo(printable(shell(prepared.specs)))
 
     def start(self, deployment: "Deployment", *, may_simulate: bool) -> None:
         """Start it and stay; or return when it serves, if detached.
@@ -131,12 +135,15 @@ class Run:
         import dataclasses
 
         from pdctl.console import out, print_json
+        from pdctl.engines.api_key import api_key
         from pdctl.tables.up import ready_view
 
         if self.as_json:
             print_json("up", dataclasses.asdict(state))
-        else:  # not cropped to the terminal: the command in it is there to be copied
-            out().print(ready_view(state, is_foreground=not self.is_detached), soft_wrap=True)
+            return
+        has_key = api_key() is not None
+        view = ready_view(state, is_foreground=not self.is_detached, has_key=has_key)
+        out().print(view, soft_wrap=True)  # not cropped: the command in it is there to be copied
 
     def _finish(
         self, supervisor: "SupervisorProcess", last: "FleetState | None", num_interrupts: int

@@ -19,6 +19,7 @@ def cautions(
     llm: Llm | None = None,
     version: Version | None = None,
     backend: str | None = None,
+    has_key: bool = False,
 ) -> tuple[str, ...]:
     """One sentence per thing that SGLang or the router is known to do badly here.
 
@@ -26,13 +27,14 @@ def cautions(
         llm: None: not known, so what depends on it is said with its condition.
         version: SGLang's; None: not known.
         backend: of KV transfer, once chosen.
+        has_key: engines and router ask for an API key.
 
     Source: SGLang issues 15674 (different tp), 34815 (pp prefill), 14439 (page size), 32070
         (power_of_two), 15665 (TCP transfer); each is named with its sentence.
     Ignores: what only a running engine shows.
     """
     found = (
-        _wide_bind(deployment),
+        _wide_bind(deployment, has_key),
         _different_tp(deployment, llm, backend),
         _pipelined_prefill(deployment),
         _page_size(deployment),
@@ -43,13 +45,21 @@ def cautions(
     return tuple(sentence for part in found for sentence in part)
 
 
-def _wide_bind(deployment: Deployment) -> Iterator[str]:
-    host = deployment.router.host
-    if host not in ("127.0.0.1", "localhost", "::1"):
+def _wide_bind(deployment: Deployment, has_key: bool) -> Iterator[str]:
+    host, port = deployment.router.host, deployment.router.port
+    if host in ("127.0.0.1", "localhost", "::1"):
+        return
+    stays = "Engines and their bootstrap ports, which ask nobody for a key, stay on loopback."
+    if has_key:
         yield (
-            f"The router listens on {host}: whoever reaches port {deployment.router.port} can send"
-            " requests and add or remove engines. Engines stay on loopback."
+            f"The router listens on {host}, unencrypted: whoever reaches port {port} can try keys"
+            f" and read /v1/models and /engine_metrics without one. {stays}"
         )
+        return
+    yield (
+        f"The router listens on {host}: whoever reaches port {port} can send requests and add or"
+        f" remove engines; PDCTL_API_KEY or --api-key-file makes it ask for a key. {stays}"
+    )
 
 
 def _different_tp(deployment: Deployment, llm: Llm | None, backend: str | None) -> Iterator[str]:

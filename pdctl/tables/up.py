@@ -110,8 +110,10 @@ def _change(process: ProcessState) -> str:
     return f"{process.name:<12} {words} {after}".rstrip()
 
 
-def ready_view(state: FleetState, *, is_foreground: bool) -> RenderableType:
+def ready_view(state: FleetState, *, is_foreground: bool, has_key: bool = False) -> RenderableType:
     """What a person needs once it serves: the endpoint, a request to try, what next.
+
+    has_key: requests must carry the API key.
 
     Print it with soft_wrap: a cropped command cannot be copied.
     """
@@ -126,14 +128,15 @@ def ready_view(state: FleetState, *, is_foreground: bool) -> RenderableType:
         Text(ready, style="green"),
         Text(),
         Text(f"  {state.endpoint}"),
-        Text(f"  {curl(state)}"),
+        Text(f"  {curl(state, has_key=has_key)}"),
         Text(f"  {stops} · pdctl status · pdctl logs -f", style="dim"),
     )
 
 
-def curl(state: FleetState) -> str:
-    """A command that sends one request."""
+def curl(state: FleetState, *, has_key: bool = False) -> str:
+    """A command that sends one request; the shell, not pdctl, puts the key in."""
     message = {"role": "user", "content": "Hello"}
     body = json.dumps({"model": state.model, "messages": [message], "max_tokens": 32})
     url = f"{state.endpoint}/v1/chat/completions"
-    return f"curl {url} -H 'content-type: application/json' -d {shlex.quote(body)}"
+    key = ' -H "authorization: Bearer $PDCTL_API_KEY"' if has_key else ""
+    return f"curl {url}{key} -H 'content-type: application/json' -d {shlex.quote(body)}"

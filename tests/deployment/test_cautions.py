@@ -61,3 +61,12 @@ def test_tcp_transfer_and_unknown_versions_are_said() -> None:
     said = cautions(split(), llm=GQA, version=(0, 6, 0), backend="mooncake_tcp")
     assert "TCP" in said[0]
     assert said[1] == "SGLang 0.6.0 is outside 0.5.10 to 0.5.23, whose flags pdctl knows."
+
+
+def test_an_open_router_with_a_key_says_what_the_key_does_not_cover() -> None:
+    wide = split(router=RouterPlan(host="0.0.0.0"))
+    (said,) = cautions(wide, llm=GQA, has_key=True)
+    assert "unencrypted" in said
+    assert "/engine_metrics" in said
+    (open_,) = cautions(wide, llm=GQA)
+    assert "--api-key-file" in open_

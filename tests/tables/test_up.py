@@ -135,3 +135,8 @@ def test_the_list_of_deployments_names_state_and_endpoint() -> None:
 
 def test_an_empty_list_says_what_to_do() -> None:
     assert "pdctl up" in text_of(ls_view([], NOW))
+
+
+def test_with_a_key_the_request_takes_it_from_the_environment() -> None:
+    assert '"authorization: Bearer $PDCTL_API_KEY"' in curl(STATE, has_key=True)
+    assert "PDCTL_API_KEY" not in curl(STATE)
