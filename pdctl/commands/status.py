@@ -1,6 +1,7 @@
 """`pdctl status`: what every engine does now, whether that is healthy, and what to change."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -30,9 +31,13 @@ def status(
         None, "--metrics-port", min=1, max=65535, help="With --router: its Prometheus port."
     ),
     interval: str = typer.Option("1s", "--interval", help="Between samples."),
+    api_key_file: Path | None = typer.Option(
+        None, "--api-key-file", help="Holds the API key; else PDCTL_API_KEY, or its engines' own."
+    ),
 ) -> None:
     import sys
 
+    from pdctl.engines.api_key import use_key_file
     from pdctl.errors import InvalidInput
     from pdctl.units import parse_duration_s
 
@@ -41,6 +46,7 @@ def status(
     if router and name:
         raise InvalidInput("--router excludes a NAME.", hint=f"pdctl status --router {router}")
     interval_s = max(0.2, parse_duration_s(interval, flag="--interval"))
+    use_key_file(api_key_file)
     is_live = watch or (sys.stdout.isatty() and not (once or as_json or check))
     name, one = _watch(name, router, metrics_port)
     try:
@@ -61,6 +67,7 @@ status.__doc__ = f"""Show every engine's queues, live on a terminal, and what to
 def _watch(name: str, router: str, metrics_port: int | None) -> "tuple[str, Watch]":
     import time
 
+    from pdctl.engines.key_of_run import use_key_of
     from pdctl.status.evidence import read_evidence
     from pdctl.status.sources import source_of_router, source_of_state
     from pdctl.status.watch import REMEMBERED_S, Watch
@@ -68,6 +75,7 @@ def _watch(name: str, router: str, metrics_port: int | None) -> "tuple[str, Watc
     if router:
         return "", Watch(source_of_router(router, metrics_port))
     name = name or _meant()
+    use_key_of(name)
     source = source_of_state(name)
     return name, Watch(source, read_evidence(name, time.time() - REMEMBERED_S))
 

@@ -66,6 +66,7 @@ class Run:
 
         may_simulate: the kind of engine was not asked for, so simulated ones can be offered.
         """
+        _warn_of_machine(deployment)
         try:
             prepared, supervisor = self._launch(deployment)
         except EnvironmentProblem as problem:
@@ -78,8 +79,10 @@ class Run:
     def resume(self, name: str | None) -> None:
         """Give a running deployment that lost its supervisor a new one."""
         from pdctl.engines import launch, running
+        from pdctl.engines.key_of_run import use_key_of
 
         found = running.find(name)
+        use_key_of(found.name)
         supervisor = launch.resume(found.name)
         if supervisor is None:
             raise running.already_running(found.name)
@@ -269,6 +272,17 @@ def _simulated(deployment: "Deployment") -> "Deployment":
     from dataclasses import replace
 
     return replace(deployment, engine="sim", gpus=None)
+
+
+def _warn_of_machine(deployment: "Deployment") -> None:
+    """What of this machine would fail the engines, found in milliseconds; it stops nobody."""
+    from pdctl.console import printable
+    from pdctl.engines.doctor.machine import quick_checks
+
+    if deployment.engine == "sim":
+        return
+    for check in (check for check in quick_checks() if check.outcome == "fail"):
+        sys.stderr.write(printable(f"warning: {check.text} {check.fix}\n"))
 
 
 def _warn(prepared: "Prepared") -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pdctl.engines import log_tail, state
+from pdctl.engines.doctor.explain import explain_failure
 from pdctl.engines.launch import SupervisorProcess
 from pdctl.engines.records import FleetState, ProcessState
 from pdctl.engines.state import logs_dir
@@ -55,25 +56,18 @@ def failure(name: str, last: FleetState | None) -> PdctlError:
 
 
 def _engine_failed(culprit: ProcessState, why: str) -> EngineFailed:
-    told = log_tail.telling_line(_lines(culprit))[:300]
-    said = f" Its log says: {told}" if told else ""
+    lines = _lines(culprit)
+    told = log_tail.telling_line(lines)[:300]
+    known = explain_failure(told) or explain_failure("\n".join(lines))
+    meaning = f" {known.text}" if known else ""
+    said = f" Its log says: {known.line if known else told}" if told else ""
+    logs = f"pdctl logs {culprit.name} shows the whole log"
     return EngineFailed(
-        f"{culprit.name} {why} before everything served; all was stopped.{said}",
-        hint=_hint(told, culprit),
+        f"{culprit.name} {why} before everything served; all was stopped.{meaning}{said}",
+        hint=f"{known.fix}. {logs}" if known else logs,
         code="router_failed" if culprit.role == "router" else "engine_failed",
         details=_details(culprit),
     )
-
-
-def _hint(told: str, culprit: ProcessState) -> str:
-    logs = f"pdctl logs {culprit.name} shows the whole log"
-    if "in use" in told:
-        return f"something else took its port meanwhile; try again. {logs}"
-    if "ModuleNotFound" in told or "No module named" in told:
-        return f"pip install 'pdctl[sglang]', or --python VENV/bin/python. {logs}"
-    if "out of memory" in told.lower() or "Not enough memory" in told:
-        return f"--args '--mem-fraction-static 0.8', a larger --tp, or free the GPU. {logs}"
-    return logs
 
 
 def _supervisor_died(name: str) -> EngineFailed:

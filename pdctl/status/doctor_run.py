@@ -7,6 +7,7 @@ from pdctl.engines import log_tail, running, state
 from pdctl.engines.doctor.explain import explain_failure
 from pdctl.engines.doctor.machine import machine_checks
 from pdctl.engines.doctor.records import Check
+from pdctl.engines.key_of_run import use_key_of
 from pdctl.status.doctor import deployment_checks
 from pdctl.status.doctor_facts import look, look_through_router
 
@@ -31,6 +32,7 @@ def _deployment(name: str) -> Iterator[Check]:
     if not running.is_running(name):
         yield from _ended(name)
         return
+    use_key_of(name)
     found = state.read_state(name)
     if found is not None:
         yield from deployment_checks(look(found))
