@@ -24,6 +24,7 @@ class Limits:
     # longer than any prefill step; SGLang's own watchdog ends a stuck engine at 300 s
     hang_s: float = 240.0
     drain_s: float = 60.0
+    idle_s: float = 1.0  # without requests, before it counts as drained: one may be on its way
     register_again_s: float = 10.0
     wrong_s: float = 15.0  # an engine that answers as another one, before `up` fails
     ready_timeout_s: float = 7200.0
@@ -51,7 +52,10 @@ class Process:
     listed: Listed | None = None  # the router's row of its URL
     register_sent: float | None = None
     deregister_sent: float | None = None
-    drained: bool = False
+    idle_since: float | None = None  # out of the router, nothing inside
+    num_left: int | None = None  # requests inside, while it drains
+    switch_to: ProcessSpec | None = None  # it has been asked to become this, and not answered
+    switch_failed: str = ""  # why it did not
     terminate_sent: float | None = None
     kill_sent: bool = False
     detail: str = ""
@@ -112,6 +116,15 @@ class Terminate:
 
 
 @dataclass(frozen=True)
+class SwitchRole:
+    """The engine becomes `spec`, of the other role, without a restart."""
+
+    name: str
+    spec: ProcessSpec
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Kill:
     name: str
     why: str = ""
@@ -158,5 +171,14 @@ class Fail:
 
 
 Action = (
-    Start | Terminate | Kill | Register | Deregister | GiveUp | Forget | SendFirstRequest | Fail
+    Start
+    | Terminate
+    | SwitchRole
+    | Kill
+    | Register
+    | Deregister
+    | GiveUp
+    | Forget
+    | SendFirstRequest
+    | Fail
 )

@@ -77,6 +77,8 @@ def _detail(process: Process, facts: StartFacts, phase: Phase, failure: Fail | N
         return f"ended{how}, starts again {backoff_s(process):.0f} s after"
     if phase in ("loading", "starting"):
         return process.detail or facts.doing
+    if phase == "registering" and process.listed is not None and not process.listed.is_healthy:
+        return "the router finds it unhealthy"
     return "no answer" if phase == "serving" and process.unanswered_since else ""
 
 

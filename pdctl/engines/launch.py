@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pdctl.deployment.file import write_deployment
@@ -62,13 +62,34 @@ def launch(
             ready_timeout_s=ready_timeout_s,
             specs=specs,
         )
-        desired = directory / "desired.yaml"
-        write_deployment(deployment, desired)
-        desired.chmod(0o600)
-        state.write_launch(wanted)
+        _write(wanted, deployment, directory)
         return SupervisorProcess(wanted, _start_supervisor(name, held, tied=not detached))
     finally:
         os.close(held)
+
+
+def change(deployment: Deployment, specs: tuple[ProcessSpec, ...]) -> Launch:
+    """Have the supervisor of a running deployment go over to other processes.
+
+    It starts what is new, drains and stops what is missing from `specs`, and leaves alone what is
+    in both. Call inside `planning()`, with specs that `prepare(deployment, present=...)` gave.
+    Raises StateConflict if no supervisor runs.
+    """
+    name = deployment.name
+    current = state.read_launch(name)
+    if current is None or not state.is_supervised(name):
+        raise running.not_running(name)
+    wanted = replace(current, layout=deployment.layout, specs=specs)
+    _write(wanted, deployment, state.state_dir(name))
+    return wanted
+
+
+def _write(wanted: Launch, deployment: Deployment, directory: Path) -> None:
+    """The choice for people first: the supervisor acts on launch.json."""
+    desired = directory / "desired.yaml"
+    write_deployment(deployment, desired)
+    desired.chmod(0o600)
+    state.write_launch(wanted)
 
 
 def resume(name: str) -> SupervisorProcess | None:

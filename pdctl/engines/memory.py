@@ -5,6 +5,7 @@ from dataclasses import replace
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import Limits, Process
 from pdctl.engines.readiness import Readiness
+from pdctl.engines.role_switch import Switched
 from pdctl.engines.router_client import Listed
 from pdctl.engines.supervisor import remember_crash
 
@@ -58,6 +59,30 @@ def answered(process: Process, is_alive: bool, now: float) -> Process:
     return replace(process, unanswered_since=since)
 
 
+def leaves_router(process: Process, now: float) -> Process:
+    """It was told to the router to send nothing more here: what was seen inside counts no more."""
+    return replace(
+        process, deregister_sent=now, register_sent=None, idle_since=None, num_left=None
+    )
+
+
+def drained(process: Process, num_left: int | None, now: float) -> Process:
+    """After it was asked for the requests inside. None: it did not say."""
+    since = (process.idle_since or now) if num_left == 0 else None
+    return replace(process, idle_since=since, num_left=num_left)
+
+
+def not_switched(process: Process, answer: Switched) -> Process:
+    """It kept its role: tried again where a request was still inside."""
+    after = replace(process, switch_to=None, idle_since=None)
+    return after if answer.is_early else replace(after, switch_failed=answer.why or "refused")
+
+
+def switched(process: Process, spec: ProcessSpec, now: float) -> Process:
+    """It is another engine now, in the same process; not ready until it was asked."""
+    return Process(spec=spec, running=True, since=now, served=True, crashes=process.crashes)
+
+
 def listed(process: Process, row: Listed | None, now: float) -> Process:
     """After the router was asked what it lists."""
     after = replace(process, listed=row)
@@ -76,5 +101,10 @@ def router_lost(process: Process) -> Process:
     if process.is_router:
         return process
     return replace(
-        process, listed=None, register_sent=None, deregister_sent=None, serving_since=None
+        process,
+        listed=None,
+        register_sent=None,
+        deregister_sent=None,
+        idle_since=None,
+        serving_since=None,
     )

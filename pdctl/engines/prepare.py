@@ -3,7 +3,7 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -11,10 +11,12 @@ from pdctl.deployment.backend import choose_backend
 from pdctl.deployment.cautions import cautions
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import parse_version
-from pdctl.deployment.placement import assign_gpus, crossing, needs_gpus
+from pdctl.deployment.placement import crossing, needs_gpus
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.engines import running, state
+from pdctl.engines.api_key import api_key
+from pdctl.engines.more_gpus import assign_more_gpus
 from pdctl.engines.state import logs_dir
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus, visible_gpus
@@ -37,8 +39,10 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def prepare(deployment: Deployment) -> Prepared:
+def prepare(deployment: Deployment, *, present: tuple[ProcessSpec, ...] = ()) -> Prepared:
     """Resolve GPUs, ports, SGLang and the KV backend of a deployment.
+
+    present: what runs of it already; processes of the same name stay exactly as they are.
 
     Raises EnvironmentProblem where this machine lacks one of them, InvalidInput where the
     deployment asks for what cannot be. Call inside `planning()` unless nothing will be started.
@@ -46,20 +50,20 @@ def prepare(deployment: Deployment) -> Prepared:
     install = _install(deployment)
     gpus = _gpus_here() if needs_gpus(deployment) else ()
     llm = _llm(deployment)
-    assigned = assign_gpus(deployment, gpus)
+    assigned = assign_more_gpus(deployment, present, gpus)
     backend, kv_path = _kv_path(deployment, install, gpus)
-    taken = _reserved_ports()
+    stays = {spec.name: spec for spec in present}
     specs = expand(
         deployment,
         gpus=assigned,
-        ports=plan_ports(deployment, lambda port: port not in taken and is_free(port)),
+        ports=plan_ports(deployment, _is_usable(stays.get("router"))),
         log_dir=logs_dir(deployment.name),
         install=install,
         backend=backend,
     )
     return Prepared(
         deployment=deployment,
-        specs=specs,
+        specs=tuple(stays.get(spec.name, spec) for spec in specs),
         version=install.version if install else None,
         gpu_name=gpus[0].name if gpus else "",
         kv_path=kv_path,
@@ -70,6 +74,7 @@ def prepare(deployment: Deployment) -> Prepared:
                 llm=llm,
                 version=parse_version(install.version) if install else None,
                 backend=backend,
+                has_key=api_key() is not None,
             ),
         ),
     )
@@ -163,6 +168,13 @@ def _kv_path(
         rdma=any(port.state == "ACTIVE" for port in query_rdma_ports()),
         nvlink=any(gpu.nvlink_peers for gpu in gpus),
     )
+
+
+def _is_usable(router: ProcessSpec | None) -> Callable[[int], bool]:
+    """Whether a port can be had; the port of a router that stays counts as one."""
+    taken = _reserved_ports()
+    own = router.port if router is not None else None
+    return lambda port: port == own or (port not in taken and is_free(port))
 
 
 def _reserved_ports() -> frozenset[int]:

@@ -1,4 +1,7 @@
-"""The records of engines as JSON documents and back."""
+"""The records of engines as JSON documents and back.
+
+Keys that this version does not know are left out: another version's deployment can be stopped.
+"""
 
 import dataclasses
 import json
@@ -18,14 +21,14 @@ def fleet_state(text: str) -> FleetState:
     """The record in `text`. Raises ValueError where it is not one."""
     data = _document(text)
     data["processes"] = tuple(_process_state(p) for p in data["processes"])
-    return FleetState(**data)
+    return FleetState(**_known(FleetState, data))
 
 
 def launch(text: str) -> Launch:
     """The record in `text`. Raises ValueError where it is not one."""
     data = _document(text)
     data["specs"] = tuple(_spec(s) for s in data["specs"])
-    return Launch(**data)
+    return Launch(**_known(Launch, data))
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -37,9 +40,14 @@ def _document(text: str) -> dict[str, Any]:
 
 
 def _process_state(data: dict[str, Any]) -> ProcessState:
-    return ProcessState(**{**data, "gpus": tuple(data["gpus"])})
+    return ProcessState(**{**_known(ProcessState, data), "gpus": tuple(data["gpus"])})
 
 
 def _spec(data: dict[str, Any]) -> ProcessSpec:
     lists = {"argv": tuple(data["argv"]), "gpus": tuple(data["gpus"]), "log": Path(data["log"])}
-    return ProcessSpec(**{**data, **lists})
+    return ProcessSpec(**{**_known(ProcessSpec, data), **lists})
+
+
+def _known(record: type, data: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(record)}
+    return {name: value for name, value in data.items() if name in names}

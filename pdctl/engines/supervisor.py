@@ -198,9 +198,10 @@ def _toward_gone(
     if process.listed is not None or (process.served and process.deregister_sent is None):
         return _deregister_once(process, now, limits, "not wanted any more")
     waited_s = now - process.deregister_sent if process.deregister_sent is not None else 0.0
-    if process.served and not process.drained and waited_s < limits.drain_s:
+    is_drained = process.idle_since is not None and now - process.idle_since >= limits.idle_s
+    if process.served and not is_drained and waited_s < limits.drain_s:
         return ()
-    return (Terminate(process.name, "drained" if process.drained else "not wanted any more"),)
+    return (Terminate(process.name, "drained" if is_drained else "not wanted any more"),)
 
 
 def _without(process: Process, observed: Observed, now: float) -> Observed:

@@ -1,9 +1,17 @@
 """A 2P6D deployment of simulated engines behind the real router, as a user runs it."""
 
 import json
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import pytest
+
+from pdctl.deployment.file import read_deployment
+from pdctl.deployment.records import RolePlan
+from pdctl.engines import launch, state
+from pdctl.engines.prepare import planning, prepare
 from tests.e2e.cli import (
     Cli,
     free_port,
@@ -158,3 +166,51 @@ def test_two_deployments_started_at_once_get_ports_of_their_own(cli: Cli) -> Non
         assert not set(ports_of(one)) & set(ports_of(two))
         assert stream(one["endpoint"], 1) == stream(two["endpoint"], 2) == (8, True)
         assert cli.run("down").returncode == 7
+
+
+def test_more_and_fewer_engines_while_requests_stream_lose_none(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(cli.home))
+    args = ("up", *MODEL, "--total", "2", "--gpus", "4xH200", "--port", str(free_port()))
+    assert cli.run(*args, "-d", "--name", "chat").returncode == 0
+    endpoint = cli.state("chat")["endpoint"]
+    answers: list[tuple[int, bool]] = []
+    is_over = threading.Event()
+
+    def keep_asking() -> None:
+        while not is_over.is_set():
+            answers.append(stream(endpoint, 3))
+
+    with ThreadPoolExecutor(4) as pool:
+        askers = [pool.submit(keep_asking) for _ in range(4)]
+        try:
+            for num_prefill, num_decode in ((2, 2), (1, 2), (1, 1)):
+                change_to(cli, num_prefill, num_decode)
+        finally:
+            is_over.set()
+        for asker in askers:
+            asker.result()
+    assert len(answers) > 20
+    assert set(answers) == {(8, True)}
+
+
+def change_to(cli: Cli, num_prefill: int, num_decode: int) -> None:
+    """Have "chat" go over to another layout, and wait until it has."""
+    with planning():
+        launched = state.read_launch("chat")
+        assert launched is not None
+        roles = {"prefill": RolePlan(num_prefill), "decode": RolePlan(num_decode)}
+        wanted = replace(
+            read_deployment(cli.home / "chat" / "desired.yaml"),
+            roles=roles,  # type: ignore[arg-type]
+        )
+        changed = launch.change(wanted, prepare(wanted, present=launched.specs).specs)
+    names = {spec.name for spec in changed.specs}
+
+    def is_there() -> bool:
+        seen = cli.state("chat")
+        running = {process["name"] for process in seen["processes"]}
+        return running == names and seen["phase"] == "serving"
+
+    until(is_there)

@@ -222,6 +222,18 @@ def test_an_engine_leaves_after_the_new_one_serves_and_only_when_drained() -> No
     assert "decode-1" not in fleet.processes
 
 
+def test_a_request_that_was_on_its_way_keeps_an_engine_from_leaving() -> None:
+    fleet, world = ready_fleet()
+    scale(fleet, fleet.desired.specs[:-1])
+    run(fleet, world, 1)  # nothing inside, for less than a second
+    world.busy["decode-1"] = 1
+    run(fleet, world, 20)
+    assert fleet.processes["decode-1"].running
+    world.busy.clear()
+    run(fleet, world, 3)
+    assert "decode-1" not in fleet.processes
+
+
 def test_draining_is_bounded() -> None:
     fleet, world = ready_fleet()
     world.busy["decode-1"] = 3

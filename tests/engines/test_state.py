@@ -74,6 +74,17 @@ def test_what_is_written_is_read_back(home: Path) -> None:
     assert state.list_names() == ("chat",)
 
 
+def test_what_a_later_version_adds_is_left_out(home: Path) -> None:
+    directory = state.make_state_dir("chat")
+    state.write_state(some_state())
+    state.write_launch(some_launch())
+    for file in ("state.json", "launch.json"):
+        text = (directory / file).read_text().replace('"name"', '"added_later": 1, "name"')
+        (directory / file).write_text(text)
+    assert state.read_state("chat") == some_state()
+    assert state.read_launch("chat") == some_launch()
+
+
 def test_state_is_for_its_user_alone(home: Path) -> None:
     directory = state.make_state_dir("chat")
     state.write_state(some_state())
