@@ -78,7 +78,9 @@ def plan(
     )
     name, question = question_of(options)
     with progress_line() as progress:
-        verdict = decide(question, spread=spread_over_cores, progress=progress)
+        verdict = decide(
+            question, spread=spread_over_cores, progress=progress, queues=report is not None
+        )
     answer(name, question, verdict, as_json=as_json, output=output, report=report)
 
 

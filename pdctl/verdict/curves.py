@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pdctl.perf_model.metrics import attainment, percentiles
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.simulator import simulate
-from pdctl.verdict.layouts import fixed_engine
+from pdctl.verdict.layouts import fixed_engine, routing_policy
 from pdctl.verdict.records import Arm, Question, Verdict
 from pdctl.verdict.search import Spread, one_by_one
 from pdctl.workload.arrivals import make_requests
@@ -61,6 +61,7 @@ def fleet_of(question: Question, arm: Arm) -> Fleet:
         num_colocated=0 if split else first,
         num_prefill=first if split else 0,
         num_decode=second if split else 0,
+        policy=routing_policy(question),
     )
 
 

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pdctl.perf_model.efficiencies import generation
+from pdctl.perf_model.profiles import ROOFLINE_BAND
 from pdctl.verdict.records import Choice
 from pdctl.verdict.rules import Lean
 
 DecidedBy = Literal["rules", "evidence", "feasibility"]
 Confidence = Literal["high", "medium", "low"]
 
-ROOFLINE_BAND = 0.25  # TRT-LLM blog 5: real runs 0-25 % below rate-matched predictions
-ASSUMED_BAND = 0.50  # assumed efficiencies: twice that; AIConfigurator is off by up to 65 % on TTFT
+ASSUMED_BAND = 0.50  # efficiencies assumed: AIConfigurator, on measured ones, is off by up to 65 %
 ASSUMED_GENERATIONS = ("ampere", "ada", "cdna", "other")  # see perf_model/efficiencies.py
-FITTED_BAND = 0.10  # at least, also for a profile whose own error is smaller
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ AS_FAST = 1.05  # times the best mean latency: among such layouts the highest ra
 LEAST_REQUESTS = 200
 MOST_REQUESTS = 10_000
 MOST_FOR_KNEES = 8000  # beyond so many requests a knee is left to the closed form
-TURNOVERS = 2.0  # a reduced run lasts so many times the requests in flight
+TURNOVERS = 2.5  # a drawn run has so many times the requests in flight
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
 
@@ -69,9 +69,9 @@ class _Search:
     def simulate(
         self, entrants: Sequence[Scored], requests: Requests, *, queues: bool = False
     ) -> list[Arm]:
-        slo, seed = self.question.slo, self.question.seed
+        slo, seed, drawn = self.question.slo, self.question.seed, not _has_times(self.question)
         return self.spread(
-            lambda s: try_layout(s.fleet, requests, slo, seed=seed, queues=queues),
+            lambda s: try_layout(s.fleet, requests, slo, seed=seed, queues=queues, drawn=drawn),
             entrants,
             cost_s=len(requests) * REQUEST_COST_S,
         )
@@ -100,6 +100,7 @@ def search(
     *,
     spread: Spread = one_by_one,
     progress: Callable[[str], None] = lambda _: None,
+    queues: bool = False,
 ) -> Findings:
     """The best layout of each arm at `rate_rps`, and a sweep over the splits of the GPUs.
 
@@ -117,7 +118,7 @@ def search(
     entrants = [*alone, *splits]
     requests = _all_requests(run, [*alone, *splits])
     progress(f"simulating {len(entrants)} layouts")
-    tried = run.simulate(entrants, requests, queues=True)
+    tried = run.simulate(entrants, requests, queues=queues)
     chosen = _choose(run, len(alone), entrants, tried)
     arms, scored = _with_knees(run, {k: (tried[i], entrants[i]) for k, i in chosen.items()})
     sweep = _with_rates(tried[len(alone) :], splits, arms.get("pd"), scored.get("pd"))
@@ -140,7 +141,8 @@ def _num_requests(question: Question, demand: Demand, rate_rps: float, scored: S
     paces = (pace_of(scored.fleet, demand, rate) for rate in rates if 0 < rate <= rate_rps)
     pace = next((p for p in paces if p), None)
     stay = pace.ttft_s + demand.osl * pace.tpot_s if pace else 30.0
-    return math.ceil(min(max(TURNOVERS * rate_rps * stay, LEAST_REQUESTS), MOST_REQUESTS))
+    least = LEAST_REQUESTS * demand.spread**2  # heavy tails need more to be seen
+    return math.ceil(min(max(TURNOVERS * rate_rps * stay, least), MOST_REQUESTS))
 
 
 def _some_requests(question: Question, num: int, rate_rps: float) -> Requests:
@@ -157,7 +159,7 @@ def _all_requests(run: _Search, entrants: Sequence[Scored]) -> Requests:
         return question.workload.requests
     carrying = [s for s in entrants if s.pace][:2]
     nums = [_num_requests(question, run.demand, run.rate_rps, s) for s in carrying]
-    num = max(nums, default=LEAST_REQUESTS)
+    num = max(nums, default=5 * LEAST_REQUESTS)
     return make_requests(question.workload, num=num, rate_rps=run.rate_rps, seed=question.seed)
 
 

@@ -1,6 +1,7 @@
 """One layout tried in the simulator: its arm at a rate, and the highest rate it sustains."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pdctl.perf_model.metrics import attainment, goodput_rps, percentiles
 from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Percentiles, Role
@@ -9,17 +10,40 @@ from pdctl.verdict.records import Arm
 from pdctl.workload.arrivals import at_rate
 from pdctl.workload.records import Requests, Slo
 
-KNEE_STEPS = 4  # halvings of the bracket in which the knee lies
-WIDER = 1.6  # times the guess: the simulator may find a higher rate, as far as that
+KNEE_STEPS = 3  # halvings of the bracket in which the knee lies
+WIDER = 1.6  # times the guess: beyond it a run as short as ours would not have settled
 LOWER = (0.6, 0.25, 0.05)  # of the guess, tried in turn
 QUEUE_SAMPLES = 200
+SETTLED = (0.4, 0.9)  # of the requests in order of arrival: batches are full, none runs dry
 
 
-def try_layout(fleet: Fleet, requests: Requests, slo: Slo, *, seed: int, queues: bool) -> Arm:
-    """A layout on these requests at their own times. queues: also sample queue lengths."""
+def try_layout(
+    fleet: Fleet, requests: Requests, slo: Slo, *, seed: int, queues: bool, drawn: bool
+) -> Arm:
+    """A layout on these requests at their own times.
+
+    queues: also sample queue lengths. drawn: the requests stand for a steady load, so only
+    those in the middle of the run count.
+    """
     span = requests.arrival_s[-1] - requests.arrival_s[0] if len(requests) else 0.0
     every = max(span / QUEUE_SAMPLES, 1e-3) if queues else None
-    return arm_of(fleet, simulate(fleet, requests, seed=seed, sample_every_s=every), slo)
+    outcome = simulate(fleet, requests, seed=seed, sample_every_s=every)
+    if not drawn or span <= 0:
+        return arm_of(fleet, outcome, slo)
+    arm = arm_of(fleet, settled(outcome), slo)
+    share = 1.0 if arm.attainment is None else arm.attainment
+    return replace(arm, goodput_rps=share * len(requests) / span)
+
+
+def settled(outcome: Outcome) -> Outcome:
+    """An outcome with the requests of its steady part only.
+
+    The first ones meet empty batches, the last ones emptying ones: both flatter a layout.
+    """
+    num = len(outcome.ttft_s)
+    part = slice(int(SETTLED[0] * num), int(SETTLED[1] * num)) if num >= 50 else slice(None)
+    columns = (outcome.ttft_s[part], outcome.tpot_s[part], outcome.e2e_s[part])
+    return replace(outcome, ttft_s=columns[0], tpot_s=columns[1], e2e_s=columns[2])
 
 
 def arm_of(fleet: Fleet, outcome: Outcome, slo: Slo) -> Arm:
@@ -60,7 +84,7 @@ def simulated_knee_rps(
 
     def holds(rate: float) -> bool:
         outcome = simulate(fleet, at_rate(requests, rate, seed=seed), seed=seed)
-        return attainment(outcome, slo) >= slo.attainment
+        return attainment(settled(outcome), slo) >= slo.attainment
 
     low, high = _bracket(holds, guess_rps)
     for _ in range(KNEE_STEPS if high > low else 0):

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
+from pdctl.perf_model.profiles import error_band
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict import words
 from pdctl.verdict.capacity import Demand, demand_of, prefill_tokens_per_s, tpot_at
 from pdctl.verdict.flips import Point, find_flips, scale_of
-from pdctl.verdict.judge import FITTED_BAND, Ruling, Side, judge, roofline_band
+from pdctl.verdict.judge import Ruling, Side, judge, roofline_band
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
 from pdctl.verdict.picks import Picks, compared_rate, first_picks
 from pdctl.verdict.records import Arm, Choice, Flip, Provenance, Question, Rule, Sizing, Verdict
@@ -22,11 +23,16 @@ Progress = Callable[[str], None]
 
 
 def decide(
-    question: Question, *, spread: Spread = one_by_one, progress: Progress = lambda _: None
+    question: Question,
+    *,
+    spread: Spread = one_by_one,
+    progress: Progress = lambda _: None,
+    queues: bool = False,
 ) -> Verdict:
     """Should prefill and decode be split, into how many engines, and why?
 
     Without lengths the rules alone answer. spread: how simulations run over processes.
+    queues: keep queue lengths over time with the arms.
     Raises InvalidInput when the engines asked for need more GPUs than there are.
     """
     gpu_budget(question)
@@ -40,7 +46,7 @@ def decide(
     if refusal := too_long(question, engines, demand, _rules(question, Load())):
         return refusal
     rate, asked = compared_rate(question, picks, demand)
-    found = search(question, engines, demand, rate, spread=spread, progress=progress)
+    found = search(question, engines, demand, rate, spread=spread, progress=progress, queues=queues)
     if len(found.arms) < 2:
         return _by_feasibility(question, found, demand)
     progress("finding what flips the verdict")
@@ -204,7 +210,7 @@ def _provenance(question: Question) -> Provenance:
     profile = question.profile
     if profile is None:
         return Provenance("roofline", None, roofline_band(question.cluster.gpu.name))
-    return Provenance("fitted", profile.id, max(profile.left_out_error, FITTED_BAND))
+    return Provenance("fitted", profile.id, error_band(profile, question.llm))
 
 
 def verdict_data(verdict: Verdict) -> dict[str, object]:

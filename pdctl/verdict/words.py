@@ -156,6 +156,12 @@ def warnings(
             "The rate between nodes is unknown: 400 Gbit/s per GPU assumed; say it as in "
             f"--gpus {cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}:rdma400."
         )
+    if question.profile is not None:
+        measured = question.profile
+        yield (
+            f"Step times as measured on {measured.gpu} with {measured.llm}, {measured.engine}, "
+            f"{measured.attention_backend} attention; another backend is another profile."
+        )
     yield from question.llm.assumptions
     if share := share_too_long(question):
         yield (

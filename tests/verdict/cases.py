@@ -200,7 +200,8 @@ from tests/data/verdict_cases.json, which names every source.
 
 Of {num} cases {asked} can be put as a question: {right} agree, {close} are too close to call,
 {wrong} differ, {confident} of them with more than low confidence. No constant was fitted to a case.
-All times are rooflines (±25 %). "Share" is prefill GPUs over all GPUs of the split.
+All times are rooflines (±30 %; ±50 % on MI300X, A800 and L40S). "Share" is prefill GPUs over all
+GPUs of the split.
 
 """
 COLUMNS = (

