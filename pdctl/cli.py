@@ -10,8 +10,18 @@ from typer.core import TyperGroup
 from pdctl import __version__
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
 
-# verb -> module of pdctl.commands; its function has the verb's name
-VERBS = ("plan", "up", "status", "down", "logs", "ls", "rehearse", "render", "doctor")
+# verb -> what it does, for `pdctl --help`; pdctl.commands.VERB has a function of that name
+VERBS = {
+    "plan": "Split prefill and decode or not, into how many engines, and why.",
+    "up": "Start engines and router, and stay until Ctrl-C.",
+    "status": "Every engine's queues, live, and what to change.",
+    "down": "Stop a deployment; nothing of it is left.",
+    "logs": "Logs of an engine, or the supervisor's decisions.",
+    "ls": "The deployments that run on this machine.",
+    "rehearse": "Play a plan on simulated engines behind the real router.",
+    "render": "A deployment as a shell script, or as what Miles takes.",
+    "doctor": "Check this machine and what runs on it.",
+}
 
 
 class LazyVerbs(TyperGroup):
@@ -19,6 +29,10 @@ class LazyVerbs(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
