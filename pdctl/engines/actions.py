@@ -53,9 +53,6 @@ class Process:
     register_sent: float | None = None
     deregister_sent: float | None = None
     idle_since: float | None = None  # out of the router, nothing inside
-    num_left: int | None = None  # requests inside, while it drains
-    switch_to: ProcessSpec | None = None  # it has been asked to become this, and not answered
-    switch_failed: str = ""  # why it did not
     terminate_sent: float | None = None
     kill_sent: bool = False
     detail: str = ""
@@ -116,15 +113,6 @@ class Terminate:
 
 
 @dataclass(frozen=True)
-class SwitchRole:
-    """The engine becomes `spec`, of the other role, without a restart."""
-
-    name: str
-    spec: ProcessSpec
-    why: str = ""
-
-
-@dataclass(frozen=True)
 class Kill:
     name: str
     why: str = ""
@@ -171,14 +159,5 @@ class Fail:
 
 
 Action = (
-    Start
-    | Terminate
-    | SwitchRole
-    | Kill
-    | Register
-    | Deregister
-    | GiveUp
-    | Forget
-    | SendFirstRequest
-    | Fail
+    Start | Terminate | Kill | Register | Deregister | GiveUp | Forget | SendFirstRequest | Fail
 )

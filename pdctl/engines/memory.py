@@ -5,7 +5,6 @@ from dataclasses import replace
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import Limits, Process
 from pdctl.engines.readiness import Readiness
-from pdctl.engines.role_switch import Switched
 from pdctl.engines.router_client import Listed
 from pdctl.engines.supervisor import remember_crash
 
@@ -57,30 +56,6 @@ def answered(process: Process, is_alive: bool, now: float) -> Process:
     """After a sign of life, or the lack of one."""
     since = None if is_alive else (process.unanswered_since or now)
     return replace(process, unanswered_since=since)
-
-
-def leaves_router(process: Process, now: float) -> Process:
-    """It was told to the router to send nothing more here: what was seen inside counts no more."""
-    return replace(
-        process, deregister_sent=now, register_sent=None, idle_since=None, num_left=None
-    )
-
-
-def drained(process: Process, num_left: int | None, now: float) -> Process:
-    """After it was asked for the requests inside. None: it did not say."""
-    since = (process.idle_since or now) if num_left == 0 else None
-    return replace(process, idle_since=since, num_left=num_left)
-
-
-def not_switched(process: Process, answer: Switched) -> Process:
-    """It kept its role: tried again where a request was still inside."""
-    after = replace(process, switch_to=None, idle_since=None)
-    return after if answer.is_early else replace(after, switch_failed=answer.why or "refused")
-
-
-def switched(process: Process, spec: ProcessSpec, now: float) -> Process:
-    """It is another engine now, in the same process; not ready until it was asked."""
-    return Process(spec=spec, running=True, since=now, served=True, crashes=process.crashes)
 
 
 def listed(process: Process, row: Listed | None, now: float) -> Process:
