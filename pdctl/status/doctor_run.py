@@ -40,7 +40,7 @@ def _deployment(name: str) -> Iterator[Check]:
 
 def _ended(name: str) -> Iterator[Check]:
     """Why a deployment that does not run ended, from its logs."""
-    logs = sorted(state.logs_dir(name).glob("*.log"))
+    logs = sorted(p for p in state.logs_dir(name).glob("*.log") if p.stem != "supervisor")
     if not logs:
         raise running.not_running(name)
     explained = False
