@@ -7,7 +7,7 @@ from random import Random
 
 from pdctl.perf_model.colocated import ColocatedEngine
 from pdctl.perf_model.events import NEVER, Agenda
-from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried
+from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried, seen_prefixes
 from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.records import Change, EngineModel, Fleet, QueueSample
 from pdctl.perf_model.routing import Pool
@@ -32,7 +32,8 @@ class ColocatedFleet:
         self.shared, self.columns = shared, shared.columns
         self.failed: set[int] = set()
         self.agenda = Agenda()
-        self.pool = Pool(fleet.policy, count, Random(seed), shared.segment_tokens)
+        self.pool = Pool(fleet.policy, count, Random(seed))
+        self.seen = seen_prefixes(fleet, shared)
         self.router = Router(shared.departures)
         self.router.homes = [(self.pool, place) for place in range(count)]
         self._next = 0
@@ -60,10 +61,14 @@ class ColocatedFleet:
         return self._next < len(self.jobs) or bool(self.agenda.entries)
 
     def _route(self, job: Job, now: float) -> None:
-        place = self.pool.choose(job)
+        seen = self.seen
+        known = None if seen is None else seen.last(job)
+        place = self.pool.choose(-1 if known is None else known[0])
         if place < 0:
             self.failed.add(job.index)
             return
+        if seen is not None:
+            seen.note(job, (place,))
         self.pool.loads[place] += 1
         self.agenda.wake(place, self.engines[place].arrive(job, now))
 

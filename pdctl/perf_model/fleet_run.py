@@ -5,10 +5,10 @@ from heapq import heapify, heappop
 from itertools import count
 
 from pdctl.perf_model.events import SimulationBroken
-from pdctl.perf_model.jobs import NOT_YET, Columns, Job
+from pdctl.perf_model.jobs import NOT_YET, Columns, Job, Shared
 from pdctl.perf_model.prefixes import Prefixes
-from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.routing import Pool
+from pdctl.perf_model.records import EngineModel, Fleet
+from pdctl.perf_model.routing import Pool, SeenPrefixes
 from pdctl.workload.records import Requests
 
 
@@ -67,6 +67,13 @@ class Router:
             if opening[0] <= now:
                 opening[1].open(opening[2])
                 self.openings.remove(opening)
+
+
+def seen_prefixes(fleet: Fleet, shared: Shared) -> SeenPrefixes | None:
+    """The router's prefix tree where its policy has one and prompts have known blocks."""
+    if fleet.policy != "cache_aware" or shared.segment_tokens is None:
+        return None
+    return SeenPrefixes(shared.segment_tokens)
 
 
 def make_jobs(

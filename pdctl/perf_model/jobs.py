@@ -14,14 +14,14 @@ class Job:
     """One request on its way.
 
     prompt: tokens to have in KV before the next token (grows when retracted); done: of these, in
-    KV; left: output tokens to come; path: segments of its prompt, of which it holds
-    the first `covered` in a prefix cache; private: KV tokens it holds outside that;
-    decode_kv: KV tokens held on a decode engine; prefill, decode: its engines' places.
+    KV; cached: of these, found in the prefix cache; left: output tokens to come; path: segments of
+    its prompt, of which it holds the first `covered` in a prefix cache; private: KV tokens it holds
+    outside that; decode_kv: KV tokens held on a decode engine; prefill, decode: its engines' places.
     """
 
     __slots__ = (
-        "covered", "decode", "decode_kv", "done", "index", "isl", "joined_step", "left", "osl",
-        "path", "prefill", "private", "prompt",
+        "cached", "covered", "decode", "decode_kv", "done", "index", "isl", "joined_step", "left",
+        "osl", "path", "prefill", "private", "prompt",
     )  # fmt: skip
 
     def __init__(self, index: int, isl: int, osl: int, path: Path) -> None:
@@ -33,6 +33,7 @@ class Job:
         self.private: float = 0
         # the others are set where they begin to mean something
         self.done: int
+        self.cached: int
         self.joined_step: int
         self.decode_kv: float
         self.prefill: int

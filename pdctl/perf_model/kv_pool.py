@@ -35,14 +35,14 @@ class KvPool:
         """Find what the cache holds of a prompt and keep it; returns the tokens newly kept."""
         cache = self.cache
         if cache is None:
-            job.done = 0
+            job.done = job.cached = 0
             return 0
         over = cache.total_tokens + self.private - self.capacity
         if over > 0:
             cache.evict(over)
         job.covered, matched, newly = cache.claim(job.path)
         self.locked = cache.locked_tokens
-        job.done = matched if matched < job.isl else job.isl - 1
+        job.done = job.cached = matched if matched < job.isl else job.isl - 1
         return newly
 
     def unclaim(self, job: Job) -> None:

@@ -22,7 +22,7 @@ class PrefillEngine:
     """One engine. link_s: when its outgoing link is free; decoders: all, by their place."""
 
     __slots__ = (
-        "agenda", "boot", "busy_s", "columns", "decoders", "departures", "end_s", "held",
+        "agenda", "boot", "busy_s", "chunk", "columns", "decoders", "departures", "end_s", "held",
         "inflight", "kv", "link_s", "model", "number", "partial", "prefill_s", "results",
         "start_s", "waiting",
     )  # fmt: skip
@@ -55,6 +55,7 @@ class PrefillEngine:
         self.end_s = 0.0
         self.link_s = 0.0
         self.prefill_s = prefill_cost(model.times)
+        self.chunk = model.chunked_prefill_size // model.page_size * model.page_size
         self.busy_s = 0.0
 
     def ready(self, job: Job, at_s: float) -> None:
@@ -142,9 +143,12 @@ class PrefillEngine:
 
     def _admit(self) -> list[tuple[Job, int]]:
         kv, model, partial = self.kv, self.model, self.partial
+        free = kv.capacity - kv.private - kv.locked
+        if partial is not None and partial.prompt - partial.done > self.chunk <= free:
+            return [(partial, self.chunk)]  # it fills the step all by itself
         if partial is not None and self.waiting:
             kv.publish_part(partial)
-        room = Room(kv.free(), 0, model.chunked_prefill_size, page=model.page_size)
+        room = Room(free, 0, model.chunked_prefill_size, page=model.page_size)
         slots = model.max_running_requests
         batch, self.partial, _ = admit(self.waiting, partial, room, slots, kv.claim, kv.unclaim)
         return batch
@@ -156,7 +160,7 @@ class PrefillEngine:
         chunks = []
         for job, tokens in batch:
             done = job.done
-            if done and job.private == 0:
+            if done and done == job.cached:
                 self._send(job, done, now)  # what the cache held goes ahead of the forward
             new += tokens
             pairs += tokens * (done + tokens / 2)

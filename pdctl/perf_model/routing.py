@@ -14,29 +14,55 @@ BALANCE_ABS_THRESHOLD = 64
 BALANCE_REL_THRESHOLD = 1.5
 CACHE_THRESHOLD = 0.3
 
+Places = tuple[int, ...]  # one per pool
 Policy = Literal["random", "round_robin", "power_of_two", "cache_aware"]
+
+
+class SeenPrefixes:
+    """The router's prefix tree: which engines each segment of a prompt was last sent to."""
+
+    __slots__ = ("_places", "_tokens")
+
+    def __init__(self, segment_tokens: Sequence[int]) -> None:
+        self._tokens = segment_tokens
+        self._places: dict[int, Places] = {}
+
+    def last(self, job: Job) -> Places | None:
+        """Where the longest known leading run of a prompt went; None if too little is known."""
+        seen, tokens = self._places, self._tokens
+        matched = 0
+        segment = -1
+        for following in job.path:
+            if following not in seen:
+                break
+            segment = following
+            matched += tokens[segment]
+        return seen[segment] if matched > CACHE_THRESHOLD * job.isl else None
+
+    def note(self, job: Job, places: Places) -> None:
+        """Remember where a prompt went."""
+        seen = self._places
+        for segment in job.path:
+            seen[segment] = places
 
 
 class Pool:
     """The engines of one role as the router sees them.
 
     loads: requests in flight per engine; places: the engines open to new requests.
-    choose(job): the place of the engine that gets it, -1 when none is open.
+    choose(owner): the place of the engine that gets a request, -1 when none is open; owner: the
+    engine that had its prefix (-1: none), which only cache_aware heeds.
     """
 
-    __slots__ = ("_all_open", "_last", "_owners", "_rng", "_tokens", "choose", "loads", "places")
+    __slots__ = ("_all_open", "_last", "_rng", "choose", "loads", "places")
 
-    def __init__(
-        self, policy: Policy, size: int, rng: Random, segment_tokens: Sequence[int] | None
-    ) -> None:
+    def __init__(self, policy: Policy, size: int, rng: Random) -> None:
         self.loads = [0] * size
         self.places = list(range(size))
         self._all_open = True
         self._rng = rng
         self._last = -1
-        self._owners: dict[int, int] = {}
-        self._tokens = segment_tokens or ()
-        self.choose: Callable[[Job], int] = {
+        self.choose: Callable[[int], int] = {
             "random": self._random,
             "round_robin": self._round_robin,
             "power_of_two": self._power_of_two,
@@ -60,15 +86,15 @@ class Pool:
         self._all_open = False
         return len(self.loads) - 1
 
-    def _random(self, _: Job) -> int:
+    def _random(self, _: int) -> int:
         places = self.places
         return places[int(self._rng.random() * len(places))] if places else -1
 
-    def _round_robin(self, _: Job) -> int:
+    def _round_robin(self, _: int) -> int:
         self._last += 1
         return self.places[self._last % len(self.places)] if self.places else -1
 
-    def _power_of_two(self, _: Job) -> int:
+    def _power_of_two(self, _: int) -> int:
         places = self.places
         count = len(places)
         if count < 2:
@@ -79,42 +105,22 @@ class Pool:
         one, other = places[first], places[second]
         return one if self.loads[one] <= self.loads[other] else other
 
-    def _cache_aware(self, job: Job) -> int:
-        """The engine that had the longest leading run of this prompt, unless loads are far apart.
-
-        Where too little of the prompt is known, the least loaded.
-        """
+    def _cache_aware(self, owner: int) -> int:
+        """The engine that had the prompt's prefix, unless loads are far apart; else the idlest."""
         loads, places = self.loads, self.places
         if not self._all_open:
             if not places:
                 return -1
             loads = [loads[place] for place in places]
-        chosen = self._owner(job) if job.path else -1
-        if chosen >= 0:
-            high = max(loads)
-            if high > BALANCE_ABS_THRESHOLD:
-                low = min(loads)
-                if high - low > BALANCE_ABS_THRESHOLD and high > low * BALANCE_REL_THRESHOLD:
-                    chosen = -1
-        if chosen < 0:
-            chosen = self._least_loaded(loads, min(loads))
-        owners = self._owners
-        for segment in job.path:
-            owners[segment] = chosen
-        return chosen
-
-    def _owner(self, job: Job) -> int:
-        owners, tokens = self._owners, self._tokens
-        matched = 0
-        owner = -1
-        for segment in job.path:
-            if segment not in owners:
-                break
-            owner = owners[segment]
-            matched += tokens[segment]
-        if matched <= CACHE_THRESHOLD * job.isl:
-            return -1
-        return owner if self._all_open or owner in self.places else -1
+            owner = owner if owner in places else -1
+        if owner < 0:
+            return self._least_loaded(loads, min(loads))
+        high = max(loads)
+        if high > BALANCE_ABS_THRESHOLD:
+            low = min(loads)
+            if high - low > BALANCE_ABS_THRESHOLD and high > low * BALANCE_REL_THRESHOLD:
+                return self._least_loaded(loads, low)
+        return owner
 
     def _least_loaded(self, loads: Sequence[int], low: int) -> int:
         """The next open engine after the last one chosen that has the lowest load."""

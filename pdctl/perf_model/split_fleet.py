@@ -7,7 +7,7 @@ from random import Random
 
 from pdctl.perf_model.decode_engine import DecodeEngine, Void
 from pdctl.perf_model.events import NEVER, Agenda
-from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried
+from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried, seen_prefixes
 from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.prefill_engine import PrefillEngine
 from pdctl.perf_model.records import Change, EngineModel, Fleet, QueueSample
@@ -42,8 +42,9 @@ class SplitFleet:
         self.agenda = Agenda()
         self.router = Router(shared.departures)
         rng = Random(seed)
-        self.prefill_pool = Pool(fleet.policy, 0, rng, shared.segment_tokens)
-        self.decode_pool = Pool(fleet.policy, 0, rng, shared.segment_tokens)
+        self.prefill_pool = Pool(fleet.policy, 0, rng)
+        self.decode_pool = Pool(fleet.policy, 0, rng)
+        self.seen = seen_prefixes(fleet, shared)
         self.by_number: list[DecodeEngine | PrefillEngine] = []
         self.prefillers: list[PrefillEngine] = []
         self.decoders: list[DecodeEngine] = []
@@ -104,11 +105,15 @@ class SplitFleet:
         return self._next < len(self.jobs) or bool(self.agenda.entries)
 
     def _route(self, job: Job, now: float) -> None:
-        job.prefill = prefill = self.prefill_pool.choose(job)
-        job.decode = decode = self.decode_pool.choose(job)
+        seen = self.seen
+        had = (seen.last(job) if seen is not None else None) or (-1, -1)
+        job.prefill = prefill = self.prefill_pool.choose(had[0])
+        job.decode = decode = self.decode_pool.choose(had[1])
         if prefill < 0 or decode < 0:
             self.failed.add(job.index)
             return
+        if seen is not None:
+            seen.note(job, (prefill, decode))
         self.prefill_pool.loads[prefill] += 1
         self.decode_pool.loads[decode] += 1
         self.decoders[decode].arrive(job, now)

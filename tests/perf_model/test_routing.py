@@ -3,11 +3,11 @@
 from random import Random
 
 from pdctl.perf_model.jobs import Job
-from pdctl.perf_model.routing import Policy, Pool
+from pdctl.perf_model.routing import Policy, Pool, SeenPrefixes
 
 
-def pool(policy: Policy, size: int = 4, tokens: list[int] | None = None) -> Pool:
-    return Pool(policy, size, Random(0), tokens)
+def pool(policy: Policy, size: int = 4) -> Pool:
+    return Pool(policy, size, Random(0))
 
 
 def job(path: tuple[int, ...] = (), isl: int = 100) -> Job:
@@ -16,57 +16,66 @@ def job(path: tuple[int, ...] = (), isl: int = 100) -> Job:
 
 def test_round_robin_takes_turns() -> None:
     router = pool("round_robin", 3)
-    assert [router.choose(job()) for _ in range(5)] == [0, 1, 2, 0, 1]
+    assert [router.choose(-1) for _ in range(5)] == [0, 1, 2, 0, 1]
 
 
 def test_random_reaches_every_engine() -> None:
     router = pool("random")
-    assert {router.choose(job()) for _ in range(100)} == {0, 1, 2, 3}
+    assert {router.choose(-1) for _ in range(100)} == {0, 1, 2, 3}
 
 
 def test_power_of_two_never_takes_the_busier_of_two() -> None:
     router = pool("power_of_two", 2)
     router.loads[0] = 5
-    assert {router.choose(job()) for _ in range(50)} == {1}
+    assert {router.choose(-1) for _ in range(50)} == {1}
 
 
-def test_cache_aware_follows_a_known_prefix() -> None:
-    router = pool("cache_aware", tokens=[60, 40, 40])
-    first = router.choose(job((0, 1)))
-    for _ in range(3):
-        router.choose(job())
-    assert router.choose(job((0, 2))) == first
+def test_a_known_prefix_is_found_where_it_went_last() -> None:
+    seen = SeenPrefixes([60, 40, 40])
+    assert seen.last(job((0, 1))) is None
+    seen.note(job((0, 1)), (2, 5))
+    assert seen.last(job((0, 2))) == (2, 5)
+    seen.note(job((0, 2)), (1, 4))
+    assert seen.last(job((0, 1))) == (2, 5)
+    assert seen.last(job((0,), isl=60)) == (1, 4)
 
 
-def test_cache_aware_ignores_a_match_of_less_than_a_third() -> None:
-    router = pool("cache_aware", tokens=[30, 70, 70])
-    first = router.choose(job((0, 1)))
-    router.loads[first] = 1
-    assert router.choose(job((0, 2))) != first
+def test_a_match_of_less_than_three_tenths_does_not_count() -> None:
+    seen = SeenPrefixes([30, 70, 70])
+    seen.note(job((0, 1)), (2,))
+    assert seen.last(job((0, 2))) is None
+    assert seen.last(job((0, 2), isl=99)) == (2,)
 
 
 def test_cache_aware_balances_when_loads_are_far_apart() -> None:
-    router = pool("cache_aware", tokens=[100])
-    first = router.choose(job((0,)))
-    router.loads[first] = 64
-    assert router.choose(job((0,))) == first, "a difference of 64 is still balanced"
-    router.loads[first] = 65
-    assert router.choose(job((0,))) != first
+    router = pool("cache_aware")
+    router.loads[2] = 64
+    assert router.choose(2) == 2, "a difference of 64 is still balanced"
+    router.loads[2] = 65
+    assert router.choose(2) != 2
 
 
 def test_cache_aware_counts_a_high_load_everywhere_as_balanced() -> None:
-    router = pool("cache_aware", 2, tokens=[100])
-    first = router.choose(job((0,)))
-    router.loads[first], router.loads[1 - first] = 300, 200
-    assert router.choose(job((0,))) == first, "1.5 times the lowest is still balanced"
+    router = pool("cache_aware", 2)
+    router.loads[:] = [300, 200]
+    assert router.choose(0) == 0, "1.5 times the lowest is still balanced"
+    router.loads[:] = [301, 200]
+    assert router.choose(0) == 1
+
+
+def test_cache_aware_spreads_what_it_does_not_know_over_the_idlest() -> None:
+    router = pool("cache_aware", 3)
+    assert [router.choose(-1) for _ in range(4)] == [0, 1, 2, 0]
+    router.loads[:] = [1, 1, 0]
+    assert router.choose(-1) == 2
 
 
 def test_a_closed_engine_gets_nothing_and_none_open_gives_none() -> None:
     policies: tuple[Policy, ...] = ("random", "round_robin", "power_of_two", "cache_aware")
     for policy in policies:
-        router = pool(policy, 3, tokens=[100])
+        router = pool(policy, 3)
         router.close(1)
-        assert {router.choose(job((0,))) for _ in range(60)} <= {0, 2}
+        assert {router.choose(1) for _ in range(60)} <= {0, 2}
         router.close(0)
         router.close(2)
-        assert router.choose(job((0,))) == -1
+        assert router.choose(1) == -1
