@@ -87,7 +87,8 @@ class Registry:
         if socket is None and failed:
             self._given_up.append(room)
         elif socket is not None:
-            _say(socket, f"{'failed' if failed else 'done'} {room}")
+            # SGLang's metadata carry the prefix hit too: the decode engine is who reports it
+            _say(socket, f"{'failed' if failed else 'done'} {room} {request.cached_tokens}")
 
     async def _health(self, http: web.Request) -> web.Response:
         return web.Response(text="OK")
@@ -140,7 +141,7 @@ class Registry:
 
     def _take(self, room: int, socket: web.WebSocketResponse) -> None:
         if room in self._given_up:
-            _say(socket, f"failed {room}")
+            _say(socket, f"failed {room} 0")
             return
         self._sockets[room] = socket
         request = self._waiting.pop(room, None)
@@ -238,12 +239,13 @@ class Partners:
                 self._rooms[room].is_ready = True
         self._engine.wake()
         async for message in socket:
-            word, room_text = str(message.data).split()
+            word, room_text, cached_text = str(message.data).split()
             request = self._rooms.get(int(room_text))
             if request is None:
                 continue
             if word == "done":
                 request.is_transferred = True
+                request.cached_tokens = int(cached_text)
                 self._engine.wake()
             else:
                 self._engine.fail(request, 500, "KVTransferError: the prefill engine gave up")

@@ -210,5 +210,6 @@ class Record:
             capacity_tokens=kv.capacity_tokens,
             context_tokens=queues.context_tokens,
             gen_throughput=self.gen_throughput,
-            cache_hit_rate=self.cached_tokens / seen if seen else 0.0,
+            # a decode engine finds nothing cached: what it reports is its partner's
+            cache_hit_rate=self.cached_tokens / seen if self.prefill_tokens else 0.0,
         )

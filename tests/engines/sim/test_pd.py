@@ -36,6 +36,19 @@ def test_disaggregated_tokens_equal_colocated_ones() -> None:
     run(test)
 
 
+def test_the_decode_engine_reports_what_its_partner_found_cached() -> None:
+    async def test() -> None:
+        async with pair() as (prefill, decode):
+            ask: dict[str, object] = {**body(2), "input_ids": list(range(100, 170))}
+            cached = []
+            for room in (1, 2):
+                _, answer = await through(prefill, decode, room, ask)
+                cached.append(answer["meta_info"]["cached_tokens"])
+            assert cached == [0, 64]
+
+    run(test)
+
+
 def test_either_leg_may_come_first() -> None:
     async def test() -> None:
         async with pair() as (prefill, decode):
