@@ -4,13 +4,13 @@ http.client has neither (its timeout is for each read) and takes 25 ms of CPU to
 what `status --once` may use: docs/decisions/0010-own-readers-in-status.md.
 """
 
-import os
 import socket
 import time
 from urllib.parse import urlsplit
 
+from pdctl.engines.api_key import authorization
+
 MAX_BODY_BYTES = 8 << 20
-API_KEY_VARIABLE = "PDCTL_API_KEY"  # sent as a bearer token, to engines and router
 _MAX_HEAD_BYTES = 1 << 16
 _READ_BYTES = 1 << 16
 
@@ -32,9 +32,8 @@ class Connection:
         self._is_tls = parts.scheme == "https"
         self._port = parts.port or (443 if self._is_tls else 80)
         self._path = parts.path.rstrip("/")
-        key = os.environ.get(API_KEY_VARIABLE)
         lines = [f"Host: {parts.netloc.rpartition('@')[2]}", "Accept: */*"]
-        lines += [f"Authorization: Bearer {key}"] if key else []
+        lines += [f"{name}: {value}" for name, value in authorization().items()]
         self._headers = "\r\n".join(lines)
         self._socket: socket.socket | None = None
         self._buffer = b""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from pdctl.engines.api_key import VARIABLE
 from pdctl.perf_model.records import Role
-from pdctl.status.http_get import API_KEY_VARIABLE, Connection, GetFailed
+from pdctl.status.http_get import Connection, GetFailed
 from pdctl.status.loads import parse_get_load, parse_loads
 from pdctl.status.prometheus import parse_engine_metrics, parse_router_metrics
 from pdctl.status.records import Counters, EngineSample, RouterScrape, Scrape, Target
@@ -99,7 +100,7 @@ class EngineScraper:
 
 def _why(status: int) -> str:
     if status in (401, 403):
-        return f"it wants an API key (set {API_KEY_VARIABLE})"
+        return f"it wants an API key (set {VARIABLE})"
     return "unreadable answer" if status == 200 else f"HTTP {status}"
 
 

@@ -83,7 +83,7 @@ def test_nobody_there_is_said_so() -> None:
 
 
 def test_the_api_key_is_sent_when_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PDCTL_API_KEY", "secret")
-    assert "Authorization: Bearer secret" in Connection("http://h:1")._headers
+    monkeypatch.setenv("PDCTL_API_KEY", "much-secret")
+    assert "Authorization: Bearer much-secret" in Connection("http://h:1")._headers
     monkeypatch.delenv("PDCTL_API_KEY")
     assert "Authorization" not in Connection("http://h:1")._headers
