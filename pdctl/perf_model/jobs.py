@@ -15,8 +15,8 @@ class Job:
 
     prompt: tokens to have in KV before the next token (grows when retracted); done: of these, in
     KV; cached: of these, found in the prefix cache; left: output tokens to come; path: segments of
-    its prompt, of which it holds the first `covered` in a prefix cache; private: KV tokens it holds
-    outside that; decode_kv: KV tokens held on a decode engine; prefill, decode: its engines' places.
+    its prompt, of which it holds the first `covered` in a prefix cache; private: KV tokens held
+    outside that; decode_kv: those held on a decode engine; prefill, decode: its engines' places.
     """
 
     __slots__ = (
