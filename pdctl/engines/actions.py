@@ -53,6 +53,9 @@ class Process:
     register_sent: float | None = None
     deregister_sent: float | None = None
     idle_since: float | None = None  # out of the router, nothing inside
+    num_left: int | None = None  # requests inside, while it drains
+    switch_to: ProcessSpec | None = None  # it has been asked to become this, and not answered
+    switch_failed: str = ""  # why it did not
     terminate_sent: float | None = None
     kill_sent: bool = False
     detail: str = ""
@@ -113,6 +116,15 @@ class Terminate:
 
 
 @dataclass(frozen=True)
+class SwitchRole:
+    """The engine becomes `spec`, of the other role, without a restart."""
+
+    name: str
+    spec: ProcessSpec
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Kill:
     name: str
     why: str = ""
@@ -159,5 +171,14 @@ class Fail:
 
 
 Action = (
-    Start | Terminate | Kill | Register | Deregister | GiveUp | Forget | SendFirstRequest | Fail
+    Start
+    | Terminate
+    | SwitchRole
+    | Kill
+    | Register
+    | Deregister
+    | GiveUp
+    | Forget
+    | SendFirstRequest
+    | Fail
 )

@@ -4,16 +4,18 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.records import ProcessRole, ProcessSpec
 from pdctl.engines import actions, memory, readiness
 from pdctl.engines.actions import Action, Desired, Fail, FirstRequestSeen, Limits, Observed, Process
 from pdctl.engines.fleet_protocols import Launcher, Look, Router
 from pdctl.engines.log_phases import StartupPhase, read_phases
+from pdctl.engines.log_rotation import hand_over
+from pdctl.engines.log_tail import read_from
 from pdctl.engines.on_local import Running
 from pdctl.engines.probes import Asks
 from pdctl.engines.records import Event
+from pdctl.engines.role_switch import Switched, switch_role
 from pdctl.engines.router_client import Listed
 from pdctl.engines.supervisor import all_serving, step
 
@@ -41,6 +43,7 @@ class Fleet:
     probes: Asks
     router: Router
     look: Look = readiness
+    switch_role: Callable[[ProcessSpec, ProcessRole, str | None], Switched] = switch_role
     limits: Limits = field(default_factory=Limits)
     clock: Callable[[], float] = time.monotonic
     emit: Callable[[Event], None] = lambda event: None
@@ -109,7 +112,7 @@ class Fleet:
         for name, start in self.starts.items():
             process = self.processes[name]
             if process.running and not process.ready and not process.is_router:
-                text, start.log_at = _read_from(process.spec.log, start.log_at)
+                text, start.log_at = read_from(process.spec.log, start.log_at)
                 start.phase = read_phases(start.phase, text) if text else start.phase
 
     # ask
@@ -173,9 +176,23 @@ class Fleet:
         self.processes[name] = memory.answered(self.processes[name], bool(answer), self.clock())
 
     def _fold_drained(self, name: str, answer: object) -> None:
+        assert answer is None or isinstance(answer, int)
+        self.processes[name] = memory.drained(self.processes[name], answer, self.clock())
+
+    def _fold_switched(self, name: str, answer: object) -> None:
+        assert isinstance(answer, Switched)
         process = self.processes[name]
-        since = (process.idle_since or self.clock()) if answer == 0 else None
-        self.processes[name] = replace(process, idle_since=since)
+        spec = process.switch_to
+        assert spec is not None
+        if not answer.is_done:
+            self.processes[name] = memory.not_switched(process, answer)
+            self.say("not_switched", name, answer.why)
+            return
+        self.starts[spec.name] = self.starts.pop(name)
+        self.restarts[spec.name] = self.restarts.pop(name, 0)
+        hand_over(process.spec.log, spec.log)
+        self.processes = memory.switched(self.processes, name, spec, self.clock())
+        self.say("switched", spec.name, f"was {name}; it kept running")
 
     def _fold_workers(self, rows: tuple[Listed, ...] | None) -> None:
         if rows is None:
@@ -231,14 +248,25 @@ class Fleet:
             self.processes[name] = replace(process, kill_sent=True)
         elif isinstance(action, actions.GiveUp):
             self.processes[name] = replace(process, given_up=action.why)
+        elif isinstance(action, actions.SwitchRole):
+            self._switch_role(action.spec, process, now)
         elif isinstance(action, actions.Register):
             self.processes[name] = replace(process, register_sent=now, deregister_sent=None)
             add = lambda: self.router.add(spec.url, spec.role, spec.bootstrap_port)  # noqa: E731
             self.probes.ask(("add", name, str(now)), add, _ignore, now=now, every_s=0.0)
         elif isinstance(action, actions.Deregister):
-            self.processes[name] = replace(process, deregister_sent=now, register_sent=None)
+            self.processes[name] = memory.leaves_router(process, now)
             remove = lambda: self.router.remove(spec.url)  # noqa: E731
             self.probes.ask(("remove", name, str(now)), remove, _ignore, now=now, every_s=0.0)
+
+    def _switch_role(self, to: ProcessSpec, process: Process, now: float) -> None:
+        name, spec = process.name, process.spec
+        self.processes[name] = replace(process, switch_to=to)
+        peers = (p.spec.url for p in self.processes.values() if p.spec.role == to.role and p.ready)
+        peer_url = next(peers, None)
+        then = self._fold(name, self.starts[name], self._fold_switched)
+        ask = lambda: self.switch_role(spec, to.role, peer_url)  # noqa: E731
+        self.probes.ask(("switch", name, str(now)), ask, then, now=now, every_s=0.0)
 
     def _start(self, spec: ProcessSpec, now: float) -> None:
         before = self.processes.get(spec.name)
@@ -259,17 +287,6 @@ class Fleet:
         send = lambda: self.look.send_first_request(self.router.url)  # noqa: E731
         key = ("first_request", str(self.first_request.tries))
         self.probes.ask(key, send, self._fold_first_request, now=now, every_s=0.0)
-
-
-def _read_from(log: Path, offset: int) -> tuple[str, int]:
-    """What was added to a log since a byte, at most 256 KiB; and where it ends."""
-    try:
-        with log.open("rb") as file:
-            file.seek(offset)
-            added = file.read(1 << 18)
-    except OSError:
-        return "", offset
-    return added.decode("utf-8", errors="replace"), offset + len(added)
 
 
 def _ignore(answer: object) -> None:

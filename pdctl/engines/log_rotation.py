@@ -29,6 +29,16 @@ def rotate(log: Path, *, max_bytes: int = MAX_BYTES) -> bool:
     return True
 
 
+def hand_over(log: Path, to: Path) -> None:
+    """Give a log the name of the engine that its writer has become; what had it is set aside."""
+    try:
+        if to.exists():
+            to.replace(to.with_name(to.name + KEPT_SUFFIX))
+        log.rename(to)
+    except OSError:
+        return  # it is written on under its old name
+
+
 def _copy(log: Path, kept: Path) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with log.open("rb") as old, os.fdopen(os.open(kept, flags, 0o600), "wb") as new:

@@ -43,6 +43,17 @@ def read_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
     return tuple(line.rsplit("\r", 1)[-1] for line in plain(text).split("\n") if line.strip())
 
 
+def read_from(log: Path, offset: int) -> tuple[str, int]:
+    """What was added to a log since a byte, at most 256 KiB; and where it ends."""
+    try:
+        with log.open("rb") as file:
+            file.seek(offset)
+            added = file.read(1 << 18)
+    except OSError:
+        return "", offset
+    return added.decode("utf-8", errors="replace"), offset + len(added)
+
+
 def last_start(lines: tuple[str, ...]) -> tuple[str, ...]:
     """The lines since the process was last started."""
     starts = [i for i, line in enumerate(lines) if line.startswith(START_OF_LOG)]

@@ -1,10 +1,12 @@
 """How the record of a process changes with what happens to it: pure."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import Limits, Process
 from pdctl.engines.readiness import Readiness
+from pdctl.engines.role_switch import Switched
 from pdctl.engines.router_client import Listed
 from pdctl.engines.supervisor import remember_crash
 
@@ -56,6 +58,33 @@ def answered(process: Process, is_alive: bool, now: float) -> Process:
     """After a sign of life, or the lack of one."""
     since = None if is_alive else (process.unanswered_since or now)
     return replace(process, unanswered_since=since)
+
+
+def leaves_router(process: Process, now: float) -> Process:
+    """It was told to the router to send nothing more here: what was seen inside counts no more."""
+    return replace(process, deregister_sent=now, register_sent=None, idle_since=None, num_left=None)
+
+
+def drained(process: Process, num_left: int | None, now: float) -> Process:
+    """After it was asked for the requests inside. None: it did not say."""
+    since = (process.idle_since or now) if num_left == 0 else None
+    return replace(process, idle_since=since, num_left=num_left)
+
+
+def not_switched(process: Process, answer: Switched) -> Process:
+    """It kept its role: tried again where a request was still inside."""
+    after = replace(process, switch_to=None, idle_since=None)
+    return after if answer.is_early else replace(after, switch_failed=answer.why or "refused")
+
+
+def switched(
+    processes: Mapping[str, Process], name: str, spec: ProcessSpec, now: float
+) -> dict[str, Process]:
+    """The engine `name` is another one now, in the same process; not ready until it was asked."""
+    crashes = processes[name].crashes
+    after = Process(spec=spec, running=True, since=now, served=True, crashes=crashes)
+    in_order = ((after.name, after) if key == name else (key, p) for key, p in processes.items())
+    return {key: process for key, process in in_order if key != after.name or process is after}
 
 
 def listed(process: Process, row: Listed | None, now: float) -> Process:

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import Limits
+from pdctl.engines.fleet import Fleet
 from tests.engines.world import (
     AtOnce,
     World,
@@ -307,3 +309,106 @@ def test_an_answer_about_an_earlier_start_is_not_taken_for_the_present_one() -> 
         answer()
     assert stale
     assert not fleet.processes["decode-0"].ready
+
+
+def role_change(switchable: bool = True) -> tuple[Fleet, World, ProcessSpec]:
+    """1P2D whose decode-1 is to become prefill-1 on its port and GPU."""
+    world = World()
+    specs = tuple(
+        replace(s, can_switch_role=switchable and s.role != "router") for s in fleet_specs(1, 2)
+    )
+    fleet = fleet_in(world, specs)
+    run(fleet, world, 10)
+    assert fleet.was_ready
+    world.log.clear()
+    new = replace(specs[3], name="prefill-1", role="prefill", bootstrap_port=2003)
+    scale(fleet, (*specs[:3], new))
+    return fleet, world, new
+
+
+def happened(world: World) -> list[str]:
+    return [line.split(" ", 1)[1] for line in world.log]
+
+
+def test_an_engine_takes_its_new_role_without_a_restart_once_it_is_empty() -> None:
+    fleet, world, new = role_change()
+    world.busy["decode-1"] = 2
+    run(fleet, world, 5)
+    assert new.url not in world.listed
+    assert fleet.processes["decode-1"].num_left == 2
+    assert happened(world) == []
+    world.busy.clear()
+    run(fleet, world, 5)
+    assert happened(world) == ["switch decode-1"]
+    assert world.listed[new.url].role == "prefill"
+    assert world.listed[new.url].bootstrap_port == 2003
+    assert list(fleet.processes) == ["router", "prefill-0", "decode-0", "prefill-1"]
+    assert fleet.is_quiet
+    world.end("prefill-1", -9)
+    run(fleet, world, 15)
+    assert happened(world)[-1] == "start prefill-1"
+    assert fleet.is_quiet
+
+
+def test_an_engine_that_is_not_quite_idle_is_asked_again() -> None:
+    fleet, world, _ = role_change()
+    world.switches_refused = ["instance is not idle; drain all requests before switching"]
+    run(fleet, world, 8)
+    assert happened(world) == ["switch decode-1"]
+    assert fleet.is_quiet
+
+
+@pytest.mark.parametrize("switchable", [True, False])
+def test_an_engine_that_cannot_change_its_role_is_restarted_in_it(switchable: bool) -> None:
+    fleet, world, _ = role_change(switchable)
+    world.switches_refused = ["transfer backend 'nixl' does not support runtime role switch"]
+    run(fleet, world, 10)
+    assert happened(world) == ["terminate decode-1", "start prefill-1"]
+    assert fleet.is_quiet
+
+
+def test_an_engine_that_never_empties_is_restarted_in_its_new_role() -> None:
+    fleet, world, _ = role_change()
+    world.busy["decode-1"] = 2
+    run(fleet, world, 80)
+    assert happened(world) == ["terminate decode-1", "start prefill-1"]
+
+
+def test_a_role_change_taken_back_while_it_drains_keeps_the_engine() -> None:
+    fleet, world, _ = role_change()
+    before = tuple(replace(s, can_switch_role=s.role != "router") for s in fleet_specs(1, 2))
+    world.busy["decode-1"] = 2
+    run(fleet, world, 3)
+    scale(fleet, before)
+    run(fleet, world, 3)
+    assert happened(world) == []
+    assert world.listed[before[3].url].role == "decode"
+    assert fleet.is_quiet
+
+
+def test_the_last_decode_engine_does_not_become_a_prefill_engine() -> None:
+    fleet, world, _ = role_change()
+    both = tuple(
+        replace(s, name=f"prefill-{i}", role="prefill", bootstrap_port=2000 + i)
+        if s.role == "decode"
+        else s
+        for i, s in enumerate(fleet.desired.specs)
+    )
+    scale(fleet, (*both, spec("decode-9", "decode", 9, gpu=9)))
+    world.broken.add("decode-9")
+    run(fleet, world, 300)
+    assert [p.name for p in fleet.processes.values() if p.is_serving and p.spec.role == "decode"]
+
+
+def test_an_engine_wanted_again_is_asked_anew_what_it_has_inside() -> None:
+    fleet, world = ready_fleet()
+    before = fleet.desired.specs
+    scale(fleet, before[:-1])
+    run(fleet, world, 1.0)
+    scale(fleet, before)
+    run(fleet, world, 3)
+    world.busy["decode-1"] = 1
+    world.log.clear()
+    scale(fleet, before[:-1])
+    run(fleet, world, 10)
+    assert world.log == []

@@ -11,6 +11,7 @@ from pdctl.engines.fleet import Fleet
 from pdctl.engines.on_local import Running
 from pdctl.engines.readiness import FirstRequest, Readiness
 from pdctl.engines.records import Event
+from pdctl.engines.role_switch import Switched
 from pdctl.engines.router_client import Listed
 
 Answer = TypeVar("Answer")
@@ -62,12 +63,14 @@ class World:
     started: dict[int, float] = field(default_factory=dict)
     terminated: dict[int, float] = field(default_factory=dict)
     codes: dict[int, int] = field(default_factory=dict)
+    switched: dict[int, str] = field(default_factory=dict)  # pid -> its role since
     listed: dict[str, Listed] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)  # names that answer nothing
     deaf: set[str] = field(default_factory=set)  # names that ignore SIGTERM
     broken: set[str] = field(default_factory=set)  # names that crash as soon as they start
     busy: dict[str, int] = field(default_factory=dict)  # requests inside, by name
     says_role: dict[str, str] = field(default_factory=dict)
+    switches_refused: list[str] = field(default_factory=list)  # answers, the next one first
     request_fails: bool = False
     log: list[str] = field(default_factory=list)
 
@@ -85,7 +88,7 @@ class World:
     def is_alive(self, running: Running) -> bool:
         asked = self.terminated.get(running.pid)
         if running.pid in self.alive and asked is not None and self.now - asked >= self.drain_s:
-            self.end(self.alive[running.pid].name, 0)
+            self._end(running.pid, 0)
         running.exit_code = self.codes.get(running.pid)
         return running.pid in self.alive
 
@@ -106,10 +109,13 @@ class World:
         """A process ends by itself, or somebody ends it."""
         for pid, its in tuple(self.alive.items()):
             if its.name == name:
-                del self.alive[pid]
-                self.codes[pid] = code
-                if its.role == "router":
-                    self.listed.clear()
+                self._end(pid, code)
+
+    def _end(self, pid: int, code: int) -> None:
+        its = self.alive.pop(pid)
+        self.codes[pid] = code
+        if its.role == "router":
+            self.listed.clear()
 
     # what is seen from outside
 
@@ -120,7 +126,10 @@ class World:
         )
 
     def check(self, spec: ProcessSpec) -> Readiness:
-        role = self.says_role.get(spec.name, spec.role)
+        pid = self._at(spec.url)
+        if pid is not None and self.switched.get(pid) == spec.role:
+            self.alive[pid] = spec  # it goes by its new name
+        role = self.says_role.get(spec.name) or (self.alive[pid].role if pid else spec.role)
         if role != spec.role:
             return Readiness(False, f"answers as {role}", is_wrong=True)
         return Readiness(self._answers(spec.name))
@@ -130,6 +139,24 @@ class World:
 
     def num_requests(self, spec: ProcessSpec) -> int | None:
         return self.busy.get(spec.name, 0)
+
+    def switch_role(self, spec: ProcessSpec, role: ProcessRole, peer_url: str | None) -> Switched:
+        """The engine on the port of `spec` takes another role, unless it refuses."""
+        if self.switches_refused:
+            why = self.switches_refused.pop(0)
+            return Switched(False, why, is_early="not idle" in why)
+        pid = self._at(spec.url)
+        if pid is None or spec.name in self.frozen:
+            return Switched(False, "no answer")
+        assert not self.busy.get(spec.name), f"{spec.name} has requests inside"
+        assert spec.url not in self.listed, f"{spec.name} still gets requests"
+        self.log.append(f"{self.now - 1000:g} switch {spec.name}")
+        self.switched[pid] = role
+        self.alive[pid] = replace(self.alive[pid], role=role)
+        return Switched(True)
+
+    def _at(self, url: str) -> int | None:
+        return next((pid for pid, its in self.alive.items() if its.url == url), None)
 
     def send_first_request(self, router_url: str) -> FirstRequest:
         return FirstRequest(None, "status 500") if self.request_fails else FirstRequest(0.05)
@@ -214,6 +241,7 @@ def fleet_in(world: World, specs: tuple[ProcessSpec, ...], limits: Limits | None
         probes=AtOnce(),
         router=RouterOf(world),
         look=Seen(world),
+        switch_role=world.switch_role,
         limits=limits or Limits(),
         clock=lambda: world.now,
         emit=events.append,
