@@ -1,7 +1,6 @@
 """Read /v1/loads of SGLang 0.5.15 to 0.5.23, and /get_load of older ones. Pure."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -10,6 +9,8 @@ from pdctl.perf_model.records import Role
 from pdctl.status.records import Counters, EngineSample
 
 _ROLES: dict[object, Role] = {"prefill": "prefill", "decode": "decode", "null": "colocated"}
+
+LARGEST = 1e18  # of any number believed: sums over ranks stay finite
 
 Loads = tuple[EngineSample, Counters, float]  # sample, counters, age of the sample in seconds
 
@@ -76,7 +77,7 @@ def _number(value: object) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None
 
 
 def _values(ranks: Sequence[Mapping[str, Any]], *path: str) -> list[float]:

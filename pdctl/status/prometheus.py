@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from pdctl.perf_model.records import Role
+from pdctl.status.loads import LARGEST
 from pdctl.status.records import Counters, EngineSample, Histogram
 
 _GAUGES = (
@@ -66,7 +67,7 @@ def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSamp
     sums: dict[str, float] = {}
     buckets: dict[str, dict[float, float]] = {}
     for name, labels, value in _series(_ENGINE_LINE, page):
-        if labels.get("tp_rank", "0") != "0" or not math.isfinite(value):
+        if labels.get("tp_rank", "0") != "0" or not abs(value) <= LARGEST:
             continue
         if name.endswith("_bucket"):
             bound = _bound(labels)
@@ -135,6 +136,6 @@ def parse_router_metrics(page: str) -> tuple[float | None, dict[str, str]]:
             state = _BREAKERS.get(int(value)) if math.isfinite(value) else None
             if state is not None and "worker" in labels:
                 breakers[labels["worker"].rstrip("/")] = state
-        elif math.isfinite(value):
+        elif abs(value) <= LARGEST:
             requests = (requests or 0.0) + value
     return requests, breakers

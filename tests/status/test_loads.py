@@ -120,3 +120,14 @@ def test_the_old_get_load_gives_running_and_waiting() -> None:
     captured = parse_get_load(page("get_load_prefill_0.5.15.json"), "prefill", 1.0)
     assert captured is not None
     assert captured.waiting == 0
+
+
+def test_numbers_nobody_can_have_counted_are_unknown_rather_than_infinite_sums() -> None:
+    rank = {"num_reqs": 1e308, "num_waiting_reqs": 1e308, "num_running_reqs": 1e308}
+    page = json.dumps({"loads": [rank, rank]}).encode()
+    loads = parse_loads(page, "decode", 0.0)
+    assert loads is not None
+    assert loads[0].running is None
+    found = parse_get_load(json.dumps([rank, rank]).encode(), "decode", 0.0)
+    assert found is not None
+    assert found.running is None

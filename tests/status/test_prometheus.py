@@ -83,3 +83,10 @@ def test_an_open_breaker_is_seen_and_a_removed_engine_is_not() -> None:
 def test_any_text_is_read_without_an_error(text: str) -> None:
     parse_engine_metrics("sglang:num_running_reqs" + text, "decode", 0.0)
     parse_router_metrics("smg_worker_cb_state" + text)
+
+
+def test_numbers_nobody_can_have_counted_are_left_out() -> None:
+    page = 'sglang:num_running_reqs{a="1"} 1e308\nsglang:num_running_reqs{a="2"} 1e308\n'
+    sample, _ = parse_engine_metrics(page, "decode", 0.0)
+    assert sample.running is None
+    assert parse_router_metrics("smg_router_requests_total 1e308\n" * 2)[0] is None
