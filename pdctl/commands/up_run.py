@@ -66,6 +66,8 @@ class Run:
 
         may_simulate: the kind of engine was not asked for, so simulated ones can be offered.
         """
+        from pdctl.engines.port_holds import holding
+
         _warn_of_machine(deployment)
         try:
             prepared, supervisor = self._launch(deployment)
@@ -74,7 +76,8 @@ class Run:
                 raise
             prepared, supervisor = self._launch(_simulated(deployment))
         _warn(prepared)
-        self._watch(supervisor, headline(prepared))
+        with holding(prepared.specs):
+            self._watch(supervisor, headline(prepared))
 
     def resume(self, name: str | None) -> None:
         """Give a running deployment that lost its supervisor a new one."""

@@ -17,6 +17,7 @@ from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.engines import running, state
 from pdctl.engines.api_key import api_key
 from pdctl.engines.more_gpus import assign_more_gpus
+from pdctl.engines.port_holds import is_held
 from pdctl.engines.state import logs_dir
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus, visible_gpus
@@ -56,7 +57,7 @@ def prepare(deployment: Deployment, *, present: tuple[ProcessSpec, ...] = ()) ->
     specs = expand(
         deployment,
         gpus=assigned,
-        ports=plan_ports(deployment, _is_usable(stays.get("router"))),
+        ports=plan_ports(deployment, _is_usable(deployment, stays.get("router"))),
         log_dir=logs_dir(deployment.name),
         install=install,
         backend=backend,
@@ -170,11 +171,17 @@ def _kv_path(
     )
 
 
-def _is_usable(router: ProcessSpec | None) -> Callable[[int], bool]:
+def _is_usable(deployment: Deployment, router: ProcessSpec | None) -> Callable[[int], bool]:
     """Whether a port can be had; the port of a router that stays counts as one."""
     taken = _reserved_ports()
     own = router.port if router is not None else None
-    return lambda port: port == own or (port not in taken and is_free(port))
+
+    def can_be_had(port: int) -> bool:
+        # the router's was asked for by number and may have been left a moment ago
+        is_asked_for = port == deployment.router.port
+        return port not in taken and is_free(port) and (is_asked_for or not is_held(port))
+
+    return lambda port: port == own or can_be_had(port)
 
 
 def _reserved_ports() -> frozenset[int]:

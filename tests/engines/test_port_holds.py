@@ -1,0 +1,41 @@
+"""Ports that are held until their server listens."""
+
+import socket
+from dataclasses import replace
+
+from pdctl.engines.port_holds import holding, is_held
+from pdctl.engines.prepare import is_free
+from tests.e2e.cli import free_port
+from tests.engines.world import spec
+
+
+def test_a_held_port_is_seen_by_others_and_open_to_its_server() -> None:
+    port = free_port()
+    its = replace(spec("decode-0", "decode", 1), port=port)
+    assert not is_held(port)
+    with holding([its]):
+        assert is_held(port)
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("127.0.0.1", port))
+            server.listen()
+            socket.create_connection(("127.0.0.1", port), 5).close()
+            assert not is_free(port)
+    assert is_free(port)
+
+
+def test_a_port_that_is_taken_is_left_to_its_owner() -> None:
+    with socket.socket() as owner:
+        owner.bind(("127.0.0.1", 0))
+        owner.listen()
+        port = owner.getsockname()[1]
+        with holding([replace(spec("decode-0", "decode", 1), port=port)]):
+            assert is_held(port)
+
+
+def test_the_bootstrap_port_is_held_too() -> None:
+    port = free_port()
+    its = replace(spec("prefill-0", "prefill", 1), port=port, bootstrap_port=port + 1)
+    with holding([its]):
+        assert is_held(port)
+        assert is_held(port + 1)
