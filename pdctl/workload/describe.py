@@ -1,7 +1,7 @@
 """What a workload is in the mean: lengths, burstiness, prefix reuse. Pure."""
 
 import math
-from array import array
+from collections import Counter
 from collections.abc import Sequence
 
 from pdctl.errors import InvalidInput
@@ -125,14 +125,13 @@ def burstiness(arrival_s: Sequence[float]) -> Burstiness | None:
     bins = int((arrival_s[-1] - arrival_s[0]) // _BIN_S) if arrival_s else 0
     if bins < _LEAST_BINS:
         return None
-    counts = array("q", bytes(8 * bins))
-    for time in arrival_s:
-        index = int((time - arrival_s[0]) // _BIN_S)
-        if index < bins:
-            counts[index] += 1
-    mean = sum(counts) / bins
-    variance = sum((count - mean) ** 2 for count in counts) / bins
-    return Burstiness(dispersion=variance / mean, peak_over_mean=max(counts) / mean)
+    # minutes without arrivals are not stored: one mistaken time can make billions of them
+    minutes = (int((time - arrival_s[0]) // _BIN_S) for time in arrival_s)
+    counts = Counter(minute for minute in minutes if minute < bins)
+    mean = sum(counts.values()) / bins
+    squares = sum((count - mean) ** 2 for count in counts.values())
+    variance = (squares + (bins - len(counts)) * mean**2) / bins
+    return Burstiness(dispersion=variance / mean, peak_over_mean=max(counts.values()) / mean)
 
 
 def prefix_reuse(requests: Requests) -> float | None:

@@ -52,6 +52,12 @@ def test_burstiness_is_unknown_below_five_minutes(arrivals: list[float]) -> None
     assert burstiness(arrivals) is None
 
 
+def test_one_mistaken_time_does_not_make_billions_of_minutes() -> None:
+    result = burstiness([0.0, 1.0, 1e15])
+    assert result is not None
+    assert result.dispersion == pytest.approx(2.0)  # two requests in one of very many minutes
+
+
 def test_reuse_counts_leading_blocks_that_came_before_and_a_partial_last_block() -> None:
     requests = Requests(
         arrival_s=[0, 1, 2, 3],
