@@ -39,10 +39,10 @@ def next_command(model: str, verdict: Verdict) -> str:
     from pdctl.verdict.words import parallelism_flags
 
     arm = chosen_arm(verdict)
-    if arm is None:
-        return "pdctl plan --help"
     if verdict.settle:
         return verdict.settle
+    if arm is None:
+        return "pdctl plan --help"
     prefill, decode = arm.num_engines
     if not decode:
         prefill, decode = 0, prefill

@@ -35,7 +35,7 @@ def plan_view(question: Question, verdict: Verdict, next_command: str) -> Render
         parts += [Text(), Text(flips)]
     if len(verdict.sweep) > 1:
         parts += [Text(), _sweep(verdict)]
-    parts += [Text(), *_notes(verdict), _next(next_command)]
+    parts += [Text(), *_notes(verdict), _next(verdict, next_command)]
     return _indented(Group(*parts))
 
 
@@ -209,10 +209,11 @@ def _notes(verdict: Verdict) -> list[Text]:
     return [Text(f"! {warning}", style="yellow") for warning in verdict.warnings]
 
 
-def _next(command: str) -> Text:
+def _next(verdict: Verdict, command: str) -> Text:
     text = Text("next   ", style="dim")
     text.append(command, style="bold")
-    text.append("\n       pdctl rehearse · --report plan.html · --json", style="dim")
+    if verdict.arms:
+        text.append("\n       pdctl rehearse · --report plan.html · --json", style="dim")
     return text
 
 

@@ -1,12 +1,16 @@
 """Verdicts whose answer is no: the model does not fit, prompts are too long."""
 
+from dataclasses import replace
+
 from pdctl.perf_model.engine_model import does_not_fit_reason
 from pdctl.perf_model.records import Parallelism
 from pdctl.units import format_count
 from pdctl.verdict.capacity import Demand
 from pdctl.verdict.judge import roofline_band
-from pdctl.verdict.layouts import Engines, assumed_cluster, shapes
+from pdctl.verdict.layouts import Engines, assumed_cluster, engines_that_fit, shapes
 from pdctl.verdict.records import Provenance, Question, Rule, Verdict
+
+MOST_GPUS_LOG2 = 8  # up to 128 GPUs are tried
 
 
 def does_not_fit(question: Question, rules: tuple[Rule, ...]) -> Verdict:
@@ -17,7 +21,20 @@ def does_not_fit(question: Question, rules: tuple[Rule, ...]) -> Verdict:
         question.llm, assumed_cluster(question.cluster), tried[0], "colocated"
     )
     why = f"{question.llm.name} does not fit on {_gpus(question)}: {reason}."
-    return _refusal(question, rules, why)
+    return replace(_refusal(question, rules, why), settle=_where_it_fits(question))
+
+
+def _where_it_fits(question: Question) -> str:
+    """The plan for the fewest of these GPUs, in powers of two, that hold the model."""
+    model = question.llm.path or question.llm.name
+    gpu = question.cluster.gpu.name
+    free = replace(question, total=None, parallelism={})
+    for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
+        nodes, each = max(1, gpus // 8), min(gpus, 8)
+        cluster = replace(question.cluster, num_nodes=nodes, gpus_per_node=each)
+        if engines_that_fit(replace(free, cluster=cluster)).colocated:
+            return f"pdctl plan {model} --gpus {nodes}x{each}x{gpu}"
+    return ""
 
 
 def too_long(

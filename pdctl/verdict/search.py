@@ -107,7 +107,7 @@ def search(
     Closed forms rank all layouts and keep the best of each prefill share; the simulator
     decides among those. Knees come from shorter simulated runs.
     """
-    run = _Search(question, demand, rate_rps, spread)
+    run = _Search(_without_too_long(question), demand, rate_rps, spread)
     together = run.ranked(colocated_fleets(question, engines))
     alone = _close_to_best(run, together)
     splits = _entrants(
@@ -161,6 +161,31 @@ def _all_requests(run: _Search, entrants: Sequence[Scored]) -> Requests:
     nums = [_num_requests(question, run.demand, run.rate_rps, s) for s in carrying]
     num = max(nums, default=5 * LEAST_REQUESTS)
     return make_requests(question.workload, num=num, rate_rps=run.rate_rps, seed=question.seed)
+
+
+def _without_too_long(question: Question) -> Question:
+    """The question without the trace's requests that exceed the LLM's context.
+
+    Every layout refuses them; counting them as missed SLOs would hide what the layouts do.
+    """
+    workload, context = question.workload, question.llm.max_context
+    requests = workload.requests
+    if requests is None or context is None:
+        return question
+    kept = [i for i, tokens in enumerate(requests.isl) if tokens + 1 < context]
+    if len(kept) == len(requests) or not kept:
+        return question
+    return replace(question, workload=replace(workload, requests=_taken(requests, kept)))
+
+
+def _taken(requests: Requests, kept: Sequence[int]) -> Requests:
+    return replace(
+        requests,
+        arrival_s=[requests.arrival_s[i] for i in kept],
+        isl=[requests.isl[i] for i in kept],
+        osl=[requests.osl[i] for i in kept],
+        blocks=None if requests.blocks is None else [requests.blocks[i] for i in kept],
+    )
 
 
 def _has_times(question: Question) -> bool:
@@ -243,6 +268,16 @@ def _with_knees(
     cost = 7 * LEAST_REQUESTS * REQUEST_COST_S
     knees = run.spread(knee, list(scored.values()), cost_s=cost)
     arms = {
-        name: replace(pair[0], knee_rps=knees[i]) for i, (name, pair) in enumerate(chosen.items())
+        name: replace(pair[0], knee_rps=_consistent(run, pair[0], knees[i]))
+        for i, (name, pair) in enumerate(chosen.items())
     }
     return arms, scored
+
+
+def _consistent(run: _Search, arm: Arm, knee_rps: float) -> float:
+    """A knee that agrees with the longer run at the rate asked about: met there, or missed."""
+    if arm.attainment is None:
+        return knee_rps
+    if arm.attainment >= run.question.slo.attainment:
+        return max(knee_rps, run.rate_rps)
+    return min(knee_rps, run.rate_rps)

@@ -63,6 +63,7 @@ def test_a_model_that_does_not_fit_says_how_much_it_needs() -> None:
     assert verdict.sizing is None
     assert "does not fit on 2 × L40S" in verdict.unmet
     assert "GiB" in verdict.unmet
+    assert verdict.settle == "pdctl plan deepseek-r1 --gpus 4x8xL40S"
 
 
 def test_slos_nobody_can_meet_name_the_nearest() -> None:
@@ -108,6 +109,14 @@ def test_requests_longer_than_the_context_are_counted_in_a_warning() -> None:
     lengths = [2000] * 19 + [60_000]
     verdict = decide(from_trace(Requests([float(i) for i in range(20)], lengths, [10] * 20)))
     assert any("5.0 % of the requests exceed" in warning for warning in verdict.warnings)
+
+
+def test_requests_no_layout_can_serve_do_not_count_as_missed() -> None:
+    times, osl = [float(i) for i in range(100)], [20] * 100
+    fitting = decide(from_trace(Requests(times, [2000] * 100, osl), slo=Slo(2.0, 0.05)))
+    mixed = [2000] * 80 + [60_000] * 20
+    some = decide(from_trace(Requests(times, mixed, osl), slo=Slo(2.0, 0.05)))
+    assert fitting.arms["colocated"].attainment == some.arms["colocated"].attainment == 1.0
 
 
 def test_draft_tokens_change_the_prediction() -> None:
