@@ -210,10 +210,10 @@ def _workload(options: PlanOptions) -> Workload:
 
 
 def _profile(options: PlanOptions, llm: Llm, cluster: Cluster) -> Profile | None:
-    from pdctl.perf_model.profiles import find_profile, read_profile
+    from pdctl.perf_model.profiles import find_own_profile, read_profile
 
     if options.profile is None:
-        return find_profile(cluster.gpu.name, llm)
+        return find_own_profile(cluster.gpu.name, llm)
     return read_profile(options.profile)
 
 

@@ -1,5 +1,6 @@
 """Where the bundled data lies: inside an installed package, or beside it in a checkout."""
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -9,3 +10,12 @@ def profiles_dir() -> Path:
     """pdctl/_profiles in a wheel, profiles/ next to the package in a checkout."""
     bundled = _PACKAGE / "_profiles"
     return bundled if bundled.is_dir() else _PACKAGE.parent / "profiles"
+
+
+def user_profiles_dir() -> Path:
+    """Where this user's own calibrations lie; with the deployments where those were moved."""
+    if chosen := os.environ.get("PDCTL_STATE_HOME"):
+        return Path(chosen) / "profiles"
+    from platformdirs import user_data_path
+
+    return user_data_path("pdctl") / "profiles"

@@ -11,7 +11,7 @@ from typing import Any
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.llm_size import num_params
-from pdctl.inspection.profiles_dir import profiles_dir
+from pdctl.inspection.profiles_dir import profiles_dir, user_profiles_dir
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.profile_checks import profile_of, slug
 from pdctl.perf_model.records import Profile
@@ -113,7 +113,19 @@ def find_profile(
         and attention_backend in (None, profile.attention_backend)
         and engine in (None, profile.engine)
     ]
-    return max(found, key=lambda p: (_likeness(p, llm), p.date), default=None)
+    return max(found, key=lambda p: (_likeness(p, llm), p.date, _number(p)), default=None)
+
+
+def find_own_profile(gpu_name: str, llm: Llm) -> Profile | None:
+    """The nearest of this user's own calibrations, else of the bundled profiles.
+
+    A bundled one of the very LLM is nearer than an own one of another.
+    """
+    own = find_profile(gpu_name, llm, directories=(user_profiles_dir(),))
+    if own is not None and own.llm == llm.name:
+        return own
+    bundled = find_profile(gpu_name, llm)
+    return bundled if bundled is not None and bundled.llm == llm.name else own or bundled
 
 
 def error_band(profile: Profile | None, llm: Llm) -> float:
@@ -133,6 +145,12 @@ def _files(gpu_name: str, directories: Sequence[Path]) -> list[Path]:
     for directory in directories:
         by_name.update({p.name: p for p in sorted(directory.glob(f"{slug(gpu_name)}--*.json"))})
     return list(by_name.values())
+
+
+def _number(profile: Profile) -> int:
+    """Of NAME--2, the second calibration of a name: 2."""
+    last = profile.id.rpartition("--")[2]
+    return int(last) if last.isdecimal() else 1
 
 
 def _likeness(profile: Profile, llm: Llm) -> tuple[bool, bool, float]:

@@ -1,0 +1,193 @@
+"""Measure steps until all of a range are known well enough, or the time for it is up."""
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from pdctl.perf_model.calibration import predicted_s
+from pdctl.perf_model.design import DECODE_STEPS, Cost, choose, seeds
+from pdctl.perf_model.partial_fit import applied, fit_identified, means, spreads
+from pdctl.perf_model.records import Fit, Measurement, StepTimes
+
+TOLERANCE = 0.006  # standard deviation of the least certain step: 2 % is three of them
+OVERHEAD_S = 0.02  # of one probe, steps apart: requests, answers, looking at counters
+DEAREST_SHARE = 0.1  # of the budget, that one probe may cost
+MAX_FAILURES = 3
+LEAST_TAKEN = 12
+
+Measure = Callable[[Measurement, StepTimes], Awaitable[Measurement | None]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A calibration under way. uncertainty: of the least certain step; None: no fit yet."""
+
+    doing: Measurement
+    num_taken: int
+    uncertainty: float | None
+    elapsed_s: float
+    budget_s: float
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was measured. fit: None if it identifies nothing; unidentified: kept at roofline.
+
+    given_up: steps of the range that could not be measured. is_complete: the tolerance was met.
+    """
+
+    measurements: tuple[Measurement, ...]
+    fit: Fit | None
+    unidentified: tuple[str, ...]
+    uncertainty: float | None
+    elapsed_s: float
+    given_up: tuple[Measurement, ...]
+    is_complete: bool
+    is_interrupted: bool = False
+
+
+async def take(
+    measure: Measure,
+    grid: Sequence[Measurement],
+    roofline: StepTimes,
+    *,
+    budget_s: float,
+    tolerance: float = TOLERANCE,
+    clock: Callable[[], float] = time.monotonic,
+    tell: Callable[[Progress], None] = lambda progress: None,
+) -> Taken:
+    """Measure steps of `grid`, each chosen by what is least certain by then.
+
+    measure: does one step, told how long steps are thought to take; None: it did not come off.
+    """
+    run = _Run(grid, roofline, budget_s, tolerance, clock, tell)
+    for step in run.first():
+        await run.measure(measure, step)
+        if run.is_over():
+            break
+    while not run.is_over():
+        for step in run.choose():
+            await run.measure(measure, step)
+            if run.is_over():
+                break
+    return run.taken()
+
+
+class _Run:
+    """A calibration under way."""
+
+    def __init__(
+        self,
+        grid: Sequence[Measurement],
+        roofline: StepTimes,
+        budget_s: float,
+        tolerance: float,
+        clock: Callable[[], float],
+        tell: Callable[[Progress], None],
+    ) -> None:
+        self._grid = list(grid)
+        self._roofline = roofline
+        self._budget_s, self._tolerance = budget_s, tolerance
+        self._clock, self._tell = clock, tell
+        self._start = clock()
+        self._measured: list[Measurement] = []
+        self._failures: Counter[Measurement] = Counter()
+        self._given_up: list[Measurement] = []
+        self._fit: Fit | None = None
+        self._unidentified: tuple[str, ...] = ()
+        self._uncertainty: float | None = None
+        self._is_done = False
+
+    def is_over(self) -> bool:
+        return self._is_done or not self._grid or self._elapsed_s() >= self._budget_s
+
+    @property
+    def times(self) -> StepTimes:
+        return applied(self._roofline, self._fit.factors) if self._fit else self._roofline
+
+    def first(self) -> tuple[Measurement, ...]:
+        """What a first fit needs, cheap steps before dear ones."""
+        return seeds(sorted(self._affordable(), key=lambda m: cost_s(self.times, m)))
+
+    async def measure(self, measure: Measure, step: Measurement) -> None:
+        """One probe; a step that fails again and again is given up."""
+        if step not in self._grid:
+            return
+        self._tell(
+            Progress(
+                step, len(self._measured), self._uncertainty, self._elapsed_s(), self._budget_s
+            )
+        )
+        found = await measure(step, self.times)
+        if found is not None:
+            self._measured.append(found)
+            return
+        self._failures[step] += 1
+        if self._failures[step] >= MAX_FAILURES:
+            self._grid.remove(step)
+            self._given_up.append(step)
+
+    def choose(self) -> tuple[Measurement, ...]:
+        """Fit what there is; the next steps, none when all are certain enough."""
+        if not self._measured:
+            return self.first()
+        self._refit()
+        times, affordable = self.times, self._affordable()
+        cost: Cost = lambda m: cost_s(times, m)  # noqa: E731
+        known = spreads(self._measured, times) if self._fit else {}
+        choice = choose(
+            affordable,
+            self._measured,
+            times,
+            spreads=known,
+            cost_s=cost,
+            tolerance=self._tolerance,
+            count=max(6, len(self._measured) // 5),
+        )
+        self._uncertainty = choice.uncertainty
+        self._is_done = not choice.steps and len(self._measured) >= LEAST_TAKEN
+        return choice.steps or tuple(affordable[:LEAST_TAKEN])
+
+    def taken(self) -> Taken:
+        """What it has come to."""
+        if self._measured:
+            self._fit, self._unidentified = fit_identified(self._measured, self._roofline)
+        return Taken(
+            measurements=tuple(self._measured),
+            fit=self._fit,
+            unidentified=self._unidentified,
+            uncertainty=self._uncertainty,
+            elapsed_s=self._elapsed_s(),
+            given_up=tuple(self._given_up),
+            is_complete=self._is_done,
+        )
+
+    def _refit(self) -> None:
+        """From the mean of each step's repeats: quick, and near enough to choose by."""
+        self._fit, self._unidentified = fit_identified(means(self._measured), self._roofline)
+
+    def _affordable(self) -> list[Measurement]:
+        dearest_s = DEAREST_SHARE * self._budget_s
+        return [m for m in self._grid if cost_s(self.times, m) <= dearest_s] or self._grid
+
+    def _elapsed_s(self) -> float:
+        return self._clock() - self._start
+
+
+def cost_s(times: StepTimes, step: Measurement) -> float:
+    """How long does a probe of this step take?"""
+    if step.kind == "decode":
+        context = step.context // step.batch
+        fill_s = step.batch * predicted_s(times, _prefill(context))
+        return OVERHEAD_S + fill_s + 2 * DECODE_STEPS * predicted_s(times, step)
+    if step.kind == "mixed":
+        fill_s = step.batch * predicted_s(times, _prefill(step.context // step.batch))
+        return OVERHEAD_S + fill_s + predicted_s(times, step)
+    if step.kind == "transfer":
+        return OVERHEAD_S + predicted_s(times, step) + predicted_s(times, _prefill(step.new_tokens))
+    return OVERHEAD_S + predicted_s(times, step)  # a cached beginning is made once
+
+
+def _prefill(tokens: int) -> Measurement:
+    return Measurement("prefill", 0.0, new_tokens=tokens)

@@ -1,0 +1,185 @@
+"""Calibrate running engines: one colocated, one of either role, or a pair with KV transfer."""
+
+import random
+from collections.abc import Callable, Sequence
+from datetime import date
+
+import aiohttp
+
+from pdctl.errors import InvalidInput
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.measurement.calibrate import Progress, Taken, take
+from pdctl.measurement.calibrated import Calibration, band_of
+from pdctl.measurement.engine_facts import EngineFacts, engine_facts
+from pdctl.measurement.engine_steps import EngineSteps
+from pdctl.measurement.probe import Probed, hop_s
+from pdctl.perf_model import design
+from pdctl.perf_model.calibrated import calibrated_profile
+from pdctl.perf_model.partial_fit import disagreements
+from pdctl.perf_model.records import Measurement, StepTimes
+from pdctl.perf_model.roofline import step_times
+
+KEPT_S = 4.0  # SGLang's HTTP server closes connections that were idle for five
+LEAST_PLUG_TOKENS = 256
+Tell = Callable[[Progress], None]
+
+
+async def facts_of(urls: Sequence[str]) -> tuple[EngineFacts, ...]:
+    """What the engines at these addresses say. Raises InvalidInput where one is no engine."""
+    async with aiohttp.ClientSession() as http:
+        return tuple([await engine_facts(http, url) for url in urls])
+
+
+async def calibrate_engines(
+    facts: Sequence[EngineFacts],
+    llm: Llm,
+    cluster: Cluster,
+    *,
+    budget_s: float,
+    command: str,
+    clock_rate: float = 1.0,
+    tell: Tell = lambda progress: None,
+) -> Calibration:
+    """Measure these engines until their steps are known; nothing else may use them meanwhile.
+
+    clock_rate: of simulated engines, how much faster than time they run.
+    Raises InvalidInput for a set of engines it cannot measure, EngineFailed when one is gone.
+    """
+    prefill, decode = _roles(facts)
+    grid = _grid(prefill, decode, clock_rate)
+    roofline = roofline_of(decode or prefill, llm, cluster)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S)
+    timeout = aiohttp.ClientTimeout(total=600, sock_connect=10)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        steps = await _steps(http, prefill, decode, llm, clock_rate)
+        taken = await take(steps.measure, grid, roofline, budget_s=budget_s, tell=tell)
+    engine = prefill or decode
+    assert engine is not None
+    return calibration(
+        taken, roofline, llm, cluster, engine, command=command, host_s=steps.median_host_s()
+    )
+
+
+def calibration(
+    taken: Taken,
+    roofline: StepTimes,
+    llm: Llm,
+    cluster: Cluster,
+    facts: EngineFacts,
+    *,
+    command: str,
+    host_s: float | None = None,
+    notes: tuple[str, ...] = (),
+) -> Calibration:
+    """What measurements come to. Raises InvalidInput if they tell nothing at all."""
+    if taken.fit is None:
+        raise InvalidInput(
+            f"The {len(taken.measurements)} measurements identify no coefficient of step times.",
+            hint="a longer --budget, or --window with more load",
+            code="not_identified",
+        )
+    profile = calibrated_profile(
+        taken.measurements,
+        taken.fit,
+        roofline,
+        llm,
+        gpu=cluster.gpu.name,
+        parallelism=facts.parallelism,
+        engine=facts.engine,
+        attention_backend=facts.attention_backend,
+        date=date.today().isoformat(),
+        command=command,
+    )
+    return Calibration(
+        profile=profile,
+        file=None,
+        num_measurements=len(taken.measurements),
+        elapsed_s=taken.elapsed_s,
+        band=band_of(profile, llm),
+        uncertainty=taken.uncertainty,
+        is_complete=taken.is_complete,
+        unidentified=taken.unidentified,
+        disagreements=disagreements(taken.measurements, taken.fit, are_probes=not notes),
+        given_up=taken.given_up,
+        host_s=host_s,
+        is_simulated=facts.is_simulated,
+        notes=notes,
+    )
+
+
+def roofline_of(facts: EngineFacts | None, llm: Llm, cluster: Cluster) -> StepTimes:
+    """The times of an engine before anything is measured."""
+    assert facts is not None
+    return step_times(
+        llm,
+        cluster,
+        facts.parallelism,
+        "colocated",
+        attention_backend=facts.attention_backend,
+    )
+
+
+def token_ids(llm: Llm) -> tuple[int, int]:
+    """Ids that are in the vocabulary, clear of the special tokens at its ends."""
+    return min(1000, llm.vocab_size // 50), min(31000, llm.vocab_size - llm.vocab_size // 40)
+
+
+def _roles(facts: Sequence[EngineFacts]) -> tuple[EngineFacts | None, EngineFacts | None]:
+    """The engine that prefills and the one that decodes; the same one when colocated."""
+    by_role = {one.role: one for one in facts}
+    if len(by_role) < len(facts) or ("colocated" in by_role and len(facts) > 1):
+        raise InvalidInput(
+            f"These {len(facts)} engines are {', '.join(f.role for f in facts)}: "
+            "calibrate takes one, or one prefill and one decode.",
+            hint="--url once, or --url PREFILL --url DECODE",
+        )
+    together = by_role.get("colocated")
+    return together or by_role.get("prefill"), together or by_role.get("decode")
+
+
+def _grid(
+    prefill: EngineFacts | None, decode: EngineFacts | None, clock_rate: float
+) -> tuple[Measurement, ...]:
+    grid: tuple[Measurement, ...] = ()
+    if prefill is not None:
+        limits = _with_batches(prefill, clock_rate)
+        grid += design.prefill_grid(limits)
+    if decode is not None:
+        grid += design.decode_grid(decode.limits)
+        if decode.role == "colocated":
+            grid += design.mixed_grid(decode.limits)
+    if prefill is not None and decode is not None and prefill.role == "prefill":
+        grid += design.transfer_grid(prefill.limits)
+    return grid
+
+
+def _with_batches(facts: EngineFacts, clock_rate: float) -> design.Limits:
+    """Prompts meet in one step only while another step lasts; fast simulations leave no time."""
+    from dataclasses import replace
+
+    return replace(facts.limits, batches=facts.has_counters and clock_rate <= 2.0)
+
+
+async def _steps(
+    http: aiohttp.ClientSession,
+    prefill: EngineFacts | None,
+    decode: EngineFacts | None,
+    llm: Llm,
+    clock_rate: float,
+) -> EngineSteps:
+    rng = random.Random()
+    one = prefill or decode
+    assert one is not None
+    ids = token_ids(llm)
+    first = Probed(one.url, one.role, http, rng, ids)
+    other = decode or one
+    second = Probed(other.url, other.role, http, rng, ids)
+    return EngineSteps(
+        first,
+        second,
+        bootstrap_port=one.bootstrap_port,
+        clock_rate=clock_rate,
+        hop_s=await hop_s(first),
+        plug_tokens=max(LEAST_PLUG_TOKENS, min(2048, one.limits.chunk // 2)),
+        has_counters=one.has_counters and other.has_counters,
+    )

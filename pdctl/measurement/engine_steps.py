@@ -1,0 +1,226 @@
+"""Single steps of running engines, measured by asking for them and for nothing else.
+
+The engine's own counters say how long a step took (SGLang 0.5.23 and later); without them the
+client's clock does, less what an answer costs that needs no step. No router is in the way.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import aiohttp
+
+from pdctl.errors import EngineFailed
+from pdctl.measurement.asking import Together, answers, body_of, load_of, post
+from pdctl.measurement.counters import Counted, Load
+from pdctl.measurement.probe import Probed, decode_step_s, prefill_s, prompt
+from pdctl.perf_model.calibration import predicted_s
+from pdctl.perf_model.design import DECODE_STEPS
+from pdctl.perf_model.records import Measurement, StepTimes
+
+SETTLE_S = 1.0  # until an engine has counted what it has answered
+TOGETHER_S = 120.0  # until all requests of a batch run
+LOOK_S = 0.002
+SPANNING_STEPS = 3  # decode steps after a prefill: the second one's time is counted from before it
+HOST_TOKENS = 256  # prompts up to this length tell what is not the step
+
+
+@dataclass
+class EngineSteps:
+    """The engines that are measured: one colocated, or a prefill and a decode one.
+
+    clock_rate: by how much steps are longer than they take; not 1 when simulated faster.
+    hop_s: of an answer that needs no step. host_s: of small requests, what was not their step.
+    """
+
+    prefill: Probed
+    decode: Probed
+    bootstrap_port: int | None = None
+    clock_rate: float = 1.0
+    hop_s: float = 0.0
+    plug_tokens: int = 512
+    has_counters: bool = True
+    host_s: list[float] = field(default_factory=list)
+    _stems: dict[int, list[int]] = field(default_factory=dict)
+
+    async def measure(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        """One step, measured; None when it did not come about as asked.
+
+        times: how long steps are thought to take. Raises EngineFailed when an engine is gone.
+        """
+        kinds = {
+            "prefill": self._prefill,
+            "decode": self._decode,
+            "mixed": self._mixed,
+            "transfer": self._transfer,
+        }
+        try:
+            found = await kinds[step.kind](step, times)
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as problem:
+            raise EngineFailed(
+                f"The engine at {self.decode.url} stopped answering: "
+                f"{type(problem).__name__} {problem}".rstrip()
+                + ".",
+                code="engine_failed",
+            ) from problem
+        return found if found is not None and found.seconds > 0 else None
+
+    def median_host_s(self) -> float:
+        """Seconds of a small request beside its step: HTTP, tokenizer, queues between processes."""
+        return max(0.0, median(self.host_s)) if self.host_s else 0.0
+
+    async def _prefill(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        if not self.has_counters:
+            seconds = await prefill_s(
+                self.prefill, step.new_tokens, step.cached_tokens, step.batch, self.hop_s
+            )
+            return replace(step, seconds=seconds * self.clock_rate)
+        engine = self.prefill
+        stem = await self._stem(step.cached_tokens)
+        before = await self._idle(engine)
+        plug = None
+        if step.batch > 1:  # they gather while it is busy, and enter its next step together
+            plug = asyncio.create_task(answers(engine, [prompt(engine, self.plug_tokens)]))
+            await asyncio.sleep(2 * self.hop_s)
+        start = asyncio.get_running_loop().time()
+        prompts = [stem + prompt(engine, step.new_tokens) for _ in range(step.batch)]
+        cached = await answers(engine, prompts)
+        took_s = asyncio.get_running_loop().time() - start
+        if plug is not None:
+            await plug
+        new = sum(map(len, prompts)) - sum(cached)
+        expected = new + (self.plug_tokens if plug else 0)
+        counted = await self._counted(engine, before, expected)
+        if counted is None or cached[0] < 0.9 * step.cached_tokens:
+            self._stems.pop(step.cached_tokens, None)  # it has been evicted
+            return None
+        busy_s = counted.prefill_busy_s * self.clock_rate
+        if plug is not None:
+            plugged = Measurement("prefill", 0.0, new_tokens=self.plug_tokens)
+            return replace(step, seconds=busy_s - predicted_s(times, plugged))
+        if new <= HOST_TOKENS:
+            self.host_s.append(took_s - counted.prefill_busy_s)
+        return replace(step, new_tokens=new, cached_tokens=cached[0], seconds=busy_s)
+
+    async def _stem(self, tokens: int) -> list[int]:
+        """The beginning of a prompt that the engine has in its cache."""
+        if tokens and tokens not in self._stems:
+            self._stems[tokens] = prompt(self.prefill, tokens)
+            await answers(self.prefill, [self._stems[tokens]])
+        return self._stems.get(tokens, [])
+
+    async def _decode(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        context = step.context // step.batch
+        if not self.has_counters:
+            try:
+                seconds, mean = await decode_step_s(self.decode, step.batch, context, DECODE_STEPS)
+            except ValueError:
+                return None
+            whole = round(mean * step.batch)
+            return replace(step, context=whole, seconds=seconds * self.clock_rate)
+        every_s = max(LOOK_S, 4 * predicted_s(times, step) / self.clock_rate)
+        async with Together(self.decode, step.batch, context, DECODE_STEPS) as crowd:
+            first = await self._steady(step.batch, every_s, crowd)
+            if first is None or first.counted is None:
+                return None
+            begin_tokens = crowd.tokens()
+            last = await self._steps_after(first.counted, DECODE_STEPS, every_s, crowd)
+            end_tokens = crowd.tokens()
+        if last is None or last.counted is None:
+            return None
+        counted = last.counted.since(first.counted)
+        if round(counted.batch) != step.batch or counted.steps <= 0:
+            return None
+        mean = context + (begin_tokens + end_tokens) / 2
+        return replace(
+            step, context=round(mean * step.batch), seconds=counted.step_s * self.clock_rate
+        )
+
+    async def _steady(self, batch: int, every_s: float, crowd: Together) -> Load | None:
+        """The load once all decode and no step time being counted spans a prefill."""
+        first = await self._until(lambda load: load.running >= batch, every_s, crowd.is_over)
+        if first is None or first.counted is None:
+            return None
+        return await self._steps_after(first.counted, SPANNING_STEPS, every_s, crowd)
+
+    async def _steps_after(
+        self, counted: Counted, steps: int, every_s: float, crowd: Together
+    ) -> Load | None:
+        def holds(load: Load) -> bool:
+            return load.counted is not None and load.counted.steps >= counted.steps + steps
+
+        return await self._until(holds, every_s, crowd.is_over)
+
+    async def _mixed(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        """The longest gap between tokens of a running request while one prompt is prefilled."""
+        async with Together(
+            self.decode, step.batch, step.context // step.batch, DECODE_STEPS
+        ) as crowd:
+            every_s = max(LOOK_S, 2 * times.decode_base_s / self.clock_rate)
+            running = await self._until(
+                lambda load: load.running >= step.batch, every_s, crowd.is_over
+            )
+            if running is None:
+                return None
+            tokens, asked = crowd.tokens(), len(crowd.times)
+            await answers(self.decode, [prompt(self.decode, step.new_tokens)])
+            await asyncio.sleep(4 * every_s)
+            seen = crowd.times[max(0, asked - 2) :]
+        gaps = [b - a for a, b in zip(seen, seen[1:], strict=False)]
+        if not gaps:
+            return None
+        context = round((step.context / step.batch + tokens) * step.batch)
+        return replace(step, context=context, seconds=max(gaps) * self.clock_rate)
+
+    async def _transfer(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        room = self.prefill.rng.randrange(1, 1 << 62)
+        body = {
+            **body_of(self.prefill, prompt(self.prefill, step.new_tokens), 2),
+            "bootstrap_host": "127.0.0.1",
+            "bootstrap_port": self.bootstrap_port,
+            "bootstrap_room": room,
+        }
+        before = await load_of(self.prefill)
+        await asyncio.gather(post(self.prefill, body), post(self.decode, body))
+        deadline = asyncio.get_running_loop().time() + SETTLE_S
+        while asyncio.get_running_loop().time() < deadline:
+            load = await load_of(self.prefill)
+            if load.transfer_s > 0 and load.transfer_s != before.transfer_s:
+                return replace(step, seconds=load.transfer_s * self.clock_rate)
+            await asyncio.sleep(0.01)
+        return None
+
+    async def _idle(self, engine: Probed) -> Counted:
+        """Its counters once it has nothing left to do."""
+        load = await load_of(engine)
+        while load.running + load.waiting:
+            await asyncio.sleep(LOOK_S)
+            load = await load_of(engine)
+        assert load.counted is not None
+        return load.counted
+
+    async def _counted(self, engine: Probed, before: Counted, expected: int) -> Counted | None:
+        """What it counted since, if that is `expected` prompt tokens and nobody else's."""
+        deadline = asyncio.get_running_loop().time() + SETTLE_S
+        while True:
+            load = await load_of(engine)
+            counted = load.counted.since(before) if load.counted else None
+            if counted is None or counted.prefill_tokens > expected:
+                return None
+            if counted.prefill_tokens == expected:
+                return counted
+            if asyncio.get_running_loop().time() > deadline:
+                return None
+            await asyncio.sleep(LOOK_S)
+
+    async def _until(
+        self, holds: Callable[[Load], bool], every_s: float, is_over: Callable[[], bool]
+    ) -> Load | None:
+        deadline = asyncio.get_running_loop().time() + TOGETHER_S
+        while not is_over() and asyncio.get_running_loop().time() < deadline:
+            load = await load_of(self.decode)
+            if holds(load):
+                return load
+            await asyncio.sleep(every_s)
+        return None

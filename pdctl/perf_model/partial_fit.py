@@ -1,0 +1,113 @@
+"""A fit of what measurements identify; the rest keeps its roofline. And whether to believe it."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from pdctl.errors import InvalidInput
+from pdctl.perf_model.calibration import OPTIONAL, REQUIRED, fit, predicted_s
+from pdctl.perf_model.records import Fit, Measurement, StepTimes
+
+GUESSED_SPREAD = 0.03  # of one measurement, before there are any
+GUESS_WEIGHT = 10
+MAX_RESIDUAL = 0.25  # of the mean over repeats of one step
+MAX_LEFT_OUT_ERROR = 0.15
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A measured step that the fit does not reproduce. residual: of the mean of its repeats."""
+
+    step: Measurement
+    residual: float
+
+
+def fit_identified(
+    measurements: Sequence[Measurement],
+    roofline: StepTimes,
+    *,
+    wanted: Sequence[str] | None = None,
+) -> tuple[Fit | None, tuple[str, ...]]:
+    """The fit, and what these kinds of step should tell and do not here: that stays at roofline.
+
+    wanted: the coefficients to fit at all. None: not one coefficient is identified.
+    """
+    kinds = {m.kind for m in measurements}
+    told = [n for kind in REQUIRED if kind in kinds for n in (*REQUIRED[kind], *OPTIONAL[kind])]
+    told = [n for n in told if getattr(roofline, n) > 0]
+    names = [n for n in told if wanted is None or n in wanted]
+    found: Fit | None = None
+    while names and found is None:
+        try:
+            found = fit(measurements, roofline, coefficients=names)
+        except InvalidInput as problem:
+            if problem.code != "not_identified":
+                raise
+            names.remove(next((n for n in names if n in problem.message), names[-1]))
+    fitted = found.factors if found else {}
+    required = {n for kind in kinds for n in REQUIRED[kind]}
+    return found, tuple(n for n in told if n in required and n not in fitted)
+
+
+def applied(times: StepTimes, factors: Mapping[str, float]) -> StepTimes:
+    """Roofline times with factors on them."""
+    return replace(times, **{n: getattr(times, n) * f for n, f in factors.items()})
+
+
+def means(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """One measurement per step: the mean of its repeats."""
+    by_step: dict[Measurement, list[Measurement]] = defaultdict(list)
+    for m in measurements:
+        by_step[_same(m)].append(m)
+    return tuple(
+        replace(
+            step,
+            seconds=sum(m.seconds for m in repeats) / len(repeats),
+            context=round(sum(m.context for m in repeats) / len(repeats)),
+        )
+        for step, repeats in by_step.items()
+    )
+
+
+def spreads(measurements: Sequence[Measurement], times: StepTimes) -> dict[str, float]:
+    """Relative standard deviation of one measurement of each kind, by its median residual.
+
+    A fit runs through few points better than it should, so a guess counts for GUESS_WEIGHT more.
+    """
+    sizes: dict[str, list[float]] = defaultdict(list)
+    for m in measurements:
+        sizes[m.kind].append(abs(predicted_s(times, m) / m.seconds - 1))
+    return {kind: _spread(values) for kind, values in sizes.items()}
+
+
+def _spread(sizes: Sequence[float]) -> float:
+    seen, guessed = (1.4826 * median(sizes)) ** 2, GUESSED_SPREAD**2
+    total = len(sizes) + GUESS_WEIGHT
+    return float(((len(sizes) * seen + GUESS_WEIGHT * guessed) / total) ** 0.5)
+
+
+def disagreements(
+    measurements: Sequence[Measurement], fit: Fit, *, are_probes: bool = True
+) -> tuple[Disagreement, ...]:
+    """The steps whose mean is off by more than MAX_RESIDUAL, worst first.
+
+    Where the left-out error is more than MAX_LEFT_OUT_ERROR: the worst five. are_probes: False
+    for steps of engines at work, of which some are misread; then only that error counts.
+    """
+    by_step: dict[Measurement, list[float]] = defaultdict(list)
+    for m, residual in zip(measurements, fit.residuals, strict=True):
+        by_step[_same(m)].append(residual)
+    all_of_them = sorted(
+        (Disagreement(step, sum(r) / len(r)) for step, r in by_step.items()),
+        key=lambda one: -abs(one.residual),
+    )
+    if fit.left_out_error > MAX_LEFT_OUT_ERROR:
+        return tuple(all_of_them[:5])
+    return tuple(one for one in all_of_them if are_probes and abs(one.residual) > MAX_RESIDUAL)
+
+
+def _same(m: Measurement) -> Measurement:
+    """What is equal for repeats of one step; their context differs by a few tokens."""
+    context = round(m.context / m.batch, -1) if m.batch else 0
+    return replace(m, seconds=0.0, context=int(context) * m.batch)

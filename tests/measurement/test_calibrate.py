@@ -1,0 +1,109 @@
+"""A whole calibration against an engine whose clock is virtual, and against a simulated one."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pdctl.measurement.calibrate import MAX_FAILURES, Progress, Taken, cost_s, take
+from pdctl.perf_model.calibration import predicted_s
+from pdctl.perf_model.design import DECODE_STEPS, Limits, decode_grid, prefill_grid
+from pdctl.perf_model.partial_fit import applied
+from pdctl.perf_model.records import Measurement, StepTimes
+from tests.perf_model.measured import roofline, truth
+
+LIMITS = Limits(chunk=8192, max_running=256, kv_tokens=400_000, max_context=40_000)
+GRID = prefill_grid(LIMITS) + decode_grid(LIMITS)
+
+
+class Engine:
+    """Steps that vary by a share, on a clock that only they move."""
+
+    def __init__(self, times: StepTimes, noise: float = 0.0, seed: int = 0) -> None:
+        self.times = times
+        self.now_s = 0.0
+        self.broken: Callable[[Measurement], bool] = lambda step: False
+        self.asked: list[Measurement] = []
+        self._noise, self._dice = noise, random.Random(seed)
+
+    async def measure(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        self.asked.append(step)
+        self.now_s += cost_s(self.times, step)
+        if self.broken(step):
+            return None
+        draws = DECODE_STEPS if step.kind == "decode" else 1
+        share = sum(self._dice.gauss(1, self._noise) for _ in range(draws)) / draws
+        return replace(step, seconds=predicted_s(self.times, step) * share)
+
+    def calibrate(self, start: StepTimes, budget_s: float, **options: object) -> Taken:
+        work = take(
+            self.measure,
+            GRID,
+            start,
+            budget_s=budget_s,
+            clock=lambda: self.now_s,
+            **options,  # type: ignore[arg-type]
+        )
+        return asyncio.run(work)
+
+
+def worst(taken: Taken, start: StepTimes, true: StepTimes) -> float:
+    """The largest error over sizes between those of the grid, and on them."""
+    assert taken.fit is not None
+    fitted = applied(start, taken.fit.factors)
+    between = [
+        replace(m, new_tokens=round(m.new_tokens * 0.7), context=m.context * 3 // 4) for m in GRID
+    ]
+    return max(abs(predicted_s(fitted, m) / predicted_s(true, m) - 1) for m in (*GRID, *between))
+
+
+@pytest.mark.parametrize(("name", "seed"), [("llama-3.1-8b", 1), ("qwen3-30b-a3b", 2)])
+def test_three_percent_of_noise_leaves_two_percent_of_error_anywhere(name: str, seed: int) -> None:
+    start = roofline(name)
+    engine = Engine(truth(start), noise=0.03, seed=seed)
+    taken = engine.calibrate(start, 240.0)
+    assert worst(taken, start, engine.times) < 0.02
+    assert taken.elapsed_s < 240.0
+    assert taken.is_complete
+
+
+def test_the_time_given_is_kept_to() -> None:
+    start = roofline("llama-3.1-8b")
+    engine = Engine(truth(start), noise=0.03)
+    taken = engine.calibrate(start, 20.0)
+    assert 20.0 <= taken.elapsed_s < 23.0
+    assert not taken.is_complete
+    assert taken.uncertainty is not None
+    assert taken.uncertainty > 0.005
+
+
+def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> None:
+    start = roofline("llama-3.1-8b")
+    engine = Engine(truth(start))
+    engine.broken = lambda step: step.batch == 256
+    taken = engine.calibrate(start, 60.0, tolerance=0.02)
+    assert taken.given_up
+    assert all(step.batch == 256 for step in taken.given_up)
+    for step in taken.given_up:
+        assert engine.asked.count(step) == MAX_FAILURES
+    assert taken.fit is not None
+
+
+def test_progress_says_what_is_measured_and_how_sure_it_is() -> None:
+    start = roofline("llama-3.1-8b")
+    told: list[Progress] = []
+    Engine(truth(start), noise=0.03).calibrate(start, 15.0, tell=told.append)
+    assert told[0].uncertainty is None
+    assert told[-1].uncertainty is not None
+    assert [p.num_taken for p in told] == list(range(len(told)))
+
+
+def test_an_engine_that_measures_nothing_identifies_nothing() -> None:
+    start = roofline("llama-3.1-8b")
+    engine = Engine(start)
+    engine.broken = lambda step: True
+    taken = engine.calibrate(start, 30.0)
+    assert taken.fit is None
+    assert taken.measurements == ()

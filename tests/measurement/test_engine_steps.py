@@ -1,0 +1,138 @@
+"""Steps of simulated engines, measured over HTTP: what comes back is the model's own time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pdctl.measurement.engine_facts import engine_facts
+from pdctl.measurement.engine_steps import EngineSteps
+from pdctl.measurement.probe import Probed
+from pdctl.perf_model.calibration import predicted_s
+from pdctl.perf_model.records import Measurement
+from tests.engines.sim.engines import Running, engine, pair
+from tests.engines.sim.models import model
+
+SPEED = 20.0  # what engines() runs at by default
+TRUE = model("colocated").times
+
+
+def steps_of(prefill: Running, decode: Running | None = None) -> EngineSteps:
+    role = prefill.api.engine.role
+    other = decode or prefill
+    return EngineSteps(
+        Probed(prefill.url, role, prefill.http),
+        Probed(other.url, other.api.engine.role, other.http),
+        bootstrap_port=prefill.bootstrap_port,
+        clock_rate=SPEED,
+        hop_s=0.002,
+    )
+
+
+@asynccontextmanager
+async def one(*args: str) -> AsyncIterator[tuple[Running, EngineSteps]]:
+    async with engine("colocated", *args) as running:
+        yield running, steps_of(running)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(test(), 30)
+
+    asyncio.run(limited())
+
+
+@pytest.mark.parametrize(("new", "cached"), [(64, 0), (2000, 0), (256, 1024)])
+def test_a_prefill_step_takes_what_the_engine_counts(new: int, cached: int) -> None:
+    async def test() -> None:
+        async with one() as (_, steps):
+            step = Measurement("prefill", 0.0, new_tokens=new, cached_tokens=cached)
+            found = await steps.measure(step, TRUE)
+            assert found is not None
+            assert found.new_tokens + found.cached_tokens == new + cached
+            assert abs(found.cached_tokens - cached) <= 16
+            assert found.seconds == pytest.approx(predicted_s(TRUE, found), rel=0.01)
+
+    run(test)
+
+
+def test_a_cached_beginning_is_prefilled_once_for_many_steps() -> None:
+    async def test() -> None:
+        async with one() as (running, steps):
+            step = Measurement("prefill", 0.0, new_tokens=128, cached_tokens=2048)
+            await steps.measure(step, TRUE)
+            before = running.api.engine.record.prefill_tokens
+            await steps.measure(step, TRUE)
+            assert running.api.engine.record.prefill_tokens - before < 200
+
+    run(test)
+
+
+@pytest.mark.parametrize(("batch", "context"), [(1, 200), (8, 300)])
+def test_a_decode_step_takes_what_the_engine_counts(batch: int, context: int) -> None:
+    async def test() -> None:
+        async with one() as (running, steps):
+            step = Measurement("decode", 0.0, batch=batch, context=batch * context)
+            found = await steps.measure(step, TRUE)
+            assert found is not None
+            assert found.batch == batch
+            assert found.context > batch * context
+            assert found.seconds == pytest.approx(predicted_s(TRUE, found), rel=0.02)
+            assert running.api.engine.is_idle
+
+    run(test)
+
+
+def test_a_batch_larger_than_the_engine_runs_is_not_measured() -> None:
+    async def test() -> None:
+        async with engine("colocated", model=model("colocated", max_running=4)) as running:
+            steps = steps_of(running)
+            step = Measurement("decode", 0.0, batch=6, context=6 * 64)
+            assert await steps.measure(step, TRUE) is None
+
+    run(test)
+
+
+def test_the_work_of_somebody_else_is_not_taken_for_the_step() -> None:
+    async def test() -> None:
+        async with one() as (running, steps):
+            body = {"input_ids": list(range(900)), "sampling_params": {"max_new_tokens": 1}}
+            other = asyncio.create_task(running.post("/generate", body))
+            step = Measurement("prefill", 0.0, new_tokens=1500)
+            found = await steps.measure(step, TRUE)
+            await other
+            assert found is None or found.seconds == pytest.approx(
+                predicted_s(TRUE, found), rel=0.01
+            )
+
+    run(test)
+
+
+def test_a_prefill_and_a_decode_engine_are_measured_alone_and_their_transfer_together() -> None:
+    async def test() -> None:
+        async with pair() as (prefill, decode):
+            steps = steps_of(prefill, decode)
+            for step in (
+                Measurement("prefill", 0.0, new_tokens=700),
+                Measurement("decode", 0.0, batch=4, context=4 * 200),
+                Measurement("transfer", 0.0, new_tokens=1500),
+            ):
+                found = await steps.measure(step, TRUE)
+                assert found is not None, step
+                assert found.seconds == pytest.approx(predicted_s(TRUE, found), rel=0.02)
+
+    run(test)
+
+
+def test_the_facts_of_an_engine_are_those_it_was_started_with() -> None:
+    async def test() -> None:
+        async with engine("prefill", model=model("prefill")) as running:
+            facts = await engine_facts(running.http, running.url + "/")
+            assert facts.role == "prefill"
+            assert facts.engine == "simulated"
+            assert facts.has_counters
+            assert facts.limits.chunk == running.api.engine.model.chunked_prefill_size
+            assert facts.limits.kv_tokens == running.api.engine.model.kv_capacity_tokens
+
+    run(test)
