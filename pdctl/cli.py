@@ -15,6 +15,7 @@ VERBS = {
     "plan": "Split prefill and decode or not, into how many engines, and why.",
     "up": "Start engines and router, and stay until Ctrl-C.",
     "status": "Every engine's queues, live, and what to change.",
+    "scale": "Add, remove and move engines under load.",
     "down": "Stop a deployment; nothing of it is left.",
     "logs": "Logs of an engine, or the supervisor's decisions.",
     "ls": "The deployments that run on this machine.",

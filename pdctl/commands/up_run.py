@@ -100,7 +100,7 @@ class Run:
         with planning():
             prepared = prepare(deployment)
             supervisor = launch.launch(
-                deployment,
+                prepared.deployment,
                 prepared.specs,
                 detached=self.is_detached,
                 ready_timeout_s=self.timeout_s,

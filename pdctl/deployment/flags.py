@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
-from pdctl.deployment.extra_args import Version
-from pdctl.deployment.records import Deployment, Ports
+from pdctl.deployment.extra_args import Version, options
+from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.deployment.role_switch import FLAG as ROLE_SWITCH
 from pdctl.deployment.role_switch import role_switch_obstacle
 from pdctl.perf_model.records import Parallelism, Role
@@ -118,6 +118,22 @@ def simulated_argv(
         "--enable-metrics",
         *plan.args,
     )
+
+
+def ports_of(engine: ProcessSpec) -> Ports:
+    """The ports in the command line of an engine that pdctl expanded."""
+    given = options(engine.argv[3:])
+    dist_init = given.get("--dist-init-addr", "").rpartition(":")[2]
+    return Ports(
+        http=engine.port,
+        bootstrap=_number(given.get("--disaggregation-bootstrap-port")),
+        nccl=_number(given.get("--nccl-port")),
+        dist_init=_number(dist_init),
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
 
 
 def _disaggregation(

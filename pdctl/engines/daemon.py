@@ -83,7 +83,10 @@ class Supervisor:
             return
         self.launch = launch
         self.fleet.desired = replace(self.fleet.desired, specs=launch.specs)
+        self.fleet.limits = replace(self.fleet.limits, drain_s=launch.drain_s)
         self.fleet.say("desired", "", f"{launch.layout}, {len(launch.specs) - 1} engines")
+        for change in launch.changes:
+            self.fleet.say("desired", "", change)
 
     def _finish(self) -> FleetState:
         launcher = self.fleet.launcher
@@ -143,6 +146,7 @@ class Supervisor:
             run_id=launch.run_id,
             failure=fleet.failure.failure if fleet.failure else None,
             failed_process=fleet.failure.name if fleet.failure else "",
+            revision=launch.revision,
         )
 
     def _facts(self, process: Process) -> StartFacts:
@@ -187,7 +191,7 @@ def _supervisor(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
         launcher=launcher,
         probes=Probes(wake),
         router=RouterClient(launch.endpoint),
-        limits=Limits(ready_timeout_s=launch.ready_timeout_s),
+        limits=Limits(ready_timeout_s=launch.ready_timeout_s, drain_s=launch.drain_s),
         started_at=time.monotonic(),
     )
     supervisor = Supervisor(launch, fleet, state.state_dir(launch.name))

@@ -188,7 +188,7 @@ class Fleet:
             self.processes[name] = memory.not_switched(process, answer)
             self.say("not_switched", name, answer.why)
             return
-        self.starts[spec.name] = self.starts.pop(name)
+        self.starts[spec.name] = replace(self.starts.pop(name), launched_at=self.clock())
         self.restarts[spec.name] = self.restarts.pop(name, 0)
         hand_over(process.spec.log, spec.log)
         self.processes = memory.switched(self.processes, name, spec, self.clock())

@@ -79,7 +79,18 @@ def _detail(process: Process, facts: StartFacts, phase: Phase, failure: Fail | N
         return process.detail or facts.doing
     if phase == "registering" and process.listed is not None and not process.listed.is_healthy:
         return "the router finds it unhealthy"
+    if phase == "draining":
+        return _how_far_drained(process)
     return "no answer" if phase == "serving" and process.unanswered_since else ""
+
+
+def _how_far_drained(process: Process) -> str:
+    if process.terminate_sent is not None:
+        return "ending"
+    if process.switch_to is not None:
+        return f"becomes {process.switch_to.name}"
+    left = process.num_left
+    return "" if left is None else f"{left} request{'s' * (left != 1)} left"
 
 
 def fleet_phase(
@@ -100,6 +111,16 @@ def fleet_detail(phase: FleetPhase, processes: tuple[ProcessState, ...], launch:
     """A sentence beside the phase; "" where the phase says it all."""
     if phase != "degraded":
         return ""
-    wanted = {spec.name for spec in launch.specs}
-    out = [p for p in processes if p.phase != "serving" and p.name in wanted]
-    return ", ".join(f"{p.name} {p.phase}" for p in out)
+    wanted = [spec.name for spec in launch.specs]
+    known = {p.name for p in processes}
+    out = [_short(p) for p in processes if p.phase == "draining" or _is_missed(p, wanted)]
+    return ", ".join((*out, *(f"{name} to come" for name in wanted if name not in known)))
+
+
+def _is_missed(process: ProcessState, wanted: list[str]) -> bool:
+    return process.phase != "serving" and process.name in wanted
+
+
+def _short(process: ProcessState) -> str:
+    why = f" ({process.detail})" if process.detail and process.phase != "backoff" else ""
+    return f"{process.name} {process.phase}{why}"

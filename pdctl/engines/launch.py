@@ -68,18 +68,34 @@ def launch(
         os.close(held)
 
 
-def change(deployment: Deployment, specs: tuple[ProcessSpec, ...]) -> Launch:
+def change(
+    deployment: Deployment,
+    specs: tuple[ProcessSpec, ...],
+    *,
+    leaving: tuple[ProcessSpec, ...] = (),
+    changes: tuple[str, ...] = (),
+    drain_s: float | None = None,
+) -> Launch:
     """Have the supervisor of a running deployment go over to other processes.
 
     It starts what is new, drains and stops what is missing from `specs`, and leaves alone what is
     in both. Call inside `planning()`, with specs that `prepare(deployment, present=...)` gave.
+    leaving: what runs and is not among them. changes: what happens and why, for the event log.
     Raises StateConflict if no supervisor runs.
     """
     name = deployment.name
     current = state.read_launch(name)
     if current is None or not state.is_supervised(name):
         raise running.not_running(name)
-    wanted = replace(current, layout=deployment.layout, specs=specs)
+    wanted = replace(
+        current,
+        layout=deployment.layout,
+        specs=specs,
+        revision=current.revision + 1,
+        changes=changes,
+        leaving=leaving,
+        drain_s=current.drain_s if drain_s is None else drain_s,
+    )
     _write(wanted, deployment, state.state_dir(name))
     return wanted
 

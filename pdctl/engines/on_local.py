@@ -114,6 +114,13 @@ class LocalLauncher:
         if self.is_alive(running):
             _signal_group(running.pid, signal.SIGKILL)
 
+    def kill_others(self, pids: set[int]) -> tuple[int, ...]:
+        """Kill what this run started and is none of `pids`, nor started by them; whom it found."""
+        found = tuple(pid for pid in marked(self._run_id) if not _belongs_to(pid, pids))
+        for pid in found:
+            _signal(pid, signal.SIGKILL)
+        return found
+
     def sweep(self) -> tuple[int, ...]:
         """Kill every process that carries this run's marker; the numbers of those found."""
         return sweep(self._run_id)
@@ -168,6 +175,15 @@ def marked(run_id: str) -> tuple[int, ...]:
     """The processes that carry the marker of a run, this one aside."""
     pids = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())
     return tuple(pid for pid in pids if pid != os.getpid() and has_marker(pid, run_id))
+
+
+def _belongs_to(pid: int, leaders: set[int]) -> bool:
+    """Whether a process is one of `leaders`, in its group, or descends from it."""
+    try:
+        above = {parent.pid for parent in psutil.Process(pid).parents()}
+        return bool(leaders & {pid, os.getpgid(pid), *above})
+    except (psutil.Error, ProcessLookupError):
+        return True  # gone meanwhile
 
 
 def sweep(run_id: str, *, within_s: float = 5.0) -> tuple[int, ...]:

@@ -3,14 +3,14 @@
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.backend import choose_backend
 from pdctl.deployment.cautions import cautions
 from pdctl.deployment.expand import expand
-from pdctl.deployment.flags import parse_version
+from pdctl.deployment.flags import parse_version, ports_of
 from pdctl.deployment.placement import crossing, needs_gpus
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.records import Deployment, ProcessSpec
@@ -38,12 +38,22 @@ class Prepared:
     gpu_name: str
     kv_path: str
     warnings: tuple[str, ...]
+    backend: str | None = None  # of KV transfer
 
 
-def prepare(deployment: Deployment, *, present: tuple[ProcessSpec, ...] = ()) -> Prepared:
+NOWHERE: Mapping[str, ProcessSpec] = {}
+
+
+def prepare(
+    deployment: Deployment,
+    *,
+    present: tuple[ProcessSpec, ...] = (),
+    places: Mapping[str, ProcessSpec] = NOWHERE,
+) -> Prepared:
     """Resolve GPUs, ports, SGLang and the KV backend of a deployment.
 
     present: what runs of it already; processes of the same name stay exactly as they are.
+    places: new engine -> the one whose ports and GPUs it takes over, which is not in `present`.
 
     Raises EnvironmentProblem where this machine lacks one of them, InvalidInput where the
     deployment asks for what cannot be. Call inside `planning()` unless nothing will be started.
@@ -51,19 +61,22 @@ def prepare(deployment: Deployment, *, present: tuple[ProcessSpec, ...] = ()) ->
     install = _install(deployment)
     gpus = _gpus_here() if needs_gpus(deployment) else ()
     llm = _llm(deployment)
-    assigned = assign_more_gpus(deployment, present, gpus)
+    held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
+    assigned = assign_more_gpus(deployment, held, gpus)
     backend, kv_path = _kv_path(deployment, install, gpus)
     stays = {spec.name: spec for spec in present}
+    planned = plan_ports(deployment, _is_usable(deployment, stays.get("router")))
     specs = expand(
         deployment,
         gpus=assigned,
-        ports=plan_ports(deployment, _is_usable(deployment, stays.get("router"))),
+        ports={**planned, **{name: ports_of(spec) for name, spec in places.items()}},
         log_dir=logs_dir(deployment.name),
         install=install,
         backend=backend,
     )
     return Prepared(
-        deployment=deployment,
+        # engines that are added later must move KV in the same way
+        deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
         specs=tuple(stays.get(spec.name, spec) for spec in specs),
         version=install.version if install else None,
         gpu_name=gpus[0].name if gpus else "",
@@ -78,6 +91,7 @@ def prepare(deployment: Deployment, *, present: tuple[ProcessSpec, ...] = ()) ->
                 has_key=api_key() is not None,
             ),
         ),
+        backend=backend,
     )
 
 
@@ -146,7 +160,7 @@ def _gpus_here() -> tuple[Gpu, ...]:
         index: name
         for name in running.names()
         if (launch := state.read_launch(name))
-        for spec in launch.specs
+        for spec in (*launch.specs, *launch.leaving)
         if "CUDA_VISIBLE_DEVICES" in spec.env
         for index in spec.gpus
     }

@@ -54,6 +54,7 @@ class FleetState:
     run_id: str = ""  # value of PDCTL_RUN in the environment of every process of this run
     failure: Failure | None = None
     failed_process: str = ""  # whose log tells why
+    revision: int = 0  # of the launch it follows
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class Launch:
     launched_at: float  # Unix seconds
     ready_timeout_s: float
     specs: tuple[ProcessSpec, ...]  # router first
+    revision: int = 0  # counts the changes of a running deployment
+    changes: tuple[str, ...] = ()  # what the last one does and why, in sentences
+    leaving: tuple[ProcessSpec, ...] = ()  # not wanted any more; they may still run
+    drain_s: float = 60.0  # how long the requests of a leaving engine may take
 
 
 @dataclass(frozen=True)

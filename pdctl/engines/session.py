@@ -28,7 +28,7 @@ def serving(
     with planning():
         prepared = prepare(deployment)
         supervisor = launch.launch(
-            deployment, prepared.specs, detached=False, ready_timeout_s=ready_timeout_s
+            prepared.deployment, prepared.specs, detached=False, ready_timeout_s=ready_timeout_s
         )
     try:
         yield _ready(supervisor, tell)

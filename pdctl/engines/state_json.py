@@ -27,7 +27,9 @@ def fleet_state(text: str) -> FleetState:
 def launch(text: str) -> Launch:
     """The record in `text`. Raises ValueError where it is not one."""
     data = _document(text)
-    data["specs"] = tuple(_spec(s) for s in data["specs"])
+    for specs in ("specs", "leaving"):
+        data[specs] = tuple(_spec(s) for s in data.get(specs, ()))
+    data["changes"] = tuple(data.get("changes", ()))
     return Launch(**_known(Launch, data))
 
 

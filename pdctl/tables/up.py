@@ -61,6 +61,8 @@ def doing(process: ProcessState) -> str:
     if process.phase == "serving":
         again = f", restarted {process.restarts}×" if process.restarts else ""
         return f"up{again}" + (f" ({process.detail})" if process.detail else "")
+    if process.phase == "draining" and process.detail:
+        return f"draining, {process.detail}"
     if process.phase in ("loading", "backoff", "failed") and process.detail:
         return process.detail
     return process.phase
