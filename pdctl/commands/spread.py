@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-WORTH_A_PROCESS_S = 0.15  # forking and sending results back costs about 20 ms
+WORTH_A_PROCESS_S = 0.25  # of work in all: forking and sending results back cost about 20 ms
 _KILL = 9
 
 

@@ -77,7 +77,8 @@ def prefill_long_s(engine: EngineModel, demand: Demand) -> float:
 def _alone(engine: EngineModel, fresh: float, pairs: float) -> float:
     chunks = max(1, math.ceil(fresh / engine.chunked_prefill_size))
     one = prefill_s(engine.times, fresh / chunks, pairs / chunks)
-    return one * (chunks + engine.times.stages - 1)
+    beside = engine.times.request_s + engine.times.prefill_start_s
+    return beside + one * (chunks + engine.times.stages - 1)
 
 
 @cache

@@ -26,7 +26,9 @@ AS_FAST = 1.05  # times the best mean latency: among such layouts the highest ra
 LEAST_REQUESTS = 200
 MOST_REQUESTS = 10_000
 MOST_FOR_KNEES = 8000  # beyond so many requests a knee is left to the closed form
-TURNOVERS = 2.5  # a drawn run has so many times the requests in flight
+TURNOVERS = 1.8  # a drawn run has so many times the requests in flight
+KNEE_TURNOVERS = 2.5  # the same, while the highest rate is sought: shorter runs flatter it
+KNEE_RUNS = 5  # about so many
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
 
@@ -135,14 +137,16 @@ def _with_rates(
     return [replace(a, knee_rps=s.knee_rps * scale) for a, s in zip(tried, splits, strict=True)]
 
 
-def _num_requests(question: Question, demand: Demand, rate_rps: float, scored: Scored) -> int:
+def _num_requests(
+    question: Question, demand: Demand, rate_rps: float, scored: Scored, turnovers: float
+) -> int:
     """Enough for queues and batches to settle: a few turnovers of the requests in flight."""
     rates = (rate_rps * 0.95, scored.knee_rps * 0.9, scored.knee_rps * 0.6)
     paces = (pace_of(scored.fleet, demand, rate) for rate in rates if 0 < rate <= rate_rps)
     pace = next((p for p in paces if p), None)
     stay = pace.ttft_s + demand.osl * pace.tpot_s if pace else 30.0
     least = LEAST_REQUESTS * demand.spread**2  # heavy tails need more to be seen
-    return math.ceil(min(max(TURNOVERS * rate_rps * stay, least), MOST_REQUESTS))
+    return math.ceil(min(max(turnovers * rate_rps * stay, least), MOST_REQUESTS))
 
 
 def _some_requests(question: Question, num: int, rate_rps: float) -> Requests:
@@ -158,7 +162,7 @@ def _all_requests(run: _Search, entrants: Sequence[Scored]) -> Requests:
     if _has_times(question) and question.workload.requests is not None:
         return question.workload.requests
     carrying = [s for s in entrants if s.pace][:2]
-    nums = [_num_requests(question, run.demand, run.rate_rps, s) for s in carrying]
+    nums = [_num_requests(question, run.demand, run.rate_rps, s, TURNOVERS) for s in carrying]
     num = max(nums, default=5 * LEAST_REQUESTS)
     return make_requests(question.workload, num=num, rate_rps=run.rate_rps, seed=question.seed)
 
@@ -255,17 +259,21 @@ def _with_knees(
     slo, seed = run.question.slo, run.question.seed
 
     def knee(scored: Scored) -> float:
-        if not slo.is_given:
+        num = nums[scored.fleet.layout]
+        if not slo.is_given or num > MOST_FOR_KNEES:
             return scored.knee_rps
         guess = scored.knee_rps or run.rate_rps
-        num = _num_requests(run.question, run.demand, guess, scored)
-        if num > MOST_FOR_KNEES:
-            return scored.knee_rps
         requests = _some_requests(run.question, num, guess)
         return simulated_knee_rps(scored.fleet, requests, slo, guess, seed=seed)
 
     scored = {name: pair[1] for name, pair in chosen.items()}
-    cost = 7 * LEAST_REQUESTS * REQUEST_COST_S
+    nums = {
+        s.fleet.layout: _num_requests(
+            run.question, run.demand, s.knee_rps or run.rate_rps, s, KNEE_TURNOVERS
+        )
+        for s in scored.values()
+    }
+    cost = max(nums.values(), default=0) * KNEE_RUNS * REQUEST_COST_S if slo.is_given else 0.0
     knees = run.spread(knee, list(scored.values()), cost_s=cost)
     arms = {
         name: replace(pair[0], knee_rps=_consistent(run, pair[0], knees[i]))
