@@ -7,7 +7,7 @@ from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.simulator import simulate
 from pdctl.verdict.layouts import fixed_engine, routing_policy
 from pdctl.verdict.records import Arm, Question, Verdict
-from pdctl.verdict.search import Spread, one_by_one
+from pdctl.verdict.search import Spread, one_by_one, without_too_long
 from pdctl.workload.arrivals import make_requests
 
 NUM_RATES = 8
@@ -34,10 +34,11 @@ def rate_curves(
         return {}
     top = TOP * max(*knees, verdict.rate_rps or 0.0)
     rates = [top * (i + 1) / NUM_RATES for i in range(NUM_RATES)]
+    asked = without_too_long(question)
     fleets = {name: fleet_of(question, arm) for name, arm in verdict.arms.items()}
     jobs = [(name, rate) for name in fleets for rate in rates]
     points = spread(
-        lambda job: _point(question, fleets[job[0]], job[1]), jobs, cost_s=NUM_REQUESTS * 2e-5
+        lambda job: _point(asked, fleets[job[0]], job[1]), jobs, cost_s=NUM_REQUESTS * 2e-5
     )
     return {
         name: tuple(p for (other, _), p in zip(jobs, points, strict=True) if other == name)

@@ -109,7 +109,7 @@ def search(
     Closed forms rank all layouts and keep the best of each prefill share; the simulator
     decides among those. Knees come from shorter simulated runs.
     """
-    run = _Search(_without_too_long(question), demand, rate_rps, spread)
+    run = _Search(without_too_long(question), demand, rate_rps, spread)
     together = run.ranked(colocated_fleets(question, engines))
     alone = _close_to_best(run, together)
     splits = _entrants(
@@ -167,7 +167,7 @@ def _all_requests(run: _Search, entrants: Sequence[Scored]) -> Requests:
     return make_requests(question.workload, num=num, rate_rps=run.rate_rps, seed=question.seed)
 
 
-def _without_too_long(question: Question) -> Question:
+def without_too_long(question: Question) -> Question:
     """The question without the trace's requests that exceed the LLM's context.
 
     Every layout refuses them; counting them as missed SLOs would hide what the layouts do.
