@@ -6,8 +6,11 @@ import pytest
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
+from pdctl.verdict.judge import Ruling
 from pdctl.verdict.records import Question, Speculation, Verdict
+from pdctl.verdict.rules import apply_rules
 from pdctl.verdict.verdict import decide, verdict_data
+from pdctl.verdict.words import disagreement
 from pdctl.workload.describe import workload_from_lengths, workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
 from tests.verdict.examples import question
@@ -143,13 +146,14 @@ def test_a_verdict_too_close_to_call_names_the_measurement_that_settles_it() -> 
 
 
 def test_rules_and_simulation_that_disagree_are_both_said() -> None:
-    asked = question("qwen3-32b", "8xH200", isl=600, osl=600, rate=60, slo=Slo(2.0, 0.015))
-    verdict = decide(asked)
-    text = " ".join(verdict.warnings)
-    assert verdict.verdict == "pd"
-    assert verdict.confidence == "low"
-    assert "The rules favour colocated: short prompts, one node." in text
-    assert "The simulation favours PD" in text
+    short = question("qwen3-32b", "8xH200", isl=600)
+    rules = apply_rules(short.llm, short.cluster, short.workload)
+    ruling = Ruling("pd", "evidence", "low", "pd")
+    assert list(disagreement(rules, "colocated", ruling)) == [
+        "The rules favour colocated: short prompts, one node.",
+        "The simulation favours PD; it decided, with low confidence.",
+    ]
+    assert list(disagreement(rules, "pd", ruling)) == []
 
 
 def data(verdict: Verdict) -> dict[str, object]:
