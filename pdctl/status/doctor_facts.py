@@ -156,7 +156,8 @@ def _engine(target: Target, spec: ProcessSpec | None, listed_port: int | None) -
         bootstrap_port=port if target.role == "prefill" else None,
         registry=_registry(target, port) if target.role == "prefill" else None,
         scrape=scrape,
-        transfer_failures=counters.transfer_failures if counters else None,
+        # SGLang shows this counter only once it is above zero
+        transfer_failures=(counters.transfer_failures or 0.0) if counters else None,
         spec=spec,
         died_of=died,
         troubles=_troubles(spec),
