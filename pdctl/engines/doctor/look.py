@@ -159,7 +159,7 @@ def strays() -> tuple[Stray, ...]:
         if title and title != "sglang::router":  # it holds no GPU
             pid = process.info["pid"]
             lost = title.startswith("sglang::")
-            is_orphan = lost and not _has_server(process.info["ppid"])
+            is_orphan = lost and not has_server(process.info["ppid"])
             found.append(Stray(pid, title, is_orphan=is_orphan, is_ours=pid in ours))
     return tuple(found)
 
@@ -176,7 +176,7 @@ def _title(cmdline: list[str]) -> str:
     return next((name for name in _SERVERS if name in line and "python" in line.lower()), "")
 
 
-def _has_server(ppid: int) -> bool:
+def has_server(ppid: int) -> bool:
     """Whether a process of this number is a Python or an SGLang one: the server, or its helper."""
     try:
         line = " ".join(psutil.Process(ppid).cmdline())

@@ -1,5 +1,7 @@
 """The rules about this machine, over values as they were seen on real ones."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -191,3 +193,21 @@ def test_a_module_that_does_not_import_says_why() -> None:
 def test_an_address_of_this_machine_is_told_from_another_ones() -> None:
     assert look.has_address("127.0.0.1")
     assert not look.has_address("192.0.2.1")
+
+
+def test_a_scheduler_on_this_machine_is_seen_and_its_living_parent_too() -> None:
+    with subprocess.Popen(["sglang::scheduler_TP0", "60"], executable="/bin/sleep") as child:
+        try:
+            found = next(stray for stray in look.strays() if stray.pid == child.pid)
+        finally:
+            child.kill()
+    assert found == Stray(child.pid, "sglang::scheduler_TP0")
+
+
+def test_a_scheduler_whose_server_is_gone_is_an_orphan() -> None:
+    assert not look.has_server(1)
+    assert look.has_server(os.getpid())
+    with subprocess.Popen(["/bin/sleep", "60"]) as other:
+        assert not look.has_server(other.pid)
+        other.kill()
+    assert not look.has_server(other.pid)
