@@ -182,7 +182,7 @@ def has_server(ppid: int) -> bool:
         line = " ".join(psutil.Process(ppid).cmdline())
     except psutil.Error:
         return False
-    return ppid > 1 and ("python" in line.lower() or "sglang" in line)
+    return "sglang" in line or (ppid > 1 and "python" in line.lower())
 
 
 def shared_segments() -> tuple[int, int]:
