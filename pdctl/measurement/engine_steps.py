@@ -97,11 +97,11 @@ class EngineSteps:
             return None
         busy_s = counted.prefill_busy_s * self.clock_rate
         if plug is not None:
-            plugged = Measurement("prefill", 0.0, new_tokens=self.plug_tokens)
-            return replace(step, seconds=busy_s - predicted_s(times, plugged))
+            plugged = Measurement("prefill", 0.0, new_tokens=self.plug_tokens, counted=True)
+            return replace(step, kind="stall", seconds=busy_s - predicted_s(times, plugged))
         if new <= HOST_TOKENS:
             self.host_s.append(took_s - counted.prefill_busy_s)
-        return replace(step, new_tokens=new, cached_tokens=cached[0], seconds=busy_s)
+        return replace(step, new_tokens=new, cached_tokens=cached[0], seconds=busy_s, counted=True)
 
     async def _stem(self, tokens: int) -> list[int]:
         """The beginning of a prompt that the engine has in its cache."""

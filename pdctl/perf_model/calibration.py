@@ -21,12 +21,16 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "decode": ("decode_base_s", "decode_context_s"),
     "mixed": (),
     "transfer": ("transfer_base_s", "transfer_token_s"),
+    "stall": ("prefill_base_s", "prefill_token_s", "prefill_pair_s"),
+    "request": ("request_s",),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "prefill": ("prefill_weight_s", "prefill_floor_s"),
     "decode": ("decode_weight_s", "decode_request_s", "decode_latency_s", "decode_compute_s"),
     "mixed": (),
     "transfer": (),
+    "stall": ("prefill_weight_s", "prefill_floor_s", "prefill_start_s"),
+    "request": (),
 }
 ADVICE = {
     "prefill_base_s": "prompts of at most 512 tokens",
@@ -80,6 +84,12 @@ def predicted_s(times: StepTimes, measurement: Measurement) -> float:
 
 
 def _prefill(times: StepTimes, m: Measurement) -> float:
+    """An idle engine hides nothing of what precedes the step."""
+    beside_s = times.prefill_start_s + (0.0 if m.counted else times.request_s)
+    return beside_s + _stall(times, m)
+
+
+def _stall(times: StepTimes, m: Measurement) -> float:
     return prefill_s(
         times,
         m.batch * m.new_tokens,
@@ -100,11 +110,17 @@ def _transfer(times: StepTimes, m: Measurement) -> float:
     return times.transfer_base_s + times.transfer_token_s * m.new_tokens
 
 
+def _request(times: StepTimes, m: Measurement) -> float:
+    return times.request_s
+
+
 _EVALUATE: dict[str, Callable[[StepTimes, Measurement], float]] = {
     "prefill": _prefill,
     "decode": _decode,
     "mixed": _mixed,
     "transfer": _transfer,
+    "stall": _stall,
+    "request": _request,
 }
 
 
@@ -122,7 +138,9 @@ def _wanted(measurements: Sequence[Measurement], roofline: StepTimes) -> tuple[s
     kinds = {m.kind for m in measurements}
     required = [name for kind in REQUIRED if kind in kinds for name in REQUIRED[kind]]
     optional = [name for kind in OPTIONAL if kind in kinds for name in OPTIONAL[kind]]
-    return tuple(required + [name for name in optional if getattr(roofline, name) > 0])
+    return tuple(
+        dict.fromkeys(required + [name for name in optional if getattr(roofline, name) > 0])
+    )
 
 
 def _identified(

@@ -14,7 +14,7 @@ from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.scheduling import Room, admit
-from pdctl.perf_model.step_costs import DecodeCosts, prefill_cost
+from pdctl.perf_model.step_costs import DecodeCosts, pairs_of, prefill_cost
 from pdctl.perf_model.steps import mixed_step_s
 
 
@@ -23,8 +23,8 @@ class ColocatedEngine:
 
     __slots__ = (
         "busy_s", "chunk", "columns", "decoding", "departures", "end_s", "full", "joining", "kv",
-        "leaving", "max_steps", "mixed", "model", "next_s", "number", "partial", "prefill_s",
-        "promised", "result_s", "results", "start_s", "waiting",
+        "launch_s", "leaving", "max_steps", "mixed", "model", "next_s", "number", "pairs",
+        "partial", "prefill_s", "promised", "result_s", "results", "start_s", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
@@ -44,6 +44,8 @@ class ColocatedEngine:
         self.leaving: float = 0  # KV of requests whose last token is not processed yet
         self.full = False
         self.prefill_s = prefill_cost(model.times)
+        self.pairs = pairs_of(model.times)
+        self.launch_s = model.times.prefill_start_s
         self.chunk = model.chunked_prefill_size // model.page_size * model.page_size
         self.mixed = model.mixed_chunk
         self.promised = 0.0  # output tokens to come of the running requests, discounted
@@ -177,14 +179,15 @@ class ColocatedEngine:
         for job, tokens in batch:
             done = job.done
             new += tokens
-            pairs += tokens * (done + tokens / 2)
+            pairs += self.pairs(tokens, done)
             job.private += tokens
             job.done = done = done + tokens
             if done == job.prompt:
                 completed.append(job)
         kv.private += new
         kv.note_peak()
-        self.start_s = start_s = now if now > self.end_s else self.end_s
+        launched_s = now + self.launch_s
+        self.start_s = start_s = launched_s if launched_s > self.end_s else self.end_s
         if self.mixed and self.decoding.running:
             seconds = self._tick(start_s, new, pairs)
         else:
@@ -205,14 +208,14 @@ class ColocatedEngine:
         kv, chunk = self.kv, self.chunk
         free = kv.capacity - kv.private - kv.locked - self.promised
         while partial.prompt - partial.done > chunk and free >= chunk:
-            seconds = self.prefill_s(chunk, chunk * (partial.done + chunk / 2))
+            seconds = self.prefill_s(chunk, self.pairs(chunk, partial.done))
             partial.done += chunk
             partial.private += chunk
             kv.private += chunk
             free -= chunk
             self.busy_s += seconds
-            self.start_s = self.end_s
-            self.end_s += seconds
+            self.start_s = max(self.end_s, self.start_s + self.launch_s)
+            self.end_s = self.start_s + seconds
         kv.note_peak()
 
     def _tick(self, start_s: float, new: int, pairs: float) -> float:

@@ -28,7 +28,8 @@ class ColocatedFleet:
         seed: int,
     ) -> None:
         count = fleet.num_colocated
-        self.jobs, self.arrival_s, self.hop_s = jobs, arrival_s, fleet.router_hop_s
+        self.jobs, self.arrival_s = jobs, arrival_s
+        self.hop_s = fleet.router_hop_s + model.times.request_s
         self.shared, self.columns = shared, shared.columns
         self.failed: set[int] = set()
         self.agenda = Agenda()

@@ -72,10 +72,16 @@ ATTENTION_KERNELS: dict[str, AttentionKernel] = {
 # than with graphs.
 EAGER_LAYER_S = 0.40e-3
 EAGER_MOE_LAYER_S = 1.20e-3
-# Source: answers to prompts of 4 to 256 tokens on H200 less the weights read: Llama-3.1-8B 12.5 ms,
-# Qwen3-30B-A3B 16.6 to 25 ms.
-PREFILL_STEP_S = 3e-3
-PREFILL_LAYER_S = 0.2e-3
+# A request's way through HTTP, tokenizer and detokenizer processes, and the CPU time from a
+# prefill step's decision until the GPU has it. Source: an idle H200 (SGLang 0.5.15) answers 1024
+# tokens in 29.7 ms (Llama-3.1-8B) and 33.2 ms (Qwen3-30B-A3B); under load the same prefill keeps
+# running decodes 24.5 and 26.5 ms, and TTFT exceeds that and the wait for steps by 1.2 ms.
+REQUEST_S = 1.2e-3
+PREFILL_START_LAYER_S = 0.115e-3
+# Source: answers to prompts of 4 to 256 tokens on H200 less the two above and the weights read:
+# Llama-3.1-8B 12.5 ms, Qwen3-30B-A3B 16.6 to 25 ms.
+PREFILL_STEP_S = 1.8e-3
+PREFILL_LAYER_S = 0.085e-3
 # Kernels of a layer replayed from a CUDA graph: about ten at 3.5 µs, about sixteen with experts.
 # Assumed from kernel counts; checked against public decode rates at batch 1.
 DECODE_STEP_S = 0.25e-3

@@ -15,7 +15,7 @@ from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.scheduling import Room, admit
-from pdctl.perf_model.step_costs import prefill_cost
+from pdctl.perf_model.step_costs import pairs_of, prefill_cost
 
 
 class PrefillEngine:
@@ -23,8 +23,8 @@ class PrefillEngine:
 
     __slots__ = (
         "agenda", "boot", "busy_s", "chunk", "columns", "decoders", "departures", "end_s", "held",
-        "inflight", "kv", "link_s", "model", "number", "partial", "prefill_s", "results",
-        "start_s", "waiting",
+        "inflight", "kv", "launch_s", "link_s", "model", "number", "pairs", "partial", "prefill_s",
+        "results", "start_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,8 @@ class PrefillEngine:
         self.end_s = 0.0
         self.link_s = 0.0
         self.prefill_s = prefill_cost(model.times)
+        self.pairs = pairs_of(model.times)
+        self.launch_s = model.times.prefill_start_s
         self.chunk = model.chunked_prefill_size // model.page_size * model.page_size
         self.busy_s = 0.0
 
@@ -163,14 +165,15 @@ class PrefillEngine:
             if done and done == job.cached:
                 self._send(job, done, now)  # what the cache held goes ahead of the forward
             new += tokens
-            pairs += tokens * (done + tokens / 2)
+            pairs += self.pairs(tokens, done)
             job.private += tokens
             job.done = done = done + tokens
             chunks.append((job, tokens, done == job.prompt))
         kv.private += new
         kv.note_peak()
         seconds = self.prefill_s(new, pairs)
-        self.start_s = start_s = now if now > self.end_s else self.end_s
+        launched_s = now + self.launch_s
+        self.start_s = start_s = launched_s if launched_s > self.end_s else self.end_s
         self.end_s = start_s + seconds
         self.busy_s += seconds
         self.results.append((start_s + seconds * self.model.times.stages, chunks))

@@ -11,7 +11,7 @@ from pdctl.perf_model.records import Measurement, Parallelism, Profile, StepTime
 
 TEXTS = ("gpu", "family", "architecture", "llm", "engine", "attention_backend", "date", "command")
 FAMILIES = ("dense-gqa", "dense-mla", "moe-gqa", "moe-mla")
-KINDS = ("prefill", "decode", "mixed", "transfer")
+KINDS = ("prefill", "decode", "mixed", "transfer", "stall", "request")
 COEFFICIENTS = tuple(f.name for f in fields(StepTimes) if f.name.endswith("_s"))
 COUNTS = ("batch", "new_tokens", "cached_tokens", "context")
 MAX_TEXT = 4000
@@ -121,7 +121,7 @@ def _parallelism(value: object) -> Parallelism:
 
 
 def _measurement(value: object, field: str) -> tuple[Measurement, float]:
-    known = {"kind", "seconds", "residual", *COUNTS}
+    known = {"kind", "seconds", "residual", "counted", *COUNTS}
     table = _table(value, field, known, {"kind", "seconds", "residual"})
     if table["kind"] not in KINDS:
         raise _Wrong(f"{field}.kind", f"must be one of {', '.join(KINDS)}")
@@ -130,7 +130,10 @@ def _measurement(value: object, field: str) -> tuple[Measurement, float]:
     }
     seconds = _number(table["seconds"], f"{field}.seconds", 1e-9, MAX_SECONDS)
     residual = _number(table["residual"], f"{field}.residual", -1, 1e6)
-    return Measurement(kind=table["kind"], seconds=seconds, **counts), residual
+    counted = table.get("counted", False)
+    if not isinstance(counted, bool):
+        raise _Wrong(f"{field}.counted", f"must be true or false, not {_shown(counted)}")
+    return Measurement(kind=table["kind"], seconds=seconds, counted=counted, **counts), residual
 
 
 def _shown(value: object) -> str:

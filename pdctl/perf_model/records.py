@@ -83,6 +83,10 @@ class StepTimes:
     A mixed step of N tokens and B requests: prefill(N, A), decode's attention and request terms.
     KV of n tokens moves in transfer_base_s + n·transfer_token_s.
 
+    No part of a step: request_s, a request's way in and out through the engine's other processes
+    (HTTP, tokenizer, detokenizer), which keeps no step waiting; and prefill_start_s, from the
+    decision of a prefill step until the GPU has it, hidden while the step before it runs.
+
     B counts requests of the whole engine; a verify batch is folded into the coefficients and
     expert_share. stages > 1 (pipeline): prefill coefficients are those of one stage, and a
     batch's result comes stages − 1 further such times after its step (see steps.py).
@@ -108,23 +112,29 @@ class StepTimes:
     decode_eager_s: float = 0.0
     decode_graph_batch: int = 1 << 30
     stages: int = 1
+    request_s: float = 0.0
+    prefill_start_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One measured step or transfer, of an engine that did nothing else.
 
-    prefill: batch prompts of new_tokens after cached_tokens each, in one step.
+    prefill: batch prompts of new_tokens after cached_tokens each, in one step that an idle engine
+    began: from asking to answer less the HTTP hop, or from its launch on if it was `counted` by
+    the engine. stall: the same step alone, as the gap it tears into running decodes or right
+    after another prefill. request: what a request takes beside its step, the HTTP hop apart.
     decode: batch requests, context tokens summed over them. transfer: new_tokens of KV.
     mixed: a prefill of new_tokens after cached_tokens carrying batch decode rows.
     """
 
-    kind: Literal["prefill", "decode", "mixed", "transfer"]
+    kind: Literal["prefill", "decode", "mixed", "transfer", "stall", "request"]
     seconds: float
     batch: int = 1
     new_tokens: int = 0
     cached_tokens: int = 0
     context: int = 0
+    counted: bool = False
 
 
 @dataclass(frozen=True)

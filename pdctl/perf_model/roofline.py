@@ -6,6 +6,7 @@ from typing import Any
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.collectives import pipeline_handover_s
 from pdctl.perf_model.decode_cost import decode_cost
+from pdctl.perf_model.efficiencies import PREFILL_START_LAYER_S, REQUEST_S
 from pdctl.perf_model.memory import check_parallelism, decode_graph_batch
 from pdctl.perf_model.prefill_cost import launch_s, prefill_cost
 from pdctl.perf_model.profile_checks import check_gpu
@@ -75,6 +76,8 @@ def step_times(
         transfer_token_s=kv_token_s(llm, parallelism, route, serving.kv_dtype_bytes),
         expert_share=1 - (1 - share) ** (serving.verify_tokens / pp),
         stages=pp,
+        request_s=REQUEST_S,
+        prefill_start_s=PREFILL_START_LAYER_S * llm.num_layers / pp,
     )
     return profile.scaled(times) if profile else times
 

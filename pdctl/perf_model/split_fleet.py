@@ -35,7 +35,8 @@ class SplitFleet:
         shared: Shared,
         seed: int,
     ) -> None:
-        self.jobs, self.arrival_s, self.hop_s = jobs, arrival_s, fleet.router_hop_s
+        self.jobs, self.arrival_s = jobs, arrival_s
+        self.hop_s = fleet.router_hop_s + max(prefill.times.request_s, decode.times.request_s)
         self.prefill, self.decode = prefill, decode
         self.shared, self.columns = shared, shared.columns
         self.failed: set[int] = set()

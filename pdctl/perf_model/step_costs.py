@@ -3,7 +3,14 @@
 from collections.abc import Callable
 
 from pdctl.perf_model.records import StepTimes
-from pdctl.perf_model.steps import decode_constant_s, decode_floor_s, decode_slope_s, prefill_s
+from pdctl.perf_model.steps import (
+    decode_constant_s,
+    decode_floor_s,
+    decode_slope_s,
+    pairs,
+    prefill_s,
+    weighted_pairs,
+)
 
 
 class DecodeCosts(dict[int, tuple[float, float, float]]):
@@ -22,6 +29,13 @@ class DecodeCosts(dict[int, tuple[float, float, float]]):
         )
         self[batch] = row
         return row
+
+
+def pairs_of(times: StepTimes) -> Callable[[float, float], float]:
+    """weighted_pairs of fixed times as a function of a chunk's new tokens and those before it."""
+    if times.prefill_cached_weight == 1.0 and times.prefill_cached_tokens <= 1.0:
+        return pairs
+    return lambda tokens, done: weighted_pairs(times, tokens, done)
 
 
 def prefill_cost(times: StepTimes) -> Callable[[float, float], float]:

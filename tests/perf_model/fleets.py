@@ -34,6 +34,10 @@ RICH = replace(
     decode_context_s=1e-6,
     decode_compute_s=9e-4,
     expert_share=0.1,
+    prefill_cached_weight=1.7,
+    prefill_cached_tokens=300,
+    request_s=0.0007,
+    prefill_start_s=0.0025,
 )
 
 

@@ -7,7 +7,7 @@ with the fast one only the evaluation of step times.
 from dataclasses import dataclass, field
 
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.steps import decode_step_s, prefill_s
+from pdctl.perf_model.steps import decode_step_s, prefill_s, weighted_pairs
 from pdctl.workload.records import Requests
 
 
@@ -43,7 +43,7 @@ def items(requests: Requests) -> list[Item]:
 def prefill_step(model: EngineModel, batch: list[tuple[Item, int]]) -> float:
     """Duration of a prefill batch, whose tokens are then done."""
     tokens = sum(n for _, n in batch)
-    pairs = sum(n * (item.done + n / 2) for item, n in batch)
+    pairs = sum(weighted_pairs(model.times, n, item.done) for item, n in batch)
     for item, n in batch:
         item.done += n
     return prefill_s(model.times, tokens, pairs)
@@ -93,7 +93,7 @@ class _Colocated:
         start = max(self.now, self.end)
         batch = self.admit() if self.partial or (self.waiting and not self.full) else []
         if batch:
-            self.prefill(batch, start)
+            self.prefill(batch)
         elif self.running:
             self.decode(start)
         elif self.ended:
@@ -136,7 +136,8 @@ class _Colocated:
                 break
         return batch
 
-    def prefill(self, batch: list[tuple[Item, int]], start: float) -> None:
+    def prefill(self, batch: list[tuple[Item, int]]) -> None:
+        start = max(self.now + self.model.times.prefill_start_s, self.end)
         self.end = start + prefill_step(self.model, batch)
         finished: list[Item] = []
         for item, _ in batch:
@@ -223,7 +224,7 @@ class _Split:
             self.waiting.append(self.boot.pop(0)[1])
         batch = self.prefill_batch()
         if batch:
-            start = max(now, self.p_end)
+            start = max(now + self.p.times.prefill_start_s, self.p_end)
             self.p_end = start + prefill_step(self.p, batch)
             chunks = [(item, n, item.done == item.isl) for item, n in batch]
             self.computed.append((self.p_end, chunks))

@@ -140,3 +140,28 @@ def test_independence_is_what_other_columns_cannot_imitate() -> None:
 
 def test_solve_pivots() -> None:
     assert solve([[0.0, 1.0], [2.0, 0.0]], [3.0, 8.0]) == [4.0, 3.0]
+
+
+def test_the_gap_a_prefill_tears_tells_what_an_idle_engine_adds_to_it() -> None:
+    start = roofline("llama-3.1-8b")
+    true = replace(truth(start), prefill_start_s=2 * start.prefill_start_s)
+    alone = [m for m in plan() if m.kind == "prefill"]
+    gaps = [replace(m, kind="stall") for m in alone if not m.cached_tokens]
+    found = fit(measured(true, alone + gaps), start)
+    assert found.factors["prefill_start_s"] == pytest.approx(2.0, rel=1e-3)
+    assert "prefill_start_s" not in fit(measured(true, alone), start).factors
+
+
+def test_what_the_engine_counted_has_no_way_in_and_out() -> None:
+    times = roofline("llama-3.1-8b")
+    asked = Measurement("prefill", 1.0, new_tokens=512)
+    gap = predicted_s(times, asked) - predicted_s(times, replace(asked, counted=True))
+    assert gap == pytest.approx(times.request_s)
+
+
+def test_what_a_request_takes_beside_its_step_is_taken_as_measured() -> None:
+    start = roofline("llama-3.1-8b")
+    true = replace(truth(start), request_s=3 * start.request_s)
+    alone = [m for m in plan() if m.kind == "prefill"]
+    found = fit(measured(true, [*alone, Measurement("request", 1.0)]), start)
+    assert found.factors["request_s"] == pytest.approx(3.0, rel=1e-3)

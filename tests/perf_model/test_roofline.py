@@ -18,8 +18,13 @@ RDMA400 = 50e9
 
 def prompt_s(times: StepTimes, tokens: int, chunk: int = 8192) -> float:
     starts = range(0, tokens, chunk)
-    return sum(
-        prefill_s(times, min(chunk, tokens - h), pairs(min(chunk, tokens - h), h)) for h in starts
+    return (
+        times.request_s
+        + times.prefill_start_s
+        + sum(
+            prefill_s(times, min(chunk, tokens - h), pairs(min(chunk, tokens - h), h))
+            for h in starts
+        )
     )
 
 

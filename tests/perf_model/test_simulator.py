@@ -1,10 +1,15 @@
 """Timelines computed by hand, and what must not be lost."""
 
+from dataclasses import replace
+
 import pytest
 
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator import simulate
-from tests.perf_model.fleets import colocated, engine, ms, requests, split
+from tests.perf_model.fleets import PLAIN, colocated, engine, ms, requests, split
+
+# 0.5 ms through the other processes, 3 ms until the GPU has a prefill step
+BESIDE = replace(PLAIN, request_s=0.0005, prefill_start_s=0.003)
 
 
 def test_one_request_on_a_colocated_engine() -> None:
@@ -26,6 +31,24 @@ def test_an_arrival_waits_for_the_running_step_and_the_one_already_queued() -> N
     outcome = simulate(colocated(), requests((0.0, 1000, 10), (0.022, 1000, 1)))
     assert ms(outcome.ttft_s) == [11.0, 30.0]
     assert ms(outcome.e2e_s)[0] == 11 + 9 * 10 + 11
+
+
+def test_an_idle_engine_hides_nothing_of_what_precedes_a_prefill_step() -> None:
+    alone = requests((0.0, 1000, 4))
+    outcome = simulate(colocated(engine(times=BESIDE)), alone)
+    assert ms(outcome.ttft_s) == [0.5 + 3 + 11]
+    assert outcome.tpot_s[0] == pytest.approx(0.010)
+    model, receiver = engine("prefill", times=BESIDE), engine("decode", times=BESIDE)
+    assert ms(simulate(split(model, receiver), alone).ttft_s) == [0.5 + 3 + 11 + 2]
+
+
+def test_a_running_step_hides_the_start_of_a_prefill_step() -> None:
+    # the first: prefill 3.5-14.5, decode to 24.5, 34.5, 44.5 ms; the second comes at 25.5 and is
+    # decided when the step at 34.5 begins, and prefilled from its end on
+    asked = requests((0.0, 1000, 10), (0.025, 1000, 1))
+    outcome = simulate(colocated(engine(times=BESIDE)), asked)
+    assert ms(outcome.ttft_s) == [14.5, 44.5 + 11 - 25]
+    assert ms(outcome.e2e_s)[0] == 14.5 + 9 * 10 + 11
 
 
 def test_only_the_last_chunk_of_a_transfer_is_exposed() -> None:

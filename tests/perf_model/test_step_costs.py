@@ -7,8 +7,8 @@ import pytest
 from pdctl.perf_model.decode_run import DecodeRun
 from pdctl.perf_model.jobs import Job
 from pdctl.perf_model.records import StepTimes
-from pdctl.perf_model.step_costs import DecodeCosts, prefill_cost
-from pdctl.perf_model.steps import decode_span_s, decode_step_s, prefill_s
+from pdctl.perf_model.step_costs import DecodeCosts, pairs_of, prefill_cost
+from pdctl.perf_model.steps import decode_span_s, decode_step_s, prefill_s, weighted_pairs
 from tests.perf_model.fleets import PLAIN, RICH
 
 
@@ -24,6 +24,12 @@ from tests.perf_model.fleets import PLAIN, RICH
 def test_prefill_costs_what_steps_says(times: StepTimes, tokens: int) -> None:
     pairs = tokens * (5000 + tokens / 2)
     assert prefill_cost(times)(tokens, pairs) == pytest.approx(prefill_s(times, tokens, pairs))
+
+
+@pytest.mark.parametrize("times", [PLAIN, RICH])
+def test_pairs_are_counted_as_steps_counts_them(times: StepTimes) -> None:
+    for tokens, done in ((1, 0), (1, 5000), (200, 5000), (8192, 0), (8192, 5000)):
+        assert pairs_of(times)(tokens, done) == pytest.approx(weighted_pairs(times, tokens, done))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 300])

@@ -65,8 +65,14 @@ class Engine:
         now_s = self.now_s()
         request.arrived_s = request.last_s = now_s
         self.live[request.rid] = request
-        self.queues.submit(request, now_s)
-        self.wake()
+        at_s = now_s + self.model.times.request_s
+        self._loop.call_at(self.wall_at(at_s), self._enqueue, request, at_s)
+
+    def _enqueue(self, request: Request, now_s: float) -> None:
+        """It has come through the engine's other processes: the scheduler has it now."""
+        if not request.is_done:
+            self.queues.submit(request, now_s)
+            self.wake()
 
     def fail(self, request: Request, status: int, message: str) -> None:
         """Abort a request and tell whoever waits for it."""
@@ -120,7 +126,8 @@ class Engine:
         batch = decision.batch
         if batch:
             batch.launched_s = now_s
-            batch.end_s = max(now_s, launched.end_s if launched else 0.0) + self._vary(batch)
+            start_s = now_s + (self.model.times.prefill_start_s if batch.parts else 0.0)
+            batch.end_s = max(start_s, launched.end_s if launched else 0.0) + self._vary(batch)
         return batch
 
     def _vary(self, batch: Batch) -> float:

@@ -1,8 +1,10 @@
 """One colocated engine over HTTP."""
 
 import asyncio
+from dataclasses import replace
 
 import aiohttp
+import pytest
 
 from pdctl.engines.sim.tokens import ids_of_list, prompt_seed, token
 from tests.engines.sim.engines import SPEED, engine, eventually, run
@@ -161,6 +163,20 @@ def test_loads_count_what_was_done() -> None:
             # launch to launch, the first across the prefill, in time as an onlooker has it
             assert round(total_us * SPEED) == 5_000 + (count - 1) * 10_000
             assert (load["num_running_reqs"], load["token_usage"]) == (0, 0.0)
+
+    run(test)
+
+
+def test_a_request_takes_its_way_in_and_the_start_of_its_step_beside_the_step() -> None:
+    plain = model()
+    beside = replace(plain.times, request_s=2.0, prefill_start_s=0.3)
+
+    async def test() -> None:
+        async with engine(model=replace(plain, times=beside)) as one:
+            await one.post("/generate", native(1))
+            record = one.api.engine.record
+            assert record.prefill_busy_s * SPEED == pytest.approx(0.3 + 0.005)
+            assert record.ttft_s.sum * SPEED >= 2.0 + 0.3 + 0.005
 
     run(test)
 
