@@ -194,7 +194,7 @@ def _starts(verdict: Verdict) -> str:
 
 def _sweep_times(arm: Arm) -> str:
     if arm.ttft_s is None or arm.tpot_s is None:
-        return arm.infeasible or ""
+        return arm.infeasible or "cannot keep up"
     return f"{format_seconds(arm.ttft_s.p90)}, {format_seconds(arm.tpot_s.p90)}"
 
 

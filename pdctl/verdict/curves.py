@@ -7,7 +7,8 @@ from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.simulator import simulate
 from pdctl.verdict.layouts import fixed_engine, routing_policy
 from pdctl.verdict.records import Arm, Question, Verdict
-from pdctl.verdict.search import Spread, one_by_one, without_too_long
+from pdctl.verdict.samples import without_too_long
+from pdctl.verdict.search import Spread, one_by_one
 from pdctl.workload.arrivals import make_requests
 
 NUM_RATES = 8

@@ -1,18 +1,24 @@
 """Every layout the GPUs hold: ranked in closed form, the best simulated, the knee of each arm."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from pdctl.perf_model.records import Fleet
+from pdctl.perf_model.simulator import find_prefixes
 from pdctl.verdict.capacity import Demand
 from pdctl.verdict.layouts import Engines, colocated_fleets, pd_fleets
 from pdctl.verdict.records import Arm, Question
-from pdctl.verdict.scores import Scored, pace_of, preference, score
-from pdctl.verdict.trial import simulated_knee_rps, try_layout
-from pdctl.workload.arrivals import head, make_requests
-from pdctl.workload.records import Requests
+from pdctl.verdict.samples import (
+    all_requests,
+    has_times,
+    num_requests,
+    some_requests,
+    without_too_long,
+)
+from pdctl.verdict.scores import Scored, knee_rps, preference, score
+from pdctl.verdict.trial import parallelism_of, simulated_knee_rps, try_layout
+from pdctl.workload.records import Requests, Slo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,10 +29,8 @@ FINALISTS = 2  # colocated parallelisms that the simulator compares
 CLOSE = 0.85  # of the best closed-form score: below it a parallelism is not simulated
 SAME = 0.95  # of the best closed-form score: as good as the best
 AS_FAST = 1.05  # times the best mean latency: among such layouts the highest rate decides
-LEAST_REQUESTS = 200
-MOST_REQUESTS = 10_000
+HOPELESS = 0.75  # of the rate asked about: a split that carries less only builds a queue
 MOST_FOR_KNEES = 8000  # beyond so many requests a knee is left to the closed form
-TURNOVERS = 1.8  # a drawn run has so many times the requests in flight
 KNEE_TURNOVERS = 2.5  # the same, while the highest rate is sought: shorter runs flatter it
 KNEE_RUNS = 5  # about so many
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
@@ -71,12 +75,25 @@ class _Search:
     def simulate(
         self, entrants: Sequence[Scored], requests: Requests, *, queues: bool = False
     ) -> list[Arm]:
-        slo, seed, drawn = self.question.slo, self.question.seed, not _has_times(self.question)
-        return self.spread(
-            lambda s: try_layout(s.fleet, requests, slo, seed=seed, queues=queues, drawn=drawn),
-            entrants,
-            cost_s=len(requests) * REQUEST_COST_S,
-        )
+        slo, seed, drawn = self.question.slo, self.question.seed, not has_times(self.question)
+        prefixes = find_prefixes(requests)
+
+        def one(scored: Scored) -> Arm:
+            return try_layout(
+                scored.fleet,
+                requests,
+                slo,
+                seed=seed,
+                queues=queues,
+                drawn=drawn,
+                prefixes=prefixes,
+            )
+
+        return self.spread(one, entrants, cost_s=len(requests) * REQUEST_COST_S)
+
+    def is_hopeless(self, scored: Scored) -> bool:
+        """Whether it cannot keep up by far, whatever latency is allowed; in closed form."""
+        return knee_rps(scored.fleet, self.demand, Slo()) < HOPELESS * self.rate_rps
 
     def better(self, arm: Arm, scored: Scored) -> tuple[float, ...]:
         """Larger is better: what the simulator says first, the closed form among equals."""
@@ -115,86 +132,43 @@ def search(
     splits = _entrants(
         run,
         [f for p in engines.prefill for d in engines.decode for f in pd_fleets(question, p, d)],
-        MAX_REPLAYED if _has_times(question) else MAX_DRAWN,
+        MAX_REPLAYED if has_times(question) else MAX_DRAWN,
     )
-    entrants = [*alone, *splits]
-    requests = _all_requests(run, [*alone, *splits])
+    hopeful = [s for s in splits if not run.is_hopeless(s)] or splits
+    entrants = [*alone, *hopeful]
+    requests = all_requests(run.question, demand, rate_rps, entrants)
     progress(f"simulating {len(entrants)} layouts")
     tried = run.simulate(entrants, requests, queues=queues)
     chosen = _choose(run, len(alone), entrants, tried)
     arms, scored = _with_knees(run, {k: (tried[i], entrants[i]) for k, i in chosen.items()})
-    sweep = _with_rates(tried[len(alone) :], splits, arms.get("pd"), scored.get("pd"))
-    return Findings(rate_rps, arms, scored, tuple(sweep))
+    by_fleet = dict(zip((s.fleet for s in entrants), tried, strict=True))
+    sweep = [by_fleet.get(s.fleet) or _untried(s.fleet) for s in splits]
+    rated = _with_rates(run, sweep, splits, arms.get("pd"), scored.get("pd"))
+    return Findings(rate_rps, arms, scored, tuple(rated))
+
+
+def _untried(fleet: Fleet) -> Arm:
+    return Arm(fleet.layout, fleet.num_gpus, parallelism_of(fleet))
 
 
 def _with_rates(
-    tried: Sequence[Arm], splits: Sequence[Scored], best: Arm | None, scored: Scored | None
+    run: _Search,
+    sweep: Sequence[Arm],
+    splits: Sequence[Scored],
+    best: Arm | None,
+    scored: Scored | None,
 ) -> list[Arm]:
-    """The sweep with a highest rate each: closed forms, scaled to agree at the chosen split."""
+    """The sweep with a highest rate each: closed forms, scaled to agree at the chosen split.
+
+    Where the run at the rate asked about says otherwise, it is right.
+    """
     scale = 1.0
     if best is not None and scored is not None and best.knee_rps and scored.knee_rps:
         scale = best.knee_rps / scored.knee_rps
-    return [replace(a, knee_rps=s.knee_rps * scale) for a, s in zip(tried, splits, strict=True)]
-
-
-def _num_requests(
-    question: Question, demand: Demand, rate_rps: float, scored: Scored, turnovers: float
-) -> int:
-    """Enough for queues and batches to settle: a few turnovers of the requests in flight."""
-    rates = (rate_rps * 0.95, scored.knee_rps * 0.9, scored.knee_rps * 0.6)
-    paces = (pace_of(scored.fleet, demand, rate) for rate in rates if 0 < rate <= rate_rps)
-    pace = next((p for p in paces if p), None)
-    stay = pace.ttft_s + demand.osl * pace.tpot_s if pace else 30.0
-    least = LEAST_REQUESTS * demand.spread**2  # heavy tails need more to be seen
-    return math.ceil(min(max(turnovers * rate_rps * stay, least), MOST_REQUESTS))
-
-
-def _some_requests(question: Question, num: int, rate_rps: float) -> Requests:
-    """The first requests of a trace that is replayed, else requests drawn from the workload."""
-    if _has_times(question) and question.workload.requests is not None:
-        return head(question.workload.requests, num)
-    return make_requests(question.workload, num=num, rate_rps=rate_rps, seed=question.seed)
-
-
-def _all_requests(run: _Search, entrants: Sequence[Scored]) -> Requests:
-    """What the entrants are compared on: the whole trace, or as many requests as settle."""
-    question = run.question
-    if _has_times(question) and question.workload.requests is not None:
-        return question.workload.requests
-    carrying = [s for s in entrants if s.pace][:2]
-    nums = [_num_requests(question, run.demand, run.rate_rps, s, TURNOVERS) for s in carrying]
-    num = max(nums, default=5 * LEAST_REQUESTS)
-    return make_requests(question.workload, num=num, rate_rps=run.rate_rps, seed=question.seed)
-
-
-def without_too_long(question: Question) -> Question:
-    """The question without the trace's requests that exceed the LLM's context.
-
-    Every layout refuses them; counting them as missed SLOs would hide what the layouts do.
-    """
-    workload, context = question.workload, question.llm.max_context
-    requests = workload.requests
-    if requests is None or context is None:
-        return question
-    kept = [i for i, tokens in enumerate(requests.isl) if tokens + 1 < context]
-    if len(kept) == len(requests) or not kept:
-        return question
-    return replace(question, workload=replace(workload, requests=_taken(requests, kept)))
-
-
-def _taken(requests: Requests, kept: Sequence[int]) -> Requests:
-    return replace(
-        requests,
-        arrival_s=[requests.arrival_s[i] for i in kept],
-        isl=[requests.isl[i] for i in kept],
-        osl=[requests.osl[i] for i in kept],
-        blocks=None if requests.blocks is None else [requests.blocks[i] for i in kept],
-    )
-
-
-def _has_times(question: Question) -> bool:
-    """Whether the workload is a trace that is to be replayed as it is."""
-    return question.workload.requests is not None and question.workload.rate_rps is not None
+    return [
+        replace(arm, knee_rps=_consistent(run, arm, split.knee_rps * scale))
+        for arm, split in zip(sweep, splits, strict=True)
+    ]
 
 
 def _close_to_best(run: _Search, ranked: Sequence[Scored]) -> list[Scored]:
@@ -263,12 +237,12 @@ def _with_knees(
         if not slo.is_given or num > MOST_FOR_KNEES:
             return scored.knee_rps
         guess = scored.knee_rps or run.rate_rps
-        requests = _some_requests(run.question, num, guess)
+        requests = some_requests(run.question, num, guess)
         return simulated_knee_rps(scored.fleet, requests, slo, guess, seed=seed)
 
     scored = {name: pair[1] for name, pair in chosen.items()}
     nums = {
-        s.fleet.layout: _num_requests(
+        s.fleet.layout: num_requests(
             run.question, run.demand, s.knee_rps or run.rate_rps, s, KNEE_TURNOVERS
         )
         for s in scored.values()

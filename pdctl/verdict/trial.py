@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pdctl.perf_model.metrics import attainment, goodput_rps, percentiles
+from pdctl.perf_model.prefixes import Prefixes
 from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Percentiles, Role
-from pdctl.perf_model.simulator import simulate
+from pdctl.perf_model.simulator import find_prefixes, simulate
 from pdctl.verdict.records import Arm
 from pdctl.workload.arrivals import at_rate
 from pdctl.workload.records import Requests, Slo
@@ -18,16 +19,23 @@ SETTLED = (0.4, 0.9)  # of the requests in order of arrival: batches are full, n
 
 
 def try_layout(
-    fleet: Fleet, requests: Requests, slo: Slo, *, seed: int, queues: bool, drawn: bool
+    fleet: Fleet,
+    requests: Requests,
+    slo: Slo,
+    *,
+    seed: int,
+    queues: bool,
+    drawn: bool,
+    prefixes: Prefixes | None = None,
 ) -> Arm:
     """A layout on these requests at their own times.
 
     queues: also sample queue lengths. drawn: the requests stand for a steady load, so only
-    those in the middle of the run count.
+    those in the middle of the run count. prefixes: find_prefixes(requests), made once for all.
     """
     span = requests.arrival_s[-1] - requests.arrival_s[0] if len(requests) else 0.0
     every = max(span / QUEUE_SAMPLES, 1e-3) if queues else None
-    outcome = simulate(fleet, requests, seed=seed, sample_every_s=every)
+    outcome = simulate(fleet, requests, seed=seed, sample_every_s=every, prefixes=prefixes)
     if not drawn or span <= 0:
         return arm_of(fleet, outcome, slo)
     arm = arm_of(fleet, settled(outcome), slo)
@@ -82,8 +90,11 @@ def simulated_knee_rps(
     missed even far below the guess.
     """
 
+    prefixes = find_prefixes(requests)
+
     def holds(rate: float) -> bool:
-        outcome = simulate(fleet, at_rate(requests, rate, seed=seed), seed=seed)
+        paced = at_rate(requests, rate, seed=seed)
+        outcome = simulate(fleet, paced, seed=seed, prefixes=prefixes)
         return attainment(settled(outcome), slo) >= slo.attainment
 
     low, high = _bracket(holds, guess_rps)
