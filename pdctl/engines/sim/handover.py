@@ -56,12 +56,13 @@ class Handover:
         now_s = self.engine.now_s()
         if request.room is None or request.out:
             return None
+        since_s = max(request.queued_s, request.arrived_s)  # the queue has not seen a new one yet
         if not request.is_ready:
-            return "Bootstrapping" if now_s - request.queued_s > after_s else None
+            return "Bootstrapping" if now_s - since_s > after_s else None
         is_waiting = self.engine.role == "decode" and request.own_tokens
         if not is_waiting or request.is_transferred:
             return None
-        late_s = now_s - request.queued_s - request.waited_s
+        late_s = now_s - since_s - request.waited_s
         return "WaitingForInput" if late_s > after_s else None
 
     def _allocated(self, request: Request) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from pdctl.engines.sim.partners import Registry
+from pdctl.engines.sim.requests import Request
 from tests.engines.sim.engines import Running, both_legs, engine, eventually, pair, run
 
 PROMPT = [5, 6, 7, 8, 9]
@@ -228,3 +229,16 @@ def test_a_busy_engine_or_one_without_the_flag_keeps_its_role() -> None:
             assert (await busy)[0] == 200
 
     run(test)
+
+
+def test_a_request_is_new_however_long_the_engine_has_been_running() -> None:
+    async def scenario() -> None:
+        async with engine("prefill", speed=1000.0) as prefill:
+            core, handover = prefill.api.engine, prefill.api.handover
+            await asyncio.sleep(0.01)
+            request = Request(rid="new", prompt_tokens=8, max_new=1, room=1)
+            core.submit(request)
+            assert core.now_s() > 5.0
+            assert handover._overdue(request, 5.0) is None
+
+    run(scenario)
