@@ -9,6 +9,9 @@ from pdctl.engines import log_tail
 from pdctl.engines.doctor.signatures import RUNNING, STARTS, Signature
 
 
+_FRAME = re.compile(r'(?:\[[^\]]*\] )?\s*File ".+", line \d+')
+
+
 @dataclass(frozen=True)
 class Explanation:
     """What a line of a log means. count: how many lines say it; only for troubles of a run."""
@@ -50,10 +53,14 @@ def explain_troubles(log_text: str) -> tuple[Explanation, ...]:
 
 
 def _lines(log_text: str) -> Iterator[str]:
+    """What was said: no source lines of tracebacks, whose text need not have come true."""
+    after_frame = False
     for raw in log_tail.plain(log_text).split("\n"):
-        line = raw.rsplit("\r", 1)[-1].strip()
-        if line and not log_tail.is_harmless(line):
-            yield line
+        line = raw.rsplit("\r", 1)[-1]
+        is_source = after_frame and line.startswith((" ", "\t"))
+        after_frame = _FRAME.match(line) is not None
+        if line.strip() and not (is_source or after_frame or log_tail.is_harmless(line)):
+            yield line.strip()
 
 
 def _match(line: str, signatures: Sequence[Signature]) -> Signature | None:

@@ -21,7 +21,8 @@ STARTS = (
     Signature(
         "no_kv_memory",
         r"Not enough memory|[Nn]o memory (?:left )?for (?:the )?KV|max_total_num_tokens=-?0\b"
-        r"|Loading the model leaves no|The memory capacity is unbalanced",
+        r"|Loading the model leaves no|The memory capacity is unbalanced"
+        r"|max_running_request is zero",
         "After the weights there is no GPU memory left for the KV cache.",
         "a larger --tp, --args '--mem-fraction-static 0.9', or other processes off the GPU",
         "SGLang model_runner_kv_cache_mixin",

@@ -109,6 +109,20 @@ def test_logs_of_healthy_engines_explain_no_failure_and_no_trouble(file: Path) -
     assert explain_troubles(text) == ()
 
 
+def test_source_lines_of_a_traceback_explain_nothing() -> None:
+    log = (
+        "Traceback (most recent call last):\n"
+        '  File "<frozen runpy>", line 198, in _run_module_as_main\n'
+        '  File "/x/hub.py", line 7, in get\n'
+        '    raise LocalEntryNotFoundError("CUDA out of memory")\n'
+        "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find the requested files\n"
+    )
+    found = explain_failure(log)
+    assert found is not None
+    assert found.id == "offline"
+    assert found.line.startswith("huggingface_hub.errors.")
+
+
 def test_colour_codes_and_progress_bars_do_not_hide_a_line() -> None:
     found = explain_failure("\rLoading: 10%\r\x1b[31mCUDA out of memory\x1b[0m\n")
     assert found is not None
