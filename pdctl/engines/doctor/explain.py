@@ -8,7 +8,6 @@ from functools import cache
 from pdctl.engines import log_tail
 from pdctl.engines.doctor.signatures import RUNNING, STARTS, Signature
 
-
 _FRAME = re.compile(r'(?:\[[^\]]*\] )?\s*File ".+", line \d+')
 
 
