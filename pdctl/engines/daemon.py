@@ -191,7 +191,7 @@ def _supervisor(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
         launcher=launcher,
         probes=Probes(wake),
         router=RouterClient(launch.endpoint),
-        limits=Limits(ready_timeout_s=launch.ready_timeout_s, drain_s=launch.drain_s),
+        limits=_limits(launch),
         started_at=time.monotonic(),
     )
     supervisor = Supervisor(launch, fleet, state.state_dir(launch.name))
@@ -200,6 +200,13 @@ def _supervisor(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
     if before is not None and before.run_id == launch.run_id:
         adopt(fleet, launcher, before, launch)
     return supervisor
+
+
+def _limits(launch: Launch) -> Limits:
+    """The usual ones; PDCTL_BACKOFF_S, for tests, shortens the wait before the first restart."""
+    limits = Limits(ready_timeout_s=launch.ready_timeout_s, drain_s=launch.drain_s)
+    backoff_s = os.environ.get("PDCTL_BACKOFF_S")
+    return replace(limits, backoff_s=float(backoff_s)) if backoff_s else limits
 
 
 def _listen(fleet: Fleet) -> None:
