@@ -22,6 +22,7 @@ VERBS = {
     "rehearse": "Play a plan on simulated engines behind the real router.",
     "render": "A deployment as a shell script, or as what Miles takes.",
     "doctor": "Check this machine and what runs on it.",
+    "measure": "Run colocated and split engines side by side: which wins?",
     "calibrate": "Measure an engine's step times; plan then uses them.",
 }
 

@@ -33,8 +33,9 @@ def _from_urls(wish: "Wish") -> "Calibration":
     from pdctl.inspection.llm import read_llm
     from pdctl.measurement.calibrate_engines import facts_of, roofline_of
     from pdctl.measurement.calibrate_live import WANTED, steps_of_loads, watch_loads
+    from pdctl.measurement.trial import engines_of
 
-    facts = asyncio.run(facts_of(_engines(wish.from_urls)))
+    facts = asyncio.run(facts_of(engines_of(wish.from_urls)))
     llm = read_llm(wish.model or facts[0].model)
     cluster = cluster_of(wish.gpus, facts[0])
     histories = asyncio.run(watch_loads(facts, wish.window_s, tell=_telling(wish.window_s)))
@@ -106,18 +107,6 @@ def _fitted(
         command=command_line(),
         notes=tuple(notes),
     )
-
-
-def _engines(urls: Sequence[str]) -> list[str]:
-    """The engines behind these addresses: those a router lists, or the engine itself."""
-    from pdctl.engines.router_client import RouterClient
-    from pdctl.measurement.engine_facts import checked_url
-
-    found: list[str] = []
-    for url in urls:
-        listed = RouterClient(checked_url(url)).workers()
-        found += [engine.url for engine in listed] if listed else [checked_url(url)]
-    return found
 
 
 def _telling(window_s: float) -> "Callable[[float], None]":

@@ -186,8 +186,11 @@ def cost_s(times: StepTimes, step: Measurement) -> float:
         return OVERHEAD_S + fill_s + predicted_s(times, step)
     if step.kind == "transfer":
         return OVERHEAD_S + predicted_s(times, step) + predicted_s(times, _prefill(step.new_tokens))
+    if step.kind == "stall":
+        decodes_s = 2 * DECODE_STEPS * predicted_s(times, Measurement("decode", 0.0, context=64))
+        return OVERHEAD_S + decodes_s / 4 + predicted_s(times, step)
     return OVERHEAD_S + predicted_s(times, step)  # a cached beginning is made once
 
 
 def _prefill(tokens: int) -> Measurement:
-    return Measurement("prefill", 0.0, new_tokens=tokens)
+    return Measurement("prefill", 0.0, new_tokens=tokens, counted=True)

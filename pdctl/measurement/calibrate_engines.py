@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 
 import aiohttp
@@ -20,6 +21,7 @@ from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.roofline import step_times
 
 KEPT_S = 4.0  # SGLang's HTTP server closes connections that were idle for five
+FAST = 2.0  # simulations faster than this leave no time to meet in a step
 LEAST_PLUG_TOKENS = 256
 Tell = Callable[[Progress], None]
 
@@ -55,9 +57,10 @@ async def calibrate_engines(
         taken = await take(steps.measure, grid, roofline, budget_s=budget_s, tell=tell)
     engine = prefill or decode
     assert engine is not None
-    return calibration(
-        taken, roofline, llm, cluster, engine, command=command, host_s=steps.median_host_s()
-    )
+    beside = steps.request()
+    if beside is not None:
+        taken = _with_request(taken, beside, roofline)
+    return calibration(taken, roofline, llm, cluster, engine, command=command)
 
 
 def calibration(
@@ -68,7 +71,6 @@ def calibration(
     facts: EngineFacts,
     *,
     command: str,
-    host_s: float | None = None,
     notes: tuple[str, ...] = (),
 ) -> Calibration:
     """What measurements come to. Raises InvalidInput if they tell nothing at all."""
@@ -101,10 +103,19 @@ def calibration(
         unidentified=taken.unidentified,
         disagreements=disagreements(taken.measurements, taken.fit, are_probes=not notes),
         given_up=taken.given_up,
-        host_s=host_s,
+        request_s=taken.fit.factors.get("request_s", 0.0) * roofline.request_s or None,
         is_simulated=facts.is_simulated,
         notes=notes,
     )
+
+
+def _with_request(taken: Taken, beside: Measurement, roofline: StepTimes) -> Taken:
+    """`taken` with what a request takes beside its steps, which no step tells."""
+    if taken.fit is None or roofline.request_s <= 0:
+        return taken
+    factors = {**taken.fit.factors, "request_s": beside.seconds / roofline.request_s}
+    fit = replace(taken.fit, factors=factors, residuals=(*taken.fit.residuals, 0.0))
+    return replace(taken, fit=fit, measurements=(*taken.measurements, beside))
 
 
 def roofline_of(facts: EngineFacts | None, llm: Llm, cluster: Cluster) -> StepTimes:
@@ -148,6 +159,7 @@ def _grid(
         grid += design.decode_grid(decode.limits)
         if decode.role == "colocated":
             grid += design.mixed_grid(decode.limits)
+            grid += design.stall_grid(decode.limits) if clock_rate <= FAST else ()
     if prefill is not None and decode is not None and prefill.role == "prefill":
         grid += design.transfer_grid(prefill.limits)
     return grid
@@ -155,9 +167,8 @@ def _grid(
 
 def _with_batches(facts: EngineFacts, clock_rate: float) -> design.Limits:
     """Prompts meet in one step only while another step lasts; fast simulations leave no time."""
-    from dataclasses import replace
-
-    return replace(facts.limits, batches=facts.has_counters and clock_rate <= 2.0)
+    counts = facts.has_counters
+    return replace(facts.limits, counted=counts, batches=counts and clock_rate <= FAST)
 
 
 async def _steps(

@@ -75,7 +75,9 @@ def steps_of_loads(loads: Iterable[Load], role: Role, chunk: int) -> Iterator[Me
         if counted.prefill_tokens >= LEAST_TOKENS:
             if counted.prefill_tokens <= chunk and counted.prefill_busy_s > 0:
                 tokens = round(counted.prefill_tokens)
-                yield Measurement("prefill", counted.prefill_busy_s, new_tokens=tokens)
+                yield Measurement(
+                    "prefill", counted.prefill_busy_s, new_tokens=tokens, counted=True
+                )
             continue
         if counted.prefill_tokens or counted.steps < LEAST_DECODE_STEPS or role == "prefill":
             continue

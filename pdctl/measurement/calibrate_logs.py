@@ -75,7 +75,7 @@ def _prefill(fields: dict[str, float]) -> Measurement | None:
     if fields.get("#running-req", 0) > 0:  # a colocated engine may have decoded meanwhile
         return None
     return Measurement(
-        "prefill",
+        "stall",
         tokens / rate,
         batch=prompts,
         new_tokens=round(tokens / prompts),

@@ -17,8 +17,8 @@ class Calibration:
     """A calibration as it is shown. file: None when its residuals are too large to keep it.
 
     uncertainty: standard deviation of the least certain step; None where it is not known.
-    unidentified: coefficients that kept their roofline. host_s: of a small request, what was not
-    its step. notes: what it cannot say, in sentences.
+    unidentified: coefficients that kept their roofline. request_s: of a small request, what was
+    neither its step nor HTTP. notes: what it cannot say, in sentences.
     """
 
     profile: Profile
@@ -31,7 +31,7 @@ class Calibration:
     unidentified: tuple[str, ...]
     disagreements: tuple[Disagreement, ...]
     given_up: tuple[Measurement, ...] = ()
-    host_s: float | None = None
+    request_s: float | None = None
     is_simulated: bool = False
     notes: tuple[str, ...] = ()
 

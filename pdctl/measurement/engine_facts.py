@@ -36,6 +36,8 @@ class EngineFacts:
     has_counters: bool
     is_simulated: bool = False
     overlap: bool = True
+    page_size: int = 1
+    reserved_decode_tokens: int = 512
     device: str = ""  # "cpu", "cuda"; "" where it does not say
 
 
@@ -72,6 +74,8 @@ async def engine_facts(http: aiohttp.ClientSession, url: str) -> EngineFacts:
         has_counters=load is not None and load.counted is not None,
         is_simulated=simulated,
         overlap=not info.get("disable_overlap_schedule"),
+        page_size=_whole(info.get("page_size")) or 1,
+        reserved_decode_tokens=_whole(info.get("num_reserved_decode_tokens")) or 512,
         device=str(info.get("device") or ""),
     )
 

@@ -7,6 +7,7 @@ client's clock does, less what an answer costs that needs no step. No router is 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from statistics import median
 
 import aiohttp
@@ -23,6 +24,8 @@ SETTLE_S = 1.0  # until an engine has counted what it has answered
 TOGETHER_S = 120.0  # until all requests of a batch run
 LOOK_S = 0.002
 SPANNING_STEPS = 3  # decode steps after a prefill: the second one's time is counted from before it
+STALLED_TOKENS = 64  # context of the request that waits
+LEAST_GAPS = 12
 HOST_TOKENS = 256  # prompts up to this length tell what is not the step
 
 
@@ -51,6 +54,7 @@ class EngineSteps:
         """
         kinds = {
             "prefill": self._prefill,
+            "stall": self._stall,
             "decode": self._decode,
             "mixed": self._mixed,
             "transfer": self._transfer,
@@ -66,42 +70,69 @@ class EngineSteps:
             ) from problem
         return found if found is not None and found.seconds > 0 else None
 
-    def median_host_s(self) -> float:
-        """Seconds of a small request beside its step: HTTP, tokenizer, queues between processes."""
-        return max(0.0, median(self.host_s)) if self.host_s else 0.0
+    def request(self) -> Measurement | None:
+        """What a small request takes beside its step and HTTP: tokenizer, queues, detokenizer."""
+        if not self.host_s or self.clock_rate != 1.0:
+            return None
+        return Measurement("request", max(1e-5, median(self.host_s)))
 
     async def _prefill(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        """A prompt to an idle engine."""
+        if step.batch > 1 and self.has_counters:
+            return await self._together(step, times)
         if not self.has_counters:
             seconds = await prefill_s(
                 self.prefill, step.new_tokens, step.cached_tokens, step.batch, self.hop_s
             )
             return replace(step, seconds=seconds * self.clock_rate)
-        engine = self.prefill
         stem = await self._stem(step.cached_tokens)
-        before = await self._idle(engine)
-        plug = None
-        if step.batch > 1:  # they gather while it is busy, and enter its next step together
-            plug = asyncio.create_task(answers(engine, [prompt(engine, self.plug_tokens)]))
-            await asyncio.sleep(2 * self.hop_s)
-        start = asyncio.get_running_loop().time()
-        prompts = [stem + prompt(engine, step.new_tokens) for _ in range(step.batch)]
-        cached = await answers(engine, prompts)
-        took_s = asyncio.get_running_loop().time() - start
-        if plug is not None:
-            await plug
-        new = sum(map(len, prompts)) - sum(cached)
-        expected = new + (self.plug_tokens if plug else 0)
-        counted = await self._counted(engine, before, expected)
-        if counted is None or cached[0] < 0.9 * step.cached_tokens:
+        ids = stem + prompt(self.prefill, step.new_tokens)
+        before = await self._idle(self.prefill)
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        (cached,) = await answers(self.prefill, [ids])
+        took_s = clock() - start
+        new = len(ids) - cached
+        counted = await self._counted(self.prefill, before, new)
+        if counted is None or cached < 0.9 * step.cached_tokens:
             self._stems.pop(step.cached_tokens, None)  # it has been evicted
             return None
-        busy_s = counted.prefill_busy_s * self.clock_rate
-        if plug is not None:
-            plugged = Measurement("prefill", 0.0, new_tokens=self.plug_tokens, counted=True)
-            return replace(step, kind="stall", seconds=busy_s - predicted_s(times, plugged))
+        busy_s = counted.prefill_busy_s
         if new <= HOST_TOKENS:
-            self.host_s.append(took_s - counted.prefill_busy_s)
-        return replace(step, new_tokens=new, cached_tokens=cached[0], seconds=busy_s, counted=True)
+            self.host_s.append(took_s - busy_s - self.hop_s)
+        return replace(step, new_tokens=new, cached_tokens=cached, seconds=busy_s * self.clock_rate)
+
+    async def _together(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        """Prompts that gather while a plug is prefilled, and enter the next step together."""
+        engine = self.prefill
+        before = await self._idle(engine)
+        plug = asyncio.create_task(answers(engine, [prompt(engine, self.plug_tokens)]))
+        await asyncio.sleep(2 * self.hop_s)
+        prompts = [prompt(engine, step.new_tokens) for _ in range(step.batch)]
+        await answers(engine, prompts)
+        await plug
+        tokens = self.plug_tokens + step.batch * step.new_tokens
+        counted = await self._counted(engine, before, tokens)
+        if counted is None:
+            return None
+        plugged = Measurement("prefill", 0.0, new_tokens=self.plug_tokens, counted=True)
+        busy_s = counted.prefill_busy_s * self.clock_rate
+        return replace(step, seconds=busy_s - predicted_s(times, plugged))
+
+    async def _stall(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        """By how much a running request waits longer for a token while a prompt is prefilled."""
+        every_s = max(LOOK_S, 2 * times.decode_base_s / self.clock_rate)
+        async with Together(self.decode, 1, STALLED_TOKENS, DECODE_STEPS) as crowd:
+            while len(crowd.times) < LEAST_GAPS and not crowd.is_over():
+                await asyncio.sleep(every_s)
+            asked = len(crowd.times)
+            await answers(self.decode, [prompt(self.decode, step.new_tokens)])
+            await asyncio.sleep(4 * every_s)
+        gaps = [b - a for a, b in pairwise(crowd.times)]
+        if asked < LEAST_GAPS or len(gaps) <= asked:
+            return None
+        usual_s = median(gaps[: asked - 1])
+        return replace(step, seconds=(max(gaps[asked - 1 :]) - usual_s) * self.clock_rate)
 
     async def _stem(self, tokens: int) -> list[int]:
         """The beginning of a prompt that the engine has in its cache."""
@@ -167,7 +198,7 @@ class EngineSteps:
             await answers(self.decode, [prompt(self.decode, step.new_tokens)])
             await asyncio.sleep(4 * every_s)
             seen = crowd.times[max(0, asked - 2) :]
-        gaps = [b - a for a, b in zip(seen, seen[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(seen)]
         if not gaps:
             return None
         context = round((step.context / step.batch + tokens) * step.batch)

@@ -33,6 +33,7 @@ class Limits:
     prefix_cache: bool = True
     mixed_chunk: bool = False
     batches: bool = True  # several prompts can be brought into one prefill step
+    counted: bool = True  # by the engine, not timed from here
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,22 @@ def prefill_grid(limits: Limits) -> tuple[Measurement, ...]:
     room = min(limits.max_context - 8, int(0.9 * limits.kv_tokens))
     top = min(limits.chunk, MAX_PREFILL_TOKENS, room)
     sizes = sorted({n for n in _doubling(16, top) if n <= top} | {top})
-    alone = [_prefill(n) for n in sizes]
     stems = [c for c in _doubling(256, 32768) if limits.prefix_cache]
-    after = [
-        _prefill(n, c)
-        for n in sizes
-        for c in stems
-        if 64 <= n <= 4096 and n + c <= min(room, 40960)
-    ]
-    batches = (4, 16) if limits.batches else ()
+    alone = [(n, 0) for n in sizes]
+    after = [(n, c) for n in sizes for c in stems if 64 <= n <= 4096 and n + c <= min(room, 40960)]
     together = [
-        replace(_prefill(n), batch=b)
-        for b in batches
+        replace(_prefill(n, counted=True), batch=b)
+        for b in (4, 16)
         for n in sizes
-        if 1024 <= b * n <= top and n >= 64 and b <= limits.max_running
+        if limits.batches and 1024 <= b * n <= top and n >= 64 and b <= limits.max_running
     ]
-    return (*alone, *after, *together)
+    return (*(_prefill(n, c, counted=limits.counted) for n, c in (*alone, *after)), *together)
+
+
+def stall_grid(limits: Limits) -> tuple[Measurement, ...]:
+    """Prefill steps of one prompt that running decodes wait for."""
+    top = min(limits.chunk, MAX_PREFILL_TOKENS, limits.max_context - 8, int(0.5 * limits.kv_tokens))
+    return tuple(Measurement("stall", 0.0, new_tokens=n) for n in (128, 512, 2048) if n <= top)
 
 
 def decode_grid(limits: Limits) -> tuple[Measurement, ...]:
@@ -122,7 +123,7 @@ def coefficients(grid: Sequence[Measurement], times: StepTimes) -> tuple[str, ..
     """The StepTimes fields that make up the steps of a grid."""
     kinds = {m.kind for m in grid}
     names = [n for kind in REQUIRED if kind in kinds for n in (*REQUIRED[kind], *OPTIONAL[kind])]
-    return tuple(n for n in names if getattr(times, n) > 0)
+    return tuple(n for n in dict.fromkeys(names) if getattr(times, n) > 0)
 
 
 def choose(
@@ -224,8 +225,8 @@ def _doubling(low: int, high: int) -> list[int]:
     return sizes
 
 
-def _prefill(new: int, cached: int = 0) -> Measurement:
-    return Measurement("prefill", 0.0, new_tokens=new, cached_tokens=cached)
+def _prefill(new: int, cached: int = 0, *, counted: bool) -> Measurement:
+    return Measurement("prefill", 0.0, new_tokens=new, cached_tokens=cached, counted=counted)
 
 
 def _middle(value: float, middle: float) -> float:
@@ -242,6 +243,10 @@ _CORNERS: Mapping[str, tuple[Callable[[Measurement], tuple[float, ...]], ...]] =
         lambda m: (m.cached_tokens, -m.new_tokens),
         lambda m: (m.cached_tokens, _middle(m.new_tokens, 1024)),
         lambda m: (m.batch, m.new_tokens),
+    ),
+    "stall": (
+        lambda m: (m.new_tokens,),
+        lambda m: (-m.new_tokens,),
     ),
     "decode": (
         lambda m: (-m.batch, -m.context),

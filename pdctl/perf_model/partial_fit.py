@@ -35,7 +35,7 @@ def fit_identified(
     """
     kinds = {m.kind for m in measurements}
     told = [n for kind in REQUIRED if kind in kinds for n in (*REQUIRED[kind], *OPTIONAL[kind])]
-    told = [n for n in told if getattr(roofline, n) > 0]
+    told = [n for n in dict.fromkeys(told) if getattr(roofline, n) > 0]
     names = [n for n in told if wanted is None or n in wanted]
     found: Fit | None = None
     while names and found is None:

@@ -19,6 +19,8 @@ NAMES: dict[str, tuple[str, float]] = {
     "prefill_pair_s": ("prefill, attention of 8,000 tokens", 8000**2 / 2),
     "prefill_weight_s": ("prefill, reading the weights", 1),
     "prefill_floor_s": ("prefill, at least", 1),
+    "prefill_start_s": ("prefill, until the GPU has it", 1),
+    "request_s": ("a request beside its steps", 1),
     "decode_base_s": ("decode, each step", 1),
     "decode_weight_s": ("decode, reading all experts", 1),
     "decode_request_s": ("decode, 100 requests", 1e2),
@@ -85,10 +87,10 @@ def _notes(found: Calibration) -> list[str]:
             f"The time was up with the least certain step known to "
             f"±{found.uncertainty * 100:.1f} %; a longer --budget makes it better."
         )
-    if found.host_s:
+    if found.request_s:
         notes.append(
-            f"Beside its step a small request takes {format_seconds(found.host_s)} (HTTP, "
-            "tokenizer, queues)."
+            f"Beside its step a small request takes {format_seconds(found.request_s)} "
+            "(tokenizer, queues between processes)."
         )
     return notes
 
@@ -112,10 +114,11 @@ def words(step: Measurement) -> str:
         return f"decode {step.batch} × {format_count(step.context // max(1, step.batch))}"
     if step.kind == "transfer":
         return f"KV transfer of {format_count(step.new_tokens)}"
-    prompts = f"{step.batch} × " if step.batch > 1 and step.kind == "prefill" else ""
+    prompts = f"{step.batch} × " if step.batch > 1 and step.kind != "mixed" else ""
     after = f" after {format_count(step.cached_tokens)}" if step.cached_tokens else ""
     beside = f" beside {step.batch} decoding" if step.kind == "mixed" else ""
-    return f"prefill {prompts}{format_count(step.new_tokens)}{after}{beside}"
+    behind = " behind another" if step.kind == "stall" else ""
+    return f"prefill {prompts}{format_count(step.new_tokens)}{after}{beside}{behind}"
 
 
 def progress_line(now: Progress) -> str:

@@ -82,10 +82,10 @@ def test_the_time_given_is_kept_to() -> None:
 def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start))
-    engine.broken = lambda step: step.batch == 256
-    taken = engine.calibrate(start, 60.0, tolerance=0.02)
+    engine.broken = lambda step: step.batch >= 128
+    taken = engine.calibrate(start, 90.0, tolerance=0.01)
     assert taken.given_up
-    assert all(step.batch == 256 for step in taken.given_up)
+    assert all(step.batch >= 128 for step in taken.given_up)
     for step in taken.given_up:
         assert engine.asked.count(step) == MAX_FAILURES
     assert taken.fit is not None

@@ -30,13 +30,13 @@ def prefill(
 def test_a_prefill_with_others_waiting_before_it_took_the_time_since_the_last_line() -> None:
     lines = [prefill(8000, 100.0, waiting=3), prefill(8192, 32768.0, waiting=2, cached=1024)]
     assert list(steps_of_log(lines)) == [
-        Measurement("prefill", 0.25, new_tokens=8192, cached_tokens=1024)
+        Measurement("stall", 0.25, new_tokens=8192, cached_tokens=1024)
     ]
 
 
 def test_prompts_that_shared_a_step_are_a_batch() -> None:
     lines = [prefill(8000, 100.0, waiting=3), prefill(4000, 20000.0, prompts=4)]
-    assert list(steps_of_log(lines)) == [Measurement("prefill", 0.2, batch=4, new_tokens=1000)]
+    assert list(steps_of_log(lines)) == [Measurement("stall", 0.2, batch=4, new_tokens=1000)]
 
 
 def test_a_prefill_that_came_to_an_idle_engine_tells_nothing() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -47,7 +48,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 def test_a_prefill_step_takes_what_the_engine_counts(new: int, cached: int) -> None:
     async def test() -> None:
         async with one() as (_, steps):
-            step = Measurement("prefill", 0.0, new_tokens=new, cached_tokens=cached)
+            step = Measurement("prefill", 0.0, counted=True, new_tokens=new, cached_tokens=cached)
             found = await steps.measure(step, TRUE)
             assert found is not None
             assert found.new_tokens + found.cached_tokens == new + cached
@@ -60,7 +61,7 @@ def test_a_prefill_step_takes_what_the_engine_counts(new: int, cached: int) -> N
 def test_a_cached_beginning_is_prefilled_once_for_many_steps() -> None:
     async def test() -> None:
         async with one() as (running, steps):
-            step = Measurement("prefill", 0.0, new_tokens=128, cached_tokens=2048)
+            step = Measurement("prefill", 0.0, counted=True, new_tokens=128, cached_tokens=2048)
             await steps.measure(step, TRUE)
             before = running.api.engine.record.prefill_tokens
             await steps.measure(step, TRUE)
@@ -99,7 +100,7 @@ def test_the_work_of_somebody_else_is_not_taken_for_the_step() -> None:
         async with one() as (running, steps):
             body = {"input_ids": list(range(900)), "sampling_params": {"max_new_tokens": 1}}
             other = asyncio.create_task(running.post("/generate", body))
-            step = Measurement("prefill", 0.0, new_tokens=1500)
+            step = Measurement("prefill", 0.0, counted=True, new_tokens=1500)
             found = await steps.measure(step, TRUE)
             await other
             assert found is None or found.seconds == pytest.approx(
@@ -114,7 +115,7 @@ def test_a_prefill_and_a_decode_engine_are_measured_alone_and_their_transfer_tog
         async with pair() as (prefill, decode):
             steps = steps_of(prefill, decode)
             for step in (
-                Measurement("prefill", 0.0, new_tokens=700),
+                Measurement("prefill", 0.0, counted=True, new_tokens=700),
                 Measurement("decode", 0.0, batch=4, context=4 * 200),
                 Measurement("transfer", 0.0, new_tokens=1500),
             ):
@@ -134,5 +135,28 @@ def test_the_facts_of_an_engine_are_those_it_was_started_with() -> None:
             assert facts.has_counters
             assert facts.limits.chunk == running.api.engine.model.chunked_prefill_size
             assert facts.limits.kv_tokens == running.api.engine.model.kv_capacity_tokens
+
+    run(test)
+
+
+def test_a_running_request_waits_for_a_prompt_as_long_as_its_step_takes() -> None:
+    async def test() -> None:
+        async with engine("colocated", speed=1.0) as running:
+            steps = replace(steps_of(running), clock_rate=1.0)
+            found = await steps.measure(Measurement("stall", 0.0, new_tokens=300), TRUE)
+            assert found is not None
+            assert found.seconds == pytest.approx(0.3, rel=0.15)
+
+    run(test)
+
+
+def test_prompts_that_gather_behind_another_are_measured_as_one_step() -> None:
+    async def test() -> None:
+        async with engine("colocated", speed=2.0) as running:
+            steps = replace(steps_of(running), clock_rate=2.0, plug_tokens=400)
+            step = Measurement("prefill", 0.0, batch=4, new_tokens=128, counted=True)
+            found = await steps.measure(step, TRUE)
+            assert found is not None
+            assert found.seconds == pytest.approx(0.512, rel=0.02)
 
     run(test)

@@ -1,0 +1,54 @@
+"""What the simulator says of running engines: their own limits, this machine's profile."""
+
+from collections.abc import Sequence
+
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.measurement.engine_facts import EngineFacts
+from pdctl.perf_model.profiles import find_own_profile
+from pdctl.perf_model.records import EngineModel, Fleet, Profile, Role
+from pdctl.perf_model.roofline import step_times
+
+
+def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | None:
+    """The profile that describes such an engine; simulated ones are what the roofline says."""
+    return None if facts.is_simulated else find_own_profile(cluster.gpu.name, llm)
+
+
+def fleet_of_engines(
+    facts: Sequence[EngineFacts], llm: Llm, cluster: Cluster, profile: Profile | None
+) -> Fleet:
+    """Running engines as the simulator sees them. Of one role all are taken to be equal."""
+    models = {one.role: _model(one, llm, cluster, profile) for one in facts}
+
+    def count(role: Role) -> int:
+        return sum(one.role == role for one in facts)
+
+    return Fleet(
+        colocated=models.get("colocated"),
+        prefill=models.get("prefill"),
+        decode=models.get("decode"),
+        num_colocated=count("colocated"),
+        num_prefill=count("prefill"),
+        num_decode=count("decode"),
+        policy="cache_aware",
+    )
+
+
+def _model(facts: EngineFacts, llm: Llm, cluster: Cluster, profile: Profile | None) -> EngineModel:
+    backend = None if facts.is_simulated else facts.attention_backend
+    limits = facts.limits
+    return EngineModel(
+        role=facts.role,
+        parallelism=facts.parallelism,
+        times=step_times(
+            llm, cluster, facts.parallelism, facts.role, profile=profile, attention_backend=backend
+        ),
+        kv_capacity_tokens=limits.kv_tokens,
+        max_running_requests=limits.max_running,
+        chunked_prefill_size=limits.chunk,
+        max_context=limits.max_context,
+        page_size=facts.page_size,
+        reserved_decode_tokens=facts.reserved_decode_tokens,
+        radix_cache=limits.prefix_cache,
+        mixed_chunk=limits.mixed_chunk,
+    )
