@@ -41,6 +41,10 @@ LINES = [
     ("offline", "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find the requested files"),
     ("gated", "huggingface_hub.errors.GatedRepoError: 401 Client Error."),
     ("no_model", "OSError: /models/x does not appear to have a file named config.json."),
+    (
+        "no_model",
+        "ValueError: Unrecognized model in /x. Should have a `model_type` key in its config.",
+    ),
     ("remote_code", "ValueError: Please pass the argument `trust_remote_code=True` to allow it."),
     ("driver", "RuntimeError: The NVIDIA driver version is insufficient for CUDA runtime version"),
     ("gpu_fault", "RuntimeError: NCCL error: unhandled system error"),
