@@ -141,7 +141,8 @@ STARTS = (
     ),
     Signature(
         "no_model",
-        r"does not appear to have a file named|Unrecognized model in|is not a local folder|not a valid model identifier"
+        r"does not appear to have a file named|Unrecognized model in|is not a local folder"
+        r"|not a valid model identifier"
         r"|Cannot find any model weights|SafetensorError|HeaderTooLarge|Error no file named",
         "The model's directory is incomplete, or its weights are broken.",
         "ls MODEL: config.json, the tokenizer, and every *.safetensors of the index",
