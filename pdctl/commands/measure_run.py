@@ -2,13 +2,19 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import typer
 
+from pdctl.commands.measure_help import (
+    cluster_for,
+    layout_of,
+    profile_of,
+    progress,
+    say,
+    trouble,
+)
 from pdctl.commands.measure_wish import (
     Wish,
     arms_of,
@@ -19,17 +25,15 @@ from pdctl.commands.measure_wish import (
     winner_command,
     workload_of,
 )
-from pdctl.errors import EngineFailed, ExitCode, NotReady, PdctlError
+from pdctl.errors import EngineFailed, ExitCode, NotReady
 from pdctl.workload.records import Requests, Workload
 
 if TYPE_CHECKING:
     from pdctl.deployment.records import Deployment
-    from pdctl.inspection.records import Cluster, Llm
-    from pdctl.measurement.arms import ArmName, ArmResult, Played, Ruling
-    from pdctl.measurement.engine_facts import EngineFacts
-    from pdctl.measurement.records import LoadProgress
+    from pdctl.inspection.records import Llm
+    from pdctl.measurement.arms import ArmName, ArmResult, Played
+    from pdctl.measurement.ruling import Ruling
     from pdctl.measurement.trial import Endpoint
-    from pdctl.perf_model.records import Profile
 
 
 @dataclass
@@ -70,10 +74,10 @@ def _both(wish: Wish, measured: Measured) -> "dict[ArmName, Deployment]":
     from pdctl.inspection.llm import read_llm
 
     llm, workload = read_llm(wish.model), workload_of(wish)
-    deployments = arms_of(wish, llm, _cluster(wish), workload)
+    deployments = arms_of(wish, llm, cluster_for(wish), workload)
     for name, deployment in deployments.items():
         measured.layouts[name] = (deployment.layout, deployment.num_gpus)
-    _say(f"{llm.name} · {' against '.join(d.layout for d in deployments.values())}")
+    say(f"{llm.name} · {' against '.join(d.layout for d in deployments.values())}")
     for repeat in range(wish.repeats):
         order = list(deployments) if repeat % 2 == 0 else list(deployments)[::-1]
         for name in order:
@@ -83,7 +87,7 @@ def _both(wish: Wish, measured: Measured) -> "dict[ArmName, Deployment]":
                 _arm(wish, name, deployments[name], llm, workload, measured, repeat)
             except (EngineFailed, NotReady) as problem:
                 measured.problems[name] = problem.message
-                _say(f"{deployments[name].layout} failed: {problem.message}")
+                say(f"{deployments[name].layout} failed: {problem.message}")
     return deployments
 
 
@@ -114,8 +118,8 @@ def _arm(
             engines=facts,
             llm=llm,
             cluster=cluster,
-            profile=_profile(wish, facts[0], llm, cluster),
-            trouble=_trouble(state.name),
+            profile=profile_of(wish, facts[0], llm, cluster),
+            trouble=trouble(state.name),
         )
         _loads(wish, endpoint, workload, measured, repeat)
 
@@ -133,14 +137,14 @@ def _target(wish: Wish, measured: Measured) -> None:
 
     llm = read_llm(wish.model or facts[0].model)
     cluster = cluster_of(wish.gpus, facts[0])
-    measured.layouts["target"] = (_layout([f.role for f in facts]), len(facts))
+    measured.layouts["target"] = (layout_of([f.role for f in facts]), len(facts))
     endpoint = Endpoint(
         arm="target",
         url=url,
         engines=facts,
         llm=llm,
         cluster=cluster,
-        profile=_profile(wish, facts[0], llm, cluster),
+        profile=profile_of(wish, facts[0], llm, cluster),
     )
     for repeat in range(wish.repeats):
         _loads(wish, endpoint, workload_of(wish), measured, repeat)
@@ -166,7 +170,7 @@ def _loads(
         seed += 1
         _play(wish, endpoint, again, aside, repeat=repeat, rate_rps=rate, seed=seed)
         tried.append((rate, _held(wish, aside.played[-1])))
-        _say(f"{rate:.3g} req/s: {'holds' if tried[-1][1] else 'misses the service levels'}")
+        say(f"{rate:.3g} req/s: {'holds' if tried[-1][1] else 'misses the service levels'}")
 
 
 def _held(wish: Wish, played: "Played") -> bool:
@@ -195,7 +199,7 @@ def _play(
     kept = Kept(endpoint.url, connections_of(wish))
     layout = measured.layouts.get(endpoint.arm, ("", 0))[0] or endpoint.arm
     try:
-        with _progress(f"{layout} · {repeat + 1} of {wish.repeats}") as tell:
+        with progress(f"{layout} · {repeat + 1} of {wish.repeats}") as tell:
             played = asyncio.run(
                 play(
                     endpoint,
@@ -226,7 +230,7 @@ def _report(wish: Wish, measured: Measured, deployments: "dict[ArmName, Deployme
     import dataclasses
 
     from pdctl.console import out, print_json
-    from pdctl.measurement.arms import rule
+    from pdctl.measurement.ruling import rule
     from pdctl.tables.measure import measure_view
 
     slo = slo_of(wish)
@@ -276,77 +280,3 @@ def _code(measured: Measured, arms: "list[ArmResult]", ruling: "Ruling") -> Exit
         return ExitCode.ENGINE_FAILED
     failing = arms and all(a.num_failed >= a.num_requests for a in arms)
     return ExitCode.ANSWER_IS_NO if ruling.winner == "neither" or failing else ExitCode.DONE
-
-
-def _profile(wish: Wish, facts: "EngineFacts", llm: "Llm", cluster: "Cluster") -> "Profile | None":
-    from pdctl.measurement.prediction import profile_for
-    from pdctl.perf_model.profiles import read_profile
-
-    if wish.profile is not None:
-        return read_profile(wish.profile)
-    return profile_for(facts, llm, cluster)
-
-
-def _cluster(wish: Wish) -> "Cluster":
-    """The GPUs to plan the split for."""
-    from pdctl.inspection.cluster import detect_cluster, parse_gpus
-    from pdctl.inspection.cpu import cpu_cluster
-
-    if wish.engine == "sim":
-        return parse_gpus(wish.gpus or f"{wish.total * (wish.sizes[0] or 1)}xH200")
-    if "--device cpu" in wish.args[0]:
-        return cpu_cluster()
-    return detect_cluster()
-
-
-def _trouble(name: str) -> "Callable[[], str]":
-    """Says which process of a deployment has died, or ""."""
-    from pdctl.engines import state
-
-    def look() -> str:
-        try:
-            found = state.read_state(name)
-        except PdctlError:
-            return ""
-        if found is None:
-            return ""
-        dead = [
-            p for p in found.processes if p.phase in ("failed", "backoff", "stopped") or p.restarts
-        ]
-        return "; ".join(f"{p.name} {p.detail or p.phase}" for p in dead)
-
-    return look
-
-
-def _layout(roles: "list[str]") -> str:
-    letters = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
-    return "".join(f"{roles.count(role)}{letter}" for role, letter in letters if role in roles)
-
-
-@contextmanager
-def _progress(words: str) -> "Iterator[Callable[[LoadProgress], None]]":
-    from pdctl.tables.measure import progress_line
-
-    is_terminal = sys.stderr.isatty()
-    last = [-1e9]
-
-    def tell(now: "LoadProgress") -> None:
-        if is_terminal:
-            sys.stderr.write(f"\r\x1b[2K{words} · {progress_line(now)}")
-            sys.stderr.flush()
-        elif now.at_s - last[0] >= 15:
-            last[0] = now.at_s
-            _say(f"{words} · {progress_line(now)}")
-
-    try:
-        yield tell
-    finally:
-        if is_terminal:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
-
-
-def _say(text: str) -> None:
-    from pdctl.console import printable
-
-    sys.stderr.write(printable(f"{text}\n"))

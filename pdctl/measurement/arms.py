@@ -1,11 +1,11 @@
-"""What two arms did with the same requests, and which one wins. Pure."""
+"""What two arms did with the same requests. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from pdctl.measurement.bootstrap import Interval, Statistic, difference, interval
+from pdctl.measurement.bootstrap import Interval, interval
 from pdctl.measurement.compare import Compared
 from pdctl.measurement.records import LoadResult, Sent
 from pdctl.measurement.summary import summary
@@ -14,7 +14,6 @@ from pdctl.perf_model.records import Outcome
 from pdctl.workload.records import Slo
 
 ArmName = Literal["colocated", "pd", "target"]
-Winner = Literal["colocated", "pd", "too_close", "neither", "unsure", "one_arm"]
 WARM_UP, COOL_DOWN = 0.1, 0.05
 QUANTILES = ("p50", "p90", "p99")
 
@@ -69,17 +68,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class Ruling:
-    """Which arm wins. by: the figure it rests on; margin: PD less colocated."""
-
-    winner: Winner
-    by: str
-    margin: Interval | None
-    text: str
-
-
-@dataclass(frozen=True)
-class _Row:
+class Row:
     """One request inside its load's window, as far as figures need it."""
 
     ttft_s: float | None
@@ -127,33 +116,7 @@ def arm_result(
     )
 
 
-def rule(arms: Sequence[ArmResult], played: Sequence[Played], slo: Slo) -> Ruling:
-    """Which arm wins on what was measured?
-
-    With service levels: the one with more goodput. Without: the one whose requests end sooner.
-    Only where 95 % of resamplings agree on the sign.
-    """
-    whole = {arm.name: arm for arm in arms if arm.num_requests}
-    if "colocated" not in whole or "pd" not in whole:
-        return Ruling("one_arm", "", None, _of_one(arms, slo))
-    if any(arm.is_generator_late for arm in whole.values()):
-        text = "The load generator was the bottleneck: its requests went out late. No verdict."
-        return Ruling("unsure", "", None, text)
-    margin, by = _margin(played, slo)
-    if slo.is_given and not any(_meets(arm, slo) for arm in whole.values()):
-        return Ruling("neither", by, margin, _neither(whole.values(), slo))
-    if slo.is_given and all(_meets(arm, slo) for arm in whole.values()) and _is_zero(margin):
-        text = "Both arms meet the service levels here; --find-knee tells which sustains more."
-        return Ruling("too_close", by, margin, text)
-    if margin is None or _is_zero(margin):
-        text = f"Too close to call: {by} of PD less colocated is {_span(margin, by)}."
-        return Ruling("too_close", by, margin, text)
-    pd_is_better = (margin.value > 0) == (by == "goodput")
-    winner: Winner = "pd" if pd_is_better else "colocated"
-    return Ruling(winner, by, margin, _won(winner, whole["colocated"], whole["pd"], by, margin))
-
-
-def rows_of(played: Sequence[Played], slo: Slo) -> list[_Row]:
+def rows_of(played: Sequence[Played], slo: Slo) -> list[Row]:
     """The requests inside the windows of some loads, in order."""
     return [_row(one, slo) for load in played for one in inside(load.result)]
 
@@ -168,59 +131,44 @@ def inside(result: LoadResult) -> list[Sent]:
     return [one for one in result.sent if start_s <= one.intended_s <= end_s]
 
 
-def _row(one: Sent, slo: Slo) -> _Row:
+def _row(one: Sent, slo: Slo) -> Row:
     if one.error is not None:
-        return _Row(None, None, None, good=False)
+        return Row(None, None, None, good=False)
     good = one.is_whole and is_good(one.ttft_s, one.tpot_s, slo)
-    return _Row(one.ttft_s, one.tpot_s, one.e2e_s, good)
+    return Row(one.ttft_s, one.tpot_s, one.e2e_s, good)
 
 
-def _quantity(rows: Sequence[_Row], name: str) -> Quantity | None:
+def _quantity(rows: Sequence[Row], name: str) -> Quantity | None:
     found = [interval(len(rows), partial(_percentile, rows, name, q)) for q in QUANTILES]
     if any(one is None for one in found):
         return None
     return Quantity(*(one for one in found if one is not None))
 
 
-def _percentile(rows: Sequence[_Row], name: str, q: str, indices: Sequence[int]) -> float | None:
+def _percentile(rows: Sequence[Row], name: str, q: str, indices: Sequence[int]) -> float | None:
     found = percentiles(getattr(rows[i], name) for i in indices)
     return None if found is None else float(getattr(found, q))
 
 
-def _share_good(rows: Sequence[_Row], indices: Sequence[int]) -> float | None:
+def _share_good(rows: Sequence[Row], indices: Sequence[int]) -> float | None:
     return sum(rows[i].good for i in indices) / len(indices) if indices else None
 
 
-def _goodput_of(rows: Sequence[_Row], span_s: float, indices: Sequence[int]) -> float | None:
+def goodput_of(rows: Sequence[Row], span_s: float, indices: Sequence[int]) -> float | None:
     return sum(rows[i].good for i in indices) / span_s if span_s > 0 else None
 
 
-def _goodput(rows: Sequence[_Row], span_s: float) -> Interval | None:
-    return interval(len(rows), partial(_goodput_of, rows, span_s))
+def _goodput(rows: Sequence[Row], span_s: float) -> Interval | None:
+    return interval(len(rows), partial(goodput_of, rows, span_s))
 
 
-def _mean_e2e(rows: Sequence[_Row], indices: Sequence[int]) -> float | None:
+def mean_e2e(rows: Sequence[Row], indices: Sequence[int]) -> float | None:
     known = [e for i in indices if (e := rows[i].e2e_s) is not None]
     return sum(known) / len(known) if known else None
 
 
-def _margin(played: Sequence[Played], slo: Slo) -> tuple[Interval | None, str]:
-    sides: list[tuple[int, Statistic]] = []
-    for name in ("pd", "colocated"):
-        loads = [one for one in played if one.arm == name]
-        rows = rows_of(loads, slo)
-        span_s = sum(b - a for a, b in (summary(one.result).window_s for one in loads))
-        statistic: Statistic = (
-            partial(_goodput_of, rows, span_s) if slo.is_given else partial(_mean_e2e, rows)
-        )
-        sides.append((len(rows), statistic))
-    return difference(
-        sides[0], sides[1]
-    ), "goodput" if slo.is_given else "mean time to the last token"
-
-
 def _figures(
-    played: Sequence[Played], rows: Sequence[_Row], slo: Slo, span_s: float
+    played: Sequence[Played], rows: Sequence[Row], slo: Slo, span_s: float
 ) -> tuple[Compared, ...]:
     """Prediction beside measurement, over all loads."""
     known = [one for one in played if one.predicted is not None]
@@ -257,49 +205,5 @@ def _num_predicted_good(one: Played, slo: Slo) -> int:
     return sum(is_good(ttft_s, tpot_s, slo) for ttft_s, tpot_s in pairs)
 
 
-def _meets(arm: ArmResult, slo: Slo) -> bool:
-    return arm.attainment is not None and arm.attainment.value >= slo.attainment
-
-
-def _is_zero(margin: Interval | None) -> bool:
-    return margin is None or margin.low <= 0 <= margin.high
-
-
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _span(margin: Interval | None, by: str) -> str:
-    if margin is None:
-        return "unknown"
-    unit = "req/s" if by == "goodput" else "s"
-    return f"{margin.value:+.2f} {unit} ({margin.low:+.2f} to {margin.high:+.2f})"
-
-
-def _won(winner: Winner, colocated: ArmResult, pd: ArmResult, by: str, margin: Interval) -> str:
-    name, layout = ("PD", pd.layout) if winner == "pd" else ("Colocated", colocated.layout)
-    return f"{name} {layout} wins: {by} of PD less colocated is {_span(margin, by)}."
-
-
-def _neither(arms: Iterable[ArmResult], slo: Slo) -> str:
-    parts = [
-        f"{arm.layout} {arm.attainment.value * 100:.0f} %"
-        for arm in arms
-        if arm.attainment is not None
-    ]
-    wanted = f"{slo.attainment * 100:.0f} %"
-    return f"Neither arm meets the service levels for {wanted} of requests: {', '.join(parts)}."
-
-
-def _of_one(arms: Sequence[ArmResult], slo: Slo) -> str:
-    alive = [arm for arm in arms if arm.num_requests]
-    if not alive:
-        return "Nothing was measured."
-    arm = alive[0]
-    if arm.attainment is None:
-        return f"Only {arm.layout} was measured."
-    word = "meets" if _meets(arm, slo) else "misses"
-    return (
-        f"Only {arm.layout} was measured; it {word} the service levels "
-        f"({arm.attainment.value * 100:.0f} % of requests)."
-    )

@@ -6,10 +6,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pdctl.measurement.arms import ArmResult, Quantity, Ruling
+from pdctl.measurement.arms import ArmResult, Quantity
 from pdctl.measurement.bootstrap import Interval
 from pdctl.measurement.compare import Compared
 from pdctl.measurement.records import LoadProgress
+from pdctl.measurement.ruling import Ruling
 from pdctl.units import UNKNOWN, format_rate, format_seconds, format_share
 from pdctl.workload.records import Slo
 

@@ -96,5 +96,5 @@ def test_a_profile_that_is_there_is_not_overwritten(
     there = tmp_path / "mine.json"
     there.write_text("mine")
     text = refused(("calibrate", "llama-3.1-8b", "-o", str(there)), capsys)
-    assert "left as it was" in text
+    assert "left as it is" in text
     assert there.read_text() == "mine"

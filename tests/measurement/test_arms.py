@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.measurement.arms import ArmName, ArmResult, Played, arm_result, inside, rule
+from pdctl.measurement.arms import ArmName, ArmResult, Played, arm_result, inside
 from pdctl.measurement.records import LoadResult, Sent
+from pdctl.measurement.ruling import rule
 from pdctl.perf_model.records import Outcome
 from pdctl.workload.records import Slo
 
