@@ -1,5 +1,7 @@
 """What pdctl reads of others: each reader, real inputs for it, and how much of a run it gets."""
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -31,6 +33,8 @@ ROOT = DATA.parent.parent
 SCRATCH = Path(
     tempfile.mkdtemp(prefix="pdctl-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 )
+
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 PD_YAML = (
     b"""schema: 1
