@@ -25,11 +25,11 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "request": ("request_s",),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    "prefill": ("prefill_weight_s", "prefill_floor_s"),
+    "prefill": ("prefill_weight_s", "prefill_row_s", "prefill_floor_s"),
     "decode": ("decode_weight_s", "decode_request_s", "decode_latency_s", "decode_compute_s"),
     "mixed": (),
     "transfer": (),
-    "stall": ("prefill_weight_s", "prefill_floor_s", "prefill_start_s"),
+    "stall": ("prefill_weight_s", "prefill_row_s", "prefill_floor_s", "prefill_start_s"),
     "request": (),
 }
 ADVICE = {

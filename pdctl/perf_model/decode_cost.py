@@ -7,12 +7,11 @@ from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.collectives import collectives
 from pdctl.perf_model.efficiencies import (
     DECODE_LAYER_S,
-    DECODE_MOE_LAYER_S,
     DECODE_ROW_S,
     DECODE_STEP_S,
     EXPERT_IMBALANCE,
 )
-from pdctl.perf_model.prefill_cost import gemm_s, imbalance
+from pdctl.perf_model.prefill_cost import gemm_s, imbalance, kernels_s
 from pdctl.perf_model.rates import Rates
 from pdctl.perf_model.records import Parallelism, Role, Serving
 from pdctl.perf_model.shards import Shard, attention_tp, kv_layer_bytes
@@ -59,7 +58,7 @@ def decode_cost(
     row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
     rows_per_stage = serving.verify_tokens / parallelism.pp
     return DecodeCost(
-        base_s=DECODE_STEP_S + _kernels_s(llm) + dense_s + head_s + draft_s + moved.step_s,
+        base_s=DECODE_STEP_S + kernels_s(llm) + dense_s + head_s + draft_s + moved.step_s,
         weight_s=part.routed_experts * llm.expert_bytes / rates.memory * uneven,
         request_s=rows_s * rows_per_stage,
         latency_s=rates.latency_s * _full_layers(llm),
@@ -93,11 +92,6 @@ def _window_s(llm: Llm, rates: Rates, parallelism: Parallelism, kv_dtype_bytes: 
     sliding = min(llm.num_sliding_layers, num_kv_layers(llm))
     read = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) * llm.sliding_window
     return sliding * read / rates.kv / parallelism.dp
-
-
-def _kernels_s(llm: Llm) -> float:
-    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
-    return DECODE_MOE_LAYER_S * moe + DECODE_LAYER_S * (llm.num_layers - moe)
 
 
 def _full_layers(llm: Llm) -> int:

@@ -22,17 +22,17 @@ class Efficiency:
     memory: float  # weights and KV streamed by decode
 
 
-# Source: hopper gemm_bf16 and experts_bf16: measured on one H200 with SGLang 0.5.15, the part of
-# Llama-3.1-8B's and Qwen3-30B-A3B's prefill that grows with tokens (profiles/measured/h200-*);
-# memory 0.8: InferSim (hardware/gpu.py); h20 computes near its low peak (InferSim: MFU 0.6 of the
-# whole), but its 78 SMs stream weights at 1.4 of 4 TB/s (Qwen3 speed benchmark, SGLang 0.4.6:
-# Qwen3-30B-A3B at batch 1); attention on hopper: FlashAttention-3 paper (about 600 of 989 TFLOPS
-# causal, head 128); blackwell 0.5: InferSim GB200; experts in FP8 and on cdna: assumed;
-# ampere and ada: assumed near DistServe's A100 fits.
+# Source: hopper gemm_bf16, experts_bf16 and memory: measured on one H200 with SGLang 0.5.15, the
+# part of Llama-3.1-8B's and Qwen3-30B-A3B's prefill that grows with tokens, and the weights their
+# decode reads (profiles/measured/h200-*); other memory 0.8: InferSim (hardware/gpu.py); h20
+# computes near its low peak (InferSim: MFU 0.6 of the whole), but its 78 SMs stream weights at 1.4
+# of 4 TB/s (Qwen3 speed benchmark, SGLang 0.4.6: Qwen3-30B-A3B at batch 1); attention on hopper:
+# FlashAttention-3 paper (about 600 of 989 TFLOPS causal, head 128); blackwell 0.5: InferSim
+# GB200; experts in FP8 and on cdna: assumed; ampere and ada: assumed near DistServe's A100 fits.
 EFFICIENCIES: dict[Generation, Efficiency] = {
     "ampere": Efficiency(0.70, 0.70, 0.45, 0.45, 0.55, 0.80),
     "ada": Efficiency(0.65, 0.60, 0.40, 0.40, 0.50, 0.80),
-    "hopper": Efficiency(0.60, 0.55, 0.30, 0.40, 0.55, 0.80),
+    "hopper": Efficiency(0.61, 0.55, 0.36, 0.40, 0.55, 0.86),
     "h20": Efficiency(0.85, 0.75, 0.70, 0.65, 0.80, 0.34),
     "blackwell": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.80),
     "cdna": Efficiency(0.50, 0.45, 0.35, 0.35, 0.35, 0.70),
@@ -59,10 +59,10 @@ class AttentionKernel:
 
 # Source: triton: measured on one H200 with SGLang 0.5.15, Llama-3.1-8B and Qwen3-30B-A3B
 # (profiles/measured/h200-*): prefill of 4 to 8192 new tokens after 0 to 16384 cached ones, decode
-# of one sequence at 1K to 32K of context. decode_memory: InferSim's attention kernels on H20,
-# 1.05 GB in 362 µs of 4 TB/s. Others: assumed.
+# of one sequence at 1K to 32K of context, of up to 256 at 400K in all. decode_memory of the others:
+# InferSim's attention kernels on H20, 1.05 GB in 362 µs of 4 TB/s; the rest of them: assumed.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
-    "triton": AttentionKernel(0.50, 0.70, 11e-9, 2.0, 700),
+    "triton": AttentionKernel(0.50, 0.55, 11e-9, 2.0, 700),
     "fa3": AttentionKernel(1.0, 0.70, 0.8e-9),
     "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
@@ -75,13 +75,13 @@ EAGER_MOE_LAYER_S = 1.20e-3
 # A request's way through HTTP, tokenizer and detokenizer processes, and the CPU time from a
 # prefill step's decision until the GPU has it. Source: an idle H200 (SGLang 0.5.15) answers 1024
 # tokens in 29.7 ms (Llama-3.1-8B) and 33.2 ms (Qwen3-30B-A3B); under load the same prefill keeps
-# running decodes 24.5 and 26.5 ms, and TTFT exceeds that and the wait for steps by 1.2 ms.
+# running decodes 24 to 25 and 26 to 28 ms, and TTFT exceeds that and the wait for steps by 1.2 ms.
 REQUEST_S = 1.2e-3
-PREFILL_START_LAYER_S = 0.115e-3
-# Source: answers to prompts of 4 to 256 tokens on H200 less the two above and the weights read:
-# Llama-3.1-8B 12.5 ms, Qwen3-30B-A3B 16.6 to 25 ms.
-PREFILL_STEP_S = 1.8e-3
-PREFILL_LAYER_S = 0.085e-3
+PREFILL_START_S = 3.7e-3
+# With graphs SGLang replays pieces of a layer and launches its attention between them. Source: less
+# the two above, up to 128 tokens take Llama-3.1-8B (32 layers) 7.6 ms, up to 16 tokens take
+# Qwen3-30B-A3B (48 layers) 11.7 ms on H200.
+GRAPH_LAYER_S = 0.24e-3
 # Kernels of a layer replayed from a CUDA graph: about ten at 3.5 µs, about sixteen with experts.
 # Assumed from kernel counts; checked against public decode rates at batch 1.
 DECODE_STEP_S = 0.25e-3
@@ -90,6 +90,9 @@ DECODE_MOE_LAYER_S = 55e-6
 # Sampling, bookkeeping and output of one row. Source: what Qwen3-8B on H100 takes beyond bytes
 # read at 396 (bf16) and 472 (FP8) running requests (silybench-data, decode-128-1024).
 DECODE_ROW_S = 10e-6
+# A token's row is copied for each of its experts, read, written and summed by other kernels than
+# the products: passes over it. Source: Qwen3-30B-A3B's prefill of 128 to 2048 tokens on H200.
+EXPERT_PASSES = 6
 # The busiest of several ranks against the mean. Assumed; EPLB's published balance is 1.1-1.3.
 EXPERT_IMBALANCE = 1.20
 ATTENTION_DP_IMBALANCE = 1.10

@@ -7,11 +7,14 @@ from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.collectives import collectives
 from pdctl.perf_model.efficiencies import (
     ATTENTION_DP_IMBALANCE,
+    DECODE_LAYER_S,
+    DECODE_MOE_LAYER_S,
+    DECODE_STEP_S,
     EAGER_LAYER_S,
     EAGER_MOE_LAYER_S,
     EXPERT_IMBALANCE,
-    PREFILL_LAYER_S,
-    PREFILL_STEP_S,
+    EXPERT_PASSES,
+    GRAPH_LAYER_S,
 )
 from pdctl.perf_model.rates import Rates
 from pdctl.perf_model.records import Parallelism, Serving
@@ -20,10 +23,11 @@ from pdctl.perf_model.steps import smooth_max
 
 
 class PrefillCost(NamedTuple):
-    """base, token, pair and weight as in StepTimes; floor: eager launches."""
+    """As in StepTimes; floor: launches."""
 
     base_s: float
     token_s: float
+    row_s: float
     pair_s: float
     weight_s: float
     floor_s: float
@@ -44,20 +48,31 @@ def prefill_cost(
     Ignores: the head (one row per prompt), padding to graph sizes, quantisation kernels.
     """
     moved = collectives(llm, cluster, parallelism, normal=True)
-    compute_s = gemm_s(llm, part, rates, parallelism) + _window_s(llm, rates, parallelism)
-    overlapped_s = smooth_max(compute_s, moved.token_s)
+    hidden, plain = _hidden_and_plain_s(llm, part, rates, parallelism)
+    if serving.two_batch_overlap:
+        hidden, plain = smooth_max(hidden + plain, moved.token_s), 0.0
+    else:
+        plain += moved.token_s
     weights = part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes
     return PrefillCost(
-        base_s=PREFILL_STEP_S + PREFILL_LAYER_S * llm.num_layers + moved.step_s,
-        token_s=overlapped_s if serving.two_batch_overlap else compute_s + moved.token_s,
+        base_s=DECODE_STEP_S + kernels_s(llm) + moved.step_s,
+        token_s=hidden,
+        row_s=plain,
         pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
         weight_s=weights / rates.memory,
-        floor_s=0.0 if serving.prefill_graphs else launch_s(llm),
+        floor_s=GRAPH_LAYER_S * llm.num_layers if serving.prefill_graphs else launch_s(llm),
     )
 
 
 def gemm_s(llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism) -> float:
-    """Seconds of matrix products per token of the engine's step.
+    """Seconds of matrix products per token of the engine's step."""
+    return sum(_products_s(llm, part, rates, parallelism))
+
+
+def _products_s(
+    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism
+) -> tuple[float, float]:
+    """Seconds per token of dense products and of those of routed experts.
 
     Attention-DP splits tokens over ranks, the others split matrices: either way each GPU
     computes 1/tp of a token, shared experts under expert parallelism included.
@@ -66,13 +81,37 @@ def gemm_s(llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism) -> flo
     shared = part.shared_experts / (parallelism.tp if parallelism.ep > 1 else 1)
     router = router_params(llm) / parallelism.tp
     dense = 2 * (attention + part.dense_mlp + shared + router) / rates.gemm
-    return dense + 2 * _routed(llm, part, parallelism) / rates.experts
+    return dense, 2 * _routed(llm, part, parallelism) / rates.experts
+
+
+def _hidden_and_plain_s(
+    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism
+) -> tuple[float, float]:
+    """Seconds per token that reading weights may hide, and the rest.
+
+    Dense products are bound by compute from a few hundred tokens on, those of experts only once
+    each expert gets as many: with experts, nothing hides the dense ones, nor copying rows to
+    experts and back.
+    """
+    dense_s, experts_s = _products_s(llm, part, rates, parallelism)
+    if llm.experts is None:
+        return dense_s, _window_s(llm, rates, parallelism)
+    copies = llm.experts.experts_per_token * (llm.num_layers - llm.experts.num_dense_layers)
+    row_bytes = 2 * copies * llm.hidden_size / parallelism.tp
+    copied_s = EXPERT_PASSES * row_bytes / rates.memory
+    return experts_s, dense_s + copied_s + _window_s(llm, rates, parallelism)
 
 
 def pair_layer_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
     """Seconds per query-key pair and layer: two products per head."""
     flops = 2 * llm.num_heads * (llm.head_dim + llm.v_head_dim) / parallelism.tp
     return flops * imbalance(parallelism) / rates.attention
+
+
+def kernels_s(llm: Llm) -> float:
+    """The kernels of one step replayed from a CUDA graph, weights and rows apart."""
+    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
+    return DECODE_MOE_LAYER_S * moe + DECODE_LAYER_S * (llm.num_layers - moe)
 
 
 def launch_s(llm: Llm) -> float:

@@ -73,7 +73,7 @@ class StepTimes:
 
     prefill of chunks (e new tokens after h cached each), N = Σe,
         A = Σ(e²/2 + prefill_cached_weight·h·max(e, prefill_cached_tokens)):
-        max(prefill_floor_s, prefill_base_s + prefill_pair_s·A
+        max(prefill_floor_s, prefill_base_s + prefill_pair_s·A + prefill_row_s·N
             + smooth(prefill_weight_s·coverage(N), prefill_token_s·N))
     decode of B requests with S tokens of context in all:
         max(decode_base_s + decode_weight_s·coverage(B) + decode_request_s·B
@@ -106,6 +106,7 @@ class StepTimes:
     transfer_token_s: float
     expert_share: float = 1.0  # of the experts, touched by one request's step; 1.0: dense
     prefill_weight_s: float = 0.0
+    prefill_row_s: float = 0.0  # per token, hidden behind no weights
     prefill_expert_share: float = 1.0  # of the experts, touched by one prompt token
     prefill_cached_weight: float = 1.0  # cost of a pair with a cached token over one among new
     prefill_cached_tokens: float = 0.0  # fewer new tokens read the cached ones no faster

@@ -6,7 +6,7 @@ from typing import Any
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.collectives import pipeline_handover_s
 from pdctl.perf_model.decode_cost import decode_cost
-from pdctl.perf_model.efficiencies import PREFILL_START_LAYER_S, REQUEST_S
+from pdctl.perf_model.efficiencies import PREFILL_START_S, REQUEST_S
 from pdctl.perf_model.memory import check_parallelism, decode_graph_batch
 from pdctl.perf_model.prefill_cost import launch_s, prefill_cost
 from pdctl.perf_model.profile_checks import check_gpu
@@ -57,10 +57,11 @@ def step_times(
     share, pp = _expert_share(llm), parallelism.pp
     times = StepTimes(
         prefill_base_s=prefill.base_s / pp,
-        prefill_token_s=(prefill.token_s + handover.token_s) / pp,
+        prefill_token_s=prefill.token_s / pp,
         prefill_pair_s=prefill.pair_s / pp,
         prefill_floor_s=prefill.floor_s / pp,
         prefill_weight_s=prefill.weight_s / pp,
+        prefill_row_s=(prefill.row_s + handover.token_s) / pp,
         prefill_expert_share=share,
         prefill_cached_weight=per_gpu.cached_weight,
         prefill_cached_tokens=per_gpu.cached_tokens,
@@ -77,7 +78,7 @@ def step_times(
         expert_share=1 - (1 - share) ** (serving.verify_tokens / pp),
         stages=pp,
         request_s=REQUEST_S,
-        prefill_start_s=PREFILL_START_LAYER_S * llm.num_layers / pp,
+        prefill_start_s=PREFILL_START_S,
     )
     return profile.scaled(times) if profile else times
 

@@ -46,12 +46,13 @@ def prefill_cost(times: StepTimes) -> Callable[[float, float], float]:
     if times.prefill_expert_share < 1.0 and times.prefill_weight_s > 0.0:
         return lambda tokens, pairs: prefill_s(times, tokens, pairs)
     base, per_token, per_pair = times.prefill_base_s, times.prefill_token_s, times.prefill_pair_s
-    floor, weight = times.prefill_floor_s, times.prefill_weight_s**4
+    floor, weight, per_row = times.prefill_floor_s, times.prefill_weight_s**4, times.prefill_row_s
 
     def dense(tokens: float, pairs: float) -> float:
         seconds = (
             base
             + ((weight + (per_token * tokens) ** 4) ** 0.25 if weight else per_token * tokens)
+            + per_row * tokens
             + per_pair * pairs
         )
         return seconds if seconds > floor else floor

@@ -14,9 +14,8 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
         times.prefill_weight_s * coverage(times.prefill_expert_share, new_tokens),
         times.prefill_token_s * new_tokens,
     )
-    return max(
-        times.prefill_floor_s, times.prefill_base_s + streamed + times.prefill_pair_s * pairs
-    )
+    plain = times.prefill_row_s * new_tokens + times.prefill_pair_s * pairs
+    return max(times.prefill_floor_s, times.prefill_base_s + streamed + plain)
 
 
 def prefill_latency_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
@@ -53,11 +52,23 @@ def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> floa
 
 def decode_constant_s(times: StepTimes, batch: float) -> float:
     """The part of a decode step that does not depend on its context, floors apart."""
+    touching = batch if is_captured(batch) or batch > times.decode_graph_batch else batch + 1
     return (
         times.decode_base_s
-        + times.decode_weight_s * coverage(times.expert_share, batch)
+        + times.decode_weight_s * coverage(times.expert_share, touching)
         + times.decode_request_s * batch
     )
+
+
+def is_captured(batch: float) -> bool:
+    """Whether SGLang captures a decode graph of this size; others are padded to the next.
+
+    Padding rows are all the same token: together they touch the experts of one request more.
+    Source: SGLang's cuda_graph_config, 1, 2, 4, 8, 12, then by 8, from 256 by 16, from 512 by 32.
+    """
+    if batch <= 16:
+        return batch in (1, 2, 4, 8, 12, 16)
+    return batch % (8 if batch <= 256 else 16 if batch <= 512 else 32) == 0
 
 
 def decode_slope_s(times: StepTimes, batch: float) -> float:

@@ -31,7 +31,7 @@ def agrees(outcome: Outcome, reference: list[Item]) -> None:
         (1_000_000, 1000, 8192, 30.0),
         (1_000_000, 4, 8192, 10.0),
         (1_000_000, 1000, 256, 8.0),
-        (9_000, 1000, 1024, 8.0),
+        (9_500, 1000, 1024, 8.0),
     ],
 )
 def test_a_colocated_engine_token_by_token(
