@@ -19,6 +19,7 @@ def profile_of(
     wish: Wish, facts: "EngineFacts", llm: "Llm", cluster: "Cluster"
 ) -> "Profile | None":
     from pdctl.measurement.prediction import profile_for
+    from pdctl.perf_model.profiles import read_profile
 
     if wish.profile is not None:
         return read_profile(wish.profile)
@@ -27,7 +28,8 @@ def profile_of(
 
 def cluster_for(wish: Wish) -> "Cluster":
     """The GPUs to plan the split for."""
-    from pdctl.inspection.cluster import parse_gpus
+    from pdctl.inspection.cluster import detect_cluster, parse_gpus
+    from pdctl.inspection.cpu import cpu_cluster
 
     if wish.engine == "sim":
         return parse_gpus(wish.gpus or f"{wish.total * (wish.sizes[0] or 1)}xH200")
