@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from pdctl.deployment.scale import Counts
-from pdctl.engines import state
+from pdctl.engines import events, state
 from pdctl.engines.records import FleetState
 from pdctl.engines.rescale import rescale
 from pdctl.engines.settle import settling
@@ -87,19 +87,27 @@ def _crash() -> list[tuple[str, float, float, str]]:
             killed_at = time.monotonic()
             kill(victim.pid or 0)
             until(lambda: _pid(victim.name) not in (None, victim.pid))  # noqa: B023
-            again = next(p for p in _state().processes if p.name == victim.name)
             until(lambda: _state().phase == "serving")
             time.sleep(3)
-        start_s = (again.started_at or 0.0) - time.time() + time.monotonic() - killed_at
+        crash, start, serving = _moments(victim.name)
         sent_at = [at + one.sent_s - killed_at for at, one in load.failed]
         late = [s for s in sent_at if s > 0]
-        print(f"{role} killed: failed {[(s, o.error) for s, (_, o) in zip(sent_at, load.failed)]}")  # noqa: T201
+        print(f"{role} killed: in flight and lost: {len(sent_at) - len(late)}")  # noqa: T201
         rows += [
             (f"{role} killed: requests sent later that fail after 2 s", _after(late), 0, ""),
             (f"{role} killed: requests sent later that fail", len(late), 0, ""),
-            (f"{role} killed: its start after its backoff of 10 s", start_s - 10.0, 1, "s"),
+            (f"{role} killed: started this long after its backoff", start - crash - 10.0, 1, "s"),
+            (f"{role} killed: serving this long after its start", serving - start, 5, "s"),
         ]
     return rows
+
+
+def _moments(name: str) -> tuple[float, float, float]:
+    """When an engine crashed last, was started again and served."""
+    found = [e for e in events.read(state.state_dir(NAME)) if e.process == name]
+    last = max(i for i, event in enumerate(found) if event.event == "crash")
+    first = {e.event: e.at for e in reversed(found[last:])}
+    return first["crash"], first["start"], first["serving"]
 
 
 def _after(late_s: list[float]) -> int:
