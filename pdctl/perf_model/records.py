@@ -76,7 +76,7 @@ class StepTimes:
         max(prefill_floor_s, prefill_base_s + prefill_pair_s·A + prefill_row_s·N
             + smooth(prefill_weight_s·coverage(N), prefill_token_s·N))
     decode of B requests with S tokens of context in all:
-        max(decode_base_s + decode_weight_s·coverage(B) + decode_request_s·B
+        max(decode_base_s + decode_weight_s·coverage(B padded to its graph) + decode_request_s·B
             + smooth(decode_latency_s·S/B, decode_context_s·S),
             decode_compute_s·B, decode_eager_s if B > decode_graph_batch)
         With B fixed it is linear in S above its floors, so n steps sum in closed form.

@@ -1,6 +1,10 @@
 """Evaluate StepTimes: how long does this step take?"""
 
+import math
+
 from pdctl.perf_model.records import StepTimes
+
+SMALL_GRAPHS = (1, 2, 4, 8, 12, 16)
 
 
 def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
@@ -42,7 +46,7 @@ def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> floa
     """How long does one decode step of `batch` requests take?
 
     context_tokens: S, tokens of context summed over the batch.
-    Source: StepTimes. Ignores: padding of the batch to captured graph sizes.
+    Source: StepTimes. Ignores: what padding the batch to its graph costs beside experts.
     """
     if batch <= 0:
         return 0.0
@@ -52,7 +56,7 @@ def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> floa
 
 def decode_constant_s(times: StepTimes, batch: float) -> float:
     """The part of a decode step that does not depend on its context, floors apart."""
-    touching = batch if is_captured(batch) or batch > times.decode_graph_batch else batch + 1
+    touching = batch if batch > times.decode_graph_batch else graph_rows(batch)
     return (
         times.decode_base_s
         + times.decode_weight_s * coverage(times.expert_share, touching)
@@ -60,15 +64,16 @@ def decode_constant_s(times: StepTimes, batch: float) -> float:
     )
 
 
-def is_captured(batch: float) -> bool:
-    """Whether SGLang captures a decode graph of this size; others are padded to the next.
+def graph_rows(batch: float) -> float:
+    """Rows of the decode graph that a batch is padded to.
 
-    Padding rows are all the same token: together they touch the experts of one request more.
-    Source: SGLang's cuda_graph_config, 1, 2, 4, 8, 12, then by 8, from 256 by 16, from 512 by 32.
+    Source: SGLang's cuda_graph_config captures 1, 2, 4, 8, 12, then by 8, from 256 by 16, from 512
+    by 32. What the padding rows held before stays in them, so they touch experts as others do.
     """
     if batch <= 16:
-        return batch in (1, 2, 4, 8, 12, 16)
-    return batch % (8 if batch <= 256 else 16 if batch <= 512 else 32) == 0
+        return next(size for size in SMALL_GRAPHS if size >= batch)
+    step = 8 if batch <= 256 else 16 if batch <= 512 else 32
+    return step * math.ceil(batch / step)
 
 
 def decode_slope_s(times: StepTimes, batch: float) -> float:
