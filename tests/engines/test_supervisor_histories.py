@@ -2,6 +2,7 @@
 
 import os
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -32,10 +33,12 @@ class Watched(World):
         return super().start(spec)
 
 
-def some_event(dice: random.Random, fleet: Fleet, world: Watched, number: int) -> str:
+def some_event(dice: random.Random, fleet: Fleet, world: Watched) -> str:
     """One thing happens; its name."""
     names = [its.name for its in world.alive.values()]
-    kind = dice.choice(["crash", "crash", "freeze", "thaw", "break", "mend", "scale", "busy"])
+    kind = dice.choice(
+        ["crash", "crash", "freeze", "thaw", "break", "mend", "scale", "scale", "busy", "refuse"]
+    )
     if kind == "crash" and names:
         world.end(dice.choice(names), -9)
     elif kind == "freeze" and names:
@@ -48,31 +51,42 @@ def some_event(dice: random.Random, fleet: Fleet, world: Watched, number: int) -
         world.broken.clear()
     elif kind == "busy" and names:
         world.busy = {dice.choice(names): dice.randint(0, 3)}
+    elif kind == "refuse":
+        world.switches_refused = [dice.choice(["instance is not idle", "no"])] * dice.randint(0, 2)
     elif kind == "scale":
-        scale(fleet, some_layout(dice, number))
+        scale(fleet, some_layout(dice, can_switch=dice.random() < 0.7))
     return kind
 
 
-def some_layout(dice: random.Random, number: int) -> tuple[ProcessSpec, ...]:
-    """One prefill and one decode engine at least, on GPUs chosen anew."""
+def some_layout(dice: random.Random, *, can_switch: bool) -> tuple[ProcessSpec, ...]:
+    """One prefill and one decode engine at least, on GPUs chosen anew.
+
+    can_switch: an engine may take the other role in its place, where a GPU is chosen again.
+    """
     gpus = dice.sample(range(NUM_GPUS), dice.randint(2, NUM_GPUS))
     roles = ["prefill", "decode", *(dice.choice(["prefill", "decode"]) for _ in gpus[2:])]
     engines = tuple(
-        spec(f"{role}-{gpu}", role, 10 * (gpu + 1) + (role == "decode"), gpu=gpu)  # type: ignore[arg-type]
-        for role, gpu in zip(roles, gpus, strict=True)
+        engine_on(gpu, role, can_switch=can_switch) for role, gpu in zip(roles, gpus, strict=True)
     )
     return (fleet_specs(1, 1)[0], *engines)
+
+
+def engine_on(gpu: int, role: str, *, can_switch: bool) -> ProcessSpec:
+    """The engine of a role on a GPU; one that can switch is on one port in both roles."""
+    number = 10 * (gpu + 1) + (0 if can_switch else 1 + (role == "decode"))
+    made = spec(f"{role}-{gpu}", role, number, gpu=gpu)  # type: ignore[arg-type]
+    return replace(made, can_switch_role=can_switch)
 
 
 @pytest.mark.parametrize("seed", range(NUM_HISTORIES))
 def test_whatever_happens_the_supervisor_stays_sane(seed: int) -> None:
     dice = random.Random(seed)
     world = Watched()
-    fleet = fleet_in(world, some_layout(dice, 0))
+    fleet = fleet_in(world, some_layout(dice, can_switch=True))
     run(fleet, world, 8)
     assert fleet.was_ready
-    for number in range(12):
-        some_event(dice, fleet, world, number)
+    for _ in range(12):
+        some_event(dice, fleet, world)
         for _ in range(2 * dice.randint(1, 30)):
             before = {role: engines_of(fleet, role) for role in ("prefill", "decode")}
             told = len(world.log)
@@ -91,8 +105,8 @@ def test_whatever_happens_the_supervisor_stays_sane(seed: int) -> None:
 def assert_nobody_was_sent_away(before: dict[str, set[str]], log: list[str]) -> None:
     """The last serving engine of a role is never terminated by the supervisor itself."""
     for role, serving in before.items():
-        ended = {line.split()[-1] for line in log if " terminate " in line}
-        assert not serving or serving - ended, f"the last {role} engine was terminated"
+        ended = {line.split()[-1] for line in log if " terminate " in line or " switch " in line}
+        assert not serving or serving - ended, f"the last {role} engine was sent away"
 
 
 def assert_no_storm(world: Watched) -> None:
