@@ -165,7 +165,7 @@ def _loads(
     tried = [(wish.rate_rps, _held(wish, measured.played[-1]))]
     measured.knees[endpoint.arm] = tried
     while (rate := next_rate(tried, wish.rate_rps)) is not None:
-        aside = Measured()
+        aside = Measured(layouts=measured.layouts)
         again = requests_at(wish, workload, rate, endpoint.llm)
         seed += 1
         _play(wish, endpoint, again, aside, repeat=repeat, rate_rps=rate, seed=seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 from pdctl.console import ask, interactive
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.records import Parallelism, Profile, Role
+from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import parse_duration_s, positive
 from pdctl.verdict.records import Question, Speculation
 from pdctl.workload.records import Slo, Workload
@@ -38,7 +38,8 @@ class PlanOptions:
     dp: int | None = None
     draft_tokens: int | None = None
     accept_length: float | None = None
-    profile: Path | None = None
+    profile: str = ""
+    attention_backend: str = ""
     seed: int = 0
     no_input: bool = False
 
@@ -66,8 +67,9 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         parallelism=parallelism,
         speculation=speculation,
         seed=options.seed,
+        attention_backend=options.attention_backend or None,
     )
-    return name, replace(question, profile=_profile(options, llm, cluster))
+    return name, _with_profile(question, options)
 
 
 def _slo(options: PlanOptions) -> Slo:
@@ -209,12 +211,23 @@ def _workload(options: PlanOptions) -> Workload:
     return workload
 
 
-def _profile(options: PlanOptions, llm: Llm, cluster: Cluster) -> Profile | None:
-    from pdctl.perf_model.profiles import find_own_profile, read_profile
+def _with_profile(question: Question, options: PlanOptions) -> Question:
+    """The question with the measured step times that describe its engines, if there are any."""
+    from pdctl.perf_model.profiles import find_own_profile, find_profile, named_profile
 
-    if options.profile is None:
-        return find_own_profile(cluster.gpu.name, llm)
-    return read_profile(options.profile)
+    gpu, backend = question.cluster.gpu.name, question.attention_backend
+    if not options.profile:
+        found = find_own_profile(gpu, question.llm, attention_backend=backend)
+        other = None if found else find_profile(gpu, question.llm)
+        return replace(question, profile=found, unused_profile=other)
+    profile = named_profile(options.profile)
+    if backend not in (None, profile.attention_backend):
+        raise InvalidInput(
+            f"The profile {profile.id} was measured with {profile.attention_backend} attention, "
+            f"not with {backend}.",
+            hint=f"--attention-backend {profile.attention_backend}",
+        )
+    return replace(question, profile=profile)
 
 
 def _at_least(value: int | None, least: int, flag: str) -> int | None:

@@ -22,7 +22,6 @@ from pdctl.perf_model.roofline import step_times
 
 KEPT_S = 4.0  # SGLang's HTTP server closes connections that were idle for five
 FAST = 2.0  # simulations faster than this leave no time to meet in a step
-LEAST_PLUG_TOKENS = 256
 Tell = Callable[[Progress], None]
 
 
@@ -191,6 +190,6 @@ async def _steps(
         bootstrap_port=one.bootstrap_port,
         clock_rate=clock_rate,
         hop_s=await hop_s(first),
-        plug_tokens=max(LEAST_PLUG_TOKENS, min(2048, one.limits.chunk // 2)),
+        plug_tokens=min(2048, one.limits.chunk // 2, one.limits.max_context // 2),
         has_counters=one.has_counters and other.has_counters,
     )

@@ -61,6 +61,13 @@ class EngineSteps:
         }
         try:
             found = await kinds[step.kind](step, times)
+        except aiohttp.ClientResponseError as problem:
+            if problem.status >= 500:
+                raise EngineFailed(
+                    f"The engine at {self.decode.url} fails: HTTP {problem.status}.",
+                    code="engine_failed",
+                ) from problem
+            return None  # it refuses this size
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as problem:
             raise EngineFailed(
                 f"The engine at {self.decode.url} stopped answering: "

@@ -11,7 +11,10 @@ from pdctl.perf_model.roofline import step_times
 
 def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | None:
     """The profile that describes such an engine; simulated ones are what the roofline says."""
-    return None if facts.is_simulated else find_own_profile(cluster.gpu.name, llm)
+    if facts.is_simulated:
+        return None
+    backend = None if facts.attention_backend == "unknown" else facts.attention_backend
+    return find_own_profile(cluster.gpu.name, llm, attention_backend=backend)
 
 
 def fleet_of_engines(

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pdctl.measurement.arms import ArmResult, Played, goodput_of, mean_e2e, rows_of
 from pdctl.measurement.bootstrap import Interval, Statistic, difference
+from pdctl.measurement.knee import CLOSE
 from pdctl.measurement.summary import summary
 from pdctl.workload.records import Slo
 
@@ -38,6 +39,8 @@ def rule(arms: Sequence[ArmResult], played: Sequence[Played], slo: Slo) -> Rulin
     margin, by = _margin(played, slo)
     if slo.is_given and not any(_meets(arm, slo) for arm in whole.values()):
         return Ruling("neither", by, margin, _neither(whole.values(), slo))
+    if (sustained := _by_knee(whole["colocated"], whole["pd"])) is not None:
+        return sustained
     if slo.is_given and all(_meets(arm, slo) for arm in whole.values()) and _is_zero(margin):
         text = "Both arms meet the service levels here; --find-knee tells which sustains more."
         return Ruling("too_close", by, margin, text)
@@ -47,6 +50,18 @@ def rule(arms: Sequence[ArmResult], played: Sequence[Played], slo: Slo) -> Rulin
     pd_is_better = (margin.value > 0) == (by == "goodput")
     winner: Winner = "pd" if pd_is_better else "colocated"
     return Ruling(winner, by, margin, _won(winner, whole["colocated"], whole["pd"], by, margin))
+
+
+def _by_knee(colocated: ArmResult, pd: ArmResult) -> Ruling | None:
+    """Where the rates that both sustain were searched: the arm with clearly the higher one."""
+    if not colocated.knee_rps or not pd.knee_rps:
+        return None
+    by, words = "sustained rate", f"{pd.knee_rps:.3g} req/s of PD against {colocated.knee_rps:.3g}"
+    if max(colocated.knee_rps, pd.knee_rps) / min(colocated.knee_rps, pd.knee_rps) < CLOSE:
+        return Ruling("too_close", by, None, f"Too close to call: they sustain {words}.")
+    winner: Winner = "pd" if pd.knee_rps > colocated.knee_rps else "colocated"
+    name = f"PD {pd.layout}" if winner == "pd" else f"Colocated {colocated.layout}"
+    return Ruling(winner, by, None, f"{name} wins: at the service levels, {words}.")
 
 
 def _margin(played: Sequence[Played], slo: Slo) -> tuple[Interval | None, str]:

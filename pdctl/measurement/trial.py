@@ -136,9 +136,8 @@ async def _warm(endpoint: Endpoint, requests: Requests, ids: tuple[int, int], se
     )
     problems = [one.error for one in result.sent if one.error]
     if len(problems) == len(result.sent) and problems:
-        raise EngineFailed(
-            f"{endpoint.url} answers no request: {problems[0]}.", code="engine_failed"
-        )
+        why = endpoint.trouble() or problems[0]
+        raise EngineFailed(f"{endpoint.url} answers no request: {why}.", code="engine_failed")
 
 
 class _Watched:

@@ -13,6 +13,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.llm_size import num_params
 from pdctl.inspection.profiles_dir import profiles_dir, user_profiles_dir
 from pdctl.inspection.records import Llm
+from pdctl.perf_model.efficiencies import default_attention_backend
 from pdctl.perf_model.profile_checks import profile_of, slug
 from pdctl.perf_model.records import Profile
 
@@ -116,16 +117,43 @@ def find_profile(
     return max(found, key=lambda p: (_likeness(p, llm), p.date, _number(p)), default=None)
 
 
-def find_own_profile(gpu_name: str, llm: Llm) -> Profile | None:
+def find_own_profile(
+    gpu_name: str, llm: Llm, *, attention_backend: str | None = None
+) -> Profile | None:
     """The nearest of this user's own calibrations, else of the bundled profiles.
 
+    attention_backend: what the engines use; None: not said. Then an own profile of any backend
+    counts, it is what this user runs, but a bundled one only if it is of SGLang's default here.
     A bundled one of the very LLM is nearer than an own one of another.
     """
-    own = find_profile(gpu_name, llm, directories=(user_profiles_dir(),))
+    own = find_profile(
+        gpu_name, llm, attention_backend=attention_backend, directories=(user_profiles_dir(),)
+    )
     if own is not None and own.llm == llm.name:
         return own
-    bundled = find_profile(gpu_name, llm)
+    backend = attention_backend or default_attention_backend(gpu_name)
+    bundled = find_profile(gpu_name, llm, attention_backend=backend)
     return bundled if bundled is not None and bundled.llm == llm.name else own or bundled
+
+
+def named_profile(name: str) -> Profile:
+    """The profile in a file, or the one of this id: own or bundled.
+
+    Raises InvalidInput naming what is wrong with the file, or the profiles there are.
+    """
+    file = Path(name)
+    if file.exists() or file.name != name or file.suffix == ".json":
+        return read_profile(file)
+    homes = (user_profiles_dir(), measured_dir())
+    places = [home / f"{name}.json" for home in homes if (home / f"{name}.json").is_file()]
+    if not places:
+        known = sorted({path.stem for home in homes for path in home.glob("*.json")})
+        raise InvalidInput(
+            f"There is no profile {name}, and no such file.",
+            hint="known are " + ", ".join(known) if known else "pdctl calibrate",
+            code="unknown_profile",
+        )
+    return read_profile(places[0])
 
 
 def error_band(profile: Profile | None, llm: Llm) -> float:

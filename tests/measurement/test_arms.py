@@ -78,6 +78,16 @@ def test_equal_arms_are_too_close_and_the_knee_is_suggested() -> None:
     assert "--find-knee" in ruling.text
 
 
+def test_where_both_meet_the_levels_the_higher_sustained_rate_wins() -> None:
+    loads = [played("colocated"), played("pd")]
+    colocated, pd = results(loads)
+    more = [replace(colocated, knee_rps=4.0), replace(pd, knee_rps=6.0)]
+    assert rule(more, loads, SLO).winner == "pd"
+    assert "6 req/s of PD against 4" in rule(more, loads, SLO).text
+    near = [replace(colocated, knee_rps=4.0), replace(pd, knee_rps=4.2)]
+    assert rule(near, loads, SLO).winner == "too_close"
+
+
 def test_service_levels_that_neither_meets_have_no_winner() -> None:
     loads = [played("colocated", ttft_s=3.0), played("pd", bad_every=2)]
     ruling = rule(results(loads), loads, SLO)
