@@ -36,7 +36,8 @@ def plan(
     dp: int = typer.Option(None, help="Attention data parallelism inside tp."),
     spec_draft_tokens: int = typer.Option(None, help="Draft tokens per speculative step."),
     spec_accept_length: float = typer.Option(None, help="Tokens gained per speculative step."),
-    profile: Path = typer.Option(None, help="Measured step times to use."),
+    profile: str = typer.Option("", help="Measured step times to use: a file or an id."),
+    attention_backend: str = typer.Option("", help="As SGLang's; by default what it takes."),
     seed: int = typer.Option(0, help="Of arrivals and lengths that are drawn."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     output: Path = typer.Option(None, "-o", "--output", help="Write the plan, for `up -f`."),
@@ -73,6 +74,7 @@ def plan(
         draft_tokens=spec_draft_tokens,
         accept_length=spec_accept_length,
         profile=profile,
+        attention_backend=attention_backend,
         seed=seed,
         no_input=no_input or as_json,
     )

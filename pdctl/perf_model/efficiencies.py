@@ -114,5 +114,14 @@ def generation(gpu_name: str) -> Generation:
 
 def attention_kernel(backend: str | None, gpu_name: str) -> AttentionKernel:
     """The kernel of an SGLang attention backend; by default the one SGLang takes on this GPU."""
-    default = "fa3" if generation(gpu_name) in ("hopper", "h20") else "other"
-    return ATTENTION_KERNELS.get(backend or default, ATTENTION_KERNELS["other"])
+    name = backend or default_attention_backend(gpu_name)
+    return ATTENTION_KERNELS.get(name, ATTENTION_KERNELS["other"])
+
+
+def default_attention_backend(gpu_name: str) -> str:
+    """What SGLang takes on this GPU unless told otherwise.
+
+    Source: server_args.py of SGLang 0.5.15. Ignores: its exceptions for single models.
+    """
+    known = {"hopper": "fa3", "h20": "fa3", "blackwell": "trtllm_mha", "cdna": "aiter"}
+    return known.get(generation(gpu_name), "flashinfer")

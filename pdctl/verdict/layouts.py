@@ -136,6 +136,7 @@ def fixed_engine(question: Question, role: Role, shape: Parallelism) -> EngineMo
         shape,
         role,
         profile=question.profile,
+        attention_backend=question.attention_backend,
         verify_tokens=speculation.verify_tokens if speculation else 1,
         accept_length=speculation.accept_length if speculation else 1.0,
     )

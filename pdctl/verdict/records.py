@@ -50,6 +50,8 @@ class Question:
     speculation: Speculation | None = None
     profile: Profile | None = None
     seed: int = 0
+    attention_backend: str | None = None  # None: SGLang's default on the GPU
+    unused_profile: Profile | None = None  # of this GPU and family, but of another backend
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,12 @@ def warnings(
             f"Step times as measured on {measured.gpu} with {measured.llm}, {measured.engine}, "
             f"{measured.attention_backend} attention; another backend is another profile."
         )
+    if question.unused_profile is not None:
+        yield (
+            f"Step times are the roofline's: {question.unused_profile.id} was measured with "
+            f"{question.unused_profile.attention_backend} attention and is used only with "
+            f"--attention-backend {question.unused_profile.attention_backend}."
+        )
     yield from question.llm.assumptions
     if share := share_too_long(question):
         yield (

@@ -197,3 +197,23 @@ def test_on_a_terminal_what_is_missing_is_asked_for(here: Path) -> None:
         said += part.decode()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert "TPOT" in said
+
+
+def test_a_bundled_profile_of_another_backend_is_named_and_not_used(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("llama-3.1-8b", "--gpus", "2xH200", *LENGTHS)
+    told = answer(capsys, *asked)["data"]
+    assert told["provenance"]["basis"] == "roofline"
+    assert any("--attention-backend triton" in warning for warning in told["warnings"])
+    profile = "h200--dense-gqa--sglang-0.5.15--triton"
+    for more in (("--attention-backend", "triton"), ("--profile", profile)):
+        assert answer(capsys, *asked, *more)["data"]["provenance"]["profile"] == profile
+
+
+def test_a_profile_and_another_attention_backend_contradict_each_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    profile = ("--profile", "h200--dense-gqa--sglang-0.5.15--triton")
+    assert run("llama-3.1-8b", "--gpus", "2xH200", *profile, "--attention-backend", "fa3") == 2
+    assert "measured with triton attention, not with fa3" in capsys.readouterr().err

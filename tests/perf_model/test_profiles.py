@@ -13,8 +13,10 @@ from pdctl.perf_model.profile_fit import profile_from
 from pdctl.perf_model.profiles import (
     error_band,
     family,
+    find_own_profile,
     find_profile,
     measured_dir,
+    named_profile,
     profile_text,
     read_profile,
     write_profile,
@@ -109,6 +111,48 @@ def test_a_profile_of_ones_own_overrides_the_bundled_file(tmp_path: Path) -> Non
     found = find_profile("H200", llm("llama-3.1-8b"), directories=[bundled, own])
     assert found is not None
     assert found.date == "2020-01-01"
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Where bundled profiles and this user's own lie, both empty."""
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
+    bundled = tmp_path / "bundled"
+    bundled.mkdir()
+    monkeypatch.setattr("pdctl.perf_model.profiles.measured_dir", lambda: bundled)
+    return bundled, tmp_path / "profiles"
+
+
+def id_of(profile: Profile | None) -> str:
+    return profile.id if profile else ""
+
+
+def test_a_bundled_profile_counts_only_for_the_backend_it_was_measured_with(
+    homes: tuple[Path, Path],
+) -> None:
+    bundled, own = homes
+    shape = llm("llama-3.1-8b")
+    profile = replace(invented(), attention_backend="triton")
+    write_profile(profile, bundled)
+    assert find_own_profile("H200", shape) is None  # SGLang takes fa3 there
+    assert id_of(find_own_profile("H200", shape, attention_backend="triton")) == profile.id
+    write_profile(replace(profile, attention_backend="fa3", id="h200--fa3"), bundled)
+    assert id_of(find_own_profile("H200", shape)) == "h200--fa3"
+    write_profile(replace(profile, id="h200--mine"), own)
+    # an own one counts whatever its backend, unless another is asked for
+    assert id_of(find_own_profile("H200", shape)) == "h200--mine"
+    assert id_of(find_own_profile("H200", shape, attention_backend="fa3")) == "h200--fa3"
+
+
+def test_a_profile_is_named_by_its_file_or_its_id(homes: tuple[Path, Path]) -> None:
+    bundled, own = homes
+    file = write_profile(invented(), bundled)
+    assert named_profile(file.stem) == named_profile(str(file)) == read_profile(file)
+    write_profile(replace(invented(), date="2020-01-01"), own)
+    assert named_profile(file.stem).date == "2020-01-01"
+    with pytest.raises(InvalidInput, match="There is no profile nope") as refused:
+        named_profile("nope")
+    assert file.stem in refused.value.hint
 
 
 def test_families_are_shapes() -> None:
