@@ -54,6 +54,7 @@ class Process:
     deregister_sent: float | None = None
     idle_since: float | None = None  # out of the router, nothing inside
     num_left: int | None = None  # requests inside, while it drains
+    was_prefill: bool = False  # this process has been a prefill engine before its present role
     switch_to: ProcessSpec | None = None  # it has been asked to become this, and not answered
     switch_failed: str = ""  # why it did not
     terminate_sent: float | None = None

@@ -40,6 +40,8 @@ def _take_over(fleet: Fleet, spec: ProcessSpec, process: ProcessState, running: 
     now = fleet.clock()
     served = process.phase in ("serving", "draining")
     fleet.starts[spec.name] = Start(running, now, ready_after_s=process.ready_after_s)
-    fleet.processes[spec.name] = Process(spec=spec, running=True, since=now, served=served)
+    fleet.processes[spec.name] = Process(
+        spec=spec, running=True, since=now, served=served, was_prefill=process.was_prefill
+    )
     fleet.restarts[spec.name] = process.restarts
     fleet.say("adopt", spec.name, f"pid {running.pid}")

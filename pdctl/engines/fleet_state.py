@@ -41,6 +41,7 @@ def process_state(
         bootstrap_port=process.spec.bootstrap_port,
         metrics_port=process.spec.metrics_port,
         log=str(process.spec.log),
+        was_prefill=process.was_prefill,
     )
 
 

@@ -15,6 +15,7 @@ from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.engines import running, state
 from pdctl.engines.records import Launch
 
+NUM_RETIRED_PORTS = 40  # of the hundred in a band
 _SHIM = Path(__file__).with_name("exec_shim.py")
 _GUARD = Path(__file__).with_name("guard.py")
 
@@ -95,9 +96,18 @@ def change(
         changes=changes,
         leaving=leaving,
         drain_s=current.drain_s if drain_s is None else drain_s,
+        retired_ports=_retired_ports(current, specs),
     )
     _write(wanted, deployment, state.state_dir(name))
     return wanted
+
+
+def _retired_ports(current: Launch, specs: tuple[ProcessSpec, ...]) -> tuple[int, ...]:
+    """Ports that decode engines may still hold for those of a prefill engine that has left."""
+    kept = {spec.bootstrap_port for spec in specs}
+    gone = [spec.bootstrap_port for spec in current.specs if spec.bootstrap_port]
+    left = [p for p in (*current.retired_ports, *gone) if p is not None and p not in kept]
+    return tuple(dict.fromkeys(left))[-NUM_RETIRED_PORTS:]
 
 
 def _write(wanted: Launch, deployment: Deployment, directory: Path) -> None:

@@ -57,13 +57,19 @@ def toward_gone(
 
 
 def successor_of(process: Process, desired: Desired) -> ProcessSpec | None:
-    """The engine of the other role that is wanted in this one's place, if it can become it."""
+    """The engine of the other role that is wanted in this one's place, if it can become it.
+
+    Not a prefill engine for the second time: decode engines keep the address at which they met
+    it first, and requests would wait for ever. (SGLang 0.5.23, disaggregation/common/conn.py:
+    connection_pool is cleared only when the bootstrap registry goes away, and it does not.)
+    """
     here = process.spec
     if not here.can_switch_role:
         return None
     for spec in desired.specs:
         in_its_place = (spec.url, spec.gpus) == (here.url, here.gpus)
-        if in_its_place and spec.can_switch_role and spec.role != here.role:
+        again = process.was_prefill and spec.role == "prefill"
+        if in_its_place and spec.can_switch_role and spec.role != here.role and not again:
             return spec
     return None
 

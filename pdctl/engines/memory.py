@@ -81,8 +81,15 @@ def switched(
     processes: Mapping[str, Process], name: str, spec: ProcessSpec, now: float
 ) -> dict[str, Process]:
     """The engine `name` is another one now, in the same process; not ready until it was asked."""
-    crashes = processes[name].crashes
-    after = Process(spec=spec, running=True, since=now, served=True, crashes=crashes)
+    before = processes[name]
+    after = Process(
+        spec=spec,
+        running=True,
+        since=now,
+        served=True,
+        crashes=before.crashes,
+        was_prefill=before.was_prefill or before.spec.role == "prefill",
+    )
     in_order = ((after.name, after) if key == name else (key, p) for key, p in processes.items())
     return {key: process for key, process in in_order if key != after.name or process is after}
 

@@ -200,7 +200,8 @@ def _is_usable(deployment: Deployment, router: ProcessSpec | None) -> Callable[[
 
 def _reserved_ports() -> frozenset[int]:
     """Ports of running deployments, whose engines may not listen yet."""
-    launches = (state.read_launch(name) for name in running.names())
-    specs = [spec for launch in launches if launch for spec in launch.specs]
+    launches = [found for name in running.names() if (found := state.read_launch(name))]
+    specs = [spec for launch in launches for spec in (*launch.specs, *launch.leaving)]
     numbers = {arg for spec in specs for arg in spec.argv if arg.isdecimal()}
-    return frozenset(int(n) for n in numbers if len(n) <= 5)
+    retired = {port for launch in launches for port in launch.retired_ports}
+    return frozenset(int(n) for n in numbers if len(n) <= 5) | retired

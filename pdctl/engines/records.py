@@ -31,6 +31,7 @@ class ProcessState:
     bootstrap_port: int | None = None
     metrics_port: int | None = None
     log: str = ""
+    was_prefill: bool = False  # before its present role, in the same process
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Launch:
     changes: tuple[str, ...] = ()  # what the last one does and why, in sentences
     leaving: tuple[ProcessSpec, ...] = ()  # not wanted any more; they may still run
     drain_s: float = 60.0  # how long the requests of a leaving engine may take
+    retired_ports: tuple[int, ...] = ()  # bootstrap ports of engines that left, not used again yet
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pdctl.deployment.role_switch import differing_flags, role_switch_obstacle
 from pdctl.deployment.scale import Counts, role_changes, scaled
 from pdctl.engines import launch, running, state
 from pdctl.engines.prepare import Prepared, planning, prepare
-from pdctl.engines.records import Launch
+from pdctl.engines.records import Launch, ProcessState
 from pdctl.errors import StateConflict
 
 GUARD_WAIT_S = 3.0  # a killed supervisor is back by then
@@ -71,12 +71,14 @@ class _Change:
     kept: tuple[ProcessSpec, ...]
     back: Mapping[str, ProcessSpec]  # wanted again before they were gone
     leaving: tuple[ProcessSpec, ...]
+    were_prefill: frozenset[str] = frozenset()  # before their present role
 
     @classmethod
     def of(cls, before: Deployment, after: Deployment, current: Launch) -> "_Change":
         wanted = {"router", *after.engine_names}
         kept = tuple(spec for spec in current.specs if spec.name in wanted)
-        alive = _alive(current.name)
+        seen = _running(current.name)
+        alive = {(process.name, process.url) for process in seen}
         gone = [
             spec
             for spec in (*current.leaving, *current.specs)
@@ -85,7 +87,8 @@ class _Change:
         back = _taken_back(gone, wanted - {spec.name for spec in kept}, kept)
         leaving = tuple(spec for spec in gone if spec not in back.values())
         specs = {spec.name: spec for spec in current.specs}
-        return cls(before, after, specs, kept, back, leaving)
+        were_prefill = frozenset(process.name for process in seen if process.was_prefill)
+        return cls(before, after, specs, kept, back, leaving, were_prefill)
 
     @property
     def role_changes(self) -> dict[str, str]:
@@ -99,8 +102,14 @@ class _Change:
         return {
             new: self.specs[old]
             for new, old in self.role_changes.items()
-            if self.specs[old].can_switch_role and self.specs[old] in self.leaving
+            if self.specs[old].can_switch_role
+            and self.specs[old] in self.leaving
+            and not self._was_met(old)
         }
+
+    def _was_met(self, old: str) -> bool:
+        """Whether decode engines would look for it where it was as a prefill engine before."""
+        return self.specs[old].role == "decode" and old in self.were_prefill
 
     @property
     def present(self) -> tuple[ProcessSpec, ...]:
@@ -140,6 +149,8 @@ class _Change:
     def _restart(self, spec: ProcessSpec, old: str, where: str, prepared: Prepared) -> str:
         version = parse_version(prepared.version)
         obstacle = role_switch_obstacle(self.after, version=version, backend=prepared.backend)
+        if not obstacle and self._was_met(old):
+            obstacle = "decode engines would look for it where they met it as a prefill engine"
         why = obstacle or f"{old} was not started able to change its role, or does not run"
         if set(spec.gpus) & set(self.specs[old].gpus):
             return f"{old} leaves, then {spec.name} starts{where}, as no other is free: {why}."
@@ -159,10 +170,10 @@ def _taken_back(
     }
 
 
-def _alive(name: str) -> set[tuple[str, str]]:
-    """Names and URLs of the processes that run."""
+def _running(name: str) -> tuple[ProcessState, ...]:
+    """The processes that run."""
     found = state.read_state(name)
-    return {(p.name, p.url) for p in found.processes if p.pid is not None} if found else set()
+    return tuple(p for p in found.processes if p.pid is not None) if found else ()
 
 
 def _current(name: str) -> Launch:

@@ -29,7 +29,8 @@ def launch(text: str) -> Launch:
     data = _document(text)
     for specs in ("specs", "leaving"):
         data[specs] = tuple(_spec(s) for s in data.get(specs, ()))
-    data["changes"] = tuple(data.get("changes", ()))
+    for key in ("changes", "retired_ports"):
+        data[key] = tuple(data.get(key, ()))
     return Launch(**_known(Launch, data))
 
 

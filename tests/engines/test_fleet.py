@@ -350,6 +350,22 @@ def test_an_engine_takes_its_new_role_without_a_restart_once_it_is_empty() -> No
     assert fleet.is_quiet
 
 
+def test_an_engine_does_not_become_a_prefill_engine_twice_in_one_process() -> None:
+    fleet, world, new = role_change()
+    before = (*fleet.desired.specs[:3], replace(new, name="decode-1", role="decode"))
+    run(fleet, world, 8)
+    scale(fleet, before)
+    run(fleet, world, 8)
+    assert happened(world) == ["switch decode-1", "switch prefill-1"]
+    scale(fleet, (*before[:3], new))
+    run(fleet, world, 8)
+    assert happened(world)[2:] == ["terminate decode-1", "start prefill-1"]
+    assert fleet.is_quiet
+    scale(fleet, before)
+    run(fleet, world, 8)
+    assert happened(world)[4:] == ["switch prefill-1"]
+
+
 def test_an_engine_that_is_not_quite_idle_is_asked_again() -> None:
     fleet, world, _ = role_change()
     world.switches_refused = ["instance is not idle; drain all requests before switching"]

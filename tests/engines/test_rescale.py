@@ -89,6 +89,31 @@ def test_the_way_back_gives_the_engine_its_old_self() -> None:
     assert deployment.launch.specs == before
 
 
+def test_an_engine_that_was_a_prefill_engine_does_not_become_one_again_in_place() -> None:
+    deployment = Running(sim(1, 3))
+    seen = deployment.runs("router", "prefill-0", "decode-0", "decode-1")
+    processes = tuple(replace(p, was_prefill=p.name == "decode-1") for p in seen.processes)
+    state.write_state(replace(seen, processes=processes))
+    old = deployment.launch.specs[-1]
+    done = rescale.rescale(NAME, Counts(prefill=2))
+    assert "would look for it where they met it" in done.changes[0]
+    new = next(spec for spec in deployment.launch.specs if spec.name == "prefill-1")
+    assert new.bootstrap_port is not None
+    assert new.url != old.url
+    assert str(new.bootstrap_port) not in old.argv
+
+
+def test_a_bootstrap_port_is_not_given_to_the_next_engine() -> None:
+    deployment = Running(sim(2, 4))
+    ports = [spec.bootstrap_port for spec in deployment.launch.specs]
+    rescale.rescale(NAME, Counts(prefill=1, decode=2))
+    deployment.runs("router", "prefill-0", "decode-0", "decode-1")
+    rescale.rescale(NAME, Counts(prefill=2, decode=2))
+    again = [spec.bootstrap_port for spec in deployment.launch.specs]
+    assert again[1] == ports[1]
+    assert again[2] not in (None, *ports)
+
+
 def test_an_engine_wanted_again_while_it_drains_stays() -> None:
     deployment = Running(sim(1, 4))
     before = deployment.launch.specs

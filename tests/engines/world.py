@@ -70,6 +70,7 @@ class World:
     broken: set[str] = field(default_factory=set)  # names that crash as soon as they start
     busy: dict[str, int] = field(default_factory=dict)  # requests inside, by name
     says_role: dict[str, str] = field(default_factory=dict)
+    met: set[int] = field(default_factory=set)  # decode engines know it as a prefill engine
     switches_refused: list[str] = field(default_factory=list)  # answers, the next one first
     request_fails: bool = False
     log: list[str] = field(default_factory=list)
@@ -151,6 +152,9 @@ class World:
         if self.busy.get(spec.name):
             return Switched(False, "instance is not idle; drain all requests", is_early=True)
         assert spec.url not in self.listed, f"{spec.name} still gets requests"
+        assert role == "decode" or pid not in self.met, f"{spec.name} was a prefill engine before"
+        if self.alive[pid].role == "prefill":
+            self.met.add(pid)
         self.log.append(f"{self.now - 1000:g} switch {spec.name}")
         self.switched[pid] = role
         self.alive[pid] = replace(self.alive[pid], role=role)
