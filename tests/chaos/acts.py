@@ -65,6 +65,21 @@ def kill_supervisor(scene: Scene) -> None:
         send(found.supervisor_pid, signal.SIGKILL)
 
 
+def kill_for_good(scene: Scene) -> None:
+    """The supervisor and the guard that would start it again; perhaps a person resumes it."""
+    found = scene.look()
+    guard = guard_of(found.supervisor_pid) if found is not None else None
+    if found is None or guard is None:
+        return
+    send(guard, signal.SIGKILL)
+    send(found.supervisor_pid, signal.SIGKILL)
+    is_resumed = scene.dice.random() < 0.6
+    scene.tell(f"kill supervisor and guard{', resume' if is_resumed else ''}")
+    time.sleep(scene.dice.uniform(0.0, 0.5))
+    if is_resumed:
+        pdctl("up", "--resume", "--name", scene.name).wait(60)
+
+
 def pause(scene: Scene) -> None:
     """SIGSTOP for a moment: an engine, the router or the supervisor."""
     found = scene.look()
@@ -178,6 +193,7 @@ ACTS: tuple[Callable[[Scene], None], ...] = (
     kill_engine,
     kill_router,
     kill_supervisor,
+    kill_for_good,
     pause,
     steal_port,
     fill_disk,

@@ -108,15 +108,20 @@ class History:
             if found is not None and found.ready_after_s is not None:
                 self.load.begin(found.endpoint)
                 return
-            if not self.supervisor.is_alive():
+            if self._has_ended():
                 self._ended(self.scene.look())
                 return
             time.sleep(0.05)
         raise Broken(f"not up after {READY_WITHIN_S:.0f} s: {self._words()}")
 
+    def _has_ended(self) -> bool:
+        """Neither the guard nor a supervisor of its own or a person's making is there."""
+        assert self.supervisor is not None
+        return not self.supervisor.is_alive() and not state.is_supervised(self.name)
+
     def _ended(self, last: FleetState | None) -> None:
         """The supervisor has gone by itself: only with a reason."""
-        was_killed = any(told == "kill supervisor" for told in self.scene.told)
+        was_killed = any(told.startswith("kill supervisor") for told in self.scene.told)
         if last is not None and last.failure is not None and last.detail:
             self.ended_as = f"failed: {last.detail}"
         elif was_killed:
@@ -147,7 +152,7 @@ class History:
         deadline = time.monotonic() + RECOVERS_WITHIN_S
         while time.monotonic() < deadline:
             found = self.scene.look()
-            if not self.supervisor.is_alive():
+            if self._has_ended():
                 self._ended(found)
                 return
             if self._is_settled(found) or self.scene.stopped:
