@@ -13,7 +13,7 @@ from pdctl.deployment.scale import Counts, role_changes, scaled
 from pdctl.engines import launch, running, state
 from pdctl.engines.prepare import Prepared, planning, prepare
 from pdctl.engines.records import Launch, ProcessState
-from pdctl.errors import StateConflict
+from pdctl.errors import EnvironmentProblem, StateConflict
 
 GUARD_WAIT_S = 3.0  # a killed supervisor is back by then
 
@@ -49,7 +49,7 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
         if after.engine == "sim":
             assign_gpus(after, ())  # as many as --gpus describes
         change = _Change.of(before, after, current)
-        prepared = prepare(after, present=change.present, places=change.places)
+        prepared = _prepared(change)
         changes = change.sentences(prepared)
         wanted = launch.change(
             prepared.deployment,
@@ -59,6 +59,18 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
             drain_s=drain_s,
         )
         return Rescaled(wanted, before.layout, changes)
+
+
+def _prepared(change: "_Change") -> Prepared:
+    try:
+        return prepare(change.after, present=change.present, places=change.places)
+    except EnvironmentProblem as problem:
+        if problem.code != "not_enough_gpus":
+            raise
+        hint = (
+            f"--prefill or --decode alone moves engines among the {change.before.total} there are"
+        )
+        raise EnvironmentProblem(problem.message, hint=hint, code=problem.code) from problem
 
 
 @dataclass(frozen=True)

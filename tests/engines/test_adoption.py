@@ -60,3 +60,22 @@ def test_what_died_meanwhile_is_started_and_what_is_not_wanted_is_ended() -> Non
     run(fleet, world, 3)
     assert [line.split(" ", 1)[1] for line in world.log] == ["kill decode-9", "start decode-0"]
     assert fleet.is_quiet
+
+
+def test_what_was_on_its_way_out_is_drained_and_not_killed() -> None:
+    world = World(start_s=0)
+    old = spec("decode-9", "decode", 9, gpu=9)
+    for its in (*SPECS, old):
+        world.start(its)
+    state = replace(some_state(), processes=before_of(world), ready_after_s=3.0)
+    world.log.clear()
+    world.busy["decode-9"] = 1
+    fleet = fleet_in(world, SPECS)
+    adopt(fleet, Adopting(world), state, replace(some_launch(), leaving=(old,)))
+    run(fleet, world, 10)
+    assert world.log == []
+    assert fleet.processes["decode-9"].num_left == 1
+    world.busy.clear()
+    run(fleet, world, 3)
+    assert [line.split(" ", 1)[1] for line in world.log] == ["terminate decode-9"]
+    assert fleet.is_quiet

@@ -235,6 +235,7 @@ def test_gpus_that_are_not_there_are_a_refusal(
     monkeypatch: pytest.MonkeyPatch, model: Path
 ) -> None:
     deployment = real(monkeypatch, 3, "mooncake", model)
-    with pytest.raises(EnvironmentProblem, match="needs 1 free GPU; 0 are free"):
+    with pytest.raises(EnvironmentProblem, match="needs 1 free GPU; 0 are free") as refusal:
         rescale.rescale(NAME, Counts(total=4))
+    assert "among the 3 there are" in refusal.value.hint
     assert deployment.launch.revision == 0
