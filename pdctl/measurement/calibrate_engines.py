@@ -9,7 +9,7 @@ import aiohttp
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.measurement.calibrate import Progress, Taken, take
+from pdctl.measurement.calibrate import TOLERANCE, Progress, Taken, take
 from pdctl.measurement.calibrated import Calibration, band_of
 from pdctl.measurement.engine_facts import EngineFacts, engine_facts
 from pdctl.measurement.engine_steps import EngineSteps
@@ -39,11 +39,12 @@ async def calibrate_engines(
     budget_s: float,
     command: str,
     clock_rate: float = 1.0,
+    tolerance: float = TOLERANCE,
     tell: Tell = lambda progress: None,
 ) -> Calibration:
     """Measure these engines until their steps are known; nothing else may use them meanwhile.
 
-    clock_rate: of simulated engines, how much faster than time they run.
+    clock_rate: of simulated engines, how much faster than time they run. tolerance: as `take`.
     Raises InvalidInput for a set of engines it cannot measure, EngineFailed when one is gone.
     """
     prefill, decode = _roles(facts)
@@ -53,7 +54,9 @@ async def calibrate_engines(
     timeout = aiohttp.ClientTimeout(total=600, sock_connect=10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
         steps = await _steps(http, prefill, decode, llm, clock_rate)
-        taken = await take(steps.measure, grid, roofline, budget_s=budget_s, tell=tell)
+        taken = await take(
+            steps.measure, grid, roofline, budget_s=budget_s, tolerance=tolerance, tell=tell
+        )
     engine = prefill or decode
     assert engine is not None
     beside = steps.request()

@@ -11,6 +11,8 @@ from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
 GUESSED_SPREAD = 0.03  # of one measurement, before there are any
 GUESS_WEIGHT = 10
+LEAST = ("prefill_floor_s", "decode_compute_s")  # a step takes at least these
+FAR = 2.5  # the roofline's own error is never this large on hardware it knows
 MAX_RESIDUAL = 0.25  # of the mean over repeats of one step
 MAX_LEFT_OUT_ERROR = 0.15
 
@@ -37,17 +39,39 @@ def fit_identified(
     told = [n for kind in REQUIRED if kind in kinds for n in (*REQUIRED[kind], *OPTIONAL[kind])]
     told = [n for n in dict.fromkeys(told) if getattr(roofline, n) > 0]
     names = [n for n in told if wanted is None or n in wanted]
+    scales = _scales(measurements, roofline, told)
+    near = applied(roofline, scales)
     found: Fit | None = None
     while names and found is None:
         try:
-            found = fit(measurements, roofline, coefficients=names)
+            found = fit(measurements, near, coefficients=names)
         except InvalidInput as problem:
             if problem.code != "not_identified":
                 raise
             names.remove(next((n for n in names if n in problem.message), names[-1]))
+    if found is not None:
+        factors = {**scales, **{n: scales.get(n, 1.0) * f for n, f in found.factors.items()}}
+        found = replace(found, factors=factors)
     fitted = found.factors if found else {}
     required = {n for kind in kinds for n in REQUIRED[kind]}
     return found, tuple(n for n in told if n in required and n not in fitted)
+
+
+def _scales(
+    measurements: Sequence[Measurement], roofline: StepTimes, names: Sequence[str]
+) -> dict[str, float]:
+    """By how much to scale coefficients before a fit, where the roofline is of another world.
+
+    The prior of a fit is about the roofline's size; on a CPU that is off by orders of magnitude.
+    """
+    scales: dict[str, float] = {}
+    for kind in ("prefill", "decode", "transfer"):
+        ratios = [m.seconds / predicted_s(roofline, m) for m in measurements if m.kind == kind]
+        ratio = median(ratios) if ratios else 1.0
+        if not 1 / FAR <= ratio <= FAR:
+            own = (*REQUIRED[kind], *OPTIONAL[kind])
+            scales |= {n: ratio for n in own if n in names and n not in LEAST}
+    return scales
 
 
 def applied(times: StepTimes, factors: Mapping[str, float]) -> StepTimes:

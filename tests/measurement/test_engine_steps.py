@@ -7,11 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.measurement.calibrate_engines import calibrate_engines, facts_of
 from pdctl.measurement.engine_facts import engine_facts
 from pdctl.measurement.engine_steps import EngineSteps
 from pdctl.measurement.probe import Probed
 from pdctl.perf_model.calibration import predicted_s
-from pdctl.perf_model.records import Measurement
+from pdctl.perf_model.engine_model import engine_model
+from pdctl.perf_model.records import Measurement, Parallelism
 from tests.engines.sim.engines import Running, engine, pair
 from tests.engines.sim.models import model
 
@@ -158,5 +162,33 @@ def test_prompts_that_gather_behind_another_are_measured_as_one_step() -> None:
             found = await steps.measure(step, TRUE)
             assert found is not None
             assert found.seconds == pytest.approx(0.512, rel=0.02)
+
+    run(test)
+
+
+def test_a_whole_calibration_over_http_gives_a_profile_of_the_engine() -> None:
+    async def test() -> None:
+        true = engine_model(
+            read_llm("llama-3.1-8b"), parse_gpus("1xH200"), Parallelism(), "colocated"
+        )
+        assert true is not None
+        small = replace(
+            true, chunked_prefill_size=1024, kv_capacity_tokens=20_000, max_running_requests=8
+        )
+        async with engine("colocated", model=replace(small, max_context=2048)) as running:
+            found = await calibrate_engines(
+                await facts_of([running.url]),
+                read_llm("llama-3.1-8b"),
+                parse_gpus("1xH200"),
+                budget_s=20.0,
+                clock_rate=SPEED,
+                tolerance=0.03,
+                command="pdctl calibrate",
+            )
+        assert found.is_simulated
+        assert found.is_complete
+        assert found.disagreements == ()
+        for step in found.profile.measurements:
+            assert step.seconds == pytest.approx(predicted_s(true.times, step), rel=0.02)
 
     run(test)

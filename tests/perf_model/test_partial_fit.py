@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.perf_model.calibration import fit
-from pdctl.perf_model.partial_fit import disagreements, fit_identified, means, spreads
+from pdctl.perf_model.calibration import fit, predicted_s
+from pdctl.perf_model.partial_fit import applied, disagreements, fit_identified, means, spreads
 from pdctl.perf_model.records import Measurement
 from tests.perf_model.measured import TRUE_FACTORS, measured, plan, roofline, truth
 
@@ -81,3 +81,14 @@ def test_one_misread_step_of_an_engine_at_work_does_not_refuse_the_rest() -> Non
 
 def _is_same(a: Measurement, b: Measurement) -> bool:
     return replace(a, seconds=0.0) == replace(b, seconds=0.0)
+
+
+def test_a_machine_forty_times_slower_than_its_roofline_is_fitted_all_the_same() -> None:
+    slow = {n: 40 * f for n, f in TRUE_FACTORS.items()}
+    true = applied(TIMES, slow)
+    steps = measured(true, plan(repeats=3), noise=0.05)
+    found, _ = fit_identified(steps, TIMES)
+    assert found is not None
+    fitted = applied(TIMES, found.factors)
+    for step in plan():
+        assert predicted_s(fitted, step) == pytest.approx(predicted_s(true, step), rel=0.10)
