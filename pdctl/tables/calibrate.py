@@ -68,9 +68,8 @@ def _coefficients(found: Calibration) -> Table:
 def _points(points: Sequence[Disagreement]) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, show_header=False)
     for point in points[:10]:
-        sign = "fitted" if point.residual > 0 else "measured"
-        amount = abs(point.residual) * 100
-        table.add_row(f"  {words(point.step)}", f"{sign} longer by {amount:.0f} %")
+        times = 1 / max(1e-3, 1 + point.residual)
+        table.add_row(f"  {words(point.step)}", f"took {times:.2f} × as long as the fit has it")
     return table
 
 

@@ -64,7 +64,7 @@ def test_a_calibration_that_disagrees_names_the_steps_and_writes_nothing() -> No
     text = shown(calibration_view(found))
     assert "nothing was written" in text
     assert "prefill 512 after 8,192" in text
-    assert "measured longer by 40 %" in text
+    assert "took 1.67 × as long as the fit has it" in text
     assert where_lines(found) == []
 
 
