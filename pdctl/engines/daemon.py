@@ -29,6 +29,7 @@ QUIET_TURN_S = 1.0
 BOUND_LOGS_EVERY_S = 10.0
 WRITE_AT_LEAST_EVERY_S = 10.0
 WRITE_AT_MOST_EVERY_S = 0.1
+LAST_WORD_S = 10.0
 
 
 @dataclass
@@ -94,7 +95,12 @@ class Supervisor:
         if left:
             self.fleet.say("sweep", "", f"killed what was left: {', '.join(map(str, left))}")
         self.fleet.say("over", "", "everything has ended")
-        return self._publish(is_over=True)
+        last = self._publish(is_over=True)
+        deadline = time.monotonic() + LAST_WORD_S
+        while self.written != last and time.monotonic() < deadline:
+            time.sleep(0.2)  # the disk is full; the reason of a failure is only in this state
+            self._write(last)
+        return last
 
     def _publish(self, *, is_over: bool) -> FleetState:
         """Write state.json when it says something new, and the events."""
