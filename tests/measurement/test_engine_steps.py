@@ -192,3 +192,16 @@ def test_a_whole_calibration_over_http_gives_a_profile_of_the_engine() -> None:
             assert step.seconds == pytest.approx(predicted_s(true.times, step), rel=0.02)
 
     run(test)
+
+
+def test_a_mixed_step_is_the_longest_gap_of_a_request_that_decodes_beside_it() -> None:
+    async def test() -> None:
+        async with engine("colocated", model=model(mixed=True), speed=1.0) as running:
+            steps = replace(steps_of(running), clock_rate=1.0)
+            step = Measurement("mixed", 0.0, batch=4, new_tokens=300, context=4 * 64)
+            found = await steps.measure(step, TRUE)
+            assert found is not None
+            assert found.seconds == pytest.approx(0.304, rel=0.15)
+            assert found.context >= step.context
+
+    run(test)
