@@ -63,7 +63,11 @@ class PrefillEngine:
     def ready(self, job: Job, at_s: float) -> None:
         """The decode engine has room for `job` and says so at `at_s`."""
         heappush(self.boot, (at_s, job.index, job))
-        self.agenda.wake(self.number, at_s if at_s > self.end_s else self.end_s)
+        if at_s <= self.start_s:
+            at_s = self.start_s
+        elif at_s < self.end_s:
+            at_s = self.end_s
+        self.agenda.wake(self.number, at_s)
 
     def decide(self, now: float) -> float:
         """Do one turn of the loop; returns when the next is due."""
@@ -81,12 +85,20 @@ class PrefillEngine:
             batch = self._admit()
             if batch:
                 self._launch(now, batch)
-                if self.start_s > now or self.waiting or self.partial is not None:
-                    return self.start_s
-                return results[0][0]  # nothing to decide at `now`; the loop waits for the result
+                return self._after_launch(now)
         if results:
             return results[0][0]
         return self._idle_until()
+
+    def _after_launch(self, now: float) -> float:
+        """The next turn: when the launched step starts, or with its result if nothing is due."""
+        start_s = self.start_s
+        if self.waiting or self.partial is not None:
+            return start_s
+        if start_s > now and (self.inflight or (self.boot and self.boot[0][0] <= start_s)):
+            return start_s
+        result_s = self.results[0][0]
+        return result_s if result_s > start_s else start_s
 
     def jobs_after(self, now: float) -> list[Job]:
         """The requests whose KV has not all left this engine at `now`."""

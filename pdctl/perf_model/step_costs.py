@@ -9,7 +9,6 @@ from pdctl.perf_model.steps import (
     decode_slope_s,
     pairs,
     prefill_s,
-    weighted_pairs,
 )
 
 
@@ -35,7 +34,12 @@ def pairs_of(times: StepTimes) -> Callable[[float, float], float]:
     """weighted_pairs of fixed times as a function of a chunk's new tokens and those before it."""
     if times.prefill_cached_weight == 1.0 and times.prefill_cached_tokens <= 1.0:
         return pairs
-    return lambda tokens, done: weighted_pairs(times, tokens, done)
+    weight, least = times.prefill_cached_weight, times.prefill_cached_tokens
+
+    def weighted(tokens: float, done: float) -> float:
+        return tokens * tokens / 2 + weight * (tokens if tokens > least else least) * done
+
+    return weighted
 
 
 def prefill_cost(times: StepTimes) -> Callable[[float, float], float]:
