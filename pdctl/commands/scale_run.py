@@ -26,18 +26,22 @@ def announce(done: "Rescaled") -> None:
 
 def wait(done: "Rescaled", timeout_s: float) -> "FleetState | None":
     """The state in which it is done, progress shown meanwhile."""
+    try:
+        return _watched(done, timeout_s)
+    except KeyboardInterrupt:
+        layout = done.launch.layout
+        sys.stderr.write(f"\nthe change to {layout} goes on; pdctl status shows it\n")
+        raise
+
+
+def _watched(done: "Rescaled", timeout_s: float) -> "FleetState | None":
     from pdctl.engines.settle import settling
 
     launch, last = done.launch, None
     screen = _screen(f"{launch.name} · {launch.layout}")
     try:
-        for state in settling(launch.name, revision=launch.revision, timeout_s=timeout_s):
-            last = state
-            screen.show(state)
-    except KeyboardInterrupt:
-        screen.close()
-        sys.stderr.write(f"\nthe change to {launch.layout} goes on; pdctl status shows it\n")
-        raise
+        for last in settling(launch.name, revision=launch.revision, timeout_s=timeout_s):
+            screen.show(last)
     finally:
         screen.close()
     return last
