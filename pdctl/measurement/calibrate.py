@@ -1,13 +1,20 @@
 """Measure steps until all of a range are known well enough, or the time for it is up."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from pdctl.perf_model.calibration import predicted_s
 from pdctl.perf_model.design import DECODE_STEPS, Cost, choose, seeds
-from pdctl.perf_model.partial_fit import applied, fit_identified, means, spreads
+from pdctl.perf_model.partial_fit import (
+    LEAST_REPEATS,
+    MAX_RESIDUAL,
+    applied,
+    fit_identified,
+    means,
+    spreads,
+)
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
 TOLERANCE = 0.006  # standard deviation of the least certain step: 2 % is three of them
@@ -92,6 +99,7 @@ class _Run:
         self._clock, self._tell = clock, tell
         self._start = clock()
         self._measured: list[Measurement] = []
+        self._by_step: dict[Measurement, list[Measurement]] = defaultdict(list)
         self._failures: Counter[Measurement] = Counter()
         self._given_up: list[Measurement] = []
         self._fit: Fit | None = None
@@ -122,6 +130,7 @@ class _Run:
         found = await measure(step, self.times)
         if found is not None:
             self._measured.append(found)
+            self._by_step[step].append(found)
             return
         self._failures[step] += 1
         if self._failures[step] >= MAX_FAILURES:
@@ -146,8 +155,19 @@ class _Run:
             count=max(6, len(self._measured) // 5),
         )
         self._uncertainty = choice.uncertainty
-        self._is_done = not choice.steps and len(self._measured) >= LEAST_TAKEN
-        return choice.steps or tuple(affordable[:LEAST_TAKEN])
+        again = self._doubtful()
+        self._is_done = not (choice.steps or again) and len(self._measured) >= LEAST_TAKEN
+        return (*again, *choice.steps) or tuple(affordable[:LEAST_TAKEN])
+
+    def _doubtful(self) -> tuple[Measurement, ...]:
+        """Steps off the fit that were measured too seldom to tell a slip from a disagreement."""
+        times = self.times
+        return tuple(
+            step
+            for step, found in self._by_step.items()
+            if len(found) < LEAST_REPEATS
+            and max(abs(predicted_s(times, m) / m.seconds - 1) for m in found) > MAX_RESIDUAL
+        )
 
     def taken(self) -> Taken:
         """What it has come to."""

@@ -20,6 +20,7 @@ from pdctl.perf_model.partial_fit import disagreements
 from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.roofline import step_times
 
+CRAMPED_TOKENS = 100_000
 KEPT_S = 4.0  # SGLang's HTTP server closes connections that were idle for five
 FAST = 2.0  # simulations faster than this leave no time to meet in a step
 Tell = Callable[[Progress], None]
@@ -158,7 +159,8 @@ def _grid(
         limits = _with_batches(prefill, clock_rate)
         grid += design.prefill_grid(limits)
     if decode is not None:
-        grid += design.decode_grid(decode.limits)
+        reserved = decode.reserved_decode_tokens if decode.role == "decode" else 0
+        grid += design.decode_grid(replace(decode.limits, reserved=reserved))
         if decode.role == "colocated":
             grid += design.mixed_grid(decode.limits)
             grid += design.stall_grid(decode.limits) if clock_rate <= FAST else ()
@@ -195,4 +197,5 @@ async def _steps(
         hop_s=await hop_s(first),
         plug_tokens=min(2048, one.limits.chunk // 2, one.limits.max_context // 2),
         has_counters=one.has_counters and other.has_counters,
+        is_cramped=one.limits.kv_tokens < CRAMPED_TOKENS,
     )

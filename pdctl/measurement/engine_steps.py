@@ -44,6 +44,7 @@ class EngineSteps:
     hop_s: float = 0.0
     plug_tokens: int = 512
     has_counters: bool = True
+    is_cramped: bool = False  # its KV cache holds but a few prompts
     host_s: list[float] = field(default_factory=list)
     _stems: dict[int, list[int]] = field(default_factory=dict)
 
@@ -92,6 +93,8 @@ class EngineSteps:
                 self.prefill, step.new_tokens, step.cached_tokens, step.batch, self.hop_s
             )
             return replace(step, seconds=seconds * self.clock_rate)
+        if self.is_cramped:
+            self._stems.clear()  # whatever was cached is gone by now
         stem = await self._stem(step.cached_tokens)
         ids = stem + prompt(self.prefill, step.new_tokens)
         before = await self._idle(self.prefill)
@@ -101,8 +104,10 @@ class EngineSteps:
         took_s = clock() - start
         new = len(ids) - cached
         counted = await self._counted(self.prefill, before, new)
-        if counted is None or cached < 0.9 * step.cached_tokens:
+        if cached < 0.9 * step.cached_tokens:
             self._stems.pop(step.cached_tokens, None)  # it has been evicted
+            return None
+        if counted is None:
             return None
         busy_s = counted.prefill_busy_s
         if new <= HOST_TOKENS:

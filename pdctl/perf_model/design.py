@@ -34,6 +34,7 @@ class Limits:
     mixed_chunk: bool = False
     batches: bool = True  # several prompts can be brought into one prefill step
     counted: bool = True  # by the engine, not timed from here
+    reserved: int = 0  # KV tokens that a decode engine keeps free for each request
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def stall_grid(limits: Limits) -> tuple[Measurement, ...]:
 
 def decode_grid(limits: Limits) -> tuple[Measurement, ...]:
     """Decode steps worth measuring: batch by context. seconds: 0, not measured."""
-    extra = 5 * DECODE_STEPS
+    extra = max(5 * DECODE_STEPS, limits.reserved)
     longest = min(limits.max_context - 8, int(0.9 * limits.kv_tokens)) - extra
     batches = [b for b in (1, 2, 4, 8, 16, 32, 64, 128, 256) if b <= limits.max_running]
     contexts = [c for c in _doubling(64, 32768) if c <= longest]

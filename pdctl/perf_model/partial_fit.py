@@ -13,13 +13,14 @@ GUESSED_SPREAD = 0.03  # of one measurement, before there are any
 GUESS_WEIGHT = 10
 LEAST = ("prefill_floor_s", "decode_compute_s")  # a step takes at least these
 FAR = 2.5  # the roofline's own error is never this large on hardware it knows
-MAX_RESIDUAL = 0.25  # of the mean over repeats of one step
+MAX_RESIDUAL = 0.25  # of the median over repeats of one step
+LEAST_REPEATS = 3
 MAX_LEFT_OUT_ERROR = 0.15
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A measured step that the fit does not reproduce. residual: of the mean of its repeats."""
+    """A measured step that the fit does not reproduce. residual: the median of its repeats."""
 
     step: Measurement
     residual: float
@@ -114,16 +115,21 @@ def _spread(sizes: Sequence[float]) -> float:
 def disagreements(
     measurements: Sequence[Measurement], fit: Fit, *, are_probes: bool = True
 ) -> tuple[Disagreement, ...]:
-    """The steps whose mean is off by more than MAX_RESIDUAL, worst first.
+    """The steps off by more than MAX_RESIDUAL in the median of their repeats, worst first.
 
-    Where the left-out error is more than MAX_LEFT_OUT_ERROR: the worst five. are_probes: False
-    for steps of engines at work, of which some are misread; then only that error counts.
+    One measured less than LEAST_REPEATS times may be a slip. Where the left-out error is more
+    than MAX_LEFT_OUT_ERROR: the worst five. are_probes: False for steps of engines at work, of
+    which some are misread; then only that error counts.
     """
     by_step: dict[Measurement, list[float]] = defaultdict(list)
     for m, residual in zip(measurements, fit.residuals, strict=True):
         by_step[_same(m)].append(residual)
     all_of_them = sorted(
-        (Disagreement(step, sum(r) / len(r)) for step, r in by_step.items()),
+        (
+            Disagreement(step, median(r))
+            for step, r in by_step.items()
+            if len(r) >= LEAST_REPEATS or not are_probes
+        ),
         key=lambda one: -abs(one.residual),
     )
     if fit.left_out_error > MAX_LEFT_OUT_ERROR:
