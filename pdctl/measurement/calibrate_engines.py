@@ -163,7 +163,9 @@ def _grid(
         grid += design.decode_grid(replace(decode.limits, reserved=reserved))
         if decode.role == "colocated":
             grid += design.mixed_grid(decode.limits)
-            grid += design.stall_grid(decode.limits) if clock_rate <= FAST else ()
+            # without overlap nothing of a prefill is hidden behind the step before it
+            hides = decode.overlap and clock_rate <= FAST
+            grid += design.stall_grid(decode.limits) if hides else ()
     if prefill is not None and decode is not None and prefill.role == "prefill":
         grid += design.transfer_grid(prefill.limits)
     return grid
