@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from contextlib import suppress
 
 from pdctl.engines.sim.record import LoadSnapshot
 from pdctl.engines.sim.requests import Batch
@@ -10,8 +11,14 @@ from pdctl.engines.sim.requests import Batch
 
 def log(text: str) -> None:
     """One line with SGLang's time stamp."""
-    sys.stderr.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
-    sys.stderr.flush()
+    say(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
+
+
+def say(text: str) -> None:
+    """Write to the log; a full disk loses it, as Python's logging would, and never an engine."""
+    with suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def batch_line(batch: Batch, state: LoadSnapshot) -> str:

@@ -14,7 +14,7 @@ from pdctl.engines.sim.auth import guard
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.info import Identity
-from pdctl.engines.sim.log import log, quieten
+from pdctl.engines.sim.log import log, quieten, say
 from pdctl.engines.sim.partners import Registry
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
@@ -149,7 +149,7 @@ async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None
     for shard in range(1, shards + 1):
         await until(_WEIGHTS * shard / shards)
         done = f"{100 * shard // shards}% Completed | {shard}/{shards}"
-        sys.stderr.write(f"Multi-thread loading shards: {done} [00:00<00:00]\n")
+        say(f"Multi-thread loading shards: {done} [00:00<00:00]\n")
     free -= identity.weight_gb
     log(
         f"Load weight end. elapsed={flags.start_s * _WEIGHTS:.2f} s, "
@@ -163,7 +163,7 @@ async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None
         graphs = 4 if flags.start_s else 0
         for graph in range(1, graphs + 1):
             await until(_POOL + (_GRAPHS - _POOL) * graph / graphs)
-            sys.stderr.write(f"Capturing batches (bs={64 // graph}): | {graph * 9}/36 [00:00]\n")
+            say(f"Capturing batches (bs={64 // graph}): | {graph * 9}/36 [00:00]\n")
         log("Capture target decode CUDA graph end. mem usage=0.51 GB")
     log(
         f"max_total_num_tokens={model.kv_capacity_tokens}, "
