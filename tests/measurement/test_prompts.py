@@ -64,3 +64,15 @@ def test_the_same_seed_makes_the_same_prompts_and_tokens_stay_in_their_range() -
     assert Prompts(requests, seed=1).body(0) != Prompts(requests, seed=2).body(0)
     few = ids(Prompts(requests, token_ids=(10, 20)), 0)
     assert set(few) == set(range(10, 20))
+
+
+def test_prompts_differ_in_their_whole_content_not_only_where_they_begin() -> None:
+    """An MoE that meets the same tokens everywhere reads a few experts and seems fast."""
+    prompts = Prompts(Requests([0.0] * 2, [2000] * 2, [1] * 2))
+    first, second = ids(prompts, 0), ids(prompts, 1)
+    assert len(set(first)) > 1500
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < 20
+
+
+def test_a_prompt_longer_than_the_pool_has_every_token() -> None:
+    assert len(ids(Prompts(Requests([0.0], [100_000], [1])), 0)) == 100_000
