@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +23,7 @@ class Together:
         self._engine = engine
         self._num_tokens = 3 * steps + 4 * batch
         self._prompts = [prompt(engine, context) for _ in range(batch)]
+        self._rids = [f"pdctl-{uuid.uuid4().hex}" for _ in range(batch)]
         self._tasks: list[asyncio.Task[None]] = []
         self.times: list[float] = []  # of each token of the first request
         self._last_times: list[float] = []
@@ -29,7 +31,7 @@ class Together:
     async def __aenter__(self) -> "Together":
         last = len(self._prompts) - 1
         for n, ids in enumerate(self._prompts):
-            body = body_of(self._engine, ids, self._num_tokens)
+            body = {**body_of(self._engine, ids, self._num_tokens), "rid": self._rids[n]}
             if n in (0, last):
                 times = self.times if n == 0 else self._last_times
                 task = asyncio.create_task(_stream(self._engine, body, times))
@@ -42,14 +44,18 @@ class Together:
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(aiohttp.ClientError):
-            url = f"{self._engine.url}/abort_request"
-            async with self._engine.http.post(url, json={"rid": "", "abort_all": True}) as answer:
-                await answer.read()
+        await asyncio.gather(*(self._abort(rid) for rid in self._rids))
         if problem[0] is None:
             for result in results:
                 if isinstance(result, aiohttp.ClientError):
                     raise result
+
+    async def _abort(self, rid: str) -> None:
+        """One request by its own name: others may be served by this engine."""
+        with suppress(aiohttp.ClientError):
+            url = f"{self._engine.url}/abort_request"
+            async with self._engine.http.post(url, json={"rid": rid}) as answer:
+                await answer.read()
 
     def is_over(self) -> bool:
         """Whether one of them has ended."""

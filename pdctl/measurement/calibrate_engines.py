@@ -1,5 +1,6 @@
 """Calibrate running engines: one colocated, one of either role, or a pair with KV transfer."""
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,8 +8,9 @@ from datetime import date
 
 import aiohttp
 
-from pdctl.errors import InvalidInput
+from pdctl.errors import InvalidInput, StateConflict
 from pdctl.inspection.records import Cluster, Llm
+from pdctl.measurement.asking import load_of
 from pdctl.measurement.calibrate import TOLERANCE, Progress, Taken, take
 from pdctl.measurement.calibrated import Calibration, band_of
 from pdctl.measurement.engine_facts import EngineFacts, engine_facts
@@ -21,6 +23,7 @@ from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.roofline import step_times
 
 CRAMPED_TOKENS = 100_000
+BUSY_S = 3.0  # health checks are over by then
 KEPT_S = 4.0  # SGLang's HTTP server closes connections that were idle for five
 FAST = 2.0  # simulations faster than this leave no time to meet in a step
 Tell = Callable[[Progress], None]
@@ -46,7 +49,8 @@ async def calibrate_engines(
     """Measure these engines until their steps are known; nothing else may use them meanwhile.
 
     clock_rate: of simulated engines, how much faster than time they run. tolerance: as `take`.
-    Raises InvalidInput for a set of engines it cannot measure, EngineFailed when one is gone.
+    Raises InvalidInput for a set of engines it cannot measure, StateConflict where one serves
+    others, EngineFailed when one is gone.
     """
     prefill, decode = _roles(facts)
     grid = _grid(prefill, decode, clock_rate)
@@ -54,6 +58,7 @@ async def calibrate_engines(
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S)
     timeout = aiohttp.ClientTimeout(total=600, sock_connect=10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        await _refuse_busy(http, facts)
         steps = await _steps(http, prefill, decode, llm, clock_rate)
         taken = await take(
             steps.measure, grid, roofline, budget_s=budget_s, tolerance=tolerance, tell=tell
@@ -136,6 +141,21 @@ def roofline_of(facts: EngineFacts | None, llm: Llm, cluster: Cluster) -> StepTi
 def token_ids(llm: Llm) -> tuple[int, int]:
     """Ids that are in the vocabulary, clear of the special tokens at its ends."""
     return min(1000, llm.vocab_size // 50), min(31000, llm.vocab_size - llm.vocab_size // 40)
+
+
+async def _refuse_busy(http: aiohttp.ClientSession, facts: Sequence[EngineFacts]) -> None:
+    """Raises StateConflict where an engine serves others: both would spoil the other's figures."""
+    for one in facts:
+        engine = Probed(one.url, one.role, http)
+        deadline = asyncio.get_running_loop().time() + BUSY_S
+        while one.has_counters and (load := await load_of(engine)).running + load.waiting:
+            if asyncio.get_running_loop().time() > deadline:
+                raise StateConflict(
+                    f"{one.url} serves {load.running} requests: its steps are not its own.",
+                    hint=f"pdctl calibrate --from {one.url} looks on without disturbing it",
+                    code="busy",
+                )
+            await asyncio.sleep(0.1)
 
 
 def _roles(facts: Sequence[EngineFacts]) -> tuple[EngineFacts | None, EngineFacts | None]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from pdctl.errors import StateConflict
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibrate_engines import calibrate_engines, facts_of
@@ -203,5 +204,39 @@ def test_a_mixed_step_is_the_longest_gap_of_a_request_that_decodes_beside_it() -
             assert found is not None
             assert found.seconds == pytest.approx(0.304, rel=0.15)
             assert found.context >= step.context
+
+    run(test)
+
+
+def test_probes_leave_the_requests_of_others_alone() -> None:
+    async def test() -> None:
+        async with one() as (running, steps):
+            params = {"max_new_tokens": 400, "ignore_eos": True}
+            body = {"input_ids": [7] * 40, "sampling_params": params}
+            other = asyncio.create_task(running.post("/generate", body))
+            await steps.measure(Measurement("decode", 0.0, batch=2, context=2 * 64), TRUE)
+            status, answer = await other
+            assert status == 200
+            assert answer["meta_info"]["completion_tokens"] == 400
+
+    run(test)
+
+
+def test_an_engine_that_serves_others_is_not_calibrated() -> None:
+    async def test() -> None:
+        async with engine("colocated", speed=1.0) as running:
+            params = {"max_new_tokens": 900, "ignore_eos": True}
+            body = {"input_ids": [7] * 40, "sampling_params": params}
+            other = asyncio.create_task(running.post("/generate", body))
+            await asyncio.sleep(0.2)
+            with pytest.raises(StateConflict, match="serves 1 requests"):
+                await calibrate_engines(
+                    await facts_of([running.url]),
+                    read_llm("llama-3.1-8b"),
+                    parse_gpus("1xH200"),
+                    budget_s=5.0,
+                    command="pdctl calibrate",
+                )
+            other.cancel()
 
     run(test)
