@@ -48,7 +48,7 @@ def decide(
     rate, asked = compared_rate(question, picks, demand)
     found = search(question, engines, demand, rate, spread=spread, progress=progress, queues=queues)
     if len(found.arms) < 2:
-        return _by_feasibility(question, found, demand)
+        return _by_feasibility(question, found, demand, asked)
     progress("finding what flips the verdict")
     return _by_evidence(question, found, demand, asked)
 
@@ -87,22 +87,23 @@ def _leant_to(leaning: Lean) -> Choice:
     return leaning
 
 
-def _by_feasibility(question: Question, found: Findings, demand: Demand) -> Verdict:
+def _by_feasibility(question: Question, found: Findings, demand: Demand, asked: bool) -> Verdict:
     """Only one arm can be built; mostly because there are GPUs for one engine only."""
     (name, arm), *_ = found.arms.items()
     choice: Choice = "pd" if name == "pd" else "colocated"
+    load = _load(question, found.scored[name].fleet, demand, found.rate_rps)
     why = "A split needs at least two engines; these GPUs hold one."
     return Verdict(
         verdict=choice,
         confidence="high",
         decided_by="feasibility",
         headline=words.headline(choice, found.arms),
-        rules=_rules(question, Load()),
+        rules=_rules(question, load),
         sizing=Sizing(sum(arm.num_engines), None, None, "simulation"),
         arms=found.arms,
         sweep=found.sweep,
         flips=(),
-        warnings=tuple(words.warnings(question, found.arms, found.rate_rps)),
+        warnings=tuple(words.warnings(question, found.arms, None if asked else found.rate_rps)),
         provenance=_provenance(question),
         reason=why if choice == "colocated" else "",
         rate_rps=found.rate_rps,
@@ -184,9 +185,11 @@ def _starts(fleet: Fleet, demand: Demand, rate_rps: float) -> Iterator[Sizing]:
 
 
 def _load(question: Question, fleet: Fleet, demand: Demand, rate_rps: float) -> Load:
-    assert fleet.prefill is not None
-    assert fleet.decode is not None
-    load = load_of(fleet.prefill, fleet.decode, fleet.num_decode, demand, rate_rps)
+    prefill, decode = fleet.prefill or fleet.colocated, fleet.decode or fleet.colocated
+    assert prefill is not None
+    assert decode is not None
+    num = fleet.num_decode or fleet.num_colocated
+    load = load_of(prefill, decode, num, demand, rate_rps)
     return load if _kv_known(question) else replace(load, kv_move_s=None)
 
 

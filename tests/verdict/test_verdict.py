@@ -194,3 +194,10 @@ def test_deciding_reads_nothing_and_writes_nothing(
     monkeypatch.setattr("builtins.open", None)
     assert decide(asked) == decide(asked)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_engines_worth_of_gpus_is_judged_at_the_rate_that_was_given() -> None:
+    verdict = decide(question("llama-3.1-8b", "1xH200", isl=4096, osl=128, rate=2))
+    assert verdict.decided_by == "feasibility"
+    assert not [w for w in verdict.warnings if "--rate" in w]
+    assert [r.favours for r in verdict.rules if r.id == "decode_batch"] == ["neither"]
