@@ -84,9 +84,9 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def free_port() -> int:
-    """A port that nothing listens on just now, below those Linux hands out by itself."""
-    for port in range(28000 + os.getpid() % 400, 28900):
+def free_port(least: int = 0) -> int:
+    """A port from `least` on that nothing listens on, below those Linux hands out by itself."""
+    for port in range(max(least, 28000 + os.getpid() % 400), 28900):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -156,7 +156,8 @@ def test_up_on_a_running_name_is_a_conflict_with_what_to_do(cli: Cli) -> None:
 
 
 def test_two_deployments_started_at_once_get_ports_of_their_own(cli: Cli) -> None:
-    first, second = free_port(), free_port() + 1
+    first = free_port()
+    second = free_port(first + 1)
     both = ("up", *MODEL, "--total", "2", "--name")
     with (
         cli.running(*both, "one", "--port", str(first)),

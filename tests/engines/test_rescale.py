@@ -7,12 +7,13 @@ import pytest
 
 from pdctl.deployment.choose import deployment_of
 from pdctl.deployment.file import read_deployment, write_deployment
-from pdctl.deployment.records import Deployment
+from pdctl.deployment.records import Deployment, RouterPlan
 from pdctl.deployment.scale import Counts
 from pdctl.engines import prepare, rescale, running, state
 from pdctl.engines.records import FleetState, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
 from pdctl.inspection.records import Gpu, SglangInstall
+from tests.e2e.cli import free_port
 from tests.engines.test_state import some_launch, some_state
 
 NAME = "chat"
@@ -60,7 +61,7 @@ def _supervised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def sim(prefill: int, total: int, **fields: object) -> Deployment:
     made = deployment_of(model="qwen3-8b", prefill=prefill, total=total, engine="sim", name=NAME)
-    return replace(made, **fields)  # type: ignore[arg-type]
+    return replace(made, router=RouterPlan(port=free_port()), **fields)  # type: ignore[arg-type]
 
 
 def test_an_engine_takes_the_port_and_the_gpu_of_the_one_it_is_made_of() -> None:
@@ -184,7 +185,7 @@ def real(monkeypatch: pytest.MonkeyPatch, num_gpus: int, backend: str, model: Pa
     monkeypatch.setattr(prepare, "query_gpus", gpus)
     monkeypatch.setattr(prepare, "query_sglang", lambda python: install)
     made = deployment_of(model=str(model), prefill=1, total=3, name=NAME, transfer_backend=backend)
-    deployment = Running(made)
+    deployment = Running(replace(made, router=RouterPlan(port=free_port())))
     used.update(gpu for spec in deployment.launch.specs for gpu in spec.gpus)
     return deployment
 
