@@ -9,8 +9,16 @@ from tests.e2e.cli import free_port
 from tests.engines.world import spec
 
 
-def test_a_held_port_is_seen_by_others_and_open_to_its_server() -> None:
+def unheld_port() -> int:
+    """A free port that no earlier test's connections linger on: those count as held."""
     port = free_port()
+    while is_held(port):
+        port = free_port(port + 1)
+    return port
+
+
+def test_a_held_port_is_seen_by_others_and_open_to_its_server() -> None:
+    port = unheld_port()
     its = replace(spec("decode-0", "decode", 1), port=port)
     assert not is_held(port)
     with holding([its]):
@@ -34,7 +42,7 @@ def test_a_port_that_is_taken_is_left_to_its_owner() -> None:
 
 
 def test_the_bootstrap_port_is_held_too() -> None:
-    port = free_port()
+    port = unheld_port()
     its = replace(spec("prefill-0", "prefill", 1), port=port, bootstrap_port=port + 1)
     with holding([its]):
         assert is_held(port)

@@ -167,10 +167,15 @@ class DecodeQueues:
         while len(self.running) > 1 and len(self.running) > self.kv.free_tokens:
             victim = min(self.running, key=lambda r: retraction_key(r.out, r.prompt_tokens))
             self.running.remove(victim)
-            free(self.kv, victim)
-            victim.retractions += 1
-            self.num_retracted += 1
-            self.retracted.append(victim)
+            self._park(victim)
+        while self.waiting and len(self.running) > self.kv.free_tokens:
+            self._park(self.waiting.pop())  # where SGLang would end the only one that runs
+
+    def _park(self, victim: Request) -> None:
+        free(self.kv, victim)
+        victim.retractions += 1
+        self.num_retracted += 1
+        self.retracted.append(victim)
 
     def _hold(self, request: Request, tokens: int) -> None:
         self.kv.hold(tokens)
