@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from pdctl.inspection.llm_size import num_params
 from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.calibrated import calibrated_profile
 from pdctl.perf_model.calibration import fit
-from pdctl.perf_model.profiles import family, profile_id
 from pdctl.perf_model.records import Measurement, Parallelism, Profile
 from pdctl.perf_model.roofline import step_times
 
@@ -34,23 +33,15 @@ def profile_from(
         attention_backend=attention_backend,
         prefill_graphs=prefill_graphs,
     )
-    found = fit(measurements, roofline)
-    shape = family(llm)
-    return Profile(
-        id=profile_id(cluster.gpu.name, shape, engine, attention_backend),
+    return calibrated_profile(
+        measurements,
+        fit(measurements, roofline),
+        roofline,
+        llm,
         gpu=cluster.gpu.name,
-        family=shape,
-        architecture=llm.architecture,
-        llm=llm.name,
+        parallelism=parallelism,
         engine=engine,
         attention_backend=attention_backend,
-        parallelism=parallelism,
-        num_params=num_params(llm),
         date=date,
         command=command,
-        factors=found.factors,
-        coefficients={n: getattr(roofline, n) * f for n, f in found.factors.items()},
-        left_out_error=found.left_out_error,
-        measurements=tuple(measurements),
-        residuals=found.residuals,
     )
