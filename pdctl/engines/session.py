@@ -20,7 +20,7 @@ def serving(
 ) -> Iterator[FleetState]:
     """Launch `deployment`, wait until it serves, and leave nothing of it behind.
 
-    Its logs stay only when the block raised: somebody may want to read them.
+    Its logs stay only when the block failed: somebody may want to read them.
     tell: called with each state seen while it starts. It is tied to this process: if this one is
     killed, the kernel ends the supervisor and with it everything. Raises as `pdctl up` does.
     """
@@ -30,14 +30,20 @@ def serving(
         supervisor = launch.launch(
             prepared.deployment, prepared.specs, detached=False, ready_timeout_s=ready_timeout_s
         )
+    keeps_logs = True
     try:
         yield _ready(supervisor, tell)
+        keeps_logs = False
+    except KeyboardInterrupt:
+        keeps_logs = False  # nobody wonders why it ended
+        raise
     finally:
         supervisor.ask_to_stop(now=True)
         supervisor.child.wait(STOP_WAIT_S)
         stop.reap(deployment.name)
         state.clear_state(deployment.name)
-    state.forget(deployment.name)
+        if not keeps_logs:
+            state.forget(deployment.name)
 
 
 def _ready(supervisor: launch.SupervisorProcess, tell: Callable[[FleetState], None]) -> FleetState:
