@@ -61,6 +61,10 @@ class Together:
         """Whether one of them has ended."""
         return any(task.done() for task in self._tasks)
 
+    def tokens_of_last(self) -> int:
+        """Tokens of the request that was sent last: with the first of them all of them run."""
+        return len(self.times if len(self._tasks) == 1 else self._last_times)
+
     def tokens(self) -> float:
         """Mean tokens that a request has by now."""
         if len(self._tasks) == 1:

@@ -68,7 +68,7 @@ async def engine_facts(http: aiohttp.ClientSession, url: str) -> EngineFacts:
         model=str(model_info.get("model_path") or info.get("model_path") or ""),
         attention_backend=_backend(info, simulated=simulated),
         parallelism=_parallelism(info),
-        limits=_limits(info),
+        limits=limits_of(info),
         accelerator=str(accelerator) if accelerator else None,
         bootstrap_port=_whole(info.get("disaggregation_bootstrap_port")),
         has_counters=load is not None and load.counted is not None,
@@ -111,7 +111,8 @@ def checked_url(url: str) -> str:
     return parts.geturl().rstrip("/")
 
 
-def _limits(info: Mapping[str, Any]) -> Limits:
+def limits_of(info: Mapping[str, Any]) -> Limits:
+    """What an engine can be asked for, from its /server_info."""
     kv_tokens = _whole(info.get("max_total_num_tokens")) or 0
     context = _whole(info.get("context_length")) or _whole(info.get("max_req_input_len"))
     context = context or UNKNOWN_CONTEXT
@@ -126,7 +127,15 @@ def _limits(info: Mapping[str, Any]) -> Limits:
         max_context=context,
         prefix_cache=not info.get("disable_radix_cache"),
         mixed_chunk=bool(info.get("enable_mixed_chunk")),
+        eager=_is_eager(info),
     )
+
+
+def _is_eager(info: Mapping[str, Any]) -> bool:
+    """Whether it launches prefill kernel by kernel, as SGLang 0.5.15's prefill engines do."""
+    config = info.get("cuda_graph_config")
+    prefill = config.get("prefill") if isinstance(config, dict) else None
+    return isinstance(prefill, dict) and prefill.get("backend") == "disabled"
 
 
 def _parallelism(info: Mapping[str, Any]) -> Parallelism:

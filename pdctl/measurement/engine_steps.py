@@ -15,7 +15,7 @@ import aiohttp
 from pdctl.errors import EngineFailed
 from pdctl.measurement.asking import Together, answers, body_of, load_of, post
 from pdctl.measurement.counters import Counted, Load
-from pdctl.measurement.probe import Probed, decode_step_s, prefill_s, prompt
+from pdctl.measurement.probe import Probed, prompt
 from pdctl.perf_model.calibration import predicted_s
 from pdctl.perf_model.design import DECODE_STEPS
 from pdctl.perf_model.records import Measurement, StepTimes
@@ -86,33 +86,31 @@ class EngineSteps:
 
     async def _prefill(self, step: Measurement, times: StepTimes) -> Measurement | None:
         """A prompt to an idle engine."""
-        if step.batch > 1 and self.has_counters:
+        if step.batch > 1:
             return await self._together(step, times)
-        if not self.has_counters:
-            seconds = await prefill_s(
-                self.prefill, step.new_tokens, step.cached_tokens, step.batch, self.hop_s
-            )
-            return replace(step, seconds=seconds * self.clock_rate)
         if self.is_cramped:
             self._stems.clear()  # whatever was cached is gone by now
         stem = await self._stem(step.cached_tokens)
         ids = stem + prompt(self.prefill, step.new_tokens)
-        before = await self._idle(self.prefill)
+        before = await self._idle(self.prefill) if self.has_counters else None
         clock = asyncio.get_running_loop().time
         start = clock()
         (cached,) = await answers(self.prefill, [ids])
-        took_s = clock() - start
+        seconds = clock() - start - self.hop_s
         new = len(ids) - cached
-        counted = await self._counted(self.prefill, before, new)
         if cached < 0.9 * step.cached_tokens:
             self._stems.pop(step.cached_tokens, None)  # it has been evicted
             return None
-        if counted is None:
-            return None
-        busy_s = counted.prefill_busy_s
-        if new <= HOST_TOKENS:
-            self.host_s.append(took_s - busy_s - self.hop_s)
-        return replace(step, new_tokens=new, cached_tokens=cached, seconds=busy_s * self.clock_rate)
+        if before is not None:
+            counted = await self._counted(self.prefill, before, new)
+            if counted is None:
+                return None
+            if new <= HOST_TOKENS:
+                self.host_s.append(seconds - counted.prefill_busy_s)
+            seconds = counted.prefill_busy_s
+        return replace(
+            step, new_tokens=new, cached_tokens=cached, seconds=seconds * self.clock_rate
+        )
 
     async def _together(self, step: Measurement, times: StepTimes) -> Measurement | None:
         """Prompts that gather while a plug is prefilled, and enter the next step together."""
@@ -154,14 +152,9 @@ class EngineSteps:
         return self._stems.get(tokens, [])
 
     async def _decode(self, step: Measurement, times: StepTimes) -> Measurement | None:
-        context = step.context // step.batch
         if not self.has_counters:
-            try:
-                seconds, mean = await decode_step_s(self.decode, step.batch, context, DECODE_STEPS)
-            except ValueError:
-                return None
-            whole = round(mean * step.batch)
-            return replace(step, context=whole, seconds=seconds * self.clock_rate)
+            return await self._decode_timed(step, times)
+        context = step.context // step.batch
         every_s = max(LOOK_S, 4 * predicted_s(times, step) / self.clock_rate)
         async with Together(self.decode, step.batch, context, DECODE_STEPS) as crowd:
             first = await self._steady(step.batch, every_s, crowd)
@@ -179,6 +172,23 @@ class EngineSteps:
         return replace(
             step, context=round(mean * step.batch), seconds=counted.step_s * self.clock_rate
         )
+
+    async def _decode_timed(self, step: Measurement, times: StepTimes) -> Measurement | None:
+        """By when the first request's tokens come, once the last one has its first."""
+        every_s = max(LOOK_S, 4 * predicted_s(times, step) / self.clock_rate)
+        context = step.context // step.batch
+        async with Together(self.decode, step.batch, context, DECODE_STEPS) as crowd:
+            if not await _comes(lambda: crowd.tokens_of_last() > 0, every_s, crowd):
+                return None
+            first = len(crowd.times) + SPANNING_STEPS
+            if not await _comes(lambda: len(crowd.times) > first, every_s, crowd):
+                return None
+            mean = context + crowd.tokens() + DECODE_STEPS / 2
+            last = first + DECODE_STEPS
+            if not await _comes(lambda: len(crowd.times) > last, every_s, crowd):
+                return None
+        seconds = (crowd.times[last] - crowd.times[first]) / DECODE_STEPS
+        return replace(step, context=round(mean * step.batch), seconds=seconds * self.clock_rate)
 
     async def _steady(self, batch: int, every_s: float, crowd: Together) -> Load | None:
         """The load once all decode and no step time being counted spans a prefill."""
@@ -267,3 +277,13 @@ class EngineSteps:
                 return load
             await asyncio.sleep(every_s)
         return None
+
+
+async def _comes(holds: Callable[[], bool], every_s: float, crowd: Together) -> bool:
+    """Whether it holds before the crowd breaks up or TOGETHER_S are over."""
+    deadline = asyncio.get_running_loop().time() + TOGETHER_S
+    while not holds():
+        if crowd.is_over() or asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(every_s)
+    return True

@@ -44,7 +44,13 @@ def _model(facts: EngineFacts, llm: Llm, cluster: Cluster, profile: Profile | No
         role=facts.role,
         parallelism=facts.parallelism,
         times=step_times(
-            llm, cluster, facts.parallelism, facts.role, profile=profile, attention_backend=backend
+            llm,
+            cluster,
+            facts.parallelism,
+            facts.role,
+            profile=profile,
+            attention_backend=backend,
+            prefill_graphs=not limits.eager,
         ),
         kv_capacity_tokens=limits.kv_tokens,
         max_running_requests=limits.max_running,

@@ -25,7 +25,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "request": ("request_s",),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    "prefill": ("prefill_weight_s", "prefill_row_s", "prefill_floor_s"),
+    "prefill": ("prefill_weight_s", "prefill_row_s", "prefill_floor_s", "eager_s"),
     "decode": ("decode_weight_s", "decode_request_s", "decode_latency_s", "decode_compute_s"),
     "mixed": (),
     "transfer": (),
@@ -90,6 +90,8 @@ def _prefill(times: StepTimes, m: Measurement) -> float:
 
 
 def _stall(times: StepTimes, m: Measurement) -> float:
+    if m.eager == times.prefill_graphs:
+        times = replace(times, prefill_graphs=not m.eager)
     return prefill_s(
         times,
         m.batch * m.new_tokens,

@@ -34,6 +34,7 @@ class Limits:
     mixed_chunk: bool = False
     batches: bool = True  # several prompts can be brought into one prefill step
     counted: bool = True  # by the engine, not timed from here
+    eager: bool = False  # it has no graphs for prefill
     reserved: int = 0  # KV tokens that a decode engine keeps free for each request
 
 
@@ -62,12 +63,13 @@ def prefill_grid(limits: Limits) -> tuple[Measurement, ...]:
     alone = [(n, 0) for n in sizes]
     after = [(n, c) for n in sizes for c in stems if 64 <= n <= 4096 and n + c <= min(room, 40960)]
     together = [
-        replace(_prefill(n, counted=True), batch=b)
+        replace(_prefill(n, counted=True), batch=b, eager=limits.eager)
         for b in (4, 16)
         for n in sizes
         if limits.batches and 1024 <= b * n <= top and n >= 64 and b <= limits.max_running
     ]
-    return (*(_prefill(n, c, counted=limits.counted) for n, c in (*alone, *after)), *together)
+    single = (_prefill(n, c, counted=limits.counted) for n, c in (*alone, *after))
+    return (*(replace(one, eager=limits.eager) for one in single), *together)
 
 
 def stall_grid(limits: Limits) -> tuple[Measurement, ...]:

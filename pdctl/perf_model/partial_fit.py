@@ -11,7 +11,7 @@ from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
 GUESSED_SPREAD = 0.03  # of one measurement, before there are any
 GUESS_WEIGHT = 10
-LEAST = ("prefill_floor_s", "decode_compute_s")  # a step takes at least these
+LEAST = ("prefill_floor_s", "eager_s", "decode_compute_s")  # a step takes at least these
 FAR = 2.5  # the roofline's own error is never this large on hardware it knows
 MAX_RESIDUAL = 0.25  # of the median over repeats of one step
 LEAST_REPEATS = 3

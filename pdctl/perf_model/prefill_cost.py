@@ -23,7 +23,7 @@ from pdctl.perf_model.steps import smooth_max
 
 
 class PrefillCost(NamedTuple):
-    """As in StepTimes; floor: launches."""
+    """As in StepTimes."""
 
     base_s: float
     token_s: float
@@ -60,7 +60,7 @@ def prefill_cost(
         row_s=plain,
         pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
         weight_s=weights / rates.memory,
-        floor_s=GRAPH_LAYER_S * llm.num_layers if serving.prefill_graphs else launch_s(llm),
+        floor_s=GRAPH_LAYER_S * llm.num_layers,
     )
 
 

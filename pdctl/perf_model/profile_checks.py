@@ -14,6 +14,7 @@ FAMILIES = ("dense-gqa", "dense-mla", "moe-gqa", "moe-mla")
 KINDS = ("prefill", "decode", "mixed", "transfer", "stall", "request")
 COEFFICIENTS = tuple(f.name for f in fields(StepTimes) if f.name.endswith("_s"))
 COUNTS = ("batch", "new_tokens", "cached_tokens", "context")
+FLAGS = ("counted", "eager")
 MAX_TEXT = 4000
 MAX_FACTOR = 1000.0
 MAX_SECONDS = 3600.0
@@ -114,6 +115,12 @@ def _numbers(value: object, field: str, high: float) -> dict[str, float]:
     return {key: _number(number, f"{field}.{key}", 0, high) for key, number in table.items()}
 
 
+def _flag(value: object, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise _Wrong(field, f"must be true or false, not {_shown(value)}")
+    return value
+
+
 def _parallelism(value: object) -> Parallelism:
     names = {"tp", "pp", "dp", "ep"}
     table = _table(value, "parallelism", names, {"tp"})
@@ -121,19 +128,19 @@ def _parallelism(value: object) -> Parallelism:
 
 
 def _measurement(value: object, field: str) -> tuple[Measurement, float]:
-    known = {"kind", "seconds", "residual", "counted", *COUNTS}
+    known = {"kind", "seconds", "residual", *FLAGS, *COUNTS}
     table = _table(value, field, known, {"kind", "seconds", "residual"})
     if table["kind"] not in KINDS:
         raise _Wrong(f"{field}.kind", f"must be one of {', '.join(KINDS)}")
-    counts: dict[str, int] = {
+    counts: dict[str, Any] = {
         key: _count(table[key], f"{field}.{key}") for key in COUNTS if key in table
     }
     seconds = _number(table["seconds"], f"{field}.seconds", 1e-9, MAX_SECONDS)
     residual = _number(table["residual"], f"{field}.residual", -1, 1e6)
-    counted = table.get("counted", False)
-    if not isinstance(counted, bool):
-        raise _Wrong(f"{field}.counted", f"must be true or false, not {_shown(counted)}")
-    return Measurement(kind=table["kind"], seconds=seconds, counted=counted, **counts), residual
+    flags: dict[str, Any] = {
+        key: _flag(table[key], f"{field}.{key}") for key in FLAGS if key in table
+    }
+    return Measurement(table["kind"], seconds, **counts, **flags), residual
 
 
 def _shown(value: object) -> str:

@@ -73,12 +73,13 @@ class StepTimes:
 
     prefill of chunks (e new tokens after h cached each), N = Σe,
         A = Σ(e²/2 + prefill_cached_weight·h·max(e, prefill_cached_tokens)):
-        max(prefill_floor_s, prefill_base_s + prefill_pair_s·A + prefill_row_s·N
+        max(prefill_floor_s or, without graphs, eager_s / stages,
+            prefill_base_s + prefill_pair_s·A + prefill_row_s·N
             + smooth(prefill_weight_s·coverage(N), prefill_token_s·N))
     decode of B requests with S tokens of context in all:
         max(decode_base_s + decode_weight_s·coverage(B padded to its graph) + decode_request_s·B
             + smooth(decode_latency_s·S/B, decode_context_s·S),
-            decode_compute_s·B, decode_eager_s if B > decode_graph_batch)
+            decode_compute_s·B, eager_s if B > decode_graph_batch)
         With B fixed it is linear in S above its floors, so n steps sum in closed form.
     A mixed step of N tokens and B requests: prefill(N, A), decode's attention and request terms.
     KV of n tokens moves in transfer_base_s + n·transfer_token_s.
@@ -110,8 +111,9 @@ class StepTimes:
     prefill_expert_share: float = 1.0  # of the experts, touched by one prompt token
     prefill_cached_weight: float = 1.0  # cost of a pair with a cached token over one among new
     prefill_cached_tokens: float = 0.0  # fewer new tokens read the cached ones no faster
-    decode_eager_s: float = 0.0
+    eager_s: float = 0.0  # the least a step takes whose kernels are launched one by one
     decode_graph_batch: int = 1 << 30
+    prefill_graphs: bool = True
     stages: int = 1
     request_s: float = 0.0
     prefill_start_s: float = 0.0
@@ -123,10 +125,10 @@ class Measurement:
 
     prefill: batch prompts of new_tokens after cached_tokens each, in one step that an idle engine
     began: from asking to answer less the HTTP hop, or from its launch on if it was `counted` by
-    the engine. stall: the same step alone, as the gap it tears into running decodes or right
-    after another prefill. request: what a request takes beside its step, the HTTP hop apart.
-    decode: batch requests, context tokens summed over them. transfer: new_tokens of KV.
-    mixed: a prefill of new_tokens after cached_tokens carrying batch decode rows.
+    the engine; `eager` where it has no graphs for prefill. stall: the same step alone, as the gap
+    it tears into running decodes or right after another prefill. request: what a request takes
+    beside its step, the HTTP hop apart. decode: batch requests, context tokens summed over them.
+    transfer: new_tokens of KV. mixed: a prefill of new_tokens after cached_tokens carrying batch decode rows.
     """
 
     kind: Literal["prefill", "decode", "mixed", "transfer", "stall", "request"]
@@ -136,6 +138,7 @@ class Measurement:
     cached_tokens: int = 0
     context: int = 0
     counted: bool = False
+    eager: bool = False
 
 
 @dataclass(frozen=True)

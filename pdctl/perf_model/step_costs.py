@@ -8,6 +8,7 @@ from pdctl.perf_model.steps import (
     decode_floor_s,
     decode_slope_s,
     pairs,
+    prefill_floor_s,
     prefill_s,
 )
 
@@ -50,7 +51,7 @@ def prefill_cost(times: StepTimes) -> Callable[[float, float], float]:
     if times.prefill_expert_share < 1.0 and times.prefill_weight_s > 0.0:
         return lambda tokens, pairs: prefill_s(times, tokens, pairs)
     base, per_token, per_pair = times.prefill_base_s, times.prefill_token_s, times.prefill_pair_s
-    floor, weight, per_row = times.prefill_floor_s, times.prefill_weight_s**4, times.prefill_row_s
+    weight, per_row, floor = times.prefill_weight_s**4, times.prefill_row_s, prefill_floor_s(times)
 
     def dense(tokens: float, pairs: float) -> float:
         seconds = (

@@ -19,7 +19,12 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
         times.prefill_token_s * new_tokens,
     )
     plain = times.prefill_row_s * new_tokens + times.prefill_pair_s * pairs
-    return max(times.prefill_floor_s, times.prefill_base_s + streamed + plain)
+    return max(prefill_floor_s(times), times.prefill_base_s + streamed + plain)
+
+
+def prefill_floor_s(times: StepTimes) -> float:
+    """The least a prefill step takes: launching its graphs, or every kernel where it has none."""
+    return times.prefill_floor_s if times.prefill_graphs else times.eager_s / times.stages
 
 
 def prefill_latency_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
@@ -83,7 +88,7 @@ def decode_slope_s(times: StepTimes, batch: float) -> float:
 
 def decode_floor_s(times: StepTimes, batch: float) -> float:
     """The least a decode step of `batch` takes: its compute, or its eager launches."""
-    eager = times.decode_eager_s if batch > times.decode_graph_batch else 0.0
+    eager = times.eager_s if batch > times.decode_graph_batch else 0.0
     return max(times.decode_compute_s * batch, eager)
 
 

@@ -11,7 +11,7 @@ from pdctl.errors import StateConflict
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibrate_engines import calibrate_engines, facts_of
-from pdctl.measurement.engine_facts import engine_facts
+from pdctl.measurement.engine_facts import engine_facts, limits_of
 from pdctl.measurement.engine_steps import EngineSteps
 from pdctl.measurement.probe import Probed
 from pdctl.perf_model.calibration import predicted_s
@@ -142,6 +142,39 @@ def test_the_facts_of_an_engine_are_those_it_was_started_with() -> None:
             assert facts.limits.kv_tokens == running.api.engine.model.kv_capacity_tokens
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Measurement("prefill", 0.0, new_tokens=300),
+        Measurement("prefill", 0.0, new_tokens=200, cached_tokens=512),
+        Measurement("decode", 0.0, batch=6, context=6 * 100),
+    ],
+)
+def test_an_engine_without_counters_is_timed_from_outside(step: Measurement) -> None:
+    async def test() -> None:
+        async with engine("colocated", speed=1.0) as running:
+            steps = replace(steps_of(running), clock_rate=1.0, has_counters=False)
+            found = await steps.measure(step, TRUE)
+            assert found is not None
+            assert found.batch == step.batch
+            assert abs(found.cached_tokens - step.cached_tokens) <= 16
+            assert found.seconds == pytest.approx(predicted_s(TRUE, found), rel=0.1, abs=0.01)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("backend", "eager"), [("disabled", True), ("breakable", False), ("full", False)]
+)
+def test_an_engine_that_captured_no_prefill_graphs_is_known_as_eager(
+    backend: str, eager: bool
+) -> None:
+    # as the prefill and the decode engine of SGLang 0.5.15 said of themselves on an H200
+    info = {"cuda_graph_config": {"prefill": {"backend": backend, "max_bs": 8192}}}
+    assert limits_of(info).eager is eager
+    assert limits_of({}).eager is False
 
 
 def test_a_running_request_waits_for_a_prompt_as_long_as_its_step_takes() -> None:

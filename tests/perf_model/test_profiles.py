@@ -63,7 +63,7 @@ def test_step_times_take_a_profiles_factors_and_backend() -> None:
     profile, shape = invented(), llm("llama-3.1-8b")
     times = step_times(shape, cluster(), ONE, "colocated", profile=profile)
     assert times.prefill_pair_s == pytest.approx(truth(roofline(shape.name)).prefill_pair_s, 0.05)
-    assert times.decode_eager_s == roofline(shape.name).decode_eager_s
+    assert times.eager_s == roofline(shape.name).eager_s
 
 
 def test_a_profile_scales_to_another_llm_of_its_family_and_other_parallelism() -> None:

@@ -11,7 +11,7 @@ from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.calibration import predicted_s
 from pdctl.perf_model.records import Measurement, Parallelism, StepTimes
 from pdctl.perf_model.roofline import step_times
-from pdctl.perf_model.steps import decode_step_s, pairs, prefill_s
+from pdctl.perf_model.steps import decode_step_s, pairs, prefill_floor_s, prefill_s
 from tests.perf_model.shapes import ONE, cluster, fp8, gpu, llm
 
 RDMA400 = 50e9
@@ -186,7 +186,7 @@ def test_an_eager_prefill_engine_has_a_floor_and_one_with_graphs_a_lower_one() -
     )
     # SGLang 0.5.15 on H200: 39 ms above the 29 of a graph at 256 tokens
     assert prompt_s(eager, 256) == pytest.approx(0.068, rel=0.20)
-    assert graphs.prefill_floor_s < eager.prefill_floor_s / 4
+    assert prefill_floor_s(graphs) < prefill_floor_s(eager) / 4
 
 
 def test_graphs_cover_each_ranks_batch() -> None:
@@ -194,7 +194,7 @@ def test_graphs_cover_each_ranks_batch() -> None:
     wide = step_times(llm("deepseek-v3"), h100, Parallelism(tp=32, dp=32, ep=32), "decode")
     assert wide.decode_graph_batch == 32 * 512
     none = step_times(llm("deepseek-v3"), h100, Parallelism(tp=8), "decode", decode_graphs=False)
-    assert decode_step_s(none, 1, 1) == none.decode_eager_s
+    assert decode_step_s(none, 1, 1) == none.eager_s
 
 
 def test_weight_only_quantisation_reads_less_but_computes_no_faster() -> None:

@@ -34,7 +34,7 @@ TIMES = StepTimes(
     transfer_base_s=0.002,
     transfer_token_s=2e-6,
     expert_share=0.0625,
-    decode_eager_s=0.05,
+    eager_s=0.05,
     decode_graph_batch=256,
 )
 
