@@ -45,6 +45,9 @@ def calibrate(
         [], "--from-logs", help="Read engine logs of a running deployment; repeat for more."
     ),
     output: Path = typer.Option(None, "-o", "--output", help="Write the profile to this file."),
+    steps: Path = typer.Option(
+        None, "--steps", help="Append every measured step to this JSONL, also of a refused profile."
+    ),
     timeout: str = typer.Option("2h", "--timeout", help="How long to wait until it serves."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     no_input: bool = typer.Option(False, "--no-input", help="Never ask."),
@@ -71,6 +74,7 @@ def calibrate(
         window_s=parse_duration_s(window, flag="--window"),
         from_logs=tuple(from_logs),
         output=output,
+        steps=steps,
         timeout_s=parse_duration_s(timeout, flag="--timeout"),
         no_input=no_input or as_json,
     )

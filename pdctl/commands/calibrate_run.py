@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pdctl.commands.calibrate_wish import Wish, cluster_of, command_line, kept
+from pdctl.commands.calibrate_wish import Wish, cluster_of, command_line, kept, write_steps
 from pdctl.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def run(wish: Wish, *, as_json: bool) -> None:
 
     _check(wish)
     found = _calibration(wish)
+    if wish.steps is not None:
+        write_steps(found, wish.steps)
     if as_json:
         status = "ok" if found.file else "no"
         print_json("calibrate", _plain(dataclasses.asdict(found)), status=status)

@@ -31,6 +31,7 @@ class Wish:
     window_s: float
     from_logs: tuple[Path, ...]
     output: Path | None
+    steps: Path | None
     timeout_s: float
     no_input: bool
 
@@ -53,6 +54,14 @@ def kept(found: "Calibration", output: Path | None) -> "Calibration":
         home = user_profiles_dir()
         profile, file = keep(found.profile, home / "simulated" if found.is_simulated else home)
     return replace(found, profile=profile, file=file)
+
+
+def write_steps(found: "Calibration", path: Path) -> None:
+    """Append the measured steps to a JSONL file."""
+    from pdctl.perf_model.profiles import measurement_lines
+
+    with path.open("a", encoding="utf-8") as out:
+        out.writelines(f"{line}\n" for line in measurement_lines(found.profile))
 
 
 def cluster_of(gpus: str, facts: "EngineFacts") -> "Cluster":

@@ -195,6 +195,7 @@ def _play(
     from pdctl.measurement.arms import Played
     from pdctl.measurement.results import write_result
     from pdctl.measurement.trial import Kept, play, predicted
+    from pdctl.tables.measure import forecast_line
 
     kept = Kept(endpoint.url, connections_of(wish))
     layout = measured.layouts.get(endpoint.arm, ("", 0))[0] or endpoint.arm
@@ -210,6 +211,7 @@ def _play(
                     seed=seed,
                     concurrency=wish.concurrency,
                     on_progress=tell,
+                    on_forecast=lambda forecast: say(f"{layout} · {forecast_line(forecast)}"),
                 )
             )
     except KeyboardInterrupt:
@@ -222,7 +224,7 @@ def _play(
         raise
     measured.played.append(played)
     if wish.output is not None:
-        write_result(wish.output, played.result)
+        write_result(wish.output, played.result, played.forecast)
 
 
 def _report(wish: Wish, measured: Measured, deployments: "dict[ArmName, Deployment]") -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pdctl.measurement.bootstrap import Interval, interval
 from pdctl.measurement.compare import Compared
-from pdctl.measurement.records import LoadResult, Sent
+from pdctl.measurement.records import Forecast, LoadResult, Sent
 from pdctl.measurement.summary import summary
 from pdctl.perf_model.metrics import is_good, percentiles
 from pdctl.perf_model.records import Outcome
@@ -22,7 +22,8 @@ QUANTILES = ("p50", "p90", "p99")
 class Played:
     """One load on one arm. predicted: of the same requests at the same times, None: not known.
 
-    drift: sentences on how the engines' own counters differ from the profile.
+    forecast: what was said of it before it began, None: nothing. drift: sentences on how the
+    engines' own counters differ from the profile.
     """
 
     arm: ArmName
@@ -30,6 +31,7 @@ class Played:
     rate_rps: float | None
     result: LoadResult
     predicted: Outcome | None = None
+    forecast: Forecast | None = None
     drift: tuple[str, ...] = ()
 
 
@@ -178,7 +180,7 @@ def _figures(
     for name in ("ttft", "tpot", "e2e"):
         ours = percentiles(v for one in known for v in _predicted(one, f"{name}_s"))
         seen = percentiles(getattr(row, f"{name}_s") for row in rows)
-        for q in ("p50", "p90"):
+        for q in QUANTILES:
             predicted = getattr(ours, q) if ours else None
             measured = getattr(seen, q) if seen else None
             figures.append(Compared(f"{name} {q}", "s", predicted, measured))

@@ -77,6 +77,20 @@ class LoadResult:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What was predicted of a load before it began. at: Unix seconds.
+
+    basis: the profile its step times came from, or "roofline". Percentiles of the same window
+    of requests as LoadSummary's.
+    """
+
+    at: float
+    basis: str
+    ttft_s: Percentiles | None
+    tpot_s: Percentiles | None
+
+
+@dataclass(frozen=True)
 class LoadProgress:
     """A load while it is played. Percentiles are of what has ended so far; None: nothing yet."""
 

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from pdctl.errors import InvalidInput
-from pdctl.measurement.records import LoadResult, LoadSummary, Sent
+from pdctl.measurement.records import Forecast, LoadResult, LoadSummary, Sent
 from pdctl.measurement.summary import summary
 from pdctl.perf_model.records import Percentiles
 
 _FORMAT = 1
 
 
-def write_result(path: Path, result: LoadResult) -> None:
-    """Append one run to a JSONL file."""
-    line = json.dumps(_document(result, summary(result)), allow_nan=False)
+def write_result(path: Path, result: LoadResult, forecast: Forecast | None = None) -> None:
+    """Append one run to a JSONL file, with what was predicted of it before it began."""
+    document = _document(result, summary(result))
+    if forecast is not None:
+        document["pdctl_predicted"] = _predicted(forecast)
+    line = json.dumps(document, allow_nan=False)
     with path.open("a", encoding="utf-8") as out:
         out.write(line + "\n")
 
@@ -115,6 +118,15 @@ def _document(result: LoadResult, figures: LoadSummary) -> dict[str, object]:
             "token_s": [one.token_s for one in sent],
             "cached_tokens": [one.cached_tokens for one in sent],
         },
+    }
+
+
+def _predicted(forecast: Forecast) -> dict[str, object]:
+    return {
+        "at": forecast.at,
+        "basis": forecast.basis,
+        **_milliseconds("ttft", forecast.ttft_s),
+        **_milliseconds("tpot", forecast.tpot_s),
     }
 
 

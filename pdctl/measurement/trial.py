@@ -12,15 +12,16 @@ from pdctl.errors import EngineFailed, PdctlError
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.arms import ArmName, Played
 from pdctl.measurement.asking import load_of
-from pdctl.measurement.compare import as_played
+from pdctl.measurement.compare import as_played, windowed
 from pdctl.measurement.counters import Counted
 from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.load import OnProgress, run_load
 from pdctl.measurement.prediction import fleet_of_engines
 from pdctl.measurement.probe import Probed
 from pdctl.measurement.prompts import token_ids_for
-from pdctl.measurement.records import Connections, LoadResult, Sent
+from pdctl.measurement.records import Connections, Forecast, LoadResult, Sent
 from pdctl.perf_model.drift import LiveSteps, drift, sentence
+from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.profiles import error_band
 from pdctl.perf_model.records import Fleet, Outcome, Profile
 from pdctl.perf_model.simulator import simulate
@@ -82,12 +83,20 @@ async def play(
     seed: int,
     concurrency: int | None = None,
     on_progress: OnProgress | None = None,
+    on_forecast: Callable[[Forecast], None] = lambda forecast: None,
 ) -> Played:
-    """Warm it up, play the requests, look at the engines meanwhile, predict the same requests.
+    """Predict the requests, warm up, play them, look at the engines meanwhile.
+
+    on_forecast is told the prediction before the first request goes out. A closed loop's requests
+    have no times before they have been answered: they are predicted afterwards.
 
     Raises EngineFailed as soon as an engine has died.
     """
     ids = token_ids_for(endpoint.llm.vocab_size)
+    outcome = _simulated(endpoint, requests) if concurrency is None else None
+    forecast = _forecast(endpoint, outcome, requests) if outcome else None
+    if forecast is not None:
+        on_forecast(forecast)
     await _warm(endpoint, requests, ids, seed)
     watched = _Watched(endpoint)
     kept.started_at = time.time()
@@ -114,17 +123,30 @@ async def play(
         repeat=repeat,
         rate_rps=rate_rps,
         result=result,
-        predicted=predicted(endpoint, result, requests),
+        predicted=outcome or predicted(endpoint, result, requests),
+        forecast=forecast,
         drift=watched.drift(),
     )
 
 
 def predicted(endpoint: Endpoint, result: LoadResult, requests: Requests) -> Outcome | None:
     """What the simulator says of the requests that were sent, at the times they were."""
+    return _simulated(endpoint, as_played(result, requests)) if result.sent else None
+
+
+def _simulated(endpoint: Endpoint, requests: Requests) -> Outcome | None:
     fleet = endpoint.fleet
-    if fleet is None or not result.sent:
-        return None
-    return simulate(fleet, as_played(result, requests))
+    return None if fleet is None else simulate(fleet, requests)
+
+
+def _forecast(endpoint: Endpoint, outcome: Outcome, requests: Requests) -> Forecast:
+    inside = windowed(outcome, requests)
+    return Forecast(
+        at=time.time(),
+        basis=endpoint.profile.id if endpoint.profile else "roofline",
+        ttft_s=percentiles(inside.ttft_s),
+        tpot_s=percentiles(inside.tpot_s),
+    )
 
 
 async def _warm(endpoint: Endpoint, requests: Requests, ids: tuple[int, int], seed: int) -> None:

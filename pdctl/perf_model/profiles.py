@@ -83,14 +83,20 @@ def write_profile(profile: Profile, directory: Path) -> Path:
 def profile_text(profile: Profile) -> str:
     """The profile as JSON for people: one line per measurement with its residual."""
     data = asdict(profile)
-    del data["id"]
-    rows = zip(data.pop("measurements"), data.pop("residuals"), strict=True)
-    lines = [
-        "    " + json.dumps({**{k: v for k, v in m.items() if v}, "residual": round(r, 4)})
-        for m, r in rows
-    ]
+    for apart in ("id", "measurements", "residuals"):
+        del data[apart]
+    lines = [f"    {line}" for line in measurement_lines(profile)]
     head = json.dumps(data, indent=2, ensure_ascii=False)
     return head[:-2] + ',\n  "measurements": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
+
+
+def measurement_lines(profile: Profile) -> list[str]:
+    """A line of JSON per measurement, with its residual."""
+    rows = zip(profile.measurements, profile.residuals, strict=True)
+    return [
+        json.dumps({**{k: v for k, v in asdict(m).items() if v}, "residual": round(r, 4)})
+        for m, r in rows
+    ]
 
 
 def find_profile(

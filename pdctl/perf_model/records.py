@@ -128,7 +128,8 @@ class Measurement:
     the engine; `eager` where it has no graphs for prefill. stall: the same step alone, as the gap
     it tears into running decodes or right after another prefill. request: what a request takes
     beside its step, the HTTP hop apart. decode: batch requests, context tokens summed over them.
-    transfer: new_tokens of KV. mixed: a prefill of new_tokens after cached_tokens carrying batch decode rows.
+    transfer: new_tokens of KV. mixed: a prefill of new_tokens after cached_tokens carrying batch
+    decode rows.
     """
 
     kind: Literal["prefill", "decode", "mixed", "transfer", "stall", "request"]

@@ -9,8 +9,9 @@ from rich.text import Text
 from pdctl.measurement.arms import ArmResult, Quantity
 from pdctl.measurement.bootstrap import Interval
 from pdctl.measurement.compare import Compared
-from pdctl.measurement.records import LoadProgress
+from pdctl.measurement.records import Forecast, LoadProgress
 from pdctl.measurement.ruling import Ruling
+from pdctl.perf_model.records import Percentiles
 from pdctl.units import UNKNOWN, format_rate, format_seconds, format_share
 from pdctl.workload.records import Slo
 
@@ -81,15 +82,26 @@ def _notes(arm: ArmResult) -> list[str]:
     return [*notes, *arm.drift]
 
 
+def forecast_line(forecast: Forecast) -> str:
+    """predicted (roofline): TTFT p50 310 ms p99 1.9 s · TPOT p50 14 ms p99 22 ms."""
+    figures = _percentile_words(forecast.ttft_s, forecast.tpot_s)
+    return f"predicted ({forecast.basis}): {' · '.join(figures) or 'no answer'}"
+
+
 def progress_line(now: LoadProgress) -> str:
     """45 of 180 · TTFT p50 310 ms p99 1.9 s · TPOT p50 14 ms · 0 failed."""
-    parts = [f"{now.num_done} of {now.num_requests}"]
-    for name, found in (("TTFT", now.ttft_s), ("TPOT", now.tpot_s)):
-        if found is not None:
-            parts.append(f"{name} p50 {format_seconds(found.p50)} p99 {format_seconds(found.p99)}")
+    parts = [f"{now.num_done} of {now.num_requests}", *_percentile_words(now.ttft_s, now.tpot_s)]
     if now.num_failed:
         parts.append(f"{now.num_failed} failed")
     return " · ".join(parts)
+
+
+def _percentile_words(ttft_s: Percentiles | None, tpot_s: Percentiles | None) -> list[str]:
+    return [
+        f"{name} p50 {format_seconds(found.p50)} p99 {format_seconds(found.p99)}"
+        for name, found in (("TTFT", ttft_s), ("TPOT", tpot_s))
+        if found is not None
+    ]
 
 
 def _grid(heads: Sequence[str]) -> Table:

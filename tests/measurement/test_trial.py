@@ -10,6 +10,7 @@ from pdctl.errors import EngineFailed
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibrate_engines import facts_of
+from pdctl.measurement.records import Forecast
 from pdctl.measurement.trial import Endpoint, Kept, play
 from pdctl.workload.records import Requests
 from tests.engines.sim.engines import Running, engine
@@ -39,14 +40,44 @@ def test_every_request_is_played_and_predicted() -> None:
     async def test() -> None:
         async with engine("colocated") as running:
             kept = Kept(running.url, "new")
+            told: list[tuple[Forecast, int]] = []
             found = await play(
-                await endpoint(running), requests(), kept, repeat=0, rate_rps=50.0, seed=1
+                await endpoint(running),
+                requests(),
+                kept,
+                repeat=0,
+                rate_rps=50.0,
+                seed=1,
+                on_forecast=lambda forecast: told.append((forecast, len(kept.sent))),
             )
             assert len(found.result.sent) == 20
             assert all(one.is_whole for one in found.result.sent)
             assert len(kept.sent) == 20
             assert found.predicted is not None
             assert len(found.predicted.ttft_s) == 20
+            ((forecast, sent_by_then),) = told
+            assert sent_by_then == 0
+            assert forecast.at < found.result.started_at
+            assert forecast.basis == "roofline"
+            assert found.forecast == forecast
+
+    run(test)
+
+
+def test_a_closed_loop_is_predicted_once_its_times_are_known() -> None:
+    async def test() -> None:
+        async with engine("colocated") as running:
+            found = await play(
+                await endpoint(running),
+                requests(),
+                Kept(running.url, "new"),
+                repeat=0,
+                rate_rps=None,
+                seed=1,
+                concurrency=4,
+            )
+            assert found.forecast is None
+            assert found.predicted is not None
 
     run(test)
 
