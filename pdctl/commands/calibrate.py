@@ -45,6 +45,9 @@ def calibrate(
         [], "--from-logs", help="Read engine logs of a running deployment; repeat for more."
     ),
     output: Path = typer.Option(None, "-o", "--output", help="Write the profile to this file."),
+    earlier: str = typer.Option(
+        "", "--with", help="Fit together with this profile of the same kind of engine."
+    ),
     steps: Path = typer.Option(
         None, "--steps", help="Append every measured step to this JSONL, also of a refused profile."
     ),
@@ -74,6 +77,7 @@ def calibrate(
         window_s=parse_duration_s(window, flag="--window"),
         from_logs=tuple(from_logs),
         output=output,
+        earlier=earlier,
         steps=steps,
         timeout_s=parse_duration_s(timeout, flag="--timeout"),
         no_input=no_input or as_json,

@@ -87,7 +87,9 @@ def _measured(
     """Measure what answers at these addresses."""
     from pdctl.inspection.llm import read_llm
     from pdctl.measurement.calibrate_engines import calibrate_engines, facts_of
+    from pdctl.perf_model.profiles import named_profile
 
+    earlier = named_profile(wish.earlier) if wish.earlier else None
     facts = asyncio.run(facts_of(urls))
     llm = read_llm(wish.model or facts[0].model)
     cluster = cluster_of(wish.gpus, facts[0])
@@ -100,6 +102,7 @@ def _measured(
                 budget_s=wish.budget_s,
                 clock_rate=clock_rate,
                 command=command_line(),
+                earlier=earlier,
                 tell=tell,
             )
         )

@@ -31,6 +31,7 @@ class Wish:
     window_s: float
     from_logs: tuple[Path, ...]
     output: Path | None
+    earlier: str
     steps: Path | None
     timeout_s: float
     no_input: bool

@@ -61,14 +61,17 @@ async def take(
     *,
     budget_s: float,
     tolerance: float = TOLERANCE,
+    known: Sequence[Measurement] = (),
     clock: Callable[[], float] = time.monotonic,
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> Taken:
     """Measure steps of `grid`, each chosen by what is least certain by then.
 
     measure: does one step, told how long steps are thought to take; None: it did not come off.
+    known: measured earlier, fitted together with what is measured now.
     """
     run = _Run(grid, roofline, budget_s, tolerance, clock, tell)
+    run.know(known)
     for step in run.first():
         await run.measure(measure, step)
         if run.is_over():
@@ -106,6 +109,10 @@ class _Run:
         self._unidentified: tuple[str, ...] = ()
         self._uncertainty: float | None = None
         self._is_done = False
+
+    def know(self, known: Sequence[Measurement]) -> None:
+        """Take in what was measured earlier."""
+        self._measured.extend(known)
 
     def is_over(self) -> bool:
         return self._is_done or not self._grid or self._elapsed_s() >= self._budget_s

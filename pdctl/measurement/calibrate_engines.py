@@ -19,7 +19,8 @@ from pdctl.measurement.probe import Probed, hop_s
 from pdctl.perf_model import design
 from pdctl.perf_model.calibrated import calibrated_profile
 from pdctl.perf_model.partial_fit import disagreements
-from pdctl.perf_model.records import Measurement, StepTimes
+from pdctl.perf_model.profile_checks import check_gpu
+from pdctl.perf_model.records import Measurement, Profile, StepTimes
 from pdctl.perf_model.roofline import step_times
 
 CRAMPED_TOKENS = 100_000
@@ -44,15 +45,19 @@ async def calibrate_engines(
     command: str,
     clock_rate: float = 1.0,
     tolerance: float = TOLERANCE,
+    earlier: Profile | None = None,
     tell: Tell = lambda progress: None,
 ) -> Calibration:
     """Measure these engines until their steps are known; nothing else may use them meanwhile.
 
     clock_rate: of simulated engines, how much faster than time they run. tolerance: as `take`.
-    Raises InvalidInput for a set of engines it cannot measure, StateConflict where one serves
-    others, EngineFailed when one is gone.
+    earlier: a profile of such engines, fitted anew together with what is measured now.
+    Raises InvalidInput for a set of engines it cannot measure or an `earlier` of others,
+    StateConflict where one serves others, EngineFailed when one is gone.
     """
     prefill, decode = _roles(facts)
+    if earlier is not None:
+        _check_like(earlier, facts[0], llm, cluster)
     grid = _grid(prefill, decode, clock_rate)
     roofline = roofline_of(decode or prefill, llm, cluster)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S)
@@ -61,7 +66,13 @@ async def calibrate_engines(
         await _refuse_busy(http, facts)
         steps = await _steps(http, prefill, decode, llm, clock_rate)
         taken = await take(
-            steps.measure, grid, roofline, budget_s=budget_s, tolerance=tolerance, tell=tell
+            steps.measure,
+            grid,
+            roofline,
+            budget_s=budget_s,
+            tolerance=tolerance,
+            known=earlier.measurements if earlier else (),
+            tell=tell,
         )
     engine = prefill or decode
     assert engine is not None
@@ -69,6 +80,24 @@ async def calibrate_engines(
     if beside is not None:
         taken = _with_request(taken, beside, roofline)
     return calibration(taken, roofline, llm, cluster, engine, command=command)
+
+
+def _check_like(earlier: Profile, facts: EngineFacts, llm: Llm, cluster: Cluster) -> None:
+    """Raises InvalidInput naming what differs, unless both are of the same kind of engine."""
+    check_gpu(earlier, cluster.gpu.name)
+    pairs = (
+        ("LLM", earlier.llm, llm.name),
+        ("engine", earlier.engine, facts.engine),
+        ("attention backend", earlier.attention_backend, facts.attention_backend),
+        ("parallelism", earlier.parallelism, facts.parallelism),
+    )
+    for what, theirs, ours in pairs:
+        if theirs != ours:
+            raise InvalidInput(
+                f"The profile {earlier.id} is of another {what}: {theirs}, not {ours}.",
+                hint="without --with",
+                code="another_profile",
+            )
 
 
 def calibration(

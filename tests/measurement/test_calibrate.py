@@ -107,3 +107,30 @@ def test_an_engine_that_measures_nothing_identifies_nothing() -> None:
     taken = engine.calibrate(start, 30.0)
     assert taken.fit is None
     assert taken.measurements == ()
+
+
+def test_what_was_measured_earlier_is_fitted_together_and_need_not_be_measured_again() -> None:
+    start = roofline("llama-3.1-8b")
+    engine = Engine(truth(start), noise=0.03)
+    first = engine.calibrate(start, 30.0)
+    again = engine.calibrate(start, 30.0, known=first.measurements)
+    assert again.measurements[: len(first.measurements)] == first.measurements
+    assert again.uncertainty is not None
+    assert first.uncertainty is not None
+    assert again.uncertainty < first.uncertainty
+
+
+def test_eager_steps_of_another_engine_tell_its_floor_and_leave_the_graphs_theirs() -> None:
+    start = roofline("llama-3.1-8b")
+    engine = Engine(replace(start, prefill_floor_s=0.009, eager_s=0.03))
+    graphs = engine.calibrate(start, 40.0)
+    eager = [
+        replace(m, eager=True, seconds=predicted_s(engine.times, replace(m, eager=True)))
+        for m in GRID
+        if m.kind == "prefill"
+    ]
+    both = engine.calibrate(start, 20.0, known=(*graphs.measurements, *eager))
+    assert both.fit is not None
+    fitted = applied(start, both.fit.factors)
+    assert fitted.prefill_floor_s == pytest.approx(0.009, rel=0.02)
+    assert fitted.eager_s == pytest.approx(0.03, rel=0.02)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.errors import StateConflict
+from pdctl.errors import InvalidInput, StateConflict
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibrate_engines import calibrate_engines, facts_of
@@ -16,6 +16,7 @@ from pdctl.measurement.engine_steps import EngineSteps
 from pdctl.measurement.probe import Probed
 from pdctl.perf_model.calibration import predicted_s
 from pdctl.perf_model.engine_model import engine_model
+from pdctl.perf_model.profiles import measured_dir, read_profile
 from pdctl.perf_model.records import Measurement, Parallelism
 from tests.engines.sim.engines import Running, engine, pair
 from tests.engines.sim.models import model
@@ -225,6 +226,24 @@ def test_a_whole_calibration_over_http_gives_a_profile_of_the_engine() -> None:
         for step in found.profile.measurements:
             assert step.seconds == pytest.approx(predicted_s(true.times, step), rel=0.02)
 
+    run(test)
+
+
+def test_a_profile_of_another_engine_is_not_fitted_together() -> None:
+    async def test() -> None:
+        async with engine("colocated") as running:
+            facts = await facts_of([running.url])
+            with pytest.raises(InvalidInput, match="another engine: sglang 0.5.15, not simulated"):
+                await calibrate_engines(
+                    facts,
+                    read_llm("llama-3.1-8b"),
+                    parse_gpus("1xH200"),
+                    budget_s=5.0,
+                    command="pdctl calibrate",
+                    earlier=read_profile(bundled),
+                )
+
+    bundled = measured_dir() / "h200--dense-gqa--sglang-0.5.15--triton.json"
     run(test)
 
 
