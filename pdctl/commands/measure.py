@@ -48,7 +48,7 @@ def measure(
     python: str = typer.Option(None, "--python", help="The Python that has SGLang."),
     profile: Path = typer.Option(None, help="Measured step times to predict with."),
     timeout: str = typer.Option("2h", "--timeout", help="How long to wait until an arm serves."),
-    seed: int = typer.Option(0, help="Of arrivals, lengths and prompts."),
+    seed: int = typer.Option(0, help="Of arrivals and lengths; prompts are always new."),
     output: Path = typer.Option(None, "-o", "--output", help="Append every load to this JSONL."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     no_input: bool = typer.Option(False, "--no-input", help="Never ask."),

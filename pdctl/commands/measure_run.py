@@ -155,8 +155,7 @@ def _loads(
 ) -> None:
     """The load asked for; then, once, loads at other rates until the knee is found."""
     requests = requests_at(wish, workload, wish.rate_rps, endpoint.llm)
-    seed = wish.seed + 1000 * (repeat + 1)
-    _play(wish, endpoint, requests, measured, repeat=repeat, rate_rps=wish.rate_rps, seed=seed)
+    _play(wish, endpoint, requests, measured, repeat=repeat, rate_rps=wish.rate_rps)
     if not wish.find_knee or endpoint.arm in measured.knees:
         return
     from pdctl.measurement.knee import next_rate
@@ -167,8 +166,7 @@ def _loads(
     while (rate := next_rate(tried, wish.rate_rps)) is not None:
         aside = Measured(layouts=measured.layouts)
         again = requests_at(wish, workload, rate, endpoint.llm)
-        seed += 1
-        _play(wish, endpoint, again, aside, repeat=repeat, rate_rps=rate, seed=seed)
+        _play(wish, endpoint, again, aside, repeat=repeat, rate_rps=rate)
         tried.append((rate, _held(wish, aside.played[-1])))
         say(f"{rate:.3g} req/s: {'holds' if tried[-1][1] else 'misses the service levels'}")
 
@@ -189,10 +187,10 @@ def _play(
     *,
     repeat: int,
     rate_rps: float | None,
-    seed: int,
 ) -> None:
     """One load; also what is left of it when it is interrupted."""
     from pdctl.measurement.arms import Played
+    from pdctl.measurement.prompts import fresh_seed
     from pdctl.measurement.results import write_result
     from pdctl.measurement.trial import Kept, play, predicted
     from pdctl.tables.measure import forecast_line
@@ -208,7 +206,7 @@ def _play(
                     kept,
                     repeat=repeat,
                     rate_rps=rate_rps,
-                    seed=seed,
+                    seed=fresh_seed(),
                     concurrency=wish.concurrency,
                     on_progress=tell,
                     on_forecast=lambda forecast: say(f"{layout} · {forecast_line(forecast)}"),

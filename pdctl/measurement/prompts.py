@@ -3,7 +3,7 @@
 import json
 from array import array
 from itertools import accumulate
-from random import Random
+from random import Random, SystemRandom
 
 from pdctl.workload.records import Requests
 
@@ -15,6 +15,11 @@ _HEAD_TOKENS = 16
 def token_ids_for(vocab_size: int) -> tuple[int, int]:
     """Ids of ordinary tokens in a vocabulary, away from the special ones at its ends."""
     return min(TOKEN_IDS[0], vocab_size // 8), min(TOKEN_IDS[1], vocab_size - vocab_size // 8)
+
+
+def fresh_seed() -> int:
+    """A seed of prompts that no engine has seen: its prefix cache would answer for it."""
+    return SystemRandom().getrandbits(48)
 
 
 class Prompts:
