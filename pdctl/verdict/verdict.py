@@ -225,6 +225,7 @@ def verdict_data(verdict: Verdict) -> dict[str, object]:
         "rules": [asdict(rule) for rule in verdict.rules],
         "sizing": asdict(verdict.sizing) if verdict.sizing else None,
         "arms": {name: arm_data(arm) for name, arm in verdict.arms.items()},
+        "sweep": [arm_data(arm) for arm in verdict.sweep],
         "flips": [{"what": f.what, "from": f.from_, "to": f.to, "at": f.at} for f in verdict.flips],
         "warnings": [*([verdict.unmet] if verdict.unmet else []), *verdict.warnings],
         "provenance": asdict(verdict.provenance),
