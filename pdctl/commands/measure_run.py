@@ -102,6 +102,7 @@ def _arm(
 ) -> None:
     """Start one arm, measure it, stop it."""
     from pdctl.commands.starting import starting
+    from pdctl.engines import running
     from pdctl.engines.session import serving
     from pdctl.measurement.calibrate_engines import facts_of
     from pdctl.measurement.trial import Endpoint
@@ -119,6 +120,7 @@ def _arm(
             llm=llm,
             cluster=cluster,
             profile=profile_of(wish, facts[0], llm, cluster),
+            policy=running.router_policy(state.endpoint),
             trouble=trouble(state.name),
         )
         _loads(wish, endpoint, workload, measured, repeat)
@@ -126,6 +128,7 @@ def _arm(
 
 def _target(wish: Wish, measured: Measured) -> None:
     """Measure what runs already."""
+    from pdctl.engines import running
     from pdctl.inspection.llm import read_llm
     from pdctl.measurement.calibrate_engines import facts_of
     from pdctl.measurement.engine_facts import checked_url
@@ -145,6 +148,7 @@ def _target(wish: Wish, measured: Measured) -> None:
         llm=llm,
         cluster=cluster,
         profile=profile_of(wish, facts[0], llm, cluster),
+        policy=running.router_policy(url),
     )
     for repeat in range(wish.repeats):
         _loads(wish, endpoint, workload_of(wish), measured, repeat)

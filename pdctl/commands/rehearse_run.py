@@ -113,7 +113,7 @@ def _deployment(wish: Wish, workload: Workload) -> tuple[Deployment, str]:
         name=f"rehearsal-{os.getpid()}",
         engine="sim",
         gpus=gpus,
-        router=replace(chosen.router, host="127.0.0.1", policy="round_robin"),
+        router=replace(chosen.router, host="127.0.0.1"),
         sim_speed=wish.speed or max(1.0, span_s / WALL_S),
         ttft_slo_s=wish.ttft_s or chosen.ttft_slo_s,
         tpot_slo_s=wish.tpot_s or chosen.tpot_slo_s,

@@ -39,6 +39,7 @@ def cautions(
         _pipelined_prefill(deployment),
         _page_size(deployment),
         _power_of_two(deployment),
+        _cache_aware(deployment),
         _slow_transfer(backend),
         _other_version(version),
     )
@@ -107,6 +108,14 @@ def _power_of_two(deployment: Deployment) -> Iterator[str]:
         yield (
             "The policy power_of_two asks engines for /get_load, which new SGLang no longer has:"
             " it then picks at random (sglang#32070)."
+        )
+
+
+def _cache_aware(deployment: Deployment) -> Iterator[str]:
+    if deployment.router.policy == "cache_aware" and "prefill" in deployment.roles:
+        yield (
+            "With prefill split from decode the router's cache_aware keeps no prefixes and picks"
+            " at random: round_robin, the default here, spreads better."
         )
 
 

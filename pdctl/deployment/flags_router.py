@@ -26,13 +26,14 @@ def router_argv(
     Source: sglang_router/router_args.py 0.3.2.
     """
     router = deployment.router
+    policy = policy_of(deployment)
     split = ("--pd-disaggregation",) if "prefill" in deployment.roles else ()
     ready = version is not None and version >= READY_SINCE
     return (
         *(pdctl_python, "-m", "sglang_router.launch_router", *split),
         *("--host", router.host, "--port", str(router.port)),
         *("--prometheus-host", LOOPBACK, "--prometheus-port", str(ports.metrics)),
-        *(("--policy", router.policy) if router.policy else ()),
+        *(("--policy", policy) if policy else ()),
         *("--health-check-interval-secs", "5", "--health-check-timeout-secs", "10"),
         *(("--health-check-endpoint", "/ready") if ready else ()),
         *("--cb-timeout-duration-secs", "15"),
@@ -40,6 +41,15 @@ def router_argv(
         *("--log-level", "warn"),
         *router.args,
     )
+
+
+def policy_of(deployment: Deployment) -> str | None:
+    """The routing policy: as asked for, else taking turns where prefill is split from decode.
+
+    None: the router's own default, cache_aware, which keeps prefixes together among colocated
+    engines; of prefill and decode engines it draws at random. Source: docs/decisions/0014.
+    """
+    return deployment.router.policy or ("round_robin" if "prefill" in deployment.roles else None)
 
 
 def with_engines(router: ProcessSpec, engines: Sequence[ProcessSpec]) -> tuple[str, ...]:

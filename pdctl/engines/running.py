@@ -52,6 +52,16 @@ def _readable(name: str) -> FleetState | None:
     return replace(found, phase="degraded", detail=what_to_do)
 
 
+def router_policy(url: str) -> str:
+    """How the router at this address picks engines: as a deployment of ours says, or its default.
+
+    Source: sglang_router/router_args.py 0.3.2, whose default is cache_aware.
+    """
+    wanted = [state.read_launch(found.name) for found in states() if found.endpoint == url]
+    argv = wanted[0].specs[0].argv if wanted and wanted[0] else ()
+    return argv[argv.index("--policy") + 1] if "--policy" in argv else "cache_aware"
+
+
 def not_running(name: str) -> StateConflict:
     """The error for a name that does not run, with those that do."""
     found = names()

@@ -7,6 +7,7 @@ from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.perf_model.profiles import find_own_profile
 from pdctl.perf_model.records import EngineModel, Fleet, Profile, Role
 from pdctl.perf_model.roofline import step_times
+from pdctl.perf_model.routing import known_policy
 
 
 def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | None:
@@ -18,9 +19,16 @@ def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | Non
 
 
 def fleet_of_engines(
-    facts: Sequence[EngineFacts], llm: Llm, cluster: Cluster, profile: Profile | None
+    facts: Sequence[EngineFacts],
+    llm: Llm,
+    cluster: Cluster,
+    profile: Profile | None,
+    policy: str = "cache_aware",
 ) -> Fleet:
-    """Running engines as the simulator sees them. Of one role all are taken to be equal."""
+    """Running engines as the simulator sees them. Of one role all are taken to be equal.
+
+    policy: the router's.
+    """
     models = {one.role: _model(one, llm, cluster, profile) for one in facts}
 
     def count(role: Role) -> int:
@@ -33,7 +41,7 @@ def fleet_of_engines(
         num_colocated=count("colocated"),
         num_prefill=count("prefill"),
         num_decode=count("decode"),
-        policy="cache_aware",
+        policy=known_policy(policy),
     )
 
 

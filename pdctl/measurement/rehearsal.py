@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pdctl.deployment.flags_router import policy_of
 from pdctl.deployment.records import Deployment
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
@@ -10,6 +11,7 @@ from pdctl.measurement.compare import Compared, compare_run
 from pdctl.measurement.records import LoadResult, Sent
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
 from pdctl.perf_model.records import EngineModel, Fleet, Outcome, QueueSample, Role
+from pdctl.perf_model.routing import known_policy
 from pdctl.perf_model.simulator import simulate
 from pdctl.status.records import FleetStatus
 from pdctl.workload.records import Requests, Slo
@@ -65,7 +67,7 @@ def fleet_of(deployment: Deployment, llm: Llm, cluster: Cluster) -> Fleet:
         num_colocated=counts.get("colocated", 0),
         num_prefill=counts.get("prefill", 0),
         num_decode=counts.get("decode", 0),
-        policy="round_robin",
+        policy=known_policy(policy_of(deployment) or "cache_aware"),
     )
 
 

@@ -35,7 +35,10 @@ Trouble = Callable[[], str]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What takes the requests, and the engines behind it. engines: () where they are unknown."""
+    """What takes the requests, and the engines behind it. engines: () where they are unknown.
+
+    policy: how the router picks engines, its own default where nobody says.
+    """
 
     arm: ArmName
     url: str
@@ -43,13 +46,14 @@ class Endpoint:
     llm: Llm
     cluster: Cluster | None = None
     profile: Profile | None = None
+    policy: str = "cache_aware"
     trouble: Trouble = lambda: ""
 
     @property
     def fleet(self) -> Fleet | None:
         if not self.engines or self.cluster is None:
             return None
-        return fleet_of_engines(self.engines, self.llm, self.cluster, self.profile)
+        return fleet_of_engines(self.engines, self.llm, self.cluster, self.profile, self.policy)
 
 
 @dataclass

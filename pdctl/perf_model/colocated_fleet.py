@@ -63,13 +63,12 @@ class ColocatedFleet:
 
     def _route(self, job: Job, now: float) -> None:
         seen = self.seen
-        known = None if seen is None else seen.last(job)
-        place = self.pool.choose(-1 if known is None else known[0])
+        place = self.pool.choose(-1 if seen is None else seen.last(job))
         if place < 0:
             self.failed.add(job.index)
             return
         if seen is not None:
-            seen.note(job, (place,))
+            seen.note(job, place)
         self.pool.loads[place] += 1
         self.agenda.wake(place, self.engines[place].arrive(job, now))
 

@@ -1,12 +1,15 @@
 """Which engine the router sends a request to. Deterministic given its counts and random numbers.
 
-Source: sglang-router 0.3.2: balance_abs_threshold 64, balance_rel_threshold 1.5,
-cache_threshold 0.3. Ignores: eviction from the router's prefix tree (2^26 characters).
+Source: sglang-router 0.3.2, asked with prompts that share prefixes or not, one at a time and many
+(tests/e2e/test_router.py): balance_abs_threshold 64, balance_rel_threshold 1.5, cache_threshold
+0.3; among colocated engines cache_aware counts streams from the moment they are sent, and of the
+idlest takes the first; of prefill and decode engines it keeps no prefixes and draws at random.
+Ignores: eviction from the router's prefix tree (2^26 characters).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 from pdctl.perf_model.jobs import Job
 
@@ -14,21 +17,26 @@ BALANCE_ABS_THRESHOLD = 64
 BALANCE_REL_THRESHOLD = 1.5
 CACHE_THRESHOLD = 0.3
 
-Places = tuple[int, ...]  # one per pool
 Policy = Literal["random", "round_robin", "power_of_two", "cache_aware"]
+_POLICIES: Mapping[str, Policy] = {name: name for name in get_args(Policy)}
+
+
+def known_policy(name: str) -> Policy:
+    """The policy of this name; "random" for one that is not simulated."""
+    return _POLICIES.get(name, "random")
 
 
 class SeenPrefixes:
-    """The router's prefix tree: which engines each segment of a prompt was last sent to."""
+    """The router's prefix tree: which engine each segment of a prompt was last sent to."""
 
     __slots__ = ("_places", "_tokens")
 
     def __init__(self, segment_tokens: Sequence[int]) -> None:
         self._tokens = segment_tokens
-        self._places: dict[int, Places] = {}
+        self._places: dict[int, int] = {}
 
-    def last(self, job: Job) -> Places | None:
-        """Where the longest known leading run of a prompt went; None if too little is known."""
+    def last(self, job: Job) -> int:
+        """Where the longest known leading run of a prompt went; -1 if too little is known."""
         seen, tokens = self._places, self._tokens
         matched = 0
         segment = -1
@@ -37,13 +45,13 @@ class SeenPrefixes:
                 break
             segment = following
             matched += tokens[segment]
-        return seen[segment] if matched > CACHE_THRESHOLD * job.isl else None
+        return seen[segment] if matched > CACHE_THRESHOLD * job.isl else -1
 
-    def note(self, job: Job, places: Places) -> None:
+    def note(self, job: Job, place: int) -> None:
         """Remember where a prompt went."""
         seen = self._places
         for segment in job.path:
-            seen[segment] = places
+            seen[segment] = place
 
 
 class Pool:
@@ -114,19 +122,10 @@ class Pool:
             loads = [loads[place] for place in places]
             owner = owner if owner in places else -1
         if owner < 0:
-            return self._least_loaded(loads, min(loads))
+            return places[loads.index(min(loads))]
         high = max(loads)
         if high > BALANCE_ABS_THRESHOLD:
             low = min(loads)
             if high - low > BALANCE_ABS_THRESHOLD and high > low * BALANCE_REL_THRESHOLD:
-                return self._least_loaded(loads, low)
+                return places[loads.index(low)]
         return owner
-
-    def _least_loaded(self, loads: Sequence[int], low: int) -> int:
-        """The next open engine after the last one chosen that has the lowest load."""
-        try:
-            at = loads.index(low, self._last + 1)
-        except ValueError:
-            at = loads.index(low)
-        self._last = at
-        return self.places[at]

@@ -7,11 +7,11 @@ from random import Random
 
 from pdctl.perf_model.decode_engine import DecodeEngine, Void
 from pdctl.perf_model.events import NEVER, Agenda
-from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried, seen_prefixes
+from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried
 from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.prefill_engine import PrefillEngine
 from pdctl.perf_model.records import Change, EngineModel, Fleet, QueueSample
-from pdctl.perf_model.routing import Pool
+from pdctl.perf_model.routing import Policy, Pool
 from pdctl.perf_model.step_costs import DecodeCosts
 
 VOID = 0  # a decoder's place
@@ -43,9 +43,9 @@ class SplitFleet:
         self.agenda = Agenda()
         self.router = Router(shared.departures)
         rng = Random(seed)
-        self.prefill_pool = Pool(fleet.policy, 0, rng)
-        self.decode_pool = Pool(fleet.policy, 0, rng)
-        self.seen = seen_prefixes(fleet, shared)
+        policy: Policy = "random" if fleet.policy == "cache_aware" else fleet.policy
+        self.prefill_pool = Pool(policy, 0, rng)
+        self.decode_pool = Pool(policy, 0, rng)
         self.by_number: list[DecodeEngine | PrefillEngine] = []
         self.prefillers: list[PrefillEngine] = []
         self.decoders: list[DecodeEngine] = []
@@ -106,15 +106,11 @@ class SplitFleet:
         return self._next < len(self.jobs) or bool(self.agenda.entries)
 
     def _route(self, job: Job, now: float) -> None:
-        seen = self.seen
-        had = (seen.last(job) if seen is not None else None) or (-1, -1)
-        job.prefill = prefill = self.prefill_pool.choose(had[0])
-        job.decode = decode = self.decode_pool.choose(had[1])
+        job.prefill = prefill = self.prefill_pool.choose(-1)
+        job.decode = decode = self.decode_pool.choose(-1)
         if prefill < 0 or decode < 0:
             self.failed.add(job.index)
             return
-        if seen is not None:
-            seen.note(job, (prefill, decode))
         self.prefill_pool.loads[prefill] += 1
         self.decode_pool.loads[decode] += 1
         self.decoders[decode].arrive(job, now)

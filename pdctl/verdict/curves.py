@@ -63,7 +63,7 @@ def fleet_of(question: Question, arm: Arm) -> Fleet:
         num_colocated=0 if split else first,
         num_prefill=first if split else 0,
         num_decode=second if split else 0,
-        policy=routing_policy(question),
+        policy=routing_policy(question, is_split=split),
     )
 
 

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.memory import check_parallelism
 from pdctl.perf_model.records import EngineModel, Fleet, Parallelism, Role
+from pdctl.perf_model.routing import Policy
 from pdctl.verdict.records import Question
 
-Policy = Literal["cache_aware", "power_of_two"]
 ASSUMED_RDMA_BYTES_PER_S = 50e9
 MAX_SIZES = 4  # sizes of engine tried per role beyond the smallest that fits
 
@@ -62,26 +61,32 @@ def colocated_fleets(question: Question, engines: Engines) -> tuple[Fleet, ...]:
             count = min(count, question.total)
         if count:
             fleets.append(
-                Fleet(colocated=engine, num_colocated=count, policy=routing_policy(question))
+                Fleet(
+                    colocated=engine,
+                    num_colocated=count,
+                    policy=routing_policy(question, is_split=False),
+                )
             )
     return tuple(fleets)
 
 
 def pd_fleets(question: Question, prefill: EngineModel, decode: EngineModel) -> tuple[Fleet, ...]:
     """All splits of the GPUs over these two engines that leave no room for another engine."""
-    policy = routing_policy(question)
+    policy = routing_policy(question, is_split=True)
     return tuple(
         Fleet(prefill=prefill, decode=decode, num_prefill=p, num_decode=d, policy=policy)
         for p, d in _splits(question, prefill, decode)
     )
 
 
-def routing_policy(question: Question) -> Policy:
-    """The router's policy to simulate: its own default, cache_aware, wherever that makes sense.
+def routing_policy(question: Question, *, is_split: bool) -> Policy:
+    """The policy to simulate: the one `up` gives the router, wherever that makes sense.
 
     Drawn prompts with a --prefix-hit all share one prefix, for which cache_aware would send
     them to one engine; real prompts share many, and then any engine has some of them.
     """
+    if is_split:
+        return "round_robin"
     drawn = question.workload.requests is None
     return "power_of_two" if drawn and question.workload.prefix_hit else "cache_aware"
 

@@ -43,6 +43,7 @@ def test_equal_attention_tp_inside_different_tp_is_fine() -> None:
     [
         (split(parallelism=Parallelism(pp=8)), "pp 8"),
         (split(router=RouterPlan(policy="power_of_two")), "power_of_two"),
+        (split(router=RouterPlan(policy="cache_aware")), "at random"),
         (split(router=RouterPlan(host="0.0.0.0")), "whoever reaches port 30000"),
         (with_args("--attention-backend fa3", "--attention-backend flashinfer"), "--page-size"),
     ],

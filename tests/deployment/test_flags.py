@@ -141,12 +141,14 @@ def test_the_router_starts_empty_on_loopback_with_short_breakers() -> None:
         "--health-check-endpoint": "/ready",
     }
     assert {flag: value(argv, flag) for flag in expected} == expected
-    assert not {"--prefill", "--decode", "--worker-urls", "--dp-aware", "--policy"} & set(argv)
+    assert not {"--prefill", "--decode", "--worker-urls", "--dp-aware"} & set(argv)
+    assert value(argv, "--policy") == "round_robin"
 
 
 def test_the_router_of_colocated_or_older_engines_differs_where_they_do() -> None:
     wanted = colocated(router=RouterPlan(policy="round_robin", args=("--queue-size", "5")))
     argv = router_argv(wanted, ROUTER, pdctl_python="/py", version=OLD)
+    assert "--policy" not in router_argv(colocated(), ROUTER, pdctl_python="/py", version=OLD)
     assert "--pd-disaggregation" not in argv
     assert "--health-check-endpoint" not in argv
     assert value(argv, "--policy") == "round_robin"

@@ -3,7 +3,7 @@
 from random import Random
 
 from pdctl.perf_model.jobs import Job
-from pdctl.perf_model.routing import Policy, Pool, SeenPrefixes
+from pdctl.perf_model.routing import Policy, Pool, SeenPrefixes, known_policy
 
 
 def pool(policy: Policy, size: int = 4) -> Pool:
@@ -32,19 +32,19 @@ def test_power_of_two_never_takes_the_busier_of_two() -> None:
 
 def test_a_known_prefix_is_found_where_it_went_last() -> None:
     seen = SeenPrefixes([60, 40, 40])
-    assert seen.last(job((0, 1))) is None
-    seen.note(job((0, 1)), (2, 5))
-    assert seen.last(job((0, 2))) == (2, 5)
-    seen.note(job((0, 2)), (1, 4))
-    assert seen.last(job((0, 1))) == (2, 5)
-    assert seen.last(job((0,), isl=60)) == (1, 4)
+    assert seen.last(job((0, 1))) == -1
+    seen.note(job((0, 1)), 2)
+    assert seen.last(job((0, 2))) == 2
+    seen.note(job((0, 2)), 1)
+    assert seen.last(job((0, 1))) == 2
+    assert seen.last(job((0,), isl=60)) == 1
 
 
 def test_a_match_of_less_than_three_tenths_does_not_count() -> None:
     seen = SeenPrefixes([30, 70, 70])
-    seen.note(job((0, 1)), (2,))
-    assert seen.last(job((0, 2))) is None
-    assert seen.last(job((0, 2), isl=99)) == (2,)
+    seen.note(job((0, 1)), 2)
+    assert seen.last(job((0, 2))) == -1
+    assert seen.last(job((0, 2), isl=99)) == 2
 
 
 def test_cache_aware_balances_when_loads_are_far_apart() -> None:
@@ -63,11 +63,16 @@ def test_cache_aware_counts_a_high_load_everywhere_as_balanced() -> None:
     assert router.choose(0) == 1
 
 
-def test_cache_aware_spreads_what_it_does_not_know_over_the_idlest() -> None:
+def test_cache_aware_sends_what_it_does_not_know_to_the_first_of_the_idlest() -> None:
     router = pool("cache_aware", 3)
-    assert [router.choose(-1) for _ in range(4)] == [0, 1, 2, 0]
+    assert [router.choose(-1) for _ in range(3)] == [0, 0, 0]
     router.loads[:] = [1, 1, 0]
     assert router.choose(-1) == 2
+
+
+def test_a_policy_that_is_not_simulated_is_taken_for_random() -> None:
+    assert known_policy("round_robin") == "round_robin"
+    assert known_policy("manual") == "random"
 
 
 def test_a_closed_engine_gets_nothing_and_none_open_gives_none() -> None:

@@ -165,8 +165,8 @@ def data(verdict: Verdict) -> dict[str, object]:
 def test_the_json_has_the_documented_shape() -> None:
     told = data(decide(question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2)))
     assert set(told) == {
-        "verdict", "confidence", "decided_by", "rules", "sizing", "arms", "flips", "warnings",
-        "provenance",
+        "verdict", "confidence", "decided_by", "rules", "sizing", "arms", "sweep", "flips",
+        "warnings", "provenance",
     }  # fmt: skip
     arms = told["arms"]
     assert isinstance(arms, dict)
