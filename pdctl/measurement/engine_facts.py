@@ -58,7 +58,8 @@ async def engine_facts(http: aiohttp.ClientSession, url: str) -> EngineFacts:
             hint="the URL of one engine, not of the router: pdctl status shows them",
             code="not_sglang",
         )
-    role = _ROLES.get(model_info.get("disaggregation_mode"), "colocated")
+    mode = model_info.get("disaggregation_mode") or info.get("disaggregation_mode")
+    role = _ROLES.get(mode, "colocated")  # the live one; SGLang 0.5.15 only says the launched one
     simulated = bool(info.get("is_simulated"))
     accelerator = page.get("accelerator")
     return EngineFacts(

@@ -26,6 +26,7 @@ LOOK_S = 0.002
 SPANNING_STEPS = 3  # decode steps after a prefill: the second one's time is counted from before it
 STALLED_TOKENS = 64  # context of the request that waits
 LEAST_GAPS = 12
+TELLING_PREFILLS = 5
 HOST_TOKENS = 256  # prompts up to this length tell what is not the step
 
 
@@ -236,8 +237,9 @@ class EngineSteps:
         }
         before = await load_of(self.prefill)
         await asyncio.gather(post(self.prefill, body), post(self.decode, body))
-        deadline = asyncio.get_running_loop().time() + SETTLE_S
-        while asyncio.get_running_loop().time() < deadline:
+        for _ in range(TELLING_PREFILLS):
+            # an engine says how long its last transfer took when it begins another prefill
+            await answers(self.prefill, [prompt(self.prefill, HOST_TOKENS // 8)])
             load = await load_of(self.prefill)
             if load.transfer_s > 0 and load.transfer_s != before.transfer_s:
                 return replace(step, seconds=load.transfer_s * self.clock_rate)
