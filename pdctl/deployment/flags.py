@@ -1,7 +1,7 @@
 """SGLang's command line for one engine. With flags_router and extra_args, all that knows flags."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pdctl.deployment.extra_args import Version, options
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
@@ -130,6 +130,12 @@ def ports_of(engine: ProcessSpec) -> Ports:
         nccl=_number(given.get("--nccl-port")),
         dist_init=_number(dist_init),
     )
+
+
+def named_ports(specs: Iterable[ProcessSpec]) -> frozenset[int]:
+    """Every number in these command lines that may be a port, alone or behind a host."""
+    tails = {arg.rpartition(":")[2] for spec in specs for arg in spec.argv}
+    return frozenset(int(n) for n in tails if n.isdecimal() and len(n) <= 5)
 
 
 def _number(text: str | None) -> int | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pdctl.deployment.backend import choose_backend
 from pdctl.deployment.cautions import cautions
 from pdctl.deployment.expand import expand
-from pdctl.deployment.flags import parse_version, ports_of
+from pdctl.deployment.flags import named_ports, parse_version, ports_of
 from pdctl.deployment.placement import crossing, needs_gpus
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.records import Deployment, ProcessSpec
@@ -202,6 +202,5 @@ def _reserved_ports() -> frozenset[int]:
     """Ports of running deployments, whose engines may not listen yet."""
     launches = [found for name in running.names() if (found := state.read_launch(name))]
     specs = [spec for launch in launches for spec in (*launch.specs, *launch.leaving)]
-    numbers = {arg for spec in specs for arg in spec.argv if arg.isdecimal()}
     retired = {port for launch in launches for port in launch.retired_ports}
-    return frozenset(int(n) for n in numbers if len(n) <= 5) | retired
+    return named_ports(specs) | retired

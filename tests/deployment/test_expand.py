@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from pdctl.deployment.expand import expand
+from pdctl.deployment.flags import named_ports
 from pdctl.deployment.placement import assign_gpus
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.records import Deployment, ProcessSpec, RolePlan, RouterPlan
@@ -98,3 +99,12 @@ def test_flags_are_checked_against_the_installed_version() -> None:
     with pytest.raises(InvalidInput, match=r"0\.5\.23 has no --cuda-graph-max-bs"):
         expanded(with_args(decode="--cuda-graph-max-bs 8"))
     assert expanded(with_args(decode="--cuda-graph-max-bs 8"), version="0.5.15")
+
+
+def test_two_deployments_planned_before_either_listens_share_no_port() -> None:
+    first = expanded(split(1, 2))
+    taken = named_ports(first)
+    other = split(1, 2, router=RouterPlan(port=30001))
+    for ports in plan_ports(other, lambda port: port not in taken).values():
+        mine = {ports.http, ports.bootstrap, ports.nccl, ports.metrics, ports.dist_init} - {None}
+        assert not mine & taken
