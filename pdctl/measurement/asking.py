@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,8 +17,16 @@ from pdctl.measurement.probe import Probed, prompt
 FAKE_BOOTSTRAP = (("bootstrap_host", "2.2.2.2"), ("bootstrap_room", 0))
 
 
+TOGETHER_S = 120.0  # until all requests of a batch run
+LOOK_S = 0.002
+STREAMED = 64  # more would keep this process too busy to look at the clock
+
+
 class Together:
-    """Requests that decode side by side until the block ends. Its first and last are streamed."""
+    """Requests that decode side by side until the block ends.
+
+    As many as STREAMED of them are streamed, as clients ask for it: that is work for an engine too.
+    """
 
     def __init__(self, engine: Probed, batch: int, context: int, steps: int) -> None:
         self._engine = engine
@@ -32,8 +41,8 @@ class Together:
         last = len(self._prompts) - 1
         for n, ids in enumerate(self._prompts):
             body = {**body_of(self._engine, ids, self._num_tokens), "rid": self._rids[n]}
-            if n in (0, last):
-                times = self.times if n == 0 else self._last_times
+            times = self.times if n == 0 else self._last_times if n == last else None
+            if n < STREAMED or n == last:
                 task = asyncio.create_task(_stream(self._engine, body, times))
             else:
                 task = asyncio.create_task(_ask(self._engine, body))
@@ -56,6 +65,15 @@ class Together:
             url = f"{self._engine.url}/abort_request"
             async with self._engine.http.post(url, json={"rid": rid}) as answer:
                 await answer.read()
+
+    async def until(self, holds: Callable[[], bool], every_s: float) -> bool:
+        """Whether it holds before they break up or TOGETHER_S are over."""
+        deadline = asyncio.get_running_loop().time() + TOGETHER_S
+        while not holds():
+            if self.is_over() or asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(every_s)
+        return True
 
     def is_over(self) -> bool:
         """Whether one of them has ended."""
@@ -98,10 +116,15 @@ async def post(engine: Probed, body: dict[str, object]) -> dict[str, Any]:
         return found
 
 
-async def _stream(engine: Probed, body: dict[str, object], times: list[float]) -> None:
+async def _stream(engine: Probed, body: dict[str, object], times: list[float] | None) -> None:
+    """times: gets the clock at each token; None: they are read and let go."""
     clock = asyncio.get_running_loop().time
     async with engine.http.post(f"{engine.url}/generate", json={**body, "stream": True}) as answer:
         answer.raise_for_status()
+        if times is None:
+            async for _ in answer.content.iter_any():
+                pass
+            return
         async for line in answer.content:
             if line.startswith(b"data: {"):
                 times.append(clock())

@@ -12,8 +12,8 @@ from pdctl.perf_model.partial_fit import (
     MAX_RESIDUAL,
     applied,
     fit_identified,
-    means,
     spreads,
+    typical,
 )
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
@@ -21,6 +21,7 @@ TOLERANCE = 0.006  # standard deviation of the least certain step: 2 % is three 
 OVERHEAD_S = 0.02  # of one probe, steps apart: requests, answers, looking at counters
 DEAREST_SHARE = 0.1  # of the budget, that one probe may cost
 MAX_FAILURES = 3
+MAX_REPEATS = 16  # more tell of one step what is not true of its neighbours
 LEAST_TAKEN = 12
 
 Measure = Callable[[Measurement, StepTimes], Awaitable[Measurement | None]]
@@ -191,12 +192,13 @@ class _Run:
         )
 
     def _refit(self) -> None:
-        """From the mean of each step's repeats: quick, and near enough to choose by."""
-        self._fit, self._unidentified = fit_identified(means(self._measured), self._roofline)
+        """From each step's typical time: quick, and near enough to choose by."""
+        self._fit, self._unidentified = fit_identified(typical(self._measured), self._roofline)
 
     def _affordable(self) -> list[Measurement]:
         dearest_s = DEAREST_SHARE * self._budget_s
-        return [m for m in self._grid if cost_s(self.times, m) <= dearest_s] or self._grid
+        cheap = [m for m in self._grid if cost_s(self.times, m) <= dearest_s] or self._grid
+        return [m for m in cheap if len(self._by_step.get(m, ())) < MAX_REPEATS] or cheap
 
     def _elapsed_s(self) -> float:
         return self._clock() - self._start
@@ -213,7 +215,7 @@ def cost_s(times: StepTimes, step: Measurement) -> float:
         return OVERHEAD_S + fill_s + predicted_s(times, step)
     if step.kind == "transfer":
         return OVERHEAD_S + predicted_s(times, step) + predicted_s(times, _prefill(step.new_tokens))
-    if step.kind == "stall":
+    if step.kind in ("stall", "answer"):
         decodes_s = 2 * DECODE_STEPS * predicted_s(times, Measurement("decode", 0.0, context=64))
         return OVERHEAD_S + decodes_s / 4 + predicted_s(times, step)
     return OVERHEAD_S + predicted_s(times, step)  # a cached beginning is made once

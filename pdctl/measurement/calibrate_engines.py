@@ -214,7 +214,8 @@ def _grid(
             grid += design.mixed_grid(decode.limits)
             # without overlap nothing of a prefill is hidden behind the step before it
             hides = decode.overlap and clock_rate <= FAST
-            grid += design.stall_grid(decode.limits) if hides else ()
+            limits = replace(decode.limits, counted=decode.has_counters)
+            grid += design.stall_grid(limits) if hides else ()
     if prefill is not None and decode is not None and prefill.role == "prefill":
         grid += design.transfer_grid(prefill.limits)
     return grid

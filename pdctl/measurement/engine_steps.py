@@ -5,15 +5,23 @@ client's clock does, less what an answer costs that needs no step. No router is 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from statistics import median
 
 import aiohttp
 
 from pdctl.errors import EngineFailed
-from pdctl.measurement.asking import Together, answers, body_of, load_of, post
+from pdctl.measurement import beside_decodes
+from pdctl.measurement.asking import (
+    LOOK_S,
+    TOGETHER_S,
+    Together,
+    answers,
+    body_of,
+    load_of,
+    post,
+)
 from pdctl.measurement.counters import Counted, Load
 from pdctl.measurement.probe import Probed, prompt
 from pdctl.perf_model.calibration import predicted_s
@@ -21,11 +29,7 @@ from pdctl.perf_model.design import DECODE_STEPS
 from pdctl.perf_model.records import Measurement, StepTimes
 
 SETTLE_S = 1.0  # until an engine has counted what it has answered
-TOGETHER_S = 120.0  # until all requests of a batch run
-LOOK_S = 0.002
 SPANNING_STEPS = 3  # decode steps after a prefill: the second one's time is counted from before it
-STALLED_TOKENS = 64  # context of the request that waits
-LEAST_GAPS = 12
 TELLING_PREFILLS = 5
 HOST_TOKENS = 256  # prompts up to this length tell what is not the step
 
@@ -56,9 +60,10 @@ class EngineSteps:
         """
         kinds = {
             "prefill": self._prefill,
-            "stall": self._stall,
+            "stall": self._beside(beside_decodes.stall),
+            "answer": self._beside(beside_decodes.answer),
             "decode": self._decode,
-            "mixed": self._mixed,
+            "mixed": self._beside(beside_decodes.mixed),
             "transfer": self._transfer,
         }
         try:
@@ -130,20 +135,19 @@ class EngineSteps:
         busy_s = counted.prefill_busy_s * self.clock_rate
         return replace(step, seconds=busy_s - predicted_s(times, plugged))
 
-    async def _stall(self, step: Measurement, times: StepTimes) -> Measurement | None:
-        """By how much a running request waits longer for a token while a prompt is prefilled."""
-        every_s = max(LOOK_S, 2 * times.decode_base_s / self.clock_rate)
-        async with Together(self.decode, 1, STALLED_TOKENS, DECODE_STEPS) as crowd:
-            while len(crowd.times) < LEAST_GAPS and not crowd.is_over():
-                await asyncio.sleep(every_s)
-            asked = len(crowd.times)
-            await answers(self.decode, [prompt(self.decode, step.new_tokens)])
-            await asyncio.sleep(4 * every_s)
-        gaps = [b - a for a, b in pairwise(crowd.times)]
-        if asked < LEAST_GAPS or len(gaps) <= asked:
-            return None
-        usual_s = median(gaps[: asked - 1])
-        return replace(step, seconds=(max(gaps[asked - 1 :]) - usual_s) * self.clock_rate)
+    def _beside(
+        self, measure: Callable[[Probed, Measurement, StepTimes], Awaitable[Measurement | None]]
+    ) -> Callable[[Measurement, StepTimes], Awaitable[Measurement | None]]:
+        """A prompt to an engine that decodes meanwhile."""
+
+        async def measured(step: Measurement, times: StepTimes) -> Measurement | None:
+            found = await measure(self.decode, step, times)
+            if found is None:
+                return None
+            hop_s = self.hop_s if step.kind == "answer" else 0.0
+            return replace(found, seconds=(found.seconds - hop_s) * self.clock_rate)
+
+        return measured
 
     async def _stem(self, tokens: int) -> list[int]:
         """The beginning of a prompt that the engine has in its cache."""
@@ -179,14 +183,14 @@ class EngineSteps:
         every_s = max(LOOK_S, 4 * predicted_s(times, step) / self.clock_rate)
         context = step.context // step.batch
         async with Together(self.decode, step.batch, context, DECODE_STEPS) as crowd:
-            if not await _comes(lambda: crowd.tokens_of_last() > 0, every_s, crowd):
+            if not await crowd.until(lambda: crowd.tokens_of_last() > 0, every_s):
                 return None
             first = len(crowd.times) + SPANNING_STEPS
-            if not await _comes(lambda: len(crowd.times) > first, every_s, crowd):
+            if not await crowd.until(lambda: len(crowd.times) > first, every_s):
                 return None
             mean = context + crowd.tokens() + DECODE_STEPS / 2
             last = first + DECODE_STEPS
-            if not await _comes(lambda: len(crowd.times) > last, every_s, crowd):
+            if not await crowd.until(lambda: len(crowd.times) > last, every_s):
                 return None
         seconds = (crowd.times[last] - crowd.times[first]) / DECODE_STEPS
         return replace(step, context=round(mean * step.batch), seconds=seconds * self.clock_rate)
@@ -205,27 +209,6 @@ class EngineSteps:
             return load.counted is not None and load.counted.steps >= counted.steps + steps
 
         return await self._until(holds, every_s, crowd.is_over)
-
-    async def _mixed(self, step: Measurement, times: StepTimes) -> Measurement | None:
-        """The longest gap between tokens of a running request while one prompt is prefilled."""
-        async with Together(
-            self.decode, step.batch, step.context // step.batch, DECODE_STEPS
-        ) as crowd:
-            every_s = max(LOOK_S, 2 * times.decode_base_s / self.clock_rate)
-            running = await self._until(
-                lambda load: load.running >= step.batch, every_s, crowd.is_over
-            )
-            if running is None:
-                return None
-            tokens, asked = crowd.tokens(), len(crowd.times)
-            await answers(self.decode, [prompt(self.decode, step.new_tokens)])
-            await asyncio.sleep(4 * every_s)
-            seen = crowd.times[max(0, asked - 2) :]
-        gaps = [b - a for a, b in pairwise(seen)]
-        if not gaps:
-            return None
-        context = round((step.context / step.batch + tokens) * step.batch)
-        return replace(step, context=context, seconds=max(gaps) * self.clock_rate)
 
     async def _transfer(self, step: Measurement, times: StepTimes) -> Measurement | None:
         room = self.prefill.rng.randrange(1, 1 << 62)
@@ -279,13 +262,3 @@ class EngineSteps:
                 return load
             await asyncio.sleep(every_s)
         return None
-
-
-async def _comes(holds: Callable[[], bool], every_s: float, crowd: Together) -> bool:
-    """Whether it holds before the crowd breaks up or TOGETHER_S are over."""
-    deadline = asyncio.get_running_loop().time() + TOGETHER_S
-    while not holds():
-        if crowd.is_over() or asyncio.get_running_loop().time() > deadline:
-            return False
-        await asyncio.sleep(every_s)
-    return True

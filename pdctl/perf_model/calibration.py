@@ -23,14 +23,16 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "transfer": ("transfer_base_s", "transfer_token_s"),
     "stall": ("prefill_base_s", "prefill_token_s", "prefill_pair_s"),
     "request": ("request_s",),
+    "answer": (),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    "prefill": ("prefill_weight_s", "prefill_row_s", "prefill_floor_s", "eager_s"),
+    "prefill": ("prefill_weight_s", "prefill_row_s", "eager_s"),
     "decode": ("decode_weight_s", "decode_request_s", "decode_latency_s", "decode_compute_s"),
     "mixed": (),
     "transfer": (),
-    "stall": ("prefill_weight_s", "prefill_row_s", "prefill_floor_s", "prefill_start_s"),
+    "stall": ("prefill_weight_s", "prefill_row_s", "prefill_start_s"),
     "request": (),
+    "answer": ("request_s", "prefill_start_s"),
 }
 ADVICE = {
     "prefill_base_s": "prompts of at most 512 tokens",
@@ -44,7 +46,7 @@ ADVICE = {
     "transfer_base_s": "transfers of few tokens",
     "transfer_token_s": "transfers of many tokens",
 }
-MIN_INDEPENDENCE = 1e-3  # 1 − R²: below, others imitate the coefficient within 3 %
+MIN_INDEPENDENCE = 2e-4  # 1 − R²: below, others imitate the coefficient within 1.5 %
 MIN_SHARE = 0.01  # of some measured time that a coefficient must make up
 HUBER = 1.345  # in robust standard deviations; 95 % efficient on Gaussian noise
 PRIOR = 0.5  # generic constants are good to about this, relatively
@@ -86,10 +88,16 @@ def predicted_s(times: StepTimes, measurement: Measurement) -> float:
 def _prefill(times: StepTimes, m: Measurement) -> float:
     """An idle engine hides nothing of what precedes the step."""
     beside_s = times.prefill_start_s + (0.0 if m.counted else times.request_s)
-    return beside_s + _stall(times, m)
+    return beside_s + _step(times, m)
 
 
 def _stall(times: StepTimes, m: Measurement) -> float:
+    """Of what precedes the step, that which the decode before it is too short to hide."""
+    hidden_s = decode_step_s(times, 1, m.context) if m.context else times.prefill_start_s
+    return max(0.0, times.prefill_start_s - hidden_s) + _step(times, m)
+
+
+def _step(times: StepTimes, m: Measurement) -> float:
     if m.eager == times.prefill_graphs:
         times = replace(times, prefill_graphs=not m.eager)
     return prefill_s(
@@ -112,6 +120,16 @@ def _transfer(times: StepTimes, m: Measurement) -> float:
     return times.transfer_base_s + times.transfer_token_s * m.new_tokens
 
 
+def _answer(times: StepTimes, m: Measurement) -> float:
+    """It waits for the rest of the step that runs, half of one in the mean, and for the next one.
+
+    While the next one runs, the prefill step gets ready.
+    """
+    decode_s = decode_step_s(times, 1, m.context)
+    ahead_s = decode_s / 2 + max(decode_s, times.prefill_start_s)
+    return times.request_s + ahead_s + _step(times, m)
+
+
 def _request(times: StepTimes, m: Measurement) -> float:
     return times.request_s
 
@@ -123,6 +141,7 @@ _EVALUATE: dict[str, Callable[[StepTimes, Measurement], float]] = {
     "transfer": _transfer,
     "stall": _stall,
     "request": _request,
+    "answer": _answer,
 }
 
 
@@ -158,12 +177,13 @@ def _identified(
     while True:
         rows = [_slopes(roofline, names, [1.0] * len(names), m) for m in measurements]
         relative = [[s / m.seconds for s in row] for row, m in zip(rows, measurements, strict=True)]
+        largest = [max(column) for column in zip(*relative, strict=True)]
+        # what makes up next to nothing anywhere goes first: others look dependent beside it
+        weak = [(s, name) for s, name in zip(largest, names, strict=True) if s < MIN_SHARE]
         independent = independence(relative, [1.0] * len(rows))
-        weak = [
-            (share, name)
-            for j, (share, name) in enumerate(zip(independent, names, strict=True))
-            if share < MIN_INDEPENDENCE or max(row[j] for row in relative) < MIN_SHARE
-        ]
+        if not [name for _, name in weak if name not in required]:
+            pairs = zip(independent, names, strict=True)
+            weak += [(share, name) for share, name in pairs if share < MIN_INDEPENDENCE]
         if not weak and len(measurements) > len(names):
             return tuple(names)
         droppable = [entry for entry in weak if entry[1] not in required]

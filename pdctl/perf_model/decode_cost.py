@@ -25,6 +25,7 @@ class DecodeCost(NamedTuple):
     """As in StepTimes, of requests that verify `verify_tokens` tokens a step."""
 
     base_s: float
+    dense_s: float
     weight_s: float
     request_s: float
     latency_s: float
@@ -59,6 +60,7 @@ def decode_cost(
     rows_per_stage = serving.verify_tokens / parallelism.pp
     return DecodeCost(
         base_s=DECODE_STEP_S + kernels_s(llm) + dense_s + head_s + draft_s + moved.step_s,
+        dense_s=dense_s + head_s,
         weight_s=part.routed_experts * llm.expert_bytes / rates.memory * uneven,
         request_s=rows_s * rows_per_stage,
         latency_s=rates.latency_s * _full_layers(llm),

@@ -73,9 +73,13 @@ def prefill_grid(limits: Limits) -> tuple[Measurement, ...]:
 
 
 def stall_grid(limits: Limits) -> tuple[Measurement, ...]:
-    """Prefill steps of one prompt that running decodes wait for."""
+    """Prefill steps of one prompt that running decodes wait for, and how long its answer takes."""
     top = min(limits.chunk, MAX_PREFILL_TOKENS, limits.max_context - 8, int(0.5 * limits.kv_tokens))
-    return tuple(Measurement("stall", 0.0, new_tokens=n) for n in (128, 512, 2048) if n <= top)
+    sizes = [n for n in (128, 1024, 4096, 8192) if n <= top]
+    stalls = [Measurement("stall", 0.0, new_tokens=n, context=64) for n in sizes]
+    if limits.counted:  # and so is what a request takes beside its step
+        return tuple(stalls)
+    return (*stalls, *(Measurement("answer", 0.0, new_tokens=n, context=64) for n in sizes))
 
 
 def decode_grid(limits: Limits) -> tuple[Measurement, ...]:
@@ -250,6 +254,12 @@ _CORNERS: Mapping[str, tuple[Callable[[Measurement], tuple[float, ...]], ...]] =
     "stall": (
         lambda m: (m.new_tokens,),
         lambda m: (-m.new_tokens,),
+        lambda m: (_middle(m.new_tokens, 1024),),
+    ),
+    "answer": (
+        lambda m: (m.new_tokens,),
+        lambda m: (-m.new_tokens,),
+        lambda m: (_middle(m.new_tokens, 1024),),
     ),
     "decode": (
         lambda m: (-m.batch, -m.context),
@@ -257,6 +267,8 @@ _CORNERS: Mapping[str, tuple[Callable[[Measurement], tuple[float, ...]], ...]] =
         lambda m: (-m.batch, m.context),
         lambda m: (_middle(m.batch, 16), -m.context),
         lambda m: (_middle(m.batch, 16), _middle(m.context, 16 * 2048)),
+        lambda m: (_middle(m.batch, 4), _middle(m.context, 4 * 1024)),
+        lambda m: (_middle(m.batch, 8), _middle(m.context, 8 * 4096)),
         lambda m: (m.batch, -m.context),
         lambda m: (m.batch, m.context),
     ),

@@ -22,9 +22,10 @@ class Efficiency:
     memory: float  # weights and KV streamed by decode
 
 
-# Source: hopper gemm_bf16, experts_bf16 and memory: measured on one H200 with SGLang 0.5.15, the
+# Source: hopper gemm_bf16, experts_bf16 and memory: measured on two H200 with SGLang 0.5.15, the
 # part of Llama-3.1-8B's and Qwen3-30B-A3B's prefill that grows with tokens, and the weights their
-# decode reads (profiles/measured/h200-*); other memory 0.8: InferSim (hardware/gpu.py); h20
+# decode reads (profiles/measured/h200-*); gemm_bf16 was 0.77 with dummy weights, which draw less
+# power than real ones: 0.70; other memory 0.8: InferSim (hardware/gpu.py); h20
 # computes near its low peak (InferSim: MFU 0.6 of the whole), but its 78 SMs stream weights at 1.4
 # of 4 TB/s (Qwen3 speed benchmark, SGLang 0.4.6: Qwen3-30B-A3B at batch 1); attention on hopper:
 # FlashAttention-3 paper (about 600 of 989 TFLOPS causal, head 128); blackwell 0.5: InferSim
@@ -32,7 +33,7 @@ class Efficiency:
 EFFICIENCIES: dict[Generation, Efficiency] = {
     "ampere": Efficiency(0.70, 0.70, 0.45, 0.45, 0.55, 0.80),
     "ada": Efficiency(0.65, 0.60, 0.40, 0.40, 0.50, 0.80),
-    "hopper": Efficiency(0.61, 0.55, 0.36, 0.40, 0.55, 0.86),
+    "hopper": Efficiency(0.70, 0.55, 0.36, 0.40, 0.55, 0.86),
     "h20": Efficiency(0.85, 0.75, 0.70, 0.65, 0.80, 0.34),
     "blackwell": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.80),
     "cdna": Efficiency(0.50, 0.45, 0.35, 0.35, 0.35, 0.70),
@@ -47,7 +48,8 @@ class AttentionKernel:
     decode_memory: share of memory bandwidth when it reads the KV of many sequences.
     decode_latency_s: seconds per token of one sequence's context and layer when nothing else
     fills the GPU. Where splitting a sequence over thread blocks works well it is small.
-    cached_weight, cached_tokens: as prefill_cached_… of StepTimes.
+    cached_weight, cached_tokens: as prefill_cached_… of StepTimes. row_s: of a prompt token per
+    layer, however long its prompt.
     """
 
     prefill: float
@@ -55,15 +57,18 @@ class AttentionKernel:
     decode_latency_s: float
     cached_weight: float = 1.0
     cached_tokens: float = 0.0
+    row_s: float = 0.0
 
 
 # Source: triton: measured on one H200 with SGLang 0.5.15, Llama-3.1-8B and Qwen3-30B-A3B
 # (profiles/measured/h200-*): prefill of 4 to 8192 new tokens after 0 to 16384 cached ones, decode
-# of one sequence at 1K to 32K of context, of up to 256 at 400K in all. decode_memory of the others:
-# InferSim's attention kernels on H20, 1.05 GB in 362 µs of 4 TB/s; the rest of them: assumed.
+# of one sequence at 1K to 32K of context, of up to 256 at 400K in all. fa3: the same of
+# Llama-3.1-8B alone, 1603 steps (profiles/measured/h200--dense-gqa--sglang-0.5.15--fa3).
+# decode_memory of the others: InferSim's attention kernels on H20, 1.05 GB in 362 µs of 4 TB/s; the
+# rest of them: assumed.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
-    "triton": AttentionKernel(0.50, 0.55, 11e-9, 2.0, 700),
-    "fa3": AttentionKernel(1.0, 0.70, 0.8e-9),
+    "triton": AttentionKernel(0.50, 0.55, 11e-9, 2.0, 700, 0.1e-6),
+    "fa3": AttentionKernel(0.64, 0.90, 0.8e-9, 1.0, 270),
     "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
 
@@ -73,15 +78,12 @@ ATTENTION_KERNELS: dict[str, AttentionKernel] = {
 EAGER_LAYER_S = 0.40e-3
 EAGER_MOE_LAYER_S = 1.20e-3
 # A request's way through HTTP, tokenizer and detokenizer processes, and the CPU time from a
-# prefill step's decision until the GPU has it. Source: an idle H200 (SGLang 0.5.15) answers 1024
-# tokens in 29.7 ms (Llama-3.1-8B) and 33.2 ms (Qwen3-30B-A3B); under load the same prefill keeps
-# running decodes 24 to 25 and 26 to 28 ms, and TTFT exceeds that and the wait for steps by 1.2 ms.
-REQUEST_S = 1.2e-3
-PREFILL_START_S = 3.7e-3
-# With graphs SGLang replays pieces of a layer and launches its attention between them. Source: less
-# the two above, up to 128 tokens take Llama-3.1-8B (32 layers) 7.6 ms, up to 16 tokens take
-# Qwen3-30B-A3B (48 layers) 11.7 ms on H200.
-GRAPH_LAYER_S = 0.24e-3
+# prefill step's decision until the GPU has it, which a running step hides. Source: two hosts with
+# H200 (SGLang 0.5.15). On one an idle engine answers 1024 tokens in 29.7 ms, and running decodes
+# stand still for 24 to 25; on the other 2048 tokens in 48.5 and 40.4, and where others decode an
+# answer takes 4 to 7 ms longer, of the 7.4 that it waits for their steps: 5 and 8 ms in all.
+REQUEST_S = 4.0e-3
+PREFILL_START_S = 2.5e-3
 # Kernels of a layer replayed from a CUDA graph: about ten at 3.5 µs, about sixteen with experts.
 # Assumed from kernel counts; checked against public decode rates at batch 1.
 DECODE_STEP_S = 0.25e-3

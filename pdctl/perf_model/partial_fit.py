@@ -11,7 +11,7 @@ from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
 GUESSED_SPREAD = 0.03  # of one measurement, before there are any
 GUESS_WEIGHT = 10
-LEAST = ("prefill_floor_s", "eager_s", "decode_compute_s")  # a step takes at least these
+LEAST = ("eager_s", "decode_compute_s")  # a step takes at least these
 FAR = 2.5  # the roofline's own error is never this large on hardware it knows
 MAX_RESIDUAL = 0.25  # of the median over repeats of one step
 LEAST_REPEATS = 3
@@ -80,15 +80,15 @@ def applied(times: StepTimes, factors: Mapping[str, float]) -> StepTimes:
     return replace(times, **{n: getattr(times, n) * f for n, f in factors.items()})
 
 
-def means(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
-    """One measurement per step: the mean of its repeats."""
+def typical(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """One measurement per step: the median of its repeats."""
     by_step: dict[Measurement, list[Measurement]] = defaultdict(list)
     for m in measurements:
         by_step[_same(m)].append(m)
     return tuple(
         replace(
             step,
-            seconds=sum(m.seconds for m in repeats) / len(repeats),
+            seconds=median(m.seconds for m in repeats),
             context=round(sum(m.context for m in repeats) / len(repeats)),
         )
         for step, repeats in by_step.items()

@@ -14,7 +14,6 @@ from pdctl.perf_model.efficiencies import (
     EAGER_MOE_LAYER_S,
     EXPERT_IMBALANCE,
     EXPERT_PASSES,
-    GRAPH_LAYER_S,
 )
 from pdctl.perf_model.rates import Rates
 from pdctl.perf_model.records import Parallelism, Serving
@@ -30,7 +29,6 @@ class PrefillCost(NamedTuple):
     row_s: float
     pair_s: float
     weight_s: float
-    floor_s: float
 
 
 def prefill_cost(
@@ -60,7 +58,6 @@ def prefill_cost(
         row_s=plain,
         pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
         weight_s=weights / rates.memory,
-        floor_s=GRAPH_LAYER_S * llm.num_layers,
     )
 
 
@@ -94,12 +91,14 @@ def _hidden_and_plain_s(
     experts and back.
     """
     dense_s, experts_s = _products_s(llm, part, rates, parallelism)
+    beside_s = _window_s(llm, rates, parallelism)
+    beside_s += rates.row_s * num_kv_layers(llm) / parallelism.tp
     if llm.experts is None:
-        return dense_s, _window_s(llm, rates, parallelism)
+        return dense_s, beside_s
     copies = llm.experts.experts_per_token * (llm.num_layers - llm.experts.num_dense_layers)
     row_bytes = 2 * copies * llm.hidden_size / parallelism.tp
     copied_s = EXPERT_PASSES * row_bytes / rates.memory
-    return experts_s, dense_s + copied_s + _window_s(llm, rates, parallelism)
+    return experts_s, dense_s + copied_s + beside_s
 
 
 def pair_layer_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:

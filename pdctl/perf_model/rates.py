@@ -12,7 +12,7 @@ class Rates:
 
     memory, kv: bytes/s of weights streamed and of KV read by decode attention.
     latency_s: decode attention per token of one sequence and layer.
-    cached_weight, cached_tokens: as prefill_cached_… of StepTimes.
+    cached_weight, cached_tokens: as prefill_cached_… of StepTimes. row_s: per prompt token, layer.
     """
 
     gemm: float
@@ -23,6 +23,7 @@ class Rates:
     latency_s: float
     cached_weight: float
     cached_tokens: float
+    row_s: float
 
 
 def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
@@ -47,6 +48,7 @@ def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
         latency_s=kernel.decode_latency_s,
         cached_weight=kernel.cached_weight,
         cached_tokens=kernel.cached_tokens,
+        row_s=kernel.row_s,
     )
 
 

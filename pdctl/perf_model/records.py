@@ -73,14 +73,16 @@ class StepTimes:
 
     prefill of chunks (e new tokens after h cached each), N = Σe,
         A = Σ(e²/2 + prefill_cached_weight·h·max(e, prefill_cached_tokens)):
-        max(prefill_floor_s or, without graphs, eager_s / stages,
-            prefill_base_s + prefill_pair_s·A + prefill_row_s·N
-            + smooth(prefill_weight_s·coverage(N), prefill_token_s·N))
+        max(prefill_base_s + prefill_pair_s·A + prefill_row_s·N
+            + smooth(prefill_weight_s·coverage(N), prefill_token_s·N),
+            eager_s / stages where the engine has no graphs for prefill)
     decode of B requests with S tokens of context in all:
-        max(decode_base_s + decode_weight_s·coverage(B padded to its graph) + decode_request_s·B
+        max(decode_base_s + decode_request_s·B
+            + smooth(decode_dense_s + decode_weight_s·coverage(B padded to its graph),
+                     decode_compute_s·B) − decode_dense_s
             + smooth(decode_latency_s·S/B, decode_context_s·S),
-            decode_compute_s·B, eager_s if B > decode_graph_batch)
-        With B fixed it is linear in S above its floors, so n steps sum in closed form.
+            eager_s where B > decode_graph_batch)
+        With B fixed it is linear in S above its floor, so n steps sum in closed form.
     A mixed step of N tokens and B requests: prefill(N, A), decode's attention and request terms.
     KV of n tokens moves in transfer_base_s + n·transfer_token_s.
 
@@ -96,15 +98,15 @@ class StepTimes:
     prefill_base_s: float
     prefill_token_s: float
     prefill_pair_s: float
-    prefill_floor_s: float
     decode_base_s: float
-    decode_weight_s: float
+    decode_weight_s: float  # all routed experts read
     decode_request_s: float
     decode_latency_s: float
     decode_context_s: float
     decode_compute_s: float
     transfer_base_s: float
     transfer_token_s: float
+    decode_dense_s: float = 0.0  # all other weights read, which decode_base_s counts
     expert_share: float = 1.0  # of the experts, touched by one request's step; 1.0: dense
     prefill_weight_s: float = 0.0
     prefill_row_s: float = 0.0  # per token, hidden behind no weights
@@ -125,14 +127,14 @@ class Measurement:
 
     prefill: batch prompts of new_tokens after cached_tokens each, in one step that an idle engine
     began: from asking to answer less the HTTP hop, or from its launch on if it was `counted` by
-    the engine; `eager` where it has no graphs for prefill. stall: the same step alone, as the gap
-    it tears into running decodes or right after another prefill. request: what a request takes
-    beside its step, the HTTP hop apart. decode: batch requests, context tokens summed over them.
-    transfer: new_tokens of KV. mixed: a prefill of new_tokens after cached_tokens carrying batch
-    decode rows.
+    the engine; `eager` where it has no graphs for prefill. stall: by how much it delays a running
+    request of `context` tokens, or without context one prefill right after another. request: what a
+    request takes beside its step, the HTTP hop apart. decode: batch requests, context tokens summed
+    over them. transfer: new_tokens of KV. mixed: a prefill of new_tokens after cached_tokens
+    carrying batch decode rows. answer: as prefill, while a request of `context` tokens decodes.
     """
 
-    kind: Literal["prefill", "decode", "mixed", "transfer", "stall", "request"]
+    kind: Literal["prefill", "decode", "mixed", "transfer", "stall", "request", "answer"]
     seconds: float
     batch: int = 1
     new_tokens: int = 0

@@ -23,8 +23,8 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
 
 
 def prefill_floor_s(times: StepTimes) -> float:
-    """The least a prefill step takes: launching its graphs, or every kernel where it has none."""
-    return times.prefill_floor_s if times.prefill_graphs else times.eager_s / times.stages
+    """The least a prefill step takes: launching every kernel, where it has no graphs."""
+    return 0.0 if times.prefill_graphs else times.eager_s / times.stages
 
 
 def prefill_latency_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
@@ -60,13 +60,12 @@ def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> floa
 
 
 def decode_constant_s(times: StepTimes, batch: float) -> float:
-    """The part of a decode step that does not depend on its context, floors apart."""
+    """The part of a decode step that does not depend on its context, its floor apart."""
     touching = batch if batch > times.decode_graph_batch else graph_rows(batch)
-    return (
-        times.decode_base_s
-        + times.decode_weight_s * coverage(times.expert_share, touching)
-        + times.decode_request_s * batch
-    )
+    read_s = times.decode_dense_s + times.decode_weight_s * coverage(times.expert_share, touching)
+    products_s = smooth_max(read_s, times.decode_compute_s * batch)
+    beyond_s = products_s - times.decode_dense_s
+    return times.decode_base_s + times.decode_request_s * batch + beyond_s
 
 
 def graph_rows(batch: float) -> float:
@@ -87,9 +86,8 @@ def decode_slope_s(times: StepTimes, batch: float) -> float:
 
 
 def decode_floor_s(times: StepTimes, batch: float) -> float:
-    """The least a decode step of `batch` takes: its compute, or its eager launches."""
-    eager = times.eager_s if batch > times.decode_graph_batch else 0.0
-    return max(times.decode_compute_s * batch, eager)
+    """The least a decode step of `batch` takes: its launches, where it has no graph."""
+    return times.eager_s if batch > times.decode_graph_batch else 0.0
 
 
 def decode_span_s(times: StepTimes, batch: int, context_tokens: float, steps: int) -> float:

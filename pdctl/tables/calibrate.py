@@ -18,7 +18,6 @@ NAMES: dict[str, tuple[str, float]] = {
     "prefill_token_s": ("prefill, 1,000 tokens", 1e3),
     "prefill_pair_s": ("prefill, attention of 8,000 tokens", 8000**2 / 2),
     "prefill_weight_s": ("prefill, reading the weights", 1),
-    "prefill_floor_s": ("prefill, at least", 1),
     "prefill_start_s": ("prefill, until the GPU has it", 1),
     "request_s": ("a request beside its steps", 1),
     "decode_base_s": ("decode, each step", 1),
@@ -26,7 +25,9 @@ NAMES: dict[str, tuple[str, float]] = {
     "decode_request_s": ("decode, 100 requests", 1e2),
     "decode_context_s": ("decode, 100,000 tokens of context", 1e5),
     "decode_latency_s": ("decode, one request of 10,000 tokens", 1e4),
-    "decode_compute_s": ("decode, 100 requests at least", 1e2),
+    "decode_compute_s": ("decode, products of 100 requests", 1e2),
+    "eager_s": ("a step without graphs, at least", 1),
+    "prefill_row_s": ("prefill, 1,000 rows", 1e3),
     "transfer_base_s": ("KV transfer, each", 1),
     "transfer_token_s": ("KV transfer, 1,000 tokens", 1e3),
 }
@@ -116,8 +117,16 @@ def words(step: Measurement) -> str:
     prompts = f"{step.batch} × " if step.batch > 1 and step.kind != "mixed" else ""
     after = f" after {format_count(step.cached_tokens)}" if step.cached_tokens else ""
     beside = f" beside {step.batch} decoding" if step.kind == "mixed" else ""
-    behind = " behind another" if step.kind == "stall" else ""
-    return f"prefill {prompts}{format_count(step.new_tokens)}{after}{beside}{behind}"
+    return f"{_PROMPT[step.kind]} {prompts}{format_count(step.new_tokens)}{after}{beside}"
+
+
+_PROMPT = {
+    "prefill": "prefill",
+    "mixed": "prefill",
+    "stall": "decodes waiting for a prefill of",
+    "answer": "answer, while another decodes, to",
+    "request": "a request beside its steps,",
+}
 
 
 def progress_line(now: Progress) -> str:

@@ -26,7 +26,6 @@ TIMES = StepTimes(
     prefill_base_s=0.003,
     prefill_token_s=3.5e-5,
     prefill_pair_s=4.8e-10,
-    prefill_floor_s=0.008,
     decode_base_s=0.002,
     decode_weight_s=0.010,
     decode_request_s=2e-5,

@@ -120,9 +120,9 @@ def test_what_was_measured_earlier_is_fitted_together_and_need_not_be_measured_a
     assert again.uncertainty < first.uncertainty
 
 
-def test_eager_steps_of_another_engine_tell_its_floor_and_leave_the_graphs_theirs() -> None:
+def test_eager_steps_of_another_engine_tell_the_floor_that_graphs_do_not_have() -> None:
     start = roofline("llama-3.1-8b")
-    engine = Engine(replace(start, prefill_floor_s=0.009, eager_s=0.03))
+    engine = Engine(replace(start, eager_s=0.03))
     graphs = engine.calibrate(start, 40.0)
     eager = [
         replace(m, eager=True, seconds=predicted_s(engine.times, replace(m, eager=True)))
@@ -132,5 +132,5 @@ def test_eager_steps_of_another_engine_tell_its_floor_and_leave_the_graphs_their
     both = engine.calibrate(start, 20.0, known=(*graphs.measurements, *eager))
     assert both.fit is not None
     fitted = applied(start, both.fit.factors)
-    assert fitted.prefill_floor_s == pytest.approx(0.009, rel=0.02)
+    assert fitted.prefill_token_s == pytest.approx(start.prefill_token_s, rel=0.02)
     assert fitted.eager_s == pytest.approx(0.03, rel=0.02)

@@ -56,7 +56,8 @@ def test_mixed_steps_are_measured_where_the_engine_mixes() -> None:
 def test_elasticities_of_a_step_sum_to_one(name: str) -> None:
     times = roofline(name)
     for step in GRID:
-        names = tuple(dict.fromkeys((*coefficients(GRID, times), "request_s", "prefill_start_s")))
+        beside = ("request_s", "prefill_start_s", "decode_dense_s", "decode_compute_s")
+        names = tuple(dict.fromkeys((*coefficients(GRID, times), *beside)))
         assert sum(elasticities(times, names, step)) == pytest.approx(1.0, abs=2e-3)
 
 

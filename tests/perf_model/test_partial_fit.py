@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pdctl.perf_model.calibration import fit, predicted_s
-from pdctl.perf_model.partial_fit import applied, disagreements, fit_identified, means, spreads
+from pdctl.perf_model.partial_fit import applied, disagreements, fit_identified, spreads, typical
 from pdctl.perf_model.records import Measurement
 from tests.perf_model.measured import TRUE_FACTORS, measured, plan, roofline, truth
 
@@ -41,7 +41,7 @@ def test_repeats_are_averaged_over_steps_that_differ_by_a_few_tokens_of_context(
         Measurement("decode", 0.012, batch=4, context=4 * 1043),
         Measurement("prefill", 0.1, new_tokens=512),
     ]
-    found = {m.kind: m for m in means(steps)}
+    found = {m.kind: m for m in typical(steps)}
     assert len(found) == 2
     assert found["decode"].seconds == pytest.approx(0.011)
     assert found["decode"].context == 4 * 1042

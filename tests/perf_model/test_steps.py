@@ -24,7 +24,6 @@ TIMES = StepTimes(
     prefill_base_s=0.010,
     prefill_token_s=20e-6,
     prefill_pair_s=1e-9,
-    prefill_floor_s=0.0,
     decode_base_s=0.004,
     decode_weight_s=0.010,
     decode_request_s=10e-6,
@@ -56,8 +55,11 @@ def test_chunks_of_a_prompt_see_the_same_pairs_as_the_whole() -> None:
     assert sum(pairs(e, h) for e, h in chunks) == pairs(20000)
 
 
-def test_an_eager_prefill_takes_at_least_its_launches() -> None:
-    assert prefill_s(replace(TIMES, prefill_floor_s=0.06), 256, pairs(256)) == 0.06
+def test_a_prefill_without_graphs_takes_at_least_its_launches() -> None:
+    eager = replace(TIMES, prefill_graphs=False, eager_s=0.06)
+    assert prefill_s(eager, 256, pairs(256)) == 0.06
+    assert prefill_s(replace(eager, prefill_graphs=True), 256, pairs(256)) < 0.06
+    assert prefill_s(replace(eager, stages=2), 256, pairs(256)) < 0.06, "each stage has half of it"
 
 
 def test_few_tokens_of_a_moe_read_only_the_experts_they_touch() -> None:
@@ -91,8 +93,17 @@ def test_a_batch_beyond_the_graphs_runs_eager() -> None:
 
 
 def test_a_huge_batch_is_bound_by_compute() -> None:
-    times = replace(TIMES, decode_compute_s=1e-3)
-    assert decode_step_s(times, 4096, 0) == pytest.approx(4.096)
+    times = replace(TIMES, decode_compute_s=1e-3, eager_s=0.0)
+    assert decode_step_s(times, 4096, 0) == pytest.approx(4.096, rel=0.05)
+
+
+def test_products_of_a_batch_hide_behind_the_weights_they_need() -> None:
+    times = replace(TIMES, decode_dense_s=0.004, decode_weight_s=0.0, decode_compute_s=0.0)
+    times = replace(times, decode_base_s=times.decode_base_s + 0.004)
+    small = decode_step_s(replace(times, decode_compute_s=20e-6), 16, 0)
+    assert small == pytest.approx(decode_step_s(times, 16, 0), rel=1e-4)
+    equal = decode_step_s(replace(times, decode_compute_s=20e-6), 200, 0)
+    assert equal == pytest.approx(decode_step_s(times, 200, 0) + 0.004 * (2**0.25 - 1))
 
 
 def test_nothing_to_decode_takes_no_time() -> None:
@@ -128,7 +139,7 @@ def test_the_smooth_maximum_lies_between_maximum_and_a_fifth_above(x: float, y: 
 
 
 def test_a_batch_padded_to_the_next_graph_touches_the_experts_of_all_its_rows() -> None:
-    times = replace(TIMES, expert_share=0.1, decode_graph_batch=64)
+    times = replace(TIMES, expert_share=0.1, decode_graph_batch=64, decode_compute_s=0.0)
     for batch, touching in ((8, 8), (9, 12), (12, 12), (17, 24), (24, 24), (65, 65)):
         expected = times.decode_weight_s * coverage(times.expert_share, touching)
         rest = times.decode_base_s + times.decode_request_s * batch

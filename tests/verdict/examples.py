@@ -15,7 +15,6 @@ TIMES = StepTimes(
     prefill_base_s=0.0,
     prefill_token_s=1e-4,
     prefill_pair_s=0.0,
-    prefill_floor_s=0.0,
     decode_base_s=0.01,
     decode_weight_s=0.0,
     decode_request_s=0.0,

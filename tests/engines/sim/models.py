@@ -7,7 +7,6 @@ TIMES = StepTimes(
     prefill_base_s=0.0,
     prefill_token_s=0.001,
     prefill_pair_s=0.0,
-    prefill_floor_s=0.0,
     decode_base_s=0.010,
     decode_weight_s=0.0,
     decode_request_s=0.0,
