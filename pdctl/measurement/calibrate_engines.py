@@ -158,13 +158,8 @@ def _with_request(taken: Taken, beside: Measurement, roofline: StepTimes) -> Tak
 def roofline_of(facts: EngineFacts | None, llm: Llm, cluster: Cluster) -> StepTimes:
     """The times of an engine before anything is measured."""
     assert facts is not None
-    return step_times(
-        llm,
-        cluster,
-        facts.parallelism,
-        "colocated",
-        attention_backend=facts.attention_backend,
-    )
+    backend = None if facts.is_simulated else facts.attention_backend
+    return step_times(llm, cluster, facts.parallelism, "colocated", attention_backend=backend)
 
 
 def token_ids(llm: Llm) -> tuple[int, int]:

@@ -1,67 +1,112 @@
-"""Both arms of equal GPUs, side by side on the same requests: prediction first, then measurement.
+"""Both arms of equal GPUs, side by side: step times, then the same requests, predicted first.
 
-    python -m tests.gpu.arms OUT MODEL --args '...' --transfer nixl [--total 2] [--points FILE]
+    python -m tests.gpu.arms OUT MODEL --args '...' --transfer nixl [--total 2] [--budget 70s]
+        [--earlier PROFILE] [--points FILE] [--crash yes]
 
-TOTAL colocated engines on the first GPUs, TOTAL - 1 decode engines and one for prefill on the next.
-Every load goes to both at once; the first point is played again at the end, for the noise.
---points: lines of `rate isl osl [seconds]` instead of POINTS.
+TOTAL colocated engines on the first GPUs, one prefill engine and the rest decode on the next. Every
+load goes to both at once; each arm predicts it with the steps that its own engines took alone.
+--points: lines of `rate isl osl [seconds]` instead of POINTS. --crash: then more load than the
+split arm bears, and its supervisor and a decode engine killed while requests come.
 """
 
-import argparse
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from tests.gpu.rig import Point, Rig, options_of, rig, together
+from tests.gpu.rig import Failed, Point, Rig, calibrate, options_of, rig, together, urls
 
 POINTS = (
-    Point(8, 512, 128),
-    Point(16, 512, 128),
-    Point(4, 2048, 128),
-    Point(8, 2048, 128),
-    Point(1.2, 8192, 128),
-    Point(2.2, 8192, 128),
-    Point(0.5, 16384, 128),
-    Point(0.9, 16384, 128),
-    Point(4, 512, 512),
-    Point(8, 512, 512),
-    Point(3, 2048, 512),
-    Point(6, 2048, 512),
-    Point(1, 8192, 512),
-    Point(1.8, 8192, 512),
-    Point(0.4, 16384, 512),
-    Point(0.8, 16384, 512),
+    Point(8, 512, 128, 15),
+    Point(20, 512, 128, 12),
+    Point(5, 2048, 128, 15),
+    Point(12, 2048, 128, 12),
+    Point(1.5, 8192, 128, 18),
+    Point(3, 8192, 128, 18),
+    Point(0.6, 16384, 128, 20),
+    Point(1.2, 16384, 128, 20),
+    Point(5, 512, 512, 15),
+    Point(12, 512, 512, 12),
+    Point(3, 2048, 512, 15),
+    Point(8, 2048, 512, 15),
+    Point(1, 8192, 512, 18),
+    Point(2.4, 8192, 512, 18),
+    Point(0.5, 16384, 512, 20),
+    Point(1, 16384, 512, 20),
 )
-TAIL_S = 12  # of a load beside its sending: start, warm-up, last answers
+TAIL_S = 9  # of a load beside its sending: start, warm-up, last answers
+CRASH_S = 75
 
 
 def main() -> None:
     """The run."""
-    options = options_of(__doc__, total="2", points=None, profile=None)
+    options = options_of(__doc__, total="2", points=None, budget="70s", earlier="", crash="")
     total = int(options.total)
-    firsts, seconds = (_range(place * total, total) for place in (0, 1))
-    arms = (("colocated", f"0/{total}", firsts, "30000"), ("pd", f"1/{total}", seconds, "30100"))
+    first, second = (_range(place * total, total) for place in (0, 1))
+    arms = (("colocated", f"0/{total}", first, "30000"), ("pd", f"1/{total}", second, "30100"))
     with rig(options) as run:
-        together(run, [partial(play_arm, run, options, *arm) for arm in arms])
+        together(run, [partial(_play_arm, run, *arm) for arm in arms])
 
 
-def play_arm(
-    run: Rig, options: argparse.Namespace, name: str, shape: str, gpus: str, port: str
-) -> None:
-    """Start one arm and play every point for which there is time."""
-    state = run.up(name, options.model, shape, gpus, "--port", port)
-    profile = ("--profile", options.profile) if options.profile else ()
-    points = read_points(options.points) if options.points else POINTS
+def _play_arm(run: Rig, name: str, shape: str, gpus: str, port: str) -> None:
+    """Start one arm, measure its steps, and play every point for which there is time."""
+    options, model = run.options, run.options.model
+    state = run.up(name, model, shape, gpus, "--port", port)
+    run.pdctl("doctor", name, log=f"{name}-doctor")
+    probed = [
+        urls(state, role)[0] for role in ("colocated", "prefill", "decode") if urls(state, role)
+    ]
+    profile = calibrate(run, model, name, probed, options.budget, options.earlier)
+    points = _read_points(options.points) if options.points else POINTS
+    kept_s = CRASH_S if options.crash and name == "pd" else 0
     for n, point in enumerate((*points, points[0])):
-        if run.left_s < point.seconds + TAIL_S + 20:
+        osl_s = point.osl * 0.012
+        if run.left_s < point.seconds + osl_s + TAIL_S + 25 + kept_s:
             run.say(f"{name}: no time for {len(points) + 1 - n} of its loads")
             break
         again = "-again" if n == len(points) else ""
-        run.load(state["endpoint"], options.model, point, *profile, tag=f"{name}{again}")
+        run.load(state["endpoint"], model, point, *profile, tag=f"{name}{again}")
     run.pages(state, name)
+    if kept_s:
+        _overloaded(run, state)
+        _killed(run, state)
 
 
-def read_points(path: str) -> Sequence[Point]:
+def _overloaded(run: Rig, state: Any) -> None:
+    """More than the prefill engine can do: queues that grow, and what status says of them."""
+    look = threading.Timer(11.0, run.pages, [state, "overload"])
+    look.start()
+    run.load(state["endpoint"], run.options.model, Point(14, 4096, 256, 9), tag="overload")
+    look.join()
+
+
+def _killed(run: Rig, state: Any) -> None:
+    """SIGKILL of the supervisor, then of the last decode engine, while requests come."""
+    model, name = run.options.model, state["name"]
+    os.kill(state["supervisor_pid"], signal.SIGKILL)
+    decode = [p for p in state["processes"] if p["role"] == "decode"][-1]
+    kill = threading.Timer(6.0, os.kill, [decode["pid"], signal.SIGKILL])
+    kill.start()
+    run.load(state["endpoint"], model, Point(2, 1024, 64, 10), tag="killed")
+    began = time.monotonic()
+    while run.left_s > 28:
+        try:
+            serving = run.json("status", name, "--once")["verdict"] == "serving"
+        except Failed:
+            serving = False
+        if serving:
+            run.say(f"{name} serves again {time.monotonic() - began:.0f} s after that load")
+            run.load(state["endpoint"], model, Point(2, 1024, 64, 5), tag="again")
+            break
+        time.sleep(2)
+    run.say(run.pdctl("logs", "--name", name, "--events", log=name)[-2500:])
+
+
+def _read_points(path: str) -> Sequence[Point]:
     """Points from lines of `rate isl osl [seconds]`."""
     rows = [line.split() for line in Path(path).read_text().splitlines() if line.strip()]
     return [Point(float(rate), *(int(n) for n in more)) for rate, *more in rows]

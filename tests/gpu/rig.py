@@ -50,7 +50,7 @@ class Rig:
         self.began = time.monotonic()
         self._lock = threading.Lock()
         self.out.mkdir(parents=True, exist_ok=True)
-        home = self.out / "state"
+        home = Path(os.environ.get("PDCTL_STATE_HOME") or self.out / "state")
         self.env = {**os.environ, "PDCTL_STATE_HOME": str(home), "NO_COLOR": "1", "COLUMNS": "120"}
         self.names: list[str] = []
 
@@ -215,6 +215,29 @@ def rig(options: argparse.Namespace) -> Iterator[Rig]:
         yield run
     finally:
         run.close()
+
+
+def urls(state: Any, role: str) -> list[str]:
+    """Of the engines of one role."""
+    return [p["url"] for p in state["processes"] if p["role"] == role]
+
+
+def calibrate(
+    run: Rig, model: str, name: str, engines: Sequence[str], budget: str, earlier: str
+) -> list[str]:
+    """--profile of a fresh calibration; of the earlier one, or nothing, where it was refused."""
+    where = [word for url in engines for word in ("--url", url)]
+    file = run.out / f"{name}-profile.json"
+    words = ["calibrate", model, *where, "--budget", budget, "-o", str(file)]
+    words += ["--steps", str(run.out / f"{name}-steps.jsonl")]
+    try:
+        shown = run.pdctl(*words, *(("--with", earlier) if earlier else ()), log=name)
+    except Failed as problem:  # it may be of another card than the one that came
+        run.say(f"{name}: {problem}")
+        shown, earlier = run.pdctl(*words, log=name), ""
+    run.say(f"{name}: {shown}")
+    found = str(file) if file.exists() else earlier
+    return ["--profile", found] if found else []
 
 
 def together(run: Rig, tracks: Sequence[Callable[[], None]]) -> None:
