@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from pdctl.perf_model.calibration import predicted_s
 from pdctl.perf_model.design import DECODE_STEPS, Cost, choose, seeds
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.partial_fit import (
     LEAST_REPEATS,
     MAX_RESIDUAL,

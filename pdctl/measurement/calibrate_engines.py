@@ -201,6 +201,10 @@ def _grid(
     grid: tuple[Measurement, ...] = ()
     if prefill is not None:
         limits = _with_batches(prefill, clock_rate)
+        if prefill.role == "prefill":
+            # SGLang 0.5.15 never ends a chunked prompt that no decode engine waits for: it computes
+            # the first chunk again and again until its KV is full
+            limits = replace(limits, stem=limits.chunk)
         grid += design.prefill_grid(limits)
     if decode is not None:
         reserved = decode.reserved_decode_tokens if decode.role == "decode" else 0

@@ -24,8 +24,8 @@ from pdctl.measurement.asking import (
 )
 from pdctl.measurement.counters import Counted, Load
 from pdctl.measurement.probe import Probed, prompt
-from pdctl.perf_model.calibration import predicted_s
 from pdctl.perf_model.design import DECODE_STEPS
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.records import Measurement, StepTimes
 
 SETTLE_S = 1.0  # until an engine has counted what it has answered

@@ -5,15 +5,15 @@ of them), so by Euler it equals the sum over coefficients of coefficient × slop
 linear system with non-negative factors, then taking slopes anew, converges in a few rounds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from statistics import median
 
 from pdctl.errors import InvalidInput
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.nnls import independence, leverages, nnls
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
-from pdctl.perf_model.steps import decode_step_s, mixed_step_s, prefill_s, weighted_pairs
 
 # coefficients a kind of measurement must identify, and those fitted only where it does
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -26,8 +26,14 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "answer": (),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    "prefill": ("prefill_weight_s", "prefill_row_s", "eager_s"),
-    "decode": ("decode_weight_s", "decode_request_s", "decode_latency_s", "decode_compute_s"),
+    "prefill": ("prefill_weight_s", "prefill_row_s", "prefill_cached_weight", "eager_s"),
+    "decode": (
+        "decode_weight_s",
+        "decode_request_s",
+        "decode_latency_s",
+        "decode_compute_s",
+        "decode_split_s",
+    ),
     "mixed": (),
     "transfer": (),
     "stall": ("prefill_weight_s", "prefill_row_s", "prefill_start_s"),
@@ -60,89 +66,27 @@ def fit(
     roofline: StepTimes,
     *,
     coefficients: Sequence[str] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Fit:
     """Which factors on `roofline` reproduce these measurements?
 
     coefficients: StepTimes fields to fit; by default those the kinds of measurement call for,
-    REQUIRED and, where identified, OPTIONAL ones. Relative errors are minimised, outliers
-    weighted down (Huber). Raises InvalidInput naming a coefficient that is not identified.
+    REQUIRED and, where identified, OPTIONAL ones. weights: what each measurement counts, 1 by
+    default. Relative errors are minimised, outliers weighted down (Huber).
+    Raises InvalidInput naming a coefficient that is not identified.
     Source: iteratively reweighted non-negative least squares (Lawson-Hanson; Huber 1964).
     """
     _check(measurements)
     wanted = _wanted(measurements, roofline) if coefficients is None else tuple(coefficients)
     names = _identified(measurements, roofline, wanted, refuse_all=coefficients is not None)
-    factors = _solve(measurements, roofline, names)
+    own = [1.0] * len(measurements) if weights is None else weights
+    factors = _solve(measurements, own, roofline, names)
     fitted = _scaled(roofline, names, factors)
     return Fit(
         factors=dict(zip(names, factors, strict=True)),
         residuals=tuple(predicted_s(fitted, m) / m.seconds - 1 for m in measurements),
-        left_out_error=_left_out_error(measurements, roofline, names, factors),
+        left_out_error=_left_out_error(measurements, own, roofline, names, factors),
     )
-
-
-def predicted_s(times: StepTimes, measurement: Measurement) -> float:
-    """What `times` gives for the step that was measured."""
-    return _EVALUATE[measurement.kind](times, measurement)
-
-
-def _prefill(times: StepTimes, m: Measurement) -> float:
-    """An idle engine hides nothing of what precedes the step."""
-    beside_s = times.prefill_start_s + (0.0 if m.counted else times.request_s)
-    return beside_s + _step(times, m)
-
-
-def _stall(times: StepTimes, m: Measurement) -> float:
-    """Of what precedes the step, that which the decode before it is too short to hide."""
-    hidden_s = decode_step_s(times, 1, m.context) if m.context else times.prefill_start_s
-    return max(0.0, times.prefill_start_s - hidden_s) + _step(times, m)
-
-
-def _step(times: StepTimes, m: Measurement) -> float:
-    if m.eager == times.prefill_graphs:
-        times = replace(times, prefill_graphs=not m.eager)
-    return prefill_s(
-        times,
-        m.batch * m.new_tokens,
-        m.batch * weighted_pairs(times, m.new_tokens, m.cached_tokens),
-    )
-
-
-def _decode(times: StepTimes, m: Measurement) -> float:
-    return decode_step_s(times, m.batch, m.context)
-
-
-def _mixed(times: StepTimes, m: Measurement) -> float:
-    new, cached = m.new_tokens, m.cached_tokens
-    return mixed_step_s(times, new, weighted_pairs(times, new, cached), m.batch, m.context)
-
-
-def _transfer(times: StepTimes, m: Measurement) -> float:
-    return times.transfer_base_s + times.transfer_token_s * m.new_tokens
-
-
-def _answer(times: StepTimes, m: Measurement) -> float:
-    """It waits for the rest of the step that runs, half of one in the mean, and for the next one.
-
-    While the next one runs, the prefill step gets ready.
-    """
-    decode_s = decode_step_s(times, 1, m.context)
-    ahead_s = decode_s / 2 + max(decode_s, times.prefill_start_s)
-    return times.request_s + ahead_s + _step(times, m)
-
-
-def _request(times: StepTimes, m: Measurement) -> float:
-    return times.request_s
-
-
-_EVALUATE: dict[str, Callable[[StepTimes, Measurement], float]] = {
-    "prefill": _prefill,
-    "decode": _decode,
-    "mixed": _mixed,
-    "transfer": _transfer,
-    "stall": _stall,
-    "request": _request,
-    "answer": _answer,
-}
 
 
 def _check(measurements: Sequence[Measurement]) -> None:
@@ -208,11 +152,14 @@ def _not_identified(name: str, count: int) -> InvalidInput:
 
 
 def _solve(
-    measurements: Sequence[Measurement], roofline: StepTimes, names: Sequence[str]
+    measurements: Sequence[Measurement],
+    own: Sequence[float],
+    roofline: StepTimes,
+    names: Sequence[str],
 ) -> list[float]:
     factors = [1.0] * len(names)
     for _ in range(MAX_ROUNDS):
-        rows, targets, weights = _linearised(measurements, roofline, names, factors)
+        rows, targets, weights = _linearised(measurements, own, roofline, names, factors)
         solved = nnls(rows, targets, weights)
         # inside a smooth maximum a factor of zero has no slope and would never come back
         new = [max(s, SHRINK * f) for s, f in zip(solved, factors, strict=True)]
@@ -225,11 +172,12 @@ def _solve(
 
 def _linearised(
     measurements: Sequence[Measurement],
+    own: Sequence[float],
     roofline: StepTimes,
     names: Sequence[str],
     factors: Sequence[float],
 ) -> tuple[list[list[float]], list[float], list[float]]:
-    """Rows and targets of relative time around `factors`, and Huber's weights of the residuals.
+    """Rows and targets of relative time around `factors`, and weights: their own times Huber's.
 
     The last rows, one per factor, say that it is 1 ± PRIOR; how much they weigh against
     measurements is for the measurements' own spread to say.
@@ -246,11 +194,13 @@ def _linearised(
     for j in range(len(names)):
         rows.append([float(k == j) for k in range(len(names))])
         targets.append(1.0)
-    return rows, targets, _huber_weights(residuals) + [(spread / PRIOR) ** 2] * len(names)
+    weights = [a * b for a, b in zip(own, _huber_weights(residuals), strict=True)]
+    return rows, targets, weights + [(spread / PRIOR) ** 2] * len(names)
 
 
 def _left_out_error(
     measurements: Sequence[Measurement],
+    own: Sequence[float],
     roofline: StepTimes,
     names: Sequence[str],
     factors: Sequence[float],
@@ -260,7 +210,7 @@ def _left_out_error(
     Source: r / (1 − leverage), exact for linear least squares (Allen's PRESS, 1974).
     Ignores: that weights, slopes and which factors are zero would change a little.
     """
-    rows, targets, weights = _linearised(measurements, roofline, names, factors)
+    rows, targets, weights = _linearised(measurements, own, roofline, names, factors)
     free = [j for j, f in enumerate(factors) if f > 0]
     picked = [[row[j] for j in free] for row in rows]
     values = [factors[j] for j in free]

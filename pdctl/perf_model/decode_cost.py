@@ -10,6 +10,7 @@ from pdctl.perf_model.efficiencies import (
     DECODE_ROW_S,
     DECODE_STEP_S,
     EXPERT_IMBALANCE,
+    FULL_BLOCKS,
 )
 from pdctl.perf_model.prefill_cost import gemm_s, imbalance, kernels_s
 from pdctl.perf_model.rates import Rates
@@ -31,6 +32,8 @@ class DecodeCost(NamedTuple):
     latency_s: float
     context_s: float
     compute_s: float
+    split_s: float
+    split_batch: float
 
 
 def decode_cost(
@@ -66,7 +69,15 @@ def decode_cost(
         latency_s=rates.latency_s * _full_layers(llm),
         context_s=_context_s(llm, rates, parallelism, cluster.gpu.bf16_flops, serving),
         compute_s=row_flops_s * rows_per_stage,
+        split_s=rates.split_s * _full_layers(llm) / parallelism.pp,
+        split_batch=_split_batch(llm, parallelism),
     )
+
+
+def _split_batch(llm: Llm, parallelism: Parallelism) -> float:
+    """Requests of the whole engine whose sequences fill its GPUs without being split."""
+    heads = 1 if llm.attention == "mla" else llm.num_kv_heads / attention_tp(parallelism)
+    return FULL_BLOCKS / max(1.0, heads) * parallelism.dp
 
 
 def _draft_s(llm: Llm, dense_s: float, head_s: float, verify_tokens: int) -> float:

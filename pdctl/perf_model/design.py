@@ -8,7 +8,8 @@ is its elasticities, and the relative variance of a predicted time is x'(X'WX)^-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pdctl.perf_model.calibration import OPTIONAL, PRIOR, REQUIRED, predicted_s
+from pdctl.perf_model.calibration import OPTIONAL, PRIOR, REQUIRED
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.partial_fit import GUESSED_SPREAD
 from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.scheduling import MAX_PREFILL_TOKENS
@@ -36,6 +37,7 @@ class Limits:
     counted: bool = True  # by the engine, not timed from here
     eager: bool = False  # it has no graphs for prefill
     reserved: int = 0  # KV tokens that a decode engine keeps free for each request
+    stem: int = 32768  # the longest cached beginning of a prompt
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def prefill_grid(limits: Limits) -> tuple[Measurement, ...]:
     room = min(limits.max_context - 8, int(0.9 * limits.kv_tokens))
     top = min(limits.chunk, MAX_PREFILL_TOKENS, room)
     sizes = sorted({n for n in _doubling(16, top) if n <= top} | {top})
-    stems = [c for c in _doubling(256, 32768) if limits.prefix_cache]
+    stems = [c for c in _doubling(256, limits.stem) if limits.prefix_cache]
     alone = [(n, 0) for n in sizes]
     after = [(n, c) for n in sizes for c in stems if 64 <= n <= 4096 and n + c <= min(room, 40960)]
     together = [

@@ -49,7 +49,8 @@ class AttentionKernel:
     decode_latency_s: seconds per token of one sequence's context and layer when nothing else
     fills the GPU. Where splitting a sequence over thread blocks works well it is small.
     cached_weight, cached_tokens: as prefill_cached_… of StepTimes. row_s: of a prompt token per
-    layer, however long its prompt.
+    layer, however long its prompt. split_s: of a decode step per layer, a second pass that puts
+    together the parts of sequences which thread blocks split while the batch does not fill the GPU.
     """
 
     prefill: float
@@ -58,17 +59,18 @@ class AttentionKernel:
     cached_weight: float = 1.0
     cached_tokens: float = 0.0
     row_s: float = 0.0
+    split_s: float = 0.0
 
 
 # Source: triton: measured on one H200 with SGLang 0.5.15, Llama-3.1-8B and Qwen3-30B-A3B
 # (profiles/measured/h200-*): prefill of 4 to 8192 new tokens after 0 to 16384 cached ones, decode
 # of one sequence at 1K to 32K of context, of up to 256 at 400K in all. fa3: the same of
-# Llama-3.1-8B alone, 1603 steps (profiles/measured/h200--dense-gqa--sglang-0.5.15--fa3).
+# Llama-3.1-8B alone (profiles/measured/h200--dense-gqa--sglang-0.5.15--fa3).
 # decode_memory of the others: InferSim's attention kernels on H20, 1.05 GB in 362 µs of 4 TB/s; the
 # rest of them: assumed.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
-    "triton": AttentionKernel(0.50, 0.55, 11e-9, 2.0, 700, 0.1e-6),
-    "fa3": AttentionKernel(0.64, 0.90, 0.8e-9, 1.0, 270),
+    "triton": AttentionKernel(0.50, 0.55, 11e-9, 1.7, 250, 0.1e-6),
+    "fa3": AttentionKernel(0.64, 0.90, 0.8e-9, 0.6, 187, split_s=4e-6),
     "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
 
@@ -112,6 +114,11 @@ def generation(gpu_name: str) -> Generation:
         ("cdna", ("MI2", "MI3")),
     )
     return next((found for found, parts in known if any(p in name for p in parts)), "other")
+
+
+# Thread blocks that fill a GPU: FlashAttention-3 splits sequences below 0.8 of its SMs, one block
+# a sequence and KV head. Source: hopper/heuristics.h; 132 SMs of an H100 or H200.
+FULL_BLOCKS = 0.8 * 132
 
 
 def attention_kernel(backend: str | None, gpu_name: str) -> AttentionKernel:

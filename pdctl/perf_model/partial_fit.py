@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from pdctl.errors import InvalidInput
-from pdctl.perf_model.calibration import OPTIONAL, REQUIRED, fit, predicted_s
+from pdctl.perf_model.calibration import OPTIONAL, REQUIRED, fit
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
 GUESSED_SPREAD = 0.03  # of one measurement, before there are any
 GUESS_WEIGHT = 10
-LEAST = ("eager_s", "decode_compute_s")  # a step takes at least these
+FORM = 0.01  # a fitted step is off by this much on GPUs where nothing is noisy
+# a step takes at least the first two, whatever the rest; the last is no time
+UNSCALED = ("eager_s", "decode_compute_s", "prefill_cached_weight")
 FAR = 2.5  # the roofline's own error is never this large on hardware it knows
 MAX_RESIDUAL = 0.25  # of the median over repeats of one step
 LEAST_REPEATS = 3
@@ -36,6 +39,7 @@ def fit_identified(
 
     wanted: the coefficients to fit at all. None: not one coefficient is identified.
     """
+    steps, weights = weighted(measurements)
     kinds = {m.kind for m in measurements}
     told = [n for kind in REQUIRED if kind in kinds for n in (*REQUIRED[kind], *OPTIONAL[kind])]
     told = [n for n in dict.fromkeys(told) if getattr(roofline, n) > 0]
@@ -45,17 +49,19 @@ def fit_identified(
     found: Fit | None = None
     while names and found is None:
         try:
-            found = fit(measurements, near, coefficients=names)
+            found = fit(steps, near, coefficients=names, weights=weights)
         except InvalidInput as problem:
             if problem.code != "not_identified":
                 raise
             names.remove(next((n for n in names if n in problem.message), names[-1]))
     if found is not None:
         factors = {**scales, **{n: scales.get(n, 1.0) * f for n, f in found.factors.items()}}
-        found = replace(found, factors=factors)
-    fitted = found.factors if found else {}
+        fitted = applied(roofline, factors)
+        residuals = tuple(predicted_s(fitted, m) / m.seconds - 1 for m in measurements)
+        found = replace(found, factors=factors, residuals=residuals)
+    known = found.factors if found else {}
     required = {n for kind in kinds for n in REQUIRED[kind]}
-    return found, tuple(n for n in told if n in required and n not in fitted)
+    return found, tuple(n for n in told if n in required and n not in known)
 
 
 def _scales(
@@ -71,7 +77,7 @@ def _scales(
         ratio = median(ratios) if ratios else 1.0
         if not 1 / FAR <= ratio <= FAR:
             own = (*REQUIRED[kind], *OPTIONAL[kind])
-            scales |= {n: ratio for n in own if n in names and n not in LEAST}
+            scales |= {n: ratio for n in own if n in names and n not in UNSCALED}
     return scales
 
 
@@ -80,19 +86,43 @@ def applied(times: StepTimes, factors: Mapping[str, float]) -> StepTimes:
     return replace(times, **{n: getattr(times, n) * f for n, f in factors.items()})
 
 
+def weighted(
+    measurements: Sequence[Measurement],
+) -> tuple[tuple[Measurement, ...], tuple[float, ...]]:
+    """One measurement per step, and what each counts: repeats help until FORM limits it.
+
+    The variance of a step's typical time is that of its repeats over their number, and FORM², by
+    which step times are not of the form that is fitted, however often one step is repeated.
+    """
+    by_step = _by_step(measurements)
+    apart = [
+        m.seconds / median(r.seconds for r in repeats) - 1
+        for repeats in by_step.values()
+        if len(repeats) >= LEAST_REPEATS
+        for m in repeats
+    ]
+    noise = 1.4826 * median(abs(share) for share in apart) if apart else GUESSED_SPREAD
+    variances = [noise**2 / len(repeats) + FORM**2 for repeats in by_step.values()]
+    return typical(measurements), tuple(min(variances) / v for v in variances)
+
+
 def typical(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
     """One measurement per step: the median of its repeats."""
-    by_step: dict[Measurement, list[Measurement]] = defaultdict(list)
-    for m in measurements:
-        by_step[_same(m)].append(m)
     return tuple(
         replace(
             step,
             seconds=median(m.seconds for m in repeats),
             context=round(sum(m.context for m in repeats) / len(repeats)),
         )
-        for step, repeats in by_step.items()
+        for step, repeats in _by_step(measurements).items()
     )
+
+
+def _by_step(measurements: Sequence[Measurement]) -> dict[Measurement, list[Measurement]]:
+    found: dict[Measurement, list[Measurement]] = defaultdict(list)
+    for m in measurements:
+        found[_same(m)].append(m)
+    return found
 
 
 def spreads(measurements: Sequence[Measurement], times: StepTimes) -> dict[str, float]:

@@ -12,7 +12,8 @@ from pdctl.perf_model.records import Measurement, Parallelism, Profile, StepTime
 TEXTS = ("gpu", "family", "architecture", "llm", "engine", "attention_backend", "date", "command")
 FAMILIES = ("dense-gqa", "dense-mla", "moe-gqa", "moe-mla")
 KINDS = ("prefill", "decode", "mixed", "transfer", "stall", "request", "answer")
-COEFFICIENTS = tuple(f.name for f in fields(StepTimes) if f.name.endswith("_s"))
+WEIGHTS = ("prefill_cached_weight",)  # fitted too, though no seconds
+COEFFICIENTS = (*(f.name for f in fields(StepTimes) if f.name.endswith("_s")), *WEIGHTS)
 COUNTS = ("batch", "new_tokens", "cached_tokens", "context")
 FLAGS = ("counted", "eager")
 MAX_TEXT = 4000

@@ -24,6 +24,7 @@ class Rates:
     cached_weight: float
     cached_tokens: float
     row_s: float
+    split_s: float
 
 
 def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
@@ -49,6 +50,7 @@ def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
         cached_weight=kernel.cached_weight,
         cached_tokens=kernel.cached_tokens,
         row_s=kernel.row_s,
+        split_s=kernel.split_s,
     )
 
 

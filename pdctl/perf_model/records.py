@@ -72,12 +72,12 @@ class StepTimes:
     experts that n tokens touch, 1 for a dense LLM. Then:
 
     prefill of chunks (e new tokens after h cached each), N = Σe,
-        A = Σ(e²/2 + prefill_cached_weight·h·max(e, prefill_cached_tokens)):
+        A = Σ(e²/2 + prefill_cached_weight·h·(e + prefill_cached_tokens)):
         max(prefill_base_s + prefill_pair_s·A + prefill_row_s·N
             + smooth(prefill_weight_s·coverage(N), prefill_token_s·N),
             eager_s / stages where the engine has no graphs for prefill)
     decode of B requests with S tokens of context in all:
-        max(decode_base_s + decode_request_s·B
+        max(decode_base_s + decode_request_s·B + (decode_split_s if 1 < B < decode_split_batch)
             + smooth(decode_dense_s + decode_weight_s·coverage(B padded to its graph),
                      decode_compute_s·B) − decode_dense_s
             + smooth(decode_latency_s·S/B, decode_context_s·S),
@@ -107,12 +107,15 @@ class StepTimes:
     transfer_base_s: float
     transfer_token_s: float
     decode_dense_s: float = 0.0  # all other weights read, which decode_base_s counts
+    decode_split_s: float = 0.0  # putting together what thread blocks made of parts of a sequence
+    decode_split_batch: float = 0.0  # as many requests fill the GPU without splitting any; what
+    # splitting costs a single one is in decode_latency_s
     expert_share: float = 1.0  # of the experts, touched by one request's step; 1.0: dense
     prefill_weight_s: float = 0.0
     prefill_row_s: float = 0.0  # per token, hidden behind no weights
     prefill_expert_share: float = 1.0  # of the experts, touched by one prompt token
     prefill_cached_weight: float = 1.0  # cost of a pair with a cached token over one among new
-    prefill_cached_tokens: float = 0.0  # fewer new tokens read the cached ones no faster
+    prefill_cached_tokens: float = 0.0  # new ones as costly as the first read of the cached ones
     eager_s: float = 0.0  # the least a step takes whose kernels are launched one by one
     decode_graph_batch: int = 1 << 30
     prefill_graphs: bool = True

@@ -66,6 +66,8 @@ def step_times(
         prefill_cached_tokens=per_gpu.cached_tokens,
         decode_base_s=decode.base_s + handover.step_s,
         decode_dense_s=decode.dense_s,
+        decode_split_s=decode.split_s,
+        decode_split_batch=decode.split_batch,
         decode_weight_s=decode.weight_s,
         decode_request_s=decode.request_s + handover.token_s * serving.verify_tokens,
         decode_latency_s=decode.latency_s,

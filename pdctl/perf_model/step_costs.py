@@ -33,12 +33,12 @@ class DecodeCosts(dict[int, tuple[float, float, float]]):
 
 def pairs_of(times: StepTimes) -> Callable[[float, float], float]:
     """weighted_pairs of fixed times as a function of a chunk's new tokens and those before it."""
-    if times.prefill_cached_weight == 1.0 and times.prefill_cached_tokens <= 1.0:
+    if times.prefill_cached_weight == 1.0 and not times.prefill_cached_tokens:
         return pairs
-    weight, least = times.prefill_cached_weight, times.prefill_cached_tokens
+    weight, beside = times.prefill_cached_weight, times.prefill_cached_tokens
 
     def weighted(tokens: float, done: float) -> float:
-        return tokens * tokens / 2 + weight * (tokens if tokens > least else least) * done
+        return tokens * tokens / 2 + weight * (tokens + beside) * done
 
     return weighted
 

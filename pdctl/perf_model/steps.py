@@ -40,10 +40,10 @@ def pairs(new_tokens: float, cached_tokens: float = 0.0) -> float:
 def weighted_pairs(times: StepTimes, new_tokens: float, cached_tokens: float) -> float:
     """`pairs` of one chunk, those with a cached token weighted by what they cost.
 
-    The kernel that reads a cached prefix is another one than that of new tokens, and few new
-    tokens do not fill the GPU. Source: docs/equations.md, "Cached prefix".
+    The kernel that reads a cached prefix is another one than that of new tokens, and reads it for
+    few of them as well. Source: docs/equations.md, "Cached prefix".
     """
-    reading = times.prefill_cached_weight * max(new_tokens, times.prefill_cached_tokens)
+    reading = times.prefill_cached_weight * (new_tokens + times.prefill_cached_tokens)
     return new_tokens * new_tokens / 2 + reading * cached_tokens
 
 
@@ -65,6 +65,8 @@ def decode_constant_s(times: StepTimes, batch: float) -> float:
     read_s = times.decode_dense_s + times.decode_weight_s * coverage(times.expert_share, touching)
     products_s = smooth_max(read_s, times.decode_compute_s * batch)
     beyond_s = products_s - times.decode_dense_s
+    if 1 < batch < times.decode_split_batch:
+        beyond_s += times.decode_split_s
     return times.decode_base_s + times.decode_request_s * batch + beyond_s
 
 

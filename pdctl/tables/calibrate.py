@@ -9,6 +9,7 @@ from rich.text import Text
 from pdctl.measurement.calibrate import Progress
 from pdctl.measurement.calibrated import Calibration
 from pdctl.perf_model.partial_fit import Disagreement
+from pdctl.perf_model.profile_checks import WEIGHTS
 from pdctl.perf_model.records import Measurement
 from pdctl.units import format_count, format_seconds
 
@@ -18,6 +19,7 @@ NAMES: dict[str, tuple[str, float]] = {
     "prefill_token_s": ("prefill, 1,000 tokens", 1e3),
     "prefill_pair_s": ("prefill, attention of 8,000 tokens", 8000**2 / 2),
     "prefill_weight_s": ("prefill, reading the weights", 1),
+    "prefill_cached_weight": ("prefill, a cached pair over a new one", 1),
     "prefill_start_s": ("prefill, until the GPU has it", 1),
     "request_s": ("a request beside its steps", 1),
     "decode_base_s": ("decode, each step", 1),
@@ -28,6 +30,7 @@ NAMES: dict[str, tuple[str, float]] = {
     "decode_compute_s": ("decode, products of 100 requests", 1e2),
     "eager_s": ("a step without graphs, at least", 1),
     "prefill_row_s": ("prefill, 1,000 rows", 1e3),
+    "decode_split_s": ("decode, putting split sequences together", 1),
     "transfer_base_s": ("KV transfer, each", 1),
     "transfer_token_s": ("KV transfer, 1,000 tokens", 1e3),
 }
@@ -61,8 +64,9 @@ def _coefficients(found: Calibration) -> Table:
         table.add_column(head, justify=justify)  # type: ignore[arg-type]
     for name, factor in found.profile.factors.items():
         label, unit = NAMES.get(name, (name, 1))
-        seconds = found.profile.coefficients[name] * unit
-        table.add_row(label, format_seconds(seconds), f"{factor:.2f} ×")
+        value = found.profile.coefficients[name] * unit
+        shown = f"{value:.2f} ×" if name in WEIGHTS else format_seconds(value)
+        table.add_row(label, shown, f"{factor:.2f} ×")
     return table
 
 

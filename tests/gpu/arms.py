@@ -9,16 +9,12 @@ load goes to both at once; each arm predicts it with the steps that its own engi
 split arm bears, and its supervisor and a decode engine killed while requests come.
 """
 
-import os
-import signal
-import threading
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from tests.gpu.rig import Failed, Point, Rig, calibrate, options_of, rig, together, urls
+from tests.gpu.events import CRASH_S, killed, overloaded
+from tests.gpu.rig import Point, Rig, calibrate, options_of, rig, together, urls
 
 POINTS = (
     Point(8, 512, 128, 15),
@@ -39,7 +35,6 @@ POINTS = (
     Point(1, 16384, 512, 20),
 )
 TAIL_S = 9  # of a load beside its sending: start, warm-up, last answers
-CRASH_S = 75
 
 
 def main() -> None:
@@ -72,38 +67,8 @@ def _play_arm(run: Rig, name: str, shape: str, gpus: str, port: str) -> None:
         run.load(state["endpoint"], model, point, *profile, tag=f"{name}{again}")
     run.pages(state, name)
     if kept_s:
-        _overloaded(run, state)
-        _killed(run, state)
-
-
-def _overloaded(run: Rig, state: Any) -> None:
-    """More than the prefill engine can do: queues that grow, and what status says of them."""
-    look = threading.Timer(11.0, run.pages, [state, "overload"])
-    look.start()
-    run.load(state["endpoint"], run.options.model, Point(14, 4096, 256, 9), tag="overload")
-    look.join()
-
-
-def _killed(run: Rig, state: Any) -> None:
-    """SIGKILL of the supervisor, then of the last decode engine, while requests come."""
-    model, name = run.options.model, state["name"]
-    os.kill(state["supervisor_pid"], signal.SIGKILL)
-    decode = [p for p in state["processes"] if p["role"] == "decode"][-1]
-    kill = threading.Timer(6.0, os.kill, [decode["pid"], signal.SIGKILL])
-    kill.start()
-    run.load(state["endpoint"], model, Point(2, 1024, 64, 10), tag="killed")
-    began = time.monotonic()
-    while run.left_s > 28:
-        try:
-            serving = run.json("status", name, "--once")["verdict"] == "serving"
-        except Failed:
-            serving = False
-        if serving:
-            run.say(f"{name} serves again {time.monotonic() - began:.0f} s after that load")
-            run.load(state["endpoint"], model, Point(2, 1024, 64, 5), tag="again")
-            break
-        time.sleep(2)
-    run.say(run.pdctl("logs", "--name", name, "--events", log=name)[-2500:])
+        overloaded(run, state)
+        killed(run, state)
 
 
 def _read_points(path: str) -> Sequence[Point]:

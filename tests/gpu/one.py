@@ -4,6 +4,7 @@ python -m tests.gpu.one OUT MODEL --args '...' [--gpus 0] [--budget 110s] [--ear
 """
 
 from functools import partial
+from typing import Any
 
 from tests.gpu.rig import Point, Rig, calibrate, options_of, rig, together, urls
 
@@ -27,10 +28,10 @@ def main() -> None:
 def _play(run: Rig) -> None:
     options = run.options
     name, model = options.name, options.model
-    state = run.up(name, model, "0/1", options.gpus, "--port", options.port)
-    run.say(run.pdctl("doctor", name, log=name))
+    state, profile = measured_alone(
+        run, name, model, options.gpus, options.port, options.budget, options.earlier
+    )
     (engine,) = urls(state, "colocated")
-    profile = calibrate(run, model, name, [engine], options.budget, options.earlier)
     for point in POINTS:
         run.load(state["endpoint"], model, point, *profile, tag=name)
     run.load(state["endpoint"], model, POINTS[0], *profile, tag=f"{name}-again")
@@ -40,6 +41,15 @@ def _play(run: Rig) -> None:
     for point in POINTS:
         run.load(engine, model, point, *profile, "--seed", "1", tag=f"{name}-direct")
     run.pages(state, name)
+
+
+def measured_alone(
+    run: Rig, name: str, model: str, gpus: str, port: str, budget: str, earlier: str = ""
+) -> tuple[Any, list[str]]:
+    """One colocated engine up, looked at and calibrated: its state, and --profile for its loads."""
+    state = run.up(name, model, "0/1", gpus, "--port", port)
+    run.say(run.pdctl("doctor", name, log=name))
+    return state, calibrate(run, model, name, urls(state, "colocated"), budget, earlier)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,10 @@ class Rig:
                  | {"ready_s": state["ready_after_s"]})  # fmt: skip
         return state
 
+    def state(self, name: str) -> Any:
+        """What its supervisor last wrote of a deployment."""
+        return json.loads((Path(self.env["PDCTL_STATE_HOME"]) / name / "state.json").read_text())
+
     def down(self, name: str) -> None:
         """Stop a deployment and keep its logs."""
         logs = Path(self.env["PDCTL_STATE_HOME"]) / name
@@ -240,10 +244,10 @@ def calibrate(
     return ["--profile", found] if found else []
 
 
-def together(run: Rig, tracks: Sequence[Callable[[], None]]) -> None:
+def together(run: Rig, tracks: Sequence[Callable[[], object]]) -> None:
     """Run tracks side by side; one that fails says so and leaves the others alone."""
 
-    def safely(track: Callable[[], None]) -> None:
+    def safely(track: Callable[[], object]) -> None:
         try:
             track()
         except Exception as problem:  # noqa: BLE001  # whatever it is, the others go on

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.gpu.events import SCALE_S, scaled
 from tests.gpu.rig import Point, Rig, options_of, rig, together
 
 SHAPES = ((4096, 256), (8192, 128))
 TAIL_S = 12
-SCALE_S = 75  # a change of roles by restart, on GPUs whose kernels are compiled
 
 
 def main() -> None:
@@ -42,7 +42,8 @@ def _play(run: Rig, options: Any) -> None:
         if run.left_s < SCALE_S + 60:
             run.say(f"no time for {prefill}P{total - prefill}D")
             break
-        _scale(run, options, url, prefill, loads[0])
+        light = Point(loads[0].rate / 2, loads[0].isl, 64, 12)
+        scaled(run, state, light, "--prefill", str(prefill))
         _measure(run, options, url, loads)
     run.pages(state, "fleet")
     run.down("fleet")
@@ -80,16 +81,6 @@ def _measure(run: Rig, options: Any, url: str, loads: Sequence[Point]) -> None:
     for point in loads:
         if run.left_s > point.seconds + TAIL_S + 30:
             run.load(url, options.model, point, tag="split")
-
-
-def _scale(run: Rig, options: Any, url: str, prefill: int, point: Point) -> None:
-    """Another split, with requests running all the while."""
-    light = Point(point.rate / 2, point.isl, 64, SCALE_S)
-
-    def change() -> None:
-        run.say(run.pdctl("scale", "fleet", "--prefill", str(prefill), log="scale").strip())
-
-    together(run, [change, partial(run.load, url, options.model, light, tag="scaling")])
 
 
 def _table(run: Rig) -> None:

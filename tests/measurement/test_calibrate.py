@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from pdctl.measurement.calibrate import MAX_FAILURES, Progress, Taken, cost_s, take
-from pdctl.perf_model.calibration import predicted_s
 from pdctl.perf_model.design import DECODE_STEPS, Limits, decode_grid, prefill_grid
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.partial_fit import applied
 from pdctl.perf_model.records import Measurement, StepTimes
 from tests.perf_model.measured import roofline, truth

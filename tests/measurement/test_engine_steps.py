@@ -14,8 +14,8 @@ from pdctl.measurement.calibrate_engines import calibrate_engines, facts_of
 from pdctl.measurement.engine_facts import engine_facts, limits_of
 from pdctl.measurement.engine_steps import EngineSteps
 from pdctl.measurement.probe import Probed
-from pdctl.perf_model.calibration import predicted_s
 from pdctl.perf_model.engine_model import engine_model
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.profiles import measured_dir, read_profile
 from pdctl.perf_model.records import Measurement, Parallelism
 from tests.engines.sim.engines import Running, engine, pair

@@ -3,7 +3,7 @@
 import random
 from dataclasses import replace
 
-from pdctl.perf_model.calibration import predicted_s
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.roofline import step_times
 from tests.perf_model.shapes import ONE, cluster, llm
@@ -38,7 +38,10 @@ def plan(repeats: int = 1) -> list[Measurement]:
     """What one would measure: prompts, cached prefixes, decode batches, transfers."""
     steps = [Measurement("prefill", 1.0, new_tokens=n) for n in PROMPTS]
     steps += [Measurement("prefill", 1.0, new_tokens=8192)]
-    steps += [Measurement("prefill", 1.0, new_tokens=4096, cached_tokens=c) for c in (8192, 32768)]
+    steps += [
+        Measurement("prefill", 1.0, new_tokens=n, cached_tokens=c)
+        for n, c in ((1024, 4096), (1024, 16384), (4096, 8192), (4096, 32768))
+    ]
     steps += [
         Measurement("decode", 1.0, batch=b, context=b * c)
         for b in (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -6,7 +6,8 @@ from statistics import median
 import pytest
 
 from pdctl.errors import InvalidInput
-from pdctl.perf_model.calibration import fit, predicted_s
+from pdctl.perf_model.calibration import fit
+from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.nnls import independence, nnls, solve
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
 from tests.perf_model.measured import TRUE_FACTORS, measured, plan, roofline, truth

@@ -62,7 +62,7 @@ def test_a_profile_file_has_one_line_per_measurement() -> None:
 def test_step_times_take_a_profiles_factors_and_backend() -> None:
     profile, shape = invented(), llm("llama-3.1-8b")
     times = step_times(shape, cluster(), ONE, "colocated", profile=profile)
-    assert times.prefill_pair_s == pytest.approx(truth(roofline(shape.name)).prefill_pair_s, 0.05)
+    assert times.prefill_pair_s == pytest.approx(truth(roofline(shape.name)).prefill_pair_s, 0.1)
     assert times.eager_s == roofline(shape.name).eager_s
 
 
@@ -186,7 +186,7 @@ NONSENSE = [
     ('"tp": 1', '"tp": 1.5', "parallelism.tp must be a whole number"),
     ('"tp": 1', '"tp": true', "parallelism.tp must be a number"),
     ('"engine": ', '"engin": ', "engin is not a field of a profile"),
-    ('"kind": "decode"', '"kind": "thinking"', r"measurements.11.kind must be one of"),
+    ('"kind": "decode"', '"kind": "thinking"', r"measurements.13.kind must be one of"),
 ]
 
 
