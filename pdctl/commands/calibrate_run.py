@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pdctl.commands.calibrate_wish import Wish, cluster_of, command_line, kept, write_steps
+from pdctl.commands.calibrate_wish import Wish, cluster_of, command_line, kept, step_log
 from pdctl.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ def run(wish: Wish, *, as_json: bool) -> None:
 
     _check(wish)
     found = _calibration(wish)
-    if wish.steps is not None:
-        write_steps(found, wish.steps)
     if as_json:
         status = "ok" if found.file else "no"
         print_json("calibrate", _plain(dataclasses.asdict(found)), status=status)
@@ -43,7 +41,11 @@ def _calibration(wish: Wish) -> "Calibration":
     if wish.from_urls or wish.from_logs:
         from pdctl.commands.calibrate_from import watched
 
-        return watched(wish)
+        found = watched(wish)
+        with step_log(wish.steps) as keep:
+            for step in found.profile.measurements:
+                keep(step)
+        return found
     if wish.urls:
         return _measured(wish, wish.urls, clock_rate=wish.sim_speed)
     from pdctl.commands.starting import starting
@@ -93,7 +95,7 @@ def _measured(
     facts = asyncio.run(facts_of(urls))
     llm = read_llm(wish.model or facts[0].model)
     cluster = cluster_of(wish.gpus, facts[0])
-    with progress() as tell:
+    with progress() as tell, step_log(wish.steps) as keep:
         found = asyncio.run(
             calibrate_engines(
                 facts,
@@ -104,6 +106,7 @@ def _measured(
                 command=command_line(),
                 earlier=earlier,
                 tell=tell,
+                keep=keep,
             )
         )
     return kept(found, wish.output)

@@ -1,14 +1,18 @@
 """What `calibrate` was asked for, and what each way of doing it needs."""
 
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from pdctl.inspection.records import Cluster
     from pdctl.measurement.calibrated import Calibration
     from pdctl.measurement.engine_facts import EngineFacts
+    from pdctl.perf_model.records import Measurement
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,21 @@ def kept(found: "Calibration", output: Path | None) -> "Calibration":
     return replace(found, profile=profile, file=file)
 
 
-def write_steps(found: "Calibration", path: Path) -> None:
-    """Append the measured steps to a JSONL file."""
-    from pdctl.perf_model.profiles import measurement_lines
+@contextmanager
+def step_log(path: Path | None) -> "Iterator[Callable[[Measurement], None]]":
+    """Appends measured steps to a JSONL file as they come, so that they outlast what fails."""
+    from pdctl.perf_model.profiles import measurement_line
 
+    if path is None:
+        yield lambda step: None
+        return
     with path.open("a", encoding="utf-8") as out:
-        out.writelines(f"{line}\n" for line in measurement_lines(found.profile))
+
+        def keep(step: "Measurement") -> None:
+            out.write(f"{measurement_line(step)}\n")
+            out.flush()
+
+        yield keep
 
 
 def cluster_of(gpus: str, facts: "EngineFacts") -> "Cluster":

@@ -47,11 +47,13 @@ async def calibrate_engines(
     tolerance: float = TOLERANCE,
     earlier: Profile | None = None,
     tell: Tell = lambda progress: None,
+    keep: Callable[[Measurement], None] = lambda step: None,
 ) -> Calibration:
     """Measure these engines until their steps are known; nothing else may use them meanwhile.
 
     clock_rate: of simulated engines, how much faster than time they run. tolerance: as `take`.
-    earlier: a profile of such engines, fitted anew together with what is measured now.
+    earlier: a profile of such engines, fitted anew together with what is measured now. keep: told
+    every step as it has been measured.
     Raises InvalidInput for a set of engines it cannot measure or an `earlier` of others,
     StateConflict where one serves others, EngineFailed when one is gone.
     """
@@ -65,8 +67,15 @@ async def calibrate_engines(
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
         await _refuse_busy(http, facts)
         steps = await _steps(http, prefill, decode, llm, clock_rate)
+
+        async def measure(step: Measurement, times: StepTimes) -> Measurement | None:
+            found = await steps.measure(step, times)
+            if found is not None:
+                keep(found)
+            return found
+
         taken = await take(
-            steps.measure,
+            measure,
             grid,
             roofline,
             budget_s=budget_s,
@@ -202,9 +211,9 @@ def _grid(
     if prefill is not None:
         limits = _with_batches(prefill, clock_rate)
         if prefill.role == "prefill":
-            # SGLang 0.5.15 never ends a chunked prompt that no decode engine waits for: it computes
-            # the first chunk again and again until its KV is full
-            limits = replace(limits, stem=limits.chunk)
+            # SGLang caches no prompt that no decode engine waits for, not even between its chunks:
+            # one longer than a chunk is begun again and again until the KV is full (0.5.15)
+            limits = replace(limits, prefix_cache=False)
         grid += design.prefill_grid(limits)
     if decode is not None:
         reserved = decode.reserved_decode_tokens if decode.role == "decode" else 0

@@ -220,14 +220,15 @@ class EngineSteps:
         }
         before = await load_of(self.prefill)
         await asyncio.gather(post(self.prefill, body), post(self.decode, body))
+        load = before
         for _ in range(TELLING_PREFILLS):
             # an engine says how long its last transfer took when it begins another prefill
             await answers(self.prefill, [prompt(self.prefill, HOST_TOKENS // 8)])
             load = await load_of(self.prefill)
-            if load.transfer_s > 0 and load.transfer_s != before.transfer_s:
-                return replace(step, seconds=load.transfer_s * self.clock_rate)
+            if load.transfer_s != before.transfer_s:
+                break
             await asyncio.sleep(0.01)
-        return None
+        return replace(step, seconds=load.transfer_s * self.clock_rate) if load.transfer_s else None
 
     async def _idle(self, engine: Probed) -> Counted:
         """Its counters once it has nothing left to do."""

@@ -10,7 +10,6 @@ from pdctl.perf_model.efficiencies import (
     DECODE_ROW_S,
     DECODE_STEP_S,
     EXPERT_IMBALANCE,
-    FULL_BLOCKS,
 )
 from pdctl.perf_model.prefill_cost import gemm_s, imbalance, kernels_s
 from pdctl.perf_model.rates import Rates
@@ -33,7 +32,7 @@ class DecodeCost(NamedTuple):
     context_s: float
     compute_s: float
     split_s: float
-    split_batch: float
+    wave_batch: float
 
 
 def decode_cost(
@@ -70,14 +69,14 @@ def decode_cost(
         context_s=_context_s(llm, rates, parallelism, cluster.gpu.bf16_flops, serving),
         compute_s=row_flops_s * rows_per_stage,
         split_s=rates.split_s * _full_layers(llm) / parallelism.pp,
-        split_batch=_split_batch(llm, parallelism),
+        wave_batch=_wave_batch(llm, rates, parallelism),
     )
 
 
-def _split_batch(llm: Llm, parallelism: Parallelism) -> float:
-    """Requests of the whole engine whose sequences fill its GPUs without being split."""
+def _wave_batch(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Requests of the whole engine whose KV heads fill its GPUs once, a thread block each."""
     heads = 1 if llm.attention == "mla" else llm.num_kv_heads / attention_tp(parallelism)
-    return FULL_BLOCKS / max(1.0, heads) * parallelism.dp
+    return rates.blocks / max(1.0, heads) * parallelism.dp
 
 
 def _draft_s(llm: Llm, dense_s: float, head_s: float, verify_tokens: int) -> float:

@@ -37,7 +37,6 @@ class Limits:
     counted: bool = True  # by the engine, not timed from here
     eager: bool = False  # it has no graphs for prefill
     reserved: int = 0  # KV tokens that a decode engine keeps free for each request
-    stem: int = 32768  # the longest cached beginning of a prompt
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def prefill_grid(limits: Limits) -> tuple[Measurement, ...]:
     room = min(limits.max_context - 8, int(0.9 * limits.kv_tokens))
     top = min(limits.chunk, MAX_PREFILL_TOKENS, room)
     sizes = sorted({n for n in _doubling(16, top) if n <= top} | {top})
-    stems = [c for c in _doubling(256, limits.stem) if limits.prefix_cache]
+    stems = _doubling(256, 32768) if limits.prefix_cache else []
     alone = [(n, 0) for n in sizes]
     after = [(n, c) for n in sizes for c in stems if 64 <= n <= 4096 and n + c <= min(room, 40960)]
     together = [

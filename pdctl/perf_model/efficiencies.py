@@ -51,6 +51,8 @@ class AttentionKernel:
     cached_weight, cached_tokens: as prefill_cached_… of StepTimes. row_s: of a prompt token per
     layer, however long its prompt. split_s: of a decode step per layer, a second pass that puts
     together the parts of sequences which thread blocks split while the batch does not fill the GPU.
+    has_waves: a KV head of a request is a thread block, or several equal ones, and those run in
+    waves of as many as the GPU has room for (see steps.py).
     """
 
     prefill: float
@@ -60,6 +62,7 @@ class AttentionKernel:
     cached_tokens: float = 0.0
     row_s: float = 0.0
     split_s: float = 0.0
+    has_waves: bool = False
 
 
 # Source: triton: measured on one H200 with SGLang 0.5.15, Llama-3.1-8B and Qwen3-30B-A3B
@@ -70,22 +73,22 @@ class AttentionKernel:
 # rest of them: assumed.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     "triton": AttentionKernel(0.50, 0.55, 11e-9, 1.7, 250, 0.1e-6),
-    "fa3": AttentionKernel(0.64, 0.90, 0.8e-9, 0.6, 187, split_s=4e-6),
+    "fa3": AttentionKernel(0.64, 0.90, 0.8e-9, 0.6, 187, split_s=4e-6, has_waves=True),
     "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
 
-# Fixed costs of a step. Source: PD prefill engine of SGLang 0.5.15 on H200, which runs without
-# CUDA graphs: 11-18 ms for one token on 32 dense layers; Qwen3-30B-A3B (48 layers) 39 ms more
-# than with graphs.
-EAGER_LAYER_S = 0.40e-3
+# Fixed costs of a step. Source: PD prefill engines of SGLang 0.5.15 on H200, which run without
+# CUDA graphs: on one host 11-18 ms for one token on 32 dense layers, on another about 20 (and up to
+# twice that for seconds on end: what Python launches waits for a busy CPU); Qwen3-30B-A3B (48
+# layers) 39 ms more than with graphs.
+EAGER_LAYER_S = 0.50e-3
 EAGER_MOE_LAYER_S = 1.20e-3
 # A request's way through HTTP, tokenizer and detokenizer processes, and the CPU time from a
-# prefill step's decision until the GPU has it, which a running step hides. Source: two hosts with
-# H200 (SGLang 0.5.15). On one an idle engine answers 1024 tokens in 29.7 ms, and running decodes
-# stand still for 24 to 25; on the other 2048 tokens in 48.5 and 40.4, and where others decode an
-# answer takes 4 to 7 ms longer, of the 7.4 that it waits for their steps: 5 and 8 ms in all.
-REQUEST_S = 4.0e-3
-PREFILL_START_S = 2.5e-3
+# prefill step's decision until the GPU has it, which a running step hides. Source: three hosts with
+# H200 (SGLang 0.5.15): idle answers less the gaps that they tear into decodes come to 5 to 8 ms in
+# all; fits of both (profiles/measured/*fa3): 2.4 and 4.1 ms (8B), 1.7 and 4.0 (30B MoE).
+REQUEST_S = 2.0e-3
+PREFILL_START_S = 4.0e-3
 # Kernels of a layer replayed from a CUDA graph: about ten at 3.5 µs, about sixteen with experts.
 # Assumed from kernel counts; checked against public decode rates at batch 1.
 DECODE_STEP_S = 0.25e-3
@@ -116,9 +119,8 @@ def generation(gpu_name: str) -> Generation:
     return next((found for found, parts in known if any(p in name for p in parts)), "other")
 
 
-# Thread blocks that fill a GPU: FlashAttention-3 splits sequences below 0.8 of its SMs, one block
-# a sequence and KV head. Source: hopper/heuristics.h; 132 SMs of an H100 or H200.
-FULL_BLOCKS = 0.8 * 132
+# Streaming multiprocessors: each runs one block of FlashAttention-3's decode. Source: datasheets.
+SMS: dict[Generation, int] = {"hopper": 132, "h20": 78}
 
 
 def attention_kernel(backend: str | None, gpu_name: str) -> AttentionKernel:

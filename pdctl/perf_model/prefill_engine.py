@@ -1,7 +1,8 @@
 """A prefill engine of a disaggregated fleet: bootstrap, waiting, forward, inflight.
 
 Chunks move to the decode engine while the next one computes, so only the last is exposed. The
-reply to the router leaves when the loop looks: after a step's result, or at once when idle.
+reply to the router leaves when the loop looks: when it has launched a step and waited for the
+result of the one before, if there is one, or at once when idle.
 Source: SGLang's event_loop_overlap_disagg_prefill and PrefillBootstrapQueue.
 """
 
@@ -16,6 +17,7 @@ from pdctl.perf_model.kv_pool import KvPool
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.scheduling import Room, admit
 from pdctl.perf_model.step_costs import pairs_of, prefill_cost
+from pdctl.perf_model.steps import prefill_floor_s
 
 
 class PrefillEngine:
@@ -23,8 +25,8 @@ class PrefillEngine:
 
     __slots__ = (
         "agenda", "boot", "busy_s", "chunk", "columns", "decoders", "departures", "end_s", "held",
-        "inflight", "kv", "launch_s", "link_s", "model", "number", "pairs", "partial", "prefill_s",
-        "results", "start_s", "waiting",
+        "inflight", "kv", "launch_s", "link_s", "model", "number", "open_s", "pairs", "partial",
+        "prefill_s", "results", "turn_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -51,20 +53,21 @@ class PrefillEngine:
         self.results: deque[tuple[float, list[tuple[Job, int, bool]]]] = deque()
         self.inflight: list[tuple[float, int, Job]] = []  # by when the last chunk has arrived
         self.held = 0  # requests that hold a metadata buffer
-        self.start_s = 0.0
+        self.open_s = 0.0  # by when the loop looks around again after its last launch
         self.end_s = 0.0
         self.link_s = 0.0
         self.prefill_s = prefill_cost(model.times)
         self.pairs = pairs_of(model.times)
         self.launch_s = model.times.prefill_start_s
+        self.turn_s = max(self.launch_s, prefill_floor_s(model.times))  # of the loop, to launch
         self.chunk = model.chunked_prefill_size // model.page_size * model.page_size
         self.busy_s = 0.0
 
     def ready(self, job: Job, at_s: float) -> None:
         """The decode engine has room for `job` and says so at `at_s`."""
         heappush(self.boot, (at_s, job.index, job))
-        if at_s <= self.start_s:
-            at_s = self.start_s
+        if at_s <= self.open_s:
+            at_s = self.open_s
         elif at_s < self.end_s:
             at_s = self.end_s
         self.agenda.wake(self.number, at_s)
@@ -75,7 +78,7 @@ class PrefillEngine:
         if self.inflight and not results:
             self._reply(now, idle=True)
         while results and results[0][0] <= now:
-            self._deliver(*results.popleft())
+            self._deliver(now, results.popleft()[1])
         if self.inflight:
             self._reply(now, idle=False)
         boot = self.boot
@@ -91,14 +94,20 @@ class PrefillEngine:
         return self._idle_until()
 
     def _after_launch(self, now: float) -> float:
-        """The next turn: when the launched step starts, or with its result if nothing is due."""
-        start_s = self.start_s
-        if self.waiting or self.partial is not None:
-            return start_s
-        if start_s > now and (self.inflight or (self.boot and self.boot[0][0] <= start_s)):
-            return start_s
-        result_s = self.results[0][0]
-        return result_s if result_s > start_s else start_s
+        """The next turn: with the result before, if it is not known yet; else once launched.
+
+        With nothing to do then, it waits for the result of what it launched.
+        """
+        results = self.results
+        open_s = now + self.turn_s
+        if len(results) > 1 and results[0][0] > open_s:
+            open_s = results[0][0]
+        self.open_s = open_s
+        if len(results) > 1 or self.waiting or self.partial is not None or self.inflight:
+            return open_s
+        if self.boot and self.boot[0][0] <= open_s:
+            return open_s
+        return results[0][0] if results[0][0] > open_s else open_s
 
     def jobs_after(self, now: float) -> list[Job]:
         """The requests whose KV has not all left this engine at `now`."""
@@ -185,14 +194,14 @@ class PrefillEngine:
         kv.note_peak()
         seconds = self.prefill_s(new, pairs)
         launched_s = now + self.launch_s
-        self.start_s = start_s = launched_s if launched_s > self.end_s else self.end_s
+        start_s = launched_s if launched_s > self.end_s else self.end_s
         self.end_s = start_s + seconds
         self.busy_s += seconds
         self.results.append((start_s + seconds * self.model.times.stages, chunks))
 
-    def _deliver(self, end_s: float, chunks: list[tuple[Job, int, bool]]) -> None:
+    def _deliver(self, now: float, chunks: list[tuple[Job, int, bool]]) -> None:
         for job, tokens, last in chunks:
-            arrived_s = self._send(job, tokens, end_s)
+            arrived_s = self._send(job, tokens, now)
             if last:
                 self.kv.publish(job)
                 heappush(self.inflight, (arrived_s, job.index, job))

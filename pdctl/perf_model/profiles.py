@@ -15,7 +15,7 @@ from pdctl.inspection.profiles_dir import profiles_dir, user_profiles_dir
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.efficiencies import default_attention_backend
 from pdctl.perf_model.profile_checks import profile_of, slug
-from pdctl.perf_model.records import Profile
+from pdctl.perf_model.records import Measurement, Profile
 
 MAX_BYTES = 4 * 1024**2
 ROOFLINE_BAND = 0.30  # published figures fall within this of the generic roofline: docs/log.md
@@ -85,18 +85,16 @@ def profile_text(profile: Profile) -> str:
     data = asdict(profile)
     for apart in ("id", "measurements", "residuals"):
         del data[apart]
-    lines = [f"    {line}" for line in measurement_lines(profile)]
+    rows = zip(profile.measurements, profile.residuals, strict=True)
+    lines = [f"    {measurement_line(m, residual)}" for m, residual in rows]
     head = json.dumps(data, indent=2, ensure_ascii=False)
     return head[:-2] + ',\n  "measurements": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
 
 
-def measurement_lines(profile: Profile) -> list[str]:
-    """A line of JSON per measurement, with its residual."""
-    rows = zip(profile.measurements, profile.residuals, strict=True)
-    return [
-        json.dumps({**{k: v for k, v in asdict(m).items() if v}, "residual": round(r, 4)})
-        for m, r in rows
-    ]
+def measurement_line(step: Measurement, residual: float | None = None) -> str:
+    """A measurement as JSON, with its residual if there is a fit."""
+    row = {k: v for k, v in asdict(step).items() if v}
+    return json.dumps(row if residual is None else {**row, "residual": round(residual, 4)})
 
 
 def find_profile(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pdctl.inspection.records import GpuModel, Llm
-from pdctl.perf_model.efficiencies import EFFICIENCIES, attention_kernel, generation
+from pdctl.perf_model.efficiencies import EFFICIENCIES, SMS, attention_kernel, generation
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Rates:
     cached_tokens: float
     row_s: float
     split_s: float
+    blocks: int  # thread blocks of decode attention that a GPU runs at once; 0: not known
 
 
 def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
@@ -51,6 +52,7 @@ def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
         cached_tokens=kernel.cached_tokens,
         row_s=kernel.row_s,
         split_s=kernel.split_s,
+        blocks=SMS.get(generation(gpu.name), 0) if kernel.has_waves else 0,
     )
 
 

@@ -77,11 +77,11 @@ class StepTimes:
             + smooth(prefill_weight_s·coverage(N), prefill_token_s·N),
             eager_s / stages where the engine has no graphs for prefill)
     decode of B requests with S tokens of context in all:
-        max(decode_base_s + decode_request_s·B + (decode_split_s if 1 < B < decode_split_batch)
-            + smooth(decode_dense_s + decode_weight_s·coverage(B padded to its graph),
-                     decode_compute_s·B) − decode_dense_s
-            + smooth(decode_latency_s·S/B, decode_context_s·S),
+        max(decode_base_s + decode_request_s·B′ + (decode_split_s if 1 < B, B′ < 0.8·wave)
+            + smooth(decode_dense_s + decode_weight_s·coverage(B′), decode_compute_s·B′)
+            − decode_dense_s + smooth(decode_latency_s·S/B, decode_context_s·S·waves(B)),
             eager_s where B > decode_graph_batch)
+        B′ is B padded to its graph; wave = decode_wave_batch, waves(B) as in steps.py.
         With B fixed it is linear in S above its floor, so n steps sum in closed form.
     A mixed step of N tokens and B requests: prefill(N, A), decode's attention and request terms.
     KV of n tokens moves in transfer_base_s + n·transfer_token_s.
@@ -108,8 +108,8 @@ class StepTimes:
     transfer_token_s: float
     decode_dense_s: float = 0.0  # all other weights read, which decode_base_s counts
     decode_split_s: float = 0.0  # putting together what thread blocks made of parts of a sequence
-    decode_split_batch: float = 0.0  # as many requests fill the GPU without splitting any; what
-    # splitting costs a single one is in decode_latency_s
+    # what splitting costs a single request is in decode_latency_s
+    decode_wave_batch: float = 0.0  # requests whose KV heads fill the GPU once; 0: no such waves
     expert_share: float = 1.0  # of the experts, touched by one request's step; 1.0: dense
     prefill_weight_s: float = 0.0
     prefill_row_s: float = 0.0  # per token, hidden behind no weights

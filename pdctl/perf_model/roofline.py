@@ -67,7 +67,7 @@ def step_times(
         decode_base_s=decode.base_s + handover.step_s,
         decode_dense_s=decode.dense_s,
         decode_split_s=decode.split_s,
-        decode_split_batch=decode.split_batch,
+        decode_wave_batch=decode.wave_batch,
         decode_weight_s=decode.weight_s,
         decode_request_s=decode.request_s + handover.token_s * serving.verify_tokens,
         decode_latency_s=decode.latency_s,

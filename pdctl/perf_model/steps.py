@@ -5,6 +5,9 @@ import math
 from pdctl.perf_model.records import StepTimes
 
 SMALL_GRAPHS = (1, 2, 4, 8, 12, 16)
+SPLIT_BELOW = 0.8  # of a wave: FlashAttention-3 splits sequences (hopper/heuristics.h)
+OVERFILL = 1.1  # and aims at this much of a wave (hopper/flash_prepare_scheduler.cu)
+LONE_RATE = 2.0  # a thread block reads so much faster where few others do
 
 
 def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
@@ -51,7 +54,7 @@ def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> floa
     """How long does one decode step of `batch` requests take?
 
     context_tokens: S, tokens of context summed over the batch.
-    Source: StepTimes. Ignores: what padding the batch to its graph costs beside experts.
+    Source: StepTimes. Ignores: sequences of different length, whose thread blocks end apart.
     """
     if batch <= 0:
         return 0.0
@@ -61,13 +64,13 @@ def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> floa
 
 def decode_constant_s(times: StepTimes, batch: float) -> float:
     """The part of a decode step that does not depend on its context, its floor apart."""
-    touching = batch if batch > times.decode_graph_batch else graph_rows(batch)
-    read_s = times.decode_dense_s + times.decode_weight_s * coverage(times.expert_share, touching)
-    products_s = smooth_max(read_s, times.decode_compute_s * batch)
+    rows = batch if batch > times.decode_graph_batch else graph_rows(batch)
+    read_s = times.decode_dense_s + times.decode_weight_s * coverage(times.expert_share, rows)
+    products_s = smooth_max(read_s, times.decode_compute_s * rows)
     beyond_s = products_s - times.decode_dense_s
-    if 1 < batch < times.decode_split_batch:
+    if batch > 1 and rows < SPLIT_BELOW * times.decode_wave_batch:
         beyond_s += times.decode_split_s
-    return times.decode_base_s + times.decode_request_s * batch + beyond_s
+    return times.decode_base_s + times.decode_request_s * rows + beyond_s
 
 
 def graph_rows(batch: float) -> float:
@@ -84,7 +87,26 @@ def graph_rows(batch: float) -> float:
 
 def decode_slope_s(times: StepTimes, batch: float) -> float:
     """Seconds per token of context S: smooth(latency·S/B, bandwidth·S) is linear in S."""
-    return smooth_max(times.decode_latency_s / batch, times.decode_context_s)
+    read_s = times.decode_context_s * waves(times.decode_wave_batch, batch)
+    return smooth_max(times.decode_latency_s / batch, read_s)
+
+
+def waves(wave_batch: float, batch: float) -> float:
+    """How much longer reading KV takes because its thread blocks do not fill whole waves.
+
+    A request's KV heads are a block each; short of a wave they are split into equal parts. The
+    blocks of a last, partial wave (a share r of one) read faster the fewer they are:
+    (1 + r^1.5)/LONE_RATE of a wave's time. wave_batch: requests whose unsplit blocks fill the GPU.
+    Source: how FlashAttention-3 splits; r: steps of 2 to 44 requests at work on two H200
+    (docs/log.md). Ignores: sequences of different length.
+    """
+    if not wave_batch:
+        return 1.0
+    unsplit = batch / wave_batch
+    parts = max(1, math.ceil(1.0 / (OVERFILL * unsplit) - 1e-9))
+    blocks = unsplit * parts
+    last = blocks % 1.0
+    return (blocks - last + ((1.0 + last**1.5) / LONE_RATE if last > 1e-9 else 0.0)) / blocks
 
 
 def decode_floor_s(times: StepTimes, batch: float) -> float:

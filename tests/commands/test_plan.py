@@ -203,12 +203,19 @@ def test_a_bundled_profile_of_another_backend_is_named_and_not_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked = ("llama-3.1-8b", "--gpus", "2xH200", *LENGTHS)
-    told = answer(capsys, *asked)["data"]
+    told = answer(capsys, *asked, "--attention-backend", "flashinfer")["data"]
     assert told["provenance"]["basis"] == "roofline"
-    assert any("--attention-backend triton" in warning for warning in told["warnings"])
-    profile = "h200--dense-gqa--sglang-0.5.15--triton"
-    for more in (("--attention-backend", "triton"), ("--profile", profile)):
-        assert answer(capsys, *asked, *more)["data"]["provenance"]["profile"] == profile
+    assert any("--attention-backend fa3" in warning for warning in told["warnings"])
+
+
+def test_the_bundled_profile_is_that_of_the_backend_in_use(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("llama-3.1-8b", "--gpus", "2xH200", *LENGTHS)
+    usual, other = (f"h200--dense-gqa--sglang-0.5.15--{name}" for name in ("fa3", "triton"))
+    assert answer(capsys, *asked)["data"]["provenance"]["profile"] == usual
+    for more in (("--attention-backend", "triton"), ("--profile", other)):
+        assert answer(capsys, *asked, *more)["data"]["provenance"]["profile"] == other
 
 
 def test_a_profile_and_another_attention_backend_contradict_each_other(

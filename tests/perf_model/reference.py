@@ -7,7 +7,7 @@ with the fast one only the evaluation of step times.
 from dataclasses import dataclass, field
 
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.steps import decode_step_s, prefill_s, weighted_pairs
+from pdctl.perf_model.steps import decode_step_s, prefill_floor_s, prefill_s, weighted_pairs
 from pdctl.workload.records import Requests
 
 
@@ -183,7 +183,7 @@ class _Split:
         self.partial: Item | None = None
         self.computed: list[tuple[float, list[tuple[Item, int, bool]]]] = []
         self.inflight: list[tuple[float, Item]] = []
-        self.p_end = self.d_end = self.link = 0.0
+        self.p_end = self.p_open = self.d_end = self.link = 0.0
         self.prealloc: list[Item] = []
         self.landing: list[tuple[float, Item]] = []
         self.ready: list[Item] = []
@@ -206,7 +206,10 @@ class _Split:
             elif d_next <= p_next:
                 d_next = self.decode_turn(now)
                 if self.boot:
-                    p_next = min(p_next, max(self.boot[-1][0], self.p_end))
+                    told = self.boot[-1][0]
+                    p_next = min(
+                        p_next, max(told, self.p_open if told <= self.p_open else self.p_end)
+                    )
             else:
                 p_next = self.prefill_turn(now)
                 if self.landing:
@@ -215,7 +218,7 @@ class _Split:
 
     def prefill_turn(self, now: float) -> float:
         while self.computed and self.computed[0][0] <= now:
-            self.send(*self.computed.pop(0))
+            self.send(now, self.computed.pop(0)[1])
         for at, item in list(self.inflight):
             if at <= now:
                 item.reply = now
@@ -224,20 +227,23 @@ class _Split:
             self.waiting.append(self.boot.pop(0)[1])
         batch = self.prefill_batch()
         if batch:
-            start = max(now + self.p.times.prefill_start_s, self.p_end)
+            given = self.p.times
+            start = max(now + given.prefill_start_s, self.p_end)
+            launched = now + max(given.prefill_start_s, prefill_floor_s(given))
+            self.p_open = max(launched, self.computed[0][0] if self.computed else 0.0)
             self.p_end = start + prefill_step(self.p, batch)
             chunks = [(item, n, item.done == item.isl) for item, n in batch]
             self.computed.append((self.p_end, chunks))
-            return start
+            return self.p_open
         if self.computed:
             return self.computed[0][0]
         times = [at for at, _ in self.inflight] + [at for at, _ in self.boot[:1]]
         return min(times, default=float("inf"))
 
-    def send(self, end: float, chunks: list[tuple[Item, int, bool]]) -> None:
+    def send(self, now: float, chunks: list[tuple[Item, int, bool]]) -> None:
         for item, n, last in chunks:
             seconds = self.p.times.transfer_base_s + n * self.p.times.transfer_token_s
-            self.link = max(self.link, end) + seconds
+            self.link = max(self.link, now) + seconds
             if last:
                 self.inflight.append((self.link, item))
                 self.landing.append((self.link, item))

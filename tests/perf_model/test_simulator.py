@@ -51,6 +51,33 @@ def test_a_running_step_hides_the_start_of_a_prefill_step() -> None:
     assert ms(outcome.e2e_s)[0] == 14.5 + 9 * 10 + 11
 
 
+# a prefill engine without graphs launches for 5 ms, while its step of 11 ms runs already
+EAGER = replace(PLAIN, prefill_graphs=False, eager_s=0.005)
+
+
+@pytest.mark.parametrize(
+    ("second_at", "transfer_s", "answered"),
+    [
+        # idle but for it: its KV takes 2 ms from 11 ms on
+        (1.0, 0.001, 13.0),
+        # the second comes while the first runs: launched from 11 to 16 ms, then the loop looks
+        (0.007, 0.001, 16.0),
+        # its KV takes longer than launching: the loop looks again with the second's result
+        (0.007, 0.006, 22.0),
+        # the second is there when the first is launched: its launch follows, 5 to 10 ms; the
+        # first's result comes at 11, too early for its KV, and the second's at 22
+        (0.003, 0.001, 22.0),
+    ],
+)
+def test_a_prefill_engine_answers_when_its_loop_looks(
+    second_at: float, transfer_s: float, answered: float
+) -> None:
+    model = engine("prefill", times=replace(EAGER, transfer_base_s=transfer_s))
+    asked = requests((0.0, 1000, 1), (second_at, 1000, 1))
+    outcome = simulate(split(model), asked)
+    assert ms(outcome.ttft_s)[0] == answered
+
+
 def test_only_the_last_chunk_of_a_transfer_is_exposed() -> None:
     # chunks of 8192 and 1808 tokens: 82.92 + 19.08 ms forward, then 1 + 1.808 ms
     outcome = simulate(split(), requests((0.0, 10_000, 2)))

@@ -1,5 +1,7 @@
 """The event-to-event simulator equals the token-by-token one to the microsecond."""
 
+from dataclasses import replace
+
 import pytest
 
 from pdctl.perf_model.records import Outcome
@@ -69,6 +71,17 @@ def test_a_split_pair_token_by_token(
     run_split(prefill, decode, reference)
     outcome = simulate(split(prefill, decode), asked)
     agrees(outcome, reference)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rate_rps", [5.0, 20.0, 40.0])
+def test_a_split_pair_without_prefill_graphs_token_by_token(seed: int, rate_rps: float) -> None:
+    eager = replace(RICH, prefill_graphs=False, eager_s=0.009)
+    prefill, decode = engine("prefill", times=eager, chunk=1024), engine("decode", times=RICH)
+    asked = random_requests(120, seed=seed, rate_rps=rate_rps)
+    reference = items(asked)
+    run_split(prefill, decode, reference)
+    agrees(simulate(split(prefill, decode), asked), reference)
 
 
 @pytest.mark.parametrize("fleet", [colocated(engine(times=RICH, kv=6000)), split()])

@@ -18,6 +18,7 @@ from pdctl.perf_model.steps import (
     prefill_latency_s,
     prefill_s,
     smooth_max,
+    waves,
 )
 
 TIMES = StepTimes(
@@ -138,11 +139,45 @@ def test_the_smooth_maximum_lies_between_maximum_and_a_fifth_above(x: float, y: 
     assert smooth_max(x, y) == smooth_max(y, x)
 
 
-def test_a_batch_padded_to_the_next_graph_touches_the_experts_of_all_its_rows() -> None:
+@pytest.mark.parametrize(
+    ("batch", "blocks"),
+    [
+        # 132 SMs and 8 KV heads: 16.5 requests a wave; blocks in SMs, parts of a sequence counted
+        (1, 8 * 15),
+        (5, 40 * 3),
+        (8, 64 * 2),
+        (16, 128),
+    ],
+)
+def test_thread_blocks_that_fit_one_wave_take_next_to_no_longer(batch: int, blocks: int) -> None:
+    share = blocks / 132
+    assert waves(16.5, batch) == pytest.approx((1 + share**1.5) / 2 / share)
+    assert waves(16.5, batch) < 1.03
+
+
+def test_blocks_beyond_a_wave_cost_half_of_another_wave() -> None:
+    # 17 requests are 136 blocks, of which 4 run in a second wave
+    assert waves(16.5, 17) == pytest.approx((1 + (1 + (4 / 132) ** 1.5) / 2) / (136 / 132))
+    # 9 requests in two parts each: 144 blocks
+    assert waves(16.5, 9) == pytest.approx((1 + (1 + (12 / 132) ** 1.5) / 2) / (144 / 132))
+    assert waves(16.5, 33) == 1.0  # two full ones
+    assert waves(0.0, 17) == 1.0  # a kernel without such waves
+
+
+@given(st.integers(1, 4096), st.sampled_from([4.0, 16.5, 33.0, 132.0]))
+def test_waves_cost_at_most_half_as_much_again_and_less_the_more_there_are(
+    batch: int, wave_batch: float
+) -> None:
+    excess = waves(wave_batch, batch) - 1
+    assert -1e-9 <= excess <= 0.5
+    assert excess <= max(0.5, wave_batch / batch)
+
+
+def test_a_batch_padded_to_the_next_graph_costs_what_all_its_rows_cost() -> None:
     times = replace(TIMES, expert_share=0.1, decode_graph_batch=64, decode_compute_s=0.0)
-    for batch, touching in ((8, 8), (9, 12), (12, 12), (17, 24), (24, 24), (65, 65)):
-        expected = times.decode_weight_s * coverage(times.expert_share, touching)
-        rest = times.decode_base_s + times.decode_request_s * batch
+    for batch, rows in ((8, 8), (9, 12), (12, 12), (17, 24), (24, 24), (65, 65)):
+        expected = times.decode_weight_s * coverage(times.expert_share, rows)
+        rest = times.decode_base_s + times.decode_request_s * rows
         assert decode_constant_s(times, batch) == pytest.approx(rest + expected), batch
 
 

@@ -23,6 +23,8 @@ class ColocatedQueues:
     Ignores: priorities, speculative decoding's variable acceptance, data-parallel attention ranks.
     """
 
+    turn_s = 0.0  # launching takes the loop no time that is not in a step
+
     def __init__(self, model: EngineModel) -> None:
         self.model = model
         self.kv = KvCache(model.kv_capacity_tokens, radix=model.radix_cache)

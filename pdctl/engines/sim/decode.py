@@ -17,6 +17,8 @@ class DecodeQueues:
     Ignores: the experimental radix cache of decode engines, KV offloading to the host.
     """
 
+    turn_s = 0.0  # launching takes the loop no time that is not in a step
+
     def __init__(self, model: EngineModel) -> None:
         self.model = model
         self.kv = KvCache(model.kv_capacity_tokens, radix=False)

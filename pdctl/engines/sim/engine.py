@@ -27,7 +27,8 @@ class Engine:
     """One scheduler in real time. Its clock counts model seconds: `speed` of them a second.
 
     A batch ends at an absolute time fixed when it is launched, so late wake-ups do not add up.
-    With overlap, as in SGLang, batch i+1 is decided while batch i runs.
+    With overlap, as in SGLang, batch i+1 is decided while batch i runs, and the loop is busy
+    launching it for `turn_s` of its queues.
     """
 
     def __init__(
@@ -104,13 +105,19 @@ class Engine:
             batch = self._decide(launched, now_s)
             if batch and not self._overlap:
                 launched, batch = batch, None
+            open_s = now_s + self.queues.turn_s if batch else now_s
             if launched:
-                await self._until(launched.end_s)
-                self._finish(launched)
-                now_s = self._on_time(launched.end_s)
+                open_s = max(open_s, launched.end_s)
+                await self._until(open_s)
+                self._finish(launched, open_s)
+                now_s = self._on_time(open_s)
             elif batch is None:
                 await self._idle()
                 now_s = self.now_s()
+            elif open_s > now_s:
+                await self._until(open_s)
+                self._apply(self.queues.poll(open_s), open_s)
+                now_s = self._on_time(open_s)
             launched = batch
 
     def _on_time(self, due_s: float) -> float:
@@ -138,10 +145,9 @@ class Engine:
     async def _until(self, end_s: float) -> None:
         await asyncio.sleep(max(0.0, self.wall_at(end_s) - self._loop.time()))
 
-    def _finish(self, batch: Batch) -> None:
+    def _finish(self, batch: Batch, now_s: float) -> None:
         # what ended is dated by its deadline, not by when this process woke up
-        result = self.queues.finish(batch, batch.end_s)
-        self._apply(result, batch.end_s)
+        self._apply(self.queues.finish(batch, now_s), now_s)
         state = self.record.ended(batch, self.queues, batch.end_s)
         if state is not None:
             log(batch_line(batch, state))

@@ -6,6 +6,7 @@ from pdctl.engines.sim.admission import admit, free, keep_prefix, prefill_durati
 from pdctl.engines.sim.kv import KvCache
 from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
 from pdctl.perf_model.records import EngineModel
+from pdctl.perf_model.steps import prefill_floor_s
 from pdctl.perf_model.transfer import kv_transfer_s
 
 TRANSFER_QUEUES = 4
@@ -28,6 +29,12 @@ class PrefillQueues:
         self.num_retracted = 0
         self._in_forward = 0
         self._queue_free_s = [0.0] * TRANSFER_QUEUES
+
+    @property
+    def turn_s(self) -> float:
+        """Seconds the loop takes to launch a batch."""
+        times = self.model.times
+        return max(times.prefill_start_s, prefill_floor_s(times))
 
     @property
     def is_idle(self) -> bool:
@@ -85,7 +92,8 @@ class PrefillQueues:
             self._in_forward -= part.is_final
             if part.request.is_done:
                 continue
-            keep_prefix(self.kv, part.request)
+            if not part.request.fake:  # as in SGLang, nothing of a prompt that nobody waits for
+                keep_prefix(self.kv, part.request)
             self._send(part.request, part.tokens, now_s)
             if part.is_final:
                 part.request.forward_s = now_s - part.request.queued_s - part.request.waited_s
