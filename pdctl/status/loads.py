@@ -105,10 +105,11 @@ def _sum(ranks: Sequence[Mapping[str, Any]], *path: str) -> int | None:
 def _sample(ranks: Sequence[Mapping[str, Any]], role: Role, at_s: float) -> EngineSample:
     prefill, decode = role == "prefill", role == "decode"
     speeds = [speed for speed in _disagg_values(ranks, "kv_transfer_speed_gb_s") if speed > 0]
+    running = None if prefill else _sum(ranks, "num_running_reqs")
     return EngineSample(
         at_s=at_s,
         role=role,
-        running=None if prefill else _sum(ranks, "num_running_reqs"),
+        running=running,
         waiting=_sum(ranks, "queues", "waiting"),
         bootstrap=_disagg(ranks, "prefill_bootstrap_queue_reqs") if prefill else None,
         inflight=_disagg(ranks, "prefill_inflight_queue_reqs") if prefill else None,
@@ -116,9 +117,14 @@ def _sample(ranks: Sequence[Mapping[str, Any]], role: Role, at_s: float) -> Engi
         transfer=_disagg(ranks, "decode_transfer_queue_reqs") if decode else None,
         retracted=_sum(ranks, "queues", "retracted"),
         kv_usage=_kv_usage(ranks),
-        tokens_per_s=None if prefill else _total(ranks, "gen_throughput"),
+        tokens_per_s=None if prefill else live_speed(_total(ranks, "gen_throughput"), running),
         transfer_gb_per_s=sum(speeds) / len(speeds) if speeds and prefill else None,
     )
+
+
+def live_speed(tokens_per_s: float | None, running: int | None) -> float | None:
+    """What gen_throughput tells of now: SGLang leaves its last value standing once idle."""
+    return 0.0 if tokens_per_s is not None and running == 0 else tokens_per_s
 
 
 def _disagg(ranks: Sequence[Mapping[str, Any]], name: str) -> int | None:

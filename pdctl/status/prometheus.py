@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from pdctl.perf_model.records import Role
-from pdctl.status.loads import LARGEST
+from pdctl.status.loads import LARGEST, live_speed
 from pdctl.status.records import Counters, EngineSample, Histogram
 
 _GAUGES = (
@@ -92,17 +92,18 @@ def _sample(sums: Mapping[str, float], role: Role, at_s: float) -> EngineSample:
         return round(sums[name]) if name in sums else None
 
     prefill, decode = role == "prefill", role == "decode"
+    running = None if prefill else count("num_running_reqs")
     return EngineSample(
         at_s=at_s,
         role=role,
-        running=None if prefill else count("num_running_reqs"),
+        running=running,
         waiting=count("num_queue_reqs"),
         bootstrap=count("num_prefill_bootstrap_queue_reqs") if prefill else None,
         inflight=count("num_prefill_inflight_queue_reqs") if prefill else None,
         prealloc=count("num_decode_prealloc_queue_reqs") if decode else None,
         transfer=count("num_decode_transfer_queue_reqs") if decode else None,
         kv_usage=sums.get("token_usage"),
-        tokens_per_s=None if prefill else sums.get("gen_throughput"),
+        tokens_per_s=None if prefill else live_speed(sums.get("gen_throughput"), running),
         requests_total=sums.get("num_requests_total"),
     )
 

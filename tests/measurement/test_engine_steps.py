@@ -1,9 +1,11 @@
 """Steps of simulated engines, measured over HTTP: what comes back is the model's own time."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,8 @@ from pdctl.perf_model.profiles import measured_dir, read_profile
 from pdctl.perf_model.records import Measurement, Parallelism
 from tests.engines.sim.engines import Running, engine, pair
 from tests.engines.sim.models import model
+
+CAPTURES = Path(__file__).parents[1] / "data/captures"
 
 SPEED = 20.0  # what engines() runs at by default
 TRUE = model("colocated").times
@@ -164,6 +168,19 @@ def test_an_engine_without_counters_is_timed_from_outside(step: Measurement) -> 
             assert found.seconds == pytest.approx(predicted_s(TRUE, found), rel=0.1, abs=0.01)
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    ("role", "eager", "kv_tokens"),
+    [("colocated", False, 905_795), ("prefill", True, 913_777), ("decode", False, 935_442)],
+)
+def test_what_an_engine_of_0_5_15_on_an_h200_can_be_asked_for(
+    role: str, eager: bool, kv_tokens: int
+) -> None:
+    limits = limits_of(json.loads((CAPTURES / f"server_info_{role}_0.5.15.json").read_text()))
+    assert (limits.eager, limits.kv_tokens) == (eager, kv_tokens)
+    assert (limits.chunk, limits.max_context) == (8192, 131066)
+    assert limits.prefix_cache is (role != "decode")
 
 
 @pytest.mark.parametrize(

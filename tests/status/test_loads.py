@@ -55,6 +55,14 @@ def test_a_prefill_engine_of_0_5_15_is_read_and_taken_as_fresh() -> None:
     assert counters.prefill_tokens is None
 
 
+def test_a_colocated_engine_of_0_5_15_that_is_idle_makes_no_tokens() -> None:
+    loads = parse_loads(page("loads_colocated_0.5.15.json"), "colocated", 100.0)
+    assert loads is not None
+    sample, _, _ = loads
+    assert json.loads(page("loads_colocated_0.5.15.json"))["loads"][0]["gen_throughput"] > 100
+    assert (sample.running, sample.tokens_per_s) == (0, 0.0)
+
+
 def test_the_role_the_engine_states_wins() -> None:
     loads = parse_loads(page("loads_prefill_0.5.23.json"), "decode", 100.0)
     assert loads is not None
