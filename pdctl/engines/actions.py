@@ -47,6 +47,7 @@ class Process:
     serving_since: float | None = None
     crashes: tuple[float, ...] = ()
     given_up: str = ""  # why it is not started again
+    lost: str = ""  # what its log says has ended within, while its main process lives on
     unanswered_since: float | None = None
     wrong_since: float | None = None
     listed: Listed | None = None  # the router's row of its URL

@@ -2,9 +2,11 @@
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import Process
-from pdctl.engines.fleet import Fleet, Start
+from pdctl.engines.fleet import Fleet
+from pdctl.engines.log_tail import last_start_at
 from pdctl.engines.on_local import LocalLauncher, Running
 from pdctl.engines.records import FleetState, Launch, ProcessState
+from pdctl.engines.start import Start
 
 
 def adopt(fleet: Fleet, launcher: LocalLauncher, before: FleetState, launch: Launch) -> None:
@@ -39,7 +41,9 @@ def _end_strangers(fleet: Fleet, launcher: LocalLauncher) -> None:
 def _take_over(fleet: Fleet, spec: ProcessSpec, process: ProcessState, running: Running) -> None:
     now = fleet.clock()
     served = process.phase in ("serving", "draining")
-    fleet.starts[spec.name] = Start(running, now, ready_after_s=process.ready_after_s)
+    fleet.starts[spec.name] = Start(
+        running, now, log_at=last_start_at(spec.log), ready_after_s=process.ready_after_s
+    )
     fleet.processes[spec.name] = Process(
         spec=spec, running=True, since=now, served=served, was_prefill=process.was_prefill
     )

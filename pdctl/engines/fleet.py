@@ -9,29 +9,16 @@ from pdctl.deployment.records import ProcessRole, ProcessSpec
 from pdctl.engines import actions, memory, readiness
 from pdctl.engines.actions import Action, Desired, Fail, FirstRequestSeen, Limits, Observed, Process
 from pdctl.engines.fleet_protocols import Launcher, Look, Router
-from pdctl.engines.log_phases import StartupPhase, read_phases
 from pdctl.engines.log_rotation import hand_over
-from pdctl.engines.log_tail import read_from
-from pdctl.engines.on_local import Running
 from pdctl.engines.probes import Asks
 from pdctl.engines.records import Event
 from pdctl.engines.role_switch import Switched, switch_role
 from pdctl.engines.router_client import Listed
+from pdctl.engines.start import Start
 from pdctl.engines.supervisor import all_serving, step
 
 ALIVE_EVERY_S = 15.0
 LISTED_EVERY_S = 5.0
-
-
-@dataclass
-class Start:
-    """What the loop keeps of one start beside its Process record."""
-
-    running: Running
-    launched_at: float
-    log_at: int = 0
-    phase: StartupPhase | None = None
-    ready_after_s: float | None = None
 
 
 @dataclass
@@ -66,7 +53,7 @@ class Fleet:
         now = self.clock()
         self.probes.take_answers()
         self._look_for_ends(now)
-        self._read_logs()
+        self._read_logs(now)
         for action in step(self.desired, self.observed(), now, self.limits):
             self._act(action, now)
         self._ask(now)
@@ -108,12 +95,12 @@ class Fleet:
     def _each(self, change: Callable[[Process], Process]) -> None:
         self.processes = {name: change(process) for name, process in self.processes.items()}
 
-    def _read_logs(self) -> None:
+    def _read_logs(self, now: float) -> None:
         for name, start in self.starts.items():
             process = self.processes[name]
-            if process.running and not process.ready and not process.is_router:
-                text, start.log_at = read_from(process.spec.log, start.log_at)
-                start.phase = read_phases(start.phase, text) if text else start.phase
+            if process.running and not process.is_router:
+                text = start.read(process.spec.log, now, is_ready=process.ready)
+                self.processes[name] = memory.told(process, text) if text else process
 
     # ask
 

@@ -37,6 +37,8 @@ def toward_gone(
         if process.listed is not None:
             return deregister_once(process, now, limits, "it ended")
         return (Forget(process.name, "not wanted any more"),)
+    if process.lost:
+        return kill_once(process, process.lost)
     if process.terminate_sent is not None:
         return end(process, now)
     if process.switch_to is not None:

@@ -5,6 +5,10 @@ from pathlib import Path
 
 START_OF_LOG = "# pdctl "  # followed by the time and the command
 MAX_READ_BYTES = 4 << 20
+# SGLang's main process dumps stacks for a minute and more before it ends as well. At the beginning
+# of a line, so that no logged prompt says it
+_DIED = re.compile(r"^\[[^\]\n]{1,80}\] Scheduler hit an exception: ", re.MULTILINE)
+_RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", re.MULTILINE)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # what went wrong, as people search for it; the earliest line that matches any is the cause
 _TELLING = re.compile(
@@ -44,14 +48,40 @@ def read_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
 
 
 def read_from(log: Path, offset: int) -> tuple[str, int]:
-    """What was added to a log since a byte, at most 256 KiB; and where it ends."""
+    """What was added to a log since a byte, at most 256 KiB; and where it ends.
+
+    From the beginning where the log has become shorter: it was set aside.
+    """
     try:
         with log.open("rb") as file:
+            offset = offset if offset <= file.seek(0, 2) else 0
             file.seek(offset)
             added = file.read(1 << 18)
     except OSError:
         return "", offset
     return added.decode("utf-8", errors="replace"), offset + len(added)
+
+
+def what_died(text: str) -> str:
+    """What of an engine has ended, by a piece of its log, so that it will never answer; or ""."""
+    died = _DIED.search(text)
+    if died is None:
+        return ""
+    raised = _RAISED.search(text, died.end())
+    return f"its scheduler died: {raised[0][:200]}" if raised else "its scheduler died"
+
+
+def last_start_at(log: Path) -> int:
+    """The byte at which the last start in a log begins, or its end if that is far back."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, 2)
+            begin = max(0, size - MAX_READ_BYTES)
+            file.seek(begin)
+            found = (b"\n" + file.read(MAX_READ_BYTES)).rfind(f"\n{START_OF_LOG}".encode())
+    except OSError:
+        return 0
+    return begin + found if found >= 0 else size
 
 
 def last_start(lines: tuple[str, ...]) -> tuple[str, ...]:

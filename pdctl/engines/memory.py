@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import Limits, Process
+from pdctl.engines.log_tail import what_died
 from pdctl.engines.readiness import Readiness
 from pdctl.engines.role_switch import Switched
 from pdctl.engines.router_client import Listed
@@ -58,6 +59,11 @@ def answered(process: Process, is_alive: bool, now: float) -> Process:
     """After a sign of life, or the lack of one."""
     since = None if is_alive else (process.unanswered_since or now)
     return replace(process, unanswered_since=since)
+
+
+def told(process: Process, text: str) -> Process:
+    """After it has written more into its log."""
+    return replace(process, lost=process.lost or what_died(text))
 
 
 def leaves_router(process: Process, now: float) -> Process:

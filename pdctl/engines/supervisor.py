@@ -88,6 +88,8 @@ def _toward_serving(
         return _start_again(spec, process, observed, now, limits)
     if process.spec != spec or process.terminate_sent is not None or process.switch_to is not None:
         return ()  # it leaves first, see leaving.py
+    if process.lost:
+        return kill_once(process, process.lost)
     if _hangs(process, now, limits):
         return kill_once(process, f"no answer for {now - (process.unanswered_since or now):.0f} s")
     return () if process.is_router else toward_listed(process, observed, now, limits)

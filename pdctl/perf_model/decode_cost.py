@@ -74,8 +74,13 @@ def decode_cost(
 
 
 def _wave_batch(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
-    """Requests of the whole engine whose KV heads fill its GPUs once, a thread block each."""
-    heads = 1 if llm.attention == "mla" else llm.num_kv_heads / attention_tp(parallelism)
+    """Requests of the whole engine whose KV heads fill its GPUs once, a thread block each.
+
+    Ignores: MLA, whose heads share one latent; 0 says so.
+    """
+    if llm.attention == "mla":
+        return 0.0
+    heads = llm.num_kv_heads / attention_tp(parallelism)
     return rates.blocks / max(1.0, heads) * parallelism.dp
 
 

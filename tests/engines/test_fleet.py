@@ -1,6 +1,7 @@
 """The supervisor's loop over a world of fakes: what it does after what happens."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.engines.world import (
 )
 
 DECODE = fleet_specs(1, 2)[2]
+DIED = Path(__file__).parents[1] / "data/logs/failed/sglang-0.5.15-prefill-died.log"
 
 
 def starts(world: World) -> list[str]:
@@ -169,6 +171,28 @@ def test_a_hanging_engine_is_killed_after_what_no_long_prefill_takes() -> None:
     world.frozen.clear()
     run(fleet, world, 30)
     assert fleet.processes["decode-0"].is_serving
+
+
+def test_an_engine_whose_scheduler_died_is_killed_though_its_main_process_lives(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "decode-0.log"
+    log.write_text("# pdctl 2026-11-26 13:00:00 python -m sglang.launch_server\n")
+    specs = tuple(
+        replace(its, log=log) if its.name == "decode-0" else its for its in fleet_specs(1, 2)
+    )
+    world = World()
+    fleet = fleet_in(world, specs)
+    run(fleet, world, 5)
+    world.log.clear()
+    with log.open("a") as said:
+        said.write(DIED.read_text())
+    run(fleet, world, 2)
+    assert any("kill decode-0" in line for line in world.log)
+    assert "http://127.0.0.1:1002" not in world.listed
+    run(fleet, world, 30)
+    assert fleet.processes["decode-0"].is_serving
+    assert len(starts(world)) == 1
 
 
 def test_stopping_takes_the_router_out_first() -> None:

