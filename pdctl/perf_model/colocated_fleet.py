@@ -1,7 +1,6 @@
 """The replay of a fleet of colocated engines."""
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from random import Random
@@ -11,7 +10,7 @@ from pdctl.perf_model.events import NEVER, Agenda
 from pdctl.perf_model.fleet_run import Router, check_finished, lost_or_retried, seen_prefixes
 from pdctl.perf_model.jobs import Job, Shared
 from pdctl.perf_model.records import Change, EngineModel, Fleet, QueueSample
-from pdctl.perf_model.routing import LOAD_SEEN_S, Pool
+from pdctl.perf_model.routing import Pool
 from pdctl.perf_model.step_costs import DecodeCosts
 
 
@@ -38,7 +37,6 @@ class ColocatedFleet:
         self.seen = seen_prefixes(fleet, shared)
         self.router = Router(shared.departures)
         self.router.homes = [(self.pool, place) for place in range(count)]
-        self._unseen: deque[tuple[float, int]] = deque()  # by when the router counts it, where
         self._next = 0
         self._model, self._costs = model, DecodeCosts(model.times)
         self.engines = [self._engine(self.agenda.add()) for _ in range(count)]
@@ -64,16 +62,14 @@ class ColocatedFleet:
         return self._next < len(self.jobs) or bool(self.agenda.entries)
 
     def _route(self, job: Job, now: float) -> None:
-        seen, unseen, loads = self.seen, self._unseen, self.pool.loads
-        while unseen and unseen[0][0] <= now:
-            loads[unseen.popleft()[1]] += 1
+        seen = self.seen
         place = self.pool.choose(-1 if seen is None else seen.last(job))
         if place < 0:
             self.failed.add(job.index)
             return
         if seen is not None:
             seen.note(job, place)
-        unseen.append((now + LOAD_SEEN_S, place))
+        self.pool.loads[place] += 1
         self.agenda.wake(place, self.engines[place].arrive(job, now))
 
     def _advance(self, until: float) -> None:
@@ -100,7 +96,6 @@ class ColocatedFleet:
         held = self.engines[place].jobs_after(now)
         busy_s = self.engines[place].busy_s
         self.router.forget(place)
-        self._unseen = deque(entry for entry in self._unseen if entry[1] != place)
         self.agenda.next_s[place] = NEVER
         self.engines = list(self.engines)
         self.engines[place] = self._engine(place)

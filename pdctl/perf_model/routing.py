@@ -13,10 +13,6 @@ from typing import Literal, get_args
 
 from pdctl.perf_model.jobs import Job
 
-# A stream counts as load once the head of the engine's answer has come back. Source: 1.3 to 2.8 ms
-# of SGLang 0.5.23 and the router on a CPU; on two H200, requests less than some 4 ms apart met in
-# one engine (docs/log.md).
-LOAD_SEEN_S = 3e-3
 BALANCE_ABS_THRESHOLD = 64
 BALANCE_REL_THRESHOLD = 1.5
 CACHE_THRESHOLD = 0.3
