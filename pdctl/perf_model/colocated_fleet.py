@@ -63,7 +63,7 @@ class ColocatedFleet:
 
     def _route(self, job: Job, now: float) -> None:
         seen = self.seen
-        place = self.pool.choose(-1 if seen is None else seen.last(job))
+        place = self.pool.choose(-1 if seen is None else seen.owner(job))
         if place < 0:
             self.failed.add(job.index)
             return

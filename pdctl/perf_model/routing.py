@@ -27,7 +27,11 @@ def known_policy(name: str) -> Policy:
 
 
 class SeenPrefixes:
-    """The router's prefix tree: which engine each segment of a prompt was last sent to."""
+    """The router's prefix tree: an engine to which each segment of a prompt was sent.
+
+    Of several the router takes what its hash map gives first: any, and mostly the same again.
+    Source: tree.rs of sglang-router 0.3.2.
+    """
 
     __slots__ = ("_places", "_tokens")
 
@@ -35,8 +39,8 @@ class SeenPrefixes:
         self._tokens = segment_tokens
         self._places: dict[int, int] = {}
 
-    def last(self, job: Job) -> int:
-        """Where the longest known leading run of a prompt went; -1 if too little is known."""
+    def owner(self, job: Job) -> int:
+        """Where the longest known leading run of a prompt is; -1 if too little is known."""
         seen, tokens = self._places, self._tokens
         matched = 0
         segment = -1
@@ -51,7 +55,15 @@ class SeenPrefixes:
         """Remember where a prompt went."""
         seen = self._places
         for segment in job.path:
-            seen[segment] = place
+            other = seen.get(segment, -1)
+            if other < 0 or _order(segment, place) < _order(segment, other):
+                seen[segment] = place
+
+
+def _order(segment: int, place: int) -> int:
+    """Where an engine comes in the hash map of a segment: any order, but a stable one."""
+    mixed = ((segment + 1) * 0x9E3779B1 ^ (place + 1) * 0x85EBCA77) & 0xFFFFFFFF
+    return (mixed ^ (mixed >> 15)) * 0x2C1B3C6D & 0xFFFFFFFF
 
 
 class Pool:
