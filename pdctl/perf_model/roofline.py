@@ -21,7 +21,7 @@ from pdctl.perf_model.records import (
     StepTimes,
 )
 from pdctl.perf_model.shards import mean_shard
-from pdctl.perf_model.transfer import kv_token_s, link_between_engines
+from pdctl.perf_model.transfer import assumed_cluster, kv_token_s, link_between_engines
 
 
 def step_times(
@@ -38,13 +38,15 @@ def step_times(
     """How long do the steps of one engine take?
 
     profile: measured factors on these roofline coefficients; its attention backend is taken.
-    link: what KV travels over; by default the one between two engines of this cluster.
+    link: what KV travels over; by default the one between two engines of this cluster, whose
+    RDMA rate is assumed where it is not known.
     changes: fields of Serving, over those of `serving`.
 
     Raises InvalidInput if the parallelism does not fit the LLM's shape, or the profile is another
     GPU's. Source: docs/equations.md; constants in efficiencies.py, collectives.py, transfer.py.
     """
     check_parallelism(llm, parallelism)
+    cluster = assumed_cluster(cluster)
     serving = replace(serving or SGLANG_DEFAULTS, **changes)
     if profile:
         check_gpu(profile, cluster.gpu.name)

@@ -4,6 +4,8 @@ SGLang sends a chunk's KV when its forward is done, while the next chunk compute
 chunk and the first token go last. So only the last chunk's transfer adds to the latency.
 """
 
+from dataclasses import replace
+
 from pdctl.inspection.llm_size import num_kv_layers
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.records import Link, Parallelism, StepTimes
@@ -18,6 +20,7 @@ PCIE_EFFICIENCY = 0.80
 TCP_EFFICIENCY = 0.70
 NVLINK_EFFICIENCY = 100 / 450
 NVLINK_LIMIT_BYTES_PER_S = 100e9
+ASSUMED_RDMA_BYTES_PER_S = 50e9
 TCP_BYTES_PER_S = 25e9 / 8  # a 25 Gbit/s port, where RDMA is unknown
 # handshake, descriptors and two polls: 1-3 ms each way measured on H200, SGLang 0.5.15
 BASE_S = 2.5e-3
@@ -37,6 +40,16 @@ def exposed_tokens(prompt_tokens: int, cached_tokens: int, chunk: int) -> int:
     """
     new = max(1, prompt_tokens - cached_tokens)
     return (new - 1) % chunk + 1
+
+
+def assumed_cluster(cluster: Cluster) -> Cluster:
+    """The cluster with an RDMA rate between its nodes where none is known.
+
+    Source: 400 Gbit/s per GPU is what HGX and DGX nodes with NVLink are built with.
+    """
+    if cluster.num_nodes == 1 or cluster.rdma_bytes_per_s or not cluster.gpu.peer_bytes_per_s:
+        return cluster
+    return replace(cluster, rdma_bytes_per_s=ASSUMED_RDMA_BYTES_PER_S)
 
 
 def link_between_engines(cluster: Cluster, parallelism: Parallelism) -> Link:

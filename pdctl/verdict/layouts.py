@@ -1,7 +1,7 @@
 """Which engines, and how many of each, can the GPUs of a question hold?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
@@ -11,7 +11,6 @@ from pdctl.perf_model.records import EngineModel, Fleet, Parallelism, Role
 from pdctl.perf_model.routing import Policy
 from pdctl.verdict.records import Question
 
-ASSUMED_RDMA_BYTES_PER_S = 50e9
 MAX_SIZES = 4  # sizes of engine tried per role beyond the smallest that fits
 
 
@@ -122,22 +121,12 @@ def _role_engines(question: Question, role: Role) -> tuple[EngineModel, ...]:
     return tuple(found)
 
 
-def assumed_cluster(cluster: Cluster) -> Cluster:
-    """The cluster with an RDMA rate between its nodes where none is known.
-
-    Source: 400 Gbit/s per GPU is what HGX and DGX nodes with NVLink are built with.
-    """
-    if cluster.num_nodes == 1 or cluster.rdma_bytes_per_s or not cluster.gpu.peer_bytes_per_s:
-        return cluster
-    return replace(cluster, rdma_bytes_per_s=ASSUMED_RDMA_BYTES_PER_S)
-
-
 def fixed_engine(question: Question, role: Role, shape: Parallelism) -> EngineModel | None:
     """The engine of a role and shape, with what the question says of it; None: does not fit."""
     speculation = question.speculation
     return engine_model(
         question.llm,
-        assumed_cluster(question.cluster),
+        question.cluster,
         shape,
         role,
         profile=question.profile,

@@ -7,7 +7,7 @@ from pdctl.perf_model.records import Parallelism
 from pdctl.units import format_count
 from pdctl.verdict.capacity import Demand
 from pdctl.verdict.judge import roofline_band
-from pdctl.verdict.layouts import Engines, assumed_cluster, engines_that_fit, shapes
+from pdctl.verdict.layouts import Engines, engines_that_fit, shapes
 from pdctl.verdict.records import Provenance, Question, Rule, Verdict
 
 MOST_GPUS_LOG2 = 8  # up to 128 GPUs are tried
@@ -17,9 +17,7 @@ def does_not_fit(question: Question, rules: tuple[Rule, ...]) -> Verdict:
     """No engine of any size fits these GPUs."""
     tried = [question.parallelism[r] for r in ("colocated",) if r in question.parallelism]
     tried = tried or list(shapes(question, "colocated"))[-1:] or [Parallelism()]
-    reason = does_not_fit_reason(
-        question.llm, assumed_cluster(question.cluster), tried[0], "colocated"
-    )
+    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], "colocated")
     why = f"{question.llm.name} does not fit on {_gpus(question)}: {reason}."
     return replace(_refusal(question, rules, why), settle=_where_it_fits(question))
 

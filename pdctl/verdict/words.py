@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from pdctl.perf_model.records import Parallelism, Percentiles
+from pdctl.perf_model.transfer import assumed_cluster
 from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.judge import Ruling
-from pdctl.verdict.layouts import assumed_cluster
 from pdctl.verdict.records import Arm, Choice, Question, Rule
 from pdctl.verdict.rules import Lean
 

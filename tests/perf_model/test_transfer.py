@@ -7,6 +7,7 @@ import pytest
 from pdctl.perf_model.records import Parallelism
 from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.transfer import (
+    assumed_cluster,
     exposed_tokens,
     kv_token_s,
     kv_transfer_s,
@@ -46,6 +47,16 @@ def test_the_link_is_the_fastest_the_cluster_has_between_two_engines() -> None:
     assert link_between_engines(cluster("L40S"), ONE).kind == "pcie"
     assert link_between_engines(cluster(nodes=2, rdma=50e9), ONE).kind == "rdma"
     assert link_between_engines(cluster(nodes=2), ONE).kind == "tcp"
+
+
+def test_an_unknown_link_between_nvlink_nodes_is_assumed_and_a_given_one_kept() -> None:
+    assert assumed_cluster(cluster(nodes=2)).rdma_bytes_per_s == 50e9
+    given, one = cluster(nodes=2, rdma=12.5e9), cluster()
+    assert assumed_cluster(given) is given
+    assert assumed_cluster(one) is one
+    unknown = step_times(llm("qwen3-32b"), cluster(nodes=2), ONE, "prefill")
+    known = step_times(llm("qwen3-32b"), cluster(nodes=2, rdma=50e9), ONE, "prefill")
+    assert unknown == known
 
 
 def test_links_rank_as_their_hardware_does() -> None:

@@ -3,7 +3,6 @@ import pytest
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.layouts import (
-    assumed_cluster,
     colocated_fleets,
     engines_that_fit,
     gpu_budget,
@@ -52,14 +51,6 @@ def test_splits_of_unequal_engines_leave_no_room_for_another_prefill_engine() ->
     engines = engines_that_fit(asked)
     splits = pd_fleets(asked, engines.prefill[0], engines.decode[0])
     assert [fleet.layout for fleet in splits] == ["2P1D"]
-
-
-def test_an_unknown_link_between_nvlink_nodes_is_assumed_and_a_given_one_kept() -> None:
-    assert assumed_cluster(question(gpus="2x8xH200").cluster).rdma_bytes_per_s == 50e9
-    given = question(gpus="2x8xH200:rdma100").cluster
-    assert assumed_cluster(given) is given
-    one = question(gpus="8xH200").cluster
-    assert assumed_cluster(one) is one
 
 
 def test_experts_spread_over_whole_engines() -> None:

@@ -9,8 +9,6 @@ from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.steps import prefill_floor_s
 from pdctl.perf_model.transfer import kv_transfer_s
 
-TRANSFER_QUEUES = 4
-
 
 class PrefillQueues:
     """SGLang's prefill event loop as a state machine without a clock.
@@ -28,7 +26,7 @@ class PrefillQueues:
         self.chunked: Request | None = None
         self.num_retracted = 0
         self._in_forward = 0
-        self._queue_free_s = [0.0] * TRANSFER_QUEUES
+        self._link_free_s = 0.0
 
     @property
     def turn_s(self) -> float:
@@ -124,12 +122,11 @@ class PrefillQueues:
             self.waiting.append(request)
 
     def _send(self, request: Request, tokens: int, now_s: float) -> None:
-        """Queue the KV of one chunk; the queue of a request is first in, first out."""
+        """Queue the KV of one chunk: SGLang's transfer threads share one link."""
         if request.fake:
             request.transfer_start_s = request.transfer_end_s = now_s
             return
-        queue = (request.room or 0) % TRANSFER_QUEUES
-        start_s = max(now_s, self._queue_free_s[queue])
+        start_s = max(now_s, self._link_free_s)
         request.transfer_start_s = start_s
         request.transfer_end_s = start_s + kv_transfer_s(self.model.times, tokens)
-        self._queue_free_s[queue] = request.transfer_end_s
+        self._link_free_s = request.transfer_end_s
