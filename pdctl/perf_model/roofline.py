@@ -48,16 +48,29 @@ def step_times(
     check_parallelism(llm, parallelism)
     cluster = assumed_cluster(cluster)
     serving = replace(serving or SGLANG_DEFAULTS, **changes)
+    route = link or link_between_engines(cluster, parallelism)
     if profile:
         check_gpu(profile, cluster.gpu.name)
-    per_gpu = rates(llm, cluster.gpu, _backend(serving, profile))
+        serving = replace(serving, attention_backend=profile.attention_backend)
+    times = _roofline(llm, cluster, parallelism, role, route, serving)
+    return profile.scaled(times) if profile else times
+
+
+def _roofline(
+    llm: Llm,
+    cluster: Cluster,
+    parallelism: Parallelism,
+    role: Role,
+    route: Link,
+    serving: Serving,
+) -> StepTimes:
+    per_gpu = rates(llm, cluster.gpu, serving.attention_backend)
     part = mean_shard(llm, parallelism)
     handover = pipeline_handover_s(llm, cluster, parallelism)
     prefill = prefill_cost(llm, cluster, part, per_gpu, parallelism, serving)
     decode = decode_cost(llm, cluster, part, per_gpu, parallelism, role, serving)
-    route = link or link_between_engines(cluster, parallelism)
     share, pp = _expert_share(llm), parallelism.pp
-    times = StepTimes(
+    return StepTimes(
         prefill_base_s=prefill.base_s / pp,
         prefill_token_s=prefill.token_s / pp,
         prefill_pair_s=prefill.pair_s / pp,
@@ -85,11 +98,6 @@ def step_times(
         request_s=REQUEST_S,
         prefill_start_s=PREFILL_START_S,
     )
-    return profile.scaled(times) if profile else times
-
-
-def _backend(serving: Serving, profile: Profile | None) -> str | None:
-    return profile.attention_backend if profile else serving.attention_backend
 
 
 def _graph_batch(cluster: Cluster, parallelism: Parallelism, serving: Serving) -> int:
