@@ -138,7 +138,8 @@ def _single_node(cluster: Cluster) -> Rule:
 def _variability(workload: Workload) -> Rule:
     burst = workload.burstiness
     if burst is None:
-        return Rule("variability", "unknown", None, VARIABLE_PEAK, "unknown: --trace", VARY)
+        text = "unknown: give a trace" if workload.requests is None else "under five minutes seen"
+        return Rule("variability", "unknown", None, VARIABLE_PEAK, text, VARY)
     variable = burst.dispersion > VARIABLE_DISPERSION or burst.peak_over_mean > VARIABLE_PEAK
     text = f"busiest minute {burst.peak_over_mean:.1f}× the mean"
     favours: Favours = "colocated" if variable else "neither"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pdctl.perf_model.records import Parallelism, Percentiles
 from pdctl.perf_model.transfer import assumed_cluster
-from pdctl.units import format_rate, format_seconds, format_share
+from pdctl.units import format_rate, format_seconds
 from pdctl.verdict.judge import Ruling
 from pdctl.verdict.records import Arm, Choice, Question, Rule
 from pdctl.verdict.rules import Lean
@@ -116,7 +116,7 @@ def unmet(question: Question, arms: dict[str, Arm], band: float) -> str:
     """Why the answer is no, or nothing: SLOs that no arm meets, a rate that none carries."""
     top = max((arm.knee_rps or 0.0 for arm in arms.values()), default=0.0)
     if question.slo.is_given and top <= 0:
-        return f"No layout meets these SLOs{_too_long(question)}; {nearest(arms)}."
+        return f"No layout meets these SLOs; {nearest(arms)}."
     rate = question.workload.rate_rps
     if rate is not None and rate > top * (1 + band):
         within = " within the SLOs" if question.slo.is_given else ""
@@ -125,11 +125,6 @@ def unmet(question: Question, arms: dict[str, Arm], band: float) -> str:
             f"the most is {format_rate(top)}."
         )
     return ""
-
-
-def _too_long(question: Question) -> str:
-    share = share_too_long(question)
-    return f", as {format_share(share)} of the requests exceed the context" if share else ""
 
 
 def share_too_long(question: Question) -> float:

@@ -11,7 +11,7 @@ from tests.verdict.examples import arm, question
 
 RULES = (
     Rule("long_prompts", "pd", 12035, 4000, "mean 12,035 tokens, 66 % over 4K", "source"),
-    Rule("variability", "unknown", None, 2.5, "unknown: --trace", "source"),
+    Rule("variability", "unknown", None, 2.5, "unknown: give a trace", "source"),
 )
 FLIPS = (
     Flip("tpot_s", "pd", "colocated", 0.08, 0.04),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from pdctl.inspection.cluster import parse_gpus
@@ -5,7 +7,7 @@ from pdctl.inspection.llm import read_llm
 from pdctl.verdict.records import Rule
 from pdctl.verdict.rules import Load, apply_rules, lean, uncached_prompt_tokens
 from pdctl.workload.describe import workload_from_lengths
-from pdctl.workload.records import Burstiness, Workload
+from pdctl.workload.records import Burstiness, Requests, Workload
 
 IDS = (
     "long_prompts",
@@ -27,6 +29,15 @@ def rules(
     load: Load | None = None,
 ) -> dict[str, Rule]:
     workload = workload_from_lengths(isl=isl, osl=500, prefix_hit=hit)
+    return rules_of(workload, load, model, gpus)
+
+
+def rules_of(
+    workload: Workload,
+    load: Load | None = None,
+    model: str = "llama-3.1-8b",
+    gpus: str = "8xH200",
+) -> dict[str, Rule]:
     found = apply_rules(read_llm(model), parse_gpus(gpus), workload, load)
     return {rule.id: rule for rule in found}
 
@@ -35,8 +46,7 @@ def bursty(dispersion: float, peak: float) -> Rule:
     workload = Workload(
         None, None, None, None, None, Burstiness(dispersion, peak), None, origin="test"
     )
-    found = apply_rules(read_llm("llama-3.1-8b"), parse_gpus("8xH200"), workload)
-    return next(rule for rule in found if rule.id == "variability")
+    return rules_of(workload)["variability"]
 
 
 def test_every_rule_has_a_line_with_text_and_source() -> None:
@@ -124,3 +134,10 @@ def test_two_rules_for_a_split_and_none_against_lean_to_it() -> None:
 def test_a_bad_kv_path_decides_alone() -> None:
     load = Load(decode_batch=200, kv_move_s=9.0, prefill_s=0.1)
     assert lean(tuple(rules(model="deepseek-r1", load=load).values())) == "colocated"
+
+
+def test_a_short_trace_is_not_asked_for_again() -> None:
+    seen = workload_from_lengths(isl=4000, osl=300)
+    short = replace(seen, requests=Requests([0.0, 20.0], [4000, 4000], [300, 300]))
+    texts = [rules_of(workload)["variability"].text for workload in (seen, short)]
+    assert texts == ["unknown: give a trace", "under five minutes seen"]
