@@ -12,7 +12,7 @@ from statistics import median
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.expected import predicted_s
-from pdctl.perf_model.nnls import independence, leverages, nnls
+from pdctl.perf_model.nnls import dot, independence, leverages, nnls
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
 # coefficients a kind of measurement must identify, and those fitted only where it does
@@ -119,7 +119,7 @@ def _identified(
     required = set(wanted) if refuse_all else {n for ns in REQUIRED.values() for n in ns}
     names = list(wanted)
     while True:
-        rows = [_slopes(roofline, names, [1.0] * len(names), m) for m in measurements]
+        rows = _slopes(roofline, names, [1.0] * len(names), measurements)
         relative = [[s / m.seconds for s in row] for row, m in zip(rows, measurements, strict=True)]
         largest = [max(column) for column in zip(*relative, strict=True)]
         # what makes up next to nothing anywhere goes first: others look dependent beside it
@@ -184,9 +184,9 @@ def _linearised(
     """
     now = _scaled(roofline, names, factors)
     rows, targets, residuals = [], [], []
-    for m in measurements:
-        slopes = _slopes(roofline, names, factors, m)
-        fixed = predicted_s(now, m) - sum(s * f for s, f in zip(slopes, factors, strict=True))
+    all_slopes = _slopes(roofline, names, factors, measurements)
+    for m, slopes in zip(measurements, all_slopes, strict=True):
+        fixed = predicted_s(now, m) - dot(slopes, factors)
         rows.append([s / m.seconds for s in slopes])
         targets.append(1.0 - fixed / m.seconds)
         residuals.append(predicted_s(now, m) / m.seconds - 1.0)
@@ -217,21 +217,28 @@ def _left_out_error(
     errors = []
     lines = zip(picked, targets, leverages(picked, weights), strict=True)
     for row, target, leverage in islice(lines, len(measurements)):
-        residual = sum(r * v for r, v in zip(row, values, strict=True)) - target
+        residual = dot(row, values) - target
         errors.append(abs(residual) / max(1e-9, 1.0 - leverage))
     return median(errors)
 
 
 def _slopes(
-    roofline: StepTimes, names: Sequence[str], factors: Sequence[float], m: Measurement
-) -> list[float]:
-    """How the predicted time grows with each factor (a forward difference)."""
-    here = predicted_s(_scaled(roofline, names, factors), m)
-    slopes = []
-    for j in range(len(names)):
-        moved = [f + SLOPE_STEP * (k == j) for k, f in enumerate(factors)]
-        slopes.append((predicted_s(_scaled(roofline, names, moved), m) - here) / SLOPE_STEP)
-    return slopes
+    roofline: StepTimes,
+    names: Sequence[str],
+    factors: Sequence[float],
+    measurements: Sequence[Measurement],
+) -> list[list[float]]:
+    """How each predicted time grows with each factor (forward differences), a row each."""
+    here = _scaled(roofline, names, factors)
+    moved = [
+        _scaled(roofline, names, [f + SLOPE_STEP * (k == j) for k, f in enumerate(factors)])
+        for j in range(len(names))
+    ]
+    return [
+        [(predicted_s(times, m) - now) / SLOPE_STEP for times in moved]
+        for m in measurements
+        for now in (predicted_s(here, m),)
+    ]
 
 
 def _scaled(roofline: StepTimes, names: Sequence[str], factors: Sequence[float]) -> StepTimes:

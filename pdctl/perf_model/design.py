@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from pdctl.perf_model.calibration import OPTIONAL, PRIOR, REQUIRED
 from pdctl.perf_model.expected import predicted_s
+from pdctl.perf_model.nnls import dot
 from pdctl.perf_model.partial_fit import GUESSED_SPREAD
 from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.scheduling import MAX_PREFILL_TOKENS
@@ -185,12 +186,12 @@ class _Covariance:
         self._rows = [[PRIOR**2 * (i == j) for j in range(count)] for i in range(count)]
 
     def times(self, row: Row) -> Row:
-        return tuple(_dot(line, row) for line in self._rows)
+        return tuple(dot(line, row) for line in self._rows)
 
     def learn(self, row: Row, variance: float) -> None:
         """Sherman and Morrison's update with a measurement of this row and variance."""
         reach = self.times(row)
-        total = variance + _dot(row, reach)
+        total = variance + dot(row, reach)
         for i, line in enumerate(self._rows):
             share = reach[i] / total
             self._rows[i] = [a - share * b for a, b in zip(line, reach, strict=True)]
@@ -199,7 +200,7 @@ class _Covariance:
 def _least_certain(
     rows: Mapping[Measurement, Row], known: _Covariance
 ) -> tuple[Measurement, float]:
-    variances = {m: _dot(row, known.times(row)) for m, row in rows.items()}
+    variances = {m: dot(row, known.times(row)) for m, row in rows.items()}
     worst = max(variances, key=lambda m: variances[m])
     return worst, max(variances[worst], 0.0) ** 0.5
 
@@ -215,14 +216,10 @@ def _most_telling(
     reach = known.times(target)
 
     def gain(m: Measurement) -> float:
-        own = _dot(rows[m], known.times(rows[m]))
-        return _dot(rows[m], reach) ** 2 / (variances[m] + own) / cost_s(m)
+        own = dot(rows[m], known.times(rows[m]))
+        return dot(rows[m], reach) ** 2 / (variances[m] + own) / cost_s(m)
 
     return max(rows, key=gain)
-
-
-def _dot(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
 
 
 def _doubling(low: int, high: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Non-negative least squares for a handful of unknowns, in plain Python."""
 
 from collections.abc import Sequence
+from operator import mul
 
 Matrix = Sequence[Sequence[float]]
 TOLERANCE = 1e-12
@@ -19,7 +20,7 @@ def nnls(rows: Matrix, targets: Sequence[float], weights: Sequence[float]) -> li
     free: list[int] = []
     x = [0.0] * count
     for _ in range(3 * count):
-        slope = [moments[j] - sum(gram[j][k] * x[k] for k in range(count)) for j in range(count)]
+        slope = [moments[j] - dot(gram[j], x) for j in range(count)]
         rising = [j for j in range(count) if j not in free and slope[j] > TOLERANCE]
         if not rising:
             break
@@ -56,7 +57,7 @@ def leverages(rows: Matrix, weights: Sequence[float]) -> list[float]:
     for row, weight in zip(rows, weights, strict=True):
         scaled = [value / scale for value, scale in zip(row, scales, strict=True)]
         solution = solve(gram, scaled)
-        answers.append(weight * sum(a * b for a, b in zip(scaled, solution, strict=True)))
+        answers.append(weight * dot(scaled, solution))
     return answers
 
 
@@ -68,8 +69,7 @@ def _unexplained(gram: Matrix, column: int, others: list[int]) -> float:
     for i in range(len(others)):
         square[i][i] += TOLERANCE  # others may depend on each other; they still explain
     solution = solve(square, side)
-    explained = sum(s * v for s, v in zip(side, solution, strict=True))
-    return max(0.0, 1.0 - explained)
+    return max(0.0, 1.0 - dot(side, solution))
 
 
 def solve(matrix: Matrix, targets: Sequence[float]) -> list[float]:
@@ -85,7 +85,7 @@ def solve(matrix: Matrix, targets: Sequence[float]) -> list[float]:
             rows[k] = [a - factor * b for a, b in zip(rows[k], rows[i], strict=True)]
     x = [0.0] * n
     for i in reversed(range(n)):
-        rest = rows[i][n] - sum(rows[i][k] * x[k] for k in range(i + 1, n))
+        rest = rows[i][n] - dot(rows[i][i + 1 : n], x[i + 1 :])
         x[i] = rest / (rows[i][i] or TOLERANCE)
     return x
 
@@ -109,6 +109,11 @@ def _restricted(
     return x, free
 
 
+def dot(a: Sequence[float], b: Sequence[float]) -> float:
+    """Sum of products of two rows of the same length."""
+    return float(sum(map(mul, a, b)))
+
+
 def _norm(rows: Matrix, weights: Sequence[float], j: int) -> float:
     return float(sum(w * row[j] ** 2 for row, w in zip(rows, weights, strict=True)) ** 0.5)
 
@@ -116,8 +121,7 @@ def _norm(rows: Matrix, weights: Sequence[float], j: int) -> float:
 def _normal_equations(
     rows: Matrix, targets: Sequence[float], weights: Sequence[float], scales: Sequence[float]
 ) -> tuple[list[list[float]], list[float]]:
-    count = len(scales)
-    scaled = [[row[j] / scales[j] for j in range(count)] for row in rows]
-    lines = list(zip(scaled, targets, weights, strict=True))
-    gram = [[sum(w * r[a] * r[b] for r, _, w in lines) for b in range(count)] for a in range(count)]
-    return gram, [sum(w * r[a] * t for r, t, w in lines) for a in range(count)]
+    scaled = [[row[j] / scale for row in rows] for j, scale in enumerate(scales)]
+    weighted = [list(map(mul, column, weights)) for column in scaled]
+    gram = [[dot(left, right) for right in scaled] for left in weighted]
+    return gram, [dot(left, targets) for left in weighted]
