@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.capacity import demand_of
+from pdctl.verdict.capacity import Demand, demand_of
 from pdctl.verdict.judge import Side, judge
 from pdctl.verdict.picks import ASSUMED_USE
 from pdctl.verdict.records import Arm, Choice, Flip, Question
@@ -33,7 +33,8 @@ class Point:
     """A question reduced to what the closed forms need: both arms' engines, and a rate.
 
     rate_rps: None when nobody asked for one. scales: what makes the closed forms agree with
-    the simulator here. kv_known: whether the link between engines is.
+    the simulator here, by arm; knee_scales: by layout, where known. kv_known: whether the link
+    between engines is.
     """
 
     question: Question
@@ -42,6 +43,7 @@ class Point:
     rate_rps: float | None
     band: float
     scales: Mapping[str, Scale] = field(default_factory=dict)
+    knee_scales: Mapping[str, float] = field(default_factory=dict)
     kv_known: bool = True
 
 
@@ -70,9 +72,10 @@ def closed_choice(point: Point) -> Choice:
     if rate is None:
         free = [score(f, demand, slo, 0.0).knee_rps for f in (point.colocated, *splits)]
         rate = ASSUMED_USE * max(free) or 0.1
-    colocated = score(point.colocated, demand, slo, rate)
+    colocated = _scaled_score(point, "colocated", point.colocated, demand, rate)
     pd = max(
-        (score(f, demand, slo, rate) for f in splits), key=lambda s: preference(s, demand, slo)
+        (_scaled_score(point, "pd", f, demand, rate) for f in splits),
+        key=lambda s: preference(s, demand, slo),
     )
     fleet = pd.fleet
     assert fleet.prefill is not None
@@ -90,6 +93,13 @@ def closed_choice(point: Point) -> Choice:
         band=point.band,
     )
     return ruling.choice
+
+
+def _scaled_score(point: Point, arm: str, fleet: Fleet, demand: Demand, rate_rps: float) -> Scored:
+    """A layout's closed-form figures with its highest rate as the simulator would have it."""
+    scored = score(fleet, demand, point.question.slo, rate_rps)
+    own = point.scales.get(arm, Scale()).knee
+    return replace(scored, knee_rps=scored.knee_rps * point.knee_scales.get(fleet.layout, own))
 
 
 def scale_of(arm: Arm, scored: Scored) -> Scale:
@@ -112,7 +122,7 @@ def _ratio(simulated: float | None, closed: float) -> float:
 def _side(scored: Scored, scale: Scale) -> Side:
     pace = scored.pace
     return Side(
-        knee_rps=scored.knee_rps * scale.knee,
+        knee_rps=scored.knee_rps,
         ttft_s=pace.ttft_p90_s * scale.ttft if pace else None,
         tpot_s=pace.tpot_p90_s * scale.tpot if pace else None,
     )

@@ -1,6 +1,6 @@
 """Every layout the GPUs hold: ranked in closed form, the best simulated, the knee of each arm."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -47,14 +47,21 @@ def one_by_one(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> 
     return [work(item) for item in items]
 
 
+Tried = tuple[Scored, Arm]  # a layout in closed form and as simulated
+
+
 @dataclass(frozen=True)
 class Findings:
-    """Both arms as simulated at `rate_rps`, their closed-form scores, and every split tried."""
+    """Both arms as simulated at `rate_rps`, their closed-form scores, and every split tried.
+
+    knee_scales: simulated over closed-form knee, of the layouts whose knee was simulated.
+    """
 
     rate_rps: float
     arms: dict[str, Arm]
     scored: dict[str, Scored]
     sweep: tuple[Arm, ...]
+    knee_scales: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,11 @@ class _Search:
             return (float(scored.knee_rps >= self.rate_rps), -arm.e2e_s.mean)
         return (round(arm.attainment or 0.0, 2), *self.preference(scored))
 
+    def meets(self, arm: Arm) -> bool:
+        """Whether enough requests met the SLOs at the rate asked about."""
+        slo = self.question.slo
+        return slo.is_given and (arm.attainment or 0.0) >= slo.attainment
+
     def as_fast(self, arm: Arm, best: Arm, scored: Scored) -> bool:
         """Whether an arm that keeps up has nearly the best mean latency; without SLOs only."""
         if self.question.slo.is_given or arm.e2e_s is None or best.e2e_s is None:
@@ -139,12 +151,22 @@ def search(
     requests = all_requests(run.question, demand, rate_rps, entrants)
     progress(f"simulating {len(entrants)} layouts")
     tried = run.simulate(entrants, requests, queues=queues)
-    chosen = _choose(run, len(alone), entrants, tried)
-    arms, scored = _with_knees(run, {k: (tried[i], entrants[i]) for k, i in chosen.items()})
-    by_fleet = dict(zip((s.fleet for s in entrants), tried, strict=True))
-    sweep = [by_fleet.get(s.fleet) or _untried(s.fleet) for s in splits]
-    rated = _with_rates(run, sweep, splits, arms.get("pd"), scored.get("pd"))
-    return Findings(rate_rps, arms, scored, tuple(rated))
+    pairs = list(zip(entrants, tried, strict=True))
+    finalists = {"colocated": _finalists(run, pairs[: len(alone)])}
+    if hopeful:
+        finalists["pd"] = _finalists(run, pairs[len(alone) :])
+    finals = [scored for final in finalists.values() for scored, _ in final]
+    knees = _knees(run, finals)
+    best = {name: _highest(run, final, knees) for name, final in finalists.items()}
+    by_fleet = {scored.fleet: arm for scored, arm in pairs}
+    sweep = [(s, by_fleet.get(s.fleet) or _untried(s.fleet)) for s in splits]
+    return Findings(
+        rate_rps,
+        {name: arm for name, (_, arm) in best.items()},
+        {name: scored for name, (scored, _) in best.items()},
+        tuple(_with_rates(run, sweep, knees, best.get("pd"))),
+        {s.fleet.layout: knees[s.fleet] / s.knee_rps for s in finals if s.knee_rps},
+    )
 
 
 def _untried(fleet: Fleet) -> Arm:
@@ -153,21 +175,22 @@ def _untried(fleet: Fleet) -> Arm:
 
 def _with_rates(
     run: _Search,
-    sweep: Sequence[Arm],
-    splits: Sequence[Scored],
-    best: Arm | None,
-    scored: Scored | None,
+    sweep: Sequence[Tried],
+    knees: Mapping[Fleet, float],
+    best: Tried | None,
 ) -> list[Arm]:
-    """The sweep with a highest rate each: closed forms, scaled to agree at the chosen split.
+    """The sweep with a highest rate each: simulated, or closed forms scaled to agree at `best`.
 
     Where the run at the rate asked about says otherwise, it is right.
     """
-    scale = 1.0
-    if best is not None and scored is not None and best.knee_rps and scored.knee_rps:
-        scale = best.knee_rps / scored.knee_rps
+    closed, simulated = (best[0].knee_rps, best[1].knee_rps) if best else (0.0, 0.0)
+    scale = simulated / closed if simulated and closed else 1.0
     return [
-        replace(arm, knee_rps=_consistent(run, arm, split.knee_rps * scale))
-        for arm, split in zip(sweep, splits, strict=True)
+        replace(
+            arm,
+            knee_rps=_consistent(run, arm, knees.get(scored.fleet, scored.knee_rps * scale)),
+        )
+        for scored, arm in sweep
     ]
 
 
@@ -213,47 +236,47 @@ def _prefill_share(fleet: Fleet) -> float:
     return round(fleet.num_prefill * fleet.prefill.parallelism.num_gpus / fleet.num_gpus, 3)
 
 
-def _choose(
-    run: _Search, num_colocated: int, entrants: Sequence[Scored], tried: Sequence[Arm]
-) -> dict[str, int]:
-    """Index of the best entrant of each arm."""
+def _finalists(run: _Search, side: Sequence[Tried]) -> list[Tried]:
+    """Of one arm: the best at the rate asked about, and the closed form's favourite.
 
-    def best(side: range) -> int:
-        first = max(side, key=lambda i: run.better(tried[i], entrants[i]))
-        near = [i for i in side if run.as_fast(tried[i], tried[first], entrants[i])]
-        return max(near, key=lambda i: entrants[i].knee_rps) if near else first
+    Without SLOs, of those nearly as fast as the best the one that carries most.
+    """
+    first = max(side, key=lambda pair: run.better(pair[1], pair[0]))
+    near = [pair for pair in side if run.as_fast(pair[1], first[1], pair[0])]
+    if near:
+        return [max(near, key=lambda pair: pair[0].knee_rps)]
+    enough = [pair for pair in side if run.meets(pair[1])]
+    rival = max(enough, key=lambda pair: pair[0].knee_rps, default=first)
+    return [first] if rival is first else [first, rival]
 
-    sides = {"colocated": range(num_colocated), "pd": range(num_colocated, len(entrants))}
-    return {name: best(side) for name, side in sides.items() if len(side)}
+
+def _highest(run: _Search, finalists: Sequence[Tried], knees: Mapping[Fleet, float]) -> Tried:
+    rated = [
+        (scored, replace(arm, knee_rps=_consistent(run, arm, knees[scored.fleet])))
+        for scored, arm in finalists
+    ]
+    return max(rated, key=lambda pair: pair[1].knee_rps or 0.0)
 
 
-def _with_knees(
-    run: _Search, chosen: dict[str, tuple[Arm, Scored]]
-) -> tuple[dict[str, Arm], dict[str, Scored]]:
+def _knees(run: _Search, finalists: Sequence[Scored]) -> dict[Fleet, float]:
+    """The highest rate of each: simulated where there are SLOs and it takes but a moment."""
     slo, seed = run.question.slo, run.question.seed
 
+    def sample_size(scored: Scored) -> int:
+        rate = scored.knee_rps or run.rate_rps
+        return num_requests(run.question, run.demand, rate, scored, KNEE_TURNOVERS)
+
     def knee(scored: Scored) -> float:
-        num = nums[scored.fleet.layout]
+        num = sample_size(scored)
         if not slo.is_given or num > MOST_FOR_KNEES:
             return scored.knee_rps
         guess = scored.knee_rps or run.rate_rps
         requests = some_requests(run.question, num, guess)
         return simulated_knee_rps(scored.fleet, requests, slo, guess, seed=seed)
 
-    scored = {name: pair[1] for name, pair in chosen.items()}
-    nums = {
-        s.fleet.layout: num_requests(
-            run.question, run.demand, s.knee_rps or run.rate_rps, s, KNEE_TURNOVERS
-        )
-        for s in scored.values()
-    }
-    cost = max(nums.values(), default=0) * KNEE_RUNS * REQUEST_COST_S if slo.is_given else 0.0
-    knees = run.spread(knee, list(scored.values()), cost_s=cost)
-    arms = {
-        name: replace(pair[0], knee_rps=_consistent(run, pair[0], knees[i]))
-        for i, (name, pair) in enumerate(chosen.items())
-    }
-    return arms, scored
+    most = max(map(sample_size, finalists)) if slo.is_given else 0
+    found = run.spread(knee, list(finalists), cost_s=most * KNEE_RUNS * REQUEST_COST_S)
+    return dict(zip((scored.fleet for scored in finalists), found, strict=True))
 
 
 def _consistent(run: _Search, arm: Arm, knee_rps: float) -> float:

@@ -162,6 +162,7 @@ def _flips(
         found.rate_rps if asked else None,
         band,
         {name: scale_of(found.arms[name], scored[name]) for name in scored},
+        found.knee_scales,
         _kv_known(question),
     )
     return find_flips(point, ruling.choice)

@@ -37,7 +37,12 @@ def test_goodput_decides_when_it_clears_its_error_band() -> None:
 def test_inside_the_band_it_is_too_close_unless_the_rules_are_clear() -> None:
     assert ruled(4.0, 4.9) == ("too_close", "evidence", "low")
     assert ruled(4.0, 4.9, "pd") == ("pd", "rules", "medium")
-    assert ruled(4.9, 4.0, "pd") == ("pd", "rules", "low")
+    assert ruled(4.1, 4.0, "pd") == ("pd", "rules", "low")
+
+
+def test_rules_that_the_arms_contradict_within_the_band_leave_it_too_close() -> None:
+    assert ruled(4.9, 4.0, "pd") == ("too_close", "evidence", "low")
+    assert ruled(4.0, 4.9, "colocated") == ("too_close", "evidence", "low")
 
 
 def test_evidence_against_clear_rules_decides_with_low_confidence() -> None:

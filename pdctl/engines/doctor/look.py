@@ -178,11 +178,15 @@ def _title(cmdline: list[str]) -> str:
 
 def has_server(ppid: int) -> bool:
     """Whether a process of this number is a Python or an SGLang one: the server, or its helper."""
+    if ppid <= 1:
+        return False
     try:
-        line = " ".join(psutil.Process(ppid).cmdline())
+        parent = psutil.Process(ppid)
+        # the executable as well: a process may have given its command line another text
+        line = " ".join([parent.exe(), *parent.cmdline()]).lower()
     except psutil.Error:
         return False
-    return "sglang" in line or (ppid > 1 and "python" in line.lower())
+    return "sglang" in line or "python" in line
 
 
 def shared_segments() -> tuple[int, int]:
