@@ -52,14 +52,19 @@ def calibrate(
         None, "--steps", help="Append every measured step to this JSONL, also of a refused profile."
     ),
     timeout: str = typer.Option("2h", "--timeout", help="How long to wait until it serves."),
+    api_key_file: Path | None = typer.Option(
+        None, "--api-key-file", help="Holds the engines' API key; else PDCTL_API_KEY."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     no_input: bool = typer.Option(False, "--no-input", help="Never ask."),
 ) -> None:
     """Measure the step times of one engine in minutes; `plan` then uses them."""
     from pdctl.commands.calibrate_run import run
     from pdctl.commands.calibrate_wish import Wish
+    from pdctl.engines.api_key import use_key_file
     from pdctl.units import parse_duration_s
 
+    use_key_file(api_key_file)
     wish = Wish(
         model=model,
         sizes=(tp, pp or 1, dp or 1, ep or 1),

@@ -67,7 +67,7 @@ def _decide(options: PlanOptions) -> "tuple[str, Question, Verdict]":
     model, question = question_of(options)
     with progress_line() as progress:
         verdict = decide(question, spread=spread_over_cores, progress=progress)
-    out().print(plan_view(question, verdict, next_command(model, verdict)))
+    out().print(plan_view(question, verdict, next_command(model, question, verdict)))
     return model, question, verdict
 
 

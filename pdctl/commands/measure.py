@@ -48,6 +48,9 @@ def measure(
     python: str = typer.Option(None, "--python", help="The Python that has SGLang."),
     profile: Path = typer.Option(None, help="Measured step times to predict with."),
     timeout: str = typer.Option("2h", "--timeout", help="How long to wait until an arm serves."),
+    api_key_file: Path | None = typer.Option(
+        None, "--api-key-file", help="Holds the engines' API key; else PDCTL_API_KEY."
+    ),
     seed: int = typer.Option(0, help="Of arrivals and lengths; prompts are always new."),
     output: Path = typer.Option(None, "-o", "--output", help="Append every load to this JSONL."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
@@ -56,8 +59,10 @@ def measure(
     """Run colocated and split engines on the same requests, and say which wins and how surely."""
     from pdctl.commands.measure_run import run
     from pdctl.commands.measure_wish import Wish
+    from pdctl.engines.api_key import use_key_file
     from pdctl.units import parse_duration_s
 
+    use_key_file(api_key_file)
     wish = Wish(
         model=model,
         lengths=(isl, osl),

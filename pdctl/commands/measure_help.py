@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pdctl.commands.measure_wish import Wish
-from pdctl.errors import PdctlError
+from pdctl.errors import EnvironmentProblem, PdctlError
 
 if TYPE_CHECKING:
     from pdctl.inspection.records import Cluster, Llm
@@ -24,6 +24,22 @@ def profile_of(
     if wish.profile is not None:
         return read_profile(wish.profile)
     return profile_for(facts, llm, cluster)
+
+
+def cluster_behind(gpus: str, facts: "EngineFacts") -> "Cluster | None":
+    """The GPUs of engines that run already; None where nobody says, least of all this machine."""
+    from urllib.parse import urlsplit
+
+    from pdctl.commands.calibrate_wish import cluster_of
+    from pdctl.status.doctor_facts import is_loopback
+
+    is_here = is_loopback(urlsplit(facts.url).hostname or "")
+    if not (gpus or facts.accelerator or facts.device == "cpu" or is_here):
+        return None
+    try:
+        return cluster_of(gpus, facts)
+    except EnvironmentProblem:
+        return None
 
 
 def cluster_for(wish: Wish) -> "Cluster":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pdctl.commands.measure_help import (
+    cluster_behind,
     cluster_for,
     layout_of,
     profile_of,
@@ -136,10 +137,10 @@ def _target(wish: Wish, measured: Measured) -> None:
 
     url = checked_url(wish.target)
     facts = asyncio.run(facts_of(engines_of([url])))
-    from pdctl.commands.calibrate_wish import cluster_of
-
     llm = read_llm(wish.model or facts[0].model)
-    cluster = cluster_of(wish.gpus, facts[0])
+    cluster = cluster_behind(wish.gpus, facts[0])
+    if cluster is None:
+        say("nothing is predicted: these engines do not say which GPUs they have (--gpus 8xH200)")
     measured.layouts["target"] = (layout_of([f.role for f in facts]), len(facts))
     endpoint = Endpoint(
         arm="target",
@@ -147,7 +148,7 @@ def _target(wish: Wish, measured: Measured) -> None:
         engines=facts,
         llm=llm,
         cluster=cluster,
-        profile=profile_of(wish, facts[0], llm, cluster),
+        profile=profile_of(wish, facts[0], llm, cluster) if cluster else None,
         policy=running.router_policy(url),
     )
     for repeat in range(wish.repeats):

@@ -8,6 +8,7 @@ EXAMPLES = """\b
 Examples:
   pdctl plan deepseek-r1 --gpus 4x8xH200 --isl 8000 --osl 500 --rate 10
   pdctl plan qwen3-32b --gpus 2x8xH200 --tp 2 --trace requests.jsonl --ttft 5s --tpot 40ms
+  pdctl plan qwen3-32b --from http://127.0.0.1:30000 --window 1m
 """
 
 
@@ -23,6 +24,8 @@ def plan(
     prefix_hit: float = typer.Option(None, help="Share of prompt tokens cached, 0 to 1."),
     trace: Path = typer.Option(None, help="Trace file: Mooncake, Azure, BurstGPT, ... "),
     lengths: Path = typer.Option(None, help="File of prompt and output lengths."),
+    from_url: str = typer.Option("", "--from", help="Router of a running deployment to look at."),
+    window: str = typer.Option("30s", "--window", help="With --from: how long to look."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Skip broken lines, and count them."),
     ttft: str = typer.Option("", help="SLO of the time to first token: 1s."),
     tpot: str = typer.Option("", help="SLO of the time per output token: 30ms."),
@@ -39,6 +42,9 @@ def plan(
     profile: str = typer.Option("", help="Measured step times to use: a file or an id."),
     attention_backend: str = typer.Option("", help="As SGLang's; by default what it takes."),
     seed: int = typer.Option(0, help="Of arrivals and lengths that are drawn."),
+    api_key_file: Path | None = typer.Option(
+        None, "--api-key-file", help="Holds the API key of --from; else PDCTL_API_KEY."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     output: Path = typer.Option(None, "-o", "--output", help="Write the plan, for `up -f`."),
     report: Path = typer.Option(None, help="Write one self-contained HTML page."),
@@ -48,8 +54,10 @@ def plan(
     from pdctl.commands.plan_inputs import PlanOptions, question_of
     from pdctl.commands.plan_outputs import answer
     from pdctl.commands.spread import progress_line, spread_over_cores
+    from pdctl.engines.api_key import use_key_file
     from pdctl.verdict.verdict import decide
 
+    use_key_file(api_key_file)
     options = PlanOptions(
         model=model,
         gpus=gpus,
@@ -60,6 +68,8 @@ def plan(
         prefix_hit=prefix_hit,
         trace=trace,
         lengths=lengths,
+        from_url=from_url,
+        window=window,
         skip_bad=skip_bad,
         ttft=ttft,
         tpot=tpot,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pdctl.console import ask, interactive
+from pdctl.console import ask, err, interactive
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.records import Parallelism, Role
@@ -25,6 +25,8 @@ class PlanOptions:
     prefix_hit: float | None = None
     trace: Path | None = None
     lengths: Path | None = None
+    from_url: str = ""
+    window: str = "30s"
     skip_bad: bool = False
     ttft: str = ""
     tpot: str = ""
@@ -161,8 +163,9 @@ def _parallelism(options: PlanOptions, llm: Llm) -> dict[Role, Parallelism]:
 
 def _asked(options: PlanOptions) -> PlanOptions:
     """The options with what a person typed for lengths and rate that were not given."""
-    given = options.trace or options.lengths or options.isl is not None or options.osl is not None
-    if given or not interactive(no_input=options.no_input):
+    files = options.trace or options.lengths or options.from_url
+    given = options.isl is not None or options.osl is not None
+    if files or given or not interactive(no_input=options.no_input):
         return options
     isl = _number("Mean prompt tokens (Enter: unknown)?", "--isl")
     if isl is None:
@@ -188,6 +191,8 @@ def _number(question: str, flag: str, default: str = "") -> float | None:
 def _workload(options: PlanOptions) -> Workload:
     from pdctl.workload.describe import workload_from_lengths, workload_from_trace
 
+    if options.from_url:
+        return _live(options)
     file = options.trace or options.lengths
     if file is None:
         return workload_from_lengths(
@@ -209,6 +214,37 @@ def _workload(options: PlanOptions) -> Workload:
             workload, concurrency=positive(options.concurrency, flag="--concurrency")
         )
     return workload
+
+
+def _live(options: PlanOptions) -> Workload:
+    """What a running deployment is asked for, looked at for a while."""
+    from pdctl.commands.spread import progress_line
+    from pdctl.status.targets import targets_of_router
+    from pdctl.status.workload_seen import watch_workload
+    from pdctl.tables.plan import workload_line
+
+    others = {
+        "--trace": options.trace,
+        "--lengths": options.lengths,
+        "--isl": options.isl,
+        "--osl": options.osl,
+        "--prefix-hit": options.prefix_hit,
+        "--concurrency": options.concurrency,
+    }
+    for flag, value in others.items():
+        if value is not None:
+            raise InvalidInput(f"--from and {flag} exclude each other.", hint=f"drop {flag}")
+    window_s = parse_duration_s(options.window, flag="--window")
+    targets = targets_of_router(options.from_url)
+    with progress_line() as progress:
+        seen = watch_workload(
+            targets,
+            window_s,
+            lambda waited_s: progress(f"looking at {len(targets)} engines, {waited_s:.0f} s"),
+        )
+    err().print(f"  Seen at {options.from_url}: {workload_line(seen)}.")
+    rate = positive(options.rate, flag="--rate") if options.rate is not None else seen.rate_rps
+    return replace(seen, rate_rps=rate)
 
 
 def _with_profile(question: Question, options: PlanOptions) -> Question:

@@ -34,9 +34,9 @@ def chosen_arm(verdict: Verdict) -> Arm | None:
     return verdict.arms.get(name)
 
 
-def next_command(model: str, verdict: Verdict) -> str:
+def next_command(model: str, question: Question, verdict: Verdict) -> str:
     """What to type after this verdict."""
-    from pdctl.verdict.words import parallelism_flags
+    from pdctl.verdict.words import backend_flags, parallelism_flags
 
     arm = chosen_arm(verdict)
     if verdict.settle:
@@ -47,7 +47,7 @@ def next_command(model: str, verdict: Verdict) -> str:
     if not decode:
         prefill, decode = 0, prefill
     words = [f"pdctl up {model} --prefill {prefill} --total {prefill + decode}"]
-    return " ".join([*words, *parallelism_flags(arm)])
+    return " ".join([*words, *parallelism_flags(arm), *backend_flags(question)])
 
 
 def _show(model: str, question: Question, verdict: Verdict, *, as_json: bool) -> None:
@@ -60,7 +60,7 @@ def _show(model: str, question: Question, verdict: Verdict, *, as_json: bool) ->
     from pdctl.console import out
     from pdctl.tables.plan import plan_view
 
-    out().print(plan_view(question, verdict, next_command(model, verdict)))
+    out().print(plan_view(question, verdict, next_command(model, question, verdict)))
 
 
 def keep(model: str, question: Question, verdict: Verdict, arm: Arm, output: Path | None) -> None:
@@ -69,11 +69,13 @@ def keep(model: str, question: Question, verdict: Verdict, arm: Arm, output: Pat
     from pdctl.deployment.file import write_deployment
     from pdctl.deployment.of_plan import deployment_of_arm
 
+    backend = question.attention_backend
     if output is not None:
-        write_deployment(deployment_of_arm(model, arm, question.slo), output)
+        planned = deployment_of_arm(model, arm, question.slo, attention_backend=backend)
+        write_deployment(planned, output)
     last = last_plan_path()
     try:
-        deployment = deployment_of_arm(model, arm, question.slo)
+        deployment = deployment_of_arm(model, arm, question.slo, attention_backend=backend)
         last.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_deployment(deployment, last)
     except (OSError, EnvironmentProblem, InvalidInput):
@@ -87,7 +89,7 @@ def _write_report(path: Path, model: str, question: Question, verdict: Verdict) 
     from pdctl.verdict.curves import rate_curves
 
     curves = rate_curves(question, verdict, spread=spread_over_cores)
-    command, flips = next_command(model, verdict), flip_sentence(verdict)
+    command, flips = next_command(model, question, verdict), flip_sentence(verdict)
     page = report_page(question, verdict, command, curves, flips)
     try:
         path.write_text(page, encoding="utf-8")

@@ -48,7 +48,7 @@ def status(
     interval_s = max(0.2, parse_duration_s(interval, flag="--interval"))
     use_key_file(api_key_file)
     is_live = watch or (sys.stdout.isatty() and not (once or as_json or check))
-    name, one = _watch(name, router, metrics_port)
+    name, one = _watch(name, router, metrics_port, is_live=is_live)
     try:
         if is_live:
             _live(one, interval_s, as_json=as_json)
@@ -64,7 +64,9 @@ status.__doc__ = f"""Show every engine's queues, live on a terminal, and what to
 {EXAMPLES}"""
 
 
-def _watch(name: str, router: str, metrics_port: int | None) -> "tuple[str, Watch]":
+def _watch(
+    name: str, router: str, metrics_port: int | None, *, is_live: bool
+) -> "tuple[str, Watch]":
     import time
 
     from pdctl.engines.key_of_run import use_key_of
@@ -72,12 +74,18 @@ def _watch(name: str, router: str, metrics_port: int | None) -> "tuple[str, Watc
     from pdctl.status.sources import source_of_router, source_of_state
     from pdctl.status.watch import REMEMBERED_S, Watch
 
+    expect = None
+    if is_live:  # one sample sees no minute of steps
+        from pdctl.commands.status_expect import Expectation
+
+        expect = Expectation()
     if router:
-        return "", Watch(source_of_router(router, metrics_port))
+        return "", Watch(source_of_router(router, metrics_port), expect=expect)
     name = name or _meant()
     use_key_of(name)
     source = source_of_state(name)
-    return name, Watch(source, read_evidence(name, time.time() - REMEMBERED_S))
+    past = read_evidence(name, time.time() - REMEMBERED_S)
+    return name, Watch(source, past, expect)
 
 
 def _meant() -> str:

@@ -9,8 +9,12 @@ from pdctl.verdict.records import Arm
 from pdctl.workload.records import Slo
 
 
-def deployment_of_arm(model: str, arm: Arm, slo: Slo) -> Deployment:
+def deployment_of_arm(
+    model: str, arm: Arm, slo: Slo, *, attention_backend: str | None = None
+) -> Deployment:
     """What to launch for an arm, with what was predicted of it.
+
+    attention_backend: the one planned for; None: whichever SGLang takes.
 
     Raises InvalidInput where the arm cannot be launched, as `deployment_of`.
     """
@@ -23,10 +27,16 @@ def deployment_of_arm(model: str, arm: Arm, slo: Slo) -> Deployment:
         parallelism=together or Parallelism(),
         prefill_parallelism=arm.parallelism.get("prefill"),
         decode_parallelism=arm.parallelism.get("decode"),
+        args=backend_args(attention_backend),
     )
     return replace(
         deployment, ttft_slo_s=slo.ttft_s, tpot_slo_s=slo.tpot_s, predicted=_predicted(arm)
     )
+
+
+def backend_args(attention_backend: str | None) -> tuple[str, ...]:
+    """SGLang's flags for an attention backend; none for None."""
+    return ("--attention-backend", attention_backend) if attention_backend else ()
 
 
 def _predicted(arm: Arm) -> dict[str, float]:

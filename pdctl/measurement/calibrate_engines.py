@@ -8,6 +8,7 @@ from datetime import date
 
 import aiohttp
 
+from pdctl.engines.api_key import authorization
 from pdctl.errors import InvalidInput, StateConflict
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.asking import load_of
@@ -32,7 +33,7 @@ Tell = Callable[[Progress], None]
 
 async def facts_of(urls: Sequence[str]) -> tuple[EngineFacts, ...]:
     """What the engines at these addresses say. Raises InvalidInput where one is no engine."""
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession(headers=authorization()) as http:
         return tuple([await engine_facts(http, url) for url in urls])
 
 
@@ -64,7 +65,9 @@ async def calibrate_engines(
     roofline = roofline_of(decode or prefill, llm, cluster)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S)
     timeout = aiohttp.ClientTimeout(total=600, sock_connect=10)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, headers=authorization()
+    ) as http:
         await _refuse_busy(http, facts)
         steps = await _steps(http, prefill, decode, llm, clock_rate)
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import aiohttp
 
+from pdctl.engines.api_key import authorization
 from pdctl.errors import InvalidInput
 from pdctl.measurement.asking import load_of
 from pdctl.measurement.counters import Load
@@ -46,7 +47,7 @@ async def watch_loads(
     clock = asyncio.get_running_loop().time
     start = clock()
     seen: list[list[Load]] = [[] for _ in facts]
-    async with aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession(headers=authorization()) as http:
         engines = [Probed(one.url, one.role, http) for one in facts]
         while clock() - start < window_s:
             loads = await asyncio.gather(*(load_of(engine) for engine in engines))

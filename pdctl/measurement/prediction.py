@@ -29,7 +29,7 @@ def fleet_of_engines(
 
     policy: the router's.
     """
-    models = {one.role: _model(one, llm, cluster, profile) for one in facts}
+    models = {one.role: engine_model(one, llm, cluster, profile) for one in facts}
 
     def count(role: Role) -> int:
         return sum(one.role == role for one in facts)
@@ -45,7 +45,10 @@ def fleet_of_engines(
     )
 
 
-def _model(facts: EngineFacts, llm: Llm, cluster: Cluster, profile: Profile | None) -> EngineModel:
+def engine_model(
+    facts: EngineFacts, llm: Llm, cluster: Cluster, profile: Profile | None
+) -> EngineModel:
+    """One running engine as the simulator sees it."""
     backend = None if facts.is_simulated else facts.attention_backend
     limits = facts.limits
     return EngineModel(

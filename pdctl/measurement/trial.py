@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import aiohttp
 
+from pdctl.engines.api_key import authorization
 from pdctl.errors import EngineFailed, PdctlError
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.arms import ArmName, Played
@@ -178,7 +179,7 @@ class _Watched:
 
     async def until(self, load: "asyncio.Task[LoadResult]") -> LoadResult:
         """The load's result. Raises EngineFailed when an engine has died meanwhile."""
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession(headers=authorization()) as http:
             await self._look(http, self._before)
             while not load.done():
                 await asyncio.wait([load], timeout=LOOK_EVERY_S)

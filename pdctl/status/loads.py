@@ -148,6 +148,8 @@ def _counters(ranks: Sequence[Mapping[str, Any]]) -> Counters:
         prefill_tokens=_total(ranks, "total_prefill_uncached_tokens"),
         prefill_busy_s=None if busy_us is None else busy_us / 1e6 / len(ranks),
         decode_steps=sums[0] if sums else None,
+        decode_b=sums[1] if sums else None,
+        decode_t=sums[2] / 1e6 if sums else None,
         decode_bt=sums[4] / 1e6 if sums else None,
         decode_g=sums[5] if sums else None,
     )

@@ -116,6 +116,7 @@ def _counters(sums: Mapping[str, float], buckets: Mapping[str, Mapping[float, fl
     ]
     return Counters(
         prefill_tokens=sums.get("realtime_tokens_total:prefill_compute"),
+        cached_tokens=sums.get("realtime_tokens_total:prefill_cache"),
         decode_tokens=sums.get("realtime_tokens_total:decode"),
         requests=sums.get("num_requests_total"),
         transfer_failures=sum(failed) if failed else None,

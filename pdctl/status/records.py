@@ -56,12 +56,16 @@ Histogram = tuple[tuple[float, float], ...]
 class Counters:
     """What an engine has counted since its start. None: it does not count that.
 
-    decode_bt, decode_g: over decode steps, the sums of batch x step time (s) and of tokens.
+    decode_b, decode_t, decode_bt, decode_g: over decode steps, the sums of the batch, of the step
+    time (s), of batch x step time and of tokens.
     """
 
     prefill_tokens: float | None = None
+    cached_tokens: float | None = None
     prefill_busy_s: float | None = None
     decode_steps: float | None = None
+    decode_b: float | None = None
+    decode_t: float | None = None
     decode_bt: float | None = None
     decode_g: float | None = None
     decode_tokens: float | None = None
@@ -171,6 +175,7 @@ class FleetStatus:
     itl_p99_s: float | None = None
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
+    notes: tuple[str, ...] = ()  # sentences on engines that no longer run as their profile has it
     watched_s: float = 0.0  # how long samples have been taken
     history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # engine -> queue lengths
 

@@ -51,6 +51,11 @@ class EngineScraper:
             self._try_metrics(found.sample.role if found.sample else self.target.role, deadline)
         return found
 
+    def read_metrics(self, timeout_s: float = TIMEOUT_S) -> tuple[float, Counters] | None:
+        """What it has counted, with the time; None where it gives no metrics."""
+        found = self._try_metrics(self.target.role, time.monotonic() + timeout_s)
+        return None if found is None else self.metrics
+
     def _loads(self, deadline: float) -> Scrape | None:
         status, body = self._get(LOADS_PATH, deadline)
         if status == 404:

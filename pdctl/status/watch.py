@@ -2,10 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from pdctl.status.advice import advise
+from pdctl.status.drifted import Expected, Seen, drifted, is_enough, remember
 from pdctl.status.evidence import Past
 from pdctl.status.rates import (
     delta,
@@ -42,6 +43,7 @@ REMEMBERED_S = 180.0
 HISTORY_POINTS = 60
 
 Timed = deque[tuple[float, Counters]]
+Expect = Callable[[Sequence[Target]], Mapping[str, Expected]]  # by URL of the engine
 
 
 @dataclass
@@ -52,14 +54,24 @@ class _Memory:
     last: Scrape | None = None
     loads: Timed = field(default_factory=deque)
     metrics: Timed = field(default_factory=deque)
+    steps: deque[Seen] = field(default_factory=deque)
     queues: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY_POINTS))
 
 
 class Watch:
-    """One deployment under watch. source: says what there is to watch, asked at every sample."""
+    """One deployment under watch. source: says what there is to watch, asked at every sample.
 
-    def __init__(self, source: Callable[[], Watched], past: Past = ((), {})) -> None:
+    expect: what profiles say of engines; asked once a minute of an engine's steps was seen.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[], Watched],
+        past: Past = ((), {}),
+        expect: Expect | None = None,
+    ) -> None:
         self._source = source
+        self._expect = expect
         self._past_counters = past[1]
         self._memories: dict[tuple[str, str], _Memory] = {}
         self._router: tuple[str, RouterScraper] | None = None
@@ -149,8 +161,25 @@ class Watch:
             ttft_p99_s=quantile(ttft, 0.99),
             itl_p50_s=quantile(itl, 0.5) or moment.itl_s,
             itl_p99_s=quantile(itl, 0.99),
+            notes=self._notes(watched),
             watched_s=now_s - self.moments[0].at_s,
             history={target.name: tuple(self._memory(target).queues) for target in watched.targets},
+        )
+
+    def _notes(self, watched: Watched) -> tuple[str, ...]:
+        """What no longer runs as its profile has it."""
+        if self._expect is None:
+            return ()
+        memories = [(target, self._memory(target)) for target in watched.targets]
+        enough = [(target, memory) for target, memory in memories if is_enough(memory.steps)]
+        expected = self._expect(watched.targets) if enough else {}
+        return tuple(
+            note
+            for target, memory in enough
+            if target.url in expected
+            and (
+                note := drifted(target.name, memory.steps, _requests(memory), expected[target.url])
+            )
         )
 
     def _requests_per_s(self) -> float | None:
@@ -187,9 +216,21 @@ def _remember(memory: _Memory, scrape: Scrape | None) -> bool:
     page = memory.scraper.metrics
     if page is not None and (not memory.metrics or memory.metrics[-1][0] != page[0]):
         restarted |= _append(memory.metrics, page[0], page[1], LATENCY_WINDOW_S)
+    usage = scrape.sample.kv_usage or 0.0
+    remember(memory.steps, Seen(scrape.at_s, scrape.counters, usage))
     sample = _rated(scrape.sample, memory)
     memory.last = replace(scrape, sample=sample)
     return restarted
+
+
+def _requests(memory: _Memory) -> float | None:
+    """Requests that began in the window of steps: the metrics' rate over about the same time."""
+    if len(memory.metrics) < 2:
+        return None
+    (before_s, before), (after_s, after) = memory.metrics[0], memory.metrics[-1]
+    begun = delta(before.requests, after.requests)
+    window_s = memory.steps[-1].at_s - memory.steps[0].at_s
+    return None if begun is None else begun / (after_s - before_s) * window_s
 
 
 def _append(timed: Timed, at_s: float, counters: Counters, window_s: float) -> bool:

@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pdctl.perf_model.records import Percentiles
-from pdctl.units import UNKNOWN, format_rate, format_seconds, format_share
+from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
 from pdctl.verdict.records import Arm, Flip, Question, Rule, Verdict
+from pdctl.workload.records import Workload
 
 NAMES = {"pd": "PD", "colocated": "colocated", "neither": "–", "unknown": "?"}
 COLOURS = {"pd": "green", "colocated": "cyan", "too_close": "yellow"}
@@ -37,6 +38,16 @@ def plan_view(question: Question, verdict: Verdict, next_command: str) -> Render
         parts += [Text(), _sweep(verdict)]
     parts += [Text(), *_notes(verdict), _next(verdict, next_command)]
     return _indented(Group(*parts))
+
+
+def workload_line(workload: Workload) -> str:
+    """12.3 req/s, ISL 4,012, OSL 250, 20 % of the prompts cached: means."""
+    parts = [f"{format_rate(workload.rate_rps)} req/s"]
+    for name, lengths in (("ISL", workload.isl), ("OSL", workload.osl)):
+        parts.append(f"{name} {format_count(round(lengths.mean) if lengths else None)}")
+    if workload.prefix_hit is not None:
+        parts.append(f"{format_share(workload.prefix_hit)} of the prompts cached")
+    return ", ".join(parts)
 
 
 def _headline(verdict: Verdict) -> Text:

@@ -142,6 +142,8 @@ def _advice(status: FleetStatus, width: int) -> list[Text]:
     lines = _wrapped(mark + said, width, style="yellow" if acts else "dim")
     if advice.command:
         lines += [_cut(Text(f"    {advice.command}", style="bold"), width)]
+    for note in status.notes:
+        lines += _wrapped(f"! {note}", width, style="yellow")
     return lines
 
 

@@ -201,7 +201,7 @@ def measure_command(question: Question, pd: Arm) -> str:
     model = question.llm.path or question.llm.name
     prefill, decode = pd.num_engines
     words = [f"pdctl measure {model} --prefill {prefill} --total {prefill + decode}"]
-    words += parallelism_flags(pd)
+    words += [*parallelism_flags(pd), *backend_flags(question)]
     workload = question.workload
     if workload.requests is not None:
         words.append(f"--trace {workload.origin}")
@@ -210,6 +210,12 @@ def measure_command(question: Question, pd: Arm) -> str:
     if workload.rate_rps is not None and workload.requests is None:
         words.append(f"--rate {workload.rate_rps:g}")
     return " ".join(words)
+
+
+def backend_flags(question: Question) -> Iterator[str]:
+    """--args "--attention-backend fa3", where one was asked for."""
+    if question.attention_backend:
+        yield f'--args "--attention-backend {question.attention_backend}"'
 
 
 def parallelism_flags(arm: Arm) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pytest
 from pdctl.cli import main
 from pdctl.commands.chosen import last_plan_path
 from pdctl.deployment.file import read_deployment
+from pdctl.workload.describe import workload_from_lengths
 
 R1 = ("deepseek-r1", "--gpus", "4x8xH200:rdma400")
 LENGTHS = ("--isl", "4000", "--osl", "200", "--rate", "2")
@@ -70,6 +71,31 @@ def test_the_plan_is_written_and_kept_for_the_next_command(here: Path) -> None:
     assert written.model == "qwen3-32b"
     assert written.total == 8
     assert {role.parallelism.tp for role in written.roles.values()} == {2}
+
+
+def test_the_attention_backend_planned_for_is_the_one_launched(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = ("--attention-backend", "triton")
+    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, *backend, "-o", "pd.yaml") == 0
+    written = read_deployment(here / "pd.yaml")
+    assert all(role.args == backend for role in written.roles.values())
+    assert '--args "--attention-backend triton"' in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_running_deployment_is_looked_at_instead_of_a_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = workload_from_lengths(isl=4000, osl=200, rate_rps=2.5, prefix_hit=0.25)
+    monkeypatch.setattr("pdctl.status.targets.targets_of_router", lambda url: ())
+    monkeypatch.setattr(
+        "pdctl.status.workload_seen.watch_workload", lambda targets, window_s, tell: seen
+    )
+    live = ("--from", "http://127.0.0.1:30000")
+    assert run("qwen3-8b", "--gpus", "4xH200", *live) == 0
+    said = capsys.readouterr()
+    assert "2.5 req/s, ISL 4,000, OSL 200, 25 % of the prompts cached" in " ".join(said.err.split())
+    assert "mean 4,000 tokens, 3,000 uncached" in said.out
 
 
 def test_a_bare_plan_takes_the_model_of_the_last_one(
@@ -137,6 +163,8 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
         (("--spec-draft-tokens", "2", "--spec-accept-length", "9"), 2, "from 1 to 3"),
         (("--trace", "missing.jsonl"), 2, "missing.jsonl"),
         (("--trace", "x.jsonl", "--isl", "5"), 2, "--isl"),
+        (("--from", "http://127.0.0.1:9", "--isl", "5"), 2, "--from and --isl"),
+        (("--from", "127.0.0.1"), 2, "not the URL of a router"),
         (("--profile", "missing.json"), 2, "missing.json"),
         (("--isl", "99999999", "--osl", "9"), 3, "context"),
         (("--ttft", "1ms", "--tpot", "1us", *LENGTHS), 3, "No layout meets these SLOs"),

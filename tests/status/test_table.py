@@ -64,3 +64,9 @@ def test_a_fleet_of_colocated_engines_has_one_table() -> None:
     text = shown(one, 100)
     assert "COLOCATED" in text
     assert "PREFILL" not in text
+
+
+def test_engines_that_left_their_profile_are_told_below_the_advice() -> None:
+    note = "decode-0 no longer runs as h200--x has it: decode steps 50 % slower."
+    lines = shown(replace(BUSY, notes=(note,)), 100).splitlines()
+    assert f"! {note}" in lines[-1]

@@ -1,13 +1,14 @@
 """A watch over fake engines and a fake router that answer with captured pages."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pdctl.errors import EngineFailed, InvalidInput
+from pdctl.status.drifted import Expected
 from pdctl.status.evidence import keep_evidence, read_evidence
 from pdctl.status.records import Counters, Moment, Target, Watched
 from pdctl.status.scrape import scrape_engine
@@ -15,6 +16,7 @@ from pdctl.status.sources import source_of_router
 from pdctl.status.targets import targets_of_router
 from pdctl.status.watch import Watch
 from tests.status.servers import Pages, pages_server
+from tests.verdict.examples import TIMES
 
 CAPTURES = Path(__file__).parent.parent / "data" / "captures"
 
@@ -119,6 +121,25 @@ def test_rates_come_from_two_samples(fleet: Fleet, watch: Watch) -> None:
     assert decode.itl_p50_s == pytest.approx(4.0 / 400)
     assert status.requests_per_s is not None
     assert status.requests_per_s > 0
+
+
+def test_an_engine_that_left_its_profile_is_noted(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pdctl.status.drifted.WINDOW_S", 0.0)
+    expected = Expected("decode", "h200--x", TIMES, 8000, 100_000, 1, band=0.05)
+    asked = []
+
+    def expect(targets: Sequence[Target]) -> dict[str, Expected]:
+        asked.append(len(targets))
+        return {fleet.decode: expected}
+
+    watch = Watch(fleet.watched, expect=expect)
+    watch.sample()
+    fleet.change_loads("decode", decode_moments=[1326, 4820, 60e6, 20000, 3e8, 4820])
+    assert "decode-0 no longer runs as h200--x has it" in watch.sample().notes[0]
+    assert asked == [2]
+    watch.close()
 
 
 def test_an_engine_that_counts_anew_was_restarted_and_gives_no_rates(

@@ -76,6 +76,7 @@ def _counters(scheduler: Labels, tokenizer: Labels, engine: Engine) -> Iterator[
         ("num_requests_total", streaming, record.num_requests),
         ("num_aborted_requests_total", tokenizer, record.num_aborted),
         ("realtime_tokens_total", {**scheduler, "mode": "prefill_compute"}, record.prefill_tokens),
+        ("realtime_tokens_total", {**scheduler, "mode": "prefill_cache"}, record.cached_tokens),
         ("realtime_tokens_total", {**scheduler, "mode": "decode"}, record.generated_tokens),
     )
     last = ""

@@ -1,0 +1,93 @@
+"""What a running deployment is asked for: lengths, rate and cached share, from its counters."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from pdctl.errors import EngineFailed, InvalidInput
+from pdctl.perf_model.records import Role
+from pdctl.status.rates import delta
+from pdctl.status.records import Counters, Target
+from pdctl.status.scrape import EngineScraper
+from pdctl.workload.describe import workload_from_lengths
+from pdctl.workload.records import Workload
+
+LEAST_REQUESTS = 20  # fewer say little of the next ones
+TELL_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one engine counted between two looks."""
+
+    role: Role
+    before: Counters
+    after: Counters
+
+
+def watch_workload(
+    targets: Sequence[Target], window_s: float, tell: Callable[[float], None]
+) -> Workload:
+    """Look at the engines' metrics, wait, and look again. tell: seconds waited so far.
+
+    Raises EngineFailed where an engine gives no metrics, InvalidInput where too little came.
+    """
+    scrapers = [EngineScraper(target) for target in targets]
+    try:
+        began = time.monotonic()
+        before = [_metrics(one) for one in scrapers]
+        while (waited_s := time.monotonic() - began) < window_s:
+            tell(waited_s)
+            time.sleep(min(TELL_EVERY_S, window_s - waited_s))
+        after = [_metrics(one) for one in scrapers]
+    finally:
+        for one in scrapers:
+            one.close()
+    elapsed_s = after[0][0] - before[0][0]
+    pairs = zip(targets, before, after, strict=True)
+    counted = [Counted(target.role, first[1], last[1]) for target, first, last in pairs]
+    return workload_between(counted, elapsed_s)
+
+
+def workload_between(counted: Sequence[Counted], elapsed_s: float) -> Workload:
+    """The mean lengths, the cached share and the rate of what engines counted in `elapsed_s`.
+
+    Prefill and colocated engines count prompts, decode and colocated ones output.
+    Raises InvalidInput below LEAST_REQUESTS.
+    Source: SGLang's num_requests_total, counted when a request ends, and realtime_tokens_total.
+    Ignores: how lengths are distributed, requests that were under way at either end.
+    """
+    taking = [one for one in counted if one.role != "decode"]
+    making = [one for one in counted if one.role != "prefill"]
+    requests = _sum(taking, "requests")
+    if requests < LEAST_REQUESTS:
+        raise InvalidInput(
+            f"Only {requests:.0f} requests ended in {elapsed_s:.0f} s; "
+            f"{LEAST_REQUESTS} say something of a workload.",
+            hint="--window 5m",
+            code="too_little_seen",
+        )
+    fresh, cached = _sum(taking, "prefill_tokens"), _sum(taking, "cached_tokens")
+    made = _sum(making, "decode_tokens")
+    seen = workload_from_lengths(
+        isl=(fresh + cached) / requests,
+        osl=made / requests + 1,  # the first token comes from prefill
+        rate_rps=requests / elapsed_s,
+        prefix_hit=cached / (fresh + cached) if fresh + cached else None,
+    )
+    return replace(seen, origin="live")
+
+
+def _sum(counted: Sequence[Counted], name: str) -> float:
+    return sum(delta(getattr(c.before, name), getattr(c.after, name)) or 0.0 for c in counted)
+
+
+def _metrics(scraper: EngineScraper) -> tuple[float, Counters]:
+    found = scraper.read_metrics()
+    if found is None:
+        raise EngineFailed(
+            f"{scraper.target.url} gives no /metrics.",
+            hint="SGLang has them with --enable-metrics; pdctl up sets it",
+            code="no_metrics",
+        )
+    return found
