@@ -97,7 +97,7 @@ def test_shared_blocks_are_found_in_the_engines_cache() -> None:
         blocks = [(*shared, 100 + n) for n in range(4)]
         ask = Requests([0.05 * n for n in range(4)], [176] * 4, [2] * 4, blocks, 16)
         async with engine(speed=100.0) as one:
-            result = await run_load(one.url, ask)
+            result = await run_load(one.url, ask, concurrency=1)
         assert [sent.cached_tokens for sent in result.sent] == [0, 160, 160, 160]
 
     run(test)
