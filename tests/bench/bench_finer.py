@@ -2,8 +2,8 @@
 
 python -m tests.bench.bench_finer TRACE...
 
-Every trace on four layouts, two of them short of KV: once from event to event, once with at most ten
-decode steps at a time, once token by token. Prints by how much the percentile that moves most moves.
+Every trace on four layouts, two of them short of KV: once from event to event, once with at most
+ten decode steps at a time, once token by token. Prints how far any percentile moves.
 """
 
 import sys
