@@ -19,7 +19,7 @@ def starting(words: str = "") -> "Callable[[FleetState], None]":
         if not is_open[0]:
             return
         screen.show(state)
-        if state.phase in ("serving", "degraded", "failed", "stopped"):
+        if state.phase in ("serving", "scaling", "degraded", "failed", "stopped"):
             is_open[0] = False
             screen.close()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pdctl.engines.records import FleetState
 
 FRAME_S = 0.125
-LIVE_PHASES = ("serving", "degraded")
+LIVE_PHASES = ("serving", "scaling", "degraded")
 
 
 @dataclass(frozen=True)

@@ -105,12 +105,24 @@ def fleet_phase(
         return "stopping"
     if not observed.was_ready:
         return "starting"
-    return "serving" if all_serving(desired, observed) else "degraded"
+    if all_serving(desired, observed):
+        return "serving"
+    wanted = [observed.processes.get(spec.name) for spec in desired.specs]
+    out = [process for process in wanted if process is not None and not process.is_serving]
+    return "degraded" if any(map(_is_in_trouble, out)) else "scaling"
+
+
+def _is_in_trouble(process: Process) -> bool:
+    """Whether something went wrong with it: one that is new and on its way is not in trouble."""
+    if process.crashes or process.given_up or process.lost or process.unanswered_since is not None:
+        return True
+    listed = process.listed
+    return process.served and listed is not None and not listed.is_healthy
 
 
 def fleet_detail(phase: FleetPhase, processes: tuple[ProcessState, ...], launch: Launch) -> str:
     """A sentence beside the phase; "" where the phase says it all."""
-    if phase != "degraded":
+    if phase not in ("degraded", "scaling"):
         return ""
     wanted = [spec.name for spec in launch.specs]
     known = {p.name for p in processes}

@@ -9,7 +9,7 @@ Phase = Literal[
     "starting", "loading", "registering", "serving", "draining", "stopped", "backoff", "failed"
 ]
 Failure = Literal["engine_failed", "not_ready"]
-FleetPhase = Literal["starting", "serving", "degraded", "stopping", "stopped", "failed"]
+FleetPhase = Literal["starting", "serving", "scaling", "degraded", "stopping", "stopped", "failed"]
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ class FleetStatus:
     layout: str
     endpoint: str
     at_s: float
-    verdict: Literal["serving", "starting", "degraded", "down"]
+    verdict: Literal["serving", "starting", "scaling", "degraded", "down"]
     verdict_text: str
     engines: tuple[EngineStatus, ...]
     advice: Advice

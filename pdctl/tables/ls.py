@@ -33,4 +33,5 @@ def ls_view(states: Sequence[FleetState], now: float) -> RenderableType:
 
 
 def _phase(state: FleetState) -> str:
-    return f"{state.phase}: {state.detail}" if state.phase == "degraded" else state.phase
+    tells = state.phase in ("scaling", "degraded")
+    return f"{state.phase}: {state.detail}" if tells else state.phase

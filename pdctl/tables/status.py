@@ -10,7 +10,13 @@ from pdctl.status.records import EngineStatus, FleetStatus
 from pdctl.tables.status_columns import COLUMNS, NONE, STATES, Column, sparkline
 from pdctl.units import format_rate, format_seconds
 
-_VERDICTS = {"serving": "green", "starting": "yellow", "degraded": "yellow", "down": "red"}
+_VERDICTS = {
+    "serving": "green",
+    "starting": "yellow",
+    "scaling": "yellow",
+    "degraded": "yellow",
+    "down": "red",
+}
 _GAP = 2
 
 

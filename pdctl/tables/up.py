@@ -30,7 +30,7 @@ def up_view(headline: str, state: FleetState | None, now: float) -> RenderableTy
     if state is None:
         return Group(*parts, Text("  starting the supervisor"))
     parts.append(_processes(state, now))
-    if state.phase in ("stopping", "degraded") and state.detail:
+    if state.phase in ("stopping", "scaling", "degraded") and state.detail:
         parts += [Text(), Text(f"  {state.phase}: {state.detail}", style="yellow")]
     elif state.phase == "stopping":
         parts += [Text(), Text("  stopping: no new requests, those in flight finish")]

@@ -1,13 +1,13 @@
 """Make a Llama of 281 KB whose greedy tokens depend on every token before them.
 
-usage: make_model.py DIRECTORY
+usage: make_model.py DIRECTORY [--layers=N] [--hidden=N]
 
 Random weights with a wide spread do that; `--load-format dummy` answers every prompt alike, so a
 lost KV cache would go unseen.
 """
 
+import argparse
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,19 @@ CHAT = (
 )
 
 
-def make_weights(directory: Path) -> None:
-    """Two layers of grouped-query attention, from a fixed seed."""
+def make_weights(directory: Path, layers: int, hidden: int) -> None:
+    """Layers of grouped-query attention, from a fixed seed."""
     torch: Any = importlib.import_module("torch")
     transformers: Any = importlib.import_module("transformers")
     torch.manual_seed(20)
     shape = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=hidden // 4,
         max_position_embeddings=2048,
         initializer_range=0.25,
         pad_token_id=0,
@@ -62,6 +62,10 @@ def make_tokenizer(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    make_weights(target)
-    make_tokenizer(target)
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("directory", type=Path)
+    options.add_argument("--layers", type=int, default=2)
+    options.add_argument("--hidden", type=int, default=64)
+    given = options.parse_args()
+    make_weights(given.directory, given.layers, given.hidden)
+    make_tokenizer(given.directory)

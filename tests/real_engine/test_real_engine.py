@@ -58,8 +58,8 @@ def _network() -> Iterator[None]:
 class Real:
     """Deployments of real engines in a state directory of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, model: Path = MODEL) -> None:
+        self.folder, self.model = folder, model
         self.env = {
             **os.environ,
             "PDCTL_STATE_HOME": str(folder / "state"),
@@ -84,7 +84,7 @@ class Real:
         document = {
             "schema": 1,
             "name": name,
-            "model": str(MODEL),
+            "model": str(self.model),
             "python": str(PYTHON),
             "transfer_backend": "mooncake_tcp",
             "args": ON_CPU,

@@ -70,6 +70,13 @@ def test_the_verdict_names_what_is_wrong(
     assert words in status.verdict_text
 
 
+def test_engines_on_their_way_are_no_trouble_while_a_change_goes_well() -> None:
+    changing = replace(WATCHED, phase="scaling", detail="decode-1 loading")
+    status = judged(sick("starting"), watched=changing)
+    assert (status.verdict, status.verdict_text) == ("scaling", "decode-1 loading")
+    assert judged(sick("unreachable"), watched=changing).verdict == "degraded"
+
+
 def test_an_open_circuit_breaker_degrades_though_the_router_says_it_is_ready() -> None:
     engines = (*BUSY.engines[:3], replace(BUSY.engines[3], breaker="open"))
     assert judged(engines).verdict_text == "the router's circuit breaker of decode-1 is open"
