@@ -20,7 +20,9 @@ TRACE = ROOT / "profiles" / "traces" / "conversation-40s.jsonl"
 ANY = "…"
 _BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 _BARS = re.compile(r"[▁-█▏▎▍▌▋▊▉]+")
-_NUMBER = re.compile(r"(?:\d[\d,.]*(?:[kM]| [mµ]?s\b| min\b| GB/s)?|\bunknown\b|–)[ ]*")
+_NUMBER = re.compile(
+    r"(?:(?<=\s)[+-])?(?:\d[\d,.]*(?:[kM]| [mµ]?s\b| min\b| GB/s)?|\bunknown\b|–)[ ]*"
+)
 _UNITS = ("µs", "ms", "s", "min")
 
 pytestmark = pytest.mark.e2e
