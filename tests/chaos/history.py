@@ -20,6 +20,8 @@ from tests.chaos import acts
 from tests.chaos.acts import Scene
 
 READY_WITHIN_S = 40.0
+START_TIMEOUT_S = 60.0  # after which a start with a frozen engine has failed, as it must
+FROZEN_WITHIN_S = START_TIMEOUT_S + 30.0
 RECOVERS_WITHIN_S = 45.0
 LAYOUTS = ((1, 2), (1, 2), (1, 3), (2, 3), (2, 4))  # prefill, total
 STAGES = ("start", "load", "load", "scale", "drain")
@@ -96,14 +98,19 @@ class History:
         with planning():
             prepared = prepare(chosen)
             self.supervisor = launch.launch(
-                prepared.deployment, prepared.specs, detached=is_detached, ready_timeout_s=60.0
+                prepared.deployment,
+                prepared.specs,
+                detached=is_detached,
+                ready_timeout_s=START_TIMEOUT_S,
             )
 
     def _until_up(self) -> None:
         """It serves, or its start failed, as it says."""
         assert self.supervisor is not None
-        deadline = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < deadline:
+        began = time.monotonic()
+        while time.monotonic() < began + (
+            FROZEN_WITHIN_S if self.scene.stopped else READY_WITHIN_S
+        ):
             found = self.scene.look()
             if found is not None and found.ready_after_s is not None:
                 self.load.begin(found.endpoint)
