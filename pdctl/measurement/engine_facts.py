@@ -133,7 +133,12 @@ def limits_of(info: Mapping[str, Any]) -> Limits:
 
 
 def _is_eager(info: Mapping[str, Any]) -> bool:
-    """Whether it launches prefill kernel by kernel, as SGLang 0.5.15's prefill engines do."""
+    """Whether it launches prefill kernel by kernel, as SGLang 0.5.15's prefill engines do.
+
+    On a CPU nothing runs beside what Python does: no launch hides there, with graphs or without.
+    """
+    if info.get("device") == "cpu":
+        return False
     config = info.get("cuda_graph_config")
     prefill = config.get("prefill") if isinstance(config, dict) else None
     return isinstance(prefill, dict) and prefill.get("backend") == "disabled"

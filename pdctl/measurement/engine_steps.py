@@ -31,6 +31,7 @@ from pdctl.perf_model.records import Measurement, StepTimes
 SETTLE_S = 1.0  # until an engine has counted what it has answered
 SPANNING_STEPS = 3  # decode steps after a prefill: the second one's time is counted from before it
 TELLING_PREFILLS = 5
+PLUGS = 5  # measured by themselves
 HOST_TOKENS = 256  # prompts up to this length tell what is not the step
 
 
@@ -51,6 +52,7 @@ class EngineSteps:
     has_counters: bool = True
     is_cramped: bool = False  # its KV cache holds but a few prompts
     host_s: list[float] = field(default_factory=list)
+    _plug_s: list[float] = field(default_factory=list)
     _stems: dict[int, list[int]] = field(default_factory=dict)
 
     async def measure(self, step: Measurement, times: StepTimes) -> Measurement | None:
@@ -90,10 +92,11 @@ class EngineSteps:
             return None
         return Measurement("request", max(1e-5, median(self.host_s)))
 
-    async def _prefill(self, step: Measurement, times: StepTimes) -> Measurement | None:
-        """A prompt to an idle engine."""
-        if step.batch > 1:
-            return await self._together(step, times)
+    async def _prefill(self, step: Measurement, _: StepTimes) -> Measurement | None:
+        """One prompt or several to an idle engine."""
+        return await (self._together(step) if step.batch > 1 else self._prefill_alone(step))
+
+    async def _prefill_alone(self, step: Measurement) -> Measurement | None:
         if self.is_cramped:
             self._stems.clear()  # whatever was cached is gone by now
         stem = await self._stem(step.cached_tokens)
@@ -118,9 +121,12 @@ class EngineSteps:
             step, new_tokens=new, cached_tokens=cached, seconds=seconds * self.clock_rate
         )
 
-    async def _together(self, step: Measurement, times: StepTimes) -> Measurement | None:
+    async def _together(self, step: Measurement) -> Measurement | None:
         """Prompts that gather while a plug is prefilled, and enter the next step together."""
         engine = self.prefill
+        plug_s = await self._plug_alone_s()
+        if plug_s is None:
+            return None
         before = await self._idle(engine)
         plug = asyncio.create_task(answers(engine, [prompt(engine, self.plug_tokens)]))
         await asyncio.sleep(2 * self.hop_s)
@@ -131,9 +137,15 @@ class EngineSteps:
         counted = await self._counted(engine, before, tokens)
         if counted is None:
             return None
-        plugged = Measurement("prefill", 0.0, new_tokens=self.plug_tokens, counted=True)
-        busy_s = counted.prefill_busy_s * self.clock_rate
-        return replace(step, seconds=busy_s - predicted_s(times, plugged))
+        return replace(step, seconds=counted.prefill_busy_s * self.clock_rate - plug_s)
+
+    async def _plug_alone_s(self) -> float | None:
+        """What a plug takes by itself: measured, for a prediction is not yet to be relied on."""
+        if not self._plug_s:
+            plug = Measurement("prefill", 0.0, new_tokens=self.plug_tokens, counted=True)
+            found = [await self._prefill_alone(plug) for _ in range(PLUGS)]
+            self._plug_s = [one.seconds for one in found if one is not None]
+        return median(self._plug_s) if self._plug_s else None
 
     def _beside(
         self, measure: Callable[[Probed, Measurement, StepTimes], Awaitable[Measurement | None]]

@@ -69,11 +69,14 @@ class AttentionKernel:
 # (profiles/measured/h200-*): prefill of 4 to 8192 new tokens after 0 to 16384 cached ones, decode
 # of one sequence at 1K to 32K of context, of up to 256 at 400K in all. fa3: the same of
 # Llama-3.1-8B alone (profiles/measured/h200--dense-gqa--sglang-0.5.15--fa3).
+# torch_native: SGLang 0.5.23 on a CPU (tests/real_engine/predicted.py, 2026-11-26): 64 to 1024 new
+# tokens after 256 to 1024 cached ones, whose KV it copies for every step.
 # decode_memory of the others: InferSim's attention kernels on H20, 1.05 GB in 362 µs of 4 TB/s; the
 # rest of them: assumed.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     "triton": AttentionKernel(0.50, 0.55, 11e-9, 1.7, 250, 0.1e-6),
     "fa3": AttentionKernel(0.64, 0.90, 0.8e-9, 0.6, 187, split_s=4e-6, has_waves=True),
+    "torch_native": AttentionKernel(1.0, 0.70, 1.0e-9, 0.5, 1230),
     "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
 

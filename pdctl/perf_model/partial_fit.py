@@ -15,6 +15,11 @@ GUESS_WEIGHT = 10
 FORM = 0.01  # a fitted step is off by this much on GPUs where nothing is noisy
 # a step takes at least the first two, whatever the rest; the last is no time
 UNSCALED = ("eager_s", "decode_compute_s", "prefill_cached_weight")
+BASES = {
+    "prefill": "prefill_base_s",
+    "decode": "decode_base_s",
+    "transfer": "transfer_base_s",
+}  # what a step of each kind takes at least
 FAR = 2.5  # the roofline's own error is never this large on hardware it knows
 MAX_RESIDUAL = 0.25  # of the median over repeats of one step
 LEAST_REPEATS = 3
@@ -69,15 +74,25 @@ def _scales(
 ) -> dict[str, float]:
     """By how much to scale coefficients before a fit, where the roofline is of another world.
 
-    The prior of a fit is about the roofline's size; on a CPU that is off by orders of magnitude.
+    The prior of a fit is about the roofline's size; on a CPU that is off by orders of magnitude,
+    and by others for what a step costs at least than for what each token adds.
     """
     scales: dict[str, float] = {}
-    for kind in ("prefill", "decode", "transfer"):
-        ratios = [m.seconds / predicted_s(roofline, m) for m in measurements if m.kind == kind]
-        ratio = median(ratios) if ratios else 1.0
-        if not 1 / FAR <= ratio <= FAR:
-            own = (*REQUIRED[kind], *OPTIONAL[kind])
-            scales |= {n: ratio for n in own if n in names and n not in UNSCALED}
+    for kind, base in BASES.items():
+        steps = [m for m in typical(measurements) if m.kind == kind]
+        if len(steps) < 2:
+            continue
+        steps.sort(key=lambda m: predicted_s(roofline, m))
+        low, high = steps[0], steps[-1]
+        grown = predicted_s(roofline, high) - predicted_s(roofline, low)
+        ratio = (high.seconds - low.seconds) / grown if grown > 0 else 1.0
+        if ratio <= 0 or 1 / FAR <= ratio <= FAR:
+            continue
+        own = (*REQUIRED[kind], *OPTIONAL[kind])
+        scales |= {n: ratio for n in own if n in names and n not in UNSCALED}
+        short_s = low.seconds - predicted_s(applied(roofline, scales), low)
+        if base in names and short_s > low.seconds / 3:
+            scales[base] += short_s / getattr(roofline, base)
     return scales
 
 
