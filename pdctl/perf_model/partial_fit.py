@@ -162,24 +162,29 @@ def disagreements(
 ) -> tuple[Disagreement, ...]:
     """The steps off by more than MAX_RESIDUAL in the median of their repeats, worst first.
 
-    One measured less than LEAST_REPEATS times may be a slip. Where the left-out error is more
-    than MAX_LEFT_OUT_ERROR: the worst five. are_probes: False for steps of engines at work, of
-    which some are misread; then only that error counts.
+    One whose repeats scatter over twice that range is off only beyond what they cover. One measured
+    less than LEAST_REPEATS times may be a slip. Where the left-out error is more than
+    MAX_LEFT_OUT_ERROR: the worst five. are_probes: False for steps of engines at work, of which
+    some are misread; then only that error counts.
     """
     by_step: dict[Measurement, list[float]] = defaultdict(list)
     for m, residual in zip(measurements, fit.residuals, strict=True):
         by_step[_same(m)].append(residual)
     all_of_them = sorted(
         (
-            Disagreement(step, median(r))
+            (Disagreement(step, median(r)), 2 * _spread([abs(one - median(r)) for one in r]))
             for step, r in by_step.items()
             if len(r) >= LEAST_REPEATS or not are_probes
         ),
-        key=lambda one: -abs(one.residual),
+        key=lambda pair: -abs(pair[0].residual),
     )
     if fit.left_out_error > MAX_LEFT_OUT_ERROR:
-        return tuple(all_of_them[:5])
-    return tuple(one for one in all_of_them if are_probes and abs(one.residual) > MAX_RESIDUAL)
+        return tuple(one for one, _ in all_of_them[:5])
+    return tuple(
+        one
+        for one, covered in all_of_them
+        if are_probes and abs(one.residual) > max(MAX_RESIDUAL, covered)
+    )
 
 
 def _same(m: Measurement) -> Measurement:

@@ -1,6 +1,7 @@
 """A fit of what measurements tell, and whether to believe it."""
 
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 
@@ -110,3 +111,17 @@ def test_a_base_that_is_slower_where_tokens_are_faster_is_fitted_too() -> None:
     fitted = applied(TIMES, found.factors)
     for step in plan():
         assert predicted_s(fitted, step) == pytest.approx(predicted_s(true, step), rel=0.10)
+
+
+def test_a_step_whose_own_repeats_cover_the_fit_does_not_disagree() -> None:
+    steps = measured(truth(TIMES), plan(repeats=8), noise=0.01)
+    one = next(m for m in steps if m.kind == "prefill" and m.new_tokens == 512)
+    factors = cycle([0.9, 1.3, 2.0, 1.7])
+    scattered = [
+        replace(m, seconds=m.seconds * next(factors)) if _is_same(m, one) else m for m in steps
+    ]
+    steady = [replace(m, seconds=m.seconds * 1.5) if _is_same(m, one) else m for m in steps]
+    assert disagreements(scattered, fit(scattered, TIMES)) == ()
+    assert [replace(one, seconds=0.0)] == [
+        d.step for d in disagreements(steady, fit(steady, TIMES))
+    ]

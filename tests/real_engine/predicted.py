@@ -1,6 +1,6 @@
 """Predicted against measured with real SGLang on the CPU: calibrate, then loads. Not a test.
 
-python -m tests.real_engine.predicted [--layers 8] [--hidden 512] [--rates 0.5,1] [--keep DIR]
+python -m tests.real_engine.predicted [--layers 8] [--hidden 512] [--rates 1,2] [--keep DIR]
 
 One colocated engine, then one prefill and one decode engine, each calibrated while idle and then
 measured at every rate with the profile of its own steps alone. Wants a machine that does nothing
@@ -23,6 +23,7 @@ from tests.real_engine.installed import PYTHON
 from tests.real_engine.loopback import loopback_only
 from tests.real_engine.test_real_engine import COLOCATED, PORT, Real, split
 
+LAYOUTS: Mapping[str, Mapping[str, Any]] = {"1C": COLOCATED, "1P1D": split()}
 ROUTER = f"http://127.0.0.1:{PORT}"
 
 
@@ -82,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--hidden", type=int, default=512)
     options.add_argument("--isl", default="300")
     options.add_argument("--osl", default="32")
-    options.add_argument("--rates", default="0.5,1")
+    options.add_argument("--rates", default="1,2")
+    options.add_argument("--layouts", default=",".join(LAYOUTS))
     options.add_argument("--duration", default="60s")
     options.add_argument("--budget", default="4min")
     options.add_argument("--keep", type=Path, help="a folder for profiles, steps and loads")
@@ -93,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         real = Real(folder, make_model(folder, given.layers, given.hidden))
         try:
             sys.stdout.write("| | rate | TTFT p50 | off | TPOT p50 | off |\n| --- |" + " --- |" * 5)
-            for layout, roles in (("1C", COLOCATED), ("1P1D", split())):
-                for line in rows(real, layout, roles, given):
+            for layout in given.layouts.split(","):
+                for line in rows(real, layout, LAYOUTS[layout], given):
                     sys.stdout.write(f"\n{line}")
                     sys.stdout.flush()
             sys.stdout.write("\n")
