@@ -237,14 +237,16 @@ def _prefill_share(fleet: Fleet) -> float:
 
 
 def _finalists(run: _Search, side: Sequence[Tried]) -> list[Tried]:
-    """Of one arm: the best at the rate asked about, and the closed form's favourite.
+    """Of one arm: the best at the rate asked about, and on a trace the closed form's favourite.
 
-    Without SLOs, of those nearly as fast as the best the one that carries most.
+    Drawn requests it knows well enough. Without SLOs, of those nearly as fast as the best the one that carries most.
     """
     first = max(side, key=lambda pair: run.better(pair[1], pair[0]))
     near = [pair for pair in side if run.as_fast(pair[1], first[1], pair[0])]
     if near:
         return [max(near, key=lambda pair: pair[0].knee_rps)]
+    if not has_times(run.question):
+        return [first]
     enough = [pair for pair in side if run.meets(pair[1])]
     rival = max(enough, key=lambda pair: pair[0].knee_rps, default=first)
     return [first] if rival is first else [first, rival]
