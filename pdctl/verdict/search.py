@@ -239,7 +239,8 @@ def _prefill_share(fleet: Fleet) -> float:
 def _finalists(run: _Search, side: Sequence[Tried]) -> list[Tried]:
     """Of one arm: the best at the rate asked about, and on a trace the closed form's favourite.
 
-    Drawn requests it knows well enough. Without SLOs, of those nearly as fast as the best the one that carries most.
+    Drawn requests it knows well enough. Without SLOs, of those nearly as fast as the best the one
+    that carries most.
     """
     first = max(side, key=lambda pair: run.better(pair[1], pair[0]))
     near = [pair for pair in side if run.as_fast(pair[1], first[1], pair[0])]
