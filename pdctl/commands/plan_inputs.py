@@ -235,6 +235,7 @@ def _live(options: PlanOptions) -> Workload:
         if value is not None:
             raise InvalidInput(f"--from and {flag} exclude each other.", hint=f"drop {flag}")
     window_s = parse_duration_s(options.window, flag="--window")
+    rate = None if options.rate is None else positive(options.rate, flag="--rate")
     targets = targets_of_router(options.from_url)
     with progress_line() as progress:
         seen = watch_workload(
@@ -243,8 +244,7 @@ def _live(options: PlanOptions) -> Workload:
             lambda waited_s: progress(f"looking at {len(targets)} engines, {waited_s:.0f} s"),
         )
     err().print(f"  Seen at {options.from_url}: {workload_line(seen)}.")
-    rate = positive(options.rate, flag="--rate") if options.rate is not None else seen.rate_rps
-    return replace(seen, rate_rps=rate)
+    return seen if rate is None else replace(seen, rate_rps=rate)
 
 
 def _with_profile(question: Question, options: PlanOptions) -> Question:

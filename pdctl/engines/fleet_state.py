@@ -109,15 +109,21 @@ def fleet_phase(
         return "serving"
     wanted = [observed.processes.get(spec.name) for spec in desired.specs]
     out = [process for process in wanted if process is not None and not process.is_serving]
-    return "degraded" if any(map(_is_in_trouble, out)) else "scaling"
+    router = next((p for p in wanted if p is not None and p.is_router), None)
+    was_lost = router is not None and bool(router.crashes)
+    return "degraded" if any(_is_in_trouble(p, was_lost) for p in out) else "scaling"
 
 
-def _is_in_trouble(process: Process) -> bool:
+def _is_in_trouble(process: Process, router_was_lost: bool) -> bool:
     """Whether something went wrong with it: one that is new and on its way is not in trouble."""
-    if process.crashes or process.given_up or process.lost or process.unanswered_since is not None:
+    since = (process.unanswered_since, process.wrong_since)
+    if process.crashes or any(at is not None for at in since):
         return True
-    listed = process.listed
-    return process.served and listed is not None and not listed.is_healthy
+    if process.given_up or process.lost or process.switch_failed:
+        return True
+    if process.listed is None:
+        return process.served and router_was_lost
+    return process.served and not process.listed.is_healthy
 
 
 def fleet_detail(phase: FleetPhase, processes: tuple[ProcessState, ...], launch: Launch) -> str:

@@ -80,19 +80,18 @@ def _scales(
     scales: dict[str, float] = {}
     for kind, base in BASES.items():
         steps = [m for m in typical(measurements) if m.kind == kind]
-        if len(steps) < 2:
+        if not steps:
             continue
         steps.sort(key=lambda m: predicted_s(roofline, m))
         low, high = steps[0], steps[-1]
         grown = predicted_s(roofline, high) - predicted_s(roofline, low)
         ratio = (high.seconds - low.seconds) / grown if grown > 0 else 1.0
-        if ratio <= 0 or 1 / FAR <= ratio <= FAR:
-            continue
-        own = (*REQUIRED[kind], *OPTIONAL[kind])
-        scales |= {n: ratio for n in own if n in names and n not in UNSCALED}
+        if ratio > 0 and not 1 / FAR <= ratio <= FAR:
+            own = (*REQUIRED[kind], *OPTIONAL[kind])
+            scales |= {n: ratio for n in own if n in names and n not in UNSCALED}
         short_s = low.seconds - predicted_s(applied(roofline, scales), low)
-        if base in names and short_s > low.seconds / 3:
-            scales[base] += short_s / getattr(roofline, base)
+        if base in names and short_s > low.seconds / 2:
+            scales[base] = scales.get(base, 1.0) + short_s / getattr(roofline, base)
     return scales
 
 

@@ -158,7 +158,11 @@ def _verdict(
         if of_role and not any(one.health == "up" and one.breaker != "open" for one in of_role):
             return "down", f"no {role} engine serves: {_trouble(of_role[0])}"
     troubled = [one for one in engines if not is_well(one)]
-    if watched.phase == "scaling" and all(one.health == "starting" for one in troubled):
+    if (
+        watched.phase == "scaling"
+        and router.ready
+        and all(one.health == "starting" for one in troubled)
+    ):
         return "scaling", watched.detail
     if troubled:
         more = f", and {len(troubled) - 1} more" if len(troubled) > 1 else ""

@@ -69,9 +69,7 @@ def _parts(url: str) -> SplitResult:
             return parts
     except ValueError:  # a port that is none
         pass
-    raise InvalidInput(
-        f"--router {url!r} is not the URL of a router.", hint="--router http://127.0.0.1:30000"
-    )
+    raise InvalidInput(f"{url!r} is not the URL of a router.", hint="http://127.0.0.1:30000 is one")
 
 
 def named_targets(listed: Sequence["Listed"], router_host: str) -> list[Target]:

@@ -216,8 +216,7 @@ def _remember(memory: _Memory, scrape: Scrape | None) -> bool:
     page = memory.scraper.metrics
     if page is not None and (not memory.metrics or memory.metrics[-1][0] != page[0]):
         restarted |= _append(memory.metrics, page[0], page[1], LATENCY_WINDOW_S)
-    usage = scrape.sample.kv_usage or 0.0
-    remember(memory.steps, Seen(scrape.at_s, scrape.counters, usage))
+    remember(memory.steps, Seen(scrape.at_s, scrape.counters, scrape.sample.kv_usage))
     sample = _rated(scrape.sample, memory)
     memory.last = replace(scrape, sample=sample)
     return restarted

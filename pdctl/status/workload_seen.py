@@ -14,6 +14,7 @@ from pdctl.workload.records import Workload
 
 LEAST_REQUESTS = 20  # fewer say little of the next ones
 TELL_EVERY_S = 1.0
+METRICS_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,11 @@ def watch_workload(
 ) -> Workload:
     """Look at the engines' metrics, wait, and look again. tell: seconds waited so far.
 
-    Raises EngineFailed where an engine gives no metrics, InvalidInput where too little came.
+    Raises EngineFailed where an engine gives no metrics or began to count anew, InvalidInput where
+    there are no engines or too little came.
     """
+    if not targets:
+        raise InvalidInput("The router lists no engines.", hint="pdctl status --router URL")
     scrapers = [EngineScraper(target) for target in targets]
     try:
         began = time.monotonic()
@@ -53,7 +57,7 @@ def workload_between(counted: Sequence[Counted], elapsed_s: float) -> Workload:
     """The mean lengths, the cached share and the rate of what engines counted in `elapsed_s`.
 
     Prefill and colocated engines count prompts, decode and colocated ones output.
-    Raises InvalidInput below LEAST_REQUESTS.
+    Raises InvalidInput below LEAST_REQUESTS, EngineFailed where a counter is missing or fell.
     Source: SGLang's num_requests_total, counted when a request ends, and realtime_tokens_total.
     Ignores: how lengths are distributed, requests that were under way at either end.
     """
@@ -64,10 +68,11 @@ def workload_between(counted: Sequence[Counted], elapsed_s: float) -> Workload:
         raise InvalidInput(
             f"Only {requests:.0f} requests ended in {elapsed_s:.0f} s; "
             f"{LEAST_REQUESTS} say something of a workload.",
-            hint="--window 5m",
+            hint="a longer --window",
             code="too_little_seen",
         )
-    fresh, cached = _sum(taking, "prefill_tokens"), _sum(taking, "cached_tokens")
+    fresh = _sum(taking, "prefill_tokens")
+    cached = sum(delta(c.before.cached_tokens, c.after.cached_tokens) or 0.0 for c in taking)
     made = _sum(making, "decode_tokens")
     seen = workload_from_lengths(
         isl=(fresh + cached) / requests,
@@ -79,15 +84,25 @@ def workload_between(counted: Sequence[Counted], elapsed_s: float) -> Workload:
 
 
 def _sum(counted: Sequence[Counted], name: str) -> float:
-    return sum(delta(getattr(c.before, name), getattr(c.after, name)) or 0.0 for c in counted)
+    grown = [delta(getattr(c.before, name), getattr(c.after, name)) for c in counted]
+    known = [one for one in grown if one is not None]
+    if len(known) < len(grown):
+        raise EngineFailed(
+            f"{len(grown) - len(known)} of {len(grown)} engines do not count {name}, or were "
+            "restarted while they were looked at.",
+            hint="once more; pdctl status shows restarts",
+            code="counters_lost",
+        )
+    return sum(known)
 
 
 def _metrics(scraper: EngineScraper) -> tuple[float, Counters]:
-    found = scraper.read_metrics()
+    found = scraper.read_metrics(METRICS_WITHIN_S)
     if found is None:
         raise EngineFailed(
             f"{scraper.target.url} gives no /metrics.",
-            hint="SGLang has them with --enable-metrics; pdctl up sets it",
+            hint="SGLang has them with --enable-metrics (pdctl up sets it); of one with a key: "
+            "--api-key-file",
             code="no_metrics",
         )
     return found

@@ -17,6 +17,7 @@ from pdctl.workload.records import Lengths
 
 STEPS = (1.25, 1.6, 2.0, 3.0, 4.0, 8.0)  # tried up and down from the value asked about
 HALVINGS = 6
+LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the simulator
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def closed_choice(point: Point) -> Choice:
 def _scaled_score(point: Point, arm: str, fleet: Fleet, demand: Demand, rate_rps: float) -> Scored:
     """A layout's closed-form figures with its highest rate as the simulator would have it."""
     scored = score(fleet, demand, point.question.slo, rate_rps)
-    own = point.scales.get(arm, Scale()).knee
-    return replace(scored, knee_rps=scored.knee_rps * point.knee_scales.get(fleet.layout, own))
+    scale = point.knee_scales.get(fleet.layout, point.scales.get(arm, Scale()).knee)
+    return replace(scored, knee_rps=scored.knee_rps * min(max(scale, LEAST), MOST))
 
 
 def scale_of(arm: Arm, scored: Scored) -> Scale:
@@ -116,7 +117,7 @@ def scale_of(arm: Arm, scored: Scored) -> Scale:
 def _ratio(simulated: float | None, closed: float) -> float:
     if simulated is None or closed <= 0:
         return 1.0
-    return min(max(simulated / closed, 0.2), 5.0)
+    return min(max(simulated / closed, LEAST), MOST)
 
 
 def _side(scored: Scored, scale: Scale) -> Side:

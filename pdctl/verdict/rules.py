@@ -138,7 +138,9 @@ def _single_node(cluster: Cluster) -> Rule:
 def _variability(workload: Workload) -> Rule:
     burst = workload.burstiness
     if burst is None:
-        text = "unknown: give a trace" if workload.requests is None else "under five minutes seen"
+        text = (
+            "unknown: give a trace" if workload.requests is None else "no five minutes of arrivals"
+        )
         return Rule("variability", "unknown", None, VARIABLE_PEAK, text, VARY)
     variable = burst.dispersion > VARIABLE_DISPERSION or burst.peak_over_mean > VARIABLE_PEAK
     text = f"busiest minute {burst.peak_over_mean:.1f}× the mean"

@@ -152,9 +152,8 @@ def search(
     progress(f"simulating {len(entrants)} layouts")
     tried = run.simulate(entrants, requests, queues=queues)
     pairs = list(zip(entrants, tried, strict=True))
-    finalists = {"colocated": _finalists(run, pairs[: len(alone)])}
-    if hopeful:
-        finalists["pd"] = _finalists(run, pairs[len(alone) :])
+    sides = {"colocated": pairs[: len(alone)], "pd": pairs[len(alone) :]}
+    finalists = {name: _finalists(run, side) for name, side in sides.items() if side}
     finals = [scored for final in finalists.values() for scored, _ in final]
     knees = _knees(run, finals)
     best = {name: _highest(run, final, knees) for name, final in finalists.items()}
@@ -165,7 +164,12 @@ def search(
         {name: arm for name, (_, arm) in best.items()},
         {name: scored for name, (scored, _) in best.items()},
         tuple(_with_rates(run, sweep, knees, best.get("pd"))),
-        {s.fleet.layout: knees[s.fleet] / s.knee_rps for s in finals if s.knee_rps},
+        {
+            scored.fleet.layout: _consistent(run, arm, knees[scored.fleet]) / scored.knee_rps
+            for final in finalists.values()
+            for scored, arm in final
+            if scored.knee_rps
+        },
     )
 
 

@@ -3,6 +3,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pdctl.commands.status_expect import Expectation
 from pdctl.status.records import Target
 from tests.status.servers import pages_server
@@ -40,19 +42,35 @@ def test_an_engine_with_a_measured_profile_is_expected_to_run_as_it_says() -> No
     assert found.band < 0.2
 
 
-def test_one_that_nobody_measured_is_left_alone(monkeypatch: Any) -> None:
-    monkeypatch.setattr("pdctl.commands.status_expect._expected", lambda facts: None)
+def test_one_that_does_not_answer_or_was_not_measured_hides_no_other() -> None:
+    expectation = Expectation()
+    with pages_server(pages()) as good, pages_server(pages(attention_backend="other")) as other:
+        targets = [
+            Target(f"colocated-{i}", "colocated", url)
+            for i, url in enumerate(("http://127.0.0.1:9", other, good))
+        ]
+        deadline = time.monotonic() + 5
+        while not (found := expectation(targets)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert set(found) == {good}
+
+
+def test_one_that_did_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    expectation = Expectation()
+    answers = pages()
+    page = answers.pop("/server_info")
+    with pages_server(answers) as url:
+        assert expectation([Target("colocated-0", "colocated", url)]) == {}
+        monkeypatch.setattr("pdctl.commands.status_expect.REFRESH_S", 0.05)
+        answers["/server_info"] = page
+        assert url in looked_up(url, expectation)
+
+
+def test_an_engine_in_another_role_than_it_is_listed_with_is_left_alone() -> None:
     expectation = Expectation()
     with pages_server(pages()) as url:
-        targets = [Target("colocated-0", "colocated", url)]
-        assert expectation(targets) == {}
-        time.sleep(0.3)
-        assert expectation(targets) == {}
-
-
-def test_an_engine_that_does_not_answer_is_left_alone() -> None:
-    expectation = Expectation()
-    targets = [Target("colocated-0", "colocated", "http://127.0.0.1:9")]
-    assert expectation(targets) == {}
-    time.sleep(0.3)
-    assert expectation(targets) == {}
+        decode = Target("decode-0", "decode", url)
+        colocated = Target("colocated-0", "colocated", url)
+        expectation([decode, colocated])
+        assert url in looked_up(url, expectation)
+        assert expectation([decode]) == {}

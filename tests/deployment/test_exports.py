@@ -3,6 +3,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,16 @@ def test_the_script_runs_as_it_stands_whatever_the_arguments_hold(tmp_path: Path
     assert router.startswith("['--prefill', 'http://127.0.0.1:1', '21000']")
 
 
+@contextmanager
+def default_action(number: signal.Signals) -> Iterator[None]:
+    """What is started meanwhile does not inherit that a signal is ignored."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGHUP])
 def test_stopping_the_script_stops_what_it_started(tmp_path: Path, stop: signal.Signals) -> None:
     waiting = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
@@ -58,7 +70,8 @@ def test_stopping_the_script_stops_what_it_started(tmp_path: Path, stop: signal.
     ]
     script = tmp_path / "start.sh"
     script.write_text(shell(specs))
-    started = subprocess.Popen(["bash", str(script)], stdout=subprocess.DEVNULL)
+    with default_action(stop):  # whoever ran the tests may ignore it, and then the script would too
+        started = subprocess.Popen(["bash", str(script)], stdout=subprocess.DEVNULL)
     logs = [spec.log for spec in specs]
     while not all(log.exists() and log.read_text() for log in logs):
         assert started.poll() is None

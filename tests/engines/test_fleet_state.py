@@ -48,6 +48,8 @@ def phase(**changed: Process | None) -> str:
         (replace(NEW, running=False, given_up="crashed three times"), "degraded"),
         (replace(NEW, lost="its scheduler"), "degraded"),
         (replace(NEW, served=True, unanswered_since=3.0), "degraded"),
+        (replace(NEW, ready=True, wrong_since=3.0), "degraded"),
+        (replace(NEW, switch_failed="it says no"), "degraded"),
     ],
 )
 def test_what_is_on_its_way_scales_and_what_went_wrong_degrades(
@@ -59,3 +61,9 @@ def test_what_is_on_its_way_scales_and_what_went_wrong_degrades(
 def test_a_crash_that_is_mended_does_not_make_a_later_change_look_like_trouble() -> None:
     mended = replace(SERVING["prefill-0"], crashes=(1.0,))
     assert phase(prefill_0=mended, decode_1=NEW) == "scaling"
+
+
+def test_engines_that_a_new_router_does_not_know_yet_are_trouble() -> None:
+    router = replace(SERVING["router"], crashes=(1.0,))
+    unknown = replace(SERVING["decode-1"], listed=None)
+    assert phase(router=router, decode_1=unknown) == "degraded"

@@ -102,8 +102,9 @@ def test_a_machine_forty_times_slower_than_its_roofline_is_fitted_all_the_same()
         assert predicted_s(fitted, step) == pytest.approx(predicted_s(true, step), rel=0.10)
 
 
-def test_a_base_that_is_slower_where_tokens_are_faster_is_fitted_too() -> None:
-    factors = dict.fromkeys(TRUE_FACTORS, 0.15) | {"prefill_base_s": 30.0, "decode_base_s": 4.0}
+@pytest.mark.parametrize("slope", [0.15, 1.0])
+def test_a_base_that_is_slower_where_tokens_are_not_is_fitted_too(slope: float) -> None:
+    factors = dict.fromkeys(TRUE_FACTORS, slope) | {"prefill_base_s": 30.0, "decode_base_s": 20.0}
     true = applied(TIMES, factors)
     steps = measured(true, plan(repeats=3), noise=0.03)
     found, _ = fit_identified(steps, TIMES)

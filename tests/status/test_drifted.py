@@ -42,11 +42,16 @@ def test_other_steps_than_the_profile_s_are_told_with_their_size(step_s: float, 
     assert "pdctl calibrate" in said
 
 
-def test_ranks_of_attention_dp_share_the_batch_of_an_engine() -> None:
-    times = TIMES.__class__(**{**vars(TIMES), "decode_request_s": 0.001})
-    one = Expected("decode", "p", times, 8000, KV_TOKENS, 4, band=0.05)
-    seen = [counted(float(at_s), 0.06 + 4 * 8 * 0.001) for at_s in range(100, 161)]
-    assert drifted("decode-0", seen, None, one) == ""
+def test_pauses_do_not_make_the_context_look_shorter() -> None:
+    busy = [counted(float(at_s), 0.06) for at_s in range(100, 116)]
+    idle = [Seen(float(at_s), busy[-1].counters, 0.0) for at_s in range(116, 161)]
+    assert drifted("decode-0", busy + idle, None, expected()) == ""
+
+
+def test_nothing_is_said_of_decode_where_the_context_is_not_known() -> None:
+    unknown = [one._replace(kv_usage=None) for one in minute(0.09)]
+    assert drifted("decode-0", unknown, None, expected()) == ""
+    assert drifted("decode-0", minute(0.09), None, expected(dp=4)) == ""
 
 
 def test_prefill_is_compared_only_where_the_number_of_prompts_is_known() -> None:

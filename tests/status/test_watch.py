@@ -228,7 +228,7 @@ def test_no_router_there_is_an_error_that_says_so(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("url", ["", "host", "host:30000", "ftp://host", "http://", "http://h:x"])
 def test_what_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(InvalidInput, match="--router"):
+    with pytest.raises(InvalidInput, match="is not the URL of a router"):
         targets_of_router(url)
 
 

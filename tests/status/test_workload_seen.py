@@ -55,6 +55,19 @@ def test_too_few_requests_are_no_workload() -> None:
         workload_between([colocated(19.0)], 30.0)
 
 
+def test_an_engine_that_was_restarted_meanwhile_spoils_the_figures() -> None:
+    fresh = Counted("colocated", colocated().after, colocated().before)
+    with pytest.raises(
+        EngineFailed, match="1 of 2 engines do not count requests, or were restarted"
+    ):
+        workload_between([colocated(), fresh], 30.0)
+
+
+def test_a_router_without_engines_is_told_at_once() -> None:
+    with pytest.raises(InvalidInput, match="lists no engines"):
+        watch_workload([], 30.0, lambda waited_s: None)
+
+
 def grown(page: str, factor: float) -> bytes:
     """A captured page of which every counter of requests and tokens is larger."""
     lines = []

@@ -140,4 +140,4 @@ def test_a_short_trace_is_not_asked_for_again() -> None:
     seen = workload_from_lengths(isl=4000, osl=300)
     short = replace(seen, requests=Requests([0.0, 20.0], [4000, 4000], [300, 300]))
     texts = [rules_of(workload)["variability"].text for workload in (seen, short)]
-    assert texts == ["unknown: give a trace", "under five minutes seen"]
+    assert texts == ["unknown: give a trace", "no five minutes of arrivals"]

@@ -201,3 +201,10 @@ def test_one_engines_worth_of_gpus_is_judged_at_the_rate_that_was_given() -> Non
     assert verdict.decided_by == "feasibility"
     assert not [w for w in verdict.warnings if "--rate" in w]
     assert [r.favours for r in verdict.rules if r.id == "decode_batch"] == ["neither"]
+
+
+def test_where_only_a_split_can_be_built_it_is_the_answer() -> None:
+    four = Parallelism(tp=4)
+    shapes = {"colocated": Parallelism(tp=16), "prefill": four, "decode": four}
+    verdict = decide(question(gpus="8xH100", rate=2, parallelism=shapes))
+    assert (verdict.verdict, verdict.decided_by) == ("pd", "feasibility")
