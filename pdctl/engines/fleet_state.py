@@ -111,7 +111,11 @@ def fleet_phase(
     out = [process for process in wanted if process is not None and not process.is_serving]
     router = next((p for p in wanted if p is not None and p.is_router), None)
     was_lost = router is not None and bool(router.crashes)
-    return "degraded" if any(_is_in_trouble(p, was_lost) for p in out) else "scaling"
+    if any(_is_in_trouble(p, was_lost) for p in out):
+        return "degraded"
+    # what is missing while nothing comes or goes will not come by itself
+    is_moving = any(p.running and not p.is_serving for p in observed.processes.values())
+    return "scaling" if is_moving else "degraded"
 
 
 def _is_in_trouble(process: Process, router_was_lost: bool) -> bool:

@@ -1,7 +1,7 @@
 """Give a running deployment other numbers of engines: what is wanted is written, nothing waits."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.file import read_deployment
@@ -88,9 +88,16 @@ class _Change:
     @classmethod
     def of(cls, before: Deployment, after: Deployment, current: Launch) -> "_Change":
         wanted = {"router", *after.engine_names}
-        kept = tuple(spec for spec in current.specs if spec.name in wanted)
         seen = _running(current.name)
         alive = {(process.name, process.url) for process in seen}
+        again = [s for s in current.leaving if s.name in wanted and (s.name, s.url) in alive]
+        kept = tuple(
+            spec
+            for spec in current.specs
+            if spec.name in wanted
+            # one that waits for the place of an engine that now stays has to find another
+            and ((spec.name, spec.url) in alive or not _share_a_place(spec, again))
+        )
         gone = [
             spec
             for spec in (*current.leaving, *current.specs)
@@ -133,9 +140,10 @@ class _Change:
     def sentences(self, prepared: Prepared) -> tuple[str, ...]:
         """What happens to each engine, and why."""
         kept = {spec.name for spec in self.kept}
+        wanted = {spec.name for spec in prepared.specs}
         new = [spec for spec in prepared.specs if spec.name not in kept]
         given_up = set(self.role_changes.values())
-        gone = (name for name in self.specs if name not in kept and name not in self.back)
+        gone = (name for name in self.specs if name not in wanted)
         stops = (name for name in gone if name not in given_up)
         return (
             *(self._about(spec, prepared) for spec in new),
@@ -180,6 +188,10 @@ def _taken_back(
         for spec in gone
         if spec.name in missing and spec.url not in urls and not gpus & set(spec.gpus)
     }
+
+
+def _share_a_place(spec: ProcessSpec, others: Sequence[ProcessSpec]) -> bool:
+    return any(spec.url == one.url or set(spec.gpus) & set(one.gpus) for one in others)
 
 
 def _running(name: str) -> tuple[ProcessState, ...]:

@@ -37,7 +37,7 @@ def phase(**changed: Process | None) -> str:
     ("process", "word"),
     [
         (SERVING["decode-1"], "serving"),
-        (None, "scaling"),
+        (None, "degraded"),
         (NEW, "scaling"),
         (replace(NEW, ready=True), "scaling"),
         (replace(NEW, ready=True, listed=UNHEALTHY), "scaling"),
@@ -67,3 +67,9 @@ def test_engines_that_a_new_router_does_not_know_yet_are_trouble() -> None:
     router = replace(SERVING["router"], crashes=(1.0,))
     unknown = replace(SERVING["decode-1"], listed=None)
     assert phase(router=router, decode_1=unknown) == "degraded"
+
+
+def test_what_is_missing_is_on_its_way_only_while_something_moves() -> None:
+    leaving = replace(SERVING["prefill-0"], deregister_sent=5.0, listed=None)
+    assert phase(prefill_0=leaving, decode_1=None) == "scaling"
+    assert phase(decode_1=None) == "degraded"

@@ -125,6 +125,24 @@ def test_an_engine_wanted_again_while_it_drains_stays() -> None:
     assert deployment.launch.leaving == ()
 
 
+def test_who_was_to_be_made_of_an_engine_that_stays_after_all_gets_another_place() -> None:
+    deployment = Running(sim(1, 3))
+    old = deployment.launch.specs[-1]
+    rescale.rescale(NAME, Counts(prefill=2))
+    deployment.runs("router", "prefill-0", "decode-0", "decode-1")
+    done = rescale.rescale(NAME, Counts(prefill=2, decode=2))
+    specs = {spec.name: spec for spec in deployment.launch.specs}
+    assert specs["decode-1"] == old
+    assert len({spec.url for spec in specs.values()}) == len(specs)
+    gpus = [gpu for spec in specs.values() for gpu in spec.gpus]
+    assert len(set(gpus)) == len(gpus)
+    assert set(done.changes) == {
+        f"prefill-1 starts on GPU {specs['prefill-1'].gpus[0]}.",
+        "decode-1 stays: it was about to leave.",
+    }
+    assert deployment.launch.leaving == ()
+
+
 def test_what_has_ended_is_not_taken_back() -> None:
     deployment = Running(sim(1, 4))
     rescale.rescale(NAME, Counts(total=3))
