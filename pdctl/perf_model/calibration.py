@@ -186,10 +186,10 @@ def _linearised(
     rows, targets, residuals = [], [], []
     all_slopes = _slopes(roofline, names, factors, measurements)
     for m, slopes in zip(measurements, all_slopes, strict=True):
-        fixed = predicted_s(now, m) - dot(slopes, factors)
+        now_s = predicted_s(now, m)
         rows.append([s / m.seconds for s in slopes])
-        targets.append(1.0 - fixed / m.seconds)
-        residuals.append(predicted_s(now, m) / m.seconds - 1.0)
+        targets.append(1.0 - (now_s - dot(slopes, factors)) / m.seconds)
+        residuals.append(now_s / m.seconds - 1.0)
     spread = _spread(residuals)
     for j in range(len(names)):
         rows.append([float(k == j) for k in range(len(names))])
