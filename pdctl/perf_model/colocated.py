@@ -41,7 +41,7 @@ class ColocatedEngine:
         self.joining: list[Job] = []  # prefilled by the last decided step
         # of decided steps: when its result is known, who was prefilled, who finished
         self.results: deque[tuple[float, Sequence[Job], list[Job]]] = deque()
-        self.leaving: float = 0  # KV of requests whose last token is not processed yet
+        self.leaving: float = 0.0  # KV of requests whose last token is not processed yet
         self.full = False
         self.prefill_s = prefill_cost(model.times)
         self.pairs = pairs_of(model.times)
@@ -145,7 +145,7 @@ class ColocatedEngine:
             if finished:
                 self.full = False
         if not results:
-            self.leaving = 0
+            self.leaving = 0.0
 
     def _admit(self) -> list[tuple[Job, int]]:
         decoding, kv, model = self.decoding, self.kv, self.model
@@ -259,7 +259,7 @@ class ColocatedEngine:
         if limit > self.max_steps:
             limit = self.max_steps
         if self.waiting and (self.results or not self.full):
-            limit = 1
+            limit = 1.0
         start_s = self.end_s if self.end_s > self.result_s else self.result_s
         self.start_s = start_s = now if now > start_s else start_s
         return decoding.plan(start_s, limit)

@@ -58,7 +58,7 @@ class DecodeEngine:
         self.waiting: deque[Job] = deque()
         self.retracted: deque[Job] = deque()
         self.results: deque[tuple[float, list[Job]]] = deque()
-        self.leaving: float = 0
+        self.leaving: float = 0.0
         self.link_s = 0.0
         self.start_s = 0.0
         self.end_s = 0.0
@@ -251,7 +251,7 @@ class DecodeEngine:
             limit = self.max_steps
         if self.prealloc or self.retracted or self.waiting:
             if self.results:
-                limit = 1
+                limit = 1.0
             elif self.prealloc and not self.retracted:
                 limit = min(limit, self.room.steps_until(self.prealloc[0]))
         self.start_s = now if now > self.end_s else self.end_s

@@ -40,7 +40,7 @@ class DecodeRoom:
             free,
             num_held=self.held,
             reserved=reserved,
-            running_totals=self._totals(),
+            running_totals=self._totals_that_count(context),
             retractable=context,
         )
         return prealloc_need(job.isl, job.osl, reserved, context) <= room
@@ -53,7 +53,7 @@ class DecodeRoom:
             self.kv.free(),
             num_held=self.held,
             reserved=self._reserved,
-            running_totals=self._totals(),
+            running_totals=self._totals_that_count(self._decoding.context),
             retractable=self._decoding.context,
         )
         return job.prompt + self._reserved <= room
@@ -77,7 +77,7 @@ class DecodeRoom:
     def hold(self, job: Job, tokens: int) -> None:
         """Take KV for a request."""
         self.held += 1
-        job.decode_kv = tokens
+        job.decode_kv = float(tokens)
         self.kv.private += tokens
         total = job.isl + job.osl
         if total > self._largest:
@@ -87,7 +87,11 @@ class DecodeRoom:
         """Give back all KV of a request."""
         self.held -= 1
         self.kv.private -= job.decode_kv
-        job.decode_kv = 0
+        job.decode_kv = 0.0
+
+    def _totals_that_count(self, context: float) -> list[int]:
+        """None where not even the largest could hold back more than what is reserved."""
+        return [] if self._largest - context <= self._reserved * self.held else self._totals()
 
     def _totals(self) -> list[int]:
         return [job.isl + job.osl for _, _, job in self._decoding.running]

@@ -42,7 +42,7 @@ class DecodeRun:
         self._ratio_step = 0
         self.running: list[tuple[int, int, Job]] = []
         self.steps = 0
-        self.context: float = 0
+        self.context: float = 0.0
         self.finish_sum = 0
         self.longest = 0
         self.planned = 0
@@ -70,7 +70,7 @@ class DecodeRun:
         constant, slope, least = self.costs[batch]
         first = constant + slope * (self.context + batch)
         growth = slope * batch * self.gain
-        count: float = self.running[0][0] - self.steps
+        count: float = float(self.running[0][0] - self.steps)
         if count > limit:
             count = limit
         if first < least:

@@ -5,7 +5,7 @@ from heapq import heappush
 NEVER = float("inf")
 
 
-class SimulationBroken(AssertionError):
+class SimulationBroken(Exception):
     """A bug in the simulator: requests or KV were lost, or nothing can happen any more."""
 
 

@@ -30,7 +30,7 @@ class Job:
         self.osl = self.left = osl
         self.path = path
         self.covered = 0
-        self.private: float = 0
+        self.private: float = 0.0
         # the others are set where they begin to mean something
         self.done: int
         self.cached: int

@@ -16,9 +16,9 @@ class KvPool:
 
     def __init__(self, capacity: int, segment_tokens: Sequence[int] | None) -> None:
         self.capacity = capacity
-        self.private: float = 0
+        self.private: float = 0.0
         self.locked = 0
-        self.peak: float = 0
+        self.peak: float = 0.0
         self.cache = None if segment_tokens is None else PrefixCache(segment_tokens)
 
     def free(self) -> float:
@@ -90,7 +90,7 @@ class KvPool:
     def release(self, job: Job) -> None:
         """Give back all that a request holds."""
         self.private -= job.private
-        job.private = 0
+        job.private = 0.0
         if job.covered and self.cache is not None:
             self.cache.release(job.path, job.covered)
             self.locked = self.cache.locked_tokens

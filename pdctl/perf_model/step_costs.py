@@ -13,21 +13,24 @@ from pdctl.perf_model.steps import (
 )
 
 
-class DecodeCosts(dict[int, tuple[float, float, float]]):
+class DecodeCosts:
     """Per batch size: a step's constant seconds, seconds per context token, and least seconds."""
 
-    def __init__(self, times: StepTimes) -> None:
-        super().__init__()
-        self._times = times
+    __slots__ = ("_rows", "_times")
 
-    def __missing__(self, batch: int) -> tuple[float, float, float]:
-        times = self._times
-        row = (
-            decode_constant_s(times, batch),
-            decode_slope_s(times, batch),
-            decode_floor_s(times, batch),
-        )
-        self[batch] = row
+    def __init__(self, times: StepTimes) -> None:
+        self._times = times
+        self._rows: dict[int, tuple[float, float, float]] = {}
+
+    def __getitem__(self, batch: int) -> tuple[float, float, float]:
+        row = self._rows.get(batch)
+        if row is None:
+            times = self._times
+            row = self._rows[batch] = (
+                decode_constant_s(times, batch),
+                decode_slope_s(times, batch),
+                decode_floor_s(times, batch),
+            )
         return row
 
 

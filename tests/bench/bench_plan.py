@@ -1,6 +1,7 @@
 """What `pdctl plan` costs, from the shell prompt to the verdict.
 
-python -m tests.bench.bench_plan [MOONCAKE_TRACE]
+python -m tests.bench.bench_plan [MOONCAKE_TRACE], or, as wheels have it, compiled,
+bash tests/compiled.sh python -m tests.bench.bench_plan [MOONCAKE_TRACE]
 """
 
 import os
@@ -10,11 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from pdctl.perf_model.simulator import find_prefixes, simulate
+from tests.bench.bench_simulator import cpu_s, fleet, read_mooncake
 from tests.bench.bench_trace import _write_trace
 
 ROUNDS = 3
 SPLIT = ("deepseek-r1", "--isl", "8000", "--osl", "500")
 SLOS = ("--ttft", "2s", "--tpot", "50ms")
+ALONE = ("8C", "2P6D", "4P4D")
 EXPERTS = ("deepseek-v3", "--gpus", "12x8xH100:rdma400", "--isl", "2000", "--osl", "1740")
 
 
@@ -45,7 +49,15 @@ def measure() -> list[tuple[str, float, float, str]]:
             ),
             ("12,031 requests, 8 engines, all splits, wall", _best("wall", *trace), 2.0, "s"),
             ("the same, memory of the largest process", _best("mib", *trace), 300, "MiB"),
+            *((f"{name} of it alone, CPU", _alone(path, name), 0.2, "s") for name in ALONE),
         ]
+
+
+def _alone(trace: Path, layout: str) -> float:
+    """One layout simulated, plain or, beside tests/compiled.sh, compiled."""
+    asked = read_mooncake(trace)
+    prefixes = find_prefixes(asked)
+    return cpu_s(lambda: simulate(fleet(layout), asked, prefixes=prefixes), ROUNDS)
 
 
 def _best(what: str, *arguments: str) -> float:

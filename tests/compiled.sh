@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Run a command beside a pdctl that was installed as a wheel, its simulator compiled:
+#   bash tests/compiled.sh python -m pytest tests/perf_model tests/verdict
+#   bash tests/compiled.sh python -m tests.bench plan
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python -m pip install -qq --no-deps --target "$folder" .
+if ! ls "$folder"/pdctl/perf_model/colocated.*.so >/dev/null 2>&1; then
+    echo "nothing was compiled: is there a C compiler?" >&2
+    exit 1
+fi
+cp -r tests profiles docs README.md pyproject.toml "$folder"
+cd "$folder"
+"$@"
