@@ -53,6 +53,12 @@ def format_seconds(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min"
 
 
+def format_off(share: float) -> str:
+    """How far a prediction is off: +4 %, -12 %, 0 %."""
+    percent = round(share * 100)
+    return f"{percent:+d} %" if percent else "0 %"
+
+
 def format_bytes(count: float | None) -> str:
     """141 GiB, 24 MiB, 512 B."""
     if count is None or not math.isfinite(count):

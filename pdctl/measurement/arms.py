@@ -9,12 +9,12 @@ from pdctl.measurement.bootstrap import Interval, interval
 from pdctl.measurement.compare import Compared
 from pdctl.measurement.records import Forecast, LoadResult, Sent
 from pdctl.measurement.summary import summary
+from pdctl.measurement.window import window
 from pdctl.perf_model.metrics import is_good, percentiles
 from pdctl.perf_model.records import Outcome
 from pdctl.workload.records import Slo
 
 ArmName = Literal["colocated", "pd", "target"]
-WARM_UP, COOL_DOWN = 0.1, 0.05
 QUANTILES = ("p50", "p90", "p99")
 
 
@@ -125,11 +125,7 @@ def rows_of(played: Sequence[Played], slo: Slo) -> list[Row]:
 
 def inside(result: LoadResult) -> list[Sent]:
     """The requests between warm-up and cool-down."""
-    if not result.sent:
-        return []
-    first = min(s.intended_s for s in result.sent)
-    last = max(s.intended_s for s in result.sent)
-    start_s, end_s = first + WARM_UP * (last - first), last - COOL_DOWN * (last - first)
+    start_s, end_s = window([one.intended_s for one in result.sent])
     return [one for one in result.sent if start_s <= one.intended_s <= end_s]
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pdctl.measurement.records import LoadResult, LoadSummary
 from pdctl.measurement.summary import summary
+from pdctl.measurement.window import COOL_DOWN, WARM_UP, window
 from pdctl.perf_model.metrics import attainment, goodput_rps, percentiles
 from pdctl.perf_model.records import Outcome, Percentiles
 from pdctl.workload.records import Requests, Slo
@@ -60,13 +61,12 @@ def compare(
 
 
 def windowed(
-    outcome: Outcome, requests: Requests, *, warm_up: float = 0.1, cool_down: float = 0.05
+    outcome: Outcome, requests: Requests, *, warm_up: float = WARM_UP, cool_down: float = COOL_DOWN
 ) -> Outcome:
     """A simulated outcome without the requests that a measurement's summary leaves out."""
     if not len(requests):
         return outcome
-    first, last = requests.arrival_s[0], requests.arrival_s[-1]
-    start_s, end_s = first + warm_up * (last - first), last - cool_down * (last - first)
+    start_s, end_s = window(requests.arrival_s, warm_up, cool_down)
     inside = [n for n, at_s in enumerate(requests.arrival_s) if start_s <= at_s <= end_s]
     answered = [n for n in inside if outcome.e2e_s[n] is not None]
     return Outcome(

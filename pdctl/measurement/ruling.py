@@ -45,7 +45,7 @@ def rule(arms: Sequence[ArmResult], played: Sequence[Played], slo: Slo) -> Rulin
         text = "Both arms meet the service levels here; --find-knee tells which sustains more."
         return Ruling("too_close", by, margin, text)
     if margin is None or _is_zero(margin):
-        text = f"Too close to call: {by} of PD less colocated is {_span(margin, by)}."
+        text = f"Too close to call: PD's {by}, less colocated's, is {_span(margin, by)}."
         return Ruling("too_close", by, margin, text)
     pd_is_better = (margin.value > 0) == (by == "goodput")
     winner: Winner = "pd" if pd_is_better else "colocated"
@@ -96,7 +96,10 @@ def _span(margin: Interval | None, by: str) -> str:
 
 def _won(winner: Winner, colocated: ArmResult, pd: ArmResult, by: str, margin: Interval) -> str:
     name, layout = ("PD", pd.layout) if winner == "pd" else ("Colocated", colocated.layout)
-    return f"{name} {layout} wins: {by} of PD less colocated is {_span(margin, by)}."
+    by_much, low, high = abs(margin.value), *sorted((abs(margin.low), abs(margin.high)))
+    if by == "goodput":
+        return f"{name} {layout} wins by {by_much:.2f} req/s of goodput ({low:.2f} to {high:.2f})."
+    return f"{name} {layout} wins: {by} is {by_much:.2f} s less ({low:.2f} to {high:.2f})."
 
 
 def _neither(arms: Iterable[ArmResult], slo: Slo) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pdctl.measurement.records import LoadResult, LoadSummary, Sent
+from pdctl.measurement.window import COOL_DOWN, WARM_UP, window
 from pdctl.perf_model.metrics import is_good, percentiles
 from pdctl.workload.records import Slo
 
@@ -14,16 +15,15 @@ def summary(
     result: LoadResult,
     slo: Slo | None = None,
     *,
-    warm_up: float = 0.1,
-    cool_down: float = 0.05,
+    warm_up: float = WARM_UP,
+    cool_down: float = COOL_DOWN,
 ) -> LoadSummary:
     """What a load came to, without its first and last requests.
 
-    warm_up, cool_down: shares of the time in which requests were sent, by intended time, that do
-    not count: an engine that fills up or runs empty is not the one asked about.
+    warm_up, cool_down: see window.
     Ignores: that requests inside the window met some outside of it.
     """
-    start_s, end_s = _window(result.sent, warm_up, cool_down)
+    start_s, end_s = window([one.intended_s for one in result.sent], warm_up, cool_down)
     inside = [one for one in result.sent if start_s <= one.intended_s <= end_s]
     whole = [one for one in inside if one.error is None]
     span_s = _span(inside, start_s, end_s)
@@ -75,13 +75,6 @@ def gaps_s(one: Sent) -> list[float]:
 def _share_last(gaps: list[float], extra: int) -> None:
     share = gaps.pop() / (extra + 1)
     gaps.extend([share] * (extra + 1))
-
-
-def _window(sent: Sequence[Sent], warm_up: float, cool_down: float) -> tuple[float, float]:
-    if not sent:
-        return 0.0, 0.0
-    first, last = min(s.intended_s for s in sent), max(s.intended_s for s in sent)
-    return first + warm_up * (last - first), last - cool_down * (last - first)
 
 
 def _span(inside: Sequence[Sent], start_s: float, end_s: float) -> float:

@@ -12,7 +12,7 @@ from pdctl.measurement.compare import Compared
 from pdctl.measurement.records import Forecast, LoadProgress
 from pdctl.measurement.ruling import Ruling
 from pdctl.perf_model.records import Percentiles
-from pdctl.units import UNKNOWN, format_rate, format_seconds, format_share
+from pdctl.units import UNKNOWN, format_off, format_rate, format_seconds, format_share
 from pdctl.workload.records import Slo
 
 COLOURS = {"pd": "green", "colocated": "cyan", "too_close": "yellow", "neither": "red"}
@@ -160,5 +160,5 @@ def _compared(found: Compared | None) -> str:
     if found is None or found.predicted is None or found.measured is None:
         return UNKNOWN
     shown = format_seconds if found.unit == "s" else format_rate
-    off = f"  {found.error * 100:+.0f} %" if found.error is not None else ""
+    off = f"  {format_off(found.error)}" if found.error is not None else ""
     return f"{shown(found.predicted)} → {shown(found.measured)}{off}"

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from pdctl.measurement.compare import Compared
 from pdctl.measurement.rehearsal import QueueCompared, Rehearsal
-from pdctl.units import format_count, format_rate, format_seconds, format_share
+from pdctl.units import format_count, format_off, format_rate, format_seconds, format_share
 
 SHOWN = ("ttft p50", "ttft p90", "tpot p50", "tpot p90", "output tokens", "attainment", "goodput")
 CLOSE = 0.25  # beyond it an error is shown in yellow
@@ -26,7 +26,7 @@ def _figures(figures: tuple[Compared, ...]) -> Table:
         if one.figure in SHOWN and one.measured is not None:
             off = one.error
             style = "yellow" if off is not None and abs(off) > CLOSE else ""
-            shown = "" if off is None else f"{off * 100:+.0f} %"
+            shown = "" if off is None else format_off(off)
             table.add_row(
                 _name(one.figure), _value(one, one.predicted), _value(one, one.measured),
                 Text(shown, style=style),

@@ -93,7 +93,7 @@ def test_a_measurement_shows_both_arms_the_winner_and_the_prediction() -> None:
     figure = Compared("ttft p50", "s", 0.45, 0.5)
     arms = [replace(arm, figures=(figure,)) for arm in arms]
     text = shown(measure_view(arms, rule(arms, loads, SLO), SLO), 100)
-    assert text.startswith("PD 1P1D wins: goodput of PD less colocated is +")
+    assert text.startswith("PD 1P1D wins by ")
     assert "colocated 2C" in text
     assert "450 ms → 500 ms  -10 %" in text
     assert "meet the SLO" in text
