@@ -26,7 +26,7 @@ from pdctl.commands.measure_wish import (
     winner_command,
     workload_of,
 )
-from pdctl.errors import EngineFailed, ExitCode, NotReady
+from pdctl.errors import EngineFailed, EnvironmentProblem, ExitCode, NotReady
 from pdctl.workload.records import Requests, Workload
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def _both(wish: Wish, measured: Measured) -> "dict[ArmName, Deployment]":
                 continue
             try:
                 _arm(wish, name, deployments[name], llm, workload, measured, repeat)
-            except (EngineFailed, NotReady) as problem:
+            except (EngineFailed, NotReady, EnvironmentProblem) as problem:
+                if isinstance(problem, EnvironmentProblem) and not measured.played:
+                    raise  # this machine cannot do it; later it is an arm that failed
                 measured.problems[name] = problem.message
                 say(f"{deployments[name].layout} failed: {problem.message}")
     return deployments

@@ -29,6 +29,7 @@ class Limits:
     wrong_s: float = 15.0  # an engine that answers as another one, before `up` fails
     ready_timeout_s: float = 7200.0
     first_request_tries: int = 3
+    gpu_release_s: float = 15.0  # a driver gives back what a killed process had within seconds
 
 
 DEFAULT_LIMITS = Limits()
@@ -96,13 +97,25 @@ class FirstRequestSeen:
 
 
 @dataclass(frozen=True)
+class GpuSeen:
+    """A GPU on which an engine is to start. taken_by: "" where it is free; since: for how long."""
+
+    taken_by: str
+    since: float
+
+
+@dataclass(frozen=True)
 class Observed:
-    """Everything seen at one moment. was_ready: the whole fleet has been serving once."""
+    """Everything seen at one moment. was_ready: the whole fleet has been serving once.
+
+    gpus: by index, only those that were looked at since an engine last started there.
+    """
 
     processes: Mapping[str, Process] = field(default_factory=dict)
     started_at: float = 0.0
     was_ready: bool = False
     first_request: FirstRequestSeen = FirstRequestSeen()
+    gpus: Mapping[int, GpuSeen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from pdctl.engines.actions import Desired, Limits, Process
 from pdctl.engines.adoption import adopt
 from pdctl.engines.fleet import Fleet
 from pdctl.engines.fleet_state import StartFacts, fleet_detail, fleet_phase, process_state
+from pdctl.engines.gpu_memory import wait_until_given_back
+from pdctl.engines.gpu_room import waiting_for_gpus
 from pdctl.engines.log_rotation import rotate
 from pdctl.engines.on_local import LocalLauncher, create_time
 from pdctl.engines.probes import Probes
@@ -94,6 +96,7 @@ class Supervisor:
         left = launcher.sweep() if isinstance(launcher, LocalLauncher) else ()
         if left:
             self.fleet.say("sweep", "", f"killed what was left: {', '.join(map(str, left))}")
+        wait_until_given_back((*self.launch.specs, *self.launch.leaving))
         self.fleet.say("over", "", "everything has ended")
         last = self._publish(is_over=True)
         deadline = time.monotonic() + LAST_WORD_S
@@ -133,7 +136,9 @@ class Supervisor:
             process_state(p, self._facts(p), fleet.desired, fleet.failure)
             for p in fleet.processes.values()
         )
-        detail = fleet.failure.why if fleet.failure else fleet_detail(phase, processes, launch)
+        waiting = waiting_for_gpus(fleet.desired, fleet.observed())
+        detail = fleet_detail(phase, processes, launch, waiting)
+        detail = fleet.failure.why if fleet.failure else detail
         return FleetState(
             name=launch.name,
             phase=phase,

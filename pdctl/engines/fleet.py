@@ -2,13 +2,14 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec
 from pdctl.engines import actions, memory, readiness
 from pdctl.engines.actions import Action, Desired, Fail, FirstRequestSeen, Limits, Observed, Process
 from pdctl.engines.fleet_protocols import Launcher, Look, Router
+from pdctl.engines.gpu_room import to_look_at
 from pdctl.engines.log_rotation import hand_over
 from pdctl.engines.probes import Asks
 from pdctl.engines.records import Event
@@ -43,10 +44,13 @@ class Fleet:
     first_request: FirstRequestSeen = FirstRequestSeen()
     first_request_ttft_s: float | None = None
     failure: Fail | None = None
+    gpus: dict[int, actions.GpuSeen] = field(default_factory=dict)
 
     def observed(self) -> Observed:
         """The sight `step` decides on."""
-        return Observed(dict(self.processes), self.started_at, self.was_ready, self.first_request)
+        return Observed(
+            dict(self.processes), self.started_at, self.was_ready, self.first_request, self.gpus
+        )
 
     def tick(self) -> None:
         """One turn of the loop."""
@@ -108,6 +112,9 @@ class Fleet:
         for name, process in self.processes.items():
             if process.running and process.terminate_sent is None:
                 self._ask_process(name, process, now)
+        if gpus := to_look_at(self.desired, self.observed()):
+            taken = lambda: self.look.taken_gpus(gpus)  # noqa: E731
+            self.probes.ask(("gpus",), taken, self._fold_gpus, now=now, every_s=1.0)
         if any(p.is_router and p.running and p.ready for p in self.processes.values()):
             every_s = LISTED_EVERY_S if self.is_quiet else 0.1
             self.probes.ask(
@@ -194,6 +201,9 @@ class Fleet:
                 self.say("serving", name, "listed by the router as healthy")
             self.processes[name] = after
 
+    def _fold_gpus(self, taken: Mapping[int, str]) -> None:
+        self.gpus = memory.gpus_seen(self.gpus, taken, self.clock())
+
     def _fold_first_request(self, answer: readiness.FirstRequest) -> None:
         tries = self.first_request.tries
         if answer.ttft_s is None:
@@ -265,6 +275,7 @@ class Fleet:
             self.processes[spec.name] = memory.not_started(spec, before, str(problem), now)
             self.say("crash", spec.name, f"could not be started: {problem}")
             return
+        self.gpus = {gpu: seen for gpu, seen in self.gpus.items() if gpu not in spec.gpus}
         self.starts[spec.name] = Start(running, now, log_at=running.log_offset)
         self.processes[spec.name] = memory.started(spec, before, now)
         self.say("start", spec.name, f"pid {running.pid}")

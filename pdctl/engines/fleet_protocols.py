@@ -1,5 +1,6 @@
 """What the supervisor's loop needs of the world, so that tests can stand in for it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec
@@ -24,6 +25,7 @@ class Look(Protocol):
     def is_alive(self, spec: ProcessSpec) -> bool: ...
     def num_requests(self, spec: ProcessSpec) -> int | None: ...
     def send_first_request(self, router_url: str) -> FirstRequest: ...
+    def taken_gpus(self, gpus: Sequence[int]) -> Mapping[int, str]: ...
 
 
 class Router(Protocol):

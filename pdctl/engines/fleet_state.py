@@ -130,14 +130,19 @@ def _is_in_trouble(process: Process, router_was_lost: bool) -> bool:
     return process.served and not process.listed.is_healthy
 
 
-def fleet_detail(phase: FleetPhase, processes: tuple[ProcessState, ...], launch: Launch) -> str:
-    """A sentence beside the phase; "" where the phase says it all."""
+def fleet_detail(
+    phase: FleetPhase,
+    processes: tuple[ProcessState, ...],
+    launch: Launch,
+    waiting: tuple[str, ...] = (),
+) -> str:
+    """A sentence beside the phase; "" where the phase says it all. waiting: of gpu_room."""
     if phase not in ("degraded", "scaling"):
         return ""
     wanted = [spec.name for spec in launch.specs]
     known = {p.name for p in processes}
     out = [_short(p) for p in processes if p.phase == "draining" or _is_missed(p, wanted)]
-    return ", ".join((*out, *(f"{name} to come" for name in wanted if name not in known)))
+    return ", ".join((*out, *(f"{name} to come" for name in wanted if name not in known), *waiting))
 
 
 def _is_missed(process: ProcessState, wanted: list[str]) -> bool:

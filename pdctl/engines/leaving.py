@@ -45,17 +45,38 @@ def toward_gone(
         return ()  # its answer decides
     if process.deregister_sent is None and not _may_leave(process, desired, observed, now, limits):
         return toward_listed(process, observed, now, limits)  # it goes on serving meanwhile
-    # also where it is not listed: this is what its draining counts from
-    if process.listed is not None or (process.served and process.deregister_sent is None):
-        return deregister_once(process, now, limits, "not wanted any more")
-    waited_s = now - process.deregister_sent if process.deregister_sent is not None else 0.0
-    is_drained = process.idle_since is not None and now - process.idle_since >= limits.idle_s
-    if process.served and not is_drained and waited_s < limits.drain_s:
-        return ()
+    if (due := _toward_empty(process, "not wanted any more", now, limits)) is not None:
+        return due
+    is_drained = _is_drained(process, now, limits)
     successor = successor_of(process, desired)
     if successor is not None and is_drained and not process.switch_failed:
         return (SwitchRole(process.name, successor, f"drained, goes on as {successor.name}"),)
     return (Terminate(process.name, _why_it_ends(process, successor, is_drained=is_drained)),)
+
+
+def toward_renewed(process: Process, why: str, now: float, limits: Limits) -> Iterable[Action]:
+    """Out of the router, empty, then to its end, so that it starts again; one step of that."""
+    if process.terminate_sent is not None:
+        return ()  # it is among those that leave
+    due = _toward_empty(process, why, now, limits)
+    return (Terminate(process.name, why),) if due is None else due
+
+
+def _toward_empty(
+    process: Process, why: str, now: float, limits: Limits
+) -> tuple[Action, ...] | None:
+    """What is due until it may end without losing a request; None: it may."""
+    # also where it is not listed: this is what its draining counts from
+    if process.listed is not None or (process.served and process.deregister_sent is None):
+        return deregister_once(process, now, limits, why)
+    waited_s = now - process.deregister_sent if process.deregister_sent is not None else 0.0
+    if process.served and not _is_drained(process, now, limits) and waited_s < limits.drain_s:
+        return ()
+    return None
+
+
+def _is_drained(process: Process, now: float, limits: Limits) -> bool:
+    return process.idle_since is not None and now - process.idle_since >= limits.idle_s
 
 
 def successor_of(process: Process, desired: Desired) -> ProcessSpec | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pdctl.deployment.records import ProcessSpec
-from pdctl.engines.actions import Limits, Process
+from pdctl.engines.actions import GpuSeen, Limits, Process
 from pdctl.engines.log_tail import what_died
 from pdctl.engines.readiness import Readiness
 from pdctl.engines.role_switch import Switched
@@ -111,6 +111,18 @@ def serving(process: Process, now: float) -> Process:
     if not process.is_serving:
         return replace(process, serving_since=None)
     return replace(process, served=True, serving_since=process.serving_since or now, detail="")
+
+
+def gpus_seen(
+    before: Mapping[int, GpuSeen], taken: Mapping[int, str], now: float
+) -> dict[int, GpuSeen]:
+    """After a look at GPUs: who has them, and since when they are free or taken."""
+    seen = dict(before)
+    for gpu, taken_by in taken.items():
+        last = before.get(gpu)
+        lasts = last is not None and bool(last.taken_by) == bool(taken_by)
+        seen[gpu] = GpuSeen(taken_by, last.since if last is not None and lasts else now)
+    return seen
 
 
 def router_lost(process: Process) -> Process:

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 
 from pdctl.deployment.records import Deployment
 from pdctl.engines import launch, running, state, stop, watch
+from pdctl.engines.gpu_memory import GIVEN_BACK_S
 from pdctl.engines.prepare import planning, prepare
 from pdctl.engines.records import FleetState
 
-STOP_WAIT_S = 15.0
+STOP_WAIT_S = 15.0 + GIVEN_BACK_S
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from pdctl.engines import running, state
+from pdctl.engines.gpu_memory import wait_until_given_back
 from pdctl.engines.on_local import has_marker, is_same_process, marked, sweep
 from pdctl.engines.records import FleetState
 from pdctl.errors import EngineFailed
@@ -34,6 +35,8 @@ def stop(
             f"still there after SIGKILL: {', '.join(map(str, left))}.",
             hint=f"kill -9 {' '.join(map(str, left))}",
         )
+    if wanted is not None:
+        wait_until_given_back((*wanted.specs, *wanted.leaving))
     state.clear_state(name)
     return killed
 

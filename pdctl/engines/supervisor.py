@@ -21,7 +21,8 @@ from pdctl.engines.actions import (
     Terminate,
 )
 from pdctl.engines.first_start import first_start_failure
-from pdctl.engines.leaving import end, kill_once, leaving, toward_gone, without
+from pdctl.engines.gpu_room import has_room, holder_of, to_renew
+from pdctl.engines.leaving import end, kill_once, leaving, toward_gone, toward_renewed, without
 from pdctl.engines.listing import deregister_once, is_serving, toward_listed
 
 
@@ -38,8 +39,13 @@ def step(
     if not observed.was_ready and (failure := first_start_failure(desired, observed, now, limits)):
         return (failure,)
     actions: list[Action] = []
+    renewed = to_renew(desired, observed, now, limits)
     for spec in desired.specs:
-        actions += _toward_serving(spec, desired, observed, now, limits)
+        if spec.name in renewed:
+            process = observed.processes[spec.name]
+            actions += toward_renewed(process, renewed[spec.name], now, limits)
+        else:
+            actions += _toward_serving(spec, observed, now, limits)
     for process in leaving(desired, observed):
         due = tuple(toward_gone(process, desired, observed, now, limits))
         actions += due
@@ -79,7 +85,7 @@ def all_serving(desired: Desired, observed: Observed) -> bool:
 
 
 def _toward_serving(
-    spec: ProcessSpec, desired: Desired, observed: Observed, now: float, limits: Limits
+    spec: ProcessSpec, observed: Observed, now: float, limits: Limits
 ) -> Iterable[Action]:
     process = observed.processes.get(spec.name)
     if process is None:
@@ -96,8 +102,9 @@ def _toward_serving(
 
 
 def _start(spec: ProcessSpec, observed: Observed, *, why: str) -> Iterable[Action]:
-    holder = _holder(spec, observed)
-    return () if holder else (Start(spec, why),)
+    if holder_of(spec, observed) or not has_room(spec, observed):
+        return ()
+    return (Start(spec, why),)
 
 
 def _start_again(
@@ -119,14 +126,6 @@ def _start_again(
 def _is_hopeless(process: Process, now: float, limits: Limits) -> bool:
     recent = [at for at in process.crashes if now - at <= limits.give_up_window_s]
     return not process.served and len(recent) >= limits.give_up_crashes
-
-
-def _holder(spec: ProcessSpec, observed: Observed) -> Process | None:
-    """A running process that has the GPUs or the port which `spec` needs."""
-    for other in observed.processes.values():
-        if other.running and (set(other.spec.gpus) & set(spec.gpus) or other.spec.url == spec.url):
-            return other
-    return None
 
 
 def _hangs(process: Process, now: float, limits: Limits) -> bool:

@@ -69,6 +69,11 @@ def is_free(gpu: Gpu) -> bool:
     """
     if gpu.problem is not None or any(h.name not in _BYSTANDERS for h in gpu.holders):
         return False
+    return is_empty(gpu)
+
+
+def is_empty(gpu: Gpu) -> bool:
+    """Whether nobody has memory of it worth mentioning; unknown counts as that."""
     return gpu.memory_used_bytes is None or gpu.memory_used_bytes < FREE_BELOW_BYTES
 
 

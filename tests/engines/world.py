@@ -1,6 +1,6 @@
 """A world without processes or clocks: a launcher, engines and a router that tests command."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -8,6 +8,7 @@ from typing import TypeVar
 from pdctl.deployment.records import ProcessRole, ProcessSpec
 from pdctl.engines.actions import Desired, Limits
 from pdctl.engines.fleet import Fleet
+from pdctl.engines.gpu_room import takes_gpus
 from pdctl.engines.on_local import Running
 from pdctl.engines.readiness import FirstRequest, Readiness
 from pdctl.engines.records import Event
@@ -73,11 +74,14 @@ class World:
     met: set[int] = field(default_factory=set)  # decode engines know it as a prefill engine
     switches_refused: list[str] = field(default_factory=list)  # answers, the next one first
     request_fails: bool = False
+    mapped: dict[int, set[int]] = field(default_factory=dict)  # by GPU: who keeps a dead one's KV
+    foreign: set[int] = field(default_factory=set)  # GPUs that somebody else uses
     log: list[str] = field(default_factory=list)
 
     # a launcher
 
     def start(self, spec: ProcessSpec) -> Running:
+        assert not any(self.taken_gpus(spec.gpus).values()), f"{spec.name} finds no memory"
         pid = len(self.started) + 1
         self.alive[pid] = spec
         self.started[pid] = self.now
@@ -117,8 +121,17 @@ class World:
         self.codes[pid] = code
         if its.role == "router":
             self.listed.clear()
+        if its.role == "decode" and takes_gpus(its):
+            senders = {other for other, spec in self.alive.items() if spec.role == "prefill"}
+            self.mapped.update(dict.fromkeys(its.gpus, senders))
 
     # what is seen from outside
+
+    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, str]:
+        """Memory of a decode engine that ended is free once all who sent to it have ended."""
+        taken = {gpu: self.mapped.get(gpu, set()) & set(self.alive) for gpu in gpus}
+        kept = {gpu: f"GPU {gpu}: 54 GiB" if pids else "" for gpu, pids in taken.items()}
+        return kept | {gpu: f"GPU {gpu}: 20 GiB" for gpu in gpus if gpu in self.foreign}
 
     def _answers(self, name: str) -> bool:
         return name not in self.frozen and any(
@@ -184,6 +197,9 @@ class Seen:
 
     def send_first_request(self, router_url: str) -> FirstRequest:
         return self.world.send_first_request(router_url)
+
+    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, str]:
+        return self.world.taken_gpus(gpus)
 
 
 @dataclass
@@ -262,10 +278,21 @@ def run(fleet: Fleet, world: World, for_s: float, *, every_s: float = 0.25) -> N
         world.now += every_s
 
 
-def ready_fleet(num_prefill: int = 1, num_decode: int = 2) -> tuple[Fleet, World]:
+def on_gpus(specs: tuple[ProcessSpec, ...]) -> tuple[ProcessSpec, ...]:
+    """The same engines on real GPUs."""
+    return tuple(
+        replace(one, env={"CUDA_VISIBLE_DEVICES": str(one.gpus[0])}) if one.gpus else one
+        for one in specs
+    )
+
+
+def ready_fleet(
+    num_prefill: int = 1, num_decode: int = 2, *, real: bool = False
+) -> tuple[Fleet, World]:
     """A deployment that serves."""
     world = World()
-    fleet = fleet_in(world, fleet_specs(num_prefill, num_decode))
+    specs = fleet_specs(num_prefill, num_decode)
+    fleet = fleet_in(world, on_gpus(specs) if real else specs)
     run(fleet, world, 10)
     assert fleet.was_ready
     world.log.clear()
