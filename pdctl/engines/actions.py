@@ -29,7 +29,7 @@ class Limits:
     wrong_s: float = 15.0  # an engine that answers as another one, before `up` fails
     ready_timeout_s: float = 7200.0
     first_request_tries: int = 3
-    gpu_release_s: float = 15.0  # a driver gives back what a killed process had within seconds
+    gpu_release_s: float = 10.0  # a driver gives back what a killed process had within seconds
 
 
 DEFAULT_LIMITS = Limits()

@@ -1,6 +1,7 @@
 """One 1P1D pair on two GPUs: loads nobody fitted anything to, steps measured, overload, crashes.
 
     python -m tests.gpu.pair OUT MODEL --args '...' --transfer nixl [--budget 60s]
+        [--parts loads,steps,overload,crash] [--first N]
 
 Every load of POINTS is predicted with the bundled steps before it begins; AFTER_POINTS again with
 the steps that `calibrate` found on this very pair.
@@ -27,7 +28,9 @@ TAIL_S = 15
 
 def main() -> None:
     """The run."""
-    options = options_of(__doc__, budget="60s", gpus="0,1")
+    options = options_of(
+        __doc__, budget="60s", gpus="0,1", parts="loads,steps,overload,crash", first="99"
+    )
     with rig(options) as run:
         together(run, [partial(_play, run)])
 
@@ -35,18 +38,24 @@ def main() -> None:
 def _play(run: Rig) -> None:
     options, model = run.options, run.options.model
     state = run.up("pair", model, "1/2", options.gpus)
-    run.say(run.pdctl("doctor", "pair", log="pair-doctor"))
-    for point in POINTS:
-        if run.left_s > CRASH_S + 90 + point.seconds + TAIL_S:
-            run.load(state["endpoint"], model, point, tag="pair")
-    run.pages(state, "pair")
-    engines = [urls(state, role)[0] for role in ("prefill", "decode")]
-    profile = calibrate(run, model, "pair", engines, options.budget, "")
-    for point in AFTER_POINTS:
-        if run.left_s > CRASH_S + point.seconds + TAIL_S:
-            run.load(state["endpoint"], model, point, *profile, tag="calibrated")
-    overloaded(run, state)
-    killed(run, state)
+    parts = options.parts.split(",")
+    later_s = (CRASH_S if "crash" in parts else 0) + (90 if "steps" in parts else 0)
+    if "loads" in parts:
+        run.say(run.pdctl("doctor", "pair", log="pair-doctor"))
+        for point in POINTS[: int(options.first)]:
+            if run.left_s > later_s + point.seconds + TAIL_S:
+                run.load(state["endpoint"], model, point, tag="pair")
+        run.pages(state, "pair")
+    if "steps" in parts:
+        engines = [urls(state, role)[0] for role in ("prefill", "decode")]
+        profile = calibrate(run, model, "pair", engines, options.budget, "")
+        for point in AFTER_POINTS:
+            if run.left_s > CRASH_S + point.seconds + TAIL_S:
+                run.load(state["endpoint"], model, point, *profile, tag="calibrated")
+    if "overload" in parts:
+        overloaded(run, state)
+    if "crash" in parts:
+        killed(run, state)
 
 
 if __name__ == "__main__":
