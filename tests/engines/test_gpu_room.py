@@ -57,7 +57,7 @@ def test_memory_that_comes_back_by_itself_costs_nobody_a_restart() -> None:
     world.mapped.clear()
     world.end("decode-0", -9)
     world.mapped.clear()  # the transfer maps nothing
-    run(fleet, world, 12)
+    run(fleet, world, 8)
     world.foreign.clear()  # the driver has cleaned up
     run(fleet, world, 10)
     assert [line.split(" ", 1)[1] for line in world.log] == ["start decode-0"]
