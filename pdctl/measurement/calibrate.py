@@ -4,6 +4,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from pdctl.perf_model.design import DECODE_STEPS, Cost, choose, seeds
 from pdctl.perf_model.expected import predicted_s
@@ -21,6 +22,10 @@ TOLERANCE = 0.006  # standard deviation of the least certain step: 2 % is three 
 OVERHEAD_S = 0.02  # of one probe, steps apart: requests, answers, looking at counters
 DEAREST_SHARE = 0.1  # of the budget, that one probe may cost
 MAX_FAILURES = 3
+AGAIN, AGAIN_SHARE = (
+    3,
+    0.2,
+)  # rounds over steps off the fit, within this share of the budget
 MAX_REPEATS = 16  # more tell of one step what is not true of its neighbours
 LEAST_TAKEN = 12
 
@@ -82,6 +87,10 @@ async def take(
             await run.measure(measure, step)
             if run.is_over():
                 break
+    for step in run.disputed():
+        await run.measure(measure, step)
+        if run.is_long_over():
+            break
     return run.taken()
 
 
@@ -176,6 +185,26 @@ class _Run:
             if len(found) < LEAST_REPEATS
             and max(abs(predicted_s(times, m) / m.seconds - 1) for m in found) > MAX_RESIDUAL
         )
+
+    def disputed(self) -> tuple[Measurement, ...]:
+        """Steps still off the fit, to be measured again later than before, in turns.
+
+        What a machine did for some seconds (another clock, somebody else's work) passes; a step
+        that a formula does not describe stays where it is.
+        """
+        if not self._measured:
+            return ()
+        self._refit()
+        times = self.times
+        off = [
+            step
+            for step, found in self._by_step.items()
+            if abs(median(predicted_s(times, m) / m.seconds - 1 for m in found)) > MAX_RESIDUAL
+        ]
+        return tuple(off) * AGAIN
+
+    def is_long_over(self) -> bool:
+        return self._elapsed_s() >= (1 + AGAIN_SHARE) * self._budget_s
 
     def taken(self) -> Taken:
         """What it has come to."""

@@ -10,7 +10,7 @@ import pytest
 from pdctl.measurement.calibrate import MAX_FAILURES, Progress, Taken, cost_s, take
 from pdctl.perf_model.design import DECODE_STEPS, Limits, decode_grid, prefill_grid
 from pdctl.perf_model.expected import predicted_s
-from pdctl.perf_model.partial_fit import applied
+from pdctl.perf_model.partial_fit import applied, disagreements
 from pdctl.perf_model.records import Measurement, StepTimes
 from tests.perf_model.measured import roofline, truth
 
@@ -77,6 +77,28 @@ def test_the_time_given_is_kept_to() -> None:
     assert not taken.is_complete
     assert taken.uncertainty is not None
     assert taken.uncertainty > 0.005
+
+
+def test_a_machine_that_was_slow_for_a_while_does_not_cost_the_profile() -> None:
+    start = roofline("llama-3.1-8b")
+    engine = Engine(truth(start), noise=0.01)
+    normal = engine.measure
+
+    steps: set[Measurement] = set()  # those measured in the slow seconds before the time is up
+
+    async def slow_at_the_end(step: Measurement, times: StepTimes) -> Measurement | None:
+        if engine.now_s > 8.0 and step not in engine.asked:
+            steps.add(step)
+        found = await normal(step, times)
+        is_slow = step in steps and engine.now_s < 30.0
+        return replace(found, seconds=1.5 * found.seconds) if found and is_slow else found
+
+    engine.measure = slow_at_the_end  # type: ignore[method-assign]
+    taken = engine.calibrate(start, 30.0)
+    assert taken.fit is not None
+    assert steps
+    assert taken.elapsed_s < 1.2 * 30.0 + 3.0
+    assert not disagreements(taken.measurements, taken.fit)
 
 
 def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> None:
