@@ -136,7 +136,10 @@ class _Run:
         return seeds(sorted(self._affordable(), key=lambda m: cost_s(self.times, m)))
 
     async def measure(self, measure: Measure, step: Measurement) -> None:
-        """One probe; a step that fails again and again is given up."""
+        """One probe; a step that fails again and again is given up, with what it seemed to take.
+
+        Prompts that are seldom taken together were not taken together either when it looked so.
+        """
         if step not in self._grid:
             return
         self._tell(
@@ -153,6 +156,8 @@ class _Run:
         if self._failures[step] >= MAX_FAILURES:
             self._grid.remove(step)
             self._given_up.append(step)
+            doubtful = {id(m) for m in self._by_step.pop(step, ())}
+            self._measured = [m for m in self._measured if id(m) not in doubtful]
 
     def choose(self) -> tuple[Measurement, ...]:
         """Fit what there is; the next steps, none when all are certain enough."""

@@ -16,6 +16,7 @@ from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.scheduling import MAX_PREFILL_TOKENS
 
 LEAST_SPREAD = 0.003  # what HTTP and clocks leave even where steps do not vary
+DECODE_CONTEXT = 32768  # the longest of one request that is worth filling
 MAX_DECODE_TOKENS = 400_000  # of context in all that a probe prefills first
 DECODE_STEPS = 48  # of one probe, and as many again in which requests come together
 STEP = 1e-4
@@ -89,7 +90,9 @@ def decode_grid(limits: Limits) -> tuple[Measurement, ...]:
     extra = max(5 * DECODE_STEPS, limits.reserved)
     longest = min(limits.max_context - 8, int(0.9 * limits.kv_tokens)) - extra
     batches = [b for b in (1, 2, 4, 8, 16, 32, 64, 128, 256) if b <= limits.max_running]
-    contexts = [c for c in _doubling(64, 32768) if c <= longest]
+    contexts = [c for c in _doubling(64, DECODE_CONTEXT) if c <= longest]
+    if contexts and 1.25 * contexts[-1] < longest < DECODE_CONTEXT:
+        contexts.append(longest)  # loads come as far as this, and a line need not
     most = min(MAX_DECODE_TOKENS, int(0.85 * limits.kv_tokens))
     return tuple(
         Measurement("decode", 0.0, batch=b, context=b * c)

@@ -113,6 +113,26 @@ def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> 
     assert taken.fit is not None
 
 
+def test_what_a_step_seemed_to_take_that_mostly_fails_is_not_believed() -> None:
+    start = roofline("llama-3.1-8b")
+    engine = Engine(truth(start))
+    normal = engine.measure
+
+    async def seldom_together(step: Measurement, times: StepTimes) -> Measurement | None:
+        found = await normal(step, times)
+        if found is None or step.kind != "prefill" or step.batch == 1:
+            return found
+        is_odd = engine.asked.count(step) % 2
+        return replace(found, seconds=2.8 * found.seconds) if is_odd else None
+
+    engine.measure = seldom_together  # type: ignore[method-assign]
+    taken = engine.calibrate(start, 60.0)
+    assert taken.given_up
+    assert not {(m.kind, m.batch, m.new_tokens) for m in taken.measurements} & {
+        (m.kind, m.batch, m.new_tokens) for m in taken.given_up
+    }
+
+
 def test_progress_says_what_is_measured_and_how_sure_it_is() -> None:
     start = roofline("llama-3.1-8b")
     told: list[Progress] = []
