@@ -1,4 +1,4 @@
-"""Loads that real engines on H200 answered (tests/data/loads_h200.jsonl), and their replays."""
+"""Loads that real engines on H200 and H100 answered (tests/data/loads_*.jsonl), replayed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.simulator import simulate
 from pdctl.workload.records import Requests, Slo
 
-DATA = Path(__file__).parents[1] / "data/loads_h200.jsonl"
+DATA = Path(__file__).parents[1] / "data"
 FIGURES = ("ttft p50", "ttft p99", "tpot p50", "tpot p99")
 
 
@@ -41,6 +41,7 @@ class Load:
     arrival_s: Sequence[float]
     ttft_ms: Sequence[float | None]
     tpot_ms: Sequence[float | None]
+    gpu: str = "H200"
 
     @property
     def shape(self) -> tuple[float, int, int]:
@@ -64,15 +65,16 @@ class Load:
 
 
 @cache
-def loads() -> tuple[Load, ...]:
-    """All of them."""
-    return tuple(Load(**json.loads(line)) for line in DATA.read_text().splitlines())
+def loads(gpu: str = "H200") -> tuple[Load, ...]:
+    """All of one kind of GPU."""
+    lines = (DATA / f"loads_{gpu.lower()}.jsonl").read_text().splitlines()
+    return tuple(Load(**json.loads(line), gpu=gpu) for line in lines)
 
 
 @cache
-def _times(llm_name: str, role: Role, has_profile: bool) -> StepTimes:
-    llm, cluster = read_llm(llm_name), parse_gpus("1xH200")
-    profile = find_profile("H200", llm, attention_backend="fa3") if has_profile else None
+def _times(gpu: str, llm_name: str, role: Role, has_profile: bool) -> StepTimes:
+    llm, cluster = read_llm(llm_name), parse_gpus(f"1x{gpu}")
+    profile = find_profile(gpu, llm, attention_backend="fa3") if has_profile else None
     return step_times(
         llm,
         cluster,
@@ -98,7 +100,7 @@ def _fleet(load: Load, has_profile: bool) -> Fleet:
         role: EngineModel(
             role,
             Parallelism(),
-            _times(load.llm, role, has_profile),
+            _times(load.gpu, load.llm, role, has_profile),
             kv_capacity_tokens=kv,
             max_running_requests=running,
             chunked_prefill_size=chunk,

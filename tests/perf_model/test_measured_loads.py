@@ -44,6 +44,15 @@ def test_loads_on_split_engines_are_replayed_within_a_few_percent_but_for_short_
     assert long["ttft p99"] < 0.10
 
 
+def test_loads_on_h100_are_replayed_with_a_minute_of_calibration_on_the_same_pair() -> None:
+    found = medians(list(loads("H100")))
+    limits = {"ttft p50": 0.08, "ttft p99": 0.10, "tpot p50": 0.03, "tpot p99": 0.05}
+    assert all(found[name] < limit for name, limit in limits.items()), found
+    rough = medians(list(loads("H100")), has_profile=False)
+    assert rough["tpot p50"] < 0.20
+    assert rough["ttft p50"] < 0.30
+
+
 @pytest.mark.parametrize("chosen", [COLOCATED, SPLIT], ids=["colocated", "split"])
 def test_the_roofline_alone_is_near_enough_to_choose_by(chosen: list[Load]) -> None:
     found = medians(chosen, has_profile=False)
