@@ -12,7 +12,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class Compiled(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds what mypyc makes of `modules` (of pyproject.toml) beside their sources."""
+    """Adds what mypyc makes of `modules` (of pyproject.toml) beside their sources.
+
+    PDCTL_PLAIN_PYTHON in the environment: a wheel of Python alone, for any platform.
+    """
+
+    def dependencies(self) -> list[str]:
+        """What the build needs beside hatchling."""
+        return [] if os.environ.get("PDCTL_PLAIN_PYTHON") else ["mypy>=1.13", "setuptools>=70"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before files are collected. version: "editable" is left as it is written."""
@@ -23,7 +30,7 @@ class Compiled(BuildHookInterface):  # type: ignore[type-arg]
         folder = Path(self._folder.name)
         shutil.copytree(Path(self.root, "pdctl"), folder / "pdctl")
         made = subprocess.run(
-            [sys.executable, "-m", "mypyc", *self.config["modules"]],
+            [sys.executable, "-m", "mypyc", "--config-file=", *self.config["modules"]],
             cwd=folder,
             capture_output=True,
             text=True,

@@ -13,3 +13,11 @@ measurement  what did it really do?
 """
 
 __version__ = "0.1.0"
+
+
+def is_compiled() -> bool:
+    """Whether this pdctl carries its simulator compiled, as wheels do (docs/decisions/0041)."""
+    from importlib.util import find_spec
+
+    found = find_spec("pdctl.perf_model.events")
+    return found is not None and not (found.origin or "").endswith(".py")

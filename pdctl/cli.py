@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from pdctl import __version__
+from pdctl import __version__, is_compiled
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
 
 # verb -> what it does, for `pdctl --help`; pdctl.commands.VERB has a function of that name
@@ -64,7 +64,7 @@ def root(
 ) -> None:
     """Plan, launch and watch SGLang prefill/decode disaggregation."""
     if version:
-        typer.echo(f"pdctl {__version__}")
+        typer.echo(f"pdctl {__version__}{', compiled simulator' if is_compiled() else ''}")
         raise typer.Exit
     if ctx.invoked_subcommand is None:
         from pdctl.commands.guided import guided

@@ -55,6 +55,8 @@ def format_seconds(seconds: float | None) -> str:
 
 def format_off(share: float) -> str:
     """How far a prediction is off: +4 %, -12 %, 0 %."""
+    if not math.isfinite(share):
+        return UNKNOWN
     percent = round(share * 100)
     return f"{percent:+d} %" if percent else "0 %"
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pdctl.inspection.records import Cluster, Llm
     from pdctl.measurement.engine_facts import EngineFacts
     from pdctl.measurement.records import LoadProgress
+    from pdctl.measurement.trial import Endpoint
     from pdctl.perf_model.records import Profile
 
 
@@ -24,6 +25,17 @@ def profile_of(
     if wish.profile is not None:
         return read_profile(wish.profile)
     return profile_for(facts, llm, cluster)
+
+
+def say_what_is_guessed(endpoint: "Endpoint") -> None:
+    """That a prediction knows nothing of how fast this host launches kernels, where it matters."""
+    if endpoint.fleet is None or endpoint.profile is not None or endpoint.engines[0].is_simulated:
+        return
+    if any(one.role == "prefill" and one.limits.eager for one in endpoint.engines):
+        say(
+            "prefill engines of this SGLang have no CUDA graphs: how long a short prompt takes is "
+            "up to this host's CPU, and guessed; pdctl calibrate measures it"
+        )
 
 
 def cluster_behind(gpus: str, facts: "EngineFacts") -> "Cluster | None":

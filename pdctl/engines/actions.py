@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.records import ProcessRole, ProcessSpec
 from pdctl.engines.records import Failure
 from pdctl.engines.router_client import Listed
 
@@ -97,18 +97,34 @@ class FirstRequestSeen:
 
 
 @dataclass(frozen=True)
-class GpuSeen:
-    """A GPU on which an engine is to start. taken_by: "" where it is free; since: for how long."""
+class Taken:
+    """Who has the memory of a GPU. by: in words, "" where it is all but empty.
 
-    taken_by: str
+    is_named: a living process is known to have it, so that no dead one's memory is the reason.
+    """
+
+    by: str = ""
+    is_named: bool = False
+
+
+@dataclass(frozen=True)
+class GpuSeen:
+    """A GPU on which an engine is to start.
+
+    taken: None as long as nobody has said; since: when it was first found so, or first asked for;
+    left_by: the role of the engine that last ended there, None: not known.
+    """
+
+    taken: Taken | None
     since: float
+    left_by: ProcessRole | None = None
 
 
 @dataclass(frozen=True)
 class Observed:
     """Everything seen at one moment. was_ready: the whole fleet has been serving once.
 
-    gpus: by index, only those that were looked at since an engine last started there.
+    gpus: by index, those that engines wait for.
     """
 
     processes: Mapping[str, Process] = field(default_factory=dict)

@@ -96,7 +96,7 @@ class Supervisor:
         left = launcher.sweep() if isinstance(launcher, LocalLauncher) else ()
         if left:
             self.fleet.say("sweep", "", f"killed what was left: {', '.join(map(str, left))}")
-        wait_until_given_back((*self.launch.specs, *self.launch.leaving))
+        wait_until_given_back(process.spec for process in self.fleet.processes.values())
         self.fleet.say("over", "", "everything has ended")
         last = self._publish(is_over=True)
         deadline = time.monotonic() + LAST_WORD_S
@@ -132,11 +132,11 @@ class Supervisor:
     def _state(self, now: float, *, is_over: bool) -> FleetState:
         fleet, launch = self.fleet, self.launch
         phase = fleet_phase(fleet.desired, fleet.observed(), fleet.failure, is_over=is_over)
+        waiting = waiting_for_gpus(fleet.desired, fleet.observed())
         processes = tuple(
-            process_state(p, self._facts(p), fleet.desired, fleet.failure)
+            process_state(p, self._facts(p), fleet.desired, fleet.failure, waiting.get(p.name, ""))
             for p in fleet.processes.values()
         )
-        waiting = waiting_for_gpus(fleet.desired, fleet.observed())
         detail = fleet_detail(phase, processes, launch, waiting)
         detail = fleet.failure.why if fleet.failure else detail
         return FleetState(

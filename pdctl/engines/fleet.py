@@ -45,6 +45,7 @@ class Fleet:
     first_request_ttft_s: float | None = None
     failure: Fail | None = None
     gpus: dict[int, actions.GpuSeen] = field(default_factory=dict)
+    left_by: dict[int, ProcessRole] = field(default_factory=dict)  # who last ended on a GPU
 
     def observed(self) -> Observed:
         """The sight `step` decides on."""
@@ -93,6 +94,7 @@ class Fleet:
             crashed = len(after.crashes) > len(process.crashes) or len(after.crashes) == 1
             asked = process.terminate_sent is not None or bool(self.desired.stop)
             self.say("ended" if asked or not crashed else "crash", name, f"exit code {code}")
+            self.left_by.update(dict.fromkeys(process.spec.gpus, process.spec.role))
             if process.is_router:
                 self._each(memory.router_lost)
 
@@ -112,7 +114,9 @@ class Fleet:
         for name, process in self.processes.items():
             if process.running and process.terminate_sent is None:
                 self._ask_process(name, process, now)
-        if gpus := to_look_at(self.desired, self.observed()):
+        gpus = to_look_at(self.desired, self.observed())
+        self.gpus = memory.gpus_awaited(self.gpus, gpus, self.left_by, now)
+        if gpus:
             taken = lambda: self.look.taken_gpus(gpus)  # noqa: E731
             self.probes.ask(("gpus",), taken, self._fold_gpus, now=now, every_s=1.0)
         if any(p.is_router and p.running and p.ready for p in self.processes.values()):
@@ -201,7 +205,7 @@ class Fleet:
                 self.say("serving", name, "listed by the router as healthy")
             self.processes[name] = after
 
-    def _fold_gpus(self, taken: Mapping[int, str]) -> None:
+    def _fold_gpus(self, taken: Mapping[int, actions.Taken]) -> None:
         self.gpus = memory.gpus_seen(self.gpus, taken, self.clock())
 
     def _fold_first_request(self, answer: readiness.FirstRequest) -> None:
@@ -275,7 +279,6 @@ class Fleet:
             self.processes[spec.name] = memory.not_started(spec, before, str(problem), now)
             self.say("crash", spec.name, f"could not be started: {problem}")
             return
-        self.gpus = {gpu: seen for gpu, seen in self.gpus.items() if gpu not in spec.gpus}
         self.starts[spec.name] = Start(running, now, log_at=running.log_offset)
         self.processes[spec.name] = memory.started(spec, before, now)
         self.say("start", spec.name, f"pid {running.pid}")

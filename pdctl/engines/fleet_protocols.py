@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec
+from pdctl.engines.actions import Taken
 from pdctl.engines.on_local import Running
 from pdctl.engines.readiness import FirstRequest, Readiness
 from pdctl.engines.router_client import Listed
@@ -25,7 +26,7 @@ class Look(Protocol):
     def is_alive(self, spec: ProcessSpec) -> bool: ...
     def num_requests(self, spec: ProcessSpec) -> int | None: ...
     def send_first_request(self, router_url: str) -> FirstRequest: ...
-    def taken_gpus(self, gpus: Sequence[int]) -> Mapping[int, str]: ...
+    def taken_gpus(self, gpus: Sequence[int]) -> Mapping[int, Taken]: ...
 
 
 class Router(Protocol):

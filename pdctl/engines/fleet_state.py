@@ -1,11 +1,14 @@
 """What the supervisor publishes of a deployment: pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pdctl.engines.actions import Desired, Fail, Observed, Process
 from pdctl.engines.records import FleetPhase, Launch, Phase, ProcessState
 from pdctl.engines.supervisor import all_serving, backoff_s
+
+NOBODY: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,13 @@ class StartFacts:
 
 
 def process_state(
-    process: Process, facts: StartFacts, desired: Desired, failure: Fail | None
+    process: Process,
+    facts: StartFacts,
+    desired: Desired,
+    failure: Fail | None,
+    waits: str = "",
 ) -> ProcessState:
-    """One process as commands see it."""
+    """One process as commands see it. waits: for what, before it may start again."""
     phase = process_phase(process, facts, desired, failure)
     return ProcessState(
         name=process.name,
@@ -32,7 +39,7 @@ def process_state(
         phase=phase,
         pid=facts.pid if process.running else None,
         started_at=facts.started_at,
-        detail=_detail(process, facts, phase, failure),
+        detail=waits or _detail(process, facts, phase, failure),
         progress=facts.progress if phase == "loading" else None,
         ready_after_s=facts.ready_after_s,
         restarts=facts.restarts,
@@ -134,15 +141,16 @@ def fleet_detail(
     phase: FleetPhase,
     processes: tuple[ProcessState, ...],
     launch: Launch,
-    waiting: tuple[str, ...] = (),
+    waiting: Mapping[str, str] = NOBODY,
 ) -> str:
-    """A sentence beside the phase; "" where the phase says it all. waiting: of gpu_room."""
+    """A sentence beside the phase; "" where the phase says it all. waiting: by engine, for what."""
     if phase not in ("degraded", "scaling"):
         return ""
     wanted = [spec.name for spec in launch.specs]
     known = {p.name for p in processes}
     out = [_short(p) for p in processes if p.phase == "draining" or _is_missed(p, wanted)]
-    return ", ".join((*out, *(f"{name} to come" for name in wanted if name not in known), *waiting))
+    new = [f"{name} to come" for name in wanted if name not in known]
+    return ", ".join((*out, *new, *(f"{name} {what}" for name, what in waiting.items())))
 
 
 def _is_missed(process: ProcessState, wanted: list[str]) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import Desired, GpuSeen, Limits, Observed, Process
+from pdctl.engines.listing import router_is_up
 
 
 def takes_gpus(spec: ProcessSpec) -> bool:
@@ -34,50 +35,80 @@ def to_look_at(desired: Desired, observed: Observed) -> tuple[int, ...]:
     return tuple(gpu for spec in _to_start(desired, observed) for gpu in spec.gpus)
 
 
-def has_room(spec: ProcessSpec, observed: Observed) -> bool:
-    """Whether the GPUs of `spec` were seen free; nobody looks at those of simulated engines."""
+def has_room(spec: ProcessSpec, observed: Observed, now: float, limits: Limits) -> bool:
+    """Whether to start an engine on its GPUs: they are free, or there is nothing to wait for.
+
+    A stranger's memory, or a driver that does not answer, holds nobody up for long: the engine
+    may fit beside it, and says so itself if not.
+    """
     if not observed.was_ready or not takes_gpus(spec):
         return True
     seen = [observed.gpus.get(gpu) for gpu in spec.gpus]
-    return all(gpu is not None and not gpu.taken_by for gpu in seen)
+    if None in seen:
+        return False  # it is asked for now
+    busy = _busy(spec, observed)
+    return not busy or (_has_lasted(busy, now, limits) and not _keepers(spec, observed))
 
 
 def to_renew(desired: Desired, observed: Observed, now: float, limits: Limits) -> Mapping[str, str]:
     """Prefill engines that must start again so that another engine finds memory, and why.
 
-    Those that ran before the memory was left. One after the other while the others of them serve;
-    all at once where no decode engine serves; none where that would end all service.
+    One after the other while others of them serve; all at once where no decode engine lives;
+    none where that would end all service.
     """
-    stuck = [
-        spec for spec in _to_start(desired, observed) if _is_stuck(spec, observed, now, limits)
-    ]
-    if not stuck:
+    if not router_is_up(observed):
         return {}
-    spec = stuck[0]
-    since = min(gpu.since for gpu in _taken(spec, observed))
-    prefill = [p for p in observed.processes.values() if _sends(p, desired)]
-    before = [p for p in prefill if p.since <= since]
-    if any(p.spec.role == "decode" and p.is_serving for p in observed.processes.values()):
-        others = [p for p in prefill if p.is_serving and p.deregister_sent is None]
-        before = [p for p in before[:1] if [other for other in others if other is not p]]
-    why = f"it keeps memory mapped that {spec.name} needs: {_taken(spec, observed)[0].taken_by}"
-    return {process.name: why for process in before}
-
-
-def waiting_for_gpus(desired: Desired, observed: Observed) -> tuple[str, ...]:
-    """A part of a sentence for each engine that waits for memory, for the deployment's state."""
-    return tuple(
-        f"{spec.name} waits for memory ({gpu.taken_by}{_kept_by(gpu, desired, observed)})"
-        for spec in _to_start(desired, observed)
-        for gpu in _taken(spec, observed)[:1]
+    keepers: dict[str, str] = {}
+    for spec in _to_start(desired, observed):
+        if _has_lasted(_busy(spec, observed), now, limits):
+            for process in _keepers(spec, observed):
+                if process.spec in desired.specs:
+                    taken = _taken_by(spec, observed)
+                    why = f"it keeps memory mapped that {spec.name} needs: {taken}"
+                    keepers.setdefault(process.name, why)
+    if not keepers or not _decode_lives(observed):
+        return keepers
+    on_its_way = (n for n in keepers if observed.processes[n].deregister_sent is not None)
+    first = next(on_its_way, next(iter(keepers)))
+    others_serve = any(
+        p.spec.role == "prefill" and p.is_serving and p.deregister_sent is None
+        for p in observed.processes.values()
+        if p.name != first
     )
+    return {first: keepers[first]} if others_serve else {}
 
 
-def _kept_by(gpu: GpuSeen, desired: Desired, observed: Observed) -> str:
-    earlier = [
-        p.name for p in observed.processes.values() if _sends(p, desired) if p.since <= gpu.since
-    ]
-    return f"; {' and '.join(earlier)} may keep it until restarted" if earlier else ""
+def is_last_keeper(
+    process: Process, spec: ProcessSpec, desired: Desired, observed: Observed
+) -> bool:
+    """Whether a leaving engine is all that keeps the memory which another one waits for.
+
+    As long as wanted ones keep it too, it serves while those start again.
+    """
+    keepers = _keepers(spec, observed)
+    return process in keepers and not any(p.spec in desired.specs for p in keepers)
+
+
+def waiting_for_gpus(desired: Desired, observed: Observed) -> Mapping[str, str]:
+    """What each engine that waits for memory waits for, in words, for the deployment's state."""
+    if not observed.was_ready:
+        return {}
+    return {
+        spec.name: f"waits for memory ({_words(spec, observed)})"
+        for spec in _to_start(desired, observed)
+        if _busy(spec, observed)
+    }
+
+
+def _words(spec: ProcessSpec, observed: Observed) -> str:
+    keepers = " and ".join(p.name for p in _keepers(spec, observed))
+    whose = f"; {keepers} may keep it until restarted" if keepers else ""
+    return _taken_by(spec, observed) + whose
+
+
+def _taken_by(spec: ProcessSpec, observed: Observed) -> str:
+    named = (gpu.taken.by for gpu in _busy(spec, observed) if gpu.taken is not None)
+    return next(named, "the driver has not said whether its GPUs are free")
 
 
 def _to_start(desired: Desired, observed: Observed) -> list[ProcessSpec]:
@@ -93,15 +124,33 @@ def _is_settled(spec: ProcessSpec, observed: Observed) -> bool:
     return process is not None and (process.running or bool(process.given_up))
 
 
-def _taken(spec: ProcessSpec, observed: Observed) -> list[GpuSeen]:
+def _busy(spec: ProcessSpec, observed: Observed) -> list[GpuSeen]:
+    """Its GPUs that are taken, or of which nobody has said."""
     seen = (observed.gpus.get(gpu) for gpu in spec.gpus)
-    return [gpu for gpu in seen if gpu is not None and gpu.taken_by]
+    return [gpu for gpu in seen if gpu is not None and (gpu.taken is None or gpu.taken.by)]
 
 
-def _is_stuck(spec: ProcessSpec, observed: Observed, now: float, limits: Limits) -> bool:
-    taken = _taken(spec, observed)
-    return bool(taken) and now - min(gpu.since for gpu in taken) >= limits.gpu_release_s
+def _has_lasted(busy: list[GpuSeen], now: float, limits: Limits) -> bool:
+    return bool(busy) and now - max(gpu.since for gpu in busy) >= limits.gpu_release_s
 
 
-def _sends(process: Process, desired: Desired) -> bool:
-    return process.running and process.spec.role == "prefill" and process.spec in desired.specs
+def _keepers(spec: ProcessSpec, observed: Observed) -> list[Process]:
+    """Prefill engines that may have the KV of a dead decode engine mapped on a GPU of `spec`."""
+    left = [
+        gpu.since
+        for gpu in _busy(spec, observed)
+        if gpu.taken and not gpu.taken.is_named and gpu.left_by in (None, "decode")
+    ]
+    return [
+        p
+        for p in observed.processes.values()
+        if left and p.running and p.ready and p.spec.role == "prefill" and p.since <= max(left)
+    ]
+
+
+def _decode_lives(observed: Observed) -> bool:
+    """Also one that the router does not list at the moment."""
+    return any(
+        p.spec.role == "decode" and p.running and (p.ready or p.served) and p.terminate_sent is None
+        for p in observed.processes.values()
+    )

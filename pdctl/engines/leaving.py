@@ -15,6 +15,7 @@ from pdctl.engines.actions import (
     SwitchRole,
     Terminate,
 )
+from pdctl.engines.gpu_room import is_last_keeper
 from pdctl.engines.listing import deregister_once, is_serving, router_is_up, toward_listed
 
 
@@ -127,7 +128,10 @@ def _may_leave(
     if any(spec.role == role for spec in desired.specs) and not _others_serve(process, observed):
         return False
     missing = [spec for spec in desired.specs if not is_serving(spec, observed)]
-    blocked = any(_is_held_by(process, spec, observed) for spec in missing)
+    blocked = any(
+        _is_held_by(process, spec, observed) or is_last_keeper(process, spec, desired, observed)
+        for spec in missing
+    )
     return blocked or all(_is_given_up(spec, observed) for spec in missing)
 
 

@@ -1,10 +1,10 @@
 """How the record of a process changes with what happens to it: pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from pdctl.deployment.records import ProcessSpec
-from pdctl.engines.actions import GpuSeen, Limits, Process
+from pdctl.deployment.records import ProcessRole, ProcessSpec
+from pdctl.engines.actions import GpuSeen, Limits, Process, Taken
 from pdctl.engines.log_tail import what_died
 from pdctl.engines.readiness import Readiness
 from pdctl.engines.role_switch import Switched
@@ -113,16 +113,29 @@ def serving(process: Process, now: float) -> Process:
     return replace(process, served=True, serving_since=process.serving_since or now, detail="")
 
 
-def gpus_seen(
-    before: Mapping[int, GpuSeen], taken: Mapping[int, str], now: float
+def gpus_awaited(
+    before: Mapping[int, GpuSeen],
+    gpus: Iterable[int],
+    left_by: Mapping[int, ProcessRole],
+    now: float,
 ) -> dict[int, GpuSeen]:
-    """After a look at GPUs: who has them, and since when they are free or taken."""
-    seen = dict(before)
-    for gpu, taken_by in taken.items():
-        last = before.get(gpu)
-        lasts = last is not None and bool(last.taken_by) == bool(taken_by)
-        seen[gpu] = GpuSeen(taken_by, last.since if last is not None and lasts else now)
-    return seen
+    """What is known of the GPUs that engines wait for now; of others nothing is kept."""
+    return {gpu: before.get(gpu) or GpuSeen(None, now, left_by.get(gpu)) for gpu in gpus}
+
+
+def gpus_seen(
+    before: Mapping[int, GpuSeen], taken: Mapping[int, Taken], now: float
+) -> dict[int, GpuSeen]:
+    """After a look at them: who has them, and since when they are free or taken."""
+    return {
+        gpu: _seen_again(seen, taken[gpu], now) if gpu in taken else seen
+        for gpu, seen in before.items()
+    }
+
+
+def _seen_again(seen: GpuSeen, taken: Taken, now: float) -> GpuSeen:
+    was_busy = seen.taken is None or bool(seen.taken.by)
+    return replace(seen, taken=taken, since=seen.since if was_busy == bool(taken.by) else now)
 
 
 def router_lost(process: Process) -> Process:

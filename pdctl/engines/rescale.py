@@ -11,6 +11,7 @@ from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.deployment.role_switch import differing_flags, role_switch_obstacle
 from pdctl.deployment.scale import Counts, role_changes, scaled
 from pdctl.engines import launch, running, state
+from pdctl.engines.gpu_room import takes_gpus
 from pdctl.engines.prepare import Prepared, planning, prepare
 from pdctl.engines.records import Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, StateConflict
@@ -38,7 +39,7 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
     drain_s: how long the requests of a leaving engine may take; None: as before.
 
     Raises InvalidInput where the result could not serve, EnvironmentProblem where GPUs or ports
-    are missing, StateConflict where nothing runs or it is stopping.
+    are missing, StateConflict where nothing runs, it is stopping, or it would stop serving.
     """
     with planning():
         current = _current(name)
@@ -50,6 +51,7 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
             assign_gpus(after, ())  # as many as --gpus describes
         change = _Change.of(before, after, current)
         prepared = _prepared(change)
+        _refuse_kept_memory(change, prepared)
         changes = change.sentences(prepared)
         wanted = launch.change(
             prepared.deployment,
@@ -59,6 +61,26 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
             drain_s=drain_s,
         )
         return Rescaled(wanted, before.layout, changes)
+
+
+def _refuse_kept_memory(change: "_Change", prepared: Prepared) -> None:
+    """Over NIXL the only prefill engine would have to restart before the new one finds memory."""
+    senders = [spec for spec in change.kept if spec.role == "prefill"]
+    if prepared.backend != "nixl" or len(senders) != 1:
+        return
+    for spec in prepared.specs:
+        for old in change.leaving:
+            takes_it = old.role == "decode" and set(old.gpus) & set(spec.gpus)
+            if takes_it and takes_gpus(spec) and spec.name not in change.places:
+                total = change.after.total
+                num_prefill = change.after.roles["prefill"].engines
+                raise StateConflict(
+                    f"{spec.name} needs the memory of {old.name}, which {senders[0].name} keeps "
+                    "mapped (NIXL) until it restarts; without it nothing is served meanwhile.",
+                    hint=f"pdctl down, then pdctl up --prefill {num_prefill} --total {total}; or a "
+                    "GPU more",
+                    code="memory_kept",
+                )
 
 
 def _prepared(change: "_Change") -> Prepared:

@@ -35,8 +35,8 @@ def stop(
             f"still there after SIGKILL: {', '.join(map(str, left))}.",
             hint=f"kill -9 {' '.join(map(str, left))}",
         )
-    if wanted is not None:
-        wait_until_given_back((*wanted.specs, *wanted.leaving))
+    if wanted is not None and not supervised:  # a supervisor has waited itself
+        wait_until_given_back(wanted.specs)
     state.clear_state(name)
     return killed
 

@@ -41,8 +41,8 @@ def step(
     actions: list[Action] = []
     renewed = to_renew(desired, observed, now, limits)
     for spec in desired.specs:
-        if spec.name in renewed:
-            process = observed.processes[spec.name]
+        process = observed.processes.get(spec.name)
+        if process and spec.name in renewed and not (process.lost or _hangs(process, now, limits)):
             actions += toward_renewed(process, renewed[spec.name], now, limits)
         else:
             actions += _toward_serving(spec, observed, now, limits)
@@ -89,7 +89,7 @@ def _toward_serving(
 ) -> Iterable[Action]:
     process = observed.processes.get(spec.name)
     if process is None:
-        return _start(spec, observed, why="wanted")
+        return _start(spec, observed, now, limits, why="wanted")
     if not process.running:
         return _start_again(spec, process, observed, now, limits)
     if process.spec != spec or process.terminate_sent is not None or process.switch_to is not None:
@@ -101,8 +101,10 @@ def _toward_serving(
     return () if process.is_router else toward_listed(process, observed, now, limits)
 
 
-def _start(spec: ProcessSpec, observed: Observed, *, why: str) -> Iterable[Action]:
-    if holder_of(spec, observed) or not has_room(spec, observed):
+def _start(
+    spec: ProcessSpec, observed: Observed, now: float, limits: Limits, *, why: str
+) -> Iterable[Action]:
+    if holder_of(spec, observed) or not has_room(spec, observed, now, limits):
         return ()
     return (Start(spec, why),)
 
@@ -120,7 +122,8 @@ def _start_again(
         return
     wait_s = 0.0 if changed else backoff_s(process, limits)
     if not process.crashes or now >= process.crashes[-1] + wait_s:
-        yield from _start(spec, observed, why="changed" if changed else "again")
+        why = "changed" if changed else "again"
+        yield from _start(spec, observed, now, limits, why=why)
 
 
 def _is_hopeless(process: Process, now: float, limits: Limits) -> bool:

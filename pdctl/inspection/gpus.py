@@ -67,9 +67,12 @@ def is_free(gpu: Gpu) -> bool:
 
     Memory counts as well as holders: inside a container NVML names no process of another one.
     """
-    if gpu.problem is not None or any(h.name not in _BYSTANDERS for h in gpu.holders):
-        return False
-    return is_empty(gpu)
+    return gpu.problem is None and not has_holder(gpu) and is_empty(gpu)
+
+
+def has_holder(gpu: Gpu) -> bool:
+    """Whether a process is known that computes there."""
+    return any(holder.name not in _BYSTANDERS for holder in gpu.holders)
 
 
 def is_empty(gpu: Gpu) -> bool:

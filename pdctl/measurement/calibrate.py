@@ -18,14 +18,11 @@ from pdctl.perf_model.partial_fit import (
 )
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
-TOLERANCE = 0.006  # standard deviation of the least certain step: 2 % is three of them
+TOLERANCE = 0.004  # standard deviation of the least certain step: 2 % is five of them
 OVERHEAD_S = 0.02  # of one probe, steps apart: requests, answers, looking at counters
 DEAREST_SHARE = 0.1  # of the budget, that one probe may cost
 MAX_FAILURES = 3
-AGAIN, AGAIN_SHARE = (
-    3,
-    0.2,
-)  # rounds over steps off the fit, within this share of the budget
+AGAIN, AGAIN_SHARE = 4, 0.15  # rounds over steps off the fit, in this last share of the budget
 MAX_REPEATS = 16  # more tell of one step what is not true of its neighbours
 LEAST_TAKEN = 12
 
@@ -78,20 +75,26 @@ async def take(
     """
     run = _Run(grid, roofline, budget_s, tolerance, clock, tell)
     run.know(known)
-    for step in run.first():
-        await run.measure(measure, step)
-        if run.is_over():
-            break
-    while not run.is_over():
-        for step in run.choose():
-            await run.measure(measure, step)
-            if run.is_over():
-                break
+    await _go_on(run, measure, run.first(), (1 - AGAIN_SHARE) * budget_s)
     for step in run.disputed():
-        await run.measure(measure, step)
-        if run.is_long_over():
-            break
+        if run.elapsed_s() + cost_s(run.times, step) <= budget_s:
+            await run.measure(measure, step)
+    await _go_on(run, measure, run.choose(), budget_s)
     return run.taken()
+
+
+async def _go_on(
+    run: "_Run", measure: Measure, steps: Sequence[Measurement], until_s: float
+) -> None:
+    """Measure these steps and then those that are least certain, as long as there is time."""
+    is_short = False
+    while not run.is_done and not is_short:
+        is_short = True
+        for step in steps:
+            if run.elapsed_s() + cost_s(run.times, step) <= until_s:
+                await run.measure(measure, step)
+                is_short = False
+        steps = run.choose()
 
 
 class _Run:
@@ -124,8 +127,10 @@ class _Run:
         """Take in what was measured earlier."""
         self._measured.extend(known)
 
-    def is_over(self) -> bool:
-        return self._is_done or not self._grid or self._elapsed_s() >= self._budget_s
+    @property
+    def is_done(self) -> bool:
+        """Nothing is left that would tell more."""
+        return self._is_done or not self._grid
 
     @property
     def times(self) -> StepTimes:
@@ -143,9 +148,7 @@ class _Run:
         if step not in self._grid:
             return
         self._tell(
-            Progress(
-                step, len(self._measured), self._uncertainty, self._elapsed_s(), self._budget_s
-            )
+            Progress(step, len(self._measured), self._uncertainty, self.elapsed_s(), self._budget_s)
         )
         found = await measure(step, self.times)
         if found is not None:
@@ -153,7 +156,7 @@ class _Run:
             self._by_step[step].append(found)
             return
         self._failures[step] += 1
-        if self._failures[step] >= MAX_FAILURES:
+        if self._failures[step] >= max(MAX_FAILURES, len(self._by_step.get(step, ()))):
             self._grid.remove(step)
             self._given_up.append(step)
             doubtful = {id(m) for m in self._by_step.pop(step, ())}
@@ -208,9 +211,6 @@ class _Run:
         ]
         return tuple(off) * AGAIN
 
-    def is_long_over(self) -> bool:
-        return self._elapsed_s() >= (1 + AGAIN_SHARE) * self._budget_s
-
     def taken(self) -> Taken:
         """What it has come to."""
         if self._measured:
@@ -220,7 +220,7 @@ class _Run:
             fit=self._fit,
             unidentified=self._unidentified,
             uncertainty=self._uncertainty,
-            elapsed_s=self._elapsed_s(),
+            elapsed_s=self.elapsed_s(),
             given_up=tuple(self._given_up),
             is_complete=self._is_done,
         )
@@ -234,7 +234,7 @@ class _Run:
         cheap = [m for m in self._grid if cost_s(self.times, m) <= dearest_s] or self._grid
         return [m for m in cheap if len(self._by_step.get(m, ())) < MAX_REPEATS] or cheap
 
-    def _elapsed_s(self) -> float:
+    def elapsed_s(self) -> float:
         return self._clock() - self._start
 
 

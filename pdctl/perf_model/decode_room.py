@@ -90,7 +90,7 @@ class DecodeRoom:
         job.decode_kv = 0.0
 
     def _totals_that_count(self, context: float) -> list[int]:
-        """None where not even the largest could hold back more than what is reserved."""
+        """No total where not even the largest could hold back more than what is reserved."""
         return [] if self._largest - context <= self._reserved * self.held else self._totals()
 
     def _totals(self) -> list[int]:

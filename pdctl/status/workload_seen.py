@@ -84,7 +84,10 @@ def workload_between(counted: Sequence[Counted], elapsed_s: float) -> Workload:
 
 
 def _sum(counted: Sequence[Counted], name: str) -> float:
-    grown = [delta(getattr(c.before, name), getattr(c.after, name)) for c in counted]
+    # a counter has no line until it first counts: nothing, where another engine has it
+    missing = 0.0 if any(getattr(c.after, name) is not None for c in counted) else None
+    ends = [(getattr(c.before, name), getattr(c.after, name)) for c in counted]
+    grown = [delta(*(missing if end is None else end for end in pair)) for pair in ends]
     known = [one for one in grown if one is not None]
     if len(known) < len(grown):
         raise EngineFailed(

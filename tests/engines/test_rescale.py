@@ -233,14 +233,14 @@ def test_without_a_role_switch_a_free_gpu_lets_the_new_engine_serve_first(
     assert deployment.names() == ["router", "prefill-0", "prefill-1", "decode-0"]
 
 
-def test_without_a_free_gpu_the_old_engine_goes_first(
+def test_over_nixl_no_prefill_engine_takes_the_gpu_of_a_decode_engine_from_the_only_other(
     monkeypatch: pytest.MonkeyPatch, model: Path
 ) -> None:
-    real(monkeypatch, 3, "nixl", model)
-    done = rescale.rescale(NAME, Counts(prefill=2))
-    assert done.changes[0].startswith(
-        "decode-1 leaves, then prefill-1 starts on GPU 2, as no other is free"
-    )
+    deployment = real(monkeypatch, 3, "nixl", model)
+    with pytest.raises(StateConflict, match="which prefill-0 keeps mapped") as refusal:
+        rescale.rescale(NAME, Counts(prefill=2))
+    assert "pdctl up --prefill 2 --total 3" in refusal.value.hint
+    assert deployment.launch.revision == 0
 
 
 def test_with_mooncake_roles_change_in_place(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec
-from pdctl.engines.actions import Desired, Limits
+from pdctl.engines.actions import Desired, Limits, Taken
 from pdctl.engines.fleet import Fleet
 from pdctl.engines.gpu_room import takes_gpus
 from pdctl.engines.on_local import Running
@@ -75,13 +75,16 @@ class World:
     switches_refused: list[str] = field(default_factory=list)  # answers, the next one first
     request_fails: bool = False
     mapped: dict[int, set[int]] = field(default_factory=dict)  # by GPU: who keeps a dead one's KV
+    sent: set[int] = field(default_factory=set)  # prefill engines that were listed once
+    driver_hangs: bool = False  # nobody says what is on a GPU
     foreign: set[int] = field(default_factory=set)  # GPUs that somebody else uses
     log: list[str] = field(default_factory=list)
 
     # a launcher
 
     def start(self, spec: ProcessSpec) -> Running:
-        assert not any(self.taken_gpus(spec.gpus).values()), f"{spec.name} finds no memory"
+        kept = [gpu for gpu in spec.gpus if self.mapped.get(gpu, set()) & set(self.alive)]
+        assert self.driver_hangs or not kept, f"{spec.name} finds no memory"
         pid = len(self.started) + 1
         self.alive[pid] = spec
         self.started[pid] = self.now
@@ -122,16 +125,22 @@ class World:
         if its.role == "router":
             self.listed.clear()
         if its.role == "decode" and takes_gpus(its):
-            senders = {other for other, spec in self.alive.items() if spec.role == "prefill"}
-            self.mapped.update(dict.fromkeys(its.gpus, senders))
+            self.mapped.update({gpu: self.sent & set(self.alive) for gpu in its.gpus})
 
     # what is seen from outside
 
-    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, str]:
+    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, Taken]:
         """Memory of a decode engine that ended is free once all who sent to it have ended."""
-        taken = {gpu: self.mapped.get(gpu, set()) & set(self.alive) for gpu in gpus}
-        kept = {gpu: f"GPU {gpu}: 54 GiB" if pids else "" for gpu, pids in taken.items()}
-        return kept | {gpu: f"GPU {gpu}: 20 GiB" for gpu in gpus if gpu in self.foreign}
+        if self.driver_hangs:
+            return {}
+        kept = {
+            gpu: Taken(
+                f"GPU {gpu}: 54 GiB" if self.mapped.get(gpu, set()) & set(self.alive) else ""
+            )
+            for gpu in gpus
+        }
+        named = {gpu: Taken(f"GPU {gpu}: 20 GiB", True) for gpu in gpus if gpu in self.foreign}
+        return kept | named
 
     def _answers(self, name: str) -> bool:
         return name not in self.frozen and any(
@@ -198,7 +207,7 @@ class Seen:
     def send_first_request(self, router_url: str) -> FirstRequest:
         return self.world.send_first_request(router_url)
 
-    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, str]:
+    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, Taken]:
         return self.world.taken_gpus(gpus)
 
 
@@ -219,6 +228,8 @@ class RouterOf:
         if not self.is_alive():
             return False
         self.world.listed[url] = Listed(url[-4:], url, role, True, bootstrap_port)
+        if role == "prefill" and (pid := self.world._at(url)) is not None:
+            self.world.sent.add(pid)
         return True
 
     def remove(self, url: str) -> bool:

@@ -1,6 +1,6 @@
 """The loads of a run as test data: who came when, what it took, what was predicted before.
 
-    python -m tests.gpu.keep HOST OUT [OUT/pages/info-*.json ...] >> tests/data/loads_h200.jsonl (or _h100)
+    python -m tests.gpu.keep HOST OUT [OUT/pages/info-*.json ...] >> tests/data/loads_GPU.jsonl
 
 HOST: a letter for the machine. OUT: what a run left, unpacked.
 """

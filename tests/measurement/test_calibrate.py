@@ -65,21 +65,23 @@ def test_three_percent_of_noise_leaves_two_percent_of_error_anywhere(name: str, 
     engine = Engine(truth(start), noise=0.03, seed=seed)
     taken = engine.calibrate(start, 240.0)
     assert worst(taken, start, engine.times) < 0.02
-    assert taken.elapsed_s < 240.0
-    assert taken.is_complete
+    assert taken.elapsed_s <= 240.0
+    assert taken.uncertainty is not None
+    assert taken.uncertainty < 0.006
 
 
 def test_the_time_given_is_kept_to() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.03)
     taken = engine.calibrate(start, 20.0)
-    assert 20.0 <= taken.elapsed_s < 23.0
+    assert 17.0 < taken.elapsed_s <= 20.0
     assert not taken.is_complete
     assert taken.uncertainty is not None
     assert taken.uncertainty > 0.005
 
 
-def test_a_machine_that_was_slow_for_a_while_does_not_cost_the_profile() -> None:
+@pytest.mark.parametrize("slower", [1.5, 2.0])
+def test_a_machine_that_was_slow_for_a_while_does_not_cost_the_profile(slower: float) -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.01)
     normal = engine.measure
@@ -90,14 +92,14 @@ def test_a_machine_that_was_slow_for_a_while_does_not_cost_the_profile() -> None
         if engine.now_s > 8.0 and step not in engine.asked:
             steps.add(step)
         found = await normal(step, times)
-        is_slow = step in steps and engine.now_s < 30.0
-        return replace(found, seconds=1.5 * found.seconds) if found and is_slow else found
+        is_slow = step in steps and engine.now_s < 20.0
+        return replace(found, seconds=slower * found.seconds) if found and is_slow else found
 
     engine.measure = slow_at_the_end  # type: ignore[method-assign]
     taken = engine.calibrate(start, 30.0)
     assert taken.fit is not None
     assert steps
-    assert taken.elapsed_s < 1.2 * 30.0 + 3.0
+    assert taken.elapsed_s <= 30.0
     assert not disagreements(taken.measurements, taken.fit)
 
 

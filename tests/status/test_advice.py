@@ -52,6 +52,18 @@ def test_a_prefill_queue_that_stays_deep_asks_for_more_prefill() -> None:
     assert "40 waiting for 60 s" in advice.evidence
 
 
+def test_one_look_at_a_deep_queue_says_what_it_sees_and_gives_no_advice() -> None:
+    moments = [replace(one, num_prefill=1) for one in history(1, waiting=lambda t: 55)]
+    advice = advise(moments, name="chat")
+    assert advice.kind == "not_enough_evidence"
+    assert "0 of 60 s watched; 55 requests wait for prefill now." in advice.text
+    assert not advice.command
+
+
+def test_one_look_at_a_calm_fleet_says_only_that_it_was_short() -> None:
+    assert advise(history(1)).text == "Not enough evidence for advice: 0 of 60 s watched."
+
+
 def test_the_last_decode_engine_is_not_taken() -> None:
     moments = [replace(one, num_decode=1) for one in history(waiting=lambda t: t)]
     assert advise(moments, name="chat").command == "pdctl scale chat --prefill 3 --total 4"

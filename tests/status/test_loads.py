@@ -55,6 +55,16 @@ def test_a_prefill_engine_of_0_5_15_is_read_and_taken_as_fresh() -> None:
     assert counters.prefill_tokens is None
 
 
+def test_a_pair_of_0_5_15_with_more_than_it_bears_shows_where_requests_are() -> None:
+    prefill = parse_loads(page("loads_prefill_overload_0.5.15.json"), "prefill", 100.0)
+    decode = parse_loads(page("loads_decode_overload_0.5.15.json"), "decode", 100.0)
+    assert prefill is not None
+    assert decode is not None
+    assert (prefill[0].waiting, prefill[0].bootstrap, prefill[0].inflight) == (53, 1, 2)
+    assert (decode[0].prealloc, decode[0].transfer, decode[0].running) == (0, 61, 28)
+    assert decode[0].kv_usage == pytest.approx(0.8387)
+
+
 def test_a_colocated_engine_of_0_5_15_that_is_idle_makes_no_tokens() -> None:
     loads = parse_loads(page("loads_colocated_0.5.15.json"), "colocated", 100.0)
     assert loads is not None

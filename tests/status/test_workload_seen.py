@@ -63,6 +63,18 @@ def test_an_engine_that_was_restarted_meanwhile_spoils_the_figures() -> None:
         workload_between([colocated(), fresh], 30.0)
 
 
+def test_an_engine_that_has_had_no_request_yet_counts_nothing() -> None:
+    silent = Counted("colocated", Counters(), Counters())
+    first = Counted("colocated", Counters(), colocated().before)  # its first came meanwhile
+    assert workload_between([colocated(), silent], 10.0).rate_rps == 10.0
+    assert workload_between([colocated(), first], 10.0).rate_rps == 110.0
+
+
+def test_engines_of_which_none_counts_are_an_error() -> None:
+    with pytest.raises(EngineFailed, match="1 of 1 engines do not count requests"):
+        workload_between([Counted("colocated", Counters(), Counters())], 10.0)
+
+
 def test_a_router_without_engines_is_told_at_once() -> None:
     with pytest.raises(InvalidInput, match="lists no engines"):
         watch_workload([], 30.0, lambda waited_s: None)
