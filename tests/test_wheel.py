@@ -1,6 +1,7 @@
 """The built wheel carries everything a plan needs, far from the checkout."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -13,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def _run(*command: str, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    env = {**os.environ, "PDCTL_PLAIN_PYTHON": "1"}  # tests/compiled.sh is for the other kind
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -24,7 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     build = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
     _run(sys.executable, *build, "--wheel-dir", str(folder), str(ROOT), cwd=folder)
-    (wheel,) = folder.glob("pdctl-*.whl")
+    (wheel,) = folder.glob("pdctl-*-none-any.whl")
     venv.create(folder / "env", with_pip=False)
     python = folder / "env" / "bin" / "python"
     install = ("-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel))

@@ -156,8 +156,8 @@ def test_an_engine_that_measures_nothing_identifies_nothing() -> None:
 def test_what_was_measured_earlier_is_fitted_together_and_need_not_be_measured_again() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.03)
-    first = engine.calibrate(start, 30.0)
-    again = engine.calibrate(start, 30.0, known=first.measurements)
+    first = engine.calibrate(start, 15.0)
+    again = engine.calibrate(start, 15.0, known=first.measurements)
     assert again.measurements[: len(first.measurements)] == first.measurements
     assert again.uncertainty is not None
     assert first.uncertainty is not None
@@ -167,13 +167,13 @@ def test_what_was_measured_earlier_is_fitted_together_and_need_not_be_measured_a
 def test_eager_steps_of_another_engine_tell_the_floor_that_graphs_do_not_have() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(replace(start, eager_s=0.03))
-    graphs = engine.calibrate(start, 40.0)
+    graphs = engine.calibrate(start, 15.0)
     eager = [
         replace(m, eager=True, seconds=predicted_s(engine.times, replace(m, eager=True)))
         for m in GRID
         if m.kind == "prefill"
     ]
-    both = engine.calibrate(start, 20.0, known=(*graphs.measurements, *eager))
+    both = engine.calibrate(start, 10.0, known=(*graphs.measurements, *eager))
     assert both.fit is not None
     fitted = applied(start, both.fit.factors)
     assert fitted.prefill_token_s == pytest.approx(start.prefill_token_s, rel=0.02)
