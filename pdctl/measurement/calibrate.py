@@ -77,7 +77,7 @@ async def take(
     run.know(known)
     await _go_on(run, measure, run.first(), (1 - AGAIN_SHARE) * budget_s)
     for step in run.disputed():
-        if run.elapsed_s() + cost_s(run.times, step) <= budget_s:
+        if run.has_time_for(step, budget_s):
             await run.measure(measure, step)
     await _go_on(run, measure, run.choose(), budget_s)
     return run.taken()
@@ -91,7 +91,7 @@ async def _go_on(
     while not run.is_done and not is_short:
         is_short = True
         for step in steps:
-            if run.elapsed_s() + cost_s(run.times, step) <= until_s:
+            if run.has_time_for(step, until_s):
                 await run.measure(measure, step)
                 is_short = False
         steps = run.choose()
@@ -131,6 +131,12 @@ class _Run:
     def is_done(self) -> bool:
         """Nothing is left that would tell more."""
         return self._is_done or not self._grid
+
+    def has_time_for(self, step: Measurement, until_s: float) -> bool:
+        """Whether a probe ends by then; before the first one nobody knows how long they take."""
+        if not self._measured:
+            return self.elapsed_s() < until_s
+        return self.elapsed_s() + cost_s(self.times, step) <= until_s
 
     @property
     def times(self) -> StepTimes:

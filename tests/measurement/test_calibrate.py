@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.measurement.calibrate import MAX_FAILURES, Progress, Taken, cost_s, take
+from pdctl.measurement.calibrate import MAX_FAILURES, TOLERANCE, Progress, Taken, cost_s, take
 from pdctl.perf_model.design import DECODE_STEPS, Limits, decode_grid, prefill_grid
 from pdctl.perf_model.expected import predicted_s
 from pdctl.perf_model.partial_fit import applied, disagreements
@@ -59,11 +59,15 @@ def worst(taken: Taken, start: StepTimes, true: StepTimes) -> float:
     return max(abs(predicted_s(fitted, m) / predicted_s(true, m) - 1) for m in (*GRID, *between))
 
 
-@pytest.mark.parametrize(("name", "seed"), [("llama-3.1-8b", 1), ("qwen3-30b-a3b", 2)])
-def test_three_percent_of_noise_leaves_two_percent_of_error_anywhere(name: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "seed", "tolerance"), [("llama-3.1-8b", 1, 0.006), ("qwen3-30b-a3b", 2, TOLERANCE)]
+)
+def test_three_percent_of_noise_leaves_two_percent_of_error_anywhere(
+    name: str, seed: int, tolerance: float
+) -> None:
     start = roofline(name)
     engine = Engine(truth(start), noise=0.03, seed=seed)
-    taken = engine.calibrate(start, 240.0)
+    taken = engine.calibrate(start, 240.0, tolerance=tolerance)
     assert worst(taken, start, engine.times) < 0.02
     assert taken.elapsed_s <= 240.0
     assert taken.uncertainty is not None
