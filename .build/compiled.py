@@ -25,7 +25,7 @@ class Compiled(BuildHookInterface):  # type: ignore[type-arg]
         """Called before files are collected. version: "editable" is left as it is written."""
         if version == "editable" or os.environ.get("PDCTL_PLAIN_PYTHON"):
             return
-        # as long as the build lasts; the builder has no later hook for a wheel
+        # files are collected after this returns; finalize takes them away
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         shutil.copytree(Path(self.root, "pdctl"), folder / "pdctl")

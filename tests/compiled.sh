@@ -2,6 +2,7 @@
 # Run a command beside a pdctl that was installed as a wheel, its simulator compiled:
 #   bash tests/compiled.sh python -m pytest tests/perf_model tests/verdict
 #   bash tests/compiled.sh python -m tests.bench plan
+# It runs in a folder of its own: the path of a file, of a trace say, has to be absolute.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

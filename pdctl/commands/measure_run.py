@@ -162,7 +162,8 @@ def _loads(
     wish: Wish, endpoint: "Endpoint", workload: Workload, measured: Measured, repeat: int
 ) -> None:
     """The load asked for; then, once, loads at other rates until the knee is found."""
-    say_what_is_guessed(endpoint)
+    if not repeat:
+        say_what_is_guessed(endpoint)
     requests = requests_at(wish, workload, wish.rate_rps, endpoint.llm)
     _play(wish, endpoint, requests, measured, repeat=repeat, rate_rps=wish.rate_rps)
     if not wish.find_knee or endpoint.arm in measured.knees:

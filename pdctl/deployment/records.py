@@ -113,3 +113,7 @@ class ProcessSpec:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    def shares_a_place_with(self, other: "ProcessSpec") -> bool:
+        """Whether both need one GPU or one port, so that only one of them can run."""
+        return self.url == other.url or bool(set(self.gpus) & set(other.gpus))

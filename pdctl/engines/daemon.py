@@ -131,18 +131,18 @@ class Supervisor:
 
     def _state(self, now: float, *, is_over: bool) -> FleetState:
         fleet, launch = self.fleet, self.launch
-        phase = fleet_phase(fleet.desired, fleet.observed(), fleet.failure, is_over=is_over)
-        waiting = waiting_for_gpus(fleet.desired, fleet.observed())
+        observed = fleet.observed()
+        phase = fleet_phase(fleet.desired, observed, fleet.failure, is_over=is_over)
+        waiting = waiting_for_gpus(fleet.desired, observed)
         processes = tuple(
             process_state(p, self._facts(p), fleet.desired, fleet.failure, waiting.get(p.name, ""))
             for p in fleet.processes.values()
         )
-        detail = fleet_detail(phase, processes, launch, waiting)
-        detail = fleet.failure.why if fleet.failure else detail
+        why = fleet.failure.why if fleet.failure else ""
         return FleetState(
             name=launch.name,
             phase=phase,
-            detail=detail,
+            detail=why or fleet_detail(phase, processes, launch, waiting),
             boot_id=launch.boot_id,
             supervisor_pid=os.getpid(),
             supervisor_started_at=self.started_at,

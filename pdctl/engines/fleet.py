@@ -2,13 +2,14 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec
 from pdctl.engines import actions, memory, readiness
 from pdctl.engines.actions import Action, Desired, Fail, FirstRequestSeen, Limits, Observed, Process
 from pdctl.engines.fleet_protocols import Launcher, Look, Router
+from pdctl.engines.gpu_memory import taken_gpus
 from pdctl.engines.gpu_room import to_look_at
 from pdctl.engines.log_rotation import hand_over
 from pdctl.engines.probes import Asks
@@ -31,6 +32,7 @@ class Fleet:
     probes: Asks
     router: Router
     look: Look = readiness
+    taken_gpus: Callable[[Sequence[int]], Mapping[int, actions.Taken]] = taken_gpus
     switch_role: Callable[[ProcessSpec, ProcessRole, str | None], Switched] = switch_role
     limits: Limits = field(default_factory=Limits)
     clock: Callable[[], float] = time.monotonic
@@ -49,9 +51,8 @@ class Fleet:
 
     def observed(self) -> Observed:
         """The sight `step` decides on."""
-        return Observed(
-            dict(self.processes), self.started_at, self.was_ready, self.first_request, self.gpus
-        )
+        processes = dict(self.processes)
+        return Observed(processes, self.started_at, self.was_ready, self.first_request, self.gpus)
 
     def tick(self) -> None:
         """One turn of the loop."""
@@ -117,7 +118,7 @@ class Fleet:
         gpus = to_look_at(self.desired, self.observed())
         self.gpus = memory.gpus_awaited(self.gpus, gpus, self.left_by, now)
         if gpus:
-            taken = lambda: self.look.taken_gpus(gpus)  # noqa: E731
+            taken = lambda: self.taken_gpus(gpus)  # noqa: E731
             self.probes.ask(("gpus",), taken, self._fold_gpus, now=now, every_s=1.0)
         if any(p.is_router and p.running and p.ready for p in self.processes.values()):
             every_s = LISTED_EVERY_S if self.is_quiet else 0.1

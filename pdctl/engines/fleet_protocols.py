@@ -1,10 +1,8 @@
 """What the supervisor's loop needs of the world, so that tests can stand in for it."""
 
-from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec
-from pdctl.engines.actions import Taken
 from pdctl.engines.on_local import Running
 from pdctl.engines.readiness import FirstRequest, Readiness
 from pdctl.engines.router_client import Listed
@@ -26,7 +24,6 @@ class Look(Protocol):
     def is_alive(self, spec: ProcessSpec) -> bool: ...
     def num_requests(self, spec: ProcessSpec) -> int | None: ...
     def send_first_request(self, router_url: str) -> FirstRequest: ...
-    def taken_gpus(self, gpus: Sequence[int]) -> Mapping[int, Taken]: ...
 
 
 class Router(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.actions import Desired, GpuSeen, Limits, Observed, Process
-from pdctl.engines.listing import router_is_up
+from pdctl.engines.listing import others_serve, router_is_up
 
 
 def takes_gpus(spec: ProcessSpec) -> bool:
@@ -19,10 +19,8 @@ def takes_gpus(spec: ProcessSpec) -> bool:
 
 def holder_of(spec: ProcessSpec, observed: Observed) -> Process | None:
     """A running process that has the GPUs or the port which `spec` needs."""
-    for other in observed.processes.values():
-        if other.running and (set(other.spec.gpus) & set(spec.gpus) or other.spec.url == spec.url):
-            return other
-    return None
+    running = (other for other in observed.processes.values() if other.running)
+    return next((other for other in running if other.spec.shares_a_place_with(spec)), None)
 
 
 def to_look_at(desired: Desired, observed: Observed) -> tuple[int, ...]:
@@ -70,12 +68,7 @@ def to_renew(desired: Desired, observed: Observed, now: float, limits: Limits) -
         return keepers
     on_its_way = (n for n in keepers if observed.processes[n].deregister_sent is not None)
     first = next(on_its_way, next(iter(keepers)))
-    others_serve = any(
-        p.spec.role == "prefill" and p.is_serving and p.deregister_sent is None
-        for p in observed.processes.values()
-        if p.name != first
-    )
-    return {first: keepers[first]} if others_serve else {}
+    return {first: keepers[first]} if others_serve(observed.processes[first], observed) else {}
 
 
 def is_last_keeper(

@@ -16,7 +16,13 @@ from pdctl.engines.actions import (
     Terminate,
 )
 from pdctl.engines.gpu_room import is_last_keeper
-from pdctl.engines.listing import deregister_once, is_serving, router_is_up, toward_listed
+from pdctl.engines.listing import (
+    deregister_once,
+    is_serving,
+    others_serve,
+    router_is_up,
+    toward_listed,
+)
 
 
 def leaving(desired: Desired, observed: Observed) -> tuple[Process, ...]:
@@ -125,7 +131,7 @@ def _may_leave(
     role = process.spec.role
     if not router_is_up(observed):
         return False
-    if any(spec.role == role for spec in desired.specs) and not _others_serve(process, observed):
+    if any(spec.role == role for spec in desired.specs) and not others_serve(process, observed):
         return False
     missing = [spec for spec in desired.specs if not is_serving(spec, observed)]
     blocked = any(
@@ -135,19 +141,11 @@ def _may_leave(
     return blocked or all(_is_given_up(spec, observed) for spec in missing)
 
 
-def _others_serve(process: Process, observed: Observed) -> bool:
-    return any(
-        other.spec.role == process.spec.role and other.is_serving and other.deregister_sent is None
-        for other in observed.processes.values()
-        if other.name != process.name
-    )
-
-
 def _is_held_by(process: Process, spec: ProcessSpec, observed: Observed) -> bool:
     theirs = observed.processes.get(spec.name)
     if theirs is not None and theirs.running and theirs is not process:
         return False
-    return bool(set(process.spec.gpus) & set(spec.gpus)) or process.spec.url == spec.url
+    return process.spec.shares_a_place_with(spec)
 
 
 def _is_given_up(spec: ProcessSpec, observed: Observed) -> bool:

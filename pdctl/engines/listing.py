@@ -11,6 +11,15 @@ def is_serving(spec: ProcessSpec, observed: Observed) -> bool:
     return process is not None and process.spec == spec and process.is_serving
 
 
+def others_serve(process: Process, observed: Observed) -> bool:
+    """Whether an engine of the same role serves and is to go on serving."""
+    return any(
+        other.spec.role == process.spec.role and other.is_serving and other.deregister_sent is None
+        for other in observed.processes.values()
+        if other.name != process.name
+    )
+
+
 def toward_listed(
     process: Process, observed: Observed, now: float, limits: Limits
 ) -> Iterable[Action]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines import fetch
-from pdctl.engines.gpu_memory import taken_gpus as taken_gpus
 
 _MODES = {"null": "colocated", "None": "colocated", "": "colocated"}
 # /health waits for a token up to SGLANG_HEALTH_CHECK_TIMEOUT, 20 s

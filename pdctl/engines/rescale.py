@@ -1,7 +1,7 @@
 """Give a running deployment other numbers of engines: what is wanted is written, nothing waits."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.file import read_deployment
@@ -118,7 +118,7 @@ class _Change:
             for spec in current.specs
             if spec.name in wanted
             # one that waits for the place of an engine that now stays has to find another
-            and ((spec.name, spec.url) in alive or not _share_a_place(spec, again))
+            and ((spec.name, spec.url) in alive or not any(map(spec.shares_a_place_with, again)))
         )
         gone = [
             spec
@@ -210,10 +210,6 @@ def _taken_back(
         for spec in gone
         if spec.name in missing and spec.url not in urls and not gpus & set(spec.gpus)
     }
-
-
-def _share_a_place(spec: ProcessSpec, others: Sequence[ProcessSpec]) -> bool:
-    return any(spec.url == one.url or set(spec.gpus) & set(one.gpus) for one in others)
 
 
 def _running(name: str) -> tuple[ProcessState, ...]:

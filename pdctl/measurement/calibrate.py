@@ -87,13 +87,14 @@ async def _go_on(
     run: "_Run", measure: Measure, steps: Sequence[Measurement], until_s: float
 ) -> None:
     """Measure these steps and then those that are least certain, as long as there is time."""
-    is_short = False
-    while not run.is_done and not is_short:
-        is_short = True
+    while not run.is_done:
+        affordable = False
         for step in steps:
             if run.has_time_for(step, until_s):
                 await run.measure(measure, step)
-                is_short = False
+                affordable = True
+        if not affordable:
+            return
         steps = run.choose()
 
 
@@ -135,8 +136,8 @@ class _Run:
     def has_time_for(self, step: Measurement, until_s: float) -> bool:
         """Whether a probe ends by then; before the first one nobody knows how long they take."""
         if not self._measured:
-            return self.elapsed_s() < until_s
-        return self.elapsed_s() + cost_s(self.times, step) <= until_s
+            return self._elapsed_s() < until_s
+        return self._elapsed_s() + cost_s(self.times, step) <= until_s
 
     @property
     def times(self) -> StepTimes:
@@ -154,7 +155,9 @@ class _Run:
         if step not in self._grid:
             return
         self._tell(
-            Progress(step, len(self._measured), self._uncertainty, self.elapsed_s(), self._budget_s)
+            Progress(
+                step, len(self._measured), self._uncertainty, self._elapsed_s(), self._budget_s
+            )
         )
         found = await measure(step, self.times)
         if found is not None:
@@ -226,7 +229,7 @@ class _Run:
             fit=self._fit,
             unidentified=self._unidentified,
             uncertainty=self._uncertainty,
-            elapsed_s=self.elapsed_s(),
+            elapsed_s=self._elapsed_s(),
             given_up=tuple(self._given_up),
             is_complete=self._is_done,
         )
@@ -240,7 +243,7 @@ class _Run:
         cheap = [m for m in self._grid if cost_s(self.times, m) <= dearest_s] or self._grid
         return [m for m in cheap if len(self._by_step.get(m, ())) < MAX_REPEATS] or cheap
 
-    def elapsed_s(self) -> float:
+    def _elapsed_s(self) -> float:
         return self._clock() - self._start
 
 

@@ -61,8 +61,8 @@ def advise(history: Sequence[Moment], *, name: str = "", tpot_slo_s: float | Non
     window = _last_minute(steady)
     missing = _missing(window)
     if missing:
-        text = f"Not enough evidence for advice: {missing}{_deep_now(history[-1:])}."
-        return Advice("not_enough_evidence", text)
+        deep = _deep_now(history[-1]) if history else ""
+        return Advice("not_enough_evidence", f"Not enough evidence for advice: {missing}{deep}.")
     if window[-1].num_colocated:
         return _advise_colocated(window, name, tpot_slo_s)
     return _advise_pd(window, name, tpot_slo_s)
@@ -110,15 +110,14 @@ def _missing(window: Sequence[Moment]) -> str:
     return ""
 
 
-def _deep_now(last: Sequence[Moment]) -> str:
+def _deep_now(now: Moment) -> str:
     """What is deep at this moment, for who looks only once: no advice yet, but what one sees."""
-    for now in last:
-        num = now.num_colocated or now.num_prefill
-        if now.waiting is not None and now.waiting >= _DEEP_PER_ENGINE * max(num, 1):
-            where = "" if now.num_colocated else " for prefill"
-            return f"; {now.waiting:.0f} requests wait{where} now"
-        if now.prealloc is not None and now.prealloc >= _DEEP_PER_ENGINE * max(now.num_decode, 1):
-            return f"; {now.prealloc:.0f} requests wait for room on decode now"
+    num = now.num_colocated or now.num_prefill
+    if now.waiting is not None and now.waiting >= _DEEP_PER_ENGINE * max(num, 1):
+        where = "" if now.num_colocated else " for prefill"
+        return f"; {now.waiting:.0f} requests wait{where} now"
+    if now.prealloc is not None and now.prealloc >= _DEEP_PER_ENGINE * max(now.num_decode, 1):
+        return f"; {now.prealloc:.0f} requests wait for room on decode now"
     return ""
 
 

@@ -49,15 +49,19 @@ def measure() -> list[tuple[str, float, float, str]]:
             ),
             ("12,031 requests, 8 engines, all splits, wall", _best("wall", *trace), 2.0, "s"),
             ("the same, memory of the largest process", _best("mib", *trace), 300, "MiB"),
-            *((f"{name} of it alone, CPU", _alone(path, name), 0.2, "s") for name in ALONE),
+            *_alone(path),
         ]
 
 
-def _alone(trace: Path, layout: str) -> float:
-    """One layout simulated, plain or, beside tests/compiled.sh, compiled."""
+def _alone(trace: Path) -> list[tuple[str, float, float, str]]:
+    """Single layouts simulated, plain or, beside tests/compiled.sh, compiled."""
     asked = read_mooncake(trace)
     prefixes = find_prefixes(asked)
-    return cpu_s(lambda: simulate(fleet(layout), asked, prefixes=prefixes), ROUNDS)
+
+    def once(layout: str) -> float:
+        return cpu_s(lambda: simulate(fleet(layout), asked, prefixes=prefixes), ROUNDS)
+
+    return [(f"{layout} of it alone, CPU", once(layout), 0.2, "s") for layout in ALONE]
 
 
 def _best(what: str, *arguments: str) -> float:

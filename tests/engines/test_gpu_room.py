@@ -50,7 +50,6 @@ def test_the_only_prefill_engine_goes_on_while_it_can_serve_and_the_state_says_w
 def test_memory_that_comes_back_by_itself_costs_nobody_a_restart() -> None:
     fleet, world = ready_fleet(1, 1, real=True)
     world.foreign.add(1)
-    world.mapped.clear()
     world.end("decode-0", -9)
     world.mapped.clear()  # the transfer maps nothing
     run(fleet, world, 8)
@@ -61,9 +60,7 @@ def test_memory_that_comes_back_by_itself_costs_nobody_a_restart() -> None:
 
 def test_memory_that_a_stranger_has_restarts_nobody_and_holds_nobody_up_for_long() -> None:
     fleet, world = ready_fleet(1, 1, real=True)
-    world.mapped = {}
     world.foreign.add(1)
-    fleet.processes["prefill-0"] = replace(fleet.processes["prefill-0"], since=0.0)
     world.end("decode-0", -9)
     world.mapped.clear()
     run(fleet, world, 9)
@@ -175,7 +172,7 @@ def test_a_prefill_engine_in_the_place_of_a_decode_engine_waits_for_its_memory()
 
 
 def test_a_first_start_is_not_held_up_by_a_look_at_gpus() -> None:
-    world = World(foreign=set())
+    world = World()
     fleet = fleet_in(world, on_gpus(fleet_specs(1, 1)))
     fleet.tick()
     assert len(world.log) == 3

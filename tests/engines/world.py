@@ -207,9 +207,6 @@ class Seen:
     def send_first_request(self, router_url: str) -> FirstRequest:
         return self.world.send_first_request(router_url)
 
-    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, Taken]:
-        return self.world.taken_gpus(gpus)
-
 
 @dataclass
 class RouterOf:
@@ -273,6 +270,7 @@ def fleet_in(world: World, specs: tuple[ProcessSpec, ...], limits: Limits | None
         probes=AtOnce(),
         router=RouterOf(world),
         look=Seen(world),
+        taken_gpus=world.taken_gpus,
         switch_role=world.switch_role,
         limits=limits or Limits(),
         clock=lambda: world.now,
