@@ -62,8 +62,19 @@ class SeenPrefixes:
 
 def _order(segment: int, place: int) -> int:
     """Where an engine comes in the hash map of a segment: any order, but a stable one."""
-    mixed = ((segment + 1) * 0x9E3779B1 ^ (place + 1) * 0x85EBCA77) & 0xFFFFFFFF
-    return (mixed ^ (mixed >> 15)) * 0x2C1B3C6D & 0xFFFFFFFF
+    mixed = _product(segment + 1, 0x9E3779B1) ^ _product(place + 1, 0x85EBCA77)
+    return _product(mixed ^ (mixed >> 15), 0x2C1B3C6D)
+
+
+def _product(a: int, b: int) -> int:
+    """a·b modulo 2³², by halves of 16 bits.
+
+    A product of larger integers looks for signals, and compiled code takes an interrupt in it for a
+    lack of memory, of which it dies.
+    """
+    low, high = a & 0xFFFF, (a >> 16) & 0xFFFF
+    crossed = (high * (b & 0xFFFF) + low * (b >> 16)) & 0xFFFF
+    return (low * (b & 0xFFFF) + (crossed << 16)) & 0xFFFFFFFF
 
 
 class Pool:

@@ -3,7 +3,7 @@
 from random import Random
 
 from pdctl.perf_model.jobs import Job
-from pdctl.perf_model.routing import Policy, Pool, SeenPrefixes, known_policy
+from pdctl.perf_model.routing import Policy, Pool, SeenPrefixes, _order, known_policy
 
 
 def pool(policy: Policy, size: int = 4) -> Pool:
@@ -100,3 +100,11 @@ def test_a_closed_engine_gets_nothing_and_none_open_gives_none() -> None:
         router.close(0)
         router.close(2)
         assert router.choose(1) == -1
+
+
+def test_the_order_of_engines_is_that_of_products_modulo_two_to_the_32nd() -> None:
+    dice = Random(3)
+    for _ in range(500):
+        segment, place = dice.randrange(2_000_000), dice.randrange(600)
+        mixed = ((segment + 1) * 0x9E3779B1 ^ (place + 1) * 0x85EBCA77) & 0xFFFFFFFF
+        assert _order(segment, place) == (mixed ^ (mixed >> 15)) * 0x2C1B3C6D & 0xFFFFFFFF
