@@ -19,5 +19,5 @@ def is_compiled() -> bool:
     """Whether this pdctl carries its simulator compiled, as wheels do (docs/decisions/0041)."""
     from importlib.util import find_spec
 
-    found = find_spec("pdctl.perf_model.events")
+    found = find_spec("pdctl.perf_model.simulator.job")
     return found is not None and not (found.origin or "").endswith(".py")

@@ -18,23 +18,24 @@ STAGES = (
     "deployment",
     "engines",
     "status",
+    "doctor",
     "measurement",
 )
-BASE = ("errors", "units")
+BASE = ("errors", "units", "paths")
 FRONT = ("cli", "console", "tables", "commands")
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 # library -> the top-level parts of pdctl that may import it
 ONLY_IN = {
     "typer": {"cli", "commands"},
     "rich": {"cli", "commands", "console", "tables"},
     "pynvml": {"inspection"},
-    "subprocess": {"engines", "inspection"},
+    "subprocess": {"doctor", "engines", "inspection"},
     "signal": {"engines", "commands"},
     "ray": {"engines"},
     "aiohttp": {"engines", "measurement"},
-    "http": {"engines", "status", "measurement"},
-    "urllib": {"engines", "status", "measurement", "commands"},
+    "http": {"doctor", "engines", "status", "measurement"},
+    "urllib": {"doctor", "engines", "status", "measurement", "commands"},
 }
 
 

@@ -27,10 +27,10 @@ def doctor(
     import dataclasses
 
     from pdctl.console import show
-    from pdctl.engines.api_key import use_key_file
+    from pdctl.doctor.diagnose import diagnose
+    from pdctl.engines.clients.api_key import use_key_file
     from pdctl.errors import ExitCode, InvalidInput
-    from pdctl.status.doctor_run import diagnose
-    from pdctl.tables.doctor import doctor_view
+    from pdctl.tables.deployments import doctor_view
 
     if router and name:
         raise InvalidInput("--router excludes a NAME.", hint=f"pdctl doctor --router {router}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from pdctl.engines.records import FleetState
+    from pdctl.engines.records import DeploymentState
 
 
 def down(
@@ -26,19 +26,19 @@ def down(
     from rich.text import Text
 
     from pdctl.console import printable, show
-    from pdctl.engines import running, stop
-    from pdctl.tables.up import change_lines
+    from pdctl.engines.lifecycle import running
+    from pdctl.tables.deployments import change_lines
 
     chosen = running.chosen_name(name)
-    last: FleetState | None = None
+    last: DeploymentState | None = None
 
-    def tell(state: "FleetState") -> None:
+    def tell(state: "DeploymentState") -> None:
         nonlocal last
         for line in change_lines(last, state) if last else ():
             sys.stderr.write(printable(f"{line}\n"))
         last = state
 
-    killed = stop.stop(chosen, now=now, tell=tell)
+    killed = running.stop(chosen, now=now, tell=tell)
     data = {"name": chosen, "killed_pids": list(killed)}
     by_force = f"; killed by force: {', '.join(map(str, killed))}" if killed else ""
     text = f"{chosen} is stopped, nothing of it is left{by_force}."

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pdctl.commands.plan_inputs import PlanOptions
+from pdctl.commands.plan import PlanOptions
 
 if TYPE_CHECKING:
     from pdctl.verdict.records import Question, Verdict
+
 
 CHOICES = "[w]rite pd.yaml, [l]aunch, [r]ehearse on simulated engines, [q]uit"
 
@@ -57,9 +58,9 @@ def _ask_options(has_gpus: bool) -> PlanOptions:
 
 
 def _decide(options: PlanOptions) -> "tuple[str, Question, Verdict]":
-    from pdctl.commands.plan_inputs import question_of
-    from pdctl.commands.plan_outputs import next_command
-    from pdctl.commands.spread import progress_line, spread_over_cores
+    from pdctl.commands.parallel import spread_over_cores
+    from pdctl.commands.plan import next_command, question_of
+    from pdctl.commands.screens import progress_line
     from pdctl.console import out
     from pdctl.tables.plan import plan_view
     from pdctl.verdict.verdict import decide
@@ -73,14 +74,14 @@ def _decide(options: PlanOptions) -> "tuple[str, Question, Verdict]":
 
 def _next_verb(model: str, question: "Question", verdict: "Verdict") -> str | None:
     """up or rehearse, which find this plan as the last one; None: nothing more."""
-    from pdctl.commands.plan_outputs import chosen_arm, keep
+    from pdctl.commands.plan import chosen_arm, keep_plan
 
     arm = chosen_arm(verdict)
     if arm is None or verdict.unmet:
         return None
-    keep(model, question, verdict, arm, None)
+    keep_plan(model, question, verdict, arm, None)
     while (answer := _ask(f"{CHOICES}?", "q", "").lower()[:1]) == "w":
-        keep(model, question, verdict, arm, Path("pd.yaml"))
+        keep_plan(model, question, verdict, arm, Path("pd.yaml"))
         _say("wrote pd.yaml; pdctl up -f pd.yaml launches it\n")
     return {"l": "up", "r": "rehearse"}.get(answer)
 

@@ -21,12 +21,12 @@ def logs(
       pdctl logs decode-0 --tail 200
     """
     from pdctl.console import print_json, printable
-    from pdctl.engines import log_files
+    from pdctl.engines.lifecycle import logs as log_files
     from pdctl.errors import InvalidInput
 
     if as_json and follow:
         raise InvalidInput("--json and -f exclude each other.", hint="pdctl logs --json")
-    chosen = log_files.chosen_name(name)
+    chosen = log_files.deployment_of_logs(name)
     if events:
         lines = log_files.event_lines(chosen, tail=tail)
     else:

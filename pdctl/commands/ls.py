@@ -15,8 +15,8 @@ def ls(as_json: bool = typer.Option(False, "--json", help="One JSON object.")) -
     import time
 
     from pdctl.console import show
-    from pdctl.engines import running
-    from pdctl.tables.ls import ls_view
+    from pdctl.engines.lifecycle import running
+    from pdctl.tables.deployments import ls_view
 
     states = running.states()
     data = [dataclasses.asdict(state) for state in states]

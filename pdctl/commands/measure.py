@@ -57,13 +57,13 @@ def measure(
     no_input: bool = typer.Option(False, "--no-input", help="Never ask."),
 ) -> None:
     """Run colocated and split engines on the same requests, and say which wins and how surely."""
-    from pdctl.commands.measure_run import run
-    from pdctl.commands.measure_wish import Wish
-    from pdctl.engines.api_key import use_key_file
+    from pdctl.commands.measure_requests import MeasureOptions
+    from pdctl.commands.measure_run import run_measure
+    from pdctl.engines.clients.api_key import use_key_file
     from pdctl.units import parse_duration_s
 
     use_key_file(api_key_file)
-    wish = Wish(
+    wish = MeasureOptions(
         model=model,
         lengths=(isl, osl),
         rate_rps=rate,
@@ -91,7 +91,7 @@ def measure(
         as_json=as_json,
         no_input=no_input or as_json,
     )
-    run(wish)
+    run_measure(wish)
 
 
 measure.__doc__ = f"{measure.__doc__}\n\n{EXAMPLES}"

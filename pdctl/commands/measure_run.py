@@ -2,23 +2,15 @@
 
 import asyncio
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import typer
 
-from pdctl.commands.measure_help import (
-    cluster_behind,
-    cluster_for,
-    layout_of,
-    profile_of,
-    progress,
-    say,
-    say_what_is_guessed,
-    trouble,
-)
-from pdctl.commands.measure_wish import (
-    Wish,
+from pdctl.commands.measure_requests import (
+    MeasureOptions,
     arms_of,
     check,
     connections_of,
@@ -27,15 +19,104 @@ from pdctl.commands.measure_wish import (
     winner_command,
     workload_of,
 )
-from pdctl.errors import EngineFailed, EnvironmentProblem, ExitCode, NotReady
+from pdctl.errors import EngineFailed, EnvironmentProblem, ExitCode, NotReady, PdctlError
+from pdctl.measurement.prediction import cluster_behind
 from pdctl.workload.records import Requests, Workload
 
 if TYPE_CHECKING:
     from pdctl.deployment.records import Deployment
-    from pdctl.inspection.records import Llm
-    from pdctl.measurement.arms import ArmName, ArmResult, Played
-    from pdctl.measurement.ruling import Ruling
-    from pdctl.measurement.trial import Endpoint
+    from pdctl.inspection.records import Cluster, Llm
+    from pdctl.measurement.arm_run import Endpoint
+    from pdctl.measurement.arms import ArmComparison, ArmName, ArmResult, Played
+    from pdctl.measurement.calibration.engine_client import EngineFacts
+    from pdctl.measurement.results import LoadProgress
+    from pdctl.perf_model.records import Profile
+
+
+def measured_profile(
+    wish: MeasureOptions, facts: "EngineFacts", llm: "Llm", cluster: "Cluster"
+) -> "Profile | None":
+    from pdctl.measurement.prediction import profile_for
+    from pdctl.perf_model.fitting.profiles import read_profile
+
+    if wish.profile is not None:
+        return read_profile(wish.profile)
+    return profile_for(facts, llm, cluster)
+
+
+def say_what_is_guessed(endpoint: "Endpoint") -> None:
+    """That a prediction knows nothing of how fast this host launches kernels, where it matters."""
+    if endpoint.fleet is None or endpoint.profile is not None or endpoint.engines[0].is_simulated:
+        return
+    if any(one.role == "prefill" and one.limits.eager for one in endpoint.engines):
+        say(
+            "prefill engines of this SGLang have no CUDA graphs: how long a short prompt takes is "
+            "up to this host's CPU, and guessed; pdctl calibrate measures it"
+        )
+
+
+def cluster_for(wish: MeasureOptions) -> "Cluster":
+    """The GPUs to plan the split for."""
+    from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
+
+    if wish.engine == "sim":
+        return parse_gpus(wish.gpus or f"{wish.total * (wish.sizes[0] or 1)}xH200")
+    if "--device cpu" in wish.args[0]:
+        return cpu_cluster()
+    return detect_cluster()
+
+
+def trouble(name: str) -> "Callable[[], str]":
+    """Says which process of a deployment has died, or ""."""
+    from pdctl.engines import state
+
+    def look() -> str:
+        try:
+            found = state.read_state(name)
+        except PdctlError:
+            return ""
+        if found is None:
+            return ""
+        dead = [
+            p for p in found.processes if p.phase in ("failed", "backoff", "stopped") or p.restarts
+        ]
+        return "; ".join(f"{p.name} {p.detail or p.phase}" for p in dead)
+
+    return look
+
+
+def roles_layout(roles: "list[str]") -> str:
+    letters = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
+    return "".join(f"{roles.count(role)}{letter}" for role, letter in letters if role in roles)
+
+
+@contextmanager
+def load_display(words: str) -> "Iterator[Callable[[LoadProgress], None]]":
+    from pdctl.tables.measure import load_progress
+
+    is_terminal = sys.stderr.isatty()
+    last = [-1e9]
+
+    def tell(now: "LoadProgress") -> None:
+        if is_terminal:
+            sys.stderr.write(f"\r\x1b[2K{words} · {load_progress(now)}")
+            sys.stderr.flush()
+        elif now.at_s - last[0] >= 15:
+            last[0] = now.at_s
+            say(f"{words} · {load_progress(now)}")
+
+    try:
+        yield tell
+    finally:
+        if is_terminal:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+
+def say(text: str) -> None:
+    from pdctl.console import printable
+
+    sys.stderr.write(printable(f"{text}\n"))
 
 
 @dataclass
@@ -49,7 +130,7 @@ class Measured:
     is_interrupted: bool = False
 
 
-def run(wish: Wish) -> None:
+def run_measure(wish: MeasureOptions) -> None:
     """Measure, show what came of it, and exit with what that means."""
     import signal
 
@@ -71,7 +152,7 @@ def run(wish: Wish) -> None:
     _report(wish, measured, deployments)
 
 
-def _both(wish: Wish, measured: Measured) -> "dict[ArmName, Deployment]":
+def _both(wish: MeasureOptions, measured: Measured) -> "dict[ArmName, Deployment]":
     """Each arm in turn; with repeats the first goes last next time, so that drift hits both."""
     from pdctl.inspection.llm import read_llm
 
@@ -96,7 +177,7 @@ def _both(wish: Wish, measured: Measured) -> "dict[ArmName, Deployment]":
 
 
 def _arm(
-    wish: Wish,
+    wish: MeasureOptions,
     name: "ArmName",
     deployment: "Deployment",
     llm: "Llm",
@@ -105,16 +186,16 @@ def _arm(
     repeat: int,
 ) -> None:
     """Start one arm, measure it, stop it."""
-    from pdctl.commands.starting import starting
-    from pdctl.engines import running
-    from pdctl.engines.session import serving
-    from pdctl.measurement.calibrate_engines import facts_of
-    from pdctl.measurement.trial import Endpoint
+    from pdctl.commands.screens import starting
+    from pdctl.engines.lifecycle import running
+    from pdctl.engines.lifecycle.temporary import serving
+    from pdctl.measurement.arm_run import Endpoint
+    from pdctl.measurement.calibration.engines import facts_of
 
     with serving(deployment, ready_timeout_s=wish.timeout_s, tell=starting()) as state:
         urls = [p.url for p in state.processes if p.role != "router"]
         facts = asyncio.run(facts_of(urls))
-        from pdctl.commands.calibrate_wish import cluster_of
+        from pdctl.measurement.prediction import cluster_of
 
         cluster = cluster_of(wish.gpus, facts[0])
         endpoint = Endpoint(
@@ -123,20 +204,20 @@ def _arm(
             engines=facts,
             llm=llm,
             cluster=cluster,
-            profile=profile_of(wish, facts[0], llm, cluster),
+            profile=measured_profile(wish, facts[0], llm, cluster),
             policy=running.router_policy(state.endpoint),
             trouble=trouble(state.name),
         )
         _loads(wish, endpoint, workload, measured, repeat)
 
 
-def _target(wish: Wish, measured: Measured) -> None:
+def _target(wish: MeasureOptions, measured: Measured) -> None:
     """Measure what runs already."""
-    from pdctl.engines import running
+    from pdctl.engines.lifecycle import running
     from pdctl.inspection.llm import read_llm
-    from pdctl.measurement.calibrate_engines import facts_of
-    from pdctl.measurement.engine_facts import checked_url
-    from pdctl.measurement.trial import Endpoint, engines_of
+    from pdctl.measurement.arm_run import Endpoint, engines_of
+    from pdctl.measurement.calibration.engine_client import checked_url
+    from pdctl.measurement.calibration.engines import facts_of
 
     url = checked_url(wish.target)
     facts = asyncio.run(facts_of(engines_of([url])))
@@ -144,14 +225,14 @@ def _target(wish: Wish, measured: Measured) -> None:
     cluster = cluster_behind(wish.gpus, facts[0])
     if cluster is None:
         say("nothing is predicted: these engines do not say which GPUs they have (--gpus 8xH200)")
-    measured.layouts["target"] = (layout_of([f.role for f in facts]), len(facts))
+    measured.layouts["target"] = (roles_layout([f.role for f in facts]), len(facts))
     endpoint = Endpoint(
         arm="target",
         url=url,
         engines=facts,
         llm=llm,
         cluster=cluster,
-        profile=profile_of(wish, facts[0], llm, cluster) if cluster else None,
+        profile=measured_profile(wish, facts[0], llm, cluster) if cluster else None,
         policy=running.router_policy(url),
     )
     for repeat in range(wish.repeats):
@@ -159,7 +240,7 @@ def _target(wish: Wish, measured: Measured) -> None:
 
 
 def _loads(
-    wish: Wish, endpoint: "Endpoint", workload: Workload, measured: Measured, repeat: int
+    wish: MeasureOptions, endpoint: "Endpoint", workload: Workload, measured: Measured, repeat: int
 ) -> None:
     """The load asked for; then, once, loads at other rates until the knee is found."""
     if not repeat:
@@ -168,7 +249,7 @@ def _loads(
     _play(wish, endpoint, requests, measured, repeat=repeat, rate_rps=wish.rate_rps)
     if not wish.find_knee or endpoint.arm in measured.knees:
         return
-    from pdctl.measurement.knee import next_rate
+    from pdctl.measurement.arms import next_rate
 
     assert wish.rate_rps is not None
     tried = [(wish.rate_rps, _held(wish, measured.played[-1]))]
@@ -181,8 +262,8 @@ def _loads(
         say(f"{rate:.3g} req/s: {'holds' if tried[-1][1] else 'misses the service levels'}")
 
 
-def _held(wish: Wish, played: "Played") -> bool:
-    from pdctl.measurement.summary import summary
+def _held(wish: MeasureOptions, played: "Played") -> bool:
+    from pdctl.measurement.results import summary
 
     slo = slo_of(wish)
     share = summary(played.result, slo).attainment
@@ -190,7 +271,7 @@ def _held(wish: Wish, played: "Played") -> bool:
 
 
 def _play(
-    wish: Wish,
+    wish: MeasureOptions,
     endpoint: "Endpoint",
     requests: Requests,
     measured: Measured,
@@ -199,16 +280,16 @@ def _play(
     rate_rps: float | None,
 ) -> None:
     """One load; also what is left of it when it is interrupted."""
+    from pdctl.measurement.arm_run import Kept, play, predicted
     from pdctl.measurement.arms import Played
-    from pdctl.measurement.prompts import fresh_seed
+    from pdctl.measurement.load import fresh_seed
     from pdctl.measurement.results import write_result
-    from pdctl.measurement.trial import Kept, play, predicted
     from pdctl.tables.measure import forecast_line
 
     kept = Kept(endpoint.url, connections_of(wish))
     layout = measured.layouts.get(endpoint.arm, ("", 0))[0] or endpoint.arm
     try:
-        with progress(f"{layout} · {repeat + 1} of {wish.repeats}") as tell:
+        with load_display(f"{layout} · {repeat + 1} of {wish.repeats}") as tell:
             played = asyncio.run(
                 play(
                     endpoint,
@@ -235,12 +316,14 @@ def _play(
         write_result(wish.output, played.result, played.forecast)
 
 
-def _report(wish: Wish, measured: Measured, deployments: "dict[ArmName, Deployment]") -> None:
+def _report(
+    wish: MeasureOptions, measured: Measured, deployments: "dict[ArmName, Deployment]"
+) -> None:
     """Show it; the exit code says what it means."""
     import dataclasses
 
     from pdctl.console import out, print_json
-    from pdctl.measurement.ruling import rule
+    from pdctl.measurement.arms import rule
     from pdctl.tables.measure import measure_view
 
     slo = slo_of(wish)
@@ -265,9 +348,8 @@ def _report(wish: Wish, measured: Measured, deployments: "dict[ArmName, Deployme
         raise typer.Exit(code)
 
 
-def _results(wish: Wish, measured: Measured) -> "list[ArmResult]":
-    from pdctl.measurement.arms import arm_result
-    from pdctl.measurement.knee import knee_rps
+def _results(wish: MeasureOptions, measured: Measured) -> "list[ArmResult]":
+    from pdctl.measurement.arms import arm_result, measured_capacity_rps
 
     return [
         arm_result(
@@ -276,14 +358,16 @@ def _results(wish: Wish, measured: Measured) -> "list[ArmResult]":
             num_gpus,
             [one for one in measured.played if one.arm == name],
             slo_of(wish),
-            knee_rps=knee_rps(measured.knees[name]) if name in measured.knees else None,
+            knee_rps=measured_capacity_rps(measured.knees[name])
+            if name in measured.knees
+            else None,
             problem=measured.problems.get(name, ""),
         )
         for name, (layout, num_gpus) in measured.layouts.items()
     ]
 
 
-def _code(measured: Measured, arms: "list[ArmResult]", ruling: "Ruling") -> ExitCode:
+def _code(measured: Measured, arms: "list[ArmResult]", ruling: "ArmComparison") -> ExitCode:
     if measured.is_interrupted:
         return ExitCode.INTERRUPTED
     if measured.problems:

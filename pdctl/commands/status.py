@@ -1,16 +1,85 @@
 """`pdctl status`: what every engine does now, whether that is healthy, and what to change."""
 
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from pdctl.perf_model.records import Role
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pdctl.status.records import FleetStatus
+    from pdctl.measurement.calibration.engine_client import EngineFacts
+    from pdctl.status.drift import Expected
+    from pdctl.status.records import DeploymentStatus, Target
     from pdctl.status.watch import Watch
+
+
+REFRESH_S = 120.0  # an engine is asked again: it may answer now, or have a new profile
+
+Engine = tuple[str, Role]
+
+
+class Expectation:
+    """Asks each engine for what it is, in the background, and again from time to time.
+
+    Empty until they have answered; engines without a measured profile are left out.
+    """
+
+    def __init__(self) -> None:
+        self._asked_at: dict[Engine, float] = {}
+        self._found: dict[Engine, Expected | None] = {}
+
+    def __call__(self, targets: "Sequence[Target]") -> "Mapping[str, Expected]":
+        engines = [(target.url, target.role) for target in targets]
+        now = time.monotonic()
+        due = [e for e in engines if now - self._asked_at.get(e, -REFRESH_S) >= REFRESH_S]
+        if due:
+            self._asked_at |= dict.fromkeys(due, now)
+            threading.Thread(target=self._look, args=(due,), daemon=True).start()
+        return {e[0]: found for e in engines if (found := self._found.get(e)) is not None}
+
+    def _look(self, engines: Sequence[Engine]) -> None:
+        import asyncio
+
+        from pdctl.errors import PdctlError
+        from pdctl.measurement.calibration.engines import facts_of
+
+        for engine in engines:
+            try:
+                (facts,) = asyncio.run(facts_of([engine[0]]))
+                found = _expected(facts) if facts.role == engine[1] else None
+            except PdctlError:  # it does not answer, or its model or GPU is one nobody knows
+                found = None
+            self._found[engine] = found
+
+
+def _expected(facts: "EngineFacts") -> "Expected | None":
+    from pdctl.inspection.llm import read_llm
+    from pdctl.measurement.prediction import cluster_behind, predicted_engine, profile_for
+    from pdctl.perf_model.fitting.profiles import error_band
+    from pdctl.status.drift import Expected
+
+    llm, cluster = read_llm(facts.model), cluster_behind("", facts)
+    profile = profile_for(facts, llm, cluster) if cluster else None
+    if cluster is None or profile is None:
+        return None
+    model = predicted_engine(facts, llm, cluster, profile)
+    return Expected(
+        role=facts.role,
+        profile=profile.id,
+        times=model.times,
+        chunk=model.chunked_prefill_size,
+        kv_tokens=model.kv_capacity_tokens,
+        dp=model.parallelism.dp,
+        band=error_band(profile, llm),
+    )
+
 
 EXAMPLES = """\b
 Examples:
@@ -37,7 +106,7 @@ def status(
 ) -> None:
     import sys
 
-    from pdctl.engines.api_key import use_key_file
+    from pdctl.engines.clients.api_key import use_key_file
     from pdctl.errors import InvalidInput
     from pdctl.units import parse_duration_s
 
@@ -69,15 +138,12 @@ def _watch(
 ) -> "tuple[str, Watch]":
     import time
 
-    from pdctl.engines.key_of_run import use_key_of
-    from pdctl.status.evidence import read_evidence
-    from pdctl.status.sources import source_of_router, source_of_state
-    from pdctl.status.watch import REMEMBERED_S, Watch
+    from pdctl.engines.clients.api_key import use_key_of
+    from pdctl.status.targets import source_of_router, source_of_state
+    from pdctl.status.watch import REMEMBERED_S, Watch, read_evidence
 
     expect = None
     if is_live:  # one sample sees no minute of steps
-        from pdctl.commands.status_expect import Expectation
-
         expect = Expectation()
     if router:
         return "", Watch(source_of_router(router, metrics_port), expect=expect)
@@ -91,7 +157,7 @@ def _watch(
 def _meant() -> str:
     """The deployment of a bare `status`: the only one, else the one a person names."""
     from pdctl.console import ask, interactive
-    from pdctl.status.sources import candidates, only_name
+    from pdctl.status.targets import candidates, only_name
 
     names = candidates()
     if len(names) < 2 or not interactive(no_input=False):
@@ -102,7 +168,7 @@ def _meant() -> str:
 
 def _keep(name: str, one: "Watch") -> None:
     from pdctl.engines.state import read_state
-    from pdctl.status.evidence import keep_evidence
+    from pdctl.status.watch import keep_evidence
 
     if name and one.moments and read_state(name) is not None:
         keep_evidence(name, one.moments, one.counters())
@@ -121,7 +187,7 @@ def _once(one: "Watch", *, as_json: bool, check: bool) -> None:
         raise typer.Exit(ExitCode.ENGINE_FAILED)
 
 
-def _view(sample: "FleetStatus") -> "RenderableType":
+def _view(sample: "DeploymentStatus") -> "RenderableType":
     from pdctl.console import out
     from pdctl.tables.status import status_view
 
@@ -143,10 +209,12 @@ def _live(one: "Watch", interval_s: float, *, as_json: bool) -> None:
         err().print(f"{sample.name} was stopped.")
 
 
-def _as_lines(one: "Watch", sample: "FleetStatus", interval_s: float, *, as_json: bool) -> None:
+def _as_lines(
+    one: "Watch", sample: "DeploymentStatus", interval_s: float, *, as_json: bool
+) -> None:
     import sys
 
-    from pdctl.commands.keys import keys
+    from pdctl.commands.screens import keys
     from pdctl.console import show
 
     with keys() as wait:
@@ -158,10 +226,10 @@ def _as_lines(one: "Watch", sample: "FleetStatus", interval_s: float, *, as_json
             sample = one.sample()
 
 
-def _in_place(one: "Watch", sample: "FleetStatus", interval_s: float) -> None:
+def _in_place(one: "Watch", sample: "DeploymentStatus", interval_s: float) -> None:
     from rich.live import Live
 
-    from pdctl.commands.keys import keys
+    from pdctl.commands.screens import keys
     from pdctl.console import out
 
     with keys() as wait, Live(console=out(), auto_refresh=False) as live:
@@ -172,7 +240,7 @@ def _in_place(one: "Watch", sample: "FleetStatus", interval_s: float) -> None:
             sample = one.sample()
 
 
-def _data(sample: "FleetStatus") -> object:
+def _data(sample: "DeploymentStatus") -> object:
     import dataclasses
 
     return dataclasses.asdict(sample)

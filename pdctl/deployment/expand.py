@@ -4,17 +4,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pdctl.deployment.extra_args import Version, check_args
+from pdctl.deployment.checks import Version, check_args
 from pdctl.deployment.flags import (
     ENGINE_HOST,
     engine_argv,
     engine_env,
     parse_version,
+    role_switch_obstacle,
+    router_argv,
     simulated_argv,
 )
-from pdctl.deployment.flags_router import router_argv
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
-from pdctl.deployment.role_switch import role_switch_obstacle
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.records import SglangInstall
 from pdctl.perf_model.records import Role

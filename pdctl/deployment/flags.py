@@ -1,13 +1,138 @@
 """SGLang's command line for one engine. With flags_router and extra_args, all that knows flags."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from pdctl.deployment.extra_args import Version, options
-from pdctl.deployment.records import Deployment, Ports, ProcessSpec
-from pdctl.deployment.role_switch import FLAG as ROLE_SWITCH
-from pdctl.deployment.role_switch import role_switch_obstacle
+from pdctl.deployment.checks import Version, options
+from pdctl.deployment.records import Deployment, Ports, ProcessSpec, RolePlan
 from pdctl.perf_model.records import Parallelism, Role
+
+LOOPBACK = "127.0.0.1"
+POLICIES = ("cache_aware", "round_robin", "random", "power_of_two", "manual")
+# SGLang's /health runs a token and can wait behind a long prefill; /ready answers at once
+READY_SINCE: Version = (0, 5, 23)
+
+
+def router_argv(
+    deployment: Deployment, ports: Ports, *, pdctl_python: str, version: Version | None
+) -> tuple[str, ...]:
+    """The command of the router, started without engines: they are added over REST when ready.
+
+    A dead engine is noticed in some 15 s instead of 3 min, and a circuit breaker that opened is
+    tried again after 15 s instead of 60, which is less than clients retry for. Its log holds
+    warnings only: at info it writes two lines per request, of users and of pdctl alike.
+
+    Args:
+        version: SGLang's of the engines; None: unknown.
+
+    Source: sglang_router/router_args.py 0.3.2.
+    """
+    router = deployment.router
+    policy = policy_of(deployment)
+    split = ("--pd-disaggregation",) if "prefill" in deployment.roles else ()
+    ready = version is not None and version >= READY_SINCE
+    return (
+        *(pdctl_python, "-m", "sglang_router.launch_router", *split),
+        *("--host", router.host, "--port", str(router.port)),
+        *("--prometheus-host", LOOPBACK, "--prometheus-port", str(ports.metrics)),
+        *(("--policy", policy) if policy else ()),
+        *("--health-check-interval-secs", "5", "--health-check-timeout-secs", "10"),
+        *(("--health-check-endpoint", "/ready") if ready else ()),
+        *("--cb-timeout-duration-secs", "15"),
+        *("--worker-startup-check-interval", "1"),
+        *("--log-level", "warn"),
+        *router.args,
+    )
+
+
+def policy_of(deployment: Deployment) -> str | None:
+    """The routing policy: as asked for, else taking turns where prefill is split from decode.
+
+    None: the router's own default, cache_aware, which keeps prefixes together among colocated
+    engines; of prefill and decode engines it draws at random. Source: docs/decisions/0014.
+    """
+    return deployment.router.policy or ("round_robin" if "prefill" in deployment.roles else None)
+
+
+def with_engines(router: ProcessSpec, engines: Sequence[ProcessSpec]) -> tuple[str, ...]:
+    """The router's command with its engines listed, for starting everything without pdctl."""
+    flags: list[str] = []
+    for engine in engines:
+        if engine.role == "prefill":
+            flags += ["--prefill", engine.url, str(engine.bootstrap_port)]
+        elif engine.role == "decode":
+            flags += ["--decode", engine.url]
+    colocated = [engine.url for engine in engines if engine.role == "colocated"]
+    if colocated:
+        flags += ["--worker-urls", *colocated]
+    return (*router.argv, *flags)
+
+
+FLAG = "--enable-pd-role-switch"
+ROLE_SWITCH_SINCE: Version = (0, 5, 23)
+# backends whose KV manager can be torn down and built again
+BACKENDS = ("mooncake", "mooncake_tcp", "ascend", "mori")
+_REFUSED_WITH = {
+    "--speculative-algorithm": "speculative decoding",
+    "--dcp-size": "decode context parallelism",
+    "--enable-hisparse": "HiSparse",
+    "--disaggregation-decode-host-receive-threshold": "decode host receive",
+}
+
+
+def role_switch_obstacle(
+    deployment: Deployment, *, version: Version | None, backend: str | None
+) -> str:
+    """Why engines of this deployment are not started able to change roles; "" if they are.
+
+    Args:
+        version: SGLang's; not looked at for simulated engines, which switch as 0.5.23 does.
+        backend: of KV transfer; not looked at for simulated engines either.
+
+    Source: arg_groups/pd_disaggregation_hook.py and disaggregation/role_switch.py of SGLang 0.5.23.
+    """
+    plans = [deployment.roles[role] for role in _SPLIT if role in deployment.roles]
+    if len(plans) < len(_SPLIT):
+        return "colocated engines have no role to change"
+    if deployment.engine == "sglang":
+        if version is None or version < ROLE_SWITCH_SINCE:
+            return "SGLang changes roles at run time since 0.5.23"
+        if backend not in BACKENDS:
+            return f"KV transfer over {backend} cannot be rebuilt at run time"
+    if plans[0].parallelism != plans[1].parallelism:
+        return "prefill and decode engines are not of one size"
+    return next((reason for plan in plans if (reason := _refusal(plan))), "")
+
+
+_SPLIT: tuple[Role, ...] = ("prefill", "decode")
+
+
+def differing_flags(deployment: Deployment) -> tuple[str, ...]:
+    """The user's flags that an engine keeps from its first role: one role has them otherwise."""
+    prefill, decode = (options(deployment.roles[role].args) for role in _SPLIT)
+    return tuple(
+        flag for flag in sorted({*prefill, *decode}) if prefill.get(flag) != decode.get(flag)
+    )
+
+
+def _refusal(plan: RolePlan) -> str:
+    """What of a role's settings SGLang does not rebuild when roles change."""
+    if plan.parallelism.ep > 1:
+        return "expert parallelism is not rebuilt at run time"
+    if plan.parallelism.pp > 1:
+        return "pipeline parallelism is not rebuilt at run time"
+    given = options(plan.args)
+    if given.get("--moe-a2a-backend", "none") != "none":
+        return "MoE all-to-all is not rebuilt at run time"
+    if given.get("--disaggregation-decode-allocation-policy") == "prefill_complete":
+        return "--disaggregation-decode-allocation-policy prefill_complete excludes it"
+    if "SGLANG_DISAGG_STAGING_BUFFER" in plan.env:
+        return "SGLANG_DISAGG_STAGING_BUFFER excludes it"
+    return next(
+        (f"{words} is not rebuilt at run time" for f, words in _REFUSED_WITH.items() if f in given),
+        "",
+    )
+
 
 ENGINE_HOST = "127.0.0.1"
 # dp attention got a flag of its own; the old pair warns from here on
@@ -162,9 +287,7 @@ def _role_switch(
     deployment: Deployment, version: Version | None, backend: str | None
 ) -> tuple[str, ...]:
     """With it every engine has a bootstrap registry of its own, and can change its role."""
-    return (
-        () if role_switch_obstacle(deployment, version=version, backend=backend) else (ROLE_SWITCH,)
-    )
+    return () if role_switch_obstacle(deployment, version=version, backend=backend) else (FLAG,)
 
 
 def _mode(role: Role) -> str:

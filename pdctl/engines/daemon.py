@@ -12,19 +12,70 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pdctl.engines import events, state
-from pdctl.engines.actions import Desired, Limits, Process
-from pdctl.engines.adoption import adopt
-from pdctl.engines.fleet import Fleet
-from pdctl.engines.fleet_state import StartFacts, fleet_detail, fleet_phase, process_state
-from pdctl.engines.gpu_memory import wait_until_given_back
-from pdctl.engines.gpu_room import waiting_for_gpus
-from pdctl.engines.log_rotation import rotate
-from pdctl.engines.on_local import LocalLauncher, create_time
-from pdctl.engines.probes import Probes
-from pdctl.engines.records import Event, FleetState, Launch
-from pdctl.engines.router_client import RouterClient
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines import state
+from pdctl.engines.clients.router import RouterClient
+from pdctl.engines.launchers.local import LocalLauncher, create_time, wait_until_given_back
+from pdctl.engines.launchers.protocol import Running
+from pdctl.engines.log_file import last_start_at, rotate
+from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
+from pdctl.engines.supervision.gpu_room import waiting_for_gpus
+from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
+from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
+from pdctl.engines.supervision.report import (
+    StartFacts,
+    deployment_phase,
+    fleet_detail,
+    process_state,
+)
 from pdctl.errors import PdctlError
+
+
+def adopt(
+    fleet: SupervisorLoop, launcher: LocalLauncher, before: DeploymentState, launch: Launch
+) -> None:
+    """Take over what an earlier supervisor of this run left running.
+
+    What is on its way out goes on so; what nobody knows any more is ended at once.
+    """
+    fleet.was_ready = before.ready_after_s is not None
+    fleet.ready_after_s = before.ready_after_s
+    fleet.first_request_ttft_s = before.first_request_ttft_s
+    known = {(spec.name, spec.url): spec for spec in (*launch.leaving, *launch.specs)}
+    for process in before.processes:
+        if process.pid is None or process.started_at is None:
+            continue
+        running = launcher.adopt(process.pid, process.started_at)
+        spec = known.get((process.name, process.url))
+        if running is not None and spec is not None:
+            _take_over(fleet, spec, process, running)
+        elif running is not None:
+            launcher.kill(running)
+            fleet.say("kill", process.name, f"pid {process.pid} is not wanted any more")
+    _end_strangers(fleet, launcher)
+
+
+def _end_strangers(fleet: SupervisorLoop, launcher: LocalLauncher) -> None:
+    """What was started in the moment before the last supervisor died is in no state."""
+    ours = {start.running.pid for start in fleet.starts.values()}
+    for pid in launcher.kill_others(ours):
+        fleet.say("kill", "", f"pid {pid} of this run is in no state")
+
+
+def _take_over(
+    fleet: SupervisorLoop, spec: ProcessSpec, process: ProcessState, running: Running
+) -> None:
+    now = fleet.clock()
+    served = process.phase in ("serving", "draining")
+    fleet.starts[spec.name] = StartedProcess(
+        running, now, log_at=last_start_at(spec.log), ready_after_s=process.ready_after_s
+    )
+    fleet.processes[spec.name] = Process(
+        spec=spec, running=True, since=now, served=served, was_prefill=process.was_prefill
+    )
+    fleet.restarts[spec.name] = process.restarts
+    fleet.say("adopt", spec.name, f"pid {running.pid}")
+
 
 BUSY_TURN_S = 0.05
 QUIET_TURN_S = 1.0
@@ -39,15 +90,15 @@ class Supervisor:
     """A fleet, its launch and its files."""
 
     launch: Launch
-    fleet: Fleet
+    fleet: SupervisorLoop
     directory: Path
     started_at: float = field(default_factory=lambda: create_time(os.getpid()) or time.time())
-    written: FleetState | None = None
+    written: DeploymentState | None = None
     launch_seen: int = 0
     logs_seen: float = 0.0
     pending: list[Event] = field(default_factory=list)
 
-    def run(self, wake_fd: int) -> FleetState:
+    def run(self, wake_fd: int) -> DeploymentState:
         """Turn the loop until everything has ended; the last state."""
         while True:
             self.fleet.tick()
@@ -68,7 +119,7 @@ class Supervisor:
         if time.monotonic() - self.logs_seen < BOUND_LOGS_EVERY_S:
             return
         self.logs_seen = time.monotonic()
-        for log in (*(self.directory / "logs").glob("*.log"), self.directory / events.FILE):
+        for log in (*(self.directory / "logs").glob("*.log"), self.directory / state.FILE):
             if rotate(log):
                 self.fleet.say("rotate", log.stem, f"{log.name} was set aside")
 
@@ -91,7 +142,7 @@ class Supervisor:
         for change in launch.changes:
             self.fleet.say("desired", "", change)
 
-    def _finish(self) -> FleetState:
+    def _finish(self) -> DeploymentState:
         launcher = self.fleet.launcher
         left = launcher.sweep() if isinstance(launcher, LocalLauncher) else ()
         if left:
@@ -105,9 +156,9 @@ class Supervisor:
             self._write(last)
         return last
 
-    def _publish(self, *, is_over: bool) -> FleetState:
+    def _publish(self, *, is_over: bool) -> DeploymentState:
         """Write state.json when it says something new, and the events."""
-        events.append(self.directory, self.pending)
+        state.append(self.directory, self.pending)
         self.pending.clear()
         now = time.time()
         current = self._state(now, is_over=is_over)
@@ -116,30 +167,30 @@ class Supervisor:
             self._write(current)
         return current
 
-    def _is_due(self, current: FleetState, last: FleetState, now: float) -> bool:
+    def _is_due(self, current: DeploymentState, last: DeploymentState, now: float) -> bool:
         age_s = now - last.updated_at
         if current == replace(last, updated_at=current.updated_at):
             return age_s >= WRITE_AT_LEAST_EVERY_S
         return age_s >= WRITE_AT_MOST_EVERY_S or current.phase != last.phase
 
-    def _write(self, current: FleetState) -> None:
+    def _write(self, current: DeploymentState) -> None:
         try:
             state.write_state(current)
             self.written = current
         except PdctlError as problem:  # a full disk must not end a serving deployment
             self.written = replace(current, detail=problem.message)
 
-    def _state(self, now: float, *, is_over: bool) -> FleetState:
+    def _state(self, now: float, *, is_over: bool) -> DeploymentState:
         fleet, launch = self.fleet, self.launch
         observed = fleet.observed()
-        phase = fleet_phase(fleet.desired, observed, fleet.failure, is_over=is_over)
+        phase = deployment_phase(fleet.desired, observed, fleet.failure, is_over=is_over)
         waiting = waiting_for_gpus(fleet.desired, observed)
         processes = tuple(
             process_state(p, self._facts(p), fleet.desired, fleet.failure, waiting.get(p.name, ""))
             for p in fleet.processes.values()
         )
         why = fleet.failure.why if fleet.failure else ""
-        return FleetState(
+        return DeploymentState(
             name=launch.name,
             phase=phase,
             detail=why or fleet_detail(phase, processes, launch, waiting),
@@ -197,7 +248,7 @@ def _supervisor(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
         cwd=launch.cwd,
         death_signal=None if launch.detached else signal.SIGKILL,
     )
-    fleet = Fleet(
+    fleet = SupervisorLoop(
         desired=Desired(launch.specs),
         launcher=launcher,
         probes=Probes(wake),
@@ -213,14 +264,14 @@ def _supervisor(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
     return supervisor
 
 
-def _limits(launch: Launch) -> Limits:
+def _limits(launch: Launch) -> SupervisorLimits:
     """The usual ones; PDCTL_BACKOFF_S, for tests, shortens the wait before the first restart."""
-    limits = Limits(ready_timeout_s=launch.ready_timeout_s, drain_s=launch.drain_s)
+    limits = SupervisorLimits(ready_timeout_s=launch.ready_timeout_s, drain_s=launch.drain_s)
     backoff_s = os.environ.get("PDCTL_BACKOFF_S")
     return replace(limits, backoff_s=float(backoff_s)) if backoff_s else limits
 
 
-def _listen(fleet: Fleet) -> None:
+def _listen(fleet: SupervisorLoop) -> None:
     """SIGTERM: stop when requests have finished. SIGINT: stop at once. The rest only wakes."""
 
     def drain(number: int, frame: object) -> None:

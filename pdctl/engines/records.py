@@ -5,6 +5,44 @@ from typing import Literal
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec
 
+
+@dataclass(frozen=True)
+class Switched:
+    """What became of it. why: it was refused. is_early: only because it was not idle yet."""
+
+    is_done: bool
+    why: str = ""
+    is_early: bool = False
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """Who has the memory of a GPU. by: in words, "" where it is all but empty.
+
+    is_named: a living process is known to have it, so that no dead one's memory is the reason.
+    """
+
+    by: str = ""
+    is_named: bool = False
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """An engine's answer. is_wrong: it serves as something else, waiting does not help."""
+
+    is_ready: bool
+    detail: str = ""
+    is_wrong: bool = False
+
+
+@dataclass(frozen=True)
+class FirstRequest:
+    """One request through the router. ttft_s: None when it failed, as `detail` says."""
+
+    ttft_s: float | None
+    detail: str = ""
+
+
 Phase = Literal[
     "starting", "loading", "registering", "serving", "draining", "stopped", "backoff", "failed"
 ]
@@ -35,7 +73,7 @@ class ProcessState:
 
 
 @dataclass(frozen=True)
-class FleetState:
+class DeploymentState:
     """A whole deployment: the content of state.json."""
 
     name: str
@@ -88,3 +126,14 @@ class Event:
     event: str  # "start", "crash", "register", ...
     process: str
     text: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An engine as the router lists it. bootstrap_port: None unless it was given one."""
+
+    id: str
+    url: str
+    role: ProcessRole | None  # None: a type pdctl does not know
+    is_healthy: bool
+    bootstrap_port: int | None = None

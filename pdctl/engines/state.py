@@ -8,29 +8,101 @@ lock           held by the supervisor as long as it lives
 logs/          one file per process
 """
 
+import dataclasses
 import fcntl
+import json
 import os
 import re
 import shutil
 import stat
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from pdctl.engines import state_json
-from pdctl.engines.records import FleetState, Launch
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
+from pdctl.paths import HOME_VARIABLE, state_home
 
-HOME_VARIABLE = "PDCTL_STATE_HOME"
+FILE = "events.jsonl"
+
+
+def append(directory: Path, events: Iterable[Event]) -> None:
+    """Add lines; a full disk loses events, never the deployment."""
+    lines = "".join(json.dumps(dataclasses.asdict(event)) + "\n" for event in events)
+    if not lines:
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        with os.fdopen(os.open(directory / FILE, flags, 0o600), "a", encoding="utf-8") as file:
+            file.write(lines)
+    except OSError:
+        return
+
+
+def read(directory: Path) -> tuple[Event, ...]:
+    """All events; a torn line is left out."""
+    try:
+        lines = (directory / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return ()
+    return tuple(event for line in lines if (event := parse(line)))
+
+
+def parse(line: str) -> Event | None:
+    """The event in a line; None if it is torn."""
+    try:
+        return Event(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def to_json(record: DeploymentState | Launch) -> str:
+    """One JSON document, readable by a person."""
+    return json.dumps(dataclasses.asdict(record), indent=1, default=str) + "\n"
+
+
+def fleet_state(text: str) -> DeploymentState:
+    """The record in `text`. Raises ValueError where it is not one."""
+    data = _document(text)
+    data["processes"] = tuple(_process_state(p) for p in data["processes"])
+    return DeploymentState(**_known(DeploymentState, data))
+
+
+def parse_launch(text: str) -> Launch:
+    """The record in `text`. Raises ValueError where it is not one."""
+    data = _document(text)
+    for specs in ("specs", "leaving"):
+        data[specs] = tuple(_spec(s) for s in data.get(specs, ()))
+    for key in ("changes", "retired_ports"):
+        data[key] = tuple(data.get(key, ()))
+    return Launch(**_known(Launch, data))
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+        return {**data}
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise ValueError(f"not a JSON object: {problem}") from problem
+
+
+def _process_state(data: dict[str, Any]) -> ProcessState:
+    return ProcessState(**{**_known(ProcessState, data), "gpus": tuple(data["gpus"])})
+
+
+def _spec(data: dict[str, Any]) -> ProcessSpec:
+    lists = {"argv": tuple(data["argv"]), "gpus": tuple(data["gpus"]), "log": Path(data["log"])}
+    return ProcessSpec(**{**_known(ProcessSpec, data), **lists})
+
+
+def _known(record: type, data: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(record)}
+    return {name: value for name, value in data.items() if name in names}
+
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILES = ("state.json", "launch.json")
-
-
-def state_home() -> Path:
-    """Where all deployments of this user are kept."""
-    if chosen := os.environ.get(HOME_VARIABLE):
-        return Path(chosen)
-    from platformdirs import user_state_path
-
-    return user_state_path("pdctl")
 
 
 def state_dir(name: str) -> Path:
@@ -66,12 +138,12 @@ def make_state_dir(name: str) -> Path:
     return path
 
 
-def write_state(state: FleetState) -> None:
+def write_state(state: DeploymentState) -> None:
     """Replace state.json: a reader sees the old one or the new one, whole."""
-    write_private(state_dir(state.name) / "state.json", state_json.to_json(state))
+    write_private(state_dir(state.name) / "state.json", to_json(state))
 
 
-def read_state(name: str) -> FleetState | None:
+def read_state(name: str) -> DeploymentState | None:
     """What the supervisor last wrote; None if there is nothing, or the machine rebooted since.
 
     The state of a rebooted machine is cleared. Raises StateConflict if the file is unreadable.
@@ -80,7 +152,7 @@ def read_state(name: str) -> FleetState | None:
     if text is None:
         return None
     try:
-        state = state_json.fleet_state(text)
+        state = fleet_state(text)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise StateConflict(
             f"{state_dir(name) / 'state.json'} is not readable ({problem}).",
@@ -95,14 +167,14 @@ def read_state(name: str) -> FleetState | None:
 
 def write_launch(launch: Launch) -> None:
     """Replace launch.json; the supervisor follows it."""
-    write_private(state_dir(launch.name) / "launch.json", state_json.to_json(launch))
+    write_private(state_dir(launch.name) / "launch.json", to_json(launch))
 
 
 def read_launch(name: str) -> Launch | None:
     """What was last asked to run; None if nothing, or on an earlier boot, or it is unreadable."""
     text = _read(name, "launch.json")
     try:
-        launch = state_json.launch(text) if text else None
+        launch = parse_launch(text) if text else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return launch if launch and launch.boot_id == boot_id() else None

@@ -1,27 +1,120 @@
 """The shape of an LLM from its config.json."""
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from pdctl.inspection.architectures import (
-    DEFAULTS,
-    KNOWN_TYPES,
-    SPARSE_ATTENTION,
-    TIED_BY_DEFAULT,
-    UNGATED_MLP,
-)
-from pdctl.inspection.attention_layers import attention_layers
-from pdctl.inspection.config_json import Fields, read_fields
 from pdctl.inspection.llm_size import attention_params_per_layer, mlp_params
-from pdctl.inspection.model_files import ModelFile, bundled_names, find_model
-from pdctl.inspection.quantization import (
-    BF16,
-    PARTS,
-    Quantization,
-    format_named,
-    quantization_of,
-)
+from pdctl.inspection.model_files import Fields, ModelFile, bundled_names, find_model, read_fields
+from pdctl.inspection.quantization import BF16, PARTS, Quantization, format_named, quantization_of
 from pdctl.inspection.records import Experts, Llm
+
+_KNOWN = """
+llama mistral mixtral ministral3 mistral3 llama4 llama4_text
+qwen2 qwen2_moe qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen3 qwen3_moe qwen3_next
+qwen3_vl qwen3_vl_text qwen3_vl_moe qwen3_vl_moe_text
+qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text
+deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 kimi_k25 gpt_oss
+glm4 glm4_moe glm4_moe_lite glm_moe_dsa gemma gemma2 gemma3 gemma3_text phi phi3 phimoe
+minimax_m2 olmo2 olmo3 olmoe granite granitemoe exaone4 ernie4_5 ernie4_5_moe
+internlm2 internlm3 seed_oss hunyuan_v1_moe cohere cohere2 starcoder2 mimo mimo_v2_flash
+opt gpt2 gpt_neox nemotron
+"""
+KNOWN_TYPES = frozenset(_KNOWN.split())
+TIED_BY_DEFAULT = frozenset(
+    ("gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2", "gpt2", "opt")
+)
+UNGATED_MLP = frozenset(("gpt2", "opt", "gpt_neox", "phi", "starcoder2", "nemotron"))
+SPARSE_ATTENTION = frozenset(("deepseek_v32", "glm_moe_dsa"))
+# Keys a config.json leaves out because they are the class's defaults.
+DEFAULTS: dict[str, dict[str, int]] = {
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262208,
+        "max_position_embeddings": 131072,
+        "sliding_window_pattern": 6,
+    },
+    "gemma2": {"sliding_window_pattern": 2},
+    "cohere2": {"sliding_window_pattern": 4},
+}
+
+_SLIDING = frozenset(("sliding_attention", "chunked_attention", "sliding", "local"))
+_STATE = frozenset(("linear_attention", "mamba", "recurrent", "conv", "kda"))
+_ALL_SLIDING = frozenset(("mistral",))
+
+
+@dataclass(frozen=True)
+class AttentionLayers:
+    """How many layers are windowed and how many keep a fixed state; the rest attend fully."""
+
+    window: int | None = None
+    num_sliding: int = 0
+    num_state: int = 0
+    assumptions: tuple[str, ...] = ()
+
+
+def attention_layers(text: Fields, model_type: str, num_layers: int) -> AttentionLayers:
+    """The kinds of attention layers, in the several ways files say it.
+
+    Source: transformers' configuration classes (gpt_oss, gemma2, gemma3, llama4, qwen3_next).
+    Ignores: the size of a linear-attention layer's state, which does not grow with context.
+    """
+    window = _window(text)
+    types = text.texts("layer_types", "layers_block_type")[:num_layers]
+    state = _num_state(text, types, num_layers)
+    notes = (_state_note(state, num_layers),) if state else ()
+    if window is None:
+        return AttentionLayers(num_state=state, assumptions=notes)
+    sliding = _num_sliding(text, types, model_type, num_layers - state)
+    if sliding is None:
+        guess = f"a window of {window} tokens is given without saying for which layers: ignored"
+        return AttentionLayers(num_state=state, assumptions=(*notes, guess))
+    return AttentionLayers(window if sliding else None, sliding, state, notes)
+
+
+def _window(text: Fields) -> int | None:
+    if text.flag("use_sliding_window") is False:
+        return None
+    window = text.maybe_count("sliding_window", "attention_chunk_size", least=0, most=10**9)
+    context = text.maybe_count("max_position_embeddings", most=10**9)
+    return None if not window or (context and window >= context) else window
+
+
+def _num_sliding(
+    text: Fields, types: tuple[str, ...], model_type: str, num_layers: int
+) -> int | None:
+    if types:
+        return sum(1 for one in types if one in _SLIDING)
+    pattern = text.maybe_count("sliding_window_pattern", "_sliding_window_pattern", most=10_000)
+    if pattern is not None:  # every pattern-th layer attends to everything
+        return num_layers - num_layers // pattern
+    flags = text.values.get("hybrid_layer_pattern") or text.values.get("no_rope_layers")
+    if isinstance(flags, list):  # 1: windowed
+        return min(sum(1 for one in flags if one == 1), num_layers)
+    return num_layers if model_type in _ALL_SLIDING else None
+
+
+def _num_state(text: Fields, types: tuple[str, ...], num_layers: int) -> int:
+    if types:
+        return sum(1 for one in types if one in _STATE)
+    interval = text.maybe_count("full_attention_interval", most=10_000)
+    if interval is not None:
+        return num_layers - num_layers // interval
+    linear = text.part("linear_attn_config")
+    listed = linear.values.get("kda_layers") if linear else None
+    if isinstance(listed, list):
+        return min(len(listed), num_layers)
+    pattern = text.text("hybrid_override_pattern")
+    return num_layers - pattern[:num_layers].count("*") if pattern else 0
+
+
+def _state_note(state: int, num_layers: int) -> str:
+    return (
+        f"{state} of {num_layers} layers keep a fixed state instead of a KV cache: "
+        "their weights are counted like attention, their state is left out"
+    )
+
 
 __all__ = ["bundled_names", "llm_from_config", "read_llm"]
 

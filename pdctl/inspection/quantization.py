@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pdctl.inspection.config_json import Fields
+from pdctl.inspection.model_files import Fields
 
 Part = Literal["attention", "mlp", "experts", "shared", "embeddings"]
 Compute = Literal["bf16", "fp8", "fp4"]

@@ -1,13 +1,47 @@
 """What the simulator says of running engines: their own limits, this machine's profile."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.measurement.engine_facts import EngineFacts
-from pdctl.perf_model.profiles import find_own_profile
+from pdctl.measurement.calibration.engine_client import EngineFacts
+from pdctl.perf_model.fitting.profiles import find_own_profile
 from pdctl.perf_model.records import EngineModel, Fleet, Profile, Role
 from pdctl.perf_model.roofline import step_times
-from pdctl.perf_model.routing import known_policy
+from pdctl.perf_model.simulator.routing import known_policy
+
+if TYPE_CHECKING:
+    from pdctl.inspection.records import Cluster
+    from pdctl.measurement.calibration.engine_client import EngineFacts
+
+
+def cluster_of(gpus: str, facts: "EngineFacts") -> "Cluster":
+    """The GPUs an engine runs on: as named, as it says, or as found here."""
+    from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
+
+    if gpus and not gpus.replace(",", "").replace("-", "").isdecimal():
+        return parse_gpus(gpus)
+    if facts.device == "cpu":
+        return cpu_cluster()
+    if facts.accelerator:
+        return parse_gpus(f"{facts.parallelism.num_gpus}x{facts.accelerator}")
+    return detect_cluster()
+
+
+def cluster_behind(gpus: str, facts: "EngineFacts") -> "Cluster | None":
+    """The GPUs of engines that run already; None where nobody says, least of all this machine."""
+    from urllib.parse import urlsplit
+
+    from pdctl.doctor.deployment_facts import is_loopback
+
+    is_here = is_loopback(urlsplit(facts.url).hostname or "")
+    if not (gpus or facts.accelerator or facts.device == "cpu" or is_here):
+        return None
+    try:
+        return cluster_of(gpus, facts)
+    except EnvironmentProblem:
+        return None
 
 
 def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | None:
@@ -29,7 +63,7 @@ def fleet_of_engines(
 
     policy: the router's.
     """
-    models = {one.role: engine_model(one, llm, cluster, profile) for one in facts}
+    models = {one.role: predicted_engine(one, llm, cluster, profile) for one in facts}
 
     def count(role: Role) -> int:
         return sum(one.role == role for one in facts)
@@ -45,7 +79,7 @@ def fleet_of_engines(
     )
 
 
-def engine_model(
+def predicted_engine(
     facts: EngineFacts, llm: Llm, cluster: Cluster, profile: Profile | None
 ) -> EngineModel:
     """One running engine as the simulator sees it."""

@@ -5,15 +5,251 @@ what they do not know (intended times, token times) is beside them and gives the
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pdctl.errors import InvalidInput
-from pdctl.measurement.records import Forecast, LoadResult, LoadSummary, Sent
-from pdctl.measurement.summary import summary
+from pdctl.perf_model.metrics import is_good, percentiles
 from pdctl.perf_model.records import Percentiles
+from pdctl.workload.records import Slo
+
+Connections = Literal["kept", "new"]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request as the client saw it. Times are seconds since the load began.
+
+    intended_s: when it should have been sent; latencies count from here, so that a generator
+        that falls behind makes latencies longer, never shorter.
+    token_s: when each output token came; tokens of one read came at one time.
+    """
+
+    index: int
+    intended_s: float
+    sent_s: float
+    end_s: float
+    isl: int
+    osl: int  # asked for
+    token_s: tuple[float, ...]
+    cached_tokens: int | None = None
+    error: str | None = None
+
+    @property
+    def lateness_s(self) -> float:
+        return self.sent_s - self.intended_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        return self.token_s[0] - self.intended_s if self.token_s else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean time per token after the first; 0 for a single one."""
+        if not self.token_s:
+            return None
+        return (self.token_s[-1] - self.token_s[0]) / max(len(self.token_s) - 1, 1)
+
+    @property
+    def e2e_s(self) -> float | None:
+        return self.end_s - self.intended_s if self.error is None else None
+
+    @property
+    def is_truncated(self) -> bool:
+        """It ended without an error and with fewer tokens than asked for."""
+        return self.error is None and len(self.token_s) < self.osl
+
+    @property
+    def is_whole(self) -> bool:
+        return self.error is None and not self.is_truncated
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """A load that was played, by request in order of intended time.
+
+    started_at: Unix seconds. cpu_s: what the generator itself used. is_interrupted: not all that
+    was asked for was sent.
+    """
+
+    url: str
+    sent: tuple[Sent, ...]
+    started_at: float
+    span_s: float
+    cpu_s: float
+    speed: float = 1.0
+    connections: Connections = "kept"
+    concurrency: int | None = None
+    is_interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What was predicted of a load before it began. at: Unix seconds.
+
+    basis: the profile its step times came from, or "roofline". Percentiles of the same window
+    of requests as LoadSummary's.
+    """
+
+    at: float
+    basis: str
+    ttft_s: Percentiles | None
+    tpot_s: Percentiles | None
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """A load while it is played. Percentiles are of what has ended so far; None: nothing yet."""
+
+    at_s: float
+    num_requests: int
+    num_sent: int
+    num_done: int
+    num_failed: int
+    ttft_s: Percentiles | None
+    tpot_s: Percentiles | None
+
+
+@dataclass(frozen=True)
+class LoadSummary:
+    """A load in figures, of the requests inside the window alone.
+
+    window_s: first and last intended time that counts; warm-up and cool-down are outside.
+    rates: per second of the window. attainment, goodput_rps: None without service levels.
+    """
+
+    window_s: tuple[float, float]
+    num_requests: int
+    num_failed: int
+    num_truncated: int
+    errors: Mapping[str, int]  # message -> how many
+    ttft_s: Percentiles | None
+    tpot_s: Percentiles | None
+    itl_s: Percentiles | None
+    e2e_s: Percentiles | None
+    lateness_s: Percentiles | None
+    requests_per_s: float
+    input_tokens_per_s: float
+    output_tokens_per_s: float
+    cached_share: float | None  # of prompt tokens, as the engines reported
+    attainment: float | None
+    goodput_rps: float | None
+    cpu_s_per_token: float | None
+    is_generator_late: bool  # the generator is the bottleneck: do not trust the figures
+
+
+WARM_UP, COOL_DOWN = 0.1, 0.05
+
+
+def window(
+    times_s: Sequence[float], warm_up: float = WARM_UP, cool_down: float = COOL_DOWN
+) -> tuple[float, float]:
+    """From when to when intended send times count: neither the first nor the last ones.
+
+    warm_up, cool_down: shares of the time in which requests are sent; an engine that fills up or
+    runs empty is not the one asked about. Where nobody is in between (a few bursts), all count.
+    """
+    if not times_s:
+        return 0.0, 0.0
+    first, last = min(times_s), max(times_s)
+    start_s, end_s = first + warm_up * (last - first), last - cool_down * (last - first)
+    if any(start_s <= at_s <= end_s for at_s in times_s):
+        return start_s, end_s
+    return first, last
+
+
+LATE_S = 0.010  # the generator's own lateness p99 from which its figures are not to be trusted
+
+
+def summary(
+    result: LoadResult,
+    slo: Slo | None = None,
+    *,
+    warm_up: float = WARM_UP,
+    cool_down: float = COOL_DOWN,
+) -> LoadSummary:
+    """What a load came to, without its first and last requests.
+
+    warm_up, cool_down: see window.
+    Ignores: that requests inside the window met some outside of it.
+    """
+    start_s, end_s = window([one.intended_s for one in result.sent], warm_up, cool_down)
+    inside = [one for one in result.sent if start_s <= one.intended_s <= end_s]
+    whole = [one for one in inside if one.error is None]
+    span_s = _span(inside, start_s, end_s)
+    lateness_s = percentiles(one.lateness_s for one in inside)
+    tokens = sum(len(one.token_s) for one in whole)
+    good = _num_good(inside, slo)
+    all_tokens = sum(len(one.token_s) for one in result.sent)
+    return LoadSummary(
+        window_s=(start_s, end_s),
+        num_requests=len(inside),
+        num_failed=sum(one.error is not None for one in inside),
+        num_truncated=sum(one.is_truncated for one in inside),
+        errors=dict(Counter(one.error for one in inside if one.error).most_common()),
+        ttft_s=percentiles(one.ttft_s for one in whole),
+        tpot_s=percentiles(one.tpot_s for one in whole),
+        itl_s=percentiles(gap for one in whole for gap in gaps_s(one)),
+        e2e_s=percentiles(one.e2e_s for one in whole),
+        lateness_s=lateness_s,
+        requests_per_s=len(whole) / span_s if span_s > 0 else 0.0,
+        input_tokens_per_s=sum(one.isl for one in whole) / span_s if span_s > 0 else 0.0,
+        output_tokens_per_s=tokens / span_s if span_s > 0 else 0.0,
+        cached_share=_cached_share(whole),
+        attainment=good / len(inside) if good is not None and inside else None,
+        goodput_rps=good / span_s if good is not None and span_s > 0 else None,
+        cpu_s_per_token=result.cpu_s / all_tokens if all_tokens else None,
+        is_generator_late=bool(lateness_s and lateness_s.p99 > LATE_S),
+    )
+
+
+def gaps_s(one: Sent) -> list[float]:
+    """Times between tokens. Tokens that came together share the gap before them equally."""
+    gaps: list[float] = []
+    pending = 0
+    last_s = one.token_s[0] if one.token_s else 0.0
+    for at_s in one.token_s[1:]:
+        if at_s == last_s and gaps:
+            pending += 1
+            continue
+        if pending:
+            _share_last(gaps, pending)
+            pending = 0
+        gaps.append(at_s - last_s)
+        last_s = at_s
+    if pending:
+        _share_last(gaps, pending)
+    return gaps
+
+
+def _share_last(gaps: list[float], extra: int) -> None:
+    share = gaps.pop() / (extra + 1)
+    gaps.extend([share] * (extra + 1))
+
+
+def _span(inside: Sequence[Sent], start_s: float, end_s: float) -> float:
+    """The window's length; where it is one instant, until the last answer."""
+    if end_s > start_s:
+        return end_s - start_s
+    return max((one.end_s for one in inside), default=start_s) - start_s
+
+
+def _num_good(inside: Sequence[Sent], slo: Slo | None) -> int | None:
+    """Requests that met the service levels; one that failed or was cut short did not."""
+    if slo is None or not slo.is_given:
+        return None
+    return sum(one.is_whole and is_good(one.ttft_s, one.tpot_s, slo) for one in inside)
+
+
+def _cached_share(whole: Sequence[Sent]) -> float | None:
+    known = [one for one in whole if one.cached_tokens is not None]
+    tokens = sum(one.isl for one in known)
+    return sum(one.cached_tokens or 0 for one in known) / tokens if tokens else None
+
 
 _FORMAT = 1
 

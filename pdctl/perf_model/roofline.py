@@ -1,16 +1,41 @@
 """Compile an LLM on GPUs under a parallelism down to one StepTimes record."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from pdctl.inspection.llm_size import num_kv_layers, router_params
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.collectives import pipeline_handover_s
-from pdctl.perf_model.decode_cost import decode_cost
-from pdctl.perf_model.efficiencies import PREFILL_START_S, REQUEST_S
-from pdctl.perf_model.memory import check_parallelism, decode_graph_batch
-from pdctl.perf_model.prefill_cost import launch_s, prefill_cost
-from pdctl.perf_model.profile_checks import check_gpu
-from pdctl.perf_model.rates import rates
+from pdctl.perf_model.communication import (
+    assumed_cluster,
+    collectives,
+    kv_token_s,
+    link_between_engines,
+    pipeline_handover_s,
+)
+from pdctl.perf_model.fitting.profiles import check_gpu
+from pdctl.perf_model.hardware import (
+    ATTENTION_DP_IMBALANCE,
+    DECODE_LAYER_S,
+    DECODE_MOE_LAYER_S,
+    DECODE_ROW_S,
+    DECODE_STEP_S,
+    EAGER_LAYER_S,
+    EAGER_MOE_LAYER_S,
+    EXPERT_IMBALANCE,
+    EXPERT_PASSES,
+    PREFILL_START_S,
+    REQUEST_S,
+    Rates,
+    rates,
+)
+from pdctl.perf_model.memory import (
+    Shard,
+    attention_tp,
+    check_parallelism,
+    decode_graph_batch,
+    kv_layer_bytes,
+    mean_shard,
+)
 from pdctl.perf_model.records import (
     SGLANG_DEFAULTS,
     Link,
@@ -20,8 +45,231 @@ from pdctl.perf_model.records import (
     Serving,
     StepTimes,
 )
-from pdctl.perf_model.shards import mean_shard
-from pdctl.perf_model.transfer import assumed_cluster, kv_token_s, link_between_engines
+from pdctl.perf_model.steps import smooth_max
+
+
+class PrefillCost(NamedTuple):
+    """As in StepTimes."""
+
+    base_s: float
+    token_s: float
+    row_s: float
+    pair_s: float
+    weight_s: float
+
+
+def prefill_cost(
+    llm: Llm,
+    cluster: Cluster,
+    part: Shard,
+    rates: Rates,
+    parallelism: Parallelism,
+    serving: Serving,
+) -> PrefillCost:
+    """What a prefill step over all layers of the LLM costs one engine.
+
+    Source: 2 FLOPs per active parameter and token, 4·L·h·d per query-key pair (Mooncake,
+    FAST'25, eq. 1). Two-batch overlap: half the batch computes while the other communicates.
+    Ignores: the head (one row per prompt), padding to graph sizes, quantisation kernels.
+    """
+    moved = collectives(llm, cluster, parallelism, normal=True)
+    hidden, plain = _hidden_and_plain_s(llm, part, rates, parallelism)
+    if serving.two_batch_overlap:
+        hidden, plain = smooth_max(hidden + plain, moved.token_s), 0.0
+    else:
+        plain += moved.token_s
+    weights = part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes
+    return PrefillCost(
+        base_s=DECODE_STEP_S + kernels_s(llm) + moved.step_s,
+        token_s=hidden,
+        row_s=plain,
+        pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
+        weight_s=weights / rates.memory,
+    )
+
+
+def gemm_s(llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds of matrix products per token of the engine's step."""
+    return sum(_products_s(llm, part, rates, parallelism))
+
+
+def _products_s(
+    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism
+) -> tuple[float, float]:
+    """Seconds per token of dense products and of those of routed experts.
+
+    Attention-DP splits tokens over ranks, the others split matrices: either way each GPU
+    computes 1/tp of a token, shared experts under expert parallelism included.
+    """
+    attention = part.attention / parallelism.dp * imbalance(parallelism)
+    shared = part.shared_experts / (parallelism.tp if parallelism.ep > 1 else 1)
+    router = router_params(llm) / parallelism.tp
+    dense = 2 * (attention + part.dense_mlp + shared + router) / rates.gemm
+    return dense, 2 * _routed(llm, part, parallelism) / rates.experts
+
+
+def _hidden_and_plain_s(
+    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism
+) -> tuple[float, float]:
+    """Seconds per token that reading weights may hide, and the rest.
+
+    Dense products are bound by compute from a few hundred tokens on, those of experts only once
+    each expert gets as many: with experts, nothing hides the dense ones, nor copying rows to
+    experts and back.
+    """
+    dense_s, experts_s = _products_s(llm, part, rates, parallelism)
+    beside_s = _prefill_window_s(llm, rates, parallelism)
+    beside_s += rates.row_s * num_kv_layers(llm) / parallelism.tp
+    if llm.experts is None:
+        return dense_s, beside_s
+    copies = llm.experts.experts_per_token * (llm.num_layers - llm.experts.num_dense_layers)
+    row_bytes = 2 * copies * llm.hidden_size / parallelism.tp
+    copied_s = EXPERT_PASSES * row_bytes / rates.memory
+    return experts_s, dense_s + copied_s + beside_s
+
+
+def pair_layer_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds per query-key pair and layer: two products per head."""
+    flops = 2 * llm.num_heads * (llm.head_dim + llm.v_head_dim) / parallelism.tp
+    return flops * imbalance(parallelism) / rates.attention
+
+
+def kernels_s(llm: Llm) -> float:
+    """The kernels of one step replayed from a CUDA graph, weights and rows apart."""
+    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
+    return DECODE_MOE_LAYER_S * moe + DECODE_LAYER_S * (llm.num_layers - moe)
+
+
+def launch_s(llm: Llm) -> float:
+    """The least an eager step takes: launching every kernel from Python."""
+    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
+    return EAGER_MOE_LAYER_S * moe + EAGER_LAYER_S * (llm.num_layers - moe)
+
+
+def imbalance(parallelism: Parallelism) -> float:
+    """The busiest attention-DP rank against the mean."""
+    return ATTENTION_DP_IMBALANCE if parallelism.dp > 1 else 1.0
+
+
+def _routed(llm: Llm, part: Shard, parallelism: Parallelism) -> float:
+    if llm.experts is None:
+        return 0.0
+    share = llm.experts.experts_per_token / llm.experts.num_experts
+    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
+    return part.routed_experts * share * uneven
+
+
+def _full_layers(llm: Llm) -> int:
+    return num_kv_layers(llm) - _sliding_layers(llm)
+
+
+def _sliding_layers(llm: Llm) -> int:
+    return min(llm.num_sliding_layers, num_kv_layers(llm)) if llm.sliding_window else 0
+
+
+def _prefill_window_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Sliding layers attend to one window per token, whatever the length (prompts beyond it)."""
+    window = llm.sliding_window or 0
+    return _sliding_layers(llm) * window * pair_layer_s(llm, rates, parallelism)
+
+
+# MLA decode multiplies each cached latent with every head: near the compute limit.
+# Source: FlashMLA README, H800: 660 TFLOPS of 989 when compute-bound.
+MLA_DECODE_SHARE = 0.60
+
+
+class DecodeCost(NamedTuple):
+    """As in StepTimes, of requests that verify `verify_tokens` tokens a step."""
+
+    base_s: float
+    dense_s: float
+    weight_s: float
+    request_s: float
+    latency_s: float
+    context_s: float
+    compute_s: float
+    split_s: float
+    wave_batch: float
+
+
+def decode_cost(
+    llm: Llm,
+    cluster: Cluster,
+    part: Shard,
+    rates: Rates,
+    parallelism: Parallelism,
+    role: Role,
+    serving: Serving,
+) -> DecodeCost:
+    """What a decode step over all layers of the LLM costs one engine.
+
+    Source: bytes read over memory bandwidth: dense weights each step, experts by coverage,
+    KV by context; a step is at least its FLOPs (DistServe; InferSim). Verify batches multiply
+    rows, not KV reads. A colocated engine cannot use DeepEP's low-latency mode.
+    Ignores: padding of batches to graph sizes, CPU work that overlap hides.
+    """
+    moved = collectives(llm, cluster, parallelism, normal=role != "decode")
+    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
+    head_s = part.head * llm.embedding_bytes / rates.memory
+    dense_s = part.streamed * llm.linear_bytes / rates.memory
+    draft_s = _draft_s(llm, dense_s, head_s, serving.verify_tokens)
+    rows_s = moved.token_s + DECODE_ROW_S / parallelism.dp
+    rows_s += (
+        _decode_window_s(llm, rates, parallelism, serving.kv_dtype_bytes) / serving.verify_tokens
+    )
+    row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
+    rows_per_stage = serving.verify_tokens / parallelism.pp
+    return DecodeCost(
+        base_s=DECODE_STEP_S + kernels_s(llm) + dense_s + head_s + draft_s + moved.step_s,
+        dense_s=dense_s + head_s,
+        weight_s=part.routed_experts * llm.expert_bytes / rates.memory * uneven,
+        request_s=rows_s * rows_per_stage,
+        latency_s=rates.latency_s * _full_layers(llm),
+        context_s=_context_s(llm, rates, parallelism, cluster.gpu.bf16_flops, serving),
+        compute_s=row_flops_s * rows_per_stage,
+        split_s=rates.split_s * _full_layers(llm) / parallelism.pp,
+        wave_batch=_wave_batch(llm, rates, parallelism),
+    )
+
+
+def _wave_batch(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Requests of the whole engine whose KV heads fill its GPUs once, a thread block each.
+
+    Ignores: MLA, whose heads share one latent; 0 says so.
+    """
+    if llm.attention == "mla":
+        return 0.0
+    heads = llm.num_kv_heads / attention_tp(parallelism)
+    return rates.blocks / max(1.0, heads) * parallelism.dp
+
+
+def _draft_s(llm: Llm, dense_s: float, head_s: float, verify_tokens: int) -> float:
+    """One draft layer and head per drafted token, as in MTP and EAGLE with a chain of drafts."""
+    return (verify_tokens - 1) * (dense_s / llm.num_layers + DECODE_LAYER_S + head_s)
+
+
+def _context_s(
+    llm: Llm, rates: Rates, parallelism: Parallelism, bf16_flops: float, serving: Serving
+) -> float:
+    """Seconds per token of context over the full-attention layers, on the busiest rank."""
+    layers = _full_layers(llm) / parallelism.pp
+    read_s = kv_layer_bytes(llm, parallelism, serving.kv_dtype_bytes) / rates.kv
+    if llm.attention == "mla":
+        values = 2 * (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)
+        flops = 2 * llm.num_heads / attention_tp(parallelism) * values
+        read_s = max(read_s, flops / (bf16_flops * MLA_DECODE_SHARE))
+    return layers * read_s * imbalance(parallelism) / parallelism.dp
+
+
+def _decode_window_s(
+    llm: Llm, rates: Rates, parallelism: Parallelism, kv_dtype_bytes: float
+) -> float:
+    """Sliding layers read one window per request (contexts beyond it)."""
+    if not llm.sliding_window:
+        return 0.0
+    sliding = min(llm.num_sliding_layers, num_kv_layers(llm))
+    read = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) * llm.sliding_window
+    return sliding * read / rates.kv / parallelism.dp
 
 
 def step_times(

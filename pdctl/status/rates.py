@@ -4,24 +4,24 @@ import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
-from pdctl.status.records import Counters, EngineSample, Histogram
+from pdctl.status.records import CounterSample, EngineSample, Histogram
 
 
-def merge_counters(first: Counters, second: Counters) -> Counters:
+def merge_counters(first: CounterSample, second: CounterSample) -> CounterSample:
     """`first`, with what it lacks taken from `second`."""
     return replace(
         first,
         **{
             one.name: getattr(second, one.name)
-            for one in fields(Counters)
+            for one in fields(CounterSample)
             if getattr(first, one.name) is None
         },
     )
 
 
-def is_reset(earlier: Counters, later: Counters) -> bool:
+def is_reset(earlier: CounterSample, later: CounterSample) -> bool:
     """Whether the engine began to count anew in between: it was restarted."""
-    for one in fields(Counters):
+    for one in fields(CounterSample):
         before, after = getattr(earlier, one.name), getattr(later, one.name)
         if isinstance(before, tuple) and isinstance(after, tuple):
             before, after = before[-1][1], after[-1][1]
@@ -71,7 +71,7 @@ def quantile(histogram: Histogram | None, share: float) -> float | None:
 
 
 def with_rates(
-    sample: EngineSample, earlier: Counters, later: Counters, elapsed_s: float
+    sample: EngineSample, earlier: CounterSample, later: CounterSample, elapsed_s: float
 ) -> EngineSample:
     """`sample` with what can be said of the time between two scrapes `elapsed_s` apart.
 
@@ -100,7 +100,7 @@ def delta(earlier: float | None, later: float | None) -> float | None:
     return later - earlier
 
 
-def mean_itl_s(earlier: Counters, later: Counters) -> float | None:
+def mean_itl_s(earlier: CounterSample, later: CounterSample) -> float | None:
     """Mean time between two output tokens of a request, from sums over decode steps.
 
     A step of b requests and t seconds gives g tokens: Σ b·t seconds of waiting for Σ g tokens.
@@ -111,7 +111,7 @@ def mean_itl_s(earlier: Counters, later: Counters) -> float | None:
 
 
 def _tokens_per_s(
-    sample: EngineSample, earlier: Counters, later: Counters, elapsed_s: float
+    sample: EngineSample, earlier: CounterSample, later: CounterSample, elapsed_s: float
 ) -> float | None:
     if sample.role == "prefill":
         tokens = delta(earlier.prefill_tokens, later.prefill_tokens)
@@ -120,6 +120,6 @@ def _tokens_per_s(
     return sample.tokens_per_s if tokens is None else tokens / elapsed_s
 
 
-def _busy_share(earlier: Counters, later: Counters, elapsed_s: float) -> float | None:
+def _busy_share(earlier: CounterSample, later: CounterSample, elapsed_s: float) -> float | None:
     busy = delta(earlier.prefill_busy_s, later.prefill_busy_s)
     return None if busy is None else min(1.0, busy / elapsed_s)

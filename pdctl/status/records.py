@@ -53,7 +53,7 @@ Histogram = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class Counters:
+class CounterSample:
     """What an engine has counted since its start. None: it does not count that.
 
     decode_b, decode_t, decode_bt, decode_g: over decode steps, the sums of the batch, of the step
@@ -85,7 +85,7 @@ class Scrape:
 
     at_s: float
     sample: EngineSample | None = None
-    counters: Counters | None = None
+    counters: CounterSample | None = None
     age_s: float = 0.0
     problem: str = ""
 
@@ -156,7 +156,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class FleetStatus:
+class DeploymentStatus:
     """One sample of a whole deployment."""
 
     name: str

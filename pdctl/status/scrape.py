@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from pdctl.engines.api_key import VARIABLE
+from pdctl.engines.clients.api_key import VARIABLE
+from pdctl.engines.clients.http import Connection, GetFailed
 from pdctl.perf_model.records import Role
-from pdctl.status.http_get import Connection, GetFailed
-from pdctl.status.loads import parse_get_load, parse_loads
-from pdctl.status.prometheus import parse_engine_metrics, parse_router_metrics
-from pdctl.status.records import Counters, EngineSample, RouterScrape, Scrape, Target
+from pdctl.status.pages import (
+    parse_engine_metrics,
+    parse_get_load,
+    parse_loads,
+    parse_router_metrics,
+)
+from pdctl.status.records import CounterSample, EngineSample, RouterScrape, Scrape, Target
 
 LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
 TIMEOUT_S = 1.0
@@ -36,7 +40,7 @@ class EngineScraper:
         self._connection = Connection(target.url)
         self._has_loads = True
         self._metrics_at = float("-inf")
-        self.metrics: tuple[float, Counters] | None = None  # the last page of histograms
+        self.metrics: tuple[float, CounterSample] | None = None  # the last page of histograms
 
     def scrape(self, timeout_s: float = TIMEOUT_S) -> Scrape:
         """The engine's numbers now; a Scrape with a problem when it gives none."""
@@ -51,7 +55,7 @@ class EngineScraper:
             self._try_metrics(found.sample.role if found.sample else self.target.role, deadline)
         return found
 
-    def read_metrics(self, timeout_s: float = TIMEOUT_S) -> tuple[float, Counters] | None:
+    def read_metrics(self, timeout_s: float = TIMEOUT_S) -> tuple[float, CounterSample] | None:
         """What it has counted, with the time; None where it gives no metrics."""
         found = self._try_metrics(self.target.role, time.monotonic() + timeout_s)
         return None if found is None else self.metrics
@@ -73,12 +77,12 @@ class EngineScraper:
         role = self.target.role
         sample = self._try_metrics(role, deadline)
         if sample is not None:
-            return Scrape(at_s=sample.at_s, sample=sample, counters=Counters())
+            return Scrape(at_s=sample.at_s, sample=sample, counters=CounterSample())
         status, body = self._get("/get_load", deadline)
         sample = parse_get_load(body, role, time.time()) if status == 200 else None
         if sample is None:
             raise GetFailed(_why(status))
-        return Scrape(at_s=sample.at_s, sample=sample, counters=Counters())
+        return Scrape(at_s=sample.at_s, sample=sample, counters=CounterSample())
 
     def _try_metrics(self, role: Role, deadline: float) -> EngineSample | None:
         self._metrics_at = time.monotonic()
@@ -90,7 +94,7 @@ class EngineScraper:
             return None
         now = time.time()
         sample, counters = parse_engine_metrics(body.decode("utf-8", "replace"), role, now)
-        if sample.waiting is None and counters == Counters():
+        if sample.waiting is None and counters == CounterSample():
             return None  # some other page
         self.metrics = (now, counters)
         return replace(sample, role=role)

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pdctl.perf_model.records import Role
 from pdctl.status.records import (
     Advice,
+    DeploymentStatus,
     EngineHealth,
     EngineSample,
     EngineStatus,
-    FleetStatus,
     Moment,
     RouterScrape,
     Scrape,
@@ -113,15 +113,15 @@ def fleet_status(
     router: RouterScrape | None,
     advice: Advice,
     now_s: float,
-) -> FleetStatus:
+) -> DeploymentStatus:
     """The whole deployment at one moment, with its verdict in a sentence."""
     verdict, text = _verdict(watched, engines, router)
     if verdict in ("starting", "down"):
         advice = Advice("not_enough_evidence", f"No advice while it is {verdict}.")
-    return FleetStatus(
+    return DeploymentStatus(
         name=watched.name,
         model=watched.model,
-        layout=layout_of(engines),
+        layout=engines_layout(engines),
         endpoint=watched.endpoint,
         at_s=now_s,
         verdict=verdict,  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def fleet_status(
     )
 
 
-def layout_of(engines: Sequence[EngineStatus]) -> str:
+def engines_layout(engines: Sequence[EngineStatus]) -> str:
     """2P6D or 8C, from the engines there are."""
     letters: tuple[tuple[Role, str], ...] = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
     counted = ((len(_of(engines, role)), letter) for role, letter in letters)

@@ -1,13 +1,16 @@
 """Sample a deployment again and again, and remember what rates and advice need."""
 
+import json
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
+from pdctl.engines import state
+from pdctl.errors import PdctlError
 from pdctl.status.advice import advise
-from pdctl.status.drifted import Expected, Seen, drifted, is_enough, remember
-from pdctl.status.evidence import Past
+from pdctl.status.drift import DriftSample, Expected, drifted, is_enough, remember
 from pdctl.status.rates import (
     delta,
     histogram_delta,
@@ -17,10 +20,10 @@ from pdctl.status.rates import (
     with_rates,
 )
 from pdctl.status.records import (
-    Counters,
+    CounterSample,
+    DeploymentStatus,
     EngineSample,
     EngineStatus,
-    FleetStatus,
     Histogram,
     Moment,
     RouterScrape,
@@ -37,12 +40,70 @@ from pdctl.status.snapshot import (
     with_live_role,
 )
 
+_FILE = "samples.json"
+_MAX_BYTES = 4 << 20
+
+TimedCounters = tuple[float, CounterSample]
+Past = tuple[tuple[Moment, ...], dict[str, dict[str, TimedCounters]]]
+
+
+def keep_evidence(
+    name: str, moments: Iterable[Moment], counters: Mapping[str, Mapping[str, TimedCounters]]
+) -> None:
+    """Write it down; where the directory cannot be written, nothing is kept.
+
+    counters: per engine URL the last ones of "loads" and of "metrics", with their time.
+    """
+    document = {
+        "moments": [asdict(moment) for moment in moments],
+        "counters": {
+            url: {kind: [at_s, asdict(found)] for kind, (at_s, found) in kinds.items()}
+            for url, kinds in counters.items()
+        },
+    }
+    try:
+        state.write_private(state.state_dir(name) / _FILE, json.dumps(document))
+    except PdctlError:
+        return
+
+
+def read_evidence(name: str, since_s: float) -> Past:
+    """What was kept after `since_s` (Unix seconds); nothing where it is not readable."""
+    try:
+        path = state.state_dir(name) / _FILE
+        with path.open("rb") as file:
+            found = json.loads(file.read(_MAX_BYTES))
+        return _moments(found["moments"], since_s), _counters(found["counters"], since_s)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return (), {}
+
+
+def _moments(rows: Iterable[dict[str, Any]], since_s: float) -> tuple[Moment, ...]:
+    return tuple(Moment(**row) for row in rows if row["at_s"] >= since_s)
+
+
+def _counters(found: Mapping[str, Any], since_s: float) -> dict[str, dict[str, TimedCounters]]:
+    return {
+        url: {kind: (at_s, _counter(row)) for kind, (at_s, row) in kinds.items() if at_s >= since_s}
+        for url, kinds in found.items()
+    }
+
+
+def _counter(row: dict[str, Any]) -> CounterSample:
+    histograms = {
+        name: tuple((float(bound), float(count)) for bound, count in row[name])
+        for name in ("ttft", "itl")
+        if row[name] is not None
+    }
+    return CounterSample(**{**row, **histograms})
+
+
 RATE_WINDOW_S = 5.0  # tokens per second, ITL from decode steps
 LATENCY_WINDOW_S = 60.0  # TTFT and ITL percentiles
 REMEMBERED_S = 180.0
 HISTORY_POINTS = 60
 
-Timed = deque[tuple[float, Counters]]
+RecentCounters = deque[tuple[float, CounterSample]]
 Expect = Callable[[Sequence[Target]], Mapping[str, Expected]]  # by URL of the engine
 
 
@@ -52,9 +113,9 @@ class _Memory:
 
     scraper: EngineScraper
     last: Scrape | None = None
-    loads: Timed = field(default_factory=deque)
-    metrics: Timed = field(default_factory=deque)
-    steps: deque[Seen] = field(default_factory=deque)
+    loads: RecentCounters = field(default_factory=deque)
+    metrics: RecentCounters = field(default_factory=deque)
+    steps: deque[DriftSample] = field(default_factory=deque)
     queues: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY_POINTS))
 
 
@@ -78,7 +139,7 @@ class Watch:
         self._parallel = Parallel()
         self.moments: deque[Moment] = deque(past[0])
 
-    def sample(self) -> FleetStatus:
+    def sample(self) -> DeploymentStatus:
         """The deployment now; takes as long as its slowest answer, at most 1.5 s."""
         watched = self._source()
         memories = [self._memory(target) for target in watched.targets]
@@ -120,7 +181,7 @@ class Watch:
         memory.metrics.extend([past["metrics"]] if "metrics" in past else ())
         return memory
 
-    def counters(self) -> dict[str, dict[str, tuple[float, Counters]]]:
+    def counters(self) -> dict[str, dict[str, tuple[float, CounterSample]]]:
         """The last counters of each engine, by its URL, to begin another watch with."""
         return {
             url: {
@@ -144,7 +205,7 @@ class Watch:
         router: RouterScrape | None,
         now_s: float,
         restarted: bool,
-    ) -> FleetStatus:
+    ) -> DeploymentStatus:
         requests = router.requests if router and _knows(router, watched) else None
         moment = moment_of(rows, requests, now_s, restarted=restarted)
         self.moments.append(moment)
@@ -216,7 +277,7 @@ def _remember(memory: _Memory, scrape: Scrape | None) -> bool:
     page = memory.scraper.metrics
     if page is not None and (not memory.metrics or memory.metrics[-1][0] != page[0]):
         restarted |= _append(memory.metrics, page[0], page[1], LATENCY_WINDOW_S)
-    remember(memory.steps, Seen(scrape.at_s, scrape.counters, scrape.sample.kv_usage))
+    remember(memory.steps, DriftSample(scrape.at_s, scrape.counters, scrape.sample.kv_usage))
     sample = _rated(scrape.sample, memory)
     memory.last = replace(scrape, sample=sample)
     return restarted
@@ -232,7 +293,7 @@ def _requests(memory: _Memory) -> float | None:
     return None if begun is None else begun / (after_s - before_s) * window_s
 
 
-def _append(timed: Timed, at_s: float, counters: Counters, window_s: float) -> bool:
+def _append(timed: RecentCounters, at_s: float, counters: CounterSample, window_s: float) -> bool:
     restarted = bool(timed) and is_reset(timed[-1][1], counters)
     if restarted:
         timed.clear()
@@ -241,7 +302,7 @@ def _append(timed: Timed, at_s: float, counters: Counters, window_s: float) -> b
     return restarted
 
 
-def _trim(timed: Timed, since_s: float) -> None:
+def _trim(timed: RecentCounters, since_s: float) -> None:
     """Drop what is older than `since_s`, but for one point at or before it."""
     while len(timed) > 2 and timed[1][0] <= since_s:
         timed.popleft()
@@ -250,7 +311,7 @@ def _trim(timed: Timed, since_s: float) -> None:
 def _rated(sample: EngineSample, memory: _Memory) -> EngineSample:
     by_loads = _with_rates(sample, memory.loads)
     by_metrics = _with_rates(sample, memory.metrics)
-    latest = memory.metrics[-1][1] if memory.metrics else Counters()
+    latest = memory.metrics[-1][1] if memory.metrics else CounterSample()
     failures = latest.transfer_failures
     filled = replace(
         by_loads,
@@ -265,7 +326,7 @@ def _rated(sample: EngineSample, memory: _Memory) -> EngineSample:
     return replace(filled, **lacking)
 
 
-def _with_rates(sample: EngineSample, timed: Timed) -> EngineSample:
+def _with_rates(sample: EngineSample, timed: RecentCounters) -> EngineSample:
     if len(timed) < 2:
         return sample
     (before_s, before), (after_s, after) = timed[0], timed[-1]

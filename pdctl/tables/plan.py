@@ -11,7 +11,7 @@ from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, form
 from pdctl.verdict.records import Arm, Flip, Question, Rule, Verdict
 from pdctl.workload.records import Workload
 
-NAMES = {"pd": "PD", "colocated": "colocated", "neither": "–", "unknown": "?"}
+FAVOURS = {"pd": "PD", "colocated": "colocated", "neither": "–", "unknown": "?"}
 COLOURS = {"pd": "green", "colocated": "cyan", "too_close": "yellow"}
 RULE_NAMES = {
     "long_prompts": "prompts",
@@ -143,7 +143,7 @@ def _rules(rules: Sequence[Rule]) -> Table:
     table.add_row("Why", "", "favours", style="bold")
     for rule in rules:
         style = COLOURS.get(rule.favours, "dim")
-        table.add_row(RULE_NAMES[rule.id], rule.text, Text(NAMES[rule.favours], style=style))
+        table.add_row(RULE_NAMES[rule.id], rule.text, Text(FAVOURS[rule.favours], style=style))
     return table
 
 

@@ -8,7 +8,7 @@ from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.memory import check_parallelism
 from pdctl.perf_model.records import EngineModel, Fleet, Parallelism, Role
-from pdctl.perf_model.routing import Policy
+from pdctl.perf_model.simulator.routing import Policy
 from pdctl.verdict.records import Question
 
 MAX_SIZES = 4  # sizes of engine tried per role beyond the smallest that fits

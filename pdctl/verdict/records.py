@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.records import (
-    Basis,
-    Parallelism,
-    Percentiles,
-    Profile,
-    QueueSample,
-    Role,
-)
+from pdctl.perf_model.records import Basis, Parallelism, Percentiles, Profile, QueueSample, Role
 from pdctl.workload.records import Slo, Workload
 
 Choice = Literal["pd", "colocated", "too_close"]

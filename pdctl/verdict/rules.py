@@ -1,12 +1,65 @@
 """The user's rules as lines: a value, a threshold and what it favours. Priors, not verdicts."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.units import format_count, format_seconds, format_share
-from pdctl.verdict.records import Favours, Rule
+from pdctl.verdict.records import Favours, Rule, Sizing
 from pdctl.workload.records import Workload
+
+
+def quarter(total: int) -> Sizing:
+    """A quarter of the engines prefill, at least one, and at least one decodes.
+
+    Raises InvalidInput below two engines.
+    Source: Miles guide, "prefill = N/4" as the start without measurements.
+    Ignores: lengths, rates and the model.
+    """
+    return _sizing(total, (total + 2) // 4, "quarter")
+
+
+def rate_match(
+    total: int,
+    *,
+    rate_rps: float,
+    uncached_prompt_tokens: float,
+    prefill_tokens_per_s: float,
+    output_tokens: float = 0.0,
+    decode_tokens_per_s: float | None = None,
+) -> Sizing:
+    """As many prefill engines as the prompt tokens per second need, bounded by the total.
+
+    prefill_tokens_per_s: of one engine. decode_tokens_per_s: of one decode engine; when given,
+    decode is left the engines it needs, as far as prefill's own need allows in proportion.
+    Raises InvalidInput below two engines.
+    Source: Miles guide, prefill = ceil(rate × ISL / tokens per second of one engine).
+    Ignores: queueing; an engine is taken as busy all the time.
+    """
+    need = rate_rps * uncached_prompt_tokens / prefill_tokens_per_s
+    prefill = math.ceil(need - 1e-9)
+    if decode_tokens_per_s is not None:
+        decode = rate_rps * output_tokens / decode_tokens_per_s
+        if prefill + math.ceil(decode - 1e-9) > total:
+            prefill = round(total * need / (need + decode))
+    return _sizing(total, prefill, "rate_match")
+
+
+def verify_batch(running: float, verify_tokens: int) -> float:
+    """Rows of a decode step: each running request brings its draft tokens and one more."""
+    return running * verify_tokens
+
+
+def _sizing(total: int, prefill: int, basis: Literal["quarter", "rate_match"]) -> Sizing:
+    if total < 2:
+        raise InvalidInput(
+            f"A split needs at least 2 engines, not {total}.", hint="--total 2, or a smaller --tp"
+        )
+    bounded = min(max(prefill, 1), total - 1)
+    return Sizing(total, bounded, total - bounded, basis)
+
 
 LONG_PROMPT_TOKENS = 4000
 SHORT_PROMPT_TOKENS = 1000
@@ -28,7 +81,7 @@ Lean = Literal["pd", "colocated", "mixed"]
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadEstimate:
     """What the rules need of a first estimate. None: unknown.
 
     decode_batch: requests running on one decode engine. kv_move_s and prefill_s: to move the KV
@@ -41,13 +94,13 @@ class Load:
 
 
 def apply_rules(
-    llm: Llm, cluster: Cluster, workload: Workload, load: Load | None = None
+    llm: Llm, cluster: Cluster, workload: Workload, load: LoadEstimate | None = None
 ) -> tuple[Rule, ...]:
     """Every rule with its value, threshold and what it favours; unknown stays unknown.
 
     Source: the Miles guide for the rules; each threshold names its own.
     """
-    load = load or Load()
+    load = load or LoadEstimate()
     return (
         _long_prompts(workload),
         _decode_batch(load.decode_batch),
@@ -148,7 +201,7 @@ def _variability(workload: Workload) -> Rule:
     return Rule("variability", favours, burst.peak_over_mean, VARIABLE_PEAK, text, VARY)
 
 
-def _kv_path(cluster: Cluster, load: Load) -> Rule:
+def _kv_path(cluster: Cluster, load: LoadEstimate) -> Rule:
     if cluster.num_nodes == 1 and cluster.gpu.peer_bytes_per_s is None:
         text = "GPUs meet only over PCIe"
         return Rule("kv_path", "colocated", load.kv_move_s, None, text, KV)

@@ -4,20 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from pdctl.perf_model.records import Fleet
-from pdctl.perf_model.simulator import find_prefixes
-from pdctl.verdict.capacity import Demand
-from pdctl.verdict.layouts import Engines, colocated_fleets, pd_fleets
-from pdctl.verdict.records import Arm, Question
-from pdctl.verdict.samples import (
+from pdctl.perf_model.metrics import attainment, percentiles
+from pdctl.perf_model.records import EngineModel, Fleet
+from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
+from pdctl.verdict.closed_form import Demand, Scored, capacity_rps, pace_of, preference, score
+from pdctl.verdict.layouts import Engines, colocated_fleets, fixed_engine, pd_fleets, routing_policy
+from pdctl.verdict.records import Arm, Question, Verdict
+from pdctl.verdict.rules import quarter
+from pdctl.verdict.trials import (
     all_requests,
     has_times,
     num_requests,
+    parallelism_of,
+    simulated_knee_rps,
     some_requests,
+    try_layout,
     without_too_long,
 )
-from pdctl.verdict.scores import Scored, knee_rps, preference, score
-from pdctl.verdict.trial import parallelism_of, simulated_knee_rps, try_layout
+from pdctl.workload.arrivals import make_requests
 from pdctl.workload.records import Requests, Slo
 
 T = TypeVar("T")
@@ -36,7 +40,7 @@ KNEE_RUNS = 5  # about so many
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
 
-class Spread(Protocol):
+class ParallelMap(Protocol):
     """Runs a function over items; results in order. cost_s: a guess of one item's CPU time."""
 
     def __call__(self, work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> list[R]: ...
@@ -69,7 +73,7 @@ class _Search:
     question: Question
     demand: Demand
     rate_rps: float
-    spread: Spread
+    spread: ParallelMap
 
     def ranked(self, fleets: Sequence[Fleet]) -> list[Scored]:
         """Best first, in closed form."""
@@ -100,7 +104,7 @@ class _Search:
 
     def is_hopeless(self, scored: Scored) -> bool:
         """Whether it cannot keep up by far, whatever latency is allowed; in closed form."""
-        return knee_rps(scored.fleet, self.demand, Slo()) < HOPELESS * self.rate_rps
+        return capacity_rps(scored.fleet, self.demand, Slo()) < HOPELESS * self.rate_rps
 
     def better(self, arm: Arm, scored: Scored) -> tuple[float, ...]:
         """Larger is better: what the simulator says first, the closed form among equals."""
@@ -129,7 +133,7 @@ def search(
     demand: Demand,
     rate_rps: float,
     *,
-    spread: Spread = one_by_one,
+    spread: ParallelMap = one_by_one,
     progress: Callable[[str], None] = lambda _: None,
     queues: bool = False,
 ) -> Findings:
@@ -293,3 +297,139 @@ def _consistent(run: _Search, arm: Arm, knee_rps: float) -> float:
     if arm.attainment >= run.question.slo.attainment:
         return max(knee_rps, run.rate_rps)
     return min(knee_rps, run.rate_rps)
+
+
+NUM_RATES = 8
+TOP = 1.5  # times the higher knee: how far the curves go
+NUM_REQUESTS = 1000
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """One arm at one offered rate. good_rps: requests per second that meet every SLO."""
+
+    offered_rps: float
+    good_rps: float
+    ttft_p90_s: float | None
+    tpot_p90_s: float | None
+
+
+def rate_curves(
+    question: Question, verdict: Verdict, *, spread: ParallelMap = one_by_one
+) -> dict[str, tuple[RatePoint, ...]]:
+    """Goodput against rate for both arms, from short simulated runs; empty without lengths."""
+    knees = [arm.knee_rps for arm in verdict.arms.values() if arm.knee_rps]
+    if not knees or question.workload.isl is None or question.workload.osl is None:
+        return {}
+    top = TOP * max(*knees, verdict.rate_rps or 0.0)
+    rates = [top * (i + 1) / NUM_RATES for i in range(NUM_RATES)]
+    asked = without_too_long(question)
+    fleets = {name: arm_fleet(question, arm) for name, arm in verdict.arms.items()}
+    jobs = [(name, rate) for name in fleets for rate in rates]
+    points = spread(
+        lambda job: _point(asked, fleets[job[0]], job[1]), jobs, cost_s=NUM_REQUESTS * 2e-5
+    )
+    return {
+        name: tuple(p for (other, _), p in zip(jobs, points, strict=True) if other == name)
+        for name in fleets
+    }
+
+
+def arm_fleet(question: Question, arm: Arm) -> Fleet:
+    """The fleet an arm describes. Raises ValueError if one of its engines does not fit."""
+    engines: dict[str, EngineModel | None] = {"colocated": None, "prefill": None, "decode": None}
+    for role, shape in arm.parallelism.items():
+        engines[role] = fixed_engine(question, role, shape)
+        if engines[role] is None:
+            raise ValueError(f"{arm.layout} does not fit")
+    first, second = arm.num_engines
+    split = engines["colocated"] is None
+    return Fleet(
+        colocated=engines["colocated"],
+        prefill=engines["prefill"],
+        decode=engines["decode"],
+        num_colocated=0 if split else first,
+        num_prefill=first if split else 0,
+        num_decode=second if split else 0,
+        policy=routing_policy(question, is_split=split),
+    )
+
+
+def _point(question: Question, fleet: Fleet, rate_rps: float) -> RatePoint:
+    requests = make_requests(
+        question.workload, num=NUM_REQUESTS, rate_rps=rate_rps, seed=question.seed
+    )
+    outcome = simulate(fleet, requests, seed=question.seed)
+    ttft, tpot = percentiles(outcome.ttft_s), percentiles(outcome.tpot_s)
+    return RatePoint(
+        rate_rps,
+        rate_rps * attainment(outcome, question.slo),
+        ttft.p90 if ttft else None,
+        tpot.p90 if tpot else None,
+    )
+
+
+ASSUMED_USE = 0.7  # of what the better arm carries, where nobody says at which rate
+LIGHT_USE = 0.05  # where no layout meets the SLOs: what is nearest is seen at light load
+
+
+@dataclass(frozen=True)
+class Picks:
+    """One fleet of each arm; None: the GPUs hold none."""
+
+    colocated: Fleet | None
+    pd: Fleet | None
+
+    def fleets(self) -> dict[str, Fleet]:
+        both = {"colocated": self.colocated, "pd": self.pd}
+        return {name: fleet for name, fleet in both.items() if fleet is not None}
+
+
+def first_picks(question: Question, engines: Engines, demand: Demand | None) -> Picks:
+    """The best layouts in closed form; without lengths the smallest engines, a quarter prefill."""
+    together = colocated_fleets(question, engines)
+    pairs = [pd_fleets(question, p, d) for p in engines.prefill for d in engines.decode]
+    pairs = [pair for pair in pairs if pair]
+    if demand is None:
+        return Picks(together[0] if together else None, _quarter(pairs[0]) if pairs else None)
+
+    def knee(fleet: Fleet) -> float:
+        return capacity_rps(fleet, demand, question.slo)
+
+    splits = [fleet for pair in pairs for fleet in pair]
+    return Picks(
+        max(together, key=knee) if together else None, max(splits, key=knee) if splits else None
+    )
+
+
+def compared_rate(question: Question, picks: Picks, demand: Demand) -> tuple[float, bool]:
+    """The rate at which both arms are compared, and whether the user asked for it.
+
+    Without a rate or a concurrency: 70 % of what the better arm carries in closed form.
+    """
+    workload, fleets = question.workload, list(picks.fleets().values())
+    if workload.rate_rps is not None:
+        return workload.rate_rps, True
+    if workload.concurrency is not None:
+        return max(_rate_of(f, demand, workload.concurrency) for f in fleets), True
+    knee = max(capacity_rps(fleet, demand, question.slo) for fleet in fleets)
+    if knee > 0:
+        return ASSUMED_USE * knee, False
+    return LIGHT_USE * max(capacity_rps(fleet, demand, Slo()) for fleet in fleets), False
+
+
+def _rate_of(fleet: Fleet, demand: Demand, concurrency: float) -> float:
+    """Requests per second when so many are always in flight: Little's law, by bisection."""
+    low, high = 1e-6, capacity_rps(fleet, demand, Slo())
+    for _ in range(30):
+        middle = (low + high) / 2
+        pace = pace_of(fleet, demand, middle)
+        stay = pace.ttft_s + demand.osl * pace.tpot_s if pace else float("inf")
+        low, high = (middle, high) if middle * stay <= concurrency else (low, middle)
+    return low
+
+
+def _quarter(splits: tuple[Fleet, ...]) -> Fleet:
+    total = splits[0].num_prefill + splits[0].num_decode
+    want = quarter(total).prefill
+    return min(splits, key=lambda fleet: abs(fleet.num_prefill - (want or 1)))

@@ -3,21 +3,106 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
-from pdctl.perf_model.profiles import error_band
-from pdctl.perf_model.records import Fleet
-from pdctl.verdict import words
-from pdctl.verdict.capacity import Demand, demand_of, prefill_tokens_per_s, tpot_at
-from pdctl.verdict.flips import Point, find_flips, scale_of
-from pdctl.verdict.judge import Ruling, Side, judge, roofline_band
-from pdctl.verdict.layouts import engines_that_fit, gpu_budget
-from pdctl.verdict.picks import Picks, compared_rate, first_picks
+from pdctl.perf_model.engine_model import does_not_fit_reason
+from pdctl.perf_model.fitting.profiles import error_band
+from pdctl.perf_model.records import Fleet, Parallelism
+from pdctl.units import format_count
+from pdctl.verdict import sentences
+from pdctl.verdict.closed_form import (
+    Demand,
+    demand_of,
+    load_estimate,
+    prefill_tokens_per_s,
+    tpot_at,
+)
+from pdctl.verdict.judge import Point, Ruling, Side, find_flips, judge, roofline_band, scale_of
+from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, shapes
 from pdctl.verdict.records import Arm, Choice, Flip, Provenance, Question, Rule, Sizing, Verdict
-from pdctl.verdict.refusals import does_not_fit, too_long
-from pdctl.verdict.rules import Lean, Load, apply_rules, lean
-from pdctl.verdict.scores import load_of
-from pdctl.verdict.search import Findings, Spread, one_by_one, search
-from pdctl.verdict.sizing import quarter, rate_match
-from pdctl.verdict.trial import parallelism_of
+from pdctl.verdict.rules import Lean, LoadEstimate, apply_rules, lean, quarter, rate_match
+from pdctl.verdict.search import (
+    Findings,
+    ParallelMap,
+    Picks,
+    compared_rate,
+    first_picks,
+    one_by_one,
+    search,
+)
+from pdctl.verdict.trials import parallelism_of
+
+MOST_GPUS_LOG2 = 8  # up to 128 GPUs are tried
+
+
+def does_not_fit(question: Question, rules: tuple[Rule, ...]) -> Verdict:
+    """No engine of any size fits these GPUs."""
+    tried = [question.parallelism[r] for r in ("colocated",) if r in question.parallelism]
+    tried = tried or list(shapes(question, "colocated"))[-1:] or [Parallelism()]
+    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], "colocated")
+    why = f"{question.llm.name} does not fit on {_gpus(question)}: {reason}."
+    return replace(_refusal(question, rules, why), settle=_where_it_fits(question))
+
+
+def _where_it_fits(question: Question) -> str:
+    """The plan for the fewest of these GPUs, in powers of two, that hold the model."""
+    model = question.llm.path or question.llm.name
+    gpu = question.cluster.gpu.name
+    free = replace(question, total=None, parallelism={})
+    for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
+        nodes, each = max(1, gpus // 8), min(gpus, 8)
+        cluster = replace(question.cluster, num_nodes=nodes, gpus_per_node=each)
+        if engines_that_fit(replace(free, cluster=cluster)).colocated:
+            return f"pdctl plan {model} --gpus {nodes}x{each}x{gpu}"
+    return ""
+
+
+def too_long(
+    question: Question, engines: Engines, demand: Demand, rules: tuple[Rule, ...]
+) -> Verdict | None:
+    """A refusal where even the mean request exceeds the context or every engine's KV cache."""
+    need = demand.isl + demand.osl
+    context = question.llm.max_context
+    if context is not None and need > context:
+        asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
+        return _refusal(
+            question,
+            rules,
+            f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
+            f"context of {question.llm.name}.",
+        )
+    everyone = (*engines.colocated, *engines.prefill, *engines.decode)
+    room = max((engine.kv_capacity_tokens for engine in everyone), default=0)
+    if need > room:
+        return _refusal(
+            question,
+            rules,
+            f"A request of {format_count(round(need))} tokens exceeds the KV cache of the largest "
+            f"engine, {format_count(room)} tokens.",
+        )
+    return None
+
+
+def _refusal(question: Question, rules: tuple[Rule, ...], why: str) -> Verdict:
+    return Verdict(
+        verdict="too_close",
+        confidence="high",
+        decided_by="feasibility",
+        headline="No layout can run this",
+        rules=rules,
+        sizing=None,
+        arms={},
+        sweep=(),
+        flips=(),
+        warnings=(),
+        provenance=Provenance("roofline", None, roofline_band(question.cluster.gpu.name)),
+        reason=why,
+        unmet=why,
+    )
+
+
+def _gpus(question: Question) -> str:
+    cluster = question.cluster
+    return f"{cluster.num_gpus} × {cluster.gpu.name}"
+
 
 Progress = Callable[[str], None]
 
@@ -25,7 +110,7 @@ Progress = Callable[[str], None]
 def decide(
     question: Question,
     *,
-    spread: Spread = one_by_one,
+    spread: ParallelMap = one_by_one,
     progress: Progress = lambda _: None,
     queues: bool = False,
 ) -> Verdict:
@@ -40,10 +125,10 @@ def decide(
     demand = demand_of(question.workload)
     picks = first_picks(question, engines, demand)
     if picks.colocated is None and picks.pd is None:
-        return does_not_fit(question, _rules(question, Load()))
+        return does_not_fit(question, _rules(question, LoadEstimate()))
     if demand is None:
         return _by_rules(question, picks)
-    if refusal := too_long(question, engines, demand, _rules(question, Load())):
+    if refusal := too_long(question, engines, demand, _rules(question, LoadEstimate())):
         return refusal
     rate, asked = compared_rate(question, picks, demand)
     found = search(question, engines, demand, rate, spread=spread, progress=progress, queues=queues)
@@ -53,13 +138,13 @@ def decide(
     return _by_evidence(question, found, demand, asked)
 
 
-def _rules(question: Question, load: Load) -> tuple[Rule, ...]:
+def _rules(question: Question, load: LoadEstimate) -> tuple[Rule, ...]:
     return apply_rules(question.llm, question.cluster, question.workload, load)
 
 
 def _by_rules(question: Question, picks: Picks) -> Verdict:
     """Lengths are unknown: what the rules lean to, and a quarter of the engines to prefill."""
-    rules = _rules(question, Load())
+    rules = _rules(question, LoadEstimate())
     leaning = lean(rules)
     arms = {name: _unpredicted(f) for name, f in picks.fleets().items()}
     choice = _leant_to(leaning) if "pd" in arms else "colocated"
@@ -68,7 +153,7 @@ def _by_rules(question: Question, picks: Picks) -> Verdict:
         verdict=choice,
         confidence="low",
         decided_by="rules" if "pd" in arms else "feasibility",
-        headline=words.headline(choice, arms),
+        headline=sentences.headline(choice, arms),
         rules=rules,
         sizing=sizing,
         arms=arms,
@@ -77,7 +162,7 @@ def _by_rules(question: Question, picks: Picks) -> Verdict:
         warnings=("Rules alone: add --isl, --osl and --rate, or --trace, for a prediction.",),
         provenance=_provenance(question),
         starts=(sizing,) if sizing else (),
-        reason=words.rules_reason(rules, leaning),
+        reason=sentences.rules_reason(rules, leaning),
     )
 
 
@@ -97,17 +182,17 @@ def _by_feasibility(question: Question, found: Findings, demand: Demand, asked: 
         verdict=choice,
         confidence="high",
         decided_by="feasibility",
-        headline=words.headline(choice, found.arms),
+        headline=sentences.headline(choice, found.arms),
         rules=_rules(question, load),
         sizing=Sizing(sum(arm.num_engines), None, None, "simulation"),
         arms=found.arms,
         sweep=found.sweep,
         flips=(),
-        warnings=tuple(words.warnings(question, found.arms, None if asked else found.rate_rps)),
+        warnings=tuple(sentences.warnings(question, found.arms, None if asked else found.rate_rps)),
         provenance=_provenance(question),
         reason=why if choice == "colocated" else "",
         rate_rps=found.rate_rps,
-        unmet=words.unmet(question, found.arms, _provenance(question).band),
+        unmet=sentences.unmet(question, found.arms, _provenance(question).band),
     )
 
 
@@ -124,7 +209,7 @@ def _by_evidence(question: Question, found: Findings, demand: Demand, asked: boo
         has_slo=question.slo.is_given,
         band=provenance.band,
     )
-    unmet = words.unmet(question, arms, provenance.band)
+    unmet = sentences.unmet(question, arms, provenance.band)
     prefill, decode = arms["pd"].num_engines
     split = ruling.choice != "colocated"
     total = prefill + decode if split else sum(arms["colocated"].num_engines)
@@ -132,22 +217,24 @@ def _by_evidence(question: Question, found: Findings, demand: Demand, asked: boo
         verdict=ruling.choice,
         confidence=ruling.confidence,
         decided_by=ruling.decided_by,
-        headline=words.headline(ruling.choice, arms),
+        headline=sentences.headline(ruling.choice, arms),
         rules=rules,
         sizing=Sizing(total, prefill if split else None, decode if split else None, "simulation"),
         arms=arms,
         sweep=found.sweep,
         flips=() if unmet else _flips(question, found, ruling, asked, provenance.band),
         warnings=(
-            *words.disagreement(rules, leaning, ruling),
-            *words.warnings(question, arms, None if asked else found.rate_rps),
+            *sentences.disagreement(rules, leaning, ruling),
+            *sentences.warnings(question, arms, None if asked else found.rate_rps),
         ),
         provenance=provenance,
         starts=tuple(_starts(fleet, demand, found.rate_rps)),
-        reason=words.reason(ruling, arms, question, found.rate_rps),
+        reason=sentences.reason(ruling, arms, question, found.rate_rps),
         rate_rps=found.rate_rps,
         unmet=unmet,
-        settle=words.measure_command(question, arms["pd"]) if ruling.choice == "too_close" else "",
+        settle=sentences.measure_command(question, arms["pd"])
+        if ruling.choice == "too_close"
+        else "",
     )
 
 
@@ -185,12 +272,12 @@ def _starts(fleet: Fleet, demand: Demand, rate_rps: float) -> Iterator[Sizing]:
     )
 
 
-def _load(question: Question, fleet: Fleet, demand: Demand, rate_rps: float) -> Load:
+def _load(question: Question, fleet: Fleet, demand: Demand, rate_rps: float) -> LoadEstimate:
     prefill, decode = fleet.prefill or fleet.colocated, fleet.decode or fleet.colocated
     assert prefill is not None
     assert decode is not None
     num = fleet.num_decode or fleet.num_colocated
-    load = load_of(prefill, decode, num, demand, rate_rps)
+    load = load_estimate(prefill, decode, num, demand, rate_rps)
     return load if _kv_known(question) else replace(load, kv_move_s=None)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import Fleet, Outcome
-from pdctl.perf_model.simulator import find_prefixes, simulate
+from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
 from pdctl.workload.records import Requests
 from pdctl.workload.traces import read_trace
 from tests.bench.bench_simulator import fleet

@@ -16,7 +16,7 @@ LATENESS_LIMIT_MS, CLIENT_LIMIT_US, ENGINE_LIMIT_US = 10.0, 25.0, 30.0
 
 def measure() -> list[tuple[str, float, float, str]]:
     """Rows of (what, measured, limit, unit)."""
-    from pdctl.measurement.summary import summary
+    from pdctl.measurement.results import summary
 
     with ExitStack() as stack:
         engines = [stack.enter_context(_engine(port)) for port in _free_ports(ENGINES)]

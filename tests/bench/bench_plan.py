@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pdctl.perf_model.simulator import find_prefixes, simulate
+from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
 from tests.bench.bench_simulator import cpu_s, fleet, read_mooncake
 from tests.bench.bench_trace import _write_trace
 

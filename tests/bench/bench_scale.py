@@ -7,11 +7,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from pdctl.deployment.scale import Counts
-from pdctl.engines import events, state
-from pdctl.engines.records import FleetState
-from pdctl.engines.rescale import rescale
-from pdctl.engines.settle import settling
+from pdctl.deployment.build import Counts
+from pdctl.engines import state
+from pdctl.engines.lifecycle.follow import settling
+from pdctl.engines.lifecycle.rescale import rescale
+from pdctl.engines.records import DeploymentState
+from pdctl.paths import HOME_VARIABLE
 from tests.bench.under_load import Load, under_load
 from tests.e2e.cli import Cli, free_port, kill, until
 
@@ -25,7 +26,7 @@ def measure() -> list[tuple[str, float, float, str]]:
     """Rows of (what, measured, limit, unit)."""
     with tempfile.TemporaryDirectory() as home:
         cli = Cli(home=Path(home), cwd=Path(home))
-        os.environ[state.HOME_VARIABLE] = home
+        os.environ[HOME_VARIABLE] = home
         up = cli.run("up", "qwen3-8b", *ARGS, "--port", str(free_port()), "--name", NAME)
         assert up.returncode == 0, up.stderr
         try:
@@ -104,7 +105,7 @@ def _crash() -> list[tuple[str, float, float, str]]:
 
 def _moments(name: str) -> tuple[float, float, float]:
     """When an engine crashed last, was started again and served."""
-    found = [e for e in events.read(state.state_dir(NAME)) if e.process == name]
+    found = [e for e in state.read(state.state_dir(NAME)) if e.process == name]
     last = max(i for i, event in enumerate(found) if event.event == "crash")
     first = {e.event: e.at for e in reversed(found[last:])}
     return first["crash"], first["start"], first["serving"]
@@ -114,7 +115,7 @@ def _after(late_s: list[float]) -> int:
     return sum(s > 2.0 for s in late_s)
 
 
-def _state() -> FleetState:
+def _state() -> DeploymentState:
     found = state.read_state(NAME)
     assert found is not None
     return found

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
-from pdctl.perf_model.prefixes import Prefixes
 from pdctl.perf_model.records import EngineModel, Fleet, Outcome, Parallelism, Role, StepTimes
-from pdctl.perf_model.simulator import find_prefixes, simulate
+from pdctl.perf_model.simulator.kv import Prefixes
+from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
 from pdctl.workload.records import Requests
 
 TIMES = StepTimes(

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pdctl.engines import state
-from pdctl.engines.records import FleetState, ProcessState
+from pdctl.engines.records import DeploymentState, ProcessState
 from tests.status.servers import Pages, pages_server
 
 CAPTURES = Path(__file__).parent.parent / "data" / "captures"
@@ -53,7 +53,7 @@ def _write_fleet(servers: contextlib.ExitStack) -> None:
             processes.append(ProcessState(name, role, url, "serving", 1, 0.0))  # type: ignore[arg-type]
     state.make_state_dir("bench")
     state.write_state(
-        FleetState(
+        DeploymentState(
             name="bench",
             phase="serving",
             detail="",

@@ -9,8 +9,10 @@ from pathlib import Path
 import psutil
 
 from pdctl.deployment.records import Deployment, ProcessRole, ProcessSpec, RolePlan
-from pdctl.engines import launch, state, stop, watch
-from pdctl.engines.launch import SupervisorProcess
+from pdctl.engines import state
+from pdctl.engines.lifecycle import follow, running, start
+from pdctl.engines.lifecycle.start import SupervisorProcess
+from pdctl.paths import HOME_VARIABLE
 
 NUM_PREFILL = 16
 NUM_DECODE = 48
@@ -22,19 +24,19 @@ NAME = "bench64"
 def measure() -> list[tuple[str, float, float, str]]:
     """Rows of (what, measured, limit, unit)."""
     with tempfile.TemporaryDirectory() as home:
-        os.environ[state.HOME_VARIABLE] = home
+        os.environ[HOME_VARIABLE] = home
         try:
-            first = launch.launch(_deployment(), _specs(), detached=True, ready_timeout_s=300)
+            first = start.launch(_deployment(), _specs(), detached=True, ready_timeout_s=300)
             _wait_until_serving(first)
             share, mib = _idle(first)
             first.child.kill()
             first.child.wait()
             started = time.monotonic()
-            second = launch.resume(NAME)  # None: its guard was faster and has started one
+            second = start.resume(NAME)  # None: its guard was faster and has started one
             _wait_until_serving(second or first)
             adopted_s = time.monotonic() - started
         finally:
-            stop.stop(NAME, now=True)
+            running.stop(NAME, now=True)
     return [
         ("supervisor of 64 idle engines, of a core", share * 100, 1, "%"),
         ("supervisor of 64 idle engines, memory", mib, 60, "MiB"),
@@ -84,7 +86,7 @@ def _spec(
 
 
 def _wait_until_serving(supervisor: SupervisorProcess) -> None:
-    for seen in watch.states(supervisor):
+    for seen in follow.follow_states(supervisor):
         if seen is not None and seen.phase == "serving":
             return
     raise AssertionError("the supervisor ended")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pdctl.measurement.load import run_load
-from pdctl.measurement.records import Sent
+from pdctl.measurement.results import Sent
 from pdctl.workload.records import Requests
 
 PIECE_S = 5.0

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 
 from pdctl.engines import state
-from pdctl.engines.records import FleetState, ProcessState
+from pdctl.engines.records import DeploymentState, ProcessState
 from pdctl.errors import PdctlError
+from pdctl.paths import state_home
 
 
 class Scene:
@@ -28,7 +29,7 @@ class Scene:
         self.told: list[str] = []
         self.stopped: list[int] = []  # pids that are held by SIGSTOP
 
-    def look(self) -> FleetState | None:
+    def look(self) -> DeploymentState | None:
         """The state; None while there is none to read."""
         with suppress(PdctlError):
             return state.read_state(self.name)
@@ -131,7 +132,7 @@ def fill_disk(scene: Scene) -> None:
     if not scene.may_fill_disk:
         return
     scene.tell("fill the disk")
-    filler = state.state_home() / "filler"
+    filler = state_home() / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 4096)

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pdctl.deployment.choose import deployment_of
-from pdctl.deployment.scale import Counts
-from pdctl.engines import events, launch, running, state, stop
-from pdctl.engines.on_local import marked, sweep
-from pdctl.engines.prepare import planning, prepare
-from pdctl.engines.readiness import send_first_request
-from pdctl.engines.records import FleetState
-from pdctl.engines.rescale import rescale
+from pdctl.deployment.build import Counts, deployment_of
+from pdctl.engines import state
+from pdctl.engines.clients.sglang import send_first_request
+from pdctl.engines.launchers.local import marked, sweep
+from pdctl.engines.lifecycle import running, start
+from pdctl.engines.lifecycle.rescale import rescale
+from pdctl.engines.lifecycle.start import planning, prepare
+from pdctl.engines.records import DeploymentState
 from pdctl.errors import PdctlError
+from pdctl.paths import state_home
 from tests.chaos import acts
 from tests.chaos.acts import Scene
 
@@ -64,7 +65,7 @@ class History:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.name = scene.name
-        self.supervisor: launch.SupervisorProcess | None = None
+        self.supervisor: start.SupervisorProcess | None = None
         self.ended_as = ""
         self.load = Load()
 
@@ -97,7 +98,7 @@ class History:
         )
         with planning():
             prepared = prepare(chosen)
-            self.supervisor = launch.launch(
+            self.supervisor = start.launch(
                 prepared.deployment,
                 prepared.specs,
                 detached=is_detached,
@@ -126,7 +127,7 @@ class History:
         assert self.supervisor is not None
         return not self.supervisor.is_alive() and not state.is_supervised(self.name)
 
-    def _ended(self, last: FleetState | None) -> None:
+    def _ended(self, last: DeploymentState | None) -> None:
         """The supervisor has gone by itself: only with a reason."""
         was_killed = any(told.startswith("kill supervisor") for told in self.scene.told)
         if last is not None and last.failure is not None and last.detail:
@@ -172,7 +173,7 @@ class History:
             raise Broken(f"neither serving nor degraded with a reason: {self._words()}")
         self.ended_as = f"degraded: {found.detail}"
 
-    def _is_settled(self, found: FleetState | None) -> bool:
+    def _is_settled(self, found: DeploymentState | None) -> bool:
         wanted = state.read_launch(self.name)
         if found is None or wanted is None or found.phase != "serving":
             return False
@@ -180,7 +181,7 @@ class History:
         is_lively = state.is_supervised(self.name) and time.time() - found.updated_at < 12.0
         return is_lively and {p.name for p in found.processes} == names
 
-    def _request_passes(self, found: FleetState | None) -> None:
+    def _request_passes(self, found: DeploymentState | None) -> None:
         """One of a few: the router has 15 s of circuit breaking in it after failures."""
         if found is None or self.scene.stopped:
             return
@@ -205,7 +206,7 @@ class History:
             disturb(self.scene)
             first.wait(60)
         with suppress(PdctlError):  # it may have ended by itself
-            stop.stop(self.name, now=now)
+            running.stop(self.name, now=now)
         if self.supervisor is not None:
             self.supervisor.child.wait(20)
 
@@ -220,7 +221,7 @@ class History:
             raise Broken("it counts as running")
         if state.read_state(self.name) is not None or state.read_launch(self.name) is not None:
             raise Broken("its state is left")
-        if not events.read(state.state_dir(self.name)):
+        if not state.read(state.state_dir(self.name)):
             raise Broken("its events cannot be read")
 
     def _words(self) -> str:
@@ -243,7 +244,7 @@ class History:
             if found is not None and state.is_supervised(self.name):
                 acts.send(found.supervisor_pid, 9)
             sweep(self.supervisor.launch.run_id)
-        (state.state_home() / "filler").unlink(missing_ok=True)
+        (state_home() / "filler").unlink(missing_ok=True)
 
 
 class Load:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pdctl.engines import state
+from pdctl.paths import HOME_VARIABLE
 from tests.chaos.history import play
 from tests.real_engine.loopback import loopback_only
 
@@ -25,7 +26,7 @@ def main() -> None:
     """Play every seed."""
     os.environ["PDCTL_BACKOFF_S"] = "0.5"
     with tempfile.TemporaryDirectory() as home, small_disk(Path(home)) as is_small:
-        os.environ[state.HOME_VARIABLE] = home
+        os.environ[HOME_VARIABLE] = home
         with loopback_only():
             for seed in map(int, sys.argv[1:]):
                 outcome = play(seed, full_disk=is_small)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pdctl.cli import main
-from pdctl.engines.doctor.records import Check
-from pdctl.status import doctor_run
-from pdctl.tables.doctor import summary
+from pdctl.doctor import diagnose
+from pdctl.doctor.records import Check
+from pdctl.tables.deployments import doctor_summary
 
 WELL = Check("open_files", "pass", "A process may open any number of files.")
 BROKEN_GPU = Check("gpus", "fail", "GPU 2 is lost.", "--gpus 0,1")
@@ -24,7 +24,7 @@ ODD = Check("proxy", "warn", "http_proxy is set.\x1b[2J", "unset http_proxy")
 def test_the_exit_code_says_whether_the_machine_or_a_deployment_fails(
     checks: tuple[Check, ...], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_run, "diagnose", lambda *args, **options: checks)
+    monkeypatch.setattr(diagnose, "diagnose", lambda *args, **options: checks)
     with pytest.raises(SystemExit) as stopped:
         main(["doctor"])
     assert stopped.value.code == code
@@ -33,7 +33,7 @@ def test_the_exit_code_says_whether_the_machine_or_a_deployment_fails(
 def test_troubles_come_first_with_their_fix_and_without_control_characters(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor_run, "diagnose", lambda *args, **options: (WELL, ODD))
+    monkeypatch.setattr(diagnose, "diagnose", lambda *args, **options: (WELL, ODD))
     with pytest.raises(SystemExit):
         main(["doctor"])
     shown = capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_troubles_come_first_with_their_fix_and_without_control_characters(
 def test_json_has_every_check_with_its_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor_run, "diagnose", lambda *args, **options: (BROKEN_GPU,))
+    monkeypatch.setattr(diagnose, "diagnose", lambda *args, **options: (BROKEN_GPU,))
     with pytest.raises(SystemExit):
         main(["doctor", "--json"])
     envelope: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -77,5 +77,5 @@ def test_a_name_nobody_knows_is_a_conflict(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_summary_counts_what_there_is() -> None:
-    assert summary((WELL, ODD, LOOSE)) == "1 fail, 1 warn, 1 well"
-    assert summary(()) == "nothing was checked"
+    assert doctor_summary((WELL, ODD, LOOSE)) == "1 fail, 1 warn, 1 well"
+    assert doctor_summary(()) == "nothing was checked"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pdctl.cli import main
-from pdctl.commands.chosen import last_plan_path
-from pdctl.deployment.file import read_deployment
+from pdctl.deployment.pd_yaml import read_deployment
+from pdctl.paths import last_plan_path
 from pdctl.workload.describe import workload_from_lengths
 
 R1 = ("deepseek-r1", "--gpus", "4x8xH200:rdma400")
@@ -89,7 +89,7 @@ def test_a_running_deployment_is_looked_at_instead_of_a_trace(
     seen = workload_from_lengths(isl=4000, osl=200, rate_rps=2.5, prefix_hit=0.25)
     monkeypatch.setattr("pdctl.status.targets.targets_of_router", lambda url: ())
     monkeypatch.setattr(
-        "pdctl.status.workload_seen.watch_workload", lambda targets, window_s, tell: seen
+        "pdctl.status.observed_workload.watch_workload", lambda targets, window_s, tell: seen
     )
     live = ("--from", "http://127.0.0.1:30000")
     assert run("qwen3-8b", "--gpus", "4xH200", *live) == 0

@@ -113,7 +113,7 @@ def is_listening(port: int) -> bool:
 
 def processes_of(run_id: str) -> list[int]:
     """The processes that carry the mark of a run."""
-    from pdctl.engines.on_local import marked
+    from pdctl.engines.launchers.local import marked
 
     return list(marked(run_id))
 

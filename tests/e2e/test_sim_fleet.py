@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.deployment.file import read_deployment
+from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import RolePlan
-from pdctl.engines import launch, state
-from pdctl.engines.prepare import planning, prepare
+from pdctl.engines import state
+from pdctl.engines.lifecycle import start
+from pdctl.engines.lifecycle.start import planning, prepare
 from tests.e2e.cli import (
     Cli,
     free_port,
@@ -206,7 +207,7 @@ def change_to(cli: Cli, num_prefill: int, num_decode: int) -> None:
             read_deployment(cli.home / "chat" / "desired.yaml"),
             roles=roles,  # type: ignore[arg-type]
         )
-        changed = launch.change(wanted, prepare(wanted, present=launched.specs).specs)
+        changed = start.change(wanted, prepare(wanted, present=launched.specs).specs)
     names = {spec.name for spec in changed.specs}
 
     def is_there() -> bool:

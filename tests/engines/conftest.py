@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pdctl.engines import state
+from pdctl.paths import HOME_VARIABLE
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state home of this test."""
     path = tmp_path / "state"
-    monkeypatch.setenv(state.HOME_VARIABLE, str(path))
+    monkeypatch.setenv(HOME_VARIABLE, str(path))
     return path

@@ -8,9 +8,31 @@ from pathlib import Path
 import pytest
 
 from pdctl.engines import state
-from pdctl.engines.records import FleetState, Launch, ProcessState
+from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
+from pdctl.paths import HOME_VARIABLE
 from tests.engines.world import fleet_specs
+
+ONE = Event(1.5, "start", "router", "pid 1")
+TWO = Event(2.5, "crash", "decode-0", "exit code -9")
+
+
+def test_events_are_read_back_in_order_without_torn_lines(tmp_path: Path) -> None:
+    state.append(tmp_path, [ONE])
+    with (tmp_path / state.FILE).open("a") as file:
+        file.write('{"at": 3, "event"\n')
+    state.append(tmp_path, [TWO])
+    assert state.read(tmp_path) == (ONE, TWO)
+
+
+def test_no_log_has_no_events(tmp_path: Path) -> None:
+    assert state.read(tmp_path) == ()
+
+
+def test_where_nothing_can_be_written_events_are_lost_and_nothing_else(tmp_path: Path) -> None:
+    state.append(tmp_path / "missing", [ONE])
+    assert not (tmp_path / "missing").exists()
+
 
 PROCESS = ProcessState(
     name="prefill-0",
@@ -23,8 +45,8 @@ PROCESS = ProcessState(
 )
 
 
-def some_state(name: str = "chat") -> FleetState:
-    return FleetState(
+def some_state(name: str = "chat") -> DeploymentState:
+    return DeploymentState(
         name=name,
         phase="serving",
         detail="",
@@ -141,7 +163,7 @@ def test_a_lock_that_is_a_link_is_refused(home: Path, tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_written_is_a_problem_of_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(state.HOME_VARIABLE, "/proc/nowhere")
+    monkeypatch.setenv(HOME_VARIABLE, "/proc/nowhere")
     with pytest.raises(EnvironmentProblem) as problem:
         state.make_state_dir("chat")
     assert problem.value.code == "state_dir_unwritable"

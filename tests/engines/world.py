@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec
-from pdctl.engines.actions import Desired, Limits, Taken
-from pdctl.engines.fleet import Fleet
-from pdctl.engines.gpu_room import takes_gpus
-from pdctl.engines.on_local import Running
-from pdctl.engines.readiness import FirstRequest, Readiness
-from pdctl.engines.records import Event
-from pdctl.engines.role_switch import Switched
-from pdctl.engines.router_client import Listed
+from pdctl.deployment.resources import takes_gpus
+from pdctl.engines.launchers.protocol import Running
+from pdctl.engines.records import Event, FirstRequest, GpuUse, Listed, Readiness, Switched
+from pdctl.engines.supervision.loop import SupervisorLoop
+from pdctl.engines.supervision.model import Desired, SupervisorLimits
 
 Answer = TypeVar("Answer")
 NO_LOG = Path("/nonexistent/log")
@@ -129,17 +126,17 @@ class World:
 
     # what is seen from outside
 
-    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, Taken]:
+    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, GpuUse]:
         """Memory of a decode engine that ended is free once all who sent to it have ended."""
         if self.driver_hangs:
             return {}
         kept = {
-            gpu: Taken(
+            gpu: GpuUse(
                 f"GPU {gpu}: 54 GiB" if self.mapped.get(gpu, set()) & set(self.alive) else ""
             )
             for gpu in gpus
         }
-        named = {gpu: Taken(f"GPU {gpu}: 20 GiB", True) for gpu in gpus if gpu in self.foreign}
+        named = {gpu: GpuUse(f"GPU {gpu}: 20 GiB", True) for gpu in gpus if gpu in self.foreign}
         return kept | named
 
     def _answers(self, name: str) -> bool:
@@ -261,10 +258,12 @@ class AtOnce:
             answer()
 
 
-def fleet_in(world: World, specs: tuple[ProcessSpec, ...], limits: Limits | None = None) -> Fleet:
+def fleet_in(
+    world: World, specs: tuple[ProcessSpec, ...], limits: SupervisorLimits | None = None
+) -> SupervisorLoop:
     """A supervisor's loop over this world."""
     events: list[Event] = []
-    return Fleet(
+    return SupervisorLoop(
         desired=Desired(specs),
         launcher=world,
         probes=AtOnce(),
@@ -272,14 +271,14 @@ def fleet_in(world: World, specs: tuple[ProcessSpec, ...], limits: Limits | None
         look=Seen(world),
         taken_gpus=world.taken_gpus,
         switch_role=world.switch_role,
-        limits=limits or Limits(),
+        limits=limits or SupervisorLimits(),
         clock=lambda: world.now,
         emit=events.append,
         started_at=world.now,
     )
 
 
-def run(fleet: Fleet, world: World, for_s: float, *, every_s: float = 0.25) -> None:
+def run(fleet: SupervisorLoop, world: World, for_s: float, *, every_s: float = 0.25) -> None:
     """Let time pass, the loop turning."""
     end = world.now + for_s
     while world.now < end:
@@ -297,7 +296,7 @@ def on_gpus(specs: tuple[ProcessSpec, ...]) -> tuple[ProcessSpec, ...]:
 
 def ready_fleet(
     num_prefill: int = 1, num_decode: int = 2, *, real: bool = False
-) -> tuple[Fleet, World]:
+) -> tuple[SupervisorLoop, World]:
     """A deployment that serves."""
     world = World()
     specs = fleet_specs(num_prefill, num_decode)
@@ -308,6 +307,6 @@ def ready_fleet(
     return fleet, world
 
 
-def scale(fleet: Fleet, specs: tuple[ProcessSpec, ...]) -> None:
+def scale(fleet: SupervisorLoop, specs: tuple[ProcessSpec, ...]) -> None:
     """What commands do to a running deployment."""
     fleet.desired = replace(fleet.desired, specs=specs)

@@ -9,18 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdctl.deployment.file import deployment_yaml, parse_deployment, read_deployment
-from pdctl.engines import events, fetch, log_tail, state_json
-from pdctl.engines.doctor.explain import explain_failure, explain_troubles
-from pdctl.engines.log_phases import read_phases
-from pdctl.engines.router_client import listed_engines
+from pdctl.deployment.pd_yaml import deployment_yaml, parse_deployment, read_deployment
+from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen
+from pdctl.doctor.deployment_rules import deployment_checks
+from pdctl.engines import log_file, state
+from pdctl.engines.clients import http
+from pdctl.engines.clients.router import listed_engines
+from pdctl.engines.log_file import read_phases
+from pdctl.engines.log_signatures import explain_failure, explain_troubles
 from pdctl.errors import PdctlError
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.llm_size import kv_bytes_per_token, weight_bytes
-from pdctl.status.doctor import deployment_checks
-from pdctl.status.doctor_facts import EngineSeen, Seen
-from pdctl.status.loads import parse_get_load, parse_loads
-from pdctl.status.prometheus import parse_engine_metrics, parse_router_metrics
+from pdctl.status.pages import (
+    parse_engine_metrics,
+    parse_get_load,
+    parse_loads,
+    parse_router_metrics,
+)
 from pdctl.status.records import RouterScrape
 from pdctl.status.records import Target as Engine
 from pdctl.status.targets import named_targets
@@ -129,7 +134,7 @@ def _loads(data: bytes) -> object:
 
 def _router(data: bytes) -> object:
     """A router's list, and the names and addresses status makes of it."""
-    listed = listed_engines(fetch.json_object(data)) or ()
+    listed = listed_engines(http.json_object(data)) or ()
     return named_targets(listed, "127.0.0.1"), named_targets(listed, "10.0.0.1")
 
 
@@ -158,30 +163,30 @@ def _deployment(data: bytes) -> object:
 
 def _state(data: bytes) -> object:
     text = data.decode("utf-8", "replace")
-    for read in (state_json.fleet_state, state_json.launch):
+    for read in (state.fleet_state, state.parse_launch):
         with suppress(ValueError, TypeError, KeyError, AttributeError):  # what state.py expects
             read(text)
-    return [events.parse(line) for line in text.splitlines()]
+    return [state.parse(line) for line in text.splitlines()]
 
 
 def _log(data: bytes) -> object:
     text = data.decode("utf-8", "replace")
-    lines = tuple(log_tail.plain(text).split("\n"))
+    lines = tuple(log_file.plain(text).split("\n"))
     return (
         explain_failure(text),
         explain_troubles(text),
         read_phases(None, text),
-        log_tail.telling_line(log_tail.last_start(lines)),
+        log_file.telling_line(log_file.last_start(lines)),
     )
 
 
 def _doctor(data: bytes) -> object:
     """An engine's /server_info, a registry's /route and a router's list, whatever they hold."""
-    info = fetch.json_object(data) or {}
+    info = http.json_object(data) or {}
     return deployment_checks(_seen(info))
 
 
-def _seen(info: Mapping[str, Any]) -> Seen:
+def _seen(info: Mapping[str, Any]) -> DeploymentFacts:
     prefill = EngineSeen(
         Engine("prefill-0", "prefill", "http://127.0.0.1:1"),
         info=info,
@@ -191,7 +196,7 @@ def _seen(info: Mapping[str, Any]) -> Seen:
     )
     other = {**info, "tp_size": 2, "page_size": 7}
     decode = EngineSeen(Engine("decode-0", "decode", "http://127.0.0.1:2"), info=other)
-    return Seen(
+    return DeploymentFacts(
         name="x",
         router_url="http://127.0.0.1:3",
         engines=(prefill, decode),

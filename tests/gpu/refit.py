@@ -14,9 +14,8 @@ from typing import Any
 
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
-from pdctl.perf_model.calibrated import calibrated_profile
-from pdctl.perf_model.partial_fit import fit_identified, typical
-from pdctl.perf_model.profiles import profile_text
+from pdctl.perf_model.fitting.identify import fit_identified, typical
+from pdctl.perf_model.fitting.profiles import calibrated_profile, profile_text
 from pdctl.perf_model.records import Measurement, Parallelism
 from pdctl.perf_model.roofline import step_times
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pdctl.errors import ExitCode, InvalidInput
-from pdctl.inspection.config_json import Fields
 from pdctl.inspection.llm import bundled_names, llm_from_config, read_llm
 from pdctl.inspection.llm_size import kv_bytes_per_token, num_params, weight_bytes
+from pdctl.inspection.model_files import Fields
 from pdctl.inspection.records import Llm
 
 LLAMA: dict[str, Any] = {

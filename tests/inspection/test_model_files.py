@@ -9,7 +9,7 @@ import pytest
 from pdctl.errors import InvalidInput
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.model_files import bundled_names, find_model
-from pdctl.inspection.profiles_dir import profiles_dir
+from pdctl.paths import profiles_dir
 
 
 @pytest.fixture(autouse=True)

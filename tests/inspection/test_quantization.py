@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pdctl.inspection.config_json import Fields
+from pdctl.inspection.model_files import Fields
 from pdctl.inspection.quantization import quantization_of
 
 INT4_G32 = 4.5 / 8

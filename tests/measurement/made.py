@@ -1,6 +1,6 @@
 """Sent requests and results made by hand."""
 
-from pdctl.measurement.records import LoadResult, Sent
+from pdctl.measurement.results import LoadResult, Sent
 
 
 def sent(

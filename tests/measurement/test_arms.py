@@ -1,14 +1,112 @@
 """Two arms compared: who wins, how surely, and when nobody does."""
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 
-from pdctl.measurement.arms import ArmName, ArmResult, Played, arm_result, inside
-from pdctl.measurement.records import LoadResult, Sent
-from pdctl.measurement.ruling import rule
+from pdctl.measurement.arms import (
+    MAX_LOADS,
+    ArmName,
+    ArmResult,
+    Interval,
+    Played,
+    arm_result,
+    difference,
+    inside,
+    interval,
+    measured_capacity_rps,
+    next_rate,
+    rule,
+)
+from pdctl.measurement.results import LoadResult, Sent
 from pdctl.perf_model.records import Outcome
 from pdctl.workload.records import Slo
+
+
+def mean_of(values: Sequence[float]):  # type: ignore[no-untyped-def]
+    return len(values), lambda indices: mean(values[i] for i in indices)
+
+
+def normal(num: int, seed: int, centre: float = 0.0) -> list[float]:
+    dice = random.Random(seed)
+    return [dice.gauss(centre, 1) for _ in range(num)]
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    found = [interval(*mean_of(normal(100, seed))) for seed in range(60)]
+    covered = sum(one is not None and one.low <= 0 <= one.high for one in found)
+    assert 49 <= covered <= 60
+
+
+def test_more_observations_make_the_interval_narrower() -> None:
+    few, many = interval(*mean_of(normal(40, 1))), interval(*mean_of(normal(1600, 1)))
+    assert few is not None
+    assert many is not None
+    assert many.high - many.low < (few.high - few.low) / 3
+
+
+def test_observations_that_follow_one_another_tell_less_than_independent_ones() -> None:
+    alone = normal(400, 3)
+    smooth = [mean(alone[max(0, i - 12) : i + 1]) for i in range(400)]
+    shuffled = smooth[:]
+    random.Random(0).shuffle(shuffled)
+    ordered, mixed = interval(*mean_of(smooth)), interval(*mean_of(shuffled))
+    assert ordered is not None
+    assert mixed is not None
+    assert ordered.high - ordered.low > 1.8 * (mixed.high - mixed.low)
+
+
+def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
+    there = difference(mean_of(normal(200, 1, 1.0)), mean_of(normal(200, 2)))
+    not_there = difference(mean_of(normal(200, 1)), mean_of(normal(200, 2)))
+    assert there is not None
+    assert there.low > 0
+    assert not_there is not None
+    assert not_there.low < 0 < not_there.high
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    assert interval(*mean_of(normal(50, 1)), seed=4) == interval(*mean_of(normal(50, 1)), seed=4)
+
+
+def test_nothing_observed_has_no_interval_and_one_value_only_itself() -> None:
+    assert interval(0, lambda indices: 1.0) is None
+    assert interval(1, lambda indices: 2.5) == Interval(2.5, 2.5, 2.5)
+    assert interval(5, lambda indices: None) is None
+
+
+def search(true_knee: float, start: float) -> list[tuple[float, bool]]:
+    tried: list[tuple[float, bool]] = []
+    while (rate := next_rate(tried, start)) is not None:
+        tried.append((rate, rate <= true_knee))
+    return tried
+
+
+@pytest.mark.parametrize("true_knee", [1.0, 2.9, 3.0, 5.5, 9.0])
+def test_the_knee_is_bracketed_within_a_handful_of_loads(true_knee: float) -> None:
+    tried = search(true_knee, 3.0)
+    found = measured_capacity_rps(tried)
+    assert len(tried) <= MAX_LOADS
+    assert found is not None
+    assert true_knee / 1.3 <= found <= true_knee
+
+
+def test_it_begins_with_the_rate_asked_for() -> None:
+    assert next_rate([], 3.0) == 3.0
+
+
+def test_an_arm_that_never_holds_has_no_knee() -> None:
+    tried = search(0.0, 3.0)
+    assert len(tried) == MAX_LOADS
+    assert measured_capacity_rps(tried) is None
+
+
+def test_a_rate_that_broke_below_one_that_held_is_not_the_upper_end() -> None:
+    assert next_rate([(2.0, False), (3.0, True)], 2.0) == pytest.approx(4.8)
+
 
 SLO = Slo(1.0, 0.020)
 

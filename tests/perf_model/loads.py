@@ -9,11 +9,11 @@ from pathlib import Path
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.compare import windowed
+from pdctl.perf_model.fitting.profiles import find_profile
 from pdctl.perf_model.metrics import is_good, percentiles
-from pdctl.perf_model.profiles import find_profile
 from pdctl.perf_model.records import EngineModel, Fleet, Outcome, Parallelism, Role, StepTimes
 from pdctl.perf_model.roofline import step_times
-from pdctl.perf_model.simulator import simulate
+from pdctl.perf_model.simulator.simulate import simulate
 from pdctl.workload.records import Requests, Slo
 
 DATA = Path(__file__).parents[1] / "data"

@@ -3,7 +3,7 @@
 import random
 from dataclasses import replace
 
-from pdctl.perf_model.expected import predicted_s
+from pdctl.perf_model.fitting.fit import predicted_s
 from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.roofline import step_times
 from tests.perf_model.shapes import ONE, cluster, llm

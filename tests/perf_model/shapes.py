@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
-from pdctl.inspection.gpu_models import require_gpu_model
+from pdctl.inspection.cluster import require_gpu_model
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Cluster, GpuModel, Llm
 from pdctl.perf_model.records import Parallelism

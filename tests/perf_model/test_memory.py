@@ -11,13 +11,13 @@ from pdctl.perf_model.memory import (
     chunked_prefill_size,
     decode_graph_batch,
     kv_capacity_tokens,
+    kv_cell_bytes,
     max_running_requests,
     mem_fraction_static,
     prefill_graph_sizes,
     weight_bytes_per_gpu,
 )
 from pdctl.perf_model.records import Parallelism, Role, Serving
-from pdctl.perf_model.shards import kv_cell_bytes
 from pdctl.units import GIB
 from tests.perf_model.shapes import ONE, cluster, gpu, llm
 

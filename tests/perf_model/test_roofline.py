@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.expected import predicted_s
+from pdctl.perf_model.fitting.fit import predicted_s
 from pdctl.perf_model.records import Measurement, Parallelism, StepTimes
 from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.steps import decode_step_s, pairs, prefill_floor_s, prefill_s

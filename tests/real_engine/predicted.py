@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdctl.measurement.results import read_results
-from pdctl.measurement.summary import summary
+from pdctl.measurement.results import read_results, summary
 from tests.real_engine.installed import PYTHON
 from tests.real_engine.loopback import loopback_only
 from tests.real_engine.test_real_engine import COLOCATED, PORT, Real, split

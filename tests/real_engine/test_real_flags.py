@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pdctl.deployment.choose import deployment_of
-from pdctl.deployment.extra_args import ENGINE_FLAGS, check_args
+from pdctl.deployment.build import deployment_of
+from pdctl.deployment.checks import ENGINE_FLAGS, check_args
 from pdctl.deployment.flags import engine_argv
 from pdctl.deployment.records import Ports
 from pdctl.errors import InvalidInput

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pdctl.status.records import Advice, EngineSample, EngineStatus, FleetStatus, Target
+from pdctl.status.records import Advice, DeploymentStatus, EngineSample, EngineStatus, Target
 
 PREFILL = EngineSample(
     at_s=0.0,
@@ -36,7 +36,7 @@ def engine(name: str, port: int, sample: EngineSample) -> EngineStatus:
     return EngineStatus(target, "up", sample, age_s=0.4, breaker="closed")
 
 
-BUSY = FleetStatus(
+BUSY = DeploymentStatus(
     name="chat",
     model="llama-3.1-8b",
     layout="2P2D",

@@ -12,7 +12,7 @@ from pdctl.status.rates import (
     quantile,
     with_rates,
 )
-from pdctl.status.records import Counters, EngineSample
+from pdctl.status.records import CounterSample, EngineSample
 
 INF = math.inf
 
@@ -49,23 +49,23 @@ def test_histograms_of_engines_add_up() -> None:
 
 
 def test_a_counter_that_fell_shows_a_restart() -> None:
-    assert is_reset(Counters(requests=5), Counters(requests=4))
-    assert is_reset(Counters(ttft=((INF, 5.0),)), Counters(ttft=((INF, 4.0),)))
-    assert not is_reset(Counters(requests=5), Counters(requests=5))
-    assert not is_reset(Counters(requests=5), Counters())
+    assert is_reset(CounterSample(requests=5), CounterSample(requests=4))
+    assert is_reset(CounterSample(ttft=((INF, 5.0),)), CounterSample(ttft=((INF, 4.0),)))
+    assert not is_reset(CounterSample(requests=5), CounterSample(requests=5))
+    assert not is_reset(CounterSample(requests=5), CounterSample())
 
 
 def test_itl_is_the_time_requests_waited_over_the_tokens_they_got() -> None:
     # 100 steps of 20 ms with 4 requests, then 50 steps of 40 ms with 8
-    before = Counters(decode_bt=1.0, decode_g=10.0)
-    after = Counters(decode_bt=1.0 + 100 * 4 * 0.02 + 50 * 8 * 0.04, decode_g=10.0 + 400 + 400)
+    before = CounterSample(decode_bt=1.0, decode_g=10.0)
+    after = CounterSample(decode_bt=1.0 + 100 * 4 * 0.02 + 50 * 8 * 0.04, decode_g=10.0 + 400 + 400)
     assert mean_itl_s(before, after) == pytest.approx(0.03)
     assert mean_itl_s(before, before) is None
 
 
 def test_a_prefill_engine_computes_prompt_tokens_and_a_decode_engine_gives_output() -> None:
-    before = Counters(prefill_tokens=100, prefill_busy_s=1.0, decode_g=0, decode_bt=0)
-    after = Counters(prefill_tokens=5100, prefill_busy_s=2.5, decode_g=800, decode_bt=16)
+    before = CounterSample(prefill_tokens=100, prefill_busy_s=1.0, decode_g=0, decode_bt=0)
+    after = CounterSample(prefill_tokens=5100, prefill_busy_s=2.5, decode_g=800, decode_bt=16)
     prefill = with_rates(EngineSample(0, "prefill"), before, after, 2.0)
     assert prefill.tokens_per_s == 2500
     assert prefill.busy_share == 0.75
@@ -76,6 +76,6 @@ def test_a_prefill_engine_computes_prompt_tokens_and_a_decode_engine_gives_outpu
 
 def test_nothing_is_said_across_a_restart_or_in_no_time() -> None:
     sample = EngineSample(0, "prefill")
-    before, after = Counters(prefill_tokens=100), Counters(prefill_tokens=50)
+    before, after = CounterSample(prefill_tokens=100), CounterSample(prefill_tokens=50)
     assert with_rates(sample, before, after, 2.0) == sample
     assert with_rates(sample, after, before, 0.0) == sample

@@ -6,8 +6,8 @@ import pytest
 
 from pdctl.status.records import (
     Advice,
+    DeploymentStatus,
     EngineStatus,
-    FleetStatus,
     RouterScrape,
     Scrape,
     Target,
@@ -33,7 +33,7 @@ def judged(
     engines: tuple[EngineStatus, ...] = BUSY.engines,
     router: RouterScrape | None = ROUTER,
     watched: Watched = WATCHED,
-) -> FleetStatus:
+) -> DeploymentStatus:
     return fleet_status(watched, engines, router, NO_ADVICE, 0.0)
 
 

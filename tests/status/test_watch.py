@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 
 from pdctl.errors import EngineFailed, InvalidInput
-from pdctl.status.drifted import Expected
-from pdctl.status.evidence import keep_evidence, read_evidence
-from pdctl.status.records import Counters, Moment, Target, Watched
+from pdctl.status.drift import Expected
+from pdctl.status.records import CounterSample, Moment, Target, Watched
 from pdctl.status.scrape import scrape_engine
-from pdctl.status.sources import source_of_router
-from pdctl.status.targets import targets_of_router
-from pdctl.status.watch import Watch
+from pdctl.status.targets import source_of_router, targets_of_router
+from pdctl.status.watch import Watch, keep_evidence, read_evidence
 from tests.status.servers import Pages, pages_server
 from tests.verdict.examples import TIMES
 
@@ -126,7 +124,7 @@ def test_rates_come_from_two_samples(fleet: Fleet, watch: Watch) -> None:
 def test_an_engine_that_left_its_profile_is_noted(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pdctl.status.drifted.WINDOW_S", 0.0)
+    monkeypatch.setattr("pdctl.status.drift.WINDOW_S", 0.0)
     expected = Expected("decode", "h200--x", TIMES, 8000, 100_000, 1, band=0.05)
     asked = []
 
@@ -241,7 +239,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_one_run_saw_is_known_to_the_next(home: Path) -> None:
     moments = [Moment(at_s=float(i), num_prefill=1, num_decode=1) for i in range(5)]
-    counters = Counters(requests=3.0, ttft=((0.1, 1.0), (float("inf"), 3.0)))
+    counters = CounterSample(requests=3.0, ttft=((0.1, 1.0), (float("inf"), 3.0)))
     keep_evidence("chat", moments, {"http://a": {"loads": (4.0, counters)}})
     past, known = read_evidence("chat", since_s=2.0)
     assert past == tuple(moments[2:])

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from pdctl.perf_model.records import QueueSample
-from pdctl.tables.report import report_page
-from pdctl.tables.report_charts import log_histogram, pareto_front
+from pdctl.tables.report import log_histogram, pareto_front, report_page
 from pdctl.tables.svg import ticks
-from pdctl.verdict.curves import RatePoint, rate_curves
 from pdctl.verdict.records import Question, Verdict
+from pdctl.verdict.search import RatePoint, rate_curves
 from pdctl.verdict.verdict import decide
 from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace

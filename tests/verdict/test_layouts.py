@@ -2,12 +2,7 @@ import pytest
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
-from pdctl.verdict.layouts import (
-    colocated_fleets,
-    engines_that_fit,
-    gpu_budget,
-    pd_fleets,
-)
+from pdctl.verdict.layouts import colocated_fleets, engines_that_fit, gpu_budget, pd_fleets
 from tests.verdict.examples import question
 
 TP2 = {role: Parallelism(tp=2) for role in ("colocated", "prefill", "decode")}

@@ -1,13 +1,83 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.verdict.records import Rule
-from pdctl.verdict.rules import Load, apply_rules, lean, uncached_prompt_tokens
+from pdctl.verdict.rules import (
+    LoadEstimate,
+    apply_rules,
+    lean,
+    quarter,
+    rate_match,
+    uncached_prompt_tokens,
+    verify_batch,
+)
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Burstiness, Requests, Workload
+
+
+@pytest.mark.parametrize(
+    ("total", "prefill"), [(2, 1), (3, 1), (4, 1), (5, 1), (6, 2), (8, 2), (10, 3), (12, 3)]
+)
+def test_a_quarter_of_the_engines_prefill(total: int, prefill: int) -> None:
+    sizing = quarter(total)
+    assert (sizing.prefill, sizing.decode) == (prefill, total - prefill)
+
+
+def test_one_engine_cannot_be_split() -> None:
+    with pytest.raises(InvalidInput, match="at least 2 engines, not 1"):
+        quarter(1)
+
+
+def test_prefill_engines_follow_the_prompt_tokens_per_second() -> None:
+    sizing = rate_match(8, rate_rps=3, uncached_prompt_tokens=8000, prefill_tokens_per_s=10_000)
+    assert (sizing.prefill, sizing.decode, sizing.basis) == (3, 5, "rate_match")
+
+
+def test_an_exact_need_is_not_rounded_up() -> None:
+    sizing = rate_match(8, rate_rps=2, uncached_prompt_tokens=8000, prefill_tokens_per_s=8000)
+    assert sizing.prefill == 2
+
+
+def test_when_there_are_too_few_engines_both_roles_give_way_in_proportion() -> None:
+    sizing = rate_match(
+        4,
+        rate_rps=10,
+        uncached_prompt_tokens=1000,
+        prefill_tokens_per_s=1000,
+        output_tokens=1000,
+        decode_tokens_per_s=1000,
+    )
+    assert (sizing.prefill, sizing.decode) == (2, 2)
+
+
+@given(
+    total=st.integers(2, 600),
+    rate=st.floats(1e-3, 1e4),
+    tokens=st.floats(1, 1e6),
+    speed=st.floats(1, 1e6),
+)
+def test_both_roles_always_have_an_engine(
+    total: int, rate: float, tokens: float, speed: float
+) -> None:
+    sizing = rate_match(
+        total, rate_rps=rate, uncached_prompt_tokens=tokens, prefill_tokens_per_s=speed
+    )
+    assert sizing.prefill is not None
+    assert sizing.decode is not None
+    assert sizing.prefill >= 1
+    assert sizing.decode >= 1
+    assert sizing.prefill + sizing.decode == total
+
+
+def test_a_verify_batch_has_a_row_per_draft_token_and_one_more() -> None:
+    assert verify_batch(32, 4) == 128
+
 
 IDS = (
     "long_prompts",
@@ -26,7 +96,7 @@ def rules(
     gpus: str = "2x8xH200:rdma400",
     isl: float | None = 8000,
     hit: float | None = None,
-    load: Load | None = None,
+    load: LoadEstimate | None = None,
 ) -> dict[str, Rule]:
     workload = workload_from_lengths(isl=isl, osl=500, prefix_hit=hit)
     return rules_of(workload, load, model, gpus)
@@ -34,7 +104,7 @@ def rules(
 
 def rules_of(
     workload: Workload,
-    load: Load | None = None,
+    load: LoadEstimate | None = None,
     model: str = "llama-3.1-8b",
     gpus: str = "8xH200",
 ) -> dict[str, Rule]:
@@ -82,8 +152,8 @@ def test_unknown_lengths_stay_unknown() -> None:
 
 def test_a_decode_batch_is_high_from_32() -> None:
     assert rules()["decode_batch"].favours == "unknown"
-    assert rules(load=Load(decode_batch=31.0))["decode_batch"].favours == "neither"
-    assert rules(load=Load(decode_batch=32.0))["decode_batch"].favours == "pd"
+    assert rules(load=LoadEstimate(decode_batch=31.0))["decode_batch"].favours == "neither"
+    assert rules(load=LoadEstimate(decode_batch=32.0))["decode_batch"].favours == "pd"
 
 
 def test_experts_favour_a_split_and_a_dense_model_says_nothing() -> None:
@@ -109,8 +179,8 @@ def test_only_strongly_uneven_arrivals_count_as_variable(
 
 
 def test_kv_that_moves_slower_than_half_its_prefill_speaks_against_a_split() -> None:
-    fast = rules(load=Load(kv_move_s=0.04, prefill_s=0.4))
-    slow = rules(load=Load(kv_move_s=0.3, prefill_s=0.4))
+    fast = rules(load=LoadEstimate(kv_move_s=0.04, prefill_s=0.4))
+    slow = rules(load=LoadEstimate(kv_move_s=0.3, prefill_s=0.4))
     assert fast["kv_path"].favours == "neither"
     assert slow["kv_path"].favours == "colocated"
 
@@ -132,7 +202,7 @@ def test_two_rules_for_a_split_and_none_against_lean_to_it() -> None:
 
 
 def test_a_bad_kv_path_decides_alone() -> None:
-    load = Load(decode_batch=200, kv_move_s=9.0, prefill_s=0.1)
+    load = LoadEstimate(decode_batch=200, kv_move_s=9.0, prefill_s=0.1)
     assert lean(tuple(rules(model="deepseek-r1", load=load).values())) == "colocated"
 
 

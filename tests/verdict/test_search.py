@@ -4,7 +4,7 @@ from typing import TypeVar
 import pytest
 
 from pdctl.perf_model.records import Parallelism
-from pdctl.verdict.capacity import demand_of
+from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.search import Findings, search
 from pdctl.workload.records import Slo

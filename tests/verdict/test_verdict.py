@@ -9,8 +9,8 @@ from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.judge import Ruling
 from pdctl.verdict.records import Question, Speculation, Verdict
 from pdctl.verdict.rules import apply_rules
+from pdctl.verdict.sentences import disagreement
 from pdctl.verdict.verdict import decide, verdict_data
-from pdctl.verdict.words import disagreement
 from pdctl.workload.describe import workload_from_lengths, workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
 from tests.verdict.examples import question

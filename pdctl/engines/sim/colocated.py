@@ -2,11 +2,10 @@
 
 from collections import deque
 
-from pdctl.engines.sim.admission import admit, free, keep_prefix, prefill_duration_s
-from pdctl.engines.sim.kv import KvCache
+from pdctl.engines.sim.kv import KvCache, admit_waiting, free, keep_prefix, prefill_duration_s
 from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.scheduling import (
+from pdctl.perf_model.simulator.scheduling import (
     CLIP_MAX_NEW_TOKENS,
     INIT_NEW_TOKEN_RATIO,
     ratio_after,
@@ -98,7 +97,7 @@ class ColocatedQueues:
             self._is_full = True
             return None
         rows = self._rows() if self.model.mixed_chunk else []
-        admission = admit(
+        admission = admit_waiting(
             self.kv,
             self.waiting,
             self.chunked,

@@ -2,11 +2,15 @@
 
 from collections import deque
 
-from pdctl.engines.sim.admission import free
-from pdctl.engines.sim.kv import KvCache
+from pdctl.engines.sim.kv import KvCache, free
 from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.scheduling import decode_slots, prealloc_need, prealloc_room, retraction_key
+from pdctl.perf_model.simulator.scheduling import (
+    decode_slots,
+    prealloc_need,
+    prealloc_room,
+    retraction_key,
+)
 from pdctl.perf_model.steps import decode_step_s
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from pdctl.engines.sim.colocated import ColocatedQueues
 from pdctl.engines.sim.decode import DecodeQueues
-from pdctl.engines.sim.log import batch_line, log
 from pdctl.engines.sim.prefill import PrefillQueues
-from pdctl.engines.sim.record import Record
+from pdctl.engines.sim.record import Record, batch_line, log
 from pdctl.engines.sim.requests import Batch, Emission, Request, Result
 from pdctl.perf_model.records import EngineModel, Role
 

@@ -2,12 +2,11 @@
 
 from collections import deque
 
-from pdctl.engines.sim.admission import admit, free, keep_prefix, prefill_duration_s
-from pdctl.engines.sim.kv import KvCache
+from pdctl.engines.sim.kv import KvCache, admit_waiting, free, keep_prefix, prefill_duration_s
 from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.perf_model.communication import kv_transfer_s
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.steps import prefill_floor_s
-from pdctl.perf_model.transfer import kv_transfer_s
 
 
 class PrefillQueues:
@@ -73,7 +72,7 @@ class PrefillQueues:
         if not self.chunked and not self.waiting:
             return Decision()
         slots = self.model.max_running_requests
-        admission = admit(self.kv, self.waiting, self.chunked, self.model, slots=slots)
+        admission = admit_waiting(self.kv, self.waiting, self.chunked, self.model, slots=slots)
         self.chunked = admission.partial
         if not admission.parts:
             return Decision()

@@ -1,21 +1,23 @@
 """The life of a simulated engine: pretended loading, serving, draining."""
 
 import asyncio
+import hmac
 import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
-from pdctl.engines.api_key import api_key
+from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.sim.api import Api
-from pdctl.engines.sim.auth import guard
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.info import Identity
-from pdctl.engines.sim.log import log, quieten, say
 from pdctl.engines.sim.partners import Registry
+from pdctl.engines.sim.record import log, quieten, say
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
@@ -25,6 +27,28 @@ from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
 from pdctl.perf_model.memory import weight_bytes_per_gpu
 from pdctl.perf_model.records import EngineModel, Parallelism, Role
 from pdctl.units import GIB
+
+# SGLang answers these without a key, so that a router can watch its engines
+OPEN = ("/health", "/ready", "/metrics")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def guard(key: str | None) -> tuple[Middleware, ...]:
+    """The middleware that turns away requests without the key; none without a key."""
+    if key is None:
+        return ()
+    wanted = f"Bearer {key}".encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if request.path.startswith(OPEN) or hmac.compare_digest(given, wanted):
+            return await handler(request)
+        return web.json_response({"error": "Unauthorized"}, status=401)
+
+    return (check,)
+
 
 # share of --sim-start-s after which each phase of SGLang's start-up log ends
 _WEIGHTS, _POOL, _GRAPHS = 0.6, 0.7, 0.95

@@ -6,7 +6,7 @@ from dataclasses import replace
 import aiohttp
 import pytest
 
-from pdctl.engines.sim.tokens import ids_of_list, prompt_seed, token
+from pdctl.engines.sim.requests import ids_of_list, prompt_seed, token
 from tests.engines.sim.engines import SPEED, engine, eventually, run
 from tests.engines.sim.models import model
 

@@ -1,5 +1,5 @@
 from pdctl.engines.sim.kv import KvCache
-from pdctl.engines.sim.tokens import BLOCK_TOKENS
+from pdctl.engines.sim.requests import BLOCK_TOKENS
 
 
 def test_held_cached_and_free_tokens_add_up_to_the_capacity() -> None:

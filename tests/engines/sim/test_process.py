@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from pdctl.engines.log_phases import StartupPhase, startup_phase
+from pdctl.engines.log_file import StartupPhase, startup_phase
 from tests.engines.sim.engines import free_port
 
 

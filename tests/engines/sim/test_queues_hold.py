@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdctl.engines.sim.engine import SchedulerQueues, queues_for
-from pdctl.engines.sim.requests import Batch, Emission, Request
-from pdctl.engines.sim.tokens import BLOCK_TOKENS
+from pdctl.engines.sim.requests import BLOCK_TOKENS, Batch, Emission, Request
 from pdctl.perf_model.records import Role
 from tests.engines.sim.models import model
 

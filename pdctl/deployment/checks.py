@@ -1,0 +1,339 @@
+"""The flags a user adds to what pdctl sets: read, and refused where the two would conflict."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pdctl.deployment.records import Deployment
+from pdctl.errors import InvalidInput
+from pdctl.inspection.records import Llm
+from pdctl.perf_model.records import Parallelism, Role
+
+Version = tuple[int, ...]
+
+_SIZES = "pdctl sets it from the engine's tp, pp, dp and ep"
+_PORTS = "pdctl picks a free port for every engine and tells the router"
+_PS = "anyone on this machine could read the key in ps"
+# flag -> why an engine's args may not contain it
+ENGINE_FLAGS: Mapping[str, str] = {
+    "--model-path": "the model is the deployment's own `model`",
+    "--host": "engines listen where their router reaches them",
+    "--port": _PORTS,
+    "--nccl-port": _PORTS,
+    "--dist-init-addr": _PORTS,
+    "--disaggregation-bootstrap-port": _PORTS,
+    "--disaggregation-mode": "an engine's role comes from its place in the deployment",
+    "--disaggregation-transfer-backend": "both roles must agree: set transfer_backend instead",
+    "--tp-size": _SIZES,
+    "--pp-size": _SIZES,
+    "--dp-size": _SIZES,
+    "--attn-dp-size": _SIZES,
+    "--enable-dp-attention": _SIZES,
+    "--ep-size": _SIZES,
+    "--base-gpu-id": "pdctl hands out GPUs through CUDA_VISIBLE_DEVICES",
+    "--gpu-id-step": "pdctl hands out GPUs through CUDA_VISIBLE_DEVICES",
+    "--nnodes": "pdctl decides how many machines an engine spans",
+    "--node-rank": "pdctl decides how many machines an engine spans",
+    "--trust-remote-code": "it runs code from the model's repository: set trust_remote_code",
+    "--api-key": _PS,
+    "--admin-api-key": _PS,
+    "--config": "flags inside a file escape every check: list them in args",
+}
+ALIASES: Mapping[str, str] = {
+    "--model": "--model-path",
+    "--nccl-init-addr": "--dist-init-addr",
+    "--tp": "--tp-size",
+    "--tensor-parallel-size": "--tp-size",
+    "--pp": "--pp-size",
+    "--pipeline-parallel-size": "--pp-size",
+    "--dp": "--dp-size",
+    "--data-parallel-size": "--dp-size",
+    "--attention-data-parallel-size": "--attn-dp-size",
+    "--ep": "--ep-size",
+    "--expert-parallel-size": "--ep-size",
+}
+_ROUTER_OWN = "pdctl adds and removes engines while the router runs"
+ROUTER_FLAGS: Mapping[str, str] = {
+    "--host": "set the router's host",
+    "--port": "set the router's port",
+    "--policy": "set the router's policy",
+    "--prometheus-host": "pdctl reads the router's metrics there",
+    "--prometheus-port": "pdctl picks a free port",
+    "--pd-disaggregation": "pdctl sets it from the roles of the engines",
+    "--prefill": _ROUTER_OWN,
+    "--decode": _ROUTER_OWN,
+    "--worker-urls": _ROUTER_OWN,
+    "--service-discovery": _ROUTER_OWN,
+    "--mini-lb": "it cannot add engines while it runs",
+    "--dp-aware": "with prefill and decode split, sglang-router 0.3 then answers 502",
+    "--api-key": _PS,
+    "--control-plane-api-keys": _PS,
+}
+# flag -> (first version without it, what replaces it)
+REMOVED: Mapping[str, tuple[Version, str]] = {
+    "--cuda-graph-max-bs": ((0, 5, 16), "--cuda-graph-max-bs-decode"),
+    "--cuda-graph-bs": ((0, 5, 16), "--cuda-graph-bs-decode"),
+    "--optimistic-prefill-retries": ((0, 5, 16), "--optimistic-prefill-attempts"),
+    "--torchao-config": ((0, 5, 16), "--quantization"),
+    "--enable-deepep-moe": ((0, 5, 10), "--moe-a2a-backend deepep"),
+    "--disaggregation-decode-tp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
+    "--disaggregation-decode-dp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
+    "--disaggregation-prefill-pp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
+    "--prefill-round-robin-balance": ((0, 5, 16), "nothing: it is the default"),
+    "--pdlb-url": ((0, 5, 10), "nothing: pdctl registers engines with the router"),
+}
+# a difference of these between the roles shows only at the first request, as a crash or garbage
+EQUAL_ON_BOTH_ROLES = (
+    "--page-size",
+    "--kv-cache-dtype",
+    "--context-length",
+    "--quantization",
+    "--served-model-name",
+    "--dtype",
+    "--revision",
+    "--disaggregation-decode-allocation-policy",
+    "--disaggregation-enable-kv-checksum",
+)
+NOT_ON_PREFILL = (
+    "--disaggregation-decode-enable-radix-cache",
+    "--disaggregation-decode-enable-offload-kvcache",
+)
+NOT_ON_DECODE = ("--enable-kv-cache-sharding", "--enable-dsa-cache-layer-split")
+
+
+def options(args: Sequence[str]) -> dict[str, str]:
+    """Flag -> its value as text ("" for none), under SGLang's main spelling; the last one wins.
+
+    Raises InvalidInput for a value that no flag precedes.
+    """
+    found: dict[str, str] = {}
+    name = ""
+    for token in args:
+        if token.startswith("--"):
+            spelled, _, value = token.partition("=")
+            name = ALIASES.get(spelled, spelled)
+            found[name] = value
+        elif not name:
+            raise InvalidInput(
+                f"The extra argument {token!r} follows no flag.",
+                hint="--prefill-args '--chunked-prefill-size 8192'",
+            )
+        else:
+            found[name] = f"{found[name]} {token}".strip()
+    return found
+
+
+def check_args(deployment: Deployment, version: Version | None = None) -> None:
+    """Nothing, if pdctl and SGLang will accept what the user added to each process.
+
+    Args:
+        version: SGLang's, for flags it no longer knows; None: unknown, those are not checked.
+
+    Raises:
+        InvalidInput: a flag that pdctl sets itself (also as --flag=value, by another name or
+            shortened), that this SGLang has removed, that its role rejects, or whose value must
+            be equal on prefill and decode and is not.
+    """
+    for role, plan in deployment.roles.items():
+        given = options(plan.args)
+        _refuse_owned(plan.args, ENGINE_FLAGS, f"{role}.args")
+        _refuse_removed(given, version, f"{role}.args")
+        _refuse_misplaced(given, role)
+    _refuse_owned(deployment.router.args, ROUTER_FLAGS, "router.args")
+    _refuse_differences(deployment)
+
+
+def _refuse_owned(args: Sequence[str], owned: Mapping[str, str], where: str) -> None:
+    for token in args:
+        name = token.partition("=")[0]
+        flag = _owned(name, owned) if name.startswith("--") else None
+        if flag is not None:
+            raise InvalidInput(
+                f"{name} cannot be set in {where}: {owned[flag]}.",
+                hint=_instead(flag, where),
+                code="conflicting_flag",
+            )
+
+
+def _owned(name: str, owned: Mapping[str, str]) -> str | None:
+    """The flag of `owned` that `name` is, as itself, an alias or an unambiguous beginning."""
+    spellings = {**{flag: flag for flag in owned}, **ALIASES}
+    if name in spellings:
+        return spellings[name] if spellings[name] in owned else None
+    begun = (flag for spelled, flag in spellings.items() if spelled.startswith(name))
+    return next((flag for flag in begun if flag in owned), None)
+
+
+def _instead(flag: str, where: str) -> str:
+    role = where.partition(".")[0]
+    if flag in ("--tp-size", "--pp-size", "--attn-dp-size", "--ep-size", "--dp-size"):
+        size = "dp" if "dp" in flag else flag[2:4]
+        return f"{role}: {{{size}: N}} in pd.yaml, or --{size} N"
+    return f"remove it from {where}"
+
+
+def _refuse_removed(given: Mapping[str, str], version: Version | None, where: str) -> None:
+    for name in given:
+        removed_in, instead = REMOVED.get(name, ((), ""))
+        if version is not None and removed_in and version >= removed_in:
+            shown = ".".join(map(str, version))
+            raise InvalidInput(
+                f"SGLang {shown} has no {name}, found in {where}.", hint=f"use {instead}"
+            )
+
+
+def _refuse_misplaced(given: Mapping[str, str], role: Role) -> None:
+    misplaced = {"prefill": NOT_ON_PREFILL, "decode": NOT_ON_DECODE}.get(role, ())
+    for name in misplaced:
+        if name in given:
+            other = "decode" if role == "prefill" else "prefill"
+            raise InvalidInput(
+                f"{name} is for {other} engines; {role} engines do not start with it.",
+                hint=f"move it to {other}.args",
+            )
+
+
+def _refuse_differences(deployment: Deployment) -> None:
+    if "prefill" not in deployment.roles:
+        return
+    prefill = options(deployment.roles["prefill"].args)
+    decode = options(deployment.roles["decode"].args)
+    for name in EQUAL_ON_BOTH_ROLES:
+        if prefill.get(name) != decode.get(name):
+            raise InvalidInput(
+                f"{name} must be equal on prefill ({_shown(prefill, name)}) "
+                f"and decode ({_shown(decode, name)}).",
+                hint=f"give {name} the same value for both, once under args: in pd.yaml",
+            )
+
+
+def _shown(given: Mapping[str, str], name: str) -> str:
+    return given[name] or "set" if name in given else "not set"
+
+
+OLDEST: Version = (0, 5, 10)
+NEWEST: Version = (0, 5, 23)
+_BOTH: tuple[Role, Role] = ("prefill", "decode")
+STAGING_BUFFER_BACKENDS = ("mooncake", "nixl")
+
+
+def cautions(
+    deployment: Deployment,
+    *,
+    llm: Llm | None = None,
+    version: Version | None = None,
+    backend: str | None = None,
+    has_key: bool = False,
+) -> tuple[str, ...]:
+    """One sentence per thing that SGLang or the router is known to do badly here.
+
+    Args:
+        llm: None: not known, so what depends on it is said with its condition.
+        version: SGLang's; None: not known.
+        backend: of KV transfer, once chosen.
+        has_key: engines and router ask for an API key.
+
+    Source: SGLang issues 15674 (different tp), 34815 (pp prefill), 14439 (page size), 32070
+        (power_of_two), 15665 (TCP transfer); each is named with its sentence.
+    Ignores: what only a running engine shows.
+    """
+    found = (
+        _wide_bind(deployment, has_key),
+        _different_tp(deployment, llm, backend),
+        _pipelined_prefill(deployment),
+        _page_size(deployment),
+        _power_of_two(deployment),
+        _cache_aware(deployment),
+        _slow_transfer(backend),
+        _other_version(version),
+    )
+    return tuple(sentence for part in found for sentence in part)
+
+
+def _wide_bind(deployment: Deployment, has_key: bool) -> Iterator[str]:
+    host, port = deployment.router.host, deployment.router.port
+    if host in ("127.0.0.1", "localhost", "::1"):
+        return
+    stays = "Engines and their bootstrap ports, which ask nobody for a key, stay on loopback."
+    if has_key:
+        yield (
+            f"The router listens on {host}, unencrypted: whoever reaches port {port} can try keys"
+            f" and read /v1/models and /engine_metrics without one. {stays}"
+        )
+        return
+    yield (
+        f"The router listens on {host}: whoever reaches port {port} can send requests and add or"
+        f" remove engines; PDCTL_API_KEY or --api-key-file makes it ask for a key. {stays}"
+    )
+
+
+def _different_tp(deployment: Deployment, llm: Llm | None, backend: str | None) -> Iterator[str]:
+    if "prefill" not in deployment.roles or (llm is not None and llm.attention == "mla"):
+        return
+    prefill, decode = (_attention_tp(deployment.roles[r].parallelism) for r in _BOTH)
+    if prefill == decode or "SGLANG_DISAGG_STAGING_BUFFER" in deployment.roles["prefill"].env:
+        return
+    unless = "" if llm is not None else " unless the model has MLA attention"
+    fix = (
+        "; SGLANG_DISAGG_STAGING_BUFFER=1 in both roles' env helps"
+        if backend in STAGING_BUFFER_BACKENDS
+        else ""
+    )
+    yield (
+        f"Prefill spreads attention over {prefill} GPUs and decode over {decode}: SGLang then"
+        f" re-slices every KV head, slowly and at times fatally under load{unless}"
+        f" (sglang#15674){fix}."
+    )
+
+
+def _pipelined_prefill(deployment: Deployment) -> Iterator[str]:
+    prefill = deployment.roles.get("prefill")
+    if prefill is not None and prefill.parallelism.pp > 1:
+        yield (
+            f"Prefill with pp {prefill.parallelism.pp} agrees on each request around the pipeline:"
+            " seconds of TTFT at any load were seen with pp 8 (sglang#34815)."
+        )
+
+
+def _page_size(deployment: Deployment) -> Iterator[str]:
+    if "prefill" not in deployment.roles:
+        return
+    prefill, decode = (options(deployment.roles[role].args) for role in _BOTH)
+    name = "--attention-backend"
+    if "--page-size" not in prefill and prefill.get(name) != decode.get(name):
+        yield (
+            "Prefill and decode have different attention backends, whose page sizes may differ:"
+            " set --page-size for both, or the first request fails (sglang#14439)."
+        )
+
+
+def _power_of_two(deployment: Deployment) -> Iterator[str]:
+    if deployment.router.policy == "power_of_two":
+        yield (
+            "The policy power_of_two asks engines for /get_load, which new SGLang no longer has:"
+            " it then picks at random (sglang#32070)."
+        )
+
+
+def _cache_aware(deployment: Deployment) -> Iterator[str]:
+    if deployment.router.policy == "cache_aware" and "prefill" in deployment.roles:
+        yield (
+            "With prefill split from decode the router's cache_aware keeps no prefixes and picks"
+            " at random: round_robin, the default here, spreads better."
+        )
+
+
+def _slow_transfer(backend: str | None) -> Iterator[str]:
+    if backend == "mooncake_tcp":
+        yield (
+            "KV moves over TCP: good for a smoke test, slow and fragile under load"
+            " (sglang#15665). NIXL uses NVLink where there is no RDMA: pip install nixl."
+        )
+
+
+def _other_version(version: Version | None) -> Iterator[str]:
+    if version is not None and not OLDEST <= version <= NEWEST:
+        shown, oldest, newest = (".".join(map(str, v)) for v in (version, OLDEST, NEWEST))
+        yield f"SGLang {shown} is outside {oldest} to {newest}, whose flags pdctl knows."
+
+
+def _attention_tp(parallelism: Parallelism) -> int:
+    return parallelism.tp // parallelism.dp

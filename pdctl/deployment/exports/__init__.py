@@ -1,0 +1,1 @@
+"""A deployment written for another program, one format a file."""

@@ -1,0 +1,190 @@
+"""A deployment for somebody else to run: a shell, or Miles."""
+
+import re
+from typing import Literal
+
+from pdctl.deployment.build import checked, name_of
+from pdctl.deployment.checks import options
+from pdctl.deployment.records import Deployment, RolePlan
+from pdctl.deployment.strict_yaml import Field
+from pdctl.errors import InvalidInput
+from pdctl.perf_model.records import Parallelism, Role
+
+MODEL_KEYS = ("name", "model_path", "update_weights", "num_gpus_per_engine", "server_groups")
+GROUP_KEYS = ("worker_type", "num_gpus", "num_gpus_per_engine", "overrides")
+WORKER_TYPES: dict[str, Role] = {
+    "prefill": "prefill",
+    "decode": "decode",
+    "regular": "colocated",
+}
+# ServerArgs fields that are pdctl's own settings rather than flags to pass on
+SIZES = {"pp_size": "pp", "attn_dp_size": "dp", "dp_size": "dp", "ep_size": "ep"}
+IMPLIED = ("tp_size", "enable_dp_attention")
+RUN_BY_MILES = "Miles runs that itself; pdctl runs one model's prefill and decode, or colocated"
+
+
+def deployment_of_miles(top: Field) -> Deployment:
+    """The deployment a Miles sglang_config describes.
+
+    Raises InvalidInput for what only Miles can run: several models, placeholder groups, several
+        groups of one role, and a model path that comes from Miles' own command line.
+    Source: miles/backends/sglang_utils/sglang_config.py.
+    """
+    models = top.mapping(("sglang",))["sglang"].items()
+    if len(models) != 1:
+        raise top.problem(f"describes {len(models)} models", hint=RUN_BY_MILES)
+    keys = models[0].mapping(MODEL_KEYS)
+    if "model_path" not in keys or "server_groups" not in keys:
+        missing = "model_path" if "model_path" not in keys else "server_groups"
+        raise models[0].problem(f"has no {missing}", hint=f"add {missing} to run it with pdctl")
+    model = keys["model_path"].text()
+    usual = keys.get("num_gpus_per_engine")
+    roles: dict[Role, RolePlan] = {}
+    for group in keys["server_groups"].items():
+        role, plan = _read_group(group, usual.integer(at_least=1) if usual else None)
+        if role in roles:
+            raise group.problem(f"is a second group of {role} engines", hint=RUN_BY_MILES)
+        roles[role] = plan
+    if set(roles) not in ({"prefill", "decode"}, {"colocated"}):
+        raise keys["server_groups"].problem(
+            f"holds {' and '.join(roles) or 'nothing'}", hint=RUN_BY_MILES
+        )
+    return checked(Deployment(name=name_of(model), model=model, roles=roles))
+
+
+def _read_group(group: Field, usual_gpus: int | None) -> tuple[Role, RolePlan]:
+    keys = group.mapping(GROUP_KEYS)
+    for key in ("worker_type", "num_gpus"):
+        if key not in keys:
+            raise group.problem(f"has no {key}")
+    kind = keys["worker_type"].text()
+    if kind not in WORKER_TYPES:
+        raise keys["worker_type"].problem(f"is {kind!r}", hint=RUN_BY_MILES)
+    own = keys.get("num_gpus_per_engine")
+    per_engine = own.integer(at_least=1) if own else usual_gpus or 1
+    num_gpus = keys["num_gpus"].integer(at_least=1)
+    if num_gpus % per_engine:
+        raise keys["num_gpus"].problem(f"{num_gpus} is no multiple of {per_engine} per engine")
+    sizes, args = _read_overrides(keys["overrides"]) if "overrides" in keys else ({}, ())
+    pp = sizes.get("pp", 1)
+    if per_engine % pp:
+        raise group.problem(f"pp_size {pp} does not divide {per_engine} GPUs per engine")
+    parallelism = Parallelism(per_engine // pp, pp, sizes.get("dp", 1), sizes.get("ep", 1))
+    return WORKER_TYPES[kind], RolePlan(num_gpus // per_engine, parallelism, args)
+
+
+def _read_overrides(field: Field) -> tuple[dict[str, int], tuple[str, ...]]:
+    sizes: dict[str, int] = {}
+    args: list[str] = []
+    for name, value in field.mapping().items():
+        if name in SIZES:
+            sizes[SIZES[name]] = value.integer(at_least=1)
+        elif name not in IMPLIED:
+            args += value.flag(name)
+    return sizes, tuple(args)
+
+
+MilesForm = Literal["flag", "yaml"]
+MILES_NOTE = (
+    "Miles takes either --prefill-num-servers or --sglang-config, never both,"
+    " and neither of them beside --rollout-external."
+)
+_WORKER_TYPES: dict[Role, str] = {
+    "prefill": "prefill",
+    "decode": "decode",
+    "colocated": "regular",
+}
+
+
+def miles(deployment: Deployment, *, form: MilesForm, has_weights: bool = True) -> str:
+    """What Miles, which runs SGLang inside RL training, needs to run this layout.
+
+    Args:
+        form: "flag" for --prefill-num-servers, "yaml" for the file of --sglang-config.
+        has_weights: the model is a path or an id; otherwise it is only the name of a shape, and
+            Miles takes the model of its --hf-checkpoint.
+
+    Raises:
+        InvalidInput: "flag" for what one number cannot say: colocated engines, roles of different
+            sizes, flags of their own.
+    Source: miles/backends/sglang_utils/sglang_config.py (from_prefill_num_servers, server_groups).
+    Ignores: the router's settings and the environment, which Miles sets itself.
+    """
+    if form == "flag":
+        return _miles_flag(deployment)
+    return _miles_yaml(deployment, has_weights)
+
+
+def _miles_flag(deployment: Deployment) -> str:
+    if "prefill" not in deployment.roles:
+        raise InvalidInput(
+            f"--prefill-num-servers cannot say {deployment.layout}: nothing is split.",
+            hint="pdctl render miles --as yaml, or leave the flag out of Miles' command line",
+        )
+    prefill, decode = deployment.roles["prefill"], deployment.roles["decode"]
+    if prefill.parallelism != decode.parallelism or prefill.args or decode.args:
+        raise InvalidInput(
+            "--prefill-num-servers cannot say that prefill and decode engines differ, nor flags"
+            " of their own.",
+            hint="pdctl render miles --as yaml",
+        )
+    parallelism = prefill.parallelism
+    sizes = (("pp", parallelism.pp), ("dp", parallelism.dp), ("ep", parallelism.ep))
+    flags = (
+        f"--rollout-num-gpus {deployment.num_gpus}",
+        f"--rollout-num-gpus-per-engine {parallelism.num_gpus}",
+        f"--prefill-num-servers {prefill.engines}",
+        *(f"--sglang-{size}-size {value}" for size, value in sizes if value > 1),
+        *(("--sglang-enable-dp-attention",) if parallelism.dp > 1 else ()),
+    )
+    return " ".join(flags) + "\n"
+
+
+def _miles_yaml(deployment: Deployment, has_weights: bool) -> str:
+    import yaml
+
+    groups = [
+        _group(role, plan, deployment.transfer_backend) for role, plan in deployment.roles.items()
+    ]
+    path = {"model_path": deployment.model} if has_weights else {}
+    document = {"sglang": [{"name": "actor", **path, "server_groups": groups}]}
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    how = f"--sglang-config this-file --rollout-num-gpus {deployment.num_gpus}"
+    return f"# {how}\n# {MILES_NOTE}\n{text}"
+
+
+def _group(role: Role, plan: RolePlan, backend: str) -> dict[str, object]:
+    group: dict[str, object] = {
+        "worker_type": _WORKER_TYPES[role],
+        "num_gpus": plan.engines * plan.parallelism.num_gpus,
+        "num_gpus_per_engine": plan.parallelism.num_gpus,
+    }
+    overrides = _overrides(role, plan, backend)
+    return {**group, "overrides": overrides} if overrides else group
+
+
+def _overrides(role: Role, plan: RolePlan, backend: str) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    for size in ("pp", "dp", "ep"):
+        if getattr(plan.parallelism, size) > 1:
+            fields[f"{size}_size"] = getattr(plan.parallelism, size)
+    if plan.parallelism.dp > 1:
+        fields["enable_dp_attention"] = True
+    if role != "colocated" and backend != "auto":
+        fields["disaggregation_transfer_backend"] = backend
+    for flag, value in options(plan.args).items():
+        fields[flag.lstrip("-").replace("-", "_")] = _typed(value)
+    return fields
+
+
+def _typed(value: str) -> object:
+    """A flag's text as ServerArgs would hold it: nothing is true, numbers are numbers."""
+    if not value:
+        return True
+    if re.fullmatch(r"-?\d+", value):
+        return int(value)
+    if re.fullmatch(r"-?\d+\.\d*(e-?\d+)?", value):
+        return float(value)
+    parts = value.split(" ")
+    many = len(parts) > 1 and all(re.fullmatch(r"-?\d+", part) for part in parts)
+    return [int(part) for part in parts] if many else value

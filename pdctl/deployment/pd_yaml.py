@@ -1,0 +1,229 @@
+"""pd.yaml: a deployment as a file that a person can read, edit and launch."""
+
+import shlex
+from pathlib import Path
+from typing import cast
+
+from pdctl.deployment.build import checked, name_of
+from pdctl.deployment.exports.miles import deployment_of_miles
+from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
+from pdctl.deployment.strict_yaml import Field, parse_yaml, read_yaml
+from pdctl.errors import EnvironmentProblem, PdctlError
+from pdctl.perf_model.records import Parallelism, Role
+from pdctl.units import parse_duration_s
+
+SCHEMA = 1
+_YAML_LINE_BREAKS = "\x85\u2028\u2029"  # written as they are, they would read back as spaces
+ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
+ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env")
+ROUTER_KEYS = ("host", "port", "policy", "args")
+SLO_KEYS = ("ttft", "tpot")
+KEYS = (
+    "schema",
+    "name",
+    "model",
+    "engine",
+    "python",
+    "gpus",
+    "transfer_backend",
+    "trust_remote_code",
+    "sim_speed",
+    "args",
+    *ROLES,
+    "router",
+    "slo",
+    "predicted",
+)
+
+
+def read_deployment(path: Path) -> Deployment:
+    """The deployment in a pd.yaml, or in a Miles sglang_config that has one model.
+
+    Raises InvalidInput, naming file and line, for anything it does not understand.
+    """
+    top = read_yaml(path)
+    if "sglang" in top.mapping():
+        return deployment_of_miles(top)
+    return _deployment(top)
+
+
+def parse_deployment(text: str, file: str = "pd.yaml") -> Deployment:
+    """The deployment in the text of a pd.yaml. Raises InvalidInput as `read_deployment`."""
+    return _deployment(parse_yaml(text.encode(), file))
+
+
+def write_deployment(deployment: Deployment, path: Path) -> None:
+    """Write a pd.yaml that reads back as an equal deployment; a reader never sees half of it.
+
+    Raises EnvironmentProblem where it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)  # never through a link somebody left in a shared folder
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(deployment_yaml(deployment))
+        partial.replace(path)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise EnvironmentProblem(
+            f"{path} cannot be written: {problem.strerror}.", hint="-o FILE elsewhere"
+        ) from problem
+
+
+def deployment_yaml(deployment: Deployment) -> str:
+    """The text of a pd.yaml; what is at its default is left out."""
+    import yaml
+
+    usual = Deployment(name="", model="", roles={})
+    document: dict[str, object] = {
+        "schema": SCHEMA,
+        "name": deployment.name,
+        "model": deployment.model,
+    }
+    for key in ("engine", "python", "gpus", "transfer_backend", "trust_remote_code", "sim_speed"):
+        value = getattr(deployment, key)
+        if value != getattr(usual, key):
+            document[key] = value
+    for role in ROLES:
+        if role in deployment.roles:
+            document[role] = _role_document(deployment.roles[role])
+    if deployment.router != usual.router:
+        document["router"] = _router_document(deployment.router)
+    slo = {"ttft": deployment.ttft_slo_s, "tpot": deployment.tpot_slo_s}
+    if given := {key: _duration(value) for key, value in slo.items() if value is not None}:
+        document["slo"] = given
+    if deployment.predicted:
+        document["predicted"] = {key: float(v) for key, v in deployment.predicted.items()}
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=4096)
+    if any(c in text for c in _YAML_LINE_BREAKS):
+        text = yaml.safe_dump(document, sort_keys=False, width=4096)
+    return text
+
+
+def _deployment(top: Field) -> Deployment:
+    keys = top.mapping(KEYS)
+    _check_schema(top, keys)
+    if "model" not in keys:
+        raise top.problem("has no model", hint="model: Qwen/Qwen3-32B, or a directory")
+    model = keys["model"].text()
+    usual = Deployment(name="", model="", roles={})
+    router = _router(keys["router"]) if "router" in keys else usual.router
+    slo = keys["slo"].mapping(SLO_KEYS) if "slo" in keys else {}
+    predicted = keys["predicted"].mapping() if "predicted" in keys else {}
+    deployment = Deployment(
+        name=keys["name"].text() if "name" in keys else name_of(model),
+        model=model,
+        roles=_roles(top, keys),
+        engine=_engine(keys["engine"]) if "engine" in keys else usual.engine,
+        router=router,
+        gpus=_optional(keys, "gpus"),
+        transfer_backend=_optional(keys, "transfer_backend") or usual.transfer_backend,
+        python=_optional(keys, "python"),
+        trust_remote_code="trust_remote_code" in keys and keys["trust_remote_code"].boolean(),
+        sim_speed=_sim_speed(keys["sim_speed"]) if "sim_speed" in keys else usual.sim_speed,
+        ttft_slo_s=slo["ttft"].seconds() if "ttft" in slo else None,
+        tpot_slo_s=slo["tpot"].seconds() if "tpot" in slo else None,
+        predicted={key: field.number() for key, field in predicted.items()},
+    )
+    return _checked(top, deployment)
+
+
+def _checked(top: Field, deployment: Deployment) -> Deployment:
+    try:
+        return checked(deployment)
+    except PdctlError as problem:
+        what = problem.message.rstrip(".")
+        raise type(problem)(
+            f"{top.file}: {what}.", hint=problem.hint, code=problem.code
+        ) from problem
+
+
+def _check_schema(top: Field, keys: dict[str, Field]) -> None:
+    if "schema" not in keys:
+        raise top.problem("has no schema", hint=f"begin the file with schema: {SCHEMA}")
+    version = keys["schema"].integer(at_least=1)
+    if version > SCHEMA:
+        raise keys["schema"].problem(
+            f"{version} is newer than {SCHEMA}, the one this pdctl reads",
+            hint="pip install -U pdctl",
+        )
+
+
+def _roles(top: Field, keys: dict[str, Field]) -> dict[Role, RolePlan]:
+    shared = keys["args"].args() if "args" in keys else ()
+    roles = {role: _role(keys[role], shared) for role in ROLES if role in keys}
+    if set(roles) not in ({"prefill", "decode"}, {"colocated"}):
+        found = " and ".join(roles) or "none"
+        raise top.problem(
+            f"has engines for {found}, not for prefill and decode or for colocated alone",
+            hint="prefill: {engines: 2} and decode: {engines: 6}, or colocated: {engines: 8}",
+        )
+    return roles
+
+
+def _role(field: Field, shared: tuple[str, ...]) -> RolePlan:
+    keys = field.mapping(ROLE_KEYS)
+    if "engines" not in keys:
+        raise field.problem("has no number of engines", hint=f"{field.key}: {{engines: 2}}")
+    sizes = {f: keys[f].integer(at_least=1) for f in ("tp", "pp", "dp", "ep") if f in keys}
+    return RolePlan(
+        engines=keys["engines"].integer(at_least=1),
+        parallelism=Parallelism(**sizes),
+        args=(*shared, *(keys["args"].args() if "args" in keys else ())),
+        env=keys["env"].texts() if "env" in keys else {},
+    )
+
+
+def _router(field: Field) -> RouterPlan:
+    keys = field.mapping(ROUTER_KEYS)
+    usual = RouterPlan()
+    return RouterPlan(
+        host=_optional(keys, "host") or usual.host,
+        port=keys["port"].integer(at_least=1) if "port" in keys else usual.port,
+        policy=_optional(keys, "policy"),
+        args=keys["args"].args() if "args" in keys else (),
+    )
+
+
+def _engine(field: Field) -> EngineKind:
+    if field.text() not in ("sglang", "sim"):
+        raise field.problem(f"must be sglang or sim, not {field.text()!r}")
+    return cast(EngineKind, field.text())
+
+
+def _sim_speed(field: Field) -> float:
+    if not field.number() > 0:
+        raise field.problem(f"must be above zero, not {field.text()}", hint="sim_speed: 1.0")
+    return field.number()
+
+
+def _optional(keys: dict[str, Field], key: str) -> str | None:
+    return keys[key].text() if key in keys and not keys[key].is_null else None
+
+
+def _role_document(plan: RolePlan) -> dict[str, object]:
+    document: dict[str, object] = {"engines": plan.engines}
+    for size in ("tp", "pp", "dp", "ep"):
+        if getattr(plan.parallelism, size) != 1:
+            document[size] = getattr(plan.parallelism, size)
+    if plan.args:
+        document["args"] = shlex.join(plan.args)
+    if plan.env:
+        document["env"] = dict(plan.env)
+    return document
+
+
+def _router_document(router: RouterPlan) -> dict[str, object]:
+    usual = RouterPlan()
+    document = {
+        key: getattr(router, key)
+        for key in ("host", "port", "policy")
+        if getattr(router, key) != getattr(usual, key)
+    }
+    return {**document, "args": shlex.join(router.args)} if router.args else document
+
+
+def _duration(seconds: float) -> str:
+    shorter = f"{seconds * 1e3:g}ms" if seconds < 1 else f"{seconds:g}s"
+    exact = parse_duration_s(shorter, flag="slo") == seconds
+    return shorter if exact else f"{seconds!r}s"

@@ -1,0 +1,1 @@
+"""HTTP clients for SGLang engines and for the SGLang router."""

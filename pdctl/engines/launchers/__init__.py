@@ -1,0 +1,1 @@
+"""Where processes run: one protocol, one file for each place."""

@@ -1,0 +1,1 @@
+"""Start, follow, change and stop a deployment, as commands do it."""

@@ -1,0 +1,156 @@
+"""Follow a deployment that starts, and say how it ended."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pdctl.engines import log_file, state
+from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.start import SupervisorProcess
+from pdctl.engines.log_signatures import explain_failure
+from pdctl.engines.records import DeploymentState, Launch, ProcessState
+from pdctl.engines.state import logs_dir
+from pdctl.errors import EngineFailed, NotReady, PdctlError, StateConflict
+
+LOOK_EVERY_S = 0.05
+LOST_AFTER_S = 10.0  # the guard brings a killed supervisor back sooner
+
+
+def settling(name: str, *, revision: int, timeout_s: float) -> Iterator[DeploymentState]:
+    """States until everything wanted serves and nothing else is left; the last one says so.
+
+    A later change counts as well: what it wants is waited for then.
+    Raises NotReady when it takes too long, EngineFailed when an engine was given up, StateConflict
+    when the deployment is stopped meanwhile. The change itself goes on in any case.
+    """
+    deadline = time.monotonic() + timeout_s
+    heard_at = time.monotonic()
+    while True:
+        wanted, found = state.read_launch(name), state.read_state(name)
+        _refuse_stopped(name, wanted, found)
+        if state.is_supervised(name):
+            heard_at = time.monotonic()
+        elif time.monotonic() - heard_at > LOST_AFTER_S:
+            raise running.not_running(name)
+        if wanted is not None and found is not None:
+            yield found
+            if _is_settled(wanted, found, revision):
+                return
+            _refuse_given_up(wanted, found)
+        if time.monotonic() > deadline:
+            raise _too_slow(found, timeout_s)
+        time.sleep(LOOK_EVERY_S)
+
+
+def _is_settled(wanted: Launch, found: DeploymentState, revision: int) -> bool:
+    if found.revision < max(revision, wanted.revision) or found.phase != "serving":
+        return False
+    return {p.name for p in found.processes} == {spec.name for spec in wanted.specs}
+
+
+def _refuse_stopped(name: str, wanted: Launch | None, found: DeploymentState | None) -> None:
+    if wanted is None or (found and found.phase in ("stopping", "stopped", "failed")):
+        raise StateConflict(
+            f"deployment {name!r} was stopped meanwhile.", hint="pdctl ls", code="stopped"
+        )
+
+
+def _refuse_given_up(wanted: Launch, found: DeploymentState) -> None:
+    names = {spec.name for spec in wanted.specs}
+    failed = [p for p in found.processes if p.phase == "failed" and p.name in names]
+    busy = [p for p in found.processes if p.phase not in ("serving", "failed")]
+    if failed and not busy and found.revision >= wanted.revision:
+        one = failed[0]
+        raise EngineFailed(
+            f"{one.name} does not serve: {one.detail}; the rest goes on.",
+            hint=f"pdctl logs {one.name} tells why; pdctl doctor explains it",
+            code="engine_failed",
+        )
+
+
+def _too_slow(found: DeploymentState | None, timeout_s: float) -> NotReady:
+    detail = f": {found.detail}" if found and found.detail else ""
+    return NotReady(
+        f"not done after {timeout_s:.0f} s{detail}; it goes on without this command.",
+        hint="pdctl status, pdctl logs --events, or a longer --timeout",
+        code="not_ready",
+    )
+
+
+LOOK_AT_SERVING_EVERY_S = 0.5
+
+
+def follow_states(supervisor: SupervisorProcess) -> Iterator[DeploymentState | None]:
+    """The latest state, again and again as long as the supervisor lives, and once after.
+
+    None until it has written its first. Whoever iterates may stop at any time.
+    """
+    name = supervisor.launch.name
+    while supervisor.is_alive():
+        found = _own(state.read_state(name), supervisor)
+        yield found
+        is_calm = found is not None and found.phase == "serving"
+        time.sleep(LOOK_AT_SERVING_EVERY_S if is_calm else LOOK_EVERY_S)
+    yield _own(state.read_state(name), supervisor)
+
+
+def _own(found: DeploymentState | None, supervisor: SupervisorProcess) -> DeploymentState | None:
+    """The state, if this supervisor wrote it and not one before it."""
+    if found is None or found.run_id != supervisor.launch.run_id:
+        return None
+    return found if found.updated_at >= supervisor.started_at else None
+
+
+def failure(name: str, last: DeploymentState | None) -> PdctlError:
+    """Why a deployment did not get ready, with the earliest telling line and the last twenty."""
+    if last is None or last.failure is None:
+        return _supervisor_died(name)
+    culprit = next((p for p in last.processes if p.name == last.failed_process), None)
+    if last.failure == "not_ready":
+        return NotReady(
+            f"{name} was not ready in time: {last.detail}; all was stopped.",
+            hint="--timeout 4h to wait longer, or pdctl logs to see what it was doing",
+            code="not_ready",
+            details=_details(culprit),
+        )
+    if culprit is None:
+        return EngineFailed(
+            f"{last.detail}; all was stopped.", hint="pdctl logs", code="engine_failed"
+        )
+    return _engine_failed(culprit, last.detail)
+
+
+def _engine_failed(culprit: ProcessState, why: str) -> EngineFailed:
+    lines = _lines(culprit)
+    told = log_file.telling_line(lines)[:300]
+    known = explain_failure(told) or explain_failure("\n".join(lines))
+    meaning = f" {known.text}" if known else ""
+    said = f" Its log says: {known.line if known else told}" if told else ""
+    logs = f"pdctl logs {culprit.name} shows the whole log"
+    return EngineFailed(
+        f"{culprit.name} {why} before everything served; all was stopped.{meaning}{said}",
+        hint=f"{known.fix}. {logs}" if known else logs,
+        code="router_failed" if culprit.role == "router" else "engine_failed",
+        details=_details(culprit),
+    )
+
+
+def _supervisor_died(name: str) -> EngineFailed:
+    lines = log_file.read_lines(logs_dir(name) / "supervisor.log")
+    return EngineFailed(
+        f"the supervisor of {name} ended without a word.",
+        hint=f"pdctl down {name} makes sure that nothing is left",
+        code="supervisor_died",
+        details=log_file.last_lines(lines),
+    )
+
+
+def _lines(process: ProcessState) -> tuple[str, ...]:
+    return log_file.last_start(log_file.read_lines(Path(process.log)))
+
+
+def _details(culprit: ProcessState | None) -> tuple[str, ...]:
+    if culprit is None:
+        return ()
+    last = log_file.last_lines(_lines(culprit))
+    return (f"the end of {culprit.log}:", *(f"  {line}" for line in last))

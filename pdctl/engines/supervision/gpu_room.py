@@ -1,0 +1,154 @@
+"""GPUs that are not free although nobody runs on them: pure rules of `supervisor.step`.
+
+A decode engine's KV stays on its GPU until every prefill engine that sent to it over CUDA IPC has
+ended, however the decode engine went: NIXL over UCX on one host keeps it mapped. Seen with SGLang
+0.5.15 on two H100 (docs/log.md), and ai-dynamo/nixl#1066. An engine started there finds no memory.
+"""
+
+from collections.abc import Mapping
+
+from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.resources import takes_gpus
+from pdctl.engines.supervision.model import (
+    Desired,
+    GpuSeen,
+    Observed,
+    Process,
+    SupervisorLimits,
+    others_serve,
+    router_is_up,
+)
+
+
+def holder_of(spec: ProcessSpec, observed: Observed) -> Process | None:
+    """A running process that has the GPUs or the port which `spec` needs."""
+    running = (other for other in observed.processes.values() if other.running)
+    return next((other for other in running if other.spec.shares_a_place_with(spec)), None)
+
+
+def to_look_at(desired: Desired, observed: Observed) -> tuple[int, ...]:
+    """The GPUs that engines are about to be started on, once the deployment has been ready.
+
+    Before that they were chosen because they were free.
+    """
+    if not observed.was_ready or desired.stop:
+        return ()
+    return tuple(gpu for spec in _to_start(desired, observed) for gpu in spec.gpus)
+
+
+def has_room(spec: ProcessSpec, observed: Observed, now: float, limits: SupervisorLimits) -> bool:
+    """Whether to start an engine on its GPUs: they are free, or there is nothing to wait for.
+
+    A stranger's memory, or a driver that does not answer, holds nobody up for long: the engine
+    may fit beside it, and says so itself if not.
+    """
+    if not observed.was_ready or not takes_gpus(spec):
+        return True
+    seen = [observed.gpus.get(gpu) for gpu in spec.gpus]
+    if None in seen:
+        return False  # it is asked for now
+    busy = _busy(spec, observed)
+    return not busy or (_has_lasted(busy, now, limits) and not _keepers(spec, observed))
+
+
+def to_renew(
+    desired: Desired, observed: Observed, now: float, limits: SupervisorLimits
+) -> Mapping[str, str]:
+    """Prefill engines that must start again so that another engine finds memory, and why.
+
+    One after the other while others of them serve; all at once where no decode engine lives;
+    none where that would end all service.
+    """
+    if not router_is_up(observed):
+        return {}
+    keepers: dict[str, str] = {}
+    for spec in _to_start(desired, observed):
+        if _has_lasted(_busy(spec, observed), now, limits):
+            for process in _keepers(spec, observed):
+                if process.spec in desired.specs:
+                    taken = _taken_by(spec, observed)
+                    why = f"it keeps memory mapped that {spec.name} needs: {taken}"
+                    keepers.setdefault(process.name, why)
+    if not keepers or not _decode_lives(observed):
+        return keepers
+    on_its_way = (n for n in keepers if observed.processes[n].deregister_sent is not None)
+    first = next(on_its_way, next(iter(keepers)))
+    return {first: keepers[first]} if others_serve(observed.processes[first], observed) else {}
+
+
+def is_last_keeper(
+    process: Process, spec: ProcessSpec, desired: Desired, observed: Observed
+) -> bool:
+    """Whether a leaving engine is all that keeps the memory which another one waits for.
+
+    As long as wanted ones keep it too, it serves while those start again.
+    """
+    keepers = _keepers(spec, observed)
+    return process in keepers and not any(p.spec in desired.specs for p in keepers)
+
+
+def waiting_for_gpus(desired: Desired, observed: Observed) -> Mapping[str, str]:
+    """What each engine that waits for memory waits for, in words, for the deployment's state."""
+    if not observed.was_ready:
+        return {}
+    return {
+        spec.name: f"waits for memory ({_words(spec, observed)})"
+        for spec in _to_start(desired, observed)
+        if _busy(spec, observed)
+    }
+
+
+def _words(spec: ProcessSpec, observed: Observed) -> str:
+    keepers = " and ".join(p.name for p in _keepers(spec, observed))
+    whose = f"; {keepers} may keep it until restarted" if keepers else ""
+    return _taken_by(spec, observed) + whose
+
+
+def _taken_by(spec: ProcessSpec, observed: Observed) -> str:
+    named = (gpu.taken.by for gpu in _busy(spec, observed) if gpu.taken is not None)
+    return next(named, "the driver has not said whether its GPUs are free")
+
+
+def _to_start(desired: Desired, observed: Observed) -> list[ProcessSpec]:
+    return [
+        spec
+        for spec in desired.specs
+        if takes_gpus(spec) and not _is_settled(spec, observed) and not holder_of(spec, observed)
+    ]
+
+
+def _is_settled(spec: ProcessSpec, observed: Observed) -> bool:
+    process = observed.processes.get(spec.name)
+    return process is not None and (process.running or bool(process.given_up))
+
+
+def _busy(spec: ProcessSpec, observed: Observed) -> list[GpuSeen]:
+    """Its GPUs that are taken, or of which nobody has said."""
+    seen = (observed.gpus.get(gpu) for gpu in spec.gpus)
+    return [gpu for gpu in seen if gpu is not None and (gpu.taken is None or gpu.taken.by)]
+
+
+def _has_lasted(busy: list[GpuSeen], now: float, limits: SupervisorLimits) -> bool:
+    return bool(busy) and now - max(gpu.since for gpu in busy) >= limits.gpu_release_s
+
+
+def _keepers(spec: ProcessSpec, observed: Observed) -> list[Process]:
+    """Prefill engines that may have the KV of a dead decode engine mapped on a GPU of `spec`."""
+    left = [
+        gpu.since
+        for gpu in _busy(spec, observed)
+        if gpu.taken and not gpu.taken.is_named and gpu.left_by in (None, "decode")
+    ]
+    return [
+        p
+        for p in observed.processes.values()
+        if left and p.running and p.ready and p.spec.role == "prefill" and p.since <= max(left)
+    ]
+
+
+def _decode_lives(observed: Observed) -> bool:
+    """Also one that the router does not list at the moment."""
+    return any(
+        p.spec.role == "decode" and p.running and (p.ready or p.served) and p.terminate_sent is None
+        for p in observed.processes.values()
+    )

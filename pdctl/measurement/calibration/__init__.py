@@ -1,0 +1,1 @@
+"""Measure the step times of engines and turn them into a profile."""

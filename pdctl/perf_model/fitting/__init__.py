@@ -1,0 +1,1 @@
+"""Fit step-time coefficients to measured steps; read and choose profiles."""

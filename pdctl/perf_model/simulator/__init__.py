@@ -1,0 +1,1 @@
+"""A simulator of SGLang's scheduler over step times, compiled by mypyc."""

@@ -1,0 +1,401 @@
+"""Read /v1/loads of SGLang 0.5.15 to 0.5.23, and /get_load of older ones. Pure."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from pdctl.perf_model.records import Role
+from pdctl.status.records import CounterSample, EngineSample, Histogram
+
+LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
+
+
+@dataclass(frozen=True)
+class EngineCounters:
+    """Totals since the engine's start. Of several attention-DP ranks: their sums, times their mean.
+
+    steps, b, t_s, bb, bt_s, g: over decode steps.
+    """
+
+    prefill_tokens: float
+    prefill_busy_s: float
+    steps: float = 0.0
+    b: float = 0.0
+    t_s: float = 0.0
+    bb: float = 0.0
+    bt_s: float = 0.0
+    g: float = 0.0
+
+    def since(self, earlier: "EngineCounters") -> "EngineCounters":
+        """What was counted in between; negative after a restart."""
+        names = [f.name for f in fields(EngineCounters)]
+        return EngineCounters(**{n: getattr(self, n) - getattr(earlier, n) for n in names})
+
+    @property
+    def batch(self) -> float:
+        """Mean batch of a decode step."""
+        return self.b / self.steps if self.steps else 0.0
+
+    @property
+    def step_s(self) -> float:
+        """Mean time of a decode step."""
+        return self.t_s / self.steps if self.steps else 0.0
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """One answer of /v1/loads. counted: None where this version of SGLang does not count."""
+
+    counted: EngineCounters | None
+    running: int
+    waiting: int
+    transfer_s: float  # of the last KV transfer; prefill engines only
+    used_tokens: int
+
+
+def parse_load(body: bytes) -> EngineLoad | None:
+    """The load on a page of /v1/loads; None if it is not such a page."""
+    try:
+        page = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    ranks = page.get("loads") if isinstance(page, dict) else None
+    if not isinstance(ranks, list) or not ranks or not all(isinstance(r, dict) for r in ranks):
+        return None
+    return EngineLoad(
+        counted=_counted(ranks),
+        running=round(_total_or_zero(ranks, "num_running_reqs")),
+        waiting=round(_total_or_zero(ranks, "num_waiting_reqs")),
+        transfer_s=max(_number_or_zero(_part(r).get("kv_transfer_latency_ms")) for r in ranks)
+        / 1e3,
+        used_tokens=round(_total_or_zero(ranks, "num_used_tokens")),
+    )
+
+
+def _counted(ranks: Sequence[Mapping[str, Any]]) -> EngineCounters | None:
+    if any("total_prefill_busy_us" not in rank for rank in ranks):
+        return None
+    num = len(ranks)
+    sums = [0.0] * 6
+    for rank in ranks:
+        moments = rank.get("decode_moments")
+        if isinstance(moments, list) and len(moments) == 6:
+            sums = [a + _number_or_zero(b) for a, b in zip(sums, moments, strict=True)]
+    steps, b, t, bb, bt, g = sums
+    return EngineCounters(
+        prefill_tokens=_total_or_zero(ranks, "total_prefill_uncached_tokens"),
+        prefill_busy_s=_total_or_zero(ranks, "total_prefill_busy_us") / 1e6 / num,
+        steps=steps / num,
+        b=b,
+        t_s=t / 1e6 / num,
+        bb=bb * num,
+        bt_s=bt / 1e6,
+        g=g,
+    )
+
+
+def _part(rank: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = rank.get("disaggregation")
+    return found if isinstance(found, dict) else {}
+
+
+def _total_or_zero(ranks: Sequence[Mapping[str, Any]], name: str) -> float:
+    return sum(_number_or_zero(rank.get(name)) for rank in ranks)
+
+
+def _number_or_zero(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value)
+
+
+_ROLES: dict[object, Role] = {"prefill": "prefill", "decode": "decode", "null": "colocated"}
+
+LARGEST = 1e18  # of any number believed: sums over ranks stay finite
+
+Loads = tuple[EngineSample, CounterSample, float]  # sample, counters, age of the sample in seconds
+
+
+def parse_loads(body: bytes, role: Role, at_s: float) -> Loads | None:
+    """What GET /v1/loads says, summed over data-parallel ranks; None if it is not such a page.
+
+    The role the engine states wins over `role` (it may have been switched). Its age is measured
+    on its own clock; without a timestamp of its own (0.5.15) it is taken as fresh.
+    """
+    page = _json(body)
+    ranks = page.get("loads") if isinstance(page, dict) else None
+    ranks = [rank for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
+    if not ranks or not isinstance(page, dict):
+        return None
+    role = _role(ranks[0], role)
+    age_s = _age_s(page, ranks)
+    return _sample(ranks, role, at_s - age_s), _counters(ranks), age_s
+
+
+def parse_get_load(body: bytes, role: Role, at_s: float) -> EngineSample | None:
+    """What GET /get_load says (SGLang before 0.5.15); None if it is not such a page."""
+    ranks = _json(body)
+    if (
+        not isinstance(ranks, list)
+        or not all(isinstance(rank, dict) for rank in ranks)
+        or not ranks
+    ):
+        return None
+    total, waiting = _sum(ranks, "num_reqs"), _sum(ranks, "num_waiting_reqs")
+    running = None if total is None or waiting is None else max(0, total - waiting)
+    return EngineSample(at_s=at_s, role=role, running=running, waiting=waiting)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _role(rank: Mapping[str, Any], role: Role) -> Role:
+    section = rank.get("disaggregation")
+    mode = section.get("mode") if isinstance(section, dict) else None
+    return _ROLES.get(mode, role) if isinstance(mode, str) else role
+
+
+def _age_s(page: Mapping[str, Any], ranks: Sequence[Mapping[str, Any]]) -> float:
+    taken = [value for rank in ranks if (value := _number(rank.get("timestamp"))) is not None]
+    answered = page.get("timestamp")
+    if not taken or not isinstance(answered, str):
+        return 0.0
+    try:
+        now = datetime.fromisoformat(answered.replace("Z", "+00:00"))
+    except ValueError:
+        return 0.0
+    return max(0.0, now.timestamp() - min(taken)) if now.tzinfo else 0.0
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if abs(number) <= LARGEST else None
+
+
+def _values(ranks: Sequence[Mapping[str, Any]], *path: str) -> list[float]:
+    found = []
+    for rank in ranks:
+        value: Any = rank
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        number = _number(value)
+        if number is not None:
+            found.append(number)
+    return found
+
+
+def _total(ranks: Sequence[Mapping[str, Any]], *path: str) -> float | None:
+    values = _values(ranks, *path)
+    return sum(values) if values else None
+
+
+def _sum(ranks: Sequence[Mapping[str, Any]], *path: str) -> int | None:
+    total = _total(ranks, *path)
+    return None if total is None else round(total)
+
+
+def _sample(ranks: Sequence[Mapping[str, Any]], role: Role, at_s: float) -> EngineSample:
+    prefill, decode = role == "prefill", role == "decode"
+    speeds = [speed for speed in _disagg_values(ranks, "kv_transfer_speed_gb_s") if speed > 0]
+    running = None if prefill else _sum(ranks, "num_running_reqs")
+    return EngineSample(
+        at_s=at_s,
+        role=role,
+        running=running,
+        waiting=_sum(ranks, "queues", "waiting"),
+        bootstrap=_disagg(ranks, "prefill_bootstrap_queue_reqs") if prefill else None,
+        inflight=_disagg(ranks, "prefill_inflight_queue_reqs") if prefill else None,
+        prealloc=_disagg(ranks, "decode_prealloc_queue_reqs") if decode else None,
+        transfer=_disagg(ranks, "decode_transfer_queue_reqs") if decode else None,
+        retracted=_sum(ranks, "queues", "retracted"),
+        kv_usage=_kv_usage(ranks),
+        tokens_per_s=None if prefill else live_speed(_total(ranks, "gen_throughput"), running),
+        transfer_gb_per_s=sum(speeds) / len(speeds) if speeds and prefill else None,
+    )
+
+
+def live_speed(tokens_per_s: float | None, running: int | None) -> float | None:
+    """What gen_throughput tells of now: SGLang leaves its last value standing once idle."""
+    return 0.0 if tokens_per_s is not None and running == 0 else tokens_per_s
+
+
+def _disagg(ranks: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    return _sum(ranks, "disaggregation", name)
+
+
+def _disagg_values(ranks: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return _values(ranks, "disaggregation", name)
+
+
+def _kv_usage(ranks: Sequence[Mapping[str, Any]]) -> float | None:
+    usage = _values(ranks, "token_usage")
+    return min(1.0, max(0.0, sum(usage) / len(usage))) if usage else None
+
+
+def _counters(ranks: Sequence[Mapping[str, Any]]) -> CounterSample:
+    moments = [rank["decode_moments"] for rank in ranks if _is_moments(rank.get("decode_moments"))]
+    busy_us = _total(ranks, "total_prefill_busy_us")
+    sums = [sum(column) for column in zip(*moments, strict=True)] if moments else None
+    return CounterSample(
+        prefill_tokens=_total(ranks, "total_prefill_uncached_tokens"),
+        prefill_busy_s=None if busy_us is None else busy_us / 1e6 / len(ranks),
+        decode_steps=sums[0] if sums else None,
+        decode_b=sums[1] if sums else None,
+        decode_t=sums[2] / 1e6 if sums else None,
+        decode_bt=sums[4] / 1e6 if sums else None,
+        decode_g=sums[5] if sums else None,
+    )
+
+
+def _is_moments(value: object) -> bool:
+    """[Σ1, Σb, Σt, Σb², Σbt, Σg] over decode steps, t in µs."""
+    if not isinstance(value, list) or len(value) != 6:
+        return False
+    return all(_number(one) is not None for one in value)
+
+
+_GAUGES = (
+    "num_running_reqs",
+    "num_queue_reqs",
+    "token_usage",
+    "gen_throughput",
+    "num_prefill_bootstrap_queue_reqs",
+    "num_prefill_inflight_queue_reqs",
+    "num_decode_prealloc_queue_reqs",
+    "num_decode_transfer_queue_reqs",
+)
+_COUNTERS = (
+    "realtime_tokens_total",
+    "num_requests_total",
+    "num_transfer_failed_reqs_total",
+    "num_bootstrap_failed_reqs_total",
+)
+_HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_latency_seconds")
+_ROUTER = (
+    "smg_worker_cb_state",
+    "smg_router_requests_total",
+)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_BREAKERS = {0: "closed", 1: "open", 2: "half-open"}
+
+Series = tuple[str, dict[str, str], float]
+
+
+def _pattern(prefix: str, names: tuple[str, ...]) -> "re.Pattern[str]":
+    labels = r'\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\}'
+    return re.compile(rf"^{prefix}({'|'.join(names)})(?:{labels})? +(\S+)", re.MULTILINE)
+
+
+_ENGINE_LINE = _pattern(
+    "sglang:", (*_GAUGES, *_COUNTERS, *(f"{name}_bucket" for name in _HISTOGRAMS))
+)
+_ROUTER_LINE = _pattern("", _ROUTER)
+
+
+def _series(pattern: "re.Pattern[str]", page: str) -> Iterator[Series]:
+    for name, labels, text in pattern.findall(page):
+        try:
+            value = float(text)
+        except ValueError:
+            continue
+        yield name, dict(_LABEL.findall(labels)), value
+
+
+def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSample, CounterSample]:
+    """What an engine's /metrics says; None for whatever is not there.
+
+    Ranks of tensor parallelism repeat the same numbers and are counted once; ranks of data
+    parallelism are added up.
+    """
+    sums: dict[str, float] = {}
+    buckets: dict[str, dict[float, float]] = {}
+    for name, labels, value in _series(_ENGINE_LINE, page):
+        if labels.get("tp_rank", "0") != "0" or not abs(value) <= LARGEST:
+            continue
+        if name.endswith("_bucket"):
+            bound = _bound(labels)
+            if bound is not None:
+                family = buckets.setdefault(name, {})
+                family[bound] = family.get(bound, 0.0) + value
+        else:
+            key = f"{name}:{labels['mode']}" if "mode" in labels else name
+            sums[key] = sums.get(key, 0.0) + value
+    return _metrics_sample(sums, role, at_s), _metrics_counters(sums, buckets)
+
+
+def _bound(labels: Mapping[str, str]) -> float | None:
+    try:
+        return float(labels["le"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _metrics_sample(sums: Mapping[str, float], role: Role, at_s: float) -> EngineSample:
+    def count(name: str) -> int | None:
+        return round(sums[name]) if name in sums else None
+
+    prefill, decode = role == "prefill", role == "decode"
+    running = None if prefill else count("num_running_reqs")
+    return EngineSample(
+        at_s=at_s,
+        role=role,
+        running=running,
+        waiting=count("num_queue_reqs"),
+        bootstrap=count("num_prefill_bootstrap_queue_reqs") if prefill else None,
+        inflight=count("num_prefill_inflight_queue_reqs") if prefill else None,
+        prealloc=count("num_decode_prealloc_queue_reqs") if decode else None,
+        transfer=count("num_decode_transfer_queue_reqs") if decode else None,
+        kv_usage=sums.get("token_usage"),
+        tokens_per_s=None if prefill else live_speed(sums.get("gen_throughput"), running),
+        requests_total=sums.get("num_requests_total"),
+    )
+
+
+def _metrics_counters(
+    sums: Mapping[str, float], buckets: Mapping[str, Mapping[float, float]]
+) -> CounterSample:
+    failed = [
+        sums[name]
+        for name in ("num_transfer_failed_reqs_total", "num_bootstrap_failed_reqs_total")
+        if name in sums
+    ]
+    return CounterSample(
+        prefill_tokens=sums.get("realtime_tokens_total:prefill_compute"),
+        cached_tokens=sums.get("realtime_tokens_total:prefill_cache"),
+        decode_tokens=sums.get("realtime_tokens_total:decode"),
+        requests=sums.get("num_requests_total"),
+        transfer_failures=sum(failed) if failed else None,
+        ttft=_histogram(buckets.get("time_to_first_token_seconds_bucket")),
+        itl=_histogram(buckets.get("inter_token_latency_seconds_bucket")),
+    )
+
+
+def _histogram(buckets: Mapping[float, float] | None) -> Histogram | None:
+    return tuple(sorted(buckets.items())) if buckets else None
+
+
+def parse_router_metrics(page: str) -> tuple[float | None, dict[str, str]]:
+    """Requests the router has taken, and the circuit breaker of each engine by its URL."""
+    requests: float | None = None
+    breakers: dict[str, str] = {}
+    for name, labels, value in _series(_ROUTER_LINE, page):
+        if name == "smg_worker_cb_state":
+            state = _BREAKERS.get(int(value)) if math.isfinite(value) else None
+            if state is not None and "worker" in labels:
+                breakers[labels["worker"].rstrip("/")] = state
+        elif abs(value) <= LARGEST:
+            requests = (requests or 0.0) + value
+    return requests, breakers

@@ -1,0 +1,226 @@
+"""A deployment that starts, as a screen and as lines: one row per process, the slowest visible."""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pdctl.doctor.records import Check, Outcome
+from pdctl.engines.records import DeploymentState, Phase, ProcessState
+from pdctl.units import format_seconds, format_share
+
+OUTCOME_MARKS: dict[Outcome, tuple[str, str]] = {
+    "fail": ("✗", "red"),
+    "warn": ("▲", "yellow"),
+    "unknown": ("?", "dim"),
+    "pass": ("●", "green"),
+}
+
+
+def doctor_view(checks: Sequence[Check]) -> RenderableType:
+    """This machine, then each deployment; troubles before what is well."""
+    parts: list[RenderableType] = []
+    for name in dict.fromkeys(check.deployment for check in checks):
+        of_this = [check for check in checks if check.deployment == name]
+        parts += [Text(name or "this machine", style="bold"), _rows(of_this), Text()]
+    return Group(*parts, Text(doctor_summary(checks)))
+
+
+def doctor_summary(checks: Iterable[Check]) -> str:
+    """2 fail, 1 warns, 24 are well."""
+    outcomes = [check.outcome for check in checks]
+    words = {"fail": "fail", "warn": "warn", "unknown": "unknown", "pass": "well"}
+    counted = ((outcomes.count(outcome), words[outcome]) for outcome in OUTCOME_MARKS)
+    return ", ".join(f"{num} {word}" for num, word in counted if num) or "nothing was checked"
+
+
+def _rows(checks: Sequence[Check]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    order = list(OUTCOME_MARKS)
+    for check in sorted(checks, key=lambda check: order.index(check.outcome)):
+        mark, colour = OUTCOME_MARKS[check.outcome]
+        is_well = check.outcome == "pass"
+        table.add_row(
+            Text(f"  {mark}", style=colour),
+            Text(_clean(check.text), style="dim" if is_well else ""),
+        )
+        if check.fix and not is_well:
+            table.add_row("", Text(f"fix  {_clean(_fix(check))}", style="cyan"))
+    return table
+
+
+def _fix(check: Check) -> str:
+    return f"{check.fix}   ({check.source})" if check.source else check.fix
+
+
+def _clean(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())
+
+
+COLOURS = {"serving": "green", "failed": "red", "degraded": "red", "stopped": "dim"}
+
+
+def ls_view(states: Sequence[DeploymentState], now: float) -> RenderableType:
+    """One row per deployment. now: Unix seconds."""
+    if not states:
+        return Text("No deployment is running. pdctl up starts one.")
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
+    for column in ("NAME", "STATE", "LAYOUT", "MODEL", "ENDPOINT", "UP FOR"):
+        table.add_column(column, no_wrap=column not in ("MODEL", "STATE"), overflow="fold")
+    for state in states:
+        started = min((p.started_at for p in state.processes if p.started_at), default=None)
+        table.add_row(
+            state.name,
+            Text(_phase(state), style=COLOURS.get(state.phase, "yellow")),
+            state.layout,
+            state.model,
+            state.endpoint,
+            format_seconds(None if started is None else now - started),
+        )
+    return table
+
+
+def _phase(state: DeploymentState) -> str:
+    tells = state.phase in ("scaling", "degraded")
+    return f"{state.phase}: {state.detail}" if tells else state.phase
+
+
+PHASE_MARKS: dict[Phase, tuple[str, str]] = {
+    "starting": ("◌", "yellow"),
+    "loading": ("◐", "yellow"),
+    "registering": ("◕", "yellow"),
+    "serving": ("●", "green"),
+    "draining": ("◔", "yellow"),
+    "stopped": ("○", "dim"),
+    "backoff": ("↻", "red"),
+    "failed": ("✗", "red"),
+}
+_BAR_CELLS = 16
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def up_view(headline: str, state: DeploymentState | None, now: float) -> RenderableType:
+    """The screen while a deployment starts or stops. now: Unix seconds."""
+    parts: list[RenderableType] = [Text(f"  {headline}", style="bold"), Text()]
+    if state is None:
+        return Group(*parts, Text("  starting the supervisor"))
+    parts.append(_processes(state, now))
+    if state.phase in ("stopping", "scaling", "degraded") and state.detail:
+        parts += [Text(), Text(f"  {state.phase}: {state.detail}", style="yellow")]
+    elif state.phase == "stopping":
+        parts += [Text(), Text("  stopping: no new requests, those in flight finish")]
+    return Group(*parts)
+
+
+def _processes(state: DeploymentState, now: float) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for _ in range(6):
+        table.add_column(no_wrap=True)
+    table.columns[3].ratio = None
+    table.columns[5].justify = "right"
+    for process in state.processes:
+        mark, colour = PHASE_MARKS[process.phase]
+        table.add_row(
+            f"  {process.name}",
+            Text(f"{mark} {doing(process)}", style=colour),
+            where(process),
+            Text(_bar(process.progress), style="yellow"),
+            "" if process.progress is None else format_share(process.progress),
+            format_seconds(elapsed_s(process, now)),
+        )
+    return table
+
+
+def doing(process: ProcessState) -> str:
+    """The phase in one or two words: weights, CUDA graphs 23/36, up."""
+    if process.phase == "serving":
+        again = f", restarted {process.restarts}×" if process.restarts else ""
+        return f"up{again}" + (f" ({process.detail})" if process.detail else "")
+    if process.phase == "draining" and process.detail:
+        return f"draining, {process.detail}"
+    if process.phase in ("loading", "backoff", "failed") and process.detail:
+        return process.detail
+    return process.phase
+
+
+def where(process: ProcessState) -> str:
+    """The GPUs an engine has, or the router's port."""
+    if process.role == "router" or not process.gpus:
+        return f":{process.url.rpartition(':')[2]}"
+    return f"GPU {','.join(map(str, process.gpus))}"
+
+
+def elapsed_s(process: ProcessState, now: float) -> float | None:
+    """Seconds it took to get ready, or that it has been starting for; None if it does not run."""
+    if process.ready_after_s is not None:
+        return process.ready_after_s
+    if process.started_at is None or process.pid is None:
+        return None
+    return max(0.0, now - process.started_at)
+
+
+def _bar(share: float | None) -> str:
+    if share is None:
+        return ""
+    eighths = round(share * _BAR_CELLS * 8)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def change_lines(before: DeploymentState | None, after: DeploymentState) -> tuple[str, ...]:
+    """A line for every process that changed its phase, for output that is not a terminal."""
+    was = {p.name: _stage(p) for p in before.processes} if before else {}
+    return tuple(
+        _change(process) for process in after.processes if was.get(process.name) != _stage(process)
+    )
+
+
+def _stage(process: ProcessState) -> str:
+    """What is worth a line of its own: not every CUDA graph."""
+    words = process.detail.rstrip("0123456789/ ") if process.phase == "loading" else ""
+    return f"{process.phase} {words}"
+
+
+def _change(process: ProcessState) -> str:
+    took = process.ready_after_s
+    after = f"after {format_seconds(took)}" if process.phase == "serving" and took else ""
+    words = _stage(process).strip() if process.phase == "loading" else doing(process)
+    return f"{process.name:<12} {words} {after}".rstrip()
+
+
+def ready_view(
+    state: DeploymentState, *, is_foreground: bool, has_key: bool = False
+) -> RenderableType:
+    """What a person needs once it serves: the endpoint, a request to try, what next.
+
+    has_key: requests must carry the API key.
+
+    Print it with soft_wrap: a cropped command cannot be copied.
+    """
+    slowest = max((p.ready_after_s or 0.0 for p in state.processes), default=0.0)
+    ready = (
+        f"  Ready in {format_seconds(state.ready_after_s)} (slowest {format_seconds(slowest)}). "
+        f"One request went through: TTFT {format_seconds(state.first_request_ttft_s)}."
+    )
+    stops = "Ctrl-C stops it" if is_foreground else f"pdctl down {state.name} stops it"
+    return Group(
+        Text(),
+        Text(ready, style="green"),
+        Text(),
+        Text(f"  {state.endpoint}"),
+        Text(f"  {curl(state, has_key=has_key)}"),
+        Text(f"  {stops} · pdctl status · pdctl logs -f", style="dim"),
+    )
+
+
+def curl(state: DeploymentState, *, has_key: bool = False) -> str:
+    """A command that sends one request; the shell, not pdctl, puts the key in."""
+    message = {"role": "user", "content": "Hello"}
+    body = json.dumps({"model": state.model, "messages": [message], "max_tokens": 32})
+    url = f"{state.endpoint}/v1/chat/completions"
+    key = ' -H "authorization: Bearer $PDCTL_API_KEY"' if has_key else ""
+    return f"curl {url}{key} -H 'content-type: application/json' -d {shlex.quote(body)}"

@@ -1,0 +1,396 @@
+"""Closed forms: how long do the phases of a mean request keep one engine, and how many fit?
+
+They prune the search and find where a verdict flips; what is shown comes from the simulator.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from pdctl.perf_model.communication import kv_transfer_s
+from pdctl.perf_model.records import EngineModel, Fleet
+from pdctl.perf_model.steps import decode_step_s, prefill_s
+from pdctl.verdict.rules import LoadEstimate
+from pdctl.workload.records import Slo, Workload
+
+PREFILL_USE = 0.90  # AIConfigurator 2601.06288, Algorithm 3: prefill pools run at 90 % of peak
+DECODE_USE = 0.92  # the same: decode pools at 92 %
+MOST_USE = 0.95  # above it queues of a minute's trace grow without limit
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one request asks in the mean.
+
+    fresh: prompt tokens to compute; cached: those found in the prefix cache.
+    pairs: query-key pairs of its prefill. context: tokens a decode step reads for it,
+    averaged over its steps. spread: how waits grow over those of equal prompts, (1 + cv²).
+    long: the 90th percentile of a prompt over the mean.
+    """
+
+    fresh: float
+    cached: float
+    pairs: float
+    osl: float
+    context: float
+    spread: float = 1.0
+    long: float = 1.0
+
+    @property
+    def isl(self) -> float:
+        return self.fresh + self.cached
+
+
+def demand_of(workload: Workload) -> Demand | None:
+    """The mean request of a workload; None while a length is unknown.
+
+    With a trace, pairs and context are means over its requests, not of the mean request.
+    Ignores: that hits differ from prompt to prompt, and that some attention kernels read cached
+    tokens slower than new ones (prefill_cached_weight); the simulator counts both.
+    """
+    if workload.isl is None or workload.osl is None:
+        return None
+    hit = workload.prefix_hit or 0.0
+    isl, osl = workload.isl.mean, max(workload.osl.mean, 1.0)
+    fresh = max(isl * (1.0 - hit), 1.0)
+    # E[n²] = mean²·(1 + cv²), and Σe(h + e/2) over a prompt's chunks = e·(h + e/2)
+    square = (1.0 + workload.isl.cv**2) * isl * isl
+    pairs = square * (1.0 - hit) * (hit + (1.0 - hit) / 2)
+    # a step is an output token: long outputs weigh more, and are longer while they last
+    context = isl + osl * (1.0 + workload.osl.cv**2) / 2
+    spread, long = 1.0 + workload.isl.cv**2, max(workload.isl.p90 / isl, 1.0)
+    return Demand(fresh, isl - fresh, pairs, osl, context, spread, long)
+
+
+@cache
+def prefill_alone_s(engine: EngineModel, demand: Demand) -> float:
+    """A mean prompt on an idle engine, chunk after chunk."""
+    return _alone(engine, demand.fresh, demand.pairs)
+
+
+@cache
+def prefill_long_s(engine: EngineModel, demand: Demand) -> float:
+    """A prompt of the 90th percentile on an idle engine."""
+    fresh = demand.fresh * demand.long
+    return _alone(engine, fresh, demand.pairs / demand.spread * demand.long**2)
+
+
+def _alone(engine: EngineModel, fresh: float, pairs: float) -> float:
+    chunks = max(1, math.ceil(fresh / engine.chunked_prefill_size))
+    one = prefill_s(engine.times, fresh / chunks, pairs / chunks)
+    beside = engine.times.request_s + engine.times.prefill_start_s
+    return beside + one * (chunks + engine.times.stages - 1)
+
+
+@cache
+def prefill_packed_s(engine: EngineModel, demand: Demand) -> float:
+    """Engine time of a mean prompt when prompts fill whole chunks: the inverse of capacity.
+
+    Ignores: the last, partly filled chunk.
+    """
+    share = engine.chunked_prefill_size / demand.fresh  # prompts per chunk
+    return prefill_s(engine.times, engine.chunked_prefill_size, demand.pairs * share) / share
+
+
+def prefill_shared_s(
+    engine: EngineModel, demand: Demand, rate_rps: float, gap_s: float = 0.0
+) -> float:
+    """Engine time of a mean prompt when those that came meanwhile share a prefill step.
+
+    gap_s: a decode step, during which prompts wait too. At most a chunk's worth share.
+    Source: the batch n with n = rate · (its own time, or the gap), by iteration from one prompt.
+    """
+    room = engine.chunked_prefill_size / demand.fresh
+    if room <= 1.0:
+        return prefill_packed_s(engine, demand)
+    share = 1.0
+    for _ in range(8):
+        step = prefill_s(engine.times, share * demand.fresh, share * demand.pairs)
+        following = min(max(rate_rps * max(step, gap_s), 1.0), room)
+        if abs(following - share) <= 0.02 * share:
+            break
+        share = following
+    return prefill_s(engine.times, share * demand.fresh, share * demand.pairs) / share
+
+
+def prefill_tokens_per_s(engine: EngineModel, demand: Demand) -> float:
+    """New prompt tokens per second of one busy engine."""
+    return demand.fresh / prefill_packed_s(engine, demand)
+
+
+@cache
+def max_batch(engine: EngineModel, demand: Demand) -> float:
+    """Requests that fit an engine's KV cache and its limit of running requests.
+
+    Ignores: prefixes shared between running requests.
+    """
+    if engine.kv_capacity_tokens <= 0:
+        return 0.0
+    each = demand.context + (engine.reserved_decode_tokens if engine.role == "decode" else 0)
+    return max(min(engine.kv_capacity_tokens / each, engine.max_running_requests), 0.0)
+
+
+def step_s(engine: EngineModel, demand: Demand, batch: float) -> float:
+    """One decode step of `batch` mean requests."""
+    return decode_step_s(engine.times, max(batch, 1.0), max(batch, 1.0) * demand.context)
+
+
+def tpot_at(engine: EngineModel, demand: Demand, batch: float) -> float:
+    """Seconds per output token of each of `batch` requests, prefill stalls apart."""
+    return step_s(engine, demand, batch) / engine.accept_length
+
+
+@cache
+def decode_rps(engine: EngineModel, demand: Demand, tpot_s: float | None) -> float:
+    """Most requests per second one decode engine finishes with TPOT within `tpot_s`.
+
+    0 when even one request alone is slower. Source: Little's law, rate = B / (OSL · TPOT).
+    """
+    most = max_batch(engine, demand)
+    if most < 1.0 or (tpot_s is not None and tpot_at(engine, demand, 1.0) > tpot_s):
+        return 0.0
+    batch = most
+    if tpot_s is not None and tpot_at(engine, demand, most) > tpot_s:
+        batch = bisect(lambda b: tpot_at(engine, demand, b) <= tpot_s, 1.0, most, steps=12)
+    return DECODE_USE * batch / (demand.osl * tpot_at(engine, demand, batch))
+
+
+@cache
+def prefill_rps(engine: EngineModel, demand: Demand, slo: Slo, after_s: float = 0.0) -> float:
+    """Most requests per second one prefill engine starts with TTFT within the SLO.
+
+    after_s: what follows the prefill before the first token is seen: transfer, a decode step.
+    0 when a prompt alone takes longer.
+    """
+    packed = prefill_packed_s(engine, demand)
+    if slo.ttft_s is None:
+        return PREFILL_USE / packed
+    slack = slo.ttft_s - prefill_long_s(engine, demand) - after_s
+    if slack < 0:
+        return 0.0
+    use = bisect(
+        lambda u: _wait_tail(u, slack / packed / demand.spread) <= 1 - slo.attainment,
+        0.0,
+        MOST_USE,
+        steps=10,
+    )
+    return use / packed
+
+
+def running_requests(engine: EngineModel, demand: Demand, tokens_per_s: float) -> float | None:
+    """Requests running on an engine that makes `tokens_per_s`; None: it cannot.
+
+    Source: Little's law, the batch B with B = tokens/s · TPOT(B).
+    """
+    most = max_batch(engine, demand)
+    if most < 1.0 or tokens_per_s * tpot_at(engine, demand, most) > most:
+        return None
+    batch = tokens_per_s * tpot_at(engine, demand, 1.0)
+    for _ in range(30):
+        following = tokens_per_s * tpot_at(engine, demand, batch)
+        if abs(following - batch) <= 0.01 * batch:
+            return min(following, most)
+        batch = following
+    return min(batch, most)
+
+
+def _wait_tail(use: float, services: float) -> float:
+    """Chance that a wait exceeds `services` service times at utilisation `use`.
+
+    Source: M/G/1 in heavy traffic, P(W > t) ≈ ρ·exp(−2(1−ρ)·t/S) with S = E[S²]/E[S] (Kingman).
+    """
+    return use * math.exp(-2.0 * (1.0 - use) * services)
+
+
+def bisect(holds: Callable[[float], bool], low: float, high: float, *, steps: int) -> float:
+    """The largest x in [low, high] known to hold, when it holds at `low` and not beyond some x."""
+    if holds(high):
+        return high
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+NORMAL_P90 = 1.2816  # 90th percentile of a standard normal
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A layout at one rate, in the mean and at the 90th percentile. None of it is simulated."""
+
+    ttft_s: float
+    ttft_p90_s: float
+    tpot_s: float
+    tpot_p90_s: float
+    running: float  # requests decoding on one engine
+
+
+@cache
+def colocated_rps(engine: EngineModel, demand: Demand, slo: Slo) -> float:
+    """Most requests per second one colocated engine carries within the SLO.
+
+    Prefill goes first: it queues by itself, and decode has what it leaves.
+    """
+    packed = prefill_packed_s(engine, demand)
+    first = prefill_rps(engine, demand, slo, tpot_at(engine, demand, 1.0) / 2)
+    top = min(first, MOST_USE / packed)
+    if top <= 0 or max_batch(engine, demand) < 1:
+        return 0.0
+
+    def holds(rate: float) -> bool:
+        pace = colocated_pace(engine, demand, rate)
+        return pace is not None and (slo.tpot_s is None or pace.tpot_p90_s <= slo.tpot_s)
+
+    if not holds(top * 1e-3):
+        return 0.0
+    return top if holds(top) else bisect(holds, top * 1e-3, top, steps=10)
+
+
+def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace | None:
+    """One colocated engine at `rate_rps`; None above what it carries.
+
+    TPOT = step / (1 − prefill's share of time). A request of OSL tokens meets a Poisson number
+    of foreign prefills, so short outputs spread wide. The prompts of one prefill step are those
+    that came during a decode step.
+    Source: SGLang's scheduler runs no decode step while a prompt waits (prefill first).
+    Ignores: memory pressure and retraction.
+    """
+    batch, each, busy = 1.0, 0.0, 0.0
+    for _ in range(3):
+        each = prefill_shared_s(engine, demand, rate_rps, step_s(engine, demand, batch))
+        busy = rate_rps * each
+        load = rate_rps * demand.osl / max(1.0 - busy, 1e-9)
+        running = running_requests(engine, demand, load)
+        if busy >= 1.0 or running is None:
+            return None
+        batch = running
+    tpot = tpot_at(engine, demand, batch) / (1.0 - busy)
+    stalls = rate_rps * demand.osl * tpot
+    spread = math.sqrt(stalls * demand.spread) * each / demand.osl
+    alone = prefill_alone_s(engine, demand)
+    wait, tail = _waits(busy, each * demand.spread)
+    half = step_s(engine, demand, batch) / 2
+    slow = max(alone + tail, prefill_long_s(engine, demand) + wait)
+    return Pace(alone + wait + half, slow + half, tpot, tpot + NORMAL_P90 * spread, batch)
+
+
+def pd_pace(
+    prefill: EngineModel, decode: EngineModel, ratio: tuple[int, int], demand: Demand, rps: float
+) -> Pace | None:
+    """`ratio` prefill and decode engines at `rps` in all; None above what they carry.
+
+    Source: SGLang's prefill engine replies to a batch after the next one, if there is one.
+    Ignores: that an engine's prompts come in turn from the router, which evens arrivals out.
+    """
+    rate, packed = rps / ratio[0], prefill_packed_s(prefill, demand)
+    busy = rate * packed
+    batch = running_requests(decode, demand, rps / ratio[1] * demand.osl)
+    if busy >= 1.0 or batch is None:
+        return None
+    wait, tail = _waits(busy, packed * demand.spread)
+    grown = max(prefill_shared_s(prefill, demand, rate) * rate, 1.0)
+    after = handover_s(prefill, decode, demand)
+    alone = prefill_alone_s(prefill, demand)
+    first = alone * (grown + busy) + after  # a reply waits for the batch behind it
+    slow = max(first + tail, prefill_long_s(prefill, demand) + wait + after)
+    tpot = tpot_at(decode, demand, batch)
+    crowded = tpot_at(decode, demand, batch + NORMAL_P90 * math.sqrt(batch))
+    return Pace(first + wait, slow, tpot, (tpot + crowded) / 2, batch)
+
+
+def handover_s(prefill: EngineModel, decode: EngineModel, demand: Demand) -> float:
+    """From the last chunk's end to the first token: that chunk's KV, and half a decode step.
+
+    Source: SGLang sends KV chunk by chunk, so only the last chunk is exposed.
+    """
+    last = min(demand.fresh, prefill.chunked_prefill_size)
+    moved = prefill.times.transfer_base_s + prefill.times.transfer_token_s * last
+    return moved + step_s(decode, demand, 1.0) / 2
+
+
+def _waits(use: float, service_s: float) -> tuple[float, float]:
+    """Mean wait and its 90th percentile, M/G/1 with `service_s` = E[S²] / E[S]."""
+    mean = use / (2.0 * (1.0 - use)) * service_s
+    tail = max(0.0, math.log(max(use, 1e-9) / 0.1)) / (2.0 * (1.0 - use)) * service_s
+    return mean, max(mean, tail)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A fleet with its closed-form knee, and its pace at a rate (None: it cannot carry it)."""
+
+    fleet: Fleet
+    rate_rps: float
+    knee_rps: float
+    pace: Pace | None
+
+
+def score(fleet: Fleet, demand: Demand, slo: Slo, rate_rps: float) -> Scored:
+    """A fleet's closed-form figures at a rate."""
+    return Scored(
+        fleet, rate_rps, capacity_rps(fleet, demand, slo), pace_of(fleet, demand, rate_rps)
+    )
+
+
+def capacity_rps(fleet: Fleet, demand: Demand, slo: Slo) -> float:
+    """Highest rate of a fleet within the SLO, in closed form.
+
+    Source: the slower pool bounds a split (AIConfigurator 2601.06288, Algorithm 3).
+    """
+    if fleet.colocated is not None:
+        return fleet.num_colocated * colocated_rps(fleet.colocated, demand, slo)
+    assert fleet.prefill is not None
+    assert fleet.decode is not None
+    after = handover_s(fleet.prefill, fleet.decode, demand)
+    return min(
+        fleet.num_prefill * prefill_rps(fleet.prefill, demand, slo, after),
+        fleet.num_decode * decode_rps(fleet.decode, demand, slo.tpot_s),
+    )
+
+
+def pace_of(fleet: Fleet, demand: Demand, rate_rps: float) -> Pace | None:
+    """Latencies of a fleet at a rate, in closed form; None beyond what it carries."""
+    if fleet.colocated is not None:
+        return colocated_pace(fleet.colocated, demand, rate_rps / fleet.num_colocated)
+    assert fleet.prefill is not None
+    assert fleet.decode is not None
+    ratio = (fleet.num_prefill, fleet.num_decode)
+    return pd_pace(fleet.prefill, fleet.decode, ratio, demand, rate_rps)
+
+
+def preference(scored: Scored, demand: Demand, slo: Slo) -> tuple[float, ...]:
+    """Larger is better: goodput with SLOs; without, whether it keeps up, then mean latency.
+
+    Among equals, the layout nearer to its SLOs at the rate asked about.
+    """
+    if slo.is_given:
+        return (scored.knee_rps, -excess(scored.pace, slo))
+    if scored.pace is None or scored.knee_rps < scored.rate_rps:
+        return (0.0, scored.knee_rps)
+    return (1.0, -(scored.pace.ttft_s + demand.osl * scored.pace.tpot_s))
+
+
+def excess(pace: Pace | None, slo: Slo) -> float:
+    """The worse of TTFT and TPOT over its SLO: 1 is just met."""
+    if pace is None:
+        return float("inf")
+    parts = [pace.ttft_p90_s / slo.ttft_s] if slo.ttft_s else []
+    parts += [pace.tpot_p90_s / slo.tpot_s] if slo.tpot_s else []
+    return max(parts, default=0.0)
+
+
+def load_estimate(
+    prefill: EngineModel, decode: EngineModel, num_decode: int, demand: Demand, rate_rps: float
+) -> LoadEstimate:
+    """What the rules want to know of a split: decode batch, and moving KV against making it.
+
+    Source: Little's law for the batch; where the rate is too much, the batch that fits.
+    """
+    running = running_requests(decode, demand, rate_rps / num_decode * demand.osl)
+    return LoadEstimate(
+        decode_batch=max_batch(decode, demand) if running is None else running,
+        kv_move_s=kv_transfer_s(prefill.times, demand.isl),
+        prefill_s=prefill_alone_s(prefill, demand),
+    )

@@ -1,0 +1,56 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pdctl.errors import EnvironmentProblem
+from pdctl.measurement.calibration.engine_client import EngineFacts
+from pdctl.measurement.prediction import cluster_behind
+from pdctl.perf_model.fitting.design import EngineLimits
+from pdctl.perf_model.records import Parallelism
+
+REMOTE = EngineFacts(
+    url="http://192.0.2.7:30000",
+    role="colocated",
+    engine="sglang 0.5.15",
+    model="llama-3.1-8b",
+    attention_backend="fa3",
+    parallelism=Parallelism(),
+    limits=EngineLimits(8192, 256, 500_000, 131_072),
+    accelerator=None,
+    bootstrap_port=None,
+    has_counters=False,
+    device="cuda",
+)
+
+
+def nothing_here(monkeypatch: pytest.MonkeyPatch, *, gpu: Any = None) -> None:
+    """This machine has `gpu`, or none."""
+
+    def detect() -> Any:
+        if gpu is None:
+            raise EnvironmentProblem("No GPU on this machine answers.")
+        return gpu
+
+    monkeypatch.setattr("pdctl.inspection.cluster.detect_cluster", detect)
+
+
+def test_gpus_of_another_machine_are_not_those_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_here(monkeypatch, gpu="the one here")
+    assert cluster_behind("", REMOTE) is None
+    here = replace(REMOTE, url="http://127.0.0.1:30000")
+    assert cluster_behind("", here) == "the one here"  # type: ignore[comparison-overlap]
+
+
+def test_gpus_are_known_from_the_engine_or_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_here(monkeypatch)
+    said = cluster_behind("", replace(REMOTE, accelerator="NVIDIA H100"))
+    typed = cluster_behind("8xH200", REMOTE)
+    assert said is not None
+    assert typed is not None
+    assert (said.gpu.name, typed.gpu.name) == ("H100", "H200")
+
+
+def test_where_nobody_knows_nothing_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_here(monkeypatch)
+    assert cluster_behind("", replace(REMOTE, url="http://127.0.0.1:30000")) is None

@@ -1,0 +1,192 @@
+"""`pdctl status` as it is typed, on fake engines and a state directory of its own."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdctl.cli import main
+from pdctl.engines import state
+from pdctl.engines.records import DeploymentState, ProcessState
+from tests.status.servers import Pages, pages_server
+from tests.status.test_watch import engine_pages
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+@pytest.fixture
+def held(home: Path) -> Iterator[None]:
+    """A deployment "chat" with one engine of each role, as if its supervisor lived."""
+    router: Pages = {"/readiness": (200, b"{}")}
+    with (
+        pages_server(engine_pages("prefill")) as prefill,
+        pages_server(engine_pages("decode")) as decode,
+        pages_server(router) as url,
+    ):
+        breakers = f'smg_worker_cb_state{{worker="{prefill}"}} 0\n'
+        router["/metrics"] = (200, f"{breakers}smg_router_requests_total 48\n".encode())
+        state.make_state_dir("chat")
+        state.write_state(fleet_state(url, prefill, decode))
+        lock = state.lock("chat")
+        assert lock is not None
+        yield
+        os.close(lock)
+
+
+def fleet_state(router: str, prefill: str, decode: str) -> DeploymentState:
+    def process(name: str, role: Any, url: str) -> ProcessState:
+        return ProcessState(
+            name, role, url, "serving", 1, 0.0, metrics_port=int(url.rsplit(":", 1)[1])
+        )
+
+    return DeploymentState(
+        name="chat",
+        phase="serving",
+        detail="",
+        boot_id=state.boot_id(),
+        supervisor_pid=1,
+        supervisor_started_at=0.0,
+        updated_at=time.time(),
+        detached=True,
+        endpoint=router,
+        layout="1P1D",
+        model="tiny",
+        processes=(
+            process("router", "router", router),
+            process("decode-0", "decode", decode),
+            process("prefill-0", "prefill", prefill),
+        ),
+    )
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["status", *arguments])
+    return int(end.value.code or 0)
+
+
+@pytest.mark.usefixtures("held")
+def test_the_only_deployment_is_shown_without_naming_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    text = capsys.readouterr().out
+    assert "tiny · 1P1D · serving" in text
+    assert text.index("PREFILL") < text.index("DECODE")
+    assert "\x1b" not in text
+
+
+@pytest.mark.usefixtures("held")
+def test_json_is_one_envelope_without_infinite_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("chat", "--once", "--json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    envelope = json.loads(lines[0])
+    assert envelope["command"] == "status"
+    assert envelope["data"]["verdict"] == "serving"
+    assert [one["target"]["name"] for one in envelope["data"]["engines"]] == [
+        "prefill-0",
+        "decode-0",
+    ]
+
+
+@pytest.mark.usefixtures("held")
+def test_a_second_run_begins_with_what_the_first_saw(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--json") == 0
+    assert run("--json") == 0
+    first, second = (json.loads(line)["data"] for line in capsys.readouterr().out.splitlines())
+    assert first["requests_per_s"] is None
+    assert second["requests_per_s"] == 0.0
+    assert second["watched_s"] > first["watched_s"] == 0.0
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize(
+    ("text", "slo_s"),
+    [
+        (
+            "schema: 1\nmodel: m\nengine: sim\nprefill: {engines: 1}\ndecode: {engines: 1}\n"
+            "slo: {ttft: 5s, tpot: 30ms}\n",
+            5.0,
+        ),
+        ("model: m\nslo: [\n", None),
+        ("model: m\n", None),
+    ],
+)
+def test_the_slo_of_the_deployment_is_shown(
+    home: Path, text: str, slo_s: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "chat" / "desired.yaml").write_text(text, encoding="utf-8")
+    assert run("--json") == 0
+    assert json.loads(capsys.readouterr().out)["data"]["ttft_slo_s"] == slo_s
+
+
+@pytest.mark.usefixtures("held")
+def test_check_is_0_when_all_is_well_and_5_when_not(home: Path) -> None:
+    assert run("--check") == 0
+    found = state.read_state("chat")
+    assert found is not None
+    state.write_state(fleet_state(found.endpoint, "http://127.0.0.1:9", found.processes[1].url))
+    assert run("--check") == 5
+
+
+def test_a_dead_supervisor_is_said(held: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (state.state_dir("chat") / "lock").unlink()
+    assert run() == 0
+    assert "its supervisor (pid 1) is gone" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 7, "No deployment is running"),
+        (("gone",), 7, "No deployment 'gone' is running"),
+        (("../x",), 2, "not a name"),
+        (("--router", "nonsense"), 2, "is not the URL of a router"),
+        (("--router", "http://127.0.0.1:9"), 5, "No SGLang router answers"),
+        (("--router", "http://127.0.0.1:9", "chat"), 2, "--router excludes"),
+        (("--watch", "--once"), 2, "--watch excludes"),
+        (("--interval", "0"), 2, "--interval"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_a_sentence(
+    arguments: tuple[str, ...], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == code
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert "hint:" in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.usefixtures("held")
+def test_a_bare_status_means_the_one_that_has_a_supervisor(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = state.read_state("chat")
+    assert found is not None
+    state.make_state_dir("old")
+    state.write_state(replace(found, name="old", phase="failed"))
+    assert run("--json") == 0
+    assert json.loads(capsys.readouterr().out)["data"]["name"] == "chat"
+    lock = state.lock("old")
+    assert lock is not None
+    assert run() == 7
+    os.close(lock)
+    assert "2 deployments are running: chat, old." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("held")
+def test_a_name_that_is_not_there_names_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("gone", "--json") == 7
+    envelope = json.loads(capsys.readouterr().out)
+    assert "There is: chat." in envelope["error"]["message"]

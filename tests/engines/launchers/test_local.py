@@ -1,0 +1,245 @@
+"""Processes on this machine. Each test ends what it starts."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.launchers import local
+from pdctl.engines.launchers.local import MARKER, LocalLauncher, has_marker, wait_until_given_back
+from pdctl.engines.launchers.protocol import Running
+from pdctl.engines.records import GpuUse
+from tests.e2e.cli import until
+from tests.engines.world import fleet_specs, on_gpus, spec
+
+
+class Driver:
+    """Gives memory back after it was looked at a few times."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks, self.asked = looks, 0
+
+    def taken(self, gpus: Sequence[int]) -> dict[int, GpuUse]:
+        self.asked += 1
+        return dict.fromkeys(gpus, GpuUse("70 GiB" if self.asked <= self.looks else ""))
+
+
+def test_engines_on_gpus_are_waited_for_until_their_memory_is_back() -> None:
+    driver = Driver(looks=2)
+    wait_until_given_back(on_gpus(fleet_specs(1, 1)), taken=driver.taken)
+    assert driver.asked == 3
+
+
+def test_memory_that_never_comes_back_is_not_waited_for_for_ever() -> None:
+    driver = Driver(looks=10**9)
+    wait_until_given_back(on_gpus(fleet_specs(1, 1)), taken=driver.taken, wait_s=0.5)
+    assert 2 <= driver.asked <= 4
+
+
+def test_nobody_looks_at_the_gpus_of_simulated_engines() -> None:
+    driver = Driver(looks=10**9)
+    wait_until_given_back(fleet_specs(2, 2), taken=driver.taken)
+    assert driver.asked == 0
+
+
+def test_a_driver_that_hangs_is_not_waited_for_for_ever() -> None:
+    stands = threading.Event()
+
+    def hangs(gpus: Sequence[int]) -> dict[int, GpuUse]:
+        stands.wait(30)
+        return {}
+
+    began = time.monotonic()
+    wait_until_given_back(on_gpus(fleet_specs(1, 1)), taken=hangs, wait_s=0.3)
+    stands.set()
+    assert time.monotonic() - began < 10
+
+
+def start(run_id: str) -> "subprocess.Popen[bytes]":
+    """A process of a run, with a child, in a session of its own."""
+    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; "
+    argv = [sys.executable, "-c", child + "time.sleep(60)']); time.sleep(60)"]
+    made = subprocess.Popen(argv, env={MARKER: run_id}, start_new_session=True)
+    until(lambda: has_marker(made.pid, run_id))
+    return made
+
+
+def test_strangers_of_the_run_are_killed_and_known_ones_with_their_children_are_not() -> None:
+    run_id = f"test-{time.time_ns()}"
+    known, stranger, other = start(run_id), start(run_id), start(run_id + "x")
+    launcher = LocalLauncher(run_id, cwd="/", death_signal=None)
+    try:
+        assert len(children_of(known.pid)) == 1
+        killed = launcher.kill_others({known.pid})
+        assert stranger.pid in killed
+        assert stranger.wait(10) == -9
+        assert known.poll() is None
+        assert other.poll() is None
+        assert len(children_of(known.pid)) == 1
+    finally:
+        for one in (known, stranger, other):
+            for pid in (one.pid, *children_of(one.pid)):
+                subprocess.run(["kill", "-9", str(pid)], capture_output=True)
+            one.wait()
+        launcher.sweep()
+
+
+def children_of(pid: int) -> list[int]:
+    """Once it has any."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    if not path.exists():
+        return []
+    until(lambda: not path.exists() or bool(path.read_text().split()))
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+PATIENCE_S = 10.0
+
+
+class Tidy(LocalLauncher):
+    """A launcher that remembers what it started, to end it after the test."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id, cwd="/", death_signal=None)
+        self.run_id = run_id
+        self.started: list[Running] = []
+
+    def start(self, spec: ProcessSpec) -> Running:
+        self.started.append(super().start(spec))
+        return self.started[-1]
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Tidy]:
+    tidy = Tidy(f"test-{os.getpid()}-{tmp_path.name}")
+    yield tidy
+    for running in tidy.started:
+        tidy.kill(running)
+        until(lambda running=running: not tidy.is_alive(running))  # type: ignore[misc]
+    tidy.sweep()
+
+
+def program(tmp_path: Path, *argv: str) -> ProcessSpec:
+    return replace(spec("decode-0", "decode", 1), argv=argv, log=tmp_path / "decode-0.log")
+
+
+def test_a_process_runs_in_its_own_session_with_its_log(launcher: Tidy, tmp_path: Path) -> None:
+    its = program(
+        tmp_path, sys.executable, "-S", "-c", "import os; print(os.getsid(0), flush=True)"
+    )
+    running = launcher.start(its)
+    until(lambda: not launcher.is_alive(running))
+    lines = its.log.read_text().splitlines()
+    assert running.exit_code == 0
+    assert lines[0].startswith("# pdctl ")
+    assert lines[1] == str(running.pid)
+    assert its.log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_program_that_is_not_there_says_so_in_its_log(launcher: Tidy, tmp_path: Path) -> None:
+    its = program(tmp_path, "/nonexistent/sglang", "serve")
+    running = launcher.start(its)
+    until(lambda: not launcher.is_alive(running))
+    assert running.exit_code == 127
+    assert "cannot run /nonexistent/sglang: No such file or directory" in its.log.read_text()
+
+
+def test_what_a_process_leaves_in_its_group_ends_with_it(launcher: Tidy, tmp_path: Path) -> None:
+    script = "sleep 60 & echo $!; exit 3"
+    its = program(tmp_path, "sh", "-c", script)
+    running = launcher.start(its)
+    until(lambda: not launcher.is_alive(running))
+    child = int(its.log.read_text().splitlines()[1])
+    assert running.exit_code == 3
+    until(lambda: not local.is_same_process(child, 0.0, launcher.run_id))
+
+
+def test_a_process_that_escaped_its_group_is_found_by_its_mark(
+    launcher: Tidy, tmp_path: Path
+) -> None:
+    its = program(tmp_path, "sh", "-c", "setsid sleep 60 & echo $!; wait")
+    running = launcher.start(its)
+    until(lambda: len(its.log.read_text().splitlines()) == 2)
+    escaped = int(its.log.read_text().splitlines()[1])
+    until(lambda: os.getpgid(escaped) == escaped)
+    launcher.kill(running)
+    until(lambda: not launcher.is_alive(running))
+    assert local.marked(launcher.run_id) == (escaped,)
+    assert launcher.sweep() == (escaped,)
+    assert local.marked(launcher.run_id) == ()
+
+
+def test_a_stopped_process_ends_at_sigterm(launcher: Tidy, tmp_path: Path) -> None:
+    running = launcher.start(program(tmp_path, "sleep", "60"))
+    os.kill(running.pid, signal.SIGSTOP)
+    launcher.terminate(running)
+    until(lambda: not launcher.is_alive(running))
+    assert running.exit_code == -signal.SIGTERM
+
+
+def test_what_ignores_sigterm_does_not_survive_kill(launcher: Tidy, tmp_path: Path) -> None:
+    its = program(tmp_path, "sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 60; done")
+    running = launcher.start(its)
+    until(lambda: len(its.log.read_text().splitlines()) == 2)
+    launcher.terminate(running)
+    assert launcher.is_alive(running)
+    launcher.kill(running)
+    until(lambda: not launcher.is_alive(running))
+    assert running.exit_code == -signal.SIGKILL
+
+
+def test_another_supervisor_adopts_only_the_process_it_was(launcher: Tidy, tmp_path: Path) -> None:
+    running = launcher.start(program(tmp_path, "sleep", "60"))
+    successor = LocalLauncher(launcher.run_id, cwd="/", death_signal=None)
+    adopted = successor.adopt(running.pid, running.started_at)
+    assert adopted is not None
+    assert successor.is_alive(adopted)
+    stranger = LocalLauncher("another run", cwd="/", death_signal=None)
+    assert stranger.adopt(running.pid, running.started_at - 100) is None
+    launcher.kill(running)
+    until(lambda: not launcher.is_alive(running))
+    assert not successor.is_alive(adopted)
+
+
+def test_a_process_is_its_own_although_the_clock_was_set(launcher: Tidy, tmp_path: Path) -> None:
+    running = launcher.start(program(tmp_path, "sleep", "60"))
+    until(lambda: local.has_marker(running.pid, launcher.run_id))
+    assert local.is_same_process(running.pid, running.started_at - 7200, launcher.run_id)
+    assert not local.is_same_process(running.pid, running.started_at - 7200, "other")
+
+
+def test_signals_to_a_process_that_is_gone_reach_nobody(launcher: Tidy) -> None:
+    gone = Running(pid=2**22 + 1, started_at=0.0, log_offset=0)
+    launcher.terminate(gone)
+    launcher.kill(gone)
+    assert not launcher.is_alive(gone)
+
+
+def test_an_engine_dies_with_its_supervisor_when_tied_to_it(tmp_path: Path) -> None:
+    supervisor = (
+        "import sys, time; from pathlib import Path; from dataclasses import replace;"
+        "from pdctl.engines.launchers.local import LocalLauncher; from tests.engines.world import spec;"
+        "its = replace(spec('d', 'decode', 1), argv=('sleep', '60'), log=Path(sys.argv[1]));"
+        "started = LocalLauncher('tied', cwd='/', death_signal=9).start(its);"
+        "print(started.pid, flush=True); time.sleep(60)"
+    )
+    import subprocess
+
+    parent = subprocess.Popen(
+        [sys.executable, "-c", supervisor, str(tmp_path / "log")], stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        child = int(parent.stdout.readline())
+    until(lambda: Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"sleep"))
+    parent.kill()
+    parent.wait()
+    until(lambda: not local.has_marker(child, "tied"))

@@ -1,0 +1,81 @@
+"""What `pdctl logs` reads."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pdctl.engines import state
+from pdctl.engines.lifecycle import logs
+from pdctl.engines.records import Event
+from pdctl.errors import InvalidInput, StateConflict
+
+
+@pytest.fixture
+def chat(home: Path) -> Path:
+    """A deployment that has ended and left its logs."""
+    directory = state.make_state_dir("chat")
+    (directory / "logs" / "router.log").write_text("r1\nr2\n")
+    (directory / "logs" / "decode-0.log").write_text("d1\nd2\nd3\n")
+    return directory
+
+
+def test_all_logs_come_with_the_name_of_their_process_in_front(chat: Path) -> None:
+    assert logs.lines("chat", None, tail=2) == (
+        "decode-0 | d2",
+        "decode-0 | d3",
+        "router   | r1",
+        "router   | r2",
+    )
+
+
+def test_the_log_of_one_process_comes_as_it_is(chat: Path) -> None:
+    assert logs.lines("chat", "decode-0", tail=2) == ("d2", "d3")
+    assert logs.lines("chat", "decode-0", tail=0) == ()
+
+
+def test_a_process_that_is_not_there_is_told_with_those_that_are(chat: Path) -> None:
+    with pytest.raises(InvalidInput) as problem:
+        logs.lines("chat", "decode-9", tail=2)
+    assert problem.value.hint == "one of decode-0, router"
+
+
+def test_logs_of_what_has_ended_are_found_without_a_name(chat: Path) -> None:
+    assert logs.deployment_of_logs(None) == "chat"
+
+
+def test_without_any_log_there_is_nothing_to_show(home: Path) -> None:
+    with pytest.raises(StateConflict):
+        logs.deployment_of_logs(None)
+    with pytest.raises(StateConflict):
+        logs.deployment_of_logs("chat")
+
+
+def test_events_are_lines_for_people(chat: Path) -> None:
+    at = time.mktime((2026, 11, 23, 17, 4, 5, 0, 0, -1)) + 0.25
+    state.append(chat, [Event(at, "crash", "decode-0", "exit code -9")])
+    (line,) = logs.event_lines("chat", tail=5)
+    assert line == "17:04:05.250  crash          decode-0     exit code -9"
+
+
+def test_new_lines_are_followed_when_they_are_whole(chat: Path) -> None:
+    log = chat / "logs" / "router.log"
+    new = chat / "logs" / "decode-1.log"
+
+    def meanwhile() -> Iterator[None]:
+        with log.open("a") as file:
+            file.write("r3\nha")
+        new.write_text("started\n")
+        yield
+        with log.open("a") as file:
+            file.write("lf\n")
+        yield
+
+    turns = meanwhile()
+    following = logs.follow("chat", None, wait=lambda: next(turns))
+    assert [next(following) for _ in range(3)] == [
+        "decode-1 | started",
+        "router   | r3",
+        "router   | half",
+    ]

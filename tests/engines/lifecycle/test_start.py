@@ -1,0 +1,71 @@
+"""Ports that are held until their server listens."""
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdctl.engines.lifecycle import start
+from pdctl.engines.lifecycle.start import holding, is_held, is_port_free
+from pdctl.inspection.records import Gpu
+from pdctl.paths import HOME_VARIABLE
+from tests.e2e.cli import free_port
+from tests.engines.world import spec
+
+
+def unheld_port() -> int:
+    """A free port that no earlier test's connections linger on: those count as held."""
+    port = free_port()
+    while is_held(port):
+        port = free_port(port + 1)
+    return port
+
+
+def test_a_held_port_is_seen_by_others_and_open_to_its_server() -> None:
+    port = unheld_port()
+    its = replace(spec("decode-0", "decode", 1), port=port)
+    assert not is_held(port)
+    with holding([its]):
+        assert is_held(port)
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("127.0.0.1", port))
+            server.listen()
+            socket.create_connection(("127.0.0.1", port), 5).close()
+            assert not is_port_free(port)
+    assert is_port_free(port)
+
+
+def test_a_port_that_is_taken_is_left_to_its_owner() -> None:
+    with socket.socket() as owner:
+        owner.bind(("127.0.0.1", 0))
+        owner.listen()
+        port = owner.getsockname()[1]
+        with holding([replace(spec("decode-0", "decode", 1), port=port)]):
+            assert is_held(port)
+
+
+def test_the_bootstrap_port_is_held_too() -> None:
+    port = unheld_port()
+    its = replace(spec("prefill-0", "prefill", 1), port=port, bootstrap_port=port + 1)
+    with holding([its]):
+        assert is_held(port)
+        assert is_held(port + 1)
+
+
+GPUS = tuple(Gpu(i, "NVIDIA H200", f"GPU-{i}", 1 << 37, 0) for i in range(4))
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"), [(None, [0, 1, 2, 3]), ("2,0", [2, 0]), ("GPU-3", [3]), ("", [])]
+)
+def test_only_gpus_that_cuda_visible_devices_leaves_are_taken(
+    visible: str | None, indices: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(start, "query_gpus", lambda: GPUS)
+    assert [gpu.index for gpu in start._gpus_here()] == indices

@@ -1,0 +1,20 @@
+"""The simulated engine's log."""
+
+import io
+import sys
+
+import pytest
+
+from pdctl.engines.sim.record import log
+
+
+class FullDisk(io.StringIO):
+    """A log file on a disk without a byte left."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_loses_lines_and_not_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    log("Prefill batch")

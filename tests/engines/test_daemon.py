@@ -1,0 +1,82 @@
+"""A new supervisor takes over."""
+
+from dataclasses import replace
+
+from pdctl.engines.daemon import adopt
+from pdctl.engines.launchers.local import LocalLauncher
+from pdctl.engines.launchers.protocol import Running
+from pdctl.engines.records import ProcessState
+from tests.engines.test_state import some_launch, some_state
+from tests.engines.world import World, fleet_in, fleet_specs, run, spec
+
+SPECS = fleet_specs(1, 1)
+
+
+class Adopting(LocalLauncher):
+    """Adopts processes of a World by their pid."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__("abc", cwd="/", death_signal=None)
+        self.world = world
+
+    def adopt(self, pid: int, started_at: float) -> Running | None:
+        return Running(pid, started_at, 0) if pid in self.world.alive else None
+
+    def kill(self, running: Running) -> None:
+        self.world.kill(running)
+
+
+def before_of(world: World) -> tuple[ProcessState, ...]:
+    """What the supervisor that died had published."""
+    return tuple(
+        ProcessState(its.name, its.role, its.url, "serving", pid, world.started[pid], restarts=2)
+        for pid, its in world.alive.items()
+    )
+
+
+def test_what_serves_goes_on_serving_and_is_not_started_again() -> None:
+    world = World(start_s=0)
+    for its in SPECS:
+        world.start(its)
+    state = replace(some_state(), processes=before_of(world), ready_after_s=3.0)
+    world.log.clear()
+    fleet = fleet_in(world, SPECS)
+    adopt(fleet, Adopting(world), state, some_launch())
+    run(fleet, world, 3)
+    assert world.log == []
+    assert fleet.was_ready
+    assert fleet.is_quiet
+    assert fleet.restarts["decode-0"] == 2
+
+
+def test_what_died_meanwhile_is_started_and_what_is_not_wanted_is_ended() -> None:
+    world = World(start_s=0)
+    for its in (*SPECS, spec("decode-9", "decode", 9, gpu=9)):
+        world.start(its)
+    state = replace(some_state(), processes=before_of(world), ready_after_s=3.0)
+    world.end("decode-0", -9)
+    world.log.clear()
+    fleet = fleet_in(world, SPECS)
+    adopt(fleet, Adopting(world), state, some_launch())
+    run(fleet, world, 3)
+    assert [line.split(" ", 1)[1] for line in world.log] == ["kill decode-9", "start decode-0"]
+    assert fleet.is_quiet
+
+
+def test_what_was_on_its_way_out_is_drained_and_not_killed() -> None:
+    world = World(start_s=0)
+    old = spec("decode-9", "decode", 9, gpu=9)
+    for its in (*SPECS, old):
+        world.start(its)
+    state = replace(some_state(), processes=before_of(world), ready_after_s=3.0)
+    world.log.clear()
+    world.busy["decode-9"] = 1
+    fleet = fleet_in(world, SPECS)
+    adopt(fleet, Adopting(world), state, replace(some_launch(), leaving=(old,)))
+    run(fleet, world, 10)
+    assert world.log == []
+    assert fleet.processes["decode-9"].num_left == 1
+    world.busy.clear()
+    run(fleet, world, 3)
+    assert [line.split(" ", 1)[1] for line in world.log] == ["terminate decode-9"]
+    assert fleet.is_quiet

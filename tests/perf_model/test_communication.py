@@ -1,0 +1,116 @@
+"""KV from prefill to decode: links, shards, and what a request waits for."""
+
+from dataclasses import replace
+
+import pytest
+
+from pdctl.perf_model.communication import (
+    assumed_cluster,
+    exposed_tokens,
+    kv_token_s,
+    kv_transfer_s,
+    link_between_engines,
+    local_link,
+    rdma_link,
+    tcp_link,
+)
+from pdctl.perf_model.records import Parallelism
+from pdctl.perf_model.roofline import step_times
+from tests.perf_model.shapes import ONE, cluster, gpu, llm
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        ("qwen3-8b", 1.21),
+        ("qwen3-32b", 2.15),
+        ("llama-3.1-70b", 2.68),
+        ("qwen3-235b-a22b", 1.58),
+        ("gpt-oss-120b", 0.60),
+        ("deepseek-v3", 0.58),
+    ],
+)
+def test_an_8k_prompt_moves_its_kv_bytes(name: str, gigabytes: float) -> None:
+    link = replace(rdma_link(50e9), bytes_per_s=1e9)
+    assert 8192 * kv_token_s(llm(name), ONE, link) == pytest.approx(gigabytes, rel=0.01)
+
+
+def test_transfers_between_two_h200s_take_what_they_took() -> None:
+    # SGLang 0.5.15, NIXL over UCX: 34.2 ms in all from enqueue to success seen
+    times = step_times(llm("llama-3.1-8b"), cluster(), ONE, "prefill")
+    total = sum(kv_transfer_s(times, n) for n in (500, 2000, 8000, 8000))
+    assert total == pytest.approx(0.0342, rel=0.05)
+
+
+def test_the_link_is_the_fastest_the_cluster_has_between_two_engines() -> None:
+    assert link_between_engines(cluster(), ONE).kind == "nvlink"
+    assert link_between_engines(cluster("L40S"), ONE).kind == "pcie"
+    assert link_between_engines(cluster(nodes=2, rdma=50e9), ONE).kind == "rdma"
+    assert link_between_engines(cluster(nodes=2), ONE).kind == "tcp"
+
+
+def test_an_unknown_link_between_nvlink_nodes_is_assumed_and_a_given_one_kept() -> None:
+    assert assumed_cluster(cluster(nodes=2)).rdma_bytes_per_s == 50e9
+    given, one = cluster(nodes=2, rdma=12.5e9), cluster()
+    assert assumed_cluster(given) is given
+    assert assumed_cluster(one) is one
+    unknown = step_times(llm("qwen3-32b"), cluster(nodes=2), ONE, "prefill")
+    known = step_times(llm("qwen3-32b"), cluster(nodes=2, rdma=50e9), ONE, "prefill")
+    assert unknown == known
+
+
+def test_links_rank_as_their_hardware_does() -> None:
+    rates = [
+        local_link(cluster()).bytes_per_s,
+        rdma_link(50e9).bytes_per_s,
+        rdma_link(12.5e9).bytes_per_s,
+        tcp_link(25e9 / 8).bytes_per_s,
+    ]
+    assert rates == sorted(rates, reverse=True)
+    assert rdma_link(50e9).bytes_per_s == 40e9
+
+
+def test_a_slow_nvlink_is_not_given_the_rate_of_a_fast_one() -> None:
+    slow = replace(cluster(), gpu=replace(gpu("H200"), peer_bytes_per_s=100e9))
+    assert local_link(slow).bytes_per_s < local_link(cluster()).bytes_per_s
+
+
+def test_gqa_shards_move_side_by_side_and_copies_move_once() -> None:
+    shape, link = llm("llama-3.1-70b"), rdma_link(50e9)
+    one, eight, sixteen = (kv_token_s(shape, Parallelism(tp=n), link) for n in (1, 8, 16))
+    assert eight == pytest.approx(one / 8)
+    assert sixteen == pytest.approx(one / 16)
+    assert kv_token_s(shape, Parallelism(pp=2), link) == pytest.approx(one / 2)
+
+
+def test_mla_moves_its_latent_once_whatever_tp() -> None:
+    shape, link = llm("deepseek-v3"), rdma_link(50e9)
+    assert kv_token_s(shape, Parallelism(tp=8), link) == kv_token_s(shape, ONE, link)
+    by_rank = kv_token_s(shape, Parallelism(tp=8, dp=8), link)
+    assert by_rank == pytest.approx(kv_token_s(shape, ONE, link) / 8)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cached", "last"),
+    [
+        (100, 0, 100),
+        (8192, 0, 8192),
+        (8193, 0, 1),
+        (20000, 0, 3616),
+        (20000, 12000, 8000),
+        (9, 9, 1),
+    ],
+)
+def test_only_the_last_chunk_is_waited_for(prompt: int, cached: int, last: int) -> None:
+    assert exposed_tokens(prompt, cached, 8192) == last
+
+
+def test_a_given_link_replaces_the_clusters_own() -> None:
+    own, slow = (
+        step_times(llm("qwen3-8b"), cluster(), ONE, "prefill", link=link)
+        for link in (None, tcp_link(3e9))
+    )
+    assert slow.transfer_token_s > 10 * own.transfer_token_s
+    assert replace(slow, transfer_token_s=0.0, transfer_base_s=0.0) == replace(
+        own, transfer_token_s=0.0, transfer_base_s=0.0
+    )
