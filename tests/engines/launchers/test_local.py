@@ -226,7 +226,8 @@ def test_signals_to_a_process_that_is_gone_reach_nobody(launcher: Tidy) -> None:
 def test_an_engine_dies_with_its_supervisor_when_tied_to_it(tmp_path: Path) -> None:
     supervisor = (
         "import sys, time; from pathlib import Path; from dataclasses import replace;"
-        "from pdctl.engines.launchers.local import LocalLauncher; from tests.engines.world import spec;"
+        "from pdctl.engines.launchers.local import LocalLauncher;"
+        "from tests.engines.world import spec;"
         "its = replace(spec('d', 'decode', 1), argv=('sleep', '60'), log=Path(sys.argv[1]));"
         "started = LocalLauncher('tied', cwd='/', death_signal=9).start(its);"
         "print(started.pid, flush=True); time.sleep(60)"
