@@ -8,6 +8,7 @@ one change to the next (decode_run.py).
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from operator import sub
 
 from pdctl.perf_model.metrics import weighted_percentiles
@@ -46,6 +47,80 @@ def simulate(
         queues = _play(run, sample_every_s or NEVER, sorted(changes, key=lambda c: c.at_s))
     run.check()
     return _outcome(run, requests, queues)
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many requests may miss their service levels before a replay is given up.
+
+    first, last: the requests that count, first <= place < last in arrival order.
+    """
+
+    ttft_s: float | None
+    tpot_s: float | None
+    first: int
+    last: int
+    most_missed: int
+
+
+QUOTA_LOOKS = 10  # times that a replay looks at its misses
+
+
+def simulate_within(
+    fleet: Fleet,
+    requests: Requests,
+    quota: Quota,
+    *,
+    seed: int = 0,
+    prefixes: Prefixes | None = None,
+) -> Outcome | None:
+    """As `simulate`, but None as soon as more requests have missed than `quota` allows.
+
+    A replay that runs to its end may still have missed too many: that is for the caller to count.
+    """
+    run = _run(fleet, requests, prefixes, seed, NEVER)
+    arrival_s = requests.arrival_s
+    with _collector_paused():
+        for look in range(1, QUOTA_LOOKS + 1):
+            place = quota.first + (quota.last - quota.first) * look // QUOTA_LOOKS
+            now_s = arrival_s[max(place, 1) - 1]
+            run.play(now_s)
+            if _num_missed(run, arrival_s, quota, place, now_s) > quota.most_missed:
+                return None
+        _play(run, NEVER, ())
+    run.check()
+    return _outcome(run, requests, ())
+
+
+def _num_missed(
+    run: ColocatedFleet | SplitFleet,
+    arrival_s: Sequence[float],
+    quota: Quota,
+    until: int,
+    now_s: float,
+) -> int:
+    """The requests before place `until` that at `now_s` have missed a service level for certain."""
+    ttft_s = NEVER if quota.ttft_s is None else quota.ttft_s
+    tpot_s = NEVER if quota.tpot_s is None else quota.tpot_s
+    is_split = isinstance(run, SplitFleet)
+    part = slice(quota.first, until)
+    columns, missed = run.columns, 0
+    for job, at_s, made_s, reply_s, last_s in zip(
+        run.jobs[part],
+        arrival_s[part],
+        columns.first_s[part],
+        columns.reply_s[part],
+        columns.last_s[part],
+        strict=True,
+    ):
+        if job is None:
+            missed += 1
+            continue
+        first_s = now_s if made_s < 0 else max(made_s, reply_s)
+        is_done = last_s >= 0 and (reply_s >= 0 or not is_split)
+        if first_s - at_s > ttft_s or (is_done and last_s - first_s > tpot_s * (job.osl - 1) > 0):
+            missed += 1
+    return missed
 
 
 @contextmanager
