@@ -58,30 +58,26 @@ def _ask_options(has_gpus: bool) -> PlanOptions:
 
 
 def _decide(options: PlanOptions) -> "tuple[str, Question, Verdict]":
-    from pdctl.commands.parallel import spread_over_cores
-    from pdctl.commands.plan import next_command, question_of
-    from pdctl.commands.screens import progress_line
-    from pdctl.console import out
-    from pdctl.tables.plan import plan_view
-    from pdctl.verdict.verdict import decide
+    from pdctl.commands.next_steps import next_steps
+    from pdctl.commands.plan import answer, question_of, show_plan
 
     model, question = question_of(options)
-    with progress_line() as progress:
-        verdict = decide(question, spread=spread_over_cores, progress=progress)
-    out().print(plan_view(question, verdict, next_command(model, question, verdict)))
+    question, verdict = answer(question)
+    show_plan(question, verdict, next_steps(model, question, verdict))
     return model, question, verdict
 
 
 def _next_verb(model: str, question: "Question", verdict: "Verdict") -> str | None:
     """up or rehearse, which find this plan as the last one; None: nothing more."""
-    from pdctl.commands.plan import chosen_arm, keep_plan
+    from pdctl.commands.next_steps import chosen_arm
+    from pdctl.commands.plan import keep_plan
 
     arm = chosen_arm(verdict)
-    if arm is None or verdict.unmet:
+    if arm is None or not verdict.is_met:
         return None
-    keep_plan(model, question, verdict, arm, None)
+    keep_plan(model, question, arm, None)
     while (answer := _ask(f"{CHOICES}?", "q", "").lower()[:1]) == "w":
-        keep_plan(model, question, verdict, arm, Path("pd.yaml"))
+        keep_plan(model, question, arm, Path("pd.yaml"))
         _say("wrote pd.yaml; pdctl up -f pd.yaml launches it\n")
     return {"l": "up", "r": "rehearse"}.get(answer)
 

@@ -1,5 +1,9 @@
 """`pdctl plan`: should prefill and decode be split, into how many engines, and why?"""
 
+import re
+import shlex
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +16,8 @@ from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import parse_duration_s, positive
 from pdctl.verdict.records import Arm, Question, Speculation, Verdict
 from pdctl.workload.records import Slo, Workload
+
+PIPED_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     speculation = _speculation(options)
     name = options.model or _known_model(options)
     llm = read_llm(name)
+    options, usd_per_gpu_hour = _priced(options)
     cluster = _cluster(options)
     parallelism = _parallelism(options, llm)
     workload = _workload(_asked(options))
@@ -72,8 +79,32 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         speculation=speculation,
         seed=options.seed,
         attention_backend=options.attention_backend or None,
+        usd_per_gpu_hour=usd_per_gpu_hour,
     )
     return name, _with_profile(question, options)
+
+
+_PRICE = re.compile(r"@([^:]*)")
+
+
+def _priced(options: PlanOptions) -> tuple[PlanOptions, float | None]:
+    """The options without the price in --gpus 8xH100@2.50, and the price in dollars an hour."""
+    match = _PRICE.search(options.gpus)
+    if match is None:
+        return options, None
+    text = match[1].strip().removeprefix("$")
+    example = f"--gpus {_PRICE.sub('', options.gpus, count=1)}@2.50"
+    try:
+        price = float(text)
+    except ValueError as problem:
+        raise InvalidInput(
+            f"--gpus: {match[1]!r} is not a price in dollars per GPU and hour.", hint=example
+        ) from problem
+    if not 0 < price < 1e6:
+        raise InvalidInput(
+            f"--gpus: a price must be positive and finite, not {text}.", hint=example
+        )
+    return replace(options, gpus=_PRICE.sub("", options.gpus, count=1)), price
 
 
 def _slo(options: PlanOptions) -> Slo:
@@ -285,81 +316,71 @@ def write_answer(
     report: Path | None,
 ) -> None:
     """Show a verdict, keep it for the next command, and exit 3 when the answer is no."""
+    from pdctl.commands.next_steps import chosen_arm, next_steps
+
     arm = chosen_arm(verdict)
+    if arm is not None and verdict.is_met:
+        keep_plan(model, question, arm, output)
+    steps = next_steps(model, question, verdict, output)
     if report is not None and verdict.arms:
-        _write_report(report, model, question, verdict)
-    if arm is not None and not verdict.unmet:
-        keep_plan(model, question, verdict, arm, output)
-    _show(model, question, verdict, as_json=as_json)
-    if verdict.unmet:
+        _write_report(report, question, verdict, steps)
+    _show(question, verdict, steps, as_json=as_json)
+    if not verdict.is_met:
         raise typer.Exit(ExitCode.ANSWER_IS_NO)
 
 
-def chosen_arm(verdict: Verdict) -> Arm | None:
-    """The arm to launch; of a verdict that is too close the split, which shows its queues."""
-    name = "colocated" if verdict.verdict == "colocated" else "pd"
-    return verdict.arms.get(name)
-
-
-def next_command(model: str, question: Question, verdict: Verdict) -> str:
-    """What to type after this verdict."""
-    from pdctl.verdict.sentences import backend_flags, parallelism_flags
-
-    arm = chosen_arm(verdict)
-    if verdict.settle:
-        return verdict.settle
-    if arm is None:
-        return "pdctl plan --help"
-    prefill, decode = arm.num_engines
-    if not decode:
-        prefill, decode = 0, prefill
-    words = [f"pdctl up {model} --prefill {prefill} --total {prefill + decode}"]
-    return " ".join([*words, *parallelism_flags(arm), *backend_flags(question)])
-
-
-def _show(model: str, question: Question, verdict: Verdict, *, as_json: bool) -> None:
+def _show(question: Question, verdict: Verdict, steps: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         from pdctl.console import print_json
-        from pdctl.verdict.verdict import verdict_data
+        from pdctl.verdict.data import verdict_data
 
-        print_json("plan", verdict_data(verdict), status="no" if verdict.unmet else "ok")
+        told = verdict_data(question, verdict, steps)
+        print_json("plan", told, status="ok" if verdict.is_met else "no")
         return
-    from pdctl.console import out
-    from pdctl.tables.plan import plan_view
-
-    out().print(plan_view(question, verdict, next_command(model, question, verdict)))
+    show_plan(question, verdict, steps)
 
 
-def keep_plan(
-    model: str, question: Question, verdict: Verdict, arm: Arm, output: Path | None
-) -> None:
+def show_plan(question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
+    """The screen, and below it the commands to go on with, unwrapped."""
+    from pdctl.console import out, printable
+    from pdctl.tables.plan import next_lines, plain, plan_view
+
+    console, view = out(), plan_view(question, verdict)
+    if console.is_terminal:
+        console.print(view)
+    else:
+        sys.stdout.write(printable(plain(view, max(console.width, PIPED_WIDTH))))
+    for line in next_lines(steps):
+        console.print(line, soft_wrap=True)
+
+
+def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> None:
     """Write pd.yaml where asked, and the last plan; a full disk is no reason to lose the answer."""
-    from pdctl.deployment.build import deployment_of_arm
+    from pdctl.commands.next_steps import planned_deployment
     from pdctl.deployment.pd_yaml import write_deployment
     from pdctl.paths import last_plan_path
 
-    backend = question.attention_backend
     if output is not None:
-        planned = deployment_of_arm(model, arm, question.slo, attention_backend=backend)
-        write_deployment(planned, output)
+        write_deployment(planned_deployment(model, question, arm), output)
     last = last_plan_path()
     try:
-        deployment = deployment_of_arm(model, arm, question.slo, attention_backend=backend)
+        deployment = planned_deployment(model, question, arm)
         last.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_deployment(deployment, last)
     except (OSError, EnvironmentProblem, InvalidInput):
         return  # more engines than one machine launches: still a plan
 
 
-def _write_report(path: Path, model: str, question: Question, verdict: Verdict) -> None:
+def _write_report(path: Path, question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
+    from datetime import datetime
+
     from pdctl.commands.parallel import spread_over_cores
-    from pdctl.tables.plan import flip_sentence
-    from pdctl.tables.report import report_page
+    from pdctl.tables.report import Made, report_page
     from pdctl.verdict.search import rate_curves
 
-    curves = rate_curves(question, verdict, spread=spread_over_cores)
-    command, flips = next_command(model, question, verdict), flip_sentence(verdict)
-    page = report_page(question, verdict, command, curves, flips)
+    curves = rate_curves(question, verdict.arms, verdict.rate_rps, spread_over_cores)
+    made = Made(datetime.now().astimezone(), shlex.join(["pdctl", *sys.argv[1:]]))
+    page = report_page(question, verdict, steps, curves, made)
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as problem:
@@ -368,10 +389,30 @@ def _write_report(path: Path, model: str, question: Question, verdict: Verdict) 
         ) from problem
 
 
+def answer(
+    question: Question, *, fewest: bool = False, queues: bool = False
+) -> tuple[Question, Verdict]:
+    """The verdict in facts and sentences; the question too, since --fewest changes its GPUs."""
+    from pdctl.commands.parallel import spread_over_cores
+    from pdctl.commands.screens import progress_line
+    from pdctl.verdict.sentences import write
+    from pdctl.verdict.verdict import decide, decide_fewest
+
+    with progress_line() as progress:
+        if fewest:
+            question, verdict = decide_fewest(
+                question, spread=spread_over_cores, progress=progress, queues=queues
+            )
+        else:
+            verdict = decide(question, spread=spread_over_cores, progress=progress, queues=queues)
+    return question, write(question, verdict)
+
+
 EXAMPLES = """\b
 Examples:
   pdctl plan deepseek-r1 --gpus 4x8xH200 --isl 8000 --osl 500 --rate 10
   pdctl plan qwen3-32b --gpus 2x8xH200 --tp 2 --trace requests.jsonl --ttft 5s --tpot 40ms
+  pdctl plan qwen3-8b --gpus 8xH100@2.50 --isl 4000 --osl 300 --rate 5 --ttft 1s --fewest
   pdctl plan qwen3-32b --from http://127.0.0.1:30000 --window 1m
 """
 
@@ -380,7 +421,9 @@ def plan(
     model: str = typer.Argument(
         "", help="Directory with config.json, cached model or bundled name.", show_default=False
     ),
-    gpus: str = typer.Option("", help="8xH100, 4x8xH200 (nodes × GPUs × type), :rdma400."),
+    gpus: str = typer.Option(
+        "", help="8xH100, 4x8xH200 (nodes × GPUs × type), :rdma400; @2.50: $ a GPU-hour."
+    ),
     isl: float = typer.Option(None, help="Mean prompt tokens."),
     osl: float = typer.Option(None, help="Mean output tokens."),
     rate: float = typer.Option(None, help="Requests per second."),
@@ -394,6 +437,9 @@ def plan(
     ttft: str = typer.Option("", help="SLO of the time to first token: 1s."),
     tpot: str = typer.Option("", help="SLO of the time per output token: 30ms."),
     attainment: float = typer.Option(0.9, help="Share of requests that must meet the SLOs."),
+    fewest: bool = typer.Option(
+        False, "--fewest", help="Use as few GPUs as meet the SLOs at the rate."
+    ),
     total: int = typer.Option(None, help="Engines in all."),
     tp: int = typer.Option(None, help="Tensor parallelism of every engine."),
     prefill_tp: int = typer.Option(None, help="Of prefill engines."),
@@ -415,10 +461,7 @@ def plan(
     no_input: bool = typer.Option(False, "--no-input", help="Never ask."),
 ) -> None:
     """Should prefill and decode be split, into how many engines, and why?"""
-    from pdctl.commands.parallel import spread_over_cores
-    from pdctl.commands.screens import progress_line
     from pdctl.engines.clients.api_key import use_key_file
-    from pdctl.verdict.verdict import decide
 
     use_key_file(api_key_file)
     options = PlanOptions(
@@ -452,10 +495,7 @@ def plan(
         no_input=no_input or as_json,
     )
     name, question = question_of(options)
-    with progress_line() as progress:
-        verdict = decide(
-            question, spread=spread_over_cores, progress=progress, queues=report is not None
-        )
+    question, verdict = answer(question, fewest=fewest, queues=report is not None)
     write_answer(name, question, verdict, as_json=as_json, output=output, report=report)
 
 

@@ -144,14 +144,15 @@ def _chosen(wish: RehearseOptions, workload: Workload) -> Deployment:
 
 
 def _planned(wish: RehearseOptions, workload: Workload) -> Deployment:
+    from pdctl.commands.next_steps import chosen_arm
     from pdctl.commands.parallel import spread_over_cores
-    from pdctl.commands.plan import chosen_arm
     from pdctl.commands.screens import progress_line
     from pdctl.deployment.build import deployment_of_arm
     from pdctl.inspection.cluster import parse_gpus
     from pdctl.inspection.llm import read_llm
     from pdctl.perf_model.records import Parallelism, Role
     from pdctl.verdict.records import Question
+    from pdctl.verdict.sentences import write
     from pdctl.verdict.verdict import decide
 
     model = wish.model or DEFAULT_MODEL
@@ -166,7 +167,8 @@ def _planned(wish: RehearseOptions, workload: Workload) -> Deployment:
         parallelism=fixed,
     )
     with progress_line() as progress:
-        verdict = decide(question, spread=spread_over_cores, progress=progress)
+        found = decide(question, spread=spread_over_cores, progress=progress, flips=False)
+    verdict = write(question, found)
     _say(f"{verdict.headline}. {verdict.reason}")
     arm = chosen_arm(verdict)
     if arm is None:

@@ -37,7 +37,7 @@ def gpu_budget(question: Question) -> int:
 
     Raises InvalidInput when the engines asked for need more than there are.
     """
-    have = question.cluster.num_gpus
+    have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
     size = _fixed_size(question)
     if question.total is None or size is None:
         return have
