@@ -146,7 +146,7 @@ def load_flags(question: Question) -> Iterator[str]:
         yield from ("--isl", f"{workload.isl.mean:.10g}", "--osl", f"{workload.osl.mean:.10g}")
         if workload.prefix_hit is not None:
             yield from ("--prefix-hit", f"{workload.prefix_hit:.10g}")
-    if workload.rate_rps is not None and (workload.requests is None or not workload.has_arrivals):
+    if workload.rate_rps is not None:
         yield from ("--rate", f"{workload.rate_rps:.10g}")
     elif workload.concurrency is not None:
         yield from ("--concurrency", f"{workload.concurrency:.10g}")
@@ -173,6 +173,11 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
             yield shlex.join(["pdctl", "plan", model, "--gpus", verdict.fits_on])
         return
     words = ["pdctl", "plan", model]
+    kept = list(load_flags_without_rate(question))
+    if verdict.floors:
+        gpus = _gpus(question, question.cluster.num_nodes)
+        yield shlex.join([*words, "--gpus", gpus, *kept, *_reachable_slos(question, verdict)])
+        return
     rest = [*load_flags(question), *slo_flags(question)]
     cluster = question.cluster
     needed = verdict.gpus_needed
@@ -180,11 +185,24 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
         nodes = -(-needed // cluster.gpus_per_node)
         yield shlex.join([*words, "--gpus", _gpus(question, nodes), *rest])
     best = max((arm.capacity_rps or 0.0 for arm in verdict.arms.values()), default=0.0)
-    kept = [*load_flags_without_rate(question), *slo_flags(question)]
     if best > 0:
-        yield shlex.join(
-            [*words, "--gpus", _gpus(question, cluster.num_nodes), *kept, "--rate", f"{best:.10g}"]
-        )
+        gpus = _gpus(question, cluster.num_nodes)
+        rate = ["--rate", f"{best:.10g}"]
+        yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(question), *rate])
+
+
+def _reachable_slos(question: Question, verdict: Verdict) -> Iterator[str]:
+    """The SLOs, raised to a fifth above what an idle layout takes where they are below it."""
+    slo, floors = question.slo, verdict.floors
+    nearest = min(floors, key=lambda f: (f.ttft_s or 0.0) + (f.tpot_s or 0.0))
+    for flag, asked, least in (
+        ("--ttft", slo.ttft_s, nearest.ttft_s),
+        ("--tpot", slo.tpot_s, nearest.tpot_s),
+    ):
+        if asked is not None:
+            yield from (flag, _duration(max(asked, float(f"{(least or 0.0) * 1.2:.2g}"))))
+    if slo.attainment != 0.9:
+        yield from ("--attainment", f"{slo.attainment:.10g}")
 
 
 def load_flags_without_rate(question: Question) -> Iterator[str]:

@@ -38,7 +38,7 @@ def plan_view(question: Question, verdict: Verdict) -> RenderableType:
     if flips := list(sentences.flip_sentences(question, verdict.flips)):
         parts += [Text(), Text("Changes the answer (each one asked again)", style="bold")]
         parts += [Text(" · ".join(flips))]
-    if len(verdict.sweep) > 1:
+    if len(verdict.sweep) > 1 and any(arm.capacity_rps for arm in verdict.arms.values()):
         parts += [Text(), _sweep(verdict)]
     if notes := _notes(verdict):
         parts += [Text(), *notes]
@@ -99,7 +99,7 @@ def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
     if not verdict.is_met:
         no = verdict.unmet.removeprefix(verdict.headline).removeprefix(": ")
         if no:
-            yield f"{no[0].upper()}{no[1:]}"
+            yield no if not no.startswith("the ") else f"T{no[1:]}"
         return
     if verdict.reason:
         yield verdict.reason
@@ -153,7 +153,7 @@ def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
     yield ("carries up to", [_capacity_cell(a) for a in arms], asked)
     yield ("GPUs", [gpus_text(a) for a in arms], "")
     if slo.is_given and verdict.is_rate_asked:
-        cells = [str(a.gpus_needed) if a.gpus_needed else UNKNOWN for a in arms]
+        cells = [str(a.gpus_needed) if a.gpus_needed else "–" for a in arms]
         yield ("GPUs needed", cells, "")
     yield ("output per GPU", [_tokens_cell(a) for a in arms], "")
     if price := question.usd_per_gpu_hour:

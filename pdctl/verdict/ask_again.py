@@ -15,7 +15,7 @@ from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Choice, Question
 from pdctl.verdict.search import Contest, compared_rate, contest_of, whole_choice
 
-MARGIN = 1  # rungs beside the one that decides
+MARGIN = 2  # rungs beside the one that decides
 LEAP = 1.12  # from one such rate to the next
 TRIES = 4  # rates at which one arm is seen to carry clearly more than the other, or not
 
@@ -110,9 +110,9 @@ def _carries_more(
     at, held, missed = math.sqrt(theirs * ours / factor), 0.0, math.inf
     for _ in range(TRIES):
         rate = rung_rps(rung_below(at))
-        more = rung_rps(rung_below(rate * factor))
         is_carried = _holds(contest, loser, rate)
-        wins = _holds(contest, winner, more if is_carried else rung_rps(rung_below(more) + 1))
+        beside = -MARGIN if is_carried else MARGIN
+        wins = _holds(contest, winner, rung_rps(rung_below(rate * factor) + beside))
         if wins != is_carried:
             return wins
         held, missed = (rate, missed) if is_carried else (held, rate)

@@ -17,6 +17,8 @@ STEP = 1.025  # between rungs
 LEAP = 4  # rungs: the first steps up and down, 10 %
 FEW_LEAP = 2  # the same where a part of the requests has shown where to begin
 NEAR = 0.9  # of the best rate: what fails there by a part of the requests is not tried on all
+BELOW, ABOVE = 0.97, 1.10  # times a capacity: there the SLOs are met, and missed
+MOST_CONFIRMATIONS = 6
 LIGHT = 0.02  # of what a layout can do at all: where it fails there it fails anywhere
 LIGHTEST_RPS, HIGHEST_RPS = 1e-6, 1e7
 
@@ -61,6 +63,7 @@ class CapacitySearch:
         self._light = rung_below(free * LIGHT)
         guess = max((c.guess_rps for c in candidates), default=0.0)
         self._next, self._leap = rung_below(guess or free / 2), LEAP
+        self._confirmations = 0
         self.is_done = not candidates
         self.is_hopeless = not candidates
         self._has_looked = trials.few is None
@@ -111,8 +114,9 @@ class CapacitySearch:
         """Choose the rung to try next: away from the guess in growing leaps, then the middle."""
         low, high = self._low, self._high
         if low is not None and high is not None:
-            self.is_done = high - low <= 1
             self._next = (low + high) // 2
+            if high - low <= 1:
+                self._confirm(low)
         elif low is not None:
             self._next = low + self._leap
             self._leap *= 2
@@ -122,6 +126,26 @@ class CapacitySearch:
             self.is_done = self.is_hopeless = high <= self._light
             self._next = max(high - self._leap, self._light)
             self._leap *= 2
+
+    def _confirm(self, low: int) -> None:
+        """Look a little below and above, and go on from there where they disagree.
+
+        Attainment falls with the rate but for the luck of who meets whom, which matters most in
+        short or bursty samples.
+        """
+        assert self.best is not None
+        capacity = rung_rps(low)
+        self._confirmations += 1
+        if self._confirmations > MOST_CONFIRMATIONS:
+            self.is_done = True
+        elif not self.trials.meets(self.best, BELOW * capacity, self.slo):
+            self._low, self._high, self._leap = None, low, 1
+            self._next = max(rung_below(BELOW * capacity), self._light)
+        elif self.trials.meets(self.best, ABOVE * capacity, self.slo):
+            self._high, self._leap = None, 1
+            self._next = rung_below(ABOVE * capacity) + 1
+        else:
+            self.is_done = True
 
     def _holds(self, rung: int) -> bool:
         rate = rung_rps(rung)

@@ -263,12 +263,7 @@ def gpus_sentence(question: Question, verdict: Verdict) -> str:
     needed = verdict.gpus_needed
     if needed is None:
         return ""
-    have = max(arm.num_gpus for arm in verdict.arms.values())
-    have = (
-        min(question.cluster.num_gpus, question.max_gpus or have)
-        if question.max_gpus
-        else (question.cluster.num_gpus)
-    )
+    have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
     if needed > have:
         return f"About {needed} of these GPUs would do."
     if needed == have:
@@ -284,6 +279,8 @@ def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
         for down in arm.one_down:
             what = f"one {down.role} engine"
             counts = dict(zip(arm.parallelism, arm.num_engines, strict=False))
+            if sum(counts.values()) == 1:
+                continue
             if counts.get(down.role) == 1:
                 yield f"With its only {down.role} engine down {arm.layout} serves nothing."
             elif down.attainment <= 0:
@@ -294,12 +291,8 @@ def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
 
 def share_down(share: float) -> str:
     """A share, rounded so that it never claims more than is: 89.96 % as 89.9 %."""
-    percent = share * 100
-    return (
-        f"{percent:.0f} %"
-        if abs(percent - round(percent)) < 1e-6
-        else f"{math.floor(percent * 10 + 1e-6) / 10:.1f} %"
-    )  # noqa: E501
+    tenths = math.floor(share * 1000 + 1e-6)
+    return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
 
 
 def rate_down(rate_rps: float | None) -> str:
