@@ -1,8 +1,8 @@
 """The verdict on a question that differs a little from one that has been answered.
 
-It is the verdict that the whole question would get, found with fewer runs: an arm's capacity is
-compared with what decides instead of being searched for. Where a comparison is so near that a
-search might end on its other side there is no answer.
+A surmise needs few runs: an arm's capacity is compared with what decides instead of being searched
+for; where a comparison is near there is none. What is told is the verdict of the whole question,
+by the very search and judgement that `decide` would use.
 """
 
 import math
@@ -30,20 +30,20 @@ class Asker:
     def __post_init__(self) -> None:
         self.contests[_key(self.contest.question)] = self.contest
 
-    def __call__(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
-        """The verdict of the whole question; None: too near to a threshold to be sure.
+    def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
+        """What the verdict should be, from few runs; None: too near to a threshold to be sure.
 
         guesses: what each arm probably carries, to know at which rates to compare them.
         """
-        contest = self._contest(question)
-        if contest is None:
-            return "too_close"
-        own = replace(contest, question=question)
-        own.searches = contest.searches  # they depend on no rate
-        names = set(own.entrants)
-        if len(names) < 2 or own.is_searched:
-            return whole_choice(own)
+        own = self._contest(question)
+        if own is None or len(own.entrants) < 2 or own.is_searched:
+            return self(question)
         return certain_choice(own, guesses)
+
+    def __call__(self, question: Question) -> Choice:
+        """The verdict of the whole question, as `decide` comes to it."""
+        own = self._contest(question)
+        return "too_close" if own is None else whole_choice(own)
 
     def _contest(self, question: Question) -> Contest | None:
         key = _key(question)
@@ -52,7 +52,9 @@ class Asker:
             if made is None:
                 return None
             self.contests[key] = made
-        return self.contests[key]
+        kept = self.contests[key]
+        # searches depend on no rate, and are shared
+        return replace(kept, question=question)
 
     def _made(self, question: Question) -> Contest | None:
         asked, base = self.contest.question, self.contest

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.trials import Trials
+from pdctl.verdict.trials import Trials, sample_size
 from pdctl.workload.records import Slo
 
 STEP = 1.025  # between rungs
@@ -18,6 +18,7 @@ LEAP = 4  # rungs: the first steps up and down, 10 %
 FEW_LEAP = 2  # the same where a part of the requests has shown where to begin
 NEAR = 0.9  # of the best rate: what fails there by a part of the requests is not tried on all
 BELOW, ABOVE = 0.97, 1.10  # times a capacity: there the SLOs are met, and missed
+FEW_ENOUGH = 4000  # requests: in larger samples luck evens out
 MOST_CONFIRMATIONS = 6
 LIGHT = 0.02  # of what a layout can do at all: where it fails there it fails anywhere
 LIGHTEST_RPS, HIGHEST_RPS = 1e-6, 1e7
@@ -141,11 +142,16 @@ class CapacitySearch:
         elif not self.trials.meets(self.best, BELOW * capacity, self.slo):
             self._low, self._high, self._leap = None, low, 1
             self._next = max(rung_below(BELOW * capacity), self._light)
-        elif self.trials.meets(self.best, ABOVE * capacity, self.slo):
+        elif self._is_lucky and self.trials.meets(self.best, ABOVE * capacity, self.slo):
             self._high, self._leap = None, 1
             self._next = rung_below(ABOVE * capacity) + 1
         else:
             self.is_done = True
+
+    @property
+    def _is_lucky(self) -> bool:
+        """Whether so few requests count that luck may let a rung fail and a higher one hold."""
+        return sample_size(self.trials) <= FEW_ENOUGH
 
     def _holds(self, rung: int) -> bool:
         rate = rung_rps(rung)

@@ -8,6 +8,7 @@ beyond, has the other answer both times.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.capacity import rung_below, rung_rps
@@ -28,7 +29,13 @@ LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the s
 MOST_REQUESTS = 4000  # in a sample: beyond, runs that only show where to look cost too much
 SPOTS = (0.45, 0.6, 0.8, 1.0, 1.25)  # of an arm's capacity: where a forecast looks at its runs
 
-Ask = Callable[[Question, Mapping[str, float]], Choice | None]
+
+class Ask(Protocol):
+    """Asks other questions. surmise: from few runs; None: not sure."""
+
+    def __call__(self, question: Question) -> Choice: ...
+
+    def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None: ...
 
 
 @dataclass(frozen=True)
@@ -110,13 +117,12 @@ class Forecast:
     band: float
     enough_rps: float
 
-    def choice(self, axis: Axis, value: float, clearly: float) -> Choice:
-        """The answer at a value of an axis. clearly: by how much an arm must win."""
-        asked = axis.moved(self.question, value)
+    def choices(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice]:
+        """The answers at a value of an axis, with the band that an arm must win by so much wider."""
+        rate = axis.moved(self.question, value).workload.rate_rps
         found = {name: Known(rate) for name, rate in self.capacities(axis, value).items()}
-        rate = asked.workload.rate_rps
-        factor = (1 + self.band) * clearly - 1
-        return by_capacity(found["colocated"], found["pd"], rate, factor)
+        bands = [(1 + self.band) * factor - 1 for factor in factors]
+        return {by_capacity(found["colocated"], found["pd"], rate, band) for band in bands}
 
     def capacities(self, axis: Axis, value: float) -> dict[str, float]:
         """What each arm probably carries at a value of an axis."""
@@ -186,51 +192,54 @@ def find_flip(
 ) -> Flip | None:
     """The nearest value in a direction (1 up, -1 down) with another answer, asked again.
 
-    base: the answer to the question itself. ask: the answer to another question; None: too near
-    to a threshold to be sure.
+    base: the answer to the question itself.
     """
     for place in _places(axis, direction, forecast):
         value = _rounded(axis, place, direction)
         if value is None or value > axis.most or (value - axis.value) * direction <= 0:
             continue
-        to = _asked(axis, value, forecast, ask)
+        to = _surmised(axis, value, forecast, ask)
         if to is None or to == base:
             continue
-        beyond = value + direction if axis.is_whole else value * BEYOND**direction
-        is_last = axis.is_whole and not 2 <= beyond <= axis.most
-        if is_last or _asked(axis, beyond, forecast, ask) == to:
+        values = _with_beyond(axis, value, direction)
+        if all(ask(axis.moved(forecast.question, at)) == to for at in values):
             return Flip(axis.what, base, to, value, axis.value)
     return None
 
 
-def _asked(axis: Axis, value: float, forecast: Forecast, ask: Ask) -> Choice | None:
-    return ask(axis.moved(forecast.question, value), forecast.capacities(axis, value))
+def _with_beyond(axis: Axis, value: float, direction: int) -> list[float]:
+    """The value and one a little beyond, where that can be asked."""
+    if not axis.is_whole:
+        return [value, value * BEYOND**direction]
+    beyond = value + direction
+    return [value, beyond] if 2 <= beyond <= axis.most else [value]
+
+
+def _surmised(axis: Axis, value: float, forecast: Forecast, ask: Ask) -> Choice | None:
+    return ask.surmise(axis.moved(forecast.question, value), forecast.capacities(axis, value))
 
 
 def _places(axis: Axis, direction: int, forecast: Forecast) -> Iterator[float]:
     """Values at which to ask, the nearest first."""
+    if axis.what == "rate_rps":
+        yield from (forecast.enough_rps * factor**direction for factor in (1.0, 1.005, 1.02))
+        return
+    base = forecast.choices(axis, axis.value, (1.0,))
+
+    def is_other(value: float) -> bool:
+        return not base & forecast.choices(axis, value, (CLEARLY, 1 / CLEARLY))
+
     if axis.is_whole:
         most = axis.most if direction > 0 else 2
         values = range(int(axis.value) + direction, int(most) + direction, direction)
-        found = [n for n in values if _is_other(axis, n, forecast)]
-        yield from found[:2]
-        return
-    if axis.what == "rate_rps":
-        yield from (forecast.enough_rps * factor**direction for factor in (1.0, 1.005, 1.02))
+        yield from [float(n) for n in values if is_other(n)][:2]
         return
     value = axis.value
     while value < axis.value * FARTHEST if direction > 0 else value > axis.value / FARTHEST:
         value *= FINE**direction
-        if _is_other(axis, value, forecast):
+        if is_other(value):
             yield from (value * factor**direction for factor in OUTWARD)
             return
-
-
-def _is_other(axis: Axis, value: float, forecast: Forecast) -> bool:
-    """Whether the forecast clearly has another answer than at the value asked about."""
-    base = forecast.choice(axis, axis.value, 1.0)
-    clearly = (CLEARLY, 1 / CLEARLY)
-    return all(forecast.choice(axis, value, factor) != base for factor in clearly)
 
 
 def _rounded(axis: Axis, value: float, direction: int) -> float | None:

@@ -344,7 +344,7 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
     budget = gpu_budget(contest.question)
     if capacity <= 0:
         return None
-    if capacity < rate_rps:
+    if capacity < rate_rps and not _carries(contest, arm, rate_rps):
         unit = min(c.fleet.num_gpus // _num_engines(c.fleet) for c in contest.entrants[arm])
         return -int(-budget * rate_rps / capacity // unit) * unit
     guess = max(1, round(budget * rate_rps / capacity))
@@ -362,6 +362,12 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
         if low and high < budget:
             at = (low + high) // 2
     return high
+
+
+def _carries(contest: Contest, arm: str, rate_rps: float) -> bool:
+    """Whether an arm's layout meets the service levels at a rate a little above its capacity."""
+    best = contest.search(arm).best
+    return best is not None and contest.trials.meets(best, rate_rps, contest.question.slo)
 
 
 def _do(contest: Contest, arm: str, gpus: int, rate_rps: float) -> bool:
