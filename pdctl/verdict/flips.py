@@ -118,7 +118,7 @@ class Forecast:
     enough_rps: float
 
     def choices(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice]:
-        """The answers at a value of an axis, with the band that an arm must win by so much wider."""
+        """The answers at a value of an axis, with the band wider by each factor."""
         rate = axis.moved(self.question, value).workload.rate_rps
         found = {name: Known(rate) for name, rate in self.capacities(axis, value).items()}
         bands = [(1 + self.band) * factor - 1 for factor in factors]

@@ -423,22 +423,29 @@ def _misfit(question: Question, engines: Engines, role: Role) -> str:
     fixed = question.parallelism.get(role)
     tried = [fixed] if fixed else list(shapes(question, role))[-1:]
     if not tried:
-        return f"no size of {role} engine is left beside the other role"
+        return ""
     reason = does_not_fit_reason(question.llm, question.cluster, tried[0], role)
     return f"{role} engines do not fit: {reason}"
 
 
 def _too_few(question: Question, engines: Engines, roles: Sequence[Role]) -> str:
     have = gpu_budget(question)
+    there = f"there {'is' if have == 1 else 'are'} {have}"
     if roles == ("colocated",):
-        return f"a colocated engine takes more than the {have} GPUs there are"
-    sizes = [
-        min(e.parallelism.num_gpus for e in found) for found in (engines.prefill, engines.decode)
-    ]
-    return (
-        f"a split needs a prefill engine of {sizes[0]} and a decode engine of {sizes[1]} GPUs, "
-        f"{sum(sizes)} in all; there {'is' if have == 1 else 'are'} {have}"
-    )
+        return f"a colocated engine takes more GPUs than there are ({have})"
+    pools = [pool for pool in (engines.prefill, engines.decode) if pool]
+    least = [min(engine.parallelism.num_gpus for engine in pool) for pool in pools]
+    if len(least) == 2:
+        return (
+            f"a split needs a prefill engine of {_gpus(least[0])} and a decode engine of "
+            f"{_gpus(least[1])}, {sum(least)} in all; {there}"
+        )
+    alone = min(engine.parallelism.num_gpus for engine in engines.colocated)
+    return f"a split needs at least two engines, and one takes {_gpus(alone)}; {there}"
+
+
+def _gpus(num: int) -> str:
+    return f"{num} GPU{'s' * (num != 1)}"
 
 
 def _refusal(question: Question, why: str) -> Verdict:
