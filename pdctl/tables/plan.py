@@ -48,7 +48,8 @@ def plan_view(question: Question, verdict: Verdict) -> RenderableType:
 def next_lines(commands: Sequence[str]) -> list[str]:
     """The commands to go on with, one a line; never to be wrapped."""
     heads = ["next", *[""] * len(commands)]
-    return [f"  {head:4}   {command}" for head, command in zip(heads, commands, strict=False)]
+    lines = [f"  {head:4}   {command}" for head, command in zip(heads, commands, strict=False)]
+    return ["", *lines] if lines else []
 
 
 def plain(view: RenderableType, width: int) -> str:

@@ -175,7 +175,9 @@ def test_warnings_close_the_screen() -> None:
 
 
 def test_next_commands_stand_below_each_other() -> None:
+    assert next_lines(()) == []
     assert next_lines(("pdctl up", "pdctl rehearse")) == [
+        "",
         "  next   pdctl up",
         "         pdctl rehearse",
     ]
