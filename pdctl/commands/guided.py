@@ -69,8 +69,7 @@ def _decide(options: PlanOptions) -> "tuple[str, Question, Verdict]":
 
 def _next_verb(model: str, question: "Question", verdict: "Verdict") -> str | None:
     """up or rehearse, which find this plan as the last one; None: nothing more."""
-    from pdctl.commands.next_steps import chosen_arm
-    from pdctl.commands.plan import keep_plan
+    from pdctl.commands.next_steps import chosen_arm, keep_plan
 
     arm = chosen_arm(verdict)
     if arm is None or not verdict.is_met:

@@ -1,4 +1,4 @@
-"""The commands to type after a plan; each one parses, and means what was planned."""
+"""A plan kept for the next command, and the commands to type: each means what was planned."""
 
 import shlex
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from pdctl.commands.deployment_options import FILE, DeploymentOptions, choose
 from pdctl.deployment.build import backend_args, deployment_of_arm
 from pdctl.deployment.records import Deployment
-from pdctl.errors import PdctlError
+from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.records import Arm, Question, Verdict
@@ -29,6 +29,21 @@ def planned_deployment(model: str, question: Question, arm: Arm) -> Deployment:
     """What to launch for an arm. Raises InvalidInput where it cannot be launched."""
     backend = question.attention_backend
     return deployment_of_arm(plan_model(model), arm, question.slo, attention_backend=backend)
+
+
+def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> None:
+    """Write pd.yaml where asked, and the last plan; a full disk is no reason to lose the answer."""
+    from pdctl.deployment.pd_yaml import write_deployment
+
+    if output is not None:
+        write_deployment(planned_deployment(model, question, arm), output)
+    last = last_plan_path()
+    try:
+        deployment = planned_deployment(model, question, arm)
+        last.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_deployment(deployment, last)
+    except (OSError, EnvironmentProblem, InvalidInput):
+        return  # more engines than one machine launches: still a plan
 
 
 def next_steps(
@@ -220,11 +235,3 @@ def _gpus(question: Question, nodes: int) -> str:
     text = f"{nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}"
     rdma = cluster.rdma_bytes_per_s
     return f"{text}:rdma{rdma * 8 / 1e9:.10g}" if rdma else text
-
-
-def spans_hosts(question: Question) -> str:
-    """What to know of a plan for several hosts; "" for one."""
-    nodes = question.cluster.num_nodes
-    if nodes < 2:
-        return ""
-    return f"This plan spans {nodes} hosts; pdctl up starts engines on the host it runs on."

@@ -14,7 +14,7 @@ from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import parse_duration_s, positive
-from pdctl.verdict.records import Arm, Question, Speculation, Verdict
+from pdctl.verdict.records import Question, Speculation, Verdict
 from pdctl.workload.records import Slo, Workload
 
 PIPED_WIDTH = 120
@@ -316,7 +316,7 @@ def write_answer(
     report: Path | None,
 ) -> None:
     """Show a verdict, keep it for the next command, and exit 3 when the answer is no."""
-    from pdctl.commands.next_steps import chosen_arm, next_steps
+    from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 
     arm = chosen_arm(verdict)
     if arm is not None and verdict.is_met:
@@ -352,23 +352,6 @@ def show_plan(question: Question, verdict: Verdict, steps: Sequence[str]) -> Non
         sys.stdout.write(printable(plain(view, max(console.width, PIPED_WIDTH))))
     for line in next_lines(steps):
         console.print(line, soft_wrap=True)
-
-
-def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> None:
-    """Write pd.yaml where asked, and the last plan; a full disk is no reason to lose the answer."""
-    from pdctl.commands.next_steps import planned_deployment
-    from pdctl.deployment.pd_yaml import write_deployment
-    from pdctl.paths import last_plan_path
-
-    if output is not None:
-        write_deployment(planned_deployment(model, question, arm), output)
-    last = last_plan_path()
-    try:
-        deployment = planned_deployment(model, question, arm)
-        last.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_deployment(deployment, last)
-    except (OSError, EnvironmentProblem, InvalidInput):
-        return  # more engines than one machine launches: still a plan
 
 
 def _write_report(path: Path, question: Question, verdict: Verdict, steps: Sequence[str]) -> None:

@@ -340,6 +340,11 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
             "70 % of what the better one carries."
         )
     yield from _cluster_warnings(question)
+    if question.speculation is not None:
+        yield (
+            f"Planned with {question.speculation.draft_tokens} draft tokens a step: give `up` "
+            "SGLang's own --speculative flags by --args."
+        )
     yield from _profile_warnings(question)
     yield from question.llm.assumptions
     if share := share_too_long(question):
@@ -356,6 +361,11 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
 
 def _cluster_warnings(question: Question) -> Iterator[str]:
     cluster = question.cluster
+    if cluster.num_nodes > 1:
+        yield (
+            f"This plan spans {cluster.num_nodes} hosts; `pdctl up` starts engines only on the "
+            "host it runs on."
+        )
     if assumed_cluster(cluster) is not cluster:
         yield (
             "The rate between nodes is unknown; 400 Gbit/s per GPU is assumed. Give it as in "

@@ -1,13 +1,11 @@
 """The answer of `pdctl plan`: what the layouts do when simulated, and where the rules point."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pdctl.errors import InvalidInput
-from pdctl.perf_model.engine_model import does_not_fit_reason
-from pdctl.perf_model.records import EngineModel, Fleet, Parallelism, Role
-from pdctl.units import format_count
+from pdctl.perf_model.records import Fleet, Role
 from pdctl.verdict.ask_again import Asker
 from pdctl.verdict.closed_form import (
     Demand,
@@ -15,6 +13,12 @@ from pdctl.verdict.closed_form import (
     load_estimate,
     prefill_tokens_per_s,
     tpot_at,
+)
+from pdctl.verdict.feasibility import (
+    where_it_fits,
+    why_not_built,
+    why_nothing_fits,
+    why_too_long,
 )
 from pdctl.verdict.flips import Axis, Forecast, axes_of, find_flip, forecast_of
 from pdctl.verdict.judge import (
@@ -24,7 +28,7 @@ from pdctl.verdict.judge import (
     roofline_band,
     settled_choice,
 )
-from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, shapes
+from pdctl.verdict.layouts import engines_that_fit, gpu_budget
 from pdctl.verdict.records import (
     Arm,
     Choice,
@@ -55,8 +59,6 @@ from pdctl.verdict.search import (
 )
 from pdctl.verdict.trials import sample_size, try_layout, unpredicted
 
-MOST_GPUS_LOG2 = 8  # up to 128 GPUs are tried
-
 Progress = Callable[[str], None]
 
 
@@ -82,7 +84,7 @@ def decide(
         return _does_not_fit(question)
     if demand is None:
         return _by_rules(question, fleets)
-    if why := _too_long(question, engines, demand):
+    if why := why_too_long(question, engines, demand):
         return _refusal(question, why)
     contest = contest_of(question, engines, demand)
     many = sum(map(len, contest.entrants.values()))
@@ -311,7 +313,7 @@ def _judged(
         rate_rps=found.rate_rps,
         is_rate_asked=found.is_asked,
         is_met=is_met,
-        impossible={} if is_both else _impossible(question, contest.engines, set(arms)),
+        impossible={} if is_both else why_not_built(question, contest.engines, set(arms)),
         floors=() if is_met else tuple(_floors(contest, found)),
     )
 
@@ -360,92 +362,8 @@ def _sizing(choice: Choice, arms: Mapping[str, Arm]) -> Sizing:
 
 def _does_not_fit(question: Question) -> Verdict:
     """No engine of any size fits these GPUs."""
-    tried = [question.parallelism[r] for r in ("colocated",) if r in question.parallelism]
-    tried = tried or list(shapes(question, "colocated"))[-1:] or [Parallelism()]
-    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], "colocated")
-    cluster = question.cluster
-    where = f"{cluster.num_gpus} × {cluster.gpu.name}"
-    why = f"{question.llm.name} does not fit on {where}: {reason}."
-    return replace(_refusal(question, why), fits_on=_where_it_fits(question))
-
-
-def _where_it_fits(question: Question) -> str:
-    """The fewest of these GPUs, in powers of two, that hold the model, as --gpus takes them."""
-    free = replace(question, total=None, max_gpus=None, parallelism={})
-    for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
-        nodes, each = max(1, gpus // 8), min(gpus, 8)
-        cluster = replace(question.cluster, num_nodes=nodes, gpus_per_node=each)
-        if engines_that_fit(replace(free, cluster=cluster)).colocated:
-            return f"{nodes}x{each}x{question.cluster.gpu.name}"
-    return ""
-
-
-def _too_long(question: Question, engines: Engines, demand: Demand) -> str:
-    """Why nobody can serve it, where the mean request exceeds the context or every KV cache."""
-    need = demand.isl + demand.osl
-    context = question.llm.max_context
-    if context is not None and need > context:
-        asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
-        return (
-            f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
-            f"context of {question.llm.name}."
-        )
-    everyone = (*engines.colocated, *engines.prefill, *engines.decode)
-    room = max((engine.kv_capacity_tokens for engine in everyone), default=0)
-    if need > room:
-        return (
-            f"A request of {format_count(round(need))} tokens exceeds the KV cache of the largest "
-            f"engine, {format_count(room)} tokens."
-        )
-    return ""
-
-
-def _impossible(question: Question, engines: Engines, built: set[str]) -> dict[str, str]:
-    """Why an arm cannot be built: role, parallelism and bytes that do not fit, or too few GPUs."""
-    roles: dict[str, tuple[Role, ...]] = {"colocated": ("colocated",), "pd": ("prefill", "decode")}
-    found = {}
-    for arm, needed in roles.items():
-        if arm in built:
-            continue
-        reasons = [why for role in needed if (why := _misfit(question, engines, role))]
-        found[arm] = "; ".join(reasons) or _too_few(question, engines, needed)
-    return found
-
-
-def _misfit(question: Question, engines: Engines, role: Role) -> str:
-    by_role: dict[Role, tuple[EngineModel, ...]] = {
-        "colocated": engines.colocated,
-        "prefill": engines.prefill,
-        "decode": engines.decode,
-    }
-    if by_role[role]:
-        return ""
-    fixed = question.parallelism.get(role)
-    tried = [fixed] if fixed else list(shapes(question, role))[-1:]
-    if not tried:
-        return ""
-    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], role)
-    return f"{role} engines do not fit: {reason}"
-
-
-def _too_few(question: Question, engines: Engines, roles: Sequence[Role]) -> str:
-    have = gpu_budget(question)
-    there = f"there {'is' if have == 1 else 'are'} {have}"
-    if roles == ("colocated",):
-        return f"a colocated engine takes more GPUs than there are ({have})"
-    pools = [pool for pool in (engines.prefill, engines.decode) if pool]
-    least = [min(engine.parallelism.num_gpus for engine in pool) for pool in pools]
-    if len(least) == 2:
-        return (
-            f"a split needs a prefill engine of {_gpus(least[0])} and a decode engine of "
-            f"{_gpus(least[1])}, {sum(least)} in all; {there}"
-        )
-    alone = min(engine.parallelism.num_gpus for engine in engines.colocated)
-    return f"a split needs at least two engines, and one takes {_gpus(alone)}; {there}"
-
-
-def _gpus(num: int) -> str:
-    return f"{num} GPU{'s' * (num != 1)}"
+    why = why_nothing_fits(question)
+    return replace(_refusal(question, why), fits_on=where_it_fits(question))
 
 
 def _refusal(question: Question, why: str) -> Verdict:
@@ -485,7 +403,7 @@ def _by_rules(question: Question, fleets: Mapping[str, Fleet]) -> Verdict:
         provenance=provenance_of(question),
         lean=leaning,
         starts=(sizing,) if sizing else (),
-        impossible={} if is_both else _impossible(question, engines, set(arms)),
+        impossible={} if is_both else why_not_built(question, engines, set(arms)),
     )
 
 

@@ -7,8 +7,12 @@ import pytest
 import typer.main
 
 from pdctl.cli import LazyVerbs, app, main
-from pdctl.commands.next_steps import chosen_arm, next_steps, planned_deployment
-from pdctl.commands.plan import keep_plan
+from pdctl.commands.next_steps import (
+    chosen_arm,
+    keep_plan,
+    next_steps,
+    planned_deployment,
+)
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.perf_model.records import Parallelism, Role
