@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.trials import Trials, sample_size
+from pdctl.verdict.trials import Trials
 from pdctl.workload.records import Slo
 
 STEP = 1.025  # between rungs
@@ -150,8 +150,8 @@ class CapacitySearch:
 
     @property
     def _is_lucky(self) -> bool:
-        """Whether so few requests count that luck may let a rung fail and a higher one hold."""
-        return sample_size(self.trials) <= FEW_ENOUGH
+        """Whether so few requests differ that luck may let a rung fail and a higher one hold."""
+        return self.trials.sample.num_different <= FEW_ENOUGH
 
     def _holds(self, rung: int) -> bool:
         rate = rung_rps(rung)

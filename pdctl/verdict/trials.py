@@ -34,7 +34,7 @@ class Sample:
 
     first, last: those that count, first <= place < last; the others fill and empty the engines.
     prefixes: which prompts share leading blocks, found once for all runs. wanted: how many
-    requests it was made for.
+    requests it was made for. num_different: requests before it plays them over again.
     """
 
     requests: Requests
@@ -43,6 +43,7 @@ class Sample:
     prefixes: Prefixes | None
     seed: int
     wanted: int
+    num_different: int
 
     @property
     def is_whole(self) -> bool:
@@ -97,7 +98,7 @@ def sample_of(workload: Workload, num: int, *, max_context: int | None, seed: in
         return _sample(at_rate(requests, 1.0, seed=seed), seed, num, is_whole=True)
     rounds = math.ceil(num / len(requests))
     again = make_requests(workload, num=rounds * len(requests), rate_rps=1.0, seed=seed)
-    return _sample(again, seed, num, is_whole=False)
+    return replace(_sample(again, seed, num, is_whole=False), num_different=len(requests))
 
 
 def _sample(requests: Requests, seed: int, wanted: int, *, is_whole: bool) -> Sample:
@@ -106,7 +107,7 @@ def _sample(requests: Requests, seed: int, wanted: int, *, is_whole: bool) -> Sa
     fixed = replace(requests, arrival_s=times)
     num = len(fixed)
     first, last = (0, num) if is_whole else (int(SETTLED[0] * num), int(SETTLED[1] * num))
-    return Sample(fixed, first, last, find_prefixes(fixed), seed, wanted)
+    return Sample(fixed, first, last, find_prefixes(fixed), seed, wanted, num)
 
 
 def _evenly(workload: Workload, num: int) -> Workload:
@@ -219,7 +220,9 @@ def trials_on(sample: Sample) -> Trials:
     if not sample.is_whole or len(sample.requests) <= 2 * FEW_REQUESTS:
         return Trials(sample)
     part = head(sample.requests, FEW_REQUESTS)
-    few = Sample(part, 0, FEW_REQUESTS, find_prefixes(part), sample.seed, FEW_REQUESTS)
+    few = Sample(
+        part, 0, FEW_REQUESTS, find_prefixes(part), sample.seed, FEW_REQUESTS, FEW_REQUESTS
+    )
     return Trials(sample, Trials(few))
 
 

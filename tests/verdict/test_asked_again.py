@@ -9,8 +9,7 @@ from pdctl.verdict.records import Choice, Flip, Question, Verdict
 from pdctl.verdict.verdict import decide
 from tests.verdict.questions import ROWS, asked, at_rate, name
 
-QUICK = (0, 11, 16)  # in the default run
-OFTEN = 3  # rates at which a capacity must be the same
+QUICK = (0, 11, 17)  # in the default run
 
 
 def rows() -> list[object]:
