@@ -14,9 +14,15 @@ from pdctl.verdict.records import Arm, Question, Verdict
 
 
 def chosen_arm(verdict: Verdict) -> Arm | None:
-    """The arm to launch; of a verdict that is too close the split, which shows its queues."""
-    name = "colocated" if verdict.verdict == "colocated" else "pd"
-    return verdict.arms.get(name)
+    """The arm to launch; of a verdict that is too close the split, which shows its queues.
+
+    Unless only colocated meets the SLOs.
+    """
+    if verdict.verdict != "too_close":
+        return verdict.arms.get(verdict.verdict)
+    pd, colocated = verdict.arms.get("pd"), verdict.arms.get("colocated")
+    only_colocated = colocated is not None and colocated.meets and not (pd and pd.meets)
+    return colocated if only_colocated else pd
 
 
 def plan_model(model: str) -> str:

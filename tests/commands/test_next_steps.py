@@ -1,6 +1,7 @@
 """What `plan` says to type next parses, and means what was planned."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,14 @@ def test_a_tie_of_like_engines_is_settled_by_a_measurement() -> None:
     assert [found[key] for key in kept] == [
         "qwen3-32b", 5, 8, 2, 4000, 300, 3, "1s", "30ms", 0.99,
     ]  # fmt: skip
+
+
+def test_of_a_tie_the_arm_that_meets_the_slos_is_launched() -> None:
+    colocated, pd = arm("8C"), arm("5P3D")
+    tie = replace(verdict_for(pd), verdict="too_close", arms={"colocated": colocated, "pd": pd})
+    assert chosen_arm(tie) == pd
+    missing = replace(tie, arms={"colocated": colocated, "pd": replace(pd, meets=False)})
+    assert chosen_arm(missing) == colocated
 
 
 @pytest.mark.parametrize(
