@@ -18,6 +18,7 @@ LEAP = 4  # rungs: the first steps up and down, 10 %
 FEW_LEAP = 2  # the same where a part of the requests has shown where to begin
 NEAR = 0.9  # of the best rate: what fails there by a part of the requests is not tried on all
 BELOW, ABOVE = 0.97, 1.10  # times a capacity: there the SLOs are met, and missed
+COARSE = 2  # rungs: near enough where nothing but keeping up is asked for
 FEW_ENOUGH = 4000  # requests: in larger samples luck evens out
 MOST_CONFIRMATIONS = 6
 LIGHT = 0.02  # of what a layout can do at all: where it fails there it fails anywhere
@@ -116,7 +117,9 @@ class CapacitySearch:
         low, high = self._low, self._high
         if low is not None and high is not None:
             self._next = (low + high) // 2
-            if high - low <= 1:
+            if not self.slo.is_given:
+                self.is_done = high - low <= COARSE
+            elif high - low <= 1:
                 self._confirm(low)
         elif low is not None:
             self._next = low + self._leap

@@ -23,6 +23,7 @@ LEAST_REQUESTS = 1000  # in a sample of equal requests; heavy tails need more to
 LEAST_MISSES = 20  # that an SLO of the last percent must be able to see
 MOST_REQUESTS = 16_000  # drawn, or of a trace that is short and played over again
 FEW_REQUESTS = 1500  # of a long trace, in a row: they show where to look
+MOST_WITHOUT_SLO = 4000  # where only keeping up is asked for
 QUEUE_SAMPLES = 200
 SETTLED = (0.4, 0.9)  # of a drawn sample in order of arrival: batches are full, none runs dry
 GROWTH = 0.04  # of the time that passes: waits that grow faster never stop growing
@@ -70,7 +71,8 @@ def num_requests(fleets: Sequence[Scored], demand: Demand, slo: Slo) -> int:
     most = max((_in_flight(s, demand, slo) for s in fleets), default=0.0)
     wanted = max(least, TURNOVERS * most)
     doublings = math.ceil(math.log2(wanted / LEAST_REQUESTS))
-    return min(LEAST_REQUESTS << max(doublings, 0), MOST_REQUESTS)
+    top = MOST_REQUESTS if slo.is_given else MOST_WITHOUT_SLO
+    return min(LEAST_REQUESTS << max(doublings, 0), top)
 
 
 def _in_flight(scored: Scored, demand: Demand, slo: Slo) -> float:

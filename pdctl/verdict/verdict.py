@@ -202,7 +202,7 @@ def _told(
     if is_sized:
         tasks += [_needed_task(contest, found, name) for name in names]
         tasks += [_down_task(contest, found, role) for role in _roles(found.fleets[shown])]
-    if flips and len(names) == 2 and any(found.capacities.values()):
+    if flips and question.slo.is_given and len(names) == 2 and any(found.capacities.values()):
         tasks += _flip_tasks(contest, found)
     results = dict(
         spread(lambda task: (task.key, task.work()), tasks, cost_s=2 * contest.run_cost_s)
@@ -225,6 +225,10 @@ class _Task:
 
 def _arm_task(contest: Contest, found: _Found, name: str, queues: bool) -> _Task:
     fleet, slo = found.fleets[name], contest.question.slo
+    shape = unpredicted(fleet)
+    for arm in () if queues else found.others:
+        if (arm.layout, arm.parallelism) == (shape.layout, shape.parallelism):
+            return _Task(("arm", name), lambda known=arm: known)  # type: ignore[misc]
     return _Task(
         ("arm", name),
         lambda: try_layout(contest.trials, fleet, found.rate_rps, slo, queues=queues),
