@@ -1,6 +1,5 @@
 """`pdctl calibrate`: measure step times of an engine, so that `plan` is about this machine."""
 
-import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from pdctl.errors import ExitCode, InvalidInput
-from pdctl.measurement.prediction import cluster_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +38,8 @@ def watched(wish: "CalibrateOptions") -> "Calibration":
 
 
 def _from_urls(wish: "CalibrateOptions") -> "Calibration":
+    import asyncio
+
     from pdctl.inspection.llm import read_llm
     from pdctl.measurement.arm_run import engines_of
     from pdctl.measurement.calibration.engines import facts_of, roofline_of
@@ -271,8 +271,11 @@ def _measured(
     wish: CalibrateOptions, urls: "list[str] | tuple[str, ...]", *, clock_rate: float
 ) -> "Calibration":
     """Measure what answers at these addresses."""
+    import asyncio
+
     from pdctl.inspection.llm import read_llm
     from pdctl.measurement.calibration.engines import calibrate_engines, facts_of
+    from pdctl.measurement.prediction import cluster_of
     from pdctl.perf_model.fitting.profiles import named_profile
 
     earlier = named_profile(wish.earlier) if wish.earlier else None

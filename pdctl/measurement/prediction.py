@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.measurement.calibration.engine_client import EngineFacts
 from pdctl.perf_model.fitting.profiles import find_own_profile
 from pdctl.perf_model.records import EngineModel, Fleet, Profile, Role
 from pdctl.perf_model.roofline import step_times
@@ -44,7 +43,7 @@ def cluster_behind(gpus: str, facts: "EngineFacts") -> "Cluster | None":
         return None
 
 
-def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | None:
+def profile_for(facts: "EngineFacts", llm: Llm, cluster: Cluster) -> Profile | None:
     """The profile that describes such an engine; simulated ones are what the roofline says."""
     if facts.is_simulated:
         return None
@@ -53,7 +52,7 @@ def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | Non
 
 
 def fleet_of_engines(
-    facts: Sequence[EngineFacts],
+    facts: Sequence["EngineFacts"],
     llm: Llm,
     cluster: Cluster,
     profile: Profile | None,
@@ -80,7 +79,7 @@ def fleet_of_engines(
 
 
 def predicted_engine(
-    facts: EngineFacts, llm: Llm, cluster: Cluster, profile: Profile | None
+    facts: "EngineFacts", llm: Llm, cluster: Cluster, profile: Profile | None
 ) -> EngineModel:
     """One running engine as the simulator sees it."""
     backend = None if facts.is_simulated else facts.attention_backend
