@@ -1,5 +1,6 @@
 """`pdctl plan`: should prefill and decode be split, into how many engines, and why?"""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import parse_duration_s, positive
 from pdctl.verdict.records import Arm, Question, Speculation, Verdict
 from pdctl.workload.records import Slo, Workload
+
+MOST_CLIENTS = 50_000  # each sends at least three requests to every layout that is simulated
 
 
 @dataclass(frozen=True)
@@ -196,13 +199,14 @@ def _workload(options: PlanOptions) -> Workload:
 
     if options.from_url:
         return _live(options)
+    clients = _clients(options)
     file = options.trace or options.lengths
     if file is None:
         return workload_from_lengths(
             isl=options.isl,
             osl=options.osl,
             rate_rps=options.rate,
-            concurrency=options.concurrency,
+            concurrency=clients,
             prefix_hit=options.prefix_hit,
         )
     from pdctl.workload.traces import read_trace
@@ -212,11 +216,22 @@ def _workload(options: PlanOptions) -> Workload:
             raise InvalidInput(f"{flag} and {file.name} both give lengths.", hint=f"drop {flag}")
     trace = read_trace(file, skip_bad=options.skip_bad)
     workload = workload_from_trace(trace, str(file), rate_rps=options.rate)
-    if options.concurrency is not None:
-        workload = replace(
-            workload, concurrency=positive(options.concurrency, flag="--concurrency")
+    return workload if clients is None else replace(workload, concurrency=clients)
+
+
+def _clients(options: PlanOptions) -> float | None:
+    """The clients of a closed loop: a whole number, and not beside a rate."""
+    if options.concurrency is None:
+        return None
+    clients = positive(options.concurrency, flag="--concurrency")
+    if options.rate is not None:
+        raise InvalidInput("--rate and --concurrency exclude each other.", hint="drop one")
+    if clients != int(clients) or clients > MOST_CLIENTS:
+        raise InvalidInput(
+            f"--concurrency is a whole number of clients up to {MOST_CLIENTS:,}, not {clients:,g}.",
+            hint=f"--concurrency {min(math.ceil(clients), MOST_CLIENTS)}",
         )
-    return workload
+    return clients
 
 
 def _live(options: PlanOptions) -> Workload:
@@ -384,7 +399,7 @@ def plan(
     isl: float = typer.Option(None, help="Mean prompt tokens."),
     osl: float = typer.Option(None, help="Mean output tokens."),
     rate: float = typer.Option(None, help="Requests per second."),
-    concurrency: float = typer.Option(None, help="Requests in flight, instead of --rate."),
+    concurrency: float = typer.Option(None, help="Closed-loop clients, instead of --rate."),
     prefix_hit: float = typer.Option(None, help="Share of prompt tokens cached, 0 to 1."),
     trace: Path = typer.Option(None, help="Trace file: Mooncake, Azure, BurstGPT, ... "),
     lengths: Path = typer.Option(None, help="File of prompt and output lengths."),

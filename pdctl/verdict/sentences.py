@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.records import Parallelism, Percentiles
 from pdctl.units import format_rate, format_seconds
+from pdctl.verdict.closed_loop import clients_of, clients_reason, meets
 from pdctl.verdict.judge import Ruling
 from pdctl.verdict.records import Arm, Choice, Question, Rule
 from pdctl.verdict.rules import Lean
@@ -107,6 +108,8 @@ def nearest(arms: dict[str, Arm]) -> str:
 
 def reason(ruling: Ruling, arms: dict[str, Arm], question: Question, rate_rps: float) -> str:
     """One sentence: what the headline rests on."""
+    if (clients := clients_of(question)) is not None:
+        return clients_reason(arms, question, clients)
     if question.slo.is_given:
         return goodput_reason(ruling, arms["colocated"], arms["pd"], question)
     return latency_reason(arms["colocated"], arms["pd"], rate_rps)
@@ -114,6 +117,10 @@ def reason(ruling: Ruling, arms: dict[str, Arm], question: Question, rate_rps: f
 
 def unmet(question: Question, arms: dict[str, Arm], band: float) -> str:
     """Why the answer is no, or nothing: SLOs that no arm meets, a rate that none carries."""
+    if (clients := clients_of(question)) is not None:
+        if not question.slo.is_given or any(meets(arm, question.slo) for arm in arms.values()):
+            return ""
+        return f"No layout meets these SLOs for {clients:,} clients; {nearest(arms)}."
     top = max((arm.knee_rps or 0.0 for arm in arms.values()), default=0.0)
     if question.slo.is_given and top <= 0:
         return f"No layout meets these SLOs; {nearest(arms)}."
@@ -207,7 +214,9 @@ def measure_command(question: Question, pd: Arm) -> str:
         words.append(f"--trace {workload.origin}")
     elif workload.isl is not None and workload.osl is not None:
         words.append(f"--isl {workload.isl.mean:g} --osl {workload.osl.mean:g}")
-    if workload.rate_rps is not None and workload.requests is None:
+    if workload.concurrency is not None:
+        words.append(f"--concurrency {clients_of(question)}")
+    elif workload.rate_rps is not None and workload.requests is None:
         words.append(f"--rate {workload.rate_rps:g}")
     return " ".join(words)
 

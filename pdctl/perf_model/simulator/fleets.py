@@ -1,10 +1,11 @@
-"""What the replay of any fleet needs: requests as jobs, the router's books, retries."""
+"""What the replay of any fleet needs: requests as jobs, clients, the router's books, retries."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from random import Random
+from typing import Protocol
 
 from pdctl.perf_model.records import Change, EngineModel, Fleet, QueueSample
 from pdctl.perf_model.simulator.colocated_engine import ColocatedEngine
@@ -82,6 +83,78 @@ class Router:
                 self.openings.remove(opening)
 
 
+class Clients:
+    """Clients in a closed loop: each sends its next request when its last answer ends.
+
+    They share one list of requests and take them in order, all clients one each at time 0.
+    idle: heap of (time, request) when a client has its answer, request -1 before its first;
+    arrival_s: when each request was sent, filled in as the clients send.
+    """
+
+    __slots__ = ("arrival_s", "idle", "sent")
+
+    def __init__(self, num_clients: int, num_requests: int, idle: list[tuple[float, int]]) -> None:
+        idle.extend([(0.0, -1)] * num_clients)
+        self.idle = idle
+        self.arrival_s = [0.0] * num_requests
+        self.sent = 0
+
+    @property
+    def next_s(self) -> float:
+        """When the next request is sent, as far as is known."""
+        return self.idle[0][0] if self.idle and self.sent < len(self.arrival_s) else NEVER
+
+    def send(self) -> int:
+        """Let the client that has waited longest send; returns its request."""
+        index = self.sent
+        self.arrival_s[index] = heappop(self.idle)[0]
+        self.sent = index + 1
+        return index
+
+    def refused(self, index: int) -> None:
+        """The request was too long for the engines, and its client learns so at once."""
+        heappush(self.idle, (self.arrival_s[index], index))
+
+
+class ClosedRun(Protocol):
+    """The parts of a fleet's replay that clients drive."""
+
+    jobs: Sequence[Job | None]
+    hop_s: float
+    agenda: Agenda
+    router: Router
+
+    def route(self, job: Job, now: float) -> None:
+        """Send a request to an engine."""
+
+    def advance_once(self) -> None:
+        """Let the engine that is due first decide once."""
+
+
+def play_clients(run: ClosedRun, clients: Clients, until: float) -> bool:
+    """Let everything before `until` happen, one decision at a time; returns whether more is left.
+
+    An engine never decides past the time at which a client may send, because a decision at t tells
+    only of answers that end at t or later.
+    """
+    entries, jobs, hop_s, router = run.agenda.entries, run.jobs, run.hop_s, run.router
+    while True:
+        due_s = entries[0][0] if entries else NEVER
+        now = clients.next_s + hop_s
+        if now <= due_s and now < until:
+            index = clients.send()
+            job = jobs[index]
+            if job is None:
+                clients.refused(index)
+                continue
+            router.settle(now)
+            run.route(job, now)
+        elif due_s < until:
+            run.advance_once()
+        else:
+            return now < NEVER or due_s < NEVER
+
+
 def seen_prefixes(fleet: Fleet, shared: Shared) -> SeenPrefixes | None:
     """The router's prefix tree where its policy has one and prompts have known blocks."""
     if fleet.policy != "cache_aware" or shared.segment_tokens is None:
@@ -154,7 +227,9 @@ class ColocatedFleet:
         arrival_s: Sequence[float],
         shared: Shared,
         seed: int,
+        clients: Clients | None = None,
     ) -> None:
+        self.clients = clients
         count = fleet.num_colocated
         self.jobs, self.arrival_s = jobs, arrival_s
         self.hop_s = fleet.router_hop_s + model.times.request_s
@@ -174,6 +249,8 @@ class ColocatedFleet:
 
     def play(self, until: float) -> bool:
         """Let everything before `until` happen; returns whether anything is left to happen."""
+        if self.clients is not None:
+            return play_clients(self, self.clients, until)
         hop_s, settle = self.hop_s, self.router.settle
         departures, entries = self.router.departures, self.agenda.entries
         first, self._next = self._next, bisect_left(self.arrival_s, until - hop_s, self._next)
@@ -185,11 +262,12 @@ class ColocatedFleet:
                     self._advance(now)
                 if departures and departures[0][0] <= now:
                     settle(now)
-                self._route(job, now)
+                self.route(job, now)
         self._advance(until)
         return self._next < len(self.jobs) or bool(self.agenda.entries)
 
-    def _route(self, job: Job, now: float) -> None:
+    def route(self, job: Job, now: float) -> None:
+        """Send a request to an engine, or count it as failed where none is open."""
         seen = self.seen
         place = self.pool.choose(-1 if seen is None else seen.owner(job))
         if place < 0:
@@ -208,6 +286,15 @@ class ColocatedFleet:
                 next_s[number] = due_s = engines[number].advance(until)
                 if due_s < NEVER:
                     heappush(entries, (due_s, number))
+
+    def advance_once(self) -> None:
+        """Let the engine that is due first decide once."""
+        entries, next_s = self.agenda.entries, self.agenda.next_s
+        due_s, number = heappop(entries)
+        if due_s == next_s[number]:
+            next_s[number] = due_s = self.engines[number].advance_once()
+            if due_s < NEVER:
+                heappush(entries, (due_s, number))
 
     def apply(self, change: Change) -> None:
         """Let a change happen, everything before it having happened."""
@@ -231,7 +318,7 @@ class ColocatedFleet:
         lost, retried = lost_or_retried(held, self.columns, now)
         self.failed.update(job.index for job in lost)
         for job in retried:
-            self._route(job, now)
+            self.route(job, now)
 
     def sample(self, at_s: float) -> QueueSample:
         """Requests in each waiting place now."""
@@ -277,7 +364,9 @@ class SplitFleet:
         arrival_s: Sequence[float],
         shared: Shared,
         seed: int,
+        clients: Clients | None = None,
     ) -> None:
+        self.clients = clients
         self.jobs, self.arrival_s = jobs, arrival_s
         self.hop_s = fleet.router_hop_s + max(prefill.times.request_s, decode.times.request_s)
         self.prefill, self.decode = prefill, decode
@@ -333,6 +422,8 @@ class SplitFleet:
 
     def play(self, until: float) -> bool:
         """Let everything before `until` happen; returns whether anything is left to happen."""
+        if self.clients is not None:
+            return play_clients(self, self.clients, until)
         hop_s, router, departures = self.hop_s, self.router, self.router.departures
         entries = self.agenda.entries
         first, self._next = self._next, bisect_left(self.arrival_s, until - hop_s, self._next)
@@ -344,11 +435,12 @@ class SplitFleet:
                     self._advance(now)
                 if router.openings or (departures and departures[0][0] <= now):
                     router.settle(now)
-                self._route(job, now)
+                self.route(job, now)
         self._advance(until)
         return self._next < len(self.jobs) or bool(self.agenda.entries)
 
-    def _route(self, job: Job, now: float) -> None:
+    def route(self, job: Job, now: float) -> None:
+        """Send a request to an engine, or count it as failed where none is open."""
         job.prefill = prefill = self.prefill_pool.choose(-1)
         job.decode = decode = self.decode_pool.choose(-1)
         if prefill < 0 or decode < 0:
@@ -369,6 +461,17 @@ class SplitFleet:
                 if due_s < next_s[number]:
                     next_s[number] = due_s
                     heappush(entries, (due_s, number))
+
+    def advance_once(self) -> None:
+        """Let the engine that is due first decide once."""
+        entries, next_s = self.agenda.entries, self.agenda.next_s
+        now, number = heappop(entries)
+        if now == next_s[number]:
+            next_s[number] = NEVER
+            due_s = self.by_number[number].decide(now)
+            if due_s < next_s[number]:
+                next_s[number] = due_s
+                heappush(entries, (due_s, number))
 
     def apply(self, change: Change) -> None:
         """Let a change happen, everything before it having happened."""
@@ -431,7 +534,7 @@ class SplitFleet:
         lost, retried = lost_or_retried(held, self.columns, now)
         self.failed.update(job.index for job in lost)
         for job in retried:
-            self._route(job, now)
+            self.route(job, now)
 
     def sample(self, at_s: float) -> QueueSample:
         """Requests in each waiting place now."""

@@ -22,9 +22,9 @@ class PrefillEngine:
     """One engine. link_s: when its outgoing link is free; decoders: all, by their place."""
 
     __slots__ = (
-        "agenda", "boot", "busy_s", "chunk", "columns", "decoders", "departures", "end_s", "held",
-        "inflight", "kv", "launch_s", "link_s", "model", "number", "open_s", "pairs", "partial",
-        "prefill_s", "results", "turn_s", "waiting",
+        "agenda", "boot", "busy_s", "chunk", "columns", "decoders", "departures", "end_s", "ended",
+        "held", "inflight", "kv", "launch_s", "link_s", "model", "number", "open_s", "pairs",
+        "partial", "prefill_s", "results", "turn_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +39,7 @@ class PrefillEngine:
         self.number = number
         self.model = model
         self.columns, self.departures = shared.columns, shared.departures
+        self.ended = shared.ended
         self.agenda = agenda
         self.kv = KvPool(
             model.kv_capacity_tokens, shared.segment_tokens if model.radix_cache else None
@@ -144,6 +145,11 @@ class PrefillEngine:
         """Send the replies due by `until` that nothing has asked for."""
         self._reply(until, idle=not self.results)
 
+    def reply_while_idle(self, until: float) -> None:
+        """Send the replies that an idle engine owes by `until`; a busy one sends them later."""
+        if not self.results:
+            self._reply(until, idle=True)
+
     def _collect(self, now: float) -> None:
         """Let the requests for which decode engines are ready wait for prefill."""
         boot = self.boot
@@ -226,3 +232,7 @@ class PrefillEngine:
             self.kv.release(job)
             self.held -= 1
             heappush(self.departures, (reply_s, self.number))
+            if self.ended is not None:
+                last_s = self.columns.last_s[job.index]
+                if last_s >= 0:  # the client waited for nothing else
+                    heappush(self.ended, (max(last_s, reply_s), job.index))
