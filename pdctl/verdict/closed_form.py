@@ -18,6 +18,8 @@ PREFILL_USE = 0.90  # AIConfigurator 2601.06288, Algorithm 3: prefill pools run 
 DECODE_USE = 0.92  # the same: decode pools at 92 %
 MOST_USE = 0.95  # above it queues of a minute's trace grow without limit
 
+ASSUMED_USE = 0.7  # share of the better arm's capacity that is assumed when no rate is given
+
 
 @dataclass(frozen=True)
 class Demand:

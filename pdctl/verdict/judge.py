@@ -7,10 +7,17 @@ from typing import Literal
 from pdctl.perf_model.fitting.profiles import ROOFLINE_BAND
 from pdctl.perf_model.hardware import generation
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.closed_form import Demand, Scored, demand_of, load_estimate, preference, score
+from pdctl.verdict.closed_form import (
+    ASSUMED_USE,
+    Demand,
+    Scored,
+    demand_of,
+    load_estimate,
+    preference,
+    score,
+)
 from pdctl.verdict.records import Arm, Choice, Flip, Question
 from pdctl.verdict.rules import Lean, apply_rules, lean
-from pdctl.verdict.search import ASSUMED_USE
 from pdctl.workload.records import Lengths
 
 DecidedBy = Literal["rules", "evidence", "feasibility"]

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from pdctl.perf_model.metrics import attainment, percentiles
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
-from pdctl.verdict.closed_form import Demand, Scored, capacity_rps, preference, score
+from pdctl.verdict.closed_form import ASSUMED_USE, Demand, Scored, capacity_rps, preference, score
 from pdctl.verdict.closed_loop import client_requests, clients_of, estimated_rps, try_clients
 from pdctl.verdict.layouts import Engines, colocated_fleets, fixed_engine, pd_fleets, routing_policy
 from pdctl.verdict.records import Arm, Question, Verdict
@@ -418,7 +418,6 @@ def _point(question: Question, fleet: Fleet, rate_rps: float) -> RatePoint:
     )
 
 
-ASSUMED_USE = 0.7  # of what the better arm carries, where nobody says at which rate
 LIGHT_USE = 0.05  # where no layout meets the SLOs: what is nearest is seen at light load
 
 

@@ -13,9 +13,10 @@ from operator import sub
 from pdctl.perf_model.metrics import weighted_percentiles
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample
 from pdctl.perf_model.simulator.decode_batch import ITL_BINS_PER_S
-from pdctl.perf_model.simulator.fleets import Clients, ColocatedFleet, SplitFleet, make_jobs
+from pdctl.perf_model.simulator.fleets import ColocatedFleet, SplitFleet
 from pdctl.perf_model.simulator.job import NEVER, Columns, Shared
 from pdctl.perf_model.simulator.kv import Prefixes, shared_prefixes
+from pdctl.perf_model.simulator.replay import Clients, make_jobs
 from pdctl.workload.records import Requests
 
 
