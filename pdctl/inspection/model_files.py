@@ -153,6 +153,12 @@ class ModelFile:
     max_context: int | None = None  # of a release that has another than the bundled shape
 
 
+def absolute_model(model: str) -> str:
+    """A model's folder as an absolute path, so that the name holds in other folders too."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if model and (folder / "config.json").is_file() else model
+
+
 @cache
 def bundled_names() -> tuple[str, ...]:
     """The models `pdctl plan NAME` knows without a download."""

@@ -99,11 +99,16 @@ def _by_dominance(colocated: Side, pd: Side, band: float) -> Choice:
         (colocated.tpot_s, pd.tpot_s),
         (pd.knee_rps, colocated.knee_rps),
     )
-    if _dominates([theirs / max(ours, 1e-12) for theirs, ours in pairs], band):
+    if _dominates([_over(theirs, ours) for theirs, ours in pairs], band):
         return "pd"
-    if _dominates([ours / max(theirs, 1e-12) for theirs, ours in pairs], band):
+    if _dominates([_over(ours, theirs) for theirs, ours in pairs], band):
         return "colocated"
     return "too_close"
+
+
+def _over(one: float, other: float) -> float:
+    """Their ratio; 1 for equal ones, also where both are 0, as TPOTs of one-token answers are."""
+    return 1.0 if one == other else one / max(other, 1e-12)
 
 
 def _dominates(gains: list[float], band: float) -> bool:
