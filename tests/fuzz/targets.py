@@ -15,8 +15,8 @@ from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.engines import log_file, state
 from pdctl.engines.clients import http
 from pdctl.engines.clients.router import listed_engines
+from pdctl.engines.explain_log import explain_failure, explain_troubles
 from pdctl.engines.log_file import read_phases
-from pdctl.engines.log_signatures import explain_failure, explain_troubles
 from pdctl.errors import PdctlError
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.llm_size import kv_bytes_per_token, weight_bytes
