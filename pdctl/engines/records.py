@@ -22,7 +22,7 @@ class Switched:
 
 @dataclass(frozen=True)
 class GpuUse:
-    """Who uses the memory of a GPU. by: in words; "" where it is all but empty.
+    """The user of a GPU's memory. by: in words; "" if the memory is nearly empty.
 
     is_named: the driver names a living process, so this is not the memory of a dead one.
     """

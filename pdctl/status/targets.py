@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from pdctl.deployment.records import role_of_mode
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
 from pdctl.engines.lifecycle.meant import meant_name
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 
 _ORDER: dict[Role, int] = {"prefill": 0, "decode": 1, "colocated": 2}
-_MODES: dict[str, Role] = {"prefill": "prefill", "decode": "decode", "null": "colocated"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
@@ -95,7 +95,7 @@ def _reachable(url: str, router_host: str) -> str:
 
 
 def _asker(target: Target) -> Callable[[], Role | None]:
-    return lambda: _MODES.get(str(_model_info(target).get("disaggregation_mode")))
+    return lambda: role_of_mode(_model_info(target).get("disaggregation_mode", ...))
 
 
 def _model_info(target: Target) -> dict[str, object]:

@@ -23,11 +23,6 @@ class RouterClient:
         answer = self._http.request("GET", f"{self.url}/health", timeout_s=self._timeout_s)
         return answer is not None and answer[0] == 200
 
-    def readiness(self) -> bool:
-        """True if it has a healthy engine of every role."""
-        answer = self._http.request("GET", f"{self.url}/readiness", timeout_s=self._timeout_s)
-        return answer is not None and answer[0] == 200
-
     def workers(self) -> tuple[Listed, ...] | None:
         """The engines on its list; None if it does not answer."""
         page = f"{self.url}/workers"

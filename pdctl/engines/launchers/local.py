@@ -88,7 +88,7 @@ class LocalLauncher:
     def gpu_use(
         self, node: str, gpus: Sequence[int], *, is_strict: bool = False
     ) -> Mapping[int, GpuUse]:
-        """Who uses each of these GPUs; nobody is known to without NVML.
+        """The users of these GPUs. Without NVML, all count as unused.
 
         Unless is_strict, a holder of little memory does not count: a peer's context may stay.
         """
@@ -437,7 +437,7 @@ def _open_log(spec: ProcessSpec) -> int:
 
 
 def gpu_use(gpus: Sequence[int], is_unused: Callable[[Gpu], bool] = is_empty) -> dict[int, GpuUse]:
-    """Who uses each of these GPUs; nobody is known to without NVML."""
+    """The users of these GPUs. Without NVML, all count as unused."""
     try:
         found = {gpu.index: gpu for gpu in query_gpus()}
     except EnvironmentProblem:

@@ -58,7 +58,7 @@ class Nodes(Protocol):
     def gpu_use(
         self, node: str, gpus: Sequence[int], *, is_strict: bool = False
     ) -> Mapping[int, GpuUse]:
-        """Who uses each of these GPUs. is_strict: a process without memory counts too."""
+        """The users of these GPUs. is_strict: count processes without memory too."""
         ...
 
     def rdma_ports(self, node: str) -> tuple[RdmaPort, ...]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from pdctl.deployment.records import role_of_mode
 from pdctl.errors import EngineFailed, InvalidInput
 from pdctl.perf_model.fitting.design import EngineLimits
 from pdctl.perf_model.records import Parallelism, Role
@@ -174,7 +175,6 @@ def body_of(engine: Probed, ids: list[int], num_tokens: int) -> dict[str, object
     return body if engine.role == "colocated" else {**body, **dict(FAKE_BOOTSTRAP)}
 
 
-_ROLES: Mapping[object, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
 UNKNOWN_CONTEXT = 131072
 ASK_S = 10.0
 
@@ -218,7 +218,9 @@ async def engine_facts(http: aiohttp.ClientSession, url: str) -> EngineFacts:
             code="not_sglang",
         )
     mode = model_info.get("disaggregation_mode") or info.get("disaggregation_mode")
-    role = _ROLES.get(mode, "colocated")  # the live one; SGLang 0.5.15 only says the launched one
+    role = (
+        role_of_mode(mode) or "colocated"
+    )  # the live one; SGLang 0.5.15 only says the launched one
     simulated = bool(info.get("is_simulated"))
     accelerator = page.get("accelerator")
     return EngineFacts(
