@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+from pdctl.deployment.hosts import is_loopback
 from pdctl.deployment.records import role_of_mode
-from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen, is_loopback
+from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen
 from pdctl.doctor.records import Check, Outcome
 
 # field of /server_info -> id, what it is, and how bad a difference is

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 from pdctl.deployment.records import ROLE_OF_WORKER_TYPE, WORKER_TYPES, ProcessRole
 from pdctl.engines.clients import http as local_http
 from pdctl.engines.clients.api_key import api_key
-from pdctl.engines.clients.http import QUICK_S, Http, get_object
+from pdctl.engines.clients.http import QUICK_S, get_object
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.records import Listed
 
 

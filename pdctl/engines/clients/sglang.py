@@ -4,7 +4,8 @@ import json
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec, role_of_mode
 from pdctl.engines.clients import http as local_http
-from pdctl.engines.clients.http import QUICK_S, Http, get_object, json_object
+from pdctl.engines.clients.http import QUICK_S, get_object, json_object
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.records import FirstRequest, Readiness, Switched
 
 # a decode engine captures its graphs before it answers

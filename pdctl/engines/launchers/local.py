@@ -20,8 +20,8 @@ from pathlib import Path
 from pdctl.deployment.hosts import LOOPBACK, LOOPBACK_NAMES
 from pdctl.deployment.records import HERE, ProcessSpec
 from pdctl.engines import log_file, state
-from pdctl.engines.clients import http
 from pdctl.engines.clients.api_key import api_key
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
@@ -35,7 +35,6 @@ from pdctl.inspection.gpus import (
     why_not_free,
 )
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
-from pdctl.inspection.sglang import query_sglang
 
 MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
@@ -98,6 +97,8 @@ class LocalLauncher:
         return query_rdma_ports()
 
     def sglang(self, node: str, python: str | None) -> SglangInstall:
+        from pdctl.inspection.sglang import query_sglang  # `ls` and `status` start sooner without
+
         return query_sglang(python)
 
     def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
@@ -124,7 +125,9 @@ class LocalLauncher:
             probe.bind((LOOPBACK, 0))
             return int(probe.getsockname()[1])
 
-    def http(self, node: str) -> http.Http:
+    def http(self, node: str) -> Http:
+        from pdctl.engines.clients import http  # `ls` and `down` start sooner without
+
         return http
 
     # processes

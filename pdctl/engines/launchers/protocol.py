@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pdctl.deployment.records import HERE, ProcessSpec
-from pdctl.engines.clients.http import Http
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 
@@ -24,7 +24,7 @@ __all__ = ["HERE", "Exit", "Handle", "Launcher", "Started"]
 class Started:
     """A process that was started or adopted.
 
-    label: how people find it ("pid 4242"); log_offset: the byte where its part of the log begins.
+    label: its name for people; log_offset: the byte where its part of the log begins.
     """
 
     handle: Handle
