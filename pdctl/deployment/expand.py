@@ -82,7 +82,7 @@ class _Common:
     log_dir: Path
 
     def router(self, ports: Ports, node: str, address: str) -> ProcessSpec:
-        # on another machine nobody could reach the loopback address that is the default
+        # the default, loopback, would be unreachable on another machine
         listen_on = self.deployment.router.host if node == HERE else address
         return ProcessSpec(
             name="router",

@@ -20,7 +20,10 @@ _TRUE, _FALSE, _NULL = ("true", "yes", "on"), ("false", "no", "off"), ("", "~", 
 
 
 class Field:
-    """One value in a YAML file, together with its path of keys."""
+    """One value in a YAML file, together with its path of keys.
+
+    yaml is imported where it is used: it is slow, and most commands read no file.
+    """
 
     def __init__(self, node: "Node", file: str, key: str = "") -> None:
         self._node = node
@@ -153,7 +156,7 @@ def read_yaml(path: Path) -> Field:
 
 def parse_yaml(data: bytes, file: str) -> Field:
     """The top-level value of YAML text. Raises InvalidInput if it is not YAML."""
-    import yaml  # slow, and most commands read no file
+    import yaml
 
     try:
         node = yaml.compose(data.decode(), Loader=yaml.SafeLoader)

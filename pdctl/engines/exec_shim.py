@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 def main(parent_pid: int, death_signal: int, argv: list[str]) -> None:
     """Execute the program, or write the reason to the log. Never returns."""
     if death_signal:
-        import ctypes
+        import ctypes  # not needed, and slow, without a signal
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
         if os.getppid() != parent_pid:  # the parent died before prctl took effect

@@ -125,6 +125,7 @@ class Launch:
     drain_s: float = 60.0  # longest time for the requests of a leaving engine
     retired_ports: tuple[int, ...] = ()  # bootstrap ports of engines that left; not for reuse yet
     launcher: str = "local"  # a name in engines/launchers/registry.py
+    has_key: bool = True  # the processes may have an API key
 
 
 @dataclass(frozen=True)

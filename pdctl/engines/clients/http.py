@@ -84,7 +84,7 @@ class Connection:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._is_tls:
             return plain
-        import ssl
+        import ssl  # slow, and engines rarely speak TLS
 
         return ssl.create_default_context().wrap_socket(plain, server_hostname=self._host)
 

@@ -104,8 +104,8 @@ class LocalLauncher:
     def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
         """True if a server can listen on this port.
 
-        is_strict: false too while somebody holds it, and for a minute after a server closed
-        connections there.
+        is_strict: also false while the port is held, and for a minute after a server closed
+        connections on it.
         """
         return _can_bind(port, shares=True) and (not is_strict or _can_bind(port, shares=False))
 
@@ -133,7 +133,7 @@ class LocalLauncher:
     # processes
 
     def start(self, spec: ProcessSpec) -> Started:
-        """Start a process. A program that cannot be run exits with 127 and says so in its log."""
+        """Start a process. A program that cannot run exits with 127 and a message in its log."""
         offset = _open_log(spec)
         shim = (sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(self._death_signal))
         log = os.open(spec.log, _APPEND, 0o600)
@@ -170,7 +170,7 @@ class LocalLauncher:
         return Started(handle, _label(process.pid), process.started_at, log_offset)
 
     def poll(self, handle: Handle) -> Exit | None:
-        """None while it runs; kills what it left in its group once it has ended."""
+        """None while it runs. Once it has ended, kills the rest of its process group."""
         process = self._processes.get(handle)
         if process is None:
             is_alive = is_same_process(*_parse(handle), self._run_id)
@@ -471,4 +471,4 @@ def _hold(port: int, sockets: ExitStack) -> None:
     try:
         held.bind(("", port))
     except OSError:
-        return  # somebody took it just now; its engine will report that
+        return  # taken a moment ago; the engine will report it

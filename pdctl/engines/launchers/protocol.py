@@ -1,7 +1,7 @@
 """The door to the machines that run a deployment: all that pdctl asks of any place to run.
 
 A node is a machine by the name its launcher gives it; HERE is the one that runs this code. A handle
-names one process; only the launcher that made it knows what it says, and it survives in state.json.
+names one process; only its launcher understands it, and state.json keeps it.
 Paths are paths on the node. Whoever writes a launcher for Slurm or Ray implements `Launcher` and
 adds it to `registry.LAUNCHERS`; supervision, lifecycle and flags stay as they are.
 """
@@ -35,7 +35,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended. code: negative for a signal; None where nobody can tell."""
+    """How a process ended. code: negative for a signal; None if unknown."""
 
     code: int | None = None
 
@@ -70,7 +70,7 @@ class Nodes(Protocol):
         ...
 
     def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
-        """True if a server can listen there. is_strict: and nobody else has a claim on it."""
+        """True if a server can listen there. is_strict: and the port is not reserved."""
         ...
 
     def hold_ports(self, node: str, ports: Collection[int]) -> AbstractContextManager[None]:
@@ -110,7 +110,7 @@ class Processes(Protocol):
         ...
 
     def living(self, known: Collection[Handle]) -> tuple[str, ...]:
-        """Labels of everything of this deployment that runs: `known` and what it started."""
+        """Labels of the running processes of this deployment: those in `known` and all others."""
         ...
 
     def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.records import Launch
+from pdctl.errors import EnvironmentProblem
 
 LOCAL = "local"
 
@@ -34,7 +35,11 @@ LAUNCHERS: dict[str, Callable[[Scope], Launcher]] = {LOCAL: _local}
 
 
 def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> Launcher:
-    """The launcher of this name for a deployment."""
+    """The launcher of this name for a deployment. Raises EnvironmentProblem if there is none."""
+    if name not in LAUNCHERS:
+        raise EnvironmentProblem(
+            f"This pdctl has no launcher {name!r}.", hint="pip install -U pdctl", code="no_launcher"
+        )
     return LAUNCHERS[name](scope or Scope())
 
 

@@ -236,7 +236,7 @@ class SupervisorLoop:
             process = self.processes[name]
             if process.running and not process.is_router:
                 text = start.read(self.launcher, process.spec, now, is_ready=process.ready)
-                self.processes[name] = model.told(process, text) if text else process
+                self.processes[name] = model.log_grew(process, text) if text else process
 
     # ask
 
