@@ -61,7 +61,7 @@ class _Process:
 
 
 class LocalLauncher:
-    """Runs one deployment on this machine. Used from the main thread only.
+    """One deployment on this machine.
 
     death_signal: the signal the kernel sends its processes when this one dies; None: they live on.
     """

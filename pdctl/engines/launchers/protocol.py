@@ -41,7 +41,7 @@ class Exit:
 
 
 class Nodes(Protocol):
-    """The machines, and what is on them before anything starts."""
+    """The machines and their state. Any thread may call these methods."""
 
     def nodes(self) -> tuple[str, ...]:
         """Every machine that may run engines. The first one runs the router."""
@@ -87,7 +87,7 @@ class Nodes(Protocol):
 
 
 class Processes(Protocol):
-    """The processes of one deployment."""
+    """The processes of one deployment. Not thread-safe."""
 
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process on `spec.node`. Raises OSError where the node refuses."""

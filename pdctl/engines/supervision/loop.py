@@ -71,8 +71,9 @@ class Asks(Protocol):
 
 
 class Probes:
-    """Threads that answer questions. A key is asked again once it is answered and `every_s` old.
+    """A pool of threads that answer questions.
 
+    A question with the same key is skipped until the last one is answered and `every_s` has passed.
     wake: called from a thread when an answer has arrived.
     """
 
