@@ -62,7 +62,7 @@ class RouterClient:
 
 
 def listed_engines(answer: Mapping[str, object] | None) -> tuple[Listed, ...] | None:
-    """The engines in an answer of /workers that have a usable URL; None if it is no list."""
+    """The engines in an answer of /workers that have a usable URL; None if it lists none."""
     rows = answer.get("workers") if answer else None
     if not isinstance(rows, list):
         return None

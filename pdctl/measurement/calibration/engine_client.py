@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from pdctl.deployment.records import role_of_mode
 from pdctl.errors import EngineFailed, InvalidInput
 from pdctl.perf_model.fitting.design import EngineLimits
 from pdctl.perf_model.records import Parallelism, Role
@@ -217,10 +216,10 @@ async def engine_facts(http: aiohttp.ClientSession, url: str) -> EngineFacts:
             hint="the URL of one engine, not of the router: pdctl status shows them",
             code="not_sglang",
         )
+    from pdctl.deployment.records import role_of_mode  # `calibrate --help` starts sooner without
+
     mode = model_info.get("disaggregation_mode") or info.get("disaggregation_mode")
-    role = (
-        role_of_mode(mode) or "colocated"
-    )  # the live one; SGLang 0.5.15 only says the launched one
+    role = role_of_mode(mode) or "colocated"  # live; SGLang 0.5.15 reports the launched one
     simulated = bool(info.get("is_simulated"))
     accelerator = page.get("accelerator")
     return EngineFacts(
