@@ -221,7 +221,7 @@ def _workload(options: PlanOptions) -> Workload:
 
 def _live(options: PlanOptions) -> Workload:
     """What a running deployment is asked for, looked at for a while."""
-    from pdctl.commands.screens import progress_line
+    from pdctl.commands.progress import progress_line
     from pdctl.status.observed_workload import watch_workload
     from pdctl.status.targets import targets_of_router
     from pdctl.tables.plan import workload_line
@@ -416,7 +416,7 @@ def plan(
 ) -> None:
     """Should prefill and decode be split, into how many engines, and why?"""
     from pdctl.commands.parallel import spread_over_cores
-    from pdctl.commands.screens import progress_line
+    from pdctl.commands.progress import progress_line
     from pdctl.engines.clients.api_key import use_key_file
     from pdctl.verdict.verdict import decide
 

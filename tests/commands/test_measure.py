@@ -27,14 +27,14 @@ def refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("llama-3.1-8b",), "The requests are missing"),
-        (LOAD, "No model is given"),
-        (("llama-3.1-8b", "--isl", "9", "--osl", "9"), "How many requests"),
-        (("llama-3.1-8b", *LOAD, "--total", "1"), "nothing to split"),
+        (("llama-3.1-8b",), "No requests given"),
+        (LOAD, "No model given"),
+        (("llama-3.1-8b", "--isl", "9", "--osl", "9"), "No load given"),
+        (("llama-3.1-8b", *LOAD, "--total", "1"), "too few to split"),
         (("llama-3.1-8b", *LOAD, "--repeats", "0"), "--repeats must be at least 1"),
         (("llama-3.1-8b", *LOAD, "--connections", "old"), "must be new or kept"),
         (("llama-3.1-8b", *LOAD, "--concurrency", "4"), "exclude one another"),
-        (("llama-3.1-8b", *LOAD, "--find-knee"), "--find-knee needs service levels"),
+        (("llama-3.1-8b", *LOAD, "--find-knee"), "--find-knee needs SLOs"),
         (("llama-3.1-8b", *LOAD, "--attainment", "1.5"), "--attainment"),
         (("llama-3.1-8b", *LOAD, "--ttft", "soon"), "not a duration"),
         (("llama-3.1-8b", "--isl", "9", "--osl", "9", "--rate", "-1"), "--rate must be positive"),
@@ -78,7 +78,7 @@ def test_an_address_where_nothing_listens_is_refused(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "No model is given"),
+        ((), "No model given"),
         (("--url", "http://a", "--from", "http://b"), "exclude one another"),
         (("llama-3.1-8b", "--budget", "long"), "not a duration"),
         (("llama-3.1-8b", "--gpus", "1xH200", "--from-logs", "missing.log"), "cannot be read"),
@@ -96,5 +96,5 @@ def test_a_profile_that_is_there_is_not_overwritten(
     there = tmp_path / "mine.json"
     there.write_text("mine")
     text = refused(("calibrate", "llama-3.1-8b", "-o", str(there)), capsys)
-    assert "left as it is" in text
+    assert "already exists; it was not overwritten" in text
     assert there.read_text() == "mine"

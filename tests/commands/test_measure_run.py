@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pdctl.errors import EnvironmentProblem
-from pdctl.measurement.calibration.engine_client import EngineFacts
+from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.prediction import cluster_behind
 from pdctl.perf_model.fitting.design import EngineLimits
 from pdctl.perf_model.records import Parallelism
@@ -32,7 +32,7 @@ def nothing_here(monkeypatch: pytest.MonkeyPatch, *, gpu: Any = None) -> None:
             raise EnvironmentProblem("No GPU on this machine answers.")
         return gpu
 
-    monkeypatch.setattr("pdctl.inspection.cluster.detect_cluster", detect)
+    monkeypatch.setattr("pdctl.measurement.prediction.detect_cluster", detect)
 
 
 def test_gpus_of_another_machine_are_not_those_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from pdctl.commands.parallel import spread_over_cores
-from pdctl.commands.screens import progress_line
+from pdctl.commands.progress import progress_line
 from pdctl.errors import InvalidInput
 
 

@@ -10,7 +10,7 @@ from pdctl.errors import EngineFailed
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.arm_run import Endpoint, Kept, play
-from pdctl.measurement.calibration.engines import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of
 from pdctl.measurement.results import Forecast
 from pdctl.workload.records import Requests
 from tests.engines.sim.engines import Running, engine
@@ -119,7 +119,7 @@ def test_an_endpoint_that_answers_no_request_is_told_before_the_load() -> None:
         async with engine("colocated") as running:
             where = await endpoint(running)
             long = Requests([0.0], array("q", [200_000]), array("q", [5]))
-            with pytest.raises(EngineFailed, match="answers no request"):
+            with pytest.raises(EngineFailed, match="failed every warm-up request"):
                 await play(where, long, Kept(running.url, "new"), repeat=0, rate_rps=1.0, seed=1)
 
     run(test)

@@ -14,12 +14,12 @@ from pdctl.measurement.arms import (
     Interval,
     Played,
     arm_result,
+    compare_arms,
     difference,
     inside,
     interval,
     measured_capacity_rps,
     next_rate,
-    rule,
 )
 from pdctl.measurement.results import LoadResult, Sent
 from pdctl.perf_model.records import Outcome
@@ -148,65 +148,65 @@ def results(loads: list[Played], slo: Slo = SLO) -> list[ArmResult]:
 
 def test_the_arm_with_more_goodput_wins() -> None:
     loads = [played("colocated", bad_every=3), played("pd")]
-    ruling = rule(results(loads), loads, SLO)
-    assert ruling.winner == "pd"
-    assert ruling.by == "goodput"
-    assert ruling.margin is not None
-    assert ruling.margin.low > 0
-    assert "1P1D wins" in ruling.text
+    comparison = compare_arms(results(loads), loads, SLO)
+    assert comparison.winner == "pd"
+    assert comparison.by == "goodput"
+    assert comparison.margin is not None
+    assert comparison.margin.low > 0
+    assert "1P1D wins" in comparison.text
 
 
 def test_colocated_wins_where_the_split_misses() -> None:
     loads = [played("colocated"), played("pd", bad_every=3)]
-    assert rule(results(loads), loads, SLO).winner == "colocated"
+    assert compare_arms(results(loads), loads, SLO).winner == "colocated"
 
 
 def test_without_service_levels_the_arm_that_ends_sooner_wins() -> None:
     loads = [played("colocated", tpot_s=0.030), played("pd", tpot_s=0.010)]
-    ruling = rule(results(loads, Slo()), loads, Slo())
-    assert ruling.winner == "pd"
-    assert ruling.margin is not None
-    assert ruling.margin.high < 0
+    comparison = compare_arms(results(loads, Slo()), loads, Slo())
+    assert comparison.winner == "pd"
+    assert comparison.margin is not None
+    assert comparison.margin.high < 0
 
 
 def test_equal_arms_are_too_close_and_the_knee_is_suggested() -> None:
     loads = [played("colocated"), played("pd")]
-    ruling = rule(results(loads), loads, SLO)
-    assert ruling.winner == "too_close"
-    assert "--find-knee" in ruling.text
+    comparison = compare_arms(results(loads), loads, SLO)
+    assert comparison.winner == "too_close"
+    assert "--find-knee" in comparison.text
 
 
 def test_where_both_meet_the_levels_the_higher_sustained_rate_wins() -> None:
     loads = [played("colocated"), played("pd")]
     colocated, pd = results(loads)
-    more = [replace(colocated, knee_rps=4.0), replace(pd, knee_rps=6.0)]
-    assert rule(more, loads, SLO).winner == "pd"
-    assert "6 req/s of PD against 4" in rule(more, loads, SLO).text
-    near = [replace(colocated, knee_rps=4.0), replace(pd, knee_rps=4.2)]
-    assert rule(near, loads, SLO).winner == "too_close"
+    more = [replace(colocated, capacity_rps=4.0), replace(pd, capacity_rps=6.0)]
+    assert compare_arms(more, loads, SLO).winner == "pd"
+    assert "sustains 6 req/s, the other arm 4" in compare_arms(more, loads, SLO).text
+    near = [replace(colocated, capacity_rps=4.0), replace(pd, capacity_rps=4.2)]
+    assert compare_arms(near, loads, SLO).winner == "too_close"
 
 
 def test_service_levels_that_neither_meets_have_no_winner() -> None:
     loads = [played("colocated", ttft_s=3.0), played("pd", bad_every=2)]
-    ruling = rule(results(loads), loads, SLO)
-    assert ruling.winner == "neither"
-    assert "2C 0 %" in ruling.text
+    comparison = compare_arms(results(loads), loads, SLO)
+    assert comparison.winner == "neither"
+    assert "2C 0 %" in comparison.text
 
 
 def test_a_late_generator_gives_no_verdict() -> None:
     loads = [played("colocated", bad_every=3, late_s=0.2), played("pd")]
-    ruling = rule(results(loads), loads, SLO)
-    assert ruling.winner == "unsure"
-    assert "generator" in ruling.text
+    comparison = compare_arms(results(loads), loads, SLO)
+    assert comparison.winner == "unsure"
+    assert "generator" in comparison.text
 
 
 def test_one_arm_alone_is_said_to_be_alone() -> None:
     loads = [played("pd")]
     arms = results(loads)
-    ruling = rule(arms, loads, SLO)
-    assert ruling.winner == "one_arm"
-    assert ruling.text.startswith("Only 1P1D was measured; it meets")
-    assert rule(results([]), [], SLO).text == "Nothing was measured."
+    comparison = compare_arms(arms, loads, SLO)
+    assert comparison.winner == "one_arm"
+    assert comparison.text.startswith("Only 1P1D was measured; it meets")
+    assert compare_arms(results([]), [], SLO).text == "Nothing was measured."
 
 
 def test_repeats_are_taken_together_and_make_the_figures_surer() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdctl.measurement.http_stream import BadAnswer, Connection, Exchange
+from pdctl.measurement.http_stream import BadAnswer, Exchange, StreamConnection
 from tests.engines.sim.engines import run
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -13,7 +13,7 @@ PLAIN = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nwait"
 def feed(pieces: list[bytes], *, closes: bool = False) -> tuple[Exchange, bytes]:
     """An answer that arrives in pieces; what was handed over of it."""
     buffer = memoryview(bytearray(1024))
-    connection = Connection(buffer)
+    connection = StreamConnection(buffer)
     got: list[bytes] = []
     connection.exchange = exchange = Exchange(got.append)
     for piece in pieces:

@@ -9,11 +9,11 @@ import pytest
 
 from pdctl.measurement.calibration.adaptive import (
     MAX_FAILURES,
-    TOLERANCE,
+    TARGET_UNCERTAINTY,
+    CalibrationProgress,
     CalibrationRun,
-    Progress,
     cost_s,
-    take,
+    measure_steps,
 )
 from pdctl.perf_model.fitting.design import DECODE_STEPS, EngineLimits, decode_grid, prefill_grid
 from pdctl.perf_model.fitting.fit import predicted_s
@@ -45,7 +45,7 @@ class Engine:
         return replace(step, seconds=predicted_s(self.times, step) * share)
 
     def calibrate(self, start: StepTimes, budget_s: float, **options: object) -> CalibrationRun:
-        work = take(
+        work = measure_steps(
             self.measure,
             GRID,
             start,
@@ -67,14 +67,15 @@ def worst(taken: CalibrationRun, start: StepTimes, true: StepTimes) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "tolerance"), [("llama-3.1-8b", 1, 0.006), ("qwen3-30b-a3b", 2, TOLERANCE)]
+    ("name", "seed", "target"),
+    [("llama-3.1-8b", 1, 0.006), ("qwen3-30b-a3b", 2, TARGET_UNCERTAINTY)],
 )
 def test_three_percent_of_noise_leaves_two_percent_of_error_anywhere(
-    name: str, seed: int, tolerance: float
+    name: str, seed: int, target: float
 ) -> None:
     start = roofline(name)
     engine = Engine(truth(start), noise=0.03, seed=seed)
-    taken = engine.calibrate(start, 240.0, tolerance=tolerance)
+    taken = engine.calibrate(start, 240.0, target=target)
     assert worst(taken, start, engine.times) < 0.02
     assert taken.elapsed_s <= 240.0
     assert taken.uncertainty is not None
@@ -118,7 +119,7 @@ def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> 
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start))
     engine.broken = lambda step: step.batch >= 128
-    taken = engine.calibrate(start, 90.0, tolerance=0.01)
+    taken = engine.calibrate(start, 90.0, target=0.01)
     assert taken.given_up
     assert all(step.batch >= 128 for step in taken.given_up)
     for step in taken.given_up:
@@ -148,7 +149,7 @@ def test_what_a_step_seemed_to_take_that_mostly_fails_is_not_believed() -> None:
 
 def test_progress_says_what_is_measured_and_how_sure_it_is() -> None:
     start = roofline("llama-3.1-8b")
-    told: list[Progress] = []
+    told: list[CalibrationProgress] = []
     Engine(truth(start), noise=0.03).calibrate(start, 15.0, tell=told.append)
     assert told[0].uncertainty is None
     assert told[-1].uncertainty is not None

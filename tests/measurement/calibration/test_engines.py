@@ -6,7 +6,7 @@ import pytest
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.calibration.engines import keep_as, keep_profile
+from pdctl.measurement.calibration.result import keep_as, keep_profile
 from pdctl.perf_model.fitting.fit import fit
 from pdctl.perf_model.fitting.profiles import (
     calibrated_profile,
@@ -53,7 +53,7 @@ def test_a_profile_of_the_same_name_is_kept_and_the_new_one_numbered(tmp_path: P
 def test_a_file_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     there = tmp_path / "mine.json"
     there.write_text("mine")
-    with pytest.raises(InvalidInput, match="left as it is") as refused:
+    with pytest.raises(InvalidInput, match="it was not overwritten") as refused:
         keep_as(profile(), there)
     assert refused.value.hint == f"-o {tmp_path / 'mine--2.json'}"
     assert there.read_text() == "mine"

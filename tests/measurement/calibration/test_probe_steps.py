@@ -12,9 +12,10 @@ import pytest
 from pdctl.errors import InvalidInput, StateConflict
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.calibration.engine_client import Probed, engine_facts, limits_of
-from pdctl.measurement.calibration.engines import calibrate_engines, facts_of
+from pdctl.measurement.calibration.engine_client import Probed, engine_facts, facts_of
+from pdctl.measurement.calibration.engines import calibrate_engines
 from pdctl.measurement.calibration.probe_steps import EngineSteps
+from pdctl.measurement.engine_facts import limits_of
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.fit import predicted_s
 from pdctl.perf_model.fitting.profiles import measured_dir, read_profile
@@ -233,7 +234,7 @@ def test_a_whole_calibration_over_http_gives_a_profile_of_the_engine() -> None:
                 parse_gpus("1xH200"),
                 budget_s=20.0,
                 clock_rate=SPEED,
-                tolerance=0.03,
+                target=0.03,
                 command="pdctl calibrate",
             )
         assert found.is_simulated
@@ -297,7 +298,7 @@ def test_an_engine_that_serves_others_is_not_calibrated() -> None:
             body = {"input_ids": [7] * 40, "sampling_params": params}
             other = asyncio.create_task(running.post("/generate", body))
             await asyncio.sleep(0.2)
-            with pytest.raises(StateConflict, match="serves 1 requests"):
+            with pytest.raises(StateConflict, match="is serving 1 other requests"):
                 await calibrate_engines(
                     await facts_of([running.url]),
                     read_llm("llama-3.1-8b"),

@@ -1,0 +1,158 @@
+"""Run `pdctl status`: sample a deployment once or again and again, and show each sample."""
+
+import asyncio
+import dataclasses
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import typer
+from rich.console import RenderableType
+from rich.live import Live
+
+from pdctl.commands.screens import keys
+from pdctl.console import ask, err, interactive, out, show
+from pdctl.engines.clients.api_key import use_key_of
+from pdctl.engines.state import read_state
+from pdctl.errors import ExitCode, PdctlError, StateConflict
+from pdctl.inspection.llm import read_llm
+from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.engine_facts import EngineFacts
+from pdctl.measurement.prediction import cluster_behind, predicted_engine, profile_for
+from pdctl.perf_model.fitting.profiles import error_band
+from pdctl.perf_model.records import Role
+from pdctl.status.drift import Expected
+from pdctl.status.records import DeploymentStatus, Target
+from pdctl.status.snapshot import is_well
+from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
+from pdctl.status.watch import REMEMBERED_S, Watch, keep_evidence, read_evidence
+from pdctl.tables.status import status_view
+
+REFRESH_S = 120.0  # ask an engine again after this time; it may answer or have a profile by then
+
+EngineKey = tuple[str, Role]
+
+
+class Expectation:
+    """Expected step times by engine URL. Asks each engine in the background, again and again.
+
+    Has no entry for an engine that has not answered yet or has no measured profile.
+    """
+
+    def __init__(self) -> None:
+        self._asked_at: dict[EngineKey, float] = {}
+        self._found: dict[EngineKey, Expected | None] = {}
+
+    def __call__(self, targets: Sequence[Target]) -> Mapping[str, Expected]:
+        engines = [(target.url, target.role) for target in targets]
+        now = time.monotonic()
+        due = [e for e in engines if now - self._asked_at.get(e, -REFRESH_S) >= REFRESH_S]
+        if due:
+            self._asked_at |= dict.fromkeys(due, now)
+            threading.Thread(target=self._look, args=(due,), daemon=True).start()
+        return {e[0]: found for e in engines if (found := self._found.get(e)) is not None}
+
+    def _look(self, engines: Sequence[EngineKey]) -> None:
+        for engine in engines:
+            try:
+                (facts,) = asyncio.run(facts_of([engine[0]]))
+                found = _expected(facts) if facts.role == engine[1] else None
+            except PdctlError:  # it does not answer, or pdctl does not know its model or GPU
+                found = None
+            self._found[engine] = found
+
+
+def _expected(facts: EngineFacts) -> Expected | None:
+    """Expected step times of an engine. None if no profile fits it."""
+    llm, cluster = read_llm(facts.model), cluster_behind("", facts)
+    profile = profile_for(facts, llm, cluster) if cluster else None
+    if cluster is None or profile is None:
+        return None
+    model = predicted_engine(facts, llm, cluster, profile)
+    return Expected(
+        role=facts.role,
+        profile=profile.id,
+        times=model.times,
+        chunk=model.chunked_prefill_size,
+        kv_tokens=model.kv_capacity_tokens,
+        dp=model.parallelism.dp,
+        band=error_band(profile, llm),
+    )
+
+
+def open_watch(
+    name: str, router: str, metrics_port: int | None, *, is_live: bool
+) -> tuple[str, Watch]:
+    """The deployment's name, "" for a router pdctl did not start, and a watch on it."""
+    expect = Expectation() if is_live else None  # one sample is too short to time steps
+    if router:
+        return "", Watch(source_of_router(router, metrics_port), expect=expect)
+    name = name or _ask_name()
+    use_key_of(name)
+    source = source_of_state(name)
+    past = read_evidence(name, time.time() - REMEMBERED_S)
+    return name, Watch(source, past, expect)
+
+
+def _ask_name() -> str:
+    """The only deployment. Asks which one if there are several and a person can answer."""
+    names = candidates()
+    if len(names) < 2 or not interactive(no_input=False):
+        return only_name()
+    question = f"Which deployment ({', '.join(names)})?"
+    return ask(question, default=names[0], flag="NAME", no_input=False)
+
+
+def close_watch(name: str, watch: Watch) -> None:
+    """Close the watch. Keep its samples for the next call if the deployment still exists."""
+    watch.close()
+    if name and watch.moments and read_state(name) is not None:
+        keep_evidence(name, watch.moments, watch.counters())
+
+
+def show_once(watch: Watch, *, as_json: bool, check: bool) -> None:
+    """Show one sample. check: exit with 5 unless everything serves."""
+    sample = watch.sample()
+    _show(sample, as_json=as_json)
+    well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
+    if check and not well:
+        raise typer.Exit(ExitCode.ENGINE_FAILED)
+
+
+def show_live(watch: Watch, interval_s: float, *, as_json: bool) -> None:
+    """Show samples until q, Ctrl-C, or the end of the deployment."""
+    sample = watch.sample()
+    try:
+        if as_json or not out().is_terminal:
+            _repeat(watch, sample, interval_s, lambda one: _show(one, as_json=as_json))
+        else:
+            with Live(console=out(), auto_refresh=False) as live:
+                draw = live.update
+                _repeat(watch, sample, interval_s, lambda one: draw(_view(one), refresh=True))
+    except StateConflict:  # it was there at the first sample
+        err().print(f"{sample.name} has stopped.")
+
+
+def _repeat(
+    watch: Watch,
+    sample: DeploymentStatus,
+    interval_s: float,
+    show_sample: Callable[[DeploymentStatus], None],
+) -> None:
+    with keys() as wait:
+        while True:
+            show_sample(sample)
+            if wait(interval_s) == "q":
+                return
+            sample = watch.sample()
+
+
+def _show(sample: DeploymentStatus, *, as_json: bool) -> None:
+    data = dataclasses.asdict(sample)
+    show("status", data, as_json=as_json, render=lambda: _view(sample))
+    sys.stdout.flush()
+
+
+def _view(sample: DeploymentStatus) -> RenderableType:
+    return status_view(sample, out().width)
