@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from pdctl.doctor.deployment_facts import is_loopback
+from pdctl.doctor.records import is_loopback
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
 from pdctl.inspection.records import Cluster, Llm

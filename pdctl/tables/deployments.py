@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pdctl.doctor.records import Check, Outcome
+from pdctl.doctor.records import Check, CheckOutcome
 from pdctl.engines.records import DeploymentState, Phase, ProcessState
 from pdctl.units import format_seconds, format_share
 
-OUTCOME_MARKS: dict[Outcome, tuple[str, str]] = {
+OUTCOME_MARKS: dict[CheckOutcome, tuple[str, str]] = {
     "fail": ("✗", "red"),
     "warn": ("▲", "yellow"),
     "unknown": ("?", "dim"),
