@@ -6,12 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from pdctl.perf_model.fitting.design import DECODE_STEPS, Cost, choose, seeds
-from pdctl.perf_model.fitting.fit import predicted_s
+from pdctl.perf_model.fitting.design import DECODE_STEPS, ProbeCost, choose_steps, seeds
+from pdctl.perf_model.fitting.fit import predicted_s, with_factors
 from pdctl.perf_model.fitting.identify import (
     LEAST_REPEATS,
     MAX_RESIDUAL,
-    applied,
     fit_identified,
     spreads,
     typical,
@@ -143,7 +142,7 @@ class _Run:
 
     @property
     def times(self) -> StepTimes:
-        return applied(self._roofline, self._fit.factors) if self._fit else self._roofline
+        return with_factors(self._roofline, self._fit.factors) if self._fit else self._roofline
 
     def first(self) -> tuple[Measurement, ...]:
         """Steps for a first fit, cheap ones first."""
@@ -179,9 +178,9 @@ class _Run:
             return self.first()
         self._refit()
         times, affordable = self.times, self._affordable()
-        cost: Cost = lambda m: cost_s(times, m)  # noqa: E731
+        cost: ProbeCost = lambda m: cost_s(times, m)  # noqa: E731
         known = spreads(self._measured, times) if self._fit else {}
-        choice = choose(
+        choice = choose_steps(
             affordable,
             self._measured,
             times,

@@ -16,8 +16,8 @@ from pdctl.measurement.calibration.adaptive import (
     measure_steps,
 )
 from pdctl.perf_model.fitting.design import DECODE_STEPS, EngineLimits, decode_grid, prefill_grid
-from pdctl.perf_model.fitting.fit import predicted_s
-from pdctl.perf_model.fitting.identify import applied, disagreements
+from pdctl.perf_model.fitting.fit import predicted_s, with_factors
+from pdctl.perf_model.fitting.identify import disagreements
 from pdctl.perf_model.records import Measurement, StepTimes
 from tests.perf_model.measured import roofline, truth
 
@@ -59,7 +59,7 @@ class Engine:
 def worst(taken: CalibrationRun, start: StepTimes, true: StepTimes) -> float:
     """The largest error over sizes between those of the grid, and on them."""
     assert taken.fit is not None
-    fitted = applied(start, taken.fit.factors)
+    fitted = with_factors(start, taken.fit.factors)
     between = [
         replace(m, new_tokens=round(m.new_tokens * 0.7), context=m.context * 3 // 4) for m in GRID
     ]
@@ -187,6 +187,6 @@ def test_eager_steps_of_another_engine_tell_the_floor_that_graphs_do_not_have() 
     ]
     both = engine.calibrate(start, 10.0, known=(*graphs.measurements, *eager))
     assert both.fit is not None
-    fitted = applied(start, both.fit.factors)
+    fitted = with_factors(start, both.fit.factors)
     assert fitted.prefill_token_s == pytest.approx(start.prefill_token_s, rel=0.02)
     assert fitted.eager_s == pytest.approx(0.03, rel=0.02)
