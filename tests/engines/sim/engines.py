@@ -13,7 +13,7 @@ from aiohttp import web
 
 from pdctl.engines.sim.api import Api
 from pdctl.engines.sim.engine import Engine
-from pdctl.engines.sim.flags import MODES, parse
+from pdctl.engines.sim.flags import MODES, parse_flags
 from pdctl.engines.sim.info import Identity
 from pdctl.engines.sim.partners import Registry
 from pdctl.inspection.llm import read_llm
@@ -71,7 +71,7 @@ async def engine(
     own_bootstrap = bootstrap_port or free_port()
     argv = ["--model-path", "llama-3.1-8b", "--disaggregation-mode", MODES[role], *args]
     argv += ["--port", str(free_port()), "--disaggregation-bootstrap-port", str(own_bootstrap)]
-    flags = parse(argv)
+    flags = parse_flags(argv)
     model = model or plain_model(role)
     identity = Identity(flags, read_llm("llama-3.1-8b"), "H200", 15.0, 100.0, 131072.0, 0.0)
     async with AsyncExitStack() as stack:

@@ -155,7 +155,7 @@ def test_a_profile_is_named_by_its_file_or_its_id(homes: tuple[Path, Path]) -> N
     assert named_profile(file.stem) == named_profile(str(file)) == read_profile(file)
     write_profile(replace(invented(), date="2020-01-01"), own)
     assert named_profile(file.stem).date == "2020-01-01"
-    with pytest.raises(InvalidInput, match="There is neither a profile nor a file named") as refused:
+    with pytest.raises(InvalidInput, match="neither a profile nor a file") as refused:
         named_profile("nope")
     assert file.stem in refused.value.hint
 
