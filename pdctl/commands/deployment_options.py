@@ -16,6 +16,7 @@ from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import positive
 
 FILE = Path("pd.yaml")
+ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 
 
 @dataclass(frozen=True)

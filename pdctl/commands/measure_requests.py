@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
+from pdctl.commands.deployment_options import ROLES, DeploymentOptions, build_deployment
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
 from pdctl.deployment.records import Deployment
@@ -13,7 +13,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.arms import ArmName
 from pdctl.measurement.results import Connections
-from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.records import Parallelism
 from pdctl.units import parse_duration_s, positive
 from pdctl.verdict.records import Question
 from pdctl.verdict.rules import quarter
@@ -22,8 +22,6 @@ from pdctl.workload.arrivals import head, make_requests, pick
 from pdctl.workload.describe import workload_from_lengths, workload_from_trace
 from pdctl.workload.records import Requests, Slo, Workload
 from pdctl.workload.traces import read_trace
-
-ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def requests_at(
 
 
 def connections_of(options: MeasureOptions) -> Connections:
-    """How the load generator uses connections."""
+    """The load generator's use of connections."""
     return "kept" if options.connections == "kept" else "new"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.live import Live
 
-from pdctl.commands.deployment_options import FILE, DeploymentOptions, build_deployment
+from pdctl.commands.deployment_options import FILE, ROLES, DeploymentOptions, build_deployment
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.plan import chosen_arm
 from pdctl.commands.progress import progress_line, say
@@ -27,7 +27,7 @@ from pdctl.measurement.compare import predict, rehearsed, rehearsed_fleet
 from pdctl.measurement.load import load
 from pdctl.measurement.results import LoadResult
 from pdctl.paths import last_plan_path, profiles_dir
-from pdctl.perf_model.records import Fleet, Parallelism, Role
+from pdctl.perf_model.records import Fleet, Parallelism
 from pdctl.status.records import DeploymentStatus
 from pdctl.status.targets import source_of_state
 from pdctl.status.watch import Watch
@@ -45,7 +45,6 @@ TRACE = "traces/conversation-40s.jsonl"
 WALL_S = 20.0  # without --speed, a rehearsal takes no longer than this
 SAMPLE_EVERY_S = 1.0
 READY_TIMEOUT_S = 120.0
-ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 
 
 @dataclass(frozen=True)

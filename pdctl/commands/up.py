@@ -102,7 +102,7 @@ def up(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input
     )
     if resume:
-        up_run.resume(options, name)
+        up_run.resume_deployment(options, name)
         return
     wanted = DeploymentOptions(
         model=model,

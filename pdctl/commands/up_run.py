@@ -75,7 +75,7 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
         _follow(options, supervisor, deployment_headline(prepared))
 
 
-def resume(options: UpOptions, name: str | None) -> None:
+def resume_deployment(options: UpOptions, name: str | None) -> None:
     """Start a new supervisor for a running deployment that has lost its own."""
     found = running.find(name)
     use_key_of(found.name)

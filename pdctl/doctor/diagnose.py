@@ -63,7 +63,7 @@ def _hardware() -> Iterator[Check]:
     strays = machine_facts.strays()
     yield machine_rules.stray_processes(strays)
     snapshots = machine_facts.load_snapshots()
-    yield machine_rules.load_snapshots(*snapshots, has_sglang=bool(strays))
+    yield machine_rules.stale_snapshots(*snapshots, has_sglang=bool(strays))
     some = (
         machine_rules.hidden_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")),
         machine_rules.peer_memory(

@@ -129,8 +129,8 @@ def install(python: str | None) -> tuple[SglangInstall | None, str]:
 
 def import_problem(python: str, module: str) -> str | None:
     """Why a Python interpreter cannot import a module. None if it can."""
-    answer, said = _last_line_of(python, _TRY, module)
-    return said if answer is Ellipsis else None if answer is None else str(answer)
+    answer, problem = _last_line_of(python, _TRY, module)
+    return problem if answer is Ellipsis else None if answer is None else str(answer)
 
 
 def nixl_plugin_names(python: str) -> tuple[str, ...] | None:
@@ -211,7 +211,7 @@ def load_snapshots() -> tuple[int, int]:
 
 
 def taken_ports(ports: tuple[int, ...]) -> dict[int, str]:
-    """Those of `ports` on which something other than a running deployment of pdctl listens."""
+    """The owners of `ports` in use, except those that belong to a deployment of pdctl."""
     busy = [port for port in ports if not is_port_free(port)]
     if not busy:
         return {}

@@ -298,7 +298,7 @@ def _named(strays: Sequence[Stray]) -> str:
     return ", ".join(named) + (f" and {len(strays) - 3} more" if len(strays) > 3 else "")
 
 
-def load_snapshots(num: int, size: int, *, has_sglang: bool) -> Check:
+def stale_snapshots(num: int, size: int, *, has_sglang: bool) -> Check:
     """Check for SGLang's load snapshots, which SIGKILL leaves in /dev/shm. size: their bytes."""
     if num == 0 or has_sglang:
         return Check("shm_leftovers", "pass", "No killed engine left files in /dev/shm.")

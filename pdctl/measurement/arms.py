@@ -306,7 +306,7 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """Which arm wins. by: the figure that decides; margin: PD minus colocated."""
+    """The verdict on two arms. by: the figure that decides. margin: PD minus colocated."""
 
     winner: Winner
     by: str

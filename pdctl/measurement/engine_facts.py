@@ -63,7 +63,7 @@ def facts_from_pages(
     mode = model_info.get("disaggregation_mode") or info.get("disaggregation_mode")
     simulated = bool(info.get("is_simulated"))
     load = parse_load(loads or b"")
-    accelerator = json_object(loads).get("accelerator")
+    accelerator = parsed_object(loads).get("accelerator")
     return EngineFacts(
         url=url,
         role=ROLE_BY_MODE.get(mode, "colocated"),
@@ -172,7 +172,7 @@ def _whole(value: object) -> int | None:
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def json_object(body: bytes | None) -> Mapping[str, Any]:
+def parsed_object(body: bytes | None) -> Mapping[str, Any]:
     """The JSON object in `body`; empty if `body` is anything else."""
     try:
         found = json.loads(body) if body else {}

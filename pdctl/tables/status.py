@@ -302,11 +302,11 @@ def _style_of(row: EngineStatus) -> Callable[[Column], str]:
 def _advice(status: DeploymentStatus, width: int) -> list[Text]:
     advice = status.advice
     acts = advice.kind not in ("steady", "not_enough_evidence")
-    said = advice.text
+    text = advice.text
     if advice.evidence:
-        said = f"{said.rstrip('.')}: {advice.evidence}."
+        text = f"{text.rstrip('.')}: {advice.evidence}."
     mark = "▲ " if acts else ""
-    lines = _wrapped(mark + said, width, style="yellow" if acts else "dim")
+    lines = _wrapped(mark + text, width, style="yellow" if acts else "dim")
     if advice.command:
         lines += [_cut(Text(f"    {advice.command}", style="bold"), width)]
     for note in status.notes:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pdctl.commands.status_run import Expectation
+from pdctl.commands.status_expect import Expectation
 from pdctl.status.records import Target
 from tests.status.servers import pages_server
 
@@ -61,7 +61,7 @@ def test_one_that_did_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch)
     page = answers.pop("/server_info")
     with pages_server(answers) as url:
         assert expectation([Target("colocated-0", "colocated", url)]) == {}
-        monkeypatch.setattr("pdctl.commands.status_run.REFRESH_S", 0.05)
+        monkeypatch.setattr("pdctl.commands.status_expect.REFRESH_S", 0.05)
         answers["/server_info"] = page
         assert url in looked_up(url, expectation)
 

@@ -103,8 +103,8 @@ def test_an_inactive_rdma_port_beside_an_active_one_warns_and_names_the_active_o
 
 
 def test_files_in_dev_shm_warn_only_when_no_engine_lives() -> None:
-    assert machine_rules.load_snapshots(3, 1000, has_sglang=True).outcome == "pass"
-    assert machine_rules.load_snapshots(3, 1000, has_sglang=False).outcome == "warn"
+    assert machine_rules.stale_snapshots(3, 1000, has_sglang=True).outcome == "pass"
+    assert machine_rules.stale_snapshots(3, 1000, has_sglang=False).outcome == "warn"
 
 
 def test_an_empty_cuda_visible_devices_fails() -> None:

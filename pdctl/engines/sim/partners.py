@@ -1,4 +1,4 @@
-"""How prefill and decode engines meet: SGLang's bootstrap registry, and a web socket for rooms.
+"""Meeting of prefill and decode engines: SGLang's bootstrap registry, and a web socket for rooms.
 
 SGLang moves KV over RDMA. Here, the decode engine tells the registry over a web socket for which
 rooms it has allocated KV, and the prefill engine answers when a room's KV has arrived.

@@ -19,7 +19,7 @@ from pdctl.measurement.engine_facts import (
     EngineFacts,
     checked_url,
     facts_from_pages,
-    json_object,
+    parsed_object,
 )
 from pdctl.perf_model.records import Role
 from pdctl.status.pages import LOADS_PATH, EngineLoad, parse_load
@@ -206,7 +206,7 @@ def engines_of(urls: Sequence[str]) -> list[str]:
 
 async def _get(http: aiohttp.ClientSession, url: str, paths: Sequence[str]) -> Mapping[str, Any]:
     for path in paths:
-        found = json_object(await _page(http, url, path))
+        found = parsed_object(await _page(http, url, path))
         if found:
             return found
     return {}
