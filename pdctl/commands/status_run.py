@@ -1,15 +1,16 @@
-"""Run `pdctl status`: sample a deployment once or again and again, and show each sample."""
+"""Run `pdctl status`: sample a deployment once or again and again, and show each sample.
+
+Imports rich and the HTTP client late: one sample as JSON needs neither, and scripts poll it.
+"""
 
 import dataclasses
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import RenderableType
-from rich.live import Live
 
-from pdctl.commands.screens import keys
 from pdctl.console import ask, err, interactive, out, show
 from pdctl.engines.clients.api_key import use_key_of
 from pdctl.engines.state import read_state
@@ -18,7 +19,9 @@ from pdctl.status.records import DeploymentStatus
 from pdctl.status.snapshot import is_well
 from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
 from pdctl.status.watch import REMEMBERED_S, Watch, keep_evidence, read_evidence
-from pdctl.tables.status import status_view
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 def open_watch(
@@ -26,7 +29,7 @@ def open_watch(
 ) -> tuple[str, Watch]:
     """The deployment's name, "" for a router pdctl did not start, and a watch on it."""
     expect = None
-    if is_live:  # one sample is too short to time steps, so it need not import an HTTP client
+    if is_live:  # one sample is too short to time steps
         from pdctl.commands.status_expect import Expectation
 
         expect = Expectation()
@@ -66,6 +69,8 @@ def show_once(watch: Watch, *, as_json: bool, check: bool) -> None:
 
 def show_live(watch: Watch, interval_s: float, *, as_json: bool) -> None:
     """Show samples until q, Ctrl-C, or the end of the deployment."""
+    from rich.live import Live
+
     sample = watch.sample()
     try:
         if as_json or not out().is_terminal:
@@ -84,6 +89,8 @@ def _repeat(
     interval_s: float,
     show_sample: Callable[[DeploymentStatus], None],
 ) -> None:
+    from pdctl.commands.screens import keys
+
     with keys() as wait:
         while True:
             show_sample(sample)
@@ -98,5 +105,7 @@ def _show(sample: DeploymentStatus, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _view(sample: DeploymentStatus) -> RenderableType:
+def _view(sample: DeploymentStatus) -> "RenderableType":
+    from pdctl.tables.status import status_view
+
     return status_view(sample, out().width)

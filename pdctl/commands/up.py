@@ -92,16 +92,18 @@ def up(
       pdctl up qwen3-8b --prefill 2 --total 8 --engine sim
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
     """
-    from pdctl.commands import up_run
+    from pdctl.commands import up_preview
     from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
     from pdctl.engines.clients.api_key import use_key_file
 
     use_key_file(api_key_file)
     timeout_s = parse_duration_s(timeout, flag="--timeout")
-    options = up_run.UpOptions(
+    options = up_preview.UpOptions(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input
     )
     if resume:
+        from pdctl.commands import up_run
+
         up_run.resume_deployment(options, name)
         return
     wanted = DeploymentOptions(
@@ -133,8 +135,10 @@ def up(
     )
     deployment = build_deployment(wanted)
     if output is not None:
-        up_run.write_file(options, deployment, output)
+        up_preview.write_file(options, deployment, output)
     elif dry_run:
-        up_run.show_commands(options, deployment)
+        up_preview.show_commands(options, deployment)
     else:
+        from pdctl.commands import up_run
+
         up_run.start_deployment(options, deployment, may_simulate=engine is None)

@@ -1,60 +1,25 @@
-"""Run `pdctl up`: write, print or start a deployment, and follow it until it stops."""
+"""Run `pdctl up`: start a deployment and follow it until it stops."""
 
 import dataclasses
 import signal
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import typer
 
 from pdctl.commands.progress import say
 from pdctl.commands.screens import LIVE_PHASES, LineScreen, deployment_headline, open_screen
-from pdctl.console import ask, interactive, out, print_json, printable
-from pdctl.deployment.exports.shell import shell
-from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.commands.up_preview import UpOptions, warn
+from pdctl.console import ask, interactive, out, print_json
 from pdctl.deployment.records import Deployment
 from pdctl.doctor.diagnose import quick_checks
 from pdctl.engines import state as engine_state
-from pdctl.engines.clients.api_key import VARIABLE, api_key, use_key_of
+from pdctl.engines.clients.api_key import api_key, use_key_of
 from pdctl.engines.lifecycle import follow, running, start
 from pdctl.engines.lifecycle.start import Prepared, SupervisorProcess
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import EnvironmentProblem, ExitCode
 from pdctl.tables.deployments import ready_view
-
-
-@dataclass(frozen=True)
-class UpOptions:
-    """Options of `up` that do not describe the deployment."""
-
-    is_detached: bool = False
-    as_json: bool = False
-    timeout_s: float = 7200.0
-    no_input: bool = False
-
-
-def write_file(options: UpOptions, deployment: Deployment, output: Path) -> None:
-    """Write the deployment to a pd.yaml and start nothing."""
-    write_deployment(deployment, output)
-    if options.as_json:
-        print_json("up", {"file": str(output)})
-    else:
-        typer.echo(f"wrote {output}; pdctl up -f {output} starts it")
-
-
-def show_commands(options: UpOptions, deployment: Deployment) -> None:
-    """Print the commands that `up` would run, ready for a shell, and start nothing."""
-    prepared = start.prepare(deployment)
-    _warn(prepared)
-    if api_key() is not None:
-        say(f"warning: {VARIABLE} is set. pdctl up passes on the key; a shell does not.")
-    if options.as_json:
-        commands = [{"name": s.name, "argv": s.argv, "env": s.env} for s in prepared.specs]
-        print_json("up", {"layout": deployment.layout, "processes": commands})
-    else:
-        typer.echo(printable(shell(prepared.specs)))
 
 
 def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate: bool) -> None:
@@ -70,7 +35,7 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
             raise
         simulated = dataclasses.replace(deployment, engine="sim", gpus=None)
         prepared, supervisor = _launch(options, simulated)
-    _warn(prepared)
+    warn(prepared)
     with start.holding(prepared.specs):
         _follow(options, supervisor, deployment_headline(prepared))
 
@@ -183,8 +148,3 @@ def _warn_of_machine(deployment: Deployment) -> None:
     for check in quick_checks():
         if check.outcome == "fail":
             say(f"warning: {check.text} {check.fix}")
-
-
-def _warn(prepared: Prepared) -> None:
-    for sentence in prepared.warnings:
-        say(f"warning: {sentence}")
