@@ -1,4 +1,4 @@
-"""The command line's own rules: lazy verbs, one error boundary, exit codes."""
+"""The command line: lazy verbs, error reports, exit codes."""
 
 import json
 import os

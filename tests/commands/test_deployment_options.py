@@ -1,4 +1,4 @@
-"""Which deployment `up` means: options before the file, the file before the last plan."""
+"""Options override the file, and the file overrides the last plan."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_a_model_and_counts_are_enough() -> None:
     assert (chosen.name, chosen.layout, chosen.engine) == ("qwen3-8b", "2P6D", "sglang")
 
 
-def test_prefill_is_a_quarter_unless_it_is_said() -> None:
+def test_prefill_is_a_quarter_by_default() -> None:
     assert build_deployment(DeploymentOptions(model="m", total=8)).layout == "2P6D"
     assert build_deployment(DeploymentOptions(model="m", total=8, prefill=0)).layout == "8C"
 
@@ -68,7 +68,7 @@ def test_a_model_that_is_named_leaves_the_file_of_this_directory_alone(pd_yaml: 
     assert build_deployment(DeploymentOptions(model="m", total=2)).router.port == 30000
 
 
-def test_without_a_file_the_last_plan_is_meant(tmp_path: Path) -> None:
+def test_without_a_file_the_last_plan_is_used(tmp_path: Path) -> None:
     last_plan_path().parent.mkdir()
     planned = build_deployment(DeploymentOptions(model="qwen3-8b", total=8))
     write_deployment(planned, last_plan_path())
@@ -104,6 +104,6 @@ def test_flags_are_split_as_a_shell_would(tmp_path: Path) -> None:
         (DeploymentOptions(model="m", total=2, tp=0), "tp"),
     ],
 )
-def test_what_is_missing_or_wrong_is_named(options: DeploymentOptions, said: str) -> None:
+def test_missing_and_wrong_options_are_named(options: DeploymentOptions, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         build_deployment(options)

@@ -1,4 +1,4 @@
-"""`pdctl doctor` as a user calls it."""
+"""`pdctl doctor` from the command line."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_a_start_that_failed_is_explained_from_its_logs(
     assert found["text"].startswith("decode-0 failed: The GPU ran out of memory.")
 
 
-def test_a_name_nobody_knows_is_a_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_a_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
     with pytest.raises(SystemExit) as stopped:
         main(["doctor", "chat", "--quick"])

@@ -1,4 +1,4 @@
-"""`measure` and `calibrate` from the command line: what cannot be is said at once."""
+"""`measure` and `calibrate` from the command line: early refusals."""
 
 import json
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,7 +16,7 @@ LOAD = ("--isl", "100", "--osl", "10", "--rate", "1")
 def refused(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], code: int = ExitCode.BAD_INPUT
 ) -> str:
-    """What is said of a command that ends with `code`."""
+    """Message and hint of a command that exits with `code`."""
     with pytest.raises(SystemExit) as stopped:
         main([*arguments, "--json"])
     assert stopped.value.code == code
@@ -84,13 +84,13 @@ def test_an_address_where_nothing_listens_is_refused(capsys: pytest.CaptureFixtu
         (("llama-3.1-8b", "--gpus", "1xH200", "--from-logs", "missing.log"), "cannot be read"),
     ],
 )
-def test_a_calibration_that_cannot_be_is_refused(
+def test_an_impossible_calibration_is_refused(
     arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in refused(("calibrate", *arguments), capsys)
 
 
-def test_a_profile_that_is_there_is_not_overwritten(
+def test_an_existing_profile_is_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = tmp_path / "mine.json"

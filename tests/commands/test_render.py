@@ -85,7 +85,7 @@ def test_a_model_with_weights_is_named_for_miles(
         (("miles", "-f", "none.yaml"), "none.yaml cannot be read"),
     ],
 )
-def test_what_cannot_be_rendered_is_said(
+def test_a_deployment_that_cannot_be_rendered_is_refused(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     assert run(*arguments) == 2

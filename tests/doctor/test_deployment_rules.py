@@ -1,4 +1,4 @@
-"""The doctor's rules about a running deployment, over what its parts said."""
+"""The doctor's rules on a running deployment, applied to hand-made facts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +165,7 @@ def test_an_engine_the_router_does_not_have_fails() -> None:
     assert (check.outcome, "decode-0" in check.text) == ("fail", True)
 
 
-def test_an_engine_nobody_started_warns() -> None:
+def test_an_engine_of_unknown_origin_warns() -> None:
     seen = _seen()
     stranger = Listed("id", "http://10.0.0.9:1", "decode", True)
     workers = (*(_listed(engine) for engine in seen.engines), stranger)
@@ -182,7 +182,7 @@ def test_an_open_circuit_breaker_fails_by_the_engines_name() -> None:
     assert "decode-0 open" in check.text
 
 
-def test_breakers_nobody_shows_are_unknown_not_well() -> None:
+def test_breakers_without_metrics_are_unknown_and_do_not_pass() -> None:
     seen = _seen()
     assert _of(replace(seen, router=RouterScrape(0.0, True, True)), "breakers").outcome == "unknown"
 
@@ -278,7 +278,7 @@ def test_a_lost_supervisor_fails_with_the_command_that_brings_one() -> None:
     assert _of(_seen(supervised=False), "supervisor").fix == "pdctl up --resume --name chat"
 
 
-def test_an_engine_that_does_not_answer_fails_with_what_its_log_tells() -> None:
+def test_an_engine_that_does_not_answer_fails_with_the_cause_from_its_log() -> None:
     target = Target("decode-0", "decode", "http://127.0.0.1:20010", phase="backoff")
     why = Explanation("out_of_memory", "The GPU ran out of memory.", "a larger --tp", "CUDA oom")
     dead = EngineReport(target, died_of=why)

@@ -1,4 +1,4 @@
-"""The rules about this machine, over values as they were seen on real ones."""
+"""The doctor's rules on a machine, applied to values from real machines."""
 
 import os
 import subprocess
@@ -102,7 +102,7 @@ def test_an_inactive_rdma_port_beside_an_active_one_warns_and_names_the_active_o
     assert machine_rules.rdma_ports([]).outcome == "pass"
 
 
-def test_files_in_dev_shm_warn_only_when_no_engine_lives() -> None:
+def test_files_in_dev_shm_warn_only_if_no_engine_runs() -> None:
     assert machine_rules.stale_snapshots(3, 1000, has_sglang=True).outcome == "pass"
     assert machine_rules.stale_snapshots(3, 1000, has_sglang=False).outcome == "warn"
 
@@ -191,7 +191,7 @@ def test_a_module_that_does_not_import_says_why() -> None:
     assert machine_facts.import_problem("/nope/python", "json") is not None
 
 
-def test_an_address_of_this_machine_is_told_from_another_ones() -> None:
+def test_an_address_of_this_machine_is_distinguished_from_others() -> None:
     assert machine_facts.has_address("127.0.0.1")
     assert not machine_facts.has_address("192.0.2.1")
 

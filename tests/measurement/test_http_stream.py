@@ -1,4 +1,4 @@
-"""The framing of answers, fed byte by byte."""
+"""HTTP framing of answers that arrive byte by byte."""
 
 import pytest
 
@@ -11,7 +11,7 @@ PLAIN = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nwait"
 
 
 def feed(pieces: list[bytes], *, closes: bool = False) -> tuple[Exchange, bytes]:
-    """An answer that arrives in pieces; what was handed over of it."""
+    """Feed an answer in pieces; return the data that the connection passed on."""
     buffer = memoryview(bytearray(1024))
     connection = StreamConnection(buffer)
     got: list[bytes] = []
@@ -59,7 +59,7 @@ def test_an_answer_cut_off_is_an_error(answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", HEAD + b"zz\r\n"])
-def test_what_is_not_http_is_an_error(answer: bytes) -> None:
+def test_an_answer_that_is_not_http_is_an_error(answer: bytes) -> None:
     async def test() -> None:
         exchange, _ = feed([answer])
         with pytest.raises(BadAnswer):

@@ -1,4 +1,4 @@
-"""What people see of a calibration and of a measurement."""
+"""Screens of `calibrate` and `measure`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +51,7 @@ def calibration(**changes: object) -> Calibration:
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
-def test_a_calibration_shows_what_was_measured_how_well_and_where_it_lies() -> None:
+def test_a_calibration_shows_its_results_accuracy_and_file() -> None:
     text = shown(calibration_view(calibration()))
     assert "Calibrated: llama-3.1-8b · tp 1 · H200 · sglang 0.5.23" in text
     assert "61 measurements in 48.2 s; step times are accurate to ±5 %." in text
@@ -61,7 +61,7 @@ def test_a_calibration_shows_what_was_measured_how_well_and_where_it_lies() -> N
     assert where_lines(calibration())[0] == "profile  /p/h200.json"
 
 
-def test_a_calibration_that_disagrees_names_the_steps_and_writes_nothing() -> None:
+def test_a_calibration_that_contradicts_itself_names_the_steps_and_writes_nothing() -> None:
     step = Measurement("prefill", 0.0, new_tokens=512, cached_tokens=8192)
     found = calibration(file=None, disagreements=(Disagreement(step, -0.4),))
     text = shown(calibration_view(found))
@@ -71,7 +71,7 @@ def test_a_calibration_that_disagrees_names_the_steps_and_writes_nothing() -> No
     assert where_lines(found) == []
 
 
-def test_what_could_not_be_identified_or_measured_is_said() -> None:
+def test_unidentified_coefficients_and_unmeasured_steps_are_listed() -> None:
     step = Measurement("decode", 0.0, batch=64, context=64 * 2048)
     found = calibration(unidentified=("prefill_pair_s",), given_up=(step,), is_complete=False)
     text = " ".join(shown(calibration_view(found)).split())
@@ -80,7 +80,7 @@ def test_what_could_not_be_identified_or_measured_is_said() -> None:
     assert "a longer --budget improves it" in text
 
 
-def test_steps_are_named_as_people_would() -> None:
+def test_steps_have_readable_labels() -> None:
     assert step_label(Measurement("prefill", 0.0, batch=4, new_tokens=256)) == "prefill 4 × 256"
     assert step_label(Measurement("transfer", 0.0, new_tokens=4096)) == "KV transfer of 4,096"
     assert (

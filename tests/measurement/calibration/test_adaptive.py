@@ -1,4 +1,4 @@
-"""A whole calibration against an engine whose clock is virtual, and against a simulated one."""
+"""A whole calibration of an engine with a virtual clock."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ GRID = prefill_grid(LIMITS) + decode_grid(LIMITS)
 
 
 class Engine:
-    """Steps that vary by a share, on a clock that only they move."""
+    """An engine whose steps vary at random, on a clock that only its steps advance."""
 
     def __init__(self, times: StepTimes, noise: float = 0.0, seed: int = 0) -> None:
         self.times = times
@@ -57,7 +57,7 @@ class Engine:
 
 
 def worst(taken: CalibrationRun, start: StepTimes, true: StepTimes) -> float:
-    """The largest error over sizes between those of the grid, and on them."""
+    """The largest error over sizes on the grid and between them."""
     assert taken.fit is not None
     fitted = with_factors(start, taken.fit.factors)
     between = [
@@ -82,7 +82,7 @@ def test_three_percent_of_noise_leaves_two_percent_of_error_anywhere(
     assert taken.uncertainty < 0.006
 
 
-def test_the_time_given_is_kept_to() -> None:
+def test_a_calibration_stays_within_its_budget() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.03)
     taken = engine.calibrate(start, 20.0)
@@ -115,7 +115,7 @@ def test_a_machine_that_was_slow_for_a_while_does_not_cost_the_profile(slower: f
     assert not disagreements(taken.measurements, taken.fit)
 
 
-def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> None:
+def test_a_step_that_always_fails_is_given_up_and_the_others_are_measured() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start))
     engine.broken = lambda step: step.batch >= 128
@@ -127,7 +127,7 @@ def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> 
     assert taken.fit is not None
 
 
-def test_what_a_step_seemed_to_take_that_mostly_fails_is_not_believed() -> None:
+def test_measurements_of_a_step_that_mostly_fails_are_discarded() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start))
     normal = engine.measure
@@ -147,7 +147,7 @@ def test_what_a_step_seemed_to_take_that_mostly_fails_is_not_believed() -> None:
     }
 
 
-def test_progress_says_what_is_measured_and_how_sure_it_is() -> None:
+def test_progress_names_the_step_and_its_uncertainty() -> None:
     start = roofline("llama-3.1-8b")
     told: list[CalibrationProgress] = []
     Engine(truth(start), noise=0.03).calibrate(start, 15.0, tell=told.append)
@@ -165,7 +165,7 @@ def test_an_engine_that_measures_nothing_identifies_nothing() -> None:
     assert taken.measurements == ()
 
 
-def test_what_was_measured_earlier_is_fitted_together_and_need_not_be_measured_again() -> None:
+def test_earlier_measurements_are_fitted_too_and_not_repeated() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.03)
     first = engine.calibrate(start, 15.0)
@@ -176,7 +176,7 @@ def test_what_was_measured_earlier_is_fitted_together_and_need_not_be_measured_a
     assert again.uncertainty < first.uncertainty
 
 
-def test_eager_steps_of_another_engine_tell_the_floor_that_graphs_do_not_have() -> None:
+def test_eager_steps_of_another_engine_identify_the_launch_floor() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(replace(start, eager_s=0.03))
     graphs = engine.calibrate(start, 15.0)

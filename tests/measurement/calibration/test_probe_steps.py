@@ -1,4 +1,4 @@
-"""Steps of simulated engines, measured over HTTP: what comes back is the model's own time."""
+"""Steps of simulated engines, measured over HTTP and compared with the model's step times."""
 
 import asyncio
 import json
@@ -105,7 +105,7 @@ def test_a_batch_larger_than_the_engine_runs_is_not_measured() -> None:
     run(test)
 
 
-def test_the_work_of_somebody_else_is_not_taken_for_the_step() -> None:
+def test_the_work_of_another_client_is_not_counted_as_the_step() -> None:
     async def test() -> None:
         async with one() as (running, steps):
             body = {"input_ids": list(range(900)), "sampling_params": {"max_new_tokens": 1}}
@@ -174,7 +174,7 @@ def test_an_engine_without_counters_is_timed_from_outside(step: Measurement) -> 
     ("role", "eager", "kv_tokens"),
     [("colocated", False, 905_795), ("prefill", True, 913_777), ("decode", False, 935_442)],
 )
-def test_what_an_engine_of_0_5_15_on_an_h200_can_be_asked_for(
+def test_the_limits_of_an_engine_of_0_5_15_on_an_h200(
     role: str, eager: bool, kv_tokens: int
 ) -> None:
     limits = limits_of(json.loads((CAPTURES / f"server_info_{role}_0.5.15.json").read_text()))

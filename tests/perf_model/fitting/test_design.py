@@ -1,4 +1,4 @@
-"""Which step to measure next: what the least certain step needs, for its money."""
+"""Choice of the next step: the most information per second about the least certain step."""
 
 from dataclasses import replace
 

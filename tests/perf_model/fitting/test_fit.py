@@ -1,4 +1,4 @@
-"""Fitting: known coefficients come back, outliers do not pull, the unknowable is refused."""
+"""Fits recover known coefficients, resist outliers, and refuse unidentified coefficients."""
 
 from dataclasses import replace
 from statistics import median

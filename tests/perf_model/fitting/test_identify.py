@@ -1,4 +1,4 @@
-"""A fit of what measurements tell, and whether to believe it."""
+"""Fits of identified coefficients, and steps that contradict a fit."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -97,7 +97,7 @@ def _is_same(a: Measurement, b: Measurement) -> bool:
 
 
 def check_fit(factors: Mapping[str, float], noise: float) -> None:
-    """Every step of a machine with these factors is found within a tenth."""
+    """Check that a fit finds every step of a machine with these factors to 10 %."""
     true = with_factors(TIMES, factors)
     found, _ = fit_identified(measured(true, plan(repeats=3), noise=noise), TIMES)
     assert found is not None

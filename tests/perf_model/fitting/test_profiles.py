@@ -1,4 +1,4 @@
-"""Profiles: what is written is read, nonsense is named by field and line, others' are refused."""
+"""Profiles: reading, writing, errors with field and line, and the choice for a GPU and LLM."""
 
 import json
 from dataclasses import replace
@@ -120,7 +120,7 @@ def test_a_profile_of_ones_own_overrides_the_bundled_file(tmp_path: Path) -> Non
 
 @pytest.fixture
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Where bundled profiles and this user's own lie, both empty."""
+    """Empty directories for bundled profiles and the user's own."""
     monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
     bundled = tmp_path / "bundled"
     bundled.mkdir()
