@@ -2,12 +2,14 @@
 
 import importlib
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from pdctl import __version__, is_compiled
+from pdctl.console import print_failure
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
 
 # verb -> description for `pdctl --help`; pdctl.commands.VERB has a function of that name
@@ -96,8 +98,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def _confess(problem: Exception) -> NoReturn:
     """Show the traceback of a bug in pdctl and ask for a report."""
-    import traceback
-
     traceback.print_exception(problem)
     sys.stderr.write(f"error: a bug in pdctl {__version__}. Please report the lines above.\n")
     sys.exit(ExitCode.BUG)
@@ -109,7 +109,5 @@ def _usage(problem: Any, verb: str) -> InvalidInput:
 
 
 def _fail(verb: str, problem: PdctlError, arguments: list[str]) -> None:
-    from pdctl.console import print_failure
-
     print_failure(verb, problem, as_json="--json" in arguments)
     sys.exit(problem.exit_code)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from pdctl.console import show
 from pdctl.errors import ExitCode, InvalidInput
 
 
@@ -27,7 +28,6 @@ def doctor(
       pdctl doctor
       pdctl doctor chat --json
     """
-    from pdctl.console import show
     from pdctl.doctor.diagnose import diagnose
     from pdctl.engines.clients.api_key import use_key_file
     from pdctl.tables.deployments import doctor_view

@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pdctl.commands.progress import say
+from pdctl.console import show
+
 if TYPE_CHECKING:
     from pdctl.engines.records import DeploymentState
 
@@ -24,8 +27,6 @@ def down(
     """
     from rich.text import Text
 
-    from pdctl.commands.progress import say
-    from pdctl.console import show
     from pdctl.engines.lifecycle import running
     from pdctl.tables.deployments import change_lines
 

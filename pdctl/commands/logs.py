@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from pdctl.console import print_json, printable
 from pdctl.errors import InvalidInput
 
 
@@ -22,7 +23,6 @@ def logs(
       pdctl logs -f
       pdctl logs decode-0 --tail 200
     """
-    from pdctl.console import print_json, printable
     from pdctl.engines.lifecycle import logs as log_files
 
     if as_json and follow:

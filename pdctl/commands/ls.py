@@ -5,6 +5,8 @@ import time
 
 import typer
 
+from pdctl.console import show
+
 
 def ls(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
     """List the deployments that run on this machine.
@@ -14,7 +16,6 @@ def ls(as_json: bool = typer.Option(False, "--json", help="Print one JSON object
       pdctl ls
       pdctl ls --json
     """
-    from pdctl.console import show
     from pdctl.engines.lifecycle import running
     from pdctl.tables.deployments import ls_view
 
