@@ -151,7 +151,7 @@ class _Run:
     async def measure(self, measure: Measure, step: Measurement) -> None:
         """Probe one step. Give a step up, with its measurements, if it keeps failing.
 
-        A batch of prompts that rarely enters one step probably never did, even where it seemed to.
+        A batch that rarely enters one step probably never did, so its measurements are wrong too.
         """
         if step not in self._grid:
             return
