@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pdctl.console import ask, interactive
+from pdctl.console import ask, err, interactive
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.pd_yaml import read_deployment
+from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus
+from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import positive
@@ -56,9 +57,9 @@ def build_deployment(options: DeploymentOptions) -> Deployment:
     Asks for the model and the number of engines if nothing gives them. Raises InvalidInput naming
     the flag if it cannot ask.
     """
-
     base = None if options.model and not options.file else _from_file(options)
-    model = options.model or (base.model if base else "") or _ask_model(options)
+    named = absolute_model(options.model or "")
+    model = named or (base.model if base else "") or _ask_model(options)
     total = options.total if options.total is not None else base.total if base else None
     if total is None:
         total = _ask_total(options)
@@ -88,10 +89,16 @@ def build_deployment(options: DeploymentOptions) -> Deployment:
 def _from_file(options: DeploymentOptions) -> Deployment | None:
     if options.file is not None:
         return read_deployment(options.file)
-    for path in (FILE, last_plan_path()):
-        if path.is_file():
-            return read_deployment(path)
-    return None
+    if FILE.is_file():
+        return read_deployment(FILE)
+    last = last_plan_path()
+    if not last.is_file():
+        return None
+    found = read_deployment(last)
+    err().print(
+        f"  Taking the plan of {origin_of(last)}: {found.model}, {found.layout}.", soft_wrap=True
+    )
+    return found
 
 
 def _ask_model(options: DeploymentOptions) -> str:

@@ -4,24 +4,30 @@ from pathlib import Path
 
 import typer
 
-from pdctl.units import parse_duration_s
+from pdctl.commands.number_option import number_option
+from pdctl.units import parse_duration_s, parse_rate_rps, parse_share, parse_tokens
 
 
 def measure(
     model: str = typer.Argument(
         "", help="Model directory, cached model or bundled name.", show_default=False
     ),
-    isl: float = typer.Option(None, help="Prompt tokens."),
-    osl: float = typer.Option(None, help="Output tokens."),
-    rate: float = typer.Option(None, help="Requests per second."),
+    isl: float = number_option("--isl", parse_tokens, "Mean prompt tokens: 8000, 30K."),
+    osl: float = number_option("--osl", parse_tokens, "Mean output tokens: 500, 1K."),
+    isl_cv: float = typer.Option(None, help="Spread of prompt lengths: std. deviation / mean."),
+    osl_cv: float = typer.Option(None, help="Spread of output lengths; 0: all equally long."),
+    rate: float = number_option("--rate", parse_rate_rps, "Requests per second: 12, 300/min."),
     concurrency: int = typer.Option(
         None, help="Requests in flight at any time, instead of --rate."
     ),
-    prefix_hit: float = typer.Option(
-        None, help="Share of prompt tokens found in the prefix cache, 0 to 1."
+    prefix_hit: float = number_option(
+        "--prefix-hit", parse_share, "Share of prompt tokens found in the prefix cache: 0.9, 90%."
     ),
     trace: Path = typer.Option(
         None, help="Trace file. Requests go out at its times, or at --rate."
+    ),
+    time_unit: str = typer.Option(
+        "", "--time-unit", help="Unit of times in the trace: s, ms, us, ns. Default: detected."
     ),
     duration: str = typer.Option("60s", help="Send requests for this long in each load."),
     total: int = typer.Option(2, help="Total engines of each arm."),
@@ -34,7 +40,9 @@ def measure(
     connections: str = typer.Option("new", help="new: a connection per request; kept: reuse them."),
     ttft: str = typer.Option("", help="SLO for the time to first token, for example 1s."),
     tpot: str = typer.Option("", help="SLO for the time per output token, for example 30ms."),
-    attainment: float = typer.Option(0.9, help="Share of requests that must meet the SLOs."),
+    attainment: float = number_option(
+        "--attainment", parse_share, "Share of requests that must meet the SLOs.", default=0.9
+    ),
     engine: str = typer.Option("sglang", "--engine", help="sglang, or sim for simulated engines."),
     gpus: str = typer.Option(
         "", help="GPUs of this machine to use: 0-3,6. With --engine sim, their kind: 8xH200."
@@ -83,10 +91,12 @@ def measure(
     options = MeasureOptions(
         model=model,
         lengths=(isl, osl),
+        spreads=(isl_cv, osl_cv),
         rate_rps=rate,
         concurrency=concurrency,
         prefix_hit=prefix_hit,
         trace=trace,
+        time_unit=time_unit,
         duration_s=parse_duration_s(duration, flag="--duration"),
         total=total,
         prefill=prefill,

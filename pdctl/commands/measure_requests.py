@@ -7,6 +7,7 @@ from pathlib import Path
 from pdctl.commands.deployment_options import ROLES, DeploymentOptions, build_deployment
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
+from pdctl.commands.trace_input import read_given_trace
 from pdctl.deployment.records import Deployment
 from pdctl.engines.lifecycle.temporary import private
 from pdctl.errors import InvalidInput
@@ -14,30 +15,31 @@ from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.arms import ArmName
 from pdctl.measurement.results import Connections
 from pdctl.perf_model.records import Parallelism
-from pdctl.units import parse_duration_s, positive
+from pdctl.units import positive
 from pdctl.verdict.records import Question
 from pdctl.verdict.rules import quarter
 from pdctl.verdict.verdict import decide
 from pdctl.workload.arrivals import head, make_requests, pick
-from pdctl.workload.describe import workload_from_lengths, workload_from_trace
+from pdctl.workload.describe import parse_slo, workload_from_lengths, workload_from_trace
 from pdctl.workload.records import Requests, Slo, Workload
-from pdctl.workload.traces import read_trace
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
     """Options of `measure`, as typed. None or "": not given.
 
-    lengths: --isl, --osl. slo: --ttft, --tpot, --attainment. sizes: tp, pp, dp, ep. args: SGLang
-    flags for all, prefill and decode engines.
+    lengths: --isl, --osl. spreads: --isl-cv, --osl-cv. slo: --ttft, --tpot, --attainment. sizes:
+    tp, pp, dp, ep. args: SGLang flags for all, prefill and decode engines.
     """
 
     model: str
     lengths: tuple[float | None, float | None]
+    spreads: tuple[float | None, float | None]
     rate_rps: float | None
     concurrency: int | None
     prefix_hit: float | None
     trace: Path | None
+    time_unit: str
     duration_s: float
     total: int
     prefill: int | None
@@ -110,17 +112,7 @@ def _check_rate(options: MeasureOptions) -> None:
 
 def slo_of(options: MeasureOptions) -> Slo:
     """The SLOs. Raises InvalidInput if one cannot be read."""
-    ttft, tpot, attainment = options.slo
-    if not 0 < attainment <= 1:
-        raise InvalidInput(
-            f"--attainment must be above 0 and at most 1, not {attainment:g}.",
-            hint="--attainment 0.9",
-        )
-    return Slo(
-        parse_duration_s(ttft, flag="--ttft") if ttft else None,
-        parse_duration_s(tpot, flag="--tpot") if tpot else None,
-        attainment,
-    )
+    return parse_slo(*options.slo)
 
 
 def workload_of(options: MeasureOptions) -> Workload:
@@ -132,8 +124,16 @@ def workload_of(options: MeasureOptions) -> Workload:
             rate_rps=options.rate_rps,
             concurrency=options.concurrency,
             prefix_hit=options.prefix_hit,
+            isl_cv=options.spreads[0],
+            osl_cv=options.spreads[1],
         )
-    trace = read_trace(options.trace)
+    osl = options.lengths[1]
+    trace = read_given_trace(
+        options.trace,
+        time_unit=options.time_unit,
+        osl=None if osl is None else round(osl),
+        no_input=options.no_input,
+    )
     if not trace.has_arrivals and options.rate_rps is None and options.concurrency is None:
         raise InvalidInput(
             f"{options.trace.name} has lengths but no arrival times.", hint="--rate 3"

@@ -20,6 +20,7 @@ from pdctl.commands.measure_requests import (
 )
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
+from pdctl.commands.trace_input import say_workload
 from pdctl.console import out, print_json
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state as engine_state
@@ -88,6 +89,7 @@ def run_measure(options: MeasureOptions) -> None:
 def _both(options: MeasureOptions, measured: Measured) -> dict[ArmName, Deployment]:
     """Run each arm in turn. Every other repeat reverses the order, so that drift hits both."""
     llm, workload = read_llm(options.model), workload_of(options)
+    say_workload(workload)
     deployments = arms_of(options, llm, cluster_for(options), workload)
     for name, deployment in deployments.items():
         measured.layouts[name] = (deployment.layout, deployment.num_gpus)
@@ -152,8 +154,10 @@ def _target(options: MeasureOptions, measured: Measured) -> None:
         profile=_profile(options, facts[0], llm, cluster) if cluster else None,
         policy=running.router_policy(url),
     )
+    workload = workload_of(options)
+    say_workload(workload)
     for repeat in range(options.repeats):
-        _loads(options, endpoint, workload_of(options), measured, repeat)
+        _loads(options, endpoint, workload, measured, repeat)
 
 
 def _profile(

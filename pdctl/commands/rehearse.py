@@ -17,6 +17,9 @@ def rehearse(
     trace: Path | None = typer.Option(
         None, help="Trace of requests. Default: 40 s of a public trace."
     ),
+    time_unit: str = typer.Option(
+        "", "--time-unit", help="Unit of times in the trace: s, ms, us, ns. Default: detected."
+    ),
     duration: str = typer.Option("40s", help="Play this much of the trace."),
     speed: float | None = typer.Option(
         None, help="Speed-up. Default: so that it ends within 20 s."
@@ -38,7 +41,9 @@ def rehearse(
       pdctl rehearse deepseek-r1 --gpus 4x8xH200 --trace requests.jsonl --speed 4
     """
     from pdctl.commands.rehearse_run import RehearseOptions, run_rehearsal
+    from pdctl.workload.describe import parse_slo
 
+    slo = parse_slo(ttft, tpot)
     options = RehearseOptions(
         model=model,
         file=file,
@@ -47,9 +52,11 @@ def rehearse(
         tp=tp,
         gpus=gpus,
         trace=trace,
+        time_unit=time_unit,
+        no_input=no_input or as_json,
         duration_s=parse_duration_s(duration, flag="--duration"),
         speed=None if speed is None else positive(speed, flag="--speed"),
-        ttft_s=parse_duration_s(ttft, flag="--ttft") if ttft else None,
-        tpot_s=parse_duration_s(tpot, flag="--tpot") if tpot else None,
+        ttft_s=slo.ttft_s,
+        tpot_s=slo.tpot_s,
     )
     run_rehearsal(options, as_json=as_json)

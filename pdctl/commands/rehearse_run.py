@@ -14,6 +14,7 @@ from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.plan import chosen_arm
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
+from pdctl.commands.trace_input import read_given_trace, say_workload
 from pdctl.console import err, show
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment
@@ -38,7 +39,6 @@ from pdctl.verdict.verdict import decide
 from pdctl.workload.arrivals import head, pick
 from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Workload
-from pdctl.workload.traces import read_trace
 
 DEFAULT_MODEL = "qwen3-32b"
 TRACE = "traces/conversation-40s.jsonl"
@@ -58,6 +58,8 @@ class RehearseOptions:
     tp: int | None
     gpus: str
     trace: Path | None
+    time_unit: str
+    no_input: bool
     duration_s: float
     speed: float | None
     ttft_s: float | None
@@ -84,14 +86,17 @@ def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
 def _requests(options: RehearseOptions) -> tuple[Workload, Requests]:
     """The first `duration_s` of the trace, and the workload that they make up."""
     path = options.trace or profiles_dir() / TRACE
-    trace = read_trace(path)
+    trace = read_given_trace(path, time_unit=options.time_unit, no_input=options.no_input)
     if not trace.has_arrivals:
         raise InvalidInput(
             f"{path.name} has lengths but no arrival times.", hint="--trace with timestamps"
         )
     count = sum(at <= options.duration_s for at in trace.requests.arrival_s)
     requests = head(trace.requests, max(count, 1))
-    return workload_from_trace(replace(trace, requests=requests), path.name), requests
+    workload = workload_from_trace(replace(trace, requests=requests), path.name)
+    if options.trace is not None:
+        say_workload(workload)
+    return workload, requests
 
 
 def _drop_too_long(fleet: Fleet, requests: Requests) -> Requests:

@@ -16,6 +16,7 @@ from pdctl.deployment.flags import (
 )
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.errors import EnvironmentProblem
+from pdctl.hosts import reachable_in_url
 from pdctl.inspection.records import SglangInstall
 from pdctl.perf_model.records import Role
 
@@ -79,7 +80,7 @@ def _router(
         argv=router_argv(deployment, ports, pdctl_python=python, version=version),
         env={"PYTHONUNBUFFERED": "1"},
         gpus=(),
-        host=_reachable(deployment.router.host),
+        host=reachable_in_url(deployment.router.host),
         port=ports.http,
         log=log_dir / "router.log",
         metrics_port=ports.metrics,
@@ -124,9 +125,3 @@ def _env(
     if deployment.engine == "sim":
         return {"PYTHONUNBUFFERED": "1", **added}
     return {**engine_env(role, gpus, version=version, backend=backend), **added}
-
-
-def _reachable(host: str) -> str:
-    """Where this machine reaches a server that listens on `host`."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{here}]" if ":" in here else here

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pdctl.deployment.checks import Version, options
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec, RolePlan
+from pdctl.hosts import LOOPBACK, in_url
 from pdctl.perf_model.records import Parallelism, Role
 
-LOOPBACK = "127.0.0.1"
 POLICIES = ("cache_aware", "round_robin", "random", "power_of_two", "manual")
 # SGLang's /health runs a token and can wait behind a long prefill; /ready answers at once
 READY_SINCE: Version = (0, 5, 23)
@@ -33,7 +33,7 @@ def router_argv(
     ready = version is not None and version >= READY_SINCE
     return (
         *(pdctl_python, "-m", "sglang_router.launch_router", *split),
-        *("--host", router.host, "--port", str(router.port)),
+        *("--host", in_url(router.host), "--port", str(router.port)),
         *("--prometheus-host", LOOPBACK, "--prometheus-port", str(ports.metrics)),
         *(("--policy", policy) if policy else ()),
         *("--health-check-interval-secs", "5", "--health-check-timeout-secs", "10"),
@@ -134,7 +134,7 @@ def _refusal(plan: RolePlan) -> str:
     )
 
 
-ENGINE_HOST = "127.0.0.1"
+ENGINE_HOST = LOOPBACK
 # dp attention got a flag of its own; the old pair warns from here on
 ATTN_DP_SIZE_SINCE: Version = (0, 5, 23)
 MOONCAKE_TCP_SINCE: Version = (0, 5, 15)

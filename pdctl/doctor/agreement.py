@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport
-from pdctl.doctor.records import Check, CheckOutcome, is_loopback
+from pdctl.doctor.records import Check, CheckOutcome
+from pdctl.hosts import is_loopback
 
 # field of /server_info -> check id, name, and outcome if engines differ
 MUST_AGREE: dict[str, tuple[str, str, CheckOutcome]] = {

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from pdctl.deployment.checks import options
+from pdctl.deployment.checks import router_options
 from pdctl.deployment.flags import parse_version
 from pdctl.doctor.agreement import AGREEMENT
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport
-from pdctl.doctor.records import Check, CheckOutcome, is_loopback
+from pdctl.doctor.records import Check, CheckOutcome
+from pdctl.hosts import is_loopback
 from pdctl.units import format_share
 
 FULL = 0.9  # use of decode's KV at which SGLang begins to retract requests
@@ -112,7 +113,8 @@ def _breakers(facts: DeploymentFacts) -> Iterator[Check]:
         )
     elif facts.router.alive:
         text = "The router's metrics do not show its circuit breakers (they do after a request)."
-        yield Check("breakers", "unknown", text, "pdctl status after some requests")
+        fix = "after some requests; --metrics-port PORT for a router that pdctl did not start"
+        yield Check("breakers", "unknown", text, fix)
 
 
 def _policy(facts: DeploymentFacts) -> Iterator[Check]:
@@ -162,7 +164,7 @@ def _dp_aware(facts: DeploymentFacts) -> Iterator[Check]:
 def _flags(facts: DeploymentFacts) -> dict[str, str]:
     argv = facts.router_spec.argv if facts.router_spec else ()
     first = next((i for i, token in enumerate(argv) if token.startswith("--")), len(argv))
-    return options(argv[first:])
+    return router_options(argv[first:])
 
 
 def _seconds(text: str | None, default: int) -> float:

@@ -11,8 +11,9 @@ from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
 from pdctl.engines import log_file, state
 from pdctl.engines.clients.api_key import use_key_of
+from pdctl.engines.explain_log import Explanation, explain_end, explain_troubles, loud_line
 from pdctl.engines.lifecycle import running
-from pdctl.engines.log_signatures import explain_failure
+from pdctl.engines.log_signatures import RUNNING
 from pdctl.inspection.gpus import query_rdma_ports
 from pdctl.inspection.records import SglangInstall
 from pdctl.inspection.sglang_probe import version
@@ -98,16 +99,22 @@ def _libraries(install: SglangInstall) -> Iterator[Check]:
 
 
 def diagnose(
-    name: str | None = None, *, router: str = "", python: str | None = None, quick: bool = False
+    name: str | None = None,
+    *,
+    router: str = "",
+    metrics_port: int | None = None,
+    python: str | None = None,
+    quick: bool = False,
 ) -> tuple[Check, ...]:
     """Check this machine, and the deployment `name` or else all that run.
 
     name: a deployment that runs or has failed to start. router: URL of a router that pdctl did
-    not start; skips this machine, because the router may run elsewhere.
+    not start, with `metrics_port` for Prometheus; skips this machine, because the router may run
+    elsewhere.
     Raises StateConflict if there is no trace of `name`.
     """
     if router:
-        return deployment_checks(ask_through_router(router))
+        return deployment_checks(ask_through_router(router, metrics_port))
     names = (name,) if name is not None else running.names()
     found = [check for one in names for check in _deployment(one)]
     return (*machine_checks(python=python, quick=quick), *found)
@@ -130,14 +137,31 @@ def _ended(name: str) -> Iterator[Check]:
         raise running.not_running(name)
     explained = False
     for log in logs:
-        why = explain_failure(_last_start(log))
+        why = explain_end(_last_start(log)) or _trouble(_last_start(log))
         if why is not None:
             explained = True
             text = f"{log.stem} failed: {why.text} Its log says: {why.line}"
             yield Check(f"start_{why.id}", "fail", text, why.fix, why.source, deployment=name)
     if not explained:
-        text = f"{name} is not running, and its logs show no failure."
+        text = f"{name} is not running; pdctl recognises no failure in its logs.{_loudest(logs)}"
         yield Check("not_running", "unknown", text, f"pdctl up, pdctl logs --name {name}", "", name)
+
+
+def _loudest(logs: list[Path]) -> str:
+    """A sentence with the first line of the logs that looks like an error. "" if none does."""
+    for log in logs:
+        if line := loud_line(_last_start(log)):
+            return f" This line of {log.stem} looks most like an error: {line[:300]}"
+    return ""
+
+
+def _trouble(log_text: str) -> Explanation | None:
+    """The most serious trouble in the log of a run that ended without a known failure.
+
+    RUNNING lists troubles by rank. Aborted requests come last: they never end an engine.
+    """
+    rank = {signature.id: i for i, signature in enumerate(RUNNING)} | {"aborted": len(RUNNING)}
+    return min(explain_troubles(log_text), key=lambda trouble: rank[trouble.id], default=None)
 
 
 def _last_start(log: Path) -> str:

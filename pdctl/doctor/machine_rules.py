@@ -6,6 +6,7 @@ from pdctl.deployment.checks import NEWEST, OLDEST
 from pdctl.deployment.flags import parse_version
 from pdctl.doctor.machine_facts import Stray
 from pdctl.doctor.records import Check
+from pdctl.hosts import LOOPBACK_NAMES
 from pdctl.inspection.gpus import is_free, why_not_free
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 from pdctl.units import GIB, MIB, format_bytes, format_count
@@ -14,7 +15,7 @@ MANY_FILES = 65536  # SGLang raises its own limit to this
 FEW_FILES = 4096
 BANDS = (20000, 29999)  # the ports that pdctl assigns to engines lie in this range
 PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-NO_PROXY_HOSTS = ("127.0.0.1", "localhost")
+NO_PROXY_HOSTS = LOOPBACK_NAMES[:2]
 ROUTER_VERSION = (0, 3)
 # backend -> the module that SGLang imports, and the wheel that has it
 IMPORTS = {"mooncake": "mooncake.engine", "nixl": "nixl._api", "mori": "mori.io"}

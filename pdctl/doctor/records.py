@@ -1,6 +1,5 @@
-"""Records and helpers that all checks of the doctor share."""
+"""Records that all checks of the doctor share."""
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,13 +20,3 @@ class Check:
     fix: str = ""
     source: str = ""
     deployment: str = ""
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine can reach a server at `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

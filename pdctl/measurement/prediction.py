@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from pdctl.doctor.records import is_loopback
 from pdctl.errors import EnvironmentProblem
+from pdctl.hosts import is_loopback
 from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.engine_facts import EngineFacts
@@ -45,7 +45,7 @@ def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | Non
 
 
 def fleet_of_engines(
-    facts: Sequence[EngineFacts],
+    facts: Sequence["EngineFacts"],
     llm: Llm,
     cluster: Cluster,
     profile: Profile | None,
@@ -72,7 +72,7 @@ def fleet_of_engines(
 
 
 def predicted_engine(
-    facts: EngineFacts, llm: Llm, cluster: Cluster, profile: Profile | None
+    facts: "EngineFacts", llm: Llm, cluster: Cluster, profile: Profile | None
 ) -> EngineModel:
     """One running engine as an engine of the simulator."""
     backend = None if facts.is_simulated else facts.attention_backend

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
+from pdctl.verdict.closed_loop import load_text
 from pdctl.verdict.records import Arm, Flip, Question, Rule, Verdict
 from pdctl.workload.records import Workload
 
@@ -29,6 +30,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 def plan_view(question: Question, verdict: Verdict, next_command: str) -> RenderableType:
     """The screen of `pdctl plan`."""
     parts: list[RenderableType] = [_headline(verdict)]
+    if verdict.clients is not None:
+        parts.append(Text(f"Load: {load_text(verdict.clients)}.", style="dim"))
     if any(arm.ttft_s for arm in verdict.arms.values()):
         parts += [Text(), _arms(question, verdict)]
     parts += [Text(), _rules(verdict.rules)]
@@ -82,10 +85,13 @@ def _arms(question: Question, verdict: Verdict) -> Table:
     table.add_row("GPUs", *(gpus_text(a) for a in arms), "")
     table.add_row("TTFT  p50 / p90", *(_pair(a.ttft_s) for a in arms), _limit(slo.ttft_s))
     table.add_row("TPOT  p50 / p90", *(_pair(a.tpot_s) for a in arms), _limit(slo.tpot_s))
-    name = "goodput" if slo.is_given else "sustains"
+    name = "goodput" if slo.is_given else "sustains" if verdict.clients is None else "throughput"
     rate = verdict.rate_rps
     offered = f"offered {format_rate(rate)}" if rate is not None else ""
     table.add_row(name, *(_per_s(sustained(a)) for a in arms), offered)
+    if verdict.clients is not None and slo.is_given:
+        wanted = format_share(slo.attainment)
+        table.add_row("meet the SLOs", *(format_share(a.attainment) for a in arms), wanted)
     table.add_row("tokens/s per GPU", *(format_rate(a.tokens_per_s_per_gpu) for a in arms), "")
     table.add_row("KV use peak", *(_kv(a) for a in arms), "")
     return table
@@ -113,6 +119,8 @@ def gpus_text(arm: Arm) -> str:
 def _pair(times: Percentiles | None) -> str:
     if times is None:
         return UNKNOWN
+    if times.p99 == 0:
+        return "one token"  # TPOT of answers without a second one
     left, right = format_seconds(times.p50), format_seconds(times.p90)
     if left.split()[-1] == right.split()[-1]:
         left = left.split()[0]

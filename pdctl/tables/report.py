@@ -8,8 +8,10 @@ from pdctl.perf_model.records import QueueSample
 from pdctl.tables.plan import gpus_text
 from pdctl.tables.svg import Axes, Series, bar_chart, line_chart
 from pdctl.units import UNKNOWN, format_bytes, format_rate, format_seconds, format_share
+from pdctl.verdict.closed_loop import clients_of, load_text
 from pdctl.verdict.records import Arm, Question, Verdict
 from pdctl.verdict.search import RatePoint
+from pdctl.workload.describe import drawn_line, read_line
 from pdctl.workload.records import Workload
 
 ROOM = 1.08  # above the highest value
@@ -255,7 +257,10 @@ def _arm_rows(question: Question, verdict: Verdict) -> list[Row]:
         rows.append((f"TTFT {q}", *(_time(a.ttft_s, q) for a in arms), _limit(slo.ttft_s)))
     for q in ("p50", "p90", "p99"):
         rows.append((f"TPOT {q}", *(_time(a.tpot_s, q) for a in arms), _limit(slo.tpot_s)))
-    rows.append(("highest rate", *(f"{format_rate(a.knee_rps)} req/s" for a in arms), ""))
+    if verdict.clients is None:
+        rows.append(("highest rate", *(f"{format_rate(a.knee_rps)} req/s" for a in arms), ""))
+    else:
+        rows.append(("throughput", *(f"{format_rate(a.throughput_rps)} req/s" for a in arms), ""))
     rows.append(("tokens/s per GPU", *(format_rate(a.tokens_per_s_per_gpu) for a in arms), ""))
     rows.append(("KV use peak", *(_kv(arm) for arm in arms), ""))
     return rows
@@ -275,17 +280,26 @@ def _input_rows(question: Question) -> list[Row]:
     rows: list[Row] = [("input", "value"), ("model", llm.name), ("GPUs", _gpus(question))]
     rows += [("between nodes", between if cluster.num_nodes > 1 else "one node")]
     rows += [("workload", workload.origin)]
+    if said := read_line(workload.trace) if workload.trace else drawn_line(workload):
+        rows += [("requests", said)]
     for name, lengths in (("prompt tokens", workload.isl), ("output tokens", workload.osl)):
         rows.append(
             (name, f"mean {lengths.mean:,.0f}, cv {lengths.cv:.2f}" if lengths else UNKNOWN)
         )
     rows += [
-        ("rate", f"{format_rate(workload.rate_rps)} req/s" if workload.rate_rps else UNKNOWN),
+        ("load", _load(question)),
         ("prefix hit", format_share(workload.prefix_hit)),
         ("SLOs", _slo_text(slo.ttft_s, slo.tpot_s, slo.attainment)),
         ("seed", str(question.seed)),
     ]
     return rows
+
+
+def _load(question: Question) -> str:
+    clients, rate_rps = clients_of(question), question.workload.rate_rps
+    if clients is not None:
+        return load_text(clients)
+    return f"{format_rate(rate_rps)} req/s" if rate_rps else UNKNOWN
 
 
 def _slo_text(ttft_s: float | None, tpot_s: float | None, attainment: float) -> str:

@@ -70,6 +70,16 @@ class Sizing:
 
 
 @dataclass(frozen=True)
+class Steady:
+    """The steady part of a closed loop: neither the burst it begins with nor its end."""
+
+    ttft_s: Percentiles | None
+    tpot_s: Percentiles | None
+    throughput_rps: float | None
+    attainment: float | None  # None: no SLO is given
+
+
+@dataclass(frozen=True)
 class Arm:
     """One layout and what is predicted of it. None: not predicted."""
 
@@ -86,6 +96,8 @@ class Arm:
     knee_rps: float | None = None  # highest rate sustained
     infeasible: str | None = None  # why it cannot run at all
     queues: tuple[QueueSample, ...] = ()
+    throughput_rps: float | None = None  # answers per second to clients in a closed loop
+    steady: Steady | None = None  # of a closed loop; the other figures are of the whole run
 
     @property
     def num_engines(self) -> tuple[int, int]:
@@ -132,5 +144,6 @@ class Verdict:
     starts: tuple[Sizing, ...] = ()  # the first sizings by rule: N/4, and by rate where known
     reason: str = ""  # one sentence: what the headline rests on
     settle: str = ""  # the command of the measurement that would settle a too_close
-    rate_rps: float | None = None  # the rate the arms were compared at
+    rate_rps: float | None = None  # the rate the arms were compared at; None: a closed loop
+    clients: int | None = None  # of a closed loop
     unmet: str = ""  # why the answer is no: does not fit, or no layout meets the SLO

@@ -7,7 +7,8 @@ from typing import Protocol, TypeVar
 from pdctl.perf_model.metrics import attainment, percentiles
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
-from pdctl.verdict.closed_form import Demand, Scored, capacity_rps, pace_of, preference, score
+from pdctl.verdict.closed_form import ASSUMED_USE, Demand, Scored, capacity_rps, preference, score
+from pdctl.verdict.closed_loop import client_requests, clients_of, estimated_rps, try_clients
 from pdctl.verdict.layouts import Engines, colocated_fleets, fixed_engine, pd_fleets, routing_policy
 from pdctl.verdict.records import Arm, Question, Verdict
 from pdctl.verdict.rules import quarter
@@ -77,8 +78,18 @@ class _Search:
 
     def ranked(self, fleets: Sequence[Fleet]) -> list[Scored]:
         """Best first, in closed form."""
-        scored = [score(f, self.demand, self.question.slo, self.rate_rps) for f in fleets]
+        scored = [score(f, self.demand, self.question.slo, self.rate_of(f)) for f in fleets]
         return sorted(scored, key=self.preference, reverse=True)
+
+    @property
+    def clients(self) -> int | None:
+        return clients_of(self.question)
+
+    def rate_of(self, fleet: Fleet) -> float:
+        """The rate asked about; in a closed loop each layout has its own."""
+        if self.clients is None:
+            return self.rate_rps
+        return estimated_rps(fleet, self.demand, self.clients)
 
     def preference(self, scored: Scored) -> tuple[float, ...]:
         return preference(scored, self.demand, self.question.slo)
@@ -87,9 +98,19 @@ class _Search:
         self, entrants: Sequence[Scored], requests: Requests, *, queues: bool = False
     ) -> list[Arm]:
         slo, seed, drawn = self.question.slo, self.question.seed, not has_times(self.question)
-        prefixes = find_prefixes(requests)
+        prefixes, clients = find_prefixes(requests), self.clients
 
         def one(scored: Scored) -> Arm:
+            if clients is not None:
+                return try_clients(
+                    scored.fleet,
+                    requests,
+                    slo,
+                    clients,
+                    seed=seed,
+                    queues=queues,
+                    prefixes=prefixes,
+                )
             return try_layout(
                 scored.fleet,
                 requests,
@@ -104,6 +125,8 @@ class _Search:
 
     def is_hopeless(self, scored: Scored) -> bool:
         """Whether it cannot keep up by far, whatever latency is allowed; in closed form."""
+        if self.clients is not None:
+            return False  # clients wait, so no queue grows for ever
         return capacity_rps(scored.fleet, self.demand, Slo()) < HOPELESS * self.rate_rps
 
     def better(self, arm: Arm, scored: Scored) -> tuple[float, ...]:
@@ -111,7 +134,8 @@ class _Search:
         if arm.infeasible or arm.e2e_s is None:
             return (-1.0,)
         if not self.question.slo.is_given:
-            return (float(scored.knee_rps >= self.rate_rps), -arm.e2e_s.mean)
+            keeps_up = self.clients is not None or scored.knee_rps >= self.rate_rps
+            return (float(keeps_up), -arm.e2e_s.mean)
         return (round(arm.attainment or 0.0, 2), *self.preference(scored))
 
     def meets(self, arm: Arm) -> bool:
@@ -148,15 +172,20 @@ def search(
     splits = _entrants(
         run,
         [f for p in engines.prefill for d in engines.decode for f in pd_fleets(question, p, d)],
-        MAX_REPLAYED if has_times(question) else MAX_DRAWN,
+        MAX_REPLAYED if has_times(question) or run.clients is not None else MAX_DRAWN,
     )
     hopeful = [s for s in splits if not run.is_hopeless(s)] or splits
     entrants = [*alone, *hopeful]
-    requests = all_requests(run.question, demand, rate_rps, entrants)
+    if run.clients is not None:
+        requests = client_requests(run.question, demand, run.clients)
+    else:
+        requests = all_requests(run.question, demand, rate_rps, entrants)
     progress(f"simulating {len(entrants)} layouts")
     tried = run.simulate(entrants, requests, queues=queues)
     pairs = list(zip(entrants, tried, strict=True))
     sides = {"colocated": pairs[: len(alone)], "pd": pairs[len(alone) :]}
+    if run.clients is not None:
+        return _best_for_clients(run, sides, splits)
     finalists = {name: _finalists(run, side) for name, side in sides.items() if side}
     finals = [scored for final in finalists.values() for scored, _ in final]
     knees = _knees(run, finals)
@@ -174,6 +203,26 @@ def search(
             for scored, arm in final
             if scored.knee_rps
         },
+    )
+
+
+def _best_for_clients(
+    run: _Search, sides: Mapping[str, Sequence[Tried]], splits: Sequence[Scored]
+) -> Findings:
+    """The best arms of a closed loop, each at its own throughput; no highest rate is sought."""
+    best = {
+        name: max(side, key=lambda pair: run.better(pair[1], pair[0]))
+        for name, side in sides.items()
+        if side
+    }
+    by_fleet = {scored.fleet: arm for side in sides.values() for scored, arm in side}
+    rates = [arm.throughput_rps or 0.0 for _, arm in best.values()]
+    return Findings(
+        max(rates),
+        {name: arm for name, (_, arm) in best.items()},
+        {name: scored for name, (scored, _) in best.items()},
+        tuple(by_fleet.get(s.fleet) or _untried(s.fleet) for s in splits),
+        {},
     )
 
 
@@ -369,7 +418,6 @@ def _point(question: Question, fleet: Fleet, rate_rps: float) -> RatePoint:
     )
 
 
-ASSUMED_USE = 0.7  # of what the better arm carries, where nobody says at which rate
 LIGHT_USE = 0.05  # where no layout meets the SLOs: what is nearest is seen at light load
 
 
@@ -405,28 +453,18 @@ def first_picks(question: Question, engines: Engines, demand: Demand | None) -> 
 def compared_rate(question: Question, picks: Picks, demand: Demand) -> tuple[float, bool]:
     """The rate at which both arms are compared, and whether the user asked for it.
 
-    Without a rate or a concurrency: 70 % of what the better arm carries in closed form.
+    Of a closed loop: an estimate to prune by. Without a rate or clients: 70 % of what the better
+    arm carries in closed form.
     """
     workload, fleets = question.workload, list(picks.fleets().values())
+    if workload.concurrency is not None:
+        return max(estimated_rps(f, demand, workload.concurrency) for f in fleets), True
     if workload.rate_rps is not None:
         return workload.rate_rps, True
-    if workload.concurrency is not None:
-        return max(_rate_of(f, demand, workload.concurrency) for f in fleets), True
     knee = max(capacity_rps(fleet, demand, question.slo) for fleet in fleets)
     if knee > 0:
         return ASSUMED_USE * knee, False
     return LIGHT_USE * max(capacity_rps(fleet, demand, Slo()) for fleet in fleets), False
-
-
-def _rate_of(fleet: Fleet, demand: Demand, concurrency: float) -> float:
-    """Requests per second when so many are always in flight: Little's law, by bisection."""
-    low, high = 1e-6, capacity_rps(fleet, demand, Slo())
-    for _ in range(30):
-        middle = (low + high) / 2
-        pace = pace_of(fleet, demand, middle)
-        stay = pace.ttft_s + demand.osl * pace.tpot_s if pace else float("inf")
-        low, high = (middle, high) if middle * stay <= concurrency else (low, middle)
-    return low
 
 
 def _quarter(splits: tuple[Fleet, ...]) -> Fleet:

@@ -15,7 +15,17 @@ from pdctl.verdict.closed_form import (
     prefill_tokens_per_s,
     tpot_at,
 )
-from pdctl.verdict.judge import Point, Ruling, Side, find_flips, judge, roofline_band, scale_of
+from pdctl.verdict.closed_loop import clients_of, judge_clients, load_text
+from pdctl.verdict.judge import (
+    Point,
+    Ruling,
+    Side,
+    find_flips,
+    judge,
+    roofline_band,
+    scale_of,
+    sure,
+)
 from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, shapes
 from pdctl.verdict.records import Arm, Choice, Flip, Provenance, Question, Rule, Sizing, Verdict
 from pdctl.verdict.rules import Lean, LoadEstimate, apply_rules, lean, quarter, rate_match
@@ -84,7 +94,7 @@ def too_long(
 def _refusal(question: Question, rules: tuple[Rule, ...], why: str) -> Verdict:
     return Verdict(
         verdict="too_close",
-        confidence="high",
+        confidence=sure(question.llm, "high"),
         decided_by="feasibility",
         headline="No layout can run this",
         rules=rules,
@@ -180,7 +190,7 @@ def _by_feasibility(question: Question, found: Findings, demand: Demand, asked: 
     why = "A split needs at least two engines; these GPUs hold one."
     return Verdict(
         verdict=choice,
-        confidence="high",
+        confidence=sure(question.llm, "high"),
         decided_by="feasibility",
         headline=sentences.headline(choice, found.arms),
         rules=_rules(question, load),
@@ -191,7 +201,8 @@ def _by_feasibility(question: Question, found: Findings, demand: Demand, asked: 
         warnings=tuple(sentences.warnings(question, found.arms, None if asked else found.rate_rps)),
         provenance=_provenance(question),
         reason=why if choice == "colocated" else "",
-        rate_rps=found.rate_rps,
+        rate_rps=found.rate_rps if clients_of(question) is None else None,
+        clients=clients_of(question),
         unmet=sentences.unmet(question, found.arms, _provenance(question).band),
     )
 
@@ -201,28 +212,24 @@ def _by_evidence(question: Question, found: Findings, demand: Demand, asked: boo
     provenance = _provenance(question)
     rules = _rules(question, _load(question, fleet, demand, found.rate_rps))
     leaning = lean(rules)
-    ruling = judge(
-        leaning,
-        _side(arms["colocated"]),
-        _side(arms["pd"]),
-        rate_rps=found.rate_rps if asked else None,
-        has_slo=question.slo.is_given,
-        band=provenance.band,
-    )
+    clients = clients_of(question)
+    ruling = _ruling(question, found, leaning, asked)
     unmet = sentences.unmet(question, arms, provenance.band)
     prefill, decode = arms["pd"].num_engines
     split = ruling.choice != "colocated"
     total = prefill + decode if split else sum(arms["colocated"].num_engines)
     return Verdict(
         verdict=ruling.choice,
-        confidence=ruling.confidence,
+        confidence=sure(question.llm, ruling.confidence),
         decided_by=ruling.decided_by,
         headline=sentences.headline(ruling.choice, arms),
         rules=rules,
         sizing=Sizing(total, prefill if split else None, decode if split else None, "simulation"),
         arms=arms,
         sweep=found.sweep,
-        flips=() if unmet else _flips(question, found, ruling, asked, provenance.band),
+        flips=()
+        if unmet or clients is not None
+        else _flips(question, found, ruling, asked, provenance.band),
         warnings=(
             *sentences.disagreement(rules, leaning, ruling),
             *sentences.warnings(question, arms, None if asked else found.rate_rps),
@@ -230,11 +237,26 @@ def _by_evidence(question: Question, found: Findings, demand: Demand, asked: boo
         provenance=provenance,
         starts=tuple(_starts(fleet, demand, found.rate_rps)),
         reason=sentences.reason(ruling, arms, question, found.rate_rps),
-        rate_rps=found.rate_rps,
+        rate_rps=found.rate_rps if clients is None else None,
+        clients=clients,
         unmet=unmet,
         settle=sentences.measure_command(question, arms["pd"])
         if ruling.choice == "too_close"
         else "",
+    )
+
+
+def _ruling(question: Question, found: Findings, leaning: Lean, asked: bool) -> Ruling:
+    band, arms = _provenance(question).band, found.arms
+    if clients_of(question) is not None:
+        return judge_clients(leaning, arms, question.slo, band)
+    return judge(
+        leaning,
+        _side(arms["colocated"]),
+        _side(arms["pd"]),
+        rate_rps=found.rate_rps if asked else None,
+        has_slo=question.slo.is_given,
+        band=band,
     )
 
 
@@ -317,6 +339,8 @@ def verdict_data(verdict: Verdict) -> dict[str, object]:
         "flips": [{"what": f.what, "from": f.from_, "to": f.to, "at": f.at} for f in verdict.flips],
         "warnings": [*([verdict.unmet] if verdict.unmet else []), *verdict.warnings],
         "provenance": asdict(verdict.provenance),
+        "clients": verdict.clients,
+        "load": None if verdict.clients is None else load_text(verdict.clients),
     }
 
 
@@ -341,4 +365,6 @@ def arm_data(arm: Arm) -> dict[str, object]:
         "tokens_per_s_per_gpu": arm.tokens_per_s_per_gpu,
         "kv_usage": arm.kv_usage,
         "infeasible": arm.infeasible,
+        "throughput_rps": arm.throughput_rps,
+        "steady": asdict(arm.steady) if arm.steady else None,
     }

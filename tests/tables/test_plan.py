@@ -133,3 +133,16 @@ def test_a_bar_is_as_long_as_its_share() -> None:
 
 def test_the_basis_names_a_profile_kind_and_its_band() -> None:
     assert basis(verdict(provenance=Provenance("fitted", "h200", 0.1))) == "fitted, ±10 %"
+
+
+def test_a_closed_loop_says_how_it_starts_and_the_share_that_meets_the_slos() -> None:
+    arms = {
+        "colocated": arm("8C", knee_rps=None, attainment=0.84),
+        "pd": arm("5P3D", knee_rps=None, attainment=0.97),
+    }
+    told = screen(verdict(arms=arms, clients=64, rate_rps=None))
+    assert "Load: 64 clients, closed loop, starting with a burst of 64." in told
+    row = next(line for line in told.splitlines() if "meet the SLOs" in line)
+    assert row.split()[3:] == ["84", "%", "97", "%", "90", "%"]
+    assert "offered" not in told
+    assert "throughput" in screen(verdict(arms=arms, clients=64, rate_rps=None), slo=Slo())

@@ -11,7 +11,7 @@ from pdctl.verdict.records import Question, Speculation, Verdict
 from pdctl.verdict.rules import apply_rules
 from pdctl.verdict.sentences import disagreement
 from pdctl.verdict.verdict import decide, verdict_data
-from pdctl.workload.describe import workload_from_lengths, workload_from_trace
+from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
 from tests.verdict.examples import question
 
@@ -131,14 +131,6 @@ def test_draft_tokens_change_the_prediction() -> None:
     assert after.mean < before.mean
 
 
-def test_concurrency_stands_for_a_rate() -> None:
-    workload = workload_from_lengths(isl=4000, osl=300, concurrency=64)
-    verdict = decide(replace(question("qwen3-32b", TWO_NODES), workload=workload))
-    assert verdict.rate_rps is not None
-    assert verdict.rate_rps > 0
-    assert not any("No --rate" in warning for warning in verdict.warnings)
-
-
 def test_a_verdict_too_close_to_call_names_the_measurement_that_settles_it() -> None:
     verdict = decide(question("qwen3-32b", TWO_NODES, parallelism=TP2))
     assert verdict.verdict == "too_close"
@@ -166,7 +158,7 @@ def test_the_json_has_the_documented_shape() -> None:
     told = data(decide(question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2)))
     assert set(told) == {
         "verdict", "confidence", "decided_by", "rules", "sizing", "arms", "sweep", "flips",
-        "warnings", "provenance",
+        "warnings", "provenance", "clients", "load",
     }  # fmt: skip
     arms = told["arms"]
     assert isinstance(arms, dict)

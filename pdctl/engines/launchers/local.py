@@ -20,6 +20,7 @@ from pdctl.engines.launchers.protocol import Running
 from pdctl.engines.log_file import START_OF_LOG
 from pdctl.engines.records import GpuUse
 from pdctl.errors import EnvironmentProblem
+from pdctl.hosts import LOOPBACK_NAMES
 from pdctl.inspection.gpus import has_holder, is_empty, is_free, query_gpus, why_not_free
 from pdctl.inspection.records import Gpu
 
@@ -81,7 +82,6 @@ _WITH_KEY = Path(__file__).parents[1] / "with_key.py"
 _TAKE_NO_KEY_FROM_ENVIRONMENT = ("sglang.launch_server", "sglang_router.launch_router")
 # setproctitle would write over the environment that the marker is read from
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class LocalLauncher:
@@ -179,7 +179,7 @@ def with_key(argv: tuple[str, ...], key: str | None) -> tuple[str, ...]:
 
 def _environment() -> dict[str, str]:
     """What every process gets. A proxy for the world outside must not come between them."""
-    exempt = [os.environ.get("no_proxy", ""), os.environ.get("NO_PROXY", ""), *_LOOPBACK]
+    exempt = [os.environ.get("no_proxy", ""), os.environ.get("NO_PROXY", ""), *LOOPBACK_NAMES]
     no_proxy = ",".join(dict.fromkeys(filter(None, exempt)))
     return {**_ENVIRONMENT, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
 

@@ -29,6 +29,7 @@ from pdctl.deployment.resources import (
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.lifecycle import running
+from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
 from pdctl.engines.state import logs_dir
 from pdctl.errors import EnvironmentProblem, InvalidInput
@@ -80,7 +81,7 @@ def launch(
             name=name,
             layout=deployment.layout,
             model=deployment.model,
-            endpoint=_reachable(specs[0]),
+            endpoint=specs[0].url,
             detached=detached,
             cwd=os.getcwd(),
             launched_at=time.time(),
@@ -195,12 +196,6 @@ def _start_supervisor(name: str, lock_fd: int, *, tied: bool) -> "subprocess.Pop
         os.close(written)
 
 
-def _reachable(router: ProcessSpec) -> str:
-    """The URL a program on this machine uses, also where the router listens on every address."""
-    wildcards = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
-    return f"http://{wildcards.get(router.host, router.host)}:{router.port}"
-
-
 def is_held(port: int) -> bool:
     """Whether somebody has this port, although a server might still be able to listen on it.
 
@@ -267,6 +262,8 @@ def prepare(
     Raises EnvironmentProblem where this machine lacks one of them, InvalidInput where the
     deployment asks for what cannot be. Call inside `planning()` unless nothing will be started.
     """
+    address = listen_address(deployment.router.host)
+    deployment = replace(deployment, router=replace(deployment.router, host=address))
     install = _install(deployment)
     gpus = _gpus_here() if needs_gpus(deployment) else ()
     llm = _llm(deployment)

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import MODES, SimFlags
 from pdctl.engines.sim.record import HistogramCounter, LoadSnapshot
+from pdctl.inspection.llm_size import moved_bytes
 from pdctl.inspection.records import Llm
 
 Labels = Mapping[str, str]
@@ -26,8 +27,11 @@ class Identity:
     gpu_name: str
     weight_gb: float
     kv_gb: float
-    kv_bytes_per_token: float
     started_at: float  # Unix seconds
+
+    def moved_bytes(self, prompt_tokens: int) -> float:
+        """Bytes that a prompt's transfer takes to decode: KV, index, windows and state."""
+        return moved_bytes(self.llm, prompt_tokens)
 
 
 def exposition(flags: SimFlags, engine: Engine) -> str:
