@@ -94,6 +94,22 @@ def moved_bytes(llm: Llm, prompt_tokens: float, kv_dtype_bytes: float | None = N
     return kv_bytes_of_request(llm, prompt_tokens, kv_dtype_bytes) + state_bytes(llm)
 
 
+def model_data(llm: Llm, prompt_tokens: float | None) -> dict[str, float | None]:
+    """The figures of a model as `plan --json` prints them under `model`.
+
+    prompt_tokens: of the mean prompt. None: unknown, and so are the bytes it moves.
+    Source: the functions above. Ignores: what they ignore.
+    """
+    return {
+        "total_params": num_params(llm),
+        "active_params": num_active_params(llm),
+        "weight_bytes": weight_bytes(llm),
+        "kv_bytes_per_token": kv_bytes_growing(llm),
+        "state_bytes_per_request": state_bytes(llm),
+        "kv_transfer_bytes": None if prompt_tokens is None else moved_bytes(llm, prompt_tokens),
+    }
+
+
 def trimmed_window(llm: Llm) -> int:
     """Tokens of the longest window that SGLang trims; 0 where it trims none."""
     return request_bytes.window_tokens(llm.layers) if llm.trims_windows else 0
