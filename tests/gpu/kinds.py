@@ -60,7 +60,7 @@ class Kind:
     gpus: str = "0"
     args: str = ""
     env: dict[str, str] = field(default_factory=dict)
-    parts: Sequence[str] = ("steps", "burst", "profile", "load")
+    parts: Sequence[str] = ("steps", "burst", "load", "profile")
     loads: Sequence[tuple[float, int, int, int]] = ()
     pair: bool = False
     seconds: float = 70.0
@@ -250,7 +250,7 @@ class Track:
             async with engine.http.post(f"{engine.url}/stop_profile") as answer:
                 await answer.read()
         await asyncio.sleep(0.5)
-        for path in sorted(folder.glob("*.json.gz"))[:1]:
+        for path in sorted(folder.glob(f"*{stage}*.json.gz"))[:1]:
             self.keep(kind, "kernels", name=name, **summary(path))
 
     async def _loads(self, kind: Kind, server: Server) -> None:
