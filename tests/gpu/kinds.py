@@ -32,7 +32,7 @@ from pdctl.measurement.calibration.probe_steps import EngineSteps
 from pdctl.perf_model.records import Measurement, Parallelism, Role, StepTimes
 from pdctl.perf_model.roofline import step_times
 from tests.gpu.kernels import summary
-from tests.gpu.servers import Running, Server, end_left_over, start
+from tests.gpu.servers import Running, Server, end_left_over, memory_used, start
 
 ROLES: dict[str, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
 PREFILLS = (256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -49,7 +49,7 @@ PROFILED_STEPS = 3
 
 @dataclass(frozen=True)
 class Kind:
-    """One load of work. parts: steps, burst, profile, load; of a pair: pair as well.
+    """One load of work. parts: steps, burst, profile, load; of a pair also pair, and kill (its decode engine).
 
     gpus: one engine on all of them; a pair of engines on one each where `pair`. seconds: for its
     steps. loads: [rate, isl, osl, seconds].
@@ -105,6 +105,8 @@ class Track:
                 name, info = one.server.name, one.info()
                 self.keep(kind, "up", name=name, ready_s=took, info=info, told=one.told())
             asyncio.run(self._ask(kind, [one.server for one in running]))
+            if "kill" in kind.parts:
+                self._kill(kind, running[-1])
             for one in running:
                 self.keep(kind, "log", name=one.server.name, told=one.told())
         except Exception as problem:  # noqa: BLE001  # whatever it is, the next kind goes on
@@ -113,6 +115,17 @@ class Track:
         finally:
             for one in running:
                 one.stop()
+
+    def _kill(self, kind: Kind, engine: Running) -> None:
+        """SIGKILL of an engine: how much of its GPU's memory is used afterwards, in MiB."""
+        used = [(0.0, memory_used(engine.server.gpus))]
+        engine.kill()
+        began = time.monotonic()
+        for _ in range(16):
+            time.sleep(0.5)
+            used.append((time.monotonic() - began, memory_used(engine.server.gpus)))
+        self.keep(kind, "kill", used_mib=used)
+        self.say(f"{kind.name}: memory used before and after SIGKILL {used[0]} … {used[-1]}")
 
     def _servers(self, kind: Kind) -> list[Server]:
         model = str(Path(self.options.models) / kind.model)
@@ -144,7 +157,7 @@ class Track:
                 "profile": lambda: self._profiles(kind, engines),
                 "load": lambda: self._loads(kind, servers[0]),
             }
-            for part in kind.parts:
+            for part in (part for part in kind.parts if part in parts):
                 if self.left_s < 12:
                     self.say(f"{kind.name}: no time for {part}")
                     return

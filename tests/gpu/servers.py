@@ -138,6 +138,11 @@ class Running:
             page = json.loads(answer.read())
         return {name: page[name] for name in INFO if name in page}
 
+    def kill(self) -> None:
+        """SIGKILL to it and all it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """SIGTERM, then SIGKILL to its process group, until nothing of it is left."""
         for sign, patience in ((signal.SIGTERM, 4.0), (signal.SIGKILL, 10.0)):
@@ -158,6 +163,15 @@ def _group_is_gone(group: int, within_s: float) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def memory_used(gpu: str) -> int:
+    """MiB in use on a GPU by nvidia-smi; −1 where there is none."""
+    words = ["nvidia-smi", "-i", gpu, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    try:
+        return int(subprocess.run(words, capture_output=True, text=True).stdout)
+    except (OSError, ValueError):
+        return -1
 
 
 def end_left_over() -> None:
