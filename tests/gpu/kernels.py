@@ -7,7 +7,7 @@ import gzip
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,7 +47,7 @@ def _short(name: str) -> str:
     return name.removeprefix("void ")[:110]
 
 
-def steps_of(found: Mapping[str, Any], marker: str) -> Sequence[Sequence[Any]]:
+def steps_of(found: Mapping[str, Any], marker: str) -> list[list[Any]]:
     """`sequence` cut before each kernel whose name has `marker`, which runs once a step."""
     marks = {n for n, row in enumerate(found["kernels"]) if marker in row[0]}
     steps: list[list[Any]] = []

@@ -49,10 +49,11 @@ PROFILED_STEPS = 3
 
 @dataclass(frozen=True)
 class Kind:
-    """One load of work. parts: steps, burst, profile, load; of a pair also pair, and kill (its decode engine).
+    """One load of work. parts: steps, burst, profile, load; of a pair also pair and kill.
 
-    gpus: one engine on all of them; a pair of engines on one each where `pair`. seconds: for its
-    steps. loads: [rate, isl, osl, seconds].
+    kill ends its decode engine and looks at the memory that stays. gpus: one engine on all of
+    them, or a pair of engines on one each. seconds: for its steps. loads: requests per second,
+    prompt and output tokens, seconds.
     """
 
     name: str
