@@ -1,9 +1,9 @@
-"""What tests/gpu/kinds.py left, as small test data: a line per server, in milliseconds.
+"""Condense the results of tests/gpu/kinds.py into one line per engine, in milliseconds.
 
     python -m tests.gpu.condense HOST TRACK.jsonl... >> tests/data/gpu/steps.jsonl
 
-Round 0 compiles kernels and is left out. Kernels: of one step of each trace, as [name, count, µs in
-all].
+Leaves out round 0, which compiles kernels. Keeps one step of each trace, as rows of name, count and
+total µs.
 """
 
 import json
@@ -21,12 +21,12 @@ Shape = tuple[str, int, int, int]  # kind, requests, new tokens, nearness of con
 Event = list[Any]  # index of a kernel's name, begin, duration
 
 NAME = 72  # characters of a kernel's
-LEAST_US = 1.0  # kernels below this in all are left out by name
+LEAST_US = 1.0  # drop kernels whose total is shorter
 KEPT = ("max_total_num_tokens", "max_running_requests", "moe_runner_backend")
 
 
 def condensed(host: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One server's rows."""
+    """Condense the rows of one engine."""
     by_what: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_what[row["what"]].append(row)
@@ -47,7 +47,7 @@ def _ups(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _steps(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """[kind, batch, new tokens, context in all, median, least, most, how many] of each step."""
+    """Each step as [kind, batch, new tokens, total context, median, least, most, count]."""
     taken: dict[Shape, list[tuple[float, int]]] = defaultdict(list)
     for row in rows:
         kind, batch, new, context = row["step"]
@@ -59,7 +59,7 @@ def _steps(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _bursts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """By tokens: one prompt alone, the first answered of several at once, the last."""
+    """By prompt length: one prompt alone, then the first and the last of several at once."""
     taken: dict[str, list[list[float]]] = defaultdict(list)
     for row in rows:
         seconds = row["seconds"]
@@ -72,7 +72,7 @@ def _bursts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _pairs(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """By tokens: first token and gap after it, once the pair has met."""
+    """By prompt length: first token and gap after it, without the pair's first round."""
     taken: dict[str, list[list[float | None]]] = defaultdict(list)
     for row in rows:
         if row["round"]:
@@ -81,7 +81,7 @@ def _pairs(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _loads(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """[predicted, measured] of each figure."""
+    """Each figure as [predicted, measured]."""
     loads = []
     for row in rows:
         figures = {
@@ -121,12 +121,12 @@ def _step_line(shape: Shape, taken: Sequence[tuple[float, int]]) -> list[Any]:
 
 
 def _step(row: dict[str, Any]) -> dict[str, Any]:
-    """One step of a trace: kernels by name, time they ran and time from first to last, in µs."""
+    """One step of a trace: kernels by name, their total time and the step's span, in µs."""
     names = [kernel[0] for kernel in row["kernels"]]
     steps = _ended_by(row, LAST_OF_A_STEP)
     if row["name"].startswith("decode"):
         chosen = steps[-1]
-    else:  # decode steps lie between those of prompts; one after a cached token takes longer
+    else:  # a decode step follows each prompt; a prompt with a cached token takes another path
         longest = max(map(_busy, steps))
         chosen = min((one for one in steps if _busy(one) > longest / 2), key=_busy)
     by_name: dict[str, list[float]] = defaultdict(list)
@@ -144,9 +144,9 @@ def _step(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ended_by(row: dict[str, Any], marker: str) -> list[list[Event]]:
-    """Steps of a trace, each without what came more than 4 ms before the rest of it."""
+    """Cut a trace into steps and drop what precedes a gap of 4 ms."""
     cut = steps_of(row, marker)
-    # `marker` ends a step: it belongs to the one before
+    # `marker` is the last kernel of a step, so it belongs to the step before the cut
     steps = [[*cut[n][1 if n else 0 :], cut[n + 1][0]] for n in range(len(cut) - 1)]
     return [step[_begin(step) :] for step in steps]
 
@@ -169,7 +169,7 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def main() -> None:
-    """Print a line per server."""
+    """Print a line per engine."""
     host, *files = sys.argv[1:]
     by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in files:

@@ -1,8 +1,8 @@
-"""What pdctl expects of every step of a plan for tests/gpu/kinds.py, written down before it runs.
+"""Predict every step of a plan for tests/gpu/kinds.py before the plan runs.
 
     python -m tests.gpu.foretold MODELS PLAN > foretold.json
 
-Roofline, triton attention. Prefill twice: as an engine with CUDA graphs for it, and as one without.
+Uses the roofline with triton attention. `ms` assumes prefill graphs, `eager_ms` none.
 """
 
 import json
@@ -23,7 +23,7 @@ PAIRED = (256, 1024, 4096, 8192)
 
 
 def expected_s(times: StepTimes, step: Measurement) -> float:
-    """A step's seconds; of a prompt of two chunks the sum of both."""
+    """Predicted seconds; a prompt of two chunks is the sum of two steps."""
     if step.new_tokens <= CHUNK:
         return predicted_s(times, step)
     second = replace(step, new_tokens=step.new_tokens - CHUNK, cached_tokens=CHUNK, counted=True)
@@ -32,7 +32,7 @@ def expected_s(times: StepTimes, step: Measurement) -> float:
 
 
 def foretold(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
-    """Milliseconds of each step of one kind."""
+    """Predicted milliseconds for each step of one kind."""
     tp = 1 if kind.pair else len(kind.gpus.split(","))
     llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"{2 if kind.pair else tp}x{gpu}")
     role: Role = "decode" if kind.pair else "colocated"

@@ -1,4 +1,4 @@
-"""What one step runs on the GPU, from a trace of SGLang's /start_profile.
+"""Read the GPU kernels from a trace of SGLang's /start_profile.
 
 python -m tests.gpu.kernels TRACE.json.gz...
 """
@@ -12,13 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-LONGEST = 6000  # kernels kept one by one
+LONGEST = 6000  # kernels in `sequence`
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """Kernels of a trace by name, and in the order in which they began.
+    """Kernels of a trace, by name and in start order.
 
-    kernels: [name, count, µs in all, median µs]. sequence: [name's index, begin, duration] in µs.
+    kernels: [name, count, total µs, median µs]. sequence: [index of the name, start, duration], µs.
     """
     with gzip.open(path, "rt") as trace:
         events = json.load(trace)["traceEvents"]
@@ -43,12 +43,12 @@ def summary(path: Path) -> dict[str, Any]:
 
 
 def _short(name: str) -> str:
-    """Template arguments say more than fits; what tells kernels apart comes early."""
+    """The start of a kernel's name, which identifies it; template arguments are long."""
     return name.removeprefix("void ")[:110]
 
 
 def steps_of(found: Mapping[str, Any], marker: str) -> list[list[Any]]:
-    """`sequence` cut before each kernel whose name has `marker`, which runs once a step."""
+    """Cut `sequence` before each kernel whose name contains `marker`."""
     marks = {n for n, row in enumerate(found["kernels"]) if marker in row[0]}
     steps: list[list[Any]] = []
     for event in found["sequence"]:
@@ -59,7 +59,7 @@ def steps_of(found: Mapping[str, Any], marker: str) -> list[list[Any]]:
 
 
 def main() -> None:
-    """Print the traces' kernels."""
+    """Print the kernels of each trace."""
     for path in sys.argv[1:]:
         found = summary(Path(path))
         sys.stdout.write(f"{found['trace']}: busy {found['busy_us']} of {found['span_us']} µs\n")

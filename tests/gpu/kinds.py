@@ -1,10 +1,10 @@
-"""Single steps of engines of several kinds, one server after the other on each GPU.
+"""Measure single steps of several kinds of engine, one engine after the other on each GPU.
 
     python -m tests.gpu.kinds OUT MODELS PLAN [--minutes 9.2] [--engine sim]
 
-PLAN: JSON, a list of tracks that run side by side, each a list of kinds (see Kind). Every kind is
-on its own: one that does not start, or is late, leaves the others alone. What has been measured is
-in OUT/TRACK.jsonl at once. tests/gpu/foretold.py says what is expected before.
+PLAN is JSON: a list of tracks that run side by side, each a list of kinds (see Kind). A kind that
+fails to start or times out does not affect the others. Every result goes to OUT/trackN.jsonl at
+once. tests/gpu/foretold.py prints the predictions beforehand.
 """
 
 import argparse
@@ -49,11 +49,11 @@ PROFILED_STEPS = 3
 
 @dataclass(frozen=True)
 class Kind:
-    """One load of work. parts: steps, burst, profile, load; of a pair also pair and kill.
+    """One engine, or one 1P1D pair, and the measurements to take.
 
-    kill ends its decode engine and looks at the memory that stays. gpus: one engine on all of
-    them, or a pair of engines on one each. seconds: for its steps. loads: requests per second,
-    prompt and output tokens, seconds.
+    parts: steps, burst, load, profile; a pair also has pair, and kill (of the decode engine).
+    gpus: one engine on all of them, or one engine of the pair on each. seconds: budget for steps.
+    loads: requests per second, prompt tokens, output tokens, seconds. most: largest decode batch.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Kind:
 
 
 class Track:
-    """Kinds one after the other. Everything goes to one file, line by line."""
+    """Runs kinds one after the other and appends each result to one file."""
 
     def __init__(self, options: argparse.Namespace, number: int) -> None:
         self.options, self.number = options, number
@@ -92,7 +92,7 @@ class Track:
             into.write(json.dumps({"kind": kind.name, "what": what, **found}) + "\n")
 
     def play(self, kind: Kind) -> None:
-        """Start it, ask all of it, stop it; whatever fails is said."""
+        """Start a kind, take its measurements, stop it. Report every failure and go on."""
         if self.left_s < LEAST_LEFT_S:
             self.say(f"{kind.name}: no time left")
             return
@@ -118,7 +118,7 @@ class Track:
                 one.stop()
 
     def _kill(self, kind: Kind, engine: Running) -> None:
-        """SIGKILL of an engine: how much of its GPU's memory is used afterwards, in MiB."""
+        """Kill an engine and record how many MiB of its GPU stay in use."""
         used = [(0.0, memory_used(engine.server.gpus))]
         engine.kill()
         began = time.monotonic()
@@ -171,7 +171,7 @@ class Track:
     async def _steps(
         self, kind: Kind, engines: Sequence[Probed], hop: float, times: StepTimes
     ) -> None:
-        """Rounds over all steps; round 0 compiles kernels and does not count."""
+        """Measure all steps in rounds. Round 0 compiles kernels and does not count."""
         steps = EngineSteps(engines[0], engines[-1], hop_s=hop, has_counters=False)
         began = time.time()
         until, latest = min(began + kind.seconds, self.ends - 10), began + 3 * kind.seconds
@@ -198,7 +198,7 @@ class Track:
         self.keep(kind, "step", round=rounds, step=shape, seconds=seconds)
 
     async def _burst(self, kind: Kind, engine: Probed, hop: float) -> None:
-        """Several short prompts at once: when each is answered."""
+        """Send several short prompts at once and record when each is answered."""
         clock = asyncio.get_running_loop().time
 
         async def one(tokens: int) -> float:
@@ -214,7 +214,7 @@ class Track:
                 self.keep(kind, "burst", tokens=tokens, alone=alone, seconds=took)
 
     async def _pair(self, kind: Kind, engines: Sequence[Probed]) -> None:
-        """Prompts through both engines: when the first token of the decode engine comes."""
+        """Send prompts through both engines and time the decode engine's first token."""
         prefill, decode = engines
         for rounds in range(4):
             for tokens in (256, 1024, 4096, 8192):
@@ -230,7 +230,7 @@ class Track:
         self.say(f"{kind.name}: pair answers")
 
     async def _profiles(self, kind: Kind, engines: Sequence[Probed]) -> None:
-        """Kernels of prefill and decode steps, in traces of a few steps each."""
+        """Trace the kernels of a few prefill and decode steps."""
         first, last = engines[0], engines[-1]
         if first.role != "decode":
             for tokens in (256, 1024, 4096):
@@ -268,7 +268,7 @@ class Track:
             self.keep(kind, "kernels", name=name, **summary(path))
 
     async def _loads(self, kind: Kind, server: Server) -> None:
-        """`pdctl measure` against it: predicted, then measured."""
+        """Run `pdctl measure` against the engine."""
         for rate, isl, osl, seconds in kind.loads:
             if self.left_s < seconds + 12:
                 self.say(f"{kind.name}: no time for {rate}/s {isl}/{osl}")
@@ -302,7 +302,7 @@ class Track:
 async def _first_token(
     prefill: Probed, decode: Probed, body: dict[str, object]
 ) -> tuple[float, float]:
-    """Seconds until the decode engine's first token, and between those after it."""
+    """Seconds to the decode engine's first token, and per token after that."""
     clock = asyncio.get_running_loop().time
     began = clock()
     other = asyncio.create_task(_post(prefill, {**body, "stream": False}))
@@ -328,31 +328,31 @@ def _ids(engine: Probed, tokens: int) -> list[int]:
 
 
 def steps_of_kind(kind: Kind, role: Role) -> list[Measurement]:
-    """The steps asked of a kind; role: of its engine that prefills."""
+    """Steps to measure. role: the role of the engine that prefills."""
     prefills = [Measurement("prefill", 0.0, new_tokens=n) for n in PREFILLS]
     stalls = [Measurement("stall", 0.0, new_tokens=n) for n in STALLS]
     decodes = [
         Measurement("decode", 0.0, batch=b, context=b * c) for b, c in DECODES if b <= kind.most
     ]
     if role == "prefill":
-        # a prompt longer than a chunk is begun again and again where nobody waits for its KV
+        # a prefill engine restarts a prompt longer than a chunk when no decode engine takes its KV
         return [one for one in prefills if one.new_tokens <= 8192] + decodes
     return prefills + stalls + decodes
 
 
 def kinds(plan: Path) -> list[list[Kind]]:
-    """The tracks of a plan."""
+    """Read the tracks of a plan."""
     tracks = json.loads(plan.read_text())
     return [[replace(Kind(k["name"], k["model"]), **k) for k in track] for track in tracks]
 
 
 def _leave(*_: object) -> None:
-    """Servers are stopped on the way out."""
+    """Exit through the `finally` blocks that stop the servers."""
     raise SystemExit(1)
 
 
 def main() -> None:
-    """Run the tracks, each in a process of its own so that none waits for another's Python."""
+    """Run each track in its own process, so that no track waits for another's Python."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("models", type=Path)

@@ -1,6 +1,6 @@
-"""One engine started by hand on GPUs it is told, or a simulated one in its place.
+"""Start one SGLang engine, or a simulated one, on given GPUs.
 
-`pdctl up` would start a router as well, which costs twenty seconds of a short loan.
+`pdctl up` would also start a router, which takes twenty seconds that a short run cannot spare.
 """
 
 import json
@@ -25,7 +25,7 @@ BASE = (
     "--chunked-prefill-size 8192 "
     "--cuda-graph-bs-decode 1 2 4 8 12 16 24 32 48 64 96 128 192 256"
 )
-# NVLink multicast can put a shared host's GPUs out of service: it stays off whatever SGLang thinks
+# NVLink multicast can take a shared host's GPUs out of service, so it stays off
 SAFE = {
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
@@ -47,7 +47,7 @@ LEFT = Path(tempfile.gettempdir()) / f"pdctl-rig-groups-{os.getuid()}"
 
 @dataclass(frozen=True)
 class Server:
-    """What to start. role: null, prefill or decode. env: added to this process's own."""
+    """An engine to start. role: null, prefill or decode. env: extra environment variables."""
 
     name: str
     model: str
@@ -78,10 +78,10 @@ class Server:
 
 
 class Running:
-    """A server's process. It is told to end with everything it started.
+    """The process group of a started engine.
 
-    LEFT keeps the process groups, so that the next run on this machine ends what an interrupted
-    one could not.
+    LEFT lists the groups, so that the next run on this machine can end what an interrupted run
+    left behind.
     """
 
     def __init__(self, server: Server, log: Path, engine: str) -> None:
@@ -103,7 +103,10 @@ class Running:
         return self._process.poll() is not None
 
     def wait(self, timeout_s: float) -> float:
-        """Seconds until it served. Raises TimeoutError or RuntimeError with the log's end."""
+        """Wait until the engine serves; seconds since its start.
+
+        Raises TimeoutError, or RuntimeError if the process ended, with the end of its log.
+        """
         while time.monotonic() - self.began < timeout_s:
             if self.is_over():
                 raise RuntimeError(f"{self.server.name} ended: {self.tail()}")
@@ -113,7 +116,7 @@ class Running:
         raise TimeoutError(f"{self.server.name} not ready after {timeout_s:.0f} s: {self.tail()}")
 
     def _serves(self) -> bool:
-        """A decode engine says healthy at once; a prefill engine after its warm-up request."""
+        """True once /health answers 200. A prefill engine answers 503 until its warm-up request."""
         try:
             with urllib.request.urlopen(f"{self.server.url}/health", timeout=3) as answer:
                 return bool(answer.status == 200)
@@ -124,7 +127,7 @@ class Running:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])[-1800:]
 
     def told(self) -> list[str]:
-        """Lines of its log that say which kernels and graphs it takes, each once."""
+        """Log lines that name kernels, graphs or memory pools, without repeats."""
         found = [
             line[:400]
             for line in self.log.read_text(errors="replace").splitlines()
@@ -133,18 +136,18 @@ class Running:
         return list(dict.fromkeys(found))[:60]
 
     def info(self) -> dict[str, Any]:
-        """What its server_info says of limits and backends."""
+        """Limits and backends from server_info."""
         with urllib.request.urlopen(f"{self.server.url}/get_server_info", timeout=10) as answer:
             page = json.loads(answer.read())
         return {name: page[name] for name in INFO if name in page}
 
     def kill(self) -> None:
-        """SIGKILL to it and all it started."""
+        """Send SIGKILL to the process group."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL to its process group, until nothing of it is left."""
+        """Send SIGTERM, then SIGKILL, and wait until the process group is gone."""
         for sign, patience in ((signal.SIGTERM, 4.0), (signal.SIGKILL, 10.0)):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, sign)
@@ -166,7 +169,7 @@ def _group_is_gone(group: int, within_s: float) -> bool:
 
 
 def memory_used(gpu: str) -> int:
-    """MiB in use on a GPU by nvidia-smi; −1 where there is none."""
+    """MiB in use on a GPU according to nvidia-smi; −1 without nvidia-smi."""
     words = ["nvidia-smi", "-i", gpu, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
         return int(subprocess.run(words, capture_output=True, text=True).stdout)
@@ -175,7 +178,7 @@ def memory_used(gpu: str) -> int:
 
 
 def end_left_over() -> None:
-    """Kill the process groups that an earlier run of this user left, and forget them."""
+    """Kill the process groups that an earlier run of this user left behind."""
     if LEFT.is_file():
         for line in LEFT.read_text().split():
             with suppress(ProcessLookupError, PermissionError):

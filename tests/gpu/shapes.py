@@ -1,9 +1,9 @@
-"""Model folders whose config.json is all an engine with dummy weights needs.
+"""Write model folders with just the config.json that an engine with dummy weights needs.
 
     python -m tests.gpu.shapes OUT
 
-Whole models where they fit one GPU, the first layers of the others. Two differ from what people
-run: gpt-oss without its FP4 format, and DeepSeek-V3 and Qwen3-Next cut to fewer layers.
+DeepSeek-V3 and Qwen3-Next are cut to their first layers so that they fit one GPU. gpt-oss is in
+bf16 instead of FP4.
 """
 
 import json
@@ -179,7 +179,7 @@ def _gpt_oss() -> dict[str, Any]:
 
 
 def shapes() -> dict[str, dict[str, Any]]:
-    """config.json by the name of its folder."""
+    """Contents of each config.json, by folder name."""
     return {
         "qwen3-8b-fp8": _qwen3_8b(quantization_config=FP8_BLOCKS),
         "qwen3-8b": _qwen3_8b(),
@@ -188,11 +188,18 @@ def shapes() -> dict[str, dict[str, Any]]:
         "qwen3-next-12l": QWEN3_NEXT,
         "gpt-oss-20b-bf16": _gpt_oss(),
         "gemma-3-12b": GEMMA3_12B,
+        "qwen3-30b-a3b-fp8": _bundled(
+            "qwen3-30b-a3b",
+            rope_theta=1000000,
+            rms_norm_eps=1e-6,
+            mlp_only_layers=[],
+            quantization_config=FP8_BLOCKS,
+        ),
     }
 
 
 def main() -> None:
-    """Write them."""
+    """Write the folders."""
     for name, config in shapes().items():
         folder = Path(sys.argv[1], name)
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run left, made small."""
+"""Tests for condensing the results of a run."""
 
 from tests.gpu.condense import condensed
 

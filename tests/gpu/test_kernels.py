@@ -1,4 +1,4 @@
-"""Traces of a profiler, read."""
+"""Tests for reading profiler traces."""
 
 import gzip
 import json
