@@ -4,13 +4,15 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from pdctl.commands.deployment_options import FILE, DeploymentOptions, choose
+from pdctl.commands.deployment_options import FILE, DeploymentOptions, build_deployment
 from pdctl.deployment.build import backend_args, deployment_of_arm
 from pdctl.deployment.records import Deployment
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
+from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.records import Arm, Question, Verdict
+from pdctl.workload.records import Workload
 
 
 def chosen_arm(verdict: Verdict) -> Arm | None:
@@ -25,16 +27,10 @@ def chosen_arm(verdict: Verdict) -> Arm | None:
     return colocated if only_colocated else pd
 
 
-def plan_model(model: str) -> str:
-    """The model as a plan names it from any directory: a folder by its absolute path."""
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
-
-
 def planned_deployment(model: str, question: Question, arm: Arm) -> Deployment:
     """What to launch for an arm. Raises InvalidInput where it cannot be launched."""
     backend = question.attention_backend
-    return deployment_of_arm(plan_model(model), arm, question.slo, attention_backend=backend)
+    return deployment_of_arm(absolute_model(model), arm, question.slo, attention_backend=backend)
 
 
 def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> None:
@@ -47,7 +43,7 @@ def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> 
     try:
         deployment = planned_deployment(model, question, arm)
         last.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_deployment(deployment, last)
+        write_deployment(deployment, last, made_in=Path.cwd())
     except (OSError, EnvironmentProblem, InvalidInput):
         return  # more engines than one machine launches: still a plan
 
@@ -56,12 +52,13 @@ def next_steps(
     model: str, question: Question, verdict: Verdict, output: Path | None = None
 ) -> tuple[str, ...]:
     """What to type next, the best first. output: the file that the plan was written to."""
-    model = plan_model(model)
+    model = absolute_model(model)
     arm = chosen_arm(verdict)
     if arm is None or not verdict.is_met:
         return tuple(_other_plans(model, question, verdict))
     steps = []
-    if verdict.verdict == "too_close" and verdict.rate_rps is not None:
+    is_simulated = verdict.rate_rps is not None or verdict.clients is not None
+    if verdict.verdict == "too_close" and is_simulated:
         steps += list(_measure(model, question, verdict, arm))
     return (*steps, _up(model, question, arm, output), "pdctl rehearse")
 
@@ -110,7 +107,7 @@ def _says(model: str, question: Question, arm: Arm) -> bool:
     """Whether `up` with flags alone comes to the deployment that was planned, role by role."""
     try:
         planned = planned_deployment(model, question, arm)
-        return choose(_options(model, question, arm)).roles == planned.roles
+        return build_deployment(_options(model, question, arm)).roles == planned.roles
     except PdctlError:
         return False
 
@@ -163,14 +160,27 @@ def load_flags(question: Question) -> Iterator[str]:
     workload = question.workload
     if workload.requests is not None:
         yield from ("--trace", str(Path(workload.origin).resolve()))
+        yield from _reading_flags(workload)
     elif workload.isl is not None and workload.osl is not None:
         yield from ("--isl", f"{workload.isl.mean:.10g}", "--osl", f"{workload.osl.mean:.10g}")
+        for flag, lengths in (("--isl-cv", workload.isl), ("--osl-cv", workload.osl)):
+            if lengths.cv:
+                yield from (flag, f"{lengths.cv:.10g}")
         if workload.prefix_hit is not None:
             yield from ("--prefix-hit", f"{workload.prefix_hit:.10g}")
-    if workload.rate_rps is not None:
-        yield from ("--rate", f"{workload.rate_rps:.10g}")
-    elif workload.concurrency is not None:
+    if workload.concurrency is not None:
         yield from ("--concurrency", f"{workload.concurrency:.10g}")
+    elif workload.rate_rps is not None:
+        yield from ("--rate", f"{workload.rate_rps:.10g}")
+
+
+def _reading_flags(workload: Workload) -> Iterator[str]:
+    """What makes another verb read the trace as this one did, where it could read it otherwise."""
+    facts = workload.trace
+    if facts is not None and facts.is_unit_given and facts.time_unit:
+        yield from ("--time-unit", facts.time_unit)
+    if facts is not None and facts.filled_osl is not None:
+        yield from ("--osl", str(facts.filled_osl))
 
 
 def slo_flags(question: Question) -> Iterator[str]:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
 from pdctl.verdict import sentences
+from pdctl.verdict.closed_loop import clients_text, load_text
 from pdctl.verdict.records import Arm, Question, Rule, Verdict
 from pdctl.workload.records import Slo, Workload
 
@@ -28,17 +29,16 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 def plan_view(question: Question, verdict: Verdict) -> RenderableType:
     """The screen of `pdctl plan`, but for the commands that follow from it."""
-    parts: list[RenderableType] = []
-    if source := source_line(question.workload):
-        parts += [Text(source, style="dim"), Text()]
-    parts += list(_headline(question, verdict))
+    parts: list[RenderableType] = list(_headline(question, verdict))
+    if verdict.clients is not None:
+        parts.append(Text(f"Load: {load_text(verdict.clients)}.", style="dim"))
     if any(arm.attainment is not None or arm.ttft_s for arm in verdict.arms.values()):
         parts += [Text(), _arms(question, verdict)]
     parts += [Text(), _rules(verdict.rules)]
     if flips := list(sentences.flip_sentences(question, verdict.flips)):
         parts += [Text(), Text("Changes the answer (each one asked again)", style="bold")]
         parts += [Text(" · ".join(flips))]
-    if len(verdict.sweep) > 1 and any(arm.capacity_rps for arm in verdict.arms.values()):
+    if len(verdict.sweep) > 1 and any(map(carried_rps, verdict.arms.values())):
         parts += [Text(), _sweep(verdict)]
     if notes := _notes(verdict):
         parts += [Text(), *notes]
@@ -64,17 +64,6 @@ def plain(view: RenderableType, width: int) -> str:
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def source_line(workload: Workload) -> str:
-    """Read 12,031 requests over 59 min 59 s (timestamp in ms, ...); "" without a file."""
-    requests = workload.requests
-    if requests is None or not len(requests):
-        return ""
-    columns = f" ({', '.join(workload.columns)})" if workload.columns else ""
-    span_s = requests.arrival_s[-1] - requests.arrival_s[0]
-    over = f" over {format_seconds(span_s)}" if workload.has_arrivals and span_s > 0 else ""
-    return f"Read {len(requests):,} requests{over}{columns}"
-
-
 def workload_line(workload: Workload) -> str:
     """12.3 req/s, ISL 4,012, OSL 250, 20 % of the prompts cached: means."""
     parts = [f"{format_rate(workload.rate_rps)} req/s"]
@@ -98,7 +87,7 @@ def _headline(question: Question, verdict: Verdict) -> Iterator[RenderableType]:
 def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
     """What the headline rests on, how many GPUs would do, and what one engine's failure leaves."""
     if not verdict.is_met:
-        no = verdict.unmet.removeprefix(verdict.headline).removeprefix(": ")
+        no = verdict.unmet.removeprefix(verdict.headline).lstrip(":; ")
         if no:
             yield no if not no.startswith("the ") else f"T{no[1:]}"
         return
@@ -142,7 +131,10 @@ def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
     share = sentences.share_name(slo.attainment)
     heads = [f"{'colocated' if 'colocated' in a.parallelism else 'split'} {a.layout}" for a in arms]
     wanted = f"your SLO ({share_text(slo.attainment)})" if slo.is_given else ""
-    yield (f"at {format_rate(rate)} req/s" if rate is not None else "", heads, wanted)
+    at = f"at {format_rate(rate)} req/s" if rate is not None else ""
+    if verdict.clients is not None:
+        at = f"at {clients_text(verdict.clients)}"
+    yield (at, heads, wanted)
     if slo.is_given:
         name = "meet both SLOs" if slo.ttft_s and slo.tpot_s else "meet the SLO"
         yield (name, [_share_cell(a, slo) for a in arms], share_text(slo.attainment))
@@ -151,7 +143,10 @@ def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
         cells = [_time_cell(a, key, limit) for a in arms]
         yield (f"{name} {share}", cells, format_seconds(limit) if limit is not None else "")
     asked = f"you: {format_rate(rate)}" if rate is not None and verdict.is_rate_asked else ""
-    yield ("carries up to", [_capacity_cell(a) for a in arms], asked)
+    if verdict.clients is None:
+        yield ("carries up to", [_capacity_cell(a) for a in arms], asked)
+    else:
+        yield ("throughput", [f"{format_rate(a.throughput_rps)} req/s" for a in arms], "")
     yield ("GPUs", [gpus_text(a) for a in arms], "")
     if slo.is_given and verdict.is_rate_asked:
         cells = [str(a.gpus_needed) if a.gpus_needed else "–" for a in arms]
@@ -181,6 +176,8 @@ def _time_cell(arm: Arm, key: str, limit: float | None) -> str:
     value: float | None = getattr(arm, f"{key}_at_share_s")
     if value is None:
         return "–" if arm.keeps_up is False else UNKNOWN
+    if value == 0:
+        return "one token"  # TPOT of answers without a second one
     return format_seconds(value) + (f" {MISSED}" if limit is not None and value > limit else "")
 
 
@@ -238,7 +235,7 @@ def _rules(rules: Sequence[Rule]) -> Table:
 
 def _sweep(verdict: Verdict) -> Table:
     arms = [verdict.arms[k] for k in ("colocated",) if k in verdict.arms] + list(verdict.sweep)
-    values = [(a.capacity_rps if a.capacity_rps is not None else a.estimate_rps) or 0 for a in arms]
+    values = [carried_rps(arm) or 0.0 for arm in arms]
     top = max(values) or 1.0
     shown = verdict.arms.get(verdict.verdict)
     mixed = len({tuple(arm.parallelism.items()) for arm in verdict.sweep}) > 1
@@ -247,19 +244,31 @@ def _sweep(verdict: Verdict) -> Table:
     table.add_column(min_width=BAR_CELLS)
     table.add_column(justify="right")
     table.add_column()
-    table.add_row("all layouts", "", "carries up to", _starts(verdict), style="bold")
+    name = "carries up to" if verdict.clients is None else "throughput"
+    table.add_row("all layouts", "", name, _starts(verdict), style="bold")
     for arm, value in zip(arms, values, strict=True):
         is_shown = shown is not None and (arm.layout, arm.parallelism) == (
             shown.layout,
             shown.parallelism,
         )
-        about = "" if arm.capacity_rps is not None else "~ "
+        about = "~ " if is_estimated(arm) else ""
         shape = gpus_text(arm) if mixed else ""
         cells = (arm.layout, bar(value / top), f"{about}{sentences.rate_down(value)}", shape)
         table.add_row(*cells, style="green" if is_shown else "")
-    if any(arm.capacity_rps is None for arm in arms):
+    if any(map(is_estimated, arms)):
         table.add_row("", Text("~ estimated, not simulated", style="dim"), "", "")
     return table
+
+
+def carried_rps(arm: Arm) -> float | None:
+    """The arm's capacity, or an estimate of it; its throughput in a closed loop."""
+    known = (arm.throughput_rps, arm.capacity_rps, arm.estimate_rps)
+    return next((rate for rate in known if rate is not None), None)
+
+
+def is_estimated(arm: Arm) -> bool:
+    """Whether what the arm carries is a closed form's estimate."""
+    return arm.throughput_rps is None and arm.capacity_rps is None
 
 
 def _starts(verdict: Verdict) -> str:

@@ -8,12 +8,14 @@ from html import escape
 
 from pdctl import __version__
 from pdctl.perf_model.records import QueueSample
-from pdctl.tables.plan import answer_sentences, arm_rows
+from pdctl.tables.plan import answer_sentences, arm_rows, carried_rps, is_estimated
 from pdctl.tables.svg import Axes, Limit, Series, bar_chart, line_chart
 from pdctl.units import UNKNOWN, format_bytes, format_rate, format_seconds, format_share
+from pdctl.verdict.closed_loop import clients_of, load_text
 from pdctl.verdict.records import Arm, Question, Verdict
 from pdctl.verdict.search import RatePoint
 from pdctl.verdict.sentences import flip_sentences
+from pdctl.workload.describe import drawn_line, read_line
 from pdctl.workload.records import Workload
 
 ROOM = 1.08  # above the highest value
@@ -67,16 +69,18 @@ def split_chart(verdict: Verdict) -> str:
     for i, (arm, value) in enumerate(zip(arms, values, strict=True)):
         kind = "colocated" if arm is alone else "pd" if arm.layout == chosen else "faint"
         groups[kind].append((float(i), value))
-    names = {"colocated": "colocated", "pd": "best split", "faint": "other splits, estimated (~)"}
+    estimated = ", estimated (~)" if any(map(is_estimated, arms)) else ""
+    names = {"colocated": "colocated", "pd": "best split", "faint": f"other splits{estimated}"}
     bars = [Series(names[kind], points, kind) for kind, points in groups.items() if points]
-    axes = Axes("layout", "carries up to, req/s", 1.0, max(values) * ROOM)
-    labels = [f"{'' if a.capacity_rps is not None else '~'}{a.layout}" for a in arms]
+    height = "carries up to" if verdict.clients is None else "throughput"
+    axes = Axes("layout", f"{height}, req/s", 1.0, max(values) * ROOM)
+    labels = [f"{'~' if is_estimated(a) else ''}{a.layout}" for a in arms]
     return bar_chart("What each layout carries", axes, labels, bars)
 
 
 def _carried(arm: Arm) -> float:
     """Simulated, or estimated in closed form; a split is never given both."""
-    return (arm.capacity_rps if arm.capacity_rps is not None else arm.estimate_rps) or 0.0
+    return carried_rps(arm) or 0.0
 
 
 def pareto_chart(question: Question, verdict: Verdict) -> str:
@@ -311,17 +315,26 @@ def _input_rows(question: Question) -> list[Row]:
     rows: list[Row] = [("input", "value"), ("model", llm.name), ("GPUs", _gpus(question))]
     rows += [("between nodes", between if cluster.num_nodes > 1 else "one node")]
     rows += [("workload", workload.origin)]
+    if said := read_line(workload.trace) if workload.trace else drawn_line(workload):
+        rows += [("requests", said)]
     for name, lengths in (("prompt tokens", workload.isl), ("output tokens", workload.osl)):
         rows.append(
             (name, f"mean {lengths.mean:,.0f}, cv {lengths.cv:.2f}" if lengths else UNKNOWN)
         )
     rows += [
-        ("rate", f"{format_rate(workload.rate_rps)} req/s" if workload.rate_rps else UNKNOWN),
+        ("load", _load(question)),
         ("prefix hit", format_share(workload.prefix_hit)),
         ("SLOs", _slo_text(slo.ttft_s, slo.tpot_s, slo.attainment)),
         ("seed", str(question.seed)),
     ]
     return rows
+
+
+def _load(question: Question) -> str:
+    clients, rate_rps = clients_of(question), question.workload.rate_rps
+    if clients is not None:
+        return load_text(clients)
+    return f"{format_rate(rate_rps)} req/s" if rate_rps else UNKNOWN
 
 
 def _slo_text(ttft_s: float | None, tpot_s: float | None, attainment: float) -> str:

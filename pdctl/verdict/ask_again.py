@@ -13,7 +13,7 @@ from pdctl.verdict.capacity import NEAR, rung_below, rung_rps
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Choice, Question
-from pdctl.verdict.search import Contest, compared_rate, contest_of, whole_choice
+from pdctl.verdict.search import Contest, contest_of, whole_choice
 
 MARGIN = 2  # rungs beside the one that decides
 LEAP = 1.12  # from one such rate to the next
@@ -75,9 +75,8 @@ def _key(question: Question) -> object:
 
 def certain_choice(contest: Contest, guesses: Mapping[str, float]) -> Choice | None:
     """As whole_choice, from a few runs on either side of what decides; None: not certain."""
-    workload, band = contest.question.workload, contest.band
-    if workload.rate_rps is not None or workload.concurrency is not None:
-        rate = compared_rate(contest, {})[0]
+    rate, band = contest.question.workload.rate_rps, contest.band
+    if rate is not None:
         enough = _reaches(contest, "colocated", rate * (1 + band))
         if enough is not False:
             return "colocated" if enough else None

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from pdctl.inspection import llm_size
 from pdctl.inspection.records import Llm
+from pdctl.verdict.closed_loop import load_text
 from pdctl.verdict.records import Arm, Question, Verdict
-from pdctl.workload.records import Workload
+from pdctl.workload.describe import workload_data
 
 
 def verdict_data(
     question: Question, verdict: Verdict, next_commands: Sequence[str] = ()
 ) -> dict[str, object]:
     """The `data` of the envelope."""
-    price = question.usd_per_gpu_hour
+    price, isl = question.usd_per_gpu_hour, question.workload.isl
     return {
         "verdict": verdict.verdict,
         "confidence": verdict.confidence,
@@ -23,6 +23,8 @@ def verdict_data(
         "reason": verdict.reason,
         "meets_slo": verdict.is_met,
         "rate_rps": verdict.rate_rps,
+        "clients": verdict.clients,
+        "load": None if verdict.clients is None else load_text(verdict.clients),
         "rules": [asdict(rule) for rule in verdict.rules],
         "sizing": asdict(verdict.sizing) if verdict.sizing else None,
         "starts": [asdict(start) for start in verdict.starts],
@@ -32,7 +34,8 @@ def verdict_data(
         "gpus_needed": verdict.gpus_needed,
         "warnings": [*([verdict.unmet] if verdict.unmet else []), *verdict.warnings],
         "question": question_data(question),
-        "model": model_data(question.llm, question.workload),
+        "model": model_data(question.llm, isl.mean if isl else None),
+        "workload": workload_data(question.workload),
         "next": list(next_commands),
         "provenance": asdict(verdict.provenance),
     }
@@ -70,12 +73,14 @@ def arm_data(arm: Arm, usd_per_gpu_hour: float | None = None) -> dict[str, objec
         "usd_per_million_output_tokens": cost,
         "kv_usage": arm.kv_usage,
         "infeasible": arm.infeasible,
+        "throughput_rps": arm.throughput_rps,
+        "steady": asdict(arm.steady) if arm.steady else None,
     }
 
 
 def question_data(question: Question) -> dict[str, object]:
-    """Everything that was asked, defaults included."""
-    cluster, workload = question.cluster, question.workload
+    """Everything that was asked but the requests, defaults included."""
+    cluster = question.cluster
     return {
         "model": question.llm.path or question.llm.name,
         "gpus": {
@@ -86,16 +91,6 @@ def question_data(question: Question) -> dict[str, object]:
             "most": question.max_gpus,
             "usd_per_hour": question.usd_per_gpu_hour,
         },
-        "workload": {
-            "origin": workload.origin,
-            "columns": list(workload.columns),
-            "isl": asdict(workload.isl) if workload.isl else None,
-            "osl": asdict(workload.osl) if workload.osl else None,
-            "rate_rps": workload.rate_rps,
-            "concurrency": workload.concurrency,
-            "prefix_hit": workload.prefix_hit,
-            "num_requests": len(workload.requests) if workload.requests is not None else None,
-        },
         "slo": asdict(question.slo),
         "total": question.total,
         "parallelism": {role: asdict(shape) for role, shape in question.parallelism.items()},
@@ -105,15 +100,6 @@ def question_data(question: Question) -> dict[str, object]:
     }
 
 
-def model_data(llm: Llm, workload: Workload) -> dict[str, Any]:
-    """The sizes of a model that decide: parameters, weights, and KV."""
-    isl = workload.isl
-    per_token = llm_size.kv_bytes_per_token(llm)
-    return {
-        "name": llm.name,
-        "total_params": llm_size.num_params(llm),
-        "active_params": llm_size.num_active_params(llm),
-        "weight_bytes": llm_size.weight_bytes(llm),
-        "kv_bytes_per_token": per_token,
-        "kv_transfer_bytes": per_token * isl.mean if isl else None,
-    }
+def model_data(llm: Llm, prompt_tokens: float | None) -> dict[str, object]:
+    """A model's name and sizes. prompt_tokens: of the mean prompt; None: unknown."""
+    return {"name": llm.name, **llm_size.model_data(llm, prompt_tokens)}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from pdctl.inspection.records import Llm
 from pdctl.perf_model.fitting.profiles import ROOFLINE_BAND, error_band
 from pdctl.perf_model.hardware import generation
 from pdctl.verdict.records import Arm, Choice, Lean, Provenance, Question
@@ -92,11 +93,16 @@ def by_latency(colocated: Arm, pd: Arm, band: float) -> Choice:
         (colocated.tpot_s.p90, pd.tpot_s.p90),
         (pd.capacity_rps or 0.0, colocated.capacity_rps or 0.0),
     )
-    if _dominates([theirs / max(ours, 1e-12) for theirs, ours in pairs], band):
+    if _dominates([_over(theirs, ours) for theirs, ours in pairs], band):
         return "pd"
-    if _dominates([ours / max(theirs, 1e-12) for theirs, ours in pairs], band):
+    if _dominates([_over(ours, theirs) for theirs, ours in pairs], band):
         return "colocated"
     return "too_close"
+
+
+def _over(one: float, other: float) -> float:
+    """Their ratio; 1 for equal ones, also where both are 0, as TPOTs of one-token answers are."""
+    return 1.0 if one == other else one / max(other, 1e-12)
 
 
 def _dominates(gains: list[float], band: float) -> bool:
@@ -129,3 +135,8 @@ def confidence_of(
         if pd > colocated * (1 + band) and colocated < rate_rps * (1 + 2 * band):
             return "low"  # it carries the rate by little, and a split would carry clearly more
     return "high" if lean == choice and band < ROOFLINE_BAND else "medium"
+
+
+def sure(llm: Llm, confidence: Confidence) -> Confidence:
+    """`confidence`, or "low" where the figures of the LLM rest on a guess."""
+    return "low" if llm.guesses else confidence

@@ -81,6 +81,16 @@ class OneDown:
 
 
 @dataclass(frozen=True)
+class Steady:
+    """The steady part of a closed loop: neither the burst it begins with nor its end."""
+
+    ttft_s: Percentiles | None
+    tpot_s: Percentiles | None
+    throughput_rps: float | None
+    attainment: float | None  # None: no SLO is given
+
+
+@dataclass(frozen=True)
 class Arm:
     """One layout and what is predicted of it at the rate compared at. None: not predicted.
 
@@ -112,6 +122,8 @@ class Arm:
     one_down: tuple[OneDown, ...] = ()
     infeasible: str | None = None  # why it cannot run at all
     queues: tuple[QueueSample, ...] = ()
+    throughput_rps: float | None = None  # answers per second to clients in a closed loop
+    steady: Steady | None = None  # of a closed loop; the other figures are of the whole run
 
     @property
     def num_engines(self) -> tuple[int, int]:
@@ -170,7 +182,8 @@ class Verdict:
     evidence: Choice = "too_close"
     lean: Lean = "mixed"
     starts: tuple[Sizing, ...] = ()  # the first sizings by rule: N/4, and by rate where known
-    rate_rps: float | None = None  # the rate the arms were compared at
+    rate_rps: float | None = None  # the rate the arms were compared at; None: a closed loop
+    clients: int | None = None  # of a closed loop
     is_rate_asked: bool = False
     is_met: bool = True
     is_fewest: bool = False  # chosen because it needs fewer GPUs

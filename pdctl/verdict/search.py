@@ -12,11 +12,11 @@ from typing import Protocol, TypeVar
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.verdict.capacity import Candidate, CapacitySearch
 from pdctl.verdict.closed_form import (
+    ASSUMED_USE,
     Demand,
     Scored,
     capacity_rps,
     excess,
-    mean_latency_s,
     pace_of,
     score,
 )
@@ -54,7 +54,6 @@ CLOSE = 0.85  # of the best closed-form capacity: below it a parallelism is not 
 SAME = 0.95  # of the best closed-form capacity: as good as the best
 AS_FAST = 1.05  # times the best mean latency: among such layouts the highest rate decides
 LIGHT_USE = 0.05  # of what a layout can do at all: there its latencies are those of an idle one
-ASSUMED_USE = 0.7  # of what the better arm carries, where nobody says at which rate
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
 
@@ -111,29 +110,29 @@ def contest_of(
     earlier: trials of the same workload, to go on with where the sample is the same.
     """
     slo = question.slo
-    together = _ranked(colocated_fleets(question, engines), demand, slo)
-    splits = _ranked(
+    together = ranked(colocated_fleets(question, engines), demand, slo)
+    splits = ranked(
         [f for p in engines.prefill for d in engines.decode for f in pd_fleets(question, p, d)],
         demand,
         slo,
     )
     has_times = question.workload.requests is not None and question.workload.has_arrivals
-    alone = [s for s in together[:FINALISTS] if _close(s, together[0], CLOSE)]
-    split = _best_shares(splits, MAX_REPLAYED if has_times else MAX_DRAWN)
+    alone = [s for s in together[:FINALISTS] if is_close(s, together[0], CLOSE)]
+    split = best_shares(splits, MAX_REPLAYED if has_times else MAX_DRAWN)
     num = num_requests([*alone[:1], *split[:1]], demand, slo)
     if earlier is not None and earlier.sample.serves(num):
         trials = earlier
     else:
         context, seed = question.llm.max_context, question.seed
         trials = trials_on(sample_of(question.workload, num, max_context=context, seed=seed))
-    hopeful = [s for s in split if _close(s, split[0], PROMISING)]
+    hopeful = [s for s in split if is_close(s, split[0], PROMISING)]
     arms = {"colocated": _candidates(alone, demand), "pd": _candidates(hopeful, demand)}
     return Contest(
         question=question,
         engines=engines,
         demand=demand,
         entrants={name: found for name, found in arms.items() if found},
-        all_splits=tuple(sorted(_candidates(split, demand), key=lambda c: _prefill_share(c.fleet))),
+        all_splits=tuple(sorted(_candidates(split, demand), key=lambda c: prefill_share(c.fleet))),
         trials=trials,
         band=provenance_of(question).band,
     )
@@ -145,7 +144,7 @@ def _candidates(ranked: Sequence[Scored], demand: Demand) -> tuple[Candidate, ..
     )
 
 
-def _ranked(fleets: Sequence[Fleet], demand: Demand, slo: Slo) -> list[Scored]:
+def ranked(fleets: Sequence[Fleet], demand: Demand, slo: Slo) -> list[Scored]:
     """Best first, in closed form, at no rate in particular.
 
     Among layouts that never meet the service levels the one nearest to them when idle is best.
@@ -161,15 +160,15 @@ def _ranked(fleets: Sequence[Fleet], demand: Demand, slo: Slo) -> list[Scored]:
     return sorted((score(f, demand, slo, 0.0) for f in fleets), key=key, reverse=True)
 
 
-def _close(one: Scored, best: Scored, share: float) -> bool:
+def is_close(one: Scored, best: Scored, share: float) -> bool:
     return one.capacity_rps >= share * best.capacity_rps
 
 
-def _best_shares(ranked: Sequence[Scored], most: int) -> list[Scored]:
+def best_shares(ranked: Sequence[Scored], most: int) -> list[Scored]:
     """The best split of each share of prefill GPUs, of at most so many shares; best first."""
     shares: dict[float, list[Scored]] = {}
     for scored in ranked:
-        shares.setdefault(_prefill_share(scored.fleet), []).append(scored)
+        shares.setdefault(prefill_share(scored.fleet), []).append(scored)
     return [_simplest(group) for group in list(shares.values())[:most]]
 
 
@@ -181,10 +180,10 @@ def _simplest(ranked: Sequence[Scored]) -> Scored:
         alike = prefill.parallelism == decode.parallelism
         return alike, -prefill.parallelism.num_gpus - decode.parallelism.num_gpus
 
-    return max((s for s in ranked if _close(s, ranked[0], SAME)), key=simplicity)
+    return max((s for s in ranked if is_close(s, ranked[0], SAME)), key=simplicity)
 
 
-def _prefill_share(fleet: Fleet) -> float:
+def prefill_share(fleet: Fleet) -> float:
     prefill, _ = _engines(fleet)
     return round(fleet.num_prefill * prefill.parallelism.num_gpus / fleet.num_gpus, 3)
 
@@ -219,9 +218,7 @@ def whole_choice(contest: Contest) -> Choice:
     names = set(contest.entrants)
     if len(names) < 2:
         return "pd" if "pd" in names else "colocated"
-    workload = contest.question.workload
-    asked = workload.rate_rps is not None or workload.concurrency is not None
-    rate = compared_rate(contest, {})[0] if asked else None
+    rate = contest.question.workload.rate_rps
     return by_capacity(contest.search("colocated"), contest.search("pd"), rate, contest.band)
 
 
@@ -303,14 +300,12 @@ def _key(arm: Arm) -> tuple[object, ...]:
 def compared_rate(contest: Contest, capacities: Mapping[str, float]) -> tuple[float, bool]:
     """The rate at which both arms are compared, and whether the user asked for it.
 
-    Without a rate or a concurrency: 70 % of what the better arm carries.
+    Without a rate: 70 % of what the better arm carries.
     """
-    workload, demand = contest.question.workload, contest.demand
-    if workload.rate_rps is not None:
-        return workload.rate_rps, True
+    rate = contest.question.workload.rate_rps
+    if rate is not None:
+        return rate, True
     firsts = [found[0] for found in contest.entrants.values()]
-    if workload.concurrency is not None:
-        return max(_rate_of(c.fleet, demand, workload.concurrency) for c in firsts), True
     top = max(capacities.values(), default=0.0)
     if top > 0:
         return ASSUMED_USE * top, False
@@ -320,17 +315,6 @@ def compared_rate(contest: Contest, capacities: Mapping[str, float]) -> tuple[fl
 def free_capacities(contest: Contest) -> dict[str, float]:
     """What the best layout of each arm carries in closed form."""
     return {name: found[0].guess_rps for name, found in contest.entrants.items()}
-
-
-def _rate_of(fleet: Fleet, demand: Demand, concurrency: float) -> float:
-    """Requests per second when so many are always in flight: Little's law, by bisection."""
-    low, high = 1e-6, capacity_rps(fleet, demand, Slo())
-    for _ in range(30):
-        middle = (low + high) / 2
-        pace = pace_of(fleet, demand, middle)
-        stay = mean_latency_s(pace, demand)
-        low, high = (middle, high) if middle * stay <= concurrency else (low, middle)
-    return low
 
 
 GPU_SHARE_STEPS = 12  # at most so many numbers of GPUs are tried
@@ -373,7 +357,7 @@ def _carries(contest: Contest, arm: str, rate_rps: float) -> bool:
 def _do(contest: Contest, arm: str, gpus: int, rate_rps: float) -> bool:
     """Whether so many GPUs would do, in the best few layouts of an arm."""
     slo, trials = contest.question.slo, contest.trials
-    layouts = _ranked(smaller_fleets(contest, arm, gpus), contest.demand, slo)
+    layouts = ranked(smaller_fleets(contest, arm, gpus), contest.demand, slo)
     return any(trials.meets(s.fleet, rate_rps, slo) for s in layouts[:FINALISTS])
 
 

@@ -5,8 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from pdctl.perf_model.communication import assumed_cluster
+from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_rate, format_seconds, format_share
+from pdctl.verdict.closed_loop import clients_reason, clients_text, nearest
 from pdctl.verdict.records import Arm, Choice, Flip, Question, Rule, Verdict
+from pdctl.workload.records import Workload
 
 _RULE_WORDS = {
     "long_prompts": "long prompts",
@@ -59,6 +62,9 @@ def _engines(num: int, role: str) -> str:
 
 def no_layout(question: Question, verdict: Verdict) -> str:
     """The headline where no layout meets the SLOs, or keeps up."""
+    if verdict.clients is not None:
+        verb = "meets these SLOs for" if question.slo.is_given else "can serve"
+        return f"No layout {verb} {clients_text(verdict.clients)}"
     if not _top(verdict):
         return "No layout meets these SLOs, not even at a light load"
     at = f"{format_rate(verdict.rate_rps)} req/s"
@@ -77,6 +83,8 @@ def unmet(question: Question, verdict: Verdict) -> str:
         return ""
     if not verdict.arms:
         return verdict.impossible.get("all", "")
+    if verdict.clients is not None:
+        return f"{no_layout(question, verdict)}; {nearest(verdict.arms)}."
     if verdict.floors:
         return f"{no_layout(question, verdict)}: {_floor(question, verdict)}"
     best = max(verdict.arms.values(), key=lambda arm: arm.capacity_rps or 0.0)
@@ -124,6 +132,8 @@ def reason(question: Question, verdict: Verdict) -> str:
         return rules_reason(verdict)
     if verdict.decided_by == "feasibility":
         return " ".join(f"{why[0].upper()}{why[1:]}." for why in verdict.impossible.values())
+    if verdict.clients is not None:
+        return clients_reason(verdict.arms, question, verdict.clients)
     if question.slo.is_given:
         return slo_reason(question, verdict)
     return latency_reason(verdict)
@@ -198,21 +208,32 @@ def latency_reason(verdict: Verdict) -> str:
         return f"At {rate} {' and '.join(slow)} cannot keep up."
     if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
         return ""
+    has_tpot = _have_tpot(colocated, pd)
+    text = f"At {rate} TTFT p90 is {_both(colocated.ttft_s, pd.ttft_s)}"
+    if has_tpot:
+        text += f"; TPOT p90 is {_both(colocated.tpot_s, pd.tpot_s)}"
+    text += "." if has_tpot else "; most answers have one token."
+    if verdict.verdict != "too_close":
+        return text
     first = pd.ttft_s.p90 < colocated.ttft_s.p90
-    each = pd.tpot_s.p90 < colocated.tpot_s.p90
-    text = (
-        f"At {rate} TTFT p90 is {format_seconds(pd.ttft_s.p90)} split and "
-        f"{format_seconds(colocated.ttft_s.p90)} colocated; TPOT p90 is "
-        f"{format_seconds(pd.tpot_s.p90)} split and {format_seconds(colocated.tpot_s.p90)} "
-        "colocated."
+    each = pd.tpot_s.p90 < colocated.tpot_s.p90 if has_tpot else first
+    ahead = "a split" if first else "colocated"
+    if first == each:
+        ending = "is ahead in both, but not clearly" if has_tpot else "is ahead, but not clearly"
+        return f"{text} Give --ttft{' and --tpot' if has_tpot else ''}: {ahead} {ending}."
+    other = "colocated" if first else "a split"
+    return (
+        f"{text} Give --ttft and --tpot: a target for TTFT favours {ahead}, one for TPOT {other}."
     )
-    if verdict.verdict == "too_close":
-        text += " Give --ttft and --tpot: "
-        if first == each:
-            return f"{text}{'a split' if first else 'colocated'} is ahead in both, but not clearly."
-        names = ("a split", "colocated") if first else ("colocated", "a split")
-        return f"{text}a target for TTFT favours {names[0]}, one for TPOT {names[1]}."
-    return text
+
+
+def _both(colocated: Percentiles, pd: Percentiles) -> str:
+    return f"{format_seconds(pd.p90)} split and {format_seconds(colocated.p90)} colocated"
+
+
+def _have_tpot(*arms: Arm) -> bool:
+    """Whether the 90th percentile of TPOT says anything: not where answers have one token."""
+    return all(arm.tpot_s is not None and arm.tpot_s.p90 > 0 for arm in arms)
 
 
 def rules_reason(verdict: Verdict) -> str:
@@ -352,8 +373,12 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
             f"{100 * share:.1f} % of the requests exceed the {question.llm.max_context:,} tokens "
             f"of context of {question.llm.name}: engines refuse them or cut their output."
         )
+    if question.workload.trace is not None:
+        yield from question.workload.trace.notes
+        yield from _no_times(question.workload)
     if skipped := question.workload.skipped_lines:
-        yield f"{skipped} lines of {question.workload.origin} were skipped."
+        noun = "line" if skipped == 1 else "lines"
+        yield f"{skipped:,} {noun} of {question.workload.origin} left out."
     for arm in verdict.arms.values():
         if arm.infeasible:
             yield f"{arm.layout} {arm.infeasible}."
@@ -387,6 +412,19 @@ def _profile_warnings(question: Question) -> Iterator[str]:
             f"{unused.attention_backend} attention and is used only with "
             f"--attention-backend {unused.attention_backend}."
         )
+
+
+def _no_times(workload: Workload) -> Iterator[str]:
+    """A file with columns that may be times under a name nobody knows, and no rate either."""
+    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
+    if (
+        facts is not None
+        and facts.span_s is None
+        and facts.unused_columns
+        and known == (None, None)
+    ):
+        unused = ", ".join(facts.unused_columns[:6])
+        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
 
 
 def disagreement(verdict: Verdict) -> Iterator[str]:

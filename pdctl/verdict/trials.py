@@ -91,7 +91,7 @@ def sample_of(workload: Workload, num: int, *, max_context: int | None, seed: in
     played over again, and then, as with drawn requests, only the middle counts. Requests longer
     than the context are left out: every layout refuses them.
     """
-    workload = _without_too_long(workload, max_context)
+    workload = without_too_long(workload, max_context)
     requests = workload.requests
     if requests is None or not workload.has_arrivals:
         drawn = make_requests(_evenly(workload, num), num=num, rate_rps=1.0, seed=seed)
@@ -123,7 +123,8 @@ def _evenly(workload: Workload, num: int) -> Workload:
     return replace(workload, requests=nothing)
 
 
-def _without_too_long(workload: Workload, max_context: int | None) -> Workload:
+def without_too_long(workload: Workload, max_context: int | None) -> Workload:
+    """The workload without recorded requests longer than the context: every layout refuses them."""
     requests = workload.requests
     if requests is None or max_context is None:
         return workload
@@ -252,10 +253,14 @@ def _is_looser(one: Slo, other: Slo) -> bool:
 def run_of(outcome: Outcome, sample: Sample) -> Run:
     """The part of an outcome that counts."""
     part = slice(sample.first, sample.last)
-    missed = math.nan
-    ttft_s = array("d", [missed if t is None else t for t in outcome.ttft_s[part]])
-    tpot_s = array("d", [missed if t is None else t for t in outcome.tpot_s[part]])
-    return Run(ttft_s, tpot_s, keeps_up(outcome))
+    return Run(
+        known_or_nan(outcome.ttft_s[part]), known_or_nan(outcome.tpot_s[part]), keeps_up(outcome)
+    )
+
+
+def known_or_nan(times: Sequence[float | None]) -> Sequence[float]:
+    """Times with not-a-number for requests that were rejected."""
+    return array("d", [math.nan if t is None else t for t in times])
 
 
 def keeps_up(outcome: Outcome) -> bool:
@@ -296,8 +301,17 @@ def try_layout(
 
 def arm_of(fleet: Fleet, outcome: Outcome, sample: Sample, rate_rps: float, slo: Slo) -> Arm:
     """What a verdict keeps of one outcome."""
-    run = run_of(outcome, sample)
     part = slice(sample.first, sample.last)
+    return arm_of_run(fleet, outcome, run_of(outcome, sample), part, rate_rps, slo)
+
+
+def arm_of_run(
+    fleet: Fleet, outcome: Outcome, run: Run, part: slice, rate_rps: float, slo: Slo
+) -> Arm:
+    """What a verdict keeps of one outcome, of which the requests in `part` count.
+
+    run: what these requests met. rate_rps: at which all requests came.
+    """
     bare = unpredicted(fleet)
     if all(t is None for t in outcome.e2e_s):
         why = "rejects every request: longer than its KV cache or context"

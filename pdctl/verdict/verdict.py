@@ -7,6 +7,7 @@ from typing import Any
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Fleet, Role
 from pdctl.verdict.ask_again import Asker
+from pdctl.verdict.client_search import ClientArms, search_for_clients
 from pdctl.verdict.closed_form import (
     Demand,
     demand_of,
@@ -14,6 +15,7 @@ from pdctl.verdict.closed_form import (
     prefill_tokens_per_s,
     tpot_at,
 )
+from pdctl.verdict.closed_loop import clients_of, judge_clients
 from pdctl.verdict.feasibility import (
     where_it_fits,
     why_not_built,
@@ -27,8 +29,9 @@ from pdctl.verdict.judge import (
     provenance_of,
     roofline_band,
     settled_choice,
+    sure,
 )
-from pdctl.verdict.layouts import engines_that_fit, gpu_budget
+from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget
 from pdctl.verdict.records import (
     Arm,
     Choice,
@@ -86,6 +89,15 @@ def decide(
         return _by_rules(question, fleets)
     if why := why_too_long(question, engines, demand):
         return _refusal(question, why)
+    if (clients := clients_of(question)) is not None:
+        return _for_clients(
+            question,
+            engines,
+            demand,
+            search_for_clients(
+                question, engines, demand, clients, spread=spread, progress=progress, queues=queues
+            ),
+        )
     contest = contest_of(question, engines, demand)
     many = sum(map(len, contest.entrants.values()))
     progress(f"simulating {many} layouts")
@@ -303,7 +315,7 @@ def _judged(
     is_met = _is_met(question, arms, found)
     return Verdict(
         verdict=choice,
-        confidence=confidence if is_both else "high",
+        confidence=sure(question.llm, confidence if is_both else "high"),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
         sizing=_sizing(choice, arms),
@@ -319,6 +331,37 @@ def _judged(
         is_met=is_met,
         impossible={} if is_both else why_not_built(question, contest.engines, set(arms)),
         floors=() if is_met else tuple(_floors(contest, found)),
+    )
+
+
+def _for_clients(
+    question: Question, engines: Engines, demand: Demand, found: ClientArms
+) -> Verdict:
+    """The verdict for clients in a closed loop: no rate, no capacities, and no flips."""
+    arms, provenance, rate = found.arms, provenance_of(question), found.throughput_rps
+    shown = found.fleets.get("pd") or found.fleets["colocated"]
+    rules = _rules(question, _load(question, shown, demand, rate))
+    leaning = lean(rules)
+    is_both = len(arms) == 2
+    ruling = judge_clients(leaning, arms, question.slo, provenance.band) if is_both else None
+    only: Choice = "colocated" if "colocated" in arms else "pd"
+    choice = ruling.choice if ruling else only
+    return Verdict(
+        verdict=choice,
+        confidence=sure(question.llm, ruling.confidence if ruling else "high"),
+        decided_by="evidence" if is_both else "feasibility",
+        rules=rules,
+        sizing=_sizing(choice, arms),
+        arms=arms,
+        sweep=found.sweep,
+        flips=(),
+        provenance=provenance,
+        evidence=ruling.evidence if ruling else only,
+        lean=leaning,
+        starts=tuple(_starts(found.fleets["pd"], demand, rate)) if is_both else (),
+        clients=clients_of(question),
+        is_met=any(arm.meets for arm in arms.values()),
+        impossible={} if is_both else why_not_built(question, engines, set(arms)),
     )
 
 
@@ -373,7 +416,7 @@ def _does_not_fit(question: Question) -> Verdict:
 def _refusal(question: Question, why: str) -> Verdict:
     return Verdict(
         verdict="too_close",
-        confidence="high",
+        confidence=sure(question.llm, "high"),
         decided_by="feasibility",
         rules=_rules(question, LoadEstimate()),
         sizing=None,

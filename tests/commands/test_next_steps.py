@@ -118,6 +118,7 @@ def test_what_flags_cannot_say_is_started_from_the_file_that_was_written(here: P
 
 def test_a_model_in_a_folder_is_named_by_its_absolute_path(here: Path) -> None:
     (here / "my model").mkdir()
+    (here / "my model" / "config.json").write_text("{}", encoding="utf-8")
     one = arm("8C", parallelism={"colocated": Parallelism()})
     (up, *_) = next_steps("./my model", question(rate=3), verdict_for(one))
     assert parsed(up)["model"] == str(here / "my model")

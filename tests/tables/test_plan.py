@@ -210,3 +210,17 @@ def test_the_basis_names_a_profile_kind_and_its_band() -> None:
     assert basis(verdict(provenance=Provenance("fitted", "h200", 0.1))) == (
         "step times ±10 % (fitted)"
     )
+
+
+def test_a_closed_loop_says_how_it_starts_and_the_share_that_meets_the_slos() -> None:
+    arms = {
+        "colocated": arm("8C", capacity_rps=None, throughput_rps=2.0, attainment=0.84, meets=False),
+        "pd": arm("5P3D", capacity_rps=None, throughput_rps=3.0, attainment=0.97),
+    }
+    told = screen(verdict(arms=arms, clients=64, rate_rps=None))
+    assert "Load: 64 clients, closed loop, starting with a burst of 64." in told
+    assert "at 64 clients" in told
+    row = next(line for line in told.splitlines() if "meet both SLOs" in line)
+    assert row.split()[3:] == ["84", "%", "✗", "97", "%", "90", "%"]
+    assert not any(line.strip().startswith("carries up to") for line in told.splitlines())
+    assert "throughput" in screen(verdict(arms=arms, clients=64, rate_rps=None), slo=Slo())

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from pdctl.commands.plan import PlanOptions, question_of
+from pdctl.commands.plan_run import PlanOptions, question_of
 from pdctl.verdict.records import Question
 from pdctl.workload.records import Workload
 

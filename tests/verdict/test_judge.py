@@ -120,3 +120,15 @@ def test_at_a_load_nobody_asked_about_the_simulation_only_confirms_the_rules(
 def test_a_gpu_whose_efficiencies_are_assumed_has_a_wider_band() -> None:
     assert roofline_band("H200") < 0.5
     assert roofline_band("MI300X") == 0.5
+
+
+def one_token(ttft_s: float) -> Arm:
+    ttft = Percentiles(ttft_s, ttft_s, ttft_s, ttft_s)
+    return arm("8C", ttft_s=ttft, tpot_s=Percentiles(0.0, 0.0, 0.0, 0.0))
+
+
+def test_answers_of_one_token_are_compared_by_ttft_and_rate() -> None:
+    fast, slow = one_token(1.0), one_token(2.0)
+    assert by_latency(fast, slow, BAND) == "colocated"
+    assert by_latency(slow, fast, BAND) == "pd"
+    assert by_latency(fast, fast, BAND) == "too_close"

@@ -11,7 +11,7 @@ from pdctl.verdict.records import Question, Speculation, Verdict
 from pdctl.verdict.sentences import disagreement, write
 from pdctl.verdict.verdict import decide as facts_of
 from pdctl.verdict.verdict import decide_fewest
-from pdctl.workload.describe import workload_from_lengths, workload_from_trace
+from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
 from tests.verdict.examples import question
 
@@ -147,14 +147,6 @@ def test_draft_tokens_change_the_prediction() -> None:
     assert after.mean < before.mean
 
 
-def test_concurrency_stands_for_a_rate() -> None:
-    workload = workload_from_lengths(isl=4000, osl=300, concurrency=64)
-    verdict = decide(replace(question("qwen3-32b", TWO_NODES), workload=workload))
-    assert verdict.rate_rps is not None
-    assert verdict.rate_rps > 0
-    assert not any("No --rate" in warning for warning in verdict.warnings)
-
-
 def test_a_tie_says_that_the_simulation_cannot_tell_and_where_the_rules_lean() -> None:
     verdict = decide(
         question("deepseek-r1", "4x8xH200:rdma400", isl=4500, osl=500, slo=Slo(2.0, 0.12))
@@ -239,8 +231,8 @@ def test_the_json_has_the_documented_shape() -> None:
     told = data(question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2))
     assert set(told) == {
         "verdict", "confidence", "decided_by", "headline", "reason", "meets_slo", "rate_rps",
-        "rules", "sizing", "starts", "arms", "sweep", "flips", "gpus_needed", "warnings",
-        "question", "model", "next", "provenance",
+        "clients", "load", "rules", "sizing", "starts", "arms", "sweep", "flips", "gpus_needed",
+        "warnings", "question", "model", "workload", "next", "provenance",
     }  # fmt: skip
     arms = told["arms"]
     assert isinstance(arms, dict)

@@ -20,8 +20,8 @@ class ColocatedEngine:
     """One engine. next_s: when it decides next; end_s: when the last decided step ends."""
 
     __slots__ = (
-        "busy_s", "chunk", "columns", "decoding", "departures", "end_s", "full", "joining", "kv",
-        "launch_s", "leaving", "max_steps", "mixed", "model", "next_s", "number", "pairs",
+        "busy_s", "chunk", "columns", "decoding", "departures", "end_s", "ended", "full", "joining",
+        "kv", "launch_s", "leaving", "max_steps", "mixed", "model", "next_s", "number", "pairs",
         "partial", "prefill_s", "promised", "result_s", "results", "start_s", "waiting",
     )  # fmt: skip
 
@@ -29,6 +29,7 @@ class ColocatedEngine:
         self.number = number
         self.model = model
         self.columns, self.departures = shared.columns, shared.departures
+        self.ended = shared.ended
         self.max_steps = shared.max_steps
         self.kv = KvPool(
             model.kv_capacity_tokens, shared.segment_tokens if model.radix_cache else None
@@ -69,6 +70,11 @@ class ColocatedEngine:
         while now < until:
             now = self.next_s = self._decide(now)
         return now
+
+    def advance_once(self) -> float:
+        """Decide what is due next; returns when the engine decides again."""
+        self.next_s = self._decide(self.next_s)
+        return self.next_s
 
     def jobs_after(self, now: float) -> list[Job]:
         """The requests this engine has at `now`, those whose last token comes later included."""
@@ -130,6 +136,9 @@ class ColocatedEngine:
             last_s[job.index] = end_s
             self.leaving += job.private
             heappush(self.departures, (end_s, self.number))
+        if self.ended is not None:
+            for job in finished:
+                heappush(self.ended, (end_s, job.index))
 
     def _process(self, now: float) -> None:
         """Take in the results of steps that have ended: publish prompts, free who finished."""

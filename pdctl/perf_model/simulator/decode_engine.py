@@ -113,14 +113,17 @@ class Prefiller(Protocol):
     def ready(self, job: Job, at_s: float) -> None:
         """The decode engine has room for `job` and says so at `at_s`."""
 
+    def reply_while_idle(self, until: float) -> None:
+        """Send the replies that an idle engine owes by `until`."""
+
 
 class DecodeEngine:
     """One engine. link_s: when its incoming link is free; prefillers: all, by their place."""
 
     __slots__ = (
-        "agenda", "busy_s", "columns", "decoding", "departures", "end_s", "kv", "landing",
-        "leaving", "link_s", "max_steps", "model", "number", "prealloc", "prefillers", "results",
-        "retracted", "room", "start_s", "waiting",
+        "agenda", "busy_s", "columns", "decoding", "departures", "end_s", "ended", "kv",
+        "landing", "leaving", "link_s", "max_steps", "model", "number", "prealloc", "prefillers",
+        "results", "retracted", "room", "start_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -136,6 +139,7 @@ class DecodeEngine:
         self.number = number
         self.model = model
         self.columns, self.departures = shared.columns, shared.departures
+        self.ended = shared.ended
         self.max_steps = shared.max_steps
         self.agenda = agenda
         self.decoding = DecodeRun(costs, model.accept_length, shared.gaps)
@@ -295,7 +299,21 @@ class DecodeEngine:
             last_s[job.index] = end_s
             self.leaving += job.decode_kv
             heappush(self.departures, (end_s, self.number))
+        if self.ended is not None:
+            for job in finished:
+                self._end(job)
         self.results.append((end_s, finished))
+
+    def _end(self, job: Job) -> None:
+        """Tell a waiting client that its answer has ended, unless prefill still owes its reply.
+
+        The router ends no answer before the prefill engine has replied; that reply tells then.
+        """
+        index, reply_s = job.index, self.columns.reply_s
+        if reply_s[index] < 0:
+            self.prefillers[job.prefill].reply_while_idle(self.columns.first_s[index])
+        elif self.ended is not None:
+            heappush(self.ended, (max(self.columns.last_s[index], reply_s[index]), index))
 
     def _process(self, now: float) -> None:
         results = self.results
@@ -322,6 +340,8 @@ class DecodeEngine:
                 self.columns.last_s[job.index] = now
                 heappush(self.departures, (now, self.number))
                 self.room.release(job)
+                if self.ended is not None:
+                    self._end(job)
         if joining:
             decoding.join(joining, now)
 

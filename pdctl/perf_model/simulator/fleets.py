@@ -1,9 +1,8 @@
-"""What the replay of any fleet needs: requests as jobs, the router's books, retries."""
+"""Colocated and split fleets: the events of a replay, in order of time."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
-from itertools import count
+from heapq import heappop, heappush
 from random import Random
 
 from pdctl.perf_model.records import Change, EngineModel, Fleet, QueueSample
@@ -11,135 +10,21 @@ from pdctl.perf_model.simulator.colocated_engine import ColocatedEngine
 from pdctl.perf_model.simulator.decode_engine import DecodeEngine, Void
 from pdctl.perf_model.simulator.job import (
     NEVER,
-    NOT_YET,
     Agenda,
-    Columns,
     Job,
     Shared,
-    SimulationBroken,
 )
-from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.prefill_engine import PrefillEngine
-from pdctl.perf_model.simulator.routing import Policy, Pool, SeenPrefixes
+from pdctl.perf_model.simulator.replay import (
+    Clients,
+    Router,
+    check_finished,
+    lost_or_retried,
+    play_clients,
+    seen_prefixes,
+)
+from pdctl.perf_model.simulator.routing import Policy, Pool
 from pdctl.perf_model.steps import DecodeCosts
-from pdctl.workload.records import Requests
-
-
-class Router:
-    """Who has how many requests. departures: heap of (time, engine number) when one is done.
-
-    homes: per engine number its pool and its place there; draining: engine number -> the pool and
-    place to open, and how long after, once the engine has nothing left; openings: (time, pool,
-    place) of engines that take requests from then on.
-    """
-
-    __slots__ = ("openings", "departures", "draining", "homes")
-
-    def __init__(self, departures: list[tuple[float, int]]) -> None:
-        self.departures = departures
-        self.homes: list[tuple[Pool, int]] = []
-        self.draining: dict[int, tuple[Pool, int, float]] = {}
-        self.openings: list[tuple[float, Pool, int]] = []
-
-    def settle(self, now: float) -> None:
-        """Take in what has been done by `now`."""
-        departures, homes = self.departures, self.homes
-        while departures and departures[0][0] <= now:
-            at_s, number = heappop(departures)
-            pool, place = homes[number]
-            pool.loads[place] -= 1
-            if self.draining and not pool.loads[place]:
-                self._drained(number, at_s)
-        if self.openings:
-            self._open(now)
-
-    def drain(self, number: int, successor: tuple[Pool, int, float], now: float) -> None:
-        """Send an engine no more; when it is empty let its successor take requests."""
-        pool, place = self.homes[number]
-        pool.close(place)
-        self.draining[number] = successor
-        if not pool.loads[place]:
-            self._drained(number, now)
-        self._open(now)
-
-    def forget(self, number: int) -> None:
-        """An engine is gone, with all it had."""
-        self.departures[:] = [entry for entry in self.departures if entry[1] != number]
-        heapify(self.departures)
-        pool, place = self.homes[number]
-        pool.close(place)
-        pool.loads[place] = 0
-
-    def _drained(self, number: int, at_s: float) -> None:
-        if number in self.draining:
-            pool, place, takes_s = self.draining.pop(number)
-            self.openings.append((at_s + takes_s, pool, place))
-
-    def _open(self, now: float) -> None:
-        for opening in list(self.openings):
-            if opening[0] <= now:
-                opening[1].open(opening[2])
-                self.openings.remove(opening)
-
-
-def seen_prefixes(fleet: Fleet, shared: Shared) -> SeenPrefixes | None:
-    """The router's prefix tree where its policy has one and prompts have known blocks."""
-    if fleet.policy != "cache_aware" or shared.segment_tokens is None:
-        return None
-    return SeenPrefixes(shared.segment_tokens)
-
-
-def make_jobs(
-    requests: Requests, prefixes: Prefixes | None, models: Sequence[EngineModel]
-) -> list[Job | None]:
-    """A job per request; None where its prompt is too long for one of the engines.
-
-    Output beyond the limit is cut, as SGLang does. Source: SGLang's init_req_max_new_tokens.
-    """
-    longest = min(_longest(model) for model in models)
-    paths = prefixes.paths if prefixes else [()] * len(requests)
-    columns = zip(count(), requests.isl, requests.osl, paths)  # noqa: B905  # count is endless
-    return [
-        Job(index, isl, osl, path)
-        if 0 < osl <= longest - isl
-        else (Job(index, isl, max(min(osl, longest - isl), 1), path) if isl < longest else None)
-        for index, isl, osl, path in columns
-    ]
-
-
-def _longest(model: EngineModel) -> int:
-    """Tokens that prompt and output may come to: SGLang's max_req_len less one."""
-    longest = min(model.max_context, model.kv_capacity_tokens) - 2
-    if model.role == "decode":
-        longest = min(longest, model.kv_capacity_tokens - model.reserved_decode_tokens)
-    return longest
-
-
-def renewed(job: Job) -> Job:
-    """The same request from the start, for another engine."""
-    return Job(job.index, job.isl, job.osl, job.path)
-
-
-def lost_or_retried(
-    jobs: Sequence[Job], columns: Columns, now: float
-) -> tuple[list[Job], list[Job]]:
-    """Of an engine's requests when it fails: those whose client already reads, and the others."""
-    lost, retried = [], []
-    for job in sorted(jobs, key=lambda job: job.index):
-        index = job.index
-        if 0 <= columns.first_s[index] <= now:
-            lost.append(job)
-        else:
-            retried.append(renewed(job))
-        columns.first_s[index] = columns.last_s[index] = columns.reply_s[index] = NOT_YET
-    return lost, retried
-
-
-def check_finished(jobs: Sequence[Job | None], columns: Columns, failed: set[int]) -> None:
-    """Raise SimulationBroken if a request that was let in never came out."""
-    for job, last_s in zip(jobs, columns.last_s, strict=True):
-        if last_s < 0 and job is not None and job.index not in failed:
-            raise SimulationBroken(f"request {job.index} never finished")
 
 
 class ColocatedFleet:
@@ -154,7 +39,9 @@ class ColocatedFleet:
         arrival_s: Sequence[float],
         shared: Shared,
         seed: int,
+        clients: Clients | None = None,
     ) -> None:
+        self.clients = clients
         count = fleet.num_colocated
         self.jobs, self.arrival_s = jobs, arrival_s
         self.hop_s = fleet.router_hop_s + model.times.request_s
@@ -174,6 +61,8 @@ class ColocatedFleet:
 
     def play(self, until: float) -> bool:
         """Let everything before `until` happen; returns whether anything is left to happen."""
+        if self.clients is not None:
+            return play_clients(self, self.clients, until)
         hop_s, settle = self.hop_s, self.router.settle
         departures, entries = self.router.departures, self.agenda.entries
         first, self._next = self._next, bisect_left(self.arrival_s, until - hop_s, self._next)
@@ -185,11 +74,12 @@ class ColocatedFleet:
                     self._advance(now)
                 if departures and departures[0][0] <= now:
                     settle(now)
-                self._route(job, now)
+                self.route(job, now)
         self._advance(until)
         return self._next < len(self.jobs) or bool(self.agenda.entries)
 
-    def _route(self, job: Job, now: float) -> None:
+    def route(self, job: Job, now: float) -> None:
+        """Send a request to an engine, or count it as failed where none is open."""
         seen = self.seen
         place = self.pool.choose(-1 if seen is None else seen.owner(job))
         if place < 0:
@@ -208,6 +98,15 @@ class ColocatedFleet:
                 next_s[number] = due_s = engines[number].advance(until)
                 if due_s < NEVER:
                     heappush(entries, (due_s, number))
+
+    def advance_once(self) -> None:
+        """Let the engine that is due first decide once."""
+        entries, next_s = self.agenda.entries, self.agenda.next_s
+        due_s, number = heappop(entries)
+        if due_s == next_s[number]:
+            next_s[number] = due_s = self.engines[number].advance_once()
+            if due_s < NEVER:
+                heappush(entries, (due_s, number))
 
     def apply(self, change: Change) -> None:
         """Let a change happen, everything before it having happened."""
@@ -231,7 +130,7 @@ class ColocatedFleet:
         lost, retried = lost_or_retried(held, self.columns, now)
         self.failed.update(job.index for job in lost)
         for job in retried:
-            self._route(job, now)
+            self.route(job, now)
 
     def sample(self, at_s: float) -> QueueSample:
         """Requests in each waiting place now."""
@@ -277,7 +176,9 @@ class SplitFleet:
         arrival_s: Sequence[float],
         shared: Shared,
         seed: int,
+        clients: Clients | None = None,
     ) -> None:
+        self.clients = clients
         self.jobs, self.arrival_s = jobs, arrival_s
         self.hop_s = fleet.router_hop_s + max(prefill.times.request_s, decode.times.request_s)
         self.prefill, self.decode = prefill, decode
@@ -333,6 +234,8 @@ class SplitFleet:
 
     def play(self, until: float) -> bool:
         """Let everything before `until` happen; returns whether anything is left to happen."""
+        if self.clients is not None:
+            return play_clients(self, self.clients, until)
         hop_s, router, departures = self.hop_s, self.router, self.router.departures
         entries = self.agenda.entries
         first, self._next = self._next, bisect_left(self.arrival_s, until - hop_s, self._next)
@@ -344,11 +247,12 @@ class SplitFleet:
                     self._advance(now)
                 if router.openings or (departures and departures[0][0] <= now):
                     router.settle(now)
-                self._route(job, now)
+                self.route(job, now)
         self._advance(until)
         return self._next < len(self.jobs) or bool(self.agenda.entries)
 
-    def _route(self, job: Job, now: float) -> None:
+    def route(self, job: Job, now: float) -> None:
+        """Send a request to an engine, or count it as failed where none is open."""
         job.prefill = prefill = self.prefill_pool.choose(-1)
         job.decode = decode = self.decode_pool.choose(-1)
         if prefill < 0 or decode < 0:
@@ -369,6 +273,17 @@ class SplitFleet:
                 if due_s < next_s[number]:
                     next_s[number] = due_s
                     heappush(entries, (due_s, number))
+
+    def advance_once(self) -> None:
+        """Let the engine that is due first decide once."""
+        entries, next_s = self.agenda.entries, self.agenda.next_s
+        now, number = heappop(entries)
+        if now == next_s[number]:
+            next_s[number] = NEVER
+            due_s = self.by_number[number].decide(now)
+            if due_s < next_s[number]:
+                next_s[number] = due_s
+                heappush(entries, (due_s, number))
 
     def apply(self, change: Change) -> None:
         """Let a change happen, everything before it having happened."""
@@ -431,7 +346,7 @@ class SplitFleet:
         lost, retried = lost_or_retried(held, self.columns, now)
         self.failed.update(job.index for job in lost)
         for job in retried:
-            self._route(job, now)
+            self.route(job, now)
 
     def sample(self, at_s: float) -> QueueSample:
         """Requests in each waiting place now."""

@@ -89,7 +89,8 @@ class Shared:
 
     departures: heap of (time, engine number) when a request is done there; gaps: between tokens,
     counted by bins; segment_tokens: lengths of the prompts' segments; max_steps: decode steps
-    planned at once.
+    planned at once; ended: heap of (time, request) when a client has its whole answer, kept only
+    where clients wait for it.
     """
 
     columns: Columns
@@ -97,3 +98,4 @@ class Shared:
     max_steps: float = NEVER
     departures: list[tuple[float, int]] = field(default_factory=list)
     gaps: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    ended: list[tuple[float, int]] | None = None

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
+from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.decode_engine import DecodeEngine
 from pdctl.perf_model.simulator.job import NEVER, Agenda, Job, Shared, SimulationBroken
@@ -22,9 +23,9 @@ class PrefillEngine:
     """One engine. link_s: when its outgoing link is free; decoders: all, by their place."""
 
     __slots__ = (
-        "agenda", "boot", "busy_s", "chunk", "columns", "decoders", "departures", "end_s", "held",
-        "inflight", "kv", "launch_s", "link_s", "model", "number", "open_s", "pairs", "partial",
-        "prefill_s", "results", "turn_s", "waiting",
+        "agenda", "boot", "busy_s", "chunk", "columns", "decoders", "departures", "end_s", "ended",
+        "held", "inflight", "kv", "launch_s", "link_s", "model", "number", "open_s", "pairs",
+        "partial", "prefill_s", "results", "turn_s", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +40,7 @@ class PrefillEngine:
         self.number = number
         self.model = model
         self.columns, self.departures = shared.columns, shared.departures
+        self.ended = shared.ended
         self.agenda = agenda
         self.kv = KvPool(
             model.kv_capacity_tokens, shared.segment_tokens if model.radix_cache else None
@@ -144,6 +146,11 @@ class PrefillEngine:
         """Send the replies due by `until` that nothing has asked for."""
         self._reply(until, idle=not self.results)
 
+    def reply_while_idle(self, until: float) -> None:
+        """Send the replies that an idle engine owes by `until`; a busy one sends them later."""
+        if not self.results:
+            self._reply(until, idle=True)
+
     def _collect(self, now: float) -> None:
         """Let the requests for which decode engines are ready wait for prefill."""
         boot = self.boot
@@ -182,7 +189,8 @@ class PrefillEngine:
         for job, tokens in batch:
             done = job.done
             if done and done == job.cached:
-                self._send(job, done, now)  # what the cache held goes ahead of the forward
+                # what the cache held goes ahead of the forward
+                self._send(job, done, now, last=False)
             new += tokens
             pairs += self.pairs(tokens, done)
             job.private += tokens
@@ -199,16 +207,16 @@ class PrefillEngine:
 
     def _deliver(self, now: float, chunks: list[tuple[Job, int, bool]]) -> None:
         for job, tokens, last in chunks:
-            arrived_s = self._send(job, tokens, now)
+            arrived_s = self._send(job, tokens, now, last=last)
             if last:
                 self.kv.publish(job)
                 heappush(self.inflight, (arrived_s, job.index, job))
                 self.decoders[job.decode].land(job, arrived_s)
 
-    def _send(self, job: Job, tokens: int, at_s: float) -> float:
+    def _send(self, job: Job, tokens: int, at_s: float, *, last: bool) -> float:
         """Queue KV on this engine's link and on the receiver's; returns when it has arrived."""
         times = self.model.times
-        seconds = times.transfer_base_s + tokens * times.transfer_token_s
+        seconds = last_chunk_s(times, tokens, job.prompt) if last else chunk_s(times, tokens)
         receiver = self.decoders[job.decode]
         mine = (self.link_s if self.link_s > at_s else at_s) + seconds
         theirs = (receiver.link_s if receiver.link_s > at_s else at_s) + seconds
@@ -226,3 +234,7 @@ class PrefillEngine:
             self.kv.release(job)
             self.held -= 1
             heappush(self.departures, (reply_s, self.number))
+            if self.ended is not None:
+                last_s = self.columns.last_s[job.index]
+                if last_s >= 0:  # the client waited for nothing else
+                    heappush(self.ended, (max(last_s, reply_s), job.index))

@@ -15,9 +15,10 @@ from operator import sub
 from pdctl.perf_model.metrics import weighted_percentiles
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample
 from pdctl.perf_model.simulator.decode_batch import ITL_BINS_PER_S
-from pdctl.perf_model.simulator.fleets import ColocatedFleet, SplitFleet, make_jobs
+from pdctl.perf_model.simulator.fleets import ColocatedFleet, SplitFleet
 from pdctl.perf_model.simulator.job import NEVER, Columns, Shared
 from pdctl.perf_model.simulator.kv import Prefixes, shared_prefixes
+from pdctl.perf_model.simulator.replay import Clients, make_jobs
 from pdctl.workload.records import Requests
 
 
@@ -44,10 +45,42 @@ def simulate(
     if prefixes is None:
         prefixes = find_prefixes(requests)
     run = _run(fleet, requests, prefixes, seed, max_decode_steps_per_event)
+    return _played(run, sample_every_s, sorted(changes, key=lambda c: c.at_s))
+
+
+def simulate_clients(
+    fleet: Fleet,
+    requests: Requests,
+    num_clients: int,
+    *,
+    seed: int = 0,
+    sample_every_s: float | None = None,
+    prefixes: Prefixes | None = None,
+    max_decode_steps_per_event: float = NEVER,
+) -> Outcome:
+    """Let `num_clients` clients send `requests` in order, each when its last answer has ended.
+
+    It begins with a burst: at 0 s every client sends one. Arrival times of `requests` are ignored;
+    Outcome.arrival_s has the times at which they were sent. Other arguments as in simulate().
+    Raises ValueError for fewer than one client, and as simulate() does.
+    Source: the closed loop of SGLang's bench_serving (--max-concurrency) and of InferenceX.
+    Ignores: what a client does between an answer and its next request.
+    """
+    if num_clients < 1:
+        raise ValueError(f"a closed loop needs at least one client, not {num_clients}")
+    if prefixes is None:
+        prefixes = find_prefixes(requests)
+    run = _run(fleet, requests, prefixes, seed, max_decode_steps_per_event, num_clients)
+    return _played(run, sample_every_s, ())
+
+
+def _played(
+    run: ColocatedFleet | SplitFleet, sample_every_s: float | None, changes: Sequence[Change]
+) -> Outcome:
     with _collector_paused():
-        queues = _play(run, sample_every_s or NEVER, sorted(changes, key=lambda c: c.at_s))
+        queues = _play(run, sample_every_s or NEVER, changes)
     run.check()
-    return _outcome(run, requests, queues)
+    return _outcome(run, queues)
 
 
 @dataclass(frozen=True)
@@ -90,7 +123,7 @@ def simulate_within(
                 return None
         _play(run, NEVER, ())
     run.check()
-    return _outcome(run, requests, ())
+    return _outcome(run, ())
 
 
 def _looks(arrival_s: Sequence[float], quota: Quota) -> Iterator[float]:
@@ -152,15 +185,30 @@ def find_prefixes(requests: Requests) -> Prefixes | None:
 
 
 def _run(
-    fleet: Fleet, requests: Requests, prefixes: Prefixes | None, seed: int, max_steps: float
+    fleet: Fleet,
+    requests: Requests,
+    prefixes: Prefixes | None,
+    seed: int,
+    max_steps: float,
+    num_clients: int = 0,
 ) -> ColocatedFleet | SplitFleet:
     tokens = prefixes.tokens if prefixes else None
     shared = Shared(Columns(len(requests)), tokens, max_steps)
-    arrival_s = requests.arrival_s
+    clients, arrival_s = None, requests.arrival_s
+    if num_clients:
+        shared.ended = []
+        clients = Clients(num_clients, len(requests), shared.ended)
+        arrival_s = clients.arrival_s
     if fleet.colocated and fleet.num_colocated > 0:
         jobs = make_jobs(requests, prefixes, [fleet.colocated])
         return ColocatedFleet(
-            fleet, fleet.colocated, jobs=jobs, arrival_s=arrival_s, shared=shared, seed=seed
+            fleet,
+            fleet.colocated,
+            jobs=jobs,
+            arrival_s=arrival_s,
+            shared=shared,
+            seed=seed,
+            clients=clients,
         )
     if fleet.prefill and fleet.decode and fleet.num_prefill > 0 and fleet.num_decode > 0:
         jobs = make_jobs(requests, prefixes, [fleet.prefill, fleet.decode])
@@ -172,6 +220,7 @@ def _run(
             arrival_s=arrival_s,
             shared=shared,
             seed=seed,
+            clients=clients,
         )
     raise ValueError("a fleet needs colocated engines, or prefill and decode engines")
 
@@ -195,12 +244,8 @@ def _play(
     return queues
 
 
-def _outcome(
-    run: ColocatedFleet | SplitFleet,
-    requests: Requests,
-    queues: Sequence[QueueSample],
-) -> Outcome:
-    columns, jobs, arrival_s = run.columns, run.jobs, requests.arrival_s
+def _outcome(run: ColocatedFleet | SplitFleet, queues: Sequence[QueueSample]) -> Outcome:
+    columns, jobs, arrival_s = run.columns, run.jobs, run.arrival_s
     rejected = [index for index, job in enumerate(jobs) if job is None]
     first_s, last_s = columns.first_s, columns.last_s
     if isinstance(run, SplitFleet):  # the router held the first token until prefill answered

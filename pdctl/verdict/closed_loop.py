@@ -1,0 +1,209 @@
+"""A closed loop of clients: the requests they send, each arm's answers, and the choice."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pdctl.perf_model.metrics import is_good, percentiles
+from pdctl.perf_model.records import Fleet, Outcome
+from pdctl.perf_model.simulator.kv import Prefixes
+from pdctl.perf_model.simulator.simulate import simulate_clients
+from pdctl.units import format_rate, format_seconds, format_share
+from pdctl.verdict.closed_form import Demand, capacity_rps, mean_latency_s, pace_of
+from pdctl.verdict.judge import Confidence, Known, by_capacity, by_latency, confidence_of
+from pdctl.verdict.records import Arm, Choice, Lean, Question, Steady
+from pdctl.verdict.trials import QUEUE_SAMPLES, Run, arm_of_run, known_or_nan, without_too_long
+from pdctl.workload.arrivals import make_requests
+from pdctl.workload.records import Requests, Slo
+
+REQUESTS_PER_CLIENT = 10  # as benchmarks send: InferenceX, and SGLang's bench_serving by habit
+LEAST_REQUESTS = 200  # of equal lengths; heavy tails need more to be seen
+MOST_REQUESTS = 10_000
+LEAST_PER_CLIENT = 3  # a burst, a steady part and a drain, of however many clients
+
+
+def clients_of(question: Question) -> int | None:
+    """How many clients a question has in a closed loop; None: requests arrive at a rate."""
+    clients = question.workload.concurrency
+    return None if clients is None else max(1, round(clients))
+
+
+def clients_text(clients: int) -> str:
+    """2,000 clients."""
+    return f"{clients:,} {'client' if clients == 1 else 'clients'}"
+
+
+def load_text(clients: int) -> str:
+    """A closed loop in words."""
+    return f"{clients_text(clients)}, closed loop, starting with a burst of {clients:,}"
+
+
+def client_requests(question: Question, demand: Demand, clients: int) -> Requests:
+    """The requests that the clients send in order: a trace's own from its start, or drawn ones.
+
+    Ten per client, from 200 to 10,000 in all; never fewer than three per client.
+    Ignores: the arrival times of a trace, and its requests that exceed the LLM's context.
+    """
+    least = math.ceil(LEAST_REQUESTS * demand.spread**2)
+    num = min(max(REQUESTS_PER_CLIENT * clients, least), MOST_REQUESTS)
+    num = max(num, LEAST_PER_CLIENT * clients)
+    workload = without_too_long(question.workload, question.llm.max_context)
+    return make_requests(workload, num=num, rate_rps=1.0, seed=question.seed)
+
+
+def try_clients(
+    fleet: Fleet,
+    requests: Requests,
+    slo: Slo,
+    clients: int,
+    *,
+    seed: int,
+    queues: bool,
+    prefixes: Prefixes | None = None,
+) -> Arm:
+    """A layout with so many clients; all requests count, those of the burst included.
+
+    queues: also sample queue lengths. prefixes: find_prefixes(requests), made once for all.
+    """
+    outcome = simulate_clients(fleet, requests, clients, seed=seed, prefixes=prefixes)
+    if queues and outcome.span_s > 0:
+        every = outcome.span_s / QUEUE_SAMPLES
+        outcome = simulate_clients(
+            fleet, requests, clients, seed=seed, prefixes=prefixes, sample_every_s=every
+        )
+    run = Run(known_or_nan(outcome.ttft_s), known_or_nan(outcome.tpot_s), keeps_up=True)
+    rate_rps = len(outcome.ttft_s) / max(outcome.span_s, 1e-9)
+    return replace(
+        arm_of_run(fleet, outcome, run, slice(None), rate_rps, slo),
+        throughput_rps=_answered(outcome) / max(outcome.span_s, 1e-9),
+        steady=steady_part(outcome, clients, slo),
+    )
+
+
+def steady_part(outcome: Outcome, clients: int, slo: Slo) -> Steady | None:
+    """The run without its burst and without its end, when clients stop; None: nothing is left.
+
+    Requests: all but the first and the last of each client. Throughput: sends per second from the
+    first to the last moment at which every client is busy; each send follows an answer.
+    """
+    sent_s, num = outcome.arrival_s, len(outcome.arrival_s)
+    if num <= 2 * clients:
+        return None
+    start_s, end_s = sent_s[clients], sent_s[-1]
+    sends = sum(at_s > start_s for at_s in sent_s)
+    part = slice(clients, num - clients)
+    ttft_s, tpot_s = outcome.ttft_s[part], outcome.tpot_s[part]
+    good = sum(is_good(t, each, slo) for t, each in zip(ttft_s, tpot_s, strict=True))
+    return Steady(
+        ttft_s=percentiles(ttft_s),
+        tpot_s=percentiles(tpot_s),
+        throughput_rps=sends / (end_s - start_s) if end_s > start_s else None,
+        attainment=good / len(ttft_s) if slo.is_given else None,
+    )
+
+
+def _answered(outcome: Outcome) -> int:
+    return sum(time is not None for time in outcome.e2e_s)
+
+
+def estimated_rps(fleet: Fleet, demand: Demand, clients: float) -> float:
+    """The throughput that so many clients reach, estimated in closed form to rank layouts.
+
+    Source: Little's law, by bisection. Ignores: that clients keep step.
+    """
+    low, high = 1e-6, capacity_rps(fleet, demand, Slo())
+    for _ in range(30):
+        middle = (low + high) / 2
+        stay = mean_latency_s(pace_of(fleet, demand, middle), demand)
+        low, high = (middle, high) if middle * stay <= clients else (low, middle)
+    return low
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A choice and how sure it is. evidence: what the simulation alone says."""
+
+    choice: Choice
+    confidence: Confidence
+    evidence: Choice
+
+
+def judge_clients(leaning: Lean, arms: dict[str, Arm], slo: Slo, band: float) -> Ruling:
+    """Which arm serves the clients better: by good requests per second, or without SLOs by all.
+
+    Colocated suffices where it would meet the SLOs with times longer by the band. Where neither
+    meets them the nearer arm is named, with low confidence.
+    """
+    evidence = _evidence(arms["colocated"], arms["pd"], slo, band)
+    if not slo.is_given or any(meets(arm, slo) for arm in arms.values()):
+        confidence = confidence_of(
+            evidence, leaning, band=band, is_anchored=True, rate_rps=None, capacities=None
+        )
+        return Ruling(evidence, confidence, evidence)
+    if evidence != "too_close":
+        return Ruling(evidence, "low", evidence)
+    nearer: Choice = max(("colocated", "pd"), key=lambda name: _nearness(arms[name]))
+    return Ruling(nearer, "low", "too_close")
+
+
+def _evidence(colocated: Arm, pd: Arm, slo: Slo, band: float) -> Choice:
+    if not slo.is_given:
+        return by_latency(_at_throughput(colocated), _at_throughput(pd), band)
+    if _suffices(colocated, slo, band):
+        return "colocated"
+    good = [Known(arm.goodput_rps or 0.0) for arm in (colocated, pd)]
+    return by_capacity(good[0], good[1], None, band)
+
+
+def _at_throughput(arm: Arm) -> Arm:
+    """The arm with its throughput as its capacity, to compare throughputs."""
+    return replace(arm, capacity_rps=arm.throughput_rps)
+
+
+def _nearness(arm: Arm) -> tuple[float, float]:
+    return arm.attainment or 0.0, arm.throughput_rps or 0.0
+
+
+def meets(arm: Arm, slo: Slo) -> bool:
+    """Whether enough of the clients' requests met the SLOs."""
+    return arm.attainment is not None and arm.attainment >= slo.attainment
+
+
+def _suffices(arm: Arm, slo: Slo, band: float) -> bool:
+    limits = ((arm.ttft_s, slo.ttft_s), (arm.tpot_s, slo.tpot_s))
+    return meets(arm, slo) and all(
+        limit is None or (times is not None and times.p90 * (1 + band) <= limit)
+        for times, limit in limits
+    )
+
+
+def nearest(arms: Mapping[str, Arm]) -> str:
+    """The latencies that the arms do reach, where no layout meets the SLOs."""
+    parts = [
+        f"TTFT {format_seconds(a.ttft_s.p90)} with TPOT {format_seconds(a.tpot_s.p90)} ({a.layout})"
+        for a in arms.values()
+        if a.ttft_s is not None and a.tpot_s is not None
+    ]
+    return f"the nearest: {' or '.join(parts)}"
+
+
+def clients_reason(arms: Mapping[str, Arm], question: Question, clients: int) -> str:
+    """One sentence per thing that the arms do differently for these clients."""
+    colocated, pd = arms["colocated"], arms["pd"]
+    with_them = f"With {clients_text(clients)}"
+    rates = (
+        f"colocated answers {format_rate(colocated.throughput_rps)} req/s and "
+        f"split {format_rate(pd.throughput_rps)}"
+    )
+    if question.slo.is_given:
+        return (
+            f"{with_them}, {format_share(colocated.attainment)} of the requests meet your SLOs "
+            f"colocated and {format_share(pd.attainment)} split; {rates}."
+        )
+    if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
+        return f"{with_them}, {rates}."
+    return (
+        f"{with_them}, {rates}; TTFT is {format_seconds(colocated.ttft_s.p90)} colocated and "
+        f"{format_seconds(pd.ttft_s.p90)} split, TPOT {format_seconds(colocated.tpot_s.p90)} and "
+        f"{format_seconds(pd.tpot_s.p90)} (p90)."
+    )
