@@ -27,8 +27,8 @@ import aiohttp
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibration.engine_client import Probed, Together, answers, body_of, hop_s
-from pdctl.measurement.calibration.engines import token_ids
 from pdctl.measurement.calibration.probe_steps import EngineSteps
+from pdctl.measurement.load import token_ids_for
 from pdctl.perf_model.records import Measurement, Parallelism, Role, StepTimes
 from pdctl.perf_model.roofline import step_times
 from tests.gpu.kernels import summary
@@ -145,7 +145,7 @@ class Track:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
         timeout = aiohttp.ClientTimeout(total=300, sock_connect=10)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
-            rng, ids = Random(), token_ids(llm)
+            rng, ids = Random(), token_ids_for(llm.vocab_size)
             engines = [Probed(s.url, ROLES[s.role], http, rng, ids) for s in servers]
             hop = await hop_s(engines[0])
             self.keep(kind, "hop", seconds=hop)
