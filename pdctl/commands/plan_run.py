@@ -9,13 +9,14 @@ from datetime import datetime
 from pathlib import Path
 
 import typer
+from rich.console import RenderableType
 
 from pdctl.commands.deployment_options import FILE
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
-from pdctl.console import ask, err, interactive, out, printable, show
+from pdctl.console import ask, err, interactive, out, print_json, printable, show
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
@@ -33,7 +34,7 @@ from pdctl.tables.models import model_view, models_view
 from pdctl.tables.plan import next_lines, plain, plan_view, workload_line
 from pdctl.tables.report import Made, report_page
 from pdctl.units import parse_duration_s, parse_rate_rps, parse_tokens, positive
-from pdctl.verdict.data import model_data
+from pdctl.verdict.data import model_data, verdict_data
 from pdctl.verdict.records import Question, Speculation, Verdict
 from pdctl.verdict.search import rate_curves
 from pdctl.verdict.sentences import write
@@ -373,7 +374,10 @@ def run_models(*, as_json: bool) -> None:
     """List the models that `plan` knows by name."""
     llms = [read_llm(name) for name in bundled_names()]
     data = {"models": [model_data(llm, None) for llm in llms]}
-    show("plan", data, as_json=as_json, render=lambda: models_view(llms))
+    if as_json:
+        print_json("plan", data)
+    else:
+        _print_unwrapped(models_view(llms))
 
 
 def write_answer(
@@ -399,9 +403,6 @@ def write_answer(
 
 def _show(question: Question, verdict: Verdict, steps: Sequence[str], *, as_json: bool) -> None:
     if as_json:
-        from pdctl.console import print_json
-        from pdctl.verdict.data import verdict_data
-
         told = verdict_data(question, verdict, steps)
         print_json("plan", told, status="ok" if verdict.is_met else "no")
         return
@@ -410,13 +411,18 @@ def _show(question: Question, verdict: Verdict, steps: Sequence[str], *, as_json
 
 def show_plan(question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
     """The screen, and below it the commands to go on with, unwrapped."""
-    console, view = out(), plan_view(question, verdict)
+    _print_unwrapped(plan_view(question, verdict))
+    for line in next_lines(steps):
+        out().print(line, soft_wrap=True)
+
+
+def _print_unwrapped(view: RenderableType) -> None:
+    """Print a view; wider than 80 columns where no terminal says how wide."""
+    console = out()
     if console.is_terminal:
         console.print(view)
     else:
         sys.stdout.write(printable(plain(view, max(console.width, PIPED_WIDTH))))
-    for line in next_lines(steps):
-        console.print(line, soft_wrap=True)
 
 
 def _write_report(path: Path, question: Question, verdict: Verdict, steps: Sequence[str]) -> None:

@@ -35,6 +35,8 @@ def plan_view(question: Question, verdict: Verdict) -> RenderableType:
     if any(arm.attainment is not None or arm.ttft_s for arm in verdict.arms.values()):
         parts += [Text(), _arms(question, verdict)]
     parts += [Text(), _rules(verdict.rules)]
+    if states := sentences.state_sentence(verdict):
+        parts.append(Text(states))
     if flips := list(sentences.flip_sentences(question, verdict.flips)):
         parts += [Text(), Text("Changes the answer (each one asked again)", style="bold")]
         parts += [Text(" · ".join(flips))]

@@ -14,7 +14,7 @@ from pdctl.units import UNKNOWN, format_bytes, format_rate, format_seconds, form
 from pdctl.verdict.closed_loop import clients_of, load_text
 from pdctl.verdict.records import Arm, Question, Verdict
 from pdctl.verdict.search import RatePoint
-from pdctl.verdict.sentences import flip_sentences
+from pdctl.verdict.sentences import flip_sentences, state_sentence
 from pdctl.workload.describe import drawn_line, read_line
 from pdctl.workload.records import Workload
 
@@ -304,6 +304,8 @@ def _arm_rows(question: Question, verdict: Verdict) -> list[Row]:
 def _rule_rows(verdict: Verdict) -> list[Row]:
     rows: list[Row] = [("rule", "value", "points to", "source")]
     rows += [(r.id.replace("_", " "), r.text, r.favours, r.source) for r in verdict.rules]
+    if states := state_sentence(verdict):
+        rows.append(("states", states, "", "SGLang's memory pools"))
     return rows
 
 

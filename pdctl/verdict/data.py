@@ -30,6 +30,7 @@ def verdict_data(
         "starts": [asdict(start) for start in verdict.starts],
         "arms": {name: arm_data(arm, price) for name, arm in verdict.arms.items()},
         "sweep": [arm_data(arm, price) for arm in verdict.sweep],
+        "state_limits": asdict(verdict.state_limits) if verdict.state_limits else None,
         "flips": [{"what": f.what, "from": f.from_, "to": f.to, "at": f.at} for f in verdict.flips],
         "gpus_needed": verdict.gpus_needed,
         "warnings": [*([verdict.unmet] if verdict.unmet else []), *verdict.warnings],

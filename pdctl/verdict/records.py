@@ -162,11 +162,20 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class StateLimits:
+    """How many requests an engine of each kind runs at most, for the memory of their states."""
+
+    decode: int
+    colocated: int
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The answer of `pdctl plan`: facts first, then the sentences that sentences.write makes.
 
     evidence: what the simulation alone says; lean: where the rules point. arms: "colocated" and
-    "pd"; impossible: why an arm cannot be built. is_met: False where the answer is no: no layout
+    "pd"; impossible: why an arm cannot be built. state_limits: where
+    they make the arms' engines differ. is_met: False where the answer is no: no layout
     meets the SLOs at the rate, or keeps up with it, or nothing fits.
     """
 
@@ -188,6 +197,7 @@ class Verdict:
     is_met: bool = True
     is_fewest: bool = False  # chosen because it needs fewer GPUs
     impossible: dict[str, str] = field(default_factory=dict)
+    state_limits: StateLimits | None = None
     fits_on: str = ""  # where nothing fits: GPUs on which it would, as --gpus takes them
     floors: tuple[Floor, ...] = ()  # where the SLOs are below what any layout takes
     headline: str = ""

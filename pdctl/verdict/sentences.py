@@ -339,6 +339,17 @@ def _flip_words(flip: Flip) -> str:
     return f"{flip.at:.0f} engines or {'more' if up else 'fewer'}"
 
 
+def state_sentence(verdict: Verdict) -> str:
+    """How many requests fit in engines of both arms, where their states limit it; "" elsewhere."""
+    limits = verdict.state_limits
+    if limits is None:
+        return ""
+    return (
+        f"A decode engine runs up to {limits.decode:,} requests at once, a colocated one "
+        f"{limits.colocated:,}: each request keeps a state in GPU memory."
+    )
+
+
 def share_too_long(question: Question) -> float:
     """The share of a trace's requests longer than the LLM's context, which engines refuse."""
     requests, context = question.workload.requests, question.llm.max_context

@@ -31,7 +31,7 @@ from pdctl.verdict.judge import (
     settled_choice,
     sure,
 )
-from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget
+from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, state_limits
 from pdctl.verdict.records import (
     Arm,
     Choice,
@@ -326,6 +326,7 @@ def _judged(
         evidence=evidence,
         lean=leaning,
         starts=tuple(_starts(found.fleets["pd"], demand, found.rate_rps)) if is_both else (),
+        state_limits=state_limits(question.llm, found.fleets),
         rate_rps=found.rate_rps,
         is_rate_asked=found.is_asked,
         is_met=is_met,
@@ -359,6 +360,7 @@ def _for_clients(
         evidence=ruling.evidence if ruling else only,
         lean=leaning,
         starts=tuple(_starts(found.fleets["pd"], demand, rate)) if is_both else (),
+        state_limits=state_limits(question.llm, found.fleets),
         clients=clients_of(question),
         is_met=any(arm.meets for arm in arms.values()),
         impossible={} if is_both else why_not_built(question, engines, set(arms)),

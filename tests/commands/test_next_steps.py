@@ -20,6 +20,7 @@ from pdctl.perf_model.records import Parallelism, Role
 from pdctl.verdict.records import Arm, Provenance, Question, Verdict
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
+from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
 from tests.verdict.examples import arm, question
 from tests.verdict.questions import ROWS, asked, name
@@ -170,6 +171,21 @@ def test_a_tie_of_like_engines_is_settled_by_a_measurement() -> None:
     assert [found[key] for key in kept] == [
         "qwen3-32b", 5, 8, 2, 4000, 300, 3, "1s", "30ms", 0.99,
     ]  # fmt: skip
+
+
+def test_a_tie_for_clients_is_measured_with_as_many_clients_and_the_same_spread() -> None:
+    pd = arm("5P3D", parallelism=SHAPES[2][1])
+    colocated = arm("8C", parallelism={"colocated": Parallelism(tp=2)})
+    one = verdict_for(pd)
+    arms = {"colocated": colocated, "pd": pd}
+    tie = replace(one, verdict="too_close", arms=arms, rate_rps=None, clients=64)
+    load = workload_from_lengths(isl=4000, osl=300, concurrency=64, isl_cv=1.5)
+    asked_for = replace(question("qwen3-32b", "8xH200"), workload=load)
+    (measure, *_) = next_steps("qwen3-32b", asked_for, tie)
+    found = parsed(measure)
+    assert found["concurrency"] == 64
+    assert found["isl_cv"] == 1.5
+    assert found["rate"] is None
 
 
 def test_of_a_tie_the_arm_that_meets_the_slos_is_launched() -> None:

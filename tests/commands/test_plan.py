@@ -394,3 +394,35 @@ def test_times_that_are_not_recognised_are_said_to_be_missing(
     assert any("not used: moment" in text for text in told["warnings"])
     told = answer(capsys, *SMALL, "--trace", str(file), "--rate", "2")["data"]
     assert not any("not used: moment" in text for text in told["warnings"])
+
+
+def test_a_model_is_shown_without_gpus_or_a_load(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("qwen3-next-80b-a3b", "--show-model") == 0
+    said = capsys.readouterr().out
+    assert "36 ×     gated delta net" in said
+    assert "transfer" not in said
+    model = answer(capsys, "qwen3-next-80b-a3b", "--show-model", "--isl", "8K")["data"]["model"]
+    assert model["name"] == "qwen3-next-80b-a3b"
+    assert model["kv_transfer_bytes"] > model["state_bytes_per_request"] > 0
+
+
+def test_the_bundled_models_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--models") == 0
+    said = capsys.readouterr().out
+    assert "deepseek-r1" in said
+    assert "…" not in said
+    models = answer(capsys, "--models")["data"]["models"]
+    assert len(models) == len(said.splitlines()) - 1
+    assert all(model["weight_bytes"] > 0 for model in models)
+
+
+def test_json_says_which_clients_a_closed_loop_has(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ("--isl", "1000", "--osl", "100", "--concurrency", "8")
+    told = answer(capsys, "llama-3.1-8b", "--gpus", "2xH200", *lengths)["data"]
+    assert told["load"] == "8 clients, closed loop, starting with a burst of 8"
+    assert (told["clients"], told["rate_rps"]) == (8, None)
+    assert told["workload"]["concurrency"] == 8
+    for arm in told["arms"].values():
+        assert arm["throughput_rps"] > 0
+        assert arm["steady"]["throughput_rps"] > 0
+        assert arm["capacity_rps"] is None

@@ -14,7 +14,7 @@ from pdctl.tables.plan import (
     plan_view,
     usd_per_million,
 )
-from pdctl.verdict.records import Flip, OneDown, Provenance, Rule, Sizing, Verdict
+from pdctl.verdict.records import Flip, OneDown, Provenance, Rule, Sizing, StateLimits, Verdict
 from pdctl.verdict.sentences import flip_sentences
 from pdctl.workload.records import Slo
 from tests.verdict.examples import arm, question
@@ -224,3 +224,10 @@ def test_a_closed_loop_says_how_it_starts_and_the_share_that_meets_the_slos() ->
     assert row.split()[3:] == ["84", "%", "✗", "97", "%", "90", "%"]
     assert not any(line.strip().startswith("carries up to") for line in told.splitlines())
     assert "throughput" in screen(verdict(arms=arms, clients=64, rate_rps=None), slo=Slo())
+
+
+def test_the_requests_that_states_leave_room_for_stand_under_why() -> None:
+    told = screen(verdict(state_limits=StateLimits(723, 144)), width=120)
+    assert "runs up to 723 requests at once, a colocated one 144" in told
+    assert told.index("Why") < told.index("723 requests") < told.index("Changes the answer")
+    assert "requests at once" not in screen(verdict())
