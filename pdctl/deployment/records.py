@@ -12,6 +12,15 @@ ProcessRole = Literal["colocated", "prefill", "decode", "router"]
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Engine counts that a command or an advice asks for. None: not given."""
+
+    prefill: int | None = None
+    decode: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True)
 class RolePlan:
     """The engines of one role. args: SGLang flags as a user types them, beyond what pdctl sets."""
 

@@ -210,6 +210,7 @@ def _sum(ranks: Sequence[Mapping[str, Any]], *path: str) -> int | None:
 def _sample(ranks: Sequence[Mapping[str, Any]], role: Role, at_s: float) -> EngineSample:
     prefill, decode = role == "prefill", role == "decode"
     speeds = [speed for speed in _disagg_values(ranks, "kv_transfer_speed_gb_s") if speed > 0]
+    latencies = [found for found in _disagg_values(ranks, "kv_transfer_latency_ms") if found > 0]
     running = None if prefill else _sum(ranks, "num_running_reqs")
     return EngineSample(
         at_s=at_s,
@@ -224,6 +225,7 @@ def _sample(ranks: Sequence[Mapping[str, Any]], role: Role, at_s: float) -> Engi
         kv_usage=_kv_usage(ranks),
         tokens_per_s=None if prefill else live_speed(_total(ranks, "gen_throughput"), running),
         transfer_gb_per_s=sum(speeds) / len(speeds) if speeds and prefill else None,
+        transfer_latency_s=max(latencies) / 1e3 if latencies and prefill else None,
     )
 
 

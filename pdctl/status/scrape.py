@@ -10,6 +10,7 @@ from pdctl.engines.clients.api_key import VARIABLE
 from pdctl.engines.clients.http import Connection, GetFailed
 from pdctl.perf_model.records import Role
 from pdctl.status.pages import (
+    LOADS_PATH,
     parse_engine_metrics,
     parse_get_load,
     parse_loads,
@@ -17,19 +18,9 @@ from pdctl.status.pages import (
 )
 from pdctl.status.records import CounterSample, EngineSample, RouterScrape, Scrape, Target
 
-LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
 TIMEOUT_S = 1.0
 METRICS_EVERY_S = 5.0  # the histograms; they are hundreds of lines a page, the queues are not
 _DEFAULT_ROUTER_METRICS_PORT = 29000
-
-
-def scrape_engine(target: Target, timeout_s: float = TIMEOUT_S) -> Scrape:
-    """What one engine says now, metrics included."""
-    scraper = EngineScraper(target)
-    try:
-        return scraper.scrape(timeout_s)
-    finally:
-        scraper.close()
 
 
 class EngineScraper:

@@ -8,6 +8,7 @@ from pdctl.status.records import (
     Advice,
     DeploymentStatus,
     EngineHealth,
+    EngineMoment,
     EngineSample,
     EngineStatus,
     Moment,
@@ -80,8 +81,23 @@ def moment_of(
         itl_s=_mean(speaking, "itl_p50_s"),
         ttft_s=_mean(speaking, "ttft_p50_s"),
         busy_share=_mean(prefill, "busy_share"),
+        transfer_latency_s=_mean(prefill, "transfer_latency_s"),
         requests=requests if requests is not None else _sum(speaking, "requests_total"),
         restarted=restarted,
+        engines=tuple(map(_engine_moment, engines)),
+    )
+
+
+def _engine_moment(one: EngineStatus) -> EngineMoment:
+    sample = one.sample if one.health == "up" else None
+    return EngineMoment(
+        name=one.target.name,
+        role=one.target.role,
+        health=one.health,
+        queued=queue_length(sample),
+        running=None if sample is None else sample.running,
+        itl_s=None if sample is None else sample.itl_p50_s,
+        prefill_s_per_token=None if sample is None else sample.prefill_s_per_token,
     )
 
 
@@ -128,6 +144,7 @@ def fleet_status(
         verdict_text=text,
         engines=tuple(engines),
         advice=advice,
+        is_ours=watched.phase is not None,
         ttft_slo_s=watched.ttft_slo_s,
         tpot_slo_s=watched.tpot_slo_s,
     )
