@@ -139,6 +139,7 @@ def _watch(
     import time
 
     from pdctl.engines.clients.api_key import use_key_of
+    from pdctl.engines.supervision.recorder import recorded
     from pdctl.status.targets import source_of_router, source_of_state
     from pdctl.status.watch import REMEMBERED_S, Watch, read_evidence
 
@@ -150,8 +151,10 @@ def _watch(
     name = name or _meant()
     use_key_of(name)
     source = source_of_state(name)
-    past = read_evidence(name, time.time() - REMEMBERED_S)
-    return name, Watch(source, past, expect)
+    since_s = time.time() - REMEMBERED_S
+    found = Watch(source, read_evidence(name, since_s), expect)
+    found.replay(recorded(name, since_s))
+    return name, found
 
 
 def _meant() -> str:
@@ -243,4 +246,8 @@ def _in_place(one: "Watch", sample: "DeploymentStatus", interval_s: float) -> No
 def _data(sample: "DeploymentStatus") -> object:
     import dataclasses
 
-    return dataclasses.asdict(sample)
+    from pdctl.tables.advice_command import advice_command
+
+    data = dataclasses.asdict(sample)
+    data["advice"]["command"] = advice_command(sample)
+    return data

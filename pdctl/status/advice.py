@@ -29,11 +29,10 @@ LEAST_ARRIVALS = 10
 _DEEP_PER_ENGINE = 8.0  # a queue that never falls below this length is a backlog
 _LEAST_RISE_PER_ENGINE = 2.0
 _ITL_CREEP = 1.25  # over the lowest interval; used without an SLO
-_KV_FULL = 0.9
 _KV_WITH_ROOM = 0.5
 _HEADROOM = 0.8  # busy share, or KV use, that the remaining engines of a role may reach
 _SICK = 1.5  # times slower than the other engines of its role
-_SICK_BY_LOAD = 0.85  # a slow engine is slower by as much as its batch is larger, a busy one by less
+_SICK_BY_LOAD = 0.75  # times the ratio of batches: more load alone slows an engine less
 _EXPLAINED = 0.25  # share of the requests in flight that finished transfers must account for
 _DOWN_S = 10.0
 
@@ -235,9 +234,11 @@ def _sick_decode(window: Sequence[Moment], name: str, others: Sequence[str]) -> 
     batches = _usual([_of_engine(window, other, "running") for other in others])
     if gap is None or batch is None or gaps is None or batches is None:
         return ""
-    slower = list(map(_ratio, gap.means[1:], gaps[1:]))
-    larger = list(map(_ratio, batch.means[1:], batches[1:]))
-    if min(slower) < _SICK or fmean(slower) < _SICK_BY_LOAD * fmean(larger):
+    larger = _ratio(fmean(batch.means), fmean(batches))
+    least = max(_SICK, _SICK_BY_LOAD * larger)
+    if min(map(_ratio, gap.means[1:], gaps[1:])) < _SICK:
+        return ""
+    if _ratio(fmean(gap.means), fmean(gaps)) < least:
         return ""
     return f"ITL {format_seconds(gap.last)} there, {format_seconds(gaps[-1])} elsewhere"
 
@@ -342,9 +343,10 @@ def _receivers_stuck(window: Sequence[Moment]) -> str:
         return m.transfer - m.waiting - m.inflight
 
     now, left = window[-1], trend(window, unaccounted)
-    if left is None or left.last < _DEEP_PER_ENGINE * now.num_decode:
+    # a batch in its forward pass is in no queue of prefill
+    if left is None or left.last < _DEEP_PER_ENGINE * now.num_prefill:
         return ""
-    least = max(_LEAST_RISE_PER_ENGINE * now.num_decode, 0.1 * (now.transfer or 0))
+    least = max(_LEAST_RISE_PER_ENGINE * now.num_prefill, 0.1 * (now.transfer or 0))
     if not left.rises(least):
         return ""
     return f"decode waits for {left.now:.0f} transfers that prefill no longer holds"
@@ -393,7 +395,8 @@ def _misconfigured(window: Sequence[Moment], evidence: Evidence) -> Advice | Non
         return None
     what = (
         "Decode holds requests back though it has KV room: it cannot reach prefill's bootstrap "
-        "port, or it reserves too many tokens (--num-reserved-decode-tokens)."
+        "port, reserves too many tokens (--num-reserved-decode-tokens), or runs too few requests "
+        "(--max-running-requests)."
     )
     why = f"prealloc {held}; decode KV at {format_share(now.kv_usage)}"
     return Advice("misconfigured", what, why, evidence)
@@ -407,12 +410,10 @@ def _decode_pressure(
     if latency:
         return latency
     held = _backlog(trend(window, lambda m: _plus(m.prealloc, m.decode_waiting)), now.num_decode)
+    if not held or (prefill_is_behind and (now.running or 0) < (now.transfer or 0)):
+        return ""  # prompts that wait for prefill hold the KV room
     kv = trend(window, lambda m: m.kv_usage)
-    if not held or kv is None or not kv.stays_above(_KV_FULL):
-        return ""
-    if prefill_is_behind and (now.running or 0) < (now.transfer or 0):
-        return ""  # the KV room is held for prompts that wait for prefill
-    return f"{held}, KV at {format_share(kv.last)}"
+    return held + ("" if kv is None else f", KV at {format_share(kv.last)}")
 
 
 def _plus(first: float | None, second: float | None) -> float | None:

@@ -40,10 +40,6 @@ class Drift:
     prefill: float | None
     decode: float | None
 
-    @property
-    def is_any(self) -> bool:
-        return self.prefill is not None or self.decode is not None
-
 
 def drift(live: LiveSteps, times: StepTimes, chunk: int, *, band: float) -> Drift:
     """By how much are live steps outside of what `times` allows, beyond twice its band?

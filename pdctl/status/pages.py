@@ -11,8 +11,6 @@ from typing import Any
 from pdctl.perf_model.records import Role
 from pdctl.status.records import CounterSample, EngineSample, Histogram
 
-LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
-
 
 @dataclass(frozen=True)
 class EngineCounters:

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from pdctl.engines.clients.api_key import VARIABLE
 from pdctl.engines.clients.http import Connection, GetFailed
+from pdctl.engines.clients.sglang import LOADS_PATH
 from pdctl.perf_model.records import Role
 from pdctl.status.pages import (
-    LOADS_PATH,
     parse_engine_metrics,
     parse_get_load,
     parse_loads,

@@ -26,7 +26,7 @@ from tests.status.fleets import BUSY, DECODE, PREFILL
 ROUTER = RouterScrape(at_s=0.0, alive=True, ready=True)
 WATCHED = Watched("chat", "m", "http://r", (), "http://r:30000", phase="serving")
 TARGET = Target("decode-0", "decode", "http://127.0.0.1:1")
-NO_ADVICE = Advice("steady", "")
+NO_ADVICE = Advice("healthy", "")
 
 
 def judged(
@@ -96,7 +96,7 @@ def test_a_deployment_that_ended_is_down_whoever_still_answers(phase: str, words
     status = judged(watched=replace(WATCHED, phase=phase, detail="boom"))
     assert status.verdict == "down"
     assert words in status.verdict_text
-    assert status.advice.text == "No advice while it is down."
+    assert status.advice.what == "No advice while it is down."
 
 
 def test_what_is_wrong_with_the_watch_is_said_when_all_else_is_well() -> None:

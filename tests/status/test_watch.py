@@ -10,7 +10,7 @@ import pytest
 from pdctl.errors import EngineFailed, InvalidInput
 from pdctl.status.drift import Expected
 from pdctl.status.records import CounterSample, Moment, Target, Watched
-from pdctl.status.scrape import scrape_engine
+from pdctl.status.scrape import EngineScraper
 from pdctl.status.targets import source_of_router, targets_of_router
 from pdctl.status.watch import Watch, keep_evidence, read_evidence
 from tests.status.servers import Pages, pages_server
@@ -189,7 +189,7 @@ def test_requests_of_another_router_on_that_port_do_not_count(fleet: Fleet, watc
 def test_an_sglang_without_loads_is_read_by_its_metrics(fleet: Fleet) -> None:
     del fleet.pages["decode"]["/v1/loads"]
     fleet.pages["decode"]["/metrics"] = page("metrics_decode_0.5.15.txt")
-    scrape = scrape_engine(fleet.watched().targets[1])
+    scrape = EngineScraper(fleet.watched().targets[1]).scrape()
     assert scrape.sample is not None
     assert scrape.sample.running == 1
 
@@ -197,7 +197,7 @@ def test_an_sglang_without_loads_is_read_by_its_metrics(fleet: Fleet) -> None:
 def test_an_sglang_without_loads_and_metrics_is_read_by_get_load(fleet: Fleet) -> None:
     del fleet.pages["decode"]["/v1/loads"], fleet.pages["decode"]["/metrics"]
     fleet.pages["decode"]["/get_load"] = page("get_load_prefill_0.5.15.json")
-    scrape = scrape_engine(fleet.watched().targets[1])
+    scrape = EngineScraper(fleet.watched().targets[1]).scrape()
     assert scrape.sample is not None
     assert scrape.sample.waiting == 0
 

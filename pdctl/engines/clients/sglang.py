@@ -140,7 +140,7 @@ def _is_error(event: str) -> bool:
     return not isinstance(document, dict) or "error" in document
 
 
-_LOADS = "/v1/loads?include=core,disagg,queues"
+LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
 _QUEUES = (
     "prefill_bootstrap_queue_reqs",
     "prefill_inflight_queue_reqs",
@@ -155,7 +155,7 @@ def num_requests(spec: ProcessSpec) -> int | None:
 
     A prefill engine whose KV is still being pulled counts that request as inflight.
     """
-    found = http.get_object(spec.url + _LOADS, timeout_s=_QUICK_S)
+    found = http.get_object(spec.url + LOADS_PATH, timeout_s=_QUICK_S)
     ranks = found.get("loads") if found else None
     if not isinstance(ranks, list) or not ranks:
         return None

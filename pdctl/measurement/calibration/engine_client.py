@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from pdctl.engines.clients.sglang import LOADS_PATH
 from pdctl.errors import EngineFailed, InvalidInput
 from pdctl.perf_model.fitting.design import EngineLimits
 from pdctl.perf_model.records import Parallelism, Role
-from pdctl.status.pages import LOADS_PATH, EngineLoad, parse_load
+from pdctl.status.pages import EngineLoad, parse_load
 
 _FIRST_TOKEN_ID, _LAST_TOKEN_ID = 1000, 31000
 
