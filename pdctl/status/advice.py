@@ -456,7 +456,7 @@ def _more_decode(window: Sequence[Moment], why: str, evidence: Evidence) -> Advi
     busy = trend(window, lambda m: m.busy_share)
     if busy is not None:
         why += f"; prefill busy {format_share(busy.last)}"
-    if left and busy is not None and busy.last * now.num_prefill / left < _HEADROOM:
+    if left and busy is not None and max(busy.means) * now.num_prefill / left < _HEADROOM:
         more, what = Counts(prefill=left), "Decode is the bottleneck."
     else:
         more = Counts(prefill=now.num_prefill, decode=now.num_decode + 1)

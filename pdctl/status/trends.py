@@ -20,9 +20,10 @@ Value = Callable[[Moment], float | None]
 
 @dataclass(frozen=True)
 class Trend:
-    """A quantity over the window, as the means of its intervals. now: its latest value."""
+    """A quantity over the window: mean and lowest value of each interval. now: the latest value."""
 
     means: tuple[float, ...]
+    lows: tuple[float, ...]
     now: float
 
     @property
@@ -30,15 +31,21 @@ class Trend:
         return self.means[-1]
 
     def rises(self, least: float) -> bool:
-        """True for three rises in a row, by `least` and a quarter overall, that still hold."""
+        """True for three rises in a row, by `least` and a quarter overall, that still hold.
+
+        A quantity that fell back to where it began in the last interval comes and goes.
+        """
         steps = zip(self.means, self.means[1:], strict=False)
         rise = self.means[-1] - self.means[0]
         least = max(least, 0.25 * self.means[0])
-        return all(b > a for a, b in steps) and rise >= least and self.now > self.means[0]
+        return all(b > a for a, b in steps) and rise >= least and self.lows[-1] > self.means[0]
 
     def stays_above(self, level: float) -> bool:
-        """True at or above `level` in each of the last three intervals, and now."""
-        return min(*self.means[1:], self.now) >= level
+        """True at or above `level` in each of the last three intervals, and now.
+
+        A quantity that fell below half the level in one of them comes and goes.
+        """
+        return min(*self.means[1:], self.now) >= level and min(self.lows[1:]) >= level / 2
 
 
 def last_minute(history: Sequence[Moment]) -> Sequence[Moment]:
@@ -72,7 +79,9 @@ def trend(window: Sequence[Moment], value: Value) -> Trend | None:
         found = value(moment)
         if found is not None:
             bins[min(INTERVALS - 1, int((moment.at_s - start) / width))].append(found)
-    return Trend(tuple(fmean(one) for one in bins), bins[-1][-1]) if all(bins) else None
+    if not all(bins):
+        return None
+    return Trend(tuple(map(fmean, bins)), tuple(map(min, bins)), bins[-1][-1])
 
 
 def arrivals(window: Sequence[Moment]) -> float | None:

@@ -21,11 +21,11 @@ class Known:
     ttft_s: float = 5.0
 
 
-def known_causes(num_each: int) -> Iterator[Known]:
-    """`num_each` histories of every kind, each from its own seed."""
+def known_causes(num_each: int, first: int = 0) -> Iterator[Known]:
+    """`num_each` setups of every kind, each from its own seed, beginning with seed `first`."""
     for number, make in enumerate(_KINDS):
-        for index in range(num_each):
-            yield make(random.Random(1_000 * number + index))
+        for index in range(first, first + num_each):
+            yield make(random.Random(100_000 * number + index))
 
 
 def changed(setup: Setup, change: Counts) -> Setup:
@@ -96,6 +96,11 @@ def _healthy_ramp(rnd: random.Random) -> Known:
 def _healthy_hot(rnd: random.Random) -> Known:
     setup = replace(_base(rnd, rnd.uniform(0.15, 0.6), least=2), hot=rnd.uniform(1.5, 3.0))
     return _known("healthy, one decode engine busier", "healthy", replace(setup, slots=500))
+
+
+def _healthy_bursts(rnd: random.Random) -> Known:
+    setup = replace(_base(rnd, rnd.uniform(0.15, 0.55)), burst_s=rnd.uniform(3, 12))
+    return _known("healthy, bursts", "healthy", replace(setup, slots=2 * setup.slots))
 
 
 def _prefill_bound(rnd: random.Random) -> Known:
@@ -214,6 +219,7 @@ _KINDS: tuple[Callable[[random.Random], Known], ...] = (
     _healthy,
     _healthy_ramp,
     _healthy_hot,
+    _healthy_bursts,
     _prefill_bound,
     _prefill_bound_kv_full,
     _decode_kv,

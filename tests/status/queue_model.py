@@ -25,7 +25,8 @@ class Setup:
     slots: requests whose KV fits one decode engine. leak: share of transfers that never end.
     slow: engine name -> factor on its times. held: share of KV that decode refuses to hand out.
     dead: engine that stops answering. frozen: no transfer ends any more. hot: how many times as
-    many requests the first decode engine gets as each other one.
+    many requests the first decode engine gets as each other one. burst_s: half a period of bursts,
+    between 1.7 and 0.3 times the rate; 0: none.
     """
 
     seed: int
@@ -46,6 +47,7 @@ class Setup:
     dead: str = ""
     frozen: bool = False
     hot: float = 1.0
+    burst_s: float = 0.0
     sample_s: float = 1.0
     watched_s: float = 66.0
 
@@ -120,6 +122,8 @@ class Model:
         s = self.setup
         share = min(1.0, max(0.0, (self.now_s - WARM_UP_S) / s.watched_s))
         mean = s.rate_rps * (1 + (s.ramp - 1) * share) * STEP_S
+        if s.burst_s:
+            mean *= 1.7 if self.now_s // s.burst_s % 2 else 0.3
         for _ in range(self._poisson(mean)):
             request = Request(
                 self.now_s,
@@ -233,9 +237,7 @@ class Model:
         is_dead = name == self.setup.dead and self.now_s >= WARM_UP_S
         return "unreachable" if is_dead else "up"
 
-    def _prefill_moment(
-        self, one: Prefill, before: dict[str, tuple[float, float]]
-    ) -> EngineMoment:
+    def _prefill_moment(self, one: Prefill, before: dict[str, tuple[float, float]]) -> EngineMoment:
         busy_s, work_s = one.busy_s - before[one.name][0], one.work_s - before[one.name][1]
         pace = busy_s / work_s * 1e-4 if work_s > 0 else None
         return EngineMoment(

@@ -7,7 +7,6 @@ from pdctl.perf_model.records import Role
 from pdctl.perf_model.steps import decode_step_s, pairs, prefill_s
 from pdctl.status.drift import (
     Drift,
-    Drift,
     DriftSample,
     Expected,
     LiveSteps,

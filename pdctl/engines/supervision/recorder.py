@@ -36,7 +36,7 @@ class Recorder:
     def __init__(self, name: str) -> None:
         self._name = name
         self._connections: dict[str, Connection] = {}
-        self._silent_until: dict[str, float] = {}
+        self.silent: dict[str, float] = {}  # URL -> when to ask again (monotonic)
         self._began_s = 0.0
 
     def run(self) -> None:
@@ -60,12 +60,17 @@ class Recorder:
             self._append(state.state_dir(self._name), sample)
         return len(sample["engines"])
 
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in self._connections.values():
+            connection.close()
+
     def _sample(self, found: DeploymentState) -> dict[str, Any]:
         engines = [one for one in found.processes if one.role != "router"]
         router = next((one for one in found.processes if one.role == "router"), None)
         urls = {one.url for one in found.processes}
-        for gone in [url for url in self._silent_until if url not in urls]:
-            del self._silent_until[gone]
+        for gone in [url for url in self.silent if url not in urls]:
+            del self.silent[gone]
         return {
             "at": time.time(),
             "engines": [
@@ -94,14 +99,14 @@ class Recorder:
 
     def _get(self, url: str, path: str) -> bytes | None:
         now = time.monotonic()
-        if now < self._silent_until.get(url, 0.0):
+        if now < self.silent.get(url, 0.0):
             return None
         connection = self._connections.setdefault(url, Connection(url))
         try:
             status, body = connection.get(path, TIMEOUT_S)
         except GetFailed:
             connection.close()
-            self._silent_until[url] = now + ASK_AGAIN_S
+            self.silent[url] = now + ASK_AGAIN_S
             return None
         return body if status == 200 else None
 

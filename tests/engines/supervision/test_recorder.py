@@ -1,0 +1,92 @@
+"""The recorder on fake engines: what it keeps, and what must not stop it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdctl.engines import state
+from pdctl.engines.supervision import recorder
+from pdctl.engines.supervision.recorder import Recorder, recorded
+from tests.commands.test_status_verb import fleet_state
+from tests.status.servers import Pages, pages_server
+
+
+@pytest.fixture
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Pages]]:
+    """Pages of one prefill engine, one decode engine and a router of a deployment "chat"."""
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
+    found: dict[str, Pages] = {
+        "prefill": {"/v1/loads": (200, b"loads of prefill")},
+        "decode": {"/v1/loads": (200, b"loads of decode")},
+        "router": {"/metrics": (200, b"other 1\nsmg_router_requests_total 48\n")},
+    }
+    with (
+        pages_server(found["prefill"]) as prefill,
+        pages_server(found["decode"]) as decode,
+        pages_server(found["router"]) as router,
+    ):
+        state.make_state_dir("chat")
+        state.write_state(fleet_state(router, prefill, decode))
+        yield found
+
+
+@pytest.fixture
+def one(pages: dict[str, Pages]) -> Iterator[Recorder]:
+    found = Recorder("chat")
+    yield found
+    found.close()
+
+
+def test_a_sample_holds_every_engine_s_page_and_the_router_s_counters(one: Recorder) -> None:
+    assert one.record() == 2
+    (sample,) = recorded("chat", since_s=0.0)
+    assert {(e[0], e[1], e[3], e[4]) for e in sample["engines"]} == {
+        ("prefill-0", "prefill", "serving", "loads of prefill"),
+        ("decode-0", "decode", "serving", "loads of decode"),
+    }
+    assert sample["router"] == "smg_router_requests_total 48"
+
+
+def test_an_engine_that_fails_leaves_no_page(pages: dict[str, Pages], one: Recorder) -> None:
+    pages["decode"]["/v1/loads"] = (500, b"")
+    one.record()
+    (sample,) = recorded("chat", since_s=0.0)
+    assert {e[0]: e[4] for e in sample["engines"]} == {
+        "prefill-0": "loads of prefill",
+        "decode-0": None,
+    }
+
+
+def test_an_engine_that_does_not_answer_is_left_alone_for_a_while(one: Recorder) -> None:
+    found = state.read_state("chat")
+    assert found is not None
+    gone = replace(found.processes[1], url="http://127.0.0.1:1")
+    state.write_state(replace(found, processes=(*found.processes[:1], gone, *found.processes[2:])))
+    one.record()
+    assert "http://127.0.0.1:1" in one.silent
+
+
+def test_nothing_is_recorded_of_a_deployment_that_is_over(one: Recorder) -> None:
+    found = state.read_state("chat")
+    assert found is not None
+    state.write_state(replace(found, phase="stopped"))
+    assert one.record() == 0
+    assert recorded("chat", since_s=0.0) == []
+
+
+def test_old_samples_are_set_aside_and_then_dropped(
+    one: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "KEPT_S", -1.0)
+    for _ in range(4):
+        one.record()
+    assert len(recorded("chat", since_s=0.0)) == 2
+
+
+def test_a_line_that_was_cut_off_is_skipped(one: Recorder) -> None:
+    one.record()
+    path = state.state_dir("chat") / recorder.CURRENT
+    path.write_text(path.read_text() + '{"at": 3, "engi\n{"at": "x"}\n3\n[]\n')
+    assert len(recorded("chat", since_s=0.0)) == 1
