@@ -5,13 +5,15 @@
 
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
+from statistics import fmean
 
 import pytest
 
 from pdctl.status.advice import advise
 from pdctl.status.records import Advice, Cause
 from tests.status.known_causes import Known, changed, known_causes
-from tests.status.queue_model import history, share_served
+from tests.status.queue_model import Setup, history, share_served
 
 NUM_EACH = 18
 LEAST_RIGHT = 0.95
@@ -23,13 +25,20 @@ def advised(known: Known) -> Advice:
 
 
 def gain(known: Known, advice: Advice) -> float:
-    """By how much the advised change raises the share of requests that meet their limits."""
+    """By how much the advised change raises the share of requests that meet their limits.
+
+    The mean of three runs with other arrivals: which engine gets which request is chance.
+    """
     assert advice.change is not None
-    before, after = (
-        share_served(one, ttft_s=known.ttft_s, tpot_s=known.tpot_s)
-        for one in (known.setup, changed(known.setup, advice.change))
+    return fmean(
+        served(changed(setup, advice.change), known) - served(setup, known)
+        for seed in range(3)
+        for setup in [replace(known.setup, seed=known.setup.seed + seed)]
     )
-    return after - before
+
+
+def served(setup: Setup, known: Known) -> float:
+    return share_served(setup, ttft_s=known.ttft_s, tpot_s=known.tpot_s)
 
 
 def table(num_each: int, first: int = 0) -> dict[tuple[str, Cause], Counter[Cause]]:
@@ -57,14 +66,14 @@ def test_every_kind_of_history_is_recognised() -> None:
 def test_no_advised_change_makes_it_worse() -> None:
     harmful = []
     num = 0
-    for known in known_causes(5):
+    for known in known_causes(3):
         advice = advised(known)
         if advice.change is None:
             continue
         num += 1
         if gain(known, advice) < -LARGEST_LOSS:
             harmful.append((known, advice))
-    assert num >= 20
+    assert num >= 12
     assert not harmful
 
 
