@@ -141,7 +141,7 @@ def _watch(
     from pdctl.engines.clients.api_key import use_key_of
     from pdctl.engines.supervision.recorder import recorded
     from pdctl.status.targets import source_of_router, source_of_state
-    from pdctl.status.watch import REMEMBERED_S, Watch, read_evidence
+    from pdctl.status.watch import REMEMBERED_S, REPLAYED_S, Watch, read_evidence
 
     expect = None
     if is_live:  # one sample sees no minute of steps
@@ -151,9 +151,9 @@ def _watch(
     name = name or _meant()
     use_key_of(name)
     source = source_of_state(name)
-    since_s = time.time() - REMEMBERED_S
-    found = Watch(source, read_evidence(name, since_s), expect)
-    found.replay(recorded(name, since_s))
+    now_s = time.time()
+    found = Watch(source, read_evidence(name, now_s - REMEMBERED_S), expect)
+    found.replay(recorded(name, now_s - REPLAYED_S))
     return name, found
 
 

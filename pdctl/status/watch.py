@@ -115,6 +115,7 @@ def _counter(row: dict[str, Any]) -> CounterSample:
 RATE_WINDOW_S = 5.0  # tokens per second, ITL from decode steps
 LATENCY_WINDOW_S = 60.0  # TTFT and ITL percentiles
 REMEMBERED_S = 180.0
+REPLAYED_S = 90.0  # a minute to judge, and the settling time before it
 HISTORY_POINTS = 60
 _FRESH_S = 3 * METRICS_EVERY_S  # an older page of metrics describes another time
 

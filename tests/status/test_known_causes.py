@@ -87,8 +87,8 @@ def test_a_fault_that_more_engines_do_not_mend_gets_no_change(cause: Cause) -> N
 def main() -> None:
     """Print the table for 60 histories a kind, and the gains of every advised change."""
     gains = defaultdict(list)
-    found = table(60, first=1_000)
-    for known in known_causes(60, first=1_000):
+    found = table(60, first=2_000)
+    for known in known_causes(60, first=2_000):
         advice = advised(known)
         if advice.change is not None:
             gains[known.kind].append(gain(known, advice))
