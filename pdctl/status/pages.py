@@ -1,4 +1,7 @@
-"""Read /v1/loads of SGLang 0.5.15 to 0.5.23, and /get_load of older ones. Pure."""
+"""Parse the load and metrics pages of SGLang and its router. Pure.
+
+Source: /v1/loads of SGLang 0.5.15 to 0.5.23, /get_load of older versions.
+"""
 
 import json
 import math
@@ -29,7 +32,7 @@ class EngineCounters:
     g: float = 0.0
 
     def since(self, earlier: "EngineCounters") -> "EngineCounters":
-        """What was counted in between; negative after a restart."""
+        """The difference to an earlier sample; negative after a restart."""
         names = [f.name for f in fields(EngineCounters)]
         return EngineCounters(**{n: getattr(self, n) - getattr(earlier, n) for n in names})
 
@@ -46,7 +49,7 @@ class EngineCounters:
 
 @dataclass(frozen=True)
 class EngineLoad:
-    """One answer of /v1/loads. counted: None where this version of SGLang does not count."""
+    """One answer of /v1/loads. counted: None if this version of SGLang has no counters."""
 
     counted: EngineCounters | None
     running: int
@@ -56,7 +59,7 @@ class EngineLoad:
 
 
 def parse_load(body: bytes) -> EngineLoad | None:
-    """The load on a page of /v1/loads; None if it is not such a page."""
+    """The load in a page of /v1/loads; None if the page is something else."""
     try:
         page = json.loads(body)
     except (ValueError, RecursionError):
@@ -119,10 +122,10 @@ Loads = tuple[EngineSample, CounterSample, float]  # sample, counters, age of th
 
 
 def parse_loads(body: bytes, role: Role, at_s: float) -> Loads | None:
-    """What GET /v1/loads says, summed over data-parallel ranks; None if it is not such a page.
+    """Parse GET /v1/loads, summed over data-parallel ranks; None if the page is something else.
 
-    The role the engine states wins over `role` (it may have been switched). Its age is measured
-    on its own clock; without a timestamp of its own (0.5.15) it is taken as fresh.
+    The role in the page overrides `role`, because an engine can switch. The engine's own clock
+    gives the age; a page without a timestamp (0.5.15) counts as fresh.
     """
     page = _json(body)
     ranks = page.get("loads") if isinstance(page, dict) else None
@@ -135,7 +138,7 @@ def parse_loads(body: bytes, role: Role, at_s: float) -> Loads | None:
 
 
 def parse_get_load(body: bytes, role: Role, at_s: float) -> EngineSample | None:
-    """What GET /get_load says (SGLang before 0.5.15); None if it is not such a page."""
+    """Parse GET /get_load (SGLang before 0.5.15); None if the page is something else."""
     ranks = _json(body)
     if (
         not isinstance(ranks, list)
@@ -228,7 +231,7 @@ def _sample(ranks: Sequence[Mapping[str, Any]], role: Role, at_s: float) -> Engi
 
 
 def live_speed(tokens_per_s: float | None, running: int | None) -> float | None:
-    """What gen_throughput tells of now: SGLang leaves its last value standing once idle."""
+    """Current gen_throughput. SGLang keeps the last value when it becomes idle."""
     return 0.0 if tokens_per_s is not None and running == 0 else tokens_per_s
 
 
@@ -315,10 +318,10 @@ def _series(pattern: "re.Pattern[str]", page: str) -> Iterator[Series]:
 
 
 def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSample, CounterSample]:
-    """What an engine's /metrics says; None for whatever is not there.
+    """Parse an engine's /metrics; None for every number that is missing.
 
-    Ranks of tensor parallelism repeat the same numbers and are counted once; ranks of data
-    parallelism are added up.
+    Tensor-parallel ranks repeat the same numbers, so one of them counts; data-parallel ranks are
+    added up.
     """
     sums: dict[str, float] = {}
     buckets: dict[str, dict[float, float]] = {}
@@ -388,7 +391,7 @@ def _histogram(buckets: Mapping[float, float] | None) -> Histogram | None:
 
 
 def parse_router_metrics(page: str) -> tuple[float | None, dict[str, str]]:
-    """Requests the router has taken, and the circuit breaker of each engine by its URL."""
+    """Requests that the router has accepted, and each engine's circuit breaker by URL."""
     requests: float | None = None
     breakers: dict[str, str] = {}
     for name, labels, value in _series(_ROUTER_LINE, page):

@@ -1,4 +1,4 @@
-"""From samples of engines and router to one status with one verdict. Pure."""
+"""Combine samples of engines and router into one status with a verdict. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,11 +18,19 @@ from pdctl.status.records import (
     Watched,
 )
 
-STALE_S = 5.0  # SGLang publishes its load at least every 15 decode steps; older than this it hangs
+STALE_S = 5.0  # SGLang publishes its load at least every 15 decode steps; past this, it hangs
 _NOT_YET = {"starting", "loading", "registering"}
 _OVER = {"failed", "backoff", "stopped"}
 
 _ENDED = {"stopping": "it is being stopped", "stopped": "it has stopped", "failed": "it has failed"}
+
+_STATES: dict[EngineHealth, str] = {
+    "starting": "is starting",
+    "unreachable": "does not answer",
+    "failed": "has failed",
+    "stale": "hangs",
+    "up": "is up",
+}
 
 Verdict = tuple[str, str]
 
@@ -30,9 +38,9 @@ Verdict = tuple[str, str]
 def engine_status(
     target: Target, scrape: Scrape | None, last: Scrape | None, now_s: float, breaker: str | None
 ) -> EngineStatus:
-    """One row: the engine's health from its phase and its answer.
+    """One row of the table, with the engine's health from its phase and its answer.
 
-    scrape: the answer of this moment; None: it hangs. last: the last one that had a sample.
+    scrape: the current answer; None: the request hangs. last: the last answer with a sample.
     """
     age_s = None if last is None else max(0.0, now_s - last.at_s + last.age_s)
     health, problem = _health(target, scrape, age_s)
@@ -61,7 +69,7 @@ def _health(target: Target, scrape: Scrape | None, age_s: float | None) -> tuple
 def moment_of(
     engines: Sequence[EngineStatus], requests: float | None, at_s: float, *, restarted: bool
 ) -> Moment:
-    """The sums over a fleet. A sum is unknown while an engine of its role gives no fresh number."""
+    """Totals over a deployment; unknown while an engine of the role has no fresh value."""
     prefill, decode = _of(engines, "prefill"), _of(engines, "decode")
     colocated = _of(engines, "colocated")
     speaking = decode or colocated
@@ -118,19 +126,19 @@ def _sum(engines: Sequence[EngineStatus], name: str) -> float | None:
 
 
 def _mean(engines: Sequence[EngineStatus], name: str) -> float | None:
-    """Over the engines that say it: one without traffic has no latency."""
+    """Mean over the engines that report it: an engine without traffic has no latency."""
     known = [value for value in _values(engines, name) if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def fleet_status(
+def deployment_status(
     watched: Watched,
     engines: Sequence[EngineStatus],
     router: RouterScrape | None,
     advice: Advice,
     now_s: float,
 ) -> DeploymentStatus:
-    """The whole deployment at one moment, with its verdict in a sentence."""
+    """The whole deployment at one moment, with a verdict and its reason."""
     verdict, text = _verdict(watched, engines, router)
     if verdict in ("starting", "down"):
         advice = Advice("not_enough_evidence", f"No advice while it is {verdict}.")
@@ -151,7 +159,7 @@ def fleet_status(
 
 
 def engines_layout(engines: Sequence[EngineStatus]) -> str:
-    """2P6D or 8C, from the engines there are."""
+    """The layout of these engines, such as 2P6D or 8C."""
     letters: tuple[tuple[Role, str], ...] = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
     counted = ((len(_of(engines, role)), letter) for role, letter in letters)
     return "".join(f"{num}{letter}" for num, letter in counted if num)
@@ -190,7 +198,7 @@ def _verdict(
 
 
 def is_well(one: EngineStatus) -> bool:
-    """Whether an engine serves, set up as it should be, with its circuit breaker closed."""
+    """True if an engine serves, is set up correctly, and its circuit breaker is closed."""
     return one.health == "up" and one.breaker in (None, "closed") and not one.target.problem
 
 
@@ -203,17 +211,8 @@ def _trouble(one: EngineStatus) -> str:
     return f"{name} {_STATES[one.health]}" + (f" ({one.problem})" if one.problem else "")
 
 
-_STATES: dict[EngineHealth, str] = {
-    "starting": "is starting",
-    "unreachable": "does not answer",
-    "failed": "has failed",
-    "stale": "hangs",
-    "up": "is up",
-}
-
-
 def queue_length(sample: EngineSample | None) -> float | None:
-    """Requests that wait at an engine, in all its queues; None: unknown."""
+    """Requests that wait in all queues of an engine; None if unknown."""
     if sample is None:
         return None
     queues = (sample.waiting, sample.bootstrap, sample.inflight, sample.prealloc, sample.transfer)
@@ -222,7 +221,7 @@ def queue_length(sample: EngineSample | None) -> float | None:
 
 
 def with_live_role(target: Target, sample: EngineSample | None) -> Target:
-    """`target`, or what is wrong with it: the engine says it runs in another role."""
+    """`target`, marked with a problem if the engine reports another role."""
     if sample is None or sample.role == target.role:
         return target
     return replace(target, problem=f"registered as {target.role} but runs as {sample.role}")

@@ -42,75 +42,12 @@ from pdctl.status.scrape import (
     scrape_all,
 )
 from pdctl.status.snapshot import (
+    deployment_status,
     engine_status,
-    fleet_status,
     moment_of,
     queue_length,
     with_live_role,
 )
-
-_FILE = "samples.json"
-_MAX_BYTES = 4 << 20
-
-TimedCounters = tuple[float, CounterSample]
-Past = tuple[tuple[Moment, ...], dict[str, dict[str, TimedCounters]]]
-
-
-def keep_evidence(
-    name: str, moments: Iterable[Moment], counters: Mapping[str, Mapping[str, TimedCounters]]
-) -> None:
-    """Write the samples for the next call. Keeps nothing where the directory is not writable.
-
-    counters: by engine URL, the last counters from "loads" and from "metrics", with their time.
-    """
-    document = {
-        "moments": [asdict(moment) for moment in moments],
-        "counters": {
-            url: {kind: [at_s, asdict(found)] for kind, (at_s, found) in kinds.items()}
-            for url, kinds in counters.items()
-        },
-    }
-    try:
-        state.write_private(state.state_dir(name) / _FILE, json.dumps(document))
-    except PdctlError:
-        return
-
-
-def read_evidence(name: str, since_s: float) -> Past:
-    """The samples kept since `since_s` (Unix seconds); none if the file is not readable."""
-    try:
-        path = state.state_dir(name) / _FILE
-        with path.open("rb") as file:
-            found = json.loads(file.read(_MAX_BYTES))
-        return _moments(found["moments"], since_s), _counters(found["counters"], since_s)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return (), {}
-
-
-def _moments(rows: Iterable[dict[str, Any]], since_s: float) -> tuple[Moment, ...]:
-    return tuple(_moment(row) for row in rows if row["at_s"] >= since_s)
-
-
-def _moment(row: dict[str, Any]) -> Moment:
-    engines = tuple(EngineMoment(**one) for one in row.get("engines", ()))
-    return Moment(**{**row, "engines": engines})
-
-
-def _counters(found: Mapping[str, Any], since_s: float) -> dict[str, dict[str, TimedCounters]]:
-    return {
-        url: {kind: (at_s, _counter(row)) for kind, (at_s, row) in kinds.items() if at_s >= since_s}
-        for url, kinds in found.items()
-    }
-
-
-def _counter(row: dict[str, Any]) -> CounterSample:
-    histograms = {
-        name: tuple((float(bound), float(count)) for bound, count in row[name])
-        for name in ("ttft", "itl")
-        if row[name] is not None
-    }
-    return CounterSample(**{**row, **histograms})
-
 
 RATE_WINDOW_S = 5.0  # tokens per second, ITL from decode steps
 LATENCY_WINDOW_S = 60.0  # TTFT and ITL percentiles
@@ -118,8 +55,12 @@ REMEMBERED_S = 180.0
 REPLAYED_S = 90.0  # a minute to judge, and the settling time before it
 HISTORY_POINTS = 60
 _FRESH_S = 3 * METRICS_EVERY_S  # an older page of metrics describes another time
+_FILE = "samples.json"
+_MAX_BYTES = 4 << 20
 
-RecentCounters = deque[tuple[float, CounterSample]]
+TimedCounters = tuple[float, CounterSample]
+Past = tuple[tuple[Moment, ...], dict[str, dict[str, TimedCounters]]]
+RecentCounters = deque[TimedCounters]
 Expect = Callable[[Sequence[Target]], Mapping[str, Expected]]  # by URL of the engine
 
 
@@ -270,7 +211,7 @@ class Watch:
         while self.moments[0].at_s < now_s - REMEMBERED_S:
             self.moments.popleft()
         advice = advise(tuple(self.moments), tpot_slo_s=watched.tpot_slo_s)
-        status = fleet_status(watched, rows, router, advice, now_s)
+        status = deployment_status(watched, rows, router, advice, now_s)
         ttft = self._histograms(watched, "ttft", now_s)
         itl = self._histograms(watched, "itl", now_s)
         return replace(
@@ -401,3 +342,59 @@ def _with_rates(sample: EngineSample, timed: RecentCounters) -> EngineSample:
         return sample
     (before_s, before), (after_s, after) = timed[0], timed[-1]
     return with_rates(sample, before, after, after_s - before_s)
+
+
+def keep_evidence(
+    name: str, moments: Iterable[Moment], counters: Mapping[str, Mapping[str, TimedCounters]]
+) -> None:
+    """Write the samples for the next call. Keeps nothing where the directory is not writable.
+
+    counters: by engine URL, the last counters from "loads" and from "metrics", with their time.
+    """
+    document = {
+        "moments": [asdict(moment) for moment in moments],
+        "counters": {
+            url: {kind: [at_s, asdict(found)] for kind, (at_s, found) in kinds.items()}
+            for url, kinds in counters.items()
+        },
+    }
+    try:
+        state.write_private(state.state_dir(name) / _FILE, json.dumps(document))
+    except PdctlError:
+        return
+
+
+def read_evidence(name: str, since_s: float) -> Past:
+    """The samples kept since `since_s` (Unix seconds); none if the file is not readable."""
+    try:
+        path = state.state_dir(name) / _FILE
+        with path.open("rb") as file:
+            found = json.loads(file.read(_MAX_BYTES))
+        return _moments(found["moments"], since_s), _counters(found["counters"], since_s)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return (), {}
+
+
+def _moments(rows: Iterable[dict[str, Any]], since_s: float) -> tuple[Moment, ...]:
+    return tuple(_moment(row) for row in rows if row["at_s"] >= since_s)
+
+
+def _moment(row: dict[str, Any]) -> Moment:
+    engines = tuple(EngineMoment(**one) for one in row.get("engines", ()))
+    return Moment(**{**row, "engines": engines})
+
+
+def _counters(found: Mapping[str, Any], since_s: float) -> dict[str, dict[str, TimedCounters]]:
+    return {
+        url: {kind: (at_s, _counter(row)) for kind, (at_s, row) in kinds.items() if at_s >= since_s}
+        for url, kinds in found.items()
+    }
+
+
+def _counter(row: dict[str, Any]) -> CounterSample:
+    histograms = {
+        name: tuple((float(bound), float(count)) for bound, count in row[name])
+        for name in ("ttft", "itl")
+        if row[name] is not None
+    }
+    return CounterSample(**{**row, **histograms})

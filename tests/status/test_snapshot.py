@@ -14,8 +14,8 @@ from pdctl.status.records import (
     Watched,
 )
 from pdctl.status.snapshot import (
+    deployment_status,
     engine_status,
-    fleet_status,
     is_well,
     moment_of,
     queue_length,
@@ -34,7 +34,7 @@ def judged(
     router: RouterScrape | None = ROUTER,
     watched: Watched = WATCHED,
 ) -> DeploymentStatus:
-    return fleet_status(watched, engines, router, NO_ADVICE, 0.0)
+    return deployment_status(watched, engines, router, NO_ADVICE, 0.0)
 
 
 def sick(health: str, problem: str = "") -> tuple[EngineStatus, ...]:

@@ -136,7 +136,7 @@ def test_an_engine_that_left_its_profile_is_noted(
     watch = Watch(fleet.watched, expect=expect)
     watch.sample()
     fleet.change_loads("decode", decode_moments=[1326, 4820, 60e6, 20000, 3e8, 4820])
-    assert "decode-0 no longer runs as h200--x has it" in watch.sample().notes[0]
+    assert "decode-0 has drifted from its profile h200--x" in watch.sample().notes[0]
     assert asked == [2]
     watch.close()
 
