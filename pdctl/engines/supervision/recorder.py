@@ -20,8 +20,8 @@ from pdctl.engines.records import DeploymentState, ProcessState
 from pdctl.errors import PdctlError
 
 EVERY_S = 5.0  # 64 engines cost 6 ms of CPU a sample
-TIMEOUT_S = 0.5
-ASK_AGAIN_S = 15.0  # after an engine did not answer, so that hung engines do not delay the rest
+TIMEOUT_S = 1.0
+SAMPLE_S = 3.0  # past this, engines that did not answer last time are not asked again
 KEPT_S = 180.0  # in each of two files
 CURRENT, EARLIER = "minutes.jsonl", "minutes.old.jsonl"
 _MAX_BYTES = 32 << 20
@@ -34,7 +34,7 @@ class Recorder:
     def __init__(self, name: str) -> None:
         self._name = name
         self._connections: dict[str, Connection] = {}
-        self.silent: dict[str, float] = {}  # URL -> when to ask again (monotonic)
+        self.silent: set[str] = set()  # URLs that did not answer last time
         self._began_s = 0.0
 
     def run(self) -> None:
@@ -65,19 +65,23 @@ class Recorder:
     def _sample(self, found: DeploymentState) -> dict[str, Any]:
         engines = [one for one in found.processes if one.role != "router"]
         router = next((one for one in found.processes if one.role == "router"), None)
-        urls = {one.url for one in found.processes}
-        for gone in [url for url in self.silent if url not in urls]:
-            del self.silent[gone]
+        lines = self._router_lines(router) if router else None
+        deadline = time.monotonic() + SAMPLE_S
+        engines.sort(key=lambda one: one.url in self.silent)
+        pages = [self._page(one, deadline) for one in engines]
         return {
             "at": time.time(),
             "engines": [
-                [one.name, one.role, one.url, one.phase, self._page(one)] for one in engines
+                [one.name, one.role, one.url, one.phase, page]
+                for one, page in zip(engines, pages, strict=True)
             ],
-            "router": self._router_lines(router) if router else None,
+            "router": lines,
         }
 
-    def _page(self, engine: ProcessState) -> str | None:
+    def _page(self, engine: ProcessState, deadline: float) -> str | None:
         if engine.phase != "serving":
+            return None
+        if engine.url in self.silent and time.monotonic() > deadline:
             return None
         body = self._get(engine.url, LOADS_PATH)
         return None if body is None else body.decode("utf-8", "replace")
@@ -95,16 +99,14 @@ class Recorder:
         return b"\n".join(lines).decode("utf-8", "replace")
 
     def _get(self, url: str, path: str) -> bytes | None:
-        now = time.monotonic()
-        if now < self.silent.get(url, 0.0):
-            return None
         connection = self._connections.setdefault(url, Connection(url))
         try:
             status, body = connection.get(path, TIMEOUT_S)
         except GetFailed:
             connection.close()
-            self.silent[url] = now + ASK_AGAIN_S
+            self.silent.add(url)
             return None
+        self.silent.discard(url)
         return body if status == 200 else None
 
     def _append(self, directory: Path, sample: dict[str, Any]) -> None:

@@ -59,13 +59,24 @@ def test_an_engine_that_fails_leaves_no_page(pages: dict[str, Pages], one: Recor
     }
 
 
-def test_an_engine_that_does_not_answer_is_left_alone_for_a_while(one: Recorder) -> None:
+def test_an_engine_that_does_not_answer_is_asked_last_and_only_while_there_is_time(
+    one: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = state.read_state("chat")
     assert found is not None
-    gone = replace(found.processes[1], url="http://127.0.0.1:1")
-    state.write_state(replace(found, processes=(*found.processes[:1], gone, *found.processes[2:])))
+    url = "http://127.0.0.1:1"
+    decode = next(process for process in found.processes if process.role == "decode")
+    others = [process for process in found.processes if process.role != "decode"]
+    state.write_state(replace(found, processes=(replace(decode, url=url), *others)))
     one.record()
-    assert "http://127.0.0.1:1" in one.silent
+    assert one.silent == {url}
+    monkeypatch.setattr(recorder, "SAMPLE_S", -1.0)
+    one.record()
+    _, sample = recorded("chat", since_s=0.0)
+    assert [(e[0], e[4]) for e in sample["engines"]] == [
+        ("prefill-0", "loads of prefill"),
+        ("decode-0", None),
+    ]
 
 
 def test_nothing_is_recorded_of_a_deployment_that_is_over(one: Recorder) -> None:
