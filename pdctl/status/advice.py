@@ -35,6 +35,7 @@ _SICK = 1.5  # times slower than the other engines of its role
 _SICK_BY_LOAD = 0.75  # times the ratio of batches: more load alone slows an engine less
 _EXPLAINED = 0.25  # share of the requests in flight that finished transfers must account for
 _DOWN_S = 10.0
+_IDLE = 0.05  # busy share of an idle prefill engine
 
 
 def advise(history: Sequence[Moment], *, tpot_slo_s: float | None = None) -> Advice:
@@ -289,8 +290,13 @@ def _advise_pd(window: Sequence[Moment], evidence: Evidence, slo_s: float | None
 
 
 def _is_left_behind(window: Sequence[Moment]) -> bool:
-    """True if nothing arrived in the window and KV is still on its way from before it."""
-    held = [(m.inflight or 0) + (m.transfer or 0) for m in window]
+    """True if nothing arrived in the window and KV is still on its way from before it.
+
+    A request in decode's transfer queue counts only if prefill is idle: a long prompt may still be
+    computed.
+    """
+    is_idle = all(m.busy_share is not None and m.busy_share < _IDLE for m in window)
+    held = [max(m.inflight or 0, (m.transfer or 0) if is_idle else 0) for m in window]
     no_prefill = all(not m.waiting and not m.prealloc for m in window)
     return not arrivals(window) and no_prefill and min(held) >= 1
 
@@ -330,7 +336,7 @@ def _is_frozen(window: Sequence[Moment]) -> bool:
     running = trend(window, lambda m: m.running)
     if held is None or busy is None or running is None:
         return False
-    is_idle = max(busy.means[1:]) < 0.05 and max(running.means[1:]) <= now.num_decode
+    is_idle = max(busy.means[1:]) < _IDLE and max(running.means[1:]) <= now.num_decode
     return is_idle and held.stays_above(_DEEP_PER_ENGINE * now.num_decode)
 
 

@@ -141,6 +141,13 @@ def test_kv_that_still_hangs_after_a_minute_without_requests_is_stuck() -> None:
     assert advice.why == "inflight 3, transfer 3 and nothing arrived for 60 s"
 
 
+def test_a_long_prompt_that_is_still_computed_is_not_stuck() -> None:
+    computed = history(rate=0.0, transfer=lambda t: 1, busy_share=lambda t: 1.0)
+    assert advise(computed).cause == "not_enough_evidence"
+    idle = history(rate=0.0, transfer=lambda t: 1, busy_share=lambda t: 0.0)
+    assert advise(idle).cause == "stuck_transfers"
+
+
 def test_an_engine_that_stays_silent_is_named_before_a_minute_is_over() -> None:
     silent = (
         EngineMoment("decode-0", "decode", "up"),
