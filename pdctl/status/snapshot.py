@@ -1,9 +1,10 @@
 """Combine samples of engines and router into one status with a verdict. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pdctl.perf_model.records import Role
+from pdctl.perf_model.records import Role, layout_text
 from pdctl.status.records import (
     Advice,
     DeploymentStatus,
@@ -145,7 +146,7 @@ def deployment_status(
     return DeploymentStatus(
         name=watched.name,
         model=watched.model,
-        layout=engines_layout(engines),
+        layout=layout_text(Counter(one.target.role for one in engines)),
         endpoint=watched.endpoint,
         at_s=now_s,
         verdict=verdict,  # type: ignore[arg-type]
@@ -156,13 +157,6 @@ def deployment_status(
         ttft_slo_s=watched.ttft_slo_s,
         tpot_slo_s=watched.tpot_slo_s,
     )
-
-
-def engines_layout(engines: Sequence[EngineStatus]) -> str:
-    """The layout of these engines, such as 2P6D or 8C."""
-    letters: tuple[tuple[Role, str], ...] = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
-    counted = ((len(_of(engines, role)), letter) for role, letter in letters)
-    return "".join(f"{num}{letter}" for num, letter in counted if num)
 
 
 def _verdict(

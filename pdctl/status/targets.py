@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from pdctl.deployment.records import role_of_mode
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
+from pdctl.engines.lifecycle.meant import meant_name
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import EngineFailed, InvalidInput, PdctlError, StateConflict
+from pdctl.hosts import in_url, is_loopback, is_wildcard
 from pdctl.perf_model.records import Role
 from pdctl.status.records import Target, Watched
 from pdctl.status.scrape import TIMEOUT_S, Parallel
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
 
 
 _ORDER: dict[Role, int] = {"prefill": 0, "decode": 1, "colocated": 2}
-_MODES: dict[str, Role] = {"prefill": "prefill", "decode": "decode", "null": "colocated"}
-_LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
 def targets_of_state(state: DeploymentState) -> tuple[Target, ...]:
@@ -87,14 +88,18 @@ def named_targets(listed: Sequence["Listed"], router_host: str) -> list[Target]:
 def _reachable(url: str, router_host: str) -> str:
     """Replace a loopback address by the router's host: the engine runs beside the router."""
     parts = urlsplit(url)
-    if parts.hostname not in _LOOPBACK or router_host in _LOOPBACK:
+    if not _is_own(parts.hostname or "") or _is_own(router_host):
         return url
-    host = f"[{router_host}]" if ":" in router_host else router_host
-    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}"))
+    return urlunsplit(parts._replace(netloc=f"{in_url(router_host)}:{parts.port}"))
+
+
+def _is_own(host: str) -> bool:
+    """True for a host that means the machine itself to each that reads it."""
+    return is_loopback(host) or is_wildcard(host)
 
 
 def _asker(target: Target) -> Callable[[], Role | None]:
-    return lambda: _MODES.get(str(_model_info(target).get("disaggregation_mode")))
+    return lambda: role_of_mode(_model_info(target).get("disaggregation_mode", ...))
 
 
 def _model_info(target: Target) -> dict[str, object]:
@@ -129,20 +134,7 @@ def candidates() -> tuple[str, ...]:
 
 def only_name() -> str:
     """The only deployment. Raises StateConflict unless there is exactly one."""
-    names = candidates()
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise StateConflict(
-            "No deployment is running.",
-            hint="pdctl up starts one; pdctl status --router http://HOST:30000 watches any other",
-            code="not_running",
-        )
-    raise StateConflict(
-        f"{len(names)} deployments are running: {', '.join(names)}.",
-        hint=f"pdctl status {names[0]}",
-        code="ambiguous_name",
-    )
+    return meant_name(None, candidates(), hint="pdctl status {}")
 
 
 def source_of_state(name: str) -> Callable[[], Watched]:
@@ -210,7 +202,7 @@ def _supervision(found: DeploymentState) -> str:
 def source_of_router(url: str, metrics_port: int | None = None) -> Callable[[], Watched]:
     """Follow the engines that a router lists, and read the list again every few seconds.
 
-    metrics_port: the router's Prometheus port; None: the default one.
+    metrics_port: the router's Prometheus port; None: unknown, its metrics are not read.
 
     Raises InvalidInput if `url` is not a URL; EngineFailed if no router answers there.
     """

@@ -90,38 +90,42 @@ def test_flags_may_be_a_line_a_list_or_a_mapping_and_shared_by_the_roles() -> No
 @pytest.mark.parametrize(
     ("text", "words", "hint"),
     [
-        (MINIMAL + "rooter: {port: 1}", "line 5: there is no key 'rooter'", "did you mean router?"),
+        (
+            MINIMAL + "rooter: {port: 1}",
+            "line 5: 'rooter' is not a known key",
+            "did you mean router?",
+        ),
         (MINIMAL + "trust-remote-code: 1", "'trust-remote-code'", "trust_remote_code?"),
         (
             MINIMAL.replace("engines: 3", "engines: 3, servers: 1"),
-            "line 4: there is no key 'decode.servers'",
-            "keys are engines",
+            "line 4: 'decode.servers' is not a known key",
+            "known keys: engines",
         ),
-        (MINIMAL + "model: other", "line 5: model is there twice", "keep one"),
+        (MINIMAL + "model: other", "line 5: model appears twice", "keep one"),
         (MINIMAL.replace("schema: 1", "schema: 2"), "schema 2 is newer", "pip install -U pdctl"),
         (MINIMAL.replace("schema: 1\n", ""), "has no schema", "schema: 1"),
         (MINIMAL.replace("model: qwen3-8b\n", ""), "has no model", "model:"),
-        (MINIMAL.replace("engines: 1", "engines: 0"), "whole number from 1, not '0'", ""),
+        (MINIMAL.replace("engines: 1", "engines: 0"), "whole number of at least 1, not '0'", ""),
         (MINIMAL.replace("engines: 1", "engines: many"), "line 3: prefill.engines must", ""),
-        (MINIMAL.replace("engines: 1", "tp: 1"), "no number of engines", "engines: 2"),
-        (MINIMAL.replace("prefill: {engines: 1}\n", ""), "engines for decode, not", "colocated"),
+        (MINIMAL.replace("engines: 1", "tp: 1"), "no engine count", "engines: 2"),
+        (MINIMAL.replace("prefill: {engines: 1}\n", ""), "engines for decode, but", "colocated"),
         (MINIMAL + "colocated: {engines: 2}", "prefill and decode and colocated", ""),
         (MINIMAL + "engine: vllm", "must be sglang or sim, not 'vllm'", ""),
         (MINIMAL + "sim_speed: 0", "above zero", "sim_speed: 1.0"),
         (MINIMAL + "sim_speed: .inf", "finite number, not '.inf'", ""),
         (MINIMAL + "slo: {ttft: fast}", "slo.ttft must be a duration, not 'fast'", "500ms"),
         (MINIMAL + "trust_remote_code: perhaps", "must be true or false", ""),
-        (MINIMAL + "router: {port: 70000}", "70000 is not a port", "--port"),
+        (MINIMAL + "router: {port: 70000}", "70000 is not a valid port", "--port"),
         (MINIMAL + "router: {policy: best}", "no policy 'best'", "cache_aware"),
-        (MINIMAL + "name: ../x", "'../x' is not a name", "--name"),
+        (MINIMAL + "name: ../x", "'../x' is not a valid deployment name", "--name"),
         (MINIMAL + "args: '--page \"'", "cannot be split into flags", ""),
         (MINIMAL + "args: '--port 1'", "--port cannot be set in prefill.args", "remove it"),
-        (MINIMAL + "router:", "router must hold keys and values", "keys are host"),
+        (MINIMAL + "router:", "router must be a mapping of keys", "known keys: host"),
         (MINIMAL + "a: [", "line 5: not YAML", ""),
         ("", "is empty", "pdctl plan"),
-        ("- 1", "must hold keys and values", ""),
+        ("- 1", "must be a mapping of keys", ""),
         ("a: " + "[" * 100_000, "not YAML", ""),
-        ("a: !!python/object/apply:os.system ['true']", "there is no key 'a'", "keys are"),
+        ("a: !!python/object/apply:os.system ['true']", "'a' is not a known key", "known keys"),
     ],
 )
 def test_what_it_does_not_understand_is_refused_by_line(text: str, words: str, hint: str) -> None:
@@ -195,9 +199,9 @@ def test_a_miles_file_with_one_model_is_a_deployment(tmp_path: Path) -> None:
         ("worker_type: prefill", "worker_type: placeholder", "'placeholder'"),
         ("worker_type: prefill", "worker_type: decode", "second group of decode"),
         ("worker_type: prefill", "worker_type: regular", "colocated and decode"),
-        ("num_gpus: 4", "num_gpus: 3", "3 is no multiple of 2"),
+        ("num_gpus: 4", "num_gpus: 3", "3 is not a multiple of the 2 GPUs per engine"),
         ("    model_path: /models/qwen\n", "", "no model_path"),
-        ("num_gpus: 8", "num_gpu: 8", "no key"),
+        ("num_gpus: 8", "num_gpu: 8", "not a known key"),
         ("mem_fraction_static: 0.8", "host: 0.0.0.0", "--host cannot be set"),
         ("mem_fraction_static: 0.8", "pp_size: 3", "pp_size 3 does not divide 4"),
     ],
@@ -246,3 +250,11 @@ def test_a_link_left_beside_the_file_is_not_written_through(tmp_path: Path) -> N
     write_deployment(deployment, tmp_path / "pd.yaml")
     assert victim.read_text() == "precious"
     assert read_deployment(tmp_path / "pd.yaml") == deployment
+
+
+@pytest.mark.parametrize("level", ["30", "1m"])
+def test_a_service_level_in_a_file_needs_a_clear_unit_too(level: str) -> None:
+    text = "schema: 1\nname: a\nmodel: m\ncolocated: {engines: 1}\n" + f"slo: {{tpot: {level}}}\n"
+    with pytest.raises(InvalidInput, match="must be a duration") as caught:
+        parse_deployment(text)
+    assert "ms" in caught.value.hint

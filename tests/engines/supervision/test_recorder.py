@@ -7,10 +7,26 @@ from pathlib import Path
 import pytest
 
 from pdctl.engines import state
+from pdctl.engines.clients.http import HERE_HTTP
+from pdctl.engines.clients.protocol import Http
+from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.supervision import recorder
 from pdctl.engines.supervision.recorder import Recorder, recorded
 from tests.commands.test_status_verb import fleet_state
+from tests.engines.launchers.in_memory import InMemoryLauncher
 from tests.status.servers import Pages, pages_server
+
+
+class _NotesNodes(InMemoryLauncher):
+    """Note the node of every request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def http(self, node: str) -> Http:
+        self.asked.append(node)
+        return HERE_HTTP
 
 
 @pytest.fixture
@@ -33,10 +49,8 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 
 
 @pytest.fixture
-def one(pages: dict[str, Pages]) -> Iterator[Recorder]:
-    found = Recorder("chat")
-    yield found
-    found.close()
+def one(pages: dict[str, Pages]) -> Recorder:
+    return Recorder("chat", LocalLauncher("run-1", cwd="/", death_signal=None))
 
 
 def test_a_sample_holds_every_engine_s_page_and_the_router_s_counters(one: Recorder) -> None:
@@ -47,6 +61,16 @@ def test_a_sample_holds_every_engine_s_page_and_the_router_s_counters(one: Recor
         ("decode-0", "decode", "serving", "loads of decode"),
     }
     assert sample["router"] == "smg_router_requests_total 48"
+
+
+def test_every_request_leaves_from_the_node_of_its_process(pages: dict[str, Pages]) -> None:
+    found = state.read_state("chat")
+    assert found is not None
+    placed = (replace(one, node=f"node of {one.name}") for one in found.processes)
+    state.write_state(replace(found, processes=tuple(placed)))
+    launcher = _NotesNodes()
+    assert Recorder("chat", launcher).record() == 2
+    assert sorted(launcher.asked) == sorted(f"node of {one.name}" for one in found.processes)
 
 
 def test_an_engine_that_fails_leaves_no_page(pages: dict[str, Pages], one: Recorder) -> None:
