@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from pdctl.deployment.checks import check_args
 from pdctl.deployment.flags import POLICIES
+from pdctl.deployment.records import Counts as Counts
 from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism, Role
@@ -218,15 +219,6 @@ def _predicted(arm: Arm) -> dict[str, float]:
         if getattr(arm, name) is not None:
             found[name] = getattr(arm, name)
     return found
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The engine counts that a command asks for. None: unspecified."""
-
-    prefill: int | None = None
-    decode: int | None = None
-    total: int | None = None
 
 
 def scaled(deployment: Deployment, counts: Counts) -> Deployment:
