@@ -24,6 +24,12 @@ def profiles_dir() -> Path:
     return bundled if bundled.is_dir() else _PACKAGE.parent / "profiles"
 
 
+def docs_dir() -> Path:
+    """The pages of `pdctl help`: pdctl/_docs in a wheel, docs/ next to the package in a checkout."""
+    bundled = _PACKAGE / "_docs"
+    return bundled if bundled.is_dir() else _PACKAGE.parent / "docs"
+
+
 def user_profiles_dir() -> Path:
     """Where this user's own calibrations lie; with the deployments where those were moved."""
     if chosen := os.environ.get("PDCTL_STATE_HOME"):
