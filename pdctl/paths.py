@@ -25,7 +25,7 @@ def profiles_dir() -> Path:
 
 
 def docs_dir() -> Path:
-    """The pages of `pdctl help`: pdctl/_docs in a wheel, docs/ next to the package in a checkout."""
+    """Pages of `pdctl help`: pdctl/_docs in a wheel, docs/ beside the package in a checkout."""
     bundled = _PACKAGE / "_docs"
     return bundled if bundled.is_dir() else _PACKAGE.parent / "docs"
 
