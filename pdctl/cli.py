@@ -1,11 +1,12 @@
 """The `pdctl` command: its verbs, loaded only when called, and the one error boundary."""
 
 import importlib
+import os
 import sys
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import CompletionItem, TyperCommand, TyperGroup
 
 from pdctl import __version__, is_compiled
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
@@ -24,7 +25,25 @@ VERBS = {
     "doctor": "Check this machine and what runs on it.",
     "measure": "Run colocated and split engines side by side: which wins?",
     "calibrate": "Measure an engine's step times; plan then uses them.",
+    "schema": "Print the JSON Schema of what a verb prints with --json.",
+    "help": "Explain a topic: exit codes, JSON, trace formats, words.",
 }
+COMPLETION_VARIABLE = "_PDCTL_COMPLETE"  # set by a shell that asks what could come next
+
+
+class Verb(TyperCommand):
+    """A verb whose --help shows its options in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        from pdctl.commands.option_groups import grouped
+
+        shown = [one for one in self.get_params(ctx) if one.get_help_record(ctx) is not None]
+        arguments = [one for one in shown if one.param_type_name == "argument"]
+        options = [one for one in shown if one.param_type_name != "argument"]
+        for heading, members in {"Arguments": arguments, **grouped(self.name, options)}.items():
+            if members:
+                with formatter.section(heading):
+                    formatter.write_dl([one.get_help_record(ctx) for one in members])
 
 
 class LazyVerbs(TyperGroup):
@@ -42,8 +61,25 @@ class LazyVerbs(TyperGroup):
             return None
         module = importlib.import_module(f"pdctl.commands.{cmd_name}")
         one = typer.Typer(add_completion=False, rich_markup_mode=None)
-        one.command(cmd_name)(getattr(module, cmd_name))
-        return typer.main.get_command(one)
+        one.command(cmd_name, cls=Verb)(getattr(module, cmd_name))
+        command = typer.main.get_command(one)
+        if COMPLETION_VARIABLE in os.environ:
+            from pdctl.commands.completions import add_completions
+
+            add_completions(cmd_name, command)
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise _no_verb(args[0])
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[CompletionItem]:
+        """Complete verbs from their list: importing each one to describe it would take a second."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        names = (verb for verb in VERBS if verb.startswith(incomplete))
+        return [CompletionItem(verb, help=VERBS[verb]) for verb in names]
 
 
 app = typer.Typer(
@@ -69,9 +105,10 @@ def root(
     if ctx.invoked_subcommand is None:
         from pdctl.commands.guided import guided
 
-        verb = guided(ctx)
-        if verb is not None:
-            app(args=[verb], prog_name="pdctl", standalone_mode=False)
+        arguments = guided(ctx)
+        if arguments is not None:
+            code = app(args=arguments, prog_name="pdctl", standalone_mode=False)
+            raise typer.Exit(code if isinstance(code, int) else ExitCode.DONE)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -92,6 +129,26 @@ def main(argv: list[str] | None = None) -> None:
             _confess(problem)
         _fail(verb, _usage(problem, verb), arguments)
     sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def verb_help(verb: str) -> str:
+    """The text of `pdctl VERB --help`; of `pdctl --help` for ""."""
+    group = typer.main.get_command(app)
+    context = group.make_context("pdctl", [], resilient_parsing=True)
+    if not verb:
+        return context.get_help()
+    command = group.get_command(context, verb)  # type: ignore[attr-defined]
+    inner = command.make_context(verb, [], parent=context, resilient_parsing=True)
+    return str(inner.get_help())
+
+
+def _no_verb(typed: str) -> InvalidInput:
+    from difflib import get_close_matches
+
+    near = get_close_matches(typed, VERBS, n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    hint = f"pdctl {near[0]} --help" if near else "pdctl --help lists the verbs"
+    return InvalidInput(f"There is no verb {typed!r}.{meant}", hint=hint, code="usage")
 
 
 def _confess(problem: Exception) -> NoReturn:

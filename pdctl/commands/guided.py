@@ -137,10 +137,11 @@ def _choose(
     possible = "wlrcq" if planned else "cq"
     prompt = Prompt(
         "next",
-        f"{_offer(possible)}?",
+        f"Next ({', '.join(possible)})?",
         check=lambda text: _check_letter(text, possible),
         choices=lambda: [f"{letter}: {LETTERS[letter]}," for letter in possible],
     )
+    _say("\n".join(f"  {letter}  {LETTERS[letter]}" for letter in possible))
     while True:
         letter = ask_prompt(prompt, "q").lower()[:1]
         if letter == "q" or planned is None:
@@ -155,10 +156,6 @@ def _choose(
             _say(f"  {obstacle}")
         else:
             return ["up", "-f", str(_keep(planned))]
-
-
-def _offer(possible: str) -> str:
-    return ", ".join(f"[{letter}]{LETTERS[letter].removeprefix(letter)}" for letter in possible)
 
 
 def _check_letter(text: str, possible: str) -> None:

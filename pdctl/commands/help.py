@@ -96,16 +96,16 @@ def _nothing() -> Any:
 
 def _list(*, as_json: bool) -> None:
     from pdctl.console import print_json
-    from pdctl.tables.pages import summary_of
+    from pdctl.tables.pages import title_of
 
-    topics = {topic: summary_of(page(topic)) for topic in TOPICS}
+    topics = {topic: title_of(page(topic)) for topic in TOPICS}
     if as_json:
         print_json("help", {"topics": topics})
         return
     width = max(map(len, topics))
     typer.echo("Topics of pdctl help:\n")
-    for topic, summary in topics.items():
-        typer.echo(f"  {topic:<{width}}  {summary}")
+    for topic, title in topics.items():
+        typer.echo(f"  {topic:<{width}}  {title}")
     typer.echo("\nOptions of a verb: pdctl VERB --help.")
 
 

@@ -48,7 +48,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
     },
 }
-OTHERS = "Output"  # of a verb with groups: what no group names
+OTHERS = "Other options"  # of a verb with groups: what no group names
 
 
 def grouped(verb: str, parameters: Iterable[Any]) -> dict[str, list[Any]]:

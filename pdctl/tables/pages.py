@@ -43,12 +43,6 @@ def title_of(page: str) -> str:
     return plain(heading.text) if heading else ""
 
 
-def summary_of(page: str) -> str:
-    """The first sentence of the first paragraph."""
-    first = next((block for block in blocks_of(page) if block.kind == "paragraph"), None)
-    return re.split(r"(?<=\.) ", plain(first.text))[0] if first else ""
-
-
 def page_view(page: str) -> RenderableType:
     """A page for a terminal of any width."""
     parts: list[RenderableType] = []
@@ -64,7 +58,7 @@ def page_view(page: str) -> RenderableType:
 def page_roff(page: str, *, name: str, section: int) -> str:
     """A page as the source of a man page."""
     title = [f'.TH "{_roff(name.upper())}" {section} "" pdctl', ".SH NAME"]
-    title.append(f"{_roff(name)} \\- {_roff(summary_of(page).rstrip('.'))}")
+    title.append(f"{_roff(name)} \\- {_roff(title_of(page))}")
     body = [line for block in blocks_of(page) for line in _roff_block(block)]
     return "\n".join([*title, *body]) + "\n"
 
