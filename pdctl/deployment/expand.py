@@ -16,7 +16,7 @@ from pdctl.deployment.flags import (
 )
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.errors import EnvironmentProblem
-from pdctl.hosts import reachable_in_url
+from pdctl.hosts import LOOPBACK, LOOPBACK_NAMES, reachable_in_url
 from pdctl.inspection.records import SglangInstall
 from pdctl.perf_model.records import Role
 
@@ -78,7 +78,7 @@ def _router(
         name="router",
         role="router",
         argv=router_argv(deployment, ports, pdctl_python=python, version=version),
-        env={"PYTHONUNBUFFERED": "1"},
+        env=_router_env(deployment),
         gpus=(),
         host=reachable_in_url(deployment.router.host),
         port=ports.http,
@@ -86,6 +86,18 @@ def _router(
         metrics_port=ports.metrics,
         stop_grace_s=ROUTER_STOP_GRACE_S,
     )
+
+
+def _router_env(deployment: Deployment) -> dict[str, str]:
+    """With simulated engines, keep the router from asking huggingface.co for a tokenizer.
+
+    Source: sglang_router 0.3.2 downloads the tokenizer of every model that an engine reports and
+    that is no local folder; hf-hub reads HF_ENDPOINT, and nothing listens on port 1.
+    """
+    env = {"PYTHONUNBUFFERED": "1"}
+    if deployment.engine == "sim":
+        env |= {"HF_ENDPOINT": f"http://{LOOPBACK}:1", "NO_PROXY": ",".join(LOOPBACK_NAMES)}
+    return env
 
 
 def _argv(
