@@ -75,7 +75,6 @@ CODES = {
     "stopping": "The deployment is stopping or has failed.",
     "supervisor_died": "The supervisor of the deployment exited.",
     "too_little_seen": "Too few requests finished to describe the traffic.",
-    "trust_remote_code": "The model needs its own Python code, which was not allowed.",
     "two_time_units": "The times of a trace make sense in two units.",
     "unknown_gpu": "pdctl has no data for that GPU.",
     "unknown_model": "The model was not found.",

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +62,10 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
+def terminal(tmp_path: Path) -> Terminal:
     cwd = tmp_path / "work"
     cwd.mkdir()
-    yield Terminal(tmp_path / "state", cwd)
+    return Terminal(tmp_path / "state", cwd)
 
 
 def _end(child: "pexpect.spawn[str]") -> tuple[int | None, str]:
