@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from heapq import merge
+from typing import TypeVar
+
+Log = TypeVar("Log")  # whatever the caller knows a log by
 
 _STAMP = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:[.,](\d{1,6})\d*)?"
 _LOCAL = re.compile(rf"(?:\[|# pdctl ){_STAMP}")
@@ -23,7 +26,7 @@ def line_time(line: str) -> float | None:
     return None
 
 
-def interleaved(logs: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+def interleaved(logs: Mapping[Log, Sequence[str]]) -> Iterator[tuple[Log, str]]:
     """(log, line) of all logs by time. Lines of one log keep their order.
 
     A line without a time stays with the line before it in its log.
@@ -33,7 +36,7 @@ def interleaved(logs: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
         yield name, line
 
 
-def _timed(name: str, place: int, lines: Sequence[str]) -> Iterator[tuple[float, int, str, str]]:
+def _timed(name: Log, place: int, lines: Sequence[str]) -> Iterator[tuple[float, int, Log, str]]:
     at = float("-inf")
     for line in lines:
         at = max(at, line_time(line) or at)

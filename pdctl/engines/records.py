@@ -116,6 +116,7 @@ class Launch:
     leaving: tuple[ProcessSpec, ...] = ()  # not wanted any more; they may still run
     drain_s: float = 60.0  # how long the requests of a leaving engine may take
     retired_ports: tuple[int, ...] = ()  # bootstrap ports of engines that left, not used again yet
+    previous_layout: str = ""  # before the last change, for `scale --undo`
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pdctl.engines import log_file, state
 from pdctl.engines.lifecycle import running
+from pdctl.engines.log_times import interleaved
 from pdctl.engines.records import Event
 from pdctl.engines.state import logs_dir
 from pdctl.errors import InvalidInput
@@ -29,15 +30,32 @@ def deployment_of_logs(name: str | None) -> str:
     return logged[-1].parent.name
 
 
+def meant(target: str | None, name: str | None, process: str | None) -> tuple[str, str | None]:
+    """(deployment, process) for an argument that may name either one. None: all processes.
+
+    A deployment with logs comes before a process of that name, since --process names the latter.
+    Raises as deployment_of_logs.
+    """
+    if target is not None and name is None and _has_logs(target):
+        return target, process
+    return deployment_of_logs(name), target if process is None else process
+
+
+def _has_logs(name: str) -> bool:
+    try:
+        return logs_dir(name).is_dir()
+    except InvalidInput:  # no name of a deployment
+        return False
+
+
 def lines(name: str, process: str | None, *, tail: int) -> tuple[str, ...]:
-    """The last lines of a process, or of each, with its name in front."""
+    """The last lines of a process; or of each, by time, with the process in front."""
     files = _files(name, process)
     width = max(len(f.stem) for f in files) if files else 0
-    found: list[str] = []
-    for file in files:
-        last = log_file.read_lines(file)[-tail:] if tail else ()
-        found += [line if process else _named(file, line, width) for line in last]
-    return tuple(found)
+    last = {file: log_file.read_lines(file)[-tail:] if tail else () for file in files}
+    if process:
+        return tuple(line for lines in last.values() for line in lines)
+    return tuple(_named(file, line, width) for file, line in interleaved(last))
 
 
 def event_lines(name: str, *, tail: int) -> tuple[str, ...]:
