@@ -1,4 +1,4 @@
-"""What can go wrong, as five kinds of error, and the exit code of each.
+"""Five kinds of error, and their exit codes.
 
 An expected answer ("does not fit", "no layout meets the SLO") is a value, not an error.
 """
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What `$?` says."""
+    """Exit code of a command."""
 
     DONE = 0
     BUG = 1
@@ -89,7 +89,7 @@ class PdctlError(Exception):
     """One sentence with the offending value, and a hint that is a command or a flag.
 
     code: stable name for programs (`--json`), a word of CODES; by default that of the kind.
-    details: further lines for a person, for example the tail of an engine's log.
+    details: further lines to print, for example the tail of an engine's log.
     """
 
     exit_code = ExitCode.BUG
@@ -127,14 +127,14 @@ class EngineFailed(PdctlError):
 
 
 class NotReady(PdctlError):
-    """Not ready in time; what was started has been stopped."""
+    """A process was not ready in time; pdctl has stopped everything it started."""
 
     exit_code = ExitCode.NOT_READY
     usual_code = "not_ready"
 
 
 class StateConflict(PdctlError):
-    """Already running, or nothing there to act on."""
+    """A deployment is already running, or there is none to act on."""
 
     exit_code = ExitCode.CONFLICT
     usual_code = "conflict"

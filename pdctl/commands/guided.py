@@ -20,8 +20,8 @@ from pdctl.commands.overwrite import may_overwrite
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.plan import PlanOptions, chosen_arm, keep_plan, next_command, question_of
 from pdctl.commands.prompt import Prompt, ask_prompt, history
-from pdctl.commands.screens import progress_line
-from pdctl.console import err, interactive, out, printable
+from pdctl.commands.progress import progress_line, say
+from pdctl.console import interactive, out
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import Deployment
@@ -55,24 +55,24 @@ def guided(ctx: typer.Context) -> list[str] | None:
         with history(state_home() / "guided-history"):
             return _walk()
     except EOFError:
-        _say("\nStopped. Your answers are kept; pdctl begins with them.")
+        say("\nStopped. Your answers are kept; pdctl begins with them.")
         return None
     except KeyboardInterrupt:
-        _say("\nStopped. Your answers are kept; pdctl begins with them.")
+        say("\nStopped. Your answers are kept; pdctl begins with them.")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def _walk() -> list[str] | None:
-    _say("pdctl: should prefill and decode be split, and into how many engines of each?")
-    _say("Enter takes the answer in brackets, ? lists what is possible, Ctrl-D stops.\n")
+    say("pdctl: should prefill and decode be split, and into how many engines of each?")
+    say("Enter takes the answer in brackets, ? lists what is possible, Ctrl-D stops.\n")
     here = _show_machine()
     while True:
         answers = _ask_all(here)
-        _say(f"\n  That is: {command_line(answers)}\n")
+        say(f"\n  That is: {command_line(answers)}\n")
         try:
             question, verdict = _decide(plan_options(answers))
         except PdctlError as problem:
-            _say(f"  {problem.message}{f' ({problem.hint})' if problem.hint else ''}\n")
+            say(f"  {problem.message}{f' ({problem.hint})' if problem.hint else ''}\n")
             continue
         chosen = _choose(answers, question, verdict, here)
         if chosen != ["change"]:
@@ -83,13 +83,13 @@ def _show_machine() -> Cluster | None:
     """Show this machine's GPUs and SGLang version; the GPUs, None where there are none."""
     try:
         here = detect_cluster()
-        _say(f"GPUs here: {here.num_gpus} × {here.gpu.name}")
+        say(f"GPUs here: {here.num_gpus} × {here.gpu.name}")
     except PdctlError as problem:
         here = None
-        _say(f"GPUs here: none usable ({problem.message.rstrip('.')})")
+        say(f"GPUs here: none usable ({problem.message.rstrip('.')})")
     found = query_sglang(None)
     backends = f", KV over {' or '.join(found.backends)}" if found.backends else ""
-    _say(f"SGLang:    {found.version + backends if found.version else 'not installed'}\n")
+    say(f"SGLang:    {found.version + backends if found.version else 'not installed'}\n")
     return here
 
 
@@ -141,7 +141,7 @@ def _choose(
         check=lambda text: _check_letter(text, possible),
         choices=lambda: [f"{letter}: {LETTERS[letter]}," for letter in possible],
     )
-    _say("\n".join(f"  {letter}  {LETTERS[letter]}" for letter in possible))
+    say("\n".join(f"  {letter}  {LETTERS[letter]}" for letter in possible))
     while True:
         letter = ask_prompt(prompt, "q").lower()[:1]
         if letter == "q" or planned is None:
@@ -153,7 +153,7 @@ def _choose(
         elif letter == "r":
             return _rehearse(planned, answers, question)
         elif obstacle := _launch_obstacle(question, planned, here):
-            _say(f"  {obstacle}")
+            say(f"  {obstacle}")
         else:
             return ["up", "-f", str(_keep(planned))]
 
@@ -174,7 +174,7 @@ def _planned(answers: Answers, question: Question, verdict: Verdict) -> Deployme
     try:
         return deployment_of_arm(model, arm, question.slo, attention_backend=backend)
     except PdctlError as problem:
-        _say(f"  This plan cannot be started from here: {problem.message}")
+        say(f"  This plan cannot be started from here: {problem.message}")
         return None
 
 
@@ -190,13 +190,13 @@ def _write(planned: Deployment) -> None:
     path = Path(ask_prompt(prompt, "pd.yaml")).expanduser()
     try:
         if not may_overwrite(path):
-            _say(f"  {path} stays as it is.")
+            say(f"  {path} stays as it is.")
             return
         write_deployment(planned, path)
     except PdctlError as problem:
-        _say(f"  {problem.message}")
+        say(f"  {problem.message}")
         return
-    _say(f"  Wrote {path}. Start it with: pdctl up -f {shlex.quote(str(path))}")
+    say(f"  Wrote {path}. Start it with: pdctl up -f {shlex.quote(str(path))}")
 
 
 def _launch_obstacle(question: Question, planned: Deployment, here: Cluster | None) -> str:
@@ -223,7 +223,7 @@ def _rehearse(planned: Deployment, answers: Answers, question: Question) -> list
     elif requests := _drawn(question):
         words += ["--trace", str(requests), "--time-unit", "s"]
     else:
-        _say("  You gave no lengths and rate, so this plays a bundled trace.")
+        say("  You gave no lengths and rate, so this plays a bundled trace.")
     return words
 
 
@@ -248,7 +248,3 @@ def _keep(planned: Deployment) -> Path:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_deployment(planned, path)
     return path
-
-
-def _say(text: str) -> None:
-    err().print(printable(text), soft_wrap=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from pdctl.console import printable
+from pdctl.commands.progress import say
 from pdctl.errors import PdctlError
 
 LIST = "?"  # the answer that lists what is possible
@@ -41,17 +41,17 @@ def ask_prompt(prompt: Prompt, default: str) -> str:
     while True:
         answer = _answer(prompt, default)
         if answer == LIST:
-            _say(listing(prompt))
+            say(listing(prompt))
             continue
         if not answer:
             if prompt.is_optional:
                 return ""
-            _say(f"  An answer is needed; {LIST} lists what is possible.")
+            say(f"  An answer is needed; {LIST} lists what is possible.")
             continue
         try:
             prompt.check(answer)
         except PdctlError as problem:
-            _say(f"  {problem.message}{f' ({problem.hint})' if problem.hint else ''}")
+            say(f"  {problem.message}{f' ({problem.hint})' if problem.hint else ''}")
             continue
         return answer
 
@@ -142,8 +142,3 @@ def history(file: Path) -> Iterator[None]:
         with suppress(OSError):  # a full disk: the history is a convenience
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             readline.write_history_file(file)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(printable(f"{text}\n"))
-    sys.stderr.flush()

@@ -1,108 +1,40 @@
-"""`pdctl render`: a deployment for something else to run."""
+"""`pdctl render`: print a deployment for another program to run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from pdctl.errors import EnvironmentProblem, InvalidInput
-
-if TYPE_CHECKING:
-    from pdctl.deployment.records import Deployment
-
-
-TARGETS = ("miles", "shell")
-
-
-def rendered(target: str, file: Path | None, form: str) -> str:
-    """The text of a target. Raises InvalidInput for one that pdctl does not know."""
-    from pdctl.deployment.exports.miles import miles
-    from pdctl.deployment.exports.shell import shell
-
-    if target not in TARGETS:
-        raise InvalidInput(
-            f"There is no target {target!r} to render for.", hint="pdctl render miles|shell"
-        )
-    if form not in ("flag", "yaml"):
-        raise InvalidInput(f"--as {form!r} is not a form Miles reads.", hint="--as flag or yaml")
-    deployment = _deployment(file)
-    if target == "shell":
-        from pdctl.engines.lifecycle.start import prepare
-
-        return shell(prepare(deployment).specs)
-    from pdctl.inspection.llm import bundled_names
-
-    return miles(
-        deployment,
-        form="flag" if form == "flag" else "yaml",
-        has_weights=deployment.model not in bundled_names(),
-    )
-
-
-def note(target: str) -> str:
-    """What a person should know beside the text, for stderr."""
-    from pdctl.deployment.exports.miles import MILES_NOTE
-
-    return f"note: {MILES_NOTE}\n" if target == "miles" else ""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a rendering. Raises EnvironmentProblem where that fails."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise EnvironmentProblem(
-            f"{path} cannot be written: {problem.strerror}.", hint="-o FILE elsewhere"
-        ) from problem
-
-
-def _deployment(file: Path | None) -> "Deployment":
-    from pdctl.commands.deployment_options import FILE
-    from pdctl.deployment.pd_yaml import read_deployment
-    from pdctl.paths import last_plan_path
-
-    files = [file] if file is not None else [p for p in (FILE, last_plan_path()) if p.is_file()]
-    found = read_deployment(files[0]) if files else None
-    if found is None:
-        raise InvalidInput(
-            "There is no deployment to render: no ./pd.yaml and no last plan.",
-            hint="pdctl plan MODEL first, or -f pd.yaml",
-            code="no_plan",
-        )
-    return found
-
-
-EXAMPLES = """\b
-Examples:
-  pdctl render miles -f pd.yaml --as yaml -o sglang_config.yaml
-  pdctl render shell > start.sh
-"""
+from pdctl.console import print_json
 
 
 def render(
-    target: str = typer.Argument(..., help="miles (RL training), or shell (a bash script)."),
+    target: str = typer.Argument(..., help="miles (RL training) or shell (a bash script)."),
     file: Path | None = typer.Option(
-        None, "-f", "--file", help="The deployment; ./pd.yaml, else the last plan, by default."
+        None, "-f", "--file", help="Deployment file. Default: ./pd.yaml, else the last plan."
     ),
     form: str = typer.Option(
         "flag", "--as", help="For miles: flag (--prefill-num-servers) or yaml (sglang_config)."
     ),
     output: Path | None = typer.Option(
-        None, "-o", "--output", help="Write there instead of stdout."
+        None, "-o", "--output", help="Write to this file instead of stdout."
     ),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
 ) -> None:
-    """Print a deployment as a shell script, or as what Miles takes."""
-    from pdctl.console import print_json
+    """Print a deployment as a shell script or as a Miles configuration.
 
-    text = rendered(target, file, form)
-    typer.echo(note(target), nl=False, err=True)
+    \b
+    Examples:
+      pdctl render miles -f pd.yaml --as yaml -o sglang_config.yaml
+      pdctl render shell > start.sh
+    """
+
+    from pdctl.commands import render_run
+
+    text = render_run.rendered(target, file, form)
+    typer.echo(render_run.note(target), nl=False, err=True)
     if output is not None:
-        write_text(output, text)
+        render_run.write_text(output, text)
     if as_json:
         print_json("render", {"target": target, "text": text})
     elif output is None:
         typer.echo(text, nl=False)
-
-
-render.__doc__ = f"{render.__doc__}\n\n{EXAMPLES}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from pdctl.perf_model.communication import kv_transfer_s
+from pdctl.perf_model.communication import kv_transfer_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.steps import decode_step_s, prefill_s
 from pdctl.verdict.rules import LoadEstimate
@@ -325,7 +325,7 @@ def handover_s(prefill: EngineModel, decode: EngineModel, demand: Demand) -> flo
     Source: SGLang sends KV chunk by chunk, so only the last chunk is exposed.
     """
     last = min(demand.fresh, prefill.chunked_prefill_size)
-    moved = prefill.times.transfer_base_s + prefill.times.transfer_token_s * last
+    moved = last_chunk_s(prefill.times, last, demand.isl)
     return moved + step_s(decode, demand, 1.0) / 2
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from pdctl.inspection.records import Llm
 from pdctl.perf_model.fitting.profiles import ROOFLINE_BAND
 from pdctl.perf_model.hardware import generation
 from pdctl.perf_model.records import Fleet
@@ -130,6 +131,11 @@ def _confidence(evidence: Choice, lean: Lean, band: float, weak: bool) -> Confid
     if weak or lean not in (evidence, "mixed"):
         return "low"
     return "high" if lean == evidence and band < ROOFLINE_BAND else "medium"
+
+
+def sure(llm: Llm, confidence: Confidence) -> Confidence:
+    """`confidence`, or "low" where the figures of the LLM rest on a guess."""
+    return "low" if llm.guesses else confidence
 
 
 def _gain(lean: Lean, colocated: Side, pd: Side) -> float:

@@ -1,19 +1,17 @@
-"""`python -m pdctl.engines.sim`: one simulated engine in the foreground."""
+"""`python -m pdctl.engines.sim`: run one simulated engine in the foreground."""
 
 import asyncio
 import sys
 
-from pdctl.engines.sim.flags import parse
+from pdctl.engines.sim.flags import parse_flags
+from pdctl.engines.sim.server import serve
 from pdctl.errors import PdctlError
 
 
 def main() -> int:
-    """Run one engine until it is stopped; its exit code."""
+    """Run one engine until it stops; return its exit code."""
     try:
-        flags = parse(sys.argv[1:])
-        from pdctl.engines.sim.server import serve
-
-        return asyncio.run(serve(flags))
+        return asyncio.run(serve(parse_flags(sys.argv[1:])))
     except PdctlError as problem:
         sys.stderr.write(f"error: {problem.message}\n")
         return int(problem.exit_code)
