@@ -7,29 +7,13 @@ import traceback
 from typing import Any, NoReturn
 
 import typer
-from typer.core import CompletionItem, TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from pdctl import __version__, is_compiled
+from pdctl.commands.command_line.verbs import VERBS
 from pdctl.console import print_failure
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
 
-# verb -> description for `pdctl --help`; pdctl.commands.VERB has a function of that name
-VERBS = {
-    "plan": "Decide whether to split prefill and decode, and into how many engines.",
-    "up": "Start engines and router, and stay until Ctrl-C.",
-    "status": "Show every engine's queues live, and suggest changes.",
-    "scale": "Add, remove and move engines under load.",
-    "down": "Stop a deployment.",
-    "logs": "Show logs of engines, or the supervisor's decisions.",
-    "ls": "List the deployments that run on this machine.",
-    "rehearse": "Play a plan on simulated engines behind the real router.",
-    "render": "Print a deployment as a shell script or a Miles configuration.",
-    "doctor": "Check this machine and its deployments.",
-    "measure": "Run colocated and split engines side by side; show which wins.",
-    "calibrate": "Measure an engine's step times; plan then uses them.",
-    "schema": "Print the JSON Schema of what a verb prints with --json.",
-    "help": "Explain a topic: exit codes, JSON, trace formats, words.",
-}
 COMPLETION_VARIABLE = "_PDCTL_COMPLETE"  # set by a shell that asks what could come next
 
 
@@ -37,12 +21,15 @@ class Verb(TyperCommand):
     """A verb whose --help shows its options in groups."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        from pdctl.commands.option_groups import grouped
+        from pdctl.commands.command_line.option_groups import grouped
 
         shown = [one for one in self.get_params(ctx) if one.get_help_record(ctx) is not None]
         arguments = [one for one in shown if one.param_type_name == "argument"]
         options = [one for one in shown if one.param_type_name != "argument"]
-        for heading, members in {"Arguments": arguments, **grouped(self.name, options)}.items():
+        for heading, members in {
+            "Arguments": arguments,
+            **grouped(self.name or "", options),
+        }.items():
             if members:
                 with formatter.section(heading):
                     formatter.write_dl([one.get_help_record(ctx) for one in members])
@@ -66,7 +53,7 @@ class LazyVerbs(TyperGroup):
         one.command(cmd_name, cls=Verb)(getattr(module, cmd_name))
         command = typer.main.get_command(one)
         if COMPLETION_VARIABLE in os.environ:
-            from pdctl.commands.completions import add_completions
+            from pdctl.commands.command_line.completions import add_completions
 
             add_completions(cmd_name, command)
         return command
@@ -76,12 +63,13 @@ class LazyVerbs(TyperGroup):
             raise _no_verb(args[0])
         return super().resolve_command(ctx, args)
 
-    def shell_complete(self, ctx: Any, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Complete verbs from their list: importing each one to describe it would take a second."""
+        from pdctl.commands.command_line.completions import items
+
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
-        names = (verb for verb in VERBS if verb.startswith(incomplete))
-        return [CompletionItem(verb, help=VERBS[verb]) for verb in names]
+        return items(verb for verb in VERBS if verb.startswith(incomplete))
 
 
 app = typer.Typer(

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from pdctl.cli import VERBS, app, verb_help
+from pdctl.cli import app, verb_help
+from pdctl.commands.command_line.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
 # pages whose shell blocks run as they stand, each in a folder of its own

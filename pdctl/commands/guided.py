@@ -6,7 +6,11 @@ from pathlib import Path
 
 import typer
 
-from pdctl.commands.guided_answers import (
+from pdctl.commands.command_line.overwrite import may_overwrite
+from pdctl.commands.parallel import spread_over_cores
+from pdctl.commands.plan import PlanOptions, chosen_arm, keep_plan, next_command, question_of
+from pdctl.commands.progress import progress_line, say
+from pdctl.commands.walk.answers import (
     Answers,
     Asked,
     asked_keys,
@@ -16,11 +20,7 @@ from pdctl.commands.guided_answers import (
     plan_options,
     questions,
 )
-from pdctl.commands.overwrite import may_overwrite
-from pdctl.commands.parallel import spread_over_cores
-from pdctl.commands.plan import PlanOptions, chosen_arm, keep_plan, next_command, question_of
-from pdctl.commands.prompt import Prompt, ask_prompt, history
-from pdctl.commands.progress import progress_line, say
+from pdctl.commands.walk.prompt import Prompt, ask_prompt, history
 from pdctl.console import interactive, out
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.pd_yaml import write_deployment

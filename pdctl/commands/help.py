@@ -6,22 +6,8 @@ from typing import Any
 
 import typer
 
+from pdctl.commands.command_line.topics import TOPICS
 from pdctl.errors import EnvironmentProblem, InvalidInput
-
-# topic -> its page under docs/; README and a wheel hold the same files
-TOPICS = {
-    "completion": "completion.md",
-    "doctor": "doctor.md",
-    "exit-codes": "exit-codes.md",
-    "glossary": "glossary.md",
-    "gpus": "gpus.md",
-    "json": "json.md",
-    "pd.yaml": "pd-yaml.md",
-    "security": "security.md",
-    "status-columns": "status-columns.md",
-    "supervision": "supervision.md",
-    "traces": "traces.md",
-}
 
 
 def help(  # noqa: A001 - named as its verb is
@@ -65,7 +51,8 @@ def _meant(topic: str) -> str:
 
 
 def _show(topic: str, *, as_json: bool) -> None:
-    from pdctl.cli import VERBS, verb_help
+    from pdctl.cli import verb_help
+    from pdctl.commands.command_line.verbs import VERBS
     from pdctl.console import out, print_json, printable
 
     text = verb_help(topic) if topic in VERBS else page(topic)
@@ -130,7 +117,8 @@ def _write_man_pages(target: Path, *, as_json: bool) -> None:
 
 def man_pages(target: Path) -> Iterator[tuple[Path, str]]:
     """Every man page with its file: pdctl and its verbs in section 1, topics in section 7."""
-    from pdctl.cli import VERBS, verb_help
+    from pdctl.cli import verb_help
+    from pdctl.commands.command_line.verbs import VERBS
     from pdctl.tables.pages import page_roff, usage_roff
 
     yield target / "man1" / "pdctl.1", usage_roff("pdctl", "plan, launch and watch", verb_help(""))

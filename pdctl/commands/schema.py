@@ -37,7 +37,7 @@ def envelope_schema(verb: str) -> "Schema":
 
     Raises InvalidInput for a verb that there is not.
     """
-    from pdctl.commands.json_data import DATA
+    from pdctl.commands.command_line.json_data import DATA
     from pdctl.json_schema import DIALECT, schema_of
 
     if verb not in DATA:

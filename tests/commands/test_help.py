@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pdctl.cli import VERBS, main
-from pdctl.commands.help import TOPICS, man_pages, page
+from pdctl.commands.command_line.topics import TOPICS
+from pdctl.commands.help import man_pages, page
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import known_gpu_names
 from pdctl.tables.status import COLUMNS

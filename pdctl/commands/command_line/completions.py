@@ -29,13 +29,18 @@ def _completer(words: Words) -> Callable[[Any, Any, str], list[Any]]:
 
 def matching(words: Words, context: Any, incomplete: str) -> list[Any]:
     """The words that begin with what is typed; none where they cannot be found out."""
-    from typer.core import CompletionItem
-
     try:
-        found = [word for word in words(context) if word.startswith(incomplete)]
+        return items(word for word in words(context) if word.startswith(incomplete))
     except (PdctlError, OSError):
         return []
-    return [CompletionItem(word) for word in found]
+
+
+def items(words: Iterable[str]) -> list[Any]:
+    """Words as a shell takes them."""
+    from typer import core
+
+    item: Any = core.CompletionItem  # type: ignore[attr-defined]
+    return [item(word) for word in words]
 
 
 def models(context: Any) -> Iterable[str]:
@@ -84,17 +89,17 @@ def logs_and_processes(context: Any) -> Iterable[str]:
 
 def topics(context: Any) -> Iterable[str]:
     """Topics of `help`, and verbs."""
-    from pdctl.cli import VERBS
-    from pdctl.commands.help import TOPICS
+    from pdctl.commands.command_line.topics import TOPICS
+    from pdctl.commands.command_line.verbs import VERBS
 
     return (*TOPICS, *VERBS)
 
 
 def verbs(context: Any) -> Iterable[str]:
-    """Verbs with a schema."""
-    from pdctl.commands.json_data import VERBS_WITH_DATA
+    """Verbs; each has a schema."""
+    from pdctl.commands.command_line.verbs import VERBS
 
-    return VERBS_WITH_DATA
+    return VERBS
 
 
 def policies(context: Any) -> Iterable[str]:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pdctl.commands.plan import PlanOptions
-from pdctl.commands.prompt import Prompt
+from pdctl.commands.walk.prompt import Prompt
 from pdctl.inspection.cluster import known_gpu_names, parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.model_files import absolute_model, bundled_names, cached_names
 from pdctl.inspection.records import Cluster
 from pdctl.paths import state_home
-from pdctl.units import parse_rate_rps, parse_tokens
-from pdctl.workload.describe import parse_slo
+from pdctl.units import parse_latency_s, parse_rate_rps, parse_tokens
 from pdctl.workload.time_units import TwoUnits, parse_time_unit
 from pdctl.workload.traces import read_trace
 
@@ -69,14 +68,13 @@ def _model() -> Asked:
 
 def _gpus(here: Cluster | None) -> Asked:
     if here is None:
-        text, usual, check = "Plan for which GPUs (? lists)?", FIRST_GPUS, parse_gpus
+        text, usual = "Plan for which GPUs (? lists)?", FIRST_GPUS
     else:
         text, usual = f"GPUs ({HERE}: {here.num_gpus} × {here.gpu.name}; ? lists)?", HERE
-        check = _here_or_described
     prompt = Prompt(
         "gpus",
         text,
-        check=check,
+        check=parse_gpus if here is None else _here_or_described,
         choices=known_gpu_names,
         help="8xH100 is one node, 4x8xH200 are four, :rdma400 after it is their network. Kinds:",
     )
@@ -150,7 +148,7 @@ def _slo(key: str, text: str) -> Asked:
     prompt = Prompt(
         key,
         f"{text} (Enter: none)?",
-        check=lambda answer: parse_slo(**{"ttft": "", "tpot": "", key: answer}),
+        check=lambda answer: parse_latency_s(answer, flag=f"--{key}"),
         help="A duration with its unit: 500ms, 2s.",
         is_optional=True,
     )
