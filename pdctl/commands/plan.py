@@ -442,10 +442,12 @@ def plan(
     ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
     output: Path = typer.Option(None, "-o", "--output", help="Write the plan, for `up -f`."),
+    force: bool = typer.Option(False, "--force", help="With -o: replace a file that exists."),
     report: Path = typer.Option(None, help="Write one self-contained HTML page."),
     no_input: bool = typer.Option(False, "--no-input", help="Never ask."),
 ) -> None:
     """Should prefill and decode be split, into how many engines, and why?"""
+    from pdctl.commands.command_line.overwrite import check_output
     from pdctl.commands.parallel import spread_over_cores
     from pdctl.commands.progress import progress_line
     from pdctl.commands.trace_input import say_workload
@@ -453,6 +455,7 @@ def plan(
     from pdctl.verdict.verdict import decide
 
     use_key_file(api_key_file)
+    check_output(output, force=force, no_input=no_input or as_json)
     options = PlanOptions(
         model=model,
         gpus=gpus,

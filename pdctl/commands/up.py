@@ -78,6 +78,7 @@ def up(
     output: Path | None = typer.Option(
         None, "-o", "--output", help="Write the deployment to this file; start nothing."
     ),
+    force: bool = typer.Option(False, "--force", help="With -o: replace a file that exists."),
     no_input: bool = typer.Option(False, "--no-input", help="Never ask questions."),
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON object once the deployment serves."
@@ -93,10 +94,12 @@ def up(
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
     """
     from pdctl.commands import up_preview
+    from pdctl.commands.command_line.overwrite import check_output
     from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
     from pdctl.engines.clients.api_key import use_key_file
 
     use_key_file(api_key_file)
+    check_output(output, force=force, no_input=no_input or as_json)
     timeout_s = parse_duration_s(timeout, flag="--timeout")
     options = up_preview.UpOptions(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input

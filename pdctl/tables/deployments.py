@@ -79,6 +79,11 @@ def ls_view(states: Sequence[DeploymentState], now: float) -> RenderableType:
     """Screen of `ls`: one row per deployment. now: Unix seconds."""
     if not states:
         return Text("No deployment is running. pdctl up starts one.")
+    return ls_table(states, now)
+
+
+def ls_table(states: Sequence[DeploymentState], now: float) -> Table:
+    """The table of `ls`, also without any row."""
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
     for column in ("NAME", "STATE", "LAYOUT", "MODEL", "ENDPOINT", "UP FOR"):
         table.add_column(column, no_wrap=column not in ("MODEL", "STATE"), overflow="fold")
