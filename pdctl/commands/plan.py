@@ -9,6 +9,7 @@ from pdctl.commands.number_option import number_option
 from pdctl.console import ask, err, interactive
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.hardware import known_attention_backend
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import parse_duration_s, parse_rate_rps, parse_share, parse_tokens, positive
 from pdctl.verdict.records import Arm, Question, Speculation, Verdict
@@ -77,7 +78,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         parallelism=parallelism,
         speculation=speculation,
         seed=options.seed,
-        attention_backend=_attention_backend(options.attention_backend),
+        attention_backend=known_attention_backend(options.attention_backend),
     )
     return name, _with_profile(question, options)
 
@@ -275,18 +276,6 @@ def _with_profile(question: Question, options: PlanOptions) -> Question:
             hint=f"--attention-backend {profile.attention_backend}",
         )
     return replace(question, profile=profile)
-
-
-def _attention_backend(name: str) -> str | None:
-    from pdctl.perf_model.hardware import ATTENTION_BACKENDS
-
-    if name and name not in ATTENTION_BACKENDS:
-        raise InvalidInput(
-            f"SGLang has no --attention-backend {name!r}. It has: "
-            f"{', '.join(sorted(ATTENTION_BACKENDS))}.",
-            hint="--attention-backend triton, or leave the flag out for SGLang's default",
-        )
-    return name or None
 
 
 def _at_least(value: int | None, least: int, flag: str) -> int | None:

@@ -94,12 +94,10 @@ def up(
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
     """
     from pdctl.commands import up_preview
-    from pdctl.commands.command_line.overwrite import check_output
     from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
     from pdctl.engines.clients.api_key import use_key_file
 
     use_key_file(api_key_file)
-    check_output(output, force=force, no_input=no_input or as_json)
     timeout_s = parse_duration_s(timeout, flag="--timeout")
     options = up_preview.UpOptions(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input
@@ -138,7 +136,7 @@ def up(
     )
     deployment = build_deployment(wanted)
     if output is not None:
-        up_preview.write_file(options, deployment, output)
+        up_preview.write_file(options, deployment, output, force=force)
     elif dry_run:
         up_preview.show_commands(options, deployment)
     else:

@@ -36,10 +36,18 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 def doctor_view(checks: Sequence[Check]) -> RenderableType:
     """Screen of `doctor`: this machine, then each deployment; faults before passed checks."""
     parts: list[RenderableType] = []
-    for name in dict.fromkeys(check.deployment for check in checks):
-        own = [check for check in checks if check.deployment == name]
+    ordered = in_shown_order(checks)
+    for name in dict.fromkeys(check.deployment for check in ordered):
+        own = [check for check in ordered if check.deployment == name]
         parts += [Text(name or "this machine", style="bold"), _rows(own), Text()]
     return Group(*parts, Text(doctor_summary(checks)))
+
+
+def in_shown_order(checks: Iterable[Check]) -> list[Check]:
+    """This machine, then each deployment; faults before passed checks."""
+    order, found = list(OUTCOME_MARKS), list(checks)
+    places = list(dict.fromkeys(check.deployment for check in found))
+    return sorted(found, key=lambda c: (places.index(c.deployment), order.index(c.outcome)))
 
 
 def doctor_summary(checks: Iterable[Check]) -> str:
@@ -54,8 +62,7 @@ def _rows(checks: Sequence[Check]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    order = list(OUTCOME_MARKS)
-    for check in sorted(checks, key=lambda check: order.index(check.outcome)):
+    for check in checks:
         mark, colour = OUTCOME_MARKS[check.outcome]
         is_well = check.outcome == "pass"
         table.add_row(

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdctl.doctor.records import Check
+from pdctl.tables.deployments import in_shown_order
 
 DOCTOR_HEADS = ("DEPLOYMENT", "OUTCOME", "CHECK", "TEXT", "FIX", "SOURCE")
 
@@ -25,9 +26,9 @@ def tab_lines(view: RenderableType) -> Iterator[str]:
 
 
 def doctor_lines(checks: Sequence[Check]) -> Iterator[str]:
-    """One line per check of `doctor`, below a line of names; in the order of the checks."""
+    """One line per check of `doctor`, below a line of names; in the order of its screen."""
     yield "\t".join(DOCTOR_HEADS)
-    for check in checks:
+    for check in in_shown_order(checks):
         yield _joined(
             (check.deployment, check.outcome, check.id, check.text, check.fix, check.source)
         )
