@@ -1,10 +1,10 @@
 """SGLang's command line for one engine. With flags_router and extra_args, all that knows flags."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from pdctl.deployment.checks import Version, options
-from pdctl.deployment.records import Deployment, Ports, ProcessSpec, RolePlan
+from pdctl.deployment.records import MODES, Deployment, Ports, ProcessSpec, RolePlan
 from pdctl.hosts import LOOPBACK, in_url
 from pdctl.perf_model.records import Parallelism, Role
 
@@ -237,7 +237,7 @@ def simulated_argv(
         *("--sim-gpus", deployment.gpus or f"{deployment.num_gpus}xH200"),
         *("--sim-speed", f"{deployment.sim_speed:g}"),
         *("--host", ENGINE_HOST, "--port", str(ports.http)),
-        *("--disaggregation-mode", _mode(role), *bootstrap),
+        *("--disaggregation-mode", MODES[role], *bootstrap),
         *_role_switch(deployment, None, None),
         *parallelism_flags(plan.parallelism, None),
         "--enable-metrics",
@@ -276,7 +276,7 @@ def _disaggregation(
     if backend == "mooncake_tcp" and _before(version, MOONCAKE_TCP_SINCE):
         backend = "mooncake"
     return (
-        *("--disaggregation-mode", _mode(role)),
+        *("--disaggregation-mode", MODES[role]),
         *("--disaggregation-transfer-backend", backend),
         # decode engines with dp attention open the port too, and all would open SGLang's default
         *("--disaggregation-bootstrap-port", str(ports.bootstrap)),
@@ -288,11 +288,6 @@ def _role_switch(
 ) -> tuple[str, ...]:
     """With it every engine has a bootstrap registry of its own, and can change its role."""
     return () if role_switch_obstacle(deployment, version=version, backend=backend) else (FLAG,)
-
-
-def _mode(role: Role) -> str:
-    modes: Mapping[Role, str] = {"colocated": "null", "prefill": "prefill", "decode": "decode"}
-    return modes[role]
 
 
 def _before(version: Version | None, since: Version) -> bool:

@@ -9,6 +9,9 @@ from pdctl.perf_model.records import Parallelism, Role
 
 EngineKind = Literal["sglang", "sim"]
 ProcessRole = Literal["colocated", "prefill", "decode", "router"]
+# SGLang's --disaggregation-mode for each role
+ROLE_OF_MODE: dict[str, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
+MODES: dict[Role, str] = {role: mode for mode, role in ROLE_OF_MODE.items()}
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from pdctl.deployment.records import ROLE_OF_MODE
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.engine_model import UNKNOWN_CONTEXT
 from pdctl.perf_model.fitting.design import EngineLimits
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.status.pages import parse_load
-
-ROLE_BY_MODE: Mapping[object, Role] = {
-    "null": "colocated",
-    "prefill": "prefill",
-    "decode": "decode",
-}
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def facts_from_pages(
     accelerator = parsed_object(loads).get("accelerator")
     return EngineFacts(
         url=url,
-        role=ROLE_BY_MODE.get(mode, "colocated"),
+        role=ROLE_OF_MODE.get(str(mode), "colocated"),
         engine="simulated" if simulated else f"sglang {info.get('version') or 'unknown'}",
         model=str(model_info.get("model_path") or info.get("model_path") or ""),
         attention_backend=_backend(info, simulated=simulated),

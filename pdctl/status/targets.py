@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from pdctl.deployment.records import ROLE_OF_MODE
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
 from pdctl.engines.records import DeploymentState
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 
 _ORDER: dict[Role, int] = {"prefill": 0, "decode": 1, "colocated": 2}
-_MODES: dict[str, Role] = {"prefill": "prefill", "decode": "decode", "null": "colocated"}
 
 
 def targets_of_state(state: DeploymentState) -> tuple[Target, ...]:
@@ -98,7 +98,7 @@ def _is_own(host: str) -> bool:
 
 
 def _asker(target: Target) -> Callable[[], Role | None]:
-    return lambda: _MODES.get(str(_model_info(target).get("disaggregation_mode")))
+    return lambda: ROLE_OF_MODE.get(str(_model_info(target).get("disaggregation_mode")))
 
 
 def _model_info(target: Target) -> dict[str, object]:

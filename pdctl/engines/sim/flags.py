@@ -4,11 +4,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pdctl.deployment.records import ROLE_OF_MODE
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
-
-ROLE_OF_MODE: dict[str, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
-MODES: dict[Role, str] = {role: mode for mode, role in ROLE_OF_MODE.items()}
 
 
 @dataclass(frozen=True)
