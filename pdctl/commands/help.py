@@ -1,8 +1,8 @@
 """`pdctl help`: the pages of the documentation, on a terminal and as man pages."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -65,7 +65,7 @@ def _show(topic: str, *, as_json: bool) -> None:
         return
     from pdctl.tables.pages import page_view
 
-    with console.pager(styles=not console.no_color) if _is_long(text) else _nothing():
+    with console.pager() if _is_long(text) else nullcontext():  # less shows colours as codes
         console.print(page_view(text))
 
 
@@ -73,12 +73,6 @@ def _is_long(text: str) -> bool:
     import shutil
 
     return text.count("\n") > shutil.get_terminal_size().lines
-
-
-def _nothing() -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def _list(*, as_json: bool) -> None:

@@ -5,7 +5,7 @@ import time
 
 import typer
 
-from pdctl.console import show
+from pdctl.console import out, show
 
 
 def ls(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
@@ -25,6 +25,6 @@ def ls(as_json: bool = typer.Option(False, "--json", help="Print one JSON object
         "ls",
         [dataclasses.asdict(state) for state in states],
         as_json=as_json,
-        render=lambda: ls_view(states, now),
+        render=lambda: ls_view(states, now, out().width),
         lines=lambda: tab_lines(ls_table(states, now)),
     )

@@ -82,11 +82,33 @@ def _clean(text: str) -> str:
     return "".join(c for c in text if c.isprintable())
 
 
-def ls_view(states: Sequence[DeploymentState], now: float) -> RenderableType:
-    """Screen of `ls`: one row per deployment. now: Unix seconds."""
+def ls_view(states: Sequence[DeploymentState], now: float, width: int = 100) -> RenderableType:
+    """Screen of `ls`: one row per deployment, or two lines where `width` is too small for that.
+
+    now: Unix seconds.
+    """
     if not states:
         return Text("No deployment is running. pdctl up starts one.")
-    return ls_table(states, now)
+    table = ls_table(states, now)
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    needed = sum(max(map(len, cells)) + 3 for cells in columns) - 3
+    return table if needed <= width else _stacked(states, now)
+
+
+def _stacked(states: Sequence[DeploymentState], now: float) -> RenderableType:
+    """Two lines per deployment: what it is called and does, then what and where it serves."""
+    parts: list[RenderableType] = []
+    for state in states:
+        head = Text(state.name, style="bold")
+        head.append(f"  {_phase(state)}", style=LS_COLOURS.get(state.phase, "yellow"))
+        head.append(f"  {state.layout}  {_up_for(state, now)}", style="not bold")
+        parts += [head, Text(f"  {state.model}  {state.endpoint}", overflow="fold")]
+    return Group(*parts)
+
+
+def _up_for(state: DeploymentState, now: float) -> str:
+    started = min((p.started_at for p in state.processes if p.started_at), default=None)
+    return format_seconds(None if started is None else now - started)
 
 
 def ls_table(states: Sequence[DeploymentState], now: float) -> Table:
@@ -95,14 +117,13 @@ def ls_table(states: Sequence[DeploymentState], now: float) -> Table:
     for column in ("NAME", "STATE", "LAYOUT", "MODEL", "ENDPOINT", "UP FOR"):
         table.add_column(column, no_wrap=column not in ("MODEL", "STATE"), overflow="fold")
     for state in states:
-        started = min((p.started_at for p in state.processes if p.started_at), default=None)
         table.add_row(
             state.name,
             Text(_phase(state), style=LS_COLOURS.get(state.phase, "yellow")),
             state.layout,
             state.model,
             state.endpoint,
-            format_seconds(None if started is None else now - started),
+            _up_for(state, now),
         )
     return table
 
