@@ -33,7 +33,7 @@ def down(
 
     if every and names:
         raise InvalidInput("--all excludes names.", hint="pdctl down --all")
-    killed: dict[str, tuple[int, ...]] = {}
+    killed: dict[str, tuple[str, ...]] = {}
     problems: list[PdctlError] = []
     for name in _chosen(names, every=every):
         try:
@@ -42,8 +42,8 @@ def down(
             problems.append(problem)
             if not as_json:
                 say(f"{name}: {problem.message}")
-    data = {"stopped": [{"name": name, "killed_pids": list(pids)} for name, pids in killed.items()]}
-    lines = [_line(name, pids) for name, pids in killed.items()]
+    data = {"stopped": [{"name": name, "killed": list(ended)} for name, ended in killed.items()]}
+    lines = [_line(name, ended) for name, ended in killed.items()]
     if not problems or (lines and not as_json):
         text = "\n".join(lines or ["No deployment is running."])
         show("down", data, as_json=as_json, render=lambda: Text(text))
@@ -60,7 +60,7 @@ def _chosen(names: list[str] | None, *, every: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) if names else (running.chosen_name(None),)
 
 
-def _stop(name: str, *, now: bool) -> tuple[int, ...]:
+def _stop(name: str, *, now: bool) -> tuple[str, ...]:
     """Stop one deployment and say what its processes do meanwhile."""
     from pdctl.engines.lifecycle import running
     from pdctl.tables.deployments import change_lines
@@ -76,6 +76,6 @@ def _stop(name: str, *, now: bool) -> tuple[int, ...]:
     return running.stop(name, now=now, tell=tell)
 
 
-def _line(name: str, killed: tuple[int, ...]) -> str:
-    by_force = f" (killed processes {', '.join(map(str, killed))})" if killed else ""
-    return f"Stopped {name}{by_force}."
+def _line(name: str, killed: tuple[str, ...]) -> str:
+    by_force = f" Killed by force: {', '.join(killed)}." if killed else ""
+    return f"Stopped {name}.{by_force}"

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -48,13 +49,12 @@ from pdctl.measurement.load import fresh_seed
 from pdctl.measurement.prediction import cluster_behind, cluster_of, profile_for
 from pdctl.measurement.results import summary, write_result
 from pdctl.perf_model.fitting.profiles import read_profile
-from pdctl.perf_model.records import Profile
+from pdctl.perf_model.records import Profile, layout_text
 from pdctl.tables.measure import forecast_line, load_progress, measure_view
 from pdctl.tables.tabs import tab_lines
 from pdctl.workload.records import Requests, Workload
 
 PROGRESS_EVERY_S = 15.0
-LETTERS = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
 
 
 @dataclass
@@ -146,7 +146,7 @@ def _target(options: MeasureOptions, measured: Measured) -> None:
     cluster = cluster_behind(options.gpus, facts[0])
     if cluster is None:
         say("no prediction: these engines do not report their GPUs (pass --gpus 8xH200)")
-    measured.layouts["target"] = (_layout([f.role for f in facts]), len(facts))
+    measured.layouts["target"] = (layout_text(Counter(f.role for f in facts)), len(facts))
     endpoint = Endpoint(
         arm="target",
         url=url,
@@ -195,10 +195,6 @@ def _trouble(name: str) -> Callable[[], str]:
         return "; ".join(f"{p.name} {p.detail or p.phase}" for p in dead)
 
     return look
-
-
-def _layout(roles: list[str]) -> str:
-    return "".join(f"{roles.count(role)}{letter}" for role, letter in LETTERS if role in roles)
 
 
 def _loads(

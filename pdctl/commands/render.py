@@ -8,7 +8,9 @@ from pdctl.console import print_json
 
 
 def render(
-    target: str = typer.Argument(..., help="miles (RL training) or shell (a bash script)."),
+    target: str = typer.Argument(
+        ..., help="miles or miles-yaml (RL training), or shell (a bash script)."
+    ),
     file: Path | None = typer.Option(
         None, "-f", "--file", help="Deployment file. Default: ./pd.yaml, else the last plan."
     ),
@@ -30,8 +32,10 @@ def render(
 
     from pdctl.commands import render_run
 
-    text = render_run.rendered(target, file, form)
-    typer.echo(render_run.note(target), nl=False, err=True)
+    export = render_run.export_for(target, form)
+    text = render_run.rendered(export, file)
+    if export.note:
+        typer.echo(f"note: {export.note}", err=True)
     if output is not None:
         render_run.write_text(output, text)
     if as_json:

@@ -3,41 +3,33 @@
 from pathlib import Path
 
 from pdctl.commands.deployment_options import FILE
-from pdctl.deployment.exports.miles import MILES_NOTE, miles
-from pdctl.deployment.exports.shell import shell
+from pdctl.deployment.exports import EXPORTS, Export
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.engines.lifecycle.start import prepare
 from pdctl.errors import EnvironmentProblem, InvalidInput
-from pdctl.inspection.llm import bundled_names
 from pdctl.paths import last_plan_path
 
-TARGETS = ("miles", "shell")
 
-
-def rendered(target: str, file: Path | None, form: str) -> str:
-    """The deployment as text for `target`. Raises InvalidInput for an unknown target."""
-    if target not in TARGETS:
-        raise InvalidInput(
-            f"{target!r} is not a target of render.", hint="pdctl render miles|shell"
-        )
+def export_for(target: str, form: str) -> Export:
+    """The export of a target. Raises InvalidInput if there is none."""
     if form not in ("flag", "yaml"):
         raise InvalidInput(
             f"--as {form!r} is not a form that Miles reads.", hint="--as flag or yaml"
         )
+    name = "miles-yaml" if (target, form) == ("miles", "yaml") else target
+    if name not in EXPORTS:
+        raise InvalidInput(
+            f"pdctl cannot render for {target!r}.", hint=f"pdctl render {'|'.join(EXPORTS)}"
+        )
+    return EXPORTS[name]
+
+
+def rendered(export: Export, file: Path | None) -> str:
+    """The deployment as text in this format."""
     deployment = _deployment(file)
-    if target == "shell":
-        return shell(prepare(deployment).specs)
-    return miles(
-        deployment,
-        form="flag" if form == "flag" else "yaml",
-        has_weights=deployment.model not in bundled_names(),
-    )
-
-
-def note(target: str) -> str:
-    """A note about the text, for stderr."""
-    return f"note: {MILES_NOTE}\n" if target == "miles" else ""
+    specs = prepare(deployment).specs if export.needs_processes else ()
+    return export.render(deployment, specs)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import LineScreen, LiveScreen, Screen
 from pdctl.console import err, show
 from pdctl.deployment.build import Counts, counts_of
-from pdctl.engines.clients.api_key import use_key_of
+from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.follow import settling
 from pdctl.engines.lifecycle.rescale import Rescaled, preview
 from pdctl.engines.lifecycle.running import find, router_policy

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pdctl.console import ask, err, interactive, out, show
-from pdctl.engines.clients.api_key import use_key_of
+from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.state import read_state
 from pdctl.errors import ExitCode, StateConflict
 from pdctl.status.records import DeploymentStatus

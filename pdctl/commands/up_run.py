@@ -14,9 +14,11 @@ from pdctl.console import ask, interactive, out, print_json
 from pdctl.deployment.records import Deployment
 from pdctl.doctor.diagnose import quick_checks
 from pdctl.engines import state as engine_state
-from pdctl.engines.clients.api_key import api_key, use_key_of
+from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.lifecycle import follow, running, start
-from pdctl.engines.lifecycle.start import Prepared, SupervisorProcess
+from pdctl.engines.lifecycle.deployment_key import use_key_of
+from pdctl.engines.lifecycle.start import Prepared
+from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import EnvironmentProblem, ExitCode
 from pdctl.tables.deployments import ready_view
@@ -36,7 +38,7 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
         simulated = dataclasses.replace(deployment, engine="sim", gpus=None)
         prepared, supervisor = _launch(options, simulated)
     warn(prepared)
-    with start.holding(prepared.specs):
+    with start.holding(prepared):
         _follow(options, supervisor, deployment_headline(prepared))
 
 
@@ -56,8 +58,7 @@ def _launch(options: UpOptions, deployment: Deployment) -> tuple[Prepared, Super
     with start.planning():
         prepared = start.prepare(deployment)
         supervisor = start.launch(
-            prepared.deployment,
-            prepared.specs,
+            prepared,
             detached=options.is_detached,
             ready_timeout_s=options.timeout_s,
         )

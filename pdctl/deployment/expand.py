@@ -1,12 +1,12 @@
-"""A deployment as the flat list of processes that every launcher and export takes."""
+"""Expand a deployment into the flat list of processes that launchers and exports take."""
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdctl.deployment.checks import Version, check_args
 from pdctl.deployment.flags import (
-    ENGINE_HOST,
     engine_argv,
     engine_env,
     parse_version,
@@ -14,15 +14,17 @@ from pdctl.deployment.flags import (
     router_argv,
     simulated_argv,
 )
-from pdctl.deployment.records import Deployment, Ports, ProcessSpec
+from pdctl.deployment.records import HERE, Deployment, Ports, ProcessSpec
 from pdctl.errors import EnvironmentProblem
 from pdctl.hosts import LOOPBACK, LOOPBACK_NAMES, reachable_in_url
 from pdctl.inspection.records import SglangInstall
 from pdctl.perf_model.records import Role
 
-# SIGTERM drains SGLang without bound, then takes it up to 20 s; a simulated engine needs neither
+# after SIGTERM SGLang drains without limit, then needs up to 20 s; simulated engines need neither
 STOP_GRACE_S = {"sglang": 60.0, "sim": 10.0}
 ROUTER_STOP_GRACE_S = 30.0
+ALL_HERE: Mapping[str, str] = {}
+THIS_MACHINE: Mapping[str, str] = {HERE: LOOPBACK}
 
 
 def expand(
@@ -34,16 +36,20 @@ def expand(
     install: SglangInstall | None = None,
     backend: str | None = None,
     pdctl_python: str = sys.executable,
+    nodes: Mapping[str, str] = ALL_HERE,
+    addresses: Mapping[str, str] = THIS_MACHINE,
 ) -> tuple[ProcessSpec, ...]:
-    """Every process of a deployment, the router first, fully resolved.
+    """Every process of a deployment, router first, fully resolved.
 
     Args:
-        gpus: of each engine, as `assign_gpus` gave them.
-        ports: of the router and each engine, as `plan_ports` gave them.
+        gpus: the GPUs of each engine, as `place_engines` chose them.
+        ports: the ports of the router and each engine, as `plan_ports` chose them.
         install: the SGLang to run; not needed for simulated engines.
-        backend: of KV transfer, as `choose_backend` named it; not needed for simulated engines
-            nor colocated ones.
+        backend: the KV transfer backend that `choose_backend` picked; not needed for simulated
+            or colocated engines.
         pdctl_python: the interpreter that runs the router and simulated engines.
+        nodes: the node of each process by name; those it leaves out run on this machine.
+        addresses: where the processes of each node listen.
 
     Raises:
         InvalidInput: the user's extra flags conflict with pdctl's or with each other.
@@ -51,41 +57,107 @@ def expand(
     """
     version = parse_version(install.version) if install else None
     check_args(deployment, version)
-    can_switch = not role_switch_obstacle(deployment, version=version, backend=backend)
-    engines = tuple(
-        ProcessSpec(
-            name=name,
-            role=role,
-            argv=_argv(deployment, role, ports[name], install, backend, pdctl_python),
-            env=_env(deployment, role, gpus[name], version, backend),
-            gpus=gpus[name],
-            host=ENGINE_HOST,
-            port=ports[name].http,
-            log=log_dir / f"{name}.log",
-            bootstrap_port=ports[name].bootstrap if role == "prefill" else None,
-            stop_grace_s=STOP_GRACE_S[deployment.engine],
-            can_switch_role=can_switch,
-        )
+    common = _Common(deployment, install, version, backend, pdctl_python, log_dir)
+
+    def address(name: str) -> str:
+        return addresses[nodes.get(name, HERE)]
+
+    router = common.router(ports["router"], nodes.get("router", HERE), address("router"))
+    engines = (
+        common.engine(name, role, ports[name], gpus[name], nodes.get(name, HERE), address(name))
         for name, role in deployment.engine_names.items()
     )
-    return (_router(deployment, ports["router"], log_dir, version, pdctl_python), *engines)
+    return (router, *engines)
 
 
-def _router(
-    deployment: Deployment, ports: Ports, log_dir: Path, version: Version | None, python: str
-) -> ProcessSpec:
-    return ProcessSpec(
-        name="router",
-        role="router",
-        argv=router_argv(deployment, ports, pdctl_python=python, version=version),
-        env=_router_env(deployment),
-        gpus=(),
-        host=reachable_in_url(deployment.router.host),
-        port=ports.http,
-        log=log_dir / "router.log",
-        metrics_port=ports.metrics,
-        stop_grace_s=ROUTER_STOP_GRACE_S,
-    )
+@dataclass(frozen=True)
+class _Common:
+    """Settings shared by all processes. python: runs the router and simulated engines."""
+
+    deployment: Deployment
+    install: SglangInstall | None
+    version: Version | None
+    backend: str | None
+    python: str
+    log_dir: Path
+
+    def router(self, ports: Ports, node: str, address: str) -> ProcessSpec:
+        # the default, loopback, would be unreachable on another machine
+        listen_on = self.deployment.router.host if node == HERE else address
+        return ProcessSpec(
+            name="router",
+            role="router",
+            argv=router_argv(
+                self.deployment,
+                ports,
+                address=address,
+                listen_on=listen_on,
+                pdctl_python=self.python,
+                version=self.version,
+            ),
+            env=_router_env(self.deployment),
+            gpus=(),
+            host=reachable_in_url(listen_on),
+            port=ports.http,
+            log=self.log_dir / "router.log",
+            metrics_port=ports.metrics,
+            stop_grace_s=ROUTER_STOP_GRACE_S,
+            node=node,
+        )
+
+    def engine(
+        self,
+        name: str,
+        role: Role,
+        ports: Ports,
+        gpus: tuple[int, ...],
+        node: str,
+        address: str,
+    ) -> ProcessSpec:
+        obstacle = role_switch_obstacle(self.deployment, version=self.version, backend=self.backend)
+        return ProcessSpec(
+            name=name,
+            role=role,
+            argv=self._argv(role, ports, address),
+            env=self._env(role, gpus, address),
+            gpus=gpus,
+            host=address,
+            port=ports.http,
+            log=self.log_dir / f"{name}.log",
+            bootstrap_port=ports.bootstrap if role == "prefill" else None,
+            stop_grace_s=STOP_GRACE_S[self.deployment.engine],
+            can_switch_role=not obstacle,
+            node=node,
+        )
+
+    def _argv(self, role: Role, ports: Ports, address: str) -> tuple[str, ...]:
+        if self.deployment.engine == "sim":
+            return simulated_argv(
+                self.deployment, role, ports, address=address, pdctl_python=self.python
+            )
+        if self.install is None or self.install.version is None:
+            where = self.install.python if self.install else "any known Python"
+            raise EnvironmentProblem(
+                f"SGLang is not installed in {where}.",
+                hint="pip install 'pdctl[sglang]', or --python VENV/bin/python, or --engine sim",
+                code="no_sglang",
+            )
+        return engine_argv(
+            self.deployment,
+            role,
+            ports,
+            address=address,
+            python=self.install.python,
+            version=self.version,
+            backend=self.backend,
+        )
+
+    def _env(self, role: Role, gpus: tuple[int, ...], address: str) -> dict[str, str]:
+        added = self.deployment.roles[role].env
+        if self.deployment.engine == "sim":
+            return {"PYTHONUNBUFFERED": "1", **added}
+        usual = engine_env(role, gpus, address=address, version=self.version, backend=self.backend)
+        return {**usual, **added}
 
 
 def _router_env(deployment: Deployment) -> dict[str, str]:
@@ -98,42 +170,3 @@ def _router_env(deployment: Deployment) -> dict[str, str]:
     if deployment.engine == "sim":
         env |= {"HF_ENDPOINT": f"http://{LOOPBACK}:1", "NO_PROXY": ",".join(LOOPBACK_NAMES)}
     return env
-
-
-def _argv(
-    deployment: Deployment,
-    role: Role,
-    ports: Ports,
-    install: SglangInstall | None,
-    backend: str | None,
-    pdctl_python: str,
-) -> tuple[str, ...]:
-    if deployment.engine == "sim":
-        return simulated_argv(deployment, role, ports, pdctl_python=pdctl_python)
-    if install is None or install.version is None:
-        raise EnvironmentProblem(
-            f"SGLang is not installed in {install.python if install else 'any known Python'}.",
-            hint="pip install 'pdctl[sglang]', or --python VENV/bin/python, or --engine sim",
-            code="no_sglang",
-        )
-    return engine_argv(
-        deployment,
-        role,
-        ports,
-        python=install.python,
-        version=parse_version(install.version),
-        backend=backend,
-    )
-
-
-def _env(
-    deployment: Deployment,
-    role: Role,
-    gpus: tuple[int, ...],
-    version: Version | None,
-    backend: str | None,
-) -> dict[str, str]:
-    added = deployment.roles[role].env
-    if deployment.engine == "sim":
-        return {"PYTHONUNBUFFERED": "1", **added}
-    return {**engine_env(role, gpus, version=version, backend=backend), **added}

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+from pdctl.deployment.records import role_of_mode
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport
 from pdctl.doctor.records import Check, CheckOutcome
 from pdctl.hosts import is_loopback
@@ -19,7 +20,6 @@ MUST_AGREE: dict[str, tuple[str, str, CheckOutcome]] = {
 }
 MAX_SIZE = 1e15  # an engine that reports a larger size is not to be trusted
 SPLIT_ROLES = ("prefill", "decode")
-_MODES = {"null": "colocated", "None": "colocated"}
 _MLA = ("deepseekv2", "deepseekv3", "deepseekv32", "kimik2", "longcat", "glm4moelite", "minicpm3")
 
 
@@ -45,9 +45,9 @@ def _settings(facts: DeploymentFacts) -> Iterator[Check]:
 
 def _roles(facts: DeploymentFacts) -> Iterator[Check]:
     wrong = [
-        f"{e.name} runs as {_MODES.get(e.role, e.role)}"
+        f"{e.name} runs as {role_of_mode(e.role) or e.role}"
         for e in facts.engines
-        if e.role and _MODES.get(e.role, e.role) != e.target.role
+        if e.role and role_of_mode(e.role) != e.target.role
     ]
     listed = {row.url: row.role for row in facts.workers or ()}
     wrong += [

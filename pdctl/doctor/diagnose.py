@@ -10,9 +10,9 @@ from pdctl.doctor.deployment_facts import ask_deployment, ask_through_router
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
 from pdctl.engines import log_file, state
-from pdctl.engines.clients.api_key import use_key_of
 from pdctl.engines.explain_log import Explanation, explain_end, explain_troubles, loud_line
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.log_signatures import RUNNING
 from pdctl.inspection.gpus import query_rdma_ports
 from pdctl.inspection.records import SglangInstall

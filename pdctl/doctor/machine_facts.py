@@ -12,8 +12,9 @@ import psutil
 
 from pdctl.engines import state
 from pdctl.engines.launchers.local import marked
+from pdctl.engines.launchers.protocol import HERE
+from pdctl.engines.launchers.registry import launcher_named
 from pdctl.engines.lifecycle import running
-from pdctl.engines.lifecycle.start import is_port_free
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus, visible_gpus
 from pdctl.inspection.records import Gpu, SglangInstall
@@ -212,7 +213,8 @@ def load_snapshots() -> tuple[int, int]:
 
 def taken_ports(ports: tuple[int, ...]) -> dict[int, str]:
     """The owners of `ports` in use, except those that belong to a deployment of pdctl."""
-    busy = [port for port in ports if not is_port_free(port)]
+    launcher = launcher_named()
+    busy = [port for port in ports if not launcher.is_port_free(HERE, port)]
     if not busy:
         return {}
     ours = _ours()

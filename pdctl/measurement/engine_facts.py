@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from pdctl.deployment.records import ROLE_OF_MODE
+from pdctl.deployment.records import role_of_mode
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.engine_model import UNKNOWN_CONTEXT
 from pdctl.perf_model.fitting.design import EngineLimits
@@ -61,7 +61,7 @@ def facts_from_pages(
     accelerator = parsed_object(loads).get("accelerator")
     return EngineFacts(
         url=url,
-        role=ROLE_OF_MODE.get(str(mode), "colocated"),
+        role=role_of_mode(mode) or "colocated",
         engine="simulated" if simulated else f"sglang {info.get('version') or 'unknown'}",
         model=str(model_info.get("model_path") or info.get("model_path") or ""),
         attention_backend=_backend(info, simulated=simulated),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from pdctl.deployment.records import ROLE_OF_MODE
+from pdctl.deployment.records import role_of_mode
 from pdctl.perf_model.records import Role
 from pdctl.status.records import CounterSample, EngineSample, Histogram
 
@@ -159,7 +159,7 @@ def _json(body: bytes) -> Any:
 def _role(rank: Mapping[str, Any], role: Role) -> Role:
     section = rank.get("disaggregation")
     mode = section.get("mode") if isinstance(section, dict) else None
-    return ROLE_OF_MODE.get(mode, role) if isinstance(mode, str) else role
+    return (role_of_mode(mode) or role) if isinstance(mode, str) and mode else role
 
 
 def _age_s(page: Mapping[str, Any], ranks: Sequence[Mapping[str, Any]]) -> float:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from pdctl.deployment.records import ROLE_OF_MODE
+from pdctl.deployment.records import role_of_mode
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
+from pdctl.engines.lifecycle.meant import meant_name
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import EngineFailed, InvalidInput, PdctlError, StateConflict
 from pdctl.hosts import in_url, is_loopback, is_wildcard
@@ -98,7 +99,7 @@ def _is_own(host: str) -> bool:
 
 
 def _asker(target: Target) -> Callable[[], Role | None]:
-    return lambda: ROLE_OF_MODE.get(str(_model_info(target).get("disaggregation_mode")))
+    return lambda: role_of_mode(_model_info(target).get("disaggregation_mode", ...))
 
 
 def _model_info(target: Target) -> dict[str, object]:
@@ -133,20 +134,7 @@ def candidates() -> tuple[str, ...]:
 
 def only_name() -> str:
     """The deployment meant when none is named. Raises StateConflict unless there is exactly one."""
-    names = candidates()
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise StateConflict(
-            "No deployment is running.",
-            hint="pdctl up starts one; pdctl status --router http://HOST:30000 watches any other",
-            code="not_running",
-        )
-    raise StateConflict(
-        f"{len(names)} deployments are running: {', '.join(names)}.",
-        hint=f"pdctl status {names[0]}",
-        code="ambiguous_name",
-    )
+    return meant_name(None, candidates(), hint="pdctl status {}")
 
 
 def source_of_state(name: str) -> Callable[[], Watched]:

@@ -188,7 +188,7 @@ def elapsed_s(process: ProcessState, now: float) -> float | None:
     """Seconds until the process was ready, or since it started. None if it is not running."""
     if process.ready_after_s is not None:
         return process.ready_after_s
-    if process.started_at is None or process.pid is None:
+    if process.started_at is None or process.handle is None:
         return None
     return max(0.0, now - process.started_at)
 

@@ -12,7 +12,7 @@ import pytest
 
 from pdctl.cli import main
 from pdctl.engines import state
-from pdctl.engines.records import DeploymentState, ProcessState
+from pdctl.engines.records import DeploymentState, Handle, ProcessState
 from tests.status.servers import Pages, pages_server
 from tests.status.test_watch import engine_pages
 
@@ -46,7 +46,7 @@ def held(home: Path) -> Iterator[None]:
 def fleet_state(router: str, prefill: str, decode: str) -> DeploymentState:
     def process(name: str, role: Any, url: str) -> ProcessState:
         return ProcessState(
-            name, role, url, "serving", 1, 0.0, metrics_port=int(url.rsplit(":", 1)[1])
+            name, role, url, "serving", Handle("1@0"), 0.0, metrics_port=int(url.rsplit(":", 1)[1])
         )
 
     return DeploymentState(
@@ -152,7 +152,7 @@ def test_a_dead_supervisor_is_reported(held: None, capsys: pytest.CaptureFixture
     [
         ((), 7, "No deployment is running"),
         (("gone",), 7, "No deployment 'gone' is running"),
-        (("../x",), 2, "not a name"),
+        (("../x",), 2, "not a valid deployment name"),
         (("--router", "nonsense"), 2, "is not the URL of a router"),
         (("--router", "http://127.0.0.1:9"), 5, "No SGLang router answers"),
         (("--router", "http://127.0.0.1:9", "chat"), 2, "--router excludes"),

@@ -1,12 +1,14 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 
 import pytest
 
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.records import Ports, RolePlan, RouterPlan
+from pdctl.deployment.records import HERE, Ports, RolePlan, RouterPlan
 from pdctl.deployment.resources import (
     DIST_INIT_PORTS,
+    Place,
     assign_gpus,
     assign_more_gpus,
     choose_backend,
@@ -15,6 +17,7 @@ from pdctl.deployment.resources import (
     needs_gpus,
     nvlink_domains,
     parse_gpu_list,
+    place_engines,
     plan_ports,
 )
 from pdctl.errors import EnvironmentProblem, InvalidInput
@@ -22,6 +25,10 @@ from pdctl.inspection.records import Gpu
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, gpu, install, split
 from tests.engines.world import fleet_specs
+
+
+def here(assigned: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
+    return {name: Place(HERE, gpus) for name, gpus in assigned.items()}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,7 @@ def test_the_routers_own_port_is_given_to_nobody_else() -> None:
 
 
 def test_a_router_port_in_use_is_an_error_that_names_a_free_one() -> None:
-    with pytest.raises(EnvironmentProblem, match="Port 30000") as error:
+    with pytest.raises(EnvironmentProblem, match="port 30000 is already in use") as error:
         plan_ports(split(), lambda port: port not in (30000, 30001))
     assert error.value.hint == "--port 30002"
     with pytest.raises(EnvironmentProblem) as error:
@@ -106,7 +113,7 @@ def test_a_router_port_in_use_is_an_error_that_names_a_free_one() -> None:
 
 
 def test_a_full_band_is_an_error_that_names_it() -> None:
-    with pytest.raises(EnvironmentProblem, match="bootstrap registry between 21000 and 21999"):
+    with pytest.raises(EnvironmentProblem, match="21999 is free for the bootstrap registry"):
         plan_ports(split(), lambda port: not 21000 <= port < 22000)
 
 
@@ -214,7 +221,7 @@ def test_chosen_gpus_are_used_in_their_order_and_no_others() -> None:
     assert sorted(g for gpus in assigned.values() for g in gpus) == [2, 5, 6]
     with pytest.raises(EnvironmentProblem, match="need 8 free GPUs; 3 are free"):
         assign_gpus(split(gpus="5-6,2"), EIGHT)
-    with pytest.raises(InvalidInput, match="names GPU 8, which is not here"):
+    with pytest.raises(InvalidInput, match="names GPU 8, which does not exist here"):
         assign_gpus(split(gpus="7-9"), EIGHT)
 
 
@@ -233,7 +240,7 @@ def test_a_tensor_parallel_group_stays_inside_one_nvlink_domain() -> None:
     assigned = assign_gpus(engines, busy)
     domains = {name: {g // 4 for g in gpus} for name, gpus in assigned.items()}
     assert all(len(found) == 1 for found in domains.values())
-    assert crossing(assigned, TWO_DOMAINS) == ()
+    assert crossing(here(assigned), {HERE: TWO_DOMAINS}) == ()
 
 
 def test_small_engines_leave_whole_domains_to_large_ones() -> None:
@@ -246,8 +253,9 @@ def test_small_engines_leave_whole_domains_to_large_ones() -> None:
 def test_where_no_domain_has_room_the_group_crosses_and_says_so() -> None:
     assigned = assign_gpus(colocated(1, roles={"colocated": RolePlan(1, Parallelism(tp=2))}), EIGHT)
     assert assigned == {"colocated-0": (0, 1)}
-    assert crossing(assigned, EIGHT) == (
-        "colocated-0 spans GPU 0-1, which share no NVLink: its GPUs talk over PCIe.",
+    assert crossing(here(assigned), {HERE: EIGHT}) == (
+        "colocated-0 spans GPUs 0-1, which have no NVLink between them: "
+        "its GPUs communicate over PCIe.",
     )
 
 
@@ -268,7 +276,7 @@ def test_simulated_engines_get_numbers_and_cpu_engines_nothing() -> None:
 
 
 def test_simulated_engines_must_fit_on_known_gpus() -> None:
-    with pytest.raises(InvalidInput, match="8 engines take 8 GPUs; --gpus 4xH200 describes 4"):
+    with pytest.raises(InvalidInput, match="8 engines need 8 GPUs, but --gpus 4xH200 describes 4"):
         assign_gpus(split(engine="sim", gpus="4xH200"), ())
     with pytest.raises(InvalidInput, match="B2000"):
         assign_gpus(split(engine="sim", gpus="8xB2000"), ())
@@ -277,3 +285,43 @@ def test_simulated_engines_must_fit_on_known_gpus() -> None:
 def test_ranges_are_short() -> None:
     assert index_ranges([6, 0, 1, 2, 4, 5]) == "0-2,4-6"
     assert index_ranges([3]) == "3"
+
+
+def nodes(*num_gpus: int) -> dict[str, list[Gpu]]:
+    return {f"n{i}": [gpu(index) for index in range(num)] for i, num in enumerate(num_gpus)}
+
+
+def test_engines_go_to_the_node_with_the_most_free_gpus_largest_first() -> None:
+    roles = {"prefill": RolePlan(2), "decode": RolePlan(1, Parallelism(tp=4))}
+    placed = place_engines(split(roles=roles), (), nodes(2, 4))
+    assert placed == {
+        "decode-0": Place("n1", (0, 1, 2, 3)),
+        "prefill-0": Place("n0", (0,)),
+        "prefill-1": Place("n0", (1,)),
+    }
+
+
+def test_an_engine_larger_than_every_node_is_refused() -> None:
+    with pytest.raises(EnvironmentProblem, match="needs 4 free GPUs on one node") as problem:
+        place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), nodes(2, 2))
+    assert problem.value.code == "not_enough_gpus"
+
+
+def test_an_engine_that_stays_keeps_its_node_and_a_leaving_one_gives_its_gpu() -> None:
+    router, prefill, decode, last = (
+        replace(spec, node=node)
+        for spec, node in zip(fleet_specs(1, 2), ("n0", "n0", "n1", "n1"), strict=True)
+    )
+    used = nodes(1, 3)
+    for node, index in (("n0", 0), ("n1", 1), ("n1", 2), ("n1", 0)):
+        used[node][index] = replace(used[node][index], memory_used_bytes=70 << 30)
+    placed = place_engines(split(2, 1), (router, prefill, decode, last), used)
+    assert placed["prefill-0"] == Place("n0", (0,))
+    assert placed["decode-0"] == Place("n1", (1,))
+    assert placed["prefill-1"] == Place("n1", (2,))
+
+
+def test_simulated_engines_are_spread_over_the_nodes_with_numbers_of_their_own() -> None:
+    placed = place_engines(split(1, 3, engine="sim"), (), nodes(0, 0))
+    assert [place.node for place in placed.values()] == ["n0", "n1", "n0", "n1"]
+    assert len({place.gpus for place in placed.values()}) == 4

@@ -59,7 +59,7 @@ def test_a_shortened_flag_keeps_engines_from_changing_roles(name: str) -> None:
 
 
 def test_a_shortened_flag_must_be_equal_on_both_roles_too() -> None:
-    with pytest.raises(InvalidInput, match="--kv-cache-dtype must be equal"):
+    with pytest.raises(InvalidInput, match="--kv-cache-dtype must be the same"):
         check_args(with_args(decode="--kv-cache-d fp8_e4m3"))
 
 

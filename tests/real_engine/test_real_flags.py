@@ -15,6 +15,7 @@ from pdctl.deployment.checks import ENGINE_FLAGS, check_args
 from pdctl.deployment.flags import engine_argv
 from pdctl.deployment.records import Ports
 from pdctl.errors import InvalidInput
+from pdctl.hosts import LOOPBACK
 from pdctl.perf_model.records import Parallelism, Role
 from tests.deployment.examples import with_args
 from tests.real_engine.installed import MODEL, PYTHON, missing
@@ -46,7 +47,13 @@ def command(role: Role, parallelism: Parallelism, version: tuple[int, ...]) -> t
         trust_remote_code=True,
     )
     return engine_argv(
-        deployment, role, PORTS, python="python", version=version, backend="mooncake"
+        deployment,
+        role,
+        PORTS,
+        address=LOOPBACK,
+        python="python",
+        version=version,
+        backend="mooncake",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from pdctl.engines.records import DeploymentState, ProcessState
+from pdctl.engines.records import DeploymentState, Handle, ProcessState
 from pdctl.tables.deployments import change_lines, curl, ls_view, ready_view, up_view
 
 NOW = 1000.0
@@ -17,7 +17,7 @@ ROUTER = ProcessState(
     role="router",
     url="http://127.0.0.1:30000",
     phase="serving",
-    pid=1,
+    handle=Handle("1@990.0"),
     started_at=990.0,
     ready_after_s=1.2,
 )
@@ -26,7 +26,7 @@ PREFILL = ProcessState(
     role="prefill",
     url="http://127.0.0.1:20000",
     phase="loading",
-    pid=2,
+    handle=Handle("2@986.0"),
     started_at=986.0,
     detail="weights",
     progress=0.52,
@@ -93,10 +93,10 @@ def test_before_the_first_state_the_screen_says_that_the_supervisor_starts() -> 
 
 
 def test_a_process_that_waits_for_its_restart_shows_the_reason() -> None:
-    down = replace(DECODE, phase="backoff", detail="ended (exit code -9), starts again 10 s after")
+    down = replace(DECODE, phase="backoff", detail="was killed (SIGKILL); restarting 10 s later")
     state = replace(STATE, phase="degraded", detail="decode-0 backoff", processes=(down,))
     text = text_of(up_view("headline", state, NOW))
-    assert "exit code -9" in text
+    assert "was killed (SIGKILL)" in text
     assert "degraded: decode-0 backoff" in text
 
 

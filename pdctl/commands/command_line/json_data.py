@@ -134,10 +134,10 @@ class ScaleData(TypedDict):
 
 
 class Stopped(TypedDict):
-    """One deployment that was stopped. killed_pids: processes that had to be killed."""
+    """One deployment that was stopped. killed: processes that had to be killed."""
 
     name: str
-    killed_pids: list[int]
+    killed: list[str]
 
 
 class DownData(TypedDict):

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pdctl.deployment.records import ROLE_OF_MODE
+from pdctl.deployment.records import MODES, role_of_mode
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
 
@@ -60,7 +60,7 @@ def parse_flags(argv: Sequence[str]) -> SimFlags:
         gpus=args.sim_gpus,
         speed=args.sim_speed,
         start_s=args.sim_start_s,
-        role=ROLE_OF_MODE[args.disaggregation_mode],
+        role=role_of_mode(args.disaggregation_mode) or "colocated",
         host=args.host,
         port=args.port,
         bootstrap_port=args.disaggregation_bootstrap_port,
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--served-model-name")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=30000)
-    add("--disaggregation-mode", choices=sorted(ROLE_OF_MODE), default="null")
+    add("--disaggregation-mode", choices=sorted(MODES.values()), default="null")
     add("--disaggregation-bootstrap-port", type=int, default=8998)
     for names in (
         ("--tp-size", "--tensor-parallel-size", "--tp"),
