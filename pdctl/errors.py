@@ -52,6 +52,7 @@ CODES = {
     "no_counters": "The engine does not report the counters that are needed.",
     "no_gpu": "This machine has no usable GPU.",
     "no_kv_backend": "No KV transfer backend is installed.",
+    "no_launcher": "This pdctl has no launcher of that name.",
     "no_metrics": "The engine has no /metrics page.",
     "no_model": "No model was given.",
     "no_plan": "There is neither a pd.yaml nor an earlier plan.",

@@ -32,6 +32,7 @@ def schema_of(kind: Any) -> Schema:
 
 
 def _schema(kind: Any, definitions: dict[str, Schema]) -> Schema:
+    kind = getattr(kind, "__supertype__", kind)  # a NewType is what it renames
     if kind in _PLAIN:
         return dict(_PLAIN[kind])
     if is_typeddict(kind) or dataclasses.is_dataclass(kind):
