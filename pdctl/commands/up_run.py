@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 
 import typer
@@ -30,15 +31,15 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
     may_simulate: offer simulated engines if this machine cannot run real ones.
     """
     _warn_of_machine(deployment)
-    try:
-        prepared, supervisor = _launch(options, deployment)
-    except EnvironmentProblem as problem:
-        if not (may_simulate and _wants_simulated(options, problem)):
-            raise
-        simulated = dataclasses.replace(deployment, engine="sim", gpus=None)
-        prepared, supervisor = _launch(options, simulated)
-    warn(prepared)
-    with start.holding(prepared):
+    with ExitStack() as held:
+        try:
+            prepared, supervisor = held.enter_context(_started(options, deployment))
+        except EnvironmentProblem as problem:
+            if not (may_simulate and _wants_simulated(options, problem)):
+                raise
+            simulated = dataclasses.replace(deployment, engine="sim", gpus=None)
+            prepared, supervisor = held.enter_context(_started(options, simulated))
+        warn(prepared)
         _follow(options, supervisor, deployment_headline(prepared))
 
 
@@ -53,16 +54,13 @@ def resume_deployment(options: UpOptions, name: str | None) -> None:
     _follow(detached, supervisor, f"{found.model} · {found.layout}")
 
 
-def _launch(options: UpOptions, deployment: Deployment) -> tuple[Prepared, SupervisorProcess]:
+def _started(
+    options: UpOptions, deployment: Deployment
+) -> AbstractContextManager[tuple[Prepared, SupervisorProcess]]:
     running.refuse_running(deployment.name)
-    with start.planning():
-        prepared = start.prepare(deployment)
-        supervisor = start.launch(
-            prepared,
-            detached=options.is_detached,
-            ready_timeout_s=options.timeout_s,
-        )
-    return prepared, supervisor
+    return start.started(
+        deployment, detached=options.is_detached, ready_timeout_s=options.timeout_s
+    )
 
 
 def _wants_simulated(options: UpOptions, problem: EnvironmentProblem) -> bool:
