@@ -9,7 +9,8 @@ from rich.text import Text
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import LineScreen, LiveScreen, Screen
 from pdctl.console import err, show
-from pdctl.deployment.build import Counts, counts_of
+from pdctl.deployment.build import counts_of
+from pdctl.deployment.records import Counts
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.follow import settling
 from pdctl.engines.lifecycle.rescale import Rescaled, preview

@@ -107,17 +107,23 @@ class LocalLauncher:
         is_strict: also false while the port is held, and for a minute after a server closed
         connections on it.
         """
-        return _can_bind(port, shares=True) and (not is_strict or _can_bind(port, shares=False))
+        if not _can_bind(port, shares=True):
+            return False
+        return not is_strict or (_can_bind(port, shares=False) and not _is_claimed(port))
 
     @contextmanager
-    def hold_ports(self, node: str, ports: Collection[int]) -> Iterator[None]:
+    def hold_ports(
+        self, node: str, ports: Collection[int], *, unshared: Collection[int] = ()
+    ) -> Iterator[None]:
         """Hold ports while the block runs.
 
-        Ignores: ports of servers that do not set SO_REUSEADDR, such as NCCL's and torch's.
+        unshared: ports of servers that do not set SO_REUSEADDR, such as the router's metrics.
         """
         with ExitStack() as sockets:
             for port in ports:
                 _hold(port, sockets)
+            for port in (*ports, *unshared):
+                _claim(port, sockets)
             yield
 
     def any_free_port(self, node: str) -> int:
@@ -463,6 +469,28 @@ def _can_bind(port: int, *, shares: bool) -> bool:
         except OSError:
             return False
     return True
+
+
+def _claim(port: int, sockets: ExitStack) -> None:
+    """Keep other pdctl commands from choosing a port. The claim leaves the port itself alone."""
+    try:
+        sockets.enter_context(socket.socket(socket.AF_UNIX)).bind(_claim_address(port))
+    except OSError:
+        return  # claimed a moment ago; the server will report it
+
+
+def _is_claimed(port: int) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.bind(_claim_address(port))
+        except OSError:
+            return True
+    return False
+
+
+def _claim_address(port: int) -> str:
+    """An abstract socket address: one per network namespace, as ports are."""
+    return f"\0pdctl-port-{port}"
 
 
 def _hold(port: int, sockets: ExitStack) -> None:
