@@ -21,6 +21,7 @@ from pdctl.deployment.records import HERE, ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.clients.protocol import Http
+from pdctl.engines.launchers.local_ports import can_bind, claim, hold, is_claimed
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
@@ -107,9 +108,9 @@ class LocalLauncher:
         is_strict: also false while the port is held, and for a minute after a server closed
         connections on it.
         """
-        if not _can_bind(port, shares=True):
+        if not can_bind(port, shares=True):
             return False
-        return not is_strict or (_can_bind(port, shares=False) and not _is_claimed(port))
+        return not is_strict or (can_bind(port, shares=False) and not is_claimed(port))
 
     @contextmanager
     def hold_ports(
@@ -121,9 +122,9 @@ class LocalLauncher:
         """
         with ExitStack() as sockets:
             for port in ports:
-                _hold(port, sockets)
+                hold(port, sockets)
             for port in (*ports, *unshared):
-                _claim(port, sockets)
+                claim(port, sockets)
             yield
 
     def any_free_port(self, node: str) -> int:
@@ -458,45 +459,3 @@ def _use_of(gpu: Gpu | None, is_unused: Callable[[Gpu], bool]) -> GpuUse:
     if gpu is None or is_unused(gpu):
         return GpuUse()
     return GpuUse(why_not_free(gpu), is_named=has_holder(gpu))
-
-
-def _can_bind(port: int, *, shares: bool) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        if shares:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
-
-
-def _claim(port: int, sockets: ExitStack) -> None:
-    """Keep other pdctl commands from choosing a port. The claim leaves the port itself alone."""
-    try:
-        sockets.enter_context(socket.socket(socket.AF_UNIX)).bind(_claim_address(port))
-    except OSError:
-        return  # claimed a moment ago; the server will report it
-
-
-def _is_claimed(port: int) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.bind(_claim_address(port))
-        except OSError:
-            return True
-    return False
-
-
-def _claim_address(port: int) -> str:
-    """An abstract socket address: one per network namespace, as ports are."""
-    return f"\0pdctl-port-{port}"
-
-
-def _hold(port: int, sockets: ExitStack) -> None:
-    held = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        held.bind(("", port))
-    except OSError:
-        return  # taken a moment ago; the engine will report it
