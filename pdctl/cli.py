@@ -1,32 +1,38 @@
 """The `pdctl` command: imports a verb only when it is named, and reports every error."""
 
 import importlib
+import os
 import sys
 import traceback
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from pdctl import __version__, is_compiled
+from pdctl.commands.command_line.verbs import VERBS
 from pdctl.console import print_failure
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
 
-# verb -> description for `pdctl --help`; pdctl.commands.VERB has a function of that name
-VERBS = {
-    "plan": "Decide whether to split prefill and decode, and into how many engines.",
-    "up": "Start engines and router, and stay until Ctrl-C.",
-    "status": "Show every engine's queues live, and suggest changes.",
-    "scale": "Add, remove and move engines under load.",
-    "down": "Stop a deployment.",
-    "logs": "Show logs of engines, or the supervisor's decisions.",
-    "ls": "List the deployments that run on this machine.",
-    "rehearse": "Play a plan on simulated engines behind the real router.",
-    "render": "Print a deployment as a shell script or a Miles configuration.",
-    "doctor": "Check this machine and its deployments.",
-    "measure": "Run colocated and split engines side by side; show which wins.",
-    "calibrate": "Measure an engine's step times; plan then uses them.",
-}
+COMPLETION_VARIABLE = "_PDCTL_COMPLETE"  # set by a shell that asks what could come next
+
+
+class Verb(TyperCommand):
+    """A verb whose --help shows its options in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        from pdctl.commands.command_line.option_groups import grouped
+
+        shown = [one for one in self.get_params(ctx) if one.get_help_record(ctx) is not None]
+        arguments = [one for one in shown if one.param_type_name == "argument"]
+        options = [one for one in shown if one.param_type_name != "argument"]
+        for heading, members in {
+            "Arguments": arguments,
+            **grouped(self.name or "", options),
+        }.items():
+            if members:
+                with formatter.section(heading):
+                    formatter.write_dl([one.get_help_record(ctx) for one in members])
 
 
 class LazyVerbs(TyperGroup):
@@ -44,8 +50,26 @@ class LazyVerbs(TyperGroup):
             return None
         module = importlib.import_module(f"pdctl.commands.{cmd_name}")
         one = typer.Typer(add_completion=False, rich_markup_mode=None)
-        one.command(cmd_name)(getattr(module, cmd_name))
-        return typer.main.get_command(one)
+        one.command(cmd_name, cls=Verb)(getattr(module, cmd_name))
+        command = typer.main.get_command(one)
+        if COMPLETION_VARIABLE in os.environ:
+            from pdctl.commands.command_line.completions import add_completions
+
+            add_completions(cmd_name, command)
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise _no_verb(args[0])
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Complete verbs from their list: importing each one to describe it would take a second."""
+        from pdctl.commands.command_line.completions import items
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return items(verb for verb in VERBS if verb.startswith(incomplete))
 
 
 app = typer.Typer(
@@ -71,9 +95,10 @@ def root(
     if ctx.invoked_subcommand is None:
         from pdctl.commands.guided import guided
 
-        verb = guided(ctx)
-        if verb is not None:
-            app(args=[verb], prog_name="pdctl", standalone_mode=False)
+        arguments = guided(ctx)
+        if arguments is not None:
+            code = app(args=arguments, prog_name="pdctl", standalone_mode=False)
+            raise typer.Exit(code if isinstance(code, int) else ExitCode.DONE)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -94,6 +119,26 @@ def main(argv: list[str] | None = None) -> None:
             _confess(problem)
         _fail(verb, _usage(problem, verb), arguments)
     sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def verb_help(verb: str) -> str:
+    """The text of `pdctl VERB --help`; of `pdctl --help` for ""."""
+    group = typer.main.get_command(app)
+    context = group.make_context("pdctl", [], resilient_parsing=True)
+    if not verb:
+        return context.get_help()
+    command = group.get_command(context, verb)  # type: ignore[attr-defined]
+    inner = command.make_context(verb, [], parent=context, resilient_parsing=True)
+    return str(inner.get_help())
+
+
+def _no_verb(typed: str) -> InvalidInput:
+    from difflib import get_close_matches
+
+    near = get_close_matches(typed, VERBS, n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    hint = f"pdctl {near[0]} --help" if near else "pdctl --help lists the verbs"
+    return InvalidInput(f"There is no verb {typed!r}.{meant}", hint=hint, code="usage")
 
 
 def _confess(problem: Exception) -> NoReturn:

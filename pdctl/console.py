@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pdctl import __version__
 from pdctl.errors import InvalidInput, PdctlError
@@ -25,9 +25,19 @@ def err() -> "Console":
     return _console(stderr=True)
 
 
+PIPED_WIDTH = 4000  # no line of an answer is longer; off a terminal nobody asked for columns
+
+
 def _console(*, stderr: bool) -> "Console":
+    stream = sys.stderr if stderr else sys.stdout
+    is_piped = not stream.isatty() and not os.environ.get("COLUMNS")
     return _clean_console()(
-        stderr=stderr, highlight=False, soft_wrap=False, markup=False, emoji=False
+        stderr=stderr,
+        highlight=False,
+        soft_wrap=False,
+        markup=False,
+        emoji=False,
+        width=PIPED_WIDTH if is_piped else None,
     )
 
 
@@ -35,7 +45,8 @@ def _console(*, stderr: bool) -> "Console":
 def _clean_console() -> "type[Console]":
     """A console that strips control characters, so that no text can drive the terminal.
 
-    Imports rich late: a command with --json does not need it.
+    Off a terminal it also strips the blanks with which rich fills lines. Imports rich late: a
+    command with --json does not need it.
     """
     from rich.console import Console
     from rich.segment import Segment
@@ -51,17 +62,42 @@ def _clean_console() -> "type[Console]":
                 else:
                     yield Segment(printable(text), segment.style)
 
+        def print(self, *objects: Any, **options: Any) -> None:
+            if self.is_terminal:
+                super().print(*objects, **options)
+                return
+            with self.capture() as captured:
+                super().print(*objects, **options)
+            lines = captured.get().split("\n")
+            self.file.write("\n".join(line.rstrip() for line in lines))
+
     return CleanConsole
 
 
 def show(
-    command: str, data: object, *, as_json: bool, render: "Callable[[], RenderableType]"
+    command: str,
+    data: object,
+    *,
+    as_json: bool,
+    render: "Callable[[], RenderableType]",
+    lines: "Callable[[], Iterable[str]] | None" = None,
 ) -> None:
-    """Print one answer: the JSON envelope, or the screen that `render` returns."""
+    """Print one answer: the JSON envelope, or the screen that `render` returns.
+
+    lines: what to print instead of the screen off a terminal, for other programs to read.
+    """
     if as_json:
         print_json(command, data)
-    else:
+    elif lines is None or sys.stdout.isatty():
         out().print(render())
+    else:
+        print_lines(lines())
+
+
+def print_lines(lines: "Iterable[str]") -> None:
+    """Print lines to stdout as they are, without control characters."""
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def print_json(command: str, data: object, *, status: str = "ok") -> None:

@@ -20,14 +20,81 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+# code -> what it means. Every `error.code` of --json is one of these words; docs/exit-codes.md has
+# the same list, and a test compares them with every place that raises an error.
+CODES = {
+    "ambiguous_flag": "A shortened SGLang flag stands for more than one flag.",
+    "another_profile": "The profile belongs to another kind of engine.",
+    "already_running": "A deployment of that name is running.",
+    "ambiguous_name": "Several deployments are running and none was named.",
+    "api_key_exposed": "An API key stands where other users of the machine can read it.",
+    "bad_api_key": "The file with the API key is unreadable or empty.",
+    "bad_config_json": "A model's config.json cannot be used.",
+    "bad_flag_value": "SGLang would refuse the value of a flag.",
+    "bad_host": "The host to listen on cannot be resolved or is not an address of this machine.",
+    "bad_name": "The name of a deployment has characters that are not allowed.",
+    "bad_profile": "A profile file cannot be read.",
+    "bad_state": "The state of a deployment cannot be read.",
+    "bad_state_dir": "The state directory belongs to another user or is open to others.",
+    "bad_value": "A flag, a file or a value is wrong.",
+    "busy": "The engine is serving other requests.",
+    "cannot_serve": "The deployment could not serve with these numbers of engines.",
+    "conflict": "The command does not fit the present state.",
+    "conflicting_flag": "pdctl sets that SGLang flag itself.",
+    "counters_lost": "An engine restarted or lacks a counter while pdctl watched it.",
+    "engine_failed": "An engine exited or gave a wrong answer.",
+    "environment": "This machine lacks something that the command needs.",
+    "file_exists": "The file to write exists already.",
+    "idle": "The engines did nothing that could be measured.",
+    "memory_kept": "A running engine keeps the GPU memory that a new one needs.",
+    "no_answer": "Nothing answers at that URL.",
+    "no_config_json": "The model's folder has no config.json.",
+    "no_counters": "The engine does not report the counters that are needed.",
+    "no_gpu": "This machine has no usable GPU.",
+    "no_kv_backend": "No KV transfer backend is installed.",
+    "no_launcher": "This pdctl has no launcher of that name.",
+    "no_metrics": "The engine has no /metrics page.",
+    "no_model": "No model was given.",
+    "no_plan": "There is neither a pd.yaml nor an earlier plan.",
+    "no_sglang": "SGLang is not installed in the chosen Python.",
+    "no_steps": "A log has no lines with step times.",
+    "no_supervisor": "The deployment has lost its supervisor.",
+    "no_weights": "The model's weights are not on this machine.",
+    "not_enough_gpus": "Fewer GPUs are free than the engines need.",
+    "not_identified": "The measurements determine no coefficient.",
+    "not_ready": "An engine was not ready in time.",
+    "not_running": "No such deployment is running.",
+    "not_sglang": "The server at that URL is not SGLang.",
+    "nothing_to_undo": "The deployment was not rescaled since it started.",
+    "port_in_use": "Another process listens on the port.",
+    "profile_for_another_gpu": "The profile was measured on another kind of GPU.",
+    "profile_unwritable": "A profile cannot be written.",
+    "python_broken": "The chosen Python does not run.",
+    "router_failed": "The router exited or gave a wrong answer.",
+    "state_dir_unwritable": "The state directory cannot be written.",
+    "stopped": "The deployment was stopped while the command waited for it.",
+    "stopping": "The deployment is stopping or has failed.",
+    "supervisor_died": "The supervisor of the deployment exited.",
+    "too_little_seen": "Too few requests finished to describe the traffic.",
+    "two_time_units": "The times of a trace make sense in two units.",
+    "unknown_gpu": "pdctl has no data for that GPU.",
+    "unknown_model": "The model was not found.",
+    "unknown_process": "The deployment has no process of that name.",
+    "unknown_profile": "There is no profile of that name.",
+    "unwritable": "A file cannot be written.",
+    "usage": "The command line cannot be parsed.",
+}
+
+
 class PdctlError(Exception):
     """One sentence with the offending value, and a hint that is a command or a flag.
 
-    code: stable name for programs (`--json`), lower case with underscores.
+    code: stable name for programs (`--json`), a word of CODES; by default that of the kind.
     details: further lines to print, for example the tail of an engine's log.
     """
 
     exit_code = ExitCode.BUG
+    usual_code = ""
 
     def __init__(
         self, message: str, *, hint: str = "", code: str = "", details: tuple[str, ...] = ()
@@ -35,7 +102,7 @@ class PdctlError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.code = code or type(self).__name__
+        self.code = code or self.usual_code
         self.details = details
 
 
@@ -43,27 +110,32 @@ class InvalidInput(PdctlError):
     """A wrong flag, file or value."""
 
     exit_code = ExitCode.BAD_INPUT
+    usual_code = "bad_value"
 
 
 class EnvironmentProblem(PdctlError):
     """This machine lacks something: a GPU, SGLang, a free port, a KV transfer backend."""
 
     exit_code = ExitCode.ENVIRONMENT
+    usual_code = "environment"
 
 
 class EngineFailed(PdctlError):
     """An engine or the router exited or misbehaved."""
 
     exit_code = ExitCode.ENGINE_FAILED
+    usual_code = "engine_failed"
 
 
 class NotReady(PdctlError):
     """A process was not ready in time; pdctl has stopped everything it started."""
 
     exit_code = ExitCode.NOT_READY
+    usual_code = "not_ready"
 
 
 class StateConflict(PdctlError):
     """A deployment is already running, or there is none to act on."""
 
     exit_code = ExitCode.CONFLICT
+    usual_code = "conflict"

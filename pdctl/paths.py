@@ -23,6 +23,12 @@ def profiles_dir() -> Path:
     return bundled if bundled.is_dir() else _PACKAGE.parent / "profiles"
 
 
+def docs_dir() -> Path:
+    """Pages of `pdctl help`: pdctl/_docs in a wheel, docs/ beside the package in a checkout."""
+    bundled = _PACKAGE / "_docs"
+    return bundled if bundled.is_dir() else _PACKAGE.parent / "docs"
+
+
 def user_profiles_dir() -> Path:
     """Directory with this user's calibrations, inside $PDCTL_STATE_HOME if that is set."""
     if home := os.environ.get(HOME_VARIABLE):

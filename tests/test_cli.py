@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from pdctl.cli import VERBS, main
+from pdctl.cli import main
+from pdctl.commands.command_line.verbs import VERBS
 
 # libraries that `--help` of a verb must not import
 SLOW_IMPORTS = ("numpy", "aiohttp", "yaml", "pydantic", "psutil", "ray", "sglang", "asyncio")

@@ -56,3 +56,29 @@ def test_control_sequences_in_a_table_do_not_reach_the_terminal(
     assert not {"\x1b", "\x07", "\u202e", "\r"} & set(shown)
     assert "evil" in shown
     assert "hidden" in shown
+
+
+def test_nothing_is_wrapped_or_padded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("NAME", "TEXT")
+    table.add_row("a", "word " * 60)
+    console.out().print(Text("long " * 100), table)
+    shown = capsys.readouterr().out.splitlines()
+    assert all(line == line.rstrip() for line in shown)
+    assert shown[0].split() == ["long"] * 100
+    assert sum("word" in line for line in shown) == 1
+
+
+def test_a_pipe_with_columns_is_as_wide_as_they_say(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    console.out().print(Text("long " * 100))
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 60
+
+
+def test_lines_for_programs_replace_the_screen_off_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.show("ls", [], as_json=False, render=lambda: Text("screen"), lines=lambda: ["a\tb"])
+    assert capsys.readouterr().out == "a\tb\n"

@@ -49,3 +49,17 @@ def test_a_bundled_model_is_planned_without_a_download(installed: Path, tmp_path
     answer = json.loads(printed)
     assert answer["status"] == "ok"
     assert answer["data"]["verdict"] in {"pd", "colocated", "too_close"}
+
+
+def test_the_wheel_has_the_pages_of_help(installed: Path, tmp_path: Path) -> None:
+    assert "exit-codes" in _run(str(installed / "pdctl"), "help", cwd=tmp_path)
+    assert "# Glossary" in _run(str(installed / "pdctl"), "help", "glossary", cwd=tmp_path)
+
+
+def test_the_page_of_releases_names_the_command_that_there_is() -> None:
+    page = (ROOT / "docs" / "release.md").read_text(encoding="utf-8")
+    script = ROOT / ".build" / "release.sh"
+    assert "bash .build/release.sh" in page
+    assert "auditwheel repair" in script.read_text(encoding="utf-8")
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, check=False)
+    assert done.returncode == 0

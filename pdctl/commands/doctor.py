@@ -34,6 +34,7 @@ def doctor(
     from pdctl.doctor.diagnose import diagnose
     from pdctl.engines.clients.api_key import use_key_file
     from pdctl.tables.deployments import doctor_view
+    from pdctl.tables.tabs import doctor_lines
 
     if router and name:
         raise InvalidInput("--router excludes NAME.", hint=f"pdctl doctor --router {router}")
@@ -42,7 +43,13 @@ def doctor(
     use_key_file(api_key_file)
     checks = diagnose(name, router=router, metrics_port=metrics_port, python=python, quick=quick)
     data = {"checks": [dataclasses.asdict(check) for check in checks]}
-    show("doctor", data, as_json=as_json, render=lambda: doctor_view(checks))
+    show(
+        "doctor",
+        data,
+        as_json=as_json,
+        render=lambda: doctor_view(checks),
+        lines=lambda: doctor_lines(checks),
+    )
     failed = [check for check in checks if check.outcome == "fail"]
     if failed:
         has_deployment = any(check.deployment for check in failed)

@@ -1,4 +1,4 @@
-"""`pdctl down`: stop a deployment and every process of it."""
+"""`pdctl down`: stop deployments and every process of them."""
 
 from typing import TYPE_CHECKING
 
@@ -6,31 +6,65 @@ import typer
 
 from pdctl.commands.progress import say
 from pdctl.console import show
+from pdctl.errors import InvalidInput, PdctlError
 
 if TYPE_CHECKING:
     from pdctl.engines.records import DeploymentState
 
 
 def down(
-    name: str | None = typer.Argument(None, help="Deployment. Default: the only one."),
+    names: list[str] | None = typer.Argument(None, help="Deployments. Default: the only one."),
+    every: bool = typer.Option(False, "--all", help="Stop every deployment on this machine."),
     now: bool = typer.Option(False, "--now", help="Kill at once; drop requests in flight."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Stop a deployment: first the router, then the engines once requests in flight are done.
+    """Stop deployments: first the router, then the engines once requests in flight are done.
 
-    Works even if the deployment's supervisor is dead.
+    Works even if a deployment's supervisor is dead. Of several, one that fails does not keep the
+    others from being stopped.
 
     \b
     Examples:
       pdctl down
-      pdctl down chat --now
+      pdctl down chat batch --now
+      pdctl down --all
     """
     from rich.text import Text
 
+    if every and names:
+        raise InvalidInput("--all excludes names.", hint="pdctl down --all")
+    killed: dict[str, tuple[str, ...]] = {}
+    problems: list[PdctlError] = []
+    for name in _chosen(names, every=every):
+        try:
+            killed[name] = _stop(name, now=now)
+        except PdctlError as problem:
+            problems.append(problem)
+            if not as_json:
+                say(f"{name}: {problem.message}")
+    data = {"stopped": [{"name": name, "killed": list(ended)} for name, ended in killed.items()]}
+    lines = [_line(name, ended) for name, ended in killed.items()]
+    if not problems or (lines and not as_json):
+        text = "\n".join(lines or ["No deployment is running."])
+        show("down", data, as_json=as_json, render=lambda: Text(text))
+    if problems:
+        raise problems[0]
+
+
+def _chosen(names: list[str] | None, *, every: bool) -> tuple[str, ...]:
+    """The deployments to stop, each once. Raises StateConflict where none is named or running."""
+    from pdctl.engines.lifecycle import running
+
+    if every:
+        return running.names()
+    return tuple(dict.fromkeys(names)) if names else (running.chosen_name(None),)
+
+
+def _stop(name: str, *, now: bool) -> tuple[str, ...]:
+    """Stop one deployment and say what its processes do meanwhile."""
     from pdctl.engines.lifecycle import running
     from pdctl.tables.deployments import change_lines
 
-    deployment = running.chosen_name(name)
     last: DeploymentState | None = None
 
     def tell(state: "DeploymentState") -> None:
@@ -39,8 +73,9 @@ def down(
             say(line)
         last = state
 
-    killed = running.stop(deployment, now=now, tell=tell)
-    data = {"name": deployment, "killed": list(killed)}
+    return running.stop(name, now=now, tell=tell)
+
+
+def _line(name: str, killed: tuple[str, ...]) -> str:
     by_force = f" Killed by force: {', '.join(killed)}." if killed else ""
-    text = f"Stopped {deployment}.{by_force}"
-    show("down", data, as_json=as_json, render=lambda: Text(text))
+    return f"Stopped {name}.{by_force}"

@@ -1,58 +1,84 @@
 """`pdctl logs`: show the logs of engines, router and supervisor."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
 
-from pdctl.console import print_json, printable
+from pdctl.console import out, print_json, printable
 from pdctl.errors import InvalidInput
+
+BAR = " | "  # between the process and its line, as log lines have it
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green")
 
 
 def logs(
-    process: str | None = typer.Argument(None, help="An engine, or router. Default: all."),
+    target: str | None = typer.Argument(
+        None, help="A deployment, or an engine or router of the only one. Default: all of it."
+    ),
     name: str | None = typer.Option(None, "--name", help="Name of the deployment."),
+    process: str | None = typer.Option(None, "--process", help="Only this engine, or router."),
     follow: bool = typer.Option(False, "-f", "--follow", help="Keep printing new lines."),
     events: bool = typer.Option(False, "--events", help="Show the supervisor's decisions."),
-    tail: int = typer.Option(40, "--tail", min=0, help="Number of last lines to show."),
+    tail: int = typer.Option(40, "--tail", min=0, help="Number of last lines of each process."),
     bundle: Path | None = typer.Option(
         None, "--bundle", help="Pack all logs, without secrets, into FILE.tar.gz for a bug report."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object; not with -f."),
 ) -> None:
-    """Show logs, even of a deployment that has stopped.
+    """Show logs by time with the process in front, even of a deployment that has stopped.
 
     \b
     Examples:
       pdctl logs -f
-      pdctl logs decode-0 --tail 200
+      pdctl logs chat --process decode-0 --tail 200
       pdctl logs --bundle report.tar.gz
     """
     from pdctl.engines.lifecycle import logs as log_files
 
     if as_json and follow:
         raise InvalidInput("--json and -f exclude each other.", hint="pdctl logs --json")
-    if bundle is not None and (process or follow or events):
+    deployment, chosen = log_files.meant(target, name, process)
+    if bundle is not None and (chosen or follow or events):
         raise InvalidInput(
-            "--bundle packs all logs and takes no PROCESS, -f or --events.",
+            "--bundle packs all logs and takes no --process, -f or --events.",
             hint="pdctl logs --bundle FILE.tar.gz",
         )
-    deployment = log_files.deployment_of_logs(name)
     if bundle is not None:
         _pack(deployment, bundle, as_json=as_json)
         return
     if events:
         lines = log_files.event_lines(deployment, tail=tail)
     else:
-        lines = log_files.lines(deployment, process, tail=tail)
+        lines = log_files.lines(deployment, chosen, tail=tail)
     if as_json:
         print_json("logs", {"name": deployment, "lines": list(lines)})
         return
-    more = log_files.follow(deployment, process, of_events=events) if follow else ()
+    write = _writer(is_named=chosen is None and not events)
+    more = log_files.follow(deployment, chosen, of_events=events) if follow else ()
     for batch in (lines, more):
         for line in batch:
-            sys.stdout.write(f"{printable(line)}\n")
+            write(line)
         sys.stdout.flush()
+
+
+def _writer(*, is_named: bool) -> Callable[[str], None]:
+    """Prints a line; on a terminal with the process in front of it in a colour of its own."""
+    console = out() if is_named and sys.stdout.isatty() else None
+    colours: dict[str, str] = {}
+
+    def write(line: str) -> None:
+        process, bar, text = line.partition(BAR)
+        if console is None or not bar:
+            sys.stdout.write(f"{printable(line)}\n")
+            return
+        from rich.text import Text
+
+        colour = colours.setdefault(process, COLOURS[len(colours) % len(COLOURS)])
+        console.print(Text.assemble((process + bar, colour), text), soft_wrap=True)
+
+    return write
 
 
 def _pack(name: str, target: Path, *, as_json: bool) -> None:

@@ -5,11 +5,11 @@ import time
 
 import typer
 
-from pdctl.console import show
+from pdctl.console import out, show
 
 
 def ls(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
-    """List the deployments that run on this machine.
+    """List the deployments that run on this machine; off a terminal with tabs between columns.
 
     \b
     Examples:
@@ -17,8 +17,14 @@ def ls(as_json: bool = typer.Option(False, "--json", help="Print one JSON object
       pdctl ls --json
     """
     from pdctl.engines.lifecycle import running
-    from pdctl.tables.deployments import ls_view
+    from pdctl.tables.deployments import ls_table, ls_view
+    from pdctl.tables.tabs import tab_lines
 
-    states = running.states()
-    data = [dataclasses.asdict(state) for state in states]
-    show("ls", data, as_json=as_json, render=lambda: ls_view(states, time.time()))
+    states, now = running.states(), time.time()
+    show(
+        "ls",
+        [dataclasses.asdict(state) for state in states],
+        as_json=as_json,
+        render=lambda: ls_view(states, now, out().width),
+        lines=lambda: tab_lines(ls_table(states, now)),
+    )

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from pdctl.commands.measure_requests import (
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
 from pdctl.commands.trace_input import say_workload
-from pdctl.console import out, print_json
+from pdctl.console import out, print_json, print_lines
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state as engine_state
 from pdctl.engines.lifecycle import running
@@ -50,6 +51,7 @@ from pdctl.measurement.results import summary, write_result
 from pdctl.perf_model.fitting.profiles import read_profile
 from pdctl.perf_model.records import Profile, layout_text
 from pdctl.tables.measure import forecast_line, load_progress, measure_view
+from pdctl.tables.tabs import tab_lines
 from pdctl.workload.records import Requests, Workload
 
 PROGRESS_EVERY_S = 15.0
@@ -300,7 +302,8 @@ def _report(
         }
         print_json("measure", data, status="ok" if code == ExitCode.DONE else "no")
     else:
-        out().print(measure_view(arms, comparison, slo))
+        view = measure_view(arms, comparison, slo)
+        out().print(view) if sys.stdout.isatty() else print_lines(tab_lines(view))
         if command:
             typer.echo(f"\nnext   {command}")
     if code != ExitCode.DONE:

@@ -68,6 +68,7 @@ def plan(
     output_file: Path = typer.Option(
         None, "-o", "--output", help="Write the plan to this file, for `up -f`."
     ),
+    force: bool = typer.Option(False, "--force", help="With -o: replace a file that exists."),
     report: Path = typer.Option(None, help="Write a self-contained HTML page to this file."),
     show_model: bool = typer.Option(
         False, "--show-model", help="Show the layers and sizes of MODEL; no plan."
@@ -76,6 +77,7 @@ def plan(
     no_input: bool = typer.Option(False, "--no-input", help="Never ask questions."),
 ) -> None:
     """Should prefill and decode be split, into how many engines, and why?"""
+    from pdctl.commands.command_line.overwrite import check_output
     from pdctl.commands.plan_run import (
         PlanOptions,
         PlanOutput,
@@ -89,6 +91,7 @@ def plan(
         run_models(as_json=as_json)
         return
     use_key_file(api_key_file)
+    check_output(output_file, force=force, no_input=no_input or as_json)
     options = PlanOptions(
         model=model,
         gpus=gpus,

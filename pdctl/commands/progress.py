@@ -1,5 +1,6 @@
 """Progress messages on stderr: one line that is overwritten, or plain lines off a terminal."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ def progress_line(*, every_s: float | None = None) -> Iterator[Callable[[str], N
         return
 
     def show(text: str) -> None:
-        sys.stderr.write(f"\r\x1b[2K{text} …")
+        sys.stderr.write(f"\r\x1b[2K{one_line(text, _width())}")
         sys.stderr.flush()
 
     try:
@@ -33,6 +34,19 @@ def progress_line(*, every_s: float | None = None) -> Iterator[Callable[[str], N
     finally:
         sys.stderr.write("\r\x1b[2K")
         sys.stderr.flush()
+
+
+def one_line(text: str, width: int) -> str:
+    """`text` and an ellipsis in fewer than `width` columns: a full line would wrap the cursor."""
+    return f"{printable(text)[: max(0, width - 3)].rstrip()} …"
+
+
+def _width() -> int:
+    """Columns of the terminal that stderr writes to."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 class _Throttled:

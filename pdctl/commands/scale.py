@@ -1,7 +1,8 @@
-"""`pdctl scale`: change the engine counts of a running deployment without losing a request."""
+"""`pdctl scale`: change the engine counts of a running deployment, without losing a request."""
 
 import typer
 
+from pdctl.errors import InvalidInput
 from pdctl.units import parse_duration_s
 
 
@@ -19,6 +20,15 @@ def scale(
     ),
     total: int | None = typer.Option(
         None, "--total", help="Total engines. Alone: keep the ratio of the roles."
+    ),
+    undo: bool = typer.Option(
+        False, "--undo", help="Go back to the engine counts before the last change."
+    ),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Show the changes and their predicted effect; change nothing."
+    ),
+    window: str = typer.Option(
+        "10s", "--window", help="With --dry-run: watch the traffic for this long."
     ),
     no_wait: bool = typer.Option(
         False, "--no-wait", help="Return at once; the change continues in the background."
@@ -39,16 +49,25 @@ def scale(
     \b
     Examples:
       pdctl scale --prefill 3
-      pdctl scale chat --total 10
+      pdctl scale chat --prefill 3 --dry-run
+      pdctl scale --undo
     """
     from pdctl.commands import scale_run
     from pdctl.deployment.build import Counts
     from pdctl.engines.lifecycle import rescale, running
 
     timeout_s = parse_duration_s(timeout, flag="--timeout")
+    window_s = parse_duration_s(window, flag="--window")
     drain_s = None if drain is None else parse_duration_s(drain, flag="--drain")
+    counts = Counts(prefill, decode, total)
+    if undo and counts != Counts():
+        raise InvalidInput("--undo takes no counts.", hint="pdctl scale --undo")
     deployment = running.chosen_name(name)
-    change = rescale.rescale(deployment, Counts(prefill, decode, total), drain_s=drain_s)
+    counts = rescale.undo_counts(deployment) if undo else counts
+    if dry_run:
+        scale_run.show_dry_run(deployment, counts, window_s=window_s, as_json=as_json)
+        return
+    change = rescale.rescale(deployment, counts, drain_s=drain_s)
     scale_run.announce(change)
     last = None if no_wait else scale_run.wait(change, timeout_s)
     scale_run.show_scale(change, last, as_json=as_json)

@@ -78,6 +78,7 @@ def up(
     output: Path | None = typer.Option(
         None, "-o", "--output", help="Write the deployment to this file; start nothing."
     ),
+    force: bool = typer.Option(False, "--force", help="With -o: replace a file that exists."),
     no_input: bool = typer.Option(False, "--no-input", help="Never ask questions."),
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON object once the deployment serves."
@@ -135,7 +136,7 @@ def up(
     )
     deployment = build_deployment(wanted)
     if output is not None:
-        up_preview.write_file(options, deployment, output)
+        up_preview.write_file(options, deployment, output, force=force)
     elif dry_run:
         up_preview.show_commands(options, deployment)
     else:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from pdctl.commands.command_line.overwrite import check_output
 from pdctl.commands.progress import say
 from pdctl.console import print_json, printable
 from pdctl.deployment.exports.shell import shell
@@ -24,8 +25,11 @@ class UpOptions:
     no_input: bool = False
 
 
-def write_file(options: UpOptions, deployment: Deployment, output: Path) -> None:
-    """Write the deployment to a pd.yaml and start nothing."""
+def write_file(
+    options: UpOptions, deployment: Deployment, output: Path, *, force: bool = False
+) -> None:
+    """Write the deployment to a pd.yaml and start nothing. Raises as check_output."""
+    check_output(output, force=force, no_input=options.no_input or options.as_json)
     write_deployment(deployment, output)
     if options.as_json:
         print_json("up", {"file": str(output)})

@@ -221,6 +221,12 @@ def _predicted(arm: Arm) -> dict[str, float]:
     return found
 
 
+def counts_of(layout: str) -> Counts:
+    """The numbers of engines in a layout: 2P6D, or 8C."""
+    numbers = {letter: int(number) for number, letter in re.findall(r"(\d+)([PDC])", layout)}
+    return Counts(prefill=numbers.get("P"), decode=numbers.get("D"), total=numbers.get("C"))
+
+
 def scaled(deployment: Deployment, counts: Counts) -> Deployment:
     """The deployment with other engine counts.
 

@@ -16,7 +16,7 @@ from pdctl.deployment.flags import (
 )
 from pdctl.deployment.records import HERE, Deployment, Ports, ProcessSpec
 from pdctl.errors import EnvironmentProblem
-from pdctl.hosts import LOOPBACK, reachable_in_url
+from pdctl.hosts import LOOPBACK, LOOPBACK_NAMES, reachable_in_url
 from pdctl.inspection.records import SglangInstall
 from pdctl.perf_model.records import Role
 
@@ -95,7 +95,7 @@ class _Common:
                 pdctl_python=self.python,
                 version=self.version,
             ),
-            env={"PYTHONUNBUFFERED": "1"},
+            env=_router_env(self.deployment),
             gpus=(),
             host=reachable_in_url(listen_on),
             port=ports.http,
@@ -158,3 +158,15 @@ class _Common:
             return {"PYTHONUNBUFFERED": "1", **added}
         usual = engine_env(role, gpus, address=address, version=self.version, backend=self.backend)
         return {**usual, **added}
+
+
+def _router_env(deployment: Deployment) -> dict[str, str]:
+    """With simulated engines, keep the router from asking huggingface.co for a tokenizer.
+
+    Source: sglang_router 0.3.2 downloads the tokenizer of every model that an engine reports and
+    that is no local folder; hf-hub reads HF_ENDPOINT, and nothing listens on port 1.
+    """
+    env = {"PYTHONUNBUFFERED": "1"}
+    if deployment.engine == "sim":
+        env |= {"HF_ENDPOINT": f"http://{LOOPBACK}:1", "NO_PROXY": ",".join(LOOPBACK_NAMES)}
+    return env

@@ -126,6 +126,7 @@ class Launch:
     retired_ports: tuple[int, ...] = ()  # bootstrap ports of engines that left; not for reuse yet
     launcher: str = "local"  # a name in engines/launchers/registry.py
     has_key: bool = True  # the processes may have an API key
+    previous_layout: str = ""  # before the last change, for `scale --undo`
 
 
 @dataclass(frozen=True)

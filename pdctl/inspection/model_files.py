@@ -225,6 +225,13 @@ def bundled_names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in (profiles_dir() / "models").glob("*.json")))
 
 
+def cached_names() -> tuple[str, ...]:
+    """The models in the local Hugging Face cache that have a config.json: Qwen/Qwen3-32B."""
+    configs = _cache_dir().glob("models--*/snapshots/*/config.json")
+    folders = {config.parents[2].name.removeprefix("models--") for config in configs}
+    return tuple(sorted(folder.replace("--", "/") for folder in folders))
+
+
 def find_model(model: str) -> ModelFile:
     """The config.json of `model`. InvalidInput, with the nearest name, when there is none."""
     if not model.strip():

@@ -36,10 +36,18 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 def doctor_view(checks: Sequence[Check]) -> RenderableType:
     """Screen of `doctor`: this machine, then each deployment; faults before passed checks."""
     parts: list[RenderableType] = []
-    for name in dict.fromkeys(check.deployment for check in checks):
-        own = [check for check in checks if check.deployment == name]
+    ordered = in_shown_order(checks)
+    for name in dict.fromkeys(check.deployment for check in ordered):
+        own = [check for check in ordered if check.deployment == name]
         parts += [Text(name or "this machine", style="bold"), _rows(own), Text()]
     return Group(*parts, Text(doctor_summary(checks)))
+
+
+def in_shown_order(checks: Iterable[Check]) -> list[Check]:
+    """This machine, then each deployment; faults before passed checks."""
+    order, found = list(OUTCOME_MARKS), list(checks)
+    places = list(dict.fromkeys(check.deployment for check in found))
+    return sorted(found, key=lambda c: (places.index(c.deployment), order.index(c.outcome)))
 
 
 def doctor_summary(checks: Iterable[Check]) -> str:
@@ -54,8 +62,7 @@ def _rows(checks: Sequence[Check]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    order = list(OUTCOME_MARKS)
-    for check in sorted(checks, key=lambda check: order.index(check.outcome)):
+    for check in checks:
         mark, colour = OUTCOME_MARKS[check.outcome]
         is_well = check.outcome == "pass"
         table.add_row(
@@ -75,22 +82,48 @@ def _clean(text: str) -> str:
     return "".join(c for c in text if c.isprintable())
 
 
-def ls_view(states: Sequence[DeploymentState], now: float) -> RenderableType:
-    """Screen of `ls`: one row per deployment. now: Unix seconds."""
+def ls_view(states: Sequence[DeploymentState], now: float, width: int = 100) -> RenderableType:
+    """Screen of `ls`: one row per deployment, or two lines where `width` is too small for that.
+
+    now: Unix seconds.
+    """
     if not states:
         return Text("No deployment is running. pdctl up starts one.")
+    table = ls_table(states, now)
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    needed = sum(max(map(len, cells)) + 3 for cells in columns) - 3
+    return table if needed <= width else _stacked(states, now)
+
+
+def _stacked(states: Sequence[DeploymentState], now: float) -> RenderableType:
+    """Two lines per deployment: what it is called and does, then what and where it serves."""
+    parts: list[RenderableType] = []
+    for state in states:
+        head = Text(state.name, style="bold")
+        head.append(f"  {_phase(state)}", style=LS_COLOURS.get(state.phase, "yellow"))
+        head.append(f"  {state.layout}  {_up_for(state, now)}", style="not bold")
+        parts += [head, Text(f"  {state.model}  {state.endpoint}", overflow="fold")]
+    return Group(*parts)
+
+
+def _up_for(state: DeploymentState, now: float) -> str:
+    started = min((p.started_at for p in state.processes if p.started_at), default=None)
+    return format_seconds(None if started is None else now - started)
+
+
+def ls_table(states: Sequence[DeploymentState], now: float) -> Table:
+    """The table of `ls`, also without any row."""
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
     for column in ("NAME", "STATE", "LAYOUT", "MODEL", "ENDPOINT", "UP FOR"):
         table.add_column(column, no_wrap=column not in ("MODEL", "STATE"), overflow="fold")
     for state in states:
-        started = min((p.started_at for p in state.processes if p.started_at), default=None)
         table.add_row(
             state.name,
             Text(_phase(state), style=LS_COLOURS.get(state.phase, "yellow")),
             state.layout,
             state.model,
             state.endpoint,
-            format_seconds(None if started is None else now - started),
+            _up_for(state, now),
         )
     return table
 

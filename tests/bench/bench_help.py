@@ -3,7 +3,7 @@
 import os
 import sys
 
-from pdctl.cli import VERBS
+from pdctl.commands.command_line.verbs import VERBS
 
 ROUNDS = 5
 LIMIT_S = 0.3

@@ -66,7 +66,7 @@ def test_eight_engines_serve_streams_and_leave_nothing_behind(cli: Cli) -> None:
 
     down = cli.run("down", "--json")
     assert down.returncode == 0, down.stderr
-    assert json.loads(down.stdout)["data"]["killed"] == []
+    assert json.loads(down.stdout)["data"]["stopped"][0]["killed"] == []
     assert processes_of(state["run_id"]) == []
     assert not [p for p in ports_of(state) if is_listening(p)]
     assert cli.run("down").returncode == 7

@@ -139,3 +139,23 @@ def test_an_empty_list_says_what_to_do() -> None:
 def test_with_a_key_the_request_takes_it_from_the_environment() -> None:
     assert '"authorization: Bearer $PDCTL_API_KEY"' in curl(STATE, has_key=True)
     assert "PDCTL_API_KEY" not in curl(STATE)
+
+
+def test_ls_has_two_lines_per_deployment_where_its_table_does_not_fit() -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from pdctl.tables.deployments import ls_view
+    from tests.engines.test_state import some_state
+
+    def shown(width: int) -> list[str]:
+        file = StringIO()
+        Console(file=file, width=width).print(ls_view([some_state("chat")], 0.0, width))
+        return [line.rstrip() for line in file.getvalue().splitlines()]
+
+    assert shown(200)[0].startswith("NAME")
+    narrow = shown(40)
+    assert narrow[0].startswith("chat  ")
+    assert all(len(line) <= 40 for line in narrow)
+    assert not any("NAME" in line for line in narrow)

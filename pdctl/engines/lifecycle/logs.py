@@ -10,6 +10,7 @@ from pdctl.engines.launchers.protocol import HERE, Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named, launcher_of
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.meant import meant_name
+from pdctl.engines.log_times import interleaved
 from pdctl.engines.records import Event
 from pdctl.engines.state import logs_dir
 from pdctl.errors import InvalidInput
@@ -57,15 +58,32 @@ def deployment_of_logs(name: str | None) -> str:
     return logged[-1].parent.name if logged and not names else meant_name(None, names)
 
 
+def meant(target: str | None, name: str | None, process: str | None) -> tuple[str, str | None]:
+    """(deployment, process) for an argument that may name either one. None: all processes.
+
+    A deployment with logs comes before a process of that name, since --process names the latter.
+    Raises as deployment_of_logs.
+    """
+    if target is not None and name is None and _has_logs(target):
+        return target, process
+    return deployment_of_logs(name), target if process is None else process
+
+
+def _has_logs(name: str) -> bool:
+    try:
+        return logs_dir(name).is_dir()
+    except InvalidInput:  # no name of a deployment
+        return False
+
+
 def lines(name: str, process: str | None, *, tail: int) -> tuple[str, ...]:
-    """The last lines of one process, or of each process with its name in front."""
+    """The last lines of one process; or of each, by time, with its name in front."""
     files = _files(name, process)
     width = max((len(f.process) for f in files), default=0)
-    found: list[str] = []
-    for file in files:
-        last = _read(name, file)[-tail:] if tail else ()
-        found += [line if process else _named(file, line, width) for line in last]
-    return tuple(found)
+    last = {file: _read(name, file)[-tail:] if tail else () for file in files}
+    if process:
+        return tuple(line for lines in last.values() for line in lines)
+    return tuple(_named(file, line, width) for file, line in interleaved(last))
 
 
 def event_lines(name: str, *, tail: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pdctl.deployment.build import Counts, role_changes, scaled
+from pdctl.deployment.build import Counts, counts_of, role_changes, scaled
 from pdctl.deployment.flags import differing_flags, parse_version, role_switch_obstacle
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment, ProcessSpec
@@ -44,19 +44,62 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
     missing, StateConflict if it does not run, is stopping, or would have to stop serving.
     """
     with planning():
-        current = _current(name)
-        before = _deployment(current)
-        after = scaled(before, counts)
-        if after.layout == before.layout:
-            return Rescaled(current, before.layout, ())
-        if after.engine == "sim":
-            assign_gpus(after, ())  # raises if --gpus describes too few
-        change = _Change.of(before, after, current)
-        prepared = _prepared(change)
-        _refuse_kept_memory(change, prepared)
-        changes = change.sentences(prepared)
-        wanted = start.change(prepared, leaving=change.leaving, changes=changes, drain_s=drain_s)
-        return Rescaled(wanted, before.layout, changes)
+        planned = _planned(name, counts)
+        if planned.prepared is None or planned.change is None:
+            return Rescaled(planned.current, planned.before.layout, ())
+        wanted = start.change(
+            planned.prepared,
+            leaving=planned.change.leaving,
+            changes=planned.sentences,
+            drain_s=drain_s,
+        )
+        return Rescaled(wanted, planned.before.layout, planned.sentences)
+
+
+def preview(name: str, counts: Counts) -> Rescaled:
+    """The same without writing anything: what `rescale` would do now. Raises as it does."""
+    with planning():
+        planned = _planned(name, counts)
+        wanted = replace(planned.current, layout=planned.after.layout)
+        return Rescaled(wanted, planned.before.layout, planned.sentences)
+
+
+def undo_counts(name: str) -> Counts:
+    """The numbers of engines before the last change. Raises StateConflict where there was none."""
+    current = _current(name)
+    if not current.previous_layout:
+        raise StateConflict(
+            f"deployment {name!r} has not been rescaled since it started.",
+            hint=f"pdctl scale {name} --prefill 3",
+            code="nothing_to_undo",
+        )
+    return counts_of(current.previous_layout)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A change that is possible. change, prepared: None where everything stays as it is."""
+
+    current: Launch
+    before: Deployment
+    after: Deployment
+    change: "_Change | None" = None
+    prepared: Prepared | None = None
+    sentences: tuple[str, ...] = ()
+
+
+def _planned(name: str, counts: Counts) -> _Planned:
+    current = _current(name)
+    before = _deployment(current)
+    after = scaled(before, counts)
+    if after.layout == before.layout:
+        return _Planned(current, before, after)
+    if after.engine == "sim":
+        assign_gpus(after, ())  # raises if --gpus describes too few
+    change = _Change.of(before, after, current)
+    prepared = _prepared(change)
+    _refuse_kept_memory(change, prepared)
+    return _Planned(current, before, after, change, prepared, change.sentences(prepared))
 
 
 def _refuse_kept_memory(change: "_Change", prepared: Prepared) -> None:

@@ -144,6 +144,7 @@ def change(
         leaving=leaving,
         drain_s=current.drain_s if drain_s is None else drain_s,
         retired_ports=_retired_ports(current, specs),
+        previous_layout=current.layout,
     )
     _write(wanted, deployment, state.state_dir(name))
     return wanted

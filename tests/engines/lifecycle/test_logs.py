@@ -79,3 +79,19 @@ def test_new_lines_are_followed_when_they_are_whole(chat: Path) -> None:
         "router   | r3",
         "router   | half",
     ]
+
+
+def test_lines_of_all_processes_come_by_time(chat: Path) -> None:
+    (chat / "logs" / "router.log").write_text("[2026-11-28 10:00:02] b\n")
+    (chat / "logs" / "decode-0.log").write_text(
+        "[2026-11-28 10:00:01] a\n[2026-11-28 10:00:03] c\n"
+    )
+    assert [line[-1] for line in logs.lines("chat", None, tail=9)] == ["a", "b", "c"]
+
+
+def test_an_argument_names_a_deployment_or_a_process(chat: Path) -> None:
+    assert logs.meant("chat", None, None) == ("chat", None)
+    assert logs.meant("chat", None, "router") == ("chat", "router")
+    assert logs.meant("decode-0", None, None) == ("chat", "decode-0")
+    assert logs.meant("decode-0", "chat", None) == ("chat", "decode-0")
+    assert logs.meant(None, None, None) == ("chat", None)

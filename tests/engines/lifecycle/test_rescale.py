@@ -261,3 +261,27 @@ def test_gpus_that_are_not_there_are_a_refusal(
         rescale.rescale(NAME, Counts(total=4))
     assert "keeps the total at 3 engines" in refusal.value.hint
     assert deployment.launch.revision == 0
+
+
+def test_a_preview_says_what_would_happen_and_writes_nothing() -> None:
+    deployment = Running(sim(2, 8))
+    before = deployment.launch
+    seen = rescale.preview(NAME, Counts(prefill=3))
+    assert (seen.before, seen.launch.layout, seen.is_changed) == ("2P6D", "3P5D", True)
+    assert seen.changes[0].startswith("decode-5 becomes prefill-2")
+    assert deployment.launch == before
+    done = rescale.rescale(NAME, Counts(prefill=3))
+    assert done.changes == seen.changes
+
+
+def test_undo_goes_back_to_the_counts_before_the_last_change() -> None:
+    deployment = Running(sim(2, 8))
+    with pytest.raises(StateConflict) as refused:
+        rescale.undo_counts(NAME)
+    assert refused.value.code == "nothing_to_undo"
+    rescale.rescale(NAME, Counts(prefill=3))
+    assert rescale.undo_counts(NAME) == Counts(prefill=2, decode=6)
+    deployment.runs("router", "prefill-0", "prefill-1", "prefill-2")
+    done = rescale.rescale(NAME, rescale.undo_counts(NAME))
+    assert done.launch.layout == "2P6D"
+    assert rescale.undo_counts(NAME) == Counts(prefill=3, decode=5)

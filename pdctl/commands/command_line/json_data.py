@@ -1,0 +1,294 @@
+"""What `data` holds in the JSON of every verb, as types that `pdctl schema` turns into a schema."""
+
+from typing import Any, Literal, TypedDict
+
+from pdctl.doctor.records import Check
+from pdctl.engines.records import DeploymentState
+from pdctl.measurement.arms import ArmComparison, ArmResult
+from pdctl.measurement.compare import Rehearsal
+from pdctl.perf_model.fitting.identify import Disagreement
+from pdctl.perf_model.records import Measurement, Parallelism, Percentiles
+from pdctl.status.records import DeploymentStatus
+from pdctl.verdict.records import Choice, OneDown, Provenance, Rule, Sizing, StateLimits, Steady
+from pdctl.workload.records import Burstiness, Lengths, TraceFacts
+
+# --- plan ---
+
+Size = int | dict[str, int]  # of all engines, or by role
+
+
+class _ArmSizes(TypedDict, total=False):
+    """Parallelism of the engines; missing where nothing of it is known."""
+
+    tp: Size
+    pp: Size
+    dp: Size
+    ep: Size
+
+
+class PlannedArm(_ArmSizes):
+    """One layout and what is predicted of it."""
+
+    layout: str
+    num_gpus: int
+    ttft_s: Percentiles | None
+    tpot_s: Percentiles | None
+    ttft_at_share_s: float | None
+    tpot_at_share_s: float | None
+    capacity_rps: float | None
+    estimate_rps: float | None
+    goodput_rps: float | None
+    attainment: float | None
+    keeps_up: bool | None
+    meets_slo: bool | None
+    gpus_needed: int | None
+    one_down: list[OneDown]
+    usd_per_million_output_tokens: float | None
+    tokens_per_s_per_gpu: float | None
+    kv_usage: dict[str, float] | None
+    infeasible: str | None
+    throughput_rps: float | None
+    steady: Steady | None
+
+
+FlipData = TypedDict("FlipData", {"what": str, "from": Choice, "to": Choice, "at": float})
+
+
+class WorkloadData(TypedDict):
+    """The requests, and how a file of them was read."""
+
+    origin: str
+    isl: Lengths | None
+    osl: Lengths | None
+    rate_rps: float | None
+    concurrency: float | None
+    prefix_hit: float | None
+    burstiness: Burstiness | None
+    trace: TraceFacts | None
+    text: str | None
+
+
+class PlannedModel(TypedDict):
+    """Sizes of the model. kv_transfer_bytes: of the mean prompt."""
+
+    name: str
+    total_params: float
+    active_params: float
+    weight_bytes: float
+    kv_bytes_per_token: float
+    state_bytes_per_request: float
+    kv_transfer_bytes: float | None
+
+
+class PlanData(TypedDict):
+    """The verdict with everything it rests on."""
+
+    verdict: Choice
+    confidence: Literal["high", "medium", "low"]
+    decided_by: Literal["rules", "evidence", "feasibility"]
+    headline: str
+    reason: str
+    meets_slo: bool | None
+    rate_rps: float | None
+    starts: list[Sizing]
+    state_limits: StateLimits | None
+    gpus_needed: int | None
+    question: dict[str, Any]
+    model: PlannedModel
+    next: list[str]
+    rules: list[Rule]
+    sizing: Sizing | None
+    arms: dict[str, PlannedArm]
+    sweep: list[PlannedArm]
+    flips: list[FlipData]
+    warnings: list[str]
+    provenance: Provenance
+    clients: int | None
+    load: str | None
+    workload: WorkloadData
+
+
+# --- deployments ---
+
+
+class WrittenFile(TypedDict):
+    """`up -o`: the pd.yaml that was written."""
+
+    file: str
+
+
+class ProcessCommand(TypedDict):
+    """One process as `up --dry-run` would start it."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str]
+
+
+class DryRun(TypedDict):
+    """`up --dry-run`: the commands, router first."""
+
+    layout: str
+    processes: list[ProcessCommand]
+
+
+class Latencies(TypedDict):
+    """Predicted latencies of one layout; null where nothing is predicted."""
+
+    ttft_p99_s: float | None
+    tpot_p99_s: float | None
+
+
+class ScaleEffectData(TypedDict):
+    """The predicted effect of a change on the traffic that was watched."""
+
+    rate_rps: float
+    watched_s: float
+    basis: str
+    before: Latencies
+    after: Latencies
+
+
+class ScaleData(TypedDict):
+    """A change of the numbers of engines. effect: only with --dry-run, null where unknown."""
+
+    name: str
+    before: str
+    layout: str
+    revision: int
+    changed: bool
+    changes: list[str]
+    state: DeploymentState | None
+    dry_run: bool
+    effect: ScaleEffectData | None
+    effect_unknown: str
+
+
+class Stopped(TypedDict):
+    """One deployment that was stopped. killed: processes that had to be killed."""
+
+    name: str
+    killed: list[str]
+
+
+class DownData(TypedDict):
+    """The deployments that were stopped."""
+
+    stopped: list[Stopped]
+
+
+class LogLines(TypedDict):
+    """Lines of the logs, or of the supervisor's decisions."""
+
+    name: str
+    lines: list[str]
+
+
+class Bundle(TypedDict):
+    """`logs --bundle`: the archive and the files in it."""
+
+    name: str
+    bundle: str
+    files: list[str]
+
+
+class Rendered(TypedDict):
+    """A deployment for another program."""
+
+    target: str
+    text: str
+
+
+class DoctorData(TypedDict):
+    """Every check."""
+
+    checks: list[Check]
+
+
+# --- measurements ---
+
+
+class MeasureData(TypedDict):
+    """Both arms, and which one wins. up: the command that starts the winner, or ""."""
+
+    arms: dict[str, ArmResult]
+    comparison: ArmComparison
+    up: str
+    is_interrupted: bool
+
+
+class ProfileData(TypedDict):
+    """A profile without its measurements, which are in its file."""
+
+    id: str
+    gpu: str
+    family: str
+    architecture: str
+    llm: str
+    engine: str
+    attention_backend: str
+    parallelism: Parallelism
+    num_params: float
+    date: str
+    command: str
+    factors: dict[str, float]
+    coefficients: dict[str, float]
+    left_out_error: float
+
+
+class CalibrationData(TypedDict):
+    """A calibration. file: null where the profile was refused."""
+
+    profile: ProfileData
+    file: str | None
+    num_measurements: int
+    elapsed_s: float
+    band: float
+    uncertainty: float | None
+    is_complete: bool
+    unidentified: list[str]
+    disagreements: list[Disagreement]
+    given_up: list[Measurement]
+    request_s: float | None
+    is_simulated: bool
+    notes: list[str]
+
+
+# --- the command line itself ---
+
+
+class HelpText(TypedDict):
+    """One topic, in Markdown, or a verb's --help."""
+
+    topic: str
+    text: str
+
+
+class HelpTopics(TypedDict):
+    """Topic -> its title."""
+
+    topics: dict[str, str]
+
+
+class ManPages(TypedDict):
+    """`help --man`: the files that were written."""
+
+    files: list[str]
+
+
+DATA: dict[str, Any] = {
+    "plan": PlanData,
+    "up": DeploymentState | WrittenFile | DryRun,
+    "status": DeploymentStatus,
+    "scale": ScaleData,
+    "down": DownData,
+    "logs": LogLines | Bundle,
+    "ls": list[DeploymentState],
+    "rehearse": Rehearsal,
+    "render": Rendered,
+    "doctor": DoctorData,
+    "measure": MeasureData,
+    "calibrate": CalibrationData,
+    "schema": dict[str, object],
+    "help": HelpText | HelpTopics | ManPages,
+}

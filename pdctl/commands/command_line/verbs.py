@@ -1,0 +1,19 @@
+"""The verbs of pdctl, in the order in which --help lists them."""
+
+# verb -> description for `pdctl --help`; pdctl.commands.VERB has a function of that name
+VERBS = {
+    "plan": "Decide whether to split prefill and decode, and into how many engines.",
+    "up": "Start engines and router, and stay until Ctrl-C.",
+    "status": "Show every engine's queues live, and suggest changes.",
+    "scale": "Add, remove and move engines under load.",
+    "down": "Stop a deployment.",
+    "logs": "Show logs of engines, or the supervisor's decisions.",
+    "ls": "List the deployments that run on this machine.",
+    "rehearse": "Play a plan on simulated engines behind the real router.",
+    "render": "Print a deployment as a shell script or a Miles configuration.",
+    "doctor": "Check this machine and its deployments.",
+    "measure": "Run colocated and split engines side by side; show which wins.",
+    "calibrate": "Measure an engine's step times; plan then uses them.",
+    "schema": "Print the JSON Schema of what a verb prints with --json.",
+    "help": "Explain a topic: exit codes, JSON, trace formats, words.",
+}

@@ -1,0 +1,1 @@
+"""The guided walk: its questions, and how a terminal asks them."""

@@ -1,0 +1,97 @@
+"""Predict what other numbers of engines would do to the traffic of a running deployment."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from pdctl.errors import PdctlError
+from pdctl.inspection.llm import read_llm
+from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.prediction import cluster_behind, fleet_of_engines, profile_for
+from pdctl.perf_model.metrics import percentiles
+from pdctl.perf_model.records import Fleet
+from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.status.observed_workload import watch_workload
+from pdctl.status.records import Target
+from pdctl.workload.arrivals import make_requests
+from pdctl.workload.records import Requests, Workload
+
+SIMULATED_S = 60.0  # of the traffic that was watched
+LEAST_REQUESTS, MOST_REQUESTS = 200, 4000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Predicted 99th percentiles in seconds. None: no request was answered."""
+
+    ttft_p99_s: float | None
+    tpot_p99_s: float | None
+
+
+@dataclass(frozen=True)
+class ScaleEffect:
+    """Latencies before and after a change, for traffic like that of the last `watched_s`.
+
+    basis: the profile of the step times, or "roofline".
+    """
+
+    rate_rps: float
+    watched_s: float
+    basis: str
+    before: Latencies
+    after: Latencies
+
+
+def scale_effect(
+    targets: Sequence[Target],
+    counts: tuple[int, int, int],
+    *,
+    policy: str,
+    watch_s: float,
+    tell: Callable[[float], None],
+) -> ScaleEffect | str:
+    """What `counts` engines (colocated, prefill, decode) would do; or why nothing is predicted.
+
+    Watches the engines' counters for `watch_s` and simulates that traffic on both layouts.
+    Ignores: the change itself, bursts, lengths that differ from their mean.
+    """
+    try:
+        facts = asyncio.run(facts_of([target.url for target in targets]))
+        llm, cluster = read_llm(facts[0].model), cluster_behind("", facts[0])
+        if cluster is None:
+            return "The engines do not report which GPUs they run on."
+        profile = profile_for(facts[0], llm, cluster)
+        before = fleet_of_engines(facts, llm, cluster, profile, policy)
+        workload = watch_workload(targets, watch_s, tell)
+    except PdctlError as problem:
+        return problem.message
+    basis = profile.id if profile else "roofline"
+    return _compared(before, resized(before, counts), workload, watch_s, basis)
+
+
+def resized(fleet: Fleet, counts: tuple[int, int, int]) -> Fleet:
+    """The same engines in other numbers: colocated, prefill, decode."""
+    colocated, prefill, decode = counts
+    return replace(fleet, num_colocated=colocated, num_prefill=prefill, num_decode=decode)
+
+
+def _compared(
+    before: Fleet, after: Fleet, workload: Workload, watched_s: float, basis: str
+) -> ScaleEffect:
+    rate = workload.rate_rps or 0.0
+    num = round(min(MOST_REQUESTS, max(LEAST_REQUESTS, rate * SIMULATED_S)))
+    requests = make_requests(workload, num=num, rate_rps=rate, seed=SEED)
+    return ScaleEffect(
+        rate_rps=rate,
+        watched_s=watched_s,
+        basis=basis,
+        before=_latencies(before, requests),
+        after=_latencies(after, requests),
+    )
+
+
+def _latencies(fleet: Fleet, requests: Requests) -> Latencies:
+    outcome = simulate(fleet, requests)
+    ttft, tpot = percentiles(outcome.ttft_s), percentiles(outcome.tpot_s)
+    return Latencies(ttft.p99 if ttft else None, tpot.p99 if tpot else None)

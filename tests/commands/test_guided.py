@@ -1,0 +1,224 @@
+"""The guided walk on a real terminal: wrong answers, Ctrl-C and Ctrl-D at every question."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pexpect
+import pytest
+
+PATIENCE_S = 30
+CTRL_C, CTRL_D = "\x03", "\x04"
+# question -> (answers that are refused, with what is said then; the answer that is taken)
+WALK: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
+    "Model (": ((("nonesuch-9b", "no directory"), ("?", "qwen3-32b")), "qwen3-8b"),
+    "which GPUs": ((("8xFOO", "FOO"), ("8x", "how many GPUs"), ("?", "H200-NVL")), "2xH100"),
+    "Trace of": ((("missing.jsonl", "cannot be read"), ("?", "Mooncake")), ""),
+    "prompt tokens": ((("many", "not a number of tokens"), ("?", "A number")), "2000"),
+    "output tokens": ((("-3", "positive"),), "100"),
+    "per second": ((("often", "not a rate"),), "2"),
+    "TTFT target": ((("5", "could mean"), ("?", "A duration")), "5s"),
+    "TPOT target": ((("soon", "not a duration"),), "50ms"),
+    "Next (": ((("x", "none of the choices"), ("?", "rehearse it")), "q"),
+}
+KEYS = ("model", "gpus", "trace", "isl", "osl", "rate", "ttft", "tpot")
+
+
+@dataclass
+class Terminal:
+    """A pdctl on a terminal of its own."""
+
+    home: Path
+    cwd: Path
+
+    def start(self, *arguments: str) -> "pexpect.spawn[str]":
+        environment = {
+            **os.environ,
+            "PDCTL_STATE_HOME": str(self.home),
+            "NO_COLOR": "1",
+            "TERM": "dumb",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        return pexpect.spawn(
+            sys.executable,
+            ["-m", "pdctl", *arguments],
+            cwd=str(self.cwd),
+            env=environment,
+            encoding="utf-8",
+            timeout=PATIENCE_S,
+            dimensions=(24, 120),
+        )
+
+    def kept(self) -> dict[str, str]:
+        """The answers that the next start begins with."""
+        try:
+            found = json.loads((self.home / "guided.json").read_text())
+        except FileNotFoundError:
+            return {}
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    cwd = tmp_path / "work"
+    cwd.mkdir()
+    return Terminal(tmp_path / "state", cwd)
+
+
+def _end(child: "pexpect.spawn[str]") -> tuple[int | None, str]:
+    """The exit code and what was printed last."""
+    child.expect(pexpect.EOF)
+    said = child.before or ""
+    child.close()
+    assert "Traceback" not in said
+    return child.exitstatus, said
+
+
+def _answer_until(child: "pexpect.spawn[str]", last: str) -> None:
+    """Give every answer before the question `last`, and wait for that."""
+    for question, (_, answer) in WALK.items():
+        child.expect_exact(question)
+        if question == last:
+            return
+        child.sendline(answer)
+
+
+def test_a_wrong_answer_is_asked_again_with_the_reason_at_every_question(
+    terminal: Terminal,
+) -> None:
+    child = terminal.start()
+    for question, (refused, answer) in WALK.items():
+        for wrong, reason in refused:
+            child.expect_exact(question)
+            child.sendline(wrong)
+            child.expect_exact(reason)
+        child.expect_exact(question)
+        child.sendline(answer)
+        if question == "TPOT target":
+            child.expect_exact("pdctl plan qwen3-8b --gpus 2xH100 --isl 2000 --osl 100 --rate 2")
+    assert _end(child)[0] == 0
+
+
+@pytest.mark.parametrize(("key", "code"), [(CTRL_C, 130), (CTRL_D, 0)], ids=["ctrl-c", "ctrl-d"])
+def test_ctrl_c_and_ctrl_d_end_cleanly_at_every_question_and_lose_no_answer(
+    terminal: Terminal, key: str, code: int
+) -> None:
+    for number, question in enumerate(WALK):
+        (terminal.home / "guided.json").unlink(missing_ok=True)
+        child = terminal.start()
+        _answer_until(child, question)
+        child.send(key)
+        exit_code, said = _end(child)
+        assert exit_code == code, f"at {question}: {said}"
+        assert "Your answers are kept" in said
+        given = {k: answer for k, (_, answer) in zip(KEYS, WALK.values(), strict=False)}
+        expected = dict(list(given.items())[:number])
+        assert terminal.kept() == expected, f"after {question}"
+
+
+def test_the_next_start_offers_the_answers_of_the_last_one(terminal: Terminal) -> None:
+    first = terminal.start()
+    _answer_until(first, "TTFT target")
+    first.send(CTRL_D)
+    _end(first)
+    second = terminal.start()
+    for kept in ("[qwen3-8b]", "[2xH100]"):
+        second.expect_exact(kept)
+        second.sendline("")
+    second.expect_exact("Trace of")
+    second.sendline("")
+    for kept in ("[2000]", "[100]", "[2]"):
+        second.expect_exact(kept)
+        second.sendline("")
+    second.expect_exact("TTFT target")
+    second.send(CTRL_D)
+    assert _end(second)[0] == 0
+
+
+def test_a_dash_clears_a_kept_answer(terminal: Terminal) -> None:
+    terminal.home.mkdir()
+    kept = {"model": "qwen3-8b", "gpus": "2xH100", "isl": "2000", "osl": "100", "rate": "2"}
+    (terminal.home / "guided.json").write_text(json.dumps({**kept, "ttft": "3s"}))
+    child = terminal.start()
+    for _ in range(6):
+        child.expect_exact("? ")
+        child.expect(r"\[.*\] |\)\? ")
+        child.sendline("")
+    child.expect_exact("[3s]")
+    child.sendline("-")
+    child.expect_exact("TPOT target")
+    child.send(CTRL_D)
+    _end(child)
+    assert terminal.kept()["ttft"] == ""
+
+
+def test_an_edited_pd_yaml_is_replaced_only_after_a_yes(terminal: Terminal) -> None:
+    file = terminal.cwd / "pd.yaml"
+    file.write_text("# mine\n")
+    child = terminal.start()
+    _answer_until(child, "Next (")
+    for answer, text in (("n", "# mine\n"), ("y", "")):
+        child.sendline("w")
+        child.expect_exact("which file")
+        child.sendline("")
+        child.expect_exact("Overwrite it")
+        child.sendline(answer)
+        child.expect_exact("Next (")
+        assert file.read_text().startswith(text)
+    assert "# mine" not in file.read_text()
+    child.sendline("q")
+    assert _end(child)[0] == 0
+
+
+def test_change_asks_again_with_the_answers_as_defaults(terminal: Terminal) -> None:
+    child = terminal.start()
+    _answer_until(child, "Next (")
+    child.sendline("c")
+    child.expect_exact("[qwen3-8b]")
+    child.send(CTRL_D)
+    assert _end(child)[0] == 0
+
+
+def test_launch_says_what_this_machine_lacks(terminal: Terminal) -> None:
+    child = terminal.start()
+    _answer_until(child, "Next (")
+    child.sendline("l")
+    child.expect_exact("The plan needs 2 × H100, but this machine has no usable GPU")
+    child.expect_exact("Next (")
+    child.send(CTRL_D)
+    assert _end(child)[0] == 0
+
+
+def test_the_walk_rehearses_what_was_answered_not_the_pd_yaml_in_the_folder(
+    terminal: Terminal,
+) -> None:
+    (terminal.cwd / "pd.yaml").write_text(
+        "schema: 1\nmodel: llama-3.1-70b\nengine: sim\ncolocated: {engines: 8}\n"
+    )
+    child = terminal.start()
+    _answer_until(child, "Next (")
+    child.sendline("r")
+    child.expect_exact("qwen3-8b")
+    child.expect(r"simulated H100 · \d+ requests")
+    child.send(CTRL_C)
+    code, said = _end(child)
+    assert code == 130, said
+    assert "llama-3.1-70b" not in said
+
+
+def test_answers_that_cannot_be_planned_are_asked_again(terminal: Terminal) -> None:
+    child = terminal.start()
+    for question, answer in (("Model (", "deepseek-r1"), ("which GPUs", "1xA10")):
+        child.expect_exact(question)
+        child.sendline(answer)
+    for question in ("Trace of", "prompt tokens", "TTFT target", "TPOT target"):
+        child.expect_exact(question)
+        child.sendline("")
+    child.expect_exact("Next (c, q)")
+    child.sendline("c")
+    child.expect_exact("[deepseek-r1]")
+    child.send(CTRL_D)
+    assert _end(child)[0] == 0

@@ -1,0 +1,112 @@
+"""The examples of docs/ and of every --help: pdctl accepts their flags, and the shell blocks run.
+
+tests/test_tour.py runs the tour; tests/e2e/test_examples.py runs the examples of --help.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from pdctl.cli import app, verb_help
+from pdctl.commands.command_line.verbs import VERBS
+
+ROOT = Path(__file__).parent.parent
+# pages whose shell blocks run as they stand, each in a folder of its own
+RUN = ("completion", "exit-codes", "gpus", "json")
+_BLOCK = re.compile(r"^```(sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_EXAMPLES = re.compile(r"Examples:\n(.*?)\n\n", re.DOTALL)
+_SHELL_WORD = re.compile(r"\d?[|>&;]+.*")
+
+
+def _page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _commands_of_docs() -> Iterator[tuple[str, str]]:
+    """(page, line) of every pdctl command in a shell block."""
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        for kind, block in _BLOCK.findall(path.read_text(encoding="utf-8")):
+            for line in block.splitlines():
+                text = line.removeprefix("$ ") if kind == "console" else line
+                if text.startswith("pdctl ") and (kind == "sh" or line.startswith("$ ")):
+                    yield path.name, text
+
+
+def _commands_of_help() -> Iterator[tuple[str, str]]:
+    for verb in VERBS:
+        found = _EXAMPLES.search(verb_help(verb) + "\n\n")
+        assert found is not None, verb
+        for line in found[1].splitlines():
+            yield f"{verb} --help", line.strip()
+
+
+def _words(line: str) -> list[str]:
+    """The words of the first command of a line, without what is the shell's."""
+    words = shlex.split(line, comments=True)
+    ends = [place for place, word in enumerate(words) if _SHELL_WORD.fullmatch(word)]
+    return words[1 : ends[0]] if ends else words[1:]
+
+
+EXAMPLES = [*_commands_of_docs(), *_commands_of_help()]
+
+
+@pytest.mark.parametrize(("where", "line"), EXAMPLES, ids=lambda text: text[:60])
+def test_pdctl_accepts_the_flags_of_every_example(where: str, line: str) -> None:
+    words = _words(line)
+    group = typer.main.get_command(app)
+    context = group.make_context("pdctl", list(words), resilient_parsing=True)
+    if not words or words[0].startswith("-"):
+        return
+    command = group.get_command(context, words[0])  # type: ignore[attr-defined]
+    assert command is not None, f"{where}: {line}"
+    command.make_context(words[0], words[1:], parent=context)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_the_shell_blocks_of_a_page_run_and_print_what_it_shows(name: str, tmp_path: Path) -> None:
+    own_bin = tmp_path / "bin"
+    own_bin.mkdir()
+    (own_bin / "pdctl").write_text(f'#!/bin/sh\nexec {sys.executable} -m pdctl "$@"\n')
+    (own_bin / "pdctl").chmod(0o755)
+    env = {
+        **os.environ,
+        "PATH": f"{own_bin}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "PDCTL_STATE_HOME": str(tmp_path / "state"),
+        "HOME": str(tmp_path),
+        "NO_COLOR": "1",
+    }
+    for kind, block in _BLOCK.findall(_page(name)):
+        commands, shown = _split(kind, block)
+        done = subprocess.run(
+            [shutil.which("bash") or "sh", "-c", commands],
+            cwd=tmp_path,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        if kind == "console":
+            assert done.stdout.splitlines() == shown
+        else:
+            assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
+
+
+def _split(kind: str, block: str) -> tuple[str, list[str]]:
+    """The commands of a block, and the lines that it shows as their output."""
+    if kind == "sh":
+        return block, []
+    lines = block.splitlines()
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return "\n".join(commands), [line for line in lines if not line.startswith("$ ")]
