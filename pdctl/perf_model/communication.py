@@ -145,8 +145,10 @@ def _copies(llm: Llm, parallelism: Parallelism) -> float:
     return 1.0 if llm.attention == "mla" else max(1.0, group / llm.num_kv_heads)
 
 
-# Shares of the nominal rate. Source: InferSim (NVLink and RDMA x 0.8).
-ALL_REDUCE_NVLINK_EFFICIENCY = 0.80
+# Shares of the nominal rate. nvlink: custom_allreduce of SGLang 0.5.9 on H100, H200 and B200, messages
+# of 4 to 256 MiB in AIConfigurator's tables: 0.35 with 2 GPUs, 0.38 with 4, 0.45 with 8 on Hopper,
+# a tenth less on B200. rdma: InferSim.
+ALL_REDUCE_NVLINK_EFFICIENCY = 0.40
 ALL_REDUCE_PCIE_EFFICIENCY = 0.60  # assumed: peer copies staged through host memory on many boards
 ALL_REDUCE_RDMA_EFFICIENCY = 0.80
 DEFAULT_RDMA_BYTES_PER_S = 50e9 / 2  # 200 Gbit/s, where a cluster does not say

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from pdctl.inspection.layers import Mixer, mixers_of
 from pdctl.inspection.llm_layers.request_bytes import index_bytes, latent_window_bytes
-from pdctl.inspection.llm_size import num_kv_layers, router_params, trimmed_window
-from pdctl.inspection.records import Cluster, Llm
+from pdctl.inspection.llm_size import num_kv_layers, router_params, state_bytes, trimmed_window
+from pdctl.inspection.records import Cluster, GpuModel, Llm
 from pdctl.perf_model.communication import (
     assumed_cluster,
     collectives,
@@ -17,21 +17,20 @@ from pdctl.perf_model.communication import (
     window_token_s,
 )
 from pdctl.perf_model.fitting.profiles import check_gpu
+from pdctl.perf_model.formats import quantises
 from pdctl.perf_model.hardware import (
     ATTENTION_DP_IMBALANCE,
-    DECODE_LAYER_S,
-    DECODE_MOE_LAYER_S,
     DECODE_ROW_S,
     DECODE_STEP_S,
-    EAGER_LAYER_S,
-    EAGER_MOE_LAYER_S,
     EXPERT_IMBALANCE,
     EXPERT_PASSES,
     PREFILL_START_S,
     REQUEST_S,
     Rates,
+    dense_flops,
     rates,
 )
+from pdctl.perf_model.kernels import launched_s, quantised_products, replayed_s
 from pdctl.perf_model.memory import (
     Shard,
     attention_tp,
@@ -74,7 +73,7 @@ def prefill_cost(
 
     Source: 2 FLOPs per active parameter and token, 4·L·h·d per query-key pair (Mooncake,
     FAST'25, eq. 1). Two-batch overlap: half the batch computes while the other communicates.
-    Ignores: the head (one row per prompt), padding to graph sizes, quantisation kernels.
+    Ignores: the head (one row per prompt), padding to graph sizes.
     """
     moved = collectives(llm, cluster, parallelism, normal=True)
     hidden, plain = _hidden_and_plain_s(llm, part, rates, parallelism)
@@ -84,10 +83,10 @@ def prefill_cost(
         plain += moved.token_s
     weights = part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes
     return PrefillCost(
-        base_s=DECODE_STEP_S + kernels_s(llm) + moved.step_s,
+        base_s=DECODE_STEP_S + kernels_s(llm, cluster.gpu, rates) + moved.step_s,
         token_s=hidden,
-        row_s=plain,
-        pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
+        row_s=plain + _passes_s(llm, cluster.gpu, rates, parallelism),
+        pair_s=_pair_s(llm, cluster.gpu, rates, parallelism),
         weight_s=weights / rates.memory,
     )
 
@@ -138,16 +137,30 @@ def pair_layer_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
     return flops * imbalance(parallelism) / rates.attention
 
 
-def kernels_s(llm: Llm) -> float:
+def kernels_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
     """The kernels of one step replayed from a CUDA graph, weights and rows apart."""
-    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
-    return DECODE_MOE_LAYER_S * moe + DECODE_LAYER_S * (llm.num_layers - moe)
+    return replayed_s(llm, fused_experts=rates.fused_experts, dynamic=quantises(llm, gpu))
 
 
-def launch_s(llm: Llm) -> float:
+def launch_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
     """The least an eager step takes: launching every kernel from Python."""
-    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
-    return EAGER_MOE_LAYER_S * moe + EAGER_LAYER_S * (llm.num_layers - moe)
+    return launched_s(llm, fused_experts=rates.fused_experts, dynamic=quantises(llm, gpu))
+
+
+# Norms with their residuals read and write a row of hidden size so often per layer, on each GPU of
+# a tensor-parallel group whole; at tp 1 they are within the measured share of the products.
+NORM_PASSES = 8
+QUANTISING_BYTES = 3.0  # a value read in 16 bits and written in 8
+
+
+def _passes_s(llm: Llm, gpu: GpuModel, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds per token of norms that tensor parallelism does not divide, and of quantising."""
+    whole = (1 - 1 / parallelism.tp) / parallelism.dp
+    moved = NORM_PASSES * 2.0 * llm.hidden_size * llm.num_layers * whole
+    if quantises(llm, gpu):
+        products = quantised_products(llm, fused_experts=rates.fused_experts)
+        moved += products * QUANTISING_BYTES * llm.hidden_size / parallelism.dp
+    return moved / rates.memory
 
 
 def imbalance(parallelism: Parallelism) -> float:
@@ -163,6 +176,21 @@ def _routed(llm: Llm, part: Shard, parallelism: Parallelism) -> float:
     return part.routed_experts * share * uneven
 
 
+# Attention over chosen tokens multiplies latents with every head, in tiles of so many heads.
+# Source: flash_mla_sparse_fwd and trtllm's kernel take 64 (AIConfigurator dsa_context_module_perf:
+# 8 heads of GLM-5 at tp 8 take 70 % of what 64 take); 0.5 of the bf16 rate there, 8,192 tokens.
+HEAD_TILE = 64
+SPARSE_SHARE = 0.5
+# Scores of a sparse index and the choice among them, beside the products: mqa_logits and
+# topk of the same tables take as long as one another.
+INDEX_PASSES = 2.0
+# The scan of linear attention in prefill: chunks of a prompt one after another, and each head's
+# products. Source: chunk_gated_delta_rule and causal_conv1d_fn on H200 and B200 (AIConfigurator
+# gdn_perf, sglang 0.5.14): 25 ns a token and 1.6 ns a head of 128 × 128; others: assumed.
+SCAN_TOKEN_S = 25e-9
+SCAN_STATE_S = 1.6e-9 / (128 * 128)
+
+
 def _full_layers(llm: Llm) -> int:
     return num_kv_layers(llm) - _sliding_layers(llm)
 
@@ -171,15 +199,50 @@ def _sliding_layers(llm: Llm) -> int:
     return min(llm.num_sliding_layers, num_kv_layers(llm)) if llm.sliding_window else 0
 
 
+def _sparse_mixers(llm: Llm) -> list[Mixer]:
+    """Mixers whose tokens attend to chosen ones: DSA."""
+    return [m for m in mixers_of(llm.layers) if m.kind == "mla" and m.index_topk]
+
+
+def _pair_s(llm: Llm, gpu: GpuModel, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds per query-key pair over all layers: attention, or an index's score of it."""
+    sparse = _sparse_mixers(llm)
+    scored = sum(_index_flops(llm, m) for m in sparse) * INDEX_PASSES / dense_flops(gpu, "fp8")
+    dense = _full_layers(llm) - len(sparse)
+    return dense * pair_layer_s(llm, rates, parallelism) + scored / parallelism.dp
+
+
+def _index_flops(llm: Llm, mixer: Mixer) -> float:
+    """Products of one query's index heads with one key; each GPU of a group does them all."""
+    params = sum(m.params for m in mixer.matrices if m.leaf == "index")
+    per_head = (llm.q_lora_rank or llm.hidden_size) * mixer.index_dim + llm.hidden_size
+    return 2.0 * mixer.index_dim * max(0.0, params - llm.hidden_size * mixer.index_dim) / per_head
+
+
 def _prefill_window_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
-    """Sliding layers attend to one window per token, whatever the length (prompts beyond it)."""
+    """Seconds per token of layers that attend to no more than so many tokens, and of scans.
+
+    Ignores: prompts shorter than the window or the chosen tokens, which cost less.
+    """
     window = llm.sliding_window or 0
-    return _sliding_layers(llm) * window * pair_layer_s(llm, rates, parallelism)
+    sliding = _sliding_layers(llm) * window * pair_layer_s(llm, rates, parallelism)
+    return sliding + _chosen_s(llm, rates, parallelism) + _scan_s(llm, parallelism)
 
 
-# MLA decode multiplies each cached latent with every head: near the compute limit.
-# Source: FlashMLA README, H800: 660 TFLOPS of 989 when compute-bound.
-MLA_DECODE_SHARE = 0.60
+def _chosen_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds per prompt token of attention to the tokens that an index chose."""
+    heads = max(llm.num_heads / attention_tp(parallelism), HEAD_TILE)
+    values = 2 * (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)
+    chosen = sum(m.index_topk or 0 for m in _sparse_mixers(llm))
+    rate = rates.bf16_peak * SPARSE_SHARE
+    return 2 * heads * values * chosen / rate / parallelism.dp * imbalance(parallelism)
+
+
+def _scan_s(llm: Llm, parallelism: Parallelism) -> float:
+    """Seconds per prompt token of linear attention: its state turned chunk by chunk."""
+    mixers = [m for m in mixers_of(llm.layers) if m.kind == "state"]
+    values = sum(m.state_values for m in mixers) / attention_tp(parallelism)
+    return (SCAN_TOKEN_S * len(mixers) + SCAN_STATE_S * values) / parallelism.dp
 
 
 class DecodeCost(NamedTuple):
@@ -213,23 +276,22 @@ def decode_cost(
     Ignores: padding of batches to graph sizes, CPU work that overlap hides.
     """
     moved = collectives(llm, cluster, parallelism, normal=role != "decode")
-    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
     head_s = part.head * llm.embedding_bytes / rates.memory
     dense_s = part.streamed * llm.linear_bytes / rates.memory
-    draft_s = _draft_s(llm, dense_s, head_s, serving.verify_tokens)
+    replayed = kernels_s(llm, cluster.gpu, rates)
+    draft_s = _draft_s(llm, dense_s + replayed, head_s, serving.verify_tokens)
     rows_s = moved.token_s + DECODE_ROW_S / parallelism.dp
-    rows_s += (
-        _decode_window_s(llm, rates, parallelism, _kv_size(llm, serving)) / serving.verify_tokens
-    )
+    read_s = _decode_window_s(llm, rates, parallelism, _kv_size(llm, serving))
+    rows_s += (read_s + _state_s(llm, rates, parallelism)) / serving.verify_tokens
     row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
     rows_per_stage = serving.verify_tokens / parallelism.pp
     return DecodeCost(
-        base_s=DECODE_STEP_S + kernels_s(llm) + dense_s + head_s + draft_s + moved.step_s,
+        base_s=DECODE_STEP_S + replayed + dense_s + head_s + draft_s + moved.step_s,
         dense_s=dense_s + head_s,
-        weight_s=part.routed_experts * llm.expert_bytes / rates.memory * uneven,
+        weight_s=part.routed_experts * llm.expert_bytes / rates.memory,
         request_s=rows_s * rows_per_stage,
         latency_s=rates.latency_s * _full_layers(llm),
-        context_s=_context_s(llm, rates, parallelism, cluster.gpu.bf16_flops, serving),
+        context_s=_context_s(llm, rates, parallelism, serving),
         compute_s=row_flops_s * rows_per_stage,
         split_s=rates.split_s * _full_layers(llm) / parallelism.pp,
         wave_batch=_wave_batch(llm, rates, parallelism),
@@ -247,28 +309,45 @@ def _wave_batch(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
     return rates.blocks / max(1.0, heads) * parallelism.dp
 
 
-def _draft_s(llm: Llm, dense_s: float, head_s: float, verify_tokens: int) -> float:
+def _draft_s(llm: Llm, layers_s: float, head_s: float, verify_tokens: int) -> float:
     """One draft layer and head per drafted token, as in MTP and EAGLE with a chain of drafts."""
-    return (verify_tokens - 1) * (dense_s / llm.num_layers + DECODE_LAYER_S + head_s)
+    return (verify_tokens - 1) * (layers_s / llm.num_layers + head_s)
 
 
 def _context_s(
-    llm: Llm, rates: Rates, parallelism: Parallelism, bf16_flops: float, serving: Serving
+    llm: Llm, rates: Rates, parallelism: Parallelism, serving: Serving
 ) -> float:
     """Seconds per token of context over the layers without a window, on the busiest rank.
 
-    Ignores: that a sparse index spares decode the tokens it does not choose.
+    Where an index chooses tokens, decode reads the index of all and the KV of the chosen ones.
     """
     size, tp = _kv_size(llm, serving), attention_tp(parallelism)
     whole = sum(
-        max(
-            (kv_mixer_bytes(mixer, tp, size) + index_bytes(mixer)) / rates.kv,
-            _latent_flops(llm, mixer) / tp / (bf16_flops * MLA_DECODE_SHARE),
-        )
+        index_bytes(mixer) * INDEX_PASSES / rates.kv
+        if mixer.kind == "mla" and mixer.index_topk
+        else _cached_token_s(llm, mixer, tp, size, rates)
         for mixer in mixers_of(llm.layers)
         if mixer.kind != "window"
     )
     return whole * imbalance(parallelism) / parallelism.pp / parallelism.dp
+
+
+def _cached_token_s(llm: Llm, mixer: Mixer, tp: int, size: float, rates: Rates) -> float:
+    """Seconds of decode attention to one cached token in one layer."""
+    return max(
+        (kv_mixer_bytes(mixer, tp, size) + index_bytes(mixer)) / rates.kv,
+        _latent_flops(llm, mixer) / tp / rates.latents,
+    )
+
+
+def _state_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Linear attention reads and writes the whole state of each request in every step.
+
+    Source: fused_recurrent_gated_delta_rule on H200 and B200 (AIConfigurator gdn_perf) moves
+    twice the state at 0.82 and 0.75 of the bandwidth.
+    """
+    held = state_bytes(llm) / attention_tp(parallelism)
+    return 2 * held / rates.memory / parallelism.dp
 
 
 def _latent_flops(llm: Llm, mixer: Mixer) -> float:
@@ -283,7 +362,10 @@ def _latent_flops(llm: Llm, mixer: Mixer) -> float:
 def _decode_window_s(
     llm: Llm, rates: Rates, parallelism: Parallelism, kv_dtype_bytes: float
 ) -> float:
-    """Layers with a window read one window per request (contexts beyond it)."""
+    """Layers with a window read one window per request, those with an index the chosen tokens.
+
+    Ignores: contexts shorter than that.
+    """
     tp = attention_tp(parallelism)
     read = 0.0
     for mixer in mixers_of(llm.layers):
@@ -291,7 +373,11 @@ def _decode_window_s(
             read += latent_window_bytes() * (mixer.window or 0)
         elif mixer.kind == "window":
             read += kv_mixer_bytes(mixer, tp, kv_dtype_bytes) * (mixer.window or 0)
-    return read / rates.kv / parallelism.dp
+    chosen_s = sum(
+        _cached_token_s(llm, mixer, tp, kv_dtype_bytes, rates) * (mixer.index_topk or 0)
+        for mixer in _sparse_mixers(llm)
+    )
+    return (read / rates.kv + chosen_s) / parallelism.dp
 
 
 def _kv_size(llm: Llm, serving: Serving) -> float:
@@ -339,12 +425,19 @@ def _roofline(
     serving: Serving,
 ) -> StepTimes:
     serving = replace(serving, kv_dtype_bytes=serving.kv_dtype_bytes or llm.kv_dtype_bytes)
-    per_gpu = rates(llm, cluster.gpu, serving.attention_backend)
+    per_gpu = rates(
+        llm,
+        cluster.gpu,
+        serving.attention_backend,
+        kv_dtype_bytes=serving.kv_dtype_bytes,
+        deepep=parallelism.ep > 1 and parallelism.dp > 1,
+    )
     part = mean_shard(llm, parallelism)
     handover = pipeline_handover_s(llm, cluster, parallelism)
     prefill = prefill_cost(llm, cluster, part, per_gpu, parallelism, serving)
     decode = decode_cost(llm, cluster, part, per_gpu, parallelism, role, serving)
     share, pp = _expert_share(llm), parallelism.pp
+    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 and llm.experts else 1.0
     return StepTimes(
         prefill_base_s=prefill.base_s / pp,
         prefill_token_s=prefill.token_s / pp,
@@ -363,12 +456,12 @@ def _roofline(
         decode_latency_s=decode.latency_s,
         decode_context_s=decode.context_s,
         decode_compute_s=decode.compute_s,
-        eager_s=launch_s(llm),
+        eager_s=launch_s(llm, cluster.gpu, per_gpu),
         decode_graph_batch=_graph_batch(cluster, parallelism, serving),
         prefill_graphs=serving.prefill_graphs,
         transfer_base_s=route.base_s,
         transfer_token_s=kv_token_s(llm, parallelism, route, serving.kv_dtype_bytes),
-        expert_share=1 - (1 - share) ** (serving.verify_tokens / pp),
+        expert_share=1 - (1 - share * uneven) ** (serving.verify_tokens / pp),
         stages=pp,
         request_s=REQUEST_S,
         prefill_start_s=PREFILL_START_S,

@@ -1,0 +1,67 @@
+"""In which number format a GPU multiplies each matrix of an LLM."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pdctl.inspection.layers import Matrix
+from pdctl.inspection.records import GpuModel, Llm
+
+Format = Literal["bf16", "fp8", "fp4"]
+
+
+def dense_formats(llm: Llm, gpu: GpuModel) -> dict[Format, float]:
+    """Share of the dense parameters of all layers by the format of their products.
+
+    Weights that the GPU has no narrower product for are widened to bf16 as they are read
+    (weight-only): NVFP4 on Hopper, FP8 on Ampere.
+    """
+    matrices = [m for layer in llm.layers for m in layer.matrices]
+    return _shares(llm, gpu, [m for m in matrices if m.part not in ("experts", "router")])
+
+
+def expert_format(llm: Llm, gpu: GpuModel) -> Format:
+    """The format of the routed experts' products."""
+    return multiplied(llm, gpu, llm.expert_bytes)
+
+
+def multiplied(llm: Llm, gpu: GpuModel, bytes_per_param: float) -> Format:
+    """The format that a matrix of so many bytes per parameter is multiplied in on this GPU."""
+    if bytes_per_param >= 2 or llm.compute_dtype == "bf16":
+        return "bf16"
+    if llm.compute_dtype == "fp4" and bytes_per_param < 1:
+        return "fp4" if gpu.fp4_flops else "bf16"
+    return "fp8" if gpu.fp8_flops else "bf16"
+
+
+def quantises(llm: Llm, gpu: GpuModel) -> bool:
+    """Does any product of this LLM quantise its input as it comes? Weight-only ones do not."""
+    least = min(llm.linear_bytes, llm.expert_bytes)
+    return multiplied(llm, gpu, 2.0 if least >= 2 else least) != "bf16"
+
+
+def is_narrow(llm: Llm, matrix: Matrix) -> bool:
+    """Has this matrix fewer than 16 bits a parameter?"""
+    return _bytes(llm, matrix) < 2
+
+
+def peak_flops(gpu: GpuModel, form: Format) -> float:
+    """The datasheet's dense rate of a format."""
+    peak = {"bf16": gpu.bf16_flops, "fp8": gpu.fp8_flops, "fp4": gpu.fp4_flops}[form]
+    return peak or gpu.bf16_flops
+
+
+def _shares(llm: Llm, gpu: GpuModel, matrices: Iterable[Matrix]) -> dict[Format, float]:
+    params: dict[Format, float] = {}
+    for matrix in matrices:
+        form = multiplied(llm, gpu, _bytes(llm, matrix))
+        params[form] = params.get(form, 0.0) + matrix.params
+    whole = sum(params.values())
+    if not whole:
+        return {multiplied(llm, gpu, llm.linear_bytes): 1.0}
+    return {form: held / whole for form, held in params.items()}
+
+
+def _bytes(llm: Llm, matrix: Matrix) -> float:
+    """A shape whose layers were read in one width may have been given another as a whole."""
+    whole = llm.expert_bytes if matrix.part == "experts" else llm.linear_bytes
+    return min(matrix.bytes_per_param, whole) if whole < 1.01 else matrix.bytes_per_param

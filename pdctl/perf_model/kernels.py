@@ -1,0 +1,151 @@
+"""Kernels of a layer by kind of mixer and MLP: what a step costs whatever it reads or multiplies.
+
+The counts are written to be checked: profile one decode step and count the kernels between two
+norms. Source: the forward passes of SGLang 0.5.9 to 0.5.15 (models/, layers/), with what SGLang
+fuses by default; 35 µs per dense layer with GQA were measured on H200 (profiles/measured).
+"""
+
+from typing import NamedTuple
+
+from pdctl.inspection.layers import Layer, Matrix, Mixer, Mlp
+from pdctl.inspection.records import Llm
+from pdctl.perf_model.formats import is_narrow
+
+# A small kernel replayed from a CUDA graph, the gap to the next one included. Source: ten kernels
+# of a dense GQA layer take 35 µs beside their bytes on H200. AIConfigurator's tables of single
+# kernels (sglang 0.5.14, H200 and B200) have 2 to 3 µs for norms and copies, 4 to 7 for products.
+KERNEL_S = 3.5e-6
+# What Python and the driver take to launch one without a graph. Source: PD prefill engines of
+# SGLang 0.5.15 on H200, one token: 16 ms on 32 dense layers, 58 ms on 48 layers with experts; on
+# another host twice that. A quantised product: Qwen3-8B in FP8 took 94 ms where bf16 takes 40.
+LAUNCH_S = 50e-6
+TRITON_LAUNCH_S = 90e-6  # kernels of experts and of linear attention, launched by Triton
+QUANTISED_LAUNCH_S = 170e-6  # quantising, and DeepGEMM's choice of a kernel
+
+
+class Kernels(NamedTuple):
+    """What one part of a layer runs.
+
+    plain, triton: kernels, by who launches them. products: matrix products among them, each of
+    which has a quantising kernel before it where activations are quantised as they come.
+    """
+
+    plain: int
+    triton: int = 0
+    products: int = 0
+
+
+# Each mixer and MLP counts the norm before it; collectives are counted in communication.py.
+MIXERS: dict[str, Kernels] = {
+    # norm, q·k·v, norm of q and k, rotary with the KV store, attention, output
+    "full": Kernels(6, products=2),
+    "window": Kernels(6, products=2),
+    # norm, q_a·kv_a, norms of q and of the latent, q_b, rotary, absorbing k, copying q together,
+    # storing KV, attention, joining its parts, absorbing v, a transpose, output
+    "mla": Kernels(14, products=3),
+    # as mla, with compressor, gathering of latents, window and two low-rank outputs (assumed)
+    "latents": Kernels(20, products=4),
+    # norm, q·k·v·z, b·a, splitting, convolution, recurrence, gated norm, output, a copy
+    "state": Kernels(9, products=2),
+}
+# Besides a layer's own, in prefill: scan over chunks (l2 norms, decay sums, products in chunks,
+# triangular solve, states, outputs)
+SCAN = Kernels(0, triton=8)
+# Sparse index: products of q, k and weights; norm, rotary, two Hadamard turns, two quantisings,
+# storing keys, scaling weights, metadata, scores, top-k, page table, copies
+INDEX = Kernels(15, products=2)
+# norm, up·gate, activation, down
+DENSE_MLP = Kernels(4, products=2)
+# norm, router, top-k, aligning (2), up·gate, activation, down, summing (2)
+EXPERTS = Kernels(0, triton=10, products=2)
+# norm, router, routing (2), quantising, up·gate with activation, down, summing; quantises itself
+FUSED_EXPERTS = Kernels(8)
+# up·gate, activation, down, adding
+SHARED_EXPERTS = Kernels(4, products=2)
+# into the latent and back
+LATENT = Kernels(2, products=2)
+# deepseek_v2.py adds the shared expert to the routed ones for this architecture alone
+FUSES_SHARED = ("DeepseekV3ForCausalLM",)
+
+
+def replayed_s(llm: Llm, *, fused_experts: bool, dynamic: bool) -> float:
+    """Seconds of all layers' kernels replayed from a CUDA graph, their bytes and FLOPs apart.
+
+    fused_experts: the MoE runner is one of a few kernels (flashinfer_trtllm).
+    dynamic: narrow products quantise their input first; weight-only ones do not.
+    Ignores: kernels that differ by release, and what programmatic launch hides.
+    """
+    parts = _parts(llm, fused_experts=fused_experts)
+    return KERNEL_S * sum(
+        kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0)
+        for kernels, narrow in parts
+    )
+
+
+def launched_s(llm: Llm, *, fused_experts: bool, dynamic: bool) -> float:
+    """The least a step takes without a graph: the host launches every kernel.
+
+    fused_experts, dynamic: as in replayed_s. Source: LAUNCH_S and its neighbours.
+    Ignores: the host's own speed, which differed by two between the hosts that were measured.
+    """
+    parts = _parts(llm, fused_experts=fused_experts)
+    parts += [(SCAN, False)] * sum(m.kind == "state" for y in llm.layers for m in y.mixers)
+    return sum(
+        LAUNCH_S * kernels.plain
+        + TRITON_LAUNCH_S * kernels.triton
+        + (QUANTISED_LAUNCH_S * _launched_products(kernels) if narrow and dynamic else 0.0)
+        for kernels, narrow in parts
+    )
+
+
+def quantised_products(llm: Llm, *, fused_experts: bool) -> int:
+    """Dense matrix products over all layers that quantise their input first."""
+    return sum(
+        _launched_products(kernels)
+        for kernels, narrow in _parts(llm, fused_experts=fused_experts)
+        if narrow
+    )
+
+
+def _launched_products(kernels: Kernels) -> int:
+    """Triton's kernels for experts quantise in the same launch code."""
+    return 0 if kernels.triton else kernels.products
+
+
+def _parts(llm: Llm, *, fused_experts: bool) -> list[tuple[Kernels, bool]]:
+    found: list[tuple[Kernels, bool]] = []
+    for layer in llm.layers:
+        found += _layer_parts(llm, layer, fused_experts)
+    return found
+
+
+def _layer_parts(llm: Llm, layer: Layer, fused_experts: bool) -> list[tuple[Kernels, bool]]:
+    found: list[tuple[Kernels, bool]] = []
+    for mixer in layer.mixers:
+        found += _mixer_parts(llm, mixer)
+    for mlp in layer.mlps:
+        found += _mlp_parts(llm, mlp, fused_experts)
+    return found
+
+
+def _mixer_parts(llm: Llm, mixer: Mixer) -> list[tuple[Kernels, bool]]:
+    narrow = _any_narrow(llm, mixer.matrices)
+    parts = [(MIXERS[mixer.kind], narrow)]
+    return [*parts, (INDEX, narrow)] if mixer.index_dim else parts
+
+
+def _mlp_parts(llm: Llm, mlp: Mlp, fused_experts: bool) -> list[tuple[Kernels, bool]]:
+    if not mlp.num_experts:
+        return [(DENSE_MLP, _any_narrow(llm, mlp.matrices))]
+    routed = tuple(m for m in mlp.matrices if m.part == "experts")
+    parts = [(FUSED_EXPERTS if fused_experts else EXPERTS, _any_narrow(llm, routed))]
+    beside = tuple(m for m in mlp.matrices if m.part == "shared")
+    if mlp.shared_width and llm.architecture not in FUSES_SHARED:
+        parts.append((SHARED_EXPERTS, _any_narrow(llm, beside)))
+    if mlp.expert_input and mlp.expert_input != llm.hidden_size:
+        parts.append((LATENT, _any_narrow(llm, beside)))
+    return parts
+
+
+def _any_narrow(llm: Llm, matrices: tuple[Matrix, ...]) -> bool:
+    return any(is_narrow(llm, matrix) for matrix in matrices)
