@@ -54,37 +54,35 @@ EFFICIENCIES: dict[Generation, Efficiency] = {
     "other": Efficiency(0.60, 0.50, 0.40, 0.40, 0.75),
 }
 
-# Grouped products of routed experts, by generation, format and MoE runner. Source: hopper bf16
-# triton: measured (profiles/measured/h200--moe-*); its FP8, and all of blackwell*, ada: moe_perf
-# of AIConfigurator, sglang 0.5.14, at 128 tokens an expert and more: 380 TFLOP/s for 256-wide
-# shards of DeepSeek-V3, 570 for 768-wide ones of Qwen3-235B on H200; 600 to 740 in FP8 and 1,150 to
-# 1,730 in NVFP4 on B200, whatever the datasheet's rate. deep_gemm: DeepSeek's and LMSYS's rates
-# with DeepEP (tests/perf_model/test_roofline.py). h20: InferSim. The rest is assumed.
+# Grouped products of routed experts, by generation, format and MoE runner; copying rows apart
+# (EXPERT_PASSES). Source: hopper bf16 triton: measured (profiles/measured/h200--moe-*); its FP8 and
+# all of blackwell*, ada: moe_perf of AIConfigurator, sglang 0.5.14, at 256 tokens an expert and
+# more, less the rows: on H200 610 to 810 TFLOP/s in FP8, on B200 750 to 1,000 in FP8 and 2,600 to
+# 4,300 in NVFP4 for widths of 128 to 2,048. deep_gemm: DeepSeek's and LMSYS's rates with DeepEP
+# (tests/perf_model/test_roofline.py). h20: InferSim. The rest is assumed.
 EXPERT_EFFICIENCIES: dict[tuple[Generation, Format, Runner], float] = {
     ("ampere", "bf16", "triton"): 0.45,
-    ("ada", "bf16", "triton"): 0.24,
-    ("ada", "fp8", "triton"): 0.20,
+    ("ada", "bf16", "triton"): 0.30,
+    ("ada", "fp8", "triton"): 0.30,
     ("hopper", "bf16", "triton"): 0.36,
-    ("hopper", "bf16", "marlin"): 0.21,
-    ("hopper", "fp8", "triton"): 0.23,
+    ("hopper", "bf16", "marlin"): 0.25,
+    ("hopper", "fp8", "triton"): 0.38,
     ("hopper", "fp8", "deep_gemm"): 0.40,
     ("h20", "bf16", "triton"): 0.70,
     ("h20", "fp8", "triton"): 0.65,
     ("h20", "fp8", "deep_gemm"): 0.65,
-    ("blackwell", "bf16", "triton"): 0.17,
-    ("blackwell", "bf16", "flashinfer_trtllm"): 0.36,
-    ("blackwell", "fp8", "flashinfer_trtllm"): 0.145,
-    ("blackwell", "fp8", "triton"): 0.14,
+    ("blackwell", "bf16", "triton"): 0.20,
+    ("blackwell", "fp8", "flashinfer_trtllm"): 0.19,
+    ("blackwell", "fp8", "triton"): 0.18,
     ("blackwell", "fp8", "deep_gemm"): 0.40,
-    ("blackwell", "fp4", "flashinfer_trtllm"): 0.16,
-    ("blackwell_ultra", "bf16", "triton"): 0.17,
-    ("blackwell_ultra", "bf16", "flashinfer_trtllm"): 0.38,
-    ("blackwell_ultra", "fp8", "flashinfer_trtllm"): 0.15,
+    ("blackwell", "fp4", "flashinfer_trtllm"): 0.36,
+    ("blackwell_ultra", "bf16", "triton"): 0.20,
+    ("blackwell_ultra", "fp8", "flashinfer_trtllm"): 0.20,
     ("blackwell_ultra", "fp8", "deep_gemm"): 0.40,
-    ("blackwell_ultra", "fp4", "flashinfer_trtllm"): 0.11,
-    ("blackwell_rtx", "bf16", "triton"): 0.34,
-    ("blackwell_rtx", "fp8", "triton"): 0.33,
-    ("blackwell_rtx", "fp4", "flashinfer_cutlass"): 0.31,
+    ("blackwell_ultra", "fp4", "flashinfer_trtllm"): 0.25,
+    ("blackwell_rtx", "bf16", "triton"): 0.50,
+    ("blackwell_rtx", "fp8", "triton"): 0.50,
+    ("blackwell_rtx", "fp4", "flashinfer_cutlass"): 0.45,
     ("cdna", "bf16", "triton"): 0.35,
     ("cdna", "fp8", "triton"): 0.35,
     ("cdna4", "bf16", "triton"): 0.30,
@@ -190,10 +188,17 @@ DECODE_STEP_S = 0.25e-3
 # read at 396 (bf16) and 472 (FP8) running requests (silybench-data, decode-128-1024).
 DECODE_ROW_S = 10e-6
 # A token's row is copied for each of its experts, read, written and summed by other kernels than
-# the products: passes over it. Source: Qwen3-30B-A3B's prefill of 128 to 2048 tokens on H200.
-EXPERT_PASSES = 6
-# The busiest of several ranks against the mean. Assumed; EPLB's published balance is 1.1-1.3.
+# the products: passes over it in hidden size and in the experts' width. Without all-to-all each
+# GPU does so for all tokens, its own experts' or not. Source: Qwen3-30B-A3B's prefill of 128 to
+# 2048 tokens on H200; moe_perf of AIConfigurator (H200, FP8): 4 and 5 explain 8-way expert
+# parallelism of Qwen3.5 to 5 %; the fused runner of B200 takes half.
+EXPERT_PASSES = 4
+EXPERT_WIDTH_PASSES = 5
+FUSED_EXPERT_PASSES = 0.5
+# The busiest of several ranks against the mean. Source: EPLB's published balance is 1.1-1.3;
+# without it moe_perf's power-law routing takes 1.27 (4 ranks) to 1.47 (8) of the balanced one.
 EXPERT_IMBALANCE = 1.20
+UNBALANCED_EXPERTS = 1.40
 ATTENTION_DP_IMBALANCE = 1.10
 
 
@@ -260,7 +265,7 @@ class Rates:
     row_s: float
     split_s: float
     blocks: int  # thread blocks of decode attention that a GPU runs at once; 0: not known
-    fused_experts: bool  # the MoE runner is a few kernels
+    runner: Runner  # of routed experts
     latents: float  # of decode attention that multiplies latents with every head
     bf16_peak: float
 
@@ -300,7 +305,7 @@ def rates(
         row_s=kernel.row_s,
         split_s=kernel.split_s,
         blocks=SMS.get(kind, 0) if kernel.has_waves else 0,
-        fused_experts=runner == "flashinfer_trtllm",
+        runner=runner,
         latents=min(gpu.bf16_flops * LATENT_SHARE, LATENT_FLOPS),
         bf16_peak=gpu.bf16_flops,
     )

@@ -58,8 +58,12 @@ INDEX = Kernels(15, products=2)
 DENSE_MLP = Kernels(4, products=2)
 # norm, router, top-k, aligning (2), up·gate, activation, down, summing (2)
 EXPERTS = Kernels(0, triton=10, products=2)
-# norm, router, routing (2), quantising, up·gate with activation, down, summing; quantises itself
-FUSED_EXPERTS = Kernels(8)
+EXPERTS_BY_RUNNER = {
+    # norm, router, routing (2), quantising, up·gate with activation, down, summing
+    "flashinfer_trtllm": Kernels(8),
+    # norm, router, top-k, up·gate, activation with quantising, down; DeepEP is counted apart
+    "deep_gemm": Kernels(6),
+}
 # up·gate, activation, down, adding
 SHARED_EXPERTS = Kernels(4, products=2)
 # into the latent and back
@@ -68,27 +72,27 @@ LATENT = Kernels(2, products=2)
 FUSES_SHARED = ("DeepseekV3ForCausalLM",)
 
 
-def replayed_s(llm: Llm, *, fused_experts: bool, dynamic: bool) -> float:
+def replayed_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
     """Seconds of all layers' kernels replayed from a CUDA graph, their bytes and FLOPs apart.
 
-    fused_experts: the MoE runner is one of a few kernels (flashinfer_trtllm).
+    runner: of routed experts, as in hardware.py.
     dynamic: narrow products quantise their input first; weight-only ones do not.
     Ignores: kernels that differ by release, and what programmatic launch hides.
     """
-    parts = _parts(llm, fused_experts=fused_experts)
+    parts = _parts(llm, runner=runner)
     return KERNEL_S * sum(
         kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0)
         for kernels, narrow in parts
     )
 
 
-def launched_s(llm: Llm, *, fused_experts: bool, dynamic: bool) -> float:
+def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
     """The least a step takes without a graph: the host launches every kernel.
 
-    fused_experts, dynamic: as in replayed_s. Source: LAUNCH_S and its neighbours.
+    runner, dynamic: as in replayed_s. Source: LAUNCH_S and its neighbours.
     Ignores: the host's own speed, which differed by two between the hosts that were measured.
     """
-    parts = _parts(llm, fused_experts=fused_experts)
+    parts = _parts(llm, runner=runner)
     parts += [(SCAN, False)] * sum(m.kind == "state" for y in llm.layers for m in y.mixers)
     return sum(
         LAUNCH_S * kernels.plain
@@ -98,11 +102,11 @@ def launched_s(llm: Llm, *, fused_experts: bool, dynamic: bool) -> float:
     )
 
 
-def quantised_products(llm: Llm, *, fused_experts: bool) -> int:
+def quantised_products(llm: Llm, *, runner: str) -> int:
     """Dense matrix products over all layers that quantise their input first."""
     return sum(
         _launched_products(kernels)
-        for kernels, narrow in _parts(llm, fused_experts=fused_experts)
+        for kernels, narrow in _parts(llm, runner=runner)
         if narrow
     )
 
@@ -112,33 +116,34 @@ def _launched_products(kernels: Kernels) -> int:
     return 0 if kernels.triton else kernels.products
 
 
-def _parts(llm: Llm, *, fused_experts: bool) -> list[tuple[Kernels, bool]]:
+def _parts(llm: Llm, *, runner: str) -> list[tuple[Kernels, bool]]:
     found: list[tuple[Kernels, bool]] = []
     for layer in llm.layers:
-        found += _layer_parts(llm, layer, fused_experts)
+        found += _layer_parts(llm, layer, runner)
     return found
 
 
-def _layer_parts(llm: Llm, layer: Layer, fused_experts: bool) -> list[tuple[Kernels, bool]]:
+def _layer_parts(llm: Llm, layer: Layer, runner: str) -> list[tuple[Kernels, bool]]:
     found: list[tuple[Kernels, bool]] = []
     for mixer in layer.mixers:
         found += _mixer_parts(llm, mixer)
     for mlp in layer.mlps:
-        found += _mlp_parts(llm, mlp, fused_experts)
+        found += _mlp_parts(llm, mlp, runner)
     return found
 
 
 def _mixer_parts(llm: Llm, mixer: Mixer) -> list[tuple[Kernels, bool]]:
-    narrow = _any_narrow(llm, mixer.matrices)
-    parts = [(MIXERS[mixer.kind], narrow)]
-    return [*parts, (INDEX, narrow)] if mixer.index_dim else parts
+    index = tuple(m for m in mixer.matrices if m.leaf == "index")
+    rest = tuple(m for m in mixer.matrices if m.leaf != "index")
+    parts = [(MIXERS[mixer.kind], _any_narrow(llm, rest))]
+    return [*parts, (INDEX, _any_narrow(llm, index))] if mixer.index_dim else parts
 
 
-def _mlp_parts(llm: Llm, mlp: Mlp, fused_experts: bool) -> list[tuple[Kernels, bool]]:
+def _mlp_parts(llm: Llm, mlp: Mlp, runner: str) -> list[tuple[Kernels, bool]]:
     if not mlp.num_experts:
         return [(DENSE_MLP, _any_narrow(llm, mlp.matrices))]
     routed = tuple(m for m in mlp.matrices if m.part == "experts")
-    parts = [(FUSED_EXPERTS if fused_experts else EXPERTS, _any_narrow(llm, routed))]
+    parts = [(EXPERTS_BY_RUNNER.get(runner, EXPERTS), _any_narrow(llm, routed))]
     beside = tuple(m for m in mlp.matrices if m.part == "shared")
     if mlp.shared_width and llm.architecture not in FUSES_SHARED:
         parts.append((SHARED_EXPERTS, _any_narrow(llm, beside)))

@@ -24,8 +24,11 @@ from pdctl.perf_model.hardware import (
     DECODE_STEP_S,
     EXPERT_IMBALANCE,
     EXPERT_PASSES,
+    EXPERT_WIDTH_PASSES,
+    FUSED_EXPERT_PASSES,
     PREFILL_START_S,
     REQUEST_S,
+    UNBALANCED_EXPERTS,
     Rates,
     dense_flops,
     rates,
@@ -125,10 +128,35 @@ def _hidden_and_plain_s(
     beside_s += rates.row_s * num_kv_layers(llm) / parallelism.tp
     if llm.experts is None:
         return dense_s, beside_s
-    copies = llm.experts.experts_per_token * (llm.num_layers - llm.experts.num_dense_layers)
-    row_bytes = 2 * copies * llm.hidden_size / parallelism.tp
-    copied_s = EXPERT_PASSES * row_bytes / rates.memory
+    copied_s = _copied_bytes(llm, rates, parallelism) / rates.memory
     return experts_s, dense_s + copied_s + beside_s
+
+
+def _copied_bytes(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Bytes per token that bring rows to experts and back, on one GPU over all layers."""
+    share = 1 / parallelism.ep if uses_deepep(parallelism) else 1.0
+    share *= FUSED_EXPERT_PASSES if rates.runner == "flashinfer_trtllm" else 1.0
+    split = parallelism.tp / parallelism.ep
+    return share * sum(
+        2
+        * mlp.experts_per_token
+        * (EXPERT_PASSES * mlp.expert_input + EXPERT_WIDTH_PASSES * mlp.width / split)
+        for layer in llm.layers
+        for mlp in layer.mlps
+        if mlp.num_experts
+    )
+
+
+def uses_deepep(parallelism: Parallelism) -> bool:
+    """Do tokens go to their experts by DeepEP's all-to-all? With ep alone SGLang reduces."""
+    return parallelism.ep > 1 and parallelism.dp > 1
+
+
+def _unevenness(parallelism: Parallelism) -> float:
+    """Work of the busiest rank's experts against the mean."""
+    if parallelism.ep <= 1:
+        return 1.0
+    return EXPERT_IMBALANCE if uses_deepep(parallelism) else UNBALANCED_EXPERTS
 
 
 def pair_layer_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
@@ -139,12 +167,12 @@ def pair_layer_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
 
 def kernels_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
     """The kernels of one step replayed from a CUDA graph, weights and rows apart."""
-    return replayed_s(llm, fused_experts=rates.fused_experts, dynamic=quantises(llm, gpu))
+    return replayed_s(llm, runner=rates.runner, dynamic=quantises(llm, gpu))
 
 
 def launch_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
     """The least an eager step takes: launching every kernel from Python."""
-    return launched_s(llm, fused_experts=rates.fused_experts, dynamic=quantises(llm, gpu))
+    return launched_s(llm, runner=rates.runner, dynamic=quantises(llm, gpu))
 
 
 # Norms with their residuals read and write a row of hidden size so often per layer, on each GPU of
@@ -158,7 +186,7 @@ def _passes_s(llm: Llm, gpu: GpuModel, rates: Rates, parallelism: Parallelism) -
     whole = (1 - 1 / parallelism.tp) / parallelism.dp
     moved = NORM_PASSES * 2.0 * llm.hidden_size * llm.num_layers * whole
     if quantises(llm, gpu):
-        products = quantised_products(llm, fused_experts=rates.fused_experts)
+        products = quantised_products(llm, runner=rates.runner)
         moved += products * QUANTISING_BYTES * llm.hidden_size / parallelism.dp
     return moved / rates.memory
 
@@ -172,8 +200,7 @@ def _routed(llm: Llm, part: Shard, parallelism: Parallelism) -> float:
     if llm.experts is None:
         return 0.0
     share = llm.experts.experts_per_token / llm.experts.num_experts
-    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
-    return part.routed_experts * share * uneven
+    return part.routed_experts * share * _unevenness(parallelism)
 
 
 # Attention over chosen tokens multiplies latents with every head, in tiles of so many heads.
@@ -430,14 +457,14 @@ def _roofline(
         cluster.gpu,
         serving.attention_backend,
         kv_dtype_bytes=serving.kv_dtype_bytes,
-        deepep=parallelism.ep > 1 and parallelism.dp > 1,
+        deepep=uses_deepep(parallelism),
     )
     part = mean_shard(llm, parallelism)
     handover = pipeline_handover_s(llm, cluster, parallelism)
     prefill = prefill_cost(llm, cluster, part, per_gpu, parallelism, serving)
     decode = decode_cost(llm, cluster, part, per_gpu, parallelism, role, serving)
     share, pp = _expert_share(llm), parallelism.pp
-    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 and llm.experts else 1.0
+    uneven = _unevenness(parallelism) if llm.experts else 1.0
     return StepTimes(
         prefill_base_s=prefill.base_s / pp,
         prefill_token_s=prefill.token_s / pp,
