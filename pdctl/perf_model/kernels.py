@@ -15,12 +15,13 @@ from pdctl.perf_model.formats import is_narrow
 # of a dense GQA layer take 35 µs beside their bytes on H200. AIConfigurator's tables of single
 # kernels (sglang 0.5.14, H200 and B200) have 2 to 3 µs for norms and copies, 4 to 7 for products.
 KERNEL_S = 3.5e-6
-# What Python and the driver take to launch one without a graph. Source: PD prefill engines of
-# SGLang 0.5.15 on H200, one token: 16 ms on 32 dense layers, 58 ms on 48 layers with experts; on
-# another host twice that. A quantised product: Qwen3-8B in FP8 took 94 ms where bf16 takes 40.
+# What Python and the driver take to launch one without a graph, on the host of a server: 1.0 of
+# the host's speed. Source: one token through PD prefill engines of SGLang 0.5.15 on H200, 11 to
+# 18 ms for 32 dense layers on one host and twice that on another; 58 ms for 48 layers with
+# experts. Quantised products: 1,024 tokens of Qwen3-8B in FP8 took 94 ms on a host of twice that. AIConfigurator's eager modules (dsa_context_module, sglang 0.5.14) come to half of these.
 LAUNCH_S = 50e-6
 TRITON_LAUNCH_S = 90e-6  # kernels of experts and of linear attention, launched by Triton
-QUANTISED_LAUNCH_S = 170e-6  # quantising, and DeepGEMM's choice of a kernel
+QUANTISED_LAUNCH_S = 120e-6  # quantising, and DeepGEMM's choice of a kernel
 
 
 class Kernels(NamedTuple):

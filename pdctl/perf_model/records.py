@@ -40,6 +40,7 @@ class Serving:
     --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
     prefill_graphs: False for the prefill engine of SGLang 0.5.15 and before, which runs eager.
     verify_tokens, accept_length: of speculative decoding, per step and request.
+    receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.
     """
 
     chunk: int | None = None
@@ -59,6 +60,7 @@ class Serving:
     decode_graphs: bool = True
     graph_batch: int | None = None
     two_batch_overlap: bool = False
+    receive_interval: int = 1
 
 
 SGLANG_DEFAULTS = Serving()
@@ -210,6 +212,7 @@ class EngineModel:
     mixed_chunk: bool = False
     verify_tokens: int = 1  # speculative decoding: draft tokens verified per step and request
     accept_length: float = 1.0  # tokens gained per step and request
+    receive_interval: int = 1  # decode steps between two looks for new requests; colocated only
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def serving_of(flags: dict[str, Any], version: str) -> Serving:
         kv_dtype_bytes=float(flags.get("kv", 2)),
         radix_cache=None if radix is None else bool(radix),
         prefill_graphs=has_prefill_graphs(version),
+        receive_interval=flags.get("recv", 1),
     )
 
 
@@ -140,8 +141,6 @@ def _errors(point: Point, models: Path, run: Run, with_flags: bool) -> Errors | 
     if not ttft_s:
         return None
     ttft_ms, tpot_ms = 1e3 * _mean(ttft_s), 1e3 * _mean(tpot_s)
-    if with_flags:  # new requests are looked for only every so many decode steps
-        ttft_ms += (point["flags"].get("recv", 1) - 1) / 2 * tpot_ms
     return Errors(
         (point["suite"], point["gpu"], f"{point['model']} {point['precision']}"),
         _error(ttft_ms, point["ttft_ms"]),
