@@ -18,7 +18,8 @@ KERNEL_S = 3.5e-6
 # What Python and the driver take to launch one without a graph, on the host of a server: 1.0 of
 # the host's speed. Source: one token through PD prefill engines of SGLang 0.5.15 on H200, 11 to
 # 18 ms for 32 dense layers on one host and twice that on another; 58 ms for 48 layers with
-# experts. Quantised products: 1,024 tokens of Qwen3-8B in FP8 took 94 ms on a host of twice that. AIConfigurator's eager modules (dsa_context_module, sglang 0.5.14) come to half of these.
+# experts. Quantised products: 1,024 tokens of Qwen3-8B in FP8 took 94 ms on a host of twice that.
+# AIConfigurator's eager modules (dsa_context_module, sglang 0.5.14) come to half of these.
 LAUNCH_S = 50e-6
 TRITON_LAUNCH_S = 90e-6  # kernels of experts and of linear attention, launched by Triton
 QUANTISED_LAUNCH_S = 120e-6  # quantising, and DeepGEMM's choice of a kernel
@@ -106,9 +107,7 @@ def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
 def quantised_products(llm: Llm, *, runner: str) -> int:
     """Dense matrix products over all layers that quantise their input first."""
     return sum(
-        _launched_products(kernels)
-        for kernels, narrow in _parts(llm, runner=runner)
-        if narrow
+        _launched_products(kernels) for kernels, narrow in _parts(llm, runner=runner) if narrow
     )
 
 

@@ -22,6 +22,7 @@ from pdctl.inspection.sglang_models import (
     window_pool_share,
 )
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
+from pdctl.perf_model.releases import prefill_graphs
 from pdctl.units import GIB, MIB
 
 
@@ -212,10 +213,18 @@ def reserved_bytes(
     mib = 512 + 1.5 * max(tokens, 2048) + 128 * parallelism.num_gpus
     if role != "prefill":
         mib += 2 * batch + _dp_attention_mib(parallelism.dp, batch)
-    mib += _prefill_graph_mib(llm, role, chunk, serving.prefill_graphs)
+    mib += _prefill_graph_mib(llm, role, chunk, has_prefill_graphs(llm, parallelism, role, serving))
     if gpu.memory_bytes > 60 * GIB:
         mib = max(mib, MIN_RESERVED_MIB)
     return mib * MIB
+
+
+def has_prefill_graphs(llm: Llm, parallelism: Parallelism, role: Role, serving: Serving) -> bool:
+    """Does this engine prefill from CUDA graphs, as it is told or as its release does?"""
+    if serving.prefill_graphs is not None:
+        return serving.prefill_graphs
+    attention_dp = parallelism.dp > 1
+    return prefill_graphs(serving.release, role, attention=llm.attention, attention_dp=attention_dp)
 
 
 def mem_fraction_static(

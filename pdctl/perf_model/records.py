@@ -38,7 +38,7 @@ class Serving:
 
     chunk: --chunked-prefill-size. max_running: --max-running-requests. mem_fraction:
     --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
-    prefill_graphs: False for the prefill engine of SGLang 0.5.15 and before, which runs eager.
+    release: SGLang's; None: the newest known. prefill_graphs: None: as the release does by default.
     verify_tokens, accept_length: of speculative decoding, per step and request.
     receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.
     """
@@ -56,7 +56,8 @@ class Serving:
     accept_length: float = 1.0
     kv_dtype_bytes: float | None = None  # None: what the checkpoint says
     attention_backend: str | None = None
-    prefill_graphs: bool = True
+    release: str | None = None
+    prefill_graphs: bool | None = None
     decode_graphs: bool = True
     graph_batch: int | None = None
     two_batch_overlap: bool = False

@@ -40,6 +40,7 @@ from pdctl.perf_model.memory import (
     attention_tp,
     check_parallelism,
     decode_graph_batch,
+    has_prefill_graphs,
     kv_mixer_bytes,
     mean_shard,
 )
@@ -342,9 +343,7 @@ def _draft_s(llm: Llm, layers_s: float, head_s: float, verify_tokens: int) -> fl
     return (verify_tokens - 1) * (layers_s / llm.num_layers + head_s)
 
 
-def _context_s(
-    llm: Llm, rates: Rates, parallelism: Parallelism, serving: Serving
-) -> float:
+def _context_s(llm: Llm, rates: Rates, parallelism: Parallelism, serving: Serving) -> float:
     """Seconds per token of context over the layers without a window, on the busiest rank.
 
     Where an index chooses tokens, decode reads the index of all and the KV of the chosen ones.
@@ -486,7 +485,7 @@ def _roofline(
         decode_compute_s=decode.compute_s,
         eager_s=launch_s(llm, cluster.gpu, per_gpu),
         decode_graph_batch=_graph_batch(cluster, parallelism, serving),
-        prefill_graphs=serving.prefill_graphs,
+        prefill_graphs=has_prefill_graphs(llm, parallelism, role, serving),
         transfer_base_s=route.base_s,
         transfer_token_s=kv_token_s(llm, parallelism, route, serving.kv_dtype_bytes),
         expert_share=1 - (1 - share * uneven) ** (serving.verify_tokens / pp),

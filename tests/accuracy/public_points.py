@@ -34,7 +34,6 @@ from pdctl.workload.arrivals import at_rate
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Requests
 
-FIRST_WITH_PREFILL_GRAPHS = (0, 5, 11)
 FOLDERS = {"dsr1": "deepseek-r1"}
 GPUS_PER_NODE = 8
 
@@ -84,15 +83,9 @@ def serving_of(flags: dict[str, Any], version: str) -> Serving:
         graph_batch=flags.get("graph_batch"),
         kv_dtype_bytes=float(flags.get("kv", 2)),
         radix_cache=None if radix is None else bool(radix),
-        prefill_graphs=has_prefill_graphs(version),
+        release=version,
         receive_interval=flags.get("recv", 1),
     )
-
-
-def has_prefill_graphs(version: str) -> bool:
-    """Whether that release prefills with CUDA graphs; a nightly build is of the time before."""
-    numbers = [int(part) for part in version.split(".")[:3] if part.isdigit()]
-    return tuple(numbers) >= FIRST_WITH_PREFILL_GRAPHS
 
 
 def requests_of(point: Point, *, seed: int = 0) -> Requests:
