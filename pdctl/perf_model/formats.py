@@ -1,9 +1,10 @@
 """In which number format a GPU multiplies each matrix of an LLM."""
 
-from collections.abc import Iterable
+from collections import Counter
+from functools import lru_cache
 from typing import Literal
 
-from pdctl.inspection.layers import Matrix
+from pdctl.inspection.layers import Layer, Matrix
 from pdctl.inspection.records import GpuModel, Llm
 
 Format = Literal["bf16", "fp8", "fp4"]
@@ -15,8 +16,22 @@ def dense_formats(llm: Llm, gpu: GpuModel) -> dict[Format, float]:
     Weights that the GPU has no narrower product for are widened to bf16 as they are read
     (weight-only): NVFP4 on Hopper, FP8 on Ampere.
     """
-    matrices = [m for layer in llm.layers for m in layer.matrices]
-    return _shares(llm, gpu, [m for m in matrices if m.part not in ("experts", "router")])
+    params: dict[Format, float] = {}
+    for layer, num in layer_kinds(llm.layers):
+        for matrix in layer.matrices:
+            if matrix.part not in ("experts", "router"):
+                form = multiplied(llm, gpu, _bytes(llm, matrix))
+                params[form] = params.get(form, 0.0) + num * matrix.params
+    whole = sum(params.values())
+    if not whole:
+        return {multiplied(llm, gpu, llm.linear_bytes): 1.0}
+    return {form: held / whole for form, held in params.items()}
+
+
+@lru_cache(maxsize=64)
+def layer_kinds(layers: tuple[Layer, ...]) -> tuple[tuple[Layer, int], ...]:
+    """The different layers of an LLM, and how many there are of each."""
+    return tuple(Counter(layers).items())
 
 
 def expert_format(llm: Llm, gpu: GpuModel) -> Format:
@@ -48,17 +63,6 @@ def peak_flops(gpu: GpuModel, form: Format) -> float:
     """The datasheet's dense rate of a format."""
     peak = {"bf16": gpu.bf16_flops, "fp8": gpu.fp8_flops, "fp4": gpu.fp4_flops}[form]
     return peak or gpu.bf16_flops
-
-
-def _shares(llm: Llm, gpu: GpuModel, matrices: Iterable[Matrix]) -> dict[Format, float]:
-    params: dict[Format, float] = {}
-    for matrix in matrices:
-        form = multiplied(llm, gpu, _bytes(llm, matrix))
-        params[form] = params.get(form, 0.0) + matrix.params
-    whole = sum(params.values())
-    if not whole:
-        return {multiplied(llm, gpu, llm.linear_bytes): 1.0}
-    return {form: held / whole for form, held in params.items()}
 
 
 def _bytes(llm: Llm, matrix: Matrix) -> float:

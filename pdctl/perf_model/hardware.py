@@ -162,8 +162,8 @@ ATTENTION_KERNELS: dict[str, AttentionKernel] = {
 }
 
 # MLA decode multiplies each cached latent with every head: near the compute limit. Source:
-# FlashMLA README, H800: 660 TFLOPS of 989 when compute-bound, 0.60 kept; on B200 two measured slopes
-# of DeepSeek-R1 with attention-DP (SGLang 0.5.9) give 660 as well, not 0.60 of 2,250.
+# FlashMLA README, H800: 660 TFLOPS of 989 when compute-bound, 0.60 kept; on B200 two measured
+# slopes of DeepSeek-R1 with attention-DP (SGLang 0.5.9) give 660 as well, not 0.60 of 2,250.
 LATENT_SHARE = 0.60
 LATENT_FLOPS = 660e12
 
@@ -184,8 +184,8 @@ REQUEST_S = 2.0e-3
 PREFILL_START_S = 4.0e-3
 # And for each further GPU of the engine that is told of it. Source: first tokens of public runs
 # at tp 4 and tp 8 (SGLang 0.5.9, three models, H200 and B200) come 20 to 150 ms later than
-# launch-bound prefill explains, at tp 1 on H200 none do. What takes the time is not known: broadcast to ranks,
-# tokenizer, first use of kernels; between models it differs by more than this constant.
+# launch-bound prefill explains, at tp 1 on H200 none do. What takes the time is not known
+# (broadcast to ranks, tokenizer, first use of kernels); it differs between models by more.
 REQUEST_RANK_S = 10.0e-3
 # Of a decode step beside its layers. Assumed; checked against public decode rates at batch 1.
 DECODE_STEP_S = 0.25e-3

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pdctl.inspection.layers import Layer, Matrix, Mixer, Mlp
 from pdctl.inspection.records import Llm
-from pdctl.perf_model.formats import is_narrow
+from pdctl.perf_model.formats import is_narrow, layer_kinds
 
 # A small kernel replayed from a CUDA graph, the gap to the next one included. Source: ten kernels
 # of a dense GQA layer take 35 µs beside their bytes on H200. AIConfigurator's tables of single
@@ -83,8 +83,8 @@ def replayed_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
     """
     parts = _parts(llm, runner=runner)
     return KERNEL_S * sum(
-        kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0)
-        for kernels, narrow in parts
+        num * (kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0))
+        for num, kernels, narrow in parts
     )
 
 
@@ -95,20 +95,25 @@ def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
     Ignores: the host's own speed, which differed by two between the hosts that were measured.
     """
     parts = _parts(llm, runner=runner)
-    parts += [(SCAN, False)] * sum(m.kind == "state" for y in llm.layers for m in y.mixers)
-    return sum(
-        LAUNCH_S * kernels.plain
-        + TRITON_LAUNCH_S * kernels.triton
-        + (QUANTISED_LAUNCH_S * _launched_products(kernels) if narrow and dynamic else 0.0)
-        for kernels, narrow in parts
+    scans = sum(
+        num * sum(mixer.kind == "state" for mixer in layer.mixers)
+        for layer, num in layer_kinds(llm.layers)
     )
+    return sum(
+        num * _launch_s(kernels, quantises=narrow and dynamic)
+        for num, kernels, narrow in [*parts, (scans, SCAN, False)]
+    )
+
+
+def _launch_s(kernels: Kernels, *, quantises: bool) -> float:
+    products_s = QUANTISED_LAUNCH_S * _launched_products(kernels) if quantises else 0.0
+    return LAUNCH_S * kernels.plain + TRITON_LAUNCH_S * kernels.triton + products_s
 
 
 def quantised_products(llm: Llm, *, runner: str) -> int:
     """Dense matrix products over all layers that quantise their input first."""
-    return sum(
-        _launched_products(kernels) for kernels, narrow in _parts(llm, runner=runner) if narrow
-    )
+    parts = _parts(llm, runner=runner)
+    return sum(num * _launched_products(kernels) for num, kernels, narrow in parts if narrow)
 
 
 def _launched_products(kernels: Kernels) -> int:
@@ -116,11 +121,13 @@ def _launched_products(kernels: Kernels) -> int:
     return 0 if kernels.triton else kernels.products
 
 
-def _parts(llm: Llm, *, runner: str) -> list[tuple[Kernels, bool]]:
-    found: list[tuple[Kernels, bool]] = []
-    for layer in llm.layers:
-        found += _layer_parts(llm, layer, runner)
-    return found
+def _parts(llm: Llm, *, runner: str) -> list[tuple[int, Kernels, bool]]:
+    """How often each part is there, its kernels, and whether its weights are narrow."""
+    return [
+        (num, kernels, narrow)
+        for layer, num in layer_kinds(llm.layers)
+        for kernels, narrow in _layer_parts(llm, layer, runner)
+    ]
 
 
 def _layer_parts(llm: Llm, layer: Layer, runner: str) -> list[tuple[Kernels, bool]]:

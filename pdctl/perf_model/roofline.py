@@ -17,7 +17,7 @@ from pdctl.perf_model.communication import (
     window_token_s,
 )
 from pdctl.perf_model.fitting.profiles import check_gpu
-from pdctl.perf_model.formats import quantises
+from pdctl.perf_model.formats import layer_kinds, quantises
 from pdctl.perf_model.hardware import (
     ATTENTION_DP_IMBALANCE,
     DECODE_ROW_S,
@@ -141,9 +141,10 @@ def _copied_bytes(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
     split = parallelism.tp / parallelism.ep
     return share * sum(
         2
+        * num
         * mlp.experts_per_token
         * (EXPERT_PASSES * mlp.expert_input + EXPERT_WIDTH_PASSES * mlp.width / split)
-        for layer in llm.layers
+        for layer, num in layer_kinds(llm.layers)
         for mlp in layer.mlps
         if mlp.num_experts
     )
