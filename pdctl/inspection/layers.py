@@ -1,7 +1,6 @@
 """The layers of an LLM: mixers and MLPs with their matrices, and what a request keeps of each."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 MixerKind = Literal["full", "window", "mla", "latents", "state"]
@@ -86,13 +85,11 @@ def layer_active_params(layers: tuple[Layer, ...]) -> float:
     return sum(m.params * m.used for layer in layers for m in layer.matrices)
 
 
-@lru_cache(maxsize=256)
 def part_params(layers: tuple[Layer, ...], *parts: Part) -> float:
     """Parameters of the matrices of `layers` that belong to `parts`."""
     return sum(m.params for layer in layers for m in layer.matrices if m.part in parts)
 
 
-@lru_cache(maxsize=64)
 def mixers_of(layers: tuple[Layer, ...]) -> tuple[Mixer, ...]:
     """All mixers, in the order of the layers."""
     return tuple(mixer for layer in layers for mixer in layer.mixers)

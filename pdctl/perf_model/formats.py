@@ -1,7 +1,6 @@
 """In which number format a GPU multiplies each matrix of an LLM."""
 
 from collections import Counter
-from functools import lru_cache
 from typing import Literal
 
 from pdctl.inspection.layers import Layer, Matrix
@@ -28,10 +27,20 @@ def dense_formats(llm: Llm, gpu: GpuModel) -> dict[Format, float]:
     return {form: held / whole for form, held in params.items()}
 
 
-@lru_cache(maxsize=64)
-def layer_kinds(layers: tuple[Layer, ...]) -> tuple[tuple[Layer, int], ...]:
+_Kinds = tuple[tuple[Layer, int], ...]
+# By identity, with the layers kept alive: to hash a model's layers takes longer than to group them.
+_KINDS: dict[int, tuple[tuple[Layer, ...], _Kinds]] = {}
+_MAX_KINDS = 64
+
+
+def layer_kinds(layers: tuple[Layer, ...]) -> _Kinds:
     """The different layers of an LLM, and how many there are of each."""
-    return tuple(Counter(layers).items())
+    known = _KINDS.get(id(layers))
+    if known is None:
+        if len(_KINDS) >= _MAX_KINDS:
+            _KINDS.clear()
+        known = _KINDS[id(layers)] = (layers, tuple(Counter(layers).items()))
+    return known[1]
 
 
 def expert_format(llm: Llm, gpu: GpuModel) -> Format:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pdctl.errors import InvalidInput
-from pdctl.inspection.layers import KEPT_WHOLE, Matrix, Mixer, mixers_of, part_params
+from pdctl.inspection.layers import KEPT_WHOLE, Matrix, Mixer, Part, mixers_of, part_params
 from pdctl.inspection.llm_layers.request_bytes import (
     index_bytes,
     kv_bytes,
@@ -12,7 +12,7 @@ from pdctl.inspection.llm_layers.request_bytes import (
     request_ring_bytes,
     ring_bytes,
 )
-from pdctl.inspection.llm_size import expert_params, state_bytes
+from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import GpuModel, Llm
 from pdctl.inspection.sglang_models import (
     MAMBA_FULL_MEMORY_RATIO,
@@ -21,6 +21,7 @@ from pdctl.inspection.sglang_models import (
     slots_per_request,
     window_pool_share,
 )
+from pdctl.perf_model.formats import layer_kinds
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
 from pdctl.perf_model.releases import prefill_graphs
 from pdctl.units import GIB, MIB
@@ -57,15 +58,15 @@ def mean_shard(llm: Llm, parallelism: Parallelism) -> Shard:
 def _shard(llm: Llm, parallelism: Parallelism, layers: int) -> Shard:
     tp, share = parallelism.tp, layers / llm.num_layers
     vocabulary = llm.vocab_size * llm.hidden_size
-    shared = part_params(llm.layers, "shared") * share
+    shared = _params_of(llm, "shared") * share
     looked_up = 0.0 if llm.tied_embeddings else float(vocabulary)
     looked_up += llm.per_layer_embedding
     return Shard(
         layers=layers,
         attention=layers * attention_params(llm, attention_tp(parallelism)),
-        dense_mlp=part_params(llm.layers, "mlp") * share / tp,
+        dense_mlp=_params_of(llm, "mlp") * share / tp,
         shared_experts=shared / (1 if parallelism.ep > 1 else tp),
-        routed_experts=expert_params(llm) * share / tp,
+        routed_experts=_params_of(llm, "experts") * share / tp,
         embedding=looked_up / (1 if parallelism.dp > 1 else tp),
         head=vocabulary / tp,
     )
@@ -78,9 +79,16 @@ def attention_tp(parallelism: Parallelism) -> int:
 
 def attention_params(llm: Llm, tp: int) -> float:
     """Parameters of a layer's mixer on one of `tp` GPUs, the mean over all layers."""
-    mixers = mixers_of(llm.layers)
-    held = sum(_held(m, mixer, tp) for mixer in mixers for m in mixer.matrices)
+    held = sum(
+        num * sum(_held(m, mixer, tp) for mixer in layer.mixers for m in mixer.matrices)
+        for layer, num in layer_kinds(llm.layers)
+    )
     return held / llm.num_layers
+
+
+def _params_of(llm: Llm, part: Part) -> float:
+    """Parameters of one part over all layers."""
+    return sum(num * part_params((layer,), part) for layer, num in layer_kinds(llm.layers))
 
 
 def _held(matrix: Matrix, mixer: Mixer, tp: int) -> float:
