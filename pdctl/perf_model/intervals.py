@@ -19,7 +19,7 @@ Region = Literal["few", "many"]
 
 COVERAGE = 0.90
 LEVEL = 0.95
-UNKNOWN_LEVEL = 0.98
+UNKNOWN_LEVEL = 0.96
 FEW_RUNNING = 8  # requests of an engine: up to here steps are bound by fixed costs
 LEAST_CONFIGURATIONS = 3  # of a group; fewer say what those are like, not what the next one is
 LEAST_RESIDUALS = 20

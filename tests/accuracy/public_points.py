@@ -198,12 +198,13 @@ def table(found: Sequence[Errors]) -> Iterator[str]:
 def _line(name: str, found: Sequence[Errors]) -> str:
     peer_ttft = [errors.peer_ttft for errors in found if errors.peer_ttft is not None]
     peer_tpot = [errors.peer_tpot for errors in found if errors.peer_tpot is not None]
-    ours = f"{_spread([e.ttft for e in found]):>13}{_spread([e.tpot for e in found]):>13}"
-    peer = f"{len(peer_ttft):>14}{_spread(peer_ttft):>13}{_spread(peer_tpot):>13}"
+    ours = f"{spread([e.ttft for e in found]):>13}{spread([e.tpot for e in found]):>13}"
+    peer = f"{len(peer_ttft):>14}{spread(peer_ttft):>13}{spread(peer_tpot):>13}"
     return f"{name:<34}{len(found):>7}{ours}{peer}"
 
 
-def _spread(errors: Sequence[float]) -> str:
+def spread(errors: Sequence[float]) -> str:
+    """Median / 90th percentile of errors, in per cent."""
     if not errors:
         return "–"
     ordered = sorted(errors)
