@@ -21,7 +21,7 @@ from pdctl.inspection.sglang_models import (
     slots_per_request,
     window_pool_share,
 )
-from pdctl.perf_model.formats import layer_kinds
+from pdctl.perf_model.formats import is_narrow, layer_kinds
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
 from pdctl.perf_model.releases import prefill_graphs
 from pdctl.units import GIB, MIB
@@ -360,7 +360,11 @@ def max_running_requests(
 
 
 def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
-    """Raises InvalidInput unless the LLM can be cut this way."""
+    """Raises InvalidInput unless the LLM can be cut this way.
+
+    Source: sglang layers/quantization/fp8.py and layers/moe assert that blocks of a scale survive
+    the cut and that experts divide by ep; with attention-DP redundant ones may make up for it.
+    """
     tp, dp, pp, ep = parallelism.tp, parallelism.dp, parallelism.pp, parallelism.ep
     for name, value in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)):
         if value < 1:
@@ -378,14 +382,46 @@ def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
             f"pp {pp} is more than the {llm.num_layers} layers of {llm.name}.", hint="--pp 1"
         )
     if ep > 1:
-        _check_experts(llm, tp, ep)
+        _check_experts(llm, tp, ep, may_be_redundant=dp > 1)
+    _check_blocks(llm, parallelism)
 
 
-def _check_experts(llm: Llm, tp: int, ep: int) -> None:
+def _check_blocks(llm: Llm, parallelism: Parallelism) -> None:
+    """Blocks of FP8 scales must not be cut; under attention-DP the dense MLPs are not cut at all."""
+    block, ways = llm.weight_block, parallelism.tp // parallelism.ep
+    if block is None or ways == 1:
+        return
+    for width in _cut_widths(llm, dense=parallelism.dp == 1 and parallelism.ep == 1):
+        if width % (ways * block):
+            good = [n for n in range(1, parallelism.tp) if width % (n * block) == 0]
+            raise InvalidInput(
+                f"tp {parallelism.tp} cuts the width {width} of an MLP of {llm.name} into parts "
+                f"that are no multiple of its FP8 blocks of {block}.",
+                hint=f"--ep {parallelism.tp}" if llm.experts else f"--tp {max(good, default=1)}",
+            )
+
+
+def _cut_widths(llm: Llm, *, dense: bool) -> set[int]:
+    """Widths of narrow MLPs that tensor parallelism cuts; dense: those without experts too."""
+    mlps = [mlp for layer, _ in layer_kinds(llm.layers) for mlp in layer.mlps]
+    return {
+        mlp.width
+        for mlp in mlps
+        if (mlp.num_experts or dense) and any(is_narrow(llm, m) for m in mlp.matrices)
+    }
+
+
+def _check_experts(llm: Llm, tp: int, ep: int, *, may_be_redundant: bool) -> None:
     if llm.experts is None:
         raise InvalidInput(f"ep {ep} needs experts, and {llm.name} has none.", hint="--ep 1")
     if tp % ep:
         raise InvalidInput(f"ep {ep} does not divide tp {tp}.", hint=f"--ep {math.gcd(tp, ep)}")
+    num = llm.experts.num_experts
+    if num % ep and not may_be_redundant:
+        raise InvalidInput(
+            f"ep {ep} does not divide the {num} experts of {llm.name}.",
+            hint=f"--ep {math.gcd(num, ep)}",
+        )
 
 
 def prefill_graph_sizes(largest: int) -> int:

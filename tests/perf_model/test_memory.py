@@ -234,3 +234,20 @@ def test_a_wish_for_more_running_requests_than_the_state_pool_has_is_capped() ->
     found = engine_model(hybrid(), cluster("H200"), ONE, "colocated", max_running=1000)
     assert found is not None
     assert found.max_running_requests < 110
+
+
+def test_blocks_of_fp8_scales_must_survive_the_cut() -> None:
+    minimax = llm("minimax-m2.5")  # experts 1,536 wide, blocks of 128
+    check_parallelism(minimax, Parallelism(tp=4))
+    with pytest.raises(InvalidInput, match="cuts the width 1536 .* FP8 blocks of 128") as caught:
+        check_parallelism(minimax, Parallelism(tp=8))
+    assert caught.value.hint == "--ep 8"
+    check_parallelism(minimax, Parallelism(tp=8, ep=8))
+    check_parallelism(llm("deepseek-r1"), Parallelism(tp=16))
+
+
+def test_experts_must_divide_among_their_ranks() -> None:
+    with pytest.raises(InvalidInput, match="ep 16 does not divide the 8 experts"):
+        check_parallelism(llm("mixtral-8x7b"), Parallelism(tp=16, ep=16))
+    # 32 redundant ones make 288 of them, as LMSYS serves it
+    check_parallelism(llm("deepseek-v3"), Parallelism(tp=72, dp=72, ep=72))
