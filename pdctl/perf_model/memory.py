@@ -387,7 +387,7 @@ def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
 
 
 def _check_blocks(llm: Llm, parallelism: Parallelism) -> None:
-    """Blocks of FP8 scales must not be cut; under attention-DP the dense MLPs are not cut at all."""
+    """Blocks of FP8 scales must not be cut. Attention-DP leaves dense MLPs whole."""
     block, ways = llm.weight_block, parallelism.tp // parallelism.ep
     if block is None or ways == 1:
         return

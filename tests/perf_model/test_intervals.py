@@ -9,6 +9,7 @@ import pytest
 from pdctl.perf_model.intervals import (
     Figure,
     Interval,
+    Kind,
     Residual,
     interval,
     known_residuals,
@@ -74,9 +75,10 @@ def test_few_configurations_say_nothing_of_the_next_one() -> None:
 
 def test_a_kind_of_model_or_gpu_that_was_never_measured_has_a_wider_interval() -> None:
     runs = made(40, 0.2, "a") + made(40, 0.3, "b") + made(40, 0.5, "c")
+    asked: list[tuple[Kind, str]] = [("dense", "H100"), ("dense", "MI300X"), ("hybrid", "H200")]
     known, gpu, kind = (
         interval("tpot", kind, name, fitted=False, region="many", residuals=runs)
-        for kind, name in (("dense", "H100"), ("dense", "MI300X"), ("hybrid", "H200"))
+        for kind, name in asked
     )
     assert known is not None
     assert gpu is not None
