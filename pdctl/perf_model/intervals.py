@@ -14,6 +14,7 @@ from pdctl.paths import profiles_dir, user_profiles_dir
 from pdctl.perf_model.hardware import generation
 
 Figure = Literal["ttft", "tpot"]
+FIGURES: tuple[Figure, Figure] = ("ttft", "tpot")
 Kind = Literal["dense", "moe", "mla", "sparse", "hybrid"]
 Region = Literal["few", "many"]
 

@@ -27,7 +27,7 @@ Confidence = Literal["high", "medium", "low"]
 ASSUMED_BAND = 0.50  # efficiencies assumed: AIConfigurator, on measured ones, is off by up to 65 %
 # of a simulated knee; over ten seeds its standard deviation is 2 to 4 %
 SEED_SPREAD = 0.05
-ASSUMED_GENERATIONS = ("ampere", "ada", "cdna", "cdna4", "other")  # see perf_model/hardware.py
+ASSUMED_GENERATIONS = ("ampere", "ada", "cdna", "other")  # see perf_model/efficiencies.py
 
 
 @dataclass(frozen=True)

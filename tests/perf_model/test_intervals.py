@@ -7,6 +7,7 @@ from statistics import median
 import pytest
 
 from pdctl.perf_model.intervals import (
+    FIGURES,
     Figure,
     Interval,
     Kind,
@@ -19,8 +20,6 @@ from pdctl.perf_model.intervals import (
     region_of,
 )
 from tests.perf_model.shapes import llm
-
-FIGURES: tuple[Figure, Figure] = ("ttft", "tpot")
 
 
 def left_out(figure: Figure, *, fitted: bool) -> list[tuple[bool, float]]:
