@@ -19,7 +19,7 @@ def dense_formats(llm: Llm, gpu: GpuModel) -> dict[Format, float]:
     for layer, num in layer_kinds(llm.layers):
         for matrix in layer.matrices:
             if matrix.part not in ("experts", "router"):
-                form = multiplied(llm, gpu, _bytes(llm, matrix))
+                form = multiplied(llm, gpu, matrix.bytes_per_param)
                 params[form] = params.get(form, 0.0) + num * matrix.params
     whole = sum(params.values())
     if not whole:
@@ -63,18 +63,27 @@ def quantises(llm: Llm, gpu: GpuModel) -> bool:
     return multiplied(llm, gpu, 2.0 if least >= 2 else least) != "bf16"
 
 
-def is_narrow(llm: Llm, matrix: Matrix) -> bool:
+def kernel_warnings(llm: Llm, gpu: GpuModel) -> tuple[str, ...]:
+    """What to check before serving formats that this GPU has no products for; () if none.
+
+    Source: sglang layers/quantization: Marlin kernels widen such weights as they are read.
+    """
+    least = min(llm.linear_bytes, llm.expert_bytes)
+    if llm.compute_dtype == "bf16" or least >= 2 or multiplied(llm, gpu, least) != "bf16":
+        return ()
+    label = (llm.quantization or llm.compute_dtype).upper()
+    return (
+        f"{gpu.name} has no {label} products: SGLang reads {llm.name} in {label} and multiplies in "
+        f"bf16, where its release has a kernel for that; look for 'marlin' in the start log.",
+    )
+
+
+def is_narrow(matrix: Matrix) -> bool:
     """Has this matrix fewer than 16 bits a parameter?"""
-    return _bytes(llm, matrix) < 2
+    return matrix.bytes_per_param < 2
 
 
 def peak_flops(gpu: GpuModel, form: Format) -> float:
     """The datasheet's dense rate of a format."""
     peak = {"bf16": gpu.bf16_flops, "fp8": gpu.fp8_flops, "fp4": gpu.fp4_flops}[form]
     return peak or gpu.bf16_flops
-
-
-def _bytes(llm: Llm, matrix: Matrix) -> float:
-    """A shape whose layers were read in one width may have been given another as a whole."""
-    whole = llm.expert_bytes if matrix.part == "experts" else llm.linear_bytes
-    return min(matrix.bytes_per_param, whole) if whole < 1.01 else matrix.bytes_per_param

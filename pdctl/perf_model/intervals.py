@@ -46,7 +46,7 @@ class Residual:
 
 
 @dataclass(frozen=True)
-class Interval:
+class ErrorInterval:
     """Factors on a predicted time between which COVERAGE of the measured ones lie.
 
     basis: which runs say so. num_residuals, num_configurations: how many.
@@ -72,7 +72,7 @@ def interval(
     fitted: bool,
     region: Region | None,
     residuals: Sequence[Residual],
-) -> Interval | None:
+) -> ErrorInterval | None:
     """The interval of one predicted figure, from the narrowest group with enough runs.
 
     gpu: its name. region: None: of any load. None: no run of this kind of basis is known.
@@ -85,7 +85,7 @@ def interval(
         configurations = len({configuration for _, configuration in sizes})
         if configurations >= LEAST_CONFIGURATIONS and len(sizes) >= LEAST_RESIDUALS:
             size = _quantile([size for size, _ in sizes], _widened(kind, gpu, group))
-            return Interval(math.exp(-size), math.exp(size), basis, len(sizes), configurations)
+            return ErrorInterval(math.exp(-size), math.exp(size), basis, len(sizes), configurations)
     return None
 
 
@@ -100,7 +100,7 @@ def _widened(kind: Kind, gpu: str, group: Sequence[Residual]) -> float:
     return LEVEL if known else UNKNOWN_LEVEL
 
 
-def overlap(mine_s: float, mine: Interval, other_s: float, other: Interval) -> bool:
+def overlap(mine_s: float, mine: ErrorInterval, other_s: float, other: ErrorInterval) -> bool:
     """Can two predicted times not be told apart, each within its interval?"""
     return mine_s * mine.low <= other_s * other.high and other_s * other.low <= mine_s * mine.high
 

@@ -142,22 +142,22 @@ def _layer_parts(llm: Llm, layer: Layer, runner: str) -> list[tuple[Kernels, boo
 def _mixer_parts(llm: Llm, mixer: Mixer) -> list[tuple[Kernels, bool]]:
     index = tuple(m for m in mixer.matrices if m.leaf == "index")
     rest = tuple(m for m in mixer.matrices if m.leaf != "index")
-    parts = [(MIXERS[mixer.kind], _any_narrow(llm, rest))]
-    return [*parts, (INDEX, _any_narrow(llm, index))] if mixer.index_dim else parts
+    parts = [(MIXERS[mixer.kind], _any_narrow(rest))]
+    return [*parts, (INDEX, _any_narrow(index))] if mixer.index_dim else parts
 
 
 def _mlp_parts(llm: Llm, mlp: Mlp, runner: str) -> list[tuple[Kernels, bool]]:
     if not mlp.num_experts:
-        return [(DENSE_MLP, _any_narrow(llm, mlp.matrices))]
+        return [(DENSE_MLP, _any_narrow(mlp.matrices))]
     routed = tuple(m for m in mlp.matrices if m.part == "experts")
-    parts = [(EXPERTS_BY_RUNNER.get(runner, EXPERTS), _any_narrow(llm, routed))]
+    parts = [(EXPERTS_BY_RUNNER.get(runner, EXPERTS), _any_narrow(routed))]
     beside = tuple(m for m in mlp.matrices if m.part == "shared")
     if mlp.shared_width and llm.architecture not in FUSES_SHARED:
-        parts.append((SHARED_EXPERTS, _any_narrow(llm, beside)))
+        parts.append((SHARED_EXPERTS, _any_narrow(beside)))
     if mlp.expert_input and mlp.expert_input != llm.hidden_size:
-        parts.append((LATENT, _any_narrow(llm, beside)))
+        parts.append((LATENT, _any_narrow(beside)))
     return parts
 
 
-def _any_narrow(llm: Llm, matrices: tuple[Matrix, ...]) -> bool:
-    return any(is_narrow(llm, matrix) for matrix in matrices)
+def _any_narrow(matrices: tuple[Matrix, ...]) -> bool:
+    return any(is_narrow(matrix) for matrix in matrices)

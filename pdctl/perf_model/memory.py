@@ -267,7 +267,7 @@ def kv_capacity_tokens(
     Ignores: allocator slack, +0.02 % against an H200 log of Llama-3.1-8B.
     """
     room = _room(llm, gpu, parallelism, role, serving)
-    room -= _state_pool_bytes(llm, parallelism, room)
+    room -= _state_pool_bytes(llm, parallelism, room, serving)
     kv_dtype_bytes = serving.kv_dtype_bytes or llm.kv_dtype_bytes
     cell = kv_cell_bytes(llm, parallelism, kv_dtype_bytes)
     tokens = math.floor(room / cell) if cell else 0
@@ -294,7 +294,7 @@ def state_slots(
     if not _keeps_state(llm):
         return None
     room = _room(llm, gpu, parallelism, role, serving)
-    return max(0, _slots(llm, parallelism, room) - 1) * parallelism.dp
+    return max(0, _slots(llm, parallelism, room, serving) - 1) * parallelism.dp
 
 
 def running_cap(
@@ -313,7 +313,8 @@ def running_cap(
     slots = state_slots(llm, gpu, parallelism, role, serving)
     caps = [most_running(llm.architecture)]
     if slots is not None:
-        caps.append(slots // slots_per_request(llm.architecture, radix_cache=radix))
+        each = slots_per_request(llm.architecture, radix_cache=radix)
+        caps.append(slots // (serving.state_slots if radix and serving.state_slots else each))
     return min((cap for cap in caps if cap is not None), default=None)
 
 
@@ -328,15 +329,16 @@ def _keeps_state(llm: Llm) -> bool:
     return any(mixer.kind == "state" for mixer in mixers_of(llm.layers))
 
 
-def _state_pool_bytes(llm: Llm, parallelism: Parallelism, room: float) -> float:
+def _state_pool_bytes(llm: Llm, parallelism: Parallelism, room: float, serving: Serving) -> float:
     if _keeps_state(llm):
-        return _slots(llm, parallelism, room) * _slot_bytes(llm, parallelism)
+        return _slots(llm, parallelism, room, serving) * _slot_bytes(llm, parallelism)
     rings = sum(request_ring_bytes(mixer) for mixer in mixers_of(llm.layers))
     return rings * (most_running(llm.architecture) or 0) / parallelism.pp
 
 
-def _slots(llm: Llm, parallelism: Parallelism, room: float) -> int:
-    share = MAMBA_FULL_MEMORY_RATIO / (1 + MAMBA_FULL_MEMORY_RATIO)
+def _slots(llm: Llm, parallelism: Parallelism, room: float, serving: Serving) -> int:
+    ratio = serving.state_memory_ratio or MAMBA_FULL_MEMORY_RATIO
+    share = ratio / (1 + ratio)
     return max(0, math.floor(room * share / _slot_bytes(llm, parallelism)))
 
 
@@ -407,7 +409,7 @@ def _cut_widths(llm: Llm, *, dense: bool) -> set[int]:
     return {
         mlp.width
         for mlp in mlps
-        if (mlp.num_experts or dense) and any(is_narrow(llm, m) for m in mlp.matrices)
+        if (mlp.num_experts or dense) and any(is_narrow(m) for m in mlp.matrices)
     }
 
 

@@ -41,6 +41,8 @@ class Serving:
     release: SGLang's; None: the newest known. prefill_graphs: None: as the release does by default.
     verify_tokens, accept_length: of speculative decoding, per step and request.
     receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.
+    state_memory_ratio: --mamba-full-memory-ratio. state_slots: of a running request, as
+    --mamba-radix-cache-strategy makes it: 5 with extra_buffer, 3 with no_buffer.
     """
 
     chunk: int | None = None
@@ -62,6 +64,8 @@ class Serving:
     graph_batch: int | None = None
     two_batch_overlap: bool = False
     receive_interval: int = 1
+    state_memory_ratio: float | None = None
+    state_slots: int | None = None
 
 
 SGLANG_DEFAULTS = Serving()

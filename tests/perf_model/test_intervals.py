@@ -8,8 +8,8 @@ import pytest
 
 from pdctl.perf_model.intervals import (
     FIGURES,
+    ErrorInterval,
     Figure,
-    Interval,
     Kind,
     Residual,
     interval,
@@ -86,7 +86,7 @@ def test_a_kind_of_model_or_gpu_that_was_never_measured_has_a_wider_interval() -
 
 
 def test_times_overlap_where_their_intervals_do() -> None:
-    wide, narrow = Interval(0.7, 1.4, "", 40, 4), Interval(0.95, 1.05, "", 40, 4)
+    wide, narrow = ErrorInterval(0.7, 1.4, "", 40, 4), ErrorInterval(0.95, 1.05, "", 40, 4)
     assert overlap(1.0, wide, 1.3, wide)
     assert not overlap(1.0, narrow, 1.3, narrow)
 

@@ -20,6 +20,7 @@ from pdctl.perf_model.memory import (
     max_running_requests,
     mem_fraction_static,
     prefill_graph_sizes,
+    running_cap,
     state_slots,
     weight_bytes_per_gpu,
 )
@@ -251,3 +252,17 @@ def test_experts_must_divide_among_their_ranks() -> None:
         check_parallelism(llm("mixtral-8x7b"), Parallelism(tp=16, ep=16))
     # 32 redundant ones make 288 of them, as LMSYS serves it
     check_parallelism(llm("deepseek-v3"), Parallelism(tp=72, dp=72, ep=72))
+
+
+def test_more_memory_for_states_leaves_less_for_kv_and_runs_more_requests() -> None:
+    hybrid, h200 = llm("qwen3.5-35b-a3b"), gpu("H200")
+    usual, more = Serving(), Serving(state_memory_ratio=2.0)
+    kv = [kv_capacity_tokens(hybrid, h200, ONE, "colocated", s) for s in (usual, more)]
+    running = [running_cap(hybrid, h200, ONE, "colocated", s) for s in (usual, more)]
+    assert kv[1] < kv[0]
+    assert running[0] is not None
+    assert running[1] is not None
+    assert running[1] > running[0]
+    unbuffered = running_cap(hybrid, h200, ONE, "colocated", Serving(state_slots=3))
+    assert unbuffered is not None
+    assert unbuffered > 1.5 * running[0]
