@@ -189,7 +189,7 @@ def decode_graph_batch(gpu: GpuModel, tp: int) -> int:
 def weight_bytes_per_gpu(llm: Llm, parallelism: Parallelism) -> float:
     """Bytes of weights on the GPU that holds most.
 
-    Source: sharding rules of shards.py times the bytes per parameter of each part.
+    Source: sharding rules of shard() times the bytes per parameter of each part.
     Ignores: norms, biases and routers, under 0.1 % of a model.
     """
     part = shard(llm, parallelism)

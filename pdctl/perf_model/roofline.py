@@ -288,7 +288,7 @@ def step_times(
     changes: fields of Serving, over those of `serving`.
 
     Raises InvalidInput if the parallelism does not fit the LLM's shape, or the profile is another
-    GPU's. Source: docs/equations.md; constants in efficiencies.py, collectives.py, transfer.py.
+    GPU's. Source: docs/equations.md; constants in hardware.py, kernels.py, communication.py.
     """
     check_parallelism(llm, parallelism)
     cluster = assumed_cluster(cluster)
