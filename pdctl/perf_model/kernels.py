@@ -1,8 +1,9 @@
 """Kernels of a layer by kind of mixer and MLP: what a step costs whatever it reads or multiplies.
 
 The counts are written to be checked: profile one decode step and count the kernels between two
-norms. Source: the forward passes of SGLang 0.5.9 to 0.5.15 (models/, layers/), with what SGLang
-fuses by default; 35 µs per dense layer with GQA were measured on H200 (profiles/measured).
+norms. None was checked against a profile yet. Source: 35 µs per dense layer with GQA were measured
+on H200 (profiles/measured); the other counts list the operations of each layer by hand, with what
+SGLang fuses by default.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,8 @@ KERNEL_S = 3.5e-6
 # What Python and the driver take to launch one without a graph, on the host of a server: 1.0 of
 # the host's speed. Source: one token through PD prefill engines of SGLang 0.5.15 on H200, 11 to
 # 18 ms for 32 dense layers on one host and twice that on another; 58 ms for 48 layers with
-# experts. Quantised products: 1,024 tokens of Qwen3-8B in FP8 took 94 ms on a host of twice that.
+# experts. Quantised products: 1,024 tokens of Qwen3-8B in FP8 took 94 ms on a host of twice that,
+# which would be 170; 120 fits the public runs better.
 # AIConfigurator's eager modules (dsa_context_module, sglang 0.5.14) come to half of these.
 LAUNCH_S = 50e-6
 TRITON_LAUNCH_S = 90e-6  # kernels of experts and of linear attention, launched by Triton
@@ -70,8 +72,9 @@ EXPERTS_BY_RUNNER = {
 SHARED_EXPERTS = Kernels(4, products=2)
 # into the latent and back
 LATENT = Kernels(2, products=2)
-# deepseek_v2.py adds the shared expert to the routed ones for this architecture alone
-FUSES_SHARED = ("DeepseekV3ForCausalLM",)
+# Adds the shared expert to the routed ones, but not with DeepEP. Source: sglang
+# determine_num_fused_shared_experts in deepseek_v2.py and glm4_moe.py (GLM-5: since February 2026)
+FUSES_SHARED = ("DeepseekV3ForCausalLM", "GlmMoeDsaForCausalLM", "Glm4MoeForCausalLM")
 
 
 def replayed_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
@@ -152,7 +155,8 @@ def _mlp_parts(llm: Llm, mlp: Mlp, runner: str) -> list[tuple[Kernels, bool]]:
     routed = tuple(m for m in mlp.matrices if m.part == "experts")
     parts = [(EXPERTS_BY_RUNNER.get(runner, EXPERTS), _any_narrow(routed))]
     beside = tuple(m for m in mlp.matrices if m.part == "shared")
-    if mlp.shared_width and llm.architecture not in FUSES_SHARED:
+    fused = llm.architecture in FUSES_SHARED and runner != "deep_gemm"
+    if mlp.shared_width and not fused:
         parts.append((SHARED_EXPERTS, _any_narrow(beside)))
     if mlp.expert_input and mlp.expert_input != llm.hidden_size:
         parts.append((LATENT, _any_narrow(beside)))

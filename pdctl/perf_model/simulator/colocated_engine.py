@@ -128,7 +128,8 @@ class ColocatedEngine:
     def _receive(self) -> None:
         """Look for new requests, unless too few decode steps have passed since.
 
-        Source: sglang's SchedulerRecvSkipper: a prefill or an idle turn counts as many steps.
+        Source: sglang's SchedulerRecvSkipper: a prefill counts as 1000 steps; an idle turn as one,
+        but idle turns pass at once.
         """
         if self.unread_steps >= self.recv or not self.decoding.running:
             self.waiting.extend(self.unread)
