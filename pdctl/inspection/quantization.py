@@ -26,7 +26,8 @@ class Quantization:
     """What is stored how: the first of `named` that means a matrix decides, then `format`.
 
     named: with None for 16 bits. only_named: other matrices stay in 16 bits.
-    kv_dtype_bytes: of the KV cache, where the release says it.
+    kv_dtype_bytes: of the KV cache, where the release says it. block: weights of one scale, in
+    each direction.
     """
 
     format: Format
@@ -34,6 +35,7 @@ class Quantization:
     only_named: bool = False
     kv_dtype_bytes: float | None = None
     notes: tuple[str, ...] = ()
+    block: int | None = None
 
     def format_of(self, layer: int | None, part: Part, leaf: str) -> Format:
         """The format of one matrix; embeddings and head are 16 bits unless they are named."""
@@ -96,7 +98,17 @@ def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
     named: list[tuple[Selection, Format | None]] = [(one, None) for one in kept]
     if found is MXFP4:  # in transformers only experts are ever stored so
         named.append((_NOT_EXPERTS, None))
-    return Quantization(found, tuple(named), kv_dtype_bytes=cache, notes=notes)
+    return Quantization(
+        found, tuple(named), kv_dtype_bytes=cache, notes=notes, block=_block(config)
+    )
+
+
+def _block(config: Fields) -> int | None:
+    """Rows and columns of weights that share a scale; None: the config does not say."""
+    sizes = config.values.get("weight_block_size")
+    if not isinstance(sizes, list) or not all(isinstance(n, int) and n > 0 for n in sizes):
+        return None
+    return max(sizes, default=None)
 
 
 def _cache_bytes(config: Fields) -> float | None:

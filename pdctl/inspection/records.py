@@ -126,6 +126,7 @@ class Llm:
     layers: tuple[Layer, ...] = ()
     kv_dtype_bytes: float = 2.0  # of --kv-cache-dtype auto: what the checkpoint says
     trims_windows: bool = False  # SGLang keeps only the last window of layers that have one
+    weight_block: int | None = None  # rows and columns of weights that share a scale
     per_layer_embedding: int = 0  # parameters looked up beside the embedding, layer by layer
 
 

@@ -145,8 +145,12 @@ def _copies(llm: Llm, parallelism: Parallelism) -> float:
     return 1.0 if llm.attention == "mla" else max(1.0, group / llm.num_kv_heads)
 
 
-# Shares of the nominal rate. Source: InferSim (NVLink and RDMA x 0.8).
+# Shares of the nominal rate. nvlink: NCCL's and SGLang 0.5.9's own all-reduce of 64 to 256 MiB in
+# AIConfigurator's tables: on H100 and H200 0.62, 0.72 and 0.92 with 2, 4 and 8 GPUs, on B200 0.55,
+# 0.65 and 0.68 of twice the rate. rdma: InferSim.
 ALL_REDUCE_NVLINK_EFFICIENCY = 0.80
+ALL_REDUCE_NVLINK5_EFFICIENCY = 0.65
+NVLINK4_BYTES_PER_S = 450e9
 ALL_REDUCE_PCIE_EFFICIENCY = 0.60  # assumed: peer copies staged through host memory on many boards
 ALL_REDUCE_RDMA_EFFICIENCY = 0.80
 DEFAULT_RDMA_BYTES_PER_S = 50e9 / 2  # 200 Gbit/s, where a cluster does not say
@@ -247,5 +251,8 @@ def group_link(cluster: Cluster, size: int) -> tuple[str, float]:
         rate = cluster.rdma_bytes_per_s or DEFAULT_RDMA_BYTES_PER_S
         return "rdma", ALL_REDUCE_RDMA_EFFICIENCY * rate
     if cluster.gpu.peer_bytes_per_s:
-        return "nvlink", ALL_REDUCE_NVLINK_EFFICIENCY * cluster.gpu.peer_bytes_per_s
+        nominal = cluster.gpu.peer_bytes_per_s
+        wide = nominal > NVLINK4_BYTES_PER_S
+        share = ALL_REDUCE_NVLINK5_EFFICIENCY if wide else ALL_REDUCE_NVLINK_EFFICIENCY
+        return "nvlink", share * nominal
     return "pcie", ALL_REDUCE_PCIE_EFFICIENCY * cluster.gpu.pcie_bytes_per_s

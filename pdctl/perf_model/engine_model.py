@@ -73,6 +73,7 @@ def engine_model(
         mixed_chunk=serving.mixed_chunk,
         verify_tokens=serving.verify_tokens,
         accept_length=serving.accept_length,
+        receive_interval=serving.receive_interval,
     )
 
 

@@ -9,39 +9,111 @@ from typing import Literal
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import GpuModel, Llm
+from pdctl.perf_model.formats import Format, dense_formats, expert_format, peak_flops
 
-Generation = Literal["ampere", "ada", "hopper", "h20", "blackwell", "cdna", "other"]
+Generation = Literal[
+    "ampere", "ada", "hopper", "h20", "blackwell", "blackwell_ultra", "blackwell_rtx",
+    "cdna", "cdna4", "other",
+]  # fmt: skip
+Runner = Literal["triton", "flashinfer_trtllm", "flashinfer_cutlass", "deep_gemm", "marlin"]
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of the datasheet rate that large kernels reach on one generation of GPU."""
+    """Shares of the datasheet rate that large kernels reach on one generation of GPU.
 
-    gemm_bf16: float
-    gemm_fp8: float
-    experts_bf16: float  # grouped GEMM over many experts
-    experts_fp8: float
+    A format that a generation lacks has the share of the next wider one.
+    """
+
+    bf16: float  # dense products
+    fp8: float
+    fp4: float
     attention: float  # prefill attention, of the bf16 rate
     memory: float  # weights and KV streamed by decode
 
 
-# Source: hopper gemm_bf16, experts_bf16 and memory: measured on two H200 with SGLang 0.5.15, the
-# part of Llama-3.1-8B's and Qwen3-30B-A3B's prefill that grows with tokens, and the weights their
-# decode reads (profiles/measured/h200-*); gemm_bf16 was 0.77 with dummy weights, which draw less
-# power than real ones: 0.70; other memory 0.8: InferSim (hardware/gpu.py); h20
-# computes near its low peak (InferSim: MFU 0.6 of the whole), but its 78 SMs stream weights at 1.4
-# of 4 TB/s (Qwen3 speed benchmark, SGLang 0.4.6: Qwen3-30B-A3B at batch 1); attention on hopper:
-# FlashAttention-3 paper (about 600 of 989 TFLOPS causal, head 128); blackwell 0.5: InferSim
-# GB200; experts in FP8 and on cdna: assumed; ampere and ada: assumed near DistServe's A100 fits.
+# Source: hopper bf16 and memory: measured on two H200 with SGLang 0.5.15, the part of
+# Llama-3.1-8B's and Qwen3-30B-A3B's prefill that grows with tokens, and the weights their decode
+# reads (profiles/measured/h200-*; bf16 was 0.77 with dummy weights, which draw less power than
+# real ones: 0.70). h20 computes near its low peak (InferSim: MFU 0.6 of the whole), but its 78 SMs
+# stream weights at 1.4 of 4 TB/s (Qwen3 speed benchmark, SGLang 0.4.6: Qwen3-30B-A3B at batch 1);
+# hopper attention: FlashAttention-3 paper (about 600 of 989 TFLOPS causal, head 128).
+# blackwell*, ada and fp8 of hopper: AIConfigurator's tables of single kernels, sglang 0.5.14
+# (gemm_perf: medians at 4096 tokens and more, DeepGEMM for FP8 blocks, cutedsl for NVFP4; the slope
+# of 8 tokens over 10 to 120 MB of weights; context_attention_perf). other memory 0.8: InferSim
+# (hardware/gpu.py). ampere: the same tables and DistServe's A100 fits. cdna, cdna4: assumed.
 EFFICIENCIES: dict[Generation, Efficiency] = {
-    "ampere": Efficiency(0.70, 0.70, 0.45, 0.45, 0.55, 0.80),
-    "ada": Efficiency(0.65, 0.60, 0.40, 0.40, 0.50, 0.80),
-    "hopper": Efficiency(0.70, 0.55, 0.36, 0.40, 0.55, 0.86),
-    "h20": Efficiency(0.85, 0.75, 0.70, 0.65, 0.80, 0.34),
-    "blackwell": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.80),
-    "cdna": Efficiency(0.50, 0.45, 0.35, 0.35, 0.35, 0.70),
-    "other": Efficiency(0.60, 0.50, 0.40, 0.40, 0.40, 0.75),
+    "ampere": Efficiency(0.70, 0.70, 0.70, 0.55, 0.80),
+    "ada": Efficiency(0.53, 0.40, 0.40, 0.50, 0.80),
+    "hopper": Efficiency(0.70, 0.55, 0.55, 0.55, 0.86),
+    "h20": Efficiency(0.85, 0.75, 0.75, 0.80, 0.34),
+    "blackwell": Efficiency(0.65, 0.52, 0.38, 0.50, 0.85),
+    "blackwell_ultra": Efficiency(0.70, 0.55, 0.26, 0.50, 0.85),
+    "blackwell_rtx": Efficiency(0.80, 0.65, 0.56, 0.70, 0.80),
+    "cdna": Efficiency(0.50, 0.45, 0.45, 0.35, 0.70),
+    "cdna4": Efficiency(0.50, 0.45, 0.40, 0.35, 0.70),
+    "other": Efficiency(0.60, 0.50, 0.40, 0.40, 0.75),
 }
+
+# Grouped products of routed experts, by generation, format and MoE runner; copying rows apart
+# (EXPERT_PASSES). Source: hopper bf16 triton: measured (profiles/measured/h200--moe-*); its FP8 and
+# all of blackwell*, ada: moe_perf of AIConfigurator, sglang 0.5.14, at 256 tokens an expert and
+# more, less the rows: on H200 610 to 810 TFLOP/s in FP8, on B200 750 to 1,000 in FP8 and 2,600 to
+# 4,300 in NVFP4 for widths of 128 to 2,048. deep_gemm: DeepSeek's and LMSYS's rates with DeepEP
+# (tests/perf_model/test_roofline.py). h20: InferSim. The rest is assumed.
+EXPERT_EFFICIENCIES: dict[tuple[Generation, Format, Runner], float] = {
+    ("ampere", "bf16", "triton"): 0.45,
+    ("ada", "bf16", "triton"): 0.30,
+    ("ada", "fp8", "triton"): 0.30,
+    ("hopper", "bf16", "triton"): 0.36,
+    ("hopper", "bf16", "marlin"): 0.25,
+    ("hopper", "fp8", "triton"): 0.38,
+    ("hopper", "fp8", "deep_gemm"): 0.40,
+    ("h20", "bf16", "triton"): 0.70,
+    ("h20", "fp8", "triton"): 0.65,
+    ("h20", "fp8", "deep_gemm"): 0.65,
+    ("blackwell", "bf16", "triton"): 0.20,
+    ("blackwell", "fp8", "flashinfer_trtllm"): 0.19,
+    ("blackwell", "fp8", "triton"): 0.18,
+    ("blackwell", "fp8", "deep_gemm"): 0.40,
+    ("blackwell", "fp4", "flashinfer_trtllm"): 0.36,
+    ("blackwell_ultra", "bf16", "triton"): 0.20,
+    ("blackwell_ultra", "fp8", "flashinfer_trtllm"): 0.20,
+    ("blackwell_ultra", "fp8", "deep_gemm"): 0.40,
+    ("blackwell_ultra", "fp4", "flashinfer_trtllm"): 0.25,
+    ("blackwell_rtx", "bf16", "triton"): 0.50,
+    ("blackwell_rtx", "fp8", "triton"): 0.50,
+    ("blackwell_rtx", "fp4", "flashinfer_cutlass"): 0.45,
+    ("cdna", "bf16", "triton"): 0.35,
+    ("cdna", "fp8", "triton"): 0.35,
+    ("cdna4", "bf16", "triton"): 0.30,
+    ("cdna4", "fp8", "triton"): 0.30,
+    ("cdna4", "fp4", "triton"): 0.20,
+}
+UNKNOWN_EXPERTS = 0.25
+
+
+def expert_runner(gpu_name: str, form: Format, *, weight_only: bool, deepep: bool) -> Runner:
+    """The MoE runner that SGLang takes unless told otherwise.
+
+    Source: server_args.py and layers/moe of SGLang 0.5.9 to 0.5.15: flashinfer_trtllm for FP8 and
+    NVFP4 on B200 and its kin, cutlass for NVFP4 on the workstation's Blackwell, DeepGEMM where
+    DeepEP brings the tokens, Marlin for weights of 4 bits, else Triton.
+    Ignores: models that SGLang excepts, --moe-runner-backend.
+    """
+    kind = generation(gpu_name)
+    if weight_only:
+        return "marlin"
+    if deepep and form == "fp8":
+        return "deep_gemm"
+    if kind in ("blackwell", "blackwell_ultra") and form != "bf16":
+        return "flashinfer_trtllm"
+    return "flashinfer_cutlass" if kind == "blackwell_rtx" and form == "fp4" else "triton"
+
+
+def expert_share(kind: Generation, form: Format, runner: Runner) -> float:
+    """Share of the datasheet's rate of that format which the experts' products reach."""
+    return EXPERT_EFFICIENCIES.get((kind, form, runner), UNKNOWN_EXPERTS)
 
 
 @dataclass(frozen=True)
@@ -49,6 +121,7 @@ class AttentionKernel:
     """One attention backend. prefill: its share of a generation's attention efficiency.
 
     decode_memory: share of memory bandwidth when it reads the KV of many sequences.
+    decode_memory_fp8: the same of KV in FP8, which takes as many instructions for half the bytes.
     decode_latency_s: seconds per token of one sequence's context and layer when nothing else
     fills the GPU. Where splitting a sequence over thread blocks works well it is small.
     cached_weight, cached_tokens: as prefill_cached_… of StepTimes. row_s: of a prompt token per
@@ -66,6 +139,7 @@ class AttentionKernel:
     row_s: float = 0.0
     split_s: float = 0.0
     has_waves: bool = False
+    decode_memory_fp8: float | None = None  # None: as decode_memory
 
 
 # Source: triton: measured on one H200 with SGLang 0.5.15, Llama-3.1-8B and Qwen3-30B-A3B
@@ -75,13 +149,24 @@ class AttentionKernel:
 # torch_native: SGLang 0.5.23 on a CPU (tests/real_engine/predicted.py, 2026-11-26): 64 to 1024 new
 # tokens after 256 to 1024 cached ones, whose KV it copies for every step.
 # decode_memory of the others: InferSim's attention kernels on H20, 1.05 GB in 362 µs of 4 TB/s; the
-# rest of them: assumed.
+# rest of them: assumed. trtllm_*, decode_memory_fp8: AIConfigurator's generation_attention_perf and
+# generation_mla_perf, sglang 0.5.14 on H200 and B200: 200,000 tokens of KV and more.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     "triton": AttentionKernel(0.50, 0.55, 11e-9, 1.7, 250, 0.1e-6),
-    "fa3": AttentionKernel(0.64, 0.90, 0.8e-9, 0.6, 187, split_s=4e-6, has_waves=True),
+    "fa3": AttentionKernel(
+        0.64, 0.90, 0.8e-9, 0.6, 187, split_s=4e-6, has_waves=True, decode_memory_fp8=0.48
+    ),
+    "trtllm_mha": AttentionKernel(1.0, 0.81, 1.0e-9, decode_memory_fp8=0.62),
+    "trtllm_mla": AttentionKernel(1.0, 0.72, 0.5e-9),
     "torch_native": AttentionKernel(1.0, 0.70, 1.0e-9, 0.5, 1230),
     "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
+
+# MLA decode multiplies each cached latent with every head: near the compute limit. Source:
+# FlashMLA README, H800: 660 TFLOPS of 989 when compute-bound, 0.60 kept; on B200 two measured
+# slopes of DeepSeek-R1 with attention-DP (SGLang 0.5.9) give 660 as well, not 0.60 of 2,250.
+LATENT_SHARE = 0.60
+LATENT_FLOPS = 660e12
 
 # What `--attention-backend` may be. Source: ATTENTION_BACKEND_CHOICES of SGLang's server_args.py,
 # 0.5.9 and the main branch of late 2026, together.
@@ -92,31 +177,34 @@ ATTENTION_BACKENDS = frozenset((
     "tokenspeed_mla", "torch_native", "triton", "trtllm_mha", "trtllm_mla", "wave",
 ))  # fmt: skip
 
-# Fixed costs of a step. Source: PD prefill engines of SGLang 0.5.15 on H200, which run without
-# CUDA graphs: on one host 11-18 ms for one token on 32 dense layers, on another about 20 (and up to
-# twice that for seconds on end: what Python launches waits for a busy CPU); Qwen3-30B-A3B (48
-# layers) 39 ms more than with graphs.
-EAGER_LAYER_S = 0.50e-3
-EAGER_MOE_LAYER_S = 1.20e-3
 # A request's way through HTTP, tokenizer and detokenizer processes, and the CPU time from a
 # prefill step's decision until the GPU has it, which a running step hides. Source: three hosts with
 # H200 (SGLang 0.5.15): idle answers less the gaps that they tear into decodes come to 5 to 8 ms in
 # all; fits of both (profiles/measured/*fa3): 2.4 and 4.1 ms (8B), 1.7 and 4.0 (30B MoE).
 REQUEST_S = 2.0e-3
 PREFILL_START_S = 4.0e-3
-# Kernels of a layer replayed from a CUDA graph: about ten at 3.5 µs, about sixteen with experts.
-# Assumed from kernel counts; checked against public decode rates at batch 1.
+# And for each further GPU of the engine that is told of it. Source: first tokens of public runs
+# at tp 4 and tp 8 (SGLang 0.5.9, three models, H200 and B200) come 20 to 150 ms later than
+# launch-bound prefill explains, at tp 1 on H200 none do. What takes the time is not known
+# (broadcast to ranks, tokenizer, first use of kernels); it differs between models by more.
+REQUEST_RANK_S = 10.0e-3
+# Of a decode step beside its layers. Assumed; checked against public decode rates at batch 1.
 DECODE_STEP_S = 0.25e-3
-DECODE_LAYER_S = 35e-6
-DECODE_MOE_LAYER_S = 55e-6
 # Sampling, bookkeeping and output of one row. Source: what Qwen3-8B on H100 takes beyond bytes
 # read at 396 (bf16) and 472 (FP8) running requests (silybench-data, decode-128-1024).
 DECODE_ROW_S = 10e-6
 # A token's row is copied for each of its experts, read, written and summed by other kernels than
-# the products: passes over it. Source: Qwen3-30B-A3B's prefill of 128 to 2048 tokens on H200.
-EXPERT_PASSES = 6
-# The busiest of several ranks against the mean. Assumed; EPLB's published balance is 1.1-1.3.
+# the products: passes over it in hidden size and in the experts' width. Without all-to-all each
+# GPU does so for all tokens, its own experts' or not. Source: Qwen3-30B-A3B's prefill of 128 to
+# 2048 tokens on H200; moe_perf of AIConfigurator (H200, FP8): 4 and 5 explain 8-way expert
+# parallelism of Qwen3.5 to 5 %; the fused runner of B200 takes half.
+EXPERT_PASSES = 4
+EXPERT_WIDTH_PASSES = 5
+FUSED_EXPERT_PASSES = 0.5
+# The busiest of several ranks against the mean. Source: EPLB's published balance is 1.1-1.3;
+# without it moe_perf's power-law routing takes 1.27 (4 ranks) to 1.47 (8) of the balanced one.
 EXPERT_IMBALANCE = 1.20
+UNBALANCED_EXPERTS = 1.40
 ATTENTION_DP_IMBALANCE = 1.10
 
 
@@ -126,9 +214,12 @@ def generation(gpu_name: str) -> Generation:
     known: tuple[tuple[Generation, tuple[str, ...]], ...] = (
         ("hopper", ("H100", "H200", "H800")),
         ("h20", ("H20",)),  # after H200
-        ("blackwell", ("B100", "B200", "B300", "GB200", "GB300", "5090", "RTX PRO 6000")),
+        ("blackwell_ultra", ("B300", "GB300")),
+        ("blackwell_rtx", ("5090", "RTX PRO 6000", "RTX-PRO-6000")),
+        ("blackwell", ("B100", "B200", "GB200")),
         ("ada", ("L40", "L4", "4090", "RTX 6000")),
         ("ampere", ("A100", "A800", "A10", "A40", "3090", "A6000")),
+        ("cdna4", ("MI350", "MI355")),
         ("cdna", ("MI2", "MI3")),
     )
     return next((found for found, parts in known if any(p in name for p in parts)), "other")
@@ -149,7 +240,14 @@ def default_attention_backend(gpu_name: str) -> str:
 
     Source: server_args.py of SGLang 0.5.15. Ignores: its exceptions for single models.
     """
-    known = {"hopper": "fa3", "h20": "fa3", "blackwell": "trtllm_mha", "cdna": "aiter"}
+    known = {
+        "hopper": "fa3",
+        "h20": "fa3",
+        "blackwell": "trtllm_mha",
+        "blackwell_ultra": "trtllm_mha",
+        "cdna": "aiter",
+        "cdna4": "aiter",
+    }
     return known.get(generation(gpu_name), "flashinfer")
 
 
@@ -173,40 +271,50 @@ class Rates:
     row_s: float
     split_s: float
     blocks: int  # thread blocks of decode attention that a GPU runs at once; 0: not known
+    runner: Runner  # of routed experts
+    latents: float  # of decode attention that multiplies latents with every head
+    bf16_peak: float
 
 
-def rates(llm: Llm, gpu: GpuModel, backend: str | None = None) -> Rates:
+def rates(
+    llm: Llm,
+    gpu: GpuModel,
+    backend: str | None = None,
+    *,
+    kv_dtype_bytes: float | None = None,
+    deepep: bool = False,
+) -> Rates:
     """The rates of one GPU for this LLM's number formats and attention backend.
 
-    Weight-only quantisation (compute_dtype bf16) computes at the bf16 rate.
-    Source: GpuModel and efficiencies.py.
+    Weights without a product of their width on this GPU compute at the bf16 rate.
+    kv_dtype_bytes: None takes what the checkpoint says. deepep: it brings tokens to experts.
+    Source: GpuModel, and the tables above.
     """
-    share = EFFICIENCIES[generation(gpu.name)]
-    kernel = attention_kernel(backend, gpu.name)
-    narrow = _narrow_flops(llm, gpu)
-    dense_narrow = narrow if llm.linear_bytes < 2 else None
-    expert_narrow = narrow if llm.expert_bytes < 2 else None
+    kind = generation(gpu.name)
+    share = EFFICIENCIES[kind]
+    name = backend or default_attention_backend(gpu.name)
+    if llm.attention == "mla" and name == "trtllm_mha":
+        name = "trtllm_mla"
+    kernel = attention_kernel(name, gpu.name)
+    form = expert_format(llm, gpu)
+    weight_only = form == "bf16" and llm.expert_bytes < 1
+    runner = expert_runner(gpu.name, form, weight_only=weight_only, deepep=deepep)
     return Rates(
-        gemm=dense_narrow * share.gemm_fp8 if dense_narrow else gpu.bf16_flops * share.gemm_bf16,
-        experts=expert_narrow * share.experts_fp8
-        if expert_narrow
-        else gpu.bf16_flops * share.experts_bf16,
+        gemm=1 / sum(part / dense_flops(gpu, f) for f, part in dense_formats(llm, gpu).items()),
+        experts=peak_flops(gpu, form) * expert_share(kind, form, runner),
         attention=gpu.bf16_flops * share.attention * kernel.prefill,
         memory=gpu.bandwidth_bytes_per_s * share.memory,
-        kv=gpu.bandwidth_bytes_per_s * kernel.decode_memory,
+        kv=gpu.bandwidth_bytes_per_s * _kv_share(kernel, kv_dtype_bytes or llm.kv_dtype_bytes),
         latency_s=kernel.decode_latency_s,
         cached_weight=kernel.cached_weight,
         cached_tokens=kernel.cached_tokens,
         row_s=kernel.row_s,
         split_s=kernel.split_s,
-        blocks=SMS.get(generation(gpu.name), 0) if kernel.has_waves else 0,
+        blocks=SMS.get(kind, 0) if kernel.has_waves else 0,
+        runner=runner,
+        latents=min(gpu.bf16_flops * LATENT_SHARE, LATENT_FLOPS),
+        bf16_peak=gpu.bf16_flops,
     )
-
-
-def _narrow_flops(llm: Llm, gpu: GpuModel) -> float | None:
-    if llm.compute_dtype == "fp4":
-        return gpu.fp4_flops or gpu.fp8_flops
-    return gpu.fp8_flops if llm.compute_dtype == "fp8" else None
 
 
 def known_attention_backend(name: str) -> str | None:
@@ -218,3 +326,14 @@ def known_attention_backend(name: str) -> str | None:
             hint="--attention-backend triton, or leave the flag out for SGLang's default",
         )
     return name or None
+
+
+def dense_flops(gpu: GpuModel, form: Format) -> float:
+    """FLOP/s that large dense products of a format reach."""
+    share = EFFICIENCIES[generation(gpu.name)]
+    return peak_flops(gpu, form) * {"bf16": share.bf16, "fp8": share.fp8, "fp4": share.fp4}[form]
+
+
+def _kv_share(kernel: AttentionKernel, kv_dtype_bytes: float) -> float:
+    narrow = kernel.decode_memory_fp8 if kv_dtype_bytes < 2 else None
+    return narrow or kernel.decode_memory

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pdctl.errors import InvalidInput
-from pdctl.inspection.layers import KEPT_WHOLE, Matrix, Mixer, mixers_of, part_params
+from pdctl.inspection.layers import KEPT_WHOLE, Matrix, Mixer, Part, mixers_of, part_params
 from pdctl.inspection.llm_layers.request_bytes import (
     index_bytes,
     kv_bytes,
@@ -12,7 +12,7 @@ from pdctl.inspection.llm_layers.request_bytes import (
     request_ring_bytes,
     ring_bytes,
 )
-from pdctl.inspection.llm_size import expert_params, state_bytes
+from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import GpuModel, Llm
 from pdctl.inspection.sglang_models import (
     MAMBA_FULL_MEMORY_RATIO,
@@ -21,7 +21,9 @@ from pdctl.inspection.sglang_models import (
     slots_per_request,
     window_pool_share,
 )
+from pdctl.perf_model.formats import is_narrow, layer_kinds
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
+from pdctl.perf_model.releases import prefill_graphs
 from pdctl.units import GIB, MIB
 
 
@@ -56,15 +58,15 @@ def mean_shard(llm: Llm, parallelism: Parallelism) -> Shard:
 def _shard(llm: Llm, parallelism: Parallelism, layers: int) -> Shard:
     tp, share = parallelism.tp, layers / llm.num_layers
     vocabulary = llm.vocab_size * llm.hidden_size
-    shared = part_params(llm.layers, "shared") * share
+    shared = _params_of(llm, "shared") * share
     looked_up = 0.0 if llm.tied_embeddings else float(vocabulary)
     looked_up += llm.per_layer_embedding
     return Shard(
         layers=layers,
         attention=layers * attention_params(llm, attention_tp(parallelism)),
-        dense_mlp=part_params(llm.layers, "mlp") * share / tp,
+        dense_mlp=_params_of(llm, "mlp") * share / tp,
         shared_experts=shared / (1 if parallelism.ep > 1 else tp),
-        routed_experts=expert_params(llm) * share / tp,
+        routed_experts=_params_of(llm, "experts") * share / tp,
         embedding=looked_up / (1 if parallelism.dp > 1 else tp),
         head=vocabulary / tp,
     )
@@ -77,9 +79,16 @@ def attention_tp(parallelism: Parallelism) -> int:
 
 def attention_params(llm: Llm, tp: int) -> float:
     """Parameters of a layer's mixer on one of `tp` GPUs, the mean over all layers."""
-    mixers = mixers_of(llm.layers)
-    held = sum(_held(m, mixer, tp) for mixer in mixers for m in mixer.matrices)
+    held = sum(
+        num * sum(_held(m, mixer, tp) for mixer in layer.mixers for m in mixer.matrices)
+        for layer, num in layer_kinds(llm.layers)
+    )
     return held / llm.num_layers
+
+
+def _params_of(llm: Llm, part: Part) -> float:
+    """Parameters of one part over all layers."""
+    return sum(num * part_params((layer,), part) for layer, num in layer_kinds(llm.layers))
 
 
 def _held(matrix: Matrix, mixer: Mixer, tp: int) -> float:
@@ -180,7 +189,7 @@ def decode_graph_batch(gpu: GpuModel, tp: int) -> int:
 def weight_bytes_per_gpu(llm: Llm, parallelism: Parallelism) -> float:
     """Bytes of weights on the GPU that holds most.
 
-    Source: sharding rules of shards.py times the bytes per parameter of each part.
+    Source: sharding rules of shard() times the bytes per parameter of each part.
     Ignores: norms, biases and routers, under 0.1 % of a model.
     """
     part = shard(llm, parallelism)
@@ -212,10 +221,18 @@ def reserved_bytes(
     mib = 512 + 1.5 * max(tokens, 2048) + 128 * parallelism.num_gpus
     if role != "prefill":
         mib += 2 * batch + _dp_attention_mib(parallelism.dp, batch)
-    mib += _prefill_graph_mib(llm, role, chunk, serving.prefill_graphs)
+    mib += _prefill_graph_mib(llm, role, chunk, has_prefill_graphs(llm, parallelism, role, serving))
     if gpu.memory_bytes > 60 * GIB:
         mib = max(mib, MIN_RESERVED_MIB)
     return mib * MIB
+
+
+def has_prefill_graphs(llm: Llm, parallelism: Parallelism, role: Role, serving: Serving) -> bool:
+    """Does this engine prefill from CUDA graphs, as it is told or as its release does?"""
+    if serving.prefill_graphs is not None:
+        return serving.prefill_graphs
+    attention_dp = parallelism.dp > 1
+    return prefill_graphs(serving.release, role, attention=llm.attention, attention_dp=attention_dp)
 
 
 def mem_fraction_static(
@@ -250,7 +267,7 @@ def kv_capacity_tokens(
     Ignores: allocator slack, +0.02 % against an H200 log of Llama-3.1-8B.
     """
     room = _room(llm, gpu, parallelism, role, serving)
-    room -= _state_pool_bytes(llm, parallelism, room)
+    room -= _state_pool_bytes(llm, parallelism, room, serving)
     kv_dtype_bytes = serving.kv_dtype_bytes or llm.kv_dtype_bytes
     cell = kv_cell_bytes(llm, parallelism, kv_dtype_bytes)
     tokens = math.floor(room / cell) if cell else 0
@@ -277,7 +294,7 @@ def state_slots(
     if not _keeps_state(llm):
         return None
     room = _room(llm, gpu, parallelism, role, serving)
-    return max(0, _slots(llm, parallelism, room) - 1) * parallelism.dp
+    return max(0, _slots(llm, parallelism, room, serving) - 1) * parallelism.dp
 
 
 def running_cap(
@@ -296,7 +313,8 @@ def running_cap(
     slots = state_slots(llm, gpu, parallelism, role, serving)
     caps = [most_running(llm.architecture)]
     if slots is not None:
-        caps.append(slots // slots_per_request(llm.architecture, radix_cache=radix))
+        each = slots_per_request(llm.architecture, radix_cache=radix)
+        caps.append(slots // (serving.state_slots if radix and serving.state_slots else each))
     return min((cap for cap in caps if cap is not None), default=None)
 
 
@@ -311,15 +329,16 @@ def _keeps_state(llm: Llm) -> bool:
     return any(mixer.kind == "state" for mixer in mixers_of(llm.layers))
 
 
-def _state_pool_bytes(llm: Llm, parallelism: Parallelism, room: float) -> float:
+def _state_pool_bytes(llm: Llm, parallelism: Parallelism, room: float, serving: Serving) -> float:
     if _keeps_state(llm):
-        return _slots(llm, parallelism, room) * _slot_bytes(llm, parallelism)
+        return _slots(llm, parallelism, room, serving) * _slot_bytes(llm, parallelism)
     rings = sum(request_ring_bytes(mixer) for mixer in mixers_of(llm.layers))
     return rings * (most_running(llm.architecture) or 0) / parallelism.pp
 
 
-def _slots(llm: Llm, parallelism: Parallelism, room: float) -> int:
-    share = MAMBA_FULL_MEMORY_RATIO / (1 + MAMBA_FULL_MEMORY_RATIO)
+def _slots(llm: Llm, parallelism: Parallelism, room: float, serving: Serving) -> int:
+    ratio = serving.state_memory_ratio or MAMBA_FULL_MEMORY_RATIO
+    share = ratio / (1 + ratio)
     return max(0, math.floor(room * share / _slot_bytes(llm, parallelism)))
 
 
@@ -343,7 +362,11 @@ def max_running_requests(
 
 
 def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
-    """Raises InvalidInput unless the LLM can be cut this way."""
+    """Raises InvalidInput unless the LLM can be cut this way.
+
+    Source: sglang layers/quantization/fp8.py and layers/moe assert that blocks of a scale survive
+    the cut and that experts divide by ep; with attention-DP redundant ones may make up for it.
+    """
     tp, dp, pp, ep = parallelism.tp, parallelism.dp, parallelism.pp, parallelism.ep
     for name, value in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)):
         if value < 1:
@@ -361,14 +384,46 @@ def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
             f"pp {pp} is more than the {llm.num_layers} layers of {llm.name}.", hint="--pp 1"
         )
     if ep > 1:
-        _check_experts(llm, tp, ep)
+        _check_experts(llm, tp, ep, may_be_redundant=dp > 1)
+    _check_blocks(llm, parallelism)
 
 
-def _check_experts(llm: Llm, tp: int, ep: int) -> None:
+def _check_blocks(llm: Llm, parallelism: Parallelism) -> None:
+    """Blocks of FP8 scales must not be cut. Attention-DP leaves dense MLPs whole."""
+    block, ways = llm.weight_block, parallelism.tp // parallelism.ep
+    if block is None or ways == 1:
+        return
+    for width in _cut_widths(llm, dense=parallelism.dp == 1 and parallelism.ep == 1):
+        if width % (ways * block):
+            good = [n for n in range(1, parallelism.tp) if width % (n * block) == 0]
+            raise InvalidInput(
+                f"tp {parallelism.tp} cuts the width {width} of an MLP of {llm.name} into parts "
+                f"that are no multiple of its FP8 blocks of {block}.",
+                hint=f"--ep {parallelism.tp}" if llm.experts else f"--tp {max(good, default=1)}",
+            )
+
+
+def _cut_widths(llm: Llm, *, dense: bool) -> set[int]:
+    """Widths of narrow MLPs that tensor parallelism cuts; dense: those without experts too."""
+    mlps = [mlp for layer, _ in layer_kinds(llm.layers) for mlp in layer.mlps]
+    return {
+        mlp.width
+        for mlp in mlps
+        if (mlp.num_experts or dense) and any(is_narrow(m) for m in mlp.matrices)
+    }
+
+
+def _check_experts(llm: Llm, tp: int, ep: int, *, may_be_redundant: bool) -> None:
     if llm.experts is None:
         raise InvalidInput(f"ep {ep} needs experts, and {llm.name} has none.", hint="--ep 1")
     if tp % ep:
         raise InvalidInput(f"ep {ep} does not divide tp {tp}.", hint=f"--ep {math.gcd(tp, ep)}")
+    num = llm.experts.num_experts
+    if num % ep and not may_be_redundant:
+        raise InvalidInput(
+            f"ep {ep} does not divide the {num} experts of {llm.name}.",
+            hint=f"--ep {math.gcd(num, ep)}",
+        )
 
 
 def prefill_graph_sizes(largest: int) -> int:

@@ -38,8 +38,11 @@ class Serving:
 
     chunk: --chunked-prefill-size. max_running: --max-running-requests. mem_fraction:
     --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
-    prefill_graphs: False for the prefill engine of SGLang 0.5.15 and before, which runs eager.
+    release: SGLang's; None: the newest known. prefill_graphs: None: as the release does by default.
     verify_tokens, accept_length: of speculative decoding, per step and request.
+    receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.
+    state_memory_ratio: --mamba-full-memory-ratio. state_slots: of a running request, as
+    --mamba-radix-cache-strategy makes it: 5 with extra_buffer, 3 with no_buffer.
     """
 
     chunk: int | None = None
@@ -55,10 +58,14 @@ class Serving:
     accept_length: float = 1.0
     kv_dtype_bytes: float | None = None  # None: what the checkpoint says
     attention_backend: str | None = None
-    prefill_graphs: bool = True
+    release: str | None = None
+    prefill_graphs: bool | None = None
     decode_graphs: bool = True
     graph_batch: int | None = None
     two_batch_overlap: bool = False
+    receive_interval: int = 1
+    state_memory_ratio: float | None = None
+    state_slots: int | None = None
 
 
 SGLANG_DEFAULTS = Serving()
@@ -210,6 +217,7 @@ class EngineModel:
     mixed_chunk: bool = False
     verify_tokens: int = 1  # speculative decoding: draft tokens verified per step and request
     accept_length: float = 1.0  # tokens gained per step and request
+    receive_interval: int = 1  # decode steps between two looks for new requests; colocated only
 
 
 def layout_text(counts: Mapping[Role, int]) -> str:

@@ -3,10 +3,8 @@
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pdctl.inspection.layers import Mixer, mixers_of
-from pdctl.inspection.llm_layers.request_bytes import index_bytes, latent_window_bytes
 from pdctl.inspection.llm_size import num_kv_layers, router_params, trimmed_window
-from pdctl.inspection.records import Cluster, Llm
+from pdctl.inspection.records import Cluster, GpuModel, Llm
 from pdctl.perf_model.communication import (
     assumed_cluster,
     collectives,
@@ -17,28 +15,39 @@ from pdctl.perf_model.communication import (
     window_token_s,
 )
 from pdctl.perf_model.fitting.profiles import check_gpu
+from pdctl.perf_model.formats import layer_kinds, quantises
 from pdctl.perf_model.hardware import (
-    ATTENTION_DP_IMBALANCE,
-    DECODE_LAYER_S,
-    DECODE_MOE_LAYER_S,
     DECODE_ROW_S,
     DECODE_STEP_S,
-    EAGER_LAYER_S,
-    EAGER_MOE_LAYER_S,
     EXPERT_IMBALANCE,
     EXPERT_PASSES,
+    EXPERT_WIDTH_PASSES,
+    FUSED_EXPERT_PASSES,
     PREFILL_START_S,
+    REQUEST_RANK_S,
     REQUEST_S,
+    UNBALANCED_EXPERTS,
     Rates,
     rates,
 )
+from pdctl.perf_model.kernels import launched_s, quantised_products, replayed_s
 from pdctl.perf_model.memory import (
     Shard,
     attention_tp,
     check_parallelism,
     decode_graph_batch,
-    kv_mixer_bytes,
+    has_prefill_graphs,
     mean_shard,
+)
+from pdctl.perf_model.mixing import (
+    decode_context_s,
+    decode_request_s,
+    full_layers,
+    imbalance,
+    kv_size,
+    pair_s,
+    prefill_token_s,
+    state_read_s,
 )
 from pdctl.perf_model.records import (
     SGLANG_DEFAULTS,
@@ -74,7 +83,7 @@ def prefill_cost(
 
     Source: 2 FLOPs per active parameter and token, 4·L·h·d per query-key pair (Mooncake,
     FAST'25, eq. 1). Two-batch overlap: half the batch computes while the other communicates.
-    Ignores: the head (one row per prompt), padding to graph sizes, quantisation kernels.
+    Ignores: the head (one row per prompt), padding to graph sizes.
     """
     moved = collectives(llm, cluster, parallelism, normal=True)
     hidden, plain = _hidden_and_plain_s(llm, part, rates, parallelism)
@@ -84,10 +93,10 @@ def prefill_cost(
         plain += moved.token_s
     weights = part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes
     return PrefillCost(
-        base_s=DECODE_STEP_S + kernels_s(llm) + moved.step_s,
+        base_s=DECODE_STEP_S + kernels_s(llm, cluster.gpu, rates) + moved.step_s,
         token_s=hidden,
-        row_s=plain,
-        pair_s=_full_layers(llm) * pair_layer_s(llm, rates, parallelism),
+        row_s=plain + _passes_s(llm, cluster.gpu, rates, parallelism),
+        pair_s=pair_s(llm, cluster.gpu, rates, parallelism),
         weight_s=weights / rates.memory,
     )
 
@@ -122,64 +131,73 @@ def _hidden_and_plain_s(
     experts and back.
     """
     dense_s, experts_s = _products_s(llm, part, rates, parallelism)
-    beside_s = _prefill_window_s(llm, rates, parallelism)
+    beside_s = prefill_token_s(llm, rates, parallelism)
     beside_s += rates.row_s * num_kv_layers(llm) / parallelism.tp
     if llm.experts is None:
         return dense_s, beside_s
-    copies = llm.experts.experts_per_token * (llm.num_layers - llm.experts.num_dense_layers)
-    row_bytes = 2 * copies * llm.hidden_size / parallelism.tp
-    copied_s = EXPERT_PASSES * row_bytes / rates.memory
+    copied_s = _copied_bytes(llm, rates, parallelism) / rates.memory
     return experts_s, dense_s + copied_s + beside_s
 
 
-def pair_layer_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
-    """Seconds per query-key pair and layer: two products per head."""
-    flops = 2 * llm.num_heads * (llm.head_dim + llm.v_head_dim) / parallelism.tp
-    return flops * imbalance(parallelism) / rates.attention
+def _copied_bytes(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Bytes per token that bring rows to experts and back, on one GPU over all layers."""
+    share = 1 / parallelism.ep if uses_deepep(parallelism) else 1.0
+    share *= FUSED_EXPERT_PASSES if rates.runner == "flashinfer_trtllm" else 1.0
+    split = parallelism.tp / parallelism.ep
+    return share * sum(
+        2
+        * num
+        * mlp.experts_per_token
+        * (EXPERT_PASSES * mlp.expert_input + EXPERT_WIDTH_PASSES * mlp.width / split)
+        for layer, num in layer_kinds(llm.layers)
+        for mlp in layer.mlps
+        if mlp.num_experts
+    )
 
 
-def kernels_s(llm: Llm) -> float:
+def uses_deepep(parallelism: Parallelism) -> bool:
+    """Do tokens go to their experts by DeepEP's all-to-all? With ep alone SGLang reduces."""
+    return parallelism.ep > 1 and parallelism.dp > 1
+
+
+def _unevenness(parallelism: Parallelism) -> float:
+    """Work of the busiest rank's experts against the mean."""
+    if parallelism.ep <= 1:
+        return 1.0
+    return EXPERT_IMBALANCE if uses_deepep(parallelism) else UNBALANCED_EXPERTS
+
+
+def kernels_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
     """The kernels of one step replayed from a CUDA graph, weights and rows apart."""
-    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
-    return DECODE_MOE_LAYER_S * moe + DECODE_LAYER_S * (llm.num_layers - moe)
+    return replayed_s(llm, runner=rates.runner, dynamic=quantises(llm, gpu))
 
 
-def launch_s(llm: Llm) -> float:
+def launch_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
     """The least an eager step takes: launching every kernel from Python."""
-    moe = llm.num_layers - llm.experts.num_dense_layers if llm.experts else 0
-    return EAGER_MOE_LAYER_S * moe + EAGER_LAYER_S * (llm.num_layers - moe)
+    return launched_s(llm, runner=rates.runner, dynamic=quantises(llm, gpu))
 
 
-def imbalance(parallelism: Parallelism) -> float:
-    """The busiest attention-DP rank against the mean."""
-    return ATTENTION_DP_IMBALANCE if parallelism.dp > 1 else 1.0
+# Norms with their residuals read and write a row of hidden size so often per layer, on each GPU of
+# a tensor-parallel group whole; at tp 1 they are within the measured share of the products.
+NORM_PASSES = 8
+QUANTISING_BYTES = 3.0  # a value read in 16 bits and written in 8
+
+
+def _passes_s(llm: Llm, gpu: GpuModel, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds per token of norms that tensor parallelism does not divide, and of quantising."""
+    whole = (1 - 1 / parallelism.tp) / parallelism.dp
+    moved = NORM_PASSES * 2.0 * llm.hidden_size * llm.num_layers * whole
+    if quantises(llm, gpu):
+        products = quantised_products(llm, runner=rates.runner)
+        moved += products * QUANTISING_BYTES * llm.hidden_size / parallelism.dp
+    return moved / rates.memory
 
 
 def _routed(llm: Llm, part: Shard, parallelism: Parallelism) -> float:
     if llm.experts is None:
         return 0.0
     share = llm.experts.experts_per_token / llm.experts.num_experts
-    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
-    return part.routed_experts * share * uneven
-
-
-def _full_layers(llm: Llm) -> int:
-    return num_kv_layers(llm) - _sliding_layers(llm)
-
-
-def _sliding_layers(llm: Llm) -> int:
-    return min(llm.num_sliding_layers, num_kv_layers(llm)) if llm.sliding_window else 0
-
-
-def _prefill_window_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
-    """Sliding layers attend to one window per token, whatever the length (prompts beyond it)."""
-    window = llm.sliding_window or 0
-    return _sliding_layers(llm) * window * pair_layer_s(llm, rates, parallelism)
-
-
-# MLA decode multiplies each cached latent with every head: near the compute limit.
-# Source: FlashMLA README, H800: 660 TFLOPS of 989 when compute-bound.
-MLA_DECODE_SHARE = 0.60
+    return part.routed_experts * share * _unevenness(parallelism)
 
 
 class DecodeCost(NamedTuple):
@@ -213,25 +231,24 @@ def decode_cost(
     Ignores: padding of batches to graph sizes, CPU work that overlap hides.
     """
     moved = collectives(llm, cluster, parallelism, normal=role != "decode")
-    uneven = EXPERT_IMBALANCE if parallelism.ep > 1 else 1.0
     head_s = part.head * llm.embedding_bytes / rates.memory
     dense_s = part.streamed * llm.linear_bytes / rates.memory
-    draft_s = _draft_s(llm, dense_s, head_s, serving.verify_tokens)
+    replayed = kernels_s(llm, cluster.gpu, rates)
+    draft_s = _draft_s(llm, dense_s + replayed, head_s, serving.verify_tokens)
     rows_s = moved.token_s + DECODE_ROW_S / parallelism.dp
-    rows_s += (
-        _decode_window_s(llm, rates, parallelism, _kv_size(llm, serving)) / serving.verify_tokens
-    )
+    read_s = decode_request_s(llm, rates, parallelism, kv_size(llm, serving))
+    rows_s += (read_s + state_read_s(llm, rates, parallelism)) / serving.verify_tokens
     row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
     rows_per_stage = serving.verify_tokens / parallelism.pp
     return DecodeCost(
-        base_s=DECODE_STEP_S + kernels_s(llm) + dense_s + head_s + draft_s + moved.step_s,
+        base_s=DECODE_STEP_S + replayed + dense_s + head_s + draft_s + moved.step_s,
         dense_s=dense_s + head_s,
-        weight_s=part.routed_experts * llm.expert_bytes / rates.memory * uneven,
+        weight_s=part.routed_experts * llm.expert_bytes / rates.memory,
         request_s=rows_s * rows_per_stage,
-        latency_s=rates.latency_s * _full_layers(llm),
-        context_s=_context_s(llm, rates, parallelism, cluster.gpu.bf16_flops, serving),
+        latency_s=rates.latency_s * full_layers(llm),
+        context_s=decode_context_s(llm, rates, parallelism, serving),
         compute_s=row_flops_s * rows_per_stage,
-        split_s=rates.split_s * _full_layers(llm) / parallelism.pp,
+        split_s=rates.split_s * full_layers(llm) / parallelism.pp,
         wave_batch=_wave_batch(llm, rates, parallelism),
     )
 
@@ -247,55 +264,9 @@ def _wave_batch(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
     return rates.blocks / max(1.0, heads) * parallelism.dp
 
 
-def _draft_s(llm: Llm, dense_s: float, head_s: float, verify_tokens: int) -> float:
+def _draft_s(llm: Llm, layers_s: float, head_s: float, verify_tokens: int) -> float:
     """One draft layer and head per drafted token, as in MTP and EAGLE with a chain of drafts."""
-    return (verify_tokens - 1) * (dense_s / llm.num_layers + DECODE_LAYER_S + head_s)
-
-
-def _context_s(
-    llm: Llm, rates: Rates, parallelism: Parallelism, bf16_flops: float, serving: Serving
-) -> float:
-    """Seconds per token of context over the layers without a window, on the busiest rank.
-
-    Ignores: that a sparse index spares decode the tokens it does not choose.
-    """
-    size, tp = _kv_size(llm, serving), attention_tp(parallelism)
-    whole = sum(
-        max(
-            (kv_mixer_bytes(mixer, tp, size) + index_bytes(mixer)) / rates.kv,
-            _latent_flops(llm, mixer) / tp / (bf16_flops * MLA_DECODE_SHARE),
-        )
-        for mixer in mixers_of(llm.layers)
-        if mixer.kind != "window"
-    )
-    return whole * imbalance(parallelism) / parallelism.pp / parallelism.dp
-
-
-def _latent_flops(llm: Llm, mixer: Mixer) -> float:
-    """Products of every head with one cached latent; 0 for attention that keeps heads apart."""
-    if mixer.kind not in ("mla", "latents"):
-        return 0.0
-    values = 2 * (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)
-    entries = 1 / max(1, mixer.compress_ratio) if mixer.compress_ratio or mixer.kind == "mla" else 0
-    return 2 * llm.num_heads * values * entries
-
-
-def _decode_window_s(
-    llm: Llm, rates: Rates, parallelism: Parallelism, kv_dtype_bytes: float
-) -> float:
-    """Layers with a window read one window per request (contexts beyond it)."""
-    tp = attention_tp(parallelism)
-    read = 0.0
-    for mixer in mixers_of(llm.layers):
-        if mixer.kind == "latents":
-            read += latent_window_bytes() * (mixer.window or 0)
-        elif mixer.kind == "window":
-            read += kv_mixer_bytes(mixer, tp, kv_dtype_bytes) * (mixer.window or 0)
-    return read / rates.kv / parallelism.dp
-
-
-def _kv_size(llm: Llm, serving: Serving) -> float:
-    return serving.kv_dtype_bytes or llm.kv_dtype_bytes
+    return (verify_tokens - 1) * (layers_s / llm.num_layers + head_s)
 
 
 def step_times(
@@ -317,7 +288,7 @@ def step_times(
     changes: fields of Serving, over those of `serving`.
 
     Raises InvalidInput if the parallelism does not fit the LLM's shape, or the profile is another
-    GPU's. Source: docs/equations.md; constants in efficiencies.py, collectives.py, transfer.py.
+    GPU's. Source: docs/equations.md; constants in hardware.py, kernels.py, communication.py.
     """
     check_parallelism(llm, parallelism)
     cluster = assumed_cluster(cluster)
@@ -339,12 +310,19 @@ def _roofline(
     serving: Serving,
 ) -> StepTimes:
     serving = replace(serving, kv_dtype_bytes=serving.kv_dtype_bytes or llm.kv_dtype_bytes)
-    per_gpu = rates(llm, cluster.gpu, serving.attention_backend)
+    per_gpu = rates(
+        llm,
+        cluster.gpu,
+        serving.attention_backend,
+        kv_dtype_bytes=serving.kv_dtype_bytes,
+        deepep=uses_deepep(parallelism),
+    )
     part = mean_shard(llm, parallelism)
     handover = pipeline_handover_s(llm, cluster, parallelism)
     prefill = prefill_cost(llm, cluster, part, per_gpu, parallelism, serving)
     decode = decode_cost(llm, cluster, part, per_gpu, parallelism, role, serving)
     share, pp = _expert_share(llm), parallelism.pp
+    uneven = _unevenness(parallelism) if llm.experts else 1.0
     return StepTimes(
         prefill_base_s=prefill.base_s / pp,
         prefill_token_s=prefill.token_s / pp,
@@ -363,14 +341,14 @@ def _roofline(
         decode_latency_s=decode.latency_s,
         decode_context_s=decode.context_s,
         decode_compute_s=decode.compute_s,
-        eager_s=launch_s(llm),
+        eager_s=launch_s(llm, cluster.gpu, per_gpu),
         decode_graph_batch=_graph_batch(cluster, parallelism, serving),
-        prefill_graphs=serving.prefill_graphs,
+        prefill_graphs=has_prefill_graphs(llm, parallelism, role, serving),
         transfer_base_s=route.base_s,
         transfer_token_s=kv_token_s(llm, parallelism, route, serving.kv_dtype_bytes),
-        expert_share=1 - (1 - share) ** (serving.verify_tokens / pp),
+        expert_share=1 - (1 - share * uneven) ** (serving.verify_tokens / pp),
         stages=pp,
-        request_s=REQUEST_S,
+        request_s=REQUEST_S + REQUEST_RANK_S * (parallelism.num_gpus - 1),
         prefill_start_s=PREFILL_START_S,
         transfer_state_s=state_s(llm, parallelism, route),
         transfer_window_token_s=window_token_s(llm, parallelism, route, serving.kv_dtype_bytes),

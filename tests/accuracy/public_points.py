@@ -23,8 +23,10 @@ from typing import Any
 
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
+from pdctl.inspection.records import Llm
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.profiles import find_own_profile
+from pdctl.perf_model.intervals import Kind, model_kind
 from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Serving
 from pdctl.perf_model.simulator.simulate import simulate, simulate_clients
 from pdctl.verdict.closed_form import demand_of
@@ -34,7 +36,6 @@ from pdctl.workload.arrivals import at_rate
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Requests
 
-FIRST_WITH_PREFILL_GRAPHS = (0, 5, 11)
 FOLDERS = {"dsr1": "deepseek-r1"}
 GPUS_PER_NODE = 8
 
@@ -44,13 +45,30 @@ Run = Callable[[Fleet, Requests, int], Outcome]
 
 @dataclass(frozen=True)
 class Errors:
-    """One point: relative errors of TTFT and TPOT, ours and the other planner's where known."""
+    """One point: relative errors of TTFT and TPOT, ours and the other planner's where known.
+
+    signed_…: predicted over measured, less one. running: clients per engine.
+    """
 
     group: tuple[str, str, str]
-    ttft: float
-    tpot: float
+    signed_ttft: float
+    signed_tpot: float
     peer_ttft: float | None
     peer_tpot: float | None
+    configuration: str
+    kind: Kind
+    fitted: bool
+    running: float
+
+    @property
+    def ttft(self) -> float:
+        """The size of the error of TTFT."""
+        return abs(self.signed_ttft)
+
+    @property
+    def tpot(self) -> float:
+        """The size of the error of TPOT."""
+        return abs(self.signed_tpot)
 
 
 def fleet_of(point: Point, models: Path, *, with_flags: bool) -> Fleet | None:
@@ -58,8 +76,7 @@ def fleet_of(point: Point, models: Path, *, with_flags: bool) -> Fleet | None:
     shape = point["layout"].get("colocated")
     if shape is None:
         return None
-    name = FOLDERS.get(point["model"], point["model"])
-    llm = read_llm(str(models / f"{name}-{point['precision']}"))
+    llm = llm_of(point, models)
     cluster = parse_gpus(f"{GPUS_PER_NODE}x{point['gpu']}")
     engine = engine_model(
         llm,
@@ -74,6 +91,14 @@ def fleet_of(point: Point, models: Path, *, with_flags: bool) -> Fleet | None:
     return Fleet(colocated=engine, num_colocated=point["layout"]["num"], router_hop_s=0.0)
 
 
+def llm_of(point: Point, models: Path) -> Llm:
+    """The model of a point: a bundled shape where it names one, else a folder of `models`."""
+    if "llm" in point:
+        return read_llm(point["llm"])
+    name = FOLDERS.get(point["model"], point["model"])
+    return read_llm(str(models / f"{name}-{point['precision']}"))
+
+
 def serving_of(flags: dict[str, Any], version: str) -> Serving:
     """How the engine was launched, as far as the point says."""
     radix = flags.get("radix")
@@ -84,14 +109,9 @@ def serving_of(flags: dict[str, Any], version: str) -> Serving:
         graph_batch=flags.get("graph_batch"),
         kv_dtype_bytes=float(flags.get("kv", 2)),
         radix_cache=None if radix is None else bool(radix),
-        prefill_graphs=has_prefill_graphs(version),
+        release=version,
+        receive_interval=flags.get("recv", 1),
     )
-
-
-def has_prefill_graphs(version: str) -> bool:
-    """Whether that release prefills with CUDA graphs; a nightly build is of the time before."""
-    numbers = [int(part) for part in version.split(".")[:3] if part.isdigit()]
-    return tuple(numbers) >= FIRST_WITH_PREFILL_GRAPHS
 
 
 def requests_of(point: Point, *, seed: int = 0) -> Requests:
@@ -145,23 +165,23 @@ def _errors(point: Point, models: Path, run: Run, with_flags: bool) -> Errors | 
     if not ttft_s:
         return None
     ttft_ms, tpot_ms = 1e3 * _mean(ttft_s), 1e3 * _mean(tpot_s)
-    if with_flags:  # new requests are looked for only every so many decode steps
-        ttft_ms += (point["flags"].get("recv", 1) - 1) / 2 * tpot_ms
+    llm, layout = llm_of(point, models), point["layout"]
+    name = f"{point['model']} {point['precision']}"
     return Errors(
-        (point["suite"], point["gpu"], f"{point['model']} {point['precision']}"),
-        _error(ttft_ms, point["ttft_ms"]),
-        _error(tpot_ms, point["tpot_ms"]),
-        _error_if_known(point["peer_ttft_ms"], point["ttft_ms"]),
-        _error_if_known(point["peer_tpot_ms"], point["tpot_ms"]),
+        group=(point["suite"], point["gpu"], name),
+        signed_ttft=ttft_ms / point["ttft_ms"] - 1,
+        signed_tpot=tpot_ms / point["tpot_ms"] - 1,
+        peer_ttft=_error_if_known(point["peer_ttft_ms"], point["ttft_ms"]),
+        peer_tpot=_error_if_known(point["peer_tpot_ms"], point["tpot_ms"]),
+        configuration=f"{name} {point['gpu']} {json.dumps(layout['colocated'])}",
+        kind=model_kind(llm),
+        fitted=find_own_profile(point["gpu"], llm) is not None,
+        running=point["concurrency"] / layout["num"],
     )
 
 
-def _error(predicted: float, measured: float) -> float:
-    return abs(predicted - measured) / measured
-
-
 def _error_if_known(predicted: float | None, measured: float) -> float | None:
-    return None if predicted is None else _error(predicted, measured)
+    return None if predicted is None else abs(predicted - measured) / measured
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -183,12 +203,13 @@ def table(found: Sequence[Errors]) -> Iterator[str]:
 def _line(name: str, found: Sequence[Errors]) -> str:
     peer_ttft = [errors.peer_ttft for errors in found if errors.peer_ttft is not None]
     peer_tpot = [errors.peer_tpot for errors in found if errors.peer_tpot is not None]
-    ours = f"{_spread([e.ttft for e in found]):>13}{_spread([e.tpot for e in found]):>13}"
-    peer = f"{len(peer_ttft):>14}{_spread(peer_ttft):>13}{_spread(peer_tpot):>13}"
+    ours = f"{spread([e.ttft for e in found]):>13}{spread([e.tpot for e in found]):>13}"
+    peer = f"{len(peer_ttft):>14}{spread(peer_ttft):>13}{spread(peer_tpot):>13}"
     return f"{name:<34}{len(found):>7}{ours}{peer}"
 
 
-def _spread(errors: Sequence[float]) -> str:
+def spread(errors: Sequence[float]) -> str:
+    """Median / 90th percentile of errors, in per cent."""
     if not errors:
         return "–"
     ordered = sorted(errors)

@@ -10,7 +10,6 @@ from tests.accuracy.public_points import (
     closed_loop,
     errors_of,
     fleet_of,
-    has_prefill_graphs,
     main,
     requests_of,
 )
@@ -76,14 +75,6 @@ def test_launch_flags_are_those_of_the_run(models: Path) -> None:
     assert told.colocated.max_running_requests == 3
     assert not told.colocated.radix_cache
     assert told.colocated.kv_capacity_tokens > 1.9 * plain.colocated.kv_capacity_tokens
-
-
-@pytest.mark.parametrize(
-    ("version", "graphs"),
-    [("0.5.9", False), ("0.5.6.post2", False), ("0.5.11", True), ("nightly-dev", False)],
-)
-def test_prefill_graphs_follow_the_release(version: str, graphs: bool) -> None:
-    assert has_prefill_graphs(version) is graphs
 
 
 def test_a_receive_interval_delays_first_tokens(models: Path) -> None:

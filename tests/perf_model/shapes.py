@@ -5,6 +5,8 @@ from functools import cache
 
 from pdctl.inspection.cluster import require_gpu_model
 from pdctl.inspection.llm import read_llm
+from pdctl.inspection.llm_layers.formats import stored
+from pdctl.inspection.quantization import FP8, Quantization
 from pdctl.inspection.records import Cluster, GpuModel, Llm
 from pdctl.perf_model.records import Parallelism
 
@@ -18,7 +20,7 @@ def llm(name: str) -> Llm:
 
 def fp8(shape: Llm) -> Llm:
     """The same shape with its matrices in FP8, as published FP8 checkpoints are."""
-    return replace(shape, name=shape.name + "-fp8", linear_bytes=1.0, compute_dtype="fp8")
+    return stored(replace(shape, name=shape.name + "-fp8"), Quantization(FP8))
 
 
 def gpu(name: str) -> GpuModel:

@@ -20,6 +20,7 @@ from pdctl.perf_model.memory import (
     max_running_requests,
     mem_fraction_static,
     prefill_graph_sizes,
+    running_cap,
     state_slots,
     weight_bytes_per_gpu,
 )
@@ -234,3 +235,34 @@ def test_a_wish_for_more_running_requests_than_the_state_pool_has_is_capped() ->
     found = engine_model(hybrid(), cluster("H200"), ONE, "colocated", max_running=1000)
     assert found is not None
     assert found.max_running_requests < 110
+
+
+def test_blocks_of_fp8_scales_must_survive_the_cut() -> None:
+    minimax = llm("minimax-m2.5")  # experts 1,536 wide, blocks of 128
+    check_parallelism(minimax, Parallelism(tp=4))
+    with pytest.raises(InvalidInput, match="cuts the width 1536 .* FP8 blocks of 128") as caught:
+        check_parallelism(minimax, Parallelism(tp=8))
+    assert caught.value.hint == "--ep 8"
+    check_parallelism(minimax, Parallelism(tp=8, ep=8))
+    check_parallelism(llm("deepseek-r1"), Parallelism(tp=16))
+
+
+def test_experts_must_divide_among_their_ranks() -> None:
+    with pytest.raises(InvalidInput, match="ep 16 does not divide the 8 experts"):
+        check_parallelism(llm("mixtral-8x7b"), Parallelism(tp=16, ep=16))
+    # 32 redundant ones make 288 of them, as LMSYS serves it
+    check_parallelism(llm("deepseek-v3"), Parallelism(tp=72, dp=72, ep=72))
+
+
+def test_more_memory_for_states_leaves_less_for_kv_and_runs_more_requests() -> None:
+    hybrid, h200 = llm("qwen3.5-35b-a3b"), gpu("H200")
+    usual, more = Serving(), Serving(state_memory_ratio=2.0)
+    kv = [kv_capacity_tokens(hybrid, h200, ONE, "colocated", s) for s in (usual, more)]
+    running = [running_cap(hybrid, h200, ONE, "colocated", s) for s in (usual, more)]
+    assert kv[1] < kv[0]
+    assert running[0] is not None
+    assert running[1] is not None
+    assert running[1] > running[0]
+    unbuffered = running_cap(hybrid, h200, ONE, "colocated", Serving(state_slots=3))
+    assert unbuffered is not None
+    assert unbuffered > 1.5 * running[0]

@@ -27,6 +27,7 @@ def stored(llm: Llm, found: Quantization) -> Llm:
         kv_dtype_bytes=cache or 2.0,
         compute_dtype=found.format.compute,
         quantization=found.format.label,
+        weight_block=found.block,
         guesses=(*llm.guesses, *found.notes),
     )
 

@@ -22,7 +22,8 @@ class ColocatedEngine:
     __slots__ = (
         "busy_s", "chunk", "columns", "decoding", "departures", "end_s", "ended", "full", "joining",
         "kv", "launch_s", "leaving", "max_steps", "mixed", "model", "next_s", "number", "pairs",
-        "partial", "prefill_s", "promised", "result_s", "results", "start_s", "waiting",
+        "partial", "prefill_s", "promised", "recv", "result_s", "results", "start_s", "unread",
+        "unread_steps", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
@@ -36,6 +37,9 @@ class ColocatedEngine:
         )
         self.decoding = DecodeRun(costs, model.accept_length, shared.gaps)
         self.waiting: deque[Job] = deque()
+        self.recv = model.receive_interval
+        self.unread: list[Job] = []  # arrived, but the scheduler looks only every `recv` steps
+        self.unread_steps: float = model.receive_interval  # since it looked
         self.partial: Job | None = None
         self.joining: list[Job] = []  # prefilled by the last decided step
         # of decided steps: when its result is known, who was prefilled, who finished
@@ -56,6 +60,11 @@ class ColocatedEngine:
 
     def arrive(self, job: Job, now: float) -> float:
         """Queue a request; returns when the engine decides next."""
+        if self.recv > 1:
+            self.unread.append(job)
+            if self.next_s == NEVER:
+                self.next_s = now if now > self.end_s else self.end_s
+            return self.next_s
         self.waiting.append(job)
         if self.decoding.planned:
             if not self.full or self.results:
@@ -79,6 +88,7 @@ class ColocatedEngine:
     def jobs_after(self, now: float) -> list[Job]:
         """The requests this engine has at `now`, those whose last token comes later included."""
         held = {job.index: job for job in self.waiting}
+        held.update((job.index, job) for job in self.unread)
         held.update((job.index, job) for job in self.joining)
         held.update((job.index, job) for _, _, job in self.decoding.running)
         if self.partial is not None:
@@ -91,7 +101,7 @@ class ColocatedEngine:
     def check_empty(self) -> None:
         """Raise SimulationBroken if an idle engine still holds requests or KV."""
         locked = self.kv.cache.locked_tokens if self.kv.cache else 0
-        if self.waiting or self.partial or abs(self.kv.private) > 1e-3 or locked:
+        if self.waiting or self.unread or self.partial or abs(self.kv.private) > 1e-3 or locked:
             raise SimulationBroken(f"idle engine {self.number} still holds requests or KV")
 
     def _decide(self, now: float) -> float:
@@ -104,6 +114,8 @@ class ColocatedEngine:
         if self.joining:
             decoding.join(self.joining, self.result_s)
             self.joining = []
+        if self.recv > 1:
+            self._receive()
         if self.partial is not None or (self.waiting and not self.full):
             batch = self._admit()
             if batch:
@@ -113,9 +125,21 @@ class ColocatedEngine:
             return self._decode(now)
         return self._rest(now)
 
+    def _receive(self) -> None:
+        """Look for new requests, unless too few decode steps have passed since.
+
+        Source: sglang's SchedulerRecvSkipper: a prefill counts as 1000 steps; an idle turn as one,
+        but idle turns pass at once.
+        """
+        if self.unread_steps >= self.recv or not self.decoding.running:
+            self.waiting.extend(self.unread)
+            self.unread.clear()
+            self.unread_steps = 0.0
+
     def _settle(self) -> None:
         decoding, kv = self.decoding, self.kv
         gain = decoding.gain
+        self.unread_steps += decoding.planned
         kv.private += decoding.planned * len(decoding.running) * gain
         used = kv.private + kv.locked
         if used > kv.peak:
@@ -180,6 +204,7 @@ class ColocatedEngine:
 
     def _launch(self, now: float, batch: list[tuple[Job, int]]) -> None:
         kv = self.kv
+        self.unread_steps = float(self.recv)
         new = 0
         pairs = 0.0
         completed = []
@@ -267,6 +292,8 @@ class ColocatedEngine:
             limit = self.max_steps
         if self.waiting and (self.results or not self.full):
             limit = 1.0
+        if self.recv > 1 and limit > self.recv - self.unread_steps:
+            limit = max(1.0, self.recv - self.unread_steps)
         start_s = self.end_s if self.end_s > self.result_s else self.result_s
         self.start_s = start_s = now if now > start_s else start_s
         return decoding.plan(start_s, limit)

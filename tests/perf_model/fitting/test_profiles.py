@@ -160,9 +160,9 @@ def test_a_profile_is_named_by_its_file_or_its_id(homes: tuple[Path, Path]) -> N
     assert file.stem in refused.value.hint
 
 
-def test_families_are_shapes() -> None:
+def test_families_are_shapes_and_formats() -> None:
     names = ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3")
-    assert [family(llm(n)) for n in names] == ["dense-gqa", "moe-gqa", "moe-mla"]
+    assert [family(llm(n)) for n in names] == ["dense-gqa", "moe-gqa", "moe-mla-fp8"]
 
 
 def test_a_profile_for_another_gpu_is_refused_with_both_named() -> None:

@@ -1,0 +1,167 @@
+"""Kernels of a layer by kind of mixer and MLP: what a step costs whatever it reads or multiplies.
+
+The counts are written to be checked: profile one decode step and count the kernels between two
+norms. None was checked against a profile yet. Source: 35 µs per dense layer with GQA were measured
+on H200 (profiles/measured); the other counts list the operations of each layer by hand, with what
+SGLang fuses by default.
+"""
+
+from typing import NamedTuple
+
+from pdctl.inspection.layers import Layer, Matrix, Mixer, Mlp
+from pdctl.inspection.records import Llm
+from pdctl.perf_model.formats import is_narrow, layer_kinds
+
+# A small kernel replayed from a CUDA graph, the gap to the next one included. Source: ten kernels
+# of a dense GQA layer take 35 µs beside their bytes on H200. AIConfigurator's tables of single
+# kernels (sglang 0.5.14, H200 and B200) have 2 to 3 µs for norms and copies, 4 to 7 for products.
+KERNEL_S = 3.5e-6
+# What Python and the driver take to launch one without a graph, on the host of a server: 1.0 of
+# the host's speed. Source: one token through PD prefill engines of SGLang 0.5.15 on H200, 11 to
+# 18 ms for 32 dense layers on one host and twice that on another; 58 ms for 48 layers with
+# experts. Quantised products: 1,024 tokens of Qwen3-8B in FP8 took 94 ms on a host of twice that,
+# which would be 170; 120 fits the public runs better.
+# AIConfigurator's eager modules (dsa_context_module, sglang 0.5.14) come to half of these.
+LAUNCH_S = 50e-6
+TRITON_LAUNCH_S = 90e-6  # kernels of experts and of linear attention, launched by Triton
+QUANTISED_LAUNCH_S = 120e-6  # quantising, and DeepGEMM's choice of a kernel
+
+
+class Kernels(NamedTuple):
+    """What one part of a layer runs.
+
+    plain, triton: kernels, by who launches them. products: matrix products among them, each of
+    which has a quantising kernel before it where activations are quantised as they come.
+    """
+
+    plain: int
+    triton: int = 0
+    products: int = 0
+
+
+# Each mixer and MLP counts the norm before it; collectives are counted in communication.py.
+MIXERS: dict[str, Kernels] = {
+    # norm, q·k·v, norm of q and k, rotary with the KV store, attention, output
+    "full": Kernels(6, products=2),
+    "window": Kernels(6, products=2),
+    # norm, q_a·kv_a, norms of q and of the latent, q_b, rotary, absorbing k, copying q together,
+    # storing KV, attention, joining its parts, absorbing v, a transpose, output
+    "mla": Kernels(14, products=3),
+    # as mla, with compressor, gathering of latents, window and two low-rank outputs (assumed)
+    "latents": Kernels(20, products=4),
+    # norm, q·k·v·z, b·a, splitting, convolution, recurrence, gated norm, output, a copy
+    "state": Kernels(9, products=2),
+}
+# Besides a layer's own, in prefill: scan over chunks (l2 norms, decay sums, products in chunks,
+# triangular solve, states, outputs)
+SCAN = Kernels(0, triton=8)
+# Sparse index: products of q, k and weights; norm, rotary, two Hadamard turns, two quantisings,
+# storing keys, scaling weights, metadata, scores, top-k, page table, copies
+INDEX = Kernels(15, products=2)
+# norm, up·gate, activation, down
+DENSE_MLP = Kernels(4, products=2)
+# norm, router, top-k, aligning (2), up·gate, activation, down, summing (2)
+EXPERTS = Kernels(0, triton=10, products=2)
+EXPERTS_BY_RUNNER = {
+    # norm, router, routing (2), quantising, up·gate with activation, down, summing
+    "flashinfer_trtllm": Kernels(8),
+    # norm, router, top-k, up·gate, activation with quantising, down; DeepEP is counted apart
+    "deep_gemm": Kernels(6),
+}
+# up·gate, activation, down, adding
+SHARED_EXPERTS = Kernels(4, products=2)
+# into the latent and back
+LATENT = Kernels(2, products=2)
+# Adds the shared expert to the routed ones, but not with DeepEP. Source: sglang
+# determine_num_fused_shared_experts in deepseek_v2.py and glm4_moe.py (GLM-5: since February 2026)
+FUSES_SHARED = ("DeepseekV3ForCausalLM", "GlmMoeDsaForCausalLM", "Glm4MoeForCausalLM")
+
+
+def replayed_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
+    """Seconds of all layers' kernels replayed from a CUDA graph, their bytes and FLOPs apart.
+
+    runner: of routed experts, as in hardware.py.
+    dynamic: narrow products quantise their input first; weight-only ones do not.
+    Ignores: kernels that differ by release, and what programmatic launch hides.
+    """
+    parts = _parts(llm, runner=runner)
+    return KERNEL_S * sum(
+        num * (kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0))
+        for num, kernels, narrow in parts
+    )
+
+
+def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
+    """The least a step takes without a graph: the host launches every kernel.
+
+    runner, dynamic: as in replayed_s. Source: LAUNCH_S and its neighbours.
+    Ignores: the host's own speed, which differed by two between the hosts that were measured.
+    """
+    parts = _parts(llm, runner=runner)
+    scans = sum(
+        num * sum(mixer.kind == "state" for mixer in layer.mixers)
+        for layer, num in layer_kinds(llm.layers)
+    )
+    return sum(
+        num * _launch_s(kernels, quantises=narrow and dynamic)
+        for num, kernels, narrow in [*parts, (scans, SCAN, False)]
+    )
+
+
+def _launch_s(kernels: Kernels, *, quantises: bool) -> float:
+    products_s = QUANTISED_LAUNCH_S * _launched_products(kernels) if quantises else 0.0
+    return LAUNCH_S * kernels.plain + TRITON_LAUNCH_S * kernels.triton + products_s
+
+
+def quantised_products(llm: Llm, *, runner: str) -> int:
+    """Dense matrix products over all layers that quantise their input first."""
+    parts = _parts(llm, runner=runner)
+    return sum(num * _launched_products(kernels) for num, kernels, narrow in parts if narrow)
+
+
+def _launched_products(kernels: Kernels) -> int:
+    """Triton's kernels for experts quantise in the same launch code."""
+    return 0 if kernels.triton else kernels.products
+
+
+def _parts(llm: Llm, *, runner: str) -> list[tuple[int, Kernels, bool]]:
+    """How often each part is there, its kernels, and whether its weights are narrow."""
+    return [
+        (num, kernels, narrow)
+        for layer, num in layer_kinds(llm.layers)
+        for kernels, narrow in _layer_parts(llm, layer, runner)
+    ]
+
+
+def _layer_parts(llm: Llm, layer: Layer, runner: str) -> list[tuple[Kernels, bool]]:
+    found: list[tuple[Kernels, bool]] = []
+    for mixer in layer.mixers:
+        found += _mixer_parts(llm, mixer)
+    for mlp in layer.mlps:
+        found += _mlp_parts(llm, mlp, runner)
+    return found
+
+
+def _mixer_parts(llm: Llm, mixer: Mixer) -> list[tuple[Kernels, bool]]:
+    index = tuple(m for m in mixer.matrices if m.leaf == "index")
+    rest = tuple(m for m in mixer.matrices if m.leaf != "index")
+    parts = [(MIXERS[mixer.kind], _any_narrow(rest))]
+    return [*parts, (INDEX, _any_narrow(index))] if mixer.index_dim else parts
+
+
+def _mlp_parts(llm: Llm, mlp: Mlp, runner: str) -> list[tuple[Kernels, bool]]:
+    if not mlp.num_experts:
+        return [(DENSE_MLP, _any_narrow(mlp.matrices))]
+    routed = tuple(m for m in mlp.matrices if m.part == "experts")
+    parts = [(EXPERTS_BY_RUNNER.get(runner, EXPERTS), _any_narrow(routed))]
+    beside = tuple(m for m in mlp.matrices if m.part == "shared")
+    fused = llm.architecture in FUSES_SHARED and runner != "deep_gemm"
+    if mlp.shared_width and not fused:
+        parts.append((SHARED_EXPERTS, _any_narrow(beside)))
+    if mlp.expert_input and mlp.expert_input != llm.hidden_size:
+        parts.append((LATENT, _any_narrow(beside)))
+    return parts
+
+
+def _any_narrow(matrices: tuple[Matrix, ...]) -> bool:
+    return any(is_narrow(matrix) for matrix in matrices)

@@ -1,0 +1,83 @@
+"""Write profiles/residuals.json: what predictions of measured runs were off by. Not a test.
+
+python -m tests.accuracy.residuals POINTS.json [--models DIR]
+
+The public points (as in public_points.py) and the loads of tests/data, whose engines have profiles.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pdctl.inspection.llm import read_llm
+from pdctl.paths import profiles_dir
+from pdctl.perf_model.intervals import FILE, Residual, model_kind, region_of
+from tests.accuracy.public_points import Errors, closed_loop, errors_of
+from tests.perf_model.loads import figures, loads, replay
+
+NOTES = (
+    "log(measured / predicted) of public runs (InferenceX and genai-perf, from the samples in "
+    "aiconfigurator-core 0.12.0, Apache-2.0) and of this project's own loads; made by "
+    "python -m tests.accuracy.residuals"
+)
+
+
+def of_points(found: Sequence[Errors]) -> Iterator[Residual]:
+    """The public points, none of which has a profile."""
+    for errors in found:
+        yield Residual(
+            configuration=errors.configuration,
+            kind=errors.kind,
+            gpu=errors.group[1],
+            fitted=errors.fitted,
+            region=region_of(errors.running),
+            ttft=None if out_of_step(errors) else round(-math.log1p(errors.signed_ttft), 4),
+            tpot=round(-math.log1p(errors.signed_tpot), 4),
+        )
+
+
+def out_of_step(errors: Errors) -> bool:
+    """Did clients of constant lengths, which would keep step, answer as if they did not?
+
+    In step, prompts of a round wait for one another, half a round in the mean; the steps that
+    make up the round are known to better than a factor of two.
+    """
+    return errors.group[0] == "genai-perf" and errors.signed_ttft > 1.0
+
+
+def of_loads() -> Iterator[Residual]:
+    """Our own loads, replayed with the profile of their GPU and family."""
+    for load in (*loads("H200"), *loads("H100")):
+        measured, ours = figures(load.measured), figures(replay(load))
+        engines = sum(int(n) for n in load.layout.replace("C", "").replace("D", "").split("P"))
+        running = load.rate * (load.osl * ours["tpot p50"] / 1e3) / engines
+        yield Residual(
+            configuration=f"{load.llm} {load.gpu} {load.layout} {load.host}",
+            kind=model_kind(read_llm(load.llm)),
+            gpu=load.gpu,
+            fitted=True,
+            region=region_of(running),
+            ttft=round(math.log(measured["ttft p50"] / ours["ttft p50"]), 4),
+            tpot=round(math.log(measured["tpot p50"] / ours["tpot p50"]), 4),
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the file."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    options.add_argument("points", type=Path)
+    options.add_argument("--models", type=Path)
+    given = options.parse_args(argv)
+    models = given.models or given.points.parent / "public_models"
+    points = json.loads(given.points.read_text())
+    found = [*of_points(errors_of(points, models, closed_loop, with_flags=True)), *of_loads()]
+    rows = [json.dumps(asdict(residual)) for residual in found]
+    text = json.dumps({"_notes": NOTES})[:-1] + ', "residuals": [\n' + ",\n".join(rows) + "\n]}\n"
+    (profiles_dir() / FILE).write_text(text)
+
+
+if __name__ == "__main__":
+    main()

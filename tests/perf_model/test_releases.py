@@ -1,0 +1,49 @@
+"""What releases of SGLang changed that step times rest on."""
+
+import pytest
+
+from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.releases import is_newer_than_read, numbers, prefill_graphs
+from pdctl.perf_model.roofline import step_times
+from tests.perf_model.shapes import cluster, llm
+
+
+@pytest.mark.parametrize(
+    ("release", "role", "graphs"),
+    [
+        ("0.5.9", "colocated", False),
+        ("0.5.6.post2", "colocated", False),
+        ("nightly-dev", "colocated", False),
+        ("0.5.15", "colocated", True),
+        ("0.5.15", "prefill", False),
+        ("0.5.17", "prefill", False),
+        ("0.5.23", "prefill", True),
+        (None, "prefill", True),
+    ],
+)
+def test_prefill_graphs_follow_release_and_role(
+    release: str | None, role: Role, graphs: bool
+) -> None:
+    assert prefill_graphs(release, role, attention="gqa", attention_dp=False) is graphs
+
+
+def test_mla_and_attention_dp_get_prefill_graphs_later() -> None:
+    for release, graphs in (("0.5.15", False), ("0.5.23", True)):
+        for attention_dp in (False, True):
+            found = prefill_graphs(release, "colocated", attention="mla", attention_dp=attention_dp)
+            assert found is graphs
+
+
+def test_a_release_after_the_table_is_told() -> None:
+    assert is_newer_than_read("0.6.0")
+    assert not is_newer_than_read("0.5.23")
+    assert numbers("v0.5.11rc1") == (0, 5, 11)
+
+
+def test_an_old_release_launches_a_short_prompt_for_longer_than_it_computes() -> None:
+    old, new = (
+        step_times(llm("llama-3.1-8b"), cluster(), Parallelism(), "colocated", release=release)
+        for release in ("0.5.9", "0.5.23")
+    )
+    assert not old.prefill_graphs
+    assert new.prefill_graphs
