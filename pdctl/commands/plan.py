@@ -9,7 +9,6 @@ from pdctl.commands.number_option import number_option
 from pdctl.console import ask, err, interactive
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.hardware import known_attention_backend
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import parse_duration_s, parse_rate_rps, parse_share, parse_tokens, positive
 from pdctl.verdict.records import Arm, Question, Speculation, Verdict
@@ -61,6 +60,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     """
     from pdctl.inspection.llm import read_llm
     from pdctl.inspection.model_files import absolute_model
+    from pdctl.perf_model.hardware import known_attention_backend
 
     slo = parse_slo(options.ttft, options.tpot, options.attainment)
     speculation = _speculation(options)
