@@ -7,9 +7,9 @@ from pathlib import Path
 import typer
 
 from pdctl.commands.command_line.overwrite import may_overwrite
-from pdctl.commands.parallel import spread_over_cores
-from pdctl.commands.plan import PlanOptions, chosen_arm, keep_plan, next_command, question_of
-from pdctl.commands.progress import progress_line, say
+from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps, planned_deployment
+from pdctl.commands.plan_run import PlanOptions, answer, question_of, show_plan
+from pdctl.commands.progress import say
 from pdctl.commands.walk.answers import (
     Answers,
     Asked,
@@ -21,8 +21,7 @@ from pdctl.commands.walk.answers import (
     questions,
 )
 from pdctl.commands.walk.prompt import Prompt, ask_prompt, history
-from pdctl.console import interactive, out
-from pdctl.deployment.build import deployment_of_arm
+from pdctl.console import interactive
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
@@ -30,9 +29,7 @@ from pdctl.inspection.cluster import detect_cluster
 from pdctl.inspection.records import Cluster
 from pdctl.inspection.sglang import query_sglang
 from pdctl.paths import state_home
-from pdctl.tables.plan import plan_view
 from pdctl.verdict.records import Question, Verdict
-from pdctl.verdict.verdict import decide
 from pdctl.workload.arrivals import make_requests
 
 REHEARSED_S = 40.0  # of requests drawn from the lengths and the rate that were given
@@ -117,12 +114,11 @@ def _default(question: Asked, kept: str | None) -> str:
 
 def _decide(options: PlanOptions) -> tuple[Question, Verdict]:
     model, question = question_of(options)
-    with progress_line() as progress:
-        verdict = decide(question, spread=spread_over_cores, progress=progress)
-    out().print(plan_view(question, verdict, next_command(model, question, verdict)))
+    question, verdict = answer(question)
+    show_plan(question, verdict, next_steps(model, question, verdict))
     arm = chosen_arm(verdict)
-    if arm is not None and not verdict.unmet:
-        keep_plan(model, question, verdict, arm, None)
+    if arm is not None and verdict.is_met:
+        keep_plan(model, question, arm, None)
     return question, verdict
 
 
@@ -167,12 +163,10 @@ def _check_letter(text: str, possible: str) -> None:
 def _planned(answers: Answers, question: Question, verdict: Verdict) -> Deployment | None:
     """The deployment of the verdict; None, with the reason said, where nothing can be started."""
     arm = chosen_arm(verdict)
-    if arm is None or verdict.unmet:
+    if arm is None or not verdict.is_met:
         return None
-    backend = question.attention_backend
-    model = plan_model(answers)
     try:
-        return deployment_of_arm(model, arm, question.slo, attention_backend=backend)
+        return planned_deployment(plan_model(answers), question, arm)
     except PdctlError as problem:
         say(f"  This plan cannot be started from here: {problem.message}")
         return None

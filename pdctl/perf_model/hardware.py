@@ -7,7 +7,6 @@ names where it comes from; those marked "assumed" have no public measurement beh
 from dataclasses import dataclass
 from typing import Literal
 
-from pdctl.errors import InvalidInput
 from pdctl.inspection.records import GpuModel, Llm
 
 Generation = Literal["ampere", "ada", "hopper", "h20", "blackwell", "cdna", "other"]
@@ -207,14 +206,3 @@ def _narrow_flops(llm: Llm, gpu: GpuModel) -> float | None:
     if llm.compute_dtype == "fp4":
         return gpu.fp4_flops or gpu.fp8_flops
     return gpu.fp8_flops if llm.compute_dtype == "fp8" else None
-
-
-def known_attention_backend(name: str) -> str | None:
-    """A name that --attention-backend takes; None for "". Raises InvalidInput for others."""
-    if name and name not in ATTENTION_BACKENDS:
-        raise InvalidInput(
-            f"SGLang has no --attention-backend {name!r}. It has: "
-            f"{', '.join(sorted(ATTENTION_BACKENDS))}.",
-            hint="--attention-backend triton, or leave the flag out for SGLang's default",
-        )
-    return name or None

@@ -9,7 +9,7 @@ from pdctl.measurement.compare import Rehearsal
 from pdctl.perf_model.fitting.identify import Disagreement
 from pdctl.perf_model.records import Measurement, Parallelism, Percentiles
 from pdctl.status.records import DeploymentStatus
-from pdctl.verdict.records import Choice, Provenance, Rule, Sizing, Steady
+from pdctl.verdict.records import Choice, OneDown, Provenance, Rule, Sizing, StateLimits, Steady
 from pdctl.workload.records import Burstiness, Lengths, TraceFacts
 
 # --- plan ---
@@ -33,9 +33,18 @@ class PlannedArm(_ArmSizes):
     num_gpus: int
     ttft_s: Percentiles | None
     tpot_s: Percentiles | None
+    ttft_at_share_s: float | None
+    tpot_at_share_s: float | None
+    capacity_rps: float | None
+    estimate_rps: float | None
     goodput_rps: float | None
     attainment: float | None
+    keeps_up: bool | None
+    meets_slo: bool | None
+    gpus_needed: int | None
+    one_down: list[OneDown]
     tokens_per_s_per_gpu: float | None
+    usd_per_million_output_tokens: float | None
     kv_usage: dict[str, float] | None
     infeasible: str | None
     throughput_rps: float | None
@@ -65,8 +74,18 @@ class PlanData(TypedDict):
     verdict: Choice
     confidence: Literal["high", "medium", "low"]
     decided_by: Literal["rules", "evidence", "feasibility"]
+    headline: str
+    reason: str
+    meets_slo: bool
+    rate_rps: float | None
     rules: list[Rule]
     sizing: Sizing | None
+    starts: list[Sizing]
+    state_limits: StateLimits | None
+    gpus_needed: int | None
+    question: dict[str, Any]
+    model: dict[str, Any]
+    next: list[str]
     arms: dict[str, PlannedArm]
     sweep: list[PlannedArm]
     flips: list[FlipData]
@@ -75,6 +94,12 @@ class PlanData(TypedDict):
     clients: int | None
     load: str | None
     workload: WorkloadData
+
+
+class ModelList(TypedDict):
+    """`plan --models`, the sizes of every bundled model."""
+
+    models: list[dict[str, Any]]
 
 
 # --- deployments ---
@@ -246,7 +271,7 @@ class ManPages(TypedDict):
 
 
 DATA: dict[str, Any] = {
-    "plan": PlanData,
+    "plan": PlanData | ModelList,
     "up": DeploymentState | WrittenFile | DryRun,
     "status": DeploymentStatus,
     "scale": ScaleData,
