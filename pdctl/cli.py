@@ -23,16 +23,15 @@ class Verb(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         from pdctl.commands.command_line.option_groups import grouped
 
-        shown = [one for one in self.get_params(ctx) if one.get_help_record(ctx) is not None]
+        records = {one: one.get_help_record(ctx) for one in self.get_params(ctx)}
+        shown = [one for one, record in records.items() if record is not None]
         arguments = [one for one in shown if one.param_type_name == "argument"]
         options = [one for one in shown if one.param_type_name != "argument"]
-        for heading, members in {
-            "Arguments": arguments,
-            **grouped(self.name or "", options),
-        }.items():
+        groups = {"Arguments": arguments, **grouped(self.name or "", options)}
+        for heading, members in groups.items():
             if members:
                 with formatter.section(heading):
-                    formatter.write_dl([one.get_help_record(ctx) for one in members])
+                    formatter.write_dl([records[one] for one in members])
 
 
 class LazyVerbs(TyperGroup):

@@ -10,7 +10,6 @@ from pdctl.commands.command_line.overwrite import may_overwrite
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps, planned_deployment
 from pdctl.commands.plan_run import PlanOptions, answer, question_of, show_plan
 from pdctl.commands.progress import say
-from pdctl.commands.trace_input import say_workload
 from pdctl.commands.walk.answers import (
     Answers,
     Asked,
@@ -115,7 +114,6 @@ def _default(question: Asked, kept: str | None) -> str:
 
 def _decide(options: PlanOptions) -> tuple[Question, Verdict]:
     model, question = question_of(options)
-    say_workload(question.workload)
     question, verdict = answer(question)
     show_plan(question, verdict, next_steps(model, question, verdict))
     arm = chosen_arm(verdict)

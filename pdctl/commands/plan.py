@@ -68,12 +68,12 @@ def plan(
     output_file: Path = typer.Option(
         None, "-o", "--output", help="Write the plan to this file, for `up -f`."
     ),
-    force: bool = typer.Option(False, "--force", help="With -o: replace a file that exists."),
     report: Path = typer.Option(None, help="Write a self-contained HTML page to this file."),
     show_model: bool = typer.Option(
         False, "--show-model", help="Show the layers and sizes of MODEL; no plan."
     ),
     models: bool = typer.Option(False, "--models", help="List the bundled models; no plan."),
+    force: bool = typer.Option(False, "--force", help="With -o: replace a file that exists."),
     no_input: bool = typer.Option(False, "--no-input", help="Never ask questions."),
 ) -> None:
     """Should prefill and decode be split, into how many engines, and why?"""

@@ -7,7 +7,6 @@ names where it comes from; those marked "assumed" have no public measurement beh
 from dataclasses import dataclass
 from typing import Literal
 
-from pdctl.errors import InvalidInput
 from pdctl.inspection.records import GpuModel, Llm
 from pdctl.perf_model.formats import Format, dense_formats, expert_format, peak_flops
 
@@ -315,17 +314,6 @@ def rates(
         latents=min(gpu.bf16_flops * LATENT_SHARE, LATENT_FLOPS),
         bf16_peak=gpu.bf16_flops,
     )
-
-
-def known_attention_backend(name: str) -> str | None:
-    """A name that --attention-backend takes; None for "". Raises InvalidInput for others."""
-    if name and name not in ATTENTION_BACKENDS:
-        raise InvalidInput(
-            f"SGLang has no --attention-backend {name!r}. It has: "
-            f"{', '.join(sorted(ATTENTION_BACKENDS))}.",
-            hint="--attention-backend triton, or leave the flag out for SGLang's default",
-        )
-    return name or None
 
 
 def dense_flops(gpu: GpuModel, form: Format) -> float:

@@ -43,8 +43,8 @@ class PlannedArm(_ArmSizes):
     meets_slo: bool | None
     gpus_needed: int | None
     one_down: list[OneDown]
-    usd_per_million_output_tokens: float | None
     tokens_per_s_per_gpu: float | None
+    usd_per_million_output_tokens: float | None
     kv_usage: dict[str, float] | None
     infeasible: str | None
     throughput_rps: float | None
@@ -68,18 +68,6 @@ class WorkloadData(TypedDict):
     text: str | None
 
 
-class PlannedModel(TypedDict):
-    """Sizes of the model. kv_transfer_bytes: of the mean prompt."""
-
-    name: str
-    total_params: float
-    active_params: float
-    weight_bytes: float
-    kv_bytes_per_token: float
-    state_bytes_per_request: float
-    kv_transfer_bytes: float | None
-
-
 class PlanData(TypedDict):
     """The verdict with everything it rests on."""
 
@@ -88,16 +76,16 @@ class PlanData(TypedDict):
     decided_by: Literal["rules", "evidence", "feasibility"]
     headline: str
     reason: str
-    meets_slo: bool | None
+    meets_slo: bool
     rate_rps: float | None
+    rules: list[Rule]
+    sizing: Sizing | None
     starts: list[Sizing]
     state_limits: StateLimits | None
     gpus_needed: int | None
     question: dict[str, Any]
-    model: PlannedModel
+    model: dict[str, Any]
     next: list[str]
-    rules: list[Rule]
-    sizing: Sizing | None
     arms: dict[str, PlannedArm]
     sweep: list[PlannedArm]
     flips: list[FlipData]
@@ -106,6 +94,12 @@ class PlanData(TypedDict):
     clients: int | None
     load: str | None
     workload: WorkloadData
+
+
+class ModelList(TypedDict):
+    """`plan --models`, the sizes of every bundled model."""
+
+    models: list[dict[str, Any]]
 
 
 # --- deployments ---
@@ -277,7 +271,7 @@ class ManPages(TypedDict):
 
 
 DATA: dict[str, Any] = {
-    "plan": PlanData,
+    "plan": PlanData | ModelList,
     "up": DeploymentState | WrittenFile | DryRun,
     "status": DeploymentStatus,
     "scale": ScaleData,
