@@ -1,0 +1,173 @@
+"""A deployment as an sbatch script that a person reads, edits and owns."""
+
+import shlex
+from collections.abc import Sequence
+
+from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings
+from pdctl.deployment.flags import with_engines
+from pdctl.deployment.records import Deployment, ProcessSpec
+
+_RESOLVE = r"""
+# The address on which a node reaches the others, asked on the node itself.
+own_address='
+    if [ -n "$INTERFACE" ]; then
+        ip -o -4 addr show dev "$INTERFACE" | sed -n "s/.* inet \([0-9.]*\).*/\1/p"
+    else
+        ip -o -4 route get "$SLURM_LAUNCH_NODE_IPADDR" | sed -n "s/.* src \([0-9.]*\).*/\1/p"
+    fi'
+mapfile -t host < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+address=()
+for name in "${host[@]}"; do
+    one=$(srun --overlap -N1 -n1 -w "$name" bash -c "$own_address")
+    case "$one" in
+        ""|127.*|169.254.*)
+            echo "$name has no address that other nodes reach (${one:-none}); set INTERFACE" >&2
+            exit 1 ;;
+    esac
+    address+=("$one")
+done
+"""
+
+_ENGINES = r"""
+logs=$SLURM_SUBMIT_DIR/$SLURM_JOB_NAME-$SLURM_JOB_ID
+mkdir -p "$logs"
+
+# engine NAME NODE [VARIABLE=VALUE...] COMMAND: one engine as one step. --overlap gives it the whole
+# node, so the script divides the GPUs; Slurm sets CUDA_VISIBLE_DEVICES itself, so env sets it last.
+engine() {
+    local name=$1 node=$2
+    shift 2
+    srun --overlap -N1 -n1 -w "${host[$node]}" --mem=0 --cpu-bind=none --job-name="$name" \
+        --output="$logs/$name.log" --open-mode=append env "$@" &
+}
+"""
+
+_WAIT = r"""
+router_pid=$!
+# before the time limit Slurm sends TERM: the router accepts no more and finishes what it has
+trap 'kill -TERM "$router_pid"; wait "$router_pid"; exit 0' TERM
+(
+    until curl -fso /dev/null "http://$endpoint/readiness"; do sleep 2; done
+    echo "ready: http://$endpoint"
+) &
+poll_pid=$!
+# the first process to end ends the job, and Slurm then ends all others
+while wait -n -p ended; do
+    [ "$ended" = "$poll_pid" ] || break
+done
+echo "a process ended; see $logs" >&2
+exit 1
+"""
+
+
+def slurm(
+    deployment: Deployment,
+    specs: Sequence[ProcessSpec],
+    cluster: ClusterFile,
+    *,
+    num_nodes: int,
+    notes: Sequence[str] = (),
+) -> str:
+    """An sbatch script that starts every process of a deployment and stops with the first that ends.
+
+    Each engine is a step; the router runs beside the script, on the first node. Without pdctl
+    nobody restarts a process or adds engines to the router.
+
+    Args:
+        specs: as `expand` gives them, router first, with nodes "0", "1", ... and `address_of` them.
+        num_nodes: the nodes of the job.
+        notes: comments for the head of the script.
+    """
+    router, engines = specs[0], specs[1:]
+    lines = [
+        "#!/bin/bash",
+        *(f"#SBATCH {option}" for option in sbatch_options(deployment, cluster, num_nodes)),
+        "",
+        *(f"# {note}" for note in notes),
+        "set -euo pipefail",
+        *([cluster.preamble.rstrip()] if cluster.preamble else []),
+        f"INTERFACE={shlex.quote(cluster.interface or '')}",
+        "export INTERFACE",
+        _RESOLVE.strip(),
+        _ENGINES.rstrip(),
+        "",
+        *(_engine(spec) for spec in engines),
+        "",
+        f'endpoint="{router.host}:{router.port}"',
+        _router(router, engines),
+        _WAIT.strip(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def address_of(node: int) -> str:
+    """The address of a node as the script knows it only when it runs."""
+    return f"${{address[{node}]}}"
+
+
+def sbatch_options(deployment: Deployment, cluster: ClusterFile, num_nodes: int) -> tuple[str, ...]:
+    """What sbatch is asked for, as command-line options; `options` of the cluster file come last."""
+    settings = cluster.slurm
+    return (
+        f"--job-name={deployment.name}",
+        f"--nodes={num_nodes}",
+        "--ntasks-per-node=1",
+        *_gpu_options(deployment, cluster, num_nodes),
+        *_named(settings),
+        *(("--exclusive", "--mem=0") if settings.exclusive else ()),
+        *_time_options(settings),
+        "--no-requeue",
+        *settings.options,
+    )
+
+
+def _gpu_options(deployment: Deployment, cluster: ClusterFile, num_nodes: int) -> tuple[str, ...]:
+    per_node = cluster.gpus_per_node if num_nodes > 1 else deployment.num_gpus
+    settings = cluster.slurm
+    kind = f"{settings.gpu_type}:" if settings.gpu_type else ""
+    request = f"--gres=gpu:{kind}{per_node}"
+    if settings.gpu_request == "gpus-per-node":
+        request = f"--gpus-per-node={kind}{per_node}"
+    per_gpu = settings.cpus_per_gpu
+    return (request, *((f"--cpus-per-task={per_gpu * per_node}",) if per_gpu else ()))
+
+
+def _named(settings: SlurmSettings) -> tuple[str, ...]:
+    names = ("partition", "account", "qos", "constraint")
+    return tuple(f"--{n}={value}" for n in names if (value := getattr(settings, n)) is not None)
+
+
+def _time_options(settings: SlurmSettings) -> tuple[str, ...]:
+    if settings.time_s is None:
+        return ()
+    minutes, seconds = divmod(round(settings.time_s), 60)
+    return (
+        f"--time={minutes}:{seconds:02}",
+        f"--signal=B:TERM@{round(settings.drain_s)}",
+    )
+
+
+def _engine(spec: ProcessSpec) -> str:
+    env = [f"{name}={value}" for name, value in sorted(spec.env.items())]
+    words = [*env, *spec.argv]
+    return " ".join(("engine", spec.name, spec.node, *map(_quoted, words)))
+
+
+def _router(router: ProcessSpec, engines: Sequence[ProcessSpec]) -> str:
+    env = [f"{name}={value}" for name, value in sorted(router.env.items())]
+    words = " ".join(map(_quoted, (*env, *with_engines(router, engines))))
+    return f'env {words} >> "$logs/router.log" 2>&1 &'
+
+
+def _quoted(word: str) -> str:
+    """A word for bash in which addresses are still looked up."""
+    if "${address[" not in word:
+        return shlex.quote(word)
+    before, _, rest = word.partition("${address[")
+    number, _, after = rest.partition("]}")
+    bare = _bare(before), f'"${{address[{number}]}}"', _quoted(after) if after else ""
+    return "".join(bare)
+
+
+def _bare(text: str) -> str:
+    return shlex.quote(text) if text else ""
