@@ -39,7 +39,7 @@ def down(
         last = state
 
     killed = running.stop(chosen, now=now, tell=tell)
-    data = {"name": chosen, "killed_pids": list(killed)}
-    by_force = f"; killed by force: {', '.join(map(str, killed))}" if killed else ""
-    text = f"{chosen} is stopped, nothing of it is left{by_force}."
+    data = {"name": chosen, "killed": list(killed)}
+    by_force = f" Killed by force: {', '.join(killed)}." if killed else ""
+    text = f"Stopped {chosen}.{by_force}"
     show("down", data, as_json=as_json, render=lambda: Text(text))

@@ -138,7 +138,7 @@ def _watch(
 ) -> "tuple[str, Watch]":
     import time
 
-    from pdctl.engines.clients.api_key import use_key_of
+    from pdctl.engines.lifecycle.deployment_key import use_key_of
     from pdctl.status.targets import source_of_router, source_of_state
     from pdctl.status.watch import REMEMBERED_S, Watch, read_evidence
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pdctl.deployment.records import Deployment
-    from pdctl.engines.lifecycle.start import Prepared, SupervisorProcess
+    from pdctl.engines.lifecycle.start import Prepared
+    from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
     from pdctl.engines.records import DeploymentState
 
 
@@ -72,14 +73,14 @@ class Run:
                 raise
             prepared, supervisor = self._launch(_simulated(deployment))
         _warn(prepared)
-        with holding(prepared.specs):
+        with holding(prepared):
             self._watch(supervisor, headline(prepared))
 
     def resume(self, name: str | None) -> None:
         """Give a running deployment that lost its supervisor a new one."""
-        from pdctl.engines.clients.api_key import use_key_of
         from pdctl.engines.lifecycle import running
         from pdctl.engines.lifecycle import start as launch
+        from pdctl.engines.lifecycle.deployment_key import use_key_of
 
         found = running.find(name)
         use_key_of(found.name)
@@ -98,8 +99,7 @@ class Run:
         with planning():
             prepared = prepare(deployment)
             supervisor = launch.launch(
-                prepared.deployment,
-                prepared.specs,
+                prepared,
                 detached=self.is_detached,
                 ready_timeout_s=self.timeout_s,
             )

@@ -1,29 +1,36 @@
-"""SGLang's command line for one engine. With flags_router and extra_args, all that knows flags."""
+"""The command lines of engines and router, for each version of SGLang."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from pdctl.deployment.checks import Version, options
-from pdctl.deployment.records import Deployment, Ports, ProcessSpec, RolePlan
+from pdctl.deployment.records import MODES, Deployment, Ports, ProcessSpec, RolePlan
 from pdctl.perf_model.records import Parallelism, Role
 
-LOOPBACK = "127.0.0.1"
 POLICIES = ("cache_aware", "round_robin", "random", "power_of_two", "manual")
 # SGLang's /health runs a token and can wait behind a long prefill; /ready answers at once
 READY_SINCE: Version = (0, 5, 23)
 
 
 def router_argv(
-    deployment: Deployment, ports: Ports, *, pdctl_python: str, version: Version | None
+    deployment: Deployment,
+    ports: Ports,
+    *,
+    address: str,
+    listen_on: str | None = None,
+    pdctl_python: str,
+    version: Version | None,
 ) -> tuple[str, ...]:
-    """The command of the router, started without engines: they are added over REST when ready.
+    """The command of the router. It starts without engines; pdctl adds them over REST when ready.
 
-    A dead engine is noticed in some 15 s instead of 3 min, and a circuit breaker that opened is
-    tried again after 15 s instead of 60, which is less than clients retry for. Its log holds
-    warnings only: at info it writes two lines per request, of users and of pdctl alike.
+    The router notices a dead engine within about 15 s instead of 3 min, and retries an open circuit
+    breaker after 15 s instead of 60, before clients give up. It logs warnings only: at level info
+    it writes two lines per request.
 
     Args:
-        version: SGLang's of the engines; None: unknown.
+        address: of its node; serves its metrics.
+        listen_on: where clients reach it; None: the host that the deployment names.
+        version: the engines' SGLang; None if unknown.
 
     Source: sglang_router/router_args.py 0.3.2.
     """
@@ -33,8 +40,8 @@ def router_argv(
     ready = version is not None and version >= READY_SINCE
     return (
         *(pdctl_python, "-m", "sglang_router.launch_router", *split),
-        *("--host", router.host, "--port", str(router.port)),
-        *("--prometheus-host", LOOPBACK, "--prometheus-port", str(ports.metrics)),
+        *("--host", listen_on or router.host, "--port", str(router.port)),
+        *("--prometheus-host", address, "--prometheus-port", str(ports.metrics)),
         *(("--policy", policy) if policy else ()),
         *("--health-check-interval-secs", "5", "--health-check-timeout-secs", "10"),
         *(("--health-check-endpoint", "/ready") if ready else ()),
@@ -46,16 +53,16 @@ def router_argv(
 
 
 def policy_of(deployment: Deployment) -> str | None:
-    """The routing policy: as asked for, else taking turns where prefill is split from decode.
+    """The routing policy: the user's, else round_robin for a split deployment.
 
-    None: the router's own default, cache_aware, which keeps prefixes together among colocated
-    engines; of prefill and decode engines it draws at random. Source: docs/decisions/0014.
+    None means the router's default, cache_aware. It keeps shared prefixes on one colocated engine,
+    but picks prefill and decode engines at random. Source: docs/decisions/0014.
     """
     return deployment.router.policy or ("round_robin" if "prefill" in deployment.roles else None)
 
 
 def with_engines(router: ProcessSpec, engines: Sequence[ProcessSpec]) -> tuple[str, ...]:
-    """The router's command with its engines listed, for starting everything without pdctl."""
+    """The router's command with its engines as arguments, for running without pdctl."""
     flags: list[str] = []
     for engine in engines:
         if engine.role == "prefill":
@@ -70,7 +77,7 @@ def with_engines(router: ProcessSpec, engines: Sequence[ProcessSpec]) -> tuple[s
 
 FLAG = "--enable-pd-role-switch"
 ROLE_SWITCH_SINCE: Version = (0, 5, 23)
-# backends whose KV manager can be torn down and built again
+# backends whose KV manager can be rebuilt at run time
 BACKENDS = ("mooncake", "mooncake_tcp", "ascend", "mori")
 _REFUSED_WITH = {
     "--speculative-algorithm": "speculative decoding",
@@ -83,24 +90,24 @@ _REFUSED_WITH = {
 def role_switch_obstacle(
     deployment: Deployment, *, version: Version | None, backend: str | None
 ) -> str:
-    """Why engines of this deployment are not started able to change roles; "" if they are.
+    """Why the engines of this deployment cannot switch roles at run time; "" if they can.
 
     Args:
-        version: SGLang's; not looked at for simulated engines, which switch as 0.5.23 does.
-        backend: of KV transfer; not looked at for simulated engines either.
+        version: SGLang's; ignored for simulated engines, which switch as 0.5.23 does.
+        backend: of KV transfer; ignored for simulated engines.
 
     Source: arg_groups/pd_disaggregation_hook.py and disaggregation/role_switch.py of SGLang 0.5.23.
     """
     plans = [deployment.roles[role] for role in _SPLIT if role in deployment.roles]
     if len(plans) < len(_SPLIT):
-        return "colocated engines have no role to change"
+        return "colocated engines have no role to switch"
     if deployment.engine == "sglang":
         if version is None or version < ROLE_SWITCH_SINCE:
-            return "SGLang changes roles at run time since 0.5.23"
+            return "SGLang switches roles at run time only from 0.5.23 on"
         if backend not in BACKENDS:
             return f"KV transfer over {backend} cannot be rebuilt at run time"
     if plans[0].parallelism != plans[1].parallelism:
-        return "prefill and decode engines are not of one size"
+        return "prefill and decode engines differ in size"
     return next((reason for plan in plans if (reason := _refusal(plan))), "")
 
 
@@ -108,7 +115,7 @@ _SPLIT: tuple[Role, ...] = ("prefill", "decode")
 
 
 def differing_flags(deployment: Deployment) -> tuple[str, ...]:
-    """The user's flags that an engine keeps from its first role: one role has them otherwise."""
+    """The user's flags that differ between the roles; an engine keeps those of its first role."""
     prefill, decode = (options(deployment.roles[role].args) for role in _SPLIT)
     return tuple(
         flag for flag in sorted({*prefill, *decode}) if prefill.get(flag) != decode.get(flag)
@@ -116,7 +123,7 @@ def differing_flags(deployment: Deployment) -> tuple[str, ...]:
 
 
 def _refusal(plan: RolePlan) -> str:
-    """What of a role's settings SGLang does not rebuild when roles change."""
+    """The setting of a role that SGLang does not rebuild in a role switch; "" if there is none."""
     if plan.parallelism.ep > 1:
         return "expert parallelism is not rebuilt at run time"
     if plan.parallelism.pp > 1:
@@ -125,23 +132,22 @@ def _refusal(plan: RolePlan) -> str:
     if given.get("--moe-a2a-backend", "none") != "none":
         return "MoE all-to-all is not rebuilt at run time"
     if given.get("--disaggregation-decode-allocation-policy") == "prefill_complete":
-        return "--disaggregation-decode-allocation-policy prefill_complete excludes it"
+        return "--disaggregation-decode-allocation-policy prefill_complete rules it out"
     if "SGLANG_DISAGG_STAGING_BUFFER" in plan.env:
-        return "SGLANG_DISAGG_STAGING_BUFFER excludes it"
+        return "SGLANG_DISAGG_STAGING_BUFFER rules it out"
     return next(
         (f"{words} is not rebuilt at run time" for f, words in _REFUSED_WITH.items() if f in given),
         "",
     )
 
 
-ENGINE_HOST = "127.0.0.1"
-# dp attention got a flag of its own; the old pair warns from here on
+# attention dp got its own flag; the old pair of flags warns from this version on
 ATTN_DP_SIZE_SINCE: Version = (0, 5, 23)
 MOONCAKE_TCP_SINCE: Version = (0, 5, 15)
 
 
 def parse_version(text: str | None) -> Version | None:
-    """The numbers of "0.5.23.post1" as (0, 5, 23); None for none or an unreadable one."""
+    """The version "0.5.23.post1" as (0, 5, 23); None if it is missing or unreadable."""
     match = re.match(r"(\d+)\.(\d+)\.(\d+)", text or "")
     return tuple(int(part) for part in match.groups()) if match else None
 
@@ -151,6 +157,7 @@ def engine_argv(
     role: Role,
     ports: Ports,
     *,
+    address: str,
     python: str,
     version: Version | None,
     backend: str | None,
@@ -158,8 +165,9 @@ def engine_argv(
     """The command of one SGLang engine.
 
     Args:
+        address: of its node, where it listens.
         python: the interpreter that has SGLang.
-        version: SGLang's; None is taken as the oldest pdctl knows, whose flags newer ones accept.
+        version: SGLang's; None means the oldest known one, whose flags newer versions accept.
         backend: of KV transfer, as `choose_backend` named it; unused for colocated engines.
 
     Source: srt/server_args.py of SGLang 0.5.10, 0.5.15 and 0.5.23.
@@ -168,9 +176,9 @@ def engine_argv(
     return (
         *(python, "-m", "sglang.launch_server"),
         *("--model-path", deployment.model),
-        *("--host", ENGINE_HOST, "--port", str(ports.http)),
+        *("--host", address, "--port", str(ports.http)),
         *("--nccl-port", str(ports.nccl)),
-        *("--dist-init-addr", f"{ENGINE_HOST}:{ports.dist_init}"),
+        *("--dist-init-addr", f"{address}:{ports.dist_init}"),
         *parallelism_flags(plan.parallelism, version),
         *_disaggregation(role, ports, version, backend),
         *_role_switch(deployment, version, backend),
@@ -181,23 +189,28 @@ def engine_argv(
 
 
 def engine_env(
-    role: Role, gpus: tuple[int, ...], *, version: Version | None, backend: str | None
+    role: Role,
+    gpus: tuple[int, ...],
+    *,
+    address: str,
+    version: Version | None,
+    backend: str | None,
 ) -> dict[str, str]:
-    """What one SGLang engine's environment gets on top of the launcher's.
+    """The environment variables of one SGLang engine, added to the launcher's own.
 
-    SGLANG_HOST_IP keeps the sockets that move KV off the network: --host does not reach them.
+    SGLANG_HOST_IP binds the sockets that move KV to `address`; --host does not affect them.
     """
-    env = {"PYTHONUNBUFFERED": "1", "SGLANG_HOST_IP": ENGINE_HOST}
+    env = {"PYTHONUNBUFFERED": "1", "SGLANG_HOST_IP": address}
     if gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, which the numbers are from
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of NVML, which numbers them
     if role == "colocated" or backend is None or not backend.startswith("mooncake"):
         return env
     if role == "prefill":
-        # without it one failed transfer shuts a decode engine out until it restarts
+        # without it, one failed transfer blacklists a decode engine until it restarts
         env["SGLANG_ENABLE_FAILED_SESSION_PROBE"] = "true"
     if backend == "mooncake_tcp":
-        # without it every request opens some 180 connections and ephemeral ports run out
+        # without it, every request opens about 180 connections and ephemeral ports run out
         env["MC_TCP_ENABLE_CONNECTION_POOL"] = "1"
         if _before(version, MOONCAKE_TCP_SINCE):
             env["MC_FORCE_TCP"] = "1"
@@ -205,9 +218,9 @@ def engine_env(
 
 
 def parallelism_flags(parallelism: Parallelism, version: Version | None) -> tuple[str, ...]:
-    """tp, pp, attention dp and ep, as this version of SGLang spells them; sizes of 1 are left out.
+    """The flags for tp, pp, attention dp and ep in this version of SGLang. Sizes of 1 are omitted.
 
-    Ignores: plain data parallelism, which is more engines here.
+    Ignores: plain data parallelism, for which pdctl starts more engines.
     """
     flags: list[str] = []
     if parallelism.tp > 1:
@@ -224,7 +237,7 @@ def parallelism_flags(parallelism: Parallelism, version: Version | None) -> tupl
 
 
 def simulated_argv(
-    deployment: Deployment, role: Role, ports: Ports, *, pdctl_python: str
+    deployment: Deployment, role: Role, ports: Ports, *, address: str, pdctl_python: str
 ) -> tuple[str, ...]:
     """The command of one simulated engine."""
     plan = deployment.roles[role]
@@ -236,8 +249,8 @@ def simulated_argv(
         *("--model-path", deployment.model),
         *("--sim-gpus", deployment.gpus or f"{deployment.num_gpus}xH200"),
         *("--sim-speed", f"{deployment.sim_speed:g}"),
-        *("--host", ENGINE_HOST, "--port", str(ports.http)),
-        *("--disaggregation-mode", _mode(role), *bootstrap),
+        *("--host", address, "--port", str(ports.http)),
+        *("--disaggregation-mode", MODES[role], *bootstrap),
         *_role_switch(deployment, None, None),
         *parallelism_flags(plan.parallelism, None),
         "--enable-metrics",
@@ -246,7 +259,7 @@ def simulated_argv(
 
 
 def ports_of(engine: ProcessSpec) -> Ports:
-    """The ports in the command line of an engine that pdctl expanded."""
+    """The ports in the command line of an engine that `expand` made."""
     given = options(engine.argv[3:])
     dist_init = given.get("--dist-init-addr", "").rpartition(":")[2]
     return Ports(
@@ -258,7 +271,7 @@ def ports_of(engine: ProcessSpec) -> Ports:
 
 
 def named_ports(specs: Iterable[ProcessSpec]) -> frozenset[int]:
-    """Every number in these command lines that may be a port, alone or behind a host."""
+    """Every number in these command lines that could be a port, alone or after a host."""
     tails = {arg.rpartition(":")[2] for spec in specs for arg in spec.argv}
     return frozenset(int(n) for n in tails if n.isdecimal() and len(n) <= 5)
 
@@ -276,9 +289,9 @@ def _disaggregation(
     if backend == "mooncake_tcp" and _before(version, MOONCAKE_TCP_SINCE):
         backend = "mooncake"
     return (
-        *("--disaggregation-mode", _mode(role)),
+        *("--disaggregation-mode", MODES[role]),
         *("--disaggregation-transfer-backend", backend),
-        # decode engines with dp attention open the port too, and all would open SGLang's default
+        # decode engines with dp attention open this port too; the default would collide
         *("--disaggregation-bootstrap-port", str(ports.bootstrap)),
     )
 
@@ -286,13 +299,8 @@ def _disaggregation(
 def _role_switch(
     deployment: Deployment, version: Version | None, backend: str | None
 ) -> tuple[str, ...]:
-    """With it every engine has a bootstrap registry of its own, and can change its role."""
+    """The flag that gives every engine a bootstrap registry and lets it switch roles."""
     return () if role_switch_obstacle(deployment, version=version, backend=backend) else (FLAG,)
-
-
-def _mode(role: Role) -> str:
-    modes: Mapping[Role, str] = {"colocated": "null", "prefill": "prefill", "decode": "decode"}
-    return modes[role]
 
 
 def _before(version: Version | None, since: Version) -> bool:

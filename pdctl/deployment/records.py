@@ -1,19 +1,41 @@
-"""The records of a deployment: what the user chose, and the processes it comes to."""
+"""The records of a deployment: the user's choice, and the processes that follow from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pdctl.perf_model.records import Parallelism, Role
+from pdctl.deployment.hosts import LOOPBACK
+from pdctl.perf_model.records import Parallelism, Role, layout_text
 
 EngineKind = Literal["sglang", "sim"]
 ProcessRole = Literal["colocated", "prefill", "decode", "router"]
+GpuPlace = tuple[str, int]  # a GPU: its node and its index there
+HERE = ""  # the node that this code runs on
+
+# SGLang's --disaggregation-mode
+MODES: Mapping[Role, str] = {"prefill": "prefill", "decode": "decode", "colocated": "null"}
+# the names that the router and Miles have for roles
+WORKER_TYPES: Mapping[Role, str] = {
+    "prefill": "prefill",
+    "decode": "decode",
+    "colocated": "regular",
+}
+ROLE_OF_WORKER_TYPE: Mapping[str, Role] = {kind: role for role, kind in WORKER_TYPES.items()}
+
+
+def role_of_mode(mode: object) -> Role | None:
+    """The role of an engine that reports this disaggregation_mode; None for an unknown mode.
+
+    SGLang reports "null" or None for colocated engines, depending on its version.
+    """
+    text = "null" if mode in (None, "", "None") else mode
+    return next((role for role, name in MODES.items() if name == text), None)
 
 
 @dataclass(frozen=True)
 class RolePlan:
-    """The engines of one role. args: SGLang flags as a user types them, beyond what pdctl sets."""
+    """The engines of one role. args: the user's SGLang flags, besides those that pdctl sets."""
 
     engines: int
     parallelism: Parallelism = Parallelism()
@@ -23,9 +45,9 @@ class RolePlan:
 
 @dataclass(frozen=True)
 class RouterPlan:
-    """Where the router listens and what else it is told."""
+    """The router's address, policy and the user's flags for it."""
 
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     port: int = 30000
     policy: str | None = None
     args: tuple[str, ...] = ()
@@ -33,14 +55,14 @@ class RouterPlan:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What pd.yaml says. Either `colocated` alone, or `prefill` and `decode`."""
+    """The content of pd.yaml. Roles are either `colocated` alone, or `prefill` and `decode`."""
 
     name: str
     model: str  # what --model-path takes, or a bundled name with engine "sim"
     roles: Mapping[Role, RolePlan]
     engine: EngineKind = "sglang"
     router: RouterPlan = RouterPlan()
-    gpus: str | None = None  # "0-3,6" on this machine, or "8xH200" for simulated engines
+    gpus: str | None = None  # "0-3,6" of each node, or "8xH200" for simulated engines
     transfer_backend: str = "auto"
     python: str | None = None  # the interpreter that has SGLang
     trust_remote_code: bool = False
@@ -55,7 +77,7 @@ class Deployment:
 
     @property
     def engine_names(self) -> dict[str, Role]:
-        """Every engine's name and role, in the order they are started: prefill-0, decode-0, ..."""
+        """Role of each engine by name, in start order: prefill-0, decode-0, ..."""
         order: tuple[Role, ...] = ("colocated", "prefill", "decode")
         return {
             f"{role}-{i}": role
@@ -71,19 +93,14 @@ class Deployment:
     @property
     def layout(self) -> str:
         """2P6D or 8C."""
-        letters: tuple[tuple[Role, str], ...] = (
-            ("prefill", "P"),
-            ("decode", "D"),
-            ("colocated", "C"),
-        )
-        return "".join(f"{self.roles[r].engines}{x}" for r, x in letters if r in self.roles)
+        return layout_text({role: plan.engines for role, plan in self.roles.items()})
 
 
 @dataclass(frozen=True)
 class Ports:
     """The TCP ports of one process. None: it has no such port.
 
-    dist_init: first of DIST_INIT_PORTS consecutive ones.
+    dist_init: the first of DIST_INIT_PORTS consecutive ports.
     """
 
     http: int
@@ -95,25 +112,36 @@ class Ports:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """One process, fully resolved: what --dry-run prints and a launcher starts."""
+    """One process, fully resolved: --dry-run prints it and a launcher starts it."""
 
     name: str  # "prefill-0", "router"
     role: ProcessRole
     argv: tuple[str, ...]
     env: Mapping[str, str]  # added to the launcher's own
     gpus: tuple[int, ...]
-    host: str
+    host: str  # in its URL
     port: int
-    log: Path
+    log: Path  # on its node
     bootstrap_port: int | None = None
     metrics_port: int | None = None  # the router's Prometheus port
     stop_grace_s: float = 60.0
-    can_switch_role: bool = False  # it was, or will be, started able to change its role
+    can_switch_role: bool = False  # started with the flag that lets it change its role
+    node: str = HERE  # the machine that runs it, by the name that its launcher gives
 
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def gpu_places(self) -> tuple[GpuPlace, ...]:
+        """Its GPUs with their node."""
+        return tuple((self.node, gpu) for gpu in self.gpus)
+
+    @property
+    def needs_gpus(self) -> bool:
+        """True if its GPUs are real: a simulated engine only carries their numbers."""
+        return "CUDA_VISIBLE_DEVICES" in self.env
+
     def shares_a_place_with(self, other: "ProcessSpec") -> bool:
-        """Whether both need one GPU or one port, so that only one of them can run."""
-        return self.url == other.url or bool(set(self.gpus) & set(other.gpus))
+        """True if both need the same GPU or port, so that only one of them can run."""
+        return self.url == other.url or bool(set(self.gpu_places) & set(other.gpu_places))

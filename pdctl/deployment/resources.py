@@ -1,12 +1,12 @@
-"""Which GPUs each engine gets."""
+"""The node, GPUs, ports and KV transfer backend of each engine."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count, groupby, islice
 
 from pdctl.deployment.checks import options
-from pdctl.deployment.records import Deployment, Ports, ProcessSpec
+from pdctl.deployment.records import Deployment, GpuPlace, Ports, ProcessSpec
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.gpus import is_free, taken_gpus
@@ -25,26 +25,26 @@ NEEDS = {
 def choose_backend(
     install: SglangInstall, *, requested: str = "auto", rdma: bool, nvlink: bool
 ) -> tuple[str, str]:
-    """The KV transfer backend, and why, in words for a person.
+    """The KV transfer backend, and the path that KV takes, in words.
 
-    Mooncake, SGLang's default, is built for RDMA; without it, its transfers of GPU memory fail
-    under load, while NIXL goes over NVLink or shared memory through UCX.
+    Mooncake, SGLang's default, is built for RDMA; without RDMA its GPU memory transfers fail under
+    load, while NIXL uses NVLink or shared memory through UCX.
 
     Args:
-        requested: "auto", or a backend to take if it imports.
+        requested: "auto", or the backend to use.
         rdma: an RDMA port is active.
-        nvlink: the GPUs of this machine reach each other over NVLink.
+        nvlink: the GPUs reach each other over NVLink.
 
     Raises:
         InvalidInput: SGLang has no backend of that name.
-        EnvironmentProblem: the one requested, or any, does not import.
+        EnvironmentProblem: the requested backend, or every backend, fails to import.
 
     Source: SGLang issues 7118, 15665 (Mooncake without RDMA), 23272 (NIXL holds where Mooncake
         drops sessions), 21395 (inactive ports).
-    Ignores: backends of other vendors' GPUs unless asked for.
+    Ignores: backends for other vendors' GPUs, unless requested.
     """
     if requested != "auto":
-        return _requested(install, requested), f"{requested}, as asked"
+        return _requested(install, requested), f"{requested}, as requested"
     has = set(install.backends)
     if rdma and "mooncake" in has:
         return "mooncake", "Mooncake over RDMA"
@@ -92,17 +92,17 @@ ROUTER_METRICS_FROM = 29000
 
 
 def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[str, Ports]:
-    """Ports of the router ("router") and of each engine, by name.
+    """The ports of the router ("router") and of each engine, by name.
 
-    Each kind of port has a band of 1,000, in steps of 10: below 32768, where Linux starts to hand
-    out ports by itself, and off 10002-19999, which Ray's workers use. Two prefill engines with one
-    bootstrap port would not crash but exchange their KV, so every engine has its own.
+    Each kind of port has a band of 1,000, in steps of 10: below 32768, where Linux's ephemeral
+    ports begin, and outside 10002-19999, which Ray's workers use. Two prefill engines with the same
+    bootstrap port would not crash but mix up their KV, so every engine has its own.
 
     Args:
-        is_free: says whether a port can be bound on the engines' host.
+        is_free: tells whether a port is available on every node.
 
     Raises:
-        EnvironmentProblem: the router's port is taken, or a band has no free port left.
+        EnvironmentProblem: the router's port is in use, or a band has no free port left.
     """
     router_port = deployment.router.port
     if not is_free(router_port):
@@ -134,7 +134,7 @@ def _band(
         if all(is_free(p) for p in range(port, port + width)):
             yield port
     raise EnvironmentProblem(
-        f"No port is left for {kind} between {first} and {first + BAND - 1}.",
+        f"No port between {first} and {first + BAND - 1} is free for {kind}.",
         hint="pdctl ls, then pdctl down NAME for deployments you no longer need",
         code="port_in_use",
     )
@@ -143,7 +143,7 @@ def _band(
 def _router_port_taken(port: int, is_free: Callable[[int], bool]) -> EnvironmentProblem:
     other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(p)), None)
     return EnvironmentProblem(
-        f"Port {port}, where the router should listen, is in use.",
+        f"The router's port {port} is already in use.",
         hint=f"--port {other}" if other else "--port N with a free port",
         code="port_in_use",
     )
@@ -153,26 +153,26 @@ _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
 def needs_gpus(deployment: Deployment) -> bool:
-    """Whether the engines take GPUs of this machine: not simulated, not `--device cpu`."""
+    """True if the engines need real GPUs: they are neither simulated nor on `--device cpu`."""
     if deployment.engine == "sim":
         return False
     return any(options(role.args).get("--device") != "cpu" for role in deployment.roles.values())
 
 
 def assign_gpus(deployment: Deployment, gpus: Sequence[Gpu]) -> dict[str, tuple[int, ...]]:
-    """The GPU indices of each engine, by name.
+    """The GPU indices of each engine on one node, by name.
 
-    Free GPUs only; an engine inside one NVLink domain where a domain has room, and the smallest
-    such domain, so that larger ones stay whole. Simulated engines get the numbers 0, 1, ... and
+    Only free GPUs. An engine goes into one NVLink domain if a domain has room: into the smallest
+    such domain, so that larger ones stay whole. Simulated engines get the numbers 0, 1, ...;
     engines on the CPU get none.
 
     Args:
-        gpus: the GPUs of this machine; not looked at unless `needs_gpus(deployment)`.
+        gpus: the GPUs of the node; ignored unless `needs_gpus(deployment)`.
 
     Raises:
-        InvalidInput: --gpus names a GPU that is not there, or, for simulated engines, a kind that
-            is not known or fewer than they take.
-        EnvironmentProblem: too few of them are free.
+        InvalidInput: --gpus names a missing GPU or, for simulated engines, an unknown kind or too
+            few of them.
+        EnvironmentProblem: too few GPUs are free.
     """
     if not needs_gpus(deployment):
         return _numbered(deployment)
@@ -204,7 +204,7 @@ def parse_gpu_list(text: str) -> tuple[int, ...]:
 
 
 def nvlink_domains(gpus: Sequence[Gpu]) -> list[list[Gpu]]:
-    """The groups of `gpus` that reach each other over NVLink; without NVLink each is alone."""
+    """The groups of `gpus` linked by NVLink; without NVLink each GPU is a group."""
     domains: list[list[Gpu]] = []
     for gpu in gpus:
         joined = [d for d in domains if any(_linked(gpu, other) for other in d)]
@@ -213,13 +213,107 @@ def nvlink_domains(gpus: Sequence[Gpu]) -> list[list[Gpu]]:
     return [sorted(d, key=lambda gpu: gpu.index) for d in domains]
 
 
-def crossing(assigned: Mapping[str, tuple[int, ...]], gpus: Sequence[Gpu]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Place:
+    """Where an engine runs: a node, and GPU indices there."""
+
+    node: str
+    gpus: tuple[int, ...]
+
+
+def crossing(placed: Mapping[str, Place], gpus: Mapping[str, Sequence[Gpu]]) -> tuple[str, ...]:
     """A sentence for each engine whose GPUs are not all in one NVLink domain."""
-    by_index = {gpu.index: gpu for gpu in gpus}
+    known = {(node, gpu.index): gpu for node, found in gpus.items() for gpu in found}
+    own = {
+        name: [known[place.node, i] for i in place.gpus if (place.node, i) in known]
+        for name, place in placed.items()
+    }
     return tuple(
-        f"{name} spans GPU {index_ranges(indices)}, which share no NVLink: its GPUs talk over PCIe."
-        for name, indices in assigned.items()
-        if len(nvlink_domains([by_index[i] for i in indices if i in by_index])) > 1
+        f"{name} spans GPUs {index_ranges(placed[name].gpus)}, which have no NVLink between them: "
+        "its GPUs communicate over PCIe."
+        for name, found in own.items()
+        if len(nvlink_domains(found)) > 1
+    )
+
+
+def place_engines(
+    deployment: Deployment, present: Sequence[ProcessSpec], gpus: Mapping[str, Sequence[Gpu]]
+) -> dict[str, Place]:
+    """The node and GPUs of each engine by name; engines that stay keep theirs.
+
+    An engine runs on one node. With several nodes, each new engine, largest first, goes to the node
+    with the most free GPUs; engines without real GPUs go to the node with the fewest engines.
+
+    Args:
+        present: the running processes.
+        gpus: the GPUs of every node, those in use marked so.
+
+    Raises:
+        InvalidInput, EnvironmentProblem: as `assign_gpus`, or no node has room for an engine.
+    """
+    held = {s.name: Place(s.node, s.gpus) for s in present if s.name in deployment.engine_names}
+    if len(gpus) == 1:
+        ((node, here),) = gpus.items()
+        indices = assign_more_gpus(deployment, present, here)
+        return {name: held.get(name) or Place(node, found) for name, found in indices.items()}
+    names = [name for name in deployment.engine_names if name not in held]
+    if needs_gpus(deployment):
+        leaving = {place for s in present if s.name not in held for place in s.gpu_places}
+        try:
+            return held | _placed_on_nodes(deployment, names, gpus)
+        except EnvironmentProblem:
+            return held | _placed_on_nodes(deployment, names, _freed_on_nodes(gpus, leaving))
+    numbers = _numbers(deployment, names, (place.gpus for place in held.values()))
+    counts = {node: sum(place.node == node for place in held.values()) for node in gpus}
+    for name in names:
+        node = min(counts, key=lambda node: counts[node])
+        counts[node] += 1
+        held[name] = Place(node, numbers[name])
+    return held
+
+
+def _placed_on_nodes(
+    deployment: Deployment, names: Sequence[str], gpus: Mapping[str, Sequence[Gpu]]
+) -> dict[str, Place]:
+    size = {n: deployment.roles[deployment.engine_names[n]].parallelism.num_gpus for n in names}
+    free = {node: sum(map(is_free, _chosen(deployment, found))) for node, found in gpus.items()}
+    on_node: dict[str, list[str]] = {node: [] for node in gpus}
+    for name in sorted(names, key=lambda name: -size[name]):
+        node = max(free, key=lambda node: free[node])
+        if free[node] < size[name]:
+            raise _no_node(name, size[name], free[node])
+        free[node] -= size[name]
+        on_node[node].append(name)
+    return {
+        name: Place(node, indices)
+        for node, chosen in on_node.items()
+        if chosen
+        for name, indices in _assigned_on(deployment, chosen, gpus[node]).items()
+    }
+
+
+def _freed_on_nodes(
+    gpus: Mapping[str, Sequence[Gpu]], leaving: Collection[GpuPlace]
+) -> dict[str, list[Gpu]]:
+    return {
+        node: [_freed(gpu, {index for at, index in leaving if at == node}) for gpu in found]
+        for node, found in gpus.items()
+    }
+
+
+def _assigned_on(
+    deployment: Deployment, names: Collection[str], gpus: Sequence[Gpu]
+) -> dict[str, tuple[int, ...]]:
+    ordered = [name for name in deployment.engine_names if name in names]
+    found = assign_gpus(_only(deployment, ordered), gpus)
+    return dict(zip(ordered, found.values(), strict=True))
+
+
+def _no_node(name: str, num: int, num_free: int) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{name} needs {num} free GPU{'s' * (num != 1)} on one node; the emptiest has {num_free}.",
+        hint="a smaller --total, or a smaller --tp",
+        code="not_enough_gpus",
     )
 
 
@@ -248,7 +342,7 @@ def _numbered(deployment: Deployment) -> dict[str, tuple[int, ...]]:
 def _check_described(deployment: Deployment, cluster: Cluster) -> None:
     if cluster.num_gpus < deployment.num_gpus:
         raise InvalidInput(
-            f"{deployment.total} engines take {deployment.num_gpus} GPUs; --gpus "
+            f"{deployment.total} engines need {deployment.num_gpus} GPUs, but --gpus "
             f"{deployment.gpus} describes {cluster.num_gpus}.",
             hint=f"--gpus {deployment.num_gpus}x{cluster.gpu.name}, or a smaller --total",
         )
@@ -261,10 +355,10 @@ def _chosen(deployment: Deployment, gpus: Sequence[Gpu]) -> list[Gpu]:
     wanted = parse_gpu_list(deployment.gpus)
     missing = [i for i in wanted if i not in by_index]
     if missing:
-        here = index_ranges(list(by_index)) or "none"
+        here = index_ranges(list(by_index)) or "LIST; no GPU is visible"
         raise InvalidInput(
-            f"--gpus {deployment.gpus} names GPU {missing[0]}, which is not here.",
-            hint=f"this machine has GPU {here}",
+            f"--gpus {deployment.gpus} names GPU {missing[0]}, which does not exist here.",
+            hint=f"--gpus {here}",
         )
     return [by_index[i] for i in wanted]
 
@@ -328,14 +422,14 @@ def _smaller(deployment: Deployment, free: Sequence[Gpu]) -> str:
 def assign_more_gpus(
     deployment: Deployment, present: Sequence[ProcessSpec], gpus: Sequence[Gpu]
 ) -> dict[str, tuple[int, ...]]:
-    """The GPU indices of each engine by name; engines that stay keep theirs.
+    """The GPU indices of each engine on one node; engines that stay keep theirs.
 
-    GPUs of engines that leave are taken only where too few others are free: a new engine on free
-    ones can serve before an old one goes.
+    New engines use the GPUs of leaving ones only if too few others are free: on free GPUs they can
+    serve before an old engine leaves.
 
     Args:
-        present: what runs now.
-        gpus: of this machine, those in use marked so.
+        present: the running processes.
+        gpus: the GPUs of the node, those in use marked so.
 
     Raises:
         InvalidInput, EnvironmentProblem: as `assign_gpus`.
@@ -356,7 +450,7 @@ def assign_more_gpus(
 
 
 def _only(deployment: Deployment, names: Sequence[str]) -> Deployment:
-    """The deployment with as many engines of each role as `names` has."""
+    """The deployment reduced to the engines in `names`."""
     roles = [deployment.engine_names[name] for name in names]
     return replace(
         deployment,
@@ -377,14 +471,9 @@ def _freed(gpu: Gpu, leaving: Iterable[int]) -> Gpu:
 def _numbers(
     deployment: Deployment, names: Sequence[str], held: Iterable[tuple[int, ...]]
 ) -> Mapping[str, tuple[int, ...]]:
-    """Numbers for simulated engines that no other has; none for engines on the CPU."""
+    """Unused numbers for simulated engines; none for engines on the CPU."""
     taken = {gpu for gpus in held for gpu in gpus}
     free = (number for number in count() if number not in taken)
     is_sim = deployment.engine == "sim"
     size = {n: deployment.roles[deployment.engine_names[n]].parallelism.num_gpus for n in names}
     return {name: tuple(islice(free, size[name])) if is_sim else () for name in names}
-
-
-def takes_gpus(spec: ProcessSpec) -> bool:
-    """Whether its GPUs are real ones: simulated engines only have their numbers."""
-    return "CUDA_VISIBLE_DEVICES" in spec.env

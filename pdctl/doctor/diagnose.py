@@ -10,8 +10,8 @@ from pdctl.doctor.deployment_facts import look, look_through_router
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
 from pdctl.engines import log_file, state
-from pdctl.engines.clients.api_key import use_key_of
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.log_signatures import explain_failure
 from pdctl.inspection.gpus import query_rdma_ports
 from pdctl.inspection.records import SglangInstall

@@ -14,6 +14,8 @@ import psutil
 
 from pdctl.engines import state
 from pdctl.engines.launchers.local import marked
+from pdctl.engines.launchers.protocol import HERE
+from pdctl.engines.launchers.registry import launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus, visible_gpus
@@ -214,9 +216,8 @@ def shared_segments() -> tuple[int, int]:
 
 def taken_ports(ports: tuple[int, ...]) -> dict[int, str]:
     """Those of `ports` that something else than a running deployment of ours listens on."""
-    from pdctl.engines.lifecycle.start import is_port_free
-
-    busy = [port for port in ports if not is_port_free(port)]
+    launcher = launcher_named()
+    busy = [port for port in ports if not launcher.is_port_free(HERE, port)]
     if not busy:
         return {}
     ours = _ours()

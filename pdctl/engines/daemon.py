@@ -1,6 +1,7 @@
-"""The supervisor's process: `python -m pdctl.engines.daemon NAME --lock-fd N`.
+"""The supervisor process: `python -m pdctl.engines.daemon NAME --lock-fd N`.
 
-SIGTERM stops gracefully (router out first, requests finish, engines end), SIGINT at once.
+SIGTERM stops the deployment gracefully (router first, requests finish, engines exit); SIGINT stops
+it immediately.
 """
 
 import argparse
@@ -15,66 +16,71 @@ from pathlib import Path
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines import state
 from pdctl.engines.clients.router import RouterClient
-from pdctl.engines.launchers.local import LocalLauncher, create_time, wait_until_given_back
-from pdctl.engines.launchers.protocol import Running
-from pdctl.engines.log_file import last_start_at, rotate
+from pdctl.engines.clients.sglang import EngineClient
+from pdctl.engines.launchers.gpu_memory import wait_for_gpu_memory
+from pdctl.engines.launchers.local import create_time
+from pdctl.engines.launchers.protocol import HERE, Started
+from pdctl.engines.launchers.registry import launcher_of
+from pdctl.engines.log_file import rotate
 from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
 from pdctl.engines.supervision.gpu_room import waiting_for_gpus
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
 from pdctl.engines.supervision.report import (
     StartFacts,
+    deployment_detail,
     deployment_phase,
-    fleet_detail,
     process_state,
 )
 from pdctl.errors import PdctlError
 
 
-def adopt(
-    fleet: SupervisorLoop, launcher: LocalLauncher, before: DeploymentState, launch: Launch
-) -> None:
-    """Take over what an earlier supervisor of this run left running.
+def adopt(loop: SupervisorLoop, before: DeploymentState, launch: Launch) -> None:
+    """Take over the processes that an earlier supervisor of this deployment left running.
 
-    What is on its way out goes on so; what nobody knows any more is ended at once.
+    Those that were leaving keep leaving; unknown ones are killed.
     """
-    fleet.was_ready = before.ready_after_s is not None
-    fleet.ready_after_s = before.ready_after_s
-    fleet.first_request_ttft_s = before.first_request_ttft_s
+    launcher = loop.launcher
+    loop.was_ready = before.ready_after_s is not None
+    loop.ready_after_s = before.ready_after_s
+    loop.first_request_ttft_s = before.first_request_ttft_s
     known = {(spec.name, spec.url): spec for spec in (*launch.leaving, *launch.specs)}
     for process in before.processes:
-        if process.pid is None or process.started_at is None:
+        if process.handle is None:
             continue
-        running = launcher.adopt(process.pid, process.started_at)
+        started = launcher.adopt(process.handle)
         spec = known.get((process.name, process.url))
-        if running is not None and spec is not None:
-            _take_over(fleet, spec, process, running)
-        elif running is not None:
-            launcher.kill(running)
-            fleet.say("kill", process.name, f"pid {process.pid} is not wanted any more")
-    _end_strangers(fleet, launcher)
+        if started is not None and spec is not None:
+            _take_over(loop, spec, process, started)
+        elif started is not None:
+            launcher.kill(started.handle)
+            loop.say("kill", process.name, f"{started.label} is no longer wanted")
+    _end_strangers(loop)
 
 
-def _end_strangers(fleet: SupervisorLoop, launcher: LocalLauncher) -> None:
-    """What was started in the moment before the last supervisor died is in no state."""
-    ours = {start.running.pid for start in fleet.starts.values()}
-    for pid in launcher.kill_others(ours):
-        fleet.say("kill", "", f"pid {pid} of this run is in no state")
+def _end_strangers(loop: SupervisorLoop) -> None:
+    """Kill processes that the last supervisor started and did not live to record."""
+    ours = [start.process.handle for start in loop.starts.values()]
+    for label in loop.launcher.kill_others(ours):
+        loop.say("kill", "", f"{label} belongs to this deployment but is not in its state")
 
 
 def _take_over(
-    fleet: SupervisorLoop, spec: ProcessSpec, process: ProcessState, running: Running
+    loop: SupervisorLoop, spec: ProcessSpec, process: ProcessState, started: Started
 ) -> None:
-    now = fleet.clock()
+    now = loop.clock()
     served = process.phase in ("serving", "draining")
-    fleet.starts[spec.name] = StartedProcess(
-        running, now, log_at=last_start_at(spec.log), ready_after_s=process.ready_after_s
+    loop.starts[spec.name] = StartedProcess(
+        started,
+        now,
+        log_at=loop.launcher.last_start_at(spec.node, spec.log),
+        ready_after_s=process.ready_after_s,
     )
-    fleet.processes[spec.name] = Process(
+    loop.processes[spec.name] = Process(
         spec=spec, running=True, since=now, served=served, was_prefill=process.was_prefill
     )
-    fleet.restarts[spec.name] = process.restarts
-    fleet.say("adopt", spec.name, f"pid {running.pid}")
+    loop.restarts[spec.name] = process.restarts
+    loop.say("adopt", spec.name, started.label)
 
 
 BUSY_TURN_S = 0.05
@@ -87,10 +93,10 @@ LAST_WORD_S = 10.0
 
 @dataclass
 class Supervisor:
-    """A fleet, its launch and its files."""
+    """The loop of one deployment, with the launch it follows and the files it writes."""
 
     launch: Launch
-    fleet: SupervisorLoop
+    loop: SupervisorLoop
     directory: Path
     started_at: float = field(default_factory=lambda: create_time(os.getpid()) or time.time())
     written: DeploymentState | None = None
@@ -99,18 +105,22 @@ class Supervisor:
     pending: list[Event] = field(default_factory=list)
 
     def run(self, wake_fd: int) -> DeploymentState:
-        """Turn the loop until everything has ended; the last state."""
-        while True:
-            self.fleet.tick()
-            self._follow_launch()
-            if self.fleet.is_over:
-                return self._finish()
-            self._publish(is_over=False)
+        """Turn the loop until everything has ended; return the last state."""
+        while not self.turn():
             self._bound_logs()
             self._sleep(wake_fd)
+        return self.finish()
+
+    def turn(self) -> bool:
+        """Turn the loop once and publish the state; True once everything has ended."""
+        self.loop.tick()
+        self._follow_launch()
+        if not self.loop.is_over:
+            self._publish(is_over=False)
+        return self.loop.is_over
 
     def _sleep(self, wake_fd: int) -> None:
-        wait_s = QUIET_TURN_S if self.fleet.is_quiet else BUSY_TURN_S
+        wait_s = QUIET_TURN_S if self.loop.is_quiet else BUSY_TURN_S
         ready, _, _ = select.select([wake_fd], [], [], wait_s)
         if ready:
             os.read(wake_fd, 4096)
@@ -119,12 +129,19 @@ class Supervisor:
         if time.monotonic() - self.logs_seen < BOUND_LOGS_EVERY_S:
             return
         self.logs_seen = time.monotonic()
-        for log in (*(self.directory / "logs").glob("*.log"), self.directory / state.FILE):
-            if rotate(log):
-                self.fleet.say("rotate", log.stem, f"{log.name} was set aside")
+        launcher = self.loop.launcher
+        for process in self.loop.processes.values():
+            if launcher.rotate_log(process.spec.node, process.spec.log):
+                self._say_rotated(process.spec.log)
+        for own in (self.directory / "logs" / "supervisor.log", self.directory / state.FILE):
+            if rotate(own):
+                self._say_rotated(own)
+
+    def _say_rotated(self, log: Path) -> None:
+        self.loop.say("rotate", log.stem, f"{log.name} had grown too large and was set aside")
 
     def _follow_launch(self) -> None:
-        """Take up what commands asked for since."""
+        """Adopt the target that commands have written since."""
         try:
             changed = (self.directory / "launch.json").stat().st_mtime_ns
         except OSError:
@@ -136,28 +153,28 @@ class Supervisor:
         if launch is None or launch.run_id != self.launch.run_id or launch == self.launch:
             return
         self.launch = launch
-        self.fleet.desired = replace(self.fleet.desired, specs=launch.specs)
-        self.fleet.limits = replace(self.fleet.limits, drain_s=launch.drain_s)
-        self.fleet.say("desired", "", f"{launch.layout}, {len(launch.specs) - 1} engines")
+        self.loop.desired = replace(self.loop.desired, specs=launch.specs)
+        self.loop.limits = replace(self.loop.limits, drain_s=launch.drain_s)
+        self.loop.say("desired", "", f"{launch.layout}, {len(launch.specs) - 1} engines")
         for change in launch.changes:
-            self.fleet.say("desired", "", change)
+            self.loop.say("desired", "", change)
 
-    def _finish(self) -> DeploymentState:
-        launcher = self.fleet.launcher
-        left = launcher.sweep() if isinstance(launcher, LocalLauncher) else ()
-        if left:
-            self.fleet.say("sweep", "", f"killed what was left: {', '.join(map(str, left))}")
-        wait_until_given_back(process.spec for process in self.fleet.processes.values())
-        self.fleet.say("over", "", "everything has ended")
+    def finish(self) -> DeploymentState:
+        """Kill leftovers, wait for GPU memory, and publish the last state."""
+        launcher = self.loop.launcher
+        if left := launcher.sweep():
+            self.loop.say("sweep", "", f"killed leftover processes: {', '.join(left)}")
+        wait_for_gpu_memory(launcher, (p.spec for p in self.loop.processes.values()))
+        self.loop.say("over", "", "all processes have ended")
         last = self._publish(is_over=True)
         deadline = time.monotonic() + LAST_WORD_S
         while self.written != last and time.monotonic() < deadline:
-            time.sleep(0.2)  # the disk is full; the reason of a failure is only in this state
+            time.sleep(0.2)  # the disk is full; only this state holds the reason of a failure
             self._write(last)
         return last
 
     def _publish(self, *, is_over: bool) -> DeploymentState:
-        """Write state.json when it says something new, and the events."""
+        """Write the events, and state.json if it changed."""
         state.append(self.directory, self.pending)
         self.pending.clear()
         now = time.time()
@@ -181,19 +198,19 @@ class Supervisor:
             self.written = replace(current, detail=problem.message)
 
     def _state(self, now: float, *, is_over: bool) -> DeploymentState:
-        fleet, launch = self.fleet, self.launch
-        observed = fleet.observed()
-        phase = deployment_phase(fleet.desired, observed, fleet.failure, is_over=is_over)
-        waiting = waiting_for_gpus(fleet.desired, observed)
+        loop, launch = self.loop, self.launch
+        observed = loop.observed()
+        phase = deployment_phase(loop.desired, observed, loop.failure, is_over=is_over)
+        waiting = waiting_for_gpus(loop.desired, observed)
         processes = tuple(
-            process_state(p, self._facts(p), fleet.desired, fleet.failure, waiting.get(p.name, ""))
-            for p in fleet.processes.values()
+            process_state(p, self._facts(p), loop.desired, loop.failure, waiting.get(p.name, ""))
+            for p in loop.processes.values()
         )
-        why = fleet.failure.why if fleet.failure else ""
+        why = loop.failure.why if loop.failure else ""
         return DeploymentState(
             name=launch.name,
             phase=phase,
-            detail=why or fleet_detail(phase, processes, launch, waiting),
+            detail=why or deployment_detail(phase, processes, launch, waiting),
             boot_id=launch.boot_id,
             supervisor_pid=os.getpid(),
             supervisor_started_at=self.started_at,
@@ -203,25 +220,25 @@ class Supervisor:
             layout=launch.layout,
             model=launch.model,
             processes=processes,
-            first_request_ttft_s=fleet.first_request_ttft_s,
-            ready_after_s=fleet.ready_after_s,
+            first_request_ttft_s=loop.first_request_ttft_s,
+            ready_after_s=loop.ready_after_s,
             run_id=launch.run_id,
-            failure=fleet.failure.failure if fleet.failure else None,
-            failed_process=fleet.failure.name if fleet.failure else "",
+            failure=loop.failure.failure if loop.failure else None,
+            failed_process=loop.failure.name if loop.failure else "",
             revision=launch.revision,
         )
 
     def _facts(self, process: Process) -> StartFacts:
-        start = self.fleet.starts.get(process.name)
+        start = self.loop.starts.get(process.name)
         if start is None:
-            return StartFacts(restarts=self.fleet.restarts.get(process.name, 0))
+            return StartFacts(restarts=self.loop.restarts.get(process.name, 0))
         return StartFacts(
-            pid=start.running.pid,
-            started_at=start.running.started_at,
+            handle=start.process.handle,
+            started_at=start.process.started_at,
             doing=start.phase.text if start.phase else "",
             progress=start.phase.share if start.phase else None,
             ready_after_s=start.ready_after_s,
-            restarts=self.fleet.restarts.get(process.name, 0),
+            restarts=self.loop.restarts.get(process.name, 0),
         )
 
 
@@ -234,54 +251,53 @@ def main() -> None:
     os.set_inheritable(options.lock_fd, False)  # engines must not hold the lock
     launch = state.read_launch(options.name)
     if launch is None:
-        raise SystemExit(f"nothing to launch in {state.state_dir(options.name)}")
+        raise SystemExit(f"no launch.json of this boot in {state.state_dir(options.name)}")
     wake_fd, write_fd = _wake_pipe()
-    supervisor = _supervisor(launch, wake=lambda: _wake(write_fd))
-    _listen(supervisor.fleet)
+    supervisor = supervisor_of(launch, wake=lambda: _wake(write_fd))
+    _listen(supervisor.loop)
     supervisor.run(wake_fd)
     os._exit(0)  # a probe may still wait for its deadline
 
 
-def _supervisor(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
-    launcher = LocalLauncher(
-        launch.run_id,
-        cwd=launch.cwd,
-        death_signal=None if launch.detached else signal.SIGKILL,
-    )
-    fleet = SupervisorLoop(
+def supervisor_of(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
+    """The supervisor of a launched deployment, with what an earlier one left running."""
+    launcher = launcher_of(launch)
+    http = launcher.http(HERE)
+    loop = SupervisorLoop(
         desired=Desired(launch.specs),
         launcher=launcher,
         probes=Probes(wake),
-        router=RouterClient(launch.endpoint),
+        router=RouterClient(launch.endpoint, http=http),
+        engines=EngineClient(http),
         limits=_limits(launch),
         started_at=time.monotonic(),
     )
-    supervisor = Supervisor(launch, fleet, state.state_dir(launch.name))
-    fleet.emit = supervisor.pending.append
+    supervisor = Supervisor(launch, loop, state.state_dir(launch.name))
+    loop.emit = supervisor.pending.append
     before = state.read_state(launch.name)
     if before is not None and before.run_id == launch.run_id:
-        adopt(fleet, launcher, before, launch)
+        adopt(loop, before, launch)
     return supervisor
 
 
 def _limits(launch: Launch) -> SupervisorLimits:
-    """The usual ones; PDCTL_BACKOFF_S, for tests, shortens the wait before the first restart."""
+    """The default limits. PDCTL_BACKOFF_S shortens the wait before the first restart, in tests."""
     limits = SupervisorLimits(ready_timeout_s=launch.ready_timeout_s, drain_s=launch.drain_s)
     backoff_s = os.environ.get("PDCTL_BACKOFF_S")
     return replace(limits, backoff_s=float(backoff_s)) if backoff_s else limits
 
 
-def _listen(fleet: SupervisorLoop) -> None:
-    """SIGTERM: stop when requests have finished. SIGINT: stop at once. The rest only wakes."""
+def _listen(loop: SupervisorLoop) -> None:
+    """Install signal handlers: SIGTERM drains and stops, SIGINT stops immediately."""
 
     def drain(number: int, frame: object) -> None:
-        if not fleet.desired.stop:
-            fleet.say("stop", "", signal.Signals(number).name)
-            fleet.desired = replace(fleet.desired, stop="drain")
+        if not loop.desired.stop:
+            loop.say("stop", "", signal.Signals(number).name)
+            loop.desired = replace(loop.desired, stop="drain")
 
     def now(number: int, frame: object) -> None:
-        fleet.say("stop", "", signal.Signals(number).name)
-        fleet.desired = replace(fleet.desired, stop="now")
+        loop.say("stop", "", signal.Signals(number).name)
+        loop.desired = replace(loop.desired, stop="now")
 
     signal.signal(signal.SIGTERM, drain)
     signal.signal(signal.SIGINT, now)
@@ -290,7 +306,7 @@ def _listen(fleet: SupervisorLoop) -> None:
 
 
 def _wake_pipe() -> tuple[int, int]:
-    """A pipe whose reading end wakes the loop: on signals, on a child's end, on an answer."""
+    """A pipe that wakes the loop on a signal, on a child's exit and on an answer."""
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, False)
     os.set_blocking(write_fd, False)

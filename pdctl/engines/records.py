@@ -1,14 +1,19 @@
 """The records of running processes: what state.json holds."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NewType
 
-from pdctl.deployment.records import ProcessRole, ProcessSpec
+from pdctl.deployment.records import HERE, ProcessRole, ProcessSpec
+
+Handle = NewType("Handle", str)  # one process, in words that only its launcher understands
 
 
 @dataclass(frozen=True)
 class Switched:
-    """What became of it. why: it was refused. is_early: only because it was not idle yet."""
+    """The outcome of a role switch.
+
+    why: the reason of a refusal. is_early: the engine refused only because it was not idle yet.
+    """
 
     is_done: bool
     why: str = ""
@@ -17,9 +22,9 @@ class Switched:
 
 @dataclass(frozen=True)
 class GpuUse:
-    """Who has the memory of a GPU. by: in words, "" where it is all but empty.
+    """Who uses the memory of a GPU. by: in words; "" where it is all but empty.
 
-    is_named: a living process is known to have it, so that no dead one's memory is the reason.
+    is_named: the driver names a living process, so this is not the memory of a dead one.
     """
 
     by: str = ""
@@ -28,7 +33,7 @@ class GpuUse:
 
 @dataclass(frozen=True)
 class Readiness:
-    """An engine's answer. is_wrong: it serves as something else, waiting does not help."""
+    """An engine's answer. is_wrong: it is a different engine, so waiting will not help."""
 
     is_ready: bool
     detail: str = ""
@@ -37,7 +42,7 @@ class Readiness:
 
 @dataclass(frozen=True)
 class FirstRequest:
-    """One request through the router. ttft_s: None when it failed, as `detail` says."""
+    """One request through the router. ttft_s: None when it failed; `detail` says why."""
 
     ttft_s: float | None
     detail: str = ""
@@ -47,7 +52,9 @@ Phase = Literal[
     "starting", "loading", "registering", "serving", "draining", "stopped", "backoff", "failed"
 ]
 Failure = Literal["engine_failed", "not_ready"]
-FleetPhase = Literal["starting", "serving", "scaling", "degraded", "stopping", "stopped", "failed"]
+DeploymentPhase = Literal[
+    "starting", "serving", "scaling", "degraded", "stopping", "stopped", "failed"
+]
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ class ProcessState:
     role: ProcessRole
     url: str
     phase: Phase
-    pid: int | None
-    started_at: float | None  # Unix seconds, of the process (psutil's create_time)
+    handle: Handle | None  # None: it does not run
+    started_at: float | None  # Unix seconds
     detail: str = ""  # "weights", "CUDA graphs 23/36", or why it failed
     progress: float | None = None  # 0..1 where the log gives it
     ready_after_s: float | None = None
@@ -70,6 +77,7 @@ class ProcessState:
     metrics_port: int | None = None
     log: str = ""
     was_prefill: bool = False  # before its present role, in the same process
+    node: str = HERE
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,9 @@ class DeploymentState:
     """A whole deployment: the content of state.json."""
 
     name: str
-    phase: FleetPhase
+    phase: DeploymentPhase
     detail: str
-    boot_id: str  # of the machine; another one means the machine rebooted
+    boot_id: str  # of the supervisor's machine; a different one means that it rebooted
     supervisor_pid: int
     supervisor_started_at: float
     updated_at: float
@@ -90,15 +98,15 @@ class DeploymentState:
     processes: tuple[ProcessState, ...]
     first_request_ttft_s: float | None = None
     ready_after_s: float | None = None
-    run_id: str = ""  # value of PDCTL_RUN in the environment of every process of this run
+    run_id: str = ""  # PDCTL_RUN in the environment of every process of this deployment
     failure: Failure | None = None
-    failed_process: str = ""  # whose log tells why
-    revision: int = 0  # of the launch it follows
+    failed_process: str = ""  # the process whose log shows the reason
+    revision: int = 0  # of the launch that the supervisor follows
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What a supervisor is to run: the content of launch.json, written by commands."""
+    """The processes a supervisor has to run: the content of launch.json, written by commands."""
 
     run_id: str
     boot_id: str
@@ -112,10 +120,11 @@ class Launch:
     ready_timeout_s: float
     specs: tuple[ProcessSpec, ...]  # router first
     revision: int = 0  # counts the changes of a running deployment
-    changes: tuple[str, ...] = ()  # what the last one does and why, in sentences
-    leaving: tuple[ProcessSpec, ...] = ()  # not wanted any more; they may still run
-    drain_s: float = 60.0  # how long the requests of a leaving engine may take
-    retired_ports: tuple[int, ...] = ()  # bootstrap ports of engines that left, not used again yet
+    changes: tuple[str, ...] = ()  # the effects of the last change, with reasons, in sentences
+    leaving: tuple[ProcessSpec, ...] = ()  # no longer wanted; they may still run
+    drain_s: float = 60.0  # longest time for the requests of a leaving engine
+    retired_ports: tuple[int, ...] = ()  # bootstrap ports of engines that left; not for reuse yet
+    launcher: str = "local"  # a name in engines/launchers/registry.py
 
 
 @dataclass(frozen=True)

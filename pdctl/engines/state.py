@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pdctl.deployment.records import ProcessSpec
-from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
+from pdctl.engines.records import DeploymentState, Event, Handle, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
 from pdctl.paths import HOME_VARIABLE, state_home
 
@@ -62,7 +62,7 @@ def to_json(record: DeploymentState | Launch) -> str:
     return json.dumps(dataclasses.asdict(record), indent=1, default=str) + "\n"
 
 
-def fleet_state(text: str) -> DeploymentState:
+def parse_state(text: str) -> DeploymentState:
     """The record in `text`. Raises ValueError where it is not one."""
     data = _document(text)
     data["processes"] = tuple(_process_state(p) for p in data["processes"])
@@ -88,7 +88,14 @@ def _document(text: str) -> dict[str, Any]:
 
 
 def _process_state(data: dict[str, Any]) -> ProcessState:
-    return ProcessState(**{**_known(ProcessState, data), "gpus": tuple(data["gpus"])})
+    known = {**_known(ProcessState, data), "gpus": tuple(data["gpus"])}
+    return ProcessState(**{"handle": _old_handle(data), **known})
+
+
+def _old_handle(data: dict[str, Any]) -> Handle | None:
+    """The handle of a process in a state.json of an older pdctl, which names a local pid."""
+    pid = data.get("pid")
+    return Handle(f"{int(pid)}@{data.get('started_at') or 0.0!r}") if pid else None
 
 
 def _spec(data: dict[str, Any]) -> ProcessSpec:
@@ -152,7 +159,7 @@ def read_state(name: str) -> DeploymentState | None:
     if text is None:
         return None
     try:
-        state = fleet_state(text)
+        state = parse_state(text)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise StateConflict(
             f"{state_dir(name) / 'state.json'} is not readable ({problem}).",

@@ -211,6 +211,12 @@ class EngineModel:
     accept_length: float = 1.0  # tokens gained per step and request
 
 
+def layout_text(counts: Mapping[Role, int]) -> str:
+    """Numbers of engines by role as one word: 2P6D or 8C. Roles without engines are left out."""
+    letters: Mapping[Role, str] = {"prefill": "P", "decode": "D", "colocated": "C"}
+    return "".join(f"{num}{letters[role]}" for role in letters if (num := counts.get(role, 0)))
+
+
 @dataclass(frozen=True)
 class Fleet:
     """Equal engines of each role. Either `colocated` alone or `prefill` and `decode`."""
@@ -228,8 +234,8 @@ class Fleet:
     def layout(self) -> str:
         """2P6D or 8C."""
         if self.num_colocated:
-            return f"{self.num_colocated}C"
-        return f"{self.num_prefill}P{self.num_decode}D"
+            return layout_text({"colocated": self.num_colocated})
+        return layout_text({"prefill": self.num_prefill, "decode": self.num_decode})
 
     @property
     def num_gpus(self) -> int:

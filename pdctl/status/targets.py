@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
+from pdctl.engines.lifecycle.meant import meant_name
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import EngineFailed, InvalidInput, PdctlError, StateConflict
 from pdctl.perf_model.records import Role
@@ -129,20 +130,7 @@ def candidates() -> tuple[str, ...]:
 
 def only_name() -> str:
     """The deployment meant when none is named. Raises StateConflict unless there is exactly one."""
-    names = candidates()
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise StateConflict(
-            "No deployment is running.",
-            hint="pdctl up starts one; pdctl status --router http://HOST:30000 watches any other",
-            code="not_running",
-        )
-    raise StateConflict(
-        f"{len(names)} deployments are running: {', '.join(names)}.",
-        hint=f"pdctl status {names[0]}",
-        code="ambiguous_name",
-    )
+    return meant_name(None, candidates(), hint="pdctl status {}")
 
 
 def source_of_state(name: str) -> Callable[[], Watched]:

@@ -159,7 +159,7 @@ def elapsed_s(process: ProcessState, now: float) -> float | None:
     """Seconds it took to get ready, or that it has been starting for; None if it does not run."""
     if process.ready_after_s is not None:
         return process.ready_after_s
-    if process.started_at is None or process.pid is None:
+    if process.started_at is None or process.handle is None:
         return None
     return max(0.0, now - process.started_at)
 

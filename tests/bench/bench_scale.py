@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pdctl.deployment.build import Counts
 from pdctl.engines import state
+from pdctl.engines.launchers.local import pid_of
 from pdctl.engines.lifecycle.follow import settling
 from pdctl.engines.lifecycle.rescale import rescale
 from pdctl.engines.records import DeploymentState
@@ -86,8 +87,8 @@ def _crash() -> list[tuple[str, float, float, str]]:
         with under_load(_state().endpoint, RATE_RPS) as load:
             time.sleep(4)
             killed_at = time.monotonic()
-            kill(victim.pid or 0)
-            until(lambda: _pid(victim.name) not in (None, victim.pid))  # noqa: B023
+            kill(pid_of(victim.handle) or 0)
+            until(lambda: _pid(victim.name) not in (None, pid_of(victim.handle)))  # noqa: B023
             until(lambda: _state().phase == "serving")
             time.sleep(3)
         crash, start, serving = _moments(victim.name)
@@ -122,7 +123,7 @@ def _state() -> DeploymentState:
 
 
 def _pid(name: str) -> int | None:
-    return next((p.pid for p in _state().processes if p.name == name), None)
+    return next((pid_of(p.handle) for p in _state().processes if p.name == name), None)
 
 
 def _rate(load: Load) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pdctl.engines import state
-from pdctl.engines.records import DeploymentState, ProcessState
+from pdctl.engines.records import DeploymentState, Handle, ProcessState
 from tests.status.servers import Pages, pages_server
 
 CAPTURES = Path(__file__).parent.parent / "data" / "captures"
@@ -45,12 +45,12 @@ def _write_fleet(servers: contextlib.ExitStack) -> None:
     router = servers.enter_context(
         pages_server({"/readiness": (200, b"{}"), "/metrics": _page("router_metrics_0.3.2.txt")})
     )
-    processes = [ProcessState("router", "router", router, "serving", 1, 0.0)]
+    processes = [ProcessState("router", "router", router, "serving", Handle("1@0"), 0.0)]
     for role, number in (("prefill", 2), ("decode", 6)):
         for index in range(number):
             url = servers.enter_context(pages_server(_engine_pages(role)))
             name = f"{role}-{index}"
-            processes.append(ProcessState(name, role, url, "serving", 1, 0.0))  # type: ignore[arg-type]
+            processes.append(ProcessState(name, role, url, "serving", Handle("1@0"), 0.0))  # type: ignore[arg-type]
     state.make_state_dir("bench")
     state.write_state(
         DeploymentState(

@@ -11,7 +11,8 @@ import psutil
 from pdctl.deployment.records import Deployment, ProcessRole, ProcessSpec, RolePlan
 from pdctl.engines import state
 from pdctl.engines.lifecycle import follow, running, start
-from pdctl.engines.lifecycle.start import SupervisorProcess
+from pdctl.engines.lifecycle.start import Prepared
+from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.paths import HOME_VARIABLE
 
 NUM_PREFILL = 16
@@ -26,7 +27,7 @@ def measure() -> list[tuple[str, float, float, str]]:
     with tempfile.TemporaryDirectory() as home:
         os.environ[HOME_VARIABLE] = home
         try:
-            first = start.launch(_deployment(), _specs(), detached=True, ready_timeout_s=300)
+            first = start.launch(_prepared(), detached=True, ready_timeout_s=300)
             _wait_until_serving(first)
             share, mib = _idle(first)
             first.child.kill()
@@ -47,6 +48,10 @@ def measure() -> list[tuple[str, float, float, str]]:
 def _deployment() -> Deployment:
     roles = {"prefill": RolePlan(NUM_PREFILL), "decode": RolePlan(NUM_DECODE)}
     return Deployment(name=NAME, model="fake", roles=roles)  # type: ignore[arg-type]
+
+
+def _prepared() -> Prepared:
+    return Prepared(_deployment(), _specs(), None, "", "", ())
 
 
 def _specs() -> tuple[ProcessSpec, ...]:

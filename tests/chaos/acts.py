@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from pdctl.engines import state
+from pdctl.engines.launchers.local import pid_of
 from pdctl.engines.records import DeploymentState, ProcessState
 from pdctl.errors import PdctlError
 from pdctl.paths import state_home
@@ -38,7 +39,7 @@ class Scene:
     def processes(self, *roles: str) -> list[ProcessState]:
         """Those that run, of these roles or of all."""
         found = self.look()
-        alive = [p for p in found.processes if p.pid] if found else []
+        alive = [p for p in found.processes if p.handle] if found else []
         return [p for p in alive if not roles or p.role in roles]
 
     def tell(self, what: str) -> None:
@@ -50,13 +51,13 @@ def kill_engine(scene: Scene) -> None:
     if engines:
         victim = scene.dice.choice(engines)
         scene.tell(f"kill {victim.name}")
-        send(victim.pid, signal.SIGKILL)
+        send(pid_of(victim.handle), signal.SIGKILL)
 
 
 def kill_router(scene: Scene) -> None:
     for router in scene.processes("router"):
         scene.tell("kill router")
-        send(router.pid, signal.SIGKILL)
+        send(pid_of(router.handle), signal.SIGKILL)
 
 
 def kill_supervisor(scene: Scene) -> None:
@@ -86,7 +87,9 @@ def pause(scene: Scene) -> None:
     found = scene.look()
     if found is None:
         return
-    pids = {p.name: p.pid for p in scene.processes()} | {"supervisor": found.supervisor_pid}
+    pids = {p.name: pid_of(p.handle) for p in scene.processes()} | {
+        "supervisor": found.supervisor_pid
+    }
     name = scene.dice.choice(sorted(pids))
     scene.tell(f"pause {name}")
     send(pids[name], signal.SIGSTOP)
@@ -100,8 +103,8 @@ def freeze(scene: Scene) -> None:
     if engines:
         victim = scene.dice.choice(engines)
         scene.tell(f"freeze {victim.name}")
-        send(victim.pid, signal.SIGSTOP)
-        scene.stopped.append(victim.pid or 0)
+        send(pid_of(victim.handle), signal.SIGSTOP)
+        scene.stopped.append(pid_of(victim.handle) or 0)
 
 
 def steal_port(scene: Scene) -> None:
@@ -112,7 +115,7 @@ def steal_port(scene: Scene) -> None:
     victim = scene.dice.choice(victims)
     scene.tell(f"steal the port of {victim.name}")
     port = int(victim.url.rpartition(":")[2])
-    send(victim.pid, signal.SIGKILL)
+    send(pid_of(victim.handle), signal.SIGKILL)
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
         with socket.socket() as thief:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from pdctl.deployment.build import Counts, deployment_of
 from pdctl.engines import state
-from pdctl.engines.clients.sglang import send_first_request
+from pdctl.engines.clients.sglang import EngineClient
 from pdctl.engines.launchers.local import marked, sweep
 from pdctl.engines.lifecycle import running, start
 from pdctl.engines.lifecycle.rescale import rescale
 from pdctl.engines.lifecycle.start import planning, prepare
+from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import PdctlError
 from pdctl.paths import state_home
@@ -65,7 +66,7 @@ class History:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.name = scene.name
-        self.supervisor: start.SupervisorProcess | None = None
+        self.supervisor: SupervisorProcess | None = None
         self.ended_as = ""
         self.load = Load()
 
@@ -99,8 +100,7 @@ class History:
         with planning():
             prepared = prepare(chosen)
             self.supervisor = start.launch(
-                prepared.deployment,
-                prepared.specs,
+                prepared,
                 detached=is_detached,
                 ready_timeout_s=START_TIMEOUT_S,
             )
@@ -186,10 +186,10 @@ class History:
         if found is None or self.scene.stopped:
             return
         deadline = time.monotonic() + 25.0
-        answer = send_first_request(found.endpoint, timeout_s=10.0)
+        answer = EngineClient().send_first_request(found.endpoint, timeout_s=10.0)
         while answer.ttft_s is None and time.monotonic() < deadline:
             time.sleep(0.5)
-            answer = send_first_request(found.endpoint, timeout_s=10.0)
+            answer = EngineClient().send_first_request(found.endpoint, timeout_s=10.0)
         if answer.ttft_s is None:
             raise Broken(f"it says {found.phase}, and no request passes: {answer.detail}")
 
@@ -266,4 +266,4 @@ class Load:
 
     def _run(self, url: str) -> None:
         while not self._is_over.wait(0.2):
-            send_first_request(url, timeout_s=3.0)
+            EngineClient().send_first_request(url, timeout_s=3.0)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.acts import listening_ports, send
+from tests.e2e.cli import process_pid
 from tests.real_engine.installed import missing
 from tests.real_engine.loopback import loopback_only
 from tests.real_engine.test_real_engine import PORT, Real, generate, split
@@ -49,7 +50,7 @@ def test_killed_one_after_the_other_everything_comes_back(real: Real) -> None:
         return real.pdctl("ls")["data"][0]
 
     def pid_of(name: str) -> int:
-        return int(next(p["pid"] for p in state(real)["processes"] if p["name"] == name))
+        return process_pid(state(real), name)
 
     for name in ("decode-0", "supervisor", "router"):
         send(state(real)["supervisor_pid"] if name == "supervisor" else pid_of(name), SIGKILL)

@@ -12,7 +12,7 @@ import pytest
 
 from pdctl.cli import main
 from pdctl.engines import state
-from pdctl.engines.records import DeploymentState, ProcessState
+from pdctl.engines.records import DeploymentState, Handle, ProcessState
 from tests.status.servers import Pages, pages_server
 from tests.status.test_watch import engine_pages
 
@@ -46,7 +46,7 @@ def held(home: Path) -> Iterator[None]:
 def fleet_state(router: str, prefill: str, decode: str) -> DeploymentState:
     def process(name: str, role: Any, url: str) -> ProcessState:
         return ProcessState(
-            name, role, url, "serving", 1, 0.0, metrics_port=int(url.rsplit(":", 1)[1])
+            name, role, url, "serving", Handle("1@0"), 0.0, metrics_port=int(url.rsplit(":", 1)[1])
         )
 
     return DeploymentState(

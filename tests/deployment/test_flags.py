@@ -1,23 +1,26 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pdctl.deployment import flags
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import (
     FLAG,
     differing_flags,
-    engine_argv,
-    engine_env,
     parallelism_flags,
     parse_version,
     role_switch_obstacle,
-    router_argv,
-    simulated_argv,
 )
+from pdctl.deployment.hosts import LOOPBACK
 from pdctl.deployment.records import Deployment, Ports, RolePlan, RouterPlan
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split, with_args
 
+engine_argv = partial(flags.engine_argv, address=LOOPBACK)
+engine_env = partial(flags.engine_env, address=LOOPBACK)
+router_argv = partial(flags.router_argv, address=LOOPBACK)
+simulated_argv = partial(flags.simulated_argv, address=LOOPBACK)
 PORTS = Ports(http=20000, bootstrap=21000, nccl=25000, dist_init=24000)
 SWITCHED = (0, 5, 23)
 
@@ -41,8 +44,8 @@ def test_backends_that_can_be_rebuilt_get_the_flag_on_both_roles(backend: str) -
     ("version", "backend", "why"),
     [
         (SWITCHED, "nixl", "nixl cannot be rebuilt"),
-        ((0, 5, 22), "mooncake", "since 0.5.23"),
-        (None, "mooncake", "since 0.5.23"),
+        ((0, 5, 22), "mooncake", "only from 0.5.23"),
+        (None, "mooncake", "only from 0.5.23"),
     ],
 )
 def test_other_backends_and_versions_do_not_and_say_why(
@@ -73,7 +76,7 @@ def test_what_sglang_refuses_beside_the_flag_keeps_the_flag_away(plan: RolePlan,
 
 def test_roles_of_different_size_and_colocated_engines_do_not_change() -> None:
     sizes = {"prefill": RolePlan(1, Parallelism(tp=2)), "decode": RolePlan(2)}
-    assert "one size" in obstacle(split(roles=sizes))
+    assert "differ in size" in obstacle(split(roles=sizes))
     assert "colocated" in obstacle(colocated())
     assert obstacle(split()) == ""
 

@@ -1,12 +1,14 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 
 import pytest
 
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.records import Ports, RolePlan, RouterPlan
+from pdctl.deployment.records import HERE, Ports, RolePlan, RouterPlan
 from pdctl.deployment.resources import (
     DIST_INIT_PORTS,
+    Place,
     assign_gpus,
     assign_more_gpus,
     choose_backend,
@@ -22,6 +24,10 @@ from pdctl.inspection.records import Gpu
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, gpu, install, split
 from tests.engines.world import fleet_specs
+
+
+def here(assigned: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
+    return {name: Place(HERE, gpus) for name, gpus in assigned.items()}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ def test_the_routers_own_port_is_given_to_nobody_else() -> None:
 
 
 def test_a_router_port_in_use_is_an_error_that_names_a_free_one() -> None:
-    with pytest.raises(EnvironmentProblem, match="Port 30000") as error:
+    with pytest.raises(EnvironmentProblem, match="port 30000 is already in use") as error:
         plan_ports(split(), lambda port: port not in (30000, 30001))
     assert error.value.hint == "--port 30002"
     with pytest.raises(EnvironmentProblem) as error:
@@ -106,7 +112,7 @@ def test_a_router_port_in_use_is_an_error_that_names_a_free_one() -> None:
 
 
 def test_a_full_band_is_an_error_that_names_it() -> None:
-    with pytest.raises(EnvironmentProblem, match="bootstrap registry between 21000 and 21999"):
+    with pytest.raises(EnvironmentProblem, match="21999 is free for the bootstrap registry"):
         plan_ports(split(), lambda port: not 21000 <= port < 22000)
 
 
@@ -214,7 +220,7 @@ def test_chosen_gpus_are_used_in_their_order_and_no_others() -> None:
     assert sorted(g for gpus in assigned.values() for g in gpus) == [2, 5, 6]
     with pytest.raises(EnvironmentProblem, match="need 8 free GPUs; 3 are free"):
         assign_gpus(split(gpus="5-6,2"), EIGHT)
-    with pytest.raises(InvalidInput, match="names GPU 8, which is not here"):
+    with pytest.raises(InvalidInput, match="names GPU 8, which does not exist here"):
         assign_gpus(split(gpus="7-9"), EIGHT)
 
 
@@ -233,7 +239,7 @@ def test_a_tensor_parallel_group_stays_inside_one_nvlink_domain() -> None:
     assigned = assign_gpus(engines, busy)
     domains = {name: {g // 4 for g in gpus} for name, gpus in assigned.items()}
     assert all(len(found) == 1 for found in domains.values())
-    assert crossing(assigned, TWO_DOMAINS) == ()
+    assert crossing(here(assigned), {HERE: TWO_DOMAINS}) == ()
 
 
 def test_small_engines_leave_whole_domains_to_large_ones() -> None:
@@ -246,8 +252,9 @@ def test_small_engines_leave_whole_domains_to_large_ones() -> None:
 def test_where_no_domain_has_room_the_group_crosses_and_says_so() -> None:
     assigned = assign_gpus(colocated(1, roles={"colocated": RolePlan(1, Parallelism(tp=2))}), EIGHT)
     assert assigned == {"colocated-0": (0, 1)}
-    assert crossing(assigned, EIGHT) == (
-        "colocated-0 spans GPU 0-1, which share no NVLink: its GPUs talk over PCIe.",
+    assert crossing(here(assigned), {HERE: EIGHT}) == (
+        "colocated-0 spans GPUs 0-1, which have no NVLink between them: "
+        "its GPUs communicate over PCIe.",
     )
 
 
@@ -268,7 +275,7 @@ def test_simulated_engines_get_numbers_and_cpu_engines_nothing() -> None:
 
 
 def test_simulated_engines_must_fit_on_known_gpus() -> None:
-    with pytest.raises(InvalidInput, match="8 engines take 8 GPUs; --gpus 4xH200 describes 4"):
+    with pytest.raises(InvalidInput, match="8 engines need 8 GPUs, but --gpus 4xH200 describes 4"):
         assign_gpus(split(engine="sim", gpus="4xH200"), ())
     with pytest.raises(InvalidInput, match="B2000"):
         assign_gpus(split(engine="sim", gpus="8xB2000"), ())

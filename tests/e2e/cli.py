@@ -118,6 +118,16 @@ def processes_of(run_id: str) -> list[int]:
     return list(marked(run_id))
 
 
+def process_pid(state: Any, name: str) -> int:
+    """The number of a process of this machine, from state.json."""
+    from pdctl.engines.launchers.local import pid_of
+
+    handle = next(p["handle"] for p in state["processes"] if p["name"] == name)
+    found = pid_of(handle)
+    assert found is not None, f"{name} does not run"
+    return found
+
+
 def kill(pid: int) -> None:
     """End one process at once."""
     os.kill(pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.cli import Cli, free_port, kill, until
+from tests.e2e.cli import Cli, free_port, kill, process_pid, until
 
 KEY = "correct-horse-battery-staple"
 UP = ("up", "qwen3-8b", "--engine", "sim", "--sim-speed", "20", "--no-input", "-d", "--json")
@@ -62,7 +62,7 @@ def test_a_deployment_with_a_key_hides_it_and_the_doctor_tells_well_from_broken(
     code, outcomes = _doctor(cli)
     assert "fail" not in outcomes.values()
     assert outcomes["registries"] == outcomes["registered"] == outcomes["page_size"] == "pass"
-    kill(next(p["pid"] for p in keyed["processes"] if p["name"] == "decode-0"))
+    kill(process_pid(keyed, "decode-0"))
     until(lambda: cli.state("chat")["phase"] == "degraded")
     code, outcomes = _doctor(cli)
     assert code == 5

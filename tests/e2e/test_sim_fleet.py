@@ -66,7 +66,7 @@ def test_eight_engines_serve_streams_and_leave_nothing_behind(cli: Cli) -> None:
 
     down = cli.run("down", "--json")
     assert down.returncode == 0, down.stderr
-    assert json.loads(down.stdout)["data"]["killed_pids"] == []
+    assert json.loads(down.stdout)["data"]["killed"] == []
     assert processes_of(state["run_id"]) == []
     assert not [p for p in ports_of(state) if is_listening(p)]
     assert cli.run("down").returncode == 7
@@ -120,7 +120,7 @@ def test_detached_engines_outlive_their_supervisor_and_are_adopted_again(cli: Cl
     assert cli.run("up", "--resume", "--name", "chat").returncode == 0
     after = cli.until_serving("chat")
     assert after["supervisor_pid"] != before["supervisor_pid"]
-    assert [p["pid"] for p in after["processes"]] == [p["pid"] for p in before["processes"]]
+    assert [p["handle"] for p in after["processes"]] == [p["handle"] for p in before["processes"]]
     assert cli.run("down", "chat").returncode == 0
     assert processes_of(before["run_id"]) == []
 
@@ -132,7 +132,7 @@ def test_a_killed_supervisor_comes_back_by_itself_and_adopts_its_engines(cli: Cl
     kill(before["supervisor_pid"])
     until(lambda: cli.state("chat")["supervisor_pid"] != before["supervisor_pid"])
     after = cli.until_serving("chat")
-    assert [p["pid"] for p in after["processes"]] == [p["pid"] for p in before["processes"]]
+    assert [p["handle"] for p in after["processes"]] == [p["handle"] for p in before["processes"]]
     assert cli.run("down", "chat").returncode == 0
     assert processes_of(before["run_id"]) == []
 
@@ -207,7 +207,7 @@ def change_to(cli: Cli, num_prefill: int, num_decode: int) -> None:
             read_deployment(cli.home / "chat" / "desired.yaml"),
             roles=roles,  # type: ignore[arg-type]
         )
-        changed = start.change(wanted, prepare(wanted, present=launched.specs).specs)
+        changed = start.change(prepare(wanted, present=launched.specs))
     names = {spec.name for spec in changed.specs}
 
     def is_there() -> bool:

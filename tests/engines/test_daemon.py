@@ -3,8 +3,6 @@
 from dataclasses import replace
 
 from pdctl.engines.daemon import adopt
-from pdctl.engines.launchers.local import LocalLauncher
-from pdctl.engines.launchers.protocol import Running
 from pdctl.engines.records import ProcessState
 from tests.engines.test_state import some_launch, some_state
 from tests.engines.world import World, fleet_in, fleet_specs, run, spec
@@ -12,25 +10,11 @@ from tests.engines.world import World, fleet_in, fleet_specs, run, spec
 SPECS = fleet_specs(1, 1)
 
 
-class Adopting(LocalLauncher):
-    """Adopts processes of a World by their pid."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__("abc", cwd="/", death_signal=None)
-        self.world = world
-
-    def adopt(self, pid: int, started_at: float) -> Running | None:
-        return Running(pid, started_at, 0) if pid in self.world.alive else None
-
-    def kill(self, running: Running) -> None:
-        self.world.kill(running)
-
-
 def before_of(world: World) -> tuple[ProcessState, ...]:
     """What the supervisor that died had published."""
     return tuple(
-        ProcessState(its.name, its.role, its.url, "serving", pid, world.started[pid], restarts=2)
-        for pid, its in world.alive.items()
+        ProcessState(its.name, its.role, its.url, "serving", handle, 1.0, restarts=2)
+        for handle, its in world.alive.items()
     )
 
 
@@ -41,7 +25,7 @@ def test_what_serves_goes_on_serving_and_is_not_started_again() -> None:
     state = replace(some_state(), processes=before_of(world), ready_after_s=3.0)
     world.log.clear()
     fleet = fleet_in(world, SPECS)
-    adopt(fleet, Adopting(world), state, some_launch())
+    adopt(fleet, state, some_launch())
     run(fleet, world, 3)
     assert world.log == []
     assert fleet.was_ready
@@ -57,7 +41,7 @@ def test_what_died_meanwhile_is_started_and_what_is_not_wanted_is_ended() -> Non
     world.end("decode-0", -9)
     world.log.clear()
     fleet = fleet_in(world, SPECS)
-    adopt(fleet, Adopting(world), state, some_launch())
+    adopt(fleet, state, some_launch())
     run(fleet, world, 3)
     assert [line.split(" ", 1)[1] for line in world.log] == ["kill decode-9", "start decode-0"]
     assert fleet.is_quiet
@@ -72,7 +56,7 @@ def test_what_was_on_its_way_out_is_drained_and_not_killed() -> None:
     world.log.clear()
     world.busy["decode-9"] = 1
     fleet = fleet_in(world, SPECS)
-    adopt(fleet, Adopting(world), state, replace(some_launch(), leaving=(old,)))
+    adopt(fleet, state, replace(some_launch(), leaving=(old,)))
     run(fleet, world, 10)
     assert world.log == []
     assert fleet.processes["decode-9"].num_left == 1

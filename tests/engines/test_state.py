@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdctl.engines import state
-from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
+from pdctl.engines.records import DeploymentState, Event, Handle, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
 from pdctl.paths import HOME_VARIABLE
 from tests.engines.world import fleet_specs
@@ -39,7 +39,7 @@ PROCESS = ProcessState(
     role="prefill",
     url="http://127.0.0.1:20000",
     phase="serving",
-    pid=12,
+    handle=Handle("12@1.5"),
     started_at=1.5,
     gpus=(0, 1),
 )

@@ -1,16 +1,26 @@
 """A world without processes or clocks: a launcher, engines and a router that tests command."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
-from pdctl.deployment.records import ProcessRole, ProcessSpec
-from pdctl.deployment.resources import takes_gpus
-from pdctl.engines.launchers.protocol import Running
-from pdctl.engines.records import Event, FirstRequest, GpuUse, Listed, Readiness, Switched
+from pdctl.deployment.records import (
+    ROLE_OF_WORKER_TYPE,
+    GpuPlace,
+    ProcessRole,
+    ProcessSpec,
+)
+from pdctl.engines.clients.http import Http
+from pdctl.engines.clients.router import RouterClient
+from pdctl.engines.clients.sglang import EngineClient
+from pdctl.engines.launchers.protocol import Started
+from pdctl.engines.records import Event, GpuUse, Handle, Listed, Readiness
 from pdctl.engines.supervision.loop import SupervisorLoop
 from pdctl.engines.supervision.model import Desired, SupervisorLimits
+from tests.engines.launchers.in_memory import InMemoryLauncher
 
 Answer = TypeVar("Answer")
 NO_LOG = Path("/nonexistent/log")
@@ -48,186 +58,178 @@ def fleet_specs(num_prefill: int, num_decode: int) -> tuple[ProcessSpec, ...]:
 
 
 @dataclass
-class World:
-    """Everything outside the supervisor; `now` is its clock.
+class World(InMemoryLauncher):
+    """Engines and a router that answer HTTP as SGLang does, on an in-memory launcher.
 
-    start_s: how long a process takes to answer; drain_s: to end after SIGTERM.
+    start_s: how long a process takes to answer.
     """
 
-    now: float = 1000.0
     start_s: float = 2.0
-    drain_s: float = 0.5
-    alive: dict[int, ProcessSpec] = field(default_factory=dict)
-    started: dict[int, float] = field(default_factory=dict)
-    terminated: dict[int, float] = field(default_factory=dict)
-    codes: dict[int, int] = field(default_factory=dict)
-    switched: dict[int, str] = field(default_factory=dict)  # pid -> its role since
+    switched: dict[Handle, str] = field(default_factory=dict)  # its role since
     listed: dict[str, Listed] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)  # names that answer nothing
-    deaf: set[str] = field(default_factory=set)  # names that ignore SIGTERM
-    broken: set[str] = field(default_factory=set)  # names that crash as soon as they start
     busy: dict[str, int] = field(default_factory=dict)  # requests inside, by name
     says_role: dict[str, str] = field(default_factory=dict)
-    met: set[int] = field(default_factory=set)  # decode engines know it as a prefill engine
+    met: set[Handle] = field(default_factory=set)  # decode engines know it as a prefill engine
     switches_refused: list[str] = field(default_factory=list)  # answers, the next one first
     request_fails: bool = False
-    mapped: dict[int, set[int]] = field(default_factory=dict)  # by GPU: who keeps a dead one's KV
-    sent: set[int] = field(default_factory=set)  # prefill engines that were listed once
+    mapped: dict[GpuPlace, set[Handle]] = field(default_factory=dict)  # who keeps a dead one's KV
+    sent: set[Handle] = field(default_factory=set)  # prefill engines that were listed once
     driver_hangs: bool = False  # nobody says what is on a GPU
     foreign: set[int] = field(default_factory=set)  # GPUs that somebody else uses
-    log: list[str] = field(default_factory=list)
 
-    # a launcher
-
-    def start(self, spec: ProcessSpec) -> Running:
-        kept = [gpu for gpu in spec.gpus if self.mapped.get(gpu, set()) & set(self.alive)]
+    def start(self, spec: ProcessSpec) -> Started:
+        kept = [at for at in spec.gpu_places if self.mapped.get(at, set()) & set(self.alive)]
         assert self.driver_hangs or not kept, f"{spec.name} finds no memory"
-        pid = len(self.started) + 1
-        self.alive[pid] = spec
-        self.started[pid] = self.now
-        self.log.append(f"{self.now - 1000:g} start {spec.name}")
-        if spec.name in self.broken:
-            self.end(spec.name, 1)
-        return Running(pid, self.now, spec.log.stat().st_size if spec.log.exists() else 0)
+        return super().start(spec)
 
-    def is_alive(self, running: Running) -> bool:
-        asked = self.terminated.get(running.pid)
-        if running.pid in self.alive and asked is not None and self.now - asked >= self.drain_s:
-            self._end(running.pid, 0)
-        running.exit_code = self.codes.get(running.pid)
-        return running.pid in self.alive
-
-    def terminate(self, running: Running) -> None:
-        name = self.alive[running.pid].name
-        self.log.append(f"{self.now - 1000:g} terminate {name}")
-        if name not in self.deaf:
-            self.terminated[running.pid] = self.now
-
-    def kill(self, running: Running) -> None:
-        name = self.alive[running.pid].name
-        self.log.append(f"{self.now - 1000:g} kill {name}")
-        self.end(name, -9)
-
-    # what happens to processes
-
-    def end(self, name: str, code: int) -> None:
-        """A process ends by itself, or somebody ends it."""
-        for pid, its in tuple(self.alive.items()):
-            if its.name == name:
-                self._end(pid, code)
-
-    def _end(self, pid: int, code: int) -> None:
-        its = self.alive.pop(pid)
-        self.codes[pid] = code
+    def ends(self, handle: Handle, code: int) -> None:
+        its = self.alive[handle]
+        super().ends(handle, code)
         if its.role == "router":
             self.listed.clear()
-        if its.role == "decode" and takes_gpus(its):
-            self.mapped.update({gpu: self.sent & set(self.alive) for gpu in its.gpus})
+        if its.role == "decode" and its.needs_gpus:
+            here = {handle for handle, other in self.alive.items() if other.node == its.node}
+            self.mapped.update(dict.fromkeys(its.gpu_places, self.sent & here))
 
-    # what is seen from outside
-
-    def taken_gpus(self, gpus: Sequence[int]) -> dict[int, GpuUse]:
+    def gpu_use(
+        self, node: str, gpus: Sequence[int], *, is_strict: bool = False
+    ) -> dict[int, GpuUse]:
         """Memory of a decode engine that ended is free once all who sent to it have ended."""
         if self.driver_hangs:
             return {}
+        alive = set(self.alive)
         kept = {
-            gpu: GpuUse(
-                f"GPU {gpu}: 54 GiB" if self.mapped.get(gpu, set()) & set(self.alive) else ""
-            )
+            gpu: GpuUse(f"GPU {gpu}: 54 GiB" if self.mapped.get((node, gpu), set()) & alive else "")
             for gpu in gpus
         }
         named = {gpu: GpuUse(f"GPU {gpu}: 20 GiB", True) for gpu in gpus if gpu in self.foreign}
         return kept | named
 
-    def _answers(self, name: str) -> bool:
-        return name not in self.frozen and any(
-            its.name == name and self.now - self.started[pid] >= self.start_s
-            for pid, its in self.alive.items()
-        )
+    def knows(self, spec: ProcessSpec) -> None:
+        """An engine that took another role goes by its new name."""
+        handle = self._at(spec.url)
+        if handle is not None and self.switched.get(handle) == spec.role:
+            self.alive[handle] = spec
 
-    def check(self, spec: ProcessSpec) -> Readiness:
-        pid = self._at(spec.url)
-        if pid is not None and self.switched.get(pid) == spec.role:
-            self.alive[pid] = spec  # it goes by its new name
-        role = self.says_role.get(spec.name) or (self.alive[pid].role if pid else spec.role)
-        if role != spec.role:
-            return Readiness(False, f"answers as {role}", is_wrong=True)
-        return Readiness(self._answers(spec.name))
+    # HTTP
 
-    def is_alive_engine(self, spec: ProcessSpec) -> bool:
-        return self._answers(spec.name)
+    def http(self, node: str) -> Http:
+        return self
 
-    def num_requests(self, spec: ProcessSpec) -> int | None:
-        return self.busy.get(spec.name, 0)
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout_s: float,
+        body: object = None,
+        is_authorized: bool = True,
+    ) -> tuple[int, bytes] | None:
+        parts = urlsplit(url)
+        handle = self._at(f"http://{parts.netloc}")
+        if handle is None or not self._answers(handle):
+            return None
+        asked = body if isinstance(body, dict) else {}
+        its = self.alive[handle]
+        page = self._of_router if its.role == "router" else self._of_engine
+        status, document = page(method, parts.path, asked, handle)
+        return status, json.dumps(document).encode()
 
-    def switch_role(self, spec: ProcessSpec, role: ProcessRole, peer_url: str | None) -> Switched:
-        """The engine on the port of `spec` takes another role, unless it refuses."""
+    def first_event(
+        self, url: str, body: object, *, timeout_s: float
+    ) -> tuple[int, str, float] | None:
+        return (500, "", 0.0) if self.request_fails else (200, "data: {}", 0.05)
+
+    def _at(self, url: str) -> Handle | None:
+        """The process on a port: its HTTP port or its bootstrap port."""
+        return next((h for h, its in self.alive.items() if url in _urls(its)), None)
+
+    def _answers(self, handle: Handle) -> bool:
+        name = self.alive[handle].name
+        return name not in self.frozen and self.now - self.started[handle] >= self.start_s
+
+    def _of_router(
+        self, method: str, path: str, asked: dict[str, object], handle: Handle
+    ) -> tuple[int, object]:
+        if method == "POST":
+            self._list(str(asked["url"]), str(asked["worker_type"]), asked.get("bootstrap_port"))
+            return 202, {}
+        if method == "DELETE":
+            gone = [url for url, row in self.listed.items() if row.id == path.rpartition("/")[2]]
+            for url in gone:
+                del self.listed[url]
+            return (202 if gone else 404), {}
+        rows = [
+            {
+                "id": row.id,
+                "url": row.url,
+                "worker_type": _worker_type(row.role),
+                "is_healthy": row.is_healthy,
+                "bootstrap_port": row.bootstrap_port,
+            }
+            for row in self.listed.values()
+        ]
+        return 200, {"workers": rows}
+
+    def _list(self, url: str, kind: str, port: object) -> None:
+        number = url.rpartition("/")[2].replace(":", "-")
+        role = ROLE_OF_WORKER_TYPE[kind]
+        self.listed[url] = Listed(number, url, role, True, port if isinstance(port, int) else None)
+        if kind == "prefill" and (handle := self._at(url)) is not None:
+            self.sent.add(handle)
+
+    def _of_engine(
+        self, method: str, path: str, asked: dict[str, object], handle: Handle
+    ) -> tuple[int, object]:
+        its = self.alive[handle]
+        if path == "/model_info":
+            return 200, {"disaggregation_mode": self.says_role.get(its.name, its.role)}
+        if path == "/v1/loads":
+            return 200, {"loads": [{"num_running_reqs": self.busy.get(its.name, 0)}]}
+        if path == "/route":
+            return 200, {"prefill_http_port": its.port}
+        if path == "/pd_role_switch":
+            why = self._switch(handle, str(asked["new_role"]))
+            return (400 if why else 200), {"success": not why, "message": why}
+        return (200 if path in ("/ready", "/health") else 404), {}
+
+    def _switch(self, handle: Handle, role: str) -> str:
+        """The engine takes another role; why it refuses, or ""."""
+        its = self.alive[handle]
         if self.switches_refused:
-            why = self.switches_refused.pop(0)
-            return Switched(False, why, is_early="not idle" in why)
-        pid = self._at(spec.url)
-        if pid is None or spec.name in self.frozen:
-            return Switched(False, "no answer")
-        if self.busy.get(spec.name):
-            return Switched(False, "instance is not idle; drain all requests", is_early=True)
-        assert spec.url not in self.listed, f"{spec.name} still gets requests"
-        assert role == "decode" or pid not in self.met, f"{spec.name} was a prefill engine before"
-        if self.alive[pid].role == "prefill":
-            self.met.add(pid)
-        self.log.append(f"{self.now - 1000:g} switch {spec.name}")
-        self.switched[pid] = role
-        self.alive[pid] = replace(self.alive[pid], role=role)
-        return Switched(True)
-
-    def _at(self, url: str) -> int | None:
-        return next((pid for pid, its in self.alive.items() if its.url == url), None)
-
-    def send_first_request(self, router_url: str) -> FirstRequest:
-        return FirstRequest(None, "status 500") if self.request_fails else FirstRequest(0.05)
+            return self.switches_refused.pop(0)
+        if self.busy.get(its.name):
+            return "instance is not idle; drain all requests"
+        assert its.url not in self.listed, f"{its.name} still gets requests"
+        assert role == "decode" or handle not in self.met, f"{its.name} was a prefill engine before"
+        if its.role == "prefill":
+            self.met.add(handle)
+        self._say("switch", its.name)
+        self.switched[handle] = role
+        self.alive[handle] = replace(its, role=role)  # type: ignore[arg-type]
+        return ""
 
 
-@dataclass
-class Seen:
-    """The engines of a World, as the loop looks at them."""
+def _worker_type(role: ProcessRole | None) -> str:
+    return next((kind for kind, its in ROLE_OF_WORKER_TYPE.items() if its == role), "")
 
-    world: World
+
+def _urls(spec: ProcessSpec) -> tuple[str, ...]:
+    bootstrap = f"http://{spec.host}:{spec.bootstrap_port}" if spec.bootstrap_port else spec.url
+    return (spec.url, bootstrap)
+
+
+class Clients(EngineClient):
+    """The real client, which tells the world the new names of engines that changed roles."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._world = world
 
     def check(self, spec: ProcessSpec) -> Readiness:
-        return self.world.check(spec)
-
-    def is_alive(self, spec: ProcessSpec) -> bool:
-        return self.world.is_alive_engine(spec)
-
-    def num_requests(self, spec: ProcessSpec) -> int | None:
-        return self.world.num_requests(spec)
-
-    def send_first_request(self, router_url: str) -> FirstRequest:
-        return self.world.send_first_request(router_url)
-
-
-@dataclass
-class RouterOf:
-    """The router of a World."""
-
-    world: World
-    url: str = ROUTER.url
-
-    def is_alive(self) -> bool:
-        return self.world._answers("router")
-
-    def workers(self) -> tuple[Listed, ...] | None:
-        return tuple(self.world.listed.values()) if self.is_alive() else None
-
-    def add(self, url: str, role: ProcessRole, bootstrap_port: int | None) -> bool:
-        if not self.is_alive():
-            return False
-        self.world.listed[url] = Listed(url[-4:], url, role, True, bootstrap_port)
-        if role == "prefill" and (pid := self.world._at(url)) is not None:
-            self.world.sent.add(pid)
-        return True
-
-    def remove(self, url: str) -> bool:
-        return self.world.listed.pop(url, None) is not None
+        self._world.knows(spec)
+        return super().check(spec)
 
 
 @dataclass
@@ -267,10 +269,8 @@ def fleet_in(
         desired=Desired(specs),
         launcher=world,
         probes=AtOnce(),
-        router=RouterOf(world),
-        look=Seen(world),
-        taken_gpus=world.taken_gpus,
-        switch_role=world.switch_role,
+        router=RouterClient(specs[0].url, http=world),
+        engines=Clients(world),
         limits=limits or SupervisorLimits(),
         clock=lambda: world.now,
         emit=events.append,

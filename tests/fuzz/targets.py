@@ -163,7 +163,7 @@ def _deployment(data: bytes) -> object:
 
 def _state(data: bytes) -> object:
     text = data.decode("utf-8", "replace")
-    for read in (state.fleet_state, state.parse_launch):
+    for read in (state.parse_state, state.parse_launch):
         with suppress(ValueError, TypeError, KeyError, AttributeError):  # what state.py expects
             read(text)
     return [state.parse(line) for line in text.splitlines()]

@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
+from pdctl.engines.launchers.local import pid_of
 from tests.gpu.rig import Failed, Point, Rig, together
 
 SCALE_S = 75  # a change of roles by restart, on GPUs whose kernels are compiled
@@ -48,7 +49,7 @@ def killed(run: Rig, state: Any) -> None:
     load = partial(run.load, state["endpoint"], run.options.model)
     os.kill(state["supervisor_pid"], signal.SIGKILL)
     decode = [p for p in state["processes"] if p["role"] == "decode"][-1]
-    kill = threading.Timer(6.0, os.kill, [decode["pid"], signal.SIGKILL])
+    kill = threading.Timer(6.0, os.kill, [pid_of(decode["handle"]), signal.SIGKILL])
     kill.start()
     load(Point(2, 1024, 64, 10), tag="killed")
     began = time.monotonic()

@@ -13,6 +13,7 @@ import pytest
 from pdctl.deployment.build import deployment_of
 from pdctl.deployment.checks import ENGINE_FLAGS, check_args
 from pdctl.deployment.flags import engine_argv
+from pdctl.deployment.hosts import LOOPBACK
 from pdctl.deployment.records import Ports
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism, Role
@@ -46,7 +47,13 @@ def command(role: Role, parallelism: Parallelism, version: tuple[int, ...]) -> t
         trust_remote_code=True,
     )
     return engine_argv(
-        deployment, role, PORTS, python="python", version=version, backend="mooncake"
+        deployment,
+        role,
+        PORTS,
+        address=LOOPBACK,
+        python="python",
+        version=version,
+        backend="mooncake",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from pdctl.engines.records import DeploymentState, ProcessState
+from pdctl.engines.records import DeploymentState, Handle, ProcessState
 from pdctl.tables.deployments import change_lines, curl, ls_view, ready_view, up_view
 
 NOW = 1000.0
@@ -17,7 +17,7 @@ ROUTER = ProcessState(
     role="router",
     url="http://127.0.0.1:30000",
     phase="serving",
-    pid=1,
+    handle=Handle("1@990.0"),
     started_at=990.0,
     ready_after_s=1.2,
 )
@@ -26,7 +26,7 @@ PREFILL = ProcessState(
     role="prefill",
     url="http://127.0.0.1:20000",
     phase="loading",
-    pid=2,
+    handle=Handle("2@986.0"),
     started_at=986.0,
     detail="weights",
     progress=0.52,

@@ -1,8 +1,8 @@
 """The API key of engines and router: from the environment or a file, never on a command line.
 
-Whoever can read a process's environment in /proc is its owner or root; anybody can read its
-command line. So the key travels as PDCTL_API_KEY from the command to the supervisor, the engines
-and the router, and is in no argv, no state file and no log.
+Only the owner of a process and root can read its environment; everybody can read its command line.
+So the command passes the key as PDCTL_API_KEY to the supervisor, the engines and the router, and
+writes it into no argv, no state file and no log.
 """
 
 import os
@@ -11,25 +11,25 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from pdctl.engines import state
-from pdctl.errors import InvalidInput, PdctlError
+from pdctl.errors import InvalidInput
 
 VARIABLE = "PDCTL_API_KEY"
 MAX_BYTES = 4096
-# what an Authorization header can carry; short keys could be guessed and would mangle logs
+# the characters of an Authorization header; short keys could be guessed, and hiding them in logs
+# would hide ordinary words
 _KEY = re.compile(r"[!-~]{8,4096}")
 
 
 def api_key(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The key; None without one. Raises InvalidInput where it cannot be one."""
+    """The key; None if there is none. Raises InvalidInput if it cannot be a key."""
     key = environ.get(VARIABLE)
     return _checked(key, VARIABLE) if key else None
 
 
 def use_key_file(path: Path | None) -> None:
-    """Take the key from a file, for this process and those it starts; nothing without a file.
+    """Use the key in a file, for this process and those it starts. None: only check the variable.
 
-    Raises InvalidInput where the file cannot be read, others can read it, or it holds no key.
+    Raises InvalidInput if the file is unreadable, readable by others, or holds no key.
     """
     if path is None:
         api_key()
@@ -38,7 +38,7 @@ def use_key_file(path: Path | None) -> None:
 
 
 def read_key_file(path: Path) -> str:
-    """The key in a file of this user alone, white space around it aside."""
+    """The key in a file that only this user can read, without surrounding white space."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
@@ -47,10 +47,10 @@ def read_key_file(path: Path) -> str:
     except OSError as problem:
         raise _wrong(f"{path} cannot be read: {problem.strerror}") from problem
     if not stat.S_ISREG(found.st_mode):
-        raise _wrong(f"{path} is no file")
+        raise _wrong(f"{path} is not a regular file")
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise InvalidInput(
-            f"--api-key-file {path} can be read by others (mode {found.st_mode & 0o777:03o}).",
+            f"--api-key-file {path} is readable by others (mode {found.st_mode & 0o777:03o}).",
             hint=f"chmod 600 {path}",
             code="api_key_exposed",
         )
@@ -58,7 +58,7 @@ def read_key_file(path: Path) -> str:
 
 
 def authorization(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The header that carries the key; empty without one, or where it cannot be one."""
+    """The Authorization header with the key; empty if there is none or it is malformed."""
     key = environ.get(VARIABLE, "")
     return {"Authorization": f"Bearer {key}"} if _KEY.fullmatch(key) else {}
 
@@ -75,31 +75,3 @@ def _wrong(what: str) -> InvalidInput:
         hint="openssl rand -hex 24 > key; chmod 600 key; --api-key-file key",
         code="bad_api_key",
     )
-
-
-MARKER = "PDCTL_RUN"  # that on_local gives every process, whose imports would cost `status` 20 ms
-
-
-def use_key_of(name: str) -> None:
-    """Take the key that the processes of a deployment were started with, unless one is set."""
-    if os.environ.get(VARIABLE):
-        return
-    try:
-        found = state.read_state(name)
-    except PdctlError:
-        return
-    pids = [process.pid for process in found.processes if process.pid] if found else []
-    run_id = found.run_id if found else ""
-    key = next((key for pid in pids if (key := _key_of(pid, run_id))), None)
-    if key is not None:
-        os.environ[VARIABLE] = key
-
-
-def _key_of(pid: int, run_id: str) -> str | None:
-    """What a process of this run has as its key; None of another process of that number."""
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return None
-    variables = dict(entry.split("=", 1) for entry in environment.split("\0") if "=" in entry)
-    return variables.get(VARIABLE) if run_id and variables.get(MARKER) == run_id else None

@@ -1,10 +1,11 @@
-"""One HTTP request with a deadline, for probes from threads: status and body, or None."""
+"""HTTP with deadlines: kept connections for polling, single requests for probes from threads."""
 
 import http.client
 import json
 import socket
+import sys
 import time
-from typing import Any
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from pdctl.engines.clients.api_key import authorization
@@ -14,8 +15,29 @@ _MAX_HEAD_BYTES = 1 << 16
 _READ_BYTES = 1 << 16
 
 
+QUICK_S = 2.0  # a page that a healthy server has ready
+
+
+class Http(Protocol):
+    """Single requests from one node. This module is the client of the node it runs on."""
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout_s: float,
+        body: object = None,
+        is_authorized: bool = True,
+    ) -> tuple[int, bytes] | None: ...
+
+    def first_event(
+        self, url: str, body: object, *, timeout_s: float
+    ) -> tuple[int, str, float] | None: ...
+
+
 class GetFailed(Exception):
-    """No usable answer; the text says why, for a person."""
+    """No usable answer; the text gives the reason, for a person."""
 
 
 class _Closed(Exception):
@@ -23,7 +45,7 @@ class _Closed(Exception):
 
 
 class Connection:
-    """One server, asked by one thread at a time."""
+    """A kept connection to one server, for one thread at a time."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -39,13 +61,13 @@ class Connection:
         self._deadline = 0.0
 
     def get(self, path: str, timeout_s: float) -> tuple[int, bytes]:
-        """Status and body. Raises GetFailed when there is no whole answer in time."""
+        """Status and body. Raises GetFailed unless a whole answer arrives in time."""
         self._deadline = time.monotonic() + timeout_s
         was_open = self._socket is not None
         try:
             return self._get(path)
         except (_Closed, BrokenPipeError, ConnectionResetError):
-            # a server closes kept connections when it likes (uvicorn: after 5 s)
+            # servers close kept connections at any time (uvicorn: after 5 s)
             self.close()
             if not was_open:
                 raise GetFailed("the connection was closed") from None
@@ -111,7 +133,7 @@ class Connection:
             self._read_exactly(2)
 
     def _read_until(self, mark: bytes, most: int) -> bytes:
-        """What comes before `mark`, which is taken too."""
+        """The bytes before `mark`; consumes the mark too."""
         while (end := self._buffer.find(mark)) < 0:
             if len(self._buffer) > most:
                 raise ValueError("unreadable answer")
@@ -181,9 +203,9 @@ def _size(text: str, *, base: int) -> int:
 def request(
     method: str, url: str, *, timeout_s: float, body: object = None, is_authorized: bool = True
 ) -> tuple[int, bytes] | None:
-    """Status and body of the answer; None when nobody answered in time.
+    """Status and body of the answer; None if no answer arrives in time.
 
-    is_authorized: the API key goes along, if there is one.
+    is_authorized: send the API key, if there is one.
     """
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
@@ -202,9 +224,9 @@ def request(
         connection.close()
 
 
-def get_object(url: str, *, timeout_s: float) -> dict[str, Any] | None:
-    """The JSON object behind `url`; None for anything else."""
-    answer = request("GET", url, timeout_s=timeout_s)
+def get_object(url: str, *, timeout_s: float, http: Http | None = None) -> dict[str, Any] | None:
+    """The JSON object at `url`; None for anything else. http: the client to use; None: this one."""
+    answer = (http or HERE_HTTP).request("GET", url, timeout_s=timeout_s)
     if answer is None or answer[0] != 200:
         return None
     return json_object(answer[1])
@@ -220,9 +242,9 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def first_event(url: str, body: object, *, timeout_s: float) -> tuple[int, str, float] | None:
-    """Status and first line of a streamed answer and the seconds until it came.
+    """Status and first line of a streamed answer, and the seconds until it arrived.
 
-    The rest is read and dropped. None when nobody answered, or the stream broke off.
+    The rest is read and dropped. None if there is no answer or the stream breaks off.
     """
     started = time.monotonic()
     parts = urlsplit(url)
@@ -239,3 +261,7 @@ def first_event(url: str, body: object, *, timeout_s: float) -> tuple[int, str, 
         return None
     finally:
         connection.close()
+
+
+# a module satisfies the protocol, which mypy checks only where one is passed by name
+HERE_HTTP = cast(Http, sys.modules[__name__])

@@ -1,60 +1,58 @@
-"""The router's REST interface for its engines (sglang-router 0.3)."""
+"""The router's REST interface for adding and removing engines (sglang-router 0.3)."""
 
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from pdctl.deployment.records import ProcessRole
-from pdctl.engines.clients import http
+from pdctl.deployment.records import ROLE_OF_WORKER_TYPE, WORKER_TYPES, ProcessRole
+from pdctl.engines.clients import http as local_http
 from pdctl.engines.clients.api_key import api_key
+from pdctl.engines.clients.http import QUICK_S, Http, get_object
 from pdctl.engines.records import Listed
-
-# the router calls a colocated engine regular
-_WORKER_TYPES: dict[ProcessRole, str] = {
-    "prefill": "prefill",
-    "decode": "decode",
-    "colocated": "regular",
-}
-_ROLES = {kind: role for role, kind in _WORKER_TYPES.items()}
 
 
 class RouterClient:
-    """The router at `url`. Nothing raises: no answer is None or False."""
+    """The router at `url`. Nothing raises: a missing answer is None or False."""
 
-    def __init__(self, url: str, *, timeout_s: float = 2.0) -> None:
+    def __init__(self, url: str, *, timeout_s: float = QUICK_S, http: Http = local_http) -> None:
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._http = http
 
     def is_alive(self) -> bool:
-        """Whether its process answers; it does so without any engine."""
-        answer = http.request("GET", f"{self.url}/health", timeout_s=self._timeout_s)
+        """True if its process answers, with or without engines."""
+        answer = self._http.request("GET", f"{self.url}/health", timeout_s=self._timeout_s)
         return answer is not None and answer[0] == 200
 
     def readiness(self) -> bool:
-        """Whether it has what it needs to serve: a healthy engine of every role."""
-        answer = http.request("GET", f"{self.url}/readiness", timeout_s=self._timeout_s)
+        """True if it has a healthy engine of every role."""
+        answer = self._http.request("GET", f"{self.url}/readiness", timeout_s=self._timeout_s)
         return answer is not None and answer[0] == 200
 
     def workers(self) -> tuple[Listed, ...] | None:
-        """The engines it knows; None when it does not say."""
-        return listed_engines(http.get_object(f"{self.url}/workers", timeout_s=self._timeout_s))
+        """The engines on its list; None if it does not answer."""
+        page = f"{self.url}/workers"
+        return listed_engines(get_object(page, timeout_s=self._timeout_s, http=self._http))
 
     def add(self, url: str, role: ProcessRole, bootstrap_port: int | None) -> bool:
-        """Whether it accepted the engine; it is listed some 0.4 s later.
+        """Add an engine; True if the router accepted it. It appears on the list 0.4 s later.
 
-        A prefill engine without its bootstrap port would be accepted and every request hang.
+        The router would accept a prefill engine without its bootstrap port and hang every request.
         """
-        body: dict[str, object] = {"url": url, "worker_type": _WORKER_TYPES[role]}
+        if role == "router":
+            return False
+        body: dict[str, object] = {"url": url, "worker_type": WORKER_TYPES[role]}
         if role == "prefill":
             if bootstrap_port is None:
                 return False
             body["bootstrap_port"] = bootstrap_port
-        if (key := api_key()) is not None:  # for what the router asks the engine by itself
+        if (key := api_key()) is not None:  # the router's own requests to the engine need it
             body["api_key"] = key
-        answer = http.request("POST", f"{self.url}/workers", body=body, timeout_s=self._timeout_s)
+        page = f"{self.url}/workers"
+        answer = self._http.request("POST", page, body=body, timeout_s=self._timeout_s)
         return answer is not None and answer[0] in (200, 202)
 
     def remove(self, url: str) -> bool:
-        """Whether it takes no more requests for the engine; those in flight are finished."""
+        """Remove an engine; True if it gets no more requests. Those in flight still finish."""
         rows = self.workers()
         if rows is None:
             return False
@@ -63,12 +61,12 @@ class RouterClient:
 
     def _delete(self, worker_id: str) -> bool:
         path = f"{self.url}/workers/{worker_id}"
-        answer = http.request("DELETE", path, timeout_s=self._timeout_s)
+        answer = self._http.request("DELETE", path, timeout_s=self._timeout_s)
         return answer is not None and answer[0] in (200, 202, 204, 404)
 
 
 def listed_engines(answer: Mapping[str, object] | None) -> tuple[Listed, ...] | None:
-    """The engines in an answer of /workers, without rows that have no usable URL; None: no list."""
+    """The engines in an answer of /workers that have a usable URL; None if it is no list."""
     rows = answer.get("workers") if answer else None
     if not isinstance(rows, list):
         return None
@@ -76,7 +74,7 @@ def listed_engines(answer: Mapping[str, object] | None) -> tuple[Listed, ...] | 
 
 
 def _is_url(url: object) -> bool:
-    """Whether it is one that a request could be sent to; the router takes whatever it is given."""
+    """True if a request could be sent there; the router accepts any text as a URL."""
     try:
         parts = urlsplit(url) if isinstance(url, str) and url.isascii() else None
         return parts is not None and bool(parts.hostname) and parts.port != 0
@@ -89,7 +87,7 @@ def _listed(row: dict[str, object]) -> Listed:
     return Listed(
         id=str(row.get("id", "")),
         url=str(row["url"]).rstrip("/"),
-        role=_ROLES.get(str(row.get("worker_type"))),
+        role=ROLE_OF_WORKER_TYPE.get(str(row.get("worker_type"))),
         is_healthy=row.get("is_healthy") is True,
         bootstrap_port=port if isinstance(port, int) else None,
     )

@@ -1,106 +1,139 @@
-"""Processes on this machine: started in a session of their own, adopted again, stopped whole."""
+"""Processes, GPUs, ports and files of this machine.
+
+The only file that knows what a process number is, where /proc keeps its environment, and that the
+engines of one machine talk over loopback.
+"""
 
 import os
 import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from pdctl.deployment.records import ProcessSpec
-from pdctl.deployment.resources import takes_gpus
+from pdctl.deployment.hosts import LOOPBACK, LOOPBACK_NAMES
+from pdctl.deployment.records import HERE, ProcessSpec
+from pdctl.engines import log_file, state
+from pdctl.engines.clients import http
 from pdctl.engines.clients.api_key import api_key
-from pdctl.engines.launchers.protocol import Running
-from pdctl.engines.log_file import START_OF_LOG
-from pdctl.engines.records import GpuUse
+from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
-from pdctl.inspection.gpus import has_holder, is_empty, is_free, query_gpus, why_not_free
-from pdctl.inspection.records import Gpu
-
-GIVEN_BACK_S = 15.0  # a driver needs a second or two for 70 GiB of a killed process
-
-
-def occupied_gpus(
-    gpus: Sequence[int], is_enough: Callable[[Gpu], bool] = is_empty
-) -> dict[int, GpuUse]:
-    """Who has the memory of each of these GPUs; without NVML nobody is known to.
-
-    Holders of little memory do not count by themselves: a peer's context may stay for good.
-    """
-    try:
-        found = {gpu.index: gpu for gpu in query_gpus()}
-    except EnvironmentProblem:
-        found = {}
-    return {index: _taken(found.get(index), is_enough) for index in gpus}
-
-
-def _taken(gpu: Gpu | None, is_enough: Callable[[Gpu], bool]) -> GpuUse:
-    if gpu is None or is_enough(gpu):
-        return GpuUse()
-    return GpuUse(why_not_free(gpu), is_named=has_holder(gpu))
-
-
-def free_again(gpus: Sequence[int]) -> Mapping[int, GpuUse]:
-    """As taken_gpus, but as strict as `up` is: not even a process without memory is there."""
-    return occupied_gpus(gpus, is_free)
-
-
-def wait_until_given_back(
-    specs: Iterable[ProcessSpec],
-    *,
-    taken: Callable[[Sequence[int]], Mapping[int, GpuUse]] = free_again,
-    wait_s: float = GIVEN_BACK_S,
-) -> None:
-    """Wait a while for the memory of engines that have ended, so that others can start there.
-
-    Not longer where the driver hangs.
-    """
-    gpus = sorted({gpu for spec in specs if takes_gpus(spec) for gpu in spec.gpus})
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.is_set() and any(one.by for one in taken(gpus).values()):
-            over.wait(0.2)
-
-    if gpus:
-        looking = threading.Thread(target=look, daemon=True)
-        looking.start()
-        looking.join(wait_s)
-        over.set()
-
+from pdctl.inspection.gpus import (
+    has_holder,
+    is_empty,
+    is_free,
+    query_gpus,
+    query_rdma_ports,
+    visible_gpus,
+    why_not_free,
+)
+from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
+from pdctl.inspection.sglang import query_sglang
 
 MARKER = "PDCTL_RUN"
+MAX_SMALL_FILE_BYTES = 1 << 20
 _SHIM = Path(__file__).parents[1] / "exec_shim.py"
 _WITH_KEY = Path(__file__).parents[1] / "with_key.py"
 _TAKE_NO_KEY_FROM_ENVIRONMENT = ("sglang.launch_server", "sglang_router.launch_router")
-# setproctitle would write over the environment that the marker is read from
+# setproctitle would overwrite the environment that the marker is read from
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+
+
+@dataclass
+class _Process:
+    """A process that this launcher started or adopted.
+
+    child: None when another supervisor started it; `pidfd` then tells when it ends.
+    """
+
+    pid: int
+    started_at: float
+    child: "subprocess.Popen[bytes] | None" = None
+    pidfd: int | None = None
+    exit: Exit | None = None
 
 
 class LocalLauncher:
-    """Starts and ends the processes of one run. Used from the main thread only.
+    """Runs one deployment on this machine. Used from the main thread only.
 
-    death_signal: what the kernel sends a process when this one dies; None: it lives on.
+    death_signal: the signal the kernel sends its processes when this one dies; None: they live on.
     """
 
     def __init__(self, run_id: str, *, cwd: str, death_signal: int | None) -> None:
         self._run_id = run_id
         self._cwd = cwd
         self._death_signal = death_signal or 0
+        self._processes: dict[Handle, _Process] = {}
 
-    def start(self, spec: ProcessSpec) -> Running:
-        """Start it; a program that cannot be run exits with 127 and says so in its log."""
+    # nodes
+
+    def nodes(self) -> tuple[str, ...]:
+        return (HERE,)
+
+    def address(self, node: str) -> str:
+        return LOOPBACK
+
+    def gpus(self, node: str) -> tuple[Gpu, ...]:
+        """The GPUs that CUDA_VISIBLE_DEVICES leaves."""
+        return visible_gpus(query_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def gpu_use(
+        self, node: str, gpus: Sequence[int], *, is_strict: bool = False
+    ) -> Mapping[int, GpuUse]:
+        """Who uses each of these GPUs; nobody is known to without NVML.
+
+        Unless is_strict, a holder of little memory does not count: a peer's context may stay.
+        """
+        return gpu_use(gpus, is_free if is_strict else is_empty)
+
+    def rdma_ports(self, node: str) -> tuple[RdmaPort, ...]:
+        return query_rdma_ports()
+
+    def sglang(self, node: str, python: str | None) -> SglangInstall:
+        return query_sglang(python)
+
+    def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
+        """True if a server can listen on this port.
+
+        is_strict: false too while somebody holds it, and for a minute after a server closed
+        connections there.
+        """
+        return _can_bind(port, shares=True) and (not is_strict or _can_bind(port, shares=False))
+
+    @contextmanager
+    def hold_ports(self, node: str, ports: Collection[int]) -> Iterator[None]:
+        """Hold ports while the block runs.
+
+        Ignores: ports of servers that do not set SO_REUSEADDR, such as NCCL's and torch's.
+        """
+        with ExitStack() as sockets:
+            for port in ports:
+                _hold(port, sockets)
+            yield
+
+    def any_free_port(self, node: str) -> int:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            return int(probe.getsockname()[1])
+
+    def http(self, node: str) -> http.Http:
+        return http
+
+    # processes
+
+    def start(self, spec: ProcessSpec) -> Started:
+        """Start a process. A program that cannot be run exits with 127 and says so in its log."""
         offset = _open_log(spec)
         shim = (sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(self._death_signal))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        log = os.open(spec.log, flags, 0o600)
+        log = os.open(spec.log, _APPEND, 0o600)
         try:
             child = subprocess.Popen(
                 (*shim, *with_key(spec.argv, api_key())),
@@ -113,125 +146,231 @@ class LocalLauncher:
             )
         finally:
             os.close(log)
-        return Running(child.pid, create_time(child.pid) or time.time(), offset, child)
+        started_at = create_time(child.pid) or time.time()
+        return self._keep(_Process(child.pid, started_at, child), offset)
 
-    def adopt(self, pid: int, started_at: float) -> Running | None:
-        """A process of this run that an earlier supervisor started; None if it is gone."""
+    def adopt(self, handle: Handle) -> Started | None:
+        """Take over a process that an earlier supervisor started; None if it is gone."""
+        pid, started_at = _parse(handle)
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError:
+        except (OSError, OverflowError):
             return None
         if not is_same_process(pid, started_at, self._run_id):
             os.close(pidfd)
             return None
-        return Running(pid, started_at, log_offset=0, pidfd=pidfd)
+        return self._keep(_Process(pid, started_at, pidfd=pidfd), 0)
 
-    def is_alive(self, running: Running) -> bool:
-        """Whether it runs; what it left behind in its group is killed when it does not."""
-        if running.child is None:
-            return self._is_adopted_alive(running)
-        if running.exit_code is not None:
-            return False
-        ended = os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is None:
-            return True
-        # not reaped yet, so the group's number cannot belong to anyone else
-        _signal_group(running.pid, signal.SIGKILL)
-        running.exit_code = running.child.wait()
-        return False
+    def _keep(self, process: _Process, log_offset: int) -> Started:
+        handle = handle_of(process.pid, process.started_at)
+        self._processes[handle] = process
+        return Started(handle, _label(process.pid), process.started_at, log_offset)
 
-    def _is_adopted_alive(self, running: Running) -> bool:
-        if running.pidfd is None:
-            return is_same_process(running.pid, running.started_at, self._run_id)
-        ends = select.poll()
-        ends.register(running.pidfd, select.POLLIN)
-        return not ends.poll(0)
+    def poll(self, handle: Handle) -> Exit | None:
+        """None while it runs; kills what it left in its group once it has ended."""
+        process = self._processes.get(handle)
+        if process is None:
+            is_alive = is_same_process(*_parse(handle), self._run_id)
+            return None if is_alive else Exit()
+        if process.exit is None:
+            process.exit = _poll_child(process) if process.child else _poll_adopted(process)
+        return process.exit
 
-    def terminate(self, running: Running) -> None:
-        """Ask it to finish. The leader alone: SIGTERM kills an engine's schedulers mid-request."""
-        if self.is_alive(running):
-            _signal(running.pid, signal.SIGTERM)
-            _signal(running.pid, signal.SIGCONT)
+    def terminate(self, handle: Handle) -> None:
+        """Send SIGTERM to the leader alone: it would kill an engine's schedulers mid-request."""
+        if self.poll(handle) is None:
+            pid, _ = _parse(handle)
+            _signal(pid, signal.SIGTERM)
+            _signal(pid, signal.SIGCONT)
 
-    def kill(self, running: Running) -> None:
-        """End it and its whole group at once."""
-        if self.is_alive(running):
-            _signal_group(running.pid, signal.SIGKILL)
+    def kill(self, handle: Handle) -> None:
+        if self.poll(handle) is None:
+            _signal_group(_parse(handle)[0], signal.SIGKILL)
 
-    def kill_others(self, pids: set[int]) -> tuple[int, ...]:
-        """Kill what this run started and is none of `pids`, nor started by them; whom it found."""
+    def living(self, known: Collection[Handle]) -> tuple[str, ...]:
+        return tuple(map(_label, self._living(known)))
+
+    def _living(self, known: Collection[Handle]) -> tuple[int, ...]:
+        parsed = (_parse(handle) for handle in known)
+        alive = {pid for pid, at in parsed if is_same_process(pid, at, self._run_id)}
+        return tuple(sorted(alive | set(marked(self._run_id))))
+
+    def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
+        pids = {_parse(handle)[0] for handle in keep}
         found = tuple(pid for pid in marked(self._run_id) if not _belongs_to(pid, pids))
         for pid in found:
             _signal(pid, signal.SIGKILL)
-        return found
+        return tuple(map(_label, found))
 
-    def sweep(self) -> tuple[int, ...]:
-        """Kill every process that carries this run's marker; the numbers of those found."""
-        return sweep(self._run_id)
+    def reap(self, known: Collection[Handle], *, grace_s: float) -> tuple[str, ...]:
+        """Send SIGTERM, wait, send SIGKILL; the labels of those that had to be killed."""
+        for pid in self._living(known):
+            if _group(pid) == pid and has_marker(pid, self._run_id):
+                _signal(pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while self._living(known) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stubborn = self._living(known)
+        for pid in stubborn:
+            _signal(pid, signal.SIGKILL)
+        return tuple(map(_label, sorted({*stubborn, *sweep(self._run_id)})))
+
+    def sweep(self) -> tuple[str, ...]:
+        return tuple(map(_label, sweep(self._run_id)))
+
+    def variable(self, handle: Handle, name: str) -> str | None:
+        return variables_of(_parse(handle)[0], self._run_id).get(name)
+
+    # files
+
+    def read_log(self, node: str, log: Path) -> tuple[str, ...]:
+        return log_file.read_lines(log)
+
+    def read_added(self, node: str, log: Path, offset: int) -> tuple[str, int]:
+        return log_file.read_from(log, offset)
+
+    def log_size(self, node: str, log: Path) -> int:
+        try:
+            return log.stat().st_size
+        except OSError:
+            return 0
+
+    def last_start_at(self, node: str, log: Path) -> int:
+        return log_file.last_start_at(log)
+
+    def rotate_log(self, node: str, log: Path) -> bool:
+        return log_file.rotate(log)
+
+    def rename_log(self, node: str, log: Path, to: Path) -> None:
+        log_file.hand_over(log, to)
+
+    def read_file(self, node: str, path: Path) -> str | None:
+        try:
+            with path.open("rb") as file:
+                return file.read(MAX_SMALL_FILE_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return None
+
+    def write_file(self, node: str, path: Path, text: str) -> None:
+        state.write_private(path, text)
 
 
-def with_key(argv: tuple[str, ...], key: str | None) -> tuple[str, ...]:
-    """A command that reads the API key from its environment, where there is one."""
-    if key is None or argv[1:2] != ("-m",) or argv[2] not in _TAKE_NO_KEY_FROM_ENVIRONMENT:
-        return argv
-    return (argv[0], str(_WITH_KEY), *argv[2:])
+# handles
 
 
-def _environment() -> dict[str, str]:
-    """What every process gets. A proxy for the world outside must not come between them."""
-    exempt = [os.environ.get("no_proxy", ""), os.environ.get("NO_PROXY", ""), *_LOOPBACK]
-    no_proxy = ",".join(dict.fromkeys(filter(None, exempt)))
-    return {**_ENVIRONMENT, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
+def handle_of(pid: int, started_at: float | None) -> Handle:
+    """The handle of a process of this machine: its number and when it started, Unix seconds."""
+    return Handle(f"{pid}@{started_at or 0.0!r}")
+
+
+def pid_of(handle: str | None) -> int | None:
+    """The process number in a handle of this launcher; None without a handle."""
+    return _parse(Handle(handle))[0] if handle else None
+
+
+def _parse(handle: Handle) -> tuple[int, float]:
+    """Number and start; of an unreadable handle, a process that cannot exist."""
+    pid, _, started_at = handle.partition("@")
+    try:
+        return int(pid), float(started_at)
+    except ValueError:
+        return -1, 0.0
+
+
+def _label(pid: int) -> str:
+    return f"pid {pid}"
+
+
+# the life of a process
+
+
+def _poll_child(process: _Process) -> Exit | None:
+    assert process.child is not None
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return None
+    # not reaped yet, so the group's number cannot belong to anyone else
+    _signal_group(process.pid, signal.SIGKILL)
+    return Exit(process.child.wait())
+
+
+def _poll_adopted(process: _Process) -> Exit | None:
+    assert process.pidfd is not None
+    ends = select.poll()
+    ends.register(process.pidfd, select.POLLIN)
+    return Exit() if ends.poll(0) else None
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; none if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
 
 
 def create_time(pid: int) -> float | None:
     """When a process started, Unix seconds; None if there is none."""
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
+    fields = _stat(pid)
+    if len(fields) < 20:
         return None
+    return _boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _boot_time() -> float:
+    lines = Path("/proc/stat").read_text(encoding="ascii", errors="replace").splitlines()
+    return next((float(line.split()[1]) for line in lines if line.startswith("btime")), 0.0)
 
 
 def is_same_process(pid: int, started_at: float, run_id: str) -> bool:
-    """Whether `pid` is still the process it was, not a later one of the same number.
+    """True if `pid` is still the process it was and not a later one of the same number.
 
     The marker decides where the clock was set meanwhile and the times differ.
     """
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return abs(process.create_time() - started_at) < 1.0 or has_marker(pid, run_id)
-    except psutil.Error:
+    created_at = create_time(pid)
+    if created_at is None or _stat(pid)[:1] in ([], ["Z"]):
         return False
+    return abs(created_at - started_at) < 1.0 or has_marker(pid, run_id)
 
 
 def has_marker(pid: int, run_id: str) -> bool:
-    """Whether a process was started by the run, itself or by one of its processes."""
+    """True if the deployment `run_id` started a process, directly or through its processes."""
+    return bool(variables_of(pid, run_id))
+
+
+def variables_of(pid: int, run_id: str) -> dict[str, str]:
+    """The environment of a process that carries the marker of `run_id`; empty for any other."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return False
-    return bool(run_id) and f"{MARKER}={run_id}".encode() in environment.split(b"\0")
+        return {}
+    entries = environment.split(b"\0")
+    if not run_id or f"{MARKER}={run_id}".encode() not in entries:
+        return {}
+    texts = (entry.decode("utf-8", "replace") for entry in entries if b"=" in entry)
+    return dict(text.split("=", 1) for text in texts)
 
 
 def marked(run_id: str) -> tuple[int, ...]:
-    """The processes that carry the marker of a run, this one aside."""
+    """The processes that carry the marker of a deployment, this one aside."""
     pids = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())
     return tuple(pid for pid in pids if pid != os.getpid() and has_marker(pid, run_id))
 
 
 def _belongs_to(pid: int, leaders: set[int]) -> bool:
-    """Whether a process is one of `leaders`, in its group, or descends from it."""
-    try:
-        above = {parent.pid for parent in psutil.Process(pid).parents()}
-        return bool(leaders & {pid, os.getpgid(pid), *above})
-    except (psutil.Error, ProcessLookupError):
-        return True  # gone meanwhile
+    """True if a process is one of `leaders`, in its group, or descends from it."""
+    group = _group(pid)
+    if group is None:
+        return True  # it has ended meanwhile
+    above = {pid, group}
+    while (fields := _stat(pid)) and (pid := int(fields[1])) > 0:
+        above.add(pid)
+    return bool(leaders & above)
 
 
 def sweep(run_id: str, *, within_s: float = 5.0) -> tuple[int, ...]:
-    """Kill everything a run left behind, and what that starts meanwhile."""
+    """Kill everything a deployment left behind, and what that starts meanwhile."""
     killed: list[int] = []
     deadline = time.monotonic() + within_s
     while (found := marked(run_id)) and time.monotonic() < deadline:
@@ -242,19 +381,11 @@ def sweep(run_id: str, *, within_s: float = 5.0) -> tuple[int, ...]:
     return tuple(killed)
 
 
-def _open_log(spec: ProcessSpec) -> int:
-    """Begin this start's part of the log; the byte where it begins."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    log = os.open(spec.log, flags, 0o600)
+def _group(pid: int) -> int | None:
     try:
-        offset = os.lseek(log, 0, os.SEEK_END)
-        os.write(log, f"{START_OF_LOG}{stamp} {shlex.join(spec.argv)}\n".encode())
-    except OSError:
-        return 0  # a full disk; the engine may run without a log
-    finally:
-        os.close(log)
-    return offset
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _signal(pid: int, number: int) -> None:
@@ -269,3 +400,72 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+# what a process gets
+
+
+def with_key(argv: tuple[str, ...], key: str | None) -> tuple[str, ...]:
+    """The command, changed to read the API key from its environment where there is a key."""
+    if key is None or argv[1:2] != ("-m",) or argv[2] not in _TAKE_NO_KEY_FROM_ENVIRONMENT:
+        return argv
+    return (argv[0], str(_WITH_KEY), *argv[2:])
+
+
+def _environment() -> dict[str, str]:
+    """The variables of every process. Requests between them must not go through a proxy."""
+    exempt = [os.environ.get("no_proxy", ""), os.environ.get("NO_PROXY", ""), *LOOPBACK_NAMES]
+    no_proxy = ",".join(dict.fromkeys(filter(None, exempt)))
+    return {**_ENVIRONMENT, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
+
+
+def _open_log(spec: ProcessSpec) -> int:
+    """Write the header of this start into the log; the byte where it begins."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    log = os.open(spec.log, _APPEND, 0o600)
+    try:
+        offset = os.lseek(log, 0, os.SEEK_END)
+        os.write(log, f"{log_file.START_OF_LOG}{stamp} {shlex.join(spec.argv)}\n".encode())
+    except OSError:
+        return 0  # a full disk; the engine may run without a log
+    finally:
+        os.close(log)
+    return offset
+
+
+# GPUs and ports
+
+
+def gpu_use(gpus: Sequence[int], is_unused: Callable[[Gpu], bool] = is_empty) -> dict[int, GpuUse]:
+    """Who uses each of these GPUs; nobody is known to without NVML."""
+    try:
+        found = {gpu.index: gpu for gpu in query_gpus()}
+    except EnvironmentProblem:
+        found = {}
+    return {index: _use_of(found.get(index), is_unused) for index in gpus}
+
+
+def _use_of(gpu: Gpu | None, is_unused: Callable[[Gpu], bool]) -> GpuUse:
+    if gpu is None or is_unused(gpu):
+        return GpuUse()
+    return GpuUse(why_not_free(gpu), is_named=has_holder(gpu))
+
+
+def _can_bind(port: int, *, shares: bool) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if shares:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _hold(port: int, sockets: ExitStack) -> None:
+    held = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind(("", port))
+    except OSError:
+        return  # somebody took it just now; its engine will report that

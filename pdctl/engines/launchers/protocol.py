@@ -1,31 +1,173 @@
-"""What the supervisor needs from the place where processes run."""
+"""The door to the machines that run a deployment: all that pdctl asks of any place to run.
 
-import subprocess
+A node is a machine by the name its launcher gives it; HERE is the one that runs this code. A handle
+names one process; only the launcher that made it knows what it says, and it survives in state.json.
+Paths are paths on the node. Whoever writes a launcher for Slurm or Ray implements `Launcher` and
+adds it to `registry.LAUNCHERS`; supervision, lifecycle and flags stay as they are.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.records import HERE, ProcessSpec
+from pdctl.engines.clients.http import Http
+from pdctl.engines.records import GpuUse, Handle
+from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
+
+__all__ = ["HERE", "Exit", "Handle", "Launcher", "Started"]
 
 
-@dataclass
-class Running:
+@dataclass(frozen=True)
+class Started:
     """A process that was started or adopted.
 
-    child: None when another supervisor started it; pidfd then tells when it ends.
+    label: how people find it ("pid 4242"); log_offset: the byte where its part of the log begins.
     """
 
-    pid: int
-    started_at: float  # Unix seconds, psutil's create_time
-    log_offset: int
-    child: subprocess.Popen[bytes] | None = None
-    exit_code: int | None = None
-    pidfd: int | None = None
+    handle: Handle
+    label: str
+    started_at: float  # Unix seconds
+    log_offset: int = 0
 
 
-class Launcher(Protocol):
-    """Starts and ends processes."""
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended. code: negative for a signal; None where nobody can tell."""
 
-    def start(self, spec: ProcessSpec) -> Running: ...
-    def is_alive(self, running: Running) -> bool: ...
-    def terminate(self, running: Running) -> None: ...
-    def kill(self, running: Running) -> None: ...
+    code: int | None = None
+
+
+class Nodes(Protocol):
+    """The machines, and what is on them before anything starts."""
+
+    def nodes(self) -> tuple[str, ...]:
+        """Every machine that may run engines. The first one runs the router."""
+        ...
+
+    def address(self, node: str) -> str:
+        """The address on which engines of this node listen and others reach them."""
+        ...
+
+    def gpus(self, node: str) -> tuple[Gpu, ...]:
+        """The GPUs that this user may use there. Raises EnvironmentProblem without a driver."""
+        ...
+
+    def gpu_use(
+        self, node: str, gpus: Sequence[int], *, is_strict: bool = False
+    ) -> Mapping[int, GpuUse]:
+        """Who uses each of these GPUs. is_strict: a process without memory counts too."""
+        ...
+
+    def rdma_ports(self, node: str) -> tuple[RdmaPort, ...]:
+        """The RDMA ports there."""
+        ...
+
+    def sglang(self, node: str, python: str | None) -> SglangInstall:
+        """The SGLang that this Python has there. Raises EnvironmentProblem."""
+        ...
+
+    def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
+        """True if a server can listen there. is_strict: and nobody else has a claim on it."""
+        ...
+
+    def hold_ports(self, node: str, ports: Collection[int]) -> AbstractContextManager[None]:
+        """Reserve ports while the block runs; the servers they are meant for can still listen."""
+        ...
+
+    def any_free_port(self, node: str) -> int:
+        """A port on which nobody listens at this moment."""
+        ...
+
+    def http(self, node: str) -> Http:
+        """An HTTP client whose requests leave from this node."""
+        ...
+
+
+class Processes(Protocol):
+    """The processes of one deployment."""
+
+    def start(self, spec: ProcessSpec) -> Started:
+        """Start a process on `spec.node`. Raises OSError where the node refuses."""
+        ...
+
+    def adopt(self, handle: Handle) -> Started | None:
+        """Take over a process that an earlier supervisor started; None if it is gone."""
+        ...
+
+    def poll(self, handle: Handle) -> Exit | None:
+        """None while it runs. Once it has ended, nothing it started in its group is left."""
+        ...
+
+    def terminate(self, handle: Handle) -> None:
+        """Ask a process to finish its requests and exit. Does nothing once it has ended."""
+        ...
+
+    def kill(self, handle: Handle) -> None:
+        """End a process and its whole group at once. Does nothing once it has ended."""
+        ...
+
+    def living(self, known: Collection[Handle]) -> tuple[str, ...]:
+        """Labels of everything of this deployment that runs: `known` and what it started."""
+        ...
+
+    def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
+        """Kill what this deployment started, except `keep` and their children; the labels."""
+        ...
+
+    def reap(self, known: Collection[Handle], *, grace_s: float) -> tuple[str, ...]:
+        """End the whole deployment without a supervisor; the labels of those killed by force."""
+        ...
+
+    def sweep(self) -> tuple[str, ...]:
+        """Kill everything that this deployment started; the labels."""
+        ...
+
+    def variable(self, handle: Handle, name: str) -> str | None:
+        """A variable from the environment of one of this deployment's processes."""
+        ...
+
+
+class Files(Protocol):
+    """Logs and small files on a node. None of these raises on a file that is missing."""
+
+    def read_log(self, node: str, log: Path) -> tuple[str, ...]:
+        """The lines of a log, at most the last 4 MiB."""
+        ...
+
+    def read_added(self, node: str, log: Path, offset: int) -> tuple[str, int]:
+        """The text added since a byte, at most 256 KiB, and the byte after it.
+
+        Starts over where the log has become shorter: it was rotated.
+        """
+        ...
+
+    def log_size(self, node: str, log: Path) -> int:
+        """The size of a log in bytes; 0 if there is none."""
+        ...
+
+    def last_start_at(self, node: str, log: Path) -> int:
+        """The byte at which the last start in a log begins."""
+        ...
+
+    def rotate_log(self, node: str, log: Path) -> bool:
+        """Set a log aside if it has grown too large; True if it was."""
+        ...
+
+    def rename_log(self, node: str, log: Path, to: Path) -> None:
+        """Give a log another name; its writer keeps writing into it."""
+        ...
+
+    def read_file(self, node: str, path: Path) -> str | None:
+        """The text of a small file; None where it cannot be read."""
+        ...
+
+    def write_file(self, node: str, path: Path, text: str) -> None:
+        """Replace a small file, readable for this user alone. Raises EnvironmentProblem."""
+        ...
+
+
+class Launcher(Nodes, Processes, Files, Protocol):
+    """One place to run: this machine, later a Slurm allocation or a Ray cluster."""

@@ -1,27 +1,28 @@
-"""Follow a deployment that starts, and say how it ended."""
+"""Follow a deployment that starts or changes, and explain a failure."""
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pdctl.engines import log_file, state
+from pdctl.engines.launchers.registry import launcher_named, launcher_of
 from pdctl.engines.lifecycle import running
-from pdctl.engines.lifecycle.start import SupervisorProcess
+from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.log_signatures import explain_failure
 from pdctl.engines.records import DeploymentState, Launch, ProcessState
 from pdctl.engines.state import logs_dir
 from pdctl.errors import EngineFailed, NotReady, PdctlError, StateConflict
 
 LOOK_EVERY_S = 0.05
-LOST_AFTER_S = 10.0  # the guard brings a killed supervisor back sooner
+LOST_AFTER_S = 10.0  # the guard restarts a killed supervisor sooner
 
 
 def settling(name: str, *, revision: int, timeout_s: float) -> Iterator[DeploymentState]:
-    """States until everything wanted serves and nothing else is left; the last one says so.
+    """Yield states until the target serves and nothing else runs.
 
-    A later change counts as well: what it wants is waited for then.
-    Raises NotReady when it takes too long, EngineFailed when an engine was given up, StateConflict
-    when the deployment is stopped meanwhile. The change itself goes on in any case.
+    If the target changes again meanwhile, the new one is waited for. Raises NotReady after
+    `timeout_s`, EngineFailed if an engine was given up, StateConflict if the deployment is stopped
+    meanwhile. The supervisor carries on in every case.
     """
     deadline = time.monotonic() + timeout_s
     heard_at = time.monotonic()
@@ -51,7 +52,7 @@ def _is_settled(wanted: Launch, found: DeploymentState, revision: int) -> bool:
 def _refuse_stopped(name: str, wanted: Launch | None, found: DeploymentState | None) -> None:
     if wanted is None or (found and found.phase in ("stopping", "stopped", "failed")):
         raise StateConflict(
-            f"deployment {name!r} was stopped meanwhile.", hint="pdctl ls", code="stopped"
+            f"deployment {name!r} was stopped in the meantime.", hint="pdctl ls", code="stopped"
         )
 
 
@@ -62,8 +63,8 @@ def _refuse_given_up(wanted: Launch, found: DeploymentState) -> None:
     if failed and not busy and found.revision >= wanted.revision:
         one = failed[0]
         raise EngineFailed(
-            f"{one.name} does not serve: {one.detail}; the rest goes on.",
-            hint=f"pdctl logs {one.name} tells why; pdctl doctor explains it",
+            f"{one.name} does not serve: {one.detail}. The other engines keep running.",
+            hint=f"pdctl logs {one.name}, or pdctl doctor for an explanation",
             code="engine_failed",
         )
 
@@ -71,7 +72,7 @@ def _refuse_given_up(wanted: Launch, found: DeploymentState) -> None:
 def _too_slow(found: DeploymentState | None, timeout_s: float) -> NotReady:
     detail = f": {found.detail}" if found and found.detail else ""
     return NotReady(
-        f"not done after {timeout_s:.0f} s{detail}; it goes on without this command.",
+        f"not finished after {timeout_s:.0f} s{detail}; the change continues in the background.",
         hint="pdctl status, pdctl logs --events, or a longer --timeout",
         code="not_ready",
     )
@@ -81,9 +82,9 @@ LOOK_AT_SERVING_EVERY_S = 0.5
 
 
 def follow_states(supervisor: SupervisorProcess) -> Iterator[DeploymentState | None]:
-    """The latest state, again and again as long as the supervisor lives, and once after.
+    """Yield the latest state repeatedly while the supervisor runs, and once afterwards.
 
-    None until it has written its first. Whoever iterates may stop at any time.
+    Yields None until it has written its first state. The caller may stop iterating at any time.
     """
     name = supervisor.launch.name
     while supervisor.is_alive():
@@ -95,62 +96,65 @@ def follow_states(supervisor: SupervisorProcess) -> Iterator[DeploymentState | N
 
 
 def _own(found: DeploymentState | None, supervisor: SupervisorProcess) -> DeploymentState | None:
-    """The state, if this supervisor wrote it and not one before it."""
+    """The state if this supervisor wrote it; None if an earlier one did."""
     if found is None or found.run_id != supervisor.launch.run_id:
         return None
     return found if found.updated_at >= supervisor.started_at else None
 
 
 def failure(name: str, last: DeploymentState | None) -> PdctlError:
-    """Why a deployment did not get ready, with the earliest telling line and the last twenty."""
+    """The error for a deployment that did not become ready, with the end of the relevant log."""
     if last is None or last.failure is None:
         return _supervisor_died(name)
     culprit = next((p for p in last.processes if p.name == last.failed_process), None)
     if last.failure == "not_ready":
         return NotReady(
-            f"{name} was not ready in time: {last.detail}; all was stopped.",
-            hint="--timeout 4h to wait longer, or pdctl logs to see what it was doing",
+            f"{name} was not ready in time: {last.detail}. Everything was stopped.",
+            hint="--timeout 4h to wait longer, or pdctl logs to see how far it got",
             code="not_ready",
-            details=_details(culprit),
+            details=_details(culprit, name),
         )
     if culprit is None:
         return EngineFailed(
-            f"{last.detail}; all was stopped.", hint="pdctl logs", code="engine_failed"
+            f"{last.detail}. Everything was stopped.", hint="pdctl logs", code="engine_failed"
         )
-    return _engine_failed(culprit, last.detail)
+    return _engine_failed(culprit, last.detail, name)
 
 
-def _engine_failed(culprit: ProcessState, why: str) -> EngineFailed:
-    lines = _lines(culprit)
+def _engine_failed(culprit: ProcessState, why: str, name: str) -> EngineFailed:
+    lines = _lines(culprit, name)
     told = log_file.telling_line(lines)[:300]
     known = explain_failure(told) or explain_failure("\n".join(lines))
     meaning = f" {known.text}" if known else ""
     said = f" Its log says: {known.line if known else told}" if told else ""
     logs = f"pdctl logs {culprit.name} shows the whole log"
     return EngineFailed(
-        f"{culprit.name} {why} before everything served; all was stopped.{meaning}{said}",
+        f"{culprit.name} {why} during the start. Everything was stopped.{meaning}{said}",
         hint=f"{known.fix}. {logs}" if known else logs,
         code="router_failed" if culprit.role == "router" else "engine_failed",
-        details=_details(culprit),
+        details=_details(culprit, name),
     )
 
 
 def _supervisor_died(name: str) -> EngineFailed:
     lines = log_file.read_lines(logs_dir(name) / "supervisor.log")
     return EngineFailed(
-        f"the supervisor of {name} ended without a word.",
-        hint=f"pdctl down {name} makes sure that nothing is left",
+        f"the supervisor of {name} exited without writing a reason.",
+        hint=f"pdctl down {name} stops whatever is left",
         code="supervisor_died",
         details=log_file.last_lines(lines),
     )
 
 
-def _lines(process: ProcessState) -> tuple[str, ...]:
-    return log_file.last_start(log_file.read_lines(Path(process.log)))
+def _lines(process: ProcessState, name: str) -> tuple[str, ...]:
+    """The log of the last start of a process."""
+    log, wanted = Path(process.log), state.read_launch(name)
+    launcher = launcher_of(wanted) if wanted else launcher_named()
+    return log_file.last_start(launcher.read_log(process.node, log))
 
 
-def _details(culprit: ProcessState | None) -> tuple[str, ...]:
+def _details(culprit: ProcessState | None, name: str) -> tuple[str, ...]:
     if culprit is None:
         return ()
-    last = log_file.last_lines(_lines(culprit))
+    last = log_file.last_lines(_lines(culprit, name))
     return (f"the end of {culprit.log}:", *(f"  {line}" for line in last))

@@ -1,11 +1,15 @@
-"""The log files of a deployment, running or ended, as lines with their process in front."""
+"""The log lines of a deployment, running or ended, each with its process's name in front."""
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdctl.engines import log_file, state
+from pdctl.engines.launchers.protocol import HERE, Launcher
+from pdctl.engines.launchers.registry import LOCAL, launcher_named, launcher_of
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.meant import meant_name
 from pdctl.engines.records import Event
 from pdctl.engines.state import logs_dir
 from pdctl.errors import InvalidInput
@@ -14,28 +18,52 @@ from pdctl.paths import state_home
 LOOK_EVERY_S = 0.2
 
 
+@dataclass(frozen=True)
+class LogFile:
+    """One log: the launcher that reads it, its node and its path there."""
+
+    launcher: str
+    node: str
+    path: Path
+
+    @property
+    def process(self) -> str:
+        return self.path.stem
+
+
+@dataclass
+class _Seen:
+    """How far one log has been followed. rest: the beginning of a line that is not whole yet."""
+
+    offset: int
+    rest: str = ""
+
+    def whole_lines(self, name: str, file: LogFile) -> str:
+        """The text added since the last call, up to its last line end."""
+        launcher = _launcher(name, file)
+        added, self.offset = launcher.read_added(file.node, file.path, self.offset)
+        whole, line_end, self.rest = (self.rest + added).rpartition("\n")
+        return whole + line_end
+
+
 def deployment_of_logs(name: str | None) -> str:
-    """The deployment that is meant: the one named, the only one running, or the last that ran."""
+    """The named deployment, the only running one, or the one that ran last."""
     if name is not None:
         if not logs_dir(name).is_dir():
             raise running.not_running(name)
         return name
     names = running.names()
-    if len(names) == 1:
-        return names[0]
     logged = _logged()
-    if names or not logged:
-        return running.chosen_name(None)  # says which ones run, or that none does
-    return logged[-1].parent.name
+    return logged[-1].parent.name if logged and not names else meant_name(None, names)
 
 
 def lines(name: str, process: str | None, *, tail: int) -> tuple[str, ...]:
-    """The last lines of a process, or of each, with its name in front."""
+    """The last lines of one process, or of each process with its name in front."""
     files = _files(name, process)
-    width = max(len(f.stem) for f in files) if files else 0
+    width = max((len(f.process) for f in files), default=0)
     found: list[str] = []
     for file in files:
-        last = log_file.read_lines(file)[-tail:] if tail else ()
+        last = _read(name, file)[-tail:] if tail else ()
         found += [line if process else _named(file, line, width) for line in last]
     return tuple(found)
 
@@ -53,22 +81,22 @@ def follow(
     of_events: bool = False,
     wait: Callable[[], None] = lambda: time.sleep(LOOK_EVERY_S),
 ) -> Iterator[str]:
-    """Lines as they are added, from now on, for ever; also in files that appear meanwhile."""
-    at: dict[Path, int] = {}
+    """Yield new lines for ever, also of logs that appear meanwhile."""
+    seen: dict[LogFile, _Seen] = {}
     is_first = True
     while True:
-        files = [state.state_dir(name) / "events.jsonl"] if of_events else _files(name, process)
-        width = max(len(file.stem) for file in files)
+        events = LogFile(LOCAL, HERE, state.state_dir(name) / state.FILE)
+        files = [events] if of_events else _files(name, process)
+        width = max((len(file.process) for file in files), default=0)
         for file in files:
-            start = at.get(file, _size(file) if is_first else 0)
-            text, at[file] = _complete_lines(file, start)
-            for line in log_file.plain(text).splitlines():
+            before = seen.setdefault(file, _Seen(_size(name, file) if is_first else 0))
+            for line in log_file.plain(before.whole_lines(name, file)).splitlines():
                 yield _shown(file, line, width, process, is_event=of_events)
         is_first = False
         wait()
 
 
-def _shown(file: Path, line: str, width: int, process: str | None, *, is_event: bool) -> str:
+def _shown(file: LogFile, line: str, width: int, process: str | None, *, is_event: bool) -> str:
     if is_event:
         event = state.parse(line)
         return _event_line(event) if event else line
@@ -76,39 +104,42 @@ def _shown(file: Path, line: str, width: int, process: str | None, *, is_event: 
     return last if process else _named(file, last, width)
 
 
-def _complete_lines(file: Path, start: int) -> tuple[str, int]:
-    """What was added since a byte, up to the last line end."""
-    try:
-        with file.open("rb") as opened:
-            if _size(file) < start:  # cut off meanwhile
-                start = 0
-            opened.seek(start)
-            added = opened.read(1 << 20)
-    except OSError:
-        return "", start
-    whole = added[: added.rfind(b"\n") + 1]
-    return whole.decode("utf-8", errors="replace"), start + len(whole)
+def _launcher(name: str, file: LogFile) -> Launcher:
+    """The launcher that can read this log."""
+    wanted = state.read_launch(name) if file.launcher != LOCAL else None
+    return launcher_of(wanted) if wanted else launcher_named()
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
+def _read(name: str, file: LogFile) -> tuple[str, ...]:
+    return _launcher(name, file).read_log(file.node, file.path)
 
 
-def _files(name: str, process: str | None) -> tuple[Path, ...]:
-    files = tuple(sorted(logs_dir(name).glob("*.log")))
+def _size(name: str, file: LogFile) -> int:
+    return _launcher(name, file).log_size(file.node, file.path)
+
+
+def _files(name: str, process: str | None) -> tuple[LogFile, ...]:
+    files = _all_files(name)
     if process is None:
         return files
-    chosen = tuple(file for file in files if file.stem == process)
+    chosen = tuple(file for file in files if file.process == process)
     if not chosen:
         raise InvalidInput(
             f"{name} has no process {process!r}.",
-            hint=f"one of {', '.join(file.stem for file in files)}",
+            hint=f"one of {', '.join(file.process for file in files)}",
             code="unknown_process",
         )
     return chosen
+
+
+def _all_files(name: str) -> tuple[LogFile, ...]:
+    """The logs in the state directory, and those that a running deployment writes elsewhere."""
+    here = {path.stem: LogFile(LOCAL, HERE, path) for path in logs_dir(name).glob("*.log")}
+    wanted = state.read_launch(name)
+    if wanted is not None and wanted.launcher != LOCAL:
+        specs = (*wanted.leaving, *wanted.specs)
+        here |= {spec.name: LogFile(wanted.launcher, spec.node, spec.log) for spec in specs}
+    return tuple(here[process] for process in sorted(here))
 
 
 def _logged() -> list[Path]:
@@ -117,8 +148,8 @@ def _logged() -> list[Path]:
     return sorted((d for d in found if any(d.iterdir())), key=lambda d: d.stat().st_mtime)
 
 
-def _named(file: Path, line: str, width: int) -> str:
-    return f"{file.stem:<{width}} | {line}"
+def _named(file: LogFile, line: str, width: int) -> str:
+    return f"{file.process:<{width}} | {line}"
 
 
 def _event_line(event: Event) -> str:

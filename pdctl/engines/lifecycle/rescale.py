@@ -1,4 +1,7 @@
-"""Give a running deployment other numbers of engines: what is wanted is written, nothing waits."""
+"""Change the engine counts of a running deployment.
+
+Writes the new target and returns; the supervisor does the rest.
+"""
 
 import time
 from collections.abc import Mapping
@@ -8,22 +11,22 @@ from pdctl.deployment.build import Counts, role_changes, scaled
 from pdctl.deployment.flags import differing_flags, parse_version, role_switch_obstacle
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment, ProcessSpec
-from pdctl.deployment.resources import assign_gpus, index_ranges, takes_gpus
+from pdctl.deployment.resources import assign_gpus, index_ranges
 from pdctl.engines import state
 from pdctl.engines.lifecycle import running, start
 from pdctl.engines.lifecycle.start import Prepared, planning, prepare
 from pdctl.engines.records import Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, StateConflict
 
-GUARD_WAIT_S = 3.0  # a killed supervisor is back by then
+GUARD_WAIT_S = 3.0  # the guard restarts a killed supervisor within this time
 
 
 @dataclass(frozen=True)
 class Rescaled:
-    """What is wanted now. changes: what happens to which engine, and why, in sentences."""
+    """The new target. changes: the fate of each engine, with the reason, in sentences."""
 
     launch: Launch
-    before: str  # the layout
+    before: str  # the previous layout
     changes: tuple[str, ...]
 
     @property
@@ -32,13 +35,13 @@ class Rescaled:
 
 
 def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Rescaled:
-    """Write down what should run; the supervisor notices and goes there.
+    """Write a new target for the supervisor of a running deployment.
 
-    Asking for what is wanted already changes nothing. Two at once happen one after the other.
-    drain_s: how long the requests of a leaving engine may take; None: as before.
+    Asking for the present counts changes nothing. Concurrent calls take effect in turn.
+    drain_s: longest time for the requests of a leaving engine; None: as before.
 
-    Raises InvalidInput where the result could not serve, EnvironmentProblem where GPUs or ports
-    are missing, StateConflict where nothing runs, it is stopping, or it would stop serving.
+    Raises InvalidInput if the result could not serve, EnvironmentProblem if GPUs or ports are
+    missing, StateConflict if it does not run, is stopping, or would have to stop serving.
     """
     with planning():
         current = _current(name)
@@ -47,64 +50,66 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
         if after.layout == before.layout:
             return Rescaled(current, before.layout, ())
         if after.engine == "sim":
-            assign_gpus(after, ())  # as many as --gpus describes
+            assign_gpus(after, ())  # raises if --gpus describes too few
         change = _Change.of(before, after, current)
         prepared = _prepared(change)
         _refuse_kept_memory(change, prepared)
         changes = change.sentences(prepared)
-        wanted = start.change(
-            prepared.deployment,
-            prepared.specs,
-            leaving=change.leaving,
-            changes=changes,
-            drain_s=drain_s,
-        )
+        wanted = start.change(prepared, leaving=change.leaving, changes=changes, drain_s=drain_s)
         return Rescaled(wanted, before.layout, changes)
 
 
 def _refuse_kept_memory(change: "_Change", prepared: Prepared) -> None:
-    """Over NIXL the only prefill engine would have to restart before the new one finds memory."""
+    """Refuse a change over NIXL that would need the only prefill engine to restart."""
     senders = [spec for spec in change.kept if spec.role == "prefill"]
     if prepared.backend != "nixl" or len(senders) != 1:
         return
     for spec in prepared.specs:
         for old in change.leaving:
-            takes_it = old.role == "decode" and set(old.gpus) & set(spec.gpus)
-            if takes_it and takes_gpus(spec) and spec.name not in change.places:
+            # only an engine of the same node maps the memory
+            keeper = senders[0].name if senders[0].node == old.node else ""
+            takes_it = (
+                keeper and old.role == "decode" and set(old.gpu_places) & set(spec.gpu_places)
+            )
+            if takes_it and spec.needs_gpus and spec.name not in change.places:
                 total = change.after.total
                 num_prefill = change.after.roles["prefill"].engines
                 raise StateConflict(
-                    f"{spec.name} needs the memory of {old.name}, which {senders[0].name} keeps "
-                    "mapped (NIXL) until it restarts; without it nothing is served meanwhile.",
-                    hint=f"pdctl down, then pdctl up --prefill {num_prefill} --total {total}; or a "
-                    "GPU more",
+                    f"{spec.name} needs the GPU memory of {old.name}, but {keeper} keeps "
+                    "it mapped (NIXL) until it restarts, and it is the only prefill engine.",
+                    hint=f"pdctl down, then pdctl up --prefill {num_prefill} --total {total}; or "
+                    "free one more GPU",
                     code="memory_kept",
                 )
 
 
 def _prepared(change: "_Change") -> Prepared:
     try:
-        return prepare(change.after, present=change.present, places=change.places)
+        return prepare(
+            change.after,
+            present=change.present,
+            places=change.places,
+            launcher=change.launcher,
+        )
     except EnvironmentProblem as problem:
         if problem.code != "not_enough_gpus":
             raise
-        hint = (
-            f"--prefill or --decode alone moves engines among the {change.before.total} there are"
-        )
+        hint = f"--prefill N alone keeps the total at {change.before.total} engines"
         raise EnvironmentProblem(problem.message, hint=hint, code=problem.code) from problem
 
 
 @dataclass(frozen=True)
 class _Change:
-    """From one layout to another. places: new engine -> the one that it is made of."""
+    """A change from one layout to another."""
 
     before: Deployment
     after: Deployment
     specs: Mapping[str, ProcessSpec]  # before
     kept: tuple[ProcessSpec, ...]
-    back: Mapping[str, ProcessSpec]  # wanted again before they were gone
+    back: Mapping[str, ProcessSpec]  # engines that were leaving and are wanted again
     leaving: tuple[ProcessSpec, ...]
-    were_prefill: frozenset[str] = frozenset()  # before their present role
+    were_prefill: frozenset[str]  # engines that had the prefill role before
+    launcher: str
 
     @classmethod
     def of(cls, before: Deployment, after: Deployment, current: Launch) -> "_Change":
@@ -116,7 +121,7 @@ class _Change:
             spec
             for spec in current.specs
             if spec.name in wanted
-            # one that waits for the place of an engine that now stays has to find another
+            # an engine that waits for the place of one that now stays needs another place
             and ((spec.name, spec.url) in alive or not any(map(spec.shares_a_place_with, again)))
         )
         gone = [
@@ -128,17 +133,18 @@ class _Change:
         leaving = tuple(spec for spec in gone if spec not in back.values())
         specs = {spec.name: spec for spec in current.specs}
         were_prefill = frozenset(process.name for process in seen if process.was_prefill)
-        return cls(before, after, specs, kept, back, leaving, were_prefill)
+        launcher = current.launcher
+        return cls(before, after, specs, kept, back, leaving, were_prefill, launcher)
 
     @property
     def role_changes(self) -> dict[str, str]:
-        """New engine -> the one of the other role that gives up its place."""
+        """New engine -> the engine of the other role that gives up its place."""
         found = role_changes(self.before, self.after)
         return {new: old for new, old in found.items() if new not in self.back}
 
     @property
     def places(self) -> dict[str, ProcessSpec]:
-        """New engine -> the running one that takes the new role without a restart."""
+        """New engine -> the running engine that takes the new role without a restart."""
         return {
             new: self.specs[old]
             for new, old in self.role_changes.items()
@@ -148,18 +154,18 @@ class _Change:
         }
 
     def _was_met(self, old: str) -> bool:
-        """Whether decode engines would look for it where it was as a prefill engine before."""
+        """True if decode engines have cached its address from its time as a prefill engine."""
         return self.specs[old].role == "decode" and old in self.were_prefill
 
     @property
     def present(self) -> tuple[ProcessSpec, ...]:
-        """What runs, those aside whose place somebody takes."""
+        """The running processes, without those whose place a new engine takes."""
         replaced = self.places.values()
         stay = (*self.kept, *self.back.values())
         return (*stay, *(spec for spec in self.leaving if spec not in replaced))
 
     def sentences(self, prepared: Prepared) -> tuple[str, ...]:
-        """What happens to each engine, and why."""
+        """The fate of each engine that is new or leaves, with the reason."""
         kept = {spec.name for spec in self.kept}
         wanted = {spec.name for spec in prepared.specs}
         new = [spec for spec in prepared.specs if spec.name not in kept]
@@ -168,14 +174,14 @@ class _Change:
         stops = (name for name in gone if name not in given_up)
         return (
             *(self._about(spec, prepared) for spec in new),
-            *(f"{name} leaves when its requests are done." for name in stops),
+            *(f"{name} leaves once its requests have finished." for name in stops),
         )
 
     def _about(self, spec: ProcessSpec, prepared: Prepared) -> str:
         where = f" on GPU {index_ranges(spec.gpus)}" if spec.gpus else ""
         old = self.role_changes.get(spec.name)
         if spec.name in self.back:
-            return f"{spec.name} stays: it was about to leave."
+            return f"{spec.name} stays; it was about to leave."
         if old is None:
             return f"{spec.name} starts{where}."
         if spec.name in self.places:
@@ -191,34 +197,35 @@ class _Change:
         version = parse_version(prepared.version)
         obstacle = role_switch_obstacle(self.after, version=version, backend=prepared.backend)
         if not obstacle and self._was_met(old):
-            obstacle = "decode engines would look for it where they met it as a prefill engine"
-        why = obstacle or f"{old} was not started able to change its role, or does not run"
-        if set(spec.gpus) & set(self.specs[old].gpus):
-            return f"{old} leaves, then {spec.name} starts{where}, as no other is free: {why}."
-        return f"{spec.name} starts{where}, then {old} leaves: {why}."
+            obstacle = "decode engines have cached its earlier address as a prefill engine"
+        why = obstacle or f"{old} was started without role switching, or does not run"
+        if set(spec.gpu_places) & set(self.specs[old].gpu_places):
+            order = f"{old} leaves, then {spec.name} starts{where}, because no other GPU is free"
+            return f"{order} (no role switch: {why})."
+        return f"{spec.name} starts{where}, then {old} leaves (no role switch: {why})."
 
 
 def _taken_back(
     gone: list[ProcessSpec], missing: set[str], kept: tuple[ProcessSpec, ...]
 ) -> dict[str, ProcessSpec]:
-    """Engines that are wanted again while they still run, by name."""
+    """Engines that still run and are wanted again, by name."""
     urls = {spec.url for spec in kept}
-    gpus = {gpu for spec in kept for gpu in spec.gpus}
+    places = {place for spec in kept for place in spec.gpu_places}
     return {
         spec.name: spec
         for spec in gone
-        if spec.name in missing and spec.url not in urls and not gpus & set(spec.gpus)
+        if spec.name in missing and spec.url not in urls and not places & set(spec.gpu_places)
     }
 
 
 def _running(name: str) -> tuple[ProcessState, ...]:
-    """The processes that run."""
+    """The running processes, as the supervisor last saw them."""
     found = state.read_state(name)
-    return tuple(p for p in found.processes if p.pid is not None) if found else ()
+    return tuple(p for p in found.processes if p.handle is not None) if found else ()
 
 
 def _current(name: str) -> Launch:
-    """What is wanted now. Raises StateConflict where nobody would follow a change."""
+    """The present target. Raises StateConflict if no supervisor would follow a change."""
     current = state.read_launch(name)
     if current is None or not running.is_running(name):
         raise running.not_running(name)
@@ -226,8 +233,8 @@ def _current(name: str) -> Launch:
     while not state.is_supervised(name):
         if time.monotonic() > deadline:
             raise StateConflict(
-                f"deployment {name!r} lost its supervisor; nothing would follow the change.",
-                hint=f"pdctl up --resume --name {name}, then again",
+                f"deployment {name!r} lost its supervisor, so nothing would act on the change.",
+                hint=f"pdctl up --resume --name {name}, then repeat the command",
                 code="no_supervisor",
             )
         time.sleep(0.05)
@@ -240,7 +247,7 @@ def _current(name: str) -> Launch:
 
 
 def _deployment(current: Launch) -> Deployment:
-    """What the user chose, with as many engines as are wanted: launch.json is written last."""
+    """The user's choice, with the engine counts of launch.json, which is written last."""
     chosen = read_deployment(state.state_dir(current.name) / "desired.yaml")
     roles = [spec.role for spec in current.specs]
     plans = {role: replace(p, engines=roles.count(role)) for role, p in chosen.roles.items()}

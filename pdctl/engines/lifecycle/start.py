@@ -1,113 +1,114 @@
-"""A deployment as the processes it comes to on this machine, at this moment."""
+"""From a deployment to processes: choose GPUs and ports, write launch.json, start a supervisor."""
 
 import fcntl
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdctl.deployment.checks import cautions
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
+from pdctl.deployment.hosts import reachable
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.deployment.resources import (
-    assign_more_gpus,
     choose_backend,
     crossing,
     needs_gpus,
+    place_engines,
     plan_ports,
 )
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
+from pdctl.engines.launchers.protocol import Launcher
+from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.records import Launch
 from pdctl.engines.state import logs_dir
 from pdctl.errors import EnvironmentProblem, InvalidInput
-from pdctl.inspection.gpus import query_gpus, query_rdma_ports, visible_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Gpu, Llm, SglangInstall
-from pdctl.inspection.sglang import query_sglang
 from pdctl.paths import state_home
 from pdctl.perf_model.memory import check_parallelism
 
-NUM_RETIRED_PORTS = 40  # of the hundred in a band
-_SHIM = Path(__file__).parents[1] / "exec_shim.py"
-_GUARD = Path(__file__).parents[1] / "guard.py"
+NUM_RETIRED_PORTS = 40  # out of the hundred in a band
 
 
 @dataclass(frozen=True)
-class SupervisorProcess:
-    """The supervisor that was started for a launch."""
+class Prepared:
+    """Everything resolved, nothing started. kv_path: how KV moves, in words; "" if it does not."""
 
-    launch: Launch
-    child: "subprocess.Popen[bytes]"  # the supervisor, or its guard
-    started_at: float = field(default_factory=time.time)  # Unix seconds
-
-    def is_alive(self) -> bool:
-        return self.child.poll() is None
-
-    def ask_to_stop(self, *, now: bool = False) -> None:
-        """Router out, requests finish, engines end; or kill everything at once."""
-        if self.is_alive():
-            self.child.send_signal(signal.SIGINT if now else signal.SIGTERM)
+    deployment: Deployment
+    specs: tuple[ProcessSpec, ...]  # router first
+    version: str | None  # of SGLang; None: simulated
+    gpu_name: str
+    kv_path: str
+    warnings: tuple[str, ...]
+    backend: str | None = None  # of KV transfer
+    launcher: str = LOCAL
 
 
 def launch(
-    deployment: Deployment,
-    specs: tuple[ProcessSpec, ...],
+    prepared: Prepared,
     *,
     detached: bool,
     ready_timeout_s: float,
 ) -> SupervisorProcess:
     """Start a supervisor for a deployment. Raises StateConflict if the name is running."""
-    name = deployment.name
-    directory = state.make_state_dir(name)
+    name = prepared.deployment.name
+    state.make_state_dir(name)
     held = _lock_free_name(name)
     try:
-        _clear_last_run(name, directory)
-        wanted = Launch(
-            run_id=uuid.uuid4().hex,
-            boot_id=state.boot_id(),
-            name=name,
-            layout=deployment.layout,
-            model=deployment.model,
-            endpoint=_reachable(specs[0]),
-            detached=detached,
-            cwd=os.getcwd(),
-            launched_at=time.time(),
-            ready_timeout_s=ready_timeout_s,
-            specs=specs,
-        )
-        _write(wanted, deployment, directory)
-        return SupervisorProcess(wanted, _start_supervisor(name, held, tied=not detached))
+        wanted = write_launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
+        return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=not detached))
     finally:
         os.close(held)
 
 
+def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) -> Launch:
+    """Write desired.yaml and launch.json for a supervisor to run. Call with the name locked."""
+    deployment = prepared.deployment
+    directory = state.make_state_dir(deployment.name)
+    _clear_last_run(deployment.name, directory)
+    wanted = Launch(
+        run_id=uuid.uuid4().hex,
+        boot_id=state.boot_id(),
+        name=deployment.name,
+        layout=deployment.layout,
+        model=deployment.model,
+        endpoint=_endpoint(prepared.specs[0]),
+        detached=detached,
+        cwd=os.getcwd(),
+        launched_at=time.time(),
+        ready_timeout_s=ready_timeout_s,
+        specs=prepared.specs,
+        launcher=prepared.launcher,
+    )
+    _write(wanted, deployment, directory)
+    return wanted
+
+
 def change(
-    deployment: Deployment,
-    specs: tuple[ProcessSpec, ...],
+    prepared: Prepared,
     *,
     leaving: tuple[ProcessSpec, ...] = (),
     changes: tuple[str, ...] = (),
     drain_s: float | None = None,
 ) -> Launch:
-    """Have the supervisor of a running deployment go over to other processes.
+    """Give the supervisor of a running deployment a new target.
 
-    It starts what is new, drains and stops what is missing from `specs`, and leaves alone what is
-    in both. Call inside `planning()`, with specs that `prepare(deployment, present=...)` gave.
-    leaving: what runs and is not among them. changes: what happens and why, for the event log.
+    It starts new processes, drains and stops those missing from the target, and keeps the rest.
+    Call inside `planning()`, with what `prepare(deployment, present=...)` returned.
+    leaving: running processes outside the target. changes: sentences for the event log.
     Raises StateConflict if no supervisor runs.
     """
+    deployment, specs = prepared.deployment, prepared.specs
     name = deployment.name
     current = state.read_launch(name)
     if current is None or not state.is_supervised(name):
@@ -127,7 +128,7 @@ def change(
 
 
 def _retired_ports(current: Launch, specs: tuple[ProcessSpec, ...]) -> tuple[int, ...]:
-    """Ports that decode engines may still hold for those of a prefill engine that has left."""
+    """Bootstrap ports that decode engines may still associate with a prefill engine that left."""
     kept = {spec.bootstrap_port for spec in specs}
     gone = [spec.bootstrap_port for spec in current.specs if spec.bootstrap_port]
     left = [p for p in (*current.retired_ports, *gone) if p is not None and p not in kept]
@@ -135,7 +136,7 @@ def _retired_ports(current: Launch, specs: tuple[ProcessSpec, ...]) -> tuple[int
 
 
 def _write(wanted: Launch, deployment: Deployment, directory: Path) -> None:
-    """The choice for people first: the supervisor acts on launch.json."""
+    """Write desired.yaml, then launch.json, which the supervisor follows."""
     desired = directory / "desired.yaml"
     write_deployment(deployment, desired)
     desired.chmod(0o600)
@@ -143,7 +144,7 @@ def _write(wanted: Launch, deployment: Deployment, directory: Path) -> None:
 
 
 def resume(name: str) -> SupervisorProcess | None:
-    """A new supervisor for a detached deployment that lost its own; None if it has one."""
+    """Start a new supervisor for a detached deployment without one; None if it has one."""
     wanted = state.read_launch(name)
     held = state.lock(name)
     if held is None:
@@ -151,7 +152,7 @@ def resume(name: str) -> SupervisorProcess | None:
     try:
         if wanted is None:
             raise running.not_running(name)
-        return SupervisorProcess(wanted, _start_supervisor(name, held, tied=False))
+        return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=False))
     finally:
         os.close(held)
 
@@ -159,7 +160,7 @@ def resume(name: str) -> SupervisorProcess | None:
 def _lock_free_name(name: str) -> int:
     running.refuse_running(name)
     held = state.lock(name)
-    if held is None:  # another `up` was faster
+    if held is None:  # another `pdctl up` came first
         raise running.already_running(name)
     return held
 
@@ -171,83 +172,23 @@ def _clear_last_run(name: str, directory: Path) -> None:
     state.make_state_dir(name)
 
 
-def _start_supervisor(name: str, lock_fd: int, *, tied: bool) -> "subprocess.Popen[bytes]":
-    """In a session of its own, so that Ctrl-C reaches only the command.
-
-    tied: the kernel ends it when this command dies. Otherwise a guard starts it again when
-    something kills it.
-    """
-    argv = [sys.executable, "-m", "pdctl.engines.daemon", name, "--lock-fd", str(lock_fd)]
-    wrapper = [str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))] if tied else [str(_GUARD)]
-    log = state.logs_dir(name) / "supervisor.log"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    written = os.open(log, flags, 0o600)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", *wrapper, *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=written,
-            start_new_session=True,
-            pass_fds=[lock_fd],
-        )
-    finally:
-        os.close(written)
-
-
-def _reachable(router: ProcessSpec) -> str:
-    """The URL a program on this machine uses, also where the router listens on every address."""
-    wildcards = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
-    return f"http://{wildcards.get(router.host, router.host)}:{router.port}"
-
-
-def is_held(port: int) -> bool:
-    """Whether somebody has this port, although a server might still be able to listen on it.
-
-    True too for a minute after a server closed connections there.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return True
-    return False
-
-
 @contextmanager
-def holding(specs: Iterable[ProcessSpec]) -> Iterator[None]:
-    """Hold the HTTP and bootstrap ports of these processes while the block runs.
-
-    Ignores: ports of NCCL, torch and the router's metrics, whose servers may not share a port.
-    """
-    with ExitStack() as sockets:
-        for spec in specs:
-            for port in (spec.port, spec.bootstrap_port):
-                if port is not None:
-                    _hold(port, sockets)
+def holding(prepared: Prepared) -> Iterator[None]:
+    """Hold the HTTP and bootstrap ports of these processes while the block runs."""
+    launcher = launcher_named(prepared.launcher)
+    ports: dict[str, list[int]] = {}
+    for spec in prepared.specs:
+        named = (spec.port, spec.bootstrap_port)
+        ports.setdefault(spec.node, []).extend(port for port in named if port is not None)
+    with ExitStack() as held:
+        for node, on_node in ports.items():
+            held.enter_context(launcher.hold_ports(node, on_node))
         yield
 
 
-def _hold(port: int, sockets: ExitStack) -> None:
-    held = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        held.bind(("", port))
-    except OSError:
-        return  # it was taken just now: its engine will say so
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What would be started. kv_path: how KV moves, in words; "" where it does not."""
-
-    deployment: Deployment
-    specs: tuple[ProcessSpec, ...]  # router first
-    version: str | None  # of SGLang; None: simulated
-    gpu_name: str
-    kv_path: str
-    warnings: tuple[str, ...]
-    backend: str | None = None  # of KV transfer
+def _endpoint(router: ProcessSpec) -> str:
+    """The URL that programs use, also where the router listens on every address."""
+    return f"http://{reachable(router.host)}:{router.port}"
 
 
 NOWHERE: Mapping[str, ProcessSpec] = {}
@@ -258,40 +199,45 @@ def prepare(
     *,
     present: tuple[ProcessSpec, ...] = (),
     places: Mapping[str, ProcessSpec] = NOWHERE,
+    launcher: str = LOCAL,
 ) -> Prepared:
-    """Resolve GPUs, ports, SGLang and the KV backend of a deployment.
+    """Resolve nodes, GPUs, ports, SGLang and the KV backend of a deployment.
 
-    present: what runs of it already; processes of the same name stay exactly as they are.
-    places: new engine -> the one whose ports and GPUs it takes over, which is not in `present`.
+    present: its running processes; those that the deployment still names stay as they are.
+    places: new engine -> the engine, not in `present`, whose ports and GPUs it takes over.
+    launcher: where it runs, a name in the registry of launchers.
 
-    Raises EnvironmentProblem where this machine lacks one of them, InvalidInput where the
-    deployment asks for what cannot be. Call inside `planning()` unless nothing will be started.
+    Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
+    run. Call inside `planning()` unless nothing will be started.
     """
-    install = _install(deployment)
-    gpus = _gpus_here() if needs_gpus(deployment) else ()
+    there = launcher_named(launcher)
+    install = _install(deployment, there)
+    gpus = _gpus_of_nodes(deployment, there)
     llm = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
-    assigned = assign_more_gpus(deployment, held, gpus)
-    backend, kv_path = _kv_path(deployment, install, gpus)
+    placed = place_engines(deployment, held, gpus)
+    backend, kv_path = _kv_path(deployment, install, gpus, there)
     stays = {spec.name: spec for spec in present}
-    planned = plan_ports(deployment, _is_usable(deployment, stays.get("router")))
+    planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there))
     specs = expand(
         deployment,
-        gpus=assigned,
+        gpus={name: place.gpus for name, place in placed.items()},
+        nodes={"router": there.nodes()[0], **{name: p.node for name, p in placed.items()}},
+        addresses={node: there.address(node) for node in there.nodes()},
         ports={**planned, **{name: ports_of(spec) for name, spec in places.items()}},
         log_dir=logs_dir(deployment.name),
         install=install,
         backend=backend,
     )
     return Prepared(
-        # engines that are added later must move KV in the same way
+        # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
         specs=tuple(stays.get(spec.name, spec) for spec in specs),
         version=install.version if install else None,
-        gpu_name=gpus[0].name if gpus else "",
+        gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
         warnings=(
-            *crossing(assigned, gpus),
+            *crossing(placed, gpus),
             *cautions(
                 deployment,
                 llm=llm,
@@ -301,12 +247,13 @@ def prepare(
             ),
         ),
         backend=backend,
+        launcher=launcher,
     )
 
 
 @contextmanager
 def planning() -> Iterator[None]:
-    """Hold this while ports and GPUs are chosen and until launch.json names them."""
+    """Hold the lock for choosing ports and GPUs, until launch.json names them."""
     home = state_home()
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -320,19 +267,8 @@ def planning() -> Iterator[None]:
         os.close(held)
 
 
-def is_port_free(port: int) -> bool:
-    """Whether a server can listen on this port of this machine."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
-
-
 def _llm(deployment: Deployment) -> Llm | None:
-    """The model's shape, its parallelism checked; None where SGLang will download the model."""
+    """The model, checked against the parallelism; None if SGLang will download it."""
     try:
         llm = read_llm(deployment.model)
     except InvalidInput as problem:
@@ -341,8 +277,8 @@ def _llm(deployment: Deployment) -> Llm | None:
         raise
     if llm.path is None and deployment.engine == "sglang":
         raise InvalidInput(
-            f"{deployment.model} is a bundled shape without weights.",
-            hint="pdctl up with a directory or a Hugging Face id, or --engine sim to rehearse",
+            f"{deployment.model} is a bundled model description without weights.",
+            hint="pdctl up DIRECTORY or a Hugging Face id; --engine sim to rehearse",
             code="no_weights",
         )
     for plan in deployment.roles.values():
@@ -350,10 +286,11 @@ def _llm(deployment: Deployment) -> Llm | None:
     return llm
 
 
-def _install(deployment: Deployment) -> SglangInstall | None:
+def _install(deployment: Deployment, launcher: Launcher) -> SglangInstall | None:
+    """The SGLang of the first node. Ignores: nodes that have another one."""
     if deployment.engine == "sim":
         return None
-    install = query_sglang(deployment.python)
+    install = launcher.sglang(launcher.nodes()[0], deployment.python)
     if install.version is None:
         raise EnvironmentProblem(
             f"SGLang is not installed in {install.python}.",
@@ -363,52 +300,67 @@ def _install(deployment: Deployment) -> SglangInstall | None:
     return install
 
 
-def _gpus_here() -> tuple[Gpu, ...]:
-    """The GPUs CUDA_VISIBLE_DEVICES leaves, those of deployments still loading marked as taken."""
+def _gpus_of_nodes(deployment: Deployment, launcher: Launcher) -> dict[str, tuple[Gpu, ...]]:
+    """The GPUs of every node; those of deployments that are still loading are marked as taken."""
+    if not needs_gpus(deployment):
+        return dict.fromkeys(launcher.nodes(), ())
     owners = {
-        index: name
+        place: name
         for name in running.names()
         if (launch := state.read_launch(name))
         for spec in (*launch.specs, *launch.leaving)
-        if "CUDA_VISIBLE_DEVICES" in spec.env
-        for index in spec.gpus
+        if spec.needs_gpus
+        for place in spec.gpu_places
     }
-    return tuple(
-        replace(gpu, problem=f"deployment {owners[gpu.index]}")
-        if gpu.problem is None and gpu.index in owners
-        else gpu
-        for gpu in visible_gpus(query_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    )
+    return {
+        node: tuple(_owned(gpu, owners.get((node, gpu.index))) for gpu in launcher.gpus(node))
+        for node in launcher.nodes()
+    }
+
+
+def _owned(gpu: Gpu, owner: str | None) -> Gpu:
+    if owner is None or gpu.problem is not None:
+        return gpu
+    return replace(gpu, problem=f"deployment {owner}")
 
 
 def _kv_path(
-    deployment: Deployment, install: SglangInstall | None, gpus: tuple[Gpu, ...]
+    deployment: Deployment,
+    install: SglangInstall | None,
+    gpus: Mapping[str, tuple[Gpu, ...]],
+    launcher: Launcher,
 ) -> tuple[str | None, str]:
+    """The KV backend and how KV moves, in words. RDMA counts only if every node has it."""
     if install is None or "prefill" not in deployment.roles:
         return None, ""
+    ports = [launcher.rdma_ports(node) for node in launcher.nodes()]
     return choose_backend(
         install,
         requested=deployment.transfer_backend,
-        rdma=any(port.state == "ACTIVE" for port in query_rdma_ports()),
-        nvlink=any(gpu.nvlink_peers for gpu in gpus),
+        rdma=all(any(port.state == "ACTIVE" for port in found) for found in ports),
+        nvlink=len(gpus) == 1 and any(gpu.nvlink_peers for found in gpus.values() for gpu in found),
     )
 
 
-def _is_usable(deployment: Deployment, router: ProcessSpec | None) -> Callable[[int], bool]:
-    """Whether a port can be had; the port of a router that stays counts as one."""
+def _is_usable(
+    deployment: Deployment, router: ProcessSpec | None, launcher: Launcher
+) -> Callable[[int], bool]:
+    """Tell whether a port is available on every node. The port of a router that stays is."""
     taken = _reserved_ports()
     own = router.port if router is not None else None
 
-    def can_be_had(port: int) -> bool:
-        # the router's was asked for by number and may have been left a moment ago
-        is_asked_for = port == deployment.router.port
-        return port not in taken and is_port_free(port) and (is_asked_for or not is_held(port))
+    def is_usable(port: int) -> bool:
+        # the user chose the router's by number and may have left it a moment ago
+        is_strict = port != deployment.router.port
+        return port not in taken and all(
+            launcher.is_port_free(node, port, is_strict=is_strict) for node in launcher.nodes()
+        )
 
-    return lambda port: port == own or can_be_had(port)
+    return lambda port: port == own or is_usable(port)
 
 
 def _reserved_ports() -> frozenset[int]:
-    """Ports of running deployments, whose engines may not listen yet."""
+    """Ports of running deployments whose engines may not listen yet."""
     launches = [found for name in running.names() if (found := state.read_launch(name))]
     specs = [spec for launch in launches for spec in (*launch.specs, *launch.leaving)]
     retired = {port for launch in launches for port in launch.retired_ports}

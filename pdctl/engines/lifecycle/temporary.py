@@ -1,33 +1,30 @@
-"""A deployment for as long as a block of code runs: started before, gone after."""
+"""A temporary deployment: serve while a block of code runs, and leave nothing behind."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from pdctl.deployment.hosts import LOOPBACK
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state
-from pdctl.engines.launchers.local import GIVEN_BACK_S
+from pdctl.engines.launchers.gpu_memory import RELEASE_WAIT_S
+from pdctl.engines.launchers.protocol import HERE
+from pdctl.engines.launchers.registry import launcher_named
 from pdctl.engines.lifecycle import follow, running, start
 from pdctl.engines.lifecycle.start import planning, prepare
+from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
 
 
 def private(deployment: Deployment, purpose: str) -> Deployment:
-    """`deployment` so that it runs beside any other: PURPOSE-PID on a port nobody listens on."""
-    router = replace(deployment.router, host="127.0.0.1", port=free_port())
+    """`deployment` with a unique name, PURPOSE-PID, and a free router port."""
+    port = launcher_named().any_free_port(HERE)
+    router = replace(deployment.router, host=LOOPBACK, port=port)
     return replace(deployment, name=f"{purpose}-{os.getpid()}", router=router)
 
 
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-STOP_WAIT_S = 15.0 + GIVEN_BACK_S
+STOP_WAIT_S = 15.0 + RELEASE_WAIT_S
 
 
 @contextmanager
@@ -37,24 +34,22 @@ def serving(
     ready_timeout_s: float = 7200.0,
     tell: Callable[[DeploymentState], None] = lambda state: None,
 ) -> Iterator[DeploymentState]:
-    """Launch `deployment`, wait until it serves, and leave nothing of it behind.
+    """Start `deployment`, run the block once it serves, then stop it and remove its files.
 
-    Its logs stay only when the block failed: somebody may want to read them.
-    tell: called with each state seen while it starts. It is tied to this process: if this one is
-    killed, the kernel ends the supervisor and with it everything. Raises as `pdctl up` does.
+    The logs stay if the block fails, so that the failure can be explained. The deployment is tied
+    to this process: if this one is killed, the kernel ends the supervisor and with it everything.
+    tell: called with each state while it starts. Raises as `pdctl up` does.
     """
     running.refuse_running(deployment.name)
     with planning():
         prepared = prepare(deployment)
-        supervisor = start.launch(
-            prepared.deployment, prepared.specs, detached=False, ready_timeout_s=ready_timeout_s
-        )
+        supervisor = start.launch(prepared, detached=False, ready_timeout_s=ready_timeout_s)
     keeps_logs = True
     try:
         yield _ready(supervisor, tell)
         keeps_logs = False
     except KeyboardInterrupt:
-        keeps_logs = False  # nobody wonders why it ended
+        keeps_logs = False  # the user knows why it ended
         raise
     finally:
         supervisor.ask_to_stop(now=True)
@@ -66,7 +61,7 @@ def serving(
 
 
 def _ready(
-    supervisor: start.SupervisorProcess, tell: Callable[[DeploymentState], None]
+    supervisor: SupervisorProcess, tell: Callable[[DeploymentState], None]
 ) -> DeploymentState:
     last = None
     for seen in follow.follow_states(supervisor):

@@ -1,9 +1,10 @@
-"""What to do next for a deployment: pure, level-triggered, one step at a time.
+"""Decide the supervisor's next actions. Pure and level-triggered.
 
-Whatever happened before, `step` compares what should run with what is seen and moves one step
-closer; acting twice on the same sight is harmless. The loop around it is in daemon.py.
+Whatever happened before, `step` compares the target with the observation and moves one step closer;
+acting twice on the same observation is harmless. The loop that calls it is in loop.py.
 """
 
+import signal
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.supervision.gpu_room import has_room, holder_of, is_last_keeper, to_renew
 from pdctl.engines.supervision.model import (
     DEFAULT_LIMITS,
+    NOT_STARTED,
     Action,
     Deregister,
     Desired,
@@ -35,11 +37,11 @@ from pdctl.engines.supervision.model import (
 def first_start_failure(
     desired: Desired, observed: Observed, now: float, limits: SupervisorLimits
 ) -> Fail | None:
-    """Why everything is to be stopped: the earliest crash, a stranger's answer, or too late."""
+    """The failure that ends a first start: the earliest crash, a wrong answer, or a timeout."""
     wanted = [observed.processes[s.name] for s in desired.specs if s.name in observed.processes]
     crashed = sorted((p for p in wanted if p.crashes), key=lambda p: p.crashes[0])
     if crashed:
-        return Fail(crashed[0].name, "engine_failed", _how_it_ended(crashed[0]))
+        return Fail(crashed[0].name, "engine_failed", how_it_ended(crashed[0]))
     for process in wanted:
         if process.wrong_since is not None and now - process.wrong_since >= limits.wrong_s:
             return Fail(process.name, "engine_failed", process.detail)
@@ -51,26 +53,36 @@ def first_start_failure(
     return None
 
 
-def _how_it_ended(process: Process) -> str:
+def how_it_ended(process: Process) -> str:
+    """The end of a process, as the predicate of a sentence."""
     if process.exit_code is None:
-        return "could not be started"
+        was_started = not process.detail.startswith(NOT_STARTED)
+        return "ended with an unknown status" if was_started else process.detail
     if process.exit_code < 0:
-        return f"was ended by signal {-process.exit_code}"
+        return f"was killed ({_signal_name(-process.exit_code)})"
     return f"exited with status {process.exit_code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _too_slow(wanted: list[Process], limits: SupervisorLimits) -> Fail:
     late = [p for p in wanted if not p.is_serving]
     name = late[0].name if late else ""
     doing = f" ({late[0].detail})" if late and late[0].detail else ""
-    text = f"{len(late)} not serving after {limits.ready_timeout_s:.0f} s, {name} among them{doing}"
-    return Fail(name, "not_ready", text if late else "the first request did not pass in time")
+    count = f"{len(late)} of {len(wanted)} processes"
+    text = f"{count} were not serving after {limits.ready_timeout_s:.0f} s, such as {name}{doing}"
+    return Fail(name, "not_ready", text if late else "the first request did not succeed in time")
 
 
 def toward_listed(
     process: Process, observed: Observed, now: float, limits: SupervisorLimits
 ) -> Iterable[Action]:
-    """Into the router's list when ready, in the role and with the bootstrap port it has."""
+    """Register a ready engine; correct the router if it lists another role or bootstrap port."""
     if not process.ready or not router_is_up(observed):
         return ()
     if process.listed is None:
@@ -79,7 +91,9 @@ def toward_listed(
         )
         return (Register(process.name, "ready"),) if due else ()
     if _is_listed_wrongly(process):
-        return deregister_once(process, now, limits, "listed as something else")
+        return deregister_once(
+            process, now, limits, "the router lists it with the wrong role or port"
+        )
     return ()
 
 
@@ -96,13 +110,14 @@ def _is_listed_wrongly(process: Process) -> bool:
 def deregister_once(
     process: Process, now: float, limits: SupervisorLimits, why: str
 ) -> tuple[Action, ...]:
+    """Take an engine off the router's list, unless that was requested moments ago."""
     sent = process.deregister_sent
     due = sent is None or now - sent >= limits.register_again_s
     return (Deregister(process.name, why),) if due else ()
 
 
 def leaving(desired: Desired, observed: Observed) -> tuple[Process, ...]:
-    """Processes that run or are known and are not wanted, at least not as they are."""
+    """Known processes that are not wanted, or not with their present spec."""
     wanted = {spec.name: spec for spec in desired.specs}
     return tuple(
         process
@@ -115,34 +130,34 @@ def leaving(desired: Desired, observed: Observed) -> tuple[Process, ...]:
 def toward_gone(
     process: Process, desired: Desired, observed: Observed, now: float, limits: SupervisorLimits
 ) -> Iterable[Action]:
-    """Out of the router, empty, then into its new role or to its end; one step of that."""
+    """The next step of an engine that leaves: off the router, drained, then switched or ended."""
     if not process.running:
         if process.listed is not None:
             return deregister_once(process, now, limits, "it ended")
-        return (Forget(process.name, "not wanted any more"),)
+        return (Forget(process.name, "no longer wanted"),)
     if process.lost:
         return kill_once(process, process.lost)
     if process.terminate_sent is not None:
         return end(process, now)
     if process.switch_to is not None:
-        return ()  # its answer decides
+        return ()  # wait for its answer
     if process.deregister_sent is None and not _may_leave(process, desired, observed, now, limits):
-        return toward_listed(process, observed, now, limits)  # it goes on serving meanwhile
-    if (due := _toward_empty(process, "not wanted any more", now, limits)) is not None:
+        return toward_listed(process, observed, now, limits)  # it keeps serving meanwhile
+    if (due := _toward_empty(process, "no longer wanted", now, limits)) is not None:
         return due
     is_drained = _is_drained(process, now, limits)
     successor = successor_of(process, desired)
     if successor is not None and is_drained and not process.switch_failed:
-        return (SwitchRole(process.name, successor, f"drained, goes on as {successor.name}"),)
+        return (SwitchRole(process.name, successor, f"drained; becomes {successor.name}"),)
     return (Terminate(process.name, _why_it_ends(process, successor, is_drained=is_drained)),)
 
 
 def toward_renewed(
     process: Process, why: str, now: float, limits: SupervisorLimits
 ) -> Iterable[Action]:
-    """Out of the router, empty, then to its end, so that it starts again; one step of that."""
+    """The next step of an engine that must restart: off the router, drained, then ended."""
     if process.terminate_sent is not None:
-        return ()  # it is among those that leave
+        return ()  # `leaving` covers it
     due = _toward_empty(process, why, now, limits)
     return (Terminate(process.name, why),) if due is None else due
 
@@ -150,8 +165,8 @@ def toward_renewed(
 def _toward_empty(
     process: Process, why: str, now: float, limits: SupervisorLimits
 ) -> tuple[Action, ...] | None:
-    """What is due until it may end without losing a request; None: it may."""
-    # also where it is not listed: this is what its draining counts from
+    """The step still needed before it can end without losing a request; None if it can end."""
+    # also if it is not listed: the drain time counts from here
     if process.listed is not None or (process.served and process.deregister_sent is None):
         return deregister_once(process, now, limits, why)
     waited_s = now - process.deregister_sent if process.deregister_sent is not None else 0.0
@@ -165,17 +180,17 @@ def _is_drained(process: Process, now: float, limits: SupervisorLimits) -> bool:
 
 
 def successor_of(process: Process, desired: Desired) -> ProcessSpec | None:
-    """The engine of the other role that is wanted in this one's place, if it can become it.
+    """The wanted engine of the other role that this one can turn into; None if there is none.
 
-    Not a prefill engine for the second time: decode engines keep the address at which they met
-    it first, and requests would wait for ever. (SGLang 0.5.23, disaggregation/common/conn.py:
-    connection_pool is cleared only when the bootstrap registry goes away, and it does not.)
+    An engine never becomes a prefill engine for the second time: decode engines cache its first
+    address, and requests would hang. (SGLang 0.5.23, disaggregation/common/conn.py clears
+    connection_pool only when the bootstrap registry goes away, and it stays.)
     """
     here = process.spec
     if not here.can_switch_role:
         return None
     for spec in desired.specs:
-        in_its_place = (spec.url, spec.gpus) == (here.url, here.gpus)
+        in_its_place = (spec.url, spec.gpu_places) == (here.url, here.gpu_places)
         again = process.was_prefill and spec.role == "prefill"
         if in_its_place and spec.can_switch_role and spec.role != here.role and not again:
             return spec
@@ -183,7 +198,7 @@ def successor_of(process: Process, desired: Desired) -> ProcessSpec | None:
 
 
 def _why_it_ends(process: Process, successor: ProcessSpec | None, *, is_drained: bool) -> str:
-    state = "drained" if is_drained else "not wanted any more"
+    state = "drained" if is_drained else "no longer wanted"
     if successor is None:
         return state
     reason = process.switch_failed or "it did not drain in time"
@@ -191,7 +206,7 @@ def _why_it_ends(process: Process, successor: ProcessSpec | None, *, is_drained:
 
 
 def without(process: Process, observed: Observed, now: float) -> Observed:
-    """What is seen, with this process on its way out."""
+    """The observation as it would be with this process leaving."""
     leaving = replace(process, deregister_sent=now)
     return replace(observed, processes={**observed.processes, process.name: leaving})
 
@@ -199,12 +214,12 @@ def without(process: Process, observed: Observed, now: float) -> Observed:
 def _may_leave(
     process: Process, desired: Desired, observed: Observed, now: float, limits: SupervisorLimits
 ) -> bool:
-    """New engines serve before old ones go; unless they wait for the old one's GPUs or port.
+    """True if an engine may leave: the new ones serve, or they wait for its GPUs or port.
 
-    Never the last one of a wanted role that can serve, and nobody while the router is down.
+    False for the last serving engine of a wanted role, and for all while the router is down.
     """
     if not process.ready:
-        # one that was adopted may serve all the same, until it has been asked
+        # an adopted engine may be serving although it has not been checked yet
         return not process.served or now - process.since >= limits.wrong_s
     role = process.spec.role
     if not router_is_up(observed):
@@ -232,15 +247,15 @@ def _is_given_up(spec: ProcessSpec, observed: Observed) -> bool:
 
 
 def end(process: Process, now: float) -> Iterable[Action]:
-    """What is due after SIGTERM."""
+    """Kill a process that has outlived its grace after SIGTERM."""
     sent = process.terminate_sent
     if sent is not None and now - sent >= process.spec.stop_grace_s:
-        return kill_once(process, f"still there {process.spec.stop_grace_s:.0f} s after SIGTERM")
+        return kill_once(process, f"still running {process.spec.stop_grace_s:.0f} s after SIGTERM")
     return ()
 
 
 def kill_once(process: Process, why: str) -> tuple[Action, ...]:
-    """Kill it, unless that was done."""
+    """Kill a process, unless that was already done."""
     return () if process.kill_sent else (Kill(process.name, why),)
 
 
@@ -249,8 +264,8 @@ def step(
 ) -> tuple[Action, ...]:
     """The actions due at `now` (seconds, the clock of `observed`).
 
-    Before the fleet was ready once any failure ends it (`Fail`); afterwards it is kept running.
-    Ignores: how long an action takes; the caller remembers what it sent in the Process records.
+    Until the deployment has been ready once, any failure ends it (`Fail`); afterwards it is kept
+    running. Ignores: how long an action takes; the caller records what it sent in the processes.
     """
     if desired.stop:
         return _stop_all(desired, observed, now)
@@ -275,7 +290,7 @@ def step(
 def backoff_s(process: Process, limits: SupervisorLimits = DEFAULT_LIMITS) -> float:
     """Seconds between a process's last crash and its next start.
 
-    A router that had served is started again at once: without it nothing serves.
+    A router that has served restarts at once: without it nothing serves.
     """
     num = len(process.crashes)
     if process.is_router and process.served:
@@ -286,7 +301,7 @@ def backoff_s(process: Process, limits: SupervisorLimits = DEFAULT_LIMITS) -> fl
 
 
 def all_serving(desired: Desired, observed: Observed) -> bool:
-    """Whether requests reach everything that was asked for."""
+    """True if everything wanted serves."""
     return all(is_serving(spec, observed) for spec in desired.specs)
 
 
@@ -302,11 +317,14 @@ def _toward_serving(
     if not process.running:
         return _start_again(spec, process, observed, now, limits)
     if process.spec != spec or process.terminate_sent is not None or process.switch_to is not None:
-        return ()  # it leaves first, see leaving.py
+        return ()  # it has to leave first, see toward_gone
     if process.lost:
         return kill_once(process, process.lost)
     if _hangs(process, now, limits):
-        return kill_once(process, f"no answer for {now - (process.unanswered_since or now):.0f} s")
+        return kill_once(
+            process,
+            f"no answer to health checks for {now - (process.unanswered_since or now):.0f} s",
+        )
     return () if process.is_router else toward_listed(process, observed, now, limits)
 
 
@@ -327,7 +345,7 @@ def _start_again(
     if process.given_up and not changed:
         return
     if not changed and _is_hopeless(process, now, limits):
-        yield GiveUp(process.name, f"{limits.give_up_crashes} crashes without ever serving")
+        yield GiveUp(process.name, f"crashed {limits.give_up_crashes} times and never served")
         return
     wait_s = 0.0 if changed else backoff_s(process, limits)
     if not process.crashes or now >= process.crashes[-1] + wait_s:
@@ -346,10 +364,10 @@ def _hangs(process: Process, now: float, limits: SupervisorLimits) -> bool:
 
 
 def _stop_all(desired: Desired, observed: Observed, now: float) -> tuple[Action, ...]:
-    """The router first: it takes no more and finishes what it has. Then all engines at once."""
+    """End the router first, so that it finishes its requests; then all engines at once."""
     alive = [p for p in observed.processes.values() if p.running]
     if desired.stop == "now":
-        return tuple(action for p in alive for action in kill_once(p, "stopped at once"))
+        return tuple(action for p in alive for action in kill_once(p, "stopped immediately"))
     routers = [p for p in alive if p.is_router]
     actions: list[Action] = []
     for process in routers or alive:

@@ -1,14 +1,14 @@
-"""GPUs that are not free although nobody runs on them: pure rules of `supervisor.step`.
+"""Rules of `decide.step` for GPUs whose memory is in use although no engine runs there. Pure.
 
 A decode engine's KV stays on its GPU until every prefill engine that sent to it over CUDA IPC has
-ended, however the decode engine went: NIXL over UCX on one host keeps it mapped. Seen with SGLang
-0.5.15 on two H100 (docs/log.md), and ai-dynamo/nixl#1066. An engine started there finds no memory.
+exited, however the decode engine ended: NIXL over UCX on one host keeps the memory mapped. Measured
+with SGLang 0.5.15 on two H100s (docs/log.md); see also ai-dynamo/nixl#1066. A new engine on such a
+GPU finds no memory.
 """
 
 from collections.abc import Mapping
 
-from pdctl.deployment.records import ProcessSpec
-from pdctl.deployment.resources import takes_gpus
+from pdctl.deployment.records import GpuPlace, ProcessSpec
 from pdctl.engines.supervision.model import (
     Desired,
     GpuSeen,
@@ -21,32 +21,32 @@ from pdctl.engines.supervision.model import (
 
 
 def holder_of(spec: ProcessSpec, observed: Observed) -> Process | None:
-    """A running process that has the GPUs or the port which `spec` needs."""
+    """A running process that occupies a GPU or port that `spec` needs."""
     running = (other for other in observed.processes.values() if other.running)
     return next((other for other in running if other.spec.shares_a_place_with(spec)), None)
 
 
-def to_look_at(desired: Desired, observed: Observed) -> tuple[int, ...]:
-    """The GPUs that engines are about to be started on, once the deployment has been ready.
+def to_look_at(desired: Desired, observed: Observed) -> tuple[GpuPlace, ...]:
+    """The GPUs on which engines are about to start, once the deployment has been ready.
 
-    Before that they were chosen because they were free.
+    Before that there is nothing to check: they were chosen because they were free.
     """
     if not observed.was_ready or desired.stop:
         return ()
-    return tuple(gpu for spec in _to_start(desired, observed) for gpu in spec.gpus)
+    return tuple(place for spec in _to_start(desired, observed) for place in spec.gpu_places)
 
 
 def has_room(spec: ProcessSpec, observed: Observed, now: float, limits: SupervisorLimits) -> bool:
-    """Whether to start an engine on its GPUs: they are free, or there is nothing to wait for.
+    """True if an engine may start: its GPUs are free, or waiting for them will not help.
 
-    A stranger's memory, or a driver that does not answer, holds nobody up for long: the engine
-    may fit beside it, and says so itself if not.
+    Another user's memory, or a driver that does not answer, delays a start only briefly: the engine
+    may fit beside it, and reports it if it does not.
     """
-    if not observed.was_ready or not takes_gpus(spec):
+    if not observed.was_ready or not spec.needs_gpus:
         return True
-    seen = [observed.gpus.get(gpu) for gpu in spec.gpus]
+    seen = [observed.gpus.get(place) for place in spec.gpu_places]
     if None in seen:
-        return False  # it is asked for now
+        return False  # the loop asks for it in this turn
     busy = _busy(spec, observed)
     return not busy or (_has_lasted(busy, now, limits) and not _keepers(spec, observed))
 
@@ -54,10 +54,10 @@ def has_room(spec: ProcessSpec, observed: Observed, now: float, limits: Supervis
 def to_renew(
     desired: Desired, observed: Observed, now: float, limits: SupervisorLimits
 ) -> Mapping[str, str]:
-    """Prefill engines that must start again so that another engine finds memory, and why.
+    """Prefill engines that must restart to free another engine's memory, with the reason.
 
-    One after the other while others of them serve; all at once where no decode engine lives;
-    none where that would end all service.
+    One at a time while decode engines serve; all at once if no decode engine is alive; none if
+    that would end all service.
     """
     if not router_is_up(observed):
         return {}
@@ -88,7 +88,7 @@ def is_last_keeper(
 
 
 def waiting_for_gpus(desired: Desired, observed: Observed) -> Mapping[str, str]:
-    """What each engine that waits for memory waits for, in words, for the deployment's state."""
+    """The reason why each waiting engine waits for GPU memory, in words."""
     if not observed.was_ready:
         return {}
     return {
@@ -106,14 +106,14 @@ def _words(spec: ProcessSpec, observed: Observed) -> str:
 
 def _taken_by(spec: ProcessSpec, observed: Observed) -> str:
     named = (gpu.taken.by for gpu in _busy(spec, observed) if gpu.taken is not None)
-    return next(named, "the driver has not said whether its GPUs are free")
+    return next(named, "the driver has not answered whether its GPUs are free")
 
 
 def _to_start(desired: Desired, observed: Observed) -> list[ProcessSpec]:
     return [
         spec
         for spec in desired.specs
-        if takes_gpus(spec) and not _is_settled(spec, observed) and not holder_of(spec, observed)
+        if spec.needs_gpus and not _is_settled(spec, observed) and not holder_of(spec, observed)
     ]
 
 
@@ -123,8 +123,8 @@ def _is_settled(spec: ProcessSpec, observed: Observed) -> bool:
 
 
 def _busy(spec: ProcessSpec, observed: Observed) -> list[GpuSeen]:
-    """Its GPUs that are taken, or of which nobody has said."""
-    seen = (observed.gpus.get(gpu) for gpu in spec.gpus)
+    """Its GPUs that are in use or whose driver has not answered."""
+    seen = (observed.gpus.get(place) for place in spec.gpu_places)
     return [gpu for gpu in seen if gpu is not None and (gpu.taken is None or gpu.taken.by)]
 
 
@@ -133,7 +133,7 @@ def _has_lasted(busy: list[GpuSeen], now: float, limits: SupervisorLimits) -> bo
 
 
 def _keepers(spec: ProcessSpec, observed: Observed) -> list[Process]:
-    """Prefill engines that may have the KV of a dead decode engine mapped on a GPU of `spec`."""
+    """Prefill engines that may keep a dead decode engine's KV mapped on a GPU of `spec`."""
     left = [
         gpu.since
         for gpu in _busy(spec, observed)
@@ -142,12 +142,16 @@ def _keepers(spec: ProcessSpec, observed: Observed) -> list[Process]:
     return [
         p
         for p in observed.processes.values()
-        if left and p.running and p.ready and p.spec.role == "prefill" and p.since <= max(left)
+        if left
+        and p.running
+        and p.ready
+        and (p.spec.role, p.spec.node) == ("prefill", spec.node)
+        and p.since <= max(left)
     ]
 
 
 def _decode_lives(observed: Observed) -> bool:
-    """Also one that the router does not list at the moment."""
+    """True if a decode engine is alive, even one that the router does not list right now."""
     return any(
         p.spec.role == "decode" and p.running and (p.ready or p.served) and p.terminate_sent is None
         for p in observed.processes.values()

@@ -1,20 +1,17 @@
-"""The supervisor's loop body: look, decide, act, publish. Everything it touches comes in."""
+"""The supervisor's loop: observe, decide, act. Everything it touches is handed to it."""
 
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pdctl.deployment.records import ProcessRole, ProcessSpec
-from pdctl.engines.clients import sglang
-from pdctl.engines.clients.sglang import switch_role
-from pdctl.engines.launchers.local import occupied_gpus
-from pdctl.engines.launchers.protocol import Launcher, Running
-from pdctl.engines.log_file import StartupPhase, hand_over, read_from, read_phases
+from pdctl.deployment.records import GpuPlace, ProcessRole, ProcessSpec
+from pdctl.engines.launchers.gpu_memory import gpu_uses
+from pdctl.engines.launchers.protocol import Launcher, Started
+from pdctl.engines.log_file import StartupPhase, read_phases
 from pdctl.engines.records import Event, FirstRequest, GpuUse, Listed, Readiness, Switched
 from pdctl.engines.supervision import model
 from pdctl.engines.supervision.decide import all_serving, step
@@ -30,17 +27,20 @@ from pdctl.engines.supervision.model import (
 )
 
 
-class Look(Protocol):
-    """What can be seen of an engine from outside."""
+class Engines(Protocol):
+    """The requests that the supervisor sends to engines, over HTTP."""
 
     def check(self, spec: ProcessSpec) -> Readiness: ...
     def is_alive(self, spec: ProcessSpec) -> bool: ...
     def num_requests(self, spec: ProcessSpec) -> int | None: ...
     def send_first_request(self, router_url: str) -> FirstRequest: ...
+    def switch_role(
+        self, spec: ProcessSpec, role: ProcessRole, peer_url: str | None
+    ) -> Switched: ...
 
 
 class Router(Protocol):
-    """The list of engines that get requests."""
+    """The router's list of engines, which decides who gets requests."""
 
     url: str
 
@@ -55,7 +55,7 @@ MAX_THREADS = 32
 
 
 class Asks(Protocol):
-    """Who answers the supervisor's questions; in tests, at once."""
+    """Runs the supervisor's questions in the background; tests answer them at once."""
 
     def ask(
         self,
@@ -71,9 +71,9 @@ class Asks(Protocol):
 
 
 class Probes:
-    """Asks each key again when its answer has come and `every_s` has passed since it was asked.
+    """Threads that answer questions. A key is asked again once it is answered and `every_s` old.
 
-    wake: called from a thread when an answer is there.
+    wake: called from a thread when an answer has arrived.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -94,7 +94,7 @@ class Probes:
         now: float,
         every_s: float,
     ) -> None:
-        """Have `question` answered in a thread and `then` called with it by take_answers."""
+        """Answer `question` in a thread; take_answers then calls `then` with the answer."""
         if key in self._in_flight or now - self._asked_at.get(key, -1e9) < every_s:
             return
         if every_s:
@@ -106,7 +106,7 @@ class Probes:
         self._todo.put((question, then, key))
 
     def take_answers(self) -> None:
-        """Hand over every answer that has come. Call from the loop's thread."""
+        """Hand over every answer that has arrived. Call from the loop's thread."""
         while True:
             try:
                 then, answer, key = self._done.get_nowait()
@@ -127,21 +127,21 @@ READ_EVERY_S = 1.0  # the log of an engine that is ready
 
 @dataclass
 class StartedProcess:
-    """One start. log_at: the byte up to which its log was read."""
+    """One start of a process. log_at: the byte up to which the loop has read its log."""
 
-    running: Running
+    process: Started
     launched_at: float
     log_at: int = 0
     read_at: float = float("-inf")
     phase: StartupPhase | None = None
     ready_after_s: float | None = None
 
-    def read(self, log: Path, now: float, *, is_ready: bool) -> str:
-        """What its log says that it did not say before; its phase while it is not ready."""
+    def read(self, launcher: Launcher, spec: ProcessSpec, now: float, *, is_ready: bool) -> str:
+        """The new text in its log. Updates the start-up phase while it is not ready."""
         if is_ready and now - self.read_at < READ_EVERY_S:
             return ""
         self.read_at = now
-        text, self.log_at = read_from(log, self.log_at)
+        text, self.log_at = launcher.read_added(spec.node, spec.log, self.log_at)
         if text and not is_ready:
             self.phase = read_phases(self.phase, text)
         return text
@@ -153,15 +153,13 @@ LISTED_EVERY_S = 5.0
 
 @dataclass
 class SupervisorLoop:
-    """One deployment as its supervisor holds it."""
+    """One deployment: its target, its processes and everything the supervisor remembers."""
 
     desired: Desired
     launcher: Launcher
     probes: Asks
     router: Router
-    look: Look = sglang
-    taken_gpus: Callable[[Sequence[int]], Mapping[int, GpuUse]] = occupied_gpus
-    switch_role: Callable[[ProcessSpec, ProcessRole, str | None], Switched] = switch_role
+    engines: Engines
     limits: SupervisorLimits = field(default_factory=SupervisorLimits)
     clock: Callable[[], float] = time.monotonic
     emit: Callable[[Event], None] = lambda event: None
@@ -174,11 +172,11 @@ class SupervisorLoop:
     first_request: FirstRequestSeen = FirstRequestSeen()
     first_request_ttft_s: float | None = None
     failure: Fail | None = None
-    gpus: dict[int, model.GpuSeen] = field(default_factory=dict)
-    left_by: dict[int, ProcessRole] = field(default_factory=dict)  # who last ended on a GPU
+    gpus: dict[GpuPlace, model.GpuSeen] = field(default_factory=dict)
+    left_by: dict[GpuPlace, ProcessRole] = field(default_factory=dict)  # of the last engine there
 
     def observed(self) -> Observed:
-        """The sight `step` decides on."""
+        """The observation on which `step` decides."""
         processes = dict(self.processes)
         return Observed(processes, self.started_at, self.was_ready, self.first_request, self.gpus)
 
@@ -194,12 +192,12 @@ class SupervisorLoop:
 
     @property
     def is_over(self) -> bool:
-        """Everything was to stop and nothing runs."""
+        """True once everything was told to stop and nothing runs."""
         return bool(self.desired.stop) and not any(p.running for p in self.processes.values())
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing is on its way: the loop may turn slowly."""
+        """True while nothing changes, so that the loop may turn slowly."""
         if not self.was_ready or self.desired.stop:
             return False
         return all_serving(self.desired, self.observed()) and len(self.processes) == len(
@@ -207,7 +205,7 @@ class SupervisorLoop:
         )
 
     def say(self, event: str, process: str, text: str) -> None:
-        """One line of the event log."""
+        """Write one line into the event log."""
         self.emit(Event(at=round(time.time(), 3), event=event, process=process, text=text))
 
     # look
@@ -215,15 +213,18 @@ class SupervisorLoop:
     def _look_for_ends(self, now: float) -> None:
         for name, process in tuple(self.processes.items()):
             start = self.starts.get(name)
-            if not process.running or start is None or self.launcher.is_alive(start.running):
+            if not process.running or start is None:
                 continue
-            code = start.running.exit_code
+            ended = self.launcher.poll(start.process.handle)
+            if ended is None:
+                continue
+            code = ended.code
             after = model.ended(process, code, now, self.limits)
             self.processes[name] = after
             crashed = len(after.crashes) > len(process.crashes) or len(after.crashes) == 1
             asked = process.terminate_sent is not None or bool(self.desired.stop)
             self.say("ended" if asked or not crashed else "crash", name, f"exit code {code}")
-            self.left_by.update(dict.fromkeys(process.spec.gpus, process.spec.role))
+            self.left_by.update(dict.fromkeys(process.spec.gpu_places, process.spec.role))
             if process.is_router:
                 self._each(model.router_lost)
 
@@ -234,7 +235,7 @@ class SupervisorLoop:
         for name, start in self.starts.items():
             process = self.processes[name]
             if process.running and not process.is_router:
-                text = start.read(process.spec.log, now, is_ready=process.ready)
+                text = start.read(self.launcher, process.spec, now, is_ready=process.ready)
                 self.processes[name] = model.told(process, text) if text else process
 
     # ask
@@ -243,11 +244,11 @@ class SupervisorLoop:
         for name, process in self.processes.items():
             if process.running and process.terminate_sent is None:
                 self._ask_process(name, process, now)
-        gpus = to_look_at(self.desired, self.observed())
-        self.gpus = model.gpus_awaited(self.gpus, gpus, self.left_by, now)
-        if gpus:
-            taken = lambda: self.taken_gpus(gpus)  # noqa: E731
-            self.probes.ask(("gpus",), taken, self._fold_gpus, now=now, every_s=1.0)
+        places = to_look_at(self.desired, self.observed())
+        self.gpus = model.gpus_awaited(self.gpus, places, self.left_by, now)
+        if places:
+            uses = lambda: gpu_uses(self.launcher, places)  # noqa: E731
+            self.probes.ask(("gpus",), uses, self._fold_gpus, now=now, every_s=1.0)
         if any(p.is_router and p.running and p.ready for p in self.processes.values()):
             every_s = LISTED_EVERY_S if self.is_quiet else 0.1
             self.probes.ask(
@@ -256,22 +257,22 @@ class SupervisorLoop:
 
     def _ask_process(self, name: str, process: Process, now: float) -> None:
         start, spec = self.starts[name], process.spec
-        key = (name, str(start.running.pid))
+        key = (name, start.process.handle)
         if not process.ready:
-            # a start of minutes is not asked twenty times a second
+            # the longer a start takes, the less often it is asked
             every_s = min(max((now - start.launched_at) / 60, 0.05), 0.5)
-            check = self._check_router if process.is_router else lambda: self.look.check(spec)
+            check = self._check_router if process.is_router else lambda: self.engines.check(spec)
             then = self._fold(name, start, self._fold_check)
             self.probes.ask(("check", *key), check, then, now=now, every_s=every_s)
         elif process.deregister_sent is not None and process.listed is None:
             then = self._fold(name, start, self._fold_drained)
-            num = lambda: self.look.num_requests(spec)  # noqa: E731
+            num = lambda: self.engines.num_requests(spec)  # noqa: E731
             self.probes.ask(("drained", *key), num, then, now=now, every_s=0.25)
         else:
             every_s = ALIVE_EVERY_S if process.unanswered_since is None else 5.0
             then = self._fold(name, start, self._fold_alive)
-            alive = self.router.is_alive if process.is_router else lambda: self.look.is_alive(spec)
-            self.probes.ask(("alive", *key), alive, then, now=now, every_s=every_s)
+            ask = self.router.is_alive if process.is_router else lambda: self.engines.is_alive(spec)
+            self.probes.ask(("alive", *key), ask, then, now=now, every_s=every_s)
 
     def _check_router(self) -> Readiness:
         return Readiness(self.router.is_alive())
@@ -279,7 +280,7 @@ class SupervisorLoop:
     def _fold(
         self, name: str, start: StartedProcess, fold: Callable[[str, "object"], None]
     ) -> Callable[[object], None]:
-        """Only answers about the start that was asked about count."""
+        """Wrap `fold` so that it ignores answers about an earlier start."""
 
         def then(answer: object) -> None:
             process = self.processes.get(name)
@@ -317,7 +318,7 @@ class SupervisorLoop:
             return
         self.starts[spec.name] = replace(self.starts.pop(name), launched_at=self.clock())
         self.restarts[spec.name] = self.restarts.pop(name, 0)
-        hand_over(process.spec.log, spec.log)
+        self.launcher.rename_log(spec.node, process.spec.log, spec.log)
         self.processes = model.switched(self.processes, name, spec, self.clock())
         self.say("switched", spec.name, f"was {name}; it kept running")
 
@@ -334,8 +335,8 @@ class SupervisorLoop:
                 self.say("serving", name, "listed by the router as healthy")
             self.processes[name] = after
 
-    def _fold_gpus(self, taken: Mapping[int, GpuUse]) -> None:
-        self.gpus = model.gpus_seen(self.gpus, taken, self.clock())
+    def _fold_gpus(self, uses: Mapping[GpuPlace, GpuUse]) -> None:
+        self.gpus = model.gpus_seen(self.gpus, uses, self.clock())
 
     def _fold_first_request(self, answer: FirstRequest) -> None:
         tries = self.first_request.tries
@@ -371,10 +372,10 @@ class SupervisorLoop:
     def _act_on(self, action: Action, process: Process, now: float) -> None:
         name, spec = process.name, process.spec
         if isinstance(action, model.Terminate):
-            self.launcher.terminate(self.starts[name].running)
+            self.launcher.terminate(self.starts[name].process.handle)
             self.processes[name] = replace(process, terminate_sent=now)
         elif isinstance(action, model.Kill):
-            self.launcher.kill(self.starts[name].running)
+            self.launcher.kill(self.starts[name].process.handle)
             self.processes[name] = replace(process, kill_sent=True)
         elif isinstance(action, model.GiveUp):
             self.processes[name] = replace(process, given_up=action.why)
@@ -395,7 +396,7 @@ class SupervisorLoop:
         peers = (p.spec.url for p in self.processes.values() if p.spec.role == to.role and p.ready)
         peer_url = next(peers, None)
         then = self._fold(name, self.starts[name], self._fold_switched)
-        ask = lambda: self.switch_role(spec, to.role, peer_url)  # noqa: E731
+        ask = lambda: self.engines.switch_role(spec, to.role, peer_url)  # noqa: E731
         self.probes.ask(("switch", name, str(now)), ask, then, now=now, every_s=0.0)
 
     def _start(self, spec: ProcessSpec, now: float) -> None:
@@ -403,24 +404,25 @@ class SupervisorLoop:
         if before is not None and before.spec == spec:
             self.restarts[spec.name] = self.restarts.get(spec.name, 0) + 1
         try:
-            running = self.launcher.start(spec)
+            process = self.launcher.start(spec)
         except OSError as problem:
-            self.processes[spec.name] = model.not_started(spec, before, str(problem), now)
-            self.say("crash", spec.name, f"could not be started: {problem}")
+            why = problem.strerror or str(problem)
+            self.processes[spec.name] = model.not_started(spec, before, why, now)
+            self.say("crash", spec.name, f"{model.NOT_STARTED}: {why}")
             return
-        self.starts[spec.name] = StartedProcess(running, now, log_at=running.log_offset)
+        self.starts[spec.name] = StartedProcess(process, now, log_at=process.log_offset)
         self.processes[spec.name] = model.started(spec, before, now)
-        self.say("start", spec.name, f"pid {running.pid}")
+        self.say("start", spec.name, process.label)
 
     def _send_first_request(self, now: float) -> None:
         self.first_request = FirstRequestSeen("sent", self.first_request.tries + 1)
-        send = lambda: self.look.send_first_request(self.router.url)  # noqa: E731
+        send = lambda: self.engines.send_first_request(self.router.url)  # noqa: E731
         key = ("first_request", str(self.first_request.tries))
         self.probes.ask(key, send, self._fold_first_request, now=now, every_s=0.0)
 
 
 def _ignore(answer: object) -> None:
-    """The router's list says what came of it."""
+    """Drop an answer: the router's list shows the outcome."""
 
 
 def _snake(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the supervisor sees, wants and does, as values: the vocabulary of `supervisor.step`.
+"""The supervisor's records: observations, targets and actions, and how an event changes a process.
 
 All times are seconds of one monotonic clock.
 """
@@ -7,58 +7,59 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pdctl.deployment.records import ProcessRole, ProcessSpec
+from pdctl.deployment.records import GpuPlace, ProcessRole, ProcessSpec
 from pdctl.engines.log_file import what_died
 from pdctl.engines.records import Failure, GpuUse, Listed, Readiness, Switched
 
 
 @dataclass(frozen=True)
 class SupervisorLimits:
-    """How patient the supervisor is."""
+    """The supervisor's time limits and retry counts."""
 
     backoff_s: float = 10.0  # before the first restart; doubles
     backoff_max_s: float = 300.0
-    forget_crashes_s: float = 600.0  # of serving, after which a crash counts as the first
+    forget_crashes_s: float = 600.0  # after serving this long, a crash counts as the first
     give_up_crashes: int = 3
     give_up_window_s: float = 300.0
-    # longer than any prefill step; SGLang's own watchdog ends a stuck engine at 300 s
+    # longer than any prefill step; SGLang's own watchdog kills a stuck engine after 300 s
     hang_s: float = 240.0
     drain_s: float = 60.0
-    idle_s: float = 1.0  # without requests, before it counts as drained: one may be on its way
+    idle_s: float = 1.0  # without requests before an engine is drained: one may be in transit
     register_again_s: float = 10.0
-    wrong_s: float = 15.0  # an engine that answers as another one, before `up` fails
+    wrong_s: float = 15.0  # how long an engine may answer as another one before `up` fails
     ready_timeout_s: float = 7200.0
     first_request_tries: int = 3
-    gpu_release_s: float = 10.0  # a driver gives back what a killed process had within seconds
+    gpu_release_s: float = 10.0  # a driver frees a killed process's memory within seconds
 
 
 DEFAULT_LIMITS = SupervisorLimits()
+NOT_STARTED = "could not be started"
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process as observed, with what is remembered of it. It may be running or have ended."""
+    """One process, running or ended: the last observation and its history."""
 
     spec: ProcessSpec
     running: bool
-    since: float  # when it was started, or ended
+    since: float  # when it started or ended
     exit_code: int | None = None
-    ready: bool = False  # its own readiness holds
-    served: bool = False  # it has been serving, in this start or an earlier one
+    ready: bool = False  # it passed its own readiness check
+    served: bool = False  # it has served, in this start or an earlier one
     serving_since: float | None = None
     crashes: tuple[float, ...] = ()
-    given_up: str = ""  # why it is not started again
-    lost: str = ""  # what its log says has ended within, while its main process lives on
+    given_up: str = ""  # why it will not be restarted
+    lost: str = ""  # a part that died according to the log, while the main process runs
     unanswered_since: float | None = None
     wrong_since: float | None = None
     listed: Listed | None = None  # the router's row of its URL
     register_sent: float | None = None
     deregister_sent: float | None = None
-    idle_since: float | None = None  # out of the router, nothing inside
-    num_left: int | None = None  # requests inside, while it drains
-    was_prefill: bool = False  # this process has been a prefill engine before its present role
-    switch_to: ProcessSpec | None = None  # it has been asked to become this, and not answered
-    switch_failed: str = ""  # why it did not
+    idle_since: float | None = None  # off the router's list and without requests
+    num_left: int | None = None  # requests in the engine while it drains
+    was_prefill: bool = False  # this process was a prefill engine before its present role
+    switch_to: ProcessSpec | None = None  # the role it was asked to take; no answer yet
+    switch_failed: str = ""  # why it did not take that role
     terminate_sent: float | None = None
     kill_sent: bool = False
     detail: str = ""
@@ -73,7 +74,7 @@ class Process:
 
     @property
     def is_serving(self) -> bool:
-        """Requests reach it: running, ready, listed by the router as healthy."""
+        """True if requests reach it: running, ready, and listed by the router as healthy."""
         if not self.running or not self.ready or self.terminate_sent is not None:
             return False
         return self.is_router or (self.listed is not None and self.listed.is_healthy)
@@ -81,7 +82,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Desired:
-    """What should run, router first. stop: "drain" lets requests finish, "now" kills."""
+    """The processes that should run, router first. stop: "drain" finishes requests, "now" kills."""
 
     specs: tuple[ProcessSpec, ...]
     stop: Literal["", "drain", "now"] = ""
@@ -89,7 +90,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class FirstRequestSeen:
-    """What became of the one request through the router before `up` says ready."""
+    """The state of the one request through the router that `up` waits for."""
 
     state: Literal["not_sent", "sent", "passed", "failed"] = "not_sent"
     tries: int = 0
@@ -98,10 +99,10 @@ class FirstRequestSeen:
 
 @dataclass(frozen=True)
 class GpuSeen:
-    """A GPU on which an engine is to start.
+    """A GPU on which an engine is about to start.
 
-    taken: None as long as nobody has said; since: when it was first found so, or first asked for;
-    left_by: the role of the engine that last ended there, None: not known.
+    taken: None until the driver has answered. since: when this state began. left_by: the role of
+    the engine that last ended there; None if unknown.
     """
 
     taken: GpuUse | None
@@ -111,16 +112,16 @@ class GpuSeen:
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything seen at one moment. was_ready: the whole fleet has been serving once.
+    """Everything observed at one moment.
 
-    gpus: by index, those that engines wait for.
+    was_ready: the whole deployment has served once. gpus: those that engines wait for.
     """
 
     processes: Mapping[str, Process] = field(default_factory=dict)
     started_at: float = 0.0
     was_ready: bool = False
     first_request: FirstRequestSeen = FirstRequestSeen()
-    gpus: Mapping[int, GpuSeen] = field(default_factory=dict)
+    gpus: Mapping[GpuPlace, GpuSeen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Terminate:
 
 @dataclass(frozen=True)
 class SwitchRole:
-    """The engine becomes `spec`, of the other role, without a restart."""
+    """Turn the engine into `spec`, of the other role, without a restart."""
 
     name: str
     spec: ProcessSpec
@@ -170,7 +171,7 @@ class GiveUp:
 
 @dataclass(frozen=True)
 class Forget:
-    """A process that ended and is not wanted any more leaves the books."""
+    """Drop the record of a process that has ended and is no longer wanted."""
 
     name: str
     why: str = ""
@@ -183,9 +184,9 @@ class SendFirstRequest:
 
 @dataclass(frozen=True)
 class Fail:
-    """The first start failed: everything is to be stopped."""
+    """Stop everything: the first start failed."""
 
-    name: str  # the process at fault; "" when none is
+    name: str  # the process at fault; "" if there is none
     failure: Failure
     why: str
 
@@ -205,12 +206,13 @@ Action = (
 
 
 def is_serving(spec: ProcessSpec, observed: Observed) -> bool:
+    """True if exactly this process serves."""
     process = observed.processes.get(spec.name)
     return process is not None and process.spec == spec and process.is_serving
 
 
 def others_serve(process: Process, observed: Observed) -> bool:
-    """Whether an engine of the same role serves and is to go on serving."""
+    """True if another engine of the same role serves and stays."""
     return any(
         other.spec.role == process.spec.role and other.is_serving and other.deregister_sent is None
         for other in observed.processes.values()
@@ -225,14 +227,14 @@ def router_is_up(observed: Observed) -> bool:
 def remember_crash(
     process: Process, now: float, limits: SupervisorLimits = DEFAULT_LIMITS
 ) -> tuple[float, ...]:
-    """The crashes that count after one more at `now`: long serving forgives earlier ones."""
+    """The crash times that count, with one more at `now`. Long service clears earlier ones."""
     since = process.serving_since
     forgiven = since is not None and now - since >= limits.forget_crashes_s
     return (now,) if forgiven else (*process.crashes, now)
 
 
 def started(spec: ProcessSpec, before: Process | None, now: float) -> Process:
-    """A new start; crashes and having served are remembered of the same spec."""
+    """Record a start. The crashes and service of the same spec are kept."""
     if before is None or before.spec != spec:
         return Process(spec=spec, running=True, since=now)
     return Process(
@@ -246,7 +248,7 @@ def started(spec: ProcessSpec, before: Process | None, now: float) -> Process:
 
 
 def ended(process: Process, exit_code: int | None, now: float, limits: SupervisorLimits) -> Process:
-    """It is gone. A crash, unless it was asked to end."""
+    """Record the end of a process: a crash unless it was told to end."""
     asked = process.terminate_sent is not None
     return Process(
         spec=process.spec,
@@ -262,42 +264,44 @@ def ended(process: Process, exit_code: int | None, now: float, limits: Superviso
 
 
 def not_started(spec: ProcessSpec, before: Process | None, why: str, now: float) -> Process:
-    """It could not even be started; counts as a crash."""
+    """Record a failed start; it counts as a crash."""
     crashes = before.crashes if before is not None and before.spec == spec else ()
-    return Process(spec=spec, running=False, since=now, crashes=(*crashes, now), detail=why)
+    return Process(
+        spec=spec, running=False, since=now, crashes=(*crashes, now), detail=f"{NOT_STARTED}: {why}"
+    )
 
 
 def checked(process: Process, answer: Readiness, now: float) -> Process:
-    """After a readiness check."""
+    """Update the record with the answer to a readiness check."""
     wrong_since = (process.wrong_since or now) if answer.is_wrong else None
     detail = answer.detail or process.detail
     return replace(process, ready=answer.is_ready, wrong_since=wrong_since, detail=detail)
 
 
 def answered(process: Process, is_alive: bool, now: float) -> Process:
-    """After a sign of life, or the lack of one."""
+    """Update the record with the answer to a health check, or its absence."""
     since = None if is_alive else (process.unanswered_since or now)
     return replace(process, unanswered_since=since)
 
 
 def told(process: Process, text: str) -> Process:
-    """After it has written more into its log."""
+    """Update the record with newly read log text."""
     return replace(process, lost=process.lost or what_died(text))
 
 
 def leaves_router(process: Process, now: float) -> Process:
-    """It was told to the router to send nothing more here: what was seen inside counts no more."""
+    """Record that the router was told to stop sending requests. Discard earlier request counts."""
     return replace(process, deregister_sent=now, register_sent=None, idle_since=None, num_left=None)
 
 
 def drained(process: Process, num_left: int | None, now: float) -> Process:
-    """After it was asked for the requests inside. None: it did not say."""
+    """Update the record with the number of requests in the engine; None if it did not answer."""
     since = (process.idle_since or now) if num_left == 0 else None
     return replace(process, idle_since=since, num_left=num_left)
 
 
 def not_switched(process: Process, answer: Switched) -> Process:
-    """It kept its role: tried again where a request was still inside."""
+    """Record a refused role switch; it is retried if a request was still in the engine."""
     after = replace(process, switch_to=None, idle_since=None)
     return after if answer.is_early else replace(after, switch_failed=answer.why or "refused")
 
@@ -305,7 +309,7 @@ def not_switched(process: Process, answer: Switched) -> Process:
 def switched(
     processes: Mapping[str, Process], name: str, spec: ProcessSpec, now: float
 ) -> dict[str, Process]:
-    """The engine `name` is another one now, in the same process; not ready until it was asked."""
+    """Replace the record of `name` by one of `spec` for the same process, not yet ready."""
     before = processes[name]
     after = Process(
         spec=spec,
@@ -320,32 +324,32 @@ def switched(
 
 
 def listed(process: Process, row: Listed | None, now: float) -> Process:
-    """After the router was asked what it lists."""
+    """Update the record with the engine's row in the router's list."""
     after = replace(process, listed=row)
     return serving(after, now)
 
 
 def serving(process: Process, now: float) -> Process:
-    """Remember that it serves, and since when."""
+    """Update since when the process has served."""
     if not process.is_serving:
         return replace(process, serving_since=None)
     return replace(process, served=True, serving_since=process.serving_since or now, detail="")
 
 
 def gpus_awaited(
-    before: Mapping[int, GpuSeen],
-    gpus: Iterable[int],
-    left_by: Mapping[int, ProcessRole],
+    before: Mapping[GpuPlace, GpuSeen],
+    gpus: Iterable[GpuPlace],
+    left_by: Mapping[GpuPlace, ProcessRole],
     now: float,
-) -> dict[int, GpuSeen]:
-    """What is known of the GPUs that engines wait for now; of others nothing is kept."""
+) -> dict[GpuPlace, GpuSeen]:
+    """The records of the GPUs that engines wait for now; the others are dropped."""
     return {gpu: before.get(gpu) or GpuSeen(None, now, left_by.get(gpu)) for gpu in gpus}
 
 
 def gpus_seen(
-    before: Mapping[int, GpuSeen], taken: Mapping[int, GpuUse], now: float
-) -> dict[int, GpuSeen]:
-    """After a look at them: who has them, and since when they are free or taken."""
+    before: Mapping[GpuPlace, GpuSeen], taken: Mapping[GpuPlace, GpuUse], now: float
+) -> dict[GpuPlace, GpuSeen]:
+    """Update the records with who uses each GPU, and since when it is free or in use."""
     return {
         gpu: _seen_again(seen, taken[gpu], now) if gpu in taken else seen
         for gpu, seen in before.items()
@@ -358,7 +362,7 @@ def _seen_again(seen: GpuSeen, taken: GpuUse, now: float) -> GpuSeen:
 
 
 def router_lost(process: Process) -> Process:
-    """The router ended: whatever it knew of this engine is gone."""
+    """Record that the router ended and with it everything it knew about this engine."""
     if process.is_router:
         return process
     return replace(

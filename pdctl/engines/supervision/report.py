@@ -1,11 +1,11 @@
-"""What the supervisor publishes of a deployment: pure."""
+"""Turn the supervisor's records into the state that it publishes. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pdctl.engines.records import FleetPhase, Launch, Phase, ProcessState
-from pdctl.engines.supervision.decide import all_serving, backoff_s
+from pdctl.engines.records import DeploymentPhase, Handle, Launch, Phase, ProcessState
+from pdctl.engines.supervision.decide import all_serving, backoff_s, how_it_ended
 from pdctl.engines.supervision.model import Desired, Fail, Observed, Process
 
 NOBODY: Mapping[str, str] = {}
@@ -13,9 +13,9 @@ NOBODY: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class StartFacts:
-    """What only the loop knows of a process. progress: 0..1 of what `doing` names."""
+    """Facts about a start that only the loop knows. progress: 0..1 of the phase in `doing`."""
 
-    pid: int | None = None
+    handle: Handle | None = None
     started_at: float | None = None  # Unix seconds
     doing: str = ""
     progress: float | None = None
@@ -30,14 +30,14 @@ def process_state(
     failure: Fail | None,
     waits: str = "",
 ) -> ProcessState:
-    """One process as commands see it. waits: for what, before it may start again."""
+    """The published state of one process. waits: the reason why it may not start yet."""
     phase = process_phase(process, facts, desired, failure)
     return ProcessState(
         name=process.name,
         role=process.spec.role,
         url=process.spec.url,
         phase=phase,
-        pid=facts.pid if process.running else None,
+        handle=facts.handle if process.running else None,
         started_at=facts.started_at,
         detail=waits or _detail(process, facts, phase, failure),
         progress=facts.progress if phase == "loading" else None,
@@ -49,13 +49,14 @@ def process_state(
         metrics_port=process.spec.metrics_port,
         log=str(process.spec.log),
         was_prefill=process.was_prefill,
+        node=process.spec.node,
     )
 
 
 def process_phase(
     process: Process, facts: StartFacts, desired: Desired, failure: Fail | None
 ) -> Phase:
-    """The one word for what a process is doing."""
+    """The phase of one process."""
     if not process.running:
         return _phase_of_ended(process, desired, failure)
     if process.terminate_sent is not None or process.deregister_sent is not None:
@@ -81,12 +82,11 @@ def _detail(process: Process, facts: StartFacts, phase: Phase, failure: Fail | N
     if phase == "failed":
         return process.given_up
     if phase == "backoff":
-        how = "" if process.exit_code is None else f" (exit code {process.exit_code})"
-        return f"ended{how}, starts again {backoff_s(process):.0f} s after"
+        return f"{how_it_ended(process)}; restarting {backoff_s(process):.0f} s later"
     if phase in ("loading", "starting"):
         return process.detail or facts.doing
     if phase == "registering" and process.listed is not None and not process.listed.is_healthy:
-        return "the router finds it unhealthy"
+        return "the router reports it as unhealthy"
     if phase == "draining":
         return _how_far_drained(process)
     return "no answer" if phase == "serving" and process.unanswered_since else ""
@@ -94,17 +94,17 @@ def _detail(process: Process, facts: StartFacts, phase: Phase, failure: Fail | N
 
 def _how_far_drained(process: Process) -> str:
     if process.terminate_sent is not None:
-        return "ending"
+        return "exiting"
     if process.switch_to is not None:
-        return f"becomes {process.switch_to.name}"
+        return f"becoming {process.switch_to.name}"
     left = process.num_left
     return "" if left is None else f"{left} request{'s' * (left != 1)} left"
 
 
 def deployment_phase(
     desired: Desired, observed: Observed, failure: Fail | None, *, is_over: bool
-) -> FleetPhase:
-    """The one word for the whole deployment."""
+) -> DeploymentPhase:
+    """The phase of the whole deployment."""
     ended: Literal["failed", "stopped"] = "failed" if failure else "stopped"
     if is_over:
         return ended
@@ -120,13 +120,13 @@ def deployment_phase(
     was_lost = router is not None and bool(router.crashes)
     if any(_is_in_trouble(p, was_lost) for p in out):
         return "degraded"
-    # what is missing while nothing comes or goes will not come by itself
+    # while nothing starts or leaves, a missing engine will not appear by itself
     is_moving = any(p.running and not p.is_serving for p in observed.processes.values())
     return "scaling" if is_moving else "degraded"
 
 
 def _is_in_trouble(process: Process, router_was_lost: bool) -> bool:
-    """Whether something went wrong with it: one that is new and on its way is not in trouble."""
+    """True if something went wrong with it; a new engine that is still starting is fine."""
     since = (process.unanswered_since, process.wrong_since)
     if process.crashes or any(at is not None for at in since):
         return True
@@ -137,19 +137,19 @@ def _is_in_trouble(process: Process, router_was_lost: bool) -> bool:
     return process.served and not process.listed.is_healthy
 
 
-def fleet_detail(
-    phase: FleetPhase,
+def deployment_detail(
+    phase: DeploymentPhase,
     processes: tuple[ProcessState, ...],
     launch: Launch,
     waiting: Mapping[str, str] = NOBODY,
 ) -> str:
-    """A sentence beside the phase; "" where the phase says it all. waiting: by engine, for what."""
+    """Details beside the phase; "" if the phase says it all. waiting: reasons by engine."""
     if phase not in ("degraded", "scaling"):
         return ""
     wanted = [spec.name for spec in launch.specs]
     known = {p.name for p in processes}
     out = [_short(p) for p in processes if p.phase == "draining" or _is_missed(p, wanted)]
-    new = [f"{name} to come" for name in wanted if name not in known]
+    new = [f"{name} not started yet" for name in wanted if name not in known]
     return ", ".join((*out, *new, *(f"{name} {what}" for name, what in waiting.items())))
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,20 +15,20 @@ from aiohttp import ClientSession, web
 
 from pdctl.engines import state, with_key
 from pdctl.engines.clients.api_key import (
-    MARKER,
     VARIABLE,
     api_key,
     authorization,
     read_key_file,
     use_key_file,
-    use_key_of,
 )
 from pdctl.engines.launchers import local
-from pdctl.engines.launchers.local import MARKER as LAUNCHED_WITH
+from pdctl.engines.launchers.local import MARKER, handle_of
+from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.records import DeploymentState, ProcessState
 from pdctl.engines.sim.server import guard
 from pdctl.errors import InvalidInput
 from pdctl.paths import HOME_VARIABLE
+from tests.engines.test_state import some_launch
 
 KEY = "correct-horse-battery"
 
@@ -48,7 +49,10 @@ def pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def _write(pid: int, run_id: str) -> None:
     state.make_state_dir("chat")
-    engine = ProcessState("prefill-0", "prefill", "http://127.0.0.1:1", "serving", pid, 1.0)
+    engine = ProcessState(
+        "prefill-0", "prefill", "http://127.0.0.1:1", "serving", handle_of(pid, 1.0), 1.0
+    )
+    state.write_launch(replace(some_launch(), run_id=run_id))
     state.write_state(
         DeploymentState(
             name="chat",
@@ -92,10 +96,6 @@ def test_a_deployment_that_does_not_run_has_none(pid: int) -> None:
     assert os.environ[VARIABLE] == ""
 
 
-def test_the_marker_is_the_launchers() -> None:
-    assert MARKER == LAUNCHED_WITH
-
-
 def _file(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
     path = tmp_path / "key"
     path.write_text(text)
@@ -129,7 +129,7 @@ def test_a_key_file_sets_the_environment_and_white_space_is_dropped(
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
 def test_a_key_file_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(InvalidInput, match=r"can be read by others") as problem:
+    with pytest.raises(InvalidInput, match=r"is readable by others") as problem:
         read_key_file(_file(tmp_path, KEY, mode))
     assert problem.value.hint.startswith("chmod 600")
 

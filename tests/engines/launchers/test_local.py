@@ -14,52 +14,60 @@ import pytest
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.launchers import local
-from pdctl.engines.launchers.local import MARKER, LocalLauncher, has_marker, wait_until_given_back
-from pdctl.engines.launchers.protocol import Running
-from pdctl.engines.records import GpuUse
+from pdctl.engines.launchers.gpu_memory import wait_for_gpu_memory
+from pdctl.engines.launchers.local import MARKER, LocalLauncher, handle_of, has_marker, pid_of
+from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.records import GpuUse, Handle
 from tests.e2e.cli import until
+from tests.engines.launchers.in_memory import InMemoryLauncher
 from tests.engines.world import fleet_specs, on_gpus, spec
 
 
-class Driver:
+class Driver(InMemoryLauncher):
     """Gives memory back after it was looked at a few times."""
 
     def __init__(self, looks: int) -> None:
+        super().__init__()
         self.looks, self.asked = looks, 0
 
-    def taken(self, gpus: Sequence[int]) -> dict[int, GpuUse]:
+    def gpu_use(
+        self, node: str, gpus: Sequence[int], *, is_strict: bool = False
+    ) -> dict[int, GpuUse]:
         self.asked += 1
         return dict.fromkeys(gpus, GpuUse("70 GiB" if self.asked <= self.looks else ""))
 
 
 def test_engines_on_gpus_are_waited_for_until_their_memory_is_back() -> None:
     driver = Driver(looks=2)
-    wait_until_given_back(on_gpus(fleet_specs(1, 1)), taken=driver.taken)
+    wait_for_gpu_memory(driver, on_gpus(fleet_specs(1, 1)))
     assert driver.asked == 3
 
 
 def test_memory_that_never_comes_back_is_not_waited_for_for_ever() -> None:
     driver = Driver(looks=10**9)
-    wait_until_given_back(on_gpus(fleet_specs(1, 1)), taken=driver.taken, wait_s=0.5)
+    wait_for_gpu_memory(driver, on_gpus(fleet_specs(1, 1)), wait_s=0.5)
     assert 2 <= driver.asked <= 4
 
 
 def test_nobody_looks_at_the_gpus_of_simulated_engines() -> None:
     driver = Driver(looks=10**9)
-    wait_until_given_back(fleet_specs(2, 2), taken=driver.taken)
+    wait_for_gpu_memory(driver, fleet_specs(2, 2))
     assert driver.asked == 0
 
 
 def test_a_driver_that_hangs_is_not_waited_for_for_ever() -> None:
-    stands = threading.Event()
+    answers = threading.Event()
 
-    def hangs(gpus: Sequence[int]) -> dict[int, GpuUse]:
-        stands.wait(30)
-        return {}
+    class Hangs(InMemoryLauncher):
+        def gpu_use(
+            self, node: str, gpus: Sequence[int], *, is_strict: bool = False
+        ) -> dict[int, GpuUse]:
+            answers.wait(30)
+            return {}
 
     began = time.monotonic()
-    wait_until_given_back(on_gpus(fleet_specs(1, 1)), taken=hangs, wait_s=0.3)
-    stands.set()
+    wait_for_gpu_memory(Hangs(), on_gpus(fleet_specs(1, 1)), wait_s=0.3)
+    answers.set()
     assert time.monotonic() - began < 10
 
 
@@ -78,8 +86,8 @@ def test_strangers_of_the_run_are_killed_and_known_ones_with_their_children_are_
     launcher = LocalLauncher(run_id, cwd="/", death_signal=None)
     try:
         assert len(children_of(known.pid)) == 1
-        killed = launcher.kill_others({known.pid})
-        assert stranger.pid in killed
+        killed = launcher.kill_others([handle_of(known.pid, None)])
+        assert f"pid {stranger.pid}" in killed
         assert stranger.wait(10) == -9
         assert known.poll() is None
         assert other.poll() is None
@@ -110,9 +118,9 @@ class Tidy(LocalLauncher):
     def __init__(self, run_id: str) -> None:
         super().__init__(run_id, cwd="/", death_signal=None)
         self.run_id = run_id
-        self.started: list[Running] = []
+        self.started: list[Started] = []
 
-    def start(self, spec: ProcessSpec) -> Running:
+    def start(self, spec: ProcessSpec) -> Started:
         self.started.append(super().start(spec))
         return self.started[-1]
 
@@ -122,9 +130,23 @@ def launcher(tmp_path: Path) -> Iterator[Tidy]:
     tidy = Tidy(f"test-{os.getpid()}-{tmp_path.name}")
     yield tidy
     for running in tidy.started:
-        tidy.kill(running)
-        until(lambda running=running: not tidy.is_alive(running))  # type: ignore[misc]
+        tidy.kill(running.handle)
+        until(lambda running=running: tidy.poll(running.handle) is not None)  # type: ignore[misc]
     tidy.sweep()
+
+
+def exit_of(launcher: LocalLauncher, running: Started) -> Exit:
+    """How a process ended, once it has."""
+    until(lambda: launcher.poll(running.handle) is not None)
+    ended = launcher.poll(running.handle)
+    assert ended is not None
+    return ended
+
+
+def pid(running: Started) -> int:
+    found = pid_of(running.handle)
+    assert found is not None
+    return found
 
 
 def program(tmp_path: Path, *argv: str) -> ProcessSpec:
@@ -136,19 +158,19 @@ def test_a_process_runs_in_its_own_session_with_its_log(launcher: Tidy, tmp_path
         tmp_path, sys.executable, "-S", "-c", "import os; print(os.getsid(0), flush=True)"
     )
     running = launcher.start(its)
-    until(lambda: not launcher.is_alive(running))
+    ended = exit_of(launcher, running)
     lines = its.log.read_text().splitlines()
-    assert running.exit_code == 0
+    assert ended.code == 0
     assert lines[0].startswith("# pdctl ")
-    assert lines[1] == str(running.pid)
+    assert lines[1] == str(pid_of(running.handle))
     assert its.log.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_program_that_is_not_there_says_so_in_its_log(launcher: Tidy, tmp_path: Path) -> None:
     its = program(tmp_path, "/nonexistent/sglang", "serve")
     running = launcher.start(its)
-    until(lambda: not launcher.is_alive(running))
-    assert running.exit_code == 127
+    ended = exit_of(launcher, running)
+    assert ended.code == 127
     assert "cannot run /nonexistent/sglang: No such file or directory" in its.log.read_text()
 
 
@@ -156,9 +178,9 @@ def test_what_a_process_leaves_in_its_group_ends_with_it(launcher: Tidy, tmp_pat
     script = "sleep 60 & echo $!; exit 3"
     its = program(tmp_path, "sh", "-c", script)
     running = launcher.start(its)
-    until(lambda: not launcher.is_alive(running))
+    ended = exit_of(launcher, running)
     child = int(its.log.read_text().splitlines()[1])
-    assert running.exit_code == 3
+    assert ended.code == 3
     until(lambda: not local.is_same_process(child, 0.0, launcher.run_id))
 
 
@@ -170,57 +192,58 @@ def test_a_process_that_escaped_its_group_is_found_by_its_mark(
     until(lambda: len(its.log.read_text().splitlines()) == 2)
     escaped = int(its.log.read_text().splitlines()[1])
     until(lambda: os.getpgid(escaped) == escaped)
-    launcher.kill(running)
-    until(lambda: not launcher.is_alive(running))
+    launcher.kill(running.handle)
+    exit_of(launcher, running)
     assert local.marked(launcher.run_id) == (escaped,)
-    assert launcher.sweep() == (escaped,)
+    assert launcher.sweep() == (f"pid {escaped}",)
     assert local.marked(launcher.run_id) == ()
 
 
 def test_a_stopped_process_ends_at_sigterm(launcher: Tidy, tmp_path: Path) -> None:
     running = launcher.start(program(tmp_path, "sleep", "60"))
-    os.kill(running.pid, signal.SIGSTOP)
-    launcher.terminate(running)
-    until(lambda: not launcher.is_alive(running))
-    assert running.exit_code == -signal.SIGTERM
+    os.kill(pid(running), signal.SIGSTOP)
+    launcher.terminate(running.handle)
+    ended = exit_of(launcher, running)
+    assert ended.code == -signal.SIGTERM
 
 
 def test_what_ignores_sigterm_does_not_survive_kill(launcher: Tidy, tmp_path: Path) -> None:
     its = program(tmp_path, "sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 60; done")
     running = launcher.start(its)
     until(lambda: len(its.log.read_text().splitlines()) == 2)
-    launcher.terminate(running)
-    assert launcher.is_alive(running)
-    launcher.kill(running)
-    until(lambda: not launcher.is_alive(running))
-    assert running.exit_code == -signal.SIGKILL
+    launcher.terminate(running.handle)
+    assert launcher.poll(running.handle) is None
+    launcher.kill(running.handle)
+    ended = exit_of(launcher, running)
+    assert ended.code == -signal.SIGKILL
 
 
 def test_another_supervisor_adopts_only_the_process_it_was(launcher: Tidy, tmp_path: Path) -> None:
     running = launcher.start(program(tmp_path, "sleep", "60"))
     successor = LocalLauncher(launcher.run_id, cwd="/", death_signal=None)
-    adopted = successor.adopt(running.pid, running.started_at)
+    adopted = successor.adopt(running.handle)
     assert adopted is not None
-    assert successor.is_alive(adopted)
+    assert successor.poll(adopted.handle) is None
     stranger = LocalLauncher("another run", cwd="/", death_signal=None)
-    assert stranger.adopt(running.pid, running.started_at - 100) is None
-    launcher.kill(running)
-    until(lambda: not launcher.is_alive(running))
-    assert not successor.is_alive(adopted)
+    assert stranger.adopt(handle_of(pid(running), running.started_at - 100)) is None
+    launcher.kill(running.handle)
+    exit_of(launcher, running)
+    assert successor.poll(adopted.handle) == Exit()
 
 
 def test_a_process_is_its_own_although_the_clock_was_set(launcher: Tidy, tmp_path: Path) -> None:
     running = launcher.start(program(tmp_path, "sleep", "60"))
-    until(lambda: local.has_marker(running.pid, launcher.run_id))
-    assert local.is_same_process(running.pid, running.started_at - 7200, launcher.run_id)
-    assert not local.is_same_process(running.pid, running.started_at - 7200, "other")
+    until(lambda: local.has_marker(pid(running), launcher.run_id))
+    assert local.is_same_process(pid(running), running.started_at - 7200, launcher.run_id)
+    assert not local.is_same_process(pid(running), running.started_at - 7200, "other")
 
 
 def test_signals_to_a_process_that_is_gone_reach_nobody(launcher: Tidy) -> None:
-    gone = Running(pid=2**22 + 1, started_at=0.0, log_offset=0)
-    launcher.terminate(gone)
-    launcher.kill(gone)
-    assert not launcher.is_alive(gone)
+    for gone in (handle_of(2**22 + 1, 0.0), Handle("unreadable"), Handle("-1@0")):
+        launcher.terminate(gone)
+        launcher.kill(gone)
+        assert launcher.poll(gone) == Exit()
+        assert launcher.adopt(gone) is None
 
 
 def test_an_engine_dies_with_its_supervisor_when_tied_to_it(tmp_path: Path) -> None:
@@ -230,7 +253,7 @@ def test_an_engine_dies_with_its_supervisor_when_tied_to_it(tmp_path: Path) -> N
         "from tests.engines.world import spec;"
         "its = replace(spec('d', 'decode', 1), argv=('sleep', '60'), log=Path(sys.argv[1]));"
         "started = LocalLauncher('tied', cwd='/', death_signal=9).start(its);"
-        "print(started.pid, flush=True); time.sleep(60)"
+        "print(started.handle.split('@')[0], flush=True); time.sleep(60)"
     )
     import subprocess
 

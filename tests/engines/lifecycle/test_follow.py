@@ -8,7 +8,7 @@ import pytest
 from pdctl.engines import state
 from pdctl.engines.lifecycle import follow
 from pdctl.engines.lifecycle.follow import settling
-from pdctl.engines.records import DeploymentState, ProcessState
+from pdctl.engines.records import DeploymentState, Handle, Phase, ProcessState
 from pdctl.errors import EngineFailed, NotReady, StateConflict
 from pdctl.paths import HOME_VARIABLE
 from tests.engines.test_state import PROCESS, some_launch, some_state
@@ -24,9 +24,13 @@ def _supervised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     state.write_launch(LAUNCH)
 
 
+def _phase(name: str, failed: str) -> Phase:
+    return "failed" if name == failed else "serving"
+
+
 def publish(phase: str, revision: int, *extra: ProcessState, failed: str = "") -> None:
     processes = tuple(
-        ProcessState(s.name, s.role, s.url, "failed" if s.name == failed else "serving", 1, 1.0)
+        ProcessState(s.name, s.role, s.url, _phase(s.name, failed), Handle("1@1.0"), 1.0)
         for s in LAUNCH.specs
     )
     found = replace(some_state(), phase=phase, revision=revision, processes=(*processes, *extra))  # type: ignore[arg-type]
@@ -45,12 +49,12 @@ def test_it_is_done_when_the_supervisor_followed_and_nothing_else_is_left() -> N
 @pytest.mark.parametrize(("phase", "revision"), [("serving", 2), ("degraded", 3)])
 def test_it_is_not_done_before(phase: str, revision: int) -> None:
     publish(phase, revision)
-    with pytest.raises(NotReady, match="goes on without this command"):
+    with pytest.raises(NotReady, match="continues in the background"):
         wait()
 
 
 def test_an_engine_that_still_drains_is_waited_for() -> None:
-    publish("serving", 3, ProcessState("decode-9", "decode", "u", "draining", 1, 1.0))
+    publish("serving", 3, ProcessState("decode-9", "decode", "u", "draining", Handle("1@1.0"), 1.0))
     with pytest.raises(NotReady):
         wait()
 
@@ -72,7 +76,7 @@ def test_an_engine_that_was_given_up_ends_the_wait() -> None:
 
 def test_a_deployment_that_is_stopped_meanwhile_ends_the_wait() -> None:
     publish("stopping", 3)
-    with pytest.raises(StateConflict, match="stopped meanwhile"):
+    with pytest.raises(StateConflict, match="stopped in the meantime"):
         wait()
 
 
@@ -99,7 +103,7 @@ def test_the_earliest_telling_line_and_the_last_twenty_are_shown(tmp_path: Path)
     problem = follow.failure("chat", failed(tmp_path / "log", "\n".join(lines)))
     assert isinstance(problem, EngineFailed)
     assert problem.message == (
-        "prefill-0 exited with status 1 before everything served; all was stopped. "
+        "prefill-0 exited with status 1 during the start. Everything was stopped. "
         "Its log says: OSError: earlier"
     )
     assert problem.details == (

@@ -9,8 +9,9 @@ from pdctl.deployment.build import Counts, deployment_of
 from pdctl.deployment.pd_yaml import read_deployment, write_deployment
 from pdctl.deployment.records import Deployment, RouterPlan
 from pdctl.engines import state
+from pdctl.engines.launchers import local
 from pdctl.engines.lifecycle import rescale, running, start
-from pdctl.engines.records import DeploymentState, Launch, ProcessState
+from pdctl.engines.records import DeploymentState, Handle, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
 from pdctl.inspection.records import Gpu, SglangInstall
 from pdctl.paths import HOME_VARIABLE
@@ -36,7 +37,7 @@ class Running:
         launch = self.launch
         specs = {spec.name: spec for spec in (*launch.leaving, *launch.specs)}
         processes = tuple(
-            ProcessState(name, specs[name].role, specs[name].url, "serving", 1, 1.0)
+            ProcessState(name, specs[name].role, specs[name].url, "serving", Handle("1@1.0"), 1.0)
             for name in names
         )
         seen = replace(some_state(NAME), processes=processes)
@@ -98,7 +99,7 @@ def test_an_engine_that_was_a_prefill_engine_does_not_become_one_again_in_place(
     state.write_state(replace(seen, processes=processes))
     old = deployment.launch.specs[-1]
     done = rescale.rescale(NAME, Counts(prefill=2))
-    assert "would look for it where they met it" in done.changes[0]
+    assert "have cached its earlier address" in done.changes[0]
     new = next(spec for spec in deployment.launch.specs if spec.name == "prefill-1")
     assert new.bootstrap_port is not None
     assert new.url != old.url
@@ -121,7 +122,7 @@ def test_an_engine_wanted_again_while_it_drains_stays() -> None:
     before = deployment.launch.specs
     rescale.rescale(NAME, Counts(total=3))
     done = rescale.rescale(NAME, Counts(total=4, prefill=1))
-    assert done.changes == ("decode-2 stays: it was about to leave.",)
+    assert done.changes == ("decode-2 stays; it was about to leave.",)
     assert deployment.launch.specs == before
     assert deployment.launch.leaving == ()
 
@@ -139,7 +140,7 @@ def test_who_was_to_be_made_of_an_engine_that_stays_after_all_gets_another_place
     assert len(set(gpus)) == len(gpus)
     assert set(done.changes) == {
         f"prefill-1 starts on GPU {specs['prefill-1'].gpus[0]}.",
-        "decode-1 stays: it was about to leave.",
+        "decode-1 stays; it was about to leave.",
     }
     assert deployment.launch.leaving == ()
 
@@ -201,8 +202,8 @@ def real(monkeypatch: pytest.MonkeyPatch, num_gpus: int, backend: str, model: Pa
         )
 
     install = SglangInstall("/py", "0.5.23", (backend,), None)
-    monkeypatch.setattr(start, "query_gpus", gpus)
-    monkeypatch.setattr(start, "query_sglang", lambda python: install)
+    monkeypatch.setattr(local, "query_gpus", gpus)
+    monkeypatch.setattr(local, "query_sglang", lambda python: install)
     made = deployment_of(model=str(model), prefill=1, total=3, name=NAME, transfer_backend=backend)
     deployment = Running(replace(made, router=RouterPlan(port=free_port())))
     used.update(gpu for spec in deployment.launch.specs for gpu in spec.gpus)
@@ -228,8 +229,8 @@ def test_without_a_role_switch_a_free_gpu_lets_the_new_engine_serve_first(
     deployment = real(monkeypatch, 4, "nixl", model)
     done = rescale.rescale(NAME, Counts(prefill=2))
     assert done.changes == (
-        "prefill-1 starts on GPU 3, then decode-1 leaves: "
-        "KV transfer over nixl cannot be rebuilt at run time.",
+        "prefill-1 starts on GPU 3, then decode-1 leaves (no role switch: "
+        "KV transfer over nixl cannot be rebuilt at run time).",
     )
     assert deployment.names() == ["router", "prefill-0", "prefill-1", "decode-0"]
 
@@ -238,7 +239,7 @@ def test_over_nixl_no_prefill_engine_takes_the_gpu_of_a_decode_engine_from_the_o
     monkeypatch: pytest.MonkeyPatch, model: Path
 ) -> None:
     deployment = real(monkeypatch, 3, "nixl", model)
-    with pytest.raises(StateConflict, match="which prefill-0 keeps mapped") as refusal:
+    with pytest.raises(StateConflict, match="but prefill-0 keeps it mapped") as refusal:
         rescale.rescale(NAME, Counts(prefill=2))
     assert "pdctl up --prefill 2 --total 3" in refusal.value.hint
     assert deployment.launch.revision == 0
@@ -257,5 +258,5 @@ def test_gpus_that_are_not_there_are_a_refusal(
     deployment = real(monkeypatch, 3, "mooncake", model)
     with pytest.raises(EnvironmentProblem, match="needs 1 free GPU; 0 are free") as refusal:
         rescale.rescale(NAME, Counts(total=4))
-    assert "among the 3 there are" in refusal.value.hint
+    assert "keeps the total at 3 engines" in refusal.value.hint
     assert deployment.launch.revision == 0

@@ -6,12 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from pdctl.engines.lifecycle import start
-from pdctl.engines.lifecycle.start import holding, is_held, is_port_free
+from pdctl.deployment.build import deployment_of
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.launchers import local
+from pdctl.engines.launchers.protocol import HERE
+from pdctl.engines.launchers.registry import launcher_named
+from pdctl.engines.lifecycle.start import Prepared, holding
 from pdctl.inspection.records import Gpu
 from pdctl.paths import HOME_VARIABLE
 from tests.e2e.cli import free_port
 from tests.engines.world import spec
+
+LAUNCHER = launcher_named()
+
+
+def is_held(port: int) -> bool:
+    return not LAUNCHER.is_port_free(HERE, port, is_strict=True)
+
+
+def is_port_free(port: int) -> bool:
+    return LAUNCHER.is_port_free(HERE, port)
+
+
+def prepared(one: ProcessSpec) -> Prepared:
+    deployment = deployment_of(model="qwen3-8b", prefill=0, total=1, engine="sim")
+    return Prepared(deployment, (one,), None, "", "", ())
 
 
 def unheld_port() -> int:
@@ -26,7 +45,7 @@ def test_a_held_port_is_seen_by_others_and_open_to_its_server() -> None:
     port = unheld_port()
     its = replace(spec("decode-0", "decode", 1), port=port)
     assert not is_held(port)
-    with holding([its]):
+    with holding(prepared(its)):
         assert is_held(port)
         with socket.socket() as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -42,14 +61,14 @@ def test_a_port_that_is_taken_is_left_to_its_owner() -> None:
         owner.bind(("127.0.0.1", 0))
         owner.listen()
         port = owner.getsockname()[1]
-        with holding([replace(spec("decode-0", "decode", 1), port=port)]):
+        with holding(prepared(replace(spec("decode-0", "decode", 1), port=port))):
             assert is_held(port)
 
 
 def test_the_bootstrap_port_is_held_too() -> None:
     port = unheld_port()
     its = replace(spec("prefill-0", "prefill", 1), port=port, bootstrap_port=port + 1)
-    with holding([its]):
+    with holding(prepared(its)):
         assert is_held(port)
         assert is_held(port + 1)
 
@@ -67,5 +86,5 @@ def test_only_gpus_that_cuda_visible_devices_leaves_are_taken(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(start, "query_gpus", lambda: GPUS)
-    assert [gpu.index for gpu in start._gpus_here()] == indices
+    monkeypatch.setattr(local, "query_gpus", lambda: GPUS)
+    assert [gpu.index for gpu in LAUNCHER.gpus(HERE)] == indices

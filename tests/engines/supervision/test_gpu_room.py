@@ -75,7 +75,7 @@ def test_a_driver_that_does_not_answer_holds_nobody_up_for_long() -> None:
     world.end("decode-0", -9)
     run(fleet, world, 9)
     assert waits(fleet) == {
-        "decode-0": "waits for memory (the driver has not said whether its GPUs are free)"
+        "decode-0": "waits for memory (the driver has not answered whether its GPUs are free)"
     }
     run(fleet, world, 8)
     assert told(world) == ["start decode-0"]
@@ -115,7 +115,7 @@ def test_an_engine_whose_memory_a_stranger_has_does_not_hide_another_one() -> No
 def test_memory_that_a_prefill_engine_left_restarts_no_other() -> None:
     fleet, world = ready_fleet(3, 1, real=True)
     world.end("prefill-2", -9)
-    world.mapped[2] = set(world.alive)  # whoever has it: nobody sends KV to a prefill engine
+    world.mapped["", 2] = set(world.alive)  # whoever has it: nobody sends KV to a prefill engine
     run(fleet, world, 8)
     assert told(world) == []
     world.mapped.clear()

@@ -1,0 +1,30 @@
+"""Use the API key of a running deployment."""
+
+import os
+
+from pdctl.engines import state
+from pdctl.engines.clients.api_key import VARIABLE
+from pdctl.errors import PdctlError
+
+
+def use_key_of(name: str) -> None:
+    """Use the key that the processes of a deployment were started with, unless one is set."""
+    if os.environ.get(VARIABLE):
+        return
+    key = _key_of(name)
+    if key is not None:
+        os.environ[VARIABLE] = key
+
+
+def _key_of(name: str) -> str | None:
+    try:
+        wanted, found = state.read_launch(name), state.read_state(name)
+    except PdctlError:
+        return None
+    if wanted is None or found is None or found.run_id != wanted.run_id:
+        return None
+    from pdctl.engines.launchers.registry import launcher_of  # `status` starts sooner without
+
+    launcher = launcher_of(wanted)
+    handles = (process.handle for process in found.processes if process.handle)
+    return next((key for h in handles if (key := launcher.variable(h, VARIABLE))), None)

@@ -1,0 +1,78 @@
+"""The supervisor's own process, which always runs on the machine of the command that starts it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pdctl.engines import state
+from pdctl.engines.launchers.local import is_same_process
+from pdctl.engines.records import DeploymentState, Launch
+
+_SHIM = Path(__file__).parents[1] / "exec_shim.py"
+_GUARD = Path(__file__).parents[1] / "guard.py"
+
+
+@dataclass(frozen=True)
+class SupervisorProcess:
+    """The supervisor that was started for a launch."""
+
+    launch: Launch
+    child: "subprocess.Popen[bytes]"  # the supervisor or its guard
+    started_at: float = field(default_factory=time.time)  # Unix seconds
+
+    def is_alive(self) -> bool:
+        return self.child.poll() is None
+
+    def ask_to_stop(self, *, now: bool = False) -> None:
+        """Stop after running requests have finished; now: kill everything immediately."""
+        if self.is_alive():
+            self.child.send_signal(signal.SIGINT if now else signal.SIGTERM)
+
+
+def start_supervisor(name: str, lock_fd: int, *, is_tied: bool) -> "subprocess.Popen[bytes]":
+    """Start a supervisor in its own session, so that Ctrl-C reaches only the command.
+
+    is_tied: the kernel ends it when this command dies. Otherwise a guard restarts it when it is
+    killed.
+    """
+    argv = [sys.executable, "-m", "pdctl.engines.daemon", name, "--lock-fd", str(lock_fd)]
+    tied = [str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))]
+    log = state.logs_dir(name) / "supervisor.log"
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", *(tied if is_tied else [str(_GUARD)]), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=written,
+            start_new_session=True,
+            pass_fds=[lock_fd],
+        )
+    finally:
+        os.close(written)
+
+
+def is_current(found: DeploymentState) -> bool:
+    """True if the supervisor that the state names is alive, and not an earlier one."""
+    return is_same_process(found.supervisor_pid, found.supervisor_started_at, "")
+
+
+def ask_to_stop(found: DeploymentState, *, now: bool) -> None:
+    """Ask the supervisor that a state names to stop its deployment."""
+    _send(found, signal.SIGINT if now else signal.SIGTERM)
+
+
+def kill(found: DeploymentState) -> None:
+    """Kill the supervisor that a state names; its guard may start another one."""
+    _send(found, signal.SIGKILL)
+
+
+def _send(found: DeploymentState, number: int) -> None:
+    try:
+        os.kill(found.supervisor_pid, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,157 @@
+"""A launcher without machines: nodes, processes, ports and files are entries of one object."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pdctl.deployment.hosts import LOOPBACK
+from pdctl.deployment.records import HERE, ProcessSpec
+from pdctl.engines.clients.http import Http
+from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.records import GpuUse, Handle
+from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
+
+GPUS_PER_NODE = 3
+
+
+@dataclass
+class InMemoryLauncher:
+    """`now` is its clock. drain_s: how long a process takes to end after `terminate`."""
+
+    now: float = 1000.0
+    names: tuple[str, ...] = (HERE,)
+    drain_s: float = 0.5
+    alive: dict[Handle, ProcessSpec] = field(default_factory=dict)
+    started: dict[Handle, float] = field(default_factory=dict)
+    terminated: dict[Handle, float] = field(default_factory=dict)
+    codes: dict[Handle, int] = field(default_factory=dict)
+    deaf: set[str] = field(default_factory=set)  # names that ignore `terminate`
+    broken: set[str] = field(default_factory=set)  # names that crash as soon as they start
+    used_ports: set[tuple[str, int]] = field(default_factory=set)
+    files: dict[tuple[str, Path], str] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+    def nodes(self) -> tuple[str, ...]:
+        return self.names
+
+    def address(self, node: str) -> str:
+        return LOOPBACK if node == HERE else f"10.0.0.{self.names.index(node) + 1}"
+
+    def gpus(self, node: str) -> tuple[Gpu, ...]:
+        return tuple(Gpu(i, "H200", f"{node}-{i}", 1 << 37, 0) for i in range(GPUS_PER_NODE))
+
+    def gpu_use(
+        self, node: str, gpus: Sequence[int], *, is_strict: bool = False
+    ) -> Mapping[int, GpuUse]:
+        return dict.fromkeys(gpus, GpuUse())
+
+    def rdma_ports(self, node: str) -> tuple[RdmaPort, ...]:
+        return ()
+
+    def sglang(self, node: str, python: str | None) -> SglangInstall:
+        return SglangInstall("python", "0.5.15", ("nixl",), "0.3.2")
+
+    def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
+        return (node, port) not in self.used_ports
+
+    @contextmanager
+    def hold_ports(self, node: str, ports: Collection[int]) -> Iterator[None]:
+        yield
+
+    def any_free_port(self, node: str) -> int:
+        return 30000
+
+    def http(self, node: str) -> Http:
+        raise NotImplementedError
+
+    def start(self, spec: ProcessSpec) -> Started:
+        handle = Handle(f"process {len(self.started) + 1}")
+        self.alive[handle] = spec
+        self.started[handle] = self.now
+        self._say("start", spec.name)
+        before = self.files.get((spec.node, spec.log), "")
+        self.files[spec.node, spec.log] = f"{before}# pdctl {spec.name}\n"
+        if spec.name in self.broken:
+            self.end(spec.name, 1)
+        return Started(handle, str(handle), self.now, len(before))
+
+    def adopt(self, handle: Handle) -> Started | None:
+        return Started(handle, str(handle), self.started[handle]) if handle in self.alive else None
+
+    def poll(self, handle: Handle) -> Exit | None:
+        asked = self.terminated.get(handle)
+        if handle in self.alive and asked is not None and self.now - asked >= self.drain_s:
+            self.ends(handle, 0)
+        return None if handle in self.alive else Exit(self.codes.get(handle))
+
+    def terminate(self, handle: Handle) -> None:
+        name = self.alive[handle].name
+        self._say("terminate", name)
+        if name not in self.deaf:
+            self.terminated[handle] = self.now
+
+    def kill(self, handle: Handle) -> None:
+        name = self.alive[handle].name
+        self._say("kill", name)
+        self.end(name, -9)
+
+    def living(self, known: Collection[Handle]) -> tuple[str, ...]:
+        return tuple(self.alive)
+
+    def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
+        others = tuple(handle for handle in self.alive if handle not in keep)
+        for handle in others:
+            self.kill(handle)
+        return others
+
+    def reap(self, known: Collection[Handle], *, grace_s: float) -> tuple[str, ...]:
+        stubborn = tuple(h for h, spec in self.alive.items() if spec.name in self.deaf)
+        for handle in tuple(self.alive):
+            self.ends(handle, -9 if handle in stubborn else 0)
+        return stubborn
+
+    def sweep(self) -> tuple[str, ...]:
+        return self.kill_others(())
+
+    def variable(self, handle: Handle, name: str) -> str | None:
+        return self.alive[handle].env.get(name) if handle in self.alive else None
+
+    def read_log(self, node: str, log: Path) -> tuple[str, ...]:
+        return tuple(self.files.get((node, log), "").splitlines())
+
+    def read_added(self, node: str, log: Path, offset: int) -> tuple[str, int]:
+        text = self.files.get((node, log), "")
+        return text[offset:], len(text)
+
+    def log_size(self, node: str, log: Path) -> int:
+        return len(self.files.get((node, log), ""))
+
+    def last_start_at(self, node: str, log: Path) -> int:
+        return max(self.files.get((node, log), "").rfind("# pdctl "), 0)
+
+    def rotate_log(self, node: str, log: Path) -> bool:
+        return False
+
+    def rename_log(self, node: str, log: Path, to: Path) -> None:
+        self.files[node, to] = self.files.pop((node, log), "")
+
+    def read_file(self, node: str, path: Path) -> str | None:
+        return self.files.get((node, path))
+
+    def write_file(self, node: str, path: Path, text: str) -> None:
+        self.files[node, path] = text
+
+    def end(self, name: str, code: int) -> None:
+        """A process ends by itself, or something ends it."""
+        for handle, its in tuple(self.alive.items()):
+            if its.name == name:
+                self.ends(handle, code)
+
+    def ends(self, handle: Handle, code: int) -> None:
+        """This process ends."""
+        del self.alive[handle]
+        self.codes[handle] = code
+
+    def _say(self, what: str, name: str) -> None:
+        self.log.append(f"{self.now - 1000:g} {what} {name}")
