@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pdctl.deployment.records import Deployment
 
 
-TARGETS = ("miles", "shell")
+TARGETS = ("miles", "shell", "slurm", "k8s")
 
 
 def rendered(target: str, file: Path | None, form: str) -> str:
@@ -21,7 +21,7 @@ def rendered(target: str, file: Path | None, form: str) -> str:
 
     if target not in TARGETS:
         raise InvalidInput(
-            f"There is no target {target!r} to render for.", hint="pdctl render miles|shell"
+            f"There is no target {target!r} to render for.", hint=f"pdctl render {'|'.join(TARGETS)}"
         )
     if form not in ("flag", "yaml"):
         raise InvalidInput(f"--as {form!r} is not a form Miles reads.", hint="--as flag or yaml")
@@ -30,6 +30,8 @@ def rendered(target: str, file: Path | None, form: str) -> str:
         from pdctl.engines.lifecycle.start import prepare
 
         return shell(prepare(deployment).specs)
+    if target in ("slurm", "k8s"):
+        return _for_cluster(target, deployment)
     from pdctl.inspection.llm import bundled_names
 
     return miles(
@@ -37,6 +39,22 @@ def rendered(target: str, file: Path | None, form: str) -> str:
         form="flag" if form == "flag" else "yaml",
         has_weights=deployment.model not in bundled_names(),
     )
+
+
+def _for_cluster(target: str, deployment: "Deployment") -> str:
+    import sys
+
+    from pdctl.deployment.cluster_file import cluster_here
+    from pdctl.deployment.elsewhere import expand_in_pods, expand_on_nodes
+    from pdctl.deployment.exports import k8s, slurm
+
+    cluster = cluster_here()
+    if target == "k8s":
+        return k8s.k8s(expand_in_pods(deployment, cluster, address=k8s.ADDRESS), cluster)
+    planned = expand_on_nodes(
+        deployment, cluster, address_of=slurm.address_of, python=sys.executable
+    )
+    return slurm.slurm(planned, cluster)
 
 
 def note(target: str) -> str:
@@ -76,11 +94,13 @@ EXAMPLES = """\b
 Examples:
   pdctl render miles -f pd.yaml --as yaml -o sglang_config.yaml
   pdctl render shell > start.sh
+  pdctl render slurm -f pd.yaml > job.sbatch
+  pdctl render k8s -f pd.yaml | kubectl apply -f -
 """
 
 
 def render(
-    target: str = typer.Argument(..., help="miles (RL training), or shell (a bash script)."),
+    target: str = typer.Argument(..., help="miles (RL training), shell (a bash script), slurm (for sbatch), or k8s (manifests)."),
     file: Path | None = typer.Option(
         None, "-f", "--file", help="The deployment; ./pd.yaml, else the last plan, by default."
     ),
@@ -92,7 +112,10 @@ def render(
     ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object on stdout."),
 ) -> None:
-    """Print a deployment as a shell script, or as what Miles takes."""
+    """Print a deployment for a shell, Slurm, Kubernetes or Miles.
+
+    Slurm and Kubernetes need facts about the cluster: ./cluster.yaml, else the user's own.
+    """
     from pdctl.console import print_json
 
     text = rendered(target, file, form)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdctl.deployment.cluster_file import ClusterFile
+from pdctl.deployment.elsewhere import Elsewhere
 from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
@@ -50,14 +51,14 @@ class _Pods:
         return _labels(self.deployment, self.role)
 
 
-def k8s(deployment: Deployment, specs: Sequence[ProcessSpec], cluster: ClusterFile) -> str:
+def k8s(planned: Elsewhere, cluster: ClusterFile) -> str:
     """The manifests of a deployment: accounts, one workload a role, router, service.
 
     An engine larger than a node is a LeaderWorkerSet. The number of engines of a role is changed
     with `kubectl scale`: the router discovers pods by their labels.
 
     Args:
-        specs: as `expand` gives them, router first, with ADDRESS as the address of every node.
+        planned: expanded with ADDRESS as the address of every engine.
 
     Raises:
         InvalidInput: cluster.yaml names no image.
@@ -70,8 +71,8 @@ def k8s(deployment: Deployment, specs: Sequence[ProcessSpec], cluster: ClusterFi
             hint="kubernetes: {image: lmsysorg/sglang:TAG} in cluster.yaml",
             code="no_image",
         )
-    router = specs[0]
-    first = {spec.role: spec for spec in reversed(specs[1:])}
+    deployment, router = planned.deployment, planned.specs[0]
+    first = {spec.role: spec for spec in reversed(planned.specs[1:])}
     health = _health(router)
     pods = [_Pods(deployment, cluster, first[role], health) for role in deployment.roles]
     documents = [
@@ -82,8 +83,8 @@ def k8s(deployment: Deployment, specs: Sequence[ProcessSpec], cluster: ClusterFi
     ]
     for document in documents:
         document["metadata"]["namespace"] = cluster.kubernetes.namespace
-    head = "# kubectl apply -f this-file; written by pdctl render k8s\n"
-    return head + yaml.safe_dump_all(documents, sort_keys=False, width=4096)
+    head = ("kubectl apply -f this-file; written by pdctl render k8s", *planned.notes)
+    return "".join(f"# {line}\n" for line in head) + yaml.safe_dump_all(documents, sort_keys=False, width=4096)
 
 
 def _health(router: ProcessSpec) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings
 from pdctl.deployment.flags import with_engines
+from pdctl.deployment.elsewhere import Elsewhere
 from pdctl.deployment.records import Deployment, ProcessSpec
 
 _RESOLVE = r"""
@@ -49,41 +50,31 @@ trap 'kill -TERM "$router_pid"; wait "$router_pid"; exit 0' TERM
 (
     until curl -fso /dev/null "http://$endpoint/readiness"; do sleep 2; done
     echo "ready: http://$endpoint"
+    exec sleep infinity
 ) &
-poll_pid=$!
 # the first process to end ends the job, and Slurm then ends all others
-while wait -n -p ended; do
-    [ "$ended" = "$poll_pid" ] || break
-done
+wait -n || true
 echo "a process ended; see $logs" >&2
 exit 1
 """
 
 
-def slurm(
-    deployment: Deployment,
-    specs: Sequence[ProcessSpec],
-    cluster: ClusterFile,
-    *,
-    num_nodes: int,
-    notes: Sequence[str] = (),
-) -> str:
-    """An sbatch script that starts every process of a deployment and stops with the first that ends.
+def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
+    """An sbatch script that starts every process of a deployment; the first to end ends the job.
 
-    Each engine is a step; the router runs beside the script, on the first node. Without pdctl
-    nobody restarts a process or adds engines to the router.
+    Each engine is a step, and each rank of an engine larger than a node. The router runs beside the
+    script, on the first node. Without pdctl nobody restarts a process or adds engines to the router.
 
     Args:
-        specs: as `expand` gives them, router first, with nodes "0", "1", ... and `address_of` them.
-        num_nodes: the nodes of the job.
-        notes: comments for the head of the script.
+        planned: expanded with `address_of` as the address of each node.
     """
-    router, engines = specs[0], specs[1:]
+    router = planned.specs[0]
     lines = [
         "#!/bin/bash",
-        *(f"#SBATCH {option}" for option in sbatch_options(deployment, cluster, num_nodes)),
+        *(f"#SBATCH {option}" for option in sbatch_options(planned.deployment, cluster, planned.num_nodes)),
         "",
-        *(f"# {note}" for note in notes),
+        f"# {planned.deployment.layout} of {planned.deployment.model}, written by pdctl render slurm.",
+        *(f"# {note}" for note in planned.notes),
         "set -euo pipefail",
         *([cluster.preamble.rstrip()] if cluster.preamble else []),
         f"INTERFACE={shlex.quote(cluster.interface or '')}",
@@ -91,10 +82,10 @@ def slurm(
         _RESOLVE.strip(),
         _ENGINES.rstrip(),
         "",
-        *(_engine(spec) for spec in engines),
+        *(_engine(spec) for spec in planned.specs[1:]),
         "",
         f'endpoint="{router.host}:{router.port}"',
-        _router(router, engines),
+        _router(router, planned.engines),
         _WAIT.strip(),
     ]
     return "\n".join(lines) + "\n"
