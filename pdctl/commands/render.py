@@ -21,7 +21,8 @@ def rendered(target: str, file: Path | None, form: str) -> str:
 
     if target not in TARGETS:
         raise InvalidInput(
-            f"There is no target {target!r} to render for.", hint=f"pdctl render {'|'.join(TARGETS)}"
+            f"There is no target {target!r} to render for.",
+            hint=f"pdctl render {'|'.join(TARGETS)}",
         )
     if form not in ("flag", "yaml"):
         raise InvalidInput(f"--as {form!r} is not a form Miles reads.", hint="--as flag or yaml")
@@ -100,7 +101,10 @@ Examples:
 
 
 def render(
-    target: str = typer.Argument(..., help="miles (RL training), shell (a bash script), slurm (for sbatch), or k8s (manifests)."),
+    target: str = typer.Argument(
+        ...,
+        help="miles (RL training), shell (a bash script), slurm (for sbatch), or k8s (manifests).",
+    ),
     file: Path | None = typer.Option(
         None, "-f", "--file", help="The deployment; ./pd.yaml, else the last plan, by default."
     ),

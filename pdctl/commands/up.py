@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pdctl.deployment.records import Deployment
     from pdctl.engines.lifecycle.start import Prepared
+    from pdctl.engines.lifecycle.submitted import SubmittedJob
     from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
     from pdctl.engines.records import DeploymentState
 
@@ -28,6 +29,7 @@ class Run:
     as_json: bool = False
     timeout_s: float = 7200.0
     no_input: bool = False
+    launcher: str = "local"
 
     def write(self, deployment: "Deployment", output: Path) -> None:
         """Leave a pd.yaml instead of starting anything."""
@@ -47,7 +49,7 @@ class Run:
         from pdctl.engines.clients.api_key import VARIABLE, api_key
         from pdctl.engines.lifecycle.start import prepare
 
-        prepared = prepare(deployment)
+        prepared = prepare(deployment, launcher=self.launcher)
         _warn(prepared)
         if api_key() is not None:
             note = f"{VARIABLE} is set: pdctl up gives the key to all of these, a shell would not"
@@ -65,7 +67,8 @@ class Run:
         """
         from pdctl.engines.lifecycle.start import holding
 
-        _warn_of_machine(deployment)
+        if self.launcher == "local":
+            _warn_of_machine(deployment)
         try:
             prepared, supervisor = self._launch(deployment)
         except EnvironmentProblem as problem:
@@ -75,6 +78,45 @@ class Run:
         _warn(prepared)
         with holding(prepared):
             self._watch(supervisor, headline(prepared))
+
+    def submit(self, deployment: "Deployment") -> None:
+        """Run it in a Slurm job; follow the job as `start` follows a supervisor."""
+        from pdctl.deployment.cluster_file import cluster_here
+        from pdctl.engines.lifecycle import running, submitted
+
+        running.refuse_running(deployment.name)
+        if (waiting := submitted.submitted_job(deployment.name)) is not None:
+            raise submitted.already_submitted(waiting)
+        job = submitted.submit(deployment, cluster_here(), ready_timeout_s=self.timeout_s)
+        sys.stderr.write(f"submitted Slurm job {job.number}\n")
+        self._watch_job(job, f"{deployment.model} · {deployment.layout} · Slurm job {job.number}")
+
+    def _watch_job(self, job: "SubmittedJob", words: str) -> None:
+        from pdctl.engines.lifecycle import submitted
+
+        interrupts = Interrupts(job)
+        screen = _screen(words)
+        waits, is_ready = "", False
+        with interrupts:
+            for seen in submitted.watch(job):
+                if seen.waits and seen.waits != waits and not seen.is_over:
+                    sys.stderr.write(f"Slurm job {job.number} is {seen.waits}\n")
+                waits = seen.waits
+                screen.show(seen.state)
+                if not is_ready and seen.state is not None and seen.state.phase in LIVE_PHASES:
+                    is_ready = True
+                    screen.close()
+                    self._announce(seen.state)
+                    sys.stderr.write(f"Slurm ends the job in {seen.left}\n")
+                    screen = LineScreen(seen.state)
+                if is_ready and self.is_detached:
+                    return
+        screen.close()
+        if interrupts.num:
+            raise typer.Exit(ExitCode.INTERRUPTED)
+        if not is_ready:
+            raise submitted.failure(job)
+        sys.stderr.write(f"Slurm job {job.number} has ended\n")
 
     def resume(self, name: str | None) -> None:
         """Give a running deployment that lost its supervisor a new one."""
@@ -97,7 +139,7 @@ class Run:
 
         running.refuse_running(deployment.name)
         with planning():
-            prepared = prepare(deployment)
+            prepared = prepare(deployment, launcher=self.launcher)
             supervisor = launch.launch(
                 prepared,
                 detached=self.is_detached,
@@ -172,7 +214,7 @@ class Run:
 class Interrupts:
     """Ctrl-C once asks the supervisor to stop gracefully, twice at once. SIGTERM counts as one."""
 
-    def __init__(self, supervisor: "SupervisorProcess") -> None:
+    def __init__(self, supervisor: "SupervisorProcess | SubmittedJob") -> None:
         self._supervisor = supervisor
         self.num = 0
 
@@ -191,9 +233,16 @@ class Interrupts:
             sys.stderr.write("\nstopping: requests in flight finish first; Ctrl-C again kills\n")
 
 
-def _simulated(deployment: "Deployment") -> "Deployment":
-    from dataclasses import replace
+def placed(deployment: "Deployment", on: str) -> "tuple[Deployment, str]":
+    """The deployment as it runs there, with its launcher; "slurm": a job has to be submitted."""
+    from pdctl.deployment.cluster_file import cluster_here, on_cluster
+    from pdctl.engines.lifecycle.place import choose_place
 
+    launcher = choose_place(on, deployment)
+    return deployment if launcher == "local" else on_cluster(deployment, cluster_here()), launcher
+
+
+def _simulated(deployment: "Deployment") -> "Deployment":
     return replace(deployment, engine="sim", gpus=None)
 
 
@@ -255,6 +304,7 @@ def up(
         None, "--sim-speed", help="Simulated engines: 10 runs ten times as fast."
     ),
     timeout: str = typer.Option("2h", "--timeout", help="How long to wait until it serves."),
+    on: str = typer.Option("auto", "--on", help="Where: local, slurm (this job or a new one)."),
     resume: bool = typer.Option(
         False, "--resume", help="Take over a running deployment whose supervisor died."
     ),
@@ -273,6 +323,7 @@ def up(
     Examples:
       pdctl up qwen3-8b --prefill 2 --total 8 --engine sim
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
+      pdctl up -f pd.yaml --on slurm
     """
     from pdctl.commands.deployment_options import DeploymentOptions, choose
     from pdctl.engines.clients.api_key import use_key_file
@@ -280,7 +331,7 @@ def up(
 
     use_key_file(api_key_file)
     timeout_s = parse_duration_s(timeout, flag="--timeout")
-    run = Run(is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input)
+    run = Run(detach, as_json, timeout_s, no_input)
     if resume:
         run.resume(name)
         return
@@ -314,7 +365,12 @@ def up(
     deployment = choose(options)
     if output is not None:
         run.write(deployment, output)
-    elif dry_run:
+        return
+    deployment, launcher = placed(deployment, on)
+    run = replace(run, launcher=launcher)
+    if dry_run:
         run.show_commands(deployment)
+    elif launcher == "slurm":
+        run.submit(deployment)
     else:
-        run.start(deployment, may_simulate=engine is None)
+        run.start(deployment, may_simulate=engine is None and launcher == "local")

@@ -1,4 +1,4 @@
-"""Expand a deployment for machines that pdctl cannot inspect: those that an export is written for."""
+"""Expand a deployment for machines that pdctl cannot inspect, such as those of an export."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,7 +62,7 @@ def expand_on_nodes(
         InvalidInput: an engine cannot be divided equally among nodes, or cannot run.
     """
     deployment = on_cluster(deployment, cluster)
-    packed = pack(_sizes(deployment), cluster.gpus_per_node)
+    packed = pack(sizes_of(deployment), cluster.gpus_per_node)
     num_nodes = 1 + max(int(place.node) for places in packed.values() for place in places)
     addresses = {str(i): address_of(i) for i in range(num_nodes)}
     install, backend, notes = _assumed(deployment, version)
@@ -77,9 +77,7 @@ def expand_on_nodes(
         nodes={"router": "0", **{name: places[0].node for name, places in packed.items()}},
         addresses=addresses,
     )
-    every = [
-        rank for spec in specs[1:] for rank in ranks_of(spec, packed[spec.name], addresses)
-    ]
+    every = [rank for spec in specs[1:] for rank in ranks_of(spec, packed[spec.name], addresses)]
     return Elsewhere(deployment, (specs[0], *every), num_nodes, notes)
 
 
@@ -204,7 +202,8 @@ def ranks_of(
     return tuple(made)
 
 
-def _sizes(deployment: Deployment) -> dict[str, int]:
+def sizes_of(deployment: Deployment) -> dict[str, int]:
+    """The GPUs of each engine, by name."""
     return {
         name: deployment.roles[role].parallelism.num_gpus
         for name, role in deployment.engine_names.items()

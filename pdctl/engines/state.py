@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -166,7 +167,7 @@ def read_state(name: str) -> DeploymentState | None:
             hint=f"pdctl down {name}",
             code="bad_state",
         ) from problem
-    if state.boot_id != boot_id():
+    if _is_of_earlier_boot(state):
         clear_state(name)
         return None
     return state
@@ -184,7 +185,7 @@ def read_launch(name: str) -> Launch | None:
         launch = parse_launch(text) if text else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return launch if launch and launch.boot_id == boot_id() else None
+    return launch if launch and not _is_of_earlier_boot(launch) else None
 
 
 def clear_state(name: str) -> None:
@@ -234,6 +235,16 @@ def is_supervised(name: str) -> bool:
         return True
     os.close(held)
     return False
+
+
+def _is_of_earlier_boot(record: DeploymentState | Launch) -> bool:
+    """True if this machine wrote the record before its last boot."""
+    return record.host in ("", host_name()) and record.boot_id != boot_id()
+
+
+def host_name() -> str:
+    """The name of this machine, on a node of a Slurm job the one that Slurm gives it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def boot_id() -> str:

@@ -1,8 +1,8 @@
 """Hosts made of namespaces: each has its own network, process numbers, name and boot id.
 
-They share this machine's files, as the hosts of a cluster share a file system. A host lives as long
-as its keeper, the first process of its namespaces: ending the keeper ends everything on the host and
-removes its network. Nothing is created in the namespaces of the test itself.
+They share this machine's files, as the hosts of a cluster share a file system. A host lives as
+long as its keeper, the first process of its namespaces: ending the keeper ends everything on the
+host and removes its network. Nothing is created in the namespaces of the test itself.
 """
 
 import os

@@ -84,7 +84,9 @@ def k8s(planned: Elsewhere, cluster: ClusterFile) -> str:
     for document in documents:
         document["metadata"]["namespace"] = cluster.kubernetes.namespace
     head = ("kubectl apply -f this-file; written by pdctl render k8s", *planned.notes)
-    return "".join(f"# {line}\n" for line in head) + yaml.safe_dump_all(documents, sort_keys=False, width=4096)
+    return "".join(f"# {line}\n" for line in head) + yaml.safe_dump_all(
+        documents, sort_keys=False, width=4096
+    )
 
 
 def _health(router: ProcessSpec) -> str:

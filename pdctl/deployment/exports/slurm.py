@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Sequence
 
 from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings
-from pdctl.deployment.flags import with_engines
 from pdctl.deployment.elsewhere import Elsewhere
+from pdctl.deployment.flags import with_engines
 from pdctl.deployment.records import Deployment, ProcessSpec
 
 _RESOLVE = r"""
@@ -63,7 +63,7 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
     """An sbatch script that starts every process of a deployment; the first to end ends the job.
 
     Each engine is a step, and each rank of an engine larger than a node. The router runs beside the
-    script, on the first node. Without pdctl nobody restarts a process or adds engines to the router.
+    script, on the first node. Without pdctl nobody restarts a process or changes the router's list.
 
     Args:
         planned: expanded with `address_of` as the address of each node.
@@ -71,9 +71,12 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
     router = planned.specs[0]
     lines = [
         "#!/bin/bash",
-        *(f"#SBATCH {option}" for option in sbatch_options(planned.deployment, cluster, planned.num_nodes)),
+        *(
+            f"#SBATCH {option}"
+            for option in sbatch_options(planned.deployment, cluster, planned.num_nodes)
+        ),
         "",
-        f"# {planned.deployment.layout} of {planned.deployment.model}, written by pdctl render slurm.",
+        f"# {planned.deployment.layout} of {planned.deployment.model}; from pdctl render slurm.",
         *(f"# {note}" for note in planned.notes),
         "set -euo pipefail",
         *([cluster.preamble.rstrip()] if cluster.preamble else []),
@@ -97,7 +100,7 @@ def address_of(node: int) -> str:
 
 
 def sbatch_options(deployment: Deployment, cluster: ClusterFile, num_nodes: int) -> tuple[str, ...]:
-    """What sbatch is asked for, as command-line options; `options` of the cluster file come last."""
+    """The options of sbatch for a deployment; those of the cluster file come last."""
     settings = cluster.slurm
     return (
         f"--job-name={deployment.name}",

@@ -124,6 +124,12 @@ class LocalLauncher:
             probe.bind((LOOPBACK, 0))
             return int(probe.getsockname()[1])
 
+    def send_signal(self, node: str, pid: int, started_at: float, number: int) -> bool:
+        if not is_same_process(pid, started_at, ""):
+            return False
+        _signal(pid, number)
+        return True
+
     def http(self, node: str) -> http.Http:
         return http
 

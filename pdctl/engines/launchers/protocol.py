@@ -81,6 +81,10 @@ class Nodes(Protocol):
         """A port on which nobody listens at this moment."""
         ...
 
+    def send_signal(self, node: str, pid: int, started_at: float, number: int) -> bool:
+        """Signal a supervisor that runs there; False if it is gone. Raises EnvironmentProblem."""
+        ...
+
     def http(self, node: str) -> Http:
         """An HTTP client whose requests leave from this node."""
         ...

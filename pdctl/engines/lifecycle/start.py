@@ -79,6 +79,7 @@ def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) 
     wanted = Launch(
         run_id=uuid.uuid4().hex,
         boot_id=state.boot_id(),
+        host=state.host_name(),
         name=deployment.name,
         layout=deployment.layout,
         model=deployment.model,
@@ -152,6 +153,8 @@ def resume(name: str) -> SupervisorProcess | None:
     try:
         if wanted is None:
             raise running.not_running(name)
+        wanted = replace(wanted, boot_id=state.boot_id(), host=state.host_name())
+        state.write_launch(wanted)
         return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=False))
     finally:
         os.close(held)

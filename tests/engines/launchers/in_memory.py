@@ -62,6 +62,9 @@ class InMemoryLauncher:
     def any_free_port(self, node: str) -> int:
         return 30000
 
+    def send_signal(self, node: str, pid: int, started_at: float, number: int) -> bool:
+        raise NotImplementedError
+
     def http(self, node: str) -> Http:
         raise NotImplementedError
 
