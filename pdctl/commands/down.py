@@ -26,7 +26,7 @@ def down(
     from rich.text import Text
 
     from pdctl.console import printable, show
-    from pdctl.engines.lifecycle import running
+    from pdctl.engines.lifecycle import running, submitted
     from pdctl.tables.deployments import change_lines
 
     chosen = running.chosen_name(name)
@@ -38,8 +38,12 @@ def down(
             sys.stderr.write(printable(f"{line}\n"))
         last = state
 
-    killed = running.stop(chosen, now=now, tell=tell)
+    job = submitted.submitted_job(chosen)
+    waits = job is not None and not running.is_running(chosen)
+    killed = () if waits else running.stop(chosen, now=now, tell=tell)
+    if job is not None:
+        submitted.end(job)
     data = {"name": chosen, "killed": list(killed)}
     by_force = f" Killed by force: {', '.join(killed)}." if killed else ""
-    text = f"Stopped {chosen}.{by_force}"
+    text = f"Cancelled Slurm job {job.number}." if job and waits else f"Stopped {chosen}.{by_force}"
     show("down", data, as_json=as_json, render=lambda: Text(text))

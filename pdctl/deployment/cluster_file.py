@@ -11,6 +11,7 @@ from pdctl.paths import user_config_dir
 from pdctl.perf_model.records import Role
 
 FILE = "cluster.yaml"
+CURRENT = Path()
 SCHEMA = 1
 GpuRequest = Literal["gres", "gpus-per-node"]
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
@@ -92,12 +93,12 @@ def find_cluster_file(directory: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def cluster_here() -> ClusterFile:
-    """The cluster file of the current directory or the user; the defaults without one.
+def cluster_here(directory: Path = CURRENT) -> ClusterFile:
+    """The cluster file of a directory or of the user; the defaults without one.
 
     Raises InvalidInput, naming file and line, for anything it does not understand.
     """
-    found = find_cluster_file(Path())
+    found = find_cluster_file(directory)
     return read_cluster_file(found) if found is not None else ClusterFile()
 
 

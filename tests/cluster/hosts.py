@@ -12,8 +12,8 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # ignored SIGCHLD: the kernel reaps what the host's processes leave behind
@@ -40,6 +40,7 @@ class Host:
     name: str
     address: str
     keeper: int
+    started: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
         """A command line that runs `argv` on this host."""
@@ -69,7 +70,7 @@ class Host:
     ) -> "subprocess.Popen[bytes]":
         """Start a command there whose output goes to a file."""
         with log.open("ab") as out:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(argv),
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
@@ -77,6 +78,8 @@ class Host:
                 stderr=out,
                 start_new_session=True,
             )
+        self.started.append(process)
+        return process
 
     def unplug(self) -> None:
         """Cut the host off the network; its processes keep running."""
@@ -88,7 +91,8 @@ class Host:
 
     def power_off(self) -> None:
         """End everything on the host at once."""
-        os.kill(self.keeper, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self.keeper, signal.SIGKILL)
 
 
 def missing() -> str:
@@ -118,7 +122,15 @@ def network(names: Sequence[str], directory: Path) -> Iterator[dict[str, Host]]:
             keeper = stack.enter_context(_keeper(name, table, directory))
             _plug_in(switch, keeper, f"port{i}", address)
             hosts[name] = Host(name, address, keeper)
+            stack.callback(_reap, hosts[name])
         yield hosts
+
+
+def _reap(host: Host) -> None:
+    """End a host and wait for what was started there from outside."""
+    host.power_off()
+    for process in host.started:
+        process.wait()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
@@ -91,7 +92,9 @@ class SlurmLauncher(LocalLauncher):
         return str(agent.ask("address", self._settings().interface))
 
     def _settings(self) -> ClusterFile:
-        self._cluster = self._cluster or cluster_here()
+        # a launcher without a deployment works for the command that was just given
+        directory = Path(self._cwd) if self._run_id else Path()
+        self._cluster = self._cluster or cluster_here(directory)
         return self._cluster
 
     def gpus(self, node: str) -> tuple[Gpu, ...]:

@@ -25,6 +25,11 @@ class Job:
     nodes: tuple[str, ...] = ()
 
     @property
+    def is_expected(self) -> bool:
+        """True if it runs or will run: not in its last moments either."""
+        return not self.is_over and self.state != "COMPLETING"
+
+    @property
     def is_over(self) -> bool:
         return self.state in ENDED
 
@@ -49,7 +54,7 @@ def job(number: str) -> Job:
 
 def submit(script: str, *, directory: str, output: str) -> str:
     """Submit a job; its number. Raises InvalidInput if Slurm refuses it."""
-    argv = ("sbatch", "--parsable", f"--output={output}", f"--chdir={directory}")
+    argv = ("sbatch", "--parsable", "--export=ALL", f"--output={output}", f"--chdir={directory}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
     if "SLURM_CONF" in os.environ:
         environment["SLURM_CONF"] = os.environ["SLURM_CONF"]

@@ -226,7 +226,7 @@ def prepare(
         deployment,
         gpus={name: place.gpus for name, place in placed.items()},
         nodes={"router": there.nodes()[0], **{name: p.node for name, p in placed.items()}},
-        addresses={node: there.address(node) for node in there.nodes()},
+        addresses=_addresses(there, present),
         ports={**planned, **{name: ports_of(spec) for name, spec in places.items()}},
         log_dir=logs_dir(deployment.name),
         install=install,
@@ -252,6 +252,12 @@ def prepare(
         backend=backend,
         launcher=launcher,
     )
+
+
+def _addresses(launcher: Launcher, present: tuple[ProcessSpec, ...]) -> dict[str, str]:
+    """The address of each node: that of its engines, so that a deployment stays on one network."""
+    known = {spec.node: spec.host for spec in present if spec.role != "router"}
+    return {node: known.get(node) or launcher.address(node) for node in launcher.nodes()}
 
 
 @contextmanager

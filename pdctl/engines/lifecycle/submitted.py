@@ -22,6 +22,7 @@ JOB_FILE = "slurm-job"  # the number of the job, while it is waiting or running
 LOOK_EVERY_S = 0.2
 ASK_SLURM_EVERY_S = 2.0
 LINES_SHOWN = 20
+END_BY_ITSELF_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,18 @@ def submitted_job(name: str) -> SubmittedJob | None:
         number = (state.state_dir(name) / JOB_FILE).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
-    if not number.isdecimal() or slurm_commands.job(number).is_over:
+    if not number.isdecimal() or not slurm_commands.job(number).is_expected:
         return None
     return SubmittedJob(name, number, 0.0)
+
+
+def end(job: SubmittedJob) -> None:
+    """End a job whose deployment has stopped or has not started, and wait until it has ended."""
+    deadline = time.monotonic() + END_BY_ITSELF_S
+    while not slurm_commands.job(job.number).is_over:
+        if time.monotonic() > deadline or slurm_commands.job(job.number).state == "PENDING":
+            slurm_commands.cancel(job.number)
+        time.sleep(LOOK_EVERY_S)
 
 
 def already_submitted(job: SubmittedJob) -> StateConflict:

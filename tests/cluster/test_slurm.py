@@ -1,0 +1,191 @@
+"""Whole deployments of simulated engines on a real Slurm, by the command line."""
+
+from pathlib import Path
+
+from tests.cluster.pdctl_there import CLUSTER, PdctlThere
+from tests.cluster.slurm import Slurm, until
+
+
+def test_up_from_outside_serves_scales_and_down_leaves_nothing(there: PdctlThere) -> None:
+    ran = there.run("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    assert ran.returncode == 0, ran.stderr
+    assert "submitted Slurm job" in ran.stderr
+    found = there.state("chat")
+    assert found["endpoint"] == "http://10.77.0.11:30000"
+    assert {p["node"] for p in found["processes"]} == {"node1", "node2", "node3"}
+    assert there.request("chat") == "200"
+    assert "2P8D · serving" in there.done("status", "--once")
+
+    assert "3P9D" in there.done("scale", "--prefill", "3", "--decode", "9")
+    assert "2P10D" in there.done("scale", "--decode", "10")
+    assert there.request("chat") == "200"
+    assert "The server is fired up" in there.done("logs", "decode-0", "--tail", "5")
+
+    there.done("down", "chat")
+    assert there.cluster.jobs() == []
+    there.leaves_nothing()
+
+
+def test_a_killed_engine_comes_back_on_its_node(there: PdctlThere) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    before = {p["name"]: p for p in there.state("chat")["processes"]}
+    port = before["decode-3"]["url"].rpartition(":")[2]
+    for process in there.processes(f"--port {port}"):
+        if "engines.sim" in process.cmdline() or process.name() != "srun":
+            process.kill()
+    until(lambda: there.phases("chat").get("decode-3") != "serving")
+    assert there.request("chat") == "200"
+    there.until_serving("chat")
+    after = {p["name"]: p for p in there.state("chat")["processes"]}
+    assert (after["decode-3"]["restarts"], after["decode-3"]["exit_code"]) == (1, None)
+    assert after["decode-3"]["node"] == before["decode-3"]["node"]
+
+
+def test_a_step_whose_srun_was_killed_is_replaced(there: PdctlThere) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    for process in there.processes("--job-name=decode-2"):
+        process.kill()
+    until(lambda: there.phases("chat").get("decode-2") != "serving")
+    there.until_serving("chat")
+    port = there.state("chat")["processes"][4]["url"].rpartition(":")[2]
+    engines = [p for p in there.processes(f"--port {port}") if p.name() != "srun"]
+    assert len({p.ppid() for p in engines}) == 1, "the step that lost its srun is gone"
+
+
+def test_scancel_leaves_nothing(there: PdctlThere) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    there.cluster.run("scancel", *there.cluster.jobs())
+    there.leaves_nothing()
+    assert there.run("down", "chat").returncode == 7
+    assert "No deployment is running" in there.done("ls")
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+
+
+def test_a_killed_batch_script_leaves_nothing(there: PdctlThere) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    script = [p for p in there.processes("pdctl up -f") if "submitted.yaml" in p.cmdline()[5]]
+    assert len(script) == 1
+    script[0].kill()
+    there.leaves_nothing()
+
+
+def test_the_warning_before_the_time_limit_lets_requests_finish(there: PdctlThere) -> None:
+    file = there.write("chat", cluster=CLUSTER + "slurm: {time: 10min, drain: 2min}\n")
+    there.done("up", "-f", file, "--on", "slurm", "-d")
+    limit = there.cluster.run("squeue", "-h", "-o", "%l").stdout.strip()
+    assert limit == "10:00"
+    client = there.client("chat", tokens=4000)
+    until(lambda: "running_reqs" not in there.done("status", "--once", "--json") or True)
+    there.cluster.run("scancel", "--batch", "--signal=TERM", *there.cluster.jobs())
+    assert client.communicate(timeout=60)[0].strip() == "200"
+    there.leaves_nothing()
+
+
+def test_a_killed_supervisor_in_the_foreground_takes_everything_with_it(there: PdctlThere) -> None:
+    inside = there.inside(there.allocate())
+    argv = ("-m", "pdctl", "up", "-f", there.write("chat"), "--on", "slurm")
+    log = there.cwd / "up.log"
+    import sys
+
+    there.cluster.login.spawn(sys.executable, *argv, log=log, env=inside.environment).poll()
+    there.until_serving("chat")
+    for process in there.processes("pdctl.engines.daemon"):
+        process.kill()
+    there.leaves_nothing()
+
+
+def test_a_detached_supervisor_is_replaced_here_and_from_another_host(there: PdctlThere) -> None:
+    inside = there.inside(there.allocate())
+    inside.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    supervisor = there.state("chat")["supervisor_pid"]
+    engines = {p["name"]: p["handle"] for p in there.state("chat")["processes"]}
+    for process in there.processes("-m pdctl.engines.daemon"):
+        if "guard.py" not in " ".join(process.cmdline()):
+            process.kill()
+    until(lambda: there.state("chat")["supervisor_pid"] != supervisor)
+    there.until_serving("chat")
+    for process in there.processes("pdctl.engines.daemon"):
+        process.kill()
+    assert there.request("chat") == "200"
+
+    inside.done("up", "--resume", "--name", "chat", host=there.cluster.nodes[1])
+    there.until_serving("chat")
+    assert there.state("chat")["host"] == "node2"
+    assert {p["name"]: p["handle"] for p in there.state("chat")["processes"]} == engines
+    there.done("down", "chat")
+    there.cluster.run("scancel", *there.cluster.jobs())
+    there.leaves_nothing()
+
+
+def test_a_wish_that_does_not_fit_is_refused_with_what_is_free(there: PdctlThere) -> None:
+    ran = there.run("up", "-f", there.write("big", prefill=8, decode=12), "--on", "slurm")
+    assert ran.returncode == 2
+    assert "Slurm refuses the job" in ran.stderr
+    assert "node1 8 of 8 GPUs (gpu, idle)" in ran.stderr
+    assert there.cluster.jobs() == []
+
+
+def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: PdctlThere) -> None:
+    inside = there.inside(there.allocate())
+    for interface, why in (("lo", "has no address"), ("ib7", "does not exist")):
+        file = there.write("chat", cluster=f"schema: 1\ninterface: {interface}\n")
+        ran = inside.run("up", "-f", file, "--on", "slurm")
+        assert ran.returncode == 4
+        assert f"node1: interface {interface} {why}" in ran.stderr
+        assert "eth0 (10.77.0.11)" in ran.stderr
+        assert inside.phases("chat") == {}
+
+
+def test_a_waiting_job_can_be_cancelled(there: PdctlThere, cluster: Slurm) -> None:
+    cluster.run("scontrol", "update", "partitionname=gpu", "state=down")
+    try:
+        up = cluster.login.spawn(
+            *(*_pdctl(), "up", "-f", there.write("chat"), "--on", "slurm"),
+            log=there.cwd / "up.log",
+            env=there.environment,
+        )
+        until(lambda: "is pending" in (there.cwd / "up.log").read_text())
+        again = there.run("up", "-f", there.write("chat"), "--on", "slurm")
+        assert again.returncode == 7
+        assert "already submitted" in again.stderr
+        assert "Cancelled Slurm job" in there.done("down", "chat")
+        assert up.wait(30) == 5
+    finally:
+        cluster.run("scontrol", "update", "partitionname=gpu", "state=up")
+
+
+def test_a_rendered_script_is_accepted_runs_and_ends_whole(there: PdctlThere) -> None:
+    file = there.write("chat")
+    script = there.cwd / "job.sbatch"
+    script.write_text(there.done("render", "slurm", "-f", file))
+    tried = there.cluster.run("sbatch", "--test-only", str(script))
+    assert "to start at" in tried.stderr
+    output = there.cwd / "out"
+    argv = ("sbatch", f"--output={output}", f"--chdir={there.cwd}", str(script))
+    there.cluster.login.run(*argv, env=there.environment, cwd=there.cwd)
+    until(lambda: output.exists() and "ready: http://10.77.0.11:30000" in output.read_text())
+    steps = there.cluster.run("squeue", "-s", "-h", "-o", "%j").stdout.split()
+    assert len([step for step in steps if step.startswith(("prefill", "decode"))]) == 10
+    for process in there.processes("--port 20000"):
+        process.kill()
+    until(lambda: "a process ended" in output.read_text())
+    there.leaves_nothing()
+
+
+def test_a_script_for_engines_of_two_nodes_is_accepted(there: PdctlThere, tmp_path: Path) -> None:
+    there.write("r1")
+    file = there.cwd / "r1.yaml"
+    file.write_text(
+        "schema: 1\nname: r1\nmodel: deepseek-ai/DeepSeek-R1\ncolocated: {engines: 1, tp: 16}\n"
+    )
+    script = there.cwd / "job.sbatch"
+    script.write_text(there.done("render", "slurm", "-f", str(file)))
+    tried = there.cluster.run("sbatch", "--test-only", str(script))
+    assert "to start at" in tried.stderr
+    assert "on nodes node[1-2]" in tried.stderr
+
+
+def _pdctl() -> tuple[str, ...]:
+    import sys
+
+    return (sys.executable, "-m", "pdctl")
