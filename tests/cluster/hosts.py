@@ -42,9 +42,10 @@ class Host:
     keeper: int
     started: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
-    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
-        """A command line that runs `argv` on this host."""
-        return ("nsenter", "--target", str(self.keeper), "-m", "-u", "-i", "-n", "-p", *argv)
+    def command(self, argv: Sequence[str], cwd: Path | None = None) -> tuple[str, ...]:
+        """A command line that runs `argv` on this host, in / unless a directory is named."""
+        where = ("--target", str(self.keeper), f"--wd={cwd or '/'}")
+        return ("nsenter", *where, "-m", "-u", "-i", "-n", "-p", *argv)
 
     def run(
         self,
@@ -55,9 +56,8 @@ class Host:
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command there to its end."""
         return subprocess.run(
-            self.command(argv),
+            self.command(argv, cwd),
             env={**os.environ, **(env or {})},
-            cwd=cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -66,12 +66,16 @@ class Host:
         )
 
     def spawn(
-        self, *argv: str, log: Path, env: Mapping[str, str] | None = None
+        self,
+        *argv: str,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> "subprocess.Popen[bytes]":
         """Start a command there whose output goes to a file."""
         with log.open("ab") as out:
             process = subprocess.Popen(
-                self.command(argv),
+                self.command(argv, cwd),
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,

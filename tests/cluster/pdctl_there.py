@@ -26,11 +26,13 @@ decode: {{engines: {decode}, tp: 2}}
 CLUSTER = "schema: 1\ngpus_per_node: 8\n"
 _CLIENT = """
 import json, sys, urllib.request
-body = {"model": "qwen3-8b", "prompt": "hello", "max_tokens": int(sys.argv[2])}
+body = {"model": "qwen3-8b", "prompt": "hello", "max_tokens": int(sys.argv[2]), "stream": True}
 ask = urllib.request.Request(
     sys.argv[1] + "/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
 )
-print(urllib.request.urlopen(ask, timeout=60).status)
+answer = urllib.request.urlopen(ask, timeout=60)
+print(answer.readline().decode()[:5], flush=True)
+print(answer.read().decode().split()[-1])
 """
 
 
@@ -95,12 +97,12 @@ class PdctlThere:
         """Wait until all processes of a deployment serve."""
         until(lambda: self.state(name).get("phase") == "serving")
 
-    def request(self, name: str, *, tokens: int = 3) -> str:
-        """The HTTP status of one request from the login host."""
-        return self.client(name, tokens).communicate(timeout=60)[0].strip()
+    def serves(self, name: str) -> bool:
+        """True if a request from the login host is answered to its end."""
+        return self.client(name, 3).communicate(timeout=60)[0] == "data:\n[DONE]\n"
 
     def client(self, name: str, tokens: int) -> "subprocess.Popen[str]":
-        """A client with one request under way."""
+        """A client that writes "data:" after the first token and "[DONE]" after the last."""
         url = self.state(name)["endpoint"]
         argv = self.cluster.login.command(("python3", "-c", _CLIENT, url, str(tokens)))
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)

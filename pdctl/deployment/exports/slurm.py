@@ -52,6 +52,7 @@ trap 'kill -TERM "$router_pid"; wait "$router_pid"; exit 0' TERM
     echo "ready: http://$endpoint"
     exec sleep infinity
 ) &
+trap "kill $! 2>/dev/null" EXIT
 # the first process to end ends the job, and Slurm then ends all others
 wait -n || true
 echo "a process ended; see $logs" >&2

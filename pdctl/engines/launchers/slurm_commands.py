@@ -55,6 +55,12 @@ def job(number: str) -> Job:
 def submit(script: str, *, directory: str, output: str) -> str:
     """Submit a job; its number. Raises InvalidInput if Slurm refuses it."""
     argv = ("sbatch", "--parsable", "--export=ALL", f"--output={output}", f"--chdir={directory}")
+    # without this a job that can never run would only wait
+    _submit((*argv, "--test-only"), script)
+    return _submit(argv, script).partition(";")[0]
+
+
+def _submit(argv: Sequence[str], script: str) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
     if "SLURM_CONF" in os.environ:
         environment["SLURM_CONF"] = os.environ["SLURM_CONF"]
@@ -73,7 +79,7 @@ def submit(script: str, *, directory: str, output: str) -> str:
             hint=f"slurm: in cluster.yaml; free now: {free_gpus() or 'nothing'}",
             code="job_refused",
         )
-    return done.stdout.strip().partition(";")[0]
+    return done.stdout.strip()
 
 
 def cancel(number: str) -> None:
