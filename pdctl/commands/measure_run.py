@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from pdctl.commands.measure_requests import (
 )
 from pdctl.errors import EngineFailed, EnvironmentProblem, ExitCode, NotReady, PdctlError
 from pdctl.measurement.prediction import cluster_behind
+from pdctl.perf_model.records import layout_text
 from pdctl.workload.records import Requests, Workload
 
 if TYPE_CHECKING:
@@ -83,11 +85,6 @@ def trouble(name: str) -> "Callable[[], str]":
         return "; ".join(f"{p.name} {p.detail or p.phase}" for p in dead)
 
     return look
-
-
-def roles_layout(roles: "list[str]") -> str:
-    letters = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
-    return "".join(f"{roles.count(role)}{letter}" for role, letter in letters if role in roles)
 
 
 @contextmanager
@@ -225,7 +222,7 @@ def _target(wish: MeasureOptions, measured: Measured) -> None:
     cluster = cluster_behind(wish.gpus, facts[0])
     if cluster is None:
         say("nothing is predicted: these engines do not say which GPUs they have (--gpus 8xH200)")
-    measured.layouts["target"] = (roles_layout([f.role for f in facts]), len(facts))
+    measured.layouts["target"] = (layout_text(Counter(f.role for f in facts)), len(facts))
     endpoint = Endpoint(
         arm="target",
         url=url,

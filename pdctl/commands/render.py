@@ -8,61 +8,31 @@ import typer
 from pdctl.errors import EnvironmentProblem, InvalidInput
 
 if TYPE_CHECKING:
+    from pdctl.deployment.exports import Export
     from pdctl.deployment.records import Deployment
 
 
-TARGETS = ("miles", "shell", "slurm", "k8s")
+def export_for(target: str, form: str) -> "Export":
+    """The export of a target. Raises InvalidInput if there is none."""
+    from pdctl.deployment.exports import EXPORTS
 
-
-def rendered(target: str, file: Path | None, form: str) -> str:
-    """The text of a target. Raises InvalidInput for one that pdctl does not know."""
-    from pdctl.deployment.exports.miles import miles
-    from pdctl.deployment.exports.shell import shell
-
-    if target not in TARGETS:
-        raise InvalidInput(
-            f"There is no target {target!r} to render for.",
-            hint=f"pdctl render {'|'.join(TARGETS)}",
-        )
     if form not in ("flag", "yaml"):
         raise InvalidInput(f"--as {form!r} is not a form Miles reads.", hint="--as flag or yaml")
-    deployment = _deployment(file)
-    if target == "shell":
-        from pdctl.engines.lifecycle.start import prepare
-
-        return shell(prepare(deployment).specs)
-    if target in ("slurm", "k8s"):
-        return _for_cluster(target, deployment)
-    from pdctl.inspection.llm import bundled_names
-
-    return miles(
-        deployment,
-        form="flag" if form == "flag" else "yaml",
-        has_weights=deployment.model not in bundled_names(),
-    )
+    name = "miles-yaml" if (target, form) == ("miles", "yaml") else target
+    if name not in EXPORTS:
+        raise InvalidInput(
+            f"pdctl cannot render for {target!r}.", hint=f"pdctl render {'|'.join(EXPORTS)}"
+        )
+    return EXPORTS[name]
 
 
-def _for_cluster(target: str, deployment: "Deployment") -> str:
-    import sys
+def rendered(export: "Export", deployment: "Deployment") -> str:
+    """The text of a deployment in this format."""
+    if not export.needs_processes:
+        return export.render(deployment, ())
+    from pdctl.engines.lifecycle.start import prepare
 
-    from pdctl.deployment.cluster_file import cluster_here
-    from pdctl.deployment.elsewhere import expand_in_pods, expand_on_nodes
-    from pdctl.deployment.exports import k8s, slurm
-
-    cluster = cluster_here()
-    if target == "k8s":
-        return k8s.k8s(expand_in_pods(deployment, cluster, address=k8s.ADDRESS), cluster)
-    planned = expand_on_nodes(
-        deployment, cluster, address_of=slurm.address_of, python=sys.executable
-    )
-    return slurm.slurm(planned, cluster)
-
-
-def note(target: str) -> str:
-    """What a person should know beside the text, for stderr."""
-    from pdctl.deployment.exports.miles import MILES_NOTE
-
-    return f"note: {MILES_NOTE}\n" if target == "miles" else ""
+    return export.render(deployment, prepare(deployment).specs)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -102,8 +72,7 @@ Examples:
 
 def render(
     target: str = typer.Argument(
-        ...,
-        help="miles (RL training), shell (a bash script), slurm (for sbatch), or k8s (manifests).",
+        ..., help="miles, miles-yaml (RL training), shell (bash), slurm (sbatch) or k8s."
     ),
     file: Path | None = typer.Option(
         None, "-f", "--file", help="The deployment; ./pd.yaml, else the last plan, by default."
@@ -122,8 +91,10 @@ def render(
     """
     from pdctl.console import print_json
 
-    text = rendered(target, file, form)
-    typer.echo(note(target), nl=False, err=True)
+    export = export_for(target, form)
+    text = rendered(export, _deployment(file))
+    if export.note:
+        typer.echo(f"note: {export.note}", err=True)
     if output is not None:
         write_text(output, text)
     if as_json:

@@ -1,1 +1,1 @@
-"""The choice as data: what pd.yaml says, expanded to command lines."""
+"""A deployment as data: read, check and write pd.yaml, and expand it into processes."""

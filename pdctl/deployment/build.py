@@ -1,4 +1,4 @@
-"""The deployment a user asked for on the command line, checked."""
+"""Build a `Deployment`: from options, from a plan's arm, or from another with other counts."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from pdctl.verdict.records import Arm
 from pdctl.verdict.rules import quarter
 from pdctl.workload.records import Slo
 
-MAX_ENGINES = 100  # as many as a band of ports holds
+MAX_ENGINES = 100  # the ports in a band
 ONE_GPU = Parallelism()
 USUAL_ROUTER = RouterPlan()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -41,17 +41,17 @@ def deployment_of(
     trust_remote_code: bool = False,
     sim_speed: float = 1.0,
 ) -> Deployment:
-    """The deployment of `total` engines, `prefill` of them for prefill.
+    """A deployment of `total` engines, `prefill` of which are prefill engines.
 
     Args:
-        total: engines in all; an engine takes tp x pp GPUs.
+        total: all engines; each needs tp x pp GPUs.
         prefill: 0 for colocated engines; None for a quarter of the total, at least one.
-        name: of the deployment; None: made from the model's.
-        parallelism: of every engine, unless its role has its own.
+        name: the deployment's name; None: derived from the model's.
+        parallelism: of every engine whose role has none of its own.
         args: SGLang flags for every engine, before those of its role.
 
     Raises:
-        InvalidInput: counts that cannot serve, or flags that conflict with pdctl's.
+        InvalidInput: these counts cannot serve, or a flag conflicts with pdctl's own.
     """
     num_prefill = check_counts(prefill, total)
     plan = partial(_plan, parallelism, args, env or {})
@@ -89,9 +89,9 @@ def _plan(
 
 
 def checked(deployment: Deployment) -> Deployment:
-    """`deployment` itself.
+    """Return `deployment` unchanged.
 
-    Raises InvalidInput where a name, size, port, policy or extra flag of it cannot be run.
+    Raises InvalidInput if its name, sizes, port, policy or extra flags are not valid.
     """
     check_name(deployment.name)
     if not deployment.model.strip():
@@ -100,13 +100,13 @@ def checked(deployment: Deployment) -> Deployment:
         )
     if deployment.total > MAX_ENGINES:
         raise InvalidInput(
-            f"{deployment.total} engines are more than the {MAX_ENGINES} of one deployment.",
+            f"{deployment.total} engines exceed the limit of {MAX_ENGINES} per deployment.",
             hint=f"--total {MAX_ENGINES}",
         )
     for role, plan in deployment.roles.items():
         check_sizes(plan.parallelism, role)
     if not 1 <= deployment.router.port <= 65535:
-        raise InvalidInput(f"{deployment.router.port} is not a port.", hint="--port 30000")
+        raise InvalidInput(f"{deployment.router.port} is not a valid port.", hint="--port 30000")
     if deployment.router.policy not in (None, *POLICIES):
         raise InvalidInput(
             f"The router has no policy {deployment.router.policy!r}.",
@@ -117,9 +117,9 @@ def checked(deployment: Deployment) -> Deployment:
 
 
 def check_counts(prefill: int | None, total: int) -> int:
-    """The number of prefill engines: `prefill`, or a quarter of `total` where it is None.
+    """The number of prefill engines: `prefill`, or a quarter of `total` if it is None.
 
-    Raises InvalidInput unless either all engines are colocated or each role has one.
+    Raises InvalidInput unless all engines are colocated or each role has at least one.
     """
     if total < 1:
         raise InvalidInput(f"--total must be at least 1, not {total}.", hint="--total 8")
@@ -127,7 +127,7 @@ def check_counts(prefill: int | None, total: int) -> int:
         return 0
     if total == 1:
         raise InvalidInput(
-            "--total 1 leaves no engine for decode: a split needs one of each.",
+            "--total 1 is too few for a split, which needs one prefill and one decode engine.",
             hint="--prefill 1 --total 2, or --prefill 0 --total 1 for one colocated engine",
         )
     a_quarter = quarter(total).prefill or 1
@@ -135,7 +135,7 @@ def check_counts(prefill: int | None, total: int) -> int:
         return a_quarter
     if prefill < 0:
         raise InvalidInput(
-            f"--prefill must not be negative, not {prefill}.",
+            f"--prefill must be at least 0, not {prefill}.",
             hint=f"--prefill {a_quarter}, or --prefill 0 for colocated engines",
         )
     if prefill >= total:
@@ -147,7 +147,7 @@ def check_counts(prefill: int | None, total: int) -> int:
 
 
 def check_sizes(parallelism: Parallelism, role: Role) -> None:
-    """Nothing, if SGLang can split an engine this way; InvalidInput otherwise."""
+    """Raise InvalidInput unless SGLang accepts these sizes."""
     sizes = {f: getattr(parallelism, f) for f in ("tp", "pp", "dp", "ep")}
     for size, value in sizes.items():
         if value < 1:
@@ -159,21 +159,21 @@ def check_sizes(parallelism: Parallelism, role: Role) -> None:
         if parallelism.tp % value:
             raise InvalidInput(
                 f"{size} {value} of {role} engines does not divide tp {parallelism.tp}.",
-                hint=f"attention dp and ep lie inside tp: --tp {value} --{size} {value}",
+                hint=f"attention dp and ep divide tp, as in --tp {value} --{size} {value}",
             )
 
 
 def name_of(model: str) -> str:
-    """A deployment's name made from its model's: Qwen/Qwen3-32B as qwen3-32b."""
+    """A deployment name derived from a model: Qwen/Qwen3-32B gives qwen3-32b."""
     last = model.rstrip("/").rpartition("/")[2].lower()
     return re.sub(r"[^a-z0-9._-]+|\.{2,}", "-", last).strip("._-")[:64].rstrip("._-") or "default"
 
 
 def check_name(name: str) -> None:
-    """Nothing, if `name` can name a directory and nothing outside it; InvalidInput otherwise."""
+    """Raise InvalidInput unless `name` is safe as the name of a directory."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise InvalidInput(
-            f"{name!r} is not a name for a deployment.",
+            f"{name!r} is not a valid deployment name.",
             hint="--name with letters, digits, '.', '_' and '-', beginning with a letter or digit",
             code="bad_name",
         )
@@ -182,11 +182,11 @@ def check_name(name: str) -> None:
 def deployment_of_arm(
     model: str, arm: Arm, slo: Slo, *, attention_backend: str | None = None
 ) -> Deployment:
-    """What to launch for an arm, with what was predicted of it.
+    """The deployment that runs an arm of a plan, together with its prediction.
 
-    attention_backend: the one planned for; None: whichever SGLang takes.
+    attention_backend: the one in the plan; None: SGLang's default.
 
-    Raises InvalidInput where the arm cannot be launched, as `deployment_of`.
+    Raises InvalidInput, as `deployment_of`.
     """
     prefill, decode = arm.num_engines
     together = arm.parallelism.get("colocated")
@@ -205,7 +205,7 @@ def deployment_of_arm(
 
 
 def backend_args(attention_backend: str | None) -> tuple[str, ...]:
-    """SGLang's flags for an attention backend; none for None."""
+    """SGLang's flags for an attention backend; empty for None."""
     return ("--attention-backend", attention_backend) if attention_backend else ()
 
 
@@ -221,7 +221,7 @@ def _predicted(arm: Arm) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a command asks for. None: not said."""
+    """The engine counts that a command asks for. None: unspecified."""
 
     prefill: int | None = None
     decode: int | None = None
@@ -229,12 +229,12 @@ class Counts:
 
 
 def scaled(deployment: Deployment, counts: Counts) -> Deployment:
-    """The deployment with other numbers of engines.
+    """The deployment with other engine counts.
 
-    One role alone moves engines between the roles: the total stays. The total alone keeps the
-    ratio of the roles as well as whole engines can.
+    One role alone keeps the total and moves engines between the roles. The total alone keeps the
+    ratio of the roles, rounded to whole engines.
 
-    Raises InvalidInput where the result could not serve, or the numbers contradict each other.
+    Raises InvalidInput if the result could not serve or the counts contradict each other.
     """
     if "colocated" in deployment.roles:
         return _scaled_colocated(deployment, counts)
@@ -249,7 +249,7 @@ def scaled(deployment: Deployment, counts: Counts) -> Deployment:
 def role_changes(before: Deployment, after: Deployment) -> dict[str, str]:
     """New engine -> the engine of the other role whose place and GPUs it takes.
 
-    Only among engines of one size; the last of the shrinking role become the first of the new.
+    Only if all engines have the same size. The last engines of the shrinking role go first.
     """
     if "colocated" in before.roles or not _are_of_one_size(before):
         return {}
@@ -264,14 +264,14 @@ def _are_of_one_size(deployment: Deployment) -> bool:
 
 
 def _kept(deployment: Deployment, roles: object) -> dict[str, float]:
-    """A prediction is one of a layout."""
+    """The prediction, which holds only for the layout it was made for."""
     return dict(deployment.predicted) if roles == deployment.roles else {}
 
 
 def _scaled_colocated(deployment: Deployment, counts: Counts) -> Deployment:
     if counts.prefill is not None or counts.decode is not None:
         raise InvalidInput(
-            f"{deployment.name} is colocated: it has neither prefill nor decode engines.",
+            f"{deployment.name} is colocated and has no prefill or decode engines.",
             hint=f"pdctl scale --total N, or pdctl down, then pdctl up {deployment.model} "
             "--prefill 2 --total 8",
             code="cannot_serve",
@@ -287,8 +287,8 @@ def _given(counts: Counts) -> dict[str, int]:
     given = {k: v for k in ("prefill", "decode", "total") if (v := getattr(counts, k)) is not None}
     if not given:
         raise InvalidInput(
-            "No number of engines is given.",
-            hint="--prefill 3 moves engines between the roles, --total 10 adds some",
+            "No engine count given.",
+            hint="--prefill 3 moves engines between the roles; --total 10 changes their number",
         )
     return given
 
@@ -316,7 +316,8 @@ def _check(given: dict[str, int], num_prefill: int, num_decode: int, total: int)
     asked = " ".join(f"--{key} {value}" for key, value in given.items())
     if num_prefill + num_decode != total:
         raise InvalidInput(
-            f"{asked}: {num_prefill} and {num_decode} are not {total}.",
+            f"--prefill {num_prefill} plus --decode {num_decode} is {num_prefill + num_decode}, "
+            f"but --total is {total}.",
             hint=f"--prefill {num_prefill} --decode {num_decode}",
         )
     for role, num in (("prefill", num_prefill), ("decode", num_decode)):
@@ -324,9 +325,9 @@ def _check(given: dict[str, int], num_prefill: int, num_decode: int, total: int)
             keeps = "" if "total" in given else f" of {total} engines"
             raise _cannot_serve(
                 f"{asked}{keeps} leaves no {role} engine",
-                "--prefill 1 --decode 1 is the least; pdctl down stops a deployment",
+                "--prefill 1 --decode 1 is the minimum; pdctl down stops a deployment",
             )
 
 
 def _cannot_serve(what: str, hint: str) -> InvalidInput:
-    return InvalidInput(f"{what}: nothing could be served.", hint=hint, code="cannot_serve")
+    return InvalidInput(f"{what}, so it could not serve.", hint=hint, code="cannot_serve")

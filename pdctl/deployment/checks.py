@@ -1,7 +1,8 @@
-"""The flags a user adds to what pdctl sets: read, and refused where the two would conflict."""
+"""Check the SGLang flags that a user adds: refuse conflicts, and warn of known problems."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from pdctl.deployment.hosts import is_loopback
 from pdctl.deployment.records import Deployment
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Llm
@@ -10,17 +11,17 @@ from pdctl.perf_model.records import Parallelism, Role
 Version = tuple[int, ...]
 
 _SIZES = "pdctl sets it from the engine's tp, pp, dp and ep"
-_PORTS = "pdctl picks a free port for every engine and tells the router"
+_PORTS = "pdctl picks a free port for every engine and passes it to the router"
 _PS = "anyone on this machine could read the key in ps"
-# flag -> why an engine's args may not contain it
+# flag -> the reason why an engine's args must not contain it
 ENGINE_FLAGS: Mapping[str, str] = {
     "--model-path": "the model is the deployment's own `model`",
-    "--host": "engines listen where their router reaches them",
+    "--host": "pdctl picks the address at which the router reaches the engine",
     "--port": _PORTS,
     "--nccl-port": _PORTS,
     "--dist-init-addr": _PORTS,
     "--disaggregation-bootstrap-port": _PORTS,
-    "--disaggregation-mode": "an engine's role comes from its place in the deployment",
+    "--disaggregation-mode": "pdctl sets it from the engine's role",
     "--disaggregation-transfer-backend": "both roles must agree: set transfer_backend instead",
     "--tp-size": _SIZES,
     "--pp-size": _SIZES,
@@ -28,14 +29,14 @@ ENGINE_FLAGS: Mapping[str, str] = {
     "--attn-dp-size": _SIZES,
     "--enable-dp-attention": _SIZES,
     "--ep-size": _SIZES,
-    "--base-gpu-id": "pdctl hands out GPUs through CUDA_VISIBLE_DEVICES",
-    "--gpu-id-step": "pdctl hands out GPUs through CUDA_VISIBLE_DEVICES",
+    "--base-gpu-id": "pdctl assigns GPUs through CUDA_VISIBLE_DEVICES",
+    "--gpu-id-step": "pdctl assigns GPUs through CUDA_VISIBLE_DEVICES",
     "--nnodes": "pdctl decides how many machines an engine spans",
     "--node-rank": "pdctl decides how many machines an engine spans",
     "--trust-remote-code": "it runs code from the model's repository: set trust_remote_code",
     "--api-key": _PS,
     "--admin-api-key": _PS,
-    "--config": "flags inside a file escape every check: list them in args",
+    "--config": "pdctl cannot check flags in a file: list them in args",
 }
 ALIASES: Mapping[str, str] = {
     "--model": "--model-path",
@@ -74,13 +75,13 @@ REMOVED: Mapping[str, tuple[Version, str]] = {
     "--optimistic-prefill-retries": ((0, 5, 16), "--optimistic-prefill-attempts"),
     "--torchao-config": ((0, 5, 16), "--quantization"),
     "--enable-deepep-moe": ((0, 5, 10), "--moe-a2a-backend deepep"),
-    "--disaggregation-decode-tp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
-    "--disaggregation-decode-dp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
-    "--disaggregation-prefill-pp": ((0, 5, 10), "nothing: engines agree on it by themselves"),
+    "--disaggregation-decode-tp": ((0, 5, 10), "nothing: engines negotiate it"),
+    "--disaggregation-decode-dp": ((0, 5, 10), "nothing: engines negotiate it"),
+    "--disaggregation-prefill-pp": ((0, 5, 10), "nothing: engines negotiate it"),
     "--prefill-round-robin-balance": ((0, 5, 16), "nothing: it is the default"),
     "--pdlb-url": ((0, 5, 10), "nothing: pdctl registers engines with the router"),
 }
-# a difference of these between the roles shows only at the first request, as a crash or garbage
+# if these differ between the roles, the first request crashes or returns garbage
 EQUAL_ON_BOTH_ROLES = (
     "--page-size",
     "--kv-cache-dtype",
@@ -100,9 +101,9 @@ NOT_ON_DECODE = ("--enable-kv-cache-sharding", "--enable-dsa-cache-layer-split")
 
 
 def options(args: Sequence[str]) -> dict[str, str]:
-    """Flag -> its value as text ("" for none), under SGLang's main spelling; the last one wins.
+    """Flag, in SGLang's main spelling -> its value as text, "" for none. The last one wins.
 
-    Raises InvalidInput for a value that no flag precedes.
+    Raises InvalidInput for a value without a flag before it.
     """
     found: dict[str, str] = {}
     name = ""
@@ -113,7 +114,7 @@ def options(args: Sequence[str]) -> dict[str, str]:
             found[name] = value
         elif not name:
             raise InvalidInput(
-                f"The extra argument {token!r} follows no flag.",
+                f"The extra argument {token!r} has no flag before it.",
                 hint="--prefill-args '--chunked-prefill-size 8192'",
             )
         else:
@@ -122,15 +123,15 @@ def options(args: Sequence[str]) -> dict[str, str]:
 
 
 def check_args(deployment: Deployment, version: Version | None = None) -> None:
-    """Nothing, if pdctl and SGLang will accept what the user added to each process.
+    """Check the flags that the user added to each process.
 
     Args:
-        version: SGLang's, for flags it no longer knows; None: unknown, those are not checked.
+        version: SGLang's; None if unknown, which skips the check for removed flags.
 
     Raises:
-        InvalidInput: a flag that pdctl sets itself (also as --flag=value, by another name or
-            shortened), that this SGLang has removed, that its role rejects, or whose value must
-            be equal on prefill and decode and is not.
+        InvalidInput: a flag that pdctl sets itself (also as --flag=value, an alias or an
+            abbreviation), that this SGLang has removed, that its role rejects, or whose value
+            differs between prefill and decode although it must not.
     """
     for role, plan in deployment.roles.items():
         given = options(plan.args)
@@ -154,7 +155,7 @@ def _refuse_owned(args: Sequence[str], owned: Mapping[str, str], where: str) -> 
 
 
 def _owned(name: str, owned: Mapping[str, str]) -> str | None:
-    """The flag of `owned` that `name` is, as itself, an alias or an unambiguous beginning."""
+    """The flag of `owned` that `name` spells: in full, as an alias or abbreviated."""
     spellings = {**{flag: flag for flag in owned}, **ALIASES}
     if name in spellings:
         return spellings[name] if spellings[name] in owned else None
@@ -186,7 +187,7 @@ def _refuse_misplaced(given: Mapping[str, str], role: Role) -> None:
         if name in given:
             other = "decode" if role == "prefill" else "prefill"
             raise InvalidInput(
-                f"{name} is for {other} engines; {role} engines do not start with it.",
+                f"{name} is a flag for {other} engines; {role} engines do not accept it.",
                 hint=f"move it to {other}.args",
             )
 
@@ -199,9 +200,9 @@ def _refuse_differences(deployment: Deployment) -> None:
     for name in EQUAL_ON_BOTH_ROLES:
         if prefill.get(name) != decode.get(name):
             raise InvalidInput(
-                f"{name} must be equal on prefill ({_shown(prefill, name)}) "
+                f"{name} must be the same on prefill ({_shown(prefill, name)}) "
                 f"and decode ({_shown(decode, name)}).",
-                hint=f"give {name} the same value for both, once under args: in pd.yaml",
+                hint=f"set {name} once, under the top-level args: in pd.yaml",
             )
 
 
@@ -223,17 +224,17 @@ def cautions(
     backend: str | None = None,
     has_key: bool = False,
 ) -> tuple[str, ...]:
-    """One sentence per thing that SGLang or the router is known to do badly here.
+    """One sentence for each known problem of SGLang or the router with this deployment.
 
     Args:
-        llm: None: not known, so what depends on it is said with its condition.
-        version: SGLang's; None: not known.
-        backend: of KV transfer, once chosen.
-        has_key: engines and router ask for an API key.
+        llm: the model; None if unknown, in which case warnings state their condition.
+        version: SGLang's; None if unknown.
+        backend: the KV transfer backend, once chosen.
+        has_key: engines and router require an API key.
 
     Source: SGLang issues 15674 (different tp), 34815 (pp prefill), 14439 (page size), 32070
-        (power_of_two), 15665 (TCP transfer); each is named with its sentence.
-    Ignores: what only a running engine shows.
+        (power_of_two), 15665 (TCP transfer); each sentence names its issue.
+    Ignores: problems that show only in a running engine.
     """
     found = (
         _wide_bind(deployment, has_key),
@@ -250,18 +251,18 @@ def cautions(
 
 def _wide_bind(deployment: Deployment, has_key: bool) -> Iterator[str]:
     host, port = deployment.router.host, deployment.router.port
-    if host in ("127.0.0.1", "localhost", "::1"):
+    if is_loopback(host):
         return
-    stays = "Engines and their bootstrap ports, which ask nobody for a key, stay on loopback."
+    stays = "Engines and their bootstrap ports, which need no key, listen on loopback only."
     if has_key:
         yield (
-            f"The router listens on {host}, unencrypted: whoever reaches port {port} can try keys"
-            f" and read /v1/models and /engine_metrics without one. {stays}"
+            f"The router listens on {host} without encryption: anyone who reaches port {port} can"
+            f" try keys, and read /v1/models and /engine_metrics without one. {stays}"
         )
         return
     yield (
-        f"The router listens on {host}: whoever reaches port {port} can send requests and add or"
-        f" remove engines; PDCTL_API_KEY or --api-key-file makes it ask for a key. {stays}"
+        f"The router listens on {host}: anyone who reaches port {port} can send requests and add or"
+        f" remove engines. PDCTL_API_KEY or --api-key-file makes it require a key. {stays}"
     )
 
 
@@ -273,13 +274,13 @@ def _different_tp(deployment: Deployment, llm: Llm | None, backend: str | None) 
         return
     unless = "" if llm is not None else " unless the model has MLA attention"
     fix = (
-        "; SGLANG_DISAGG_STAGING_BUFFER=1 in both roles' env helps"
+        ". Set SGLANG_DISAGG_STAGING_BUFFER=1 in the env of both roles to avoid this"
         if backend in STAGING_BUFFER_BACKENDS
         else ""
     )
     yield (
-        f"Prefill spreads attention over {prefill} GPUs and decode over {decode}: SGLang then"
-        f" re-slices every KV head, slowly and at times fatally under load{unless}"
+        f"Prefill splits attention over {prefill} GPUs and decode over {decode}: SGLang then"
+        f" re-slices every KV head, which is slow and sometimes crashes under load{unless}"
         f" (sglang#15674){fix}."
     )
 
@@ -288,8 +289,8 @@ def _pipelined_prefill(deployment: Deployment) -> Iterator[str]:
     prefill = deployment.roles.get("prefill")
     if prefill is not None and prefill.parallelism.pp > 1:
         yield (
-            f"Prefill with pp {prefill.parallelism.pp} agrees on each request around the pipeline:"
-            " seconds of TTFT at any load were seen with pp 8 (sglang#34815)."
+            f"Prefill with pp {prefill.parallelism.pp} synchronises every request across the"
+            " pipeline stages: with pp 8 this added seconds of TTFT at any load (sglang#34815)."
         )
 
 
@@ -300,39 +301,39 @@ def _page_size(deployment: Deployment) -> Iterator[str]:
     name = "--attention-backend"
     if "--page-size" not in prefill and prefill.get(name) != decode.get(name):
         yield (
-            "Prefill and decode have different attention backends, whose page sizes may differ:"
-            " set --page-size for both, or the first request fails (sglang#14439)."
+            "Prefill and decode use different attention backends, whose page sizes may differ:"
+            " set --page-size on both, or the first request may fail (sglang#14439)."
         )
 
 
 def _power_of_two(deployment: Deployment) -> Iterator[str]:
     if deployment.router.policy == "power_of_two":
         yield (
-            "The policy power_of_two asks engines for /get_load, which new SGLang no longer has:"
-            " it then picks at random (sglang#32070)."
+            "The policy power_of_two needs /get_load, which recent versions of SGLang have"
+            " removed: it then picks engines at random (sglang#32070)."
         )
 
 
 def _cache_aware(deployment: Deployment) -> Iterator[str]:
     if deployment.router.policy == "cache_aware" and "prefill" in deployment.roles:
         yield (
-            "With prefill split from decode the router's cache_aware keeps no prefixes and picks"
-            " at random: round_robin, the default here, spreads better."
+            "In a split deployment the router's cache_aware policy ignores prefixes and picks"
+            " engines at random: round_robin, the default, balances load better."
         )
 
 
 def _slow_transfer(backend: str | None) -> Iterator[str]:
     if backend == "mooncake_tcp":
         yield (
-            "KV moves over TCP: good for a smoke test, slow and fragile under load"
-            " (sglang#15665). NIXL uses NVLink where there is no RDMA: pip install nixl."
+            "KV moves over TCP, which is fine for a smoke test but slow and fragile under load"
+            " (sglang#15665). NIXL can use NVLink without RDMA: pip install nixl."
         )
 
 
 def _other_version(version: Version | None) -> Iterator[str]:
     if version is not None and not OLDEST <= version <= NEWEST:
         shown, oldest, newest = (".".join(map(str, v)) for v in (version, OLDEST, NEWEST))
-        yield f"SGLang {shown} is outside {oldest} to {newest}, whose flags pdctl knows."
+        yield f"SGLang {shown} is outside the range {oldest} to {newest} that pdctl supports."
 
 
 def _attention_tp(parallelism: Parallelism) -> int:

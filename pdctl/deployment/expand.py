@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdctl.deployment.checks import Version, check_args
@@ -56,113 +57,104 @@ def expand(
     """
     version = parse_version(install.version) if install else None
     check_args(deployment, version)
+    common = _Common(deployment, install, version, backend, pdctl_python, log_dir)
 
     def address(name: str) -> str:
         return addresses[nodes.get(name, HERE)]
 
-    can_switch = not role_switch_obstacle(deployment, version=version, backend=backend)
-    engines = tuple(
-        ProcessSpec(
-            name=name,
-            role=role,
-            argv=_argv(
-                deployment, role, ports[name], install, backend, pdctl_python, address(name)
-            ),
-            env=_env(deployment, role, gpus[name], version, backend, address(name)),
-            gpus=gpus[name],
-            host=address(name),
-            port=ports[name].http,
-            log=log_dir / f"{name}.log",
-            bootstrap_port=ports[name].bootstrap if role == "prefill" else None,
-            stop_grace_s=STOP_GRACE_S[deployment.engine],
-            can_switch_role=can_switch,
-            node=nodes.get(name, HERE),
-        )
+    router = common.router(ports["router"], nodes.get("router", HERE), address("router"))
+    engines = (
+        common.engine(name, role, ports[name], gpus[name], nodes.get(name, HERE), address(name))
         for name, role in deployment.engine_names.items()
-    )
-    router = _router(
-        deployment,
-        ports["router"],
-        log_dir,
-        version,
-        pdctl_python,
-        nodes.get("router", HERE),
-        address("router"),
     )
     return (router, *engines)
 
 
-def _router(
-    deployment: Deployment,
-    ports: Ports,
-    log_dir: Path,
-    version: Version | None,
-    python: str,
-    node: str,
-    address: str,
-) -> ProcessSpec:
-    # on another machine nobody could reach the loopback address that is the default
-    listen_on = deployment.router.host if node == HERE else address
-    return ProcessSpec(
-        name="router",
-        role="router",
-        argv=router_argv(
-            deployment,
+@dataclass(frozen=True)
+class _Common:
+    """Settings shared by all processes. python: runs the router and simulated engines."""
+
+    deployment: Deployment
+    install: SglangInstall | None
+    version: Version | None
+    backend: str | None
+    python: str
+    log_dir: Path
+
+    def router(self, ports: Ports, node: str, address: str) -> ProcessSpec:
+        # the default, loopback, would be unreachable on another machine
+        listen_on = self.deployment.router.host if node == HERE else address
+        return ProcessSpec(
+            name="router",
+            role="router",
+            argv=router_argv(
+                self.deployment,
+                ports,
+                address=address,
+                listen_on=listen_on,
+                pdctl_python=self.python,
+                version=self.version,
+            ),
+            env={"PYTHONUNBUFFERED": "1"},
+            gpus=(),
+            host=reachable(listen_on),
+            port=ports.http,
+            log=self.log_dir / "router.log",
+            metrics_port=ports.metrics,
+            stop_grace_s=ROUTER_STOP_GRACE_S,
+            node=node,
+        )
+
+    def engine(
+        self,
+        name: str,
+        role: Role,
+        ports: Ports,
+        gpus: tuple[int, ...],
+        node: str,
+        address: str,
+    ) -> ProcessSpec:
+        obstacle = role_switch_obstacle(self.deployment, version=self.version, backend=self.backend)
+        return ProcessSpec(
+            name=name,
+            role=role,
+            argv=self._argv(role, ports, address),
+            env=self._env(role, gpus, address),
+            gpus=gpus,
+            host=address,
+            port=ports.http,
+            log=self.log_dir / f"{name}.log",
+            bootstrap_port=ports.bootstrap if role == "prefill" else None,
+            stop_grace_s=STOP_GRACE_S[self.deployment.engine],
+            can_switch_role=not obstacle,
+            node=node,
+        )
+
+    def _argv(self, role: Role, ports: Ports, address: str) -> tuple[str, ...]:
+        if self.deployment.engine == "sim":
+            return simulated_argv(
+                self.deployment, role, ports, address=address, pdctl_python=self.python
+            )
+        if self.install is None or self.install.version is None:
+            where = self.install.python if self.install else "any known Python"
+            raise EnvironmentProblem(
+                f"SGLang is not installed in {where}.",
+                hint="pip install 'pdctl[sglang]', or --python VENV/bin/python, or --engine sim",
+                code="no_sglang",
+            )
+        return engine_argv(
+            self.deployment,
+            role,
             ports,
             address=address,
-            listen_on=listen_on,
-            pdctl_python=python,
-            version=version,
-        ),
-        env={"PYTHONUNBUFFERED": "1"},
-        gpus=(),
-        host=reachable(listen_on),
-        port=ports.http,
-        log=log_dir / "router.log",
-        metrics_port=ports.metrics,
-        stop_grace_s=ROUTER_STOP_GRACE_S,
-        node=node,
-    )
-
-
-def _argv(
-    deployment: Deployment,
-    role: Role,
-    ports: Ports,
-    install: SglangInstall | None,
-    backend: str | None,
-    pdctl_python: str,
-    address: str,
-) -> tuple[str, ...]:
-    if deployment.engine == "sim":
-        return simulated_argv(deployment, role, ports, address=address, pdctl_python=pdctl_python)
-    if install is None or install.version is None:
-        raise EnvironmentProblem(
-            f"SGLang is not installed in {install.python if install else 'any known Python'}.",
-            hint="pip install 'pdctl[sglang]', or --python VENV/bin/python, or --engine sim",
-            code="no_sglang",
+            python=self.install.python,
+            version=self.version,
+            backend=self.backend,
         )
-    return engine_argv(
-        deployment,
-        role,
-        ports,
-        address=address,
-        python=install.python,
-        version=parse_version(install.version),
-        backend=backend,
-    )
 
-
-def _env(
-    deployment: Deployment,
-    role: Role,
-    gpus: tuple[int, ...],
-    version: Version | None,
-    backend: str | None,
-    address: str,
-) -> dict[str, str]:
-    added = deployment.roles[role].env
-    if deployment.engine == "sim":
-        return {"PYTHONUNBUFFERED": "1", **added}
-    usual = engine_env(role, gpus, address=address, version=version, backend=backend)
-    return {**usual, **added}
+    def _env(self, role: Role, gpus: tuple[int, ...], address: str) -> dict[str, str]:
+        added = self.deployment.roles[role].env
+        if self.deployment.engine == "sim":
+            return {"PYTHONUNBUFFERED": "1", **added}
+        usual = engine_env(role, gpus, address=address, version=self.version, backend=self.backend)
+        return {**usual, **added}

@@ -37,9 +37,9 @@ KEYS = (
 
 
 def read_deployment(path: Path) -> Deployment:
-    """The deployment in a pd.yaml, or in a Miles sglang_config that has one model.
+    """The deployment in a pd.yaml, or in a Miles sglang_config with one model.
 
-    Raises InvalidInput, naming file and line, for anything it does not understand.
+    Raises InvalidInput, with file and line, for anything it does not understand.
     """
     top = read_yaml(path)
     if "sglang" in top.mapping():
@@ -48,31 +48,31 @@ def read_deployment(path: Path) -> Deployment:
 
 
 def parse_deployment(text: str, file: str = "pd.yaml") -> Deployment:
-    """The deployment in the text of a pd.yaml. Raises InvalidInput as `read_deployment`."""
+    """The deployment in the text of a pd.yaml. Raises InvalidInput, as `read_deployment`."""
     return _deployment(parse_yaml(text.encode(), file))
 
 
 def write_deployment(deployment: Deployment, path: Path) -> None:
-    """Write a pd.yaml that reads back as an equal deployment; a reader never sees half of it.
+    """Write a pd.yaml that reads back as an equal deployment. Readers never see a partial file.
 
-    Raises EnvironmentProblem where it cannot be written.
+    Raises EnvironmentProblem if the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.unlink(missing_ok=True)  # never through a link somebody left in a shared folder
+        partial.unlink(missing_ok=True)  # never write through a link in a shared folder
         with partial.open("x", encoding="utf-8") as file:
             file.write(deployment_yaml(deployment))
         partial.replace(path)
     except OSError as problem:
         partial.unlink(missing_ok=True)
         raise EnvironmentProblem(
-            f"{path} cannot be written: {problem.strerror}.", hint="-o FILE elsewhere"
+            f"{path} cannot be written: {problem.strerror}.", hint="-o FILE in another folder"
         ) from problem
 
 
 def deployment_yaml(deployment: Deployment) -> str:
-    """The text of a pd.yaml; what is at its default is left out."""
-    import yaml
+    """The text of a pd.yaml, without the keys that have their default value."""
+    import yaml  # slow, and most commands write no file
 
     usual = Deployment(name="", model="", roles={})
     document: dict[str, object] = {
@@ -104,7 +104,7 @@ def _deployment(top: Field) -> Deployment:
     keys = top.mapping(KEYS)
     _check_schema(top, keys)
     if "model" not in keys:
-        raise top.problem("has no model", hint="model: Qwen/Qwen3-32B, or a directory")
+        raise top.problem("has no model", hint="add model: Qwen/Qwen3-32B, or a directory")
     model = keys["model"].text()
     usual = Deployment(name="", model="", roles={})
     router = _router(keys["router"]) if "router" in keys else usual.router
@@ -140,11 +140,11 @@ def _checked(top: Field, deployment: Deployment) -> Deployment:
 
 def _check_schema(top: Field, keys: dict[str, Field]) -> None:
     if "schema" not in keys:
-        raise top.problem("has no schema", hint=f"begin the file with schema: {SCHEMA}")
+        raise top.problem("has no schema", hint=f"start the file with schema: {SCHEMA}")
     version = keys["schema"].integer(at_least=1)
     if version > SCHEMA:
         raise keys["schema"].problem(
-            f"{version} is newer than {SCHEMA}, the one this pdctl reads",
+            f"{version} is newer than {SCHEMA}, the latest that this pdctl reads",
             hint="pip install -U pdctl",
         )
 
@@ -155,7 +155,7 @@ def _roles(top: Field, keys: dict[str, Field]) -> dict[Role, RolePlan]:
     if set(roles) not in ({"prefill", "decode"}, {"colocated"}):
         found = " and ".join(roles) or "none"
         raise top.problem(
-            f"has engines for {found}, not for prefill and decode or for colocated alone",
+            f"has engines for {found}, but needs prefill and decode, or colocated alone",
             hint="prefill: {engines: 2} and decode: {engines: 6}, or colocated: {engines: 8}",
         )
     return roles
@@ -164,7 +164,7 @@ def _roles(top: Field, keys: dict[str, Field]) -> dict[Role, RolePlan]:
 def _role(field: Field, shared: tuple[str, ...]) -> RolePlan:
     keys = field.mapping(ROLE_KEYS)
     if "engines" not in keys:
-        raise field.problem("has no number of engines", hint=f"{field.key}: {{engines: 2}}")
+        raise field.problem("has no engine count", hint=f"{field.key}: {{engines: 2}}")
     sizes = {f: keys[f].integer(at_least=1) for f in ("tp", "pp", "dp", "ep") if f in keys}
     return RolePlan(
         engines=keys["engines"].integer(at_least=1),

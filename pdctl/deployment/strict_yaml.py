@@ -1,4 +1,4 @@
-"""YAML read strictly: every problem names the file and the line, unknown keys their nearest."""
+"""A strict YAML reader: errors name the file, the line and, for an unknown key, the nearest one."""
 
 import difflib
 import math
@@ -20,7 +20,10 @@ _TRUE, _FALSE, _NULL = ("true", "yes", "on"), ("false", "no", "off"), ("", "~", 
 
 
 class Field:
-    """One value of a YAML file, with the path of keys that leads to it."""
+    """One value in a YAML file, together with its path of keys.
+
+    yaml is imported where it is used: it is slow, and most commands read no file.
+    """
 
     def __init__(self, node: "Node", file: str, key: str = "") -> None:
         self._node = node
@@ -34,25 +37,25 @@ class Field:
         return InvalidInput(f"{self.file} line {line}: {subject}{what}.", hint=hint)
 
     def mapping(self, known: Collection[str] | None = None) -> "dict[str, Field]":
-        """Its keys and values; any key when `known` is None."""
+        """Its keys and values. known: the keys it may have; None: any."""
         from yaml.nodes import MappingNode, ScalarNode
 
         if not isinstance(self._node, MappingNode):
-            raise self.problem("must hold keys and values", hint=_keys_hint(known))
+            raise self.problem("must be a mapping of keys to values", hint=_keys_hint(known))
         fields: dict[str, Field] = {}
         for key_node, value_node in self._node.value:
             key = key_node.value if isinstance(key_node, ScalarNode) else "?"
             field = Field(value_node, self.file, f"{self.key}.{key}" if self.key else key)
             at_key = Field(key_node, self.file)
             if key in fields:
-                raise at_key.problem(f"{field.key} is there twice", hint="keep one of them")
+                raise at_key.problem(f"{field.key} appears twice", hint="keep one of them")
             if known is not None and key not in known:
-                raise at_key.problem(f"there is no key {field.key!r}", hint=_nearest(key, known))
+                raise at_key.problem(f"{field.key!r} is not a known key", hint=_nearest(key, known))
             fields[key] = field
         return fields
 
     def items(self) -> "list[Field]":
-        """Its items in order."""
+        """Its items, in order."""
         from yaml.nodes import SequenceNode
 
         if not isinstance(self._node, SequenceNode):
@@ -62,7 +65,7 @@ class Field:
         ]
 
     def text(self) -> str:
-        """Its text, as written."""
+        """Its text, as written in the file."""
         from yaml.nodes import ScalarNode
 
         if not isinstance(self._node, ScalarNode) or self.is_null:
@@ -71,19 +74,19 @@ class Field:
 
     @property
     def is_null(self) -> bool:
-        """Whether nothing stands there."""
+        """True if there is no value."""
         node = self._node
         return bool(getattr(node, "style", "") is None and node.value in _NULL)
 
     def integer(self, *, at_least: int) -> int:
-        """Its whole number."""
+        """Its value as a whole number."""
         text = self.text()
         if not re.fullmatch(r"-?\d{1,9}", text) or int(text) < at_least:
-            raise self.problem(f"must be a whole number from {at_least}, not {text!r}")
+            raise self.problem(f"must be a whole number of at least {at_least}, not {text!r}")
         return int(text)
 
     def number(self) -> float:
-        """Its finite number."""
+        """Its value as a finite number."""
         text = self.text()
         try:
             value = float(text)
@@ -94,14 +97,14 @@ class Field:
         return value
 
     def boolean(self) -> bool:
-        """Its true or false."""
+        """Its value as true or false."""
         text = self.text().lower()
         if text not in (*_TRUE, *_FALSE):
             raise self.problem(f"must be true or false, not {text!r}")
         return text in _TRUE
 
     def seconds(self) -> float:
-        """Its duration; a bare number is in seconds."""
+        """Its duration in seconds. A bare number means seconds."""
         try:
             return parse_duration_s(self.text(), flag=self.key)
         except PdctlError as problem:
@@ -109,11 +112,11 @@ class Field:
             raise self.problem(what, hint=problem.hint) from problem
 
     def texts(self) -> dict[str, str]:
-        """Its keys and their texts, as environment variables are given."""
+        """Its keys with their texts, such as environment variables."""
         return {key: field.text() for key, field in self.mapping().items()}
 
     def args(self) -> tuple[str, ...]:
-        """Its flags: one line as in a shell, a list, or {flag: value} with true for no value."""
+        """Its flags: a shell-like line, a list, or {flag: value} with true for a bare flag."""
         from yaml.nodes import MappingNode, SequenceNode
 
         if isinstance(self._node, SequenceNode):
@@ -130,7 +133,7 @@ class Field:
             raise self.problem(f"cannot be split into flags: {problem}") from problem
 
     def flag(self, name: str) -> tuple[str, ...]:
-        """It as the value of a command-line flag; true is the flag alone, false none at all."""
+        """Its value as a command-line flag: true gives the bare flag, false gives nothing."""
         flag = "--" + name.lstrip("-").replace("_", "-")
         if self.is_null or self.text().lower() in _TRUE:
             return (flag,)
@@ -138,7 +141,7 @@ class Field:
 
 
 def read_yaml(path: Path) -> Field:
-    """The top of a YAML file. Raises InvalidInput where it cannot be read or is no YAML."""
+    """The top-level value of a YAML file. Raises InvalidInput if it is unreadable or not YAML."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -147,12 +150,12 @@ def read_yaml(path: Path) -> Field:
             f"{path} cannot be read: {problem.strerror}.", hint="pdctl plan MODEL -o pd.yaml"
         ) from problem
     if len(data) > MAX_FILE_BYTES:
-        raise InvalidInput(f"{path} is larger than 1 MiB, no deployment.", hint="-f pd.yaml")
+        raise InvalidInput(f"{path} is larger than 1 MiB.", hint="-f pd.yaml")
     return parse_yaml(data, str(path))
 
 
 def parse_yaml(data: bytes, file: str) -> Field:
-    """The top of YAML text. Raises InvalidInput where it is none."""
+    """The top-level value of YAML text. Raises InvalidInput if it is not YAML."""
     import yaml
 
     try:
@@ -160,7 +163,7 @@ def parse_yaml(data: bytes, file: str) -> Field:
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        what = getattr(problem, "problem", None) or "it cannot be read"
+        what = getattr(problem, "problem", None) or "unreadable"
         raise InvalidInput(f"{file}{line}: not YAML: {what}.", hint="pdctl plan -o pd.yaml") from (
             problem
         )
@@ -175,4 +178,4 @@ def _nearest(key: str, known: Collection[str]) -> str:
 
 
 def _keys_hint(known: Collection[str] | None) -> str:
-    return f"keys are {', '.join(known)}" if known else ""
+    return f"known keys: {', '.join(known)}" if known else ""

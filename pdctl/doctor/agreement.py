@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen, is_loopback
+from pdctl.deployment.hosts import is_loopback
+from pdctl.deployment.records import role_of_mode
+from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen
 from pdctl.doctor.records import Check, Outcome
 
 # field of /server_info -> id, what it is, and how bad a difference is
@@ -17,7 +19,6 @@ SAME: dict[str, tuple[str, str, Outcome]] = {
     "context_length": ("context_length", "context length", "warn"),
 }
 LARGEST = 1e15  # of any size an engine states
-_MODES = {"null": "colocated", "None": "colocated"}
 _MLA = ("deepseekv2", "deepseekv3", "deepseekv32", "kimik2", "longcat", "glm4moelite", "minicpm3")
 
 
@@ -39,9 +40,9 @@ def _same(seen: DeploymentFacts) -> Iterator[Check]:
 
 def _roles(seen: DeploymentFacts) -> Iterator[Check]:
     wrong = [
-        f"{e.name} runs as {_MODES.get(e.role, e.role)}"
+        f"{e.name} runs as {role_of_mode(e.role) or e.role}"
         for e in seen.engines
-        if e.role and _MODES.get(e.role, e.role) != e.target.role
+        if e.role and role_of_mode(e.role) != e.target.role
     ]
     listed = {row.url: row.role for row in seen.workers or ()}
     wrong += [

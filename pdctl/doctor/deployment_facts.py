@@ -1,6 +1,5 @@
 """What a running deployment says of itself, for the doctor's rules."""
 
-import ipaddress
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -197,13 +196,3 @@ def _last_log(spec: ProcessSpec | None) -> str:
 
 def _troubles(spec: ProcessSpec | None) -> tuple[Explanation, ...]:
     return explain_troubles(_last_log(spec))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server at `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from pdctl.deployment.checks import options
 from pdctl.deployment.flags import parse_version
+from pdctl.deployment.hosts import is_loopback
 from pdctl.doctor.agreement import AGREEMENT
-from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen, is_loopback
+from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen
 from pdctl.doctor.records import Check, Outcome
 from pdctl.units import format_share
 

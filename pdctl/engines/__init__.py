@@ -1,1 +1,1 @@
-"""The choice as processes: launch, register, supervise, stop; and the simulated engine."""
+"""Run deployments: launchers, the supervisor, its clients and files; and the simulated engine."""

@@ -1,9 +1,10 @@
-"""Become another program that dies with the process which started it.
+"""Execute a program that dies together with the process that started it.
 
     python -I -S exec_shim.py PARENT_PID SIGNAL PROGRAM ARGUMENT...
 
-Run by path, before anything of pdctl is imported: it replaces code between fork and exec, which
-is not safe in a program with threads. SIGNAL 0: nothing is asked of the kernel, only exec.
+Run by path, without importing pdctl. It does what would otherwise run between fork and exec, where
+a program with threads must not run Python code. SIGNAL is what the kernel sends when the parent
+dies; 0 means none.
 """
 
 import os
@@ -13,12 +14,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(parent_pid: int, death_signal: int, argv: list[str]) -> None:
-    """Never returns: the program runs, or a line in the log says why not."""
+    """Execute the program, or write the reason to the log. Never returns."""
     if death_signal:
-        import ctypes
+        import ctypes  # not needed, and slow, without a signal
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
-        if os.getppid() != parent_pid:  # it died before the kernel was told
+        if os.getppid() != parent_pid:  # the parent died before prctl took effect
             os._exit(1)
     try:
         os.execvp(argv[0], argv)

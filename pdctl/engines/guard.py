@@ -1,9 +1,9 @@
-"""Start a program again when it is killed: the supervisor of a detached deployment.
+"""Restart a program when it is killed: the supervisor of a detached deployment.
 
     python -I -S guard.py PROGRAM ARGUMENT...
 
-Run by path and as small as can be: it only waits, so that nothing can bring it down. A program
-that ends by itself, whatever its exit status, is over. Descriptors are handed on.
+Run by path and kept minimal: it only waits, so little can go wrong. A program that exits by itself,
+with any status, is not restarted. Open descriptors are inherited.
 """
 
 import os
@@ -11,36 +11,36 @@ import signal
 import sys
 import time
 
-# a supervisor that dies at once, again and again, is broken and not unlucky
+# a supervisor that keeps dying at once has a bug, which restarts will not fix
 MAX_STARTS = 5
 WINDOW_S = 60.0
 PAUSE_S = 0.5
 
 
 def main(argv: list[str]) -> int:
-    """The exit status of the program, or 1 when it was killed too often."""
+    """Run the program; return its exit status, or 1 if it was killed too often."""
     guard = Guard(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, guard.hand_on)
+        signal.signal(number, guard.pass_on)
     return guard.run()
 
 
 class Guard:
-    """One program. A signal to the guard is one to the program, which then is not started again."""
+    """One program. Signals to the guard are passed on, and the program is then not restarted."""
 
     def __init__(self, argv: list[str]) -> None:
         self._argv = argv
         self._pid = 0
-        self._is_asked_to_end = False
+        self._must_end = False
 
-    def hand_on(self, number: int, frame: object) -> None:
-        self._is_asked_to_end = True
+    def pass_on(self, number: int, frame: object) -> None:
+        self._must_end = True
         if self._pid:
             os.kill(self._pid, number)
 
     def run(self) -> int:
         starts: list[float] = []
-        while len(starts) < MAX_STARTS and not self._is_asked_to_end:
+        while len(starts) < MAX_STARTS and not self._must_end:
             starts = [at for at in starts if time.monotonic() - at < WINDOW_S] + [time.monotonic()]
             self._pid = os.posix_spawn(self._argv[0], self._argv, os.environ)
             status = os.waitpid(self._pid, 0)[1]

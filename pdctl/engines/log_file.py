@@ -1,4 +1,4 @@
-"""What a log says about a failure: its earliest telling line and its last lines."""
+"""Read, rotate and interpret the logs of SGLang engines on this machine."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StartupPhase:
-    """A phase of an engine's start. share: 0..1 of this phase, where the log gives it."""
+    """A phase of an engine's start. share: progress in this phase, 0..1, if the log shows it."""
 
     name: str
     share: float | None = None
@@ -17,13 +17,13 @@ class StartupPhase:
 
     @property
     def text(self) -> str:
-        """CUDA graphs 23/36."""
+        """The phase with its count, such as "CUDA graphs 23/36"."""
         return f"{self.name} {self.count}".rstrip()
 
 
 _PERCENT = re.compile(r"(?:loading|completed)[^:]*shards:\s+(\d{1,3})%", re.IGNORECASE)
 _GRAPHS = re.compile(r"Capturing (?:batches|num tokens).*?\s(\d+)/(\d+)")
-# earliest in the log to latest; a phase never goes back
+# in the order of a start; phases never go back
 _MARKS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("schedulers", re.compile(r"\bserver_args=")),
     ("distributed", re.compile(r"Init (?:torch distributed|parallel) begin")),
@@ -38,7 +38,7 @@ _RANK = {name: rank for rank, (name, _) in enumerate(_MARKS)}
 
 
 def startup_phase(before: StartupPhase | None, line: str) -> StartupPhase | None:
-    """The phase after one more line of the log, never an earlier one than `before`."""
+    """The phase after one more log line; never earlier than `before`."""
     found = _progress(line) or _mark(line)
     if found is None:
         return before
@@ -48,7 +48,7 @@ def startup_phase(before: StartupPhase | None, line: str) -> StartupPhase | None
 
 
 def read_phases(before: StartupPhase | None, text: str) -> StartupPhase | None:
-    """The phase after a piece of the log, progress bars included."""
+    """The phase after a piece of the log, including its progress bars."""
     for line in re.split(r"[\r\n]+", text):
         before = startup_phase(before, line)
     return before
@@ -76,10 +76,10 @@ KEPT_SUFFIX = ".1"
 
 
 def rotate(log: Path, *, max_bytes: int = MAX_BYTES) -> bool:
-    """Set a log aside when it has grown too large, replacing the one set aside before.
+    """Rotate a log that has grown too large; True if it was rotated.
 
-    The file is copied and cut, not renamed: its writer has it open for appending and goes on in
-    the same file. Lines written between copy and cut are lost. Whether it was rotated.
+    Copies and truncates the file instead of renaming it, because its writer keeps it open. Lines
+    written between the two steps are lost. Replaces the previous copy.
     """
     try:
         if log.stat().st_size <= max_bytes:
@@ -88,7 +88,7 @@ def rotate(log: Path, *, max_bytes: int = MAX_BYTES) -> bool:
         kept.unlink(missing_ok=True)
         _copy(log, kept)
     except OSError:
-        pass  # a full disk: cutting is what helps
+        pass  # a full disk: truncating frees space
     try:
         os.truncate(log, 0)
     except OSError:
@@ -97,13 +97,13 @@ def rotate(log: Path, *, max_bytes: int = MAX_BYTES) -> bool:
 
 
 def hand_over(log: Path, to: Path) -> None:
-    """Give a log the name of the engine that its writer has become; what had it is set aside."""
+    """Rename a log after a role switch; an existing log of that name is set aside."""
     try:
         if to.exists():
             to.replace(to.with_name(to.name + KEPT_SUFFIX))
         log.rename(to)
     except OSError:
-        return  # it is written on under its old name
+        return  # its writer continues under the old name
 
 
 def _copy(log: Path, kept: Path) -> None:
@@ -114,12 +114,12 @@ def _copy(log: Path, kept: Path) -> None:
 
 START_OF_LOG = "# pdctl "  # followed by the time and the command
 MAX_READ_BYTES = 4 << 20
-# SGLang's main process dumps stacks for a minute and more before it ends as well. At the beginning
-# of a line, so that no logged prompt says it
+# After this, SGLang's main process dumps stacks for a minute or more before it exits. Anchored at
+# the start of a line, so that no logged prompt can match
 _DIED = re.compile(r"^\[[^\]\n]{1,80}\] Scheduler hit an exception: ", re.MULTILINE)
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*", re.MULTILINE)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# what went wrong, as people search for it; the earliest line that matches any is the cause
+# signs of a failure; the earliest line that matches one of them shows the cause
 _TELLING = re.compile(
     r"out of memory|OutOfMemory|Not enough memory|No space left|Cannot allocate memory"
     r"|address already in use|Address already in use|port .* is not available"
@@ -131,7 +131,7 @@ _TELLING = re.compile(
     r"|^\w*(?:\.\w+)*(?:Error|Exception|Interrupt): |panicked at|PanicException|Segmentation fault"
     r"|\bKilled\b|died during initialization|CUDA error|no kernel image|insufficient driver"
 )
-# looks like one and is said on every healthy start
+# lines of healthy starts that look like failures
 _HARMLESS = re.compile(
     r"Ignore import error|Warning|WARNING|\bWARN\b|Proceeding without|falling back|fallback"
     r"|RLIMIT_NOFILE|disabled: |server_args=|No RDMA devices found|is not available \(No module"
@@ -140,12 +140,12 @@ _HARMLESS = re.compile(
 
 
 def plain(text: str) -> str:
-    """`text` without colour codes; the last state of a line drawn over and over."""
+    """`text` without colour codes."""
     return _ANSI.sub("", text)
 
 
 def read_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
-    """The lines of a log from a byte on, at most the last 4 MiB; none if there is no log."""
+    """The lines of a log from a byte on, at most the last 4 MiB; empty without a log."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)
@@ -157,9 +157,9 @@ def read_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
 
 
 def read_from(log: Path, offset: int) -> tuple[str, int]:
-    """What was added to a log since a byte, at most 256 KiB; and where it ends.
+    """The text added to a log since a byte, at most 256 KiB, and the byte after it.
 
-    From the beginning where the log has become shorter: it was set aside.
+    Starts over if the log has become shorter: it was rotated.
     """
     try:
         with log.open("rb") as file:
@@ -172,7 +172,7 @@ def read_from(log: Path, offset: int) -> tuple[str, int]:
 
 
 def what_died(text: str) -> str:
-    """What of an engine has ended, by a piece of its log, so that it will never answer; or ""."""
+    """The part of an engine that died according to its log, which makes it useless; or ""."""
     died = _DIED.search(text)
     if died is None:
         return ""
@@ -181,7 +181,7 @@ def what_died(text: str) -> str:
 
 
 def last_start_at(log: Path) -> int:
-    """The byte at which the last start in a log begins, or its end if that is far back."""
+    """The byte at which the last start in a log begins, or its end if that was long ago."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)
@@ -194,18 +194,18 @@ def last_start_at(log: Path) -> int:
 
 
 def last_start(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """The lines since the process was last started."""
+    """The lines since the last start of the process."""
     starts = [i for i, line in enumerate(lines) if line.startswith(START_OF_LOG)]
     return lines[starts[-1] :] if starts else lines
 
 
 def is_harmless(line: str) -> bool:
-    """Whether a line looks like a failure but is said on healthy starts too, or is pdctl's own."""
+    """True for pdctl's own lines, and lines that look like failures but occur in healthy starts."""
     return line.startswith(START_OF_LOG) or _HARMLESS.search(line) is not None
 
 
 def telling_line(lines: tuple[str, ...]) -> str:
-    """The earliest line that says what went wrong; the last line if none does; "" of no lines."""
+    """The earliest line that shows a failure, else the last line; "" if there are no lines."""
     said = [line for line in lines if not line.startswith(START_OF_LOG)]
     for line in said:
         if _TELLING.search(line) and not is_harmless(line):
@@ -214,5 +214,5 @@ def telling_line(lines: tuple[str, ...]) -> str:
 
 
 def last_lines(lines: tuple[str, ...], num: int = 20) -> tuple[str, ...]:
-    """The end of a log, long lines cut."""
+    """The last lines of a log, with long lines truncated."""
     return tuple(line[:400] for line in lines[-num:])

@@ -22,7 +22,7 @@ class Switched:
 
 @dataclass(frozen=True)
 class GpuUse:
-    """Who uses the memory of a GPU. by: in words; "" where it is all but empty.
+    """The user of a GPU's memory. by: in words; "" if the memory is nearly empty.
 
     is_named: the driver names a living process, so this is not the memory of a dead one.
     """
@@ -127,6 +127,7 @@ class Launch:
     retired_ports: tuple[int, ...] = ()  # bootstrap ports of engines that left; not for reuse yet
     launcher: str = "local"  # a name in engines/launchers/registry.py; "slurm:42" in job 42
     host: str = ""  # the supervisor's machine
+    has_key: bool = True  # the processes may have an API key
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""The state directory of a deployment: what commands and the supervisor tell each other.
+"""The state directory of a deployment, through which commands and the supervisor communicate.
 
-desired.yaml   the deployment the user chose            written by commands
-launch.json    the processes it comes to                written by commands
-state.json     what runs                                written by the supervisor
+desired.yaml   the deployment that the user chose       written by commands
+launch.json    the processes that should run            written by commands
+state.json     the processes that run                   written by the supervisor
 events.jsonl   every decision                           appended by the supervisor
-lock           held by the supervisor as long as it lives
-logs/          one file per process
+lock           held by the supervisor while it runs
+logs/          one file per process on this machine
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ FILE = "events.jsonl"
 
 
 def append(directory: Path, events: Iterable[Event]) -> None:
-    """Add lines; a full disk loses events, never the deployment."""
+    """Append lines. On a full disk, events are lost but the deployment keeps running."""
     lines = "".join(json.dumps(dataclasses.asdict(event)) + "\n" for event in events)
     if not lines:
         return
@@ -42,7 +42,7 @@ def append(directory: Path, events: Iterable[Event]) -> None:
 
 
 def read(directory: Path) -> tuple[Event, ...]:
-    """All events; a torn line is left out."""
+    """All events. Torn lines are skipped."""
     try:
         lines = (directory / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -51,7 +51,7 @@ def read(directory: Path) -> tuple[Event, ...]:
 
 
 def parse(line: str) -> Event | None:
-    """The event in a line; None if it is torn."""
+    """The event in a line; None if the line is torn."""
     try:
         return Event(**json.loads(line))
     except (ValueError, TypeError, RecursionError):
@@ -59,19 +59,19 @@ def parse(line: str) -> Event | None:
 
 
 def to_json(record: DeploymentState | Launch) -> str:
-    """One JSON document, readable by a person."""
+    """The record as indented JSON."""
     return json.dumps(dataclasses.asdict(record), indent=1, default=str) + "\n"
 
 
 def parse_state(text: str) -> DeploymentState:
-    """The record in `text`. Raises ValueError where it is not one."""
+    """The state in `text`. Raises ValueError if it is not one."""
     data = _document(text)
     data["processes"] = tuple(_process_state(p) for p in data["processes"])
     return DeploymentState(**_known(DeploymentState, data))
 
 
 def parse_launch(text: str) -> Launch:
-    """The record in `text`. Raises ValueError where it is not one."""
+    """The launch in `text`. Raises ValueError if it is not one."""
     data = _document(text)
     for specs in ("specs", "leaving"):
         data[specs] = tuple(_spec(s) for s in data.get(specs, ()))
@@ -114,10 +114,10 @@ _FILES = ("state.json", "launch.json")
 
 
 def state_dir(name: str) -> Path:
-    """The directory of one deployment, which may not exist. Raises InvalidInput on a bad name."""
+    """The directory of a deployment, which may not exist. Raises InvalidInput for a bad name."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise InvalidInput(
-            f"{name!r} is not a name for a deployment.",
+            f"{name!r} is not a valid deployment name.",
             hint="--name with letters, digits, '.', '_' and '-', beginning with a letter or digit",
             code="bad_name",
         )
@@ -125,12 +125,12 @@ def state_dir(name: str) -> Path:
 
 
 def logs_dir(name: str) -> Path:
-    """Where the processes of a deployment log."""
+    """The directory of a deployment's logs."""
     return state_dir(name) / "logs"
 
 
 def make_state_dir(name: str) -> Path:
-    """The directory, made private to this user. Raises EnvironmentProblem where it cannot be."""
+    """Create the directory, private to this user. Raises EnvironmentProblem if that fails."""
     path = state_dir(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -147,14 +147,14 @@ def make_state_dir(name: str) -> Path:
 
 
 def write_state(state: DeploymentState) -> None:
-    """Replace state.json: a reader sees the old one or the new one, whole."""
+    """Replace state.json atomically: readers see the old or the new file."""
     write_private(state_dir(state.name) / "state.json", to_json(state))
 
 
 def read_state(name: str) -> DeploymentState | None:
-    """What the supervisor last wrote; None if there is nothing, or the machine rebooted since.
+    """The state that the supervisor last wrote; None if there is none since the last boot.
 
-    The state of a rebooted machine is cleared. Raises StateConflict if the file is unreadable.
+    Clears a state from before a reboot. Raises StateConflict if the file is unreadable.
     """
     text = _read(name, "state.json")
     if text is None:
@@ -163,7 +163,7 @@ def read_state(name: str) -> DeploymentState | None:
         state = parse_state(text)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise StateConflict(
-            f"{state_dir(name) / 'state.json'} is not readable ({problem}).",
+            f"{state_dir(name) / 'state.json'} is damaged ({problem}).",
             hint=f"pdctl down {name}",
             code="bad_state",
         ) from problem
@@ -179,7 +179,7 @@ def write_launch(launch: Launch) -> None:
 
 
 def read_launch(name: str) -> Launch | None:
-    """What was last asked to run; None if nothing, or on an earlier boot, or it is unreadable."""
+    """The launch that commands last wrote; None if there is none since the last boot."""
     text = _read(name, "launch.json")
     try:
         launch = parse_launch(text) if text else None
@@ -189,18 +189,18 @@ def read_launch(name: str) -> Launch | None:
 
 
 def clear_state(name: str) -> None:
-    """Forget what ran; the logs stay until the next `up` of this name."""
+    """Remove state.json and launch.json. The logs stay until the next `up` of this name."""
     for file in _FILES:
         (state_dir(name) / file).unlink(missing_ok=True)
 
 
 def forget(name: str) -> None:
-    """Remove everything of a deployment that does not run, its logs included."""
+    """Remove the directory of a deployment that does not run, including its logs."""
     shutil.rmtree(state_dir(name), ignore_errors=True)
 
 
 def list_names() -> tuple[str, ...]:
-    """The deployments with a state, running or not."""
+    """The deployments that have a state, running or not."""
     home = state_home()
     if not home.is_dir():
         return ()
@@ -209,9 +209,9 @@ def list_names() -> tuple[str, ...]:
 
 
 def lock(name: str) -> int | None:
-    """The held lock of a deployment as a descriptor; None if its supervisor lives.
+    """Lock a deployment; the descriptor that holds the lock, or None if its supervisor runs.
 
-    The kernel lets go of it when the last process that has the descriptor ends.
+    The kernel releases the lock when the last process that has the descriptor ends.
     """
     path = state_dir(name) / "lock"
     try:
@@ -227,7 +227,7 @@ def lock(name: str) -> int | None:
 
 
 def is_supervised(name: str) -> bool:
-    """Whether a supervisor of this deployment lives."""
+    """True if a supervisor of this deployment runs."""
     if not (state_dir(name) / "lock").exists():
         return False
     held = lock(name)
@@ -248,12 +248,12 @@ def host_name() -> str:
 
 
 def boot_id() -> str:
-    """Another one after every boot of the machine."""
+    """An identifier of this boot of this machine, whose state directory this is."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file at once, for this user alone. Raises EnvironmentProblem."""
+    """Replace a file atomically, readable for this user alone. Raises EnvironmentProblem."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     try:
@@ -270,7 +270,7 @@ def write_private(path: Path, text: str) -> None:
 def _read(name: str, file: str) -> str | None:
     path = state_dir(name) / file
     try:
-        _refuse_foreign(path.parent)  # what it says decides which processes get signals
+        _refuse_foreign(path.parent)  # its content decides which processes get signals
         return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -287,15 +287,16 @@ def _is_own(path: Path) -> bool:
 
 
 def _refuse_shared(home: Path) -> None:
-    """Whoever can rename in the folder above could put a directory of their own in its place."""
+    """Refuse a folder in which other users could swap our directory for their own."""
     found = home.stat()
     is_sticky = bool(found.st_mode & stat.S_ISVTX)
     if found.st_uid in (0, os.geteuid()) and (is_sticky or not found.st_mode & stat.S_IWOTH):
         return
-    kind = "another user's" if found.st_uid not in (0, os.geteuid()) else "writable for everybody"
+    is_foreign = found.st_uid not in (0, os.geteuid())
+    kind = "belongs to another user" if is_foreign else "is writable for everybody"
     raise EnvironmentProblem(
-        f"{home} is {kind}; state and logs are not kept there.",
-        hint=f"chmod o-w {home}, or {HOME_VARIABLE}=DIR with a directory of yours",
+        f"{home} {kind}, so pdctl does not keep state and logs there.",
+        hint=f"chmod o-w {home}, or {HOME_VARIABLE}=DIR with a directory of your own",
         code="bad_state_dir",
     )
 
@@ -303,18 +304,19 @@ def _refuse_shared(home: Path) -> None:
 def _refuse_foreign(path: Path) -> None:
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
-        kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "another user's"
+        is_link = stat.S_ISLNK(found.st_mode)
+        kind = "is a symbolic link" if is_link else "belongs to another user"
         raise EnvironmentProblem(
-            f"{path} is {kind}; state and logs are not kept there.",
+            f"{path} {kind}, so pdctl does not keep state and logs there.",
             hint=f"remove it, or {HOME_VARIABLE}=DIR to keep state elsewhere",
             code="bad_state_dir",
         )
 
 
 def unwritable(path: Path, problem: OSError) -> EnvironmentProblem:
-    """The error for a state file or directory that the system refuses."""
+    """The error for a state file or directory that the system does not let us use."""
     return EnvironmentProblem(
         f"{path} cannot be used: {problem.strerror or problem}.",
-        hint=f"{HOME_VARIABLE}=DIR to keep state in a directory of yours",
+        hint=f"{HOME_VARIABLE}=DIR with a directory of your own",
         code="state_dir_unwritable",
     )

@@ -1,11 +1,11 @@
-"""Run SGLang or its router with an API key that no command line, and no log, shows.
+"""Run SGLang or its router with an API key, without showing it in a command line or a log.
 
     PDCTL_API_KEY=... python with_key.py MODULE ARGUMENT...
 
-Run by path in the Python that has MODULE, which may not have pdctl: standard library only.
-Both programs take a key only as an argument, which everybody on the machine can read in ps; here
-it is added to the arguments after the process has started. SGLang then prints its arguments, so
-the key is taken out of every line it logs.
+Run by path in the Python that has MODULE. That Python may lack pdctl, so this file uses only the
+standard library. Both programs accept a key only as an argument, which every user can read in ps;
+this file adds it to the parsed arguments after the process has started. SGLang logs its arguments,
+so the key is also removed from every log line.
 """
 
 import logging
@@ -19,7 +19,7 @@ HIDDEN = "<api key>"
 
 
 def main(module: str, key: str) -> None:
-    """Become `python -m MODULE` with the key."""
+    """Run MODULE as `python -m MODULE` would, with the key."""
     if key:
         hide(key)
         add = {"sglang.launch_server": _to_sglang, "sglang_router.launch_router": _to_router}
@@ -29,7 +29,7 @@ def main(module: str, key: str) -> None:
 
 
 def hide(key: str) -> None:
-    """Have every record of `logging` in this process say HIDDEN instead of the key."""
+    """Replace the key by HIDDEN in every log record of this process."""
     make = logging.getLogRecordFactory()
 
     def record_without_key(*args: Any, **kwargs: Any) -> logging.LogRecord:

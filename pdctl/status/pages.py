@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from pdctl.deployment.records import role_of_mode
 from pdctl.perf_model.records import Role
 from pdctl.status.records import CounterSample, EngineSample, Histogram
 
@@ -113,8 +114,6 @@ def _number_or_zero(value: object) -> float:
     return float(value)
 
 
-_ROLES: dict[object, Role] = {"prefill": "prefill", "decode": "decode", "null": "colocated"}
-
 LARGEST = 1e18  # of any number believed: sums over ranks stay finite
 
 Loads = tuple[EngineSample, CounterSample, float]  # sample, counters, age of the sample in seconds
@@ -160,7 +159,7 @@ def _json(body: bytes) -> Any:
 def _role(rank: Mapping[str, Any], role: Role) -> Role:
     section = rank.get("disaggregation")
     mode = section.get("mode") if isinstance(section, dict) else None
-    return _ROLES.get(mode, role) if isinstance(mode, str) else role
+    return (role_of_mode(mode) or role) if isinstance(mode, str) and mode else role
 
 
 def _age_s(page: Mapping[str, Any], ranks: Sequence[Mapping[str, Any]]) -> float:

@@ -1,9 +1,10 @@
 """From samples of engines and router to one status with one verdict. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from pdctl.perf_model.records import Role
+from pdctl.perf_model.records import Role, layout_text
 from pdctl.status.records import (
     Advice,
     DeploymentStatus,
@@ -121,7 +122,7 @@ def fleet_status(
     return DeploymentStatus(
         name=watched.name,
         model=watched.model,
-        layout=engines_layout(engines),
+        layout=layout_text(Counter(one.target.role for one in engines)),
         endpoint=watched.endpoint,
         at_s=now_s,
         verdict=verdict,  # type: ignore[arg-type]
@@ -131,13 +132,6 @@ def fleet_status(
         ttft_slo_s=watched.ttft_slo_s,
         tpot_slo_s=watched.tpot_slo_s,
     )
-
-
-def engines_layout(engines: Sequence[EngineStatus]) -> str:
-    """2P6D or 8C, from the engines there are."""
-    letters: tuple[tuple[Role, str], ...] = (("prefill", "P"), ("decode", "D"), ("colocated", "C"))
-    counted = ((len(_of(engines, role)), letter) for role, letter in letters)
-    return "".join(f"{num}{letter}" for num, letter in counted if num)
 
 
 def _verdict(

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from pdctl.deployment.hosts import is_loopback
+from pdctl.deployment.records import role_of_mode
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
 from pdctl.engines.lifecycle.meant import meant_name
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 
 _ORDER: dict[Role, int] = {"prefill": 0, "decode": 1, "colocated": 2}
-_MODES: dict[str, Role] = {"prefill": "prefill", "decode": "decode", "null": "colocated"}
-_LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
 def targets_of_state(state: DeploymentState) -> tuple[Target, ...]:
@@ -88,14 +88,18 @@ def named_targets(listed: Sequence["Listed"], router_host: str) -> list[Target]:
 def _reachable(url: str, router_host: str) -> str:
     """An engine at the router's own loopback is on the router's host."""
     parts = urlsplit(url)
-    if parts.hostname not in _LOOPBACK or router_host in _LOOPBACK:
+    if not _is_here(parts.hostname or "") or _is_here(router_host):
         return url
     host = f"[{router_host}]" if ":" in router_host else router_host
     return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}"))
 
 
+def _is_here(host: str) -> bool:
+    return is_loopback(host) or host == "0.0.0.0"
+
+
 def _asker(target: Target) -> Callable[[], Role | None]:
-    return lambda: _MODES.get(str(_model_info(target).get("disaggregation_mode")))
+    return lambda: role_of_mode(_model_info(target).get("disaggregation_mode", ...))
 
 
 def _model_info(target: Target) -> dict[str, object]:

@@ -150,7 +150,7 @@ def test_a_dead_supervisor_is_said(held: None, capsys: pytest.CaptureFixture[str
     [
         ((), 7, "No deployment is running"),
         (("gone",), 7, "No deployment 'gone' is running"),
-        (("../x",), 2, "not a name"),
+        (("../x",), 2, "not a valid deployment name"),
         (("--router", "nonsense"), 2, "is not the URL of a router"),
         (("--router", "http://127.0.0.1:9"), 5, "No SGLang router answers"),
         (("--router", "http://127.0.0.1:9", "chat"), 2, "--router excludes"),

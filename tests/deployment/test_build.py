@@ -44,9 +44,12 @@ def test_one_role_alone_keeps_the_total_and_the_total_alone_the_ratio(
         (Counts(total=1), "leaves no"),
         (Counts(total=0), "leaves no"),
         (Counts(prefill=-1), "leaves no prefill engine"),
-        (Counts(prefill=2, decode=2, total=5), "2 and 2 are not 5"),
-        (Counts(), "No number of engines"),
-        (Counts(total=101), "101 engines are more than the 100"),
+        (
+            Counts(prefill=2, decode=2, total=5),
+            "plus --decode 2 is 4, but --total is 5",
+        ),
+        (Counts(), "No engine count given"),
+        (Counts(total=101), "101 engines exceed the limit of 100"),
     ],
 )
 def test_what_could_not_serve_is_refused_with_the_reason(counts: Counts, words: str) -> None:
@@ -116,9 +119,9 @@ def test_no_prefill_engines_means_colocated() -> None:
     [
         (8, 8, "--prefill 8 of --total 8 leaves no engine for decode.", "--prefill 2 --total 8"),
         (9, 8, "leaves no engine for decode", "--prefill 0"),
-        (1, 1, "--total 1 leaves no engine", "--prefill 1 --total 2"),
-        (None, 1, "--total 1 leaves no engine", "--prefill 0 --total 1"),
-        (-1, 8, "must not be negative, not -1", "--prefill 0 for colocated"),
+        (1, 1, "--total 1 is too few for a split", "--prefill 1 --total 2"),
+        (None, 1, "--total 1 is too few for a split", "--prefill 0 --total 1"),
+        (-1, 8, "must be at least 0, not -1", "--prefill 0 for colocated"),
         (0, 0, "--total must be at least 1, not 0", "--total 8"),
         (None, -4, "--total must be at least 1, not -4", "--total 8"),
     ],
@@ -163,7 +166,7 @@ def test_sizes_that_cannot_be_are_refused(parallelism: Parallelism, words: str) 
 
 @pytest.mark.parametrize("name", ["../x", "", ".x", "a/b", "a" * 65, "a..b", "-x", "a\n", "ä"])
 def test_a_name_that_could_leave_its_directory_is_refused(name: str) -> None:
-    with pytest.raises(InvalidInput, match="is not a name for a deployment"):
+    with pytest.raises(InvalidInput, match="is not a valid deployment name"):
         deployment_of(model="m", total=2, name=name)
 
 
@@ -183,11 +186,11 @@ def test_a_deployment_is_named_for_its_model(model: str, name: str) -> None:
 
 
 def test_what_else_cannot_run_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="101 engines are more than the 100"):
+    with pytest.raises(InvalidInput, match="101 engines exceed the limit of 100"):
         deployment_of(model="m", total=101)
     with pytest.raises(InvalidInput, match="has no model"):
         deployment_of(model=" ", total=2)
-    with pytest.raises(InvalidInput, match="0 is not a port"):
+    with pytest.raises(InvalidInput, match="0 is not a valid port"):
         deployment_of(model="m", total=2, router=RouterPlan(port=0))
     with pytest.raises(InvalidInput, match="no policy 'fair'"):
         deployment_of(model="m", total=2, router=RouterPlan(policy="fair"))

@@ -45,7 +45,7 @@ def test_equal_attention_tp_inside_different_tp_is_fine() -> None:
         (split(parallelism=Parallelism(pp=8)), "pp 8"),
         (split(router=RouterPlan(policy="power_of_two")), "power_of_two"),
         (split(router=RouterPlan(policy="cache_aware")), "at random"),
-        (split(router=RouterPlan(host="0.0.0.0")), "whoever reaches port 30000"),
+        (split(router=RouterPlan(host="0.0.0.0")), "anyone who reaches port 30000"),
         (with_args("--attention-backend fa3", "--attention-backend flashinfer"), "--page-size"),
     ],
 )
@@ -62,13 +62,13 @@ def test_an_equal_page_size_settles_different_attention_backends() -> None:
 def test_tcp_transfer_and_unknown_versions_are_said() -> None:
     said = cautions(split(), llm=GQA, version=(0, 6, 0), backend="mooncake_tcp")
     assert "TCP" in said[0]
-    assert said[1] == "SGLang 0.6.0 is outside 0.5.10 to 0.5.23, whose flags pdctl knows."
+    assert said[1] == ("SGLang 0.6.0 is outside the range 0.5.10 to 0.5.23 that pdctl supports.")
 
 
 def test_an_open_router_with_a_key_says_what_the_key_does_not_cover() -> None:
     wide = split(router=RouterPlan(host="0.0.0.0"))
     (said,) = cautions(wide, llm=GQA, has_key=True)
-    assert "unencrypted" in said
+    assert "without encryption" in said
     assert "/engine_metrics" in said
     (open_,) = cautions(wide, llm=GQA)
     assert "--api-key-file" in open_
@@ -86,7 +86,7 @@ def test_flags_are_read_under_one_name_however_they_are_spelled() -> None:
 
 
 def test_a_value_without_a_flag_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="'8192' follows no flag"):
+    with pytest.raises(InvalidInput, match="'8192' has no flag before it"):
         options(("8192", "--page-size", "1"))
 
 
@@ -163,7 +163,7 @@ def test_other_router_flags_pass_through() -> None:
 )
 def test_flags_that_must_agree_are_refused_when_they_differ(prefill: str, decode: str) -> None:
     name = (prefill or decode).replace("=", " ").split()[0]
-    with pytest.raises(InvalidInput, match=f"{name} must be equal on prefill") as error:
+    with pytest.raises(InvalidInput, match=f"{name} must be the same on prefill") as error:
         check_args(with_args(prefill, decode))
     assert name in error.value.hint
 
@@ -183,8 +183,8 @@ def test_a_removed_flag_is_refused_only_by_versions_that_lack_it() -> None:
 
 
 def test_a_flag_of_the_other_role_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="is for decode engines") as error:
+    with pytest.raises(InvalidInput, match="is a flag for decode engines") as error:
         check_args(with_args("--disaggregation-decode-enable-radix-cache"))
     assert error.value.hint == "move it to decode.args"
-    with pytest.raises(InvalidInput, match="is for prefill engines"):
+    with pytest.raises(InvalidInput, match="is a flag for prefill engines"):
         check_args(with_args(decode="--enable-kv-cache-sharding"))

@@ -17,6 +17,7 @@ from pdctl.deployment.resources import (
     needs_gpus,
     nvlink_domains,
     parse_gpu_list,
+    place_engines,
     plan_ports,
 )
 from pdctl.errors import EnvironmentProblem, InvalidInput
@@ -284,3 +285,43 @@ def test_simulated_engines_must_fit_on_known_gpus() -> None:
 def test_ranges_are_short() -> None:
     assert index_ranges([6, 0, 1, 2, 4, 5]) == "0-2,4-6"
     assert index_ranges([3]) == "3"
+
+
+def nodes(*num_gpus: int) -> dict[str, list[Gpu]]:
+    return {f"n{i}": [gpu(index) for index in range(num)] for i, num in enumerate(num_gpus)}
+
+
+def test_engines_go_to_the_node_with_the_most_free_gpus_largest_first() -> None:
+    roles = {"prefill": RolePlan(2), "decode": RolePlan(1, Parallelism(tp=4))}
+    placed = place_engines(split(roles=roles), (), nodes(2, 4))
+    assert placed == {
+        "decode-0": Place("n1", (0, 1, 2, 3)),
+        "prefill-0": Place("n0", (0,)),
+        "prefill-1": Place("n0", (1,)),
+    }
+
+
+def test_an_engine_larger_than_every_node_is_refused() -> None:
+    with pytest.raises(EnvironmentProblem, match="needs 4 free GPUs on one node") as problem:
+        place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), nodes(2, 2))
+    assert problem.value.code == "not_enough_gpus"
+
+
+def test_an_engine_that_stays_keeps_its_node_and_a_leaving_one_gives_its_gpu() -> None:
+    router, prefill, decode, last = (
+        replace(spec, node=node)
+        for spec, node in zip(fleet_specs(1, 2), ("n0", "n0", "n1", "n1"), strict=True)
+    )
+    used = nodes(1, 3)
+    for node, index in (("n0", 0), ("n1", 1), ("n1", 2), ("n1", 0)):
+        used[node][index] = replace(used[node][index], memory_used_bytes=70 << 30)
+    placed = place_engines(split(2, 1), (router, prefill, decode, last), used)
+    assert placed["prefill-0"] == Place("n0", (0,))
+    assert placed["decode-0"] == Place("n1", (1,))
+    assert placed["prefill-1"] == Place("n1", (2,))
+
+
+def test_simulated_engines_are_spread_over_the_nodes_with_numbers_of_their_own() -> None:
+    placed = place_engines(split(1, 3, engine="sim"), (), nodes(0, 0))
+    assert [place.node for place in placed.values()] == ["n0", "n1", "n0", "n1"]
+    assert len({place.gpus for place in placed.values()}) == 4

@@ -1,5 +1,6 @@
 """The state directory: private, atomic, and safe against names and links."""
 
+import json
 import os
 import stat
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pdctl.engines import state
+from pdctl.engines.launchers.local import pid_of
 from pdctl.engines.records import DeploymentState, Event, Handle, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
 from pdctl.paths import HOME_VARIABLE
@@ -138,7 +140,7 @@ def test_the_state_of_a_machine_that_rebooted_is_cleared(home: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "chat"}', '{"processes": 3}', "null"])
 def test_a_state_file_that_is_no_state_is_said_so(text: str, home: Path) -> None:
     (state.make_state_dir("chat") / "state.json").write_text(text)
-    with pytest.raises(StateConflict, match="not readable"):
+    with pytest.raises(StateConflict, match="is damaged"):
         state.read_state("chat")
 
 
@@ -204,7 +206,7 @@ def test_state_of_another_user_is_neither_read_nor_listed(
     state.write_state(some_state())
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert state.list_names() == ()
-    with pytest.raises(EnvironmentProblem, match="another user's"):
+    with pytest.raises(EnvironmentProblem, match="belongs to another user"):
         state.read_state("chat")
 
 
@@ -215,3 +217,16 @@ def test_a_folder_where_everybody_can_rename_is_refused(home: Path) -> None:
         state.make_state_dir("chat")
     home.chmod(0o1777)  # as /tmp is: nobody can rename what is another's
     assert state.make_state_dir("chat").is_dir()
+
+
+def test_a_state_of_an_older_pdctl_names_its_processes_by_pid(home: Path) -> None:
+    state.make_state_dir("chat")
+    state.write_state(some_state())
+    path = state.state_dir("chat") / "state.json"
+    old = json.loads(path.read_text())
+    for process in old["processes"]:
+        pid = pid_of(process.pop("handle"))
+        process |= {"pid": pid}
+        del process["node"]
+    path.write_text(json.dumps(old))
+    assert state.read_state("chat") == some_state()

@@ -13,7 +13,7 @@ from pdctl.deployment.records import (
     ProcessRole,
     ProcessSpec,
 )
-from pdctl.engines.clients.http import Http
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.clients.router import RouterClient
 from pdctl.engines.clients.sglang import EngineClient
 from pdctl.engines.launchers.protocol import Started

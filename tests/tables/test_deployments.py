@@ -93,10 +93,10 @@ def test_before_the_first_state_it_says_what_it_waits_for() -> None:
 
 
 def test_a_process_that_waits_to_start_again_says_why() -> None:
-    down = replace(DECODE, phase="backoff", detail="ended (exit code -9), starts again 10 s after")
+    down = replace(DECODE, phase="backoff", detail="was killed (SIGKILL); restarting 10 s later")
     state = replace(STATE, phase="degraded", detail="decode-0 backoff", processes=(down,))
     text = text_of(up_view("headline", state, NOW))
-    assert "exit code -9" in text
+    assert "was killed (SIGKILL)" in text
     assert "degraded: decode-0 backoff" in text
 
 

@@ -1,1 +1,32 @@
-"""A deployment written for another program, one format a file."""
+"""Deployments in the formats of other programs. Each format is one entry of EXPORTS."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pdctl.deployment.exports.k8s import render as render_k8s
+from pdctl.deployment.exports.miles import NOTE, render_flags, render_yaml
+from pdctl.deployment.exports.shell import render as render_shell
+from pdctl.deployment.exports.slurm import render as render_slurm
+from pdctl.deployment.records import Deployment, ProcessSpec
+
+
+@dataclass(frozen=True)
+class Export:
+    """One format.
+
+    render: the text for a deployment and its processes. needs_processes: the processes have to be
+    resolved for it; otherwise it gets none. note: a remark for the user.
+    """
+
+    render: Callable[[Deployment, Sequence[ProcessSpec]], str]
+    needs_processes: bool = False
+    note: str = ""
+
+
+EXPORTS: Mapping[str, Export] = {
+    "miles": Export(render_flags, note=NOTE),
+    "miles-yaml": Export(render_yaml, note=NOTE),
+    "shell": Export(render_shell, needs_processes=True),
+    "slurm": Export(render_slurm),
+    "k8s": Export(render_k8s),
+}

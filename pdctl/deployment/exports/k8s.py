@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pdctl.deployment.cluster_file import ClusterFile
-from pdctl.deployment.elsewhere import Elsewhere
+from pdctl.deployment.cluster_file import ClusterFile, cluster_here
+from pdctl.deployment.elsewhere import Elsewhere, expand_in_pods
 from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
@@ -49,6 +49,12 @@ class _Pods:
     @property
     def labels(self) -> dict[str, str]:
         return _labels(self.deployment, self.role)
+
+
+def render(deployment: Deployment, specs: Sequence[ProcessSpec]) -> str:
+    """Manifests for the cluster that cluster.yaml describes; see `k8s`."""
+    cluster = cluster_here()
+    return k8s(expand_in_pods(deployment, cluster, address=ADDRESS), cluster)
 
 
 def k8s(planned: Elsewhere, cluster: ClusterFile) -> str:

@@ -1,33 +1,35 @@
-"""A deployment for somebody else to run: a shell, or Miles."""
+"""Miles, which runs SGLang inside RL training: read its sglang_config, and write its settings."""
 
 import re
-from typing import Literal
+from collections.abc import Sequence
 
 from pdctl.deployment.build import checked, name_of
 from pdctl.deployment.checks import options
-from pdctl.deployment.records import Deployment, RolePlan
+from pdctl.deployment.records import (
+    ROLE_OF_WORKER_TYPE,
+    WORKER_TYPES,
+    Deployment,
+    ProcessSpec,
+    RolePlan,
+)
 from pdctl.deployment.strict_yaml import Field
 from pdctl.errors import InvalidInput
+from pdctl.inspection.llm import bundled_names
 from pdctl.perf_model.records import Parallelism, Role
 
 MODEL_KEYS = ("name", "model_path", "update_weights", "num_gpus_per_engine", "server_groups")
 GROUP_KEYS = ("worker_type", "num_gpus", "num_gpus_per_engine", "overrides")
-WORKER_TYPES: dict[str, Role] = {
-    "prefill": "prefill",
-    "decode": "decode",
-    "regular": "colocated",
-}
-# ServerArgs fields that are pdctl's own settings rather than flags to pass on
+# ServerArgs fields that are settings of pdctl and not flags to pass on
 SIZES = {"pp_size": "pp", "attn_dp_size": "dp", "dp_size": "dp", "ep_size": "ep"}
 IMPLIED = ("tp_size", "enable_dp_attention")
-RUN_BY_MILES = "Miles runs that itself; pdctl runs one model's prefill and decode, or colocated"
+RUN_BY_MILES = "only Miles can run this; pdctl runs one model, split or colocated"
 
 
 def deployment_of_miles(top: Field) -> Deployment:
-    """The deployment a Miles sglang_config describes.
+    """The deployment that a Miles sglang_config describes.
 
-    Raises InvalidInput for what only Miles can run: several models, placeholder groups, several
-        groups of one role, and a model path that comes from Miles' own command line.
+    Raises InvalidInput for settings that only Miles can run: several models, placeholder groups,
+        several groups of one role, and a model path that comes from Miles' own command line.
     Source: miles/backends/sglang_utils/sglang_config.py.
     """
     models = top.mapping(("sglang",))["sglang"].items()
@@ -58,19 +60,21 @@ def _read_group(group: Field, usual_gpus: int | None) -> tuple[Role, RolePlan]:
         if key not in keys:
             raise group.problem(f"has no {key}")
     kind = keys["worker_type"].text()
-    if kind not in WORKER_TYPES:
+    if kind not in ROLE_OF_WORKER_TYPE:
         raise keys["worker_type"].problem(f"is {kind!r}", hint=RUN_BY_MILES)
     own = keys.get("num_gpus_per_engine")
     per_engine = own.integer(at_least=1) if own else usual_gpus or 1
     num_gpus = keys["num_gpus"].integer(at_least=1)
     if num_gpus % per_engine:
-        raise keys["num_gpus"].problem(f"{num_gpus} is no multiple of {per_engine} per engine")
+        raise keys["num_gpus"].problem(
+            f"{num_gpus} is not a multiple of the {per_engine} GPUs per engine"
+        )
     sizes, args = _read_overrides(keys["overrides"]) if "overrides" in keys else ({}, ())
     pp = sizes.get("pp", 1)
     if per_engine % pp:
         raise group.problem(f"pp_size {pp} does not divide {per_engine} GPUs per engine")
     parallelism = Parallelism(per_engine // pp, pp, sizes.get("dp", 1), sizes.get("ep", 1))
-    return WORKER_TYPES[kind], RolePlan(num_gpus // per_engine, parallelism, args)
+    return ROLE_OF_WORKER_TYPE[kind], RolePlan(num_gpus // per_engine, parallelism, args)
 
 
 def _read_overrides(field: Field) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -84,48 +88,30 @@ def _read_overrides(field: Field) -> tuple[dict[str, int], tuple[str, ...]]:
     return sizes, tuple(args)
 
 
-MilesForm = Literal["flag", "yaml"]
-MILES_NOTE = (
-    "Miles takes either --prefill-num-servers or --sglang-config, never both,"
-    " and neither of them beside --rollout-external."
+NOTE = (
+    "Miles accepts either --prefill-num-servers or --sglang-config, but not both,"
+    " and neither together with --rollout-external."
 )
-_WORKER_TYPES: dict[Role, str] = {
-    "prefill": "prefill",
-    "decode": "decode",
-    "colocated": "regular",
-}
 
 
-def miles(deployment: Deployment, *, form: MilesForm, has_weights: bool = True) -> str:
-    """What Miles, which runs SGLang inside RL training, needs to run this layout.
+def render_flags(deployment: Deployment, specs: Sequence[ProcessSpec] = ()) -> str:
+    """Miles' command-line flags for a split deployment, with --prefill-num-servers.
 
-    Args:
-        form: "flag" for --prefill-num-servers, "yaml" for the file of --sglang-config.
-        has_weights: the model is a path or an id; otherwise it is only the name of a shape, and
-            Miles takes the model of its --hf-checkpoint.
-
-    Raises:
-        InvalidInput: "flag" for what one number cannot say: colocated engines, roles of different
-            sizes, flags of their own.
-    Source: miles/backends/sglang_utils/sglang_config.py (from_prefill_num_servers, server_groups).
-    Ignores: the router's settings and the environment, which Miles sets itself.
+    Raises InvalidInput for deployments that these flags cannot express: colocated engines, roles
+        of different sizes, or roles with flags of their own.
+    Source: miles/backends/sglang_utils/sglang_config.py (from_prefill_num_servers).
+    Ignores: the processes; the router's settings and the environment, which Miles sets itself.
     """
-    if form == "flag":
-        return _miles_flag(deployment)
-    return _miles_yaml(deployment, has_weights)
-
-
-def _miles_flag(deployment: Deployment) -> str:
     if "prefill" not in deployment.roles:
         raise InvalidInput(
-            f"--prefill-num-servers cannot say {deployment.layout}: nothing is split.",
+            f"--prefill-num-servers cannot express {deployment.layout}, which is not split.",
             hint="pdctl render miles --as yaml, or leave the flag out of Miles' command line",
         )
     prefill, decode = deployment.roles["prefill"], deployment.roles["decode"]
     if prefill.parallelism != decode.parallelism or prefill.args or decode.args:
         raise InvalidInput(
-            "--prefill-num-servers cannot say that prefill and decode engines differ, nor flags"
-            " of their own.",
+            "--prefill-num-servers cannot express that prefill and decode engines differ or have"
+            " flags of their own.",
             hint="pdctl render miles --as yaml",
         )
     parallelism = prefill.parallelism
@@ -140,22 +126,28 @@ def _miles_flag(deployment: Deployment) -> str:
     return " ".join(flags) + "\n"
 
 
-def _miles_yaml(deployment: Deployment, has_weights: bool) -> str:
-    import yaml
+def render_yaml(deployment: Deployment, specs: Sequence[ProcessSpec] = ()) -> str:
+    """A file for Miles' --sglang-config. Leaves out a bundled model, which has no weights.
+
+    Source: miles/backends/sglang_utils/sglang_config.py (server_groups).
+    Ignores: the processes; the router's settings and the environment, which Miles sets itself.
+    """
+    import yaml  # slow, and most commands read no Miles file
 
     groups = [
         _group(role, plan, deployment.transfer_backend) for role, plan in deployment.roles.items()
     ]
+    has_weights = deployment.model not in bundled_names()
     path = {"model_path": deployment.model} if has_weights else {}
     document = {"sglang": [{"name": "actor", **path, "server_groups": groups}]}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     how = f"--sglang-config this-file --rollout-num-gpus {deployment.num_gpus}"
-    return f"# {how}\n# {MILES_NOTE}\n{text}"
+    return f"# {how}\n# {NOTE}\n{text}"
 
 
 def _group(role: Role, plan: RolePlan, backend: str) -> dict[str, object]:
     group: dict[str, object] = {
-        "worker_type": _WORKER_TYPES[role],
+        "worker_type": WORKER_TYPES[role],
         "num_gpus": plan.engines * plan.parallelism.num_gpus,
         "num_gpus_per_engine": plan.parallelism.num_gpus,
     }
@@ -178,7 +170,7 @@ def _overrides(role: Role, plan: RolePlan, backend: str) -> dict[str, object]:
 
 
 def _typed(value: str) -> object:
-    """A flag's text as ServerArgs would hold it: nothing is true, numbers are numbers."""
+    """A flag's value with the type of its ServerArgs field; a flag without a value is True."""
     if not value:
         return True
     if re.fullmatch(r"-?\d+", value):

@@ -4,16 +4,21 @@ import shlex
 from collections.abc import Sequence
 
 from pdctl.deployment.flags import with_engines
-from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.records import Deployment, ProcessSpec
+
+
+def render(deployment: Deployment, specs: Sequence[ProcessSpec]) -> str:
+    """A bash script that runs the processes; see `shell`."""
+    return shell(specs)
 
 
 def shell(specs: Sequence[ProcessSpec]) -> str:
-    """A bash script that starts every process, logs as pdctl would and stops all on Ctrl-C.
+    """A bash script that starts every process, logs like pdctl, and stops everything on Ctrl-C.
 
-    Without pdctl nobody adds engines to the router, so its command lists them, and it waits.
+    Without pdctl, nothing adds engines to the router, so its command lists them and it waits.
 
     Args:
-        specs: as `expand` gives them, the router first.
+        specs: the processes from `expand`, router first.
     """
     router, engines = specs[0], specs[1:]
     logs = sorted({str(spec.log.parent) for spec in specs})
@@ -23,16 +28,10 @@ def shell(specs: Sequence[ProcessSpec]) -> str:
         *(f"mkdir -p {shlex.quote(directory)}" for directory in logs),
         *(_background(spec, spec.argv) for spec in engines),
         _background(router, with_engines(router, engines)),
-        f"echo {shlex.quote(f'{router.url} answers when every engine is up')}",
+        f"echo {shlex.quote(f'{router.url} answers once every engine is up')}",
         "wait",
     ]
     return "\n".join(lines) + "\n"
-
-
-def command_line(spec: ProcessSpec) -> str:
-    """One process as a line a shell runs as it stands, in the foreground."""
-    env = (f"{name}={shlex.quote(value)}" for name, value in sorted(spec.env.items()))
-    return " ".join(("env", *env, shlex.join(spec.argv)) if spec.env else (shlex.join(spec.argv),))
 
 
 def _background(spec: ProcessSpec, argv: Sequence[str]) -> str:

@@ -1,10 +1,11 @@
 """A deployment as an sbatch script that a person reads, edits and owns."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 
-from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings
-from pdctl.deployment.elsewhere import Elsewhere
+from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings, cluster_here
+from pdctl.deployment.elsewhere import Elsewhere, expand_on_nodes
 from pdctl.deployment.flags import with_engines
 from pdctl.deployment.records import Deployment, ProcessSpec
 
@@ -58,6 +59,15 @@ wait -n || true
 echo "a process ended; see $logs" >&2
 exit 1
 """
+
+
+def render(deployment: Deployment, specs: Sequence[ProcessSpec]) -> str:
+    """An sbatch script for the cluster that cluster.yaml describes; see `slurm`."""
+    cluster = cluster_here()
+    python = sys.executable
+    return slurm(
+        expand_on_nodes(deployment, cluster, address_of=address_of, python=python), cluster
+    )
 
 
 def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:

@@ -5,10 +5,11 @@ import json
 import socket
 import sys
 import time
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from pdctl.engines.clients.api_key import authorization
+from pdctl.engines.clients.protocol import Http
 
 MAX_BODY_BYTES = 8 << 20
 _MAX_HEAD_BYTES = 1 << 16
@@ -16,24 +17,6 @@ _READ_BYTES = 1 << 16
 
 
 QUICK_S = 2.0  # a page that a healthy server has ready
-
-
-class Http(Protocol):
-    """Single requests from one node. This module is the client of the node it runs on."""
-
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        timeout_s: float,
-        body: object = None,
-        is_authorized: bool = True,
-    ) -> tuple[int, bytes] | None: ...
-
-    def first_event(
-        self, url: str, body: object, *, timeout_s: float
-    ) -> tuple[int, str, float] | None: ...
 
 
 class GetFailed(Exception):
@@ -101,7 +84,7 @@ class Connection:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._is_tls:
             return plain
-        import ssl
+        import ssl  # slow, and engines rarely speak TLS
 
         return ssl.create_default_context().wrap_socket(plain, server_hostname=self._host)
 

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 from pdctl.deployment.records import ROLE_OF_WORKER_TYPE, WORKER_TYPES, ProcessRole
 from pdctl.engines.clients import http as local_http
 from pdctl.engines.clients.api_key import api_key
-from pdctl.engines.clients.http import QUICK_S, Http, get_object
+from pdctl.engines.clients.http import QUICK_S, get_object
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.records import Listed
 
 
@@ -21,11 +22,6 @@ class RouterClient:
     def is_alive(self) -> bool:
         """True if its process answers, with or without engines."""
         answer = self._http.request("GET", f"{self.url}/health", timeout_s=self._timeout_s)
-        return answer is not None and answer[0] == 200
-
-    def readiness(self) -> bool:
-        """True if it has a healthy engine of every role."""
-        answer = self._http.request("GET", f"{self.url}/readiness", timeout_s=self._timeout_s)
         return answer is not None and answer[0] == 200
 
     def workers(self) -> tuple[Listed, ...] | None:
@@ -66,7 +62,7 @@ class RouterClient:
 
 
 def listed_engines(answer: Mapping[str, object] | None) -> tuple[Listed, ...] | None:
-    """The engines in an answer of /workers that have a usable URL; None if it is no list."""
+    """The engines in an answer of /workers that have a usable URL; None if it lists none."""
     rows = answer.get("workers") if answer else None
     if not isinstance(rows, list):
         return None

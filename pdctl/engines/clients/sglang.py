@@ -4,7 +4,8 @@ import json
 
 from pdctl.deployment.records import ProcessRole, ProcessSpec, role_of_mode
 from pdctl.engines.clients import http as local_http
-from pdctl.engines.clients.http import QUICK_S, Http, get_object, json_object
+from pdctl.engines.clients.http import QUICK_S, get_object, json_object
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.records import FirstRequest, Readiness, Switched
 
 # a decode engine captures its graphs before it answers
@@ -28,13 +29,13 @@ _QUEUES = (
 
 
 class EngineClient:
-    """Engines as seen over HTTP. Nothing raises: a missing answer is an answer too."""
+    """Requests to engines. Nothing raises: a missing answer is reported as such."""
 
     def __init__(self, http: Http = local_http) -> None:
         self._http = http
 
     def check(self, spec: ProcessSpec) -> Readiness:
-        """Ready if it says so, has its role, and its bootstrap registry names its own port."""
+        """Ready if it reports so, has its role, and its bootstrap registry names its own port."""
         if not self._answers_ready(spec.url):
             return Readiness(False)
         return self._wrong_role(spec) or self._wrong_bootstrap(spec) or Readiness(True)

@@ -14,7 +14,7 @@ LOOK_EVERY_S = 0.2
 def gpu_uses(
     launcher: Launcher, places: Iterable[GpuPlace], *, is_strict: bool = False
 ) -> dict[GpuPlace, GpuUse]:
-    """Who uses each of these GPUs. Ignores: GPUs that their node says nothing about."""
+    """The users of these GPUs. Ignores: GPUs that their node does not report."""
     by_node: dict[str, list[int]] = {}
     for node, gpu in places:
         by_node.setdefault(node, []).append(gpu)

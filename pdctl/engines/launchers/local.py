@@ -20,8 +20,8 @@ from pathlib import Path
 from pdctl.deployment.hosts import LOOPBACK, LOOPBACK_NAMES
 from pdctl.deployment.records import HERE, ProcessSpec
 from pdctl.engines import log_file, state
-from pdctl.engines.clients import http
 from pdctl.engines.clients.api_key import api_key
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
@@ -35,7 +35,6 @@ from pdctl.inspection.gpus import (
     why_not_free,
 )
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
-from pdctl.inspection.sglang import query_sglang
 
 MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
@@ -62,7 +61,7 @@ class _Process:
 
 
 class LocalLauncher:
-    """Runs one deployment on this machine. Used from the main thread only.
+    """One deployment on this machine.
 
     death_signal: the signal the kernel sends its processes when this one dies; None: they live on.
     """
@@ -88,7 +87,7 @@ class LocalLauncher:
     def gpu_use(
         self, node: str, gpus: Sequence[int], *, is_strict: bool = False
     ) -> Mapping[int, GpuUse]:
-        """Who uses each of these GPUs; nobody is known to without NVML.
+        """The users of these GPUs. Without NVML, all count as unused.
 
         Unless is_strict, a holder of little memory does not count: a peer's context may stay.
         """
@@ -98,13 +97,15 @@ class LocalLauncher:
         return query_rdma_ports()
 
     def sglang(self, node: str, python: str | None) -> SglangInstall:
+        from pdctl.inspection.sglang import query_sglang  # `ls` and `status` start sooner without
+
         return query_sglang(python)
 
     def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
         """True if a server can listen on this port.
 
-        is_strict: false too while somebody holds it, and for a minute after a server closed
-        connections there.
+        is_strict: also false while the port is held, and for a minute after a server closed
+        connections on it.
         """
         return _can_bind(port, shares=True) and (not is_strict or _can_bind(port, shares=False))
 
@@ -130,13 +131,15 @@ class LocalLauncher:
         _signal(pid, number)
         return True
 
-    def http(self, node: str) -> http.Http:
+    def http(self, node: str) -> Http:
+        from pdctl.engines.clients import http  # `ls` and `down` start sooner without
+
         return http
 
     # processes
 
     def start(self, spec: ProcessSpec) -> Started:
-        """Start a process. A program that cannot be run exits with 127 and says so in its log."""
+        """Start a process. A program that cannot run exits with 127 and a message in its log."""
         offset = _open_log(spec)
         shim = (sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(self._death_signal))
         log = os.open(spec.log, _APPEND, 0o600)
@@ -173,7 +176,7 @@ class LocalLauncher:
         return Started(handle, _label(process.pid), process.started_at, log_offset)
 
     def poll(self, handle: Handle) -> Exit | None:
-        """None while it runs; kills what it left in its group once it has ended."""
+        """None while it runs. Once it has ended, kills the rest of its process group."""
         process = self._processes.get(handle)
         if process is None:
             is_alive = is_same_process(*_parse(handle), self._run_id)
@@ -443,7 +446,7 @@ def _open_log(spec: ProcessSpec) -> int:
 
 
 def gpu_use(gpus: Sequence[int], is_unused: Callable[[Gpu], bool] = is_empty) -> dict[int, GpuUse]:
-    """Who uses each of these GPUs; nobody is known to without NVML."""
+    """The users of these GPUs. Without NVML, all count as unused."""
     try:
         found = {gpu.index: gpu for gpu in query_gpus()}
     except EnvironmentProblem:
@@ -474,4 +477,4 @@ def _hold(port: int, sockets: ExitStack) -> None:
     try:
         held.bind(("", port))
     except OSError:
-        return  # somebody took it just now; its engine will report that
+        return  # taken a moment ago; the engine will report it

@@ -1,7 +1,7 @@
 """The door to the machines that run a deployment: all that pdctl asks of any place to run.
 
 A node is a machine by the name its launcher gives it; HERE is the one that runs this code. A handle
-names one process; only the launcher that made it knows what it says, and it survives in state.json.
+names one process; only its launcher understands it, and state.json keeps it.
 Paths are paths on the node. Whoever writes a launcher for Slurm or Ray implements `Launcher` and
 adds it to `registry.LAUNCHERS`; supervision, lifecycle and flags stay as they are.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pdctl.deployment.records import HERE, ProcessSpec
-from pdctl.engines.clients.http import Http
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 
@@ -24,7 +24,7 @@ __all__ = ["HERE", "Exit", "Handle", "Launcher", "Started"]
 class Started:
     """A process that was started or adopted.
 
-    label: how people find it ("pid 4242"); log_offset: the byte where its part of the log begins.
+    label: its name for people; log_offset: the byte where its part of the log begins.
     """
 
     handle: Handle
@@ -35,13 +35,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended. code: negative for a signal; None where nobody can tell."""
+    """How a process ended. code: negative for a signal; None if unknown."""
 
     code: int | None = None
 
 
 class Nodes(Protocol):
-    """The machines, and what is on them before anything starts."""
+    """The machines and their state. Any thread may call these methods."""
 
     def nodes(self) -> tuple[str, ...]:
         """Every machine that may run engines. The first one runs the router."""
@@ -58,7 +58,7 @@ class Nodes(Protocol):
     def gpu_use(
         self, node: str, gpus: Sequence[int], *, is_strict: bool = False
     ) -> Mapping[int, GpuUse]:
-        """Who uses each of these GPUs. is_strict: a process without memory counts too."""
+        """The users of these GPUs. is_strict: count processes without memory too."""
         ...
 
     def rdma_ports(self, node: str) -> tuple[RdmaPort, ...]:
@@ -70,7 +70,7 @@ class Nodes(Protocol):
         ...
 
     def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
-        """True if a server can listen there. is_strict: and nobody else has a claim on it."""
+        """True if a server can listen there. is_strict: and the port is not reserved."""
         ...
 
     def hold_ports(self, node: str, ports: Collection[int]) -> AbstractContextManager[None]:
@@ -91,7 +91,7 @@ class Nodes(Protocol):
 
 
 class Processes(Protocol):
-    """The processes of one deployment."""
+    """The processes of one deployment. Not thread-safe."""
 
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process on `spec.node`. Raises OSError where the node refuses."""
@@ -114,7 +114,7 @@ class Processes(Protocol):
         ...
 
     def living(self, known: Collection[Handle]) -> tuple[str, ...]:
-        """Labels of everything of this deployment that runs: `known` and what it started."""
+        """Labels of the running processes of this deployment: those in `known` and all others."""
         ...
 
     def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.records import Launch
+from pdctl.errors import EnvironmentProblem
 
 LOCAL = "local"
 SLURM = "slurm"
@@ -43,8 +44,15 @@ LAUNCHERS: dict[str, Callable[[Scope], Launcher]] = {LOCAL: _local, SLURM: _slur
 
 
 def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> Launcher:
-    """The launcher of this name for a deployment. "slurm:42": Slurm, in job 42."""
+    """The launcher of this name for a deployment. "slurm:42": Slurm, in job 42.
+
+    Raises EnvironmentProblem if there is none.
+    """
     kind, _, job = name.partition(":")
+    if kind not in LAUNCHERS:
+        raise EnvironmentProblem(
+            f"This pdctl has no launcher {name!r}.", hint="pip install -U pdctl", code="no_launcher"
+        )
     return LAUNCHERS[kind](replace(scope or Scope(), job=job))
 
 

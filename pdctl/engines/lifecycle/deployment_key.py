@@ -18,7 +18,8 @@ def use_key_of(name: str) -> None:
 
 def _key_of(name: str) -> str | None:
     try:
-        wanted, found = state.read_launch(name), state.read_state(name)
+        wanted = state.read_launch(name)
+        found = state.read_state(name) if wanted and wanted.has_key else None
     except PdctlError:
         return None
     if wanted is None or found is None or found.run_id != wanted.run_id:

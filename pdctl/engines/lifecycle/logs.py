@@ -33,7 +33,7 @@ class LogFile:
 
 @dataclass
 class _Seen:
-    """How far one log has been followed. rest: the beginning of a line that is not whole yet."""
+    """The position in a log that is followed. rest: the start of a line that is incomplete."""
 
     offset: int
     rest: str = ""

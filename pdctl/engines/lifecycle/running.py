@@ -150,7 +150,7 @@ def reap(name: str, *, grace_s: float = 10.0) -> tuple[str, ...]:
 def _stop_supervisor(name: str, *, now: bool, tell: Callable[[DeploymentState], None]) -> None:
     """Ask the supervisor to stop, and wait: it gives every process its own grace.
 
-    A silent supervisor is killed; its guard may start another one, which is then asked.
+    Kills a silent supervisor. Its guard may start another one, which gets the same request.
     """
     asked: DeploymentState | None = None
     heard_at = time.monotonic()

@@ -90,6 +90,7 @@ def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) 
         ready_timeout_s=ready_timeout_s,
         specs=prepared.specs,
         launcher=prepared.launcher,
+        has_key=api_key() is not None,
     )
     _write(wanted, deployment, directory)
     return wanted
@@ -354,7 +355,7 @@ def _kv_path(
 def _is_usable(
     deployment: Deployment, router: ProcessSpec | None, launcher: Launcher
 ) -> Callable[[int], bool]:
-    """Tell whether a port is available on every node. The port of a router that stays is."""
+    """A test for ports that are free on every node. The port of a router that stays is free."""
     taken = _reserved_ports()
     own = router.port if router is not None else None
 

@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pdctl.deployment.records import MODES
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
 
-ROLES: dict[str, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
-MODES: dict[Role, str] = {role: mode for mode, role in ROLES.items()}
+ROLES: dict[str, Role] = {mode: role for role, mode in MODES.items()}
 
 
 @dataclass(frozen=True)

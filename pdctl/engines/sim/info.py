@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from pdctl.deployment.records import MODES
 from pdctl.engines.sim.engine import Engine
-from pdctl.engines.sim.flags import MODES, SimFlags
+from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.record import Histogram, LoadSnapshot
 from pdctl.inspection.records import Llm
 

@@ -1,1 +1,1 @@
-"""Keep a deployment as its plan says: a pure step, and the loop around it."""
+"""Keep a deployment in its target state: a pure decision step, and the loop around it."""

@@ -79,7 +79,7 @@ def to_renew(
 def is_last_keeper(
     process: Process, spec: ProcessSpec, desired: Desired, observed: Observed
 ) -> bool:
-    """Whether a leaving engine is all that keeps the memory which another one waits for.
+    """True if a leaving engine is the only one that keeps memory which another one waits for.
 
     As long as wanted ones keep it too, it serves while those start again.
     """

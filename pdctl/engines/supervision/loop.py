@@ -71,8 +71,9 @@ class Asks(Protocol):
 
 
 class Probes:
-    """Threads that answer questions. A key is asked again once it is answered and `every_s` old.
+    """A pool of threads that answer questions.
 
+    A question with the same key is skipped until the last one is answered and `every_s` has passed.
     wake: called from a thread when an answer has arrived.
     """
 
@@ -236,7 +237,7 @@ class SupervisorLoop:
             process = self.processes[name]
             if process.running and not process.is_router:
                 text = start.read(self.launcher, process.spec, now, is_ready=process.ready)
-                self.processes[name] = model.told(process, text) if text else process
+                self.processes[name] = model.log_grew(process, text) if text else process
 
     # ask
 

@@ -284,7 +284,7 @@ def answered(process: Process, is_alive: bool, now: float) -> Process:
     return replace(process, unanswered_since=since)
 
 
-def told(process: Process, text: str) -> Process:
+def log_grew(process: Process, text: str) -> Process:
     """Update the record with newly read log text."""
     return replace(process, lost=process.lost or what_died(text))
 

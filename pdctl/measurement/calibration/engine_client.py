@@ -174,7 +174,6 @@ def body_of(engine: Probed, ids: list[int], num_tokens: int) -> dict[str, object
     return body if engine.role == "colocated" else {**body, **dict(FAKE_BOOTSTRAP)}
 
 
-_ROLES: Mapping[object, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
 UNKNOWN_CONTEXT = 131072
 ASK_S = 10.0
 
@@ -217,8 +216,10 @@ async def engine_facts(http: aiohttp.ClientSession, url: str) -> EngineFacts:
             hint="the URL of one engine, not of the router: pdctl status shows them",
             code="not_sglang",
         )
+    from pdctl.deployment.records import role_of_mode  # `calibrate --help` starts sooner without
+
     mode = model_info.get("disaggregation_mode") or info.get("disaggregation_mode")
-    role = _ROLES.get(mode, "colocated")  # the live one; SGLang 0.5.15 only says the launched one
+    role = role_of_mode(mode) or "colocated"  # live; SGLang 0.5.15 reports the launched one
     simulated = bool(info.get("is_simulated"))
     accelerator = page.get("accelerator")
     return EngineFacts(

@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -12,8 +11,9 @@ import psutil
 import pytest
 import yaml
 
-from pdctl.deployment.exports.miles import miles
-from pdctl.deployment.exports.shell import command_line, shell
+from pdctl.deployment.exports import EXPORTS
+from pdctl.deployment.exports.miles import render_flags, render_yaml
+from pdctl.deployment.exports.shell import shell
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import ProcessSpec, RolePlan
 from pdctl.errors import InvalidInput
@@ -83,12 +83,6 @@ def test_stopping_the_script_stops_what_it_started(tmp_path: Path, stop: signal.
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_a_single_command_runs_as_it_stands(tmp_path: Path) -> None:
-    line = command_line(printing("prefill-0", tmp_path, "a b", "$X"))
-    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=dict(os.environ))
-    assert done.stdout == "['a b', '$X'] a 'b' $HOME\n"
-
-
 def test_the_scripts_router_lists_what_pdctl_would_have_added() -> None:
     text = shell(expanded(split(1, 2)))
     assert "--prefill http://127.0.0.1:20000 21000 --decode http://127.0.0.1:20010" in text
@@ -97,8 +91,17 @@ def test_the_scripts_router_lists_what_pdctl_would_have_added() -> None:
     assert "--worker-urls http://127.0.0.1:20000 http://127.0.0.1:20010" in together
 
 
+@pytest.mark.parametrize("name", EXPORTS)
+def test_every_export_is_text_for_the_same_deployment(name: str) -> None:
+    export = EXPORTS[name]
+    specs = expanded(split(1, 2)) if export.needs_processes else ()
+    text = export.render(split(1, 2), specs)
+    assert text.endswith("\n")
+    assert ("sglang.launch_server" in text) is export.needs_processes
+
+
 def test_miles_takes_equal_engines_as_flags() -> None:
-    text = miles(split(2, 6, parallelism=Parallelism(tp=4, dp=2)), form="flag")
+    text = render_flags(split(2, 6, parallelism=Parallelism(tp=4, dp=2)))
     assert text == (
         "--rollout-num-gpus 32 --rollout-num-gpus-per-engine 4 --prefill-num-servers 2"
         " --sglang-dp-size 2 --sglang-enable-dp-attention\n"
@@ -111,15 +114,16 @@ def test_miles_flags_cannot_say_what_differs() -> None:
     )
     for deployment in (unequal, colocated(), with_args("--page-size 1", "--page-size 1")):
         with pytest.raises(InvalidInput) as error:
-            miles(deployment, form="flag")
+            render_flags(deployment)
         assert "render miles --as yaml" in error.value.hint
 
 
 def test_the_miles_file_has_a_group_per_role_and_never_the_flag_beside_it() -> None:
     decode = "--cuda-graph-bs-decode 1 2 4 --mem-fraction-static 0.8 --disable-overlap-schedule"
-    text = miles(with_args("--moe-a2a-backend deepep", decode), form="yaml")
-    assert "never both" in text
+    text = render_yaml(with_args("--moe-a2a-backend deepep", decode))
+    assert "but not both" in text
     assert "--rollout-external" in text
+    assert "model_path" not in text  # a bundled model has no weights
     (model,) = yaml.safe_load(text)["sglang"]
     prefill, decode_group = model["server_groups"]
     assert prefill == {
@@ -140,9 +144,9 @@ def test_a_miles_file_reads_back_as_the_same_layout(tmp_path: Path) -> None:
         "prefill": RolePlan(2, Parallelism(tp=2), ("--page-size", "64")),
         "decode": RolePlan(3, Parallelism(tp=4, pp=2, dp=4, ep=4), ("--page-size", "64")),
     }
-    deployment = split(roles=roles)
+    deployment = split(roles=roles, model="meta/llama")
     path = tmp_path / "miles.yaml"
-    path.write_text(miles(deployment, form="yaml"))
+    path.write_text(render_yaml(deployment))
     assert read_deployment(path).roles == roles
-    path.write_text(miles(colocated(4), form="yaml"))
+    path.write_text(render_yaml(replace(colocated(4), model="meta/llama")))
     assert read_deployment(path).layout == "4C"

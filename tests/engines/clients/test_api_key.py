@@ -47,12 +47,12 @@ def pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     child.wait()
 
 
-def _write(pid: int, run_id: str) -> None:
+def _write(pid: int, run_id: str, *, has_key: bool = True) -> None:
     state.make_state_dir("chat")
     engine = ProcessState(
         "prefill-0", "prefill", "http://127.0.0.1:1", "serving", handle_of(pid, 1.0), 1.0
     )
-    state.write_launch(replace(some_launch(), run_id=run_id))
+    state.write_launch(replace(some_launch(), run_id=run_id, has_key=has_key))
     state.write_state(
         DeploymentState(
             name="chat",
@@ -87,6 +87,12 @@ def test_a_key_that_is_set_stays(pid: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_process_of_another_run_is_not_asked(pid: int) -> None:
     _write(pid, "other")
+    use_key_of("chat")
+    assert os.environ[VARIABLE] == ""
+
+
+def test_a_deployment_that_was_started_without_a_key_is_not_searched(pid: int) -> None:
+    _write(pid, "abc", has_key=False)
     use_key_of("chat")
     assert os.environ[VARIABLE] == ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pdctl.deployment.hosts import LOOPBACK
 from pdctl.deployment.records import HERE, ProcessSpec
-from pdctl.engines.clients.http import Http
+from pdctl.engines.clients.protocol import Http
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall

@@ -13,6 +13,7 @@ from pdctl.engines.launchers import local
 from pdctl.engines.lifecycle import rescale, running, start
 from pdctl.engines.records import DeploymentState, Handle, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
+from pdctl.inspection import sglang
 from pdctl.inspection.records import Gpu, SglangInstall
 from pdctl.paths import HOME_VARIABLE
 from tests.e2e.cli import free_port
@@ -203,7 +204,7 @@ def real(monkeypatch: pytest.MonkeyPatch, num_gpus: int, backend: str, model: Pa
 
     install = SglangInstall("/py", "0.5.23", (backend,), None)
     monkeypatch.setattr(local, "query_gpus", gpus)
-    monkeypatch.setattr(local, "query_sglang", lambda python: install)
+    monkeypatch.setattr(sglang, "query_sglang", lambda python: install)
     made = deployment_of(model=str(model), prefill=1, total=3, name=NAME, transfer_backend=backend)
     deployment = Running(replace(made, router=RouterPlan(port=free_port())))
     used.update(gpu for spec in deployment.launch.specs for gpu in spec.gpus)

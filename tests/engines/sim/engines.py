@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import aiohttp
 from aiohttp import web
 
+from pdctl.deployment.records import MODES
 from pdctl.engines.sim.api import Api
 from pdctl.engines.sim.engine import Engine
-from pdctl.engines.sim.flags import MODES, parse
+from pdctl.engines.sim.flags import parse
 from pdctl.engines.sim.info import Identity
 from pdctl.engines.sim.partners import Registry
 from pdctl.inspection.llm import read_llm
