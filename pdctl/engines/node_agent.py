@@ -15,12 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pdctl.deployment.records import HERE
 from pdctl.engines.launchers import local
 from pdctl.engines.launchers.local import LocalLauncher
+from pdctl.engines.records import Handle
 from pdctl.errors import PdctlError
 from pdctl.inspection.addresses import own_address
 
-HERE = ""
 TASK = "PDCTL_TASK"  # one start of one process, in its environment and in that of its children
 
 
@@ -97,9 +98,8 @@ class NodeAgent:
     def sweep(self, run_id: str) -> list[int]:
         return list(local.sweep(run_id))
 
-    def send_signal(self, pid: int, started_at: float, number: int) -> bool:
-        """Signal one process, unless another has its number now."""
-        return self._node.send_signal(HERE, pid, started_at, number)
+    def signal_supervisor(self, supervisor: str, number: int) -> bool:
+        return self._node.signal_supervisor(HERE, Handle(supervisor), number)
 
     def over(self) -> None:
         """The launcher is gone."""

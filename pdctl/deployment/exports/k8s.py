@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
-from pdctl.deployment.elsewhere import Elsewhere, expand_in_pods
+from pdctl.deployment.elsewhere import ASSUMED_SGLANG, Elsewhere, expand_in_pods
 from pdctl.deployment.records import Deployment, ProcessSpec
-from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
 
 ADDRESS = "$(POD_IP)"  # Kubernetes puts the pod's address there when the container starts
@@ -66,17 +65,10 @@ def k8s(planned: Elsewhere, cluster: ClusterFile) -> str:
     Args:
         planned: expanded with ADDRESS as the address of every engine.
 
-    Raises:
-        InvalidInput: cluster.yaml names no image.
+        cluster: without an image, that of the SGLang which the flags are for is assumed.
     """
     import yaml
 
-    if cluster.kubernetes.image is None:
-        raise InvalidInput(
-            "The pods need an image with SGLang.",
-            hint="kubernetes: {image: lmsysorg/sglang:TAG} in cluster.yaml",
-            code="no_image",
-        )
     deployment, router = planned.deployment, planned.specs[0]
     first = {spec.role: spec for spec in reversed(planned.specs[1:])}
     health = _health(router)
@@ -89,10 +81,15 @@ def k8s(planned: Elsewhere, cluster: ClusterFile) -> str:
     ]
     for document in documents:
         document["metadata"]["namespace"] = cluster.kubernetes.namespace
-    head = ("kubectl apply -f this-file; written by pdctl render k8s", *planned.notes)
+    assumed = () if cluster.kubernetes.image else (f"The image is assumed: {_image(cluster)}.",)
+    head = ("kubectl apply -f this-file; from pdctl render k8s", *planned.notes, *assumed)
     return "".join(f"# {line}\n" for line in head) + yaml.safe_dump_all(
         documents, sort_keys=False, width=4096
     )
+
+
+def _image(cluster: ClusterFile) -> str:
+    return cluster.kubernetes.image or f"lmsysorg/sglang:v{ASSUMED_SGLANG}"
 
 
 def _health(router: ProcessSpec) -> str:
@@ -160,7 +157,7 @@ def _engine_template(pods: _Pods, labels: dict[str, str], *, serves: bool) -> Ma
     settings = pods.cluster.kubernetes
     container: Manifest = {
         "name": "engine",
-        "image": settings.image,
+        "image": _image(pods.cluster),
         "command": _engine_command(pods),
         "env": [_pod_ip(), *_env(pods.engine)],
         "resources": {
@@ -268,7 +265,7 @@ def _router(
 ) -> Manifest:
     container: Manifest = {
         "name": "router",
-        "image": cluster.kubernetes.image,
+        "image": _image(cluster),
         "command": [*router.argv, *_discovery(pods)],
         "env": [_pod_ip(), _namespace(), *_env(router)],
         "ports": [{"name": "http", "containerPort": router.port}],

@@ -125,7 +125,8 @@ class LocalLauncher:
             probe.bind((LOOPBACK, 0))
             return int(probe.getsockname()[1])
 
-    def send_signal(self, node: str, pid: int, started_at: float, number: int) -> bool:
+    def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
+        pid, started_at = _parse(supervisor)
         if not is_same_process(pid, started_at, ""):
             return False
         _signal(pid, number)

@@ -81,7 +81,7 @@ class Nodes(Protocol):
         """A port on which nobody listens at this moment."""
         ...
 
-    def send_signal(self, node: str, pid: int, started_at: float, number: int) -> bool:
+    def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         """Signal a supervisor that runs there; False if it is gone. Raises EnvironmentProblem."""
         ...
 

@@ -142,14 +142,14 @@ class SlurmLauncher(LocalLauncher):
     def any_free_port(self, node: str) -> int:
         return int(self._agents.on(node).ask("any_free_port"))
 
-    def send_signal(self, node: str, pid: int, started_at: float, number: int) -> bool:
+    def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         if node not in self.nodes():
             raise EnvironmentProblem(
                 f"the supervisor runs on {node}, which is not in Slurm job {self._job}.",
                 hint=f"run this command on {node}",
                 code="other_host",
             )
-        return bool(self._agents.on(node).ask("send_signal", pid, started_at, number))
+        return bool(self._agents.on(node).ask("signal_supervisor", supervisor, number))
 
     # processes
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pdctl.engines import state
-from pdctl.engines.launchers.local import is_same_process
+from pdctl.engines.launchers.local import handle_of, is_same_process
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.records import DeploymentState, Launch
 
@@ -84,8 +84,8 @@ def is_here(found: DeploymentState) -> bool:
 def _send(found: DeploymentState, number: int) -> None:
     wanted = state.read_launch(found.name)
     if not is_here(found) and wanted is not None:
-        pid, started_at = found.supervisor_pid, found.supervisor_started_at
-        launcher_of(wanted).send_signal(found.host, pid, started_at, number)
+        supervisor = handle_of(found.supervisor_pid, found.supervisor_started_at)
+        launcher_of(wanted).signal_supervisor(found.host, supervisor, number)
         return
     try:
         os.kill(found.supervisor_pid, number)

@@ -62,7 +62,7 @@ class InMemoryLauncher:
     def any_free_port(self, node: str) -> int:
         return 30000
 
-    def send_signal(self, node: str, pid: int, started_at: float, number: int) -> bool:
+    def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         raise NotImplementedError
 
     def http(self, node: str) -> Http:

@@ -15,6 +15,10 @@ MACHINE = re.compile(
 ALLOWED = {
     "engines/launchers/local.py": "this machine",
     "engines/launchers/registry.py": "creates the local launcher",
+    "engines/launchers/slurm.py": "steps of a Slurm job, whose srun runs here",
+    "engines/launchers/slurm_commands.py": "Slurm's commands",
+    "engines/launchers/agents.py": "starts the agents of a Slurm job",
+    "engines/node_agent.py": "runs on the node that it answers for",
     "engines/lifecycle/supervisor_process.py": "the supervisor's own process",
     "engines/daemon.py": "the supervisor's own process",
     "engines/guard.py": "the supervisor's own process",
