@@ -20,7 +20,7 @@ VERBS = {
     "logs": "Logs of an engine, or the supervisor's decisions.",
     "ls": "The deployments that run on this machine.",
     "rehearse": "Play a plan on simulated engines behind the real router.",
-    "render": "A deployment as a shell script, or as what Miles takes.",
+    "render": "A deployment for a shell, Slurm, Kubernetes or Miles.",
     "doctor": "Check this machine and what runs on it.",
     "measure": "Run colocated and split engines side by side: which wins?",
     "calibrate": "Measure an engine's step times; plan then uses them.",
