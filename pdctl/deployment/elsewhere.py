@@ -1,11 +1,12 @@
 """Expand a deployment for machines that pdctl cannot inspect, such as those of an export."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdctl.deployment.cluster_file import ClusterFile, on_cluster
 from pdctl.deployment.expand import expand
+from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.deployment.resources import (
     BOOTSTRAP_FROM,
@@ -16,9 +17,9 @@ from pdctl.deployment.resources import (
     ROUTER_METRICS_FROM,
     Place,
     choose_backend,
+    parts,
     plan_ports,
 )
-from pdctl.errors import InvalidInput
 from pdctl.inspection.records import SglangInstall
 
 ASSUMED_SGLANG = "0.5.23"
@@ -29,18 +30,13 @@ LOGS = Path("logs")  # exports choose their own
 class Elsewhere:
     """A deployment expanded for nodes "0", "1", ... that nobody has looked at.
 
-    specs: the router, then every rank of every engine. engines: without followers.
-    notes: what was assumed, in sentences.
+    specs: router first. notes: what was assumed, in sentences.
     """
 
     deployment: Deployment
     specs: tuple[ProcessSpec, ...]
     num_nodes: int
     notes: tuple[str, ...]
-
-    @property
-    def engines(self) -> tuple[ProcessSpec, ...]:
-        return tuple(spec for spec in self.specs[1:] if "." not in spec.name)
 
 
 def expand_on_nodes(
@@ -77,8 +73,8 @@ def expand_on_nodes(
         nodes={"router": "0", **{name: places[0].node for name, places in packed.items()}},
         addresses=addresses,
     )
-    every = [rank for spec in specs[1:] for rank in ranks_of(spec, packed[spec.name], addresses)]
-    return Elsewhere(deployment, (specs[0], *every), num_nodes, notes)
+    engines = (with_followers(spec, packed[spec.name][1:], addresses) for spec in specs[1:])
+    return Elsewhere(deployment, (specs[0], *engines), num_nodes, notes)
 
 
 def expand_in_pods(
@@ -136,7 +132,7 @@ def _packed(
     free: Free = [list(range(per_node)) for _ in range(start)]
     placed: dict[str, tuple[Place, ...]] = {}
     for name in sorted(sizes, key=lambda name: -sizes[name]):
-        num, each = _parts(name, sizes[name], per_node)
+        num, each = parts(name, sizes[name], per_node)
         roomy = choose(free, each)[:num]
         while len(roomy) < num:
             free.append(list(range(per_node)))
@@ -153,53 +149,6 @@ def _first_fit(free: Free, each: int) -> list[int]:
 
 def _emptiest(free: Free, each: int) -> list[int]:
     return sorted(_first_fit(free, each), key=lambda i: -len(free[i]))
-
-
-def _parts(name: str, size: int, per_node: int) -> tuple[int, int]:
-    """On how many nodes an engine runs, and its GPUs on each."""
-    num = -(-size // per_node)
-    if size % num:
-        raise InvalidInput(
-            f"{name} has {size} GPUs, which {num} nodes of {per_node} cannot share equally.",
-            hint=f"--tp {num * per_node}, or gpus_per_node in cluster.yaml",
-            code="unequal_split",
-        )
-    return num, size // num
-
-
-def ranks_of(
-    spec: ProcessSpec, places: Sequence[Place], addresses: Mapping[str, str]
-) -> tuple[ProcessSpec, ...]:
-    """The processes of one engine, rank 0 first; the engine itself where it fits one node.
-
-    All ranks have one command but for --node-rank and --host. Only rank 0 is asked and routed to:
-    the others answer /health whatever happens. A follower is called NAME.RANK.
-
-    Source: srt/server_args.py of SGLang 0.5.23 (--nnodes, --node-rank, --dist-init-addr).
-    """
-    if len(places) == 1:
-        return (spec,)
-    made = []
-    for rank, place in enumerate(places):
-        address = addresses[place.node]
-        argv = list(spec.argv)
-        argv[argv.index("--host") + 1] = address
-        env = {k: address if v == spec.host else v for k, v in spec.env.items()}
-        if "CUDA_VISIBLE_DEVICES" in env:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, place.gpus))
-        made.append(
-            replace(
-                spec,
-                name=f"{spec.name}.{rank}" if rank else spec.name,
-                argv=(*argv, "--nnodes", str(len(places)), "--node-rank", str(rank)),
-                env=env,
-                gpus=place.gpus,
-                host=address,
-                node=place.node,
-                log=spec.log.with_name(f"{spec.name}.{rank}.log") if rank else spec.log,
-            )
-        )
-    return tuple(made)
 
 
 def sizes_of(deployment: Deployment) -> dict[str, int]:

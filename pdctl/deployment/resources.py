@@ -215,10 +215,11 @@ def nvlink_domains(gpus: Sequence[Gpu]) -> list[list[Gpu]]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an engine runs: a node, and GPU indices there."""
+    """Where an engine runs: a node, and GPU indices there. others: its parts on other nodes."""
 
     node: str
     gpus: tuple[int, ...]
+    others: "tuple[Place, ...]" = ()
 
 
 def crossing(placed: Mapping[str, Place], gpus: Mapping[str, Sequence[Gpu]]) -> tuple[str, ...]:
@@ -237,21 +238,27 @@ def crossing(placed: Mapping[str, Place], gpus: Mapping[str, Sequence[Gpu]]) -> 
 
 
 def place_engines(
-    deployment: Deployment, present: Sequence[ProcessSpec], gpus: Mapping[str, Sequence[Gpu]]
+    deployment: Deployment,
+    present: Sequence[ProcessSpec],
+    gpus: Mapping[str, Sequence[Gpu]],
+    *,
+    gpus_per_node: int = 8,
 ) -> dict[str, Place]:
     """The node and GPUs of each engine by name; engines that stay keep theirs.
 
-    An engine runs on one node. With several nodes, each new engine, largest first, goes to the node
-    with the most free GPUs; engines without real GPUs go to the node with the fewest engines.
+    With several nodes, each new engine, largest first, goes to the node with the most free GPUs;
+    engines without real GPUs go to the node with the fewest engines. An engine with more GPUs than
+    any node has equal parts on several.
 
     Args:
         present: the running processes.
         gpus: the GPUs of every node, those in use marked so.
+        gpus_per_node: of nodes whose GPUs are only pretended.
 
     Raises:
         InvalidInput, EnvironmentProblem: as `assign_gpus`, or no node has room for an engine.
     """
-    held = {s.name: Place(s.node, s.gpus) for s in present if s.name in deployment.engine_names}
+    held = {s.name: _place_of(s) for s in present if s.name in deployment.engine_names}
     if len(gpus) == 1:
         ((node, here),) = gpus.items()
         indices = assign_more_gpus(deployment, present, here)
@@ -266,30 +273,90 @@ def place_engines(
     numbers = _numbers(deployment, names, (place.gpus for place in held.values()))
     counts = {node: sum(place.node == node for place in held.values()) for node in gpus}
     for name in names:
-        node = min(counts, key=lambda node: counts[node])
-        counts[node] += 1
-        held[name] = Place(node, numbers[name])
+        num, each = parts(name, len(numbers[name]), gpus_per_node)
+        if num > len(counts):
+            raise _no_nodes(name, num, each, len(counts))
+        nodes = sorted(counts, key=lambda node: counts[node])[:num]
+        for node in nodes:
+            counts[node] += 1
+        held[name] = _joined(
+            [Place(node, numbers[name][i * each : (i + 1) * each]) for i, node in enumerate(nodes)]
+        )
     return held
+
+
+def _place_of(spec: ProcessSpec) -> Place:
+    return Place(spec.node, spec.gpus, tuple(Place(f.node, f.gpus) for f in spec.followers))
+
+
+def _joined(places: Sequence[Place]) -> Place:
+    return replace(places[0], others=tuple(places[1:]))
+
+
+def parts(name: str, size: int, gpus_per_node: int) -> tuple[int, int]:
+    """The number of nodes that an engine runs on, and its GPUs on each.
+
+    Raises InvalidInput if they cannot be equal.
+    """
+    num = max(1, -(-size // gpus_per_node))
+    if size % num:
+        raise InvalidInput(
+            f"{name} has {size} GPUs, which {num} nodes of {gpus_per_node} cannot share equally.",
+            hint=f"--tp {num * gpus_per_node}, or gpus_per_node in cluster.yaml",
+            code="unequal_split",
+        )
+    return num, size // num
 
 
 def _placed_on_nodes(
     deployment: Deployment, names: Sequence[str], gpus: Mapping[str, Sequence[Gpu]]
 ) -> dict[str, Place]:
     size = {n: deployment.roles[deployment.engine_names[n]].parallelism.num_gpus for n in names}
+    largest = max((len(_chosen(deployment, found)) for found in gpus.values()), default=0)
+    large = [name for name in names if largest and size[name] > largest]
+    across, gpus = _placed_across(deployment, {name: size[name] for name in large}, gpus, largest)
     free = {node: sum(map(is_free, _chosen(deployment, found))) for node, found in gpus.items()}
     on_node: dict[str, list[str]] = {node: [] for node in gpus}
-    for name in sorted(names, key=lambda name: -size[name]):
+    for name in sorted(set(names) - set(large), key=lambda name: (-size[name], names.index(name))):
         node = max(free, key=lambda node: free[node])
         if free[node] < size[name]:
             raise _no_node(name, size[name], free[node])
         free[node] -= size[name]
         on_node[node].append(name)
-    return {
+    return across | {
         name: Place(node, indices)
         for node, chosen in on_node.items()
         if chosen
         for name, indices in _assigned_on(deployment, chosen, gpus[node]).items()
     }
+
+
+def _placed_across(
+    deployment: Deployment,
+    sizes: Mapping[str, int],
+    gpus: Mapping[str, Sequence[Gpu]],
+    per_node: int,
+) -> tuple[dict[str, Place], Mapping[str, Sequence[Gpu]]]:
+    """Places of engines that need several nodes, and the GPUs with theirs marked as taken."""
+    placed: dict[str, Place] = {}
+    for name, size in sizes.items():
+        num, each = parts(name, size, per_node)
+        free = {node: _free_indices(deployment, found) for node, found in gpus.items()}
+        roomy = sorted((n for n in free if len(free[n]) >= each), key=lambda n: -len(free[n]))
+        if len(roomy) < num:
+            raise _no_nodes(name, num, each, len(roomy))
+        chosen = [Place(node, free[node][:each]) for node in roomy[:num]]
+        placed[name] = _joined(chosen)
+        taken = {(place.node, gpu) for place in chosen for gpu in place.gpus}
+        gpus = {
+            node: [replace(g, problem=name) if (node, g.index) in taken else g for g in found]
+            for node, found in gpus.items()
+        }
+    return placed, gpus
+
+
+def _free_indices(deployment: Deployment, gpus: Sequence[Gpu]) -> tuple[int, ...]:
+    return tuple(gpu.index for gpu in _chosen(deployment, gpus) if is_free(gpu))
 
 
 def _freed_on_nodes(
@@ -307,6 +374,15 @@ def _assigned_on(
     ordered = [name for name in deployment.engine_names if name in names]
     found = assign_gpus(_only(deployment, ordered), gpus)
     return dict(zip(ordered, found.values(), strict=True))
+
+
+def _no_nodes(name: str, num: int, each: int, num_roomy: int) -> EnvironmentProblem:
+    have = "1 node has" if num_roomy == 1 else f"{num_roomy or 'no'} nodes have"
+    return EnvironmentProblem(
+        f"{name} needs {each} free GPUs on each of {num} nodes; {have} as many.",
+        hint="a smaller --total, or a smaller --tp",
+        code="not_enough_gpus",
+    )
 
 
 def _no_node(name: str, num: int, num_free: int) -> EnvironmentProblem:

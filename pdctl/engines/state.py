@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.records import Follower, ProcessSpec
 from pdctl.engines.records import DeploymentState, Event, Handle, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
 from pdctl.paths import HOME_VARIABLE, state_home
@@ -100,8 +100,14 @@ def _old_handle(data: dict[str, Any]) -> Handle | None:
 
 
 def _spec(data: dict[str, Any]) -> ProcessSpec:
-    lists = {"argv": tuple(data["argv"]), "gpus": tuple(data["gpus"]), "log": Path(data["log"])}
-    return ProcessSpec(**{**_known(ProcessSpec, data), **lists})
+    followers = tuple(
+        Follower(**{**_known(Follower, one), **_lists(one)}) for one in data.get("followers", ())
+    )
+    return ProcessSpec(**{**_known(ProcessSpec, data), **_lists(data), "followers": followers})
+
+
+def _lists(data: dict[str, Any]) -> dict[str, Any]:
+    return {"argv": tuple(data["argv"]), "gpus": tuple(data["gpus"]), "log": Path(data["log"])}
 
 
 def _known(record: type, data: dict[str, Any]) -> dict[str, Any]:

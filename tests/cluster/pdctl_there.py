@@ -93,6 +93,14 @@ class PdctlThere:
         """The phase of each process."""
         return {p["name"]: p["phase"] for p in self.state(name).get("processes", ())}
 
+    def serving(self, name: str) -> set[str]:
+        """The processes that serve."""
+        return {process for process, phase in self.phases(name).items() if phase == "serving"}
+
+    def tasks(self, name: str) -> dict[str, str]:
+        """What names the present start of each process."""
+        return {p["name"]: p["handle"].split()[0] for p in self.state(name)["processes"]}
+
     def until_serving(self, name: str) -> None:
         """Wait until all processes of a deployment serve."""
         until(lambda: self.state(name).get("phase") == "serving")

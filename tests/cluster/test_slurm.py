@@ -98,7 +98,7 @@ def test_a_detached_supervisor_is_replaced_here_and_from_another_host(there: Pdc
     inside = there.inside(there.allocate())
     inside.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
     supervisor = there.state("chat")["supervisor_pid"]
-    engines = {p["name"]: p["handle"] for p in there.state("chat")["processes"]}
+    tasks = there.tasks("chat")
     for process in there.processes("-m pdctl.engines.daemon"):
         if "guard.py" not in " ".join(process.cmdline()):
             process.kill()
@@ -111,9 +111,42 @@ def test_a_detached_supervisor_is_replaced_here_and_from_another_host(there: Pdc
     inside.done("up", "--resume", "--name", "chat", host=there.cluster.nodes[1])
     there.until_serving("chat")
     assert there.state("chat")["host"] == "node2"
-    assert {p["name"]: p["handle"] for p in there.state("chat")["processes"]} == engines
+    assert there.tasks("chat") == tasks, "no engine was started anew"
     there.done("down", "chat")
     there.cluster.run("scancel", *there.cluster.jobs())
+    there.leaves_nothing()
+
+
+R1 = """\
+schema: 1
+name: r1
+model: deepseek-r1
+engine: sim
+sim_speed: 20
+prefill: {engines: 1, tp: 8}
+decode: {engines: 1, tp: 16}
+"""
+
+
+def test_an_engine_of_two_nodes_ends_and_comes_back_with_any_of_its_ranks(
+    there: PdctlThere,
+) -> None:
+    there.write("r1")
+    file = there.cwd / "r1.yaml"
+    file.write_text(R1)
+    there.done("up", "-f", str(file), "--on", "slurm", "-d")
+    assert there.serves("r1")
+    ranks = [p for p in there.processes("--nnodes 2") if p.name() != "srun"]
+    assert sorted(p.cmdline()[-1] for p in ranks) == ["0", "1"]
+    (follower,) = [p for p in ranks if p.cmdline()[-1] == "1"]
+    follower.kill()
+    until(lambda: there.phases("r1").get("decode-0") != "serving")
+    until(lambda: there.state("r1").get("phase") == "serving")
+    assert there.serves("r1")
+    again = [p for p in there.processes("--nnodes 2") if p.name() != "srun"]
+    assert len(again) == 2
+    assert not set(again) & set(ranks), "both ranks are new"
+    there.done("down", "r1")
     there.leaves_nothing()
 
 

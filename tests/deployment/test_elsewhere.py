@@ -44,10 +44,9 @@ def test_deepseek_r1_with_tp16_runs_on_two_nodes_of_eight() -> None:
     r1 = replace(split(1, 1, parallelism=Parallelism(tp=16)), model="deepseek-ai/DeepSeek-R1")
     made = planned(r1)
     assert made.num_nodes == 4
-    assert [s.name for s in made.specs] == ["router", "prefill-0", "prefill-0.1", "decode-0",
-                                            "decode-0.1"]  # fmt: skip
-    assert [s.name for s in made.engines] == ["prefill-0", "decode-0"]
-    leader, follower = made.specs[1:3]
+    assert [s.name for s in made.specs] == ["router", "prefill-0", "decode-0"]
+    leader = made.specs[1]
+    (follower,) = leader.followers
     assert (leader.node, follower.node) == ("0", "1")
     assert leader.gpus == follower.gpus == tuple(range(8))
     flags = options(leader.argv[3:]), options(follower.argv[3:])
@@ -62,7 +61,7 @@ def test_deepseek_r1_with_tp16_runs_on_two_nodes_of_eight() -> None:
 
 def test_two_engines_of_many_nodes_share_no_port() -> None:
     specs = planned(split(2, 2, parallelism=Parallelism(tp=16))).specs[1:]
-    leaders = [options(s.argv[3:]) for s in specs if "." not in s.name]
+    leaders = [options(s.argv[3:]) for s in specs]
     for flag in ("--port", "--dist-init-addr", "--nccl-port", "--disaggregation-bootstrap-port"):
         assert len({f[flag].rpartition(":")[2] for f in leaders}) == 4
 

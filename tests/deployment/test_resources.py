@@ -302,7 +302,9 @@ def test_engines_go_to_the_node_with_the_most_free_gpus_largest_first() -> None:
 
 
 def test_an_engine_larger_than_every_node_is_refused() -> None:
-    with pytest.raises(EnvironmentProblem, match="needs 4 free GPUs on one node") as problem:
+    with pytest.raises(
+        EnvironmentProblem, match="2 free GPUs on each of 2 nodes; no nodes"
+    ) as problem:
         place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), nodes(2, 2))
     assert problem.value.code == "not_enough_gpus"
 

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings, cluster_here
 from pdctl.deployment.elsewhere import Elsewhere, expand_on_nodes
@@ -96,10 +96,10 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
         _RESOLVE.strip(),
         _ENGINES.rstrip(),
         "",
-        *(_engine(spec) for spec in planned.specs[1:]),
+        *(line for spec in planned.specs[1:] for line in _engine(spec)),
         "",
         f'endpoint="{router.host}:{router.port}"',
-        _router(router, planned.engines),
+        _router(router, planned.specs[1:]),
         _WAIT.strip(),
     ]
     return "\n".join(lines) + "\n"
@@ -152,10 +152,15 @@ def _time_options(settings: SlurmSettings) -> tuple[str, ...]:
     )
 
 
-def _engine(spec: ProcessSpec) -> str:
-    env = [f"{name}={value}" for name, value in sorted(spec.env.items())]
-    words = [*env, *spec.argv]
-    return " ".join(("engine", spec.name, spec.node, *map(_quoted, words)))
+def _engine(spec: ProcessSpec) -> list[str]:
+    """The line of an engine, and one for each further rank."""
+    others = (_step(f.log.stem, f.node, f.env, f.argv) for f in spec.followers)
+    return [_step(spec.name, spec.node, spec.env, spec.argv), *others]
+
+
+def _step(name: str, node: str, env: Mapping[str, str], argv: Sequence[str]) -> str:
+    words = [*(f"{variable}={value}" for variable, value in sorted(env.items())), *argv]
+    return " ".join(("engine", name, node, *map(_quoted, words)))
 
 
 def _router(router: ProcessSpec, engines: Sequence[ProcessSpec]) -> str:

@@ -35,12 +35,19 @@ _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 
 
 @dataclass
-class _Task:
-    """One start of one process. client: the handle of its srun; None: that runs elsewhere."""
+class _Step:
+    """One rank of a task. client: the handle of its srun; None: that runs elsewhere."""
 
-    name: str
     node: str
     client: Handle | None
+
+
+@dataclass
+class _Task:
+    """One start of one process: a step, or one for each rank, rank 0 first."""
+
+    name: str
+    steps: tuple[_Step, ...]
     looked_at: float = 0.0
     exit: Exit | None = None
 
@@ -156,12 +163,18 @@ class SlurmLauncher(LocalLauncher):
     def start(self, spec: ProcessSpec) -> Started:
         """Start a step. The node appends its output to the log, srun its own complaints."""
         name = uuid.uuid4().hex[:12]
-        if self._is_tied:
-            self._watch(spec.node)
-        started = super().start(replace(spec, argv=self._step(spec, name)))
-        return self._keep_task(_Task(name, spec.node, started.handle), started)
+        followers = tuple(
+            replace(spec, node=f.node, argv=f.argv, env=f.env, log=f.log) for f in spec.followers
+        )
+        steps = []
+        for rank in (*followers, spec):
+            if self._is_tied:
+                self._watch(rank.node)
+            started = super().start(replace(rank, argv=self._command(rank, name)))
+            steps.append(_Step(rank.node, started.handle))
+        return self._keep_task(_Task(name, (steps[-1], *steps[:-1])), started)
 
-    def _step(self, spec: ProcessSpec, task: str) -> tuple[str, ...]:
+    def _command(self, spec: ProcessSpec, task: str) -> tuple[str, ...]:
         log = str(spec.log).replace("%", "%%")
         options = (f"--job-name={spec.name}", f"--output={log}", "--open-mode=append")
         # Slurm sets CUDA_VISIBLE_DEVICES itself
@@ -180,61 +193,69 @@ class SlurmLauncher(LocalLauncher):
                 self._watching.add(id(agent))
 
     def _keep_task(self, task: _Task, started: Started) -> Started:
-        handle = Handle(f"{task.name} {task.node} {task.client or ''}")
+        where = (f"{step.node}={step.client or ''}" for step in task.steps)
+        handle = Handle(" ".join((task.name, *where)))
         self._tasks[handle] = task
-        return replace(started, handle=handle, label=f"step on {task.node}")
+        nodes = " and ".join(step.node for step in task.steps)
+        return replace(started, handle=handle, label=f"step on {nodes}")
 
     def adopt(self, handle: Handle) -> Started | None:
-        """Take over a step; where its srun runs on another machine, through its node's agent."""
+        """Take over a process of which every step is alive; otherwise end the rest of it.
+
+        A step whose srun runs on another machine is watched through its node's agent.
+        """
         task = _parse(handle)
-        if task.client is not None and (started := super().adopt(task.client)):
-            return self._keep_task(task, started)
-        task.client = None
-        if not self._ask_task(task, "has_task"):
-            return None
-        started = Started(handle, f"step on {task.node}", time.time())
-        self._tasks[handle] = task
-        return started
+        for step in task.steps:
+            if step.client is None or super().adopt(step.client) is None:
+                step.client = None
+                if not self._ask(step, task, "has_task"):
+                    self._kill(task)
+                    return None
+        return self._keep_task(task, Started(handle, "", time.time()))
 
     def poll(self, handle: Handle) -> Exit | None:
-        """None while the step runs. Ends what is left of it once its srun has ended."""
+        """None while every step runs. Ends what is left once one of them has ended."""
         task = self._task(handle)
         if task.exit is None:
-            task.exit = self._poll_client(task) if task.client else self._poll_there(task)
+            task.exit = self._first_end(task)
+            if task.exit is not None:
+                self._kill(task)  # other ranks, and steps whose srun alone was killed
         return task.exit
 
-    def _poll_client(self, task: _Task) -> Exit | None:
-        assert task.client is not None
-        ended = super().poll(task.client)
-        if ended is None:
-            return None
-        self._ask_task(task, "kill")  # srun alone may have been killed
-        return Exit(_signal_of(ended.code))
-
-    def _poll_there(self, task: _Task) -> Exit | None:
-        if time.monotonic() - task.looked_at < LOOK_AGAIN_S:
+    def _first_end(self, task: _Task) -> Exit | None:
+        for step in task.steps:
+            ended = super().poll(step.client) if step.client else None
+            if ended is not None:
+                return Exit(_signal_of(ended.code))
+        elsewhere = [step for step in task.steps if step.client is None]
+        if not elsewhere or time.monotonic() - task.looked_at < LOOK_AGAIN_S:
             return None
         task.looked_at = time.monotonic()
-        return Exit() if self._ask_task(task, "has_task") is False else None
+        gone = any(self._ask(step, task, "has_task") is False for step in elsewhere)
+        return Exit() if gone else None
 
     def terminate(self, handle: Handle) -> None:
+        """Ask rank 0 to finish; SGLang's other ranks end with it."""
         task = self._task(handle)
         with suppress(NodeLost):
-            self._agents.on(task.node).tell("terminate", self._run_id, task.name)
+            self._agents.on(task.steps[0].node).tell("terminate", self._run_id, task.name)
 
     def kill(self, handle: Handle) -> None:
-        """End a step at once. On a node that does not answer, only its srun is ended."""
-        task = self._task(handle)
-        if self._ask_task(task, "kill") is None and task.client is not None:
-            super().kill(task.client)
+        """End a process at once. On a node that does not answer, only its srun is ended."""
+        self._kill(self._task(handle))
+
+    def _kill(self, task: _Task) -> None:
+        for step in task.steps:
+            if self._ask(step, task, "kill") is None and step.client is not None:
+                super().kill(step.client)
 
     def _task(self, handle: Handle) -> _Task:
         return self._tasks.setdefault(handle, _parse(handle))
 
-    def _ask_task(self, task: _Task, do: str) -> Any:
-        """The answer of the task's node; None without one."""
+    def _ask(self, step: _Step, task: _Task, do: str) -> Any:
+        """The answer of a step's node about its task; None without one."""
         try:
-            return self._agents.on(task.node).ask(do, self._run_id, task.name, timeout_s=QUICK_S)
+            return self._agents.on(step.node).ask(do, self._run_id, task.name, timeout_s=QUICK_S)
         except EnvironmentProblem:
             return None
 
@@ -249,14 +270,14 @@ class SlurmLauncher(LocalLauncher):
         found = self._on_each("tasks", self._run_id)
         others = [(n, pid, task) for n, rows in found.items() for pid, task in rows if task]
         for node, task in {(node, task) for node, _, task in others if task not in kept}:
-            self._ask_task(_Task(task, node, None), "kill")
+            self._ask(_Step(node, None), _Task(task, ()), "kill")
         return tuple(f"{node} pid {pid}" for node, pid, task in others if task not in kept)
 
     def reap(self, known: Collection[Handle], *, grace_s: float) -> tuple[str, ...]:
         """Send SIGTERM, wait, send SIGKILL; the labels of those that had to be killed."""
         found = self._on_each("tasks", self._run_id)
         for node, task in {(n, task) for n, rows in found.items() for _, task in rows if task}:
-            self._ask_task(_Task(task, node, None), "terminate")
+            self._ask(_Step(node, None), _Task(task, ()), "terminate")
         deadline = time.monotonic() + grace_s
         while (left := self.living(known)) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -284,7 +305,7 @@ class SlurmLauncher(LocalLauncher):
     def variable(self, handle: Handle, name: str) -> str | None:
         task = self._task(handle)
         try:
-            agent = self._agents.on(task.node)
+            agent = self._agents.on(task.steps[0].node)
             found = agent.ask("variable", self._run_id, task.name, name, timeout_s=QUICK_S)
         except EnvironmentProblem:
             return None
@@ -292,8 +313,9 @@ class SlurmLauncher(LocalLauncher):
 
 
 def _parse(handle: Handle) -> _Task:
-    name, node, client = (*handle.split(" "), "", "")[:3]
-    return _Task(name, node, Handle(client) if client else None)
+    name, *where = handle.split(" ")
+    steps = (part.partition("=") for part in where)
+    return _Task(name, tuple(_Step(node, Handle(c) if c else None) for node, _, c in steps))
 
 
 def _signal_of(code: int | None) -> int | None:

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdctl.deployment.checks import cautions
+from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
 from pdctl.deployment.hosts import reachable
 from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.deployment.resources import (
+    Place,
     choose_backend,
     crossing,
     needs_gpus,
@@ -219,15 +222,17 @@ def prepare(
     gpus = _gpus_of_nodes(deployment, there)
     llm = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
-    placed = place_engines(deployment, held, gpus)
+    per_node = 8 if launcher == LOCAL else cluster_here().gpus_per_node
+    placed = place_engines(deployment, held, gpus, gpus_per_node=per_node)
     backend, kv_path = _kv_path(deployment, install, gpus, there)
     stays = {spec.name: spec for spec in present}
     planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there))
+    addresses = _addresses(there, present)
     specs = expand(
         deployment,
         gpus={name: place.gpus for name, place in placed.items()},
         nodes={"router": there.nodes()[0], **{name: p.node for name, p in placed.items()}},
-        addresses=_addresses(there, present),
+        addresses=addresses,
         ports={**planned, **{name: ports_of(spec) for name, spec in places.items()}},
         log_dir=logs_dir(deployment.name),
         install=install,
@@ -236,7 +241,10 @@ def prepare(
     return Prepared(
         # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
-        specs=tuple(stays.get(spec.name, spec) for spec in specs),
+        specs=tuple(
+            stays.get(spec.name) or with_followers(spec, _others(placed, spec), addresses)
+            for spec in specs
+        ),
         version=install.version if install else None,
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
@@ -259,6 +267,10 @@ def _addresses(launcher: Launcher, present: tuple[ProcessSpec, ...]) -> dict[str
     """The address of each node: that of its engines, so that a deployment stays on one network."""
     known = {spec.node: spec.host for spec in present if spec.role != "router"}
     return {node: known.get(node) or launcher.address(node) for node in launcher.nodes()}
+
+
+def _others(placed: Mapping[str, Place], spec: ProcessSpec) -> tuple[Place, ...]:
+    return placed[spec.name].others if spec.name in placed else ()
 
 
 @contextmanager

@@ -144,6 +144,7 @@ def _script(
         (
             "#!/bin/bash",
             *(f"#SBATCH {option}" for option in options),
+            "#SBATCH --no-kill",  # a node that fails takes only its own engines with it
             *([cluster.preamble.rstrip()] if cluster.preamble else []),
             f"exec {shlex.join((*up, '--timeout', f'{ready_timeout_s:g}s'))}",
             "",

@@ -11,9 +11,9 @@ def main() -> int:
     """Run one engine until it is stopped; its exit code."""
     try:
         flags = parse(sys.argv[1:])
-        from pdctl.engines.sim.server import serve
+        from pdctl.engines.sim.server import follow, serve
 
-        return asyncio.run(serve(flags))
+        return asyncio.run(follow(flags) if flags.node_rank else serve(flags))
     except PdctlError as problem:
         sys.stderr.write(f"error: {problem.message}\n")
         return int(problem.exit_code)
