@@ -21,7 +21,7 @@ def test_a_node_that_fails_takes_only_its_own_engines_with_it(tmp_path: Path) ->
         lost = {p["name"] for p in there.state("chat")["processes"] if p["node"] == "node3"}
         assert lost
         cluster.nodes[2].power_off()
-        until(lambda: not lost & there.serving("chat"), 60.0)
+        until(lambda: not lost & there.serving("chat"), 120.0)
         assert there.serving("chat") == set(there.phases("chat")) - lost
         assert there.serves("chat")
         there.done("down", "chat")
