@@ -51,7 +51,7 @@ def test_no_help_page_imports_anything_slow() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["frobnicate"], ["plan", "--no-such-flag"], ["plan", "x", "--isl", "many"]]
+    "arguments", [["frobnicate"], ["plan", "--no-such-flag"], ["plan", "x", "--tp", "many"]]
 )
 def test_a_wrong_command_line_is_one_sentence_a_hint_and_exit_2(arguments: list[str]) -> None:
     done = _run(*arguments)

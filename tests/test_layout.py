@@ -20,7 +20,7 @@ STAGES = (
     "doctor",
     "measurement",
 )
-BASE = ("errors", "units", "paths")
+BASE = ("errors", "hosts", "units", "paths")
 FRONT = ("cli", "console", "tables", "commands")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60

@@ -23,8 +23,77 @@ def test_a_duration_is_read_in_the_unit_it_names(text: str, seconds: float) -> N
     assert units.parse_duration_s(text, flag="--ttft") == pytest.approx(seconds)
 
 
-def test_a_bare_duration_counts_in_the_flags_own_unit() -> None:
-    assert units.parse_duration_s("40", flag="--tpot", bare_unit="ms") == pytest.approx(0.04)
+def test_a_bare_duration_counts_seconds_and_m_is_a_minute() -> None:
+    assert units.parse_duration_s("40", flag="--window") == 40.0
+    assert units.parse_duration_s("1m", flag="--window") == 60.0
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("8000", 8000.0),
+        ("8k", 8000.0),
+        ("30K", 30_000.0),
+        ("1M", 1e6),
+        ("1.5M", 1.5e6),
+        ("12,000", 12_000.0),
+        ("0.5k", 500.0),
+    ],
+)
+def test_tokens_are_read_with_k_and_m(text: str, tokens: float) -> None:
+    assert units.parse_tokens(text, flag="--isl") == tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "rate_rps"),
+    [
+        ("12", 12.0),
+        ("12/s", 12.0),
+        ("12 req/s", 12.0),
+        ("12rps", 12.0),
+        ("300/min", 5.0),
+        ("7200 requests/h", 2.0),
+        ("1e-3", 0.001),
+    ],
+)
+def test_rates_are_read_per_second_minute_and_hour(text: str, rate_rps: float) -> None:
+    assert units.parse_rate_rps(text, flag="--rate") == pytest.approx(rate_rps)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("0.9", 0.9), ("90%", 0.9), ("90 %", 0.9), ("0", 0.0), ("1", 1.0)]
+)
+def test_shares_are_read_as_fractions_and_per_cent(text: str, share: float) -> None:
+    assert units.parse_share(text, flag="--prefix-hit") == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "x", "8kk", "8 GiB", "-5", "0", "inf", "nan", "5/week"])
+def test_numbers_that_cannot_be_name_their_flag(text: str) -> None:
+    for parse in (units.parse_tokens, units.parse_rate_rps):
+        with pytest.raises(InvalidInput, match="--flag") as caught:
+            parse(text, flag="--flag")
+        assert caught.value.hint.startswith("--flag")
+
+
+@pytest.mark.parametrize("text", ["90", "1.5", "-0.1", "101%", "nan", "", "half"])
+def test_a_share_beyond_its_range_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="--prefix-hit is a share"):
+        units.parse_share(text, flag="--prefix-hit")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (12.34, "12.3 s"),
+        (3599, "59 min 59 s"),
+        (60, "1 min"),
+        (7500, "2 h 5 min"),
+        (273_600, "3 d 4 h"),
+        (None, "unknown"),
+    ],
+)
+def test_spans_have_two_parts(seconds: float | None, text: str) -> None:
+    assert units.format_span(seconds) == text
 
 
 @pytest.mark.parametrize("text", ["", "fast", "0s", "-1s", "1e999s", "nan", "3 parsecs", "1s2"])

@@ -53,9 +53,11 @@ def choose(options: DeploymentOptions) -> "Deployment":
     naming the flag where nobody can be asked.
     """
     from pdctl.deployment.build import deployment_of
+    from pdctl.inspection.model_files import absolute_model
 
     base = None if options.model and not options.file else _from_file(options)
-    model = options.model or (base.model if base else "") or _ask_model(options)
+    named = absolute_model(options.model or "")
+    model = named or (base.model if base else "") or _ask_model(options)
     total = options.total if options.total is not None else base.total if base else None
     if total is None:
         total = _ask_total(options)
@@ -83,14 +85,21 @@ def choose(options: DeploymentOptions) -> "Deployment":
 
 
 def _from_file(options: DeploymentOptions) -> "Deployment | None":
-    from pdctl.deployment.pd_yaml import read_deployment
+    from pdctl.console import err
+    from pdctl.deployment.pd_yaml import origin_of, read_deployment
 
     if options.file is not None:
         return read_deployment(options.file)
-    for path in (FILE, last_plan_path()):
-        if path.is_file():
-            return read_deployment(path)
-    return None
+    if FILE.is_file():
+        return read_deployment(FILE)
+    last = last_plan_path()
+    if not last.is_file():
+        return None
+    found = read_deployment(last)
+    err().print(
+        f"  Taking the plan of {origin_of(last)}: {found.model}, {found.layout}.", soft_wrap=True
+    )
+    return found
 
 
 def _ask_model(options: DeploymentOptions) -> str:

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import typer
 
+from pdctl.commands.number_option import number_option
+from pdctl.units import parse_rate_rps, parse_share, parse_tokens
+
 EXAMPLES = """\b
 Examples:
   pdctl measure /models/llama-8b --isl 8000 --osl 256 --rate 3 --total 2 --ttft 2s --tpot 30ms
@@ -15,12 +18,19 @@ def measure(
     model: str = typer.Argument(
         "", help="Directory with config.json, cached model or bundled name.", show_default=False
     ),
-    isl: float = typer.Option(None, help="Prompt tokens."),
-    osl: float = typer.Option(None, help="Output tokens."),
-    rate: float = typer.Option(None, help="Requests per second."),
+    isl: float = number_option("--isl", parse_tokens, "Mean prompt tokens: 8000, 30K."),
+    osl: float = number_option("--osl", parse_tokens, "Mean output tokens."),
+    isl_cv: float = typer.Option(None, help="Spread of prompt lengths: deviation over mean."),
+    osl_cv: float = typer.Option(None, help="Spread of output lengths; 0 for equal ones."),
+    rate: float = number_option("--rate", parse_rate_rps, "Requests per second: 12, 300/min."),
     concurrency: int = typer.Option(None, help="Requests in flight, instead of --rate."),
-    prefix_hit: float = typer.Option(None, help="Share of prompt tokens cached, 0 to 1."),
+    prefix_hit: float = number_option(
+        "--prefix-hit", parse_share, "Share of prompt tokens cached: 0.9, 90%."
+    ),
     trace: Path = typer.Option(None, help="Trace file, played at its own times or at --rate."),
+    time_unit: str = typer.Option(
+        "", "--time-unit", help="Unit of the trace's times: s, ms, us, ns. Default: found."
+    ),
     duration: str = typer.Option("60s", help="How long requests are sent, each time."),
     total: int = typer.Option(2, help="Engines in all; both arms get as many."),
     prefill: int = typer.Option(None, help="Prefill engines of the split. Usual: what plan says."),
@@ -32,7 +42,9 @@ def measure(
     connections: str = typer.Option("new", help="new: one per request; kept: reused."),
     ttft: str = typer.Option("", help="SLO of the time to first token: 1s."),
     tpot: str = typer.Option("", help="SLO of the time per output token: 30ms."),
-    attainment: float = typer.Option(0.9, help="Share of requests that must meet the SLOs."),
+    attainment: float = number_option(
+        "--attainment", parse_share, "Share of requests that must meet the SLOs.", default=0.9
+    ),
     engine: str = typer.Option("sglang", "--engine", help="sglang, or sim to rehearse."),
     gpus: str = typer.Option(
         "", help="Which GPUs here: 0-3,6. With --engine sim: which kind, 8xH200."
@@ -66,10 +78,12 @@ def measure(
     wish = MeasureOptions(
         model=model,
         lengths=(isl, osl),
+        spreads=(isl_cv, osl_cv),
         rate_rps=rate,
         concurrency=concurrency,
         prefix_hit=prefix_hit,
         trace=trace,
+        time_unit=time_unit,
         duration_s=parse_duration_s(duration, flag="--duration"),
         total=total,
         prefill=prefill,

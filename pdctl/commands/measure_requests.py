@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdctl.errors import InvalidInput
+from pdctl.workload.describe import parse_slo
 from pdctl.workload.records import Requests, Slo, Workload
 
 if TYPE_CHECKING:
@@ -18,16 +19,18 @@ if TYPE_CHECKING:
 class MeasureOptions:
     """The flags of `measure`, as typed. None or "": not given.
 
-    lengths: --isl, --osl. slo: --ttft, --tpot, --attainment. sizes: tp, pp, dp, ep. args: for
-    all, prefill and decode engines.
+    lengths: --isl, --osl. spreads: --isl-cv, --osl-cv. slo: --ttft, --tpot, --attainment.
+    sizes: tp, pp, dp, ep. args: for all, prefill and decode engines.
     """
 
     model: str
     lengths: tuple[float | None, float | None]
+    spreads: tuple[float | None, float | None]
     rate_rps: float | None
     concurrency: int | None
     prefix_hit: float | None
     trace: Path | None
+    time_unit: str
     duration_s: float
     total: int
     prefill: int | None
@@ -97,19 +100,7 @@ def _check_rate(wish: MeasureOptions) -> None:
 
 def slo_of(wish: MeasureOptions) -> Slo:
     """The service levels asked for."""
-    from pdctl.units import parse_duration_s
-
-    ttft, tpot, attainment = wish.slo
-    if not 0 < attainment <= 1:
-        raise InvalidInput(
-            f"--attainment is a share above 0 and up to 1, not {attainment:g}.",
-            hint="--attainment 0.9",
-        )
-    return Slo(
-        parse_duration_s(ttft, flag="--ttft") if ttft else None,
-        parse_duration_s(tpot, flag="--tpot") if tpot else None,
-        attainment,
-    )
+    return parse_slo(*wish.slo)
 
 
 def workload_of(wish: MeasureOptions) -> Workload:
@@ -123,10 +114,18 @@ def workload_of(wish: MeasureOptions) -> Workload:
             rate_rps=wish.rate_rps,
             concurrency=wish.concurrency,
             prefix_hit=wish.prefix_hit,
+            isl_cv=wish.spreads[0],
+            osl_cv=wish.spreads[1],
         )
-    from pdctl.workload.traces import read_trace
+    from pdctl.commands.trace_input import read_given_trace
 
-    trace = read_trace(wish.trace)
+    osl = wish.lengths[1]
+    trace = read_given_trace(
+        wish.trace,
+        time_unit=wish.time_unit,
+        osl=None if osl is None else round(osl),
+        no_input=wish.no_input,
+    )
     if not trace.has_arrivals and wish.rate_rps is None and wish.concurrency is None:
         raise InvalidInput(
             f"{wish.trace.name} has lengths but no times to play them at.", hint="--rate 3"

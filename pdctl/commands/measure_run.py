@@ -151,9 +151,11 @@ def run_measure(wish: MeasureOptions) -> None:
 
 def _both(wish: MeasureOptions, measured: Measured) -> "dict[ArmName, Deployment]":
     """Each arm in turn; with repeats the first goes last next time, so that drift hits both."""
+    from pdctl.commands.trace_input import say_workload
     from pdctl.inspection.llm import read_llm
 
     llm, workload = read_llm(wish.model), workload_of(wish)
+    say_workload(workload)
     deployments = arms_of(wish, llm, cluster_for(wish), workload)
     for name, deployment in deployments.items():
         measured.layouts[name] = (deployment.layout, deployment.num_gpus)
@@ -210,6 +212,7 @@ def _arm(
 
 def _target(wish: MeasureOptions, measured: Measured) -> None:
     """Measure what runs already."""
+    from pdctl.commands.trace_input import say_workload
     from pdctl.engines.lifecycle import running
     from pdctl.inspection.llm import read_llm
     from pdctl.measurement.arm_run import Endpoint, engines_of
@@ -232,8 +235,10 @@ def _target(wish: MeasureOptions, measured: Measured) -> None:
         profile=measured_profile(wish, facts[0], llm, cluster) if cluster else None,
         policy=running.router_policy(url),
     )
+    workload = workload_of(wish)
+    say_workload(workload)
     for repeat in range(wish.repeats):
-        _loads(wish, endpoint, workload_of(wish), measured, repeat)
+        _loads(wish, endpoint, workload, measured, repeat)
 
 
 def _loads(

@@ -1,20 +1,19 @@
 """`pdctl plan`: should prefill and decode be split, into how many engines, and why?"""
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
 
+from pdctl.commands.number_option import number_option
 from pdctl.console import ask, err, interactive
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.records import Parallelism, Role
-from pdctl.units import parse_duration_s, positive
+from pdctl.units import parse_duration_s, parse_rate_rps, parse_share, parse_tokens, positive
 from pdctl.verdict.records import Arm, Question, Speculation, Verdict
-from pdctl.workload.records import Slo, Workload
-
-MOST_CLIENTS = 50_000  # each sends at least three requests to every layout that is simulated
+from pdctl.workload.describe import parse_slo
+from pdctl.workload.records import Workload
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class PlanOptions:
     gpus: str = ""
     isl: float | None = None
     osl: float | None = None
+    isl_cv: float | None = None
+    osl_cv: float | None = None
     rate: float | None = None
     concurrency: float | None = None
     prefix_hit: float | None = None
@@ -33,6 +34,7 @@ class PlanOptions:
     from_url: str = ""
     window: str = "30s"
     skip_bad: bool = False
+    time_unit: str = ""
     ttft: str = ""
     tpot: str = ""
     attainment: float = 0.9
@@ -57,10 +59,11 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     Raises InvalidInput for a bad value, EnvironmentProblem without GPUs to plan for.
     """
     from pdctl.inspection.llm import read_llm
+    from pdctl.inspection.model_files import absolute_model
 
-    slo = _slo(options)
+    slo = parse_slo(options.ttft, options.tpot, options.attainment)
     speculation = _speculation(options)
-    name = options.model or _known_model(options)
+    name = absolute_model(options.model) or _known_model(options)
     llm = read_llm(name)
     cluster = _cluster(options)
     parallelism = _parallelism(options, llm)
@@ -74,22 +77,9 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         parallelism=parallelism,
         speculation=speculation,
         seed=options.seed,
-        attention_backend=options.attention_backend or None,
+        attention_backend=_attention_backend(options.attention_backend),
     )
     return name, _with_profile(question, options)
-
-
-def _slo(options: PlanOptions) -> Slo:
-    if not 0 < options.attainment <= 1:
-        raise InvalidInput(
-            f"--attainment is a share above 0 and up to 1, not {options.attainment:g}.",
-            hint="--attainment 0.9",
-        )
-    return Slo(
-        parse_duration_s(options.ttft, flag="--ttft") if options.ttft else None,
-        parse_duration_s(options.tpot, flag="--tpot") if options.tpot else None,
-        options.attainment,
-    )
 
 
 def _speculation(options: PlanOptions) -> Speculation | None:
@@ -186,20 +176,19 @@ def _asked(options: PlanOptions) -> PlanOptions:
 
 def _number(question: str, flag: str, default: str = "") -> float | None:
     text = ask(question, default=default, flag=flag, no_input=False)
-    if not text:
-        return None
-    try:
-        return positive(float(text.replace(",", "")), flag=flag, text=text)
-    except ValueError as problem:
-        raise InvalidInput(f"{flag} {text!r} is not a number.", hint=f"{flag} 1000") from problem
+    parse = parse_rate_rps if flag == "--rate" else parse_tokens
+    return parse(text, flag=flag) if text else None
 
 
 def _workload(options: PlanOptions) -> Workload:
+    from pdctl.commands.trace_input import clients_given
     from pdctl.workload.describe import workload_from_lengths, workload_from_trace
 
+    if options.rate is not None and options.concurrency is not None:
+        raise InvalidInput("--rate and --concurrency exclude each other.", hint="drop one")
     if options.from_url:
         return _live(options)
-    clients = _clients(options)
+    clients = clients_given(options.concurrency)
     file = options.trace or options.lengths
     if file is None:
         return workload_from_lengths(
@@ -208,30 +197,32 @@ def _workload(options: PlanOptions) -> Workload:
             rate_rps=options.rate,
             concurrency=clients,
             prefix_hit=options.prefix_hit,
+            isl_cv=options.isl_cv,
+            osl_cv=options.osl_cv,
         )
-    from pdctl.workload.traces import read_trace
+    from pdctl.commands.trace_input import read_given_trace
 
-    for value, flag in ((options.isl, "--isl"), (options.osl, "--osl")):
+    drawn = {
+        "--isl": options.isl,
+        "--isl-cv": options.isl_cv,
+        "--osl-cv": options.osl_cv,
+        "--prefix-hit": options.prefix_hit,
+    }
+    for flag, value in drawn.items():
         if value is not None:
-            raise InvalidInput(f"{flag} and {file.name} both give lengths.", hint=f"drop {flag}")
-    trace = read_trace(file, skip_bad=options.skip_bad)
+            raise InvalidInput(
+                f"{flag} describes requests to draw, but {file.name} has recorded ones.",
+                hint=f"drop {flag}",
+            )
+    trace = read_given_trace(
+        file,
+        time_unit=options.time_unit,
+        skip_bad=options.skip_bad,
+        osl=None if options.osl is None else round(positive(options.osl, flag="--osl")),
+        no_input=options.no_input,
+    )
     workload = workload_from_trace(trace, str(file), rate_rps=options.rate)
     return workload if clients is None else replace(workload, concurrency=clients)
-
-
-def _clients(options: PlanOptions) -> float | None:
-    """The clients of a closed loop: a whole number, and not beside a rate."""
-    if options.concurrency is None:
-        return None
-    clients = positive(options.concurrency, flag="--concurrency")
-    if options.rate is not None:
-        raise InvalidInput("--rate and --concurrency exclude each other.", hint="drop one")
-    if clients != int(clients) or clients > MOST_CLIENTS:
-        raise InvalidInput(
-            f"--concurrency is a whole number of clients up to {MOST_CLIENTS:,}, not {clients:,g}.",
-            hint=f"--concurrency {min(math.ceil(clients), MOST_CLIENTS)}",
-        )
-    return clients
 
 
 def _live(options: PlanOptions) -> Workload:
@@ -246,6 +237,8 @@ def _live(options: PlanOptions) -> Workload:
         "--lengths": options.lengths,
         "--isl": options.isl,
         "--osl": options.osl,
+        "--isl-cv": options.isl_cv,
+        "--osl-cv": options.osl_cv,
         "--prefix-hit": options.prefix_hit,
         "--concurrency": options.concurrency,
     }
@@ -282,6 +275,18 @@ def _with_profile(question: Question, options: PlanOptions) -> Question:
             hint=f"--attention-backend {profile.attention_backend}",
         )
     return replace(question, profile=profile)
+
+
+def _attention_backend(name: str) -> str | None:
+    from pdctl.perf_model.hardware import ATTENTION_BACKENDS
+
+    if name and name not in ATTENTION_BACKENDS:
+        raise InvalidInput(
+            f"--attention-backend {name!r} is none of SGLang's: "
+            f"{', '.join(sorted(ATTENTION_BACKENDS))}.",
+            hint="--attention-backend triton, or none for SGLang's own choice",
+        )
+    return name or None
 
 
 def _at_least(value: int | None, least: int, flag: str) -> int | None:
@@ -336,8 +341,10 @@ def _show(model: str, question: Question, verdict: Verdict, *, as_json: bool) ->
     if as_json:
         from pdctl.console import print_json
         from pdctl.verdict.verdict import verdict_data
+        from pdctl.workload.describe import workload_data
 
-        print_json("plan", verdict_data(verdict), status="no" if verdict.unmet else "ok")
+        data = verdict_data(verdict) | {"workload": workload_data(question.workload)}
+        print_json("plan", data, status="no" if verdict.unmet else "ok")
         return
     from pdctl.console import out
     from pdctl.tables.plan import plan_view
@@ -361,7 +368,7 @@ def keep_plan(
     try:
         deployment = deployment_of_arm(model, arm, question.slo, attention_backend=backend)
         last.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_deployment(deployment, last)
+        write_deployment(deployment, last, made_in=Path.cwd())
     except (OSError, EnvironmentProblem, InvalidInput):
         return  # more engines than one machine launches: still a plan
 
@@ -396,19 +403,28 @@ def plan(
         "", help="Directory with config.json, cached model or bundled name.", show_default=False
     ),
     gpus: str = typer.Option("", help="8xH100, 4x8xH200 (nodes × GPUs × type), :rdma400."),
-    isl: float = typer.Option(None, help="Mean prompt tokens."),
-    osl: float = typer.Option(None, help="Mean output tokens."),
-    rate: float = typer.Option(None, help="Requests per second."),
-    concurrency: float = typer.Option(None, help="Closed-loop clients, instead of --rate."),
-    prefix_hit: float = typer.Option(None, help="Share of prompt tokens cached, 0 to 1."),
+    isl: float = number_option("--isl", parse_tokens, "Mean prompt tokens: 8000, 30K."),
+    osl: float = number_option("--osl", parse_tokens, "Mean output tokens."),
+    isl_cv: float = typer.Option(None, help="Spread of prompt lengths: deviation over mean."),
+    osl_cv: float = typer.Option(None, help="Spread of output lengths; 0 for equal ones."),
+    rate: float = number_option("--rate", parse_rate_rps, "Requests per second: 12, 300/min."),
+    concurrency: float = typer.Option(None, help="Clients in a closed loop, instead of --rate."),
+    prefix_hit: float = number_option(
+        "--prefix-hit", parse_share, "Share of prompt tokens cached: 0.9, 90%."
+    ),
     trace: Path = typer.Option(None, help="Trace file: Mooncake, Azure, BurstGPT, ... "),
     lengths: Path = typer.Option(None, help="File of prompt and output lengths."),
     from_url: str = typer.Option("", "--from", help="Router of a running deployment to look at."),
     window: str = typer.Option("30s", "--window", help="With --from: how long to look."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Skip broken lines, and count them."),
+    time_unit: str = typer.Option(
+        "", "--time-unit", help="Unit of the trace's times: s, ms, us, ns. Default: found."
+    ),
     ttft: str = typer.Option("", help="SLO of the time to first token: 1s."),
     tpot: str = typer.Option("", help="SLO of the time per output token: 30ms."),
-    attainment: float = typer.Option(0.9, help="Share of requests that must meet the SLOs."),
+    attainment: float = number_option(
+        "--attainment", parse_share, "Share of requests that must meet the SLOs.", default=0.9
+    ),
     total: int = typer.Option(None, help="Engines in all."),
     tp: int = typer.Option(None, help="Tensor parallelism of every engine."),
     prefill_tp: int = typer.Option(None, help="Of prefill engines."),
@@ -432,6 +448,7 @@ def plan(
     """Should prefill and decode be split, into how many engines, and why?"""
     from pdctl.commands.parallel import spread_over_cores
     from pdctl.commands.screens import progress_line
+    from pdctl.commands.trace_input import say_workload
     from pdctl.engines.clients.api_key import use_key_file
     from pdctl.verdict.verdict import decide
 
@@ -441,6 +458,8 @@ def plan(
         gpus=gpus,
         isl=isl,
         osl=osl,
+        isl_cv=isl_cv,
+        osl_cv=osl_cv,
         rate=rate,
         concurrency=concurrency,
         prefix_hit=prefix_hit,
@@ -449,6 +468,7 @@ def plan(
         from_url=from_url,
         window=window,
         skip_bad=skip_bad,
+        time_unit=time_unit,
         ttft=ttft,
         tpot=tpot,
         attainment=attainment,
@@ -467,6 +487,8 @@ def plan(
         no_input=no_input or as_json,
     )
     name, question = question_of(options)
+    if not as_json:
+        say_workload(question.workload)
     with progress_line() as progress:
         verdict = decide(
             question, spread=spread_over_cores, progress=progress, queues=report is not None

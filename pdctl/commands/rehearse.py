@@ -40,6 +40,8 @@ class RehearseOptions:
     tp: int | None
     gpus: str
     trace: Path | None
+    time_unit: str
+    no_input: bool
     duration_s: float
     speed: float | None
     ttft_s: float | None
@@ -72,20 +74,23 @@ def run_rehearsal(wish: RehearseOptions, *, as_json: bool) -> None:
 
 def _requests(wish: RehearseOptions) -> tuple[Workload, Requests]:
     """The first `duration_s` of the trace, and the workload they make."""
+    from pdctl.commands.trace_input import read_given_trace, say_workload
     from pdctl.paths import profiles_dir
     from pdctl.workload.arrivals import head
     from pdctl.workload.describe import workload_from_trace
-    from pdctl.workload.traces import read_trace
 
     path = wish.trace or profiles_dir() / TRACE
-    trace = read_trace(path)
+    trace = read_given_trace(path, time_unit=wish.time_unit, no_input=wish.no_input)
     if not trace.has_arrivals:
         raise InvalidInput(
             f"{path.name} has lengths but no times to play them at.", hint="--trace with timestamps"
         )
     count = sum(at <= wish.duration_s for at in trace.requests.arrival_s)
     requests = head(trace.requests, max(count, 1))
-    return workload_from_trace(replace(trace, requests=requests), path.name), requests
+    workload = workload_from_trace(replace(trace, requests=requests), path.name)
+    if wish.trace is not None:
+        say_workload(workload)
+    return workload, requests
 
 
 def _that_fit(fleet: "Fleet", requests: Requests) -> Requests:
@@ -263,6 +268,9 @@ def rehearse(
     tp: int | None = typer.Option(None, "--tp", help="Tensor parallel size of every engine."),
     gpus: str = typer.Option("8xH200", "--gpus", help="The GPUs to simulate: 8xH100, 2x8xH200."),
     trace: Path | None = typer.Option(None, help="Your requests; usual: 40 s of a public trace."),
+    time_unit: str = typer.Option(
+        "", "--time-unit", help="Unit of the trace's times: s, ms, us, ns. Default: found."
+    ),
     duration: str = typer.Option("40s", help="How much of the trace to play."),
     speed: float | None = typer.Option(None, help="Times as fast; usual: done within 20 s."),
     ttft: str = typer.Option("", help="SLO of the time to first token: 1s."),
@@ -281,7 +289,9 @@ def rehearse(
       pdctl rehearse deepseek-r1 --gpus 4x8xH200 --trace requests.jsonl --speed 4
     """
     from pdctl.units import parse_duration_s, positive
+    from pdctl.workload.describe import parse_slo
 
+    slo = parse_slo(ttft, tpot)
     wish = RehearseOptions(
         model=model,
         file=file,
@@ -290,9 +300,11 @@ def rehearse(
         tp=tp,
         gpus=gpus,
         trace=trace,
+        time_unit=time_unit,
+        no_input=no_input or as_json,
         duration_s=parse_duration_s(duration, flag="--duration"),
         speed=None if speed is None else positive(speed, flag="--speed"),
-        ttft_s=parse_duration_s(ttft, flag="--ttft") if ttft else None,
-        tpot_s=parse_duration_s(tpot, flag="--tpot") if tpot else None,
+        ttft_s=slo.ttft_s,
+        tpot_s=slo.tpot_s,
     )
     run_rehearsal(wish, as_json=as_json)

@@ -1,10 +1,12 @@
 """Check the SGLang flags that a user adds: refuse conflicts, and warn of known problems."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pdctl.deployment.hosts import is_loopback
 from pdctl.deployment.records import Deployment
+from pdctl.deployment.refused_pairs import refused_pair
+from pdctl.deployment.sglang_flags import SGLANG_RELEASE, FlagTable, engine_table, router_table
 from pdctl.errors import InvalidInput
+from pdctl.hosts import is_loopback
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.records import Parallelism, Role
 
@@ -103,14 +105,33 @@ NOT_ON_DECODE = ("--enable-kv-cache-sharding", "--enable-dsa-cache-layer-split")
 def options(args: Sequence[str]) -> dict[str, str]:
     """Flag, in SGLang's main spelling -> its value as text, "" for none. The last one wins.
 
+    A shortened flag is read as argparse reads it. A flag that may stand for several flags, or for
+    none, stays as it is.
+
     Raises InvalidInput for a value without a flag before it.
     """
+    return _options(args, _engine_name)
+
+
+def router_options(args: Sequence[str]) -> dict[str, str]:
+    """As `options`, of the router's flags."""
+    return _options(args, router_table().full_name)
+
+
+def _engine_name(spelled: str) -> str:
+    if spelled in ALIASES or spelled in REMOVED:
+        return ALIASES.get(spelled, spelled)
+    full = engine_table().full_name(spelled)
+    return ALIASES.get(full, full)
+
+
+def _options(args: Sequence[str], main_name: Callable[[str], str]) -> dict[str, str]:
     found: dict[str, str] = {}
     name = ""
     for token in args:
         if token.startswith("--"):
             spelled, _, value = token.partition("=")
-            name = ALIASES.get(spelled, spelled)
+            name = main_name(spelled)
             found[name] = value
         elif not name:
             raise InvalidInput(
@@ -130,15 +151,20 @@ def check_args(deployment: Deployment, version: Version | None = None) -> None:
 
     Raises:
         InvalidInput: a flag that pdctl sets itself (also as --flag=value, an alias or an
-            abbreviation), that this SGLang has removed, that its role rejects, or whose value
-            differs between prefill and decode although it must not.
+            abbreviation), that is abbreviated to several flags, that this SGLang has removed, that
+            its role rejects alone or beside another, that has a value SGLang does not accept, or
+            whose value differs between prefill and decode although it must not.
     """
     for role, plan in deployment.roles.items():
         given = options(plan.args)
         _refuse_owned(plan.args, ENGINE_FLAGS, f"{role}.args")
+        _refuse_ambiguous(plan.args, engine_table(), f"{role}.args")
         _refuse_removed(given, version, f"{role}.args")
         _refuse_misplaced(given, role)
-    _refuse_owned(deployment.router.args, ROUTER_FLAGS, "router.args")
+        _refuse_pairs(given, role, version)
+        if version == SGLANG_RELEASE:
+            _refuse_values(given, engine_table(), f"{role}.args")
+    _check_router(deployment.router.args)
     _refuse_differences(deployment)
 
 
@@ -179,6 +205,62 @@ def _refuse_removed(given: Mapping[str, str], version: Version | None, where: st
             raise InvalidInput(
                 f"SGLang {shown} has no {name}, found in {where}.", hint=f"use {instead}"
             )
+
+
+def _check_router(args: Sequence[str]) -> None:
+    _refuse_owned(args, ROUTER_FLAGS, "router.args")
+    _refuse_ambiguous(args, router_table(), "router.args")
+    _refuse_values(router_options(args), router_table(), "router.args")
+
+
+def _refuse_ambiguous(args: Sequence[str], table: FlagTable, where: str) -> None:
+    for name in (token.partition("=")[0] for token in args if token.startswith("--")):
+        meant = table.meant_by(name)
+        if len(meant) > 1 and name not in ALIASES and name not in REMOVED:
+            shown = f"{', '.join(meant[:5])}{', ...' if len(meant) > 5 else ''}"
+            raise InvalidInput(
+                f"{name} in {where} may be any of {shown}.",
+                hint=f"write the whole flag: {meant[0]}",
+                code="ambiguous_flag",
+            )
+
+
+def _refuse_pairs(given: Mapping[str, str], role: Role, version: Version | None) -> None:
+    pair = refused_pair(role, given, version)
+    if pair is None:
+        return
+    beside = f" {'without' if pair.without else 'with'} {pair.other}" if pair.other else ""
+    add = f"add {pair.other} to {role}.args, or " if pair.without else ""
+    raise InvalidInput(
+        f"SGLang does not start a {role} engine with {pair.flag}{beside}: {pair.reason}",
+        hint=f"{add}remove {pair.flag} from {role}.args",
+        code="conflicting_flag",
+    )
+
+
+def _refuse_values(given: Mapping[str, str], table: FlagTable, where: str) -> None:
+    for name, value in given.items():
+        choices = table.choices.get(name, ())
+        if choices and not set(value.split()) <= set(choices):
+            raise InvalidInput(
+                f"{name} in {where} does not take {value!r}.",
+                hint=f"one of {', '.join(choices)}",
+                code="bad_flag_value",
+            )
+
+
+def unknown_values(deployment: Deployment) -> tuple[tuple[str, str], ...]:
+    """Each flag and value that the release of the table does not take, once per pair.
+
+    For an SGLang of another or an unknown release, which may take it.
+    """
+    found = {
+        (name, value)
+        for plan in deployment.roles.values()
+        for name, value in options(plan.args).items()
+        if not set(value.split()) <= set(engine_table().choices.get(name, value.split()))
+    }
+    return tuple(sorted(found))
 
 
 def _refuse_misplaced(given: Mapping[str, str], role: Role) -> None:
@@ -245,6 +327,7 @@ def cautions(
         _cache_aware(deployment),
         _slow_transfer(backend),
         _other_version(version),
+        _values(deployment, version),
     )
     return tuple(sentence for part in found for sentence in part)
 
@@ -307,15 +390,30 @@ def _page_size(deployment: Deployment) -> Iterator[str]:
 
 
 def _power_of_two(deployment: Deployment) -> Iterator[str]:
-    if deployment.router.policy == "power_of_two":
+    if "power_of_two" in _policies(deployment):
         yield (
             "The policy power_of_two needs /get_load, which recent versions of SGLang have"
             " removed: it then picks engines at random (sglang#32070)."
         )
 
 
+def _policies(deployment: Deployment) -> tuple[str | None, ...]:
+    """The policies asked for, by policy: or among the router's own flags."""
+    given = router_options(deployment.router.args)
+    flags = ("--policy", "--prefill-policy", "--decode-policy")
+    return (deployment.router.policy, *(given.get(flag) for flag in flags))
+
+
+def _values(deployment: Deployment, version: Version | None) -> Iterator[str]:
+    if version == NEWEST:
+        return
+    newest = ".".join(map(str, NEWEST))
+    for flag, value in unknown_values(deployment):
+        yield f"SGLang {newest} does not take {value!r} for {flag}; other releases may."
+
+
 def _cache_aware(deployment: Deployment) -> Iterator[str]:
-    if deployment.router.policy == "cache_aware" and "prefill" in deployment.roles:
+    if "cache_aware" in _policies(deployment) and "prefill" in deployment.roles:
         yield (
             "In a split deployment the router's cache_aware policy ignores prefixes and picks"
             " engines at random: round_robin, the default, balances load better."

@@ -6,20 +6,17 @@ from pathlib import Path
 
 from pdctl.deployment.cluster_file import ClusterFile, on_cluster
 from pdctl.deployment.expand import expand
-from pdctl.deployment.ranks import with_followers
-from pdctl.deployment.records import Deployment, Ports, ProcessSpec
-from pdctl.deployment.resources import (
+from pdctl.deployment.ports import (
     BOOTSTRAP_FROM,
     DIST_INIT_FROM,
     HTTP_FROM,
     NCCL_FROM,
-    NEEDS,
     ROUTER_METRICS_FROM,
-    Place,
-    choose_backend,
-    parts,
     plan_ports,
 )
+from pdctl.deployment.ranks import with_followers
+from pdctl.deployment.records import Deployment, Ports, ProcessSpec
+from pdctl.deployment.resources import NEEDS, Place, choose_backend, parts
 from pdctl.inspection.records import SglangInstall
 
 ASSUMED_SGLANG = "0.5.23"

@@ -14,9 +14,9 @@ from pdctl.deployment.flags import (
     router_argv,
     simulated_argv,
 )
-from pdctl.deployment.hosts import LOOPBACK, reachable
 from pdctl.deployment.records import HERE, Deployment, Ports, ProcessSpec
 from pdctl.errors import EnvironmentProblem
+from pdctl.hosts import LOOPBACK, reachable_in_url
 from pdctl.inspection.records import SglangInstall
 from pdctl.perf_model.records import Role
 
@@ -97,7 +97,7 @@ class _Common:
             ),
             env={"PYTHONUNBUFFERED": "1"},
             gpus=(),
-            host=reachable(listen_on),
+            host=reachable_in_url(listen_on),
             port=ports.http,
             log=self.log_dir / "router.log",
             metrics_port=ports.metrics,

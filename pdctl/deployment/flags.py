@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from pdctl.deployment.checks import Version, options
 from pdctl.deployment.records import MODES, Deployment, Ports, ProcessSpec, RolePlan
+from pdctl.hosts import in_url
 from pdctl.perf_model.records import Parallelism, Role
 
 POLICIES = ("cache_aware", "round_robin", "random", "power_of_two", "manual")
@@ -40,7 +41,7 @@ def router_argv(
     ready = version is not None and version >= READY_SINCE
     return (
         *(pdctl_python, "-m", "sglang_router.launch_router", *split),
-        *("--host", listen_on or router.host, "--port", str(router.port)),
+        *("--host", in_url(listen_on or router.host), "--port", str(router.port)),
         *("--prometheus-host", address, "--prometheus-port", str(ports.metrics)),
         *(("--policy", policy) if policy else ()),
         *("--health-check-interval-secs", "5", "--health-check-timeout-secs", "10"),

@@ -1,6 +1,8 @@
 """pd.yaml: a deployment as a file that a person can read, edit and launch."""
 
 import shlex
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +12,7 @@ from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPla
 from pdctl.deployment.strict_yaml import Field, parse_yaml, read_yaml
 from pdctl.errors import EnvironmentProblem, PdctlError
 from pdctl.perf_model.records import Parallelism, Role
-from pdctl.units import parse_duration_s
+from pdctl.units import parse_latency_s
 
 SCHEMA = 1
 _YAML_LINE_BREAKS = "\x85\u2028\u2029"  # written as they are, they would read back as spaces
@@ -18,6 +20,7 @@ ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env")
 ROUTER_KEYS = ("host", "port", "policy", "args")
 SLO_KEYS = ("ttft", "tpot")
+_MADE_IN = "# made in "
 KEYS = (
     "schema",
     "name",
@@ -42,9 +45,14 @@ def read_deployment(path: Path) -> Deployment:
     Raises InvalidInput, with file and line, for anything it does not understand.
     """
     top = read_yaml(path)
-    if "sglang" in top.mapping():
-        return deployment_of_miles(top)
-    return _deployment(top)
+    found = deployment_of_miles(top) if "sglang" in top.mapping() else _deployment(top)
+    return replace(found, model=_beside(path, found.model))
+
+
+def _beside(path: Path, model: str) -> str:
+    """A model's folder that is named relative to the file, as an absolute path; else `model`."""
+    folder = path.resolve().parent / model
+    return str(folder.resolve()) if model and (folder / "config.json").is_file() else model
 
 
 def parse_deployment(text: str, file: str = "pd.yaml") -> Deployment:
@@ -52,15 +60,17 @@ def parse_deployment(text: str, file: str = "pd.yaml") -> Deployment:
     return _deployment(parse_yaml(text.encode(), file))
 
 
-def write_deployment(deployment: Deployment, path: Path) -> None:
+def write_deployment(deployment: Deployment, path: Path, *, made_in: Path | None = None) -> None:
     """Write a pd.yaml that reads back as an equal deployment. Readers never see a partial file.
 
+    made_in: the folder in which a plan was made, for `origin_of`.
     Raises EnvironmentProblem if the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.unlink(missing_ok=True)  # never write through a link in a shared folder
         with partial.open("x", encoding="utf-8") as file:
+            file.write(f"{_MADE_IN}{str(made_in)!r}\n" if made_in else "")
             file.write(deployment_yaml(deployment))
         partial.replace(path)
     except OSError as problem:
@@ -68,6 +78,19 @@ def write_deployment(deployment: Deployment, path: Path) -> None:
         raise EnvironmentProblem(
             f"{path} cannot be written: {problem.strerror}.", hint="-o FILE in another folder"
         ) from problem
+
+
+def origin_of(path: Path) -> str:
+    """When a plan was written, and in which folder: "14:42 in '/home/me/x'"."""
+    try:
+        when = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline(4096)
+    except OSError:
+        return "an unknown time"
+    at = f"{when:%H:%M}" if when.date() == datetime.now().astimezone().date() else f"{when:%d %b}"
+    folder = first.removeprefix(_MADE_IN).strip() if first.startswith(_MADE_IN) else ""
+    return f"{at} in {folder}" if folder else at
 
 
 def deployment_yaml(deployment: Deployment) -> str:
@@ -225,5 +248,5 @@ def _router_document(router: RouterPlan) -> dict[str, object]:
 
 def _duration(seconds: float) -> str:
     shorter = f"{seconds * 1e3:g}ms" if seconds < 1 else f"{seconds:g}s"
-    exact = parse_duration_s(shorter, flag="slo") == seconds
+    exact = parse_latency_s(shorter, flag="slo") == seconds
     return shorter if exact else f"{seconds!r}s"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pdctl.deployment.hosts import LOOPBACK
+from pdctl.hosts import LOOPBACK
 from pdctl.perf_model.records import Parallelism, Role, layout_text
 
 EngineKind = Literal["sglang", "sim"]

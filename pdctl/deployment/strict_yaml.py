@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdctl.errors import InvalidInput, PdctlError
-from pdctl.units import MIB, parse_duration_s
+from pdctl.units import MIB, parse_latency_s
 
 if TYPE_CHECKING:
     from yaml.nodes import Node
@@ -104,9 +104,9 @@ class Field:
         return text in _TRUE
 
     def seconds(self) -> float:
-        """Its duration in seconds. A bare number means seconds."""
+        """Its duration as a service level: 30ms, 2s."""
         try:
-            return parse_duration_s(self.text(), flag=self.key)
+            return parse_latency_s(self.text(), flag=self.key)
         except PdctlError as problem:
             what = f"must be a duration, not {self.text()!r}"
             raise self.problem(what, hint=problem.hint) from problem

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
-from pdctl.deployment.hosts import is_loopback
 from pdctl.deployment.records import role_of_mode
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen
 from pdctl.doctor.records import Check, Outcome
+from pdctl.hosts import is_loopback
 
 # field of /server_info -> id, what it is, and how bad a difference is
 SAME: dict[str, tuple[str, str, Outcome]] = {

@@ -11,8 +11,9 @@ from pdctl.deployment.records import ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients import http
 from pdctl.engines.clients.router import RouterClient
-from pdctl.engines.log_signatures import Explanation, explain_failure, explain_troubles
+from pdctl.engines.explain_log import Explanation, explain_end, explain_troubles
 from pdctl.engines.records import DeploymentState, Listed
+from pdctl.hosts import in_url
 from pdctl.inspection.gpus import query_rdma_ports
 from pdctl.status.records import RouterScrape, Scrape, Target
 from pdctl.status.scrape import EngineScraper, Parallel, RouterScraper
@@ -89,13 +90,15 @@ def look(found: DeploymentState) -> DeploymentFacts:
     )
 
 
-def look_through_router(url: str) -> DeploymentFacts:
+def look_through_router(url: str, metrics_port: int | None = None) -> DeploymentFacts:
     """Ask every engine a router lists, whoever started them.
+
+    metrics_port: its Prometheus port; None: unknown, its metrics are not read.
 
     Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
     """
     url = url.rstrip("/")
-    return _seen(url, url, targets_of_router(url), {}, None)
+    return _seen(url, url, targets_of_router(url), {}, metrics_port)
 
 
 def _seen(
@@ -136,7 +139,7 @@ def _asker(
 
 
 def _engine(target: Target, spec: ProcessSpec | None, listed_port: int | None) -> EngineSeen:
-    died = explain_failure(_last_log(spec)) if target.phase in ("failed", "backoff") else None
+    died = explain_end(_last_log(spec)) if target.phase in ("failed", "backoff") else None
     info = _first(target.url, "/server_info", "/get_server_info")
     if not info:
         return EngineSeen(target, spec=spec, died_of=died, troubles=_troubles(spec))
@@ -166,8 +169,11 @@ def _engine(target: Target, spec: ProcessSpec | None, listed_port: int | None) -
 
 def _registry(target: Target, port: int | None) -> Mapping[str, Any] | None:
     host = urlsplit(target.url).hostname or ""
-    shown = f"[{host}]" if ":" in host else host
-    return http.get_object(f"http://{shown}:{port}{ROUTE}", timeout_s=TIMEOUT_S) if port else None
+    return (
+        http.get_object(f"http://{in_url(host)}:{port}{ROUTE}", timeout_s=TIMEOUT_S)
+        if port
+        else None
+    )
 
 
 def _first(url: str, *paths: str) -> Mapping[str, Any]:

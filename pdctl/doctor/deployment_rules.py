@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from pdctl.deployment.checks import options
+from pdctl.deployment.checks import router_options
 from pdctl.deployment.flags import parse_version
-from pdctl.deployment.hosts import is_loopback
 from pdctl.doctor.agreement import AGREEMENT
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen
 from pdctl.doctor.records import Check, Outcome
+from pdctl.hosts import is_loopback
 from pdctl.units import format_share
 
 FULL = 0.9  # of decode's KV: about where SGLang begins to retract
@@ -163,7 +163,8 @@ def _breakers(seen: DeploymentFacts) -> Iterator[Check]:
         yield Check("breakers", "pass", f"{len(seen.router.breakers)} circuit breakers are closed.")
     elif seen.router.alive:
         text = "The router's metrics do not show its circuit breakers (they do after a request)."
-        yield Check("breakers", "unknown", text, "pdctl status after some requests")
+        fix = "after some requests; --metrics-port PORT of a router that pdctl did not start"
+        yield Check("breakers", "unknown", text, fix)
 
 
 def _policy(seen: DeploymentFacts) -> Iterator[Check]:
@@ -215,7 +216,7 @@ def _dp_aware(seen: DeploymentFacts) -> Iterator[Check]:
 def _flags(seen: DeploymentFacts) -> dict[str, str]:
     argv = seen.router_spec.argv if seen.router_spec else ()
     first = next((i for i, token in enumerate(argv) if token.startswith("--")), len(argv))
-    return options(argv[first:])
+    return router_options(argv[first:])
 
 
 def _seconds(text: str | None, usual: int) -> float:

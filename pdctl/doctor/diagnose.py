@@ -10,9 +10,10 @@ from pdctl.doctor.deployment_facts import look, look_through_router
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
 from pdctl.engines import log_file, state
+from pdctl.engines.explain_log import Explanation, explain_end, explain_troubles, loud_line
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.deployment_key import use_key_of
-from pdctl.engines.log_signatures import explain_failure
+from pdctl.engines.log_signatures import RUNNING
 from pdctl.inspection.gpus import query_rdma_ports
 from pdctl.inspection.records import SglangInstall
 from pdctl.inspection.sglang_probe import version
@@ -98,16 +99,21 @@ def _libraries(install: SglangInstall) -> Iterator[Check]:
 
 
 def diagnose(
-    name: str | None = None, *, router: str = "", python: str | None = None, quick: bool = False
+    name: str | None = None,
+    *,
+    router: str = "",
+    metrics_port: int | None = None,
+    python: str | None = None,
+    quick: bool = False,
 ) -> tuple[Check, ...]:
     """The checks of this machine, and those of the deployment meant, or of all that run.
 
     name: a deployment, running or one whose start failed. router: the URL of one that pdctl did
-    not start; this machine, which may be another, is left out then.
+    not start, with its Prometheus port; this machine, which may be another, is left out then.
     Raises StateConflict where nothing is known of `name`.
     """
     if router:
-        return deployment_checks(look_through_router(router))
+        return deployment_checks(look_through_router(router, metrics_port))
     asked = (name,) if name is not None else running.names()
     found = [check for one in asked for check in _deployment(one)]
     return (*machine_checks(python=python, quick=quick), *found)
@@ -130,14 +136,31 @@ def _ended(name: str) -> Iterator[Check]:
         raise running.not_running(name)
     explained = False
     for log in logs:
-        why = explain_failure(_last_start(log))
+        why = explain_end(_last_start(log)) or _trouble(_last_start(log))
         if why is not None:
             explained = True
             text = f"{log.stem} failed: {why.text} Its log says: {why.line}"
             yield Check(f"start_{why.id}", "fail", text, why.fix, why.source, deployment=name)
     if not explained:
-        text = f"{name} does not run, and its logs tell of no failure."
+        text = f"{name} does not run; pdctl recognises no failure in its logs.{_loudest(logs)}"
         yield Check("not_running", "unknown", text, f"pdctl up, pdctl logs --name {name}", "", name)
+
+
+def _loudest(logs: list[Path]) -> str:
+    """The first line of the logs that reads like an error, as a sentence; or ""."""
+    for log in logs:
+        if line := loud_line(_last_start(log)):
+            return f" The line of {log.stem} most like an error: {line[:300]}"
+    return ""
+
+
+def _trouble(log_text: str) -> Explanation | None:
+    """The most telling trouble of a run that ended without a failure of its own.
+
+    The table's order ranks them; requests that clients gave up end no engine.
+    """
+    rank = {signature.id: i for i, signature in enumerate(RUNNING)} | {"aborted": len(RUNNING)}
+    return min(explain_troubles(log_text), key=lambda trouble: rank[trouble.id], default=None)
 
 
 def _last_start(log: Path) -> str:

@@ -6,6 +6,7 @@ from pdctl.deployment.checks import NEWEST, OLDEST
 from pdctl.deployment.flags import parse_version
 from pdctl.doctor.machine_facts import Stray
 from pdctl.doctor.records import Check
+from pdctl.hosts import LOOPBACK_NAMES
 from pdctl.inspection.gpus import is_free, why_not_free
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 from pdctl.units import GIB, MIB, format_bytes, format_count
@@ -14,7 +15,6 @@ MANY_FILES = 65536  # SGLang raises its own limit to this
 FEW_FILES = 4096
 BANDS = (20000, 29999)  # of the ports pdctl hands out; those of deployment.ports lie inside
 PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def open_files(hard: int | None) -> Check:
@@ -79,9 +79,9 @@ def proxy(environ: Mapping[str, str]) -> Check:
     if name is None:
         return Check("proxy", "pass", "No HTTP proxy is set.")
     exempt = {part.strip() for part in _no_proxy(environ).split(",")}
-    if "*" in exempt or exempt.issuperset(LOOPBACK):
+    if "*" in exempt or exempt.issuperset(LOOPBACK_NAMES[:2]):
         return Check("proxy", "pass", f"{name} is set, and no_proxy exempts this machine.")
-    missing = ", ".join(host for host in LOOPBACK if host not in exempt)
+    missing = ", ".join(host for host in LOOPBACK_NAMES[:2] if host not in exempt)
     return Check(
         "proxy",
         "warn",

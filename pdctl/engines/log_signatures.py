@@ -4,13 +4,7 @@ Each row: id, what the line looks like, what happened in one sentence, the fix, 
 from. Rows of one line are tried in order: the special before the general.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
-
-from pdctl.engines import log_file
 
 
 class Signature(NamedTuple):
@@ -23,6 +17,172 @@ class Signature(NamedTuple):
     source: str = ""
 
 
+RUNNING = (
+    Signature(
+        "aborted",
+        r"Aborted by AbortReq",
+        "Clients gave requests up while their KV was on its way.",
+        "nothing, where clients meant to; else a longer time limit in the client",
+    ),
+    Signature(
+        "bootstrap_timeout",
+        r"KVPoll\.Bootstrapping",
+        "Requests waited too long for decode to make room for their KV.",
+        "pdctl scale: more decode; --router-args '--max-concurrent-requests N'",
+        "sglang#10110, #11809",
+    ),
+    Signature(
+        "transfer_timeout",
+        r"KVPoll\.WaitingForInput|KVPoll\.Transferring",
+        "KV that decode waited for never came: a prefill engine or a NIC failed meanwhile.",
+        "pdctl logs of the prefill engines; a longer timeout only hides it",
+        "sglang#10204, #11648",
+    ),
+    Signature(
+        "lost_prefill",
+        r"Lost connection with prefill instance|Could not fetch prefill parallel info"
+        r"|Error fetching prefill|failed to register to bootstrap server",
+        "Decode engines could not reach a prefill engine's bootstrap registry.",
+        "pdctl status; engines on one machine need no firewall, on several open bootstrap ports",
+        "sglang#11747, #12779",
+    ),
+    Signature(
+        "transfer_failed",
+        r"Failed to send kv chunk|[Ss]ession .{0,80}failed|KVTransferError|NIXL_ERR"
+        r"|Failed to modify QP|transport retry counter exceeded",
+        "KV transfers failed.",
+        "--transfer-backend nixl; --args '--disaggregation-ib-device NIC'; ulimit -l unlimited",
+        "sglang#23272, #7118, Mooncake#1384",
+    ),
+    Signature(
+        "mismatch",
+        r"Page size mismatch|KV cache dtype mismatch|KV layout mismatch",
+        "Prefill and decode engines keep KV differently.",
+        "one --page-size and one --kv-cache-dtype under --args for both roles",
+        "sglang#14439",
+    ),
+    Signature(
+        "transfer_refused",
+        r"TcpTransport::startTransfer .*(?:refused|timed out|reset|unreachable)",
+        "Mooncake could not reach the other engine over TCP: it listens on another address.",
+        "SGLANG_HOST_IP=ADDRESS in env, one the other host reaches; no 127.0.1.1 in /etc/hosts",
+        "Mooncake transfer_engine.cpp",
+    ),
+    Signature(
+        "retraction",
+        r"No space left for only one request|Retract requests|KV cache pool is full",
+        "Decode threw running requests out to make room for KV.",
+        "--decode-args '--num-reserved-decode-tokens 1024', or more decode engines",
+        "sglang#6860, #19881",
+    ),
+    Signature(
+        "dp_rank",
+        r"follow_bootstrap_room conflict",
+        "A request reached another rank than its bootstrap room says.",
+        "dp inside tp (--dp) instead of --dp-size on prefill",
+        "sglang#29725",
+    ),
+    Signature(
+        "open_circuits",
+        r"all circuits open|Failed to select (?:PD pair|prefill worker|decode worker|worker pair)",
+        "The router refused requests: it had no healthy engine with a closed circuit breaker.",
+        "--router-args '--cb-timeout-duration-secs 5'; pdctl logs router for the first failure",
+        "sglang#25811",
+    ),
+)
+
+SPECIAL = (
+    Signature(
+        "ascend_transfer",
+        r"Ascend Transfer Engine initialization failed|hybm core init failed"
+        r"|Failed to init smem_trans|AscendTransferEngine.*fail|mf_adapter.*fail",
+        "The Ascend transfer engine could not set up the memory that moves KV.",
+        "the same memfabric and CANN release on every host; leave it memory:"
+        " --args '--mem-fraction-static 0.8'",
+    ),
+    Signature(
+        "gpu_memory_not_registered",
+        r"Failed to register memory .*Bad address|nvidia[-_]peermem"
+        r"|Mooncake memory registration failed",
+        "The NIC cannot register GPU memory: the kernel module for GPUDirect RDMA is not loaded.",
+        "modprobe nvidia-peermem on every host, or --transfer-backend mooncake_tcp for a test",
+        "Mooncake transfer engine",
+    ),
+    Signature(
+        "no_fp4_kernel",
+        r"(?:does not|doesn't) support (?:NV|MX)?FP4"
+        r"|FP4 .*(?:requires|only supported on) .*Blackwell",
+        "This GPU has no kernel for the weights' FP4 format.",
+        "a Blackwell GPU, or an FP8 or 16-bit checkpoint of the model",
+        "sglang#18071",
+    ),
+    Signature(
+        "quantization_block",
+        r"not divisible by weight quantization block",
+        "A GPU's part of a weight does not divide into the blocks it is quantized in.",
+        "a smaller --tp, or --ep equal to tp so that experts stay whole",
+        "SGLang layers/quantization/fp8.py",
+    ),
+    Signature(
+        "mamba_slots",
+        r"Not enough space for mamba cache|max-mamba-cache-size",
+        "The state pool of the model's linear-attention layers is full.",
+        "--decode-args '--max-mamba-cache-size N' or a larger --mamba-full-memory-ratio",
+        "SGLang disaggregation/decode.py",
+    ),
+    Signature(
+        "mamba_speculative",
+        r"not compatible with radix cache when using --mamba-scheduler-strategy",
+        "Speculative decoding of this hybrid model needs another scheduler strategy for its state.",
+        "--args '--mamba-scheduler-strategy extra_buffer', SGLANG_ENABLE_SPEC_V2=1 in env",
+        "SGLang server_args.py, _handle_mamba_radix_cache",
+    ),
+    Signature(
+        "decode_radix_cache",
+        r"disaggregation-decode-enable-radix-cache is incompatible with",
+        "SGLang refuses a radix cache on decode together with another flag.",
+        "remove --disaggregation-decode-enable-radix-cache from --decode-args",
+        "SGLang 0.5.15 with any speculative decoding; 0.5.23 with fewer",
+    ),
+    Signature(
+        "hicache_without_radix",
+        r"enable-hierarchical-cache and disable-radix-cache are mutually exclusive",
+        "HiCache needs the radix cache, which decode engines start without.",
+        "--prefill-args for --enable-hierarchical-cache, or add"
+        " --disaggregation-decode-enable-radix-cache to --decode-args",
+        "SGLang 0.5.23",
+    ),
+    Signature(
+        "pool_leak",
+        r"(?:pool )?memory leak detected",
+        "SGLang counted its KV pool, found slots missing, and ended itself: a bug in SGLang.",
+        "pip install -U sglang; pdctl logs for what it served before",
+        "SGLang scheduler_runtime_checker_mixin",
+    ),
+    Signature(
+        "hybrid_tp",
+        r"does NOT support PD different TP sizes|different (?:attn[- ])?TP sizes? .*not support",
+        "SGLang cannot move this model's KV between prefill and decode of different tp.",
+        "the same --tp for both roles",
+        "SGLang disaggregation/nixl/conn.py",
+    ),
+    Signature(
+        "watchdog",
+        r"[Ww]atchdog timeout|Watchdog caught collective operation timeout",
+        "A step took longer than the watchdog allows, and SGLang ended itself.",
+        "--args '--watchdog-timeout 1200' while kernels compile; else a hung collective: compare"
+        " the last line of every rank",
+        "SGLang watchdog; PyTorch ProcessGroupNCCL",
+    ),
+    Signature(
+        "nixl_missing",
+        r"NIXL is not available|[Pp]lease install NIXL",
+        "NIXL is not installed in SGLang's Python.",
+        "pip install nixl, or --transfer-backend mooncake",
+        "SGLang depends on no KV transfer library",
+    ),
+)
+
 STARTS = (
     Signature(
         "no_kv_memory",
@@ -33,9 +193,11 @@ STARTS = (
         "a larger --tp, --args '--mem-fraction-static 0.9', or other processes off the GPU",
         "SGLang model_runner_kv_cache_mixin",
     ),
+    *SPECIAL,
     Signature(
         "host_out_of_memory",
-        r"OOM killer|exit code: -9|Cannot allocate memory|std::bad_alloc|^Killed\b"
+        r"OOM killer|oom-kill|[Oo]ut of memory: Killed process|exit code:? -9\b"
+        r"|Cannot allocate memory|std::bad_alloc|^Killed\b"
         r"|DefaultCPUAllocator: can't allocate",
         "The host ran out of memory, and the kernel ended a process.",
         "fewer engines on this machine, or more memory for the container",
@@ -127,7 +289,8 @@ STARTS = (
     Signature(
         "gpu_fault",
         r"uncorrectable ECC|illegal memory access|unspecified launch failure|CUDA error:"
-        r"|device-side assert|NCCL error|ncclSystemError|ncclUnhandledCudaError|\bXid\b",
+        r"|device-side assert|HIP error|hipError(?!OutOfMemory)\w+|HSA_STATUS_ERROR"
+        r"|NCCL error|ncclSystemError|ncclUnhandledCudaError|\bXid\b",
         "The GPU, or the link between GPUs, failed.",
         "nvidia-smi -q, dmesg | grep -i xid; --gpus to leave the GPU out",
     ),
@@ -198,145 +361,16 @@ STARTS = (
     ),
     Signature(
         "crashed",
-        r"Segmentation fault|core dumped|Fatal Python error|panicked at|PanicException",
+        r"Segmentation fault|core dumped|Fatal Python error|panicked at|PanicException"
+        r"|exit code:? -(?:4|6|7|8|11)\b|Memory access fault by GPU|SIGSEGV|SIGABRT|SIGBUS",
         "A library crashed.",
         "the lines after it name the library; reinstall it",
     ),
     Signature(
         "warmup",
-        r"Disaggregation warmup failed|Initialization failed\. warmup error|warmup error",
+        r"Disaggregation warmup failed|Initialization failed\. warmup error|warmup error"
+        r"|[Ww]arm ?[Uu]p [Ff]ailed",
         "It loaded, but did not answer its own first request.",
         "no_proxy=127.0.0.1,localhost; the lines before it say why",
     ),
 )
-
-RUNNING = (
-    Signature(
-        "bootstrap_timeout",
-        r"KVPoll\.Bootstrapping",
-        "Requests waited too long for decode to make room for their KV.",
-        "pdctl scale: more decode; --router-args '--max-concurrent-requests N'",
-        "sglang#10110, #11809",
-    ),
-    Signature(
-        "transfer_timeout",
-        r"KVPoll\.WaitingForInput|KVPoll\.Transferring",
-        "KV that decode waited for never came: a prefill engine or a NIC failed meanwhile.",
-        "pdctl logs of the prefill engines; a longer timeout only hides it",
-        "sglang#10204, #11648",
-    ),
-    Signature(
-        "lost_prefill",
-        r"Lost connection with prefill instance|Could not fetch prefill parallel info"
-        r"|Error fetching prefill|failed to register to bootstrap server",
-        "Decode engines could not reach a prefill engine's bootstrap registry.",
-        "pdctl status; engines on one machine need no firewall, on several open bootstrap ports",
-        "sglang#11747, #12779",
-    ),
-    Signature(
-        "transfer_failed",
-        r"Failed to send kv chunk|[Ss]ession .{0,80}failed|KVTransferError|NIXL_ERR"
-        r"|Failed to modify QP|transport retry counter exceeded",
-        "KV transfers failed.",
-        "--transfer-backend nixl; --args '--disaggregation-ib-device NIC'; ulimit -l unlimited",
-        "sglang#23272, #7118, Mooncake#1384",
-    ),
-    Signature(
-        "mismatch",
-        r"Page size mismatch|KV cache dtype mismatch|KV layout mismatch",
-        "Prefill and decode engines keep KV differently.",
-        "one --page-size and one --kv-cache-dtype under --args for both roles",
-        "sglang#14439",
-    ),
-    Signature(
-        "retraction",
-        r"No space left for only one request|Retract requests|KV cache pool is full",
-        "Decode threw running requests out to make room for KV.",
-        "--decode-args '--num-reserved-decode-tokens 1024', or more decode engines",
-        "sglang#6860, #19881",
-    ),
-    Signature(
-        "dp_rank",
-        r"follow_bootstrap_room conflict",
-        "A request reached another rank than its bootstrap room says.",
-        "dp inside tp (--dp) instead of --dp-size on prefill",
-        "sglang#29725",
-    ),
-    Signature(
-        "open_circuits",
-        r"all circuits open",
-        "The router refused requests because every circuit breaker was open.",
-        "--router-args '--cb-timeout-duration-secs 5'; pdctl logs router for the first failure",
-        "sglang#25811",
-    ),
-)
-
-_FRAME = re.compile(r'(?:\[[^\]]*\] )?\s*File ".+", line \d+')
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What a line of a log means. count: how many lines say it; only for troubles of a run."""
-
-    id: str
-    text: str
-    fix: str
-    line: str
-    source: str = ""
-    count: int = 1
-
-
-def explain_failure(log_text: str) -> Explanation | None:
-    """The cause of a failed start: its earliest telling line, explained; None: nothing known.
-
-    Later lines are consequences: an engine whose scheduler ran out of memory goes on to report
-    lost children, refused connections and a failed warm-up. Warnings that healthy starts print
-    as well are held back.
-
-    Args:
-        log_text: of one start; colour codes and progress bars may be in it.
-    """
-    for line in _lines(log_text):
-        if found := _match(line, STARTS):
-            return _explained(found, line)
-    return None
-
-
-def explain_troubles(log_text: str) -> tuple[Explanation, ...]:
-    """What went wrong while an engine or the router served, once per kind, with its first line."""
-    found: dict[str, Explanation] = {}
-    for line in _lines(log_text):
-        signature = _match(line, RUNNING)
-        if signature is not None:
-            before = found.get(signature.id)
-            count, first = (before.count + 1, before.line) if before else (1, line)
-            found[signature.id] = _explained(signature, first, count)
-    return tuple(found.values())
-
-
-def _lines(log_text: str) -> Iterator[str]:
-    """What was said: no source lines of tracebacks, whose text need not have come true."""
-    after_frame = False
-    for raw in log_file.plain(log_text).split("\n"):
-        line = raw.rsplit("\r", 1)[-1]
-        is_source = after_frame and line.startswith((" ", "\t"))
-        after_frame = _FRAME.match(line) is not None
-        if line.strip() and not (is_source or after_frame or log_file.is_harmless(line)):
-            yield line.strip()
-
-
-def _match(line: str, signatures: Sequence[Signature]) -> Signature | None:
-    if not _any_of(tuple(signatures)).search(line):
-        return None
-    return next((s for s in signatures if re.search(s.pattern, line)), None)
-
-
-@cache
-def _any_of(signatures: tuple[Signature, ...]) -> "re.Pattern[str]":
-    return re.compile("|".join(f"(?:{s.pattern})" for s in signatures))
-
-
-def _explained(signature: Signature, line: str, count: int = 1) -> Explanation:
-    return Explanation(
-        signature.id, signature.text, signature.fix, line[:300], signature.source, count
-    )

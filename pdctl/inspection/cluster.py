@@ -45,6 +45,9 @@ def cpu_cluster() -> Cluster:
     return Cluster(model, 1, 8, None, "detected")
 
 
+_OTHERS = ("ascend", "gaudi", "tpu", "trainium", "inferentia", "hygon", "kunlun", "mlu", "xpu")
+_NVIDIA = re.compile(r"(a|b|g|h|l|t|v|gb|gh|rtx|quadro|dgx|hgx|tesla)\d")
+_AMD = re.compile(r"(mi|w|rx)\d")
 _BRANDS = ("nvidia", "amdinstinct", "geforce")
 
 
@@ -67,21 +70,50 @@ def require_gpu_model(name: str) -> GpuModel:
     model = gpu_model(name)
     if model is None:
         raise InvalidInput(
-            f"--gpus: there are no figures for a GPU named {name[:60]!r}; "
-            f"known are {', '.join(known_gpu_names())}.",
-            hint=f"--gpus 8x{nearest_gpu_name(name)}",
+            f"--gpus: pdctl has no figures for a GPU named {name[:60]!r}; "
+            f"known are {_known_beside(name)}.",
+            hint=known_hint(name),
             code="unknown_gpu",
         )
     return model
 
 
-def nearest_gpu_name(name: str) -> str:
-    """The known name most like `name`, for a hint."""
-    import difflib
+def known_hint(name: str) -> str:
+    """How to go on after an unknown name; another GPU is never taken for the one named."""
+    meant = _misspelt(name)
+    return f"--gpus 8x{meant}" if meant else "--gpus NxKIND with a known kind"
 
-    plain = {_plain(known): known for known in known_gpu_names()}
-    close = difflib.get_close_matches(_plain(name[:60]), plain, n=1, cutoff=0.3)
-    return plain[close[0]] if close else "H200"
+
+def _known_beside(name: str) -> str:
+    """The known kinds of the same vendor; all where there is none or the vendor is unknown."""
+    vendor, known = _vendor(name), known_gpu_names()
+    alike = [kind for kind in known if vendor and _vendor(kind) == vendor]
+    return f"{', '.join(alike)} of {vendor}" if alike else ", ".join(known)
+
+
+def _misspelt(name: str) -> str | None:
+    """The known kind whose digits and letters are those of `name`, in another order or spelling."""
+    plain = _plain(name[:60])
+    number = "".join(c for c in plain if c.isdigit())
+    for known in known_gpu_names():
+        other = _plain(known)
+        same_number = number and number == "".join(c for c in other if c.isdigit())
+        if same_number and plain != other and _letters(plain) == _letters(other):
+            return known
+    return None
+
+
+def _letters(plain: str) -> list[str]:
+    return sorted(c for c in plain if c.isalpha())
+
+
+def _vendor(name: str) -> str | None:
+    text = name.lower()
+    if any(word in text for word in _OTHERS):
+        return None
+    if "nvidia" in text or "geforce" in text or _NVIDIA.match(_plain(name)):
+        return "NVIDIA"
+    return "AMD" if _AMD.match(_plain(name)) or "amd" in text or "radeon" in text else None
 
 
 def _plain(name: str) -> str:
@@ -124,6 +156,7 @@ _DESCRIPTION = re.compile(
     r"(?:(?P<first>\d+)\s*[x×*]\s*)?(?:(?P<second>\d+)\s*[x×*]\s*)?(?P<name>[^:]*?)(?P<rest>:.*)?",
     re.IGNORECASE,
 )
+_GROUPS = re.compile(r"[+,;&]|\band\b")
 _NAME = re.compile(r"\d*[a-z]|\d{3}", re.IGNORECASE)
 _RDMA = re.compile(r"rdma(\d+(?:\.\d+)?)(?:g|gb|gbps|gb/s)?", re.IGNORECASE)
 _MOST_PER_NODE = 1024
@@ -137,6 +170,12 @@ def parse_gpus(text: str) -> Cluster:
     rdma: Gbit/s between nodes, per GPU and direction; unknown when not given.
     Raises InvalidInput for anything else, naming the part that is wrong.
     """
+    if parts := _kinds(text):
+        raise InvalidInput(
+            f"--gpus {text[:60]!r} mixes {len(parts)} kinds or groups of GPUs; "
+            "pdctl plans for GPUs that are all alike.",
+            hint=f"plan each by itself: --gpus {parts[0]}, then --gpus {parts[1]}",
+        )
     match = _DESCRIPTION.fullmatch(text.strip()) if len(text) <= 200 else None
     if match is None or not _NAME.match(match["name"]):
         raise InvalidInput(
@@ -148,6 +187,12 @@ def parse_gpus(text: str) -> Cluster:
     rdma = _rdma_bytes_per_s(match["rest"], text)
     model = require_gpu_model(match["name"].strip())
     return Cluster(model, nodes, per_node, rdma, "described")
+
+
+def _kinds(text: str) -> list[str]:
+    """The groups of "4x8xH100+1x8xH20" or "8xH100,8xH20"; none where there is one only."""
+    parts = [part.strip() for part in _GROUPS.split(text[:200]) if part.strip()]
+    return parts if len(parts) > 1 else []
 
 
 def detect_cluster(
@@ -200,7 +245,7 @@ def _require_detected(name: str) -> GpuModel:
         raise EnvironmentProblem(
             f"There are no figures for the GPU here, {name!r}; "
             f"known are {', '.join(known_gpu_names())}.",
-            hint=f"plan for the most similar: --gpus 1x{nearest_gpu_name(name)}",
+            hint=f"say what you plan for: {known_hint(name)}",
             code="unknown_gpu",
         )
     return model

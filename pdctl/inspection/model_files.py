@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pdctl.errors import InvalidInput
+from pdctl.inspection.releases import release
 from pdctl.paths import profiles_dir
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -25,6 +26,25 @@ class Fields:
     def __init__(self, values: Mapping[str, Any], file: str) -> None:
         self.values = values
         self.file = file
+        self.seen: set[str] = set()  # the keys somebody asked for
+
+    def raw(self, key: str) -> Any:
+        """Whatever is under `key`; None if nothing is."""
+        self.seen.add(key)
+        return self.values.get(key)
+
+    def at(self, index: int, *keys: str, least: int = 1, most: int = LARGEST) -> int | None:
+        """As maybe_count, where a list gives each layer its own number."""
+        for key in keys:
+            value = self.raw(key)
+            if isinstance(value, list) and value:
+                if index >= len(value):
+                    raise self.wrong(key, f"names {len(value)} layers, and there are more")
+                value = value[index]
+            if value is not None:
+                self.seen.update(keys)
+                return Fields({key: value}, self.file).maybe_count(key, least=least, most=most)
+        return None
 
     def count(self, *keys: str, least: int = 1, most: int = LARGEST) -> int:
         """The whole number under the first of `keys` that is there; an error if none is."""
@@ -35,6 +55,7 @@ class Fields:
 
     def maybe_count(self, *keys: str, least: int = 1, most: int = LARGEST) -> int | None:
         """The whole number under the first of `keys` that is there, else None."""
+        self.seen.update(keys)
         for key in keys:
             value = self.values.get(key)
             if value is None:
@@ -49,25 +70,25 @@ class Fields:
         return None
 
     def text(self, key: str) -> str | None:
-        value = self.values.get(key)
+        value = self.raw(key)
         return value if isinstance(value, str) and value else None
 
     def texts(self, *keys: str) -> tuple[str, ...]:
         """The strings of the first of `keys` that holds a list or an object of them."""
         for key in keys:
-            value = self.values.get(key)
+            value = self.raw(key)
             if isinstance(value, list | dict) and value:
                 return tuple(v for v in value if isinstance(v, str))
         return ()
 
     def flag(self, key: str) -> bool | None:
-        value = self.values.get(key)
+        value = self.raw(key)
         return value if isinstance(value, bool) else None
 
     def part(self, *keys: str) -> "Fields | None":
         """The object under the first of `keys` that holds one."""
         for key in keys:
-            value = self.values.get(key)
+            value = self.raw(key)
             if isinstance(value, dict):
                 return Fields(value, self.file)
         return None
@@ -125,20 +146,59 @@ def _unreadable(path: Path, why: str) -> InvalidInput:
     )
 
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# Releases that share a bundled shape, after _plain has cut what every release adds.
-_SAME_SHAPE = {
-    "llama-3.3-70b": "llama-3.1-70b",
-    "deepseek-v3.1": "deepseek-v3",
-    "deepseek-v3.1-terminus": "deepseek-v3",
-    "deepseek-r1-zero": "deepseek-r1",
+_NAMES = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "hidden_dim": "intermediate_size",
+    "tied_embeddings": "tie_word_embeddings",
+    "max_seq_len": "max_position_embeddings",
+    "vision_encoder": "vision_config",
 }
-# Compiled on first use: a bundled name needs neither, and start-up counts.
-_RELEASE = r"-(instruct|thinking|chat|base|it|hf|bf16|\d{4}|v0\.1)(?=-|$)|^(meta-)(?=llama)"
-_LONGER_CONTEXT = {"-2507": 262144, "-0905": 262144}  # Qwen3 of July, Kimi-K2 of September 2025
-_QUANTISED = (
-    r"-(fp8(?:-block|-dynamic)?|nvfp4|fp4|awq|gptq(?:-int4)?|int4|w4a16|quantized\.w4a16)(?=-|$)"
-)
+_MOE_NAMES = {
+    "num_experts": "n_routed_experts",
+    "num_experts_per_tok": "num_experts_per_tok",
+    "expert_hidden_dim": "moe_intermediate_size",
+    "num_shared_experts": "n_shared_experts",
+    "first_k_dense_replace": "first_k_dense_replace",
+    "route_every_n": "moe_layer_freq",
+}
+
+
+def is_params(fields: Fields) -> bool:
+    """Is this object in the words of params.json?"""
+    return "n_layers" in fields.values and "dim" in fields.values
+
+
+def from_params(fields: Fields) -> Fields:
+    """The object a config.json would hold.
+
+    Source: sglang 0.5.23 srt/utils/mistral_utils.py.
+    """
+    values: dict[str, Any] = {_NAMES.get(k, k): v for k, v in fields.values.items()}
+    experts = values.pop("moe", None)
+    latent = values.get("kv_lora_rank") is not None
+    if isinstance(experts, dict):
+        values |= {_MOE_NAMES[k]: v for k, v in experts.items() if k in _MOE_NAMES}
+    values["model_type"] = "mistral_large_3" if latent else "mistral"
+    values["architectures"] = ["MistralLarge3ForCausalLM" if latent else "MistralForCausalLM"]
+    stored = values.pop("quantization", None)
+    if isinstance(stored, dict):
+        values["quantization_config"] = _quantization(stored)
+    return Fields(values, fields.file)
+
+
+def _quantization(stored: dict[str, Any]) -> dict[str, Any]:
+    groups = stored.get("config_groups")
+    if groups is not None:  # compressed-tensors, as in config.json
+        return {"quant_method": "compressed-tensors", **stored}
+    name = str(stored.get("qformat_weight") or "")
+    return {**stored, "quant_method": "fp8" if name.startswith("fp8") else name}
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_CONFIGS = ("config.json", "params.json")
 
 
 @dataclass(frozen=True)
@@ -151,6 +211,12 @@ class ModelFile:
     bundled: str | None = None
     quantised_as: str | None = None  # what the name adds to a bundled shape: "fp8", "awq"
     max_context: int | None = None  # of a release that has another than the bundled shape
+
+
+def absolute_model(model: str) -> str:
+    """A model's folder as an absolute path, so that the name holds in other folders too."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if model and (folder / "config.json").is_file() else model
 
 
 @cache
@@ -171,12 +237,12 @@ def find_model(model: str) -> ModelFile:
 
 def _in_directory(model: str) -> ModelFile | None:
     folder = os.path.expanduser(model)
-    if os.path.basename(folder) == "config.json" and os.path.isfile(folder):
+    if os.path.basename(folder) in _CONFIGS and os.path.isfile(folder):
         folder = os.path.dirname(folder) or "."
     if not os.path.isdir(folder):
         return None
-    config = Path(folder, "config.json")
-    if os.path.isfile(config):
+    config = _config_in(Path(folder))
+    if config is not None:
         return ModelFile(config, Path(folder).resolve().name or folder, folder)
     if _bundled(model) is not None:  # an unrelated folder of the same name
         return None
@@ -199,10 +265,16 @@ def _in_cache(model: str) -> ModelFile | None:
     candidates = [snapshots / revision] if re.fullmatch(r"[\w.-]+", revision) else []
     candidates += sorted(snapshots.glob("*"), reverse=True) if os.path.isdir(snapshots) else []
     for candidate in candidates:
-        if os.path.isfile(candidate / "config.json"):
-            name = model.rsplit("/", 1)[-1]
-            return ModelFile(candidate / "config.json", name, model)
+        config = _config_in(candidate)
+        if config is not None:
+            return ModelFile(config, model.rsplit("/", 1)[-1], model)
     return None
+
+
+def _config_in(folder: Path) -> Path | None:
+    """config.json, or Mistral's params.json where it is alone."""
+    files = (folder / name for name in _CONFIGS)
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def _cache_dir() -> Path:
@@ -223,37 +295,41 @@ def _bundled(model: str) -> ModelFile | None:
     exact = model.lower()
     if exact in bundled_names():
         return ModelFile(_bundled_config(exact), exact, None, exact)
-    plain, quantised_as = _plain(model)
-    shape = _SAME_SHAPE.get(plain, plain)
-    if shape not in bundled_names():
+    found = release(exact.rsplit("/", 1)[-1], bundled_names())
+    if found is None:
         return None
-    context = next((n for mark, n in _LONGER_CONTEXT.items() if mark in exact), None)
     path = model if "/" in model else None
-    return ModelFile(_bundled_config(shape), shape, path, shape, quantised_as, context)
+    shape = found.shape
+    config = _bundled_config(shape)
+    return ModelFile(config, shape, path, shape, found.quantised_as, found.max_context)
 
 
 def _bundled_config(shape: str) -> Path:
     return profiles_dir() / "models" / f"{shape}.json"
 
 
-def _plain(model: str) -> tuple[str, str | None]:
-    """'Qwen/Qwen3-32B-Instruct-FP8' as ('qwen3-32b', 'fp8')."""
-    text = model.lower().rsplit("/", 1)[-1]
-    quantised = re.search(_QUANTISED, text)
-    text = re.sub(_RELEASE, "", re.sub(_QUANTISED, "", text))
-    return text, quantised.group(1) if quantised else None
-
-
 def _example(model: str) -> str:
-    plain = _plain(model[:200])[0]
+    return next(iter(_families(model)), "qwen3-32b")
+
+
+def _families(model: str) -> list[str]:
+    """The bundled shapes whose names are closest, of the same maker's family only."""
     import difflib
 
-    close = difflib.get_close_matches(plain, bundled_names(), n=1, cutoff=0.5)
-    return close[0] if close else "qwen3-32b"
+    plain = model[:200].lower().rsplit("/", 1)[-1]
+    close = difflib.get_close_matches(plain, bundled_names(), n=8, cutoff=0.4)
+    own = _letters(plain)
+    same = [name for name in close if _letters(name) == own]
+    return (same or close[:1])[:4]
+
+
+def _letters(name: str) -> str:
+    match = re.match(r"[a-z]*", name)
+    return match.group() if match else ""
 
 
 def _not_found(model: str) -> InvalidInput:
-    known = ", ".join(bundled_names())
+    known = bundled_names()
     shown = model if len(model) <= 80 else f"{model[:77]}..."
     if model.lower().endswith(".gguf"):
         return InvalidInput(
@@ -261,9 +337,10 @@ def _not_found(model: str) -> InvalidInput:
             hint=f"pdctl plan with a directory that has config.json, or {_example(model)}",
             code="unknown_model",
         )
+    close = _families(model)
     return InvalidInput(
-        f"{shown!r} is no directory, not in the local Hugging Face cache, "
-        f"and none of the bundled models: {known}.",
+        f"{shown!r} is no directory, not in the local Hugging Face cache, and none of the "
+        f"{len(known)} bundled models; closest by name: {', '.join(close) or 'none'}.",
         hint=f"did you mean {_example(model)}? Or name a directory that has config.json",
         code="unknown_model",
     )

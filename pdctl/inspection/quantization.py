@@ -1,28 +1,15 @@
-"""From a quantisation config to bytes per parameter and the arithmetic it runs in. Pure."""
+"""From a quantisation config to bytes per parameter of each matrix, and the arithmetic. Pure."""
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from pdctl.inspection.layers import Part
+from pdctl.inspection.llm_layers.module_names import Selection, layers_in, selections
 from pdctl.inspection.model_files import Fields
 
-Part = Literal["attention", "mlp", "experts", "shared", "embeddings"]
 Compute = Literal["bf16", "fp8", "fp4"]
-PARTS: tuple[Part, ...] = ("attention", "mlp", "experts", "shared")
-_WORDS: tuple[tuple[Part, tuple[str, ...]], ...] = (
-    ("shared", ("shared_expert",)),
-    ("experts", ("experts", "block_sparse_moe")),
-    (
-        "attention",
-        ("attn", "attention", "q_proj", "k_proj", "v_proj", "o_proj", "_a_proj", "kv_b_"),
-    ),
-    ("embeddings", ("lm_head", "embed_tokens")),
-    ("mlp", ("mlp", "feed_forward", "gate_up", "up_proj", "down_proj", "gate_proj")),
-)
-_OTHER_MODELS = ("visual", "vision", "audio", "projector")
-# Compiled on first use: most files leave nothing out, and start-up counts.
-_GATE = r"(mlp\.gate|router|shared_expert_gate|\bgate)\W*$"
-_LAYER = r"layers\.(\d+)\b"
+_MOST_NAMES = 100_000
 
 
 @dataclass(frozen=True)
@@ -36,18 +23,36 @@ class Format:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What is stored how. left_out: parts, and the share of each, that stay in 16 bits."""
+    """What is stored how: the first of `named` that means a matrix decides, then `format`.
+
+    named: with None for 16 bits. only_named: other matrices stay in 16 bits.
+    kv_dtype_bytes: of the KV cache, where the release says it.
+    """
 
     format: Format
-    left_out: dict[Part, float]
-    assumption: str | None = None
+    named: tuple[tuple[Selection, Format | None], ...] = ()
+    only_named: bool = False
+    kv_dtype_bytes: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def format_of(self, layer: int | None, part: Part, leaf: str) -> Format:
+        """The format of one matrix; embeddings and head are 16 bits unless they are named."""
+        if part == "router":
+            return BF16
+        for selection, found in self.named:
+            if selection.has(layer, part, leaf):
+                return found or BF16
+        outside = part in ("embedding", "head")
+        return BF16 if outside or self.only_named else self.format
 
 
 BF16 = Format("bf16", 2.0, "bf16")
 FP8 = Format("fp8", 1.0, "fp8")
 INT8 = Format("int8", 1.0, "fp8")
+MXFP8 = Format("mxfp8", 8.25 / 8, "fp8")
 MXFP4 = Format("mxfp4", 4.25 / 8, "bf16")
 NVFP4 = Format("nvfp4", 4.5 / 8, "fp4")
+MXFP4_WEIGHTS = Format("mxfp4", 4.25 / 8, "fp4")  # of any matrix, not gpt-oss' experts alone
 
 
 def int4(label: str, group_size: int, *, zero_points: bool) -> Format:
@@ -64,25 +69,74 @@ def format_named(name: str) -> Format:
 
 
 def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
-    """What a `quantization_config` says, or None when there is none.
+    """What a `quantization_config` says, or None when it says nothing.
 
     Source: transformers' quantisation docs; compressed-tensors, ModelOpt, OCP MX v1.0 formats.
-    Ignores: mixed formats in one model (the first group counts), activation and cache formats.
+    Ignores: formats of activations.
     """
     method = (config.text("quant_method") or config.text("quant_algo") or "").lower()
+    cache = _cache_bytes(config)
+    groups = _groups(config, num_layers)
+    if groups:
+        formats = [found for _, found in groups if found]
+        main = min(formats, key=lambda f: f.bytes_per_param) if formats else BF16
+        if method == "fp8":  # DeepSeek-V4's NVFP4 releases: all but what is named stays FP8
+            narrow = tuple(one for one in groups if one[1] is not None)
+            return Quantization(FP8, narrow, kv_dtype_bytes=cache)
+        return Quantization(main, groups, only_named=True, kv_dtype_bytes=cache)
     found = _format(method, config)
     if found is None:
-        label = method or "a quantisation config without quant_method"
-        return Quantization(
-            Format(label[:40], 2.0, "bf16"), {}, f"quantisation {label[:40]!r} is counted as bf16"
-        )
+        label = (method or "a quantisation config without quant_method")[:40]
+        note = f"quantisation {label!r} is counted as bf16"
+        return Quantization(Format(label, 2.0, "bf16"), kv_dtype_bytes=cache, notes=(note,))
     names = config.texts(
         "modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules", "exclude"
     )
-    left_out = _left_out(names, num_layers)
+    kept, notes = _kept(names, num_layers)
+    named: list[tuple[Selection, Format | None]] = [(one, None) for one in kept]
     if found is MXFP4:  # in transformers only experts are ever stored so
-        left_out = {**left_out, "attention": 1.0, "mlp": 1.0, "shared": 1.0}
-    return Quantization(found, left_out)
+        named.append((_NOT_EXPERTS, None))
+    return Quantization(found, tuple(named), kv_dtype_bytes=cache, notes=notes)
+
+
+def _cache_bytes(config: Fields) -> float | None:
+    """Bytes of a value in the KV cache, as ModelOpt and compressed-tensors say them."""
+    scheme = config.part("kv_cache_scheme")
+    if scheme is not None:
+        return (scheme.maybe_count("num_bits", most=64) or 16) / 8
+    name = (config.text("kv_cache_quant_algo") or "").lower()
+    return {"fp8": 1.0, "nvfp4": 4.5 / 8, "int8": 1.0}.get(name)
+
+
+def _groups(config: Fields, num_layers: int) -> tuple[tuple[Selection, Format | None], ...]:
+    """The format of each matrix where a config names several, or names what it quantises."""
+    layers = config.part("quantized_layers")
+    if layers is not None:
+        return _by_layer(layers, num_layers)
+    found: list[tuple[Selection, Format | None]] = []
+    groups = config.part("config_groups")
+    for value in groups.values.values() if groups else ():
+        group = Fields(value, config.file) if isinstance(value, dict) else None
+        targets = group.texts("targets") if group else ()
+        weights = group.part("weights") if group else None
+        if not weights or any(target == "Linear" for target in targets):
+            return ()
+        form = _weights_format(weights)
+        found += [(one, form) for one in selections(targets[:_MOST_NAMES], num_layers)]
+    kept, _ = _kept(config.texts("ignore"), num_layers)
+    return tuple([(one, None) for one in kept] + found) if found else ()
+
+
+def _by_layer(layers: Fields, num_layers: int) -> tuple[tuple[Selection, Format | None], ...]:
+    names: dict[str, list[str]] = {}
+    for name, said in list(layers.values.items())[:_MOST_NAMES]:
+        algorithm = said.get("quant_algo") if isinstance(said, dict) else said
+        names.setdefault(str(algorithm).lower(), []).append(name)
+    return tuple(
+        (selection, _modelopt(algorithm, layers))
+        for algorithm, found in names.items()
+        for selection in selections(found, num_layers)
+    )
 
 
 def _format(method: str, config: Fields) -> Format | None:
@@ -112,50 +166,51 @@ def _integers(method: str, config: Fields) -> Format:
 
 def _compressed(config: Fields) -> Format | None:
     groups = config.part("config_groups")
-    if groups is None:
-        return None
-    first = next((v for v in groups.values.values() if isinstance(v, dict)), {})
+    first = next((v for v in groups.values.values() if isinstance(v, dict)), {}) if groups else {}
     weights = Fields(first, config.file).part("weights")
-    if weights is None:
-        return None
+    return _weights_format(weights) if weights else None
+
+
+def _weights_format(weights: Fields) -> Format | None:
     bits = weights.maybe_count("num_bits", most=16)
     floats = weights.text("type") == "float"
     if bits == 8:
         return FP8 if floats else INT8
     if bits == 4:
         group = weights.maybe_count("group_size", least=1) or 128
-        return NVFP4 if floats else int4("compressed-tensors int4", group, zero_points=False)
+        if floats:
+            return MXFP4_WEIGHTS if group == 32 else NVFP4
+        return int4("compressed-tensors int4", group, zero_points=False)
     return None
 
 
 def _modelopt(method: str, config: Fields) -> Format | None:
     algorithm = f"{method} {config.text('quant_algo') or ''}".lower()
+    if "mxfp4" in algorithm:
+        return MXFP4_WEIGHTS
     if "fp4" in algorithm:
         return NVFP4
+    if "w4a" in algorithm or "int4" in algorithm:
+        return int4("modelopt int4", 128, zero_points=False)
+    if "mxfp8" in algorithm:
+        return MXFP8
     return FP8 if "fp8" in algorithm else None
 
 
-def _left_out(names: tuple[str, ...], num_layers: int) -> dict[Part, float]:
-    """The share of each part that `names` (module names, globs, "re:..." patterns) exempt.
-
-    The patterns are only searched for words, never run: a file of unknown origin wrote them.
-    """
-    layers: dict[Part, set[int]] = {}
-    everywhere: set[Part] = set()
-    for name in names[:100_000]:
-        part = _part(name.replace("\\", "").lower())
-        if part is None:
-            continue
-        layer = re.search(_LAYER, name.replace("\\", ""))
-        if layer is None:
-            everywhere.add(part)
-        elif len(layer.group(1)) < 6 and int(layer.group(1)) < num_layers:  # else multi-token heads
-            layers.setdefault(part, set()).add(int(layer.group(1)))
-    shares = {part: min(1.0, len(found) / num_layers) for part, found in layers.items()}
-    return {**shares, **dict.fromkeys(everywhere, 1.0)}
+def _kept(names: Iterable[str], num_layers: int) -> tuple[list[Selection], tuple[str, ...]]:
+    names = tuple(names)[:_MOST_NAMES]
+    found = selections(names, num_layers)
+    outside = [n for n in names if layers_in(n, num_layers) == frozenset()]
+    if names and len(outside) == len(names):
+        return found, (
+            f"the quantisation config names only layers that do not exist, such as "
+            f"{outside[0][:60]!r}: nothing is kept in 16 bits",
+        )
+    return found, ()
 
 
-def _part(name: str) -> Part | None:
-    if re.search(_GATE, name) or any(word in name for word in _OTHER_MODELS):
-        return None
-    return next((part for part, words in _WORDS if any(word in name for word in words)), None)
+_NOT_EXPERTS = Selection(None, frozenset(("attention", "state", "mlp", "shared")), None)
+EXPERTS_FP4 = (
+    Selection(None, frozenset(("experts",)), None),
+    Format("fp4 experts", 4.25 / 8, "fp8"),
+)

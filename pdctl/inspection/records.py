@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pdctl.inspection.layers import Layer
+
 Attention = Literal["gqa", "mla"]
 
 
@@ -119,7 +121,12 @@ class Llm:
     max_context: int | None = None
     quantization: str | None = None
     path: str | None = None  # what --model-path takes, when it is not a bundled shape
-    assumptions: tuple[str, ...] = field(default=())  # what the reader guessed, in sentences
+    assumptions: tuple[str, ...] = field(default=())  # what the reader assumed, in sentences
+    guesses: tuple[str, ...] = ()  # those of them that figures rest on
+    layers: tuple[Layer, ...] = ()
+    kv_dtype_bytes: float = 2.0  # of --kv-cache-dtype auto: what the checkpoint says
+    trims_windows: bool = False  # SGLang keeps only the last window of layers that have one
+    per_layer_embedding: int = 0  # parameters looked up beside the embedding, layer by layer
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def cluster_behind(gpus: str, facts: "EngineFacts") -> "Cluster | None":
     """The GPUs of engines that run already; None where nobody says, least of all this machine."""
     from urllib.parse import urlsplit
 
-    from pdctl.deployment.hosts import is_loopback
+    from pdctl.hosts import is_loopback
 
     is_here = is_loopback(urlsplit(facts.url).hostname or "")
     if not (gpus or facts.accelerator or facts.device == "cpu" or is_here):

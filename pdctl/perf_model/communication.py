@@ -7,9 +7,9 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-from pdctl.inspection.llm_size import num_kv_layers
+from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.memory import attention_tp, kv_layer_bytes
+from pdctl.perf_model.memory import attention_tp, sent_bytes_per_token, window_bytes_per_token
 from pdctl.perf_model.records import Link, Parallelism, StepTimes
 
 # Shares of a link's rate that KV reaches.
@@ -28,9 +28,23 @@ BASE_S = 2.5e-3
 TCP_BASE_S = 4e-3
 
 
-def kv_transfer_s(times: StepTimes, tokens: float) -> float:
-    """Seconds until the KV of `tokens` tokens has arrived, on an idle link."""
+def kv_transfer_s(times: StepTimes, prompt_tokens: float) -> float:
+    """Seconds until a whole prompt's KV, windows and state have arrived, on an idle link."""
+    return last_chunk_s(times, prompt_tokens, prompt_tokens)
+
+
+def chunk_s(times: StepTimes, tokens: float) -> float:
+    """Seconds the KV of one chunk takes that is not its prompt's last."""
     return times.transfer_base_s + times.transfer_token_s * tokens
+
+
+def last_chunk_s(times: StepTimes, tokens: float, prompt_tokens: float) -> float:
+    """Seconds the last chunk takes, with the windows and the state of its prompt.
+
+    Source: sglang 0.5.23 disaggregation/prefill.py sends states with the last chunk.
+    """
+    windows = times.transfer_window_token_s * min(prompt_tokens, times.transfer_window_tokens)
+    return chunk_s(times, tokens) + times.transfer_state_s + windows
 
 
 def exposed_tokens(prompt_tokens: int, cached_tokens: int, chunk: int) -> int:
@@ -88,15 +102,39 @@ def tcp_link(bytes_per_s: float) -> Link:
 
 
 def kv_token_s(
-    llm: Llm, parallelism: Parallelism, link: Link, kv_dtype_bytes: float = 2.0
+    llm: Llm, parallelism: Parallelism, link: Link, kv_dtype_bytes: float | None = None
 ) -> float:
-    """Seconds one token's KV takes, over all links of the engine at once.
+    """Seconds one token's KV and index take, over all links of the engine at once.
 
     Each GPU sends its own shard: GQA's heads over the attention group, layers over the
     pipeline; MLA's latent is whole on each GPU and one sends it. Attention-DP ranks send apart.
+    kv_dtype_bytes: None takes what the checkpoint says.
     Ignores: that a request belongs to one rank, so a single one sees one rank's links.
     """
-    rank_bytes = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) * num_kv_layers(llm)
+    size = kv_dtype_bytes or llm.kv_dtype_bytes
+    rank_bytes = sent_bytes_per_token(llm, parallelism, size)
+    copies = _copies(llm, parallelism)
+    return rank_bytes / copies / parallelism.pp / parallelism.dp / link.bytes_per_s
+
+
+def state_s(llm: Llm, parallelism: Parallelism, link: Link) -> float:
+    """Seconds a request's state takes, over all links of its attention group at once.
+
+    Source: sglang 0.5.23 disaggregation/utils.py: state is cut by tp like its heads.
+    """
+    held = state_bytes(llm) / attention_tp(parallelism)
+    return held / parallelism.pp / link.bytes_per_s
+
+
+def window_token_s(
+    llm: Llm, parallelism: Parallelism, link: Link, kv_dtype_bytes: float | None = None
+) -> float:
+    """Seconds one token takes in the layers whose windows SGLang trims.
+
+    kv_dtype_bytes: None takes what the checkpoint says.
+    """
+    size = kv_dtype_bytes or llm.kv_dtype_bytes
+    rank_bytes = window_bytes_per_token(llm, parallelism, size)
     copies = _copies(llm, parallelism)
     return rank_bytes / copies / parallelism.pp / parallelism.dp / link.bytes_per_s
 

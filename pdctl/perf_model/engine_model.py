@@ -4,12 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 from pdctl.inspection.records import Cluster, Llm
+from pdctl.inspection.sglang_models import page_tokens
 from pdctl.perf_model.memory import (
     check_parallelism,
     chunked_prefill_size,
     kv_capacity_tokens,
     max_running_requests,
     mem_fraction_static,
+    running_cap,
     weight_bytes_per_gpu,
 )
 from pdctl.perf_model.records import (
@@ -51,6 +53,10 @@ def engine_model(
     capacity = kv_capacity_tokens(llm, cluster.gpu, parallelism, role, serving)
     context = serving.max_context or llm.max_context or UNKNOWN_CONTEXT
     speculative = serving.verify_tokens > 1
+    wanted = serving.max_running or max_running_requests(
+        capacity, context, speculative=speculative, dp=parallelism.dp
+    )
+    cap = running_cap(llm, cluster.gpu, parallelism, role, serving)
     return EngineModel(
         role=role,
         parallelism=parallelism,
@@ -58,11 +64,10 @@ def engine_model(
             llm, cluster, parallelism, role, profile=profile, link=link, serving=serving
         ),
         kv_capacity_tokens=capacity,
-        max_running_requests=serving.max_running
-        or max_running_requests(capacity, context, speculative=speculative, dp=parallelism.dp),
+        max_running_requests=min(wanted, cap) if cap is not None else wanted,
         chunked_prefill_size=serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp),
         max_context=context,
-        page_size=serving.page_size,
+        page_size=max(serving.page_size, page_tokens(llm.architecture)),
         reserved_decode_tokens=serving.reserved_decode_tokens,
         radix_cache=role != "decode" if serving.radix_cache is None else serving.radix_cache,
         mixed_chunk=serving.mixed_chunk,

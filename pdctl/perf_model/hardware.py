@@ -82,6 +82,15 @@ ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     "other": AttentionKernel(1.0, 0.70, 1.0e-9),
 }
 
+# What `--attention-backend` may be. Source: ATTENTION_BACKEND_CHOICES of SGLang's server_args.py,
+# 0.5.9 and the main branch of late 2026, together.
+ATTENTION_BACKENDS = frozenset((
+    "aiter", "ascend", "compressed", "cutedsl_mla", "cutlass_mla", "dsa", "dsv4",
+    "dual_chunk_flash_attn", "fa3", "fa4", "flashinfer", "flashmla", "flex_attention", "hpc_ops",
+    "intel_amx", "intel_xpu", "minicpm_flashattn", "minicpm_flashinfer", "mlu", "nsa",
+    "tokenspeed_mla", "torch_native", "triton", "trtllm_mha", "trtllm_mla", "wave",
+))  # fmt: skip
+
 # Fixed costs of a step. Source: PD prefill engines of SGLang 0.5.15 on H200, which run without
 # CUDA graphs: on one host 11-18 ms for one token on 32 dense layers, on another about 20 (and up to
 # twice that for seconds on end: what Python launches waits for a busy CPU); Qwen3-30B-A3B (48

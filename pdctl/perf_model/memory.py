@@ -4,13 +4,25 @@ import math
 from dataclasses import dataclass
 
 from pdctl.errors import InvalidInput
-from pdctl.inspection.llm_size import attention_params_per_layer, expert_params, num_kv_layers
+from pdctl.inspection.layers import KEPT_WHOLE, Matrix, Mixer, mixers_of, part_params
+from pdctl.inspection.llm_layers.request_bytes import (
+    index_bytes,
+    kv_bytes,
+    latent_window_bytes,
+    request_ring_bytes,
+    ring_bytes,
+)
+from pdctl.inspection.llm_size import expert_params, state_bytes
 from pdctl.inspection.records import GpuModel, Llm
+from pdctl.inspection.sglang_models import (
+    MAMBA_FULL_MEMORY_RATIO,
+    most_running,
+    page_tokens,
+    slots_per_request,
+    window_pool_share,
+)
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
 from pdctl.units import GIB, MIB
-
-# SGLang's default size of the sliding-window KV pool against the full one
-SWA_FULL_TOKENS_RATIO = 0.8
 
 
 @dataclass(frozen=True)
@@ -43,18 +55,17 @@ def mean_shard(llm: Llm, parallelism: Parallelism) -> Shard:
 
 def _shard(llm: Llm, parallelism: Parallelism, layers: int) -> Shard:
     tp, share = parallelism.tp, layers / llm.num_layers
-    experts = llm.experts
-    moe = (llm.num_layers - experts.num_dense_layers) * share if experts else 0.0
-    matrices = llm.mlp_matrices * llm.hidden_size
-    shared = moe * matrices * experts.shared_intermediate_size if experts else 0.0
     vocabulary = llm.vocab_size * llm.hidden_size
+    shared = part_params(llm.layers, "shared") * share
+    looked_up = 0.0 if llm.tied_embeddings else float(vocabulary)
+    looked_up += llm.per_layer_embedding
     return Shard(
         layers=layers,
         attention=layers * attention_params(llm, attention_tp(parallelism)),
-        dense_mlp=(layers - moe) * matrices * llm.intermediate_size / tp,
+        dense_mlp=part_params(llm.layers, "mlp") * share / tp,
         shared_experts=shared / (1 if parallelism.ep > 1 else tp),
         routed_experts=expert_params(llm) * share / tp,
-        embedding=0.0 if llm.tied_embeddings else vocabulary / (1 if parallelism.dp > 1 else tp),
+        embedding=looked_up / (1 if parallelism.dp > 1 else tp),
         head=vocabulary / tp,
     )
 
@@ -65,42 +76,71 @@ def attention_tp(parallelism: Parallelism) -> int:
 
 
 def attention_params(llm: Llm, tp: int) -> float:
-    """Parameters of one layer's attention on one of `tp` GPUs."""
-    whole = attention_params_per_layer(llm)
-    if llm.attention == "mla":
-        latent = (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0) + (llm.q_lora_rank or 0)
-        down = llm.hidden_size * latent
-        return down + (whole - down) / tp
-    kv = llm.hidden_size * (llm.head_dim + llm.v_head_dim)
-    return (whole - kv * llm.num_kv_heads) / tp + kv * kv_heads(llm, tp)
+    """Parameters of a layer's mixer on one of `tp` GPUs, the mean over all layers."""
+    mixers = mixers_of(llm.layers)
+    held = sum(_held(m, mixer, tp) for mixer in mixers for m in mixer.matrices)
+    return held / llm.num_layers
 
 
-def kv_heads(llm: Llm, tp: int) -> float:
-    """KV heads on one of `tp` GPUs; fewer heads than GPUs are copied."""
-    return max(1.0, llm.num_kv_heads / tp)
-
-
-def kv_layer_bytes(llm: Llm, parallelism: Parallelism, kv_dtype_bytes: float) -> float:
-    """KV bytes of one token and layer on one GPU.
-
-    Source: 2·h_kv·d·s for GQA, (r_kv + r_rope)·s for MLA, not divided by tp
-    (sglang model_executor/pool_configurator.py).
-    """
-    if llm.attention == "mla":
-        return ((llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)) * kv_dtype_bytes
-    per_head = (llm.head_dim + llm.v_head_dim) * kv_dtype_bytes
-    return kv_heads(llm, attention_tp(parallelism)) * per_head
+def _held(matrix: Matrix, mixer: Mixer, tp: int) -> float:
+    """Parameters of one matrix of a mixer on one of `tp` GPUs."""
+    if matrix.leaf in KEPT_WHOLE:
+        return matrix.params
+    if matrix.part == "attention" and matrix.leaf in ("k", "v"):
+        return matrix.params / mixer.kv_heads * max(1.0, mixer.kv_heads / tp)
+    return matrix.params / tp
 
 
 def kv_cell_bytes(llm: Llm, parallelism: Parallelism, kv_dtype_bytes: float = 2.0) -> float:
-    """Memory one token of KV capacity takes on one GPU of the fullest stage.
+    """Memory one token of KV capacity takes on one GPU of the fullest stage, index included.
 
-    Sliding layers count SWA_FULL_TOKENS_RATIO: their pool is that share of the full one.
+    Windows that SGLang trims have a pool of their own, a share of the full one's tokens.
+    Source: sglang 0.5.23 model_executor/pool_configurator.py; sglang_models.py has the shares.
     """
-    sliding = min(llm.num_sliding_layers, num_kv_layers(llm))
-    layers = num_kv_layers(llm) - sliding + SWA_FULL_TOKENS_RATIO * sliding
-    stage = math.ceil(llm.num_layers / parallelism.pp) / llm.num_layers
-    return layers * stage * kv_layer_bytes(llm, parallelism, kv_dtype_bytes)
+    tp = attention_tp(parallelism)
+    whole = sum(_cell_bytes(llm, mixer, tp, kv_dtype_bytes) for mixer in mixers_of(llm.layers))
+    return whole * math.ceil(llm.num_layers / parallelism.pp) / llm.num_layers
+
+
+def sent_bytes_per_token(llm: Llm, parallelism: Parallelism, kv_dtype_bytes: float) -> float:
+    """Bytes of each further prompt token that one GPU's layers send, windows left out."""
+    tp = attention_tp(parallelism)
+    return sum(
+        kv_mixer_bytes(mixer, tp, kv_dtype_bytes) + index_bytes(mixer)
+        for mixer in mixers_of(llm.layers)
+        if not _trimmed(llm, mixer)
+    )
+
+
+def window_bytes_per_token(llm: Llm, parallelism: Parallelism, kv_dtype_bytes: float) -> float:
+    """Bytes of each token in a trimmed window that one GPU's layers keep and send."""
+    tp = attention_tp(parallelism)
+    return sum(_window_cell(llm, mixer, tp, kv_dtype_bytes) for mixer in mixers_of(llm.layers))
+
+
+def kv_mixer_bytes(mixer: Mixer, tp: int, kv_dtype_bytes: float) -> float:
+    """KV bytes of one token and mixer on one of `tp` GPUs; heads are cut, latents are not."""
+    share = max(1.0, mixer.kv_heads / tp) / mixer.kv_heads if mixer.kv_heads else 1.0
+    return kv_bytes(mixer, kv_dtype_bytes) * share
+
+
+def _cell_bytes(llm: Llm, mixer: Mixer, tp: int, kv_dtype_bytes: float) -> float:
+    window = window_pool_share(llm.architecture) * _window_cell(llm, mixer, tp, kv_dtype_bytes)
+    if mixer.kind == "latents":
+        window += window_pool_share(llm.architecture) * ring_bytes(mixer)
+    if _trimmed(llm, mixer):
+        return window
+    return kv_mixer_bytes(mixer, tp, kv_dtype_bytes) + index_bytes(mixer) + window
+
+
+def _window_cell(llm: Llm, mixer: Mixer, tp: int, kv_dtype_bytes: float) -> float:
+    if mixer.kind == "latents":
+        return latent_window_bytes()
+    return kv_mixer_bytes(mixer, tp, kv_dtype_bytes) if _trimmed(llm, mixer) else 0.0
+
+
+def _trimmed(llm: Llm, mixer: Mixer) -> bool:
+    return llm.trims_windows and mixer.kind == "window"
 
 
 # The driver and CUDA keep some: an H200 shows 139.09 of 140.40 GiB free to SGLang at start
@@ -206,16 +246,85 @@ def kv_capacity_tokens(
     """Tokens of KV the whole engine holds, over its attention-DP ranks; <= 0: does not fit.
 
     Source: sglang mem_cache/kv_cache_configurator.py:
-    floor_page((free after weights − free at start·(1 − fraction)) / bytes per token).
+    floor_page((free after weights − free at start·(1 − fraction) − state pool) / bytes per token).
     Ignores: allocator slack, +0.02 % against an H200 log of Llama-3.1-8B.
     """
-    fraction = mem_fraction_static(llm, gpu, parallelism, role, serving)
-    room = (gpu.memory_bytes - CONTEXT_BYTES) * fraction - weight_bytes_per_gpu(llm, parallelism)
-    tokens = math.floor(room / kv_cell_bytes(llm, parallelism, serving.kv_dtype_bytes))
-    tokens = tokens // serving.page_size * serving.page_size
+    room = _room(llm, gpu, parallelism, role, serving)
+    room -= _state_pool_bytes(llm, parallelism, room)
+    kv_dtype_bytes = serving.kv_dtype_bytes or llm.kv_dtype_bytes
+    cell = kv_cell_bytes(llm, parallelism, kv_dtype_bytes)
+    tokens = math.floor(room / cell) if cell else 0
+    page = max(serving.page_size, page_tokens(llm.architecture))
+    tokens = tokens // page * page
     if serving.max_total_tokens is not None:
         tokens = min(tokens, serving.max_total_tokens)
     return tokens * parallelism.dp
+
+
+def state_slots(
+    llm: Llm,
+    gpu: GpuModel,
+    parallelism: Parallelism,
+    role: Role,
+    serving: Serving = SGLANG_DEFAULTS,
+) -> int | None:
+    """Requests whose state the whole engine has room for; None: no layer keeps a state pool.
+
+    Source: sglang 0.5.23 mem_cache/kv_cache_configurator.py: the pool takes
+    --mamba-full-memory-ratio 0.9 to 1 of KV, one slot of it is padding.
+    Ignores: --max-mamba-cache-size.
+    """
+    if not _keeps_state(llm):
+        return None
+    room = _room(llm, gpu, parallelism, role, serving)
+    return max(0, _slots(llm, parallelism, room) - 1) * parallelism.dp
+
+
+def running_cap(
+    llm: Llm,
+    gpu: GpuModel,
+    parallelism: Parallelism,
+    role: Role,
+    serving: Serving = SGLANG_DEFAULTS,
+) -> int | None:
+    """The requests an engine runs at most for its state pool or architecture; None: no cap.
+
+    A decode engine has no radix cache and takes one slot a request, others several: it runs up to
+    five times as many. Source: sglang 0.5.23 kv_cache_configurator.py; sglang_models.py.
+    """
+    radix = role != "decode" if serving.radix_cache is None else serving.radix_cache
+    slots = state_slots(llm, gpu, parallelism, role, serving)
+    caps = [most_running(llm.architecture)]
+    if slots is not None:
+        caps.append(slots // slots_per_request(llm.architecture, radix_cache=radix))
+    return min((cap for cap in caps if cap is not None), default=None)
+
+
+def _room(llm: Llm, gpu: GpuModel, parallelism: Parallelism, role: Role, serving: Serving) -> float:
+    """Bytes of one GPU for KV and state, beside the weights."""
+    fraction = mem_fraction_static(llm, gpu, parallelism, role, serving)
+    usable = (gpu.memory_bytes - CONTEXT_BYTES) * fraction
+    return usable - weight_bytes_per_gpu(llm, parallelism)
+
+
+def _keeps_state(llm: Llm) -> bool:
+    return any(mixer.kind == "state" for mixer in mixers_of(llm.layers))
+
+
+def _state_pool_bytes(llm: Llm, parallelism: Parallelism, room: float) -> float:
+    if _keeps_state(llm):
+        return _slots(llm, parallelism, room) * _slot_bytes(llm, parallelism)
+    rings = sum(request_ring_bytes(mixer) for mixer in mixers_of(llm.layers))
+    return rings * (most_running(llm.architecture) or 0) / parallelism.pp
+
+
+def _slots(llm: Llm, parallelism: Parallelism, room: float) -> int:
+    share = MAMBA_FULL_MEMORY_RATIO / (1 + MAMBA_FULL_MEMORY_RATIO)
+    return max(0, math.floor(room * share / _slot_bytes(llm, parallelism)))
+
+
+def _slot_bytes(llm: Llm, parallelism: Parallelism) -> float:
+    return state_bytes(llm) / attention_tp(parallelism) / parallelism.pp
 
 
 def max_running_requests(

@@ -40,12 +40,15 @@ def weighted_percentiles(counts: Mapping[int, float], width_s: float) -> Percent
 
 
 def is_good(ttft_s: float | None, tpot_s: float | None, slo: Slo) -> bool:
-    """Whether one request met every service level given; a rejected one (None) did not."""
-    if ttft_s is None or tpot_s is None:
+    """Whether one request met every service level given; a rejected one (no TTFT) did not.
+
+    tpot_s: None or 0 for an answer of one token, which meets any TPOT.
+    """
+    if ttft_s is None:
         return False
     if slo.ttft_s is not None and ttft_s > slo.ttft_s:
         return False
-    return slo.tpot_s is None or tpot_s <= slo.tpot_s
+    return slo.tpot_s is None or tpot_s is None or tpot_s <= slo.tpot_s
 
 
 def num_good(outcome: Outcome, slo: Slo) -> int:

@@ -53,7 +53,7 @@ class Serving:
     mixed_chunk: bool = False
     verify_tokens: int = 1
     accept_length: float = 1.0
-    kv_dtype_bytes: float = 2.0
+    kv_dtype_bytes: float | None = None  # None: what the checkpoint says
     attention_backend: str | None = None
     prefill_graphs: bool = True
     decode_graphs: bool = True
@@ -84,15 +84,14 @@ class StepTimes:
         B′ is B padded to its graph; wave = decode_wave_batch, waves(B) as in steps.py.
         With B fixed it is linear in S above its floor, so n steps sum in closed form.
     A mixed step of N tokens and B requests: prefill(N, A), decode's attention and request terms.
-    KV of n tokens moves in transfer_base_s + n·transfer_token_s.
+    KV of n tokens moves in transfer_base_s + n·transfer_token_s; a last chunk adds state, windows.
 
     No part of a step: request_s, a request's way in and out through the engine's other processes
     (HTTP, tokenizer, detokenizer), which keeps no step waiting; and prefill_start_s, from the
     decision of a prefill step until the GPU has it, hidden while the step before it runs.
 
-    B counts requests of the whole engine; a verify batch is folded into the coefficients and
-    expert_share. stages > 1 (pipeline): prefill coefficients are those of one stage, and a
-    batch's result comes stages − 1 further such times after its step (see steps.py).
+    B counts requests of the whole engine; coefficients have verify batches in them. stages > 1:
+    prefill's are those of one stage, a batch's result comes stages − 1 such times after its step.
     """
 
     prefill_base_s: float
@@ -107,8 +106,7 @@ class StepTimes:
     transfer_base_s: float
     transfer_token_s: float
     decode_dense_s: float = 0.0  # all other weights read, which decode_base_s counts
-    decode_split_s: float = 0.0  # putting together what thread blocks made of parts of a sequence
-    # what splitting costs a single request is in decode_latency_s
+    decode_split_s: float = 0.0  # joining parts of sequences; decode_latency_s has a lone one's
     decode_wave_batch: float = 0.0  # requests whose KV heads fill the GPU once; 0: no such waves
     expert_share: float = 1.0  # of the experts, touched by one request's step; 1.0: dense
     prefill_weight_s: float = 0.0
@@ -122,6 +120,9 @@ class StepTimes:
     stages: int = 1
     request_s: float = 0.0
     prefill_start_s: float = 0.0
+    transfer_state_s: float = 0.0
+    transfer_window_token_s: float = 0.0
+    transfer_window_tokens: int = 0
 
 
 @dataclass(frozen=True)

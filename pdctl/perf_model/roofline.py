@@ -3,7 +3,9 @@
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pdctl.inspection.llm_size import num_kv_layers, router_params
+from pdctl.inspection.layers import Mixer, mixers_of
+from pdctl.inspection.llm_layers.request_bytes import index_bytes, latent_window_bytes
+from pdctl.inspection.llm_size import num_kv_layers, router_params, trimmed_window
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.communication import (
     assumed_cluster,
@@ -11,6 +13,8 @@ from pdctl.perf_model.communication import (
     kv_token_s,
     link_between_engines,
     pipeline_handover_s,
+    state_s,
+    window_token_s,
 )
 from pdctl.perf_model.fitting.profiles import check_gpu
 from pdctl.perf_model.hardware import (
@@ -33,7 +37,7 @@ from pdctl.perf_model.memory import (
     attention_tp,
     check_parallelism,
     decode_graph_batch,
-    kv_layer_bytes,
+    kv_mixer_bytes,
     mean_shard,
 )
 from pdctl.perf_model.records import (
@@ -215,7 +219,7 @@ def decode_cost(
     draft_s = _draft_s(llm, dense_s, head_s, serving.verify_tokens)
     rows_s = moved.token_s + DECODE_ROW_S / parallelism.dp
     rows_s += (
-        _decode_window_s(llm, rates, parallelism, serving.kv_dtype_bytes) / serving.verify_tokens
+        _decode_window_s(llm, rates, parallelism, _kv_size(llm, serving)) / serving.verify_tokens
     )
     row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
     rows_per_stage = serving.verify_tokens / parallelism.pp
@@ -251,25 +255,47 @@ def _draft_s(llm: Llm, dense_s: float, head_s: float, verify_tokens: int) -> flo
 def _context_s(
     llm: Llm, rates: Rates, parallelism: Parallelism, bf16_flops: float, serving: Serving
 ) -> float:
-    """Seconds per token of context over the full-attention layers, on the busiest rank."""
-    layers = _full_layers(llm) / parallelism.pp
-    read_s = kv_layer_bytes(llm, parallelism, serving.kv_dtype_bytes) / rates.kv
-    if llm.attention == "mla":
-        values = 2 * (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)
-        flops = 2 * llm.num_heads / attention_tp(parallelism) * values
-        read_s = max(read_s, flops / (bf16_flops * MLA_DECODE_SHARE))
-    return layers * read_s * imbalance(parallelism) / parallelism.dp
+    """Seconds per token of context over the layers without a window, on the busiest rank.
+
+    Ignores: that a sparse index spares decode the tokens it does not choose.
+    """
+    size, tp = _kv_size(llm, serving), attention_tp(parallelism)
+    whole = sum(
+        max(
+            (kv_mixer_bytes(mixer, tp, size) + index_bytes(mixer)) / rates.kv,
+            _latent_flops(llm, mixer) / tp / (bf16_flops * MLA_DECODE_SHARE),
+        )
+        for mixer in mixers_of(llm.layers)
+        if mixer.kind != "window"
+    )
+    return whole * imbalance(parallelism) / parallelism.pp / parallelism.dp
+
+
+def _latent_flops(llm: Llm, mixer: Mixer) -> float:
+    """Products of every head with one cached latent; 0 for attention that keeps heads apart."""
+    if mixer.kind not in ("mla", "latents"):
+        return 0.0
+    values = 2 * (llm.kv_lora_rank or 0) + (llm.rope_head_dim or 0)
+    entries = 1 / max(1, mixer.compress_ratio) if mixer.compress_ratio or mixer.kind == "mla" else 0
+    return 2 * llm.num_heads * values * entries
 
 
 def _decode_window_s(
     llm: Llm, rates: Rates, parallelism: Parallelism, kv_dtype_bytes: float
 ) -> float:
-    """Sliding layers read one window per request (contexts beyond it)."""
-    if not llm.sliding_window:
-        return 0.0
-    sliding = min(llm.num_sliding_layers, num_kv_layers(llm))
-    read = kv_layer_bytes(llm, parallelism, kv_dtype_bytes) * llm.sliding_window
-    return sliding * read / rates.kv / parallelism.dp
+    """Layers with a window read one window per request (contexts beyond it)."""
+    tp = attention_tp(parallelism)
+    read = 0.0
+    for mixer in mixers_of(llm.layers):
+        if mixer.kind == "latents":
+            read += latent_window_bytes() * (mixer.window or 0)
+        elif mixer.kind == "window":
+            read += kv_mixer_bytes(mixer, tp, kv_dtype_bytes) * (mixer.window or 0)
+    return read / rates.kv / parallelism.dp
+
+
+def _kv_size(llm: Llm, serving: Serving) -> float:
+    return serving.kv_dtype_bytes or llm.kv_dtype_bytes
 
 
 def step_times(
@@ -312,6 +338,7 @@ def _roofline(
     route: Link,
     serving: Serving,
 ) -> StepTimes:
+    serving = replace(serving, kv_dtype_bytes=serving.kv_dtype_bytes or llm.kv_dtype_bytes)
     per_gpu = rates(llm, cluster.gpu, serving.attention_backend)
     part = mean_shard(llm, parallelism)
     handover = pipeline_handover_s(llm, cluster, parallelism)
@@ -345,6 +372,9 @@ def _roofline(
         stages=pp,
         request_s=REQUEST_S,
         prefill_start_s=PREFILL_START_S,
+        transfer_state_s=state_s(llm, parallelism, route),
+        transfer_window_token_s=window_token_s(llm, parallelism, route, serving.kv_dtype_bytes),
+        transfer_window_tokens=trimmed_window(llm),
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -317,14 +317,16 @@ def _series(pattern: "re.Pattern[str]", page: str) -> Iterator[Series]:
 def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSample, CounterSample]:
     """What an engine's /metrics says; None for whatever is not there.
 
-    Ranks of tensor parallelism repeat the same numbers and are counted once; ranks of data
-    parallelism are added up.
+    Ranks of tensor, pipeline and context parallelism repeat the numbers of one data-parallel rank
+    and are counted once. Data-parallel ranks are added up, but for KV usage, which is their mean.
+
+    Source: observability/metrics_collector.py of SGLang 0.5.23: the first attention rank of every
+        data-parallel rank writes, all ranks with --enable-metrics-for-all-schedulers; dp_rank is
+        there under both kinds of data parallelism, and tp_rank counts on across attention DP.
     """
-    sums: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
     buckets: dict[str, dict[float, float]] = {}
-    for name, labels, value in _series(_ENGINE_LINE, page):
-        if labels.get("tp_rank", "0") != "0" or not abs(value) <= LARGEST:
-            continue
+    for name, labels, value in _once_per_rank(_series(_ENGINE_LINE, page)):
         if name.endswith("_bucket"):
             bound = _bound(labels)
             if bound is not None:
@@ -332,8 +334,34 @@ def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSamp
                 family[bound] = family.get(bound, 0.0) + value
         else:
             key = f"{name}:{labels['mode']}" if "mode" in labels else name
-            sums[key] = sums.get(key, 0.0) + value
+            values.setdefault(key, []).append(value)
+    sums = {key: sum(found) for key, found in values.items()}
+    if usage := values.get("token_usage"):
+        sums["token_usage"] = min(1.0, max(0.0, sums["token_usage"] / len(usage)))
     return _metrics_sample(sums, role, at_s), _metrics_counters(sums, buckets)
+
+
+def _once_per_rank(series: Iterable[Series]) -> Iterator[Series]:
+    """The series of the first pipeline and tensor rank of every data-parallel rank."""
+    believed = [one for one in series if abs(one[2]) <= LARGEST and not _is_part(one)]
+    first: dict[tuple[str, str], tuple[int, int]] = {}
+    for name, labels, _ in believed:
+        key = (name, labels.get("dp_rank", ""))
+        first[key] = min(first.get(key, _place(labels)), _place(labels))
+    for name, labels, value in believed:
+        if _place(labels) == first[name, labels.get("dp_rank", "")]:
+            yield name, labels, value
+
+
+def _is_part(series: Series) -> bool:
+    """Part of a gauge by priority, whose total is the series of no priority."""
+    name, labels, _ = series
+    return name in _GAUGES and bool(labels.get("priority"))
+
+
+def _place(labels: Mapping[str, str]) -> tuple[int, int]:
+    pp, tp = (labels.get(name, "0") for name in ("pp_rank", "tp_rank"))
+    return (int(pp) if pp.isdecimal() else 0, int(tp) if tp.isdecimal() else 0)
 
 
 def _bound(labels: Mapping[str, str]) -> float | None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pdctl.engines.clients.api_key import VARIABLE
 from pdctl.engines.clients.http import Connection, GetFailed
+from pdctl.hosts import in_url
 from pdctl.perf_model.records import Role
 from pdctl.status.pages import (
     parse_engine_metrics,
@@ -20,7 +21,6 @@ from pdctl.status.records import CounterSample, EngineSample, RouterScrape, Scra
 LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
 TIMEOUT_S = 1.0
 METRICS_EVERY_S = 5.0  # the histograms; they are hundreds of lines a page, the queues are not
-_DEFAULT_ROUTER_METRICS_PORT = 29000
 
 
 def scrape_engine(target: Target, timeout_s: float = TIMEOUT_S) -> Scrape:
@@ -118,9 +118,11 @@ class RouterScraper:
 
     def __init__(self, url: str, metrics_port: int | None = None) -> None:
         host = urlsplit(url).hostname or "127.0.0.1"
-        port = metrics_port or _DEFAULT_ROUTER_METRICS_PORT
         self._router = Connection(url)
-        self._metrics = Connection(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        # without a port of its own nothing is read: at the usual one another router may answer
+        self._metrics = (
+            Connection(f"http://{in_url(host)}:{metrics_port}") if metrics_port else None
+        )
 
     def scrape(self, timeout_s: float = TIMEOUT_S) -> RouterScrape:
         """The router now; not alive when it does not answer."""
@@ -133,6 +135,8 @@ class RouterScraper:
         return RouterScrape(time.time(), True, status == 200, requests, breakers)
 
     def _read_metrics(self, deadline: float) -> tuple[float | None, dict[str, str]]:
+        if self._metrics is None:
+            return None, {}
         try:
             status, body = self._metrics.get("/metrics", max(0.05, deadline - time.monotonic()))
         except GetFailed:
@@ -144,7 +148,8 @@ class RouterScraper:
     def close(self) -> None:
         """Let go of the connections."""
         self._router.close()
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
 
 class Parallel:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from pdctl.deployment.hosts import is_loopback
 from pdctl.deployment.records import role_of_mode
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
 from pdctl.engines.lifecycle.meant import meant_name
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import EngineFailed, InvalidInput, PdctlError, StateConflict
+from pdctl.hosts import in_url, is_loopback, is_wildcard
 from pdctl.perf_model.records import Role
 from pdctl.status.records import Target, Watched
 from pdctl.status.scrape import TIMEOUT_S, Parallel
@@ -88,14 +88,14 @@ def named_targets(listed: Sequence["Listed"], router_host: str) -> list[Target]:
 def _reachable(url: str, router_host: str) -> str:
     """An engine at the router's own loopback is on the router's host."""
     parts = urlsplit(url)
-    if not _is_here(parts.hostname or "") or _is_here(router_host):
+    if not _is_own(parts.hostname or "") or _is_own(router_host):
         return url
-    host = f"[{router_host}]" if ":" in router_host else router_host
-    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}"))
+    return urlunsplit(parts._replace(netloc=f"{in_url(router_host)}:{parts.port}"))
 
 
-def _is_here(host: str) -> bool:
-    return is_loopback(host) or host == "0.0.0.0"
+def _is_own(host: str) -> bool:
+    """True for a host that means the machine itself to each that reads it."""
+    return is_loopback(host) or is_wildcard(host)
 
 
 def _asker(target: Target) -> Callable[[], Role | None]:
@@ -202,7 +202,7 @@ def _supervision(found: DeploymentState) -> str:
 def source_of_router(url: str, metrics_port: int | None = None) -> Callable[[], Watched]:
     """Follows the engines a router lists; asks it anew every few seconds.
 
-    metrics_port: its Prometheus port; None: the usual one.
+    metrics_port: its Prometheus port; None: unknown, its metrics are not read.
 
     Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
     """

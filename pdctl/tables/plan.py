@@ -119,6 +119,8 @@ def gpus_text(arm: Arm) -> str:
 def _pair(times: Percentiles | None) -> str:
     if times is None:
         return UNKNOWN
+    if times.p99 == 0:
+        return "one token"  # TPOT of answers without a second one
     left, right = format_seconds(times.p50), format_seconds(times.p90)
     if left.split()[-1] == right.split()[-1]:
         left = left.split()[0]

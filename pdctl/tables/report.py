@@ -11,6 +11,7 @@ from pdctl.units import UNKNOWN, format_bytes, format_rate, format_seconds, form
 from pdctl.verdict.closed_loop import clients_of, load_text
 from pdctl.verdict.records import Arm, Question, Verdict
 from pdctl.verdict.search import RatePoint
+from pdctl.workload.describe import drawn_line, read_line
 from pdctl.workload.records import Workload
 
 ROOM = 1.08  # above the highest value
@@ -279,6 +280,8 @@ def _input_rows(question: Question) -> list[Row]:
     rows: list[Row] = [("input", "value"), ("model", llm.name), ("GPUs", _gpus(question))]
     rows += [("between nodes", between if cluster.num_nodes > 1 else "one node")]
     rows += [("workload", workload.origin)]
+    if said := read_line(workload.trace) if workload.trace else drawn_line(workload):
+        rows += [("requests", said)]
     for name, lengths in (("prompt tokens", workload.isl), ("output tokens", workload.osl)):
         rows.append(
             (name, f"mean {lengths.mean:,.0f}, cv {lengths.cv:.2f}" if lengths else UNKNOWN)

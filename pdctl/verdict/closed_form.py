@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from pdctl.perf_model.communication import kv_transfer_s
+from pdctl.perf_model.communication import kv_transfer_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.steps import decode_step_s, prefill_s
 from pdctl.verdict.rules import LoadEstimate
@@ -28,7 +28,8 @@ class Demand:
     fresh: prompt tokens to compute; cached: those found in the prefix cache.
     pairs: query-key pairs of its prefill. context: tokens a decode step reads for it,
     averaged over its steps. spread: how waits grow over those of equal prompts, (1 + cv²).
-    long: the 90th percentile of a prompt over the mean.
+    long: the 90th percentile of a prompt over the mean. has_tpot: more than a tenth of the
+    requests have a second output token; the 90th percentile of TPOT is 0 otherwise.
     """
 
     fresh: float
@@ -38,6 +39,12 @@ class Demand:
     context: float
     spread: float = 1.0
     long: float = 1.0
+    has_tpot: bool = True
+
+    @property
+    def decode_tokens(self) -> float:
+        """Output tokens that take a decode step; the only token of an answer takes none."""
+        return self.osl if self.osl > 1.0 else 0.0
 
     @property
     def isl(self) -> float:
@@ -62,7 +69,8 @@ def demand_of(workload: Workload) -> Demand | None:
     # a step is an output token: long outputs weigh more, and are longer while they last
     context = isl + osl * (1.0 + workload.osl.cv**2) / 2
     spread, long = 1.0 + workload.isl.cv**2, max(workload.isl.p90 / isl, 1.0)
-    return Demand(fresh, isl - fresh, pairs, osl, context, spread, long)
+    has_tpot = workload.osl.p90 > 1.0
+    return Demand(fresh, isl - fresh, pairs, osl, context, spread, long, has_tpot)
 
 
 @cache
@@ -150,6 +158,8 @@ def decode_rps(engine: EngineModel, demand: Demand, tpot_s: float | None) -> flo
     0 when even one request alone is slower. Source: Little's law, rate = B / (OSL · TPOT).
     """
     most = max_batch(engine, demand)
+    if not demand.has_tpot:
+        tpot_s = None
     if most < 1.0 or (tpot_s is not None and tpot_at(engine, demand, 1.0) > tpot_s):
         return 0.0
     batch = most
@@ -261,9 +271,13 @@ def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace
     """
     batch, each, busy = 1.0, 0.0, 0.0
     for _ in range(3):
-        each = prefill_shared_s(engine, demand, rate_rps, step_s(engine, demand, batch))
+        each = (
+            prefill_shared_s(engine, demand, rate_rps, step_s(engine, demand, batch))
+            if demand.decode_tokens
+            else prefill_packed_s(engine, demand)  # prompts alone may follow one another for ever
+        )
         busy = rate_rps * each
-        load = rate_rps * demand.osl / max(1.0 - busy, 1e-9)
+        load = rate_rps * demand.decode_tokens / max(1.0 - busy, 1e-9)
         running = running_requests(engine, demand, load)
         if busy >= 1.0 or running is None:
             return None
@@ -273,9 +287,11 @@ def colocated_pace(engine: EngineModel, demand: Demand, rate_rps: float) -> Pace
     spread = math.sqrt(stalls * demand.spread) * each / demand.osl
     alone = prefill_alone_s(engine, demand)
     wait, tail = _waits(busy, each * demand.spread)
-    half = step_s(engine, demand, batch) / 2
+    half = step_s(engine, demand, batch) / 2 if demand.decode_tokens else 0.0
     slow = max(alone + tail, prefill_long_s(engine, demand) + wait)
-    return Pace(alone + wait + half, slow + half, tpot, tpot + NORMAL_P90 * spread, batch)
+    tpot_p90 = tpot + NORMAL_P90 * spread if demand.has_tpot else 0.0
+    mean_tpot = tpot if demand.decode_tokens else 0.0
+    return Pace(alone + wait + half, slow + half, mean_tpot, tpot_p90, batch)
 
 
 def pd_pace(
@@ -299,7 +315,8 @@ def pd_pace(
     slow = max(first + tail, prefill_long_s(prefill, demand) + wait + after)
     tpot = tpot_at(decode, demand, batch)
     crowded = tpot_at(decode, demand, batch + NORMAL_P90 * math.sqrt(batch))
-    return Pace(first + wait, slow, tpot, (tpot + crowded) / 2, batch)
+    tpot_p90 = (tpot + crowded) / 2 if demand.has_tpot else 0.0
+    return Pace(first + wait, slow, tpot if demand.decode_tokens else 0.0, tpot_p90, batch)
 
 
 def handover_s(prefill: EngineModel, decode: EngineModel, demand: Demand) -> float:
@@ -308,7 +325,7 @@ def handover_s(prefill: EngineModel, decode: EngineModel, demand: Demand) -> flo
     Source: SGLang sends KV chunk by chunk, so only the last chunk is exposed.
     """
     last = min(demand.fresh, prefill.chunked_prefill_size)
-    moved = prefill.times.transfer_base_s + prefill.times.transfer_token_s * last
+    moved = last_chunk_s(prefill.times, last, demand.isl)
     return moved + step_s(decode, demand, 1.0) / 2
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from pdctl.inspection.records import Llm
 from pdctl.perf_model.fitting.profiles import ROOFLINE_BAND
 from pdctl.perf_model.hardware import generation
 from pdctl.perf_model.records import Fleet
@@ -99,11 +100,16 @@ def _by_dominance(colocated: Side, pd: Side, band: float) -> Choice:
         (colocated.tpot_s, pd.tpot_s),
         (pd.knee_rps, colocated.knee_rps),
     )
-    if _dominates([theirs / max(ours, 1e-12) for theirs, ours in pairs], band):
+    if _dominates([_over(theirs, ours) for theirs, ours in pairs], band):
         return "pd"
-    if _dominates([ours / max(theirs, 1e-12) for theirs, ours in pairs], band):
+    if _dominates([_over(ours, theirs) for theirs, ours in pairs], band):
         return "colocated"
     return "too_close"
+
+
+def _over(one: float, other: float) -> float:
+    """Their ratio; 1 for equal ones, also where both are 0, as TPOTs of one-token answers are."""
+    return 1.0 if one == other else one / max(other, 1e-12)
 
 
 def _dominates(gains: list[float], band: float) -> bool:
@@ -125,6 +131,11 @@ def _confidence(evidence: Choice, lean: Lean, band: float, weak: bool) -> Confid
     if weak or lean not in (evidence, "mixed"):
         return "low"
     return "high" if lean == evidence and band < ROOFLINE_BAND else "medium"
+
+
+def sure(llm: Llm, confidence: Confidence) -> Confidence:
+    """`confidence`, or "low" where the figures of the LLM rest on a guess."""
+    return "low" if llm.guesses else confidence
 
 
 def _gain(lean: Lean, colocated: Side, pd: Side) -> float:

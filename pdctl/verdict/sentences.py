@@ -9,6 +9,7 @@ from pdctl.verdict.closed_loop import clients_of, clients_reason, meets
 from pdctl.verdict.judge import Ruling
 from pdctl.verdict.records import Arm, Choice, Question, Rule
 from pdctl.verdict.rules import Lean
+from pdctl.workload.records import Workload
 
 _RULE_WORDS = {
     "long_prompts": "long prompts",
@@ -53,16 +54,17 @@ def latency_reason(colocated: Arm, pd: Arm, rate_rps: float) -> str:
     """What the headline rests on, without SLOs: who is better at what."""
     if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
         return ""
-    parts = [
-        _compared("TTFT", colocated.ttft_s.p90, pd.ttft_s.p90),
-        _compared("TPOT", colocated.tpot_s.p90, pd.tpot_s.p90),
-    ]
+    parts = [_compared("TTFT", colocated.ttft_s.p90, pd.ttft_s.p90)]
+    if _have_tpot(colocated, pd):
+        parts.append(_compared("TPOT", colocated.tpot_s.p90, pd.tpot_s.p90))
     depends = _which_slo(colocated, pd)
     return f"At {format_rate(rate_rps)} req/s {' and '.join(parts)} (p90).{depends}"
 
 
 def _which_slo(colocated: Arm, pd: Arm) -> str:
     """Who an SLO on TTFT, and who one on TPOT would favour, where that differs."""
+    if not _have_tpot(colocated, pd):
+        return ""
     first = _faster(colocated.ttft_s, pd.ttft_s)
     each = _faster(colocated.tpot_s, pd.tpot_s)
     if first == each:
@@ -78,9 +80,19 @@ def _compared(name: str, colocated_s: float, pd_s: float) -> str:
     return f"{name} is {format_seconds(pd_s)} split, {format_seconds(colocated_s)} colocated"
 
 
+def _have_tpot(*arms: Arm) -> bool:
+    """Whether the 90th percentile of TPOT says anything: not where answers have one token."""
+    return all(arm.tpot_s is not None and arm.tpot_s.p90 > 0 for arm in arms)
+
+
 def _telling(colocated: Arm, pd: Arm) -> str:
     if colocated.tpot_s is None or pd.tpot_s is None:
         return ""
+    if not _have_tpot(colocated, pd):
+        if colocated.ttft_s is None or pd.ttft_s is None:
+            return ""
+        split, together = format_seconds(pd.ttft_s.p90), format_seconds(colocated.ttft_s.p90)
+        return f": TTFT p90 {split} split, {together} colocated; most answers have one token"
     split, together = format_seconds(pd.tpot_s.p90), format_seconds(colocated.tpot_s.p90)
     return f": TPOT p90 {split} split, {together} colocated"
 
@@ -176,11 +188,28 @@ def warnings(
             f"{100 * share:.1f} % of the requests exceed the {question.llm.max_context:,} tokens "
             f"of context of {question.llm.name}: engines refuse them or cut their output."
         )
+    if question.workload.trace is not None:
+        yield from question.workload.trace.notes
+        yield from _no_times(question.workload)
     if skipped := question.workload.skipped_lines:
-        yield f"{skipped} lines of {question.workload.origin} were skipped."
+        noun = "line" if skipped == 1 else "lines"
+        yield f"{skipped:,} {noun} of {question.workload.origin} left out."
     for arm in arms.values():
         if arm.infeasible:
             yield f"{arm.layout} {arm.infeasible}."
+
+
+def _no_times(workload: Workload) -> Iterator[str]:
+    """A file with columns that may be times under a name nobody knows, and no rate either."""
+    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
+    if (
+        facts is not None
+        and facts.span_s is None
+        and facts.unused_columns
+        and known == (None, None)
+    ):
+        unused = ", ".join(facts.unused_columns[:6])
+        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
 
 
 def disagreement(rules: tuple[Rule, ...], leaning: Lean, ruling: Ruling) -> Iterator[str]:
@@ -212,13 +241,25 @@ def measure_command(question: Question, pd: Arm) -> str:
     workload = question.workload
     if workload.requests is not None:
         words.append(f"--trace {workload.origin}")
+        words += _reading_flags(workload)
     elif workload.isl is not None and workload.osl is not None:
         words.append(f"--isl {workload.isl.mean:g} --osl {workload.osl.mean:g}")
+        spreads = (("--isl-cv", workload.isl), ("--osl-cv", workload.osl))
+        words += [f"{flag} {lengths.cv:g}" for flag, lengths in spreads if lengths.cv]
     if workload.concurrency is not None:
         words.append(f"--concurrency {clients_of(question)}")
     elif workload.rate_rps is not None and workload.requests is None:
         words.append(f"--rate {workload.rate_rps:g}")
     return " ".join(words)
+
+
+def _reading_flags(workload: Workload) -> Iterator[str]:
+    """What makes another verb read the trace as this one did, where it could read it otherwise."""
+    facts = workload.trace
+    if facts is not None and facts.is_unit_given and facts.time_unit:
+        yield f"--time-unit {facts.time_unit}"
+    if facts is not None and facts.filled_osl is not None:
+        yield f"--osl {facts.filled_osl}"
 
 
 def backend_flags(question: Question) -> Iterator[str]:

@@ -16,7 +16,16 @@ from pdctl.verdict.closed_form import (
     tpot_at,
 )
 from pdctl.verdict.closed_loop import clients_of, judge_clients, load_text
-from pdctl.verdict.judge import Point, Ruling, Side, find_flips, judge, roofline_band, scale_of
+from pdctl.verdict.judge import (
+    Point,
+    Ruling,
+    Side,
+    find_flips,
+    judge,
+    roofline_band,
+    scale_of,
+    sure,
+)
 from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, shapes
 from pdctl.verdict.records import Arm, Choice, Flip, Provenance, Question, Rule, Sizing, Verdict
 from pdctl.verdict.rules import Lean, LoadEstimate, apply_rules, lean, quarter, rate_match
@@ -85,7 +94,7 @@ def too_long(
 def _refusal(question: Question, rules: tuple[Rule, ...], why: str) -> Verdict:
     return Verdict(
         verdict="too_close",
-        confidence="high",
+        confidence=sure(question.llm, "high"),
         decided_by="feasibility",
         headline="No layout can run this",
         rules=rules,
@@ -181,7 +190,7 @@ def _by_feasibility(question: Question, found: Findings, demand: Demand, asked: 
     why = "A split needs at least two engines; these GPUs hold one."
     return Verdict(
         verdict=choice,
-        confidence="high",
+        confidence=sure(question.llm, "high"),
         decided_by="feasibility",
         headline=sentences.headline(choice, found.arms),
         rules=_rules(question, load),
@@ -211,7 +220,7 @@ def _by_evidence(question: Question, found: Findings, demand: Demand, asked: boo
     total = prefill + decode if split else sum(arms["colocated"].num_engines)
     return Verdict(
         verdict=ruling.choice,
-        confidence=ruling.confidence,
+        confidence=sure(question.llm, ruling.confidence),
         decided_by=ruling.decided_by,
         headline=sentences.headline(ruling.choice, arms),
         rules=rules,

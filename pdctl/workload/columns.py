@@ -1,80 +1,82 @@
-"""Which column of a trace holds what, and the unit of its timestamps. Pure."""
+"""Which column of a trace holds what. Pure."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
 
+from pdctl.workload.column_names import ALIASES, LENGTH_WORDS, WORDS
+
 MAX_TOKENS = 10**9  # above this a length is a mistake, not a prompt
 
-# names are compared in lower case, without spaces, underscores and dashes
-_ALIASES = {
-    "arrival": (
-        "timestamp",
-        "arrivaltime",
-        "arrivedat",
-        "arrival",
-        "arrivals",
-        "starttime",
-        "requesttime",
-        "createdat",
-        "time",
-    ),
-    "prompt": (
-        "inputlength",
-        "inputlen",
-        "inputtokens",
-        "contexttokens",
-        "requesttokens",
-        "prompttokens",
-        "promptlength",
-        "promptlen",
-        "numprefilltokens",
-        "numprompttokens",
-        "isl",
-    ),
-    "output": (
-        "outputlength",
-        "outputlen",
-        "outputtokens",
-        "generatedtokens",
-        "responsetokens",
-        "completiontokens",
-        "numdecodetokens",
-        "osl",
-    ),
-    "blocks": ("hashids",),
+_UNIT_NAMES = {
+    "ns": ("ns", "nsec", "nanos", "nanosecond", "nanoseconds"),
+    "us": ("us", "µs", "μs", "usec", "micros", "microsecond", "microseconds"),
+    "ms": ("ms", "msec", "millis", "millisecond", "milliseconds"),
+    "s": ("s", "sec", "secs", "second", "seconds"),
 }
-_UNIT_SUFFIX = re.compile(r"[ _-](ns|us|ms|s|sec|seconds)$", re.IGNORECASE)
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0, "date": 1.0}
+_UNIT_OF = {name: unit for unit, names in _UNIT_NAMES.items() for name in names}
+_UNIT_SUFFIX = re.compile(rf"[ _.(\[-]+({'|'.join(_UNIT_OF)})[\])]?$", re.IGNORECASE)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_NAME = re.compile(r"[\w .\-/()\[\]]{1,60}$")
 _DATE = re.compile(
-    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(\.\d+|,\d+)?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE
+    r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d:\d\d)(:\d\d)?(\.\d+|,\d+)?"
+    r"\s*(Z|UTC|[+-]\d\d:?\d\d)?",
+    re.IGNORECASE,
 )
-# Unix time now is 1.8e9 s: larger stamps can only be finer units
-_EPOCH_UNITS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (1e8, "s"))
+_FAILURES = frozenset(
+    ["abort", "aborted", "cancelled", "canceled", "failed", "failure", "error", "timeout"]
+)
 _BLOCK_SIZES = (512, 16, 64, 32, 128, 256, 1024, 1)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The name of each column that was recognised. None: the file has none."""
+    """The name of each column that was recognised. None: the file has none.
+
+    unit: of arrival, where its name says it. usual_unit: that of the published format.
+    session, delay: of conversations whose later turns come `delay` after the answer before.
+    outcome: how a request ended. unused: columns that mean nothing to pdctl.
+    """
 
     arrival: str | None
     prompt: str
-    output: str
+    output: str | None
     blocks: str | None
-    unit: str | None  # of arrival, where the format or the name says it
+    unit: str | None
+    usual_unit: str | None = None
+    session: str | None = None
+    delay: str | None = None
+    outcome: str | None = None
+    unused: tuple[str, ...] = ()
+    is_log: bool = False  # a server's log, not a table
 
 
-def find_columns(names: Sequence[str]) -> Columns | None:
-    """The columns of a trace among `names`; None without both lengths."""
-    found = {meaning: _first_named(names, aliases) for meaning, aliases in _ALIASES.items()}
+def find_columns(names: Sequence[str], *, needs_output: bool = True) -> Columns | None:
+    """The columns of a trace among `names`; None without the lengths it needs."""
+    found = {meaning: _first_named(names, aliases) for meaning, aliases in ALIASES.items()}
+    for meaning in WORDS:
+        if found[meaning] is None:
+            found[meaning] = _first_alike(names, meaning, set(found.values()))
     prompt, output = found["prompt"], found["output"]
-    if prompt is None or output is None:
+    if prompt is None or (output is None and needs_output):
         return None
+    arrival, blocks, delay = found["arrival"], found["blocks"], found["delay"]
+    session = found["session"] if delay else None
+    outcome = found["outcome"]
+    taken = {arrival, prompt, output, blocks, session, delay, outcome}
     return Columns(
-        found["arrival"], prompt, output, found["blocks"], _stated_unit(found["arrival"], names)
+        arrival=arrival,
+        prompt=prompt,
+        output=output,
+        blocks=blocks,
+        unit=unit_in_name(arrival or ""),
+        usual_unit=_usual_unit(names),
+        session=session,
+        delay=delay if session else None,
+        outcome=outcome,
+        unused=tuple(name for name in names if name not in taken and name),
     )
 
 
@@ -83,16 +85,37 @@ def _first_named(names: Sequence[str], aliases: Sequence[str]) -> str | None:
     return next((by_key[alias] for alias in aliases if alias in by_key), None)
 
 
+def _first_alike(names: Sequence[str], meaning: str, taken: set[str | None]) -> str | None:
+    """The first column whose words mean `meaning`: `req_arrival_clock`, `n_input_toks`."""
+    telling, others = WORDS[meaning]
+    words = {name: _words(name) for name in names if name not in taken and _NAME.match(name)}
+    fits = {
+        name: found
+        for name, found in words.items()
+        if not found & others and (meaning == "arrival" or found & LENGTH_WORDS)
+    }
+    return next((name for word in telling for name, found in fits.items() if word in found), None)
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name).lower()))
+
+
 def _key(name: str) -> str:
-    return re.sub(r"[ _-]", "", _UNIT_SUFFIX.sub("", name.strip())).lower()
+    return re.sub(r"[ _-]", "", _UNIT_SUFFIX.sub("", _CAMEL.sub("_", name.strip()))).lower()
 
 
-def _stated_unit(arrival: str | None, names: Sequence[str]) -> str | None:
-    """From the column's name, or from the format: Bailian and BurstGPT count in seconds."""
-    suffix = _UNIT_SUFFIX.search(arrival or "")
-    if suffix:
-        return suffix.group(1).lower()
-    return "s" if {"chatid", "sessionid"} & {_key(name) for name in names} else None
+def unit_in_name(name: str) -> str | None:
+    """The unit that a column's name ends in: `send_time_us`, `arrivalMs`, `time (ns)`."""
+    suffix = _UNIT_SUFFIX.search(_CAMEL.sub("_", name.strip()))
+    return _UNIT_OF[suffix.group(1).lower()] if suffix else None
+
+
+def _usual_unit(names: Sequence[str]) -> str | None:
+    """Bailian's and BurstGPT's traces count in seconds."""
+    keys = {_key(name) for name in names}
+    burst_gpt = keys >= {"sessionid", "requesttokens", "responsetokens"}
+    return "s" if "chatid" in keys or burst_gpt else None
 
 
 def with_dates(columns: Columns, raw: object) -> Columns:
@@ -125,8 +148,9 @@ def parse_number(raw: object) -> float:
 
 
 def _date_s(match: re.Match[str]) -> float:
-    day, clock, fraction, zone = match.groups()
-    return _second(day, clock) - _offset_s(zone) + float("0" + (fraction or ".0").replace(",", "."))
+    year, month, day, minute, second, fraction, zone = match.groups()
+    whole = _second(f"{year}-{month}-{day}", minute + (second or ":00"))
+    return whole - _offset_s(zone) + float("0" + (fraction or ".0").replace(",", "."))
 
 
 @lru_cache(maxsize=64)
@@ -135,11 +159,24 @@ def _second(day: str, clock: str) -> float:
 
 
 def _offset_s(zone: str | None) -> float:
-    if not zone or zone in "Zz":
+    if not zone or zone.upper() in ("Z", "UTC"):
         return 0.0
     digits = zone[1:].replace(":", "")
     seconds = int(digits[:2]) * 3600 + int(digits[2:]) * 60
     return seconds if zone[0] == "+" else -seconds
+
+
+def is_failure(column: str, raw: object) -> bool:
+    """True where an outcome says that the request was aborted or failed.
+
+    raw: a word ("abort"), SGLang's finish reason, or a truth value of a column such as `success`.
+    """
+    if isinstance(raw, dict):
+        raw = raw.get("type")
+    text = str(raw).strip().lower()
+    if text in ("true", "false"):
+        return (text == "true") != (_key(column) == "success")
+    return text in _FAILURES or (text.isdecimal() and 400 <= int(text[:4]) < 600)  # HTTP
 
 
 def parse_tokens(raw: object, name: str, *, least: int = 0) -> int:
@@ -158,31 +195,6 @@ def parse_tokens(raw: object, name: str, *, least: int = 0) -> int:
 def _short(raw: object) -> str:
     text = repr(raw)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def guess_unit(times: Sequence[float], *, milliseconds_likely: bool) -> str:
-    """The unit of numeric timestamps that nothing states: "ns", "us", "ms" or "s".
-
-    Large stamps can only be Unix time; fractions mean seconds. Whole numbers are milliseconds in
-    Mooncake's format (`milliseconds_likely`) unless that makes over 1000 requests/s, and elsewhere
-    when seconds would make less than one request in 50.
-    """
-    latest = max(times)
-    for least, unit in _EPOCH_UNITS:
-        if latest >= least:
-            return unit
-    if any(time % 1 for time in times):
-        return "s"
-    mean_gap = (latest - min(times)) / max(1, len(times) - 1)
-    if milliseconds_likely:
-        return "s" if 0 < mean_gap < 1 else "ms"
-    return "ms" if mean_gap > 50 else "s"
-
-
-def to_seconds(times: Iterable[float], unit: str) -> list[float]:
-    """Timestamps in `unit` as seconds."""
-    scale = _UNITS_S[unit]
-    return [time * scale for time in times]
 
 
 def guess_block_tokens(isl: Sequence[int], num_blocks: Sequence[int]) -> int | None:

@@ -3,19 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from pdctl.errors import InvalidInput
-from pdctl.units import parse_duration_s, positive
+from pdctl.units import format_count, format_span, parse_latency_s, positive
 from pdctl.workload.arrivals import at_rate, mean_rate_rps
-from pdctl.workload.records import Burstiness, Lengths, Requests, Slo, Trace, Workload
+from pdctl.workload.records import Burstiness, Lengths, Requests, Slo, Trace, TraceFacts, Workload
 
 
 def parse_slo(ttft: str | None, tpot: str | None, attainment: float = 0.9) -> Slo:
-    """The SLO of `--ttft 1s --tpot 30ms --attainment 0.9`.
+    """The SLO of `--ttft 1s --tpot 30ms --attainment 0.9`; None or "" is not given.
 
-    A bare number counts in seconds for TTFT and in milliseconds for TPOT.
-    Raises InvalidInput naming the flag of a value that is not positive and finite, or of an
-    attainment that is not above 0 and at most 1.
+    Raises InvalidInput naming the flag of a value that is not positive and finite, that has no
+    unit, or of an attainment that is not above 0 and at most 1.
     """
     if not 0 < attainment <= 1:
         raise InvalidInput(
@@ -23,16 +23,35 @@ def parse_slo(ttft: str | None, tpot: str | None, attainment: float = 0.9) -> Sl
             hint="--attainment 0.9",
         )
     return Slo(
-        ttft_s=None if ttft is None else parse_duration_s(ttft, flag="--ttft"),
-        tpot_s=None if tpot is None else parse_duration_s(tpot, flag="--tpot", bare_unit="ms"),
+        ttft_s=parse_latency_s(ttft, flag="--ttft") if ttft else None,
+        tpot_s=parse_latency_s(tpot, flag="--tpot") if tpot else None,
         attainment=attainment,
     )
 
 
 SHORT_TOKENS = 1024  # "under 1K"
 LONG_TOKENS = 4096  # "from 4K"
+MOST_SPREAD = 10.0
+_NORMAL_P90 = 1.2816
+_NORMAL_P99 = 2.3263
+_MOST_UNUSED = 6  # names of columns in one line
 _BIN_S = 60.0
 _LEAST_BINS = 5  # fewer minutes say nothing about how uneven the arrivals are
+
+
+@dataclass(frozen=True)
+class LengthSpread:
+    """Standard deviation over mean of prompt and output lengths."""
+
+    isl_cv: float
+    osl_cv: float
+
+
+EQUAL_LENGTHS = LengthSpread(0.0, 0.0)
+# Source: conversation_trace.jsonl of Mooncake (FAST'25), 12,031 requests, as docs/traces.md has it.
+CONVERSATION_SPREAD = LengthSpread(1.31, 0.73)
+# How lengths spread whose mean is all that --isl and --osl say.
+DEFAULT_SPREAD = EQUAL_LENGTHS
 
 
 def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = None) -> Workload:
@@ -56,7 +75,46 @@ def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = N
         origin=origin,
         columns=trace.columns,
         skipped_lines=trace.skipped_lines,
+        trace=facts_of(trace),
     )
+
+
+def facts_of(trace: Trace) -> TraceFacts:
+    """What every output says about the file that the requests are from."""
+    times = trace.requests.arrival_s
+    return TraceFacts(
+        num_requests=len(trace.requests),
+        span_s=times[-1] - times[0] if trace.has_arrivals else None,
+        columns=trace.columns,
+        time_unit=trace.time_unit,
+        unused_columns=trace.unused_columns,
+        num_broken=trace.num_broken,
+        num_failed=trace.num_failed,
+        num_aborted=trace.num_aborted,
+        notes=trace.notes,
+        is_unit_given=trace.is_unit_given,
+        filled_osl=trace.filled_osl,
+    )
+
+
+def read_line(facts: TraceFacts) -> str:
+    """Read 12,031 requests over 59 min 59 s (timestamp in ms, input_length, output_length)."""
+    noun = "request" if facts.num_requests == 1 else "requests"
+    over = f" over {format_span(facts.span_s)}" if facts.span_s else ""
+    if facts.span_s == 0 and facts.num_requests > 1:
+        over = ", all at one instant"
+    text = f"Read {facts.num_requests:,} {noun}{over} ({', '.join(facts.columns)})"
+    left_out = (
+        (facts.num_aborted, "aborted"),
+        (facts.num_failed, "without output"),
+        (facts.num_broken, "broken lines" if facts.num_broken > 1 else "broken line"),
+    )
+    counted = [f"{count:,} {what}" for count, what in left_out if count]
+    text += f"; left out: {', '.join(counted)}" if counted else ""
+    unused = ", ".join(facts.unused_columns[:_MOST_UNUSED])
+    more = len(facts.unused_columns) - _MOST_UNUSED
+    unused += f" and {more} more" if more > 0 else ""
+    return text + (f"; not used: {unused}" if unused else "")
 
 
 def workload_from_lengths(
@@ -66,13 +124,21 @@ def workload_from_lengths(
     rate_rps: float | None = None,
     concurrency: float | None = None,
     prefix_hit: float | None = None,
+    isl_cv: float | None = None,
+    osl_cv: float | None = None,
 ) -> Workload:
-    """What `--isl --osl --rate --concurrency --prefix-hit` ask for: constant lengths.
+    """What `--isl --osl --rate --concurrency --prefix-hit` ask for.
 
-    Args: lengths in tokens, prefix_hit as a share 0..1. None is unknown.
-    Raises InvalidInput naming the flag of a value that is negative, zero (except prefix_hit),
-    infinite or not a number.
+    Args: mean lengths in tokens, prefix_hit as a share 0..1; None is unknown. isl_cv, osl_cv:
+    standard deviation over mean of the lengths, which are log-normal, 0 for equal ones; None:
+    DEFAULT_SPREAD.
+    Raises InvalidInput naming the flag of a value that is negative, zero (except prefix_hit and
+    the spreads), infinite or not a number.
     """
+    cvs = (
+        _spread(isl_cv, DEFAULT_SPREAD.isl_cv, "--isl-cv"),
+        _spread(osl_cv, DEFAULT_SPREAD.osl_cv, "--osl-cv"),
+    )
     given = ((rate_rps, "--rate"), (concurrency, "--concurrency"))
     for value, flag in given:
         if value is not None:
@@ -82,8 +148,8 @@ def workload_from_lengths(
             f"--prefix-hit is a share from 0 to 1, not {prefix_hit:g}.", hint="--prefix-hit 0.4"
         )
     return Workload(
-        isl=None if isl is None else _constant(isl, "--isl"),
-        osl=None if osl is None else _constant(osl, "--osl"),
+        isl=None if isl is None else _lengths_around(isl, cvs[0], "--isl"),
+        osl=None if osl is None else _lengths_around(osl, cvs[1], "--osl"),
         rate_rps=rate_rps,
         concurrency=concurrency,
         prefix_hit=prefix_hit,
@@ -93,10 +159,70 @@ def workload_from_lengths(
     )
 
 
-def _constant(tokens: float, flag: str) -> Lengths:
+def _spread(cv: float | None, usual: float, flag: str) -> float:
+    if cv is None:
+        return usual
+    if not 0 <= cv <= MOST_SPREAD:
+        raise InvalidInput(
+            f"{flag} is the standard deviation of a length over its mean, 0 to {MOST_SPREAD:g}, "
+            f"not {cv:g}.",
+            hint=f"{flag} 1, or {flag} 0 for equal lengths",
+        )
+    return cv
+
+
+def _lengths_around(tokens: float, cv: float, flag: str) -> Lengths:
+    """Log-normal lengths around a mean; all equal for a cv of 0, and for single tokens."""
     positive(tokens, flag=flag)
     if tokens < 1:
         raise InvalidInput(f"{flag} must be at least 1 token, not {tokens:g}.", hint=f"{flag} 1000")
+    if cv == 0 or tokens == 1:
+        return _equal(tokens)
+    sigma = math.sqrt(math.log1p(cv**2))
+    middle = math.log(tokens) - sigma**2 / 2
+
+    def share_below(limit: float) -> float:
+        return (1 + math.erf((math.log(limit) - middle) / sigma / math.sqrt(2))) / 2
+
+    return Lengths(
+        mean=tokens,
+        p50=math.exp(middle),
+        p90=math.exp(middle + _NORMAL_P90 * sigma),
+        p99=math.exp(middle + _NORMAL_P99 * sigma),
+        cv=cv,
+        share_under_1k=share_below(SHORT_TOKENS),
+        share_from_4k=1 - share_below(LONG_TOKENS),
+    )
+
+
+def workload_data(workload: Workload) -> dict[str, object]:
+    """A workload as --json prints it: means and spreads, and how a file was read."""
+    return {
+        "origin": workload.origin,
+        "isl": asdict(workload.isl) if workload.isl else None,
+        "osl": asdict(workload.osl) if workload.osl else None,
+        "rate_rps": workload.rate_rps,
+        "concurrency": workload.concurrency,
+        "prefix_hit": workload.prefix_hit,
+        "burstiness": asdict(workload.burstiness) if workload.burstiness else None,
+        "trace": asdict(workload.trace) if workload.trace else None,
+        "text": read_line(workload.trace) if workload.trace else drawn_line(workload),
+    }
+
+
+def drawn_line(workload: Workload) -> str | None:
+    """How lengths that were given as means are drawn; None where they are unknown or recorded."""
+    if workload.trace is not None or workload.isl is None or workload.osl is None:
+        return None
+    said = [
+        f"{name} {format_count(round(lengths.mean))} {'token' if lengths.mean == 1 else 'tokens'} "
+        + (f"in the mean, log-normal with CV {lengths.cv:g}" if lengths.cv else "each")
+        for name, lengths in (("prompts", workload.isl), ("outputs", workload.osl))
+    ]
+    return f"Draws requests: {', '.join(said)} (--isl-cv, --osl-cv)"
+
+
+def _equal(tokens: float) -> Lengths:
     return Lengths(
         mean=tokens,
         p50=tokens,

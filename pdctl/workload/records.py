@@ -62,6 +62,7 @@ class Workload:
     origin: str  # "flags", or the trace's file name
     columns: tuple[str, ...] = ()  # what was found in the file, for the user to check
     skipped_lines: int = 0
+    trace: "TraceFacts | None" = None  # None: the requests are from no file
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,48 @@ class Slo:
 
 
 @dataclass(frozen=True)
+class TraceFacts:
+    """What a trace file holds and how it was read, for every output to say.
+
+    Fields as Trace has them. span_s: of the file's own times; None without any.
+    """
+
+    num_requests: int
+    span_s: float | None
+    columns: tuple[str, ...]
+    time_unit: str | None
+    unused_columns: tuple[str, ...]
+    num_broken: int
+    num_failed: int
+    num_aborted: int
+    notes: tuple[str, ...]
+    is_unit_given: bool = False
+    filled_osl: int | None = None
+
+
+@dataclass(frozen=True)
 class Trace:
     """A trace file as read.
 
-    columns: which column was taken for what, with its unit, for the user to check.
-    skipped_lines: broken lines (with --skip-bad) and requests that failed, without output.
+    columns: those that were taken, with their units, for the user to check.
+    skipped_lines: num_broken lines (with --skip-bad), num_failed requests without output, and
+        num_aborted ones, all of which are left out.
     has_arrivals: False for a file of lengths only; then every arrival_s is 0.
+    time_unit: s, ms, us, ns or date; None without arrivals or where all are one instant.
+    notes: what was assumed, and what looks wrong, as sentences.
+    is_unit_given: --time-unit said the unit. filled_osl: output tokens that --osl gave to requests
+        without.
     """
 
     requests: Requests
     columns: tuple[str, ...]
     skipped_lines: int
     has_arrivals: bool
+    time_unit: str | None = None
+    unused_columns: tuple[str, ...] = ()
+    num_broken: int = 0
+    num_failed: int = 0
+    num_aborted: int = 0
+    notes: tuple[str, ...] = ()
+    is_unit_given: bool = False
+    filled_osl: int | None = None

@@ -105,3 +105,44 @@ def test_flags_are_split_as_a_shell_would(tmp_path: Path) -> None:
 def test_what_is_missing_or_wrong_is_named(options: DeploymentOptions, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         choose(options)
+
+
+def model_folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}", encoding="utf-8")
+    return path
+
+
+def test_the_last_plans_folder_is_said_and_its_model_is_the_planned_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = model_folder(tmp_path / "d1" / "mymodel")
+    elsewhere = model_folder(tmp_path / "d2" / "mymodel").parent
+    last_plan_path().parent.mkdir(parents=True)
+    deployment = choose(DeploymentOptions(model=str(planned), prefill=2, total=8))
+    write_deployment(deployment, last_plan_path(), made_in=planned.parent)
+    monkeypatch.chdir(elsewhere)
+    assert choose(DeploymentOptions()).model == str(planned)
+    said = capsys.readouterr().err
+    assert f"in '{planned.parent}'" in said
+    assert "2P6D" in said
+
+
+def test_a_relative_model_is_made_absolute_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder(tmp_path / "d1" / "mymodel")
+    monkeypatch.chdir(folder.parent)
+    assert choose(DeploymentOptions(model="./mymodel", total=8)).model == str(folder)
+    assert choose(DeploymentOptions(model="qwen3-8b", total=8)).model == "qwen3-8b"
+
+
+def test_a_relative_model_in_a_file_is_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder(tmp_path / "d1" / "m")
+    model_folder(tmp_path / "d2" / "m")
+    file = folder.parent / "pd.yaml"
+    file.write_text(FILE.replace("/models/m", "./m"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "d2")
+    assert choose(DeploymentOptions(file=file)).model == str(folder)

@@ -47,7 +47,7 @@ def test_a_plan_in_words_ends_with_the_command_that_launches_it(
     said = capsys.readouterr()
     assert "Split prefill and decode" in said.out
     assert "pdctl up deepseek-r1 --prefill" in said.out
-    assert said.err == ""
+    assert said.err.startswith("  Draws requests: prompts 8,000 tokens each, outputs 500 tokens")
 
 
 def test_json_is_one_envelope_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +129,7 @@ def test_a_broken_line_is_named_and_can_be_skipped(
     assert run(*arguments) == 2
     assert "trace.jsonl" in capsys.readouterr().err
     assert run(*arguments, "--skip-bad") == 0
-    assert "1 lines of trace.jsonl were skipped" in capsys.readouterr().out
+    assert "1 line of trace.jsonl left out" in capsys.readouterr().out
 
 
 def test_a_report_is_one_page(here: Path) -> None:
@@ -162,6 +162,9 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
         (("--prefix-hit", "1.5", *LENGTHS), 2, "--prefix-hit"),
         (("--attainment", "0", *LENGTHS), 2, "--attainment"),
         (("--ttft", "soon", *LENGTHS), 2, "--ttft"),
+        (("--attention-backend", "foo", *LENGTHS), 2, "none of SGLang's"),
+        (("--isl-cv", "-1", *LENGTHS), 2, "--isl-cv"),
+        (("--rate", "5/week", *LENGTHS[:4]), 2, "--rate"),
         (("--tp", "0", *LENGTHS), 2, "--tp"),
         (("--tp", "3", *LENGTHS), 2, "heads"),
         (("--ep", "4", *LENGTHS), 2, "--ep needs --tp"),
@@ -260,3 +263,99 @@ def test_a_profile_and_another_attention_backend_contradict_each_other(
     profile = ("--profile", "h200--dense-gqa--sglang-0.5.15--triton")
     assert run("llama-3.1-8b", "--gpus", "2xH200", *profile, "--attention-backend", "fa3") == 2
     assert "measured with triton attention, not with fa3" in capsys.readouterr().err
+
+
+DOUBTFUL = "".join(
+    f'{{"timestamp": {10 * i + i % 7}, "input_length": 900, "output_length": 9}}\n'
+    for i in range(2000)
+)
+SMALL = ("qwen3-8b", "--gpus", "1xH200")
+
+
+def test_times_that_make_sense_in_two_units_are_refused_with_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "doubtful.jsonl"
+    file.write_text(DOUBTFUL, encoding="utf-8")
+    assert run(*SMALL, "--trace", str(file)) == 2
+    said = capsys.readouterr().err
+    assert "--time-unit s or --time-unit ms" in said
+    assert said.count("req/s over") == 2
+
+
+@pytest.mark.parametrize(("unit", "rate"), [("s", 0.1), ("ms", 100.0)])
+def test_the_given_unit_decides_and_is_in_the_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], unit: str, rate: float
+) -> None:
+    file = tmp_path / "doubtful.jsonl"
+    file.write_text(DOUBTFUL, encoding="utf-8")
+    told = answer(capsys, *SMALL, "--trace", str(file), "--time-unit", unit)["data"]["workload"]
+    assert told["rate_rps"] == pytest.approx(rate, rel=0.01)
+    assert told["trace"]["time_unit"] == unit
+    assert told["trace"]["columns"] == [f"timestamp in {unit}", "input_length", "output_length"]
+
+
+def test_how_a_trace_was_read_is_said_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "us.csv"
+    rows = (f"r{i},{1787000000000000 + 250_000 * i},900,9" for i in range(60))
+    file.write_text("\n".join(["request_id,send_time_us,in_tokens,out_tokens", *rows]))
+    assert run(*SMALL, "--trace", str(file)) == 0
+    assert capsys.readouterr().err == (
+        "  Read 60 requests over 14.8 s (send_time_us in us, in_tokens, out_tokens); "
+        "not used: request_id\n"
+    )
+
+
+@pytest.mark.parametrize("flag", ["--ttft", "--tpot"])
+def test_a_level_without_a_unit_is_refused_with_both_readings(
+    capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert run(*SMALL, *LENGTHS, flag, "30") == 2
+    assert f"{flag} 30 could mean 30ms or 30s" in capsys.readouterr().err
+
+
+def test_numbers_are_read_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
+    written = ("--isl", "8k", "--osl", "0.2K", "--rate", "120/min", "--prefix-hit", "90%")
+    told = answer(capsys, *SMALL, *written, "--isl-cv", "1")["data"]["workload"]
+    assert (told["isl"]["mean"], told["isl"]["cv"], told["osl"]["mean"]) == (8000, 1, 200)
+    assert (told["rate_rps"], told["prefix_hit"]) == (2, 0.9)
+
+
+@pytest.mark.parametrize("flag", ["--isl", "--isl-cv", "--osl-cv", "--prefix-hit"])
+def test_flags_that_draw_requests_do_not_go_with_a_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("time_s,isl,osl\n0,5,6\n1,5,6\n", encoding="utf-8")
+    assert run(*SMALL, "--trace", str(file), flag, "0.5") == 2
+    assert flag in capsys.readouterr().err
+
+
+def test_a_rate_and_a_concurrency_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--isl", "9", "--osl", "9", "--rate", "1", "--concurrency", "2") == 2
+    assert "--rate and --concurrency" in capsys.readouterr().err
+
+
+def test_answers_of_one_token_meet_any_tpot(capsys: pytest.CaptureFixture[str]) -> None:
+    one = ("qwen3-32b", "--gpus", "8xH200", "--isl", "8000", "--osl", "1", "--ttft", "3s")
+    for rate in ("3", "6"):
+        plain = answer(capsys, *one, "--rate", rate)["data"]["arms"]
+        strict = answer(capsys, *one, "--rate", rate, "--tpot", "1us")["data"]["arms"]
+        for arms in (plain, strict):
+            colocated = arms["colocated"]["goodput_rps"]
+            assert colocated >= arms["pd"]["goodput_rps"]
+            assert colocated != pytest.approx(float(rate), rel=0.01)
+        assert strict["colocated"]["layout"] == plain["colocated"]["layout"]
+
+
+def test_times_that_are_not_recognised_are_said_to_be_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("moment,isl,osl\n0,5,6\n250,5,6\n", encoding="utf-8")
+    told = answer(capsys, *SMALL, "--trace", str(file))["data"]
+    assert any("not used: moment" in text for text in told["warnings"])
+    told = answer(capsys, *SMALL, "--trace", str(file), "--rate", "2")["data"]
+    assert not any("not used: moment" in text for text in told["warnings"])

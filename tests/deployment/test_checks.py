@@ -74,6 +74,19 @@ def test_an_open_router_with_a_key_says_what_the_key_does_not_cover() -> None:
     assert "--api-key-file" in open_
 
 
+def test_policies_among_the_routers_own_flags_are_cautioned_too() -> None:
+    router = RouterPlan(args=("--prefill-pol", "power_of_two", "--decode-policy=cache_aware"))
+    told = " ".join(cautions(split(router=router)))
+    assert "/get_load" in told
+    assert "ignores prefixes" in told
+
+
+def test_a_value_that_the_newest_release_lacks_is_cautioned_for_others() -> None:
+    args = "--attention-backend foo"
+    told = " ".join(cautions(with_args(prefill=args, decode=args), version=(0, 5, 15)))
+    assert "does not take 'foo'" in told
+
+
 def test_flags_are_read_under_one_name_however_they_are_spelled() -> None:
     assert options(
         ("--page-size=64", "--ep", "8", "--x", "1", "2", "--flag", "--page-size", "1")

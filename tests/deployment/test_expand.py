@@ -4,9 +4,11 @@ import pytest
 
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports
+from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.records import Deployment, ProcessSpec, RolePlan, RouterPlan
-from pdctl.deployment.resources import assign_gpus, plan_ports
+from pdctl.deployment.resources import assign_gpus
 from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.hosts import in_url
 from tests.deployment.examples import colocated, gpu, install, split, with_args
 
 LOGS = Path("/state/logs")
@@ -66,7 +68,7 @@ def test_a_roles_environment_wins_over_pdctls() -> None:
 def test_the_routers_url_can_be_reached_from_here(host: str, url: str) -> None:
     router, *engines = expanded(split(router=RouterPlan(host=host)))
     assert router.url == url
-    assert host in router.argv
+    assert in_url(host) in router.argv
     assert all(engine.host == "127.0.0.1" for engine in engines)
 
 

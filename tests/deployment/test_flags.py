@@ -12,8 +12,8 @@ from pdctl.deployment.flags import (
     parse_version,
     role_switch_obstacle,
 )
-from pdctl.deployment.hosts import LOOPBACK
 from pdctl.deployment.records import Deployment, Ports, RolePlan, RouterPlan
+from pdctl.hosts import LOOPBACK
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split, with_args
 

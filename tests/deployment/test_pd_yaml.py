@@ -250,3 +250,11 @@ def test_a_link_left_beside_the_file_is_not_written_through(tmp_path: Path) -> N
     write_deployment(deployment, tmp_path / "pd.yaml")
     assert victim.read_text() == "precious"
     assert read_deployment(tmp_path / "pd.yaml") == deployment
+
+
+@pytest.mark.parametrize("level", ["30", "1m"])
+def test_a_service_level_in_a_file_needs_a_clear_unit_too(level: str) -> None:
+    text = "schema: 1\nname: a\nmodel: m\ncolocated: {engines: 1}\n" + f"slo: {{tpot: {level}}}\n"
+    with pytest.raises(InvalidInput, match="must be a duration") as caught:
+        parse_deployment(text)
+    assert "ms" in caught.value.hint

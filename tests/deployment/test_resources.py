@@ -5,9 +5,9 @@ from itertools import chain
 import pytest
 
 from pdctl.deployment.build import deployment_of
+from pdctl.deployment.ports import DIST_INIT_PORTS, plan_ports
 from pdctl.deployment.records import HERE, Ports, RolePlan, RouterPlan
 from pdctl.deployment.resources import (
-    DIST_INIT_PORTS,
     Place,
     assign_gpus,
     assign_more_gpus,
@@ -18,7 +18,6 @@ from pdctl.deployment.resources import (
     nvlink_domains,
     parse_gpu_list,
     place_engines,
-    plan_ports,
 )
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.records import Gpu

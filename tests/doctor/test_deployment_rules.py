@@ -10,7 +10,7 @@ from pdctl.deployment.records import ProcessSpec
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen, look_through_router
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
-from pdctl.engines.log_signatures import Explanation
+from pdctl.engines.explain_log import Explanation
 from pdctl.engines.records import Listed
 from pdctl.perf_model.records import Role
 from pdctl.status.records import EngineSample, RouterScrape, Scrape, Target

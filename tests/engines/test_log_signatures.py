@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pdctl.engines.log_signatures import RUNNING, STARTS, explain_failure, explain_troubles
+from pdctl.engines.explain_log import explain_failure, explain_troubles
+from pdctl.engines.log_signatures import RUNNING, STARTS
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 

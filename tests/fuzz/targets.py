@@ -15,8 +15,8 @@ from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.engines import log_file, state
 from pdctl.engines.clients import http
 from pdctl.engines.clients.router import listed_engines
+from pdctl.engines.explain_log import explain_failure, explain_troubles
 from pdctl.engines.log_file import read_phases
-from pdctl.engines.log_signatures import explain_failure, explain_troubles
 from pdctl.errors import PdctlError
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.llm_size import kv_bytes_per_token, weight_bytes
@@ -119,6 +119,12 @@ def _files(*patterns: str, under: Path = DATA, most_bytes: int = 6000) -> tuple[
     return tuple(_cut(path.read_bytes(), most_bytes) for path in found)
 
 
+def _whole_files(pattern: str, under: Path, most_bytes: int = 6000) -> tuple[bytes, ...]:
+    """The files of at most `most_bytes`: half a config.json is none."""
+    found = (path.read_bytes() for path in sorted(under.glob(pattern)))
+    return tuple(data for data in found if len(data) <= most_bytes)
+
+
 def _cut(data: bytes, most: int) -> bytes:
     return data if len(data) <= most else data[: data.rfind(b"\n", 0, most) + 1] or data[:most]
 
@@ -212,7 +218,7 @@ TARGETS: dict[str, Target] = {
     "router": Target(_files("captures/router_workers*.json"), _router, 0.15),
     "doctor": Target((*_files(_JSON), INFO), _doctor, 0.15),
     "trace": Target((*_files("traces/*_head.*", most_bytes=1500), *TRACES), _trace, 0.1),
-    "config": Target(_files("*.json", under=ROOT / "profiles" / "models"), _config, 0.1),
+    "config": Target(_whole_files("*.json", ROOT / "profiles" / "models"), _config, 0.1),
     "deployment": Target(PD_YAML, _deployment, 0.02),
     "state": Target((STATE, LAUNCH), _state, 0.05),
     "log": Target((FAILED_LOG, *_files("logs/*.log", most_bytes=3000)), _log, 0.03),

@@ -78,10 +78,36 @@ def test_dense_rates_are_the_datasheet_halved_not_its_sparse_headline() -> None:
     assert h200.peer_bytes_per_s == 900e9 / 2
 
 
-def test_an_unknown_kind_says_which_are_known_and_suggests_one() -> None:
+def test_an_unknown_kind_says_which_are_known() -> None:
     with pytest.raises(InvalidInput, match="'H2000'.*H200.*RTX-4090") as caught:
         require_gpu_model("H2000")
-    assert "H200" in caught.value.hint
+    assert "8xH" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Ascend910B", "Ascend-910C", "Gaudi3", "TPU v6e", "MI355X", "MI325X", "RTX5090", "B300"]
+    + ["GB300", "T4", "V100", "H20-3e", "L20", "RTX PRO 6000", "MLU590", "AMD Radeon 7900", "P800"],
+)
+def test_an_unknown_kind_never_becomes_another(name: str) -> None:
+    with pytest.raises(InvalidInput, match="known are") as caught:
+        require_gpu_model(name)
+    assert caught.value.hint == "--gpus NxKIND with a known kind"
+
+
+def test_a_known_vendors_kinds_are_named_and_no_others() -> None:
+    with pytest.raises(InvalidInput, match="known are MI300X of AMD"):
+        require_gpu_model("MI355X")
+    with pytest.raises(InvalidInput, match="RTX-4090 of NVIDIA") as caught:
+        require_gpu_model("RTX5090")
+    assert "MI300X" not in caught.value.message
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("100H", "H100"), ("300XMI", "MI300X")])
+def test_a_name_in_another_order_is_suggested(typed: str, meant: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        require_gpu_model(typed)
+    assert caught.value.hint == f"--gpus 8x{meant}"
 
 
 GIB = 1024**3
@@ -137,6 +163,15 @@ def test_a_wrong_description_says_what_is_wrong(text: str, complaint: str) -> No
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     assert "--gpus" in caught.value.message
     assert "--gpus" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", ["4x8xH100+1x8xH20", "8xH100,8xH20", "4x8xRTX5090 + 1x8xH20", "8xH100 and 8xA100"]
+)
+def test_mixed_kinds_are_refused_in_words(text: str) -> None:
+    with pytest.raises(InvalidInput, match="mixes 2 kinds or groups") as caught:
+        parse_gpus(text)
+    assert "plan each by itself: --gpus" in caught.value.hint
 
 
 def h200(index: int, **changes: object) -> Gpu:

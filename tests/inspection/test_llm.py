@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pdctl.errors import ExitCode, InvalidInput
 from pdctl.inspection.llm import bundled_names, llm_from_config, read_llm
-from pdctl.inspection.llm_size import kv_bytes_per_token, num_params, weight_bytes
+from pdctl.inspection.llm_size import kv_bytes_per_token, num_params, state_bytes, weight_bytes
 from pdctl.inspection.model_files import Fields
 from pdctl.inspection.records import Llm
 
@@ -102,6 +102,15 @@ def test_shared_experts_are_counted_together(changes: dict[str, Any], width: int
     assert experts.shared_intermediate_size == width
 
 
+GDN = {
+    "linear_num_value_heads": 4,
+    "linear_value_head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 64,
+}
+MAMBA = {"mamba_num_heads": 4, "mamba_head_dim": 64, "ssm_state_size": 128}
+
+
 @pytest.mark.parametrize(
     ("changes", "window", "sliding"),
     [
@@ -136,17 +145,38 @@ def test_a_window_without_layers_is_left_out_and_said() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"layer_types": ["linear_attention"] * 3 + ["full_attention"], "num_hidden_layers": 4},
-        {"full_attention_interval": 4, "num_hidden_layers": 4},
-        {"linear_attn_config": {"kda_layers": [1, 2, 3]}, "num_hidden_layers": 4},
-        {"hybrid_override_pattern": "M-M*", "num_hidden_layers": 4},
+        {"layer_types": ["linear_attention"] * 3 + ["full_attention"], **GDN},
+        {"full_attention_interval": 4, **GDN},
+        {"linear_attn_config": {"kda_layers": [1, 2, 3], "num_heads": 4, "head_dim": 64}},
+        {"hybrid_override_pattern": "M-M*", **MAMBA},
     ],
 )
 def test_layers_with_a_fixed_state_keep_no_kv_cache(changes: dict[str, Any]) -> None:
+    changes = {"num_hidden_layers": 4, **changes}
     llm = shape({**LLAMA, **changes, "model_type": "qwen3_next"})
     assert llm.num_state_layers == 3
     assert kv_bytes_per_token(llm) == 2 * 8 * 128 * 2
-    assert "3 of 4 layers" in llm.assumptions[0]
+    assert state_bytes(llm) > 0
+    assert llm.guesses == ()
+
+
+def test_a_list_shorter_than_the_layers_is_refused_and_a_longer_one_cut_and_said() -> None:
+    types = ["full_attention"] * 3
+    with pytest.raises(InvalidInput, match="'layer_types' names 3 layers, and there are 4"):
+        shape({**LLAMA, "num_hidden_layers": 4, "layer_types": types})
+    llm = shape({**LLAMA, "num_hidden_layers": 2, "layer_types": types})
+    assert "layer_types names 3 layers for 2" in llm.guesses[0]
+
+
+def test_the_extra_entry_of_a_prediction_layer_is_no_contradiction() -> None:
+    config = {**LLAMA, "num_hidden_layers": 2, "num_nextn_predict_layers": 1}
+    assert shape({**config, "layer_types": ["full_attention"] * 3}).guesses == ()
+
+
+def test_a_field_that_looks_structural_and_is_not_read_lowers_what_is_known() -> None:
+    llm = shape({**LLAMA, "ghost_expert_width": 512})
+    assert "ghost_expert_width" in llm.guesses[0]
+    assert llm.guesses[0] in llm.assumptions
 
 
 def test_a_vision_language_model_is_its_text_config() -> None:
@@ -190,7 +220,7 @@ def test_gemma_3_leaves_out_what_its_class_defaults_to() -> None:
 def test_an_architecture_it_does_not_know_is_said_with_what_was_assumed() -> None:
     llm = shape({**LLAMA, "architectures": ["FancyForCausalLM"], "model_type": "fancy"})
     assert "'FancyForCausalLM' is not one pdctl knows" in llm.assumptions[0]
-    assert "grouped-query" in llm.assumptions[0]
+    assert "is not one pdctl knows" in llm.assumptions[0]
 
 
 def test_an_old_architecture_has_an_ungated_mlp_and_other_key_names() -> None:
@@ -311,10 +341,10 @@ def test_a_file_that_is_not_text_or_far_too_large_says_so(tmp_path: Path) -> Non
         read_llm(str(folder))
 
 
-def test_every_bundled_shape_is_read_without_assumptions() -> None:
+def test_every_bundled_shape_is_read_without_a_guess() -> None:
     for name in bundled_names():
         llm = read_llm(name)
-        assert (llm.name, llm.path, llm.assumptions) == (name, None, ())
+        assert (llm.name, llm.path, llm.guesses) == (name, None, ())
         assert llm.max_context is not None
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from pdctl.errors import InvalidInput
+from pdctl.inspection import releases
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.model_files import bundled_names, find_model
 from pdctl.paths import profiles_dir
+
+MODELS = Path(__file__).parent.parent / "data" / "models"
 
 
 @pytest.fixture(autouse=True)
@@ -34,21 +37,50 @@ def put(cache: Path, model: str, revision: str, *, main: bool = True) -> None:
 
 
 def test_the_names_the_readme_promises_are_bundled() -> None:
-    assert set(bundled_names()) == {
-        "llama-3.1-8b",
-        "llama-3.1-70b",
-        "qwen3-8b",
-        "qwen3-32b",
-        "qwen3-30b-a3b",
-        "qwen3-235b-a22b",
-        "deepseek-v3",
-        "deepseek-r1",
-        "kimi-k2",
-        "gpt-oss-20b",
-        "gpt-oss-120b",
-        "glm-4.5",
-        "mixtral-8x7b",
-    }
+    wanted = """
+        llama-3.1-8b llama-3.1-70b qwen3-8b qwen3-32b qwen3-30b-a3b qwen3-235b-a22b deepseek-v3
+        deepseek-r1 kimi-k2 gpt-oss-20b gpt-oss-120b glm-4.5 mixtral-8x7b qwen3.5-397b-a17b
+        qwen3.5-35b-a3b qwen3-next-80b-a3b deepseek-v3.2 deepseek-v4-flash deepseek-v4-pro glm-4.7
+        glm-5 kimi-k2.5 kimi-k2-thinking minimax-m2.5 nemotron-3-nano-30b-a3b
+        nemotron-3-super-120b-a12b gemma-4-31b mistral-small-4-119b qwen3-vl-235b-a22b
+    """
+    assert set(wanted.split()) <= set(bundled_names())
+
+
+def test_every_release_in_the_table_has_a_bundled_shape() -> None:
+    for name, found in releases._table().items():
+        assert found.shape in bundled_names(), name
+        assert name not in bundled_names()
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "quantization"),
+    [
+        ("moonshotai/Kimi-K2-Thinking", "kimi-k2-thinking", "compressed-tensors int4"),
+        ("moonshotai/Kimi-K2-Instruct", "kimi-k2", "fp8"),
+        ("nvidia/Qwen3.5-397B-A17B-NVFP4", "qwen3.5-397b-a17b-nvfp4", "nvfp4"),
+        ("Qwen/Qwen3.5-35B-A3B-FP8", "qwen3.5-35b-a3b", "fp8"),
+    ],
+)
+def test_an_exact_id_decides(typed: str, name: str, quantization: str) -> None:
+    llm = read_llm(typed)
+    assert (llm.name, llm.quantization) == (name, quantization)
+
+
+def test_an_unknown_name_is_answered_with_its_own_family() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        find_model("Qwen/Qwen3.5-9B")
+    assert "qwen3.5" in caught.value.message
+    assert "deepseek" not in caught.value.message
+
+
+def test_params_json_alone_is_read(tmp_path: Path) -> None:
+    file = MODELS / "Mistral-Large-3-675B-Instruct-2512-params.json"
+    folder = tmp_path / "mistral-large"
+    folder.mkdir()
+    (folder / "params.json").write_text(json.dumps(json.loads(file.read_text())["params.json"]))
+    llm = read_llm(str(folder))
+    assert (llm.architecture, llm.num_layers) == ("MistralLarge3ForCausalLM", 61)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +121,7 @@ def test_a_quantised_release_of_a_bundled_shape_is_smaller_and_said() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    ["zai-org/GLM-4.5-Air", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "Qwen/Qwen3-32B-Eagle3"],
+    ["zai-org/GLM-4.5V", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "Qwen/Qwen3-32B-Eagle3"],
 )
 def test_a_name_that_only_starts_the_same_is_another_model(other: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(other)):

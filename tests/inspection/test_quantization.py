@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from pdctl.inspection.model_files import Fields
-from pdctl.inspection.quantization import quantization_of
+from pdctl.inspection.quantization import BF16, FP8, NVFP4, quantization_of
 
 INT4_G32 = 4.5 / 8
 INT4_AWQ = (4 + 20 / 128) / 8
@@ -39,7 +39,7 @@ def test_a_config_says_bytes_per_parameter_and_arithmetic(
     assert found is not None
     assert found.format.bytes_per_param == bytes_per_param
     assert found.format.compute == compute
-    assert found.assumption is None
+    assert found.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,7 @@ def test_a_format_that_is_not_known_counts_as_16_bits_and_says_so(config: dict[s
     found = quantization_of(Fields(config, "config.json"), num_layers=4)
     assert found is not None
     assert found.format.bytes_per_param == 2.0
-    assert found.assumption is not None
-    assert "bf16" in found.assumption
+    assert "bf16" in found.notes[0]
 
 
 def test_what_a_config_leaves_alone_is_told_by_part() -> None:
@@ -71,7 +70,10 @@ def test_what_a_config_leaves_alone_is_told_by_part() -> None:
     config = {"quant_method": "compressed-tensors", "ignore": kimi, **group(4, "int", 32)}
     found = quantization_of(Fields(config, "config.json"), num_layers=61)
     assert found is not None
-    assert found.left_out == {"embeddings": 1.0, "attention": 1.0, "shared": 1.0, "mlp": 1.0}
+    assert found.format_of(3, "experts", "up").bytes_per_param == INT4_G32
+    for part in ("attention", "shared", "mlp"):
+        assert found.format_of(3, part, "q" if part == "attention" else "up") is BF16
+    assert found.format_of(None, "head", "head") is BF16
 
 
 def test_layers_named_one_by_one_count_as_a_share() -> None:
@@ -84,11 +86,62 @@ def test_layers_named_one_by_one_count_as_a_share() -> None:
     config = {"quant_method": "fp8", "modules_to_not_convert": [*names, *others, 5, None]}
     found = quantization_of(Fields(config, "config.json"), num_layers=8)
     assert found is not None
-    assert found.left_out == {"attention": 0.25}
+    kept = [i for i in range(8) if found.format_of(i, "attention", "q") is BF16]
+    assert kept == [0, 1]
+    assert found.format_of(0, "mlp", "gate") is FP8
 
 
 def test_a_hostile_pattern_is_not_run() -> None:
     config = {"quant_method": "fp8", "ignore": ["re:(self_attna+)+$" + "(" * 50, "a" * 10_000]}
     found = quantization_of(Fields(config, "config.json"), num_layers=8)
     assert found is not None
-    assert found.left_out == {"attention": 1.0}
+    assert found.format_of(0, "attention", "q") is BF16
+    assert found.format_of(0, "mlp", "up") is FP8
+
+
+def test_names_of_norms_and_biases_decide_nothing() -> None:
+    names = ["post_attention_layernorm", "self_attn.q_a_layernorm", "linear_attn.A_log"]
+    names += ["linear_attn.dt_bias", "linear_attn.conv1d", "mlp.gate.e_score_correction_bias"]
+    config = {
+        "quant_method": "fp8",
+        "modules_to_not_convert": [f"model.layers.{i}.{name}" for i in range(4) for name in names],
+    }
+    found = quantization_of(Fields(config, "config.json"), num_layers=4)
+    assert found is not None
+    assert found.named == ()
+
+
+def test_one_excluded_matrix_does_not_exclude_its_neighbours() -> None:
+    config = {"quant_method": "fp8", "ignore": ["model.layers.0.self_attn.kv_b_proj"]}
+    found = quantization_of(Fields(config, "config.json"), num_layers=4)
+    assert found is not None
+    assert found.format_of(0, "attention", "kv_b") is BF16
+    assert found.format_of(0, "attention", "q_b") is FP8
+    assert found.format_of(1, "attention", "kv_b") is FP8
+
+
+def test_mixed_precision_names_the_format_of_each_matrix() -> None:
+    layers = {
+        "model.layers.0.linear_attn.out_proj": {"quant_algo": "FP8"},
+        "model.layers.0.mlp.experts": {"quant_algo": "W4A16_NVFP4", "group_size": 16},
+        "lm_head": {"quant_algo": "W4A16_NVFP4", "group_size": 16},
+    }
+    config = {
+        "quant_method": "modelopt",
+        "quant_algo": "MIXED_PRECISION",
+        "quantized_layers": layers,
+    }
+    found = quantization_of(Fields(config, "config.json"), num_layers=2)
+    assert found is not None
+    assert found.format_of(0, "state", "out") is FP8
+    assert found.format_of(0, "state", "in_qkv") is BF16
+    assert found.format_of(0, "experts", "up") is NVFP4
+    assert found.format_of(1, "experts", "up") is BF16
+    assert found.format_of(None, "head", "head") is NVFP4
+
+
+def test_a_config_that_names_only_layers_that_do_not_exist_says_so() -> None:
+    config = {"quant_method": "fp8", "ignore": ["model.layers.99.self_attn.q_proj"]}
+    found = quantization_of(Fields(config, "config.json"), num_layers=4)
+    assert found is not None
+    assert "model.layers.99" in found.notes[0]

@@ -6,9 +6,11 @@ import pytest
 
 from pdctl.perf_model.communication import (
     assumed_cluster,
+    chunk_s,
     exposed_tokens,
     kv_token_s,
     kv_transfer_s,
+    last_chunk_s,
     link_between_engines,
     local_link,
     rdma_link,
@@ -26,13 +28,27 @@ from tests.perf_model.shapes import ONE, cluster, gpu, llm
         ("qwen3-32b", 2.15),
         ("llama-3.1-70b", 2.68),
         ("qwen3-235b-a22b", 1.58),
-        ("gpt-oss-120b", 0.60),
+        ("gpt-oss-120b", 0.307),  # 18 layers whole, of the others the last 128 tokens
         ("deepseek-v3", 0.58),
     ],
 )
 def test_an_8k_prompt_moves_its_kv_bytes(name: str, gigabytes: float) -> None:
     link = replace(rdma_link(50e9), bytes_per_s=1e9)
-    assert 8192 * kv_token_s(llm(name), ONE, link) == pytest.approx(gigabytes, rel=0.01)
+    times = step_times(llm(name), cluster(), ONE, "prefill", link=link)
+    moved_s = kv_transfer_s(times, 8192) - times.transfer_base_s
+    assert moved_s == pytest.approx(gigabytes, rel=0.01)
+
+
+def test_a_prompt_within_the_window_moves_no_more_of_it_than_it_has() -> None:
+    times = step_times(llm("gpt-oss-120b"), cluster(), ONE, "prefill")
+    whole = times.transfer_token_s + times.transfer_window_token_s
+    assert kv_transfer_s(times, 100) == pytest.approx(times.transfer_base_s + 100 * whole)
+
+
+def test_windows_go_with_the_last_chunk_only() -> None:
+    times = step_times(llm("gpt-oss-120b"), cluster(), ONE, "prefill")
+    windows = 128 * times.transfer_window_token_s
+    assert last_chunk_s(times, 512, 9000) == pytest.approx(chunk_s(times, 512) + windows)
 
 
 def test_transfers_between_two_h200s_take_what_they_took() -> None:

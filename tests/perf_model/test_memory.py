@@ -1,10 +1,15 @@
 """What fits on a GPU, against SGLang's own figures and logs."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pdctl.errors import InvalidInput
+from pdctl.inspection.llm import llm_from_config
+from pdctl.inspection.model_files import Fields
+from pdctl.inspection.records import Llm
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
 from pdctl.perf_model.memory import (
     check_parallelism,
@@ -15,6 +20,7 @@ from pdctl.perf_model.memory import (
     max_running_requests,
     mem_fraction_static,
     prefill_graph_sizes,
+    state_slots,
     weight_bytes_per_gpu,
 )
 from pdctl.perf_model.records import Parallelism, Role, Serving
@@ -191,3 +197,40 @@ def test_an_engine_takes_sglangs_defaults_where_nothing_is_given() -> None:
     assert decode is not None
     assert decode.kv_capacity_tokens == 5000
     assert not decode.radix_cache  # SGLang's decode engines keep no radix cache by default
+
+
+QWEN35 = Path(__file__).parent.parent / "data" / "models" / "Qwen3.5-35B-A3B.json"
+
+
+def hybrid() -> Llm:
+    config = json.loads(QWEN35.read_text())["config.json"]
+    return llm_from_config(Fields(config, "config.json"), name="Qwen3.5-35B-A3B")
+
+
+def test_a_decode_engine_of_a_hybrid_runs_five_times_what_a_colocated_one_runs() -> None:
+    # with one fraction for both: 509 and 101 on one H200, KV 1,786,330 tokens
+    same = Serving(mem_fraction=0.929)
+    engines = {
+        role: engine_model(hybrid(), cluster("H200"), ONE, role, serving=same)
+        for role in ("decode", "colocated", "prefill")
+    }
+    running = {role: engine.max_running_requests for role, engine in engines.items() if engine}
+    assert running["decode"] == pytest.approx(509, abs=2)
+    assert running["colocated"] == running["prefill"] == pytest.approx(101, abs=1)
+    assert engines["decode"] is not None
+    assert engines["decode"].kv_capacity_tokens == pytest.approx(1_786_330, rel=2e-3)
+
+
+def test_state_is_cut_by_tensor_parallelism_and_a_plain_model_has_no_state_pool() -> None:
+    one = state_slots(hybrid(), gpu("H200"), ONE, "decode")
+    two = state_slots(hybrid(), gpu("H200"), Parallelism(tp=2), "decode")
+    assert one is not None
+    assert two is not None
+    assert two > 2 * one  # half the state and half the weights on each
+    assert state_slots(llm("llama-3.1-8b"), gpu("H200"), ONE, "decode") is None
+
+
+def test_a_wish_for_more_running_requests_than_the_state_pool_has_is_capped() -> None:
+    found = engine_model(hybrid(), cluster("H200"), ONE, "colocated", max_running=1000)
+    assert found is not None
+    assert found.max_running_requests < 110

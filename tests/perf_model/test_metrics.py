@@ -6,6 +6,7 @@ from pdctl.perf_model.metrics import (
     attainment,
     goodput_over_time,
     goodput_rps,
+    is_good,
     percentiles,
     weighted_percentiles,
 )
@@ -58,3 +59,10 @@ def test_a_request_is_good_when_it_meets_all_that_is_given(slo: Slo, share: floa
 
 def test_goodput_over_time_counts_good_requests_where_they_arrived() -> None:
     assert goodput_over_time(OUTCOME, Slo(), bin_s=2.0) == [(0.0, 1.0), (2.0, 0.5)]
+
+
+@pytest.mark.parametrize("tpot_s", [0.0, None])
+def test_an_answer_of_one_token_meets_any_tpot(tpot_s: float | None) -> None:
+    assert is_good(0.2, tpot_s, Slo(ttft_s=0.3, tpot_s=1e-9))
+    assert not is_good(0.4, tpot_s, Slo(ttft_s=0.3, tpot_s=1e-9))
+    assert not is_good(None, tpot_s, Slo(tpot_s=1.0))

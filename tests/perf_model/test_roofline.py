@@ -182,7 +182,11 @@ def test_a_pipeline_splits_prefill_into_stages_and_decode_into_microbatches() ->
 
 def test_sliding_layers_read_their_window_and_no_more() -> None:
     shape = llm("gpt-oss-120b")
-    full = replace(shape, sliding_window=None, num_sliding_layers=0)
+    layers = tuple(
+        replace(layer, mixers=tuple(replace(m, kind="full", window=None) for m in layer.mixers))
+        for layer in shape.layers
+    )
+    full = replace(shape, sliding_window=None, num_sliding_layers=0, layers=layers)
     windowed, whole = (step_times(s, cluster(), ONE, "decode") for s in (shape, full))
     assert windowed.decode_context_s == pytest.approx(whole.decode_context_s / 2)
     assert windowed.prefill_pair_s == pytest.approx(whole.prefill_pair_s / 2)

@@ -13,9 +13,9 @@ import pytest
 from pdctl.deployment.build import deployment_of
 from pdctl.deployment.checks import ENGINE_FLAGS, check_args
 from pdctl.deployment.flags import engine_argv
-from pdctl.deployment.hosts import LOOPBACK
 from pdctl.deployment.records import Ports
 from pdctl.errors import InvalidInput
+from pdctl.hosts import LOOPBACK
 from pdctl.perf_model.records import Parallelism, Role
 from tests.deployment.examples import with_args
 from tests.real_engine.installed import MODEL, PYTHON, missing

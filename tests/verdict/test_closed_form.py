@@ -91,6 +91,42 @@ def test_a_tighter_tpot_lowers_what_a_colocated_engine_carries() -> None:
     assert rates[0] < rates[1] < rates[2]
 
 
+@pytest.mark.parametrize("isl", [1, 500, 2000, 8000])
+def test_answers_of_one_token_are_bound_by_prefill_alone(isl: int) -> None:
+    demand = demand_of(workload_from_lengths(isl=isl, osl=1))
+    assert demand is not None
+    strict, loose = Slo(3.0, 1e-6), Slo(3.0)
+    together = capacity_rps(ALONE, demand, strict)
+    assert together == capacity_rps(ALONE, demand, loose) > 0
+    assert capacity_rps(SPLIT, demand, strict) == capacity_rps(SPLIT, demand, loose)
+    # one engine of each kind prefills at the same rate, but the split has to move KV first
+    assert together >= capacity_rps(SPLIT, demand, strict) * 0.95
+
+
+def test_the_tpot_of_one_token_is_zero_and_that_of_two_is_not() -> None:
+    paces = []
+    for osl in (1, 2):
+        demand = demand_of(workload_from_lengths(isl=500, osl=osl))
+        assert demand is not None
+        paces += [pace_of(fleet, demand, 1.0) for fleet in (ALONE, SPLIT)]
+    assert [pace is not None and pace.tpot_p90_s > 0 for pace in paces] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_a_tenth_of_longer_answers_does_not_bind_the_ninetieth_percentile() -> None:
+    workload = workload_from_lengths(isl=500, osl=1)
+    assert workload.osl is not None
+    mostly = replace(workload, osl=replace(workload.osl, mean=30.0, p90=1.0, p99=500.0))
+    demand = demand_of(mostly)
+    assert demand is not None
+    assert not demand.has_tpot
+    assert capacity_rps(ALONE, demand, Slo(3.0, 1e-6)) == capacity_rps(ALONE, demand, Slo(3.0))
+
+
 def demand(isl: float = 4000, osl: float = 100, hit: float | None = None):  # type: ignore[no-untyped-def]
     made = demand_of(workload_from_lengths(isl=isl, osl=osl, prefix_hit=hit))
     assert made is not None

@@ -173,3 +173,9 @@ def test_at_a_rate_nobody_asked_for_the_simulation_only_confirms_the_rules(
 def test_a_gpu_whose_efficiencies_are_assumed_has_a_wider_band() -> None:
     assert roofline_band("H200") < 0.5
     assert roofline_band("MI300X") == 0.5
+
+
+def test_answers_of_one_token_are_compared_by_ttft_and_rate() -> None:
+    assert without_slo(Side(4.0, 1.0, 0.0), Side(4.0, 2.0, 0.0)) == "colocated"
+    assert without_slo(Side(4.0, 2.0, 0.0), Side(4.0, 1.0, 0.0)) == "pd"
+    assert without_slo(Side(4.0, 1.0, 0.0), Side(4.0, 1.0, 0.0)) == "too_close"

@@ -6,11 +6,18 @@ from pathlib import Path
 import pytest
 
 from pdctl.errors import InvalidInput
+from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import (
+    CONVERSATION_SPREAD,
+    DEFAULT_SPREAD,
+    EQUAL_LENGTHS,
     burstiness,
     describe_lengths,
+    drawn_line,
     parse_slo,
     prefix_reuse,
+    read_line,
+    workload_data,
     workload_from_lengths,
     workload_from_trace,
 )
@@ -18,8 +25,18 @@ from pdctl.workload.records import Requests, Slo, Trace
 from pdctl.workload.traces import read_trace
 
 
-def test_a_bare_number_is_seconds_for_ttft_and_milliseconds_for_tpot() -> None:
-    assert parse_slo("1", "30") == parse_slo("1000ms", "0.03s") == Slo(1.0, 0.03, 0.9)
+def test_levels_are_read_in_their_units() -> None:
+    assert parse_slo("1s", "30ms") == parse_slo("1000 ms", "0.03s") == Slo(1.0, 0.03, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [("30", "30ms", "30s"), ("0.5", "0.5ms", "0.5s"), ("1m", "1ms", "1min")],
+)
+def test_a_level_with_two_readings_is_refused_with_both(text: str, first: str, second: str) -> None:
+    for arguments in ((text, None), (None, text)):
+        with pytest.raises(InvalidInput, match=f"could mean {first} or {second}"):
+            parse_slo(*arguments)
 
 
 def test_no_slo_is_not_given() -> None:
@@ -167,3 +184,62 @@ def test_a_share_of_prefix_hits_is_from_0_to_1(value: float) -> None:
 def test_less_than_one_token_is_refused() -> None:
     with pytest.raises(InvalidInput, match="at least 1 token"):
         workload_from_lengths(isl=0.5, osl=1)
+
+
+@pytest.mark.parametrize("cv", [0.3, 0.73, 1.31, 2.15])
+def test_drawn_lengths_have_the_spread_that_was_told(cv: float) -> None:
+    workload = workload_from_lengths(isl=8000, osl=2000, isl_cv=cv, osl_cv=0)
+    assert workload.isl is not None
+    drawn = describe_lengths(make_requests(workload, num=40_000, rate_rps=1, seed=1).isl)
+    told = workload.isl
+    assert (told.mean, told.cv) == (8000, cv)
+    assert drawn.mean == pytest.approx(told.mean, rel=0.06)
+    assert drawn.p50 == pytest.approx(told.p50, rel=0.05)
+    assert drawn.p90 == pytest.approx(told.p90, rel=0.05)
+    assert drawn.share_from_4k == pytest.approx(told.share_from_4k, abs=0.02)
+    assert drawn.share_under_1k == pytest.approx(told.share_under_1k, abs=0.02)
+
+
+def test_single_tokens_have_no_spread() -> None:
+    workload = workload_from_lengths(isl=1, osl=1, isl_cv=1, osl_cv=1)
+    requests = make_requests(workload, num=50, rate_rps=1, seed=0)
+    assert set(requests.isl) == set(requests.osl) == {1}
+
+
+@pytest.mark.parametrize("cv", [-0.1, 11, math.inf, math.nan])
+def test_a_spread_that_cannot_be_is_refused_by_its_flag(cv: float) -> None:
+    with pytest.raises(InvalidInput, match="--osl-cv"):
+        workload_from_lengths(isl=8, osl=8, osl_cv=cv)
+
+
+def test_lengths_are_equal_unless_a_spread_is_given() -> None:
+    assert DEFAULT_SPREAD == EQUAL_LENGTHS
+    assert (CONVERSATION_SPREAD.isl_cv, CONVERSATION_SPREAD.osl_cv) == (1.31, 0.73)
+
+
+def test_the_way_lengths_are_drawn_is_said() -> None:
+    line = drawn_line(workload_from_lengths(isl=8000, osl=1, isl_cv=1.3))
+    assert line is not None
+    assert "8,000 tokens in the mean, log-normal with CV 1.3, outputs 1 token each" in line
+    assert drawn_line(workload_from_lengths(isl=8000, osl=None)) is None
+
+
+def test_the_line_on_a_trace_has_its_size_span_unit_and_columns() -> None:
+    trace = read_trace(DATA / "mooncake_conversation_head.jsonl")
+    workload = workload_from_trace(trace, "mooncake")
+    assert workload.trace is not None
+    assert read_line(workload.trace) == (
+        "Read 60 requests over 15 s "
+        "(timestamp in ms, input_length, output_length, hash_ids in blocks of 512)"
+    )
+    data = workload_data(workload)
+    assert data["text"] == read_line(workload.trace)
+    assert data["trace"]["time_unit"] == "ms"  # type: ignore[index]
+    assert "requests" not in data
+
+
+def test_another_rate_leaves_the_span_of_the_file() -> None:
+    trace = read_trace(DATA / "mooncake_conversation_head.jsonl")
+    workload = workload_from_trace(trace, "mooncake", rate_rps=100.0)
+    assert workload.trace is not None
+    assert workload.trace.span_s == 15.0

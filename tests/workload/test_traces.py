@@ -36,10 +36,10 @@ def test_mooncake_counts_in_milliseconds_and_shares_blocks_of_512_tokens() -> No
     assert trace.requests.blocks[0] == tuple(range(14))
     assert trace.requests.block_tokens == 512
     assert trace.columns == (
-        "arrival: timestamp (ms)",
-        "prompt: input_length",
-        "output: output_length",
-        "prefix: hash_ids (512 tokens each)",
+        "timestamp in ms",
+        "input_length",
+        "output_length",
+        "hash_ids in blocks of 512",
     )
 
 
@@ -48,7 +48,7 @@ def test_azure_has_dates_with_seven_decimals() -> None:
     assert trace.has_arrivals
     assert trace.requests.arrival_s[:2] == pytest.approx([0.0, 0.052], abs=1e-6)
     assert list(trace.requests.isl[:2]) == [4808, 3180]
-    assert trace.columns[0] == "arrival: TIMESTAMP (date)"
+    assert trace.columns[0] == "TIMESTAMP (dates)"
 
 
 def test_a_file_of_lengths_only_has_no_arrivals() -> None:
@@ -56,7 +56,7 @@ def test_a_file_of_lengths_only_has_no_arrivals() -> None:
     assert not trace.has_arrivals
     assert list(trace.requests.osl[:2]) == [54, 156]
     assert set(trace.requests.arrival_s) == {0.0}
-    assert trace.columns == ("prompt: num_prefill_tokens", "output: num_decode_tokens")
+    assert trace.columns == ("num_prefill_tokens", "num_decode_tokens")
 
 
 def test_burstgpt_counts_in_seconds_and_its_failed_requests_are_left_out(file: Path) -> None:
@@ -148,7 +148,8 @@ def test_the_unit_of_timestamps_is_found_and_shown(
     file: Path, stamps: tuple[str, str], unit: str, span_s: float
 ) -> None:
     trace = read(file, "time,isl,osl\n" + "".join(f"{stamp},5,6\n" for stamp in stamps))
-    assert trace.columns[0] == f"arrival: time ({unit})"
+    assert trace.time_unit == unit
+    assert trace.columns[0] == ("time (dates)" if unit == "date" else f"time in {unit}")
     assert trace.requests.arrival_s[-1] == pytest.approx(span_s)
 
 
@@ -304,3 +305,92 @@ def test_a_carriage_return_inside_a_line_of_csv_is_a_broken_line(
     path.write_bytes(content)
     with pytest.raises(InvalidInput):
         read_trace(path)
+
+
+def test_a_json_array_is_read_over_one_line_or_many(file: Path) -> None:
+    rows = [{"timestamp": 250 * i, "input_length": 80, "output_length": 9} for i in range(50)]
+    for content in (json.dumps(rows), json.dumps(rows, indent=2), json.dumps({"requests": rows})):
+        trace = read(file, content)
+        assert len(trace.requests) == 50
+        assert trace.requests.arrival_s[-1] == pytest.approx(12.25)
+
+
+def test_a_broken_entry_of_an_array_is_named_or_skipped(file: Path) -> None:
+    content = '[{"time": 0, "isl": 5, "osl": 6}, {"time": 1, "isl": "x", "osl": 6}]'
+    with pytest.raises(InvalidInput, match="line 2"):
+        read(file, content)
+    assert read(file, content, skip_bad=True).num_broken == 1
+
+
+def test_a_benchmark_result_may_be_indented(file: Path) -> None:
+    result = {"completed": 2, "input_lens": [10, 20], "output_lens": [1, 2]}
+    assert list(read(file, json.dumps(result, indent=2)).requests.isl) == [10, 20]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "time_s,isl\n0,5\n1,7\n",
+        "time_s,isl,osl\n0,5,\n1,7,\n",
+        '{"time_s": 0, "isl": 5}\n{"time_s": 1, "isl": 7}\n',
+        '[{"time_s": 0, "isl": 5}, {"time_s": 1, "isl": 7, "osl": null}]',
+    ],
+)
+def test_missing_output_lengths_are_those_that_were_given(file: Path, content: str) -> None:
+    file.write_text(content, encoding="utf-8")
+    trace = read_trace(file, osl=200)
+    assert list(trace.requests.osl) == [200, 200]
+    assert trace.notes == ("2 requests have no output length; each was given 200 tokens (--osl).",)
+
+
+def test_a_file_without_output_lengths_says_how_to_give_them(file: Path) -> None:
+    with pytest.raises(InvalidInput, match="output lengths among time, isl") as caught:
+        read(file, "time,isl\n0,5\n")
+    assert caught.value.hint.startswith("--osl 200")
+
+
+def test_output_lengths_are_not_given_twice(file: Path) -> None:
+    file.write_text("time,isl,osl\n0,5,6\n", encoding="utf-8")
+    with pytest.raises(InvalidInput, match="both give output lengths"):
+        read_trace(file, osl=200)
+
+
+def test_columns_that_mean_nothing_are_named(file: Path) -> None:
+    trace = read(file, "request_id,send_time_us,isl,osl,model\nr,1,5,6,m\n")
+    assert trace.unused_columns == ("request_id", "model")
+    assert trace.time_unit == "us"
+
+
+def test_requests_that_a_table_calls_failed_are_left_out(file: Path) -> None:
+    content = "time_s,isl,osl,finish_reason\n0,5,6,stop\n1,0,0,abort\n2,5,6,length\n"
+    trace = read(file, content)
+    assert (len(trace.requests), trace.num_aborted) == (2, 1)
+
+
+def test_a_column_that_the_first_line_lacks_is_found(file: Path) -> None:
+    first = '{"isl": 5, "osl": 6}'
+    with pytest.raises(InvalidInput, match="line 1: no 'time_s'"):
+        read(file, first + "\n" + '{"time_s": 1, "isl": 5, "osl": 6}\n')
+
+
+def test_a_request_with_messages_is_a_request(file: Path) -> None:
+    row = {"time_s": 0, "isl": 5, "osl": 6, "messages": [{"role": "user"}, {"role": "system"}]}
+    assert list(read(file, json.dumps(row)).requests.isl) == [5]
+
+
+def test_one_instant_has_no_unit_and_no_rate(file: Path) -> None:
+    for content in ("time,isl,osl\n7,5,6\n", "time,isl,osl\n" + "7,5,6\n" * 5):
+        trace = read(file, content)
+        assert trace.time_unit is None
+        assert trace.columns == ("time", "isl", "osl")
+        assert set(trace.requests.arrival_s) == {0.0}
+
+
+def test_lengths_one_level_down_are_found(file: Path) -> None:
+    rows = [
+        {"created": 1_760_000_000 + i, "usage": {"prompt_tokens": 5, "completion_tokens": 6}}
+        for i in range(60)
+    ]
+    trace = read(file, "\n".join(map(json.dumps, rows)))
+    assert (len(trace.requests), trace.time_unit) == (60, "s")
+    assert trace.columns == ("created in s", "prompt_tokens", "completion_tokens")

@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdctl.deployment.hosts import LOOPBACK, LOOPBACK_NAMES
 from pdctl.deployment.records import HERE, ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients.api_key import api_key
@@ -25,6 +24,7 @@ from pdctl.engines.clients.protocol import Http
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
+from pdctl.hosts import LOOPBACK, LOOPBACK_NAMES
 from pdctl.inspection.gpus import (
     has_holder,
     is_empty,

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pdctl.engines import log_file, state
+from pdctl.engines.explain_log import explain_failure, raised_line
 from pdctl.engines.launchers.registry import launcher_named, launcher_of
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
-from pdctl.engines.log_signatures import explain_failure
 from pdctl.engines.records import DeploymentState, Launch, ProcessState
 from pdctl.engines.state import logs_dir
 from pdctl.errors import EngineFailed, NotReady, PdctlError, StateConflict
@@ -123,8 +123,8 @@ def failure(name: str, last: DeploymentState | None) -> PdctlError:
 
 def _engine_failed(culprit: ProcessState, why: str, name: str) -> EngineFailed:
     lines = _lines(culprit, name)
-    told = log_file.telling_line(lines)[:300]
-    known = explain_failure(told) or explain_failure("\n".join(lines))
+    told = (raised_line("\n".join(lines)) or log_file.telling_line(lines))[:300]
+    known = explain_failure("\n".join(lines))
     meaning = f" {known.text}" if known else ""
     said = f" Its log says: {known.line if known else told}" if told else ""
     logs = f"pdctl logs {culprit.name} shows the whole log"

@@ -14,27 +14,22 @@ from pdctl.deployment.checks import cautions
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
-from pdctl.deployment.hosts import reachable
 from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, ProcessSpec
-from pdctl.deployment.resources import (
-    Place,
-    choose_backend,
-    crossing,
-    needs_gpus,
-    place_engines,
-    plan_ports,
-)
+from pdctl.deployment.resources import Place, choose_backend, crossing, needs_gpus, place_engines
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
+from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
 from pdctl.engines.state import logs_dir
 from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Gpu, Llm, SglangInstall
 from pdctl.paths import state_home
@@ -195,7 +190,7 @@ def holding(prepared: Prepared) -> Iterator[None]:
 
 def _endpoint(router: ProcessSpec) -> str:
     """The URL that programs use, also where the router listens on every address."""
-    return f"http://{reachable(router.host)}:{router.port}"
+    return f"http://{reachable_in_url(router.host)}:{router.port}"
 
 
 NOWHERE: Mapping[str, ProcessSpec] = {}
@@ -217,6 +212,8 @@ def prepare(
     Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
     run. Call inside `planning()` unless nothing will be started.
     """
+    address = listen_address(deployment.router.host)
+    deployment = replace(deployment, router=replace(deployment.router, host=address))
     there = launcher_named(launcher)
     install = _install(deployment, there)
     gpus = _gpus_of_nodes(deployment, there)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pdctl.deployment.hosts import LOOPBACK
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state
 from pdctl.engines.launchers.gpu_memory import RELEASE_WAIT_S
@@ -15,6 +14,7 @@ from pdctl.engines.lifecycle import follow, running, start
 from pdctl.engines.lifecycle.start import planning, prepare
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
+from pdctl.hosts import LOOPBACK
 
 
 def private(deployment: Deployment, purpose: str) -> Deployment:

@@ -233,7 +233,7 @@ class Api:
     ) -> None:
         self.identity = identity
         self.engine = engine
-        self.handover = Handover(engine, registry, identity.kv_bytes_per_token)
+        self.handover = Handover(engine, registry, identity.moved_bytes)
         self.status: Status = "Starting"
         self.draining = False
         self._model_of = model_of

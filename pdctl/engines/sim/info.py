@@ -9,6 +9,7 @@ from pdctl.deployment.records import MODES
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.record import Histogram, LoadSnapshot
+from pdctl.inspection.llm_size import moved_bytes
 from pdctl.inspection.records import Llm
 
 Labels = Mapping[str, str]
@@ -147,8 +148,11 @@ class Identity:
     gpu_name: str
     weight_gb: float
     kv_gb: float
-    kv_bytes_per_token: float
     started_at: float  # Unix seconds
+
+    def moved_bytes(self, prompt_tokens: int) -> float:
+        """Bytes of a prompt that go from prefill to decode: KV, index, windows and state."""
+        return moved_bytes(self.llm, prompt_tokens)
 
 
 def model_info(identity: Identity, engine: Engine) -> dict[str, object]:

@@ -7,6 +7,7 @@ has taken KV for, and the prefill engine says when a room's KV has arrived.
 import asyncio
 import errno
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -261,12 +262,12 @@ class Handover:
     """Between an engine's scheduler and its partners. Colocated engines and probes pass through."""
 
     def __init__(
-        self, engine: Engine, registry: Registry | None, kv_bytes_per_token: float
+        self, engine: Engine, registry: Registry | None, moved_bytes: Callable[[int], float]
     ) -> None:
         self.engine = engine
         self.registry = registry
         self.partners = Partners(engine)
-        self._kv_bytes_per_token = kv_bytes_per_token
+        self._moved_bytes = moved_bytes
         engine.on_allocated = self._allocated
         engine.on_transfer = self._transferred
 
@@ -324,4 +325,4 @@ class Handover:
         if self.registry is not None:
             self.registry.arrived(request)
         seconds = request.transfer_end_s - request.transfer_start_s
-        self.engine.record.transferred(seconds, request.prompt_tokens * self._kv_bytes_per_token)
+        self.engine.record.transferred(seconds, self._moved_bytes(request.prompt_tokens))

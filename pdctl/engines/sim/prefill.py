@@ -4,7 +4,7 @@ from collections import deque
 
 from pdctl.engines.sim.kv import KvCache, admit_waiting, free, keep_prefix, prefill_duration_s
 from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
-from pdctl.perf_model.communication import kv_transfer_s
+from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.steps import prefill_floor_s
 
@@ -91,7 +91,7 @@ class PrefillQueues:
                 continue
             if not part.request.fake:  # as in SGLang, nothing of a prompt that nobody waits for
                 keep_prefix(self.kv, part.request)
-            self._send(part.request, part.tokens, now_s)
+            self._send(part.request, part.tokens, now_s, last=part.is_final)
             if part.is_final:
                 part.request.forward_s = now_s - part.request.queued_s - part.request.waited_s
                 part.request.out = 1
@@ -120,12 +120,14 @@ class PrefillQueues:
             request.queued_s = now_s
             self.waiting.append(request)
 
-    def _send(self, request: Request, tokens: int, now_s: float) -> None:
+    def _send(self, request: Request, tokens: int, now_s: float, *, last: bool) -> None:
         """Queue the KV of one chunk: SGLang's transfer threads share one link."""
         if request.fake:
             request.transfer_start_s = request.transfer_end_s = now_s
             return
         start_s = max(now_s, self._link_free_s)
         request.transfer_start_s = start_s
-        request.transfer_end_s = start_s + kv_transfer_s(self.model.times, tokens)
+        times, prompt = self.model.times, request.prompt_tokens
+        seconds = last_chunk_s(times, tokens, prompt) if last else chunk_s(times, tokens)
+        request.transfer_end_s = start_s + seconds
         self._link_free_s = request.transfer_end_s

@@ -21,10 +21,9 @@ from pdctl.engines.sim.record import log, quieten, say
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
-from pdctl.inspection.llm_size import kv_bytes_per_token
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
-from pdctl.perf_model.memory import weight_bytes_per_gpu
+from pdctl.perf_model.memory import kv_cell_bytes, weight_bytes_per_gpu
 from pdctl.perf_model.records import EngineModel, Parallelism, Role
 from pdctl.units import GIB
 
@@ -229,14 +228,12 @@ def _model(flags: SimFlags, llm: Llm, cluster: Cluster, role: Role) -> EngineMod
 def _identity(
     flags: SimFlags, llm: Llm, cluster: Cluster, model: EngineModel, started_at: float
 ) -> Identity:
-    per_token = kv_bytes_per_token(llm)
-    shares = model.parallelism.num_gpus
+    cell = kv_cell_bytes(llm, model.parallelism, llm.kv_dtype_bytes)
     return Identity(
         flags=flags,
         llm=llm,
         gpu_name=cluster.gpu.name,
         weight_gb=round(weight_bytes_per_gpu(llm, model.parallelism) / GIB, 3),
-        kv_gb=round(model.kv_capacity_tokens * per_token / shares / GIB, 3),
-        kv_bytes_per_token=per_token,
+        kv_gb=round(model.kv_capacity_tokens / model.parallelism.dp * cell / GIB, 3),
         started_at=started_at,
     )

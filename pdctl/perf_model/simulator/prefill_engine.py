@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
+from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.decode_engine import DecodeEngine
 from pdctl.perf_model.simulator.job import NEVER, Agenda, Job, Shared, SimulationBroken
@@ -188,7 +189,8 @@ class PrefillEngine:
         for job, tokens in batch:
             done = job.done
             if done and done == job.cached:
-                self._send(job, done, now)  # what the cache held goes ahead of the forward
+                # what the cache held goes ahead of the forward
+                self._send(job, done, now, last=False)
             new += tokens
             pairs += self.pairs(tokens, done)
             job.private += tokens
@@ -205,16 +207,16 @@ class PrefillEngine:
 
     def _deliver(self, now: float, chunks: list[tuple[Job, int, bool]]) -> None:
         for job, tokens, last in chunks:
-            arrived_s = self._send(job, tokens, now)
+            arrived_s = self._send(job, tokens, now, last=last)
             if last:
                 self.kv.publish(job)
                 heappush(self.inflight, (arrived_s, job.index, job))
                 self.decoders[job.decode].land(job, arrived_s)
 
-    def _send(self, job: Job, tokens: int, at_s: float) -> float:
+    def _send(self, job: Job, tokens: int, at_s: float, *, last: bool) -> float:
         """Queue KV on this engine's link and on the receiver's; returns when it has arrived."""
         times = self.model.times
-        seconds = times.transfer_base_s + tokens * times.transfer_token_s
+        seconds = last_chunk_s(times, tokens, job.prompt) if last else chunk_s(times, tokens)
         receiver = self.decoders[job.decode]
         mine = (self.link_s if self.link_s > at_s else at_s) + seconds
         theirs = (receiver.link_s if receiver.link_s > at_s else at_s) + seconds

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pdctl.deployment.hosts import LOOPBACK
 from pdctl.deployment.records import HERE, ProcessSpec
 from pdctl.engines.clients.protocol import Http
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
+from pdctl.hosts import LOOPBACK
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 
 GPUS_PER_NODE = 3

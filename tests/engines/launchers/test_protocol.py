@@ -26,7 +26,7 @@ ALLOWED = {
     "engines/state.py": "the boot of the supervisor's machine, and states of an older pdctl",
     "engines/records.py": "the supervisor's own process",
     "engines/log_signatures.py": "texts for people",
-    "deployment/hosts.py": "spells loopback once",
+    "engines/listen_address.py": "a hint for people",
 }
 FILES = sorted(
     path

@@ -74,7 +74,7 @@ async def engine(
     argv += ["--port", str(free_port()), "--disaggregation-bootstrap-port", str(own_bootstrap)]
     flags = parse(argv)
     model = model or plain_model(role)
-    identity = Identity(flags, read_llm("llama-3.1-8b"), "H200", 15.0, 100.0, 131072.0, 0.0)
+    identity = Identity(flags, read_llm("llama-3.1-8b"), "H200", 15.0, 100.0, 0.0)
     async with AsyncExitStack() as stack:
         core = Engine(model, speed=speed, overlap=flags.overlap)
         registry = None

@@ -1,0 +1,68 @@
+"""Reads the workload that a verb was given: a trace, or clients in a closed loop."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdctl.errors import InvalidInput
+from pdctl.units import positive
+
+if TYPE_CHECKING:
+    from pdctl.workload.records import Trace, Workload
+
+MOST_CLIENTS = 50_000  # each sends at least three requests to every layout that is simulated
+
+
+def read_given_trace(
+    path: Path,
+    *,
+    time_unit: str = "",
+    skip_bad: bool = False,
+    osl: int | None = None,
+    no_input: bool,
+) -> "Trace":
+    """The requests of a file.
+
+    time_unit: as --time-unit has it. osl: output tokens of requests without.
+    Raises InvalidInput as read_trace does; TwoUnits only where nobody can be asked.
+    """
+    from pdctl.console import ask, interactive
+    from pdctl.workload.time_units import TwoUnits, parse_time_unit
+    from pdctl.workload.traces import read_trace
+
+    unit = parse_time_unit(time_unit)
+    try:
+        return read_trace(path, skip_bad=skip_bad, time_unit=unit, osl=osl)
+    except TwoUnits as doubt:
+        if not interactive(no_input=no_input):
+            raise
+        answer = ask(
+            f"{doubt.message} Which unit?",
+            default=doubt.readings[0].unit,
+            flag="--time-unit",
+            no_input=False,
+        )
+    return read_trace(path, skip_bad=skip_bad, time_unit=parse_time_unit(answer), osl=osl)
+
+
+def say_workload(workload: "Workload") -> None:
+    """One line on stderr: which requests were read and how, or how they are drawn."""
+    from pdctl.console import err
+    from pdctl.workload.describe import drawn_line, read_line
+
+    line = read_line(workload.trace) if workload.trace else drawn_line(workload)
+    if line:
+        err().print(f"  {line}", soft_wrap=True)
+
+
+def clients_given(concurrency: float | None) -> float | None:
+    """The number of clients in a closed loop, or None."""
+    if concurrency is None:
+        return None
+    clients = positive(concurrency, flag="--concurrency")
+    if clients != int(clients) or clients > MOST_CLIENTS:
+        raise InvalidInput(
+            f"--concurrency is a whole number of clients up to {MOST_CLIENTS:,}, not {clients:,g}.",
+            hint=f"--concurrency {min(math.ceil(clients), MOST_CLIENTS)}",
+        )
+    return clients

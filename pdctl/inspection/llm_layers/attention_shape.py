@@ -1,0 +1,50 @@
+"""Heads and widths of an LLM's attention, in the words its config.json has for them. Pure."""
+
+from pdctl.inspection.model_files import Fields
+
+
+def attention_shape(text: Fields, *, windowed: bool = False) -> tuple[int, int, int, int]:
+    """Query heads, key-value heads, width of a query or key, width of a value.
+
+    windowed: of layers with a window, where the file gives those their own.
+    Raises InvalidInput naming the key that is missing or absurd.
+    """
+    heads = text.count(*_own("num_attention_heads", windowed), "n_head", "n_heads", most=100_000)
+    if text.maybe_count("kv_lora_rank") is not None:
+        rope = text.count("qk_rope_head_dim", least=0)
+        return heads, heads, text.count("qk_nope_head_dim") + rope, text.count("v_head_dim")
+    kv_heads = _kv_heads(text, heads, windowed=windowed)
+    width = _width(text, heads, windowed=windowed)
+    own = ("swa_v_head_dim",) if windowed else ()
+    return heads, kv_heads, width, text.maybe_count(*own, "v_head_dim") or width
+
+
+def hidden_size(text: Fields) -> int:
+    """Width of the residual stream. Raises InvalidInput where the file does not say it."""
+    return text.count("hidden_size", "n_embd", "d_model", "dim")
+
+
+def _own(key: str, windowed: bool) -> tuple[str, ...]:
+    return (f"swa_{key}", key) if windowed else (key,)
+
+
+def _kv_heads(text: Fields, heads: int, *, windowed: bool) -> int:
+    own = ("swa_num_key_value_heads",) if windowed else ("num_global_key_value_heads",)
+    names = (*own, "num_key_value_heads", "multi_query_group_num", "num_attention_groups")
+    found = text.maybe_count(*names, "num_kv_heads", most=100_000)
+    if found is not None and found > heads:
+        raise text.wrong("num_key_value_heads", f"is {found}, more than the {heads} heads")
+    if found is None and text.flag("multi_query"):
+        return 1
+    return found or heads
+
+
+def _width(text: Fields, heads: int, *, windowed: bool) -> int:
+    own = ("swa_head_dim",) if windowed else ("global_head_dim",)
+    found = text.maybe_count(*own, "head_dim", "attention_head_dim", "kv_channels")
+    if found is not None:
+        return found
+    hidden = hidden_size(text)
+    if hidden < heads:
+        raise text.wrong("num_attention_heads", f"is {heads}, more than hidden_size {hidden}")
+    return hidden // heads
