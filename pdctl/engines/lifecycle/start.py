@@ -219,8 +219,7 @@ def prepare(
     gpus = _gpus_of_nodes(deployment, there)
     llm = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
-    per_node = 8 if launcher == LOCAL else cluster_here().gpus_per_node
-    placed = place_engines(deployment, held, gpus, gpus_per_node=per_node)
+    placed = _placed(deployment, held, gpus, launcher)
     backend, kv_path = _kv_path(deployment, install, gpus, there)
     stays = {spec.name: spec for spec in present}
     planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there))
@@ -238,10 +237,7 @@ def prepare(
     return Prepared(
         # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
-        specs=tuple(
-            stays.get(spec.name) or with_followers(spec, _others(placed, spec), addresses)
-            for spec in specs
-        ),
+        specs=tuple(stays.get(s.name) or _with_ranks(s, placed, addresses) for s in specs),
         version=install.version if install else None,
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
@@ -266,8 +262,24 @@ def _addresses(launcher: Launcher, present: tuple[ProcessSpec, ...]) -> dict[str
     return {node: known.get(node) or launcher.address(node) for node in launcher.nodes()}
 
 
-def _others(placed: Mapping[str, Place], spec: ProcessSpec) -> tuple[Place, ...]:
-    return placed[spec.name].others if spec.name in placed else ()
+def _placed(
+    deployment: Deployment,
+    held: tuple[ProcessSpec, ...],
+    gpus: Mapping[str, tuple[Gpu, ...]],
+    launcher: str,
+) -> dict[str, Place]:
+    """The place of each engine. Only a cluster's file says how many GPUs pretended nodes have."""
+    if launcher == LOCAL:
+        return place_engines(deployment, held, gpus)
+    per_node = cluster_here().gpus_per_node
+    return place_engines(deployment, held, gpus, gpus_per_node=per_node)
+
+
+def _with_ranks(
+    spec: ProcessSpec, placed: Mapping[str, Place], addresses: Mapping[str, str]
+) -> ProcessSpec:
+    others = placed[spec.name].others if spec.name in placed else ()
+    return with_followers(spec, others, addresses)
 
 
 @contextmanager
