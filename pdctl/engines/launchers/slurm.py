@@ -5,6 +5,7 @@ answers questions and sends signals, because Slurm itself signals every process 
 State and logs lie on a file system that all nodes share, so the files are those of this machine.
 """
 
+import errno
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -68,6 +69,7 @@ class SlurmLauncher(LocalLauncher):
         self._agents = agents_of(job)
         self._watching: set[int] = set()
         self._tasks: dict[Handle, _Task] = {}
+        self._orphans: set[tuple[str, str]] = set()  # node and task that nobody could kill
         self._ports: dict[tuple[str, int, bool], tuple[float, frozenset[int]]] = {}
         self._nodes: tuple[str, ...] = ()
         self._cluster: ClusterFile | None = None
@@ -75,7 +77,7 @@ class SlurmLauncher(LocalLauncher):
     # nodes
 
     def nodes(self) -> tuple[str, ...]:
-        """The nodes of the job. Raises EnvironmentProblem if it does not run."""
+        """The nodes of the job that have not failed. Raises EnvironmentProblem if it is over."""
         if not self._nodes:
             job = slurm_commands.job(self._job)
             if job.state != "RUNNING":
@@ -84,7 +86,7 @@ class SlurmLauncher(LocalLauncher):
                     hint="squeue --me shows your jobs",
                     code="no_job",
                 )
-            self._nodes = job.nodes
+            self._nodes = slurm_commands.answering(job.nodes)
             self._agents.start(self._nodes)
         return self._nodes
 
@@ -161,7 +163,12 @@ class SlurmLauncher(LocalLauncher):
     # processes
 
     def start(self, spec: ProcessSpec) -> Started:
-        """Start a step. The node appends its output to the log, srun its own complaints."""
+        """Start a step. The node appends its output to the log, srun its own complaints.
+
+        Raises OSError while the node may still run what was to be killed there.
+        """
+        for node in (spec.node, *(f.node for f in spec.followers)):
+            self._end_orphans(node)
         name = uuid.uuid4().hex[:12]
         followers = tuple(
             replace(spec, node=f.node, argv=f.argv, env=f.env, log=f.log) for f in spec.followers
@@ -173,6 +180,12 @@ class SlurmLauncher(LocalLauncher):
             started = super().start(replace(rank, argv=self._command(rank, name)))
             steps.append(_Step(rank.node, started.handle))
         return self._keep_task(_Task(name, (steps[-1], *steps[:-1])), started)
+
+    def _end_orphans(self, node: str) -> None:
+        for orphan in [one for one in self._orphans if one[0] == node]:
+            if self._ask(_Step(node, None), _Task(orphan[1], ()), "kill") is None:
+                raise OSError(errno.EHOSTUNREACH, f"{node} does not answer")
+            self._orphans.discard(orphan)
 
     def _command(self, spec: ProcessSpec, task: str) -> tuple[str, ...]:
         log = str(spec.log).replace("%", "%%")
@@ -246,7 +259,10 @@ class SlurmLauncher(LocalLauncher):
 
     def _kill(self, task: _Task) -> None:
         for step in task.steps:
-            if self._ask(step, task, "kill") is None and step.client is not None:
+            if self._ask(step, task, "kill") is not None:
+                continue
+            self._orphans.add((step.node, task.name))
+            if step.client is not None:
                 super().kill(step.client)
 
     def _task(self, handle: Handle) -> _Task:

@@ -52,6 +52,18 @@ def job(number: str) -> Job:
     return Job(number, state, "" if reason == "None" else reason, left, nodes)
 
 
+def answering(nodes: Sequence[str]) -> tuple[str, ...]:
+    """Those of these nodes that Slurm has not given up."""
+    rows = _run("sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N|%T").split()
+    lost = {row.partition("|")[0] for row in rows if _is_lost(row.partition("|")[2])}
+    return tuple(node for node in nodes if node not in lost)
+
+
+def _is_lost(state: str) -> bool:
+    """True for the state of a failed node; "*" marks one that does not respond."""
+    return state.endswith("*") or state.startswith(("down", "fail", "unknown"))
+
+
 def submit(script: str, *, directory: str, output: str) -> str:
     """Submit a job; its number. Raises InvalidInput if Slurm refuses it."""
     argv = ("sbatch", "--parsable", "--export=ALL", f"--output={output}", f"--chdir={directory}")
