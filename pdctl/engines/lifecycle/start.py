@@ -259,7 +259,8 @@ def prepare(
 def _addresses(launcher: Launcher, present: tuple[ProcessSpec, ...]) -> dict[str, str]:
     """The address of each node: that of its engines, so that a deployment stays on one network."""
     known = {spec.node: spec.host for spec in present if spec.role != "router"}
-    return {node: known.get(node) or launcher.address(node) for node in launcher.nodes()}
+    new = (node for node in launcher.nodes() if node not in known)
+    return {**known, **{node: launcher.address(node) for node in new}}
 
 
 def _placed(
