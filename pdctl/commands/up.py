@@ -83,11 +83,12 @@ class Run:
         """Run it in a Slurm job; follow the job as `start` follows a supervisor."""
         from pdctl.deployment.cluster_file import cluster_here
         from pdctl.engines.lifecycle import running, submitted
+        from pdctl.engines.lifecycle.submit import submit
 
         running.refuse_running(deployment.name)
         if (waiting := submitted.submitted_job(deployment.name)) is not None:
             raise submitted.already_submitted(waiting)
-        job = submitted.submit(deployment, cluster_here(), ready_timeout_s=self.timeout_s)
+        job = submit(deployment, cluster_here(), ready_timeout_s=self.timeout_s)
         sys.stderr.write(f"submitted Slurm job {job.number}\n")
         self._watch_job(job, f"{deployment.model} · {deployment.layout} · Slurm job {job.number}")
 

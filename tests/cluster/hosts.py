@@ -146,6 +146,7 @@ def _keeper(name: str, hosts: Path, directory: Path) -> Iterator[int]:
         [*_UNSHARE, "--mount-proc", *init],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # unshare complains when its host is ended
         start_new_session=True,
         text=True,
     ) as outer:

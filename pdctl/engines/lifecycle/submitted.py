@@ -1,18 +1,10 @@
-"""A deployment inside a Slurm job that pdctl submits: the job's script is `pdctl up` itself."""
+"""A deployment inside a Slurm job that pdctl submitted: follow it and end it."""
 
-import os
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdctl.deployment.cluster_file import ClusterFile
-from pdctl.deployment.elsewhere import pack, sizes_of
-from pdctl.deployment.exports.slurm import sbatch_options
-from pdctl.deployment.pd_yaml import write_deployment
-from pdctl.deployment.records import Deployment
 from pdctl.engines import state
 from pdctl.engines.launchers import slurm_commands
 from pdctl.engines.records import DeploymentState
@@ -35,7 +27,7 @@ class SubmittedJob:
 
     @property
     def output(self) -> Path:
-        return _output(self.name)
+        return output_of(self.name)
 
     def ask_to_stop(self, *, now: bool = False) -> None:
         """Have pdctl in the job stop gracefully. now: end the job, as also while it waits."""
@@ -54,24 +46,6 @@ class Seen:
     waits: str
     left: str
     is_over: bool
-
-
-def submit(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: float) -> SubmittedJob:
-    """Submit a job that runs a deployment. Raises InvalidInput if Slurm refuses it."""
-    directory = state.make_state_dir(deployment.name)
-    state.clear_state(deployment.name)
-    wanted = directory / "submitted.yaml"
-    write_deployment(deployment, wanted)
-    output = _output(deployment.name)
-    output.unlink(missing_ok=True)
-    submitted_at = time.time()
-    number = slurm_commands.submit(
-        _script(deployment, cluster, wanted, ready_timeout_s),
-        directory=os.getcwd(),
-        output=str(output).replace("%", "%%"),
-    )
-    state.write_private(directory / JOB_FILE, f"{number}\n")
-    return SubmittedJob(deployment.name, number, submitted_at)
 
 
 def submitted_job(name: str) -> SubmittedJob | None:
@@ -132,25 +106,6 @@ def failure(job: SubmittedJob) -> EngineFailed:
     )
 
 
-def _script(
-    deployment: Deployment, cluster: ClusterFile, wanted: Path, ready_timeout_s: float
-) -> str:
-    """The batch script. `exec` makes pdctl the process that Slurm tells of the time limit."""
-    packed = pack(sizes_of(deployment), cluster.gpus_per_node)
-    num_nodes = len({place.node for places in packed.values() for place in places})
-    up = (sys.executable, "-m", "pdctl", "up", "-f", str(wanted), "--on", "slurm", "--no-input")
-    options = sbatch_options(deployment, cluster, num_nodes)
-    return "\n".join(
-        (
-            "#!/bin/bash",
-            *(f"#SBATCH {option}" for option in options),
-            "#SBATCH --no-kill",  # a node that fails takes only its own engines with it
-            *([cluster.preamble.rstrip()] if cluster.preamble else []),
-            f"exec {shlex.join((*up, '--timeout', f'{ready_timeout_s:g}s'))}",
-            "",
-        )
-    )
-
-
-def _output(name: str) -> Path:
+def output_of(name: str) -> Path:
+    """The file that a deployment's job writes to."""
     return state.state_dir(name) / "job.log"

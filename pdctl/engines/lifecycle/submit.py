@@ -1,0 +1,54 @@
+"""Submit a Slurm job that runs a deployment: its script is `pdctl up` itself."""
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from pdctl.deployment.cluster_file import ClusterFile
+from pdctl.deployment.elsewhere import pack, sizes_of
+from pdctl.deployment.exports.slurm import sbatch_options
+from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.records import Deployment
+from pdctl.engines import state
+from pdctl.engines.launchers import slurm_commands
+from pdctl.engines.lifecycle.submitted import JOB_FILE, SubmittedJob, output_of
+
+
+def submit(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: float) -> SubmittedJob:
+    """Submit a job that runs a deployment. Raises InvalidInput if Slurm refuses it."""
+    directory = state.make_state_dir(deployment.name)
+    state.clear_state(deployment.name)
+    wanted = directory / "submitted.yaml"
+    write_deployment(deployment, wanted)
+    output = output_of(deployment.name)
+    output.unlink(missing_ok=True)
+    submitted_at = time.time()
+    number = slurm_commands.submit(
+        _script(deployment, cluster, wanted, ready_timeout_s),
+        directory=os.getcwd(),
+        output=str(output).replace("%", "%%"),
+    )
+    state.write_private(directory / JOB_FILE, f"{number}\n")
+    return SubmittedJob(deployment.name, number, submitted_at)
+
+
+def _script(
+    deployment: Deployment, cluster: ClusterFile, wanted: Path, ready_timeout_s: float
+) -> str:
+    """The batch script. `exec` makes pdctl the process that Slurm tells of the time limit."""
+    packed = pack(sizes_of(deployment), cluster.gpus_per_node)
+    num_nodes = len({place.node for places in packed.values() for place in places})
+    up = (sys.executable, "-m", "pdctl", "up", "-f", str(wanted), "--on", "slurm", "--no-input")
+    options = sbatch_options(deployment, cluster, num_nodes)
+    return "\n".join(
+        (
+            "#!/bin/bash",
+            *(f"#SBATCH {option}" for option in options),
+            "#SBATCH --no-kill",  # a node that fails takes only its own engines with it
+            *([cluster.preamble.rstrip()] if cluster.preamble else []),
+            f"exec {shlex.join((*up, '--timeout', f'{ready_timeout_s:g}s'))}",
+            "",
+        )
+    )
