@@ -1,22 +1,23 @@
-"""pdctl: decide on, launch and watch SGLang prefill/decode disaggregation.
+"""pdctl: plan, launch and watch SGLang prefill/decode disaggregation.
 
-The chain, one folder a stage, each importing only stages to its left:
+One folder per stage. A stage imports only stages above it in this list:
 
-inspection   what is here?
-workload     what is asked?
-perf_model   how long does it take?
-verdict      what should run, and why?
-deployment   the choice as data
-engines      the choice as processes
-status       what is happening?
-measurement  what did it really do?
+inspection   facts about the LLM, the GPUs and SGLang
+workload     the requests to serve
+perf_model   step times, memory, simulation
+verdict      which layout to run, and why
+deployment   the layout as data: flags, ports, GPUs, files
+engines      the layout as processes
+status       what the engines do now
+doctor       faults and their fixes
+measurement  load, measured figures, calibration
 """
 
 __version__ = "0.1.0"
 
 
 def is_compiled() -> bool:
-    """Whether this pdctl carries its simulator compiled, as wheels do (docs/decisions/0041)."""
+    """True if the simulator is compiled, as it is in wheels (docs/decisions/0041)."""
     from importlib.util import find_spec
 
     found = find_spec("pdctl.perf_model.simulator.job")

@@ -1,28 +1,30 @@
-"""The `pdctl` command: its verbs, loaded only when called, and the one error boundary."""
+"""The `pdctl` command: imports a verb only when it is named, and reports every error."""
 
 import importlib
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from pdctl import __version__, is_compiled
+from pdctl.console import print_failure
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
 
-# verb -> what it does, for `pdctl --help`; pdctl.commands.VERB has a function of that name
+# verb -> description for `pdctl --help`; pdctl.commands.VERB has a function of that name
 VERBS = {
-    "plan": "Split prefill and decode or not, into how many engines, and why.",
+    "plan": "Decide whether to split prefill and decode, and into how many engines.",
     "up": "Start engines and router, and stay until Ctrl-C.",
-    "status": "Every engine's queues, live, and what to change.",
+    "status": "Show every engine's queues live, and suggest changes.",
     "scale": "Add, remove and move engines under load.",
-    "down": "Stop a deployment; nothing of it is left.",
-    "logs": "Logs of an engine, or the supervisor's decisions.",
-    "ls": "The deployments that run on this machine.",
+    "down": "Stop a deployment.",
+    "logs": "Show logs of engines, or the supervisor's decisions.",
+    "ls": "List the deployments that run on this machine.",
     "rehearse": "Play a plan on simulated engines behind the real router.",
-    "render": "A deployment for a shell, Slurm, Kubernetes or Miles.",
-    "doctor": "Check this machine and what runs on it.",
-    "measure": "Run colocated and split engines side by side: which wins?",
+    "render": "Print a deployment for a shell, Slurm, Kubernetes or Miles.",
+    "doctor": "Check this machine and its deployments.",
+    "measure": "Run colocated and split engines side by side; show which wins.",
     "calibrate": "Measure an engine's step times; plan then uses them.",
 }
 
@@ -48,7 +50,7 @@ class LazyVerbs(TyperGroup):
 
 app = typer.Typer(
     cls=LazyVerbs,
-    help="Should I split prefill from decode, how many engines of each, and is it running well?",
+    help="Plan, launch and watch SGLang with prefill and decode together or split.",
     no_args_is_help=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -75,7 +77,7 @@ def root(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command line and exit with its code; the only place that catches errors."""
+    """Run one command line and exit with its code. Errors of all verbs end here."""
     arguments = sys.argv[1:] if argv is None else argv
     verb = next((a for a in arguments if not a.startswith("-")), "pdctl")
     try:
@@ -87,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(ExitCode.DONE)
-    except Exception as problem:  # noqa: BLE001 - the one boundary
+    except Exception as problem:  # noqa: BLE001 - errors of all verbs end here
         if not hasattr(problem, "format_message"):
             _confess(problem)
         _fail(verb, _usage(problem, verb), arguments)
@@ -95,11 +97,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _confess(problem: Exception) -> NoReturn:
-    """A traceback is a bug of ours: show it, and say so."""
-    import traceback
-
+    """Show the traceback of a bug in pdctl and ask for a report."""
     traceback.print_exception(problem)
-    sys.stderr.write(f"error: a bug in pdctl {__version__}; please report the lines above.\n")
+    sys.stderr.write(f"error: a bug in pdctl {__version__}. Please report the lines above.\n")
     sys.exit(ExitCode.BUG)
 
 
@@ -109,7 +109,5 @@ def _usage(problem: Any, verb: str) -> InvalidInput:
 
 
 def _fail(verb: str, problem: PdctlError, arguments: list[str]) -> None:
-    from pdctl.console import print_failure
-
     print_failure(verb, problem, as_json="--json" in arguments)
     sys.exit(problem.exit_code)

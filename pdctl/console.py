@@ -1,4 +1,4 @@
-"""Where words go: the answer to stdout, everything else to stderr, and the --json envelope."""
+"""Output: answers on stdout, everything else on stderr, and the --json envelope."""
 
 import json
 import os
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def out() -> "Console":
-    """The console of the answer."""
+    """Console for answers."""
     return _console(stderr=False)
 
 
 def err() -> "Console":
-    """The console of progress, questions and errors."""
+    """Console for progress, questions and errors."""
     return _console(stderr=True)
 
 
@@ -33,7 +33,10 @@ def _console(*, stderr: bool) -> "Console":
 
 @cache
 def _clean_console() -> "type[Console]":
-    """A console on which no text drives the terminal, wherever the text is from."""
+    """A console that strips control characters, so that no text can drive the terminal.
+
+    Imports rich late: a command with --json does not need it.
+    """
     from rich.console import Console
     from rich.segment import Segment
 
@@ -54,7 +57,7 @@ def _clean_console() -> "type[Console]":
 def show(
     command: str, data: object, *, as_json: bool, render: "Callable[[], RenderableType]"
 ) -> None:
-    """Print one answer: the JSON envelope, or what `render` makes of it for a person."""
+    """Print one answer: the JSON envelope, or the screen that `render` returns."""
     if as_json:
         print_json(command, data)
     else:
@@ -62,12 +65,12 @@ def show(
 
 
 def print_json(command: str, data: object, *, status: str = "ok") -> None:
-    """One envelope on one line of stdout."""
+    """Print one JSON envelope as a line on stdout."""
     _write(envelope(command, status=status, data=data))
 
 
 def print_failure(command: str, error: PdctlError, *, as_json: bool) -> None:
-    """An error as a sentence and a hint on stderr, or as an envelope on stdout."""
+    """Print an error: a sentence and a hint on stderr, or a JSON envelope on stdout."""
     if as_json:
         problem = {"code": error.code, "message": error.message, "hint": error.hint}
         _write(envelope(command, status="error", data=None, error=problem))
@@ -81,7 +84,7 @@ def print_failure(command: str, error: PdctlError, *, as_json: bool) -> None:
 def envelope(
     command: str, *, status: str, data: object, error: Mapping[str, str] | None = None
 ) -> dict[str, object]:
-    """The shape every verb's --json has, also on failure."""
+    """The JSON object that every verb prints with --json, even on failure."""
     return {
         "pdctl_version": __version__,
         "command": command,
@@ -97,22 +100,22 @@ def printable(text: str) -> str:
 
 
 def interactive(*, no_input: bool) -> bool:
-    """Whether questions may be asked: a terminal on both ends, and nobody said --no-input."""
+    """True if pdctl may ask questions: on a terminal, without --no-input."""
     if no_input or os.environ.get("PDCTL_NO_INPUT"):
         return False
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask(question: str, *, default: str, flag: str, no_input: bool) -> str:
-    """The person's answer; InvalidInput naming `flag` where nobody can be asked."""
+    """Ask a question and return the answer. Raises InvalidInput naming `flag` if it cannot ask."""
     if not interactive(no_input=no_input):
-        raise InvalidInput(f"{question.rstrip('?:')} is missing.", hint=f"add {flag}")
+        raise InvalidInput(f"Cannot ask {question!r} without a terminal.", hint=f"add {flag}")
     suffix = f" [{default}]" if default else ""
     sys.stderr.write(f"{question}{suffix} ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
     if not answer:
-        raise InvalidInput(f"{question.rstrip('?:')} was not answered.", hint=f"add {flag}")
+        raise InvalidInput(f"No answer to {question!r}.", hint=f"add {flag}")
     return answer.strip() or default
 
 

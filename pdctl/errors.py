@@ -1,4 +1,4 @@
-"""What can go wrong, as five kinds of error, and the exit code of each.
+"""Five kinds of error, and their exit codes.
 
 An expected answer ("does not fit", "no layout meets the SLO") is a value, not an error.
 """
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What `$?` says."""
+    """Exit code of a command."""
 
     DONE = 0
     BUG = 1
@@ -24,7 +24,7 @@ class PdctlError(Exception):
     """One sentence with the offending value, and a hint that is a command or a flag.
 
     code: stable name for programs (`--json`), lower case with underscores.
-    details: further lines for a person, for example the tail of an engine's log.
+    details: further lines to print, for example the tail of an engine's log.
     """
 
     exit_code = ExitCode.BUG
@@ -58,12 +58,12 @@ class EngineFailed(PdctlError):
 
 
 class NotReady(PdctlError):
-    """Not ready in time; what was started has been stopped."""
+    """A process was not ready in time; pdctl has stopped everything it started."""
 
     exit_code = ExitCode.NOT_READY
 
 
 class StateConflict(PdctlError):
-    """Already running, or nothing there to act on."""
+    """A deployment is already running, or there is none to act on."""
 
     exit_code = ExitCode.CONFLICT

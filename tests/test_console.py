@@ -1,4 +1,4 @@
-"""Where words go."""
+"""Output to stdout and stderr."""
 
 import json
 

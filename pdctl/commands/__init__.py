@@ -1,1 +1,1 @@
-"""One thin file per verb: options to records, one call, one record shown."""
+"""The verbs. VERB.py declares the options; VERB_run.py, imported when it runs, does the work."""

@@ -1,23 +1,28 @@
-"""The deployment that options, a file, the last plan and answers come to."""
+"""Build a `Deployment` from options, a file, the last plan, or answers on a terminal."""
 
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
+from pdctl.console import ask, err, interactive
+from pdctl.deployment.build import deployment_of
+from pdctl.deployment.pd_yaml import origin_of, read_deployment
+from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
+from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.inspection.gpus import query_gpus
+from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
-
-if TYPE_CHECKING:
-    from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
-    from pdctl.perf_model.records import Parallelism, Role
-
+from pdctl.perf_model.records import Parallelism, Role
+from pdctl.units import positive
 
 FILE = Path("pd.yaml")
+ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 
 
 @dataclass(frozen=True)
 class DeploymentOptions:
-    """What a command line says of a deployment. None: it does not say."""
+    """Options that describe a deployment. None: not given."""
 
     model: str | None = None
     file: Path | None = None
@@ -46,15 +51,12 @@ class DeploymentOptions:
     no_input: bool = False
 
 
-def choose(options: DeploymentOptions) -> "Deployment":
-    """The deployment that is meant: options before the file, the file before the last plan.
+def build_deployment(options: DeploymentOptions) -> Deployment:
+    """The deployment to start. Options override the file, or else ./pd.yaml or the last plan.
 
-    Asks for the model and the number of engines where nothing says them; raises InvalidInput
-    naming the flag where nobody can be asked.
+    Asks for the model and the number of engines if nothing gives them. Raises InvalidInput naming
+    the flag if it cannot ask.
     """
-    from pdctl.deployment.build import deployment_of
-    from pdctl.inspection.model_files import absolute_model
-
     base = None if options.model and not options.file else _from_file(options)
     named = absolute_model(options.model or "")
     model = named or (base.model if base else "") or _ask_model(options)
@@ -62,7 +64,7 @@ def choose(options: DeploymentOptions) -> "Deployment":
     if total is None:
         total = _ask_total(options)
     engine = _engine(options, base)
-    chosen = deployment_of(
+    deployment = deployment_of(
         model=model,
         total=total,
         prefill=_prefill(options, base),
@@ -81,13 +83,10 @@ def choose(options: DeploymentOptions) -> "Deployment":
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
-    return _with_the_rest(chosen, base) if base else chosen
+    return _with_the_rest(deployment, base) if base else deployment
 
 
-def _from_file(options: DeploymentOptions) -> "Deployment | None":
-    from pdctl.console import err
-    from pdctl.deployment.pd_yaml import origin_of, read_deployment
-
+def _from_file(options: DeploymentOptions) -> Deployment | None:
     if options.file is not None:
         return read_deployment(options.file)
     if FILE.is_file():
@@ -103,12 +102,9 @@ def _from_file(options: DeploymentOptions) -> "Deployment | None":
 
 
 def _ask_model(options: DeploymentOptions) -> str:
-    from pdctl.console import ask, interactive
-    from pdctl.errors import InvalidInput
-
     if not interactive(no_input=options.no_input):
         raise InvalidInput(
-            "No model is given, and there is neither a ./pd.yaml nor a last plan.",
+            "No model given, and there is neither ./pd.yaml nor a last plan.",
             hint="pdctl up MODEL --prefill 2 --total 8, or -f pd.yaml, or pdctl plan first",
             code="no_model",
         )
@@ -116,68 +112,61 @@ def _ask_model(options: DeploymentOptions) -> str:
 
 
 def _ask_total(options: DeploymentOptions) -> int:
-    from pdctl.console import ask
-    from pdctl.errors import InvalidInput
-
     default = "8" if options.engine == "sim" else str(_num_gpus() // (options.tp or 1) or "")
-    answer = ask("Engines in all?", default=default, flag="--total 8", no_input=options.no_input)
+    answer = ask(
+        "How many engines in total?",
+        default=default,
+        flag="--total 8",
+        no_input=options.no_input,
+    )
     if not answer.isdecimal():
         raise InvalidInput(f"{answer!r} is not a number of engines.", hint="--total 8")
     return int(answer)
 
 
 def _num_gpus() -> int:
-    from pdctl.errors import EnvironmentProblem
-    from pdctl.inspection.gpus import query_gpus
-
     try:
         return len(query_gpus())
     except EnvironmentProblem:
         return 0
 
 
-def _engine(options: DeploymentOptions, base: "Deployment | None") -> Literal["sglang", "sim"]:
-    from pdctl.errors import InvalidInput
-
+def _engine(options: DeploymentOptions, base: Deployment | None) -> Literal["sglang", "sim"]:
     engine = options.engine or (base.engine if base else "sglang")
     if engine not in ("sglang", "sim"):
         raise InvalidInput(
-            f"{engine!r} is no kind of engine.", hint="--engine sglang or --engine sim"
+            f"{engine!r} is not a kind of engine.", hint="--engine sglang or --engine sim"
         )
     return cast(Literal["sglang", "sim"], engine)
 
 
-def _sim_speed(options: DeploymentOptions, base: "Deployment | None") -> float:
-    from pdctl.units import positive
-
+def _sim_speed(options: DeploymentOptions, base: Deployment | None) -> float:
     if options.sim_speed is None:
         return base.sim_speed if base else 1.0
     return positive(options.sim_speed, flag="--sim-speed")
 
 
-def _prefill(options: DeploymentOptions, base: "Deployment | None") -> int | None:
-    """The flag; the file's where the total is its own; None for the usual share."""
+def _prefill(options: DeploymentOptions, base: Deployment | None) -> int | None:
+    """The flag, or the file's number if the total is the file's too. None: the default share."""
     if options.prefill is not None or base is None or options.total is not None:
         return options.prefill
     return _role(base, "prefill").engines
 
 
-def _role(base: "Deployment | None", role: "Role") -> "RolePlan":
-    from pdctl.deployment.records import RolePlan
-
+def _role(base: Deployment | None, role: Role) -> RolePlan:
     return (base.roles.get(role) if base else None) or RolePlan(0)
 
 
 def _parallelism(
-    options: DeploymentOptions, base: "Deployment | None", role: "Role", own_tp: int | None
-) -> "Parallelism":
-    was = _role(base, role).parallelism
+    options: DeploymentOptions, base: Deployment | None, role: Role, own_tp: int | None
+) -> Parallelism:
+    in_file = _role(base, role).parallelism
     return replace(
-        was,
-        tp=_first(own_tp, options.tp, was.tp),
-        pp=_first(options.pp, was.pp),
-        dp=_first(options.dp, was.dp),
-        ep=_first(options.ep, was.ep),
+        in_file,
+        tp=_first(own_tp, options.tp, in_file.tp),
+        pp=_first(options.pp, in_file.pp),
+        dp=_first(options.dp, in_file.dp),
+        ep=_first(options.ep, in_file.ep),
     )
 
 
@@ -186,42 +175,40 @@ def _first(*values: int | None) -> int:
 
 
 def _role_args(
-    given: str | None, flag: str, base: "Deployment | None", role: "Role"
+    given: str | None, flag: str, base: Deployment | None, role: Role
 ) -> tuple[str, ...]:
     return _words(given, flag) if given is not None else _role(base, role).args
 
 
 def _words(text: str, flag: str) -> tuple[str, ...]:
-    from pdctl.errors import InvalidInput
-
     try:
         return tuple(shlex.split(text))
     except ValueError as problem:
         raise InvalidInput(
-            f"{flag} {text!r} cannot be split into words: {problem}.",
+            f"Cannot split {flag} {text!r} into words: {problem}.",
             hint=f"{flag} '--mem-fraction-static 0.8'",
         ) from problem
 
 
-def _router(options: DeploymentOptions, base: "Deployment | None") -> "RouterPlan":
-    from pdctl.deployment.records import RouterPlan
-
-    was = base.router if base else RouterPlan()
+def _router(options: DeploymentOptions, base: Deployment | None) -> RouterPlan:
+    in_file = base.router if base else RouterPlan()
     router_args = options.router_args
     return RouterPlan(
-        host=options.host or was.host,
-        port=was.port if options.port is None else options.port,
-        policy=options.policy or was.policy,
-        args=was.args if router_args is None else _words(router_args, "--router-args"),
+        host=options.host or in_file.host,
+        port=in_file.port if options.port is None else options.port,
+        policy=options.policy or in_file.policy,
+        args=in_file.args if router_args is None else _words(router_args, "--router-args"),
     )
 
 
-def _with_the_rest(chosen: "Deployment", base: "Deployment") -> "Deployment":
-    """What no option says: environments, SLOs and the prediction of the same layout."""
-    roles = {role: replace(plan, env=_role(base, role).env) for role, plan in chosen.roles.items()}
-    is_same = (chosen.model, chosen.layout) == (base.model, base.layout)
+def _with_the_rest(deployment: Deployment, base: Deployment) -> Deployment:
+    """Add what no option can give: environments, SLOs, the prediction for the same layout."""
+    roles = {
+        role: replace(plan, env=_role(base, role).env) for role, plan in deployment.roles.items()
+    }
+    is_same = (deployment.model, deployment.layout) == (base.model, base.layout)
     return replace(
-        chosen,
+        deployment,
         roles=roles,
         ttft_slo_s=base.ttft_slo_s,
         tpot_slo_s=base.tpot_slo_s,

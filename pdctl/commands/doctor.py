@@ -1,42 +1,42 @@
-"""`pdctl doctor`: what is wrong here, and what to do about it."""
+"""`pdctl doctor`: find faults of this machine and its deployments, and say how to fix them."""
 
+import dataclasses
 from pathlib import Path
 
 import typer
 
+from pdctl.console import show
+from pdctl.errors import ExitCode, InvalidInput
+
 
 def doctor(
-    name: str | None = typer.Argument(None, help="Deployment; all that run if left out."),
-    quick: bool = typer.Option(False, "--quick", help="Leave out what imports libraries."),
+    name: str | None = typer.Argument(None, help="Deployment. Default: all that run."),
+    quick: bool = typer.Option(False, "--quick", help="Skip checks that import libraries."),
     router: str = typer.Option("", "--router", help="URL of a router that pdctl did not start."),
     metrics_port: int | None = typer.Option(
         None, "--metrics-port", min=1, max=65535, help="With --router: its Prometheus port."
     ),
-    python: str | None = typer.Option(None, "--python", help="The Python that has SGLang."),
+    python: str | None = typer.Option(None, "--python", help="Python interpreter that has SGLang."),
     api_key_file: Path | None = typer.Option(
-        None, "--api-key-file", help="Holds the API key; else PDCTL_API_KEY."
+        None, "--api-key-file", help="File with the API key. Default: $PDCTL_API_KEY."
     ),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Check this machine and what runs on it; explain a start that failed.
+    """Check this machine and its deployments; explain a start that failed.
 
-    Exit code: 0 nothing fails, 4 this machine does, 5 a deployment does.
+    Exit code: 0 if nothing fails, 4 if this machine has a fault, 5 if a deployment has one.
 
     \b
     Examples:
       pdctl doctor
       pdctl doctor chat --json
     """
-    import dataclasses
-
-    from pdctl.console import show
     from pdctl.doctor.diagnose import diagnose
     from pdctl.engines.clients.api_key import use_key_file
-    from pdctl.errors import ExitCode, InvalidInput
     from pdctl.tables.deployments import doctor_view
 
     if router and name:
-        raise InvalidInput("--router excludes a NAME.", hint=f"pdctl doctor --router {router}")
+        raise InvalidInput("--router excludes NAME.", hint=f"pdctl doctor --router {router}")
     if metrics_port and not router:
         raise InvalidInput("--metrics-port needs --router.", hint="pdctl doctor --router URL")
     use_key_file(api_key_file)
@@ -45,5 +45,5 @@ def doctor(
     show("doctor", data, as_json=as_json, render=lambda: doctor_view(checks))
     failed = [check for check in checks if check.outcome == "fail"]
     if failed:
-        of_deployment = any(check.deployment for check in failed)
-        raise typer.Exit(ExitCode.ENGINE_FAILED if of_deployment else ExitCode.ENVIRONMENT)
+        has_deployment = any(check.deployment for check in failed)
+        raise typer.Exit(ExitCode.ENGINE_FAILED if has_deployment else ExitCode.ENVIRONMENT)

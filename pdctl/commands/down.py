@@ -1,22 +1,24 @@
-"""`pdctl down`: stop a deployment and make sure that nothing of it is left."""
+"""`pdctl down`: stop a deployment and every process of it."""
 
-import sys
 from typing import TYPE_CHECKING
 
 import typer
+
+from pdctl.commands.progress import say
+from pdctl.console import show
 
 if TYPE_CHECKING:
     from pdctl.engines.records import DeploymentState
 
 
 def down(
-    name: str | None = typer.Argument(None, help="Of the deployment; not needed if one runs."),
-    now: bool = typer.Option(False, "--now", help="Kill at once, requests in flight included."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object."),
+    name: str | None = typer.Argument(None, help="Deployment. Default: the only one."),
+    now: bool = typer.Option(False, "--now", help="Kill at once; drop requests in flight."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Stop a deployment: the router first, requests in flight finish, then the engines.
+    """Stop a deployment: first the router, then the engines once requests in flight are done.
 
-    Works too when the supervisor of the deployment is dead.
+    Works even if the deployment's supervisor is dead.
 
     \b
     Examples:
@@ -25,25 +27,26 @@ def down(
     """
     from rich.text import Text
 
-    from pdctl.console import printable, show
     from pdctl.engines.lifecycle import running, submitted
     from pdctl.tables.deployments import change_lines
 
-    chosen = running.chosen_name(name)
+    deployment = running.chosen_name(name)
     last: DeploymentState | None = None
 
     def tell(state: "DeploymentState") -> None:
         nonlocal last
         for line in change_lines(last, state) if last else ():
-            sys.stderr.write(printable(f"{line}\n"))
+            say(line)
         last = state
 
-    job = submitted.submitted_job(chosen)
-    waits = job is not None and not running.is_running(chosen)
-    killed = () if waits else running.stop(chosen, now=now, tell=tell)
+    job = submitted.submitted_job(deployment)
+    waits = job is not None and not running.is_running(deployment)
+    killed = () if waits else running.stop(deployment, now=now, tell=tell)
     if job is not None:
         submitted.end(job)
-    data = {"name": chosen, "killed": list(killed)}
+    data = {"name": deployment, "killed": list(killed)}
     by_force = f" Killed by force: {', '.join(killed)}." if killed else ""
-    text = f"Cancelled Slurm job {job.number}." if job and waits else f"Stopped {chosen}.{by_force}"
+    text = f"Stopped {deployment}.{by_force}"
+    if job is not None and waits:
+        text = f"Cancelled Slurm job {job.number}."
     show("down", data, as_json=as_json, render=lambda: Text(text))

@@ -1,70 +1,60 @@
-"""Bare `pdctl`: walk a newcomer from what is here to a verdict and what to do with it."""
+"""Bare `pdctl`: guide a newcomer from this machine's GPUs to a verdict and the next verb."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from pdctl.commands.plan import PlanOptions
-
-if TYPE_CHECKING:
-    from pdctl.verdict.records import Question, Verdict
-
+from pdctl.commands.parallel import spread_over_cores
+from pdctl.commands.plan import PlanOptions, chosen_arm, keep_plan, next_command, question_of
+from pdctl.commands.progress import progress_line, say
+from pdctl.console import ask, interactive, out
+from pdctl.errors import PdctlError
+from pdctl.inspection.cluster import detect_cluster
+from pdctl.inspection.sglang import query_sglang
+from pdctl.tables.plan import plan_view
+from pdctl.verdict.records import Question, Verdict
+from pdctl.verdict.verdict import decide
 
 CHOICES = "[w]rite pd.yaml, [l]aunch, [r]ehearse on simulated engines, [q]uit"
 
 
 def guided(ctx: typer.Context) -> str | None:
-    """What is here, a few questions, the verdict; the verb to go on with. Help, unattended."""
-    from pdctl.console import interactive
-
+    """Ask a few questions, show the verdict, return the verb to run next. Off a terminal: help."""
     if not interactive(no_input=False):
         typer.echo(ctx.get_help())
         return None
-    _say("pdctl: should prefill and decode be split, and into how many engines of each?\n")
-    has_gpus = _tell_what_is_here()
+    say("pdctl: should prefill and decode be split, and into how many engines of each?\n")
+    has_gpus = _show_machine()
     options = _ask_options(has_gpus)
     model, question, verdict = _decide(options)
     return _next_verb(model, question, verdict)
 
 
-def _tell_what_is_here() -> bool:
-    """Say which GPUs and which SGLang this machine has; whether there are GPUs."""
-    from pdctl.errors import PdctlError
-    from pdctl.inspection.cluster import detect_cluster
-    from pdctl.inspection.sglang import query_sglang
-
+def _show_machine() -> bool:
+    """Show this machine's GPUs and SGLang version. True if it has usable GPUs."""
     try:
         cluster = detect_cluster()
-        _say(f"GPUs here: {cluster.num_gpus} × {cluster.gpu.name}")
+        say(f"GPUs here: {cluster.num_gpus} × {cluster.gpu.name}")
     except PdctlError as problem:
         cluster = None
-        _say(f"GPUs here: none that can be used ({problem.message.rstrip('.')})")
+        say(f"GPUs here: none usable ({problem.message.rstrip('.')})")
     found = query_sglang(None)
     backends = f", KV over {' or '.join(found.backends)}" if found.backends else ""
-    _say(f"SGLang:    {found.version + backends if found.version else 'not installed'}\n")
+    say(f"SGLang:    {found.version + backends if found.version else 'not installed'}\n")
     return cluster is not None
 
 
 def _ask_options(has_gpus: bool) -> PlanOptions:
     model = _ask("Model (directory, Hugging Face id or bundled name)?", "llama-3.1-8b", "MODEL")
-    gpus = "" if has_gpus else _ask("Plan for which GPUs?", "8xH200", "--gpus")
-    trace = _ask("A trace of your requests (file; Enter: none)?", "", "--trace")
-    ttft = _ask("TTFT wanted, for example 1s (Enter: none)?", "", "--ttft")
-    tpot = _ask("TPOT wanted, for example 30ms (Enter: none)?", "", "--tpot")
+    gpus = "" if has_gpus else _ask("Which GPUs to plan for?", "8xH200", "--gpus")
+    trace = _ask("Trace of your requests (file; Enter: none)?", "", "--trace")
+    ttft = _ask("TTFT target, for example 1s (Enter: none)?", "", "--ttft")
+    tpot = _ask("TPOT target, for example 30ms (Enter: none)?", "", "--tpot")
     file = Path(trace).expanduser() if trace else None
     return PlanOptions(model=model, gpus=gpus, trace=file, ttft=ttft, tpot=tpot)
 
 
-def _decide(options: PlanOptions) -> "tuple[str, Question, Verdict]":
-    from pdctl.commands.parallel import spread_over_cores
-    from pdctl.commands.plan import next_command, question_of
-    from pdctl.commands.screens import progress_line
-    from pdctl.console import out
-    from pdctl.tables.plan import plan_view
-    from pdctl.verdict.verdict import decide
-
+def _decide(options: PlanOptions) -> tuple[str, Question, Verdict]:
     model, question = question_of(options)
     with progress_line() as progress:
         verdict = decide(question, spread=spread_over_cores, progress=progress)
@@ -72,25 +62,17 @@ def _decide(options: PlanOptions) -> "tuple[str, Question, Verdict]":
     return model, question, verdict
 
 
-def _next_verb(model: str, question: "Question", verdict: "Verdict") -> str | None:
-    """up or rehearse, which find this plan as the last one; None: nothing more."""
-    from pdctl.commands.plan import chosen_arm, keep_plan
-
+def _next_verb(model: str, question: Question, verdict: Verdict) -> str | None:
+    """The verb to run next, up or rehearse; each reads the last plan. None: stop here."""
     arm = chosen_arm(verdict)
     if arm is None or verdict.unmet:
         return None
     keep_plan(model, question, verdict, arm, None)
     while (answer := _ask(f"{CHOICES}?", "q", "").lower()[:1]) == "w":
         keep_plan(model, question, verdict, arm, Path("pd.yaml"))
-        _say("wrote pd.yaml; pdctl up -f pd.yaml launches it\n")
+        say("wrote pd.yaml; pdctl up -f pd.yaml starts it\n")
     return {"l": "up", "r": "rehearse"}.get(answer)
 
 
 def _ask(question: str, default: str, flag: str) -> str:
-    from pdctl.console import ask
-
     return ask(question, default=default, flag=flag, no_input=False)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

@@ -1,9 +1,14 @@
-"""`pdctl ls`: the deployments of this user that run."""
+"""`pdctl ls`: list this user's running deployments."""
+
+import dataclasses
+import time
 
 import typer
 
+from pdctl.console import show
 
-def ls(as_json: bool = typer.Option(False, "--json", help="One JSON object.")) -> None:
+
+def ls(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
     """List the deployments that run on this machine.
 
     \b
@@ -11,10 +16,6 @@ def ls(as_json: bool = typer.Option(False, "--json", help="One JSON object.")) -
       pdctl ls
       pdctl ls --json
     """
-    import dataclasses
-    import time
-
-    from pdctl.console import show
     from pdctl.engines.lifecycle import running
     from pdctl.tables.deployments import ls_view
 

@@ -1,80 +1,188 @@
-"""What `measure` does: start each arm in turn, play the load, stop it, compare."""
+"""Run `pdctl measure`: start each arm in turn, send the load, stop the arm, compare."""
 
 import asyncio
-import sys
+import dataclasses
+import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import typer
 
 from pdctl.commands.measure_requests import (
     MeasureOptions,
     arms_of,
-    check,
+    check_options,
     connections_of,
     requests_at,
     slo_of,
     winner_command,
     workload_of,
 )
+from pdctl.commands.progress import progress_line, say
+from pdctl.commands.screens import start_screen
+from pdctl.commands.trace_input import say_workload
+from pdctl.console import out, print_json
+from pdctl.deployment.records import Deployment
+from pdctl.engines import state as engine_state
+from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.temporary import serving
 from pdctl.errors import EngineFailed, EnvironmentProblem, ExitCode, NotReady, PdctlError
-from pdctl.measurement.prediction import cluster_behind
-from pdctl.perf_model.records import layout_text
+from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.measurement.arm_run import Endpoint, Kept, play, predicted
+from pdctl.measurement.arms import (
+    ArmComparison,
+    ArmName,
+    ArmResult,
+    Played,
+    arm_result,
+    compare_arms,
+    measured_capacity_rps,
+    next_rate,
+)
+from pdctl.measurement.calibration.engine_client import engines_of, facts_of
+from pdctl.measurement.engine_facts import EngineFacts, checked_url
+from pdctl.measurement.load import fresh_seed
+from pdctl.measurement.prediction import cluster_behind, cluster_of, profile_for
+from pdctl.measurement.results import summary, write_result
+from pdctl.perf_model.fitting.profiles import read_profile
+from pdctl.perf_model.records import Profile, layout_text
+from pdctl.tables.measure import forecast_line, load_progress, measure_view
 from pdctl.workload.records import Requests, Workload
 
-if TYPE_CHECKING:
-    from pdctl.deployment.records import Deployment
-    from pdctl.inspection.records import Cluster, Llm
-    from pdctl.measurement.arm_run import Endpoint
-    from pdctl.measurement.arms import ArmComparison, ArmName, ArmResult, Played
-    from pdctl.measurement.calibration.engine_client import EngineFacts
-    from pdctl.measurement.results import LoadProgress
-    from pdctl.perf_model.records import Profile
+PROGRESS_EVERY_S = 15.0
 
 
-def measured_profile(
-    wish: MeasureOptions, facts: "EngineFacts", llm: "Llm", cluster: "Cluster"
-) -> "Profile | None":
-    from pdctl.measurement.prediction import profile_for
-    from pdctl.perf_model.fitting.profiles import read_profile
+@dataclass
+class Measured:
+    """Results so far. problems: why an arm failed. rates: (rate, whether it held), by arm."""
 
-    if wish.profile is not None:
-        return read_profile(wish.profile)
+    played: list[Played] = field(default_factory=list)
+    problems: dict[ArmName, str] = field(default_factory=dict)
+    rates: dict[ArmName, list[tuple[float, bool]]] = field(default_factory=dict)
+    layouts: dict[ArmName, tuple[str, int]] = field(default_factory=dict)
+    is_interrupted: bool = False
+
+
+def run_measure(options: MeasureOptions) -> None:
+    """Measure, show the comparison, and exit with the code for it."""
+    check_options(options)
+    slo_of(options)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    measured = Measured()
+    deployments: dict[ArmName, Deployment] = {}
+    try:
+        if options.target:
+            _target(options, measured)
+        else:
+            deployments = _both(options, measured)
+    except KeyboardInterrupt:
+        measured.is_interrupted = True
+        say("\ninterrupted: stopped everything; the results so far follow")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _report(options, measured, deployments)
+
+
+def _both(options: MeasureOptions, measured: Measured) -> dict[ArmName, Deployment]:
+    """Run each arm in turn. Every other repeat reverses the order, so that drift hits both."""
+    llm, workload = read_llm(options.model), workload_of(options)
+    say_workload(workload)
+    deployments = arms_of(options, llm, cluster_for(options), workload)
+    for name, deployment in deployments.items():
+        measured.layouts[name] = (deployment.layout, deployment.num_gpus)
+    say(f"{llm.name} · {' against '.join(d.layout for d in deployments.values())}")
+    for repeat in range(options.repeats):
+        order = list(deployments) if repeat % 2 == 0 else list(deployments)[::-1]
+        for name in order:
+            if name in measured.problems:
+                continue
+            try:
+                _arm(options, name, deployments[name], llm, workload, measured, repeat)
+            except (EngineFailed, NotReady, EnvironmentProblem) as problem:
+                if isinstance(problem, EnvironmentProblem) and not measured.played:
+                    raise  # this machine lacks something; after a first load, only this arm fails
+                measured.problems[name] = problem.message
+                say(f"{deployments[name].layout} failed: {problem.message}")
+    return deployments
+
+
+def _arm(
+    options: MeasureOptions,
+    name: ArmName,
+    deployment: Deployment,
+    llm: Llm,
+    workload: Workload,
+    measured: Measured,
+    repeat: int,
+) -> None:
+    """Start one arm, measure it, stop it."""
+    with serving(deployment, ready_timeout_s=options.timeout_s, tell=start_screen()) as state:
+        urls = [p.url for p in state.processes if p.role != "router"]
+        facts = asyncio.run(facts_of(urls))
+        cluster = cluster_of(options.gpus, facts[0])
+        endpoint = Endpoint(
+            arm=name,
+            url=state.endpoint,
+            engines=facts,
+            llm=llm,
+            cluster=cluster,
+            profile=_profile(options, facts[0], llm, cluster),
+            policy=running.router_policy(state.endpoint),
+            trouble=_trouble(state.name),
+        )
+        _loads(options, endpoint, workload, measured, repeat)
+
+
+def _target(options: MeasureOptions, measured: Measured) -> None:
+    """Measure an endpoint that is already running."""
+    url = checked_url(options.target)
+    facts = asyncio.run(facts_of(engines_of([url])))
+    llm = read_llm(options.model or facts[0].model)
+    cluster = cluster_behind(options.gpus, facts[0])
+    if cluster is None:
+        say("no prediction: these engines do not report their GPUs (pass --gpus 8xH200)")
+    measured.layouts["target"] = (layout_text(Counter(f.role for f in facts)), len(facts))
+    endpoint = Endpoint(
+        arm="target",
+        url=url,
+        engines=facts,
+        llm=llm,
+        cluster=cluster,
+        profile=_profile(options, facts[0], llm, cluster) if cluster else None,
+        policy=running.router_policy(url),
+    )
+    workload = workload_of(options)
+    say_workload(workload)
+    for repeat in range(options.repeats):
+        _loads(options, endpoint, workload, measured, repeat)
+
+
+def _profile(
+    options: MeasureOptions, facts: EngineFacts, llm: Llm, cluster: Cluster
+) -> Profile | None:
+    if options.profile is not None:
+        return read_profile(options.profile)
     return profile_for(facts, llm, cluster)
 
 
-def say_what_is_guessed(endpoint: "Endpoint") -> None:
-    """That a prediction knows nothing of how fast this host launches kernels, where it matters."""
-    if endpoint.fleet is None or endpoint.profile is not None or endpoint.engines[0].is_simulated:
-        return
-    if any(one.role == "prefill" and one.limits.eager for one in endpoint.engines):
-        say(
-            "prefill engines of this SGLang have no CUDA graphs: how long a short prompt takes is "
-            "up to this host's CPU, and guessed; pdctl calibrate measures it"
-        )
-
-
-def cluster_for(wish: MeasureOptions) -> "Cluster":
-    """The GPUs to plan the split for."""
-    from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
-
-    if wish.engine == "sim":
-        return parse_gpus(wish.gpus or f"{wish.total * (wish.sizes[0] or 1)}xH200")
-    if "--device cpu" in wish.args[0]:
+def cluster_for(options: MeasureOptions) -> Cluster:
+    """The GPUs for which to plan the split."""
+    if options.engine == "sim":
+        return parse_gpus(options.gpus or f"{options.total * (options.sizes[0] or 1)}xH200")
+    if "--device cpu" in options.args[0]:
         return cpu_cluster()
     return detect_cluster()
 
 
-def trouble(name: str) -> "Callable[[], str]":
-    """Says which process of a deployment has died, or ""."""
-    from pdctl.engines import state
+def _trouble(name: str) -> Callable[[], str]:
+    """A function that names the dead processes of a deployment; "" if there are none."""
 
     def look() -> str:
         try:
-            found = state.read_state(name)
+            found = engine_state.read_state(name)
         except PdctlError:
             return ""
         if found is None:
@@ -87,211 +195,66 @@ def trouble(name: str) -> "Callable[[], str]":
     return look
 
 
-@contextmanager
-def load_display(words: str) -> "Iterator[Callable[[LoadProgress], None]]":
-    from pdctl.tables.measure import load_progress
-
-    is_terminal = sys.stderr.isatty()
-    last = [-1e9]
-
-    def tell(now: "LoadProgress") -> None:
-        if is_terminal:
-            sys.stderr.write(f"\r\x1b[2K{words} · {load_progress(now)}")
-            sys.stderr.flush()
-        elif now.at_s - last[0] >= 15:
-            last[0] = now.at_s
-            say(f"{words} · {load_progress(now)}")
-
-    try:
-        yield tell
-    finally:
-        if is_terminal:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
-
-
-def say(text: str) -> None:
-    from pdctl.console import printable
-
-    sys.stderr.write(printable(f"{text}\n"))
-
-
-@dataclass
-class Measured:
-    """What there is so far. problems: why an arm failed. knees: (rate, held) tried, by arm."""
-
-    played: "list[Played]" = field(default_factory=list)
-    problems: "dict[ArmName, str]" = field(default_factory=dict)
-    knees: "dict[ArmName, list[tuple[float, bool]]]" = field(default_factory=dict)
-    layouts: "dict[ArmName, tuple[str, int]]" = field(default_factory=dict)
-    is_interrupted: bool = False
-
-
-def run_measure(wish: MeasureOptions) -> None:
-    """Measure, show what came of it, and exit with what that means."""
-    import signal
-
-    check(wish)
-    slo_of(wish)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    measured = Measured()
-    deployments: dict[ArmName, Deployment] = {}
-    try:
-        if wish.target:
-            _target(wish, measured)
-        else:
-            deployments = _both(wish, measured)
-    except KeyboardInterrupt:
-        measured.is_interrupted = True
-        sys.stderr.write("\ninterrupted: what was measured is kept, everything is stopped\n")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    _report(wish, measured, deployments)
-
-
-def _both(wish: MeasureOptions, measured: Measured) -> "dict[ArmName, Deployment]":
-    """Each arm in turn; with repeats the first goes last next time, so that drift hits both."""
-    from pdctl.commands.trace_input import say_workload
-    from pdctl.inspection.llm import read_llm
-
-    llm, workload = read_llm(wish.model), workload_of(wish)
-    say_workload(workload)
-    deployments = arms_of(wish, llm, cluster_for(wish), workload)
-    for name, deployment in deployments.items():
-        measured.layouts[name] = (deployment.layout, deployment.num_gpus)
-    say(f"{llm.name} · {' against '.join(d.layout for d in deployments.values())}")
-    for repeat in range(wish.repeats):
-        order = list(deployments) if repeat % 2 == 0 else list(deployments)[::-1]
-        for name in order:
-            if name in measured.problems:
-                continue
-            try:
-                _arm(wish, name, deployments[name], llm, workload, measured, repeat)
-            except (EngineFailed, NotReady, EnvironmentProblem) as problem:
-                if isinstance(problem, EnvironmentProblem) and not measured.played:
-                    raise  # this machine cannot do it; later it is an arm that failed
-                measured.problems[name] = problem.message
-                say(f"{deployments[name].layout} failed: {problem.message}")
-    return deployments
-
-
-def _arm(
-    wish: MeasureOptions,
-    name: "ArmName",
-    deployment: "Deployment",
-    llm: "Llm",
-    workload: Workload,
-    measured: Measured,
-    repeat: int,
-) -> None:
-    """Start one arm, measure it, stop it."""
-    from pdctl.commands.screens import starting
-    from pdctl.engines.lifecycle import running
-    from pdctl.engines.lifecycle.temporary import serving
-    from pdctl.measurement.arm_run import Endpoint
-    from pdctl.measurement.calibration.engines import facts_of
-
-    with serving(deployment, ready_timeout_s=wish.timeout_s, tell=starting()) as state:
-        urls = [p.url for p in state.processes if p.role != "router"]
-        facts = asyncio.run(facts_of(urls))
-        from pdctl.measurement.prediction import cluster_of
-
-        cluster = cluster_of(wish.gpus, facts[0])
-        endpoint = Endpoint(
-            arm=name,
-            url=state.endpoint,
-            engines=facts,
-            llm=llm,
-            cluster=cluster,
-            profile=measured_profile(wish, facts[0], llm, cluster),
-            policy=running.router_policy(state.endpoint),
-            trouble=trouble(state.name),
-        )
-        _loads(wish, endpoint, workload, measured, repeat)
-
-
-def _target(wish: MeasureOptions, measured: Measured) -> None:
-    """Measure what runs already."""
-    from pdctl.commands.trace_input import say_workload
-    from pdctl.engines.lifecycle import running
-    from pdctl.inspection.llm import read_llm
-    from pdctl.measurement.arm_run import Endpoint, engines_of
-    from pdctl.measurement.calibration.engine_client import checked_url
-    from pdctl.measurement.calibration.engines import facts_of
-
-    url = checked_url(wish.target)
-    facts = asyncio.run(facts_of(engines_of([url])))
-    llm = read_llm(wish.model or facts[0].model)
-    cluster = cluster_behind(wish.gpus, facts[0])
-    if cluster is None:
-        say("nothing is predicted: these engines do not say which GPUs they have (--gpus 8xH200)")
-    measured.layouts["target"] = (layout_text(Counter(f.role for f in facts)), len(facts))
-    endpoint = Endpoint(
-        arm="target",
-        url=url,
-        engines=facts,
-        llm=llm,
-        cluster=cluster,
-        profile=measured_profile(wish, facts[0], llm, cluster) if cluster else None,
-        policy=running.router_policy(url),
-    )
-    workload = workload_of(wish)
-    say_workload(workload)
-    for repeat in range(wish.repeats):
-        _loads(wish, endpoint, workload, measured, repeat)
-
-
 def _loads(
-    wish: MeasureOptions, endpoint: "Endpoint", workload: Workload, measured: Measured, repeat: int
+    options: MeasureOptions, endpoint: Endpoint, workload: Workload, measured: Measured, repeat: int
 ) -> None:
-    """The load asked for; then, once, loads at other rates until the knee is found."""
+    """Run the load asked for. With --find-knee, then search the highest rate, once per arm."""
     if not repeat:
-        say_what_is_guessed(endpoint)
-    requests = requests_at(wish, workload, wish.rate_rps, endpoint.llm)
-    _play(wish, endpoint, requests, measured, repeat=repeat, rate_rps=wish.rate_rps)
-    if not wish.find_knee or endpoint.arm in measured.knees:
+        _say_guess(endpoint)
+    requests = requests_at(options, workload, options.rate_rps, endpoint.llm)
+    _play(options, endpoint, requests, measured, repeat=repeat, rate_rps=options.rate_rps)
+    if options.find_knee and endpoint.arm not in measured.rates:
+        _find_capacity(options, endpoint, workload, measured, repeat)
+
+
+def _say_guess(endpoint: Endpoint) -> None:
+    """Say that the prediction guesses kernel launch times, if they matter."""
+    if endpoint.fleet is None or endpoint.profile is not None or endpoint.engines[0].is_simulated:
         return
-    from pdctl.measurement.arms import next_rate
+    if any(one.role == "prefill" and one.limits.eager for one in endpoint.engines):
+        say(
+            "This SGLang runs prefill engines without CUDA graphs, so this host's CPU limits short "
+            "prompts. The prediction guesses by how much; pdctl calibrate measures it."
+        )
 
-    assert wish.rate_rps is not None
-    tried = [(wish.rate_rps, _held(wish, measured.played[-1]))]
-    measured.knees[endpoint.arm] = tried
-    while (rate := next_rate(tried, wish.rate_rps)) is not None:
+
+def _find_capacity(
+    options: MeasureOptions, endpoint: Endpoint, workload: Workload, measured: Measured, repeat: int
+) -> None:
+    """Run loads at other rates until the highest rate that meets the SLOs is known."""
+    assert options.rate_rps is not None
+    tried = [(options.rate_rps, _held(options, measured.played[-1]))]
+    measured.rates[endpoint.arm] = tried
+    while (rate := next_rate(tried, options.rate_rps)) is not None:
         aside = Measured(layouts=measured.layouts)
-        again = requests_at(wish, workload, rate, endpoint.llm)
-        _play(wish, endpoint, again, aside, repeat=repeat, rate_rps=rate)
-        tried.append((rate, _held(wish, aside.played[-1])))
-        say(f"{rate:.3g} req/s: {'holds' if tried[-1][1] else 'misses the service levels'}")
+        again = requests_at(options, workload, rate, endpoint.llm)
+        _play(options, endpoint, again, aside, repeat=repeat, rate_rps=rate)
+        tried.append((rate, _held(options, aside.played[-1])))
+        say(f"{rate:.3g} req/s: {'meets' if tried[-1][1] else 'misses'} the SLOs")
 
 
-def _held(wish: MeasureOptions, played: "Played") -> bool:
-    from pdctl.measurement.results import summary
-
-    slo = slo_of(wish)
+def _held(options: MeasureOptions, played: Played) -> bool:
+    """True if the load met the SLOs."""
+    slo = slo_of(options)
     share = summary(played.result, slo).attainment
     return share is not None and share >= slo.attainment
 
 
 def _play(
-    wish: MeasureOptions,
-    endpoint: "Endpoint",
+    options: MeasureOptions,
+    endpoint: Endpoint,
     requests: Requests,
     measured: Measured,
     *,
     repeat: int,
     rate_rps: float | None,
 ) -> None:
-    """One load; also what is left of it when it is interrupted."""
-    from pdctl.measurement.arm_run import Kept, play, predicted
-    from pdctl.measurement.arms import Played
-    from pdctl.measurement.load import fresh_seed
-    from pdctl.measurement.results import write_result
-    from pdctl.tables.measure import forecast_line
-
-    kept = Kept(endpoint.url, connections_of(wish))
+    """Run one load. If interrupted, keep the requests that have ended."""
+    kept = Kept(endpoint.url, connections_of(options))
     layout = measured.layouts.get(endpoint.arm, ("", 0))[0] or endpoint.arm
     try:
-        with load_display(f"{layout} · {repeat + 1} of {wish.repeats}") as tell:
+        with progress_line(every_s=PROGRESS_EVERY_S) as show:
+            label = f"{layout} · {repeat + 1} of {options.repeats}"
             played = asyncio.run(
                 play(
                     endpoint,
@@ -300,8 +263,8 @@ def _play(
                     repeat=repeat,
                     rate_rps=rate_rps,
                     seed=fresh_seed(),
-                    concurrency=wish.concurrency,
-                    on_progress=tell,
+                    concurrency=options.concurrency,
+                    on_progress=lambda now: show(f"{label} · {load_progress(now)}"),
                     on_forecast=lambda forecast: say(f"{layout} · {forecast_line(forecast)}"),
                 )
             )
@@ -310,69 +273,59 @@ def _play(
         if result.sent:
             guess = predicted(endpoint, result, requests)
             measured.played.append(Played(endpoint.arm, repeat, rate_rps, result, guess))
-            if wish.output is not None:
-                write_result(wish.output, result)
+            if options.output is not None:
+                write_result(options.output, result)
         raise
     measured.played.append(played)
-    if wish.output is not None:
-        write_result(wish.output, played.result, played.forecast)
+    if options.output is not None:
+        write_result(options.output, played.result, played.forecast)
 
 
 def _report(
-    wish: MeasureOptions, measured: Measured, deployments: "dict[ArmName, Deployment]"
+    options: MeasureOptions, measured: Measured, deployments: dict[ArmName, Deployment]
 ) -> None:
-    """Show it; the exit code says what it means."""
-    import dataclasses
-
-    from pdctl.console import out, print_json
-    from pdctl.measurement.arms import rule
-    from pdctl.tables.measure import measure_view
-
-    slo = slo_of(wish)
-    arms = _results(wish, measured)
-    ruling = rule(arms, measured.played, slo)
-    winner = next((d for name, d in deployments.items() if name == ruling.winner), None)
-    command = winner_command(wish, winner) if winner else ""
-    code = _code(measured, arms, ruling)
-    if wish.as_json:
+    """Show the comparison. The exit code says which arm won, or why none did."""
+    slo = slo_of(options)
+    arms = _results(options, measured)
+    comparison = compare_arms(arms, measured.played, slo)
+    winner = next((d for name, d in deployments.items() if name == comparison.winner), None)
+    command = winner_command(options, winner) if winner else ""
+    code = _code(measured, arms, comparison)
+    if options.as_json:
         data = {
             "arms": {arm.name: dataclasses.asdict(arm) for arm in arms},
-            "ruling": dataclasses.asdict(ruling),
+            "comparison": dataclasses.asdict(comparison),
             "up": command,
             "is_interrupted": measured.is_interrupted,
         }
         print_json("measure", data, status="ok" if code == ExitCode.DONE else "no")
     else:
-        out().print(measure_view(arms, ruling, slo))
+        out().print(measure_view(arms, comparison, slo))
         if command:
             typer.echo(f"\nnext   {command}")
     if code != ExitCode.DONE:
         raise typer.Exit(code)
 
 
-def _results(wish: MeasureOptions, measured: Measured) -> "list[ArmResult]":
-    from pdctl.measurement.arms import arm_result, measured_capacity_rps
-
+def _results(options: MeasureOptions, measured: Measured) -> list[ArmResult]:
     return [
         arm_result(
             name,
             layout,
             num_gpus,
             [one for one in measured.played if one.arm == name],
-            slo_of(wish),
-            knee_rps=measured_capacity_rps(measured.knees[name])
-            if name in measured.knees
-            else None,
+            slo_of(options),
+            capacity_rps=measured_capacity_rps(measured.rates.get(name, ())),
             problem=measured.problems.get(name, ""),
         )
         for name, (layout, num_gpus) in measured.layouts.items()
     ]
 
 
-def _code(measured: Measured, arms: "list[ArmResult]", ruling: "ArmComparison") -> ExitCode:
+def _code(measured: Measured, arms: list[ArmResult], comparison: ArmComparison) -> ExitCode:
     if measured.is_interrupted:
         return ExitCode.INTERRUPTED
     if measured.problems:
         return ExitCode.ENGINE_FAILED
     failing = arms and all(a.num_failed >= a.num_requests for a in arms)
-    return ExitCode.ANSWER_IS_NO if ruling.winner == "neither" or failing else ExitCode.DONE
+    return ExitCode.ANSWER_IS_NO if comparison.winner == "neither" or failing else ExitCode.DONE

@@ -1,4 +1,4 @@
-"""Options that take numbers as people write them: 30K, 12/s, 90%."""
+"""Numeric options that accept units: 30K, 12/s, 90%."""
 
 from typing import Any, Protocol
 
@@ -6,13 +6,13 @@ import typer
 
 
 class Parser(Protocol):
-    """Reads a number; raises InvalidInput naming the flag."""
+    """Parse a number. Raises InvalidInput naming the flag."""
 
     def __call__(self, text: str, *, flag: str) -> float: ...
 
 
 def number_option(flag: str, parse: Parser, text: str, *, default: float | None = None) -> Any:
-    """A typer option whose value `parse` reads; `text` is its help."""
+    """A typer option whose value goes through `parse`. text: its help."""
 
     def read(given: str | float) -> float:
         return given if isinstance(given, float) else parse(str(given), flag=flag)

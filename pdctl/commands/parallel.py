@@ -1,4 +1,4 @@
-"""Run one function over many items on every core, and say on stderr what is going on."""
+"""Run one function over many items on all CPU cores."""
 
 import os
 import pickle
@@ -9,15 +9,15 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-WORTH_A_PROCESS_S = 0.25  # of work in all: forking and sending results back cost about 20 ms
+WORTH_A_PROCESS_S = 0.25  # total work that justifies forking, which costs about 20 ms
 _KILL = 9
 
 
 def spread_over_cores(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> list[R]:
-    """work(item) for all items, in order; forked over the cores when that saves time.
+    """Return work(item) for all items, in order. Forks over the cores if that saves time.
 
-    cost_s: a guess of one item's CPU time. An error in a child is raised here; Ctrl-C ends
-    all children at once.
+    cost_s: estimated CPU time per item. An error in a child is raised here; Ctrl-C ends all
+    children at once.
     """
     cores = min(_cores(), len(items))
     if cores < 2 or cost_s * len(items) < WORTH_A_PROCESS_S or not hasattr(os, "fork"):
@@ -56,15 +56,15 @@ def _start(work: Callable[[T], R], items: Sequence[T]) -> tuple[int, int]:
 
 
 def _child(work: Callable[[T], R], items: Sequence[T], writer: int) -> int:
-    """Never raises: a child must not run its parent's cleanup."""
+    """Send the results to the parent. Never raises: a child must not run its parent's cleanup."""
     try:
         answer = (True, [work(item) for item in items])
-    except BaseException as problem:  # noqa: BLE001 - sent to the parent, which raises it
+    except BaseException as problem:  # noqa: BLE001 - the parent raises it
         answer = (False, problem)  # type: ignore[assignment]
     try:
         with os.fdopen(writer, "wb") as pipe:
             pickle.dump(answer, pipe, protocol=pickle.HIGHEST_PROTOCOL)
-    except BaseException:  # noqa: BLE001 - the parent sees a short message
+    except BaseException:  # noqa: BLE001 - the parent sees a truncated answer
         return 1
     return 0
 

@@ -227,7 +227,7 @@ def _workload(options: PlanOptions) -> Workload:
 
 def _live(options: PlanOptions) -> Workload:
     """What a running deployment is asked for, looked at for a while."""
-    from pdctl.commands.screens import progress_line
+    from pdctl.commands.progress import progress_line
     from pdctl.status.observed_workload import watch_workload
     from pdctl.status.targets import targets_of_router
     from pdctl.tables.plan import workload_line
@@ -282,9 +282,9 @@ def _attention_backend(name: str) -> str | None:
 
     if name and name not in ATTENTION_BACKENDS:
         raise InvalidInput(
-            f"--attention-backend {name!r} is none of SGLang's: "
+            f"SGLang has no --attention-backend {name!r}. It has: "
             f"{', '.join(sorted(ATTENTION_BACKENDS))}.",
-            hint="--attention-backend triton, or none for SGLang's own choice",
+            hint="--attention-backend triton, or leave the flag out for SGLang's default",
         )
     return name or None
 
@@ -404,13 +404,13 @@ def plan(
     ),
     gpus: str = typer.Option("", help="8xH100, 4x8xH200 (nodes × GPUs × type), :rdma400."),
     isl: float = number_option("--isl", parse_tokens, "Mean prompt tokens: 8000, 30K."),
-    osl: float = number_option("--osl", parse_tokens, "Mean output tokens."),
-    isl_cv: float = typer.Option(None, help="Spread of prompt lengths: deviation over mean."),
-    osl_cv: float = typer.Option(None, help="Spread of output lengths; 0 for equal ones."),
+    osl: float = number_option("--osl", parse_tokens, "Mean output tokens: 500, 1K."),
+    isl_cv: float = typer.Option(None, help="Spread of prompt lengths: std. deviation / mean."),
+    osl_cv: float = typer.Option(None, help="Spread of output lengths; 0: all equally long."),
     rate: float = number_option("--rate", parse_rate_rps, "Requests per second: 12, 300/min."),
-    concurrency: float = typer.Option(None, help="Clients in a closed loop, instead of --rate."),
+    concurrency: float = typer.Option(None, help="Closed-loop clients, instead of --rate."),
     prefix_hit: float = number_option(
-        "--prefix-hit", parse_share, "Share of prompt tokens cached: 0.9, 90%."
+        "--prefix-hit", parse_share, "Share of prompt tokens found in the prefix cache: 0.9, 90%."
     ),
     trace: Path = typer.Option(None, help="Trace file: Mooncake, Azure, BurstGPT, ... "),
     lengths: Path = typer.Option(None, help="File of prompt and output lengths."),
@@ -418,7 +418,7 @@ def plan(
     window: str = typer.Option("30s", "--window", help="With --from: how long to look."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Skip broken lines, and count them."),
     time_unit: str = typer.Option(
-        "", "--time-unit", help="Unit of the trace's times: s, ms, us, ns. Default: found."
+        "", "--time-unit", help="Unit of times in the trace: s, ms, us, ns. Default: detected."
     ),
     ttft: str = typer.Option("", help="SLO of the time to first token: 1s."),
     tpot: str = typer.Option("", help="SLO of the time per output token: 30ms."),
@@ -447,7 +447,7 @@ def plan(
 ) -> None:
     """Should prefill and decode be split, into how many engines, and why?"""
     from pdctl.commands.parallel import spread_over_cores
-    from pdctl.commands.screens import progress_line
+    from pdctl.commands.progress import progress_line
     from pdctl.commands.trace_input import say_workload
     from pdctl.engines.clients.api_key import use_key_file
     from pdctl.verdict.verdict import decide

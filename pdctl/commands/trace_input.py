@@ -1,4 +1,4 @@
-"""Reads the workload that a verb was given: a trace, or clients in a closed loop."""
+"""Read the workload given to a verb: a trace, or clients in a closed loop."""
 
 import math
 from pathlib import Path
@@ -21,10 +21,10 @@ def read_given_trace(
     osl: int | None = None,
     no_input: bool,
 ) -> "Trace":
-    """The requests of a file.
+    """Read a trace, and ask for the unit of its times if two units are possible.
 
-    time_unit: as --time-unit has it. osl: output tokens of requests without.
-    Raises InvalidInput as read_trace does; TwoUnits only where nobody can be asked.
+    time_unit: the value of --time-unit. osl: output tokens of requests that give none.
+    Raises InvalidInput as read_trace does, and TwoUnits if it cannot ask.
     """
     from pdctl.console import ask, interactive
     from pdctl.workload.time_units import TwoUnits, parse_time_unit
@@ -46,7 +46,7 @@ def read_given_trace(
 
 
 def say_workload(workload: "Workload") -> None:
-    """One line on stderr: which requests were read and how, or how they are drawn."""
+    """Print one line on stderr: how requests were read from a trace, or how they are drawn."""
     from pdctl.console import err
     from pdctl.workload.describe import drawn_line, read_line
 
@@ -62,7 +62,7 @@ def clients_given(concurrency: float | None) -> float | None:
     clients = positive(concurrency, flag="--concurrency")
     if clients != int(clients) or clients > MOST_CLIENTS:
         raise InvalidInput(
-            f"--concurrency is a whole number of clients up to {MOST_CLIENTS:,}, not {clients:,g}.",
+            f"--concurrency must be a whole number up to {MOST_CLIENTS:,}, not {clients:,g}.",
             hint=f"--concurrency {min(math.ceil(clients), MOST_CLIENTS)}",
         )
     return clients

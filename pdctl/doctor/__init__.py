@@ -1,1 +1,1 @@
-"""Find what is wrong with this machine or a deployment, each finding with its fix."""
+"""Doctor: find faults of this machine and of deployments, each with its fix."""

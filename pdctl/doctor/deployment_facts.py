@@ -1,4 +1,4 @@
-"""What a running deployment says of itself, for the doctor's rules."""
+"""Facts about a running deployment, asked from its engines, router and logs."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,23 +23,26 @@ ROUTE = (
     "/route?prefill_dp_rank=-1&prefill_cp_rank=-1&target_tp_rank=-1&target_pp_rank=-1"
     "&engine_rank=-1&target_dp_group=-1"
 )
-TIMEOUT_S = 3.0
+ASK_TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
-class EngineSeen:
-    """One engine. info: its /server_info; empty: no answer. registry: its bootstrap /route."""
+class EngineReport:
+    """Facts about one engine. info: its /server_info, empty without an answer.
+
+    registry: its bootstrap /route. died_of: why it is not running.
+    """
 
     target: Target
     info: Mapping[str, Any] = field(default_factory=dict)
-    role: str = ""  # as it says: prefill, decode, null; "": it does not say
+    role: str = ""  # as reported: prefill, decode or null; "": not reported
     architectures: tuple[str, ...] = ()
-    bootstrap_port: int | None = None  # as pdctl gave it, or the engine says it
+    bootstrap_port: int | None = None  # as set by pdctl, or as reported
     registry: Mapping[str, Any] | None = None
     scrape: Scrape | None = None
     transfer_failures: float | None = None
     spec: ProcessSpec | None = None
-    died_of: Explanation | None = None  # where it does not run
+    died_of: Explanation | None = None
     troubles: tuple[Explanation, ...] = ()
 
     @property
@@ -53,31 +56,35 @@ class EngineSeen:
 
 @dataclass(frozen=True)
 class DeploymentFacts:
-    """A deployment at one moment. workers: the router's list; None: it does not say."""
+    """A deployment at one moment. workers: the router's list; None: unknown.
+
+    supervised: None if pdctl did not start it. has_rdma: on this machine; None: the engines may
+    run elsewhere. has_key: the router demands an API key.
+    """
 
     name: str
     router_url: str
-    engines: tuple[EngineSeen, ...]
+    engines: tuple[EngineReport, ...]
     workers: tuple[Listed, ...] | None
     router: RouterScrape
     router_spec: ProcessSpec | None = None
     router_troubles: tuple[Explanation, ...] = ()
-    supervised: bool | None = None  # None: pdctl did not start it
-    has_rdma: bool | None = None  # of this machine; None: the engines may be elsewhere
+    supervised: bool | None = None
+    has_rdma: bool | None = None
     has_key: bool = False
 
-    def of_role(self, role: str) -> tuple[EngineSeen, ...]:
+    def of_role(self, role: str) -> tuple[EngineReport, ...]:
         """The engines of one role that answer."""
         return tuple(e for e in self.engines if e.target.role == role and e.info)
 
 
-def look(found: DeploymentState) -> DeploymentFacts:
-    """Ask every part of a deployment of this machine, all at once."""
+def ask_deployment(found: DeploymentState) -> DeploymentFacts:
+    """Ask all parts of a local deployment at once."""
     launch = state.read_launch(found.name)
     specs = {spec.name: spec for spec in launch.specs} if launch else {}
     url, metrics_port = router_of_state(found)
     router = specs.get("router")
-    return _seen(
+    return _facts(
         found.name,
         url,
         targets_of_state(found),
@@ -90,18 +97,17 @@ def look(found: DeploymentState) -> DeploymentFacts:
     )
 
 
-def look_through_router(url: str, metrics_port: int | None = None) -> DeploymentFacts:
-    """Ask every engine a router lists, whoever started them.
+def ask_through_router(url: str, metrics_port: int | None = None) -> DeploymentFacts:
+    """Ask every engine that a router lists, whoever started it.
 
-    metrics_port: its Prometheus port; None: unknown, its metrics are not read.
-
-    Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
+    metrics_port: the router's Prometheus port. None: skip its metrics.
+    Raises InvalidInput if `url` is not a URL, EngineFailed if no router answers there.
     """
     url = url.rstrip("/")
-    return _seen(url, url, targets_of_router(url), {}, metrics_port)
+    return _facts(url, url, targets_of_router(url), {}, metrics_port)
 
 
-def _seen(
+def _facts(
     name: str,
     router_url: str,
     targets: Sequence[Target],
@@ -117,14 +123,14 @@ def _seen(
         for target in targets
     }
     calls[""] = scraper.scrape
-    answers = Parallel().call(calls, 4 * TIMEOUT_S)
+    answers = Parallel().call(calls, 4 * ASK_TIMEOUT_S)
     scraper.close()
-    engines = (answers.get(target.name) or EngineSeen(target) for target in targets)
+    engines = (answers.get(target.name) or EngineReport(target) for target in targets)
     router = answers.get("")
     return DeploymentFacts(
         name=name,
         router_url=router_url,
-        engines=tuple(e for e in engines if isinstance(e, EngineSeen)),
+        engines=tuple(e for e in engines if isinstance(e, EngineReport)),
         workers=workers,
         router=router if isinstance(router, RouterScrape) else RouterScrape(time.time(), False),
         has_key=_asks_for_key(router_url),
@@ -134,24 +140,24 @@ def _seen(
 
 def _asker(
     target: Target, spec: ProcessSpec | None, listed_port: int | None
-) -> Callable[[], EngineSeen]:
+) -> Callable[[], EngineReport]:
     return lambda: _engine(target, spec, listed_port)
 
 
-def _engine(target: Target, spec: ProcessSpec | None, listed_port: int | None) -> EngineSeen:
+def _engine(target: Target, spec: ProcessSpec | None, listed_port: int | None) -> EngineReport:
     died = explain_end(_last_log(spec)) if target.phase in ("failed", "backoff") else None
     info = _first(target.url, "/server_info", "/get_server_info")
     if not info:
-        return EngineSeen(target, spec=spec, died_of=died, troubles=_troubles(spec))
+        return EngineReport(target, spec=spec, died_of=died, troubles=_troubles(spec))
     model = _first(target.url, "/model_info", "/get_model_info")
     scraper = EngineScraper(target)
-    scrape = scraper.scrape(TIMEOUT_S)
+    scrape = scraper.scrape(ASK_TIMEOUT_S)
     scraper.close()
     counters = scraper.metrics[1] if scraper.metrics else None
     port = spec.bootstrap_port if spec else None
     port = port or _port(info.get("disaggregation_bootstrap_port")) or listed_port
     shapes = model.get("architectures")
-    return EngineSeen(
+    return EngineReport(
         target=target,
         info=info,
         role=str(model.get("disaggregation_mode") or info.get("disaggregation_mode") or ""),
@@ -159,7 +165,7 @@ def _engine(target: Target, spec: ProcessSpec | None, listed_port: int | None) -
         bootstrap_port=port if target.role == "prefill" else None,
         registry=_registry(target, port) if target.role == "prefill" else None,
         scrape=scrape,
-        # SGLang shows this counter only once it is above zero
+        # SGLang exports this counter only once it is above zero
         transfer_failures=(counters.transfer_failures or 0.0) if counters else None,
         spec=spec,
         died_of=died,
@@ -169,16 +175,14 @@ def _engine(target: Target, spec: ProcessSpec | None, listed_port: int | None) -
 
 def _registry(target: Target, port: int | None) -> Mapping[str, Any] | None:
     host = urlsplit(target.url).hostname or ""
-    return (
-        http.get_object(f"http://{in_url(host)}:{port}{ROUTE}", timeout_s=TIMEOUT_S)
-        if port
-        else None
-    )
+    if not port:
+        return None
+    return http.get_object(f"http://{in_url(host)}:{port}{ROUTE}", timeout_s=ASK_TIMEOUT_S)
 
 
 def _first(url: str, *paths: str) -> Mapping[str, Any]:
     for path in paths:
-        found = http.get_object(url + path, timeout_s=TIMEOUT_S)
+        found = http.get_object(url + path, timeout_s=ASK_TIMEOUT_S)
         if found:
             return found
     return {}
@@ -189,8 +193,9 @@ def _port(value: object) -> int | None:
 
 
 def _asks_for_key(router_url: str) -> bool:
-    """Whether the router turns away who has no key."""
-    answer = http.request("GET", f"{router_url}/workers", timeout_s=TIMEOUT_S, is_authorized=False)
+    """True if the router refuses requests without an API key."""
+    url = f"{router_url}/workers"
+    answer = http.request("GET", url, timeout_s=ASK_TIMEOUT_S, is_authorized=False)
     return answer is not None and answer[0] in (401, 403)
 
 

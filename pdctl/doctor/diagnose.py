@@ -1,4 +1,4 @@
-"""Everything `pdctl doctor` looks at, in the order it is shown."""
+"""Run all checks of `pdctl doctor`, in the order in which it shows them."""
 
 import os
 import resource
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pdctl.doctor import machine_facts, machine_rules
-from pdctl.doctor.deployment_facts import look, look_through_router
+from pdctl.doctor.deployment_facts import ask_deployment, ask_through_router
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
 from pdctl.engines import log_file, state
@@ -25,8 +25,8 @@ USUAL_PORTS = (30000, 29000)
 def machine_checks(*, python: str | None = None, quick: bool = False) -> tuple[Check, ...]:
     """All checks of this machine.
 
-    python: the interpreter that has SGLang; None: the one `up` would find.
-    quick: leave out what imports libraries.
+    python: the interpreter that has SGLang; None: the one that `up` would find.
+    quick: skip the checks that import libraries.
     """
     install, why = machine_facts.install(python)
     checks = [*quick_checks(), *_software(install, why)]
@@ -36,7 +36,7 @@ def machine_checks(*, python: str | None = None, quick: bool = False) -> tuple[C
 
 
 def quick_checks() -> tuple[Check, ...]:
-    """What can be seen in milliseconds, before every start: limits, room, GPUs, leftovers."""
+    """Checks that take milliseconds, made before every start: limits, space, GPUs, leftovers."""
     return (*_system(), *_hardware(), machine_rules.ports(machine_facts.taken_ports(USUAL_PORTS)))
 
 
@@ -46,27 +46,27 @@ def _system() -> Iterator[Check]:
     home = state_home()
     yield machine_rules.open_files(machine_facts.limit(resource.RLIMIT_NOFILE))
     yield machine_rules.locked_memory(machine_facts.soft_limit(resource.RLIMIT_MEMLOCK), ports)
-    yield machine_rules.shared_memory(*machine_facts.room(machine_facts.SHM))
+    yield machine_rules.shared_memory(*machine_facts.file_system_bytes(machine_facts.SHM))
     yield machine_rules.cpu_memory(machine_facts.free_memory())
     yield machine_rules.port_range(*machine_facts.local_port_range())
-    yield machine_rules.disk(
-        str(home), machine_facts.room(home)[1], machine_facts.is_writable(home)
-    )
+    _, free = machine_facts.file_system_bytes(home)
+    yield machine_rules.disk(str(home), free, machine_facts.is_writable(home))
     yield machine_rules.proxy(environ)
     address = environ.get("SGLANG_HOST_IP") or environ.get("HOST_IP")
     yield machine_rules.host_ip(environ, machine_facts.has_address(address) if address else None)
 
 
 def _hardware() -> Iterator[Check]:
-    found, why = machine_facts.visible()
+    found, why = machine_facts.usable_gpus()
     ports = query_rdma_ports()
     yield from machine_rules.gpus(found, why)
     yield machine_rules.rdma_ports(ports)
     strays = machine_facts.strays()
-    yield machine_rules.leftovers(strays)
-    yield machine_rules.shared_segments(*machine_facts.shared_segments(), has_sglang=bool(strays))
+    yield machine_rules.stray_processes(strays)
+    snapshots = machine_facts.load_snapshots()
+    yield machine_rules.stale_snapshots(*snapshots, has_sglang=bool(strays))
     some = (
-        machine_rules.visible(os.environ.get("CUDA_VISIBLE_DEVICES")),
+        machine_rules.hidden_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")),
         machine_rules.peer_memory(
             has_rdma=any(port.state == "ACTIVE" for port in ports),
             has_gpus=bool(found),
@@ -106,16 +106,17 @@ def diagnose(
     python: str | None = None,
     quick: bool = False,
 ) -> tuple[Check, ...]:
-    """The checks of this machine, and those of the deployment meant, or of all that run.
+    """Check this machine, and the deployment `name` or else all that run.
 
-    name: a deployment, running or one whose start failed. router: the URL of one that pdctl did
-    not start, with its Prometheus port; this machine, which may be another, is left out then.
-    Raises StateConflict where nothing is known of `name`.
+    name: a deployment that runs or has failed to start. router: URL of a router that pdctl did
+    not start, with `metrics_port` for Prometheus; skips this machine, because the router may run
+    elsewhere.
+    Raises StateConflict if there is no trace of `name`.
     """
     if router:
-        return deployment_checks(look_through_router(router, metrics_port))
-    asked = (name,) if name is not None else running.names()
-    found = [check for one in asked for check in _deployment(one)]
+        return deployment_checks(ask_through_router(router, metrics_port))
+    names = (name,) if name is not None else running.names()
+    found = [check for one in names for check in _deployment(one)]
     return (*machine_checks(python=python, quick=quick), *found)
 
 
@@ -126,11 +127,11 @@ def _deployment(name: str) -> Iterator[Check]:
     use_key_of(name)
     found = state.read_state(name)
     if found is not None:
-        yield from deployment_checks(look(found))
+        yield from deployment_checks(ask_deployment(found))
 
 
 def _ended(name: str) -> Iterator[Check]:
-    """Why a deployment that does not run ended, from its logs."""
+    """Explain from its logs why a deployment that is not running has ended."""
     logs = sorted(p for p in state.logs_dir(name).glob("*.log") if p.stem != "supervisor")
     if not logs:
         raise running.not_running(name)
@@ -142,22 +143,22 @@ def _ended(name: str) -> Iterator[Check]:
             text = f"{log.stem} failed: {why.text} Its log says: {why.line}"
             yield Check(f"start_{why.id}", "fail", text, why.fix, why.source, deployment=name)
     if not explained:
-        text = f"{name} does not run; pdctl recognises no failure in its logs.{_loudest(logs)}"
+        text = f"{name} is not running; pdctl recognises no failure in its logs.{_loudest(logs)}"
         yield Check("not_running", "unknown", text, f"pdctl up, pdctl logs --name {name}", "", name)
 
 
 def _loudest(logs: list[Path]) -> str:
-    """The first line of the logs that reads like an error, as a sentence; or ""."""
+    """A sentence with the first line of the logs that looks like an error. "" if none does."""
     for log in logs:
         if line := loud_line(_last_start(log)):
-            return f" The line of {log.stem} most like an error: {line[:300]}"
+            return f" This line of {log.stem} looks most like an error: {line[:300]}"
     return ""
 
 
 def _trouble(log_text: str) -> Explanation | None:
-    """The most telling trouble of a run that ended without a failure of its own.
+    """The most serious trouble in the log of a run that ended without a known failure.
 
-    The table's order ranks them; requests that clients gave up end no engine.
+    RUNNING lists troubles by rank. Aborted requests come last: they never end an engine.
     """
     rank = {signature.id: i for i, signature in enumerate(RUNNING)} | {"aborted": len(RUNNING)}
     return min(explain_troubles(log_text), key=lambda trouble: rank[trouble.id], default=None)

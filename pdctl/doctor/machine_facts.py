@@ -1,6 +1,4 @@
-"""What this machine says of itself, for the doctor's rules. Reads only; nothing is started but
-`python -c import ...`, to see whether a library loads.
-"""
+"""Facts about this machine. Reads only; starts nothing but `python -c` to try an import."""
 
 import json
 import os
@@ -22,20 +20,10 @@ from pdctl.inspection.gpus import query_gpus, visible_gpus
 from pdctl.inspection.records import Gpu, SglangInstall
 from pdctl.inspection.sglang import query_sglang
 
-
-@dataclass(frozen=True)
-class Stray:
-    """A process of an SGLang server. is_orphan: its server is gone. is_ours: pdctl runs it."""
-
-    pid: int
-    title: str
-    is_orphan: bool = False
-    is_ours: bool = False
-
-
 SHM = Path("/dev/shm")
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 PEER_MEMORY = Path("/sys/module/nvidia_peermem")
+CGROUP = Path("/sys/fs/cgroup")
 IMPORT_TIMEOUT_S = 60.0
 _SERVERS = ("sglang.launch_server", "sglang serve")
 _TRY = (
@@ -51,20 +39,30 @@ _PLUGINS = (
 )
 
 
+@dataclass(frozen=True)
+class Stray:
+    """A process of an SGLang server. is_orphan: its server is gone. is_ours: pdctl runs it."""
+
+    pid: int
+    title: str
+    is_orphan: bool = False
+    is_ours: bool = False
+
+
 def limit(kind: int) -> int | None:
-    """The hard limit of this process, which its children inherit; None: unlimited."""
+    """This process's hard limit, which its children inherit. None: unlimited."""
     _, hard = resource.getrlimit(kind)
     return None if hard == resource.RLIM_INFINITY else hard
 
 
 def soft_limit(kind: int) -> int | None:
-    """The limit that holds; None: unlimited."""
+    """This process's current limit. None: unlimited."""
     soft, _ = resource.getrlimit(kind)
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def room(path: Path) -> tuple[int | None, int | None]:
-    """Bytes in all and free of the file system of a path, or of the nearest folder above it."""
+def file_system_bytes(path: Path) -> tuple[int | None, int | None]:
+    """Total and free bytes of the file system at a path, or at its nearest existing parent."""
     for folder in (path, *path.parents):
         try:
             found = os.statvfs(folder)
@@ -75,13 +73,13 @@ def room(path: Path) -> tuple[int | None, int | None]:
 
 
 def is_writable(path: Path) -> bool:
-    """Whether files can be made under a path, which may not exist yet."""
+    """True if pdctl can create files under a path, which may not exist yet."""
     nearest = next((folder for folder in (path, *path.parents) if folder.exists()), None)
     return nearest is not None and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def local_port_range() -> tuple[int | None, int | None]:
-    """The first and the last port of outgoing connections."""
+    """First and last port that the kernel uses for outgoing connections."""
     try:
         first, last = PORT_RANGE.read_text(encoding="ascii").split()
         return int(first), int(last)
@@ -90,7 +88,7 @@ def local_port_range() -> tuple[int | None, int | None]:
 
 
 def has_address(host: str) -> bool:
-    """Whether a socket of this machine can be bound to an address."""
+    """True if this machine has the address."""
     try:
         family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family[0], socket.SOCK_STREAM) as probe:
@@ -101,22 +99,21 @@ def has_address(host: str) -> bool:
 
 
 def free_memory() -> int | None:
-    """Bytes of the host's memory an engine could still get, the container's limit considered."""
+    """Bytes of host memory that an engine could still use, within the container's limit."""
     try:
         available = int(psutil.virtual_memory().available)
     except (OSError, psutil.Error):
         return None
-    group = Path("/sys/fs/cgroup")
     try:
-        most = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
+        most = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
         return available if most == "max" else min(available, max(0, int(most) - used))
     except (OSError, ValueError):
         return available
 
 
-def visible() -> tuple[tuple[Gpu, ...] | None, str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves; None and why there are none."""
+def usable_gpus() -> tuple[tuple[Gpu, ...] | None, str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES allows, or None and the reason."""
     try:
         return visible_gpus(query_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")), ""
     except EnvironmentProblem as problem:
@@ -124,7 +121,7 @@ def visible() -> tuple[tuple[Gpu, ...] | None, str]:
 
 
 def install(python: str | None) -> tuple[SglangInstall | None, str]:
-    """The SGLang of a Python; None and why it cannot be asked."""
+    """The SGLang of a Python interpreter, or None and the reason."""
     try:
         return query_sglang(python), ""
     except (EnvironmentProblem, InvalidInput) as problem:
@@ -132,19 +129,19 @@ def install(python: str | None) -> tuple[SglangInstall | None, str]:
 
 
 def import_problem(python: str, module: str) -> str | None:
-    """Why a module does not import in a Python; None: it does."""
-    answer, said = _last_line_of(python, _TRY, module)
-    return said if answer is Ellipsis else None if answer is None else str(answer)
+    """Why a Python interpreter cannot import a module. None if it can."""
+    answer, problem = _last_line_of(python, _TRY, module)
+    return problem if answer is Ellipsis else None if answer is None else str(answer)
 
 
 def nixl_plugin_names(python: str) -> tuple[str, ...] | None:
-    """The plugins NIXL finds; None where it cannot be asked."""
+    """The plugins that NIXL finds. None if NIXL does not run."""
     answer, _ = _last_line_of(python, _PLUGINS)
     return tuple(map(str, answer)) if isinstance(answer, list) else None
 
 
 def _last_line_of(python: str, code: str, *arguments: str) -> tuple[object, str]:
-    """The JSON a snippet prints last; Ellipsis and what happened where it prints none."""
+    """The JSON that a snippet prints last, or Ellipsis and the reason."""
     try:
         done = subprocess.run(
             [python, "-c", code, *arguments],
@@ -165,12 +162,12 @@ def _last_line_of(python: str, code: str, *arguments: str) -> tuple[object, str]
 
 
 def strays() -> tuple[Stray, ...]:
-    """The processes of SGLang servers on this machine, whoever started them."""
+    """Processes of SGLang servers on this machine, whoever started them."""
     ours = _ours()
     found = []
     for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
         title = _title(process.info["cmdline"] or [])
-        if title and title != "sglang::router":  # it holds no GPU
+        if title and title != "sglang::router":  # the router uses no GPU
             pid = process.info["pid"]
             lost = title.startswith("sglang::")
             is_orphan = lost and not has_server(process.info["ppid"])
@@ -191,20 +188,20 @@ def _title(cmdline: list[str]) -> str:
 
 
 def has_server(ppid: int) -> bool:
-    """Whether a process of this number is a Python or an SGLang one: the server, or its helper."""
+    """True if the process `ppid` is Python or SGLang: the server, or a helper of it."""
     if ppid <= 1:
         return False
     try:
         parent = psutil.Process(ppid)
-        # the executable as well: a process may have given its command line another text
+        # check the executable too, because a process can change its command line
         line = " ".join([parent.exe(), *parent.cmdline()]).lower()
     except psutil.Error:
         return False
     return "sglang" in line or "python" in line
 
 
-def shared_segments() -> tuple[int, int]:
-    """How many load snapshots of SGLang lie in /dev/shm, and their bytes."""
+def load_snapshots() -> tuple[int, int]:
+    """Number of SGLang's load snapshots in /dev/shm, and their bytes."""
     sizes = []
     for file in SHM.glob("sglang_loads_*"):
         try:
@@ -215,7 +212,7 @@ def shared_segments() -> tuple[int, int]:
 
 
 def taken_ports(ports: tuple[int, ...]) -> dict[int, str]:
-    """Those of `ports` that something else than a running deployment of ours listens on."""
+    """The owners of `ports` in use, except those that belong to a deployment of pdctl."""
     launcher = launcher_named()
     busy = [port for port in ports if not launcher.is_port_free(HERE, port)]
     if not busy:

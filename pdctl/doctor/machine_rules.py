@@ -1,4 +1,4 @@
-"""GPUs, RDMA ports, and what killed engines left behind: rules over what was seen. Pure."""
+"""Rules on this machine: limits, libraries, GPUs, and remains of killed engines. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,44 +13,50 @@ from pdctl.units import GIB, MIB, format_bytes, format_count
 
 MANY_FILES = 65536  # SGLang raises its own limit to this
 FEW_FILES = 4096
-BANDS = (20000, 29999)  # of the ports pdctl hands out; those of deployment.ports lie inside
+BANDS = (20000, 29999)  # the ports that pdctl assigns to engines lie in this range
 PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+NO_PROXY_HOSTS = LOOPBACK_NAMES[:2]
+ROUTER_VERSION = (0, 3)
+# backend -> the module that SGLang imports, and the wheel that has it
+IMPORTS = {"mooncake": "mooncake.engine", "nixl": "nixl._api", "mori": "mori.io"}
+WHEELS = {"mooncake": "mooncake-transfer-engine", "nixl": "nixl", "mori": "mori"}
+NO_RDMA = "KV can use NVLink, shared memory or TCP inside this machine"
 
 
 def open_files(hard: int | None) -> Check:
-    """Each request is a handful of sockets. hard: RLIMIT_NOFILE's, None: unlimited."""
+    """Check the limit on open files; each request needs several sockets. hard: None: unlimited."""
     if hard is None or hard >= MANY_FILES:
         shown = "any number" if hard is None else format_count(hard)
         return Check("open_files", "pass", f"A process may open {shown} of files.")
     return Check(
         "open_files",
         "fail" if hard < FEW_FILES else "warn",
-        f"A process may open {format_count(hard)} files; under load SGLang wants {MANY_FILES:,}.",
+        f"A process may open {format_count(hard)} files; under load SGLang needs {MANY_FILES:,}.",
         "ulimit -Hn 65536 as root, LimitNOFILE= in a unit, or docker run --ulimit nofile=65536",
         "SGLang set_ulimit",
     )
 
 
 def locked_memory(limit: int | None, ports: Sequence[RdmaPort]) -> Check:
-    """RDMA pins what it sends. limit: RLIMIT_MEMLOCK in bytes, None: unlimited."""
+    """Check the limit on locked memory, which RDMA needs. limit: bytes; None: unlimited."""
     if not any(port.state == "ACTIVE" for port in ports):
-        return Check("locked_memory", "pass", "No RDMA port is active, so no memory gets pinned.")
+        return Check("locked_memory", "pass", "No RDMA port is active, so nothing locks memory.")
     if limit is None:
-        return Check("locked_memory", "pass", "Any amount of memory may be locked for RDMA.")
+        return Check("locked_memory", "pass", "RDMA may lock any amount of memory.")
     return Check(
         "locked_memory",
         "fail",
-        f"Only {format_bytes(limit)} of memory may be locked, and RDMA pins the whole KV cache.",
+        f"A process may lock only {format_bytes(limit)}, but RDMA locks the whole KV cache.",
         "ulimit -l unlimited, LimitMEMLOCK=infinity, or docker run --ulimit memlock=-1",
         "Mooncake#1384, sglang#21395",
     )
 
 
 def shared_memory(total: int | None, free: int | None) -> Check:
-    """NCCL and SGLang's own processes talk through /dev/shm, which containers make small."""
+    """Check /dev/shm. NCCL and SGLang's processes use it, and containers make it small."""
     if total is None or free is None:
         return Check("shared_memory", "unknown", "/dev/shm cannot be read.")
-    text = f"/dev/shm has {format_bytes(total)}, {format_bytes(free)} of it free."
+    text = f"/dev/shm has {format_bytes(total)}, of which {format_bytes(free)} is free."
     if free >= GIB:
         return Check("shared_memory", "pass", text)
     fix = "docker run --shm-size 32g or --ipc=host; rm leftovers in /dev/shm"
@@ -58,35 +64,35 @@ def shared_memory(total: int | None, free: int | None) -> Check:
 
 
 def port_range(first: int | None, last: int | None) -> Check:
-    """The kernel hands out ports of this range to anybody, a moment before an engine binds one."""
+    """Check that the kernel does not use pdctl's ports for outgoing connections."""
     if first is None or last is None:
         return Check("port_range", "unknown", "ip_local_port_range cannot be read.")
-    text = f"The kernel hands out ports {first}-{last} to outgoing connections"
+    text = f"The kernel uses ports {first}-{last} for outgoing connections"
     if first > BANDS[1] or last < BANDS[0]:
-        return Check("port_range", "pass", f"{text}, none of those pdctl gives engines.")
+        return Check("port_range", "pass", f"{text}, none of which pdctl assigns to engines.")
     return Check(
         "port_range",
         "warn",
-        f"{text}, which overlap {BANDS[0]}-{BANDS[1]} of pdctl's engines: a bind can fail.",
+        f"{text}. These overlap pdctl's engine ports {BANDS[0]}-{BANDS[1]}, so a bind can fail.",
         "sysctl -w net.ipv4.ip_local_port_range='32768 60999'",
         "ip-sysctl.rst of Linux",
     )
 
 
 def proxy(environ: Mapping[str, str]) -> Check:
-    """SGLang's warm-up, the router and curl send requests to 127.0.0.1 through a proxy."""
+    """Check that no proxy receives requests to 127.0.0.1 from SGLang, the router or curl."""
     name = next((name for name in PROXIES if environ.get(name)), None)
     if name is None:
         return Check("proxy", "pass", "No HTTP proxy is set.")
     exempt = {part.strip() for part in _no_proxy(environ).split(",")}
-    if "*" in exempt or exempt.issuperset(LOOPBACK_NAMES[:2]):
+    if "*" in exempt or exempt.issuperset(NO_PROXY_HOSTS):
         return Check("proxy", "pass", f"{name} is set, and no_proxy exempts this machine.")
-    missing = ", ".join(host for host in LOOPBACK_NAMES[:2] if host not in exempt)
+    missing = ", ".join(host for host in NO_PROXY_HOSTS if host not in exempt)
     return Check(
         "proxy",
         "warn",
-        f"{name} is set and no_proxy lacks {missing}: pdctl exempts its engines and its router,"
-        " but your own clients send requests for this machine to the proxy.",
+        f"{name} is set and no_proxy lacks {missing}. pdctl exempts its engines and router, but"
+        " your own clients send requests for this machine to the proxy.",
         "export no_proxy=127.0.0.1,localhost NO_PROXY=127.0.0.1,localhost",
         "requests and reqwest read these variables",
     )
@@ -97,59 +103,53 @@ def _no_proxy(environ: Mapping[str, str]) -> str:
 
 
 def host_ip(environ: Mapping[str, str], is_here: bool | None) -> Check:
-    """SGLANG_HOST_IP decides where the sockets that move KV listen; pdctl sets it for engines.
+    """Check SGLANG_HOST_IP, which decides where KV sockets listen. pdctl sets it for its engines.
 
-    is_here: whether this machine has the address; None: not asked, none is set.
+    is_here: this machine has the address. None: no address is set.
     """
     name = next((n for n in ("SGLANG_HOST_IP", "HOST_IP") if environ.get(n)), None)
     if name is None or is_here is None:
-        return Check("host_ip", "pass", "KV sockets of engines stay on 127.0.0.1, as pdctl sets.")
+        return Check("host_ip", "pass", "pdctl keeps the KV sockets of engines on 127.0.0.1.")
     text = f"{name} is {environ[name]!r}"
     if is_here:
         return Check("host_ip", "pass", f"{text}; pdctl's engines use 127.0.0.1 instead.")
     return Check(
         "host_ip",
         "warn",
-        f"{text}, no address of this machine: SGLang started by hand cannot bind its KV sockets.",
+        f"{text}, which is no address of this machine: SGLang started by hand cannot bind it.",
         f"unset {name}",
         "sglang#15665 (Cannot assign requested address)",
     )
 
 
 def disk(path: str, free: int | None, is_writable: bool) -> Check:
-    """State and logs need room and must be ours."""
+    """Check that pdctl can write state and logs, and that there is space."""
     if not is_writable:
         return Check(
             "state_dir",
             "fail",
-            f"State and logs cannot be written under {path}.",
-            "PDCTL_STATE_HOME=DIR with a directory of yours",
+            f"pdctl cannot write state and logs under {path}.",
+            "PDCTL_STATE_HOME=DIR, with a directory that you own",
         )
     text = f"State and logs go to {path}, {format_bytes(free)} free."
     if free is not None and free < GIB:
-        fix = "free some, or PDCTL_STATE_HOME=DIR on another disk"
+        fix = "free some space, or PDCTL_STATE_HOME=DIR on another disk"
         return Check("state_dir", "fail" if free < 64 * MIB else "warn", text, fix)
     return Check("state_dir", "pass", text)
 
 
 def cpu_memory(available: int | None) -> Check:
-    """Weights pass through the host's memory, and the OOM killer says nothing in a log."""
-    text = f"{format_bytes(available)} of the host's memory is available."
+    """Check host memory. Weights pass through it, and the OOM killer leaves no line in a log."""
+    text = f"{format_bytes(available)} of host memory is available."
     if available is None:
-        return Check("host_memory", "unknown", "The host's free memory cannot be read.")
+        return Check("host_memory", "unknown", "Host memory cannot be read.")
     if available >= 8 * GIB:
         return Check("host_memory", "pass", text)
     return Check("host_memory", "warn", text, "free memory, or docker run --memory with more")
 
 
-ROUTER = (0, 3)
-# backend -> the import SGLang makes, and the wheel that brings it
-IMPORTS = {"mooncake": "mooncake.engine", "nixl": "nixl._api", "mori": "mori.io"}
-WHEELS = {"mooncake": "mooncake-transfer-engine", "nixl": "nixl", "mori": "mori"}
-
-
 def sglang(install: SglangInstall | None, why_none: str = "") -> Check:
-    """Whether SGLang is installed, in a version whose flags pdctl knows."""
+    """Check that SGLang is installed in a version whose flags pdctl knows."""
     if install is None:
         return Check("sglang", "fail", why_none, "--python VENV/bin/python")
     if install.version is None:
@@ -169,26 +169,26 @@ def sglang(install: SglangInstall | None, why_none: str = "") -> Check:
 
 
 def router(version: str | None) -> Check:
-    """sglang-router runs in pdctl's own Python."""
+    """Check sglang-router, which runs in pdctl's own Python."""
     if version is None:
         text = "sglang-router is not installed beside pdctl."
         return Check("router", "fail", text, "pip install 'sglang-router>=0.3.2,<0.4'")
     parsed = parse_version(version)
-    if parsed is None or parsed[:2] != ROUTER:
+    if parsed is None or parsed[:2] != ROUTER_VERSION:
         text = f"sglang-router {version} is not 0.3, whose flags pdctl knows."
         return Check("router", "warn", text, "pip install 'sglang-router>=0.3.2,<0.4'")
     return Check("router", "pass", f"sglang-router {version}.")
 
 
 def backends(install: SglangInstall | None, *, has_rdma: bool) -> Check | None:
-    """Whether KV can move at all, and over what is here; None without SGLang."""
+    """Check that a library can move KV between engines. None without SGLang."""
     if install is None or install.version is None:
         return None
     if not install.backends:
         return Check(
             "kv_backend",
             "fail",
-            f"No library that moves KV is installed in {install.python}: SGLang brings none.",
+            f"{install.python} has no library that moves KV; SGLang does not bring one.",
             f"{install.python} -m pip install nixl",
             "SGLang's metadata depends on neither mooncake-transfer-engine nor nixl",
         )
@@ -197,7 +197,7 @@ def backends(install: SglangInstall | None, *, has_rdma: bool) -> Check | None:
         return Check(
             "kv_backend",
             "warn",
-            "Without RDMA Mooncake moves KV over TCP, slow and fragile under load.",
+            "Without RDMA, Mooncake moves KV over TCP, which is slow and fails under load.",
             f"{install.python} -m pip install nixl",
             "sglang#7118, #15665",
         )
@@ -205,7 +205,7 @@ def backends(install: SglangInstall | None, *, has_rdma: bool) -> Check | None:
 
 
 def imports(problems: Mapping[str, str | None]) -> tuple[Check, ...]:
-    """Whether each library loads, not just lies there. problems: backend -> why not, or None."""
+    """Check that each library loads. problems: backend -> the reason why not, or None."""
     return tuple(_import(name, why) for name, why in problems.items())
 
 
@@ -217,37 +217,34 @@ def _import(backend: str, why: str | None) -> Check:
     if "libibverbs" in why or "librdmacm" in why:
         fix = "apt-get install libibverbs1 librdmacm1 ibverbs-providers"
     elif "libcuda" in why or "libcudart" in why:
-        fix = "install the CUDA runtime that the wheel was built for, or a wheel for yours"
-    text = f"{IMPORTS[backend]} does not import: {why}."
+        fix = "install the CUDA runtime for which the wheel was built, or a wheel for yours"
+    text = f"Python cannot import {IMPORTS[backend]}: {why}."
     return Check(id_, "fail", text, fix, "sglang#5709, nixl#492")
 
 
 def nixl_plugins(names: Sequence[str] | None) -> Check | None:
-    """NIXL moves KV through its UCX plugin. None: NIXL is not there."""
+    """Check NIXL's UCX plugin, which moves KV. None if NIXL does not run."""
     if names is None:
         return None
     if "UCX" in names:
-        return Check("nixl_plugins", "pass", f"NIXL has its plugins: {', '.join(names)}.")
-    text = f"NIXL has no UCX plugin (it has {', '.join(names) or 'none'}), so no KV moves."
+        return Check("nixl_plugins", "pass", f"NIXL has these plugins: {', '.join(names)}.")
+    text = f"NIXL has no UCX plugin (only {', '.join(names) or 'none'}), so it moves no KV."
     fix = "pip install --force-reinstall nixl; unset NIXL_PLUGIN_DIR"
     return Check("nixl_plugins", "fail", text, fix, "nixl#503")
 
 
 def ports(taken: Mapping[int, str]) -> Check:
-    """The ports everybody starts on. taken: port -> who has it, of those not pdctl's."""
+    """Check the router's default ports. taken: port -> its owner, unless that is pdctl."""
     if not taken:
-        return Check("ports", "pass", "The router's usual ports, 30000 and 29000, are free.")
+        return Check("ports", "pass", "The router's default ports, 30000 and 29000, are free.")
     text = ", ".join(f"{port} ({who})" for port, who in taken.items())
     if 30000 in taken:
-        return Check("ports", "warn", f"Usual ports are in use: {text}.", "--port 30001")
-    return Check("ports", "pass", f"In use: {text}; pdctl picks another for the router's metrics.")
-
-
-NO_RDMA = "KV can go over NVLink, shared memory or TCP, inside this machine"
+        return Check("ports", "warn", f"Default ports are in use: {text}.", "--port 30001")
+    return Check("ports", "pass", f"In use: {text}. pdctl picks another port for router metrics.")
 
 
 def gpus(found: Sequence[Gpu] | None, why_none: str = "") -> tuple[Check, ...]:
-    """Whether there are GPUs, answer, and are free. None: they could not be asked for."""
+    """Check that there are GPUs, that they work and are free. found: None: unknown."""
     if found is None:
         return (Check("gpus", "warn", why_none, "--engine sim to rehearse without a GPU"),)
     return (_answering(found), _free(found))
@@ -257,11 +254,11 @@ def _answering(found: Sequence[Gpu]) -> Check:
     broken = [gpu for gpu in found if gpu.problem is not None]
     if not broken:
         names = ", ".join(sorted({gpu.name for gpu in found}))
-        return Check("gpus", "pass", f"{len(found)} GPUs answer: {names}.")
+        return Check("gpus", "pass", f"{len(found)} GPUs work: {names}.")
     text = "; ".join(f"GPU {gpu.index}: {gpu.problem}" for gpu in broken)
     rest = ",".join(str(gpu.index) for gpu in found if gpu.problem is None)
-    fix = f"--gpus {rest} to leave it out" if rest else "nvidia-smi, dmesg | grep -i xid"
-    return Check("gpus", "fail", f"{len(broken)} of {len(found)} GPUs cannot be used: {text}.", fix)
+    fix = f"--gpus {rest} avoids it" if rest else "nvidia-smi, dmesg | grep -i xid"
+    return Check("gpus", "fail", f"{len(broken)} of {len(found)} GPUs are unusable: {text}.", fix)
 
 
 def _free(found: Sequence[Gpu]) -> Check:
@@ -275,26 +272,26 @@ def _free(found: Sequence[Gpu]) -> Check:
         "gpus_free",
         "warn",
         f"{len(busy)} of {len(usable)} GPUs are not free: {text}.",
-        f"--gpus {rest}" if rest else "pdctl ls, nvidia-smi: end what holds them",
+        f"--gpus {rest}" if rest else "pdctl ls, nvidia-smi: end the processes that use them",
         "sglang#22779, #23627",
     )
 
 
-def leftovers(strays: Sequence[Stray]) -> Check:
-    """Schedulers whose server was killed hold GPU memory, and a relaunch beside them stalls."""
+def stray_processes(strays: Sequence[Stray]) -> Check:
+    """Check for processes of killed servers. They hold GPU memory, and a relaunch stalls."""
     orphans = [stray for stray in strays if stray.is_orphan]
     others = [stray for stray in strays if not stray.is_ours and not stray.is_orphan]
     source = "sglang#22779, #23627, dynamo#1889"
     if orphans:
         pids = " ".join(str(stray.pid) for stray in orphans)
-        text = f"{len(orphans)} processes of killed SGLang servers live on: {_named(orphans)}."
+        text = f"{len(orphans)} processes of killed SGLang servers still run: {_named(orphans)}."
         return Check("leftovers", "fail", text, f"kill -9 {pids}", source)
     if others:
-        text = f"SGLang that pdctl did not start runs here: {_named(others)}."
-        fix = "--gpus and --port beside it, or stop it with SIGTERM"
+        text = f"SGLang processes that pdctl did not start run here: {_named(others)}."
+        fix = "--gpus and --port to avoid them, or stop them with SIGTERM"
         return Check("leftovers", "warn", text, fix, source)
-    ours = f"; {len(strays)} processes belong to running deployments" if strays else ""
-    return Check("leftovers", "pass", f"No killed SGLang server left a process behind{ours}.")
+    ours = f" {len(strays)} processes belong to running deployments." if strays else ""
+    return Check("leftovers", "pass", f"No process of a killed SGLang server is left.{ours}")
 
 
 def _named(strays: Sequence[Stray]) -> str:
@@ -302,29 +299,29 @@ def _named(strays: Sequence[Stray]) -> str:
     return ", ".join(named) + (f" and {len(strays) - 3} more" if len(strays) > 3 else "")
 
 
-def shared_segments(num: int, size: int, *, has_sglang: bool) -> Check:
-    """SIGKILL leaves SGLang's load snapshots in /dev/shm. num, size: of those, bytes."""
+def stale_snapshots(num: int, size: int, *, has_sglang: bool) -> Check:
+    """Check for SGLang's load snapshots, which SIGKILL leaves in /dev/shm. size: their bytes."""
     if num == 0 or has_sglang:
-        return Check("shm_leftovers", "pass", "No killed engine left anything in /dev/shm.")
-    text = f"{num} files of engines that are gone take {format_bytes(size)} of /dev/shm."
+        return Check("shm_leftovers", "pass", "No killed engine left files in /dev/shm.")
+    text = f"{num} files of dead engines take {format_bytes(size)} of /dev/shm."
     return Check("shm_leftovers", "warn", text, "rm /dev/shm/sglang_loads_*.shm")
 
 
 def rdma_ports(ports: Sequence[RdmaPort]) -> Check:
-    """Mooncake's discovery takes inactive ports too, and fails on them at the first transfer."""
+    """Check RDMA ports. Mooncake also picks inactive ones and fails at the first transfer."""
     active = sorted({port.device for port in ports if port.state == "ACTIVE"})
     down = sorted({port.device for port in ports if port.state != "ACTIVE"} - set(active))
     if not ports:
-        return Check("rdma", "pass", f"No RDMA device is here; {NO_RDMA}.")
+        return Check("rdma", "pass", f"This machine has no RDMA device; {NO_RDMA}.")
     if not active:
-        text = f"None of the RDMA ports is active ({', '.join(down)}); {NO_RDMA}."
+        text = f"No RDMA port is active ({', '.join(down)}); {NO_RDMA}."
         return Check("rdma", "warn", text, "--transfer-backend nixl", "sglang#21395")
     if not down:
         return Check("rdma", "pass", f"RDMA ports are active: {', '.join(active)}.")
     return Check(
         "rdma",
         "warn",
-        f"RDMA ports {', '.join(down)} are not active; discovery may take them for"
+        f"RDMA ports {', '.join(down)} are not active, but Mooncake may pick them instead of"
         f" {', '.join(active)}.",
         f"--args '--disaggregation-ib-device {','.join(active)}'",
         "Mooncake#1384, sglang#21395, #27730",
@@ -332,22 +329,22 @@ def rdma_ports(ports: Sequence[RdmaPort]) -> Check:
 
 
 def peer_memory(*, has_rdma: bool, has_gpus: bool, has_module: bool) -> Check | None:
-    """Whether a NIC can read GPU memory by itself; None where the question does not arise."""
+    """Check that NICs can read GPU memory directly. None without RDMA or GPUs."""
     if not (has_rdma and has_gpus):
         return None
     if has_module:
-        return Check("peer_memory", "pass", "nvidia_peermem is loaded: NICs read GPU memory.")
+        return Check("peer_memory", "pass", "nvidia_peermem is loaded, so NICs read GPU memory.")
     return Check(
         "peer_memory",
         "warn",
-        "nvidia_peermem is not loaded: without DMA-BUF every KV transfer goes through the host.",
+        "nvidia_peermem is not loaded: without DMA-BUF, KV transfers go through host memory.",
         "modprobe nvidia_peermem",
         "NVIDIA GPUDirect RDMA documentation",
     )
 
 
-def visible(cuda_visible_devices: str | None) -> Check | None:
-    """A CUDA_VISIBLE_DEVICES that hides every GPU; None where it does not."""
+def hidden_gpus(cuda_visible_devices: str | None) -> Check | None:
+    """Check for a CUDA_VISIBLE_DEVICES that hides every GPU. None if it does not."""
     if cuda_visible_devices is None or cuda_visible_devices.strip() not in ("", "-1"):
         return None
     text = f"CUDA_VISIBLE_DEVICES={cuda_visible_devices!r} hides every GPU from engines."

@@ -1,21 +1,21 @@
-"""What the doctor found: one record per check."""
+"""Records that all checks of the doctor share."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-Outcome = Literal["pass", "warn", "fail", "unknown"]
+CheckOutcome = Literal["pass", "warn", "fail", "unknown"]
 
 
 @dataclass(frozen=True)
 class Check:
     """One check. text: one sentence with the value. fix: a command or a flag; "" on a pass.
 
-    source: where the trouble is known from, as an issue of SGLang or a kernel document.
-    deployment: whose; "": this machine's.
+    source: where this fault is documented, for example an SGLang issue. deployment: its name;
+    "": the check is about this machine.
     """
 
     id: str
-    outcome: Outcome
+    outcome: CheckOutcome
     text: str
     fix: str = ""
     source: str = ""

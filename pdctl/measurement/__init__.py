@@ -1,1 +1,1 @@
-"""What did it really do? Load, and measurement against prediction."""
+"""Measurement: generate load, measure running engines, compare with predictions."""

@@ -1,8 +1,8 @@
-"""One load on one arm that serves, watched, and what was predicted of it."""
+"""Run one load on one serving arm: predict it, play it, watch the engines."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -12,8 +12,9 @@ from pdctl.engines.clients.api_key import authorization
 from pdctl.errors import EngineFailed, PdctlError
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.arms import ArmName, Played
-from pdctl.measurement.calibration.engine_client import EngineFacts, Probed, probe_load
+from pdctl.measurement.calibration.engine_client import Probed, probe_load
 from pdctl.measurement.compare import as_played, windowed
+from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.load import OnProgress, run_load, token_ids_for
 from pdctl.measurement.prediction import fleet_of_engines
 from pdctl.measurement.results import Connections, Forecast, LoadResult, Sent
@@ -26,16 +27,17 @@ from pdctl.status.pages import EngineCounters
 from pdctl.workload.arrivals import head
 from pdctl.workload.records import Requests
 
-LOOK_EVERY_S = 0.5
+WATCH_EVERY_S = 0.5
 WARM_REQUESTS = 3
 Trouble = Callable[[], str]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What takes the requests, and the engines behind it. engines: () where they are unknown.
+    """The address that receives the requests, and the engines behind it.
 
-    policy: how the router picks engines, its own default where nobody says.
+    engines: () if unknown. policy: the router's policy, its default if unknown. trouble: returns
+    a description of dead processes, or "".
     """
 
     arm: ArmName
@@ -56,7 +58,7 @@ class Endpoint:
 
 @dataclass
 class Kept:
-    """What of a load has ended so far: all there is when it is interrupted."""
+    """The requests of a load that have ended so far, for a load that is interrupted."""
 
     url: str
     connections: Connections
@@ -87,10 +89,10 @@ async def play(
     on_progress: OnProgress | None = None,
     on_forecast: Callable[[Forecast], None] = lambda forecast: None,
 ) -> Played:
-    """Predict the requests, warm up, play them, look at the engines meanwhile.
+    """Predict the requests, warm up, send them, and watch the engines meanwhile.
 
-    on_forecast is told the prediction before the first request goes out. A closed loop's requests
-    have no times before they have been answered: they are predicted afterwards.
+    on_forecast: called with the prediction before the first request goes out. In a closed loop,
+    send times depend on the answers, so the prediction is made afterwards.
 
     Raises EngineFailed as soon as an engine has died.
     """
@@ -132,7 +134,7 @@ async def play(
 
 
 def predicted(endpoint: Endpoint, result: LoadResult, requests: Requests) -> Outcome | None:
-    """What the simulator says of the requests that were sent, at the times they were."""
+    """Simulate the requests at the times at which they were sent. None if the GPUs are unknown."""
     return _simulated(endpoint, as_played(result, requests)) if result.sent else None
 
 
@@ -152,7 +154,7 @@ def _forecast(endpoint: Endpoint, outcome: Outcome, requests: Requests) -> Forec
 
 
 async def _warm(endpoint: Endpoint, requests: Requests, ids: tuple[int, int], seed: int) -> None:
-    """A few requests first: compiled kernels, connections between engines. They do not count."""
+    """Send a few uncounted requests first: compiles kernels and connects engines."""
     few = head(requests, WARM_REQUESTS)
     few = replace(few, arrival_s=[0.0] * len(few), osl=[min(8, n) for n in few.osl], blocks=None)
     result = await run_load(
@@ -161,11 +163,13 @@ async def _warm(endpoint: Endpoint, requests: Requests, ids: tuple[int, int], se
     problems = [one.error for one in result.sent if one.error]
     if len(problems) == len(result.sent) and problems:
         why = endpoint.trouble() or problems[0]
-        raise EngineFailed(f"{endpoint.url} answers no request: {why}.", code="engine_failed")
+        raise EngineFailed(
+            f"{endpoint.url} failed every warm-up request: {why}.", code="engine_failed"
+        )
 
 
 class _Watched:
-    """The engines of an arm while a load is played."""
+    """Counters of an arm's engines before and after a load."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -175,14 +179,14 @@ class _Watched:
         self._num_requests = 0
 
     async def until(self, load: "asyncio.Task[LoadResult]") -> LoadResult:
-        """The load's result. Raises EngineFailed when an engine has died meanwhile."""
+        """Wait for the load's result. Raises EngineFailed if an engine dies meanwhile."""
         async with aiohttp.ClientSession(headers=authorization()) as http:
             await self._look(http, self._before)
             while not load.done():
-                await asyncio.wait([load], timeout=LOOK_EVERY_S)
-                if words := self._endpoint.trouble():
+                await asyncio.wait([load], timeout=WATCH_EVERY_S)
+                if dead := self._endpoint.trouble():
                     raise EngineFailed(
-                        f"An engine died in the middle of the load: {words}.", code="engine_failed"
+                        f"An engine died during the load: {dead}.", code="engine_failed"
                     )
                 await self._look(http, self._after)
         result = load.result()
@@ -190,7 +194,7 @@ class _Watched:
         return result
 
     def drift(self) -> tuple[str, ...]:
-        """Sentences on engines that no longer run as their profile has it."""
+        """Sentences about engines that have drifted from their profile."""
         endpoint = self._endpoint
         fleet, profile = endpoint.fleet, endpoint.profile
         if fleet is None or profile is None:
@@ -234,15 +238,3 @@ class _Watched:
             if load.counted is not None:
                 into[facts.url] = load.counted
                 self._used.setdefault(facts.url, []).append(load.used_tokens)
-
-
-def engines_of(urls: Sequence[str]) -> list[str]:
-    """The engines behind these addresses: those a router lists, or the engine itself."""
-    from pdctl.engines.clients.router import RouterClient
-    from pdctl.measurement.calibration.engine_client import checked_url
-
-    found: list[str] = []
-    for url in urls:
-        listed = RouterClient(checked_url(url)).workers()
-        found += [engine.url for engine in listed] if listed else [checked_url(url)]
-    return found

@@ -1,4 +1,4 @@
-"""What two arms did with the same requests. Pure."""
+"""Compare two arms that received the same requests. Pure."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -14,13 +14,19 @@ from pdctl.workload.records import Slo
 
 RESAMPLES = 400
 LEVEL = 0.95
+WIDEN_BY = 1.6
+MAX_LOADS = 6
+CLOSE_RATES = 1.12  # rates closer than this ratio count as equal
+QUANTILES = ("p50", "p90", "p99")
 
 Statistic = Callable[[Sequence[int]], float | None]
+ArmName = Literal["colocated", "pd", "target"]
+Winner = Literal["colocated", "pd", "too_close", "neither", "unsure", "one_arm"]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and where it lies with 95 % confidence."""
+    """A figure with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -31,11 +37,11 @@ class Interval:
 
 
 def interval(num: int, statistic: Statistic, *, seed: int = 0) -> Interval | None:
-    """The interval of a statistic over `num` observations in time order.
+    """Confidence interval of a statistic over `num` observations in time order.
 
-    statistic: of a list of indices, repeats allowed. None: it has no value.
-    Source: circular block bootstrap (Politis and Romano, 1992): requests that follow one another
-    share queues, so blocks of sqrt(num) are drawn, not single ones.
+    statistic: a function of a list of indices, which may repeat. None: it has no value.
+    Source: circular block bootstrap (Politis and Romano, 1992). Successive requests share queues,
+    so it draws blocks of sqrt(num) requests, not single ones.
     """
     value = statistic(range(num)) if num else None
     if value is None:
@@ -50,7 +56,7 @@ def interval(num: int, statistic: Statistic, *, seed: int = 0) -> Interval | Non
 def difference(
     first: tuple[int, Statistic], second: tuple[int, Statistic], *, seed: int = 0
 ) -> Interval | None:
-    """The interval of first − second, two statistics of independent observations."""
+    """Confidence interval of first − second, for two statistics of independent observations."""
     values = [statistic(range(num)) if num else None for num, statistic in (first, second)]
     if values[0] is None or values[1] is None:
         return None
@@ -63,7 +69,7 @@ def difference(
 
 
 def resampled(num: int, statistic: Statistic, *, seed: int = 0) -> list[float | None]:
-    """The statistic of RESAMPLES resamplings of `num` observations."""
+    """The statistic of each of RESAMPLES resamplings of `num` observations."""
     dice = random.Random(seed)
     length = max(1, round(num**0.5))
     blocks = -(-num // length)
@@ -82,44 +88,35 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
-WIDER = 1.6
-MAX_LOADS = 6
-CLOSE = 1.12  # a bracket this narrow is a knee
-
-
 def next_rate(tried: Sequence[tuple[float, bool]], start_rps: float) -> float | None:
-    """The rate to measure next, from (rate, whether it held) so far; None: the knee is found.
+    """The next rate to measure, given (rate, whether it held) so far. None: the search is over.
 
-    First widens from `start_rps` until one holds and one does not, then halves geometrically.
+    Widens from `start_rps` until one rate holds and one does not, then bisects geometrically.
     """
     if not tried:
         return start_rps
     held = [rate for rate, holds in tried if holds]
     broke = [rate for rate, holds in tried if not holds and rate > max(held, default=0.0)]
-    if len(tried) >= MAX_LOADS or (held and broke and min(broke) / max(held) <= CLOSE):
+    if len(tried) >= MAX_LOADS or (held and broke and min(broke) / max(held) <= CLOSE_RATES):
         return None
     if not held:
-        return min(broke) / WIDER**2
+        return min(broke) / WIDEN_BY**2
     if not broke:
-        return max(held) * WIDER
+        return max(held) * WIDEN_BY
     return float((max(held) * min(broke)) ** 0.5)
 
 
 def measured_capacity_rps(tried: Sequence[tuple[float, bool]]) -> float | None:
-    """The highest rate that held; None: none did."""
+    """The highest rate that held. None if none did."""
     return max((rate for rate, holds in tried if holds), default=None)
-
-
-ArmName = Literal["colocated", "pd", "target"]
-QUANTILES = ("p50", "p90", "p99")
 
 
 @dataclass(frozen=True)
 class Played:
-    """One load on one arm. predicted: of the same requests at the same times, None: not known.
+    """One load on one arm. None: unknown.
 
-    forecast: what was said of it before it began, None: nothing. drift: sentences on how the
-    engines' own counters differ from the profile.
+    predicted: a simulation of the same requests at the same times. forecast: the prediction made
+    before the load began. drift: sentences about engines whose counters differ from the profile.
     """
 
     arm: ArmName
@@ -133,7 +130,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A distribution over requests: seconds by quantile, each with its interval."""
+    """A distribution over requests: quantiles in seconds, each with its confidence interval."""
 
     p50: Interval
     p90: Interval
@@ -142,7 +139,7 @@ class Quantity:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm over all its loads. problem: why it has none, or not all."""
+    """One arm over all its loads. problem: the reason why loads are missing."""
 
     name: ArmName
     layout: str
@@ -157,7 +154,7 @@ class ArmResult:
     goodput_rps: Interval | None
     output_tokens_per_s: float
     figures: tuple[Compared, ...]
-    knee_rps: float | None = None
+    capacity_rps: float | None = None
     errors: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     lateness_p99_s: float | None = None
@@ -166,8 +163,8 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One request inside its load's window, as far as figures need it."""
+class RequestFigures:
+    """Latencies of one request inside its load's window."""
 
     ttft_s: float | None
     tpot_s: float | None
@@ -182,10 +179,10 @@ def arm_result(
     played: Sequence[Played],
     slo: Slo,
     *,
-    knee_rps: float | None = None,
+    capacity_rps: float | None = None,
     problem: str = "",
 ) -> ArmResult:
-    """The figures of one arm, its loads taken together."""
+    """Figures of one arm over all its loads."""
     rows = rows_of(played, slo)
     summaries = [summary(one.result, slo) for one in played]
     span_s = sum(s.window_s[1] - s.window_s[0] for s in summaries)
@@ -205,7 +202,7 @@ def arm_result(
         goodput_rps=_goodput(rows, span_s) if given else None,
         output_tokens_per_s=_mean([s.output_tokens_per_s for s in summaries]),
         figures=_figures(played, rows, slo, span_s),
-        knee_rps=knee_rps,
+        capacity_rps=capacity_rps,
         errors=tuple(dict.fromkeys(e for s in summaries for e in s.errors)),
         drift=tuple(dict.fromkeys(line for one in played for line in one.drift)),
         lateness_p99_s=max(late, default=None),
@@ -214,8 +211,8 @@ def arm_result(
     )
 
 
-def rows_of(played: Sequence[Played], slo: Slo) -> list[Row]:
-    """The requests inside the windows of some loads, in order."""
+def rows_of(played: Sequence[Played], slo: Slo) -> list[RequestFigures]:
+    """The requests inside the windows of these loads, in order."""
     return [_row(one, slo) for load in played for one in inside(load.result)]
 
 
@@ -225,46 +222,50 @@ def inside(result: LoadResult) -> list[Sent]:
     return [one for one in result.sent if start_s <= one.intended_s <= end_s]
 
 
-def _row(one: Sent, slo: Slo) -> Row:
+def _row(one: Sent, slo: Slo) -> RequestFigures:
     if one.error is not None:
-        return Row(None, None, None, good=False)
+        return RequestFigures(None, None, None, good=False)
     good = one.is_whole and is_good(one.ttft_s, one.tpot_s, slo)
-    return Row(one.ttft_s, one.tpot_s, one.e2e_s, good)
+    return RequestFigures(one.ttft_s, one.tpot_s, one.e2e_s, good)
 
 
-def _quantity(rows: Sequence[Row], name: str) -> Quantity | None:
+def _quantity(rows: Sequence[RequestFigures], name: str) -> Quantity | None:
     found = [interval(len(rows), partial(_percentile, rows, name, q)) for q in QUANTILES]
     if any(one is None for one in found):
         return None
     return Quantity(*(one for one in found if one is not None))
 
 
-def _percentile(rows: Sequence[Row], name: str, q: str, indices: Sequence[int]) -> float | None:
+def _percentile(
+    rows: Sequence[RequestFigures], name: str, q: str, indices: Sequence[int]
+) -> float | None:
     found = percentiles(getattr(rows[i], name) for i in indices)
     return None if found is None else float(getattr(found, q))
 
 
-def _share_good(rows: Sequence[Row], indices: Sequence[int]) -> float | None:
+def _share_good(rows: Sequence[RequestFigures], indices: Sequence[int]) -> float | None:
     return sum(rows[i].good for i in indices) / len(indices) if indices else None
 
 
-def goodput_of(rows: Sequence[Row], span_s: float, indices: Sequence[int]) -> float | None:
+def goodput_of(
+    rows: Sequence[RequestFigures], span_s: float, indices: Sequence[int]
+) -> float | None:
     return sum(rows[i].good for i in indices) / span_s if span_s > 0 else None
 
 
-def _goodput(rows: Sequence[Row], span_s: float) -> Interval | None:
+def _goodput(rows: Sequence[RequestFigures], span_s: float) -> Interval | None:
     return interval(len(rows), partial(goodput_of, rows, span_s))
 
 
-def mean_e2e(rows: Sequence[Row], indices: Sequence[int]) -> float | None:
+def mean_e2e(rows: Sequence[RequestFigures], indices: Sequence[int]) -> float | None:
     known = [e for i in indices if (e := rows[i].e2e_s) is not None]
     return sum(known) / len(known) if known else None
 
 
 def _figures(
-    played: Sequence[Played], rows: Sequence[Row], slo: Slo, span_s: float
+    played: Sequence[Played], rows: Sequence[RequestFigures], slo: Slo, span_s: float
 ) -> tuple[Compared, ...]:
-    """Prediction beside measurement, over all loads."""
+    """Predicted figures beside measured ones, over all loads."""
     known = [one for one in played if one.predicted is not None]
     if not known or len(known) < len(played):
         return ()
@@ -284,8 +285,8 @@ def _figures(
 
 
 def _places_inside(one: Played) -> list[int]:
-    chosen = {id(sent) for sent in inside(one.result)}
-    return [n for n, sent in enumerate(one.result.sent) if id(sent) in chosen]
+    ids = {id(sent) for sent in inside(one.result)}
+    return [n for n, sent in enumerate(one.result.sent) if id(sent) in ids]
 
 
 def _predicted(one: Played, name: str) -> list[float | None]:
@@ -303,12 +304,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-Winner = Literal["colocated", "pd", "too_close", "neither", "unsure", "one_arm"]
-
-
 @dataclass(frozen=True)
 class ArmComparison:
-    """Which arm wins. by: the figure it rests on; margin: PD less colocated."""
+    """The verdict on two arms. by: the figure that decides. margin: PD minus colocated."""
 
     winner: Winner
     by: str
@@ -316,28 +314,28 @@ class ArmComparison:
     text: str
 
 
-def rule(arms: Sequence[ArmResult], played: Sequence[Played], slo: Slo) -> ArmComparison:
-    """Which arm wins on what was measured?
+def compare_arms(arms: Sequence[ArmResult], played: Sequence[Played], slo: Slo) -> ArmComparison:
+    """Decide which arm wins.
 
-    With service levels: the one with more goodput. Without: the one whose requests end sooner.
-    Only where 95 % of resamplings agree on the sign.
+    With SLOs, the arm with more goodput wins; without, the arm with the shorter mean time to the
+    last token. Declares a winner only if 95 % of resamplings agree on the sign.
     """
     whole = {arm.name: arm for arm in arms if arm.num_requests}
     if "colocated" not in whole or "pd" not in whole:
         return ArmComparison("one_arm", "", None, _of_one(arms, slo))
     if any(arm.is_generator_late for arm in whole.values()):
-        text = "The load generator was the bottleneck: its requests went out late. No verdict."
+        text = "No verdict: the load generator was too slow and sent its requests late."
         return ArmComparison("unsure", "", None, text)
     margin, by = _margin(played, slo)
     if slo.is_given and not any(_meets(arm, slo) for arm in whole.values()):
         return ArmComparison("neither", by, margin, _neither(whole.values(), slo))
-    if (sustained := _by_knee(whole["colocated"], whole["pd"])) is not None:
+    if (sustained := _by_capacity(whole["colocated"], whole["pd"])) is not None:
         return sustained
     if slo.is_given and all(_meets(arm, slo) for arm in whole.values()) and _is_zero(margin):
-        text = "Both arms meet the service levels here; --find-knee tells which sustains more."
+        text = "Both arms meet the SLOs at this rate; --find-knee finds which sustains more."
         return ArmComparison("too_close", by, margin, text)
     if margin is None or _is_zero(margin):
-        text = f"Too close to call: PD's {by}, less colocated's, is {_span(margin, by)}."
+        text = f"Too close to call: PD minus colocated {by} is {_span(margin, by)}."
         return ArmComparison("too_close", by, margin, text)
     pd_is_better = (margin.value > 0) == (by == "goodput")
     winner: Winner = "pd" if pd_is_better else "colocated"
@@ -346,16 +344,20 @@ def rule(arms: Sequence[ArmResult], played: Sequence[Played], slo: Slo) -> ArmCo
     )
 
 
-def _by_knee(colocated: ArmResult, pd: ArmResult) -> ArmComparison | None:
-    """Where the rates that both sustain were searched: the arm with clearly the higher one."""
-    if not colocated.knee_rps or not pd.knee_rps:
+def _by_capacity(colocated: ArmResult, pd: ArmResult) -> ArmComparison | None:
+    """Compare the highest rates that the arms sustain. None unless both were searched for."""
+    ours, theirs = colocated.capacity_rps, pd.capacity_rps
+    if not ours or not theirs:
         return None
-    by, words = "sustained rate", f"{pd.knee_rps:.3g} req/s of PD against {colocated.knee_rps:.3g}"
-    if max(colocated.knee_rps, pd.knee_rps) / min(colocated.knee_rps, pd.knee_rps) < CLOSE:
-        return ArmComparison("too_close", by, None, f"Too close to call: they sustain {words}.")
-    winner: Winner = "pd" if pd.knee_rps > colocated.knee_rps else "colocated"
+    by = "capacity"
+    if max(ours, theirs) / min(ours, theirs) < CLOSE_RATES:
+        text = f"Too close to call: PD sustains {theirs:.3g} req/s, colocated {ours:.3g}."
+        return ArmComparison("too_close", by, None, text)
+    winner: Winner = "pd" if theirs > ours else "colocated"
     name = f"PD {pd.layout}" if winner == "pd" else f"Colocated {colocated.layout}"
-    return ArmComparison(winner, by, None, f"{name} wins: at the service levels, {words}.")
+    high, low = max(ours, theirs), min(ours, theirs)
+    text = f"{name} wins: within the SLOs it sustains {high:.3g} req/s, the other arm {low:.3g}."
+    return ArmComparison(winner, by, None, text)
 
 
 def _margin(played: Sequence[Played], slo: Slo) -> tuple[Interval | None, str]:
@@ -393,7 +395,7 @@ def _won(winner: Winner, colocated: ArmResult, pd: ArmResult, by: str, margin: I
     by_much, low, high = abs(margin.value), *sorted((abs(margin.low), abs(margin.high)))
     if by == "goodput":
         return f"{name} {layout} wins by {by_much:.2f} req/s of goodput ({low:.2f} to {high:.2f})."
-    return f"{name} {layout} wins: {by} is {by_much:.2f} s less ({low:.2f} to {high:.2f})."
+    return f"{name} {layout} wins: its {by} is {by_much:.2f} s less ({low:.2f} to {high:.2f})."
 
 
 def _neither(arms: Iterable[ArmResult], slo: Slo) -> str:
@@ -403,7 +405,7 @@ def _neither(arms: Iterable[ArmResult], slo: Slo) -> str:
         if arm.attainment is not None
     ]
     wanted = f"{slo.attainment * 100:.0f} %"
-    return f"Neither arm meets the service levels for {wanted} of requests: {', '.join(parts)}."
+    return f"Neither arm meets the SLOs for {wanted} of requests: {', '.join(parts)}."
 
 
 def _of_one(arms: Sequence[ArmResult], slo: Slo) -> str:
@@ -413,8 +415,6 @@ def _of_one(arms: Sequence[ArmResult], slo: Slo) -> str:
     arm = alive[0]
     if arm.attainment is None:
         return f"Only {arm.layout} was measured."
-    word = "meets" if _meets(arm, slo) else "misses"
-    return (
-        f"Only {arm.layout} was measured; it {word} the service levels "
-        f"({arm.attainment.value * 100:.0f} % of requests)."
-    )
+    verb = "meets" if _meets(arm, slo) else "misses"
+    share = f"{arm.attainment.value * 100:.0f} %"
+    return f"Only {arm.layout} was measured; it {verb} the SLOs ({share} of requests meet them)."

@@ -1,4 +1,4 @@
-"""What was predicted beside what was measured. Pure."""
+"""Compare predicted figures with measured ones. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +27,21 @@ from pdctl.workload.records import Requests, Slo
 
 Unit = Literal["s", "tokens/s", "requests/s", "share"]
 
+# waiting place, as SGLang names it, and the role of the engines that have it
+PLACES = (
+    ("bootstrap", "prefill"),
+    ("waiting", "prefill"),
+    ("inflight", "prefill"),
+    ("prealloc", "decode"),
+    ("transfer", "decode"),
+    ("running", "decode"),
+)
+_PREDICTED_EVERY_S = 0.25
+
 
 @dataclass(frozen=True)
 class Compared:
-    """One figure, predicted and measured. None: not known. error: relative to the measured one."""
+    """One figure, predicted and measured. None: unknown. error: relative to the measured value."""
 
     figure: str  # "ttft p50", "goodput"
     unit: Unit
@@ -43,18 +54,14 @@ class Compared:
             return None
         return (self.predicted - self.measured) / self.measured
 
-    def is_within(self, share: float) -> bool | None:
-        """Whether prediction and measurement agree to `share`; None: cannot be told."""
-        return None if self.error is None else abs(self.error) <= share
-
 
 def compare(
     predicted: Outcome, measured: LoadSummary, slo: Slo | None = None
 ) -> tuple[Compared, ...]:
-    """Each figure that both sides have, in the order people read them.
+    """Pair the figures that both sides have, in reading order.
 
-    predicted: of the same requests at the same arrival times, in the same window (see `windowed`);
-    near saturation the arrivals decide more than the model does.
+    predicted: the same requests at the same arrival times in the same window (see `windowed`).
+    Near saturation, arrival times matter more than the model.
     """
     span_s = predicted.span_s
     rows = [
@@ -78,7 +85,7 @@ def compare(
 def windowed(
     outcome: Outcome, requests: Requests, *, warm_up: float = WARM_UP, cool_down: float = COOL_DOWN
 ) -> Outcome:
-    """A simulated outcome without the requests that a measurement's summary leaves out."""
+    """Drop the requests from a simulated outcome that the summary of a measurement drops."""
     if not len(requests):
         return outcome
     start_s, end_s = window(requests.arrival_s, warm_up, cool_down)
@@ -98,9 +105,9 @@ def windowed(
 
 
 def as_played(result: LoadResult, requests: Requests) -> Requests:
-    """The requests at the times they really were meant to go, for predicting the same run.
+    """Replace arrival times by the times at which the requests were due, to predict the same run.
 
-    result: of a closed or an open loop; requests: what was asked for, with its prefixes.
+    result: from a closed or an open loop. requests: the ones asked for, with their prefixes.
     """
     sent = sorted(result.sent, key=lambda one: one.intended_s)
     order = [one.index for one in sent]
@@ -116,7 +123,7 @@ def as_played(result: LoadResult, requests: Requests) -> Requests:
 def compare_run(
     predicted: Outcome, result: LoadResult, requests: Requests, slo: Slo | None = None
 ) -> tuple[Compared, ...]:
-    """`compare` of a simulation of `requests` with a run of them, both in the same window."""
+    """Compare a simulation of `requests` with a run of them, both in the same window."""
     return compare(windowed(predicted, requests), summary(result, slo), slo)
 
 
@@ -136,21 +143,9 @@ def _spread(
     return rows
 
 
-# waiting place as SGLang names it -> whose it is
-PLACES = (
-    ("bootstrap", "prefill"),
-    ("waiting", "prefill"),
-    ("inflight", "prefill"),
-    ("prealloc", "decode"),
-    ("transfer", "decode"),
-    ("running", "decode"),
-)
-_PREDICTED_EVERY_S = 0.25
-
-
 @dataclass(frozen=True)
 class QueueCompared:
-    """Requests in one waiting place of the fleet, over the time that requests came."""
+    """Requests in one waiting place, averaged over the time in which requests arrive."""
 
     place: str
     role: str
@@ -162,7 +157,7 @@ class QueueCompared:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What came of a rehearsal. Latencies are in the model's time, whatever the speed."""
+    """Result of a rehearsal. Latencies are in simulated time, whatever the speed."""
 
     layout: str
     num_requests: int
@@ -174,9 +169,9 @@ class Rehearsal:
 
 
 def rehearsed_fleet(deployment: Deployment, llm: Llm, cluster: Cluster) -> Fleet:
-    """The simulated engines of a deployment as the simulator sees them.
+    """The simulated engines of a deployment as a fleet of the simulator.
 
-    Raises InvalidInput naming the role whose engine does not fit its GPUs.
+    Raises InvalidInput naming the role of an engine that does not fit its GPUs.
     """
     models = {role: _model(deployment, llm, cluster, role) for role in deployment.roles}
     counts = {role: plan.engines for role, plan in deployment.roles.items()}
@@ -192,7 +187,7 @@ def rehearsed_fleet(deployment: Deployment, llm: Llm, cluster: Cluster) -> Fleet
 
 
 def predict(fleet: Fleet, requests: Requests) -> Outcome:
-    """What the simulator says of these requests at these times."""
+    """Simulate these requests at these times, with queue samples."""
     return simulate(fleet, requests, sample_every_s=_PREDICTED_EVERY_S)
 
 
@@ -204,7 +199,7 @@ def rehearsed(
     samples: Sequence[DeploymentStatus],
     slo: Slo,
 ) -> Rehearsal:
-    """Put what was seen beside what was predicted."""
+    """Put observed figures beside predicted ones."""
     played = in_model_time(result)
     until_s = requests.arrival_s[-1] if len(requests) else 0.0
     return Rehearsal(
@@ -219,7 +214,7 @@ def rehearsed(
 
 
 def in_model_time(result: LoadResult) -> LoadResult:
-    """The result as if it had been played at speed 1: every time multiplied by the speed."""
+    """The result as if it had run at speed 1: every time multiplied by the speed."""
     return replace(
         result,
         sent=tuple(_slower(one, result.speed) for one in result.sent),
@@ -243,7 +238,7 @@ def _model(deployment: Deployment, llm: Llm, cluster: Cluster, role: Role) -> En
     if model is None:
         reason = does_not_fit_reason(llm, cluster, parallelism, role)
         raise InvalidInput(
-            f"{llm.name} does not fit a {role} engine: {reason}.", hint="a larger --tp"
+            f"{llm.name} does not fit a {role} engine: {reason}.", hint="--tp, with a larger size"
         )
     return model
 

@@ -1,7 +1,7 @@
-"""A lean HTTP/1.1 client for streams of events: what comes in is handed over as it comes in.
+"""A lean HTTP/1.1 client for event streams: passes data on as soon as it arrives.
 
-aiohttp took 25 µs of CPU per token here, half of it to wake a task for each; see docs/decisions.
-Ignores: TLS, redirects, compression, trailers. Both SGLang and its router speak this much.
+aiohttp used 25 µs of CPU per token here, half of it to wake a task (see docs/decisions).
+Ignores: TLS, redirects, compression, trailers; SGLang and its router need none of them.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 
 OnData = Callable[[bytes], None]
 _READ_BYTES = 1 << 16
-_IDLE_S = 4.0  # servers close kept connections after five seconds or more; never race them
+_IDLE_S = 4.0  # servers close idle connections after five seconds or more; stay clear of that
 
 
 class BadAnswer(Exception):
-    """What came back is not HTTP as it should be, or ended early."""
+    """The answer is not valid HTTP, or it ended early."""
 
 
 class Exchange:
-    """One answer while it comes in."""
+    """One answer while it arrives."""
 
     def __init__(self, on_data: OnData) -> None:
         self.on_data = on_data
@@ -28,20 +28,20 @@ class Exchange:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class Connection(asyncio.BufferedProtocol):
-    """One connection: an answer at a time, its framing taken off.
+class StreamConnection(asyncio.BufferedProtocol):
+    """One connection: reads one answer at a time and removes the HTTP framing.
 
-    Buffered, because a plain Protocol makes asyncio allocate 256 KiB for every read.
+    A plain Protocol would make asyncio allocate 256 KiB for every read, hence BufferedProtocol.
     """
 
     def __init__(self, incoming: memoryview) -> None:
-        self._incoming = incoming  # shared: what is in it is used up before the next read
+        self._incoming = incoming  # shared by all connections; emptied before the next read
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.exchange: Exchange | None = None
         self.is_reusable = True
         self._buffer = b""
-        self._left: int | None = None  # bytes of a body of known length; None: chunked, or to EOF
+        self._left: int | None = None  # bytes left of a known length; None: chunked, or to EOF
         self._in_head = True
         self._is_chunked = False
 
@@ -68,7 +68,7 @@ class Connection(asyncio.BufferedProtocol):
                 end = data.find(b"\r\n\r\n")
                 if end < 0:
                     if len(data) > _READ_BYTES:
-                        raise ValueError("a head without an end")
+                        raise ValueError("the header does not end")
                     self._buffer = data
                     return
                 self._read_head(data[:end])
@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         self._in_head = False
 
     def _read_chunks(self, data: bytes) -> None:
-        """Hand over what whole chunks hold, all at once; keep what is cut."""
+        """Pass on the data of all complete chunks at once; keep an incomplete one."""
         at, size_of_data, pieces = 0, len(data), []
         is_last = False
         while at < size_of_data:
@@ -154,7 +154,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 class HttpStream:
-    """Requests to one host. Unused connections are kept for the next one, or never."""
+    """Client for requests to one host. keep: reuse idle connections."""
 
     def __init__(
         self,
@@ -177,12 +177,12 @@ class HttpStream:
         self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
         self._keep = keep
         self._timeout_s = timeout_s
-        self._free: list[Connection] = []
+        self._free: list[StreamConnection] = []
         self._incoming = memoryview(bytearray(_READ_BYTES))
         self._loop = asyncio.get_running_loop()
 
     async def post(self, path: str, body: bytes, on_data: OnData) -> int:
-        """Send a JSON body and hand over the answer's body as it comes; its status.
+        """Send a JSON body, pass the answer's body to `on_data` as it arrives, return the status.
 
         Raises OSError or BadAnswer, and TimeoutError after the time limit.
         """
@@ -209,7 +209,7 @@ class HttpStream:
             connection.close()
         self._free.clear()
 
-    def _take(self) -> Connection | None:
+    def _take(self) -> StreamConnection | None:
         oldest = self._loop.time() - _IDLE_S
         while self._free:
             connection = self._free.pop()
@@ -218,10 +218,10 @@ class HttpStream:
             connection.close()
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> StreamConnection:
         _, connection = await asyncio.wait_for(
             self._loop.create_connection(
-                lambda: Connection(self._incoming), self._host, self._port
+                lambda: StreamConnection(self._incoming), self._host, self._port
             ),
             self._timeout_s,
         )
@@ -230,4 +230,4 @@ class HttpStream:
 
 def _expire(exchange: Exchange) -> None:
     with suppress(asyncio.InvalidStateError):
-        exchange.done.set_exception(asyncio.TimeoutError("no whole answer in time"))
+        exchange.done.set_exception(asyncio.TimeoutError("no complete answer in time"))

@@ -1,4 +1,4 @@
-"""Play requests against an engine or a router, and keep when every token came."""
+"""Load generator: send requests to an engine or a router and record when each token arrives."""
 
 import asyncio
 import json
@@ -23,21 +23,28 @@ _ABORTED = re.compile(rb'"finish_reason":\s*\{"type":\s*"abort",\s*"message":\s*
 _MESSAGE = re.compile(r'"message":\s*"((?:[^"\\]|\\.)*)"')
 _ENDED = (b"[DONE]", b'"finish_reason":{', b'"finish_reason": {', b'data: {"error"')
 _KEPT_BYTES = 4096
+TOKEN_IDS = (1000, 31_000)  # ordinary tokens in the vocabulary of every current LLM
+_POOL_TOKENS = 32_768
+_HEAD_TOKENS = 16
+PROGRESS_S = 0.5
+_RECENT = 2000  # number of requests behind the percentiles of a progress report
+
+OnProgress = Callable[[LoadProgress], None]
 
 
 @dataclass(slots=True)
 class Reply:
-    """What came back so far. token_at: the clock at each token."""
+    """The reply received so far. token_at: clock reading at each token."""
 
     token_at: list[float] = field(default_factory=list)
     end_at: float = 0.0
     cached_tokens: int | None = None
     error: str | None = None
     is_whole: bool = False
-    tail: bytes = b""  # of an event that has not come whole
+    tail: bytes = b""  # start of an event that is not complete yet
 
     def take(self, data: bytes) -> None:
-        """Count tokens read by read: parsing every event's JSON would cost more than the rest."""
+        """Count the tokens in one read. Parsing every event's JSON would dominate CPU time."""
         now = time.perf_counter()
         if self.tail:
             data = self.tail + data
@@ -46,7 +53,7 @@ class Reply:
         else:
             cut = data.rfind(b"\n\n") + 2
             data, self.tail = (data[:cut], data[cut:]) if cut > 1 else (b"", data)
-        # the last count in a read says how many tokens have come in all
+        # the last count in a read is the total number of tokens so far
         at = data.rfind(b'"completion_tokens"')
         if at >= 0:
             match = _COUNT.match(data, at)
@@ -60,7 +67,7 @@ class Reply:
             self._end(data)
 
     def _end(self, data: bytes) -> None:
-        """What only the last events of a stream say."""
+        """Read the fields that appear only in a stream's last events."""
         self.is_whole = self.is_whole or b"data: [DONE]" in data
         if cached := _CACHED.search(data):
             self.cached_tokens = int(cached.group(1))
@@ -70,9 +77,10 @@ class Reply:
             self.error = _sentence(data)
 
 
-async def ask(http: HttpStream, body: bytes) -> Reply:
-    """Send one body to /generate and take the tokens of its stream in. Never raises but for
-    cancellation: what went wrong is in the reply.
+async def stream_reply(http: HttpStream, body: bytes) -> Reply:
+    """Send one body to /generate and read the tokens of its stream.
+
+    Raises only on cancellation; any other failure is in `Reply.error`.
     """
     reply = Reply()
     try:
@@ -90,35 +98,31 @@ async def ask(http: HttpStream, body: bytes) -> Reply:
 
 
 def _sentence(data: bytes) -> str:
-    """The message in an error's JSON, or the text itself, in one line."""
+    """The message in an error's JSON, or the text itself, on one line."""
     text = data[:_KEPT_BYTES].decode(errors="replace")
     found = _MESSAGE.search(text)
     return " ".join((found.group(1) if found else text).split())[:200]
 
 
-TOKEN_IDS = (1000, 31_000)  # ordinary tokens in every vocabulary of today's LLMs
-_POOL_TOKENS = 32_768
-_HEAD_TOKENS = 16
-
-
 def token_ids_for(vocab_size: int) -> tuple[int, int]:
-    """Ids of ordinary tokens in a vocabulary, away from the special ones at its ends."""
+    """Range of ordinary token ids: avoids the special tokens at both ends of a vocabulary."""
     return min(TOKEN_IDS[0], vocab_size // 8), min(TOKEN_IDS[1], vocab_size - vocab_size // 8)
 
 
 def fresh_seed() -> int:
-    """A seed of prompts that no engine has seen: its prefix cache would answer for it."""
+    """A random seed, so that no prompt is already in an engine's prefix cache."""
     return SystemRandom().getrandbits(48)
 
 
 class Prompts:
-    """Bodies for /generate of one list of requests.
+    """Bodies for /generate, one per request of a list.
 
-    With blocks, equal block ids give equal tokens. Without, no two prompts share a prefix. Blocks
-    and prompts begin with tokens of their own and go on from a place of their own in a pool of
-    random tokens: slicing costs microseconds. The content must differ, not only the beginning:
-    equal tokens take the same experts of an MoE, and a decode step that read half of all experts
-    then reads a few (seen on an H100: 8 ms instead of 20).
+    With blocks, equal block ids give equal tokens. Without blocks, no two prompts share a prefix.
+    Each block and prompt begins with random tokens of its own, then continues with a slice of a
+    shared pool of random tokens, because slicing takes only microseconds. Slices start at random
+    places: a different beginning alone is not enough. Equal tokens activate the same experts of
+    an MoE, so a decode step that should read half of all experts would read only a few (measured
+    on an H100: 8 ms instead of 20 ms).
     """
 
     def __init__(
@@ -128,11 +132,11 @@ class Prompts:
         self._seed = seed
         self._token_ids = token_ids
         pool = self._draw(Random(seed), _POOL_TOKENS)
-        self._text = ",".join(pool * 2)  # twice, so that a slice may run over the end
+        self._text = ",".join(pool * 2)  # twice, so that a slice may run past the end
         self._ends = array("q", accumulate(len(token) + 1 for token in pool * 2))
 
     def body(self, index: int) -> bytes:
-        """The JSON of request `index`."""
+        """The JSON body of request `index`."""
         sampling = {
             "max_new_tokens": self._requests.osl[index],
             "temperature": 0,
@@ -157,7 +161,7 @@ class Prompts:
         return ",".join(parts)
 
     def _piece(self, seed: str, tokens: int) -> str:
-        """Tokens that depend on `seed`; of two lengths, the shorter is a prefix of the longer."""
+        """Tokens determined by `seed`. A shorter piece is a prefix of a longer one."""
         random = Random(seed)
         head = self._draw(random, min(tokens, _HEAD_TOKENS))
         start = int(random.random() * _POOL_TOKENS)
@@ -170,7 +174,7 @@ class Prompts:
         return ",".join((*head, *slices))
 
     def _slice(self, start: int, count: int) -> str:
-        """`count` tokens of the pool from place `start` on, at most the pool's length."""
+        """`count` tokens of the pool from position `start`, at most the pool's length."""
         first = self._ends[start - 1] if start else 0
         return self._text[first : self._ends[start + count - 1] - 1]
 
@@ -178,11 +182,6 @@ class Prompts:
         low, high = self._token_ids
         width = high - low
         return [str(low + int(random.random() * width)) for _ in range(count)]
-
-
-OnProgress = Callable[[LoadProgress], None]
-PROGRESS_S = 0.5
-_RECENT = 2000  # requests that the percentiles of a progress report look at
 
 
 async def run_load(
@@ -198,13 +197,14 @@ async def run_load(
     timeout_s: float = 1800.0,
     seed: int = 0,
 ) -> LoadResult:
-    """Send `requests` to `url` and wait for all answers.
+    """Send `requests` to `url` and wait for every answer.
 
-    Open loop: each request at its own arrival time (divided by `speed`), however many are still
-    unanswered. With `concurrency`, closed loop: that many at a time, each when one has ended.
-    connections: "kept" reuses them, "new" opens one per request (sglang-router 0.3.2 holds the
-    first token of a stream on a kept one for some 42 ms).
-    on_sent is told each request as it ends, so that nothing is lost when this is cancelled.
+    Open loop by default: each request goes out at its arrival time (divided by `speed`), however
+    many requests are in flight. With `concurrency`, closed loop: that many requests are in
+    flight, and the next one goes out when one ends.
+    connections: "kept" reuses connections; "new" opens one per request (sglang-router 0.3.2
+    delays the first token of a stream on a reused connection by about 42 ms).
+    on_sent: called with each request as it ends, so that cancelling this call loses nothing.
     """
     run = _Run(requests, speed=speed, on_sent=on_sent)
     prompts = Prompts(requests, seed=seed, token_ids=token_ids)
@@ -240,7 +240,7 @@ def load(
     timeout_s: float = 1800.0,
     seed: int = 0,
 ) -> LoadResult:
-    """run_load for callers without an event loop. Interrupted, it gives what has ended so far."""
+    """Call run_load without an event loop. On Ctrl-C, return the requests that have ended."""
     sent: list[Sent] = []
     started_at, cpu = time.time(), time.process_time()
     try:
@@ -273,7 +273,7 @@ def load(
 
 
 class _Run:
-    """A load being played."""
+    """State of a load while it is being sent."""
 
     http: HttpStream
 
@@ -288,18 +288,18 @@ class _Run:
         self.started_at = time.time()
         self._cpu = time.process_time()
         self._on_sent = on_sent
-        # a moment ahead, so that the first request is not late
+        # start slightly in the future, so that the first request is on time
         self.begin = time.perf_counter() + 0.05
 
     def due(self, index: int) -> float:
-        """The clock at which request `index` should go out."""
+        """The clock reading at which request `index` is due."""
         return self.begin + self.requests.arrival_s[index] / self.speed
 
     async def send(self, index: int, body: bytes, due: float) -> None:
-        """One request, from its first byte to its last."""
+        """Send one request and record it when it ends."""
         self.num_begun += 1
         begun = time.perf_counter()
-        reply = await ask(self.http, body)
+        reply = await stream_reply(self.http, body)
         begin = self.begin
         one = Sent(
             index=index,
@@ -347,13 +347,13 @@ async def _open_loop(run: _Run, prompts: Prompts) -> None:
     tasks: set[asyncio.Task[None]] = set()
     try:
         for index in range(len(run.requests)):
-            body = prompts.body(index)  # made before it is due
+            body = prompts.body(index)  # built before it is due
             due = run.due(index)
             wait_s = due - time.perf_counter()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             elif index % 16 == 0:
-                await asyncio.sleep(0)  # late: answers must be read all the same
+                await asyncio.sleep(0)  # behind schedule, but answers still have to be read
             task = asyncio.create_task(run.send(index, body, due))
             tasks.add(task)
             task.add_done_callback(tasks.discard)

@@ -1,24 +1,21 @@
-"""What the simulator says of running engines: their own limits, this machine's profile."""
+"""Predict running engines with the simulator, from their limits and this machine's profile."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pdctl.errors import EnvironmentProblem
+from pdctl.hosts import is_loopback
+from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
 from pdctl.inspection.records import Cluster, Llm
+from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.perf_model.fitting.profiles import find_own_profile
 from pdctl.perf_model.records import EngineModel, Fleet, Profile, Role
 from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.simulator.routing import known_policy
 
-if TYPE_CHECKING:
-    from pdctl.inspection.records import Cluster
-    from pdctl.measurement.calibration.engine_client import EngineFacts
 
-
-def cluster_of(gpus: str, facts: "EngineFacts") -> "Cluster":
-    """The GPUs an engine runs on: as named, as it says, or as found here."""
-    from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
-
+def cluster_of(gpus: str, facts: EngineFacts) -> Cluster:
+    """The GPUs of an engine: from --gpus, from the engine's report, or detected here."""
     if gpus and not gpus.replace(",", "").replace("-", "").isdecimal():
         return parse_gpus(gpus)
     if facts.device == "cpu":
@@ -28,12 +25,8 @@ def cluster_of(gpus: str, facts: "EngineFacts") -> "Cluster":
     return detect_cluster()
 
 
-def cluster_behind(gpus: str, facts: "EngineFacts") -> "Cluster | None":
-    """The GPUs of engines that run already; None where nobody says, least of all this machine."""
-    from urllib.parse import urlsplit
-
-    from pdctl.hosts import is_loopback
-
+def cluster_behind(gpus: str, facts: EngineFacts) -> Cluster | None:
+    """The GPUs of a running engine. None if unknown: an engine elsewhere may have other GPUs."""
     is_here = is_loopback(urlsplit(facts.url).hostname or "")
     if not (gpus or facts.accelerator or facts.device == "cpu" or is_here):
         return None
@@ -43,8 +36,8 @@ def cluster_behind(gpus: str, facts: "EngineFacts") -> "Cluster | None":
         return None
 
 
-def profile_for(facts: "EngineFacts", llm: Llm, cluster: Cluster) -> Profile | None:
-    """The profile that describes such an engine; simulated ones are what the roofline says."""
+def profile_for(facts: EngineFacts, llm: Llm, cluster: Cluster) -> Profile | None:
+    """The profile for this kind of engine. None for simulated engines: they use the roofline."""
     if facts.is_simulated:
         return None
     backend = None if facts.attention_backend == "unknown" else facts.attention_backend
@@ -58,7 +51,7 @@ def fleet_of_engines(
     profile: Profile | None,
     policy: str = "cache_aware",
 ) -> Fleet:
-    """Running engines as the simulator sees them. Of one role all are taken to be equal.
+    """Running engines as a fleet of the simulator. Assumes engines of one role are equal.
 
     policy: the router's.
     """
@@ -81,7 +74,7 @@ def fleet_of_engines(
 def predicted_engine(
     facts: "EngineFacts", llm: Llm, cluster: Cluster, profile: Profile | None
 ) -> EngineModel:
-    """One running engine as the simulator sees it."""
+    """One running engine as an engine of the simulator."""
     backend = None if facts.is_simulated else facts.attention_backend
     limits = facts.limits
     return EngineModel(

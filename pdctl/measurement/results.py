@@ -1,7 +1,8 @@
-"""Results as files: one JSON line per run, in the form of sglang.bench_serving --output-details.
+"""Results of a load: records, summary, and files with one JSON line per run.
 
-Its keys are there with its units, so its readers, and pdctl's own trace reader, take the file;
-what they do not know (intended times, token times) is beside them and gives the run back whole.
+The files have the keys and units of sglang.bench_serving --output-details, so its readers and
+pdctl's own trace reader accept them. Further keys (intended times, token times) let pdctl read
+the whole run back.
 """
 
 import json
@@ -19,14 +20,18 @@ from pdctl.workload.records import Slo
 
 Connections = Literal["kept", "new"]
 
+WARM_UP, COOL_DOWN = 0.1, 0.05
+LATE_S = 0.010  # do not trust a load whose generator was later than this at p99
+_FORMAT = 1
+
 
 @dataclass(frozen=True)
 class Sent:
-    """One request as the client saw it. Times are seconds since the load began.
+    """One request as the client saw it. Times are in seconds since the load began.
 
-    intended_s: when it should have been sent; latencies count from here, so that a generator
-        that falls behind makes latencies longer, never shorter.
-    token_s: when each output token came; tokens of one read came at one time.
+    intended_s: when the request was due. Latencies count from here, so that a generator that
+        falls behind lengthens latencies and never shortens them.
+    token_s: arrival of each output token. Tokens of one read have the same time.
     """
 
     index: int
@@ -34,7 +39,7 @@ class Sent:
     sent_s: float
     end_s: float
     isl: int
-    osl: int  # asked for
+    osl: int  # as requested
     token_s: tuple[float, ...]
     cached_tokens: int | None = None
     error: str | None = None
@@ -49,7 +54,7 @@ class Sent:
 
     @property
     def tpot_s(self) -> float | None:
-        """Mean time per token after the first; 0 for a single one."""
+        """Mean time per token after the first; 0 if there is only one token."""
         if not self.token_s:
             return None
         return (self.token_s[-1] - self.token_s[0]) / max(len(self.token_s) - 1, 1)
@@ -60,7 +65,7 @@ class Sent:
 
     @property
     def is_truncated(self) -> bool:
-        """It ended without an error and with fewer tokens than asked for."""
+        """True if it ended without an error but with fewer tokens than requested."""
         return self.error is None and len(self.token_s) < self.osl
 
     @property
@@ -70,10 +75,10 @@ class Sent:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """A load that was played, by request in order of intended time.
+    """A finished load: its requests in order of intended time.
 
-    started_at: Unix seconds. cpu_s: what the generator itself used. is_interrupted: not all that
-    was asked for was sent.
+    started_at: Unix seconds. cpu_s: CPU time of the generator. is_interrupted: some of the
+    requests were never sent.
     """
 
     url: str
@@ -89,10 +94,10 @@ class LoadResult:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What was predicted of a load before it began. at: Unix seconds.
+    """Prediction for a load, made before it began. at: Unix seconds.
 
-    basis: the profile its step times came from, or "roofline". Percentiles of the same window
-    of requests as LoadSummary's.
+    basis: the profile that gave the step times, or "roofline". The percentiles are over the same
+    window of requests as those of LoadSummary.
     """
 
     at: float
@@ -103,7 +108,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """A load while it is played. Percentiles are of what has ended so far; None: nothing yet."""
+    """Progress of a load. Percentiles are over the requests that have ended; None: none has."""
 
     at_s: float
     num_requests: int
@@ -116,17 +121,17 @@ class LoadProgress:
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """A load in figures, of the requests inside the window alone.
+    """Figures of a load, from the requests inside its window only.
 
-    window_s: first and last intended time that counts; warm-up and cool-down are outside.
-    rates: per second of the window. attainment, goodput_rps: None without service levels.
+    window_s: first and last intended time that counts, without warm-up and cool-down. Rates are
+    per second of the window. attainment, goodput_rps: None without SLOs.
     """
 
     window_s: tuple[float, float]
     num_requests: int
     num_failed: int
     num_truncated: int
-    errors: Mapping[str, int]  # message -> how many
+    errors: Mapping[str, int]  # message -> count
     ttft_s: Percentiles | None
     tpot_s: Percentiles | None
     itl_s: Percentiles | None
@@ -135,23 +140,20 @@ class LoadSummary:
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float
-    cached_share: float | None  # of prompt tokens, as the engines reported
+    cached_share: float | None  # share of prompt tokens that the engines reported as cached
     attainment: float | None
     goodput_rps: float | None
     cpu_s_per_token: float | None
-    is_generator_late: bool  # the generator is the bottleneck: do not trust the figures
-
-
-WARM_UP, COOL_DOWN = 0.1, 0.05
+    is_generator_late: bool  # the generator was the bottleneck, so the figures are not reliable
 
 
 def window(
     times_s: Sequence[float], warm_up: float = WARM_UP, cool_down: float = COOL_DOWN
 ) -> tuple[float, float]:
-    """From when to when intended send times count: neither the first nor the last ones.
+    """First and last intended time that counts: excludes warm-up and cool-down.
 
-    warm_up, cool_down: shares of the time in which requests are sent; an engine that fills up or
-    runs empty is not the one asked about. Where nobody is in between (a few bursts), all count.
+    warm_up, cool_down: shares of the time in which requests are sent. An engine that fills up or
+    runs empty is not in a steady state. If no request lies between (a few bursts), all count.
     """
     if not times_s:
         return 0.0, 0.0
@@ -162,9 +164,6 @@ def window(
     return first, last
 
 
-LATE_S = 0.010  # the generator's own lateness p99 from which its figures are not to be trusted
-
-
 def summary(
     result: LoadResult,
     slo: Slo | None = None,
@@ -172,10 +171,10 @@ def summary(
     warm_up: float = WARM_UP,
     cool_down: float = COOL_DOWN,
 ) -> LoadSummary:
-    """What a load came to, without its first and last requests.
+    """Summarise a load without its first and last requests.
 
-    warm_up, cool_down: see window.
-    Ignores: that requests inside the window met some outside of it.
+    warm_up, cool_down: see `window`.
+    Ignores: requests outside the window that shared an engine with those inside.
     """
     start_s, end_s = window([one.intended_s for one in result.sent], warm_up, cool_down)
     inside = [one for one in result.sent if start_s <= one.intended_s <= end_s]
@@ -208,7 +207,7 @@ def summary(
 
 
 def gaps_s(one: Sent) -> list[float]:
-    """Times between tokens. Tokens that came together share the gap before them equally."""
+    """Gaps between tokens. Tokens that arrived together share the gap before them equally."""
     gaps: list[float] = []
     pending = 0
     last_s = one.token_s[0] if one.token_s else 0.0
@@ -232,14 +231,14 @@ def _share_last(gaps: list[float], extra: int) -> None:
 
 
 def _span(inside: Sequence[Sent], start_s: float, end_s: float) -> float:
-    """The window's length; where it is one instant, until the last answer."""
+    """Length of the window. If it is a single instant, the time until the last answer."""
     if end_s > start_s:
         return end_s - start_s
     return max((one.end_s for one in inside), default=start_s) - start_s
 
 
 def _num_good(inside: Sequence[Sent], slo: Slo | None) -> int | None:
-    """Requests that met the service levels; one that failed or was cut short did not."""
+    """Number of requests that met the SLOs. Failed and truncated requests did not."""
     if slo is None or not slo.is_given:
         return None
     return sum(one.is_whole and is_good(one.ttft_s, one.tpot_s, slo) for one in inside)
@@ -251,11 +250,8 @@ def _cached_share(whole: Sequence[Sent]) -> float | None:
     return sum(one.cached_tokens or 0 for one in known) / tokens if tokens else None
 
 
-_FORMAT = 1
-
-
 def write_result(path: Path, result: LoadResult, forecast: Forecast | None = None) -> None:
-    """Append one run to a JSONL file, with what was predicted of it before it began."""
+    """Append one run and the forecast for it to a JSONL file."""
     document = _document(result, summary(result))
     if forecast is not None:
         document["pdctl_predicted"] = _predicted(forecast)
@@ -265,9 +261,9 @@ def write_result(path: Path, result: LoadResult, forecast: Forecast | None = Non
 
 
 def read_results(path: Path) -> list[LoadResult]:
-    """The runs in a file that pdctl wrote.
+    """Read the runs from a file that pdctl wrote.
 
-    Raises InvalidInput naming the file and the line that is not such a run.
+    Raises InvalidInput naming the file and the first line that is not such a run.
     """
     with path.open(encoding="utf-8") as lines:
         return [_result(path, number, line) for number, line in enumerate(lines, 1)]
@@ -358,7 +354,7 @@ def _document(result: LoadResult, figures: LoadSummary) -> dict[str, object]:
 
 
 def _rounded(seconds: Sequence[float]) -> list[float]:
-    """To microseconds: nothing here is known better, and files stay a third as large."""
+    """Round to microseconds: measurements are no more precise, and files shrink to a third."""
     return [round(s, 6) for s in seconds]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from pdctl.deployment.records import role_of_mode
 from pdctl.perf_model.records import Role
 from pdctl.status.records import CounterSample, EngineSample, Histogram
 
@@ -156,8 +157,6 @@ def _json(body: bytes) -> Any:
 
 
 def _role(rank: Mapping[str, Any], role: Role) -> Role:
-    from pdctl.deployment.records import role_of_mode  # `calibrate --help` starts sooner without
-
     section = rank.get("disaggregation")
     mode = section.get("mode") if isinstance(section, dict) else None
     return (role_of_mode(mode) or role) if isinstance(mode, str) and mode else role

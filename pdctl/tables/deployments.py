@@ -1,4 +1,4 @@
-"""A deployment that starts, as a screen and as lines: one row per process, the slowest visible."""
+"""Screens of `up`, `ls` and `doctor`: processes that start, deployments that run, and checks."""
 
 import json
 import shlex
@@ -8,31 +8,44 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pdctl.doctor.records import Check, Outcome
+from pdctl.doctor.records import Check, CheckOutcome
 from pdctl.engines.records import DeploymentState, Phase, ProcessState
 from pdctl.units import format_seconds, format_share
 
-OUTCOME_MARKS: dict[Outcome, tuple[str, str]] = {
+OUTCOME_MARKS: dict[CheckOutcome, tuple[str, str]] = {
     "fail": ("✗", "red"),
     "warn": ("▲", "yellow"),
     "unknown": ("?", "dim"),
     "pass": ("●", "green"),
 }
+LS_COLOURS = {"serving": "green", "failed": "red", "degraded": "red", "stopped": "dim"}
+PHASE_MARKS: dict[Phase, tuple[str, str]] = {
+    "starting": ("◌", "yellow"),
+    "loading": ("◐", "yellow"),
+    "registering": ("◕", "yellow"),
+    "serving": ("●", "green"),
+    "draining": ("◔", "yellow"),
+    "stopped": ("○", "dim"),
+    "backoff": ("↻", "red"),
+    "failed": ("✗", "red"),
+}
+_BAR_CELLS = 16
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def doctor_view(checks: Sequence[Check]) -> RenderableType:
-    """This machine, then each deployment; troubles before what is well."""
+    """Screen of `doctor`: this machine, then each deployment; faults before passed checks."""
     parts: list[RenderableType] = []
     for name in dict.fromkeys(check.deployment for check in checks):
-        of_this = [check for check in checks if check.deployment == name]
-        parts += [Text(name or "this machine", style="bold"), _rows(of_this), Text()]
+        own = [check for check in checks if check.deployment == name]
+        parts += [Text(name or "this machine", style="bold"), _rows(own), Text()]
     return Group(*parts, Text(doctor_summary(checks)))
 
 
 def doctor_summary(checks: Iterable[Check]) -> str:
-    """2 fail, 1 warns, 24 are well."""
+    """2 fail, 1 warn, 24 pass."""
     outcomes = [check.outcome for check in checks]
-    words = {"fail": "fail", "warn": "warn", "unknown": "unknown", "pass": "well"}
+    words = {"fail": "fail", "warn": "warn", "unknown": "unknown", "pass": "pass"}
     counted = ((outcomes.count(outcome), words[outcome]) for outcome in OUTCOME_MARKS)
     return ", ".join(f"{num} {word}" for num, word in counted if num) or "nothing was checked"
 
@@ -62,11 +75,8 @@ def _clean(text: str) -> str:
     return "".join(c for c in text if c.isprintable())
 
 
-COLOURS = {"serving": "green", "failed": "red", "degraded": "red", "stopped": "dim"}
-
-
 def ls_view(states: Sequence[DeploymentState], now: float) -> RenderableType:
-    """One row per deployment. now: Unix seconds."""
+    """Screen of `ls`: one row per deployment. now: Unix seconds."""
     if not states:
         return Text("No deployment is running. pdctl up starts one.")
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False)
@@ -76,7 +86,7 @@ def ls_view(states: Sequence[DeploymentState], now: float) -> RenderableType:
         started = min((p.started_at for p in state.processes if p.started_at), default=None)
         table.add_row(
             state.name,
-            Text(_phase(state), style=COLOURS.get(state.phase, "yellow")),
+            Text(_phase(state), style=LS_COLOURS.get(state.phase, "yellow")),
             state.layout,
             state.model,
             state.endpoint,
@@ -90,22 +100,8 @@ def _phase(state: DeploymentState) -> str:
     return f"{state.phase}: {state.detail}" if tells else state.phase
 
 
-PHASE_MARKS: dict[Phase, tuple[str, str]] = {
-    "starting": ("◌", "yellow"),
-    "loading": ("◐", "yellow"),
-    "registering": ("◕", "yellow"),
-    "serving": ("●", "green"),
-    "draining": ("◔", "yellow"),
-    "stopped": ("○", "dim"),
-    "backoff": ("↻", "red"),
-    "failed": ("✗", "red"),
-}
-_BAR_CELLS = 16
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
-
-
 def up_view(headline: str, state: DeploymentState | None, now: float) -> RenderableType:
-    """The screen while a deployment starts or stops. now: Unix seconds."""
+    """Screen of a deployment that starts or stops. now: Unix seconds."""
     parts: list[RenderableType] = [Text(f"  {headline}", style="bold"), Text()]
     if state is None:
         return Group(*parts, Text("  starting the supervisor"))
@@ -113,7 +109,7 @@ def up_view(headline: str, state: DeploymentState | None, now: float) -> Rendera
     if state.phase in ("stopping", "scaling", "degraded") and state.detail:
         parts += [Text(), Text(f"  {state.phase}: {state.detail}", style="yellow")]
     elif state.phase == "stopping":
-        parts += [Text(), Text("  stopping: no new requests, those in flight finish")]
+        parts += [Text(), Text("  stopping: requests in flight finish, no new ones start")]
     return Group(*parts)
 
 
@@ -137,7 +133,7 @@ def _processes(state: DeploymentState, now: float) -> Table:
 
 
 def doing(process: ProcessState) -> str:
-    """The phase in one or two words: weights, CUDA graphs 23/36, up."""
+    """A process's state in one or two words: weights, CUDA graphs 23/36, up."""
     if process.phase == "serving":
         again = f", restarted {process.restarts}×" if process.restarts else ""
         return f"up{again}" + (f" ({process.detail})" if process.detail else "")
@@ -149,14 +145,14 @@ def doing(process: ProcessState) -> str:
 
 
 def where(process: ProcessState) -> str:
-    """The GPUs an engine has, or the router's port."""
+    """The GPUs of an engine, or the port of the router."""
     if process.role == "router" or not process.gpus:
         return f":{process.url.rpartition(':')[2]}"
     return f"GPU {','.join(map(str, process.gpus))}"
 
 
 def elapsed_s(process: ProcessState, now: float) -> float | None:
-    """Seconds it took to get ready, or that it has been starting for; None if it does not run."""
+    """Seconds until the process was ready, or since it started. None if it is not running."""
     if process.ready_after_s is not None:
         return process.ready_after_s
     if process.started_at is None or process.handle is None:
@@ -172,7 +168,7 @@ def _bar(share: float | None) -> str:
 
 
 def change_lines(before: DeploymentState | None, after: DeploymentState) -> tuple[str, ...]:
-    """A line for every process that changed its phase, for output that is not a terminal."""
+    """One line for every process whose phase has changed, for output off a terminal."""
     was = {p.name: _stage(p) for p in before.processes} if before else {}
     return tuple(
         _change(process) for process in after.processes if was.get(process.name) != _stage(process)
@@ -180,7 +176,7 @@ def change_lines(before: DeploymentState | None, after: DeploymentState) -> tupl
 
 
 def _stage(process: ProcessState) -> str:
-    """What is worth a line of its own: not every CUDA graph."""
+    """The part of a state that deserves a line: not every single CUDA graph."""
     words = process.detail.rstrip("0123456789/ ") if process.phase == "loading" else ""
     return f"{process.phase} {words}"
 
@@ -195,11 +191,10 @@ def _change(process: ProcessState) -> str:
 def ready_view(
     state: DeploymentState, *, is_foreground: bool, has_key: bool = False
 ) -> RenderableType:
-    """What a person needs once it serves: the endpoint, a request to try, what next.
+    """Screen of a deployment that serves: its endpoint, a request to try, further commands.
 
-    has_key: requests must carry the API key.
-
-    Print it with soft_wrap: a cropped command cannot be copied.
+    has_key: requests must carry the API key. Print it with soft_wrap, because cropping would
+    break the command to be copied.
     """
     slowest = max((p.ready_after_s or 0.0 for p in state.processes), default=0.0)
     ready = (
@@ -218,7 +213,7 @@ def ready_view(
 
 
 def curl(state: DeploymentState, *, has_key: bool = False) -> str:
-    """A command that sends one request; the shell, not pdctl, puts the key in."""
+    """A command that sends one request. The shell, not pdctl, inserts the key."""
     message = {"role": "user", "content": "Hello"}
     body = json.dumps({"model": state.model, "messages": [message], "max_tokens": 32})
     url = f"{state.endpoint}/v1/chat/completions"

@@ -1,4 +1,4 @@
-"""A measurement as a screen: who wins, both arms side by side, prediction beside measurement."""
+"""Screens of `measure`, `calibrate` and `rehearse`: who wins, and prediction beside measurement."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pdctl.measurement.arms import ArmComparison, ArmResult, Interval, Quantity
-from pdctl.measurement.calibration.adaptive import Progress
-from pdctl.measurement.calibration.engines import Calibration
+from pdctl.measurement.calibration.adaptive import CalibrationProgress
+from pdctl.measurement.calibration.result import Calibration
 from pdctl.measurement.compare import Compared, QueueCompared, Rehearsal
 from pdctl.measurement.results import Forecast, LoadProgress
 from pdctl.perf_model.fitting.identify import Disagreement
@@ -17,34 +17,44 @@ from pdctl.perf_model.records import Measurement, Percentiles
 from pdctl.units import UNKNOWN, format_count, format_off, format_rate, format_seconds, format_share
 from pdctl.workload.records import Slo
 
-# field of StepTimes -> what it is, and of how many of its unit the time is shown
+# field of StepTimes -> label, and the number of units whose time is shown
 COEFFICIENT_NAMES: dict[str, tuple[str, float]] = {
-    "prefill_base_s": ("prefill, each step", 1),
+    "prefill_base_s": ("prefill, per step", 1),
     "prefill_token_s": ("prefill, 1,000 tokens", 1e3),
-    "prefill_pair_s": ("prefill, attention of 8,000 tokens", 8000**2 / 2),
+    "prefill_pair_s": ("prefill, attention over 8,000 tokens", 8000**2 / 2),
     "prefill_weight_s": ("prefill, reading the weights", 1),
-    "prefill_cached_weight": ("prefill, a cached pair over a new one", 1),
-    "prefill_start_s": ("prefill, until the GPU has it", 1),
-    "request_s": ("a request beside its steps", 1),
-    "decode_base_s": ("decode, each step", 1),
+    "prefill_cached_weight": ("prefill, cached pair relative to a new one", 1),
+    "prefill_start_s": ("prefill, launch on the GPU", 1),
+    "request_s": ("request, outside its steps", 1),
+    "decode_base_s": ("decode, per step", 1),
     "decode_weight_s": ("decode, reading all experts", 1),
     "decode_request_s": ("decode, 100 requests", 1e2),
     "decode_context_s": ("decode, 100,000 tokens of context", 1e5),
     "decode_latency_s": ("decode, one request of 10,000 tokens", 1e4),
-    "decode_compute_s": ("decode, products of 100 requests", 1e2),
-    "eager_s": ("a step without graphs, at least", 1),
+    "decode_compute_s": ("decode, matrix products for 100 requests", 1e2),
+    "eager_s": ("step without CUDA graphs, at least", 1),
     "prefill_row_s": ("prefill, 1,000 rows", 1e3),
-    "decode_split_s": ("decode, putting split sequences together", 1),
-    "transfer_base_s": ("KV transfer, each", 1),
+    "decode_split_s": ("decode, merging split sequences", 1),
+    "transfer_base_s": ("KV transfer, per transfer", 1),
     "transfer_token_s": ("KV transfer, 1,000 tokens", 1e3),
+}
+SHOWN = ("ttft p50", "ttft p90", "tpot p50", "tpot p90", "output tokens", "attainment", "goodput")
+LARGE_ERROR = 0.25  # show larger errors in yellow
+WINNER_COLOURS = {"pd": "green", "colocated": "cyan", "too_close": "yellow", "neither": "red"}
+_PROMPT = {
+    "prefill": "prefill",
+    "mixed": "prefill",
+    "stall": "decodes delayed by a prefill of",
+    "answer": "answer beside a decode, prompt of",
+    "request": "request outside its steps,",
 }
 
 
 def calibration_view(found: Calibration) -> RenderableType:
-    """The screen of `pdctl calibrate`."""
+    """Screen of `pdctl calibrate`."""
     parts: list[RenderableType] = [_headline(found), Text(), _coefficients(found)]
     if found.disagreements:
-        parts += [Text(), Text("These steps disagree with the fit:"), _points(found.disagreements)]
+        parts += [Text(), Text("These steps contradict the fit:"), _points(found.disagreements)]
     parts += [Text(), *(Text(note, style="dim") for note in _calibration_notes(found))]
     return Group(*parts)
 
@@ -55,16 +65,16 @@ def _headline(found: Calibration) -> Text:
     counted = f"{found.num_measurements} measurements in {format_seconds(found.elapsed_s)}"
     if found.file is None:
         text = Text(f"Not calibrated: {what}", style="bold red")
-        text.append(f"\n{counted} do not fit; nothing was written.", style="default")
+        text.append(f"\n{counted} contradict each other; no profile was written.", style="default")
         return text
     text = Text(f"Calibrated: {what}", style="bold green")
-    text.append(f"\n{counted}; step times to be believed within ±{found.band * 100:.0f} %.")
+    text.append(f"\n{counted}; step times are accurate to ±{found.band * 100:.0f} %.")
     return text
 
 
 def _coefficients(found: Calibration) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, show_edge=False)
-    for head, justify in (("", "left"), ("measured", "right"), ("of the roofline", "right")):
+    for head, justify in (("", "left"), ("measured", "right"), ("vs. roofline", "right")):
         table.add_column(head, justify=justify)  # type: ignore[arg-type]
     for name, factor in found.profile.factors.items():
         label, unit = COEFFICIENT_NAMES.get(name, (name, 1))
@@ -78,7 +88,7 @@ def _points(points: Sequence[Disagreement]) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, show_header=False)
     for point in points[:10]:
         times = 1 / max(1e-3, 1 + point.residual)
-        table.add_row(f"  {words(point.step)}", f"took {times:.2f} × as long as the fit has it")
+        table.add_row(f"  {step_label(point.step)}", f"took {times:.2f} × the fitted time")
     return table
 
 
@@ -86,38 +96,38 @@ def _calibration_notes(found: Calibration) -> list[str]:
     notes = list(found.notes)
     if found.unidentified:
         kept = ", ".join(COEFFICIENT_NAMES.get(n, (n, 1))[0] for n in found.unidentified)
-        notes.append(f"Not identified, left at the roofline: {kept}.")
+        notes.append(f"Kept at roofline values, as the measurements do not identify them: {kept}.")
     if found.given_up:
-        some = "; ".join(words(m) for m in found.given_up[:3])
-        notes.append(f"{len(found.given_up)} steps did not come about: {some}.")
+        some = "; ".join(step_label(m) for m in found.given_up[:3])
+        notes.append(f"{len(found.given_up)} steps could not be measured: {some}.")
     if found.uncertainty is not None and not found.is_complete:
         notes.append(
-            f"The time was up with the least certain step known to "
-            f"±{found.uncertainty * 100:.1f} %; a longer --budget makes it better."
+            f"Time ran out with the least certain step known to ±{found.uncertainty * 100:.1f} %; "
+            "a longer --budget improves it."
         )
     if found.request_s:
         notes.append(
-            f"Beside its step a small request takes {format_seconds(found.request_s)} "
+            f"A small request spends {format_seconds(found.request_s)} outside its step "
             "(tokenizer, queues between processes)."
         )
     return notes
 
 
 def where_lines(found: Calibration) -> list[str]:
-    """The file and what to do with it, as lines that must not be wrapped."""
+    """The profile's file and the command that uses it, as lines that must not be wrapped."""
     if found.file is None:
         return []
     llm = found.profile.llm
     if found.is_simulated:
         return [
             f"pdctl plan {llm} --profile {found.file}",
-            "It is of simulated engines: plan does not look there by itself.",
+            "plan does not use it by default, because the engines were simulated.",
         ]
     return [f"profile  {found.file}", f"next     pdctl plan {llm} uses it on this kind of GPU"]
 
 
-def words(step: Measurement) -> str:
-    """A step in words: prefill 512 after 8,192 · decode 64 × 2,048."""
+def step_label(step: Measurement) -> str:
+    """prefill 512 after 8,192 · decode 64 × 2,048."""
     if step.kind == "decode":
         return f"decode {step.batch} × {format_count(step.context // max(1, step.batch))}"
     if step.kind == "transfer":
@@ -128,30 +138,17 @@ def words(step: Measurement) -> str:
     return f"{_PROMPT[step.kind]} {prompts}{format_count(step.new_tokens)}{after}{beside}"
 
 
-_PROMPT = {
-    "prefill": "prefill",
-    "mixed": "prefill",
-    "stall": "decodes waiting for a prefill of",
-    "answer": "answer, while another decodes, to",
-    "request": "a request beside its steps,",
-}
-
-
-def calibration_progress(now: Progress) -> str:
+def calibration_progress(now: CalibrationProgress) -> str:
     """measuring decode 64 × 2,048 · 61 measured · ±1.2 % · 48 s of 240 s."""
     known = "" if now.uncertainty is None else f" · ±{now.uncertainty * 100:.1f} %"
     return (
-        f"measuring {words(now.doing)} · {now.num_taken} measured{known} · "
+        f"measuring {step_label(now.doing)} · {now.num_taken} measured{known} · "
         f"{now.elapsed_s:.0f} s of {now.budget_s:.0f} s"
     )
 
 
-SHOWN = ("ttft p50", "ttft p90", "tpot p50", "tpot p90", "output tokens", "attainment", "goodput")
-CLOSE = 0.25  # beyond it an error is shown in yellow
-
-
 def rehearsal_view(rehearsal: Rehearsal) -> RenderableType:
-    """The latencies, then the queues, then one sentence."""
+    """Screen of `pdctl rehearse`: latencies, queues, and a closing sentence."""
     parts: list[RenderableType] = [Text(""), _figures(rehearsal.figures)]
     if rehearsal.queues:
         parts += [Text(""), _queues(rehearsal.queues)]
@@ -163,7 +160,7 @@ def _figures(figures: tuple[Compared, ...]) -> Table:
     for one in figures:
         if one.figure in SHOWN and one.measured is not None:
             off = one.error
-            style = "yellow" if off is not None and abs(off) > CLOSE else ""
+            style = "yellow" if off is not None and abs(off) > LARGE_ERROR else ""
             shown = "" if off is None else format_off(off)
             table.add_row(
                 _name(one.figure), _value(one, one.predicted), _value(one, one.measured),
@@ -204,26 +201,23 @@ def _value(one: Compared, value: float | None) -> str:
 
 def _closing(rehearsal: Rehearsal) -> Text:
     bad = rehearsal.num_failed + rehearsal.num_truncated
-    failed = f", {bad} of them failed" if bad else ", none failed"
+    failed = f"; {bad} failed" if bad else "; none failed"
     return Text(
         f"  {rehearsal.num_requests} requests through {rehearsal.layout} behind the real router"
-        f"{failed}; times are the model's, played {rehearsal.speed:g} × as fast."
+        f"{failed}. Times are simulated time, played at {rehearsal.speed:g} × speed."
     )
 
 
-COLOURS = {"pd": "green", "colocated": "cyan", "too_close": "yellow", "neither": "red"}
-
-
-def measure_view(arms: Sequence[ArmResult], ruling: ArmComparison, slo: Slo) -> RenderableType:
-    """The screen of `pdctl measure`."""
+def measure_view(arms: Sequence[ArmResult], comparison: ArmComparison, slo: Slo) -> RenderableType:
+    """Screen of `pdctl measure`."""
     parts: list[RenderableType] = [
-        Text(ruling.text, style=f"bold {COLOURS.get(ruling.winner, 'default')}")
+        Text(comparison.text, style=f"bold {WINNER_COLOURS.get(comparison.winner, 'default')}")
     ]
     measured = [arm for arm in arms if arm.num_requests]
     if measured:
         parts += [Text(), _side_by_side(measured, slo)]
     if any(arm.figures for arm in measured):
-        parts += [Text(), Text("Prediction and measurement"), _predictions(measured)]
+        parts += [Text(), Text("Prediction beside measurement"), _predictions(measured)]
     notes = [line for arm in arms for line in _notes(arm)]
     if notes:
         parts += [Text(), *(Text(line, style="yellow") for line in notes)]
@@ -247,8 +241,8 @@ def _side_by_side(arms: Sequence[ArmResult], slo: Slo) -> Table:
             ("meet the SLO", lambda a: _share(a.attainment), format_share(slo.attainment)),
             ("goodput /s", lambda a: _rate(a.goodput_rps), ""),
         ]
-    if any(arm.knee_rps for arm in arms):
-        rows.append(("sustains /s", lambda a: format_rate(a.knee_rps), ""))
+    if any(arm.capacity_rps for arm in arms):
+        rows.append(("capacity /s", lambda a: format_rate(a.capacity_rps), ""))
     rows.append(("requests", lambda a: _counted(a), ""))
     for name, cell, wanted in rows:
         table.add_row(name, *(cell(arm) for arm in arms), wanted)
@@ -256,7 +250,7 @@ def _side_by_side(arms: Sequence[ArmResult], slo: Slo) -> Table:
 
 
 def _predictions(arms: Sequence[ArmResult]) -> Table:
-    """Predicted, measured and how far off, an arm a column."""
+    """Predicted and measured figures with the error, one column per arm."""
     table = _grid(["predicted → measured", *(_head(arm) for arm in arms)])
     for name in dict.fromkeys(f.figure for arm in arms for f in arm.figures):
         found = [next((f for f in arm.figures if f.figure == name), None) for arm in arms]
@@ -273,7 +267,8 @@ def _notes(arm: ArmResult) -> list[str]:
     if arm.is_generator_late:
         notes.append(
             f"{arm.layout}: requests went out up to {format_seconds(arm.lateness_p99_s)} late "
-            "(p99): this machine cannot make that rate. A lower --rate, or another machine."
+            "(p99), because this machine is too slow for that rate. Lower --rate, or send from "
+            "another machine."
         )
     return [*notes, *arm.drift]
 
@@ -325,7 +320,7 @@ def _rate(found: Interval | None) -> str:
 
 
 def _interval(found: Interval, shown: Callable[[float], str]) -> str:
-    """124 (122–127) ms: the unit once, where it is one."""
+    """124 (122–127) ms. Shows the unit once if all three numbers share it."""
     value, low, high = (shown(v).rpartition(" ") for v in (found.value, found.low, found.high))
     units = {part[2] if part[1] else "" for part in (value, low, high)}
     if len(units) > 1 or not value[1]:
@@ -334,12 +329,12 @@ def _interval(found: Interval, shown: Callable[[float], str]) -> str:
 
 
 def _counted(arm: ArmResult) -> str:
-    words = [f"{arm.num_requests}"]
+    parts = [f"{arm.num_requests}"]
     if arm.num_failed:
-        words.append(f"{arm.num_failed} failed")
+        parts.append(f"{arm.num_failed} failed")
     if arm.num_truncated:
-        words.append(f"{arm.num_truncated} cut short")
-    return ", ".join(words)
+        parts.append(f"{arm.num_truncated} truncated")
+    return ", ".join(parts)
 
 
 def _slo(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""A FleetStatus as a person reads it: header, one table per role, one line of advice. Pure."""
+"""Screen of `status`: a header, one table per role, advice. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,14 @@ from pdctl.units import format_rate, format_seconds, format_share
 
 NONE = "–"
 _BARS = "▁▂▃▄▅▆▇█"
+_GAP = 2
+_VERDICTS = {
+    "serving": "green",
+    "starting": "yellow",
+    "scaling": "yellow",
+    "degraded": "yellow",
+    "down": "red",
+}
 STATES = {
     "up": ("● up", "green"),
     "starting": ("◐ starting", "yellow"),
@@ -23,7 +31,7 @@ STATES = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a role's table. priority: 0 stays, larger numbers are dropped first."""
+    """One column of a role's table. priority: 0 always stays; higher ones are dropped first."""
 
     title: str
     cell: Callable[[EngineStatus], str]
@@ -50,7 +58,7 @@ def _number(value: float | None, form: Callable[[float], str]) -> str:
 
 
 def _fresh(rows: Sequence[EngineStatus], name: str) -> list[float]:
-    """Of the engines that answer now: the last numbers of the others are no part of a sum."""
+    """Values of the engines that answer now; stale values do not belong in a total."""
     values = (_of(row, name) for row in rows if row.health == "up")
     return [value for value in values if value is not None]
 
@@ -170,7 +178,7 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """The queue over time as ten bars; empty while it was always empty."""
+    """A queue's history as ten bars. Empty if the queue was always empty."""
     if len(values) < 3 or max(values) <= 0:
         return ""
     num = min(10, len(values))
@@ -178,16 +186,6 @@ def sparkline(values: Sequence[float]) -> str:
     means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
     top = max(means)
     return "".join(_BARS[min(7, int(mean / top * 7.999))] for mean in means)
-
-
-_VERDICTS = {
-    "serving": "green",
-    "starting": "yellow",
-    "scaling": "yellow",
-    "degraded": "yellow",
-    "down": "red",
-}
-_GAP = 2
 
 
 def status_view(status: DeploymentStatus, width: int) -> RenderableType:
@@ -198,9 +196,6 @@ def status_view(status: DeploymentStatus, width: int) -> RenderableType:
         if rows:
             parts += [*_table(role, rows, status, width), Text()]
     return Group(*parts, *_advice(status, width))
-
-
-# --- header ---
 
 
 def _header(status: DeploymentStatus, width: int) -> list[Text]:
@@ -239,9 +234,6 @@ def _latency(name: str, p50_s: float | None, p99_s: float | None, slo_s: float |
     return text + (f" (SLO {format_seconds(slo_s)})" if slo_s is not None else "")
 
 
-# --- tables ---
-
-
 def _table(
     role: Role, rows: Sequence[EngineStatus], status: DeploymentStatus, width: int
 ) -> list[Text]:
@@ -267,7 +259,7 @@ def _cells(column: Column, rows: Sequence[EngineStatus]) -> list[str]:
 
 
 def _fitting(columns: Sequence[Column], cells: dict[str, list[str]], width: int) -> list[Column]:
-    """The columns that fit side by side, less important ones dropped first."""
+    """The columns that fit side by side. Drops the least important ones first."""
     shown = [column for column in columns if _says_something(column, cells[column.title])]
 
     def needed() -> int:
@@ -307,17 +299,14 @@ def _style_of(row: EngineStatus) -> Callable[[Column], str]:
     return style
 
 
-# --- advice ---
-
-
 def _advice(status: DeploymentStatus, width: int) -> list[Text]:
     advice = status.advice
     acts = advice.kind not in ("steady", "not_enough_evidence")
-    said = advice.text
+    text = advice.text
     if advice.evidence:
-        said = f"{said.rstrip('.')}: {advice.evidence}."
+        text = f"{text.rstrip('.')}: {advice.evidence}."
     mark = "▲ " if acts else ""
-    lines = _wrapped(mark + said, width, style="yellow" if acts else "dim")
+    lines = _wrapped(mark + text, width, style="yellow" if acts else "dim")
     if advice.command:
         lines += [_cut(Text(f"    {advice.command}", style="bold"), width)]
     for note in status.notes:

@@ -1,10 +1,10 @@
-"""Which deployment `up` means: options before the file, the file before the last plan."""
+"""Options override the file, and the file overrides the last plan."""
 
 from pathlib import Path
 
 import pytest
 
-from pdctl.commands.deployment_options import DeploymentOptions, choose
+from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
 from pdctl.deployment.pd_yaml import read_deployment, write_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.errors import InvalidInput
@@ -35,21 +35,23 @@ def pd_yaml(tmp_path: Path) -> Path:
 
 
 def test_a_model_and_counts_are_enough() -> None:
-    chosen = choose(DeploymentOptions(model="qwen3-8b", prefill=2, total=8))
+    chosen = build_deployment(DeploymentOptions(model="qwen3-8b", prefill=2, total=8))
     assert (chosen.name, chosen.layout, chosen.engine) == ("qwen3-8b", "2P6D", "sglang")
 
 
-def test_prefill_is_a_quarter_unless_it_is_said() -> None:
-    assert choose(DeploymentOptions(model="m", total=8)).layout == "2P6D"
-    assert choose(DeploymentOptions(model="m", total=8, prefill=0)).layout == "8C"
+def test_prefill_is_a_quarter_by_default() -> None:
+    assert build_deployment(DeploymentOptions(model="m", total=8)).layout == "2P6D"
+    assert build_deployment(DeploymentOptions(model="m", total=8, prefill=0)).layout == "8C"
 
 
 def test_a_file_in_this_directory_is_taken_without_being_named(pd_yaml: Path) -> None:
-    assert choose(DeploymentOptions()) == read_deployment(pd_yaml)
+    assert build_deployment(DeploymentOptions()) == read_deployment(pd_yaml)
 
 
 def test_options_go_before_the_file(pd_yaml: Path) -> None:
-    chosen = choose(DeploymentOptions(port=32000, name="other", decode_tp=4, engine="sim"))
+    chosen = build_deployment(
+        DeploymentOptions(port=32000, name="other", decode_tp=4, engine="sim")
+    )
     assert (chosen.name, chosen.router.port, chosen.engine) == ("other", 32000, "sim")
     assert chosen.roles["decode"].parallelism.tp == 4
     assert chosen.roles["prefill"] == read_deployment(pd_yaml).roles["prefill"]
@@ -57,33 +59,33 @@ def test_options_go_before_the_file(pd_yaml: Path) -> None:
 
 
 def test_another_total_is_split_anew(pd_yaml: Path) -> None:
-    assert choose(DeploymentOptions(total=4)).layout == "1P3D"
-    assert choose(DeploymentOptions(prefill=3)).layout == "3P5D"
-    assert choose(DeploymentOptions(prefill=3, total=4)).layout == "3P1D"
+    assert build_deployment(DeploymentOptions(total=4)).layout == "1P3D"
+    assert build_deployment(DeploymentOptions(prefill=3)).layout == "3P5D"
+    assert build_deployment(DeploymentOptions(prefill=3, total=4)).layout == "3P1D"
 
 
 def test_a_model_that_is_named_leaves_the_file_of_this_directory_alone(pd_yaml: Path) -> None:
-    assert choose(DeploymentOptions(model="m", total=2)).router.port == 30000
+    assert build_deployment(DeploymentOptions(model="m", total=2)).router.port == 30000
 
 
-def test_without_a_file_the_last_plan_is_meant(tmp_path: Path) -> None:
+def test_without_a_file_the_last_plan_is_used(tmp_path: Path) -> None:
     last_plan_path().parent.mkdir()
-    planned = choose(DeploymentOptions(model="qwen3-8b", total=8))
+    planned = build_deployment(DeploymentOptions(model="qwen3-8b", total=8))
     write_deployment(planned, last_plan_path())
-    assert choose(DeploymentOptions()) == planned
+    assert build_deployment(DeploymentOptions()) == planned
 
 
 def test_a_colocated_plan_keeps_its_flags(tmp_path: Path) -> None:
-    planned = choose(
+    planned = build_deployment(
         DeploymentOptions(model="m", total=2, prefill=0, args="--mem-fraction-static 0.8", tp=2)
     )
     write_deployment(planned, tmp_path / "pd.yaml")
-    again: Deployment = choose(DeploymentOptions())
+    again: Deployment = build_deployment(DeploymentOptions())
     assert again == planned
 
 
 def test_flags_are_split_as_a_shell_would(tmp_path: Path) -> None:
-    chosen = choose(
+    chosen = build_deployment(
         DeploymentOptions(model="m", total=2, decode_args="--chat-template 'a b.jinja'")
     )
     assert chosen.roles["decode"].args == ("--chat-template", "a b.jinja")
@@ -93,7 +95,7 @@ def test_flags_are_split_as_a_shell_would(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (DeploymentOptions(prefill=2, total=8), "No model"),
-        (DeploymentOptions(model="m"), "Engines in all"),
+        (DeploymentOptions(model="m"), "How many engines in total"),
         (DeploymentOptions(model="m", total=0), "--total must be at least 1"),
         (DeploymentOptions(model="m", total=2, engine="vllm"), "'vllm'"),
         (DeploymentOptions(model="m", total=2, args="'"), "--args"),
@@ -102,9 +104,9 @@ def test_flags_are_split_as_a_shell_would(tmp_path: Path) -> None:
         (DeploymentOptions(model="m", total=2, tp=0), "tp"),
     ],
 )
-def test_what_is_missing_or_wrong_is_named(options: DeploymentOptions, said: str) -> None:
+def test_missing_and_wrong_options_are_named(options: DeploymentOptions, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
-        choose(options)
+        build_deployment(options)
 
 
 def model_folder(path: Path) -> Path:
@@ -119,10 +121,10 @@ def test_the_last_plans_folder_is_said_and_its_model_is_the_planned_one(
     planned = model_folder(tmp_path / "d1" / "mymodel")
     elsewhere = model_folder(tmp_path / "d2" / "mymodel").parent
     last_plan_path().parent.mkdir(parents=True)
-    deployment = choose(DeploymentOptions(model=str(planned), prefill=2, total=8))
+    deployment = build_deployment(DeploymentOptions(model=str(planned), prefill=2, total=8))
     write_deployment(deployment, last_plan_path(), made_in=planned.parent)
     monkeypatch.chdir(elsewhere)
-    assert choose(DeploymentOptions()).model == str(planned)
+    assert build_deployment(DeploymentOptions()).model == str(planned)
     said = capsys.readouterr().err
     assert f"in '{planned.parent}'" in said
     assert "2P6D" in said
@@ -133,8 +135,8 @@ def test_a_relative_model_is_made_absolute_where_it_is_named(
 ) -> None:
     folder = model_folder(tmp_path / "d1" / "mymodel")
     monkeypatch.chdir(folder.parent)
-    assert choose(DeploymentOptions(model="./mymodel", total=8)).model == str(folder)
-    assert choose(DeploymentOptions(model="qwen3-8b", total=8)).model == "qwen3-8b"
+    assert build_deployment(DeploymentOptions(model="./mymodel", total=8)).model == str(folder)
+    assert build_deployment(DeploymentOptions(model="qwen3-8b", total=8)).model == "qwen3-8b"
 
 
 def test_a_relative_model_in_a_file_is_beside_the_file(
@@ -145,4 +147,4 @@ def test_a_relative_model_in_a_file_is_beside_the_file(
     file = folder.parent / "pd.yaml"
     file.write_text(FILE.replace("/models/m", "./m"), encoding="utf-8")
     monkeypatch.chdir(tmp_path / "d2")
-    assert choose(DeploymentOptions(file=file)).model == str(folder)
+    assert build_deployment(DeploymentOptions(file=file)).model == str(folder)

@@ -1,4 +1,4 @@
-"""`pdctl doctor` as a user calls it."""
+"""`pdctl doctor` from the command line."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_troubles_come_first_with_their_fix_and_without_control_characters(
     assert shown.index("http_proxy is set.") < shown.index("any number of files")
     assert "fix  unset http_proxy" in shown
     assert "\x1b[2J" not in shown
-    assert "1 warn, 1 well" in shown
+    assert "1 warn, 1 pass" in shown
 
 
 def test_json_has_every_check_with_its_fix(
@@ -69,7 +69,7 @@ def test_a_start_that_failed_is_explained_from_its_logs(
     assert found["text"].startswith("decode-0 failed: The GPU ran out of memory.")
 
 
-def test_a_name_nobody_knows_is_a_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_a_conflict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
     with pytest.raises(SystemExit) as stopped:
         main(["doctor", "chat", "--quick"])
@@ -77,5 +77,5 @@ def test_a_name_nobody_knows_is_a_conflict(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_summary_counts_what_there_is() -> None:
-    assert doctor_summary((WELL, ODD, LOOSE)) == "1 fail, 1 warn, 1 well"
+    assert doctor_summary((WELL, ODD, LOOSE)) == "1 fail, 1 warn, 1 pass"
     assert doctor_summary(()) == "nothing was checked"

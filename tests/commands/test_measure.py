@@ -1,4 +1,4 @@
-"""`measure` and `calibrate` from the command line: what cannot be is said at once."""
+"""`measure` and `calibrate` from the command line: early refusals."""
 
 import json
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,7 +16,7 @@ LOAD = ("--isl", "100", "--osl", "10", "--rate", "1")
 def refused(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], code: int = ExitCode.BAD_INPUT
 ) -> str:
-    """What is said of a command that ends with `code`."""
+    """Message and hint of a command that exits with `code`."""
     with pytest.raises(SystemExit) as stopped:
         main([*arguments, "--json"])
     assert stopped.value.code == code
@@ -27,14 +27,14 @@ def refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("llama-3.1-8b",), "The requests are missing"),
-        (LOAD, "No model is given"),
-        (("llama-3.1-8b", "--isl", "9", "--osl", "9"), "How many requests"),
-        (("llama-3.1-8b", *LOAD, "--total", "1"), "nothing to split"),
+        (("llama-3.1-8b",), "No requests given"),
+        (LOAD, "No model given"),
+        (("llama-3.1-8b", "--isl", "9", "--osl", "9"), "No load given"),
+        (("llama-3.1-8b", *LOAD, "--total", "1"), "too few to split"),
         (("llama-3.1-8b", *LOAD, "--repeats", "0"), "--repeats must be at least 1"),
         (("llama-3.1-8b", *LOAD, "--connections", "old"), "must be new or kept"),
         (("llama-3.1-8b", *LOAD, "--concurrency", "4"), "exclude one another"),
-        (("llama-3.1-8b", *LOAD, "--find-knee"), "--find-knee needs service levels"),
+        (("llama-3.1-8b", *LOAD, "--find-knee"), "--find-knee needs SLOs"),
         (("llama-3.1-8b", *LOAD, "--attainment", "1.5"), "--attainment"),
         (("llama-3.1-8b", *LOAD, "--ttft", "soon"), "not a duration"),
         (("llama-3.1-8b", "--isl", "9", "--osl", "9", "--rate", "-1"), "--rate must be positive"),
@@ -78,23 +78,23 @@ def test_an_address_where_nothing_listens_is_refused(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "No model is given"),
+        ((), "No model given"),
         (("--url", "http://a", "--from", "http://b"), "exclude one another"),
         (("llama-3.1-8b", "--budget", "long"), "not a duration"),
         (("llama-3.1-8b", "--gpus", "1xH200", "--from-logs", "missing.log"), "cannot be read"),
     ],
 )
-def test_a_calibration_that_cannot_be_is_refused(
+def test_an_impossible_calibration_is_refused(
     arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in refused(("calibrate", *arguments), capsys)
 
 
-def test_a_profile_that_is_there_is_not_overwritten(
+def test_an_existing_profile_is_not_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = tmp_path / "mine.json"
     there.write_text("mine")
     text = refused(("calibrate", "llama-3.1-8b", "-o", str(there)), capsys)
-    assert "left as it is" in text
+    assert "already exists; it was not overwritten" in text
     assert there.read_text() == "mine"

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pdctl.errors import EnvironmentProblem
-from pdctl.measurement.calibration.engine_client import EngineFacts
+from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.prediction import cluster_behind
 from pdctl.perf_model.fitting.design import EngineLimits
 from pdctl.perf_model.records import Parallelism
@@ -25,14 +25,14 @@ REMOTE = EngineFacts(
 
 
 def nothing_here(monkeypatch: pytest.MonkeyPatch, *, gpu: Any = None) -> None:
-    """This machine has `gpu`, or none."""
+    """Pretend that this machine has `gpu`, or no GPU."""
 
     def detect() -> Any:
         if gpu is None:
             raise EnvironmentProblem("No GPU on this machine answers.")
         return gpu
 
-    monkeypatch.setattr("pdctl.inspection.cluster.detect_cluster", detect)
+    monkeypatch.setattr("pdctl.measurement.prediction.detect_cluster", detect)
 
 
 def test_gpus_of_another_machine_are_not_those_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +51,6 @@ def test_gpus_are_known_from_the_engine_or_the_user(monkeypatch: pytest.MonkeyPa
     assert (said.gpu.name, typed.gpu.name) == ("H100", "H200")
 
 
-def test_where_nobody_knows_nothing_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_gpus_are_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing_here(monkeypatch)
     assert cluster_behind("", replace(REMOTE, url="http://127.0.0.1:30000")) is None

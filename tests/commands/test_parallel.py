@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from pdctl.commands.parallel import spread_over_cores
-from pdctl.commands.screens import progress_line
+from pdctl.commands.progress import progress_line
 from pdctl.errors import InvalidInput
 
 
@@ -57,7 +57,7 @@ def test_ctrl_c_leaves_no_process_behind() -> None:
         os.waitpid(-1, os.WNOHANG)
 
 
-def test_no_progress_is_written_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_progress_is_written_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_line() as progress:
         progress("simulating")
     assert capsys.readouterr().err == ""

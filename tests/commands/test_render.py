@@ -81,11 +81,11 @@ def test_a_model_with_weights_is_named_for_miles(
     [
         (("nomad",), "cannot render for 'nomad'"),
         (("miles", "--as", "json"), "--as 'json' is not a form"),
-        (("miles",), "no ./pd.yaml and no last plan"),
+        (("miles",), "neither ./pd.yaml nor a last plan"),
         (("miles", "-f", "none.yaml"), "none.yaml cannot be read"),
     ],
 )
-def test_what_cannot_be_rendered_is_said(
+def test_a_deployment_that_cannot_be_rendered_is_refused(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     assert run(*arguments) == 2
@@ -100,4 +100,4 @@ def test_a_place_that_cannot_be_written_is_an_environment_problem(
 ) -> None:
     (here / "pd.yaml").write_text(PD)
     assert run("miles", "-o", "no/such/folder.yaml") == 4
-    assert "cannot be written" in capsys.readouterr().err
+    assert "Cannot write" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pdctl.commands.status import Expectation
+from pdctl.commands.status_expect import Expectation
 from pdctl.status.records import Target
 from tests.status.servers import pages_server
 
@@ -13,7 +13,7 @@ CAPTURES = Path(__file__).parent.parent / "data" / "captures"
 
 
 def pages(**said: Any) -> dict[str, tuple[int, bytes]]:
-    """An engine as it was captured, with an LLM and a GPU that a bundled profile is of."""
+    """Pages captured from an engine, with an LLM and a GPU that a bundled profile covers."""
     info = json.loads((CAPTURES / "server_info_colocated_0.5.15.json").read_text())
     loads = json.loads((CAPTURES / "loads_colocated_0.5.15.json").read_text())
     known = {"model_path": "llama-3.1-8b"}
@@ -25,7 +25,7 @@ def pages(**said: Any) -> dict[str, tuple[int, bytes]]:
 
 
 def looked_up(url: str, expectation: Expectation) -> dict[str, Any]:
-    """What is known of an engine after at most a few seconds."""
+    """The expectation for an engine, awaited for a few seconds."""
     targets = [Target("colocated-0", "colocated", url)]
     deadline = time.monotonic() + 5
     while not (found := expectation(targets)) and time.monotonic() < deadline:
@@ -42,7 +42,7 @@ def test_an_engine_with_a_measured_profile_is_expected_to_run_as_it_says() -> No
     assert found.band < 0.2
 
 
-def test_one_that_does_not_answer_or_was_not_measured_hides_no_other() -> None:
+def test_an_engine_without_answer_or_profile_does_not_hide_others() -> None:
     expectation = Expectation()
     with pages_server(pages()) as good, pages_server(pages(attention_backend="other")) as other:
         targets = [
@@ -55,13 +55,13 @@ def test_one_that_does_not_answer_or_was_not_measured_hides_no_other() -> None:
     assert set(found) == {good}
 
 
-def test_one_that_did_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_did_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     expectation = Expectation()
     answers = pages()
     page = answers.pop("/server_info")
     with pages_server(answers) as url:
         assert expectation([Target("colocated-0", "colocated", url)]) == {}
-        monkeypatch.setattr("pdctl.commands.status.REFRESH_S", 0.05)
+        monkeypatch.setattr("pdctl.commands.status_expect.REFRESH_S", 0.05)
         answers["/server_info"] = page
         assert url in looked_up(url, expectation)
 

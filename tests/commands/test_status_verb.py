@@ -1,4 +1,4 @@
-"""`pdctl status` as it is typed, on fake engines and a state directory of its own."""
+"""`pdctl status` from the command line, with fake engines and a temporary state directory."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def held(home: Path) -> Iterator[None]:
-    """A deployment "chat" with one engine of each role, as if its supervisor lived."""
+    """A deployment "chat" with one engine of each role and a running supervisor."""
     router: Pages = {"/readiness": (200, b"{}")}
     with (
         pages_server(engine_pages("prefill")) as prefill,
@@ -99,7 +99,9 @@ def test_json_is_one_envelope_without_infinite_numbers(capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("held")
-def test_a_second_run_begins_with_what_the_first_saw(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_starts_with_the_samples_of_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run("--json") == 0
     assert run("--json") == 0
     first, second = (json.loads(line)["data"] for line in capsys.readouterr().out.splitlines())
@@ -138,7 +140,7 @@ def test_check_is_0_when_all_is_well_and_5_when_not(home: Path) -> None:
     assert run("--check") == 5
 
 
-def test_a_dead_supervisor_is_said(held: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dead_supervisor_is_reported(held: None, capsys: pytest.CaptureFixture[str]) -> None:
     (state.state_dir("chat") / "lock").unlink()
     assert run() == 0
     assert "its supervisor (pid 1) is gone" in " ".join(capsys.readouterr().out.split())
@@ -158,7 +160,7 @@ def test_a_dead_supervisor_is_said(held: None, capsys: pytest.CaptureFixture[str
         (("--interval", "0"), 2, "--interval"),
     ],
 )
-def test_what_cannot_be_shown_is_said_in_a_sentence(
+def test_a_status_that_cannot_be_shown_is_explained(
     arguments: tuple[str, ...], code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == code
@@ -169,7 +171,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(
 
 
 @pytest.mark.usefixtures("held")
-def test_a_bare_status_means_the_one_that_has_a_supervisor(
+def test_a_bare_status_shows_the_deployment_that_has_a_supervisor(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = state.read_state("chat")
@@ -186,7 +188,7 @@ def test_a_bare_status_means_the_one_that_has_a_supervisor(
 
 
 @pytest.mark.usefixtures("held")
-def test_a_name_that_is_not_there_names_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gone", "--json") == 7
     envelope = json.loads(capsys.readouterr().out)
     assert "There is: chat." in envelope["error"]["message"]

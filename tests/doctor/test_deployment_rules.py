@@ -1,4 +1,4 @@
-"""The doctor's rules about a running deployment, over what its parts said."""
+"""The doctor's rules on a running deployment, applied to hand-made facts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pdctl.deployment.records import ProcessSpec
-from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen, look_through_router
+from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport, ask_through_router
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
 from pdctl.engines.explain_log import Explanation
@@ -39,9 +39,9 @@ def _sample(role: Role, **values: Any) -> Scrape:
     return Scrape(at_s=0.0, sample=EngineSample(at_s=0.0, role=role, **values))
 
 
-def _engine(name: str, port: int, bootstrap_port: int | None = None, **info: Any) -> EngineSeen:
+def _engine(name: str, port: int, bootstrap_port: int | None = None, **info: Any) -> EngineReport:
     role: Role = "prefill" if name.startswith("prefill") else "decode"
-    return EngineSeen(
+    return EngineReport(
         target=Target(name, role, f"http://127.0.0.1:{port}"),
         info={**INFO, **info},
         role=role,
@@ -66,12 +66,12 @@ def _router(*more: str) -> ProcessSpec:
     )
 
 
-def _listed(engine: EngineSeen) -> Listed:
+def _listed(engine: EngineReport) -> Listed:
     target = engine.target
     return Listed("id", target.url, target.role, True, engine.bootstrap_port)
 
 
-def _seen(*engines: EngineSeen, **changes: Any) -> DeploymentFacts:
+def _seen(*engines: EngineReport, **changes: Any) -> DeploymentFacts:
     found = engines or (_engine("prefill-0", 20000, 21000), _engine("decode-0", 20010))
     well = DeploymentFacts(
         name="chat",
@@ -123,7 +123,7 @@ def test_a_registry_that_names_another_engine_fails() -> None:
     wrong = replace(_engine("prefill-0", 20000, 21000), registry={"prefill_http_port": 20020})
     check = _of(_seen(wrong, _engine("decode-0", 20010)), "registries")
     assert check.outcome == "fail"
-    assert "names port 20020, not 20000" in check.text
+    assert "points to port 20020 instead of 20000" in check.text
 
 
 def test_a_silent_registry_fails() -> None:
@@ -134,7 +134,7 @@ def test_a_silent_registry_fails() -> None:
 def test_two_prefill_engines_with_one_bootstrap_port_fail() -> None:
     pair = (_engine("prefill-0", 20000, 21000), _engine("prefill-1", 20010, 21000))
     check = _of(_seen(*pair, _engine("decode-0", 20020)), "registries")
-    assert "several engines have the bootstrap port 21000" in check.text
+    assert "several engines use bootstrap port 21000" in check.text
 
 
 @pytest.mark.parametrize("port", [None, 8998])
@@ -143,7 +143,7 @@ def test_a_bootstrap_port_the_router_has_wrong_fails(port: int | None) -> None:
     rows = (replace(_listed(seen.engines[0]), bootstrap_port=port), _listed(seen.engines[1]))
     check = _of(replace(seen, workers=rows), "bootstrap_ports")
     assert check.outcome == "fail"
-    assert f"prefill-0 has 21000, the router {port}" in check.text
+    assert f"prefill-0 uses 21000, the router {port}" in check.text
 
 
 def test_an_engine_that_runs_in_another_role_fails() -> None:
@@ -156,7 +156,7 @@ def test_an_engine_that_runs_in_another_role_fails() -> None:
 def test_an_engine_registered_in_another_role_fails() -> None:
     seen = _seen()
     rows = (_listed(seen.engines[0]), replace(_listed(seen.engines[1]), role="prefill"))
-    assert "the router has decode-0 as prefill" in _of(replace(seen, workers=rows), "roles").text
+    assert "the router lists decode-0 as prefill" in _of(replace(seen, workers=rows), "roles").text
 
 
 def test_an_engine_the_router_does_not_have_fails() -> None:
@@ -165,7 +165,7 @@ def test_an_engine_the_router_does_not_have_fails() -> None:
     assert (check.outcome, "decode-0" in check.text) == ("fail", True)
 
 
-def test_an_engine_nobody_started_warns() -> None:
+def test_an_engine_of_unknown_origin_warns() -> None:
     seen = _seen()
     stranger = Listed("id", "http://10.0.0.9:1", "decode", True)
     workers = (*(_listed(engine) for engine in seen.engines), stranger)
@@ -182,7 +182,7 @@ def test_an_open_circuit_breaker_fails_by_the_engines_name() -> None:
     assert "decode-0 open" in check.text
 
 
-def test_breakers_nobody_shows_are_unknown_not_well() -> None:
+def test_breakers_without_metrics_are_unknown_and_do_not_pass() -> None:
     seen = _seen()
     assert _of(replace(seen, router=RouterScrape(0.0, True, True)), "breakers").outcome == "unknown"
 
@@ -278,10 +278,10 @@ def test_a_lost_supervisor_fails_with_the_command_that_brings_one() -> None:
     assert _of(_seen(supervised=False), "supervisor").fix == "pdctl up --resume --name chat"
 
 
-def test_an_engine_that_does_not_answer_fails_with_what_its_log_tells() -> None:
+def test_an_engine_that_does_not_answer_fails_with_the_cause_from_its_log() -> None:
     target = Target("decode-0", "decode", "http://127.0.0.1:20010", phase="backoff")
     why = Explanation("out_of_memory", "The GPU ran out of memory.", "a larger --tp", "CUDA oom")
-    dead = EngineSeen(target, died_of=why)
+    dead = EngineReport(target, died_of=why)
     check = _of(_seen(_engine("prefill-0", 20000, 21000), dead), "engines")
     assert check.outcome == "fail"
     assert "The GPU ran out of memory." in check.text
@@ -290,7 +290,7 @@ def test_an_engine_that_does_not_answer_fails_with_what_its_log_tells() -> None:
 
 def test_an_engine_that_still_loads_warns() -> None:
     target = Target("decode-0", "decode", "http://127.0.0.1:20010", "loading", "weights")
-    check = _of(_seen(_engine("prefill-0", 20000, 21000), EngineSeen(target)), "engines")
+    check = _of(_seen(_engine("prefill-0", 20000, 21000), EngineReport(target)), "engines")
     assert check.outcome == "warn"
 
 
@@ -312,7 +312,7 @@ def test_a_foreign_deployment_is_asked_through_its_router() -> None:
         row = f'{{"id": "1", "url": "{engine}", "worker_type": "decode", "is_healthy": true}}'
         pages = {"/workers": (200, f'{{"workers": [{row}]}}'.encode()), "/readiness": (503, b"")}
         with pages_server(pages) as router:
-            seen = look_through_router(router)
+            seen = ask_through_router(router)
     assert [e.role for e in seen.engines] == ["decode"]
     assert seen.engines[0].info["page_size"] == 1
     assert not seen.has_key

@@ -46,4 +46,4 @@ def test_a_loud_line_is_quoted_without_being_called_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = told("up\nE0605 10:48:27.8 101 a.cpp:2] cannot do it\nbye\n", tmp_path, monkeypatch)
-    assert "The line of decode-0 most like an error: E0605" in text
+    assert "This line of decode-0 looks most like an error: E0605" in text

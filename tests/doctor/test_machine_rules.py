@@ -1,4 +1,4 @@
-"""The rules about this machine, over values as they were seen on real ones."""
+"""The doctor's rules on a machine, applied to values from real machines."""
 
 import os
 import subprocess
@@ -86,12 +86,11 @@ def test_no_gpu_warns_because_simulated_engines_still_run() -> None:
 
 
 def test_an_orphaned_scheduler_fails_with_its_pid_in_the_fix() -> None:
-    check = machine_rules.leftovers([Stray(7, "sglang::scheduler_TP0", is_orphan=True)])
+    check = machine_rules.stray_processes([Stray(7, "sglang::scheduler_TP0", is_orphan=True)])
     assert (check.outcome, check.fix) == ("fail", "kill -9 7")
-    assert machine_rules.leftovers([Stray(8, "sglang.launch_server")]).outcome == "warn"
-    assert (
-        machine_rules.leftovers([Stray(9, "sglang.launch_server", is_ours=True)]).outcome == "pass"
-    )
+    assert machine_rules.stray_processes([Stray(8, "sglang.launch_server")]).outcome == "warn"
+    ours = Stray(9, "sglang.launch_server", is_ours=True)
+    assert machine_rules.stray_processes([ours]).outcome == "pass"
 
 
 def test_an_inactive_rdma_port_beside_an_active_one_warns_and_names_the_active_one() -> None:
@@ -103,17 +102,17 @@ def test_an_inactive_rdma_port_beside_an_active_one_warns_and_names_the_active_o
     assert machine_rules.rdma_ports([]).outcome == "pass"
 
 
-def test_files_in_dev_shm_warn_only_when_no_engine_lives() -> None:
-    assert machine_rules.shared_segments(3, 1000, has_sglang=True).outcome == "pass"
-    assert machine_rules.shared_segments(3, 1000, has_sglang=False).outcome == "warn"
+def test_files_in_dev_shm_warn_only_if_no_engine_runs() -> None:
+    assert machine_rules.stale_snapshots(3, 1000, has_sglang=True).outcome == "pass"
+    assert machine_rules.stale_snapshots(3, 1000, has_sglang=False).outcome == "warn"
 
 
 def test_an_empty_cuda_visible_devices_fails() -> None:
-    check = machine_rules.visible("")
+    check = machine_rules.hidden_gpus("")
     assert check is not None
     assert check.outcome == "fail"
-    assert machine_rules.visible("0,1") is None
-    assert machine_rules.visible(None) is None
+    assert machine_rules.hidden_gpus("0,1") is None
+    assert machine_rules.hidden_gpus(None) is None
 
 
 def test_peer_memory_is_asked_for_only_with_rdma_and_gpus() -> None:
@@ -192,7 +191,7 @@ def test_a_module_that_does_not_import_says_why() -> None:
     assert machine_facts.import_problem("/nope/python", "json") is not None
 
 
-def test_an_address_of_this_machine_is_told_from_another_ones() -> None:
+def test_an_address_of_this_machine_is_distinguished_from_others() -> None:
     assert machine_facts.has_address("127.0.0.1")
     assert not machine_facts.has_address("192.0.2.1")
 

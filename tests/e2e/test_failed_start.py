@@ -74,7 +74,7 @@ def test_without_sglang_the_hint_names_the_extra_and_simulated_engines(cli: Cli)
         (("--tp", "3"), 2, "tp 3 does not divide"),
         (("--port", "70000"), 2, "70000"),
         (("--timeout", "-1s"), 2, "--timeout"),
-        (("--decode-args", "'"), 2, "cannot be split"),
+        (("--decode-args", "'"), 2, "Cannot split"),
         (("--sim-speed", "nan"), 2, "sim-speed"),
         (("-f", "missing.yaml"), 2, "missing.yaml"),
     ],

@@ -50,7 +50,7 @@ def test_what_cannot_serve_is_refused_and_asking_twice_changes_nothing(cli: Cli)
     refused = cli.run("scale", "--prefill", "2", "--json")
     assert refused.returncode == 2
     assert json.loads(refused.stdout)["error"]["code"] == "cannot_serve"
-    assert cli.run("scale", "--total", "2").stdout == "chat is 1P1D and serves.\n"
+    assert cli.run("scale", "--total", "2").stdout == "chat already runs 1P1D and serves.\n"
     assert cli.state("chat")["revision"] == 0
 
 
@@ -74,7 +74,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_change(cli: Cli) -> None:
         scale.send_signal(2)
         _, err = scale.communicate(timeout=60)
     assert scale.returncode == 130
-    assert "goes on" in err
+    assert "continues" in err
     until(lambda: "decode-1" in names(cli))
     cli.until_serving("chat")
 

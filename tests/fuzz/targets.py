@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pdctl.deployment.pd_yaml import deployment_yaml, parse_deployment, read_deployment
-from pdctl.doctor.deployment_facts import DeploymentFacts, EngineSeen
+from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.engines import log_file, state
 from pdctl.engines.clients import http
@@ -193,7 +193,7 @@ def _doctor(data: bytes) -> object:
 
 
 def _seen(info: Mapping[str, Any]) -> DeploymentFacts:
-    prefill = EngineSeen(
+    prefill = EngineReport(
         Engine("prefill-0", "prefill", "http://127.0.0.1:1"),
         info=info,
         role=str(info.get("disaggregation_mode")),
@@ -201,7 +201,7 @@ def _seen(info: Mapping[str, Any]) -> DeploymentFacts:
         registry=info,
     )
     other = {**info, "tp_size": 2, "page_size": 7}
-    decode = EngineSeen(Engine("decode-0", "decode", "http://127.0.0.1:2"), info=other)
+    decode = EngineReport(Engine("decode-0", "decode", "http://127.0.0.1:2"), info=other)
     return DeploymentFacts(
         name="x",
         router_url="http://127.0.0.1:3",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pdctl.measurement.calibration.engine_client import limits_of
+from pdctl.measurement.engine_facts import limits_of
 from pdctl.measurement.results import LoadResult, read_results
 
 FIGURES = ("ttft p50", "ttft p99", "tpot p50", "tpot p99")

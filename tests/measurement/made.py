@@ -1,4 +1,4 @@
-"""Sent requests and results made by hand."""
+"""Hand-made requests and results."""
 
 from pdctl.measurement.results import LoadResult, Sent
 
@@ -13,7 +13,7 @@ def sent(
     error: str | None = None,
     cached: int | None = None,
 ) -> Sent:
-    """A request whose tokens came so many seconds after its intended time."""
+    """A request whose tokens arrive this many seconds after its intended time."""
     token_s = tuple(at_s + t for t in tokens)
     return Sent(
         index=index,

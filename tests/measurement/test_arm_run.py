@@ -1,4 +1,4 @@
-"""A load on simulated engines that serve: played, watched, predicted; or given up in time."""
+"""A load on simulated engines: sent, watched, predicted, and abandoned if an engine dies."""
 
 import asyncio
 from array import array
@@ -10,7 +10,7 @@ from pdctl.errors import EngineFailed
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.arm_run import Endpoint, Kept, play
-from pdctl.measurement.calibration.engines import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of
 from pdctl.measurement.results import Forecast
 from pdctl.workload.records import Requests
 from tests.engines.sim.engines import Running, engine
@@ -82,7 +82,7 @@ def test_a_closed_loop_is_predicted_once_its_times_are_known() -> None:
     run(test)
 
 
-def test_what_ended_before_an_interruption_is_kept() -> None:
+def test_requests_that_ended_before_an_interruption_are_kept() -> None:
     async def test() -> None:
         async with engine("colocated") as running:
             kept = Kept(running.url, "new")
@@ -114,12 +114,12 @@ def test_an_engine_that_dies_ends_the_load_with_the_reason() -> None:
     run(test)
 
 
-def test_an_endpoint_that_answers_no_request_is_told_before_the_load() -> None:
+def test_an_endpoint_that_fails_the_warm_up_is_reported_before_the_load() -> None:
     async def test() -> None:
         async with engine("colocated") as running:
             where = await endpoint(running)
             long = Requests([0.0], array("q", [200_000]), array("q", [5]))
-            with pytest.raises(EngineFailed, match="answers no request"):
+            with pytest.raises(EngineFailed, match="failed every warm-up request"):
                 await play(where, long, Kept(running.url, "new"), repeat=0, rate_rps=1.0, seed=1)
 
     run(test)

@@ -1,4 +1,4 @@
-"""Two arms compared: who wins, how surely, and when nobody does."""
+"""Comparison of two arms: the winner, its confidence interval, and cases without a winner."""
 
 import random
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from pdctl.measurement.arms import (
     Interval,
     Played,
     arm_result,
+    compare_arms,
     difference,
     inside,
     interval,
     measured_capacity_rps,
     next_rate,
-    rule,
 )
 from pdctl.measurement.results import LoadResult, Sent
 from pdctl.perf_model.records import Outcome
@@ -48,7 +48,7 @@ def test_more_observations_make_the_interval_narrower() -> None:
     assert many.high - many.low < (few.high - few.low) / 3
 
 
-def test_observations_that_follow_one_another_tell_less_than_independent_ones() -> None:
+def test_correlated_observations_give_wider_intervals_than_independent_ones() -> None:
     alone = normal(400, 3)
     smooth = [mean(alone[max(0, i - 12) : i + 1]) for i in range(400)]
     shuffled = smooth[:]
@@ -59,7 +59,7 @@ def test_observations_that_follow_one_another_tell_less_than_independent_ones() 
     assert ordered.high - ordered.low > 1.8 * (mixed.high - mixed.low)
 
 
-def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
+def test_a_real_difference_is_found_and_chance_is_not_called_one() -> None:
     there = difference(mean_of(normal(200, 1, 1.0)), mean_of(normal(200, 2)))
     not_there = difference(mean_of(normal(200, 1)), mean_of(normal(200, 2)))
     assert there is not None
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert interval(*mean_of(normal(50, 1)), seed=4) == interval(*mean_of(normal(50, 1)), seed=4)
 
 
-def test_nothing_observed_has_no_interval_and_one_value_only_itself() -> None:
+def test_no_observation_has_no_interval_and_one_value_has_width_zero() -> None:
     assert interval(0, lambda indices: 1.0) is None
     assert interval(1, lambda indices: 2.5) == Interval(2.5, 2.5, 2.5)
     assert interval(5, lambda indices: None) is None
@@ -86,7 +86,7 @@ def search(true_knee: float, start: float) -> list[tuple[float, bool]]:
 
 
 @pytest.mark.parametrize("true_knee", [1.0, 2.9, 3.0, 5.5, 9.0])
-def test_the_knee_is_bracketed_within_a_handful_of_loads(true_knee: float) -> None:
+def test_the_capacity_is_bracketed_within_a_handful_of_loads(true_knee: float) -> None:
     tried = search(true_knee, 3.0)
     found = measured_capacity_rps(tried)
     assert len(tried) <= MAX_LOADS
@@ -98,7 +98,7 @@ def test_it_begins_with_the_rate_asked_for() -> None:
     assert next_rate([], 3.0) == 3.0
 
 
-def test_an_arm_that_never_holds_has_no_knee() -> None:
+def test_an_arm_that_never_holds_has_no_capacity() -> None:
     tried = search(0.0, 3.0)
     assert len(tried) == MAX_LOADS
     assert measured_capacity_rps(tried) is None
@@ -128,7 +128,7 @@ def played(
     late_s: float = 0.0,
     num: int = 200,
 ) -> Played:
-    """A load whose every `bad_every`th request is ten times as slow to its first token."""
+    """A load in which every `bad_every`th request takes ten times as long to its first token."""
     rows = []
     for n in range(num):
         slow = 10.0 if bad_every and n % bad_every == 0 else 1.0
@@ -148,68 +148,68 @@ def results(loads: list[Played], slo: Slo = SLO) -> list[ArmResult]:
 
 def test_the_arm_with_more_goodput_wins() -> None:
     loads = [played("colocated", bad_every=3), played("pd")]
-    ruling = rule(results(loads), loads, SLO)
-    assert ruling.winner == "pd"
-    assert ruling.by == "goodput"
-    assert ruling.margin is not None
-    assert ruling.margin.low > 0
-    assert "1P1D wins" in ruling.text
+    comparison = compare_arms(results(loads), loads, SLO)
+    assert comparison.winner == "pd"
+    assert comparison.by == "goodput"
+    assert comparison.margin is not None
+    assert comparison.margin.low > 0
+    assert "1P1D wins" in comparison.text
 
 
 def test_colocated_wins_where_the_split_misses() -> None:
     loads = [played("colocated"), played("pd", bad_every=3)]
-    assert rule(results(loads), loads, SLO).winner == "colocated"
+    assert compare_arms(results(loads), loads, SLO).winner == "colocated"
 
 
-def test_without_service_levels_the_arm_that_ends_sooner_wins() -> None:
+def test_without_slos_the_arm_with_the_earlier_last_token_wins() -> None:
     loads = [played("colocated", tpot_s=0.030), played("pd", tpot_s=0.010)]
-    ruling = rule(results(loads, Slo()), loads, Slo())
-    assert ruling.winner == "pd"
-    assert ruling.margin is not None
-    assert ruling.margin.high < 0
+    comparison = compare_arms(results(loads, Slo()), loads, Slo())
+    assert comparison.winner == "pd"
+    assert comparison.margin is not None
+    assert comparison.margin.high < 0
 
 
-def test_equal_arms_are_too_close_and_the_knee_is_suggested() -> None:
+def test_equal_arms_are_too_close_and_find_knee_is_suggested() -> None:
     loads = [played("colocated"), played("pd")]
-    ruling = rule(results(loads), loads, SLO)
-    assert ruling.winner == "too_close"
-    assert "--find-knee" in ruling.text
+    comparison = compare_arms(results(loads), loads, SLO)
+    assert comparison.winner == "too_close"
+    assert "--find-knee" in comparison.text
 
 
-def test_where_both_meet_the_levels_the_higher_sustained_rate_wins() -> None:
+def test_if_both_meet_the_slos_the_higher_capacity_wins() -> None:
     loads = [played("colocated"), played("pd")]
     colocated, pd = results(loads)
-    more = [replace(colocated, knee_rps=4.0), replace(pd, knee_rps=6.0)]
-    assert rule(more, loads, SLO).winner == "pd"
-    assert "6 req/s of PD against 4" in rule(more, loads, SLO).text
-    near = [replace(colocated, knee_rps=4.0), replace(pd, knee_rps=4.2)]
-    assert rule(near, loads, SLO).winner == "too_close"
+    more = [replace(colocated, capacity_rps=4.0), replace(pd, capacity_rps=6.0)]
+    assert compare_arms(more, loads, SLO).winner == "pd"
+    assert "sustains 6 req/s, the other arm 4" in compare_arms(more, loads, SLO).text
+    near = [replace(colocated, capacity_rps=4.0), replace(pd, capacity_rps=4.2)]
+    assert compare_arms(near, loads, SLO).winner == "too_close"
 
 
-def test_service_levels_that_neither_meets_have_no_winner() -> None:
+def test_slos_that_neither_arm_meets_have_no_winner() -> None:
     loads = [played("colocated", ttft_s=3.0), played("pd", bad_every=2)]
-    ruling = rule(results(loads), loads, SLO)
-    assert ruling.winner == "neither"
-    assert "2C 0 %" in ruling.text
+    comparison = compare_arms(results(loads), loads, SLO)
+    assert comparison.winner == "neither"
+    assert "2C 0 %" in comparison.text
 
 
 def test_a_late_generator_gives_no_verdict() -> None:
     loads = [played("colocated", bad_every=3, late_s=0.2), played("pd")]
-    ruling = rule(results(loads), loads, SLO)
-    assert ruling.winner == "unsure"
-    assert "generator" in ruling.text
+    comparison = compare_arms(results(loads), loads, SLO)
+    assert comparison.winner == "unsure"
+    assert "generator" in comparison.text
 
 
-def test_one_arm_alone_is_said_to_be_alone() -> None:
+def test_a_single_arm_is_reported_as_the_only_one() -> None:
     loads = [played("pd")]
     arms = results(loads)
-    ruling = rule(arms, loads, SLO)
-    assert ruling.winner == "one_arm"
-    assert ruling.text.startswith("Only 1P1D was measured; it meets")
-    assert rule(results([]), [], SLO).text == "Nothing was measured."
+    comparison = compare_arms(arms, loads, SLO)
+    assert comparison.winner == "one_arm"
+    assert comparison.text.startswith("Only 1P1D was measured; it meets")
+    assert compare_arms(results([]), [], SLO).text == "Nothing was measured."
 
 
-def test_repeats_are_taken_together_and_make_the_figures_surer() -> None:
+def test_repeats_are_pooled_and_narrow_the_intervals() -> None:
     once = results([played("pd", bad_every=7)])[1]
     thrice = results([played("pd", bad_every=7, repeat=n) for n in range(3)])[1]
     assert thrice.num_requests == 3 * once.num_requests

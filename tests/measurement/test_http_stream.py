@@ -1,8 +1,8 @@
-"""The framing of answers, fed byte by byte."""
+"""HTTP framing of answers that arrive byte by byte."""
 
 import pytest
 
-from pdctl.measurement.http_stream import BadAnswer, Connection, Exchange
+from pdctl.measurement.http_stream import BadAnswer, Exchange, StreamConnection
 from tests.engines.sim.engines import run
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -11,9 +11,9 @@ PLAIN = b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nwait"
 
 
 def feed(pieces: list[bytes], *, closes: bool = False) -> tuple[Exchange, bytes]:
-    """An answer that arrives in pieces; what was handed over of it."""
+    """Feed an answer in pieces; return the data that the connection passed on."""
     buffer = memoryview(bytearray(1024))
-    connection = Connection(buffer)
+    connection = StreamConnection(buffer)
     got: list[bytes] = []
     connection.exchange = exchange = Exchange(got.append)
     for piece in pieces:
@@ -59,7 +59,7 @@ def test_an_answer_cut_off_is_an_error(answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", HEAD + b"zz\r\n"])
-def test_what_is_not_http_is_an_error(answer: bytes) -> None:
+def test_an_answer_that_is_not_http_is_an_error(answer: bytes) -> None:
     async def test() -> None:
         exchange, _ = feed([answer])
         with pytest.raises(BadAnswer):

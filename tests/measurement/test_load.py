@@ -79,7 +79,7 @@ def test_the_same_seed_makes_the_same_prompts_and_tokens_stay_in_their_range() -
 
 
 def test_prompts_differ_in_their_whole_content_not_only_where_they_begin() -> None:
-    """An MoE that meets the same tokens everywhere reads a few experts and seems fast."""
+    """With equal tokens everywhere, an MoE reads few experts and looks too fast."""
     prompts = Prompts(Requests([0.0] * 2, [2000] * 2, [1] * 2))
     first, second = ids(prompts, 0), ids(prompts, 1)
     assert len(set(first)) > 1500
@@ -197,7 +197,7 @@ def test_new_connections_are_new_and_kept_ones_are_kept() -> None:
     run(test)
 
 
-def test_what_goes_wrong_is_in_the_record_and_the_rest_goes_on() -> None:
+def test_a_failure_is_recorded_and_the_other_requests_continue() -> None:
     answers: dict[int, Callable[[], web.Response]] = {
         0: lambda: web.Response(),
         1: lambda: web.Response(status=503, text='{"error":{"message":"no room"}}'),
@@ -236,7 +236,7 @@ def test_what_goes_wrong_is_in_the_record_and_the_rest_goes_on() -> None:
     run(test)
 
 
-def test_an_address_where_nobody_listens_fails_every_request() -> None:
+def test_an_address_without_a_server_fails_every_request() -> None:
     async def test() -> None:
         result = await run_load(f"http://127.0.0.1:{free_port()}", requests(3))
         assert all("ConnectionRefused" in (sent.error or "") for sent in result.sent)
@@ -258,7 +258,7 @@ def test_a_silent_server_times_out() -> None:
     run(test)
 
 
-def test_what_has_ended_is_kept_when_interrupted(tmp_path: Path) -> None:
+def test_an_interrupted_load_keeps_the_requests_that_ended(tmp_path: Path) -> None:
     pressed: list[bool] = []
 
     def stop(progress: LoadProgress) -> None:
@@ -275,7 +275,7 @@ def test_what_has_ended_is_kept_when_interrupted(tmp_path: Path) -> None:
     assert [(sent.index, sent.is_whole) for sent in result.sent] == [(0, True)]
 
 
-def test_progress_is_told_and_requests_are_handed_over_as_they_end() -> None:
+def test_progress_is_reported_and_requests_are_passed_on_as_they_end() -> None:
     async def test() -> None:
         told: list[LoadProgress] = []
         ended: list[Sent] = []

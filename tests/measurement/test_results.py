@@ -46,7 +46,7 @@ def test_a_slow_request_misses_its_service_level() -> None:
     assert summary(result(*rows), Slo(ttft_s=0.5, tpot_s=0.5)).attainment == 1 / 3
 
 
-def test_without_service_levels_nothing_is_said_of_goodput() -> None:
+def test_without_slos_there_is_no_goodput() -> None:
     found = summary(result(sent()))
     assert (found.attainment, found.goodput_rps) == (None, None)
 
@@ -78,7 +78,7 @@ def test_the_first_tenth_and_the_last_twentieth_do_not_count() -> None:
     assert window([10.0, 20.0, 30.0, 60.0, 110.0]) == pytest.approx((20.0, 105.0))
 
 
-def test_two_bursts_with_nobody_between_them_count_whole() -> None:
+def test_two_bursts_without_requests_between_count_whole() -> None:
     assert window([0.0, 0.0, 10.0, 10.0]) == (0.0, 10.0)
 
 
@@ -121,7 +121,7 @@ def test_pdctl_reads_it_as_a_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "{}", '{"pdctl": {"url": 3}}'])
-def test_a_line_that_is_no_result_is_named(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_a_result_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "run.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(InvalidInput, match="line 1"):

@@ -1,4 +1,4 @@
-"""The screen of a deployment that starts."""
+"""Screens of `up` and `ls`."""
 
 import io
 import json
@@ -88,11 +88,11 @@ def test_it_fits_the_terminal(width: int) -> None:
     assert len(lines) == 5
 
 
-def test_before_the_first_state_it_says_what_it_waits_for() -> None:
+def test_before_the_first_state_the_screen_says_that_the_supervisor_starts() -> None:
     assert "supervisor" in text_of(up_view("headline", None, NOW))
 
 
-def test_a_process_that_waits_to_start_again_says_why() -> None:
+def test_a_process_that_waits_for_its_restart_shows_the_reason() -> None:
     down = replace(DECODE, phase="backoff", detail="was killed (SIGKILL); restarting 10 s later")
     state = replace(STATE, phase="degraded", detail="decode-0 backoff", processes=(down,))
     text = text_of(up_view("headline", state, NOW))
@@ -111,7 +111,7 @@ def test_once_it_serves_it_shows_the_endpoint_and_a_request_that_a_shell_can_run
     assert json.loads(words[-1])["model"] == "it's [bold]"
 
 
-def test_lines_tell_only_what_changed() -> None:
+def test_lines_show_only_changes() -> None:
     later = replace(STATE, processes=(ROUTER, replace(PREFILL, progress=0.9), DECODE))
     assert change_lines(STATE, later) == ()
     graphs = replace(PREFILL, detail="CUDA graphs 1/36")
@@ -122,7 +122,7 @@ def test_lines_tell_only_what_changed() -> None:
     assert change_lines(one, two) == ()
 
 
-def test_the_first_line_of_each_process_tells_where_it_is() -> None:
+def test_the_first_line_of_each_process_shows_its_phase() -> None:
     assert change_lines(None, STATE)[0] == "router       up after 1.2 s"
 
 

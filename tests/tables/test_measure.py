@@ -1,4 +1,4 @@
-"""What people see of a calibration and of a measurement."""
+"""Screens of `calibrate` and `measure`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.arms import Interval, Quantity, rule
-from pdctl.measurement.calibration.adaptive import Progress
-from pdctl.measurement.calibration.engines import Calibration
+from pdctl.measurement.arms import Interval, Quantity, compare_arms
+from pdctl.measurement.calibration.adaptive import CalibrationProgress
+from pdctl.measurement.calibration.result import Calibration
 from pdctl.measurement.compare import Compared
 from pdctl.perf_model.fitting.fit import fit
 from pdctl.perf_model.fitting.identify import Disagreement
@@ -18,8 +18,8 @@ from pdctl.tables.measure import (
     calibration_progress,
     calibration_view,
     measure_view,
+    step_label,
     where_lines,
-    words,
 )
 from tests.measurement.test_arms import SLO, played, results
 from tests.perf_model.measured import measured, plan, roofline, truth
@@ -51,42 +51,45 @@ def calibration(**changes: object) -> Calibration:
     return replace(found, **changes)  # type: ignore[arg-type]
 
 
-def test_a_calibration_shows_what_was_measured_how_well_and_where_it_lies() -> None:
+def test_a_calibration_shows_its_results_accuracy_and_file() -> None:
     text = shown(calibration_view(calibration()))
     assert "Calibrated: llama-3.1-8b · tp 1 · H200 · sglang 0.5.23" in text
-    assert "61 measurements in 48.2 s; step times to be believed within ±5 %." in text
+    assert "61 measurements in 48.2 s; step times are accurate to ±5 %." in text
     assert "prefill, 1,000 tokens" in text
     assert "0.80 ×" in text
     assert max(map(len, text.splitlines())) <= 80
     assert where_lines(calibration())[0] == "profile  /p/h200.json"
 
 
-def test_a_calibration_that_disagrees_names_the_steps_and_writes_nothing() -> None:
+def test_a_calibration_that_contradicts_itself_names_the_steps_and_writes_nothing() -> None:
     step = Measurement("prefill", 0.0, new_tokens=512, cached_tokens=8192)
     found = calibration(file=None, disagreements=(Disagreement(step, -0.4),))
     text = shown(calibration_view(found))
-    assert "nothing was written" in text
+    assert "no profile was written" in text
     assert "prefill 512 after 8,192" in text
-    assert "took 1.67 × as long as the fit has it" in text
+    assert "took 1.67 × the fitted time" in text
     assert where_lines(found) == []
 
 
-def test_what_could_not_be_identified_or_measured_is_said() -> None:
+def test_unidentified_coefficients_and_unmeasured_steps_are_listed() -> None:
     step = Measurement("decode", 0.0, batch=64, context=64 * 2048)
     found = calibration(unidentified=("prefill_pair_s",), given_up=(step,), is_complete=False)
     text = " ".join(shown(calibration_view(found)).split())
-    assert "Not identified, left at the roofline: prefill, attention of 8,000 tokens." in text
-    assert "1 steps did not come about: decode 64 × 2,048." in text
-    assert "a longer --budget makes it better" in text
+    assert "do not identify them: prefill, attention over 8,000 tokens." in text
+    assert "1 steps could not be measured: decode 64 × 2,048." in text
+    assert "a longer --budget improves it" in text
 
 
-def test_steps_are_named_as_people_would() -> None:
-    assert words(Measurement("prefill", 0.0, batch=4, new_tokens=256)) == "prefill 4 × 256"
-    assert words(Measurement("transfer", 0.0, new_tokens=4096)) == "KV transfer of 4,096"
+def test_steps_have_readable_labels() -> None:
+    assert step_label(Measurement("prefill", 0.0, batch=4, new_tokens=256)) == "prefill 4 × 256"
+    assert step_label(Measurement("transfer", 0.0, new_tokens=4096)) == "KV transfer of 4,096"
     assert (
-        words(Measurement("mixed", 0.0, batch=8, new_tokens=512)) == "prefill 512 beside 8 decoding"
+        step_label(Measurement("mixed", 0.0, batch=8, new_tokens=512))
+        == "prefill 512 beside 8 decoding"
     )
-    now = Progress(Measurement("decode", 0.0, batch=2, context=2048), 12, 0.013, 31.0, 240.0)
+    now = CalibrationProgress(
+        Measurement("decode", 0.0, batch=2, context=2048), 12, 0.013, 31.0, 240.0
+    )
     assert (
         calibration_progress(now)
         == "measuring decode 2 × 1,024 · 12 measured · ±1.3 % · 31 s of 240 s"
@@ -98,7 +101,7 @@ def test_a_measurement_shows_both_arms_the_winner_and_the_prediction() -> None:
     arms = results(loads)
     figure = Compared("ttft p50", "s", 0.45, 0.5)
     arms = [replace(arm, figures=(figure,)) for arm in arms]
-    text = shown(measure_view(arms, rule(arms, loads, SLO), SLO), 100)
+    text = shown(measure_view(arms, compare_arms(arms, loads, SLO), SLO), 100)
     assert text.startswith("PD 1P1D wins by ")
     assert "colocated 2C" in text
     assert "450 ms → 500 ms  -10 %" in text
@@ -110,7 +113,7 @@ def test_an_interval_has_its_unit_once() -> None:
     arm = results(loads)[1]
     one = Interval(0.124, 0.122, 0.127)
     arm = replace(arm, ttft_s=Quantity(one, one, Interval(0.9, 0.8, 1.2)))
-    text = shown(measure_view([arm], rule([arm], loads, SLO), SLO))
+    text = shown(measure_view([arm], compare_arms([arm], loads, SLO), SLO))
     assert "124 (122–127) ms" in text
     assert "900 ms (800 ms–1.2 s)" in text
 
@@ -119,6 +122,6 @@ def test_a_failed_arm_is_shown_with_its_reason_beside_the_other() -> None:
     loads = [played("pd")]
     colocated, pd = results(loads)
     colocated = replace(colocated, problem="colocated-0 ended (exit code -9)")
-    text = shown(measure_view([colocated, pd], rule([colocated, pd], loads, SLO), SLO))
+    text = shown(measure_view([colocated, pd], compare_arms([colocated, pd], loads, SLO), SLO))
     assert "Only 1P1D was measured" in text
     assert "2C: colocated-0 ended (exit code -9)" in text

@@ -22,7 +22,7 @@ EVIL = "<script>alert(1)</script>&\"'"
 
 
 class Tags(HTMLParser):
-    """Counts tags and notes any that stay open."""
+    """Counts HTML tags and records those that stay open."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The status screen at three widths, letter by letter."""
+"""The status screen at three widths, compared with golden files."""
 
 import io
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_what_is_stale_is_dim_and_not_green() -> None:
     assert "\x1b[32m" not in line
 
 
-def test_a_fleet_of_colocated_engines_has_one_table() -> None:
+def test_a_colocated_deployment_has_one_table() -> None:
     sample = replace(DECODE, role="colocated")
     target = replace(BUSY.engines[2].target, name="engine-0", role="colocated")
     one = replace(BUSY, engines=(replace(BUSY.engines[2], target=target, sample=sample),))
@@ -66,7 +66,7 @@ def test_a_fleet_of_colocated_engines_has_one_table() -> None:
     assert "PREFILL" not in text
 
 
-def test_engines_that_left_their_profile_are_told_below_the_advice() -> None:
+def test_engines_that_drifted_are_listed_below_the_advice() -> None:
     note = "decode-0 no longer runs as h200--x has it: decode steps 50 % slower."
     lines = shown(replace(BUSY, notes=(note,)), 100).splitlines()
     assert f"! {note}" in lines[-1]

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,8 @@ from pdctl.paths import state_home
 from pdctl.perf_model.memory import check_parallelism
 
 NUM_RETIRED_PORTS = 40  # out of the hundred in a band
+ALONE_WAIT_S = 10.0
+PLANNING_ADDRESS = "\0pdctl-planning"  # abstract: no file, gone with its process
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,23 @@ def launch(
         return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=not detached))
     finally:
         os.close(held)
+
+
+@contextmanager
+def started(
+    deployment: Deployment, *, detached: bool, ready_timeout_s: float, launcher: str = LOCAL
+) -> Iterator[tuple[Prepared, SupervisorProcess]]:
+    """Prepare a deployment and start its supervisor; hold its ports while the block runs.
+
+    The ports are held before another command can choose them, and until their servers listen.
+    Raises what `prepare` and `launch` raise.
+    """
+    with ExitStack() as held:
+        with planning():
+            prepared = prepare(deployment, launcher=launcher)
+            supervisor = launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
+            held.enter_context(holding(prepared))
+        yield prepared, supervisor
 
 
 def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) -> Launch:
@@ -294,9 +314,32 @@ def planning() -> Iterator[None]:
         raise state.unwritable(home, problem) from problem
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        yield
+        with _alone_on_this_network():
+            yield
     finally:
         os.close(held)
+
+
+@contextmanager
+def _alone_on_this_network() -> Iterator[None]:
+    """Keep other users, and other state directories, from choosing the same ports meanwhile.
+
+    An abstract socket address exists once per network namespace, as ports do. Anyone may take it,
+    so nobody waits for it longer than ALONE_WAIT_S.
+    """
+    with socket.socket(socket.AF_UNIX) as lock:
+        deadline = time.monotonic() + ALONE_WAIT_S
+        while not _bound(lock) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield
+
+
+def _bound(lock: socket.socket) -> bool:
+    try:
+        lock.bind(PLANNING_ADDRESS)
+    except OSError:
+        return False
+    return True
 
 
 def _llm(deployment: Deployment) -> Llm | None:

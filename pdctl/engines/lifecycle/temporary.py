@@ -11,7 +11,6 @@ from pdctl.engines.launchers.gpu_memory import RELEASE_WAIT_S
 from pdctl.engines.launchers.protocol import HERE
 from pdctl.engines.launchers.registry import launcher_named
 from pdctl.engines.lifecycle import follow, running, start
-from pdctl.engines.lifecycle.start import planning, prepare
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
 from pdctl.hosts import LOOPBACK
@@ -41,23 +40,24 @@ def serving(
     tell: called with each state while it starts. Raises as `pdctl up` does.
     """
     running.refuse_running(deployment.name)
-    with planning():
-        prepared = prepare(deployment)
-        supervisor = start.launch(prepared, detached=False, ready_timeout_s=ready_timeout_s)
-    keeps_logs = True
-    try:
-        yield _ready(supervisor, tell)
-        keeps_logs = False
-    except KeyboardInterrupt:
-        keeps_logs = False  # the user knows why it ended
-        raise
-    finally:
-        supervisor.ask_to_stop(now=True)
-        supervisor.child.wait(STOP_WAIT_S)
-        running.reap(deployment.name)
-        state.clear_state(deployment.name)
-        if not keeps_logs:
-            state.forget(deployment.name)
+    with start.started(deployment, detached=False, ready_timeout_s=ready_timeout_s) as (
+        _,
+        supervisor,
+    ):
+        keeps_logs = True
+        try:
+            yield _ready(supervisor, tell)
+            keeps_logs = False
+        except KeyboardInterrupt:
+            keeps_logs = False  # the user knows why it ended
+            raise
+        finally:
+            supervisor.ask_to_stop(now=True)
+            supervisor.child.wait(STOP_WAIT_S)
+            running.reap(deployment.name)
+            state.clear_state(deployment.name)
+            if not keeps_logs:
+                state.forget(deployment.name)
 
 
 def _ready(

@@ -1,1 +1,1 @@
-"""A simulated SGLang engine: its HTTP interface and queues, with predicted steps."""
+"""A simulated SGLang engine: SGLang's HTTP interface and queues, with predicted step times."""

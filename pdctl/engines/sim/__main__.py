@@ -1,18 +1,17 @@
-"""`python -m pdctl.engines.sim`: one simulated engine in the foreground."""
+"""`python -m pdctl.engines.sim`: run one simulated engine in the foreground."""
 
 import asyncio
 import sys
 
-from pdctl.engines.sim.flags import parse
+from pdctl.engines.sim.flags import parse_flags
+from pdctl.engines.sim.server import follow, serve
 from pdctl.errors import PdctlError
 
 
 def main() -> int:
-    """Run one engine until it is stopped; its exit code."""
+    """Run one engine until it stops; return its exit code."""
     try:
-        flags = parse(sys.argv[1:])
-        from pdctl.engines.sim.server import follow, serve
-
+        flags = parse_flags(sys.argv[1:])
         return asyncio.run(follow(flags) if flags.node_rank else serve(flags))
     except PdctlError as problem:
         sys.stderr.write(f"error: {problem.message}\n")

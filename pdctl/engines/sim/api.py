@@ -1,4 +1,4 @@
-"""The HTTP endpoints of a simulated engine, as SGLang 0.5.23 has them."""
+"""HTTP endpoints of a simulated engine, with the answers of SGLang 0.5.23."""
 
 import asyncio
 import json
@@ -15,18 +15,27 @@ from pdctl.engines.sim.requests import AcceptedRequest, Reason, Refused, Request
 from pdctl.perf_model.records import EngineModel, Role
 
 EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+Status = Literal["Starting", "Up", "UnHealthy"]
+_FLUSHED = (
+    "Cache flushed.\nPlease check backend logs for more details. "
+    "(When there are running or waiting requests, the operation will not be performed.)\n"
+)
 
 
 class Shape(Protocol):
-    """One API's way to write an answer."""
+    """The answer format of one API."""
 
-    def first(self) -> bytes: ...  # what precedes the first token of a stream
+    def first(self) -> bytes:
+        """Data to send before the first token of a stream."""
+        ...
 
-    def chunk(self, answer: "Answer", new_text: str, reason: Reason | None) -> bytes: ...
+    def chunk(self, answer: "Answer", new_text: str, reason: Reason | None) -> bytes:
+        """One event of a stream."""
+        ...
 
 
 class Answer:
-    """The tokens of one request as they come."""
+    """The answer to one request, which grows token by token."""
 
     def __init__(self, request: Request, seed: int, shape: Shape, index: int = 0) -> None:
         self.request = request
@@ -44,7 +53,7 @@ class Answer:
         request.on_tokens = self.add
 
     def add(self, count: int, reason: Reason | None) -> None:
-        """Take `count` more tokens, and the end if there is a reason."""
+        """Add `count` tokens, and end the answer if there is a reason."""
         new_text = ""
         for _ in range(count):
             token_id = requests.token(self._seed, len(self.ids))
@@ -59,7 +68,7 @@ class Answer:
             self.done.set_result(None)
 
     def attach(self, stream: "EventStream") -> None:
-        """Write this answer to a stream from now on, beginning with what came meanwhile."""
+        """Send this answer to a stream from now on, starting with the tokens so far."""
         self.stream = stream
         if self.ids or self.reason:
             self._send(stream, self.text, self.reason)
@@ -70,7 +79,7 @@ class Answer:
 
     @property
     def finish_reason(self) -> dict[str, object]:
-        """SGLang's finish_reason object."""
+        """The finish_reason object of SGLang's answer."""
         if self.request.failure:
             status, message = self.request.failure
             kind = "BadRequestError" if status == 400 else "InternalServerError"
@@ -81,7 +90,7 @@ class Answer:
 
 
 class EventStream:
-    """Server-sent events on one connection, written without waiting."""
+    """Server-sent events on one connection. Writes never wait."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -104,7 +113,7 @@ class EventStream:
 
 
 class NativeShape:
-    """The answers of /generate: text and ids so far, or only the new ones, with meta_info."""
+    """Answers of /generate: meta_info with all text and ids so far, or only the new ones."""
 
     def __init__(self, *, incremental: bool, is_batch: bool) -> None:
         self._incremental = incremental
@@ -123,7 +132,7 @@ class NativeShape:
         text, ids = answer.text, answer.ids_text
         if self._incremental:
             text, ids = new_text, ",".join(map(str, answer.ids[answer.num_sent :]))
-        # written by hand: this is the cost of every token, and no value here needs escaping
+        # formatted by hand, because every token costs this; no value here needs escaping
         return (
             f'data: {{"text":"{text}","output_ids":[{ids}],"meta_info":{{"id":"{request.rid}",'
             f'"finish_reason":null,"prompt_tokens":{request.prompt_tokens},'
@@ -133,7 +142,7 @@ class NativeShape:
         ).encode()
 
     def document(self, answer: Answer) -> dict[str, object]:
-        """One finished (or so far unfinished) answer."""
+        """The whole answer so far."""
         request = answer.request
         text, ids = answer.text, answer.ids
         if self._incremental and answer.stream is not None:
@@ -155,7 +164,7 @@ class NativeShape:
 
 
 class OpenAiShape:
-    """The answers of /v1/completions and /v1/chat/completions."""
+    """Answers of /v1/completions and /v1/chat/completions."""
 
     def __init__(self, *, model: str, rid: str, is_chat: bool) -> None:
         self._model = model
@@ -183,7 +192,7 @@ class OpenAiShape:
         return text + self._event(answer.index, last, f'"{reason}"')
 
     def usage_chunk(self, answers: list[Answer]) -> bytes:
-        """The last chunk of a stream that asked for usage."""
+        """The last event of a stream whose client asked for usage."""
         usage = json.dumps(self.usage(answers), separators=(",", ":"))
         return f'{self._open}],"usage":{usage}}}\n\n'.encode()
 
@@ -214,15 +223,8 @@ class OpenAiShape:
         return f"{self._open}{body}{self._close}".encode()
 
 
-Status = Literal["Starting", "Up", "UnHealthy"]
-_FLUSHED = (
-    "Cache flushed.\nPlease check backend logs for more details. "
-    "(When there are running or waiting requests, the operation will not be performed.)\n"
-)
-
-
 class Api:
-    """The endpoints, with what they act on."""
+    """The endpoints, and the engine behind them."""
 
     def __init__(
         self,
@@ -295,7 +297,7 @@ class Api:
         if not self.identity.flags.metrics:
             raise web.HTTPNotFound
         text = info.exposition(self.identity.flags, self.engine)
-        return web.Response(text=text, headers={"Content-Type": info.TYPE})
+        return web.Response(text=text, headers={"Content-Type": info.CONTENT_TYPE})
 
     async def flush_cache(self, http: web.Request) -> web.Response:
         if not self.engine.is_idle:
@@ -315,12 +317,12 @@ class Api:
     async def generate(self, http: web.Request) -> web.StreamResponse:
         body, port = await _body(http), self.identity.flags.bootstrap_port
         try:
-            taken = requests.from_native(body, self.engine.role, self.engine.model, port)
+            accepted = requests.from_native(body, self.engine.role, self.engine.model, port)
         except Refused as problem:
             return _error(400, str(problem))
         is_batch = requests.is_batch(body)
         shape = NativeShape(incremental=self.identity.flags.incremental, is_batch=is_batch)
-        answers = self._start(taken, shape)
+        answers = self._start(accepted, shape)
         if body.get("stream"):
             return await self._stream(http, answers, first=b"", last=lambda: b"")
         await self._wait(answers)
@@ -340,12 +342,12 @@ class Api:
         body, port = await _body(http), self.identity.flags.bootstrap_port
         engine = self.engine
         try:
-            taken = requests.from_openai(body, engine.role, engine.model, port, is_chat=is_chat)
+            accepted = requests.from_openai(body, engine.role, engine.model, port, is_chat=is_chat)
         except Refused as problem:
             return _error(400, str(problem))
         model = str(body.get("model") or self.identity.flags.served_name)
-        shape = OpenAiShape(model=model, rid=taken[0].request.rid, is_chat=is_chat)
-        answers = self._start(taken, shape)
+        shape = OpenAiShape(model=model, rid=accepted[0].request.rid, is_chat=is_chat)
+        answers = self._start(accepted, shape)
         if body.get("stream"):
             wants_usage = (body.get("stream_options") or {}).get("include_usage")
             return await self._stream(
@@ -386,16 +388,18 @@ class Api:
             return None
         if not self.engine.is_idle:
             return "instance is not idle; drain all requests before switching"
-        # an engine launched as decode has its graphs from the start
+        # an engine launched in the decode role already has its CUDA graphs
         if new == "decode" and flags.role != "decode" and graph_gb is None:
             return "decode_cuda_graph_memory_gb is required before capturing decode graphs"
         return None
 
     def _start(
-        self, taken: list[AcceptedRequest], shape: NativeShape | OpenAiShape
+        self, accepted: list[AcceptedRequest], shape: NativeShape | OpenAiShape
     ) -> list[Answer]:
-        answers = [Answer(one.request, one.seed, shape, index) for index, one in enumerate(taken)]
-        for one in taken:
+        answers = [
+            Answer(one.request, one.seed, shape, index) for index, one in enumerate(accepted)
+        ]
+        for one in accepted:
             self.engine.submit(one.request)
             self.handover.expect(one)
         return answers
@@ -419,7 +423,7 @@ class Api:
         return await stream.close()
 
     async def _wait(self, answers: list[Answer]) -> None:
-        """Until every answer is whole; a client that leaves takes its requests with it."""
+        """Wait until all answers are complete. Drop their requests if the client disconnects."""
         try:
             for answer in answers:
                 await answer.done

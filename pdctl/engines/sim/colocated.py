@@ -1,4 +1,4 @@
-"""The scheduler of a colocated engine: prefill first, then one decode step of all that run."""
+"""Scheduler of a colocated engine: prefill first, otherwise one decode step of all requests."""
 
 from collections import deque
 
@@ -16,13 +16,13 @@ from pdctl.perf_model.steps import decode_step_s
 
 
 class ColocatedQueues:
-    """SGLang's default event loop as a state machine without a clock.
+    """SGLang's default event loop as a state machine that is given the time.
 
     Source: srt/managers/scheduler.py and schedule_batch.py of SGLang 0.5.23.
-    Ignores: priorities, speculative decoding's variable acceptance, data-parallel attention ranks.
+    Ignores: priorities, varying acceptance in speculative decoding, data-parallel attention ranks.
     """
 
-    turn_s = 0.0  # launching takes the loop no time that is not in a step
+    turn_s = 0.0  # the loop takes no time besides the steps
 
     def __init__(self, model: EngineModel) -> None:
         self.model = model
@@ -51,7 +51,7 @@ class ColocatedQueues:
         self.waiting.append(request)
 
     def abort(self, request: Request) -> None:
-        """Drop a request wherever it is; its tokens still in flight are discarded."""
+        """Remove a request from all queues. Tokens of its current step are discarded."""
         request.is_done = True
         if request in self.waiting:
             self.waiting.remove(request)
@@ -60,14 +60,14 @@ class ColocatedQueues:
         self._leave(request)
 
     def decide(self, now_s: float) -> Decision:
-        """The next batch: prefill if anything may enter, else decode."""
+        """Choose the next batch: prefill if a request can enter, otherwise decode."""
         batch = self._prefill(now_s) or self._decode()
         if batch is None and self.is_idle:
             self._ratio = INIT_NEW_TOKEN_RATIO
         return Decision(batch)
 
     def finish(self, batch: Batch, now_s: float) -> Result:
-        """Account for a batch that has ended."""
+        """Update all requests of a batch that has ended."""
         emissions = []
         for part in batch.parts:
             request = part.request
@@ -83,7 +83,7 @@ class ColocatedQueues:
         return Result(emissions)
 
     def poll(self, now_s: float) -> Result:
-        """Nothing happens between batches here."""
+        """Colocated engines have no events between batches."""
         return Result()
 
     def wake_s(self) -> float | None:
@@ -124,7 +124,7 @@ class ColocatedQueues:
         )
 
     def _promised(self) -> float:
-        """KV that running requests may still come to need, discounted by the running ratio."""
+        """KV that running requests may still need, discounted by SGLang's new-token ratio."""
         return sum(
             min(r.max_new - r.launched, CLIP_MAX_NEW_TOKENS)
             * (1.0 if r.ignore_eos else self._ratio)
@@ -132,7 +132,7 @@ class ColocatedQueues:
         )
 
     def _rows(self) -> list[Request]:
-        """Running requests whose last token is not on its way already."""
+        """Running requests whose last token has not been launched yet."""
         return [request for request in self.running if request.launched < request.max_new]
 
     def _advance(self, rows: list[Request]) -> bool:
@@ -154,7 +154,7 @@ class ColocatedQueues:
         return Batch([], rows, decode_step_s(self.model.times, len(rows), context))
 
     def _retract(self, rows: list[Request]) -> list[Request]:
-        """Send requests back to the queue, shortest output first, until the step's KV is there."""
+        """Retract requests, shortest output first, until the step's KV fits."""
         if len(rows) <= self.kv.available_tokens:
             self._ratio = ratio_after(self._ratio, 1)
             return rows

@@ -1,4 +1,4 @@
-"""The scheduler of a decode engine: prealloc, transfer, waiting, running, retracted."""
+"""Scheduler of a decode engine: prealloc, transfer, waiting, running, retracted."""
 
 from collections import deque
 
@@ -15,13 +15,13 @@ from pdctl.perf_model.steps import decode_step_s
 
 
 class DecodeQueues:
-    """SGLang's decode event loop as a state machine without a clock.
+    """SGLang's decode event loop as a state machine that is given the time.
 
     Source: srt/disaggregation/decode.py of SGLang 0.5.23.
     Ignores: the experimental radix cache of decode engines, KV offloading to the host.
     """
 
-    turn_s = 0.0  # launching takes the loop no time that is not in a step
+    turn_s = 0.0  # the loop takes no time besides the steps
 
     def __init__(self, model: EngineModel) -> None:
         self.model = model
@@ -58,7 +58,7 @@ class DecodeQueues:
         self.prealloc.append(request)
 
     def abort(self, request: Request) -> None:
-        """Drop a request wherever it is."""
+        """Remove a request from all queues."""
         request.is_done = True
         for queue in (self.prealloc, self.transfer, self.waiting, self.running, self.retracted):
             if request in queue:
@@ -67,7 +67,7 @@ class DecodeQueues:
         free(self.kv, request)
 
     def decide(self, now_s: float) -> Decision:
-        """Move requests along the queues, then one decode step of all that run."""
+        """Move requests along the queues, then choose a decode step of all running ones."""
         self._resume_retracted()
         allocated = []
         if not self.retracted:
@@ -77,11 +77,11 @@ class DecodeQueues:
         return Decision(self._decode(), emissions, allocated)
 
     def finish(self, batch: Batch, now_s: float) -> Result:
-        """Account for a decode step; a row that ended a step ago was computed for nothing."""
+        """Update the requests of a decode step. A row that ended a step earlier has no effect."""
         return Result([self._emit(row) for row in batch.rows if not row.is_done])
 
     def poll(self, now_s: float) -> Result:
-        """Nothing happens between decisions here."""
+        """Decode engines have no events between decisions."""
         return Result()
 
     def wake_s(self) -> float | None:
@@ -100,7 +100,7 @@ class DecodeQueues:
             self.waiting.append(request)
 
     def _preallocate(self, now_s: float) -> list[Request]:
-        """First come first served; one without a handshake is passed over, a misfit blocks."""
+        """Admit requests in order of arrival. Skips those without handshake; stops at a misfit."""
         allocated = []
         for request in list(self.prealloc):
             if not request.is_ready:
@@ -130,7 +130,7 @@ class DecodeQueues:
         )
 
     def _budget(self, *, count_retracted: bool = True) -> float:
-        """KV that may be given to newcomers without starving those that run."""
+        """KV available for new requests without starving the running ones."""
         return prealloc_room(
             self.kv.free_tokens,
             num_held=self._num_held(),
@@ -146,7 +146,7 @@ class DecodeQueues:
             self.waiting.append(request)
 
     def _join(self, now_s: float) -> list[Emission]:
-        """Waiting requests enter; a new one brings its first token, made by its prefill engine."""
+        """Let waiting requests run. A new one emits its first token, computed by prefill."""
         emissions = []
         while self.waiting and len(self.running) < self.model.max_running_requests:
             request = self.waiting.popleft()
@@ -169,13 +169,13 @@ class DecodeQueues:
         return Batch([], rows, decode_step_s(self.model.times, len(rows), context))
 
     def _retract(self) -> None:
-        """Park requests in host memory, shortest output first, until the step's KV is there."""
+        """Move requests to host memory, shortest output first, until the step's KV fits."""
         while len(self.running) > 1 and len(self.running) > self.kv.free_tokens:
             victim = min(self.running, key=lambda r: retraction_key(r.out, r.prompt_tokens))
             self.running.remove(victim)
             self._park(victim)
         while self.waiting and len(self.running) > self.kv.free_tokens:
-            self._park(self.waiting.pop())  # where SGLang would end the only one that runs
+            self._park(self.waiting.pop())  # SGLang would abort the only running request here
 
     def _park(self, victim: Request) -> None:
         free(self.kv, victim)
@@ -192,5 +192,5 @@ class DecodeQueues:
         request.launched = request.out
         if request.out < request.max_new:
             return Emission(request, 1, None)
-        self.abort(request)  # it may have been retracted while its last step ran
+        self.abort(request)  # a retraction may have moved it while its last step ran
         return Emission(request, 1, request.reason)

@@ -1,4 +1,4 @@
-"""The event loop of a simulated engine: asks its queues what to run, and lets time pass."""
+"""Event loop of a simulated engine: runs the batches that its queues choose, in real time."""
 
 import asyncio
 import random
@@ -11,23 +11,23 @@ from pdctl.engines.sim.record import Record, batch_line, log
 from pdctl.engines.sim.requests import Batch, Emission, Request, Result
 from pdctl.perf_model.records import EngineModel, Role
 
-CATCH_UP_S = 0.25  # wall-clock seconds of lateness that a busy engine makes good
+CATCH_UP_S = 0.25  # a busy engine catches up with at most this much wall-clock delay
 SchedulerQueues = ColocatedQueues | PrefillQueues | DecodeQueues
 
 
 def queues_for(role: Role, model: EngineModel) -> SchedulerQueues:
-    """Empty queues of a role."""
+    """Empty queues for a role."""
     if role == "prefill":
         return PrefillQueues(model)
     return DecodeQueues(model) if role == "decode" else ColocatedQueues(model)
 
 
 class Engine:
-    """One scheduler in real time. Its clock counts model seconds: `speed` of them a second.
+    """One scheduler in real time. Its clock counts model seconds: `speed` per real second.
 
-    A batch ends at an absolute time fixed when it is launched, so late wake-ups do not add up.
-    With overlap, as in SGLang, batch i+1 is decided while batch i runs, and the loop is busy
-    launching it for `turn_s` of its queues.
+    The end of a batch is fixed when it is launched, so late wake-ups do not add up. With overlap,
+    as in SGLang, batch i+1 is chosen while batch i runs, and the loop spends `turn_s` of its
+    queues on launching it.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Engine:
         self._wake = asyncio.Event()
 
     def now_s(self) -> float:
-        """Model seconds since this engine was made."""
+        """Model seconds since this engine was created."""
         return (self._loop.time() - self._start_wall) * self.speed
 
     def wall_at(self, at_s: float) -> float:
-        """The event loop's time of a moment of the model's clock."""
+        """Convert a time on the model's clock to the event loop's clock."""
         return self._start_wall + at_s / self.speed
 
     @property
@@ -61,7 +61,7 @@ class Engine:
         return not self.live and self.queues.is_idle
 
     def submit(self, request: Request) -> None:
-        """Take a request in; its tokens come through its `on_tokens`."""
+        """Accept a request. Its tokens go to its `on_tokens`."""
         now_s = self.now_s()
         request.arrived_s = request.last_s = now_s
         self.live[request.rid] = request
@@ -69,13 +69,13 @@ class Engine:
         self._loop.call_at(self.wall_at(at_s), self._enqueue, request, at_s)
 
     def _enqueue(self, request: Request, now_s: float) -> None:
-        """It has come through the engine's other processes: the scheduler has it now."""
+        """Pass the request to the scheduler, after the delay of the engine's other processes."""
         if not request.is_done:
             self.queues.submit(request, now_s)
             self.wake()
 
     def fail(self, request: Request, status: int, message: str) -> None:
-        """Abort a request and tell whoever waits for it."""
+        """Abort a request and tell its client."""
         if request.is_done:
             return
         request.failure = (status, message)
@@ -87,17 +87,17 @@ class Engine:
         self.wake()
 
     def wake(self) -> None:
-        """Something changed that an idle scheduler must see."""
+        """Wake an idle scheduler after a change."""
         self._wake.set()
 
     def switch_role(self, role: Role, model: EngineModel) -> None:
-        """Start again with empty queues of another role. Only while idle."""
+        """Restart with empty queues of another role. Allowed only while idle."""
         self.role, self.model = role, model
         self.queues = queues_for(role, model)
         self.wake()
 
     async def run(self) -> None:
-        """Schedule until cancelled."""
+        """Run the scheduler until cancelled."""
         launched: Batch | None = None
         now_s = self.now_s()
         while True:
@@ -120,7 +120,7 @@ class Engine:
             launched = batch
 
     def _on_time(self, due_s: float) -> float:
-        """The moment a step was due, unless this process is too late to catch up."""
+        """The time at which a step was due, unless this process is too late to catch up."""
         now_s = self.now_s()
         return due_s if now_s - due_s < CATCH_UP_S * self.speed else now_s
 
@@ -145,7 +145,7 @@ class Engine:
         await asyncio.sleep(max(0.0, self.wall_at(end_s) - self._loop.time()))
 
     def _finish(self, batch: Batch, now_s: float) -> None:
-        # what ended is dated by its deadline, not by when this process woke up
+        # use the deadline, not the time at which this process woke up
         self._apply(self.queues.finish(batch, now_s), now_s)
         state = self.record.ended(batch, self.queues, batch.end_s)
         if state is not None:

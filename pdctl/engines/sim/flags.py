@@ -1,19 +1,17 @@
-"""The command line of a simulated engine: its own flags, and those of SGLang's that matter here."""
+"""Command line of a simulated engine: its own flags, and the SGLang flags that affect it."""
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pdctl.deployment.records import MODES
+from pdctl.deployment.records import MODES, role_of_mode
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
-
-ROLES: dict[str, Role] = {mode: role for role, mode in MODES.items()}
 
 
 @dataclass(frozen=True)
 class SimFlags:
-    """What the command line said. None: SGLang's own default applies."""
+    """The command line of one engine. None: SGLang's default."""
 
     model: str
     served_name: str
@@ -45,10 +43,10 @@ class SimFlags:
     node_rank: int = 0
 
 
-def parse(argv: Sequence[str]) -> SimFlags:
-    """The flags of one simulated engine; SGLang flags that change nothing here are ignored.
+def parse_flags(argv: Sequence[str]) -> SimFlags:
+    """Parse a command line. Ignores SGLang flags that have no effect here.
 
-    Raises InvalidInput for a speed, a start time or a noise that makes no sense.
+    Raises InvalidInput for an impossible speed, start time or noise.
     """
     args, ignored = _parser().parse_known_args(list(argv))
     if not args.sim_speed > 0:
@@ -63,7 +61,7 @@ def parse(argv: Sequence[str]) -> SimFlags:
         gpus=args.sim_gpus,
         speed=args.sim_speed,
         start_s=args.sim_start_s,
-        role=ROLES[args.disaggregation_mode],
+        role=role_of_mode(args.disaggregation_mode) or "colocated",
         host=args.host,
         port=args.port,
         bootstrap_port=args.disaggregation_bootstrap_port,
@@ -98,15 +96,15 @@ def _radix_cache(args: argparse.Namespace) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pdctl.engines.sim", allow_abbrev=False)
     add = parser.add_argument
-    add("--sim-gpus", default="1xH200", help="the GPUs it pretends to run on, as in 8xH200")
-    add("--sim-speed", type=float, default=1.0, help="10: everything takes a tenth of the time")
-    add("--sim-start-s", type=float, default=0.0, help="seconds of pretended loading")
-    add("--sim-noise", type=float, default=0.0, help="0.03: step times vary by 3 %%")
+    add("--sim-gpus", default="1xH200", help="GPUs to simulate, for example 8xH200")
+    add("--sim-speed", type=float, default=1.0, help="10: run ten times as fast")
+    add("--sim-start-s", type=float, default=0.0, help="duration of the simulated start, in s")
+    add("--sim-noise", type=float, default=0.0, help="0.03: vary step times by 3 %%")
     add("--model-path", "--model", required=True)
     add("--served-model-name")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=30000)
-    add("--disaggregation-mode", choices=sorted(ROLES), default="null")
+    add("--disaggregation-mode", choices=sorted(MODES.values()), default="null")
     add("--disaggregation-bootstrap-port", type=int, default=8998)
     for names in (
         ("--tp-size", "--tensor-parallel-size", "--tp"),

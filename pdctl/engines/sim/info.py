@@ -1,4 +1,4 @@
-"""What a simulated engine says of itself: the JSON of SGLang 0.5.23's information endpoints."""
+"""Information endpoints of a simulated engine: the JSON and metrics pages of SGLang 0.5.23."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -8,16 +8,35 @@ from datetime import datetime, timezone
 from pdctl.deployment.records import MODES
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
-from pdctl.engines.sim.record import Histogram, LoadSnapshot
+from pdctl.engines.sim.record import HistogramCounter, LoadSnapshot
 from pdctl.inspection.llm_size import moved_bytes
 from pdctl.inspection.records import Llm
 
 Labels = Mapping[str, str]
-TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SGLANG_VERSION = "0.5.23"
+# batch sizes for which a decode engine captures CUDA graphs by default on a large GPU
+DECODE_GRAPH_BATCHES = (1, 2, 4, 8, 12, *range(16, 257, 8))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Constants of an engine's life. Memory in GB of 2^30 bytes, as SGLang counts it."""
+
+    flags: SimFlags
+    llm: Llm
+    gpu_name: str
+    weight_gb: float
+    kv_gb: float
+    started_at: float  # Unix seconds
+
+    def moved_bytes(self, prompt_tokens: int) -> float:
+        """Bytes that a prompt's transfer takes to decode: KV, index, windows and state."""
+        return moved_bytes(self.llm, prompt_tokens)
 
 
 def exposition(flags: SimFlags, engine: Engine) -> str:
-    """The whole page."""
+    """The whole page of GET /metrics."""
     engine_type = "dynamic" if flags.role_switch else MODES[flags.role].replace("null", "unified")
     tokenizer = {"engine_type": engine_type, "model_name": flags.served_name}
     scheduler = {**tokenizer, "moe_ep_rank": "0", "pp_rank": "0", "tp_rank": "0"}
@@ -94,7 +113,7 @@ def _histograms(scheduler: Labels, tokenizer: Labels, engine: Engine) -> Iterato
     record = engine.record
     streaming = {**tokenizer, "is_streaming": "true"}
     yield from _histogram("queue_time_seconds", scheduler, record.queue_s)
-    if engine.role != "prefill":  # SGLang's prefill engines never observe these
+    if engine.role != "prefill":  # prefill engines of SGLang never observe these
         yield from _histogram("time_to_first_token_seconds", streaming, record.ttft_s)
         yield from _histogram("inter_token_latency_seconds", tokenizer, record.itl_s)
         yield from _histogram("request_time_per_output_token_seconds", tokenizer, record.tpot_s)
@@ -110,12 +129,12 @@ def _histograms(scheduler: Labels, tokenizer: Labels, engine: Engine) -> Iterato
         yield from _rows("per_stage_req_latency_seconds", labels, histogram)
 
 
-def _histogram(name: str, labels: Labels, histogram: Histogram) -> Iterator[str]:
+def _histogram(name: str, labels: Labels, histogram: HistogramCounter) -> Iterator[str]:
     yield f"# TYPE sglang:{name} histogram"
     yield from _rows(name, labels, histogram)
 
 
-def _rows(name: str, labels: Labels, histogram: Histogram) -> Iterator[str]:
+def _rows(name: str, labels: Labels, histogram: HistogramCounter) -> Iterator[str]:
     total = 0
     for bound, count in zip((*histogram.bounds, None), histogram.counts, strict=True):
         total += count
@@ -132,27 +151,6 @@ def _braces(labels: Labels) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-SGLANG_VERSION = "0.5.23"
-# what a decode engine captures by default on a large GPU
-DECODE_GRAPH_BATCHES = (1, 2, 4, 8, 12, *range(16, 257, 8))
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What does not change over an engine's life. Memory in GB as SGLang counts it (2^30)."""
-
-    flags: SimFlags
-    llm: Llm
-    gpu_name: str
-    weight_gb: float
-    kv_gb: float
-    started_at: float  # Unix seconds
-
-    def moved_bytes(self, prompt_tokens: int) -> float:
-        """Bytes of a prompt that go from prefill to decode: KV, index, windows and state."""
-        return moved_bytes(self.llm, prompt_tokens)
 
 
 def model_info(identity: Identity, engine: Engine) -> dict[str, object]:
@@ -249,8 +247,8 @@ def _arguments(identity: Identity, engine: Engine) -> dict[str, object]:
     }
 
 
-def current(engine: Engine) -> LoadSnapshot:
-    """The state as SGLang publishes it: at once when idle, every 15 decode steps when busy."""
+def published_load(engine: Engine) -> LoadSnapshot:
+    """The state that SGLang publishes: current when idle, every 15 decode steps when busy."""
     published = engine.record.loads
     if published is None or engine.queues.queues.running == 0:
         return engine.record.snapshot(engine.queues, engine.now_s())
@@ -258,8 +256,8 @@ def current(engine: Engine) -> LoadSnapshot:
 
 
 def loads(identity: Identity, engine: Engine) -> dict[str, object]:
-    """GET /v1/loads. Times are wall-clock seconds; counters in µs are of the engine's own clock."""
-    snapshot = current(engine)
+    """GET /v1/loads. Times are wall-clock seconds; counters in µs use the engine's own clock."""
+    snapshot = published_load(engine)
     age_s = (engine.now_s() - snapshot.at_s) / engine.speed
     now = time.time()
     return {
@@ -279,7 +277,7 @@ def _load(
     return {
         "timestamp": at,
         "dp_rank": 0,
-        # of a prefill engine SGLang counts its running batch here, which nobody ever enters
+        # SGLang reports the running batch here, which is always empty on a prefill engine
         "num_running_reqs": 0 if engine.role == "prefill" else queues.running,
         "num_waiting_reqs": queues.num_waiting,
         "num_waiting_uncached_tokens": 0,

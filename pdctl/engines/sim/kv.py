@@ -1,24 +1,24 @@
-"""The KV cache of one engine: tokens held by requests, and blocks kept for shared prefixes."""
+"""KV cache of one engine: tokens held by requests, and blocks cached for shared prefixes."""
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pdctl.engines.sim.requests import BLOCK_TOKENS, Part, Request
+from pdctl.engines.sim.requests import BLOCK_TOKENS, PrefillPart, Request
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator import scheduling
 from pdctl.perf_model.steps import mixed_step_s, weighted_pairs
 
 
 class KvCache:
-    """Counts tokens, not bytes. Invariant: held + cached + free = capacity."""
+    """The KV cache, counted in tokens. Invariant: held + cached + free = capacity."""
 
     def __init__(self, capacity_tokens: int, *, radix: bool) -> None:
         self.capacity_tokens = capacity_tokens
         self.radix = radix
-        self.held_tokens = 0  # owned by one request each
-        self._locks: dict[int, int] = {}  # cached block -> requests that use it
-        self._idle: OrderedDict[int, None] = OrderedDict()  # unused ones, oldest first
+        self.held_tokens = 0  # each belongs to one request
+        self._locks: dict[int, int] = {}  # cached block -> number of requests that use it
+        self._idle: OrderedDict[int, None] = OrderedDict()  # unused blocks, oldest first
 
     @property
     def free_tokens(self) -> int:
@@ -37,27 +37,27 @@ class KvCache:
         return self.capacity_tokens - self.available_tokens
 
     def match(self, blocks: Sequence[int]) -> int:
-        """How many leading blocks are cached."""
+        """Number of leading blocks that are cached."""
         for n, block in enumerate(blocks):
             if block not in self._locks:
                 return n
         return len(blocks)
 
     def lock(self, blocks: Sequence[int]) -> None:
-        """Keep cached `blocks` from eviction until unlocked."""
+        """Protect cached `blocks` from eviction until unlocked."""
         for block in blocks:
             self._locks[block] += 1
             self._idle.pop(block, None)
 
     def unlock(self, blocks: Sequence[int]) -> None:
-        """Give up a lock; the last block of a chain becomes the first to be evicted."""
+        """Release a lock. Of a chain of blocks, the last one is evicted first."""
         for block in reversed(blocks):
             self._locks[block] -= 1
             if not self._locks[block]:
                 self._idle[block] = None
 
     def hold(self, tokens: int) -> bool:
-        """Take `tokens` for one request, evicting idle blocks; False: they are not there."""
+        """Allocate `tokens` to one request, evicting idle blocks. False if they do not fit."""
         if tokens > self.available_tokens:
             return False
         while tokens > self.free_tokens:
@@ -70,9 +70,9 @@ class KvCache:
         self.held_tokens -= tokens
 
     def insert(self, blocks: Sequence[int]) -> int:
-        """Turn held blocks into cached ones, locked by the caller; returns the tokens given up.
+        """Turn held blocks into cached ones that the caller has locked; return their tokens.
 
-        A block that was cached meanwhile is only locked: the caller's copy is freed.
+        If a block is already cached, only locks it, and frees the caller's copy.
         """
         for block in blocks:
             self._locks[block] = self._locks.get(block, 0) + 1
@@ -82,7 +82,7 @@ class KvCache:
         return tokens
 
     def flush(self) -> None:
-        """Forget every block that nobody uses."""
+        """Remove all unused blocks."""
         for block in self._idle:
             del self._locks[block]
         self._idle.clear()
@@ -90,9 +90,9 @@ class KvCache:
 
 @dataclass(frozen=True)
 class Admission:
-    """What a prefill batch took. is_full: nobody enters until somebody leaves."""
+    """The parts of a prefill batch. is_full: no request can enter until another one leaves."""
 
-    parts: list[Part]
+    parts: list[PrefillPart]
     partial: Request | None
     is_full: bool
 
@@ -107,9 +107,9 @@ def admit_waiting(
     promised_tokens: float = 0.0,
     beside: int = 0,
 ) -> Admission:
-    """Fill a prefill batch and take its KV.
+    """Fill a prefill batch and allocate its KV.
 
-    promised_tokens: what running requests may still need; beside: decode rows in a mixed batch.
+    promised_tokens: KV that running requests may still need. beside: decode rows in the batch.
     """
     room = scheduling.Room(
         kv.available_tokens,
@@ -128,11 +128,11 @@ def admit_waiting(
         kv.unlock(request.blocks[: request.num_locked])
         request.num_locked = request.done = request.cached_tokens = 0
 
-    taken, partial, is_full = scheduling.admit(  # type: ignore[type-var]  # prompt is a property
+    admitted, partial, is_full = scheduling.admit(  # type: ignore[type-var]  # prompt is a property
         waiting, partial, room, slots, claim, release
     )
-    parts = [_take(kv, request, tokens) for request, tokens in taken]
-    if parts and parts[0].tokens <= 0:  # the unfinished one waits for KV
+    parts = [_allocate(kv, request, tokens) for request, tokens in admitted]
+    if parts and parts[0].tokens <= 0:  # the partial request has to wait for KV
         parts = []
     return Admission(parts, partial, is_full)
 
@@ -146,18 +146,21 @@ def _lock_prefix(kv: KvCache, request: Request) -> None:
     request.done = request.cached_tokens = blocks * BLOCK_TOKENS
 
 
-def _take(kv: KvCache, request: Request, tokens: int) -> Part:
+def _allocate(kv: KvCache, request: Request, tokens: int) -> PrefillPart:
     tokens = min(tokens, kv.available_tokens)
     kv.hold(tokens)
     request.own_tokens += tokens
     request.done += tokens
-    return Part(request, tokens, request.done >= request.prompt)
+    return PrefillPart(request, tokens, request.done >= request.prompt)
 
 
 def prefill_duration_s(
-    model: EngineModel, parts: list[Part], rows: Sequence[Request] = (), context_tokens: int = 0
+    model: EngineModel,
+    parts: list[PrefillPart],
+    rows: Sequence[Request] = (),
+    context_tokens: int = 0,
 ) -> float:
-    """Seconds of a forward pass over the new tokens of `parts`, with decode rows in a mixed one."""
+    """Seconds for a forward pass over `parts`, and over decode rows in a mixed batch."""
     new_tokens = sum(part.tokens for part in parts)
     pairs = sum(
         weighted_pairs(model.times, part.tokens, part.request.done - part.tokens) for part in parts
@@ -166,7 +169,7 @@ def prefill_duration_s(
 
 
 def keep_prefix(kv: KvCache, request: Request) -> None:
-    """Make the full blocks whose KV exists findable by later requests."""
+    """Make the request's complete full blocks available to later requests."""
     if not kv.radix:
         return
     blocks = min(request.done // BLOCK_TOKENS, len(request.blocks))
@@ -176,7 +179,7 @@ def keep_prefix(kv: KvCache, request: Request) -> None:
 
 
 def free(kv: KvCache, request: Request) -> None:
-    """Give back all KV of a request; its cached blocks stay findable."""
+    """Free all KV of a request. Its cached blocks remain available to later requests."""
     kv.release(request.own_tokens)
     kv.unlock(request.blocks[: request.num_locked])
     request.own_tokens = request.num_locked = request.done = 0

@@ -1,7 +1,7 @@
-"""How prefill and decode engines meet: SGLang's bootstrap registry, and rooms over a web socket.
+"""Meeting of prefill and decode engines: SGLang's bootstrap registry, and a web socket for rooms.
 
-SGLang moves KV over RDMA; here the decode engine says over a socket to the registry which rooms it
-has taken KV for, and the prefill engine says when a room's KV has arrived.
+SGLang moves KV over RDMA. Here, the decode engine tells the registry over a web socket for which
+rooms it has allocated KV, and the prefill engine answers when a room's KV has arrived.
 """
 
 import asyncio
@@ -25,20 +25,20 @@ ROUTE_TRIES = 15
 
 
 class Registry:
-    """The prefill side: the registry on the bootstrap port, and the rooms of this engine."""
+    """The prefill side: the registry on the bootstrap port, and this engine's rooms."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
-        self.engine: Engine | None = None  # set when it may take rooms
+        self.engine: Engine | None = None  # set once it can accept rooms
         self._registered: dict[str, object] | None = None
-        self._sockets: dict[int, web.WebSocketResponse] = {}  # room -> the decode engine's
-        self._given_up: deque[int] = deque(maxlen=1000)  # rooms whose request has gone
+        self._sockets: dict[int, web.WebSocketResponse] = {}  # room -> socket of its decode engine
+        self._given_up: deque[int] = deque(maxlen=1000)  # rooms whose request was dropped
         self._open: set[web.WebSocketResponse] = set()
         self._waiting: dict[int, Request] = {}
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Listen. A port in use is logged and survived, as in SGLang: the other one answers."""
+        """Listen. If the port is in use, log it and continue as SGLang does."""
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_get("/route", self._get_route)
@@ -56,7 +56,7 @@ class Registry:
         log(f"CommonKVBootstrapServer started successfully on {self.host}:{self.port}")
 
     async def register(self, http_port: int, tp: int, dp: int, pp: int) -> None:
-        """Put this engine into the table of whoever listens on the bootstrap port."""
+        """Register this engine with the registry on the bootstrap port, its own or another's."""
         body: dict[str, object] = {"prefill_http_port": http_port, "tp": tp, "dp": dp, "pp": pp}
         if self._runner is not None:
             self._registered = body
@@ -74,7 +74,7 @@ class Registry:
             await self._runner.cleanup()
 
     def expect(self, request: Request) -> None:
-        """A request of this room has come; it may go on once its decode engine has KV for it."""
+        """Note a new request. It may run once its decode engine has allocated KV for it."""
         assert request.room is not None
         if request.room in self._sockets:
             request.is_ready = True
@@ -82,14 +82,14 @@ class Registry:
             self._waiting[request.room] = request
 
     def arrived(self, request: Request, *, failed: bool = False) -> None:
-        """Tell the decode engine that a room's KV is there, or never will be."""
+        """Tell the decode engine that a room's KV has arrived, or never will."""
         room = request.room or 0
         self._waiting.pop(room, None)
         socket = self._sockets.pop(room, None)
         if socket is None and failed:
             self._given_up.append(room)
         elif socket is not None:
-            # SGLang's metadata carry the prefix hit too: the decode engine is who reports it
+            # like SGLang's metadata, includes the prefix hit, which the decode engine reports
             _say(socket, f"{'failed' if failed else 'done'} {room} {request.cached_tokens}")
 
     async def _health(self, http: web.Request) -> web.Response:
@@ -123,7 +123,7 @@ class Registry:
         )
 
     async def _put_route(self, http: web.Request) -> web.Response:
-        self._registered = await http.json()  # the last writer wins, as in SGLang
+        self._registered = await http.json()  # as in SGLang, the last engine wins
         return web.Response(text="OK")
 
     async def _rooms(self, http: web.Request) -> web.WebSocketResponse:
@@ -137,8 +137,8 @@ class Registry:
             else:
                 self._sockets.pop(int(room), None)
         self._open.discard(socket)
-        for left in [r for r, s in self._sockets.items() if s is socket]:
-            del self._sockets[left]
+        for room_left in [r for r, s in self._sockets.items() if s is socket]:
+            del self._sockets[room_left]
         return socket
 
     def _take(self, room: int, socket: web.WebSocketResponse) -> None:
@@ -153,7 +153,7 @@ class Registry:
 
 
 def _say(socket: "web.WebSocketResponse | Socket", text: str) -> None:
-    """Send without waiting; a socket that has closed tells its reader."""
+    """Send without waiting. If the socket has closed, its reader notices."""
     if not socket.closed:
         task = asyncio.ensure_future(socket.send_str(text))
         task.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
@@ -171,7 +171,7 @@ class Partners:
         self._address: dict[int, str] = {}
 
     def expect(self, request: Request, address: str) -> None:
-        """A request whose KV comes from the prefill engine behind this bootstrap address."""
+        """Note a new request whose KV comes from the prefill engine at this bootstrap address."""
         assert request.room is not None
         self._rooms[request.room] = request
         self._address[request.room] = address
@@ -181,14 +181,14 @@ class Partners:
             self._meeting[address] = asyncio.ensure_future(self._meet(address))
 
     def take(self, request: Request) -> None:
-        """KV for this request has been set aside: its prefill engine may begin."""
+        """Tell the prefill engine to start: KV for this request is allocated."""
         room = request.room or 0
         socket = self._sockets.get(self._address.get(room, ""))
         if socket is not None:
             _say(socket, f"take {room}")
 
     def forget(self, request: Request) -> None:
-        """A request has left."""
+        """Forget a request that has ended."""
         room = request.room or 0
         self._rooms.pop(room, None)
         self._address.pop(room, None)
@@ -200,7 +200,7 @@ class Partners:
             await self._http.close()
 
     async def _meet(self, address: str) -> None:
-        """Fetch the registry's answer, open the socket, then read it until it closes."""
+        """Fetch the registry's answer, open the socket, and read it until it closes."""
         if self._http is None:
             self._http = aiohttp.ClientSession()
         try:
@@ -259,7 +259,7 @@ class Partners:
 
 
 class Handover:
-    """Between an engine's scheduler and its partners. Colocated engines and probes pass through."""
+    """Connects an engine's scheduler with its partners. Does nothing for colocated engines."""
 
     def __init__(
         self, engine: Engine, registry: Registry | None, moved_bytes: Callable[[int], float]
@@ -271,24 +271,24 @@ class Handover:
         engine.on_allocated = self._allocated
         engine.on_transfer = self._transferred
 
-    def expect(self, taken: AcceptedRequest) -> None:
-        """A request has come in; look out for its partner."""
-        request, role = taken.request, self.engine.role
+    def expect(self, accepted: AcceptedRequest) -> None:
+        """Look out for the partner of a new request."""
+        request, role = accepted.request, self.engine.role
         if request.fake or request.room is None:
             return
         if role == "prefill" and self.registry is not None:
             self.registry.expect(request)
-        elif role == "decode" and taken.bootstrap is not None:
-            self.partners.expect(request, taken.bootstrap)
+        elif role == "decode" and accepted.bootstrap is not None:
+            self.partners.expect(request, accepted.bootstrap)
 
     def drop(self, request: Request, status: int, message: str) -> None:
-        """Give a request up, on both sides."""
+        """Abort a request on both sides."""
         if self.registry is not None and self.engine.role == "prefill" and not request.is_done:
             self.registry.arrived(request, failed=True)
         self.engine.fail(request, status, message)
 
     async def expire(self, after_s: float) -> None:
-        """Give up requests whose partner has not come, as SGLang's KVPoll timeouts do."""
+        """Abort requests whose partner does not come in time, like SGLang's KVPoll timeouts."""
         record = self.engine.record
         while True:
             await asyncio.sleep(min(1.0, after_s / 10) / self.engine.speed)
@@ -302,11 +302,11 @@ class Handover:
                 self.drop(request, 500, f"Request {request.rid} {text}")
 
     def _overdue(self, request: Request, after_s: float) -> str | None:
-        """The state of its hand-over in which a request has been too long."""
+        """The KVPoll state in which a request has waited too long. None: it is in time."""
         now_s = self.engine.now_s()
         if request.room is None or request.out:
             return None
-        since_s = max(request.queued_s, request.arrived_s)  # the queue has not seen a new one yet
+        since_s = max(request.queued_s, request.arrived_s)  # a new request is not queued yet
         if not request.is_ready:
             return "Bootstrapping" if now_s - since_s > after_s else None
         is_waiting = self.engine.role == "decode" and request.own_tokens

@@ -1,4 +1,4 @@
-"""The scheduler of a prefill engine: bootstrap, waiting, forward, inflight."""
+"""Scheduler of a prefill engine: bootstrap, waiting, forward, inflight."""
 
 from collections import deque
 
@@ -10,7 +10,7 @@ from pdctl.perf_model.steps import prefill_floor_s
 
 
 class PrefillQueues:
-    """SGLang's prefill event loop as a state machine without a clock.
+    """SGLang's prefill event loop as a state machine that is given the time.
 
     Source: srt/disaggregation/prefill.py of SGLang 0.5.23.
     Ignores: optimistic prefill, the staging buffer, pipeline consensus.
@@ -29,7 +29,7 @@ class PrefillQueues:
 
     @property
     def turn_s(self) -> float:
-        """Seconds the loop takes to launch a batch."""
+        """Seconds that the loop needs to launch a batch."""
         times = self.model.times
         return max(times.prefill_start_s, prefill_floor_s(times))
 
@@ -57,7 +57,7 @@ class PrefillQueues:
         self.bootstrap.append(request)
 
     def abort(self, request: Request) -> None:
-        """Drop a request wherever it is."""
+        """Remove a request from all queues."""
         request.is_done = True
         for queue in (self.bootstrap, self.waiting, self.inflight):
             if request in queue:
@@ -67,7 +67,7 @@ class PrefillQueues:
         free(self.kv, request)
 
     def decide(self, now_s: float) -> Decision:
-        """The next prefill batch of requests whose decode engine has taken KV for them."""
+        """Choose the next batch, from requests for which a decode engine has allocated KV."""
         self._pop_bootstrapped(now_s)
         if not self.chunked and not self.waiting:
             return Decision()
@@ -83,13 +83,13 @@ class PrefillQueues:
         return Decision(Batch(admission.parts, [], prefill_duration_s(self.model, admission.parts)))
 
     def finish(self, batch: Batch, now_s: float) -> Result:
-        """Hand the KV of an ended batch to the transfer queues, then see what has arrived."""
+        """Queue the KV of an ended batch for transfer, then handle arrived KV."""
         transfers = []
         for part in batch.parts:
             self._in_forward -= part.is_final
             if part.request.is_done:
                 continue
-            if not part.request.fake:  # as in SGLang, nothing of a prompt that nobody waits for
+            if not part.request.fake:  # like SGLang, cache no prompt without a waiting partner
                 keep_prefix(self.kv, part.request)
             self._send(part.request, part.tokens, now_s, last=part.is_final)
             if part.is_final:
@@ -100,7 +100,7 @@ class PrefillQueues:
         return Result(self.poll(now_s).emissions, transfers)
 
     def poll(self, now_s: float) -> Result:
-        """Answer requests whose KV has arrived."""
+        """Answer the requests whose KV has arrived."""
         arrived = [request for request in self.inflight if request.transfer_end_s <= now_s]
         for request in arrived:
             self.inflight.remove(request)
@@ -109,7 +109,7 @@ class PrefillQueues:
         return Result([Emission(request, 1, "length") for request in arrived])
 
     def wake_s(self) -> float | None:
-        """When the next transfer ends."""
+        """Time at which the next transfer ends."""
         return min((request.transfer_end_s for request in self.inflight), default=None)
 
     def _pop_bootstrapped(self, now_s: float) -> None:
@@ -121,7 +121,7 @@ class PrefillQueues:
             self.waiting.append(request)
 
     def _send(self, request: Request, tokens: int, now_s: float, *, last: bool) -> None:
-        """Queue the KV of one chunk: SGLang's transfer threads share one link."""
+        """Queue the KV of one chunk for transfer. SGLang's transfer threads share one link."""
         if request.fake:
             request.transfer_start_s = request.transfer_end_s = now_s
             return

@@ -1,4 +1,4 @@
-"""What a simulated engine counts: the sources of /v1/loads and /metrics."""
+"""Counters of a simulated engine, which feed /v1/loads, /metrics and the log."""
 
 import logging
 import sys
@@ -37,7 +37,7 @@ _TOKENS = (
 
 
 class Scheduler(Protocol):
-    """As much of a scheduler as a snapshot shows."""
+    """The part of a scheduler that a snapshot needs."""
 
     kv: KvCache
 
@@ -48,8 +48,8 @@ class Scheduler(Protocol):
     def context_tokens(self) -> int: ...
 
 
-class Histogram:
-    """Counts per bucket, and their sum. A value on a bound counts below it, as in Prometheus."""
+class HistogramCounter:
+    """Counts per bucket, and a sum. As in Prometheus, a bound belongs to the bucket below it."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -63,7 +63,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class LoadSnapshot:
-    """The state of an engine at one moment, as /v1/loads and the gauges show it."""
+    """State of an engine at one moment, for /v1/loads and the gauges."""
 
     at_s: float  # on the engine's clock
     queues: Queues
@@ -79,8 +79,8 @@ class LoadSnapshot:
 class Record:
     """Running totals and the last published snapshots.
 
-    Told times on the engine's clock, it keeps them as a bystander's clock has them: `speed`
-    seconds of the engine take one, as for whoever watches or measures it from outside.
+    Receives times on the engine's clock and records them in real time: `speed` seconds of the
+    engine are one real second, as an outside observer would measure.
     """
 
     speed: float = 1.0
@@ -97,26 +97,28 @@ class Record:
     moments: list[float] | None = None
     transfer_gb_per_s: float = 0.0
     transfer_ms: float = 0.0
-    ttft_s: Histogram = field(default_factory=lambda: Histogram(_TTFT))
-    itl_s: Histogram = field(default_factory=lambda: Histogram(_ITL))
-    e2e_s: Histogram = field(default_factory=lambda: Histogram(_E2E))
-    tpot_s: Histogram = field(default_factory=lambda: Histogram(_ITL))
-    queue_s: Histogram = field(default_factory=lambda: Histogram(_QUEUE))
-    prompt_lengths: Histogram = field(default_factory=lambda: Histogram(_TOKENS))
-    output_lengths: Histogram = field(default_factory=lambda: Histogram(_TOKENS))
-    transfer_speed: Histogram = field(default_factory=lambda: Histogram(_SPEED))
-    transfer_latency_ms: Histogram = field(default_factory=lambda: Histogram(_TRANSFER_MS))
-    stages: dict[str, Histogram] = field(default_factory=dict)
+    ttft_s: HistogramCounter = field(default_factory=lambda: HistogramCounter(_TTFT))
+    itl_s: HistogramCounter = field(default_factory=lambda: HistogramCounter(_ITL))
+    e2e_s: HistogramCounter = field(default_factory=lambda: HistogramCounter(_E2E))
+    tpot_s: HistogramCounter = field(default_factory=lambda: HistogramCounter(_ITL))
+    queue_s: HistogramCounter = field(default_factory=lambda: HistogramCounter(_QUEUE))
+    prompt_lengths: HistogramCounter = field(default_factory=lambda: HistogramCounter(_TOKENS))
+    output_lengths: HistogramCounter = field(default_factory=lambda: HistogramCounter(_TOKENS))
+    transfer_speed: HistogramCounter = field(default_factory=lambda: HistogramCounter(_SPEED))
+    transfer_latency_ms: HistogramCounter = field(
+        default_factory=lambda: HistogramCounter(_TRANSFER_MS)
+    )
+    stages: dict[str, HistogramCounter] = field(default_factory=dict)
     loads: LoadSnapshot | None = None
     gauges: LoadSnapshot | None = None
     last_prefill_end_s: float = 0.0
-    _last_launch_s: float | None = None  # of the decode step before, if nothing came between
+    _last_launch_s: float | None = None  # of the previous decode step, if nothing came between
     _window_tokens: int = 0
     _window_start_s: float = 0.0
     gen_throughput: float = 0.0
 
     def token(self, request: Request, reason: Reason | None, role: Role, now_s: float) -> None:
-        """A token of `request` left the engine; a prefill engine observes no latencies."""
+        """Count a token that has left the engine. Prefill engines observe no latencies."""
         if request.out == 1:
             request.first_s = now_s
             self.queue_s.observe(request.waited_s / self.speed)
@@ -146,11 +148,11 @@ class Record:
         self.num_aborted += 1
 
     def stage(self, name: str, seconds: float) -> None:
-        """Time one request spent in a stage of its life."""
-        self.stages.setdefault(name, Histogram(_STAGE)).observe(seconds / self.speed)
+        """Count the time that one request spent in a stage."""
+        self.stages.setdefault(name, HistogramCounter(_STAGE)).observe(seconds / self.speed)
 
     def transferred(self, seconds: float, num_bytes: float) -> None:
-        """The KV of one request has arrived at its decode engine."""
+        """Count a KV transfer that has reached its decode engine."""
         self.transfer_ms = seconds / self.speed * 1e3
         self.transfer_gb_per_s = num_bytes / self.transfer_ms / 1e6 if seconds > 0 else 0.0
         self.transfer_latency_ms.observe(self.transfer_ms)
@@ -158,7 +160,7 @@ class Record:
         self.stage("prefill_transfer_kv_cache", seconds)
 
     def ended(self, batch: Batch, queues: Scheduler, now_s: float) -> LoadSnapshot | None:
-        """Count a batch that has ended, and publish when SGLang would; what it would log."""
+        """Count an ended batch. Publish when SGLang would, and return the snapshot to log."""
         if batch.parts:
             self._count_prefill(batch)
             self._last_launch_s = None
@@ -172,11 +174,11 @@ class Record:
         return None
 
     def paused(self) -> None:
-        """The scheduler has nothing to run: the next decode step starts a new series."""
+        """Note that the scheduler is idle. The next decode step starts a new series."""
         self._last_launch_s = None
         self._window_tokens = 0
         self.gen_throughput = 0.0
-        self.loads = self.gauges = None  # an idle scheduler publishes all the time
+        self.loads = self.gauges = None  # an idle scheduler publishes its current state
 
     def _count_prefill(self, batch: Batch) -> None:
         self.prefill_tokens += batch.new_tokens
@@ -203,8 +205,8 @@ class Record:
         self.moments = [total + x for total, x in zip(old, new, strict=True)]
 
     def snapshot(self, queues: Scheduler, now_s: float) -> LoadSnapshot:
-        """The state now."""
-        seen = self.prefill_tokens + self.cached_tokens
+        """The current state."""
+        total = self.prefill_tokens + self.cached_tokens
         kv = queues.kv
         return LoadSnapshot(
             at_s=now_s,
@@ -214,25 +216,25 @@ class Record:
             capacity_tokens=kv.capacity_tokens,
             context_tokens=queues.context_tokens,
             gen_throughput=self.gen_throughput,
-            # a decode engine finds nothing cached: what it reports is its partner's
-            cache_hit_rate=self.cached_tokens / seen if self.prefill_tokens else 0.0,
+            # a decode engine caches nothing itself; it reports its partner's cached tokens
+            cache_hit_rate=self.cached_tokens / total if self.prefill_tokens else 0.0,
         )
 
 
 def log(text: str) -> None:
-    """One line with SGLang's time stamp."""
-    say(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
+    """Write one log line with SGLang's time stamp."""
+    write_log(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n")
 
 
-def say(text: str) -> None:
-    """Write to the log; a full disk loses it, as Python's logging would, and never an engine."""
+def write_log(text: str) -> None:
+    """Write to the log. On a full disk the text is lost, as in Python's logging; never fails."""
     with suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 def batch_line(batch: Batch, state: LoadSnapshot) -> str:
-    """What SGLang says of a prefill batch, or of the last decode steps."""
+    """SGLang's log line for a prefill batch, or for the last decode steps."""
     queues, usage = state.queues, state.used_tokens / max(state.capacity_tokens, 1)
     if batch.parts:
         cached = sum(part.request.cached_tokens for part in batch.parts if part.is_final)
@@ -253,6 +255,6 @@ def batch_line(batch: Batch, state: LoadSnapshot) -> str:
 
 
 def quieten() -> None:
-    """Drop aiohttp's traceback for each HTTP/2 greeting: the router tries gRPC first."""
+    """Silence aiohttp's traceback for HTTP/2 greetings, which the router sends to try gRPC."""
     logger = logging.getLogger("aiohttp.server")
     logger.addFilter(lambda record: "Error handling request" not in record.getMessage())

@@ -1,4 +1,4 @@
-"""What moves through a simulated engine: a request, a batch, and what comes of each step."""
+"""Requests and batches of a simulated engine, and the parsing of request bodies."""
 
 import zlib
 from array import array
@@ -11,13 +11,21 @@ from pdctl.perf_model.records import EngineModel, Role
 
 Reason = Literal["length", "stop", "abort"]
 
+BLOCK_TOKENS = 16  # of the prefix cache
+BYTES_PER_TEXT_TOKEN = 4  # a text prompt counts as one token per four bytes
+FAKE_BOOTSTRAP_HOST = "2.2.2.2"
+DEFAULT_MAX_NEW = 128
+_VOCABULARY = 32_000
+_WORDS = "the of and to in is that for it as was with be by on not he his but at are this"
+_PIECES = tuple(f" {word}" for word in _WORDS.split())
+
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One request inside one engine. Mutable: the queues move it through its life.
+    """One request inside one engine. Mutable: the queues update it.
 
-    out: tokens whose step has ended; launched: those whose step has at least begun.
-    own_tokens: KV held by this request alone, beside `num_locked` cached blocks.
+    out: tokens whose step has ended. launched: tokens whose step has at least begun.
+    own_tokens: KV held by this request alone, in addition to `num_locked` cached blocks.
     Times are model seconds on the engine's clock.
     """
 
@@ -25,26 +33,26 @@ class Request:
     prompt_tokens: int
     max_new: int
     blocks: Sequence[int] = ()
-    reason: Reason = "length"  # how it ends when max_new tokens are out
+    reason: Reason = "length"  # why it ends after max_new tokens
     ignore_eos: bool = True
     room: int | None = None
-    fake: bool = False  # no partner: its KV moves in no time
+    fake: bool = False  # without a partner: its KV moves instantly
     on_tokens: Callable[[int, Reason | None], None] | None = None
     arrived_s: float = 0.0
     out: int = 0
     launched: int = 0
-    done: int = 0  # leading tokens whose KV exists or is being made
+    done: int = 0  # leading tokens whose KV exists or is being computed
     cached_tokens: int = 0
     own_tokens: int = 0
     num_locked: int = 0
     retractions: int = 0
-    is_ready: bool = False  # the other side of the transfer is known and willing
+    is_ready: bool = False  # the partner is known and has accepted the room
     is_transferred: bool = False
     is_done: bool = False
-    failure: tuple[int, str] | None = None  # HTTP status and message, when it was aborted
+    failure: tuple[int, str] | None = None  # HTTP status and message of an aborted request
     first_s: float = 0.0
     last_s: float = 0.0
-    queued_s: float = 0.0  # when it entered its present queue
+    queued_s: float = 0.0  # when it entered its current queue
     waited_s: float = 0.0
     forward_s: float = 0.0
     transfer_start_s: float = 0.0
@@ -52,7 +60,7 @@ class Request:
 
     @property
     def prompt(self) -> int:
-        """Tokens that must be in KV before the next one can be made."""
+        """Tokens that must be in KV before the next token can be computed."""
         return self.prompt_tokens + self.out
 
     @property
@@ -62,8 +70,8 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """`tokens` new tokens of one request in a prefill batch; the last of its prompt if final."""
+class PrefillPart:
+    """New tokens of one request in a prefill batch. is_final: the prompt ends with them."""
 
     request: Request
     tokens: int
@@ -72,9 +80,9 @@ class Part:
 
 @dataclass(slots=True)
 class Batch:
-    """One forward pass. Either prefill parts, with rows in a mixed batch, or rows alone."""
+    """One forward pass: prefill parts, decode rows, or in a mixed batch both."""
 
-    parts: list[Part]
+    parts: list[PrefillPart]
     rows: list[Request]
     duration_s: float
     launched_s: float = 0.0
@@ -87,7 +95,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """`tokens` new tokens of a request left the engine. reason: why it ended; None: it goes on."""
+    """New tokens of a request that leave the engine. reason: why it ended; None: it goes on."""
 
     request: Request
     tokens: int
@@ -96,24 +104,24 @@ class Emission:
 
 @dataclass(slots=True)
 class Decision:
-    """What a pass of the scheduler came to."""
+    """Outcome of one scheduler pass. allocated: decode requests whose partner may start."""
 
     batch: Batch | None = None
     emissions: list[Emission] = field(default_factory=list)
-    allocated: list[Request] = field(default_factory=list)  # decode: KV taken, tell the partner
+    allocated: list[Request] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Result:
-    """What the end of a batch came to."""
+    """Outcome of an ended batch. transfers: prefill requests whose KV is on its way."""
 
     emissions: list[Emission] = field(default_factory=list)
-    transfers: list[Request] = field(default_factory=list)  # prefill: KV arrives at transfer_end_s
+    transfers: list[Request] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Queues:
-    """Requests in each waiting place, in SGLang's words."""
+    """Number of requests in each waiting place, as SGLang names them."""
 
     role: Role
     running: int = 0
@@ -126,21 +134,14 @@ class Queues:
 
     @property
     def num_waiting(self) -> int:
-        """`num_waiting_reqs` of /v1/loads, which counts the queues before the forward pass."""
+        """`num_waiting_reqs` of /v1/loads, which counts all queues before the forward pass."""
         if self.role == "prefill":
             return self.waiting + self.bootstrap
         return self.waiting + self.prealloc + self.transfer + self.retracted
 
 
-BLOCK_TOKENS = 16  # of the prefix cache
-BYTES_PER_TEXT_TOKEN = 4  # a text prompt counts one token for so many bytes
-_VOCABULARY = 32_000
-_WORDS = "the of and to in is that for it as was with be by on not he his but at are this"
-_PIECES = tuple(f" {word}" for word in _WORDS.split())
-
-
 def ids_of_text(text: str) -> "array[int]":
-    """Token ids that stand for `text`: its UTF-8 bytes, four to a token."""
+    """Token ids for a text: its UTF-8 bytes, four to a token."""
     data = text.encode()
     padding = -len(data) % BYTES_PER_TEXT_TOKEN
     ids = array("I")
@@ -149,29 +150,29 @@ def ids_of_text(text: str) -> "array[int]":
 
 
 def ids_of_list(ids: Sequence[int]) -> "array[int]":
-    """`ids` compactly. Raises TypeError, OverflowError or ValueError on anything but token ids."""
+    """`ids` as an array. Raises TypeError, OverflowError or ValueError unless all are token ids."""
     return array("I", ids)
 
 
 def prompt_seed(ids: "array[int]") -> int:
-    """What the answer to a prompt depends on: equal prompts, equal answers, in any engine."""
+    """Seed of the answer to a prompt. Equal prompts get equal answers from every engine."""
     return zlib.crc32(ids.tobytes())
 
 
 def token(seed: int, position: int) -> int:
-    """The token an engine makes at `position` (0 is the first output token)."""
+    """The output token at `position`, counted from 0."""
     mixed = (seed ^ (position * 0x9E3779B1)) & 0xFFFFFFFF
     mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA6B & 0xFFFFFFFF
     return 256 + (mixed ^ (mixed >> 13)) % (_VOCABULARY - 256)
 
 
 def piece(token_id: int) -> str:
-    """The text of a token; never a character that JSON escapes."""
+    """The text of a token. Contains no character that JSON escapes."""
     return _PIECES[token_id % len(_PIECES)]
 
 
 def blocks_of(ids: "array[int]") -> list[int]:
-    """Chained hashes of the full blocks of a prompt: equal leading hashes, equal prefix."""
+    """Chained hashes of a prompt's full blocks. Equal leading hashes mean equal prefixes."""
     data = ids.tobytes()
     size = BLOCK_TOKENS * ids.itemsize
     chain = 0
@@ -183,21 +184,17 @@ def blocks_of(ids: "array[int]") -> list[int]:
 
 
 def eos_length(seed: int) -> int:
-    """How many tokens an answer has when nobody limits it."""
+    """Length of an answer that no limit ends."""
     return 64 + seed % 193
 
 
-FAKE_BOOTSTRAP_HOST = "2.2.2.2"
-DEFAULT_MAX_NEW = 128
-
-
 class Refused(ValueError):
-    """A request this engine answers with 400 and this sentence."""
+    """A request that this engine refuses with HTTP 400 and this sentence."""
 
 
 @dataclass(frozen=True)
 class AcceptedRequest:
-    """One request and what its answer depends on. bootstrap: host:port of its prefill engine."""
+    """A request and the seed of its answer. bootstrap: host:port of its prefill engine."""
 
     request: Request
     seed: int
@@ -207,7 +204,7 @@ class AcceptedRequest:
 def from_native(
     body: Mapping[str, Any], role: Role, model: EngineModel, port: int
 ) -> list[AcceptedRequest]:
-    """The requests of a /generate body: one, or as many as its lists have."""
+    """The requests in a /generate body: one, or one per element of its lists."""
     prompts = _native_prompts(body)
     params = body.get("sampling_params") or {}
     if isinstance(params, list):
@@ -218,15 +215,21 @@ def from_native(
         each = [params] * len(prompts)
     rids = _spread(body.get("rid"), len(prompts))
     return [
-        _take(ids, _limit(p, "max_new_tokens", default=DEFAULT_MAX_NEW), bool(p.get("ignore_eos")))(
-            rid, _partner(body, n, role, port), role, model
+        _accepted(
+            ids,
+            _limit(p, "max_new_tokens", default=DEFAULT_MAX_NEW),
+            rid=rid,
+            ignore_eos=bool(p.get("ignore_eos")),
+            partner=_partner(body, n, role, port),
+            role=role,
+            model=model,
         )
         for n, (ids, p, rid) in enumerate(zip(prompts, each, rids, strict=True))
     ]
 
 
 def is_batch(body: Mapping[str, Any]) -> bool:
-    """Whether a /generate body asks for a list of answers."""
+    """True if a /generate body asks for a list of answers."""
     ids = body.get("input_ids")
     return isinstance(body.get("text"), list) or bool(ids and isinstance(ids[0], list))
 
@@ -234,54 +237,66 @@ def is_batch(body: Mapping[str, Any]) -> bool:
 def from_openai(
     body: Mapping[str, Any], role: Role, model: EngineModel, port: int, *, is_chat: bool
 ) -> list[AcceptedRequest]:
-    """The requests of a completion or chat completion: prompts times n."""
+    """The requests in a completion or chat completion body: prompts times n."""
     prompts = [_chat_prompt(body)] if is_chat else _completion_prompts(body)
     count = int(body.get("n") or 1)
     limit = _limit(body, "max_completion_tokens", "max_tokens", default=None if is_chat else 16)
     ignore_eos = bool(body.get("ignore_eos"))
     return [
-        _take(ids, limit, ignore_eos)(None, _partner(body, n, role, port), role, model)
+        _accepted(
+            ids,
+            limit,
+            rid=None,
+            ignore_eos=ignore_eos,
+            partner=_partner(body, n, role, port),
+            role=role,
+            model=model,
+        )
         for n, ids in enumerate(ids for ids in prompts for _ in range(count))
     ]
 
 
-def _take(ids: Any, limit: int | None, ignore_eos: bool) -> Any:
-    def build(
-        rid: str | None, partner: tuple[str | None, int | None], role: Role, model: EngineModel
-    ) -> AcceptedRequest:
-        length = len(ids)
-        if not length:
-            raise Refused("The prompt is empty.")
-        longest = min(model.max_context - 1, model.kv_capacity_tokens - 1)
-        if length >= longest:
-            raise Refused(
-                f"The input ({length} tokens) is longer than the model's context length "
-                f"({min(model.max_context, model.kv_capacity_tokens)} tokens)."
-            )
-        seed = prompt_seed(ids)
-        wanted = eos_length(seed) if limit is None else limit
-        address, room = partner
-        is_fake = address is not None and address.startswith(f"{FAKE_BOOTSTRAP_HOST}:")
-        request = Request(
-            rid=rid or uuid4().hex,
-            prompt_tokens=length,
-            max_new=1 if role == "prefill" else max(1, min(wanted, longest - length)),
-            blocks=blocks_of(ids) if model.radix_cache else (),
-            reason="stop" if limit is None else "length",
-            ignore_eos=ignore_eos,
-            room=room,
-            fake=is_fake,
-            is_ready=is_fake,
+def _accepted(
+    ids: "array[int]",
+    limit: int | None,
+    *,
+    rid: str | None,
+    ignore_eos: bool,
+    partner: tuple[str | None, int | None],
+    role: Role,
+    model: EngineModel,
+) -> AcceptedRequest:
+    length = len(ids)
+    if not length:
+        raise Refused("The prompt is empty.")
+    longest = min(model.max_context - 1, model.kv_capacity_tokens - 1)
+    if length >= longest:
+        raise Refused(
+            f"The input ({length} tokens) is longer than the model's context length "
+            f"({min(model.max_context, model.kv_capacity_tokens)} tokens)."
         )
-        return AcceptedRequest(request, seed, None if is_fake else address)
-
-    return build
+    seed = prompt_seed(ids)
+    wanted = eos_length(seed) if limit is None else limit
+    address, room = partner
+    is_fake = address is not None and address.startswith(f"{FAKE_BOOTSTRAP_HOST}:")
+    request = Request(
+        rid=rid or uuid4().hex,
+        prompt_tokens=length,
+        max_new=1 if role == "prefill" else max(1, min(wanted, longest - length)),
+        blocks=blocks_of(ids) if model.radix_cache else (),
+        reason="stop" if limit is None else "length",
+        ignore_eos=ignore_eos,
+        room=room,
+        fake=is_fake,
+        is_ready=is_fake,
+    )
+    return AcceptedRequest(request, seed, None if is_fake else address)
 
 
 def _partner(
     body: Mapping[str, Any], n: int, role: Role, port: int
 ) -> tuple[str | None, int | None]:
-    """The bootstrap address and room of the n-th request; colocated engines have none."""
+    """Bootstrap address and room of the n-th request. Colocated engines have neither."""
     if role == "colocated":
         return None, None
     room = _nth(body.get("bootstrap_room"), n)

@@ -1,4 +1,4 @@
-"""The life of a simulated engine: pretended loading, serving, draining."""
+"""Life cycle of a simulated engine: simulated loading, serving, draining."""
 
 import asyncio
 import hmac
@@ -17,7 +17,7 @@ from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.info import Identity
 from pdctl.engines.sim.partners import Registry
-from pdctl.engines.sim.record import log, quieten, say
+from pdctl.engines.sim.record import log, quieten, write_log
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
@@ -27,14 +27,16 @@ from pdctl.perf_model.memory import kv_cell_bytes, weight_bytes_per_gpu
 from pdctl.perf_model.records import EngineModel, Parallelism, Role
 from pdctl.units import GIB
 
-# SGLang answers these without a key, so that a router can watch its engines
-OPEN = ("/health", "/ready", "/metrics")
+# SGLang answers these without a key, so that a router can check its engines
+OPEN_PATHS = ("/health", "/ready", "/metrics")
+# share of --sim-start-s after which each phase of SGLang's start-up log ends
+_WEIGHTS, _POOL, _GRAPHS = 0.6, 0.7, 0.95
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def guard(key: str | None) -> tuple[Middleware, ...]:
-    """The middleware that turns away requests without the key; none without a key."""
+    """Middleware that refuses requests without the key. Empty if there is no key."""
     if key is None:
         return ()
     wanted = f"Bearer {key}".encode()
@@ -42,15 +44,11 @@ def guard(key: str | None) -> tuple[Middleware, ...]:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if request.path.startswith(OPEN) or hmac.compare_digest(given, wanted):
+        if request.path.startswith(OPEN_PATHS) or hmac.compare_digest(given, wanted):
             return await handler(request)
         return web.json_response({"error": "Unauthorized"}, status=401)
 
     return (check,)
-
-
-# share of --sim-start-s after which each phase of SGLang's start-up log ends
-_WEIGHTS, _POOL, _GRAPHS = 0.6, 0.7, 0.95
 
 
 async def follow(flags: SimFlags) -> int:
@@ -62,7 +60,7 @@ async def follow(flags: SimFlags) -> int:
 
 
 async def serve(flags: SimFlags) -> int:
-    """Start, serve until a signal, drain; the exit code."""
+    """Start, serve until a signal, drain. Returns the exit code."""
     started_at = time.time()
     llm, cluster = read_llm(flags.model), parse_gpus(flags.gpus)
     model = _model(flags, llm, cluster, flags.role)
@@ -129,23 +127,23 @@ async def _serve_until_stopped(api: Api, registry: Registry | None) -> None:
 
 
 async def _drain(api: Api) -> None:
-    """Answer what is in the house; new requests are still taken, as in SGLang."""
+    """Wait until all requests are answered. Like SGLang, still accepts new ones meanwhile."""
     log("SIGTERM received. Draining requests and shutting down...")
     api.draining = True
     while api.engine.live:
         await asyncio.sleep(0.05)
-    await asyncio.sleep(0)  # the last answers are written by their own tasks
+    await asyncio.sleep(0)  # lets the tasks of the last answers write them
     log("Gracefully exiting... Remaining number of requests 0")
 
 
 def _die() -> None:
-    """SIGQUIT is how SGLang's children tell that they died: everything goes at once."""
+    """Kill this process. SGLang's children send SIGQUIT when they die, which has this effect."""
     log("Received sigquit from a child process. It usually means the child failed.")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _died(scheduler: "asyncio.Task[None]") -> None:
-    """A scheduler that fails takes the engine with it."""
+    """Kill this process if its scheduler has failed."""
     if scheduler.cancelled():
         return
     log(f"Scheduler hit an exception: {scheduler.exception()!r}")
@@ -159,7 +157,7 @@ def _exception(task: "asyncio.Task[None]") -> tuple[type[BaseException], BaseExc
 
 
 async def _registry(flags: SimFlags) -> Registry | None:
-    """The bootstrap registry, up before the weights are, on prefill and switchable engines."""
+    """The bootstrap registry of a prefill or switchable engine. Starts before weights load."""
     if flags.role != "prefill" and not flags.role_switch:
         return None
     registry = Registry(flags.host, flags.bootstrap_port)
@@ -168,7 +166,7 @@ async def _registry(flags: SimFlags) -> Registry | None:
 
 
 async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None:
-    """Say what SGLang says while it loads, and take as long as asked."""
+    """Write the log lines that SGLang writes while it loads, over the time given by flags."""
     start = time.monotonic()
 
     async def until(share: float) -> None:
@@ -180,7 +178,7 @@ async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None
     for shard in range(1, shards + 1):
         await until(_WEIGHTS * shard / shards)
         done = f"{100 * shard // shards}% Completed | {shard}/{shards}"
-        say(f"Multi-thread loading shards: {done} [00:00<00:00]\n")
+        write_log(f"Multi-thread loading shards: {done} [00:00<00:00]\n")
     free -= identity.weight_gb
     log(
         f"Load weight end. elapsed={flags.start_s * _WEIGHTS:.2f} s, "
@@ -194,7 +192,7 @@ async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None
         graphs = 4 if flags.start_s else 0
         for graph in range(1, graphs + 1):
             await until(_POOL + (_GRAPHS - _POOL) * graph / graphs)
-            say(f"Capturing batches (bs={64 // graph}): | {graph * 9}/36 [00:00]\n")
+            write_log(f"Capturing batches (bs={64 // graph}): | {graph * 9}/36 [00:00]\n")
         log("Capture target decode CUDA graph end. mem usage=0.51 GB")
     log(
         f"max_total_num_tokens={model.kv_capacity_tokens}, "

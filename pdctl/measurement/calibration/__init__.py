@@ -1,1 +1,1 @@
-"""Measure the step times of engines and turn them into a profile."""
+"""Calibration: measure step times of engines and fit a profile to them."""

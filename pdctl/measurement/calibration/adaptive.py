@@ -1,4 +1,4 @@
-"""Measure steps until all of a range are known well enough, or the time for it is up."""
+"""Choose which step to measure next, until the fit is certain enough or the budget is spent."""
 
 import time
 from collections import Counter, defaultdict
@@ -6,32 +6,31 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from pdctl.perf_model.fitting.design import DECODE_STEPS, Cost, choose, seeds
-from pdctl.perf_model.fitting.fit import predicted_s
+from pdctl.perf_model.fitting.design import DECODE_STEPS, ProbeCost, choose_steps, seeds
+from pdctl.perf_model.fitting.fit import predicted_s, with_factors
 from pdctl.perf_model.fitting.identify import (
     LEAST_REPEATS,
     MAX_RESIDUAL,
-    applied,
     fit_identified,
     spreads,
     typical,
 )
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
-TOLERANCE = 0.004  # standard deviation of the least certain step: 2 % is five of them
-OVERHEAD_S = 0.02  # of one probe, steps apart: requests, answers, looking at counters
-DEAREST_SHARE = 0.1  # of the budget, that one probe may cost
+TARGET_UNCERTAINTY = 0.004  # standard deviation of the least certain step; 5 sigma is 2 %
+OVERHEAD_S = 0.02  # per probe, without its steps: requests, answers, reading counters
+DEAREST_SHARE = 0.1  # of the budget: the most that one probe may cost
 MAX_FAILURES = 3
-AGAIN, AGAIN_SHARE = 4, 0.15  # rounds over steps off the fit, in this last share of the budget
-MAX_REPEATS = 16  # more tell of one step what is not true of its neighbours
+AGAIN, AGAIN_SHARE = 4, 0.15  # repeat steps off the fit 4 times, in the last 15 % of the budget
+MAX_REPEATS = 16  # more repeats would overfit this step at the expense of its neighbours
 LEAST_TAKEN = 12
 
 Measure = Callable[[Measurement, StepTimes], Awaitable[Measurement | None]]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A calibration under way. uncertainty: of the least certain step; None: no fit yet."""
+class CalibrationProgress:
+    """Progress of a calibration. uncertainty: of the least certain step; None: no fit yet."""
 
     doing: Measurement
     num_taken: int
@@ -42,9 +41,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class CalibrationRun:
-    """What was measured. fit: None if it identifies nothing; unidentified: kept at roofline.
+    """Measurements and the fit to them. fit: None if the measurements identify no coefficient.
 
-    given_up: steps of the range that could not be measured. is_complete: the tolerance was met.
+    unidentified: coefficients that keep their roofline value. given_up: steps that could not be
+    measured. is_complete: the target uncertainty was reached.
     """
 
     measurements: tuple[Measurement, ...]
@@ -57,23 +57,24 @@ class CalibrationRun:
     is_interrupted: bool = False
 
 
-async def take(
+async def measure_steps(
     measure: Measure,
     grid: Sequence[Measurement],
     roofline: StepTimes,
     *,
     budget_s: float,
-    tolerance: float = TOLERANCE,
+    target: float = TARGET_UNCERTAINTY,
     known: Sequence[Measurement] = (),
     clock: Callable[[], float] = time.monotonic,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    tell: Callable[[CalibrationProgress], None] = lambda progress: None,
 ) -> CalibrationRun:
-    """Measure steps of `grid`, each chosen by what is least certain by then.
+    """Measure steps of `grid`, choosing those next whose times are least certain.
 
-    measure: does one step, told how long steps are thought to take; None: it did not come off.
-    known: measured earlier, fitted together with what is measured now.
+    measure: measures one step, given the current estimate of step times; None: it failed.
+    target: stop at this uncertainty of the least certain step.
+    known: earlier measurements, fitted together with the new ones.
     """
-    run = _Run(grid, roofline, budget_s, tolerance, clock, tell)
+    run = _Run(grid, roofline, budget_s, target, clock, tell)
     run.know(known)
     await _go_on(run, measure, run.first(), (1 - AGAIN_SHARE) * budget_s)
     for step in run.disputed():
@@ -86,7 +87,7 @@ async def take(
 async def _go_on(
     run: "_Run", measure: Measure, steps: Sequence[Measurement], until_s: float
 ) -> None:
-    """Measure these steps and then those that are least certain, as long as there is time."""
+    """Measure these steps, then the least certain ones, as long as there is time."""
     while not run.is_done:
         affordable = False
         for step in steps:
@@ -99,20 +100,20 @@ async def _go_on(
 
 
 class _Run:
-    """A calibration under way."""
+    """State of a calibration in progress."""
 
     def __init__(
         self,
         grid: Sequence[Measurement],
         roofline: StepTimes,
         budget_s: float,
-        tolerance: float,
+        target: float,
         clock: Callable[[], float],
-        tell: Callable[[Progress], None],
+        tell: Callable[[CalibrationProgress], None],
     ) -> None:
         self._grid = list(grid)
         self._roofline = roofline
-        self._budget_s, self._tolerance = budget_s, tolerance
+        self._budget_s, self._target = budget_s, target
         self._clock, self._tell = clock, tell
         self._start = clock()
         self._measured: list[Measurement] = []
@@ -125,37 +126,37 @@ class _Run:
         self._is_done = False
 
     def know(self, known: Sequence[Measurement]) -> None:
-        """Take in what was measured earlier."""
+        """Add earlier measurements."""
         self._measured.extend(known)
 
     @property
     def is_done(self) -> bool:
-        """Nothing is left that would tell more."""
+        """True if further measurements would not improve the fit."""
         return self._is_done or not self._grid
 
     def has_time_for(self, step: Measurement, until_s: float) -> bool:
-        """Whether a probe ends by then; before the first one nobody knows how long they take."""
+        """True if a probe of `step` would end in time. Unknown before the first measurement."""
         if not self._measured:
             return self._elapsed_s() < until_s
         return self._elapsed_s() + cost_s(self.times, step) <= until_s
 
     @property
     def times(self) -> StepTimes:
-        return applied(self._roofline, self._fit.factors) if self._fit else self._roofline
+        return with_factors(self._roofline, self._fit.factors) if self._fit else self._roofline
 
     def first(self) -> tuple[Measurement, ...]:
-        """What a first fit needs, cheap steps before dear ones."""
+        """Steps for a first fit, cheap ones first."""
         return seeds(sorted(self._affordable(), key=lambda m: cost_s(self.times, m)))
 
     async def measure(self, measure: Measure, step: Measurement) -> None:
-        """One probe; a step that fails again and again is given up, with what it seemed to take.
+        """Probe one step. Give a step up, with its measurements, if it keeps failing.
 
-        Prompts that are seldom taken together were not taken together either when it looked so.
+        A batch that rarely enters one step probably never did, so its measurements are wrong too.
         """
         if step not in self._grid:
             return
         self._tell(
-            Progress(
+            CalibrationProgress(
                 step, len(self._measured), self._uncertainty, self._elapsed_s(), self._budget_s
             )
         )
@@ -172,20 +173,20 @@ class _Run:
             self._measured = [m for m in self._measured if id(m) not in doubtful]
 
     def choose(self) -> tuple[Measurement, ...]:
-        """Fit what there is; the next steps, none when all are certain enough."""
+        """Refit and choose the next steps. None are left once all are certain enough."""
         if not self._measured:
             return self.first()
         self._refit()
         times, affordable = self.times, self._affordable()
-        cost: Cost = lambda m: cost_s(times, m)  # noqa: E731
+        cost: ProbeCost = lambda m: cost_s(times, m)  # noqa: E731
         known = spreads(self._measured, times) if self._fit else {}
-        choice = choose(
+        choice = choose_steps(
             affordable,
             self._measured,
             times,
             spreads=known,
             cost_s=cost,
-            tolerance=self._tolerance,
+            tolerance=self._target,
             count=max(6, len(self._measured) // 5),
         )
         self._uncertainty = choice.uncertainty
@@ -194,7 +195,7 @@ class _Run:
         return (*again, *choice.steps) or tuple(affordable[:LEAST_TAKEN])
 
     def _doubtful(self) -> tuple[Measurement, ...]:
-        """Steps off the fit that were measured too seldom to tell a slip from a disagreement."""
+        """Steps off the fit with too few repeats to tell an outlier from a disagreement."""
         times = self.times
         return tuple(
             step
@@ -204,10 +205,10 @@ class _Run:
         )
 
     def disputed(self) -> tuple[Measurement, ...]:
-        """Steps still off the fit, to be measured again later than before, in turns.
+        """Steps off the fit, to be measured again later and in turns.
 
-        What a machine did for some seconds (another clock, somebody else's work) passes; a step
-        that a formula does not describe stays where it is.
+        A passing disturbance (another clock rate, another process) goes away; a step that the
+        formula does not describe stays off.
         """
         if not self._measured:
             return ()
@@ -221,7 +222,7 @@ class _Run:
         return tuple(off) * AGAIN
 
     def taken(self) -> CalibrationRun:
-        """What it has come to."""
+        """The final fit and its measurements."""
         if self._measured:
             self._fit, self._unidentified = fit_identified(self._measured, self._roofline)
         return CalibrationRun(
@@ -235,7 +236,7 @@ class _Run:
         )
 
     def _refit(self) -> None:
-        """From each step's typical time: quick, and near enough to choose by."""
+        """Fit each step's typical time, which is fast and accurate enough for choosing."""
         self._fit, self._unidentified = fit_identified(typical(self._measured), self._roofline)
 
     def _affordable(self) -> list[Measurement]:
@@ -248,7 +249,7 @@ class _Run:
 
 
 def cost_s(times: StepTimes, step: Measurement) -> float:
-    """How long does a probe of this step take?"""
+    """Estimated duration of a probe of this step."""
     if step.kind == "decode":
         context = step.context // step.batch
         fill_s = step.batch * predicted_s(times, _prefill(context))
@@ -261,7 +262,7 @@ def cost_s(times: StepTimes, step: Measurement) -> float:
     if step.kind in ("stall", "answer"):
         decodes_s = 2 * DECODE_STEPS * predicted_s(times, Measurement("decode", 0.0, context=64))
         return OVERHEAD_S + decodes_s / 4 + predicted_s(times, step)
-    return OVERHEAD_S + predicted_s(times, step)  # a cached beginning is made once
+    return OVERHEAD_S + predicted_s(times, step)  # a cached prefix is prefilled only once
 
 
 def _prefill(tokens: int) -> Measurement:

@@ -1,7 +1,7 @@
-"""Single steps of running engines, measured by asking for them and for nothing else.
+"""Measure single steps of running engines with synthetic requests.
 
-The engine's own counters say how long a step took (SGLang 0.5.23 and later); without them the
-client's clock does, less what an answer costs that needs no step. No router is in the way.
+The engine's own counters give a step's duration (SGLang 0.5.23 and later). Without them, the
+client's clock does, minus the cost of an answer that needs no step. Requests bypass the router.
 """
 
 import asyncio
@@ -29,15 +29,21 @@ from pdctl.perf_model.fitting.fit import predicted_s
 from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.status.pages import EngineCounters, EngineLoad
 
-STALLED_TOKENS = 64  # context of the request that waits
+STALLED_TOKENS = 64  # context of the request that decodes while a prompt is prefilled
 LEAST_GAPS = 12
 ANSWERS = 8
+SETTLE_S = 1.0  # time for an engine to count a finished request
+SPANNING_STEPS = 3  # the time of the second decode step after a prefill includes the prefill
+TELLING_PREFILLS = 5
+PLUGS = 5  # measurements of the plug alone
+HOST_TOKENS = 256  # prompts up to this length show the time spent outside the step
 
 
 async def stall(engine: Probed, step: Measurement, times: StepTimes) -> Measurement | None:
-    """By how much a running request is delayed by the prefill of a prompt.
+    """Measure how much the prefill of a prompt delays a running request.
 
-    Over several tokens: SGLang holds back the one before the prefill step while it launches it.
+    Measures over several tokens: SGLang holds back the token before the prefill step while it
+    launches that step.
     """
     every_s = _every_s(times)
     async with Together(engine, 1, STALLED_TOKENS, DECODE_STEPS) as crowd:
@@ -58,7 +64,7 @@ async def stall(engine: Probed, step: Measurement, times: StepTimes) -> Measurem
 async def probe_beside_decodes(
     engine: Probed, step: Measurement, times: StepTimes
 ) -> Measurement | None:
-    """How long prompts take to be answered while another request decodes, in the mean."""
+    """Measure the mean time to answer a prompt while another request decodes."""
     every_s = _every_s(times)
     clock = asyncio.get_running_loop().time
     async with Together(engine, 1, STALLED_TOKENS, ANSWERS * DECODE_STEPS) as crowd:
@@ -69,7 +75,7 @@ async def probe_beside_decodes(
             start = clock()
             await answers(engine, [prompt(engine, step.new_tokens)])
             took_s += clock() - start
-            # out of step with the decodes, as requests that nobody planned are
+            # a random pause, so that prompts do not arrive in step with the decodes
             await asyncio.sleep(engine.rng.random() * every_s)
         if crowd.is_over():
             return None
@@ -78,7 +84,7 @@ async def probe_beside_decodes(
 
 
 async def mixed(engine: Probed, step: Measurement, times: StepTimes) -> Measurement | None:
-    """The longest gap between tokens of a running request while one prompt is prefilled."""
+    """Measure the longest gap between tokens of a running request while a prompt is prefilled."""
     every_s = _every_s(times)
     async with Together(engine, step.batch, step.context // step.batch, DECODE_STEPS) as crowd:
         if not await crowd.until(lambda: crowd.tokens_of_last() > 0, every_s):
@@ -95,23 +101,17 @@ async def mixed(engine: Probed, step: Measurement, times: StepTimes) -> Measurem
 
 
 def _every_s(times: StepTimes) -> float:
-    """How often to look whether decodes have gone on."""
+    """Interval at which to check whether decoding has progressed."""
     return max(LOOK_S, 2 * (times.decode_base_s + times.decode_dense_s))
-
-
-SETTLE_S = 1.0  # until an engine has counted what it has answered
-SPANNING_STEPS = 3  # decode steps after a prefill: the second one's time is counted from before it
-TELLING_PREFILLS = 5
-PLUGS = 5  # measured by themselves
-HOST_TOKENS = 256  # prompts up to this length tell what is not the step
 
 
 @dataclass
 class EngineSteps:
-    """The engines that are measured: one colocated, or a prefill and a decode one.
+    """The engines under measurement: one colocated, or one prefill and one decode.
 
-    clock_rate: by how much steps are longer than they take; not 1 when simulated faster.
-    hop_s: of an answer that needs no step. host_s: of small requests, what was not their step.
+    clock_rate: factor by which a simulated engine runs faster than real time.
+    hop_s: time of an answer that needs no step. host_s: time that small requests spent outside
+    their step.
     """
 
     prefill: Probed
@@ -121,15 +121,15 @@ class EngineSteps:
     hop_s: float = 0.0
     plug_tokens: int = 512
     has_counters: bool = True
-    is_cramped: bool = False  # its KV cache holds but a few prompts
+    is_cramped: bool = False  # its KV cache holds only a few prompts
     host_s: list[float] = field(default_factory=list)
     _plug_s: list[float] = field(default_factory=list)
     _stems: dict[int, list[int]] = field(default_factory=dict)
 
     async def measure(self, step: Measurement, times: StepTimes) -> Measurement | None:
-        """One step, measured; None when it did not come about as asked.
+        """Measure one step. None if the engine did not run it as requested.
 
-        times: how long steps are thought to take. Raises EngineFailed when an engine is gone.
+        times: current estimate of step times. Raises EngineFailed if an engine is gone.
         """
         kinds = {
             "prefill": self._prefill,
@@ -144,10 +144,10 @@ class EngineSteps:
         except aiohttp.ClientResponseError as problem:
             if problem.status >= 500:
                 raise EngineFailed(
-                    f"The engine at {self.decode.url} fails: HTTP {problem.status}.",
+                    f"The engine at {self.decode.url} failed with HTTP {problem.status}.",
                     code="engine_failed",
                 ) from problem
-            return None  # it refuses this size
+            return None  # the engine refuses this size
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as problem:
             raise EngineFailed(
                 f"The engine at {self.decode.url} stopped answering: "
@@ -158,18 +158,18 @@ class EngineSteps:
         return found if found is not None and found.seconds > 0 else None
 
     def request(self) -> Measurement | None:
-        """What a small request takes beside its step and HTTP: tokenizer, queues, detokenizer."""
+        """Time of a small request outside its step and HTTP: tokenizer, queues, detokenizer."""
         if not self.host_s or self.clock_rate != 1.0:
             return None
         return Measurement("request", max(1e-5, median(self.host_s)))
 
     async def _prefill(self, step: Measurement, _: StepTimes) -> Measurement | None:
-        """One prompt or several to an idle engine."""
+        """Send one prompt or several to an idle engine."""
         return await (self._together(step) if step.batch > 1 else self._prefill_alone(step))
 
     async def _prefill_alone(self, step: Measurement) -> Measurement | None:
         if self.is_cramped:
-            self._stems.clear()  # whatever was cached is gone by now
+            self._stems.clear()  # the engine has evicted all cached prefixes by now
         stem = await self._stem(step.cached_tokens)
         ids = stem + prompt(self.prefill, step.new_tokens)
         before = await self._idle(self.prefill) if self.has_counters else None
@@ -179,7 +179,7 @@ class EngineSteps:
         seconds = clock() - start - self.hop_s
         new = len(ids) - cached
         if cached < 0.9 * step.cached_tokens:
-            self._stems.pop(step.cached_tokens, None)  # it has been evicted
+            self._stems.pop(step.cached_tokens, None)  # the engine has evicted it
             return None
         if before is not None:
             counted = await self._counted(self.prefill, before, new)
@@ -193,7 +193,7 @@ class EngineSteps:
         )
 
     async def _together(self, step: Measurement) -> Measurement | None:
-        """Prompts that gather while a plug is prefilled, and enter the next step together."""
+        """Measure a batch of prompts that queue behind a plug and enter the next step together."""
         engine = self.prefill
         plug_s = await self._plug_alone_s()
         if plug_s is None:
@@ -211,7 +211,7 @@ class EngineSteps:
         return replace(step, seconds=counted.prefill_busy_s * self.clock_rate - plug_s)
 
     async def _plug_alone_s(self) -> float | None:
-        """What a plug takes by itself: measured, for a prediction is not yet to be relied on."""
+        """Time of a plug by itself, measured because early predictions are unreliable."""
         if not self._plug_s:
             plug = Measurement("prefill", 0.0, new_tokens=self.plug_tokens, counted=True)
             found = [await self._prefill_alone(plug) for _ in range(PLUGS)]
@@ -221,7 +221,7 @@ class EngineSteps:
     def _beside(
         self, measure: Callable[[Probed, Measurement, StepTimes], Awaitable[Measurement | None]]
     ) -> Callable[[Measurement, StepTimes], Awaitable[Measurement | None]]:
-        """A prompt to an engine that decodes meanwhile."""
+        """Adapt a probe of an engine that decodes while it prefills."""
 
         async def measured(step: Measurement, times: StepTimes) -> Measurement | None:
             found = await measure(self.decode, step, times)
@@ -233,7 +233,7 @@ class EngineSteps:
         return measured
 
     async def _stem(self, tokens: int) -> list[int]:
-        """The beginning of a prompt that the engine has in its cache."""
+        """A prefix of this length that the engine has cached."""
         if tokens and tokens not in self._stems:
             self._stems[tokens] = prompt(self.prefill, tokens)
             await answers(self.prefill, [self._stems[tokens]])
@@ -262,7 +262,7 @@ class EngineSteps:
         )
 
     async def _decode_timed(self, step: Measurement, times: StepTimes) -> Measurement | None:
-        """By when the first request's tokens come, once the last one has its first."""
+        """Measure from the first request's token times, once the last request has a token."""
         every_s = max(LOOK_S, 4 * predicted_s(times, step) / self.clock_rate)
         context = step.context // step.batch
         async with Together(self.decode, step.batch, context, DECODE_STEPS) as crowd:
@@ -279,7 +279,7 @@ class EngineSteps:
         return replace(step, context=round(mean * step.batch), seconds=seconds * self.clock_rate)
 
     async def _steady(self, batch: int, every_s: float, crowd: Together) -> EngineLoad | None:
-        """The load once all decode and no step time being counted spans a prefill."""
+        """The load once all requests decode and no counted step time spans a prefill."""
         first = await self._until(lambda load: load.running >= batch, every_s, crowd.is_over)
         if first is None or first.counted is None:
             return None
@@ -305,7 +305,7 @@ class EngineSteps:
         await asyncio.gather(post(self.prefill, body), post(self.decode, body))
         load = before
         for _ in range(TELLING_PREFILLS):
-            # an engine says how long its last transfer took when it begins another prefill
+            # an engine reports its last transfer time when it begins another prefill
             await answers(self.prefill, [prompt(self.prefill, HOST_TOKENS // 8)])
             load = await probe_load(self.prefill)
             if load.transfer_s != before.transfer_s:
@@ -314,7 +314,7 @@ class EngineSteps:
         return replace(step, seconds=load.transfer_s * self.clock_rate) if load.transfer_s else None
 
     async def _idle(self, engine: Probed) -> EngineCounters:
-        """Its counters once it has nothing left to do."""
+        """Wait until the engine is idle; return its counters."""
         load = await probe_load(engine)
         while load.running + load.waiting:
             await asyncio.sleep(LOOK_S)
@@ -325,7 +325,7 @@ class EngineSteps:
     async def _counted(
         self, engine: Probed, before: EngineCounters, expected: int
     ) -> EngineCounters | None:
-        """What it counted since, if that is `expected` prompt tokens and nobody else's."""
+        """Counters since `before`. None unless they show exactly the `expected` prompt tokens."""
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while True:
             load = await probe_load(engine)

@@ -1,1 +1,1 @@
-"""Fit step-time coefficients to measured steps; read and choose profiles."""
+"""Fit step-time coefficients to measured steps; read, write and choose profiles."""

@@ -1,31 +1,32 @@
-"""Which step to measure next: what tells most, per second, about the least certain one. Pure.
+"""Choose the step to measure next: the one that tells most, per second, about the least certain.
 
-Each measurement of a step says something of the coefficients its time is made of, and so of the
-times of all steps that share them. With the logarithms of coefficients as unknowns, a step's row
-is its elasticities, and the relative variance of a predicted time is x'(X'WX)^-1 x.
+Pure. Each measurement of a step informs about the step's coefficients, and so about all steps that
+share them. With the logarithms of coefficients as unknowns, a step's row holds its elasticities,
+and the relative variance of a predicted time is x'(X'WX)^-1 x.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pdctl.perf_model.fitting.fit import OPTIONAL, PRIOR, REQUIRED, dot, predicted_s
+from pdctl.perf_model.fitting.fit import OPTIONAL, PRIOR, REQUIRED, predicted_s
 from pdctl.perf_model.fitting.identify import GUESSED_SPREAD
+from pdctl.perf_model.fitting.least_squares import dot
 from pdctl.perf_model.records import Measurement, StepTimes
 from pdctl.perf_model.simulator.scheduling import MAX_PREFILL_TOKENS
 
-LEAST_SPREAD = 0.003  # what HTTP and clocks leave even where steps do not vary
-DECODE_CONTEXT = 32768  # the longest of one request that is worth filling
-MAX_DECODE_TOKENS = 400_000  # of context in all that a probe prefills first
-DECODE_STEPS = 48  # of one probe, and as many again in which requests come together
-STEP = 1e-4
+LEAST_SPREAD = 0.003  # relative noise of HTTP and clocks, even if steps do not vary
+DECODE_CONTEXT = 32768  # longest context of one request that is worth filling
+MAX_DECODE_TOKENS = 400_000  # total context that a decode probe prefills first
+DECODE_STEPS = 48  # steps of one probe; its requests start within as many steps before
+RELATIVE_STEP = 1e-4
 
-Row = tuple[float, ...]
-Cost = Callable[[Measurement], float]
+Elasticities = tuple[float, ...]
+ProbeCost = Callable[[Measurement], float]
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What one engine can be asked for. chunk: new tokens of one prefill step."""
+    """Limits on requests to one engine. chunk: new tokens of one prefill step."""
 
     chunk: int
     max_running: int
@@ -33,17 +34,17 @@ class EngineLimits:
     max_context: int
     prefix_cache: bool = True
     mixed_chunk: bool = False
-    batches: bool = True  # several prompts can be brought into one prefill step
-    counted: bool = True  # by the engine, not timed from here
-    eager: bool = False  # it has no graphs for prefill
-    reserved: int = 0  # KV tokens that a decode engine keeps free for each request
+    batches: bool = True  # several prompts can enter one prefill step
+    counted: bool = True  # the engine counts its step times; otherwise the client times them
+    eager: bool = False  # prefill runs without CUDA graphs
+    reserved: int = 0  # KV tokens that a decode engine reserves for each request
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """The steps to measure next, best first, and how uncertain the least certain one is.
+    """The steps to measure next, best first, and the uncertainty of the least certain one.
 
-    uncertainty: standard deviation of its predicted time, relative. steps: empty when that is
+    uncertainty: relative standard deviation of its predicted time. steps: empty once that is
     within the tolerance.
     """
 
@@ -53,9 +54,9 @@ class NextStep:
 
 
 def prefill_grid(limits: EngineLimits) -> tuple[Measurement, ...]:
-    """Prefill steps worth measuring: (new, cached) tokens by batch. seconds: 0, not measured.
+    """Prefill steps to measure: (new, cached) tokens by batch. seconds: 0 until measured.
 
-    No prompt is longer than one step takes.
+    No prompt needs more than one step.
     """
     room = min(limits.max_context - 8, int(0.9 * limits.kv_tokens))
     top = min(limits.chunk, MAX_PREFILL_TOKENS, room)
@@ -74,23 +75,23 @@ def prefill_grid(limits: EngineLimits) -> tuple[Measurement, ...]:
 
 
 def stall_grid(limits: EngineLimits) -> tuple[Measurement, ...]:
-    """Prefill steps of one prompt that running decodes wait for, and how long its answer takes."""
+    """Prefills of one prompt that delay running decodes, and the times to answer such prompts."""
     top = min(limits.chunk, MAX_PREFILL_TOKENS, limits.max_context - 8, int(0.5 * limits.kv_tokens))
     sizes = [n for n in (128, 1024, 4096, 8192) if n <= top]
     stalls = [Measurement("stall", 0.0, new_tokens=n, context=64) for n in sizes]
-    if limits.counted:  # and so is what a request takes beside its step
+    if limits.counted:  # then request overhead comes from counters too
         return tuple(stalls)
     return (*stalls, *(Measurement("answer", 0.0, new_tokens=n, context=64) for n in sizes))
 
 
 def decode_grid(limits: EngineLimits) -> tuple[Measurement, ...]:
-    """Decode steps worth measuring: batch by context. seconds: 0, not measured."""
+    """Decode steps to measure: batch by context. seconds: 0 until measured."""
     extra = max(5 * DECODE_STEPS, limits.reserved)
     longest = min(limits.max_context - 8, int(0.9 * limits.kv_tokens)) - extra
     batches = [b for b in (1, 2, 4, 8, 16, 32, 64, 128, 256) if b <= limits.max_running]
     contexts = [c for c in _doubling(64, DECODE_CONTEXT) if c <= longest]
     if contexts and 1.25 * contexts[-1] < longest < DECODE_CONTEXT:
-        contexts.append(longest)  # loads come as far as this, and a line need not
+        contexts.append(longest)  # real loads reach this context; extrapolating to it is risky
     most = min(MAX_DECODE_TOKENS, int(0.85 * limits.kv_tokens))
     return tuple(
         Measurement("decode", 0.0, batch=b, context=b * c)
@@ -101,7 +102,7 @@ def decode_grid(limits: EngineLimits) -> tuple[Measurement, ...]:
 
 
 def mixed_grid(limits: EngineLimits) -> tuple[Measurement, ...]:
-    """Prefill steps that carry decode rows; none unless the engine mixes."""
+    """Prefill steps that carry decode rows. None unless the engine mixes chunks."""
     if not limits.mixed_chunk:
         return ()
     pairs = [(b, n) for b in (4, 32) for n in (256, 2048)]
@@ -113,47 +114,47 @@ def mixed_grid(limits: EngineLimits) -> tuple[Measurement, ...]:
 
 
 def transfer_grid(limits: EngineLimits) -> tuple[Measurement, ...]:
-    """KV transfers of prompts that one prefill step computes."""
+    """KV transfers of prompts that fit one prefill step."""
     top = min(limits.chunk, limits.max_context - 8, int(0.8 * limits.kv_tokens))
     sizes = sorted({n for n in _doubling(64, 8192) if n <= top} | {top})
     return tuple(Measurement("transfer", 0.0, new_tokens=n) for n in sizes)
 
 
 def seeds(grid: Sequence[Measurement]) -> tuple[Measurement, ...]:
-    """A few steps of each kind that span the range: enough for a first fit."""
-    chosen: dict[Measurement, None] = {}
+    """A few steps of each kind that span the grid: enough for a first fit."""
+    corners: dict[Measurement, None] = {}
     for kind in dict.fromkeys(m.kind for m in grid):
         of_kind = [m for m in grid if m.kind == kind]
         for key in _CORNERS[kind]:
-            chosen[max(of_kind, key=key)] = None
-    return tuple(chosen)
+            corners[max(of_kind, key=key)] = None
+    return tuple(corners)
 
 
 def coefficients(grid: Sequence[Measurement], times: StepTimes) -> tuple[str, ...]:
-    """The StepTimes fields that make up the steps of a grid."""
+    """The StepTimes fields that determine the steps of a grid."""
     kinds = {m.kind for m in grid}
     names = [n for kind in REQUIRED if kind in kinds for n in (*REQUIRED[kind], *OPTIONAL[kind])]
     return tuple(n for n in dict.fromkeys(names) if getattr(times, n) > 0)
 
 
-def choose(
+def choose_steps(
     grid: Sequence[Measurement],
     taken: Sequence[Measurement],
     times: StepTimes,
     *,
     spreads: Mapping[str, float],
-    cost_s: Cost,
+    cost_s: ProbeCost,
     tolerance: float,
     count: int = 6,
 ) -> NextStep:
-    """Which steps of `grid` should be measured next, given those `taken`?
+    """Choose the steps of `grid` to measure next, given those `taken`.
 
-    times: as fitted so far. spreads: relative standard deviation of one measurement, by kind.
-    cost_s: seconds to measure a step. Each next step is the one that takes most variance, per
-    second, from the step whose predicted time is the least certain.
-    Source: sequential G-optimal design (Kiefer and Wolfowitz, 1960), greedy per cost; the prior
-    is that a coefficient is within a factor of exp(PRIOR) of its roofline.
-    Ignores: that a step's time may not be of the model's form; residuals tell that.
+    times: fitted so far. spreads: relative standard deviation of one measurement, by kind.
+    cost_s: seconds to measure a step. Each chosen step removes most variance, per second, from
+    the step whose predicted time is then least certain.
+    Source: sequential G-optimal design (Kiefer and Wolfowitz, 1960), greedy per cost. The prior
+    is that a coefficient is within a factor of exp(PRIOR) of its roofline value.
+    Ignores: errors of the formula itself, which residuals show.
     """
     names = coefficients(grid, times)
     rows = {m: elasticities(times, names, m) for m in grid}
@@ -173,24 +174,24 @@ def choose(
     return NextStep(tuple(steps), uncertainty, worst)
 
 
-def elasticities(times: StepTimes, names: Sequence[str], m: Measurement) -> Row:
-    """By how many percent the step's time grows when a coefficient grows by one percent."""
+def elasticities(times: StepTimes, names: Sequence[str], m: Measurement) -> Elasticities:
+    """For each coefficient, the percentage by which the time grows if it grows by one percent."""
     here = predicted_s(times, m)
-    moved = (replace(times, **{n: getattr(times, n) * (1 + STEP)}) for n in names)
-    return tuple((predicted_s(one, m) / here - 1) / STEP for one in moved)
+    moved = (replace(times, **{n: getattr(times, n) * (1 + RELATIVE_STEP)}) for n in names)
+    return tuple((predicted_s(one, m) / here - 1) / RELATIVE_STEP for one in moved)
 
 
 class _Covariance:
-    """What is known of the logarithms of coefficients: (X'WX)^-1, one measurement at a time."""
+    """Covariance of the logarithms of coefficients, (X'WX)^-1, updated by each measurement."""
 
     def __init__(self, count: int) -> None:
         self._rows = [[PRIOR**2 * (i == j) for j in range(count)] for i in range(count)]
 
-    def times(self, row: Row) -> Row:
+    def times(self, row: Elasticities) -> Elasticities:
         return tuple(dot(line, row) for line in self._rows)
 
-    def learn(self, row: Row, variance: float) -> None:
-        """Sherman and Morrison's update with a measurement of this row and variance."""
+    def learn(self, row: Elasticities, variance: float) -> None:
+        """Add a measurement with this row and variance (Sherman-Morrison update)."""
         reach = self.times(row)
         total = variance + dot(row, reach)
         for i, line in enumerate(self._rows):
@@ -199,7 +200,7 @@ class _Covariance:
 
 
 def _least_certain(
-    rows: Mapping[Measurement, Row], known: _Covariance
+    rows: Mapping[Measurement, Elasticities], known: _Covariance
 ) -> tuple[Measurement, float]:
     variances = {m: dot(row, known.times(row)) for m, row in rows.items()}
     worst = max(variances, key=lambda m: variances[m])
@@ -207,13 +208,16 @@ def _least_certain(
 
 
 def _most_telling(
-    rows: Mapping[Measurement, Row],
+    rows: Mapping[Measurement, Elasticities],
     variances: Mapping[Measurement, float],
     known: _Covariance,
-    target: Row,
-    cost_s: Cost,
+    target: Elasticities,
+    cost_s: ProbeCost,
 ) -> Measurement:
-    """Measuring c lowers the variance of t by (t'Ac)^2 / (its own + c'Ac), A what is known."""
+    """The step c that lowers most, per second, the variance of t: (t'Ac)² / (own + c'Ac).
+
+    A is the covariance so far, own the variance of measuring c.
+    """
     reach = known.times(target)
 
     def gain(m: Measurement) -> float:
@@ -239,7 +243,7 @@ def _middle(value: float, middle: float) -> float:
     return -abs(value - middle)
 
 
-# of each kind of step, the ones that are most of something; ties go to the smaller step
+# for each kind of step, orderings whose largest step is a corner of the grid
 _CORNERS: Mapping[str, tuple[Callable[[Measurement], tuple[float, ...]], ...]] = {
     "prefill": (
         lambda m: (-m.new_tokens, -m.cached_tokens, -m.batch),

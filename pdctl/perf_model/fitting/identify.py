@@ -1,75 +1,33 @@
-"""A fit of what measurements identify; the rest keeps its roofline. And whether to believe it."""
+"""Fit the coefficients that measurements identify, and find the steps that contradict the fit."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
 from pdctl.errors import InvalidInput
-from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.fitting.fit import OPTIONAL, REQUIRED, fit, predicted_s
-from pdctl.perf_model.fitting.profiles import calibrated_profile
-from pdctl.perf_model.records import Fit, Measurement, Parallelism, Profile, StepTimes
-from pdctl.perf_model.roofline import step_times
+from pdctl.perf_model.fitting.fit import OPTIONAL, REQUIRED, fit, predicted_s, with_factors
+from pdctl.perf_model.records import Fit, Measurement, StepTimes
 
-
-def profile_from(
-    measurements: Sequence[Measurement],
-    llm: Llm,
-    cluster: Cluster,
-    parallelism: Parallelism,
-    *,
-    engine: str,
-    attention_backend: str,
-    date: str,
-    command: str,
-    prefill_graphs: bool = True,
-) -> Profile:
-    """The profile of what was measured on one engine of this shape.
-
-    date: ISO day. command: how to measure it again. Raises as fit() does.
-    """
-    roofline = step_times(
-        llm,
-        cluster,
-        parallelism,
-        "colocated",
-        attention_backend=attention_backend,
-        prefill_graphs=prefill_graphs,
-    )
-    return calibrated_profile(
-        measurements,
-        fit(measurements, roofline),
-        roofline,
-        llm,
-        gpu=cluster.gpu.name,
-        parallelism=parallelism,
-        engine=engine,
-        attention_backend=attention_backend,
-        date=date,
-        command=command,
-    )
-
-
-GUESSED_SPREAD = 0.03  # of one measurement, before there are any
+GUESSED_SPREAD = 0.03  # relative, of one measurement, before there are any
 GUESS_WEIGHT = 10
-FORM = 0.01  # a fitted step is off by this much on GPUs where nothing is noisy
-# a step takes at least the first two, whatever the rest; the last is no time
+FORM_ERROR = 0.01  # relative error of the formula itself, without measurement noise
+# a step's time includes at least the first two coefficients; the last is a ratio, not a time
 UNSCALED = ("eager_s", "decode_compute_s", "prefill_cached_weight")
 BASES = {
     "prefill": "prefill_base_s",
     "decode": "decode_base_s",
     "transfer": "transfer_base_s",
-}  # what a step of each kind takes at least
-FAR = 2.5  # the roofline's own error is never this large on hardware it knows
-MAX_RESIDUAL = 0.25  # of the median over repeats of one step
+}  # the shortest possible time of a step of each kind
+FAR = 2.5  # on known hardware, the roofline is never wrong by this factor
+MAX_RESIDUAL = 0.25  # limit for the median residual over repeats of one step
 LEAST_REPEATS = 3
 MAX_LEFT_OUT_ERROR = 0.15
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A measured step that the fit does not reproduce. residual: the median of its repeats."""
+    """A measured step that the fit does not reproduce. residual: median over its repeats."""
 
     step: Measurement
     residual: float
@@ -81,17 +39,18 @@ def fit_identified(
     *,
     wanted: Sequence[str] | None = None,
 ) -> tuple[Fit | None, tuple[str, ...]]:
-    """The fit, and what these kinds of step should tell and do not here: that stays at roofline.
+    """Fit the coefficients that these measurements identify; the others keep the roofline's value.
 
-    wanted: the coefficients to fit at all. None: not one coefficient is identified.
+    wanted: fit only these coefficients; None: all. Returns the fit, None if no coefficient is
+    identified, and the required coefficients that are not.
     """
     steps, weights = weighted(measurements)
     kinds = {m.kind for m in measurements}
-    told = [n for kind in REQUIRED if kind in kinds for n in (*REQUIRED[kind], *OPTIONAL[kind])]
-    told = [n for n in dict.fromkeys(told) if getattr(roofline, n) > 0]
-    names = [n for n in told if wanted is None or n in wanted]
-    scales = _scales(measurements, roofline, told)
-    near = applied(roofline, scales)
+    possible = [n for kind in REQUIRED if kind in kinds for n in (*REQUIRED[kind], *OPTIONAL[kind])]
+    possible = [n for n in dict.fromkeys(possible) if getattr(roofline, n) > 0]
+    names = [n for n in possible if wanted is None or n in wanted]
+    scales = _scales(measurements, roofline, possible)
+    near = with_factors(roofline, scales)
     found: Fit | None = None
     while names and found is None:
         try:
@@ -102,21 +61,21 @@ def fit_identified(
             names.remove(next((n for n in names if n in problem.message), names[-1]))
     if found is not None:
         factors = {**scales, **{n: scales.get(n, 1.0) * f for n, f in found.factors.items()}}
-        fitted = applied(roofline, factors)
+        fitted = with_factors(roofline, factors)
         residuals = tuple(predicted_s(fitted, m) / m.seconds - 1 for m in measurements)
         found = replace(found, factors=factors, residuals=residuals)
     known = found.factors if found else {}
     required = {n for kind in kinds for n in REQUIRED[kind]}
-    return found, tuple(n for n in told if n in required and n not in known)
+    return found, tuple(n for n in possible if n in required and n not in known)
 
 
 def _scales(
     measurements: Sequence[Measurement], roofline: StepTimes, names: Sequence[str]
 ) -> dict[str, float]:
-    """By how much to scale coefficients before a fit, where the roofline is of another world.
+    """Factors that bring coefficients near the measurements before a fit.
 
-    The prior of a fit is about the roofline's size; on a CPU that is off by orders of magnitude,
-    and by others for what a step costs at least than for what each token adds.
+    A fit's prior is the roofline. On a CPU the roofline is wrong by orders of magnitude, and by
+    other factors for the base time of a step than for its time per token.
     """
     scales: dict[str, float] = {}
     for kind, base in BASES.items():
@@ -130,24 +89,19 @@ def _scales(
         if ratio > 0 and not 1 / FAR <= ratio <= FAR:
             own = (*REQUIRED[kind], *OPTIONAL[kind])
             scales |= {n: ratio for n in own if n in names and n not in UNSCALED}
-        short_s = low.seconds - predicted_s(applied(roofline, scales), low)
+        short_s = low.seconds - predicted_s(with_factors(roofline, scales), low)
         if base in names and short_s > low.seconds / 2:
             scales[base] = scales.get(base, 1.0) + short_s / getattr(roofline, base)
     return scales
 
 
-def applied(times: StepTimes, factors: Mapping[str, float]) -> StepTimes:
-    """Roofline times with factors on them."""
-    return replace(times, **{n: getattr(times, n) * f for n, f in factors.items()})
-
-
 def weighted(
     measurements: Sequence[Measurement],
 ) -> tuple[tuple[Measurement, ...], tuple[float, ...]]:
-    """One measurement per step, and what each counts: repeats help until FORM limits it.
+    """One measurement per step and its weight. Repeats add weight until FORM_ERROR limits it.
 
-    The variance of a step's typical time is that of its repeats over their number, and FORM², by
-    which step times are not of the form that is fitted, however often one step is repeated.
+    The variance of a step's typical time is the variance of its repeats divided by their number,
+    plus FORM_ERROR², because the formula does not describe step times exactly.
     """
     by_step = _by_step(measurements)
     apart = [
@@ -157,7 +111,7 @@ def weighted(
         for m in repeats
     ]
     noise = 1.4826 * median(abs(share) for share in apart) if apart else GUESSED_SPREAD
-    variances = [noise**2 / len(repeats) + FORM**2 for repeats in by_step.values()]
+    variances = [noise**2 / len(repeats) + FORM_ERROR**2 for repeats in by_step.values()]
     return typical(measurements), tuple(min(variances) / v for v in variances)
 
 
@@ -176,14 +130,14 @@ def typical(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
 def _by_step(measurements: Sequence[Measurement]) -> dict[Measurement, list[Measurement]]:
     found: dict[Measurement, list[Measurement]] = defaultdict(list)
     for m in measurements:
-        found[_same(m)].append(m)
+        found[_step_key(m)].append(m)
     return found
 
 
 def spreads(measurements: Sequence[Measurement], times: StepTimes) -> dict[str, float]:
-    """Relative standard deviation of one measurement of each kind, by its median residual.
+    """Relative standard deviation of one measurement of each kind, from its median residual.
 
-    A fit runs through few points better than it should, so a guess counts for GUESS_WEIGHT more.
+    A fit to few points looks better than it is, so GUESSED_SPREAD counts as GUESS_WEIGHT points.
     """
     sizes: dict[str, list[float]] = defaultdict(list)
     for m in measurements:
@@ -200,16 +154,16 @@ def _spread(sizes: Sequence[float]) -> float:
 def disagreements(
     measurements: Sequence[Measurement], fit: Fit, *, are_probes: bool = True
 ) -> tuple[Disagreement, ...]:
-    """The steps off by more than MAX_RESIDUAL in the median of their repeats, worst first.
+    """Steps whose median residual exceeds MAX_RESIDUAL, worst first.
 
-    One whose repeats scatter over twice that range is off only beyond what they cover. One measured
-    less than LEAST_REPEATS times may be a slip. Where the left-out error is more than
-    MAX_LEFT_OUT_ERROR: the worst five. are_probes: False for steps of engines at work, of which
-    some are misread; then only that error counts.
+    A step whose repeats scatter widely must be off by more than they scatter. Skips steps with
+    fewer than LEAST_REPEATS repeats, which may be outliers. If the left-out error exceeds
+    MAX_LEFT_OUT_ERROR, returns the worst five steps. are_probes: False for steps of engines at
+    work, where some are misread; then only the left-out error counts.
     """
     by_step: dict[Measurement, list[float]] = defaultdict(list)
     for m, residual in zip(measurements, fit.residuals, strict=True):
-        by_step[_same(m)].append(residual)
+        by_step[_step_key(m)].append(residual)
     all_of_them = sorted(
         (
             (Disagreement(step, median(r)), 2 * _spread([abs(one - median(r)) for one in r]))
@@ -227,7 +181,7 @@ def disagreements(
     )
 
 
-def _same(m: Measurement) -> Measurement:
-    """What is equal for repeats of one step; their context differs by a few tokens."""
+def _step_key(m: Measurement) -> Measurement:
+    """A key that is equal for repeats of one step, whose context differs by a few tokens."""
     context = round(m.context / m.batch, -1) if m.batch else 0
     return replace(m, seconds=0.0, context=int(context) * m.batch)

@@ -1,4 +1,4 @@
-"""Measured profiles: one readable JSON file per GPU, family, engine version and backend."""
+"""Measured profiles: one readable JSON file per GPU, LLM family, engine version and backend."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from pdctl.perf_model.records import Fit, Measurement, Parallelism, Profile, Ste
 TEXTS = ("gpu", "family", "architecture", "llm", "engine", "attention_backend", "date", "command")
 FAMILIES = ("dense-gqa", "dense-mla", "moe-gqa", "moe-mla")
 KINDS = ("prefill", "decode", "mixed", "transfer", "stall", "request", "answer")
-WEIGHTS = ("prefill_cached_weight",)  # fitted too, though no seconds
+WEIGHTS = ("prefill_cached_weight",)  # fitted like the rest, but a ratio, not seconds
 COEFFICIENTS = (*(f.name for f in fields(StepTimes) if f.name.endswith("_s")), *WEIGHTS)
 COUNTS = ("batch", "new_tokens", "cached_tokens", "context")
 FLAGS = ("counted", "eager")
@@ -28,24 +28,20 @@ MAX_TEXT = 4000
 MAX_FACTOR = 1000.0
 MAX_SECONDS = 3600.0
 MAX_COUNT = 10**9
+MAX_BYTES = 4 * 1024**2
+ROOFLINE_BAND = 0.30  # published figures are within this of the generic roofline (docs/log.md)
+OTHER_LLM_BAND = 0.15  # added if the profile is from another LLM of the family
+LEAST_BAND = 0.05  # error of simulation against real runs, even at the fitted points
 
 
-class _Wrong(Exception):
+class _BadField(Exception):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(problem)
         self.field = field
 
 
-def parse_profile(data: object, name: str) -> tuple[Profile | None, str, str]:
-    """(profile, "", ""), or (None, dotted field, what is wrong with it)."""
-    try:
-        return _profile(data, name), "", ""
-    except _Wrong as wrong:
-        return None, wrong.field, str(wrong)
-
-
 def check_gpu(profile: Profile, gpu_name: str) -> None:
-    """Raises InvalidInput naming both unless the profile was measured on this GPU."""
+    """Raise InvalidInput naming both GPUs unless the profile was measured on this one."""
     if slug(profile.gpu) != slug(gpu_name):
         raise InvalidInput(
             f"The profile {profile.id} was measured on {profile.gpu}, not on {gpu_name}.",
@@ -55,7 +51,7 @@ def check_gpu(profile: Profile, gpu_name: str) -> None:
 
 
 def slug(text: str) -> str:
-    """A name as file names have it: lower case, dashes, dots kept."""
+    """A name for use in a file name: lower case, with dashes; dots are kept."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "unknown"
 
 
@@ -64,12 +60,12 @@ def _profile(data: object, name: str) -> Profile:
     table = _table(data, "", known, known)
     texts = {field: _text(table[field], field) for field in TEXTS}
     if texts["family"] not in FAMILIES:
-        raise _Wrong("family", f"must be one of {', '.join(FAMILIES)}, not {texts['family']!r}")
+        raise _BadField("family", f"must be one of {', '.join(FAMILIES)}, not {texts['family']!r}")
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", texts["date"]):
-        raise _Wrong("date", f"must look like 2026-11-23, not {texts['date'][:40]!r}")
+        raise _BadField("date", f"must look like 2026-11-23, not {texts['date'][:40]!r}")
     rows = table["measurements"]
     if not isinstance(rows, list) or not rows:
-        raise _Wrong("measurements", "must be a list with at least one measurement")
+        raise _BadField("measurements", "must be a list with at least one measurement")
     pairs = [_measurement(row, f"measurements.{i}") for i, row in enumerate(rows)]
     return Profile(
         id=name,
@@ -86,47 +82,47 @@ def _profile(data: object, name: str) -> Profile:
 
 def _table(value: object, field: str, known: set[str], needed: set[str]) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise _Wrong(field, f"must be an object, not {_shown(value)}")
+        raise _BadField(field, f"must be an object, not {_shown(value)}")
     prefix = f"{field}." if field else ""
     for key in value:
         if key not in known:
-            raise _Wrong(prefix + str(key), "is not a field of a profile")
+            raise _BadField(prefix + str(key), "is not a field of a profile")
     for key in sorted(needed):
         if key not in value:
-            raise _Wrong(field, f"lacks {key}")
+            raise _BadField(field, f"lacks {key}")
     return value
 
 
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_TEXT:
-        raise _Wrong(field, f"must be a text, not {_shown(value)}")
+        raise _BadField(field, f"must be a text, not {_shown(value)}")
     return value
 
 
 def _number(value: object, field: str, low: float, high: float) -> float:
     right = isinstance(value, int | float) and not isinstance(value, bool)
     if not right or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type, operator]
-        raise _Wrong(field, f"must be a number from {low:g} to {high:g}, not {_shown(value)}")
+        raise _BadField(field, f"must be a number from {low:g} to {high:g}, not {_shown(value)}")
     return float(value)  # type: ignore[arg-type]
 
 
 def _count(value: object, field: str, low: int = 0) -> int:
     number = _number(value, field, low, MAX_COUNT)
     if number != int(number):
-        raise _Wrong(field, f"must be a whole number, not {_shown(value)}")
+        raise _BadField(field, f"must be a whole number, not {_shown(value)}")
     return int(number)
 
 
 def _numbers(value: object, field: str, high: float) -> dict[str, float]:
     table = _table(value, field, set(COEFFICIENTS), set())
     if not table:
-        raise _Wrong(field, "is empty")
+        raise _BadField(field, "is empty")
     return {key: _number(number, f"{field}.{key}", 0, high) for key, number in table.items()}
 
 
 def _flag(value: object, field: str) -> bool:
     if not isinstance(value, bool):
-        raise _Wrong(field, f"must be true or false, not {_shown(value)}")
+        raise _BadField(field, f"must be true or false, not {_shown(value)}")
     return value
 
 
@@ -140,7 +136,7 @@ def _measurement(value: object, field: str) -> tuple[Measurement, float]:
     known = {"kind", "seconds", "residual", *FLAGS, *COUNTS}
     table = _table(value, field, known, {"kind", "seconds", "residual"})
     if table["kind"] not in KINDS:
-        raise _Wrong(f"{field}.kind", f"must be one of {', '.join(KINDS)}")
+        raise _BadField(f"{field}.kind", f"must be one of {', '.join(KINDS)}")
     counts: dict[str, Any] = {
         key: _count(table[key], f"{field}.{key}") for key in COUNTS if key in table
     }
@@ -157,31 +153,25 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-MAX_BYTES = 4 * 1024**2
-ROOFLINE_BAND = 0.30  # published figures fall within this of the generic roofline: docs/log.md
-OTHER_LLM_BAND = 0.15  # a profile carried to another LLM of its family
-LEAST_BAND = 0.05  # simulated against real runs on the fitted points themselves
-
-
 def family(llm: Llm) -> str:
-    """The shape family whose members share efficiencies: dense or moe, and the attention."""
+    """The family of LLMs that share efficiencies: dense or moe, and the kind of attention."""
     return f"{'moe' if llm.experts else 'dense'}-{llm.attention}"
 
 
 def profile_id(gpu_name: str, family: str, engine: str, attention_backend: str) -> str:
-    """The file name, less .json, of the profile of these four."""
+    """The name of a profile, which is also its file name without .json."""
     return "--".join(slug(part) for part in (gpu_name, family, engine, attention_backend))
 
 
 def measured_dir() -> Path:
-    """Where bundled profiles lie."""
+    """Directory of bundled profiles."""
     return profiles_dir() / "measured"
 
 
 def read_profile(path: Path) -> Profile:
-    """The profile in a file.
+    """Read a profile from a file.
 
-    Raises InvalidInput naming file, line and field of whatever is wrong with it.
+    Raises InvalidInput naming file, line and field of the first error.
     """
     try:
         size = path.stat().st_size
@@ -192,20 +182,18 @@ def read_profile(path: Path) -> Profile:
         raise _bad(path, None, f"cannot be read: {problem}") from None
     try:
         data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return _profile(data, path.stem)
     except json.JSONDecodeError as problem:
         raise _bad(path, problem.lineno, f"is not JSON: {problem.msg}") from None
     except RecursionError:
         raise _bad(path, None, "is nested too deeply") from None
-    except _Fault as fault:
-        raise _bad(path, _line_of(text, [fault.field]), str(fault)) from None
-    profile, field, problem_text = parse_profile(data, path.stem)
-    if profile is None:
-        raise _bad(path, _line_of(text, field.split(".")), f"{field or 'it'} {problem_text}")
-    return profile
+    except _BadField as bad:
+        line = _line_of(text, bad.field.split("."))
+        raise _bad(path, line, f"{bad.field or 'the file'} {bad}") from None
 
 
 def write_profile(profile: Profile, directory: Path) -> Path:
-    """Write a profile under its id, whole or not at all; the path written."""
+    """Write a profile to NAME.json, all or nothing; return the path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{profile.id}.json"
     handle, name = tempfile.mkstemp(dir=directory, prefix=".profile-", suffix=".tmp")
@@ -221,7 +209,7 @@ def write_profile(profile: Profile, directory: Path) -> Path:
 
 
 def profile_text(profile: Profile) -> str:
-    """The profile as JSON for people: one line per measurement with its residual."""
+    """The profile as readable JSON: one line per measurement with its residual."""
     data = asdict(profile)
     for apart in ("id", "measurements", "residuals"):
         del data[apart]
@@ -232,7 +220,7 @@ def profile_text(profile: Profile) -> str:
 
 
 def measurement_line(step: Measurement, residual: float | None = None) -> str:
-    """A measurement as JSON, with its residual if there is a fit."""
+    """A measurement as JSON, with its residual if given."""
     row = {k: v for k, v in asdict(step).items() if v}
     return json.dumps(row if residual is None else {**row, "residual": round(residual, 4)})
 
@@ -245,10 +233,10 @@ def find_profile(
     engine: str | None = None,
     directories: Sequence[Path] | None = None,
 ) -> Profile | None:
-    """The profile nearest to this GPU and LLM, or None: only this GPU and family ever match.
+    """The profile nearest to this GPU and LLM. None without one for this GPU and family.
 
-    Among several: the same LLM before the same architecture before the family alone, then the
-    LLM nearest in size, then the newest. directories: later ones override earlier files.
+    Prefers the same LLM, then the same architecture, then the LLM nearest in size, then the
+    newest profile. directories: files in later ones override files in earlier ones.
     """
     found = [
         profile
@@ -266,11 +254,12 @@ def find_profile(
 def find_own_profile(
     gpu_name: str, llm: Llm, *, attention_backend: str | None = None
 ) -> Profile | None:
-    """The nearest of this user's own calibrations, else of the bundled profiles.
+    """The nearest profile among the user's calibrations and the bundled profiles.
 
-    attention_backend: what the engines use; None: not said. Then an own profile of any backend
-    counts, it is what this user runs, but a bundled one only if it is of SGLang's default here.
-    A bundled one of the very LLM is nearer than an own one of another.
+    A profile for exactly this LLM wins; otherwise the user's own wins over a bundled one.
+    attention_backend: the engines' backend; None: unknown. Then an own profile may have any
+    backend, because it describes this user's engines, but a bundled one must have SGLang's
+    default backend on this GPU.
     """
     own = find_profile(
         gpu_name, llm, attention_backend=attention_backend, directories=(user_profiles_dir(),)
@@ -283,9 +272,9 @@ def find_own_profile(
 
 
 def named_profile(name: str) -> Profile:
-    """The profile in a file, or the one of this id: own or bundled.
+    """The profile in a file, or the own or bundled one with this name.
 
-    Raises InvalidInput naming what is wrong with the file, or the profiles there are.
+    Raises InvalidInput naming the error in the file, or the profiles that exist.
     """
     file = Path(name)
     if file.exists() or file.name != name or file.suffix == ".json":
@@ -295,17 +284,17 @@ def named_profile(name: str) -> Profile:
     if not places:
         known = sorted({path.stem for home in homes for path in home.glob("*.json")})
         raise InvalidInput(
-            f"There is no profile {name}, and no such file.",
-            hint="known are " + ", ".join(known) if known else "pdctl calibrate",
+            f"There is neither a profile nor a file named {name}.",
+            hint="profiles: " + ", ".join(known) if known else "pdctl calibrate",
             code="unknown_profile",
         )
     return read_profile(places[0])
 
 
 def error_band(profile: Profile | None, llm: Llm) -> float:
-    """Relative half-width within which predictions of step times are to be believed.
+    """Relative half-width of the error of predicted step times.
 
-    Source: of the generic roofline, docs/log.md; of a profile, twice its left-out median.
+    Source: docs/log.md for the generic roofline; for a profile, twice its median left-out error.
     """
     if profile is None:
         return ROOFLINE_BAND
@@ -314,7 +303,7 @@ def error_band(profile: Profile | None, llm: Llm) -> float:
 
 
 def _files(gpu_name: str, directories: Sequence[Path]) -> list[Path]:
-    """By name, so that a start reads only this GPU's files."""
+    """This GPU's files, found by name so that start-up reads no others."""
     by_name: dict[str, Path] = {}
     for directory in directories:
         by_name.update({p.name: p for p in sorted(directory.glob(f"{slug(gpu_name)}--*.json"))})
@@ -322,7 +311,7 @@ def _files(gpu_name: str, directories: Sequence[Path]) -> list[Path]:
 
 
 def _calibration_number(profile: Profile) -> int:
-    """Of NAME--2, the second calibration of a name: 2."""
+    """The number in a name such as NAME--2; 1 if there is none."""
     last = profile.id.rpartition("--")[2]
     return int(last) if last.isdecimal() else 1
 
@@ -333,27 +322,21 @@ def _likeness(profile: Profile, llm: Llm) -> tuple[bool, bool, float]:
     return profile.llm == llm.name, profile.architecture == llm.architecture, -distance
 
 
-class _Fault(Exception):
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for key, value in pairs:
         if key in seen:
-            raise _Fault(key, f"{key} is given twice")
+            raise _BadField(key, "appears twice")
         seen[key] = value
     return seen
 
 
 def _no_constant(name: str) -> float:
-    raise _Fault(name, f"{name} is not a number a profile can hold")
+    raise _BadField(name, "is not a number that a profile can hold")
 
 
 def _line_of(text: str, keys: Sequence[str]) -> int | None:
-    """The line of the last key, each searched for after the one before; digits count objects."""
+    """Line of the last key. Searches each key after the one before; digits select an object."""
     position = 0
     for key in keys:
         if key.isdigit():
@@ -380,7 +363,7 @@ def _nth_object(text: str, position: int, index: int) -> int | None:
 def _bad(path: Path, line: int | None, what: str) -> InvalidInput:
     where = f"{path}:{line}" if line else str(path)
     return InvalidInput(
-        f"{where}: {what}.", hint="pdctl calibrate writes it anew", code="bad_profile"
+        f"{where}: {what}.", hint="pdctl calibrate writes a new profile", code="bad_profile"
     )
 
 
@@ -397,7 +380,7 @@ def calibrated_profile(
     date: str,
     command: str,
 ) -> Profile:
-    """The profile of a fit. date: ISO day; command: how to measure it again."""
+    """The profile of a fit. date: ISO day. command: the command line that measured it."""
     shape = family(llm)
     return Profile(
         id=profile_id(gpu, shape, engine, attention_backend),

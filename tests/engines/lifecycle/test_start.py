@@ -11,6 +11,7 @@ from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.launchers import local
 from pdctl.engines.launchers.protocol import HERE
 from pdctl.engines.launchers.registry import launcher_named
+from pdctl.engines.lifecycle import start
 from pdctl.engines.lifecycle.start import Prepared, holding
 from pdctl.inspection.records import Gpu
 from pdctl.paths import HOME_VARIABLE
@@ -88,3 +89,24 @@ def test_only_gpus_that_cuda_visible_devices_leaves_are_taken(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(local, "query_gpus", lambda: GPUS)
     assert [gpu.index for gpu in LAUNCHER.gpus(HERE)] == indices
+
+
+def test_another_state_directory_waits_while_ports_are_chosen_here(home: Path) -> None:
+    with (
+        start.planning(),
+        socket.socket(socket.AF_UNIX) as other,
+        pytest.raises(OSError, match="in use"),
+    ):
+        other.bind(start.PLANNING_ADDRESS)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(start.PLANNING_ADDRESS)
+
+
+def test_nobody_waits_for_ever_for_a_stranger_who_keeps_the_address(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "ALONE_WAIT_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(start.PLANNING_ADDRESS)
+        with start.planning():
+            pass

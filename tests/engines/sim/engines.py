@@ -1,4 +1,4 @@
-"""Simulated engines inside the test's own event loop, on free ports."""
+"""Simulated engines inside the test's event loop, on free ports."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from aiohttp import web
 from pdctl.deployment.records import MODES
 from pdctl.engines.sim.api import Api
 from pdctl.engines.sim.engine import Engine
-from pdctl.engines.sim.flags import parse
+from pdctl.engines.sim.flags import parse_flags
 from pdctl.engines.sim.info import Identity
 from pdctl.engines.sim.partners import Registry
 from pdctl.inspection.llm import read_llm
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 class Running:
-    """One engine that serves; http: a session to ask it with."""
+    """One serving engine, and an HTTP session for requests to it."""
 
     def __init__(self, api: Api, http: aiohttp.ClientSession) -> None:
         self.api = api
@@ -68,11 +68,11 @@ async def engine(
     bootstrap_port: int | None = None,
     patience_s: float = 300.0,
 ) -> AsyncIterator[Running]:
-    """An engine of llama-3.1-8b's name with the round times of `models`."""
+    """An engine named llama-3.1-8b with the round step times of `models`."""
     own_bootstrap = bootstrap_port or free_port()
     argv = ["--model-path", "llama-3.1-8b", "--disaggregation-mode", MODES[role], *args]
     argv += ["--port", str(free_port()), "--disaggregation-bootstrap-port", str(own_bootstrap)]
-    flags = parse(argv)
+    flags = parse_flags(argv)
     model = model or plain_model(role)
     identity = Identity(flags, read_llm("llama-3.1-8b"), "H200", 15.0, 100.0, 0.0)
     async with AsyncExitStack() as stack:
@@ -116,7 +116,7 @@ async def pair(*args: str, kv: int = 100_000) -> AsyncIterator[tuple[Running, Ru
 
 
 def both_legs(prefill: Running, room: int, body: dict[str, object]) -> dict[str, object]:
-    """The body as a router sends it to both."""
+    """The body that a router sends to both engines."""
     return {
         **body,
         "bootstrap_host": "127.0.0.1",
@@ -135,7 +135,7 @@ def run(test: Callable[[], Awaitable[T]]) -> T:
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for something that another task brings about."""
+    """Wait until a condition set by another task holds."""
     for _ in range(1000):
         if holds():
             return

@@ -1,4 +1,4 @@
-"""A prefill and a decode engine, with the test in the place of the router."""
+"""A prefill and a decode engine, with the test acting as the router."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,7 @@ def body(new: int = 4, **more: object) -> dict[str, object]:
 
 
 async def through(prefill: Running, decode: Running, room: int, ask: dict[str, object]) -> Any:
-    """Both legs at once, the decode engine's answer."""
+    """Send a request to both engines at once; return the decode engine's answer."""
     legs = both_legs(prefill, room, ask)
     first, second = await asyncio.gather(
         prefill.post("/generate", legs), decode.post("/generate", legs)

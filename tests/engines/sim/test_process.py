@@ -1,4 +1,4 @@
-"""Simulated engines as processes of their own, alone and behind the real router."""
+"""Simulated engines as separate processes, alone and behind the real router."""
 
 import json
 import signal

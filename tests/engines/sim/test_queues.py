@@ -1,4 +1,4 @@
-"""The three schedulers, driven by hand: no clock, no network."""
+"""The three schedulers, driven step by step without clock or network."""
 
 from pdctl.engines.sim.colocated import ColocatedQueues
 from pdctl.engines.sim.decode import DecodeQueues
@@ -9,7 +9,7 @@ from tests.engines.sim.models import model, request
 
 
 def run(queues: SchedulerQueues, now_s: float = 0.0) -> tuple[Batch | None, list[Emission]]:
-    """One pass without overlap: decide, let the batch end, account for it."""
+    """One scheduler pass without overlap: decide, then finish the batch."""
     decision = queues.decide(now_s)
     emissions = list(decision.emissions)
     if decision.batch:

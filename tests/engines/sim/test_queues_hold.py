@@ -1,4 +1,4 @@
-"""What holds in every history: random requests, aborts and KV sizes, with overlapped batches."""
+"""Invariants of the schedulers under random requests, aborts and KV sizes, with overlap."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[int, int, int, int | None, int]]:
-    """Rows of (pass it comes in, prompt, output, passes until it is aborted, shared blocks)."""
+    """Rows of (pass of arrival, prompt, output, passes until aborted, shared blocks)."""
     row = st.tuples(
         st.integers(0, 30),
         st.integers(1, 300),
@@ -27,7 +27,7 @@ def histories(draw: st.DrawFn) -> list[tuple[int, int, int, int | None, int]]:
 
 
 class History:
-    """A scheduler driven with one batch always in flight, as SGLang's overlapped loop does."""
+    """A scheduler that always has one batch in flight, as in SGLang's overlapped loop."""
 
     def __init__(self, role: Role, kv: int, chunk: int, max_running: int) -> None:
         limits = model(role, kv=kv, chunk=chunk, max_running=max_running, reserved=2)

@@ -1,4 +1,4 @@
-"""The simulated engine's log."""
+"""Log of a simulated engine."""
 
 import io
 import sys
@@ -9,7 +9,7 @@ from pdctl.engines.sim.record import log
 
 
 class FullDisk(io.StringIO):
-    """A log file on a disk without a byte left."""
+    """A log file on a full disk."""
 
     def write(self, text: str) -> int:
         raise OSError(28, "No space left on device")

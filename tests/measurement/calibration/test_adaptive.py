@@ -1,4 +1,4 @@
-"""A whole calibration against an engine whose clock is virtual, and against a simulated one."""
+"""A whole calibration of an engine with a virtual clock."""
 
 import asyncio
 import random
@@ -9,15 +9,15 @@ import pytest
 
 from pdctl.measurement.calibration.adaptive import (
     MAX_FAILURES,
-    TOLERANCE,
+    TARGET_UNCERTAINTY,
+    CalibrationProgress,
     CalibrationRun,
-    Progress,
     cost_s,
-    take,
+    measure_steps,
 )
 from pdctl.perf_model.fitting.design import DECODE_STEPS, EngineLimits, decode_grid, prefill_grid
-from pdctl.perf_model.fitting.fit import predicted_s
-from pdctl.perf_model.fitting.identify import applied, disagreements
+from pdctl.perf_model.fitting.fit import predicted_s, with_factors
+from pdctl.perf_model.fitting.identify import disagreements
 from pdctl.perf_model.records import Measurement, StepTimes
 from tests.perf_model.measured import roofline, truth
 
@@ -26,7 +26,7 @@ GRID = prefill_grid(LIMITS) + decode_grid(LIMITS)
 
 
 class Engine:
-    """Steps that vary by a share, on a clock that only they move."""
+    """An engine whose steps vary at random, on a clock that only its steps advance."""
 
     def __init__(self, times: StepTimes, noise: float = 0.0, seed: int = 0) -> None:
         self.times = times
@@ -45,7 +45,7 @@ class Engine:
         return replace(step, seconds=predicted_s(self.times, step) * share)
 
     def calibrate(self, start: StepTimes, budget_s: float, **options: object) -> CalibrationRun:
-        work = take(
+        work = measure_steps(
             self.measure,
             GRID,
             start,
@@ -57,9 +57,9 @@ class Engine:
 
 
 def worst(taken: CalibrationRun, start: StepTimes, true: StepTimes) -> float:
-    """The largest error over sizes between those of the grid, and on them."""
+    """The largest error over sizes on the grid and between them."""
     assert taken.fit is not None
-    fitted = applied(start, taken.fit.factors)
+    fitted = with_factors(start, taken.fit.factors)
     between = [
         replace(m, new_tokens=round(m.new_tokens * 0.7), context=m.context * 3 // 4) for m in GRID
     ]
@@ -67,21 +67,22 @@ def worst(taken: CalibrationRun, start: StepTimes, true: StepTimes) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "tolerance"), [("llama-3.1-8b", 1, 0.006), ("qwen3-30b-a3b", 2, TOLERANCE)]
+    ("name", "seed", "target"),
+    [("llama-3.1-8b", 1, 0.006), ("qwen3-30b-a3b", 2, TARGET_UNCERTAINTY)],
 )
 def test_three_percent_of_noise_leaves_two_percent_of_error_anywhere(
-    name: str, seed: int, tolerance: float
+    name: str, seed: int, target: float
 ) -> None:
     start = roofline(name)
     engine = Engine(truth(start), noise=0.03, seed=seed)
-    taken = engine.calibrate(start, 240.0, tolerance=tolerance)
+    taken = engine.calibrate(start, 240.0, target=target)
     assert worst(taken, start, engine.times) < 0.02
     assert taken.elapsed_s <= 240.0
     assert taken.uncertainty is not None
     assert taken.uncertainty < 0.006
 
 
-def test_the_time_given_is_kept_to() -> None:
+def test_a_calibration_stays_within_its_budget() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.03)
     taken = engine.calibrate(start, 20.0)
@@ -114,11 +115,11 @@ def test_a_machine_that_was_slow_for_a_while_does_not_cost_the_profile(slower: f
     assert not disagreements(taken.measurements, taken.fit)
 
 
-def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> None:
+def test_a_step_that_always_fails_is_given_up_and_the_others_are_measured() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start))
     engine.broken = lambda step: step.batch >= 128
-    taken = engine.calibrate(start, 90.0, tolerance=0.01)
+    taken = engine.calibrate(start, 90.0, target=0.01)
     assert taken.given_up
     assert all(step.batch >= 128 for step in taken.given_up)
     for step in taken.given_up:
@@ -126,7 +127,7 @@ def test_a_step_that_never_comes_about_is_given_up_and_the_others_measured() -> 
     assert taken.fit is not None
 
 
-def test_what_a_step_seemed_to_take_that_mostly_fails_is_not_believed() -> None:
+def test_measurements_of_a_step_that_mostly_fails_are_discarded() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start))
     normal = engine.measure
@@ -146,9 +147,9 @@ def test_what_a_step_seemed_to_take_that_mostly_fails_is_not_believed() -> None:
     }
 
 
-def test_progress_says_what_is_measured_and_how_sure_it_is() -> None:
+def test_progress_names_the_step_and_its_uncertainty() -> None:
     start = roofline("llama-3.1-8b")
-    told: list[Progress] = []
+    told: list[CalibrationProgress] = []
     Engine(truth(start), noise=0.03).calibrate(start, 15.0, tell=told.append)
     assert told[0].uncertainty is None
     assert told[-1].uncertainty is not None
@@ -164,7 +165,7 @@ def test_an_engine_that_measures_nothing_identifies_nothing() -> None:
     assert taken.measurements == ()
 
 
-def test_what_was_measured_earlier_is_fitted_together_and_need_not_be_measured_again() -> None:
+def test_earlier_measurements_are_fitted_too_and_not_repeated() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.03)
     first = engine.calibrate(start, 15.0)
@@ -175,7 +176,7 @@ def test_what_was_measured_earlier_is_fitted_together_and_need_not_be_measured_a
     assert again.uncertainty < first.uncertainty
 
 
-def test_eager_steps_of_another_engine_tell_the_floor_that_graphs_do_not_have() -> None:
+def test_eager_steps_of_another_engine_identify_the_launch_floor() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(replace(start, eager_s=0.03))
     graphs = engine.calibrate(start, 15.0)
@@ -186,6 +187,6 @@ def test_eager_steps_of_another_engine_tell_the_floor_that_graphs_do_not_have() 
     ]
     both = engine.calibrate(start, 10.0, known=(*graphs.measurements, *eager))
     assert both.fit is not None
-    fitted = applied(start, both.fit.factors)
+    fitted = with_factors(start, both.fit.factors)
     assert fitted.prefill_token_s == pytest.approx(start.prefill_token_s, rel=0.02)
     assert fitted.eager_s == pytest.approx(0.03, rel=0.02)

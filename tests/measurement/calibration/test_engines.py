@@ -1,4 +1,4 @@
-"""A calibration's profile is kept, and none before it is lost."""
+"""Keeping a calibration's profile without overwriting an earlier one."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.calibration.engines import keep_as, keep_profile
+from pdctl.measurement.calibration.result import keep_as, keep_profile
 from pdctl.perf_model.fitting.fit import fit
 from pdctl.perf_model.fitting.profiles import (
     calibrated_profile,
@@ -35,7 +35,7 @@ def profile(llm: str = "llama-3.1-8b", gpu: str = "H200", noise: float = 0.0) ->
     )
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_profile_reads_back(tmp_path: Path) -> None:
     kept, file = keep_profile(profile(), tmp_path)
     found = read_profile(file)
     assert found.factors == pytest.approx(kept.factors)
@@ -50,10 +50,10 @@ def test_a_profile_of_the_same_name_is_kept_and_the_new_one_numbered(tmp_path: P
     assert newest.id == files[2].stem
 
 
-def test_a_file_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     there = tmp_path / "mine.json"
     there.write_text("mine")
-    with pytest.raises(InvalidInput, match="left as it is") as refused:
+    with pytest.raises(InvalidInput, match="it was not overwritten") as refused:
         keep_as(profile(), there)
     assert refused.value.hint == f"-o {tmp_path / 'mine--2.json'}"
     assert there.read_text() == "mine"

@@ -1,4 +1,4 @@
-"""Steps of an engine at work, from successive loads."""
+"""Steps of an engine at work, from its log and from successive loads."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,21 +41,21 @@ def test_prompts_that_shared_a_step_are_a_batch() -> None:
     assert list(steps_of_log(lines)) == [Measurement("stall", 0.2, batch=4, new_tokens=1000)]
 
 
-def test_a_prefill_that_came_to_an_idle_engine_tells_nothing() -> None:
+def test_a_prefill_on_an_idle_engine_gives_no_step() -> None:
     assert list(steps_of_log([prefill(500, 68.57), prefill(500, 68.57)])) == []
 
 
-def test_a_decode_line_after_another_tells_the_mean_step_between() -> None:
+def test_two_successive_decode_lines_give_the_mean_step_between() -> None:
     found = list(steps_of_log([DECODE, DECODE]))
     assert [(m.kind, m.batch, m.context) for m in found] == [("decode", 4, 4230)]
     assert found[0].seconds == pytest.approx(4 / 1057.71)
 
 
-def test_a_decode_line_after_a_prefill_tells_nothing() -> None:
+def test_a_decode_line_after_a_prefill_gives_no_step() -> None:
     assert list(steps_of_log([DECODE, prefill(500, 1000.0), DECODE])) == []
 
 
-def test_a_decode_line_tells_nothing_when_the_batch_changed() -> None:
+def test_a_decode_line_with_another_batch_gives_no_step() -> None:
     other = DECODE.replace("#running-req: 4", "#running-req: 5")
     assert list(steps_of_log([DECODE, other])) == []
 
@@ -103,7 +103,7 @@ def test_more_tokens_than_a_step_takes_are_left_out() -> None:
     assert list(steps_of_loads([load(), load(after)], "prefill", 8192)) == []
 
 
-def test_a_health_check_is_no_step() -> None:
+def test_a_health_check_gives_no_step() -> None:
     after = replace(START, prefill_tokens=10_001, prefill_busy_s=3.01)
     assert list(steps_of_loads([load(), load(after)], "colocated", 8192)) == []
 
@@ -125,7 +125,7 @@ def test_a_batch_that_changes_is_left_out() -> None:
     assert list(steps_of_loads([load(), load(after)], "decode", 1)) == []
 
 
-def test_a_restart_in_between_tells_nothing() -> None:
+def test_a_restart_in_between_gives_no_step() -> None:
     later = replace(START, prefill_tokens=50, steps=1)
     assert list(steps_of_loads([load(), load(later)], "decode", 1)) == []
     assert list(steps_of_loads([load(None), load()], "decode", 1)) == []

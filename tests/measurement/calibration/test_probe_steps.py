@@ -1,4 +1,4 @@
-"""Steps of simulated engines, measured over HTTP: what comes back is the model's own time."""
+"""Steps of simulated engines, measured over HTTP and compared with the model's step times."""
 
 import asyncio
 import json
@@ -12,9 +12,10 @@ import pytest
 from pdctl.errors import InvalidInput, StateConflict
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.calibration.engine_client import Probed, engine_facts, limits_of
-from pdctl.measurement.calibration.engines import calibrate_engines, facts_of
+from pdctl.measurement.calibration.engine_client import Probed, engine_facts, facts_of
+from pdctl.measurement.calibration.engines import calibrate_engines
 from pdctl.measurement.calibration.probe_steps import EngineSteps
+from pdctl.measurement.engine_facts import limits_of
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.fit import predicted_s
 from pdctl.perf_model.fitting.profiles import measured_dir, read_profile
@@ -104,7 +105,7 @@ def test_a_batch_larger_than_the_engine_runs_is_not_measured() -> None:
     run(test)
 
 
-def test_the_work_of_somebody_else_is_not_taken_for_the_step() -> None:
+def test_the_work_of_another_client_is_not_counted_as_the_step() -> None:
     async def test() -> None:
         async with one() as (running, steps):
             body = {"input_ids": list(range(900)), "sampling_params": {"max_new_tokens": 1}}
@@ -173,7 +174,7 @@ def test_an_engine_without_counters_is_timed_from_outside(step: Measurement) -> 
     ("role", "eager", "kv_tokens"),
     [("colocated", False, 905_795), ("prefill", True, 913_777), ("decode", False, 935_442)],
 )
-def test_what_an_engine_of_0_5_15_on_an_h200_can_be_asked_for(
+def test_the_limits_of_an_engine_of_0_5_15_on_an_h200(
     role: str, eager: bool, kv_tokens: int
 ) -> None:
     limits = limits_of(json.loads((CAPTURES / f"server_info_{role}_0.5.15.json").read_text()))
@@ -233,7 +234,7 @@ def test_a_whole_calibration_over_http_gives_a_profile_of_the_engine() -> None:
                 parse_gpus("1xH200"),
                 budget_s=20.0,
                 clock_rate=SPEED,
-                tolerance=0.03,
+                target=0.03,
                 command="pdctl calibrate",
             )
         assert found.is_simulated
@@ -297,7 +298,7 @@ def test_an_engine_that_serves_others_is_not_calibrated() -> None:
             body = {"input_ids": [7] * 40, "sampling_params": params}
             other = asyncio.create_task(running.post("/generate", body))
             await asyncio.sleep(0.2)
-            with pytest.raises(StateConflict, match="serves 1 requests"):
+            with pytest.raises(StateConflict, match="is serving 1 other requests"):
                 await calibrate_engines(
                     await facts_of([running.url]),
                     read_llm("llama-3.1-8b"),

@@ -1,4 +1,4 @@
-"""Which step to measure next: what the least certain step needs, for its money."""
+"""Choice of the next step: the most information per second about the least certain step."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 
 from pdctl.perf_model.fitting.design import (
     EngineLimits,
-    choose,
+    choose_steps,
     coefficients,
     decode_grid,
     elasticities,
@@ -25,7 +25,9 @@ GRID = prefill_grid(LIMITS) + decode_grid(LIMITS)
 
 
 def uncertainty(taken: list[Measurement]) -> float:
-    return choose(GRID, taken, TIMES, spreads={}, cost_s=lambda m: 1.0, tolerance=1.0).uncertainty
+    return choose_steps(
+        GRID, taken, TIMES, spreads={}, cost_s=lambda m: 1.0, tolerance=1.0
+    ).uncertainty
 
 
 def test_no_prompt_takes_more_than_one_step_and_no_batch_more_than_the_engine_holds() -> None:
@@ -84,7 +86,9 @@ def test_a_measurement_makes_no_step_less_certain() -> None:
 
 def test_the_steps_chosen_help_the_least_certain_one_more_than_others_at_the_same_cost() -> None:
     taken = [replace(m, seconds=predicted_s(TIMES, m)) for m in seeds(GRID)]
-    choice = choose(GRID, taken, TIMES, spreads={}, cost_s=lambda m: 1.0, tolerance=0.001, count=1)
+    choice = choose_steps(
+        GRID, taken, TIMES, spreads={}, cost_s=lambda m: 1.0, tolerance=0.001, count=1
+    )
     best = uncertainty([*taken, *choice.steps])
     others = [uncertainty([*taken, m]) for m in GRID[::7]]
     assert best <= min(others) + 5e-3
@@ -94,12 +98,12 @@ def test_a_dear_step_gives_way_to_cheap_ones_that_tell_the_same() -> None:
     def dear(step: Measurement) -> float:
         return 1000.0 if step.context > 50_000 or step.cached_tokens > 10_000 else 1.0
 
-    choice = choose(GRID, [], TIMES, spreads={}, cost_s=dear, tolerance=0.001, count=4)
+    choice = choose_steps(GRID, [], TIMES, spreads={}, cost_s=dear, tolerance=0.001, count=4)
     assert all(dear(step) == 1.0 for step in choice.steps)
 
 
 def test_nothing_more_is_chosen_when_every_step_is_certain_enough() -> None:
     taken = [replace(m, seconds=predicted_s(TIMES, m)) for m in GRID] * 10
-    choice = choose(GRID, taken, TIMES, spreads={}, cost_s=lambda m: 1.0, tolerance=0.01)
+    choice = choose_steps(GRID, taken, TIMES, spreads={}, cost_s=lambda m: 1.0, tolerance=0.01)
     assert choice.steps == ()
     assert choice.uncertainty < 0.01

@@ -1,4 +1,4 @@
-"""Fitting: known coefficients come back, outliers do not pull, the unknowable is refused."""
+"""Fits recover known coefficients, resist outliers, and refuse unidentified coefficients."""
 
 from dataclasses import replace
 from statistics import median
@@ -6,7 +6,8 @@ from statistics import median
 import pytest
 
 from pdctl.errors import InvalidInput
-from pdctl.perf_model.fitting.fit import fit, independence, nnls, predicted_s, solve
+from pdctl.perf_model.fitting.fit import fit, predicted_s
+from pdctl.perf_model.fitting.least_squares import independence, nnls, solve
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
 from tests.perf_model.measured import TRUE_FACTORS, measured, plan, roofline, truth
 

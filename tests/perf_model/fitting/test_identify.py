@@ -1,4 +1,4 @@
-"""A fit of what measurements tell, and whether to believe it."""
+"""Fits of identified coefficients, and steps that contradict a fit."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,9 +6,8 @@ from itertools import cycle
 
 import pytest
 
-from pdctl.perf_model.fitting.fit import fit, predicted_s
+from pdctl.perf_model.fitting.fit import fit, predicted_s, with_factors
 from pdctl.perf_model.fitting.identify import (
-    applied,
     disagreements,
     fit_identified,
     spreads,
@@ -98,11 +97,11 @@ def _is_same(a: Measurement, b: Measurement) -> bool:
 
 
 def check_fit(factors: Mapping[str, float], noise: float) -> None:
-    """Every step of a machine with these factors is found within a tenth."""
-    true = applied(TIMES, factors)
+    """Check that a fit finds every step of a machine with these factors to 10 %."""
+    true = with_factors(TIMES, factors)
     found, _ = fit_identified(measured(true, plan(repeats=3), noise=noise), TIMES)
     assert found is not None
-    fitted = applied(TIMES, found.factors)
+    fitted = with_factors(TIMES, found.factors)
     for step in plan():
         assert predicted_s(fitted, step) == pytest.approx(predicted_s(true, step), rel=0.10)
 

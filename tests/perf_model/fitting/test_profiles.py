@@ -1,4 +1,4 @@
-"""Profiles: what is written is read, nonsense is named by field and line, others' are refused."""
+"""Profiles: reading, writing, errors with field and line, and the choice for a GPU and LLM."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,9 @@ import pytest
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.engine_model import engine_model
-from pdctl.perf_model.fitting.identify import profile_from
+from pdctl.perf_model.fitting.fit import fit
 from pdctl.perf_model.fitting.profiles import (
+    calibrated_profile,
     check_gpu,
     error_band,
     family,
@@ -29,11 +30,15 @@ from tests.perf_model.shapes import ONE, cluster, llm
 
 def invented(name: str = "llama-3.1-8b", engine: str = "sglang 0.5.15") -> Profile:
     start = roofline(name)
-    return profile_from(
-        measured(truth(start), plan(), noise=0.01),
+    times = step_times(llm(name), cluster(), ONE, "colocated", attention_backend="triton")
+    steps = measured(truth(start), plan(), noise=0.01)
+    return calibrated_profile(
+        steps,
+        fit(steps, times),
+        times,
         llm(name),
-        cluster(),
-        ONE,
+        gpu=cluster().gpu.name,
+        parallelism=ONE,
         engine=engine,
         attention_backend="triton",
         date="2026-11-23",
@@ -115,7 +120,7 @@ def test_a_profile_of_ones_own_overrides_the_bundled_file(tmp_path: Path) -> Non
 
 @pytest.fixture
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Where bundled profiles and this user's own lie, both empty."""
+    """Empty directories for bundled profiles and the user's own."""
     monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
     bundled = tmp_path / "bundled"
     bundled.mkdir()
@@ -150,7 +155,7 @@ def test_a_profile_is_named_by_its_file_or_its_id(homes: tuple[Path, Path]) -> N
     assert named_profile(file.stem) == named_profile(str(file)) == read_profile(file)
     write_profile(replace(invented(), date="2020-01-01"), own)
     assert named_profile(file.stem).date == "2020-01-01"
-    with pytest.raises(InvalidInput, match="There is no profile nope") as refused:
+    with pytest.raises(InvalidInput, match="neither a profile nor a file") as refused:
         named_profile("nope")
     assert file.stem in refused.value.hint
 
@@ -220,10 +225,10 @@ def test_a_factor_that_is_no_factor_is_refused_at_its_line(tmp_path: Path, value
     [
         ("", ":1: is not JSON"),
         ("{\n  'gpu': 1}", ":2: is not JSON"),
-        ("[]", r"it must be an object, not \[\]"),
-        ('{"gpu": NaN}', "NaN is not a number a profile can hold"),
-        ('{"gpu": "a",\n "gpu": "b"}', "gpu is given twice"),
-        ("{}", "it lacks architecture"),
+        ("[]", r"the file must be an object, not \[\]"),
+        ('{"gpu": NaN}', "NaN is not a number that a profile can hold"),
+        ('{"gpu": "a",\n "gpu": "b"}', "gpu appears twice"),
+        ("{}", "the file lacks architecture"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )

@@ -1,0 +1,111 @@
+"""Run `pdctl status`: sample a deployment once or again and again, and show each sample.
+
+Imports rich and the HTTP client late: one sample as JSON needs neither, and scripts poll it.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+from pdctl.console import ask, err, interactive, out, show
+from pdctl.engines.lifecycle.deployment_key import use_key_of
+from pdctl.engines.state import read_state
+from pdctl.errors import ExitCode, StateConflict
+from pdctl.status.records import DeploymentStatus
+from pdctl.status.snapshot import is_well
+from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
+from pdctl.status.watch import REMEMBERED_S, Watch, keep_evidence, read_evidence
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def open_watch(
+    name: str, router: str, metrics_port: int | None, *, is_live: bool
+) -> tuple[str, Watch]:
+    """The deployment's name, "" for a router pdctl did not start, and a watch on it."""
+    expect = None
+    if is_live:  # one sample is too short to time steps
+        from pdctl.commands.status_expect import Expectation
+
+        expect = Expectation()
+    if router:
+        return "", Watch(source_of_router(router, metrics_port), expect=expect)
+    name = name or _ask_name()
+    use_key_of(name)
+    source = source_of_state(name)
+    past = read_evidence(name, time.time() - REMEMBERED_S)
+    return name, Watch(source, past, expect)
+
+
+def _ask_name() -> str:
+    """The only deployment. Asks which one if there are several and a person can answer."""
+    names = candidates()
+    if len(names) < 2 or not interactive(no_input=False):
+        return only_name()
+    question = f"Which deployment ({', '.join(names)})?"
+    return ask(question, default=names[0], flag="NAME", no_input=False)
+
+
+def close_watch(name: str, watch: Watch) -> None:
+    """Close the watch. Keep its samples for the next call if the deployment still exists."""
+    watch.close()
+    if name and watch.moments and read_state(name) is not None:
+        keep_evidence(name, watch.moments, watch.counters())
+
+
+def show_once(watch: Watch, *, as_json: bool, check: bool) -> None:
+    """Show one sample. check: exit with 5 unless everything serves."""
+    sample = watch.sample()
+    _show(sample, as_json=as_json)
+    well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
+    if check and not well:
+        raise typer.Exit(ExitCode.ENGINE_FAILED)
+
+
+def show_live(watch: Watch, interval_s: float, *, as_json: bool) -> None:
+    """Show samples until q, Ctrl-C, or the end of the deployment."""
+    from rich.live import Live
+
+    sample = watch.sample()
+    try:
+        if as_json or not out().is_terminal:
+            _repeat(watch, sample, interval_s, lambda one: _show(one, as_json=as_json))
+        else:
+            with Live(console=out(), auto_refresh=False) as live:
+                draw = live.update
+                _repeat(watch, sample, interval_s, lambda one: draw(_view(one), refresh=True))
+    except StateConflict:  # it was there at the first sample
+        err().print(f"{sample.name} has stopped.")
+
+
+def _repeat(
+    watch: Watch,
+    sample: DeploymentStatus,
+    interval_s: float,
+    show_sample: Callable[[DeploymentStatus], None],
+) -> None:
+    from pdctl.commands.screens import keys
+
+    with keys() as wait:
+        while True:
+            show_sample(sample)
+            if wait(interval_s) == "q":
+                return
+            sample = watch.sample()
+
+
+def _show(sample: DeploymentStatus, *, as_json: bool) -> None:
+    data = dataclasses.asdict(sample)
+    show("status", data, as_json=as_json, render=lambda: _view(sample))
+    sys.stdout.flush()
+
+
+def _view(sample: DeploymentStatus) -> "RenderableType":
+    from pdctl.tables.status import status_view
+
+    return status_view(sample, out().width)

@@ -1,0 +1,163 @@
+"""Run `pdctl up`: start a deployment and follow it until it stops."""
+
+import dataclasses
+import signal
+import sys
+from contextlib import AbstractContextManager, ExitStack
+from types import FrameType
+from typing import Protocol
+
+import typer
+
+from pdctl.commands.progress import say
+from pdctl.commands.screens import LIVE_PHASES, LineScreen, deployment_headline, open_screen
+from pdctl.commands.up_preview import UpOptions, warn
+from pdctl.console import ask, interactive, out, print_json
+from pdctl.deployment.records import Deployment
+from pdctl.doctor.diagnose import quick_checks
+from pdctl.engines import state as engine_state
+from pdctl.engines.clients.api_key import api_key
+from pdctl.engines.launchers.registry import LOCAL
+from pdctl.engines.lifecycle import follow, running, start
+from pdctl.engines.lifecycle.deployment_key import use_key_of
+from pdctl.engines.lifecycle.start import Prepared
+from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
+from pdctl.engines.records import DeploymentState
+from pdctl.errors import EnvironmentProblem, ExitCode
+from pdctl.tables.deployments import ready_view
+
+
+def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate: bool) -> None:
+    """Start the deployment. Return once it serves if detached, otherwise when it has stopped.
+
+    may_simulate: offer simulated engines if this machine cannot run real ones.
+    """
+    is_here = options.launcher == LOCAL
+    if is_here:
+        _warn_of_machine(deployment)
+    with ExitStack() as held:
+        try:
+            prepared, supervisor = held.enter_context(_started(options, deployment))
+        except EnvironmentProblem as problem:
+            if not (may_simulate and is_here and _wants_simulated(options, problem)):
+                raise
+            simulated = dataclasses.replace(deployment, engine="sim", gpus=None)
+            prepared, supervisor = held.enter_context(_started(options, simulated))
+        warn(prepared)
+        _follow(options, supervisor, deployment_headline(prepared))
+
+
+def resume_deployment(options: UpOptions, name: str | None) -> None:
+    """Start a new supervisor for a running deployment that has lost its own."""
+    found = running.find(name)
+    use_key_of(found.name)
+    supervisor = start.resume(found.name)
+    if supervisor is None:
+        raise running.already_running(found.name)
+    detached = dataclasses.replace(options, is_detached=True)
+    _follow(detached, supervisor, f"{found.model} · {found.layout}")
+
+
+def _started(
+    options: UpOptions, deployment: Deployment
+) -> AbstractContextManager[tuple[Prepared, SupervisorProcess]]:
+    running.refuse_running(deployment.name)
+    return start.started(
+        deployment,
+        detached=options.is_detached,
+        ready_timeout_s=options.timeout_s,
+        launcher=options.launcher,
+    )
+
+
+def _wants_simulated(options: UpOptions, problem: EnvironmentProblem) -> bool:
+    if problem.code not in ("no_gpu", "no_sglang") or not interactive(no_input=options.no_input):
+        return False
+    say(problem.message)
+    question = "Start simulated engines instead?"
+    return ask(question, default="y", flag="--engine sim", no_input=False).lower() in "yes"
+
+
+def _follow(options: UpOptions, supervisor: SupervisorProcess, headline: str) -> None:
+    """Show the deployment while it starts, announce that it serves, and wait for its end."""
+    interrupts = Interrupts(supervisor)
+    screen = open_screen(headline)
+    last: DeploymentState | None = None
+    is_ready = False
+    with interrupts:
+        for state in follow.follow_states(supervisor):
+            last = state or last
+            screen.show(last)
+            if not is_ready and last is not None and last.phase in LIVE_PHASES:
+                is_ready = True
+                screen.close()
+                announce(options, last)
+                screen = LineScreen(last)
+            if is_ready and options.is_detached:
+                return
+    screen.close()
+    _finish(supervisor, last, interrupts.num)
+
+
+def announce(options: UpOptions, state: DeploymentState) -> None:
+    """Print that the deployment serves, and how to use it."""
+    if options.as_json:
+        print_json("up", dataclasses.asdict(state))
+        return
+    has_key = api_key() is not None
+    view = ready_view(state, is_foreground=not options.is_detached, has_key=has_key)
+    out().print(view, soft_wrap=True)  # cropping would break the command to be copied
+
+
+def _finish(
+    supervisor: SupervisorProcess, last: DeploymentState | None, num_interrupts: int
+) -> None:
+    """Clean up after the supervisor has exited. Raise its failure, if any."""
+    name = supervisor.launch.name
+    if supervisor.child.returncode != 0:
+        running.reap(name)
+    has_failed = supervisor.child.returncode != 0 or (last is not None and last.failure)
+    problem = follow.failure(name, last) if has_failed and not num_interrupts else None
+    engine_state.clear_state(name)
+    if problem is not None:
+        raise problem
+    say("stopped")
+    if num_interrupts:
+        raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+class Stoppable(Protocol):
+    """Something that Ctrl-C stops."""
+
+    def ask_to_stop(self, *, now: bool = False) -> None: ...
+
+
+class Interrupts:
+    """Handles Ctrl-C: the first stops gracefully, the second kills. SIGTERM counts as one."""
+
+    def __init__(self, supervisor: Stoppable) -> None:
+        self._supervisor = supervisor
+        self.num = 0
+
+    def __enter__(self) -> "Interrupts":
+        self._before = {s: signal.signal(s, self._take) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.num += 1
+        self._supervisor.ask_to_stop(now=self.num > 1)
+        if self.num == 1:
+            sys.stderr.write("\nstopping: requests in flight finish first; Ctrl-C again kills\n")
+
+
+def _warn_of_machine(deployment: Deployment) -> None:
+    """Warn of faults of this machine that make engines fail. Takes milliseconds, never blocks."""
+    if deployment.engine == "sim":
+        return
+    for check in quick_checks():
+        if check.outcome == "fail":
+            say(f"warning: {check.text} {check.fix}")
