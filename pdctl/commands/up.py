@@ -144,11 +144,7 @@ def up(
     deployment, options = up_preview.placed(deployment, options, on)
     if dry_run:
         up_preview.show_commands(options, deployment)
-    elif options.launcher == "slurm":
+    else:
         from pdctl.commands import up_submit
 
-        up_submit.submit_deployment(options, deployment)
-    else:
-        from pdctl.commands import up_run
-
-        up_run.start_deployment(options, deployment, may_simulate=engine is None)
+        up_submit.start_or_submit(options, deployment, may_simulate=engine is None)

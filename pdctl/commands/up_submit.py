@@ -5,17 +5,26 @@ import typer
 from pdctl.commands.progress import say
 from pdctl.commands.screens import LIVE_PHASES, LineScreen, open_screen
 from pdctl.commands.up_preview import UpOptions
-from pdctl.commands.up_run import Interrupts, announce
+from pdctl.commands.up_run import Interrupts, announce, start_deployment
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.records import Deployment
+from pdctl.engines.launchers.registry import SLURM
 from pdctl.engines.lifecycle import running, submitted
 from pdctl.engines.lifecycle.submit import submit
 from pdctl.engines.lifecycle.submitted import SubmittedJob
 from pdctl.errors import ExitCode
 
 
+def start_or_submit(options: UpOptions, deployment: Deployment, *, may_simulate: bool) -> None:
+    """Start the deployment where its launcher is, or in a new job if it has none yet."""
+    if options.launcher == SLURM:
+        submit_deployment(options, deployment)
+    else:
+        start_deployment(options, deployment, may_simulate=may_simulate)
+
+
 def submit_deployment(options: UpOptions, deployment: Deployment) -> None:
-    """Run the deployment in a new job. Return once it serves if detached, else when it has ended."""
+    """Run the deployment in a new job. Return once it serves if detached, else when it ends."""
     running.refuse_running(deployment.name)
     if (waiting := submitted.submitted_job(deployment.name)) is not None:
         raise submitted.already_submitted(waiting)
