@@ -140,11 +140,9 @@ def up(
     deployment = build_deployment(wanted)
     if output is not None:
         up_preview.write_file(options, deployment, output)
-        return
-    deployment, options = up_preview.placed(deployment, options, on)
-    if dry_run:
-        up_preview.show_commands(options, deployment)
+    elif dry_run:
+        up_preview.show_commands(options, deployment, on)
     else:
         from pdctl.commands import up_submit
 
-        up_submit.start_or_submit(options, deployment, may_simulate=engine is None)
+        up_submit.start_or_submit(options, deployment, on, may_simulate=engine is None)

@@ -12,9 +12,10 @@ from pdctl.deployment.exports.shell import shell
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.engines.clients.api_key import VARIABLE, api_key
-from pdctl.engines.launchers.registry import LOCAL
+from pdctl.engines.launchers.registry import LOCAL, SLURM
 from pdctl.engines.lifecycle.place import choose_place
 from pdctl.engines.lifecycle.start import Prepared, prepare
+from pdctl.engines.lifecycle.submit import job_script
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,15 @@ def write_file(options: UpOptions, deployment: Deployment, output: Path) -> None
         typer.echo(f"wrote {output}; pdctl up -f {output} starts it")
 
 
-def show_commands(options: UpOptions, deployment: Deployment) -> None:
-    """Print the commands that `up` would run, ready for a shell, and start nothing."""
+def show_commands(options: UpOptions, deployment: Deployment, on: str) -> None:
+    """Print the commands that `up` would run, ready for a shell, and start nothing.
+
+    Outside a Slurm job that means the job's script.
+    """
+    deployment, options = placed(deployment, options, on)
+    if options.launcher == SLURM:
+        typer.echo(job_script(deployment, cluster_here(), ready_timeout_s=options.timeout_s))
+        return
     prepared = prepare(deployment, launcher=options.launcher)
     warn(prepared)
     if api_key() is not None:

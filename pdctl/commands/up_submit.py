@@ -4,7 +4,7 @@ import typer
 
 from pdctl.commands.progress import say
 from pdctl.commands.screens import LIVE_PHASES, LineScreen, open_screen
-from pdctl.commands.up_preview import UpOptions
+from pdctl.commands.up_preview import UpOptions, placed
 from pdctl.commands.up_run import Interrupts, announce, start_deployment
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.records import Deployment
@@ -15,8 +15,11 @@ from pdctl.engines.lifecycle.submitted import SubmittedJob
 from pdctl.errors import ExitCode
 
 
-def start_or_submit(options: UpOptions, deployment: Deployment, *, may_simulate: bool) -> None:
-    """Start the deployment where its launcher is, or in a new job if it has none yet."""
+def start_or_submit(
+    options: UpOptions, deployment: Deployment, on: str, *, may_simulate: bool
+) -> None:
+    """Start the deployment where the option --on says: here, in this job, or in a new one."""
+    deployment, options = placed(deployment, options, on)
     if options.launcher == SLURM:
         submit_deployment(options, deployment)
     else:

@@ -20,7 +20,7 @@ GPUS_PER_NODE = 8
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "mungekey")
 PACKAGES = "slurmctld slurmd slurm-client munge"
 NVIDIA_MAJOR = 195
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0  # a busy machine is slow
 
 _SLURM_CONF = """
 ClusterName=pdctl

@@ -13,8 +13,10 @@ from typing import Any
 
 from pdctl.errors import EnvironmentProblem
 
+QUICK_S = 2.0  # for questions that the supervisor's loop waits for
 ANSWER_S = 10.0
 START_S = 60.0  # Python on a cold shared file system
+STEP_WITHIN_S = 15  # a step with --overlap starts at once, unless its job is ending
 RETRY_S = 5.0
 
 
@@ -27,7 +29,7 @@ def srun(job: str, node: str, *options: str) -> tuple[str, ...]:
     inherited = sorted(n for n in os.environ if n.startswith("SLURM_") and n != "SLURM_CONF")
     unset = itertools.chain.from_iterable(("-u", name) for name in inherited)
     where = (f"--jobid={job}", "--overlap", "-N1", "-n1", "-w", node)
-    what = ("--mem=0", "--mpi=none", "--cpu-bind=none", "--immediate=60")
+    what = ("--mem=0", "--mpi=none", "--cpu-bind=none", f"--immediate={STEP_WITHIN_S}")
     return ("env", *unset, "srun", *where, *what, *options)
 
 
@@ -53,7 +55,7 @@ class Agent:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._patience_s = START_S
+        self._has_answered = False
         threading.Thread(target=self._read, daemon=True).start()
 
     @property
@@ -64,17 +66,23 @@ class Agent:
         """The answer. Raises NodeLost without one, EnvironmentProblem for what the node reports."""
         number, replies = self._send(do, args)
         try:
-            reply = replies.get(timeout=max(timeout_s, self._patience_s))
+            reply = replies.get(timeout=timeout_s + self._start_s(timeout_s))
         except queue.Empty:
             reply = None
         self._replies.pop(number, None)
         if reply is None:
             raise NodeLost(f"{self.node} does not answer.", hint=f"scontrol show node {self.node}")
-        self._patience_s = 0.0
+        self._has_answered = True
         if "problem" in reply:
             message, hint, code = reply["problem"]
             raise EnvironmentProblem(f"{self.node}: {message}", hint=hint, code=code)
         return reply["value"]
+
+    def _start_s(self, timeout_s: float) -> float:
+        """How long to wait for the agent itself: the loop cannot wait for a slow start."""
+        if self._has_answered:
+            return 0.0
+        return START_S if timeout_s > QUICK_S else ANSWER_S
 
     def tell(self, do: str, *args: object) -> None:
         """As ask, but nobody waits for the answer. Raises NodeLost if the agent has ended."""

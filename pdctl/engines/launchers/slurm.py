@@ -19,7 +19,7 @@ from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers import slurm_commands
-from pdctl.engines.launchers.agents import Agents, NodeLost, srun
+from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, Agents, NodeLost, srun
 from pdctl.engines.launchers.local import LocalLauncher, with_key
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.node_agent import TASK
@@ -31,7 +31,6 @@ from pdctl.paths import HOME_VARIABLE, state_home
 PORT_BLOCK = 100  # as many ports are asked about at once
 PORTS_FRESH_S = 2.0
 LOOK_AGAIN_S = 1.0  # at a task whose srun runs elsewhere
-QUICK_S = 2.0  # for questions that the supervisor's loop waits for
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 
 
@@ -221,7 +220,7 @@ class SlurmLauncher(LocalLauncher):
         for step in task.steps:
             if step.client is None or super().adopt(step.client) is None:
                 step.client = None
-                if not self._ask(step, task, "has_task"):
+                if not self._ask(step, task, "has_task", timeout_s=ANSWER_S):
                     self._kill(task)
                     return None
         return self._keep_task(task, Started(handle, "", time.time()))
@@ -268,10 +267,11 @@ class SlurmLauncher(LocalLauncher):
     def _task(self, handle: Handle) -> _Task:
         return self._tasks.setdefault(handle, _parse(handle))
 
-    def _ask(self, step: _Step, task: _Task, do: str) -> Any:
+    def _ask(self, step: _Step, task: _Task, do: str, *, timeout_s: float = QUICK_S) -> Any:
         """The answer of a step's node about its task; None without one."""
         try:
-            return self._agents.on(step.node).ask(do, self._run_id, task.name, timeout_s=QUICK_S)
+            agent = self._agents.on(step.node)
+            return agent.ask(do, self._run_id, task.name, timeout_s=timeout_s)
         except EnvironmentProblem:
             return None
 
@@ -307,7 +307,8 @@ class SlurmLauncher(LocalLauncher):
         return left
 
     def _on_each(self, do: str, *args: object) -> dict[str, Any]:
-        """The answers of the nodes that give one; none once the job is over."""
+        """The answers of the nodes that give one; none once Slurm itself ends the job."""
+        self._nodes = ()
         try:
             nodes = self.nodes()
         except EnvironmentProblem:

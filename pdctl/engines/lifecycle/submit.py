@@ -4,7 +4,6 @@ import os
 import shlex
 import sys
 import time
-from pathlib import Path
 
 from pdctl.deployment.cluster_file import ClusterFile
 from pdctl.deployment.elsewhere import pack, sizes_of
@@ -15,18 +14,19 @@ from pdctl.engines import state
 from pdctl.engines.launchers import slurm_commands
 from pdctl.engines.lifecycle.submitted import JOB_FILE, SubmittedJob, output_of
 
+WANTED = "submitted.yaml"
+
 
 def submit(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: float) -> SubmittedJob:
     """Submit a job that runs a deployment. Raises InvalidInput if Slurm refuses it."""
     directory = state.make_state_dir(deployment.name)
     state.clear_state(deployment.name)
-    wanted = directory / "submitted.yaml"
-    write_deployment(deployment, wanted)
+    write_deployment(deployment, directory / WANTED)
     output = output_of(deployment.name)
     output.unlink(missing_ok=True)
     submitted_at = time.time()
     number = slurm_commands.submit(
-        _script(deployment, cluster, wanted, ready_timeout_s),
+        job_script(deployment, cluster, ready_timeout_s=ready_timeout_s),
         directory=os.getcwd(),
         output=str(output).replace("%", "%%"),
     )
@@ -34,13 +34,24 @@ def submit(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: flo
     return SubmittedJob(deployment.name, number, submitted_at)
 
 
-def _script(
-    deployment: Deployment, cluster: ClusterFile, wanted: Path, ready_timeout_s: float
-) -> str:
-    """The batch script. `exec` makes pdctl the process that Slurm tells of the time limit."""
+def job_script(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: float) -> str:
+    """The batch script that runs a deployment from the submitted.yaml in its state directory.
+
+    `exec` makes pdctl the process that Slurm tells of the time limit.
+    """
     packed = pack(sizes_of(deployment), cluster.gpus_per_node)
     num_nodes = len({place.node for places in packed.values() for place in places})
-    up = (sys.executable, "-m", "pdctl", "up", "-f", str(wanted), "--on", "slurm", "--no-input")
+    up = (
+        sys.executable,
+        "-m",
+        "pdctl",
+        "up",
+        "-f",
+        str(state.state_dir(deployment.name) / WANTED),
+        "--on",
+        "slurm",
+        "--no-input",
+    )
     options = sbatch_options(deployment, cluster, num_nodes)
     return "\n".join(
         (
