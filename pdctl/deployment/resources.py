@@ -152,6 +152,11 @@ class Place:
     gpus: tuple[int, ...]
     others: "tuple[Place, ...]" = ()
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Every node that the engine runs on."""
+        return (self.node, *(other.node for other in self.others))
+
 
 def crossing(placed: Mapping[str, Place], gpus: Mapping[str, Sequence[Gpu]]) -> tuple[str, ...]:
     """A sentence for each engine whose GPUs are not all in one NVLink domain."""

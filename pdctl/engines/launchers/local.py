@@ -254,6 +254,9 @@ class LocalLauncher:
     def rename_log(self, node: str, log: Path, to: Path) -> None:
         log_file.hand_over(log, to)
 
+    def has_path(self, node: str, path: Path) -> bool:
+        return path.exists()
+
     def read_file(self, node: str, path: Path) -> str | None:
         try:
             with path.open("rb") as file:

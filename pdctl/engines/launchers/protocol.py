@@ -164,6 +164,10 @@ class Files(Protocol):
         """Give a log another name; its writer keeps writing into it."""
         ...
 
+    def has_path(self, node: str, path: Path) -> bool:
+        """True if a file or directory is there. Raises EnvironmentProblem if nobody can tell."""
+        ...
+
     def read_file(self, node: str, path: Path) -> str | None:
         """The text of a small file; None where it cannot be read."""
         ...

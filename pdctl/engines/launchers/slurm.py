@@ -159,6 +159,9 @@ class SlurmLauncher(LocalLauncher):
             )
         return bool(self._agents.on(node).ask("signal_supervisor", supervisor, number))
 
+    def has_path(self, node: str, path: Path) -> bool:
+        return bool(self._agents.on(node).ask("sees", str(path)))
+
     # processes
 
     def start(self, spec: ProcessSpec) -> Started:

@@ -25,6 +25,7 @@ from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.preflight import check_nodes
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -240,6 +241,8 @@ def prepare(
     llm = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
+    if launcher != LOCAL:
+        check_nodes(deployment, install, there, {node for p in placed.values() for node in p.nodes})
     backend, kv_path = _kv_path(deployment, install, gpus, there)
     stays = {spec.name: spec for spec in present}
     planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there))
