@@ -1,6 +1,8 @@
 """Whole deployments of simulated engines on a real Slurm, by the command line."""
 
+import json
 import sys
+from pathlib import Path
 
 from tests.cluster.pdctl_there import CLUSTER, PdctlThere
 from tests.cluster.slurm import Slurm, until
@@ -167,6 +169,36 @@ def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: PdctlTh
         assert f"node1: interface {interface} {why}" in ran.stderr
         assert "eth0 (10.77.0.11)" in ran.stderr
         assert inside.phases("chat") == {}
+
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "torch_dtype": "bfloat16",
+    "max_position_embeddings": 4096,
+}
+
+
+def test_a_node_without_the_model_is_named_before_anything_starts(there: PdctlThere) -> None:
+    model = there.cwd.parent / "models" / "small"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(json.dumps(LLAMA))
+    file = Path(there.write("chat"))
+    file.write_text(file.read_text().replace("qwen3-8b", str(model)))
+    inside, node = there.inside(there.allocate()), there.cluster.nodes[2]
+    node.run("mount", "-t", "tmpfs", "tmpfs", str(model.parent))
+    try:
+        ran = inside.run("up", "-f", str(file), "--on", "slurm")
+    finally:
+        node.run("umount", str(model.parent))
+    assert ran.returncode == 4
+    assert f"node3 does not have {model}" in ran.stderr
+    assert inside.phases("chat") == {}
 
 
 def test_a_waiting_job_can_be_cancelled(there: PdctlThere, cluster: Slurm) -> None:
