@@ -14,11 +14,13 @@ import typer
 from pdctl.console import ask, err, interactive, out, show
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.state import read_state
+from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import ExitCode, StateConflict
 from pdctl.status.records import DeploymentStatus
 from pdctl.status.snapshot import is_well
 from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
-from pdctl.status.watch import REMEMBERED_S, Watch, keep_evidence, read_evidence
+from pdctl.status.watch import REMEMBERED_S, REPLAYED_S, Watch, keep_evidence, read_evidence
+from pdctl.tables.advice_command import advice_command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,8 +40,10 @@ def open_watch(
     name = name or _ask_name()
     use_key_of(name)
     source = source_of_state(name)
-    past = read_evidence(name, time.time() - REMEMBERED_S)
-    return name, Watch(source, past, expect)
+    now_s = time.time()
+    watch = Watch(source, read_evidence(name, now_s - REMEMBERED_S), expect)
+    watch.replay(recorded(name, now_s - REPLAYED_S))
+    return name, watch
 
 
 def _ask_name() -> str:
@@ -101,6 +105,7 @@ def _repeat(
 
 def _show(sample: DeploymentStatus, *, as_json: bool) -> None:
     data = dataclasses.asdict(sample)
+    data["advice"]["command"] = advice_command(sample)
     show("status", data, as_json=as_json, render=lambda: _view(sample))
     sys.stdout.flush()
 

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from pdctl.deployment.checks import check_args
 from pdctl.deployment.flags import POLICIES
+from pdctl.deployment.records import Counts as Counts
 from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism, Role
@@ -217,15 +218,6 @@ def _predicted(arm: Arm) -> dict[str, float]:
     if arm.knee_rps is not None:
         found["goodput_rps"] = arm.knee_rps
     return found
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The engine counts that a command asks for. None: unspecified."""
-
-    prefill: int | None = None
-    decode: int | None = None
-    total: int | None = None
 
 
 def scaled(deployment: Deployment, counts: Counts) -> Deployment:

@@ -34,6 +34,15 @@ def role_of_mode(mode: object) -> Role | None:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Engine counts that a command or an advice asks for. None: not given."""
+
+    prefill: int | None = None
+    decode: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True)
 class RolePlan:
     """The engines of one role. args: the user's SGLang flags, besides those that pdctl sets."""
 

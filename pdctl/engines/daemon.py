@@ -26,6 +26,7 @@ from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
 from pdctl.engines.supervision.gpu_room import waiting_for_gpus
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
+from pdctl.engines.supervision.recorder import start_recording
 from pdctl.engines.supervision.report import (
     StartFacts,
     deployment_detail,
@@ -256,6 +257,7 @@ def main() -> None:
     wake_fd, write_fd = _wake_pipe()
     supervisor = supervisor_of(launch, wake=lambda: _wake(write_fd))
     _listen(supervisor.loop)
+    start_recording(launch.name, supervisor.loop.launcher)
     supervisor.run(wake_fd)
     os._exit(0)  # a probe may still wait for its deadline
 

@@ -1,4 +1,4 @@
-"""Do engines under watch still take their steps as their profile has it? Pure."""
+"""Detect engines whose step times have drifted from their profile. Pure."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from pdctl.perf_model.steps import decode_step_s, pairs, prefill_s
 from pdctl.status.rates import delta, is_reset
 from pdctl.status.records import CounterSample
 
+WINDOW_S = 60.0  # the period of steps that is compared
 LEAST_DECODE_STEPS = 200
 LEAST_PREFILL_TOKENS = 5000
-LEAST_SHARE = 0.15  # less is within what queues and neighbours do
+LEAST_SHARE = 0.15  # queues and neighbours explain smaller differences
 
 
 @dataclass(frozen=True)
 class LiveSteps:
-    """What one engine counted over some time.
+    """Step totals of one engine over a period.
 
-    context_tokens: mean KV in use by running requests. requests: that began in that time.
+    context_tokens: mean KV tokens that running requests used. requests: requests that began in it.
     """
 
     role: Role
@@ -35,29 +36,28 @@ class LiveSteps:
 
 @dataclass(frozen=True)
 class Drift:
-    """Live over profile, as shares: 0.3 for 30 % slower. None: too little was seen, or it fits."""
+    """Difference between live and profiled times, as shares: 0.3 means 30 % slower.
+
+    None: too little was observed, or the times agree.
+    """
 
     prefill: float | None
     decode: float | None
 
-    @property
-    def is_any(self) -> bool:
-        return self.prefill is not None or self.decode is not None
-
 
 def drift(live: LiveSteps, times: StepTimes, chunk: int, *, band: float) -> Drift:
-    """By how much are live steps outside of what `times` allows, beyond twice its band?
+    """How far live steps lie outside the range that `times` allows; twice its band is tolerated.
 
-    Prefill lies between every prompt in a step of its own and full steps; a colocated engine's
-    decode steps may each wait for the prefill before them.
-    Ignores: cached prefixes' share of attention, requests that began before.
+    The range of prefill runs from one prompt per step to full steps. Each decode step of a
+    colocated engine may have waited for the prefill before it.
+    Ignores: attention over cached prefixes, requests that began before the period.
     """
     allowed = max(LEAST_SHARE, 2 * band)
     return Drift(_prefill(live, times, chunk, allowed), _decode(live, times, allowed))
 
 
 def sentence(found: Drift, name: str, profile: str) -> str:
-    """What to tell a person; "" when nothing drifted."""
+    """The drift as a sentence; "" without drift."""
     parts = [
         f"{what} steps {abs(share) * 100:.0f} % {'slower' if share > 0 else 'faster'}"
         for what, share in (("prefill", found.prefill), ("decode", found.decode))
@@ -66,7 +66,7 @@ def sentence(found: Drift, name: str, profile: str) -> str:
     if not parts:
         return ""
     return (
-        f"{name} no longer runs as {profile} has it: {' and '.join(parts)}. "
+        f"{name} has drifted from its profile {profile}: {' and '.join(parts)}. "
         "pdctl calibrate measures it again."
     )
 
@@ -99,12 +99,12 @@ def _outside(seen: float, low: float, high: float, allowed: float) -> float | No
     return None
 
 
-WINDOW_S = 60.0  # so many seconds of steps are compared
-
-
 @dataclass(frozen=True)
 class Expected:
-    """What a profile says of one engine. kv_tokens: its KV capacity; dp: attention-DP ranks."""
+    """The step times that a profile predicts for one engine.
+
+    kv_tokens: its KV capacity. dp: attention-DP ranks. band: relative error of the profile.
+    """
 
     role: Role
     profile: str
@@ -116,7 +116,7 @@ class Expected:
 
 
 class DriftSample(NamedTuple):
-    """What one engine had counted at one time (Unix seconds). kv_usage: 0..1, None: unknown."""
+    """The counters of one engine at `at_s` (Unix seconds). kv_usage: 0..1; None: unknown."""
 
     at_s: float
     counters: CounterSample
@@ -124,7 +124,7 @@ class DriftSample(NamedTuple):
 
 
 def remember(seen: deque[DriftSample], one: DriftSample) -> None:
-    """Keep the last WINDOW_S of what an engine counted, and nothing from before a restart."""
+    """Append a sample. Keeps the last WINDOW_S, and nothing from before a restart."""
     if seen and is_reset(seen[-1].counters, one.counters):
         seen.clear()
     seen.append(one)
@@ -133,7 +133,7 @@ def remember(seen: deque[DriftSample], one: DriftSample) -> None:
 
 
 def is_enough(seen: Sequence[DriftSample]) -> bool:
-    """Whether a whole window was seen of an engine that counts its steps."""
+    """True if the samples span a whole window and the engine counts its steps."""
     if len(seen) < 2 or seen[-1].at_s - seen[0].at_s < WINDOW_S:
         return False
     return seen[-1].counters.prefill_busy_s is not None
@@ -142,10 +142,10 @@ def is_enough(seen: Sequence[DriftSample]) -> bool:
 def drifted(
     name: str, seen: Sequence[DriftSample], requests: float | None, expected: Expected
 ) -> str:
-    """The sentence on an engine whose steps in this window its profile does not explain; or "".
+    """A sentence on the drift of an engine in this window; "" without drift.
 
-    requests: that began in the window; None: unknown, then only decode steps are compared.
-    Ignores: decode of several attention-DP ranks, whose KV usage is each rank's own.
+    requests: requests that began in the window. None: unknown; compares only decode steps then.
+    Ignores: decode with several attention-DP ranks, because each rank has its own KV usage.
     """
     first, last = seen[0].counters, seen[-1].counters
     usage = _usage_of_steps(seen)
@@ -166,7 +166,7 @@ def drifted(
 
 
 def _usage_of_steps(seen: Sequence[DriftSample]) -> float | None:
-    """KV usage as the decode steps met it: each look counts by the steps since the one before."""
+    """Mean KV usage over decode steps: each sample has the weight of the steps before it."""
     total = weighted = 0.0
     for before, after in pairwise(seen):
         steps = delta(before.counters.decode_steps, after.counters.decode_steps) or 0.0

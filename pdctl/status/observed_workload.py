@@ -1,4 +1,4 @@
-"""What a running deployment is asked for: lengths, rate and cached share, from its counters."""
+"""Describe the workload of a running deployment from its counters: lengths, rate, cached share."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from pdctl.status.scrape import EngineScraper
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Workload
 
-LEAST_REQUESTS = 20  # fewer say little of the next ones
+LEAST_REQUESTS = 20  # fewer do not describe a workload
 TELL_EVERY_S = 1.0
 METRICS_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True)
 class RouterCounters:
-    """What one engine counted between two looks."""
+    """The counters of one engine at the beginning and the end of a period."""
 
     role: Role
     before: CounterSample
@@ -29,10 +29,11 @@ class RouterCounters:
 def watch_workload(
     targets: Sequence[Target], window_s: float, tell: Callable[[float], None]
 ) -> Workload:
-    """Look at the engines' metrics, wait, and look again. tell: seconds waited so far.
+    """Read the engines' metrics, wait for `window_s`, and read them again.
 
-    Raises EngineFailed where an engine gives no metrics or began to count anew, InvalidInput where
-    there are no engines or too little came.
+    tell: called with the seconds waited so far.
+    Raises EngineFailed if an engine has no metrics or was restarted; InvalidInput if there are no
+    engines or too few requests finished.
     """
     if not targets:
         raise InvalidInput("The router lists no engines.", hint="pdctl status --router URL")
@@ -54,20 +55,20 @@ def watch_workload(
 
 
 def workload_between(counted: Sequence[RouterCounters], elapsed_s: float) -> Workload:
-    """The mean lengths, the cached share and the rate of what engines counted in `elapsed_s`.
+    """The mean lengths, cached share and rate of the requests that finished in `elapsed_s`.
 
-    Prefill and colocated engines count prompts, decode and colocated ones output.
-    Raises InvalidInput below LEAST_REQUESTS, EngineFailed where a counter is missing or fell.
+    Prefill and colocated engines count prompts; decode and colocated engines count output.
+    Raises InvalidInput below LEAST_REQUESTS; EngineFailed if a counter is missing or was reset.
     Source: SGLang's num_requests_total, counted when a request ends, and realtime_tokens_total.
-    Ignores: how lengths are distributed, requests that were under way at either end.
+    Ignores: the distribution of lengths, requests in progress at either end.
     """
     taking = [one for one in counted if one.role != "decode"]
     making = [one for one in counted if one.role != "prefill"]
     requests = _sum(taking, "requests")
     if requests < LEAST_REQUESTS:
         raise InvalidInput(
-            f"Only {requests:.0f} requests ended in {elapsed_s:.0f} s; "
-            f"{LEAST_REQUESTS} say something of a workload.",
+            f"Only {requests:.0f} requests finished in {elapsed_s:.0f} s; "
+            f"at least {LEAST_REQUESTS} are needed to describe a workload.",
             hint="a longer --window",
             code="too_little_seen",
         )
@@ -84,7 +85,7 @@ def workload_between(counted: Sequence[RouterCounters], elapsed_s: float) -> Wor
 
 
 def _sum(counted: Sequence[RouterCounters], name: str) -> float:
-    # a counter has no line until it first counts: nothing, where another engine has it
+    # a counter has no line before its first count: it is 0 if another engine has the line
     missing = 0.0 if any(getattr(c.after, name) is not None for c in counted) else None
     ends = [(getattr(c.before, name), getattr(c.after, name)) for c in counted]
     grown = [delta(*(missing if end is None else end for end in pair)) for pair in ends]
@@ -92,8 +93,8 @@ def _sum(counted: Sequence[RouterCounters], name: str) -> float:
     if len(known) < len(grown):
         raise EngineFailed(
             f"{len(grown) - len(known)} of {len(grown)} engines do not count {name}, or were "
-            "restarted while they were looked at.",
-            hint="once more; pdctl status shows restarts",
+            "restarted while pdctl watched them.",
+            hint="run it again; pdctl status shows restarts",
             code="counters_lost",
         )
     return sum(known)
@@ -103,8 +104,8 @@ def _metrics(scraper: EngineScraper) -> tuple[float, CounterSample]:
     found = scraper.read_metrics(METRICS_WITHIN_S)
     if found is None:
         raise EngineFailed(
-            f"{scraper.target.url} gives no /metrics.",
-            hint="SGLang has them with --enable-metrics (pdctl up sets it); of one with a key: "
+            f"{scraper.target.url} has no /metrics.",
+            hint="start SGLang with --enable-metrics (pdctl up does); if it has an API key, pass "
             "--api-key-file",
             code="no_metrics",
         )

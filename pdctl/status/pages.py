@@ -1,4 +1,7 @@
-"""Read /v1/loads of SGLang 0.5.15 to 0.5.23, and /get_load of older ones. Pure."""
+"""Parse the load and metrics pages of SGLang and its router. Pure.
+
+Source: /v1/loads of SGLang 0.5.15 to 0.5.23, /get_load of older versions.
+"""
 
 import json
 import math
@@ -11,8 +14,6 @@ from typing import Any
 from pdctl.deployment.records import role_of_mode
 from pdctl.perf_model.records import Role
 from pdctl.status.records import CounterSample, EngineSample, Histogram
-
-LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class EngineCounters:
     g: float = 0.0
 
     def since(self, earlier: "EngineCounters") -> "EngineCounters":
-        """What was counted in between; negative after a restart."""
+        """The difference to an earlier sample; negative after a restart."""
         names = [f.name for f in fields(EngineCounters)]
         return EngineCounters(**{n: getattr(self, n) - getattr(earlier, n) for n in names})
 
@@ -49,7 +50,7 @@ class EngineCounters:
 
 @dataclass(frozen=True)
 class EngineLoad:
-    """One answer of /v1/loads. counted: None where this version of SGLang does not count."""
+    """One answer of /v1/loads. counted: None if this version of SGLang has no counters."""
 
     counted: EngineCounters | None
     running: int
@@ -59,7 +60,7 @@ class EngineLoad:
 
 
 def parse_load(body: bytes) -> EngineLoad | None:
-    """The load on a page of /v1/loads; None if it is not such a page."""
+    """The load in a page of /v1/loads; None if the page is something else."""
     try:
         page = json.loads(body)
     except (ValueError, RecursionError):
@@ -120,10 +121,10 @@ Loads = tuple[EngineSample, CounterSample, float]  # sample, counters, age of th
 
 
 def parse_loads(body: bytes, role: Role, at_s: float) -> Loads | None:
-    """What GET /v1/loads says, summed over data-parallel ranks; None if it is not such a page.
+    """Parse GET /v1/loads, summed over data-parallel ranks; None if the page is something else.
 
-    The role the engine states wins over `role` (it may have been switched). Its age is measured
-    on its own clock; without a timestamp of its own (0.5.15) it is taken as fresh.
+    The role in the page overrides `role`, because an engine can switch. The engine's own clock
+    gives the age; a page without a timestamp (0.5.15) counts as fresh.
     """
     page = _json(body)
     ranks = page.get("loads") if isinstance(page, dict) else None
@@ -136,7 +137,7 @@ def parse_loads(body: bytes, role: Role, at_s: float) -> Loads | None:
 
 
 def parse_get_load(body: bytes, role: Role, at_s: float) -> EngineSample | None:
-    """What GET /get_load says (SGLang before 0.5.15); None if it is not such a page."""
+    """Parse GET /get_load (SGLang before 0.5.15); None if the page is something else."""
     ranks = _json(body)
     if (
         not isinstance(ranks, list)
@@ -209,6 +210,7 @@ def _sum(ranks: Sequence[Mapping[str, Any]], *path: str) -> int | None:
 def _sample(ranks: Sequence[Mapping[str, Any]], role: Role, at_s: float) -> EngineSample:
     prefill, decode = role == "prefill", role == "decode"
     speeds = [speed for speed in _disagg_values(ranks, "kv_transfer_speed_gb_s") if speed > 0]
+    latencies = [found for found in _disagg_values(ranks, "kv_transfer_latency_ms") if found > 0]
     running = None if prefill else _sum(ranks, "num_running_reqs")
     return EngineSample(
         at_s=at_s,
@@ -223,11 +225,12 @@ def _sample(ranks: Sequence[Mapping[str, Any]], role: Role, at_s: float) -> Engi
         kv_usage=_kv_usage(ranks),
         tokens_per_s=None if prefill else live_speed(_total(ranks, "gen_throughput"), running),
         transfer_gb_per_s=sum(speeds) / len(speeds) if speeds and prefill else None,
+        transfer_latency_s=max(latencies) / 1e3 if latencies and prefill else None,
     )
 
 
 def live_speed(tokens_per_s: float | None, running: int | None) -> float | None:
-    """What gen_throughput tells of now: SGLang leaves its last value standing once idle."""
+    """Current gen_throughput. SGLang keeps the last value when it becomes idle."""
     return 0.0 if tokens_per_s is not None and running == 0 else tokens_per_s
 
 
@@ -314,7 +317,7 @@ def _series(pattern: "re.Pattern[str]", page: str) -> Iterator[Series]:
 
 
 def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSample, CounterSample]:
-    """What an engine's /metrics says; None for whatever is not there.
+    """Parse an engine's /metrics; None for every number that is missing.
 
     Ranks of tensor, pipeline and context parallelism repeat the numbers of one data-parallel rank
     and are counted once. Data-parallel ranks are added up, but for KV usage, which is their mean.
@@ -415,7 +418,7 @@ def _histogram(buckets: Mapping[float, float] | None) -> Histogram | None:
 
 
 def parse_router_metrics(page: str) -> tuple[float | None, dict[str, str]]:
-    """Requests the router has taken, and the circuit breaker of each engine by its URL."""
+    """Requests that the router has accepted, and each engine's circuit breaker by URL."""
     requests: float | None = None
     breakers: dict[str, str] = {}
     for name, labels, value in _series(_ROUTER_LINE, page):

@@ -1,4 +1,4 @@
-"""Rates and percentiles from what an engine counted between two scrapes. Pure."""
+"""Rates and percentiles from an engine's counters between two scrapes. Pure."""
 
 import math
 from collections.abc import Iterable
@@ -7,20 +7,8 @@ from dataclasses import fields, replace
 from pdctl.status.records import CounterSample, EngineSample, Histogram
 
 
-def merge_counters(first: CounterSample, second: CounterSample) -> CounterSample:
-    """`first`, with what it lacks taken from `second`."""
-    return replace(
-        first,
-        **{
-            one.name: getattr(second, one.name)
-            for one in fields(CounterSample)
-            if getattr(first, one.name) is None
-        },
-    )
-
-
 def is_reset(earlier: CounterSample, later: CounterSample) -> bool:
-    """Whether the engine began to count anew in between: it was restarted."""
+    """True if a counter fell in between: the engine was restarted."""
     for one in fields(CounterSample):
         before, after = getattr(earlier, one.name), getattr(later, one.name)
         if isinstance(before, tuple) and isinstance(after, tuple):
@@ -31,7 +19,7 @@ def is_reset(earlier: CounterSample, later: CounterSample) -> bool:
 
 
 def histogram_delta(earlier: Histogram | None, later: Histogram | None) -> Histogram | None:
-    """What was observed in between; None when unknown, restarted or with other buckets."""
+    """The observations in between; None if unknown, after a restart or with other buckets."""
     if later is None or earlier is None:
         return None
     if [bound for bound, _ in earlier] != [bound for bound, _ in later]:
@@ -42,7 +30,7 @@ def histogram_delta(earlier: Histogram | None, later: Histogram | None) -> Histo
 
 
 def merge_histograms(histograms: Iterable[Histogram | None]) -> Histogram | None:
-    """The sum of histograms with equal buckets; those that differ from the first are left out."""
+    """The sum of histograms with equal buckets; skips those that differ from the first."""
     merged: dict[float, float] = {}
     for histogram in histograms:
         if histogram and (not merged or {bound for bound, _ in histogram} == merged.keys()):
@@ -55,7 +43,7 @@ def quantile(histogram: Histogram | None, share: float) -> float | None:
     """The value below which `share` of the observations lie; None without any.
 
     Source: linear inside a bucket, as Prometheus' histogram_quantile; in the last, open bucket
-    its lower bound.
+    its lower bound. In the first bucket its upper bound: nothing is known of the values below it.
     """
     total = histogram[-1][1] if histogram else 0.0
     if histogram is None or total <= 0:
@@ -65,18 +53,26 @@ def quantile(histogram: Histogram | None, share: float) -> float | None:
         if count >= wanted:
             if math.isinf(bound) or count == below:
                 return low
+            if (bound, count) == histogram[0]:
+                return bound
             return low + (bound - low) * (wanted - below) / (count - below)
         low, below = bound, count
     return low
 
 
+def first_bound(histogram: Histogram | None) -> float | None:
+    """Upper bound of the first bucket: a quantile equal to it lies somewhere below."""
+    return histogram[0][0] if histogram else None
+
+
 def with_rates(
     sample: EngineSample, earlier: CounterSample, later: CounterSample, elapsed_s: float
 ) -> EngineSample:
-    """`sample` with what can be said of the time between two scrapes `elapsed_s` apart.
+    """`sample` with the rates and percentiles between two scrapes `elapsed_s` apart.
 
-    Token rates: prompt tokens computed of a prefill engine, output tokens of others. ITL: from
-    the engine's histogram, else the mean of its decode steps. Nothing is said across a restart.
+    Token rates count computed prompt tokens for a prefill engine and output tokens for others. ITL
+    comes from the engine's histogram, else from the mean of its decode steps. A restart in between
+    leaves `sample` as it is.
     """
     if elapsed_s <= 0 or is_reset(earlier, later):
         return sample
@@ -88,13 +84,16 @@ def with_rates(
         busy_share=_busy_share(earlier, later, elapsed_s),
         ttft_p50_s=quantile(ttft, 0.5),
         ttft_p99_s=quantile(ttft, 0.99),
+        ttft_bound_s=first_bound(ttft),
         itl_p50_s=quantile(itl, 0.5) or mean_itl_s(earlier, later),
         itl_p99_s=quantile(itl, 0.99),
+        itl_bound_s=first_bound(itl),
+        prefill_s_per_token=_prefill_s_per_token(earlier, later),
     )
 
 
 def delta(earlier: float | None, later: float | None) -> float | None:
-    """How much a counter rose; None when unknown or begun anew."""
+    """The rise of a counter; None if it is unknown or was reset."""
     if earlier is None or later is None or later < earlier:
         return None
     return later - earlier
@@ -103,7 +102,7 @@ def delta(earlier: float | None, later: float | None) -> float | None:
 def mean_itl_s(earlier: CounterSample, later: CounterSample) -> float | None:
     """Mean time between two output tokens of a request, from sums over decode steps.
 
-    A step of b requests and t seconds gives g tokens: Σ b·t seconds of waiting for Σ g tokens.
+    A step with b requests takes t seconds and yields g tokens, so the mean is Σ b·t / Σ g.
     """
     waited = delta(earlier.decode_bt, later.decode_bt)
     tokens = delta(earlier.decode_g, later.decode_g)
@@ -123,3 +122,9 @@ def _tokens_per_s(
 def _busy_share(earlier: CounterSample, later: CounterSample, elapsed_s: float) -> float | None:
     busy = delta(earlier.prefill_busy_s, later.prefill_busy_s)
     return None if busy is None else min(1.0, busy / elapsed_s)
+
+
+def _prefill_s_per_token(earlier: CounterSample, later: CounterSample) -> float | None:
+    busy = delta(earlier.prefill_busy_s, later.prefill_busy_s)
+    tokens = delta(earlier.prefill_tokens, later.prefill_tokens)
+    return busy / tokens if busy and tokens else None

@@ -1,8 +1,9 @@
-"""The records of status: one sample of one engine, and the fleet at one moment."""
+"""Records of status: a sample of one engine, the deployment at one moment, and advice."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pdctl.deployment.records import Counts
 from pdctl.perf_model.records import Role
 
 EngineHealth = Literal["up", "starting", "unreachable", "failed", "stale"]
@@ -10,21 +11,23 @@ EngineHealth = Literal["up", "starting", "unreachable", "failed", "stale"]
 
 @dataclass(frozen=True)
 class Target:
-    """Where an engine answers, whoever started it. role: what it was started or registered as."""
+    """The address of an engine. role: the role it was started or registered with."""
 
     name: str
     role: Role
     url: str
     phase: str = "serving"
     detail: str = ""
-    problem: str = ""  # what is wrong with how it is set up
+    problem: str = ""  # a fault in how the engine is set up
 
 
 @dataclass(frozen=True)
 class EngineSample:
-    """What one engine said at one moment. None: it did not say.
+    """Numbers that one engine reported at one moment. None: it did not report that number.
 
-    at_s: when the engine took the numbers (its own clock where it gives one), Unix seconds.
+    at_s: when the engine took the numbers, in Unix seconds, by its own clock if it sends one.
+    ttft_bound_s, itl_bound_s: upper bound of the histogram's first bucket. A percentile equal to
+    it is known only to lie below it.
     """
 
     at_s: float
@@ -40,24 +43,28 @@ class EngineSample:
     tokens_per_s: float | None = None
     ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None
+    ttft_bound_s: float | None = None
     itl_p50_s: float | None = None
     itl_p99_s: float | None = None
+    itl_bound_s: float | None = None
     transfer_gb_per_s: float | None = None
+    transfer_latency_s: float | None = None  # of the last KV transfer that finished
     transfer_failures: int | None = None
     requests_total: float | None = None
-    busy_share: float | None = None  # of wall time in prefill forward passes, 0..1
+    busy_share: float | None = None  # share of wall time in prefill forward passes, 0..1
+    prefill_s_per_token: float | None = None  # busy time per prompt token computed
 
 
-# upper bounds in seconds (the last one infinite) and how many observations were at or below each
+# upper bounds in seconds (the last one infinite) and the observations at or below each
 Histogram = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class CounterSample:
-    """What an engine has counted since its start. None: it does not count that.
+    """Totals since an engine's start. None: the engine does not count that.
 
-    decode_b, decode_t, decode_bt, decode_g: over decode steps, the sums of the batch, of the step
-    time (s), of batch x step time and of tokens.
+    decode_b, decode_t, decode_bt, decode_g: sums over decode steps of the batch size, the step time
+    (s), batch size x step time, and the tokens.
     """
 
     prefill_tokens: float | None = None
@@ -77,10 +84,10 @@ class CounterSample:
 
 @dataclass(frozen=True)
 class Scrape:
-    """One answer of one engine. sample and counters are None when it gave none.
+    """One answer of one engine. sample and counters are None if the answer held none.
 
-    at_s: when it answered, Unix seconds of this machine.
-    age_s: how old the numbers were then, by the engine's own clock.
+    at_s: when the answer arrived, in Unix seconds of this machine.
+    age_s: the age of the numbers at that time, by the engine's own clock.
     """
 
     at_s: float
@@ -92,7 +99,7 @@ class Scrape:
 
 @dataclass(frozen=True)
 class RouterScrape:
-    """One answer of the router. None: it did not say.
+    """One answer of the router. None: it did not report that number.
 
     breakers: engine URL -> state of its circuit breaker.
     """
@@ -105,18 +112,35 @@ class RouterScrape:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The sums of a fleet at one moment: what advice is given from. None: unknown.
+class EngineMoment:
+    """One engine at one moment, to compare it with the other engines of its role.
 
-    Queues are in requests over all engines of the role; kv_usage is decode's mean, 0..1;
-    itl_s the mean gap between output tokens since the moment before; requests counts up.
+    queued: requests in all its queues. prefill_s_per_token: busy time per prompt token computed.
+    """
+
+    name: str
+    role: Role
+    health: EngineHealth
+    queued: float | None = None
+    running: float | None = None
+    itl_s: float | None = None
+    prefill_s_per_token: float | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Totals over a deployment at one moment, the input of advice. None: unknown.
+
+    Queues count requests over all engines of the role; kv_usage is the mean over decode engines,
+    0..1; itl_s is the mean gap between output tokens since the previous moment; requests is a
+    running total. transfer_latency_s: mean over prefill engines, for the last finished transfer.
     """
 
     at_s: float
     num_prefill: int
     num_decode: int
     num_colocated: int = 0
-    waiting: float | None = None  # of prefill (or colocated) engines
+    waiting: float | None = None  # at prefill (or colocated) engines
     bootstrap: float | None = None
     inflight: float | None = None
     prealloc: float | None = None
@@ -126,14 +150,16 @@ class Moment:
     kv_usage: float | None = None
     itl_s: float | None = None
     ttft_s: float | None = None
-    busy_share: float | None = None  # of prefill engines
+    busy_share: float | None = None  # mean over prefill engines
+    transfer_latency_s: float | None = None
     requests: float | None = None
-    restarted: bool = False  # an engine's counters began anew
+    restarted: bool = False  # an engine's counters started over
+    engines: tuple[EngineMoment, ...] = ()
 
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """One row of the status table. sample: the last one that arrived, even when stale."""
+    """One row of the status table. sample: the last one received, even if stale."""
 
     target: Target
     health: EngineHealth
@@ -143,21 +169,59 @@ class EngineStatus:
     problem: str = ""
 
 
+Cause = Literal[
+    "prefill_bound",
+    "decode_bound",
+    "overloaded",  # prefill and decode both, or every colocated engine
+    "network_bound",
+    "stuck_transfers",
+    "sick_engine",
+    "misconfigured",
+    "healthy",
+    "not_enough_evidence",
+]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The numbers behind an advice, at the end of the window it looked at. None: unknown.
+
+    Queues are requests over all engines of the role, shares 0..1. backlog_s: seconds that prefill
+    needs for its queue at the pace it showed in this window.
+    """
+
+    watched_s: float = 0.0
+    requests: float | None = None
+    waiting: float | None = None
+    backlog_s: float | None = None
+    inflight: float | None = None
+    prealloc: float | None = None
+    transfer: float | None = None
+    kv_usage: float | None = None
+    itl_s: float | None = None
+    prefill_busy: float | None = None
+    transfer_latency_s: float | None = None
+
+
 @dataclass(frozen=True)
 class Advice:
-    """What to change, with its evidence and its command; or that there is not enough evidence."""
+    """A cause and the change it calls for.
 
-    kind: Literal[
-        "more_prefill", "fewer_prefill", "scale_up", "network", "steady", "not_enough_evidence"
-    ]
-    text: str
-    evidence: str = ""
-    command: str = ""
+    what: the cause as a sentence. why: the numbers that show it, as text. engine: the one at fault,
+    "" if it is not a single engine. change: None if other engine counts would not help.
+    """
+
+    cause: Cause
+    what: str
+    why: str = ""
+    evidence: Evidence = Evidence()
+    change: Counts | None = None
+    engine: str = ""
 
 
 @dataclass(frozen=True)
 class DeploymentStatus:
-    """One sample of a whole deployment."""
+    """One sample of a whole deployment. is_ours: pdctl started it and can change it."""
 
     name: str
     model: str
@@ -168,24 +232,27 @@ class DeploymentStatus:
     verdict_text: str
     engines: tuple[EngineStatus, ...]
     advice: Advice
+    is_ours: bool = True
     requests_per_s: float | None = None
     ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None
+    ttft_bound_s: float | None = None  # a percentile equal to it lies below it
     itl_p50_s: float | None = None
     itl_p99_s: float | None = None
+    itl_bound_s: float | None = None
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
-    notes: tuple[str, ...] = ()  # sentences on engines that no longer run as their profile has it
+    notes: tuple[str, ...] = ()  # sentences on engines that have drifted from their profile
     watched_s: float = 0.0  # how long samples have been taken
     history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # engine -> queue lengths
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What to watch, from a deployment's state or from a router.
+    """A deployment to watch, from its state or from a router.
 
-    phase: what the supervisor says of the whole; None on a deployment pdctl did not start.
-    note: what is wrong with the watch itself, as a sentence.
+    phase: the supervisor's phase for the deployment; None if pdctl did not start it.
+    note: a fault of the watch itself, as a sentence.
     """
 
     name: str

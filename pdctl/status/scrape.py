@@ -1,4 +1,4 @@
-"""Ask engines and the router what they do, all at once, each within its time."""
+"""Read the load of all engines and the router in parallel, each with a deadline."""
 
 import threading
 import time
@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pdctl.engines.clients.api_key import VARIABLE
 from pdctl.engines.clients.http import Connection, GetFailed
+from pdctl.engines.clients.sglang import LOADS_PATH
 from pdctl.hosts import in_url
 from pdctl.perf_model.records import Role
 from pdctl.status.pages import (
@@ -18,22 +19,12 @@ from pdctl.status.pages import (
 )
 from pdctl.status.records import CounterSample, EngineSample, RouterScrape, Scrape, Target
 
-LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
 TIMEOUT_S = 1.0
 METRICS_EVERY_S = 5.0  # the histograms; they are hundreds of lines a page, the queues are not
 
 
-def scrape_engine(target: Target, timeout_s: float = TIMEOUT_S) -> Scrape:
-    """What one engine says now, metrics included."""
-    scraper = EngineScraper(target)
-    try:
-        return scraper.scrape(timeout_s)
-    finally:
-        scraper.close()
-
-
 class EngineScraper:
-    """One engine, scraped again and again over a kept connection."""
+    """One engine, scraped repeatedly over one connection."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -43,7 +34,7 @@ class EngineScraper:
         self.metrics: tuple[float, CounterSample] | None = None  # the last page of histograms
 
     def scrape(self, timeout_s: float = TIMEOUT_S) -> Scrape:
-        """The engine's numbers now; a Scrape with a problem when it gives none."""
+        """The engine's current numbers; a Scrape with a problem if it reports none."""
         deadline = time.monotonic() + timeout_s
         try:
             found = self._loads(deadline) if self._has_loads else None
@@ -56,7 +47,7 @@ class EngineScraper:
         return found
 
     def read_metrics(self, timeout_s: float = TIMEOUT_S) -> tuple[float, CounterSample] | None:
-        """What it has counted, with the time; None where it gives no metrics."""
+        """The engine's counters and their time; None if it has no metrics."""
         found = self._try_metrics(self.target.role, time.monotonic() + timeout_s)
         return None if found is None else self.metrics
 
@@ -103,7 +94,7 @@ class EngineScraper:
         return self._connection.get(path, max(0.05, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._connection.close()
 
 
@@ -114,7 +105,7 @@ def _why(status: int) -> str:
 
 
 class RouterScraper:
-    """The router: whether it serves, what it has taken, which breakers are open."""
+    """The router: its readiness, its request count and its circuit breakers."""
 
     def __init__(self, url: str, metrics_port: int | None = None) -> None:
         host = urlsplit(url).hostname or "127.0.0.1"
@@ -125,7 +116,7 @@ class RouterScraper:
         )
 
     def scrape(self, timeout_s: float = TIMEOUT_S) -> RouterScrape:
-        """The router now; not alive when it does not answer."""
+        """The router's current state; not alive if it does not answer."""
         deadline = time.monotonic() + timeout_s
         try:
             status, _ = self._router.get("/readiness", timeout_s)
@@ -146,20 +137,20 @@ class RouterScraper:
         )
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._router.close()
         if self._metrics is not None:
             self._metrics.close()
 
 
 class Parallel:
-    """Calls that may hang, each on its own thread; one that still hangs is not called again."""
+    """Runs calls that may hang, each in a thread. Does not repeat a call that still hangs."""
 
     def __init__(self) -> None:
         self._running: dict[str, threading.Thread] = {}
 
     def call(self, calls: dict[str, Callable[[], object]], timeout_s: float) -> dict[str, object]:
-        """The results that came within `timeout_s`, by name."""
+        """The results that arrive within `timeout_s`, by name."""
         results: dict[str, object] = {}
         deadline = time.monotonic() + timeout_s
         started = [self._start(name, call, results) for name, call in calls.items()]
@@ -187,7 +178,7 @@ class Parallel:
 def scrape_all(
     engines: Sequence[EngineScraper], router: RouterScraper | None, parallel: Parallel
 ) -> tuple[list[Scrape | None], RouterScrape | None]:
-    """All engines and the router at once. None: still hanging from an earlier call."""
+    """Scrape all engines and the router in parallel. None: no answer in time."""
     calls: dict[str, Callable[[], object]] = {e.target.name: e.scrape for e in engines}
     if router is not None:
         calls[""] = router.scrape

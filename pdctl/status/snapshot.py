@@ -1,4 +1,4 @@
-"""From samples of engines and router to one status with one verdict. Pure."""
+"""Combine samples of engines and router into one status with a verdict. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from pdctl.status.records import (
     Advice,
     DeploymentStatus,
     EngineHealth,
+    EngineMoment,
     EngineSample,
     EngineStatus,
     Moment,
@@ -18,11 +19,19 @@ from pdctl.status.records import (
     Watched,
 )
 
-STALE_S = 5.0  # SGLang publishes its load at least every 15 decode steps; older than this it hangs
+STALE_S = 5.0  # SGLang publishes its load at least every 15 decode steps; past this, it hangs
 _NOT_YET = {"starting", "loading", "registering"}
 _OVER = {"failed", "backoff", "stopped"}
 
 _ENDED = {"stopping": "it is being stopped", "stopped": "it has stopped", "failed": "it has failed"}
+
+_STATES: dict[EngineHealth, str] = {
+    "starting": "is starting",
+    "unreachable": "does not answer",
+    "failed": "has failed",
+    "stale": "hangs",
+    "up": "is up",
+}
 
 Verdict = tuple[str, str]
 
@@ -30,9 +39,9 @@ Verdict = tuple[str, str]
 def engine_status(
     target: Target, scrape: Scrape | None, last: Scrape | None, now_s: float, breaker: str | None
 ) -> EngineStatus:
-    """One row: the engine's health from its phase and its answer.
+    """One row of the table, with the engine's health from its phase and its answer.
 
-    scrape: the answer of this moment; None: it hangs. last: the last one that had a sample.
+    scrape: the current answer; None: the request hangs. last: the last answer with a sample.
     """
     age_s = None if last is None else max(0.0, now_s - last.at_s + last.age_s)
     health, problem = _health(target, scrape, age_s)
@@ -61,7 +70,7 @@ def _health(target: Target, scrape: Scrape | None, age_s: float | None) -> tuple
 def moment_of(
     engines: Sequence[EngineStatus], requests: float | None, at_s: float, *, restarted: bool
 ) -> Moment:
-    """The sums over a fleet. A sum is unknown while an engine of its role gives no fresh number."""
+    """Totals over a deployment; unknown while an engine of the role has no fresh value."""
     prefill, decode = _of(engines, "prefill"), _of(engines, "decode")
     colocated = _of(engines, "colocated")
     speaking = decode or colocated
@@ -81,8 +90,23 @@ def moment_of(
         itl_s=_mean(speaking, "itl_p50_s"),
         ttft_s=_mean(speaking, "ttft_p50_s"),
         busy_share=_mean(prefill, "busy_share"),
+        transfer_latency_s=_mean(prefill, "transfer_latency_s"),
         requests=requests if requests is not None else _sum(speaking, "requests_total"),
         restarted=restarted,
+        engines=tuple(map(_engine_moment, engines)),
+    )
+
+
+def _engine_moment(one: EngineStatus) -> EngineMoment:
+    sample = one.sample if one.health == "up" else None
+    return EngineMoment(
+        name=one.target.name,
+        role=one.target.role,
+        health=one.health,
+        queued=queue_length(sample),
+        running=None if sample is None else sample.running,
+        itl_s=None if sample is None else sample.itl_p50_s,
+        prefill_s_per_token=None if sample is None else sample.prefill_s_per_token,
     )
 
 
@@ -103,19 +127,19 @@ def _sum(engines: Sequence[EngineStatus], name: str) -> float | None:
 
 
 def _mean(engines: Sequence[EngineStatus], name: str) -> float | None:
-    """Over the engines that say it: one without traffic has no latency."""
+    """Mean over the engines that report it: an engine without traffic has no latency."""
     known = [value for value in _values(engines, name) if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def fleet_status(
+def deployment_status(
     watched: Watched,
     engines: Sequence[EngineStatus],
     router: RouterScrape | None,
     advice: Advice,
     now_s: float,
 ) -> DeploymentStatus:
-    """The whole deployment at one moment, with its verdict in a sentence."""
+    """The whole deployment at one moment, with a verdict and its reason."""
     verdict, text = _verdict(watched, engines, router)
     if verdict in ("starting", "down"):
         advice = Advice("not_enough_evidence", f"No advice while it is {verdict}.")
@@ -129,6 +153,7 @@ def fleet_status(
         verdict_text=text,
         engines=tuple(engines),
         advice=advice,
+        is_ours=watched.phase is not None,
         ttft_slo_s=watched.ttft_slo_s,
         tpot_slo_s=watched.tpot_slo_s,
     )
@@ -167,7 +192,7 @@ def _verdict(
 
 
 def is_well(one: EngineStatus) -> bool:
-    """Whether an engine serves, set up as it should be, with its circuit breaker closed."""
+    """True if an engine serves, is set up correctly, and its circuit breaker is closed."""
     return one.health == "up" and one.breaker in (None, "closed") and not one.target.problem
 
 
@@ -180,17 +205,8 @@ def _trouble(one: EngineStatus) -> str:
     return f"{name} {_STATES[one.health]}" + (f" ({one.problem})" if one.problem else "")
 
 
-_STATES: dict[EngineHealth, str] = {
-    "starting": "is starting",
-    "unreachable": "does not answer",
-    "failed": "has failed",
-    "stale": "hangs",
-    "up": "is up",
-}
-
-
 def queue_length(sample: EngineSample | None) -> float | None:
-    """Requests that wait at an engine, in all its queues; None: unknown."""
+    """Requests that wait in all queues of an engine; None if unknown."""
     if sample is None:
         return None
     queues = (sample.waiting, sample.bootstrap, sample.inflight, sample.prealloc, sample.transfer)
@@ -199,7 +215,7 @@ def queue_length(sample: EngineSample | None) -> float | None:
 
 
 def with_live_role(target: Target, sample: EngineSample | None) -> Target:
-    """`target`, or what is wrong with it: the engine says it runs in another role."""
+    """`target`, marked with a problem if the engine reports another role."""
     if sample is None or sample.role == target.role:
         return target
     return replace(target, problem=f"registered as {target.role} but runs as {sample.role}")

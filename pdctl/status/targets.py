@@ -1,4 +1,4 @@
-"""Which engines to watch: those of a deployment's state, or those a router lists."""
+"""Find the engines to watch, from a deployment's state or from a router's list."""
 
 import json
 import time
@@ -26,7 +26,7 @@ _ORDER: dict[Role, int] = {"prefill": 0, "decode": 1, "colocated": 2}
 
 
 def targets_of_state(state: DeploymentState) -> tuple[Target, ...]:
-    """The engines of a deployment as its supervisor last saw them, prefill first."""
+    """The engines in a deployment's state, prefill first."""
     found = [
         Target(one.name, one.role, one.url, one.phase, one.detail)
         for one in state.processes
@@ -42,9 +42,9 @@ def router_of_state(state: DeploymentState) -> tuple[str, int | None]:
 
 
 def targets_of_router(url: str) -> tuple[Target, ...]:
-    """The engines a router lists, whoever started them, each asked for its role.
+    """The engines that a router lists, with the role that each of them reports.
 
-    Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
+    Raises InvalidInput if `url` is not a URL; EngineFailed if no router answers there.
     """
     from pdctl.engines.clients.router import RouterClient  # its HTTP client is slow to import
 
@@ -61,7 +61,7 @@ def targets_of_router(url: str) -> tuple[Target, ...]:
 
 
 def model_of(target: Target) -> str:
-    """The model an engine serves, as it names it; empty when it does not say."""
+    """The name of the model that an engine serves; "" if the engine does not report it."""
     info = _model_info(target)
     return str(info.get("served_model_name") or info.get("model_path") or "")
 
@@ -86,7 +86,7 @@ def named_targets(listed: Sequence["Listed"], router_host: str) -> list[Target]:
 
 
 def _reachable(url: str, router_host: str) -> str:
-    """An engine at the router's own loopback is on the router's host."""
+    """Replace a loopback address by the router's host: the engine runs beside the router."""
     parts = urlsplit(url)
     if not _is_own(parts.hostname or "") or _is_own(router_host):
         return url
@@ -127,18 +127,18 @@ RELIST_S = 5.0
 
 
 def candidates() -> tuple[str, ...]:
-    """The deployments a bare `status` may mean: those with a supervisor, else any with a state."""
+    """The deployments that a bare `status` may mean: supervised ones, else all with a state."""
     names = state.list_names()
     return tuple(name for name in names if state.is_supervised(name)) or names
 
 
 def only_name() -> str:
-    """The deployment meant when none is named. Raises StateConflict unless there is exactly one."""
+    """The only deployment. Raises StateConflict unless there is exactly one."""
     return meant_name(None, candidates(), hint="pdctl status {}")
 
 
 def source_of_state(name: str) -> Callable[[], Watched]:
-    """Follows a deployment's state.json. Raises StateConflict when it is not there."""
+    """Follow a deployment's state.json. Raises StateConflict if there is none."""
     _required(name)
     ttft_slo_s, tpot_slo_s = _slos(name)
 
@@ -150,7 +150,7 @@ def source_of_state(name: str) -> Callable[[], Watched]:
 
 
 def _slos(name: str) -> tuple[float | None, float | None]:
-    """TTFT and TPOT that the deployment is held against, in seconds; None where not given."""
+    """The TTFT and TPOT limits of the deployment, in seconds; None if not given."""
     try:
         text = (state.state_dir(name) / "desired.yaml").read_text(encoding="utf-8")
         if "\nslo:" not in text:
@@ -200,11 +200,11 @@ def _supervision(found: DeploymentState) -> str:
 
 
 def source_of_router(url: str, metrics_port: int | None = None) -> Callable[[], Watched]:
-    """Follows the engines a router lists; asks it anew every few seconds.
+    """Follow the engines that a router lists, and read the list again every few seconds.
 
-    metrics_port: its Prometheus port; None: unknown, its metrics are not read.
+    metrics_port: the router's Prometheus port; None: unknown, its metrics are not read.
 
-    Raises InvalidInput when `url` is none, EngineFailed when no router answers there.
+    Raises InvalidInput if `url` is not a URL; EngineFailed if no router answers there.
     """
     from pdctl.engines.clients.router import RouterClient  # its HTTP client is slow to import
 

@@ -1,4 +1,4 @@
-"""Sample a deployment again and again, and remember what rates and advice need."""
+"""Sample a deployment repeatedly, and keep the samples that rates and advice need."""
 
 import json
 import time
@@ -11,8 +11,10 @@ from pdctl.engines import state
 from pdctl.errors import PdctlError
 from pdctl.status.advice import advise
 from pdctl.status.drift import DriftSample, Expected, drifted, is_enough, remember
+from pdctl.status.pages import parse_loads, parse_router_metrics
 from pdctl.status.rates import (
     delta,
+    first_bound,
     histogram_delta,
     is_reset,
     merge_histograms,
@@ -22,6 +24,7 @@ from pdctl.status.rates import (
 from pdctl.status.records import (
     CounterSample,
     DeploymentStatus,
+    EngineMoment,
     EngineSample,
     EngineStatus,
     Histogram,
@@ -31,85 +34,39 @@ from pdctl.status.records import (
     Target,
     Watched,
 )
-from pdctl.status.scrape import EngineScraper, Parallel, RouterScraper, scrape_all
+from pdctl.status.scrape import (
+    METRICS_EVERY_S,
+    EngineScraper,
+    Parallel,
+    RouterScraper,
+    scrape_all,
+)
 from pdctl.status.snapshot import (
+    deployment_status,
     engine_status,
-    fleet_status,
     moment_of,
     queue_length,
     with_live_role,
 )
 
+RATE_WINDOW_S = 5.0  # tokens per second, ITL from decode steps
+LATENCY_WINDOW_S = 60.0  # TTFT and ITL percentiles
+REMEMBERED_S = 180.0
+REPLAYED_S = 90.0  # a minute to judge, and the settling time before it
+HISTORY_POINTS = 60
+_FRESH_S = 3 * METRICS_EVERY_S  # an older page of metrics describes another time
 _FILE = "samples.json"
 _MAX_BYTES = 4 << 20
 
 TimedCounters = tuple[float, CounterSample]
 Past = tuple[tuple[Moment, ...], dict[str, dict[str, TimedCounters]]]
-
-
-def keep_evidence(
-    name: str, moments: Iterable[Moment], counters: Mapping[str, Mapping[str, TimedCounters]]
-) -> None:
-    """Write it down; where the directory cannot be written, nothing is kept.
-
-    counters: per engine URL the last ones of "loads" and of "metrics", with their time.
-    """
-    document = {
-        "moments": [asdict(moment) for moment in moments],
-        "counters": {
-            url: {kind: [at_s, asdict(found)] for kind, (at_s, found) in kinds.items()}
-            for url, kinds in counters.items()
-        },
-    }
-    try:
-        state.write_private(state.state_dir(name) / _FILE, json.dumps(document))
-    except PdctlError:
-        return
-
-
-def read_evidence(name: str, since_s: float) -> Past:
-    """What was kept after `since_s` (Unix seconds); nothing where it is not readable."""
-    try:
-        path = state.state_dir(name) / _FILE
-        with path.open("rb") as file:
-            found = json.loads(file.read(_MAX_BYTES))
-        return _moments(found["moments"], since_s), _counters(found["counters"], since_s)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return (), {}
-
-
-def _moments(rows: Iterable[dict[str, Any]], since_s: float) -> tuple[Moment, ...]:
-    return tuple(Moment(**row) for row in rows if row["at_s"] >= since_s)
-
-
-def _counters(found: Mapping[str, Any], since_s: float) -> dict[str, dict[str, TimedCounters]]:
-    return {
-        url: {kind: (at_s, _counter(row)) for kind, (at_s, row) in kinds.items() if at_s >= since_s}
-        for url, kinds in found.items()
-    }
-
-
-def _counter(row: dict[str, Any]) -> CounterSample:
-    histograms = {
-        name: tuple((float(bound), float(count)) for bound, count in row[name])
-        for name in ("ttft", "itl")
-        if row[name] is not None
-    }
-    return CounterSample(**{**row, **histograms})
-
-
-RATE_WINDOW_S = 5.0  # tokens per second, ITL from decode steps
-LATENCY_WINDOW_S = 60.0  # TTFT and ITL percentiles
-REMEMBERED_S = 180.0
-HISTORY_POINTS = 60
-
-RecentCounters = deque[tuple[float, CounterSample]]
+RecentCounters = deque[TimedCounters]
 Expect = Callable[[Sequence[Target]], Mapping[str, Expected]]  # by URL of the engine
 
 
 @dataclass
 class _Memory:
-    """What is remembered of one engine between samples."""
+    """The scrapes of one engine that later samples need."""
 
     scraper: EngineScraper
     last: Scrape | None = None
@@ -120,9 +77,12 @@ class _Memory:
 
 
 class Watch:
-    """One deployment under watch. source: says what there is to watch, asked at every sample.
+    """A deployment under watch.
 
-    expect: what profiles say of engines; asked once a minute of an engine's steps was seen.
+    source: returns the engines and the router to watch; called for every sample.
+    past: samples that an earlier call kept.
+    expect: returns each engine's expected step times. Called once at least 60 s of its steps have
+    been observed.
     """
 
     def __init__(
@@ -140,27 +100,66 @@ class Watch:
         self.moments: deque[Moment] = deque(past[0])
 
     def sample(self) -> DeploymentStatus:
-        """The deployment now; takes as long as its slowest answer, at most 1.5 s."""
+        """Sample the deployment. Takes as long as the slowest answer, at most 1.5 s."""
         watched = self._source()
         memories = [self._memory(target) for target in watched.targets]
         scrapes, router = scrape_all(
             [memory.scraper for memory in memories], self._router_of(watched), self._parallel
         )
         now_s = time.time()
+        rows, restarted = self._rows(watched.targets, scrapes, router, now_s)
+        for memory, row in zip(memories, rows, strict=True):
+            memory.queues.append(queue_length(row.sample) or 0.0)
+        return self._status(watched, rows, router, now_s, restarted)
+
+    def replay(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Take over the samples that the supervisor recorded, oldest first, as moments."""
+        moments = []
+        for sample in samples:
+            moment = self._replayed(sample)
+            if moment is not None:
+                moments.append(moment)
+        known = {one.at_s: one for one in (*moments, *self.moments)}
+        self.moments = deque(known[at_s] for at_s in sorted(known))
+
+    def _replayed(self, sample: Mapping[str, Any]) -> Moment | None:
+        try:
+            at_s, engines = sample["at"], sample["engines"]
+            targets = [Target(name, role, url, phase) for name, role, url, phase, _ in engines]
+            scrapes = [
+                _scrape(page, target, at_s)
+                for target, (*_, page) in zip(targets, engines, strict=True)
+            ]
+            requests, breakers = parse_router_metrics(sample.get("router") or "")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None  # recorded by another version
+        router = RouterScrape(at_s, alive=True, requests=requests, breakers=breakers)
+        rows, restarted = self._rows(targets, scrapes, router, at_s)
+        known = requests if _knows(router, targets) else None
+        return moment_of(rows, known, at_s, restarted=restarted)
+
+    def _rows(
+        self,
+        targets: Sequence[Target],
+        scrapes: Sequence[Scrape | None],
+        router: RouterScrape | None,
+        now_s: float,
+    ) -> tuple[list[EngineStatus], bool]:
+        """One row per engine, and whether an engine was restarted since the sample before."""
         breakers = router.breakers if router else {}
         restarted = False
         rows = []
-        for target, memory, scrape in zip(watched.targets, memories, scrapes, strict=True):
+        for target, scrape in zip(targets, scrapes, strict=True):
+            memory = self._memory(target)
             restarted |= _remember(memory, scrape)
             live = with_live_role(target, memory.last.sample if memory.last else None)
             breaker = breakers.get(target.url.rstrip("/"))
             row = engine_status(live, scrape, memory.last, now_s, breaker)
-            memory.queues.append(queue_length(row.sample) or 0.0)
             rows.append(row)
-        return self._status(watched, rows, router, now_s, restarted)
+        return rows, restarted
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         for memory in self._memories.values():
             memory.scraper.close()
         if self._router:
@@ -182,7 +181,7 @@ class Watch:
         return memory
 
     def counters(self) -> dict[str, dict[str, tuple[float, CounterSample]]]:
-        """The last counters of each engine, by its URL, to begin another watch with."""
+        """The last counters of each engine, by URL, for the next watch to start from."""
         return {
             url: {
                 kind: timed[-1]
@@ -206,29 +205,31 @@ class Watch:
         now_s: float,
         restarted: bool,
     ) -> DeploymentStatus:
-        requests = router.requests if router and _knows(router, watched) else None
+        requests = router.requests if router and _knows(router, watched.targets) else None
         moment = moment_of(rows, requests, now_s, restarted=restarted)
         self.moments.append(moment)
         while self.moments[0].at_s < now_s - REMEMBERED_S:
             self.moments.popleft()
-        name = watched.name if watched.phase is not None else ""
-        advice = advise(tuple(self.moments), name=name, tpot_slo_s=watched.tpot_slo_s)
-        status = fleet_status(watched, rows, router, advice, now_s)
-        ttft, itl = self._histograms(watched, "ttft"), self._histograms(watched, "itl")
+        advice = advise(tuple(self.moments), tpot_slo_s=watched.tpot_slo_s)
+        status = deployment_status(watched, rows, router, advice, now_s)
+        ttft = self._histograms(watched, "ttft", now_s)
+        itl = self._histograms(watched, "itl", now_s)
         return replace(
             status,
             requests_per_s=self._requests_per_s(),
             ttft_p50_s=quantile(ttft, 0.5),
             ttft_p99_s=quantile(ttft, 0.99),
+            ttft_bound_s=first_bound(ttft),
             itl_p50_s=quantile(itl, 0.5) or moment.itl_s,
             itl_p99_s=quantile(itl, 0.99),
+            itl_bound_s=first_bound(itl),
             notes=self._notes(watched),
             watched_s=now_s - self.moments[0].at_s,
             history={target.name: tuple(self._memory(target).queues) for target in watched.targets},
         )
 
     def _notes(self, watched: Watched) -> tuple[str, ...]:
-        """What no longer runs as its profile has it."""
+        """Sentences on engines that have drifted from their profile."""
         if self._expect is None:
             return ()
         memories = [(target, self._memory(target)) for target in watched.targets]
@@ -244,7 +245,7 @@ class Watch:
         )
 
     def _requests_per_s(self) -> float | None:
-        """Over the last seconds, or since the sample before."""
+        """Rate over the last seconds, or since the previous sample."""
         known = [one for one in self.moments if one.requests is not None]
         since_s = self.moments[-1].at_s - 2 * RATE_WINDOW_S
         recent = [one for one in known if one.at_s >= since_s]
@@ -255,22 +256,32 @@ class Watch:
         arrived = delta(recent[0].requests, recent[-1].requests)
         return arrived / elapsed_s if arrived is not None and elapsed_s > 0 else None
 
-    def _histograms(self, watched: Watched, name: str) -> Histogram | None:
+    def _histograms(self, watched: Watched, name: str, now_s: float) -> Histogram | None:
+        """Observations of the last minute, from the engines that still report them."""
         pages = (self._memory(target).metrics for target in watched.targets)
         return merge_histograms(
             histogram_delta(getattr(page[0][1], name), getattr(page[-1][1], name))
             for page in pages
-            if len(page) > 1
+            if len(page) > 1 and page[-1][0] >= now_s - _FRESH_S
         )
 
 
-def _knows(router: RouterScrape, watched: Watched) -> bool:
-    """Whether the metrics are those of this fleet's router: another may have the usual port."""
-    return any(target.url.rstrip("/") in router.breakers for target in watched.targets)
+def _knows(router: RouterScrape, targets: Iterable[Target]) -> bool:
+    """True if the metrics name one of our engines: another router may use the default port."""
+    return any(target.url.rstrip("/") in router.breakers for target in targets)
+
+
+def _scrape(page: str | None, target: Target, at_s: float) -> Scrape | None:
+    """A recorded page as a scrape; one without a sample if the engine did not answer."""
+    loads = None if page is None else parse_loads(page.encode(), target.role, at_s)
+    if loads is None:
+        return Scrape(at_s=at_s, problem="no answer was recorded")
+    sample, counters, age_s = loads
+    return Scrape(at_s=at_s, sample=sample, counters=counters, age_s=age_s)
 
 
 def _remember(memory: _Memory, scrape: Scrape | None) -> bool:
-    """Keep a scrape, its sample completed with rates; whether the engine was restarted."""
+    """Keep a scrape, with rates added to its sample. True if the engine was restarted."""
     if scrape is None or scrape.sample is None or scrape.counters is None:
         return False
     restarted = _append(memory.loads, scrape.at_s, scrape.counters, RATE_WINDOW_S)
@@ -284,7 +295,7 @@ def _remember(memory: _Memory, scrape: Scrape | None) -> bool:
 
 
 def _requests(memory: _Memory) -> float | None:
-    """Requests that began in the window of steps: the metrics' rate over about the same time."""
+    """Requests that began while the steps were watched, from the rate of the metrics."""
     if len(memory.metrics) < 2:
         return None
     (before_s, before), (after_s, after) = memory.metrics[0], memory.metrics[-1]
@@ -303,7 +314,7 @@ def _append(timed: RecentCounters, at_s: float, counters: CounterSample, window_
 
 
 def _trim(timed: RecentCounters, since_s: float) -> None:
-    """Drop what is older than `since_s`, but for one point at or before it."""
+    """Drop points older than `since_s`, except the last one before it."""
     while len(timed) > 2 and timed[1][0] <= since_s:
         timed.popleft()
 
@@ -331,3 +342,59 @@ def _with_rates(sample: EngineSample, timed: RecentCounters) -> EngineSample:
         return sample
     (before_s, before), (after_s, after) = timed[0], timed[-1]
     return with_rates(sample, before, after, after_s - before_s)
+
+
+def keep_evidence(
+    name: str, moments: Iterable[Moment], counters: Mapping[str, Mapping[str, TimedCounters]]
+) -> None:
+    """Write the samples for the next call. Keeps nothing where the directory is not writable.
+
+    counters: by engine URL, the last counters from "loads" and from "metrics", with their time.
+    """
+    document = {
+        "moments": [asdict(moment) for moment in moments],
+        "counters": {
+            url: {kind: [at_s, asdict(found)] for kind, (at_s, found) in kinds.items()}
+            for url, kinds in counters.items()
+        },
+    }
+    try:
+        state.write_private(state.state_dir(name) / _FILE, json.dumps(document))
+    except PdctlError:
+        return
+
+
+def read_evidence(name: str, since_s: float) -> Past:
+    """The samples kept since `since_s` (Unix seconds); none if the file is not readable."""
+    try:
+        path = state.state_dir(name) / _FILE
+        with path.open("rb") as file:
+            found = json.loads(file.read(_MAX_BYTES))
+        return _moments(found["moments"], since_s), _counters(found["counters"], since_s)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return (), {}
+
+
+def _moments(rows: Iterable[dict[str, Any]], since_s: float) -> tuple[Moment, ...]:
+    return tuple(_moment(row) for row in rows if row["at_s"] >= since_s)
+
+
+def _moment(row: dict[str, Any]) -> Moment:
+    engines = tuple(EngineMoment(**one) for one in row.get("engines", ()))
+    return Moment(**{**row, "engines": engines})
+
+
+def _counters(found: Mapping[str, Any], since_s: float) -> dict[str, dict[str, TimedCounters]]:
+    return {
+        url: {kind: (at_s, _counter(row)) for kind, (at_s, row) in kinds.items() if at_s >= since_s}
+        for url, kinds in found.items()
+    }
+
+
+def _counter(row: dict[str, Any]) -> CounterSample:
+    histograms = {
+        name: tuple((float(bound), float(count)) for bound, count in row[name])
+        for name in ("ttft", "itl")
+        if row[name] is not None
+    }
+    return CounterSample(**{**row, **histograms})

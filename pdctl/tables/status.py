@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pdctl.perf_model.records import Role
 from pdctl.status.records import DeploymentStatus, EngineStatus
+from pdctl.tables.advice_command import advice_command
 from pdctl.units import format_rate, format_seconds, format_share
 
 NONE = "–"
@@ -95,13 +96,23 @@ def _queue(title: str, name: str, priority: int = 0) -> Column:
     return Column(title, _count(name), _counts(name), priority)
 
 
-def _seconds(title: str, name: str, priority: int) -> Column:
+def _median(title: str, name: str, priority: int) -> Column:
+    """A median latency. name: "ttft" or "itl"."""
+    value, bound = f"{name}_p50_s", f"{name}_bound_s"
     return Column(
         title,
-        lambda row: _number(_of(row, name), format_seconds),
-        lambda rows: _number(_mean(rows, name), format_seconds) if "p50" in name else "",
+        lambda row: _seconds(_of(row, value), _of(row, bound)),
+        lambda rows: _seconds(_mean(rows, value), _mean(rows, bound)),
         priority,
     )
+
+
+def _seconds(value: float | None, bound: float | None) -> str:
+    """bound: a latency equal to it is known only to lie below."""
+    if value is None:
+        return NONE
+    is_below = bound is not None and value == bound
+    return f"< {format_seconds(value)}" if is_below else format_seconds(value)
 
 
 def _speed(value: float | None) -> str:
@@ -160,8 +171,8 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
         _queue("running", "running"),
         _kv("decode"),
         _tokens(1),
-        _seconds("ITL", "itl_p50_s", 1),
-        _seconds("TTFT", "ttft_p50_s", 4),
+        _median("ITL", "itl", 1),
+        _median("TTFT", "ttft", 4),
         _queue("retracted", "retracted", 9),
         _queue("fails", "transfer_failures", 8),
     ),
@@ -171,8 +182,8 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
         _queue("running", "running"),
         _kv("colocated"),
         _tokens(1),
-        _seconds("TTFT", "ttft_p50_s", 3),
-        _seconds("ITL", "itl_p50_s", 1),
+        _median("TTFT", "ttft", 3),
+        _median("ITL", "itl", 1),
     ),
 }
 
@@ -218,19 +229,31 @@ def _facts(status: DeploymentStatus) -> list[str]:
     ages = [one.age_s for one in status.engines if one.age_s is not None and one.health == "up"]
     facts = [
         "" if status.requests_per_s is None else f"{format_rate(status.requests_per_s)} req/s",
-        _latency("TTFT", status.ttft_p50_s, status.ttft_p99_s, status.ttft_slo_s),
-        _latency("ITL", status.itl_p50_s, status.itl_p99_s, status.tpot_slo_s),
+        _latency(
+            "TTFT",
+            status.ttft_p50_s,
+            status.ttft_p99_s,
+            status.ttft_bound_s,
+            status.ttft_slo_s,
+        ),
+        _latency("ITL", status.itl_p50_s, status.itl_p99_s, status.itl_bound_s, status.tpot_slo_s),
         f"sample {max(ages):.1f} s old" if ages else "",
     ]
     return [fact for fact in facts if fact]
 
 
-def _latency(name: str, p50_s: float | None, p99_s: float | None, slo_s: float | None) -> str:
+def _latency(
+    name: str,
+    p50_s: float | None,
+    p99_s: float | None,
+    bound_s: float | None,
+    slo_s: float | None,
+) -> str:
     if p50_s is None:
         return ""
-    text = f"{name} p50 {format_seconds(p50_s)}"
+    text = f"{name} p50 {_seconds(p50_s, bound_s)}"
     if p99_s is not None:
-        text += f" p99 {format_seconds(p99_s)}"
+        text += f" p99 {_seconds(p99_s, bound_s)}"
     return text + (f" (SLO {format_seconds(slo_s)})" if slo_s is not None else "")
 
 
@@ -301,14 +324,15 @@ def _style_of(row: EngineStatus) -> Callable[[Column], str]:
 
 def _advice(status: DeploymentStatus, width: int) -> list[Text]:
     advice = status.advice
-    acts = advice.kind not in ("steady", "not_enough_evidence")
-    text = advice.text
-    if advice.evidence:
-        text = f"{text.rstrip('.')}: {advice.evidence}."
+    acts = advice.cause not in ("healthy", "not_enough_evidence")
+    text = advice.what
+    if advice.why:
+        text = f"{text.rstrip('.')}: {advice.why}."
     mark = "▲ " if acts else ""
     lines = _wrapped(mark + text, width, style="yellow" if acts else "dim")
-    if advice.command:
-        lines += [_cut(Text(f"    {advice.command}", style="bold"), width)]
+    command = advice_command(status)
+    if command:
+        lines += [_cut(Text(f"    {command}", style="bold"), width)]
     for note in status.notes:
         lines += _wrapped(f"! {note}", width, style="yellow")
     return lines

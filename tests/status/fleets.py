@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from pdctl.deployment.records import Counts
 from pdctl.status.records import Advice, DeploymentStatus, EngineSample, EngineStatus, Target
 
 PREFILL = EngineSample(
@@ -51,10 +52,10 @@ BUSY = DeploymentStatus(
         engine("decode-1", 20030, replace(DECODE, running=23, itl_p50_s=0.0141)),
     ),
     advice=Advice(
-        "more_prefill",
+        "prefill_bound",
         "Prefill is the bottleneck.",
         "79 waiting and growing for 60 s; decode KV at 31 %",
-        "pdctl scale chat --prefill 3",
+        change=Counts(prefill=3),
     ),
     requests_per_s=14.2,
     ttft_p50_s=0.31,

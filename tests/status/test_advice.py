@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from pdctl.deployment.records import Counts
 from pdctl.status.advice import advise
-from pdctl.status.records import Moment
+from pdctl.status.records import EngineMoment, Moment
 
 CALM = Moment(
     at_s=0.0,
@@ -40,115 +41,161 @@ def history(
 
 
 def test_a_prefill_queue_that_grows_asks_for_more_prefill() -> None:
-    advice = advise(history(waiting=lambda t: t), name="chat")
-    assert advice.kind == "more_prefill"
-    assert advice.command == "pdctl scale chat --prefill 3"
-    assert advice.evidence == "60 waiting and growing for 60 s; decode KV at 29 %"
+    advice = advise(history(waiting=lambda t: t))
+    assert advice.cause == "prefill_bound"
+    assert advice.change == Counts(prefill=3)
+    assert advice.why == ("60 waiting and growing for 60 s, 30 s of prefill; decode KV at 29 %")
 
 
 def test_a_prefill_queue_that_stays_deep_asks_for_more_prefill() -> None:
-    advice = advise(history(waiting=lambda t: 40), name="chat")
-    assert advice.kind == "more_prefill"
-    assert "40 waiting for 60 s" in advice.evidence
+    advice = advise(history(waiting=lambda t: 40))
+    assert advice.cause == "prefill_bound"
+    assert "40 waiting for 60 s" in advice.why
 
 
 def test_one_look_at_a_deep_queue_says_what_it_sees_and_gives_no_advice() -> None:
     moments = [replace(one, num_prefill=1) for one in history(1, waiting=lambda t: 55)]
-    advice = advise(moments, name="chat")
-    assert advice.kind == "not_enough_evidence"
-    assert "0 of 60 s watched; 55 requests wait for prefill now." in advice.text
-    assert not advice.command
+    advice = advise(moments)
+    assert advice.cause == "not_enough_evidence"
+    assert "0 of 60 s watched; 55 requests wait for prefill now." in advice.what
+    assert advice.change is None
 
 
 def test_one_look_at_a_calm_fleet_says_only_that_it_was_short() -> None:
-    assert advise(history(1)).text == "Not enough evidence for advice: 0 of 60 s watched."
+    assert advise(history(1)).what == "Not enough evidence for advice: 0 of 60 s watched."
 
 
 def test_the_last_decode_engine_is_not_taken() -> None:
     moments = [replace(one, num_decode=1) for one in history(waiting=lambda t: t)]
-    assert advise(moments, name="chat").command == "pdctl scale chat --prefill 3 --total 4"
+    assert advise(moments).change == Counts(prefill=3, decode=1)
 
 
 def test_decode_latency_that_creeps_up_asks_for_less_prefill() -> None:
     moments = history(itl_s=lambda t: 0.014 + t * 1e-4, busy_share=lambda t: 0.3)
-    advice = advise(moments, name="chat")
-    assert advice.kind == "fewer_prefill"
-    assert advice.command == "pdctl scale chat --prefill 1"
-    assert "ITL up from" in advice.evidence
+    advice = advise(moments)
+    assert advice.cause == "decode_bound"
+    assert advice.change == Counts(prefill=1)
+    assert "ITL up from" in advice.why
 
 
 def test_prefill_is_not_lowered_where_the_rest_could_not_take_its_load() -> None:
     advice = advise(history(itl_s=lambda t: 0.014 + t * 1e-4, busy_share=lambda t: 0.5))
-    assert advice.kind == "scale_up"
+    assert advice.cause == "decode_bound"
+    assert advice.change == Counts(prefill=2, decode=7)
+
+
+def test_prefill_is_not_lowered_where_nobody_knows_how_busy_it_is() -> None:
+    advice = advise(history(itl_s=lambda t: 0.014 + t * 1e-4, busy_share=lambda t: None))
+    assert advice.change == Counts(prefill=2, decode=7)
 
 
 def test_the_only_prefill_engine_is_not_taken() -> None:
     moments = history(itl_s=lambda t: 0.014 + t * 1e-4, busy_share=lambda t: 0.1)
     moments = [replace(one, num_prefill=1) for one in moments]
-    advice = advise(moments, name="chat")
-    assert advice.kind == "scale_up"
-    assert advice.command == "pdctl scale chat --total 8"
+    advice = advise(moments)
+    assert advice.cause == "decode_bound"
+    assert advice.change == Counts(prefill=1, decode=7)
 
 
 def test_latency_is_held_against_the_slo_where_there_is_one() -> None:
     creeping = history(itl_s=lambda t: 0.014 + t * 1e-4)
-    assert advise(creeping, tpot_slo_s=0.030).kind == "steady"
+    assert advise(creeping, tpot_slo_s=0.030).cause == "healthy"
     high = history(itl_s=lambda t: 0.035)
     advice = advise(high, tpot_slo_s=0.030)
-    assert advice.evidence.startswith("ITL 35 ms over the SLO of 30 ms")
-    assert advise(high).kind == "steady"
+    assert advice.why.startswith("ITL 35 ms over the SLO of 30 ms")
+    assert advise(high).cause == "healthy"
 
 
 def test_requests_held_back_by_a_full_kv_cache_are_decodes_matter() -> None:
     moments = history(prealloc=lambda t: t, kv_usage=lambda t: 0.95, busy_share=lambda t: 0.2)
-    advice = advise(moments, name="chat")
-    assert advice.kind == "fewer_prefill"
-    assert "KV at 95 %" in advice.evidence
+    advice = advise(moments)
+    assert advice.cause == "decode_bound"
+    assert "KV at 95 %" in advice.why
 
 
 def test_both_sides_at_their_limit_ask_for_more_of_both() -> None:
     moments = history(waiting=lambda t: t, itl_s=lambda t: 0.014 + t * 1e-4)
-    advice = advise(moments, name="chat")
-    assert advice.kind == "scale_up"
-    assert advice.command == "pdctl scale chat --prefill 3 --total 10"
-    assert "revisit the ratio" in advice.text
+    advice = advise(moments)
+    assert advice.cause == "overloaded"
+    assert advice.change == Counts(prefill=3, decode=7)
+    assert "revisit the ratio" in advice.what
 
 
 def test_kv_that_piles_up_in_flight_is_the_networks_matter() -> None:
-    advice = advise(history(inflight=lambda t: t, waiting=lambda t: t), name="chat")
-    assert advice.kind == "network"
-    assert advice.evidence.startswith("inflight 60 waiting and growing")
+    advice = advise(history(inflight=lambda t: t, waiting=lambda t: t))
+    assert advice.cause == "network_bound"
+    assert advice.why.startswith("inflight 60 waiting and growing")
 
 
-def test_decodes_transfer_queue_alone_shows_the_network_but_not_while_prefill_is_behind() -> None:
-    assert advise(history(transfer=lambda t: 2 * t)).kind == "network"
-    assert advise(history(transfer=lambda t: 2 * t, waiting=lambda t: t)).kind == "more_prefill"
+def test_in_flight_requests_that_finished_transfers_cannot_explain_are_stuck() -> None:
+    slow = history(inflight=lambda t: t, transfer_latency_s=lambda t: 20.0)
+    assert advise(slow).cause == "network_bound"
+    stuck = history(inflight=lambda t: t, transfer_latency_s=lambda t: 0.04)
+    assert advise(stuck).cause == "stuck_transfers"
+    assert advise(stuck).why == "inflight 60, but transfers that finish take 40 ms"
+
+
+def test_kv_that_still_hangs_after_a_minute_without_requests_is_stuck() -> None:
+    advice = advise(history(rate=0.0, transfer=lambda t: 3, inflight=lambda t: 3))
+    assert advice.cause == "stuck_transfers"
+    assert advice.why == "inflight 3, transfer 3 and nothing arrived for 60 s"
+
+
+def test_a_long_prompt_that_is_still_computed_is_not_stuck() -> None:
+    computed = history(rate=0.0, transfer=lambda t: 1, busy_share=lambda t: 1.0)
+    assert advise(computed).cause == "not_enough_evidence"
+    idle = history(rate=0.0, transfer=lambda t: 1, busy_share=lambda t: 0.0)
+    assert advise(idle).cause == "stuck_transfers"
+
+
+def test_an_engine_that_stays_silent_is_named_before_a_minute_is_over() -> None:
+    silent = (
+        EngineMoment("decode-0", "decode", "up"),
+        EngineMoment("decode-1", "decode", "unreachable"),
+    )
+    advice = advise([replace(one, engines=silent) for one in history(12)])
+    assert (advice.cause, advice.engine) == ("sick_engine", "decode-1")
+    assert advice.why == "decode-1 does not answer for 11 s"
+    assert advise([replace(one, engines=silent) for one in history(5)]).cause != "sick_engine"
+
+
+def test_an_engine_slower_than_the_others_is_sick_but_a_busier_one_is_not() -> None:
+    def moments(itl_s: float, running: float) -> list[Moment]:
+        engines = (
+            EngineMoment("decode-0", "decode", "up", itl_s=itl_s, running=running),
+            EngineMoment("decode-1", "decode", "up", itl_s=0.014, running=10.0),
+        )
+        return [replace(one, engines=engines) for one in history()]
+
+    advice = advise(moments(0.042, 30.0))
+    assert (advice.cause, advice.engine) == ("sick_engine", "decode-0")
+    assert advice.why == "ITL 42 ms there, 14 ms elsewhere"
+    assert advise(moments(0.022, 40.0)).cause == "healthy"
+
+
+def test_decode_that_waits_for_transfers_prefill_no_longer_holds_has_stuck_receivers() -> None:
+    assert advise(history(transfer=lambda t: 2 * t)).cause == "stuck_transfers"
+    assert advise(history(transfer=lambda t: t, waiting=lambda t: t)).cause == "prefill_bound"
 
 
 def test_decode_that_holds_back_with_room_is_set_up_wrongly() -> None:
-    advice = advise(history(prealloc=lambda t: t, kv_usage=lambda t: 0.1), name="chat")
-    assert advice.kind == "network"
-    assert "--num-reserved-decode-tokens" in advice.text
+    advice = advise(history(prealloc=lambda t: t, kv_usage=lambda t: 0.1))
+    assert advice.cause == "misconfigured"
+    assert "--num-reserved-decode-tokens" in advice.what
 
 
 def test_a_queue_that_comes_and_goes_changes_nothing() -> None:
-    assert advise(history(waiting=lambda t: 40 if t % 30 < 10 else 0)).kind == "steady"
-    assert advise(history()).kind == "steady"
+    assert advise(history(waiting=lambda t: 40 if t % 30 < 10 else 0)).cause == "healthy"
+    assert advise(history()).cause == "healthy"
 
 
 def test_a_queue_that_has_just_emptied_changes_nothing() -> None:
-    assert advise(history(waiting=lambda t: 40 if t < 60 else 0)).kind == "steady"
-    assert advise(history(waiting=lambda t: t if t < 60 else 0)).kind == "steady"
+    assert advise(history(waiting=lambda t: 40 if t < 60 else 0)).cause == "healthy"
+    assert advise(history(waiting=lambda t: t if t < 60 else 0)).cause == "healthy"
 
 
 def test_a_small_rise_changes_nothing() -> None:
-    assert advise(history(waiting=lambda t: t / 30)).kind == "steady"
-
-
-def test_without_a_name_there_is_no_command() -> None:
-    advice = advise(history(waiting=lambda t: t))
-    assert advice.kind == "more_prefill"
-    assert advice.command == ""
+    assert advise(history(waiting=lambda t: t / 30)).cause == "healthy"
 
 
 @pytest.mark.parametrize(
@@ -159,31 +206,31 @@ def test_without_a_name_there_is_no_command() -> None:
         (history(30, waiting=lambda t: t), "29 of 60 s watched"),
         (history(rate=0.1, waiting=lambda t: t), "6 of 10 requests seen"),
         (history(rate=0.0), "0 of 10 requests seen"),
-        (history(waiting=lambda t: None), "not every engine has said"),
+        (history(waiting=lambda t: None), "at least one engine did not report"),
         (history(step=30, waiting=lambda t: t), "0 of 60 s watched"),
         (history(40) + history(121)[100:], "20 of 60 s watched"),
-        ([replace(one, requests=None) for one in history()], "how many requests arrive"),
+        ([replace(one, requests=None) for one in history()], "nothing counts arriving requests"),
     ],
 )
 def test_too_little_evidence_is_said_so(moments: list[Moment], reason: str) -> None:
-    advice = advise(moments, name="chat")
-    assert advice.kind == "not_enough_evidence"
-    assert reason in advice.text
-    assert advice.command == ""
+    advice = advise(moments)
+    assert advice.cause == "not_enough_evidence"
+    assert reason in advice.what
+    assert advice.change is None
 
 
 def test_after_a_change_of_engines_the_minute_begins_anew() -> None:
     moments = history(120, waiting=lambda t: t)
     changed = [replace(one, num_prefill=3) if one.at_s >= 60 else one for one in moments]
-    advice = advise(changed, name="chat")
-    assert advice.kind == "not_enough_evidence"
-    assert "44 of 60 s watched" in advice.text  # 119 s less 60 s less 15 s to settle
+    advice = advise(changed)
+    assert advice.cause == "not_enough_evidence"
+    assert "44 of 60 s watched" in advice.what  # 119 s less 60 s less 15 s to settle
 
 
 def test_after_a_restart_the_minute_begins_anew() -> None:
     moments = history(120, waiting=lambda t: t)
     moments[100] = replace(moments[100], restarted=True)
-    assert advise(moments).kind == "not_enough_evidence"
+    assert advise(moments).cause == "not_enough_evidence"
 
 
 def test_colocated_engines_at_their_limit_ask_for_another() -> None:
@@ -191,6 +238,6 @@ def test_colocated_engines_at_their_limit_ask_for_another() -> None:
         replace(one, num_prefill=0, num_decode=0, num_colocated=8)
         for one in history(waiting=lambda t: 2 * t)
     ]
-    advice = advise(moments, name="chat")
-    assert advice.kind == "scale_up"
-    assert advice.command == "pdctl scale chat --total 9"
+    advice = advise(moments)
+    assert advice.cause == "overloaded"
+    assert advice.change == Counts(total=9)

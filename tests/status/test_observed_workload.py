@@ -51,7 +51,7 @@ def test_of_a_split_prefill_counts_prompts_and_decode_output() -> None:
 
 
 def test_too_few_requests_are_no_workload() -> None:
-    with pytest.raises(InvalidInput, match="Only 19 requests ended in 30 s"):
+    with pytest.raises(InvalidInput, match="Only 19 requests finished in 30 s"):
         workload_between([colocated(19.0)], 30.0)
 
 
@@ -125,6 +125,6 @@ def _value(of: str) -> float:
 
 
 def test_an_engine_without_metrics_says_how_to_have_them() -> None:
-    with pages_server({}) as url, pytest.raises(EngineFailed, match="gives no /metrics") as problem:
+    with pages_server({}) as url, pytest.raises(EngineFailed, match="has no /metrics") as problem:
         watch_workload([Target("colocated-0", "colocated", url)], 0.1, lambda waited_s: None)
     assert "--enable-metrics" in problem.value.hint

@@ -14,8 +14,8 @@ from pdctl.status.records import (
     Watched,
 )
 from pdctl.status.snapshot import (
+    deployment_status,
     engine_status,
-    fleet_status,
     is_well,
     moment_of,
     queue_length,
@@ -26,7 +26,7 @@ from tests.status.fleets import BUSY, DECODE, PREFILL
 ROUTER = RouterScrape(at_s=0.0, alive=True, ready=True)
 WATCHED = Watched("chat", "m", "http://r", (), "http://r:30000", phase="serving")
 TARGET = Target("decode-0", "decode", "http://127.0.0.1:1")
-NO_ADVICE = Advice("steady", "")
+NO_ADVICE = Advice("healthy", "")
 
 
 def judged(
@@ -34,7 +34,7 @@ def judged(
     router: RouterScrape | None = ROUTER,
     watched: Watched = WATCHED,
 ) -> DeploymentStatus:
-    return fleet_status(watched, engines, router, NO_ADVICE, 0.0)
+    return deployment_status(watched, engines, router, NO_ADVICE, 0.0)
 
 
 def sick(health: str, problem: str = "") -> tuple[EngineStatus, ...]:
@@ -96,7 +96,7 @@ def test_a_deployment_that_ended_is_down_whoever_still_answers(phase: str, words
     status = judged(watched=replace(WATCHED, phase=phase, detail="boom"))
     assert status.verdict == "down"
     assert words in status.verdict_text
-    assert status.advice.text == "No advice while it is down."
+    assert status.advice.what == "No advice while it is down."
 
 
 def test_what_is_wrong_with_the_watch_is_said_when_all_else_is_well() -> None:

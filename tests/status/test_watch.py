@@ -1,6 +1,7 @@
 """A watch over fake engines and a fake router that answer with captured pages."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 
 from pdctl.errors import EngineFailed, InvalidInput
 from pdctl.status.drift import Expected
-from pdctl.status.records import CounterSample, Moment, Target, Watched
-from pdctl.status.scrape import scrape_engine
+from pdctl.status.records import CounterSample, Moment, Scrape, Target, Watched
+from pdctl.status.scrape import EngineScraper
 from pdctl.status.targets import source_of_router, targets_of_router
 from pdctl.status.watch import Watch, keep_evidence, read_evidence
 from tests.status.servers import Pages, pages_server
@@ -98,7 +99,7 @@ def test_a_fleet_that_answers_serves(watch: Watch) -> None:
     status = watch.sample()
     assert (status.verdict, status.layout) == ("serving", "1P1D")
     assert [one.health for one in status.engines] == ["up", "up"]
-    assert status.advice.kind == "not_enough_evidence"
+    assert status.advice.cause == "not_enough_evidence"
     assert status.requests_per_s is None
 
 
@@ -135,7 +136,7 @@ def test_an_engine_that_left_its_profile_is_noted(
     watch = Watch(fleet.watched, expect=expect)
     watch.sample()
     fleet.change_loads("decode", decode_moments=[1326, 4820, 60e6, 20000, 3e8, 4820])
-    assert "decode-0 no longer runs as h200--x has it" in watch.sample().notes[0]
+    assert "decode-0 has drifted from its profile h200--x" in watch.sample().notes[0]
     assert asked == [2]
     watch.close()
 
@@ -186,10 +187,18 @@ def test_requests_of_another_router_on_that_port_do_not_count(fleet: Fleet, watc
     assert watch.moments[-1].requests is None
 
 
+def scraped(target: Target) -> Scrape:
+    scraper = EngineScraper(target)
+    try:
+        return scraper.scrape()
+    finally:
+        scraper.close()
+
+
 def test_an_sglang_without_loads_is_read_by_its_metrics(fleet: Fleet) -> None:
     del fleet.pages["decode"]["/v1/loads"]
     fleet.pages["decode"]["/metrics"] = page("metrics_decode_0.5.15.txt")
-    scrape = scrape_engine(fleet.watched().targets[1])
+    scrape = scraped(fleet.watched().targets[1])
     assert scrape.sample is not None
     assert scrape.sample.running == 1
 
@@ -197,7 +206,7 @@ def test_an_sglang_without_loads_is_read_by_its_metrics(fleet: Fleet) -> None:
 def test_an_sglang_without_loads_and_metrics_is_read_by_get_load(fleet: Fleet) -> None:
     del fleet.pages["decode"]["/v1/loads"], fleet.pages["decode"]["/metrics"]
     fleet.pages["decode"]["/get_load"] = page("get_load_prefill_0.5.15.json")
-    scrape = scrape_engine(fleet.watched().targets[1])
+    scrape = scraped(fleet.watched().targets[1])
     assert scrape.sample is not None
     assert scrape.sample.waiting == 0
 
@@ -255,3 +264,77 @@ def test_a_past_that_is_unreadable_is_none(home: Path, text: str) -> None:
 def test_where_nothing_can_be_written_nothing_is_kept(home: Path) -> None:
     keep_evidence("missing", [], {})
     assert read_evidence("missing", since_s=0.0) == ((), {})
+
+
+def recorded_minute(fleet: Fleet, now_s: float) -> list[dict[str, Any]]:
+    """What a supervisor recorded in the last minute, with a prefill queue that grows."""
+    samples = []
+    for seconds in range(0, 66, 5):
+        pages = {}
+        for role in ("prefill", "decode"):
+            found = json.loads(fleet.pages[role]["/v1/loads"][1])
+            del found["timestamp"]  # the fake engine's clock stands still
+            if role == "prefill":
+                found["loads"][0]["queues"]["waiting"] = seconds
+            pages[role] = json.dumps(found)
+        lines = f'smg_worker_cb_state{{worker="{fleet.prefill}"}} 0\n'
+        samples.append(
+            {
+                "at": now_s - 66 + seconds,
+                "engines": [
+                    ["prefill-0", "prefill", fleet.prefill, "serving", pages["prefill"]],
+                    ["decode-0", "decode", fleet.decode, "serving", pages["decode"]],
+                ],
+                "router": lines + f"smg_router_requests_total {20 + seconds}",
+            }
+        )
+    return samples
+
+
+def test_a_recorded_minute_gives_advice_at_the_first_sample(fleet: Fleet, watch: Watch) -> None:
+    fleet.change_loads("prefill", queues={"waiting": 70})
+    watch.replay(recorded_minute(fleet, time.time()))
+    status = watch.sample()
+    assert status.advice.cause == "prefill_bound"
+    assert "waiting and growing for 60 s" in status.advice.why
+    assert status.history["prefill-0"] == (70.0,)
+
+
+def test_samples_recorded_twice_count_once(fleet: Fleet, watch: Watch) -> None:
+    samples = recorded_minute(fleet, time.time())
+    watch.replay(samples)
+    watch.replay(samples)
+    assert len(watch.moments) == len(samples)
+
+
+@pytest.mark.parametrize("engines", [[["prefill-0"]], [None], [["p", "prefill", "u", "x", 3]]])
+def test_a_record_of_another_version_is_skipped(watch: Watch, engines: list[Any]) -> None:
+    watch.replay([{"at": time.time(), "engines": engines}])
+    assert not watch.moments
+
+
+def test_an_engine_that_left_no_page_counts_as_silent(fleet: Fleet, watch: Watch) -> None:
+    engines = [["decode-0", "decode", fleet.decode, "serving", None]]
+    watch.replay([{"at": time.time(), "engines": engines, "router": None}])
+    (moment,) = watch.moments
+    assert moment.engines[0].health == "unreachable"
+    assert moment.running is None
+
+
+def test_percentiles_of_an_engine_that_fell_silent_are_not_shown(
+    fleet: Fleet, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pdctl.status.scrape.METRICS_EVERY_S", 0.0)
+    for count in (10, 20):
+        fleet.pages["decode"]["/metrics"] = (200, ttft_page(count))
+        status = watch.sample()
+    assert (status.ttft_p50_s, status.ttft_bound_s) == (0.1, 0.1)
+    monkeypatch.setattr("pdctl.status.watch._FRESH_S", -1.0)
+    assert watch.sample().ttft_p50_s is None
+
+
+def ttft_page(count: int) -> bytes:
+    """A page of metrics with `count` observations of TTFT, all in the first bucket."""
+    line = "sglang:time_to_first_token_seconds_bucket"
+    bounds = ("0.1", "0.2", "+Inf")
+    return "".join(f'{line}{{le="{bound}"}} {count}\n' for bound in bounds).encode()

@@ -1,6 +1,6 @@
-"""Published outcomes as questions, and the table of what pdctl says to each (docs/cases.md).
+"""Published outcomes as questions, and the table of pdctl's answers (docs/cases.md).
 
-python -m tests.verdict.cases writes the table.
+`python -m tests.verdict.cases` writes the table.
 """
 
 import json
@@ -28,15 +28,15 @@ NOT_EXPRESSED = {
     "P12": "the model's shape is not public",
     "N3": "the model's shape is not public",
     "N9": "GLM-5.1's shape is not bundled",
-    "N13": "no figures for the A10",
+    "N13": "pdctl has no figures for the A10",
     "N15": "no colocated arm was measured",
-    "N24": "says nothing of a model, a GPU or a load",
+    "N24": "names no model, GPU or load",
 }
 ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 
 
 def _lengths(mean: float, cv: float = 0.0) -> Lengths:
-    """Log-normal, as requests are drawn where a cv is given."""
+    """Log-normal lengths, the distribution that requests are drawn from if a cv is given."""
     sigma = math.sqrt(math.log1p(cv * cv))
     middle = math.log(mean) - sigma * sigma / 2
 
@@ -129,17 +129,17 @@ QUESTIONS: dict[str, Callable[[], Question]] = {
     ),
 }  # fmt: skip
 WHY_THEY_DIFFER = {
-    "N18": "they model mixed prefill and decode steps; SGLang runs prompts first, which costs "
-    "colocated engines TPOT",
-    "P6": "their limit is on the worst tenth of gaps, which TPOT averages away",
-    "T1b": "judged on mean TTFT alone, which both agree on",
-    "T3b": "judged on mean TTFT alone, which both agree on",
+    "N18": "their model mixes prefill and decode in a step; SGLang runs prompts first, which "
+    "raises TPOT on colocated engines",
+    "P6": "their limit applies to the worst tenth of gaps, which TPOT averages out",
+    "T1b": "judged by mean TTFT alone, and both agree on that",
+    "T3b": "judged by mean TTFT alone, and both agree on that",
 }
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What pdctl says to a published case. agrees: None when it is too close to say."""
+    """pdctl's answer to a published case. agrees: None if the verdict is too close to call."""
 
     id: str
     expected: str
@@ -153,7 +153,7 @@ class Answer:
 
 @cache
 def answer(case: str) -> Answer:
-    """Ask one published case."""
+    """Ask pdctl the question of one published case."""
     verdict = decide(QUESTIONS[case]())
     expected = PUBLISHED[case]["expected"]
     agrees = None if verdict.verdict == "too_close" else verdict.verdict == expected
@@ -178,7 +178,7 @@ def prefill_share(verdict: Verdict) -> float | None:
 
 
 def table() -> str:
-    """docs/cases.md."""
+    """The text of docs/cases.md."""
     rows = [_line(list(COLUMNS)), _line(["---"] * len(COLUMNS))]
     rows += [_row(case) for case in PUBLISHED.values()]
     answers = [answer(case) for case in QUESTIONS]
@@ -194,14 +194,15 @@ def table() -> str:
 HEAD = """\
 # Published cases
 
-Outcomes of prefill/decode disaggregation against colocated serving that others measured, claimed
-or predicted, and what pdctl says to the same question. Written by `python -m tests.verdict.cases`
-from tests/data/verdict_cases.json, which names every source.
+Others measured, claimed or predicted these outcomes of prefill/decode disaggregation against
+colocated serving. The table compares them with pdctl's answers to the same questions.
+`python -m tests.verdict.cases` writes it from tests/data/verdict_cases.json, which names every
+source.
 
-Of {num} cases {asked} can be put as a question: {right} agree, {close} are too close to call,
-{wrong} differ, {confident} of them with more than low confidence. No constant was fitted to a case.
-All times are rooflines (±30 %; ±50 % on MI300X, A800 and L40S). "Share" is prefill GPUs over all
-GPUs of the split.
+pdctl can answer {asked} of the {num} cases. It agrees with {right} of them, disagrees with {wrong}
+({confident} of these with more than low confidence), and calls {close} too close. No constant was
+fitted to a case. All times are rooflines (±30 %; ±50 % on MI300X, A800 and L40S). "Share" is the
+number of prefill GPUs over all GPUs of the split.
 
 """
 COLUMNS = (

@@ -18,7 +18,7 @@ _ROUTE = (
     "/route?prefill_dp_rank=-1&prefill_cp_rank=-1&target_tp_rank=-1&target_pp_rank=-1"
     "&engine_rank=-1&target_dp_group=-1"
 )
-_LOADS = "/v1/loads?include=core,disagg,queues"
+LOADS_PATH = "/v1/loads?include=core,disagg,queues,memory"
 _QUEUES = (
     "prefill_bootstrap_queue_reqs",
     "prefill_inflight_queue_reqs",
@@ -54,7 +54,7 @@ class EngineClient:
 
         A prefill engine counts a request as in flight until its KV has been pulled.
         """
-        found = get_object(spec.url + _LOADS, timeout_s=QUICK_S, http=self._http)
+        found = get_object(spec.url + LOADS_PATH, timeout_s=QUICK_S, http=self._http)
         ranks = found.get("loads") if found else None
         if not isinstance(ranks, list) or not ranks:
             return None

@@ -21,6 +21,7 @@ from pdctl.deployment.records import HERE, ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.clients.protocol import Http
+from pdctl.engines.launchers.local_ports import can_bind, claim, hold, is_claimed
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
@@ -107,17 +108,23 @@ class LocalLauncher:
         is_strict: also false while the port is held, and for a minute after a server closed
         connections on it.
         """
-        return _can_bind(port, shares=True) and (not is_strict or _can_bind(port, shares=False))
+        if not can_bind(port, shares=True):
+            return False
+        return not is_strict or (can_bind(port, shares=False) and not is_claimed(port))
 
     @contextmanager
-    def hold_ports(self, node: str, ports: Collection[int]) -> Iterator[None]:
+    def hold_ports(
+        self, node: str, ports: Collection[int], *, unshared: Collection[int] = ()
+    ) -> Iterator[None]:
         """Hold ports while the block runs.
 
-        Ignores: ports of servers that do not set SO_REUSEADDR, such as NCCL's and torch's.
+        unshared: ports of servers that do not set SO_REUSEADDR, such as the router's metrics.
         """
         with ExitStack() as sockets:
             for port in ports:
-                _hold(port, sockets)
+                hold(port, sockets)
+            for port in (*ports, *unshared):
+                claim(port, sockets)
             yield
 
     def any_free_port(self, node: str) -> int:
@@ -462,23 +469,3 @@ def _use_of(gpu: Gpu | None, is_unused: Callable[[Gpu], bool]) -> GpuUse:
     if gpu is None or is_unused(gpu):
         return GpuUse()
     return GpuUse(why_not_free(gpu), is_named=has_holder(gpu))
-
-
-def _can_bind(port: int, *, shares: bool) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        if shares:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
-
-
-def _hold(port: int, sockets: ExitStack) -> None:
-    held = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        held.bind(("", port))
-    except OSError:
-        return  # taken a moment ago; the engine will report it

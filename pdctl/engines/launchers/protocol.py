@@ -73,8 +73,13 @@ class Nodes(Protocol):
         """True if a server can listen there. is_strict: and the port is not reserved."""
         ...
 
-    def hold_ports(self, node: str, ports: Collection[int]) -> AbstractContextManager[None]:
-        """Reserve ports while the block runs; the servers they are meant for can still listen."""
+    def hold_ports(
+        self, node: str, ports: Collection[int], *, unshared: Collection[int] = ()
+    ) -> AbstractContextManager[None]:
+        """Reserve ports while the block runs; the servers they are meant for can still listen.
+
+        unshared: ports whose servers refuse to share. Only other pdctl commands keep off these.
+        """
         ...
 
     def any_free_port(self, node: str) -> int:

@@ -197,15 +197,13 @@ def _clear_last_run(name: str, directory: Path) -> None:
 
 @contextmanager
 def holding(prepared: Prepared) -> Iterator[None]:
-    """Hold the HTTP and bootstrap ports of these processes while the block runs."""
+    """Hold the HTTP, bootstrap and metrics ports of these processes while the block runs."""
     launcher = launcher_named(prepared.launcher)
-    ports: dict[str, list[int]] = {}
-    for spec in prepared.specs:
-        named = (spec.port, spec.bootstrap_port)
-        ports.setdefault(spec.node, []).extend(port for port in named if port is not None)
     with ExitStack() as held:
-        for node, on_node in ports.items():
-            held.enter_context(launcher.hold_ports(node, on_node))
+        for spec in prepared.specs:
+            served = [port for port in (spec.port, spec.bootstrap_port) if port is not None]
+            metrics = [spec.metrics_port] if spec.metrics_port else []
+            held.enter_context(launcher.hold_ports(spec.node, served, unshared=metrics))
         yield
 
 

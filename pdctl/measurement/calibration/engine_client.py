@@ -14,6 +14,7 @@ import aiohttp
 
 from pdctl.engines.clients.api_key import authorization
 from pdctl.engines.clients.router import RouterClient
+from pdctl.engines.clients.sglang import LOADS_PATH
 from pdctl.errors import EngineFailed, InvalidInput
 from pdctl.measurement.engine_facts import (
     EngineFacts,
@@ -22,7 +23,7 @@ from pdctl.measurement.engine_facts import (
     parsed_object,
 )
 from pdctl.perf_model.records import Role
-from pdctl.status.pages import LOADS_PATH, EngineLoad, parse_load
+from pdctl.status.pages import EngineLoad, parse_load
 
 TOGETHER_S = 120.0  # wait this long for all requests of a batch to run
 LOOK_S = 0.002

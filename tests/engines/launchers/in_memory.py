@@ -58,7 +58,9 @@ class InMemoryLauncher:
         return (node, port) not in self.used_ports
 
     @contextmanager
-    def hold_ports(self, node: str, ports: Collection[int]) -> Iterator[None]:
+    def hold_ports(
+        self, node: str, ports: Collection[int], *, unshared: Collection[int] = ()
+    ) -> Iterator[None]:
         yield
 
     def any_free_port(self, node: str) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.launchers import local
 from pdctl.engines.launchers.gpu_memory import wait_for_gpu_memory
 from pdctl.engines.launchers.local import MARKER, LocalLauncher, handle_of, has_marker, pid_of
-from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.launchers.protocol import HERE, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from tests.e2e.cli import until
 from tests.engines.launchers.in_memory import InMemoryLauncher
@@ -267,3 +268,15 @@ def test_an_engine_dies_with_its_supervisor_when_tied_to_it(tmp_path: Path) -> N
     parent.kill()
     parent.wait()
     until(lambda: not local.has_marker(child, "tied"))
+
+
+def test_a_claimed_port_is_free_for_its_server_and_for_no_other_command() -> None:
+    launcher = LocalLauncher("claims", cwd="/", death_signal=None)
+    port = launcher.any_free_port(HERE)
+    with launcher.hold_ports(HERE, (), unshared=(port,)):
+        assert launcher.is_port_free(HERE, port)
+        assert not launcher.is_port_free(HERE, port, is_strict=True)
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", port))
+            server.listen()
+    assert launcher.is_port_free(HERE, port, is_strict=True)

@@ -14,6 +14,7 @@ MACHINE = re.compile(
 # docs/decisions/0050 gives the reason for each
 ALLOWED = {
     "engines/launchers/local.py": "this machine",
+    "engines/launchers/local_ports.py": "this machine",
     "engines/launchers/registry.py": "creates the local launcher",
     "engines/launchers/slurm.py": "steps of a Slurm job, whose srun runs here",
     "engines/launchers/slurm_commands.py": "Slurm's commands",
