@@ -59,9 +59,9 @@ class NodeAgent:
     def any_free_port(self) -> int:
         return self._node.any_free_port(HERE)
 
-    def hold_ports(self, key: str, ports: list[int]) -> None:
+    def hold_ports(self, key: str, ports: list[int], unshared: list[int]) -> None:
         self._held[key] = stack = ExitStack()
-        stack.enter_context(self._node.hold_ports(HERE, ports))
+        stack.enter_context(self._node.hold_ports(HERE, ports, unshared=unshared))
 
     def release_ports(self, key: str) -> None:
         if key in self._held:

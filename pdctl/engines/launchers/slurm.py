@@ -137,10 +137,12 @@ class SlurmLauncher(LocalLauncher):
         return port in free
 
     @contextmanager
-    def hold_ports(self, node: str, ports: Collection[int]) -> Iterator[None]:
+    def hold_ports(
+        self, node: str, ports: Collection[int], *, unshared: Collection[int] = ()
+    ) -> Iterator[None]:
         key = uuid.uuid4().hex
         agent = self._agents.on(node)
-        agent.ask("hold_ports", key, list(ports))
+        agent.ask("hold_ports", key, list(ports), list(unshared))
         try:
             yield
         finally:
