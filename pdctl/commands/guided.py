@@ -4,16 +4,15 @@ from pathlib import Path
 
 import typer
 
-from pdctl.commands.parallel import spread_over_cores
-from pdctl.commands.plan import PlanOptions, chosen_arm, keep_plan, next_command, question_of
-from pdctl.commands.progress import progress_line, say
-from pdctl.console import ask, interactive, out
+from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
+from pdctl.commands.plan_run import PlanOptions, answer, question_of, show_plan
+from pdctl.commands.progress import say
+from pdctl.commands.trace_input import say_workload
+from pdctl.console import ask, interactive
 from pdctl.errors import PdctlError
 from pdctl.inspection.cluster import detect_cluster
 from pdctl.inspection.sglang import query_sglang
-from pdctl.tables.plan import plan_view
 from pdctl.verdict.records import Question, Verdict
-from pdctl.verdict.verdict import decide
 
 CHOICES = "[w]rite pd.yaml, [l]aunch, [r]ehearse on simulated engines, [q]uit"
 
@@ -56,22 +55,22 @@ def _ask_options(has_gpus: bool) -> PlanOptions:
 
 def _decide(options: PlanOptions) -> tuple[str, Question, Verdict]:
     model, question = question_of(options)
-    with progress_line() as progress:
-        verdict = decide(question, spread=spread_over_cores, progress=progress)
-    out().print(plan_view(question, verdict, next_command(model, question, verdict)))
+    say_workload(question.workload)
+    question, verdict = answer(question)
+    show_plan(question, verdict, next_steps(model, question, verdict))
     return model, question, verdict
 
 
 def _next_verb(model: str, question: Question, verdict: Verdict) -> str | None:
     """The verb to run next, up or rehearse; each reads the last plan. None: stop here."""
     arm = chosen_arm(verdict)
-    if arm is None or verdict.unmet:
+    if arm is None or not verdict.is_met:
         return None
-    keep_plan(model, question, verdict, arm, None)
-    while (answer := _ask(f"{CHOICES}?", "q", "").lower()[:1]) == "w":
-        keep_plan(model, question, verdict, arm, Path("pd.yaml"))
+    keep_plan(model, question, arm, None)
+    while (choice := _ask(f"{CHOICES}?", "q", "").lower()[:1]) == "w":
+        keep_plan(model, question, arm, Path("pd.yaml"))
         say("wrote pd.yaml; pdctl up -f pd.yaml starts it\n")
-    return {"l": "up", "r": "rehearse"}.get(answer)
+    return {"l": "up", "r": "rehearse"}.get(choice)
 
 
 def _ask(question: str, default: str, flag: str) -> str:

@@ -216,7 +216,7 @@ def _planned_prefill(
         parallelism={role: Parallelism(tp, pp, dp, ep) for role in ROLES},
     )
     with progress_line() as progress:
-        verdict = decide(question, spread=spread_over_cores, progress=progress)
+        verdict = decide(question, spread=spread_over_cores, progress=progress, flips=False)
     arm = verdict.arms.get("pd")
     planned = arm.num_engines[0] if arm is not None and arm.infeasible is None else None
     return planned or quarter(options.total).prefill or 1

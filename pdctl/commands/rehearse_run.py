@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.live import Live
 
 from pdctl.commands.deployment_options import FILE, ROLES, DeploymentOptions, build_deployment
+from pdctl.commands.next_steps import chosen_arm
 from pdctl.commands.parallel import spread_over_cores
-from pdctl.commands.plan import chosen_arm
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
 from pdctl.commands.trace_input import read_given_trace, say_workload
@@ -35,6 +35,7 @@ from pdctl.status.watch import Watch
 from pdctl.tables.measure import rehearsal_view
 from pdctl.tables.status import status_view
 from pdctl.verdict.records import Question
+from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
 from pdctl.workload.arrivals import head, pick
 from pdctl.workload.describe import workload_from_trace
@@ -163,7 +164,8 @@ def _planned(options: RehearseOptions, workload: Workload) -> Deployment:
         parallelism=fixed,
     )
     with progress_line() as progress:
-        verdict = decide(question, spread=spread_over_cores, progress=progress)
+        found = decide(question, spread=spread_over_cores, progress=progress, flips=False)
+    verdict = write(question, found)
     say(f"{verdict.headline}. {verdict.reason}")
     arm = chosen_arm(verdict)
     if arm is None:

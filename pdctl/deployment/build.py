@@ -215,8 +215,9 @@ def _predicted(arm: Arm) -> dict[str, float]:
     for name, times in (("ttft", arm.ttft_s), ("tpot", arm.tpot_s)):
         if times is not None:
             found |= {f"{name}_{q}_s": getattr(times, q) for q in ("p50", "p90", "p99")}
-    if arm.knee_rps is not None:
-        found["goodput_rps"] = arm.knee_rps
+    for name in ("capacity_rps", "goodput_rps"):
+        if getattr(arm, name) is not None:
+            found[name] = getattr(arm, name)
     return found
 
 

@@ -19,6 +19,12 @@ def percentiles(values: Iterable[float | None]) -> Percentiles | None:
     )
 
 
+def quantile(values: Iterable[float | None], share: float) -> float | None:
+    """The value that `share` of the known values do not exceed; None if none is known."""
+    known = sorted(value for value in values if value is not None)
+    return _interpolated(known, share) if known else None
+
+
 def weighted_percentiles(counts: Mapping[int, float], width_s: float) -> Percentiles | None:
     """Percentiles of a histogram: bin number -> count, bins `width_s` wide, taken at their middle.
 

@@ -1,18 +1,18 @@
 """A verdict as a screen: the answer first, both arms side by side, why, what flips it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pdctl.perf_model.records import Percentiles
 from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
-from pdctl.verdict.closed_loop import load_text
-from pdctl.verdict.records import Arm, Flip, Question, Rule, Verdict
-from pdctl.workload.records import Workload
+from pdctl.verdict import sentences
+from pdctl.verdict.closed_loop import clients_text, load_text
+from pdctl.verdict.records import Arm, Question, Rule, Verdict
+from pdctl.workload.records import Slo, Workload
 
-FAVOURS = {"pd": "PD", "colocated": "colocated", "neither": "–", "unknown": "?"}
+FAVOURS = {"pd": "split", "colocated": "colocated", "neither": "–", "unknown": "?"}
 COLOURS = {"pd": "green", "colocated": "cyan", "too_close": "yellow"}
 RULE_NAMES = {
     "long_prompts": "prompts",
@@ -27,20 +27,43 @@ BAR_CELLS = 12
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def plan_view(question: Question, verdict: Verdict, next_command: str) -> RenderableType:
-    """The screen of `pdctl plan`."""
-    parts: list[RenderableType] = [_headline(verdict)]
+def plan_view(question: Question, verdict: Verdict) -> RenderableType:
+    """The screen of `pdctl plan`, but for the commands that follow from it."""
+    parts: list[RenderableType] = list(_headline(question, verdict))
     if verdict.clients is not None:
         parts.append(Text(f"Load: {load_text(verdict.clients)}.", style="dim"))
-    if any(arm.ttft_s for arm in verdict.arms.values()):
+    if any(arm.attainment is not None or arm.ttft_s for arm in verdict.arms.values()):
         parts += [Text(), _arms(question, verdict)]
     parts += [Text(), _rules(verdict.rules)]
-    if flips := flip_sentence(verdict):
-        parts += [Text(), Text(flips)]
-    if len(verdict.sweep) > 1:
+    if states := sentences.state_sentence(verdict):
+        parts.append(Text(states))
+    if flips := list(sentences.flip_sentences(question, verdict.flips)):
+        parts += [Text(), Text("Changes the answer (each one asked again)", style="bold")]
+        parts += [Text(" · ".join(flips))]
+    if len(verdict.sweep) > 1 and any(map(carried_rps, verdict.arms.values())):
         parts += [Text(), _sweep(verdict)]
-    parts += [Text(), *_notes(verdict), _next(verdict, next_command)]
+    if notes := _notes(verdict):
+        parts += [Text(), *notes]
     return _indented(Group(*parts))
+
+
+def next_lines(commands: Sequence[str]) -> list[str]:
+    """The commands to go on with, one a line; never to be wrapped."""
+    heads = ["next", *[""] * len(commands)]
+    lines = [f"  {head:4}   {command}" for head, command in zip(heads, commands, strict=False)]
+    return ["", *lines] if lines else []
+
+
+def plain(view: RenderableType, width: int) -> str:
+    """A view as text without colours, and without spaces at the ends of its lines."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    file = StringIO()
+    Console(file=file, width=width, color_system=None, highlight=False, emoji=False).print(view)
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    return "\n".join(lines).strip("\n") + "\n"
 
 
 def workload_line(workload: Workload) -> str:
@@ -53,53 +76,129 @@ def workload_line(workload: Workload) -> str:
     return ", ".join(parts)
 
 
-def _headline(verdict: Verdict) -> Text:
-    text = Text()
-    if verdict.unmet and verdict.unmet != verdict.reason:
-        text.append(f"{verdict.unmet}\n", style="bold red")
-    text.append(verdict.headline, style=f"bold {COLOURS[verdict.verdict]}")
-    text.append(f"   confidence {verdict.confidence} ({basis(verdict)})", style="default")
+def _headline(question: Question, verdict: Verdict) -> Iterator[RenderableType]:
+    colour = COLOURS[verdict.verdict] if verdict.is_met else "red"
+    text = Text(verdict.headline, style=f"bold {colour}")
+    if verdict.arms:
+        text.append(f"   sure? {verdict.confidence} · {basis(verdict)}", style="default")
+    yield text
+    for sentence in answer_sentences(question, verdict):
+        yield Text(sentence)
+
+
+def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
+    """What the headline rests on, how many GPUs would do, and what one engine's failure leaves."""
+    if not verdict.is_met:
+        no = verdict.unmet.removeprefix(verdict.headline).lstrip(":; ")
+        if no:
+            yield no if not no.startswith("the ") else f"T{no[1:]}"
+        return
     if verdict.reason:
-        text.append(f"\n{verdict.reason}", style="default")
-    return text
+        yield verdict.reason
+    if needed := sentences.gpus_sentence(question, verdict):
+        yield f"At {format_rate(verdict.rate_rps)} req/s {needed[0].lower()}{needed[1:]}"
+    yield from sentences.down_sentences(question, verdict)
 
 
 def basis(verdict: Verdict) -> str:
-    """Where the numbers come from, in brackets: roofline, ±30 %."""
+    """Where the numbers come from: step times ±30 % (roofline)."""
     if verdict.decided_by == "rules" and not any(a.ttft_s for a in verdict.arms.values()):
         return "rules alone"
     source = verdict.provenance
-    return f"{source.basis}, ±{source.band * 100:.0f} %"
+    return f"step times ±{source.band * 100:.0f} % ({source.basis})"
 
 
 def _arms(question: Question, verdict: Verdict) -> Table:
     arms = [verdict.arms[k] for k in ("colocated", "pd") if k in verdict.arms]
-    slo = question.slo
     table = _grid()
     table.add_column()
     for _ in arms:
         table.add_column(justify="left")
     table.add_column(style="dim")
-    heads = [f"{'colocated' if a.layout.endswith('C') else 'PD'} {a.layout}" for a in arms]
-    table.add_row("", *heads, "your SLO" if slo.is_given else "", style="bold")
-    table.add_row("GPUs", *(gpus_text(a) for a in arms), "")
-    table.add_row("TTFT  p50 / p90", *(_pair(a.ttft_s) for a in arms), _limit(slo.ttft_s))
-    table.add_row("TPOT  p50 / p90", *(_pair(a.tpot_s) for a in arms), _limit(slo.tpot_s))
-    name = "goodput" if slo.is_given else "sustains" if verdict.clients is None else "throughput"
-    rate = verdict.rate_rps
-    offered = f"offered {format_rate(rate)}" if rate is not None else ""
-    table.add_row(name, *(_per_s(sustained(a)) for a in arms), offered)
-    if verdict.clients is not None and slo.is_given:
-        wanted = format_share(slo.attainment)
-        table.add_row("meet the SLOs", *(format_share(a.attainment) for a in arms), wanted)
-    table.add_row("tokens/s per GPU", *(format_rate(a.tokens_per_s_per_gpu) for a in arms), "")
-    table.add_row("KV use peak", *(_kv(a) for a in arms), "")
+    for name, cells, wanted in arm_rows(question, verdict):
+        head = not name.strip() or name.startswith("at ")
+        texts = [Text(cell, style="red" if MISSED in cell else "") for cell in cells]
+        table.add_row(name, *texts, wanted, style="bold" if head else "")
     return table
 
 
-def sustained(arm: Arm) -> float | None:
-    """The highest rate the arm sustains; the goodput at the offered rate where it is unknown."""
-    return arm.knee_rps if arm.knee_rps is not None else arm.goodput_rps
+MISSED = "✗"
+ArmRow = tuple[str, list[str], str]
+
+
+def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
+    """The rows of both arms side by side: name, a cell an arm, and the SLO. Missed cells have ✗."""
+    arms = [verdict.arms[k] for k in ("colocated", "pd") if k in verdict.arms]
+    slo, rate = question.slo, verdict.rate_rps
+    share = sentences.share_name(slo.attainment)
+    heads = [f"{'colocated' if 'colocated' in a.parallelism else 'split'} {a.layout}" for a in arms]
+    wanted = f"your SLO ({share_text(slo.attainment)})" if slo.is_given else ""
+    at = f"at {format_rate(rate)} req/s" if rate is not None else ""
+    if verdict.clients is not None:
+        at = f"at {clients_text(verdict.clients)}"
+    yield (at, heads, wanted)
+    if slo.is_given:
+        name = "meet both SLOs" if slo.ttft_s and slo.tpot_s else "meet the SLO"
+        yield (name, [_share_cell(a, slo) for a in arms], share_text(slo.attainment))
+    quantiles = [("TTFT", slo.ttft_s, "ttft"), ("TPOT", slo.tpot_s, "tpot")]
+    for name, limit, key in quantiles:
+        cells = [_time_cell(a, key, limit) for a in arms]
+        yield (f"{name} {share}", cells, format_seconds(limit) if limit is not None else "")
+    asked = f"you: {format_rate(rate)}" if rate is not None and verdict.is_rate_asked else ""
+    if verdict.clients is None:
+        yield ("carries up to", [_capacity_cell(a) for a in arms], asked)
+    else:
+        yield ("throughput", [f"{format_rate(a.throughput_rps)} req/s" for a in arms], "")
+    yield ("GPUs", [gpus_text(a) for a in arms], "")
+    if slo.is_given and verdict.is_rate_asked:
+        cells = [str(a.gpus_needed) if a.gpus_needed else "–" for a in arms]
+        yield ("GPUs needed", cells, "")
+    yield ("output per GPU", [_tokens_cell(a) for a in arms], "")
+    if price := question.usd_per_gpu_hour:
+        costs = [usd_per_million(a, price) for a in arms]
+        cells = [f"${cost:.2f}" if cost is not None else UNKNOWN for cost in costs]
+        yield ("per 1M output tokens", cells, f"${price:g} a GPU and hour")
+    yield ("KV use peak", [_kv(a) for a in arms], "")
+
+
+def share_text(share: float) -> str:
+    """0.9 as 90 %, 0.999 as 99.9 %."""
+    return f"{share * 100:.4g} %"
+
+
+def _share_cell(arm: Arm, slo: Slo) -> str:
+    if arm.attainment is None:
+        return UNKNOWN
+    if arm.keeps_up is False:
+        return f"cannot keep up {MISSED}"
+    return sentences.share_down(arm.attainment) + ("" if arm.meets else f" {MISSED}")
+
+
+def _time_cell(arm: Arm, key: str, limit: float | None) -> str:
+    value: float | None = getattr(arm, f"{key}_at_share_s")
+    if value is None:
+        return "–" if arm.keeps_up is False else UNKNOWN
+    if value == 0:
+        return "one token"  # TPOT of answers without a second one
+    return format_seconds(value) + (f" {MISSED}" if limit is not None and value > limit else "")
+
+
+def _capacity_cell(arm: Arm) -> str:
+    if arm.capacity_rps is None:
+        return UNKNOWN
+    return f"{sentences.rate_down(arm.capacity_rps)} req/s" if arm.capacity_rps else f"0 {MISSED}"
+
+
+def _tokens_cell(arm: Arm) -> str:
+    if arm.tokens_per_s_per_gpu is None:
+        return "–" if arm.keeps_up is False else UNKNOWN
+    return f"{format_rate(arm.tokens_per_s_per_gpu)} tok/s"
+
+
+def usd_per_million(arm: Arm, usd_per_gpu_hour: float) -> float | None:
+    """Dollars for a million output tokens at the rate compared at; None: unknown."""
+    speed = arm.tokens_per_s_per_gpu
+    return usd_per_gpu_hour / 3600 / speed * 1e6 if speed else None
 
 
 def gpus_text(arm: Arm) -> str:
@@ -116,25 +215,6 @@ def gpus_text(arm: Arm) -> str:
     return "  ".join(parts)
 
 
-def _pair(times: Percentiles | None) -> str:
-    if times is None:
-        return UNKNOWN
-    if times.p99 == 0:
-        return "one token"  # TPOT of answers without a second one
-    left, right = format_seconds(times.p50), format_seconds(times.p90)
-    if left.split()[-1] == right.split()[-1]:
-        left = left.split()[0]
-    return f"{left} / {right}"
-
-
-def _limit(seconds: float | None) -> str:
-    return format_seconds(seconds) if seconds is not None else ""
-
-
-def _per_s(rate: float | None) -> str:
-    return f"{format_rate(rate)} req/s" if rate is not None else UNKNOWN
-
-
 def _kv(arm: Arm) -> str:
     if not arm.kv_usage:
         return UNKNOWN
@@ -148,73 +228,56 @@ def _rules(rules: Sequence[Rule]) -> Table:
     table.add_column()
     table.add_column(ratio=1, overflow="fold")
     table.add_column()
-    table.add_row("Why", "", "favours", style="bold")
+    table.add_row("Why", "", "points to", style="bold")
     for rule in rules:
         style = COLOURS.get(rule.favours, "dim")
         table.add_row(RULE_NAMES[rule.id], rule.text, Text(FAVOURS[rule.favours], style=style))
     return table
 
 
-def flip_sentence(verdict: Verdict) -> str:
-    """It flips to colocated if TPOT may be 80 ms, or below 1.1 req/s."""
-    sentences = []
-    for side in ("colocated", "pd", "too_close"):
-        flips = [f for f in verdict.flips if f.to == side]
-        if flips:
-            name = {"pd": "PD", "too_close": "too close to call"}.get(side, side)
-            verb = "becomes" if side == "too_close" else "flips to"
-            sentences.append(f"It {verb} {name} {_either(map(_flip_words, flips))}.")
-    return " ".join(sentences)
-
-
-def _flip_words(flip: Flip) -> str:
-    up = flip.at > flip.from_at if flip.from_at is not None else True
-    if flip.what in ("tpot_s", "ttft_s"):
-        name = flip.what[:4].upper()
-        return f"if {name} {'may' if up else 'must'} be {format_seconds(flip.at)}"
-    if flip.what == "rate_rps":
-        return f"{'above' if up else 'below'} {format_rate(flip.at)} req/s"
-    if flip.what == "isl":
-        return f"with prompts {'over' if up else 'under'} {flip.at:,.0f} tokens"
-    return f"with {flip.at:.0f} engines"
-
-
-def _either(words: Iterable[str]) -> str:
-    *most, last = list(words)
-    return f"{', '.join(most)}, or {last}" if most else last
-
-
 def _sweep(verdict: Verdict) -> Table:
-    values = [sustained(arm) or 0.0 for arm in verdict.sweep]
+    arms = [verdict.arms[k] for k in ("colocated",) if k in verdict.arms] + list(verdict.sweep)
+    values = [carried_rps(arm) or 0.0 for arm in arms]
     top = max(values) or 1.0
-    chosen = verdict.arms.get("pd")
+    shown = verdict.arms.get(verdict.verdict)
     mixed = len({tuple(arm.parallelism.items()) for arm in verdict.sweep}) > 1
     table = _grid()
-    table.add_column(justify="right")
+    table.add_column(justify="left")
     table.add_column(min_width=BAR_CELLS)
     table.add_column(justify="right")
     table.add_column()
-    table.add_row("splits", "", "req/s", _starts(verdict), style="bold")
-    for arm, value in zip(verdict.sweep, values, strict=True):
-        best = chosen is not None and arm.parallelism == chosen.parallelism
-        style = "green" if best and chosen and arm.layout == chosen.layout else ""
-        shape = f"{gpus_text(arm)}  " if mixed else ""
-        cells = (arm.layout, bar(value / top), format_rate(value), shape + _sweep_times(arm))
-        table.add_row(*cells, style=style)
+    name = "carries up to" if verdict.clients is None else "throughput"
+    table.add_row("all layouts", "", name, _starts(verdict), style="bold")
+    for arm, value in zip(arms, values, strict=True):
+        is_shown = shown is not None and (arm.layout, arm.parallelism) == (
+            shown.layout,
+            shown.parallelism,
+        )
+        about = "~ " if is_estimated(arm) else ""
+        shape = gpus_text(arm) if mixed else ""
+        cells = (arm.layout, bar(value / top), f"{about}{sentences.rate_down(value)}", shape)
+        table.add_row(*cells, style="green" if is_shown else "")
+    if any(map(is_estimated, arms)):
+        table.add_row("", Text("~ estimated, not simulated", style="dim"), "", "")
     return table
 
 
+def carried_rps(arm: Arm) -> float | None:
+    """The arm's capacity, or an estimate of it; its throughput in a closed loop."""
+    known = (arm.throughput_rps, arm.capacity_rps, arm.estimate_rps)
+    return next((rate for rate in known if rate is not None), None)
+
+
+def is_estimated(arm: Arm) -> bool:
+    """Whether what the arm carries is a closed form's estimate."""
+    return arm.throughput_rps is None and arm.capacity_rps is None
+
+
 def _starts(verdict: Verdict) -> str:
-    """The splits that the rules start from: N/4 = 2P6D, by rate 3P5D."""
+    """The splits that the rules start from: rules: 2P6D (N/4), 3P5D (by rate)."""
     names = {"quarter": "N/4", "rate_match": "by rate"}
-    parts = [f"{names[s.basis]} {s.prefill}P{s.decode}D" for s in verdict.starts]
-    return ", ".join(parts)
-
-
-def _sweep_times(arm: Arm) -> str:
-    if arm.ttft_s is None or arm.tpot_s is None:
-        return arm.infeasible or "cannot keep up"
-    return f"{format_seconds(arm.ttft_s.p90)}, {format_seconds(arm.tpot_s.p90)}"
+    parts = [f"{s.prefill}P{s.decode}D ({names[s.basis]})" for s in verdict.starts]
+    return f"rules start from {', '.join(parts)}" if parts else ""
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:
@@ -226,14 +289,6 @@ def bar(share: float, cells: int = BAR_CELLS) -> str:
 
 def _notes(verdict: Verdict) -> list[Text]:
     return [Text(f"! {warning}", style="yellow") for warning in verdict.warnings]
-
-
-def _next(verdict: Verdict, command: str) -> Text:
-    text = Text("next   ", style="dim")
-    text.append(command, style="bold")
-    if verdict.arms:
-        text.append("\n       pdctl rehearse · --report plan.html · --json", style="dim")
-    return text
 
 
 def _grid() -> Table:

@@ -1,16 +1,20 @@
 """A verdict as one self-contained HTML page: the answer, six charts, every input."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 
+from pdctl import __version__
 from pdctl.perf_model.records import QueueSample
-from pdctl.tables.plan import gpus_text
-from pdctl.tables.svg import Axes, Series, bar_chart, line_chart
+from pdctl.tables.plan import answer_sentences, arm_rows, carried_rps, is_estimated
+from pdctl.tables.svg import Axes, Limit, Series, bar_chart, line_chart
 from pdctl.units import UNKNOWN, format_bytes, format_rate, format_seconds, format_share
 from pdctl.verdict.closed_loop import clients_of, load_text
 from pdctl.verdict.records import Arm, Question, Verdict
 from pdctl.verdict.search import RatePoint
+from pdctl.verdict.sentences import flip_sentences, state_sentence
 from pdctl.workload.describe import drawn_line, read_line
 from pdctl.workload.records import Workload
 
@@ -40,8 +44,11 @@ def rate_chart(
         known = [(x, y) for x, y in values if y is not None]
         lines.append(Series(f"{_name(name)} {verdict.arms[name].layout}", start + known, name))
     y = "req/s within the SLOs" if has_slo else "TPOT p90, ms"
+    limits = [Limit("x", verdict.rate_rps, "your rate")] if verdict.is_rate_asked else []
+    if not has_slo and question.slo.tpot_s:
+        limits.append(Limit("y", question.slo.tpot_s * 1e3, "SLO"))
     axes = Axes("req/s offered", y, *_top(lines))
-    return line_chart(f"{y} against rate for both arms", axes, lines, ())
+    return line_chart(f"{y} against rate for both arms", axes, lines, (), limits)
 
 
 def _height(point: RatePoint, has_slo: bool) -> float | None:
@@ -51,10 +58,10 @@ def _height(point: RatePoint, has_slo: bool) -> float | None:
 
 
 def split_chart(verdict: Verdict) -> str:
-    """The highest rate of every split, and of colocated."""
+    """What every split carries, and colocated; estimates are marked by ~."""
     alone = verdict.arms.get("colocated")
     arms = ([alone] if alone else []) + list(verdict.sweep)
-    values = [arm.knee_rps or 0.0 for arm in arms]
+    values = [_carried(arm) for arm in arms]
     if not verdict.sweep or not any(values):
         return ""
     chosen = verdict.arms["pd"].layout if "pd" in verdict.arms else ""
@@ -62,16 +69,25 @@ def split_chart(verdict: Verdict) -> str:
     for i, (arm, value) in enumerate(zip(arms, values, strict=True)):
         kind = "colocated" if arm is alone else "pd" if arm.layout == chosen else "faint"
         groups[kind].append((float(i), value))
-    names = {"colocated": "colocated", "pd": "best split", "faint": "other splits"}
+    estimated = ", estimated (~)" if any(map(is_estimated, arms)) else ""
+    names = {"colocated": "colocated", "pd": "best split", "faint": f"other splits{estimated}"}
     bars = [Series(names[kind], points, kind) for kind, points in groups.items() if points]
-    axes = Axes("layout", "highest req/s", 1.0, max(values) * ROOM)
-    return bar_chart("Highest rate of each layout", axes, [a.layout for a in arms], bars)
+    height = "carries up to" if verdict.clients is None else "throughput"
+    axes = Axes("layout", f"{height}, req/s", 1.0, max(values) * ROOM)
+    labels = [f"{'~' if is_estimated(a) else ''}{a.layout}" for a in arms]
+    return bar_chart("What each layout carries", axes, labels, bars)
 
 
-def pareto_chart(verdict: Verdict) -> str:
+def _carried(arm: Arm) -> float:
+    """Simulated, or estimated in closed form; a split is never given both."""
+    return carried_rps(arm) or 0.0
+
+
+def pareto_chart(question: Question, verdict: Verdict) -> str:
     """Every layout by TTFT and TPOT p90; the front joins those no other beats at both."""
     alone = verdict.arms.get("colocated")
-    arms = [a for a in ([alone] if alone else []) + list(verdict.sweep) if a.ttft_s and a.tpot_s]
+    both = ([alone] if alone else []) + list(verdict.sweep)
+    arms = [arm for arm in both if arm.ttft_s and arm.tpot_s]
     points = {id(a): _latencies(a) for a in arms}
     if len(arms) < 2:
         return ""
@@ -81,7 +97,10 @@ def pareto_chart(verdict: Verdict) -> str:
     marks = [Series(a.layout, [points[id(a)]], "colocated" if a is alone else "pd") for a in shown]
     line = Series("Pareto front", [p for p in front if p[1] <= near], "faint front")
     axes = Axes("TPOT p90, ms", "TTFT p90, s", *_top(marks))
-    return line_chart("TTFT against TPOT of every layout", axes, [line], marks)
+    slo = question.slo
+    limits = [Limit("x", slo.tpot_s * 1e3, "SLO")] if slo.tpot_s else []
+    limits += [Limit("y", slo.ttft_s, "SLO")] if slo.ttft_s else []
+    return line_chart("TTFT against TPOT of every layout", axes, [line], marks, limits)
 
 
 def _latencies(arm: Arm) -> tuple[float, float]:
@@ -176,7 +195,11 @@ svg { width: 100%; height: auto; display: block; } .grid { stroke: var(--rule); 
 .pd { color: var(--pd); } .colocated { color: var(--colocated); } .wait { color: var(--wait); }
 .other { color: var(--other); } .late { color: var(--late); }
 .faint { color: var(--dim); opacity: .6; }
-.front { stroke-dasharray: 5 4; }
+.front { stroke-dasharray: 5 4; } .limit { stroke: var(--late); stroke-dasharray: 3 3; }
+.note { color: var(--wait); } footer { margin-top: 2.5rem; } ul { margin: .3rem 0 .6rem;
+  padding-left: 1.2rem; }
+@media (max-width: 40rem) { body { padding: 1rem .75rem 3rem; } h1 { font-size: 1.35rem; }
+  th, td { padding-right: .5rem; font-size: .9rem; } .label { font-size: 15px; } }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0;
   margin: .3rem 0 0; font-size: .85rem; } .legend li::before { content: "■ "; }
 """
@@ -184,21 +207,29 @@ svg { width: 100%; height: auto; display: block; } .grid { stroke: var(--rule); 
 Row = tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Made:
+    """When a report was made, and by which command."""
+
+    at: datetime
+    command: str
+
+
 def report_page(
     question: Question,
     verdict: Verdict,
-    next_command: str,
+    next_commands: Sequence[str],
     curves: dict[str, tuple[RatePoint, ...]],
-    flips: str,
+    made: Made,
 ) -> str:
     """The page. Everything that came from outside is escaped; nothing is fetched."""
     title = f"{question.llm.name}: {verdict.headline}"
     sections = [
         _section("Both arms", _table(_arm_rows(question, verdict)), wide=True),
         _section("Why", _table(_rule_rows(verdict)), wide=True),
-        _section("Goodput against rate", rate_chart(question, verdict, curves)),
-        _section("Goodput against split", split_chart(verdict)),
-        _section("TTFT against TPOT: the Pareto front", pareto_chart(verdict)),
+        _section("Requests within the SLOs against rate", rate_chart(question, verdict, curves)),
+        _section("What each layout carries", split_chart(verdict)),
+        _section("TTFT against TPOT: the Pareto front", pareto_chart(question, verdict)),
         *(_section(name, chart) for name, chart in queue_charts(verdict)),
         *(_section(name, chart) for name, chart in lengths_charts(question.workload)),
         _section("Inputs", _table(_input_rows(question))),
@@ -209,22 +240,33 @@ def report_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"{_head(question, verdict, next_command, flips)}"
-        f"<main>{''.join(s for s in sections if s)}</main></body></html>\n"
+        f"{_head(question, verdict, next_commands)}"
+        f"<main>{''.join(s for s in sections if s)}</main>{_foot(made)}</body></html>\n"
     )
 
 
-def _head(question: Question, verdict: Verdict, next_command: str, flips: str) -> str:
+def _head(question: Question, verdict: Verdict, next_commands: Sequence[str]) -> str:
     source = verdict.provenance
-    said = [text for text in (verdict.unmet, *verdict.warnings) if text]
-    notes = "".join(f"<p>{escape(text)}</p>" for text in said)
+    answers = "".join(f"<p>{escape(text)}</p>" for text in answer_sentences(question, verdict))
+    flips = list(flip_sentences(question, verdict.flips))
+    turns = "".join(f"<li>{escape(text)}</li>" for text in flips)
+    notes = "".join(f'<p class="note">{escape(text)}</p>' for text in verdict.warnings)
+    commands = "".join(f"<p><code>{escape(command)}</code></p>" for command in next_commands)
     return (
         f'<header><p class="dim">{escape(question.llm.name)} on {escape(_gpus(question))}</p>'
-        f"<h1>{escape(verdict.headline)}</h1><p>{escape(verdict.reason)}</p>"
-        f"<p>{escape(flips)}</p>"
+        f"<h1>{escape(verdict.headline)}</h1>{answers}"
         f'<p class="dim">Confidence {verdict.confidence}, decided by {verdict.decided_by}; '
-        f"{source.basis}, ±{source.band * 100:.0f} %.</p>"
-        f"<p><code>{escape(next_command)}</code></p>{notes}</header>"
+        f"step times ±{source.band * 100:.0f} % ({source.basis}).</p>"
+        f"{f'<h2>Changes the answer</h2><ul>{turns}</ul>' if turns else ''}"
+        f"{commands}{notes}</header>"
+    )
+
+
+def _foot(made: Made) -> str:
+    at = made.at.strftime("%Y-%m-%d %H:%M %Z").strip()
+    return (
+        f'<footer class="dim"><p>pdctl {__version__}, {escape(at)}</p>'
+        f"<p><code>{escape(made.command)}</code></p></footer>"
     )
 
 
@@ -250,25 +292,20 @@ def _line(row: Row) -> str:
 
 def _arm_rows(question: Question, verdict: Verdict) -> list[Row]:
     arms = [verdict.arms[name] for name in ("colocated", "pd") if name in verdict.arms]
-    slo = question.slo
-    rows: list[Row] = [("", *(arm.layout for arm in arms), "SLO")]
-    rows.append(("GPUs", *(gpus_text(arm) for arm in arms), ""))
-    for q in ("p50", "p90", "p99"):
-        rows.append((f"TTFT {q}", *(_time(a.ttft_s, q) for a in arms), _limit(slo.ttft_s)))
-    for q in ("p50", "p90", "p99"):
-        rows.append((f"TPOT {q}", *(_time(a.tpot_s, q) for a in arms), _limit(slo.tpot_s)))
-    if verdict.clients is None:
-        rows.append(("highest rate", *(f"{format_rate(a.knee_rps)} req/s" for a in arms), ""))
-    else:
-        rows.append(("throughput", *(f"{format_rate(a.throughput_rps)} req/s" for a in arms), ""))
-    rows.append(("tokens/s per GPU", *(format_rate(a.tokens_per_s_per_gpu) for a in arms), ""))
-    rows.append(("KV use peak", *(_kv(arm) for arm in arms), ""))
+    rows: list[Row] = [
+        (name, *cells, wanted) for name, cells, wanted in arm_rows(question, verdict)
+    ]
+    for field, name in (("ttft_s", "TTFT"), ("tpot_s", "TPOT")):
+        for q in ("p50", "p90", "p99"):
+            rows.append((f"{name} {q}", *(_time(getattr(a, field), q) for a in arms), ""))
     return rows
 
 
 def _rule_rows(verdict: Verdict) -> list[Row]:
-    rows: list[Row] = [("rule", "value", "favours", "source")]
+    rows: list[Row] = [("rule", "value", "points to", "source")]
     rows += [(r.id.replace("_", " "), r.text, r.favours, r.source) for r in verdict.rules]
+    if states := state_sentence(verdict):
+        rows.append(("states", states, "", "SGLang's memory pools"))
     return rows
 
 
@@ -315,25 +352,19 @@ def _provenance_rows(question: Question, verdict: Verdict) -> list[Row]:
     rows += [("error band", f"±{source.band * 100:.0f} % ({source.basis})")]
     rows += [("GPU", f"{gpu.name}, {format_bytes(gpu.memory_bytes)}: {gpu.source}")]
     rows += [("latencies", "discrete-event simulation of SGLang's scheduling")]
-    rows += [("flips and the sweep's rates", "closed forms, scaled to agree with the simulation")]
+    rows += [("what layouts carry", "the same simulation at other rates; ~ marks closed forms")]
+    rows += [("what changes the answer", "the whole question, asked again at that value")]
     rows += [("assumed", text) for text in question.llm.assumptions]
     return rows
 
 
 def _gpus(question: Question) -> str:
     cluster = question.cluster
+    if question.max_gpus and question.max_gpus < cluster.num_gpus:
+        return f"{question.max_gpus} of {cluster.num_gpus} × {cluster.gpu.name}"
     each = f"{cluster.gpus_per_node} × {cluster.gpu.name}"
     return each if cluster.num_nodes == 1 else f"{cluster.num_nodes} nodes of {each}"
 
 
 def _time(times: object, quantile: str) -> str:
     return format_seconds(getattr(times, quantile, None))
-
-
-def _limit(seconds: float | None) -> str:
-    return format_seconds(seconds) if seconds else ""
-
-
-def _kv(arm: Arm) -> str:
-    parts: Iterable[str] = (f"{r} {format_share(v)}" for r, v in (arm.kv_usage or {}).items())
-    return ", ".join(parts) or UNKNOWN

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 44
@@ -17,6 +18,15 @@ class Series:
     name: str
     points: Sequence[tuple[float, float]]
     kind: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A value on an axis that a dashed line marks: an SLO, the rate asked about."""
+
+    axis: Literal["x", "y"]
+    value: float | None
+    name: str
 
 
 @dataclass(frozen=True)
@@ -37,9 +47,15 @@ class Axes:
         )
 
 
-def line_chart(title: str, axes: Axes, lines: Sequence[Series], marks: Sequence[Series]) -> str:
-    """Lines, and single points with their names."""
-    parts = [_frame(axes)]
+def line_chart(
+    title: str,
+    axes: Axes,
+    lines: Sequence[Series],
+    marks: Sequence[Series],
+    limits: Sequence[Limit] = (),
+) -> str:
+    """Lines, single points with their names, and limits where they lie within the axes."""
+    parts = [_frame(axes), *(_limit(axes, limit) for limit in limits)]
     for line in lines:
         pixels = " ".join(f"{x},{y}" for x, y in (axes.at(*p) for p in line.points))
         parts.append(f'<polyline class="line {line.kind}" points="{pixels}"/>')
@@ -96,6 +112,19 @@ def _frame(axes: Axes, *, x_ticks: bool = True) -> str:
         f'rotate(-90)">{escape(axes.y)}</text>'
     )
     return "".join(parts)
+
+
+def _limit(axes: Axes, limit: Limit) -> str:
+    top = axes.x_max if limit.axis == "x" else axes.y_max
+    if limit.value is None or not 0 < limit.value <= top:
+        return ""
+    if limit.axis == "x":
+        x, _ = axes.at(limit.value, 0)
+        line = f'<line class="limit" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        return line + _text(x + 4, TOP + 10, limit.name, "start")
+    _, y = axes.at(0, limit.value)
+    line = f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+    return line + _text(WIDTH - RIGHT - 4, y - 4, limit.name, "end")
 
 
 def _mark(axes: Axes, mark: Series, x: float, y: float) -> str:

@@ -338,11 +338,11 @@ def _waits(use: float, service_s: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Scored:
-    """A fleet with its closed-form knee, and its pace at a rate (None: it cannot carry it)."""
+    """A fleet with its closed-form capacity, and its pace at a rate (None: it cannot carry it)."""
 
     fleet: Fleet
     rate_rps: float
-    knee_rps: float
+    capacity_rps: float
     pace: Pace | None
 
 
@@ -379,16 +379,9 @@ def pace_of(fleet: Fleet, demand: Demand, rate_rps: float) -> Pace | None:
     return pd_pace(fleet.prefill, fleet.decode, ratio, demand, rate_rps)
 
 
-def preference(scored: Scored, demand: Demand, slo: Slo) -> tuple[float, ...]:
-    """Larger is better: goodput with SLOs; without, whether it keeps up, then mean latency.
-
-    Among equals, the layout nearer to its SLOs at the rate asked about.
-    """
-    if slo.is_given:
-        return (scored.knee_rps, -excess(scored.pace, slo))
-    if scored.pace is None or scored.knee_rps < scored.rate_rps:
-        return (0.0, scored.knee_rps)
-    return (1.0, -(scored.pace.ttft_s + demand.osl * scored.pace.tpot_s))
+def mean_latency_s(pace: Pace | None, demand: Demand) -> float:
+    """From the arrival of a mean request to its last token; infinite where it is not carried."""
+    return pace.ttft_s + demand.osl * pace.tpot_s if pace else math.inf
 
 
 def excess(pace: Pace | None, slo: Slo) -> float:

@@ -1,22 +1,24 @@
 """A closed loop of clients: the requests they send, each arm's answers, and the choice."""
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from pdctl.perf_model.metrics import is_good, percentiles
 from pdctl.perf_model.records import Fleet, Outcome
 from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.simulate import simulate_clients
 from pdctl.units import format_rate, format_seconds, format_share
-from pdctl.verdict.closed_form import Demand, capacity_rps, pace_of
-from pdctl.verdict.judge import Ruling, Side, judge
-from pdctl.verdict.records import Arm, Choice, Question, Steady
-from pdctl.verdict.rules import Lean
-from pdctl.verdict.trials import LEAST_REQUESTS, MOST_REQUESTS, QUEUE_SAMPLES, arm_of
+from pdctl.verdict.closed_form import Demand, capacity_rps, mean_latency_s, pace_of
+from pdctl.verdict.judge import Confidence, Known, by_capacity, by_latency, confidence_of
+from pdctl.verdict.records import Arm, Choice, Lean, Question, Steady
+from pdctl.verdict.trials import QUEUE_SAMPLES, Run, arm_of_run, known_or_nan, without_too_long
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.records import Requests, Slo
 
 REQUESTS_PER_CLIENT = 10  # as benchmarks send: InferenceX, and SGLang's bench_serving by habit
+LEAST_REQUESTS = 200  # of equal lengths; heavy tails need more to be seen
+MOST_REQUESTS = 10_000
 LEAST_PER_CLIENT = 3  # a burst, a steady part and a drain, of however many clients
 
 
@@ -26,22 +28,27 @@ def clients_of(question: Question) -> int | None:
     return None if clients is None else max(1, round(clients))
 
 
+def clients_text(clients: int) -> str:
+    """2,000 clients."""
+    return f"{clients:,} {'client' if clients == 1 else 'clients'}"
+
+
 def load_text(clients: int) -> str:
     """A closed loop in words."""
-    noun = "client" if clients == 1 else "clients"
-    return f"{clients:,} {noun}, closed loop, starting with a burst of {clients:,}"
+    return f"{clients_text(clients)}, closed loop, starting with a burst of {clients:,}"
 
 
 def client_requests(question: Question, demand: Demand, clients: int) -> Requests:
     """The requests that the clients send in order: a trace's own from its start, or drawn ones.
 
-    Ten per client, within the bounds of other simulated runs; never fewer than three per client.
-    Ignores: the arrival times of a trace.
+    Ten per client, from 200 to 10,000 in all; never fewer than three per client.
+    Ignores: the arrival times of a trace, and its requests that exceed the LLM's context.
     """
     least = math.ceil(LEAST_REQUESTS * demand.spread**2)
     num = min(max(REQUESTS_PER_CLIENT * clients, least), MOST_REQUESTS)
     num = max(num, LEAST_PER_CLIENT * clients)
-    return make_requests(question.workload, num=num, rate_rps=1.0, seed=question.seed)
+    workload = without_too_long(question.workload, question.llm.max_context)
+    return make_requests(workload, num=num, rate_rps=1.0, seed=question.seed)
 
 
 def try_clients(
@@ -64,8 +71,10 @@ def try_clients(
         outcome = simulate_clients(
             fleet, requests, clients, seed=seed, prefixes=prefixes, sample_every_s=every
         )
+    run = Run(known_or_nan(outcome.ttft_s), known_or_nan(outcome.tpot_s), keeps_up=True)
+    rate_rps = len(outcome.ttft_s) / max(outcome.span_s, 1e-9)
     return replace(
-        arm_of(fleet, outcome, slo),
+        arm_of_run(fleet, outcome, run, slice(None), rate_rps, slo),
         throughput_rps=_answered(outcome) / max(outcome.span_s, 1e-9),
         steady=steady_part(outcome, clients, slo),
     )
@@ -105,10 +114,18 @@ def estimated_rps(fleet: Fleet, demand: Demand, clients: float) -> float:
     low, high = 1e-6, capacity_rps(fleet, demand, Slo())
     for _ in range(30):
         middle = (low + high) / 2
-        pace = pace_of(fleet, demand, middle)
-        stay = pace.ttft_s + demand.osl * pace.tpot_s if pace else math.inf
+        stay = mean_latency_s(pace_of(fleet, demand, middle), demand)
         low, high = (middle, high) if middle * stay <= clients else (low, middle)
     return low
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A choice and how sure it is. evidence: what the simulation alone says."""
+
+    choice: Choice
+    confidence: Confidence
+    evidence: Choice
 
 
 def judge_clients(leaning: Lean, arms: dict[str, Arm], slo: Slo, band: float) -> Ruling:
@@ -117,23 +134,30 @@ def judge_clients(leaning: Lean, arms: dict[str, Arm], slo: Slo, band: float) ->
     Colocated suffices where it would meet the SLOs with times longer by the band. Where neither
     meets them the nearer arm is named, with low confidence.
     """
-    colocated = arms["colocated"]
-    enough = _good_rps(colocated, slo) / (1 + band) ** 2
-    asked = enough if not slo.is_given or _suffices(colocated, slo, band) else None
-    ruling = judge(
-        leaning,
-        _side(colocated, slo),
-        _side(arms["pd"], slo),
-        rate_rps=asked,
-        has_slo=slo.is_given,
-        band=band,
-    )
+    evidence = _evidence(arms["colocated"], arms["pd"], slo, band)
     if not slo.is_given or any(meets(arm, slo) for arm in arms.values()):
-        return ruling
-    if ruling.choice != "too_close":
-        return replace(ruling, confidence="low")
+        confidence = confidence_of(
+            evidence, leaning, band=band, is_anchored=True, rate_rps=None, capacities=None
+        )
+        return Ruling(evidence, confidence, evidence)
+    if evidence != "too_close":
+        return Ruling(evidence, "low", evidence)
     nearer: Choice = max(("colocated", "pd"), key=lambda name: _nearness(arms[name]))
-    return Ruling(nearer, "evidence", "low", "too_close")
+    return Ruling(nearer, "low", "too_close")
+
+
+def _evidence(colocated: Arm, pd: Arm, slo: Slo, band: float) -> Choice:
+    if not slo.is_given:
+        return by_latency(_at_throughput(colocated), _at_throughput(pd), band)
+    if _suffices(colocated, slo, band):
+        return "colocated"
+    good = [Known(arm.goodput_rps or 0.0) for arm in (colocated, pd)]
+    return by_capacity(good[0], good[1], None, band)
+
+
+def _at_throughput(arm: Arm) -> Arm:
+    """The arm with its throughput as its capacity, to compare throughputs."""
+    return replace(arm, capacity_rps=arm.throughput_rps)
 
 
 def _nearness(arm: Arm) -> tuple[float, float]:
@@ -153,22 +177,20 @@ def _suffices(arm: Arm, slo: Slo, band: float) -> bool:
     )
 
 
-def _good_rps(arm: Arm, slo: Slo) -> float:
-    return (arm.goodput_rps if slo.is_given else arm.throughput_rps) or 0.0
+def nearest(arms: Mapping[str, Arm]) -> str:
+    """The latencies that the arms do reach, where no layout meets the SLOs."""
+    parts = [
+        f"TTFT {format_seconds(a.ttft_s.p90)} with TPOT {format_seconds(a.tpot_s.p90)} ({a.layout})"
+        for a in arms.values()
+        if a.ttft_s is not None and a.tpot_s is not None
+    ]
+    return f"the nearest: {' or '.join(parts)}"
 
 
-def _side(arm: Arm, slo: Slo) -> Side:
-    return Side(
-        _good_rps(arm, slo),
-        arm.ttft_s.p90 if arm.ttft_s else None,
-        arm.tpot_s.p90 if arm.tpot_s else None,
-    )
-
-
-def clients_reason(arms: dict[str, Arm], question: Question, clients: int) -> str:
+def clients_reason(arms: Mapping[str, Arm], question: Question, clients: int) -> str:
     """One sentence per thing that the arms do differently for these clients."""
     colocated, pd = arms["colocated"], arms["pd"]
-    with_them = f"With {clients:,} {'client' if clients == 1 else 'clients'}"
+    with_them = f"With {clients_text(clients)}"
     rates = (
         f"colocated answers {format_rate(colocated.throughput_rps)} req/s and "
         f"split {format_rate(pd.throughput_rps)}"

@@ -1,16 +1,18 @@
 """Which engines, and how many of each, can the GPUs of a question hold?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pdctl.errors import InvalidInput
+from pdctl.inspection.layers import mixers_of
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.memory import check_parallelism
 from pdctl.perf_model.records import EngineModel, Fleet, Parallelism, Role
 from pdctl.perf_model.simulator.routing import Policy
-from pdctl.verdict.records import Question
+from pdctl.verdict.records import Question, StateLimits
 
+NOTABLE = 1.5  # times more requests per engine: worth a line
 MAX_SIZES = 4  # sizes of engine tried per role beyond the smallest that fits
 
 
@@ -37,7 +39,7 @@ def gpu_budget(question: Question) -> int:
 
     Raises InvalidInput when the engines asked for need more than there are.
     """
-    have = question.cluster.num_gpus
+    have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
     size = _fixed_size(question)
     if question.total is None or size is None:
         return have
@@ -88,6 +90,22 @@ def routing_policy(question: Question, *, is_split: bool) -> Policy:
         return "round_robin"
     drawn = question.workload.requests is None
     return "power_of_two" if drawn and question.workload.prefix_hit else "cache_aware"
+
+
+def state_limits(llm: Llm, fleets: Mapping[str, Fleet]) -> StateLimits | None:
+    """The most requests per engine of both arms, where states of requests make them differ.
+
+    None: the LLM keeps no state pool, one arm is missing, or they differ by at most 1.5 times.
+    Source: running_cap() of perf_model/memory.py. Ignores: why else two engines may differ.
+    """
+    decode = fleets["pd"].decode if "pd" in fleets else None
+    colocated = fleets["colocated"].colocated if "colocated" in fleets else None
+    has_states = any(mixer.kind == "state" for mixer in mixers_of(llm.layers))
+    if decode is None or colocated is None or not has_states:
+        return None
+    limits = StateLimits(decode.max_running_requests, colocated.max_running_requests)
+    low, high = sorted((limits.decode, limits.colocated))
+    return limits if high > NOTABLE * low else None
 
 
 def _splits(

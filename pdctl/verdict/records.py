@@ -11,6 +11,7 @@ from pdctl.workload.records import Slo, Workload
 
 Choice = Literal["pd", "colocated", "too_close"]
 Favours = Literal["pd", "colocated", "neither", "unknown"]
+Lean = Literal["pd", "colocated", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Question:
     seed: int = 0
     attention_backend: str | None = None  # None: SGLang's default on the GPU
     unused_profile: Profile | None = None  # of this GPU and family, but of another backend
+    max_gpus: int | None = None  # use at most so many of the GPUs; None: all
+    usd_per_gpu_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,14 @@ class Sizing:
 
 
 @dataclass(frozen=True)
+class OneDown:
+    """What is left when one engine of a role fails: the share of requests that meet the SLOs."""
+
+    role: Role
+    attainment: float  # without SLOs: 1.0 where the others keep up, else 0.0
+
+
+@dataclass(frozen=True)
 class Steady:
     """The steady part of a closed loop: neither the burst it begins with nor its end."""
 
@@ -81,7 +92,15 @@ class Steady:
 
 @dataclass(frozen=True)
 class Arm:
-    """One layout and what is predicted of it. None: not predicted."""
+    """One layout and what is predicted of it at the rate compared at. None: not predicted.
+
+    attainment: the share of requests that meet every SLO; goodput_rps: so many a second.
+    capacity_rps: the highest rate at which the share asked for meets every SLO (without SLOs: at
+    which it keeps up), whatever rate was asked about; estimate_rps: the same in closed form, where
+    it was not simulated. keeps_up: False where the queue grows for ever. meets: whether enough
+    requests meet the SLOs. ttft_at_share_s, tpot_at_share_s: at the share of requests asked for.
+    gpus_needed: the fewest GPUs with which this kind of deployment meets the SLOs at the rate.
+    """
 
     layout: str
     num_gpus: int
@@ -89,11 +108,18 @@ class Arm:
     ttft_s: Percentiles | None = None
     tpot_s: Percentiles | None = None
     e2e_s: Percentiles | None = None
+    ttft_at_share_s: float | None = None
+    tpot_at_share_s: float | None = None
     goodput_rps: float | None = None
     attainment: float | None = None
+    keeps_up: bool | None = None
+    meets: bool | None = None
+    capacity_rps: float | None = None
+    estimate_rps: float | None = None
     tokens_per_s_per_gpu: float | None = None
     kv_usage: dict[str, float] | None = None
-    knee_rps: float | None = None  # highest rate sustained
+    gpus_needed: int | None = None
+    one_down: tuple[OneDown, ...] = ()
     infeasible: str | None = None  # why it cannot run at all
     queues: tuple[QueueSample, ...] = ()
     throughput_rps: float | None = None  # answers per second to clients in a closed loop
@@ -127,23 +153,60 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """The least that a layout takes: its latencies at a load so light that nothing waits."""
+
+    layout: str
+    ttft_s: float | None
+    tpot_s: float | None
+
+
+@dataclass(frozen=True)
+class StateLimits:
+    """How many requests an engine of each kind runs at most, for the memory of their states."""
+
+    decode: int
+    colocated: int
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The answer of `pdctl plan`."""
+    """The answer of `pdctl plan`: facts first, then the sentences that sentences.write makes.
+
+    evidence: what the simulation alone says; lean: where the rules point. arms: "colocated" and
+    "pd"; impossible: why an arm cannot be built. state_limits: where
+    they make the arms' engines differ. is_met: False where the answer is no: no layout
+    meets the SLOs at the rate, or keeps up with it, or nothing fits.
+    """
 
     verdict: Choice
     confidence: Literal["high", "medium", "low"]
     decided_by: Literal["rules", "evidence", "feasibility"]
-    headline: str
     rules: tuple[Rule, ...]
     sizing: Sizing | None  # None: nothing fits
-    arms: dict[str, Arm]  # "colocated" and "pd"
+    arms: dict[str, Arm]
     sweep: tuple[Arm, ...]
     flips: tuple[Flip, ...]
-    warnings: tuple[str, ...]
     provenance: Provenance
+    evidence: Choice = "too_close"
+    lean: Lean = "mixed"
     starts: tuple[Sizing, ...] = ()  # the first sizings by rule: N/4, and by rate where known
-    reason: str = ""  # one sentence: what the headline rests on
-    settle: str = ""  # the command of the measurement that would settle a too_close
     rate_rps: float | None = None  # the rate the arms were compared at; None: a closed loop
     clients: int | None = None  # of a closed loop
-    unmet: str = ""  # why the answer is no: does not fit, or no layout meets the SLO
+    is_rate_asked: bool = False
+    is_met: bool = True
+    is_fewest: bool = False  # chosen because it needs fewer GPUs
+    impossible: dict[str, str] = field(default_factory=dict)
+    state_limits: StateLimits | None = None
+    fits_on: str = ""  # where nothing fits: GPUs on which it would, as --gpus takes them
+    floors: tuple[Floor, ...] = ()  # where the SLOs are below what any layout takes
+    headline: str = ""
+    reason: str = ""  # what the headline rests on
+    unmet: str = ""  # why the answer is no
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def gpus_needed(self) -> int | None:
+        """The fewest GPUs with which either arm meets the SLOs; None: unknown, or never."""
+        known = [arm.gpus_needed for arm in self.arms.values() if arm.gpus_needed is not None]
+        return min(known, default=None)

@@ -7,7 +7,7 @@ from typing import Literal
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.units import format_count, format_seconds, format_share
-from pdctl.verdict.records import Favours, Rule, Sizing
+from pdctl.verdict.records import Favours, Lean, Rule, Sizing, Speculation
 from pdctl.workload.records import Workload
 
 
@@ -77,8 +77,6 @@ NODE = "pool boundaries do not help inside one node (Miles guide); a prior, not 
 VARY = "fixed pools waste under variable load (Miles guide); limits set on public traces"
 KV = "the KV cache must move much faster than it is made (Mooncake, FAST'25)"
 
-Lean = Literal["pd", "colocated", "mixed"]
-
 
 @dataclass(frozen=True)
 class LoadEstimate:
@@ -94,7 +92,11 @@ class LoadEstimate:
 
 
 def apply_rules(
-    llm: Llm, cluster: Cluster, workload: Workload, load: LoadEstimate | None = None
+    llm: Llm,
+    cluster: Cluster,
+    workload: Workload,
+    load: LoadEstimate | None = None,
+    speculation: Speculation | None = None,
 ) -> tuple[Rule, ...]:
     """Every rule with its value, threshold and what it favours; unknown stays unknown.
 
@@ -103,7 +105,7 @@ def apply_rules(
     load = load or LoadEstimate()
     return (
         _long_prompts(workload),
-        _decode_batch(load.decode_batch),
+        _decode_batch(load.decode_batch, speculation),
         _moe(llm),
         _short_prompts(workload),
         _single_node(cluster),
@@ -166,13 +168,16 @@ def _short_prompts(workload: Workload) -> Rule:
     return Rule("short_prompts", favours, tokens, SHORT_PROMPT_TOKENS, text, SHORT)
 
 
-def _decode_batch(batch: float | None) -> Rule:
+def _decode_batch(batch: float | None, speculation: Speculation | None) -> Rule:
     if batch is None:
         text = "unknown: --osl with --rate or --concurrency"
         return Rule("decode_batch", "unknown", None, HIGH_DECODE_BATCH, text, BATCH)
-    favours: Favours = "pd" if batch >= HIGH_DECODE_BATCH else "neither"
+    rows = verify_batch(batch, speculation.verify_tokens) if speculation else batch
+    favours: Favours = "pd" if rows >= HIGH_DECODE_BATCH else "neither"
     text = f"~{format_count(max(1, round(batch)))} running per decode engine"
-    return Rule("decode_batch", favours, batch, HIGH_DECODE_BATCH, text, BATCH)
+    if speculation:
+        text += f", {format_count(max(1, round(rows)))} tokens to verify in a step"
+    return Rule("decode_batch", favours, rows, HIGH_DECODE_BATCH, text, BATCH)
 
 
 def _moe(llm: Llm) -> Rule:

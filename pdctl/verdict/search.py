@@ -1,29 +1,47 @@
-"""Every layout the GPUs hold: ranked in closed form, the best simulated, the knee of each arm."""
+"""Every layout the GPUs hold: ranked once in closed form, the best of them simulated.
 
+With service levels the layout of an arm is the one with the highest capacity, whatever rate was
+asked about. Without any it is the fastest of those that keep up at the rate.
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from pdctl.perf_model.metrics import attainment, percentiles
 from pdctl.perf_model.records import EngineModel, Fleet
-from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
-from pdctl.verdict.closed_form import ASSUMED_USE, Demand, Scored, capacity_rps, preference, score
-from pdctl.verdict.closed_loop import client_requests, clients_of, estimated_rps, try_clients
-from pdctl.verdict.layouts import Engines, colocated_fleets, fixed_engine, pd_fleets, routing_policy
-from pdctl.verdict.records import Arm, Question, Verdict
+from pdctl.verdict.capacity import Candidate, CapacitySearch
+from pdctl.verdict.closed_form import (
+    ASSUMED_USE,
+    Demand,
+    Scored,
+    capacity_rps,
+    excess,
+    pace_of,
+    score,
+)
+from pdctl.verdict.judge import by_capacity, provenance_of
+from pdctl.verdict.layouts import (
+    Engines,
+    colocated_fleets,
+    engines_that_fit,
+    fixed_engine,
+    gpu_budget,
+    pd_fleets,
+    routing_policy,
+)
+from pdctl.verdict.records import Arm, Choice, Question
 from pdctl.verdict.rules import quarter
 from pdctl.verdict.trials import (
-    all_requests,
-    has_times,
+    Run,
+    Trials,
     num_requests,
-    parallelism_of,
-    simulated_knee_rps,
-    some_requests,
+    sample_of,
+    trials_on,
     try_layout,
-    without_too_long,
+    unpredicted,
 )
-from pdctl.workload.arrivals import make_requests
-from pdctl.workload.records import Requests, Slo
+from pdctl.workload.records import Slo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,13 +49,11 @@ R = TypeVar("R")
 MAX_REPLAYED = 9  # splits that replay a trace: those best in closed form
 MAX_DRAWN = 4  # splits that serve drawn requests, where all are to be done in a moment
 FINALISTS = 2  # colocated parallelisms that the simulator compares
-CLOSE = 0.85  # of the best closed-form score: below it a parallelism is not simulated
-SAME = 0.95  # of the best closed-form score: as good as the best
+PROMISING = 0.5  # of the best closed-form capacity: a split below it is not simulated
+CLOSE = 0.85  # of the best closed-form capacity: below it a parallelism is not simulated
+SAME = 0.95  # of the best closed-form capacity: as good as the best
 AS_FAST = 1.05  # times the best mean latency: among such layouts the highest rate decides
-HOPELESS = 0.75  # of the rate asked about: a split that carries less only builds a queue
-MOST_FOR_KNEES = 8000  # beyond so many requests a knee is left to the closed form
-KNEE_TURNOVERS = 2.5  # the same, while the highest rate is sought: shorter runs flatter it
-KNEE_RUNS = 5  # about so many
+LIGHT_USE = 0.05  # of what a layout can do at all: there its latencies are those of an idle one
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
 
@@ -48,309 +64,343 @@ class ParallelMap(Protocol):
 
 
 def one_by_one(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> list[R]:
-    """The Spread without processes."""
+    """The ParallelMap without processes."""
     return [work(item) for item in items]
 
 
-Tried = tuple[Scored, Arm]  # a layout in closed form and as simulated
+@dataclass
+class Contest:
+    """The layouts of both arms that are worth simulating, best first, and what they are tried on.
 
-
-@dataclass(frozen=True)
-class Findings:
-    """Both arms as simulated at `rate_rps`, their closed-form scores, and every split tried.
-
-    knee_scales: simulated over closed-form knee, of the layouts whose knee was simulated.
+    all_splits: for the sweep, from fewest to most prefill GPUs. band: of the step times.
     """
 
-    rate_rps: float
-    arms: dict[str, Arm]
-    scored: dict[str, Scored]
-    sweep: tuple[Arm, ...]
-    knee_scales: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class _Search:
     question: Question
+    engines: Engines
     demand: Demand
-    rate_rps: float
-    spread: ParallelMap
+    entrants: Mapping[str, tuple[Candidate, ...]]
+    all_splits: tuple[Candidate, ...]
+    trials: Trials
+    band: float
+    searches: dict[str, CapacitySearch] = field(default_factory=dict)
 
-    def ranked(self, fleets: Sequence[Fleet]) -> list[Scored]:
-        """Best first, in closed form."""
-        scored = [score(f, self.demand, self.question.slo, self.rate_of(f)) for f in fleets]
-        return sorted(scored, key=self.preference, reverse=True)
+    def search(self, arm: str) -> CapacitySearch:
+        """The search for an arm's capacity, as far as it has come."""
+        if arm not in self.searches:
+            slo = self.question.slo
+            self.searches[arm] = CapacitySearch(self.trials, self.entrants.get(arm, ()), slo)
+        return self.searches[arm]
 
     @property
-    def clients(self) -> int | None:
-        return clients_of(self.question)
+    def is_searched(self) -> bool:
+        """Whether the capacity of every arm is known."""
+        return all(name in self.searches and self.searches[name].is_done for name in self.entrants)
 
-    def rate_of(self, fleet: Fleet) -> float:
-        """The rate asked about; in a closed loop each layout has its own."""
-        if self.clients is None:
-            return self.rate_rps
-        return estimated_rps(fleet, self.demand, self.clients)
-
-    def preference(self, scored: Scored) -> tuple[float, ...]:
-        return preference(scored, self.demand, self.question.slo)
-
-    def simulate(
-        self, entrants: Sequence[Scored], requests: Requests, *, queues: bool = False
-    ) -> list[Arm]:
-        slo, seed, drawn = self.question.slo, self.question.seed, not has_times(self.question)
-        prefixes, clients = find_prefixes(requests), self.clients
-
-        def one(scored: Scored) -> Arm:
-            if clients is not None:
-                return try_clients(
-                    scored.fleet,
-                    requests,
-                    slo,
-                    clients,
-                    seed=seed,
-                    queues=queues,
-                    prefixes=prefixes,
-                )
-            return try_layout(
-                scored.fleet,
-                requests,
-                slo,
-                seed=seed,
-                queues=queues,
-                drawn=drawn,
-                prefixes=prefixes,
-            )
-
-        return self.spread(one, entrants, cost_s=len(requests) * REQUEST_COST_S)
-
-    def is_hopeless(self, scored: Scored) -> bool:
-        """Whether it cannot keep up by far, whatever latency is allowed; in closed form."""
-        if self.clients is not None:
-            return False  # clients wait, so no queue grows for ever
-        return capacity_rps(scored.fleet, self.demand, Slo()) < HOPELESS * self.rate_rps
-
-    def better(self, arm: Arm, scored: Scored) -> tuple[float, ...]:
-        """Larger is better: what the simulator says first, the closed form among equals."""
-        if arm.infeasible or arm.e2e_s is None:
-            return (-1.0,)
-        if not self.question.slo.is_given:
-            keeps_up = self.clients is not None or scored.knee_rps >= self.rate_rps
-            return (float(keeps_up), -arm.e2e_s.mean)
-        return (round(arm.attainment or 0.0, 2), *self.preference(scored))
-
-    def meets(self, arm: Arm) -> bool:
-        """Whether enough requests met the SLOs at the rate asked about."""
-        slo = self.question.slo
-        return slo.is_given and (arm.attainment or 0.0) >= slo.attainment
-
-    def as_fast(self, arm: Arm, best: Arm, scored: Scored) -> bool:
-        """Whether an arm that keeps up has nearly the best mean latency; without SLOs only."""
-        if self.question.slo.is_given or arm.e2e_s is None or best.e2e_s is None:
-            return False
-        keeps_up = scored.knee_rps >= self.rate_rps
-        return keeps_up and arm.e2e_s.mean <= best.e2e_s.mean * AS_FAST
+    @property
+    def run_cost_s(self) -> float:
+        """A guess of the CPU time of one run."""
+        return len(self.trials.sample.requests) * REQUEST_COST_S
 
 
-def search(
-    question: Question,
-    engines: Engines,
-    demand: Demand,
-    rate_rps: float,
-    *,
-    spread: ParallelMap = one_by_one,
-    progress: Callable[[str], None] = lambda _: None,
-    queues: bool = False,
-) -> Findings:
-    """The best layout of each arm at `rate_rps`, and a sweep over the splits of the GPUs.
+def contest_of(
+    question: Question, engines: Engines, demand: Demand, earlier: Trials | None = None
+) -> Contest:
+    """What is to be simulated for a question.
 
-    Closed forms rank all layouts and keep the best of each prefill share; the simulator
-    decides among those. Knees come from shorter simulated runs.
+    earlier: trials of the same workload, to go on with where the sample is the same.
     """
-    run = _Search(without_too_long(question), demand, rate_rps, spread)
-    together = run.ranked(colocated_fleets(question, engines))
-    alone = _close_to_best(run, together)
-    splits = _entrants(
-        run,
+    slo = question.slo
+    together = ranked(colocated_fleets(question, engines), demand, slo)
+    splits = ranked(
         [f for p in engines.prefill for d in engines.decode for f in pd_fleets(question, p, d)],
-        MAX_REPLAYED if has_times(question) or run.clients is not None else MAX_DRAWN,
+        demand,
+        slo,
     )
-    hopeful = [s for s in splits if not run.is_hopeless(s)] or splits
-    entrants = [*alone, *hopeful]
-    if run.clients is not None:
-        requests = client_requests(run.question, demand, run.clients)
+    has_times = question.workload.requests is not None and question.workload.has_arrivals
+    alone = [s for s in together[:FINALISTS] if is_close(s, together[0], CLOSE)]
+    split = best_shares(splits, MAX_REPLAYED if has_times else MAX_DRAWN)
+    num = num_requests([*alone[:1], *split[:1]], demand, slo)
+    if earlier is not None and earlier.sample.serves(num):
+        trials = earlier
     else:
-        requests = all_requests(run.question, demand, rate_rps, entrants)
-    progress(f"simulating {len(entrants)} layouts")
-    tried = run.simulate(entrants, requests, queues=queues)
-    pairs = list(zip(entrants, tried, strict=True))
-    sides = {"colocated": pairs[: len(alone)], "pd": pairs[len(alone) :]}
-    if run.clients is not None:
-        return _best_for_clients(run, sides, splits)
-    finalists = {name: _finalists(run, side) for name, side in sides.items() if side}
-    finals = [scored for final in finalists.values() for scored, _ in final]
-    knees = _knees(run, finals)
-    best = {name: _highest(run, final, knees) for name, final in finalists.items()}
-    by_fleet = {scored.fleet: arm for scored, arm in pairs}
-    sweep = [(s, by_fleet.get(s.fleet) or _untried(s.fleet)) for s in splits]
-    return Findings(
-        rate_rps,
-        {name: arm for name, (_, arm) in best.items()},
-        {name: scored for name, (scored, _) in best.items()},
-        tuple(_with_rates(run, sweep, knees, best.get("pd"))),
-        {
-            scored.fleet.layout: _consistent(run, arm, knees[scored.fleet]) / scored.knee_rps
-            for final in finalists.values()
-            for scored, arm in final
-            if scored.knee_rps
-        },
+        context, seed = question.llm.max_context, question.seed
+        trials = trials_on(sample_of(question.workload, num, max_context=context, seed=seed))
+    hopeful = [s for s in split if is_close(s, split[0], PROMISING)]
+    arms = {"colocated": _candidates(alone, demand), "pd": _candidates(hopeful, demand)}
+    return Contest(
+        question=question,
+        engines=engines,
+        demand=demand,
+        entrants={name: found for name, found in arms.items() if found},
+        all_splits=tuple(sorted(_candidates(split, demand), key=lambda c: prefill_share(c.fleet))),
+        trials=trials,
+        band=provenance_of(question).band,
     )
 
 
-def _best_for_clients(
-    run: _Search, sides: Mapping[str, Sequence[Tried]], splits: Sequence[Scored]
-) -> Findings:
-    """The best arms of a closed loop, each at its own throughput; no highest rate is sought."""
-    best = {
-        name: max(side, key=lambda pair: run.better(pair[1], pair[0]))
-        for name, side in sides.items()
-        if side
-    }
-    by_fleet = {scored.fleet: arm for side in sides.values() for scored, arm in side}
-    rates = [arm.throughput_rps or 0.0 for _, arm in best.values()]
-    return Findings(
-        max(rates),
-        {name: arm for name, (_, arm) in best.items()},
-        {name: scored for name, (scored, _) in best.items()},
-        tuple(by_fleet.get(s.fleet) or _untried(s.fleet) for s in splits),
-        {},
+def _candidates(ranked: Sequence[Scored], demand: Demand) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate(s.fleet, s.capacity_rps, capacity_rps(s.fleet, demand, Slo())) for s in ranked
     )
 
 
-def _untried(fleet: Fleet) -> Arm:
-    return Arm(fleet.layout, fleet.num_gpus, parallelism_of(fleet))
+def ranked(fleets: Sequence[Fleet], demand: Demand, slo: Slo) -> list[Scored]:
+    """Best first, in closed form, at no rate in particular.
 
-
-def _with_rates(
-    run: _Search,
-    sweep: Sequence[Tried],
-    knees: Mapping[Fleet, float],
-    best: Tried | None,
-) -> list[Arm]:
-    """The sweep with a highest rate each: simulated, or closed forms scaled to agree at `best`.
-
-    Where the run at the rate asked about says otherwise, it is right.
+    Among layouts that never meet the service levels the one nearest to them when idle is best.
     """
-    closed, simulated = (best[0].knee_rps, best[1].knee_rps) if best else (0.0, 0.0)
-    scale = simulated / closed if simulated and closed else 1.0
-    return [
-        replace(
-            arm,
-            knee_rps=_consistent(run, arm, knees.get(scored.fleet, scored.knee_rps * scale)),
-        )
-        for scored, arm in sweep
-    ]
+
+    def key(scored: Scored) -> tuple[float, ...]:
+        fleet, top = scored.fleet, scored.capacity_rps
+        if top > 0:
+            return (top, 0.0, 0.0)
+        free = capacity_rps(fleet, demand, Slo())
+        return (0.0, -excess(pace_of(fleet, demand, LIGHT_USE * free), slo), free)
+
+    return sorted((score(f, demand, slo, 0.0) for f in fleets), key=key, reverse=True)
 
 
-def _close_to_best(run: _Search, ranked: Sequence[Scored]) -> list[Scored]:
-    """The best parallelisms by the closed form, as far as it cannot tell them apart."""
-    return [s for s in ranked[:FINALISTS] if _close(run, s, ranked[0], CLOSE)]
+def is_close(one: Scored, best: Scored, share: float) -> bool:
+    return one.capacity_rps >= share * best.capacity_rps
 
 
-def _close(run: _Search, one: Scored, best: Scored, share: float) -> bool:
-    if run.question.slo.is_given:
-        return one.knee_rps >= share * best.knee_rps
-    ours, theirs = run.preference(one), run.preference(best)
-    return ours[0] == theirs[0] and abs(ours[-1] - theirs[-1]) <= (1 - share) * abs(theirs[-1])
-
-
-def _entrants(run: _Search, splits: Sequence[Fleet], most: int) -> list[Scored]:
-    """Splits to simulate, from fewest to most prefill GPUs: the best of each share of them.
-
-    Of more than `most` shares the best ones.
-    """
+def best_shares(ranked: Sequence[Scored], most: int) -> list[Scored]:
+    """The best split of each share of prefill GPUs, of at most so many shares; best first."""
     shares: dict[float, list[Scored]] = {}
-    for scored in run.ranked(splits):
-        shares.setdefault(_prefill_share(scored.fleet), []).append(scored)
-    best = [_simplest(run, group) for group in list(shares.values())[:most]]
-    return sorted(best, key=lambda s: _prefill_share(s.fleet))
+    for scored in ranked:
+        shares.setdefault(prefill_share(scored.fleet), []).append(scored)
+    return [_simplest(group) for group in list(shares.values())[:most]]
 
 
-def _simplest(run: _Search, ranked: Sequence[Scored]) -> Scored:
+def _simplest(ranked: Sequence[Scored]) -> Scored:
     """Of the layouts about as good as the best: engines alike in both roles, then small ones."""
 
     def simplicity(scored: Scored) -> tuple[bool, int]:
-        prefill, decode = scored.fleet.prefill, scored.fleet.decode
-        assert prefill is not None
-        assert decode is not None
+        prefill, decode = _engines(scored.fleet)
         alike = prefill.parallelism == decode.parallelism
         return alike, -prefill.parallelism.num_gpus - decode.parallelism.num_gpus
 
-    return max((s for s in ranked if _close(run, s, ranked[0], SAME)), key=simplicity)
+    return max((s for s in ranked if is_close(s, ranked[0], SAME)), key=simplicity)
 
 
-def _prefill_share(fleet: Fleet) -> float:
+def prefill_share(fleet: Fleet) -> float:
+    prefill, _ = _engines(fleet)
+    return round(fleet.num_prefill * prefill.parallelism.num_gpus / fleet.num_gpus, 3)
+
+
+def _engines(fleet: Fleet) -> tuple[EngineModel, EngineModel]:
     assert fleet.prefill is not None
-    return round(fleet.num_prefill * fleet.prefill.parallelism.num_gpus / fleet.num_gpus, 3)
+    assert fleet.decode is not None
+    return fleet.prefill, fleet.decode
 
 
-def _finalists(run: _Search, side: Sequence[Tried]) -> list[Tried]:
-    """Of one arm: the best at the rate asked about, and on a trace the closed form's favourite.
+def find_capacities(contest: Contest, spread: ParallelMap = one_by_one) -> dict[str, float]:
+    """The capacity of each arm, its search finished; the arms on two processors where it pays."""
+    arms = list(contest.entrants)
+    trials = contest.trials
 
-    Drawn requests it knows well enough. Without SLOs, of those nearly as fast as the best the one
-    that carries most.
+    def work(arm: str) -> tuple[CapacitySearch, dict[tuple[Fleet, float], Run]]:
+        search = contest.search(arm)
+        search.finish()
+        kept = replace_trials(search, None)
+        return kept, {k: run for k, run in trials.runs.items() if k not in before}
+
+    before = set(trials.runs)
+    found = spread(work, arms, cost_s=8 * contest.run_cost_s)
+    for arm, (search, runs) in zip(arms, found, strict=True):
+        trials.runs.update(runs)
+        contest.searches[arm] = replace_trials(search, trials)
+    return {arm: contest.searches[arm].rate_rps for arm in arms}
+
+
+def whole_choice(contest: Contest) -> Choice:
+    """The verdict on what both arms carry, with SLOs; the searches go as far as that takes."""
+    names = set(contest.entrants)
+    if len(names) < 2:
+        return "pd" if "pd" in names else "colocated"
+    rate = contest.question.workload.rate_rps
+    return by_capacity(contest.search("colocated"), contest.search("pd"), rate, contest.band)
+
+
+def replace_trials(search: CapacitySearch, trials: Trials | None) -> CapacitySearch:
+    """The search without its trials, to send it to another process, or with them again."""
+    search.trials = trials  # type: ignore[assignment]
+    return search
+
+
+def fastest_layouts(
+    contest: Contest, rate_rps: float, spread: ParallelMap = one_by_one
+) -> dict[str, list[Arm]]:
+    """Without service levels: all entrants of both arms at a rate, best first."""
+    jobs = [(name, c) for name, found in contest.entrants.items() for c in found]
+    slo, trials = contest.question.slo, contest.trials
+    tried = spread(
+        lambda job: try_layout(trials, job[1].fleet, rate_rps, slo),
+        jobs,
+        cost_s=contest.run_cost_s,
+    )
+    sides: dict[str, list[tuple[Candidate, Arm]]] = {}
+    for (name, candidate), arm in zip(jobs, tried, strict=True):
+        sides.setdefault(name, []).append((candidate, arm))
+    for name, pairs in sides.items():
+        best = _fastest(pairs)
+        order = [best, *(pair for pair in pairs if pair is not best)]
+        contest.searches[name] = CapacitySearch(trials, [best[0]], slo)
+        sides[name] = order
+    return {name: [arm for _, arm in pairs] for name, pairs in sides.items()}
+
+
+def _fastest(pairs: Sequence[tuple[Candidate, Arm]]) -> tuple[Candidate, Arm]:
+    """The lowest mean latency of those that keep up; of nearly equal ones what carries most."""
+    latency = {id(arm): arm.e2e_s.mean for _, arm in pairs if arm.e2e_s is not None}
+    if not latency:
+        return max(pairs, key=lambda pair: pair[0].free_rps)
+    limit = min(latency.values()) * AS_FAST
+    near = [pair for pair in pairs if latency.get(id(pair[1]), limit + 1) <= limit]
+    return max(near, key=lambda pair: pair[0].free_rps)
+
+
+def sweep_of(contest: Contest, arms: Mapping[str, Arm], others: Sequence[Arm] = ()) -> list[Arm]:
+    """Every split considered, with its capacity: simulated where it won, else a closed form.
+
+    Closed forms are scaled to agree with the simulation of the best split, and bounded by it.
     """
-    first = max(side, key=lambda pair: run.better(pair[1], pair[0]))
-    near = [pair for pair in side if run.as_fast(pair[1], first[1], pair[0])]
-    if near:
-        return [max(near, key=lambda pair: pair[0].knee_rps)]
-    if not has_times(run.question):
-        return [first]
-    enough = [pair for pair in side if run.meets(pair[1])]
-    rival = max(enough, key=lambda pair: pair[0].knee_rps, default=first)
-    return [first] if rival is first else [first, rival]
+    best = arms.get("pd")
+    if best is None:
+        return []
+    tried = {_key(arm): arm for arm in others}
+    own = next((c for c in contest.all_splits if _key(unpredicted(c.fleet)) == _key(best)), None)
+    guess = own.guess_rps if own else 0.0
+    scale = best.capacity_rps / guess if best.capacity_rps and guess else 1.0
+    most = best.capacity_rps or 0.0
+    found = []
+    for candidate in contest.all_splits:
+        bare = unpredicted(candidate.fleet)
+        if _key(bare) == _key(best):
+            found.append(best)
+            continue
+        arm = tried.get(_key(bare), bare)
+        estimate = candidate.guess_rps * scale
+        bounded = min(estimate, most) if contest.question.slo.is_given else estimate
+        found.append(replace(arm, estimate_rps=_two_digits_down(bounded)))
+    return found
 
 
-def _highest(run: _Search, finalists: Sequence[Tried], knees: Mapping[Fleet, float]) -> Tried:
-    rated = [
-        (scored, replace(arm, knee_rps=_consistent(run, arm, knees[scored.fleet])))
-        for scored, arm in finalists
-    ]
-    return max(rated, key=lambda pair: pair[1].knee_rps or 0.0)
+def _two_digits_down(value: float) -> float:
+    if value <= 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.floor(value / unit + 1e-9) * unit:.2g}")
 
 
-def _knees(run: _Search, finalists: Sequence[Scored]) -> dict[Fleet, float]:
-    """The highest rate of each: simulated where there are SLOs and it takes but a moment."""
-    slo, seed = run.question.slo, run.question.seed
-
-    def sample_size(scored: Scored) -> int:
-        rate = scored.knee_rps or run.rate_rps
-        return num_requests(run.question, run.demand, rate, scored, KNEE_TURNOVERS)
-
-    def knee(scored: Scored) -> float:
-        num = sample_size(scored)
-        if not slo.is_given or num > MOST_FOR_KNEES:
-            return scored.knee_rps
-        guess = scored.knee_rps or run.rate_rps
-        requests = some_requests(run.question, num, guess)
-        return simulated_knee_rps(scored.fleet, requests, slo, guess, seed=seed)
-
-    most = max(map(sample_size, finalists)) if slo.is_given else 0
-    found = run.spread(knee, list(finalists), cost_s=most * KNEE_RUNS * REQUEST_COST_S)
-    return dict(zip((scored.fleet for scored in finalists), found, strict=True))
+def _key(arm: Arm) -> tuple[object, ...]:
+    return (arm.layout, *arm.parallelism.items())
 
 
-def _consistent(run: _Search, arm: Arm, knee_rps: float) -> float:
-    """A knee that agrees with the longer run at the rate asked about: met there, or missed."""
-    if arm.attainment is None:
-        return knee_rps
-    if arm.attainment >= run.question.slo.attainment:
-        return max(knee_rps, run.rate_rps)
-    return min(knee_rps, run.rate_rps)
+def compared_rate(contest: Contest, capacities: Mapping[str, float]) -> tuple[float, bool]:
+    """The rate at which both arms are compared, and whether the user asked for it.
+
+    Without a rate: 70 % of what the better arm carries.
+    """
+    rate = contest.question.workload.rate_rps
+    if rate is not None:
+        return rate, True
+    firsts = [found[0] for found in contest.entrants.values()]
+    top = max(capacities.values(), default=0.0)
+    if top > 0:
+        return ASSUMED_USE * top, False
+    return LIGHT_USE * max(c.free_rps for c in firsts), False
+
+
+def free_capacities(contest: Contest) -> dict[str, float]:
+    """What the best layout of each arm carries in closed form."""
+    return {name: found[0].guess_rps for name, found in contest.entrants.items()}
+
+
+GPU_SHARE_STEPS = 12  # at most so many numbers of GPUs are tried
+
+
+def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) -> int | None:
+    """The fewest GPUs with which an arm meets the service levels at a rate; None: never.
+
+    Up to the GPUs there are, simulated; beyond, in proportion to what these carry.
+    """
+    budget = gpu_budget(contest.question)
+    if capacity <= 0:
+        return None
+    if capacity < rate_rps and not _carries(contest, arm, rate_rps):
+        unit = min(c.fleet.num_gpus // _num_engines(c.fleet) for c in contest.entrants[arm])
+        return -int(-budget * rate_rps / capacity // unit) * unit
+    guess = max(1, round(budget * rate_rps / capacity))
+    low, high = 0, budget  # too few, and enough
+    at, leap = min(guess, budget - 1), max(1, budget // 16)
+    for _ in range(GPU_SHARE_STEPS):
+        if high - low <= 1:
+            break
+        at = min(max(at, low + 1), high - 1)
+        if _do(contest, arm, at, rate_rps):
+            high, at = at, at - leap
+        else:
+            low, at = at, at + leap
+        leap *= 2
+        if low and high < budget:
+            at = (low + high) // 2
+    return high
+
+
+def _carries(contest: Contest, arm: str, rate_rps: float) -> bool:
+    """Whether an arm's layout meets the service levels at a rate a little above its capacity."""
+    best = contest.search(arm).best
+    return best is not None and contest.trials.meets(best, rate_rps, contest.question.slo)
+
+
+def _do(contest: Contest, arm: str, gpus: int, rate_rps: float) -> bool:
+    """Whether so many GPUs would do, in the best few layouts of an arm."""
+    slo, trials = contest.question.slo, contest.trials
+    layouts = ranked(smaller_fleets(contest, arm, gpus), contest.demand, slo)
+    return any(trials.meets(s.fleet, rate_rps, slo) for s in layouts[:FINALISTS])
+
+
+def smaller_fleets(contest: Contest, arm: str, gpus: int) -> list[Fleet]:
+    """Layouts of an arm on some of the GPUs, of the engines in the contest and the smallest."""
+    question = replace(contest.question, max_gpus=gpus, total=None)
+    fleets = [c.fleet for c in contest.entrants[arm]]
+    engines = contest.engines
+    if arm == "colocated":
+        usable = _distinct([f.colocated for f in fleets], engines.colocated[:1])
+        return list(colocated_fleets(question, replace(engines, colocated=usable)))
+    prefill = _distinct([f.prefill for f in fleets], engines.prefill[:1])
+    decode = _distinct([f.decode for f in fleets], engines.decode[:1])
+    return [f for p in prefill for d in decode for f in pd_fleets(question, p, d)]
+
+
+def _distinct(
+    used: Sequence[EngineModel | None], smallest: Sequence[EngineModel]
+) -> tuple[EngineModel, ...]:
+    return tuple(dict.fromkeys(e for e in (*used, *smallest) if e is not None))
+
+
+def _num_engines(fleet: Fleet) -> int:
+    return fleet.num_colocated + fleet.num_prefill + fleet.num_decode
+
+
+def first_fleets(question: Question, engines: Engines) -> dict[str, Fleet]:
+    """Without lengths: the smallest engines, and a quarter of them for prefill."""
+    together = colocated_fleets(question, engines)
+    pairs = [pd_fleets(question, p, d) for p in engines.prefill for d in engines.decode]
+    split = next((pair for pair in pairs if pair), None)
+    found = {"colocated": together[0]} if together else {}
+    return {**found, "pd": _quarter(split)} if split else found
+
+
+def _quarter(splits: tuple[Fleet, ...]) -> Fleet:
+    total = splits[0].num_prefill + splits[0].num_decode
+    want = quarter(total).prefill
+    return min(splits, key=lambda fleet: abs(fleet.num_prefill - (want or 1)))
 
 
 NUM_RATES = 8
-TOP = 1.5  # times the higher knee: how far the curves go
-NUM_REQUESTS = 1000
+TOP = 1.5  # times the higher capacity: how far the curves go
 
 
 @dataclass(frozen=True)
@@ -364,20 +414,29 @@ class RatePoint:
 
 
 def rate_curves(
-    question: Question, verdict: Verdict, *, spread: ParallelMap = one_by_one
+    question: Question, arms: Mapping[str, Arm], rate_rps: float | None, spread: ParallelMap
 ) -> dict[str, tuple[RatePoint, ...]]:
-    """Goodput against rate for both arms, from short simulated runs; empty without lengths."""
-    knees = [arm.knee_rps for arm in verdict.arms.values() if arm.knee_rps]
-    if not knees or question.workload.isl is None or question.workload.osl is None:
+    """Goodput against rate for both arms, by the runs that the capacities are found with."""
+    from pdctl.verdict.closed_form import demand_of
+
+    demand = demand_of(question.workload)
+    tops = [arm.capacity_rps for arm in arms.values() if arm.capacity_rps]
+    if not tops or demand is None:
         return {}
-    top = TOP * max(*knees, verdict.rate_rps or 0.0)
+    top = TOP * max(*tops, rate_rps or 0.0)
     rates = [top * (i + 1) / NUM_RATES for i in range(NUM_RATES)]
-    asked = without_too_long(question)
-    fleets = {name: arm_fleet(question, arm) for name, arm in verdict.arms.items()}
+    contest = contest_of(question, engines_that_fit(question), demand)
+    fleets = {name: arm_fleet(question, arm) for name, arm in arms.items()}
     jobs = [(name, rate) for name in fleets for rate in rates]
-    points = spread(
-        lambda job: _point(asked, fleets[job[0]], job[1]), jobs, cost_s=NUM_REQUESTS * 2e-5
-    )
+
+    def point(job: tuple[str, float]) -> RatePoint:
+        arm = try_layout(contest.trials, fleets[job[0]], job[1], question.slo)
+        ttft, tpot = arm.ttft_s, arm.tpot_s
+        return RatePoint(
+            job[1], arm.goodput_rps or 0.0, ttft.p90 if ttft else None, tpot.p90 if tpot else None
+        )
+
+    points = spread(point, jobs, cost_s=contest.run_cost_s)
     return {
         name: tuple(p for (other, _), p in zip(jobs, points, strict=True) if other == name)
         for name in fleets
@@ -402,72 +461,3 @@ def arm_fleet(question: Question, arm: Arm) -> Fleet:
         num_decode=second if split else 0,
         policy=routing_policy(question, is_split=split),
     )
-
-
-def _point(question: Question, fleet: Fleet, rate_rps: float) -> RatePoint:
-    requests = make_requests(
-        question.workload, num=NUM_REQUESTS, rate_rps=rate_rps, seed=question.seed
-    )
-    outcome = simulate(fleet, requests, seed=question.seed)
-    ttft, tpot = percentiles(outcome.ttft_s), percentiles(outcome.tpot_s)
-    return RatePoint(
-        rate_rps,
-        rate_rps * attainment(outcome, question.slo),
-        ttft.p90 if ttft else None,
-        tpot.p90 if tpot else None,
-    )
-
-
-LIGHT_USE = 0.05  # where no layout meets the SLOs: what is nearest is seen at light load
-
-
-@dataclass(frozen=True)
-class Picks:
-    """One fleet of each arm; None: the GPUs hold none."""
-
-    colocated: Fleet | None
-    pd: Fleet | None
-
-    def fleets(self) -> dict[str, Fleet]:
-        both = {"colocated": self.colocated, "pd": self.pd}
-        return {name: fleet for name, fleet in both.items() if fleet is not None}
-
-
-def first_picks(question: Question, engines: Engines, demand: Demand | None) -> Picks:
-    """The best layouts in closed form; without lengths the smallest engines, a quarter prefill."""
-    together = colocated_fleets(question, engines)
-    pairs = [pd_fleets(question, p, d) for p in engines.prefill for d in engines.decode]
-    pairs = [pair for pair in pairs if pair]
-    if demand is None:
-        return Picks(together[0] if together else None, _quarter(pairs[0]) if pairs else None)
-
-    def knee(fleet: Fleet) -> float:
-        return capacity_rps(fleet, demand, question.slo)
-
-    splits = [fleet for pair in pairs for fleet in pair]
-    return Picks(
-        max(together, key=knee) if together else None, max(splits, key=knee) if splits else None
-    )
-
-
-def compared_rate(question: Question, picks: Picks, demand: Demand) -> tuple[float, bool]:
-    """The rate at which both arms are compared, and whether the user asked for it.
-
-    Of a closed loop: an estimate to prune by. Without a rate or clients: 70 % of what the better
-    arm carries in closed form.
-    """
-    workload, fleets = question.workload, list(picks.fleets().values())
-    if workload.concurrency is not None:
-        return max(estimated_rps(f, demand, workload.concurrency) for f in fleets), True
-    if workload.rate_rps is not None:
-        return workload.rate_rps, True
-    knee = max(capacity_rps(fleet, demand, question.slo) for fleet in fleets)
-    if knee > 0:
-        return ASSUMED_USE * knee, False
-    return LIGHT_USE * max(capacity_rps(fleet, demand, Slo()) for fleet in fleets), False
-
-
-def _quarter(splits: tuple[Fleet, ...]) -> Fleet:
-    total = splits[0].num_prefill + splits[0].num_decode
-    want = quarter(total).prefill
-    return min(splits, key=lambda fleet: abs(fleet.num_prefill - (want or 1)))

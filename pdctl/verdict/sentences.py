@@ -1,14 +1,14 @@
-"""A verdict's sentences: headline, reason, warnings, and the commands that follow from it."""
+"""A verdict's sentences, written from its facts: headline, reason, warnings."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from pdctl.perf_model.communication import assumed_cluster
-from pdctl.perf_model.records import Parallelism, Percentiles
-from pdctl.units import format_rate, format_seconds
-from pdctl.verdict.closed_loop import clients_of, clients_reason, meets
-from pdctl.verdict.judge import Ruling
-from pdctl.verdict.records import Arm, Choice, Question, Rule
-from pdctl.verdict.rules import Lean
+from pdctl.perf_model.records import Percentiles
+from pdctl.units import format_rate, format_seconds, format_share
+from pdctl.verdict.closed_loop import clients_reason, clients_text, nearest
+from pdctl.verdict.records import Arm, Choice, Flip, Question, Rule, Verdict
 from pdctl.workload.records import Workload
 
 _RULE_WORDS = {
@@ -20,64 +20,215 @@ _RULE_WORDS = {
     "variability": "variable load",
     "kv_path": "the KV path",
 }
+NAMES = {"pd": "a split", "colocated": "colocated", "too_close": "too close to call"}
 
 
-def headline(choice: Choice, arms: dict[str, Arm]) -> str:
+def write(question: Question, verdict: Verdict) -> Verdict:
+    """The verdict with its headline, its reason, why the answer is no, and its warnings."""
+    return replace(
+        verdict,
+        headline=headline(question, verdict),
+        reason=reason(question, verdict),
+        unmet=unmet(question, verdict),
+        warnings=tuple(warnings(question, verdict)),
+    )
+
+
+def headline(question: Question, verdict: Verdict) -> str:
     """The answer in one line."""
-    pd = arms["pd"].layout if "pd" in arms else ""
-    colocated = arms["colocated"].layout if "colocated" in arms else ""
+    if not verdict.arms:
+        return "No layout can run this"
+    if not verdict.is_met:
+        return no_layout(question, verdict)
+    return advice(verdict.verdict, verdict.arms)
+
+
+def advice(choice: Choice, arms: Mapping[str, Arm]) -> str:
+    """What to run: Split: run 6 prefill and 2 decode engines (6P2D)."""
     if choice == "pd":
-        return f"Split prefill and decode: {pd}"
-    if choice == "colocated":
-        return f"Keep prefill and decode together: {colocated}"
-    return f"Too close to call: {colocated} or {pd}"
-
-
-def goodput_reason(ruling: Ruling, colocated: Arm, pd: Arm, question: Question) -> str:
-    """What the headline rests on, with SLOs."""
-    ours, theirs = pd.knee_rps or 0.0, colocated.knee_rps or 0.0
-    rate = question.workload.rate_rps
-    if ruling.evidence == "colocated" and rate is not None and theirs >= rate and ours >= rate:
+        prefill, decode = arms["pd"].num_engines
         return (
-            f"Colocated alone holds your SLOs up to {format_rate(theirs)} req/s, "
-            f"{theirs / rate:.1f}× your rate; split, {format_rate(ours)}."
+            f"Split: run {prefill} prefill and {_engines(decode, 'decode')} ({arms['pd'].layout})"
         )
+    if choice == "colocated":
+        arm = arms["colocated"]
+        return f"Don't split: run {_engines(arm.num_engines[0], 'colocated')} ({arm.layout})"
+    return f"Too close to call: {arms['colocated'].layout} or {arms['pd'].layout}"
+
+
+def _engines(num: int, role: str) -> str:
+    return f"{num} {role} engine{'s' * (num != 1)}"
+
+
+def no_layout(question: Question, verdict: Verdict) -> str:
+    """The headline where no layout meets the SLOs, or keeps up."""
+    if verdict.clients is not None:
+        verb = "meets these SLOs for" if question.slo.is_given else "can serve"
+        return f"No layout {verb} {clients_text(verdict.clients)}"
+    if not _top(verdict):
+        return "No layout meets these SLOs, not even at a light load"
+    at = f"{format_rate(verdict.rate_rps)} req/s"
+    if question.slo.is_given:
+        return f"No layout meets your SLOs at {at}"
+    return f"No layout keeps up with {at}"
+
+
+def _top(verdict: Verdict) -> float:
+    return max((arm.capacity_rps or 0.0 for arm in verdict.arms.values()), default=0.0)
+
+
+def unmet(question: Question, verdict: Verdict) -> str:
+    """Why the answer is no, in a sentence; "" where it is not."""
+    if verdict.is_met:
+        return ""
+    if not verdict.arms:
+        return verdict.impossible.get("all", "")
+    if verdict.clients is not None:
+        return f"{no_layout(question, verdict)}; {nearest(verdict.arms)}."
+    if verdict.floors:
+        return f"{no_layout(question, verdict)}: {_floor(question, verdict)}"
+    best = max(verdict.arms.values(), key=lambda arm: arm.capacity_rps or 0.0)
+    within = " within the SLOs" if question.slo.is_given else ""
+    text = (
+        f"{no_layout(question, verdict)}: the most that any carries{within} is "
+        f"{rate_down(best.capacity_rps)} req/s ({best.layout})."
+    )
+    if needed := gpus_sentence(question, verdict):
+        text += f" {needed}"
+    return text
+
+
+def _floor(question: Question, verdict: Verdict) -> str:
+    """Which part of an SLO even an idle layout cannot meet."""
+    slo, parts = question.slo, []
+    for name, wanted, least in (
+        ("TTFT", slo.ttft_s, _least(verdict, "ttft_s")),
+        ("TPOT", slo.tpot_s, _least(verdict, "tpot_s")),
+    ):
+        if wanted is not None and least is not None and least[0] > wanted:
+            parts.append(
+                f"{name} is {format_seconds(least[0])} when nothing waits ({least[1]}), "
+                f"and you ask for {format_seconds(wanted)}"
+            )
+    if parts:
+        return f"{'; '.join(parts)}."
+    near = [
+        f"TTFT {format_seconds(f.ttft_s)} with TPOT {format_seconds(f.tpot_s)} ({f.layout})"
+        for f in verdict.floors
+    ]
+    return f"the nearest are {' and '.join(near)}."
+
+
+def _least(verdict: Verdict, name: str) -> tuple[float, str] | None:
+    known = [(v, f.layout) for f in verdict.floors if (v := getattr(f, name)) is not None]
+    return min(known, default=None)
+
+
+def reason(question: Question, verdict: Verdict) -> str:
+    """What the headline rests on."""
+    if not verdict.arms:
+        return verdict.impossible.get("all", "")
+    if verdict.decided_by == "rules":
+        return rules_reason(verdict)
+    if verdict.decided_by == "feasibility":
+        return " ".join(f"{why[0].upper()}{why[1:]}." for why in verdict.impossible.values())
+    if verdict.clients is not None:
+        return clients_reason(verdict.arms, question, verdict.clients)
+    if question.slo.is_given:
+        return slo_reason(question, verdict)
+    return latency_reason(verdict)
+
+
+def slo_reason(question: Question, verdict: Verdict) -> str:
+    """The two capacities, what they say at the rate, and where the losing arm misses."""
+    colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
+    ours, theirs = pd.capacity_rps or 0.0, colocated.capacity_rps or 0.0
     if ours <= 0 and theirs <= 0:
         return ""
+    if verdict.is_fewest:
+        arm = verdict.arms[verdict.verdict]
+        return f"{arm.num_gpus} GPUs are the fewest that meet your SLOs, in this layout."
+    if verdict.verdict == "too_close":
+        return _tie(verdict, ours, theirs)
     if ours <= 0 or theirs <= 0:
-        able, unable, arm = ("PD", "colocated", colocated) if ours > 0 else ("Colocated", "PD", pd)
-        return f"Only {able} meets your SLOs; {unable} never does: {misses(arm, question)}."
-    return f"{ours / theirs:.2g}× the goodput of colocated at your SLOs{_telling(colocated, pd)}."
+        able, unable = ("Only a split", "colocated") if ours > 0 else ("Only colocated", "a split")
+        arm = colocated if ours > 0 else pd
+        return f"{able} meets your SLOs; {unable} misses {misses(question, arm)} at any load."
+    rate = verdict.rate_rps or 0.0
+    if verdict.verdict == "colocated" and verdict.is_rate_asked and theirs >= rate:
+        return _enough(rate, theirs, ours, pd)
+    winner, loser = (pd, colocated) if verdict.verdict == "pd" else (colocated, pd)
+    name, other = ("A split", "colocated") if winner is pd else ("Colocated", "the best split")
+    more = f"{name} carries up to {rate_down(winner.capacity_rps)} req/s within your SLOs, {other} "
+    more += f"{rate_down(loser.capacity_rps)}"
+    if verdict.is_rate_asked and not loser.meets:
+        return f"{more}; at {format_rate(rate)} req/s {loser.layout} {_fails(question, loser)}."
+    return f"{more} ({_ratio(winner, loser)}×)."
 
 
-def latency_reason(colocated: Arm, pd: Arm, rate_rps: float) -> str:
+def _ratio(winner: Arm, loser: Arm) -> str:
+    return f"{(winner.capacity_rps or 0.0) / (loser.capacity_rps or 1.0):.2g}"
+
+
+def _enough(rate: float, theirs: float, ours: float, pd: Arm) -> str:
+    at = f"{format_rate(rate)} req/s"
+    if not pd.meets:
+        return (
+            f"Colocated meets your SLOs at {at} and up to {rate_down(theirs)}; "
+            f"the best split ({pd.layout}) only up to {rate_down(ours)}."
+        )
+    text = f"Both meet your SLOs at {at}; colocated is simpler."
+    if ours > theirs:
+        return (
+            f"{text} Above about {rate_down(theirs)} req/s only a split ({pd.layout}) does, "
+            f"up to about {rate_down(ours)}."
+        )
+    return f"{text} It carries up to {rate_down(theirs)} req/s, a split {rate_down(ours)}."
+
+
+def _tie(verdict: Verdict, ours: float, theirs: float) -> str:
+    band = format_share(verdict.provenance.band)
+    if ours > 0 and theirs > 0:
+        gap = f"a split carries {ours / theirs:.2f}× what colocated does, and step times are "
+        text = f"The simulation cannot tell the arms apart: {gap}accurate to ±{band}."
+    else:
+        text = f"The simulation cannot tell the arms apart within ±{band}."
+    if verdict.lean == "mixed":
+        return text
+    because = ", ".join(_RULE_WORDS[r.id] for r in verdict.rules if r.favours == verdict.lean)
+    return f"{text} The rules lean to {NAMES[verdict.lean]} ({because})."
+
+
+def latency_reason(verdict: Verdict) -> str:
     """What the headline rests on, without SLOs: who is better at what."""
+    colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
+    rate = f"{format_rate(verdict.rate_rps)} req/s"
+    slow = [arm.layout for arm in (colocated, pd) if not arm.keeps_up]
+    if slow:
+        return f"At {rate} {' and '.join(slow)} cannot keep up."
     if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
         return ""
-    parts = [_compared("TTFT", colocated.ttft_s.p90, pd.ttft_s.p90)]
-    if _have_tpot(colocated, pd):
-        parts.append(_compared("TPOT", colocated.tpot_s.p90, pd.tpot_s.p90))
-    depends = _which_slo(colocated, pd)
-    return f"At {format_rate(rate_rps)} req/s {' and '.join(parts)} (p90).{depends}"
-
-
-def _which_slo(colocated: Arm, pd: Arm) -> str:
-    """Who an SLO on TTFT, and who one on TPOT would favour, where that differs."""
-    if not _have_tpot(colocated, pd):
-        return ""
-    first = _faster(colocated.ttft_s, pd.ttft_s)
-    each = _faster(colocated.tpot_s, pd.tpot_s)
+    has_tpot = _have_tpot(colocated, pd)
+    text = f"At {rate} TTFT p90 is {_both(colocated.ttft_s, pd.ttft_s)}"
+    if has_tpot:
+        text += f"; TPOT p90 is {_both(colocated.tpot_s, pd.tpot_s)}"
+    text += "." if has_tpot else "; most answers have one token."
+    if verdict.verdict != "too_close":
+        return text
+    first = pd.ttft_s.p90 < colocated.ttft_s.p90
+    each = pd.tpot_s.p90 < colocated.tpot_s.p90 if has_tpot else first
+    ahead = "a split" if first else "colocated"
     if first == each:
-        return ""
-    return f" An SLO on TTFT favours {first}, one on TPOT {each}: --ttft and --tpot decide."
+        ending = "is ahead in both, but not clearly" if has_tpot else "is ahead, but not clearly"
+        return f"{text} Give --ttft{' and --tpot' if has_tpot else ''}: {ahead} {ending}."
+    other = "colocated" if first else "a split"
+    return (
+        f"{text} Give --ttft and --tpot: a target for TTFT favours {ahead}, one for TPOT {other}."
+    )
 
 
-def _faster(colocated: Percentiles | None, pd: Percentiles | None) -> str:
-    return "PD" if colocated and pd and pd.p90 < colocated.p90 else "colocated"
-
-
-def _compared(name: str, colocated_s: float, pd_s: float) -> str:
-    return f"{name} is {format_seconds(pd_s)} split, {format_seconds(colocated_s)} colocated"
+def _both(colocated: Percentiles, pd: Percentiles) -> str:
+    return f"{format_seconds(pd.p90)} split and {format_seconds(colocated.p90)} colocated"
 
 
 def _have_tpot(*arms: Arm) -> bool:
@@ -85,65 +236,118 @@ def _have_tpot(*arms: Arm) -> bool:
     return all(arm.tpot_s is not None and arm.tpot_s.p90 > 0 for arm in arms)
 
 
-def _telling(colocated: Arm, pd: Arm) -> str:
-    if colocated.tpot_s is None or pd.tpot_s is None:
-        return ""
-    if not _have_tpot(colocated, pd):
-        if colocated.ttft_s is None or pd.ttft_s is None:
-            return ""
-        split, together = format_seconds(pd.ttft_s.p90), format_seconds(colocated.ttft_s.p90)
-        return f": TTFT p90 {split} split, {together} colocated; most answers have one token"
-    split, together = format_seconds(pd.tpot_s.p90), format_seconds(colocated.tpot_s.p90)
-    return f": TPOT p90 {split} split, {together} colocated"
+def rules_reason(verdict: Verdict) -> str:
+    """What speaks for which side, by the rules."""
+    sides = []
+    for side in ("pd", "colocated"):
+        because = [_RULE_WORDS[r.id] for r in verdict.rules if r.favours == side]
+        if because:
+            verb = "points" if len(because) == 1 else "point"
+            sides.append(f"{_listed(because)} {verb} to {NAMES[side]}")
+    text = "; ".join(sides) or "no rule points to either"
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def misses(arm: Arm, question: Question) -> str:
-    """Which SLO an arm misses and by how much: TPOT p90 74 ms for 40."""
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def misses(question: Question, arm: Arm) -> str:
+    """Which SLO an arm misses and by how much: TPOT (p90 74 ms against 40 ms)."""
     slo = question.slo
+    share = share_name(slo.attainment)
     parts = []
-    if slo.ttft_s is not None and arm.ttft_s is not None and arm.ttft_s.p90 > slo.ttft_s:
-        parts.append(f"TTFT p90 {format_seconds(arm.ttft_s.p90)} for {format_seconds(slo.ttft_s)}")
-    if slo.tpot_s is not None and arm.tpot_s is not None and arm.tpot_s.p90 > slo.tpot_s:
-        parts.append(f"TPOT p90 {format_seconds(arm.tpot_s.p90)} for {format_seconds(slo.tpot_s)}")
-    return ", ".join(parts) or "TTFT and TPOT together"
+    for name, wanted, found in (
+        ("TTFT", slo.ttft_s, arm.ttft_at_share_s),
+        ("TPOT", slo.tpot_s, arm.tpot_at_share_s),
+    ):
+        if wanted is not None and found is not None and found > wanted:
+            parts.append(
+                f"{name} ({share} {format_seconds(found)} against {format_seconds(wanted)})"
+            )
+    return " and ".join(parts) or "TTFT and TPOT together"
 
 
-def nearest(arms: dict[str, Arm]) -> str:
-    """The latencies the arms do reach, where no layout meets the SLOs."""
-    parts = [
-        f"TTFT {format_seconds(a.ttft_s.p90)} with TPOT {format_seconds(a.tpot_s.p90)} ({a.layout})"
-        for a in arms.values()
-        if a.ttft_s is not None and a.tpot_s is not None
-    ]
-    return f"the nearest: {' or '.join(parts)}"
+def _fails(question: Question, arm: Arm) -> str:
+    if not arm.keeps_up:
+        return "cannot keep up"
+    return f"misses {misses(question, arm)}"
 
 
-def reason(ruling: Ruling, arms: dict[str, Arm], question: Question, rate_rps: float) -> str:
-    """One sentence: what the headline rests on."""
-    if (clients := clients_of(question)) is not None:
-        return clients_reason(arms, question, clients)
-    if question.slo.is_given:
-        return goodput_reason(ruling, arms["colocated"], arms["pd"], question)
-    return latency_reason(arms["colocated"], arms["pd"], rate_rps)
+def share_name(attainment: float) -> str:
+    """The percentile that decides: p90, p99, p99.9."""
+    return f"p{attainment * 100:.4g}"
 
 
-def unmet(question: Question, arms: dict[str, Arm], band: float) -> str:
-    """Why the answer is no, or nothing: SLOs that no arm meets, a rate that none carries."""
-    if (clients := clients_of(question)) is not None:
-        if not question.slo.is_given or any(meets(arm, question.slo) for arm in arms.values()):
-            return ""
-        return f"No layout meets these SLOs for {clients:,} clients; {nearest(arms)}."
-    top = max((arm.knee_rps or 0.0 for arm in arms.values()), default=0.0)
-    if question.slo.is_given and top <= 0:
-        return f"No layout meets these SLOs; {nearest(arms)}."
-    rate = question.workload.rate_rps
-    if rate is not None and rate > top * (1 + band):
-        within = " within the SLOs" if question.slo.is_given else ""
-        return (
-            f"{format_rate(rate)} req/s is more than any layout here carries{within}: "
-            f"the most is {format_rate(top)}."
-        )
-    return ""
+def gpus_sentence(question: Question, verdict: Verdict) -> str:
+    """How many GPUs would do: At 3.4 req/s 8 of these 16 GPUs would do."""
+    needed = verdict.gpus_needed
+    if needed is None:
+        return ""
+    have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
+    if needed > have:
+        return f"About {needed} of these GPUs would do."
+    if needed == have:
+        return f"{'It takes' if have == 1 else 'It takes all'} {have} GPU{'s' * (have != 1)}."
+    which = [name for name, arm in verdict.arms.items() if arm.gpus_needed == needed]
+    arm = "colocated" if "colocated" in which else "split"
+    return f"{needed} of these {have} GPUs would do ({arm})."
+
+
+def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
+    """With one decode engine down 84 % meet the SLOs."""
+    for arm in verdict.arms.values():
+        for down in arm.one_down:
+            what = f"one {down.role} engine"
+            counts = dict(zip(arm.parallelism, arm.num_engines, strict=False))
+            if sum(counts.values()) == 1:
+                continue
+            if counts.get(down.role) == 1:
+                yield f"With its only {down.role} engine down {arm.layout} serves nothing."
+            elif down.attainment <= 0:
+                yield f"With {what} down {arm.layout} cannot keep up."
+            else:
+                yield f"With {what} down {share_down(down.attainment)} meet the SLOs."
+
+
+def share_down(share: float) -> str:
+    """A share, rounded so that it never claims more than is: 89.96 % as 89.9 %."""
+    tenths = math.floor(share * 1000 + 1e-6)
+    return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
+
+
+def rate_down(rate_rps: float | None) -> str:
+    """A rate that holds, in digits at which it holds: rounded down."""
+    return format_rate(rate_rps)
+
+
+def flip_sentences(question: Question, flips: tuple[Flip, ...]) -> Iterator[str]:
+    """TPOT target of 23 ms or tighter → split."""
+    for flip in flips:
+        yield f"{_flip_words(flip)} → {NAMES[flip.to].removeprefix('a ')}"
+
+
+def _flip_words(flip: Flip) -> str:
+    up = flip.from_at is None or flip.at > flip.from_at
+    if flip.what in ("tpot_s", "ttft_s"):
+        name, side = flip.what[:4].upper(), "looser" if up else "tighter"
+        return f"{name} target of {format_seconds(flip.at)} or {side}"
+    if flip.what == "rate_rps":
+        return f"{format_rate(flip.at)} req/s or {'more' if up else 'less'}"
+    if flip.what == "isl":
+        return f"prompts of {flip.at:,.0f} tokens or {'more' if up else 'fewer'}"
+    return f"{flip.at:.0f} engines or {'more' if up else 'fewer'}"
+
+
+def state_sentence(verdict: Verdict) -> str:
+    """How many requests fit in engines of both arms, where their states limit it; "" elsewhere."""
+    limits = verdict.state_limits
+    if limits is None:
+        return ""
+    return (
+        f"A decode engine runs up to {limits.decode:,} requests at once, a colocated one "
+        f"{limits.colocated:,}: each request keeps a state in GPU memory."
+    )
 
 
 def share_too_long(question: Question) -> float:
@@ -155,33 +359,25 @@ def share_too_long(question: Question) -> float:
     return long / len(requests)
 
 
-def warnings(
-    question: Question, arms: dict[str, Arm], assumed_rate_rps: float | None
-) -> Iterator[str]:
+def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
     """What the reader should know beside the verdict."""
-    if assumed_rate_rps is not None:
+    if not verdict.arms:
+        return
+    if verdict.decided_by == "rules":
+        yield "Rules alone: add --isl, --osl and --rate, or --trace, for a prediction."
+    yield from disagreement(verdict)
+    if verdict.rate_rps is not None and not verdict.is_rate_asked and _top(verdict):
         yield (
-            f"No --rate: compared at {format_rate(assumed_rate_rps)} req/s, 70 % of what the "
-            "better arm carries."
+            f"No --rate given: the arms are compared at {format_rate(verdict.rate_rps)} req/s, "
+            "70 % of what the better one carries."
         )
-    cluster = question.cluster
-    if assumed_cluster(cluster) is not cluster:
+    yield from _cluster_warnings(question)
+    if question.speculation is not None:
         yield (
-            "The rate between nodes is unknown: 400 Gbit/s per GPU assumed; say it as in "
-            f"--gpus {cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}:rdma400."
+            f"Planned with {question.speculation.draft_tokens} draft tokens a step: give `up` "
+            "SGLang's own --speculative flags by --args."
         )
-    if question.profile is not None:
-        measured = question.profile
-        yield (
-            f"Step times as measured on {measured.gpu} with {measured.llm}, {measured.engine}, "
-            f"{measured.attention_backend} attention; another backend is another profile."
-        )
-    if question.unused_profile is not None:
-        yield (
-            f"Step times are the roofline's: {question.unused_profile.id} was measured with "
-            f"{question.unused_profile.attention_backend} attention and is used only with "
-            f"--attention-backend {question.unused_profile.attention_backend}."
-        )
+    yield from _profile_warnings(question)
     yield from question.llm.assumptions
     if share := share_too_long(question):
         yield (
@@ -194,9 +390,39 @@ def warnings(
     if skipped := question.workload.skipped_lines:
         noun = "line" if skipped == 1 else "lines"
         yield f"{skipped:,} {noun} of {question.workload.origin} left out."
-    for arm in arms.values():
+    for arm in verdict.arms.values():
         if arm.infeasible:
             yield f"{arm.layout} {arm.infeasible}."
+
+
+def _cluster_warnings(question: Question) -> Iterator[str]:
+    cluster = question.cluster
+    if cluster.num_nodes > 1:
+        yield (
+            f"This plan spans {cluster.num_nodes} hosts; `pdctl up` starts engines only on the "
+            "host it runs on."
+        )
+    if assumed_cluster(cluster) is not cluster:
+        yield (
+            "The rate between nodes is unknown; 400 Gbit/s per GPU is assumed. Give it as in "
+            f"--gpus {cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}:rdma400."
+        )
+
+
+def _profile_warnings(question: Question) -> Iterator[str]:
+    if question.profile is not None:
+        measured = question.profile
+        yield (
+            f"Step times come from {measured.gpu} with {measured.llm}, {measured.engine} and "
+            f"{measured.attention_backend} attention; another backend is another profile."
+        )
+    if question.unused_profile is not None:
+        unused = question.unused_profile
+        yield (
+            f"Step times come from the roofline: {unused.id} was measured with "
+            f"{unused.attention_backend} attention and is used only with "
+            f"--attention-backend {unused.attention_backend}."
+        )
 
 
 def _no_times(workload: Workload) -> Iterator[str]:
@@ -212,81 +438,19 @@ def _no_times(workload: Workload) -> Iterator[str]:
         yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
 
 
-def disagreement(rules: tuple[Rule, ...], leaning: Lean, ruling: Ruling) -> Iterator[str]:
+def disagreement(verdict: Verdict) -> Iterator[str]:
     """One sentence each for the rules and the simulation, where they disagree."""
-    if leaning == "mixed" or ruling.evidence in ("too_close", leaning):
+    leaning, evidence = verdict.lean, verdict.evidence
+    if verdict.decided_by != "evidence" or leaning == "mixed" or evidence in ("too_close", leaning):
         return
-    because = [_RULE_WORDS[r.id] for r in rules if r.favours == leaning]
-    yield f"The rules favour {_name(leaning)}: {', '.join(because)}."
-    yield f"The simulation favours {_name(ruling.evidence)}; it decided, with low confidence."
-
-
-def rules_reason(rules: tuple[Rule, ...], leaning: Lean) -> str:
-    """What speaks for which side, by the rules."""
-    sides = {}
-    for side in ("pd", "colocated"):
-        because = [_RULE_WORDS[r.id] for r in rules if r.favours == side]
-        if because:
-            sides[side] = f"{', '.join(because)} speak{'s' * (len(because) == 1)} for {_name(side)}"
-    text = "; ".join(sides.values()) or "no rule speaks for either"
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def measure_command(question: Question, pd: Arm) -> str:
-    """The measurement that would settle a verdict that is too close."""
-    model = question.llm.path or question.llm.name
-    prefill, decode = pd.num_engines
-    words = [f"pdctl measure {model} --prefill {prefill} --total {prefill + decode}"]
-    words += [*parallelism_flags(pd), *backend_flags(question)]
-    workload = question.workload
-    if workload.requests is not None:
-        words.append(f"--trace {workload.origin}")
-        words += _reading_flags(workload)
-    elif workload.isl is not None and workload.osl is not None:
-        words.append(f"--isl {workload.isl.mean:g} --osl {workload.osl.mean:g}")
-        spreads = (("--isl-cv", workload.isl), ("--osl-cv", workload.osl))
-        words += [f"{flag} {lengths.cv:g}" for flag, lengths in spreads if lengths.cv]
-    if workload.concurrency is not None:
-        words.append(f"--concurrency {clients_of(question)}")
-    elif workload.rate_rps is not None and workload.requests is None:
-        words.append(f"--rate {workload.rate_rps:g}")
-    return " ".join(words)
-
-
-def _reading_flags(workload: Workload) -> Iterator[str]:
-    """What makes another verb read the trace as this one did, where it could read it otherwise."""
-    facts = workload.trace
-    if facts is not None and facts.is_unit_given and facts.time_unit:
-        yield f"--time-unit {facts.time_unit}"
-    if facts is not None and facts.filled_osl is not None:
-        yield f"--osl {facts.filled_osl}"
-
-
-def backend_flags(question: Question) -> Iterator[str]:
-    """--args "--attention-backend fa3", where one was asked for."""
-    if question.attention_backend:
-        yield f'--args "--attention-backend {question.attention_backend}"'
-
-
-def parallelism_flags(arm: Arm) -> Iterator[str]:
-    """--tp 2, or --prefill-tp 2 --decode-tp 8, with pp, dp and ep where they are not 1."""
-    shapes = list(arm.parallelism.values())
-    first = shapes[0]
-    if all(shape.tp == first.tp for shape in shapes):
-        if first.tp > 1:
-            yield f"--tp {first.tp}"
+    because = [_RULE_WORDS[r.id] for r in verdict.rules if r.favours == leaning]
+    yield f"The rules favour {NAMES[leaning]} ({', '.join(because)})."
+    if evidence == verdict.verdict:
+        yield f"The simulation favours {NAMES[evidence]}, and decided with low confidence."
     else:
-        for role, shape in arm.parallelism.items():
-            yield f"--{role}-tp {shape.tp}"
-    if all(shape == first for shape in shapes):
-        yield from _other_flags(first)
+        yield f"The simulation favours {NAMES[evidence]}."
 
 
-def _other_flags(shape: Parallelism) -> Iterator[str]:
-    for name in ("pp", "dp", "ep"):
-        if getattr(shape, name) > 1:
-            yield f"--{name} {getattr(shape, name)}"
-
-
-def _name(side: str) -> str:
-    return "PD" if side == "pd" else side
+def rule_name(rule: Rule) -> str:
+    """A rule in words."""
+    return _RULE_WORDS[rule.id]

@@ -1,135 +1,350 @@
-"""One layout tried in the simulator: its arm at a rate, and the highest rate it sustains."""
+"""One layout tried in the simulator: the requests it is tried on, and what it does with them.
+
+Every figure of a plan comes from one sample of requests, drawn once and played faster or slower,
+so that a rate asked about and a rate found by search are answered by the same run.
+"""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from pdctl.perf_model.metrics import attainment, goodput_rps, percentiles
-from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Percentiles, Role
+from pdctl.perf_model.metrics import percentiles, quantile
+from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Role
 from pdctl.perf_model.simulator.kv import Prefixes
-from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
-from pdctl.verdict.closed_form import Demand, Scored, pace_of
-from pdctl.verdict.records import Arm, Question
+from pdctl.perf_model.simulator.simulate import Quota, find_prefixes, simulate, simulate_within
+from pdctl.verdict.closed_form import Demand, Scored, capacity_rps, pace_of
+from pdctl.verdict.records import Arm
 from pdctl.workload.arrivals import at_rate, head, make_requests, pick
-from pdctl.workload.records import Requests, Slo
+from pdctl.workload.records import Requests, Slo, Workload
 
-LEAST_REQUESTS = 200
-MOST_REQUESTS = 10_000
-TURNOVERS = 1.8  # a drawn run has so many times the requests in flight
-
-
-def has_times(question: Question) -> bool:
-    """Whether the workload is a trace that is to be replayed as it is."""
-    return question.workload.requests is not None and question.workload.rate_rps is not None
-
-
-def all_requests(
-    question: Question, demand: Demand, rate_rps: float, entrants: Sequence[Scored]
-) -> Requests:
-    """What the entrants are compared on: the whole trace, or as many requests as settle."""
-    if has_times(question) and question.workload.requests is not None:
-        return question.workload.requests
-    carrying = [s for s in entrants if s.pace][:2]
-    nums = [num_requests(question, demand, rate_rps, s, TURNOVERS) for s in carrying]
-    num = max(nums, default=5 * LEAST_REQUESTS)
-    return make_requests(question.workload, num=num, rate_rps=rate_rps, seed=question.seed)
-
-
-def some_requests(question: Question, num: int, rate_rps: float) -> Requests:
-    """The first requests of a trace that is replayed, else requests drawn from the workload."""
-    if has_times(question) and question.workload.requests is not None:
-        return head(question.workload.requests, num)
-    return make_requests(question.workload, num=num, rate_rps=rate_rps, seed=question.seed)
-
-
-def num_requests(
-    question: Question, demand: Demand, rate_rps: float, scored: Scored, turnovers: float
-) -> int:
-    """Enough for queues and batches to settle: a few turnovers of the requests in flight."""
-    rates = (rate_rps * 0.95, scored.knee_rps * 0.9, scored.knee_rps * 0.6)
-    paces = (pace_of(scored.fleet, demand, rate) for rate in rates if 0 < rate <= rate_rps)
-    pace = next((p for p in paces if p), None)
-    stay = pace.ttft_s + demand.osl * pace.tpot_s if pace else 30.0
-    least = LEAST_REQUESTS * demand.spread**2  # heavy tails need more to be seen
-    return math.ceil(min(max(turnovers * rate_rps * stay, least), MOST_REQUESTS))
-
-
-def without_too_long(question: Question) -> Question:
-    """The question without the trace's requests that exceed the LLM's context.
-
-    Every layout refuses them; counting them as missed SLOs would hide what the layouts do.
-    """
-    workload, context = question.workload, question.llm.max_context
-    requests = workload.requests
-    if requests is None or context is None:
-        return question
-    kept = [i for i, tokens in enumerate(requests.isl) if tokens + 1 < context]
-    if len(kept) == len(requests) or not kept:
-        return question
-    return replace(question, workload=replace(workload, requests=pick(requests, kept)))
-
-
-KNEE_STEPS = 3  # halvings of the bracket in which the knee lies
-WIDER = 1.6  # times the guess: beyond it a run as short as ours would not have settled
-LOWER = (0.6, 0.25, 0.05)  # of the guess, tried in turn
+TURNOVERS = 2.5  # times the requests in flight at the highest rate: what a sample holds at least
+LEAST_REQUESTS = 1000  # in a sample of equal requests; heavy tails need more to be seen
+LEAST_MISSES = 20  # that an SLO of the last percent must be able to see
+MOST_REQUESTS = 16_000  # drawn, or of a trace that is short and played over again
+FEW_REQUESTS = 1500  # of a long trace, in a row: they show where to look
+MOST_WITHOUT_SLO = 4000  # where only keeping up is asked for
 QUEUE_SAMPLES = 200
-SETTLED = (0.4, 0.9)  # of the requests in order of arrival: batches are full, none runs dry
+SETTLED = (0.4, 0.9)  # of a drawn sample in order of arrival: batches are full, none runs dry
+GROWTH = 0.04  # of the time that passes: waits that grow faster never stop growing
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The requests every layout is tried on, arriving once a second in the mean.
+
+    first, last: those that count, first <= place < last; the others fill and empty the engines.
+    prefixes: which prompts share leading blocks, found once for all runs. wanted: how many
+    requests it was made for. num_different: requests before it plays them over again.
+    """
+
+    requests: Requests
+    first: int
+    last: int
+    prefixes: Prefixes | None
+    seed: int
+    wanted: int
+    num_different: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a trace, played as it is."""
+        return self.first == 0
+
+    def serves(self, num: int) -> bool:
+        """Whether the sample for `num` requests of the same workload would be this one."""
+        return num == self.wanted or (self.is_whole and num <= len(self.requests))
+
+    def at(self, rate_rps: float) -> Requests:
+        """The same requests at another rate."""
+        times = array("d", [time / rate_rps for time in self.requests.arrival_s])
+        return replace(self.requests, arrival_s=times)
+
+
+def num_requests(fleets: Sequence[Scored], demand: Demand, slo: Slo) -> int:
+    """Enough requests to fill the engines and see a steady state: a power of two times the least.
+
+    The same for every rate asked about: it counts the requests in flight near each layout's own
+    highest rate, by Little's law in closed form.
+    """
+    least = max(LEAST_REQUESTS * demand.spread, 2 * LEAST_MISSES / max(1 - slo.attainment, 1e-3))
+    most = max((_in_flight(s, demand, slo) for s in fleets), default=0.0)
+    wanted = max(least, TURNOVERS * most)
+    doublings = math.ceil(math.log2(wanted / LEAST_REQUESTS))
+    top = MOST_REQUESTS if slo.is_given else MOST_WITHOUT_SLO
+    return min(LEAST_REQUESTS << max(doublings, 0), top)
+
+
+def _in_flight(scored: Scored, demand: Demand, slo: Slo) -> float:
+    top = scored.capacity_rps or capacity_rps(scored.fleet, demand, Slo()) / 3
+    paces = ((rate, pace_of(scored.fleet, demand, rate)) for rate in (0.95 * top, 0.7 * top))
+    for rate, pace in paces:
+        if pace is not None:
+            return rate * (pace.ttft_s + demand.osl * pace.tpot_s)
+    return 0.0
+
+
+def sample_of(workload: Workload, num: int, *, max_context: int | None, seed: int) -> Sample:
+    """The requests to try layouts on: a trace's own, or `num` drawn ones.
+
+    A trace with times that is long enough is played as it is and counts whole; a shorter one is
+    played over again, and then, as with drawn requests, only the middle counts. Requests longer
+    than the context are left out: every layout refuses them.
+    """
+    workload = without_too_long(workload, max_context)
+    requests = workload.requests
+    if requests is None or not workload.has_arrivals:
+        drawn = make_requests(_evenly(workload, num), num=num, rate_rps=1.0, seed=seed)
+        return _sample(drawn, seed, num, is_whole=False)
+    if len(requests) >= num:
+        return _sample(at_rate(requests, 1.0, seed=seed), seed, num, is_whole=True)
+    rounds = math.ceil(num / len(requests))
+    again = make_requests(workload, num=rounds * len(requests), rate_rps=1.0, seed=seed)
+    return replace(_sample(again, seed, num, is_whole=False), num_different=len(requests))
+
+
+def _sample(requests: Requests, seed: int, wanted: int, *, is_whole: bool) -> Sample:
+    # a trace read at another rate must give the very same times: they are rounded
+    times = array("d", [round(time, 6) for time in requests.arrival_s])
+    fixed = replace(requests, arrival_s=times)
+    num = len(fixed)
+    first, last = (0, num) if is_whole else (int(SETTLED[0] * num), int(SETTLED[1] * num))
+    return Sample(fixed, first, last, find_prefixes(fixed), seed, wanted, num)
+
+
+def _evenly(workload: Workload, num: int) -> Workload:
+    """Of a file of lengths that is longer than needed, requests from all over it."""
+    requests = workload.requests
+    if requests is None:
+        return workload
+    nothing = replace(requests, arrival_s=[0.0] * len(requests))
+    if len(requests) > num:
+        nothing = pick(nothing, [i * len(requests) // num for i in range(num)])
+    return replace(workload, requests=nothing)
+
+
+def without_too_long(workload: Workload, max_context: int | None) -> Workload:
+    """The workload without recorded requests longer than the context: every layout refuses them."""
+    requests = workload.requests
+    if requests is None or max_context is None:
+        return workload
+    kept = [i for i, tokens in enumerate(requests.isl) if tokens + 1 < max_context]
+    if len(kept) == len(requests) or not kept:
+        return workload
+    return replace(workload, requests=pick(requests, kept))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a layout did with the requests of a sample that count; not a number: rejected.
+
+    keeps_up: False where the waits grew as long as requests came.
+    """
+
+    ttft_s: Sequence[float]
+    tpot_s: Sequence[float]
+    keeps_up: bool
+
+    def attainment(self, slo: Slo) -> float:
+        """The share of the requests that met every service level; 0 where the queue never ends."""
+        if not self.keeps_up or not self.ttft_s:
+            return 0.0
+        ttft_s, tpot_s = slo.ttft_s or math.inf, slo.tpot_s or math.inf
+        pairs = zip(self.ttft_s, self.tpot_s, strict=True)
+        return sum(a <= ttft_s and b <= tpot_s for a, b in pairs) / len(self.ttft_s)
+
+    def meets(self, slo: Slo) -> bool:
+        """Whether it keeps up, and enough requests met the service levels, where there are any."""
+        if not slo.is_given:
+            return self.keeps_up
+        return self.keeps_up and self.attainment(slo) >= slo.attainment - 1e-9
+
+
+@dataclass
+class Trials:
+    """Runs of layouts on one sample, each made once.
+
+    few: the same on a part of a large sample, to see cheaply where to look.
+    """
+
+    sample: Sample
+    few: "Trials | None" = None
+    runs: dict[tuple[Fleet, float], Run] = field(default_factory=dict)
+    lost: dict[tuple[Fleet, float], list[Slo]] = field(default_factory=dict)
+    num_runs: int = 0
+
+    def meets(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
+        """Whether a layout meets the service levels at a rate; a run that cannot is cut short."""
+        key = (fleet, rate_rps)
+        if key not in self.runs:
+            if any(_is_looser(known, slo) for known in self.lost.get(key, ())):
+                return False
+            if not self._run_within(key, slo):
+                return False
+        return self.runs[key].meets(slo)
+
+    def run(self, fleet: Fleet, rate_rps: float) -> Run:
+        """The whole run of a layout at a rate."""
+        key = (fleet, rate_rps)
+        if key not in self.runs:
+            self.num_runs += 1
+            self.runs[key] = run_of(self.outcome(fleet, rate_rps), self.sample)
+        return self.runs[key]
+
+    def outcome(self, fleet: Fleet, rate_rps: float, *, queues: bool = False) -> Outcome:
+        """The simulator's own answer, not kept."""
+        sample, requests = self.sample, self.sample.at(rate_rps)
+        span = requests.arrival_s[-1]
+        every = max(span / QUEUE_SAMPLES, 1e-3) if queues else None
+        return simulate(
+            fleet, requests, seed=sample.seed, prefixes=sample.prefixes, sample_every_s=every
+        )
+
+    def _run_within(self, key: tuple[Fleet, float], slo: Slo) -> bool:
+        fleet, rate_rps = key
+        sample = self.sample
+        self.num_runs += 1
+        outcome = simulate_within(
+            fleet, sample.at(rate_rps), quota(sample, slo), seed=sample.seed,
+            prefixes=sample.prefixes,
+        )  # fmt: skip
+        if outcome is None:
+            self.lost.setdefault(key, []).append(slo)
+            return False
+        self.runs[key] = run_of(outcome, sample)
+        return True
+
+
+def trials_on(sample: Sample) -> Trials:
+    """Trials on a sample, and on a part of it where that saves much and tells enough.
+
+    Drawn requests are as few as fill the engines: a part of them would not.
+    """
+    if not sample.is_whole or len(sample.requests) <= 2 * FEW_REQUESTS:
+        return Trials(sample)
+    part = head(sample.requests, FEW_REQUESTS)
+    few = Sample(
+        part, 0, FEW_REQUESTS, find_prefixes(part), sample.seed, FEW_REQUESTS, FEW_REQUESTS
+    )
+    return Trials(sample, Trials(few))
+
+
+def sample_size(trials: Trials) -> int:
+    """Requests of a sample, those that do not count included."""
+    return len(trials.sample.requests)
+
+
+def quota(sample: Sample, slo: Slo) -> Quota:
+    """The misses that leave a run no chance; without service levels nothing can be missed."""
+    num = sample.last - sample.first
+    share = slo.attainment if slo.is_given else 0.0
+    most = math.floor(num * (1 - share) + 1e-6)
+    return Quota(slo.ttft_s, slo.tpot_s, sample.first, sample.last, most)
+
+
+def _is_looser(one: Slo, other: Slo) -> bool:
+    """Whether what misses `one` also misses `other`."""
+    pairs = ((one.ttft_s, other.ttft_s), (one.tpot_s, other.tpot_s))
+    return one.attainment <= other.attainment and all(
+        (a or math.inf) >= (b or math.inf) for a, b in pairs
+    )
+
+
+def run_of(outcome: Outcome, sample: Sample) -> Run:
+    """The part of an outcome that counts."""
+    part = slice(sample.first, sample.last)
+    return Run(
+        known_or_nan(outcome.ttft_s[part]), known_or_nan(outcome.tpot_s[part]), keeps_up(outcome)
+    )
+
+
+def known_or_nan(times: Sequence[float | None]) -> Sequence[float]:
+    """Times with not-a-number for requests that were rejected."""
+    return array("d", [math.nan if t is None else t for t in times])
+
+
+def keeps_up(outcome: Outcome) -> bool:
+    """Whether the waits stop growing: those of the last tenth against those before the middle.
+
+    Source: above capacity μ a queue delays the request that comes at t by (r/μ − 1)·t.
+    Ignores: bursts at the very end of a trace, which look the same.
+    """
+    num = len(outcome.ttft_s)
+    if num < 50:
+        return any(t is not None for t in outcome.ttft_s)
+    early, late = (
+        _mean(outcome.ttft_s[num * 3 // 10 : num // 2]),
+        _mean(outcome.ttft_s[-num // 10 :]),
+    )
+    if early is None or late is None:
+        return early is not None
+    times = outcome.arrival_s
+    return late - early <= GROWTH * 0.55 * (times[-1] - times[0])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
 
 
 def try_layout(
-    fleet: Fleet,
-    requests: Requests,
-    slo: Slo,
-    *,
-    seed: int,
-    queues: bool,
-    drawn: bool,
-    prefixes: Prefixes | None = None,
+    trials: Trials, fleet: Fleet, rate_rps: float, slo: Slo, *, queues: bool = False
 ) -> Arm:
-    """A layout on these requests at their own times.
+    """A layout at a rate, with all that a verdict shows of it.
 
-    queues: also sample queue lengths. drawn: the requests stand for a steady load, so only
-    those in the middle of the run count. prefixes: find_prefixes(requests), made once for all.
+    queues: also sample queue lengths. Times are unknown where it cannot keep up: a queue that
+    grows for ever has no percentile.
     """
-    span = requests.arrival_s[-1] - requests.arrival_s[0] if len(requests) else 0.0
-    every = max(span / QUEUE_SAMPLES, 1e-3) if queues else None
-    outcome = simulate(fleet, requests, seed=seed, sample_every_s=every, prefixes=prefixes)
-    if not drawn or span <= 0:
-        return arm_of(fleet, outcome, slo)
-    arm = arm_of(fleet, settled(outcome), slo)
-    share = 1.0 if arm.attainment is None else arm.attainment
-    return replace(arm, goodput_rps=share * len(requests) / span)
+    outcome = trials.outcome(fleet, rate_rps, queues=queues)
+    return arm_of(fleet, outcome, trials.sample, rate_rps, slo)
 
 
-def settled(outcome: Outcome) -> Outcome:
-    """An outcome with the requests of its steady part only.
-
-    The first ones meet empty batches, the last ones emptying ones: both flatter a layout.
-    """
-    num = len(outcome.ttft_s)
-    part = slice(int(SETTLED[0] * num), int(SETTLED[1] * num)) if num >= 50 else slice(None)
-    columns = (outcome.ttft_s[part], outcome.tpot_s[part], outcome.e2e_s[part])
-    return replace(outcome, ttft_s=columns[0], tpot_s=columns[1], e2e_s=columns[2])
-
-
-def arm_of(fleet: Fleet, outcome: Outcome, slo: Slo) -> Arm:
+def arm_of(fleet: Fleet, outcome: Outcome, sample: Sample, rate_rps: float, slo: Slo) -> Arm:
     """What a verdict keeps of one outcome."""
-    done = [t for t in outcome.e2e_s if t is not None]
-    span = max(outcome.span_s, 1e-9)
-    return Arm(
-        layout=fleet.layout,
-        num_gpus=fleet.num_gpus,
-        parallelism=parallelism_of(fleet),
-        ttft_s=_percentiles(outcome.ttft_s),
-        tpot_s=_percentiles(outcome.tpot_s),
-        e2e_s=_percentiles(outcome.e2e_s),
-        goodput_rps=goodput_rps(outcome, slo),
-        attainment=attainment(outcome, slo) if slo.is_given else None,
-        tokens_per_s_per_gpu=outcome.output_tokens / span / fleet.num_gpus,
+    part = slice(sample.first, sample.last)
+    return arm_of_run(fleet, outcome, run_of(outcome, sample), part, rate_rps, slo)
+
+
+def arm_of_run(
+    fleet: Fleet, outcome: Outcome, run: Run, part: slice, rate_rps: float, slo: Slo
+) -> Arm:
+    """What a verdict keeps of one outcome, of which the requests in `part` count.
+
+    run: what these requests met. rate_rps: at which all requests came.
+    """
+    bare = unpredicted(fleet)
+    if all(t is None for t in outcome.e2e_s):
+        why = "rejects every request: longer than its KV cache or context"
+        return replace(bare, infeasible=why, attainment=0.0, goodput_rps=0.0)
+    share = run.attainment(slo) if slo.is_given else None
+    served = outcome.output_tokens / len(outcome.ttft_s) * rate_rps
+    arm = replace(
+        bare,
+        keeps_up=run.keeps_up,
+        meets=run.meets(slo),
+        attainment=share,
+        goodput_rps=rate_rps * (share if share is not None else float(run.keeps_up)),
         kv_usage=dict(outcome.kv_usage_peak),
-        infeasible=None if done else "rejects every request: longer than its KV cache or context",
         queues=tuple(outcome.queues),
     )
+    if not run.keeps_up:
+        return arm
+    columns = [outcome.ttft_s[part], outcome.tpot_s[part], outcome.e2e_s[part]]
+    ttft, tpot, e2e = ([t for t in column if t is not None] for column in columns)
+    return replace(
+        arm,
+        ttft_s=percentiles(ttft),
+        tpot_s=percentiles(tpot),
+        e2e_s=percentiles(e2e),
+        ttft_at_share_s=quantile(ttft, slo.attainment),
+        tpot_at_share_s=quantile(tpot, slo.attainment),
+        tokens_per_s_per_gpu=served / fleet.num_gpus,
+    )
+
+
+def unpredicted(fleet: Fleet) -> Arm:
+    """An arm of which nothing is known but its engines."""
+    return Arm(fleet.layout, fleet.num_gpus, parallelism_of(fleet))
 
 
 def parallelism_of(fleet: Fleet) -> dict[Role, Parallelism]:
@@ -137,43 +352,3 @@ def parallelism_of(fleet: Fleet) -> dict[Role, Parallelism]:
     roles: tuple[Role, ...] = ("colocated", "prefill", "decode")
     engines = {role: getattr(fleet, role) for role in roles}
     return {role: engine.parallelism for role, engine in engines.items() if engine}
-
-
-def simulated_knee_rps(
-    fleet: Fleet, requests: Requests, slo: Slo, guess_rps: float, *, seed: int
-) -> float:
-    """The highest rate at which these requests meet the SLO, by bisection around a guess.
-
-    requests: arrive with their own pattern, stretched to each rate tried. 0 when the SLO is
-    missed even far below the guess.
-    """
-
-    prefixes = find_prefixes(requests)
-
-    def holds(rate: float) -> bool:
-        paced = at_rate(requests, rate, seed=seed)
-        outcome = simulate(fleet, paced, seed=seed, prefixes=prefixes)
-        return attainment(settled(outcome), slo) >= slo.attainment
-
-    low, high = _bracket(holds, guess_rps)
-    for _ in range(KNEE_STEPS if high > low else 0):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
-
-
-def _bracket(holds: Callable[[float], bool], guess: float) -> tuple[float, float]:
-    """Rates between which the answer turns; equal when none of those tried holds, or all do."""
-    if holds(guess):
-        return (guess, guess * WIDER) if not holds(guess * WIDER) else (guess * WIDER,) * 2
-    high = guess
-    for factor in LOWER:
-        if holds(guess * factor):
-            return guess * factor, high
-        high = guess * factor
-    return 0.0, 0.0
-
-
-def _percentiles(times: Sequence[float | None]) -> Percentiles | None:
-    known = [t for t in times if t is not None]
-    return percentiles(known) if known else None

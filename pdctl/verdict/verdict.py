@@ -1,13 +1,13 @@
-"""The answer of `pdctl plan`: rules as the prior, simulation as the evidence."""
+"""The answer of `pdctl plan`: what the layouts do when simulated, and where the rules point."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from pdctl.perf_model.engine_model import does_not_fit_reason
-from pdctl.perf_model.fitting.profiles import error_band
-from pdctl.perf_model.records import Fleet, Parallelism
-from pdctl.units import format_count
-from pdctl.verdict import sentences
+from pdctl.errors import InvalidInput
+from pdctl.perf_model.records import Fleet, Role
+from pdctl.verdict.ask_again import Asker
+from pdctl.verdict.client_search import ClientArms, search_for_clients
 from pdctl.verdict.closed_form import (
     Demand,
     demand_of,
@@ -15,104 +15,52 @@ from pdctl.verdict.closed_form import (
     prefill_tokens_per_s,
     tpot_at,
 )
-from pdctl.verdict.closed_loop import clients_of, judge_clients, load_text
+from pdctl.verdict.closed_loop import clients_of, judge_clients
+from pdctl.verdict.feasibility import (
+    where_it_fits,
+    why_not_built,
+    why_nothing_fits,
+    why_too_long,
+)
+from pdctl.verdict.flips import Axis, Forecast, axes_of, find_flip, forecast_of
 from pdctl.verdict.judge import (
-    Point,
-    Ruling,
-    Side,
-    find_flips,
-    judge,
+    by_latency,
+    confidence_of,
+    provenance_of,
     roofline_band,
-    scale_of,
+    settled_choice,
     sure,
 )
-from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, shapes
-from pdctl.verdict.records import Arm, Choice, Flip, Provenance, Question, Rule, Sizing, Verdict
-from pdctl.verdict.rules import Lean, LoadEstimate, apply_rules, lean, quarter, rate_match
-from pdctl.verdict.search import (
-    Findings,
-    ParallelMap,
-    Picks,
-    compared_rate,
-    first_picks,
-    one_by_one,
-    search,
+from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, state_limits
+from pdctl.verdict.records import (
+    Arm,
+    Choice,
+    Flip,
+    Floor,
+    OneDown,
+    Provenance,
+    Question,
+    Rule,
+    Sizing,
+    Verdict,
 )
-from pdctl.verdict.trials import parallelism_of
-
-MOST_GPUS_LOG2 = 8  # up to 128 GPUs are tried
-
-
-def does_not_fit(question: Question, rules: tuple[Rule, ...]) -> Verdict:
-    """No engine of any size fits these GPUs."""
-    tried = [question.parallelism[r] for r in ("colocated",) if r in question.parallelism]
-    tried = tried or list(shapes(question, "colocated"))[-1:] or [Parallelism()]
-    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], "colocated")
-    why = f"{question.llm.name} does not fit on {_gpus(question)}: {reason}."
-    return replace(_refusal(question, rules, why), settle=_where_it_fits(question))
-
-
-def _where_it_fits(question: Question) -> str:
-    """The plan for the fewest of these GPUs, in powers of two, that hold the model."""
-    model = question.llm.path or question.llm.name
-    gpu = question.cluster.gpu.name
-    free = replace(question, total=None, parallelism={})
-    for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
-        nodes, each = max(1, gpus // 8), min(gpus, 8)
-        cluster = replace(question.cluster, num_nodes=nodes, gpus_per_node=each)
-        if engines_that_fit(replace(free, cluster=cluster)).colocated:
-            return f"pdctl plan {model} --gpus {nodes}x{each}x{gpu}"
-    return ""
-
-
-def too_long(
-    question: Question, engines: Engines, demand: Demand, rules: tuple[Rule, ...]
-) -> Verdict | None:
-    """A refusal where even the mean request exceeds the context or every engine's KV cache."""
-    need = demand.isl + demand.osl
-    context = question.llm.max_context
-    if context is not None and need > context:
-        asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
-        return _refusal(
-            question,
-            rules,
-            f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
-            f"context of {question.llm.name}.",
-        )
-    everyone = (*engines.colocated, *engines.prefill, *engines.decode)
-    room = max((engine.kv_capacity_tokens for engine in everyone), default=0)
-    if need > room:
-        return _refusal(
-            question,
-            rules,
-            f"A request of {format_count(round(need))} tokens exceeds the KV cache of the largest "
-            f"engine, {format_count(room)} tokens.",
-        )
-    return None
-
-
-def _refusal(question: Question, rules: tuple[Rule, ...], why: str) -> Verdict:
-    return Verdict(
-        verdict="too_close",
-        confidence=sure(question.llm, "high"),
-        decided_by="feasibility",
-        headline="No layout can run this",
-        rules=rules,
-        sizing=None,
-        arms={},
-        sweep=(),
-        flips=(),
-        warnings=(),
-        provenance=Provenance("roofline", None, roofline_band(question.cluster.gpu.name)),
-        reason=why,
-        unmet=why,
-    )
-
-
-def _gpus(question: Question) -> str:
-    cluster = question.cluster
-    return f"{cluster.num_gpus} × {cluster.gpu.name}"
-
+from pdctl.verdict.rules import LoadEstimate, apply_rules, lean, quarter, rate_match
+from pdctl.verdict.search import (
+    LIGHT_USE,
+    Contest,
+    ParallelMap,
+    compared_rate,
+    contest_of,
+    fastest_layouts,
+    find_capacities,
+    first_fleets,
+    free_capacities,
+    gpus_needed,
+    one_by_one,
+    sweep_of,
+    whole_choice,
+)
+from pdctl.verdict.trials import sample_size, try_layout, unpredicted
 
 Progress = Callable[[str], None]
 
@@ -123,162 +71,402 @@ def decide(
     spread: ParallelMap = one_by_one,
     progress: Progress = lambda _: None,
     queues: bool = False,
+    flips: bool = True,
 ) -> Verdict:
-    """Should prefill and decode be split, into how many engines, and why?
+    """Should prefill and decode be split, into how many engines, and why? Facts, no sentences.
 
     Without lengths the rules alone answer. spread: how simulations run over processes.
-    queues: keep queue lengths over time with the arms.
+    queues: keep queue lengths over time with the arms. flips: also find what changes the answer.
     Raises InvalidInput when the engines asked for need more GPUs than there are.
     """
     gpu_budget(question)
     engines = engines_that_fit(question)
     demand = demand_of(question.workload)
-    picks = first_picks(question, engines, demand)
-    if picks.colocated is None and picks.pd is None:
-        return does_not_fit(question, _rules(question, LoadEstimate()))
+    fleets = first_fleets(question, engines)
+    if not fleets:
+        return _does_not_fit(question)
     if demand is None:
-        return _by_rules(question, picks)
-    if refusal := too_long(question, engines, demand, _rules(question, LoadEstimate())):
-        return refusal
-    rate, asked = compared_rate(question, picks, demand)
-    found = search(question, engines, demand, rate, spread=spread, progress=progress, queues=queues)
-    if len(found.arms) < 2:
-        return _by_feasibility(question, found, demand, asked)
-    progress("finding what flips the verdict")
-    return _by_evidence(question, found, demand, asked)
+        return _by_rules(question, fleets)
+    if why := why_too_long(question, engines, demand):
+        return _refusal(question, why)
+    if (clients := clients_of(question)) is not None:
+        return _for_clients(
+            question,
+            engines,
+            demand,
+            search_for_clients(
+                question, engines, demand, clients, spread=spread, progress=progress, queues=queues
+            ),
+        )
+    contest = contest_of(question, engines, demand)
+    many = sum(map(len, contest.entrants.values()))
+    progress(f"simulating {many} layouts")
+    found = _with_slo(contest, spread) if question.slo.is_given else _without_slo(contest, spread)
+    progress("asking again what would change the answer" if flips else "simulating both arms")
+    return _told(contest, found, spread, queues=queues, flips=flips)
 
 
-def _rules(question: Question, load: LoadEstimate) -> tuple[Rule, ...]:
-    return apply_rules(question.llm, question.cluster, question.workload, load)
+def decide_fewest(
+    question: Question,
+    *,
+    spread: ParallelMap = one_by_one,
+    progress: Progress = lambda _: None,
+    queues: bool = False,
+) -> tuple[Question, Verdict]:
+    """The question for as few GPUs as meet the SLOs at its rate, and its verdict.
+
+    Where none of the GPUs there are do, more of the same kind are tried. The arm that needs
+    fewest is the answer. Raises InvalidInput without a rate or SLOs.
+    """
+    if not question.slo.is_given or question.workload.rate_rps is None:
+        raise InvalidInput(
+            "--fewest needs a rate and SLOs: without them one GPU is as good as any.",
+            hint="--rate 5 --ttft 1s --tpot 30ms",
+        )
+    open_question = replace(question, total=None)
+    verdict = decide(open_question, spread=spread, progress=progress, flips=False)
+    needed = verdict.gpus_needed
+    if needed is None:
+        return question, verdict
+    asked = question
+    for _ in range(GROWING):
+        asked = with_gpus(open_question, needed)
+        verdict = decide(asked, spread=spread, progress=progress, queues=queues)
+        meeting = {name: arm for name, arm in verdict.arms.items() if arm.meets}
+        if meeting:
+            fewest = min(meeting, key=lambda name: _needed(meeting[name]))
+            return asked, _chosen(verdict, "pd" if fewest == "pd" else "colocated")
+        needed += max(1, needed // 10)
+    return asked, verdict
 
 
-def _by_rules(question: Question, picks: Picks) -> Verdict:
+GROWING = 8  # times that a number of GPUs reckoned too low is raised
+
+
+def _needed(arm: Arm) -> tuple[int, bool]:
+    return arm.gpus_needed or arm.num_gpus, "pd" in arm.layout
+
+
+def _chosen(verdict: Verdict, arm: Choice) -> Verdict:
+    """The verdict for an arm that needs fewer GPUs, whatever else speaks for the other."""
+    if verdict.verdict == arm:
+        return verdict
+    return replace(
+        verdict,
+        verdict=arm,
+        confidence="low",
+        sizing=_sizing(arm, verdict.arms),
+        flips=(),
+        is_fewest=True,
+    )
+
+
+def with_gpus(question: Question, num_gpus: int) -> Question:
+    """The question with so many of its GPUs, or with more nodes of them."""
+    cluster = question.cluster
+    if num_gpus > cluster.num_gpus:
+        nodes = -(-num_gpus // cluster.gpus_per_node)
+        cluster = replace(cluster, num_nodes=nodes, devices=())
+    return replace(question, cluster=cluster, max_gpus=num_gpus)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the search found. others: layouts simulated at the rate that did not win."""
+
+    rate_rps: float
+    is_asked: bool
+    capacities: dict[str, float]
+    fleets: dict[str, Fleet]
+    others: tuple[Arm, ...] = ()
+
+
+def _with_slo(contest: Contest, spread: ParallelMap) -> _Found:
+    capacities = find_capacities(contest, spread)
+    rate, asked = compared_rate(contest, capacities)
+    return _Found(rate, asked, capacities, _fleets(contest))
+
+
+def _without_slo(contest: Contest, spread: ParallelMap) -> _Found:
+    rate, asked = compared_rate(contest, free_capacities(contest))
+    tried = fastest_layouts(contest, rate, spread)
+    capacities = find_capacities(contest, spread)
+    others = tuple(arm for arms in tried.values() for arm in arms)
+    return _Found(rate, asked, capacities, _fleets(contest), others)
+
+
+def _fleets(contest: Contest) -> dict[str, Fleet]:
+    return {
+        name: contest.search(name).best or entrants[0].fleet
+        for name, entrants in contest.entrants.items()
+    }
+
+
+def _told(
+    contest: Contest, found: _Found, spread: ParallelMap, *, queues: bool, flips: bool
+) -> Verdict:
+    """Everything shown of the arms, simulated, and the verdict on them."""
+    question, names = contest.question, list(found.fleets)
+    is_sized = question.slo.is_given and found.is_asked
+    choice = whole_choice(contest) if question.slo.is_given else None
+    shown = "colocated" if choice == "colocated" or "pd" not in names else "pd"
+    tasks = [_arm_task(contest, found, name, queues) for name in names]
+    if is_sized:
+        tasks += [_needed_task(contest, found, name) for name in names]
+        tasks += [_down_task(contest, found, role) for role in _roles(found.fleets[shown])]
+    if flips and question.slo.is_given and len(names) == 2 and any(found.capacities.values()):
+        tasks += _flip_tasks(contest, found)
+    results = dict(
+        spread(lambda task: (task.key, task.work()), tasks, cost_s=2 * contest.run_cost_s)
+    )
+    arms = {name: _completed(name, results, found) for name in names}
+    if is_sized:
+        downs = tuple(results["down", role] for role in _roles(found.fleets[shown]))
+        arms[shown] = replace(arms[shown], one_down=downs)
+    turns = [flip for key, flip in results.items() if key[0] == "flip" and flip is not None]
+    return _judged(contest, found, arms, tuple(turns))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Work for one processor. key: what it is: ("arm", name), ("flip", axis, direction), ..."""
+
+    key: tuple[str, ...]
+    work: Callable[[], Any]
+
+
+def _arm_task(contest: Contest, found: _Found, name: str, queues: bool) -> _Task:
+    fleet, slo = found.fleets[name], contest.question.slo
+    shape = unpredicted(fleet)
+    for arm in () if queues else found.others:
+        if (arm.layout, arm.parallelism) == (shape.layout, shape.parallelism):
+            return _Task(("arm", name), lambda known=arm: known)  # type: ignore[misc]
+    return _Task(
+        ("arm", name),
+        lambda: try_layout(contest.trials, fleet, found.rate_rps, slo, queues=queues),
+    )
+
+
+def _needed_task(contest: Contest, found: _Found, name: str) -> _Task:
+    capacity = found.capacities[name]
+    return _Task(("needed", name), lambda: gpus_needed(contest, name, found.rate_rps, capacity))
+
+
+def _down_task(contest: Contest, found: _Found, role: Role) -> _Task:
+    name = "colocated" if role == "colocated" else "pd"
+    field_name = f"num_{role}"
+    fleet = found.fleets[name]
+    fewer = replace(fleet, **{field_name: getattr(fleet, field_name) - 1})
+
+    def work() -> OneDown:
+        if not getattr(fewer, field_name):
+            return OneDown(role, 0.0)
+        run = contest.trials.run(fewer, found.rate_rps)
+        return OneDown(role, run.attainment(contest.question.slo))
+
+    return _Task(("down", role), work)
+
+
+def _roles(fleet: Fleet) -> tuple[Role, ...]:
+    return ("colocated",) if fleet.colocated else ("prefill", "decode")
+
+
+def _flip_tasks(contest: Contest, found: _Found) -> list[_Task]:
+    question = contest.question
+    forecast = forecast_of(contest, found.capacities)
+    base, asker = whole_choice(contest), Asker(contest)
+    return [
+        _flip_task(axis, direction, base, forecast, asker)
+        for direction in (1, -1)
+        for axis in axes_of(question, sample_size(contest.trials))
+    ]
+
+
+def _flip_task(axis: Axis, direction: int, base: Choice, forecast: Forecast, asker: Asker) -> _Task:
+    return _Task(
+        ("flip", axis.what, str(direction)),
+        lambda: find_flip(base, axis, direction, forecast, asker),
+    )
+
+
+def _judged(
+    contest: Contest, found: _Found, arms: dict[str, Arm], flips: tuple[Flip, ...]
+) -> Verdict:
+    question, demand = contest.question, contest.demand
+    provenance = provenance_of(question)
+    shown = found.fleets.get("pd") or found.fleets["colocated"]
+    rules = _rules(question, _load(question, shown, demand, found.rate_rps))
+    leaning = lean(rules)
+    evidence, choice = _choices(contest, arms, leaning, found.is_asked, provenance.band)
+    is_both = len(arms) == 2
+    capacities = (
+        (found.capacities["colocated"], found.capacities["pd"])
+        if is_both and question.slo.is_given
+        else None
+    )
+    confidence = confidence_of(
+        choice,
+        leaning,
+        band=provenance.band,
+        is_anchored=question.slo.is_given or found.is_asked,
+        rate_rps=found.rate_rps if found.is_asked else None,
+        capacities=capacities,
+    )
+    is_met = _is_met(question, arms, found)
+    return Verdict(
+        verdict=choice,
+        confidence=sure(question.llm, confidence if is_both else "high"),
+        decided_by="evidence" if is_both else "feasibility",
+        rules=rules,
+        sizing=_sizing(choice, arms),
+        arms=arms,
+        sweep=tuple(sweep_of(contest, arms, found.others)),
+        flips=flips if is_met else (),
+        provenance=provenance,
+        evidence=evidence,
+        lean=leaning,
+        starts=tuple(_starts(found.fleets["pd"], demand, found.rate_rps)) if is_both else (),
+        state_limits=state_limits(question.llm, found.fleets),
+        rate_rps=found.rate_rps,
+        is_rate_asked=found.is_asked,
+        is_met=is_met,
+        impossible={} if is_both else why_not_built(question, contest.engines, set(arms)),
+        floors=() if is_met else tuple(_floors(contest, found)),
+    )
+
+
+def _for_clients(
+    question: Question, engines: Engines, demand: Demand, found: ClientArms
+) -> Verdict:
+    """The verdict for clients in a closed loop: no rate, no capacities, and no flips."""
+    arms, provenance, rate = found.arms, provenance_of(question), found.throughput_rps
+    shown = found.fleets.get("pd") or found.fleets["colocated"]
+    rules = _rules(question, _load(question, shown, demand, rate))
+    leaning = lean(rules)
+    is_both = len(arms) == 2
+    ruling = judge_clients(leaning, arms, question.slo, provenance.band) if is_both else None
+    only: Choice = "colocated" if "colocated" in arms else "pd"
+    choice = ruling.choice if ruling else only
+    return Verdict(
+        verdict=choice,
+        confidence=sure(question.llm, ruling.confidence if ruling else "high"),
+        decided_by="evidence" if is_both else "feasibility",
+        rules=rules,
+        sizing=_sizing(choice, arms),
+        arms=arms,
+        sweep=found.sweep,
+        flips=(),
+        provenance=provenance,
+        evidence=ruling.evidence if ruling else only,
+        lean=leaning,
+        starts=tuple(_starts(found.fleets["pd"], demand, rate)) if is_both else (),
+        state_limits=state_limits(question.llm, found.fleets),
+        clients=clients_of(question),
+        is_met=any(arm.meets for arm in arms.values()),
+        impossible={} if is_both else why_not_built(question, engines, set(arms)),
+    )
+
+
+def _choices(
+    contest: Contest, arms: Mapping[str, Arm], leaning: Any, asked: bool, band: float
+) -> tuple[Choice, Choice]:
+    """What the simulation alone says, and the verdict."""
+    if len(arms) < 2 or contest.question.slo.is_given:
+        choice = whole_choice(contest)
+        return choice, choice
+    evidence = by_latency(arms["colocated"], arms["pd"], band)
+    return evidence, settled_choice(evidence, leaning, is_anchored=asked)
+
+
+def _is_met(question: Question, arms: Mapping[str, Arm], found: _Found) -> bool:
+    """Whether some layout meets the SLOs, or keeps up, at the rate; at any where none was asked."""
+    if not found.is_asked and question.slo.is_given:
+        return any(found.capacities.values())
+    return any(arm.meets for arm in arms.values())
+
+
+def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
+    """Where even a light load misses the SLOs: what each arm takes when idle."""
+    if any(found.capacities.values()):
+        return
+    for name, fleet in found.fleets.items():
+        light = LIGHT_USE * contest.entrants[name][0].free_rps
+        arm = try_layout(contest.trials, fleet, light, contest.question.slo)
+        yield Floor(arm.layout, arm.ttft_at_share_s, arm.tpot_at_share_s)
+
+
+def _completed(name: str, results: Mapping[Any, Any], found: _Found) -> Arm:
+    arm: Arm = results["arm", name]
+    needed = results.get(("needed", name))
+    return replace(arm, capacity_rps=found.capacities[name], gpus_needed=needed)
+
+
+def _sizing(choice: Choice, arms: Mapping[str, Arm]) -> Sizing:
+    if choice == "colocated" or "pd" not in arms:
+        total = sum(arms["colocated"].num_engines)
+        return Sizing(total, None, None, "simulation")
+    prefill, decode = arms["pd"].num_engines
+    return Sizing(prefill + decode, prefill, decode, "simulation")
+
+
+def _does_not_fit(question: Question) -> Verdict:
+    """No engine of any size fits these GPUs."""
+    why = why_nothing_fits(question)
+    return replace(_refusal(question, why), fits_on=where_it_fits(question))
+
+
+def _refusal(question: Question, why: str) -> Verdict:
+    return Verdict(
+        verdict="too_close",
+        confidence=sure(question.llm, "high"),
+        decided_by="feasibility",
+        rules=_rules(question, LoadEstimate()),
+        sizing=None,
+        arms={},
+        sweep=(),
+        flips=(),
+        provenance=Provenance("roofline", None, roofline_band(question.cluster.gpu.name)),
+        is_met=False,
+        impossible={"all": why},
+    )
+
+
+def _by_rules(question: Question, fleets: Mapping[str, Fleet]) -> Verdict:
     """Lengths are unknown: what the rules lean to, and a quarter of the engines to prefill."""
     rules = _rules(question, LoadEstimate())
     leaning = lean(rules)
-    arms = {name: _unpredicted(f) for name, f in picks.fleets().items()}
-    choice = _leant_to(leaning) if "pd" in arms else "colocated"
+    arms = {name: unpredicted(fleet) for name, fleet in fleets.items()}
+    choice: Choice = "too_close" if leaning == "mixed" else leaning
+    is_both = len(arms) == 2
     sizing = quarter(sum(arms["pd"].num_engines)) if "pd" in arms else None
+    engines = engines_that_fit(question)
     return Verdict(
-        verdict=choice,
+        verdict=choice if is_both else "pd" if "pd" in arms else "colocated",
         confidence="low",
-        decided_by="rules" if "pd" in arms else "feasibility",
-        headline=sentences.headline(choice, arms),
+        decided_by="rules" if is_both else "feasibility",
         rules=rules,
         sizing=sizing,
         arms=arms,
         sweep=(),
         flips=(),
-        warnings=("Rules alone: add --isl, --osl and --rate, or --trace, for a prediction.",),
-        provenance=_provenance(question),
+        provenance=provenance_of(question),
+        lean=leaning,
         starts=(sizing,) if sizing else (),
-        reason=sentences.rules_reason(rules, leaning),
+        impossible={} if is_both else why_not_built(question, engines, set(arms)),
     )
 
 
-def _leant_to(leaning: Lean) -> Choice:
-    if leaning == "mixed":
-        return "too_close"
-    return leaning
-
-
-def _by_feasibility(question: Question, found: Findings, demand: Demand, asked: bool) -> Verdict:
-    """Only one arm can be built; mostly because there are GPUs for one engine only."""
-    (name, arm), *_ = found.arms.items()
-    choice: Choice = "pd" if name == "pd" else "colocated"
-    load = _load(question, found.scored[name].fleet, demand, found.rate_rps)
-    why = "A split needs at least two engines; these GPUs hold one."
-    return Verdict(
-        verdict=choice,
-        confidence=sure(question.llm, "high"),
-        decided_by="feasibility",
-        headline=sentences.headline(choice, found.arms),
-        rules=_rules(question, load),
-        sizing=Sizing(sum(arm.num_engines), None, None, "simulation"),
-        arms=found.arms,
-        sweep=found.sweep,
-        flips=(),
-        warnings=tuple(sentences.warnings(question, found.arms, None if asked else found.rate_rps)),
-        provenance=_provenance(question),
-        reason=why if choice == "colocated" else "",
-        rate_rps=found.rate_rps if clients_of(question) is None else None,
-        clients=clients_of(question),
-        unmet=sentences.unmet(question, found.arms, _provenance(question).band),
+def _rules(question: Question, load: LoadEstimate) -> tuple[Rule, ...]:
+    return apply_rules(
+        question.llm, question.cluster, question.workload, load, question.speculation
     )
-
-
-def _by_evidence(question: Question, found: Findings, demand: Demand, asked: bool) -> Verdict:
-    arms, fleet = found.arms, found.scored["pd"].fleet
-    provenance = _provenance(question)
-    rules = _rules(question, _load(question, fleet, demand, found.rate_rps))
-    leaning = lean(rules)
-    clients = clients_of(question)
-    ruling = _ruling(question, found, leaning, asked)
-    unmet = sentences.unmet(question, arms, provenance.band)
-    prefill, decode = arms["pd"].num_engines
-    split = ruling.choice != "colocated"
-    total = prefill + decode if split else sum(arms["colocated"].num_engines)
-    return Verdict(
-        verdict=ruling.choice,
-        confidence=sure(question.llm, ruling.confidence),
-        decided_by=ruling.decided_by,
-        headline=sentences.headline(ruling.choice, arms),
-        rules=rules,
-        sizing=Sizing(total, prefill if split else None, decode if split else None, "simulation"),
-        arms=arms,
-        sweep=found.sweep,
-        flips=()
-        if unmet or clients is not None
-        else _flips(question, found, ruling, asked, provenance.band),
-        warnings=(
-            *sentences.disagreement(rules, leaning, ruling),
-            *sentences.warnings(question, arms, None if asked else found.rate_rps),
-        ),
-        provenance=provenance,
-        starts=tuple(_starts(fleet, demand, found.rate_rps)),
-        reason=sentences.reason(ruling, arms, question, found.rate_rps),
-        rate_rps=found.rate_rps if clients is None else None,
-        clients=clients,
-        unmet=unmet,
-        settle=sentences.measure_command(question, arms["pd"])
-        if ruling.choice == "too_close"
-        else "",
-    )
-
-
-def _ruling(question: Question, found: Findings, leaning: Lean, asked: bool) -> Ruling:
-    band, arms = _provenance(question).band, found.arms
-    if clients_of(question) is not None:
-        return judge_clients(leaning, arms, question.slo, band)
-    return judge(
-        leaning,
-        _side(arms["colocated"]),
-        _side(arms["pd"]),
-        rate_rps=found.rate_rps if asked else None,
-        has_slo=question.slo.is_given,
-        band=band,
-    )
-
-
-def _flips(
-    question: Question, found: Findings, ruling: Ruling, asked: bool, band: float
-) -> tuple[Flip, ...]:
-    scored = found.scored
-    point = Point(
-        question,
-        scored["colocated"].fleet,
-        scored["pd"].fleet,
-        found.rate_rps if asked else None,
-        band,
-        {name: scale_of(found.arms[name], scored[name]) for name in scored},
-        found.knee_scales,
-        _kv_known(question),
-    )
-    return find_flips(point, ruling.choice)
 
 
 def _starts(fleet: Fleet, demand: Demand, rate_rps: float) -> Iterator[Sizing]:
-    """The sizings by rule that the simulated one is compared with."""
+    """The sizings by rule that the simulated one is compared with.
+
+    A decode engine's tokens per second count what one verify step of a batch yields.
+    """
     assert fleet.prefill is not None
     assert fleet.decode is not None
     total = fleet.num_prefill + fleet.num_decode
@@ -300,71 +488,6 @@ def _load(question: Question, fleet: Fleet, demand: Demand, rate_rps: float) -> 
     assert decode is not None
     num = fleet.num_decode or fleet.num_colocated
     load = load_estimate(prefill, decode, num, demand, rate_rps)
-    return load if _kv_known(question) else replace(load, kv_move_s=None)
-
-
-def _kv_known(question: Question) -> bool:
-    return question.cluster.num_nodes == 1 or question.cluster.rdma_bytes_per_s is not None
-
-
-def _side(arm: Arm) -> Side:
-    return Side(
-        knee_rps=arm.knee_rps or 0.0,
-        ttft_s=arm.ttft_s.p90 if arm.ttft_s else None,
-        tpot_s=arm.tpot_s.p90 if arm.tpot_s else None,
-    )
-
-
-def _unpredicted(fleet: Fleet) -> Arm:
-    return Arm(fleet.layout, fleet.num_gpus, parallelism_of(fleet))
-
-
-def _provenance(question: Question) -> Provenance:
-    profile = question.profile
-    if profile is None:
-        return Provenance("roofline", None, roofline_band(question.cluster.gpu.name))
-    return Provenance("fitted", profile.id, error_band(profile, question.llm))
-
-
-def verdict_data(verdict: Verdict) -> dict[str, object]:
-    """A verdict as `plan --json` prints it."""
-    return {
-        "verdict": verdict.verdict,
-        "confidence": verdict.confidence,
-        "decided_by": verdict.decided_by,
-        "rules": [asdict(rule) for rule in verdict.rules],
-        "sizing": asdict(verdict.sizing) if verdict.sizing else None,
-        "arms": {name: arm_data(arm) for name, arm in verdict.arms.items()},
-        "sweep": [arm_data(arm) for arm in verdict.sweep],
-        "flips": [{"what": f.what, "from": f.from_, "to": f.to, "at": f.at} for f in verdict.flips],
-        "warnings": [*([verdict.unmet] if verdict.unmet else []), *verdict.warnings],
-        "provenance": asdict(verdict.provenance),
-        "clients": verdict.clients,
-        "load": None if verdict.clients is None else load_text(verdict.clients),
-    }
-
-
-def arm_data(arm: Arm) -> dict[str, object]:
-    """One arm of verdict_data; tp, pp, dp and ep by role where the roles differ."""
-    shapes = {role: asdict(shape) for role, shape in arm.parallelism.items()}
-    same = len(set(arm.parallelism.values())) == 1
-    spread = next(iter(shapes.values())) if same else {}
-    if not same:
-        spread = {
-            key: {role: shape[key] for role, shape in shapes.items()}
-            for key in ("tp", "pp", "dp", "ep")
-        }
-    return {
-        "layout": arm.layout,
-        "num_gpus": arm.num_gpus,
-        **spread,
-        "ttft_s": asdict(arm.ttft_s) if arm.ttft_s else None,
-        "tpot_s": asdict(arm.tpot_s) if arm.tpot_s else None,
-        "goodput_rps": arm.knee_rps if arm.knee_rps is not None else arm.goodput_rps,
-        "attainment": arm.attainment,
-        "tokens_per_s_per_gpu": arm.tokens_per_s_per_gpu,
-        "kv_usage": arm.kv_usage,
-        "infeasible": arm.infeasible,
-        "throughput_rps": arm.throughput_rps,
-        "steady": asdict(arm.steady) if arm.steady else None,
-    }
+    cluster = question.cluster
+    is_known = cluster.num_nodes == 1 or cluster.rdma_bytes_per_s is not None
+    return load if is_known else replace(load, kv_move_s=None)

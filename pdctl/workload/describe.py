@@ -75,6 +75,7 @@ def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = N
         origin=origin,
         columns=trace.columns,
         skipped_lines=trace.skipped_lines,
+        has_arrivals=trace.has_arrivals,
         trace=facts_of(trace),
     )
 

@@ -62,6 +62,7 @@ class Workload:
     origin: str  # "flags", or the trace's file name
     columns: tuple[str, ...] = ()  # what was found in the file, for the user to check
     skipped_lines: int = 0
+    has_arrivals: bool = True  # False: `requests` are lengths from a file without times
     trace: "TraceFacts | None" = None  # None: the requests are from no file
 
 

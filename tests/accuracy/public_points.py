@@ -29,7 +29,7 @@ from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Serving
 from pdctl.perf_model.simulator.simulate import simulate, simulate_clients
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.closed_loop import REQUESTS_PER_CLIENT, estimated_rps
-from pdctl.verdict.trials import settled
+from pdctl.verdict.trials import SETTLED
 from pdctl.workload.arrivals import at_rate
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Requests
@@ -112,8 +112,8 @@ def closed_loop(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
 
 def steady(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
     """The run without its burst and without its end."""
-    outcome, part = closed_loop(fleet, requests, clients), slice(clients, len(requests) - clients)
-    return replace(outcome, ttft_s=outcome.ttft_s[part], tpot_s=outcome.tpot_s[part])
+    outcome = closed_loop(fleet, requests, clients)
+    return _part(outcome, slice(clients, len(requests) - clients))
 
 
 def poisson(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
@@ -121,7 +121,12 @@ def poisson(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
     demand = demand_of(workload_from_lengths(isl=_mean(requests.isl), osl=_mean(requests.osl)))
     assert demand is not None
     rate_rps = estimated_rps(fleet, demand, clients)
-    return settled(simulate(fleet, at_rate(requests, rate_rps)))
+    outcome, num = simulate(fleet, at_rate(requests, rate_rps)), len(requests)
+    return _part(outcome, slice(int(SETTLED[0] * num), int(SETTLED[1] * num)))
+
+
+def _part(outcome: Outcome, part: slice) -> Outcome:
+    return replace(outcome, ttft_s=outcome.ttft_s[part], tpot_s=outcome.tpot_s[part])
 
 
 def errors_of(points: Iterable[Point], models: Path, run: Run, *, with_flags: bool) -> list[Errors]:

@@ -19,6 +19,8 @@ ROUNDS = 3
 SPLIT = ("deepseek-r1", "--isl", "8000", "--osl", "500")
 SLOS = ("--ttft", "2s", "--tpot", "50ms")
 ALONE = ("8C", "2P6D", "4P4D")
+WIDE = ("deepseek-r1", "--gpus", "12x8xH100:rdma400", "--isl", "4000", "--osl", "400",
+        "--rate", "40")  # fmt: skip
 EXPERTS = ("deepseek-v3", "--gpus", "12x8xH100:rdma400", "--isl", "2000", "--osl", "1740")
 
 
@@ -26,29 +28,42 @@ def measure() -> list[tuple[str, float, float, str]]:
     """Rows of (what, measured, limit, unit); the best of a few rounds."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(sys.argv[1]) if len(sys.argv) > 1 else _write_trace(Path(directory))
-        trace = ("qwen3-32b", "--gpus", "2x8xH200", "--tp", "2", "--trace", str(path))
+        trace = ("qwen3-32b", "--gpus", "2x8xH200:rdma400", "--tp", "2", "--trace", str(path))
+        levels = ("--ttft", "5s", "--tpot", "30ms")
         return [
             ("rules only, CPU", _best("cpu", "deepseek-r1", "--gpus", "4x8xH200"), 0.3, "s"),
             (
                 "constant lengths and a rate, CPU",
                 _best("cpu", *SPLIT, "--gpus", "4x8xH200", "--rate", "10"),
-                0.3,
+                0.8,
                 "s",
             ),
             (
                 "constant lengths, SLOs and flips, CPU",
                 _best("cpu", *SPLIT, "--gpus", "4x8xH200", "--rate", "10", *SLOS),
-                0.5,
+                0.8,
+                "s",
+            ),
+            (
+                "DeepSeek-R1 on 96 H100, SLOs and flips, wall",
+                _best("wall", *WIDE, "--ttft", "3s", "--tpot", "60ms"),
+                4.0,
                 "s",
             ),
             (
                 "DeepSeek on 96 H100 with experts spread, wall",
                 _best("wall", *EXPERTS, "--ttft", "5s", "--tpot", "100ms"),
+                6.0,
+                "s",
+            ),
+            ("12,031 requests, 8 engines, all splits, wall", _best("wall", *trace), 3.0, "s"),
+            (
+                "the same with SLOs: capacities, flips asked again, wall",
+                _best("wall", *trace, *levels),
                 3.0,
                 "s",
             ),
-            ("12,031 requests, 8 engines, all splits, wall", _best("wall", *trace), 2.0, "s"),
-            ("the same, memory of the largest process", _best("mib", *trace), 300, "MiB"),
+            ("the same, memory of the largest process", _best("mib", *trace, *levels), 300, "MiB"),
             *_alone(path),
         ]
 

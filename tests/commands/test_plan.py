@@ -45,7 +45,7 @@ def test_a_plan_in_words_ends_with_the_command_that_launches_it(
     slos = ("--ttft", "2s", "--tpot", "50ms")
     assert run(*R1, "--isl", "8000", "--osl", "500", "--rate", "10", *slos) == 0
     said = capsys.readouterr()
-    assert "Split prefill and decode" in said.out
+    assert "Split: run 3 prefill and 1 decode engine (3P1D)" in said.out
     assert "pdctl up deepseek-r1 --prefill" in said.out
     assert said.err.startswith("  Draws requests: prompts 8,000 tokens each, outputs 500 tokens")
 
@@ -54,6 +54,38 @@ def test_json_is_one_envelope_with_the_verdict(capsys: pytest.CaptureFixture[str
     told = answer(capsys, "qwen3-8b", "--gpus", "4xH200", *LENGTHS)
     assert (told["command"], told["status"], told["error"]) == ("plan", "ok", None)
     assert told["data"]["verdict"] in ("pd", "colocated", "too_close")
+
+
+def test_the_question_is_echoed_with_its_defaults_and_next_is_a_list(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slos = ("--ttft", "1s", "--tpot", "30ms")
+    told = answer(capsys, "qwen3-8b", "--gpus", "4xH200@2.5", *LENGTHS, *slos)["data"]
+    assert told["question"]["slo"] == {"ttft_s": 1.0, "tpot_s": 0.03, "attainment": 0.9}
+    assert told["question"]["seed"] == 0
+    assert told["question"]["gpus"]["usd_per_hour"] == 2.5
+    assert told["next"][0].startswith("pdctl up qwen3-8b --prefill ")
+    assert told["gpus_needed"] == min(arm["gpus_needed"] for arm in told["arms"].values())
+    for arm in told["arms"].values():
+        assert arm["capacity_rps"] > arm["goodput_rps"] > 0
+        assert arm["usd_per_million_output_tokens"] > 0
+    assert told["model"]["kv_bytes_per_token"] > 0
+
+
+def test_the_fewest_gpus_are_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
+    slos = ("--ttft", "1s", "--tpot", "30ms", "--fewest")
+    told = answer(capsys, "qwen3-8b", "--gpus", "4xH200", *LENGTHS, *slos)["data"]
+    assert told["question"]["gpus"]["most"] == told["gpus_needed"] == 1
+    assert told["arms"][told["verdict"]]["meets_slo"]
+
+
+def test_what_is_piped_has_no_padding_and_no_wrapped_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, "--attention-backend", "triton") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert any(line.endswith("--args '--attention-backend triton'") for line in lines)
 
 
 def test_missing_lengths_give_the_rules_and_never_a_question(
@@ -80,16 +112,16 @@ def test_the_attention_backend_planned_for_is_the_one_launched(
     assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, *backend, "-o", "pd.yaml") == 0
     written = read_deployment(here / "pd.yaml")
     assert all(role.args == backend for role in written.roles.values())
-    assert '--args "--attention-backend triton"' in " ".join(capsys.readouterr().out.split())
+    assert "--args '--attention-backend triton'" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_running_deployment_is_looked_at_instead_of_a_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = workload_from_lengths(isl=4000, osl=200, rate_rps=2.5, prefix_hit=0.25)
-    monkeypatch.setattr("pdctl.status.targets.targets_of_router", lambda url: ())
+    monkeypatch.setattr("pdctl.commands.plan_run.targets_of_router", lambda url: ())
     monkeypatch.setattr(
-        "pdctl.status.observed_workload.watch_workload", lambda targets, window_s, tell: seen
+        "pdctl.commands.plan_run.watch_workload", lambda targets, window_s, tell: seen
     )
     live = ("--from", "http://127.0.0.1:30000")
     assert run("qwen3-8b", "--gpus", "4xH200", *live) == 0
@@ -177,9 +209,12 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
         (("--from", "http://127.0.0.1:9", "--isl", "5"), 2, "--from and --isl"),
         (("--from", "127.0.0.1"), 2, "not the URL of a router"),
         (("--profile", "missing.json"), 2, "missing.json"),
+        (("--gpus", "4xH200@cheap"), 2, "not a price"),
+        (("--gpus", "4xH200@-2"), 2, "price must be positive"),
+        (("--fewest", "--isl", "4000", "--osl", "200"), 2, "--fewest needs a rate and SLOs"),
         (("--isl", "99999999", "--osl", "9"), 3, "context"),
         (("--ttft", "1ms", "--tpot", "1us", *LENGTHS), 3, "No layout meets these SLOs"),
-        (("--isl", "4000", "--osl", "200", "--rate", "99999"), 3, "the most is"),
+        (("--isl", "4000", "--osl", "200", "--rate", "99999"), 3, "keeps up"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -344,8 +379,8 @@ def test_answers_of_one_token_meet_any_tpot(capsys: pytest.CaptureFixture[str]) 
         plain = answer(capsys, *one, "--rate", rate)["data"]["arms"]
         strict = answer(capsys, *one, "--rate", rate, "--tpot", "1us")["data"]["arms"]
         for arms in (plain, strict):
-            colocated = arms["colocated"]["goodput_rps"]
-            assert colocated >= arms["pd"]["goodput_rps"]
+            colocated = arms["colocated"]["capacity_rps"]
+            assert colocated >= arms["pd"]["capacity_rps"]
             assert colocated != pytest.approx(float(rate), rel=0.01)
         assert strict["colocated"]["layout"] == plain["colocated"]["layout"]
 
@@ -359,3 +394,35 @@ def test_times_that_are_not_recognised_are_said_to_be_missing(
     assert any("not used: moment" in text for text in told["warnings"])
     told = answer(capsys, *SMALL, "--trace", str(file), "--rate", "2")["data"]
     assert not any("not used: moment" in text for text in told["warnings"])
+
+
+def test_a_model_is_shown_without_gpus_or_a_load(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("qwen3-next-80b-a3b", "--show-model") == 0
+    said = capsys.readouterr().out
+    assert "36 ×     gated delta net" in said
+    assert "transfer" not in said
+    model = answer(capsys, "qwen3-next-80b-a3b", "--show-model", "--isl", "8K")["data"]["model"]
+    assert model["name"] == "qwen3-next-80b-a3b"
+    assert model["kv_transfer_bytes"] > model["state_bytes_per_request"] > 0
+
+
+def test_the_bundled_models_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--models") == 0
+    said = capsys.readouterr().out
+    assert "deepseek-r1" in said
+    assert "…" not in said
+    models = answer(capsys, "--models")["data"]["models"]
+    assert len(models) == len(said.splitlines()) - 1
+    assert all(model["weight_bytes"] > 0 for model in models)
+
+
+def test_json_says_which_clients_a_closed_loop_has(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ("--isl", "1000", "--osl", "100", "--concurrency", "8")
+    told = answer(capsys, "llama-3.1-8b", "--gpus", "2xH200", *lengths)["data"]
+    assert told["load"] == "8 clients, closed loop, starting with a burst of 8"
+    assert (told["clients"], told["rate_rps"]) == (8, None)
+    assert told["workload"]["concurrency"] == 8
+    for arm in told["arms"].values():
+        assert arm["throughput_rps"] > 0
+        assert arm["steady"]["throughput_rps"] > 0
+        assert arm["capacity_rps"] is None

@@ -64,7 +64,7 @@ def _loads(run: Rig, options: Any, shape: tuple[int, int]) -> list[Point]:
     )
     (run.out / f"plan-{isl}-{osl}.json").write_text(json.dumps(found))
     arms = (*found["sweep"], *found["arms"].values())
-    knee = max(arm["goodput_rps"] or 0 for arm in arms)
+    knee = max(arm["capacity_rps"] or 0 for arm in arms)
     run.say(f"{isl}/{osl}: plan's best sustains {knee:.3g} req/s")
     seconds = int(options.seconds)
     return [Point(round(knee * float(s), 2), isl, osl, seconds) for s in options.rates.split(",")]

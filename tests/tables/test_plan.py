@@ -4,8 +4,18 @@ import pytest
 from rich.console import Console
 
 from pdctl.perf_model.records import Parallelism, Role
-from pdctl.tables.plan import bar, basis, flip_sentence, gpus_text, plan_view
-from pdctl.verdict.records import Flip, Provenance, Rule, Sizing, Verdict
+from pdctl.tables.plan import (
+    arm_rows,
+    bar,
+    basis,
+    gpus_text,
+    next_lines,
+    plain,
+    plan_view,
+    usd_per_million,
+)
+from pdctl.verdict.records import Flip, OneDown, Provenance, Rule, Sizing, StateLimits, Verdict
+from pdctl.verdict.sentences import flip_sentences
 from pdctl.workload.records import Slo
 from tests.verdict.examples import arm, question
 
@@ -25,17 +35,21 @@ def verdict(**changes: object) -> Verdict:
         "verdict": "pd",
         "confidence": "medium",
         "decided_by": "evidence",
-        "headline": "Split prefill and decode: 5P3D",
+        "headline": "Split: run 5 prefill and 3 decode engines (5P3D)",
         "rules": RULES,
         "sizing": Sizing(8, 5, 3, "simulation"),
-        "arms": {"colocated": arm("8C", knee_rps=2.6), "pd": arm("5P3D", knee_rps=5.5)},
-        "sweep": (arm("4P4D", knee_rps=4.8), arm("5P3D", knee_rps=5.5)),
+        "arms": {"colocated": arm("8C", capacity_rps=2.6), "pd": arm("5P3D", capacity_rps=5.5)},
+        "sweep": (
+            arm("4P4D", capacity_rps=None, estimate_rps=4.8),
+            arm("5P3D", capacity_rps=5.5),
+        ),
         "flips": FLIPS,
         "warnings": ("The rate between nodes is unknown.",),
         "provenance": Provenance("roofline", None, 0.25),
         "starts": (Sizing(8, 2, 6, "quarter"),),
-        "reason": "2.1× the goodput of colocated at your SLOs.",
+        "reason": "A split carries up to 5.5 req/s within your SLOs, colocated 2.6.",
         "rate_rps": 3.4,
+        "is_rate_asked": True,
     }
     return Verdict(**{**made, **changes})  # type: ignore[arg-type]
 
@@ -44,55 +58,101 @@ def screen(told: Verdict, width: int = 100, slo: Slo | None = None) -> str:
     asked = question(slo=slo or Slo(5.0, 0.04))
     file = io.StringIO()
     console = Console(file=file, width=width, no_color=True, highlight=False)
-    console.print(plan_view(asked, told, "pdctl up qwen3-32b --prefill 5 --total 8 --tp 2"))
+    console.print(plan_view(asked, told))
     return file.getvalue()
 
 
+def lines_of(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def test_the_answer_comes_first_with_its_confidence_and_error_band() -> None:
-    first, second, *_ = [line for line in screen(verdict()).splitlines() if line.strip()]
-    assert "Split prefill and decode: 5P3D" in first
-    assert "confidence medium (roofline, ±25 %)" in first
-    assert "2.1× the goodput" in second
+    first, second, *_ = lines_of(screen(verdict()))
+    assert "Split: run 5 prefill and 3 decode engines (5P3D)" in first
+    assert "sure? medium · step times ±25 % (roofline)" in first
+    assert second == "A split carries up to 5.5 req/s within your SLOs, colocated 2.6."
 
 
-def test_a_no_stands_above_the_best_there_is() -> None:
-    lines = screen(verdict(unmet="99 req/s is more than any layout here carries.")).splitlines()
-    told = [line.strip() for line in lines if line.strip()]
-    assert told[0] == "99 req/s is more than any layout here carries."
-    assert told[1].startswith("Split prefill and decode: 5P3D")
+def test_a_no_is_the_headline_and_its_reason_the_next_line() -> None:
+    head = "No layout meets your SLOs at 99 req/s"
+    told = verdict(headline=head, unmet=f"{head}: the most is 5.5 req/s (5P3D).", is_met=False)
+    first, second, *_ = lines_of(screen(told))
+    assert first.startswith(head)
+    assert second == "The most is 5.5 req/s (5P3D)."
+    assert "Split: run" not in screen(told)
 
 
 def test_both_arms_stand_side_by_side_with_the_slo() -> None:
-    text = screen(verdict())
-    row = next(line for line in text.splitlines() if "goodput  " in line)
-    assert row.split() == ["goodput", "2.6", "req/s", "5.5", "req/s", "offered", "3.4"]
-    assert next(line for line in text.splitlines() if "TPOT  p50" in line).split()[-2:] == [
-        "40",
-        "ms",
-    ]
+    lines = lines_of(screen(verdict()))
+    carries = next(line for line in lines if line.startswith("carries up to"))
+    assert carries.split() == ["carries", "up", "to", "2.6", "req/s", "5.5", "req/s", "you:", "3.4"]
+    tpot = next(line for line in lines if line.startswith("TPOT p90"))
+    assert tpot.split()[-2:] == ["40", "ms"]
+    meet = next(line for line in lines if line.startswith("meet both SLOs"))
+    assert meet.split() == ["meet", "both", "SLOs", "95", "%", "95", "%", "90", "%"]
+
+
+def test_cells_that_miss_are_marked_also_without_colour() -> None:
+    slow = arm("8C", tpot_at_share_s=0.08, attainment=0.4099, meets=False)
+    stuck = arm("5P3D", keeps_up=False, attainment=0.0, ttft_at_share_s=None, tpot_at_share_s=None)
+    told = verdict(arms={"colocated": slow, "pd": stuck})
+    rows = {name: cells for name, cells, _ in arm_rows(question(slo=Slo(5.0, 0.04)), told)}
+    assert rows["meet both SLOs"] == ["40.9 % ✗", "cannot keep up ✗"]
+    assert rows["TPOT p90"] == ["80 ms ✗", "–"]
+    assert rows["TTFT p90"] == ["900 ms", "–"]
+
+
+def test_the_percentile_shown_is_the_one_that_decides() -> None:
+    asked = question(slo=Slo(5.0, 0.04, 0.99))
+    names = [name for name, _, _ in arm_rows(asked, verdict())]
+    assert {"TTFT p99", "TPOT p99"} <= set(names)
+
+
+def test_a_price_gives_dollars_per_million_output_tokens() -> None:
+    assert usd_per_million(arm(tokens_per_s_per_gpu=1000.0), 3.6) == pytest.approx(1.0)
+    assert usd_per_million(arm(tokens_per_s_per_gpu=None), 3.6) is None
+    asked = question(slo=Slo(5.0, 0.04), usd_per_gpu_hour=3.6)
+    rows = {name: cells for name, cells, _ in arm_rows(asked, verdict())}
+    assert rows["per 1M output tokens"] == ["$10.00", "$10.00"]
+
+
+def test_how_many_gpus_would_do_and_what_a_failure_leaves_are_said() -> None:
+    down = (OneDown("prefill", 0.0), OneDown("decode", 0.8437))
+    pd = arm("5P3D", gpus_needed=6, one_down=down)
+    text = screen(verdict(arms={"colocated": arm("8C", gpus_needed=8), "pd": pd}))
+    assert "At 3.4 req/s 6 of these 8 GPUs would do (split)." in text
+    assert "With one prefill engine down 5P3D cannot keep up." in text
+    assert "With one decode engine down 84.3 % meet the SLOs." in text
 
 
 def test_every_rule_says_what_it_favours_and_unknown_stays_a_question() -> None:
     lines = screen(verdict()).splitlines()
-    assert next(line for line in lines if "prompts" in line).rstrip().endswith("PD")
+    assert next(line for line in lines if "prompts" in line).rstrip().endswith("split")
     assert next(line for line in lines if "variability" in line).rstrip().endswith("?")
 
 
-def test_flips_are_one_sentence_per_side() -> None:
-    assert flip_sentence(verdict()) == (
-        "It flips to colocated if TPOT may be 80 ms, or below 1.1 req/s. "
-        "It becomes too close to call with 4 engines."
-    )
+def test_each_flip_is_a_few_words() -> None:
+    assert list(flip_sentences(question(), verdict().flips)) == [
+        "TPOT target of 80 ms or looser → colocated",
+        "1.1 req/s or less → colocated",
+        "4 engines or fewer → too close to call",
+    ]
 
 
-def test_the_sweep_has_a_bar_per_split_and_where_the_rules_start() -> None:
+def test_the_sweep_has_a_bar_per_layout_and_marks_estimates() -> None:
     text = screen(verdict())
-    assert "N/4 2P6D" in text
+    assert "2P6D (N/4)" in text
     assert text.count("█") > 20
+    assert next(line for line in lines_of(text) if line.startswith("4P4D")).endswith("~ 4.8")
+    assert next(line for line in lines_of(text) if line.startswith("5P3D")).endswith(" 5.5")
+    assert "~ estimated, not simulated" in text
 
 
 def test_unknown_predictions_are_left_out_and_never_zero() -> None:
-    bare = arm("5P3D", ttft_s=None, tpot_s=None, kv_usage=None, knee_rps=None, goodput_rps=None)
+    bare = arm(
+        "5P3D", ttft_s=None, tpot_s=None, kv_usage=None, capacity_rps=None, goodput_rps=None,
+        attainment=None,
+    )  # fmt: skip
     rules_only = verdict(
         arms={"pd": bare}, sweep=(), flips=(), decided_by="rules", starts=(), rate_rps=None
     )
@@ -110,10 +170,25 @@ def test_it_fits_narrow_and_wide_terminals(width: int) -> None:
     assert "5P3D" in text
 
 
-def test_warnings_and_the_next_command_close_the_screen() -> None:
-    lines = [line.strip() for line in screen(verdict()).splitlines() if line.strip()]
-    assert lines[-3] == "! The rate between nodes is unknown."
-    assert lines[-2] == "next   pdctl up qwen3-32b --prefill 5 --total 8 --tp 2"
+def test_warnings_close_the_screen() -> None:
+    assert lines_of(screen(verdict()))[-1] == "! The rate between nodes is unknown."
+
+
+def test_next_commands_stand_below_each_other() -> None:
+    assert next_lines(()) == []
+    assert next_lines(("pdctl up", "pdctl rehearse")) == [
+        "",
+        "  next   pdctl up",
+        "         pdctl rehearse",
+    ]
+
+
+def test_a_piped_screen_has_no_spaces_at_the_ends_of_its_lines() -> None:
+    text = plain(plan_view(question(slo=Slo(5.0, 0.04)), verdict()), 100)
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+    assert text.endswith("\n")
+    assert not text.startswith("\n")
+    assert "\x1b" not in text
 
 
 def test_engines_of_unequal_size_are_told_apart() -> None:
@@ -132,17 +207,27 @@ def test_a_bar_is_as_long_as_its_share() -> None:
 
 
 def test_the_basis_names_a_profile_kind_and_its_band() -> None:
-    assert basis(verdict(provenance=Provenance("fitted", "h200", 0.1))) == "fitted, ±10 %"
+    assert basis(verdict(provenance=Provenance("fitted", "h200", 0.1))) == (
+        "step times ±10 % (fitted)"
+    )
 
 
 def test_a_closed_loop_says_how_it_starts_and_the_share_that_meets_the_slos() -> None:
     arms = {
-        "colocated": arm("8C", knee_rps=None, attainment=0.84),
-        "pd": arm("5P3D", knee_rps=None, attainment=0.97),
+        "colocated": arm("8C", capacity_rps=None, throughput_rps=2.0, attainment=0.84, meets=False),
+        "pd": arm("5P3D", capacity_rps=None, throughput_rps=3.0, attainment=0.97),
     }
     told = screen(verdict(arms=arms, clients=64, rate_rps=None))
     assert "Load: 64 clients, closed loop, starting with a burst of 64." in told
-    row = next(line for line in told.splitlines() if "meet the SLOs" in line)
-    assert row.split()[3:] == ["84", "%", "97", "%", "90", "%"]
-    assert "offered" not in told
+    assert "at 64 clients" in told
+    row = next(line for line in told.splitlines() if "meet both SLOs" in line)
+    assert row.split()[3:] == ["84", "%", "✗", "97", "%", "90", "%"]
+    assert not any(line.strip().startswith("carries up to") for line in told.splitlines())
     assert "throughput" in screen(verdict(arms=arms, clients=64, rate_rps=None), slo=Slo())
+
+
+def test_the_requests_that_states_leave_room_for_stand_under_why() -> None:
+    told = screen(verdict(state_limits=StateLimits(723, 144)), width=120)
+    assert "runs up to 723 requests at once, a colocated one 144" in told
+    assert told.index("Why") < told.index("723 requests") < told.index("Changes the answer")
+    assert "requests at once" not in screen(verdict())

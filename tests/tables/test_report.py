@@ -1,16 +1,18 @@
 import re
 import shutil
 import subprocess
+from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from pdctl import __version__
 from pdctl.perf_model.records import QueueSample
-from pdctl.tables.report import log_histogram, pareto_front, report_page
+from pdctl.tables.report import Made, log_histogram, pareto_front, report_page
 from pdctl.tables.svg import ticks
 from pdctl.verdict.records import Question, Verdict
-from pdctl.verdict.search import RatePoint, rate_curves
+from pdctl.verdict.search import RatePoint, one_by_one, rate_curves
 from pdctl.verdict.verdict import decide
 from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
@@ -18,6 +20,7 @@ from tests.tables.test_plan import verdict
 from tests.verdict.examples import arm, question
 
 CURVE = tuple(RatePoint(float(i), min(i, 3.0), 0.4 + i, 0.02 + i / 100) for i in range(1, 6))
+MADE = Made(datetime(2026, 11, 28, 14, 42, tzinfo=timezone.utc), "pdctl plan qwen3-8b")
 EVIL = "<script>alert(1)</script>&\"'"
 
 
@@ -50,12 +53,16 @@ def asked() -> Question:
 
 def told() -> Verdict:
     queues = tuple(QueueSample(float(i), waiting=i, running=9 - i, transfer=i) for i in range(9))
-    arms = {"colocated": arm("8C", queues=queues), "pd": arm("5P3D", queues=queues)}
+    arms = {
+        "colocated": arm("8C", queues=queues),
+        "pd": arm("5P3D", queues=queues, capacity_rps=5.5),
+    }
     return verdict(arms=arms, warnings=(EVIL,))
 
 
 def page() -> str:
-    return report_page(asked(), told(), "pdctl up", {"colocated": CURVE, "pd": CURVE}, "It flips.")
+    curves = {"colocated": CURVE, "pd": CURVE}
+    return report_page(asked(), told(), ("pdctl up", "pdctl rehearse"), curves, MADE)
 
 
 def test_the_page_is_whole_and_every_tag_is_closed() -> None:
@@ -81,6 +88,25 @@ def test_what_came_from_outside_is_escaped() -> None:
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2  # origin and warning
 
 
+def test_the_page_says_when_and_how_it_was_made() -> None:
+    text = page()
+    assert f"pdctl {__version__}, 2026-11-28 14:42 UTC" in text
+    assert "<code>pdctl plan qwen3-8b</code>" in text
+
+
+def test_the_page_marks_the_slos_and_fits_a_phone() -> None:
+    text = page()
+    assert text.count('class="limit"') >= 2
+    assert 'name="viewport"' in text
+    assert "@media (max-width: 40rem)" in text
+
+
+def test_a_layout_has_one_capacity_wherever_it_is_shown() -> None:
+    text = page()
+    assert text.count("5P3D: 5.5") == 1
+    assert "~4P4D: 4.8" in text
+
+
 def test_every_chart_has_a_name_for_those_who_do_not_see_it() -> None:
     text = page()
     assert text.count('role="img" aria-label="') == text.count("<svg")
@@ -93,14 +119,17 @@ def test_it_follows_the_readers_light_or_dark_choice() -> None:
 
 def test_a_verdict_by_rules_alone_has_no_empty_charts() -> None:
     bare = question("qwen3-8b", "4xH200", isl=None, osl=None)
-    text = report_page(bare, decide(bare), "pdctl up", rate_curves(bare, decide(bare)), "")
+    told = decide(bare)
+    curves = rate_curves(bare, told.arms, told.rate_rps, one_by_one)
+    text = report_page(bare, told, ("pdctl up",), curves, MADE)
     assert "<svg" not in text
     assert "unknown" in text
 
 
 def test_curves_rise_with_the_rate_until_an_arm_has_enough() -> None:
     made = question("qwen3-8b", "2xH200", isl=1000, osl=50, slo=Slo(1.0, 0.02), rate=5)
-    curves = rate_curves(made, decide(made))
+    told = decide(made, flips=False)
+    curves = rate_curves(made, told.arms, told.rate_rps, one_by_one)
     assert set(curves) == {"colocated", "pd"}
     first, *_, last = curves["colocated"]
     assert first.good_rps == pytest.approx(first.offered_rps, rel=0.05)

@@ -16,6 +16,7 @@ from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.verdict.records import Question, Verdict
+from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
 from pdctl.workload.records import Burstiness, Lengths, Slo, Workload
 
@@ -154,7 +155,8 @@ class Answer:
 @cache
 def answer(case: str) -> Answer:
     """Ask pdctl the question of one published case."""
-    verdict = decide(QUESTIONS[case]())
+    question = QUESTIONS[case]()
+    verdict = write(question, decide(question, flips=False))
     expected = PUBLISHED[case]["expected"]
     agrees = None if verdict.verdict == "too_close" else verdict.verdict == expected
     if case in ("T1b", "T3b"):
@@ -225,10 +227,10 @@ def _row(case: dict[str, Any]) -> str:
 
 
 def _ratio(verdict: Verdict) -> str:
-    knees = [verdict.arms[a].knee_rps for a in ("pd", "colocated") if a in verdict.arms]
-    if len(knees) < 2 or not knees[0] or not knees[1]:
+    tops = [verdict.arms[a].capacity_rps for a in ("pd", "colocated") if a in verdict.arms]
+    if len(tops) < 2 or not tops[0] or not tops[1]:
         return "–"
-    return f"{knees[0] / knees[1]:.2f}×"
+    return f"{tops[0] / tops[1]:.2f}×"
 
 
 def _note(told: Answer) -> str:

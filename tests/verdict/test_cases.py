@@ -11,10 +11,12 @@ def test_no_published_case_gets_a_confident_wrong_verdict(case: str) -> None:
     assert not told.is_confidently_wrong, (told.expected, told.verdict.headline)
 
 
-def test_most_published_cases_get_a_verdict_and_the_right_one() -> None:
+def test_published_cases_that_get_a_verdict_mostly_get_the_right_one() -> None:
     answers = [answer(case) for case in QUESTIONS]
     right = sum(told.agrees is True for told in answers)
-    assert right > len(answers) / 2
+    wrong = sum(told.agrees is False for told in answers)
+    assert right > 3 * wrong
+    assert right > len(answers) / 3  # the others are within the error band: too close
 
 
 def test_every_published_case_is_asked_or_said_why_not() -> None:

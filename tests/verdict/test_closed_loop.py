@@ -14,8 +14,10 @@ from pdctl.verdict.closed_loop import (
     steady_part,
     try_clients,
 )
+from pdctl.verdict.data import verdict_data
 from pdctl.verdict.records import Question, Verdict
-from pdctl.verdict.verdict import decide, verdict_data
+from pdctl.verdict.sentences import write
+from pdctl.verdict.verdict import decide as facts_of
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
@@ -32,19 +34,25 @@ def asked(clients: float, *, slo: Slo | None = None, isl: float = 4000) -> Quest
     return replace(question("qwen3-32b", "8xH200", slo=slo), workload=workload)
 
 
+def decide(asked: Question) -> Verdict:
+    """The verdict with its sentences."""
+    return write(asked, facts_of(asked))
+
+
 def attainments(verdict: Verdict) -> list[float]:
     """By arm, the share of requests that met the SLOs."""
     return [arm.attainment or 0.0 for arm in verdict.arms.values()]
 
 
 def test_a_question_about_clients_has_a_throughput_per_arm_and_no_rate() -> None:
-    verdict = decide(asked(64))
+    question = asked(64)
+    verdict = decide(question)
     assert verdict.clients == 64
     assert verdict.rate_rps is None
     rates = [arm.throughput_rps for arm in verdict.arms.values()]
     assert len(set(rates)) == 2
-    assert all(arm.knee_rps is None for arm in verdict.arms.values())
-    told = verdict_data(verdict)
+    assert all(arm.capacity_rps is None for arm in verdict.arms.values())
+    told = verdict_data(question, verdict)
     assert told["load"] == "64 clients, closed loop, starting with a burst of 64"
     assert told["clients"] == 64
     assert verdict.flips == ()
@@ -144,8 +152,8 @@ def test_the_arm_with_more_good_requests_wins_where_the_other_misses() -> None:
 
 def test_of_two_arms_that_miss_the_slos_the_nearer_one_is_named() -> None:
     arms = {
-        "colocated": arm("8C", attainment=0.2, goodput_rps=0.0, knee_rps=None),
-        "pd": arm("4P4D", attainment=0.3, goodput_rps=0.0, knee_rps=None),
+        "colocated": arm("8C", attainment=0.2, goodput_rps=0.0, capacity_rps=None),
+        "pd": arm("4P4D", attainment=0.3, goodput_rps=0.0, capacity_rps=None),
     }
     ruling = judge_clients("mixed", arms, Slo(0.1, 0.01), 0.2)
     assert (ruling.choice, ruling.confidence) == ("pd", "low")

@@ -1,8 +1,15 @@
 import pytest
 
 from pdctl.errors import InvalidInput
-from pdctl.perf_model.records import Parallelism
-from pdctl.verdict.layouts import colocated_fleets, engines_that_fit, gpu_budget, pd_fleets
+from pdctl.perf_model.records import Fleet, Parallelism
+from pdctl.verdict.layouts import (
+    colocated_fleets,
+    engines_that_fit,
+    gpu_budget,
+    pd_fleets,
+    state_limits,
+)
+from pdctl.verdict.records import Question
 from tests.verdict.examples import question
 
 TP2 = {role: Parallelism(tp=2) for role in ("colocated", "prefill", "decode")}
@@ -51,3 +58,23 @@ def test_splits_of_unequal_engines_leave_no_room_for_another_prefill_engine() ->
 def test_experts_spread_over_whole_engines() -> None:
     engines = engines_that_fit(question("deepseek-r1", "4x8xH200:rdma400"))
     assert any(e.parallelism.ep == e.parallelism.tp > 1 for e in engines.decode)
+
+
+def both_fleets(asked: Question) -> dict[str, Fleet]:
+    engines = engines_that_fit(asked)
+    splits = pd_fleets(asked, engines.prefill[0], engines.decode[0])
+    return {"colocated": colocated_fleets(asked, engines)[0], "pd": splits[0]}
+
+
+def test_states_of_requests_make_a_decode_engine_run_more_requests_than_a_colocated_one() -> None:
+    asked = question("qwen3-next-80b-a3b", parallelism=TP2)
+    limits = state_limits(asked.llm, both_fleets(asked))
+    assert limits is not None
+    assert limits.decode > 1.5 * limits.colocated
+
+
+def test_limits_are_not_told_without_states_or_without_a_split() -> None:
+    plain = question(parallelism=TP2)
+    assert state_limits(plain.llm, both_fleets(plain)) is None
+    asked = question("qwen3-next-80b-a3b", parallelism=TP2)
+    assert state_limits(asked.llm, {"colocated": both_fleets(asked)["colocated"]}) is None

@@ -6,7 +6,9 @@ import pytest
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
-from pdctl.verdict.search import Findings, search
+from pdctl.verdict.records import Question, Verdict
+from pdctl.verdict.search import Contest, contest_of, find_capacities, gpus_needed
+from pdctl.verdict.verdict import decide
 from pdctl.workload.records import Slo
 from tests.verdict.examples import question
 
@@ -16,50 +18,55 @@ TP2 = {role: Parallelism(tp=2) for role in ("colocated", "prefill", "decode")}
 SLO = Slo(ttft_s=2.0, tpot_s=0.03)
 
 
-def found(rate: float = 6.0, **changes: object) -> Findings:
-    asked = question("qwen3-32b", "2x8xH200:rdma400", rate=rate, parallelism=TP2, **changes)  # type: ignore[arg-type]
-    demand = demand_of(asked.workload)
+def asked(rate: float = 6.0, slo: Slo = SLO) -> Question:
+    return question("qwen3-32b", "2x8xH200:rdma400", rate=rate, parallelism=TP2, slo=slo)
+
+
+def found(rate: float = 6.0, slo: Slo = SLO) -> Verdict:
+    return decide(asked(rate, slo), flips=False)
+
+
+def contest(one: Question) -> Contest:
+    demand = demand_of(one.workload)
     assert demand is not None
-    return search(asked, engines_that_fit(asked), demand, rate)
+    return contest_of(one, engines_that_fit(one), demand)
 
 
 def test_both_arms_come_back_simulated_on_the_same_gpus() -> None:
-    arms = found(slo=SLO).arms
+    arms = found().arms
     assert arms["colocated"].num_gpus == arms["pd"].num_gpus == 16
-    assert all(arm.ttft_s and arm.tpot_s and arm.knee_rps for arm in arms.values())
+    assert all(arm.ttft_s and arm.tpot_s and arm.capacity_rps for arm in arms.values())
 
 
 def test_the_sweep_runs_from_few_to_many_prefill_engines_and_holds_the_best() -> None:
-    findings = found(slo=SLO)
-    layouts = [arm.layout for arm in findings.sweep]
+    verdict = found()
+    layouts = [arm.layout for arm in verdict.sweep]
     assert layouts == sorted(layouts)
-    assert findings.arms["pd"].layout in layouts
+    assert verdict.arms["pd"].layout in layouts
 
 
-@pytest.mark.parametrize("rate", [6.0, 12.0])
-def test_the_chosen_split_has_the_highest_rate_of_the_sweep(rate: float) -> None:
-    findings = found(rate, slo=SLO)
-    best = findings.arms["pd"]
-    assert best in findings.sweep
-    assert best.knee_rps == max(arm.knee_rps or 0.0 for arm in findings.sweep)
+@pytest.mark.parametrize("rate", [6.0, 30.0])
+def test_no_bar_is_longer_than_that_of_the_layout_that_won(rate: float) -> None:
+    verdict = found(rate)
+    best = verdict.arms["pd"]
+    others = [arm for arm in verdict.sweep if arm.layout != best.layout]
+    assert all(arm.capacity_rps is None for arm in others)
+    assert all((arm.estimate_rps or 0) <= (best.capacity_rps or 0) for arm in others)
 
 
-def test_a_closed_form_favourite_that_misses_when_simulated_is_not_chosen() -> None:
-    findings = found(20.0, slo=Slo(ttft_s=1.0, tpot_s=0.02))
-    assert findings.arms["pd"].layout == "5P3D"
-    other = next(arm for arm in findings.sweep if arm.layout == "6P2D")
-    assert other.attainment is not None
-    assert other.attainment < 0.9
+def test_layouts_and_capacities_are_the_same_at_every_rate() -> None:
+    seen = {
+        tuple((arm.layout, arm.capacity_rps) for arm in found(rate).arms.values())
+        for rate in (1.0, 6.0, 50.0)
+    }
+    assert len(seen) == 1
 
 
 def test_the_same_question_gets_the_same_answer() -> None:
-    assert found(slo=SLO) == found(slo=SLO)
+    assert found() == found()
 
 
 def test_work_is_given_to_whoever_spreads_it() -> None:
-    asked = question("qwen3-32b", "2x8xH200:rdma400", rate=4.0, parallelism=TP2)
-    demand = demand_of(asked.workload)
-    assert demand is not None
     sizes: list[int] = []
 
     def backwards(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> list[R]:
@@ -67,7 +74,26 @@ def test_work_is_given_to_whoever_spreads_it() -> None:
         assert cost_s >= 0
         return [work(item) for item in reversed(items)][::-1]
 
-    engines = engines_that_fit(asked)
-    ours = search(asked, engines, demand, 4.0, spread=backwards)
-    assert ours == search(asked, engines, demand, 4.0)
-    assert sizes[0] > 2
+    ours = contest(asked())
+    assert find_capacities(ours, backwards) == find_capacities(contest(asked()))
+    assert sizes == [2]
+
+
+def test_fewer_gpus_than_needed_miss_the_slos_and_as_many_meet_them() -> None:
+    one = asked(rate=2.0)
+    ours = contest(one)
+    capacity = find_capacities(ours)["colocated"]
+    needed = gpus_needed(ours, "colocated", 2.0, capacity)
+    assert needed is not None
+    assert needed < 16
+    for gpus, meets in ((needed, True), (needed - 2, False)):
+        fewer = question("qwen3-32b", "2x8xH200:rdma400", rate=2.0, parallelism=TP2, slo=SLO,
+                         max_gpus=gpus)  # fmt: skip
+        assert decide(fewer, flips=False).arms["colocated"].meets == meets
+
+
+def test_a_rate_beyond_the_gpus_says_about_how_many_would_do() -> None:
+    ours = contest(asked())
+    needed = gpus_needed(ours, "colocated", 100.0, 10.0)
+    assert needed == 160
+    assert gpus_needed(ours, "colocated", 100.0, 0.0) is None

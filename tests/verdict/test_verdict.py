@@ -6,17 +6,22 @@ import pytest
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
-from pdctl.verdict.judge import Ruling
+from pdctl.verdict.data import verdict_data
 from pdctl.verdict.records import Question, Speculation, Verdict
-from pdctl.verdict.rules import apply_rules
-from pdctl.verdict.sentences import disagreement
-from pdctl.verdict.verdict import decide, verdict_data
+from pdctl.verdict.sentences import disagreement, write
+from pdctl.verdict.verdict import decide as facts_of
+from pdctl.verdict.verdict import decide_fewest
 from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
 from tests.verdict.examples import question
 
 TP2 = {role: Parallelism(tp=2) for role in ("colocated", "prefill", "decode")}
 TWO_NODES = "2x8xH200:rdma400"
+
+
+def decide(asked: Question) -> Verdict:
+    """The facts with their sentences; flips have tests of their own."""
+    return write(asked, facts_of(asked, flips=False))
 
 
 def from_trace(requests: Requests, **changes: object) -> Question:
@@ -38,12 +43,13 @@ def test_long_prompts_of_a_moe_under_a_tight_tpot_are_split() -> None:
     asked = question(
         "deepseek-r1", "4x8xH200:rdma400", isl=8000, osl=500, rate=10, slo=Slo(2.0, 0.05)
     )
-    verdict = decide(asked)
+    verdict = write(asked, facts_of(asked))
     assert (verdict.verdict, verdict.decided_by) == ("pd", "evidence")
     assert verdict.sizing is not None
     assert verdict.sizing.basis == "simulation"
-    assert verdict.headline.startswith("Split prefill and decode:")
-    assert any(flip.what == "tpot_s" and flip.at > 0.05 for flip in verdict.flips)
+    assert verdict.headline.startswith("Split: run ")
+    assert {flip.from_ for flip in verdict.flips} == {"pd"}
+    assert any(flip.what == "rate_rps" and flip.at < 10 for flip in verdict.flips)
 
 
 def test_colocated_that_holds_the_rate_with_room_to_spare_is_kept() -> None:
@@ -53,7 +59,7 @@ def test_colocated_that_holds_the_rate_with_room_to_spare_is_kept() -> None:
     assert verdict.verdict == "colocated"
     assert verdict.sizing is not None
     assert verdict.sizing.prefill is None
-    assert "your rate" in verdict.reason
+    assert "Both meet your SLOs at 2 req/s; colocated is simpler." in verdict.reason
 
 
 def test_one_engine_is_all_that_fits_so_nothing_is_split() -> None:
@@ -66,19 +72,29 @@ def test_a_model_that_does_not_fit_says_how_much_it_needs() -> None:
     assert verdict.sizing is None
     assert "does not fit on 2 × L40S" in verdict.unmet
     assert "GiB" in verdict.unmet
-    assert verdict.settle == "pdctl plan deepseek-r1 --gpus 4x8xL40S"
+    assert verdict.fits_on == "4x8xL40S"
 
 
-def test_slos_nobody_can_meet_name_the_nearest() -> None:
+def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
     verdict = decide(question(slo=Slo(0.001, 0.0001), rate=1))
+    assert not verdict.is_met
     assert "No layout meets these SLOs" in verdict.unmet
-    assert "the nearest: TTFT" in verdict.unmet
+    assert "TTFT is" in verdict.unmet
+    assert "when nothing waits" in verdict.unmet
     assert verdict.flips == ()
 
 
-def test_a_rate_beyond_any_layout_says_what_is_sustained() -> None:
+def test_a_rate_beyond_any_layout_says_what_is_carried() -> None:
     verdict = decide(question(rate=10_000, isl=2000, osl=50))
-    assert "10k req/s is more than any layout here carries: the most is" in verdict.unmet
+    assert "No layout keeps up with 10k req/s: the most that any carries is" in verdict.unmet
+
+
+def test_no_layout_meets_never_stands_over_too_close_to_call() -> None:
+    asked = question("qwen3-32b", TWO_NODES, rate=90, slo=Slo(2.0, 0.03), parallelism=TP2)
+    verdict = decide(asked)
+    assert verdict.headline == "No layout meets your SLOs at 90 req/s"
+    assert verdict.gpus_needed is not None
+    assert f"About {verdict.gpus_needed} of these GPUs would do." in verdict.unmet
 
 
 def test_prompts_beyond_the_context_are_refused() -> None:
@@ -131,41 +147,107 @@ def test_draft_tokens_change_the_prediction() -> None:
     assert after.mean < before.mean
 
 
-def test_a_verdict_too_close_to_call_names_the_measurement_that_settles_it() -> None:
-    verdict = decide(question("qwen3-32b", TWO_NODES, parallelism=TP2))
+def test_a_tie_says_that_the_simulation_cannot_tell_and_where_the_rules_lean() -> None:
+    verdict = decide(
+        question("deepseek-r1", "4x8xH200:rdma400", isl=4500, osl=500, slo=Slo(2.0, 0.12))
+    )
     assert verdict.verdict == "too_close"
-    assert verdict.settle.startswith("pdctl measure qwen3-32b --prefill")
+    assert verdict.confidence == "low"
+    assert "The simulation cannot tell the arms apart" in verdict.reason
+    assert "×" in verdict.reason
+    assert "±30 %" in verdict.reason
+    assert "The rules lean to a split" in verdict.reason
 
 
 def test_rules_and_simulation_that_disagree_are_both_said() -> None:
-    short = question("qwen3-32b", "8xH200", isl=600)
-    rules = apply_rules(short.llm, short.cluster, short.workload)
-    ruling = Ruling("pd", "evidence", "low", "pd")
-    assert list(disagreement(rules, "colocated", ruling)) == [
-        "The rules favour colocated: short prompts, one node.",
-        "The simulation favours PD; it decided, with low confidence.",
+    verdict = decide(question("qwen3-32b", "8xH200", isl=600))
+    told = replace(verdict, verdict="pd", evidence="pd", lean="colocated", decided_by="evidence")
+    assert list(disagreement(told)) == [
+        "The rules favour colocated (short prompts, one node).",
+        "The simulation favours a split, and decided with low confidence.",
     ]
-    assert list(disagreement(rules, "pd", ruling)) == []
+    assert list(disagreement(replace(told, lean="pd"))) == []
 
 
-def data(verdict: Verdict) -> dict[str, object]:
+def test_a_role_that_does_not_fit_is_named_with_its_parallelism_and_memory() -> None:
+    shapes = {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=4)}
+    verdict = decide(question("llama-3.1-70b", "8xH100", rate=7, parallelism=shapes))
+    assert (verdict.verdict, verdict.decided_by) == ("colocated", "feasibility")
+    assert verdict.reason.startswith("Prefill engines do not fit: llama-3.1-70b at tp 2 leaves")
+    assert "GiB" in verdict.reason
+
+
+def test_one_gpu_says_what_a_split_would_need() -> None:
+    verdict = decide(question("llama-3.1-8b", "1xH200", rate=1))
+    assert "split needs at least two engines, and one takes 1 GPU; there is 1" in verdict.reason
+
+
+def test_an_arm_is_told_with_one_engine_down() -> None:
+    verdict = decide(question("qwen3-8b", "4xH200", rate=20, slo=Slo(1.0, 0.03)))
+    down = [one for arm in verdict.arms.values() for one in arm.one_down]
+    assert down
+    assert all(0 <= one.attainment <= 1 for one in down)
+
+
+def test_the_fewest_gpus_meet_the_slos_and_one_engine_less_does_not() -> None:
+    asked = question("qwen3-8b", "8xH200", rate=12, slo=Slo(1.0, 0.03))
+    fewest, verdict = decide_fewest(asked)
+    assert fewest.max_gpus is not None
+    assert fewest.max_gpus < 8
+    assert verdict.arms[verdict.verdict].meets
+    assert not facts_of(replace(asked, max_gpus=fewest.max_gpus - 1), flips=False).is_met
+
+
+def test_the_fewest_may_be_more_than_there_are() -> None:
+    asked = question("qwen3-8b", "2xH200", rate=60, slo=Slo(1.0, 0.03))
+    fewest, verdict = decide_fewest(asked)
+    assert fewest.max_gpus is not None
+    assert fewest.max_gpus > 2
+    assert verdict.is_met
+
+
+def test_the_fewest_need_a_rate_and_slos() -> None:
+    with pytest.raises(InvalidInput, match="--fewest needs a rate and SLOs"):
+        decide_fewest(question(rate=3))
+
+
+def test_speculative_decoding_counts_the_tokens_to_verify() -> None:
+    plain = question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2)
+    drafted = decide(replace(plain, speculation=Speculation(3, 2.4)))
+    (rule,) = [r for r in drafted.rules if r.id == "decode_batch"]
+    assert "tokens to verify in a step" in rule.text
+
+
+def data(asked: Question) -> dict[str, object]:
     """As --json prints it: also proof that it is JSON, without NaN or infinity."""
-    loaded: dict[str, object] = json.loads(json.dumps(verdict_data(verdict), allow_nan=False))
+    verdict = decide(asked)
+    loaded: dict[str, object] = json.loads(
+        json.dumps(verdict_data(asked, verdict), allow_nan=False)
+    )
     return loaded
 
 
 def test_the_json_has_the_documented_shape() -> None:
-    told = data(decide(question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2)))
+    told = data(question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2))
     assert set(told) == {
-        "verdict", "confidence", "decided_by", "rules", "sizing", "arms", "sweep", "flips",
-        "warnings", "provenance", "clients", "load",
+        "verdict", "confidence", "decided_by", "headline", "reason", "meets_slo", "rate_rps",
+        "clients", "load", "rules", "sizing", "starts", "arms", "sweep", "state_limits",
+        "flips", "gpus_needed",
+        "warnings", "question", "model", "workload", "next", "provenance",
     }  # fmt: skip
     arms = told["arms"]
     assert isinstance(arms, dict)
     assert set(arms) == {"colocated", "pd"}
     assert arms["pd"]["tp"] == 2
     assert set(arms["pd"]["ttft_s"]) == {"mean", "p50", "p90", "p99"}
-    for key in ("layout", "tpot_s", "goodput_rps", "tokens_per_s_per_gpu", "kv_usage"):
+    for key in (
+        "layout",
+        "tpot_s",
+        "goodput_rps",
+        "capacity_rps",
+        "tokens_per_s_per_gpu",
+        "kv_usage",
+    ):
         assert key in arms["colocated"]
     rules = told["rules"]
     assert isinstance(rules, list)
@@ -173,9 +255,7 @@ def test_the_json_has_the_documented_shape() -> None:
 
 
 def test_the_json_of_an_answer_that_is_no_has_the_same_shape() -> None:
-    assert set(data(decide(question("deepseek-r1", "2xL40S")))) == set(
-        data(decide(question(isl=None, osl=None)))
-    )
+    assert set(data(question("deepseek-r1", "2xL40S"))) == set(data(question(isl=None, osl=None)))
 
 
 def test_deciding_reads_nothing_and_writes_nothing(

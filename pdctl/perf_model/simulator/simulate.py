@@ -6,8 +6,10 @@ one change to the next (decode_run.py).
 """
 
 import gc
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from operator import sub
 
 from pdctl.perf_model.metrics import weighted_percentiles
@@ -79,6 +81,90 @@ def _played(
         queues = _play(run, sample_every_s or NEVER, changes)
     run.check()
     return _outcome(run, queues)
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many requests may miss their service levels before a replay is given up.
+
+    first, last: the requests that count, first <= place < last in arrival order.
+    """
+
+    ttft_s: float | None
+    tpot_s: float | None
+    first: int
+    last: int
+    most_missed: int
+
+
+QUOTA_LOOKS = 10  # times that a replay looks at its misses while requests come
+LATE_LOOKS = 20  # and, as far apart, after the last one
+
+
+def simulate_within(
+    fleet: Fleet,
+    requests: Requests,
+    quota: Quota,
+    *,
+    seed: int = 0,
+    prefixes: Prefixes | None = None,
+) -> Outcome | None:
+    """As `simulate`, but None as soon as more requests have missed than `quota` allows.
+
+    A replay that runs to its end may still have missed too many: that is for the caller to count.
+    """
+    run = _run(fleet, requests, prefixes, seed, NEVER)
+    arrival_s = requests.arrival_s
+    with _collector_paused():
+        for now_s in _looks(arrival_s, quota):
+            if not run.play(now_s):
+                break
+            if _num_missed(run, arrival_s, quota, now_s) > quota.most_missed:
+                return None
+        _play(run, NEVER, ())
+    run.check()
+    return _outcome(run, ())
+
+
+def _looks(arrival_s: Sequence[float], quota: Quota) -> Iterator[float]:
+    """Times at which to look: when a tenth more of the requests that count have come, and later."""
+    for look in range(1, QUOTA_LOOKS + 1):
+        place = quota.first + (quota.last - quota.first) * look // QUOTA_LOOKS
+        yield arrival_s[max(place, 1) - 1]
+    step_s = (arrival_s[-1] - arrival_s[0]) / QUOTA_LOOKS
+    for look in range(LATE_LOOKS if step_s > 0 else 0):
+        yield arrival_s[quota.last - 1] + (look + 1) * step_s
+
+
+def _num_missed(
+    run: ColocatedFleet | SplitFleet, arrival_s: Sequence[float], quota: Quota, now_s: float
+) -> int:
+    """The requests that count and at `now_s` have missed a service level for certain.
+
+    What has not happened by now happens later: a first token not yet made is at least as late.
+    """
+    ttft_s = NEVER if quota.ttft_s is None else quota.ttft_s
+    tpot_s = NEVER if quota.tpot_s is None else quota.tpot_s
+    is_split = isinstance(run, SplitFleet)
+    part = slice(quota.first, bisect_right(arrival_s, now_s, quota.first, quota.last))
+    columns, missed = run.columns, 0
+    for job, at_s, made_s, reply_s, last_s in zip(
+        run.jobs[part],
+        arrival_s[part],
+        columns.first_s[part],
+        columns.reply_s[part],
+        columns.last_s[part],
+        strict=True,
+    ):
+        if job is None:
+            missed += 1
+            continue
+        first_s = now_s if made_s < 0 else max(made_s, reply_s)
+        has_begun = made_s >= 0 and (reply_s >= 0 or not is_split)
+        end_s = now_s if last_s < 0 else last_s
+        if first_s - at_s > ttft_s or (has_begun and end_s - first_s > tpot_s * (job.osl - 1) > 0):
+            missed += 1
+    return missed
 
 
 @contextmanager

@@ -1,0 +1,451 @@
+"""Run `pdctl plan`: turn options into a question, decide, keep the plan and show the answer."""
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import typer
+from rich.console import RenderableType
+
+from pdctl.commands.deployment_options import FILE
+from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
+from pdctl.commands.parallel import spread_over_cores
+from pdctl.commands.progress import progress_line
+from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
+from pdctl.console import ask, err, interactive, out, print_json, printable, show
+from pdctl.deployment.pd_yaml import read_deployment
+from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
+from pdctl.inspection.cluster import detect_cluster, parse_gpus
+from pdctl.inspection.llm import bundled_names, read_llm
+from pdctl.inspection.model_files import absolute_model
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.paths import last_plan_path
+from pdctl.perf_model.fitting.profiles import find_own_profile, find_profile, named_profile
+from pdctl.perf_model.hardware import ATTENTION_BACKENDS
+from pdctl.perf_model.memory import check_parallelism
+from pdctl.perf_model.records import Parallelism, Role
+from pdctl.status.observed_workload import watch_workload
+from pdctl.status.targets import targets_of_router
+from pdctl.tables.models import model_view, models_view
+from pdctl.tables.plan import next_lines, plain, plan_view, workload_line
+from pdctl.tables.report import Made, report_page
+from pdctl.units import parse_duration_s, parse_rate_rps, parse_tokens, positive
+from pdctl.verdict.data import model_data, verdict_data
+from pdctl.verdict.records import Question, Speculation, Verdict
+from pdctl.verdict.search import rate_curves
+from pdctl.verdict.sentences import write
+from pdctl.verdict.verdict import decide, decide_fewest
+from pdctl.workload.describe import parse_slo, workload_from_lengths, workload_from_trace
+from pdctl.workload.records import Workload
+
+PIPED_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The flags of `pdctl plan`, as typed. None or "": not given."""
+
+    model: str = ""
+    gpus: str = ""
+    isl: float | None = None
+    osl: float | None = None
+    isl_cv: float | None = None
+    osl_cv: float | None = None
+    rate: float | None = None
+    concurrency: float | None = None
+    prefix_hit: float | None = None
+    trace: Path | None = None
+    lengths: Path | None = None
+    from_url: str = ""
+    window: str = "30s"
+    skip_bad: bool = False
+    time_unit: str = ""
+    ttft: str = ""
+    tpot: str = ""
+    attainment: float = 0.9
+    total: int | None = None
+    tp: int | None = None
+    prefill_tp: int | None = None
+    decode_tp: int | None = None
+    pp: int | None = None
+    ep: int | None = None
+    dp: int | None = None
+    draft_tokens: int | None = None
+    accept_length: float | None = None
+    profile: str = ""
+    attention_backend: str = ""
+    seed: int = 0
+    no_input: bool = False
+
+
+def question_of(options: PlanOptions) -> tuple[str, Question]:
+    """The model as the user names it, and the question.
+
+    Raises InvalidInput for a bad value, EnvironmentProblem without GPUs to plan for.
+    """
+    slo = parse_slo(options.ttft, options.tpot, options.attainment)
+    speculation = _speculation(options)
+    name = model_of(options)
+    llm = read_llm(name)
+    options, usd_per_gpu_hour = _priced(options)
+    cluster = _cluster(options)
+    parallelism = _parallelism(options, llm)
+    workload = _workload(_asked(options))
+    question = Question(
+        llm=llm,
+        cluster=cluster,
+        workload=workload,
+        slo=slo,
+        total=_at_least(options.total, 1, "--total"),
+        parallelism=parallelism,
+        speculation=speculation,
+        seed=options.seed,
+        attention_backend=_attention_backend(options.attention_backend),
+        usd_per_gpu_hour=usd_per_gpu_hour,
+    )
+    return name, _with_profile(question, options)
+
+
+_PRICE = re.compile(r"@([^:]*)")
+
+
+def _priced(options: PlanOptions) -> tuple[PlanOptions, float | None]:
+    """The options without the price in --gpus 8xH100@2.50, and the price in dollars an hour."""
+    match = _PRICE.search(options.gpus)
+    if match is None:
+        return options, None
+    text = match[1].strip().removeprefix("$")
+    example = f"--gpus {_PRICE.sub('', options.gpus, count=1)}@2.50"
+    try:
+        price = float(text)
+    except ValueError as problem:
+        raise InvalidInput(
+            f"--gpus: {match[1]!r} is not a price in dollars per GPU and hour.", hint=example
+        ) from problem
+    if not 0 < price < 1e6:
+        raise InvalidInput(
+            f"--gpus: a price must be positive and finite, not {text}.", hint=example
+        )
+    return replace(options, gpus=_PRICE.sub("", options.gpus, count=1)), price
+
+
+def model_of(options: PlanOptions) -> str:
+    """The model given; else that of ./pd.yaml, of the last plan, or an answer on a terminal."""
+    return absolute_model(options.model) or _known_model(options)
+
+
+def mean_prompt_tokens(options: PlanOptions) -> float | None:
+    """The mean prompt of --isl or of a file of requests; None: not given."""
+    isl = None if options.from_url else _workload(options).isl
+    return isl.mean if isl else None
+
+
+def _speculation(options: PlanOptions) -> Speculation | None:
+    drafts = _at_least(options.draft_tokens, 1, "--spec-draft-tokens")
+    if drafts is None:
+        if options.accept_length is not None:
+            raise InvalidInput(
+                "--spec-accept-length needs --spec-draft-tokens.", hint="--spec-draft-tokens 3"
+            )
+        return None
+    accepted = 1.0 if options.accept_length is None else options.accept_length
+    positive(accepted, flag="--spec-accept-length")
+    if not 1 <= accepted <= drafts + 1:
+        raise InvalidInput(
+            f"--spec-accept-length must be from 1 to {drafts + 1}, not {accepted:g}.",
+            hint=f"--spec-accept-length {min(2, drafts + 1)}",
+        )
+    return Speculation(drafts, accepted)
+
+
+def _known_model(options: PlanOptions) -> str:
+    """The model of ./pd.yaml or of the last plan, or the answer of whoever is there."""
+    deployment = next((read_deployment(p) for p in (FILE, last_plan_path()) if p.is_file()), None)
+    if deployment is not None:
+        return deployment.model
+    if not interactive(no_input=options.no_input):
+        raise InvalidInput(
+            "No model is given, and there is neither ./pd.yaml nor an earlier plan.",
+            hint="pdctl plan llama-3.1-8b --gpus 8xH200",
+        )
+    return ask("Model?", default="llama-3.1-8b", flag="MODEL", no_input=options.no_input)
+
+
+def _cluster(options: PlanOptions) -> Cluster:
+    if options.gpus:
+        return parse_gpus(options.gpus)
+    try:
+        return detect_cluster()
+    except EnvironmentProblem:
+        if not interactive(no_input=options.no_input):
+            raise
+    return parse_gpus(
+        ask("No GPU here. Plan for which?", default="8xH200", flag="--gpus", no_input=False)
+    )
+
+
+def _parallelism(options: PlanOptions, llm: Llm) -> dict[Role, Parallelism]:
+    """What the user fixed, by role; a role is left to the search when nothing of it is."""
+    common = {"pp": options.pp, "dp": options.dp, "ep": options.ep}
+    flags = {f"--{k}": v for k, v in common.items()}
+    flags |= {"--tp": options.tp, "--prefill-tp": options.prefill_tp}
+    flags["--decode-tp"] = options.decode_tp
+    for flag, value in flags.items():
+        _at_least(value, 1, flag)
+    by_role: dict[Role, int | None] = {
+        "colocated": options.tp,
+        "prefill": options.prefill_tp or options.tp,
+        "decode": options.decode_tp or options.tp,
+    }
+    others = {key: value for key, value in common.items() if value}
+    if others and not any(by_role.values()):
+        flag = f"--{next(iter(others))}"
+        raise InvalidInput(f"{flag} needs --tp.", hint=f"--tp 8 {flag} {others[flag[2:]]}")
+    fixed = {role: Parallelism(tp=tp, **others) for role, tp in by_role.items() if tp}
+    for shape in fixed.values():
+        check_parallelism(llm, shape)
+    return fixed
+
+
+def _asked(options: PlanOptions) -> PlanOptions:
+    """The options with what a person typed for lengths and rate that were not given."""
+    files = options.trace or options.lengths or options.from_url
+    given = options.isl is not None or options.osl is not None
+    if files or given or not interactive(no_input=options.no_input):
+        return options
+    isl = _number("Mean prompt tokens (Enter: unknown)?", "--isl")
+    if isl is None:
+        return options
+    return replace(
+        options,
+        isl=isl,
+        osl=_number("Mean output tokens?", "--osl", "500"),
+        rate=options.rate or _number("Requests per second (Enter: unknown)?", "--rate"),
+    )
+
+
+def _number(question: str, flag: str, default: str = "") -> float | None:
+    text = ask(question, default=default, flag=flag, no_input=False)
+    parse = parse_rate_rps if flag == "--rate" else parse_tokens
+    return parse(text, flag=flag) if text else None
+
+
+def _workload(options: PlanOptions) -> Workload:
+    if options.rate is not None and options.concurrency is not None:
+        raise InvalidInput("--rate and --concurrency exclude each other.", hint="drop one")
+    if options.from_url:
+        return _live(options)
+    clients = clients_given(options.concurrency)
+    file = options.trace or options.lengths
+    if file is None:
+        return workload_from_lengths(
+            isl=options.isl,
+            osl=options.osl,
+            rate_rps=options.rate,
+            concurrency=clients,
+            prefix_hit=options.prefix_hit,
+            isl_cv=options.isl_cv,
+            osl_cv=options.osl_cv,
+        )
+    drawn = {
+        "--isl": options.isl,
+        "--isl-cv": options.isl_cv,
+        "--osl-cv": options.osl_cv,
+        "--prefix-hit": options.prefix_hit,
+    }
+    for flag, value in drawn.items():
+        if value is not None:
+            raise InvalidInput(
+                f"{flag} describes requests to draw, but {file.name} has recorded ones.",
+                hint=f"drop {flag}",
+            )
+    trace = read_given_trace(
+        file,
+        time_unit=options.time_unit,
+        skip_bad=options.skip_bad,
+        osl=None if options.osl is None else round(positive(options.osl, flag="--osl")),
+        no_input=options.no_input,
+    )
+    workload = workload_from_trace(trace, str(file), rate_rps=options.rate)
+    return workload if clients is None else replace(workload, concurrency=clients)
+
+
+def _live(options: PlanOptions) -> Workload:
+    """What a running deployment is asked for, looked at for a while."""
+    others = {
+        "--trace": options.trace,
+        "--lengths": options.lengths,
+        "--isl": options.isl,
+        "--osl": options.osl,
+        "--isl-cv": options.isl_cv,
+        "--osl-cv": options.osl_cv,
+        "--prefix-hit": options.prefix_hit,
+        "--concurrency": options.concurrency,
+    }
+    for flag, value in others.items():
+        if value is not None:
+            raise InvalidInput(f"--from and {flag} exclude each other.", hint=f"drop {flag}")
+    window_s = parse_duration_s(options.window, flag="--window")
+    rate = None if options.rate is None else positive(options.rate, flag="--rate")
+    targets = targets_of_router(options.from_url)
+    with progress_line() as progress:
+        seen = watch_workload(
+            targets,
+            window_s,
+            lambda waited_s: progress(f"looking at {len(targets)} engines, {waited_s:.0f} s"),
+        )
+    err().print(f"  Seen at {options.from_url}: {workload_line(seen)}.")
+    return seen if rate is None else replace(seen, rate_rps=rate)
+
+
+def _with_profile(question: Question, options: PlanOptions) -> Question:
+    """The question with the measured step times that describe its engines, if there are any."""
+    gpu, backend = question.cluster.gpu.name, question.attention_backend
+    if not options.profile:
+        found = find_own_profile(gpu, question.llm, attention_backend=backend)
+        other = None if found else find_profile(gpu, question.llm)
+        return replace(question, profile=found, unused_profile=other)
+    profile = named_profile(options.profile)
+    if backend not in (None, profile.attention_backend):
+        raise InvalidInput(
+            f"The profile {profile.id} was measured with {profile.attention_backend} attention, "
+            f"not with {backend}.",
+            hint=f"--attention-backend {profile.attention_backend}",
+        )
+    return replace(question, profile=profile)
+
+
+def _attention_backend(name: str) -> str | None:
+    if name and name not in ATTENTION_BACKENDS:
+        raise InvalidInput(
+            f"SGLang has no --attention-backend {name!r}. It has: "
+            f"{', '.join(sorted(ATTENTION_BACKENDS))}.",
+            hint="--attention-backend triton, or leave the flag out for SGLang's default",
+        )
+    return name or None
+
+
+def _at_least(value: int | None, least: int, flag: str) -> int | None:
+    if value is not None and value < least:
+        raise InvalidInput(f"{flag} must be at least {least}, not {value}.", hint=f"{flag} {least}")
+    return value
+
+
+@dataclass(frozen=True)
+class PlanOutput:
+    """What `plan` does with its answer."""
+
+    as_json: bool = False
+    fewest: bool = False
+    file: Path | None = None
+    report: Path | None = None
+
+
+def run_plan(options: PlanOptions, output: PlanOutput) -> None:
+    """Decide, and show and keep the answer. Exits with 3 if the answer is no."""
+    name, question = question_of(options)
+    if not output.as_json:
+        say_workload(question.workload)
+    has_report = output.report is not None
+    question, verdict = answer(question, fewest=output.fewest, queues=has_report)
+    write_answer(
+        name,
+        question,
+        verdict,
+        as_json=output.as_json,
+        output=output.file,
+        report=output.report,
+    )
+
+
+def run_show_model(options: PlanOptions, *, as_json: bool) -> None:
+    """Show the layers and sizes of a model; needs neither GPUs nor a load."""
+    llm = read_llm(model_of(options))
+    isl = mean_prompt_tokens(options)
+    data = {"model": model_data(llm, isl)}
+    show("plan", data, as_json=as_json, render=lambda: model_view(llm, isl))
+
+
+def run_models(*, as_json: bool) -> None:
+    """List the models that `plan` knows by name."""
+    llms = [read_llm(name) for name in bundled_names()]
+    data = {"models": [model_data(llm, None) for llm in llms]}
+    if as_json:
+        print_json("plan", data)
+    else:
+        _print_unwrapped(models_view(llms))
+
+
+def write_answer(
+    model: str,
+    question: Question,
+    verdict: Verdict,
+    *,
+    as_json: bool,
+    output: Path | None,
+    report: Path | None,
+) -> None:
+    """Show a verdict, keep it for the next command, and exit 3 when the answer is no."""
+    arm = chosen_arm(verdict)
+    if arm is not None and verdict.is_met:
+        keep_plan(model, question, arm, output)
+    steps = next_steps(model, question, verdict, output)
+    if report is not None and verdict.arms:
+        _write_report(report, question, verdict, steps)
+    _show(question, verdict, steps, as_json=as_json)
+    if not verdict.is_met:
+        raise typer.Exit(ExitCode.ANSWER_IS_NO)
+
+
+def _show(question: Question, verdict: Verdict, steps: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        told = verdict_data(question, verdict, steps)
+        print_json("plan", told, status="ok" if verdict.is_met else "no")
+        return
+    show_plan(question, verdict, steps)
+
+
+def show_plan(question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
+    """The screen, and below it the commands to go on with, unwrapped."""
+    _print_unwrapped(plan_view(question, verdict))
+    for line in next_lines(steps):
+        out().print(line, soft_wrap=True)
+
+
+def _print_unwrapped(view: RenderableType) -> None:
+    """Print a view; wider than 80 columns where no terminal says how wide."""
+    console = out()
+    if console.is_terminal:
+        console.print(view)
+    else:
+        sys.stdout.write(printable(plain(view, max(console.width, PIPED_WIDTH))))
+
+
+def _write_report(path: Path, question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
+    curves = rate_curves(question, verdict.arms, verdict.rate_rps, spread_over_cores)
+    made = Made(datetime.now().astimezone(), shlex.join(["pdctl", *sys.argv[1:]]))
+    page = report_page(question, verdict, steps, curves, made)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"{path} cannot be written: {problem.strerror}.", hint="--report plan.html"
+        ) from problem
+
+
+def answer(
+    question: Question, *, fewest: bool = False, queues: bool = False
+) -> tuple[Question, Verdict]:
+    """The verdict in facts and sentences; the question too, since --fewest changes its GPUs."""
+    with progress_line() as progress:
+        if fewest:
+            question, verdict = decide_fewest(
+                question, spread=spread_over_cores, progress=progress, queues=queues
+            )
+        else:
+            verdict = decide(question, spread=spread_over_cores, progress=progress, queues=queues)
+    return question, write(question, verdict)

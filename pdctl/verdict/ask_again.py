@@ -1,0 +1,136 @@
+"""The verdict on a question that differs a little from one that has been answered.
+
+A surmise needs few runs: an arm's capacity is compared with what decides instead of being searched
+for; where a comparison is near there is none. What is told is the verdict of the whole question,
+by the very search and judgement that `decide` would use.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pdctl.verdict.capacity import NEAR, rung_below, rung_rps
+from pdctl.verdict.closed_form import demand_of
+from pdctl.verdict.layouts import engines_that_fit
+from pdctl.verdict.records import Choice, Question
+from pdctl.verdict.search import Contest, contest_of, whole_choice
+
+MARGIN = 2  # rungs beside the one that decides
+LEAP = 1.12  # from one such rate to the next
+TRIES = 4  # rates at which one arm is seen to carry clearly more than the other, or not
+
+
+@dataclass
+class Asker:
+    """Asks questions that differ from a contest's. contests: those asked before."""
+
+    contest: Contest
+    contests: dict[object, Contest] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.contests[_key(self.contest.question)] = self.contest
+
+    def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
+        """What the verdict should be, from few runs; None: too near to a threshold to be sure.
+
+        guesses: what each arm probably carries, to know at which rates to compare them.
+        """
+        own = self._contest(question)
+        if own is None or len(own.entrants) < 2 or own.is_searched:
+            return self(question)
+        return certain_choice(own, guesses)
+
+    def __call__(self, question: Question) -> Choice:
+        """The verdict of the whole question, as `decide` comes to it."""
+        own = self._contest(question)
+        return "too_close" if own is None else whole_choice(own)
+
+    def _contest(self, question: Question) -> Contest | None:
+        key = _key(question)
+        if key not in self.contests:
+            made = self._made(question)
+            if made is None:
+                return None
+            self.contests[key] = made
+        kept = self.contests[key]
+        # searches depend on no rate, and are shared
+        return replace(kept, question=question)
+
+    def _made(self, question: Question) -> Contest | None:
+        asked, base = self.contest.question, self.contest
+        demand = demand_of(question.workload)
+        engines = base.engines if question.total == asked.total else engines_that_fit(question)
+        if demand is None:
+            return None
+        is_same = question.workload.isl == asked.workload.isl
+        contest = contest_of(question, engines, demand, base.trials if is_same else None)
+        return contest if contest.entrants else None
+
+
+def _key(question: Question) -> object:
+    """What tells contests of one workload and model apart; the rate does not."""
+    isl = question.workload.isl
+    return question.slo, isl.mean if isl else None, question.total
+
+
+def certain_choice(contest: Contest, guesses: Mapping[str, float]) -> Choice | None:
+    """As whole_choice, from a few runs on either side of what decides; None: not certain."""
+    rate, band = contest.question.workload.rate_rps, contest.band
+    if rate is not None:
+        enough = _reaches(contest, "colocated", rate * (1 + band))
+        if enough is not False:
+            return "colocated" if enough else None
+    for winner, loser in (("pd", "colocated"), ("colocated", "pd")):
+        more = _carries_more(contest, winner, loser, guesses)
+        if more is not False:
+            return _named(winner) if more else None
+    return "too_close"
+
+
+def _named(arm: str) -> Choice:
+    return "pd" if arm == "pd" else "colocated"
+
+
+def _reaches(contest: Contest, arm: str, rate_rps: float) -> bool | None:
+    """Whether an arm's capacity is at least a rate."""
+    rung = rung_below(rate_rps)
+    rung += rung_rps(rung) < rate_rps
+    if _holds(contest, arm, rung_rps(rung + MARGIN)):
+        return True
+    return None if _holds(contest, arm, rung_rps(rung - MARGIN)) else False
+
+
+def _carries_more(
+    contest: Contest, winner: str, loser: str, guesses: Mapping[str, float]
+) -> bool | None:
+    """Whether one arm carries more than the other by the band, as some rate between them shows."""
+    ours, theirs = guesses[winner], guesses[loser]
+    if ours <= 0 or theirs <= 0:
+        return None
+    factor = 1 + contest.band
+    at, held, missed = math.sqrt(theirs * ours / factor), 0.0, math.inf
+    for _ in range(TRIES):
+        rate = rung_rps(rung_below(at))
+        is_carried = _holds(contest, loser, rate)
+        beside = -MARGIN if is_carried else MARGIN
+        wins = _holds(contest, winner, rung_rps(rung_below(rate * factor) + beside))
+        if wins != is_carried:
+            return wins
+        held, missed = (rate, missed) if is_carried else (held, rate)
+        at = _between(held, missed)
+    return None
+
+
+def _between(held: float, missed: float) -> float:
+    """The next rate to try: both arms carry `held`, and neither `missed`."""
+    if held and missed < math.inf:
+        return math.sqrt(held * missed)
+    return held * LEAP if held else missed / LEAP
+
+
+def _holds(contest: Contest, arm: str, rate_rps: float) -> bool:
+    slo, trials, few = contest.question.slo, contest.trials, contest.trials.few
+    hopeful = [c.fleet for c in contest.entrants[arm]]
+    if few is not None and len(hopeful) > 1:
+        hopeful = [f for f in hopeful if few.meets(f, rung_rps(rung_below(rate_rps * NEAR)), slo)]
+    return any(trials.meets(fleet, rate_rps, slo) for fleet in hopeful)

@@ -1,0 +1,168 @@
+"""The highest rate at which layouts meet the service levels, found by simulating them.
+
+Rates are rungs of one fixed ladder, 2.5 % apart, so that questions that differ in their service
+levels only are answered by the same runs. A search narrows down the rung step by step, always by
+the same steps; whoever only needs to know whether a rate is reached stops it earlier.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pdctl.perf_model.records import Fleet
+from pdctl.verdict.trials import Trials
+from pdctl.workload.records import Slo
+
+STEP = 1.025  # between rungs
+LEAP = 4  # rungs: the first steps up and down, 10 %
+FEW_LEAP = 2  # the same where a part of the requests has shown where to begin
+NEAR = 0.9  # of the best rate: what fails there by a part of the requests is not tried on all
+BELOW, ABOVE = 0.97, 1.10  # times a capacity: there the SLOs are met, and missed
+COARSE = 2  # rungs: near enough where nothing but keeping up is asked for
+FEW_ENOUGH = 4000  # requests: in larger samples luck evens out
+MOST_CONFIRMATIONS = 6
+LIGHT = 0.02  # of what a layout can do at all: where it fails there it fails anywhere
+LIGHTEST_RPS, HIGHEST_RPS = 1e-6, 1e7
+
+
+def rung_rps(rung: int) -> float:
+    """The rate of a rung, in the three digits that are printed."""
+    return float(f"{STEP**rung:.3g}")
+
+
+def rung_below(rate_rps: float) -> int:
+    """The highest rung that is not above a rate."""
+    bounded = min(max(rate_rps, LIGHTEST_RPS), HIGHEST_RPS)
+    rung = math.floor(math.log(bounded) / math.log(STEP)) + 1
+    while rung_rps(rung) > bounded:
+        rung -= 1
+    return rung
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layout, and in closed form its capacity within the SLOs and without any."""
+
+    fleet: Fleet
+    guess_rps: float
+    free_rps: float
+
+
+class CapacitySearch:
+    """The capacity of the best of some layouts, as exactly as anybody asks for.
+
+    candidates: the most promising first. A layout that fails at a rung where another one holds
+    cannot win and is tried no more.
+    """
+
+    def __init__(self, trials: Trials, candidates: Sequence[Candidate], slo: Slo) -> None:
+        self.trials, self.slo = trials, slo
+        self.alive = list(candidates)
+        self.best: Fleet | None = None
+        self._low: int | None = None  # it holds there
+        self._high: int | None = None  # it does not hold there
+        free = max((c.free_rps for c in candidates), default=0.0)
+        self._light = rung_below(free * LIGHT)
+        guess = max((c.guess_rps for c in candidates), default=0.0)
+        self._next, self._leap = rung_below(guess or free / 2), LEAP
+        self._confirmations = 0
+        self.is_done = not candidates
+        self.is_hopeless = not candidates
+        self._has_looked = trials.few is None
+
+    def _look_around(self, few: Trials) -> None:
+        """Begin where the capacity lies by a part of the requests, with the layouts near to it."""
+        rough = CapacitySearch(few, self.alive, self.slo)
+        if rough.finish() <= 0:
+            return
+        near = rung_rps(rung_below(rough.rate_rps * NEAR))
+        hopeful = [c for c in self.alive if few.meets(c.fleet, near, self.slo)]
+        self.alive = sorted(hopeful, key=lambda c: c.fleet != rough.best)
+        self._next, self._leap = rung_below(rough.rate_rps), FEW_LEAP
+
+    @property
+    def rate_rps(self) -> float:
+        """The highest rate known to hold so far; 0: none."""
+        return rung_rps(self._low) if self._low is not None and not self.is_hopeless else 0.0
+
+    def finish(self) -> float:
+        """The capacity: requests per second, 0 where even a light load misses the SLOs."""
+        while not self.is_done:
+            self._step()
+        return self.rate_rps
+
+    def bounds(self) -> tuple[float, float]:
+        """What the capacity is at least and at most; equal once it is known."""
+        if self.is_done:
+            return self.rate_rps, self.rate_rps
+        return self.rate_rps, math.inf if self._high is None else rung_rps(self._high - 1)
+
+    def narrow(self) -> None:
+        """One more step."""
+        self._step()
+
+    def _step(self) -> None:
+        if not self._has_looked and self.trials.few is not None:
+            self._has_looked = True
+            self._look_around(self.trials.few)
+        rung = self._next
+        if self._holds(rung):
+            self._low = rung
+        else:
+            self._high = rung
+        self._aim()
+
+    def _aim(self) -> None:
+        """Choose the rung to try next: away from the guess in growing leaps, then the middle."""
+        low, high = self._low, self._high
+        if low is not None and high is not None:
+            self._next = (low + high) // 2
+            if not self.slo.is_given:
+                self.is_done = high - low <= COARSE
+            elif high - low <= 1:
+                self._confirm(low)
+        elif low is not None:
+            self._next = low + self._leap
+            self._leap *= 2
+            self.is_done = rung_rps(low) >= HIGHEST_RPS
+        else:
+            assert high is not None
+            self.is_done = self.is_hopeless = high <= self._light
+            self._next = max(high - self._leap, self._light)
+            self._leap *= 2
+
+    def _confirm(self, low: int) -> None:
+        """Look a little below and above, and go on from there where they disagree.
+
+        Attainment falls with the rate but for the luck of who meets whom, which matters most in
+        short or bursty samples.
+        """
+        assert self.best is not None
+        capacity = rung_rps(low)
+        self._confirmations += 1
+        if self._confirmations > MOST_CONFIRMATIONS:
+            self.is_done = True
+        elif not self.trials.meets(self.best, BELOW * capacity, self.slo):
+            self._low, self._high, self._leap = None, low, 1
+            self._next = max(rung_below(BELOW * capacity), self._light)
+        elif self._is_lucky and self.trials.meets(self.best, ABOVE * capacity, self.slo):
+            self._high, self._leap = None, 1
+            self._next = rung_below(ABOVE * capacity) + 1
+        else:
+            self.is_done = True
+
+    @property
+    def _is_lucky(self) -> bool:
+        """Whether so few requests differ that luck may let a rung fail and a higher one hold."""
+        return self.trials.sample.num_different <= FEW_ENOUGH
+
+    def _holds(self, rung: int) -> bool:
+        rate = rung_rps(rung)
+        failed = []
+        for candidate in self.alive:
+            if self.trials.meets(candidate.fleet, rate, self.slo):
+                self.best = candidate.fleet
+                self.alive = [c for c in self.alive if c not in failed]
+                return True
+            failed.append(candidate)
+        return False

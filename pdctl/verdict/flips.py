@@ -1,0 +1,256 @@
+"""What changes the answer: the nearest value of each input with another verdict, asked again.
+
+A forecast says where to look: service levels are read off runs that are there, other inputs come
+from closed forms. A flip is told only when the whole question, asked at that value and 5 %
+beyond, has the other answer both times.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pdctl.perf_model.records import Fleet
+from pdctl.verdict.capacity import rung_below, rung_rps
+from pdctl.verdict.closed_form import capacity_rps, demand_of
+from pdctl.verdict.judge import Known, by_capacity
+from pdctl.verdict.layouts import gpu_budget
+from pdctl.verdict.records import Choice, Flip, Question
+from pdctl.verdict.search import Contest
+from pdctl.verdict.trials import Run, Trials, sample_size
+from pdctl.workload.records import Lengths, Slo
+
+FINE = 1.03  # between the values that a forecast is made for
+FARTHEST = 8.0  # times the value asked about
+OUTWARD = (1.0, 1.12)  # times the value forecast: tried until one holds
+BEYOND = 1.05  # there the answer must be the same
+CLEARLY = 1.03  # a forecast counts when it clears its threshold by so much
+LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the simulator
+MOST_REQUESTS = 4000  # in a sample: beyond, runs that only show where to look cost too much
+SPOTS = (0.45, 0.6, 0.8, 1.0, 1.25)  # of an arm's capacity: where a forecast looks at its runs
+
+
+class Ask(Protocol):
+    """Asks other questions. surmise: from few runs; None: not sure."""
+
+    def __call__(self, question: Question) -> Choice: ...
+
+    def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None: ...
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One input that may change. moved: the question with another value of it."""
+
+    what: str
+    value: float
+    moved: Callable[[Question, float], Question]
+    most: float = math.inf
+    is_whole: bool = False
+
+
+def axes_of(question: Question, num_requests: int) -> Iterator[Axis]:
+    """The inputs of a question that can be asked otherwise by a flag.
+
+    Other lengths and numbers of engines share no runs with the question; they are left out where
+    a run takes many requests.
+    """
+    slo, workload = question.slo, question.workload
+    if not slo.is_given:
+        return
+    if workload.rate_rps is not None:
+        yield Axis("rate_rps", workload.rate_rps, _with_rate)
+    if slo.tpot_s is not None:
+        yield Axis("tpot_s", slo.tpot_s, lambda q, x: replace(q, slo=replace(q.slo, tpot_s=x)))
+    if slo.ttft_s is not None:
+        yield Axis("ttft_s", slo.ttft_s, lambda q, x: replace(q, slo=replace(q.slo, ttft_s=x)))
+    if workload.requests is not None or num_requests > MOST_REQUESTS:
+        return
+    if workload.isl is not None:
+        yield Axis("isl", workload.isl.mean, _with_isl)
+    if most := _most_engines(question):
+        total = question.total or most
+        yield Axis("total", total, lambda q, x: replace(q, total=int(x)), most, is_whole=True)
+
+
+def _with_rate(question: Question, rate_rps: float) -> Question:
+    return replace(question, workload=replace(question.workload, rate_rps=rate_rps))
+
+
+def _with_isl(question: Question, mean: float) -> Question:
+    isl = question.workload.isl
+    assert isl is not None
+    factor = mean / isl.mean
+    scaled: Lengths = replace(
+        isl,
+        mean=mean,
+        p50=isl.p50 * factor,
+        p90=isl.p90 * factor,
+        p99=isl.p99 * factor,
+    )
+    return replace(question, workload=replace(question.workload, isl=scaled))
+
+
+def _most_engines(question: Question) -> int:
+    """The most engines --total can ask for; 0 where engines may have any size."""
+    sizes = {shape.num_gpus for shape in question.parallelism.values()}
+    if len(sizes) != 1 or len(question.parallelism) != 3:
+        return 0
+    return gpu_budget(replace(question, total=None)) // sizes.pop()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What each arm would carry under other service levels, lengths or numbers of engines.
+
+    runs: of each arm's best layout at rates around its capacity, at which service levels can be
+    read off; none where runs take too many requests, and then closed forms tell. They may be of a
+    part of the requests: `scales` makes them agree with the simulation, as closed_scales do with
+    closed forms. enough_rps: up to there colocated is enough by itself.
+    """
+
+    question: Question
+    closed_scales: Mapping[str, float]
+    fleets: Mapping[str, Fleet]
+    runs: Mapping[str, Sequence[tuple[float, Run]]]
+    scales: Mapping[str, float]
+    band: float
+    enough_rps: float
+
+    def choices(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice]:
+        """The answers at a value of an axis, with the band wider by each factor."""
+        rate = axis.moved(self.question, value).workload.rate_rps
+        found = {name: Known(rate) for name, rate in self.capacities(axis, value).items()}
+        bands = [(1 + self.band) * factor - 1 for factor in factors]
+        return {by_capacity(found["colocated"], found["pd"], rate, band) for band in bands}
+
+    def capacities(self, axis: Axis, value: float) -> dict[str, float]:
+        """What each arm probably carries at a value of an axis."""
+        asked = axis.moved(self.question, value)
+        return {name: self._capacity(name, axis, asked) for name in self.fleets}
+
+    def _capacity(self, name: str, axis: Axis, asked: Question) -> float:
+        if axis.what in ("tpot_s", "ttft_s") and self.runs:
+            return self.scales[name] * read_off(self.runs[name], asked.slo)
+        demand = demand_of(asked.workload)
+        assert demand is not None
+        size = (asked.total or 1) / (self.question.total or asked.total or 1)
+        closed = capacity_rps(self.fleets[name], demand, asked.slo)
+        return size * self.closed_scales[name] * closed
+
+
+def forecast_of(contest: Contest, capacities: Mapping[str, float]) -> Forecast:
+    """A forecast for a contest whose capacities are known."""
+    trials = contest.trials.few or contest.trials
+    slo, band = contest.question.slo, contest.band
+    fleets = {
+        name: contest.search(name).best or entrants[0].fleet
+        for name, entrants in contest.entrants.items()
+    }
+    runs: dict[str, list[tuple[float, Run]]] = {}
+    if sample_size(trials) <= MOST_REQUESTS:
+        runs = {name: _runs(trials, fleet, capacities[name]) for name, fleet in fleets.items()}
+    closed = {name: capacity_rps(f, contest.demand, slo) for name, f in fleets.items()}
+    return Forecast(
+        question=contest.question,
+        closed_scales={name: _scale(capacities[name], closed[name]) for name in fleets},
+        fleets=fleets,
+        runs=runs,
+        scales={name: _scale(capacities[name], read_off(runs[name], slo)) for name in runs},
+        band=band,
+        enough_rps=capacities["colocated"] / (1 + band),
+    )
+
+
+def _runs(trials: Trials, fleet: Fleet, capacity: float) -> list[tuple[float, Run]]:
+    if capacity <= 0:
+        return []
+    rates = [rung_rps(rung_below(capacity * spot)) for spot in SPOTS]
+    return [(rate, trials.run(fleet, rate)) for rate in rates]
+
+
+def read_off(runs: Sequence[tuple[float, Run]], slo: Slo) -> float:
+    """The capacity under service levels, between the rates of some runs; 0 without runs."""
+    before: tuple[float, float] | None = None
+    for rate, run in runs:
+        share = run.attainment(slo)
+        if share < slo.attainment:
+            if before is None:
+                return rate * 0.7
+            part = (before[1] - slo.attainment) / max(before[1] - share, 1e-9)
+            return before[0] * math.exp(part * math.log(rate / before[0]))
+        before = (rate, share)
+    return before[0] * 1.2 if before else 0.0
+
+
+def _scale(simulated: float, closed: float) -> float:
+    return min(max(simulated / closed, LEAST), MOST) if simulated > 0 and closed > 0 else 1.0
+
+
+def find_flip(
+    base: Choice, axis: Axis, direction: int, forecast: Forecast, ask: Ask
+) -> Flip | None:
+    """The nearest value in a direction (1 up, -1 down) with another answer, asked again.
+
+    base: the answer to the question itself.
+    """
+    for place in _places(axis, direction, forecast):
+        value = _rounded(axis, place, direction)
+        if value is None or value > axis.most or (value - axis.value) * direction <= 0:
+            continue
+        to = _surmised(axis, value, forecast, ask)
+        if to is None or to == base:
+            continue
+        values = _with_beyond(axis, value, direction)
+        if all(ask(axis.moved(forecast.question, at)) == to for at in values):
+            return Flip(axis.what, base, to, value, axis.value)
+    return None
+
+
+def _with_beyond(axis: Axis, value: float, direction: int) -> list[float]:
+    """The value and one a little beyond, where that can be asked."""
+    if not axis.is_whole:
+        return [value, value * BEYOND**direction]
+    beyond = value + direction
+    return [value, beyond] if 2 <= beyond <= axis.most else [value]
+
+
+def _surmised(axis: Axis, value: float, forecast: Forecast, ask: Ask) -> Choice | None:
+    return ask.surmise(axis.moved(forecast.question, value), forecast.capacities(axis, value))
+
+
+def _places(axis: Axis, direction: int, forecast: Forecast) -> Iterator[float]:
+    """Values at which to ask, the nearest first."""
+    if axis.what == "rate_rps":
+        yield from (forecast.enough_rps * factor**direction for factor in (1.0, 1.005, 1.02))
+        return
+    base = forecast.choices(axis, axis.value, (1.0,))
+
+    def is_other(value: float) -> bool:
+        return not base & forecast.choices(axis, value, (CLEARLY, 1 / CLEARLY))
+
+    if axis.is_whole:
+        most = axis.most if direction > 0 else 2
+        values = range(int(axis.value) + direction, int(most) + direction, direction)
+        yield from [float(n) for n in values if is_other(n)][:2]
+        return
+    value = axis.value
+    while value < axis.value * FARTHEST if direction > 0 else value > axis.value / FARTHEST:
+        value *= FINE**direction
+        if is_other(value):
+            yield from (value * factor**direction for factor in OUTWARD)
+            return
+
+
+def _rounded(axis: Axis, value: float, direction: int) -> float | None:
+    """Two digits, away from the value asked about; three where two are not enough to differ."""
+    if axis.is_whole:
+        return float(round(value))
+    for digits in (2, 3):
+        unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+        steps = value / unit
+        whole = math.ceil(steps - 1e-9) if direction > 0 else math.floor(steps + 1e-9)
+        rounded = float(f"{whole * unit:.{digits}g}")
+        if (rounded - axis.value) * direction > 0:
+            return rounded
+    return None

@@ -1,0 +1,225 @@
+"""What `plan` says to type next parses, and means what was planned."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from pdctl.cli import LazyVerbs, app, main
+from pdctl.commands.next_steps import (
+    chosen_arm,
+    keep_plan,
+    next_steps,
+    planned_deployment,
+)
+from pdctl.deployment.pd_yaml import read_deployment
+from pdctl.deployment.records import Deployment
+from pdctl.perf_model.records import Parallelism, Role
+from pdctl.verdict.records import Arm, Provenance, Question, Verdict
+from pdctl.verdict.sentences import write
+from pdctl.verdict.verdict import decide
+from pdctl.workload.describe import workload_from_lengths
+from pdctl.workload.records import Slo
+from tests.verdict.examples import arm, question
+from tests.verdict.questions import ROWS, asked, name
+
+WIDE = Parallelism(tp=8, dp=8, ep=8)
+SHAPES: tuple[tuple[str, dict[Role, Parallelism]], ...] = (
+    ("8C", {"colocated": Parallelism()}),
+    ("2C", {"colocated": WIDE}),
+    ("6P2D", {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=2)}),
+    ("3P1D", {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=8)}),
+    ("3P1D", {"prefill": WIDE, "decode": WIDE}),
+    ("2P1D", {"prefill": Parallelism(tp=8, ep=8), "decode": WIDE}),
+    ("2P1D", {"prefill": Parallelism(tp=4, pp=2), "decode": Parallelism(tp=8)}),
+)
+QUICK = (0, 11, 35)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a state directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path
+
+
+def verdict_for(one: Arm) -> Verdict:
+    kind = "colocated" if "colocated" in one.parallelism else "pd"
+    return Verdict(
+        verdict="colocated" if kind == "colocated" else "pd",
+        confidence="medium",
+        decided_by="evidence",
+        rules=(),
+        sizing=None,
+        arms={kind: one},
+        sweep=(),
+        flips=(),
+        provenance=Provenance("roofline", None, 0.3),
+        rate_rps=3.0,
+    )
+
+
+def expanded(command: str, folder: Path) -> Deployment:
+    """What the real command line makes of `pdctl up ...`, without starting it."""
+    written = folder / "expanded.yaml"
+    words = shlex.split(command)
+    assert words[:2] == ["pdctl", "up"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words[1:], "-o", str(written)])
+    assert not ended.value.code
+    return read_deployment(written)
+
+
+def parsed(command: str) -> dict[str, object]:
+    """The parameters that the command line gives the verb."""
+    words = shlex.split(command)
+    assert words[0] == "pdctl"
+    group = typer.main.get_command(app)
+    assert isinstance(group, LazyVerbs)
+    verb = group.get_command(None, words[1])
+    found: dict[str, object] = verb.make_context(words[1], words[2:]).params
+    return found
+
+
+@pytest.mark.parametrize(("layout", "shapes"), SHAPES)
+@pytest.mark.parametrize("backend", [None, "fa3"])
+@pytest.mark.parametrize("has_file", [False, True])
+def test_up_comes_to_the_deployment_that_was_planned(
+    layout: str,
+    shapes: dict[Role, Parallelism],
+    backend: str | None,
+    has_file: bool,
+    here: Path,
+) -> None:
+    if has_file:
+        (here / "pd.yaml").write_text("schema: 1\nmodel: other\ncolocated: {engines: 1}\n")
+    one = arm(layout, parallelism=shapes)
+    asked_for = question(rate=3, slo=Slo(1.0, 0.03), attention_backend=backend)
+    keep_plan("llama-3.1-8b", asked_for, one, None)
+    steps = next_steps("llama-3.1-8b", asked_for, verdict_for(one))
+    up = next(step for step in steps if step.startswith("pdctl up"))
+    planned = planned_deployment("llama-3.1-8b", asked_for, one)
+    found = expanded(up, here)
+    assert (found.model, found.roles) == (planned.model, planned.roles)
+
+
+def test_what_flags_cannot_say_is_started_from_the_file_that_was_written(here: Path) -> None:
+    one = arm("2P1D", parallelism=SHAPES[5][1])
+    asked_for = question(rate=3)
+    file = here / "my plan.yaml"
+    keep_plan("llama-3.1-8b", asked_for, one, file)
+    (up, *_) = next_steps("llama-3.1-8b", asked_for, verdict_for(one), file)
+    assert up == f"pdctl up -f '{file}'"
+    planned = planned_deployment("llama-3.1-8b", asked_for, one)
+    assert expanded(up, here).roles == planned.roles
+
+
+def test_a_model_in_a_folder_is_named_by_its_absolute_path(here: Path) -> None:
+    (here / "my model").mkdir()
+    (here / "my model" / "config.json").write_text("{}", encoding="utf-8")
+    one = arm("8C", parallelism={"colocated": Parallelism()})
+    (up, *_) = next_steps("./my model", question(rate=3), verdict_for(one))
+    assert parsed(up)["model"] == str(here / "my model")
+
+
+def test_where_nothing_meets_the_slos_nothing_is_started() -> None:
+    asked_for = question("qwen3-8b", "2xH200", rate=40, slo=Slo(1.0, 0.03))
+    verdict = write(asked_for, decide(asked_for, flips=False))
+    steps = next_steps("qwen3-8b", asked_for, verdict)
+    assert steps
+    assert all(step.startswith("pdctl plan ") for step in steps)
+    for step in steps:
+        assert is_yes(step)
+
+
+def is_yes(step: str) -> bool:
+    """Whether a printed plan, run, has an answer that is not no."""
+    with pytest.raises(SystemExit) as ended:
+        main([*shlex.split(step)[1:], "--json"])
+    return not ended.value.code
+
+
+def test_where_the_slos_are_below_the_floor_reachable_ones_are_named() -> None:
+    asked_for = question("qwen3-8b", "2xH200", rate=5, slo=Slo(0.001, 0.03))
+    verdict = write(asked_for, decide(asked_for, flips=False))
+    (step,) = next_steps("qwen3-8b", asked_for, verdict)
+    assert is_yes(step)
+
+
+def test_a_tie_of_like_engines_is_settled_by_a_measurement() -> None:
+    pd = arm("5P3D", parallelism=SHAPES[2][1])
+    colocated = arm("8C", parallelism={"colocated": Parallelism(tp=2)})
+    tie = Verdict(
+        verdict="too_close",
+        confidence="low",
+        decided_by="evidence",
+        rules=(),
+        sizing=None,
+        arms={"colocated": colocated, "pd": pd},
+        sweep=(),
+        flips=(),
+        provenance=Provenance("roofline", None, 0.3),
+        rate_rps=3.0,
+    )
+    asked_for = question("qwen3-32b", "8xH200", rate=3, slo=Slo(1.0, 0.03, 0.99))
+    (measure, *_) = next_steps("qwen3-32b", asked_for, tie)
+    found = parsed(measure)
+    kept = ("model", "prefill", "total", "tp", "isl", "osl", "rate", "ttft", "tpot", "attainment")
+    assert [found[key] for key in kept] == [
+        "qwen3-32b", 5, 8, 2, 4000, 300, 3, "1s", "30ms", 0.99,
+    ]  # fmt: skip
+
+
+def test_a_tie_for_clients_is_measured_with_as_many_clients_and_the_same_spread() -> None:
+    pd = arm("5P3D", parallelism=SHAPES[2][1])
+    colocated = arm("8C", parallelism={"colocated": Parallelism(tp=2)})
+    one = verdict_for(pd)
+    arms = {"colocated": colocated, "pd": pd}
+    tie = replace(one, verdict="too_close", arms=arms, rate_rps=None, clients=64)
+    load = workload_from_lengths(isl=4000, osl=300, concurrency=64, isl_cv=1.5)
+    asked_for = replace(question("qwen3-32b", "8xH200"), workload=load)
+    (measure, *_) = next_steps("qwen3-32b", asked_for, tie)
+    found = parsed(measure)
+    assert found["concurrency"] == 64
+    assert found["isl_cv"] == 1.5
+    assert found["rate"] is None
+
+
+def test_of_a_tie_the_arm_that_meets_the_slos_is_launched() -> None:
+    colocated, pd = arm("8C"), arm("5P3D")
+    tie = replace(verdict_for(pd), verdict="too_close", arms={"colocated": colocated, "pd": pd})
+    assert chosen_arm(tie) == pd
+    missing = replace(tie, arms={"colocated": colocated, "pd": replace(pd, meets=False)})
+    assert chosen_arm(missing) == colocated
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(i, id=name(i), marks=() if i in QUICK else pytest.mark.e2e)
+        for i in range(len(ROWS))
+    ],
+)
+def test_every_next_step_of_a_plan_parses_and_is_the_plan(row: int, here: Path) -> None:
+    asked_for, model = asked(row), ROWS[row][0]
+    verdict = write(asked_for, decide(asked_for, flips=False))
+    chosen = chosen_arm(verdict)
+    if chosen is not None and verdict.is_met:
+        keep_plan(model, asked_for, chosen, None)
+    steps = next_steps(model, asked_for, verdict)
+    assert steps
+    for step in steps:
+        assert parsed(step) is not None
+        if step.startswith("pdctl up"):
+            _check_up(step, model, asked_for, chosen, here)
+            assert verdict.is_met
+
+
+def _check_up(step: str, model: str, asked_for: Question, chosen: Arm | None, here: Path) -> None:
+    assert chosen is not None
+    planned = planned_deployment(model, asked_for, chosen)
+    found = expanded(step, here)
+    assert (found.model, found.roles, found.layout) == (model, planned.roles, chosen.layout)

@@ -1,0 +1,89 @@
+"""What a plan prints holds when it is asked again: capacities, flips, and what to type next."""
+
+from dataclasses import replace
+
+import pytest
+
+from pdctl.verdict.flips import BEYOND
+from pdctl.verdict.records import Choice, Flip, Question, Verdict
+from pdctl.verdict.verdict import decide
+from tests.verdict.questions import ROWS, asked, at_rate, name
+
+QUICK = (0, 11, 17)  # in the default run
+
+
+def rows() -> list[object]:
+    return [
+        pytest.param(i, id=name(i), marks=() if i in QUICK else pytest.mark.e2e)
+        for i in range(len(ROWS))
+    ]
+
+
+def answer(question: Question) -> Verdict:
+    return decide(question, flips=False)
+
+
+def capacities(verdict: Verdict) -> dict[str, tuple[str, float | None]]:
+    return {name: (arm.layout, arm.capacity_rps) for name, arm in verdict.arms.items()}
+
+
+@pytest.mark.parametrize("row", rows())
+def test_a_plan_asked_again_says_the_same(row: int) -> None:
+    question = asked(row)
+    verdict = decide(question)
+    assert 0 < len(verdict.arms) <= 2
+    if question.slo.is_given:
+        _check_capacities(question, verdict)
+    else:
+        assert verdict.flips == ()
+    for flip in verdict.flips:
+        _check_flip(question, verdict.verdict, flip)
+
+
+def _check_capacities(question: Question, verdict: Verdict) -> None:
+    """Met at 0.97 of an arm's capacity and missed at 1.10, and the same whatever rate is asked."""
+    for arm_name, arm in verdict.arms.items():
+        capacity = arm.capacity_rps
+        assert capacity is not None
+        rate = capacity or 0.5
+        below = answer(at_rate(question, 0.97 * rate))
+        above = answer(at_rate(question, 1.10 * rate))
+        assert capacities(below) == capacities(above) == capacities(verdict)
+        found = below.arms[arm_name].attainment, above.arms[arm_name].attainment
+        assert None not in found
+        share = question.slo.attainment
+        if capacity:
+            assert found[0] is not None
+            assert found[0] >= share - 1e-9, (arm.layout, capacity, found)
+        assert found[1] is not None
+        assert found[1] < share, (arm.layout, capacity, found)
+        assert below.arms[arm_name].meets == (capacity > 0)
+        assert not above.arms[arm_name].meets
+
+
+def _check_flip(question: Question, base: Choice, flip: Flip) -> None:
+    assert flip.from_ == base
+    assert flip.to != base
+    assert flip.at != flip.from_at
+    assert flip.at == float(f"{flip.at:.3g}")
+    up = flip.from_at is None or flip.at > flip.from_at
+    beyond = flip.at * (BEYOND if up else 1 / BEYOND)
+    values = [flip.at] if flip.what == "total" else [flip.at, beyond]
+    assert [answer(moved(question, flip.what, x)).verdict for x in values] == [flip.to] * len(
+        values
+    ), flip
+
+
+def moved(question: Question, what: str, value: float) -> Question:
+    """The question with one value changed, as its flag would."""
+    if what == "rate_rps":
+        return at_rate(question, value)
+    if what in ("tpot_s", "ttft_s"):
+        return replace(question, slo=replace(question.slo, **{what: value}))
+    if what == "total":
+        return replace(question, total=int(value))
+    isl = question.workload.isl
+    assert isl is not None
+    by = value / isl.mean
+    scaled = replace(isl, mean=value, p50=isl.p50 * by, p90=isl.p90 * by, p99=isl.p99 * by)
+    return replace(question, workload=replace(question.workload, isl=scaled))

@@ -1,0 +1,70 @@
+import pytest
+
+from pdctl.perf_model.records import Fleet
+from pdctl.verdict.capacity import Candidate, CapacitySearch, rung_below, rung_rps
+from pdctl.verdict.trials import Trials, sample_of
+from pdctl.workload.describe import workload_from_lengths
+from pdctl.workload.records import Slo
+from tests.verdict.examples import engine
+
+ALONE = Fleet(colocated=engine(), num_colocated=1)
+THREE = Fleet(colocated=engine(), num_colocated=3)
+SAMPLE = sample_of(workload_from_lengths(isl=1000, osl=50), 400, max_context=None, seed=0)
+SLO = Slo(ttft_s=0.5)
+
+
+def capacity(*candidates: Candidate, slo: Slo = SLO) -> CapacitySearch:
+    search = CapacitySearch(Trials(SAMPLE), candidates, slo)
+    search.finish()
+    return search
+
+
+@pytest.mark.parametrize("rate", [0.00123, 0.5, 1.0, 7.77, 1e6])
+def test_a_rate_lies_between_two_rungs(rate: float) -> None:
+    rung = rung_below(rate)
+    assert rung_rps(rung) <= rate < rung_rps(rung + 1)
+
+
+@pytest.mark.parametrize("guess", [0.1, 1.0, 4.0, 60.0])
+def test_a_capacity_does_not_depend_on_the_guess_it_starts_from(guess: float) -> None:
+    found = capacity(Candidate(ALONE, guess, 10.0))
+    assert 4.0 <= found.rate_rps <= 9.0
+    assert found.rate_rps == capacity(Candidate(ALONE, 5.0, 10.0)).rate_rps
+
+
+def test_at_a_capacity_the_slos_are_met_and_a_tenth_above_they_are_missed() -> None:
+    found = capacity(Candidate(ALONE, 4.0, 10.0))
+    assert found.trials.run(ALONE, 0.97 * found.rate_rps).meets(SLO)
+    assert not found.trials.run(ALONE, 1.10 * found.rate_rps).meets(SLO)
+
+
+def test_an_slo_below_one_prompt_alone_has_no_capacity() -> None:
+    found = capacity(Candidate(ALONE, 4.0, 10.0), slo=Slo(ttft_s=0.05))
+    assert (found.rate_rps, found.bounds()) == (0.0, (0.0, 0.0))
+
+
+def test_the_best_of_several_layouts_is_found_whichever_the_closed_forms_prefer() -> None:
+    found = capacity(Candidate(ALONE, 9.0, 10.0), Candidate(THREE, 3.0, 30.0))
+    assert found.best == THREE
+    assert found.rate_rps == capacity(Candidate(THREE, 9.0, 30.0)).rate_rps
+
+
+def test_bounds_close_in_on_the_capacity() -> None:
+    search = CapacitySearch(Trials(SAMPLE), [Candidate(ALONE, 4.0, 10.0)], SLO)
+    seen = []
+    while not search.is_done:
+        seen.append(search.bounds())
+        search.narrow()
+    least, most = search.bounds()
+    assert least == most == search.rate_rps
+    assert all(low <= least for low, _ in seen)
+
+
+def test_without_service_levels_a_capacity_is_where_a_layout_still_keeps_up() -> None:
+    found = capacity(Candidate(ALONE, 4.0, 10.0), slo=Slo())
+    # 100 ms of prefill a request, with a decode step now and then
+    assert 7.0 <= found.rate_rps <= 10.5
+
+
+def test_nothing_to_try_carries_nothing() -> None:
+    assert CapacitySearch(Trials(SAMPLE), [], SLO).finish() == 0.0

@@ -1,0 +1,126 @@
+from dataclasses import replace
+
+import pytest
+
+from pdctl.verdict.records import Choice, Flip, OneDown, Provenance, Rule, Verdict
+from pdctl.verdict.sentences import (
+    down_sentences,
+    flip_sentences,
+    gpus_sentence,
+    misses,
+    share_down,
+    share_name,
+    write,
+)
+from pdctl.workload.records import Slo
+from tests.verdict.examples import arm, question
+
+ASKED = question("qwen3-8b", "8xH200", rate=3.4, slo=Slo(2.0, 0.03))
+RULES = (Rule("moe", "pd", 8, 1, "MoE", "source"),)
+
+
+def verdict(choice: Choice = "pd", colocated: float = 2.6, pd: float = 5.5,
+            **changes: object) -> Verdict:  # fmt: skip
+    made = {
+        "verdict": choice,
+        "confidence": "medium",
+        "decided_by": "evidence",
+        "rules": RULES,
+        "sizing": None,
+        "arms": {
+            "colocated": arm("8C", capacity_rps=colocated, meets=colocated >= 3.4),
+            "pd": arm("5P3D", capacity_rps=pd, meets=pd >= 3.4),
+        },
+        "sweep": (),
+        "flips": (),
+        "provenance": Provenance("roofline", None, 0.3),
+        "evidence": choice,
+        "rate_rps": 3.4,
+        "is_rate_asked": True,
+    }
+    return Verdict(**{**made, **changes})  # type: ignore[arg-type]
+
+
+def test_the_slo_that_the_losing_arm_misses_is_quoted() -> None:
+    told = verdict()
+    told.arms["colocated"] = replace(told.arms["colocated"], tpot_at_share_s=0.05)
+    assert write(ASKED, told).reason == (
+        "A split carries up to 5.5 req/s within your SLOs, colocated 2.6; at 3.4 req/s 8C misses "
+        "TPOT (p90 50 ms against 30 ms)."
+    )
+
+
+def test_colocated_that_is_enough_says_up_to_where() -> None:
+    told = write(ASKED, verdict("colocated", 6.8, 7.9))
+    assert told.headline == "Don't split: run 8 colocated engines (8C)"
+    assert told.reason == (
+        "Both meet your SLOs at 3.4 req/s; colocated is simpler. Above about 6.8 req/s only a "
+        "split (5P3D) does, up to about 7.9."
+    )
+    assert "It carries up to 6.8 req/s, a split 5." in write(
+        ASKED, verdict("colocated", 6.8, 5.0)
+    ).reason  # fmt: skip
+
+
+def test_a_tie_gives_the_ratio_the_band_and_the_lean() -> None:
+    told = write(ASKED, verdict("too_close", 5.0, 5.2, lean="pd"))
+    assert told.headline == "Too close to call: 8C or 5P3D"
+    assert told.reason == (
+        "The simulation cannot tell the arms apart: a split carries 1.04× what colocated does, "
+        "and step times are accurate to ±30 %. The rules lean to a split (MoE)."
+    )
+
+
+def test_where_nothing_meets_the_slos_the_headline_says_so_and_never_that_it_is_close() -> None:
+    told = write(ASKED, verdict("too_close", 2.0, 2.1, is_met=False))
+    assert told.headline == "No layout meets your SLOs at 3.4 req/s"
+    assert "the most that any carries within the SLOs is 2.1 req/s (5P3D)" in told.unmet
+
+
+@pytest.mark.parametrize(("needed", "words"), [
+    (1, "1 of these 8 GPUs would do (split)."),
+    (8, "It takes all 8 GPUs."),
+    (24, "About 24 of these GPUs would do."),
+    (None, ""),
+])  # fmt: skip
+def test_how_many_gpus_would_do(needed: int | None, words: str) -> None:
+    told = verdict()
+    told.arms["pd"] = replace(told.arms["pd"], gpus_needed=needed)
+    assert gpus_sentence(ASKED, told) == words
+
+
+def test_what_one_failure_leaves_is_never_told_too_well() -> None:
+    told = verdict()
+    down = (OneDown("prefill", 0.8999), OneDown("decode", 0.0))
+    told.arms["pd"] = replace(told.arms["pd"], one_down=down)
+    assert list(down_sentences(ASKED, told)) == [
+        "With one prefill engine down 89.9 % meet the SLOs.",
+        "With one decode engine down 5P3D cannot keep up.",
+    ]
+    told.arms["pd"] = replace(told.arms["pd"], layout="7P1D", one_down=down[1:])
+    assert list(down_sentences(ASKED, told)) == [
+        "With its only decode engine down 7P1D serves nothing."
+    ]
+
+
+def test_shares_are_rounded_down_and_percentiles_named_by_the_attainment() -> None:
+    assert [share_down(x) for x in (1.0, 0.8999, 0.05)] == ["100 %", "89.9 %", "5 %"]
+    assert [share_name(x) for x in (0.9, 0.99, 0.999)] == ["p90", "p99", "p99.9"]
+
+
+def test_an_arm_that_misses_both_only_together_says_so() -> None:
+    fine = arm("8C", ttft_at_share_s=1.0, tpot_at_share_s=0.02)
+    assert misses(ASKED, fine) == "TTFT and TPOT together"
+
+
+def test_flips_name_the_side_that_turns() -> None:
+    flips = (
+        Flip("rate_rps", "colocated", "pd", 6.8, 3.4),
+        Flip("isl", "colocated", "too_close", 2000, 4000),
+        Flip("ttft_s", "colocated", "pd", 3.0, 2.0),
+    )
+    assert list(flip_sentences(ASKED, flips)) == [
+        "6.8 req/s or more → split",
+        "prompts of 2,000 tokens or fewer → too close to call",
+        "TTFT target of 3 s or looser → split",
+    ]
