@@ -143,6 +143,6 @@ def up(
     elif dry_run:
         up_preview.show_commands(options, deployment, on)
     else:
-        from pdctl.commands import up_submit
+        from pdctl.commands import up_run
 
-        up_submit.start_or_submit(options, deployment, on, may_simulate=engine is None)
+        up_run.start_or_submit(options, deployment, on, may_simulate=engine is None)
