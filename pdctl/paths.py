@@ -38,6 +38,15 @@ def user_profiles_dir() -> Path:
     return user_data_path("pdctl") / "profiles"
 
 
+def user_config_dir() -> Path:
+    """Where this user's settings lie; with the deployments where those were moved."""
+    if chosen := os.environ.get(HOME_VARIABLE):
+        return Path(chosen)
+    from platformdirs import user_config_path
+
+    return user_config_path("pdctl")
+
+
 def last_plan_path() -> Path:
     """The file in which `plan` keeps its deployment for `up`."""
     return state_home() / LAST_PLAN

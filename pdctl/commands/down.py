@@ -1,6 +1,6 @@
 """`pdctl down`: stop deployments and every process of them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -33,22 +33,29 @@ def down(
 
     if every and names:
         raise InvalidInput("--all excludes names.", hint="pdctl down --all")
-    killed: dict[str, tuple[str, ...]] = {}
+    ended: dict[str, _Ended] = {}
     problems: list[PdctlError] = []
     for name in _chosen(names, every=every):
         try:
-            killed[name] = _stop(name, now=now)
+            ended[name] = _stop(name, now=now)
         except PdctlError as problem:
             problems.append(problem)
             if not as_json:
                 say(f"{name}: {problem.message}")
-    data = {"stopped": [{"name": name, "killed": list(ended)} for name, ended in killed.items()]}
-    lines = [_line(name, ended) for name, ended in killed.items()]
+    data = {"stopped": [{"name": name, "killed": list(one.killed)} for name, one in ended.items()]}
+    lines = [_line(name, one) for name, one in ended.items()]
     if not problems or (lines and not as_json):
         text = "\n".join(lines or ["No deployment is running."])
         show("down", data, as_json=as_json, render=lambda: Text(text))
     if problems:
         raise problems[0]
+
+
+class _Ended(NamedTuple):
+    """How a deployment ended. job: the Slurm job that was cancelled before anything ran."""
+
+    killed: tuple[str, ...] = ()
+    job: str | None = None
 
 
 def _chosen(names: list[str] | None, *, every: bool) -> tuple[str, ...]:
@@ -60,9 +67,9 @@ def _chosen(names: list[str] | None, *, every: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) if names else (running.chosen_name(None),)
 
 
-def _stop(name: str, *, now: bool) -> tuple[str, ...]:
-    """Stop one deployment and say what its processes do meanwhile."""
-    from pdctl.engines.lifecycle import running
+def _stop(name: str, *, now: bool) -> _Ended:
+    """Stop one deployment, with the Slurm job it runs in, and say what its processes do."""
+    from pdctl.engines.lifecycle import running, submitted
     from pdctl.tables.deployments import change_lines
 
     last: DeploymentState | None = None
@@ -73,9 +80,16 @@ def _stop(name: str, *, now: bool) -> tuple[str, ...]:
             say(line)
         last = state
 
-    return running.stop(name, now=now, tell=tell)
+    job = submitted.submitted_job(name)
+    waits = job is not None and not running.is_running(name)
+    killed = () if waits else running.stop(name, now=now, tell=tell)
+    if job is not None:
+        submitted.end(job)
+    return _Ended(killed, str(job.number) if job is not None and waits else None)
 
 
-def _line(name: str, killed: tuple[str, ...]) -> str:
-    by_force = f" Killed by force: {', '.join(killed)}." if killed else ""
+def _line(name: str, ended: _Ended) -> str:
+    if ended.job is not None:
+        return f"Cancelled Slurm job {ended.job} of {name}."
+    by_force = f" Killed by force: {', '.join(ended.killed)}." if ended.killed else ""
     return f"Stopped {name}.{by_force}"

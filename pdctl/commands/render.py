@@ -9,7 +9,7 @@ from pdctl.console import print_json
 
 def render(
     target: str = typer.Argument(
-        ..., help="miles or miles-yaml (RL training), or shell (a bash script)."
+        ..., help="miles, miles-yaml (RL training), shell (bash), slurm (sbatch) or k8s."
     ),
     file: Path | None = typer.Option(
         None, "-f", "--file", help="Deployment file. Default: ./pd.yaml, else the last plan."
@@ -22,12 +22,16 @@ def render(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
 ) -> None:
-    """Print a deployment as a shell script or as a Miles configuration.
+    """Print a deployment for a shell, Slurm, Kubernetes or Miles.
+
+    Slurm and Kubernetes need facts about the cluster: ./cluster.yaml, else the user's own.
 
     \b
     Examples:
       pdctl render miles -f pd.yaml --as yaml -o sglang_config.yaml
       pdctl render shell > start.sh
+      pdctl render slurm -f pd.yaml > job.sbatch
+      pdctl render k8s -f pd.yaml | kubectl apply -f -
     """
 
     from pdctl.commands import render_run

@@ -71,6 +71,9 @@ def up(
     timeout: str = typer.Option(
         "2h", "--timeout", help="Wait at most this long until the deployment serves."
     ),
+    on: str = typer.Option(
+        "auto", "--on", help="Where to run: local, or slurm (this job, else a new one)."
+    ),
     resume: bool = typer.Option(
         False, "--resume", help="Start a new supervisor for a deployment whose supervisor died."
     ),
@@ -92,6 +95,7 @@ def up(
     Examples:
       pdctl up qwen3-8b --prefill 2 --total 8 --engine sim
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
+      pdctl up -f pd.yaml --on slurm
     """
     from pdctl.commands import up_preview
     from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
@@ -138,8 +142,8 @@ def up(
     if output is not None:
         up_preview.write_file(options, deployment, output, force=force)
     elif dry_run:
-        up_preview.show_commands(options, deployment)
+        up_preview.show_commands(options, deployment, on)
     else:
         from pdctl.commands import up_run
 
-        up_run.start_deployment(options, deployment, may_simulate=engine is None)
+        up_run.start_or_submit(options, deployment, on, may_simulate=engine is None)

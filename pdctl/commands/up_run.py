@@ -5,24 +5,40 @@ import signal
 import sys
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
+from typing import Protocol
 
 import typer
 
 from pdctl.commands.progress import say
 from pdctl.commands.screens import LIVE_PHASES, LineScreen, deployment_headline, open_screen
-from pdctl.commands.up_preview import UpOptions, warn
+from pdctl.commands.up_preview import UpOptions, placed, warn
 from pdctl.console import ask, interactive, out, print_json
+from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.records import Deployment
 from pdctl.doctor.diagnose import quick_checks
 from pdctl.engines import state as engine_state
 from pdctl.engines.clients.api_key import api_key
-from pdctl.engines.lifecycle import follow, running, start
+from pdctl.engines.launchers.registry import LOCAL, SLURM
+from pdctl.engines.lifecycle import follow, running, start, submitted
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.start import Prepared
+from pdctl.engines.lifecycle.submit import submit
+from pdctl.engines.lifecycle.submitted import SubmittedJob
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import EnvironmentProblem, ExitCode
 from pdctl.tables.deployments import ready_view
+
+
+def start_or_submit(
+    options: UpOptions, deployment: Deployment, on: str, *, may_simulate: bool
+) -> None:
+    """Start the deployment where the option --on says: here, in this job, or in a new one."""
+    deployment, options = placed(deployment, options, on)
+    if options.launcher == SLURM:
+        submit_deployment(options, deployment)
+    else:
+        start_deployment(options, deployment, may_simulate=may_simulate)
 
 
 def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate: bool) -> None:
@@ -30,12 +46,14 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
 
     may_simulate: offer simulated engines if this machine cannot run real ones.
     """
-    _warn_of_machine(deployment)
+    is_here = options.launcher == LOCAL
+    if is_here:
+        _warn_of_machine(deployment)
     with ExitStack() as held:
         try:
             prepared, supervisor = held.enter_context(_started(options, deployment))
         except EnvironmentProblem as problem:
-            if not (may_simulate and _wants_simulated(options, problem)):
+            if not (may_simulate and is_here and _wants_simulated(options, problem)):
                 raise
             simulated = dataclasses.replace(deployment, engine="sim", gpus=None)
             prepared, supervisor = held.enter_context(_started(options, simulated))
@@ -59,7 +77,10 @@ def _started(
 ) -> AbstractContextManager[tuple[Prepared, SupervisorProcess]]:
     running.refuse_running(deployment.name)
     return start.started(
-        deployment, detached=options.is_detached, ready_timeout_s=options.timeout_s
+        deployment,
+        detached=options.is_detached,
+        ready_timeout_s=options.timeout_s,
+        launcher=options.launcher,
     )
 
 
@@ -93,6 +114,7 @@ def _follow(options: UpOptions, supervisor: SupervisorProcess, headline: str) ->
 
 
 def _announce(options: UpOptions, state: DeploymentState) -> None:
+    """Print that the deployment serves, and how to use it."""
     if options.as_json:
         print_json("up", dataclasses.asdict(state))
         return
@@ -118,10 +140,55 @@ def _finish(
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
+def submit_deployment(options: UpOptions, deployment: Deployment) -> None:
+    """Run the deployment in a new job. Return once it serves if detached, else when it ends."""
+    running.refuse_running(deployment.name)
+    if (waiting := submitted.submitted_job(deployment.name)) is not None:
+        raise submitted.already_submitted(waiting)
+    job = submit(deployment, cluster_here(), ready_timeout_s=options.timeout_s)
+    say(f"submitted Slurm job {job.number}")
+    headline = f"{deployment.model} · {deployment.layout} · Slurm job {job.number}"
+    is_ready, num_interrupts = _follow_job(options, job, headline)
+    if num_interrupts:
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if not is_ready:
+        raise submitted.failure(job)
+    if not options.is_detached:
+        say(f"Slurm job {job.number} has ended")
+
+
+def _follow_job(options: UpOptions, job: SubmittedJob, headline: str) -> tuple[bool, int]:
+    """Show the job until it serves or has ended; whether it served, and how often Ctrl-C came."""
+    screen = open_screen(headline)
+    waits, is_ready = "", False
+    with Interrupts(job) as interrupts:
+        for seen in submitted.watch(job):
+            if seen.waits and seen.waits != waits and not seen.is_over:
+                say(f"Slurm job {job.number} is {seen.waits}")
+            waits = seen.waits
+            screen.show(seen.state)
+            if not is_ready and seen.state is not None and seen.state.phase in LIVE_PHASES:
+                is_ready = True
+                screen.close()
+                _announce(options, seen.state)
+                say(f"Slurm ends the job in {seen.left}")
+                screen = LineScreen(seen.state)
+            if is_ready and options.is_detached:
+                return True, interrupts.num
+    screen.close()
+    return is_ready, interrupts.num
+
+
+class Stoppable(Protocol):
+    """Something that Ctrl-C stops."""
+
+    def ask_to_stop(self, *, now: bool = False) -> None: ...
+
+
 class Interrupts:
     """Handles Ctrl-C: the first stops gracefully, the second kills. SIGTERM counts as one."""
 
-    def __init__(self, supervisor: SupervisorProcess) -> None:
+    def __init__(self, supervisor: Stoppable) -> None:
         self._supervisor = supervisor
         self.num = 0
 

@@ -120,6 +120,17 @@ class Ports:
 
 
 @dataclass(frozen=True)
+class Follower:
+    """A rank after 0 of an engine larger than a node; it starts and ends with rank 0."""
+
+    node: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    gpus: tuple[int, ...]
+    log: Path
+
+
+@dataclass(frozen=True)
 class ProcessSpec:
     """One process, fully resolved: --dry-run prints it and a launcher starts it."""
 
@@ -136,6 +147,7 @@ class ProcessSpec:
     stop_grace_s: float = 60.0
     can_switch_role: bool = False  # started with the flag that lets it change its role
     node: str = HERE  # the machine that runs it, by the name that its launcher gives
+    followers: tuple[Follower, ...] = ()  # the other ranks, if it is larger than a node
 
     @property
     def url(self) -> str:
@@ -144,7 +156,8 @@ class ProcessSpec:
     @property
     def gpu_places(self) -> tuple[GpuPlace, ...]:
         """Its GPUs with their node."""
-        return tuple((self.node, gpu) for gpu in self.gpus)
+        parts = ((self.node, self.gpus), *((f.node, f.gpus) for f in self.followers))
+        return tuple((node, gpu) for node, gpus in parts for gpu in gpus)
 
     @property
     def needs_gpus(self) -> bool:

@@ -1,12 +1,12 @@
-"""The node, GPUs, ports and KV transfer backend of each engine."""
+"""The node, GPUs and KV transfer backend of each engine."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby, islice
 
 from pdctl.deployment.checks import options
-from pdctl.deployment.records import Deployment, GpuPlace, Ports, ProcessSpec
+from pdctl.deployment.records import Deployment, GpuPlace, ProcessSpec
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.gpus import is_free, taken_gpus
@@ -80,75 +80,6 @@ def _missing(install: SglangInstall, what: str, package: str) -> EnvironmentProb
     )
 
 
-# SGLang derives dist_init + 1 ... + 6 for its own sockets under attention data parallelism
-DIST_INIT_PORTS = 7
-STEP = 10
-BAND = 1000
-HTTP_FROM = 20000
-BOOTSTRAP_FROM = 21000
-DIST_INIT_FROM = 24000
-NCCL_FROM = 25000
-ROUTER_METRICS_FROM = 29000
-
-
-def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[str, Ports]:
-    """The ports of the router ("router") and of each engine, by name.
-
-    Each kind of port has a band of 1,000, in steps of 10: below 32768, where Linux's ephemeral
-    ports begin, and outside 10002-19999, which Ray's workers use. Two prefill engines with the same
-    bootstrap port would not crash but mix up their KV, so every engine has its own.
-
-    Args:
-        is_free: tells whether a port is available on every node.
-
-    Raises:
-        EnvironmentProblem: the router's port is in use, or a band has no free port left.
-    """
-    router_port = deployment.router.port
-    if not is_free(router_port):
-        raise _router_port_taken(router_port, is_free)
-
-    def usable(port: int) -> bool:
-        return port != router_port and is_free(port)
-
-    metrics = _band("the router's metrics", ROUTER_METRICS_FROM, usable)
-    http = _band("HTTP", HTTP_FROM, usable)
-    bootstrap = _band("the bootstrap registry", BOOTSTRAP_FROM, usable)
-    dist_init = _band("torch.distributed", DIST_INIT_FROM, usable, width=DIST_INIT_PORTS)
-    nccl = _band("NCCL", NCCL_FROM, usable)
-    planned = {"router": Ports(http=router_port, metrics=next(metrics))}
-    for name in deployment.engine_names:
-        planned[name] = Ports(
-            http=next(http),
-            bootstrap=next(bootstrap),
-            nccl=next(nccl),
-            dist_init=next(dist_init),
-        )
-    return planned
-
-
-def _band(
-    kind: str, first: int, is_free: Callable[[int], bool], *, width: int = 1
-) -> Iterator[int]:
-    for port in range(first, first + BAND, STEP):
-        if all(is_free(p) for p in range(port, port + width)):
-            yield port
-    raise EnvironmentProblem(
-        f"No port between {first} and {first + BAND - 1} is free for {kind}.",
-        hint="pdctl ls, then pdctl down NAME for deployments you no longer need",
-        code="port_in_use",
-    )
-
-
-def _router_port_taken(port: int, is_free: Callable[[int], bool]) -> EnvironmentProblem:
-    other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(p)), None)
-    return EnvironmentProblem(
-        f"The router's port {port} is already in use.",
-        hint=f"--port {other}" if other else "--port N with a free port",
-        code="port_in_use",
-    )
-
-
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
@@ -215,10 +146,16 @@ def nvlink_domains(gpus: Sequence[Gpu]) -> list[list[Gpu]]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an engine runs: a node, and GPU indices there."""
+    """Where an engine runs: a node, and GPU indices there. others: its parts on other nodes."""
 
     node: str
     gpus: tuple[int, ...]
+    others: "tuple[Place, ...]" = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Every node that the engine runs on."""
+        return (self.node, *(other.node for other in self.others))
 
 
 def crossing(placed: Mapping[str, Place], gpus: Mapping[str, Sequence[Gpu]]) -> tuple[str, ...]:
@@ -237,21 +174,27 @@ def crossing(placed: Mapping[str, Place], gpus: Mapping[str, Sequence[Gpu]]) -> 
 
 
 def place_engines(
-    deployment: Deployment, present: Sequence[ProcessSpec], gpus: Mapping[str, Sequence[Gpu]]
+    deployment: Deployment,
+    present: Sequence[ProcessSpec],
+    gpus: Mapping[str, Sequence[Gpu]],
+    *,
+    gpus_per_node: int = 8,
 ) -> dict[str, Place]:
     """The node and GPUs of each engine by name; engines that stay keep theirs.
 
-    An engine runs on one node. With several nodes, each new engine, largest first, goes to the node
-    with the most free GPUs; engines without real GPUs go to the node with the fewest engines.
+    With several nodes, each new engine, largest first, goes to the node with the most free GPUs;
+    engines without real GPUs go to the node with the fewest engines. An engine with more GPUs than
+    any node has equal parts on several.
 
     Args:
         present: the running processes.
         gpus: the GPUs of every node, those in use marked so.
+        gpus_per_node: of nodes whose GPUs are only pretended.
 
     Raises:
         InvalidInput, EnvironmentProblem: as `assign_gpus`, or no node has room for an engine.
     """
-    held = {s.name: Place(s.node, s.gpus) for s in present if s.name in deployment.engine_names}
+    held = {s.name: _place_of(s) for s in present if s.name in deployment.engine_names}
     if len(gpus) == 1:
         ((node, here),) = gpus.items()
         indices = assign_more_gpus(deployment, present, here)
@@ -266,30 +209,90 @@ def place_engines(
     numbers = _numbers(deployment, names, (place.gpus for place in held.values()))
     counts = {node: sum(place.node == node for place in held.values()) for node in gpus}
     for name in names:
-        node = min(counts, key=lambda node: counts[node])
-        counts[node] += 1
-        held[name] = Place(node, numbers[name])
+        num, each = parts(name, len(numbers[name]), gpus_per_node)
+        if num > len(counts):
+            raise _no_nodes(name, num, each, len(counts))
+        nodes = sorted(counts, key=lambda node: counts[node])[:num]
+        for node in nodes:
+            counts[node] += 1
+        held[name] = _joined(
+            [Place(node, numbers[name][i * each : (i + 1) * each]) for i, node in enumerate(nodes)]
+        )
     return held
+
+
+def _place_of(spec: ProcessSpec) -> Place:
+    return Place(spec.node, spec.gpus, tuple(Place(f.node, f.gpus) for f in spec.followers))
+
+
+def _joined(places: Sequence[Place]) -> Place:
+    return replace(places[0], others=tuple(places[1:]))
+
+
+def parts(name: str, size: int, gpus_per_node: int) -> tuple[int, int]:
+    """The number of nodes that an engine runs on, and its GPUs on each.
+
+    Raises InvalidInput if they cannot be equal.
+    """
+    num = max(1, -(-size // gpus_per_node))
+    if size % num:
+        raise InvalidInput(
+            f"{name} has {size} GPUs, which {num} nodes of {gpus_per_node} cannot share equally.",
+            hint=f"--tp {num * gpus_per_node}, or gpus_per_node in cluster.yaml",
+            code="unequal_split",
+        )
+    return num, size // num
 
 
 def _placed_on_nodes(
     deployment: Deployment, names: Sequence[str], gpus: Mapping[str, Sequence[Gpu]]
 ) -> dict[str, Place]:
     size = {n: deployment.roles[deployment.engine_names[n]].parallelism.num_gpus for n in names}
+    largest = max((len(_chosen(deployment, found)) for found in gpus.values()), default=0)
+    large = [name for name in names if largest and size[name] > largest]
+    across, gpus = _placed_across(deployment, {name: size[name] for name in large}, gpus, largest)
     free = {node: sum(map(is_free, _chosen(deployment, found))) for node, found in gpus.items()}
     on_node: dict[str, list[str]] = {node: [] for node in gpus}
-    for name in sorted(names, key=lambda name: -size[name]):
+    for name in sorted(set(names) - set(large), key=lambda name: (-size[name], names.index(name))):
         node = max(free, key=lambda node: free[node])
         if free[node] < size[name]:
             raise _no_node(name, size[name], free[node])
         free[node] -= size[name]
         on_node[node].append(name)
-    return {
+    return across | {
         name: Place(node, indices)
         for node, chosen in on_node.items()
         if chosen
         for name, indices in _assigned_on(deployment, chosen, gpus[node]).items()
     }
+
+
+def _placed_across(
+    deployment: Deployment,
+    sizes: Mapping[str, int],
+    gpus: Mapping[str, Sequence[Gpu]],
+    per_node: int,
+) -> tuple[dict[str, Place], Mapping[str, Sequence[Gpu]]]:
+    """Places of engines that need several nodes, and the GPUs with theirs marked as taken."""
+    placed: dict[str, Place] = {}
+    for name, size in sizes.items():
+        num, each = parts(name, size, per_node)
+        free = {node: _free_indices(deployment, found) for node, found in gpus.items()}
+        roomy = sorted((n for n in free if len(free[n]) >= each), key=lambda n: -len(free[n]))
+        if len(roomy) < num:
+            raise _no_nodes(name, num, each, len(roomy))
+        chosen = [Place(node, free[node][:each]) for node in roomy[:num]]
+        placed[name] = _joined(chosen)
+        taken = {(place.node, gpu) for place in chosen for gpu in place.gpus}
+        gpus = {
+            node: [replace(g, problem=name) if (node, g.index) in taken else g for g in found]
+            for node, found in gpus.items()
+        }
+    return placed, gpus
+
+
+def _free_indices(deployment: Deployment, gpus: Sequence[Gpu]) -> tuple[int, ...]:
+    return tuple(gpu.index for gpu in _chosen(deployment, gpus) if is_free(gpu))
 
 
 def _freed_on_nodes(
@@ -307,6 +310,15 @@ def _assigned_on(
     ordered = [name for name in deployment.engine_names if name in names]
     found = assign_gpus(_only(deployment, ordered), gpus)
     return dict(zip(ordered, found.values(), strict=True))
+
+
+def _no_nodes(name: str, num: int, each: int, num_roomy: int) -> EnvironmentProblem:
+    have = "1 node has" if num_roomy == 1 else f"{num_roomy or 'no'} nodes have"
+    return EnvironmentProblem(
+        f"{name} needs {each} free GPUs on each of {num} nodes; {have} as many.",
+        hint="a smaller --total, or a smaller --tp",
+        code="not_enough_gpus",
+    )
 
 
 def _no_node(name: str, num: int, num_free: int) -> EnvironmentProblem:

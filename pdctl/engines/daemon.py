@@ -213,6 +213,7 @@ class Supervisor:
             phase=phase,
             detail=why or deployment_detail(phase, processes, launch, waiting),
             boot_id=launch.boot_id,
+            host=launch.host,
             supervisor_pid=os.getpid(),
             supervisor_started_at=self.started_at,
             updated_at=now,

@@ -102,6 +102,7 @@ class DeploymentState:
     failure: Failure | None = None
     failed_process: str = ""  # the process whose log shows the reason
     revision: int = 0  # of the launch that the supervisor follows
+    host: str = ""  # the supervisor's machine; "" in states of older versions, which had only one
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class Launch:
     leaving: tuple[ProcessSpec, ...] = ()  # no longer wanted; they may still run
     drain_s: float = 60.0  # longest time for the requests of a leaving engine
     retired_ports: tuple[int, ...] = ()  # bootstrap ports of engines that left; not for reuse yet
-    launcher: str = "local"  # a name in engines/launchers/registry.py
+    launcher: str = "local"  # a name in engines/launchers/registry.py; "slurm:42" in job 42
+    host: str = ""  # the supervisor's machine
     has_key: bool = True  # the processes may have an API key
     previous_layout: str = ""  # before the last change, for `scale --undo`
 

@@ -14,12 +14,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.records import Follower, ProcessSpec
 from pdctl.engines.records import DeploymentState, Event, Handle, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
 from pdctl.paths import HOME_VARIABLE, state_home
@@ -99,8 +100,14 @@ def _old_handle(data: dict[str, Any]) -> Handle | None:
 
 
 def _spec(data: dict[str, Any]) -> ProcessSpec:
-    lists = {"argv": tuple(data["argv"]), "gpus": tuple(data["gpus"]), "log": Path(data["log"])}
-    return ProcessSpec(**{**_known(ProcessSpec, data), **lists})
+    followers = tuple(
+        Follower(**{**_known(Follower, one), **_lists(one)}) for one in data.get("followers", ())
+    )
+    return ProcessSpec(**{**_known(ProcessSpec, data), **_lists(data), "followers": followers})
+
+
+def _lists(data: dict[str, Any]) -> dict[str, Any]:
+    return {"argv": tuple(data["argv"]), "gpus": tuple(data["gpus"]), "log": Path(data["log"])}
 
 
 def _known(record: type, data: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +173,7 @@ def read_state(name: str) -> DeploymentState | None:
             hint=f"pdctl down {name}",
             code="bad_state",
         ) from problem
-    if state.boot_id != boot_id():
+    if _is_of_earlier_boot(state):
         clear_state(name)
         return None
     return state
@@ -184,7 +191,7 @@ def read_launch(name: str) -> Launch | None:
         launch = parse_launch(text) if text else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return launch if launch and launch.boot_id == boot_id() else None
+    return launch if launch and not _is_of_earlier_boot(launch) else None
 
 
 def clear_state(name: str) -> None:
@@ -234,6 +241,16 @@ def is_supervised(name: str) -> bool:
         return True
     os.close(held)
     return False
+
+
+def _is_of_earlier_boot(record: DeploymentState | Launch) -> bool:
+    """True if this machine wrote the record before its last boot."""
+    return record.host in ("", host_name()) and record.boot_id != boot_id()
+
+
+def host_name() -> str:
+    """The name of this machine, on a node of a Slurm job the one that Slurm gives it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def boot_id() -> str:

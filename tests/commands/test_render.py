@@ -79,7 +79,7 @@ def test_a_model_with_weights_is_named_for_miles(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("k8s",), "cannot render for 'k8s'"),
+        (("nomad",), "cannot render for 'nomad'"),
         (("miles", "--as", "json"), "--as 'json' is not a form"),
         (("miles",), "neither ./pd.yaml nor a last plan"),
         (("miles", "-f", "none.yaml"), "none.yaml cannot be read"),

@@ -4,8 +4,9 @@ import pytest
 
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports
+from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.records import Deployment, ProcessSpec, RolePlan, RouterPlan
-from pdctl.deployment.resources import assign_gpus, plan_ports
+from pdctl.deployment.resources import assign_gpus
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.hosts import in_url
 from tests.deployment.examples import colocated, gpu, install, split, with_args

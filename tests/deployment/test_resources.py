@@ -5,9 +5,9 @@ from itertools import chain
 import pytest
 
 from pdctl.deployment.build import deployment_of
+from pdctl.deployment.ports import DIST_INIT_PORTS, plan_ports
 from pdctl.deployment.records import HERE, Ports, RolePlan, RouterPlan
 from pdctl.deployment.resources import (
-    DIST_INIT_PORTS,
     Place,
     assign_gpus,
     assign_more_gpus,
@@ -18,7 +18,6 @@ from pdctl.deployment.resources import (
     nvlink_domains,
     parse_gpu_list,
     place_engines,
-    plan_ports,
 )
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.records import Gpu
@@ -302,7 +301,9 @@ def test_engines_go_to_the_node_with_the_most_free_gpus_largest_first() -> None:
 
 
 def test_an_engine_larger_than_every_node_is_refused() -> None:
-    with pytest.raises(EnvironmentProblem, match="needs 4 free GPUs on one node") as problem:
+    with pytest.raises(
+        EnvironmentProblem, match="2 free GPUs on each of 2 nodes; no nodes"
+    ) as problem:
         place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), nodes(2, 2))
     assert problem.value.code == "not_enough_gpus"
 

@@ -68,6 +68,7 @@ class World(InMemoryLauncher):
     switched: dict[Handle, str] = field(default_factory=dict)  # its role since
     listed: dict[str, Listed] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)  # names that answer nothing
+    cut_off: set[str] = field(default_factory=set)  # nodes that are off the network
     busy: dict[str, int] = field(default_factory=dict)  # requests inside, by name
     says_role: dict[str, str] = field(default_factory=dict)
     met: set[Handle] = field(default_factory=set)  # decode engines know it as a prefill engine
@@ -136,6 +137,10 @@ class World(InMemoryLauncher):
         status, document = page(method, parts.path, asked, handle)
         return status, json.dumps(document).encode()
 
+    def can_connect(self, url: str, *, timeout_s: float) -> bool:
+        handle = self._at(url)
+        return handle is None or self.alive[handle].node not in self.cut_off
+
     def first_event(
         self, url: str, body: object, *, timeout_s: float
     ) -> tuple[int, str, float] | None:
@@ -146,8 +151,10 @@ class World(InMemoryLauncher):
         return next((h for h, its in self.alive.items() if url in _urls(its)), None)
 
     def _answers(self, handle: Handle) -> bool:
-        name = self.alive[handle].name
-        return name not in self.frozen and self.now - self.started[handle] >= self.start_s
+        its = self.alive[handle]
+        if its.name in self.frozen or its.node in self.cut_off:
+            return False
+        return self.now - self.started[handle] >= self.start_s
 
     def _of_router(
         self, method: str, path: str, asked: dict[str, object], handle: Handle

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pdctl.deployment.exports.k8s import render as render_k8s
 from pdctl.deployment.exports.miles import NOTE, render_flags, render_yaml
 from pdctl.deployment.exports.shell import render as render_shell
+from pdctl.deployment.exports.slurm import render as render_slurm
 from pdctl.deployment.records import Deployment, ProcessSpec
 
 
@@ -25,4 +27,6 @@ EXPORTS: Mapping[str, Export] = {
     "miles": Export(render_flags, note=NOTE),
     "miles-yaml": Export(render_yaml, note=NOTE),
     "shell": Export(render_shell, needs_processes=True),
+    "slurm": Export(render_slurm),
+    "k8s": Export(render_k8s),
 }

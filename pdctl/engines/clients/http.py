@@ -207,6 +207,18 @@ def request(
         connection.close()
 
 
+def can_connect(url: str, *, timeout_s: float) -> bool:
+    """True if the machine of this URL is on the network: it accepts or refuses a connection."""
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 80), timeout_s).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def get_object(url: str, *, timeout_s: float, http: Http | None = None) -> dict[str, Any] | None:
     """The JSON object at `url`; None for anything else. http: the client to use; None: this one."""
     answer = (http or HERE_HTTP).request("GET", url, timeout_s=timeout_s)

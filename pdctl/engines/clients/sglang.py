@@ -45,6 +45,10 @@ class EngineClient:
         answer = self._http.request("GET", f"{spec.url}/health", timeout_s=HEALTH_TIMEOUT_S)
         return answer is not None and answer[0] == 200
 
+    def is_reachable(self, spec: ProcessSpec) -> bool:
+        """True if its node is on the network, however busy the engine is."""
+        return self._http.can_connect(spec.url, timeout_s=QUICK_S)
+
     def num_requests(self, spec: ProcessSpec) -> int | None:
         """Requests in an engine, in any queue; None if it does not say.
 

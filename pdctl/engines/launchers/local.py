@@ -132,6 +132,13 @@ class LocalLauncher:
             probe.bind((LOOPBACK, 0))
             return int(probe.getsockname()[1])
 
+    def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
+        pid, started_at = _parse(supervisor)
+        if not is_same_process(pid, started_at, ""):
+            return False
+        _signal(pid, number)
+        return True
+
     def http(self, node: str) -> Http:
         from pdctl.engines.clients import http  # `ls` and `down` start sooner without
 
@@ -253,6 +260,9 @@ class LocalLauncher:
 
     def rename_log(self, node: str, log: Path, to: Path) -> None:
         log_file.hand_over(log, to)
+
+    def has_path(self, node: str, path: Path) -> bool:
+        return path.exists()
 
     def read_file(self, node: str, path: Path) -> str | None:
         try:

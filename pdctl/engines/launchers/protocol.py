@@ -86,6 +86,10 @@ class Nodes(Protocol):
         """A port on which nobody listens at this moment."""
         ...
 
+    def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
+        """Signal a supervisor that runs there; False if it is gone. Raises EnvironmentProblem."""
+        ...
+
     def http(self, node: str) -> Http:
         """An HTTP client whose requests leave from this node."""
         ...
@@ -163,6 +167,10 @@ class Files(Protocol):
 
     def rename_log(self, node: str, log: Path, to: Path) -> None:
         """Give a log another name; its writer keeps writing into it."""
+        ...
+
+    def has_path(self, node: str, path: Path) -> bool:
+        """True if a file or directory is there. Raises EnvironmentProblem if nobody can tell."""
         ...
 
     def read_file(self, node: str, path: Path) -> str | None:

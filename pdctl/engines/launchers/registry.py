@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Launcher
@@ -10,6 +10,7 @@ from pdctl.engines.records import Launch
 from pdctl.errors import EnvironmentProblem
 
 LOCAL = "local"
+SLURM = "slurm"
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,13 @@ class Scope:
     """The deployment that a launcher serves.
 
     run_id: marks its processes; "" for one that only looks at nodes. cwd: where they start.
-    is_tied: they die with the process that starts them.
+    is_tied: they die with the process that starts them. job: the allocation that holds the nodes.
     """
 
     run_id: str = ""
     cwd: str = "/"
     is_tied: bool = False
+    job: str = ""
 
 
 def _local(scope: Scope) -> Launcher:
@@ -31,16 +33,27 @@ def _local(scope: Scope) -> Launcher:
     )
 
 
-LAUNCHERS: dict[str, Callable[[Scope], Launcher]] = {LOCAL: _local}
+def _slurm(scope: Scope) -> Launcher:
+    # subprocesses of other machines: nothing that runs here alone should pay for the import
+    from pdctl.engines.launchers.slurm import SlurmLauncher
+
+    return SlurmLauncher(scope.job, scope.run_id, cwd=scope.cwd, is_tied=scope.is_tied)
+
+
+LAUNCHERS: dict[str, Callable[[Scope], Launcher]] = {LOCAL: _local, SLURM: _slurm}
 
 
 def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> Launcher:
-    """The launcher of this name for a deployment. Raises EnvironmentProblem if there is none."""
-    if name not in LAUNCHERS:
+    """The launcher of this name for a deployment. "slurm:42": Slurm, in job 42.
+
+    Raises EnvironmentProblem if there is none.
+    """
+    kind, _, job = name.partition(":")
+    if kind not in LAUNCHERS:
         raise EnvironmentProblem(
             f"This pdctl has no launcher {name!r}.", hint="pip install -U pdctl", code="no_launcher"
         )
-    return LAUNCHERS[name](scope or Scope())
+    return LAUNCHERS[kind](replace(scope or Scope(), job=job))
 
 
 def launcher_of(launch: Launch) -> Launcher:

@@ -12,22 +12,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdctl.deployment.checks import cautions
+from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
 from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.ports import plan_ports
+from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, ProcessSpec
-from pdctl.deployment.resources import (
-    choose_backend,
-    crossing,
-    needs_gpus,
-    place_engines,
-    plan_ports,
-)
+from pdctl.deployment.resources import Place, choose_backend, crossing, needs_gpus, place_engines
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.preflight import check_nodes
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -77,7 +75,7 @@ def launch(
 
 @contextmanager
 def started(
-    deployment: Deployment, *, detached: bool, ready_timeout_s: float
+    deployment: Deployment, *, detached: bool, ready_timeout_s: float, launcher: str = LOCAL
 ) -> Iterator[tuple[Prepared, SupervisorProcess]]:
     """Prepare a deployment and start its supervisor; hold its ports while the block runs.
 
@@ -86,7 +84,7 @@ def started(
     """
     with ExitStack() as held:
         with planning():
-            prepared = prepare(deployment)
+            prepared = prepare(deployment, launcher=launcher)
             supervisor = launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
             held.enter_context(holding(prepared))
         yield prepared, supervisor
@@ -100,6 +98,7 @@ def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) 
     wanted = Launch(
         run_id=uuid.uuid4().hex,
         boot_id=state.boot_id(),
+        host=state.host_name(),
         name=deployment.name,
         layout=deployment.layout,
         model=deployment.model,
@@ -175,6 +174,8 @@ def resume(name: str) -> SupervisorProcess | None:
     try:
         if wanted is None:
             raise running.not_running(name)
+        wanted = replace(wanted, boot_id=state.boot_id(), host=state.host_name())
+        state.write_launch(wanted)
         return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=False))
     finally:
         os.close(held)
@@ -238,15 +239,18 @@ def prepare(
     gpus = _gpus_of_nodes(deployment, there)
     llm = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
-    placed = place_engines(deployment, held, gpus)
+    placed = _placed(deployment, held, gpus, launcher)
+    if launcher != LOCAL:
+        check_nodes(deployment, install, there, {node for p in placed.values() for node in p.nodes})
     backend, kv_path = _kv_path(deployment, install, gpus, there)
     stays = {spec.name: spec for spec in present}
     planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there))
+    addresses = _addresses(there, present)
     specs = expand(
         deployment,
         gpus={name: place.gpus for name, place in placed.items()},
         nodes={"router": there.nodes()[0], **{name: p.node for name, p in placed.items()}},
-        addresses={node: there.address(node) for node in there.nodes()},
+        addresses=addresses,
         ports={**planned, **{name: ports_of(spec) for name, spec in places.items()}},
         log_dir=logs_dir(deployment.name),
         install=install,
@@ -255,7 +259,7 @@ def prepare(
     return Prepared(
         # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
-        specs=tuple(stays.get(spec.name, spec) for spec in specs),
+        specs=tuple(stays.get(s.name) or _with_ranks(s, placed, addresses) for s in specs),
         version=install.version if install else None,
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
@@ -272,6 +276,33 @@ def prepare(
         backend=backend,
         launcher=launcher,
     )
+
+
+def _addresses(launcher: Launcher, present: tuple[ProcessSpec, ...]) -> dict[str, str]:
+    """The address of each node: that of its engines, so that a deployment stays on one network."""
+    known = {spec.node: spec.host for spec in present if spec.role != "router"}
+    new = (node for node in launcher.nodes() if node not in known)
+    return {**known, **{node: launcher.address(node) for node in new}}
+
+
+def _placed(
+    deployment: Deployment,
+    held: tuple[ProcessSpec, ...],
+    gpus: Mapping[str, tuple[Gpu, ...]],
+    launcher: str,
+) -> dict[str, Place]:
+    """The place of each engine. Only a cluster's file says how many GPUs pretended nodes have."""
+    if launcher == LOCAL:
+        return place_engines(deployment, held, gpus)
+    per_node = cluster_here().gpus_per_node
+    return place_engines(deployment, held, gpus, gpus_per_node=per_node)
+
+
+def _with_ranks(
+    spec: ProcessSpec, placed: Mapping[str, Place], addresses: Mapping[str, str]
+) -> ProcessSpec:
+    others = placed[spec.name].others if spec.name in placed else ()
+    return with_followers(spec, others, addresses)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pdctl.engines import state
-from pdctl.engines.launchers.local import is_same_process
+from pdctl.engines.launchers.local import handle_of, is_same_process
+from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.records import DeploymentState, Launch
 
 _SHIM = Path(__file__).parents[1] / "exec_shim.py"
@@ -57,8 +58,12 @@ def start_supervisor(name: str, lock_fd: int, *, is_tied: bool) -> "subprocess.P
 
 
 def is_current(found: DeploymentState) -> bool:
-    """True if the supervisor that the state names is alive, and not an earlier one."""
-    return is_same_process(found.supervisor_pid, found.supervisor_started_at, "")
+    """True if the supervisor that the state names is alive, and not an earlier one.
+
+    Ignores: supervisors on other machines, for which the lock has to do.
+    """
+    pid, started_at = found.supervisor_pid, found.supervisor_started_at
+    return not is_here(found) or is_same_process(pid, started_at, "")
 
 
 def ask_to_stop(found: DeploymentState, *, now: bool) -> None:
@@ -71,7 +76,17 @@ def kill(found: DeploymentState) -> None:
     _send(found, signal.SIGKILL)
 
 
+def is_here(found: DeploymentState) -> bool:
+    """True if the supervisor that wrote this state runs on this machine."""
+    return found.host in ("", state.host_name())
+
+
 def _send(found: DeploymentState, number: int) -> None:
+    wanted = state.read_launch(found.name)
+    if not is_here(found) and wanted is not None:
+        supervisor = handle_of(found.supervisor_pid, found.supervisor_started_at)
+        launcher_of(wanted).signal_supervisor(found.host, supervisor, number)
+        return
     try:
         os.kill(found.supervisor_pid, number)
     except ProcessLookupError:

@@ -4,14 +4,15 @@ import asyncio
 import sys
 
 from pdctl.engines.sim.flags import parse_flags
-from pdctl.engines.sim.server import serve
+from pdctl.engines.sim.server import follow, serve
 from pdctl.errors import PdctlError
 
 
 def main() -> int:
     """Run one engine until it stops; return its exit code."""
     try:
-        return asyncio.run(serve(parse_flags(sys.argv[1:])))
+        flags = parse_flags(sys.argv[1:])
+        return asyncio.run(follow(flags) if flags.node_rank else serve(flags))
     except PdctlError as problem:
         sys.stderr.write(f"error: {problem.message}\n")
         return int(problem.exit_code)

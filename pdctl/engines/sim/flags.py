@@ -40,6 +40,7 @@ class SimFlags:
     noise: float
     ignored: tuple[str, ...]
     argv: tuple[str, ...]
+    node_rank: int = 0
 
 
 def parse_flags(argv: Sequence[str]) -> SimFlags:
@@ -82,6 +83,7 @@ def parse_flags(argv: Sequence[str]) -> SimFlags:
         noise=args.sim_noise,
         ignored=tuple(ignored),
         argv=tuple(argv),
+        node_rank=args.node_rank,
     )
 
 
@@ -115,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("max-running-requests", "chunked-prefill-size", "max-total-tokens"):
         add(f"--{name}", type=int)
     add("--context-length", type=int)
+    add("--nnodes", type=int, default=1)
+    add("--node-rank", type=int, default=0)
     add("--num-reserved-decode-tokens", type=int, default=512)
     for name in (
         "disable-radix-cache",

@@ -325,6 +325,9 @@ def _toward_serving(
             process,
             f"no answer to health checks for {now - (process.unanswered_since or now):.0f} s",
         )
+    if process.is_cut_off:
+        why = f"{spec.node} does not answer"
+        return deregister_once(process, now, limits, why) if process.listed is not None else ()
     return () if process.is_router else toward_listed(process, observed, now, limits)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from pdctl.deployment.records import GpuPlace, ProcessRole, ProcessSpec
+from pdctl.deployment.records import HERE, GpuPlace, ProcessRole, ProcessSpec
 from pdctl.engines.launchers.gpu_memory import gpu_uses
 from pdctl.engines.launchers.protocol import Launcher, Started
 from pdctl.engines.log_file import StartupPhase, read_phases
@@ -32,6 +32,7 @@ class Engines(Protocol):
 
     def check(self, spec: ProcessSpec) -> Readiness: ...
     def is_alive(self, spec: ProcessSpec) -> bool: ...
+    def is_reachable(self, spec: ProcessSpec) -> bool: ...
     def num_requests(self, spec: ProcessSpec) -> int | None: ...
     def send_first_request(self, router_url: str) -> FirstRequest: ...
     def switch_role(
@@ -149,6 +150,7 @@ class StartedProcess:
 
 
 ALIVE_EVERY_S = 15.0
+REACH_EVERY_S = 2.0  # with as long to answer, a node is known to be lost after some 8 s
 LISTED_EVERY_S = 5.0
 
 
@@ -259,6 +261,10 @@ class SupervisorLoop:
     def _ask_process(self, name: str, process: Process, now: float) -> None:
         start, spec = self.starts[name], process.spec
         key = (name, start.process.handle)
+        if spec.node != HERE and process.ready:
+            reach = lambda: self.engines.is_reachable(spec)  # noqa: E731
+            reached = self._fold(name, start, self._fold_reached)
+            self.probes.ask(("reach", *key), reach, reached, now=now, every_s=REACH_EVERY_S)
         if not process.ready:
             # the longer a start takes, the less often it is asked
             every_s = min(max((now - start.launched_at) / 60, 0.05), 0.5)
@@ -303,6 +309,12 @@ class SupervisorLoop:
 
     def _fold_alive(self, name: str, answer: object) -> None:
         self.processes[name] = model.answered(self.processes[name], bool(answer), self.clock())
+
+    def _fold_reached(self, name: str, answer: object) -> None:
+        before = self.processes[name]
+        self.processes[name] = after = model.reached(before, bool(answer))
+        if before.is_cut_off and not after.is_cut_off:
+            self.say("reachable", name, f"{after.spec.node} answers again")
 
     def _fold_drained(self, name: str, answer: object) -> None:
         assert answer is None or isinstance(answer, int)

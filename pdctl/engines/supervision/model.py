@@ -34,6 +34,7 @@ class SupervisorLimits:
 
 DEFAULT_LIMITS = SupervisorLimits()
 NOT_STARTED = "could not be started"
+CUT_OFF_AFTER = 3  # looks at a node, two seconds apart
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Process:
     given_up: str = ""  # why it will not be restarted
     lost: str = ""  # a part that died according to the log, while the main process runs
     unanswered_since: float | None = None
+    unreachable: int = 0  # how often in a row its node did not even refuse a connection
     wrong_since: float | None = None
     listed: Listed | None = None  # the router's row of its URL
     register_sent: float | None = None
@@ -73,9 +75,16 @@ class Process:
         return self.spec.role == "router"
 
     @property
+    def is_cut_off(self) -> bool:
+        """True if its node has left the network: it may serve again when the node is back."""
+        return self.running and self.unreachable >= CUT_OFF_AFTER
+
+    @property
     def is_serving(self) -> bool:
         """True if requests reach it: running, ready, and listed by the router as healthy."""
         if not self.running or not self.ready or self.terminate_sent is not None:
+            return False
+        if self.is_cut_off:
             return False
         return self.is_router or (self.listed is not None and self.listed.is_healthy)
 
@@ -282,6 +291,11 @@ def answered(process: Process, is_alive: bool, now: float) -> Process:
     """Update the record with the answer to a health check, or its absence."""
     since = None if is_alive else (process.unanswered_since or now)
     return replace(process, unanswered_since=since)
+
+
+def reached(process: Process, is_reachable: bool) -> Process:
+    """Update the record with the answer to whether its node is on the network."""
+    return replace(process, unreachable=0 if is_reachable else process.unreachable + 1)
 
 
 def log_grew(process: Process, text: str) -> Process:

@@ -59,6 +59,8 @@ def process_phase(
     """The phase of one process."""
     if not process.running:
         return _phase_of_ended(process, desired, failure)
+    if process.terminate_sent is None and process.is_cut_off:
+        return "registering"
     if process.terminate_sent is not None or process.deregister_sent is not None:
         return "draining"
     if process.is_serving:
@@ -85,6 +87,8 @@ def _detail(process: Process, facts: StartFacts, phase: Phase, failure: Fail | N
         return f"{how_it_ended(process)}; restarting {backoff_s(process):.0f} s later"
     if phase in ("loading", "starting"):
         return process.detail or facts.doing
+    if process.is_cut_off:
+        return f"{process.spec.node} does not answer"
     if phase == "registering" and process.listed is not None and not process.listed.is_healthy:
         return "the router reports it as unhealthy"
     if phase == "draining":
@@ -128,7 +132,7 @@ def deployment_phase(
 def _is_in_trouble(process: Process, router_was_lost: bool) -> bool:
     """True if something went wrong with it; a new engine that is still starting is fine."""
     since = (process.unanswered_since, process.wrong_since)
-    if process.crashes or any(at is not None for at in since):
+    if process.crashes or process.is_cut_off or any(at is not None for at in since):
         return True
     if process.given_up or process.lost or process.switch_failed:
         return True

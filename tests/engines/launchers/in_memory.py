@@ -28,6 +28,7 @@ class InMemoryLauncher:
     codes: dict[Handle, int] = field(default_factory=dict)
     deaf: set[str] = field(default_factory=set)  # names that ignore `terminate`
     broken: set[str] = field(default_factory=set)  # names that crash as soon as they start
+    versions: dict[str, str] = field(default_factory=dict)  # of SGLang, where another one is
     used_ports: set[tuple[str, int]] = field(default_factory=set)
     files: dict[tuple[str, Path], str] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -50,7 +51,8 @@ class InMemoryLauncher:
         return ()
 
     def sglang(self, node: str, python: str | None) -> SglangInstall:
-        return SglangInstall("python", "0.5.15", ("nixl",), "0.3.2")
+        version = self.versions.get(node, "0.5.15")
+        return SglangInstall("python", version, ("nixl",), "0.3.2")
 
     def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
         return (node, port) not in self.used_ports
@@ -63,6 +65,9 @@ class InMemoryLauncher:
 
     def any_free_port(self, node: str) -> int:
         return 30000
+
+    def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
+        raise NotImplementedError
 
     def http(self, node: str) -> Http:
         raise NotImplementedError
@@ -137,6 +142,9 @@ class InMemoryLauncher:
 
     def rename_log(self, node: str, log: Path, to: Path) -> None:
         self.files[node, to] = self.files.pop((node, log), "")
+
+    def has_path(self, node: str, path: Path) -> bool:
+        return (node, path) in self.files
 
     def read_file(self, node: str, path: Path) -> str | None:
         return self.files.get((node, path))

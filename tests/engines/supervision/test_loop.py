@@ -518,3 +518,25 @@ def test_an_engine_wanted_again_is_asked_anew_what_it_has_inside() -> None:
     scale(fleet, before[:-1])
     run(fleet, world, 10)
     assert world.log == []
+
+
+def test_engines_of_a_node_off_the_network_get_no_requests_until_it_is_back() -> None:
+    world = World()
+    specs = tuple(
+        replace(spec, node="far" if spec.name in ("prefill-1", "decode-2") else "near")
+        for spec in fleet_specs(2, 3)
+    )
+    loop = fleet_in(world, specs)
+    run(loop, world, 10)
+    assert loop.was_ready
+    far = {spec.url for spec in specs if spec.node == "far"}
+    started = len(world.started)
+    world.cut_off.add("far")
+    run(loop, world, 12)
+    assert not far & set(world.listed)
+    assert {loop.processes[name].is_cut_off for name in ("prefill-1", "decode-2")} == {True}
+    assert len(world.listed) == 3
+    world.cut_off.clear()
+    run(loop, world, 6)
+    assert far <= set(world.listed)
+    assert len(world.started) == started, "nothing was started anew"

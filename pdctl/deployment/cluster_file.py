@@ -1,0 +1,194 @@
+"""cluster.yaml: facts about a cluster that are the same for every deployment on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from pdctl.deployment.records import Deployment
+from pdctl.deployment.strict_yaml import Field, read_yaml
+from pdctl.paths import user_config_dir
+from pdctl.perf_model.records import Role
+
+FILE = "cluster.yaml"
+CURRENT = Path()
+SCHEMA = 1
+GpuRequest = Literal["gres", "gpus-per-node"]
+ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
+KEYS = (
+    "schema",
+    "gpus_per_node",
+    "interface",
+    "python",
+    "preamble",
+    "models",
+    "env",
+    *ROLES,
+    "slurm",
+    "kubernetes",
+)
+ROLE_KEYS = ("env",)
+SLURM_KEYS = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "gpu_type",
+    "gpu_request",
+    "cpus_per_gpu",
+    "exclusive",
+    "time",
+    "drain",
+    "options",
+)
+KUBERNETES_KEYS = ("image", "namespace", "gpu_resource", "model_claim", "shared_memory")
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """How this site's Slurm is asked for nodes. None: the site's default."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpu_type: str | None = None
+    gpu_request: GpuRequest = "gres"
+    cpus_per_gpu: int | None = None
+    exclusive: bool = False
+    time_s: float | None = None
+    drain_s: float = 120.0  # how long before the time limit the deployment is told to stop
+    options: tuple[str, ...] = ()  # further sbatch options, as they are
+
+
+@dataclass(frozen=True)
+class KubernetesSettings:
+    """What the pods of this cluster need. model_claim: the volume claim that holds models."""
+
+    image: str | None = None
+    namespace: str = "default"
+    gpu_resource: str = "nvidia.com/gpu"
+    model_claim: str | None = None
+    shared_memory: str = "64Gi"
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """The content of cluster.yaml."""
+
+    gpus_per_node: int = 8
+    interface: str | None = None  # the network interface that engines listen on
+    python: str | None = None  # the interpreter with SGLang, on every node
+    preamble: str = ""  # bash, run on a node before anything else
+    models: Mapping[str, str] = field(default_factory=dict)  # alias -> path or Hugging Face id
+    env: Mapping[str, str] = field(default_factory=dict)
+    role_env: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
+    slurm: SlurmSettings = SlurmSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
+
+
+def find_cluster_file(directory: Path) -> Path | None:
+    """The cluster.yaml of a project, else the user's own; None where there is neither."""
+    places = (directory / FILE, user_config_dir() / FILE)
+    return next((path for path in places if path.is_file()), None)
+
+
+def cluster_here(directory: Path = CURRENT) -> ClusterFile:
+    """The cluster file of a directory or of the user; the defaults without one.
+
+    Raises InvalidInput, naming file and line, for anything it does not understand.
+    """
+    found = find_cluster_file(directory)
+    return read_cluster_file(found) if found is not None else ClusterFile()
+
+
+def read_cluster_file(path: Path) -> ClusterFile:
+    """The content of a cluster.yaml.
+
+    Raises InvalidInput, naming file and line, for anything it does not understand.
+    """
+    top = read_yaml(path)
+    keys = top.mapping(KEYS)
+    if "schema" not in keys:
+        raise top.problem("has no schema", hint=f"begin the file with schema: {SCHEMA}")
+    if (version := keys["schema"].integer(at_least=1)) > SCHEMA:
+        what = f"{version} is newer than {SCHEMA}, the one this pdctl reads"
+        raise keys["schema"].problem(what, hint="pip install -U pdctl")
+    usual = ClusterFile()
+    return ClusterFile(
+        gpus_per_node=_number(keys, "gpus_per_node") or usual.gpus_per_node,
+        interface=_text(keys, "interface"),
+        python=_text(keys, "python"),
+        preamble=_text(keys, "preamble") or usual.preamble,
+        models=keys["models"].texts() if "models" in keys else usual.models,
+        env=keys["env"].texts() if "env" in keys else usual.env,
+        role_env={role: _role_env(keys[role]) for role in ROLES if role in keys},
+        slurm=_slurm(keys["slurm"]) if "slurm" in keys else usual.slurm,
+        kubernetes=_kubernetes(keys["kubernetes"]) if "kubernetes" in keys else usual.kubernetes,
+    )
+
+
+def on_cluster(deployment: Deployment, cluster: ClusterFile) -> Deployment:
+    """A deployment with what the cluster file adds to it.
+
+    The deployment's own settings win: its Python, and each variable of its environments.
+    """
+    roles = {
+        role: replace(plan, env={**cluster.env, **cluster.role_env.get(role, {}), **plan.env})
+        for role, plan in deployment.roles.items()
+    }
+    return replace(
+        deployment,
+        model=cluster.models.get(deployment.model, deployment.model),
+        python=deployment.python or cluster.python,
+        roles=roles,
+    )
+
+
+def _role_env(role: Field) -> Mapping[str, str]:
+    keys = role.mapping(ROLE_KEYS)
+    return keys["env"].texts() if "env" in keys else {}
+
+
+def _slurm(section: Field) -> SlurmSettings:
+    keys = section.mapping(SLURM_KEYS)
+    usual = SlurmSettings()
+    return SlurmSettings(
+        partition=_text(keys, "partition"),
+        account=_text(keys, "account"),
+        qos=_text(keys, "qos"),
+        constraint=_text(keys, "constraint"),
+        gpu_type=_text(keys, "gpu_type"),
+        gpu_request=_gpu_request(keys["gpu_request"]) if "gpu_request" in keys else "gres",
+        cpus_per_gpu=_number(keys, "cpus_per_gpu"),
+        exclusive="exclusive" in keys and keys["exclusive"].boolean(),
+        time_s=keys["time"].seconds() if "time" in keys else None,
+        drain_s=keys["drain"].seconds() if "drain" in keys else usual.drain_s,
+        options=keys["options"].args() if "options" in keys else (),
+    )
+
+
+def _kubernetes(section: Field) -> KubernetesSettings:
+    keys = section.mapping(KUBERNETES_KEYS)
+    usual = KubernetesSettings()
+    return KubernetesSettings(
+        image=_text(keys, "image"),
+        namespace=_text(keys, "namespace") or usual.namespace,
+        gpu_resource=_text(keys, "gpu_resource") or usual.gpu_resource,
+        model_claim=_text(keys, "model_claim"),
+        shared_memory=_text(keys, "shared_memory") or usual.shared_memory,
+    )
+
+
+def _gpu_request(value: Field) -> GpuRequest:
+    if value.text() not in ("gres", "gpus-per-node"):
+        raise value.problem(f"must be gres or gpus-per-node, not {value.text()!r}")
+    return cast(GpuRequest, value.text())
+
+
+def _text(keys: Mapping[str, Field], key: str) -> str | None:
+    return keys[key].text() if key in keys and not keys[key].is_null else None
+
+
+def _number(keys: Mapping[str, Field], key: str) -> int | None:
+    return keys[key].integer(at_least=1) if key in keys else None

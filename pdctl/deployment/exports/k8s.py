@@ -1,0 +1,321 @@
+"""A deployment as Kubernetes manifests: engines of one role are replicas, the router finds them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pdctl.deployment.cluster_file import ClusterFile, cluster_here
+from pdctl.deployment.elsewhere import ASSUMED_SGLANG, Elsewhere, expand_in_pods
+from pdctl.deployment.records import Deployment, ProcessSpec
+from pdctl.perf_model.records import Role
+
+ADDRESS = "$(POD_IP)"  # Kubernetes puts the pod's address there when the container starts
+LEADER = "$(LWS_LEADER_ADDRESS)"
+BOOTSTRAP_ANNOTATION = "sglang.ai/bootstrap-port"  # where the router reads it
+MODELS = "/models"
+MAX_NAME = 40  # pods get a suffix, and no name may be longer than 63
+START_PERIOD_S, START_TRIES = 10, 720  # two hours to load weights and compile kernels
+LEAVING_S = 20  # the router's discovery and its health checks see a leaving pod before it stops
+ENGINE_GRACE_S = 180
+ROUTER_GRACE_S = 200  # the router finishes its requests for 180 s
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Pods:
+    """The pods of one role. engine: the first one's process, whose ports all can use."""
+
+    deployment: Deployment
+    cluster: ClusterFile
+    engine: ProcessSpec
+    health: str
+
+    @property
+    def role(self) -> Role:
+        assert self.engine.role != "router"
+        return self.engine.role
+
+    @property
+    def num_gpus(self) -> int:
+        return self.deployment.roles[self.role].parallelism.num_gpus
+
+    @property
+    def num_hosts(self) -> int:
+        return -(-self.num_gpus // self.cluster.gpus_per_node)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return _labels(self.deployment, self.role)
+
+
+def render(deployment: Deployment, specs: Sequence[ProcessSpec]) -> str:
+    """Manifests for the cluster that cluster.yaml describes; see `k8s`."""
+    cluster = cluster_here()
+    return k8s(expand_in_pods(deployment, cluster, address=ADDRESS), cluster)
+
+
+def k8s(planned: Elsewhere, cluster: ClusterFile) -> str:
+    """The manifests of a deployment: accounts, one workload a role, router, service.
+
+    An engine larger than a node is a LeaderWorkerSet. The number of engines of a role is changed
+    with `kubectl scale`: the router discovers pods by their labels.
+
+    Args:
+        planned: expanded with ADDRESS as the address of every engine.
+
+        cluster: without an image, that of the SGLang which the flags are for is assumed.
+    """
+    import yaml
+
+    deployment, router = planned.deployment, planned.specs[0]
+    first = {spec.role: spec for spec in reversed(planned.specs[1:])}
+    health = _health(router)
+    pods = [_Pods(deployment, cluster, first[role], health) for role in deployment.roles]
+    documents = [
+        *_account(deployment, cluster.kubernetes.namespace),
+        *(_workload(one) for one in pods),
+        _router(deployment, cluster, router, pods),
+        _service(deployment, router),
+    ]
+    for document in documents:
+        document["metadata"]["namespace"] = cluster.kubernetes.namespace
+    assumed = () if cluster.kubernetes.image else (f"The image is assumed: {_image(cluster)}.",)
+    head = ("kubectl apply -f this-file; from pdctl render k8s", *planned.notes, *assumed)
+    return "".join(f"# {line}\n" for line in head) + yaml.safe_dump_all(
+        documents, sort_keys=False, width=4096
+    )
+
+
+def _image(cluster: ClusterFile) -> str:
+    return cluster.kubernetes.image or f"lmsysorg/sglang:v{ASSUMED_SGLANG}"
+
+
+def _health(router: ProcessSpec) -> str:
+    """The path that the router asks too: /ready answers at once where SGLang has it."""
+    argv = router.argv
+    flag = "--health-check-endpoint"
+    return argv[argv.index(flag) + 1] if flag in argv else "/health"
+
+
+def _labels(deployment: Deployment, role: str) -> dict[str, str]:
+    return {"app": _name(deployment), "role": role}
+
+
+def _metadata(deployment: Deployment, role: str) -> Manifest:
+    return {"name": f"{_name(deployment)}-{role}", "labels": _labels(deployment, role)}
+
+
+def _name(deployment: Deployment) -> str:
+    """A name as Kubernetes allows it: lower case, digits and hyphens, beginning with a letter."""
+    name = re.sub("[^a-z0-9]+", "-", deployment.name.lower()).strip("-")[:MAX_NAME].strip("-")
+    return name if name[:1].isalpha() else f"pd-{name}"
+
+
+def _workload(pods: _Pods) -> Manifest:
+    engines = pods.deployment.roles[pods.role].engines
+    if pods.num_hosts > 1:
+        return _leader_worker_set(pods, engines)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(pods.deployment, pods.role),
+        "spec": {
+            "replicas": engines,
+            "selector": {"matchLabels": pods.labels},
+            # GPUs are scarce: an engine leaves before its successor starts
+            "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+            "progressDeadlineSeconds": START_PERIOD_S * START_TRIES,
+            "template": _engine_template(pods, pods.labels, serves=True),
+        },
+    }
+
+
+def _leader_worker_set(pods: _Pods, engines: int) -> Manifest:
+    follower = {**pods.labels, "role": f"{pods.role}-follower"}
+    return {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": _metadata(pods.deployment, pods.role),
+        "spec": {
+            "replicas": engines,
+            "leaderWorkerTemplate": {
+                "size": pods.num_hosts,
+                "restartPolicy": "RecreateGroupOnPodRestart",
+                "leaderTemplate": _engine_template(pods, pods.labels, serves=True),
+                "workerTemplate": _engine_template(pods, follower, serves=False),
+            },
+        },
+    }
+
+
+def _engine_template(pods: _Pods, labels: dict[str, str], *, serves: bool) -> Manifest:
+    """A pod of an engine. serves: it answers requests; other ranks answer health checks falsely."""
+    port = pods.engine.bootstrap_port
+    annotations = {BOOTSTRAP_ANNOTATION: str(port)} if serves and port else {}
+    settings = pods.cluster.kubernetes
+    container: Manifest = {
+        "name": "engine",
+        "image": _image(pods.cluster),
+        "command": _engine_command(pods),
+        "env": [_pod_ip(), *_env(pods.engine)],
+        "resources": {
+            "limits": {settings.gpu_resource: min(pods.num_gpus, pods.cluster.gpus_per_node)}
+        },
+        "volumeMounts": _mounts(pods.cluster),
+    }
+    if serves:
+        container |= {
+            "ports": _ports(pods.engine),
+            **_probes(pods.engine.port, ready=pods.health, alive="/health", alive_tries=8),
+            "lifecycle": _leave_first(),
+        }
+    return {
+        "metadata": {"labels": labels, "annotations": annotations},
+        "spec": {
+            "terminationGracePeriodSeconds": ENGINE_GRACE_S + LEAVING_S,
+            "containers": [container],
+            "volumes": _volumes(pods.cluster),
+        },
+    }
+
+
+def _engine_command(pods: _Pods) -> list[str]:
+    argv = list(pods.engine.argv)
+    if pods.num_hosts > 1:
+        at = argv.index("--dist-init-addr") + 1
+        argv[at] = argv[at].replace(ADDRESS, LEADER)
+        argv += ["--nnodes", "$(LWS_GROUP_SIZE)", "--node-rank", "$(LWS_WORKER_INDEX)"]
+    return argv
+
+
+def _ports(engine: ProcessSpec) -> list[Manifest]:
+    ports: list[Manifest] = [{"name": "http", "containerPort": engine.port}]
+    if engine.bootstrap_port:
+        ports.append({"name": "bootstrap", "containerPort": engine.bootstrap_port})
+    return ports
+
+
+def _pod_ip() -> Manifest:
+    return {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+
+
+def _env(spec: ProcessSpec) -> list[Manifest]:
+    """The environment, without the GPU numbers: the device plugin gives a pod its GPUs."""
+    left_out = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+    return [{"name": n, "value": v} for n, v in sorted(spec.env.items()) if n not in left_out]
+
+
+def _probes(port: int, *, ready: str, alive: str, alive_tries: int) -> Manifest:
+    def get(path: str) -> Manifest:
+        return {"httpGet": {"path": path, "port": port}, "timeoutSeconds": 20}
+
+    start = {"periodSeconds": START_PERIOD_S, "failureThreshold": START_TRIES}
+    return {
+        "startupProbe": {**get(ready), **start},
+        "readinessProbe": {**get(ready), "periodSeconds": 5, "failureThreshold": 2},
+        "livenessProbe": {**get(alive), "periodSeconds": 30, "failureThreshold": alive_tries},
+    }
+
+
+def _leave_first() -> Manifest:
+    return {"preStop": {"exec": {"command": ["sleep", str(LEAVING_S)]}}}
+
+
+def _mounts(cluster: ClusterFile) -> list[Manifest]:
+    models = {"name": "models", "mountPath": MODELS, "readOnly": True}
+    shm = {"name": "shared-memory", "mountPath": "/dev/shm"}
+    return [shm, models] if cluster.kubernetes.model_claim else [shm]
+
+
+def _volumes(cluster: ClusterFile) -> list[Manifest]:
+    settings = cluster.kubernetes
+    memory = {"medium": "Memory", "sizeLimit": settings.shared_memory}
+    shm: Manifest = {"name": "shared-memory", "emptyDir": memory}
+    claim = {"claimName": settings.model_claim, "readOnly": True}
+    models: Manifest = {"name": "models", "persistentVolumeClaim": claim}
+    return [shm, models] if settings.model_claim else [shm]
+
+
+def _account(deployment: Deployment, namespace: str) -> list[Manifest]:
+    """The account that lets the router list pods."""
+    name = _metadata(deployment, "router")["name"]
+
+    def metadata() -> Manifest:
+        return _metadata(deployment, "router")
+
+    rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    rbac = "rbac.authorization.k8s.io"
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata()},
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata(), "rules": [rule]},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata(),
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        },
+    ]
+
+
+def _router(
+    deployment: Deployment, cluster: ClusterFile, router: ProcessSpec, pods: Sequence[_Pods]
+) -> Manifest:
+    container: Manifest = {
+        "name": "router",
+        "image": _image(cluster),
+        "command": [*router.argv, *_discovery(pods)],
+        "env": [_pod_ip(), _namespace(), *_env(router)],
+        "ports": [{"name": "http", "containerPort": router.port}],
+        **_probes(router.port, ready="/readiness", alive="/health", alive_tries=3),
+        "lifecycle": _leave_first(),
+    }
+    # the router is up long before its engines are
+    container["startupProbe"] = {**container["startupProbe"]}
+    container["startupProbe"]["httpGet"] = {"path": "/health", "port": router.port}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(deployment, "router"),
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": _labels(deployment, "router")},
+            "template": {
+                "metadata": {"labels": _labels(deployment, "router")},
+                "spec": {
+                    "serviceAccountName": _metadata(deployment, "router")["name"],
+                    "terminationGracePeriodSeconds": ROUTER_GRACE_S + LEAVING_S,
+                    "containers": [container],
+                },
+            },
+        },
+    }
+
+
+def _discovery(pods: Sequence[_Pods]) -> list[str]:
+    flags = ["--service-discovery", "--service-discovery-namespace", "$(POD_NAMESPACE)"]
+    flags += ["--service-discovery-port", str(pods[0].engine.port)]
+    for one in pods:
+        flag = {"prefill": "--prefill-selector", "decode": "--decode-selector"}
+        flags.append(flag.get(one.role, "--selector"))
+        flags += [f"{key}={value}" for key, value in one.labels.items()]
+    return flags
+
+
+def _namespace() -> Manifest:
+    field = {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    return {"name": "POD_NAMESPACE", "valueFrom": field}
+
+
+def _service(deployment: Deployment, router: ProcessSpec) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(deployment, "router"),
+        "spec": {
+            "selector": _labels(deployment, "router"),
+            "ports": [{"name": "http", "port": 80, "targetPort": router.port}],
+        },
+    }

@@ -1,0 +1,154 @@
+"""Slurm's own commands, as far as pdctl needs them."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pdctl.errors import EnvironmentProblem, InvalidInput
+
+JOB = "SLURM_JOB_ID"
+COMMAND_S = 60.0
+ENDED = ("", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
+         "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as Slurm sees it now. left: time until its limit, as Slurm writes it."""
+
+    number: str
+    state: str  # "PENDING", "RUNNING", ...; "" for a job that Slurm no longer knows
+    reason: str = ""
+    left: str = ""
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def is_expected(self) -> bool:
+        """True if it runs or will run: not in its last moments either."""
+        return not self.is_over and self.state != "COMPLETING"
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ENDED
+
+
+def is_available() -> bool:
+    """True if this machine has Slurm's commands."""
+    return shutil.which("srun") is not None
+
+
+def current_job() -> str | None:
+    """The number of the allocation that this command runs in."""
+    return os.environ.get(JOB) or None
+
+
+def job(number: str) -> Job:
+    """What Slurm knows about a job."""
+    found = _run("squeue", "-h", "-j", number, "-o", "%T|%r|%L|%N", may_fail=True)
+    state, reason, left, nodelist = (found.strip().split("|") + [""] * 4)[:4]
+    nodes = tuple(_run("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()
+    return Job(number, state, "" if reason == "None" else reason, left, nodes)
+
+
+def answering(nodes: Sequence[str]) -> tuple[str, ...]:
+    """Those of these nodes that Slurm has not given up."""
+    rows = _run("sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N|%T").split()
+    lost = {row.partition("|")[0] for row in rows if _is_lost(row.partition("|")[2])}
+    return tuple(node for node in nodes if node not in lost)
+
+
+def _is_lost(state: str) -> bool:
+    """True for the state of a failed node; "*" marks one that does not respond."""
+    return state.endswith("*") or state.startswith(("down", "fail", "unknown"))
+
+
+def submit(script: str, *, directory: str, output: str) -> str:
+    """Submit a job; its number. Raises InvalidInput if Slurm refuses it."""
+    argv = ("sbatch", "--parsable", "--export=ALL", f"--output={output}", f"--chdir={directory}")
+    # without this a job that can never run would only wait
+    _submit((*argv, "--test-only"), script)
+    return _submit(argv, script).partition(";")[0]
+
+
+def _submit(argv: Sequence[str], script: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
+    if "SLURM_CONF" in os.environ:
+        environment["SLURM_CONF"] = os.environ["SLURM_CONF"]
+    done = subprocess.run(
+        argv,
+        input=script,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
+        check=False,
+    )
+    if done.returncode:
+        raise InvalidInput(
+            f"Slurm refuses the job: {_sentence(done.stderr)}",
+            hint=f"slurm: in cluster.yaml; free now: {free_gpus() or 'nothing'}",
+            code="job_refused",
+        )
+    return done.stdout.strip()
+
+
+def cancel(number: str) -> None:
+    """End a job, waiting or running."""
+    _run("scancel", number, may_fail=True)
+
+
+def signal_batch(number: str, name: str) -> None:
+    """Signal the script of a job, and not its steps."""
+    _run("scancel", "--batch", f"--signal={name}", number, may_fail=True)
+
+
+def free_gpus() -> str:
+    """The free GPUs of each node of each partition, in words; "" where none is free or known."""
+    rows = _run("sinfo", "-h", "-N", "-o", "%N|%P|%T|%G", may_fail=True).splitlines()
+    used = _run("sinfo", "-h", "-N", "-O", "NodeList:100,GresUsed:100", may_fail=True).splitlines()
+    in_use = dict(line.split()[:2] for line in used if len(line.split()) >= 2)
+    return ", ".join(_free(row.split("|"), in_use) for row in rows if row.count("|") == 3)
+
+
+def _free(row: Sequence[str], in_use: dict[str, str]) -> str:
+    node, partition, state, gres = row
+    total, taken = num_gpus(gres), num_gpus(in_use.get(node, ""))
+    return f"{node} {total - taken} of {total} GPUs ({partition.rstrip('*')}, {state})"
+
+
+def num_gpus(gres: str) -> int:
+    """The GPUs in Slurm's text for generic resources: "gpu:h100:8(S:0-1)" has 8."""
+    parts = (part.partition("(")[0].split(":") for part in gres.split(","))
+    return sum(int(p[-1]) for p in parts if p[0] == "gpu" and p[-1].isdecimal())
+
+
+def _run(*argv: str, may_fail: bool = False) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+    except FileNotFoundError:
+        raise no_slurm() from None
+    except subprocess.TimeoutExpired:
+        raise EnvironmentProblem(
+            f"{argv[0]} did not answer in {COMMAND_S:.0f} s.", hint="sinfo", code="slurm_silent"
+        ) from None
+    if done.returncode and not may_fail:
+        raise EnvironmentProblem(
+            f"{argv[0]} failed: {_sentence(done.stderr)}", hint="sinfo", code="slurm_failed"
+        )
+    return done.stdout
+
+
+def no_slurm() -> EnvironmentProblem:
+    """The error where Slurm is asked for and absent."""
+    return EnvironmentProblem(
+        "Slurm is not here: there is no srun.",
+        hint="run this on a login host of the cluster, or --on local",
+        code="no_slurm",
+    )
+
+
+def _sentence(text: str) -> str:
+    lines = [line.partition(": error: ")[2] or line for line in text.strip().splitlines()]
+    return f"{'; '.join(lines).rstrip('.') or 'no reason given'}."

@@ -1,0 +1,65 @@
+"""Submit a Slurm job that runs a deployment: its script is `pdctl up` itself."""
+
+import os
+import shlex
+import sys
+import time
+
+from pdctl.deployment.cluster_file import ClusterFile
+from pdctl.deployment.elsewhere import pack, sizes_of
+from pdctl.deployment.exports.slurm import sbatch_options
+from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.records import Deployment
+from pdctl.engines import state
+from pdctl.engines.launchers import slurm_commands
+from pdctl.engines.lifecycle.submitted import JOB_FILE, SubmittedJob, output_of
+
+WANTED = "submitted.yaml"
+
+
+def submit(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: float) -> SubmittedJob:
+    """Submit a job that runs a deployment. Raises InvalidInput if Slurm refuses it."""
+    directory = state.make_state_dir(deployment.name)
+    state.clear_state(deployment.name)
+    write_deployment(deployment, directory / WANTED)
+    output = output_of(deployment.name)
+    output.unlink(missing_ok=True)
+    submitted_at = time.time()
+    number = slurm_commands.submit(
+        job_script(deployment, cluster, ready_timeout_s=ready_timeout_s),
+        directory=os.getcwd(),
+        output=str(output).replace("%", "%%"),
+    )
+    state.write_private(directory / JOB_FILE, f"{number}\n")
+    return SubmittedJob(deployment.name, number, submitted_at)
+
+
+def job_script(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: float) -> str:
+    """The batch script that runs a deployment from the submitted.yaml in its state directory.
+
+    `exec` makes pdctl the process that Slurm tells of the time limit.
+    """
+    packed = pack(sizes_of(deployment), cluster.gpus_per_node)
+    num_nodes = len({place.node for places in packed.values() for place in places})
+    up = (
+        sys.executable,
+        "-m",
+        "pdctl",
+        "up",
+        "-f",
+        str(state.state_dir(deployment.name) / WANTED),
+        "--on",
+        "slurm",
+        "--no-input",
+    )
+    options = sbatch_options(deployment, cluster, num_nodes)
+    return "\n".join(
+        (
+            "#!/bin/bash",
+            *(f"#SBATCH {option}" for option in options),
+            "#SBATCH --no-kill",  # a node that fails takes only its own engines with it
+            *([cluster.preamble.rstrip()] if cluster.preamble else []),
+            f"exec {shlex.join((*up, '--timeout', f'{ready_timeout_s:g}s'))}",
+            "",
+        )
+    )

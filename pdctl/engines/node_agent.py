@@ -1,0 +1,158 @@
+"""Answers a launcher's questions about its node: `python -m pdctl.engines.node_agent`.
+
+One JSON object a line: {"id", "do", "args"} comes on stdin, {"id", "value"} or {"id", "problem"}
+goes to stdout. The end of stdin means that the launcher is gone. An agent that was told to watch a
+deployment then kills what that deployment runs on this node.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pdctl.deployment.records import HERE
+from pdctl.engines.launchers import local
+from pdctl.engines.launchers.local import LocalLauncher
+from pdctl.engines.records import Handle
+from pdctl.errors import PdctlError
+from pdctl.inspection.addresses import own_address
+
+TASK = "PDCTL_TASK"  # one start of one process, in its environment and in that of its children
+
+
+class NodeAgent:
+    """The answers, one method for each question. Everything but `watch` leaves no trace."""
+
+    def __init__(self) -> None:
+        self._node = LocalLauncher("", cwd="/", death_signal=None)
+        self._held: dict[str, ExitStack] = {}
+        self._watched = ""
+
+    def sees(self, path: str) -> bool:
+        return Path(path).exists()
+
+    def address(self, interface: str | None) -> str:
+        return own_address(interface, os.environ.get("SLURM_LAUNCH_NODE_IPADDR", ""))
+
+    def gpus(self) -> list[object]:
+        return [_plain(gpu) for gpu in self._node.gpus(HERE)]
+
+    def gpu_use(self, gpus: list[int], is_strict: bool) -> list[object]:
+        found = self._node.gpu_use(HERE, gpus, is_strict=is_strict)
+        return [[index, _plain(use)] for index, use in found.items()]
+
+    def rdma_ports(self) -> list[object]:
+        return [_plain(port) for port in self._node.rdma_ports(HERE)]
+
+    def sglang(self, python: str | None) -> object:
+        return _plain(self._node.sglang(HERE, python))
+
+    def free_ports(self, first: int, last: int, is_strict: bool) -> list[int]:
+        is_free = self._node.is_port_free
+        return [p for p in range(first, last + 1) if is_free(HERE, p, is_strict=is_strict)]
+
+    def any_free_port(self) -> int:
+        return self._node.any_free_port(HERE)
+
+    def hold_ports(self, key: str, ports: list[int], unshared: list[int]) -> None:
+        self._held[key] = stack = ExitStack()
+        stack.enter_context(self._node.hold_ports(HERE, ports, unshared=unshared))
+
+    def release_ports(self, key: str) -> None:
+        if key in self._held:
+            self._held.pop(key).close()
+
+    def watch(self, run_id: str) -> None:
+        """Kill what this deployment runs here when the launcher is gone."""
+        self._watched = run_id
+
+    def has_task(self, run_id: str, task: str) -> bool:
+        return _leader(run_id, task) is not None
+
+    def variable(self, run_id: str, task: str, name: str) -> str | None:
+        leader = _leader(run_id, task)
+        return local.variables_of(leader, run_id).get(name) if leader else None
+
+    def terminate(self, run_id: str, task: str) -> None:
+        """Ask the first process of a task to finish; its children have work of its own to end."""
+        if leader := _leader(run_id, task):
+            _signal(leader, signal.SIGTERM)
+            _signal(leader, signal.SIGCONT)
+
+    def kill(self, run_id: str, task: str) -> int:
+        """Kill a whole task; the number of processes that there were."""
+        found = _of_task(run_id, task)
+        for pid in found:
+            _signal(pid, signal.SIGKILL)
+        return len(found)
+
+    def tasks(self, run_id: str) -> list[list[Any]]:
+        """The processes of a deployment here, each with its task."""
+        return [[pid, _task_of(pid, run_id)] for pid in local.marked(run_id)]
+
+    def sweep(self, run_id: str) -> list[int]:
+        return list(local.sweep(run_id))
+
+    def signal_supervisor(self, supervisor: str, number: int) -> bool:
+        return self._node.signal_supervisor(HERE, Handle(supervisor), number)
+
+    def over(self) -> None:
+        """The launcher is gone."""
+        if self._watched:
+            local.sweep(self._watched)
+
+
+def _of_task(run_id: str, task: str) -> list[int]:
+    return [pid for pid in local.marked(run_id) if _task_of(pid, run_id) == task]
+
+
+def _task_of(pid: int, run_id: str) -> str:
+    return local.variables_of(pid, run_id).get(TASK, "")
+
+
+def _leader(run_id: str, task: str) -> int | None:
+    """The process that started all others of a task: the oldest one."""
+    created = {pid: at for pid in _of_task(run_id, task) if (at := local.create_time(pid))}
+    return min(created, key=lambda pid: (created[pid], pid)) if created else None
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _plain(record: Any) -> object:
+    return dataclasses.asdict(record)
+
+
+def answer(agent: NodeAgent, line: str) -> str:
+    """The reply to one line."""
+    asked = json.loads(line)
+    question: Callable[..., object] = getattr(agent, asked["do"])
+    try:
+        reply: dict[str, object] = {"value": question(*asked["args"])}
+    except PdctlError as problem:
+        reply = {"problem": [problem.message, problem.hint, problem.code]}
+    except OSError as problem:
+        reply = {"problem": [f"{problem}.", "", ""]}
+    return json.dumps({"id": asked["id"], **reply}) + "\n"
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    agent = NodeAgent()
+    for line in sys.stdin:
+        sys.stdout.write(answer(agent, line))
+        sys.stdout.flush()
+    agent.over()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""pdctl as a user of the cluster calls it, on whichever host."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import pdctl
+from tests.cluster.hosts import Host
+from tests.cluster.slurm import Slurm, until
+
+SIMULATED = """\
+schema: 1
+name: {name}
+model: qwen3-8b
+engine: sim
+sim_speed: 20
+prefill: {{engines: {prefill}, tp: 2}}
+decode: {{engines: {decode}, tp: 2}}
+"""
+CLUSTER = "schema: 1\ngpus_per_node: 8\n"
+_CLIENT = """
+import json, sys, urllib.request
+body = {"model": "qwen3-8b", "prompt": "hello", "max_tokens": int(sys.argv[2]), "stream": True}
+ask = urllib.request.Request(
+    sys.argv[1] + "/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+)
+answer = urllib.request.urlopen(ask, timeout=60)
+print(answer.readline().decode()[:5], flush=True)
+print(answer.read().decode().split()[-1])
+"""
+
+
+@dataclass(frozen=True)
+class PdctlThere:
+    """pdctl with its state in `home`. job: the allocation that its commands run in."""
+
+    cluster: Slurm
+    home: Path
+    cwd: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {"PDCTL_STATE_HOME": str(self.home), "PDCTL_BACKOFF_S": "0.5", "NO_COLOR": "1"}
+        path = {"PYTHONPATH": str(Path(pdctl.__file__).parents[1])}
+        return {**self.cluster.environment, **own, **path, **self.variables}
+
+    def inside(self, job: str) -> "PdctlThere":
+        """The same, its commands run inside an allocation."""
+        return PdctlThere(self.cluster, self.home, self.cwd, {"SLURM_JOB_ID": job})
+
+    def allocate(self) -> str:
+        """An allocation of every node; its number."""
+        options = (f"--nodes={len(self.cluster.nodes)}", "--gres=gpu:8", "--no-shell")
+        done = self.cluster.run("salloc", *options)
+        return done.stderr.partition("allocation ")[2].split()[0]
+
+    def write(self, name: str, *, prefill: int = 2, decode: int = 8, cluster: str = CLUSTER) -> str:
+        """A pd.yaml and a cluster.yaml; the path of the former."""
+        (self.cwd / "cluster.yaml").write_text(cluster)
+        file = self.cwd / f"{name}.yaml"
+        file.write_text(SIMULATED.format(name=name, prefill=prefill, decode=decode))
+        return str(file)
+
+    def run(self, *args: str, host: Host | None = None) -> "subprocess.CompletedProcess[str]":
+        """One command to its end, on the login host unless another is named."""
+        where = host or self.cluster.login
+        argv = (sys.executable, "-m", "pdctl", *args)
+        return where.run(*argv, env=self.environment, cwd=self.cwd)
+
+    def done(self, *args: str, host: Host | None = None) -> str:
+        """What a command that succeeds prints."""
+        ran = self.run(*args, host=host)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def state(self, name: str) -> dict[str, Any]:
+        """What state.json says; {} while there is none."""
+        try:
+            found = json.loads((self.home / name / "state.json").read_text())
+        except FileNotFoundError:
+            return {}
+        assert isinstance(found, dict)
+        return found
+
+    def phases(self, name: str) -> dict[str, str]:
+        """The phase of each process."""
+        return {p["name"]: p["phase"] for p in self.state(name).get("processes", ())}
+
+    def serving(self, name: str) -> set[str]:
+        """The processes that serve."""
+        return {process for process, phase in self.phases(name).items() if phase == "serving"}
+
+    def tasks(self, name: str) -> dict[str, str]:
+        """What names the present start of each process."""
+        return {p["name"]: p["handle"].split()[0] for p in self.state(name)["processes"]}
+
+    def until_serving(self, name: str) -> None:
+        """Wait until all processes of a deployment serve."""
+        until(lambda: self.state(name).get("phase") == "serving")
+
+    def serves(self, name: str) -> bool:
+        """True if a request from the login host is answered to its end."""
+        return self.client(name, 3).communicate(timeout=60)[0] == "data:\n[DONE]\n"
+
+    def client(self, name: str, tokens: int) -> "subprocess.Popen[str]":
+        """A client that writes "data:" after the first token and "[DONE]" after the last."""
+        url = self.state(name)["endpoint"]
+        argv = self.cluster.login.command(("python3", "-c", _CLIENT, url, str(tokens)))
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Processes of this test, on whichever host, with a word in their command line."""
+        return [p for p in psutil.process_iter() if self._is_own(p) and word in _command(p)]
+
+    def _is_own(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("PDCTL_STATE_HOME") == str(self.home)
+        except psutil.Error:
+            return False
+
+    def leaves_nothing(self) -> None:
+        """Wait until no process of this test is left on any host."""
+        until(lambda: not self.processes(""))
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

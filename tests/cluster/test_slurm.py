@@ -1,0 +1,255 @@
+"""Whole deployments of simulated engines on a real Slurm, by the command line."""
+
+import json
+import sys
+from pathlib import Path
+
+from tests.cluster.pdctl_there import CLUSTER, PdctlThere
+from tests.cluster.slurm import Slurm, until
+
+
+def test_up_from_outside_serves_scales_and_down_leaves_nothing(there: PdctlThere) -> None:
+    ran = there.run("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    assert ran.returncode == 0, ran.stderr
+    assert "submitted Slurm job" in ran.stderr
+    found = there.state("chat")
+    assert found["endpoint"] == "http://10.77.0.11:30000"
+    assert {p["node"] for p in found["processes"]} == {"node1", "node2", "node3"}
+    assert there.serves("chat")
+    assert "2P8D · serving" in there.done("status", "--once")
+
+    assert "3P9D" in there.done("scale", "--prefill", "3", "--decode", "9")
+    assert "2P10D" in there.done("scale", "--decode", "10")
+    assert there.serves("chat")
+    assert "The server is fired up" in there.done("logs", "decode-0", "--tail", "5")
+
+    there.done("down", "chat")
+    assert there.cluster.jobs() == []
+    there.leaves_nothing()
+
+
+def test_a_killed_engine_comes_back_on_its_node(there: PdctlThere) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    before = {p["name"]: p for p in there.state("chat")["processes"]}
+    port = before["decode-3"]["url"].rpartition(":")[2]
+    for process in there.processes(f"--port {port}"):
+        if process.name() != "srun":
+            process.kill()
+    until(lambda: there.phases("chat").get("decode-3") != "serving")
+    assert there.serves("chat")
+    there.until_serving("chat")
+    after = {p["name"]: p for p in there.state("chat")["processes"]}
+    assert (after["decode-3"]["restarts"], after["decode-3"]["exit_code"]) == (1, None)
+    assert after["decode-3"]["node"] == before["decode-3"]["node"]
+
+
+def test_a_step_whose_srun_was_killed_is_replaced(there: PdctlThere) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    for process in there.processes("--job-name=decode-2"):
+        process.kill()
+    until(lambda: there.phases("chat").get("decode-2") != "serving")
+    there.until_serving("chat")
+    port = there.state("chat")["processes"][4]["url"].rpartition(":")[2]
+    engines = [p for p in there.processes(f"--port {port}") if p.name() != "srun"]
+    assert len({p.ppid() for p in engines}) == 1, "the step that lost its srun is gone"
+
+
+def test_scancel_leaves_nothing(there: PdctlThere) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    there.cluster.run("scancel", *there.cluster.jobs())
+    there.leaves_nothing()
+    assert there.run("down", "chat").returncode == 7
+    assert "No deployment is running" in there.done("ls")
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+
+
+def test_a_killed_batch_script_leaves_nothing(there: PdctlThere) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    script = [p for p in there.processes("pdctl up -f") if "submitted.yaml" in p.cmdline()[5]]
+    assert len(script) == 1
+    script[0].kill()
+    there.leaves_nothing()
+
+
+def test_the_warning_before_the_time_limit_lets_requests_finish(there: PdctlThere) -> None:
+    file = there.write("chat", cluster=CLUSTER + "slurm: {time: 10min, drain: 2min}\n")
+    there.done("up", "-f", file, "--on", "slurm", "-d")
+    limit = there.cluster.run("squeue", "-h", "-o", "%l").stdout.strip()
+    assert limit == "10:00"
+    client = there.client("chat", tokens=4000)
+    assert client.stdout is not None
+    assert client.stdout.readline() == "data:\n"
+    there.cluster.run("scancel", "--batch", "--signal=TERM", *there.cluster.jobs())
+    assert client.communicate(timeout=60)[0] == "[DONE]\n"
+    there.leaves_nothing()
+
+
+def test_a_killed_supervisor_in_the_foreground_takes_everything_with_it(there: PdctlThere) -> None:
+    inside = there.inside(there.allocate())
+    argv = ("up", "-f", there.write("chat"), "--on", "slurm")
+    there.cluster.login.spawn(
+        *_pdctl(), *argv, log=there.cwd / "up.log", env=inside.environment, cwd=there.cwd
+    )
+    there.until_serving("chat")
+    for process in there.processes("pdctl.engines.daemon"):
+        process.kill()
+    there.leaves_nothing()
+
+
+def test_a_detached_supervisor_is_replaced_here_and_from_another_host(there: PdctlThere) -> None:
+    inside = there.inside(there.allocate())
+    inside.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    supervisor = there.state("chat")["supervisor_pid"]
+    tasks = there.tasks("chat")
+    for process in there.processes("-m pdctl.engines.daemon"):
+        if "guard.py" not in " ".join(process.cmdline()):
+            process.kill()
+    until(lambda: there.state("chat")["supervisor_pid"] != supervisor)
+    there.until_serving("chat")
+    for process in there.processes("pdctl.engines.daemon"):
+        process.kill()
+    assert there.serves("chat")
+
+    inside.done("up", "--resume", "--name", "chat", host=there.cluster.nodes[1])
+    there.until_serving("chat")
+    assert there.state("chat")["host"] == "node2"
+    assert there.tasks("chat") == tasks, "no engine was started anew"
+    there.done("down", "chat")
+    there.cluster.run("scancel", *there.cluster.jobs())
+    there.leaves_nothing()
+
+
+R1 = """\
+schema: 1
+name: r1
+model: deepseek-r1
+engine: sim
+sim_speed: 20
+prefill: {engines: 1, tp: 8}
+decode: {engines: 1, tp: 16}
+"""
+
+
+def test_an_engine_of_two_nodes_ends_and_comes_back_with_any_of_its_ranks(
+    there: PdctlThere,
+) -> None:
+    there.write("r1")
+    file = there.cwd / "r1.yaml"
+    file.write_text(R1)
+    there.done("up", "-f", str(file), "--on", "slurm", "-d")
+    assert there.serves("r1")
+    ranks = [p for p in there.processes("--nnodes 2") if p.name() != "srun"]
+    assert sorted(p.cmdline()[-1] for p in ranks) == ["0", "1"]
+    (follower,) = [p for p in ranks if p.cmdline()[-1] == "1"]
+    follower.kill()
+    until(lambda: there.phases("r1").get("decode-0") != "serving")
+    until(lambda: there.state("r1").get("phase") == "serving")
+    assert there.serves("r1")
+    again = [p for p in there.processes("--nnodes 2") if p.name() != "srun"]
+    assert len(again) == 2
+    assert not set(again) & set(ranks), "both ranks are new"
+    there.done("down", "r1")
+    there.leaves_nothing()
+
+
+def test_a_wish_that_does_not_fit_is_refused_with_what_is_free(there: PdctlThere) -> None:
+    ran = there.run("up", "-f", there.write("big", prefill=8, decode=12), "--on", "slurm")
+    assert ran.returncode == 2
+    assert "Slurm refuses the job" in ran.stderr
+    assert "node1 8 of 8 GPUs (gpu, idle)" in ran.stderr
+    assert there.cluster.jobs() == []
+
+
+def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: PdctlThere) -> None:
+    inside = there.inside(there.allocate())
+    for interface, why in (("lo", "has no address"), ("ib7", "does not exist")):
+        file = there.write("chat", cluster=f"schema: 1\ninterface: {interface}\n")
+        ran = inside.run("up", "-f", file, "--on", "slurm")
+        assert ran.returncode == 4
+        assert f"node1: interface {interface} {why}" in ran.stderr
+        assert "eth0 (10.77.0.11)" in ran.stderr
+        assert inside.phases("chat") == {}
+
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "torch_dtype": "bfloat16",
+    "max_position_embeddings": 4096,
+}
+
+
+def test_a_node_without_the_model_is_named_before_anything_starts(there: PdctlThere) -> None:
+    model = there.cwd.parent / "models" / "small"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(json.dumps(LLAMA))
+    file = Path(there.write("chat"))
+    file.write_text(file.read_text().replace("qwen3-8b", str(model)))
+    inside, node = there.inside(there.allocate()), there.cluster.nodes[2]
+    node.run("mount", "-t", "tmpfs", "tmpfs", str(model.parent))
+    try:
+        ran = inside.run("up", "-f", str(file), "--on", "slurm")
+    finally:
+        node.run("umount", str(model.parent))
+    assert ran.returncode == 4
+    assert f"node3 does not have {model}" in ran.stderr
+    assert inside.phases("chat") == {}
+
+
+def test_a_waiting_job_can_be_cancelled(there: PdctlThere, cluster: Slurm) -> None:
+    cluster.run("scontrol", "update", "partitionname=gpu", "state=down")
+    try:
+        up = cluster.login.spawn(
+            *(*_pdctl(), "up", "-f", there.write("chat"), "--on", "slurm"),
+            log=there.cwd / "up.log",
+            env=there.environment,
+            cwd=there.cwd,
+        )
+        until(lambda: "is pending" in (there.cwd / "up.log").read_text())
+        again = there.run("up", "-f", there.write("chat"), "--on", "slurm")
+        assert again.returncode == 7
+        assert "already submitted" in again.stderr
+        assert "Cancelled Slurm job" in there.done("down", "chat")
+        assert up.wait(30) == 5
+    finally:
+        cluster.run("scontrol", "update", "partitionname=gpu", "state=up")
+
+
+def test_a_rendered_script_is_accepted_runs_and_ends_whole(there: PdctlThere) -> None:
+    file = there.write("chat")
+    script = there.cwd / "job.sbatch"
+    script.write_text(there.done("render", "slurm", "-f", file))
+    tried = there.cluster.run("sbatch", "--test-only", str(script))
+    assert "to start at" in tried.stderr
+    output = there.cwd / "out"
+    argv = ("sbatch", f"--output={output}", f"--chdir={there.cwd}", str(script))
+    there.cluster.login.run(*argv, env=there.environment, cwd=there.cwd)
+    until(lambda: output.exists() and "ready: http://10.77.0.11:30000" in output.read_text())
+    steps = there.cluster.run("squeue", "-s", "-h", "-o", "%j").stdout.split()
+    assert len([step for step in steps if step.startswith(("prefill", "decode"))]) == 10
+    for process in there.processes("--port 20000"):
+        process.kill()
+    until(lambda: "a process ended" in output.read_text())
+    there.leaves_nothing()
+
+
+def test_a_script_for_engines_of_two_nodes_is_accepted(there: PdctlThere) -> None:
+    there.write("r1")
+    file = there.cwd / "r1.yaml"
+    file.write_text(
+        "schema: 1\nname: r1\nmodel: deepseek-ai/DeepSeek-R1\ncolocated: {engines: 1, tp: 16}\n"
+    )
+    script = there.cwd / "job.sbatch"
+    script.write_text(there.done("render", "slurm", "-f", str(file)))
+    tried = there.cluster.run("sbatch", "--test-only", str(script))
+    assert "to start at" in tried.stderr
+    assert "on nodes node[1-2]" in tried.stderr
+
+
+def _pdctl() -> tuple[str, ...]:
+    return (sys.executable, "-m", "pdctl")

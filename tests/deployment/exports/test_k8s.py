@@ -1,0 +1,139 @@
+import argparse
+from dataclasses import replace
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from sglang_router.router_args import RouterArgs
+
+from pdctl.deployment.cluster_file import ClusterFile, KubernetesSettings
+from pdctl.deployment.elsewhere import expand_in_pods
+from pdctl.deployment.exports.k8s import ADDRESS, k8s
+from pdctl.deployment.records import Deployment
+from pdctl.perf_model.records import Parallelism
+from tests.deployment.examples import colocated, split
+
+VERSION = "1.30"
+SMALL = Parallelism(tp=2)
+LARGE = Parallelism(tp=16)
+IMAGE = ClusterFile(kubernetes=KubernetesSettings(image="registry/sglang:1", model_claim="models"))
+
+
+def manifests(deployment: Deployment, cluster: ClusterFile = IMAGE) -> list[dict[str, Any]]:
+    text = k8s(expand_in_pods(deployment, cluster, address=ADDRESS), cluster)
+    assert "&id" not in text, "no YAML anchors, which people cannot edit"
+    return list(yaml.safe_load_all(text))
+
+
+def named(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (one,) = [m for m in found if m["kind"] == kind and m["metadata"]["name"] == name]
+    return one
+
+
+def container(workload: dict[str, Any]) -> dict[str, Any]:
+    (one,) = workload["spec"]["template"]["spec"]["containers"]
+    assert isinstance(one, dict)
+    return one
+
+
+def router_args(found: list[dict[str, Any]]) -> RouterArgs:
+    """The router's flags as the router itself reads them."""
+    parser = argparse.ArgumentParser()
+    RouterArgs.add_cli_args(parser, use_router_prefix=False)
+    argv = container(named(found, "Deployment", "llama-router"))["command"][3:]
+    return RouterArgs.from_cli_args(parser.parse_args(argv), use_router_prefix=False)
+
+
+@pytest.mark.parametrize("deployment", [split(parallelism=SMALL), colocated()])
+def test_kubernetes_schemas_accept_every_manifest(deployment: Deployment) -> None:
+    found = manifests(deployment)
+    for manifest in found:
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+    workloads = [m["metadata"]["name"] for m in found if m["kind"] == "Deployment"]
+    assert len(workloads) == len(deployment.roles) + 1
+
+
+def test_an_engine_of_two_nodes_is_a_leader_worker_set() -> None:
+    found = manifests(split(2, 3, parallelism=LARGE))
+    for manifest in (m for m in found if m["kind"] != "LeaderWorkerSet"):
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+    decode = named(found, "LeaderWorkerSet", "llama-decode")
+    assert decode["apiVersion"] == "leaderworkerset.x-k8s.io/v1"
+    assert set(decode["spec"]) == {"replicas", "leaderWorkerTemplate"}
+    group = decode["spec"]["leaderWorkerTemplate"]
+    assert (decode["spec"]["replicas"], group["size"]) == (3, 2)
+    assert group["restartPolicy"] == "RecreateGroupOnPodRestart"
+    templates = group["leaderTemplate"], group["workerTemplate"]
+    for template in templates:
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
+        kubernetes_validate.validate(pod, VERSION, strict=True)
+        (engine,) = template["spec"]["containers"]
+        assert engine["resources"]["limits"] == {"nvidia.com/gpu": 8}
+        command = " ".join(engine["command"])
+        assert "--dist-init-addr $(LWS_LEADER_ADDRESS):" in command
+        assert "--nnodes $(LWS_GROUP_SIZE) --node-rank $(LWS_WORKER_INDEX)" in command
+    assert "readinessProbe" in templates[0]["spec"]["containers"][0]
+    assert "readinessProbe" not in templates[1]["spec"]["containers"][0], "its /health lies"
+
+
+def test_the_router_finds_leaders_by_their_labels_and_bootstrap_ports() -> None:
+    for parallelism in (SMALL, LARGE):
+        found = manifests(split(2, 3, parallelism=parallelism))
+        args = router_args(found)
+        assert args.service_discovery
+        assert args.pd_disaggregation
+        for role, selector in (
+            ("prefill", args.prefill_selector),
+            ("decode", args.decode_selector),
+        ):
+            kind = "Deployment" if parallelism is SMALL else "LeaderWorkerSet"
+            spec = named(found, kind, f"llama-{role}")["spec"]
+            group = spec.get("leaderWorkerTemplate", {})
+            template = group.get("leaderTemplate") or spec["template"]
+            assert selector == template["metadata"]["labels"]
+            assert group.get("workerTemplate", {}).get("metadata", {}).get("labels") != selector
+            (engine,) = template["spec"]["containers"]
+            ports = {p["name"]: p["containerPort"] for p in engine["ports"]}
+            assert ports["http"] == args.service_discovery_port
+            if role == "prefill":
+                annotation = template["metadata"]["annotations"][args.bootstrap_port_annotation]
+                assert int(annotation) == ports["bootstrap"]
+
+
+def test_a_start_may_take_two_hours_and_a_leaving_engine_finishes() -> None:
+    for name in ("llama-prefill", "llama-decode"):
+        workload = named(manifests(split()), "Deployment", name)
+        probe = container(workload)["startupProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] == 2 * 3600
+        assert workload["spec"]["progressDeadlineSeconds"] >= 2 * 3600
+        grace = workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        wait = int(container(workload)["lifecycle"]["preStop"]["exec"]["command"][1])
+        assert grace - wait >= 180
+
+
+def test_pods_get_gpus_models_memory_and_their_own_address() -> None:
+    workload = named(manifests(split(parallelism=SMALL)), "Deployment", "llama-decode")
+    engine = container(workload)
+    assert engine["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    assert {m["mountPath"] for m in engine["volumeMounts"]} == {"/dev/shm", "/models"}
+    names = [variable["name"] for variable in engine["env"]]
+    assert names.index("POD_IP") < names.index("SGLANG_HOST_IP"), "one refers to the other"
+    assert "CUDA_VISIBLE_DEVICES" not in names
+    assert engine["command"][engine["command"].index("--host") + 1] == "$(POD_IP)"
+
+
+def test_names_are_such_as_kubernetes_allows() -> None:
+    for name in ("Qwen3_32B.v2", "8b", "x" * 64):
+        for manifest in manifests(replace(split(), name=name)):
+            shown = manifest["metadata"]["name"]
+            assert len(shown) <= 63
+            assert shown[0].isalpha()
+            assert shown.replace("-", "").isalnum()
+            assert shown == shown.lower()
+
+
+def test_an_image_that_nobody_named_is_said_to_be_assumed() -> None:
+    bare = ClusterFile()
+    text = k8s(expand_in_pods(split(), bare, address=ADDRESS), bare)
+    assert "# The image is assumed: lmsysorg/sglang:v0.5.23." in text

@@ -1,0 +1,129 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdctl.deployment.cluster_file import (
+    ClusterFile,
+    KubernetesSettings,
+    SlurmSettings,
+    cluster_here,
+    on_cluster,
+    read_cluster_file,
+)
+from pdctl.errors import InvalidInput
+from tests.deployment.examples import split
+
+EVERYTHING = """\
+schema: 1
+gpus_per_node: 4
+interface: bond0
+python: /shared/sglang/bin/python
+preamble: |
+  module load cuda/12.8
+  ulimit -l unlimited
+models:
+  r1: /lustre/models/DeepSeek-R1
+env: {NCCL_IB_HCA: mlx5_0, SHARED: everywhere}
+prefill:
+  env: {SHARED: prefill}
+slurm:
+  partition: h200
+  account: me
+  qos: high
+  constraint: ib
+  gpu_type: h200
+  gpu_request: gpus-per-node
+  cpus_per_gpu: 14
+  exclusive: true
+  time: 4h
+  drain: 3min
+  options: --segment=2 --mail-type=END
+kubernetes:
+  image: registry/sglang:1
+  namespace: llm
+  gpu_resource: amd.com/gpu
+  model_claim: models
+  shared_memory: 32Gi
+"""
+
+
+def read(path: Path, text: str) -> ClusterFile:
+    file = path / "cluster.yaml"
+    file.write_text(text)
+    return read_cluster_file(file)
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    assert read(tmp_path, EVERYTHING) == ClusterFile(
+        gpus_per_node=4,
+        interface="bond0",
+        python="/shared/sglang/bin/python",
+        preamble="module load cuda/12.8\nulimit -l unlimited\n",
+        models={"r1": "/lustre/models/DeepSeek-R1"},
+        env={"NCCL_IB_HCA": "mlx5_0", "SHARED": "everywhere"},
+        role_env={"prefill": {"SHARED": "prefill"}},
+        slurm=SlurmSettings(
+            partition="h200",
+            account="me",
+            qos="high",
+            constraint="ib",
+            gpu_type="h200",
+            gpu_request="gpus-per-node",
+            cpus_per_gpu=14,
+            exclusive=True,
+            time_s=4 * 3600.0,
+            drain_s=180.0,
+            options=("--segment=2", "--mail-type=END"),
+        ),
+        kubernetes=KubernetesSettings("registry/sglang:1", "llm", "amd.com/gpu", "models", "32Gi"),
+    )
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    assert read(tmp_path, "schema: 1\n") == ClusterFile()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gpus_per_node: 8\n", "has no schema"),
+        ("schema: 2\n", "line 1: schema 2 is newer"),
+        ("schema: 1\nslurm: {partitoin: x}\n", "line 2: 'slurm.partitoin' is not a known key"),
+        ("schema: 1\nslurm:\n  gpu_request: gpu\n", "line 3: slurm.gpu_request must be gres or"),
+        ("schema: 1\ngpus_per_node: 0\n", "gpus_per_node must be a whole number of at least 1"),
+        ("schema: 1\nslurm: {time: soon}\n", "slurm.time must be a duration"),
+        ("schema: 1\nslurm: {exclusive: perhaps}\n", "slurm.exclusive must be true or false"),
+    ],
+)
+def test_what_it_does_not_understand_is_named_with_its_line(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(InvalidInput) as error:
+        read(tmp_path, text)
+    assert words in error.value.message
+
+
+def test_the_project_s_file_comes_before_the_user_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
+    assert cluster_here(project) == ClusterFile()
+    (tmp_path / "cluster.yaml").write_text("schema: 1\ngpus_per_node: 4\n")
+    assert cluster_here(project).gpus_per_node == 4
+    (project / "cluster.yaml").write_text("schema: 1\ngpus_per_node: 2\n")
+    assert cluster_here(project).gpus_per_node == 2
+
+
+def test_a_deployment_s_own_settings_win(tmp_path: Path) -> None:
+    cluster = read(tmp_path, EVERYTHING)
+    plain = replace(split(), model="r1")
+    own = replace(plain.roles["decode"], env={"NCCL_IB_HCA": "mine"})
+    there = on_cluster(replace(plain, roles={**plain.roles, "decode": own}), cluster)
+    assert there.model == "/lustre/models/DeepSeek-R1"
+    assert there.python == "/shared/sglang/bin/python"
+    assert there.roles["prefill"].env == {"NCCL_IB_HCA": "mlx5_0", "SHARED": "prefill"}
+    assert there.roles["decode"].env == {"NCCL_IB_HCA": "mine", "SHARED": "everywhere"}
+    assert on_cluster(replace(plain, python="/mine"), cluster).python == "/mine"

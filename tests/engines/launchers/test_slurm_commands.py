@@ -1,0 +1,28 @@
+import pytest
+
+from pdctl.engines.launchers.slurm_commands import Job, num_gpus
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [
+        ("gpu:8", 8),
+        ("gpu:h100:8(S:0-1)", 8),
+        ("gpu:h100:4(IDX:0-3),gpu:a100:2(IDX:4-5)", 6),
+        ("nvme:1,gpu:2", 2),
+        ("(null)", 0),
+        ("", 0),
+    ],
+)
+def test_gpus_are_counted_in_slurm_s_words(gres: str, gpus: int) -> None:
+    assert num_gpus(gres) == gpus
+
+
+def test_a_job_in_its_last_moments_is_neither_over_nor_expected() -> None:
+    assert Job("1", "PENDING").is_expected
+    assert Job("1", "RUNNING").is_expected
+    ending = Job("1", "COMPLETING")
+    assert not ending.is_expected
+    assert not ending.is_over
+    assert Job("1", "").is_over
+    assert Job("1", "TIMEOUT").is_over

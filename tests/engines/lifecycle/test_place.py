@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from pdctl.engines.lifecycle.place import choose_place
+from pdctl.errors import EnvironmentProblem, InvalidInput
+from tests.deployment.examples import split
+
+SIMULATED = split(engine="sim")
+
+
+@pytest.fixture(autouse=True)
+def without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
+def with_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_an_unknown_place_is_refused() -> None:
+    with pytest.raises(InvalidInput) as error:
+        choose_place("moon", SIMULATED)
+    assert error.value.hint == "--on auto, local or slurm"
+
+
+def test_slurm_is_refused_where_it_is_not() -> None:
+    with pytest.raises(EnvironmentProblem) as error:
+        choose_place("slurm", SIMULATED)
+    assert error.value.code == "no_slurm"
+
+
+def test_slurm_means_the_current_job_or_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_slurm(tmp_path, monkeypatch)
+    assert choose_place("slurm", SIMULATED) == "slurm"
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    assert choose_place("slurm", SIMULATED) == "slurm:42"
+
+
+def test_auto_takes_the_job_only_for_what_does_not_fit_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_slurm(tmp_path, monkeypatch)
+    assert choose_place("auto", split()) == "local", "no job: this machine says what it lacks"
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    assert choose_place("auto", SIMULATED) == "local"
+    assert choose_place("auto", split()) == "slurm:42"
