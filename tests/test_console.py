@@ -58,7 +58,10 @@ def test_control_sequences_in_a_table_do_not_reach_the_terminal(
     assert "hidden" in shown
 
 
-def test_nothing_is_wrapped_or_padded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_wrapped_or_padded_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     table = Table("NAME", "TEXT")
     table.add_row("a", "word " * 60)
     console.out().print(Text("long " * 100), table)

@@ -102,6 +102,7 @@ def test_a_wrong_answer_is_asked_again_with_the_reason_at_every_question(
     assert _end(child)[0] == 0
 
 
+@pytest.mark.e2e  # 18 s each: every question, twice
 @pytest.mark.parametrize(("key", "code"), [(CTRL_C, 130), (CTRL_D, 0)], ids=["ctrl-c", "ctrl-d"])
 def test_ctrl_c_and_ctrl_d_end_cleanly_at_every_question_and_lose_no_answer(
     terminal: Terminal, key: str, code: int

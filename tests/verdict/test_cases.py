@@ -5,12 +5,14 @@ import pytest
 from tests.verdict.cases import NOT_EXPRESSED, PUBLISHED, QUESTIONS, ROOT, answer
 
 
+@pytest.mark.e2e  # 40 s for all
 @pytest.mark.parametrize("case", QUESTIONS)
 def test_no_published_case_gets_a_confident_wrong_verdict(case: str) -> None:
     told = answer(case)
     assert not told.is_confidently_wrong, (told.expected, told.verdict.headline)
 
 
+@pytest.mark.e2e
 def test_published_cases_that_get_a_verdict_mostly_get_the_right_one() -> None:
     answers = [answer(case) for case in QUESTIONS]
     right = sum(told.agrees is True for told in answers)

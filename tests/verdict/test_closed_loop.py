@@ -58,6 +58,7 @@ def test_a_question_about_clients_has_a_throughput_per_arm_and_no_rate() -> None
     assert verdict.flips == ()
 
 
+@pytest.mark.e2e  # 7 s
 def test_more_clients_meet_the_slos_less_often_and_another_number_is_another_answer() -> None:
     found = [decide(asked(n, slo=Slo(20.0, 0.06))) for n in (8, 64, 500, 2000, 4000)]
     for fewer, more in zip(found, found[1:], strict=False):

@@ -198,6 +198,7 @@ def test_the_fewest_gpus_meet_the_slos_and_one_engine_less_does_not() -> None:
     assert not facts_of(replace(asked, max_gpus=fewest.max_gpus - 1), flips=False).is_met
 
 
+@pytest.mark.e2e
 def test_the_fewest_may_be_more_than_there_are() -> None:
     asked = question("qwen3-8b", "2xH200", rate=60, slo=Slo(1.0, 0.03))
     fewest, verdict = decide_fewest(asked)
