@@ -30,6 +30,8 @@ print("ready", flush=True)
 while True:
     signal.pause()
 """
+# what it starts ends with the test's process, however that ends
+TIED = ("setpriv", "--pdeathsig", "KILL")
 _UNSHARE = ("unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--net", "--ipc")
 
 
@@ -103,7 +105,11 @@ def missing() -> str:
     """Why there can be no such hosts here; "" if there can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    absent = [tool for tool in ("unshare", "nsenter", "ip", "mount") if shutil.which(tool) is None]
+    absent = [
+        tool
+        for tool in ("unshare", "nsenter", "setpriv", "ip", "mount")
+        if shutil.which(tool) is None
+    ]
     if absent:
         return f"{', '.join(absent)} not installed"
     tried = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
@@ -143,7 +149,7 @@ def _keeper(name: str, hosts: Path, directory: Path) -> Iterator[int]:
     boot_id.write_text(f"{uuid.uuid4()}\n")
     init = (sys.executable, "-I", "-S", "-c", _KEEPER, name, str(boot_id), str(hosts))
     with subprocess.Popen(
-        [*_UNSHARE, "--mount-proc", *init],
+        [*TIED, *_UNSHARE, "--mount-proc", *init],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # unshare complains when its host is ended

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,12 @@ class PdctlThere:
             return process.environ().get("PDCTL_STATE_HOME") == str(self.home)
         except psutil.Error:
             return False
+
+    def kill(self, word: str) -> None:
+        """Kill the processes of this test with a word in their command line."""
+        for process in self.processes(word):
+            with suppress(psutil.NoSuchProcess):  # it ended with another one
+                process.kill()
 
     def leaves_nothing(self) -> None:
         """Wait until no process of this test is left on any host."""

@@ -124,7 +124,7 @@ def _munge(directory: Path) -> Iterator[None]:
     subprocess.run(["mungekey", "--create", f"--keyfile={own}/key"], check=True)
     files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log"}
     places = [f"--{option}={own}/{name}" for option, name in files.items()]
-    daemon = ["munged", "--foreground", "--force", f"--seed-file={own}/seed", *places]
+    daemon = [*hosts.TIED, "munged", "--foreground", "--force", f"--seed-file={own}/seed", *places]
     with subprocess.Popen(daemon, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as munged:
         try:
             until(lambda: (own / "socket").exists())

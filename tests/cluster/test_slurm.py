@@ -45,8 +45,7 @@ def test_a_killed_engine_comes_back_on_its_node(there: PdctlThere) -> None:
 
 def test_a_step_whose_srun_was_killed_is_replaced(there: PdctlThere) -> None:
     there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
-    for process in there.processes("--job-name=decode-2"):
-        process.kill()
+    there.kill("--job-name=decode-2")
     until(lambda: there.phases("chat").get("decode-2") != "serving")
     there.until_serving("chat")
     port = there.state("chat")["processes"][4]["url"].rpartition(":")[2]
@@ -91,8 +90,7 @@ def test_a_killed_supervisor_in_the_foreground_takes_everything_with_it(there: P
         *_pdctl(), *argv, log=there.cwd / "up.log", env=inside.environment, cwd=there.cwd
     )
     there.until_serving("chat")
-    for process in there.processes("pdctl.engines.daemon"):
-        process.kill()
+    there.kill("pdctl.engines.daemon")
     there.leaves_nothing()
 
 
@@ -106,8 +104,7 @@ def test_a_detached_supervisor_is_replaced_here_and_from_another_host(there: Pdc
             process.kill()
     until(lambda: there.state("chat")["supervisor_pid"] != supervisor)
     there.until_serving("chat")
-    for process in there.processes("pdctl.engines.daemon"):
-        process.kill()
+    there.kill("pdctl.engines.daemon")
     assert there.serves("chat")
 
     inside.done("up", "--resume", "--name", "chat", host=there.cluster.nodes[1])
@@ -232,8 +229,7 @@ def test_a_rendered_script_is_accepted_runs_and_ends_whole(there: PdctlThere) ->
     until(lambda: output.exists() and "ready: http://10.77.0.11:30000" in output.read_text())
     steps = there.cluster.run("squeue", "-s", "-h", "-o", "%j").stdout.split()
     assert len([step for step in steps if step.startswith(("prefill", "decode"))]) == 10
-    for process in there.processes("--port 20000"):
-        process.kill()
+    there.kill("--port 20000")
     until(lambda: "a process ended" in output.read_text())
     there.leaves_nothing()
 
