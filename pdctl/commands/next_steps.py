@@ -65,14 +65,14 @@ def next_steps(
 
 def _up(model: str, question: Question, arm: Arm, output: Path | None) -> str:
     """The command that starts the arm: flags where they can say it, else the plan's file."""
-    by_flags = shlex.join(["pdctl", "up", model, *_flags(question, arm)])
+    where = ("--on", "slurm") if question.cluster.num_nodes > 1 else ()
     if _says(model, question, arm):
-        return by_flags
-    if output is not None:
-        return shlex.join(["pdctl", "up", "-f", str(output)])
-    return (
-        shlex.join(["pdctl", "up", "-f", str(last_plan_path())]) if FILE.is_file() else "pdctl up"
-    )
+        what = (model, *_flags(question, arm))
+    elif output is not None:
+        what = ("-f", str(output))
+    else:
+        what = ("-f", str(last_plan_path())) if FILE.is_file() else ()
+    return shlex.join(["pdctl", "up", *what, *where])
 
 
 def _flags(question: Question, arm: Arm) -> Iterator[str]:

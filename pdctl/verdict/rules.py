@@ -215,7 +215,8 @@ def _kv_path(cluster: Cluster, load: LoadEstimate) -> Rule:
     limit = load.prefill_s * KV_MOVE_SHARE
     favours: Favours = "colocated" if load.kv_move_s > limit else "neither"
     moved, made = format_seconds(load.kv_move_s), format_seconds(load.prefill_s)
-    return Rule("kv_path", favours, load.kv_move_s, limit, f"moves in {moved}, made in {made}", KV)
+    text = f"transfer {moved} per prompt, computing it {made}"
+    return Rule("kv_path", favours, load.kv_move_s, limit, text, KV)
 
 
 def _unknown_path(cluster: Cluster) -> str:

@@ -399,8 +399,8 @@ def _cluster_warnings(question: Question) -> Iterator[str]:
     cluster = question.cluster
     if cluster.num_nodes > 1:
         yield (
-            f"This plan spans {cluster.num_nodes} hosts; `pdctl up` starts engines only on the "
-            "host it runs on."
+            f"This plan spans {cluster.num_nodes} hosts. `--on slurm` starts it on the nodes of a "
+            "Slurm job; `pdctl render k8s` writes it for Kubernetes."
         )
     if assumed_cluster(cluster) is not cluster:
         yield (
