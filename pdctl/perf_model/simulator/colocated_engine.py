@@ -39,7 +39,7 @@ class ColocatedEngine:
         self.waiting: deque[Job] = deque()
         self.recv = model.receive_interval
         self.unread: list[Job] = []  # arrived, but the scheduler looks only every `recv` steps
-        self.unread_steps: float = model.receive_interval  # since it looked
+        self.unread_steps: float = float(model.receive_interval)  # since it looked
         self.partial: Job | None = None
         self.joining: list[Job] = []  # prefilled by the last decided step
         # of decided steps: when its result is known, who was prefilled, who finished
