@@ -1,5 +1,6 @@
 """What `data` holds in the JSON of every verb, as types that `pdctl schema` turns into a schema."""
 
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from pdctl.doctor.records import Check
@@ -8,7 +9,7 @@ from pdctl.measurement.arms import ArmComparison, ArmResult
 from pdctl.measurement.compare import Rehearsal
 from pdctl.perf_model.fitting.identify import Disagreement
 from pdctl.perf_model.records import Measurement, Parallelism, Percentiles
-from pdctl.status.records import DeploymentStatus
+from pdctl.status.records import Advice, DeploymentStatus
 from pdctl.verdict.records import Choice, OneDown, Provenance, Rule, Sizing, StateLimits, Steady
 from pdctl.workload.records import Burstiness, Lengths, TraceFacts
 
@@ -270,10 +271,24 @@ class ManPages(TypedDict):
     files: list[str]
 
 
+@dataclass(frozen=True)
+class AdviceData(Advice):
+    """The advice of a status. command: makes the change; "" without one."""
+
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class StatusData(DeploymentStatus):
+    """One sample of a whole deployment."""
+
+    advice: AdviceData
+
+
 DATA: dict[str, Any] = {
     "plan": PlanData | ModelList,
     "up": DeploymentState | WrittenFile | DryRun,
-    "status": DeploymentStatus,
+    "status": StatusData,
     "scale": ScaleData,
     "down": DownData,
     "logs": LogLines | Bundle,
