@@ -109,4 +109,9 @@ def does_not_fit_reason(
             f"{shown} leaves room for {max(0, tokens)} tokens of KV beside "
             f"{format_bytes(weights)} of weights on {gpu.name}; at least {MIN_KV_TOKENS} are needed"
         )
+    if running_cap(llm, gpu, parallelism, role, serving) == 0:
+        return (
+            f"{shown} leaves no room for the state of one request beside "
+            f"{format_bytes(weights)} of weights on {gpu.name}"
+        )
     return None

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pdctl.errors import InvalidInput
-from pdctl.inspection.llm import llm_from_config
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import llm_from_config, read_llm
 from pdctl.inspection.model_files import Fields
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
@@ -266,3 +267,12 @@ def test_more_memory_for_states_leaves_less_for_kv_and_runs_more_requests() -> N
     unbuffered = running_cap(hybrid, h200, ONE, "colocated", Serving(state_slots=3))
     assert unbuffered is not None
     assert unbuffered > 1.5 * running[0]
+
+
+def test_an_engine_without_room_for_one_state_does_not_fit() -> None:
+    hybrid, gpus = read_llm("qwen3.5-35b-a3b"), parse_gpus("8xH100")
+    reason = does_not_fit_reason(hybrid, gpus, Parallelism(tp=1), "colocated")
+    assert reason is not None
+    assert "no room for the state of one request" in reason
+    assert engine_model(hybrid, gpus, Parallelism(tp=1), "colocated") is None
+    assert engine_model(hybrid, gpus, Parallelism(tp=2), "colocated") is not None
