@@ -12,7 +12,7 @@ DecidedBy = Literal["rules", "evidence", "feasibility"]
 Confidence = Literal["high", "medium", "low"]
 
 ASSUMED_BAND = 0.50  # efficiencies assumed: AIConfigurator, on measured ones, is off by up to 65 %
-ASSUMED_GENERATIONS = ("ampere", "ada", "cdna", "other")  # see perf_model/hardware.py
+ASSUMED_GENERATIONS = ("ampere", "ada", "cdna", "cdna4", "other")  # see perf_model/hardware.py
 
 
 def roofline_band(gpu_name: str) -> float:

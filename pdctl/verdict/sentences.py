@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from pdctl.perf_model.communication import assumed_cluster
+from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.closed_loop import clients_reason, clients_text, nearest
@@ -372,6 +373,7 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
             "70 % of what the better one carries."
         )
     yield from _cluster_warnings(question)
+    yield from kernel_warnings(question.llm, question.cluster.gpu)
     if question.speculation is not None:
         yield (
             f"Planned with {question.speculation.draft_tokens} draft tokens a step: give `up` "

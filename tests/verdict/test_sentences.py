@@ -12,6 +12,7 @@ from pdctl.verdict.sentences import (
     share_name,
     write,
 )
+from pdctl.verdict.verdict import decide
 from pdctl.workload.records import Slo
 from tests.verdict.examples import arm, question
 
@@ -124,3 +125,9 @@ def test_flips_name_the_side_that_turns() -> None:
         "prompts of 2,000 tokens or fewer → too close to call",
         "TTFT target of 3 s or looser → split",
     ]
+
+
+def test_a_format_without_products_on_the_gpu_is_a_warning_with_what_to_check() -> None:
+    fp4 = question("qwen3-235b-a22b-nvfp4", "8xH100")
+    told = write(fp4, decide(fp4, flips=False)).warnings
+    assert any("marlin" in sentence for sentence in told)
