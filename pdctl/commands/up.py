@@ -72,7 +72,9 @@ def up(
         "2h", "--timeout", help="Wait at most this long until the deployment serves."
     ),
     on: str = typer.Option(
-        "auto", "--on", help="Where to run: local, or slurm (this job, else a new one)."
+        "auto",
+        "--on",
+        help="Where to run: local, slurm (this job, else a new one), or ray (this cluster).",
     ),
     resume: bool = typer.Option(
         False, "--resume", help="Start a new supervisor for a deployment whose supervisor died."
