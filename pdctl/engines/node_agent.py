@@ -61,6 +61,9 @@ class NodeAgent:
     def any_free_port(self) -> int:
         return self._node.any_free_port(HERE)
 
+    def run(self, argv: list[str], timeout_s: float) -> str:
+        return self._node.run(HERE, argv, timeout_s=timeout_s)
+
     def hold_ports(self, key: str, ports: list[int], unshared: list[int]) -> None:
         self._held[key] = stack = ExitStack()
         stack.enter_context(self._node.hold_ports(HERE, ports, unshared=unshared))

@@ -34,20 +34,20 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def doctor_view(checks: Sequence[Check]) -> RenderableType:
-    """Screen of `doctor`: this machine, then each deployment; faults before passed checks."""
+    """Screen of `doctor`: machines, then deployments; faults before passed checks."""
     parts: list[RenderableType] = []
     ordered = in_shown_order(checks)
-    for name in dict.fromkeys(check.deployment for check in ordered):
-        own = [check for check in ordered if check.deployment == name]
+    for name in dict.fromkeys(check.subject for check in ordered):
+        own = [check for check in ordered if check.subject == name]
         parts += [Text(name or "this machine", style="bold"), _rows(own), Text()]
     return Group(*parts, Text(doctor_summary(checks)))
 
 
 def in_shown_order(checks: Iterable[Check]) -> list[Check]:
-    """This machine, then each deployment; faults before passed checks."""
+    """Machine after machine, then each deployment; faults before passed checks."""
     order, found = list(OUTCOME_MARKS), list(checks)
-    places = list(dict.fromkeys(check.deployment for check in found))
-    return sorted(found, key=lambda c: (places.index(c.deployment), order.index(c.outcome)))
+    subjects = list(dict.fromkeys(check.subject for check in found))
+    return sorted(found, key=lambda c: (subjects.index(c.subject), order.index(c.outcome)))
 
 
 def doctor_summary(checks: Iterable[Check]) -> str:

@@ -154,6 +154,14 @@ def test_where_no_cluster_is_the_command_that_starts_one_is_named(on_ray: OnRay)
     assert (ran.returncode, "ray start --address=" in ran.stderr) == (4, True)
 
 
+def test_doctor_checks_every_host_and_that_they_meet(on_ray: OnRay) -> None:
+    ran = on_ray.run("doctor", "--on", "ray", "--quick", "--json")
+    checks = json.loads(ran.stdout)["data"]["checks"]
+    reached = [(c["node"], c["outcome"]) for c in checks if c["id"] == "reachable"]
+    assert reached == [("node1", "pass"), ("node2", "pass"), ("node3", "pass")]
+    assert {c["node"] for c in checks if c["id"] == "open_files"} == {"node1", "node2", "node3"}
+
+
 @pytest.fixture
 def breakable(tmp_path: Path) -> Iterator[OnRay]:
     """A deployment on a cluster of its own, which the test may break."""

@@ -154,6 +154,10 @@ class AgentLauncher(LocalLauncher, ABC):
     def any_free_port(self, node: str) -> int:
         return int(self._agents.on(node).ask("any_free_port"))
 
+    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+        agent = self._agents.on(node)
+        return str(agent.ask("run", list(argv), timeout_s, timeout_s=timeout_s + ANSWER_S))
+
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         if node not in self.nodes():
             raise EnvironmentProblem(

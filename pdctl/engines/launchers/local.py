@@ -139,6 +139,19 @@ class LocalLauncher:
         _signal(pid, number)
         return True
 
+    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+        what = Path(argv[0]).name
+        try:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
+            )
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            raise EnvironmentProblem(f"{what} did not run: {problem}.") from problem
+        if done.returncode != 0:
+            last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            raise EnvironmentProblem(f"{what} failed: {last}")
+        return done.stdout
+
     def http(self, node: str) -> Http:
         from pdctl.engines.clients import http  # `ls` and `down` start sooner without
 

@@ -37,6 +37,26 @@ def choose_place(on: str, deployment: Deployment) -> str:
     return f"{SLURM}:{job}" if job else SLURM
 
 
+def present_nodes(on: str) -> str:
+    """The launcher for the nodes that are there now: those of a Slurm job or of a Ray cluster.
+
+    Raises InvalidInput for another place, EnvironmentProblem where there are none.
+    """
+    if on == RAY:
+        return f"{RAY}:{required_address()}"
+    if on != SLURM:
+        raise InvalidInput(f"--on {on!r} names no nodes.", hint="--on local, slurm or ray")
+    if not slurm_commands.is_available():
+        raise slurm_commands.no_slurm()
+    if (job := slurm_commands.current_job()) is None:
+        raise EnvironmentProblem(
+            "This shell is in no Slurm job.",
+            hint="salloc --nodes=2 --gres=gpu:8, then pdctl doctor --on slurm",
+            code="no_job",
+        )
+    return f"{SLURM}:{job}"
+
+
 def _best_place(deployment: Deployment, job: str | None) -> str:
     if not needs_gpus(deployment) or deployment.num_gpus <= _num_gpus_here():
         return LOCAL
