@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pdctl.verdict.capacity import NEAR, rung_below, rung_rps
 from pdctl.verdict.closed_form import demand_of
+from pdctl.verdict.judge import any_carries
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Choice, Question
 from pdctl.verdict.search import Contest, contest_of, whole_choice
@@ -45,6 +46,14 @@ class Asker:
         own = self._contest(question)
         return "too_close" if own is None else whole_choice(own)
 
+    def is_met(self, question: Question) -> bool:
+        """Whether some layout meets the SLOs at the rate of the question."""
+        own = self._contest(question)
+        if own is None:
+            return False
+        rate = question.workload.rate_rps
+        return any_carries([own.search(arm) for arm in own.entrants], rate)
+
     def _contest(self, question: Question) -> Contest | None:
         key = _key(question)
         if key not in self.contests:
@@ -75,16 +84,25 @@ def _key(question: Question) -> object:
 
 def certain_choice(contest: Contest, guesses: Mapping[str, float]) -> Choice | None:
     """As whole_choice, from a few runs on either side of what decides; None: not certain."""
-    rate, band = contest.question.workload.rate_rps, contest.band
+    rate = contest.question.workload.rate_rps
     if rate is not None:
-        enough = _reaches(contest, "colocated", rate * (1 + band))
+        reached = [_reaches(contest, arm, rate) for arm in contest.entrants]
+        if True not in reached:
+            return None if None in reached else _nearer(contest, guesses)
+        enough = _reaches(contest, "colocated", rate * contest.margins.enough)
         if enough is not False:
             return "colocated" if enough else None
     for winner, loser in (("pd", "colocated"), ("colocated", "pd")):
-        more = _carries_more(contest, winner, loser, guesses)
+        more = _carries_more(contest, winner, loser, guesses, contest.margins.ratio)
         if more is not False:
             return _named(winner) if more else None
     return "too_close"
+
+
+def _nearer(contest: Contest, guesses: Mapping[str, float]) -> Choice | None:
+    """The arm that carries more where neither carries enough."""
+    more = _carries_more(contest, "pd", "colocated", guesses, 1.0)
+    return None if more is None else "pd" if more else "colocated"
 
 
 def _named(arm: str) -> Choice:
@@ -101,13 +119,12 @@ def _reaches(contest: Contest, arm: str, rate_rps: float) -> bool | None:
 
 
 def _carries_more(
-    contest: Contest, winner: str, loser: str, guesses: Mapping[str, float]
+    contest: Contest, winner: str, loser: str, guesses: Mapping[str, float], factor: float
 ) -> bool | None:
-    """Whether one arm carries more than the other by the band, as some rate between them shows."""
+    """Whether one arm carries `factor` times what the other does, as some rate between shows."""
     ours, theirs = guesses[winner], guesses[loser]
     if ours <= 0 or theirs <= 0:
         return None
-    factor = 1 + contest.band
     at, held, missed = math.sqrt(theirs * ours / factor), 0.0, math.inf
     for _ in range(TRIES):
         rate = rung_rps(rung_below(at))

@@ -13,7 +13,7 @@ from typing import Protocol
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.capacity import rung_below, rung_rps
 from pdctl.verdict.closed_form import capacity_rps, demand_of
-from pdctl.verdict.judge import Known, by_capacity
+from pdctl.verdict.judge import Known, Margins, by_capacity
 from pdctl.verdict.layouts import gpu_budget
 from pdctl.verdict.records import Choice, Flip, Question
 from pdctl.verdict.search import Contest
@@ -31,11 +31,13 @@ SPOTS = (0.45, 0.6, 0.8, 1.0, 1.25)  # of an arm's capacity: where a forecast lo
 
 
 class Ask(Protocol):
-    """Asks other questions. surmise: from few runs; None: not sure."""
+    """Asks other questions. surmise: from few runs; None: not sure. is_met: by any layout."""
 
     def __call__(self, question: Question) -> Choice: ...
 
     def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None: ...
+
+    def is_met(self, question: Question) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,17 @@ class Forecast:
     fleets: Mapping[str, Fleet]
     runs: Mapping[str, Sequence[tuple[float, Run]]]
     scales: Mapping[str, float]
-    band: float
+    margins: Margins
     enough_rps: float
 
     def choices(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice]:
-        """The answers at a value of an axis, with the band wider by each factor."""
+        """The answers at a value of an axis, with the margins wider by each factor."""
         rate = axis.moved(self.question, value).workload.rate_rps
         found = {name: Known(rate) for name, rate in self.capacities(axis, value).items()}
-        bands = [(1 + self.band) * factor - 1 for factor in factors]
-        return {by_capacity(found["colocated"], found["pd"], rate, band) for band in bands}
+        return {
+            by_capacity(found["colocated"], found["pd"], rate, self.margins.widened(factor))
+            for factor in factors
+        }
 
     def capacities(self, axis: Axis, value: float) -> dict[str, float]:
         """What each arm probably carries at a value of an axis."""
@@ -142,7 +146,7 @@ class Forecast:
 def forecast_of(contest: Contest, capacities: Mapping[str, float]) -> Forecast:
     """A forecast for a contest whose capacities are known."""
     trials = contest.trials.few or contest.trials
-    slo, band = contest.question.slo, contest.band
+    slo, margins = contest.question.slo, contest.margins
     fleets = {
         name: contest.search(name).best or entrants[0].fleet
         for name, entrants in contest.entrants.items()
@@ -157,8 +161,8 @@ def forecast_of(contest: Contest, capacities: Mapping[str, float]) -> Forecast:
         fleets=fleets,
         runs=runs,
         scales={name: _scale(capacities[name], read_off(runs[name], slo)) for name in runs},
-        band=band,
-        enough_rps=capacities["colocated"] / (1 + band),
+        margins=margins,
+        enough_rps=capacities["colocated"] / margins.enough,
     )
 
 
@@ -203,7 +207,8 @@ def find_flip(
             continue
         values = _with_beyond(axis, value, direction)
         if all(ask(axis.moved(forecast.question, at)) == to for at in values):
-            return Flip(axis.what, base, to, value, axis.value)
+            is_met = ask.is_met(axis.moved(forecast.question, value))
+            return Flip(axis.what, base, to, value, axis.value, is_met)
     return None
 
 

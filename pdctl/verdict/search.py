@@ -20,7 +20,7 @@ from pdctl.verdict.closed_form import (
     pace_of,
     score,
 )
-from pdctl.verdict.judge import by_capacity, provenance_of
+from pdctl.verdict.judge import Margins, by_capacity, capacity_bounds, margins_of, provenance_of
 from pdctl.verdict.layouts import (
     Engines,
     colocated_fleets,
@@ -30,7 +30,7 @@ from pdctl.verdict.layouts import (
     pd_fleets,
     routing_policy,
 )
-from pdctl.verdict.records import Arm, Choice, Question
+from pdctl.verdict.records import Arm, Choice, Provenance, Question
 from pdctl.verdict.rules import quarter
 from pdctl.verdict.trials import (
     Run,
@@ -72,7 +72,7 @@ def one_by_one(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> 
 class Contest:
     """The layouts of both arms that are worth simulating, best first, and what they are tried on.
 
-    all_splits: for the sweep, from fewest to most prefill GPUs. band: of the step times.
+    all_splits: for the sweep, from fewest to most prefill GPUs.
     """
 
     question: Question
@@ -81,7 +81,8 @@ class Contest:
     entrants: Mapping[str, tuple[Candidate, ...]]
     all_splits: tuple[Candidate, ...]
     trials: Trials
-    band: float
+    provenance: Provenance
+    margins: Margins
     searches: dict[str, CapacitySearch] = field(default_factory=dict)
 
     def search(self, arm: str) -> CapacitySearch:
@@ -127,6 +128,9 @@ def contest_of(
         trials = trials_on(sample_of(question.workload, num, max_context=context, seed=seed))
     hopeful = [s for s in split if is_close(s, split[0], PROMISING)]
     arms = {"colocated": _candidates(alone, demand), "pd": _candidates(hopeful, demand)}
+    provenance = provenance_of(question, [s.fleet for s in (*alone[:1], *hopeful[:1])])
+    errors = provenance.errors
+    low, _ = capacity_bounds(alone[0].fleet, demand, slo, errors) if alone else (1.0, 1.0)
     return Contest(
         question=question,
         engines=engines,
@@ -134,7 +138,8 @@ def contest_of(
         entrants={name: found for name, found in arms.items() if found},
         all_splits=tuple(sorted(_candidates(split, demand), key=lambda c: prefill_share(c.fleet))),
         trials=trials,
-        band=provenance_of(question).band,
+        provenance=provenance,
+        margins=margins_of(errors, low),
     )
 
 
@@ -219,7 +224,7 @@ def whole_choice(contest: Contest) -> Choice:
     if len(names) < 2:
         return "pd" if "pd" in names else "colocated"
     rate = contest.question.workload.rate_rps
-    return by_capacity(contest.search("colocated"), contest.search("pd"), rate, contest.band)
+    return by_capacity(contest.search("colocated"), contest.search("pd"), rate, contest.margins)
 
 
 def replace_trials(search: CapacitySearch, trials: Trials | None) -> CapacitySearch:

@@ -11,9 +11,7 @@ from pdctl.verdict.client_search import ClientArms, search_for_clients
 from pdctl.verdict.closed_form import (
     Demand,
     demand_of,
-    load_estimate,
-    prefill_tokens_per_s,
-    tpot_at,
+    idle_parts_s,
 )
 from pdctl.verdict.closed_loop import clients_of, judge_clients
 from pdctl.verdict.feasibility import (
@@ -25,11 +23,14 @@ from pdctl.verdict.feasibility import (
 from pdctl.verdict.flips import Axis, Forecast, axes_of, find_flip, forecast_of
 from pdctl.verdict.judge import (
     by_latency,
+    capacity_bounds,
     confidence_of,
+    confidence_of_no,
     provenance_of,
-    roofline_band,
+    running_on_each,
     settled_choice,
     sure,
+    with_intervals,
 )
 from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, state_limits
 from pdctl.verdict.records import (
@@ -37,14 +38,13 @@ from pdctl.verdict.records import (
     Choice,
     Flip,
     Floor,
+    Lean,
     OneDown,
-    Provenance,
     Question,
     Rule,
-    Sizing,
     Verdict,
 )
-from pdctl.verdict.rules import LoadEstimate, apply_rules, lean, quarter, rate_match
+from pdctl.verdict.rules import LoadEstimate, apply_rules, lean, quarter
 from pdctl.verdict.search import (
     LIGHT_USE,
     Contest,
@@ -60,6 +60,7 @@ from pdctl.verdict.search import (
     sweep_of,
     whole_choice,
 )
+from pdctl.verdict.sizing import first_sizings, load_of, simulated_sizing
 from pdctl.verdict.trials import sample_size, try_layout, unpredicted
 
 Progress = Callable[[str], None]
@@ -82,13 +83,13 @@ def decide(
     gpu_budget(question)
     engines = engines_that_fit(question)
     demand = demand_of(question.workload)
+    if demand is not None and (why := why_too_long(question, demand)):
+        return _refusal(question, why)
     fleets = first_fleets(question, engines)
     if not fleets:
         return _does_not_fit(question)
     if demand is None:
         return _by_rules(question, fleets)
-    if why := why_too_long(question, engines, demand):
-        return _refusal(question, why)
     if (clients := clients_of(question)) is not None:
         return _for_clients(
             question,
@@ -155,7 +156,7 @@ def _chosen(verdict: Verdict, arm: Choice) -> Verdict:
         verdict,
         verdict=arm,
         confidence="low",
-        sizing=_sizing(arm, verdict.arms),
+        sizing=simulated_sizing(arm, verdict.arms),
         flips=(),
         is_fewest=True,
     )
@@ -219,7 +220,7 @@ def _told(
     results = dict(
         spread(lambda task: (task.key, task.work()), tasks, cost_s=2 * contest.run_cost_s)
     )
-    arms = {name: _completed(name, results, found) for name in names}
+    arms = {name: _completed(contest, name, results, found) for name in names}
     if is_sized:
         downs = tuple(results["down", role] for role in _roles(found.fleets[shown]))
         arms[shown] = replace(arms[shown], one_down=downs)
@@ -292,12 +293,11 @@ def _flip_task(axis: Axis, direction: int, base: Choice, forecast: Forecast, ask
 def _judged(
     contest: Contest, found: _Found, arms: dict[str, Arm], flips: tuple[Flip, ...]
 ) -> Verdict:
-    question, demand = contest.question, contest.demand
-    provenance = provenance_of(question)
+    question, demand, provenance = contest.question, contest.demand, contest.provenance
     shown = found.fleets.get("pd") or found.fleets["colocated"]
-    rules = _rules(question, _load(question, shown, demand, found.rate_rps))
+    rules = _rules(question, load_of(question, shown, demand, found.rate_rps))
     leaning = lean(rules)
-    evidence, choice = _choices(contest, arms, leaning, found.is_asked, provenance.band)
+    evidence, choice = _choices(contest, arms, leaning, found.is_asked)
     is_both = len(arms) == 2
     capacities = (
         (found.capacities["colocated"], found.capacities["pd"])
@@ -307,25 +307,31 @@ def _judged(
     confidence = confidence_of(
         choice,
         leaning,
-        band=provenance.band,
+        errors=provenance.errors,
+        margins=contest.margins,
         is_anchored=question.slo.is_given or found.is_asked,
         rate_rps=found.rate_rps if found.is_asked else None,
         capacities=capacities,
     )
     is_met = _is_met(question, arms, found)
+    if not is_met:
+        asked = found.rate_rps if found.is_asked else None
+        confidence = confidence_of_no(arms.values(), asked, provenance.errors)
+    elif not is_both:
+        confidence = "high"
     return Verdict(
         verdict=choice,
-        confidence=sure(question.llm, confidence if is_both else "high"),
+        confidence=sure(question.llm, confidence),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
-        sizing=_sizing(choice, arms),
+        sizing=simulated_sizing(choice, arms),
         arms=arms,
         sweep=tuple(sweep_of(contest, arms, found.others)),
         flips=flips if is_met else (),
         provenance=provenance,
         evidence=evidence,
         lean=leaning,
-        starts=tuple(_starts(found.fleets["pd"], demand, found.rate_rps)) if is_both else (),
+        starts=tuple(first_sizings(found.fleets["pd"], demand, found.rate_rps)) if is_both else (),
         state_limits=state_limits(question.llm, found.fleets),
         rate_rps=found.rate_rps,
         is_rate_asked=found.is_asked,
@@ -339,12 +345,15 @@ def _for_clients(
     question: Question, engines: Engines, demand: Demand, found: ClientArms
 ) -> Verdict:
     """The verdict for clients in a closed loop: no rate, no capacities, and no flips."""
-    arms, provenance, rate = found.arms, provenance_of(question), found.throughput_rps
+    arms, rate, clients = found.arms, found.throughput_rps, clients_of(question) or 1
+    fullest = max(clients / sum(arm.num_engines) for arm in arms.values())
+    provenance = provenance_of(question, found.fleets.values(), fullest)
     shown = found.fleets.get("pd") or found.fleets["colocated"]
-    rules = _rules(question, _load(question, shown, demand, rate))
+    rules = _rules(question, load_of(question, shown, demand, rate))
     leaning = lean(rules)
     is_both = len(arms) == 2
-    ruling = judge_clients(leaning, arms, question.slo, provenance.band) if is_both else None
+    arms = {name: with_intervals(arm, provenance.errors) for name, arm in arms.items()}
+    ruling = judge_clients(leaning, arms, question.slo, provenance.errors) if is_both else None
     only: Choice = "colocated" if "colocated" in arms else "pd"
     choice = ruling.choice if ruling else only
     return Verdict(
@@ -352,29 +361,29 @@ def _for_clients(
         confidence=sure(question.llm, ruling.confidence if ruling else "high"),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
-        sizing=_sizing(choice, arms),
+        sizing=simulated_sizing(choice, arms),
         arms=arms,
         sweep=found.sweep,
         flips=(),
         provenance=provenance,
         evidence=ruling.evidence if ruling else only,
         lean=leaning,
-        starts=tuple(_starts(found.fleets["pd"], demand, rate)) if is_both else (),
+        starts=tuple(first_sizings(found.fleets["pd"], demand, rate)) if is_both else (),
         state_limits=state_limits(question.llm, found.fleets),
-        clients=clients_of(question),
+        clients=clients,
         is_met=any(arm.meets for arm in arms.values()),
         impossible={} if is_both else why_not_built(question, engines, set(arms)),
     )
 
 
 def _choices(
-    contest: Contest, arms: Mapping[str, Arm], leaning: Any, asked: bool, band: float
+    contest: Contest, arms: Mapping[str, Arm], leaning: Lean, asked: bool
 ) -> tuple[Choice, Choice]:
     """What the simulation alone says, and the verdict."""
     if len(arms) < 2 or contest.question.slo.is_given:
         choice = whole_choice(contest)
         return choice, choice
-    evidence = by_latency(arms["colocated"], arms["pd"], band)
+    evidence = by_latency(arms["colocated"], arms["pd"], contest.margins)
     return evidence, settled_choice(evidence, leaning, is_anchored=asked)
 
 
@@ -392,21 +401,18 @@ def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
     for name, fleet in found.fleets.items():
         light = LIGHT_USE * contest.entrants[name][0].free_rps
         arm = try_layout(contest.trials, fleet, light, contest.question.slo)
-        yield Floor(arm.layout, arm.ttft_at_share_s, arm.tpot_at_share_s)
+        parts = idle_parts_s(fleet, contest.demand)
+        yield Floor(arm.layout, arm.ttft_at_share_s, arm.tpot_at_share_s, *parts)
 
 
-def _completed(name: str, results: Mapping[Any, Any], found: _Found) -> Arm:
+def _completed(contest: Contest, name: str, results: Mapping[Any, Any], found: _Found) -> Arm:
     arm: Arm = results["arm", name]
-    needed = results.get(("needed", name))
-    return replace(arm, capacity_rps=found.capacities[name], gpus_needed=needed)
-
-
-def _sizing(choice: Choice, arms: Mapping[str, Arm]) -> Sizing:
-    if choice == "colocated" or "pd" not in arms:
-        total = sum(arms["colocated"].num_engines)
-        return Sizing(total, None, None, "simulation")
-    prefill, decode = arms["pd"].num_engines
-    return Sizing(prefill + decode, prefill, decode, "simulation")
+    needed, fleet, question = results.get(("needed", name)), found.fleets[name], contest.question
+    arm = replace(arm, capacity_rps=found.capacities[name], gpus_needed=needed)
+    running = running_on_each(arm, found.rate_rps)
+    errors = provenance_of(question, [fleet], running).errors
+    carried = capacity_bounds(fleet, contest.demand, question.slo, contest.provenance.errors)
+    return with_intervals(arm, errors, carried)
 
 
 def _does_not_fit(question: Question) -> Verdict:
@@ -425,7 +431,7 @@ def _refusal(question: Question, why: str) -> Verdict:
         arms={},
         sweep=(),
         flips=(),
-        provenance=Provenance("roofline", None, roofline_band(question.cluster.gpu.name)),
+        provenance=provenance_of(question),
         is_met=False,
         impossible={"all": why},
     )
@@ -460,34 +466,3 @@ def _rules(question: Question, load: LoadEstimate) -> tuple[Rule, ...]:
     return apply_rules(
         question.llm, question.cluster, question.workload, load, question.speculation
     )
-
-
-def _starts(fleet: Fleet, demand: Demand, rate_rps: float) -> Iterator[Sizing]:
-    """The sizings by rule that the simulated one is compared with.
-
-    A decode engine's tokens per second count what one verify step of a batch yields.
-    """
-    assert fleet.prefill is not None
-    assert fleet.decode is not None
-    total = fleet.num_prefill + fleet.num_decode
-    batch = min(64.0, fleet.decode.max_running_requests)
-    yield quarter(total)
-    yield rate_match(
-        total,
-        rate_rps=rate_rps,
-        uncached_prompt_tokens=demand.fresh,
-        prefill_tokens_per_s=prefill_tokens_per_s(fleet.prefill, demand),
-        output_tokens=demand.osl,
-        decode_tokens_per_s=batch / tpot_at(fleet.decode, demand, batch),
-    )
-
-
-def _load(question: Question, fleet: Fleet, demand: Demand, rate_rps: float) -> LoadEstimate:
-    prefill, decode = fleet.prefill or fleet.colocated, fleet.decode or fleet.colocated
-    assert prefill is not None
-    assert decode is not None
-    num = fleet.num_decode or fleet.num_colocated
-    load = load_estimate(prefill, decode, num, demand, rate_rps)
-    cluster = question.cluster
-    is_known = cluster.num_nodes == 1 or cluster.rdma_bytes_per_s is not None
-    return load if is_known else replace(load, kv_move_s=None)

@@ -45,6 +45,9 @@ class TurnsAt:
     def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
         return self(question)
 
+    def is_met(self, question: Question) -> bool:
+        return (question.workload.rate_rps or 0.0) < 100.0
+
 
 @pytest.fixture(scope="module")
 def answered() -> tuple[Contest, dict[str, float]]:
