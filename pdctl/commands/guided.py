@@ -157,7 +157,7 @@ def _choose(
 def _check_letter(text: str, possible: str) -> None:
     if text.lower()[:1] not in possible:
         choices = ", ".join(f"{letter}: {LETTERS[letter]}" for letter in possible)
-        raise InvalidInput(f"{text!r} is none of the choices.", hint=choices)
+        raise InvalidInput(f"{text!r} is not one of the choices.", hint=choices)
 
 
 def _planned(answers: Answers, question: Question, verdict: Verdict) -> Deployment | None:

@@ -236,7 +236,7 @@ def _number(question: str, flag: str, default: str = "") -> float | None:
 
 def _workload(options: PlanOptions) -> Workload:
     if options.rate is not None and options.concurrency is not None:
-        raise InvalidInput("--rate and --concurrency exclude each other.", hint="drop one")
+        raise InvalidInput("--rate and --concurrency cannot be combined.", hint="drop one")
     if options.from_url:
         return _live(options)
     clients = clients_given(options.concurrency)
@@ -288,7 +288,7 @@ def _live(options: PlanOptions) -> Workload:
     }
     for flag, value in others.items():
         if value is not None:
-            raise InvalidInput(f"--from and {flag} exclude each other.", hint=f"drop {flag}")
+            raise InvalidInput(f"--from and {flag} cannot be combined.", hint=f"drop {flag}")
     window_s = parse_duration_s(options.window, flag="--window")
     rate = None if options.rate is None else positive(options.rate, flag="--rate")
     targets = targets_of_router(options.from_url)

@@ -22,8 +22,8 @@ def test_an_unknown_effect_says_why() -> None:
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (["scale", "--undo", "--prefill", "3"], "--undo takes no counts"),
-        (["down", "chat", "--all"], "--all excludes names"),
+        (["scale", "--undo", "--prefill", "3"], "--undo cannot be combined"),
+        (["down", "chat", "--all"], "either --all or names"),
     ],
 )
 def test_contradictions_are_refused(
