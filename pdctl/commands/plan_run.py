@@ -16,7 +16,7 @@ from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
-from pdctl.console import ask, err, interactive, out, print_json, printable, show
+from pdctl.console import ask, command_width, err, interactive, out, print_json, printable, show
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
@@ -412,7 +412,7 @@ def _show(question: Question, verdict: Verdict, steps: Sequence[str], *, as_json
 def show_plan(question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
     """The screen, and below it the commands to go on with, unwrapped."""
     _print_unwrapped(plan_view(question, verdict))
-    for line in next_lines(steps):
+    for line in next_lines(steps, command_width()):
         out().print(line, soft_wrap=True)
 
 

@@ -156,7 +156,7 @@ def _loudest(logs: list[Path]) -> str:
 
 
 def _trouble(log_text: str) -> Explanation | None:
-    """The most serious trouble in the log of a run that ended without a known failure.
+    """The most serious trouble in the log of a run that ended without a failure or traceback.
 
     TROUBLES lists troubles by rank. Aborted requests come last: they never end an engine.
     """

@@ -150,7 +150,10 @@ def _exception_after(lines: Sequence[str], start: int) -> tuple[str, Sequence[st
 
 
 def explain_troubles(log_text: str) -> tuple[Explanation, ...]:
-    """What went wrong while an engine or the router served, once per kind, with its first line."""
+    """The troubles of an engine or router that served: once per kind, with the first line.
+
+    An exception that none of them explains comes last, as "exception".
+    """
     found: dict[str, Explanation] = {}
     for line in _lines(log_text):
         signature = _match(line, TROUBLES)
@@ -158,6 +161,11 @@ def explain_troubles(log_text: str) -> tuple[Explanation, ...]:
             before = found.get(signature.id)
             count, first = (before.count + 1, before.line) if before else (1, line)
             found[signature.id] = _explained(signature, first, count)
+    raised, frames = _raised(log_text)
+    if raised and _match(raised, TROUBLES) is None:
+        _, fix = _place(frames)
+        logged = Signature("exception", "", "It logged an exception and went on.", fix)
+        found["exception"] = _explained(logged, raised, len(_TRACEBACK.findall(log_text)))
     return tuple(found.values())
 
 

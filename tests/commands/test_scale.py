@@ -16,7 +16,7 @@ def test_the_predicted_effect_is_one_sentence() -> None:
 
 
 def test_an_unknown_effect_says_why() -> None:
-    assert effect_line("Only 3 requests ended.") == "Effect unknown: Only 3 requests ended."
+    assert effect_line("Only 3 requests ended.") == "Effect unknown. Only 3 requests ended."
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,12 @@ def test_an_exception_that_is_a_known_trouble_is_explained() -> None:
     assert found.id == "mismatch"
 
 
+def test_an_exception_of_an_engine_that_serves_is_a_trouble() -> None:
+    log = _traceback("KeyError: 'role'", "entrypoints/http_server.py") * 2
+    (found,) = explain_troubles(f"{log}[x] Decode batch, #running-req: 3\n")
+    assert (found.id, found.line, found.count) == ("exception", "KeyError: 'role'", 2)
+
+
 def test_the_exception_inside_a_group_is_quoted() -> None:
     log = (
         "  + Exception Group Traceback (most recent call last):\n"
