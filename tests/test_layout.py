@@ -21,7 +21,7 @@ STAGES = (
     "measurement",
 )
 BASE = ("errors", "hosts", "units", "paths")
-FRONT = ("cli", "console", "json_schema", "tables", "commands")
+FRONT = ("cli", "console", "json_schema", "text_lines", "tables", "commands")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_FUNCTION_LINES = 8

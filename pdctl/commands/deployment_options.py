@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pdctl.console import ask, err, interactive
+from pdctl.commands.progress import say
+from pdctl.console import ask, interactive
 from pdctl.deployment.build import deployment_of
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
@@ -95,9 +96,7 @@ def _from_file(options: DeploymentOptions) -> Deployment | None:
     if not last.is_file():
         return None
     found = read_deployment(last)
-    err().print(
-        f"  Taking the plan of {origin_of(last)}: {found.model}, {found.layout}.", soft_wrap=True
-    )
+    say(f"  Taking the plan of {origin_of(last)}: {found.model}, {found.layout}.")
     return found
 
 

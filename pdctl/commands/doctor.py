@@ -45,7 +45,9 @@ def doctor(
     from pdctl.tables.tabs import doctor_lines
 
     if router and name:
-        raise InvalidInput("--router excludes NAME.", hint=f"pdctl doctor --router {router}")
+        raise InvalidInput(
+            "Give either NAME or --router, not both.", hint=f"pdctl doctor --router {router}"
+        )
     if metrics_port and not router:
         raise InvalidInput("--metrics-port needs --router.", hint="pdctl doctor --router URL")
     use_key_file(api_key_file)

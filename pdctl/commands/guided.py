@@ -9,7 +9,7 @@ import typer
 from pdctl.commands.command_line.overwrite import may_overwrite
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps, planned_deployment
 from pdctl.commands.plan_run import PlanOptions, answer, question_of, show_plan
-from pdctl.commands.progress import say
+from pdctl.commands.progress import say, say_command
 from pdctl.commands.walk.answers import (
     Answers,
     Asked,
@@ -65,7 +65,9 @@ def _walk() -> list[str] | None:
     here = _show_machine()
     while True:
         answers = _ask_all(here)
-        say(f"\n  That is: {command_line(answers)}\n")
+        say("")
+        say_command("  That is: ", command_line(answers))
+        say("")
         try:
             question, verdict = _decide(plan_options(answers))
         except PdctlError as problem:
@@ -157,7 +159,7 @@ def _choose(
 def _check_letter(text: str, possible: str) -> None:
     if text.lower()[:1] not in possible:
         choices = ", ".join(f"{letter}: {LETTERS[letter]}" for letter in possible)
-        raise InvalidInput(f"{text!r} is none of the choices.", hint=choices)
+        raise InvalidInput(f"{text!r} is not one of the choices.", hint=choices)
 
 
 def _planned(answers: Answers, question: Question, verdict: Verdict) -> Deployment | None:
@@ -190,7 +192,8 @@ def _write(planned: Deployment) -> None:
     except PdctlError as problem:
         say(f"  {problem.message}")
         return
-    say(f"  Wrote {path}. Start it with: pdctl up -f {shlex.quote(str(path))}")
+    say(f"  Wrote {path}. Start it with:")
+    say_command("    ", f"pdctl up -f {shlex.quote(str(path))}")
 
 
 def _launch_obstacle(question: Question, planned: Deployment, here: Cluster | None) -> str:

@@ -95,7 +95,7 @@ def _check_rate(options: MeasureOptions) -> None:
         positive(options.rate_rps, flag="--rate")
         if options.concurrency is not None:
             raise InvalidInput(
-                "--rate and --concurrency exclude one another.", hint="pass only one of them"
+                "--rate and --concurrency cannot be combined.", hint="pass only one of them"
             )
     elif options.concurrency is not None:
         positive(options.concurrency, flag="--concurrency")

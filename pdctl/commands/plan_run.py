@@ -16,7 +16,7 @@ from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
-from pdctl.console import ask, err, interactive, out, print_json, printable, show
+from pdctl.console import ask, command_width, err, interactive, out, print_json, printable, show
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
@@ -236,7 +236,7 @@ def _number(question: str, flag: str, default: str = "") -> float | None:
 
 def _workload(options: PlanOptions) -> Workload:
     if options.rate is not None and options.concurrency is not None:
-        raise InvalidInput("--rate and --concurrency exclude each other.", hint="drop one")
+        raise InvalidInput("--rate and --concurrency cannot be combined.", hint="drop one")
     if options.from_url:
         return _live(options)
     clients = clients_given(options.concurrency)
@@ -288,7 +288,7 @@ def _live(options: PlanOptions) -> Workload:
     }
     for flag, value in others.items():
         if value is not None:
-            raise InvalidInput(f"--from and {flag} exclude each other.", hint=f"drop {flag}")
+            raise InvalidInput(f"--from and {flag} cannot be combined.", hint=f"drop {flag}")
     window_s = parse_duration_s(options.window, flag="--window")
     rate = None if options.rate is None else positive(options.rate, flag="--rate")
     targets = targets_of_router(options.from_url)
@@ -412,7 +412,7 @@ def _show(question: Question, verdict: Verdict, steps: Sequence[str], *, as_json
 def show_plan(question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
     """The screen, and below it the commands to go on with, unwrapped."""
     _print_unwrapped(plan_view(question, verdict))
-    for line in next_lines(steps):
+    for line in next_lines(steps, command_width()):
         out().print(line, soft_wrap=True)
 
 

@@ -1,7 +1,6 @@
 """Run `pdctl rehearse`: send a trace to simulated engines and compare with the prediction."""
 
 import dataclasses
-import os
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from pdctl.commands.trace_input import read_given_trace, say_workload
 from pdctl.console import err, show
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment
-from pdctl.engines.lifecycle.temporary import serving
+from pdctl.engines.lifecycle.temporary import private, serving
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
@@ -112,7 +111,10 @@ def _drop_too_long(fleet: Fleet, requests: Requests) -> Requests:
             hint="another model, or --trace with shorter requests",
         )
     if num_dropped:
-        say(f"dropped {num_dropped} requests that exceed the context of {longest:,} tokens")
+        left_out = (
+            "1 request that exceeds" if num_dropped == 1 else f"{num_dropped} requests that exceed"
+        )
+        say(f"left out {left_out} the context of {longest:,} tokens")
     return pick(requests, places) if num_dropped else requests
 
 
@@ -122,11 +124,9 @@ def _deployment(options: RehearseOptions, workload: Workload) -> tuple[Deploymen
     real = _real_deployment(options, workload)
     gpus = real.gpus if real.engine == "sim" and real.gpus else options.gpus
     return replace(
-        real,
-        name=f"rehearsal-{os.getpid()}",
+        private(real, "rehearsal"),
         engine="sim",
         gpus=gpus,
-        router=replace(real.router, host="127.0.0.1"),
         sim_speed=options.speed or max(1.0, span_s / WALL_S),
         ttft_slo_s=options.ttft_s or real.ttft_slo_s,
         tpot_slo_s=options.tpot_s or real.tpot_slo_s,
@@ -214,7 +214,7 @@ def _watch(name: str, sender: threading.Thread, until_s: float) -> list[Deployme
             if time.monotonic() - began <= until_s:
                 samples.append(sample)
             if live:
-                live.update(status_view(sample, console.width), refresh=True)
+                live.update(status_view(sample, *console.size), refresh=True)
             sender.join(SAMPLE_EVERY_S)
     finally:
         if live:

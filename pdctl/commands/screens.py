@@ -17,6 +17,7 @@ from pdctl.engines.records import DeploymentState
 from pdctl.tables.deployments import change_lines, up_view
 
 FRAME_S = 0.125
+LONGEST_KEY = 3  # bytes of an arrow key
 LIVE_PHASES = ("serving", "scaling", "degraded")
 
 
@@ -65,7 +66,8 @@ class LiveScreen:
 
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
-        self._live.update(up_view(self._headline, self._last, time.time()), refresh=True)
+        view = up_view(self._headline, self._last, time.time(), err().height)
+        self._live.update(view, refresh=True)
 
 
 def open_screen(headline: str) -> Screen:
@@ -109,6 +111,8 @@ def deployment_headline(prepared: Prepared) -> str:
 def keys() -> Iterator[Callable[[float], str]]:
     """A function that waits for a key for so many seconds and returns it, or "".
 
+    An arrow key is its escape sequence, such as ESC [ A.
+
     If stdin is not a terminal it only waits. Restores the terminal's settings at the end.
     """
     if not _can_read_keys():
@@ -141,4 +145,4 @@ def _sleep(seconds: float) -> str:
 
 def _wait(stdin: int, seconds: float) -> str:
     ready, _, _ = select.select([stdin], [], [], seconds)
-    return os.read(stdin, 1).decode("ascii", "replace") if ready else ""
+    return os.read(stdin, LONGEST_KEY).decode("ascii", "replace") if ready else ""

@@ -40,9 +40,13 @@ def status(
     from pdctl.engines.clients.api_key import use_key_file
 
     if watch and (once or check):
-        raise InvalidInput("--watch excludes --once and --check.", hint="pdctl status --watch")
+        raise InvalidInput(
+            "--watch cannot be combined with --once or --check.", hint="pdctl status --watch"
+        )
     if router and name:
-        raise InvalidInput("--router excludes NAME.", hint=f"pdctl status --router {router}")
+        raise InvalidInput(
+            "Give either NAME or --router, not both.", hint=f"pdctl status --router {router}"
+        )
     interval_s = max(0.2, parse_duration_s(interval, flag="--interval"))
     use_key_file(api_key_file)
     is_live = watch or (sys.stdout.isatty() and not (once or as_json or check))

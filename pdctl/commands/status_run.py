@@ -24,6 +24,11 @@ from pdctl.tables.advice_command import advice_command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.live import Live
+
+LIVE_KEYS = "↑↓ scrolls · p pauses · q quits"
+PAUSED_KEYS = "paused · ↑↓ scrolls · p goes on · q quits"
+SCROLLS = {"\x1b[A": -1, "\x1bOA": -1, "k": -1, "\x1b[B": 1, "\x1bOB": 1, "j": 1}  # arrow keys
 
 
 def open_watch(
@@ -81,8 +86,7 @@ def show_live(watch: Watch, interval_s: float, *, as_json: bool) -> None:
             _repeat(watch, sample, interval_s, lambda one: _show(one, as_json=as_json))
         else:
             with Live(console=out(), auto_refresh=False) as live:
-                draw = live.update
-                _repeat(watch, sample, interval_s, lambda one: draw(_view(one), refresh=True))
+                _play(watch, sample, interval_s, live)
     except StateConflict:  # it was there at the first sample
         err().print(f"{sample.name} has stopped.")
 
@@ -101,6 +105,27 @@ def _repeat(
             if wait(interval_s) == "q":
                 return
             sample = watch.sample()
+
+
+def _play(watch: Watch, sample: DeploymentStatus, interval_s: float, live: "Live") -> None:
+    """Draw samples until q. The arrow keys scroll engines that do not fit; p pauses."""
+    from pdctl.commands.screens import keys
+    from pdctl.tables.status import status_view
+
+    first, is_paused, due = 0, False, time.monotonic() + interval_s
+    with keys() as wait:
+        while True:
+            width, height = out().size
+            first = min(first, len(sample.engines))
+            line = PAUSED_KEYS if is_paused else LIVE_KEYS
+            live.update(status_view(sample, width, height, first=first, keys=line), refresh=True)
+            key = wait(interval_s if is_paused else max(0.0, due - time.monotonic()))
+            if key == "q":
+                return
+            is_paused ^= key == "p"
+            first = max(0, first + SCROLLS.get(key, 0))
+            if not is_paused and time.monotonic() >= due:
+                sample, due = watch.sample(), time.monotonic() + interval_s
 
 
 def _show(sample: DeploymentStatus, *, as_json: bool) -> None:

@@ -8,10 +8,13 @@ from rich.text import Text
 
 from pdctl.perf_model.records import Role
 from pdctl.status.records import DeploymentStatus, EngineStatus
+from pdctl.status.snapshot import is_well
 from pdctl.tables.advice_command import advice_command
+from pdctl.text_lines import shell_lines
 from pdctl.units import format_rate, format_seconds, format_share
 
 NONE = "–"
+ROLES_SHOWN: tuple[Role, ...] = ("prefill", "decode", "colocated")
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = 2
 _VERDICTS = {
@@ -199,14 +202,47 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(mean / top * 7.999))] for mean in means)
 
 
-def status_view(status: DeploymentStatus, width: int) -> RenderableType:
-    """The whole screen, at most `width` cells wide."""
-    parts: list[RenderableType] = [*_header(status, width), Text()]
-    for role in ("prefill", "decode", "colocated"):
-        rows = [one for one in status.engines if one.target.role == role]
-        if rows:
-            parts += [*_table(role, rows, status, width), Text()]
-    return Group(*parts, *_advice(status, width))
+def status_view(
+    status: DeploymentStatus,
+    width: int,
+    height: int | None = None,
+    *,
+    first: int = 0,
+    keys: str = "",
+) -> RenderableType:
+    """The whole screen, at most `width` cells wide and `height` lines high.
+
+    Where the engines take too many lines, each role shows its worst ones from the `first` on, and
+    folds the others into one line. keys: a last line that names the keys of a live screen.
+    """
+    lines = _lines(status, width, None, first, keys)
+    most = max(len(_rows(status, role)) for role in ROLES_SHOWN) if status.engines else 0
+    while height is not None and len(lines) > height and most > 1:
+        excess = len(lines) - height
+        most = max(1, most - -(-excess // len(ROLES_SHOWN)))
+        lines = _lines(status, width, most, first, keys)
+    return Group(*lines)
+
+
+def _lines(
+    status: DeploymentStatus, width: int, most: int | None, first: int, keys: str
+) -> list[Text]:
+    """The lines of the screen with at most `most` engines of each role."""
+    lines = [*_header(status, width), Text()]
+    hidden: dict[str, None] = {}
+    for role in ROLES_SHOWN:
+        if rows := _rows(status, role):
+            window = None if most is None or len(rows) <= most else (first, most)
+            lines += [*_table(role, rows, status, width, window, hidden), Text()]
+    lines += _advice(status, width)
+    if hidden:
+        more = f"{len(hidden)} more column{'s' if len(hidden) > 1 else ''} in a wider terminal"
+        lines.append(_cut(Text(f"  {more}", style="dim"), width))
+    return [*lines, _cut(Text(f"  {keys}", style="dim"), width)] if keys else lines
+
+
+def _rows(status: DeploymentStatus, role: Role) -> list[EngineStatus]:
+    return [one for one in status.engines if one.target.role == role]
 
 
 def _header(status: DeploymentStatus, width: int) -> list[Text]:
@@ -258,22 +294,56 @@ def _latency(
 
 
 def _table(
-    role: Role, rows: Sequence[EngineStatus], status: DeploymentStatus, width: int
+    role: Role,
+    rows: Sequence[EngineStatus],
+    status: DeploymentStatus,
+    width: int,
+    window: tuple[int, int] | None,
+    hidden: dict[str, None],
 ) -> list[Text]:
+    """The lines of a role's table.
+
+    window: (first, number) of the engines to show, the worst first; None: all, in their order.
+    hidden: takes the titles of the columns that `width` has no room for.
+    """
+    rows = rows if window is None else sorted(rows, key=_wellness)
     spark = Column(
         "last minute", lambda one: sparkline(status.history.get(one.target.name, ())), None, 7
     )
     columns = [*COLUMNS[role], spark]
     cells = {column.title: _cells(column, rows) for column in columns}
-    shown = _fitting(columns, cells, width)
+    shown = _fitting(columns, cells, width, hidden)
     widths = {column.title: max(map(len, cells[column.title])) for column in shown}
     lines = [_line([(c, c.title) for c in shown], widths, lambda _: "bold")]
-    for index, row in enumerate(rows, start=1):
+    start, end = _range(window, len(rows))
+    for index, row in enumerate(rows[start:end], start=start + 1):
         line = _line([(c, cells[c.title][index]) for c in shown], widths, _style_of(row))
         lines.append(line)
+    if window is not None:
+        lines.append(_folded([*rows[:start], *rows[end:]]))
     if len(rows) > 1:
         lines.append(_line([(c, cells[c.title][-1]) for c in shown], widths, lambda _: "bold"))
     return [_cut(line, width) for line in lines]
+
+
+def _range(window: tuple[int, int] | None, num: int) -> tuple[int, int]:
+    """The engines to show, from one place to before another; a full window at the end."""
+    if window is None:
+        return 0, num
+    start = max(0, min(window[0], num - window[1]))
+    return start, start + window[1]
+
+
+def _wellness(row: EngineStatus) -> tuple[bool, float]:
+    """Sorts the worst engines first: those with a fault, then the longest queues."""
+    queues = ("bootstrap", "prealloc", "transfer", "waiting", "inflight", "running")
+    return is_well(row), -sum(_of(row, name) or 0.0 for name in queues)
+
+
+def _folded(rows: Sequence[EngineStatus]) -> Text:
+    unwell = sum(not is_well(row) for row in rows)
+    text = f"{unwell} of them not well" if unwell else "all well"
+    return Text(f"  {len(rows)} more, {text}", style="yellow" if unwell else "dim")
 
 
 def _cells(column: Column, rows: Sequence[EngineStatus]) -> list[str]:
@@ -281,15 +351,19 @@ def _cells(column: Column, rows: Sequence[EngineStatus]) -> list[str]:
     return [column.title, *(column.cell(row) for row in rows), total]
 
 
-def _fitting(columns: Sequence[Column], cells: dict[str, list[str]], width: int) -> list[Column]:
-    """The columns that fit side by side. Drops the least important ones first."""
+def _fitting(
+    columns: Sequence[Column], cells: dict[str, list[str]], width: int, hidden: dict[str, None]
+) -> list[Column]:
+    """The columns that fit side by side. Drops the least important ones first, into `hidden`."""
     shown = [column for column in columns if _says_something(column, cells[column.title])]
 
     def needed() -> int:
         return sum(max(map(len, cells[c.title])) + _GAP for c in shown)
 
     while needed() > width and any(column.priority for column in shown):
-        shown.remove(max(shown, key=lambda column: column.priority))
+        dropped = max(shown, key=lambda column: column.priority)
+        shown.remove(dropped)
+        hidden[dropped.title] = None
     return shown
 
 
@@ -332,7 +406,7 @@ def _advice(status: DeploymentStatus, width: int) -> list[Text]:
     lines = _wrapped(mark + text, width, style="yellow" if acts else "dim")
     command = advice_command(status)
     if command:
-        lines += [_cut(Text(f"    {command}", style="bold"), width)]
+        lines += [Text(line, style="bold") for line in shell_lines(command, width, head="    ")]
     for note in status.notes:
         lines += _wrapped(f"! {note}", width, style="yellow")
     return lines

@@ -21,7 +21,7 @@ WALK: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "per second": ((("often", "not a rate"),), "2"),
     "TTFT target": ((("5", "could mean"), ("?", "A duration")), "5s"),
     "TPOT target": ((("soon", "not a duration"),), "50ms"),
-    "Next (": ((("x", "none of the choices"), ("?", "rehearse it")), "q"),
+    "Next (": ((("x", "not one of the choices"), ("?", "rehearse it")), "q"),
 }
 KEYS = ("model", "gpus", "trace", "isl", "osl", "rate", "ttft", "tpot")
 

@@ -183,7 +183,7 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
         (("--isl", "inf", "--osl", "9"), 2, "--isl"),
         (("--isl", "9", "--osl", "nan"), 2, "--osl"),
         (("--rate", "0", *LENGTHS[:4]), 2, "--rate"),
-        ((*LENGTHS, "--concurrency", "8"), 2, "--rate and --concurrency exclude each other"),
+        ((*LENGTHS, "--concurrency", "8"), 2, "--rate and --concurrency cannot be combined"),
         (
             (*LENGTHS[:4], "--concurrency", "2.5"),
             2,

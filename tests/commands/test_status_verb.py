@@ -155,8 +155,8 @@ def test_a_dead_supervisor_is_reported(held: None, capsys: pytest.CaptureFixture
         (("../x",), 2, "not a valid deployment name"),
         (("--router", "nonsense"), 2, "is not the URL of a router"),
         (("--router", "http://127.0.0.1:9"), 5, "No SGLang router answers"),
-        (("--router", "http://127.0.0.1:9", "chat"), 2, "--router excludes"),
-        (("--watch", "--once"), 2, "--watch excludes"),
+        (("--router", "http://127.0.0.1:9", "chat"), 2, "either NAME or --router"),
+        (("--watch", "--once"), 2, "--watch cannot be combined"),
         (("--interval", "0"), 2, "--interval"),
     ],
 )
