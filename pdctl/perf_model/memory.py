@@ -15,10 +15,10 @@ from pdctl.inspection.llm_layers.request_bytes import (
 from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import GpuModel, Llm
 from pdctl.inspection.sglang_models import (
-    MAMBA_FULL_MEMORY_RATIO,
     most_running,
     page_tokens,
     slots_per_request,
+    state_memory_ratio,
     window_pool_share,
 )
 from pdctl.perf_model.formats import is_narrow, layer_kinds
@@ -346,7 +346,7 @@ def _state_pool_bytes(llm: Llm, parallelism: Parallelism, room: float, serving: 
 
 
 def _slots(llm: Llm, parallelism: Parallelism, room: float, serving: Serving) -> int:
-    ratio = serving.state_memory_ratio or MAMBA_FULL_MEMORY_RATIO
+    ratio = serving.state_memory_ratio or state_memory_ratio(llm.architecture)
     share = ratio / (1 + ratio)
     return max(0, math.floor(room * share / _slot_bytes(llm, parallelism)))
 
