@@ -67,7 +67,7 @@ linear_conv_kernel_dim torch_dtype kv_channels qkv_clip sliding_window_pattern g
 pad_head_dim_to_multiple_of_n _sliding_window_pattern global_attn_every_n_layers full_attn_idxs
 conv_L_cache block_multiple_of block_size laurel_rank
 prefix_dense_sliding_window_pattern word_embed_proj_dim dim_model_base layer_group_size
-mtp_layers_block_type
+mtp_layers_block_type use_attention_gate
 """
 IDLE = frozenset(_IDLE.split())
 # Keys a config.json leaves out because they are the class's defaults.
@@ -75,6 +75,8 @@ DEFAULTS: dict[str, dict[str, int | bool]] = {
     "qwen3_next": {"attn_output_gate": True},
     "afmoe": {"attn_output_gate": True},
     "hy_v4": {"mla_use_output_gate": True},
+    "muse_spark": {"attn_output_gate": True},
+    "muse_spark_text": {"attn_output_gate": True},
     "gemma4_text": {"sliding_window_pattern": 6},
     "gemma3_text": {
         "num_attention_heads": 8,
@@ -91,6 +93,8 @@ DEFAULTS: dict[str, dict[str, int | bool]] = {
 
 def says_shape(key: str, value: object) -> bool:
     """Is this key named like a part of the shape, with a value that could be one?"""
+    if value is True and key not in IDLE and "gat" in key and ("attn" in key or "attention" in key):
+        return True  # a gate on attention has a matrix
     if value in (None, False, 0, "", [], {}) or isinstance(value, float | bool) or key in IDLE:
         return False
     if isinstance(value, str) and not any(word in key for word in ("pattern", "layer", "enum")):

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pdctl.inspection.known_keys import (
@@ -21,6 +22,7 @@ from pdctl.inspection.llm_layers.mixers import mixers_at
 from pdctl.inspection.llm_layers.mlps import dense_width, mlp_plan, mlps_at, num_experts
 from pdctl.inspection.llm_layers.nas_blocks import nas_layers
 from pdctl.inspection.llm_layers.state_mixers import LIGHTNING
+from pdctl.inspection.llm_size import weight_bytes
 from pdctl.inspection.model_files import (
     Fields,
     ModelFile,
@@ -29,10 +31,12 @@ from pdctl.inspection.model_files import (
     from_params,
     is_params,
     read_fields,
+    shown,
 )
 from pdctl.inspection.quantization import EXPERTS_FP4, Quantization, format_named, quantization_of
 from pdctl.inspection.records import Experts, Llm
 from pdctl.inspection.sglang_models import trims_windows
+from pdctl.inspection.weight_index import index_note, missing_shards_note
 
 __all__ = ["bundled_names", "llm_from_config", "read_llm"]
 
@@ -53,7 +57,23 @@ def read_llm(model: str) -> Llm:
     llm = llm_from_config(top, name=file.name)
     if file.quantised_as:
         llm = _quantised_by_name(llm, file)
+    if file.bundled is None:
+        llm = _beside_weights(llm, file.config.parent, top)
     return replace(llm, path=file.path, max_context=file.max_context or llm.max_context)
+
+
+def _beside_weights(llm: Llm, folder: Path, top: Fields) -> Llm:
+    """With what the files of weights in its folder say against it."""
+    wrapped = _text_part(top)[1] or top.part("vision_config") is not None
+    # float32 weights are counted as bf16: nothing to compare
+    stored_bytes = 0.0 if _is_float32(top) else weight_bytes(llm)
+    differs = index_note(folder, stored_bytes, wrapped=wrapped)
+    incomplete = missing_shards_note(folder)
+    return replace(
+        llm,
+        guesses=(*llm.guesses, *filter(None, (differs,))),
+        assumptions=(*llm.assumptions, *filter(None, (differs, incomplete))),
+    )
 
 
 def llm_from_config(top: Fields, *, name: str) -> Llm:
@@ -88,7 +108,7 @@ def llm_from_config(top: Fields, *, name: str) -> Llm:
     llm = replace(llm, trims_windows=opted_in or trims_windows(llm.architecture))
     quantised = top.part("quantization_config") or text.part("quantization_config")
     llm = _quantised(llm, text, quantised) if quantised else _unquantised(llm, top, text)
-    guesses = (*_guesses(llm, model_type, text), *notes, *llm.guesses)
+    guesses = (*_guesses(llm, model_type, text), *notes, *_no_object(top, text), *llm.guesses)
     facts = _facts(top, text, wrapped=wrapped)
     return replace(llm, guesses=guesses, assumptions=(*guesses, *facts, *llm.assumptions))
 
@@ -219,6 +239,14 @@ def _guesses(llm: Llm, model_type: str, text: Fields) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _no_object(top: Fields, text: Fields) -> tuple[str, ...]:
+    """A quantisation config that is none."""
+    said = top.raw("quantization_config") or text.raw("quantization_config")
+    if said is None or isinstance(said, dict):
+        return ()
+    return (f"quantization_config is {shown(said)} instead of an object: counted as bf16",)
+
+
 def _unread(text: Fields, *, has_experts: bool) -> tuple[str, ...]:
     """Keys with a value that are named like a part of the shape and that nothing asked for.
 
@@ -241,11 +269,14 @@ def _facts(top: Fields, text: Fields, *, wrapped: bool) -> tuple[str, ...]:
 
 
 def _unquantised(llm: Llm, top: Fields, text: Fields) -> Llm:
-    dtype = text.text("torch_dtype") or text.text("dtype") or top.text("torch_dtype") or ""
-    if (dtype or top.text("dtype")) != "float32":
+    if not (_is_float32(text) or _is_float32(top)):
         return llm
     note = "float32 weights are counted as bf16, which is how SGLang loads them"
     return replace(llm, assumptions=(*llm.assumptions, note))
+
+
+def _is_float32(fields: Fields) -> bool:
+    return (fields.text("torch_dtype") or fields.text("dtype")) == "float32"
 
 
 def _quantised(llm: Llm, text: Fields, config: Fields) -> Llm:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pdctl.errors import InvalidInput
 from pdctl.inspection.layers import mixers_of
 from pdctl.inspection.llm import llm_from_config
 from pdctl.inspection.llm_size import kv_bytes_growing, num_active_params, num_params, state_bytes
@@ -120,3 +121,54 @@ def test_step_3_shares_queries_and_one_group_of_keys() -> None:
 def test_hybrid_layers_without_a_known_state_say_so() -> None:
     llm = read("olmo-3-32b", layer_types=["hybrid"] * 64)
     assert any("state is not counted" in note for note in llm.guesses)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "sentence"),
+    [
+        ({"num_hidden_layers": 65}, "layer_types", "names 64 layers, and there are 65"),
+        ({"layer_types": "full_attention"}, "layer_types", "must be a list"),
+        ({"num_key_value_heads": 7}, "num_key_value_heads", "does not divide 40 heads"),
+        ({"num_attention_heads": -40}, "num_attention_heads", "must be 1 to 100000, not -40"),
+        ({"hidden_size": 10**9}, "hidden_size", "must be 1 to 10000000"),
+    ],
+)
+def test_what_contradicts_itself_is_one_sentence_with_the_key(
+    changes: dict[str, object], key: str, sentence: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        read("olmo-3-32b", **changes)
+    assert f"key {key!r}" in str(refused.value)
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "note"),
+    [
+        ("olmo-3-32b", {"num_hidden_layers": 60}, "layer_types names 64 layers for 60"),
+        ("dots.llm1", {"first_k_dense_replace": 99, "mlp_layer_types": None}, "leave none of 62"),
+        ("olmo-3-32b", {"quantization_config": "fp8"}, "instead of an object"),
+        ("olmo-3-32b", {"quantization_config": {}}, "without quant_method is counted as bf16"),
+        (
+            "olmo-3-32b",
+            {
+                "quantization_config": {
+                    "quant_method": "modelopt",
+                    "quantized_layers": {"model.layers.500.mlp": {"quant_algo": "NVFP4"}},
+                }
+            },
+            "it names 'model.layers.500.mlp', and no such matrix is known",
+        ),
+        ("olmo-3-32b", {"gated_attention_v9": True}, "not read"),
+    ],
+)
+def test_what_had_to_be_assumed_is_said(name: str, changes: dict[str, object], note: str) -> None:
+    assert any(note in one for one in read(name, **changes).guesses)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("mamba_ssm_dtype", "int3"), ("mamba_d_conv", 9_000_000)]
+)
+def test_an_absurd_state_is_refused(key: str, value: object) -> None:
+    with pytest.raises(InvalidInput, match=f"must be .*, not {value!r}"):
+        read("granite-4.0-h-tiny", **{key: value})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pdctl.inspection.llm_layers.state_mixers import has_mamba
-from pdctl.inspection.model_files import Fields
+from pdctl.inspection.model_files import Fields, shown
 
 MixerWord = Literal["full", "window", "state", "mamba", "conv", "both", "none"]
 MlpWord = Literal["given", "dense", "moe", "none"]
@@ -110,6 +110,8 @@ def _listed(
     text: Fields, num_layers: int, notes: list[str], pattern: str | None
 ) -> Sequence[Any] | None:
     for key in ("layers_block_type", "layer_types", "attn_type_list"):
+        if isinstance(text.raw(key), str | dict):
+            raise text.wrong(key, f"must be a list, not {shown(text.raw(key))}")
         listed = per_layer(text, key, num_layers, notes)
         if listed is not None:
             return [
@@ -195,8 +197,12 @@ def _state_layers(text: Fields, num_layers: int) -> list[MixerWord] | None:
         return ["full" if (i + 1) % interval == 0 else "state" for i in range(num_layers)]
     linear = text.part("linear_attn_config")
     listed = linear.raw("kda_layers") if linear else None
-    if isinstance(listed, list):  # counted from one
-        return ["state" if i + 1 in listed else "full" for i in range(num_layers)]
+    if isinstance(listed, list):  # counted from one; GLM-5.3-Flash: from zero
+        first = 0 if 0 in listed else 1
+        return ["state" if i + first in listed else "full" for i in range(num_layers)]
+    whole = text.raw("full_attention_layers")
+    if isinstance(whole, list):
+        return ["full" if i in whole else "state" for i in range(num_layers)]
     named = text.raw("attn_layer_indices")
     if isinstance(named, list):
         return ["full" if i in named else "mamba" for i in range(num_layers)]

@@ -47,7 +47,7 @@ def _heads(text: Fields, layer: int, *, windowed: bool) -> Mixer:
     text = _of_windows(text) if window is not None else text
     heads, kv_heads, width, v_width = attention_shape(text, windowed=window is not None)
     hidden = hidden_size(text)
-    gate = 2 if text.flag("attn_output_gate") else 1
+    gate = 2 if text.flag("attn_output_gate") or text.flag("use_attn_output_gate") else 1
     shares = _shares_kv(text, layer)
     same = bool(text.flag("attention_k_eq_v")) and window is None
     queries = heads * width * gate
@@ -165,10 +165,11 @@ def _mla(text: Fields, layer: int, *, window: int | None) -> Mixer:
 def _output_gate(text: Fields, size: int, width: int) -> tuple[Matrix, ...]:
     """The gate on what latents' attention puts out: of every value, or of every head.
 
-    Source: sglang 0.5.23 models/kimi_k3.py, bailing_moe_v3.py.
+    Source: sglang 0.5.23 models/kimi_k3.py, bailing_moe_v3.py, gigachat35.py.
     """
     grain = text.text("gated_attention_proj_granularity_type")
-    if text.flag("mla_use_output_gate") or grain == "element_wise":
+    whole = text.flag("mla_use_output_gate") or text.flag("gated_attention")
+    if whole or grain == "element_wise":
         return (_matrix("gate", size * width),)
     return (_matrix("gate", size),) if grain == "head_wise" else ()
 

@@ -56,6 +56,9 @@ _SHARED = (
 )
 
 
+_LATENT = ("moe_latent_size", "routed_expert_hidden_size", "moe_hidden_size")
+
+
 @dataclass(frozen=True)
 class MlpPlan:
     """Which layers have experts, and how many matrices an MLP has."""
@@ -77,7 +80,12 @@ def mlp_plan(text: Fields, num_layers: int, matrices: int) -> MlpPlan:
     notes: list[str] = []
     if not num_experts(text, 0):
         return MlpPlan((False,) * num_layers, matrices)
-    return MlpPlan(tuple(_sparse(text, num_layers, notes)), matrices, tuple(notes))
+    sparse = tuple(_sparse(text, num_layers, notes))
+    if not any(sparse) and text.raw("hybrid_override_pattern") is None:
+        notes.append(
+            f"experts are given, and the keys that say where leave none of {num_layers} layers any"
+        )
+    return MlpPlan(sparse, matrices, tuple(notes))
 
 
 def num_experts(text: Fields, layer: int) -> int:
@@ -156,7 +164,7 @@ def _experts(text: Fields, matrices: int, layer: int) -> Mlp:
         text,
         (number, chosen, width),
         shared=_shared_width(text, width, layer),
-        latent=text.maybe_count("moe_latent_size", "routed_expert_hidden_size"),
+        latent=text.maybe_count(*_LATENT),
         matrices=matrices,
     )
 
@@ -189,7 +197,7 @@ def moe(
         matrices=(
             *parts[:matrices],
             Matrix("router", "router", float(hidden * routes)),
-            *(latents if latent else ()),
+            *(latents if inner != hidden else ()),
             *(_three("shared", hidden, shared, matrices) if shared else ()),
         ),
         num_experts=number,

@@ -11,6 +11,7 @@ _KDA_KEYS = (
     "linear_num_heads",
     "short_conv_kernel_size",
 )
+_LONGEST_KERNEL = 1024
 _STATE_DTYPES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
@@ -39,7 +40,7 @@ def _gated_delta_net(text: Fields) -> Mixer:
     hidden = hidden_size(text)
     v_heads, dv = text.count("linear_num_value_heads"), text.count("linear_value_head_dim")
     k_heads, dk = text.count("linear_num_key_heads"), text.count("linear_key_head_dim")
-    kernel = text.maybe_count("linear_conv_kernel_dim") or 4
+    kernel = text.maybe_count("linear_conv_kernel_dim", most=_LONGEST_KERNEL) or 4
     keys, values = k_heads * dk, v_heads * dv
     return _state_mixer(
         text,
@@ -62,7 +63,10 @@ def _kda(text: Fields, linear: Fields) -> Mixer:
     hidden = hidden_size(text)
     heads = linear.count("linear_num_heads", "num_heads", "num_attention_heads")
     width = linear.maybe_count("linear_head_dim", "kda_head_dim", "head_dim") or 128
-    kernel = linear.maybe_count("short_conv_kernel_size", "linear_conv_kernel_dim") or 4
+    kernel = (
+        linear.maybe_count("short_conv_kernel_size", "linear_conv_kernel_dim", most=_LONGEST_KERNEL)
+        or 4
+    )
     inner = heads * width
     whole, low_rank = hidden * inner, hidden * width + width * inner
     full_rank = text.flag("no_kda_lora") or _is_transformers_bailing(text)
@@ -110,7 +114,7 @@ def mamba(text: Fields) -> Mixer:
     width = _mamba_width(text, heads)
     groups = text.maybe_count("n_groups", "mamba_n_groups", "mamba_ngroups") or 1
     state = text.count("ssm_state_size", "mamba_d_state", "mamba_state_dim")
-    kernel = text.maybe_count("conv_kernel", "mamba_d_conv") or 4
+    kernel = text.maybe_count("conv_kernel", "mamba_d_conv", most=_LONGEST_KERNEL) or 4
     inner = heads * width
     return _state_mixer(
         text,
@@ -138,7 +142,7 @@ def _mamba_1(text: Fields) -> Mixer:
     state = text.count("mamba_d_state", "ssm_state_size", "state_size")
     rank = text.maybe_count("mamba_dt_rank") if text.text("mamba_dt_rank") is None else None
     rank = rank or -(-hidden // 16)
-    kernel = text.maybe_count("mamba_d_conv", "conv_kernel") or 4
+    kernel = text.maybe_count("mamba_d_conv", "conv_kernel", most=_LONGEST_KERNEL) or 4
     return _state_mixer(
         text,
         "Mamba",
@@ -157,7 +161,7 @@ def short_conv(text: Fields) -> Mixer:
 
     Source: transformers Lfm2ShortConv: three gates in, one out, a short convolution."""
     hidden = hidden_size(text)
-    kernel = text.maybe_count("conv_L_cache") or 3
+    kernel = text.maybe_count("conv_L_cache", most=_LONGEST_KERNEL) or 3
     matrices = (_state("in", 3 * hidden * hidden), _state("out", hidden * hidden))
     return _state_mixer(text, "short convolution", matrices, state=0, conv=hidden * (kernel - 1))
 
@@ -166,12 +170,14 @@ def _state_mixer(
     text: Fields, name: str, matrices: tuple[Matrix, ...], *, state: int, conv: int
 ) -> Mixer:
     said = text.text("mamba_ssm_dtype") or text.text("mamba_ssm_cache_dtype") or "float32"
+    if said not in _STATE_DTYPES:
+        raise text.wrong("mamba_ssm_dtype", f"must be {' or '.join(_STATE_DTYPES)}, not {said!r}")
     return Mixer(
         kind="state",
         name=name,
         matrices=matrices,
         state_values=state,
-        state_dtype_bytes=_STATE_DTYPES.get(said, 4.0),
+        state_dtype_bytes=_STATE_DTYPES[said],
         conv_values=conv,
     )
 
