@@ -12,6 +12,8 @@ from pdctl.perf_model.memory import (
     max_running_requests,
     mem_fraction_static,
     running_cap,
+    slots_each,
+    state_slots,
     weight_bytes_per_gpu,
 )
 from pdctl.perf_model.records import (
@@ -74,6 +76,8 @@ def engine_model(
         verify_tokens=serving.verify_tokens,
         accept_length=serving.accept_length,
         receive_interval=serving.receive_interval,
+        state_slots=state_slots(llm, cluster.gpu, parallelism, role, serving),
+        slots_per_request=slots_each(llm, role, serving),
     )
 
 

@@ -224,6 +224,8 @@ class EngineModel:
     verify_tokens: int = 1  # speculative decoding: draft tokens verified per step and request
     accept_length: float = 1.0  # tokens gained per step and request
     receive_interval: int = 1  # decode steps between two looks for new requests; colocated only
+    state_slots: int | None = None  # states its pool holds; None: no layer keeps a state
+    slots_per_request: int = 1  # state slots reserved for each running request
 
 
 def layout_text(counts: Mapping[Role, int]) -> str:

@@ -40,6 +40,7 @@ class EngineSample:
     transfer: int | None = None
     retracted: int | None = None
     kv_usage: float | None = None
+    state_usage: float | None = None  # of a hybrid model's state pool, 0..1
     tokens_per_s: float | None = None
     ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None

@@ -77,12 +77,12 @@ def _mean(rows: Sequence[EngineStatus], name: str) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _kv(role: str) -> Column:
+def _share(title: str, name: str, priority: int = 0) -> Column:
     return Column(
-        "KV use",
-        lambda row: _number(_of(row, "kv_usage"), format_share),
-        lambda rows: _number(_mean(rows, "kv_usage"), format_share),
-        3 if role == "prefill" else 0,
+        title,
+        lambda row: _number(_of(row, name), format_share),
+        lambda rows: _number(_mean(rows, name), format_share),
+        priority,
     )
 
 
@@ -150,6 +150,8 @@ def _columns(role: Role, *middle: Column) -> tuple[Column, ...]:
     )
 
 
+_STATES = _share("state use", "state_usage", 1)  # of hybrid models alone
+
 COLUMNS: dict[Role, tuple[Column, ...]] = {
     "prefill": _columns(
         "prefill",
@@ -164,7 +166,8 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
             4,
         ),
         _queue("fails", "transfer_failures", 5),
-        _kv("prefill"),
+        _share("KV use", "kv_usage", 3),
+        _STATES,
     ),
     "decode": _columns(
         "decode",
@@ -172,7 +175,8 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
         _queue("transfer", "transfer"),
         _queue("waiting", "waiting", 5),
         _queue("running", "running"),
-        _kv("decode"),
+        _share("KV use", "kv_usage"),
+        _STATES,
         _tokens(1),
         _median("ITL", "itl", 1),
         _median("TTFT", "ttft", 4),
@@ -183,7 +187,8 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
         "colocated",
         _queue("waiting", "waiting"),
         _queue("running", "running"),
-        _kv("colocated"),
+        _share("KV use", "kv_usage"),
+        _STATES,
         _tokens(1),
         _median("TTFT", "ttft", 3),
         _median("ITL", "itl", 1),

@@ -46,6 +46,11 @@ class ColocatedQueues:
     def context_tokens(self) -> int:
         return sum(request.prompt for request in self.running)
 
+    @property
+    def num_held(self) -> int:
+        """Requests that hold KV and state."""
+        return len(self.running) + (self.chunked is not None)
+
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
         self.waiting.append(request)

@@ -53,6 +53,11 @@ class DecodeQueues:
     def context_tokens(self) -> int:
         return sum(request.prompt for request in self.running)
 
+    @property
+    def num_held(self) -> int:
+        """Requests that hold KV and state."""
+        return len(self.running) + len(self.transfer) + len(self.waiting)
+
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
         self.prealloc.append(request)
@@ -116,10 +121,7 @@ class DecodeQueues:
         return allocated
 
     def _has_slot(self) -> bool:
-        return self._num_held() < decode_slots(self.model.max_running_requests)
-
-    def _num_held(self) -> int:
-        return len(self.running) + len(self.transfer) + len(self.waiting)
+        return self.num_held < decode_slots(self.model.max_running_requests)
 
     def _need(self, request: Request) -> float:
         return prealloc_need(
@@ -133,7 +135,7 @@ class DecodeQueues:
         """KV available for new requests without starving the running ones."""
         return prealloc_room(
             self.kv.free_tokens,
-            num_held=self._num_held(),
+            num_held=self.num_held,
             reserved=self.model.reserved_decode_tokens,
             running_totals=(r.prompt_tokens + r.max_new for r in self.running),
             retractable=sum(r.prompt for r in self.running),

@@ -52,6 +52,11 @@ class PrefillQueues:
     def context_tokens(self) -> int:
         return 0
 
+    @property
+    def num_held(self) -> int:
+        """Requests that hold KV and state."""
+        return self._in_forward + len(self.inflight) + (self.chunked is not None)
+
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
         self.bootstrap.append(request)
