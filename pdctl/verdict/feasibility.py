@@ -17,7 +17,7 @@ def why_nothing_fits(question: Question) -> str:
     """Why no engine of any size fits these GPUs."""
     tried = [question.parallelism[r] for r in ("colocated",) if r in question.parallelism]
     tried = tried or list(shapes(question, "colocated"))[-1:] or [Parallelism()]
-    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], "colocated")
+    reason = _reason(question, tried[0], "colocated")
     cluster = question.cluster
     where = f"{cluster.num_gpus} × {cluster.gpu.name}"
     return f"{question.llm.name} does not fit on {where}: {reason}."
@@ -78,8 +78,12 @@ def _misfit(question: Question, engines: Engines, role: Role) -> str:
     tried = [fixed] if fixed else list(shapes(question, role))[-1:]
     if not tried:
         return ""
-    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], role)
-    return f"{role} engines do not fit: {reason}"
+    return f"{role} engines do not fit: {_reason(question, tried[0], role)}"
+
+
+def _reason(question: Question, shape: Parallelism, role: Role) -> str | None:
+    serving = question.serving.get(role)
+    return does_not_fit_reason(question.llm, question.cluster, shape, role, serving=serving)
 
 
 def _too_few(question: Question, engines: Engines, roles: Sequence[Role]) -> str:
