@@ -1,6 +1,5 @@
 """Bare `pdctl`: guide a newcomer from this machine's GPUs to a verdict and what to do with it."""
 
-import json
 import shlex
 from pathlib import Path
 
@@ -30,10 +29,7 @@ from pdctl.inspection.records import Cluster
 from pdctl.inspection.sglang import query_sglang
 from pdctl.paths import state_home
 from pdctl.verdict.records import Question, Verdict
-from pdctl.workload.arrivals import make_requests
 
-REHEARSED_S = 40.0  # of requests drawn from the lengths and the rate that were given
-MOST_REHEARSED = 2_000
 LETTERS = {
     "w": "write a pd.yaml",
     "l": "launch it here",
@@ -149,7 +145,7 @@ def _choose(
         if letter == "w":
             _write(planned)
         elif letter == "r":
-            return _rehearse(planned, answers, question)
+            return ["rehearse", "-f", str(_keep(planned))]
         elif obstacle := _launch_obstacle(question, planned, here):
             say(f"  {obstacle}")
         else:
@@ -206,37 +202,6 @@ def _launch_obstacle(question: Question, planned: Deployment, here: Cluster | No
         f"The plan needs {planned.num_gpus} × {kind}, but this machine has {found}. "
         "Use w to write it and start it there, or r to rehearse it."
     )
-
-
-def _rehearse(planned: Deployment, answers: Answers, question: Question) -> list[str]:
-    """Rehearse the layout on the GPUs and with the requests that were answered."""
-    cluster = question.cluster
-    gpus = f"{cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}"
-    words = ["rehearse", "-f", str(_keep(planned)), "--gpus", gpus]
-    if trace := answers.get("trace"):
-        words += ["--trace", str(Path(trace).expanduser())]
-        if unit := answers.get("time_unit"):
-            words += ["--time-unit", unit]
-    elif requests := _drawn(question):
-        words += ["--trace", str(requests), "--time-unit", "s"]
-    else:
-        say("  You gave no lengths and rate, so this plays a bundled trace.")
-    return words
-
-
-def _drawn(question: Question) -> Path | None:
-    """A trace of requests with the lengths and the rate that were given; None without them."""
-    workload = question.workload
-    if workload.rate_rps is None or workload.isl is None or workload.osl is None:
-        return None
-    num = max(1, min(MOST_REHEARSED, round(workload.rate_rps * REHEARSED_S)))
-    drawn = make_requests(workload, num=num, rate_rps=workload.rate_rps, seed=question.seed)
-    path = state_home() / "guided-requests.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for at_s, isl, osl in zip(drawn.arrival_s, drawn.isl, drawn.osl, strict=True):
-            row = {"timestamp": at_s, "input_length": isl, "output_length": osl}
-            file.write(f"{json.dumps(row)}\n")
-    return path
 
 
 def _keep(planned: Deployment) -> Path:

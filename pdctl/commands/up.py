@@ -31,15 +31,17 @@ def up(
         help="GPUs of this machine to use: 0-3,6. With --engine sim, their kind: 8xH200.",
     ),
     tp: int | None = typer.Option(None, "--tp", help="Tensor parallelism of every engine."),
-    prefill_tp: int | None = typer.Option(
-        None, "--prefill-tp", help="Tensor parallelism of prefill engines."
-    ),
-    decode_tp: int | None = typer.Option(
-        None, "--decode-tp", help="Tensor parallelism of decode engines."
-    ),
-    pp: int | None = typer.Option(None, "--pp", help="Pipeline parallelism."),
-    dp: int | None = typer.Option(None, "--dp", help="Data parallelism of attention, inside tp."),
-    ep: int | None = typer.Option(None, "--ep", help="Expert parallelism, inside tp."),
+    pp: int | None = typer.Option(None, "--pp", help="Pipeline stages of every engine."),
+    dp: int | None = typer.Option(None, "--dp", help="Attention data parallelism inside tp."),
+    ep: int | None = typer.Option(None, "--ep", help="Expert parallelism inside tp."),
+    prefill_tp: int | None = typer.Option(None, help="The same for prefill engines alone."),
+    prefill_pp: int | None = typer.Option(None),
+    prefill_dp: int | None = typer.Option(None),
+    prefill_ep: int | None = typer.Option(None),
+    decode_tp: int | None = typer.Option(None, help="The same for decode engines alone."),
+    decode_pp: int | None = typer.Option(None),
+    decode_dp: int | None = typer.Option(None),
+    decode_ep: int | None = typer.Option(None),
     args: str | None = typer.Option(None, "--args", help="SGLang flags for every engine."),
     prefill_args: str | None = typer.Option(
         None, "--prefill-args", help="SGLang flags for prefill engines."
@@ -99,8 +101,10 @@ def up(
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
       pdctl up -f pd.yaml --on slurm
     """
+    given = dict(locals())
     from pdctl.commands import up_preview
     from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
+    from pdctl.commands.options.parameters import options_from
     from pdctl.engines.clients.api_key import use_key_file
 
     use_key_file(api_key_file)
@@ -113,34 +117,7 @@ def up(
 
         up_run.resume_deployment(options, name)
         return
-    wanted = DeploymentOptions(
-        model=model,
-        file=file,
-        name=name,
-        prefill=prefill,
-        total=total,
-        engine=engine,
-        gpus=gpus,
-        tp=tp,
-        prefill_tp=prefill_tp,
-        decode_tp=decode_tp,
-        pp=pp,
-        dp=dp,
-        ep=ep,
-        args=args,
-        prefill_args=prefill_args,
-        decode_args=decode_args,
-        router_args=router_args,
-        host=host,
-        port=port,
-        policy=policy,
-        transfer_backend=transfer_backend,
-        python=python,
-        trust_remote_code=trust_remote_code,
-        sim_speed=sim_speed,
-        no_input=no_input,
-    )
-    deployment = build_deployment(wanted)
+    deployment = build_deployment(options_from(DeploymentOptions, given))
     if output is not None:
         up_preview.write_file(options, deployment, output, force=force)
     elif dry_run:

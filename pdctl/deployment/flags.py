@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from pdctl.deployment.checks import Version, options
 from pdctl.deployment.records import MODES, Deployment, Ports, ProcessSpec, RolePlan
+from pdctl.deployment.sglang_flags import Version, options
 from pdctl.hosts import in_url
 from pdctl.perf_model.records import Parallelism, Role
 
@@ -242,6 +242,7 @@ def simulated_argv(
 ) -> tuple[str, ...]:
     """The command of one simulated engine."""
     plan = deployment.roles[role]
+    profile = deployment.planned.profile if deployment.planned else None
     bootstrap: tuple[str, ...] = ()
     if role != "colocated":
         bootstrap = ("--disaggregation-bootstrap-port", str(ports.bootstrap))
@@ -249,6 +250,7 @@ def simulated_argv(
         *(pdctl_python, "-m", "pdctl.engines.sim"),
         *("--model-path", deployment.model),
         *("--sim-gpus", deployment.gpus or f"{deployment.num_gpus}xH200"),
+        *(("--sim-profile", profile) if profile else ()),
         *("--sim-speed", f"{deployment.sim_speed:g}"),
         *("--host", address, "--port", str(ports.http)),
         *("--disaggregation-mode", MODES[role], *bootstrap),

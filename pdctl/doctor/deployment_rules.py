@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from pdctl.deployment.checks import router_options
 from pdctl.deployment.flags import parse_version
+from pdctl.deployment.sglang_flags import router_options
 from pdctl.doctor.agreement import AGREEMENT
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport
 from pdctl.doctor.records import Check, CheckOutcome

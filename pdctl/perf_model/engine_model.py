@@ -67,7 +67,7 @@ def engine_model(
         ),
         kv_capacity_tokens=capacity,
         max_running_requests=min(wanted, cap) if cap is not None else wanted,
-        chunked_prefill_size=serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp),
+        chunked_prefill_size=_chunk(serving, cluster, parallelism, context),
         max_context=context,
         page_size=max(serving.page_size, page_tokens(llm.architecture)),
         reserved_decode_tokens=serving.reserved_decode_tokens,
@@ -79,6 +79,12 @@ def engine_model(
         state_slots=state_slots(llm, cluster.gpu, parallelism, role, serving),
         slots_per_request=slots_each(llm, role, serving),
     )
+
+
+def _chunk(serving: Serving, cluster: Cluster, parallelism: Parallelism, context: int) -> int:
+    """Tokens of one prefill step; of an engine that does not cut prompts, a whole context."""
+    chunk = serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp)
+    return chunk if chunk > 0 else context
 
 
 def does_not_fit_reason(

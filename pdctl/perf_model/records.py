@@ -42,8 +42,8 @@ class Link:
 class Serving:
     """How one engine is told to serve; SGLang's defaults where None.
 
-    chunk: --chunked-prefill-size. max_running: --max-running-requests. mem_fraction:
-    --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
+    chunk: --chunked-prefill-size, -1 for whole prompts. max_running: --max-running-requests.
+    mem_fraction: --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
     release: SGLang's; None: the newest known. prefill_graphs: None: as the release does by default.
     verify_tokens, accept_length: of speculative decoding, per step and request.
     receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.

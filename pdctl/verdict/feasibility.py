@@ -30,7 +30,7 @@ def why_nothing_fits(question: Question) -> str:
     shape = fixed or next(reversed(list(shapes(question, "colocated"))), Parallelism())
     cluster = question.cluster
     where = f"{cluster.num_gpus} × {cluster.gpu.name}"
-    if reason := does_not_fit_reason(question.llm, cluster, shape, "colocated"):
+    if reason := _reason(question, shape, "colocated"):
         return f"{question.llm.name} does not fit on {where}: {reason}."
     why = _misfit_of(question, shape, "colocated")
     return f"{question.llm.name} fits on {where}, but colocated engines {why}."
@@ -100,18 +100,24 @@ def _misfit(question: Question, engines: Engines, role: Role) -> str:
 
 def _misfit_of(question: Question, shape: Parallelism, role: Role) -> str:
     """Why an engine of a shape cannot serve, as the end of a sentence about it."""
-    reason = does_not_fit_reason(question.llm, question.cluster, shape, role)
-    if reason:
+    if reason := _reason(question, shape, role):
         return f"do not fit: {reason}"
     engine = fixed_engine(question, role, shape)
     assert engine is not None
     room, needed = rank_tokens(engine), tokens_of_one(engine, question.workload)
-    cell = kv_cell_bytes(question.llm, shape, question.llm.kv_dtype_bytes)
+    serving = question.serving.get(role)
+    stored = serving.kv_dtype_bytes if serving else None
+    cell = kv_cell_bytes(question.llm, shape, stored or question.llm.kv_dtype_bytes)
     place = "an attention-DP rank" if shape.dp > 1 else "the KV cache"
     return (
         f"of {shape.text} cannot hold one request of {format_count(needed)} tokens: {place} has "
         f"room for {format_count(room)} ({format_bytes(room * cell)} per GPU)"
     )
+
+
+def _reason(question: Question, shape: Parallelism, role: Role) -> str | None:
+    serving = question.serving.get(role)
+    return does_not_fit_reason(question.llm, question.cluster, shape, role, serving=serving)
 
 
 def _too_few(question: Question, engines: Engines, roles: Sequence[Role]) -> str:

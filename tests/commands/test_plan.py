@@ -109,8 +109,8 @@ def test_the_attention_backend_planned_for_is_the_one_launched(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backend = ("--attention-backend", "triton")
-    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, *backend, "-o", "pd.yaml") == 0
-    written = read_deployment(here / "pd.yaml")
+    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, *backend) == 0
+    written = read_deployment(last_plan_path())
     assert all(role.args == backend for role in written.roles.values())
     assert "--args '--attention-backend triton'" in " ".join(capsys.readouterr().out.split())
 

@@ -135,6 +135,9 @@ BY_NAME: dict[str | None, Words] = {
     "transfer_backend": transfer_backends,
     "time_unit": _values("s", "ms", "us", "ns"),
     "attention_backend": attention_backends,
+    "kv_cache_dtype": _values("auto", "fp8_e4m3", "fp8_e5m2", "bf16"),
+    "quantization": _values("fp8", "mxfp8", "nvfp4_online"),
+    "mamba_radix_cache_strategy": _values("auto", "extra_buffer", "no_buffer"),
     "name": running,
     "names": running,
 }

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from pdctl.deployment.serving import served_llm, simulated_serving
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.sim.api import Api
 from pdctl.engines.sim.engine import Engine
@@ -23,6 +24,7 @@ from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
+from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.memory import kv_cell_bytes, weight_bytes_per_gpu
 from pdctl.perf_model.records import EngineModel, Parallelism, Role
 from pdctl.units import GIB
@@ -62,7 +64,7 @@ async def follow(flags: SimFlags) -> int:
 async def serve(flags: SimFlags) -> int:
     """Start, serve until a signal, drain. Returns the exit code."""
     started_at = time.time()
-    llm, cluster = read_llm(flags.model), parse_gpus(flags.gpus)
+    llm, cluster = served_llm(read_llm(flags.model), flags.argv), parse_gpus(flags.gpus)
     model = _model(flags, llm, cluster, flags.role)
     log(f"server_args=ServerArgs(model_path={flags.model!r}, port={flags.port}, simulated=True)")
     if flags.ignored:
@@ -204,21 +206,11 @@ async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None
 
 def _model(flags: SimFlags, llm: Llm, cluster: Cluster, role: Role) -> EngineModel:
     parallelism = Parallelism(flags.tp, flags.pp, flags.dp, flags.ep)
-    model = engine_model(
-        llm,
-        cluster,
-        parallelism,
-        role,
-        chunk=flags.chunked_prefill_size,
-        max_running=flags.max_running_requests,
-        max_total_tokens=flags.max_total_tokens,
-        max_context=flags.context_length,
-        reserved_decode_tokens=flags.reserved_decode_tokens,
-        radix_cache=flags.radix_cache and role != "decode",
-        mixed_chunk=flags.mixed_chunk,
-    )
+    serving = simulated_serving(flags.argv)
+    profile = named_profile(flags.profile) if flags.profile else None
+    model = engine_model(llm, cluster, parallelism, role, profile=profile, serving=serving)
     if model is None:
-        reason = does_not_fit_reason(llm, cluster, parallelism, role)
+        reason = does_not_fit_reason(llm, cluster, parallelism, role, serving=serving)
         raise InvalidInput(f"Not enough memory: {reason}.", hint="--tp-size or other --sim-gpus")
     return model
 
