@@ -105,9 +105,9 @@ def simulate_within(
                 break
             if misses.count(now_s) > quota.most_missed:
                 return None
-        _play(run, NEVER, ())
+        queues = _play(run, NEVER, ())
     run.check()
-    return _outcome(run, ())
+    return _outcome(run, queues)
 
 
 def _looks(arrival_s: Sequence[float], quota: Quota) -> Iterator[float]:

@@ -2,15 +2,13 @@
 
 import math
 from dataclasses import replace
-from itertools import accumulate
-from random import Random
 
 import pytest
 
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator.replay import Quota
 from pdctl.perf_model.simulator.simulate import simulate, simulate_within
-from tests.perf_model.fleets import PLAIN, colocated, engine, ms, requests, split
+from tests.perf_model.fleets import PLAIN, colocated, engine, ms, random_requests, requests, split
 
 # 0.5 ms through the other processes, 3 ms until the GPU has a prefill step
 BESIDE = replace(PLAIN, request_s=0.0005, prefill_start_s=0.003)
@@ -106,9 +104,7 @@ def test_a_fleet_without_engines_is_refused() -> None:
 def test_a_replay_is_given_up_only_where_more_requests_miss_than_may(
     fleet: Fleet, slo: tuple[float | None, float | None]
 ) -> None:
-    draw = Random(1)
-    times_s = accumulate(draw.expovariate(60) for _ in range(200))
-    asked = requests(*((at_s, draw.randint(100, 1500), draw.randint(1, 6)) for at_s in times_s))
+    asked = random_requests(200, seed=1, rate_rps=70, isl=800, osl=4)
     whole = simulate(fleet, asked)
     ttft_s, tpot_s = (limit or math.inf for limit in slo)
     times = list(zip(whole.ttft_s, whole.tpot_s, strict=True))[50:180]
