@@ -76,29 +76,26 @@ class CapacitySearch:
         self._confirmations = 0
         self.is_done = not candidates
         self.is_hopeless = not candidates
-        self._rough: CapacitySearch | None = None
-        self._has_looked = trials.few is None
+        self._rough_rps: float | None = None
 
     @property
     def rough_rps(self) -> float:
         """The capacity by a part of the requests, where there is one; else by all of them."""
-        few = self.trials.few
-        if few is None:
+        if self.trials.few is None:
             return self.finish()
-        if self._rough is None:
-            self._rough = CapacitySearch(few, self.alive, self.slo, is_rough=True)
-        return self._rough.finish()
+        if self._rough_rps is None:
+            self._rough_rps = self._look_around(self.trials.few)
+        return self._rough_rps
 
-    def _look_around(self, few: Trials) -> None:
+    def _look_around(self, few: Trials) -> float:
         """Begin where the capacity lies by a part of the requests, with the layouts near to it."""
-        if self.rough_rps <= 0:
-            return
-        rough = self._rough
-        assert rough is not None
-        near = rung_rps(rung_below(rough.rate_rps * NEAR))
-        hopeful = [c for c in self.alive if few.meets(c.fleet, near, self.slo)]
-        self.alive = sorted(hopeful, key=lambda c: c.fleet != rough.best)
-        self._next, self._leap = rung_below(rough.rate_rps), FEW_LEAP
+        rough = CapacitySearch(few, self.alive, self.slo, is_rough=True)
+        if rough.finish() > 0:
+            near = rung_rps(rung_below(rough.rate_rps * NEAR))
+            hopeful = [c for c in self.alive if few.meets(c.fleet, near, self.slo)]
+            self.alive = sorted(hopeful, key=lambda c: c.fleet != rough.best)
+            self._next, self._leap = rung_below(rough.rate_rps), FEW_LEAP
+        return rough.rate_rps
 
     @property
     def rate_rps(self) -> float:
@@ -123,9 +120,8 @@ class CapacitySearch:
 
     def _step(self) -> None:
         few = self.trials.few
-        if few is not None and not self._has_looked:
-            self._has_looked = True
-            self._look_around(few)
+        if few is not None and self._rough_rps is None:
+            self._rough_rps = self._look_around(few)
         rung = self._next
         if self._holds(rung):
             self._low = rung
