@@ -21,6 +21,12 @@ class Parallelism:
     def num_gpus(self) -> int:
         return self.tp * self.pp
 
+    @property
+    def text(self) -> str:
+        """tp8 dp8 ep8; sizes of one other than tp are left out."""
+        others = (("pp", self.pp), ("dp", self.dp), ("ep", self.ep))
+        return " ".join([f"tp{self.tp}", *(f"{name}{n}" for name, n in others if n > 1)])
+
 
 @dataclass(frozen=True)
 class Link:

@@ -206,12 +206,8 @@ def gpus_text(arm: Arm) -> str:
     counts = dict(zip(arm.parallelism, arm.num_engines, strict=False))
     parts = []
     for role, shape in arm.parallelism.items():
-        words = [f"tp{shape.tp}"]
-        words += [
-            f"{k}{n}" for k, n in (("pp", shape.pp), ("dp", shape.dp), ("ep", shape.ep)) if n > 1
-        ]
         letter = "" if role == "colocated" else f"{role[0].upper()} "
-        parts.append(f"{letter}{counts[role]} × {' '.join(words)}")
+        parts.append(f"{letter}{counts[role]} × {shape.text}")
     return "  ".join(parts)
 
 

@@ -1,26 +1,39 @@
 """What cannot be built from these GPUs, or cannot serve these requests, and why: with figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pdctl.perf_model.engine_model import does_not_fit_reason
-from pdctl.perf_model.records import EngineModel, Parallelism, Role
-from pdctl.units import format_count
+from pdctl.perf_model.memory import kv_cell_bytes
+from pdctl.perf_model.records import Parallelism, Role
+from pdctl.units import format_bytes, format_count
 from pdctl.verdict.closed_form import Demand
-from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, shapes
+from pdctl.verdict.layouts import (
+    Engines,
+    engines_that_fit,
+    fixed_engine,
+    gpu_budget,
+    holds_one,
+    rank_tokens,
+    shapes,
+    tokens_of_one,
+)
 from pdctl.verdict.records import Question
 
+ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 MOST_GPUS_LOG2 = 8  # up to 128 GPUs are tried
 
 
 def why_nothing_fits(question: Question) -> str:
     """Why no engine of any size fits these GPUs."""
-    tried = [question.parallelism[r] for r in ("colocated",) if r in question.parallelism]
-    tried = tried or list(shapes(question, "colocated"))[-1:] or [Parallelism()]
-    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], "colocated")
+    fixed = question.parallelism.get("colocated")
+    shape = fixed or next(reversed(list(shapes(question, "colocated"))), Parallelism())
     cluster = question.cluster
     where = f"{cluster.num_gpus} × {cluster.gpu.name}"
-    return f"{question.llm.name} does not fit on {where}: {reason}."
+    if reason := does_not_fit_reason(question.llm, cluster, shape, "colocated"):
+        return f"{question.llm.name} does not fit on {where}: {reason}."
+    why = _misfit_of(question, shape, "colocated")
+    return f"{question.llm.name} fits on {where}, but colocated engines {why}."
 
 
 def where_it_fits(question: Question) -> str:
@@ -34,24 +47,35 @@ def where_it_fits(question: Question) -> str:
     return ""
 
 
-def why_too_long(question: Question, engines: Engines, demand: Demand) -> str:
-    """Why nobody can serve it, where the mean request exceeds the context or every KV cache."""
-    need = demand.isl + demand.osl
+def why_too_long(question: Question, demand: Demand) -> str:
+    """Why nobody can serve the mean request: it exceeds the LLM's context; "" where it does not."""
     context = question.llm.max_context
-    if context is not None and need > context:
-        asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
-        return (
-            f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
-            f"context of {question.llm.name}."
-        )
-    everyone = (*engines.colocated, *engines.prefill, *engines.decode)
-    room = max((engine.kv_capacity_tokens for engine in everyone), default=0)
-    if need > room:
-        return (
-            f"A request of {format_count(round(need))} tokens exceeds the KV cache of the largest "
-            f"engine, {format_count(room)} tokens."
-        )
-    return ""
+    if context is None or demand.isl + demand.osl <= context:
+        return ""
+    asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
+    return (
+        f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
+        f"context of {question.llm.name}."
+    )
+
+
+def left_out(question: Question) -> Iterator[str]:
+    """For each role, the largest engine without room for one request of this workload.
+
+    Smaller ones have less room; engines whose weights do not fit are not named.
+    """
+    for role in ROLES:
+        fixed = question.parallelism.get(role)
+        tried = [fixed] if fixed else list(shapes(question, role))
+        tight = [shape for shape in tried if _is_tight(question, shape, role)]
+        if tight:
+            shape = max(tight, key=lambda shape: shape.num_gpus)
+            yield f"{role.capitalize()} engines {_misfit_of(question, shape, role)}."
+
+
+def _is_tight(question: Question, shape: Parallelism, role: Role) -> bool:
+    engine = fixed_engine(question, role, shape)
+    return engine is not None and not holds_one(engine, question.workload)
 
 
 def why_not_built(question: Question, engines: Engines, built: set[str]) -> dict[str, str]:
@@ -67,19 +91,27 @@ def why_not_built(question: Question, engines: Engines, built: set[str]) -> dict
 
 
 def _misfit(question: Question, engines: Engines, role: Role) -> str:
-    by_role: dict[Role, tuple[EngineModel, ...]] = {
-        "colocated": engines.colocated,
-        "prefill": engines.prefill,
-        "decode": engines.decode,
-    }
-    if by_role[role]:
+    if engines.of(role):
         return ""
     fixed = question.parallelism.get(role)
     tried = [fixed] if fixed else list(shapes(question, role))[-1:]
-    if not tried:
-        return ""
-    reason = does_not_fit_reason(question.llm, question.cluster, tried[0], role)
-    return f"{role} engines do not fit: {reason}"
+    return f"{role} engines {_misfit_of(question, tried[0], role)}" if tried else ""
+
+
+def _misfit_of(question: Question, shape: Parallelism, role: Role) -> str:
+    """Why an engine of a shape cannot serve, as the end of a sentence about it."""
+    reason = does_not_fit_reason(question.llm, question.cluster, shape, role)
+    if reason:
+        return f"do not fit: {reason}"
+    engine = fixed_engine(question, role, shape)
+    assert engine is not None
+    room, needed = rank_tokens(engine), tokens_of_one(engine, question.workload)
+    cell = kv_cell_bytes(question.llm, shape, question.llm.kv_dtype_bytes)
+    place = "an attention-DP rank keeps" if shape.dp > 1 else "it keeps"
+    return (
+        f"of {shape.text} cannot hold one request: it takes {format_count(needed)} tokens of "
+        f"KV cache, and {place} {format_count(room)} ({format_bytes(room * cell)} of a GPU)"
+    )
 
 
 def _too_few(question: Question, engines: Engines, roles: Sequence[Role]) -> str:

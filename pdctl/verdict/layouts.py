@@ -11,6 +11,7 @@ from pdctl.perf_model.memory import check_parallelism
 from pdctl.perf_model.records import EngineModel, Fleet, Parallelism, Role
 from pdctl.perf_model.simulator.routing import Policy
 from pdctl.verdict.records import Question, StateLimits
+from pdctl.workload.records import Workload
 
 NOTABLE = 1.5  # times more requests per engine: worth a line
 MAX_SIZES = 4  # sizes of engine tried per role beyond the smallest that fits
@@ -24,9 +25,21 @@ class Engines:
     prefill: tuple[EngineModel, ...]
     decode: tuple[EngineModel, ...]
 
+    def of(self, role: Role) -> tuple[EngineModel, ...]:
+        """The engines of a role."""
+        by_role: dict[Role, tuple[EngineModel, ...]] = {
+            "colocated": self.colocated,
+            "prefill": self.prefill,
+            "decode": self.decode,
+        }
+        return by_role[role]
+
 
 def engines_that_fit(question: Question) -> Engines:
-    """The engines the search may use: those the user fixed, or all sizes that fit."""
+    """The engines the search may use: those the user fixed, or all sizes, that can serve.
+
+    They fit the GPUs, and one attention-DP rank holds a mean request of the workload.
+    """
     return Engines(
         _role_engines(question, "colocated"),
         _role_engines(question, "prefill"),
@@ -133,10 +146,35 @@ def _role_engines(question: Question, role: Role) -> tuple[EngineModel, ...]:
         if len(sizes) >= MAX_SIZES and shape.num_gpus not in sizes:
             break
         engine = fixed_engine(question, role, shape)
-        if engine is not None:
+        if engine is not None and holds_one(engine, question.workload):
             sizes.add(shape.num_gpus)
             found.append(engine)
     return tuple(found)
+
+
+def holds_one(engine: EngineModel, workload: Workload) -> bool:
+    """Whether a rank of the engine has room for a mean request; True while a length is unknown."""
+    needed = tokens_of_one(engine, workload)
+    return needed is None or needed <= rank_tokens(engine)
+
+
+def rank_tokens(engine: EngineModel) -> int:
+    """Tokens of KV cache that one request can take: it lives on one attention-DP rank."""
+    return engine.kv_capacity_tokens // engine.parallelism.dp
+
+
+def tokens_of_one(engine: EngineModel, workload: Workload) -> float | None:
+    """KV tokens that a mean request takes; None while a length is unknown.
+
+    A prefill engine keeps the prompt alone; a decode engine reserves room for output beforehand.
+    Source: SGLang's init_req_max_new_tokens and num_reserved_decode_tokens.
+    """
+    if workload.isl is None or workload.osl is None:
+        return None
+    prompt, output = workload.isl.mean, workload.osl.mean
+    if engine.role == "prefill":
+        return prompt + 1
+    return prompt + max(output, engine.reserved_decode_tokens if engine.role == "decode" else 0)
 
 
 def fixed_engine(question: Question, role: Role, shape: Parallelism) -> EngineModel | None:

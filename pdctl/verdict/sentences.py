@@ -9,6 +9,7 @@ from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.closed_loop import clients_reason, clients_text, nearest
+from pdctl.verdict.feasibility import left_out
 from pdctl.verdict.records import Arm, Choice, Flip, Question, Rule, Verdict
 from pdctl.workload.records import Workload
 
@@ -392,6 +393,8 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
     if skipped := question.workload.skipped_lines:
         noun = "line" if skipped == 1 else "lines"
         yield f"{skipped:,} {noun} of {question.workload.origin} left out."
+    if verdict.decided_by == "evidence":
+        yield from left_out(question)
     for arm in verdict.arms.values():
         if arm.infeasible:
             yield f"{arm.layout} {arm.infeasible}."

@@ -82,13 +82,13 @@ def decide(
     gpu_budget(question)
     engines = engines_that_fit(question)
     demand = demand_of(question.workload)
+    if demand is not None and (why := why_too_long(question, demand)):
+        return _refusal(question, why)
     fleets = first_fleets(question, engines)
     if not fleets:
         return _does_not_fit(question)
     if demand is None:
         return _by_rules(question, fleets)
-    if why := why_too_long(question, engines, demand):
-        return _refusal(question, why)
     if (clients := clients_of(question)) is not None:
         return _for_clients(
             question,

@@ -249,10 +249,11 @@ def make_jobs(
 
 
 def _longest(model: EngineModel) -> int:
-    """Tokens that prompt and output may come to: SGLang's max_req_len less one."""
-    longest = min(model.max_context, model.kv_capacity_tokens) - 2
+    """Tokens that prompt and output may come to: SGLang's max_req_len less one, of one rank."""
+    room = model.kv_capacity_tokens // model.parallelism.dp
+    longest = min(model.max_context, room) - 2
     if model.role == "decode":
-        longest = min(longest, model.kv_capacity_tokens - model.reserved_decode_tokens)
+        longest = min(longest, room - model.reserved_decode_tokens)
     return longest
 
 
