@@ -58,7 +58,7 @@ from pdctl.perf_model.records import (
     Serving,
     StepTimes,
 )
-from pdctl.perf_model.steps import smooth_max
+from pdctl.perf_model.simulator.steps import smooth_max
 
 
 class PrefillCost(NamedTuple):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from pdctl.perf_model.records import Role, StepTimes
-from pdctl.perf_model.steps import decode_step_s, pairs, prefill_s
+from pdctl.perf_model.simulator.steps import decode_step_s, pairs, prefill_s
 from pdctl.status.rates import delta, is_reset
 from pdctl.status.records import CounterSample
 

@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pdctl.verdict.capacity import NEAR, rung_below, rung_rps
+from pdctl.verdict.capacity import rung_below, rung_rps
 from pdctl.verdict.closed_form import demand_of
-from pdctl.verdict.judge import any_carries
+from pdctl.verdict.judge import Known, any_carries, by_capacity
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Choice, Question
 from pdctl.verdict.search import Contest, contest_of, whole_choice
@@ -39,7 +39,20 @@ class Asker:
         own = self._contest(question)
         if own is None or len(own.entrants) < 2 or own.is_searched:
             return self(question)
+        if own.trials.few is not None:
+            return self._rough_choice(own)
         return certain_choice(own, guesses)
+
+    def _rough_choice(self, own: Contest) -> Choice:
+        """The verdict by a part of the requests, corrected by what all of them changed before."""
+        base, found = self.contest, {}
+        for arm in own.entrants:
+            known = base.search(arm)
+            rough = known.rough_rps
+            scale = known.rate_rps / rough if rough and known.rate_rps else 1.0
+            found[arm] = Known(scale * own.search(arm).rough_rps)
+        rate = own.question.workload.rate_rps
+        return by_capacity(found["colocated"], found["pd"], rate, own.margins)
 
     def __call__(self, question: Question) -> Choice:
         """The verdict of the whole question, as `decide` comes to it."""
@@ -146,8 +159,5 @@ def _between(held: float, missed: float) -> float:
 
 
 def _holds(contest: Contest, arm: str, rate_rps: float) -> bool:
-    slo, trials, few = contest.question.slo, contest.trials, contest.trials.few
-    hopeful = [c.fleet for c in contest.entrants[arm]]
-    if few is not None and len(hopeful) > 1:
-        hopeful = [f for f in hopeful if few.meets(f, rung_rps(rung_below(rate_rps * NEAR)), slo)]
-    return any(trials.meets(fleet, rate_rps, slo) for fleet in hopeful)
+    slo, trials = contest.question.slo, contest.trials
+    return any(trials.meets(c.fleet, rate_rps, slo) for c in contest.entrants[arm])

@@ -18,7 +18,7 @@ LEAP = 4  # rungs: the first steps up and down, 10 %
 FEW_LEAP = 2  # the same where a part of the requests has shown where to begin
 NEAR = 0.9  # of the best rate: what fails there by a part of the requests is not tried on all
 BELOW, ABOVE = 0.97, 1.10  # times a capacity: there the SLOs are met, and missed
-COARSE = 2  # rungs: near enough where nothing but keeping up is asked for
+COARSE = 2  # rungs: near enough where only keeping up is asked for, or where to begin
 FEW_ENOUGH = 4000  # requests: in larger samples luck evens out
 MOST_CONFIRMATIONS = 6
 LIGHT = 0.02  # of what a layout can do at all: where it fails there it fails anywhere
@@ -52,11 +52,19 @@ class CapacitySearch:
     """The capacity of the best of some layouts, as exactly as anybody asks for.
 
     candidates: the most promising first. A layout that fails at a rung where another one holds
-    cannot win and is tried no more.
+    cannot win and is tried no more. is_rough: only to see where a search should begin.
     """
 
-    def __init__(self, trials: Trials, candidates: Sequence[Candidate], slo: Slo) -> None:
+    def __init__(
+        self,
+        trials: Trials,
+        candidates: Sequence[Candidate],
+        slo: Slo,
+        *,
+        is_rough: bool = False,
+    ) -> None:
         self.trials, self.slo = trials, slo
+        self._is_coarse = is_rough or not slo.is_given
         self.alive = list(candidates)
         self.best: Fleet | None = None
         self._low: int | None = None  # it holds there
@@ -68,17 +76,26 @@ class CapacitySearch:
         self._confirmations = 0
         self.is_done = not candidates
         self.is_hopeless = not candidates
-        self._has_looked = trials.few is None
+        self._rough_rps: float | None = None
 
-    def _look_around(self, few: Trials) -> None:
+    @property
+    def rough_rps(self) -> float:
+        """The capacity by a part of the requests, where there is one; else by all of them."""
+        if self.trials.few is None:
+            return self.finish()
+        if self._rough_rps is None:
+            self._rough_rps = self._look_around(self.trials.few)
+        return self._rough_rps
+
+    def _look_around(self, few: Trials) -> float:
         """Begin where the capacity lies by a part of the requests, with the layouts near to it."""
-        rough = CapacitySearch(few, self.alive, self.slo)
-        if rough.finish() <= 0:
-            return
-        near = rung_rps(rung_below(rough.rate_rps * NEAR))
-        hopeful = [c for c in self.alive if few.meets(c.fleet, near, self.slo)]
-        self.alive = sorted(hopeful, key=lambda c: c.fleet != rough.best)
-        self._next, self._leap = rung_below(rough.rate_rps), FEW_LEAP
+        rough = CapacitySearch(few, self.alive, self.slo, is_rough=True)
+        if rough.finish() > 0:
+            near = rung_rps(rung_below(rough.rate_rps * NEAR))
+            hopeful = [c for c in self.alive if few.meets(c.fleet, near, self.slo)]
+            self.alive = sorted(hopeful, key=lambda c: c.fleet != rough.best)
+            self._next, self._leap = rung_below(rough.rate_rps), FEW_LEAP
+        return rough.rate_rps
 
     @property
     def rate_rps(self) -> float:
@@ -102,9 +119,9 @@ class CapacitySearch:
         self._step()
 
     def _step(self) -> None:
-        if not self._has_looked and self.trials.few is not None:
-            self._has_looked = True
-            self._look_around(self.trials.few)
+        few = self.trials.few
+        if few is not None and self._rough_rps is None:
+            self._rough_rps = self._look_around(few)
         rung = self._next
         if self._holds(rung):
             self._low = rung
@@ -117,7 +134,7 @@ class CapacitySearch:
         low, high = self._low, self._high
         if low is not None and high is not None:
             self._next = (low + high) // 2
-            if not self.slo.is_given:
+            if self._is_coarse:
                 self.is_done = high - low <= COARSE
             elif high - low <= 1:
                 self._confirm(low)

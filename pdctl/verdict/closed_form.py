@@ -10,7 +10,7 @@ from functools import cache
 
 from pdctl.perf_model.communication import kv_transfer_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel, Fleet
-from pdctl.perf_model.steps import decode_step_s, prefill_s
+from pdctl.perf_model.simulator.steps import decode_step_s, prefill_s
 from pdctl.verdict.rules import LoadEstimate
 from pdctl.workload.records import Slo, Workload
 

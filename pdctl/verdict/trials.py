@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pdctl.perf_model.metrics import percentiles, quantile
 from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Role
 from pdctl.perf_model.simulator.kv import Prefixes
-from pdctl.perf_model.simulator.simulate import Quota, find_prefixes, simulate, simulate_within
+from pdctl.perf_model.simulator.replay import Quota
+from pdctl.perf_model.simulator.simulate import find_prefixes, simulate, simulate_within
 from pdctl.verdict.closed_form import Demand, Scored, capacity_rps, pace_of
 from pdctl.verdict.records import Arm
 from pdctl.workload.arrivals import at_rate, head, make_requests, pick

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
 from tests.bench.bench_simulator import cpu_s, fleet, read_mooncake
-from tests.bench.bench_trace import _write_trace
+from tests.bench.bench_trace import write_trace
 
 ROUNDS = 3
 SPLIT = ("deepseek-r1", "--isl", "8000", "--osl", "500")
@@ -27,7 +27,7 @@ EXPERTS = ("deepseek-v3", "--gpus", "12x8xH100:rdma400", "--isl", "2000", "--osl
 def measure() -> list[tuple[str, float, float, str]]:
     """Rows of (what, measured, limit, unit); the best of a few rounds."""
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(sys.argv[1]) if len(sys.argv) > 1 else _write_trace(Path(directory))
+        path = Path(sys.argv[1]) if len(sys.argv) > 1 else write_trace(Path(directory))
         trace = ("qwen3-32b", "--gpus", "2x8xH200:rdma400", "--tp", "2", "--trace", str(path))
         levels = ("--ttft", "5s", "--tpot", "30ms")
         return [

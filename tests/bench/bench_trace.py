@@ -17,7 +17,7 @@ def measure() -> list[tuple[str, float, float, str]]:
     from pdctl.workload.traces import read_trace
 
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(sys.argv[1]) if len(sys.argv) > 1 else _write_trace(Path(directory))
+        path = Path(sys.argv[1]) if len(sys.argv) > 1 else write_trace(Path(directory))
         before = time.process_time()
         trace = read_trace(path)
         cpu_s = time.process_time() - before
@@ -28,7 +28,8 @@ def measure() -> list[tuple[str, float, float, str]]:
     ]
 
 
-def _write_trace(directory: Path) -> Path:
+def write_trace(directory: Path) -> Path:
+    """A trace of the size and shape of Mooncake's conversations, drawn with a seed."""
     random.seed(0)
     path, fresh = directory / "trace.jsonl", 0
     with path.open("w", encoding="utf-8") as file:

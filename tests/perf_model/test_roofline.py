@@ -11,7 +11,7 @@ from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.fitting.fit import predicted_s
 from pdctl.perf_model.records import Measurement, Parallelism, StepTimes
 from pdctl.perf_model.roofline import step_times
-from pdctl.perf_model.steps import decode_step_s, pairs, prefill_floor_s, prefill_s
+from pdctl.perf_model.simulator.steps import decode_step_s, pairs, prefill_floor_s, prefill_s
 from tests.perf_model.shapes import ONE, cluster, fp8, gpu, llm
 
 RDMA400 = 50e9

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from pdctl.perf_model.records import Role
-from pdctl.perf_model.steps import decode_step_s, pairs, prefill_s
+from pdctl.perf_model.simulator.steps import decode_step_s, pairs, prefill_s
 from pdctl.status.drift import (
     Drift,
     DriftSample,

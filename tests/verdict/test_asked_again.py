@@ -1,12 +1,15 @@
 """What a plan prints holds when it is asked again: capacities, flips, and what to type next."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pdctl.commands.plan_run import PlanOptions, question_of
 from pdctl.verdict.flips import BEYOND
 from pdctl.verdict.records import Choice, Flip, Question, Verdict
 from pdctl.verdict.verdict import decide
+from tests.bench.bench_trace import write_trace
 from tests.verdict.questions import ROWS, asked, at_rate, name
 
 QUICK = (0, 11, 17)  # in the default run
@@ -29,7 +32,22 @@ def capacities(verdict: Verdict) -> dict[str, tuple[str, float | None]]:
 
 @pytest.mark.parametrize("row", rows())
 def test_a_plan_asked_again_says_the_same(row: int) -> None:
-    question = asked(row)
+    _ask_again(asked(row))
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("levels", [("5s", "30ms"), ("10s", "")])
+def test_a_plan_of_a_long_trace_asked_again_says_the_same(
+    levels: tuple[str, str], tmp_path: Path
+) -> None:
+    ttft, tpot = levels
+    options = PlanOptions(model="qwen3-32b", gpus="2x8xH200:rdma400", tp=2, no_input=True)
+    trace = write_trace(tmp_path)
+    _, question = question_of(replace(options, trace=trace, ttft=ttft, tpot=tpot))
+    assert _ask_again(question).flips
+
+
+def _ask_again(question: Question) -> Verdict:
     verdict = decide(question)
     assert 0 < len(verdict.arms) <= 2
     if question.slo.is_given:
@@ -38,6 +56,7 @@ def test_a_plan_asked_again_says_the_same(row: int) -> None:
         assert verdict.flips == ()
     for flip in verdict.flips:
         _check_flip(question, verdict.verdict, flip)
+    return verdict
 
 
 def _check_capacities(question: Question, verdict: Verdict) -> None:

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.capacity import Candidate, CapacitySearch, rung_below, rung_rps
-from pdctl.verdict.trials import Trials, sample_of
+from pdctl.verdict.trials import Trials, sample_of, trials_on
+from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
 from tests.verdict.examples import engine
@@ -68,3 +71,16 @@ def test_without_service_levels_a_capacity_is_where_a_layout_still_keeps_up() ->
 
 def test_nothing_to_try_carries_nothing() -> None:
     assert CapacitySearch(Trials(SAMPLE), [], SLO).finish() == 0.0
+
+
+def test_a_part_of_a_long_trace_shows_where_to_begin_and_changes_nothing_found() -> None:
+    drawn = workload_from_lengths(isl=1000, osl=20, isl_cv=0.8)
+    recorded = replace(drawn, requests=make_requests(drawn, num=3200, rate_rps=3.0, seed=1))
+    trials = trials_on(sample_of(recorded, 1000, max_context=None, seed=0))
+    assert trials.few is not None
+    candidates = [Candidate(ALONE, 4.0, 10.0), Candidate(THREE, 3.0, 30.0)]
+    guided, plain = (
+        CapacitySearch(given, candidates, SLO) for given in (trials, Trials(trials.sample))
+    )
+    assert (guided.finish(), guided.best) == (plain.finish(), plain.best)
+    assert 0.7 < guided.rough_rps / guided.rate_rps < 1.4

@@ -1,4 +1,6 @@
+import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -8,6 +10,7 @@ from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Question, Verdict
 from pdctl.verdict.search import Contest, contest_of, find_capacities, gpus_needed
+from pdctl.verdict.trials import Trials
 from pdctl.verdict.verdict import decide
 from pdctl.workload.records import Slo
 from tests.verdict.examples import question
@@ -69,14 +72,17 @@ def test_the_same_question_gets_the_same_answer() -> None:
 def test_work_is_given_to_whoever_spreads_it() -> None:
     sizes: list[int] = []
 
-    def backwards(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> list[R]:
+    def elsewhere(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> list[R]:
         sizes.append(len(items))
         assert cost_s >= 0
-        return [work(item) for item in reversed(items)][::-1]
+        done: list[R] = pickle.loads(pickle.dumps([work(item) for item in reversed(items)]))
+        return done[::-1]
 
     ours = contest(asked())
-    assert find_capacities(ours, backwards) == find_capacities(contest(asked()))
+    ours.trials = replace(ours.trials, few=Trials(ours.trials.sample))
+    assert find_capacities(ours, elsewhere) == find_capacities(contest(asked()))
     assert sizes == [2]
+    assert find_capacities(ours) == find_capacities(contest(asked()))
 
 
 def test_fewer_gpus_than_needed_miss_the_slos_and_as_many_meet_them() -> None:

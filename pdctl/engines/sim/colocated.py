@@ -12,7 +12,7 @@ from pdctl.perf_model.simulator.scheduling import (
     ratio_after_retraction,
     retraction_key,
 )
-from pdctl.perf_model.steps import decode_step_s
+from pdctl.perf_model.simulator.steps import decode_step_s
 
 
 class ColocatedQueues:

@@ -11,7 +11,7 @@ from pdctl.perf_model.simulator.scheduling import (
     prealloc_room,
     retraction_key,
 )
-from pdctl.perf_model.steps import decode_step_s
+from pdctl.perf_model.simulator.steps import decode_step_s
 
 
 class DecodeQueues:

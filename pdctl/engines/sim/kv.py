@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pdctl.engines.sim.requests import BLOCK_TOKENS, PrefillPart, Request
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator import scheduling
-from pdctl.perf_model.steps import mixed_step_s, weighted_pairs
+from pdctl.perf_model.simulator.steps import mixed_step_s, weighted_pairs
 
 
 class KvCache:

@@ -6,7 +6,7 @@ from pdctl.engines.sim.kv import KvCache, admit_waiting, free, keep_prefix, pref
 from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
 from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.steps import prefill_floor_s
+from pdctl.perf_model.simulator.steps import prefill_floor_s
 
 
 class PrefillQueues:

@@ -14,7 +14,7 @@ from statistics import median
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.fitting.least_squares import dot, independence, leverages, nnls
 from pdctl.perf_model.records import Fit, Measurement, StepTimes
-from pdctl.perf_model.steps import decode_step_s, mixed_step_s, prefill_s, weighted_pairs
+from pdctl.perf_model.simulator.steps import decode_step_s, mixed_step_s, prefill_s, weighted_pairs
 
 # coefficients that a kind of measurement must identify, and those that it may identify
 REQUIRED: dict[str, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from pdctl.perf_model.simulator.decode_batch import DecodeRun
 from pdctl.perf_model.simulator.job import NEVER, Job, Shared, SimulationBroken
 from pdctl.perf_model.simulator.kv import KvPool
 from pdctl.perf_model.simulator.scheduling import Room, admit
-from pdctl.perf_model.steps import DecodeCosts, mixed_step_s, pairs_of, prefill_step_s
+from pdctl.perf_model.simulator.steps import DecodeCosts, mixed_step_s, pairs_of, prefill_step_s
 
 
 class ColocatedEngine:

@@ -16,7 +16,7 @@ from pdctl.perf_model.simulator.scheduling import (
     ratio_after_retraction,
     retraction_key,
 )
-from pdctl.perf_model.steps import DecodeCosts
+from pdctl.perf_model.simulator.steps import DecodeCosts
 
 ITL_BINS_PER_S = 1e5
 

@@ -20,7 +20,7 @@ from pdctl.perf_model.simulator.scheduling import (
     prealloc_room,
     steps_until_prealloc,
 )
-from pdctl.perf_model.steps import DecodeCosts
+from pdctl.perf_model.simulator.steps import DecodeCosts
 
 
 class DecodeRoom:

@@ -24,7 +24,7 @@ from pdctl.perf_model.simulator.replay import (
     seen_prefixes,
 )
 from pdctl.perf_model.simulator.routing import Policy, Pool
-from pdctl.perf_model.steps import DecodeCosts
+from pdctl.perf_model.simulator.steps import DecodeCosts
 
 
 class ColocatedFleet:

@@ -16,7 +16,7 @@ from pdctl.perf_model.simulator.decode_engine import DecodeEngine
 from pdctl.perf_model.simulator.job import NEVER, Agenda, Job, Shared, SimulationBroken
 from pdctl.perf_model.simulator.kv import KvPool
 from pdctl.perf_model.simulator.scheduling import Room, admit
-from pdctl.perf_model.steps import pairs_of, prefill_floor_s, prefill_step_s
+from pdctl.perf_model.simulator.steps import pairs_of, prefill_floor_s, prefill_step_s
 
 
 class PrefillEngine:

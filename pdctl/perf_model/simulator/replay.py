@@ -1,6 +1,8 @@
-"""Parts of a replay that both kinds of fleet need: jobs, the router's books, clients, retries."""
+"""Parts of a replay that both kinds of fleet need: jobs, the router's books, clients, misses."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Protocol
@@ -108,6 +110,78 @@ class Clients:
     def refused(self, index: int) -> None:
         """The request was too long for the engines, and its client learns so at once."""
         heappush(self.idle, (self.arrival_s[index], index))
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many requests may miss their service levels before a replay is given up.
+
+    first, last: the requests that count, first <= place < last in arrival order.
+    """
+
+    ttft_s: float | None
+    tpot_s: float | None
+    first: int
+    last: int
+    most_missed: int
+
+
+class Misses:
+    """Counts the requests that have missed a service level for certain, each once.
+
+    What has not happened by now happens later: a first token not yet made is at least as late.
+    """
+
+    __slots__ = (
+        "arrival_s", "columns", "is_split", "jobs", "num", "quota", "seen", "tpot_s", "ttft_s",
+        "undecided",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        quota: Quota,
+        jobs: Sequence[Job | None],
+        arrival_s: Sequence[float],
+        columns: Columns,
+        is_split: bool,
+    ) -> None:
+        self.quota, self.jobs, self.arrival_s = quota, jobs, arrival_s
+        self.columns, self.is_split = columns, is_split
+        self.ttft_s = NEVER if quota.ttft_s is None else quota.ttft_s
+        self.tpot_s = NEVER if quota.tpot_s is None else quota.tpot_s
+        self.num = 0
+        self.seen = quota.first
+        self.undecided: list[int] = []  # requests that have come, and may still meet or miss
+
+    def count(self, now_s: float) -> int:
+        """How many of the requests that count have missed by `now_s`."""
+        come = bisect_right(self.arrival_s, now_s, self.seen, self.quota.last)
+        asked = self.undecided
+        asked.extend(range(self.seen, come))
+        self.seen = come
+        self.undecided = []
+        for index in asked:
+            self._decide(index, now_s)
+        return self.num
+
+    def _decide(self, index: int, now_s: float) -> None:
+        job, columns = self.jobs[index], self.columns
+        if job is None:
+            self.num += 1
+            return
+        made_s, reply_s, last_s = (
+            columns.first_s[index],
+            columns.reply_s[index],
+            columns.last_s[index],
+        )
+        has_begun = made_s >= 0 and (reply_s >= 0 or not self.is_split)
+        first_s = now_s if made_s < 0 else max(made_s, reply_s)
+        answer_s = (now_s if last_s < 0 else last_s) - first_s
+        is_late = first_s - self.arrival_s[index] > self.ttft_s
+        if is_late or (has_begun and 0 < self.tpot_s * (job.osl - 1) < answer_s):
+            self.num += 1
+        elif not has_begun or last_s < 0:
+            self.undecided.append(index)
 
 
 class ClosedRun(Protocol):

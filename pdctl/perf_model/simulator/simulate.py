@@ -1,15 +1,13 @@
 """What would these engines do with these requests? A discrete-event replay of SGLang's scheduling.
 
-Requests go through the router to engines (colocated_fleet.py, split_fleet.py); engines decide
-steps (colocated.py, prefill_engine.py, decode_engine.py); decode is advanced in closed form from
-one change to the next (decode_run.py).
+Requests go through the router to engines (fleets.py); engines decide steps (colocated_engine.py,
+prefill_engine.py, decode_engine.py); decode is advanced in closed form from one change to the next
+(decode_batch.py).
 """
 
 import gc
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import sub
 
 from pdctl.perf_model.metrics import weighted_percentiles
@@ -18,7 +16,7 @@ from pdctl.perf_model.simulator.decode_batch import ITL_BINS_PER_S
 from pdctl.perf_model.simulator.fleets import ColocatedFleet, SplitFleet
 from pdctl.perf_model.simulator.job import NEVER, Columns, Shared
 from pdctl.perf_model.simulator.kv import Prefixes, shared_prefixes
-from pdctl.perf_model.simulator.replay import Clients, make_jobs
+from pdctl.perf_model.simulator.replay import Clients, Misses, Quota, make_jobs
 from pdctl.workload.records import Requests
 
 
@@ -83,22 +81,8 @@ def _played(
     return _outcome(run, queues)
 
 
-@dataclass(frozen=True)
-class Quota:
-    """How many requests may miss their service levels before a replay is given up.
-
-    first, last: the requests that count, first <= place < last in arrival order.
-    """
-
-    ttft_s: float | None
-    tpot_s: float | None
-    first: int
-    last: int
-    most_missed: int
-
-
-QUOTA_LOOKS = 10  # times that a replay looks at its misses while requests come
-LATE_LOOKS = 20  # and, as far apart, after the last one
+QUOTA_LOOKS = 40  # times that a replay looks at its misses while requests come
+LATE_LOOKS = 80  # and, as far apart, after the last one
 
 
 def simulate_within(
@@ -114,57 +98,26 @@ def simulate_within(
     A replay that runs to its end may still have missed too many: that is for the caller to count.
     """
     run = _run(fleet, requests, prefixes, seed, NEVER)
-    arrival_s = requests.arrival_s
+    misses = Misses(quota, run.jobs, requests.arrival_s, run.columns, isinstance(run, SplitFleet))
     with _collector_paused():
-        for now_s in _looks(arrival_s, quota):
+        for now_s in _looks(requests.arrival_s, quota):
             if not run.play(now_s):
                 break
-            if _num_missed(run, arrival_s, quota, now_s) > quota.most_missed:
+            if misses.count(now_s) > quota.most_missed:
                 return None
-        _play(run, NEVER, ())
+        queues = _play(run, NEVER, ())
     run.check()
-    return _outcome(run, ())
+    return _outcome(run, queues)
 
 
 def _looks(arrival_s: Sequence[float], quota: Quota) -> Iterator[float]:
-    """Times at which to look: when a tenth more of the requests that count have come, and later."""
+    """Times at which to look: as requests that count come, evenly by number, and later."""
     for look in range(1, QUOTA_LOOKS + 1):
         place = quota.first + (quota.last - quota.first) * look // QUOTA_LOOKS
         yield arrival_s[max(place, 1) - 1]
     step_s = (arrival_s[-1] - arrival_s[0]) / QUOTA_LOOKS
     for look in range(LATE_LOOKS if step_s > 0 else 0):
         yield arrival_s[quota.last - 1] + (look + 1) * step_s
-
-
-def _num_missed(
-    run: ColocatedFleet | SplitFleet, arrival_s: Sequence[float], quota: Quota, now_s: float
-) -> int:
-    """The requests that count and at `now_s` have missed a service level for certain.
-
-    What has not happened by now happens later: a first token not yet made is at least as late.
-    """
-    ttft_s = NEVER if quota.ttft_s is None else quota.ttft_s
-    tpot_s = NEVER if quota.tpot_s is None else quota.tpot_s
-    is_split = isinstance(run, SplitFleet)
-    part = slice(quota.first, bisect_right(arrival_s, now_s, quota.first, quota.last))
-    columns, missed = run.columns, 0
-    for job, at_s, made_s, reply_s, last_s in zip(
-        run.jobs[part],
-        arrival_s[part],
-        columns.first_s[part],
-        columns.reply_s[part],
-        columns.last_s[part],
-        strict=True,
-    ):
-        if job is None:
-            missed += 1
-            continue
-        first_s = now_s if made_s < 0 else max(made_s, reply_s)
-        has_begun = made_s >= 0 and (reply_s >= 0 or not is_split)
-        end_s = now_s if last_s < 0 else last_s
-        if first_s - at_s > ttft_s or (has_begun and end_s - first_s > tpot_s * (job.osl - 1) > 0):
-            missed += 1
-    return missed
 
 
 @contextmanager

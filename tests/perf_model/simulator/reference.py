@@ -7,7 +7,12 @@ with the fast one only the evaluation of step times.
 from dataclasses import dataclass, field
 
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.steps import decode_step_s, prefill_floor_s, prefill_s, weighted_pairs
+from pdctl.perf_model.simulator.steps import (
+    decode_step_s,
+    prefill_floor_s,
+    prefill_s,
+    weighted_pairs,
+)
 from pdctl.workload.records import Requests
 
 

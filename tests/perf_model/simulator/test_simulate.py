@@ -1,12 +1,14 @@
 """Timelines computed by hand, and what must not be lost."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from pdctl.perf_model.records import Fleet
-from pdctl.perf_model.simulator.simulate import simulate
-from tests.perf_model.fleets import PLAIN, colocated, engine, ms, requests, split
+from pdctl.perf_model.simulator.replay import Quota
+from pdctl.perf_model.simulator.simulate import simulate, simulate_within
+from tests.perf_model.fleets import PLAIN, colocated, engine, ms, random_requests, requests, split
 
 # 0.5 ms through the other processes, 3 ms until the GPU has a prefill step
 BESIDE = replace(PLAIN, request_s=0.0005, prefill_start_s=0.003)
@@ -95,3 +97,19 @@ def test_a_prompt_beyond_the_kv_capacity_is_rejected_and_counted() -> None:
 def test_a_fleet_without_engines_is_refused() -> None:
     with pytest.raises(ValueError, match="needs"):
         simulate(Fleet(), requests((0.0, 10, 1)))
+
+
+@pytest.mark.parametrize("fleet", [colocated(), split()], ids=["colocated", "split"])
+@pytest.mark.parametrize("slo", [(0.035, None), (None, 0.012), (0.045, 0.0124)])
+def test_a_replay_is_given_up_only_where_more_requests_miss_than_may(
+    fleet: Fleet, slo: tuple[float | None, float | None]
+) -> None:
+    asked = random_requests(200, seed=1, rate_rps=70, isl=800, osl=4)
+    whole = simulate(fleet, asked)
+    ttft_s, tpot_s = (limit or math.inf for limit in slo)
+    times = list(zip(whole.ttft_s, whole.tpot_s, strict=True))[50:180]
+    missed = sum((a or 0) > ttft_s or (b or 0) > tpot_s for a, b in times)
+    assert 10 < missed < 130
+    quota = Quota(*slo, first=50, last=180, most_missed=missed)
+    assert simulate_within(fleet, asked, quota) == whole
+    assert simulate_within(fleet, asked, replace(quota, most_missed=5)) is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pdctl.perf_model.records import StepTimes
 from pdctl.perf_model.simulator.decode_batch import DecodeRun
 from pdctl.perf_model.simulator.job import Job
-from pdctl.perf_model.steps import (
+from pdctl.perf_model.simulator.steps import (
     DecodeCosts,
     coverage,
     decode_constant_s,
