@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from pdctl.inspection.records import GpuLoad
 from pdctl.perf_model.records import Role
 from pdctl.status.records import DeploymentStatus, EngineStatus
 from pdctl.tables.advice_command import advice_command
@@ -14,6 +15,7 @@ from pdctl.units import format_rate, format_seconds, format_share
 NONE = "–"
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = 2
+_TITLE_WIDTH = 14
 _VERDICTS = {
     "serving": "green",
     "starting": "yellow",
@@ -119,6 +121,17 @@ def _speed(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f} GB/s" if value >= 0.05 else "<0.1 GB/s"
 
 
+def _gpu(form: Callable[[GpuLoad], str]) -> Callable[[EngineStatus], str]:
+    return lambda row: NONE if row.gpu is None else form(row.gpu)
+
+
+_GPU_COLUMNS = (
+    ("GPU", lambda gpu: format_share(gpu.utilization)),
+    ("power", lambda gpu: f"{gpu.power_w:,.0f} W"),
+    ("GPU mem", lambda gpu: format_share(gpu.memory_used_bytes / gpu.memory_total_bytes)),
+)
+
+
 def _age(row: EngineStatus) -> str:
     return NONE if row.age_s is None else f"{row.age_s:.1f} s"
 
@@ -140,6 +153,7 @@ def _columns(role: Role, *middle: Column) -> tuple[Column, ...]:
         Column(role.upper(), lambda row: row.target.name, lambda rows: str(len(rows)), left=True),
         Column("state", _state, left=True),
         *middle,
+        *(Column(title, _gpu(form), priority=3) for title, form in _GPU_COLUMNS),
         Column("breaker", lambda row: row.breaker or NONE, priority=8),
         Column("age", _age, priority=6),
         Column("address", _address, priority=9, left=True),
@@ -199,20 +213,52 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(mean / top * 7.999))] for mean in means)
 
 
+@dataclass(frozen=True)
+class RoleTable:
+    """The engines of one role as lines. total: None for a single engine."""
+
+    heading: Text
+    rows: tuple[tuple[EngineStatus, Text], ...]
+    total: Text | None
+
+    def lines(self) -> list[Text]:
+        """The whole table."""
+        total = [] if self.total is None else [self.total]
+        return [self.heading, *(line for _, line in self.rows), *total]
+
+
 def status_view(status: DeploymentStatus, width: int) -> RenderableType:
     """The whole screen, at most `width` cells wide."""
-    parts: list[RenderableType] = [*_header(status, width), Text()]
-    for role in ("prefill", "decode", "colocated"):
-        rows = [one for one in status.engines if one.target.role == role]
-        if rows:
-            parts += [*_table(role, rows, status, width), Text()]
-    return Group(*parts, *_advice(status, width))
+    parts: list[RenderableType] = [*header(status, width), Text()]
+    for table in role_tables(status, width):
+        parts += [*table.lines(), Text()]
+    return Group(*parts, *advice_lines(status, width))
 
 
-def _header(status: DeploymentStatus, width: int) -> list[Text]:
+def role_tables(status: DeploymentStatus, width: int) -> list[RoleTable]:
+    """One table for each role that has engines."""
+    roles: tuple[Role, ...] = ("prefill", "decode", "colocated")
+    of_roles = ((role, [e for e in status.engines if e.target.role == role]) for role in roles)
+    return [_table(role, rows, status, width) for role, rows in of_roles if rows]
+
+
+def engine_lines(one: EngineStatus, width: int) -> list[Text]:
+    """One engine with everything that it reports, a line for each column of its role."""
+    known = [(column.title, column.cell(one)) for column in COLUMNS[one.target.role]]
+    return [
+        cut(Text(f"  {title:{_TITLE_WIDTH}}{cell}", style="bold" if i == 0 else ""), width)
+        for i, (title, cell) in enumerate(known)
+        if cell not in ("", NONE)
+    ]
+
+
+def header(status: DeploymentStatus, width: int) -> list[Text]:
+    """The deployment, its verdict and its latencies."""
     verdict = Text(status.verdict, style=_VERDICTS[status.verdict])
+    speed = status.sim_speed
     head = Text("  ")
-    head.append(" · ".join(filter(None, (status.model, status.layout))) + " · ")
+    simulated = "" if speed is None else f"simulated {speed:g}×" if speed != 1 else "simulated"
+    head.append(" · ".join(filter(None, (status.model, status.layout, simulated))) + " · ")
     head.append_text(verdict)
     lines = [head]
     for fact in _facts(status):
@@ -222,7 +268,7 @@ def _header(status: DeploymentStatus, width: int) -> list[Text]:
             lines.append(Text("  " + fact))
     if status.verdict_text:
         lines += _wrapped(status.verdict_text, width, style=_VERDICTS[status.verdict])
-    return [_cut(line, width) for line in lines]
+    return [cut(line, width) for line in lines]
 
 
 def _facts(status: DeploymentStatus) -> list[str]:
@@ -259,7 +305,7 @@ def _latency(
 
 def _table(
     role: Role, rows: Sequence[EngineStatus], status: DeploymentStatus, width: int
-) -> list[Text]:
+) -> RoleTable:
     spark = Column(
         "last minute", lambda one: sparkline(status.history.get(one.target.name, ())), None, 7
     )
@@ -267,13 +313,15 @@ def _table(
     cells = {column.title: _cells(column, rows) for column in columns}
     shown = _fitting(columns, cells, width)
     widths = {column.title: max(map(len, cells[column.title])) for column in shown}
-    lines = [_line([(c, c.title) for c in shown], widths, lambda _: "bold")]
-    for index, row in enumerate(rows, start=1):
-        line = _line([(c, cells[c.title][index]) for c in shown], widths, _style_of(row))
-        lines.append(line)
-    if len(rows) > 1:
-        lines.append(_line([(c, cells[c.title][-1]) for c in shown], widths, lambda _: "bold"))
-    return [_cut(line, width) for line in lines]
+
+    def line(index: int, style: Callable[[Column], str]) -> Text:
+        return cut(_line([(c, cells[c.title][index]) for c in shown], widths, style), width)
+
+    return RoleTable(
+        heading=line(0, lambda _: "bold"),
+        rows=tuple((row, line(i, _style_of(row))) for i, row in enumerate(rows, start=1)),
+        total=line(-1, lambda _: "bold") if len(rows) > 1 else None,
+    )
 
 
 def _cells(column: Column, rows: Sequence[EngineStatus]) -> list[str]:
@@ -322,7 +370,8 @@ def _style_of(row: EngineStatus) -> Callable[[Column], str]:
     return style
 
 
-def _advice(status: DeploymentStatus, width: int) -> list[Text]:
+def advice_lines(status: DeploymentStatus, width: int) -> list[Text]:
+    """The advice, the command that follows it, and notes."""
     advice = status.advice
     acts = advice.cause not in ("healthy", "not_enough_evidence")
     text = advice.what
@@ -332,7 +381,7 @@ def _advice(status: DeploymentStatus, width: int) -> list[Text]:
     lines = _wrapped(mark + text, width, style="yellow" if acts else "dim")
     command = advice_command(status)
     if command:
-        lines += [_cut(Text(f"    {command}", style="bold"), width)]
+        lines += [cut(Text(f"    {command}", style="bold"), width)]
     for note in status.notes:
         lines += _wrapped(f"! {note}", width, style="yellow")
     return lines
@@ -345,12 +394,13 @@ def _wrapped(text: str, width: int, *, style: str) -> list[Text]:
             lines.append("")
         lines[-1] += (" " if lines[-1] else "") + word
     return [
-        _cut(Text(("  " if i == 0 else "    ") + line, style=style), width)
+        cut(Text(("  " if i == 0 else "    ") + line, style=style), width)
         for i, line in enumerate(lines)
     ]
 
 
-def _cut(line: Text, width: int) -> Text:
+def cut(line: Text, width: int) -> Text:
+    """The line, ending in … where it is too wide."""
     line.truncate(width, overflow="ellipsis")
     line.no_wrap = True
     return line
