@@ -33,7 +33,7 @@ from pdctl.status.records import DeploymentStatus
 from pdctl.status.targets import source_of_state
 from pdctl.status.watch import Watch
 from pdctl.tables.measure import rehearsal_view
-from pdctl.tables.status import status_view
+from pdctl.tables.status_live import View, live_frame
 from pdctl.units import format_rate, format_seconds
 from pdctl.verdict.records import Question
 from pdctl.verdict.sentences import write
@@ -224,7 +224,7 @@ def _watch(name: str, sender: threading.Thread, until_s: float) -> list[Deployme
             if time.monotonic() - began <= until_s:
                 samples.append(sample)
             if live:
-                live.update(status_view(sample, *console.size), refresh=True)
+                live.update(live_frame(sample, View(), *console.size).lines, refresh=True)
             sender.join(SAMPLE_EVERY_S)
     finally:
         if live:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pdctl.commands.deployment_options import FILE
-from pdctl.deployment.exports import EXPORTS, Export
+from pdctl.deployment.exports import EXPORTS, FIXED, Export
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.engines.lifecycle.start import prepare
@@ -11,7 +11,17 @@ from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.paths import last_plan_path
 
 
-def export_for(target: str, form: str) -> Export:
+def rendered(target: str, form: str, file: Path | None) -> tuple[str, str]:
+    """The text for a target, and a remark for the user or ""."""
+    if target in FIXED:
+        return FIXED[target](), ""
+    export = _export_for(target, form)
+    deployment = _deployment(file)
+    specs = prepare(deployment).specs if export.needs_processes else ()
+    return export.render(deployment, specs), export.note
+
+
+def _export_for(target: str, form: str) -> Export:
     """The export of a target. Raises InvalidInput if there is none."""
     if form not in ("flag", "yaml"):
         raise InvalidInput(
@@ -20,16 +30,10 @@ def export_for(target: str, form: str) -> Export:
     name = "miles-yaml" if (target, form) == ("miles", "yaml") else target
     if name not in EXPORTS:
         raise InvalidInput(
-            f"pdctl cannot render for {target!r}.", hint=f"pdctl render {'|'.join(EXPORTS)}"
+            f"pdctl cannot render for {target!r}.",
+            hint=f"pdctl render {'|'.join((*EXPORTS, *FIXED))}",
         )
     return EXPORTS[name]
-
-
-def rendered(export: Export, file: Path | None) -> str:
-    """The deployment as text in this format."""
-    deployment = _deployment(file)
-    specs = prepare(deployment).specs if export.needs_processes else ()
-    return export.render(deployment, specs)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -53,7 +53,7 @@ def status(
     name, one = status_run.open_watch(name, router, metrics_port, is_live=is_live)
     try:
         if is_live:
-            status_run.show_live(one, interval_s, as_json=as_json)
+            status_run.show_live(name, one, interval_s, as_json=as_json)
         else:
             status_run.show_once(one, as_json=as_json, check=check)
     finally:

@@ -6,7 +6,7 @@ Imports rich and the HTTP client late: one sample as JSON needs neither, and scr
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,31 +15,32 @@ from pdctl.console import ask, err, interactive, out, show
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.state import read_state
 from pdctl.engines.supervision.recorder import recorded
-from pdctl.errors import ExitCode, StateConflict
-from pdctl.status.records import DeploymentStatus
+from pdctl.errors import ExitCode, PdctlError, StateConflict
+from pdctl.status.drift import Expected
+from pdctl.status.records import DeploymentStatus, Target
 from pdctl.status.snapshot import is_well
 from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
-from pdctl.status.watch import REMEMBERED_S, REPLAYED_S, Watch, keep_evidence, read_evidence
+from pdctl.status.watch import (
+    REMEMBERED_S,
+    REPLAYED_S,
+    Expect,
+    Watch,
+    keep_evidence,
+    read_evidence,
+)
 from pdctl.tables.advice_command import advice_command
+
+LOG_LINES = 100  # more than a terminal is high
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.live import Live
-
-LIVE_KEYS = "↑↓ scrolls · p pauses · q quits"
-PAUSED_KEYS = "paused · ↑↓ scrolls · p goes on · q quits"
-SCROLLS = {"\x1b[A": -1, "\x1bOA": -1, "k": -1, "\x1b[B": 1, "\x1bOB": 1, "j": 1}  # arrow keys
 
 
 def open_watch(
     name: str, router: str, metrics_port: int | None, *, is_live: bool
 ) -> tuple[str, Watch]:
     """The deployment's name, "" for a router pdctl did not start, and a watch on it."""
-    expect = None
-    if is_live:  # one sample is too short to time steps
-        from pdctl.commands.status_expect import Expectation
-
-        expect = Expectation()
+    expect = _late_expectation() if is_live else None  # one sample is too short to time steps
     if router:
         return "", Watch(source_of_router(router, metrics_port), expect=expect)
     name = name or _ask_name()
@@ -49,6 +50,20 @@ def open_watch(
     watch = Watch(source, read_evidence(name, now_s - REMEMBERED_S), expect)
     watch.replay(recorded(name, now_s - REPLAYED_S))
     return name, watch
+
+
+def _late_expectation() -> Expect:
+    """Expected step times. Imports what computes them only when a minute of steps is there."""
+    made: list[Expect] = []
+
+    def expect(targets: Sequence[Target]) -> Mapping[str, Expected]:
+        if not made:
+            from pdctl.commands.status_expect import Expectation
+
+            made.append(Expectation())
+        return made[0](targets)
+
+    return expect
 
 
 def _ask_name() -> str:
@@ -76,56 +91,60 @@ def show_once(watch: Watch, *, as_json: bool, check: bool) -> None:
         raise typer.Exit(ExitCode.ENGINE_FAILED)
 
 
-def show_live(watch: Watch, interval_s: float, *, as_json: bool) -> None:
-    """Show samples until q, Ctrl-C, or the end of the deployment."""
-    from rich.live import Live
-
+def show_live(name: str, watch: Watch, interval_s: float, *, as_json: bool) -> None:
+    """Show samples until q, Ctrl-C, or the end of the deployment. name: "" if it is not ours."""
     sample = watch.sample()
     try:
         if as_json or not out().is_terminal:
-            _repeat(watch, sample, interval_s, lambda one: _show(one, as_json=as_json))
+            _print_samples(watch, sample, interval_s, as_json=as_json)
         else:
-            with Live(console=out(), auto_refresh=False) as live:
-                _play(watch, sample, interval_s, live)
+            _draw_samples(name, watch, sample, interval_s)
     except StateConflict:  # it was there at the first sample
         err().print(f"{sample.name} has stopped.")
 
 
-def _repeat(
-    watch: Watch,
-    sample: DeploymentStatus,
-    interval_s: float,
-    show_sample: Callable[[DeploymentStatus], None],
+def _print_samples(
+    watch: Watch, sample: DeploymentStatus, interval_s: float, *, as_json: bool
 ) -> None:
-    from pdctl.commands.screens import keys
+    from pdctl.commands.command_line.keys import keys
 
     with keys() as wait:
         while True:
-            show_sample(sample)
+            _show(sample, as_json=as_json)
             if wait(interval_s) == "q":
                 return
             sample = watch.sample()
 
 
-def _play(watch: Watch, sample: DeploymentStatus, interval_s: float, live: "Live") -> None:
-    """Draw samples until q. The arrow keys scroll engines that do not fit; p pauses."""
-    from pdctl.commands.screens import keys
-    from pdctl.tables.status import status_view
+def _draw_samples(name: str, watch: Watch, sample: DeploymentStatus, interval_s: float) -> None:
+    from rich.live import Live
 
-    first, is_paused, due = 0, False, time.monotonic() + interval_s
-    with keys() as wait:
+    from pdctl.commands.command_line.keys import keys
+    from pdctl.tables.status_live import View, live_frame, pressed
+
+    view, due_s = View(), time.monotonic() + interval_s
+    with keys() as wait, Live(console=out(), auto_refresh=False) as live:
         while True:
-            width, height = out().size
-            first = min(first, len(sample.engines))
-            line = PAUSED_KEYS if is_paused else LIVE_KEYS
-            live.update(status_view(sample, width, height, first=first, keys=line), refresh=True)
-            key = wait(interval_s if is_paused else max(0.0, due - time.monotonic()))
+            log = _end_of_log(name, view.chosen) if view.shows_engine else ()
+            frame = live_frame(sample, view, out().width, out().height, log)
+            live.update(frame.lines, refresh=True)
+            key = wait(max(0.0, due_s - time.monotonic()))
             if key == "q":
                 return
-            is_paused ^= key == "p"
-            first = max(0, first + SCROLLS.get(key, 0))
-            if not is_paused and time.monotonic() >= due:
-                sample, due = watch.sample(), time.monotonic() + interval_s
+            view = pressed(frame, key) if key else view
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + interval_s
+                sample = sample if view.is_paused else watch.sample()
+
+
+def _end_of_log(name: str, engine: str) -> tuple[str, ...]:
+    """The end of an engine's log; empty where it cannot be read."""
+    from pdctl.engines.lifecycle.logs import lines
+
+    try:
+        return lines(name, engine, tail=LOG_LINES) if name else ("pdctl does not have its log.",)
+    except (PdctlError, OSError) as problem:
+        return (str(problem),)
 
 
 def _show(sample: DeploymentStatus, *, as_json: bool) -> None:

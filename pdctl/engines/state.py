@@ -4,6 +4,7 @@ desired.yaml   the deployment that the user chose       written by commands
 launch.json    the processes that should run            written by commands
 state.json     the processes that run                   written by the supervisor
 events.jsonl   every decision                           appended by the supervisor
+prometheus-targets.json  what to scrape                written by the supervisor
 lock           held by the supervisor while it runs
 logs/          one file per process on this machine
 """

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pdctl.deployment.records import Counts
+from pdctl.inspection.records import GpuLoad
 from pdctl.perf_model.records import Role
 
 EngineHealth = Literal["up", "starting", "unreachable", "failed", "stale"]
@@ -11,7 +12,10 @@ EngineHealth = Literal["up", "starting", "unreachable", "failed", "stale"]
 
 @dataclass(frozen=True)
 class Target:
-    """The address of an engine. role: the role it was started or registered with."""
+    """The address of an engine. role: the role it was started or registered with.
+
+    gpus: its GPUs on this machine; empty where there are none or they are elsewhere.
+    """
 
     name: str
     role: Role
@@ -19,6 +23,7 @@ class Target:
     phase: str = "serving"
     detail: str = ""
     problem: str = ""  # a fault in how the engine is set up
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,7 @@ class EngineStatus:
     age_s: float | None
     breaker: Literal["closed", "open", "half-open"] | None = None
     problem: str = ""
+    gpu: GpuLoad | None = None  # all its GPUs together
 
 
 Cause = Literal[
@@ -234,6 +240,7 @@ class DeploymentStatus:
     engines: tuple[EngineStatus, ...]
     advice: Advice
     is_ours: bool = True
+    sim_speed: float | None = None  # of simulated engines; 10: ten times real time
     requests_per_s: float | None = None
     ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None
@@ -253,7 +260,8 @@ class Watched:
     """A deployment to watch, from its state or from a router.
 
     phase: the supervisor's phase for the deployment; None if pdctl did not start it.
-    note: a fault of the watch itself, as a sentence.
+    note: a fault of the watch itself, as a sentence. router_problem: how the router ended.
+    sim_speed: of simulated engines; None for real ones.
     """
 
     name: str
@@ -265,5 +273,7 @@ class Watched:
     phase: str | None = None
     detail: str = ""
     note: str = ""
+    router_problem: str = ""
+    sim_speed: float | None = None
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None

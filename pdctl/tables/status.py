@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from pdctl.inspection.records import GpuLoad
 from pdctl.perf_model.records import Role
 from pdctl.status.records import DeploymentStatus, EngineStatus
-from pdctl.status.snapshot import is_well
 from pdctl.tables.advice_command import advice_command
 from pdctl.text_lines import shell_lines
 from pdctl.units import format_rate, format_seconds, format_share
 
 NONE = "–"
-ROLES_SHOWN: tuple[Role, ...] = ("prefill", "decode", "colocated")
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = 2
+_TITLE_WIDTH = 14
 _VERDICTS = {
     "serving": "green",
     "starting": "yellow",
@@ -122,6 +122,17 @@ def _speed(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f} GB/s" if value >= 0.05 else "<0.1 GB/s"
 
 
+def _gpu(form: Callable[[GpuLoad], str]) -> Callable[[EngineStatus], str]:
+    return lambda row: NONE if row.gpu is None else form(row.gpu)
+
+
+_GPU_COLUMNS = (
+    ("GPU", lambda gpu: format_share(gpu.utilization)),
+    ("power", lambda gpu: f"{gpu.power_w:,.0f} W"),
+    ("GPU mem", lambda gpu: format_share(gpu.memory_used_bytes / gpu.memory_total_bytes)),
+)
+
+
 def _age(row: EngineStatus) -> str:
     return NONE if row.age_s is None else f"{row.age_s:.1f} s"
 
@@ -143,6 +154,7 @@ def _columns(role: Role, *middle: Column) -> tuple[Column, ...]:
         Column(role.upper(), lambda row: row.target.name, lambda rows: str(len(rows)), left=True),
         Column("state", _state, left=True),
         *middle,
+        *(Column(title, _gpu(form), priority=3) for title, form in _GPU_COLUMNS),
         Column("breaker", lambda row: row.breaker or NONE, priority=8),
         Column("age", _age, priority=6),
         Column("address", _address, priority=9, left=True),
@@ -207,53 +219,63 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(mean / top * 7.999))] for mean in means)
 
 
-def status_view(
-    status: DeploymentStatus,
-    width: int,
-    height: int | None = None,
-    *,
-    first: int = 0,
-    keys: str = "",
-) -> RenderableType:
-    """The whole screen, at most `width` cells wide and `height` lines high.
+@dataclass(frozen=True)
+class RoleTable:
+    """The engines of one role as lines. total: None for a single engine."""
 
-    Where the engines take too many lines, each role shows its worst ones from the `first` on, and
-    folds the others into one line. keys: a last line that names the keys of a live screen.
-    """
-    lines = _lines(status, width, None, first, keys)
-    most = max(len(_rows(status, role)) for role in ROLES_SHOWN) if status.engines else 0
-    while height is not None and len(lines) > height and most > 1:
-        excess = len(lines) - height
-        most = max(1, most - -(-excess // len(ROLES_SHOWN)))
-        lines = _lines(status, width, most, first, keys)
-    return Group(*lines)
+    heading: Text
+    rows: tuple[tuple[EngineStatus, Text], ...]
+    total: Text | None
+    hidden: tuple[str, ...] = ()  # titles of columns without room
+
+    def lines(self) -> list[Text]:
+        """The whole table."""
+        total = [] if self.total is None else [self.total]
+        return [self.heading, *(line for _, line in self.rows), *total]
 
 
-def _lines(
-    status: DeploymentStatus, width: int, most: int | None, first: int, keys: str
-) -> list[Text]:
-    """The lines of the screen with at most `most` engines of each role."""
-    lines = [*_header(status, width), Text()]
-    hidden: dict[str, None] = {}
-    for role in ROLES_SHOWN:
-        if rows := _rows(status, role):
-            window = None if most is None or len(rows) <= most else (first, most)
-            lines += [*_table(role, rows, status, width, window, hidden), Text()]
-    lines += _advice(status, width)
-    if hidden:
-        more = f"{len(hidden)} more column{'s' if len(hidden) > 1 else ''} in a wider terminal"
-        lines.append(_cut(Text(f"  {more}", style="dim"), width))
-    return [*lines, _cut(Text(f"  {keys}", style="dim"), width)] if keys else lines
+def status_view(status: DeploymentStatus, width: int) -> RenderableType:
+    """The whole screen, at most `width` cells wide."""
+    tables = role_tables(status, width)
+    parts: list[RenderableType] = [*header(status, width), Text()]
+    for table in tables:
+        parts += [*table.lines(), Text()]
+    return Group(*parts, *advice_lines(status, width), *hidden_columns(tables, width))
 
 
-def _rows(status: DeploymentStatus, role: Role) -> list[EngineStatus]:
-    return [one for one in status.engines if one.target.role == role]
+def hidden_columns(tables: Sequence[RoleTable], width: int) -> list[Text]:
+    """A line that counts the columns that `width` has no room for, if there are any."""
+    num = len({title for table in tables for title in table.hidden})
+    if not num:
+        return []
+    text = f"  {num} more column{'s' if num > 1 else ''} in a wider terminal"
+    return [cut(Text(text, style="dim"), width)]
 
 
-def _header(status: DeploymentStatus, width: int) -> list[Text]:
+def role_tables(status: DeploymentStatus, width: int) -> list[RoleTable]:
+    """One table for each role that has engines."""
+    roles: tuple[Role, ...] = ("prefill", "decode", "colocated")
+    of_roles = ((role, [e for e in status.engines if e.target.role == role]) for role in roles)
+    return [_table(role, rows, status, width) for role, rows in of_roles if rows]
+
+
+def engine_lines(one: EngineStatus, width: int) -> list[Text]:
+    """One engine with everything that it reports, a line for each column of its role."""
+    known = [(column.title, column.cell(one)) for column in COLUMNS[one.target.role]]
+    return [
+        cut(Text(f"  {title:{_TITLE_WIDTH}}{cell}", style="bold" if i == 0 else ""), width)
+        for i, (title, cell) in enumerate(known)
+        if cell not in ("", NONE)
+    ]
+
+
+def header(status: DeploymentStatus, width: int) -> list[Text]:
+    """The deployment, its verdict and its latencies."""
     verdict = Text(status.verdict, style=_VERDICTS[status.verdict])
+    speed = status.sim_speed
     head = Text("  ")
-    head.append(" · ".join(filter(None, (status.model, status.layout))) + " · ")
+    simulated = "" if speed is None else f"simulated {speed:g}×" if speed != 1 else "simulated"
+    head.append(" · ".join(filter(None, (status.model, status.layout, simulated))) + " · ")
     head.append_text(verdict)
     lines = [head]
     for fact in _facts(status):
@@ -263,7 +285,7 @@ def _header(status: DeploymentStatus, width: int) -> list[Text]:
             lines.append(Text("  " + fact))
     if status.verdict_text:
         lines += _wrapped(status.verdict_text, width, style=_VERDICTS[status.verdict])
-    return [_cut(line, width) for line in lines]
+    return [cut(line, width) for line in lines]
 
 
 def _facts(status: DeploymentStatus) -> list[str]:
@@ -299,56 +321,25 @@ def _latency(
 
 
 def _table(
-    role: Role,
-    rows: Sequence[EngineStatus],
-    status: DeploymentStatus,
-    width: int,
-    window: tuple[int, int] | None,
-    hidden: dict[str, None],
-) -> list[Text]:
-    """The lines of a role's table.
-
-    window: (first, number) of the engines to show, the worst first; None: all, in their order.
-    hidden: takes the titles of the columns that `width` has no room for.
-    """
-    rows = rows if window is None else sorted(rows, key=_wellness)
+    role: Role, rows: Sequence[EngineStatus], status: DeploymentStatus, width: int
+) -> RoleTable:
     spark = Column(
         "last minute", lambda one: sparkline(status.history.get(one.target.name, ())), None, 7
     )
     columns = [*COLUMNS[role], spark]
     cells = {column.title: _cells(column, rows) for column in columns}
-    shown = _fitting(columns, cells, width, hidden)
+    shown, hidden = _fitting(columns, cells, width)
     widths = {column.title: max(map(len, cells[column.title])) for column in shown}
-    lines = [_line([(c, c.title) for c in shown], widths, lambda _: "bold")]
-    start, end = _range(window, len(rows))
-    for index, row in enumerate(rows[start:end], start=start + 1):
-        line = _line([(c, cells[c.title][index]) for c in shown], widths, _style_of(row))
-        lines.append(line)
-    if window is not None:
-        lines.append(_folded([*rows[:start], *rows[end:]]))
-    if len(rows) > 1:
-        lines.append(_line([(c, cells[c.title][-1]) for c in shown], widths, lambda _: "bold"))
-    return [_cut(line, width) for line in lines]
 
+    def line(index: int, style: Callable[[Column], str]) -> Text:
+        return cut(_line([(c, cells[c.title][index]) for c in shown], widths, style), width)
 
-def _range(window: tuple[int, int] | None, num: int) -> tuple[int, int]:
-    """The engines to show, from one place to before another; a full window at the end."""
-    if window is None:
-        return 0, num
-    start = max(0, min(window[0], num - window[1]))
-    return start, start + window[1]
-
-
-def _wellness(row: EngineStatus) -> tuple[bool, float]:
-    """Sorts the worst engines first: those with a fault, then the longest queues."""
-    queues = ("bootstrap", "prealloc", "transfer", "waiting", "inflight", "running")
-    return is_well(row), -sum(_of(row, name) or 0.0 for name in queues)
-
-
-def _folded(rows: Sequence[EngineStatus]) -> Text:
-    unwell = sum(not is_well(row) for row in rows)
-    text = f"{unwell} of them not well" if unwell else "all well"
-    return Text(f"  {len(rows)} more, {text}", style="yellow" if unwell else "dim")
+    return RoleTable(
+        heading=line(0, lambda _: "bold"),
+        rows=tuple((row, line(i, _style_of(row))) for i, row in enumerate(rows, start=1)),
+        total=line(-1, lambda _: "bold") if len(rows) > 1 else None,
+        hidden=tuple(hidden),
+    )
 
 
 def _cells(column: Column, rows: Sequence[EngineStatus]) -> list[str]:
@@ -357,10 +348,14 @@ def _cells(column: Column, rows: Sequence[EngineStatus]) -> list[str]:
 
 
 def _fitting(
-    columns: Sequence[Column], cells: dict[str, list[str]], width: int, hidden: dict[str, None]
-) -> list[Column]:
-    """The columns that fit side by side. Drops the least important ones first, into `hidden`."""
+    columns: Sequence[Column], cells: dict[str, list[str]], width: int
+) -> tuple[list[Column], list[str]]:
+    """The columns that fit side by side, and the titles of those that do not.
+
+    Drops the least important ones first.
+    """
     shown = [column for column in columns if _says_something(column, cells[column.title])]
+    hidden: list[str] = []
 
     def needed() -> int:
         return sum(max(map(len, cells[c.title])) + _GAP for c in shown)
@@ -368,8 +363,8 @@ def _fitting(
     while needed() > width and any(column.priority for column in shown):
         dropped = max(shown, key=lambda column: column.priority)
         shown.remove(dropped)
-        hidden[dropped.title] = None
-    return shown
+        hidden.append(dropped.title)
+    return shown, hidden
 
 
 def _says_something(column: Column, cells: Sequence[str]) -> bool:
@@ -401,7 +396,8 @@ def _style_of(row: EngineStatus) -> Callable[[Column], str]:
     return style
 
 
-def _advice(status: DeploymentStatus, width: int) -> list[Text]:
+def advice_lines(status: DeploymentStatus, width: int) -> list[Text]:
+    """The advice, the command that follows it, and notes."""
     advice = status.advice
     acts = advice.cause not in ("healthy", "not_enough_evidence")
     text = advice.what
@@ -424,12 +420,13 @@ def _wrapped(text: str, width: int, *, style: str) -> list[Text]:
             lines.append("")
         lines[-1] += (" " if lines[-1] else "") + word
     return [
-        _cut(Text(("  " if i == 0 else "    ") + line, style=style), width)
+        cut(Text(("  " if i == 0 else "    ") + line, style=style), width)
         for i, line in enumerate(lines)
     ]
 
 
-def _cut(line: Text, width: int) -> Text:
+def cut(line: Text, width: int) -> Text:
+    """The line, ending in … where it is too wide."""
     line.truncate(width, overflow="ellipsis")
     line.no_wrap = True
     return line

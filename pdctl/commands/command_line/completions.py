@@ -123,6 +123,13 @@ def attention_backends(context: Any) -> Iterable[str]:
     return sorted(ATTENTION_BACKENDS)
 
 
+def render_targets(context: Any) -> Iterable[str]:
+    """Programs for which `render` prints a text."""
+    from pdctl.deployment.exports import EXPORTS, FIXED
+
+    return (*EXPORTS, *FIXED)
+
+
 def _values(*values: str) -> Words:
     return lambda context: values
 
@@ -146,7 +153,7 @@ BY_VERB: dict[tuple[str, str | None], Words] = {
     ("logs", "name"): logged,
     ("logs", "target"): logs_and_processes,
     ("logs", "process"): processes,
-    ("render", "target"): _values("miles", "shell"),
+    ("render", "target"): render_targets,
     ("render", "form"): _values("flag", "yaml"),
     ("measure", "connections"): _values("new", "kept"),
     ("help", "topic"): topics,

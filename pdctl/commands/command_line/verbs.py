@@ -10,7 +10,7 @@ VERBS = {
     "logs": "Show logs of engines, or the supervisor's decisions.",
     "ls": "List the deployments that run on this machine.",
     "rehearse": "Play a plan on simulated engines behind the real router.",
-    "render": "Print a deployment for a shell, Slurm, Kubernetes or Miles.",
+    "render": "Print a deployment for a shell, Slurm, Kubernetes, Miles, Prometheus or Grafana.",
     "doctor": "Check this machine and its deployments.",
     "measure": "Run colocated and split engines side by side; show which wins.",
     "calibrate": "Measure an engine's step times; plan then uses them.",
