@@ -9,7 +9,6 @@ from pdctl.perf_model.metrics import is_good, percentiles
 from pdctl.perf_model.records import Fleet, Outcome
 from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.simulate import simulate_clients
-from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.closed_form import Demand, capacity_rps, mean_latency_s, pace_of
 from pdctl.verdict.judge import (
     Confidence,
@@ -191,38 +190,4 @@ def _suffices(arm: Arm, slo: Slo, errors: Errors) -> bool:
     return meets(arm, slo) and all(
         limit is None or (time is not None and time * error.high <= limit)
         for time, error, limit in limits
-    )
-
-
-def nearest(arms: Mapping[str, Arm], question: Question) -> str:
-    """What the arms do reach, where no layout meets the SLOs."""
-    share = format_share(question.slo.attainment)
-    parts = [
-        f"{a.layout} has TTFT {format_seconds(a.ttft_at_share_s)} and TPOT "
-        f"{format_seconds(a.tpot_at_share_s)}"
-        for a in arms.values()
-        if a.ttft_at_share_s is not None and a.tpot_at_share_s is not None
-    ]
-    return f"For {share} of the requests {', '.join(parts)}." if parts else ""
-
-
-def clients_reason(arms: Mapping[str, Arm], question: Question, clients: int) -> str:
-    """One sentence per thing that the arms do differently for these clients."""
-    colocated, pd = arms["colocated"], arms["pd"]
-    with_them = f"With {clients_text(clients)}"
-    rates = (
-        f"colocated answers {format_rate(colocated.throughput_rps)} req/s and "
-        f"split {format_rate(pd.throughput_rps)}"
-    )
-    if question.slo.is_given:
-        return (
-            f"{with_them}, {format_share(colocated.attainment)} of the requests meet your SLOs "
-            f"colocated and {format_share(pd.attainment)} split; {rates}."
-        )
-    if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
-        return f"{with_them}, {rates}."
-    return (
-        f"{with_them}, {rates}; TTFT is {format_seconds(colocated.ttft_s.p90)} colocated and "
-        f"{format_seconds(pd.ttft_s.p90)} split, TPOT {format_seconds(colocated.tpot_s.p90)} and "
-        f"{format_seconds(pd.tpot_s.p90)} (p90)."
     )

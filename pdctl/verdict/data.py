@@ -24,6 +24,7 @@ def verdict_data(
         "meets_slo": verdict.is_met,
         "rate_rps": verdict.rate_rps,
         "clients": verdict.clients,
+        "most_clients": verdict.most_clients,
         "load": None if verdict.clients is None else load_text(verdict.clients),
         "rules": [asdict(rule) for rule in verdict.rules],
         "sizing": asdict(verdict.sizing) if verdict.sizing else None,

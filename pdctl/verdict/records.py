@@ -222,6 +222,7 @@ class Verdict:
     starts: tuple[Sizing, ...] = ()  # the first sizings by rule: N/4, and by rate where known
     rate_rps: float | None = None  # the rate the arms were compared at; None: a closed loop
     clients: int | None = None  # of a closed loop
+    most_clients: int | None = None  # for which a layout meets the SLOs, where these are too many
     is_rate_asked: bool = False
     is_met: bool = True
     is_fewest: bool = False  # chosen because it needs fewer GPUs

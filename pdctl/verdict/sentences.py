@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pdctl.perf_model.records import Percentiles
-from pdctl.units import format_rate, format_seconds
+from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.caveats import caveats
-from pdctl.verdict.closed_loop import clients_reason, clients_text, nearest
+from pdctl.verdict.closed_loop import clients_text
 from pdctl.verdict.records import Arm, Choice, Flip, Floor, Question, Verdict
 from pdctl.verdict.rules import NAMES, RULE_WORDS
 
@@ -73,7 +73,7 @@ def unmet(question: Question, verdict: Verdict) -> str:
     if not verdict.arms:
         return verdict.impossible.get("all", "")
     if verdict.clients is not None:
-        return nearest(verdict.arms, question)
+        return _nearest(question, verdict)
     if verdict.floors:
         return _floor(question, verdict)
     best = max(verdict.arms.values(), key=lambda arm: arm.capacity_rps or 0.0)
@@ -96,6 +96,21 @@ def _between(arm: Arm) -> str:
     """How much an arm may carry: 3 to 4.6 req/s."""
     carried = arm.intervals["capacity_rps"]
     return f"{rate_down(carried.low)} to {rate_down(carried.high)} req/s"
+
+
+def _nearest(question: Question, verdict: Verdict) -> str:
+    """What the arms do reach, where too many clients wait for one another."""
+    share = format_share(question.slo.attainment)
+    parts = [
+        f"{arm.layout} has TTFT {format_seconds(arm.ttft_at_share_s)} and TPOT "
+        f"{format_seconds(arm.tpot_at_share_s)}"
+        for arm in verdict.arms.values()
+        if arm.ttft_at_share_s is not None and arm.tpot_at_share_s is not None
+    ]
+    text = f"For {share} of the requests {', '.join(parts)}." if parts else ""
+    if verdict.most_clients is not None:
+        text += f" Up to about {clients_text(verdict.most_clients)} a layout meets them."
+    return text.strip()
 
 
 def _floor(question: Question, verdict: Verdict) -> str:
@@ -146,7 +161,7 @@ def reason(question: Question, verdict: Verdict) -> str:
     if verdict.decided_by == "feasibility":
         return " ".join(_not_built(verdict))
     if verdict.clients is not None:
-        return clients_reason(verdict.arms, question, verdict.clients)
+        return clients_reason(question, verdict)
     if question.slo.is_given:
         return slo_reason(question, verdict)
     return latency_reason(verdict)
@@ -212,6 +227,45 @@ def _tie(verdict: Verdict, colocated: Arm, pd: Arm) -> str:
         return text
     because = ", ".join(RULE_WORDS[r.id] for r in verdict.rules if r.favours == verdict.lean)
     return f"{text} The rules lean to {NAMES[verdict.lean]} ({because})."
+
+
+def clients_reason(question: Question, verdict: Verdict) -> str:
+    """What the arms do differently for clients in a closed loop, and whether that can be told."""
+    colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
+    with_them = f"With {clients_text(verdict.clients or 1)}"
+    rates = (
+        f"colocated answers {format_rate(colocated.throughput_rps)} req/s and "
+        f"split {format_rate(pd.throughput_rps)}"
+    )
+    if question.slo.is_given:
+        text = (
+            f"{with_them} {_share(colocated)} of the requests meet your SLOs colocated and "
+            f"{_share(pd)} split; {rates}."
+        )
+        return text if verdict.verdict != "too_close" else f"{text} {_clients_tie(verdict)}"
+    if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
+        return f"{with_them} {rates}."
+    text = f"{with_them} {rates}; TTFT p90 is {_both(colocated.ttft_s, pd.ttft_s)}"
+    if _have_tpot(colocated, pd):
+        text += f", TPOT p90 {_both(colocated.tpot_s, pd.tpot_s)}"
+    return f"{text}."
+
+
+def _share(arm: Arm) -> str:
+    return share_down(arm.attainment or 0.0)
+
+
+def _clients_tie(verdict: Verdict) -> str:
+    """Why arms that serve clients differently are too close to call."""
+    good = [verdict.arms[name].goodput_rps or 0.0 for name in ("colocated", "pd")]
+    least = verdict.provenance.errors.rate_ratio.high
+    low, high = sorted(good)
+    if low <= 0:
+        return ""
+    return (
+        f"The better arm has {high / low:.2f}× as many good requests per second; a gap below "
+        f"{least:.2f}× is within the error of the simulation."
+    )
 
 
 def latency_reason(verdict: Verdict) -> str:

@@ -7,7 +7,14 @@ from typing import Any
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Fleet, Role
 from pdctl.verdict.ask_again import Asker
-from pdctl.verdict.client_search import ClientArms, search_for_clients
+from pdctl.verdict.client_flips import (
+    MOST_COST_S,
+    ClientAsker,
+    client_flip,
+    most_clients,
+    provenance_for,
+)
+from pdctl.verdict.client_search import search_for_clients
 from pdctl.verdict.closed_form import (
     Demand,
     demand_of,
@@ -90,14 +97,9 @@ def decide(
         return _does_not_fit(question)
     if demand is None:
         return _by_rules(question, fleets)
-    if (clients := clients_of(question)) is not None:
+    if clients_of(question) is not None:
         return _for_clients(
-            question,
-            engines,
-            demand,
-            search_for_clients(
-                question, engines, demand, clients, spread=spread, progress=progress, queues=queues
-            ),
+            question, engines, demand, spread=spread, progress=progress, queues=queues, flips=flips
         )
     contest = contest_of(question, engines, demand)
     many = sum(map(len, contest.entrants.values()))
@@ -342,38 +344,64 @@ def _judged(
 
 
 def _for_clients(
-    question: Question, engines: Engines, demand: Demand, found: ClientArms
+    question: Question,
+    engines: Engines,
+    demand: Demand,
+    *,
+    spread: ParallelMap,
+    progress: Progress,
+    queues: bool,
+    flips: bool,
 ) -> Verdict:
-    """The verdict for clients in a closed loop: no rate, no capacities, and no flips."""
-    arms, rate, clients = found.arms, found.throughput_rps, clients_of(question) or 1
-    fullest = max(clients / sum(arm.num_engines) for arm in arms.values())
-    provenance = provenance_of(question, found.fleets.values(), fullest)
+    """The verdict for clients in a closed loop: no rate and no capacities."""
+    clients = clients_of(question) or 1
+    found = search_for_clients(
+        question, engines, demand, clients, spread=spread, progress=progress, queues=queues
+    )
+    provenance = provenance_for(question, found.arms, found.fleets)
+    arms = {name: with_intervals(arm, provenance.errors) for name, arm in found.arms.items()}
     shown = found.fleets.get("pd") or found.fleets["colocated"]
-    rules = _rules(question, load_of(question, shown, demand, rate))
+    rules = _rules(question, load_of(question, shown, demand, found.throughput_rps))
     leaning = lean(rules)
     is_both = len(arms) == 2
-    arms = {name: with_intervals(arm, provenance.errors) for name, arm in arms.items()}
     ruling = judge_clients(leaning, arms, question.slo, provenance.errors) if is_both else None
     only: Choice = "colocated" if "colocated" in arms else "pd"
-    choice = ruling.choice if ruling else only
-    return Verdict(
-        verdict=choice,
+    told = Verdict(
+        verdict=ruling.choice if ruling else only,
         confidence=sure(question.llm, ruling.confidence if ruling else "high"),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
-        sizing=simulated_sizing(choice, arms),
+        sizing=simulated_sizing(ruling.choice if ruling else only, arms),
         arms=arms,
         sweep=found.sweep,
         flips=(),
         provenance=provenance,
         evidence=ruling.evidence if ruling else only,
         lean=leaning,
-        starts=tuple(first_sizings(found.fleets["pd"], demand, rate)) if is_both else (),
+        starts=(
+            tuple(first_sizings(found.fleets["pd"], demand, found.throughput_rps))
+            if is_both
+            else ()
+        ),
         state_limits=state_limits(question.llm, found.fleets),
         clients=clients,
         is_met=any(arm.meets for arm in arms.values()),
         impossible={} if is_both else why_not_built(question, engines, set(arms)),
     )
+    if not flips:
+        return told
+    progress("asking about other numbers of clients")
+    return _with_client_flips(told, ClientAsker(question, engines, demand, found), spread)
+
+
+def _with_client_flips(told: Verdict, asker: ClientAsker, spread: ParallelMap) -> Verdict:
+    if not told.is_met:
+        return replace(told, most_clients=most_clients(asker))
+    if len(told.arms) < 2 or asker.cost_s > MOST_COST_S:
+        return told
+    base = told.verdict
+    turns = spread(lambda way: client_flip(asker, base, way), [1, -1], cost_s=10 * asker.cost_s)
+    return replace(told, flips=tuple(flip for flip in turns if flip is not None))
 
 
 def _choices(

@@ -262,7 +262,8 @@ def test_the_json_has_the_documented_shape() -> None:
     told = data(question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2))
     assert set(told) == {
         "verdict", "confidence", "decided_by", "headline", "reason", "meets_slo", "rate_rps",
-        "clients", "load", "rules", "sizing", "starts", "arms", "sweep", "state_limits",
+        "clients", "most_clients", "load",
+        "rules", "sizing", "starts", "arms", "sweep", "state_limits",
         "flips", "floors", "gpus_needed",
         "warnings", "question", "model", "workload", "next", "provenance",
     }  # fmt: skip

@@ -116,6 +116,7 @@ class PlanData(TypedDict):
     floors: list[Floor]
     provenance: PlanProvenance
     clients: int | None
+    most_clients: int | None
     load: str | None
     workload: WorkloadData
 
