@@ -28,7 +28,7 @@ def up(
     gpus: str | None = typer.Option(
         None,
         "--gpus",
-        help="GPUs of this machine to use: 0-3,6. With --engine sim, their kind: 8xH200.",
+        help="GPUs of this machine to use: 0-3,6. Of --engine sim or --dry-run: 8xH200.",
     ),
     tp: int | None = typer.Option(None, "--tp", help="Tensor parallelism of every engine."),
     pp: int | None = typer.Option(None, "--pp", help="Pipeline stages of every engine."),
@@ -100,6 +100,7 @@ def up(
       pdctl up qwen3-8b --prefill 2 --total 8 --engine sim
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
       pdctl up -f pd.yaml --on slurm
+      pdctl up Qwen/Qwen3-32B --prefill 2 --total 4 --tp 2 --dry-run --gpus 8xH200
     """
     given = dict(locals())
     from pdctl.commands import up_preview
