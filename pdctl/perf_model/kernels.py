@@ -42,7 +42,7 @@ MIXERS: dict[str, Kernels] = {
     "full": Kernels(6, products=2),
     "window": Kernels(6, products=2),
     # norm, q_a·kv_a, norms of q and of the latent, q_b, rotary, absorbing k, joining q and KV (2),
-    # storing KV, attention, joining its parts, absorbing v, a copy, output
+    # storing KV, attention, joining its parts, absorbing v, copies (2), output
     "mla": Kernels(16, products=3),
     # as mla, with compressor, gathering of latents, window and two low-rank outputs (assumed)
     "latents": Kernels(22, products=4),

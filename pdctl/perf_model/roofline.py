@@ -331,6 +331,7 @@ def _roofline(
         prefill_weight_s=prefill.weight_s / pp,
         prefill_row_s=(prefill.row_s + handover.token_s) / pp,
         prefill_expert_share=share,
+        prefill_padding=per_gpu.padding / share if llm.experts else 0.0,
         prefill_cached_weight=per_gpu.cached_weight,
         prefill_cached_tokens=per_gpu.cached_tokens,
         decode_base_s=decode.base_s + handover.step_s,

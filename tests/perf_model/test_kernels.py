@@ -12,9 +12,12 @@ import pytest
 
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.formats import quantises
+from pdctl.perf_model.hardware import EXPERT_EFFICIENCIES, expert_padding
 from pdctl.perf_model.kernels import num_kernels, replayed_s
 from pdctl.perf_model.releases import kernel_times
-from tests.perf_model.shapes import gpu, llm
+from pdctl.perf_model.roofline import step_times
+from pdctl.perf_model.steps import prefill_s
+from tests.perf_model.shapes import ONE, cluster, gpu, llm
 
 STEPS = Path(__file__).parents[1] / "data" / "gpu" / "steps.jsonl"
 OUTSIDE = 24  # kernels of a step outside its layers
@@ -26,8 +29,8 @@ COUNTED = {
     "v3": ("deepseek-v3", 6),
     "next": ("qwen3-next-80b-a3b", 12),
 }
-# Kernels of a layer that are not counted: norms of q and k and the second pass of Triton's attention;
-# in bf16 also two split-K sums of cuBLAS
+# Kernels of a layer that are not counted: norms of q and k and the second pass of Triton's
+# attention; in bf16 also two split-K sums of cuBLAS
 NOT_COUNTED = {"bf16": 4, "fp8": 2, "v3": 0, "next": 0}
 # µs of a layer beside bytes and FLOPs; docs/log.md, "Constants these runs suggest"
 TIMED = {"bf16": (28, 30), "fp8": (44, 48), "v3": (85, 93), "next": (44, 61)}
@@ -83,3 +86,24 @@ def test_weight_only_formats_quantise_nothing() -> None:
         num_kernels(narrow, runner="triton", dynamic=dynamic) for dynamic in (True, False)
     )
     assert quantised - plain == 4 * narrow.num_layers
+
+
+@pytest.mark.parametrize(
+    ("tokens_an_expert", "measured"), [(80, 0.18), (384, 0.28)], ids=["qwen3-next", "v2-lite"]
+)
+def test_padded_blocks_explain_the_rate_of_experts_with_few_tokens(
+    tokens_an_expert: int, measured: float
+) -> None:
+    """Shares of H200's bf16 peak of fused_moe_kernel at 4,096 tokens (docs/log.md)."""
+    peak = EXPERT_EFFICIENCIES["hopper", "bf16", "triton"]
+    padded = tokens_an_expert + expert_padding("triton", "bf16")
+    assert peak * tokens_an_expert / padded == pytest.approx(measured, rel=0.15)
+
+
+def test_padding_counts_only_experts_that_a_prompt_touches() -> None:
+    times = step_times(llm("qwen3-next-80b-a3b"), cluster("H200"), ONE, "colocated")
+    assert times.prefill_padding == pytest.approx(64 * 512 / 10)
+    unpadded = replace(times, prefill_padding=0.0)
+    few, many = (prefill_s(times, n, 0) - prefill_s(unpadded, n, 0) for n in (16, 8192))
+    assert 0 <= few < many / 3
+    assert step_times(llm("qwen3-8b"), cluster("H200"), ONE, "colocated").prefill_padding == 0
