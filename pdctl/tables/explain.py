@@ -36,6 +36,7 @@ COLOURS: dict[PartName, tuple[str, str]] = {  # on a terminal, and the class on 
     "prefill and transfer": ("green", "pd"),
     "KV transfer": ("cyan", "colocated"),
     "decode queue": ("yellow", "wait"),
+    "router": ("magenta", "other"),
     "queue": ("yellow", "wait"),
 }
 

@@ -95,6 +95,11 @@ _WAITS: tuple[tuple[PartName, CauseKind, str], ...] = (
     ("retry", "retry", "It was sent again after {s}, when an attempt on {at} had failed."),
     ("decode allocation", "decode_kv_full", "It waited {s} for KV cache or a slot on {at}."),
     ("decode queue", "decode_queue", "Its KV had arrived, and it waited {s} for a batch on {at}."),
+    (
+        "router",
+        "held_back",
+        "The router held its first token back for {s}, until {at} had answered.",
+    ),
     ("queue", "queue", "It waited {s} in the queue of {at}."),
 )
 

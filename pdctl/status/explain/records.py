@@ -13,6 +13,7 @@ PartName = Literal[
     "KV transfer",
     "prefill and transfer",
     "decode queue",
+    "router",
     "queue",
 ]
 CauseKind = Literal[
@@ -24,6 +25,7 @@ CauseKind = Literal[
     "decode_queue",
     "slow_link",
     "bootstrap",
+    "held_back",
     "retry",
     "queue",
     "unknown",
