@@ -62,6 +62,11 @@ def up(
     trust_remote_code: bool = typer.Option(
         False, "--trust-remote-code", help="Pass --trust-remote-code to SGLang."
     ),
+    no_request_times: bool = typer.Option(
+        False,
+        "--no-request-times",
+        help="Let engines log no line per request; explain then has nothing to read.",
+    ),
     api_key_file: Path | None = typer.Option(
         None,
         "--api-key-file",
@@ -103,7 +108,7 @@ def up(
       pdctl up Qwen/Qwen3-32B --prefill 2 --total 4 --tp 2 --dry-run --gpus 8xH200
     """
     given = dict(locals())
-    from pdctl.commands import up_preview
+    from pdctl.commands import up_preview, up_run
     from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
     from pdctl.commands.options.parameters import options_from
     from pdctl.engines.clients.api_key import use_key_file
@@ -114,8 +119,6 @@ def up(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input
     )
     if resume:
-        from pdctl.commands import up_run
-
         up_run.resume_deployment(options, name)
         return
     deployment = build_deployment(options_from(DeploymentOptions, given))
@@ -124,6 +127,4 @@ def up(
     elif dry_run:
         up_preview.show_commands(options, deployment, on)
     else:
-        from pdctl.commands import up_run
-
         up_run.start_or_submit(options, deployment, on, may_simulate=engine is None)

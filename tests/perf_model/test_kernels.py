@@ -16,7 +16,7 @@ from pdctl.perf_model.hardware import EXPERT_EFFICIENCIES, expert_padding
 from pdctl.perf_model.kernels import num_kernels, replayed_s
 from pdctl.perf_model.releases import kernel_times
 from pdctl.perf_model.roofline import step_times
-from pdctl.perf_model.steps import prefill_s
+from pdctl.perf_model.simulator.steps import prefill_s
 from tests.perf_model.shapes import ONE, cluster, gpu, llm
 
 STEPS = Path(__file__).parents[1] / "data" / "gpu" / "steps.jsonl"

@@ -10,6 +10,7 @@ from pdctl.measurement.compare import Rehearsal
 from pdctl.perf_model.fitting.identify import Disagreement
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Basis, Measurement, Parallelism, Percentiles
+from pdctl.status.explain.records import Explanation
 from pdctl.status.records import Advice, DeploymentStatus
 from pdctl.verdict.records import (
     Choice,
@@ -313,6 +314,7 @@ DATA: dict[str, Any] = {
     "plan": PlanData | ModelList,
     "up": DeploymentState | WrittenFile | DryRun,
     "status": StatusData,
+    "explain": Explanation,
     "scale": ScaleData,
     "down": DownData,
     "logs": LogLines | Bundle,

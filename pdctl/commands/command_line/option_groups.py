@@ -30,6 +30,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Engines": (
             *("tp", "pp", "dp", "ep", *ROLE_SIZES, "args", "prefill_args"),
             *("decode_args", "transfer_backend", "python", "trust_remote_code"),
+            "no_request_times",
         ),
         "Router": ("host", "port", "policy", "router_args", "api_key_file"),
         "How to start": ("detach", "timeout", "resume", "dry_run"),

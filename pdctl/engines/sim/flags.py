@@ -46,6 +46,7 @@ class SimFlags:
     max_total_tokens: int | None
     overlap: bool
     metrics: bool
+    request_times: bool
     role_switch: bool
     incremental: bool
     noise: float
@@ -84,6 +85,7 @@ def parse_flags(argv: Sequence[str]) -> SimFlags:
         max_total_tokens=args.max_total_tokens,
         overlap=not args.disable_overlap_schedule,
         metrics=args.enable_metrics,
+        request_times=args.enable_request_time_stats_logging,
         role_switch=args.enable_pd_role_switch,
         incremental=args.incremental_streaming_output,
         noise=args.sim_noise,
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         "enable-mixed-chunk",
         "enable-metrics",
         "enable-pd-role-switch",
+        "enable-request-time-stats-logging",
         "incremental-streaming-output",
     ):
         add(f"--{name}", action="store_true")
