@@ -63,6 +63,7 @@ CODES = {
     "no_plan": "There is neither a pd.yaml nor an earlier plan.",
     "no_sglang": "SGLang is not installed in the chosen Python.",
     "no_slurm": "Slurm's commands are not installed here.",
+    "no_request_times": "The logs have no line per request.",
     "no_steps": "A log has no lines with step times.",
     "no_supervisor": "The deployment has lost its supervisor.",
     "no_weights": "The model's weights are not on this machine.",
@@ -93,6 +94,7 @@ CODES = {
     "unknown_model": "The model was not found.",
     "unknown_process": "The deployment has no process of that name.",
     "unknown_profile": "There is no profile of that name.",
+    "unknown_request": "The logs have no request of that id.",
     "unwritable": "A file cannot be written.",
     "usage": "The command line cannot be parsed.",
 }

@@ -47,6 +47,7 @@ class DeploymentOptions:
     transfer_backend: str | None = None
     python: str | None = None
     trust_remote_code: bool = False
+    no_request_times: bool = False
     sim_speed: float | None = None
     no_input: bool = False
 
@@ -83,7 +84,9 @@ def build_deployment(options: DeploymentOptions) -> Deployment:
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
-    return _with_the_rest(deployment, base) if base else deployment
+    deployment = _with_the_rest(deployment, base) if base else deployment
+    refused = options.no_request_times or bool(base and not base.request_times)
+    return replace(deployment, request_times=not refused)
 
 
 def _from_file(options: DeploymentOptions) -> Deployment | None:

@@ -60,6 +60,11 @@ def up(
     trust_remote_code: bool = typer.Option(
         False, "--trust-remote-code", help="Pass --trust-remote-code to SGLang."
     ),
+    no_request_times: bool = typer.Option(
+        False,
+        "--no-request-times",
+        help="Let engines log no line per request; explain then has nothing to read.",
+    ),
     api_key_file: Path | None = typer.Option(
         None,
         "--api-key-file",
@@ -135,6 +140,7 @@ def up(
         transfer_backend=transfer_backend,
         python=python,
         trust_remote_code=trust_remote_code,
+        no_request_times=no_request_times,
         sim_speed=sim_speed,
         no_input=no_input,
     )

@@ -20,6 +20,10 @@ ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env")
 ROUTER_KEYS = ("host", "port", "policy", "args")
 SLO_KEYS = ("ttft", "tpot")
+_PLAIN_KEYS = (
+    *("engine", "python", "gpus", "transfer_backend", "trust_remote_code", "request_times"),
+    "sim_speed",
+)
 _MADE_IN = "# made in "
 KEYS = (
     "schema",
@@ -30,6 +34,7 @@ KEYS = (
     "gpus",
     "transfer_backend",
     "trust_remote_code",
+    "request_times",
     "sim_speed",
     "args",
     *ROLES,
@@ -103,7 +108,7 @@ def deployment_yaml(deployment: Deployment) -> str:
         "name": deployment.name,
         "model": deployment.model,
     }
-    for key in ("engine", "python", "gpus", "transfer_backend", "trust_remote_code", "sim_speed"):
+    for key in _PLAIN_KEYS:
         value = getattr(deployment, key)
         if value != getattr(usual, key):
             document[key] = value
@@ -143,6 +148,7 @@ def _deployment(top: Field) -> Deployment:
         transfer_backend=_optional(keys, "transfer_backend") or usual.transfer_backend,
         python=_optional(keys, "python"),
         trust_remote_code="trust_remote_code" in keys and keys["trust_remote_code"].boolean(),
+        request_times="request_times" not in keys or keys["request_times"].boolean(),
         sim_speed=_sim_speed(keys["sim_speed"]) if "sim_speed" in keys else usual.sim_speed,
         ttft_slo_s=slo["ttft"].seconds() if "ttft" in slo else None,
         tpot_slo_s=slo["tpot"].seconds() if "tpot" in slo else None,

@@ -75,6 +75,7 @@ class Deployment:
     transfer_backend: str = "auto"
     python: str | None = None  # the interpreter that has SGLang
     trust_remote_code: bool = False
+    request_times: bool = True  # engines log a line per request, for `pdctl explain`
     sim_speed: float = 1.0
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None

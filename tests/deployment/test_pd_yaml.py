@@ -40,6 +40,7 @@ EVERYTHING = Deployment(
     transfer_backend="nixl",
     python="/opt/a b/bin/python",
     trust_remote_code=True,
+    request_times=False,
     sim_speed=12.5,
     ttft_slo_s=1.234567,
     tpot_slo_s=0.04,

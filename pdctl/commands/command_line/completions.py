@@ -140,6 +140,8 @@ BY_NAME: dict[str | None, Words] = {
 }
 BY_VERB: dict[tuple[str, str | None], Words] = {
     ("up", "name"): _values(),
+    ("explain", "by"): _values("ttft", "tpot"),
+    ("explain", "name"): logged,
     ("logs", "name"): logged,
     ("logs", "target"): logs_and_processes,
     ("logs", "process"): processes,

@@ -9,6 +9,7 @@ from pdctl.measurement.arms import ArmComparison, ArmResult
 from pdctl.measurement.compare import Rehearsal
 from pdctl.perf_model.fitting.identify import Disagreement
 from pdctl.perf_model.records import Measurement, Parallelism, Percentiles
+from pdctl.status.explain.records import Explanation
 from pdctl.status.records import Advice, DeploymentStatus
 from pdctl.verdict.records import Choice, OneDown, Provenance, Rule, Sizing, StateLimits, Steady
 from pdctl.workload.records import Burstiness, Lengths, TraceFacts
@@ -289,6 +290,7 @@ DATA: dict[str, Any] = {
     "plan": PlanData | ModelList,
     "up": DeploymentState | WrittenFile | DryRun,
     "status": StatusData,
+    "explain": Explanation,
     "scale": ScaleData,
     "down": DownData,
     "logs": LogLines | Bundle,

@@ -22,6 +22,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Engines": (
             *("tp", "prefill_tp", "decode_tp", "pp", "dp", "ep", "args", "prefill_args"),
             *("decode_args", "transfer_backend", "python", "trust_remote_code"),
+            "no_request_times",
         ),
         "Router": ("host", "port", "policy", "router_args", "api_key_file"),
         "How to start": ("detach", "timeout", "resume", "dry_run"),

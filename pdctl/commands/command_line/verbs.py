@@ -5,6 +5,7 @@ VERBS = {
     "plan": "Decide whether to split prefill and decode, and into how many engines.",
     "up": "Start engines and router, and stay until Ctrl-C.",
     "status": "Show every engine's queues live, and suggest changes.",
+    "explain": "Show where the time of slow requests went, and whose fault it was.",
     "scale": "Add, remove and move engines under load.",
     "down": "Stop a deployment.",
     "logs": "Show logs of engines, or the supervisor's decisions.",

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from pdctl.engines import log_file, state
@@ -12,6 +13,7 @@ from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.meant import meant_name
 from pdctl.engines.log_times import interleaved
 from pdctl.engines.records import Event
+from pdctl.engines.request_times import log_lines
 from pdctl.engines.state import logs_dir
 from pdctl.errors import InvalidInput
 from pdctl.paths import state_home
@@ -84,6 +86,25 @@ def lines(name: str, process: str | None, *, tail: int) -> tuple[str, ...]:
     if process:
         return tuple(line for lines in last.values() for line in lines)
     return tuple(_named(file, line, width) for file, line in interleaved(last))
+
+
+def engine_lines(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """(engine, lines of its log) of every engine; of one on another node, its last 4 MiB."""
+    for file in _all_files(name):
+        if file.process in ("router", "supervisor"):
+            continue
+        if file.launcher != LOCAL:
+            yield file.process, (line.encode() for line in _read(name, file))
+            continue
+        kept = file.path.with_name(file.path.name + log_file.KEPT_SUFFIX)
+        parts = [path for path in (kept, file.path) if path.exists()]
+        yield file.process, chain.from_iterable(log_lines(path) for path in parts)
+
+
+def hosts(name: str) -> dict[str, str]:
+    """The node of every engine that this deployment has or lately had."""
+    wanted = state.read_launch(name)
+    return {s.name: s.node for s in (*wanted.leaving, *wanted.specs)} if wanted else {}
 
 
 def event_lines(name: str, *, tail: int) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ class DecodeQueues:
 
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
+        request.reached("entry", now_s)
         self.prealloc.append(request)
 
     def abort(self, request: Request) -> None:
@@ -72,7 +73,7 @@ class DecodeQueues:
         allocated = []
         if not self.retracted:
             allocated = self._preallocate(now_s)
-            self._pop_transferred()
+            self._pop_transferred(now_s)
         emissions = self._join(now_s)
         return Decision(self._decode(), emissions, allocated)
 
@@ -102,6 +103,9 @@ class DecodeQueues:
     def _preallocate(self, now_s: float) -> list[Request]:
         """Admit requests in order of arrival. Skips those without handshake; stops at a misfit."""
         allocated = []
+        for request in self.prealloc:
+            if request.is_ready:
+                request.reached("bootstrapped", now_s)
         for request in list(self.prealloc):
             if not request.is_ready:
                 continue
@@ -110,6 +114,7 @@ class DecodeQueues:
             self.prealloc.remove(request)
             self._hold(request, request.prompt_tokens)
             request.waited_s = now_s - request.queued_s
+            request.reached("allocated", now_s)
             request.is_transferred = request.fake
             self.transfer.append(request)
             allocated.append(request)
@@ -140,9 +145,10 @@ class DecodeQueues:
             retracted=(r.prompt for r in self.retracted) if count_retracted else (),
         )
 
-    def _pop_transferred(self) -> None:
+    def _pop_transferred(self, now_s: float) -> None:
         for request in [r for r in self.transfer if r.is_transferred]:
             self.transfer.remove(request)
+            request.reached("transferred", now_s)
             self.waiting.append(request)
 
     def _join(self, now_s: float) -> list[Emission]:
@@ -151,6 +157,7 @@ class DecodeQueues:
         while self.waiting and len(self.running) < self.model.max_running_requests:
             request = self.waiting.popleft()
             self.running.append(request)
+            request.reached("started", now_s)
             if not request.out:
                 emissions.append(self._emit(request))
         return emissions

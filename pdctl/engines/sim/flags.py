@@ -35,6 +35,7 @@ class SimFlags:
     overlap: bool
     mixed_chunk: bool
     metrics: bool
+    request_times: bool
     role_switch: bool
     incremental: bool
     noise: float
@@ -78,6 +79,7 @@ def parse_flags(argv: Sequence[str]) -> SimFlags:
         overlap=not args.disable_overlap_schedule,
         mixed_chunk=args.enable_mixed_chunk,
         metrics=args.enable_metrics,
+        request_times=args.enable_request_time_stats_logging,
         role_switch=args.enable_pd_role_switch,
         incremental=args.incremental_streaming_output,
         noise=args.sim_noise,
@@ -127,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         "enable-mixed-chunk",
         "enable-metrics",
         "enable-pd-role-switch",
+        "enable-request-time-stats-logging",
         "incremental-streaming-output",
     ):
         add(f"--{name}", action="store_true")

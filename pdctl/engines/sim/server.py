@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -18,6 +19,8 @@ from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.info import Identity
 from pdctl.engines.sim.partners import Registry
 from pdctl.engines.sim.record import log, quieten, write_log
+from pdctl.engines.sim.requests import Request
+from pdctl.engines.sim.time_stats import time_stats_line
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
@@ -73,6 +76,8 @@ async def serve(flags: SimFlags) -> int:
     engine = Engine(
         model, speed=flags.speed, overlap=flags.overlap, noise=flags.noise, seed=flags.port
     )
+    if flags.request_times:
+        engine.on_end = partial(_log_times, engine, identity)
     api = Api(identity, engine, registry, lambda role: _model(flags, llm, cluster, role))
     application = api.application()
     application.middlewares.extend(guard(api_key()))
@@ -95,6 +100,18 @@ async def serve(flags: SimFlags) -> int:
             await registry.stop()
         await runner.cleanup()
     return 0
+
+
+def _log_times(engine: Engine, identity: Identity, request: Request, end_s: float) -> None:
+    line = time_stats_line(
+        request,
+        engine.role,
+        end_s,
+        speed=engine.speed,
+        unix_s=engine.unix_s,
+        kv_bytes=0.0 if request.fake else identity.moved_bytes(request.prompt_tokens),
+    )
+    log(line)
 
 
 async def _serve_until_stopped(api: Api, registry: Registry | None) -> None:
