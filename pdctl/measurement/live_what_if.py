@@ -4,13 +4,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from pdctl.engines.launchers.registry import launcher_of
-from pdctl.engines.lifecycle.running import find, router_policy
-from pdctl.engines.log_file import MAX_READ_BYTES
-from pdctl.engines.records import DeploymentState
-from pdctl.engines.state import read_launch, state_dir
+from pdctl.engines.lifecycle.logs import engine_lines
+from pdctl.engines.lifecycle.running import router_policy
+from pdctl.engines.request_times import request_log
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import PdctlError
 from pdctl.inspection.llm import read_llm
@@ -28,6 +25,7 @@ from pdctl.status.records import Target, Watched, WhatIf
 from pdctl.status.request_window import Window, ended_requests, window_of
 from pdctl.status.targets import source_of_state
 from pdctl.status.what_if import what_if
+from pdctl.status.what_if_file import changed_at_s
 from pdctl.workload.records import Slo
 
 SETTLING_S = 15.0  # after a change, until its effect shows in what is seen
@@ -60,42 +58,22 @@ def live_what_if(name: str, window_s: float) -> WhatIf | str:
 
 
 def latest_requests(name: str, window_s: float, now_s: float) -> Window | None:
-    """The requests of the last `window_s` from the engines' logs. None: their logs have none.
+    """The requests of the last `window_s` from the engines' logs. None: the logs have none.
 
-    Reads the last 4 MiB of each log: the memory this needs does not grow with the log.
+    The memory this needs does not grow with the logs.
     """
     steady_since_s = changed_at_s(name) + SETTLING_S
     since_s = max(now_s - window_s, steady_since_s)
     pages = recorded(name, since_s)
+    logs = [request_log(lines, engine) for engine, lines in engine_lines(name)]
     return window_of(
-        ended_requests(_logs(find(name))),
+        ended_requests(half for log in logs for half in log.records),
         since_s=since_s,
         now_s=now_s,
         unfinished=_unfinished(pages[-1]["engines"]) if pages else 0,
         arrived=_arrived(pages, now_s - since_s),
         steady_since_s=steady_since_s,
     )
-
-
-def changed_at_s(name: str) -> float:
-    """When the engine counts of a deployment last changed, in Unix seconds."""
-    try:
-        return (state_dir(name) / "launch.json").stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _logs(found: DeploymentState) -> Sequence[Sequence[str]]:
-    launch = read_launch(found.name)
-    if launch is None:
-        return ()
-    launcher, texts = launcher_of(launch), []
-    for one in found.processes:
-        if one.role != "router" and one.log:
-            log = Path(one.log)
-            start = max(0, launcher.log_size(one.node, log) - MAX_READ_BYTES)
-            texts.append(launcher.read_added(one.node, log, start)[0].splitlines())
-    return texts
 
 
 def _unfinished(engines: Sequence[Sequence[str | None]]) -> int:
@@ -133,7 +111,7 @@ class _Engines:
 
 def _engines(watched: Watched) -> _Engines | str:
     facts = asyncio.run(facts_of([target.url for target in watched.targets]))
-    wrong = wrong_roles(watched.targets, facts)
+    wrong = _wrong_role(watched.targets, facts)
     if wrong:
         return wrong
     llm, cluster = read_llm(facts[0].model), cluster_behind("", facts[0])
@@ -148,8 +126,16 @@ def _engines(watched: Watched) -> _Engines | str:
     return _Engines(fleet, predicted_engine(both, llm, cluster, profile))
 
 
-def wrong_roles(targets: Sequence[Target], facts: Sequence[EngineFacts]) -> str:
-    """The engine whose role is not the one it was given, as a sentence; "" if all are right."""
+def role_fault(name: str) -> str:
+    """The engine that does not run in the role it was given, as a sentence; "" if all do.
+
+    Raises InvalidInput if an engine does not answer.
+    """
+    targets = source_of_state(name)().targets
+    return _wrong_role(targets, asyncio.run(facts_of([target.url for target in targets])))
+
+
+def _wrong_role(targets: Sequence[Target], facts: Sequence[EngineFacts]) -> str:
     for target, fact in zip(targets, facts, strict=True):
         if fact.role != target.role:
             return f"{target.name} was to be a {target.role} engine and runs as {fact.role}."

@@ -9,6 +9,7 @@ from rich.text import Text
 from pdctl.perf_model.records import Role
 from pdctl.status.records import DeploymentStatus, EngineStatus
 from pdctl.tables.advice_command import advice_command
+from pdctl.tables.autopilot import what_if_lines
 from pdctl.units import format_rate, format_seconds, format_share
 
 NONE = "–"
@@ -333,6 +334,9 @@ def _advice(status: DeploymentStatus, width: int) -> list[Text]:
     command = advice_command(status)
     if command:
         lines += [_cut(Text(f"    {command}", style="bold"), width)]
+    look = [f"No what-if: {status.what_if_unknown}"] if status.what_if_unknown else []
+    for line in what_if_lines(status.what_if) if status.what_if else look:
+        lines += _wrapped(line, width, style="")
     for note in status.notes:
         lines += _wrapped(f"! {note}", width, style="yellow")
     return lines
