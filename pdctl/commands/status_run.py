@@ -28,6 +28,7 @@ from pdctl.status.watch import (
     keep_evidence,
     read_evidence,
 )
+from pdctl.status.what_if_file import keep_what_if, kept_what_if
 from pdctl.tables.advice_command import advice_command
 
 LOG_LINES = 100  # more than a terminal is high
@@ -82,13 +83,32 @@ def close_watch(name: str, watch: Watch) -> None:
         keep_evidence(name, watch.moments, watch.counters())
 
 
-def show_once(watch: Watch, *, as_json: bool, check: bool) -> None:
-    """Show one sample. check: exit with 5 unless everything serves."""
+def show_once(
+    name: str, watch: Watch, window_s: float | None, *, as_json: bool, check: bool
+) -> None:
+    """Show one sample. check: exit with 5 unless everything serves.
+
+    window_s: also replay the requests of this time on other layouts; None: show the last replay.
+    """
     sample = watch.sample()
+    if window_s is not None:
+        sample = _with_what_if(name, sample, window_s)
+    elif name:
+        sample = dataclasses.replace(sample, what_if=kept_what_if(name))
     _show(sample, as_json=as_json)
     well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
     if check and not well:
         raise typer.Exit(ExitCode.ENGINE_FAILED)
+
+
+def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> DeploymentStatus:
+    from pdctl.measurement.live_what_if import live_what_if
+
+    look = live_what_if(name, window_s)
+    if isinstance(look, str):
+        return dataclasses.replace(sample, what_if_unknown=look)
+    keep_what_if(name, look)
+    return dataclasses.replace(sample, what_if=look)
 
 
 def show_live(name: str, watch: Watch, interval_s: float, *, as_json: bool) -> None:

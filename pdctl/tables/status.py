@@ -10,6 +10,7 @@ from pdctl.inspection.records import GpuLoad
 from pdctl.perf_model.records import Role
 from pdctl.status.records import DeploymentStatus, EngineStatus
 from pdctl.tables.advice_command import advice_command
+from pdctl.tables.autopilot import what_if_lines
 from pdctl.text_lines import shell_lines
 from pdctl.units import format_rate, format_seconds, format_share
 
@@ -408,6 +409,9 @@ def advice_lines(status: DeploymentStatus, width: int) -> list[Text]:
     command = advice_command(status)
     if command:
         lines += [Text(line, style="bold") for line in shell_lines(command, width, head="    ")]
+    look = [f"No what-if: {status.what_if_unknown}"] if status.what_if_unknown else []
+    for line in what_if_lines(status.what_if) if status.what_if else look:
+        lines += _wrapped(line, width, style="")
     for note in status.notes:
         lines += _wrapped(f"! {note}", width, style="yellow")
     return lines

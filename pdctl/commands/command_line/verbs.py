@@ -6,6 +6,7 @@ VERBS = {
     "up": "Start engines and router, and stay until Ctrl-C.",
     "status": "Show every engine's queues live, and suggest changes.",
     "explain": "Show where the time of slow requests went, and whose fault it was.",
+    "autopilot": "Move engines between prefill and decode as the load changes.",
     "scale": "Add, remove and move engines under load.",
     "down": "Stop a deployment.",
     "logs": "Show logs of engines, or the supervisor's decisions.",
