@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pdctl.engines.request_times import RequestLog
 from pdctl.status.explain.cause import cause_of, usual_of
 from pdctl.status.explain.join import Halves, clocks_of, joined
-from pdctl.status.explain.parts import parts_of, tpot_s, ttft_s
+from pdctl.status.explain.parts import parts_of, total_s, tpot_s, ttft_s
 from pdctl.status.explain.records import Cause, Clock, ExplainedRequest, Explanation, Part
 
 
@@ -104,8 +104,6 @@ def _slow_s(halves: Halves, parts: Sequence[Part], by_tpot: bool) -> float:
 def _explained(halves: Halves, parts: tuple[Part, ...], cause: Cause) -> ExplainedRequest:
     first, last = halves.first, halves.any
     room = next((h.room for h in (halves.decode, halves.prefill) if h and h.room is not None), None)
-    to_first_s = sum(part.seconds for part in parts)
-    after_s = halves.decode.forward_s if halves.decode else 0.0
     return ExplainedRequest(
         rid=last.rid,
         room="" if room is None else str(room),
@@ -117,7 +115,7 @@ def _explained(halves: Halves, parts: tuple[Part, ...], cause: Cause) -> Explain
         decode_engine=halves.decode.engine if halves.decode else "",
         ttft_s=ttft_s(halves, parts),
         tpot_s=tpot_s(halves),
-        total_s=to_first_s + after_s,
+        total_s=total_s(halves, parts),
         parts=parts,
         cause=cause,
         is_guess=halves.is_guess,
