@@ -121,7 +121,8 @@ def _queued(prefill: RequestTimes, part: Part, usual: Usual) -> Cause:
             text = f"It waited {waited} on {part.engine} behind {_named(longest)}."
             return Cause("long_neighbour", part.engine, part.seconds, text, longest.rid)
     tokens = sum(half.new_tokens for half, _ in ahead)
-    what = f"behind {len(ahead)} requests of {format_count(tokens)} tokens" if ahead else ""
+    requests = "1 request" if len(ahead) == 1 else f"{len(ahead)} requests"
+    what = f"behind {requests} of {_tokens(tokens)}" if ahead else ""
     text = f"It waited {waited} in the queue of {part.engine} {what}".rstrip() + "."
     return Cause("prefill_queue", part.engine, part.seconds, text)
 
@@ -129,8 +130,8 @@ def _queued(prefill: RequestTimes, part: Part, usual: Usual) -> Cause:
 def _computed(prefill: RequestTimes, part: Part, usual: Usual) -> Iterable[Cause]:
     """Prefill that took longer than its own tokens need, and what they need."""
     own_s = min(part.seconds, usual.prefill_s(prefill.new_tokens))
-    took, tokens = format_seconds(part.seconds), format_count(prefill.new_tokens)
-    text = f"Its own {tokens} tokens take {format_seconds(own_s)} of prefill."
+    took, tokens = format_seconds(part.seconds), _tokens(prefill.new_tokens)
+    text = f"Its own {tokens} took {format_seconds(own_s)} to prefill."
     yield Cause("own_length", part.engine, own_s, text)
     excess_s = part.seconds - own_s
     if prefill.retries:
@@ -138,7 +139,7 @@ def _computed(prefill: RequestTimes, part: Part, usual: Usual) -> Iterable[Cause
         yield Cause("retry", part.engine, part.seconds, text)
         return
     beside = _beside(prefill, prefill.start_s, prefill.start_s + part.seconds, usual)
-    text = f"{part.engine} took {took} for {tokens} tokens; usual are {format_seconds(own_s)}."
+    text = f"{part.engine} took {took} for {tokens}, which usually takes {format_seconds(own_s)}."
     kind: CauseKind = "slow_prefill" if part.seconds > SLOW_ENGINE * own_s else "own_length"
     if beside:
         longest = max((half for half, _ in beside), key=lambda half: half.new_tokens)
@@ -157,8 +158,8 @@ def _sent(prefill: RequestTimes, part: Part, usual: Usual) -> Cause:
         rate = prefill.kv_mib / 1024 / part.seconds
         speed = f" ({rate:.2g} GiB/s)"
     text = (
-        f"Its KV took {format_seconds(part.seconds)}{speed} from {part.engine}; "
-        f"usual are {format_seconds(usual_s)}."
+        f"Its KV took {format_seconds(part.seconds)}{speed} from {part.engine}, "
+        f"which usually takes {format_seconds(usual_s)}."
     )
     return Cause("slow_link", part.engine, max(0.0, part.seconds - usual_s), text)
 
@@ -181,7 +182,11 @@ def _beside(
 
 
 def _named(half: RequestTimes) -> str:
-    return f"a prompt of {format_count(half.new_tokens)} tokens"
+    return f"a prompt of {_tokens(half.new_tokens)}"
+
+
+def _tokens(count: int) -> str:
+    return f"{format_count(count)} token{'' if count == 1 else 's'}"
 
 
 def _of(parts: Sequence[Part], name: str) -> float:
