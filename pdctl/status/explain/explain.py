@@ -34,8 +34,7 @@ def explain(
         rid: as a client got it: its start is enough.
         by_tpot: slowest per token instead of to the first token.
     """
-    clocks = clocks_of(pairs, hosts)
-    parts = [parts_of(one, _ahead_s(one, clocks)) for one in pairs]
+    clocks, parts = aligned_parts(pairs, hosts)
     usual = usual_of(pairs, parts)
     if rid is None:
         order = sorted(range(len(pairs)), key=lambda i: -_slow_s(pairs[i], parts[i], by_tpot))
@@ -53,6 +52,14 @@ def explain(
         clocks=tuple(clocks[key] for key in sorted(clocks) if clocks[key].ahead_s),
         notes=tuple(notes),
     )
+
+
+def aligned_parts(
+    pairs: Sequence[Halves], hosts: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], Clock], list[tuple[Part, ...]]]:
+    """The clocks of the engines, and the parts of each request on its decode engine's clock."""
+    clocks = clocks_of(pairs, hosts)
+    return clocks, [parts_of(one, _ahead_s(one, clocks)) for one in pairs]
 
 
 def is_called(halves: Halves, rid: str) -> bool:

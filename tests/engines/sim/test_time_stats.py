@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdctl.engines.request_times import request_log
+from pdctl.engines.request_times import RequestTimes, request_log
 from pdctl.engines.sim.requests import Moment, Request
 from pdctl.engines.sim.time_stats import time_stats_line
 from pdctl.perf_model.records import Role
@@ -21,7 +21,7 @@ MOMENTS: dict[Role, dict[Moment, float]] = {
 }
 
 
-def _read(role: Role) -> object:
+def _read(role: Role) -> RequestTimes:
     room = None if role == "colocated" else 7
     request = Request("r", 4096, 9, room=room, out=9, cached_tokens=96)
     request.moments.update(MOMENTS[role])
