@@ -13,6 +13,7 @@ LONG = 4  # a neighbour is long from this multiple of the window's median prompt
 MAIN_SHARE = 0.5  # of a wait, from which on one neighbour is its cause
 USUAL = 0.2  # quantile of work that counts as undisturbed
 SLOW_ENGINE = 1.5  # of the usual time per token
+MOST_BOOTSTRAP_S = 0.05  # no handshake usually takes longer, even where all of a window do
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ _WAITS: tuple[tuple[PartName, CauseKind, str], ...] = (
 
 
 def _late_handshake(halves: Halves, part: Part, usual: Usual) -> Cause:
-    late_s = max(0.0, part.seconds - usual.bootstrap_s)
+    late_s = max(0.0, part.seconds - min(usual.bootstrap_s, MOST_BOOTSTRAP_S))
     partner = f" and {halves.prefill.engine}" if halves.prefill else ""
     text = f"{part.engine}{partner} needed {format_seconds(part.seconds)} to find each other."
     return Cause("bootstrap", part.engine, late_s, text)
@@ -152,7 +153,9 @@ def _computed(prefill: RequestTimes, part: Part, usual: Usual) -> Iterable[Cause
 
 
 def _sent(prefill: RequestTimes, part: Part, usual: Usual) -> Cause:
-    usual_s = usual.link_s * prefill.input_tokens
+    # a link slower than computing is slow, even where it always is
+    whole_s = usual.prefill_s(prefill.input_tokens)
+    usual_s = min(usual.link_s * prefill.input_tokens, whole_s)
     speed = ""
     if prefill.kv_mib and part.seconds > 0:
         rate = prefill.kv_mib / 1024 / part.seconds

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pdctl.engines.request_times import RequestLog
 from pdctl.status.explain.cause import cause_of, usual_of
 from pdctl.status.explain.join import Halves, clocks_of, joined
+from pdctl.status.explain.pace import pace_cause, usual_pace
 from pdctl.status.explain.parts import parts_of, total_s, tpot_s, ttft_s
 from pdctl.status.explain.records import Cause, Clock, ExplainedRequest, Explanation, Part
 
@@ -35,14 +36,19 @@ def explain(
         by_tpot: slowest per token instead of to the first token.
     """
     clocks, parts = aligned_parts(pairs, hosts)
-    usual = usual_of(pairs, parts)
+    usual, pace = usual_of(pairs, parts), usual_pace(pairs)
     if rid is None:
         order = sorted(range(len(pairs)), key=lambda i: -_slow_s(pairs[i], parts[i], by_tpot))
         chosen = order[:slowest]
     else:
         chosen = [i for i, one in enumerate(pairs) if is_called(one, rid)]
     explained = [
-        _explained(pairs[i], parts[i], cause_of(pairs[i], parts[i], usual)) for i in chosen
+        _explained(
+            pairs[i],
+            parts[i],
+            pace_cause(pairs[i], pace) if by_tpot else cause_of(pairs[i], parts[i], usual),
+        )
+        for i in chosen
     ]
     start_s = min((one.first.entry_s for one in pairs), default=0.0)
     return Explanation(

@@ -28,6 +28,9 @@ CauseKind = Literal[
     "held_back",
     "retry",
     "queue",
+    "full_batch",
+    "slow_decode",
+    "usual_pace",
     "unknown",
 ]
 
@@ -46,7 +49,7 @@ class Part:
 class Cause:
     """What a request mostly waited for.
 
-    engine: whose queue, memory or link. seconds: of the time to first token that it accounts for.
+    engine: whose queue, memory, link or steps. seconds: of the request's time that it accounts for.
     neighbour: the rid of the request that was in the way, or "".
     """
 

@@ -142,3 +142,16 @@ def test_an_attempt_that_failed_counts_as_part_of_the_one_that_did_not() -> None
     (one,) = joined([failed, PREFILL, DECODE])
     assert one.earlier == (failed,)
     assert parts_of(one)[0].seconds == pytest.approx(3)
+
+
+def test_a_link_that_is_always_slower_than_computing_is_slow() -> None:
+    """The window has no undisturbed request to compare with."""
+    pairs = [
+        Halves(
+            replace(PREFILL, room=n, queue_s=0.0, forward_s=2.4, sending_s=2.0),
+            replace(DECODE, room=n, transfer_s=2.4),
+        )
+        for n in range(30)
+    ]
+    (one,) = explain(pairs, hosts={}, slowest=1).requests
+    assert one.cause.kind == "slow_link"
