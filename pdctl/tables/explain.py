@@ -83,7 +83,7 @@ def remarks(found: Explanation) -> list[str]:
     ]
     for clock in found.clocks:
         lines.append(
-            f"The clock of {clock.decode_engine} is {_signed(clock.ahead_s)} of "
+            f"{clock.decode_engine}'s clock is {_signed(clock.ahead_s)} "
             f"{clock.prefill_engine}'s; their parts were aligned."
         )
     lines += _replay_remarks(found.replay)
@@ -91,7 +91,7 @@ def remarks(found: Explanation) -> list[str]:
 
 
 def _signed(seconds: float) -> str:
-    return f"{format_seconds(abs(seconds))} {'ahead' if seconds > 0 else 'behind'}"
+    return f"{format_seconds(abs(seconds))} {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def _replay_remarks(replay: Replay | None) -> list[str]:
@@ -101,11 +101,11 @@ def _replay_remarks(replay: Replay | None) -> list[str]:
         f"{split.layout} {format_seconds(split.ttft_p99_s)}"
         for split in (replay.today, *replay.others)
     )
-    off = "" if replay.median_off is None else f", {format_off(replay.median_off)} in the median"
-    return [
-        f"Simulated TTFT p99 of these requests: {splits}. The replay of {replay.today.layout} is "
-        f"off what was seen{off}; step times from {replay.basis}."
-    ]
+    lines = [f"Simulated TTFT p99 of the window: {splits}; step times from {replay.basis}."]
+    if replay.median_off is not None:
+        off = format_off(replay.median_off)
+        lines.append(f"The median TTFT of {replay.today.layout} is {off} off in that replay.")
+    return lines
 
 
 def _table(found: Explanation) -> Table:
