@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pdctl.cli import main
-from pdctl.engines import state
+from pdctl.engines import request_times, state
 from tests.commands.test_schema import check
 from tests.status.explain.histories import History, history, log_lines
 
@@ -170,6 +170,16 @@ def test_an_unknown_request_is_an_error_that_says_what_is_known(
     _, err = run(capsys, "zzz", code=2)
     assert f"they hold {len(SLOW.sent)} requests" in err
     assert "decode-0 | [2026-11-28 10:00:00] Request zzz timed out" in err
+
+
+def test_both_halves_of_an_old_request_are_found_in_logs_longer_than_what_is_kept(
+    chat: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = min(SLOW.sent, key=lambda one: one.at_s)
+    monkeypatch.setattr(request_times.request_log, "__kwdefaults__", {"rid": None, "keep": 20})
+    (one,) = data(capsys, old.rid)["requests"]
+    assert one["prefill_engine"] == f"prefill-{old.prefill}"
+    assert one["decode_engine"] == f"decode-{old.decode}"
 
 
 def test_a_rotated_log_is_read_with_its_successor(

@@ -49,7 +49,7 @@ def joined(records: Iterable[RequestTimes]) -> tuple[Halves, ...]:
     """The requests behind these halves, by time.
 
     Joins by room, then by rid, then, only for engines that log no room, by equal prompt length and
-    one half lying within the other's time. Repeated lines, one per rank, count once.
+    a start within a second. Repeated lines, one per rank, count once.
     """
     by_key: dict[tuple[str, object], dict[str, RequestTimes]] = {}
     for record in records:
