@@ -85,7 +85,7 @@ def replayed(
     same = _gpus(fleet.prefill) == _gpus(fleet.decode)
     others = [
         _split(resized(fleet, (0, n, total - n)), requests, wanted, speed)[0]
-        for n in range(1, total)
+        for n in sorted(range(1, total), key=lambda n: abs(n - fleet.num_prefill))
         if same and n != fleet.num_prefill
     ]
     return Replay(basis, today[0], tuple(others), off)

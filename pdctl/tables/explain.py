@@ -23,6 +23,7 @@ from pdctl.units import UNKNOWN, format_count, format_off, format_seconds, forma
 BAR_CELLS = 40
 MOST_TIMELINES = 5  # of requests whose ids begin alike
 RID_CHARS = 12
+ALIKE = 1.05  # times within 5 % in the simulator say nothing
 PIPE_HEADS = (
     *("REQUEST", "AT", "PREFILL", "DECODE", "PROMPT", "CACHED", "OUTPUT", "TTFT_S", "TPOT_S"),
     *("CAUSE", "PARTS", "WHY"),
@@ -179,12 +180,14 @@ def _elsewhere(one: ExplainedRequest, replay: Replay | None) -> Iterator[Rendera
 
 
 def _sentences(one: ExplainedRequest, replay: Replay | None) -> Iterator[str]:
-    """What the best other split would have made of a request, if it were better."""
+    """What another split would have made of a request: of the best ones, the nearest."""
     if replay is None or one.ttft_s is None:
         return
-    today = replay.today.ttft_s.get(one.rid)
-    best = min(replay.others, key=lambda split: _ttft(split, one.rid), default=None)
-    if best is None or today is None or _ttft(best, one.rid) >= today:
+    today = _ttft(replay.today, one.rid)
+    best_s = min((_ttft(split, one.rid) for split in replay.others), default=today)
+    near = (split for split in replay.others if _ttft(split, one.rid) <= ALIKE * best_s)
+    best = next(near, None)
+    if best is None or _ttft(best, one.rid) >= today:
         return
     yield (
         f"With {best.layout} it would have taken {format_seconds(_ttft(best, one.rid))} to its "

@@ -75,6 +75,12 @@ def test_the_best_other_split_is_said_with_what_today_s_simulates_to() -> None:
     assert "2P6D 2.4 s, 3P5D 1.1 s, 1P7D 12 s" in text
 
 
+def test_of_splits_that_are_equally_good_the_nearest_is_said() -> None:
+    far = OtherSplit("5P3D", {SLOW.rid: 0.88}, 1.1)
+    more = replace(REPLAY, others=(*REPLAY.others[:1], far))
+    assert "With 3P5D it" in shown(explain_view(replace(FOUND, replay=more), is_one=True))
+
+
 def test_no_other_split_is_praised_that_would_be_slower() -> None:
     slower = replace(REPLAY, others=REPLAY.others[1:])
     text = shown(explain_view(replace(FOUND, replay=slower), is_one=True), width=200)

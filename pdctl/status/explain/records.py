@@ -121,8 +121,9 @@ class OtherSplit:
 
 @dataclass(frozen=True)
 class Replay:
-    """The window's requests replayed on this and on other splits. today: the present layout.
+    """The window's requests replayed on this and on other splits.
 
+    today: the present layout. others: those that differ least from it first.
     basis: the profile of the step times, or "roofline". median_off: how far the replay of today's
     layout is from the seen median TTFT, as a share of it.
     """
