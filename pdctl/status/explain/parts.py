@@ -43,6 +43,15 @@ def tpot_s(halves: Halves) -> float | None:
     return decode.forward_s / (decode.output_tokens - 1)
 
 
+def total_s(halves: Halves, parts: Sequence[Part]) -> float:
+    """Seconds to the end of the answer. Decoding goes on while the router holds back tokens."""
+    to_first_s = sum(part.seconds for part in parts)
+    if halves.decode is None:
+        return to_first_s
+    held_s = sum(part.seconds for part in parts if part.name == "router")
+    return to_first_s - held_s + max(held_s, halves.decode.forward_s)
+
+
 _Ends = list[tuple[PartName, str, float]]  # a part, its engine, and when it ends at the latest
 
 

@@ -175,16 +175,24 @@ def run(sent: Sequence[Sent], chance: random.Random) -> None:
 
 
 def logs(sent: Sequence[Sent], version: Version, skew_s: float) -> tuple[RequestLog, ...]:
-    """The engines' logs. skew_s: how far the clocks of decode engines are ahead."""
+    """The engines' logs, read. skew_s: how far the clocks of decode engines are ahead."""
+    lines = log_lines(sent, version, skew_s)
+    return tuple(
+        request_log((line.encode() for line in lines[name]), name) for name in sorted(lines)
+    )
+
+
+def log_lines(
+    sent: Sequence[Sent], version: Version = "0.5.23", skew_s: float = 0.0
+) -> dict[str, list[str]]:
+    """The lines of every engine's log, by its name."""
     lines: dict[str, list[str]] = {}
     for one in sorted(sent, key=lambda s: s.marks["arrived"]):
         lines.setdefault(f"prefill-{one.prefill}", []).append(prefill_line(one, version))
     for one in sorted(sent, key=lambda s: s.marks["end"]):
         if one.has_decode:
             lines.setdefault(f"decode-{one.decode}", []).append(decode_line(one, version, skew_s))
-    return tuple(
-        request_log((line.encode() for line in lines[name]), name) for name in sorted(lines)
-    )
+    return lines
 
 
 def prefill_line(one: Sent, version: Version, skew_s: float = 0.0) -> str:
