@@ -11,7 +11,7 @@ from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism
-from pdctl.verdict.records import Arm, Question, Verdict
+from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus
 from pdctl.workload.records import Workload
 
 
@@ -211,7 +211,7 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
         return
     rest = [*load_flags(question), *slo_flags(question)]
     cluster = question.cluster
-    needed = verdict.gpus_needed
+    needed = fewest_gpus(verdict.arms)
     if needed is not None:
         nodes = -(-needed // cluster.gpus_per_node)
         yield shlex.join([*words, "--gpus", _gpus(question, nodes), *rest])

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pdctl.inspection import llm_size
 from pdctl.inspection.records import Llm
 from pdctl.verdict.closed_loop import load_text
-from pdctl.verdict.records import Arm, Question, Verdict
+from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus
 from pdctl.workload.describe import workload_data
 
 
@@ -32,7 +32,7 @@ def verdict_data(
         "sweep": [arm_data(arm, price) for arm in verdict.sweep],
         "state_limits": asdict(verdict.state_limits) if verdict.state_limits else None,
         "flips": [{"what": f.what, "from": f.from_, "to": f.to, "at": f.at} for f in verdict.flips],
-        "gpus_needed": verdict.gpus_needed,
+        "gpus_needed": fewest_gpus(verdict.arms),
         "warnings": [*([verdict.unmet] if verdict.unmet else []), *verdict.warnings],
         "question": question_data(question),
         "model": model_data(question.llm, isl.mean if isl else None),

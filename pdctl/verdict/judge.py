@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.fitting.profiles import ROOFLINE_BAND, error_band
 from pdctl.perf_model.hardware import generation
-from pdctl.verdict.records import Arm, Choice, Lean, Provenance, Question
+from pdctl.verdict.records import Arm, Choice, Lean, Provenance, Site
 
 DecidedBy = Literal["rules", "evidence", "feasibility"]
 Confidence = Literal["high", "medium", "low"]
@@ -20,12 +20,12 @@ def roofline_band(gpu_name: str) -> float:
     return ASSUMED_BAND if generation(gpu_name) in ASSUMED_GENERATIONS else ROOFLINE_BAND
 
 
-def provenance_of(question: Question) -> Provenance:
-    """Where the step times of a question come from, and how far they may be off."""
-    profile = question.profile
+def provenance_of(site: Site) -> Provenance:
+    """Where the step times of a site's engines come from, and how far they may be off."""
+    profile = site.profile
     if profile is None:
-        return Provenance("roofline", None, roofline_band(question.cluster.gpu.name))
-    return Provenance("fitted", profile.id, error_band(profile, question.llm))
+        return Provenance("roofline", None, roofline_band(site.cluster.gpu.name))
+    return Provenance("fitted", profile.id, error_band(profile, site.llm))
 
 
 class Capacity(Protocol):

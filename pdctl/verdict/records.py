@@ -7,7 +7,7 @@ from typing import Literal
 
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.records import Basis, Parallelism, Percentiles, Profile, QueueSample, Role
-from pdctl.workload.records import Slo, Workload
+from pdctl.workload.records import Mix, Slo, Workload
 
 Choice = Literal["pd", "colocated", "too_close"]
 Favours = Literal["pd", "colocated", "neither", "unknown"]
@@ -28,8 +28,8 @@ class Speculation:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What `pdctl plan` was asked.
+class Site:
+    """What decides which engines can be built, and how many: all of a question but its load.
 
     total: engines; None: as many as the GPUs hold. parallelism: fixed by the user, by role;
     a role that is missing is searched.
@@ -37,16 +37,23 @@ class Question:
 
     llm: Llm
     cluster: Cluster
-    workload: Workload
-    slo: Slo = Slo()
+    workload: Mix
     total: int | None = None
     parallelism: Mapping[Role, Parallelism] = field(default_factory=dict)
     speculation: Speculation | None = None
     profile: Profile | None = None
-    seed: int = 0
     attention_backend: str | None = None  # None: SGLang's default on the GPU
-    unused_profile: Profile | None = None  # of this GPU and family, but of another backend
     max_gpus: int | None = None  # use at most so many of the GPUs; None: all
+
+
+@dataclass(frozen=True)
+class Question(Site):
+    """What `pdctl plan` was asked: a site, and the load it has to carry."""
+
+    workload: Workload
+    slo: Slo = Slo()
+    seed: int = 0
+    unused_profile: Profile | None = None  # of this GPU and family, but of another backend
     usd_per_gpu_hour: float | None = None
 
 
@@ -174,9 +181,9 @@ class Verdict:
     """The answer of `pdctl plan`: facts first, then the sentences that sentences.write makes.
 
     evidence: what the simulation alone says; lean: where the rules point. arms: "colocated" and
-    "pd"; impossible: why an arm cannot be built. state_limits: where
-    they make the arms' engines differ. is_met: False where the answer is no: no layout
-    meets the SLOs at the rate, or keeps up with it, or nothing fits.
+    "pd"; impossible: why an arm cannot be built. state_limits: where they make the arms' engines
+    differ. left_out: engines without room for one request. is_met: False where the answer is no:
+    no layout meets the SLOs at the rate, or keeps up with it, or nothing fits.
     """
 
     verdict: Choice
@@ -198,6 +205,7 @@ class Verdict:
     is_fewest: bool = False  # chosen because it needs fewer GPUs
     impossible: dict[str, str] = field(default_factory=dict)
     state_limits: StateLimits | None = None
+    left_out: tuple[str, ...] = ()
     fits_on: str = ""  # where nothing fits: GPUs on which it would, as --gpus takes them
     floors: tuple[Floor, ...] = ()  # where the SLOs are below what any layout takes
     headline: str = ""
@@ -205,8 +213,8 @@ class Verdict:
     unmet: str = ""  # why the answer is no
     warnings: tuple[str, ...] = ()
 
-    @property
-    def gpus_needed(self) -> int | None:
-        """The fewest GPUs with which either arm meets the SLOs; None: unknown, or never."""
-        known = [arm.gpus_needed for arm in self.arms.values() if arm.gpus_needed is not None]
-        return min(known, default=None)
+
+def fewest_gpus(arms: Mapping[str, Arm]) -> int | None:
+    """The fewest GPUs with which either arm meets the SLOs; None: unknown, or never."""
+    known = [arm.gpus_needed for arm in arms.values() if arm.gpus_needed is not None]
+    return min(known, default=None)

@@ -9,8 +9,7 @@ from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.closed_loop import clients_reason, clients_text, nearest
-from pdctl.verdict.feasibility import left_out
-from pdctl.verdict.records import Arm, Choice, Flip, Question, Rule, Verdict
+from pdctl.verdict.records import Arm, Choice, Flip, Question, Rule, Verdict, fewest_gpus
 from pdctl.workload.records import Workload
 
 _RULE_WORDS = {
@@ -283,7 +282,7 @@ def share_name(attainment: float) -> str:
 
 def gpus_sentence(question: Question, verdict: Verdict) -> str:
     """How many GPUs would do: At 3.4 req/s 8 of these 16 GPUs would do."""
-    needed = verdict.gpus_needed
+    needed = fewest_gpus(verdict.arms)
     if needed is None:
         return ""
     have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
@@ -393,8 +392,7 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
     if skipped := question.workload.skipped_lines:
         noun = "line" if skipped == 1 else "lines"
         yield f"{skipped:,} {noun} of {question.workload.origin} left out."
-    if verdict.decided_by == "evidence":
-        yield from left_out(question)
+    yield from verdict.left_out
     for arm in verdict.arms.values():
         if arm.infeasible:
             yield f"{arm.layout} {arm.infeasible}."

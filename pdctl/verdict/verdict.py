@@ -6,7 +6,6 @@ from typing import Any
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Fleet, Role
-from pdctl.verdict.ask_again import Asker
 from pdctl.verdict.client_search import ClientArms, search_for_clients
 from pdctl.verdict.closed_form import (
     Demand,
@@ -17,12 +16,13 @@ from pdctl.verdict.closed_form import (
 )
 from pdctl.verdict.closed_loop import clients_of, judge_clients
 from pdctl.verdict.feasibility import (
+    left_out,
     where_it_fits,
     why_not_built,
     why_nothing_fits,
     why_too_long,
 )
-from pdctl.verdict.flips import Axis, Forecast, axes_of, find_flip, forecast_of
+from pdctl.verdict.flips import Asker, axes_of, find_flip, forecast_of
 from pdctl.verdict.judge import (
     by_latency,
     confidence_of,
@@ -41,15 +41,16 @@ from pdctl.verdict.records import (
     Provenance,
     Question,
     Rule,
+    Site,
     Sizing,
     Verdict,
+    fewest_gpus,
 )
 from pdctl.verdict.rules import LoadEstimate, apply_rules, lean, quarter, rate_match
 from pdctl.verdict.search import (
     LIGHT_USE,
     Contest,
     ParallelMap,
-    compared_rate,
     contest_of,
     fastest_layouts,
     find_capacities,
@@ -57,7 +58,9 @@ from pdctl.verdict.search import (
     free_capacities,
     gpus_needed,
     one_by_one,
+    site_of,
     sweep_of,
+    usual_rate,
     whole_choice,
 )
 from pdctl.verdict.trials import sample_size, try_layout, unpredicted
@@ -79,31 +82,28 @@ def decide(
     queues: keep queue lengths over time with the arms. flips: also find what changes the answer.
     Raises InvalidInput when the engines asked for need more GPUs than there are.
     """
-    gpu_budget(question)
-    engines = engines_that_fit(question)
-    demand = demand_of(question.workload)
-    if demand is not None and (why := why_too_long(question, demand)):
-        return _refusal(question, why)
-    fleets = first_fleets(question, engines)
+    site = site_of(question)
+    gpu_budget(site)
+    engines = engines_that_fit(site)
+    demand = demand_of(site.workload)
+    if demand is not None and (why := why_too_long(site, demand)):
+        return _refusal(site, why)
+    fleets = first_fleets(site, engines)
     if not fleets:
-        return _does_not_fit(question)
+        return _does_not_fit(site)
     if demand is None:
-        return _by_rules(question, fleets)
-    if (clients := clients_of(question)) is not None:
-        return _for_clients(
-            question,
-            engines,
-            demand,
-            search_for_clients(
-                question, engines, demand, clients, spread=spread, progress=progress, queues=queues
-            ),
+        return _by_rules(site, fleets)
+    if (clients := clients_of(question.workload.concurrency)) is not None:
+        served = search_for_clients(
+            question, engines, demand, clients, spread=spread, progress=progress, queues=queues
         )
-    contest = contest_of(question, engines, demand)
-    many = sum(map(len, contest.entrants.values()))
-    progress(f"simulating {many} layouts")
-    found = _with_slo(contest, spread) if question.slo.is_given else _without_slo(contest, spread)
+        return _for_clients(question, engines, demand, served)
+    contest = contest_of(site, question.slo, engines, demand, seed=question.seed)
+    progress(f"simulating {sum(map(len, contest.entrants.values()))} layouts")
+    search = _with_slo if question.slo.is_given else _without_slo
+    found = search(contest, question.workload.rate_rps, spread)
     progress("asking again what would change the answer" if flips else "simulating both arms")
-    return _told(contest, found, spread, queues=queues, flips=flips)
+    return _told(question, contest, found, spread, queues=queues, flips=flips)
 
 
 def decide_fewest(
@@ -125,7 +125,7 @@ def decide_fewest(
         )
     open_question = replace(question, total=None)
     verdict = decide(open_question, spread=spread, progress=progress, flips=False)
-    needed = verdict.gpus_needed
+    needed = fewest_gpus(verdict.arms)
     if needed is None:
         return question, verdict
     asked = question
@@ -134,17 +134,14 @@ def decide_fewest(
         verdict = decide(asked, spread=spread, progress=progress, queues=queues)
         meeting = {name: arm for name, arm in verdict.arms.items() if arm.meets}
         if meeting:
-            fewest = min(meeting, key=lambda name: _needed(meeting[name]))
+            needs = {name: arm.gpus_needed or arm.num_gpus for name, arm in meeting.items()}
+            fewest = min(needs, key=lambda name: (needs[name], name))  # in a tie colocated
             return asked, _chosen(verdict, "pd" if fewest == "pd" else "colocated")
         needed += max(1, needed // 10)
     return asked, verdict
 
 
 GROWING = 8  # times that a number of GPUs reckoned too low is raised
-
-
-def _needed(arm: Arm) -> tuple[int, bool]:
-    return arm.gpus_needed or arm.num_gpus, "pd" in arm.layout
 
 
 def _chosen(verdict: Verdict, arm: Choice) -> Verdict:
@@ -181,18 +178,18 @@ class _Found:
     others: tuple[Arm, ...] = ()
 
 
-def _with_slo(contest: Contest, spread: ParallelMap) -> _Found:
+def _with_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
     capacities = find_capacities(contest, spread)
-    rate, asked = compared_rate(contest, capacities)
-    return _Found(rate, asked, capacities, _fleets(contest))
+    rate = usual_rate(contest, capacities) if rate_rps is None else rate_rps
+    return _Found(rate, rate_rps is not None, capacities, _fleets(contest))
 
 
-def _without_slo(contest: Contest, spread: ParallelMap) -> _Found:
-    rate, asked = compared_rate(contest, free_capacities(contest))
+def _without_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
+    rate = usual_rate(contest, free_capacities(contest)) if rate_rps is None else rate_rps
     tried = fastest_layouts(contest, rate, spread)
     capacities = find_capacities(contest, spread)
     others = tuple(arm for arms in tried.values() for arm in arms)
-    return _Found(rate, asked, capacities, _fleets(contest), others)
+    return _Found(rate, rate_rps is not None, capacities, _fleets(contest), others)
 
 
 def _fleets(contest: Contest) -> dict[str, Fleet]:
@@ -203,28 +200,35 @@ def _fleets(contest: Contest) -> dict[str, Fleet]:
 
 
 def _told(
-    contest: Contest, found: _Found, spread: ParallelMap, *, queues: bool, flips: bool
+    question: Question,
+    contest: Contest,
+    found: _Found,
+    spread: ParallelMap,
+    *,
+    queues: bool,
+    flips: bool,
 ) -> Verdict:
     """Everything shown of the arms, simulated, and the verdict on them."""
-    question, names = contest.question, list(found.fleets)
-    is_sized = question.slo.is_given and found.is_asked
-    choice = whole_choice(contest) if question.slo.is_given else None
+    names, has_slo = list(found.fleets), question.slo.is_given
+    provenance = provenance_of(contest.site)
+    asked_rps = found.rate_rps if found.is_asked else None
+    choice = whole_choice(contest, asked_rps, provenance.band) if has_slo else None
     shown = "colocated" if choice == "colocated" or "pd" not in names else "pd"
     tasks = [_arm_task(contest, found, name, queues) for name in names]
-    if is_sized:
+    if has_slo and found.is_asked:
         tasks += [_needed_task(contest, found, name) for name in names]
         tasks += [_down_task(contest, found, role) for role in _roles(found.fleets[shown])]
-    if flips and question.slo.is_given and len(names) == 2 and any(found.capacities.values()):
-        tasks += _flip_tasks(contest, found)
+    if flips and choice and len(names) == 2 and any(found.capacities.values()):
+        tasks += _flip_tasks(question, contest, found, choice, provenance.band)
     results = dict(
         spread(lambda task: (task.key, task.work()), tasks, cost_s=2 * contest.run_cost_s)
     )
     arms = {name: _completed(name, results, found) for name in names}
-    if is_sized:
+    if has_slo and found.is_asked:
         downs = tuple(results["down", role] for role in _roles(found.fleets[shown]))
         arms[shown] = replace(arms[shown], one_down=downs)
     turns = [flip for key, flip in results.items() if key[0] == "flip" and flip is not None]
-    return _judged(contest, found, arms, tuple(turns))
+    return _judged(question, contest, found, arms, choice, tuple(turns), provenance)
 
 
 @dataclass(frozen=True)
@@ -236,14 +240,14 @@ class _Task:
 
 
 def _arm_task(contest: Contest, found: _Found, name: str, queues: bool) -> _Task:
-    fleet, slo = found.fleets[name], contest.question.slo
+    fleet, rate_rps = found.fleets[name], found.rate_rps
     shape = unpredicted(fleet)
     for arm in () if queues else found.others:
         if (arm.layout, arm.parallelism) == (shape.layout, shape.parallelism):
             return _Task(("arm", name), lambda known=arm: known)  # type: ignore[misc]
     return _Task(
         ("arm", name),
-        lambda: try_layout(contest.trials, fleet, found.rate_rps, slo, queues=queues),
+        lambda: try_layout(contest.trials, fleet, rate_rps, contest.slo, queues=queues),
     )
 
 
@@ -262,7 +266,7 @@ def _down_task(contest: Contest, found: _Found, role: Role) -> _Task:
         if not getattr(fewer, field_name):
             return OneDown(role, 0.0)
         run = contest.trials.run(fewer, found.rate_rps)
-        return OneDown(role, run.attainment(contest.question.slo))
+        return OneDown(role, run.attainment(contest.slo))
 
     return _Task(("down", role), work)
 
@@ -271,66 +275,74 @@ def _roles(fleet: Fleet) -> tuple[Role, ...]:
     return ("colocated",) if fleet.colocated else ("prefill", "decode")
 
 
-def _flip_tasks(contest: Contest, found: _Found) -> list[_Task]:
-    question = contest.question
-    forecast = forecast_of(contest, found.capacities)
-    base, asker = whole_choice(contest), Asker(contest)
+def _flip_tasks(
+    question: Question, contest: Contest, found: _Found, choice: Choice, band: float
+) -> list[_Task]:
+    axes = list(axes_of(question, sample_size(contest.trials)))
+    forecast = forecast_of(question, contest, found.capacities, band)
+    asker = Asker(question, contest, band)
     return [
-        _flip_task(axis, direction, base, forecast, asker)
+        _Task(
+            ("flip", axis.what, str(direction)),
+            lambda axis=axis, direction=direction: find_flip(  # type: ignore[misc]
+                choice, axis, direction, forecast, asker
+            ),
+        )
         for direction in (1, -1)
-        for axis in axes_of(question, sample_size(contest.trials))
+        for axis in axes
     ]
 
 
-def _flip_task(axis: Axis, direction: int, base: Choice, forecast: Forecast, asker: Asker) -> _Task:
-    return _Task(
-        ("flip", axis.what, str(direction)),
-        lambda: find_flip(base, axis, direction, forecast, asker),
-    )
-
-
 def _judged(
-    contest: Contest, found: _Found, arms: dict[str, Arm], flips: tuple[Flip, ...]
+    question: Question,
+    contest: Contest,
+    found: _Found,
+    arms: dict[str, Arm],
+    choice: Choice | None,
+    flips: tuple[Flip, ...],
+    provenance: Provenance,
 ) -> Verdict:
-    question, demand = contest.question, contest.demand
-    provenance = provenance_of(question)
+    """The verdict. choice: by capacities, with SLOs; else latencies and rules decide."""
+    site, demand, rate_rps = contest.site, contest.demand, found.rate_rps
+    is_both, has_slo = len(arms) == 2, contest.slo.is_given
+    starts = tuple(_starts(found.fleets["pd"], demand, rate_rps)) if is_both else ()
     shown = found.fleets.get("pd") or found.fleets["colocated"]
-    rules = _rules(question, _load(question, shown, demand, found.rate_rps))
+    rules = _rules(site, _load(site, shown, demand, rate_rps))
     leaning = lean(rules)
-    evidence, choice = _choices(contest, arms, leaning, found.is_asked, provenance.band)
-    is_both = len(arms) == 2
-    capacities = (
-        (found.capacities["colocated"], found.capacities["pd"])
-        if is_both and question.slo.is_given
-        else None
+    evidence = choice or _by_latency(arms, provenance.band)
+    settled = choice or (
+        settled_choice(evidence, leaning, is_anchored=found.is_asked) if is_both else evidence
     )
     confidence = confidence_of(
-        choice,
+        settled,
         leaning,
         band=provenance.band,
-        is_anchored=question.slo.is_given or found.is_asked,
-        rate_rps=found.rate_rps if found.is_asked else None,
-        capacities=capacities,
+        is_anchored=has_slo or found.is_asked,
+        rate_rps=rate_rps if found.is_asked else None,
+        capacities=(
+            (found.capacities["colocated"], found.capacities["pd"]) if is_both and has_slo else None
+        ),
     )
-    is_met = _is_met(question, arms, found)
+    is_met = _is_met(arms, None if found.is_asked else found.capacities, has_slo)
     return Verdict(
-        verdict=choice,
-        confidence=sure(question.llm, confidence if is_both else "high"),
+        verdict=settled,
+        confidence=sure(site.llm, confidence if is_both else "high"),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
-        sizing=_sizing(choice, arms),
+        sizing=_sizing(settled, arms),
         arms=arms,
         sweep=tuple(sweep_of(contest, arms, found.others)),
         flips=flips if is_met else (),
         provenance=provenance,
         evidence=evidence,
         lean=leaning,
-        starts=tuple(_starts(found.fleets["pd"], demand, found.rate_rps)) if is_both else (),
-        state_limits=state_limits(question.llm, found.fleets),
-        rate_rps=found.rate_rps,
+        starts=starts,
+        state_limits=state_limits(site.llm, found.fleets),
+        left_out=tuple(left_out(site)) if is_both else (),
+        rate_rps=rate_rps,
         is_rate_asked=found.is_asked,
         is_met=is_met,
-        impossible={} if is_both else why_not_built(question, contest.engines, set(arms)),
+        impossible={} if is_both else why_not_built(site, contest.engines, set(arms)),
         floors=() if is_met else tuple(_floors(contest, found)),
     )
 
@@ -361,27 +373,26 @@ def _for_clients(
         lean=leaning,
         starts=tuple(_starts(found.fleets["pd"], demand, rate)) if is_both else (),
         state_limits=state_limits(question.llm, found.fleets),
-        clients=clients_of(question),
+        clients=clients_of(question.workload.concurrency),
         is_met=any(arm.meets for arm in arms.values()),
         impossible={} if is_both else why_not_built(question, engines, set(arms)),
     )
 
 
-def _choices(
-    contest: Contest, arms: Mapping[str, Arm], leaning: Any, asked: bool, band: float
-) -> tuple[Choice, Choice]:
-    """What the simulation alone says, and the verdict."""
-    if len(arms) < 2 or contest.question.slo.is_given:
-        choice = whole_choice(contest)
-        return choice, choice
-    evidence = by_latency(arms["colocated"], arms["pd"], band)
-    return evidence, settled_choice(evidence, leaning, is_anchored=asked)
+def _by_latency(arms: Mapping[str, Arm], band: float) -> Choice:
+    """Without SLOs: what the latencies say, or the only arm there is."""
+    if len(arms) == 2:
+        return by_latency(arms["colocated"], arms["pd"], band)
+    return "pd" if "pd" in arms else "colocated"
 
 
-def _is_met(question: Question, arms: Mapping[str, Arm], found: _Found) -> bool:
-    """Whether some layout meets the SLOs, or keeps up, at the rate; at any where none was asked."""
-    if not found.is_asked and question.slo.is_given:
-        return any(found.capacities.values())
+def _is_met(arms: Mapping[str, Arm], capacities: Mapping[str, float] | None, has_slo: bool) -> bool:
+    """Whether some layout meets the SLOs, or keeps up, at the rate.
+
+    capacities: where no rate was asked about; with SLOs some rate has to hold then.
+    """
+    if capacities is not None and has_slo:
+        return any(capacities.values())
     return any(arm.meets for arm in arms.values())
 
 
@@ -391,7 +402,7 @@ def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
         return
     for name, fleet in found.fleets.items():
         light = LIGHT_USE * contest.entrants[name][0].free_rps
-        arm = try_layout(contest.trials, fleet, light, contest.question.slo)
+        arm = try_layout(contest.trials, fleet, light, contest.slo)
         yield Floor(arm.layout, arm.ttft_at_share_s, arm.tpot_at_share_s)
 
 
@@ -409,37 +420,36 @@ def _sizing(choice: Choice, arms: Mapping[str, Arm]) -> Sizing:
     return Sizing(prefill + decode, prefill, decode, "simulation")
 
 
-def _does_not_fit(question: Question) -> Verdict:
+def _does_not_fit(site: Site) -> Verdict:
     """No engine of any size fits these GPUs."""
-    why = why_nothing_fits(question)
-    return replace(_refusal(question, why), fits_on=where_it_fits(question))
+    return replace(_refusal(site, why_nothing_fits(site)), fits_on=where_it_fits(site))
 
 
-def _refusal(question: Question, why: str) -> Verdict:
+def _refusal(site: Site, why: str) -> Verdict:
     return Verdict(
         verdict="too_close",
-        confidence=sure(question.llm, "high"),
+        confidence=sure(site.llm, "high"),
         decided_by="feasibility",
-        rules=_rules(question, LoadEstimate()),
+        rules=_rules(site, LoadEstimate()),
         sizing=None,
         arms={},
         sweep=(),
         flips=(),
-        provenance=Provenance("roofline", None, roofline_band(question.cluster.gpu.name)),
+        provenance=Provenance("roofline", None, roofline_band(site.cluster.gpu.name)),
         is_met=False,
         impossible={"all": why},
     )
 
 
-def _by_rules(question: Question, fleets: Mapping[str, Fleet]) -> Verdict:
+def _by_rules(site: Site, fleets: Mapping[str, Fleet]) -> Verdict:
     """Lengths are unknown: what the rules lean to, and a quarter of the engines to prefill."""
-    rules = _rules(question, LoadEstimate())
+    rules = _rules(site, LoadEstimate())
     leaning = lean(rules)
     arms = {name: unpredicted(fleet) for name, fleet in fleets.items()}
     choice: Choice = "too_close" if leaning == "mixed" else leaning
     is_both = len(arms) == 2
     sizing = quarter(sum(arms["pd"].num_engines)) if "pd" in arms else None
-    engines = engines_that_fit(question)
+    engines = engines_that_fit(site)
     return Verdict(
         verdict=choice if is_both else "pd" if "pd" in arms else "colocated",
         confidence="low",
@@ -449,17 +459,15 @@ def _by_rules(question: Question, fleets: Mapping[str, Fleet]) -> Verdict:
         arms=arms,
         sweep=(),
         flips=(),
-        provenance=provenance_of(question),
+        provenance=provenance_of(site),
         lean=leaning,
         starts=(sizing,) if sizing else (),
-        impossible={} if is_both else why_not_built(question, engines, set(arms)),
+        impossible={} if is_both else why_not_built(site, engines, set(arms)),
     )
 
 
-def _rules(question: Question, load: LoadEstimate) -> tuple[Rule, ...]:
-    return apply_rules(
-        question.llm, question.cluster, question.workload, load, question.speculation
-    )
+def _rules(site: Site, load: LoadEstimate) -> tuple[Rule, ...]:
+    return apply_rules(site.llm, site.cluster, site.workload, load, site.speculation)
 
 
 def _starts(fleet: Fleet, demand: Demand, rate_rps: float) -> Iterator[Sizing]:
@@ -474,20 +482,19 @@ def _starts(fleet: Fleet, demand: Demand, rate_rps: float) -> Iterator[Sizing]:
     yield quarter(total)
     yield rate_match(
         total,
-        rate_rps=rate_rps,
-        uncached_prompt_tokens=demand.fresh,
+        prompt_tokens_per_s=rate_rps * demand.fresh,
         prefill_tokens_per_s=prefill_tokens_per_s(fleet.prefill, demand),
-        output_tokens=demand.osl,
+        output_tokens_per_s=rate_rps * demand.osl,
         decode_tokens_per_s=batch / tpot_at(fleet.decode, demand, batch),
     )
 
 
-def _load(question: Question, fleet: Fleet, demand: Demand, rate_rps: float) -> LoadEstimate:
+def _load(site: Site, fleet: Fleet, demand: Demand, rate_rps: float) -> LoadEstimate:
     prefill, decode = fleet.prefill or fleet.colocated, fleet.decode or fleet.colocated
     assert prefill is not None
     assert decode is not None
     num = fleet.num_decode or fleet.num_colocated
     load = load_estimate(prefill, decode, num, demand, rate_rps)
-    cluster = question.cluster
+    cluster = site.cluster
     is_known = cluster.num_nodes == 1 or cluster.rdma_bytes_per_s is not None
     return load if is_known else replace(load, kv_move_s=None)

@@ -7,7 +7,7 @@ import pytest
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.data import verdict_data
-from pdctl.verdict.records import Question, Speculation, Verdict
+from pdctl.verdict.records import Question, Speculation, Verdict, fewest_gpus
 from pdctl.verdict.sentences import disagreement, write
 from pdctl.verdict.verdict import decide as facts_of
 from pdctl.verdict.verdict import decide_fewest
@@ -93,8 +93,9 @@ def test_no_layout_meets_never_stands_over_too_close_to_call() -> None:
     asked = question("qwen3-32b", TWO_NODES, rate=90, slo=Slo(2.0, 0.03), parallelism=TP2)
     verdict = decide(asked)
     assert verdict.headline == "No layout meets your SLOs at 90 req/s"
-    assert verdict.gpus_needed is not None
-    assert f"About {verdict.gpus_needed} of these GPUs would do." in verdict.unmet
+    needed = fewest_gpus(verdict.arms)
+    assert needed is not None
+    assert f"About {needed} of these GPUs would do." in verdict.unmet
 
 
 def test_prompts_beyond_the_context_are_refused() -> None:
