@@ -14,6 +14,8 @@ from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus
 from pdctl.workload.records import Workload
 
+WIDER = 1.2  # times what a layout takes: an SLO that it meets
+
 
 def chosen_arm(verdict: Verdict) -> Arm | None:
     """The arm to launch; of a verdict that is too close the split, which shows its queues.
@@ -209,6 +211,10 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
         gpus = _gpus(question, question.cluster.num_nodes)
         yield shlex.join([*words, "--gpus", gpus, *kept, *_reachable_slos(question, verdict)])
         return
+    if verdict.clients is not None:
+        gpus = _gpus(question, question.cluster.num_nodes)
+        yield from _plans_for_clients([*words, "--gpus", gpus, *kept], question, verdict)
+        return
     rest = [*load_flags(question), *slo_flags(question)]
     cluster = question.cluster
     needed = fewest_gpus(verdict.arms)
@@ -222,6 +228,24 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
         yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(question), *rate])
 
 
+def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -> Iterator[str]:
+    """Plans for fewer clients, and for SLOs that the nearest arm meets."""
+    if verdict.most_clients is not None:
+        clients = ["--concurrency", str(verdict.most_clients)]
+        yield shlex.join([*words, *slo_flags(question), *clients])
+    arm, slo = verdict.arms[verdict.verdict], question.slo
+    flags: list[str] = []
+    for flag, asked, found in (
+        ("--ttft", slo.ttft_s, arm.ttft_at_share_s),
+        ("--tpot", slo.tpot_s, arm.tpot_at_share_s),
+    ):
+        if asked is not None and found is not None:
+            flags += [flag, _duration(max(asked, float(f"{found * WIDER:.2g}")))]
+    if slo.attainment != 0.9:
+        flags += ["--attainment", f"{slo.attainment:.10g}"]
+    yield shlex.join([*words, *flags, "--concurrency", f"{question.workload.concurrency:.10g}"])
+
+
 def _reachable_slos(question: Question, verdict: Verdict) -> Iterator[str]:
     """The SLOs, raised to a fifth above what an idle layout takes where they are below it."""
     slo, floors = question.slo, verdict.floors
@@ -231,7 +255,7 @@ def _reachable_slos(question: Question, verdict: Verdict) -> Iterator[str]:
         ("--tpot", slo.tpot_s, nearest.tpot_s),
     ):
         if asked is not None:
-            yield from (flag, _duration(max(asked, float(f"{(least or 0.0) * 1.2:.2g}"))))
+            yield from (flag, _duration(max(asked, float(f"{(least or 0.0) * WIDER:.2g}"))))
     if slo.attainment != 0.9:
         yield from ("--attainment", f"{slo.attainment:.10g}")
 

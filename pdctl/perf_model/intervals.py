@@ -1,10 +1,12 @@
-"""How sure a predicted time is: intervals from what predictions of measured runs were off by."""
+"""How far a predicted figure may be off, from residuals of measured runs."""
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -13,14 +15,16 @@ from pdctl.inspection.records import Llm
 from pdctl.paths import profiles_dir, user_profiles_dir
 from pdctl.perf_model.hardware import generation
 
-Figure = Literal["ttft", "tpot"]
-FIGURES: tuple[Figure, Figure] = ("ttft", "tpot")
+Figure = Literal["ttft", "tpot", "rate"]
+FIGURES: tuple[Figure, ...] = ("ttft", "tpot", "rate")
 Kind = Literal["dense", "moe", "mla", "sparse", "hybrid"]
 Region = Literal["few", "many"]
 
 COVERAGE = 0.90
-LEVEL = 0.95
-UNKNOWN_LEVEL = 0.96
+LEVEL = 0.92  # of the residuals: this is what covers COVERAGE of a configuration that is left out
+UNSEEN = 1.7  # times as wide where no run is alike; assumed: AIConfigurator is off by up to 65 %
+LEAST_SIZE = 0.05  # of a ratio of rates: both are found on rungs 2.5 % apart
+ASSUMED_SIZE = math.log(2)  # where no run is known at all
 FEW_RUNNING = 8  # requests of an engine: up to here steps are bound by fixed costs
 LEAST_CONFIGURATIONS = 3  # of a group; fewer say what those are like, not what the next one is
 LEAST_RESIDUALS = 20
@@ -31,9 +35,10 @@ FILE = "residuals.json"
 class Residual:
     """What one measured run was over its prediction, as logarithms: 0.1 is 10 % longer.
 
-    configuration: model, GPU and engines: runs of one share their errors. fitted: a profile of
-    this GPU and family was used. ttft: None where clients that should keep step did not, so that
-    the mean of their first tokens says nothing of the engine.
+    configuration: model, GPU and engines. fitted: a profile of this GPU and family was used.
+    e2e: a request's whole latency, whose inverse is the rate that a closed loop of clients reaches.
+    ttft, e2e: None where clients that should keep step did not, so that the mean of their first
+    tokens says nothing about the engine.
     """
 
     configuration: str
@@ -43,13 +48,41 @@ class Residual:
     region: Region
     ttft: float | None
     tpot: float
+    e2e: float | None = None
+
+    @property
+    def machine(self) -> str:
+        """The model and the GPU, whatever the engines: their predictions share their errors."""
+        before, gpu, _ = self.configuration.partition(self.gpu)
+        return before + gpu
+
+    def of(self, figure: Figure) -> float | None:
+        """The residual of a figure; None: unknown."""
+        return {"ttft": self.ttft, "tpot": self.tpot, "rate": self.e2e}[figure]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a prediction is about, as far as its error depends on it.
+
+    gpu: its name. region: None: any load. fit_error: the median left-out error of the profile that
+    is used, 0 without one.
+    """
+
+    kind: Kind
+    gpu: str
+    fitted: bool
+    region: Region | None
+    spans_hosts: bool = False
+    fit_error: float = 0.0
 
 
 @dataclass(frozen=True)
 class ErrorInterval:
-    """Factors on a predicted time between which COVERAGE of the measured ones lie.
+    """Factors on a predicted figure between which COVERAGE of the measured ones lie.
 
-    basis: which runs say so. num_residuals, num_configurations: how many.
+    basis: which runs say so. num_residuals, num_configurations: how many; 0: the interval is
+    assumed.
     """
 
     low: float
@@ -64,45 +97,119 @@ class ErrorInterval:
         return (self.high - self.low) / 2
 
 
-def interval(
-    figure: Figure,
-    kind: Kind,
-    gpu: str,
-    *,
-    fitted: bool,
-    region: Region | None,
-    residuals: Sequence[Residual],
-) -> ErrorInterval | None:
+@dataclass(frozen=True)
+class Errors:
+    """How far the figures of a case may be off.
+
+    rate: requests per second that a layout carries. …_ratio: one layout's figure over another's,
+    for the same model and GPU. Both rest on the same step times, so that part of the error cancels.
+    """
+
+    ttft: ErrorInterval
+    tpot: ErrorInterval
+    rate: ErrorInterval
+    ttft_ratio: ErrorInterval
+    tpot_ratio: ErrorInterval
+    rate_ratio: ErrorInterval
+
+
+@cache
+def errors_of(case: Case) -> Errors:
+    """The intervals of a case, from the bundled residuals and this user's own."""
+    known = known_residuals()
+    ttft, tpot, rate = (interval(figure, case, known) for figure in FIGURES)
+    ratios = [ratio_interval(figure, case, known) for figure in FIGURES]
+    return Errors(ttft, tpot, rate, *ratios)
+
+
+def interval(figure: Figure, case: Case, residuals: Sequence[Residual]) -> ErrorInterval:
     """The interval of one predicted figure, from the narrowest group with enough runs.
 
-    gpu: its name. region: None: of any load. None: no run of this kind of basis is known.
     Source: split-conformal prediction (Vovk et al.) on the size of residuals, at a level above
-    COVERAGE because runs of one configuration share errors: LEVEL is what covers COVERAGE of a
-    configuration that is left out. Ignores: that hosts differ where a group's runs came from one.
+    COVERAGE because runs of one configuration share errors. Ignores: that hosts differ where a
+    group's runs came from one.
     """
-    for basis, group in _groups(fitted, region, residuals):
-        sizes = [(abs(s), r.configuration) for r in group if (s := _score(r, figure)) is not None]
-        configurations = len({configuration for _, configuration in sizes})
-        if configurations >= LEAST_CONFIGURATIONS and len(sizes) >= LEAST_RESIDUALS:
-            size = _quantile([size for size, _ in sizes], _widened(kind, gpu, group))
-            return ErrorInterval(math.exp(-size), math.exp(size), basis, len(sizes), configurations)
-    return None
+    for basis, group in _groups(case, residuals):
+        known = [(abs(size), r) for r in group if (size := r.of(figure)) is not None]
+        if len({r.configuration for _, r in known}) < LEAST_CONFIGURATIONS:
+            continue
+        if len(known) >= LEAST_RESIDUALS:
+            return _from_sizes(_is_seen(case, residuals), case, basis, known)
+    return _assumed()
 
 
-def _score(residual: Residual, figure: Figure) -> float | None:
-    return residual.ttft if figure == "ttft" else residual.tpot
+def ratio_interval(figure: Figure, case: Case, residuals: Sequence[Residual]) -> ErrorInterval:
+    """The interval of the ratio of two layouts' figures, from pairs of runs of one machine.
+
+    For runs a and b of one model on one GPU the ratio's residual is a's less b's: what both have
+    in common cancels. Every machine counts alike, whatever its number of pairs.
+    Ignores: that few of the runs are of splits, whose KV transfer no colocated run has.
+    """
+    for basis, group in _groups(case, residuals):
+        pairs = list(_pairs(figure, group))
+        machines = {r.machine for _, r in pairs}
+        if len(machines) >= LEAST_CONFIGURATIONS and len(pairs) >= LEAST_RESIDUALS:
+            is_seen = _is_seen(case, residuals)
+            found = _from_sizes(is_seen, case, f"pairs of {basis}", pairs, alike=True)
+            return _at_least(found, LEAST_SIZE)
+    return _assumed()
 
 
-def _widened(kind: Kind, gpu: str, group: Sequence[Residual]) -> float:
-    """The level: higher for a kind of model or generation of GPU that no run of the group has."""
-    generations = {generation(r.gpu) for r in group}
-    known = generation(gpu) in generations and kind in {r.kind for r in group}
-    return LEVEL if known else UNKNOWN_LEVEL
+def _pairs(figure: Figure, group: Sequence[Residual]) -> Iterable[tuple[float, Residual]]:
+    """The size of the difference of each two runs of one machine and one load region."""
+    machines: dict[tuple[str, Region], list[tuple[float, Residual]]] = defaultdict(list)
+    for residual in group:
+        size = residual.of(figure)
+        if size is not None:
+            machines[residual.machine, residual.region].append((size, residual))
+    for runs in machines.values():
+        yield from ((abs(a - b), one) for (a, one), (b, _) in combinations(runs, 2))
 
 
-def overlap(mine_s: float, mine: ErrorInterval, other_s: float, other: ErrorInterval) -> bool:
-    """Can two predicted times not be told apart, each within its interval?"""
-    return mine_s * mine.low <= other_s * other.high and other_s * other.low <= mine_s * mine.high
+def _is_seen(case: Case, residuals: Sequence[Residual]) -> bool:
+    """Whether some run had this kind of model, and some this generation of GPU, on one host."""
+    kinds, generations = {r.kind for r in residuals}, {generation(r.gpu) for r in residuals}
+    return case.kind in kinds and generation(case.gpu) in generations and not case.spans_hosts
+
+
+def _from_sizes(
+    is_seen: bool,
+    case: Case,
+    basis: str,
+    known: Sequence[tuple[float, Residual]],
+    *,
+    alike: bool = False,
+) -> ErrorInterval:
+    size = _quantile(known, alike)
+    if not is_seen:
+        size *= UNSEEN
+        basis += ", widened: none is alike"
+    size = max(size, 2 * case.fit_error)
+    configurations = len({r.configuration for _, r in known})
+    return ErrorInterval(math.exp(-size), math.exp(size), basis, len(known), configurations)
+
+
+def _quantile(known: Sequence[tuple[float, Residual]], alike: bool) -> float:
+    """The size that LEVEL of the sizes do not exceed. alike: every machine has the same weight."""
+    num: dict[str, int] = defaultdict(int)
+    for _, residual in known:
+        num[residual.machine] += 1
+    weights = sorted((size, 1 / num[r.machine] if alike else 1.0) for size, r in known)
+    left = LEVEL * (sum(weight for _, weight in weights) + (0 if alike else 1))
+    for size, weight in weights:
+        left -= weight
+        if left <= 1e-9:
+            return size
+    return weights[-1][0]
+
+
+def _at_least(found: ErrorInterval, size: float) -> ErrorInterval:
+    low, high = min(found.low, math.exp(-size)), max(found.high, math.exp(size))
+    return ErrorInterval(low, high, found.basis, found.num_residuals, found.num_configurations)
+
+
+def _assumed() -> ErrorInterval:
+    return ErrorInterval(math.exp(-ASSUMED_SIZE), math.exp(ASSUMED_SIZE), "assumed", 0, 0)
 
 
 def model_kind(llm: Llm) -> Kind:
@@ -140,20 +247,12 @@ def read_residuals(path: Path) -> list[Residual]:
         return []
 
 
-def _groups(
-    fitted: bool, region: Region | None, residuals: Sequence[Residual]
-) -> Iterable[tuple[str, list[Residual]]]:
+def _groups(case: Case, residuals: Sequence[Residual]) -> Iterable[tuple[str, list[Residual]]]:
     """From the narrower group to the wider."""
-    same = [r for r in residuals if r.fitted == fitted]
-    said = "with a profile" if fitted else "without a profile"
-    if region is not None:
-        many = f"more than {FEW_RUNNING}" if region == "many" else f"at most {FEW_RUNNING}"
-        yield f"runs {said}, {many} running", [r for r in same if r.region == region]
+    same = [r for r in residuals if r.fitted == case.fitted]
+    said = "with a profile" if case.fitted else "without a profile"
+    if case.region is not None:
+        many = f"more than {FEW_RUNNING}" if case.region == "many" else f"at most {FEW_RUNNING}"
+        yield f"runs {said}, {many} running", [r for r in same if r.region == case.region]
     yield f"runs {said}", same
-
-
-def _quantile(sizes: Sequence[float], level: float) -> float:
-    """The size that `level` of them, and of one more, do not exceed."""
-    ordered = sorted(sizes)
-    place = math.ceil(level * (len(ordered) + 1))
-    return ordered[min(place, len(ordered)) - 1]
+    yield "runs with and without a profile", list(residuals)

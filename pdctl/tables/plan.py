@@ -6,10 +6,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pdctl.perf_model.intervals import ErrorInterval
 from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
 from pdctl.verdict import sentences
 from pdctl.verdict.closed_loop import clients_text, load_text
-from pdctl.verdict.records import Arm, Question, Rule, Verdict
+from pdctl.verdict.records import Arm, Interval, Question, Rule, Verdict
 from pdctl.workload.records import Slo, Workload
 
 FAVOURS = {"pd": "split", "colocated": "colocated", "neither": "–", "unknown": "?"}
@@ -24,6 +25,7 @@ RULE_NAMES = {
     "kv_path": "KV path",
 }
 BAR_CELLS = 12
+MOST_PERCENT = 0.5  # half-width up to which ± says something
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -37,9 +39,9 @@ def plan_view(question: Question, verdict: Verdict) -> RenderableType:
     parts += [Text(), _rules(verdict.rules)]
     if states := sentences.state_sentence(verdict):
         parts.append(Text(states))
-    if flips := list(sentences.flip_sentences(question, verdict.flips)):
+    if flips := list(sentences.flip_sentences(verdict.flips, verdict.arms)):
         parts += [Text(), Text("Changes the answer (each one asked again)", style="bold")]
-        parts += [Text(" · ".join(flips))]
+        parts += map(Text, flips)
     if len(verdict.sweep) > 1 and any(map(carried_rps, verdict.arms.values())):
         parts += [Text(), _sweep(verdict)]
     if notes := _notes(verdict):
@@ -88,24 +90,28 @@ def _headline(question: Question, verdict: Verdict) -> Iterator[RenderableType]:
 
 def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
     """What the headline rests on, how many GPUs would do, and what one engine's failure leaves."""
-    if not verdict.is_met:
-        no = verdict.unmet.removeprefix(verdict.headline).lstrip(":; ")
-        if no:
-            yield no if not no.startswith("the ") else f"T{no[1:]}"
-        return
     if verdict.reason:
         yield verdict.reason
+    if not verdict.is_met:
+        return
     if needed := sentences.gpus_sentence(question, verdict):
         yield f"At {format_rate(verdict.rate_rps)} req/s {needed[0].lower()}{needed[1:]}"
     yield from sentences.down_sentences(question, verdict)
 
 
 def basis(verdict: Verdict) -> str:
-    """Where the numbers come from: step times ±30 % (roofline)."""
+    """How far what layouts carry may be off, and where it comes from: rates ±12 % (fitted)."""
     if verdict.decided_by == "rules" and not any(a.ttft_s for a in verdict.arms.values()):
         return "rules alone"
     source = verdict.provenance
-    return f"step times ±{source.band * 100:.0f} % ({source.basis})"
+    return f"rates {width(source.errors.rate)} ({source.basis})"
+
+
+def width(factors: ErrorInterval) -> str:
+    """An interval of factors: ±16 %, or within 2.4× where it is wider than half of the figure."""
+    if factors.half_width > MOST_PERCENT:
+        return f"within {factors.high:.1f}×"
+    return f"±{factors.half_width * 100:.0f} %"
 
 
 def _arms(question: Question, verdict: Verdict) -> Table:
@@ -180,13 +186,26 @@ def _time_cell(arm: Arm, key: str, limit: float | None) -> str:
         return "–" if arm.keeps_up is False else UNKNOWN
     if value == 0:
         return "one token"  # TPOT of answers without a second one
-    return format_seconds(value) + (f" {MISSED}" if limit is not None and value > limit else "")
+    between = arm.intervals.get(f"{key}_at_share_s")
+    text = format_seconds(value) + (f" {_width_of(value, between)}" if between else "")
+    return text + (f" {MISSED}" if limit is not None and value > limit else "")
+
+
+def _width_of(value: float, between: Interval) -> str:
+    factors = ErrorInterval(between.low / value, between.high / value, "", 0, 0)
+    return width(factors)
 
 
 def _capacity_cell(arm: Arm) -> str:
     if arm.capacity_rps is None:
         return UNKNOWN
-    return f"{sentences.rate_down(arm.capacity_rps)} req/s" if arm.capacity_rps else f"0 {MISSED}"
+    if not arm.capacity_rps:
+        return f"0 {MISSED}"
+    text = f"{sentences.rate_down(arm.capacity_rps)} req/s"
+    between = arm.intervals.get("capacity_rps")
+    if between is None:
+        return text
+    return f"{text} ({sentences.rate_down(between.low)}–{sentences.rate_down(between.high)})"
 
 
 def _tokens_cell(arm: Arm) -> str:

@@ -8,7 +8,14 @@ from html import escape
 
 from pdctl import __version__
 from pdctl.perf_model.records import QueueSample
-from pdctl.tables.plan import answer_sentences, arm_rows, carried_rps, is_estimated
+from pdctl.tables.plan import (
+    answer_sentences,
+    arm_rows,
+    basis,
+    carried_rps,
+    is_estimated,
+    width,
+)
 from pdctl.tables.svg import Axes, Limit, Series, bar_chart, line_chart
 from pdctl.units import UNKNOWN, format_bytes, format_rate, format_seconds, format_share
 from pdctl.verdict.closed_loop import clients_of, load_text
@@ -246,9 +253,8 @@ def report_page(
 
 
 def _head(question: Question, verdict: Verdict, next_commands: Sequence[str]) -> str:
-    source = verdict.provenance
     answers = "".join(f"<p>{escape(text)}</p>" for text in answer_sentences(question, verdict))
-    flips = list(flip_sentences(question, verdict.flips))
+    flips = list(flip_sentences(verdict.flips, verdict.arms))
     turns = "".join(f"<li>{escape(text)}</li>" for text in flips)
     notes = "".join(f'<p class="note">{escape(text)}</p>' for text in verdict.warnings)
     commands = "".join(f"<p><code>{escape(command)}</code></p>" for command in next_commands)
@@ -256,7 +262,7 @@ def _head(question: Question, verdict: Verdict, next_commands: Sequence[str]) ->
         f'<header><p class="dim">{escape(question.llm.name)} on {escape(_gpus(question))}</p>'
         f"<h1>{escape(verdict.headline)}</h1>{answers}"
         f'<p class="dim">Confidence {verdict.confidence}, decided by {verdict.decided_by}; '
-        f"step times ±{source.band * 100:.0f} % ({source.basis}).</p>"
+        f"{escape(basis(verdict))}.</p>"
         f"{f'<h2>Changes the answer</h2><ul>{turns}</ul>' if turns else ''}"
         f"{commands}{notes}</header>"
     )
@@ -349,7 +355,13 @@ def _provenance_rows(question: Question, verdict: Verdict) -> list[Row]:
     source, gpu = verdict.provenance, question.cluster.gpu
     rows: list[Row] = [("what", "from")]
     rows += [("step times", source.profile or "roofline of the datasheet, no measurement")]
-    rows += [("error band", f"±{source.band * 100:.0f} % ({source.basis})")]
+    errors = source.errors
+    rows += [
+        ("interval of TTFT", f"{width(errors.ttft)}: {errors.ttft.basis}"),
+        ("interval of TPOT", f"{width(errors.tpot)}: {errors.tpot.basis}"),
+        ("interval of rates", f"{width(errors.rate)}: {errors.rate.basis}"),
+        ("one arm over the other", f"{width(errors.rate_ratio)}: {errors.rate_ratio.basis}"),
+    ]
     rows += [("GPU", f"{gpu.name}, {format_bytes(gpu.memory_bytes)}: {gpu.source}")]
     rows += [("latencies", "discrete-event simulation of SGLang's scheduling")]
     rows += [("what layouts carry", "the same simulation at other rates; ~ marks closed forms")]

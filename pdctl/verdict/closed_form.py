@@ -329,6 +329,19 @@ def handover_s(prefill: EngineModel, decode: EngineModel, demand: Demand) -> flo
     return moved + step_s(decode, demand, 1.0) / 2
 
 
+def idle_parts_s(fleet: Fleet, demand: Demand) -> tuple[float, float, float]:
+    """The parts of an idle layout's times: a long prompt's prefill, KV transfer, one decode step.
+
+    The transfer is 0 where nothing is split.
+    """
+    prefill, decode = fleet.prefill or fleet.colocated, fleet.decode or fleet.colocated
+    assert prefill is not None
+    assert decode is not None
+    last = min(demand.fresh, prefill.chunked_prefill_size)
+    moved = last_chunk_s(prefill.times, last, demand.isl) if fleet.prefill else 0.0
+    return prefill_long_s(prefill, demand), moved, tpot_at(decode, demand, 1.0)
+
+
 def _waits(use: float, service_s: float) -> tuple[float, float]:
     """Mean wait and its 90th percentile, M/G/1 with `service_s` = E[S²] / E[S]."""
     mean = use / (2.0 * (1.0 - use)) * service_s
@@ -385,13 +398,14 @@ def excess(pace: Pace | None, slo: Slo) -> float:
 
 
 def load_estimate(
-    prefill: EngineModel, decode: EngineModel, num_decode: int, demand: Demand, rate_rps: float
+    prefill: EngineModel, decode: EngineModel, demand: Demand, tokens_per_s: float
 ) -> LoadEstimate:
     """What the rules want to know of a split: decode batch, and moving KV against making it.
 
+    tokens_per_s: output of one decode engine.
     Source: Little's law for the batch; where the rate is too much, the batch that fits.
     """
-    running = running_requests(decode, demand, rate_rps / num_decode * demand.osl)
+    running = running_requests(decode, demand, tokens_per_s)
     return LoadEstimate(
         decode_batch=max_batch(decode, demand) if running is None else running,
         kv_move_s=kv_transfer_s(prefill.times, demand.isl),

@@ -4,13 +4,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.metrics import is_good, percentiles
 from pdctl.perf_model.records import Fleet, Outcome
 from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.simulate import simulate_clients
-from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.closed_form import Demand, capacity_rps, mean_latency_s, pace_of
-from pdctl.verdict.judge import Confidence, Known, by_capacity, by_latency, confidence_of
+from pdctl.verdict.judge import (
+    Confidence,
+    Known,
+    Margins,
+    by_capacity,
+    by_latency,
+    confidence_of,
+    margins_of,
+)
 from pdctl.verdict.records import Arm, Choice, Lean, Question, Steady
 from pdctl.verdict.trials import QUEUE_SAMPLES, Run, arm_of_run, known_or_nan, without_too_long
 from pdctl.workload.arrivals import once_a_second
@@ -127,31 +135,36 @@ class Ruling:
     evidence: Choice
 
 
-def judge_clients(leaning: Lean, arms: dict[str, Arm], slo: Slo, band: float) -> Ruling:
+def judge_clients(leaning: Lean, arms: Mapping[str, Arm], slo: Slo, errors: Errors) -> Ruling:
     """Which arm serves the clients better: by good requests per second, or without SLOs by all.
 
-    Colocated suffices where it would meet the SLOs with times longer by the band. Where neither
-    meets them the nearer arm is named, with low confidence.
+    Colocated suffices where it would meet the SLOs with the longest times of its intervals. Where
+    neither meets them the nearer arm is named, with low confidence.
     """
-    evidence = _evidence(arms["colocated"], arms["pd"], slo, band)
-    if not slo.is_given or any(meets(arm, slo) for arm in arms.values()):
-        confidence = confidence_of(
-            evidence, leaning, band=band, is_anchored=True, rate_rps=None, capacities=None
-        )
-        return Ruling(evidence, confidence, evidence)
-    if evidence != "too_close":
-        return Ruling(evidence, "low", evidence)
-    nearer: Choice = max(("colocated", "pd"), key=lambda name: _nearness(arms[name]))
-    return Ruling(nearer, "low", "too_close")
+    if slo.is_given and not any(meets(arm, slo) for arm in arms.values()):
+        nearer: Choice = max(("colocated", "pd"), key=lambda name: _nearness(arms[name]))
+        return Ruling(nearer, "low", nearer)
+    margins = margins_of(errors, 1.0)
+    evidence = _evidence(arms["colocated"], arms["pd"], slo, errors, margins)
+    confidence = confidence_of(
+        evidence,
+        leaning,
+        errors=errors,
+        margins=margins,
+        is_anchored=True,
+        rate_rps=None,
+        capacities=None,
+    )
+    return Ruling(evidence, confidence, evidence)
 
 
-def _evidence(colocated: Arm, pd: Arm, slo: Slo, band: float) -> Choice:
+def _evidence(colocated: Arm, pd: Arm, slo: Slo, errors: Errors, margins: Margins) -> Choice:
     if not slo.is_given:
-        return by_latency(_at_throughput(colocated), _at_throughput(pd), band)
-    if _suffices(colocated, slo, band):
+        return by_latency(_at_throughput(colocated), _at_throughput(pd), margins)
+    if _suffices(colocated, slo, errors):
         return "colocated"
     good = [Known(arm.goodput_rps or 0.0) for arm in (colocated, pd)]
-    return by_capacity(good[0], good[1], None, band)
+    return by_capacity(good[0], good[1], None, margins)
 
 
 def _at_throughput(arm: Arm) -> Arm:
@@ -168,41 +181,12 @@ def meets(arm: Arm, slo: Slo) -> bool:
     return arm.attainment is not None and arm.attainment >= slo.attainment
 
 
-def _suffices(arm: Arm, slo: Slo, band: float) -> bool:
-    limits = ((arm.ttft_s, slo.ttft_s), (arm.tpot_s, slo.tpot_s))
+def _suffices(arm: Arm, slo: Slo, errors: Errors) -> bool:
+    limits = (
+        (arm.ttft_at_share_s, errors.ttft, slo.ttft_s),
+        (arm.tpot_at_share_s, errors.tpot, slo.tpot_s),
+    )
     return meets(arm, slo) and all(
-        limit is None or (times is not None and times.p90 * (1 + band) <= limit)
-        for times, limit in limits
-    )
-
-
-def nearest(arms: Mapping[str, Arm]) -> str:
-    """The latencies that the arms do reach, where no layout meets the SLOs."""
-    parts = [
-        f"TTFT {format_seconds(a.ttft_s.p90)} with TPOT {format_seconds(a.tpot_s.p90)} ({a.layout})"
-        for a in arms.values()
-        if a.ttft_s is not None and a.tpot_s is not None
-    ]
-    return f"the nearest: {' or '.join(parts)}"
-
-
-def clients_reason(arms: Mapping[str, Arm], question: Question, clients: int) -> str:
-    """One sentence per thing that the arms do differently for these clients."""
-    colocated, pd = arms["colocated"], arms["pd"]
-    with_them = f"With {clients_text(clients)}"
-    rates = (
-        f"colocated answers {format_rate(colocated.throughput_rps)} req/s and "
-        f"split {format_rate(pd.throughput_rps)}"
-    )
-    if question.slo.is_given:
-        return (
-            f"{with_them}, {format_share(colocated.attainment)} of the requests meet your SLOs "
-            f"colocated and {format_share(pd.attainment)} split; {rates}."
-        )
-    if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
-        return f"{with_them}, {rates}."
-    return (
-        f"{with_them}, {rates}; TTFT is {format_seconds(colocated.ttft_s.p90)} colocated and "
-        f"{format_seconds(pd.ttft_s.p90)} split, TPOT {format_seconds(colocated.tpot_s.p90)} and "
-        f"{format_seconds(pd.tpot_s.p90)} (p90)."
+        limit is None or (time is not None and time * error.high <= limit)
+        for time, error, limit in limits
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pdctl.inspection import llm_size
 from pdctl.inspection.records import Llm
 from pdctl.verdict.closed_loop import load_text
-from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus
+from pdctl.verdict.records import Arm, Flip, Question, Verdict, fewest_gpus
 from pdctl.workload.describe import workload_data
 
 
@@ -24,6 +24,7 @@ def verdict_data(
         "meets_slo": verdict.is_met,
         "rate_rps": verdict.rate_rps,
         "clients": verdict.clients,
+        "most_clients": verdict.most_clients,
         "load": None if verdict.clients is None else load_text(verdict.clients),
         "rules": [asdict(rule) for rule in verdict.rules],
         "sizing": asdict(verdict.sizing) if verdict.sizing else None,
@@ -31,14 +32,29 @@ def verdict_data(
         "arms": {name: arm_data(arm, price) for name, arm in verdict.arms.items()},
         "sweep": [arm_data(arm, price) for arm in verdict.sweep],
         "state_limits": asdict(verdict.state_limits) if verdict.state_limits else None,
-        "flips": [{"what": f.what, "from": f.from_, "to": f.to, "at": f.at} for f in verdict.flips],
+        "flips": [flip_data(flip) for flip in verdict.flips],
+        "floors": [asdict(floor) for floor in verdict.floors],
         "gpus_needed": fewest_gpus(verdict.arms),
-        "warnings": [*([verdict.unmet] if verdict.unmet else []), *verdict.warnings],
+        "warnings": list(verdict.warnings),
         "question": question_data(question),
         "model": model_data(question.llm, isl.mean if isl else None),
         "workload": workload_data(question.workload),
         "next": list(next_commands),
-        "provenance": asdict(verdict.provenance),
+        "provenance": {
+            **asdict(verdict.provenance),
+            "band": verdict.provenance.errors.tpot.half_width,
+        },
+    }
+
+
+def flip_data(flip: Flip) -> dict[str, object]:
+    """One flip. meets_slo: False where no layout meets the SLOs there."""
+    return {
+        "what": flip.what,
+        "from": flip.from_,
+        "to": flip.to,
+        "at": flip.at,
+        "meets_slo": flip.is_met,
     }
 
 
@@ -76,6 +92,7 @@ def arm_data(arm: Arm, usd_per_gpu_hour: float | None = None) -> dict[str, objec
         "infeasible": arm.infeasible,
         "throughput_rps": arm.throughput_rps,
         "steady": asdict(arm.steady) if arm.steady else None,
+        "intervals": {name: asdict(between) for name, between in arm.intervals.items()},
     }
 
 

@@ -107,10 +107,10 @@ def _misfit_of(site: Site, shape: Parallelism, role: Role) -> str:
     assert engine is not None
     room, needed = rank_tokens(engine), tokens_of_one(engine, site.workload)
     cell = kv_cell_bytes(site.llm, shape, site.llm.kv_dtype_bytes)
-    place = "an attention-DP rank keeps" if shape.dp > 1 else "it keeps"
+    place = "an attention-DP rank" if shape.dp > 1 else "the KV cache"
     return (
-        f"of {shape.text} cannot hold one request: it takes {format_count(needed)} tokens of "
-        f"KV cache, and {place} {format_count(room)} ({format_bytes(room * cell)} of a GPU)"
+        f"of {shape.text} cannot hold one request of {format_count(needed)} tokens: {place} has "
+        f"room for {format_count(room)} ({format_bytes(room * cell)} per GPU)"
     )
 
 

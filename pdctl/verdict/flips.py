@@ -14,7 +14,7 @@ from typing import Protocol
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.capacity import rung_below, rung_rps
 from pdctl.verdict.closed_form import capacity_rps, demand_of
-from pdctl.verdict.judge import Known, by_capacity
+from pdctl.verdict.judge import Known, Margins, any_carries, by_capacity
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
 from pdctl.verdict.records import Choice, Flip, Question, Site
 from pdctl.verdict.search import Contest, contest_of, site_of, whole_choice
@@ -35,11 +35,13 @@ TRIES = 4  # rates at which one arm is seen to carry clearly more than the other
 
 
 class Ask(Protocol):
-    """Asks other questions. surmise: from few runs; None: not sure."""
+    """Asks other questions. surmise: from few runs; None: not sure. is_met: by any layout."""
 
     def __call__(self, question: Question) -> Choice: ...
 
     def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None: ...
+
+    def is_met(self, question: Question) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,17 @@ class Forecast:
     fleets: Mapping[str, Fleet]
     runs: Mapping[str, Sequence[tuple[float, Run]]]
     scales: Mapping[str, float]
-    band: float
+    margins: Margins
     enough_rps: float
 
     def choices(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice]:
-        """The answers at a value of an axis, with the band wider by each factor."""
+        """The answers at a value of an axis, with the margins wider by each factor."""
         rate = axis.moved(self.question, value).workload.rate_rps
         found = {name: Known(rate) for name, rate in self.capacities(axis, value).items()}
-        bands = [(1 + self.band) * factor - 1 for factor in factors]
-        return {by_capacity(found["colocated"], found["pd"], rate, band) for band in bands}
+        return {
+            by_capacity(found["colocated"], found["pd"], rate, self.margins.widened(factor))
+            for factor in factors
+        }
 
     def capacities(self, axis: Axis, value: float) -> dict[str, float]:
         """What each arm probably carries at a value of an axis."""
@@ -143,11 +147,10 @@ class Forecast:
         return size * self.closed_scales[name] * closed
 
 
-def forecast_of(
-    question: Question, contest: Contest, capacities: Mapping[str, float], band: float
-) -> Forecast:
-    """A forecast for a question whose capacities are known. band: of the step times."""
-    trials, slo = contest.trials.few or contest.trials, contest.slo
+def forecast_of(question: Question, contest: Contest, capacities: Mapping[str, float]) -> Forecast:
+    """A forecast for a question whose capacities are known."""
+    trials, margins = contest.trials.few or contest.trials, contest.margins
+    slo = contest.slo
     fleets = {
         name: contest.search(name).best or entrants[0].fleet
         for name, entrants in contest.entrants.items()
@@ -162,8 +165,8 @@ def forecast_of(
         fleets=fleets,
         runs=runs,
         scales={name: _scale(capacities[name], read_off(runs[name], slo)) for name in runs},
-        band=band,
-        enough_rps=capacities["colocated"] / (1 + band),
+        margins=margins,
+        enough_rps=capacities["colocated"] / margins.enough,
     )
 
 
@@ -208,7 +211,8 @@ def find_flip(
             continue
         values = _with_beyond(axis, value, direction)
         if all(ask(axis.moved(forecast.question, at)) == to for at in values):
-            return Flip(axis.what, base, to, value, axis.value)
+            is_met = ask.is_met(axis.moved(forecast.question, value))
+            return Flip(axis.what, base, to, value, axis.value, is_met)
     return None
 
 
@@ -265,12 +269,11 @@ def _rounded(axis: Axis, value: float, direction: int) -> float | None:
 class Asker:
     """Asks questions that differ a little from one that was answered by a contest.
 
-    band: of the step times. contests: those asked before.
+    contests: those asked before.
     """
 
     question: Question
     contest: Contest
-    band: float
     contests: dict[object, Contest] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -286,7 +289,7 @@ class Asker:
             return self(question)
         if own.trials.few is not None:
             return self._rough_choice(own, question.workload.rate_rps)
-        return certain_choice(own, question.workload.rate_rps, self.band, guesses)
+        return certain_choice(own, question.workload.rate_rps, guesses)
 
     def _rough_choice(self, own: Contest, rate_rps: float | None) -> Choice:
         """The verdict by a part of the requests, corrected by what all of them changed before."""
@@ -295,14 +298,21 @@ class Asker:
             known = self.contest.search(arm)
             scale = _scale(known.rate_rps, known.rough_rps)
             found[arm] = Known(scale * own.search(arm).rough_rps)
-        return by_capacity(found["colocated"], found["pd"], rate_rps, self.band)
+        return by_capacity(found["colocated"], found["pd"], rate_rps, own.margins)
 
     def __call__(self, question: Question) -> Choice:
         """The verdict of the whole question, as `decide` comes to it."""
         own = self._contest(question)
         if own is None:
             return "too_close"
-        return whole_choice(own, question.workload.rate_rps, self.band)
+        return whole_choice(own, question.workload.rate_rps)
+
+    def is_met(self, question: Question) -> bool:
+        """Whether some layout meets the SLOs at the rate of the question."""
+        own = self._contest(question)
+        if own is None:
+            return False
+        return any_carries([own.search(arm) for arm in own.entrants], question.workload.rate_rps)
 
     def _contest(self, question: Question) -> Contest | None:
         key = _key(question)
@@ -334,18 +344,27 @@ def _key(question: Question) -> object:
 
 
 def certain_choice(
-    contest: Contest, rate_rps: float | None, band: float, guesses: Mapping[str, float]
+    contest: Contest, rate_rps: float | None, guesses: Mapping[str, float]
 ) -> Choice | None:
     """As whole_choice, from a few runs on either side of what decides; None: not certain."""
     if rate_rps is not None:
-        enough = _reaches(contest, "colocated", rate_rps * (1 + band))
+        reached = [_reaches(contest, arm, rate_rps) for arm in contest.entrants]
+        if True not in reached:
+            return None if None in reached else _nearer(contest, guesses)
+        enough = _reaches(contest, "colocated", rate_rps * contest.margins.enough)
         if enough is not False:
             return "colocated" if enough else None
     for winner, loser in (("pd", "colocated"), ("colocated", "pd")):
-        more = _carries_more(contest, winner, loser, guesses, 1 + band)
+        more = _carries_more(contest, winner, loser, guesses, contest.margins.ratio)
         if more is not False:
             return _named(winner) if more else None
     return "too_close"
+
+
+def _nearer(contest: Contest, guesses: Mapping[str, float]) -> Choice | None:
+    """The arm that carries more where neither carries enough."""
+    more = _carries_more(contest, "pd", "colocated", guesses, 1.0)
+    return None if more is None else "pd" if more else "colocated"
 
 
 def _named(arm: str) -> Choice:

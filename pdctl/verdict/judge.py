@@ -1,31 +1,96 @@
 """From what both arms carry to a choice. The verdict and its flips are judged by the same rules."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from pdctl.inspection.records import Llm
-from pdctl.perf_model.fitting.profiles import ROOFLINE_BAND, error_band
-from pdctl.perf_model.hardware import generation
-from pdctl.verdict.records import Arm, Choice, Lean, Provenance, Site
+from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind, region_of
+from pdctl.perf_model.records import Fleet
+from pdctl.verdict.closed_form import Demand, capacity_rps
+from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
+from pdctl.workload.records import Slo
 
 DecidedBy = Literal["rules", "evidence", "feasibility"]
 Confidence = Literal["high", "medium", "low"]
 
-ASSUMED_BAND = 0.50  # efficiencies assumed: AIConfigurator, on measured ones, is off by up to 65 %
-ASSUMED_GENERATIONS = ("ampere", "ada", "cdna", "cdna4", "other")  # see perf_model/hardware.py
+SURE_WIDTH = 0.15  # half-width of what layouts carry: up to here a verdict may be called sure
+UNSURE_WIDTH = 0.5  # beyond, it is a guess whatever decides
+LIGHTEST_RPS = 1e-9  # any rate at all
+MOST_MARGIN = 1e3  # where an arm may be unable to meet the SLOs at all
 
 
-def roofline_band(gpu_name: str) -> float:
-    """Relative error band of a roofline: wider where the GPU's efficiencies are assumed."""
-    return ASSUMED_BAND if generation(gpu_name) in ASSUMED_GENERATIONS else ROOFLINE_BAND
+def provenance_of(
+    site: Site, fleets: Iterable[Fleet] = (), running: float = math.inf
+) -> Provenance:
+    """Where the figures about a site come from, and how far they may be off.
 
-
-def provenance_of(site: Site) -> Provenance:
-    """Where the step times of a site's engines come from, and how far they may be off."""
-    profile = site.profile
+    fleets: what the figures are about. running: requests at once in an engine; without it,
+    engines as full as they are at a capacity.
+    """
+    profile, cluster = site.profile, site.cluster
+    engines = [e for f in fleets for e in (f.colocated, f.prefill, f.decode) if e is not None]
+    sizes = [engine.parallelism.num_gpus for engine in engines]
+    case = Case(
+        kind=model_kind(site.llm),
+        gpu=cluster.gpu.name,
+        fitted=profile is not None,
+        region=region_of(running),
+        spans_hosts=max(sizes, default=1) > cluster.gpus_per_node,
+        fit_error=profile.left_out_error if profile else 0.0,
+    )
     if profile is None:
-        return Provenance("roofline", None, roofline_band(site.cluster.gpu.name))
-    return Provenance("fitted", profile.id, error_band(profile, site.llm))
+        return Provenance("roofline", None, errors_of(case))
+    return Provenance("fitted", profile.id, errors_of(case))
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Factors by which a comparison of two figures must be clear.
+
+    ratio: what one arm carries over what the other does. enough: what an arm carries over a rate.
+    ttft, tpot: one arm's time over the other's.
+    """
+
+    ratio: float
+    enough: float
+    ttft: float
+    tpot: float
+
+    def widened(self, factor: float) -> "Margins":
+        """The margins for what layouts carry, times a factor."""
+        return replace(self, ratio=self.ratio * factor, enough=self.enough * factor)
+
+
+def margins_of(errors: Errors, lowest: float) -> Margins:
+    """The margins that intervals ask for. lowest: factor on the capacity of colocated, at least."""
+    enough = 1 / max(lowest, 1 / MOST_MARGIN)
+    return Margins(errors.rate_ratio.high, enough, errors.ttft_ratio.high, errors.tpot_ratio.high)
+
+
+def capacity_bounds(fleet: Fleet, demand: Demand, slo: Slo, errors: Errors) -> tuple[float, float]:
+    """Factors on a predicted capacity between which the true one lies: low and high.
+
+    A layout whose times are f times as long carries 1/f of the rate at which the predicted one
+    meets SLOs of 1/f. Closed forms say how the capacity follows the SLOs.
+    Ignores: that TTFT, TPOT and rate are unlikely to be off by the most together.
+    """
+    known = capacity_rps(fleet, demand, slo)
+    if known <= 0:
+        return errors.rate.low, errors.rate.high
+    tight = _scaled(slo, 1 / errors.ttft.high, 1 / errors.tpot.high)
+    loose = _scaled(slo, 1 / errors.ttft.low, 1 / errors.tpot.low)
+    low, high = (capacity_rps(fleet, demand, other) / known for other in (tight, loose))
+    return min(low, 1.0) * errors.rate.low, max(high, 1.0) * errors.rate.high
+
+
+def _scaled(slo: Slo, ttft: float, tpot: float) -> Slo:
+    return replace(
+        slo,
+        ttft_s=slo.ttft_s and slo.ttft_s * ttft,
+        tpot_s=slo.tpot_s and slo.tpot_s * tpot,
+    )
 
 
 class Capacity(Protocol):
@@ -68,34 +133,46 @@ def _spread(low: float, high: float) -> float:
     return high / max(low, 1e-12) if high > low else 0.0
 
 
-def by_capacity(colocated: Capacity, pd: Capacity, rate_rps: float | None, band: float) -> Choice:
+def by_capacity(
+    colocated: Capacity, pd: Capacity, rate_rps: float | None, margins: Margins
+) -> Choice:
     """The arm that clearly carries more; colocated where it carries the rate with room to spare.
 
-    rate_rps: None when nobody asked for a rate. band: the error of the step times; an arm wins
-    when it carries more by so much, and colocated, being simpler, is enough when it carries the
-    rate by so much.
+    Where neither carries the rate, the one that carries more is named, by however little.
+    rate_rps: None when nobody asked for a rate. margins: an arm wins when it carries more by the
+    ratio's margin, and colocated, being simpler, is enough when it carries the rate by its own.
     """
-    if rate_rps is not None and not exceeds(Known(rate_rps * (1 + band)), 1.0, colocated):
+    if not any_carries((colocated, pd), rate_rps):
+        return "pd" if exceeds(pd, 1.0, colocated) else "colocated"
+    if rate_rps is not None and not exceeds(Known(rate_rps * margins.enough), 1.0, colocated):
         return "colocated"
-    if exceeds(pd, 1 + band, colocated):
+    if exceeds(pd, margins.ratio, colocated):
         return "pd"
-    return "colocated" if exceeds(colocated, 1 + band, pd) else "too_close"
+    return "colocated" if exceeds(colocated, margins.ratio, pd) else "too_close"
 
 
-def by_latency(colocated: Arm, pd: Arm, band: float) -> Choice:
+def any_carries(arms: Iterable[Capacity], rate_rps: float | None) -> bool:
+    """Whether some arm carries the rate; without a rate, any rate at all."""
+    asked = Known(rate_rps or LIGHTEST_RPS)
+    return any(not exceeds(asked, 1.0, arm) for arm in arms)
+
+
+def by_latency(colocated: Arm, pd: Arm, margins: Margins) -> Choice:
     """Without SLOs: the arm that is clearly better at something and worse at nothing."""
+    carried = colocated.capacity_rps or 0.0, pd.capacity_rps or 0.0
     if pd.ttft_s is None or pd.tpot_s is None:
-        return "too_close" if colocated.ttft_s is None else "colocated"
+        is_pd = colocated.ttft_s is None and carried[1] > carried[0]
+        return "pd" if is_pd else "colocated"
     if colocated.ttft_s is None or colocated.tpot_s is None:
         return "pd"
     pairs = (
-        (colocated.ttft_s.p90, pd.ttft_s.p90),
-        (colocated.tpot_s.p90, pd.tpot_s.p90),
-        (pd.capacity_rps or 0.0, colocated.capacity_rps or 0.0),
+        (colocated.ttft_s.p90, pd.ttft_s.p90, margins.ttft),
+        (colocated.tpot_s.p90, pd.tpot_s.p90, margins.tpot),
+        (carried[1], carried[0], margins.ratio),
     )
-    if _dominates([_over(theirs, ours) for theirs, ours in pairs], band):
+    if _dominates([(_over(theirs, ours), margin) for theirs, ours, margin in pairs]):
         return "pd"
-    if _dominates([_over(ours, theirs) for theirs, ours in pairs], band):
+    if _dominates([(_over(ours, theirs), margin) for theirs, ours, margin in pairs]):
         return "colocated"
     return "too_close"
 
@@ -105,15 +182,16 @@ def _over(one: float, other: float) -> float:
     return 1.0 if one == other else one / max(other, 1e-12)
 
 
-def _dominates(gains: list[float], band: float) -> bool:
-    """Better by the band in something, and nowhere worse by even half of it."""
-    return max(gains) > 1 + band and min(gains) > 1 / (1 + band / 2)
+def _dominates(gains: list[tuple[float, float]]) -> bool:
+    """Better by its margin in something, and nowhere worse by even half of one."""
+    is_ahead = any(gain > margin for gain, margin in gains)
+    return is_ahead and all(gain > 1 / math.sqrt(margin) for gain, margin in gains)
 
 
 def settled_choice(evidence: Choice, lean: Lean, *, is_anchored: bool) -> Choice:
     """What the evidence says; at a load nobody asked about only where the rules agree.
 
-    Where the evidence is within its error band the rules do not decide: it is too close.
+    Where the evidence is within its interval the rules do not decide: it is too close.
     """
     return evidence if is_anchored or lean == evidence else "too_close"
 
@@ -122,19 +200,59 @@ def confidence_of(
     choice: Choice,
     lean: Lean,
     *,
-    band: float,
+    errors: Errors,
+    margins: Margins,
     is_anchored: bool,
     rate_rps: float | None,
     capacities: tuple[float, float] | None,
 ) -> Confidence:
-    """How sure a choice is. capacities: of colocated and PD, where there are SLOs."""
+    """How sure a choice is, by the widths of the intervals and how clear of them it is.
+
+    capacities: of colocated and PD, where there are SLOs.
+    """
     if choice == "too_close" or not is_anchored or lean not in (choice, "mixed"):
+        return "low"
+    if errors.rate.half_width > UNSURE_WIDTH:
         return "low"
     if capacities and rate_rps is not None and choice == "colocated":
         colocated, pd = capacities
-        if pd > colocated * (1 + band) and colocated < rate_rps * (1 + 2 * band):
+        if pd > colocated * margins.ratio and colocated < rate_rps * margins.enough**2:
             return "low"  # it carries the rate by little, and a split would carry clearly more
-    return "high" if lean == choice and band < ROOFLINE_BAND else "medium"
+    return "high" if lean == choice and errors.rate.half_width <= SURE_WIDTH else "medium"
+
+
+def confidence_of_no(arms: Iterable[Arm], rate_rps: float | None, errors: Errors) -> Confidence:
+    """How sure it is that no arm carries the rate, by the highest that any may carry."""
+    highest = max((a.intervals["capacity_rps"].high for a in arms if a.intervals), default=0.0)
+    if rate_rps is None or highest >= rate_rps:
+        return "low"
+    return "high" if errors.rate.half_width <= SURE_WIDTH else "medium"
+
+
+def with_intervals(arm: Arm, errors: Errors, carried: tuple[float, float] = (1.0, 1.0)) -> Arm:
+    """The arm with the interval of each figure it has. carried: factors on its capacity."""
+    rate = errors.rate
+    factors = {
+        "ttft_at_share_s": (errors.ttft.low, errors.ttft.high),
+        "tpot_at_share_s": (errors.tpot.low, errors.tpot.high),
+        "capacity_rps": carried,
+        "throughput_rps": (rate.low, rate.high),
+    }
+    known = {name: value for name in factors if (value := getattr(arm, name)) is not None}
+    return replace(
+        arm,
+        intervals={
+            name: Interval(value * factors[name][0], value * factors[name][1])
+            for name, value in known.items()
+        },
+    )
+
+
+def running_on_each(arm: Arm, rate_rps: float) -> float:
+    """Requests at once on each engine that decodes, by Little's law; infinite where unknown."""
+    if arm.e2e_s is None:
+        return math.inf
+    return rate_rps * arm.e2e_s.mean / (arm.num_engines[1] or arm.num_engines[0])
 
 
 def sure(llm: Llm, confidence: Confidence) -> Confidence:

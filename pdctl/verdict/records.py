@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pdctl.inspection.records import Cluster, Llm
+from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Basis, Parallelism, Percentiles, Profile, QueueSample, Role
 from pdctl.workload.records import Mix, Slo, Workload
 
@@ -43,6 +44,7 @@ class Site:
     speculation: Speculation | None = None
     profile: Profile | None = None
     attention_backend: str | None = None  # None: SGLang's default on the GPU
+    unused_profile: Profile | None = None  # of this GPU and family, but of another backend
     max_gpus: int | None = None  # use at most so many of the GPUs; None: all
 
 
@@ -53,7 +55,6 @@ class Question(Site):
     workload: Workload
     slo: Slo = Slo()
     seed: int = 0
-    unused_profile: Profile | None = None  # of this GPU and family, but of another backend
     usd_per_gpu_hour: float | None = None
 
 
@@ -98,6 +99,14 @@ class Steady:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Between which two values a figure lies in nine of ten cases."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Arm:
     """One layout and what is predicted of it at the rate compared at. None: not predicted.
 
@@ -131,6 +140,7 @@ class Arm:
     queues: tuple[QueueSample, ...] = ()
     throughput_rps: float | None = None  # answers per second to clients in a closed loop
     steady: Steady | None = None  # of a closed loop; the other figures are of the whole run
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # by the name of the figure
 
     @property
     def num_engines(self) -> tuple[int, int]:
@@ -143,29 +153,36 @@ class Arm:
 class Flip:
     """A change of one input that changes the verdict. at: the value, in the unit of `what`."""
 
-    what: str  # "tpot_s", "rate_rps", "isl", "total"
+    what: str  # "tpot_s", "ttft_s", "rate_rps", "isl", "total", "concurrency"
     from_: Choice
     to: Choice
     at: float
     from_at: float | None = None  # the value asked about
+    is_met: bool = True  # False: no layout meets the SLOs there, and `to` comes nearest
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the times came from. band: relative half-width, 0.25 for ±25 %."""
+    """Where the times came from, and how far figures at a capacity may be off."""
 
     basis: Basis
     profile: str | None
-    band: float
+    errors: Errors
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The least that a layout takes: its latencies at a load so light that nothing waits."""
+    """The least that a layout takes: its latencies at a load so light that nothing waits.
+
+    prefill_s, transfer_s and decode_s are parts of them: of a long prompt, and one decode step.
+    """
 
     layout: str
     ttft_s: float | None
     tpot_s: float | None
+    prefill_s: float = 0.0
+    transfer_s: float = 0.0  # 0: nothing is split
+    decode_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -180,10 +197,10 @@ class StateLimits:
 class Verdict:
     """The answer of `pdctl plan`: facts first, then the sentences that sentences.write makes.
 
-    evidence: what the simulation alone says; lean: where the rules point. arms: "colocated" and
-    "pd"; impossible: why an arm cannot be built. state_limits: where they make the arms' engines
-    differ. left_out: engines without room for one request. is_met: False where the answer is no:
-    no layout meets the SLOs at the rate, or keeps up with it, or nothing fits.
+    verdict: the arm that comes nearest where is_met is False. evidence: what the simulation alone
+    says; lean: where the rules point. arms: "colocated" and "pd"; impossible: why an arm cannot be
+    built. state_limits: where they make the arms' engines differ. is_met: False where the answer is
+    no: no layout meets the SLOs at the rate, or keeps up with it, or nothing fits.
     """
 
     verdict: Choice
@@ -200,12 +217,13 @@ class Verdict:
     starts: tuple[Sizing, ...] = ()  # the first sizings by rule: N/4, and by rate where known
     rate_rps: float | None = None  # the rate the arms were compared at; None: a closed loop
     clients: int | None = None  # of a closed loop
+    most_clients: int | None = None  # for which a layout meets the SLOs, where these are too many
     is_rate_asked: bool = False
     is_met: bool = True
     is_fewest: bool = False  # chosen because it needs fewer GPUs
     impossible: dict[str, str] = field(default_factory=dict)
     state_limits: StateLimits | None = None
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # engines without room for one request, and why
     fits_on: str = ""  # where nothing fits: GPUs on which it would, as --gpus takes them
     floors: tuple[Floor, ...] = ()  # where the SLOs are below what any layout takes
     headline: str = ""
@@ -218,3 +236,8 @@ def fewest_gpus(arms: Mapping[str, Arm]) -> int | None:
     """The fewest GPUs with which either arm meets the SLOs; None: unknown, or never."""
     known = [arm.gpus_needed for arm in arms.values() if arm.gpus_needed is not None]
     return min(known, default=None)
+
+
+def most_carried(arms: Mapping[str, Arm]) -> float:
+    """The highest rate that any arm carries; 0: none meets the SLOs, or it is unknown."""
+    return max((arm.capacity_rps or 0.0 for arm in arms.values()), default=0.0)

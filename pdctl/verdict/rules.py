@@ -77,6 +77,17 @@ NODE = "pool boundaries do not help inside one node (Miles guide); a prior, not 
 VARY = "fixed pools waste under variable load (Miles guide); limits set on public traces"
 KV = "the KV cache must move much faster than it is made (Mooncake, FAST'25)"
 
+RULE_WORDS = {
+    "long_prompts": "long prompts",
+    "decode_batch": "a high decode batch",
+    "moe": "MoE",
+    "short_prompts": "short prompts",
+    "single_node": "one node",
+    "variability": "variable load",
+    "kv_path": "the KV path",
+}
+NAMES = {"pd": "a split", "colocated": "colocated", "too_close": "too close to call"}
+
 
 @dataclass(frozen=True)
 class LoadEstimate:
@@ -219,5 +230,6 @@ def _kv_path(cluster: Cluster, load: LoadEstimate) -> Rule:
 
 def _unknown_path(cluster: Cluster) -> str:
     if cluster.num_nodes > 1 and cluster.rdma_bytes_per_s is None:
-        return "unknown: RDMA rate between nodes (--gpus 2x8xH200:rdma400)"
+        gpus = f"{cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}"
+        return f"unknown: RDMA rate between nodes (--gpus {gpus}:rdma400)"
     return "unknown: --isl"

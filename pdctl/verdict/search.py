@@ -6,7 +6,7 @@ asked about. Without any it is the fastest of those that keep up at the rate.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, TypeVar
 
 from pdctl.perf_model.records import EngineModel, Fleet
@@ -20,7 +20,7 @@ from pdctl.verdict.closed_form import (
     excess,
     pace_of,
 )
-from pdctl.verdict.judge import by_capacity
+from pdctl.verdict.judge import Margins, by_capacity, capacity_bounds, margins_of, provenance_of
 from pdctl.verdict.layouts import (
     Engines,
     colocated_fleets,
@@ -30,7 +30,7 @@ from pdctl.verdict.layouts import (
     pd_fleets,
     routing_policy,
 )
-from pdctl.verdict.records import Arm, Choice, Question, Site
+from pdctl.verdict.records import Arm, Choice, Provenance, Question, Site
 from pdctl.verdict.rules import quarter
 from pdctl.verdict.trials import (
     Run,
@@ -70,26 +70,9 @@ def one_by_one(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> 
 
 def site_of(question: Question) -> Site:
     """What layouts may depend on: all of a question but its rate, its SLOs and its price."""
-    workload = question.workload
-    mix = Mix(
-        workload.isl,
-        workload.osl,
-        workload.prefix_hit,
-        workload.burstiness,
-        workload.requests,
-        workload.has_arrivals,
-    )
-    return Site(
-        question.llm,
-        question.cluster,
-        mix,
-        total=question.total,
-        parallelism=question.parallelism,
-        speculation=question.speculation,
-        profile=question.profile,
-        attention_backend=question.attention_backend,
-        max_gpus=question.max_gpus,
-    )
+    mix = Mix(**{field.name: getattr(question.workload, field.name) for field in fields(Mix)})
+    site = {field.name: getattr(question, field.name) for field in fields(Site)}
+    return Site(**{**site, "workload": mix})
 
 
 @dataclass
@@ -107,6 +90,8 @@ class Contest:
     entrants: Mapping[str, tuple[Candidate, ...]]
     all_splits: tuple[Candidate, ...]
     trials: Trials
+    provenance: Provenance
+    margins: Margins
     searches: dict[str, CapacitySearch] = field(default_factory=dict)
 
     def search(self, arm: str) -> CapacitySearch:
@@ -157,6 +142,9 @@ def contest_of(
         trials = trials_on(sample_of(site.workload, num, max_context=context, seed=seed))
     hopeful = [s for s in split if is_close(s, split[0], PROMISING)]
     arms = {"colocated": _candidates(alone, demand), "pd": _candidates(hopeful, demand)}
+    provenance = provenance_of(site, [s.fleet for s in (*alone[:1], *hopeful[:1])])
+    errors = provenance.errors
+    low, _ = capacity_bounds(alone[0].fleet, demand, slo, errors) if alone else (1.0, 1.0)
     return Contest(
         site=site,
         slo=slo,
@@ -165,6 +153,8 @@ def contest_of(
         entrants={name: found for name, found in arms.items() if found},
         all_splits=tuple(sorted(_candidates(split, demand), key=lambda c: prefill_share(c.fleet))),
         trials=trials,
+        provenance=provenance,
+        margins=margins_of(errors, low),
     )
 
 
@@ -244,15 +234,12 @@ def find_capacities(contest: Contest, spread: ParallelMap = one_by_one) -> dict[
     return {arm: contest.searches[arm].rate_rps for arm in arms}
 
 
-def whole_choice(contest: Contest, rate_rps: float | None, band: float) -> Choice:
-    """The verdict on what both arms carry, with SLOs; the searches go as far as that takes.
-
-    band: the error of the step times.
-    """
+def whole_choice(contest: Contest, rate_rps: float | None) -> Choice:
+    """The verdict on what both arms carry, with SLOs; the searches go as far as that takes."""
     names = set(contest.entrants)
     if len(names) < 2:
         return "pd" if "pd" in names else "colocated"
-    return by_capacity(contest.search("colocated"), contest.search("pd"), rate_rps, band)
+    return by_capacity(contest.search("colocated"), contest.search("pd"), rate_rps, contest.margins)
 
 
 def replace_trials(search: CapacitySearch, trials: Trials | None) -> CapacitySearch:

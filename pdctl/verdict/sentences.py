@@ -1,38 +1,87 @@
 """A verdict's sentences, written from its facts: headline, reason, warnings."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pdctl.perf_model.communication import assumed_cluster
-from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_rate, format_seconds, format_share
-from pdctl.verdict.closed_loop import clients_reason, clients_text, nearest
-from pdctl.verdict.records import Arm, Choice, Flip, Question, Rule, Verdict, fewest_gpus
+from pdctl.verdict.caveats import caveats
+from pdctl.verdict.closed_loop import clients_text
+from pdctl.verdict.records import (
+    Arm,
+    Choice,
+    Flip,
+    Floor,
+    Question,
+    Verdict,
+    fewest_gpus,
+    most_carried,
+)
+from pdctl.verdict.rules import NAMES, RULE_WORDS
+from pdctl.verdict.search import site_of
 from pdctl.workload.records import Workload
-
-_RULE_WORDS = {
-    "long_prompts": "long prompts",
-    "decode_batch": "a high decode batch",
-    "moe": "MoE",
-    "short_prompts": "short prompts",
-    "single_node": "one node",
-    "variability": "variable load",
-    "kv_path": "the KV path",
-}
-NAMES = {"pd": "a split", "colocated": "colocated", "too_close": "too close to call"}
 
 
 def write(question: Question, verdict: Verdict) -> Verdict:
-    """The verdict with its headline, its reason, why the answer is no, and its warnings."""
+    """The verdict with its headline, its reason, why the answer is no, and its warnings.
+
+    The reason is that of the headline: where the answer is no, why it is.
+    """
+    no = unmet(question, verdict)
     return replace(
         verdict,
         headline=headline(question, verdict),
-        reason=reason(question, verdict),
-        unmet=unmet(question, verdict),
+        reason=no or reason(question, verdict),
+        unmet=no,
         warnings=tuple(warnings(question, verdict)),
     )
+
+
+def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
+    """What the reader should know beside the verdict."""
+    if not verdict.arms:
+        return
+    if verdict.decided_by == "rules":
+        yield "Rules alone: add --isl, --osl and --rate, or --trace, for a prediction."
+    yield from disagreement(verdict)
+    if verdict.rate_rps is not None and not verdict.is_rate_asked and most_carried(verdict.arms):
+        yield (
+            f"No --rate given: the arms are compared at {format_rate(verdict.rate_rps)} req/s, "
+            "70 % of what the better one carries."
+        )
+    yield from _no_times(question.workload)
+    yield from caveats(site_of(question))
+    yield from verdict.left_out
+    yield from (
+        f"{arm.layout} {arm.infeasible}." for arm in verdict.arms.values() if arm.infeasible
+    )
+
+
+def disagreement(verdict: Verdict) -> Iterator[str]:
+    """One sentence each for the rules and the simulation, where they disagree."""
+    leaning, evidence = verdict.lean, verdict.evidence
+    if verdict.decided_by != "evidence" or leaning == "mixed" or evidence in ("too_close", leaning):
+        return
+    because = [RULE_WORDS[r.id] for r in verdict.rules if r.favours == leaning]
+    yield f"The rules favour {NAMES[leaning]} ({', '.join(because)})."
+    if evidence == verdict.verdict:
+        yield f"The simulation favours {NAMES[evidence]}, and decided with low confidence."
+    else:
+        yield f"The simulation favours {NAMES[evidence]}."
+
+
+def _no_times(workload: Workload) -> Iterator[str]:
+    """A file with columns that may be times under a name nobody knows, and no rate either."""
+    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
+    if (
+        facts is not None
+        and facts.span_s is None
+        and facts.unused_columns
+        and known == (None, None)
+    ):
+        unused = ", ".join(facts.unused_columns[:6])
+        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
 
 
 def headline(question: Question, verdict: Verdict) -> str:
@@ -66,7 +115,7 @@ def no_layout(question: Question, verdict: Verdict) -> str:
     if verdict.clients is not None:
         verb = "meets these SLOs for" if question.slo.is_given else "can serve"
         return f"No layout {verb} {clients_text(verdict.clients)}"
-    if not _top(verdict):
+    if not most_carried(verdict.arms):
         return "No layout meets these SLOs, not even at a light load"
     at = f"{format_rate(verdict.rate_rps)} req/s"
     if question.slo.is_given:
@@ -74,55 +123,90 @@ def no_layout(question: Question, verdict: Verdict) -> str:
     return f"No layout keeps up with {at}"
 
 
-def _top(verdict: Verdict) -> float:
-    return max((arm.capacity_rps or 0.0 for arm in verdict.arms.values()), default=0.0)
-
-
 def unmet(question: Question, verdict: Verdict) -> str:
-    """Why the answer is no, in a sentence; "" where it is not."""
+    """Why the answer is no; "" where it is not."""
     if verdict.is_met:
         return ""
     if not verdict.arms:
         return verdict.impossible.get("all", "")
     if verdict.clients is not None:
-        return f"{no_layout(question, verdict)}; {nearest(verdict.arms)}."
+        return _nearest(question, verdict)
     if verdict.floors:
-        return f"{no_layout(question, verdict)}: {_floor(question, verdict)}"
+        return _floor(question, verdict)
     best = max(verdict.arms.values(), key=lambda arm: arm.capacity_rps or 0.0)
-    within = " within the SLOs" if question.slo.is_given else ""
-    text = (
-        f"{no_layout(question, verdict)}: the most that any carries{within} is "
-        f"{rate_down(best.capacity_rps)} req/s ({best.layout})."
-    )
+    within = " within your SLOs" if question.slo.is_given else ""
+    text = f"The best layout, {best.layout}, carries {rate_down(best.capacity_rps)} req/s{within}."
+    if best.intervals["capacity_rps"].high >= (verdict.rate_rps or math.inf):
+        text += f" It may carry {_between(best)}."
     if needed := gpus_sentence(question, verdict):
         text += f" {needed}"
-    return text
+    return " ".join([text, *_not_built(verdict)])
+
+
+def _not_built(verdict: Verdict) -> Iterator[str]:
+    """Why an arm is missing."""
+    for why in verdict.impossible.values():
+        yield f"{why[0].upper()}{why[1:]}."
+
+
+def _between(arm: Arm) -> str:
+    """How much an arm may carry: 3 to 4.6 req/s."""
+    carried = arm.intervals["capacity_rps"]
+    return f"{rate_down(carried.low)} to {rate_down(carried.high)} req/s"
+
+
+def _nearest(question: Question, verdict: Verdict) -> str:
+    """What the arms do reach, where too many clients wait for one another."""
+    share = format_share(question.slo.attainment)
+    parts = [
+        f"{arm.layout} has TTFT {format_seconds(arm.ttft_at_share_s)} and TPOT "
+        f"{format_seconds(arm.tpot_at_share_s)}"
+        for arm in verdict.arms.values()
+        if arm.ttft_at_share_s is not None and arm.tpot_at_share_s is not None
+    ]
+    text = f"For {share} of the requests {', '.join(parts)}." if parts else ""
+    if verdict.most_clients is not None:
+        text += f" Up to about {clients_text(verdict.most_clients)} a layout meets them."
+    return text.strip()
 
 
 def _floor(question: Question, verdict: Verdict) -> str:
-    """Which part of an SLO even an idle layout cannot meet."""
-    slo, parts = question.slo, []
-    for name, wanted, least in (
-        ("TTFT", slo.ttft_s, _least(verdict, "ttft_s")),
-        ("TPOT", slo.tpot_s, _least(verdict, "tpot_s")),
-    ):
-        if wanted is not None and least is not None and least[0] > wanted:
-            parts.append(
-                f"{name} is {format_seconds(least[0])} when nothing waits ({least[1]}), "
-                f"and you ask for {format_seconds(wanted)}"
-            )
-    if parts:
-        return f"{'; '.join(parts)}."
+    """Which part of an SLO even an idle layout cannot meet, and what takes that time."""
+    slo, told = question.slo, []
+    first = _least(verdict, "ttft_s")
+    if slo.ttft_s is not None and first is not None and (first.ttft_s or 0.0) > slo.ttft_s:
+        told.append(f"{_idle('TTFT', first.ttft_s, first, slo.ttft_s)} {_first_parts(first)}")
+    each = _least(verdict, "tpot_s")
+    if slo.tpot_s is not None and each is not None and (each.tpot_s or 0.0) > slo.tpot_s:
+        step = f"One decode step takes {format_seconds(each.decode_s)}."
+        told.append(f"{_idle('TPOT', each.tpot_s, each, slo.tpot_s)} {step}")
+    if told:
+        return " ".join(told)
     near = [
         f"TTFT {format_seconds(f.ttft_s)} with TPOT {format_seconds(f.tpot_s)} ({f.layout})"
         for f in verdict.floors
     ]
-    return f"the nearest are {' and '.join(near)}."
+    return f"Idle layouts reach {' or '.join(near)}."
 
 
-def _least(verdict: Verdict, name: str) -> tuple[float, str] | None:
-    known = [(v, f.layout) for f in verdict.floors if (v := getattr(f, name)) is not None]
-    return min(known, default=None)
+def _idle(name: str, least: float | None, floor: Floor, wanted: float) -> str:
+    return (
+        f"{name} is {format_seconds(least)} when nothing waits ({floor.layout}); you ask for "
+        f"{format_seconds(wanted)}."
+    )
+
+
+def _first_parts(floor: Floor) -> str:
+    """What the time to an idle layout's first token is made of."""
+    text = f"Prefill of a long prompt takes {format_seconds(floor.prefill_s)}"
+    if floor.transfer_s:
+        text += f", KV transfer {format_seconds(floor.transfer_s)}"
+    return f"{text}."
+
+
+def _least(verdict: Verdict, name: str) -> Floor | None:
+    known = [floor for floor in verdict.floors if getattr(floor, name) is not None]
+    return min(known, key=lambda floor: float(getattr(floor, name)), default=None)
 
 
 def reason(question: Question, verdict: Verdict) -> str:
@@ -132,9 +216,9 @@ def reason(question: Question, verdict: Verdict) -> str:
     if verdict.decided_by == "rules":
         return rules_reason(verdict)
     if verdict.decided_by == "feasibility":
-        return " ".join(f"{why[0].upper()}{why[1:]}." for why in verdict.impossible.values())
+        return " ".join(_not_built(verdict))
     if verdict.clients is not None:
-        return clients_reason(verdict.arms, question, verdict.clients)
+        return clients_reason(question, verdict)
     if question.slo.is_given:
         return slo_reason(question, verdict)
     return latency_reason(verdict)
@@ -144,17 +228,15 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
     """The two capacities, what they say at the rate, and where the losing arm misses."""
     colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
     ours, theirs = pd.capacity_rps or 0.0, colocated.capacity_rps or 0.0
-    if ours <= 0 and theirs <= 0:
-        return ""
     if verdict.is_fewest:
         arm = verdict.arms[verdict.verdict]
-        return f"{arm.num_gpus} GPUs are the fewest that meet your SLOs, in this layout."
+        return f"No layout meets your SLOs with fewer than {arm.num_gpus} GPUs."
     if verdict.verdict == "too_close":
-        return _tie(verdict, ours, theirs)
+        return _tie(verdict, colocated, pd)
     if ours <= 0 or theirs <= 0:
         able, unable = ("Only a split", "colocated") if ours > 0 else ("Only colocated", "a split")
         arm = colocated if ours > 0 else pd
-        return f"{able} meets your SLOs; {unable} misses {misses(question, arm)} at any load."
+        return f"{able} meets your SLOs; {unable} {_fails(question, arm)} at any load."
     rate = verdict.rate_rps or 0.0
     if verdict.verdict == "colocated" and verdict.is_rate_asked and theirs >= rate:
         return _enough(rate, theirs, ours, pd)
@@ -163,7 +245,7 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
     more = f"{name} carries up to {rate_down(winner.capacity_rps)} req/s within your SLOs, {other} "
     more += f"{rate_down(loser.capacity_rps)}"
     if verdict.is_rate_asked and not loser.meets:
-        return f"{more}; at {format_rate(rate)} req/s {loser.layout} {_fails(question, loser)}."
+        return f"{more}. At {format_rate(rate)} req/s {loser.layout} {_fails(question, loser)}."
     return f"{more} ({_ratio(winner, loser)}×)."
 
 
@@ -187,17 +269,60 @@ def _enough(rate: float, theirs: float, ours: float, pd: Arm) -> str:
     return f"{text} It carries up to {rate_down(theirs)} req/s, a split {rate_down(ours)}."
 
 
-def _tie(verdict: Verdict, ours: float, theirs: float) -> str:
-    band = format_share(verdict.provenance.band)
-    if ours > 0 and theirs > 0:
-        gap = f"a split carries {ours / theirs:.2f}× what colocated does, and step times are "
-        text = f"The simulation cannot tell the arms apart: {gap}accurate to ±{band}."
-    else:
-        text = f"The simulation cannot tell the arms apart within ±{band}."
+def _tie(verdict: Verdict, colocated: Arm, pd: Arm) -> str:
+    """How near the arms are, how near they would have to be apart, and where the rules point."""
+    ours, theirs = pd.capacity_rps or 0.0, colocated.capacity_rps or 0.0
+    least = verdict.provenance.errors.rate_ratio.high
+    text = (
+        f"The simulation cannot tell the arms apart: a split carries {ours / theirs:.2f}× what "
+        f"colocated does, and a gap below {least:.2f}× is within its error."
+    )
+    if verdict.is_rate_asked and colocated.meets != pd.meets:
+        only = colocated if colocated.meets else pd
+        text += f" At {format_rate(verdict.rate_rps)} req/s only {only.layout} meets your SLOs."
     if verdict.lean == "mixed":
         return text
-    because = ", ".join(_RULE_WORDS[r.id] for r in verdict.rules if r.favours == verdict.lean)
+    because = ", ".join(RULE_WORDS[r.id] for r in verdict.rules if r.favours == verdict.lean)
     return f"{text} The rules lean to {NAMES[verdict.lean]} ({because})."
+
+
+def clients_reason(question: Question, verdict: Verdict) -> str:
+    """What the arms do differently for clients in a closed loop, and whether that can be told."""
+    colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
+    with_them = f"With {clients_text(verdict.clients or 1)}"
+    rates = (
+        f"colocated answers {format_rate(colocated.throughput_rps)} req/s and "
+        f"split {format_rate(pd.throughput_rps)}"
+    )
+    if question.slo.is_given:
+        text = (
+            f"{with_them} {_share(colocated)} of the requests meet your SLOs colocated and "
+            f"{_share(pd)} split; {rates}."
+        )
+        return text if verdict.verdict != "too_close" else f"{text} {_clients_tie(verdict)}"
+    if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
+        return f"{with_them} {rates}."
+    text = f"{with_them} {rates}; TTFT p90 is {_both(colocated.ttft_s, pd.ttft_s)}"
+    if _have_tpot(colocated, pd):
+        text += f", TPOT p90 {_both(colocated.tpot_s, pd.tpot_s)}"
+    return f"{text}."
+
+
+def _share(arm: Arm) -> str:
+    return share_down(arm.attainment or 0.0)
+
+
+def _clients_tie(verdict: Verdict) -> str:
+    """Why arms that serve clients differently are too close to call."""
+    good = [verdict.arms[name].goodput_rps or 0.0 for name in ("colocated", "pd")]
+    least = verdict.provenance.errors.rate_ratio.high
+    low, high = sorted(good)
+    if low <= 0:
+        return ""
+    return (
+        f"The better arm has {high / low:.2f}× as many good requests per second; a gap below "
+        f"{least:.2f}× is within the error of the simulation."
+    )
 
 
 def latency_reason(verdict: Verdict) -> str:
@@ -241,7 +366,7 @@ def rules_reason(verdict: Verdict) -> str:
     """What speaks for which side, by the rules."""
     sides = []
     for side in ("pd", "colocated"):
-        because = [_RULE_WORDS[r.id] for r in verdict.rules if r.favours == side]
+        because = [RULE_WORDS[r.id] for r in verdict.rules if r.favours == side]
         if because:
             verb = "points" if len(because) == 1 else "point"
             sides.append(f"{_listed(because)} {verb} to {NAMES[side]}")
@@ -296,7 +421,7 @@ def gpus_sentence(question: Question, verdict: Verdict) -> str:
 
 
 def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
-    """With one decode engine down 84 % meet the SLOs."""
+    """With one decode engine down 84 % of the requests meet your SLOs."""
     for arm in verdict.arms.values():
         for down in arm.one_down:
             what = f"one {down.role} engine"
@@ -308,7 +433,8 @@ def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
             elif down.attainment <= 0:
                 yield f"With {what} down {arm.layout} cannot keep up."
             else:
-                yield f"With {what} down {share_down(down.attainment)} meet the SLOs."
+                share = share_down(down.attainment)
+                yield f"With {what} down {share} of the requests meet your SLOs."
 
 
 def share_down(share: float) -> str:
@@ -322,10 +448,10 @@ def rate_down(rate_rps: float | None) -> str:
     return format_rate(rate_rps)
 
 
-def flip_sentences(question: Question, flips: tuple[Flip, ...]) -> Iterator[str]:
+def flip_sentences(flips: Sequence[Flip], arms: Mapping[str, Arm]) -> Iterator[str]:
     """TPOT target of 23 ms or tighter → split."""
     for flip in flips:
-        yield f"{_flip_words(flip)} → {NAMES[flip.to].removeprefix('a ')}"
+        yield f"{_flip_words(flip)} → {_flip_answer(flip)}{_flip_cause(flip, arms)}"
 
 
 def _flip_words(flip: Flip) -> str:
@@ -337,7 +463,28 @@ def _flip_words(flip: Flip) -> str:
         return f"{format_rate(flip.at)} req/s or {'more' if up else 'less'}"
     if flip.what == "isl":
         return f"prompts of {flip.at:,.0f} tokens or {'more' if up else 'fewer'}"
+    if flip.what == "concurrency":
+        return f"{clients_text(round(flip.at))} or {'more' if up else 'fewer'}"
     return f"{flip.at:.0f} engines or {'more' if up else 'fewer'}"
+
+
+def _flip_answer(flip: Flip) -> str:
+    name = NAMES[flip.to]
+    if not flip.is_met:
+        return f"no layout meets your SLOs ({name} comes nearest)"
+    return name.removeprefix("a ")
+
+
+def _flip_cause(flip: Flip, arms: Mapping[str, Arm]) -> str:
+    """Why the answer changes below the rate that colocated is predicted to carry; else ""."""
+    colocated = arms.get("colocated")
+    carried = (colocated and colocated.capacity_rps) or 0.0
+    if flip.what != "rate_rps" or flip.from_ != "colocated" or not flip.is_met:
+        return ""
+    if colocated is None or flip.at >= carried:
+        return ""
+    least = colocated.intervals["capacity_rps"].low
+    return f": {colocated.layout} carries {rate_down(carried)}, but it may be {rate_down(least)}"
 
 
 def state_sentence(verdict: Verdict) -> str:
@@ -349,111 +496,3 @@ def state_sentence(verdict: Verdict) -> str:
         f"A decode engine runs up to {limits.decode:,} requests at once, a colocated one "
         f"{limits.colocated:,}: each request keeps a state in GPU memory."
     )
-
-
-def share_too_long(question: Question) -> float:
-    """The share of a trace's requests longer than the LLM's context, which engines refuse."""
-    requests, context = question.workload.requests, question.llm.max_context
-    if requests is None or context is None:
-        return 0.0
-    long = sum(i + o >= context for i, o in zip(requests.isl, requests.osl, strict=True))
-    return long / len(requests)
-
-
-def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
-    """What the reader should know beside the verdict."""
-    if not verdict.arms:
-        return
-    if verdict.decided_by == "rules":
-        yield "Rules alone: add --isl, --osl and --rate, or --trace, for a prediction."
-    yield from disagreement(verdict)
-    if verdict.rate_rps is not None and not verdict.is_rate_asked and _top(verdict):
-        yield (
-            f"No --rate given: the arms are compared at {format_rate(verdict.rate_rps)} req/s, "
-            "70 % of what the better one carries."
-        )
-    yield from _cluster_warnings(question)
-    yield from kernel_warnings(question.llm, question.cluster.gpu)
-    if question.speculation is not None:
-        yield (
-            f"Planned with {question.speculation.draft_tokens} draft tokens a step: give `up` "
-            "SGLang's own --speculative flags by --args."
-        )
-    yield from _profile_warnings(question)
-    yield from question.llm.assumptions
-    if share := share_too_long(question):
-        yield (
-            f"{100 * share:.1f} % of the requests exceed the {question.llm.max_context:,} tokens "
-            f"of context of {question.llm.name}: engines refuse them or cut their output."
-        )
-    if question.workload.trace is not None:
-        yield from question.workload.trace.notes
-        yield from _no_times(question.workload)
-    if skipped := question.workload.skipped_lines:
-        noun = "line" if skipped == 1 else "lines"
-        yield f"{skipped:,} {noun} of {question.workload.origin} left out."
-    yield from verdict.left_out
-    for arm in verdict.arms.values():
-        if arm.infeasible:
-            yield f"{arm.layout} {arm.infeasible}."
-
-
-def _cluster_warnings(question: Question) -> Iterator[str]:
-    cluster = question.cluster
-    if cluster.num_nodes > 1:
-        yield (
-            f"This plan spans {cluster.num_nodes} hosts. `--on slurm` starts it on the nodes of a "
-            "Slurm job; `pdctl render k8s` writes it for Kubernetes."
-        )
-    if assumed_cluster(cluster) is not cluster:
-        yield (
-            "The rate between nodes is unknown; 400 Gbit/s per GPU is assumed. Give it as in "
-            f"--gpus {cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}:rdma400."
-        )
-
-
-def _profile_warnings(question: Question) -> Iterator[str]:
-    if question.profile is not None:
-        measured = question.profile
-        yield (
-            f"Step times come from {measured.gpu} with {measured.llm}, {measured.engine} and "
-            f"{measured.attention_backend} attention; another backend is another profile."
-        )
-    if question.unused_profile is not None:
-        unused = question.unused_profile
-        yield (
-            f"Step times come from the roofline: {unused.id} was measured with "
-            f"{unused.attention_backend} attention and is used only with "
-            f"--attention-backend {unused.attention_backend}."
-        )
-
-
-def _no_times(workload: Workload) -> Iterator[str]:
-    """A file with columns that may be times under a name nobody knows, and no rate either."""
-    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
-    if (
-        facts is not None
-        and facts.span_s is None
-        and facts.unused_columns
-        and known == (None, None)
-    ):
-        unused = ", ".join(facts.unused_columns[:6])
-        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
-
-
-def disagreement(verdict: Verdict) -> Iterator[str]:
-    """One sentence each for the rules and the simulation, where they disagree."""
-    leaning, evidence = verdict.lean, verdict.evidence
-    if verdict.decided_by != "evidence" or leaning == "mixed" or evidence in ("too_close", leaning):
-        return
-    because = [_RULE_WORDS[r.id] for r in verdict.rules if r.favours == leaning]
-    yield f"The rules favour {NAMES[leaning]} ({', '.join(because)})."
-    if evidence == verdict.verdict:
-        yield f"The simulation favours {NAMES[evidence]}, and decided with low confidence."
-    else:
-        yield f"The simulation favours {NAMES[evidence]}."
-
-
-def rule_name(rule: Rule) -> str:
-    """A rule in words."""
-    return _RULE_WORDS[rule.id]

@@ -6,13 +6,18 @@ from typing import Any
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Fleet, Role
-from pdctl.verdict.client_search import ClientArms, search_for_clients
+from pdctl.verdict.client_flips import (
+    MOST_COST_S,
+    ClientAsker,
+    client_flip,
+    most_clients,
+    provenance_for,
+)
+from pdctl.verdict.client_search import search_for_clients
 from pdctl.verdict.closed_form import (
     Demand,
     demand_of,
-    load_estimate,
-    prefill_tokens_per_s,
-    tpot_at,
+    idle_parts_s,
 )
 from pdctl.verdict.closed_loop import clients_of, judge_clients
 from pdctl.verdict.feasibility import (
@@ -25,11 +30,14 @@ from pdctl.verdict.feasibility import (
 from pdctl.verdict.flips import Asker, axes_of, find_flip, forecast_of
 from pdctl.verdict.judge import (
     by_latency,
+    capacity_bounds,
     confidence_of,
+    confidence_of_no,
     provenance_of,
-    roofline_band,
+    running_on_each,
     settled_choice,
     sure,
+    with_intervals,
 )
 from pdctl.verdict.layouts import Engines, engines_that_fit, gpu_budget, state_limits
 from pdctl.verdict.records import (
@@ -38,7 +46,6 @@ from pdctl.verdict.records import (
     Flip,
     Floor,
     OneDown,
-    Provenance,
     Question,
     Rule,
     Site,
@@ -46,7 +53,7 @@ from pdctl.verdict.records import (
     Verdict,
     fewest_gpus,
 )
-from pdctl.verdict.rules import LoadEstimate, apply_rules, lean, quarter, rate_match
+from pdctl.verdict.rules import LoadEstimate, apply_rules, lean, quarter
 from pdctl.verdict.search import (
     LIGHT_USE,
     Contest,
@@ -63,6 +70,7 @@ from pdctl.verdict.search import (
     usual_rate,
     whole_choice,
 )
+from pdctl.verdict.sizing import TokenLoad, first_sizings, load_of, simulated_sizing
 from pdctl.verdict.trials import sample_size, try_layout, unpredicted
 
 Progress = Callable[[str], None]
@@ -93,11 +101,10 @@ def decide(
         return _does_not_fit(site)
     if demand is None:
         return _by_rules(site, fleets)
-    if (clients := clients_of(question.workload.concurrency)) is not None:
-        served = search_for_clients(
-            question, engines, demand, clients, spread=spread, progress=progress, queues=queues
+    if clients_of(question.workload.concurrency) is not None:
+        return _for_clients(
+            question, engines, demand, spread=spread, progress=progress, queues=queues, flips=flips
         )
-        return _for_clients(question, engines, demand, served)
     contest = contest_of(site, question.slo, engines, demand, seed=question.seed)
     progress(f"simulating {sum(map(len, contest.entrants.values()))} layouts")
     search = _with_slo if question.slo.is_given else _without_slo
@@ -152,7 +159,7 @@ def _chosen(verdict: Verdict, arm: Choice) -> Verdict:
         verdict,
         verdict=arm,
         confidence="low",
-        sizing=_sizing(arm, verdict.arms),
+        sizing=simulated_sizing(arm, verdict.arms),
         flips=(),
         is_fewest=True,
     )
@@ -169,19 +176,24 @@ def with_gpus(question: Question, num_gpus: int) -> Question:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search found. others: layouts simulated at the rate that did not win."""
+    """What the search found.
+
+    choice: by capacities, with SLOs. others: layouts simulated at the rate that did not win.
+    """
 
     rate_rps: float
     is_asked: bool
     capacities: dict[str, float]
     fleets: dict[str, Fleet]
+    choice: Choice | None = None
     others: tuple[Arm, ...] = ()
 
 
 def _with_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
     capacities = find_capacities(contest, spread)
     rate = usual_rate(contest, capacities) if rate_rps is None else rate_rps
-    return _Found(rate, rate_rps is not None, capacities, _fleets(contest))
+    choice = whole_choice(contest, rate_rps)
+    return _Found(rate, rate_rps is not None, capacities, _fleets(contest), choice)
 
 
 def _without_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
@@ -189,7 +201,7 @@ def _without_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) 
     tried = fastest_layouts(contest, rate, spread)
     capacities = find_capacities(contest, spread)
     others = tuple(arm for arms in tried.values() for arm in arms)
-    return _Found(rate, rate_rps is not None, capacities, _fleets(contest), others)
+    return _Found(rate, rate_rps is not None, capacities, _fleets(contest), others=others)
 
 
 def _fleets(contest: Contest) -> dict[str, Fleet]:
@@ -209,26 +221,24 @@ def _told(
     flips: bool,
 ) -> Verdict:
     """Everything shown of the arms, simulated, and the verdict on them."""
-    names, has_slo = list(found.fleets), question.slo.is_given
-    provenance = provenance_of(contest.site)
-    asked_rps = found.rate_rps if found.is_asked else None
-    choice = whole_choice(contest, asked_rps, provenance.band) if has_slo else None
+    names, choice = list(found.fleets), found.choice
+    is_sized = contest.slo.is_given and found.is_asked
     shown = "colocated" if choice == "colocated" or "pd" not in names else "pd"
     tasks = [_arm_task(contest, found, name, queues) for name in names]
-    if has_slo and found.is_asked:
+    if is_sized:
         tasks += [_needed_task(contest, found, name) for name in names]
         tasks += [_down_task(contest, found, role) for role in _roles(found.fleets[shown])]
     if flips and choice and len(names) == 2 and any(found.capacities.values()):
-        tasks += _flip_tasks(question, contest, found, choice, provenance.band)
+        tasks += _flip_tasks(question, contest, found, choice)
     results = dict(
         spread(lambda task: (task.key, task.work()), tasks, cost_s=2 * contest.run_cost_s)
     )
-    arms = {name: _completed(name, results, found) for name in names}
-    if has_slo and found.is_asked:
+    arms = {name: _completed(contest, name, results, found) for name in names}
+    if is_sized:
         downs = tuple(results["down", role] for role in _roles(found.fleets[shown]))
         arms[shown] = replace(arms[shown], one_down=downs)
     turns = [flip for key, flip in results.items() if key[0] == "flip" and flip is not None]
-    return _judged(question, contest, found, arms, choice, tuple(turns), provenance)
+    return _judged(contest, found, arms, tuple(turns))
 
 
 @dataclass(frozen=True)
@@ -275,12 +285,10 @@ def _roles(fleet: Fleet) -> tuple[Role, ...]:
     return ("colocated",) if fleet.colocated else ("prefill", "decode")
 
 
-def _flip_tasks(
-    question: Question, contest: Contest, found: _Found, choice: Choice, band: float
-) -> list[_Task]:
+def _flip_tasks(question: Question, contest: Contest, found: _Found, choice: Choice) -> list[_Task]:
     axes = list(axes_of(question, sample_size(contest.trials)))
-    forecast = forecast_of(question, contest, found.capacities, band)
-    asker = Asker(question, contest, band)
+    forecast = forecast_of(question, contest, found.capacities)
+    asker = Asker(question, contest)
     return [
         _Task(
             ("flip", axis.what, str(direction)),
@@ -294,42 +302,40 @@ def _flip_tasks(
 
 
 def _judged(
-    question: Question,
-    contest: Contest,
-    found: _Found,
-    arms: dict[str, Arm],
-    choice: Choice | None,
-    flips: tuple[Flip, ...],
-    provenance: Provenance,
+    contest: Contest, found: _Found, arms: dict[str, Arm], flips: tuple[Flip, ...]
 ) -> Verdict:
-    """The verdict. choice: by capacities, with SLOs; else latencies and rules decide."""
-    site, demand, rate_rps = contest.site, contest.demand, found.rate_rps
-    is_both, has_slo = len(arms) == 2, contest.slo.is_given
-    starts = tuple(_starts(found.fleets["pd"], demand, rate_rps)) if is_both else ()
-    shown = found.fleets.get("pd") or found.fleets["colocated"]
-    rules = _rules(site, _load(site, shown, demand, rate_rps))
+    """The verdict: by capacities, and without SLOs by latencies and rules."""
+    site, provenance, has_slo = contest.site, contest.provenance, contest.slo.is_given
+    asked_rps = found.rate_rps if found.is_asked else None
+    rules, starts = _rules_at(site, found.fleets, contest.demand, found.rate_rps)
     leaning = lean(rules)
-    evidence = choice or _by_latency(arms, provenance.band)
-    settled = choice or (
-        settled_choice(evidence, leaning, is_anchored=found.is_asked) if is_both else evidence
-    )
+    choice = evidence = found.choice or _by_latency(contest, arms)
+    is_both = len(arms) == 2
+    if is_both and not has_slo:
+        choice = settled_choice(evidence, leaning, is_anchored=found.is_asked)
     confidence = confidence_of(
-        settled,
+        choice,
         leaning,
-        band=provenance.band,
+        errors=provenance.errors,
+        margins=contest.margins,
         is_anchored=has_slo or found.is_asked,
-        rate_rps=rate_rps if found.is_asked else None,
+        rate_rps=asked_rps,
         capacities=(
             (found.capacities["colocated"], found.capacities["pd"]) if is_both and has_slo else None
         ),
     )
-    is_met = _is_met(arms, None if found.is_asked else found.capacities, has_slo)
+    is_free = has_slo and not found.is_asked  # then any rate will do
+    is_met = any(found.capacities.values() if is_free else [arm.meets for arm in arms.values()])
+    if not is_met:
+        confidence = confidence_of_no(arms.values(), asked_rps, provenance.errors)
+    elif not is_both:
+        confidence = "high"
     return Verdict(
-        verdict=settled,
-        confidence=sure(site.llm, confidence if is_both else "high"),
+        verdict=choice,
+        confidence=sure(site.llm, confidence),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
-        sizing=_sizing(settled, arms),
+        sizing=simulated_sizing(choice, arms),
         arms=arms,
         sweep=tuple(sweep_of(contest, arms, found.others)),
         flips=flips if is_met else (),
@@ -339,7 +345,7 @@ def _judged(
         starts=starts,
         state_limits=state_limits(site.llm, found.fleets),
         left_out=tuple(left_out(site)) if is_both else (),
-        rate_rps=rate_rps,
+        rate_rps=found.rate_rps,
         is_rate_asked=found.is_asked,
         is_met=is_met,
         impossible={} if is_both else why_not_built(site, contest.engines, set(arms)),
@@ -348,52 +354,66 @@ def _judged(
 
 
 def _for_clients(
-    question: Question, engines: Engines, demand: Demand, found: ClientArms
+    question: Question,
+    engines: Engines,
+    demand: Demand,
+    *,
+    spread: ParallelMap,
+    progress: Progress,
+    queues: bool,
+    flips: bool,
 ) -> Verdict:
-    """The verdict for clients in a closed loop: no rate, no capacities, and no flips."""
-    arms, provenance, rate = found.arms, provenance_of(question), found.throughput_rps
-    shown = found.fleets.get("pd") or found.fleets["colocated"]
-    rules = _rules(question, _load(question, shown, demand, rate))
+    """The verdict for clients in a closed loop: no rate and no capacities."""
+    clients = clients_of(question.workload.concurrency) or 1
+    found = search_for_clients(
+        question, engines, demand, clients, spread=spread, progress=progress, queues=queues
+    )
+    provenance = provenance_for(question, found.arms, found.fleets)
+    arms = {name: with_intervals(arm, provenance.errors) for name, arm in found.arms.items()}
+    rules, starts = _rules_at(question, found.fleets, demand, found.throughput_rps)
     leaning = lean(rules)
     is_both = len(arms) == 2
-    ruling = judge_clients(leaning, arms, question.slo, provenance.band) if is_both else None
+    ruling = judge_clients(leaning, arms, question.slo, provenance.errors) if is_both else None
     only: Choice = "colocated" if "colocated" in arms else "pd"
-    choice = ruling.choice if ruling else only
-    return Verdict(
-        verdict=choice,
+    told = Verdict(
+        verdict=ruling.choice if ruling else only,
         confidence=sure(question.llm, ruling.confidence if ruling else "high"),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
-        sizing=_sizing(choice, arms),
+        sizing=simulated_sizing(ruling.choice if ruling else only, arms),
         arms=arms,
         sweep=found.sweep,
         flips=(),
         provenance=provenance,
         evidence=ruling.evidence if ruling else only,
         lean=leaning,
-        starts=tuple(_starts(found.fleets["pd"], demand, rate)) if is_both else (),
+        starts=starts,
         state_limits=state_limits(question.llm, found.fleets),
-        clients=clients_of(question.workload.concurrency),
+        clients=clients,
         is_met=any(arm.meets for arm in arms.values()),
         impossible={} if is_both else why_not_built(question, engines, set(arms)),
     )
+    if not flips:
+        return told
+    progress("asking about other numbers of clients")
+    return _with_client_flips(told, ClientAsker(question, engines, demand, found), spread)
 
 
-def _by_latency(arms: Mapping[str, Arm], band: float) -> Choice:
+def _with_client_flips(told: Verdict, asker: ClientAsker, spread: ParallelMap) -> Verdict:
+    if not told.is_met:
+        return replace(told, most_clients=most_clients(asker))
+    if len(told.arms) < 2 or asker.cost_s > MOST_COST_S:
+        return told
+    base = told.verdict
+    turns = spread(lambda way: client_flip(asker, base, way), [1, -1], cost_s=10 * asker.cost_s)
+    return replace(told, flips=tuple(flip for flip in turns if flip is not None))
+
+
+def _by_latency(contest: Contest, arms: Mapping[str, Arm]) -> Choice:
     """Without SLOs: what the latencies say, or the only arm there is."""
     if len(arms) == 2:
-        return by_latency(arms["colocated"], arms["pd"], band)
+        return by_latency(arms["colocated"], arms["pd"], contest.margins)
     return "pd" if "pd" in arms else "colocated"
-
-
-def _is_met(arms: Mapping[str, Arm], capacities: Mapping[str, float] | None, has_slo: bool) -> bool:
-    """Whether some layout meets the SLOs, or keeps up, at the rate.
-
-    capacities: where no rate was asked about; with SLOs some rate has to hold then.
-    """
-    if capacities is not None and has_slo:
-        return any(capacities.values())
-    return any(arm.meets for arm in arms.values())
 
 
 def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
@@ -403,21 +423,18 @@ def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
     for name, fleet in found.fleets.items():
         light = LIGHT_USE * contest.entrants[name][0].free_rps
         arm = try_layout(contest.trials, fleet, light, contest.slo)
-        yield Floor(arm.layout, arm.ttft_at_share_s, arm.tpot_at_share_s)
+        parts = idle_parts_s(fleet, contest.demand)
+        yield Floor(arm.layout, arm.ttft_at_share_s, arm.tpot_at_share_s, *parts)
 
 
-def _completed(name: str, results: Mapping[Any, Any], found: _Found) -> Arm:
+def _completed(contest: Contest, name: str, results: Mapping[Any, Any], found: _Found) -> Arm:
     arm: Arm = results["arm", name]
-    needed = results.get(("needed", name))
-    return replace(arm, capacity_rps=found.capacities[name], gpus_needed=needed)
-
-
-def _sizing(choice: Choice, arms: Mapping[str, Arm]) -> Sizing:
-    if choice == "colocated" or "pd" not in arms:
-        total = sum(arms["colocated"].num_engines)
-        return Sizing(total, None, None, "simulation")
-    prefill, decode = arms["pd"].num_engines
-    return Sizing(prefill + decode, prefill, decode, "simulation")
+    needed, fleet = results.get(("needed", name)), found.fleets[name]
+    arm = replace(arm, capacity_rps=found.capacities[name], gpus_needed=needed)
+    running = running_on_each(arm, found.rate_rps)
+    errors = provenance_of(contest.site, [fleet], running).errors
+    carried = capacity_bounds(fleet, contest.demand, contest.slo, contest.provenance.errors)
+    return with_intervals(arm, errors, carried)
 
 
 def _does_not_fit(site: Site) -> Verdict:
@@ -435,7 +452,7 @@ def _refusal(site: Site, why: str) -> Verdict:
         arms={},
         sweep=(),
         flips=(),
-        provenance=Provenance("roofline", None, roofline_band(site.cluster.gpu.name)),
+        provenance=provenance_of(site),
         is_met=False,
         impossible={"all": why},
     )
@@ -466,35 +483,15 @@ def _by_rules(site: Site, fleets: Mapping[str, Fleet]) -> Verdict:
     )
 
 
+def _rules_at(
+    site: Site, fleets: Mapping[str, Fleet], demand: Demand, rate_rps: float
+) -> tuple[tuple[Rule, ...], tuple[Sizing, ...]]:
+    """The rules at a rate, and the first sizings by rule."""
+    load = TokenLoad(rate_rps * demand.fresh, rate_rps * demand.osl)
+    shown = fleets.get("pd") or fleets["colocated"]
+    starts = tuple(first_sizings(fleets["pd"], demand, load)) if len(fleets) == 2 else ()
+    return _rules(site, load_of(site, shown, demand, load)), starts
+
+
 def _rules(site: Site, load: LoadEstimate) -> tuple[Rule, ...]:
     return apply_rules(site.llm, site.cluster, site.workload, load, site.speculation)
-
-
-def _starts(fleet: Fleet, demand: Demand, rate_rps: float) -> Iterator[Sizing]:
-    """The sizings by rule that the simulated one is compared with.
-
-    A decode engine's tokens per second count what one verify step of a batch yields.
-    """
-    assert fleet.prefill is not None
-    assert fleet.decode is not None
-    total = fleet.num_prefill + fleet.num_decode
-    batch = min(64.0, fleet.decode.max_running_requests)
-    yield quarter(total)
-    yield rate_match(
-        total,
-        prompt_tokens_per_s=rate_rps * demand.fresh,
-        prefill_tokens_per_s=prefill_tokens_per_s(fleet.prefill, demand),
-        output_tokens_per_s=rate_rps * demand.osl,
-        decode_tokens_per_s=batch / tpot_at(fleet.decode, demand, batch),
-    )
-
-
-def _load(site: Site, fleet: Fleet, demand: Demand, rate_rps: float) -> LoadEstimate:
-    prefill, decode = fleet.prefill or fleet.colocated, fleet.decode or fleet.colocated
-    assert prefill is not None
-    assert decode is not None
-    num = fleet.num_decode or fleet.num_colocated
-    load = load_estimate(prefill, decode, num, demand, rate_rps)
-    cluster = site.cluster
-    is_known = cluster.num_nodes == 1 or cluster.rdma_bytes_per_s is not None
-    return load if is_known else replace(load, kv_move_s=None)

@@ -57,7 +57,11 @@ class Mix:
     prefix_hit: float | None  # share of prompt tokens found in an unlimited cache, 0..1
     burstiness: Burstiness | None
     requests: Requests | None
+    origin: str = "flags"  # or the trace's file name
+    columns: tuple[str, ...] = ()  # what was found in the file, for the user to check
+    skipped_lines: int = 0
     has_arrivals: bool = True  # False: `requests` are lengths from a file without times
+    trace: "TraceFacts | None" = None  # None: the requests are from no file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +70,6 @@ class Workload(Mix):
 
     rate_rps: float | None
     concurrency: float | None
-    origin: str  # "flags", or the trace's file name
-    columns: tuple[str, ...] = ()  # what was found in the file, for the user to check
-    skipped_lines: int = 0
-    trace: "TraceFacts | None" = None  # None: the requests are from no file
 
 
 @dataclass(frozen=True)

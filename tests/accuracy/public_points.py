@@ -47,12 +47,14 @@ Run = Callable[[Fleet, Requests, int], Outcome]
 class Errors:
     """One point: relative errors of TTFT and TPOT, ours and the other planner's where known.
 
-    signed_…: predicted over measured, less one. running: clients per engine.
+    signed_…: predicted over measured, less one; e2e: of a request's whole latency, whose inverse is
+    the throughput of so many clients. running: clients per engine.
     """
 
     group: tuple[str, str, str]
     signed_ttft: float
     signed_tpot: float
+    signed_e2e: float
     peer_ttft: float | None
     peer_tpot: float | None
     configuration: str
@@ -166,11 +168,13 @@ def _errors(point: Point, models: Path, run: Run, with_flags: bool) -> Errors | 
         return None
     ttft_ms, tpot_ms = 1e3 * _mean(ttft_s), 1e3 * _mean(tpot_s)
     llm, layout = llm_of(point, models), point["layout"]
+    steps = point["osl"] * (1 + point["range"]) / 2 - 1  # of a mean answer after its first token
     name = f"{point['model']} {point['precision']}"
     return Errors(
         group=(point["suite"], point["gpu"], name),
         signed_ttft=ttft_ms / point["ttft_ms"] - 1,
         signed_tpot=tpot_ms / point["tpot_ms"] - 1,
+        signed_e2e=(ttft_ms + steps * tpot_ms) / (point["ttft_ms"] + steps * point["tpot_ms"]) - 1,
         peer_ttft=_error_if_known(point["peer_ttft_ms"], point["ttft_ms"]),
         peer_tpot=_error_if_known(point["peer_tpot_ms"], point["tpot_ms"]),
         configuration=f"{name} {point['gpu']} {json.dumps(layout['colocated'])}",

@@ -26,7 +26,7 @@ NOTES = (
 
 
 def of_points(found: Sequence[Errors]) -> Iterator[Residual]:
-    """The public points, none of which has a profile."""
+    """The public points; few of their GPUs have a profile."""
     for errors in found:
         yield Residual(
             configuration=errors.configuration,
@@ -36,6 +36,7 @@ def of_points(found: Sequence[Errors]) -> Iterator[Residual]:
             region=region_of(errors.running),
             ttft=None if out_of_step(errors) else round(-math.log1p(errors.signed_ttft), 4),
             tpot=round(-math.log1p(errors.signed_tpot), 4),
+            e2e=None if out_of_step(errors) else round(-math.log1p(errors.signed_e2e), 4),
         )
 
 
@@ -54,6 +55,7 @@ def of_loads() -> Iterator[Residual]:
         measured, ours = figures(load.measured), figures(replay(load))
         engines = sum(int(n) for n in load.layout.replace("C", "").replace("D", "").split("P"))
         running = load.rate * (load.osl * ours["tpot p50"] / 1e3) / engines
+        e2e = [f["ttft p50"] + (load.osl - 1) * f["tpot p50"] for f in (measured, ours)]
         yield Residual(
             configuration=f"{load.llm} {load.gpu} {load.layout} {load.host}",
             kind=model_kind(read_llm(load.llm)),
@@ -62,6 +64,7 @@ def of_loads() -> Iterator[Residual]:
             region=region_of(running),
             ttft=round(math.log(measured["ttft p50"] / ours["ttft p50"]), 4),
             tpot=round(math.log(measured["tpot p50"] / ours["tpot p50"]), 4),
+            e2e=round(math.log(e2e[0] / e2e[1]), 4),
         )
 
 

@@ -22,7 +22,7 @@ from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
-from tests.verdict.examples import arm, question
+from tests.verdict.examples import arm, errors, question
 from tests.verdict.questions import ROWS, asked, name
 
 WIDE = Parallelism(tp=8, dp=8, ep=8)
@@ -57,7 +57,7 @@ def verdict_for(one: Arm) -> Verdict:
         arms={kind: one},
         sweep=(),
         flips=(),
-        provenance=Provenance("roofline", None, 0.3),
+        provenance=Provenance("roofline", None, errors()),
         rate_rps=3.0,
     )
 
@@ -161,7 +161,7 @@ def test_a_tie_of_like_engines_is_settled_by_a_measurement() -> None:
         arms={"colocated": colocated, "pd": pd},
         sweep=(),
         flips=(),
-        provenance=Provenance("roofline", None, 0.3),
+        provenance=Provenance("roofline", None, errors()),
         rate_rps=3.0,
     )
     asked_for = question("qwen3-32b", "8xH200", rate=3, slo=Slo(1.0, 0.03, 0.99))

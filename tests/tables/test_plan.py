@@ -13,11 +13,21 @@ from pdctl.tables.plan import (
     plain,
     plan_view,
     usd_per_million,
+    width,
 )
-from pdctl.verdict.records import Flip, OneDown, Provenance, Rule, Sizing, StateLimits, Verdict
+from pdctl.verdict.records import (
+    Flip,
+    Interval,
+    OneDown,
+    Provenance,
+    Rule,
+    Sizing,
+    StateLimits,
+    Verdict,
+)
 from pdctl.verdict.sentences import flip_sentences
 from pdctl.workload.records import Slo
-from tests.verdict.examples import arm, question
+from tests.verdict.examples import arm, errors, question
 
 RULES = (
     Rule("long_prompts", "pd", 12035, 4000, "mean 12,035 tokens, 66 % over 4K", "source"),
@@ -45,7 +55,7 @@ def verdict(**changes: object) -> Verdict:
         ),
         "flips": FLIPS,
         "warnings": ("The rate between nodes is unknown.",),
-        "provenance": Provenance("roofline", None, 0.25),
+        "provenance": Provenance("roofline", None, errors(0.25)),
         "starts": (Sizing(8, 2, 6, "quarter"),),
         "reason": "A split carries up to 5.5 req/s within your SLOs, colocated 2.6.",
         "rate_rps": 3.4,
@@ -66,16 +76,17 @@ def lines_of(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def test_the_answer_comes_first_with_its_confidence_and_error_band() -> None:
+def test_the_answer_comes_first_with_its_confidence_and_intervals() -> None:
     first, second, *_ = lines_of(screen(verdict()))
     assert "Split: run 5 prefill and 3 decode engines (5P3D)" in first
-    assert "sure? medium · step times ±25 % (roofline)" in first
+    assert "sure? medium · rates ±22 % (roofline)" in first
     assert second == "A split carries up to 5.5 req/s within your SLOs, colocated 2.6."
 
 
 def test_a_no_is_the_headline_and_its_reason_the_next_line() -> None:
     head = "No layout meets your SLOs at 99 req/s"
-    told = verdict(headline=head, unmet=f"{head}: the most is 5.5 req/s (5P3D).", is_met=False)
+    why = "The most is 5.5 req/s (5P3D)."
+    told = verdict(headline=head, unmet=why, reason=why, is_met=False)
     first, second, *_ = lines_of(screen(told))
     assert first.startswith(head)
     assert second == "The most is 5.5 req/s (5P3D)."
@@ -122,7 +133,7 @@ def test_how_many_gpus_would_do_and_what_a_failure_leaves_are_said() -> None:
     text = screen(verdict(arms={"colocated": arm("8C", gpus_needed=8), "pd": pd}))
     assert "At 3.4 req/s 6 of these 8 GPUs would do (split)." in text
     assert "With one prefill engine down 5P3D cannot keep up." in text
-    assert "With one decode engine down 84.3 % meet the SLOs." in text
+    assert "With one decode engine down 84.3 % of the requests meet your SLOs." in text
 
 
 def test_every_rule_says_what_it_favours_and_unknown_stays_a_question() -> None:
@@ -132,7 +143,7 @@ def test_every_rule_says_what_it_favours_and_unknown_stays_a_question() -> None:
 
 
 def test_each_flip_is_a_few_words() -> None:
-    assert list(flip_sentences(question(), verdict().flips)) == [
+    assert list(flip_sentences(verdict().flips, verdict().arms)) == [
         "TPOT target of 80 ms or looser → colocated",
         "1.1 req/s or less → colocated",
         "4 engines or fewer → too close to call",
@@ -206,10 +217,18 @@ def test_a_bar_is_as_long_as_its_share() -> None:
     assert bar(1 / 64, 8) == "▏"
 
 
-def test_the_basis_names_a_profile_kind_and_its_band() -> None:
-    assert basis(verdict(provenance=Provenance("fitted", "h200", 0.1))) == (
-        "step times ±10 % (fitted)"
+def test_the_basis_names_a_profile_kind_and_its_intervals() -> None:
+    assert basis(verdict(provenance=Provenance("fitted", "h200", errors(0.1)))) == (
+        "rates ±10 % (fitted)"
     )
+    assert width(errors(1.4).ttft) == "within 2.4×"
+
+
+def test_each_figure_is_shown_with_its_interval() -> None:
+    between = {"capacity_rps": Interval(4.72, 6.6), "tpot_at_share_s": Interval(0.024, 0.036)}
+    text = screen(verdict(arms={"pd": arm("5P3D", capacity_rps=5.5, intervals=between)}))
+    assert "5.5 req/s (4.72–6.6)" in text
+    assert "30 ms ±20 %" in text
 
 
 def test_a_closed_loop_says_how_it_starts_and_the_share_that_meets_the_slos() -> None:

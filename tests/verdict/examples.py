@@ -5,6 +5,7 @@ from typing import Any
 
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
+from pdctl.perf_model.intervals import ErrorInterval, Errors
 from pdctl.perf_model.records import EngineModel, Parallelism, Percentiles, Role, StepTimes
 from pdctl.verdict.records import Arm, Question
 from pdctl.workload.describe import workload_from_lengths
@@ -78,3 +79,9 @@ def arm(layout: str = "8C", **changes: Any) -> Arm:
         kv_usage=dict.fromkeys(roles, 0.5),
     )
     return replace(made, **changes)
+
+
+def errors(width: float = 0.25) -> Errors:
+    """The same interval for every figure."""
+    one = ErrorInterval(1 / (1 + width), 1 + width, "made up", 40, 4)
+    return Errors(one, one, one, one, one, one)

@@ -14,7 +14,6 @@ from pdctl.verdict.flips import (
     forecast_of,
     read_off,
 )
-from pdctl.verdict.judge import provenance_of
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Choice, Question
 from pdctl.verdict.search import Contest, contest_of, find_capacities
@@ -53,14 +52,14 @@ class TurnsAt:
     def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
         return self(question)
 
-
-BAND = provenance_of(asked()).band
+    def is_met(self, question: Question) -> bool:
+        return (question.workload.rate_rps or 0.0) < 100.0
 
 
 @pytest.fixture(scope="module")
 def forecast() -> Forecast:
     made = contest(asked())
-    return forecast_of(asked(), made, find_capacities(made), BAND)
+    return forecast_of(asked(), made, find_capacities(made))
 
 
 def rate_axis(one: Question) -> Axis:
@@ -105,7 +104,7 @@ def test_service_levels_are_read_off_runs_between_their_rates() -> None:
 def test_a_surmise_agrees_with_the_whole_question_or_there_is_none() -> None:
     made = contest(asked())
     capacities = find_capacities(made)
-    asker = Asker(asked(), made, BAND)
+    asker = Asker(asked(), made)
     for tpot_s in (0.006, 0.01, 0.015, 0.03, 0.06):
         one = asked(slo=Slo(1.0, tpot_s))
         guess = asker.surmise(one, capacities)
@@ -116,6 +115,6 @@ def test_asking_at_another_rate_takes_no_more_runs() -> None:
     made = contest(asked())
     find_capacities(made)
     before = made.trials.num_runs
-    asker = Asker(asked(), made, BAND)
+    asker = Asker(asked(), made)
     assert {asker(asked(rate=rate)) for rate in (0.1, 5.0, 500.0)}
     assert made.trials.num_runs == before

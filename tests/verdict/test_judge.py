@@ -1,56 +1,77 @@
+from dataclasses import replace
+
 import pytest
 
-from pdctl.perf_model.records import Percentiles
+from pdctl.perf_model.records import Fleet, Percentiles
+from pdctl.verdict.closed_form import capacity_rps, demand_of
 from pdctl.verdict.judge import (
     Known,
+    Margins,
     by_capacity,
     by_latency,
+    capacity_bounds,
     confidence_of,
+    confidence_of_no,
     exceeds,
-    roofline_band,
+    provenance_of,
+    running_on_each,
     settled_choice,
+    with_intervals,
 )
 from pdctl.verdict.records import Arm, Choice, Lean
-from tests.verdict.examples import arm
+from pdctl.workload.describe import workload_from_lengths
+from pdctl.workload.records import Slo
+from tests.verdict.examples import arm, engine, errors, question
 
-BAND = 0.25
+MARGINS = Margins(ratio=1.25, enough=1.25, ttft=1.25, tpot=1.25)
 
 
 def ruled(colocated: float, pd: float, rate: float | None = None) -> Choice:
-    return by_capacity(Known(colocated), Known(pd), rate, BAND)
+    return by_capacity(Known(colocated), Known(pd), rate, MARGINS)
 
 
 def sure(
     choice: Choice,
     lean: Lean = "mixed",
     *,
-    band: float = BAND,
+    width: float = 0.25,
     rate: float | None = None,
     carries: tuple[float, float] | None = None,
 ) -> str:
     return confidence_of(
-        choice, lean, band=band, is_anchored=True, rate_rps=rate, capacities=carries
+        choice,
+        lean,
+        errors=errors(width),
+        margins=MARGINS,
+        is_anchored=True,
+        rate_rps=rate,
+        capacities=carries,
     )
 
 
-def test_what_an_arm_carries_decides_when_it_clears_the_error_band() -> None:
+def test_what_an_arm_carries_decides_when_it_clears_the_margin() -> None:
     assert ruled(4.0, 5.1) == "pd"
     assert ruled(5.1, 4.0) == "colocated"
 
 
-def test_inside_the_band_it_is_too_close_whatever_the_rules_say() -> None:
+def test_within_the_margin_it_is_too_close_whatever_the_rules_say() -> None:
     assert ruled(4.0, 4.9) == ruled(4.9, 4.0) == "too_close"
     assert settled_choice("too_close", "pd", is_anchored=True) == "too_close"
 
 
-def test_colocated_suffices_when_it_carries_the_rate_with_the_band_to_spare() -> None:
+def test_colocated_suffices_when_it_carries_the_rate_with_its_margin_to_spare() -> None:
     assert ruled(4.0, 9.0, rate=3.2) == "colocated"
     assert ruled(4.0, 9.0, rate=3.3) == "pd"
 
 
 def test_an_arm_that_never_meets_the_slos_loses() -> None:
     assert ruled(0.0, 1.0) == "pd"
-    assert ruled(0.0, 0.0) == "too_close"
+
+
+def test_where_no_arm_carries_the_rate_the_nearer_is_named_and_it_is_never_too_close() -> None:
+    assert ruled(2.0, 2.1, rate=3.0) == "pd"
+    assert ruled(2.1, 2.0, rate=3.0) == "colocated"
+    assert ruled(0.0, 0.0) == ruled(0.0, 0.0, rate=3.0) == "colocated"
 
 
 def test_evidence_against_clear_rules_has_low_confidence() -> None:
@@ -59,8 +80,16 @@ def test_evidence_against_clear_rules_has_low_confidence() -> None:
 
 
 def test_measured_times_and_rules_that_agree_give_high_confidence() -> None:
-    assert sure("pd", "pd", band=0.1) == "high"
-    assert sure("pd", "pd", band=0.3) == "medium"
+    assert sure("pd", "pd", width=0.1) == "high"
+    assert sure("pd", "pd", width=0.3) == "medium"
+    assert sure("pd", "pd", width=0.9) == "low"
+
+
+def test_a_no_is_sure_where_even_the_highest_capacity_is_below_the_rate() -> None:
+    layouts = [with_intervals(arm("8C", capacity_rps=4.0), errors(), (0.5, 1.2))]
+    assert confidence_of_no(layouts, 4.7, errors()) == "low"
+    assert confidence_of_no(layouts, 4.9, errors()) == "medium"
+    assert confidence_of_no(layouts, 4.9, errors(0.1)) == "high"
 
 
 def test_colocated_that_barely_suffices_is_said_with_low_confidence() -> None:
@@ -105,7 +134,7 @@ def timed(ttft_s: float | None, tpot_s: float | None) -> Arm:
 def test_without_slos_an_arm_must_be_better_at_something_and_worse_at_nothing(
     pd: tuple[float | None, float | None], choice: str
 ) -> None:
-    assert by_latency(timed(1.0, 0.020), timed(*pd), BAND) == choice
+    assert by_latency(timed(1.0, 0.020), timed(*pd), MARGINS) == choice
 
 
 @pytest.mark.parametrize(("lean", "choice"), [
@@ -117,9 +146,49 @@ def test_at_a_load_nobody_asked_about_the_simulation_only_confirms_the_rules(
     assert settled_choice("pd", lean, is_anchored=False) == choice
 
 
-def test_a_gpu_whose_efficiencies_are_assumed_has_a_wider_band() -> None:
-    assert roofline_band("H200") < 0.5
-    assert roofline_band("MI300X") == 0.5
+def test_without_slos_a_queue_that_grows_in_both_arms_names_what_carries_more() -> None:
+    assert by_latency(timed(None, None), timed(None, None), MARGINS) == "colocated"
+    more = replace(timed(None, None), capacity_rps=5.0)
+    assert by_latency(timed(None, None), more, MARGINS) == "pd"
+
+
+def test_a_gpu_that_nobody_measured_has_wider_intervals() -> None:
+    known, unseen = (provenance_of(question(gpus=gpus)) for gpus in ("8xB200", "8xMI300X"))
+    assert known.errors.tpot.half_width < unseen.errors.tpot.half_width
+    assert known.errors.rate_ratio.high < unseen.errors.rate_ratio.high
+
+
+def test_an_engine_across_hosts_has_wider_intervals() -> None:
+    two = question("deepseek-r1", "2x8xH200:rdma400")
+    wide = engine(parallelism=replace(engine().parallelism, tp=16))
+    one, both = (
+        provenance_of(two, [Fleet(colocated=e, num_colocated=1)]) for e in (engine(), wide)
+    )
+    assert one.errors.tpot.half_width < both.errors.tpot.half_width
+
+
+def test_a_capacity_is_least_sure_where_an_slo_is_near_the_least_that_a_layout_takes() -> None:
+    fleet = Fleet(colocated=engine(), num_colocated=1)
+    demand = demand_of(workload_from_lengths(isl=1000, osl=100))
+    assert demand is not None
+    loose, tight = (capacity_bounds(fleet, demand, Slo(ttft_s=s), errors()) for s in (100.0, 0.13))
+    assert capacity_rps(fleet, demand, Slo(ttft_s=0.13)) > 0
+    assert loose[0] == pytest.approx(1 / 1.25, rel=0.05)
+    assert tight[0] == 0.0
+    assert tight[1] > loose[1] > 1.0
+
+
+def test_an_arm_carries_the_interval_of_each_figure_it_has() -> None:
+    made = with_intervals(arm("8C", capacity_rps=4.0, ttft_at_share_s=None), errors(), (0.5, 2.0))
+    assert set(made.intervals) == {"tpot_at_share_s", "capacity_rps"}
+    assert (made.intervals["capacity_rps"].low, made.intervals["capacity_rps"].high) == (2.0, 8.0)
+    assert made.intervals["tpot_at_share_s"].high == pytest.approx(0.03 * 1.25)
+
+
+def test_requests_running_at_once_follow_from_their_latency() -> None:
+    assert running_on_each(arm("8C"), 8.0) == 5.0
+    assert running_on_each(arm("6P2D"), 8.0) == 20.0
+    assert running_on_each(arm("8C", e2e_s=None), 8.0) == float("inf")
 
 
 def one_token(ttft_s: float) -> Arm:
@@ -129,6 +198,6 @@ def one_token(ttft_s: float) -> Arm:
 
 def test_answers_of_one_token_are_compared_by_ttft_and_rate() -> None:
     fast, slow = one_token(1.0), one_token(2.0)
-    assert by_latency(fast, slow, BAND) == "colocated"
-    assert by_latency(slow, fast, BAND) == "pd"
-    assert by_latency(fast, fast, BAND) == "too_close"
+    assert by_latency(fast, slow, MARGINS) == "colocated"
+    assert by_latency(slow, fast, MARGINS) == "pd"
+    assert by_latency(fast, fast, MARGINS) == "too_close"

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.verdict.records import Choice, Flip, OneDown, Provenance, Rule, Verdict
+from pdctl.verdict.judge import with_intervals
+from pdctl.verdict.records import Arm, Choice, Flip, OneDown, Provenance, Rule, Verdict
 from pdctl.verdict.sentences import (
     down_sentences,
     flip_sentences,
@@ -14,14 +15,19 @@ from pdctl.verdict.sentences import (
 )
 from pdctl.verdict.verdict import decide
 from pdctl.workload.records import Slo
-from tests.verdict.examples import arm, question
+from tests.verdict.examples import arm, errors, question
 
 ASKED = question("qwen3-8b", "8xH200", rate=3.4, slo=Slo(2.0, 0.03))
 RULES = (Rule("moe", "pd", 8, 1, "MoE", "source"),)
 
 
+def carrying(layout: str, rate: float) -> Arm:
+    return with_intervals(arm(layout, capacity_rps=rate, meets=rate >= 3.4), errors(), (0.9, 1.1))
+
+
 def verdict(choice: Choice = "pd", colocated: float = 2.6, pd: float = 5.5,
             **changes: object) -> Verdict:  # fmt: skip
+    provenance = Provenance("roofline", None, errors(0.25))
     made = {
         "verdict": choice,
         "confidence": "medium",
@@ -29,12 +35,12 @@ def verdict(choice: Choice = "pd", colocated: float = 2.6, pd: float = 5.5,
         "rules": RULES,
         "sizing": None,
         "arms": {
-            "colocated": arm("8C", capacity_rps=colocated, meets=colocated >= 3.4),
-            "pd": arm("5P3D", capacity_rps=pd, meets=pd >= 3.4),
+            "colocated": carrying("8C", colocated),
+            "pd": carrying("5P3D", pd),
         },
         "sweep": (),
         "flips": (),
-        "provenance": Provenance("roofline", None, 0.3),
+        "provenance": provenance,
         "evidence": choice,
         "rate_rps": 3.4,
         "is_rate_asked": True,
@@ -46,7 +52,7 @@ def test_the_slo_that_the_losing_arm_misses_is_quoted() -> None:
     told = verdict()
     told.arms["colocated"] = replace(told.arms["colocated"], tpot_at_share_s=0.05)
     assert write(ASKED, told).reason == (
-        "A split carries up to 5.5 req/s within your SLOs, colocated 2.6; at 3.4 req/s 8C misses "
+        "A split carries up to 5.5 req/s within your SLOs, colocated 2.6. At 3.4 req/s 8C misses "
         "TPOT (p90 50 ms against 30 ms)."
     )
 
@@ -63,19 +69,30 @@ def test_colocated_that_is_enough_says_up_to_where() -> None:
     ).reason  # fmt: skip
 
 
-def test_a_tie_gives_the_ratio_the_band_and_the_lean() -> None:
+def test_a_tie_gives_the_ratio_the_least_that_could_be_told_and_the_lean() -> None:
     told = write(ASKED, verdict("too_close", 5.0, 5.2, lean="pd"))
     assert told.headline == "Too close to call: 8C or 5P3D"
     assert told.reason == (
-        "The simulation cannot tell the arms apart: a split carries 1.04× what colocated does, "
-        "and step times are accurate to ±30 %. The rules lean to a split (MoE)."
+        "The simulation cannot tell the arms apart: a split carries 1.04× what colocated does, and "
+        "a gap below 1.25× is within its error. The rules lean to a split (MoE)."
     )
 
 
+def test_a_tie_says_which_arm_alone_meets_the_slos() -> None:
+    told = write(ASKED, verdict("too_close", 3.3, 3.5))
+    assert "At 3.4 req/s only 5P3D meets your SLOs." in told.reason
+
+
 def test_where_nothing_meets_the_slos_the_headline_says_so_and_never_that_it_is_close() -> None:
-    told = write(ASKED, verdict("too_close", 2.0, 2.1, is_met=False))
+    told = write(ASKED, verdict("pd", 2.0, 2.1, is_met=False))
     assert told.headline == "No layout meets your SLOs at 3.4 req/s"
-    assert "the most that any carries within the SLOs is 2.1 req/s (5P3D)" in told.unmet
+    assert told.reason == told.unmet == "The best layout, 5P3D, carries 2.1 req/s within your SLOs."
+
+
+def test_a_no_within_the_interval_says_what_the_best_layout_may_carry() -> None:
+    told = verdict("pd", 2.0, 3.0, is_met=False)
+    told.arms["pd"] = with_intervals(told.arms["pd"], errors(), (0.8, 1.25))
+    assert write(ASKED, told).reason.endswith("It may carry 2.4 to 3.75 req/s.")
 
 
 @pytest.mark.parametrize(("needed", "words"), [
@@ -95,7 +112,7 @@ def test_what_one_failure_leaves_is_never_told_too_well() -> None:
     down = (OneDown("prefill", 0.8999), OneDown("decode", 0.0))
     told.arms["pd"] = replace(told.arms["pd"], one_down=down)
     assert list(down_sentences(ASKED, told)) == [
-        "With one prefill engine down 89.9 % meet the SLOs.",
+        "With one prefill engine down 89.9 % of the requests meet your SLOs.",
         "With one decode engine down 5P3D cannot keep up.",
     ]
     told.arms["pd"] = replace(told.arms["pd"], layout="7P1D", one_down=down[1:])
@@ -119,12 +136,28 @@ def test_flips_name_the_side_that_turns() -> None:
         Flip("rate_rps", "colocated", "pd", 6.8, 3.4),
         Flip("isl", "colocated", "too_close", 2000, 4000),
         Flip("ttft_s", "colocated", "pd", 3.0, 2.0),
+        Flip("concurrency", "colocated", "pd", 500, 400),
     )
-    assert list(flip_sentences(ASKED, flips)) == [
+    assert list(flip_sentences(flips, {})) == [
         "6.8 req/s or more → split",
         "prompts of 2,000 tokens or fewer → too close to call",
         "TTFT target of 3 s or looser → split",
+        "500 clients or more → split",
     ]
+
+
+def test_a_flip_below_what_colocated_carries_says_why() -> None:
+    arms = {"colocated": with_intervals(arm("8C", capacity_rps=6.37), errors(), (0.84, 1.2))}
+    flips = (
+        Flip("rate_rps", "colocated", "too_close", 5.4, 3.4),
+        Flip("rate_rps", "colocated", "pd", 7.2, 3.4, is_met=False),
+    )
+    told = list(flip_sentences(flips, arms))
+    assert told == [
+        "5.4 req/s or more → too close to call: 8C carries 6.37, but it may be 5.35",
+        "7.2 req/s or more → no layout meets your SLOs (a split comes nearest)",
+    ]
+    assert all(len(line) <= 98 for line in told)
 
 
 def test_a_format_without_products_on_the_gpu_is_a_warning_with_what_to_check() -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,26 @@ def test_colocated_that_holds_the_rate_with_room_to_spare_is_kept() -> None:
     assert "Both meet your SLOs at 2 req/s; colocated is simpler." in verdict.reason
 
 
+def test_an_engine_that_cannot_hold_one_request_is_no_part_of_an_answer() -> None:
+    asked = question("deepseek-r1", "2x8xB200", isl=8000, osl=500, rate=2, slo=Slo(2.0, 0.03))
+    verdict = decide(asked)
+    shapes = [shape for arm in verdict.sweep for shape in arm.parallelism.values()]
+    assert Parallelism(tp=4, dp=4, ep=4) not in shapes
+    assert (verdict.arms["pd"].capacity_rps or 0.0) > 0
+    (left_out,) = [text for text in verdict.warnings if "cannot hold one request" in text]
+    assert left_out.startswith("Prefill engines of tp4 dp4 ep4 cannot hold one request of 8,001")
+    assert "MiB" in left_out
+
+
+def test_gpus_that_hold_the_model_but_no_request_say_so() -> None:
+    asked = question("llama-3.1-8b", "1xRTX4090", isl=60_000, osl=100, rate=1)
+    verdict = decide(asked)
+    assert not verdict.is_met
+    assert "llama-3.1-8b fits on 1 × RTX-4090, but colocated engines of tp1 cannot" in verdict.unmet
+    assert "GiB" in verdict.unmet
+    assert verdict.fits_on.endswith("xRTX-4090")
+
+
 def test_one_engine_is_all_that_fits_so_nothing_is_split() -> None:
     verdict = decide(question("deepseek-r1", "8xH200", isl=1000, osl=100, rate=1))
     assert (verdict.verdict, verdict.decided_by) == ("colocated", "feasibility")
@@ -78,21 +99,28 @@ def test_a_model_that_does_not_fit_says_how_much_it_needs() -> None:
 def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
     verdict = decide(question(slo=Slo(0.001, 0.0001), rate=1))
     assert not verdict.is_met
-    assert "No layout meets these SLOs" in verdict.unmet
+    assert verdict.headline == "No layout meets these SLOs, not even at a light load"
+    assert verdict.reason == verdict.unmet
     assert "TTFT is" in verdict.unmet
     assert "when nothing waits" in verdict.unmet
+    assert "Prefill of a long prompt takes" in verdict.unmet
+    assert "One decode step takes" in verdict.unmet
     assert verdict.flips == ()
 
 
 def test_a_rate_beyond_any_layout_says_what_is_carried() -> None:
     verdict = decide(question(rate=10_000, isl=2000, osl=50))
-    assert "No layout keeps up with 10k req/s: the most that any carries is" in verdict.unmet
+    assert verdict.headline == "No layout keeps up with 10k req/s"
+    assert re.match(r"The best layout, \S+, carries [\d.]+ req/s\.", verdict.reason)
 
 
 def test_no_layout_meets_never_stands_over_too_close_to_call() -> None:
     asked = question("qwen3-32b", TWO_NODES, rate=90, slo=Slo(2.0, 0.03), parallelism=TP2)
     verdict = decide(asked)
     assert verdict.headline == "No layout meets your SLOs at 90 req/s"
+    assert verdict.verdict != "too_close"
+    told = verdict_data(asked, verdict)
+    assert (told["reason"], told["meets_slo"]) == (verdict.unmet, False)
     needed = fewest_gpus(verdict.arms)
     assert needed is not None
     assert f"About {needed} of these GPUs would do." in verdict.unmet
@@ -156,7 +184,8 @@ def test_a_tie_says_that_the_simulation_cannot_tell_and_where_the_rules_lean() -
     assert verdict.confidence == "low"
     assert "The simulation cannot tell the arms apart" in verdict.reason
     assert "×" in verdict.reason
-    assert "±30 %" in verdict.reason
+    least = verdict.provenance.errors.rate_ratio.high
+    assert f"a gap below {least:.2f}× is within its error" in verdict.reason
     assert "The rules lean to a split" in verdict.reason
 
 
@@ -174,7 +203,7 @@ def test_a_role_that_does_not_fit_is_named_with_its_parallelism_and_memory() -> 
     shapes = {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=4)}
     verdict = decide(question("llama-3.1-70b", "8xH100", rate=7, parallelism=shapes))
     assert (verdict.verdict, verdict.decided_by) == ("colocated", "feasibility")
-    assert verdict.reason.startswith("Prefill engines do not fit: llama-3.1-70b at tp 2 leaves")
+    assert "Prefill engines do not fit: llama-3.1-70b at tp 2 leaves" in verdict.reason
     assert "GiB" in verdict.reason
 
 
@@ -233,14 +262,19 @@ def test_the_json_has_the_documented_shape() -> None:
     told = data(question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2))
     assert set(told) == {
         "verdict", "confidence", "decided_by", "headline", "reason", "meets_slo", "rate_rps",
-        "clients", "load", "rules", "sizing", "starts", "arms", "sweep", "state_limits",
-        "flips", "gpus_needed",
+        "clients", "most_clients", "load",
+        "rules", "sizing", "starts", "arms", "sweep", "state_limits",
+        "flips", "floors", "gpus_needed",
         "warnings", "question", "model", "workload", "next", "provenance",
     }  # fmt: skip
     arms = told["arms"]
     assert isinstance(arms, dict)
     assert set(arms) == {"colocated", "pd"}
     assert arms["pd"]["tp"] == 2
+    intervals = arms["pd"]["intervals"]
+    assert set(intervals) == {"ttft_at_share_s", "tpot_at_share_s", "capacity_rps"}
+    assert all(between["low"] < arms["pd"][name] < between["high"]
+               for name, between in intervals.items())  # fmt: skip
     assert set(arms["pd"]["ttft_s"]) == {"mean", "p50", "p90", "p99"}
     for key in (
         "layout",

@@ -8,9 +8,19 @@ from pdctl.engines.records import DeploymentState
 from pdctl.measurement.arms import ArmComparison, ArmResult
 from pdctl.measurement.compare import Rehearsal
 from pdctl.perf_model.fitting.identify import Disagreement
-from pdctl.perf_model.records import Measurement, Parallelism, Percentiles
+from pdctl.perf_model.intervals import Errors
+from pdctl.perf_model.records import Basis, Measurement, Parallelism, Percentiles
 from pdctl.status.records import Advice, DeploymentStatus
-from pdctl.verdict.records import Choice, OneDown, Provenance, Rule, Sizing, StateLimits, Steady
+from pdctl.verdict.records import (
+    Choice,
+    Floor,
+    Interval,
+    OneDown,
+    Rule,
+    Sizing,
+    StateLimits,
+    Steady,
+)
 from pdctl.workload.records import Burstiness, Lengths, TraceFacts
 
 # --- plan ---
@@ -50,9 +60,21 @@ class PlannedArm(_ArmSizes):
     infeasible: str | None
     throughput_rps: float | None
     steady: Steady | None
+    intervals: dict[str, Interval]
 
 
-FlipData = TypedDict("FlipData", {"what": str, "from": Choice, "to": Choice, "at": float})
+FlipData = TypedDict(
+    "FlipData", {"what": str, "from": Choice, "to": Choice, "at": float, "meets_slo": bool}
+)
+
+
+class PlanProvenance(TypedDict):
+    """Where the figures come from, and factors between which nine of ten true ones lie."""
+
+    basis: Basis
+    profile: str | None
+    band: float
+    errors: Errors
 
 
 class WorkloadData(TypedDict):
@@ -91,8 +113,10 @@ class PlanData(TypedDict):
     sweep: list[PlannedArm]
     flips: list[FlipData]
     warnings: list[str]
-    provenance: Provenance
+    floors: list[Floor]
+    provenance: PlanProvenance
     clients: int | None
+    most_clients: int | None
     load: str | None
     workload: WorkloadData
 

@@ -1,0 +1,74 @@
+"""What the reader should know of a site beside the verdict, a sentence each."""
+
+from collections.abc import Iterator
+
+from pdctl.perf_model.communication import assumed_cluster
+from pdctl.perf_model.formats import kernel_warnings
+from pdctl.verdict.records import Site
+
+
+def caveats(site: Site) -> Iterator[str]:
+    """What the reader should know of the GPUs, the LLM and the requests, whatever the verdict."""
+    yield from _cluster_warnings(site)
+    yield from kernel_warnings(site.llm, site.cluster.gpu)
+    if site.speculation is not None:
+        yield (
+            f"Planned with {site.speculation.draft_tokens} draft tokens a step: give `up` "
+            "SGLang's own --speculative flags by --args."
+        )
+    yield from _profile_warnings(site)
+    yield from site.llm.assumptions
+    yield from _request_warnings(site)
+
+
+def _request_warnings(site: Site) -> Iterator[str]:
+    """Requests that cannot be served, and how a file of them was read."""
+    if share := share_too_long(site):
+        yield (
+            f"{100 * share:.1f} % of the requests exceed the {site.llm.max_context:,} tokens "
+            f"of context of {site.llm.name}: engines refuse them or cut their output."
+        )
+    if site.workload.trace is not None:
+        yield from site.workload.trace.notes
+    if skipped := site.workload.skipped_lines:
+        noun = "line" if skipped == 1 else "lines"
+        yield f"{skipped:,} {noun} of {site.workload.origin} left out."
+
+
+def _cluster_warnings(site: Site) -> Iterator[str]:
+    cluster = site.cluster
+    if cluster.num_nodes > 1:
+        yield (
+            f"This plan spans {cluster.num_nodes} hosts. `--on slurm` starts it on the nodes of a "
+            "Slurm job; `pdctl render k8s` writes it for Kubernetes."
+        )
+    if assumed_cluster(cluster) is not cluster:
+        yield (
+            "The rate between nodes is unknown; 400 Gbit/s per GPU is assumed. Give it as in "
+            f"--gpus {cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}:rdma400."
+        )
+
+
+def _profile_warnings(site: Site) -> Iterator[str]:
+    if site.profile is not None:
+        measured = site.profile
+        yield (
+            f"Step times come from {measured.gpu} with {measured.llm}, {measured.engine} and "
+            f"{measured.attention_backend} attention; another backend is another profile."
+        )
+    if site.unused_profile is not None:
+        unused = site.unused_profile
+        yield (
+            f"Step times come from the roofline: {unused.id} was measured with "
+            f"{unused.attention_backend} attention and is used only with "
+            f"--attention-backend {unused.attention_backend}."
+        )
+
+
+def share_too_long(site: Site) -> float:
+    """The share of a trace's requests longer than the LLM's context, which engines refuse."""
+    requests, context = site.workload.requests, site.llm.max_context
+    if requests is None or context is None:
+        return 0.0
+    long = sum(i + o >= context for i, o in zip(requests.isl, requests.osl, strict=True))
+    return long / len(requests)
