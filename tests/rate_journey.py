@@ -1,8 +1,9 @@
 """How far the offered rate travels through one plan: python -m tests.rate_journey [TRACE] [-v]
 
 A function sees the rate if an argument is named like one (RATE), or is a record with a field named
-like it (looked for three records deep), or a sequence that begins with such a record. Only a
-function's first call counts. A move is a first call in another file than the first call before it;
+like it (looked for three records deep), or a sequence that begins with such a record. A field that
+holds a record is no rate, but an interval of what layouts carry, say. Only a function's first call
+counts. A move is a first call in another file than the first call before it;
 a return is a move into a file left earlier. Work in forked processes is not traced.
 """
 
@@ -56,9 +57,11 @@ class Journey:
             return any(self._carries(item, depth) for item in value[:1])
         if depth == 0 or isinstance(value, type) or not dataclasses.is_dataclass(value):
             return False
+        fields = {f.name: getattr(value, f.name, None) for f in dataclasses.fields(value)}
         return any(
-            RATE.search(field.name) or self._carries(getattr(value, field.name, None), depth - 1)
-            for field in dataclasses.fields(value)
+            (RATE.search(name) and not dataclasses.is_dataclass(held))
+            or self._carries(held, depth - 1)
+            for name, held in fields.items()
         )
 
 

@@ -15,7 +15,7 @@ from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Parallelism, Profile, Role
-from pdctl.verdict.records import Arm, Question, Verdict
+from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus
 from pdctl.workload.records import Workload
 
 WIDER = 1.2  # times what a layout takes: an SLO that it meets
@@ -303,7 +303,7 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
         return
     rest = [*load_flags(question), *slo_flags(question)]
     cluster = question.cluster
-    needed = verdict.gpus_needed
+    needed = fewest_gpus(verdict.arms)
     if needed is not None:
         nodes = -(-needed // cluster.gpus_per_node)
         yield shlex.join([*words, "--gpus", _gpus(question, nodes), *rest])

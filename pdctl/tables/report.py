@@ -339,7 +339,7 @@ def _input_rows(question: Question) -> list[Row]:
 
 
 def _load(question: Question) -> str:
-    clients, rate_rps = clients_of(question), question.workload.rate_rps
+    clients, rate_rps = clients_of(question.workload.concurrency), question.workload.rate_rps
     if clients is not None:
         return load_text(clients)
     return f"{format_rate(rate_rps)} req/s" if rate_rps else UNKNOWN

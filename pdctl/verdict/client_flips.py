@@ -74,7 +74,7 @@ class ClientAsker:
     @property
     def cost_s(self) -> float:
         """A guess of the CPU time of asking the question itself once."""
-        clients = clients_of(self.question) or 1
+        clients = clients_of(self.question.workload.concurrency) or 1
         layouts = len(self.found.sweep) + 1
         return len(client_requests(self.question, self.demand, clients)) * layouts * REQUEST_COST_S
 
@@ -83,7 +83,7 @@ def provenance_for(
     question: Question, arms: Mapping[str, Arm], fleets: Mapping[str, Fleet]
 ) -> Provenance:
     """Where the figures come from, for engines as full as the clients can make them."""
-    clients = clients_of(question) or 1
+    clients = clients_of(question.workload.concurrency) or 1
     fullest = max(clients / sum(arm.num_engines) for arm in arms.values())
     return provenance_of(question, fleets.values(), fullest)
 
@@ -94,7 +94,7 @@ def _with_clients(question: Question, clients: int) -> Question:
 
 def client_flip(asker: ClientAsker, base: Choice, direction: int) -> Flip | None:
     """The nearest number of clients in a direction (1 up, -1 down) with another answer."""
-    clients = clients_of(asker.question) or 1
+    clients = clients_of(asker.question.workload.concurrency) or 1
 
     def is_other(num: int) -> bool:
         return asker.forecast(num).choice != base
@@ -109,7 +109,7 @@ def client_flip(asker: ClientAsker, base: Choice, direction: int) -> Flip | None
 
 def most_clients(asker: ClientAsker) -> int | None:
     """The most clients, fewer than asked about, for which some layout meets the SLOs."""
-    clients = clients_of(asker.question) or 1
+    clients = clients_of(asker.question.workload.concurrency) or 1
     if not asker.question.slo.is_given:
         return None
     least = 1 if asker.forecast(1).is_met else clients

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator.simulate import find_prefixes
-from pdctl.verdict.closed_form import Demand, Scored, pace_of
+from pdctl.verdict.closed_form import Demand, Scored
 from pdctl.verdict.closed_loop import client_requests, estimated_rps, try_clients
 from pdctl.verdict.layouts import Engines, colocated_fleets, pd_fleets
 from pdctl.verdict.records import Arm, Question
@@ -82,10 +82,7 @@ def _ranked(
     if question.slo.is_given:
         return ranked(fleets, demand, question.slo)
     rates = [estimated_rps(fleet, demand, clients) for fleet in fleets]
-    scored = [
-        Scored(fleet, rate, rate, pace_of(fleet, demand, rate))
-        for fleet, rate in zip(fleets, rates, strict=True)
-    ]
+    scored = [Scored(fleet, rate) for fleet, rate in zip(fleets, rates, strict=True)]
     return sorted(scored, key=lambda s: s.capacity_rps, reverse=True)
 
 

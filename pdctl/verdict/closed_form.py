@@ -12,7 +12,7 @@ from pdctl.perf_model.communication import kv_transfer_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.simulator.steps import decode_step_s, prefill_s
 from pdctl.verdict.rules import LoadEstimate
-from pdctl.workload.records import Slo, Workload
+from pdctl.workload.records import Mix, Slo
 
 PREFILL_USE = 0.90  # AIConfigurator 2601.06288, Algorithm 3: prefill pools run at 90 % of peak
 DECODE_USE = 0.92  # the same: decode pools at 92 %
@@ -51,25 +51,25 @@ class Demand:
         return self.fresh + self.cached
 
 
-def demand_of(workload: Workload) -> Demand | None:
-    """The mean request of a workload; None while a length is unknown.
+def demand_of(mix: Mix) -> Demand | None:
+    """The mean request of a mix; None while a length is unknown.
 
     With a trace, pairs and context are means over its requests, not of the mean request.
     Ignores: that hits differ from prompt to prompt, and that some attention kernels read cached
     tokens slower than new ones (prefill_cached_weight); the simulator counts both.
     """
-    if workload.isl is None or workload.osl is None:
+    if mix.isl is None or mix.osl is None:
         return None
-    hit = workload.prefix_hit or 0.0
-    isl, osl = workload.isl.mean, max(workload.osl.mean, 1.0)
+    hit = mix.prefix_hit or 0.0
+    isl, osl = mix.isl.mean, max(mix.osl.mean, 1.0)
     fresh = max(isl * (1.0 - hit), 1.0)
     # E[n²] = mean²·(1 + cv²), and Σe(h + e/2) over a prompt's chunks = e·(h + e/2)
-    square = (1.0 + workload.isl.cv**2) * isl * isl
+    square = (1.0 + mix.isl.cv**2) * isl * isl
     pairs = square * (1.0 - hit) * (hit + (1.0 - hit) / 2)
     # a step is an output token: long outputs weigh more, and are longer while they last
-    context = isl + osl * (1.0 + workload.osl.cv**2) / 2
-    spread, long = 1.0 + workload.isl.cv**2, max(workload.isl.p90 / isl, 1.0)
-    has_tpot = workload.osl.p90 > 1.0
+    context = isl + osl * (1.0 + mix.osl.cv**2) / 2
+    spread, long = 1.0 + mix.isl.cv**2, max(mix.isl.p90 / isl, 1.0)
+    has_tpot = mix.osl.p90 > 1.0
     return Demand(fresh, isl - fresh, pairs, osl, context, spread, long, has_tpot)
 
 
@@ -351,19 +351,10 @@ def _waits(use: float, service_s: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Scored:
-    """A fleet with its closed-form capacity, and its pace at a rate (None: it cannot carry it)."""
+    """A fleet with its closed-form capacity."""
 
     fleet: Fleet
-    rate_rps: float
     capacity_rps: float
-    pace: Pace | None
-
-
-def score(fleet: Fleet, demand: Demand, slo: Slo, rate_rps: float) -> Scored:
-    """A fleet's closed-form figures at a rate."""
-    return Scored(
-        fleet, rate_rps, capacity_rps(fleet, demand, slo), pace_of(fleet, demand, rate_rps)
-    )
 
 
 def capacity_rps(fleet: Fleet, demand: Demand, slo: Slo) -> float:
@@ -407,13 +398,14 @@ def excess(pace: Pace | None, slo: Slo) -> float:
 
 
 def load_estimate(
-    prefill: EngineModel, decode: EngineModel, num_decode: int, demand: Demand, rate_rps: float
+    prefill: EngineModel, decode: EngineModel, demand: Demand, tokens_per_s: float
 ) -> LoadEstimate:
     """What the rules want to know of a split: decode batch, and moving KV against making it.
 
+    tokens_per_s: output of one decode engine.
     Source: Little's law for the batch; where the rate is too much, the batch that fits.
     """
-    running = running_requests(decode, demand, rate_rps / num_decode * demand.osl)
+    running = running_requests(decode, demand, tokens_per_s)
     return LoadEstimate(
         decode_batch=max_batch(decode, demand) if running is None else running,
         kv_move_s=kv_transfer_s(prefill.times, demand.isl),

@@ -21,7 +21,7 @@ from pdctl.verdict.judge import (
 )
 from pdctl.verdict.records import Arm, Choice, Lean, Question, Steady
 from pdctl.verdict.trials import QUEUE_SAMPLES, Run, arm_of_run, known_or_nan, without_too_long
-from pdctl.workload.arrivals import make_requests
+from pdctl.workload.arrivals import once_a_second
 from pdctl.workload.records import Requests, Slo
 
 REQUESTS_PER_CLIENT = 10  # as benchmarks send: InferenceX, and SGLang's bench_serving by habit
@@ -30,10 +30,9 @@ MOST_REQUESTS = 10_000
 LEAST_PER_CLIENT = 3  # a burst, a steady part and a drain, of however many clients
 
 
-def clients_of(question: Question) -> int | None:
-    """How many clients a question has in a closed loop; None: requests arrive at a rate."""
-    clients = question.workload.concurrency
-    return None if clients is None else max(1, round(clients))
+def clients_of(concurrency: float | None) -> int | None:
+    """How many clients a closed loop has; None: requests arrive at a rate."""
+    return None if concurrency is None else max(1, round(concurrency))
 
 
 def clients_text(clients: int) -> str:
@@ -56,7 +55,7 @@ def client_requests(question: Question, demand: Demand, clients: int) -> Request
     num = min(max(REQUESTS_PER_CLIENT * clients, least), MOST_REQUESTS)
     num = max(num, LEAST_PER_CLIENT * clients)
     workload = without_too_long(question.workload, question.llm.max_context)
-    return make_requests(workload, num=num, rate_rps=1.0, seed=question.seed)
+    return once_a_second(workload, num=num, seed=question.seed)
 
 
 def try_clients(

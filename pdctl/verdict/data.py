@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pdctl.inspection import llm_size
 from pdctl.inspection.records import Llm
 from pdctl.verdict.closed_loop import load_text
-from pdctl.verdict.records import Arm, Flip, Question, Verdict
+from pdctl.verdict.records import Arm, Flip, Question, Verdict, fewest_gpus
 from pdctl.workload.describe import workload_data
 
 
@@ -34,7 +34,7 @@ def verdict_data(
         "state_limits": asdict(verdict.state_limits) if verdict.state_limits else None,
         "flips": [flip_data(flip) for flip in verdict.flips],
         "floors": [asdict(floor) for floor in verdict.floors],
-        "gpus_needed": verdict.gpus_needed,
+        "gpus_needed": fewest_gpus(verdict.arms),
         "warnings": list(verdict.warnings),
         "question": question_data(question),
         "model": model_data(question.llm, isl.mean if isl else None),

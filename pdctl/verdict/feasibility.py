@@ -18,96 +18,96 @@ from pdctl.verdict.layouts import (
     shapes,
     tokens_of_one,
 )
-from pdctl.verdict.records import Question
+from pdctl.verdict.records import Site
 
 ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 MOST_GPUS_LOG2 = 8  # up to 128 GPUs are tried
 
 
-def why_nothing_fits(question: Question) -> str:
+def why_nothing_fits(site: Site) -> str:
     """Why no engine of any size fits these GPUs."""
-    fixed = question.parallelism.get("colocated")
-    shape = fixed or next(reversed(list(shapes(question, "colocated"))), Parallelism())
-    cluster = question.cluster
+    fixed = site.parallelism.get("colocated")
+    shape = fixed or next(reversed(list(shapes(site, "colocated"))), Parallelism())
+    cluster = site.cluster
     where = f"{cluster.num_gpus} × {cluster.gpu.name}"
-    if reason := _reason(question, shape, "colocated"):
-        return f"{question.llm.name} does not fit on {where}: {reason}."
-    why = _misfit_of(question, shape, "colocated")
-    return f"{question.llm.name} fits on {where}, but colocated engines {why}."
+    if reason := _reason(site, shape, "colocated"):
+        return f"{site.llm.name} does not fit on {where}: {reason}."
+    why = _misfit_of(site, shape, "colocated")
+    return f"{site.llm.name} fits on {where}, but colocated engines {why}."
 
 
-def where_it_fits(question: Question) -> str:
+def where_it_fits(site: Site) -> str:
     """The fewest of these GPUs, in powers of two, that hold the model, as --gpus takes them."""
-    free = replace(question, total=None, max_gpus=None, parallelism={})
+    free = replace(site, total=None, max_gpus=None, parallelism={})
     for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
         nodes, each = max(1, gpus // 8), min(gpus, 8)
-        cluster = replace(question.cluster, num_nodes=nodes, gpus_per_node=each)
+        cluster = replace(site.cluster, num_nodes=nodes, gpus_per_node=each)
         if engines_that_fit(replace(free, cluster=cluster)).colocated:
-            return f"{nodes}x{each}x{question.cluster.gpu.name}"
+            return f"{nodes}x{each}x{site.cluster.gpu.name}"
     return ""
 
 
-def why_too_long(question: Question, demand: Demand) -> str:
+def why_too_long(site: Site, demand: Demand) -> str:
     """Why nobody can serve the mean request: it exceeds the LLM's context; "" where it does not."""
-    context = question.llm.max_context
+    context = site.llm.max_context
     if context is None or demand.isl + demand.osl <= context:
         return ""
     asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
     return (
         f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
-        f"context of {question.llm.name}."
+        f"context of {site.llm.name}."
     )
 
 
-def left_out(question: Question) -> Iterator[str]:
+def left_out(site: Site) -> Iterator[str]:
     """For each role, the largest engine without room for one request of this workload.
 
     Smaller ones have less room; engines whose weights do not fit are not named.
     """
     for role in ROLES:
-        fixed = question.parallelism.get(role)
-        tried = [fixed] if fixed else list(shapes(question, role))
-        tight = [shape for shape in tried if _is_tight(question, shape, role)]
+        fixed = site.parallelism.get(role)
+        tried = [fixed] if fixed else list(shapes(site, role))
+        tight = [shape for shape in tried if _is_tight(site, shape, role)]
         if tight:
             shape = max(tight, key=lambda shape: shape.num_gpus)
-            yield f"{role.capitalize()} engines {_misfit_of(question, shape, role)}."
+            yield f"{role.capitalize()} engines {_misfit_of(site, shape, role)}."
 
 
-def _is_tight(question: Question, shape: Parallelism, role: Role) -> bool:
-    engine = fixed_engine(question, role, shape)
-    return engine is not None and not holds_one(engine, question.workload)
+def _is_tight(site: Site, shape: Parallelism, role: Role) -> bool:
+    engine = fixed_engine(site, role, shape)
+    return engine is not None and not holds_one(engine, site.workload)
 
 
-def why_not_built(question: Question, engines: Engines, built: set[str]) -> dict[str, str]:
+def why_not_built(site: Site, engines: Engines, built: set[str]) -> dict[str, str]:
     """Why an arm cannot be built: role, parallelism and bytes that do not fit, or too few GPUs."""
     roles: dict[str, tuple[Role, ...]] = {"colocated": ("colocated",), "pd": ("prefill", "decode")}
     found = {}
     for arm, needed in roles.items():
         if arm in built:
             continue
-        reasons = [why for role in needed if (why := _misfit(question, engines, role))]
-        found[arm] = "; ".join(reasons) or _too_few(question, engines, needed)
+        reasons = [why for role in needed if (why := _misfit(site, engines, role))]
+        found[arm] = "; ".join(reasons) or _too_few(site, engines, needed)
     return found
 
 
-def _misfit(question: Question, engines: Engines, role: Role) -> str:
+def _misfit(site: Site, engines: Engines, role: Role) -> str:
     if engines.of(role):
         return ""
-    fixed = question.parallelism.get(role)
-    tried = [fixed] if fixed else list(shapes(question, role))[-1:]
-    return f"{role} engines {_misfit_of(question, tried[0], role)}" if tried else ""
+    fixed = site.parallelism.get(role)
+    tried = [fixed] if fixed else list(shapes(site, role))[-1:]
+    return f"{role} engines {_misfit_of(site, tried[0], role)}" if tried else ""
 
 
-def _misfit_of(question: Question, shape: Parallelism, role: Role) -> str:
+def _misfit_of(site: Site, shape: Parallelism, role: Role) -> str:
     """Why an engine of a shape cannot serve, as the end of a sentence about it."""
-    if reason := _reason(question, shape, role):
+    if reason := _reason(site, shape, role):
         return f"do not fit: {reason}"
-    engine = fixed_engine(question, role, shape)
+    engine = fixed_engine(site, role, shape)
     assert engine is not None
-    room, needed = rank_tokens(engine), tokens_of_one(engine, question.workload)
-    serving = question.serving.get(role)
+    room, needed = rank_tokens(engine), tokens_of_one(engine, site.workload)
+    serving = site.serving.get(role)
     stored = serving.kv_dtype_bytes if serving else None
-    cell = kv_cell_bytes(question.llm, shape, stored or question.llm.kv_dtype_bytes)
+    cell = kv_cell_bytes(site.llm, shape, stored or site.llm.kv_dtype_bytes)
     place = "an attention-DP rank" if shape.dp > 1 else "the KV cache"
     return (
         f"of {shape.text} cannot hold one request of {format_count(needed)} tokens: {place} has "
@@ -115,13 +115,13 @@ def _misfit_of(question: Question, shape: Parallelism, role: Role) -> str:
     )
 
 
-def _reason(question: Question, shape: Parallelism, role: Role) -> str | None:
-    serving = question.serving.get(role)
-    return does_not_fit_reason(question.llm, question.cluster, shape, role, serving=serving)
+def _reason(site: Site, shape: Parallelism, role: Role) -> str | None:
+    serving = site.serving.get(role)
+    return does_not_fit_reason(site.llm, site.cluster, shape, role, serving=serving)
 
 
-def _too_few(question: Question, engines: Engines, roles: Sequence[Role]) -> str:
-    have = gpu_budget(question)
+def _too_few(site: Site, engines: Engines, roles: Sequence[Role]) -> str:
+    have = gpu_budget(site)
     there = f"there {'is' if have == 1 else 'are'} {have}"
     if roles == ("colocated",):
         return f"a colocated engine takes more GPUs than there are ({have})"

@@ -1,22 +1,23 @@
 """What changes the answer: the nearest value of each input with another verdict, asked again.
 
 A forecast says where to look: service levels are read off runs that are there, other inputs come
-from closed forms. A flip is told only when the whole question, asked at that value and 5 %
-beyond, has the other answer both times.
+from closed forms. A surmise needs few runs: an arm's capacity is compared with what decides
+instead of being searched for. A flip is told only when the whole question, asked at that value
+and 5 % beyond, has the other answer both times, by the search and judgement of `decide`.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.capacity import rung_below, rung_rps
 from pdctl.verdict.closed_form import capacity_rps, demand_of
-from pdctl.verdict.judge import Known, Margins, by_capacity
-from pdctl.verdict.layouts import gpu_budget
-from pdctl.verdict.records import Choice, Flip, Question
-from pdctl.verdict.search import Contest
+from pdctl.verdict.judge import Known, Margins, any_carries, by_capacity
+from pdctl.verdict.layouts import engines_that_fit, gpu_budget
+from pdctl.verdict.records import Choice, Flip, Question, Site
+from pdctl.verdict.search import Contest, contest_of, site_of, whole_choice
 from pdctl.verdict.trials import Run, Trials, sample_size
 from pdctl.workload.records import Lengths, Slo
 
@@ -28,6 +29,9 @@ CLEARLY = 1.03  # a forecast counts when it clears its threshold by so much
 LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the simulator
 MOST_REQUESTS = 4000  # in a sample: beyond, runs that only show where to look cost too much
 SPOTS = (0.45, 0.6, 0.8, 1.0, 1.25)  # of an arm's capacity: where a forecast looks at its runs
+MARGIN = 2  # rungs beside the one that decides
+LEAP = 1.12  # from one such rate to the next
+TRIES = 4  # rates at which one arm is seen to carry clearly more than the other, or not
 
 
 class Ask(Protocol):
@@ -70,7 +74,7 @@ def axes_of(question: Question, num_requests: int) -> Iterator[Axis]:
         return
     if workload.isl is not None:
         yield Axis("isl", workload.isl.mean, _with_isl)
-    if most := _most_engines(question):
+    if most := _most_engines(site_of(question)):
         total = question.total or most
         yield Axis("total", total, lambda q, x: replace(q, total=int(x)), most, is_whole=True)
 
@@ -93,12 +97,12 @@ def _with_isl(question: Question, mean: float) -> Question:
     return replace(question, workload=replace(question.workload, isl=scaled))
 
 
-def _most_engines(question: Question) -> int:
+def _most_engines(site: Site) -> int:
     """The most engines --total can ask for; 0 where engines may have any size."""
-    sizes = {shape.num_gpus for shape in question.parallelism.values()}
-    if len(sizes) != 1 or len(question.parallelism) != 3:
+    sizes = {shape.num_gpus for shape in site.parallelism.values()}
+    if len(sizes) != 1 or len(site.parallelism) != 3:
         return 0
-    return gpu_budget(replace(question, total=None)) // sizes.pop()
+    return gpu_budget(replace(site, total=None)) // sizes.pop()
 
 
 @dataclass(frozen=True)
@@ -136,17 +140,17 @@ class Forecast:
     def _capacity(self, name: str, axis: Axis, asked: Question) -> float:
         if axis.what in ("tpot_s", "ttft_s") and self.runs:
             return self.scales[name] * read_off(self.runs[name], asked.slo)
-        demand = demand_of(asked.workload)
+        demand = demand_of(site_of(asked).workload)
         assert demand is not None
         size = (asked.total or 1) / (self.question.total or asked.total or 1)
         closed = capacity_rps(self.fleets[name], demand, asked.slo)
         return size * self.closed_scales[name] * closed
 
 
-def forecast_of(contest: Contest, capacities: Mapping[str, float]) -> Forecast:
-    """A forecast for a contest whose capacities are known."""
-    trials = contest.trials.few or contest.trials
-    slo, margins = contest.question.slo, contest.margins
+def forecast_of(question: Question, contest: Contest, capacities: Mapping[str, float]) -> Forecast:
+    """A forecast for a question whose capacities are known."""
+    trials, margins = contest.trials.few or contest.trials, contest.margins
+    slo = contest.slo
     fleets = {
         name: contest.search(name).best or entrants[0].fleet
         for name, entrants in contest.entrants.items()
@@ -156,7 +160,7 @@ def forecast_of(contest: Contest, capacities: Mapping[str, float]) -> Forecast:
         runs = {name: _runs(trials, fleet, capacities[name]) for name, fleet in fleets.items()}
     closed = {name: capacity_rps(f, contest.demand, slo) for name, f in fleets.items()}
     return Forecast(
-        question=contest.question,
+        question=question,
         closed_scales={name: _scale(capacities[name], closed[name]) for name in fleets},
         fleets=fleets,
         runs=runs,
@@ -259,3 +263,150 @@ def _rounded(axis: Axis, value: float, direction: int) -> float | None:
         if (rounded - axis.value) * direction > 0:
             return rounded
     return None
+
+
+@dataclass
+class Asker:
+    """Asks questions that differ a little from one that was answered by a contest.
+
+    contests: those asked before.
+    """
+
+    question: Question
+    contest: Contest
+    contests: dict[object, Contest] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.contests[_key(self.question)] = self.contest
+
+    def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
+        """What the verdict should be, from few runs; None: too near to a threshold to be sure.
+
+        guesses: what each arm probably carries, to know at which rates to compare them.
+        """
+        own = self._contest(question)
+        if own is None or len(own.entrants) < 2 or own.is_searched:
+            return self(question)
+        if own.trials.few is not None:
+            return self._rough_choice(own, question.workload.rate_rps)
+        return certain_choice(own, question.workload.rate_rps, guesses)
+
+    def _rough_choice(self, own: Contest, rate_rps: float | None) -> Choice:
+        """The verdict by a part of the requests, corrected by what all of them changed before."""
+        found = {}
+        for arm in own.entrants:
+            known = self.contest.search(arm)
+            scale = _scale(known.rate_rps, known.rough_rps)
+            found[arm] = Known(scale * own.search(arm).rough_rps)
+        return by_capacity(found["colocated"], found["pd"], rate_rps, own.margins)
+
+    def __call__(self, question: Question) -> Choice:
+        """The verdict of the whole question, as `decide` comes to it."""
+        own = self._contest(question)
+        if own is None:
+            return "too_close"
+        return whole_choice(own, question.workload.rate_rps)
+
+    def is_met(self, question: Question) -> bool:
+        """Whether some layout meets the SLOs at the rate of the question."""
+        own = self._contest(question)
+        if own is None:
+            return False
+        return any_carries([own.search(arm) for arm in own.entrants], question.workload.rate_rps)
+
+    def _contest(self, question: Question) -> Contest | None:
+        key = _key(question)
+        if key not in self.contests:
+            made = self._made(site_of(question), question.slo)
+            if made is None:
+                return None
+            self.contests[key] = made
+        return self.contests[key]
+
+    def _made(self, site: Site, slo: Slo) -> Contest | None:
+        base = self.contest
+        demand = demand_of(site.workload)
+        if demand is None:
+            return None
+        is_same = site.workload.isl == base.site.workload.isl
+        has_same = is_same and site.total == base.site.total
+        engines = base.engines if has_same else engines_that_fit(site)
+        earlier = base.trials if is_same else None
+        seed = self.question.seed
+        contest = contest_of(site, slo, engines, demand, seed=seed, earlier=earlier)
+        return contest if contest.entrants else None
+
+
+def _key(question: Question) -> object:
+    """What tells contests of one workload and model apart; the rate does not."""
+    isl = question.workload.isl
+    return question.slo, isl.mean if isl else None, question.total
+
+
+def certain_choice(
+    contest: Contest, rate_rps: float | None, guesses: Mapping[str, float]
+) -> Choice | None:
+    """As whole_choice, from a few runs on either side of what decides; None: not certain."""
+    if rate_rps is not None:
+        reached = [_reaches(contest, arm, rate_rps) for arm in contest.entrants]
+        if True not in reached:
+            return None if None in reached else _nearer(contest, guesses)
+        enough = _reaches(contest, "colocated", rate_rps * contest.margins.enough)
+        if enough is not False:
+            return "colocated" if enough else None
+    for winner, loser in (("pd", "colocated"), ("colocated", "pd")):
+        more = _carries_more(contest, winner, loser, guesses, contest.margins.ratio)
+        if more is not False:
+            return _named(winner) if more else None
+    return "too_close"
+
+
+def _nearer(contest: Contest, guesses: Mapping[str, float]) -> Choice | None:
+    """The arm that carries more where neither carries enough."""
+    more = _carries_more(contest, "pd", "colocated", guesses, 1.0)
+    return None if more is None else "pd" if more else "colocated"
+
+
+def _named(arm: str) -> Choice:
+    return "pd" if arm == "pd" else "colocated"
+
+
+def _reaches(contest: Contest, arm: str, rate_rps: float) -> bool | None:
+    """Whether an arm's capacity is at least a rate."""
+    rung = rung_below(rate_rps)
+    rung += rung_rps(rung) < rate_rps
+    if _holds(contest, arm, rung_rps(rung + MARGIN)):
+        return True
+    return None if _holds(contest, arm, rung_rps(rung - MARGIN)) else False
+
+
+def _carries_more(
+    contest: Contest, winner: str, loser: str, guesses: Mapping[str, float], factor: float
+) -> bool | None:
+    """Whether one arm carries `factor` times as much as another, as some rate between shows."""
+    ours, theirs = guesses[winner], guesses[loser]
+    if ours <= 0 or theirs <= 0:
+        return None
+    at, held, missed = math.sqrt(theirs * ours / factor), 0.0, math.inf
+    for _ in range(TRIES):
+        rate = rung_rps(rung_below(at))
+        is_carried = _holds(contest, loser, rate)
+        beside = -MARGIN if is_carried else MARGIN
+        wins = _holds(contest, winner, rung_rps(rung_below(rate * factor) + beside))
+        if wins != is_carried:
+            return wins
+        held, missed = (rate, missed) if is_carried else (held, rate)
+        at = _between(held, missed)
+    return None
+
+
+def _between(held: float, missed: float) -> float:
+    """The next rate to try: both arms carry `held`, and neither `missed`."""
+    if held and missed < math.inf:
+        return math.sqrt(held * missed)
+    return held * LEAP if held else missed / LEAP
+
+
+def _holds(contest: Contest, arm: str, rate_rps: float) -> bool:
+    slo, trials = contest.slo, contest.trials
+    return any(trials.meets(c.fleet, rate_rps, slo) for c in contest.entrants[arm])

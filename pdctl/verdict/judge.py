@@ -9,7 +9,7 @@ from pdctl.inspection.records import Llm
 from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind, region_of
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.closed_form import Demand, capacity_rps
-from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Question
+from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
 from pdctl.workload.records import Slo
 
 DecidedBy = Literal["rules", "evidence", "feasibility"]
@@ -22,18 +22,18 @@ MOST_MARGIN = 1e3  # where an arm may be unable to meet the SLOs at all
 
 
 def provenance_of(
-    question: Question, fleets: Iterable[Fleet] = (), running: float = math.inf
+    site: Site, fleets: Iterable[Fleet] = (), running: float = math.inf
 ) -> Provenance:
-    """Where the figures of a question come from, and how far they may be off.
+    """Where the figures about a site come from, and how far they may be off.
 
     fleets: what the figures are about. running: requests at once in an engine; without it,
     engines as full as they are at a capacity.
     """
-    profile, cluster = question.profile, question.cluster
+    profile, cluster = site.profile, site.cluster
     engines = [e for f in fleets for e in (f.colocated, f.prefill, f.decode) if e is not None]
     sizes = [engine.parallelism.num_gpus for engine in engines]
     case = Case(
-        kind=model_kind(question.llm),
+        kind=model_kind(site.llm),
         gpu=cluster.gpu.name,
         fitted=profile is not None,
         region=region_of(running),

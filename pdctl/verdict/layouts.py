@@ -10,8 +10,8 @@ from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.memory import check_parallelism
 from pdctl.perf_model.records import SGLANG_DEFAULTS, EngineModel, Fleet, Parallelism, Role
 from pdctl.perf_model.simulator.routing import Policy, known_policy
-from pdctl.verdict.records import Question, StateLimits
-from pdctl.workload.records import Workload
+from pdctl.verdict.records import Site, StateLimits
+from pdctl.workload.records import Mix
 
 NOTABLE = 1.5  # times more requests per engine: worth a line
 MAX_SIZES = 4  # sizes of engine tried per role beyond the smallest that fits
@@ -35,76 +35,75 @@ class Engines:
         return by_role[role]
 
 
-def engines_that_fit(question: Question) -> Engines:
+def engines_that_fit(site: Site) -> Engines:
     """The engines the search may use: those the user fixed, or all sizes, that can serve.
 
     They fit the GPUs, and one attention-DP rank holds a mean request of the workload.
     """
     return Engines(
-        _role_engines(question, "colocated"),
-        _role_engines(question, "prefill"),
-        _role_engines(question, "decode"),
+        _role_engines(site, "colocated"),
+        _role_engines(site, "prefill"),
+        _role_engines(site, "decode"),
     )
 
 
-def gpu_budget(question: Question) -> int:
+def gpu_budget(site: Site) -> int:
     """GPUs both arms may use.
 
     Raises InvalidInput when the engines asked for need more than there are.
     """
-    have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
-    size = _fixed_size(question)
-    if question.total is None or size is None:
+    have = min(site.cluster.num_gpus, site.max_gpus or site.cluster.num_gpus)
+    size = _fixed_size(site)
+    if site.total is None or size is None:
         return have
-    if question.total * size > have:
+    if site.total * size > have:
         raise InvalidInput(
-            f"{question.total} engines of {size} GPUs need {question.total * size} GPUs; "
-            f"there are {have}.",
+            f"{site.total} engines of {size} GPUs need {site.total * size} GPUs; there are {have}.",
             hint=f"--total {have // size}" if have >= size else f"--tp {have}",
         )
-    return question.total * size
+    return site.total * size
 
 
-def colocated_fleets(question: Question, engines: Engines) -> tuple[Fleet, ...]:
+def colocated_fleets(site: Site, engines: Engines) -> tuple[Fleet, ...]:
     """One fleet per colocated engine size, each as large as the GPUs allow."""
-    budget = gpu_budget(question)
+    budget = gpu_budget(site)
     fleets = []
     for engine in engines.colocated:
         count = budget // engine.parallelism.num_gpus
-        if question.total is not None and "colocated" in question.parallelism:
-            count = min(count, question.total)
+        if site.total is not None and "colocated" in site.parallelism:
+            count = min(count, site.total)
         if count:
             fleets.append(
                 Fleet(
                     colocated=engine,
                     num_colocated=count,
-                    policy=routing_policy(question, is_split=False),
+                    policy=routing_policy(site, is_split=False),
                 )
             )
     return tuple(fleets)
 
 
-def pd_fleets(question: Question, prefill: EngineModel, decode: EngineModel) -> tuple[Fleet, ...]:
+def pd_fleets(site: Site, prefill: EngineModel, decode: EngineModel) -> tuple[Fleet, ...]:
     """All splits of the GPUs over these two engines that leave no room for another engine."""
-    policy = routing_policy(question, is_split=True)
+    policy = routing_policy(site, is_split=True)
     return tuple(
         Fleet(prefill=prefill, decode=decode, num_prefill=p, num_decode=d, policy=policy)
-        for p, d in _splits(question, prefill, decode)
+        for p, d in _splits(site, prefill, decode)
     )
 
 
-def routing_policy(question: Question, *, is_split: bool) -> Policy:
+def routing_policy(site: Site, *, is_split: bool) -> Policy:
     """The policy to simulate: the user's, or the one `up` gives the router where that makes sense.
 
     Drawn prompts with a --prefix-hit all share one prefix, for which cache_aware would send
     them to one engine; real prompts share many, and then any engine has some of them.
     """
-    if question.policy:
-        return known_policy(question.policy)
+    if site.policy:
+        return known_policy(site.policy)
     if is_split:
         return "round_robin"
-    drawn = question.workload.requests is None
-    return "power_of_two" if drawn and question.workload.prefix_hit else "cache_aware"
+    drawn = site.workload.requests is None
+    return "power_of_two" if drawn and site.workload.prefix_hit else "cache_aware"
 
 
 def state_limits(llm: Llm, fleets: Mapping[str, Fleet]) -> StateLimits | None:
@@ -123,15 +122,13 @@ def state_limits(llm: Llm, fleets: Mapping[str, Fleet]) -> StateLimits | None:
     return limits if high > NOTABLE * low else None
 
 
-def _splits(
-    question: Question, prefill: EngineModel, decode: EngineModel
-) -> Iterator[tuple[int, int]]:
-    budget = gpu_budget(question)
+def _splits(site: Site, prefill: EngineModel, decode: EngineModel) -> Iterator[tuple[int, int]]:
+    budget = gpu_budget(site)
     each_p, each_d = prefill.parallelism.num_gpus, decode.parallelism.num_gpus
-    if question.total is not None:
-        for p in range(1, question.total):
-            if p * each_p + (question.total - p) * each_d <= budget:
-                yield p, question.total - p
+    if site.total is not None:
+        for p in range(1, site.total):
+            if p * each_p + (site.total - p) * each_d <= budget:
+                yield p, site.total - p
         return
     for p in range(1, (budget - each_d) // each_p + 1):
         d = (budget - p * each_p) // each_d
@@ -139,24 +136,24 @@ def _splits(
             yield p, d
 
 
-def _role_engines(question: Question, role: Role) -> tuple[EngineModel, ...]:
-    fixed = question.parallelism.get(role)
-    tried = (fixed,) if fixed else tuple(shapes(question, role))
+def _role_engines(site: Site, role: Role) -> tuple[EngineModel, ...]:
+    fixed = site.parallelism.get(role)
+    tried = (fixed,) if fixed else tuple(shapes(site, role))
     found: list[EngineModel] = []
     sizes: set[int] = set()
     for shape in tried:
         if len(sizes) >= MAX_SIZES and shape.num_gpus not in sizes:
             break
-        engine = fixed_engine(question, role, shape)
-        if engine is not None and holds_one(engine, question.workload):
+        engine = fixed_engine(site, role, shape)
+        if engine is not None and holds_one(engine, site.workload):
             sizes.add(shape.num_gpus)
             found.append(engine)
     return tuple(found)
 
 
-def holds_one(engine: EngineModel, workload: Workload) -> bool:
+def holds_one(engine: EngineModel, mix: Mix) -> bool:
     """Whether a rank of the engine has room for a mean request; True while a length is unknown."""
-    needed = tokens_of_one(engine, workload)
+    needed = tokens_of_one(engine, mix)
     return needed is None or needed <= rank_tokens(engine)
 
 
@@ -165,44 +162,44 @@ def rank_tokens(engine: EngineModel) -> int:
     return engine.kv_capacity_tokens // engine.parallelism.dp
 
 
-def tokens_of_one(engine: EngineModel, workload: Workload) -> float | None:
+def tokens_of_one(engine: EngineModel, mix: Mix) -> float | None:
     """KV tokens that a mean request takes; None while a length is unknown.
 
     A prefill engine keeps the prompt alone; a decode engine reserves room for output beforehand.
     Source: SGLang's init_req_max_new_tokens and num_reserved_decode_tokens.
     """
-    if workload.isl is None or workload.osl is None:
+    if mix.isl is None or mix.osl is None:
         return None
-    prompt, output = workload.isl.mean, workload.osl.mean
+    prompt, output = mix.isl.mean, mix.osl.mean
     if engine.role == "prefill":
         return prompt + 1
     return prompt + max(output, engine.reserved_decode_tokens if engine.role == "decode" else 0)
 
 
-def fixed_engine(question: Question, role: Role, shape: Parallelism) -> EngineModel | None:
+def fixed_engine(site: Site, role: Role, shape: Parallelism) -> EngineModel | None:
     """The engine of a role and shape, with what the question says of it; None: does not fit."""
-    speculation = question.speculation
-    serving = question.serving.get(role, SGLANG_DEFAULTS)
+    speculation = site.speculation
+    serving = site.serving.get(role, SGLANG_DEFAULTS)
     return engine_model(
-        question.llm,
-        question.cluster,
+        site.llm,
+        site.cluster,
         shape,
         role,
-        profile=question.profile,
+        profile=site.profile,
         serving=serving,
-        attention_backend=serving.attention_backend or question.attention_backend,
+        attention_backend=serving.attention_backend or site.attention_backend,
         verify_tokens=speculation.verify_tokens if speculation else 1,
         accept_length=speculation.accept_length if speculation else 1.0,
     )
 
 
-def shapes(question: Question, role: Role) -> Iterator[Parallelism]:
+def shapes(site: Site, role: Role) -> Iterator[Parallelism]:
     """Parallelisms worth trying for a role, smallest first, that the LLM can be cut into."""
-    fixed = _fixed_size(question)
-    most = question.cluster.num_gpus - (0 if role == "colocated" else 1)
-    for size in _sizes(question.llm, question.cluster):
+    fixed = _fixed_size(site)
+    most = site.cluster.num_gpus - (0 if role == "colocated" else 1)
+    for size in _sizes(site.llm, site.cluster):
         if size <= most and fixed in (None, size):
-            yield from (s for s in _of_size(question.llm, size) if _can_cut(question.llm, s))
+            yield from (s for s in _of_size(site.llm, size) if _can_cut(site.llm, s))
 
 
 def _sizes(llm: Llm, cluster: Cluster) -> Iterator[int]:
@@ -235,13 +232,13 @@ def _can_cut(llm: Llm, shape: Parallelism) -> bool:
     return True
 
 
-def _fixed_size(question: Question) -> int | None:
+def _fixed_size(site: Site) -> int | None:
     """GPUs of one engine where all roles have the same: fixed by the user, or by --total."""
-    sizes = {shape.num_gpus for shape in question.parallelism.values()}
-    if len(sizes) == 1 and len(question.parallelism) == 3:
+    sizes = {shape.num_gpus for shape in site.parallelism.values()}
+    if len(sizes) == 1 and len(site.parallelism) == 3:
         return sizes.pop()
-    if question.total is None or question.parallelism:
+    if site.total is None or site.parallelism:
         return None
-    each = question.cluster.num_gpus // question.total
-    fitting = [size for size in _sizes(question.llm, question.cluster) if size <= each]
+    each = site.cluster.num_gpus // site.total
+    fitting = [size for size in _sizes(site.llm, site.cluster) if size <= each]
     return fitting[-1] if fitting else 1

@@ -16,7 +16,7 @@ from pdctl.perf_model.records import (
     Role,
     Serving,
 )
-from pdctl.workload.records import Slo, Workload
+from pdctl.workload.records import Mix, Slo, Workload
 
 Choice = Literal["pd", "colocated", "too_close"]
 Favours = Literal["pd", "colocated", "neither", "unknown"]
@@ -37,8 +37,8 @@ class Speculation:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What `pdctl plan` was asked.
+class Site:
+    """What decides which engines can be built, and how many: all of a question but its load.
 
     total: engines; None: as many as the GPUs hold. parallelism: fixed by the user, by role;
     a role that is missing is searched. args: SGLang's flags by role, as `up` takes them; serving:
@@ -47,19 +47,26 @@ class Question:
 
     llm: Llm
     cluster: Cluster
-    workload: Workload
-    slo: Slo = Slo()
+    workload: Mix
     total: int | None = None
     parallelism: Mapping[Role, Parallelism] = field(default_factory=dict)
     speculation: Speculation | None = None
     profile: Profile | None = None
-    seed: int = 0
     attention_backend: str | None = None  # None: SGLang's default on the GPU
     args: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     serving: Mapping[Role, Serving] = field(default_factory=dict)
     policy: str | None = None
     unused_profile: Profile | None = None  # of this GPU and family, but of another backend
     max_gpus: int | None = None  # use at most so many of the GPUs; None: all
+
+
+@dataclass(frozen=True)
+class Question(Site):
+    """What `pdctl plan` was asked: a site, and the load it has to carry."""
+
+    workload: Workload
+    slo: Slo = Slo()
+    seed: int = 0
     usd_per_gpu_hour: float | None = None
 
 
@@ -228,6 +235,7 @@ class Verdict:
     is_fewest: bool = False  # chosen because it needs fewer GPUs
     impossible: dict[str, str] = field(default_factory=dict)
     state_limits: StateLimits | None = None
+    left_out: tuple[str, ...] = ()  # engines without room for one request, and why
     fits_on: str = ""  # where nothing fits: GPUs on which it would, as --gpus takes them
     floors: tuple[Floor, ...] = ()  # where the SLOs are below what any layout takes
     headline: str = ""
@@ -235,13 +243,13 @@ class Verdict:
     unmet: str = ""  # why the answer is no
     warnings: tuple[str, ...] = ()
 
-    @property
-    def gpus_needed(self) -> int | None:
-        """The fewest GPUs with which either arm meets the SLOs; None: unknown, or never."""
-        known = [arm.gpus_needed for arm in self.arms.values() if arm.gpus_needed is not None]
-        return min(known, default=None)
 
-    @property
-    def top_rps(self) -> float:
-        """The most that any arm carries; 0: none meets the SLOs, or it is unknown."""
-        return max((arm.capacity_rps or 0.0 for arm in self.arms.values()), default=0.0)
+def fewest_gpus(arms: Mapping[str, Arm]) -> int | None:
+    """The fewest GPUs with which either arm meets the SLOs; None: unknown, or never."""
+    known = [arm.gpus_needed for arm in arms.values() if arm.gpus_needed is not None]
+    return min(known, default=None)
+
+
+def most_carried(arms: Mapping[str, Arm]) -> float:
+    """The highest rate that any arm carries; 0: none meets the SLOs, or it is unknown."""
+    return max((arm.capacity_rps or 0.0 for arm in arms.values()), default=0.0)

@@ -8,7 +8,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.units import format_count, format_seconds, format_share
 from pdctl.verdict.records import Favours, Lean, Rule, Sizing, Speculation
-from pdctl.workload.records import Workload
+from pdctl.workload.records import Mix
 
 
 def quarter(total: int) -> Sizing:
@@ -24,24 +24,24 @@ def quarter(total: int) -> Sizing:
 def rate_match(
     total: int,
     *,
-    rate_rps: float,
-    uncached_prompt_tokens: float,
+    prompt_tokens_per_s: float,
     prefill_tokens_per_s: float,
-    output_tokens: float = 0.0,
+    output_tokens_per_s: float = 0.0,
     decode_tokens_per_s: float | None = None,
 ) -> Sizing:
     """As many prefill engines as the prompt tokens per second need, bounded by the total.
 
-    prefill_tokens_per_s: of one engine. decode_tokens_per_s: of one decode engine; when given,
-    decode is left the engines it needs, as far as prefill's own need allows in proportion.
+    prompt_tokens_per_s: uncached ones, of all requests. prefill_tokens_per_s: of one engine.
+    decode_tokens_per_s: of one decode engine; when given, decode is left the engines it needs, as
+    far as prefill's own need allows in proportion.
     Raises InvalidInput below two engines.
     Source: Miles guide, prefill = ceil(rate × ISL / tokens per second of one engine).
     Ignores: queueing; an engine is taken as busy all the time.
     """
-    need = rate_rps * uncached_prompt_tokens / prefill_tokens_per_s
+    need = prompt_tokens_per_s / prefill_tokens_per_s
     prefill = math.ceil(need - 1e-9)
     if decode_tokens_per_s is not None:
-        decode = rate_rps * output_tokens / decode_tokens_per_s
+        decode = output_tokens_per_s / decode_tokens_per_s
         if prefill + math.ceil(decode - 1e-9) > total:
             prefill = round(total * need / (need + decode))
     return _sizing(total, prefill, "rate_match")
@@ -105,7 +105,7 @@ class LoadEstimate:
 def apply_rules(
     llm: Llm,
     cluster: Cluster,
-    workload: Workload,
+    mix: Mix,
     load: LoadEstimate | None = None,
     speculation: Speculation | None = None,
 ) -> tuple[Rule, ...]:
@@ -115,24 +115,24 @@ def apply_rules(
     """
     load = load or LoadEstimate()
     return (
-        _long_prompts(workload),
+        _long_prompts(mix),
         _decode_batch(load.decode_batch, speculation),
         _moe(llm),
-        _short_prompts(workload),
+        _short_prompts(mix),
         _single_node(cluster),
-        _variability(workload),
+        _variability(mix),
         _kv_path(cluster, load),
     )
 
 
-def uncached_prompt_tokens(workload: Workload) -> float | None:
+def uncached_prompt_tokens(mix: Mix) -> float | None:
     """Mean prompt tokens that prefill must compute: those not found in the prefix cache.
 
     Ignores: that a finite cache finds fewer than an unlimited one.
     """
-    if workload.isl is None:
+    if mix.isl is None:
         return None
-    return workload.isl.mean * (1.0 - (workload.prefix_hit or 0.0))
+    return mix.isl.mean * (1.0 - (mix.prefix_hit or 0.0))
 
 
 def lean(rules: tuple[Rule, ...]) -> Lean:
@@ -152,26 +152,26 @@ def lean(rules: tuple[Rule, ...]) -> Lean:
     return "mixed"
 
 
-def _long_prompts(workload: Workload) -> Rule:
-    tokens = uncached_prompt_tokens(workload)
-    if tokens is None or workload.isl is None:
+def _long_prompts(mix: Mix) -> Rule:
+    tokens = uncached_prompt_tokens(mix)
+    if tokens is None or mix.isl is None:
         return Rule("long_prompts", "unknown", None, LONG_PROMPT_TOKENS, "unknown: --isl", LONG)
-    text = f"mean {format_count(round(workload.isl.mean))} tokens"
-    if workload.prefix_hit:
+    text = f"mean {format_count(round(mix.isl.mean))} tokens"
+    if mix.prefix_hit:
         text += f", {format_count(round(tokens))} uncached"
-    if workload.isl.cv > 0:
-        text += f", {format_share(workload.isl.share_from_4k)} over 4K"
+    if mix.isl.cv > 0:
+        text += f", {format_share(mix.isl.share_from_4k)} over 4K"
     favours: Favours = "pd" if tokens >= LONG_PROMPT_TOKENS else "neither"
     return Rule("long_prompts", favours, tokens, LONG_PROMPT_TOKENS, text, LONG)
 
 
-def _short_prompts(workload: Workload) -> Rule:
-    tokens = uncached_prompt_tokens(workload)
-    if tokens is None or workload.isl is None:
+def _short_prompts(mix: Mix) -> Rule:
+    tokens = uncached_prompt_tokens(mix)
+    if tokens is None or mix.isl is None:
         return Rule("short_prompts", "unknown", None, SHORT_PROMPT_TOKENS, "unknown: --isl", SHORT)
     favours: Favours = "colocated" if tokens < SHORT_PROMPT_TOKENS else "neither"
-    if workload.isl.cv > 0:
-        text = f"{format_share(workload.isl.share_under_1k)} under 1K"
+    if mix.isl.cv > 0:
+        text = f"{format_share(mix.isl.share_under_1k)} under 1K"
     elif tokens < SHORT_PROMPT_TOKENS:
         text = "under 1K to compute"
     else:
@@ -204,12 +204,10 @@ def _single_node(cluster: Cluster) -> Rule:
     return Rule("single_node", favours, cluster.num_nodes, 2, text, NODE)
 
 
-def _variability(workload: Workload) -> Rule:
-    burst = workload.burstiness
+def _variability(mix: Mix) -> Rule:
+    burst = mix.burstiness
     if burst is None:
-        text = (
-            "unknown: give a trace" if workload.requests is None else "no five minutes of arrivals"
-        )
+        text = "unknown: give a trace" if mix.requests is None else "no five minutes of arrivals"
         return Rule("variability", "unknown", None, VARIABLE_PEAK, text, VARY)
     variable = burst.dispersion > VARIABLE_DISPERSION or burst.peak_over_mean > VARIABLE_PEAK
     text = f"busiest minute {burst.peak_over_mean:.1f}× the mean"

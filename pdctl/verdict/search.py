@@ -6,7 +6,7 @@ asked about. Without any it is the fastest of those that keep up at the rate.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, TypeVar
 
 from pdctl.perf_model.records import EngineModel, Fleet
@@ -16,9 +16,9 @@ from pdctl.verdict.closed_form import (
     Demand,
     Scored,
     capacity_rps,
+    demand_of,
     excess,
     pace_of,
-    score,
 )
 from pdctl.verdict.judge import Margins, by_capacity, capacity_bounds, margins_of, provenance_of
 from pdctl.verdict.layouts import (
@@ -30,7 +30,7 @@ from pdctl.verdict.layouts import (
     pd_fleets,
     routing_policy,
 )
-from pdctl.verdict.records import Arm, Choice, Provenance, Question
+from pdctl.verdict.records import Arm, Choice, Provenance, Question, Site
 from pdctl.verdict.rules import quarter
 from pdctl.verdict.trials import (
     Run,
@@ -41,7 +41,7 @@ from pdctl.verdict.trials import (
     try_layout,
     unpredicted,
 )
-from pdctl.workload.records import Slo
+from pdctl.workload.records import Mix, Slo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,14 +68,23 @@ def one_by_one(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> 
     return [work(item) for item in items]
 
 
+def site_of(question: Question) -> Site:
+    """What layouts may depend on: all of a question but its rate, its SLOs and its price."""
+    mix = Mix(**{field.name: getattr(question.workload, field.name) for field in fields(Mix)})
+    site = {field.name: getattr(question, field.name) for field in fields(Site)}
+    return Site(**{**site, "workload": mix})
+
+
 @dataclass
 class Contest:
     """The layouts of both arms that are worth simulating, best first, and what they are tried on.
 
-    all_splits: for the sweep, from fewest to most prefill GPUs.
+    It knows no rate: what it finds holds whatever rate is asked about. all_splits: for the sweep,
+    from fewest to most prefill GPUs.
     """
 
-    question: Question
+    site: Site
+    slo: Slo
     engines: Engines
     demand: Demand
     entrants: Mapping[str, tuple[Candidate, ...]]
@@ -88,8 +97,8 @@ class Contest:
     def search(self, arm: str) -> CapacitySearch:
         """The search for an arm's capacity, as far as it has come."""
         if arm not in self.searches:
-            slo = self.question.slo
-            self.searches[arm] = CapacitySearch(self.trials, self.entrants.get(arm, ()), slo)
+            entrants = self.entrants.get(arm, ())
+            self.searches[arm] = CapacitySearch(self.trials, entrants, self.slo)
         return self.searches[arm]
 
     @property
@@ -104,35 +113,41 @@ class Contest:
 
 
 def contest_of(
-    question: Question, engines: Engines, demand: Demand, earlier: Trials | None = None
+    site: Site,
+    slo: Slo,
+    engines: Engines,
+    demand: Demand,
+    *,
+    seed: int = 0,
+    earlier: Trials | None = None,
 ) -> Contest:
-    """What is to be simulated for a question.
+    """What is to be simulated.
 
     earlier: trials of the same workload, to go on with where the sample is the same.
     """
-    slo = question.slo
-    together = ranked(colocated_fleets(question, engines), demand, slo)
+    together = ranked(colocated_fleets(site, engines), demand, slo)
     splits = ranked(
-        [f for p in engines.prefill for d in engines.decode for f in pd_fleets(question, p, d)],
+        [f for p in engines.prefill for d in engines.decode for f in pd_fleets(site, p, d)],
         demand,
         slo,
     )
-    has_times = question.workload.requests is not None and question.workload.has_arrivals
+    has_times = site.workload.requests is not None and site.workload.has_arrivals
     alone = [s for s in together[:FINALISTS] if is_close(s, together[0], CLOSE)]
     split = best_shares(splits, MAX_REPLAYED if has_times else MAX_DRAWN)
     num = num_requests([*alone[:1], *split[:1]], demand, slo)
     if earlier is not None and earlier.sample.serves(num):
         trials = earlier
     else:
-        context, seed = question.llm.max_context, question.seed
-        trials = trials_on(sample_of(question.workload, num, max_context=context, seed=seed))
+        context = site.llm.max_context
+        trials = trials_on(sample_of(site.workload, num, max_context=context, seed=seed))
     hopeful = [s for s in split if is_close(s, split[0], PROMISING)]
     arms = {"colocated": _candidates(alone, demand), "pd": _candidates(hopeful, demand)}
-    provenance = provenance_of(question, [s.fleet for s in (*alone[:1], *hopeful[:1])])
+    provenance = provenance_of(site, [s.fleet for s in (*alone[:1], *hopeful[:1])])
     errors = provenance.errors
     low, _ = capacity_bounds(alone[0].fleet, demand, slo, errors) if alone else (1.0, 1.0)
     return Contest(
-        question=question,
+        site=site,
+        slo=slo,
         engines=engines,
         demand=demand,
         entrants={name: found for name, found in arms.items() if found},
@@ -162,7 +177,8 @@ def ranked(fleets: Sequence[Fleet], demand: Demand, slo: Slo) -> list[Scored]:
         free = capacity_rps(fleet, demand, Slo())
         return (0.0, -excess(pace_of(fleet, demand, LIGHT_USE * free), slo), free)
 
-    return sorted((score(f, demand, slo, 0.0) for f in fleets), key=key, reverse=True)
+    scored = (Scored(fleet, capacity_rps(fleet, demand, slo)) for fleet in fleets)
+    return sorted(scored, key=key, reverse=True)
 
 
 def is_close(one: Scored, best: Scored, share: float) -> bool:
@@ -218,13 +234,12 @@ def find_capacities(contest: Contest, spread: ParallelMap = one_by_one) -> dict[
     return {arm: contest.searches[arm].rate_rps for arm in arms}
 
 
-def whole_choice(contest: Contest) -> Choice:
+def whole_choice(contest: Contest, rate_rps: float | None) -> Choice:
     """The verdict on what both arms carry, with SLOs; the searches go as far as that takes."""
     names = set(contest.entrants)
     if len(names) < 2:
         return "pd" if "pd" in names else "colocated"
-    rate = contest.question.workload.rate_rps
-    return by_capacity(contest.search("colocated"), contest.search("pd"), rate, contest.margins)
+    return by_capacity(contest.search("colocated"), contest.search("pd"), rate_rps, contest.margins)
 
 
 def replace_trials(search: CapacitySearch, trials: Trials | None) -> CapacitySearch:
@@ -238,7 +253,7 @@ def fastest_layouts(
 ) -> dict[str, list[Arm]]:
     """Without service levels: all entrants of both arms at a rate, best first."""
     jobs = [(name, c) for name, found in contest.entrants.items() for c in found]
-    slo, trials = contest.question.slo, contest.trials
+    slo, trials = contest.slo, contest.trials
     tried = spread(
         lambda job: try_layout(trials, job[1].fleet, rate_rps, slo),
         jobs,
@@ -286,7 +301,7 @@ def sweep_of(contest: Contest, arms: Mapping[str, Arm], others: Sequence[Arm] = 
             continue
         arm = tried.get(_key(bare), bare)
         estimate = candidate.guess_rps * scale
-        bounded = min(estimate, most) if contest.question.slo.is_given else estimate
+        bounded = min(estimate, most) if contest.slo.is_given else estimate
         found.append(replace(arm, estimate_rps=_two_digits_down(bounded)))
     return found
 
@@ -302,19 +317,14 @@ def _key(arm: Arm) -> tuple[object, ...]:
     return (arm.layout, *arm.parallelism.items())
 
 
-def compared_rate(contest: Contest, capacities: Mapping[str, float]) -> tuple[float, bool]:
-    """The rate at which both arms are compared, and whether the user asked for it.
+def usual_rate(contest: Contest, capacities: Mapping[str, float]) -> float:
+    """The rate at which both arms are compared where nobody asked for one.
 
-    Without a rate: 70 % of what the better arm carries.
+    70 % of what the better arm carries; where neither carries any, one that no layout notices.
     """
-    rate = contest.question.workload.rate_rps
-    if rate is not None:
-        return rate, True
     firsts = [found[0] for found in contest.entrants.values()]
     top = max(capacities.values(), default=0.0)
-    if top > 0:
-        return ASSUMED_USE * top, False
-    return LIGHT_USE * max(c.free_rps for c in firsts), False
+    return ASSUMED_USE * top if top > 0 else LIGHT_USE * max(c.free_rps for c in firsts)
 
 
 def free_capacities(contest: Contest) -> dict[str, float]:
@@ -330,7 +340,7 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
 
     Up to the GPUs there are, simulated; beyond, in proportion to what these carry.
     """
-    budget = gpu_budget(contest.question)
+    budget = gpu_budget(contest.site)
     if capacity <= 0:
         return None
     if capacity < rate_rps and not _carries(contest, arm, rate_rps):
@@ -356,27 +366,27 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
 def _carries(contest: Contest, arm: str, rate_rps: float) -> bool:
     """Whether an arm's layout meets the service levels at a rate a little above its capacity."""
     best = contest.search(arm).best
-    return best is not None and contest.trials.meets(best, rate_rps, contest.question.slo)
+    return best is not None and contest.trials.meets(best, rate_rps, contest.slo)
 
 
 def _do(contest: Contest, arm: str, gpus: int, rate_rps: float) -> bool:
     """Whether so many GPUs would do, in the best few layouts of an arm."""
-    slo, trials = contest.question.slo, contest.trials
+    slo, trials = contest.slo, contest.trials
     layouts = ranked(smaller_fleets(contest, arm, gpus), contest.demand, slo)
     return any(trials.meets(s.fleet, rate_rps, slo) for s in layouts[:FINALISTS])
 
 
 def smaller_fleets(contest: Contest, arm: str, gpus: int) -> list[Fleet]:
     """Layouts of an arm on some of the GPUs, of the engines in the contest and the smallest."""
-    question = replace(contest.question, max_gpus=gpus, total=None)
+    site = replace(contest.site, max_gpus=gpus, total=None)
     fleets = [c.fleet for c in contest.entrants[arm]]
     engines = contest.engines
     if arm == "colocated":
         usable = _distinct([f.colocated for f in fleets], engines.colocated[:1])
-        return list(colocated_fleets(question, replace(engines, colocated=usable)))
+        return list(colocated_fleets(site, replace(engines, colocated=usable)))
     prefill = _distinct([f.prefill for f in fleets], engines.prefill[:1])
     decode = _distinct([f.decode for f in fleets], engines.decode[:1])
-    return [f for p in prefill for d in decode for f in pd_fleets(question, p, d)]
+    return [f for p in prefill for d in decode for f in pd_fleets(site, p, d)]
 
 
 def _distinct(
@@ -389,10 +399,10 @@ def _num_engines(fleet: Fleet) -> int:
     return fleet.num_colocated + fleet.num_prefill + fleet.num_decode
 
 
-def first_fleets(question: Question, engines: Engines) -> dict[str, Fleet]:
+def first_fleets(site: Site, engines: Engines) -> dict[str, Fleet]:
     """Without lengths: the smallest engines, and a quarter of them for prefill."""
-    together = colocated_fleets(question, engines)
-    pairs = [pd_fleets(question, p, d) for p in engines.prefill for d in engines.decode]
+    together = colocated_fleets(site, engines)
+    pairs = [pd_fleets(site, p, d) for p in engines.prefill for d in engines.decode]
     split = next((pair for pair in pairs if pair), None)
     found = {"colocated": together[0]} if together else {}
     return {**found, "pd": _quarter(split)} if split else found
@@ -422,16 +432,15 @@ def rate_curves(
     question: Question, arms: Mapping[str, Arm], rate_rps: float | None, spread: ParallelMap
 ) -> dict[str, tuple[RatePoint, ...]]:
     """Goodput against rate for both arms, by the runs that the capacities are found with."""
-    from pdctl.verdict.closed_form import demand_of
-
     demand = demand_of(question.workload)
     tops = [arm.capacity_rps for arm in arms.values() if arm.capacity_rps]
     if not tops or demand is None:
         return {}
     top = TOP * max(*tops, rate_rps or 0.0)
     rates = [top * (i + 1) / NUM_RATES for i in range(NUM_RATES)]
-    contest = contest_of(question, engines_that_fit(question), demand)
-    fleets = {name: arm_fleet(question, arm) for name, arm in arms.items()}
+    site = site_of(question)
+    contest = contest_of(site, question.slo, engines_that_fit(site), demand, seed=question.seed)
+    fleets = {name: arm_fleet(site, arm) for name, arm in arms.items()}
     jobs = [(name, rate) for name in fleets for rate in rates]
 
     def point(job: tuple[str, float]) -> RatePoint:
@@ -448,11 +457,11 @@ def rate_curves(
     }
 
 
-def arm_fleet(question: Question, arm: Arm) -> Fleet:
+def arm_fleet(site: Site, arm: Arm) -> Fleet:
     """The fleet an arm describes. Raises ValueError if one of its engines does not fit."""
     engines: dict[str, EngineModel | None] = {"colocated": None, "prefill": None, "decode": None}
     for role, shape in arm.parallelism.items():
-        engines[role] = fixed_engine(question, role, shape)
+        engines[role] = fixed_engine(site, role, shape)
         if engines[role] is None:
             raise ValueError(f"{arm.layout} does not fit")
     first, second = arm.num_engines
@@ -464,5 +473,5 @@ def arm_fleet(question: Question, arm: Arm) -> Fleet:
         num_colocated=0 if split else first,
         num_prefill=first if split else 0,
         num_decode=second if split else 0,
-        policy=routing_policy(question, is_split=split),
+        policy=routing_policy(site, is_split=split),
     )

@@ -8,8 +8,19 @@ from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_rate, format_seconds, format_share
 from pdctl.verdict.caveats import caveats
 from pdctl.verdict.closed_loop import clients_text
-from pdctl.verdict.records import Arm, Choice, Flip, Floor, Question, Verdict
+from pdctl.verdict.records import (
+    Arm,
+    Choice,
+    Flip,
+    Floor,
+    Question,
+    Verdict,
+    fewest_gpus,
+    most_carried,
+)
 from pdctl.verdict.rules import NAMES, RULE_WORDS
+from pdctl.verdict.search import site_of
+from pdctl.workload.records import Workload
 
 
 def write(question: Question, verdict: Verdict) -> Verdict:
@@ -23,8 +34,54 @@ def write(question: Question, verdict: Verdict) -> Verdict:
         headline=headline(question, verdict),
         reason=no or reason(question, verdict),
         unmet=no,
-        warnings=tuple(caveats(question, verdict)),
+        warnings=tuple(warnings(question, verdict)),
     )
+
+
+def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
+    """What the reader should know beside the verdict."""
+    if not verdict.arms:
+        return
+    if verdict.decided_by == "rules":
+        yield "Rules alone: add --isl, --osl and --rate, or --trace, for a prediction."
+    yield from disagreement(verdict)
+    if verdict.rate_rps is not None and not verdict.is_rate_asked and most_carried(verdict.arms):
+        yield (
+            f"No --rate given: the arms are compared at {format_rate(verdict.rate_rps)} req/s, "
+            "70 % of what the better one carries."
+        )
+    yield from _no_times(question.workload)
+    yield from caveats(site_of(question))
+    yield from verdict.left_out
+    yield from (
+        f"{arm.layout} {arm.infeasible}." for arm in verdict.arms.values() if arm.infeasible
+    )
+
+
+def disagreement(verdict: Verdict) -> Iterator[str]:
+    """One sentence each for the rules and the simulation, where they disagree."""
+    leaning, evidence = verdict.lean, verdict.evidence
+    if verdict.decided_by != "evidence" or leaning == "mixed" or evidence in ("too_close", leaning):
+        return
+    because = [RULE_WORDS[r.id] for r in verdict.rules if r.favours == leaning]
+    yield f"The rules favour {NAMES[leaning]} ({', '.join(because)})."
+    if evidence == verdict.verdict:
+        yield f"The simulation favours {NAMES[evidence]}, and decided with low confidence."
+    else:
+        yield f"The simulation favours {NAMES[evidence]}."
+
+
+def _no_times(workload: Workload) -> Iterator[str]:
+    """A file with columns that may be times under a name nobody knows, and no rate either."""
+    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
+    if (
+        facts is not None
+        and facts.span_s is None
+        and facts.unused_columns
+        and known == (None, None)
+    ):
+        unused = ", ".join(facts.unused_columns[:6])
+        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
 
 
 def headline(question: Question, verdict: Verdict) -> str:
@@ -58,7 +115,7 @@ def no_layout(question: Question, verdict: Verdict) -> str:
     if verdict.clients is not None:
         verb = "meets these SLOs for" if question.slo.is_given else "can serve"
         return f"No layout {verb} {clients_text(verdict.clients)}"
-    if not verdict.top_rps:
+    if not most_carried(verdict.arms):
         return "No layout meets these SLOs, not even at a light load"
     at = f"{format_rate(verdict.rate_rps)} req/s"
     if question.slo.is_given:
@@ -350,7 +407,7 @@ def share_name(attainment: float) -> str:
 
 def gpus_sentence(question: Question, verdict: Verdict) -> str:
     """How many GPUs would do: At 3.4 req/s 8 of these 16 GPUs would do."""
-    needed = verdict.gpus_needed
+    needed = fewest_gpus(verdict.arms)
     if needed is None:
         return ""
     have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)

@@ -16,8 +16,8 @@ from pdctl.perf_model.simulator.replay import Quota
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate, simulate_within
 from pdctl.verdict.closed_form import Demand, Scored, capacity_rps, pace_of
 from pdctl.verdict.records import Arm
-from pdctl.workload.arrivals import at_rate, head, make_requests, pick
-from pdctl.workload.records import Requests, Slo, Workload
+from pdctl.workload.arrivals import head, once_a_second, pick
+from pdctl.workload.records import Mix, Requests, Slo
 
 TURNOVERS = 2.5  # times the requests in flight at the highest rate: what a sample holds at least
 LEAST_REQUESTS = 1000  # in a sample of equal requests; heavy tails need more to be seen
@@ -85,22 +85,22 @@ def _in_flight(scored: Scored, demand: Demand, slo: Slo) -> float:
     return 0.0
 
 
-def sample_of(workload: Workload, num: int, *, max_context: int | None, seed: int) -> Sample:
+def sample_of(mix: Mix, num: int, *, max_context: int | None, seed: int) -> Sample:
     """The requests to try layouts on: a trace's own, or `num` drawn ones.
 
     A trace with times that is long enough is played as it is and counts whole; a shorter one is
     played over again, and then, as with drawn requests, only the middle counts. Requests longer
     than the context are left out: every layout refuses them.
     """
-    workload = without_too_long(workload, max_context)
-    requests = workload.requests
-    if requests is None or not workload.has_arrivals:
-        drawn = make_requests(_evenly(workload, num), num=num, rate_rps=1.0, seed=seed)
+    mix = without_too_long(mix, max_context)
+    requests = mix.requests
+    if requests is None or not mix.has_arrivals:
+        drawn = once_a_second(_evenly(mix, num), num=num, seed=seed)
         return _sample(drawn, seed, num, is_whole=False)
     if len(requests) >= num:
-        return _sample(at_rate(requests, 1.0, seed=seed), seed, num, is_whole=True)
+        return _sample(once_a_second(mix, num=len(requests), seed=seed), seed, num, is_whole=True)
     rounds = math.ceil(num / len(requests))
-    again = make_requests(workload, num=rounds * len(requests), rate_rps=1.0, seed=seed)
+    again = once_a_second(mix, num=rounds * len(requests), seed=seed)
     return replace(_sample(again, seed, num, is_whole=False), num_different=len(requests))
 
 
@@ -113,26 +113,26 @@ def _sample(requests: Requests, seed: int, wanted: int, *, is_whole: bool) -> Sa
     return Sample(fixed, first, last, find_prefixes(fixed), seed, wanted, num)
 
 
-def _evenly(workload: Workload, num: int) -> Workload:
+def _evenly(mix: Mix, num: int) -> Mix:
     """Of a file of lengths that is longer than needed, requests from all over it."""
-    requests = workload.requests
+    requests = mix.requests
     if requests is None:
-        return workload
+        return mix
     nothing = replace(requests, arrival_s=[0.0] * len(requests))
     if len(requests) > num:
         nothing = pick(nothing, [i * len(requests) // num for i in range(num)])
-    return replace(workload, requests=nothing)
+    return replace(mix, requests=nothing)
 
 
-def without_too_long(workload: Workload, max_context: int | None) -> Workload:
-    """The workload without recorded requests longer than the context: every layout refuses them."""
-    requests = workload.requests
+def without_too_long(mix: Mix, max_context: int | None) -> Mix:
+    """The mix without recorded requests longer than the context: every layout refuses them."""
+    requests = mix.requests
     if requests is None or max_context is None:
-        return workload
+        return mix
     kept = [i for i, tokens in enumerate(requests.isl) if tokens + 1 < max_context]
     if len(kept) == len(requests) or not kept:
-        return workload
-    return replace(workload, requests=pick(requests, kept))
+        return mix
+    return replace(mix, requests=pick(requests, kept))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Fleet, Role
-from pdctl.verdict.ask_again import Asker
 from pdctl.verdict.client_flips import (
     MOST_COST_S,
     ClientAsker,
@@ -22,12 +21,13 @@ from pdctl.verdict.closed_form import (
 )
 from pdctl.verdict.closed_loop import clients_of, judge_clients
 from pdctl.verdict.feasibility import (
+    left_out,
     where_it_fits,
     why_not_built,
     why_nothing_fits,
     why_too_long,
 )
-from pdctl.verdict.flips import Axis, Forecast, axes_of, find_flip, forecast_of
+from pdctl.verdict.flips import Asker, axes_of, find_flip, forecast_of
 from pdctl.verdict.judge import (
     by_latency,
     capacity_bounds,
@@ -45,18 +45,19 @@ from pdctl.verdict.records import (
     Choice,
     Flip,
     Floor,
-    Lean,
     OneDown,
     Question,
     Rule,
+    Site,
+    Sizing,
     Verdict,
+    fewest_gpus,
 )
 from pdctl.verdict.rules import LoadEstimate, apply_rules, lean, quarter
 from pdctl.verdict.search import (
     LIGHT_USE,
     Contest,
     ParallelMap,
-    compared_rate,
     contest_of,
     fastest_layouts,
     find_capacities,
@@ -64,10 +65,12 @@ from pdctl.verdict.search import (
     free_capacities,
     gpus_needed,
     one_by_one,
+    site_of,
     sweep_of,
+    usual_rate,
     whole_choice,
 )
-from pdctl.verdict.sizing import first_sizings, load_of, simulated_sizing
+from pdctl.verdict.sizing import TokenLoad, first_sizings, load_of, simulated_sizing
 from pdctl.verdict.trials import sample_size, try_layout, unpredicted
 
 Progress = Callable[[str], None]
@@ -87,26 +90,27 @@ def decide(
     queues: keep queue lengths over time with the arms. flips: also find what changes the answer.
     Raises InvalidInput when the engines asked for need more GPUs than there are.
     """
-    gpu_budget(question)
-    engines = engines_that_fit(question)
-    demand = demand_of(question.workload)
-    if demand is not None and (why := why_too_long(question, demand)):
-        return _refusal(question, why)
-    fleets = first_fleets(question, engines)
+    site = site_of(question)
+    gpu_budget(site)
+    engines = engines_that_fit(site)
+    demand = demand_of(site.workload)
+    if demand is not None and (why := why_too_long(site, demand)):
+        return _refusal(site, why)
+    fleets = first_fleets(site, engines)
     if not fleets:
-        return _does_not_fit(question)
+        return _does_not_fit(site)
     if demand is None:
-        return _by_rules(question, fleets)
-    if clients_of(question) is not None:
+        return _by_rules(site, fleets)
+    if clients_of(question.workload.concurrency) is not None:
         return _for_clients(
             question, engines, demand, spread=spread, progress=progress, queues=queues, flips=flips
         )
-    contest = contest_of(question, engines, demand)
-    many = sum(map(len, contest.entrants.values()))
-    progress(f"simulating {many} layouts")
-    found = _with_slo(contest, spread) if question.slo.is_given else _without_slo(contest, spread)
+    contest = contest_of(site, question.slo, engines, demand, seed=question.seed)
+    progress(f"simulating {sum(map(len, contest.entrants.values()))} layouts")
+    search = _with_slo if question.slo.is_given else _without_slo
+    found = search(contest, question.workload.rate_rps, spread)
     progress("asking again what would change the answer" if flips else "simulating both arms")
-    return _told(contest, found, spread, queues=queues, flips=flips)
+    return _told(question, contest, found, spread, queues=queues, flips=flips)
 
 
 def decide_fewest(
@@ -128,7 +132,7 @@ def decide_fewest(
         )
     open_question = replace(question, total=None)
     verdict = decide(open_question, spread=spread, progress=progress, flips=False)
-    needed = verdict.gpus_needed
+    needed = fewest_gpus(verdict.arms)
     if needed is None:
         return question, verdict
     asked = question
@@ -137,17 +141,14 @@ def decide_fewest(
         verdict = decide(asked, spread=spread, progress=progress, queues=queues)
         meeting = {name: arm for name, arm in verdict.arms.items() if arm.meets}
         if meeting:
-            fewest = min(meeting, key=lambda name: _needed(meeting[name]))
+            needs = {name: arm.gpus_needed or arm.num_gpus for name, arm in meeting.items()}
+            fewest = min(needs, key=lambda name: (needs[name], name))  # in a tie colocated
             return asked, _chosen(verdict, "pd" if fewest == "pd" else "colocated")
         needed += max(1, needed // 10)
     return asked, verdict
 
 
 GROWING = 8  # times that a number of GPUs reckoned too low is raised
-
-
-def _needed(arm: Arm) -> tuple[int, bool]:
-    return arm.gpus_needed or arm.num_gpus, "pd" in arm.layout
 
 
 def _chosen(verdict: Verdict, arm: Choice) -> Verdict:
@@ -175,27 +176,32 @@ def with_gpus(question: Question, num_gpus: int) -> Question:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search found. others: layouts simulated at the rate that did not win."""
+    """What the search found.
+
+    choice: by capacities, with SLOs. others: layouts simulated at the rate that did not win.
+    """
 
     rate_rps: float
     is_asked: bool
     capacities: dict[str, float]
     fleets: dict[str, Fleet]
+    choice: Choice | None = None
     others: tuple[Arm, ...] = ()
 
 
-def _with_slo(contest: Contest, spread: ParallelMap) -> _Found:
+def _with_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
     capacities = find_capacities(contest, spread)
-    rate, asked = compared_rate(contest, capacities)
-    return _Found(rate, asked, capacities, _fleets(contest))
+    rate = usual_rate(contest, capacities) if rate_rps is None else rate_rps
+    choice = whole_choice(contest, rate_rps)
+    return _Found(rate, rate_rps is not None, capacities, _fleets(contest), choice)
 
 
-def _without_slo(contest: Contest, spread: ParallelMap) -> _Found:
-    rate, asked = compared_rate(contest, free_capacities(contest))
+def _without_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
+    rate = usual_rate(contest, free_capacities(contest)) if rate_rps is None else rate_rps
     tried = fastest_layouts(contest, rate, spread)
     capacities = find_capacities(contest, spread)
     others = tuple(arm for arms in tried.values() for arm in arms)
-    return _Found(rate, asked, capacities, _fleets(contest), others)
+    return _Found(rate, rate_rps is not None, capacities, _fleets(contest), others=others)
 
 
 def _fleets(contest: Contest) -> dict[str, Fleet]:
@@ -206,19 +212,24 @@ def _fleets(contest: Contest) -> dict[str, Fleet]:
 
 
 def _told(
-    contest: Contest, found: _Found, spread: ParallelMap, *, queues: bool, flips: bool
+    question: Question,
+    contest: Contest,
+    found: _Found,
+    spread: ParallelMap,
+    *,
+    queues: bool,
+    flips: bool,
 ) -> Verdict:
     """Everything shown of the arms, simulated, and the verdict on them."""
-    question, names = contest.question, list(found.fleets)
-    is_sized = question.slo.is_given and found.is_asked
-    choice = whole_choice(contest) if question.slo.is_given else None
+    names, choice = list(found.fleets), found.choice
+    is_sized = contest.slo.is_given and found.is_asked
     shown = "colocated" if choice == "colocated" or "pd" not in names else "pd"
     tasks = [_arm_task(contest, found, name, queues) for name in names]
     if is_sized:
         tasks += [_needed_task(contest, found, name) for name in names]
         tasks += [_down_task(contest, found, role) for role in _roles(found.fleets[shown])]
-    if flips and question.slo.is_given and len(names) == 2 and any(found.capacities.values()):
-        tasks += _flip_tasks(contest, found)
+    if flips and choice and len(names) == 2 and any(found.capacities.values()):
+        tasks += _flip_tasks(question, contest, found, choice)
     results = dict(
         spread(lambda task: (task.key, task.work()), tasks, cost_s=2 * contest.run_cost_s)
     )
@@ -239,14 +250,14 @@ class _Task:
 
 
 def _arm_task(contest: Contest, found: _Found, name: str, queues: bool) -> _Task:
-    fleet, slo = found.fleets[name], contest.question.slo
+    fleet, rate_rps = found.fleets[name], found.rate_rps
     shape = unpredicted(fleet)
     for arm in () if queues else found.others:
         if (arm.layout, arm.parallelism) == (shape.layout, shape.parallelism):
             return _Task(("arm", name), lambda known=arm: known)  # type: ignore[misc]
     return _Task(
         ("arm", name),
-        lambda: try_layout(contest.trials, fleet, found.rate_rps, slo, queues=queues),
+        lambda: try_layout(contest.trials, fleet, rate_rps, contest.slo, queues=queues),
     )
 
 
@@ -265,7 +276,7 @@ def _down_task(contest: Contest, found: _Found, role: Role) -> _Task:
         if not getattr(fewer, field_name):
             return OneDown(role, 0.0)
         run = contest.trials.run(fewer, found.rate_rps)
-        return OneDown(role, run.attainment(contest.question.slo))
+        return OneDown(role, run.attainment(contest.slo))
 
     return _Task(("down", role), work)
 
@@ -274,56 +285,54 @@ def _roles(fleet: Fleet) -> tuple[Role, ...]:
     return ("colocated",) if fleet.colocated else ("prefill", "decode")
 
 
-def _flip_tasks(contest: Contest, found: _Found) -> list[_Task]:
-    question = contest.question
-    forecast = forecast_of(contest, found.capacities)
-    base, asker = whole_choice(contest), Asker(contest)
+def _flip_tasks(question: Question, contest: Contest, found: _Found, choice: Choice) -> list[_Task]:
+    axes = list(axes_of(question, sample_size(contest.trials)))
+    forecast = forecast_of(question, contest, found.capacities)
+    asker = Asker(question, contest)
     return [
-        _flip_task(axis, direction, base, forecast, asker)
+        _Task(
+            ("flip", axis.what, str(direction)),
+            lambda axis=axis, direction=direction: find_flip(  # type: ignore[misc]
+                choice, axis, direction, forecast, asker
+            ),
+        )
         for direction in (1, -1)
-        for axis in axes_of(question, sample_size(contest.trials))
+        for axis in axes
     ]
-
-
-def _flip_task(axis: Axis, direction: int, base: Choice, forecast: Forecast, asker: Asker) -> _Task:
-    return _Task(
-        ("flip", axis.what, str(direction)),
-        lambda: find_flip(base, axis, direction, forecast, asker),
-    )
 
 
 def _judged(
     contest: Contest, found: _Found, arms: dict[str, Arm], flips: tuple[Flip, ...]
 ) -> Verdict:
-    question, demand, provenance = contest.question, contest.demand, contest.provenance
-    shown = found.fleets.get("pd") or found.fleets["colocated"]
-    rules = _rules(question, load_of(question, shown, demand, found.rate_rps))
+    """The verdict: by capacities, and without SLOs by latencies and rules."""
+    site, provenance, has_slo = contest.site, contest.provenance, contest.slo.is_given
+    asked_rps = found.rate_rps if found.is_asked else None
+    rules, starts = _rules_at(site, found.fleets, contest.demand, found.rate_rps)
     leaning = lean(rules)
-    evidence, choice = _choices(contest, arms, leaning, found.is_asked)
+    choice = evidence = found.choice or _by_latency(contest, arms)
     is_both = len(arms) == 2
-    capacities = (
-        (found.capacities["colocated"], found.capacities["pd"])
-        if is_both and question.slo.is_given
-        else None
-    )
+    if is_both and not has_slo:
+        choice = settled_choice(evidence, leaning, is_anchored=found.is_asked)
     confidence = confidence_of(
         choice,
         leaning,
         errors=provenance.errors,
         margins=contest.margins,
-        is_anchored=question.slo.is_given or found.is_asked,
-        rate_rps=found.rate_rps if found.is_asked else None,
-        capacities=capacities,
+        is_anchored=has_slo or found.is_asked,
+        rate_rps=asked_rps,
+        capacities=(
+            (found.capacities["colocated"], found.capacities["pd"]) if is_both and has_slo else None
+        ),
     )
-    is_met = _is_met(question, arms, found)
+    is_free = has_slo and not found.is_asked  # then any rate will do
+    is_met = any(found.capacities.values() if is_free else [arm.meets for arm in arms.values()])
     if not is_met:
-        asked = found.rate_rps if found.is_asked else None
-        confidence = confidence_of_no(arms.values(), asked, provenance.errors)
+        confidence = confidence_of_no(arms.values(), asked_rps, provenance.errors)
     elif not is_both:
         confidence = "high"
     return Verdict(
         verdict=choice,
-        confidence=sure(question.llm, confidence),
+        confidence=sure(site.llm, confidence),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
         sizing=simulated_sizing(choice, arms),
@@ -333,12 +342,13 @@ def _judged(
         provenance=provenance,
         evidence=evidence,
         lean=leaning,
-        starts=tuple(first_sizings(found.fleets["pd"], demand, found.rate_rps)) if is_both else (),
-        state_limits=state_limits(question.llm, found.fleets),
+        starts=starts,
+        state_limits=state_limits(site.llm, found.fleets),
+        left_out=tuple(left_out(site)) if is_both else (),
         rate_rps=found.rate_rps,
         is_rate_asked=found.is_asked,
         is_met=is_met,
-        impossible={} if is_both else why_not_built(question, contest.engines, set(arms)),
+        impossible={} if is_both else why_not_built(site, contest.engines, set(arms)),
         floors=() if is_met else tuple(_floors(contest, found)),
     )
 
@@ -354,14 +364,13 @@ def _for_clients(
     flips: bool,
 ) -> Verdict:
     """The verdict for clients in a closed loop: no rate and no capacities."""
-    clients = clients_of(question) or 1
+    clients = clients_of(question.workload.concurrency) or 1
     found = search_for_clients(
         question, engines, demand, clients, spread=spread, progress=progress, queues=queues
     )
     provenance = provenance_for(question, found.arms, found.fleets)
     arms = {name: with_intervals(arm, provenance.errors) for name, arm in found.arms.items()}
-    shown = found.fleets.get("pd") or found.fleets["colocated"]
-    rules = _rules(question, load_of(question, shown, demand, found.throughput_rps))
+    rules, starts = _rules_at(question, found.fleets, demand, found.throughput_rps)
     leaning = lean(rules)
     is_both = len(arms) == 2
     ruling = judge_clients(leaning, arms, question.slo, provenance.errors) if is_both else None
@@ -378,11 +387,7 @@ def _for_clients(
         provenance=provenance,
         evidence=ruling.evidence if ruling else only,
         lean=leaning,
-        starts=(
-            tuple(first_sizings(found.fleets["pd"], demand, found.throughput_rps))
-            if is_both
-            else ()
-        ),
+        starts=starts,
         state_limits=state_limits(question.llm, found.fleets),
         clients=clients,
         is_met=any(arm.meets for arm in arms.values()),
@@ -404,22 +409,11 @@ def _with_client_flips(told: Verdict, asker: ClientAsker, spread: ParallelMap) -
     return replace(told, flips=tuple(flip for flip in turns if flip is not None))
 
 
-def _choices(
-    contest: Contest, arms: Mapping[str, Arm], leaning: Lean, asked: bool
-) -> tuple[Choice, Choice]:
-    """What the simulation alone says, and the verdict."""
-    if len(arms) < 2 or contest.question.slo.is_given:
-        choice = whole_choice(contest)
-        return choice, choice
-    evidence = by_latency(arms["colocated"], arms["pd"], contest.margins)
-    return evidence, settled_choice(evidence, leaning, is_anchored=asked)
-
-
-def _is_met(question: Question, arms: Mapping[str, Arm], found: _Found) -> bool:
-    """Whether some layout meets the SLOs, or keeps up, at the rate; at any where none was asked."""
-    if not found.is_asked and question.slo.is_given:
-        return any(found.capacities.values())
-    return any(arm.meets for arm in arms.values())
+def _by_latency(contest: Contest, arms: Mapping[str, Arm]) -> Choice:
+    """Without SLOs: what the latencies say, or the only arm there is."""
+    if len(arms) == 2:
+        return by_latency(arms["colocated"], arms["pd"], contest.margins)
+    return "pd" if "pd" in arms else "colocated"
 
 
 def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
@@ -428,52 +422,51 @@ def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
         return
     for name, fleet in found.fleets.items():
         light = LIGHT_USE * contest.entrants[name][0].free_rps
-        arm = try_layout(contest.trials, fleet, light, contest.question.slo)
+        arm = try_layout(contest.trials, fleet, light, contest.slo)
         parts = idle_parts_s(fleet, contest.demand)
         yield Floor(arm.layout, arm.ttft_at_share_s, arm.tpot_at_share_s, *parts)
 
 
 def _completed(contest: Contest, name: str, results: Mapping[Any, Any], found: _Found) -> Arm:
     arm: Arm = results["arm", name]
-    needed, fleet, question = results.get(("needed", name)), found.fleets[name], contest.question
+    needed, fleet = results.get(("needed", name)), found.fleets[name]
     arm = replace(arm, capacity_rps=found.capacities[name], gpus_needed=needed)
     running = running_on_each(arm, found.rate_rps)
-    errors = provenance_of(question, [fleet], running).errors
-    carried = capacity_bounds(fleet, contest.demand, question.slo, contest.provenance.errors)
+    errors = provenance_of(contest.site, [fleet], running).errors
+    carried = capacity_bounds(fleet, contest.demand, contest.slo, contest.provenance.errors)
     return with_intervals(arm, errors, carried)
 
 
-def _does_not_fit(question: Question) -> Verdict:
+def _does_not_fit(site: Site) -> Verdict:
     """No engine of any size fits these GPUs."""
-    why = why_nothing_fits(question)
-    return replace(_refusal(question, why), fits_on=where_it_fits(question))
+    return replace(_refusal(site, why_nothing_fits(site)), fits_on=where_it_fits(site))
 
 
-def _refusal(question: Question, why: str) -> Verdict:
+def _refusal(site: Site, why: str) -> Verdict:
     return Verdict(
         verdict="too_close",
-        confidence=sure(question.llm, "high"),
+        confidence=sure(site.llm, "high"),
         decided_by="feasibility",
-        rules=_rules(question, LoadEstimate()),
+        rules=_rules(site, LoadEstimate()),
         sizing=None,
         arms={},
         sweep=(),
         flips=(),
-        provenance=provenance_of(question),
+        provenance=provenance_of(site),
         is_met=False,
         impossible={"all": why},
     )
 
 
-def _by_rules(question: Question, fleets: Mapping[str, Fleet]) -> Verdict:
+def _by_rules(site: Site, fleets: Mapping[str, Fleet]) -> Verdict:
     """Lengths are unknown: what the rules lean to, and a quarter of the engines to prefill."""
-    rules = _rules(question, LoadEstimate())
+    rules = _rules(site, LoadEstimate())
     leaning = lean(rules)
     arms = {name: unpredicted(fleet) for name, fleet in fleets.items()}
     choice: Choice = "too_close" if leaning == "mixed" else leaning
     is_both = len(arms) == 2
     sizing = quarter(sum(arms["pd"].num_engines)) if "pd" in arms else None
-    engines = engines_that_fit(question)
+    engines = engines_that_fit(site)
     return Verdict(
         verdict=choice if is_both else "pd" if "pd" in arms else "colocated",
         confidence="low",
@@ -483,14 +476,22 @@ def _by_rules(question: Question, fleets: Mapping[str, Fleet]) -> Verdict:
         arms=arms,
         sweep=(),
         flips=(),
-        provenance=provenance_of(question),
+        provenance=provenance_of(site),
         lean=leaning,
         starts=(sizing,) if sizing else (),
-        impossible={} if is_both else why_not_built(question, engines, set(arms)),
+        impossible={} if is_both else why_not_built(site, engines, set(arms)),
     )
 
 
-def _rules(question: Question, load: LoadEstimate) -> tuple[Rule, ...]:
-    return apply_rules(
-        question.llm, question.cluster, question.workload, load, question.speculation
-    )
+def _rules_at(
+    site: Site, fleets: Mapping[str, Fleet], demand: Demand, rate_rps: float
+) -> tuple[tuple[Rule, ...], tuple[Sizing, ...]]:
+    """The rules at a rate, and the first sizings by rule."""
+    load = TokenLoad(rate_rps * demand.fresh, rate_rps * demand.osl)
+    shown = fleets.get("pd") or fleets["colocated"]
+    starts = tuple(first_sizings(fleets["pd"], demand, load)) if len(fleets) == 2 else ()
+    return _rules(site, load_of(site, shown, demand, load)), starts
+
+
+def _rules(site: Site, load: LoadEstimate) -> tuple[Rule, ...]:
+    return apply_rules(site.llm, site.cluster, site.workload, load, site.speculation)

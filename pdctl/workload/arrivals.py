@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import TypeVar
 
-from pdctl.workload.records import Lengths, Requests, Workload
+from pdctl.workload.records import Lengths, Mix, Requests
 
 
 def in_bursts(requests: Requests, size: int) -> Requests:
@@ -87,24 +87,41 @@ def at_rate(requests: Requests, rate_rps: float, *, seed: int = 0) -> Requests:
     Arrivals keep their pattern (all gaps scaled alike); where they have none, being all at one
     instant, they become a Poisson process drawn from `seed`.
     """
+    return _stretched(_evened(requests, seed), 1 / rate_rps)
+
+
+def _stretched(requests: Requests, factor: float) -> Requests:
+    return _at(requests, (time * factor for time in requests.arrival_s))
+
+
+def _evened(requests: Requests, seed: int) -> Requests:
+    """The same requests, one a second in the mean, the first at 0 s."""
     own = mean_rate_rps(requests)
     if own is None:
-        return _at(requests, _poisson(Random(seed), len(requests), rate_rps))
-    start, scale = requests.arrival_s[0], own / rate_rps
-    return _at(requests, ((time - start) * scale for time in requests.arrival_s))
+        return _at(requests, _poisson(Random(seed), len(requests)))
+    start = requests.arrival_s[0]
+    return _at(requests, ((time - start) * own for time in requests.arrival_s))
 
 
-def _poisson(random: Random, num: int, rate_rps: float) -> Iterator[float]:
+def _poisson(random: Random, num: int) -> Iterator[float]:
     now = 0.0
     for _ in range(num):
         yield now
-        now += random.expovariate(rate_rps)
+        now += random.expovariate(1.0)
 
 
-def make_requests(workload: Workload, *, num: int, rate_rps: float, seed: int) -> Requests:
-    """`num` requests like `workload`'s, arriving at `rate_rps` requests per second.
+def make_requests(mix: Mix, *, num: int, rate_rps: float, seed: int) -> Requests:
+    """`num` requests like those of `mix`, arriving at `rate_rps` requests per second.
 
-    A workload with a trace gives the trace's own requests in order, over again when `num` is
+    As once_a_second has them, nearer together or farther apart.
+    """
+    return _stretched(once_a_second(mix, num=num, seed=seed), 1 / rate_rps)
+
+
+def once_a_second(mix: Mix, *, num: int, seed: int) -> Requests:
+    """`num` requests like those of `mix`, one a second in the mean.
+
+    A mix from a trace gives the trace's own requests in order, over again when `num` is
     larger (prefixes are then not shared between the rounds). Otherwise arrivals are Poisson and
     lengths constant, or log-normal where their `cv` is not 0; `prefix_hit` of the prompt tokens
     begin with blocks that all requests share.
@@ -112,18 +129,16 @@ def make_requests(workload: Workload, *, num: int, rate_rps: float, seed: int) -
     Ignores: correlation of prompt and output length, bursts beyond Poisson, more than one
     shared prefix.
     """
-    if workload.requests is not None and len(workload.requests):
-        return at_rate(_repeated(workload.requests, num), rate_rps, seed=seed)
+    if mix.requests is not None and len(mix.requests):
+        return _evened(_repeated(mix.requests, num), seed)
     random = Random(seed)
-    arrival_s = array("d", _poisson(random, num, rate_rps))
-    isl = array("q", _lengths(random, workload.isl, num))
-    osl = array("q", _lengths(random, workload.osl, num))
-    if not workload.prefix_hit:
+    arrival_s = array("d", _poisson(random, num))
+    isl = array("q", _lengths(random, mix.isl, num))
+    osl = array("q", _lengths(random, mix.osl, num))
+    if not mix.prefix_hit:
         return Requests(arrival_s, isl, osl)
     size = max(_LEAST_BLOCK_TOKENS, sum(isl) // len(isl) // _BLOCKS_PER_PROMPT)
-    return Requests(
-        arrival_s, isl, osl, _shared_blocks(random, isl, workload.prefix_hit, size), size
-    )
+    return Requests(arrival_s, isl, osl, _shared_blocks(random, isl, mix.prefix_hit, size), size)
 
 
 def _lengths(random: Random, lengths: Lengths | None, num: int) -> Iterator[int]:

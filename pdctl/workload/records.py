@@ -49,21 +49,27 @@ class Burstiness:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What is asked of a deployment. None means unknown, never zero."""
+class Mix:
+    """Which requests come, however many a second. None means unknown, never zero."""
 
     isl: Lengths | None
     osl: Lengths | None
-    rate_rps: float | None
-    concurrency: float | None
     prefix_hit: float | None  # share of prompt tokens found in an unlimited cache, 0..1
     burstiness: Burstiness | None
     requests: Requests | None
-    origin: str  # "flags", or the trace's file name
+    origin: str = "flags"  # or the trace's file name
     columns: tuple[str, ...] = ()  # what was found in the file, for the user to check
     skipped_lines: int = 0
     has_arrivals: bool = True  # False: `requests` are lengths from a file without times
     trace: "TraceFacts | None" = None  # None: the requests are from no file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(Mix):
+    """What is asked of a deployment: a mix of requests, and how many of them."""
+
+    rate_rps: float | None
+    concurrency: float | None
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,16 @@ _EPOCH_S = (1.0e9, 4.2e9)  # 2001 to 2103
 
 @dataclass(frozen=True)
 class TimeReading:
-    """What a trace would be if its times counted in `unit`. rate_rps: None for one instant."""
+    """What a trace would be if its times counted in `unit`. num_gaps: between its requests."""
 
     unit: str
-    rate_rps: float | None
+    num_gaps: int
     span_s: float
+
+    @property
+    def rate_rps(self) -> float | None:
+        """Requests per second; None where all come at one instant."""
+        return self.num_gaps / self.span_s if self.span_s > 0 else None
 
     def __str__(self) -> str:
         rate = f"{format_rate(self.rate_rps)} req/s over " if self.rate_rps else ""
@@ -92,8 +97,7 @@ def reading_in(times: Sequence[float], unit: str) -> TimeReading:
 
 
 def _reading(unit: str, low: float, high: float, num: int) -> TimeReading:
-    span = (high - low) * UNITS_S[unit]
-    return TimeReading(unit, (num - 1) / span if span > 0 else None, span)
+    return TimeReading(unit, num - 1, (high - low) * UNITS_S[unit])
 
 
 def _epoch_unit(low: float, high: float) -> str | None:

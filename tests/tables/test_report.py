@@ -48,7 +48,7 @@ def asked() -> Question:
     requests = Requests([i * 0.3 for i in range(60)], [i * 97 + 5 for i in range(60)], [50] * 60)
     trace = Trace(requests, (), 0, has_arrivals=True)
     made = question("qwen3-8b", "4xH200", slo=Slo(2.0, 0.03))
-    return Question(made.llm, made.cluster, workload_from_trace(trace, EVIL), made.slo)
+    return Question(made.llm, made.cluster, workload_from_trace(trace, EVIL), slo=made.slo)
 
 
 def told() -> Verdict:

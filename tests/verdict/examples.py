@@ -53,7 +53,7 @@ def question(
 ) -> Question:
     """A question about a bundled model; changes: further fields of Question."""
     workload = workload_from_lengths(isl=isl, osl=osl, rate_rps=rate)
-    asked = Question(read_llm(model), parse_gpus(gpus), workload, slo or Slo())
+    asked = Question(read_llm(model), parse_gpus(gpus), workload, slo=slo or Slo())
     return replace(asked, **changes)
 
 

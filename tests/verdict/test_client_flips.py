@@ -32,7 +32,7 @@ def asker(about: Question) -> ClientAsker:
     engines, demand = engines_that_fit(about), demand_of(about.workload)
     assert demand is not None
     found = search_for_clients(
-        about, engines, demand, clients_of(about) or 1,
+        about, engines, demand, clients_of(about.workload.concurrency) or 1,
         spread=one_by_one, progress=lambda _: None, queues=False,
     )  # fmt: skip
     return ClientAsker(about, engines, demand, found)

@@ -4,9 +4,16 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pdctl.perf_model.records import Parallelism
-from pdctl.verdict.ask_again import Asker
 from pdctl.verdict.closed_form import demand_of
-from pdctl.verdict.flips import Axis, axes_of, find_flip, forecast_of, read_off
+from pdctl.verdict.flips import (
+    Asker,
+    Axis,
+    Forecast,
+    axes_of,
+    find_flip,
+    forecast_of,
+    read_off,
+)
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Choice, Question
 from pdctl.verdict.search import Contest, contest_of, find_capacities
@@ -24,7 +31,7 @@ def asked(rate: float | None = 6.0, slo: Slo | None = None) -> Question:
 def contest(one: Question) -> Contest:
     demand = demand_of(one.workload)
     assert demand is not None
-    return contest_of(one, engines_that_fit(one), demand)
+    return contest_of(one, one.slo, engines_that_fit(one), demand)
 
 
 @dataclass
@@ -50,9 +57,9 @@ class TurnsAt:
 
 
 @pytest.fixture(scope="module")
-def answered() -> tuple[Contest, dict[str, float]]:
+def forecast() -> Forecast:
     made = contest(asked())
-    return made, find_capacities(made)
+    return forecast_of(asked(), made, find_capacities(made))
 
 
 def rate_axis(one: Question) -> Axis:
@@ -66,11 +73,7 @@ def test_what_flags_can_ask_otherwise_may_flip() -> None:
     assert list(axes_of(asked(slo=Slo()), 1000)) == []
 
 
-def test_a_flip_is_told_where_it_holds_and_five_percent_beyond(
-    answered: tuple[Contest, dict[str, float]],
-) -> None:
-    made, capacities = answered
-    forecast = forecast_of(made, capacities)
+def test_a_flip_is_told_where_it_holds_and_five_percent_beyond(forecast: Forecast) -> None:
     turn = forecast.enough_rps
     flip = find_flip("colocated", rate_axis(asked()), 1, forecast, TurnsAt(turn))
     assert flip is not None
@@ -79,19 +82,13 @@ def test_a_flip_is_told_where_it_holds_and_five_percent_beyond(
     assert flip.at == float(f"{flip.at:.3g}")
 
 
-def test_a_flip_that_does_not_hold_beyond_is_not_told(
-    answered: tuple[Contest, dict[str, float]],
-) -> None:
-    forecast = forecast_of(*answered)
+def test_a_flip_that_does_not_hold_beyond_is_not_told(forecast: Forecast) -> None:
     turn = forecast.enough_rps
     wavering = TurnsAt(turn, (turn * 1.03, turn * 2))
     assert find_flip("colocated", rate_axis(asked()), 1, forecast, wavering) is None
 
 
-def test_nothing_flips_at_the_value_asked_about(
-    answered: tuple[Contest, dict[str, float]],
-) -> None:
-    forecast = forecast_of(*answered)
+def test_nothing_flips_at_the_value_asked_about(forecast: Forecast) -> None:
     axis = replace(rate_axis(asked()), value=forecast.enough_rps * 2)
     assert find_flip("pd", axis, 1, forecast, TurnsAt(0.0)) is None
 
@@ -107,7 +104,7 @@ def test_service_levels_are_read_off_runs_between_their_rates() -> None:
 def test_a_surmise_agrees_with_the_whole_question_or_there_is_none() -> None:
     made = contest(asked())
     capacities = find_capacities(made)
-    asker = Asker(made)
+    asker = Asker(asked(), made)
     for tpot_s in (0.006, 0.01, 0.015, 0.03, 0.06):
         one = asked(slo=Slo(1.0, tpot_s))
         guess = asker.surmise(one, capacities)
@@ -118,5 +115,6 @@ def test_asking_at_another_rate_takes_no_more_runs() -> None:
     made = contest(asked())
     find_capacities(made)
     before = made.trials.num_runs
-    assert {Asker(made)(asked(rate=rate)) for rate in (0.1, 5.0, 500.0)}
+    asker = Asker(asked(), made)
+    assert {asker(asked(rate=rate)) for rate in (0.1, 5.0, 500.0)}
     assert made.trials.num_runs == before

@@ -18,7 +18,7 @@ from pdctl.verdict.rules import (
     verify_batch,
 )
 from pdctl.workload.describe import workload_from_lengths
-from pdctl.workload.records import Burstiness, Requests, Workload
+from pdctl.workload.records import Burstiness, Mix, Requests
 
 
 @pytest.mark.parametrize(
@@ -35,22 +35,21 @@ def test_one_engine_cannot_be_split() -> None:
 
 
 def test_prefill_engines_follow_the_prompt_tokens_per_second() -> None:
-    sizing = rate_match(8, rate_rps=3, uncached_prompt_tokens=8000, prefill_tokens_per_s=10_000)
+    sizing = rate_match(8, prompt_tokens_per_s=24_000, prefill_tokens_per_s=10_000)
     assert (sizing.prefill, sizing.decode, sizing.basis) == (3, 5, "rate_match")
 
 
 def test_an_exact_need_is_not_rounded_up() -> None:
-    sizing = rate_match(8, rate_rps=2, uncached_prompt_tokens=8000, prefill_tokens_per_s=8000)
+    sizing = rate_match(8, prompt_tokens_per_s=16_000, prefill_tokens_per_s=8000)
     assert sizing.prefill == 2
 
 
 def test_when_there_are_too_few_engines_both_roles_give_way_in_proportion() -> None:
     sizing = rate_match(
         4,
-        rate_rps=10,
-        uncached_prompt_tokens=1000,
+        prompt_tokens_per_s=10_000,
         prefill_tokens_per_s=1000,
-        output_tokens=1000,
+        output_tokens_per_s=10_000,
         decode_tokens_per_s=1000,
     )
     assert (sizing.prefill, sizing.decode) == (2, 2)
@@ -58,16 +57,11 @@ def test_when_there_are_too_few_engines_both_roles_give_way_in_proportion() -> N
 
 @given(
     total=st.integers(2, 600),
-    rate=st.floats(1e-3, 1e4),
-    tokens=st.floats(1, 1e6),
+    tokens_per_s=st.floats(1e-3, 1e10),
     speed=st.floats(1, 1e6),
 )
-def test_both_roles_always_have_an_engine(
-    total: int, rate: float, tokens: float, speed: float
-) -> None:
-    sizing = rate_match(
-        total, rate_rps=rate, uncached_prompt_tokens=tokens, prefill_tokens_per_s=speed
-    )
+def test_both_roles_always_have_an_engine(total: int, tokens_per_s: float, speed: float) -> None:
+    sizing = rate_match(total, prompt_tokens_per_s=tokens_per_s, prefill_tokens_per_s=speed)
     assert sizing.prefill is not None
     assert sizing.decode is not None
     assert sizing.prefill >= 1
@@ -103,20 +97,17 @@ def rules(
 
 
 def rules_of(
-    workload: Workload,
+    mix: Mix,
     load: LoadEstimate | None = None,
     model: str = "llama-3.1-8b",
     gpus: str = "8xH200",
 ) -> dict[str, Rule]:
-    found = apply_rules(read_llm(model), parse_gpus(gpus), workload, load)
+    found = apply_rules(read_llm(model), parse_gpus(gpus), mix, load)
     return {rule.id: rule for rule in found}
 
 
 def bursty(dispersion: float, peak: float) -> Rule:
-    workload = Workload(
-        None, None, None, None, None, Burstiness(dispersion, peak), None, origin="test"
-    )
-    return rules_of(workload)["variability"]
+    return rules_of(Mix(None, None, None, Burstiness(dispersion, peak), None))["variability"]
 
 
 def test_every_rule_has_a_line_with_text_and_source() -> None:

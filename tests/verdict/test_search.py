@@ -32,7 +32,7 @@ def found(rate: float = 6.0, slo: Slo = SLO) -> Verdict:
 def contest(one: Question) -> Contest:
     demand = demand_of(one.workload)
     assert demand is not None
-    return contest_of(one, engines_that_fit(one), demand)
+    return contest_of(one, one.slo, engines_that_fit(one), demand)
 
 
 def test_both_arms_come_back_simulated_on_the_same_gpus() -> None:

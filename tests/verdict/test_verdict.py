@@ -7,10 +7,9 @@ import pytest
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
-from pdctl.verdict.caveats import disagreement
 from pdctl.verdict.data import verdict_data
-from pdctl.verdict.records import Question, Speculation, Verdict
-from pdctl.verdict.sentences import write
+from pdctl.verdict.records import Question, Speculation, Verdict, fewest_gpus
+from pdctl.verdict.sentences import disagreement, write
 from pdctl.verdict.verdict import decide as facts_of
 from pdctl.verdict.verdict import decide_fewest
 from pdctl.workload.describe import workload_from_trace
@@ -122,8 +121,9 @@ def test_no_layout_meets_never_stands_over_too_close_to_call() -> None:
     assert verdict.verdict != "too_close"
     told = verdict_data(asked, verdict)
     assert (told["reason"], told["meets_slo"]) == (verdict.unmet, False)
-    assert verdict.gpus_needed is not None
-    assert f"About {verdict.gpus_needed} of these GPUs would do." in verdict.unmet
+    needed = fewest_gpus(verdict.arms)
+    assert needed is not None
+    assert f"About {needed} of these GPUs would do." in verdict.unmet
 
 
 def test_prompts_beyond_the_context_are_refused() -> None:
