@@ -23,6 +23,7 @@ Region = Literal["few", "many"]
 COVERAGE = 0.90
 LEVEL = 0.92  # of the residuals: this is what covers COVERAGE of a configuration that is left out
 UNSEEN = 1.7  # times as wide where no run is alike; assumed: AIConfigurator is off by up to 65 %
+ACROSS_HOSTS_SIZE = math.log(2)  # the one public run takes 1.84 times as long as predicted
 LEAST_SIZE = 0.05  # of a ratio of rates: both are found on rungs 2.5 % apart
 ASSUMED_SIZE = math.log(2)  # where no run is known at all
 FEW_RUNNING = 8  # requests of an engine: up to here steps are bound by fixed costs
@@ -126,8 +127,9 @@ def interval(figure: Figure, case: Case, residuals: Sequence[Residual]) -> Error
     """The interval of one predicted figure, from the narrowest group with enough runs.
 
     Source: split-conformal prediction (Vovk et al.) on the size of residuals, at a level above
-    COVERAGE because runs of one configuration share errors. Ignores: that hosts differ where a
-    group's runs came from one.
+    COVERAGE because runs of one configuration share errors; for engines across hosts
+    tenstorrent/tt-inference-server issue 356, DeepSeek-R1 on two nodes of H100.
+    Ignores: that hosts differ where a group's runs came from one.
     """
     for basis, group in _groups(case, residuals):
         known = [(abs(size), r) for r in group if (size := r.of(figure)) is not None]
@@ -167,9 +169,13 @@ def _pairs(figure: Figure, group: Sequence[Residual]) -> Iterable[tuple[float, R
 
 
 def _is_seen(case: Case, residuals: Sequence[Residual]) -> bool:
-    """Whether some run had this kind of model, and some this generation of GPU, on one host."""
-    kinds, generations = {r.kind for r in residuals}, {generation(r.gpu) for r in residuals}
-    return case.kind in kinds and generation(case.gpu) in generations and not case.spans_hosts
+    """Whether some run had this kind of model, and some this generation of GPU, on one host.
+
+    A profile was measured on the GPU itself, so that the generation says nothing more.
+    """
+    same = [r for r in residuals if r.fitted == case.fitted]
+    is_gpu_seen = case.fitted or generation(case.gpu) in {generation(r.gpu) for r in same}
+    return is_gpu_seen and case.kind in {r.kind for r in same} and not case.spans_hosts
 
 
 def _from_sizes(
@@ -184,6 +190,8 @@ def _from_sizes(
     if not is_seen:
         size *= UNSEEN
         basis += ", widened: none is alike"
+    if case.spans_hosts and not alike:
+        size = max(size, ACROSS_HOSTS_SIZE)
     size = max(size, 2 * case.fit_error)
     configurations = len({r.configuration for _, r in known})
     return ErrorInterval(math.exp(-size), math.exp(size), basis, len(known), configurations)

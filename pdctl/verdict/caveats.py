@@ -10,6 +10,8 @@ from pdctl.verdict.records import Question, Verdict
 from pdctl.verdict.rules import NAMES, RULE_WORDS
 from pdctl.workload.records import Workload
 
+FEW_REQUESTS = 20  # fewer say little about a workload
+
 
 def caveats(question: Question, verdict: Verdict) -> Iterator[str]:
     """What the reader should know beside the verdict."""
@@ -41,7 +43,11 @@ def caveats(question: Question, verdict: Verdict) -> Iterator[str]:
 
 
 def _request_warnings(question: Question) -> Iterator[str]:
-    """Requests that cannot be served, and how a file of them was read."""
+    """Requests that are few or cannot be served, and how a file of them was read."""
+    requests = question.workload.requests
+    if requests is not None and len(requests) < FEW_REQUESTS:
+        noun = "request" if len(requests) == 1 else "requests"
+        yield f"{len(requests)} {noun} in the file, repeated: too few to tell how lengths vary."
     if share := share_too_long(question):
         yield (
             f"{100 * share:.1f} % of the requests exceed the {question.llm.max_context:,} tokens "

@@ -136,10 +136,14 @@ def decide_fewest(
         asked = with_gpus(open_question, needed)
         verdict = decide(asked, spread=spread, progress=progress, queues=queues)
         meeting = {name: arm for name, arm in verdict.arms.items() if arm.meets}
-        if meeting:
-            fewest = min(meeting, key=lambda name: _needed(meeting[name]))
+        if not meeting:
+            needed += max(1, needed // 10)
+            continue
+        fewest = min(meeting, key=lambda name: _needed(meeting[name]))
+        fewer = _needed(meeting[fewest])[0]
+        if fewer >= needed:
             return asked, _chosen(verdict, "pd" if fewest == "pd" else "colocated")
-        needed += max(1, needed // 10)
+        needed = fewer
     return asked, verdict
 
 

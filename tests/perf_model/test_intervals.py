@@ -68,6 +68,11 @@ def test_what_no_run_was_like_has_a_wider_interval(unseen: Case) -> None:
     assert "none is alike" in interval("tpot", unseen, runs).basis
 
 
+def test_the_public_run_of_an_engine_across_two_hosts_is_within_its_interval() -> None:
+    across = Case("mla", "H100", fitted=False, region="few", spans_hosts=True)
+    assert errors_of(across).tpot.high > 23.0 / 12.53
+
+
 def test_a_profile_that_fits_badly_has_an_interval_of_its_own_error() -> None:
     runs = [r for name in "abc" for r in made(20, 0.02, name, fitted=True)]
     bad = interval("tpot", case(fitted=True, fit_error=0.2), runs)
