@@ -305,20 +305,8 @@ def _judged(
     leaning = lean(rules)
     evidence, choice = _choices(contest, arms, leaning, found.is_asked)
     is_both = len(arms) == 2
-    capacities = (
-        (found.capacities["colocated"], found.capacities["pd"])
-        if is_both and question.slo.is_given
-        else None
-    )
-    confidence = confidence_of(
-        choice,
-        leaning,
-        errors=provenance.errors,
-        margins=contest.margins,
-        is_anchored=question.slo.is_given or found.is_asked,
-        rate_rps=found.rate_rps if found.is_asked else None,
-        capacities=capacities,
-    )
+    is_anchored = question.slo.is_given or found.is_asked
+    confidence = confidence_of(choice, leaning, provenance.errors, is_anchored=is_anchored)
     is_met = _is_met(question, arms, found)
     if not is_met:
         asked = found.rate_rps if found.is_asked else None
