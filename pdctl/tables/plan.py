@@ -162,7 +162,7 @@ def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
         yield ("throughput", [f"{format_rate(a.throughput_rps)} req/s" for a in arms], "")
     yield ("GPUs", [gpus_text(a) for a in arms], "")
     if slo.is_given and verdict.is_rate_asked:
-        cells = [str(a.gpus_needed) if a.gpus_needed else "–" for a in arms]
+        cells = [f"{a.gpus_needed:,}" if a.gpus_needed else "–" for a in arms]
         yield ("GPUs needed", cells, "")
     yield ("output per GPU", [_tokens_cell(a) for a in arms], "")
     if price := question.usd_per_gpu_hour:
