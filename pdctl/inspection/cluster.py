@@ -164,9 +164,10 @@ _MOST_NODES = 10_000
 _FASTEST_RDMA_GBIT_PER_S = 100_000
 
 
-def parse_gpus(text: str) -> Cluster:
+def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
     """The machines in "8xH100", "4x8xH200" (nodes × GPUs × type) or "2x8xB200:rdma400".
 
+    described: a kind of GPU beside the known ones, which `text` may name.
     rdma: Gbit/s between nodes, per GPU and direction; unknown when not given.
     Raises InvalidInput for anything else, naming the part that is wrong.
     """
@@ -185,7 +186,9 @@ def parse_gpus(text: str) -> Cluster:
     per_node = _within(numbers[-1] if numbers else 1, _MOST_PER_NODE, "GPUs per node", text)
     nodes = _within(numbers[0] if len(numbers) == 2 else 1, _MOST_NODES, "nodes", text)
     rdma = _rdma_bytes_per_s(match["rest"], text)
-    model = require_gpu_model(match["name"].strip())
+    name = match["name"].strip()
+    own = described if described and _plain(described.name) == _plain(name) else None
+    model = own or require_gpu_model(name)
     return Cluster(model, nodes, per_node, rdma, "described")
 
 
