@@ -241,7 +241,7 @@ def test_a_wish_for_more_running_requests_than_the_state_pool_has_is_capped() ->
 def test_blocks_of_fp8_scales_must_survive_the_cut() -> None:
     minimax = llm("minimax-m2.5")  # experts 1,536 wide, blocks of 128
     check_parallelism(minimax, Parallelism(tp=4))
-    with pytest.raises(InvalidInput, match="cuts the width 1536 .* FP8 blocks of 128") as caught:
+    with pytest.raises(InvalidInput, match="splits the 1536-wide .* FP8 blocks of 128") as caught:
         check_parallelism(minimax, Parallelism(tp=8))
     assert caught.value.hint == "--ep 8"
     check_parallelism(minimax, Parallelism(tp=8, ep=8))
