@@ -22,6 +22,7 @@ from pdctl.inspection.sglang_models import (
     window_pool_share,
 )
 from pdctl.perf_model.formats import is_narrow, layer_kinds
+from pdctl.perf_model.hardware import kv_value_bytes
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
 from pdctl.perf_model.releases import prefill_graphs
 from pdctl.units import GIB, MIB
@@ -268,7 +269,7 @@ def kv_capacity_tokens(
     """
     room = _room(llm, gpu, parallelism, role, serving)
     room -= _state_pool_bytes(llm, parallelism, room, serving)
-    kv_dtype_bytes = serving.kv_dtype_bytes or llm.kv_dtype_bytes
+    kv_dtype_bytes = kv_value_bytes(llm, gpu, serving.kv_dtype_bytes)
     cell = kv_cell_bytes(llm, parallelism, kv_dtype_bytes)
     tokens = math.floor(room / cell) if cell else 0
     page = max(serving.page_size, page_tokens(llm.architecture))

@@ -28,6 +28,7 @@ from pdctl.perf_model.hardware import (
     REQUEST_S,
     UNBALANCED_EXPERTS,
     Rates,
+    kv_value_bytes,
     rates,
 )
 from pdctl.perf_model.kernels import launched_s, quantised_products, replayed_s
@@ -310,7 +311,8 @@ def _roofline(
     route: Link,
     serving: Serving,
 ) -> StepTimes:
-    serving = replace(serving, kv_dtype_bytes=serving.kv_dtype_bytes or llm.kv_dtype_bytes)
+    kv_dtype_bytes = kv_value_bytes(llm, cluster.gpu, serving.kv_dtype_bytes)
+    serving = replace(serving, kv_dtype_bytes=kv_dtype_bytes)
     per_gpu = rates(
         llm,
         cluster.gpu,
