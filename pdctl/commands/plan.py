@@ -24,6 +24,9 @@ def plan(
     gpus: str = typer.Option(
         "", help="8xH100, 4x8xH200 (nodes × GPUs × type), :rdma400; @2.50: $ a GPU-hour."
     ),
+    gpu_file: Path = typer.Option(
+        None, "--gpu-file", help="YAML file that describes a GPU that pdctl does not know."
+    ),
     isl: float = number_option("--isl", parse_tokens, "Mean prompt tokens: 8000, 30K."),
     osl: float = number_option("--osl", parse_tokens, "Mean output tokens: 500, 1K."),
     isl_cv: float = typer.Option(None, help="Spread of prompt lengths: std. deviation / mean."),

@@ -19,12 +19,13 @@ from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
 from pdctl.console import ask, command_width, err, interactive, out, print_json, printable, show
+from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
 from pdctl.inspection.llm import bundled_names, read_llm
 from pdctl.inspection.model_files import absolute_model
-from pdctl.inspection.records import Cluster
+from pdctl.inspection.records import Cluster, Llm
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import find_own_profile, find_profile, named_profile
 from pdctl.status.observed_workload import watch_workload
@@ -50,6 +51,7 @@ class PlanOptions(EngineOptions):
 
     model: str = ""
     gpus: str = ""
+    gpu_file: Path | None = None
     isl: float | None = None
     osl: float | None = None
     isl_cv: float | None = None
@@ -85,6 +87,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     llm = read_llm(name)
     options, usd_per_gpu_hour = _priced(options)
     cluster = _cluster(options)
+    llm = _guessing(llm, cluster.gpu.guesses)
     parallelism = fixed_parallelism(options, llm)
     workload = _workload(_asked(options))
     question = Question(
@@ -166,9 +169,16 @@ def _known_model(options: PlanOptions) -> str:
     return ask("Model?", default="llama-3.1-8b", flag="MODEL", no_input=options.no_input)
 
 
+def _guessing(llm: Llm, guesses: tuple[str, ...]) -> Llm:
+    """The LLM with what else its figures rest on, so that a verdict on them is never sure."""
+    return replace(llm, guesses=(*llm.guesses, *guesses), assumptions=(*llm.assumptions, *guesses))
+
+
 def _cluster(options: PlanOptions) -> Cluster:
-    if options.gpus:
-        return parse_gpus(options.gpus)
+    described = read_gpu_file(options.gpu_file) if options.gpu_file else None
+    text = options.gpus or (described.name if described else "")
+    if text:
+        return parse_gpus(text, described=described)
     try:
         return detect_cluster()
     except EnvironmentProblem:

@@ -1,4 +1,4 @@
-"""The GPUs a plan may use: described in words, or detected here."""
+"""The GPUs that a plan may use: from a description such as 8xH100, or those of this machine."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def known_gpu_names() -> tuple[str, ...]:
 
 
 def require_gpu_model(name: str) -> GpuModel:
-    """Like gpu_model, but InvalidInput that says which are known."""
+    """The kind of GPU that `name` means. Raises InvalidInput that lists the known kinds."""
     model = gpu_model(name)
     if model is None:
         raise InvalidInput(
@@ -79,13 +79,13 @@ def require_gpu_model(name: str) -> GpuModel:
 
 
 def known_hint(name: str) -> str:
-    """How to go on after an unknown name; another GPU is never taken for the one named."""
+    """A hint for an unknown name. Never suggests a kind with other digits than those typed."""
     meant = _misspelt(name)
     return f"--gpus 8x{meant}" if meant else "--gpus NxKIND with a known kind"
 
 
 def _known_beside(name: str) -> str:
-    """The known kinds of the same vendor; all where there is none or the vendor is unknown."""
+    """The known kinds of the same vendor, or all kinds if the vendor has none or is unknown."""
     vendor, known = _vendor(name), known_gpu_names()
     alike = [kind for kind in known if vendor and _vendor(kind) == vendor]
     return f"{', '.join(alike)} of {vendor}" if alike else ", ".join(known)
@@ -164,9 +164,10 @@ _MOST_NODES = 10_000
 _FASTEST_RDMA_GBIT_PER_S = 100_000
 
 
-def parse_gpus(text: str) -> Cluster:
+def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
     """The machines in "8xH100", "4x8xH200" (nodes × GPUs × type) or "2x8xB200:rdma400".
 
+    described: a kind of GPU beside the known ones, which `text` may name.
     rdma: Gbit/s between nodes, per GPU and direction; unknown when not given.
     Raises InvalidInput for anything else, naming the part that is wrong.
     """
@@ -185,12 +186,14 @@ def parse_gpus(text: str) -> Cluster:
     per_node = _within(numbers[-1] if numbers else 1, _MOST_PER_NODE, "GPUs per node", text)
     nodes = _within(numbers[0] if len(numbers) == 2 else 1, _MOST_NODES, "nodes", text)
     rdma = _rdma_bytes_per_s(match["rest"], text)
-    model = require_gpu_model(match["name"].strip())
+    name = match["name"].strip()
+    own = described if described and _plain(described.name) == _plain(name) else None
+    model = own or require_gpu_model(name)
     return Cluster(model, nodes, per_node, rdma, "described")
 
 
 def _kinds(text: str) -> list[str]:
-    """The groups of "4x8xH100+1x8xH20" or "8xH100,8xH20"; none where there is one only."""
+    """The groups of "4x8xH100+1x8xH20" or "8xH100,8xH20". Empty if there is only one group."""
     parts = [part.strip() for part in _GROUPS.split(text[:200]) if part.strip()]
     return parts if len(parts) > 1 else []
 
@@ -200,10 +203,10 @@ def detect_cluster(
     query_ports: Callable[[], tuple[RdmaPort, ...]] = query_rdma_ports,
     environ: Mapping[str, str] = os.environ,
 ) -> Cluster:
-    """This machine as a cluster of one node: its GPUs of the kind it has most of.
+    """This machine as a cluster of one node, with the GPUs of its most common kind.
 
-    devices: every GPU of that kind that answers, free or not, and that CUDA_VISIBLE_DEVICES leaves.
-    Raises EnvironmentProblem without a GPU, or where its kind is unknown.
+    devices: every GPU of that kind that answers and that CUDA_VISIBLE_DEVICES allows, free or not.
+    Raises EnvironmentProblem if there is no GPU or its kind is unknown.
     """
     limit = environ.get("CUDA_VISIBLE_DEVICES")
     alive = [gpu for gpu in visible_gpus(query(), limit) if gpu.problem is None]
@@ -211,7 +214,7 @@ def detect_cluster(
         within = "" if limit is None else f" within CUDA_VISIBLE_DEVICES={limit[:40]}"
         raise EnvironmentProblem(
             f"No GPU on this machine answers{within}.",
-            hint=f"say what you plan for: {_EXAMPLES}",
+            hint=f"name the GPUs to plan for: {_EXAMPLES}",
             code="no_gpu",
         )
     name = Counter(gpu.name for gpu in alive).most_common(1)[0][0]
@@ -243,15 +246,15 @@ def _require_detected(name: str) -> GpuModel:
     model = gpu_model(name)
     if model is None:
         raise EnvironmentProblem(
-            f"There are no figures for the GPU here, {name!r}; "
+            f"pdctl has no figures for this machine's GPU, {name!r}; "
             f"known are {', '.join(known_gpu_names())}.",
-            hint=f"say what you plan for: {known_hint(name)}",
+            hint=f"name a kind to plan for: {known_hint(name)}",
             code="unknown_gpu",
         )
     return model
 
 
 def _as_installed(model: GpuModel, devices: tuple[Gpu, ...]) -> GpuModel:
-    """`model` with the memory these cards report, which the engines will have."""
+    """`model` with the memory that the installed cards report."""
     reported = [gpu.memory_total_bytes for gpu in devices if gpu.memory_total_bytes]
     return replace(model, memory_bytes=float(min(reported))) if reported else model

@@ -122,7 +122,7 @@ def _is_named(gpu: Gpu, entry: str) -> bool:
 
 
 def is_free(gpu: Gpu) -> bool:
-    """Whether an engine may be put there: it answers, nobody computes on it, it is all but empty.
+    """True if an engine may use it: it answers, runs no process, and its memory is almost empty.
 
     Memory counts as well as holders: inside a container NVML names no process of another one.
     """
@@ -130,12 +130,12 @@ def is_free(gpu: Gpu) -> bool:
 
 
 def has_holder(gpu: Gpu) -> bool:
-    """Whether a process is known that computes there."""
+    """True if a known process computes on it."""
     return any(holder.name not in _BYSTANDERS for holder in gpu.holders)
 
 
 def is_empty(gpu: Gpu) -> bool:
-    """Whether nobody has memory of it worth mentioning; unknown counts as that."""
+    """True if little of its memory is in use. Unknown use counts as little."""
     return gpu.memory_used_bytes is None or gpu.memory_used_bytes < FREE_BELOW_BYTES
 
 
@@ -153,7 +153,7 @@ def why_not_free(gpu: Gpu) -> str:
 
 
 def taken_gpus(gpus: Sequence[Gpu]) -> tuple[str, ...]:
-    """One sentence part per GPU that is not free, in the order given."""
+    """A clause for each GPU that is not free, in the order given."""
     return tuple(why_not_free(gpu) for gpu in gpus if not is_free(gpu))
 
 
@@ -184,7 +184,7 @@ def _no_gpu(why: str) -> EnvironmentProblem:
 
 
 def _handle(nvml: Any, index: int) -> Any:
-    """A handle, or the error that stands in its place: a card fallen off the bus has none."""
+    """The handle of a card, or the error that NVML raises for one that fell off the bus."""
     try:
         return nvml.nvmlDeviceGetHandleByIndex(index)
     except nvml.NVMLError as problem:
@@ -244,7 +244,7 @@ def _is(nvml: Any, problem: Any, code: str) -> bool:
 
 
 def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
-    """The answer of a function that this driver or this pynvml may not have; None then."""
+    """The result of an NVML function, or None if this driver or pynvml lacks it."""
     call = getattr(nvml, function, None)
     if call is None:
         return None
@@ -299,5 +299,5 @@ def _numa_node(nvml: Any, handle: Any, sys_pci: Path) -> int | None:
 
 
 def _text(value: Any) -> str:
-    """Older pynvml answers in bytes."""
+    """Decode a name: older versions of pynvml return bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

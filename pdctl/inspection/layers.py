@@ -24,7 +24,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Mixer:
-    """What mixes tokens in a layer, and what it keeps of a request.
+    """The part of a layer that mixes tokens, and what it keeps for each request.
 
     kv_values: values per token in a KV cache, over all heads; 0 where it keeps none.
     window: tokens that are attended to. compress_ratio: tokens per entry of DeepSeek-V4's cache.

@@ -63,7 +63,7 @@ def read_llm(model: str) -> Llm:
 
 
 def _beside_weights(llm: Llm, folder: Path, top: Fields) -> Llm:
-    """With what the files of weights in its folder say against it."""
+    """Add notes about the weight files in the model's folder that contradict the shape."""
     wrapped = _text_part(top)[1] or top.part("vision_config") is not None
     # float32 weights are counted as bf16: nothing to compare
     stored_bytes = 0.0 if _is_float32(top) else weight_bytes(llm)
@@ -130,7 +130,7 @@ def _layers(
 
 
 def _attention_fields(text: Fields, layers: tuple[Layer, ...]) -> dict[str, Any]:
-    """What the first attention of the LLM looks like, and how many layers differ from it."""
+    """Shape of the first attention mixer, and counts of the layers of other kinds."""
     mixers = mixers_of(layers)
     latent = any(m.kind in ("mla", "latents") for m in mixers)
     first = _representative(mixers)
@@ -194,7 +194,7 @@ def _max_context(text: Fields) -> int | None:
 
 
 def _text_part(top: Fields) -> tuple[Fields, bool]:
-    """The language model's own object, and whether it was wrapped in a larger model's."""
+    """The language model's own object. True if it was nested in a multimodal model's config."""
     part, depth = top, 0
     while depth < 3:
         inner = part.part(*_WRAPPED)
@@ -216,7 +216,7 @@ def _tied(top: Fields, text: Fields, model_type: str) -> bool:
 
 
 def _guesses(llm: Llm, model_type: str, text: Fields) -> tuple[str, ...]:
-    """What the figures rest on without the file saying it."""
+    """Sentences about figures that rest on an assumption instead of a key in the file."""
     notes = []
     if model_type not in KNOWN_TYPES:
         notes.append(
@@ -240,7 +240,7 @@ def _guesses(llm: Llm, model_type: str, text: Fields) -> tuple[str, ...]:
 
 
 def _no_object(top: Fields, text: Fields) -> tuple[str, ...]:
-    """A quantisation config that is none."""
+    """A note if `quantization_config` is present and is not an object."""
     said = top.raw("quantization_config") or text.raw("quantization_config")
     if said is None or isinstance(said, dict):
         return ()
@@ -248,7 +248,7 @@ def _no_object(top: Fields, text: Fields) -> tuple[str, ...]:
 
 
 def _unread(text: Fields, *, has_experts: bool) -> tuple[str, ...]:
-    """Keys with a value that are named like a part of the shape and that nothing asked for.
+    """Keys that look like a part of the shape and that no reader asked for.
 
     has_experts: without them, keys about experts say nothing where the file also says how many.
     """

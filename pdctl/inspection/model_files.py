@@ -1,4 +1,4 @@
-"""From what a user calls a model to its config.json: a directory, the local cache, or bundled.
+"""Find a model's config.json by the name a user gives: a directory, a cached id, a bundled name.
 
 Nothing here ever asks the network.
 """
@@ -29,12 +29,12 @@ class Fields:
         self.seen: set[str] = set()  # the keys somebody asked for
 
     def raw(self, key: str) -> Any:
-        """Whatever is under `key`; None if nothing is."""
+        """The value under `key`, or None."""
         self.seen.add(key)
         return self.values.get(key)
 
     def at(self, index: int, *keys: str, least: int = 1, most: int = LARGEST) -> int | None:
-        """As maybe_count, where a list gives each layer its own number."""
+        """The number for one layer: like maybe_count, but the value may be a list."""
         for key in keys:
             value = self.raw(key)
             if isinstance(value, list) and value:
@@ -47,14 +47,14 @@ class Fields:
         return None
 
     def count(self, *keys: str, least: int = 1, most: int = LARGEST) -> int:
-        """The whole number under the first of `keys` that is there; an error if none is."""
+        """The whole number under the first of `keys` present. Raises InvalidInput if none is."""
         found = self.maybe_count(*keys, least=least, most=most)
         if found is None:
             raise self.wrong(keys[0], "is missing")
         return found
 
     def maybe_count(self, *keys: str, least: int = 1, most: int = LARGEST) -> int | None:
-        """The whole number under the first of `keys` that is there, else None."""
+        """The whole number under the first of `keys` that is present, or None."""
         self.seen.update(keys)
         for key in keys:
             value = self.values.get(key)
@@ -94,7 +94,7 @@ class Fields:
         return None
 
     def overlaid(self, values: Mapping[str, Any]) -> "Fields":
-        """These keys with `values` over them, counted as seen in both."""
+        """A copy in which `values` replace these keys. Both copies share the set of keys seen."""
         changed = Fields({**self.values, **values}, self.file)
         changed.seen = self.seen
         return changed
@@ -108,7 +108,7 @@ class Fields:
 
 
 def shown(value: object) -> str:
-    """A value short enough for an error; a huge integer is not even converted."""
+    """`value` as text short enough for an error message. Huge integers are not converted."""
     if isinstance(value, int) and value.bit_length() > 128:
         return "a number of more than 38 digits"
     text = repr(value)
@@ -116,7 +116,7 @@ def shown(value: object) -> str:
 
 
 def read_fields(path: Path) -> Fields:
-    """The object in a JSON file. InvalidInput if it cannot be read, is cut off or no object."""
+    """The object in a JSON file. Raises InvalidInput if it is unreadable, cut off or no object."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -173,12 +173,12 @@ _MOE_NAMES = {
 
 
 def is_params(fields: Fields) -> bool:
-    """Is this object in the words of params.json?"""
+    """True if the object uses the key names of Mistral's params.json."""
     return "n_layers" in fields.values and "dim" in fields.values
 
 
 def from_params(fields: Fields) -> Fields:
-    """The object a config.json would hold.
+    """The same object with the key names of a config.json.
 
     Source: sglang 0.5.23 srt/utils/mistral_utils.py.
     """
@@ -209,7 +209,7 @@ _CONFIGS = ("config.json", "params.json")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A config.json found. bundled: the shape's name when it is one of ours."""
+    """A config.json that was found. bundled: the name of the bundled shape, if it is one."""
 
     config: Path
     name: str
@@ -220,7 +220,7 @@ class ModelFile:
 
 
 def absolute_model(model: str) -> str:
-    """A model's folder as an absolute path, so that the name holds in other folders too."""
+    """A model's folder as an absolute path, valid from any working directory."""
     folder = Path(model).expanduser()
     return str(folder.resolve()) if model and (folder / "config.json").is_file() else model
 
@@ -291,7 +291,7 @@ def _config_in(folder: Path) -> Path | None:
 
 
 def _cache_dir() -> Path:
-    """As huggingface_hub has it."""
+    """The cache directory of huggingface_hub."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
             return Path(os.environ[variable]).expanduser()

@@ -23,7 +23,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What is stored how: the first of `named` that means a matrix decides, then `format`.
+    """The format of every matrix: that of the first entry of `named` that matches, else `format`.
 
     named: with None for 16 bits. only_named: other matrices stay in 16 bits.
     kv_dtype_bytes: of the KV cache, where the release says it. block: weights of one scale, in
@@ -116,7 +116,7 @@ def _block(config: Fields) -> int | None:
 
 
 def _cache_bytes(config: Fields) -> float | None:
-    """Bytes of a value in the KV cache, as ModelOpt and compressed-tensors say them."""
+    """Bytes per value of the KV cache, from a ModelOpt or compressed-tensors config."""
     scheme = config.part("kv_cache_scheme")
     if scheme is not None:
         return (scheme.maybe_count("num_bits", most=64) or 16) / 8

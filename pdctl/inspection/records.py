@@ -21,6 +21,7 @@ class GpuModel:
     peer_bytes_per_s: float | None  # NVLink or xGMI; None: only PCIe
     pcie_bytes_per_s: float
     source: str
+    guesses: tuple[str, ...] = ()  # what a plan for it rests on, in sentences
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ DEFAULT_STATE_MEMORY_RATIO = 0.9
 
 
 def trims_windows(architecture: str) -> bool:
-    """Does SGLang keep only the last window of layers that have one?"""
+    """True if SGLang keeps only the last window of this architecture's window layers."""
     return architecture in TRIMS_WINDOWS
 
 

@@ -38,7 +38,7 @@ def version(distribution):
 
 def exists(module):
     # type: (str) -> bool
-    """Whether a module's file is there; unlike find_spec this imports no parent package."""
+    """True if a module's file exists. Unlike find_spec, imports no parent package."""
     path, name = None, ""
     for part in module.split("."):
         name = f"{name}.{part}" if name else part

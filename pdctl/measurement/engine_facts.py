@@ -40,6 +40,11 @@ class EngineFacts:
     reserved_decode_tokens: int = 512
     device: str = ""
 
+    @property
+    def release(self) -> str | None:
+        """SGLang's release; None for a simulated engine."""
+        return None if self.is_simulated else self.engine.removeprefix("sglang ")
+
 
 def facts_from_pages(
     url: str, info: Mapping[str, Any], model_info: Mapping[str, Any], loads: bytes | None

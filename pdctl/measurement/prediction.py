@@ -88,6 +88,7 @@ def predicted_engine(
             profile=profile,
             attention_backend=backend,
             prefill_graphs=not limits.eager,
+            release=None if profile else facts.release,  # a profile's factors are of the newest
         ),
         kv_capacity_tokens=limits.kv_tokens,
         max_running_requests=limits.max_running,

@@ -1,4 +1,4 @@
-"""In which number format a GPU multiplies each matrix of an LLM."""
+"""The number format in which a GPU multiplies each matrix of an LLM."""
 
 from collections import Counter
 from typing import Literal
@@ -58,13 +58,13 @@ def multiplied(llm: Llm, gpu: GpuModel, bytes_per_param: float) -> Format:
 
 
 def quantises(llm: Llm, gpu: GpuModel) -> bool:
-    """Does any product of this LLM quantise its input as it comes? Weight-only ones do not."""
+    """True if some product quantises its input at run time. Weight-only formats do not."""
     least = min(llm.linear_bytes, llm.expert_bytes)
     return multiplied(llm, gpu, 2.0 if least >= 2 else least) != "bf16"
 
 
 def kernel_warnings(llm: Llm, gpu: GpuModel) -> tuple[str, ...]:
-    """What to check before serving formats that this GPU has no products for; () if none.
+    """Warnings about weight formats that this GPU cannot multiply natively.
 
     Source: sglang layers/quantization: Marlin kernels widen such weights as they are read.
     """
@@ -79,7 +79,7 @@ def kernel_warnings(llm: Llm, gpu: GpuModel) -> tuple[str, ...]:
 
 
 def is_narrow(matrix: Matrix) -> bool:
-    """Has this matrix fewer than 16 bits a parameter?"""
+    """True if the matrix has fewer than 16 bits per parameter."""
     return matrix.bytes_per_param < 2
 
 

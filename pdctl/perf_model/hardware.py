@@ -7,6 +7,7 @@ names where it comes from; those marked "assumed" have no public measurement beh
 from dataclasses import dataclass
 from typing import Literal
 
+from pdctl.inspection.layers import mixers_of
 from pdctl.inspection.records import GpuModel, Llm
 from pdctl.perf_model.formats import Format, dense_formats, expert_format, peak_flops
 
@@ -239,6 +240,22 @@ def generation(gpu_name: str) -> Generation:
         ("cdna", ("MI2", "MI3")),
     )
     return next((found for found, parts in known if any(p in name for p in parts)), "other")
+
+
+_BLACKWELL = frozenset(("blackwell", "blackwell_ultra", "blackwell_rtx"))
+
+
+def kv_value_bytes(llm: Llm, gpu: GpuModel, chosen: float | None) -> float:
+    """Bytes of a value in the KV cache. chosen: by --kv-cache-dtype; None: SGLang's "auto".
+
+    Source: sglang 0.5.23 arg_groups/overrides.py _dsa_kv_cache_dtype_default: sparse attention
+    keeps FP8 on Blackwell and 16 bits before; otherwise the checkpoint says.
+    Ignores: scales that FlashMLA's FP8 layout keeps beside the values.
+    """
+    if chosen is not None:
+        return chosen
+    is_sparse = any(mixer.kind == "mla" and mixer.index_topk for mixer in mixers_of(llm.layers))
+    return 1.0 if is_sparse and generation(gpu.name) in _BLACKWELL else llm.kv_dtype_bytes
 
 
 # Streaming multiprocessors: each runs one block of FlashAttention-3's decode. Source: datasheets.

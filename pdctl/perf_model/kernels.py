@@ -1,4 +1,4 @@
-"""Kernels of a layer by kind of mixer and MLP: what a step costs whatever it reads or multiplies.
+"""Kernels of a layer by kind of mixer and MLP, which cost time even with few bytes and FLOPs.
 
 The counts are written to be checked: profile one decode step and count the kernels between two
 norms. tests/perf_model/test_kernels.py does so for five kinds of layer on H200. Their times are in
@@ -108,7 +108,7 @@ def _replayed_s(kernels: Kernels, times: KernelTimes, *, quantises: bool) -> flo
 
 
 def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
-    """The least a step takes without a graph: the host launches every kernel.
+    """The least time of a step without a graph, in which the host launches every kernel.
 
     runner, dynamic: as in replayed_s. Source: LAUNCH_S and its neighbours.
     Ignores: the host's own speed, which differed by two between the hosts that were measured.

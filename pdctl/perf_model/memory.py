@@ -22,6 +22,7 @@ from pdctl.inspection.sglang_models import (
     window_pool_share,
 )
 from pdctl.perf_model.formats import is_narrow, layer_kinds
+from pdctl.perf_model.hardware import kv_value_bytes
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
 from pdctl.perf_model.releases import prefill_graphs
 from pdctl.units import GIB, MIB
@@ -51,7 +52,7 @@ def shard(llm: Llm, parallelism: Parallelism) -> Shard:
 
 
 def mean_shard(llm: Llm, parallelism: Parallelism) -> Shard:
-    """What a GPU would hold with pp = 1: the layers one request passes through."""
+    """Parameters that one GPU would hold with pp = 1."""
     return _shard(llm, parallelism, llm.num_layers)
 
 
@@ -228,7 +229,7 @@ def reserved_bytes(
 
 
 def has_prefill_graphs(llm: Llm, parallelism: Parallelism, role: Role, serving: Serving) -> bool:
-    """Does this engine prefill from CUDA graphs, as it is told or as its release does?"""
+    """True if this engine prefills from CUDA graphs: as told, or by its release's default."""
     if serving.prefill_graphs is not None:
         return serving.prefill_graphs
     attention_dp = parallelism.dp > 1
@@ -268,7 +269,7 @@ def kv_capacity_tokens(
     """
     room = _room(llm, gpu, parallelism, role, serving)
     room -= _state_pool_bytes(llm, parallelism, room, serving)
-    kv_dtype_bytes = serving.kv_dtype_bytes or llm.kv_dtype_bytes
+    kv_dtype_bytes = kv_value_bytes(llm, gpu, serving.kv_dtype_bytes)
     cell = kv_cell_bytes(llm, parallelism, kv_dtype_bytes)
     tokens = math.floor(room / cell) if cell else 0
     page = max(serving.page_size, page_tokens(llm.architecture))
@@ -285,7 +286,7 @@ def state_slots(
     role: Role,
     serving: Serving = SGLANG_DEFAULTS,
 ) -> int | None:
-    """Requests whose state the whole engine has room for; None: no layer keeps a state pool.
+    """Requests whose state fits in the engine's pool. None: no layer keeps a state.
 
     Source: sglang 0.5.23 mem_cache/kv_cache_configurator.py: the pool takes
     --mamba-full-memory-ratio 0.9 to 1 of KV, one slot of it is padding.
@@ -304,7 +305,7 @@ def running_cap(
     role: Role,
     serving: Serving = SGLANG_DEFAULTS,
 ) -> int | None:
-    """The requests an engine runs at most for its state pool or architecture; None: no cap.
+    """The most requests that the state pool or the architecture allows an engine. None: no cap.
 
     A decode engine has no radix cache and takes one slot a request, others several: it runs up to
     five times as many. Source: sglang 0.5.23 kv_cache_configurator.py; sglang_models.py.
@@ -371,10 +372,11 @@ def max_running_requests(
 
 
 def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
-    """Raises InvalidInput unless the LLM can be cut this way.
+    """Check that the LLM can be split this way. Raises InvalidInput if not.
 
-    Source: sglang layers/quantization/fp8.py and layers/moe assert that blocks of a scale survive
-    the cut and that experts divide by ep; with attention-DP redundant ones may make up for it.
+    Source: sglang layers/quantization/fp8.py asserts that no block of weights with one scale is
+    split, and layers/moe that ep divides the experts. With attention-DP, redundant experts may
+    make up the difference.
     """
     tp, dp, pp, ep = parallelism.tp, parallelism.dp, parallelism.pp, parallelism.ep
     for name, value in (("tp", tp), ("pp", pp), ("dp", dp), ("ep", ep)):
@@ -398,7 +400,7 @@ def check_parallelism(llm: Llm, parallelism: Parallelism) -> None:
 
 
 def _check_blocks(llm: Llm, parallelism: Parallelism) -> None:
-    """Blocks of FP8 scales must not be cut. Attention-DP leaves dense MLPs whole."""
+    """Check that no FP8 block is split. With attention-DP, dense MLPs are not split."""
     block, ways = llm.weight_block, parallelism.tp // parallelism.ep
     if block is None or ways == 1:
         return
@@ -406,14 +408,14 @@ def _check_blocks(llm: Llm, parallelism: Parallelism) -> None:
         if width % (ways * block):
             good = [n for n in range(1, parallelism.tp) if width % (n * block) == 0]
             raise InvalidInput(
-                f"tp {parallelism.tp} cuts the width {width} of an MLP of {llm.name} into parts "
-                f"that are no multiple of its FP8 blocks of {block}.",
+                f"tp {parallelism.tp} splits the {width}-wide MLPs of {llm.name} into parts "
+                f"that are not multiples of its FP8 blocks of {block}.",
                 hint=f"--ep {parallelism.tp}" if llm.experts else f"--tp {max(good, default=1)}",
             )
 
 
 def _cut_widths(llm: Llm, *, dense: bool) -> set[int]:
-    """Widths of narrow MLPs that tensor parallelism cuts; dense: those without experts too."""
+    """Widths of the quantised MLPs that tensor parallelism splits. dense: include dense MLPs."""
     mlps = [mlp for layer, _ in layer_kinds(llm.layers) for mlp in layer.mlps]
     return {
         mlp.width

@@ -1,4 +1,4 @@
-"""What mixing tokens costs: attention, windows, a sparse index, linear attention."""
+"""The time of mixers: attention, windows, sparse indexes, linear attention."""
 
 from pdctl.inspection.layers import Mixer, mixers_of
 from pdctl.inspection.llm_layers.request_bytes import index_bytes, latent_window_bytes

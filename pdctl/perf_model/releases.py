@@ -1,4 +1,4 @@
-"""What releases of SGLang changed that step times rest on: one table."""
+"""The changes between SGLang releases that affect step times."""
 
 import re
 from typing import Literal, NamedTuple
@@ -44,7 +44,7 @@ _PREFILL_GRAPHS_EVERYWHERE: Version = (0, 5, 23)
 def prefill_graphs(
     release: str | None, role: Role, *, attention: Literal["gqa", "mla"], attention_dp: bool
 ) -> bool:
-    """Does an engine of this release run prefill from CUDA graphs, by default?
+    """True if an engine of this release prefills from CUDA graphs by default.
 
     release: "0.5.9"; None: the newest that was read. A nightly build without a number is taken for
     a time before them. Source: sglang arg_groups/pd_disaggregation_hook.py and
@@ -67,7 +67,7 @@ def kernel_times(release: str | None) -> KernelTimes:
 
 
 def is_newer_than_read(release: str) -> bool:
-    """Is the release newer than the newest of this table?"""
+    """True if the release is newer than every release in this file."""
     return numbers(release) > numbers(NEWEST_READ)
 
 

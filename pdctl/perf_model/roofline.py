@@ -28,6 +28,7 @@ from pdctl.perf_model.hardware import (
     REQUEST_S,
     UNBALANCED_EXPERTS,
     Rates,
+    kv_value_bytes,
     rates,
 )
 from pdctl.perf_model.kernels import launched_s, quantised_products, replayed_s
@@ -79,7 +80,7 @@ def prefill_cost(
     parallelism: Parallelism,
     serving: Serving,
 ) -> PrefillCost:
-    """What a prefill step over all layers of the LLM costs one engine.
+    """Coefficients of a prefill step over all layers of the LLM.
 
     Source: 2 FLOPs per active parameter and token, 4·L·h·d per query-key pair (Mooncake,
     FAST'25, eq. 1). Two-batch overlap: half the batch computes while the other communicates.
@@ -156,7 +157,7 @@ def _copied_bytes(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
 
 
 def uses_deepep(parallelism: Parallelism) -> bool:
-    """Do tokens go to their experts by DeepEP's all-to-all? With ep alone SGLang reduces."""
+    """True if DeepEP sends tokens to their experts. With ep alone, SGLang all-reduces."""
     return parallelism.ep > 1 and parallelism.dp > 1
 
 
@@ -224,7 +225,7 @@ def decode_cost(
     role: Role,
     serving: Serving,
 ) -> DecodeCost:
-    """What a decode step over all layers of the LLM costs one engine.
+    """Coefficients of a decode step over all layers of the LLM.
 
     Source: bytes read over memory bandwidth: dense weights each step, experts by coverage,
     KV by context; a step is at least its FLOPs (DistServe; InferSim). Verify batches multiply
@@ -281,7 +282,7 @@ def step_times(
     serving: Serving | None = None,
     **changes: Any,
 ) -> StepTimes:
-    """How long do the steps of one engine take?
+    """The step times of one engine.
 
     profile: measured factors on these roofline coefficients; its attention backend is taken.
     link: what KV travels over; by default the one between two engines of this cluster, whose
@@ -310,7 +311,8 @@ def _roofline(
     route: Link,
     serving: Serving,
 ) -> StepTimes:
-    serving = replace(serving, kv_dtype_bytes=serving.kv_dtype_bytes or llm.kv_dtype_bytes)
+    kv_dtype_bytes = kv_value_bytes(llm, cluster.gpu, serving.kv_dtype_bytes)
+    serving = replace(serving, kv_dtype_bytes=kv_dtype_bytes)
     per_gpu = rates(
         llm,
         cluster.gpu,

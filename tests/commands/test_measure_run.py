@@ -3,9 +3,13 @@ from typing import Any
 
 import pytest
 
+from pdctl.commands.measure_run import _say_guess
 from pdctl.errors import EnvironmentProblem
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.measurement.arm_run import Endpoint
 from pdctl.measurement.engine_facts import EngineFacts
-from pdctl.measurement.prediction import cluster_behind
+from pdctl.measurement.prediction import cluster_behind, predicted_engine
 from pdctl.perf_model.fitting.design import EngineLimits
 from pdctl.perf_model.records import Parallelism
 
@@ -54,3 +58,25 @@ def test_gpus_are_known_from_the_engine_or_the_user(monkeypatch: pytest.MonkeyPa
 def test_unknown_gpus_are_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing_here(monkeypatch)
     assert cluster_behind("", replace(REMOTE, url="http://127.0.0.1:30000")) is None
+
+
+def test_a_prediction_is_for_the_engines_own_release() -> None:
+    llm, cluster = read_llm("llama-3.1-8b"), parse_gpus("1xH200")
+    steps = {
+        release: predicted_engine(
+            replace(REMOTE, engine=f"sglang {release}"), llm, cluster, None
+        ).times.decode_base_s
+        for release in ("0.5.9", "0.5.23", "0.7.0")
+    }
+    assert steps["0.5.9"] > steps["0.5.23"] == steps["0.7.0"]
+
+
+def test_a_release_newer_than_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = replace(REMOTE, engine="sglang 0.7.0")
+    endpoint = Endpoint(
+        "colocated", engine.url, (engine,), read_llm("llama-3.1-8b"), parse_gpus("1xH200")
+    )
+    _say_guess(endpoint)
+    assert "SGLang 0.7.0 is newer than 0.5.23" in capsys.readouterr().err
+    _say_guess(replace(endpoint, engines=(REMOTE,)))
+    assert capsys.readouterr().err == ""

@@ -426,3 +426,16 @@ def test_json_says_which_clients_a_closed_loop_has(capsys: pytest.CaptureFixture
         assert arm["throughput_rps"] > 0
         assert arm["steady"]["throughput_rps"] > 0
         assert arm["capacity_rps"] is None
+
+
+def test_a_plan_for_a_gpu_of_a_file_is_never_sure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = tmp_path / "gpu.yaml"
+    described.write_text("name: my-gpu\nbandwidth_gb_per_s: 3350\n")
+    asked = ("plan", "qwen3-8b", "--gpus", "8xmy-gpu", "--gpu-file", str(described), "--json")
+    with pytest.raises(SystemExit):
+        main([*asked, "--isl", "2000", "--osl", "200", "--rate", "5", "--tpot", "20ms"])
+    data = json.loads(capsys.readouterr().out)["data"]
+    assert data["confidence"] == "low"
+    assert any("my-gpu: assumed" in warning for warning in data["warnings"])

@@ -12,6 +12,7 @@ from pdctl.inspection.llm import llm_from_config, read_llm
 from pdctl.inspection.model_files import Fields
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
+from pdctl.perf_model.hardware import kv_value_bytes
 from pdctl.perf_model.memory import (
     check_parallelism,
     chunked_prefill_size,
@@ -241,7 +242,7 @@ def test_a_wish_for_more_running_requests_than_the_state_pool_has_is_capped() ->
 def test_blocks_of_fp8_scales_must_survive_the_cut() -> None:
     minimax = llm("minimax-m2.5")  # experts 1,536 wide, blocks of 128
     check_parallelism(minimax, Parallelism(tp=4))
-    with pytest.raises(InvalidInput, match="cuts the width 1536 .* FP8 blocks of 128") as caught:
+    with pytest.raises(InvalidInput, match="splits the 1536-wide .* FP8 blocks of 128") as caught:
         check_parallelism(minimax, Parallelism(tp=8))
     assert caught.value.hint == "--ep 8"
     check_parallelism(minimax, Parallelism(tp=8, ep=8))
@@ -276,3 +277,12 @@ def test_an_engine_without_room_for_one_state_does_not_fit() -> None:
     assert "no room for the state of one request" in reason
     assert engine_model(hybrid, gpus, Parallelism(tp=1), "colocated") is None
     assert engine_model(hybrid, gpus, Parallelism(tp=2), "colocated") is not None
+
+
+def test_sparse_attention_keeps_fp8_on_blackwell_and_16_bits_before() -> None:
+    """sglang 0.5.23 arg_groups/overrides.py _dsa_kv_cache_dtype_default."""
+    sparse = llm("deepseek-v3.2")
+    assert kv_value_bytes(sparse, gpu("H200"), None) == 2.0
+    assert kv_value_bytes(sparse, gpu("B200"), None) == 1.0
+    assert kv_value_bytes(sparse, gpu("B200"), 2.0) == 2.0
+    assert kv_value_bytes(llm("deepseek-v3"), gpu("B200"), None) == 2.0

@@ -28,6 +28,7 @@ from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
 from pdctl.perf_model.fitting.profiles import named_profile
+from pdctl.perf_model.hardware import kv_value_bytes
 from pdctl.perf_model.memory import kv_cell_bytes, weight_bytes_per_gpu
 from pdctl.perf_model.records import EngineModel, Parallelism, Role
 from pdctl.units import GIB
@@ -235,7 +236,8 @@ def _model(flags: SimFlags, llm: Llm, cluster: Cluster, role: Role) -> EngineMod
 def _identity(
     flags: SimFlags, llm: Llm, cluster: Cluster, model: EngineModel, started_at: float
 ) -> Identity:
-    cell = kv_cell_bytes(llm, model.parallelism, llm.kv_dtype_bytes)
+    value_bytes = kv_value_bytes(llm, cluster.gpu, None)
+    cell = kv_cell_bytes(llm, model.parallelism, value_bytes)
     return Identity(
         flags=flags,
         llm=llm,

@@ -20,7 +20,7 @@ def attention_shape(text: Fields, *, windowed: bool = False) -> tuple[int, int, 
 
 
 def hidden_size(text: Fields) -> int:
-    """Width of the residual stream. Raises InvalidInput where the file does not say it."""
+    """Width of the residual stream. Raises InvalidInput if the file lacks it."""
     return text.count("hidden_size", "n_embd", "d_model", "dim")
 
 

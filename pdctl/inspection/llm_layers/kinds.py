@@ -1,4 +1,4 @@
-"""Which layer of an LLM has which mixer and which MLP, in the dialects files say it. Pure."""
+"""The kind of mixer and MLP of each layer, from any of the keys that config files use. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

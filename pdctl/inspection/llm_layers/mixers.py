@@ -109,7 +109,7 @@ def _of_windows(text: Fields) -> Fields:
 
 
 def _shares_kv(text: Fields, layer: int) -> bool:
-    """Does this layer read another one's KV instead of keeping its own?"""
+    """True if this layer reads another layer's KV and keeps none itself."""
     last = text.maybe_count("num_kv_shared_layers", least=0) or 0
     depth = text.maybe_count("num_hidden_layers", "n_layer", "num_layers", least=0) or 0
     if last and layer >= depth - last:

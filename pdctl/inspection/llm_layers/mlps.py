@@ -112,7 +112,7 @@ def mlps_at(text: Fields, word: MlpWord, plan: MlpPlan, layer: int) -> tuple[Mlp
 
 
 def dense_width(text: Fields, layer: int = 0) -> int:
-    """Of a dense layer's MLP; 0 where every layer has experts and the file leaves it out."""
+    """Width of a dense layer's MLP. 0 if the file has none because every layer has experts."""
     found = text.at(layer, *_WIDTH, least=0)
     if found is not None:
         return _adjusted(text, found) if text.flag("block_auto_adjust_ff_dim") else found
@@ -143,7 +143,7 @@ def _dense(text: Fields, matrices: int, layer: int) -> Mlp:
 
 
 def dense_mlp(hidden: int, width: int, matrices: int = 3) -> Mlp:
-    """An MLP that every token passes."""
+    """A dense MLP."""
     return Mlp("dense MLP", _three("mlp", hidden, width, matrices), width=width)
 
 

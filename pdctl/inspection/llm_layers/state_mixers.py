@@ -1,4 +1,4 @@
-"""Mixers that keep a state of fixed size: linear attention, state space, convolution. Pure."""
+"""Mixers with a state of fixed size: linear attention, state-space models, convolutions. Pure."""
 
 from pdctl.inspection.layers import Matrix, Mixer
 from pdctl.inspection.llm_layers.attention_shape import attention_shape, hidden_size
@@ -16,7 +16,7 @@ _STATE_DTYPES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
 def linear_attention(text: Fields) -> Mixer:
-    """Linear attention of the kind whose keys the file has.
+    """The kind of linear attention whose keys are in the file.
 
     Raises InvalidInput naming the key that is missing or absurd.
     """
@@ -31,7 +31,7 @@ def linear_attention(text: Fields) -> Mixer:
 
 
 def has_mamba(text: Fields) -> bool:
-    """Does the file describe a state-space mixer?"""
+    """True if the file has the keys of a state-space mixer."""
     return any(text.raw(key) is not None for key in ("mamba_d_state", "ssm_state_size"))
 
 
