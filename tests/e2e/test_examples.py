@@ -57,6 +57,7 @@ model: qwen3-8b
 engine: sim
 prefill: {engines: 1}
 decode: {engines: 1}
+router: {port: PORT}
 """
 ELSEWHERE = {"tour.md", *(f"{name}.md" for name in RUN)}
 HELP = tuple(line for _, line in commands_of_help())
@@ -94,7 +95,7 @@ def _make_files(cli: Cli) -> None:
     model.mkdir()
     shutil.copy(profiles_dir() / "models" / "llama-3.1-8b.json", model / "config.json")
     shutil.copy(profiles_dir() / "traces" / "conversation-40s.jsonl", cli.cwd / "requests.jsonl")
-    (cli.cwd / "pd.yaml").write_text(PD_YAML)
+    (cli.cwd / "pd.yaml").write_text(PD_YAML.replace("PORT", str(free_port(28700))))
 
 
 def _adapted(words: list[str], cli: Cli, port: int) -> list[str]:
@@ -176,12 +177,10 @@ def _interrupted(command: list[str], cli: Cli) -> "subprocess.CompletedProcess[s
     limit.start()
     with process:
         assert process.stdout is not None
+        last = "logs -f" if "up" in command else "\n"  # ends the screen of up; any line of a log
         shown = ""
-        while "logs -f" not in shown and " | " not in shown:  # ends the screen of up; logs
-            line = process.stdout.readline()
+        while last not in shown and (line := process.stdout.readline()):
             shown += line
-            if not line:
-                break
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate()
     limit.cancel()

@@ -155,7 +155,7 @@ class SlurmLauncher(LocalLauncher):
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         if node not in self.nodes():
             raise EnvironmentProblem(
-                f"the supervisor runs on {node}, which is not in Slurm job {self._job}.",
+                f"The supervisor runs on {node}, which is not in Slurm job {self._job}.",
                 hint=f"run this command on {node}",
                 code="other_host",
             )

@@ -52,7 +52,7 @@ def _is_settled(wanted: Launch, found: DeploymentState, revision: int) -> bool:
 def _refuse_stopped(name: str, wanted: Launch | None, found: DeploymentState | None) -> None:
     if wanted is None or (found and found.phase in ("stopping", "stopped", "failed")):
         raise StateConflict(
-            f"deployment {name!r} was stopped in the meantime.", hint="pdctl ls", code="stopped"
+            f"Deployment {name!r} was stopped in the meantime.", hint="pdctl ls", code="stopped"
         )
 
 
@@ -139,7 +139,7 @@ def _engine_failed(culprit: ProcessState, why: str, name: str) -> EngineFailed:
 def _supervisor_died(name: str) -> EngineFailed:
     lines = log_file.read_lines(logs_dir(name) / "supervisor.log")
     return EngineFailed(
-        f"the supervisor of {name} exited without writing a reason.",
+        f"The supervisor of {name} exited without writing a reason.",
         hint=f"pdctl down {name} stops whatever is left",
         code="supervisor_died",
         details=log_file.last_lines(lines),
