@@ -61,12 +61,12 @@ router: {port: PORT}
 """
 ELSEWHERE = {"tour.md", *(f"{name}.md" for name in RUN)}
 HELP = tuple(line for _, line in commands_of_help())
-DOCS = dict.fromkeys(
-    line
+DOCS = {
+    shlex.join(words_of(line)): line  # each command once
     for page, line in (*commands_of_docs(), *commands_in_text())
-    if page not in ELSEWHERE and line not in HELP
-)
-EXAMPLES = (*HELP, *DOCS)
+    if page not in ELSEWHERE and words_of(line) not in map(words_of, HELP)
+}
+EXAMPLES = (*HELP, *DOCS.values())
 
 
 def _start_chat(cli: Cli) -> int:
