@@ -5,62 +5,37 @@ tests/test_tour.py runs the tour; tests/e2e/test_examples.py runs the examples o
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 
-from pdctl.cli import app, verb_help
-from pdctl.commands.command_line.verbs import VERBS
+from pdctl.cli import app
+from tests.doc_examples import (
+    PAGES,
+    ROOT,
+    commands_in_text,
+    commands_of_docs,
+    commands_of_help,
+    words_of,
+)
 
-ROOT = Path(__file__).parent.parent
 # pages whose shell blocks run as they stand, each in a folder of its own
 RUN = ("completion", "exit-codes", "gpus", "json")
 _BLOCK = re.compile(r"^```(sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_EXAMPLES = re.compile(r"Examples:\n(.*?)\n\n", re.DOTALL)
-_SHELL_WORD = re.compile(r"\d?[|>&;]+.*")
+EXAMPLES = [*commands_of_docs(), *commands_in_text(), *commands_of_help()]
 
 
 def _page(name: str) -> str:
     return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
 
 
-def _commands_of_docs() -> Iterator[tuple[str, str]]:
-    """(page, line) of every pdctl command in a shell block."""
-    for path in sorted((ROOT / "docs").glob("*.md")):
-        for kind, block in _BLOCK.findall(path.read_text(encoding="utf-8")):
-            for line in block.splitlines():
-                text = line.removeprefix("$ ") if kind == "console" else line
-                if text.startswith("pdctl ") and (kind == "sh" or line.startswith("$ ")):
-                    yield path.name, text
-
-
-def _commands_of_help() -> Iterator[tuple[str, str]]:
-    for verb in VERBS:
-        found = _EXAMPLES.search(verb_help(verb) + "\n\n")
-        assert found is not None, verb
-        for line in found[1].splitlines():
-            yield f"{verb} --help", line.strip()
-
-
-def _words(line: str) -> list[str]:
-    """The words of the first command of a line, without what is the shell's."""
-    words = shlex.split(line, comments=True)
-    ends = [place for place, word in enumerate(words) if _SHELL_WORD.fullmatch(word)]
-    return words[1 : ends[0]] if ends else words[1:]
-
-
-EXAMPLES = [*_commands_of_docs(), *_commands_of_help()]
-
-
 @pytest.mark.parametrize(("where", "line"), EXAMPLES, ids=lambda text: text[:60])
 def test_pdctl_accepts_the_flags_of_every_example(where: str, line: str) -> None:
-    words = _words(line)
+    words = words_of(line)
     group = typer.main.get_command(app)
     context = group.make_context("pdctl", list(words), resilient_parsing=True)
     if not words or words[0].startswith("-"):
@@ -68,6 +43,12 @@ def test_pdctl_accepts_the_flags_of_every_example(where: str, line: str) -> None
     command = group.get_command(context, words[0])  # type: ignore[attr-defined]
     assert command is not None, f"{where}: {line}"
     command.make_context(words[0], words[1:], parent=context)
+
+
+def test_examples_are_found_on_every_kind_of_page() -> None:
+    pages = {where for where, _ in EXAMPLES}
+    assert {"README.md", "tour.md", "slurm.md", "kubernetes.md", "plan --help"} <= pages
+    assert pages <= {path.name for path in PAGES} | {where for where, _ in commands_of_help()}
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import typer
 
-from pdctl.commands.command_line.overwrite import may_overwrite
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps, planned_deployment
 from pdctl.commands.plan_run import PlanOptions, answer, question_of, show_plan
 from pdctl.commands.progress import say, say_command
@@ -154,8 +153,7 @@ def _choose(
 
 def _check_letter(text: str, possible: str) -> None:
     if text.lower()[:1] not in possible:
-        choices = ", ".join(f"{letter}: {LETTERS[letter]}" for letter in possible)
-        raise InvalidInput(f"{text!r} is not one of the choices.", hint=choices)
+        raise InvalidInput(f"{text!r} is not one of the choices.", hint=", ".join(possible))
 
 
 def _planned(answers: Answers, question: Question, verdict: Verdict) -> Deployment | None:
@@ -181,7 +179,7 @@ def _write(planned: Deployment) -> None:
     prompt = Prompt("file", "Write to which file?", check=lambda text: None, has_paths=True)
     path = Path(ask_prompt(prompt, "pd.yaml")).expanduser()
     try:
-        if not may_overwrite(path):
+        if path.exists() and not _may_overwrite(path):
             say(f"  {path} stays as it is.")
             return
         write_deployment(planned, path)
@@ -190,6 +188,16 @@ def _write(planned: Deployment) -> None:
         return
     say(f"  Wrote {path}. Start it with:")
     say_command("    ", f"pdctl up -f {shlex.quote(str(path))}")
+
+
+def _may_overwrite(path: Path) -> bool:
+    prompt = Prompt(
+        "overwrite",
+        f"{path} exists. Overwrite it (y/n)?",
+        check=lambda text: _check_letter(text, "yn"),
+        choices=lambda: ("y: overwrite it,", "n: leave it as it is"),
+    )
+    return ask_prompt(prompt, "n").lower()[:1] == "y"
 
 
 def _launch_obstacle(question: Question, planned: Deployment, here: Cluster | None) -> str:

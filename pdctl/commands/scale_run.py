@@ -1,7 +1,6 @@
 """Run `pdctl scale`: announce a change, follow it, show its outcome."""
 
 import dataclasses
-import sys
 import time
 
 from rich.text import Text
@@ -38,7 +37,7 @@ def wait(change: Rescaled, timeout_s: float) -> DeploymentState | None:
         return _follow(change, timeout_s)
     except KeyboardInterrupt:
         layout = change.launch.layout
-        sys.stderr.write(f"\nthe change to {layout} continues; pdctl status shows it\n")
+        say(f"\nthe change to {layout} continues; pdctl status shows it")
         raise
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import signal
-import sys
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 from typing import Protocol
@@ -206,7 +205,7 @@ class Interrupts:
         self.num += 1
         self._supervisor.ask_to_stop(now=self.num > 1)
         if self.num == 1:
-            sys.stderr.write("\nstopping: requests in flight finish first; Ctrl-C again kills\n")
+            say("\nstopping: requests in flight finish first; Ctrl-C again kills")
 
 
 def _warn_of_machine(deployment: Deployment) -> None:

@@ -75,7 +75,7 @@ def _registries(facts: DeploymentFacts) -> Iterator[Check]:
         text = f"Bootstrap ports lead to wrong engines: {'; '.join(problems)}."
         yield Check("registries", "fail", text, fix, "sglang#11747")
     elif prefill:
-        text = f"{len(prefill)} bootstrap registries lead to their own engines."
+        text = f"Every bootstrap registry leads to its own engine: {len(prefill)} in all."
         yield Check("registries", "pass", text)
 
 

@@ -200,7 +200,7 @@ def _decode_bound(facts: DeploymentFacts) -> Iterator[Check]:
     if waiting is None or prealloc is None:
         return
     if prealloc < MANY_WAITING or waiting < MANY_WAITING:
-        yield Check("decode_room", "pass", f"{waiting:.0f} requests wait for room on decode.")
+        yield Check("decode_room", "pass", f"Requests that wait for room on decode: {waiting:.0f}.")
         return
     source = "sglang#11809, #10110"
     text = f"{waiting:.0f} prefilled requests wait for room on decode, whose KV cache is"

@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pexpect
 import pytest
@@ -118,6 +119,89 @@ def test_ctrl_c_and_ctrl_d_end_cleanly_at_every_question_and_lose_no_answer(
         given = {k: answer for k, (_, answer) in zip(KEYS, WALK.values(), strict=False)}
         expected = dict(list(given.items())[:number])
         assert terminal.kept() == expected, f"after {question}"
+
+
+# the prompts that other answers lead to: branch -> (question, answer) up to the last one
+TWO_UNITS = (
+    ("Model (", "qwen3-8b"),
+    ("which GPUs", "2xH100"),
+    ("Trace of", "two-units.jsonl"),
+    ("two units", "s"),
+)
+NO_LENGTHS = (("Model (", "qwen3-8b"), ("which GPUs", "2xH100"), ("Trace of", ""))
+BRANCHES = {
+    "time unit": TWO_UNITS,
+    "slo after a time unit": (*TWO_UNITS, ("TTFT target", "5s"), ("TPOT target", "")),
+    "unknown lengths": (*NO_LENGTHS, ("prompt tokens", ""), ("TTFT target", "")),
+    "write": (*((question, answer) for question, (_, answer) in WALK.items()), ("which file", "")),
+    "overwrite": (
+        *((question, answer) for question, (_, answer) in WALK.items()),
+        ("which file", "kept.yaml"),
+        ("Overwrite it", "n"),
+    ),
+}
+
+
+def _write_trace_of_two_units(path: Path) -> None:
+    """2,000 requests at whole times: 0.1 req/s in seconds, or 100 req/s in milliseconds."""
+    random, at_s, rows = Random(0), 0.0, []
+    for _ in range(2000):
+        at_s += random.expovariate(0.1)
+        rows.append({"timestamp": round(at_s), "input_length": 900, "output_length": 90})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.mark.e2e  # 8 s each
+@pytest.mark.parametrize(("key", "code"), [(CTRL_C, 130), (CTRL_D, 0)], ids=["ctrl-c", "ctrl-d"])
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_ctrl_c_and_ctrl_d_end_cleanly_in_every_branch(
+    terminal: Terminal, branch: str, key: str, code: int
+) -> None:
+    _write_trace_of_two_units(terminal.cwd / "two-units.jsonl")
+    (terminal.cwd / "kept.yaml").write_text("# mine\n")
+    *before, (last, _) = BRANCHES[branch]
+    child = terminal.start()
+    for question, answer in before:
+        child.expect_exact(question)
+        child.sendline("w" if question == "Next (" else answer)
+    child.expect_exact(last)
+    child.send(key)
+    exit_code, said = _end(child)
+    assert exit_code == code, said
+    assert "Your answers are kept" in said
+    assert terminal.kept()["model"] == "qwen3-8b"
+    assert (terminal.cwd / "kept.yaml").read_text() == "# mine\n"
+
+
+def test_wrong_answers_are_asked_again_in_the_other_branches(terminal: Terminal) -> None:
+    _write_trace_of_two_units(terminal.cwd / "two-units.jsonl")
+    (terminal.cwd / "kept.yaml").write_text("# mine\n")
+    child = terminal.start()
+    for question, answer in TWO_UNITS:
+        child.expect_exact(question)
+        if question == "two units":
+            child.sendline("h")
+            child.expect_exact("must be s, ms, us or ns")
+        child.sendline(answer)
+    for question, answer in (("TTFT target", "5s"), ("TPOT target", ""), ("Next (", "w")):
+        child.expect_exact(question)
+        child.sendline(answer)
+    child.expect_exact("which file")
+    child.sendline("no-such-folder/pd.yaml")
+    child.expect_exact("cannot be written")
+    child.expect_exact("Next (")
+    child.sendline("w")
+    child.expect_exact("which file")
+    child.sendline("kept.yaml")
+    child.expect_exact("Overwrite it")
+    child.sendline("maybe")
+    child.expect_exact("not one of the choices")
+    child.sendline("n")
+    child.expect_exact("stays as it is")
+    child.expect_exact("Next (")
+    child.sendline("q")
+    assert _end(child)[0] == 0
+    assert (terminal.cwd / "kept.yaml").read_text() == "# mine\n"
 
 
 def test_the_next_start_offers_the_answers_of_the_last_one(terminal: Terminal) -> None:

@@ -1,24 +1,27 @@
-"""The examples of every --help run as they stand, on simulated engines instead of GPUs.
+"""The examples of README, docs/ and every --help run, on simulated engines instead of GPUs.
 
 Only what the examples assume of a machine is put in their place: a model's folder, a trace, a
-router at port 30000, GPUs. What ends only with Ctrl-C is ended after a while.
+router at port 30000, GPUs. tests/test_docs.py and tests/test_tour.py run the pages whose output
+they compare.
 """
 
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from pdctl.commands.command_line.verbs import VERBS
 from pdctl.paths import profiles_dir
+from tests.doc_examples import commands_in_text, commands_of_docs, commands_of_help, words_of
 from tests.e2e.cli import Cli, free_port
 from tests.status.explain.histories import history, log_lines
-from tests.test_docs import _commands_of_help, _words
+from tests.test_docs import RUN
 
 SIMULATED = ("--engine", "sim")
 # verb -> words that make its examples short, and run without GPUs
@@ -30,7 +33,8 @@ ADDED = {
 }
 NEEDS_GPUS = ("up", "measure", "calibrate")
 RUNNING = ("status", "explain", "scale", "down", "logs", "doctor", "measure", "calibrate", "plan")
-ENDLESS_S = 8
+READING = ("status", "explain", "logs", "doctor", "plan")  # they may share a deployment
+PATIENCE_S = 120
 # what an example may answer besides "done": no fault of the example
 ALLOWED = {
     "doctor": {4},  # this machine has no GPU
@@ -40,99 +44,167 @@ ALLOWED = {
     "explain": {2},  # its id is of no request here
     "scale": {7},  # --undo: nothing was changed before
 }
+# words of examples that cannot run here -> why
+NOT_HERE = {
+    "--on slurm": "needs a Slurm cluster; tests/cluster runs it on three nodes",
+    "--on ray": "needs a Ray cluster; tests/cluster runs it on three hosts",
+    "--resume": "needs a deployment whose supervisor died; tests/e2e/test_sim_fleet.py kills one",
+}
+STANDS_FOR = {
+    "/models/llama-8b": "llama-8b",
+    "/models/Qwen3-32B": "llama-8b",
+    "mooncake_conversation.jsonl": "requests.jsonl",
+}
 PD_YAML = """schema: 1
 model: qwen3-8b
 engine: sim
 prefill: {engines: 1}
 decode: {engines: 1}
+router: {port: PORT}
 """
-EXAMPLES = [line for _, line in _commands_of_help()]
+ELSEWHERE = {"tour.md", *(f"{name}.md" for name in RUN)}
+HELP = tuple(line for _, line in commands_of_help())
+DOCS = {
+    shlex.join(words_of(line)): line  # each command once
+    for page, line in (*commands_of_docs(), *commands_in_text())
+    if page not in ELSEWHERE and words_of(line) not in map(words_of, HELP)
+}
+EXAMPLES = (*HELP, *DOCS.values())
 
 
-@pytest.fixture
-def chat(cli: Cli) -> Iterator[int]:
-    """A deployment that the examples call chat, and another; the port of the first."""
+def _start_chat(cli: Cli) -> int:
+    """Start a deployment that the examples call chat; its port."""
     port = free_port()
     sim = ("qwen3-8b", *SIMULATED, "--prefill", "2", "--total", "6", "--gpus", "16xH200")
     done = cli.run("up", *sim, "--name", "chat", "--port", str(port), "-d")
     assert done.returncode == 0, done.stderr
-    yield port
-    cli.run("down", "--all", "--now")
+    return port
 
 
-def _world(cli: Cli) -> None:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cli, int]]:
+    """A deployment for the examples that only read it."""
+    home = tmp_path_factory.mktemp("examples")
+    (home / "work").mkdir()
+    own = Cli(home=home / "state", cwd=home / "work")
+    _make_files(own)
+    yield own, _start_chat(own)
+    own.run("down", "--all", "--now")
+
+
+def _make_files(cli: Cli) -> None:
     """The files that the examples name."""
     model = cli.cwd / "llama-8b"
     model.mkdir()
     shutil.copy(profiles_dir() / "models" / "llama-3.1-8b.json", model / "config.json")
     shutil.copy(profiles_dir() / "traces" / "conversation-40s.jsonl", cli.cwd / "requests.jsonl")
-    pd_yaml = (
-        "schema: 1\nmodel: qwen3-8b\nengine: sim\nprefill: {engines: 1}\ndecode: {engines: 1}\n"
-    )
-    (cli.cwd / "pd.yaml").write_text(pd_yaml)
+    (cli.cwd / "pd.yaml").write_text(PD_YAML.replace("PORT", str(free_port(28700))))
     lines = log_lines(history(1, "slow_link").sent)
     for role in ("prefill", "decode"):
         (cli.cwd / f"{role}.log").write_text("\n".join(lines[f"{role}-0"]))
 
 
-def _adapted(words: list[str], cwd: Path, port: int) -> list[str]:
-    verb = words[0]
-    found = [word.replace("/models/llama-8b", str(cwd / "llama-8b")) for word in words]
-    found = [word.replace("http://127.0.0.1:30000", f"http://127.0.0.1:{port}") for word in found]
-    found = [word.replace("http://host:30000", f"http://127.0.0.1:{port}") for word in found]
+def _adapted(words: list[str], cli: Cli, port: int) -> list[str]:
+    """The words of an example for this machine: simulated, short, with the files of the test."""
+    verb, url = words[0], f"http://127.0.0.1:{port}"
+    found = [STANDS_FOR.get(word, word).replace("~", str(cli.cwd)) for word in words]
+    for router in ("http://127.0.0.1:30000", "http://host:30000"):
+        found = [word.replace(router, url) for word in found]
     found = ["2s" if words[place - 1] == "--window" else word for place, word in enumerate(found)]
     starts = not {"--target", "--from", "--url"} & set(words)
-    if verb in NEEDS_GPUS and starts and "--engine" not in words:
-        found += SIMULATED
+    if verb in NEEDS_GPUS and starts:
+        found += [] if "--engine" in words else SIMULATED
+    if verb == "up" and "--gpus" in words:
+        found[found.index("--gpus") + 1] = "8xH200"  # simulated GPUs have a kind, not numbers
+    if verb == "up" and "--port" not in words:
+        found += ["--port", str(free_port(28600))]
     if starts:
         found += ADDED.get(verb, ())
-    if verb == "measure" and not starts:
+    elif verb == "measure":
         found += ["--duration", "3s"]
-    if verb == "calibrate" and not starts:
+    elif verb == "calibrate":
         found += ["--window", "1s"]
     if verb == "scale" and "--dry-run" in words:
         found += ["--window", "1s"]
-    return found
+    return [sys.executable, "-m", "pdctl", *found]
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
-def test_an_example_of_help_runs(line: str, cli: Cli, request: pytest.FixtureRequest) -> None:
-    words = _words(line)
-    verb = words[0]
-    needs_chat = verb in RUNNING and not (verb in NEEDS_GPUS and "--from" not in line)
-    port = request.getfixturevalue("chat") if needs_chat or "--target" in line else 30000
-    _world(cli)
+def test_an_example_runs(line: str, cli: Cli, request: pytest.FixtureRequest) -> None:
+    for words_here, reason in NOT_HERE.items():
+        if words_here in line:
+            pytest.skip(reason)
+    words = words_of(line)
+    needs_chat = words[0] in RUNNING and not (words[0] in NEEDS_GPUS and "--from" not in line)
+    needs_chat |= "--target" in line
+    port = 30000
+    if needs_chat and words[0] in READING:
+        cli, port = request.getfixturevalue("shared")
+    else:
+        _make_files(cli)
+        port = _start_chat(cli) if needs_chat else port
     if "batch" in words:
         batch = ("qwen3-8b", *SIMULATED, "--total", "1", "--prefill", "0", "--name", "batch")
         assert cli.run("up", *batch, "--port", str(free_port()), "-d").returncode == 0
-    command = [sys.executable, "-m", "pdctl", *_adapted(words, cli.cwd, port)]
-    if "~" in line:
-        command = [word.replace("~", str(cli.cwd)) for word in command]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cli.cwd,
-            env=cli.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=ENDLESS_S if _is_endless(words) else 120,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        assert _is_endless(words), shlex.join(command)
-        return
+    command = _adapted(words, cli, port)
+    done = _interrupted(command, cli) if _is_endless(words) else _ended(command, cli)
     assert "Traceback" not in done.stderr
-    allowed = {0, *ALLOWED.get(verb, ())} | ({2, 4} if "slurm" in words else set())
+    allowed = {0, *ALLOWED.get(words[0], ())}
     assert done.returncode in allowed, f"{shlex.join(command)}\n{done.stderr}"
     if "--json" in words:
-        assert json.loads(done.stdout.splitlines()[0])["command"] == verb
+        assert json.loads(done.stdout.splitlines()[0])["command"] == words[0]
+
+
+def _ended(command: list[str], cli: Cli) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command,
+        cwd=cli.cwd,
+        env=cli.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def _interrupted(command: list[str], cli: Cli) -> "subprocess.CompletedProcess[str]":
+    """Run a command that goes on until Ctrl-C, and press that once it has shown its screen."""
+    process = subprocess.Popen(
+        command,
+        cwd=cli.cwd,
+        env=cli.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    limit = threading.Timer(PATIENCE_S, process.kill)
+    limit.start()
+    with process:
+        assert process.stdout is not None
+        last = "logs -f" if "up" in command else "\n"  # ends the screen of up; any line of a log
+        shown = ""
+        while last not in shown and (line := process.stdout.readline()):
+            shown += line
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate()
+    limit.cancel()
+    assert process.returncode == 130, f"{shlex.join(command)}\n{shown}{errors}"
+    return subprocess.CompletedProcess(command, 0, shown + rest, errors)
 
 
 def _is_endless(words: list[str]) -> bool:
     """True for an example that goes on until Ctrl-C."""
-    return "-f" in words[1:2] or (words[0] == "up" and "-d" not in words)
+    is_started = words[0] == "up" and not {"-d", "--dry-run", "-o"} & set(words)
+    return is_started or (words[0] == "logs" and "-f" in words)
 
 
-def test_every_verb_has_examples_here() -> None:
-    assert {_words(line)[0] for line in EXAMPLES} == set(VERBS)
+def test_every_verb_and_page_has_examples_here() -> None:
+    assert {words_of(line)[0] for line in HELP} == set(VERBS)
+    assert len(DOCS) > 20
+
+
+def test_every_reason_for_not_running_holds_for_an_example() -> None:
+    for words in NOT_HERE:
+        assert any(words in line for line in EXAMPLES)

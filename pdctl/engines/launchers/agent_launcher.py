@@ -161,7 +161,7 @@ class AgentLauncher(LocalLauncher, ABC):
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         if node not in self.nodes():
             raise EnvironmentProblem(
-                f"the supervisor runs on {node}, which is not in {self._where}.",
+                f"The supervisor runs on {node}, which is not in {self._where}.",
                 hint=f"run this command on {node}",
                 code="other_host",
             )

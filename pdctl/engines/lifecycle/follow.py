@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pdctl.engines import log_file, state
-from pdctl.engines.explain_log import explain_failure, raised_line
+from pdctl.engines.explain_log import explain_end
 from pdctl.engines.launchers.registry import launcher_named, launcher_of
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
@@ -52,7 +52,7 @@ def _is_settled(wanted: Launch, found: DeploymentState, revision: int) -> bool:
 def _refuse_stopped(name: str, wanted: Launch | None, found: DeploymentState | None) -> None:
     if wanted is None or (found and found.phase in ("stopping", "stopped", "failed")):
         raise StateConflict(
-            f"deployment {name!r} was stopped in the meantime.", hint="pdctl ls", code="stopped"
+            f"Deployment {name!r} was stopped in the meantime.", hint="pdctl ls", code="stopped"
         )
 
 
@@ -123,10 +123,10 @@ def failure(name: str, last: DeploymentState | None) -> PdctlError:
 
 def _engine_failed(culprit: ProcessState, why: str, name: str) -> EngineFailed:
     lines = _lines(culprit, name)
-    told = (raised_line("\n".join(lines)) or log_file.telling_line(lines))[:300]
-    known = explain_failure("\n".join(lines))
+    known = explain_end("\n".join(lines))
+    told = known.line if known else log_file.telling_line(lines)[:300]
     meaning = f" {known.text}" if known else ""
-    said = f" Its log says: {known.line if known else told}" if told else ""
+    said = f" Its log says: {told}" if told else ""
     logs = f"pdctl logs {culprit.name} shows the whole log"
     return EngineFailed(
         f"{culprit.name} {why} during the start. Everything was stopped.{meaning}{said}",
@@ -139,7 +139,7 @@ def _engine_failed(culprit: ProcessState, why: str, name: str) -> EngineFailed:
 def _supervisor_died(name: str) -> EngineFailed:
     lines = log_file.read_lines(logs_dir(name) / "supervisor.log")
     return EngineFailed(
-        f"the supervisor of {name} exited without writing a reason.",
+        f"The supervisor of {name} exited without writing a reason.",
         hint=f"pdctl down {name} stops whatever is left",
         code="supervisor_died",
         details=log_file.last_lines(lines),

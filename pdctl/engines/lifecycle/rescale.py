@@ -69,7 +69,7 @@ def undo_counts(name: str) -> Counts:
     current = _current(name)
     if not current.previous_layout:
         raise StateConflict(
-            f"deployment {name!r} has not been rescaled since it started.",
+            f"Deployment {name!r} has not been rescaled since it started.",
             hint=f"pdctl scale {name} --prefill 3",
             code="nothing_to_undo",
         )
@@ -276,7 +276,7 @@ def _current(name: str) -> Launch:
     while not state.is_supervised(name):
         if time.monotonic() > deadline:
             raise StateConflict(
-                f"deployment {name!r} lost its supervisor, so nothing would act on the change.",
+                f"Deployment {name!r} lost its supervisor, so nothing would act on the change.",
                 hint=f"pdctl up --resume --name {name}, then repeat the command",
                 code="no_supervisor",
             )
@@ -284,7 +284,7 @@ def _current(name: str) -> Launch:
     found = state.read_state(name)
     if found is not None and found.phase in ("stopping", "stopped", "failed"):
         raise StateConflict(
-            f"deployment {name!r} is {found.phase}.", hint=f"pdctl status {name}", code="stopping"
+            f"Deployment {name!r} is {found.phase}.", hint=f"pdctl status {name}", code="stopping"
         )
     return current
 

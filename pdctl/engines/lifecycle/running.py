@@ -71,7 +71,7 @@ def not_running(name: str) -> StateConflict:
     """The error for a deployment that does not run; its hint lists those that do."""
     found = names()
     hint = f"running: {', '.join(found)}" if found else "pdctl up starts one; pdctl ls lists them"
-    return StateConflict(f"no deployment {name!r} is running.", hint=hint, code="not_running")
+    return StateConflict(f"No deployment {name!r} is running.", hint=hint, code="not_running")
 
 
 def leftovers(name: str) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def refuse_running(name: str) -> None:
         raise already_running(name)
     if leftovers(name):
         raise StateConflict(
-            f"deployment {name!r} lost its supervisor, but its engines still run.",
+            f"Deployment {name!r} lost its supervisor, but its engines still run.",
             hint=f"pdctl up --resume --name {name} takes them over; pdctl down {name} stops them",
             code="already_running",
         )
@@ -104,7 +104,7 @@ def already_running(name: str) -> StateConflict:
     """The error for `up` on a running name."""
     hint = f"pdctl status {name} or pdctl down {name}; --name OTHER starts another beside it"
     return StateConflict(
-        f"deployment {name!r} is already running.",
+        f"Deployment {name!r} is already running.",
         hint=hint,
         code="already_running",
     )

@@ -71,7 +71,7 @@ def end(job: SubmittedJob) -> None:
 def already_submitted(job: SubmittedJob) -> StateConflict:
     """The error for `up` on the name of a deployment whose job waits or starts."""
     return StateConflict(
-        f"deployment {job.name!r} is already submitted as Slurm job {job.number}.",
+        f"Deployment {job.name!r} is already submitted as Slurm job {job.number}.",
         hint=f"pdctl down {job.name} ends it",
         code="already_running",
     )

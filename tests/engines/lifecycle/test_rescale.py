@@ -188,7 +188,7 @@ def test_nothing_is_scaled_that_does_not_run_or_is_stopping(
     monkeypatch.setattr(state, "is_supervised", lambda name: False)
     with pytest.raises(StateConflict, match="lost its supervisor"):
         rescale.rescale(NAME, Counts(total=3))
-    with pytest.raises(StateConflict, match="no deployment 'other'"):
+    with pytest.raises(StateConflict, match="No deployment 'other'"):
         rescale.rescale("other", Counts(total=3))
 
 
