@@ -42,13 +42,17 @@ class DeploymentOptions(EngineOptions):
     no_input: bool = False
 
 
-def build_deployment(options: DeploymentOptions) -> Deployment:
+def build_deployment(options: DeploymentOptions, *, says_origin: bool = True) -> Deployment:
     """The deployment to start. Options override the file, or else ./pd.yaml or the last plan.
 
+    says_origin: say on stderr which earlier plan it is, if it is one.
     Asks for the model and the number of engines if nothing gives them. Raises InvalidInput naming
     the flag if it cannot ask.
     """
-    base = None if options.model and not options.file else _from_file(options)
+    place = _place(options)
+    base = read_deployment(place) if place else None
+    if base and says_origin and place == last_plan_path():
+        say(f"  Taking {origin_text(options)}: {base.model}, {base.layout}.")
     named = absolute_model(options.model or "")
     model = named or (base.model if base else "") or _ask_model(options)
     total = options.total if options.total is not None else base.total if base else None
@@ -79,17 +83,19 @@ def build_deployment(options: DeploymentOptions) -> Deployment:
     return replace(deployment, request_times=not refused)
 
 
-def _from_file(options: DeploymentOptions) -> Deployment | None:
-    if options.file is not None:
-        return read_deployment(options.file)
-    if FILE.is_file():
-        return read_deployment(FILE)
-    last = last_plan_path()
-    if not last.is_file():
-        return None
-    found = read_deployment(last)
-    say(f"  Taking the plan of {origin_of(last)}: {found.model}, {found.layout}.")
-    return found
+def origin_text(options: DeploymentOptions) -> str:
+    """Where the deployment comes from that options leave out: a file, or the last plan."""
+    place = _place(options)
+    if place is None:
+        return ""
+    return f"the plan of {origin_of(place)}" if place == last_plan_path() else str(place)
+
+
+def _place(options: DeploymentOptions) -> Path | None:
+    """The file that describes what the options leave out; None where they describe it all."""
+    if options.file is not None or options.model:
+        return options.file
+    return next((path for path in (FILE, last_plan_path()) if path.is_file()), None)
 
 
 def _ask_model(options: DeploymentOptions) -> str:

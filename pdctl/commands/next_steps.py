@@ -17,6 +17,7 @@ from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Parallelism, Profile, Role
 from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus
 from pdctl.workload.records import Workload
+from pdctl.workload.time_units import UNITS_S
 
 WIDER = 1.2  # times what a layout takes: an SLO that it meets
 
@@ -65,8 +66,8 @@ def _recorded(workload: Workload) -> dict[str, Any]:
     facts = workload.trace
     found: dict[str, Any] = {"trace": str(Path(workload.origin).resolve())}
     if facts is not None:
-        found |= {"time_unit": facts.time_unit, "osl": facts.filled_osl}
-        found["skip_bad"] = facts.num_broken > 0
+        unit = facts.time_unit if facts.time_unit in UNITS_S else None
+        found |= {"time_unit": unit, "osl": facts.filled_osl, "skip_bad": facts.num_broken > 0}
     return found
 
 

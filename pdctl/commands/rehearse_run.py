@@ -9,7 +9,12 @@ from pathlib import Path
 
 from rich.live import Live
 
-from pdctl.commands.deployment_options import FILE, DeploymentOptions, build_deployment
+from pdctl.commands.deployment_options import (
+    FILE,
+    DeploymentOptions,
+    build_deployment,
+    origin_text,
+)
 from pdctl.commands.next_steps import chosen_arm
 from pdctl.commands.options.engine_options import ROLES
 from pdctl.commands.options.rehearsed_requests import Played, requests_to_play, without_too_long
@@ -68,7 +73,7 @@ class RehearseOptions:
 
 def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
     """Rehearse, and show predicted figures beside observed ones."""
-    real = _kept_deployment(options)
+    real, origin = _kept_deployment(options)
     played = requests_to_play(
         options.trace,
         real.planned if real else None,
@@ -80,7 +85,7 @@ def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
     llm, cluster = read_llm(deployment.model), parse_gpus(deployment.gpus or DEFAULT_GPUS)
     fleet = rehearsed_fleet(deployment, llm, cluster)
     played = without_too_long(played, fleet)
-    say(f"Rehearses {_told(deployment, played)}")
+    say(f"Rehearses {origin}{_told(deployment, played)}")
     with serving(deployment, ready_timeout_s=READY_TIMEOUT_S, tell=start_screen()) as state:
         result, samples = _play(state, played, deployment.sim_speed)
     requests = played.requests
@@ -92,12 +97,15 @@ def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
     show("rehearse", data, as_json=as_json, render=lambda: rehearsal_view(done))
 
 
-def _kept_deployment(options: RehearseOptions) -> Deployment | None:
-    """The deployment that options, ./pd.yaml or the last plan describe; None: plan one first."""
+def _kept_deployment(options: RehearseOptions) -> tuple[Deployment | None, str]:
+    """The deployment that options, ./pd.yaml or the last plan describe, and which of them does.
+
+    None: there is none, so one is planned first.
+    """
     given = options.file or options.prefill is not None or options.total is not None
     kept = FILE.is_file() or last_plan_path().is_file()
     if not given and (options.model or not kept):
-        return None
+        return None, ""
     wanted = DeploymentOptions(
         model=options.model or (None if kept or options.file else DEFAULT_MODEL),
         file=options.file,
@@ -107,7 +115,9 @@ def _kept_deployment(options: RehearseOptions) -> Deployment | None:
         engine="sim",
         no_input=True,
     )
-    return build_deployment(wanted)
+    origin = origin_text(wanted)
+    deployment = build_deployment(wanted, says_origin=False)
+    return deployment, f"{origin}: " if origin else ""
 
 
 def _simulated(options: RehearseOptions, real: Deployment, played: Played) -> Deployment:

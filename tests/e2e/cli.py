@@ -29,7 +29,7 @@ class Cli:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PDCTL_STATE_HOME": str(self.home), "NO_COLOR": "1"}
 
-    def run(self, *args: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *args: str, patience_s: float = PATIENCE_S) -> "subprocess.CompletedProcess[str]":
         """One command, to its end."""
         return subprocess.run(
             [sys.executable, "-m", "pdctl", *args],
@@ -38,7 +38,7 @@ class Cli:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
             check=False,
         )
 

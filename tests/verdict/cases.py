@@ -1,5 +1,7 @@
 """Published outcomes as questions, and the table of pdctl's answers (docs/cases.md).
 
+What stands below the table there is written by hand.
+
 `python -m tests.verdict.cases` writes the table.
 """
 
@@ -245,4 +247,6 @@ def _line(cells: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "cases.md").write_text(table(), encoding="utf-8")
+    page = ROOT / "docs" / "cases.md"
+    _, heading, prose = page.read_text(encoding="utf-8").partition("\n## ")
+    page.write_text(table() + heading + prose, encoding="utf-8")

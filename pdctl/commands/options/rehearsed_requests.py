@@ -14,8 +14,10 @@ from pdctl.workload.describe import drawn_line, workload_from_lengths, workload_
 from pdctl.workload.records import Requests, Trace, Workload
 
 TRACE = "traces/conversation-40s.jsonl"
-LEAST_DRAWN = 200  # fewer say little about a median
-MOST_DRAWN = 2_000
+ENOUGH = 100  # requests: fewer say little about a median
+LEAST_DRAWN, MOST_DRAWN = 10, 2_000
+# Longer spans are played faster, and what the processes themselves take grows with the speed
+LONGEST_S = 60.0
 PER_CLIENT = 4  # requests of each client in a closed loop: its first comes in a burst
 
 
@@ -71,9 +73,11 @@ def _of_trace(planned: PlannedFor, duration_s: float, *, no_input: bool) -> Play
         osl=None if planned.osl is None else round(planned.osl),
         no_input=no_input,
     )
+    source = f"the requests of {path.name}"
     if planned.concurrency is not None:
-        workload = workload_from_trace(read, str(path))
-        return _for_clients(workload, planned, f"the requests of {path.name}")
+        return _for_clients(workload_from_trace(read, str(path)), planned, source)
+    if not read.has_arrivals:
+        return _at_a_rate(workload_from_trace(read, str(path)), planned, duration_s, source)
     played = _beginning(read, str(path), planned.rate, duration_s, path.name)
     return replace(played, source=f"the first of {len(read.requests):,} in {path.name}")
 
@@ -102,19 +106,25 @@ def _drawn(planned: PlannedFor, duration_s: float) -> Played:
     source = (drawn_line(workload) or "").removeprefix("Draws requests: ").partition(" (--")[0]
     if planned.concurrency is not None:
         return _for_clients(workload, planned, source)
-    if planned.rate is None or planned.osl is None:
+    return _at_a_rate(workload, planned, duration_s, source)
+
+
+def _at_a_rate(workload: Workload, planned: PlannedFor, duration_s: float, source: str) -> Played:
+    """Poisson arrivals, as in the plan."""
+    if planned.rate is None or workload.osl is None:
         raise InvalidInput(
             "The plan has no rate at which requests could be played.",
             hint="pdctl plan with --rate or --concurrency, or rehearse --trace FILE",
         )
-    num = min(MOST_DRAWN, max(LEAST_DRAWN, round(planned.rate * duration_s)))
+    enough = min(ENOUGH, round(planned.rate * LONGEST_S))
+    num = min(MOST_DRAWN, max(LEAST_DRAWN, enough, round(planned.rate * duration_s)))
     requests = make_requests(workload, num=num, rate_rps=planned.rate, seed=planned.seed)
     return Played(requests, workload, source)
 
 
 def _for_clients(workload: Workload, planned: PlannedFor, source: str) -> Played:
     clients = round(planned.concurrency or 1)
-    num = max(LEAST_DRAWN, PER_CLIENT * clients)
+    num = max(ENOUGH, PER_CLIENT * clients)
     requests = make_requests(workload, num=num, rate_rps=1.0, seed=planned.seed)
     return Played(requests, workload, source, clients)
 
