@@ -260,9 +260,9 @@ def adjacent(flight: Flight, at_s: float) -> Split:
         return _moved(flight.now, 1)
     if tpot > 1.0 and ttft < 1.0:
         return _moved(flight.now, -1)
-    if ttft < 0.5 and 0.5 < tpot:
+    if ttft < 0.5 and tpot > 0.5:
         return _moved(flight.now, -1)
-    if tpot < 0.5 and 0.5 < ttft:
+    if tpot < 0.5 and ttft > 0.5:
         return _moved(flight.now, 1)
     return flight.now
 
@@ -314,8 +314,8 @@ class Result:
     hasty_pairs: int  # opposite moves within a cool-down
 
 
-def result_of(seed: int) -> Result:
-    """Fly one history with all pilots."""
+def result_of(seed: int, *, baselines: bool = True) -> Result:
+    """Fly one history with the autopilot and all baselines."""
     history = make(seed)
     flight = fly(history, autopilot)
     known = statics(history)
@@ -328,7 +328,9 @@ def result_of(seed: int) -> Result:
         started_with=known[history.start.layout],
         best_visited=max(known[one] for one in visited),
         best_static=max(known.values()),
-        baselines={name: goodput(fly(history, one)) for name, one in BASELINES.items()},
+        baselines={
+            name: goodput(fly(history, one)) for name, one in BASELINES.items() if baselines
+        },
         num_moves=len(flight.moves),
         num_undone=sum(one.kind == "undo" for one in flight.moves),
         hasty_pairs=sum(
