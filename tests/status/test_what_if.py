@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.status.autopilot import Split
 from pdctl.status.records import WhatIf
 from pdctl.status.request_window import Ended, Window, window_of
 from pdctl.status.what_if import what_if
 from pdctl.workload.records import Requests, Slo
 from tests.perf_model.fleets import engine
-from tests.status.autopilot_histories import SLO, TIMES, Split, fleet_of
+from tests.status.autopilot_histories import SLO, TIMES, fleet_of
 
 NUM = 300
 
