@@ -20,10 +20,11 @@ Kind = Literal["move", "undo"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an autopilot may do. max_moves: in its life, undone ones included."""
+    """What an autopilot may do. max_moves: since `since_s` (Unix seconds), undone ones included."""
 
     cool_down_s: float = 300.0
     max_moves: int = 12
+    since_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def decide(now: Split, looks: Sequence[WhatIf], moves: Sequence[Move], limits: L
         why = _did_not_help(last, look)
         if why:
             return Decision("undo", why, last.before, last.seen)
-    if len(moves) >= limits.max_moves:
+    if sum(one.at_s >= limits.since_s for one in moves) >= limits.max_moves:
         return Decision("wait", f"All {limits.max_moves} moves are used.")
     if not look.is_match:
         return Decision(
