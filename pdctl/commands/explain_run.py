@@ -73,7 +73,7 @@ def run(wanted: Wanted) -> None:
     if wanted.logs and wanted.name:
         raise InvalidInput("--logs excludes --name.", hint="pdctl explain --logs FILE")
     deployment = None if wanted.logs else log_files_of.deployment_of_logs(wanted.name)
-    logs = _logs_of_files(wanted) if deployment is None else _logs_of(deployment, wanted.rid)
+    logs = _logs(wanted, deployment)
     pairs = requests_in(logs, wanted.window_s)
     where = f"the logs of {deployment}" if deployment else "these logs"
     _check_found(logs, pairs, wanted.rid, where)
@@ -99,22 +99,29 @@ def run(wanted: Wanted) -> None:
     )
 
 
-def _logs_of_files(wanted: Wanted) -> tuple[RequestLog, ...]:
+def _logs(wanted: Wanted, deployment: str | None) -> tuple[RequestLog, ...]:
+    """The logs; of long ones the part around the request that is asked for.
+
+    Each engine may have its own id for a request, but both halves have its room.
+    """
+    logs = _read(wanted, deployment, wanted.rid)
+    if wanted.rid is None or not any(log.num_dropped for log in logs):
+        return logs
+    named = (r for log in logs for r in log.records if r.rid.startswith(wanted.rid))
+    room = next((record.room for record in named if record.room is not None), None)
+    return logs if room is None else _read(wanted, deployment, str(room))
+
+
+def _read(wanted: Wanted, deployment: str | None, name: str | None) -> tuple[RequestLog, ...]:
+    if deployment is not None:
+        found = log_files_of.engine_lines(deployment)
+        return tuple(request_log(lines, process, rid=name) for process, lines in found)
     stems = [path.stem for path in wanted.logs]
-    names = [
-        stem if stems.count(stem) == 1 else str(path)
-        for stem, path in zip(stems, wanted.logs, strict=True)
-    ]
     return tuple(
-        request_log(log_lines(path), name, rid=wanted.rid)
-        for name, path in zip(names, wanted.logs, strict=True)
-    )
-
-
-def _logs_of(deployment: str, rid: str | None) -> tuple[RequestLog, ...]:
-    return tuple(
-        request_log(lines, process, rid=rid)
-        for process, lines in log_files_of.engine_lines(deployment)
+        request_log(
+            log_lines(path), path.stem if stems.count(path.stem) == 1 else str(path), rid=name
+        )
+        for path in wanted.logs
     )
 
 

@@ -102,7 +102,7 @@ def up(
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
       pdctl up -f pd.yaml --on slurm
     """
-    from pdctl.commands import up_preview
+    from pdctl.commands import up_preview, up_run
     from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
     from pdctl.engines.clients.api_key import use_key_file
 
@@ -112,8 +112,6 @@ def up(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input
     )
     if resume:
-        from pdctl.commands import up_run
-
         up_run.resume_deployment(options, name)
         return
     wanted = DeploymentOptions(
@@ -150,6 +148,4 @@ def up(
     elif dry_run:
         up_preview.show_commands(options, deployment, on)
     else:
-        from pdctl.commands import up_run
-
         up_run.start_or_submit(options, deployment, on, may_simulate=engine is None)

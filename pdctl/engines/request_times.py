@@ -16,7 +16,7 @@ MAX_LINE_BYTES = 1 << 16  # a logged prompt may be longer; no line of time stats
 
 MENTION_BYTES, MAX_MENTIONS = 300, 5
 
-_MARK = b"Time"  # of both spellings: Req Time Stats( up to 0.5.12, ReqTimeStats( since
+_MARKS = (b"ReqTimeStats(", b"Req Time Stats(")  # the latter up to SGLang 0.5.11
 # in the server_args that SGLang logs, or in the command that pdctl logs
 _FLAG_MARKS = (b"time-stats-logging", b"time_stats_logging")
 _FLAG = re.compile(
@@ -28,6 +28,7 @@ _FIELD = re.compile(r"(\w+(?:[ _]len)?)=([^,]*)")
 _VALUE = re.compile(r"#?(\w+)(?:=|\()(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?) ?(ms|GB/s|MB)?\)?")
 _ROLES: dict[str, Role] = {"unified": "colocated", "prefill": "prefill", "decode": "decode"}
 _PROBES = ("HEALTH_CHECK",)  # SGLang's own requests
+_WARM_UP_ROOM = 0  # each engine warms up alone; routers draw 63 bits
 _EPOCH_S = 1e9  # smaller clocks count from the start of the machine
 _LEAST_GB_PER_S = 0.005  # less is printed as 0.00
 
@@ -42,7 +43,7 @@ class RequestTimes:
         buffers). transfer_s: until its KV had arrived (decode only). queue_s: until its first
         batch. forward_s: from there to its end; on a prefill engine that includes sending KV.
     sending_s: the part of a prefill engine's forward_s after its last step; None: unknown.
-    cached_tokens: None before SGLang 0.5.13. retries: prefills that were repeated.
+    cached_tokens: None before SGLang 0.5.12. retries: prefills that were repeated.
     """
 
     engine: str
@@ -117,64 +118,57 @@ def request_log(
     lines: Iterable[bytes], name: str, *, rid: str | None = None, keep: int = MAX_RECORDS
 ) -> RequestLog:
     """The last `keep` requests in the lines of an engine's log, or those around request `rid`."""
-    found = _Found(name, keep)
+    kept: deque[bytes] = deque(maxlen=keep)
+    mentions: deque[bytes] = deque(maxlen=MAX_MENTIONS)
     wanted = rid.encode() if rid else None
-    left = None
+    is_enabled, num_read, last = None, 0, None
     for line in lines:
         is_named = wanted is not None and wanted in line
         if is_named:
-            found.mentions.append(line[:MENTION_BYTES].decode("utf-8", "replace").rstrip())
-        if _MARK in line and found.add(line.decode("utf-8", "replace")) and left is not None:
-            left -= 1
+            mentions.append(line[:MENTION_BYTES])
+        if any(mark in line for mark in _MARKS):
+            kept.append(line)
+            num_read += 1
+            if is_named and last is None:
+                last = num_read + keep // 2
+            if num_read == last:
+                break
         elif any(mark in line for mark in _FLAG_MARKS) and (flag := _FLAG.search(line)):
-            found.is_enabled = flag[1] != b"False"
-        if is_named and left is None and _MARK in line:
-            left = keep // 2
-        if left == 0:
-            break
-    return found.log()
+            is_enabled = flag[1] != b"False"
+    found, num_unreadable = _parsed(name, kept)
+    return RequestLog(
+        name=name,
+        records=_on_unix_clock(found),
+        num_dropped=num_read - len(kept),
+        num_unreadable=num_unreadable,
+        is_enabled=True if kept else is_enabled,
+        mentions=tuple(line.decode("utf-8", "replace").rstrip() for line in mentions),
+    )
 
 
-class _Found:
-    """What has been read of a log. Mutable: lines are added."""
+_Stamped = tuple[RequestTimes, float | None]  # a record, and when its line was written
 
-    def __init__(self, name: str, keep: int) -> None:
-        self.name = name
-        self.is_enabled: bool | None = None
-        self.mentions: deque[str] = deque(maxlen=MAX_MENTIONS)
-        self._kept: deque[tuple[RequestTimes, float | None]] = deque(maxlen=keep)
-        self._num_read = 0
-        self._num_unreadable = 0
 
-    def add(self, line: str) -> bool:
-        """Keep the request of a line of time stats; False if it holds none."""
-        match = _LINE.search(line)
-        record = _record(self.name, match) if match else None
+def _parsed(name: str, lines: Iterable[bytes]) -> tuple[list[_Stamped], int]:
+    """The requests on these lines, and how many lines hold none."""
+    found: list[_Stamped] = []
+    num_unreadable = 0
+    for line in lines:
+        text = line.decode("utf-8", "replace")
+        match = _LINE.search(text)
+        record = _record(name, match) if match else None
         if record is None:
-            self._num_unreadable += "TimeStats(" in line or "Time Stats(" in line
-            return False
-        if not record.rid.startswith(_PROBES):
-            self._kept.append((record, line_time(line)))
-            self._num_read += 1
-        return True
-
-    def log(self) -> RequestLog:
-        records = _on_unix_clock(list(self._kept))
-        return RequestLog(
-            name=self.name,
-            records=records,
-            num_dropped=self._num_read - len(records),
-            num_unreadable=self._num_unreadable,
-            is_enabled=True if self._num_read else self.is_enabled,
-            mentions=tuple(self.mentions),
-        )
+            num_unreadable += 1
+        elif not record.rid.startswith(_PROBES) and record.room != _WARM_UP_ROOM:
+            found.append((record, line_time(text)))
+    return found, num_unreadable
 
 
 def _record(engine: str, match: "re.Match[str]") -> RequestTimes | None:
     """The record on a line; None if something that every version writes is missing.
 
     Source: Req.log_time_stats and SchedulerReqTimeStats.convert_to_duration of SGLang 0.5.1 to
-    0.5.23. Up to 0.5.12 the clock of `start` counts from the start of the machine.
+    0.5.23. Up to 0.5.11 the clock of `start` counts from the start of the machine.
     """
     head = {key.replace(" ", "_"): value for key, value in _FIELD.findall(match["head"])}
     value = {key: float(number) for key, number, _ in _VALUE.findall(match["times"])}
@@ -241,7 +235,7 @@ def _sending_s(value: dict[str, float]) -> float | None:
     return min(forward_s, gib / speed)
 
 
-def _on_unix_clock(found: list[tuple[RequestTimes, float | None]]) -> tuple[RequestTimes, ...]:
+def _on_unix_clock(found: list[_Stamped]) -> tuple[RequestTimes, ...]:
     """Move clocks that count from the start of the machine to Unix time.
 
     A line is written when its request ends and has whole seconds: of all lines, the one that was

@@ -1,12 +1,13 @@
 """Replay the requests of a log on other splits of the engines that served them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from pdctl.deployment.checks import options
 from pdctl.engines import state
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.logs import hosts
 from pdctl.errors import PdctlError
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibration.engine_client import facts_of
@@ -15,8 +16,8 @@ from pdctl.measurement.scale_effect import resized
 from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.status.explain.explain import aligned_parts
 from pdctl.status.explain.join import Halves
-from pdctl.status.explain.parts import parts_of, ttft_s
 from pdctl.status.explain.records import OtherSplit, Replay
 from pdctl.status.targets import router_of_state, targets_of_state
 from pdctl.workload.records import Requests
@@ -49,23 +50,33 @@ def replay_of(deployment: str, pairs: Sequence[Halves], rids: Sequence[str]) -> 
     if fleet.num_colocated or fleet.prefill is None or fleet.decode is None:
         return "there are no prefill and decode engines."
     basis = profile.id if profile else "roofline"
-    return replayed(fleet, served, rids, basis=basis, speed=_sim_speed(deployment))
+    seen_s = _median_seen_s(served, hosts(deployment))
+    return replayed(fleet, served, rids, seen_s, basis=basis, speed=_sim_speed(deployment))
 
 
 def replayed(
-    fleet: Fleet, served: Sequence[Halves], rids: Sequence[str], *, basis: str, speed: float = 1.0
+    fleet: Fleet,
+    served: Sequence[Halves],
+    rids: Sequence[str],
+    seen_s: float,
+    *,
+    basis: str,
+    speed: float = 1.0,
 ) -> Replay | str:
-    """The same on a fleet of the simulator. speed: of simulated engines, whose logs have real time.
+    """The same on a fleet of the simulator.
 
     A replay of today's layout that does not resemble what was seen makes no statement.
+
+    Args:
+        seen_s: median TTFT of these requests.
+        speed: of simulated engines, whose logs have real time.
     """
     requests = requests_of(served, speed)
     total = fleet.num_prefill + fleet.num_decode
     names = {one.any.rid: place for place, one in enumerate(served)}
     wanted = {rid: names[rid] for rid in rids if rid in names}
     today = _split(fleet, requests, wanted, speed)
-    seen = median(ttft_s(one, parts_of(one)) or 0.0 for one in served)
-    off = today[1] / seen - 1 if seen else None
+    off = today[1] / seen_s - 1 if seen_s else None
     if off is not None and abs(off) > MOST_OFF:
         return (
             f"the replay of {today[0].layout} is off by {off * 100:+.0f} % in the median TTFT, so "
@@ -74,7 +85,7 @@ def replayed(
     same = _gpus(fleet.prefill) == _gpus(fleet.decode)
     others = [
         _split(resized(fleet, (0, n, total - n)), requests, wanted, speed)[0]
-        for n in range(1, total)
+        for n in sorted(range(1, total), key=lambda n: abs(n - fleet.num_prefill))
         if same and n != fleet.num_prefill
     ]
     return Replay(basis, today[0], tuple(others), off)
@@ -90,6 +101,11 @@ def requests_of(served: Sequence[Halves], speed: float = 1.0) -> Requests:
     )
 
 
+def _median_seen_s(served: Sequence[Halves], hosts_of: Mapping[str, str]) -> float:
+    _, parts = aligned_parts(served, hosts_of)
+    return median(sum(part.seconds for part in some) for some in parts)
+
+
 def _split(
     fleet: Fleet, requests: Requests, wanted: dict[str, int], speed: float
 ) -> tuple[OtherSplit, float]:
@@ -99,7 +115,7 @@ def _split(
     found = percentiles(known)
     each = {rid: times[place] for rid, place in wanted.items()}
     split = OtherSplit(
-        layout=f"{fleet.num_prefill}P{fleet.num_decode}D",
+        layout=fleet.layout,
         ttft_s={rid: None if s is None else s / speed for rid, s in each.items()},
         ttft_p99_s=found.p99 if found else None,
     )

@@ -23,6 +23,7 @@ from pdctl.units import UNKNOWN, format_count, format_off, format_seconds, forma
 BAR_CELLS = 40
 MOST_TIMELINES = 5  # of requests whose ids begin alike
 RID_CHARS = 12
+ALIKE = 1.05  # times within 5 % in the simulator say nothing
 PIPE_HEADS = (
     *("REQUEST", "AT", "PREFILL", "DECODE", "PROMPT", "CACHED", "OUTPUT", "TTFT_S", "TPOT_S"),
     *("CAUSE", "PARTS", "WHY"),
@@ -36,6 +37,7 @@ COLOURS: dict[PartName, tuple[str, str]] = {  # on a terminal, and the class on 
     "prefill and transfer": ("green", "pd"),
     "KV transfer": ("cyan", "colocated"),
     "decode queue": ("yellow", "wait"),
+    "router": ("magenta", "other"),
     "queue": ("yellow", "wait"),
 }
 
@@ -82,7 +84,7 @@ def remarks(found: Explanation) -> list[str]:
     ]
     for clock in found.clocks:
         lines.append(
-            f"The clock of {clock.decode_engine} is {_signed(clock.ahead_s)} of "
+            f"{clock.decode_engine}'s clock is {_signed(clock.ahead_s)} "
             f"{clock.prefill_engine}'s; their parts were aligned."
         )
     lines += _replay_remarks(found.replay)
@@ -90,7 +92,7 @@ def remarks(found: Explanation) -> list[str]:
 
 
 def _signed(seconds: float) -> str:
-    return f"{format_seconds(abs(seconds))} {'ahead' if seconds > 0 else 'behind'}"
+    return f"{format_seconds(abs(seconds))} {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def _replay_remarks(replay: Replay | None) -> list[str]:
@@ -100,11 +102,11 @@ def _replay_remarks(replay: Replay | None) -> list[str]:
         f"{split.layout} {format_seconds(split.ttft_p99_s)}"
         for split in (replay.today, *replay.others)
     )
-    off = "" if replay.median_off is None else f", {format_off(replay.median_off)} in the median"
-    return [
-        f"Simulated TTFT p99 of these requests: {splits}. The replay of {replay.today.layout} is "
-        f"off what was seen{off}; step times from {replay.basis}."
-    ]
+    lines = [f"Simulated TTFT p99 of the window: {splits}; step times from {replay.basis}."]
+    if replay.median_off is not None:
+        off = format_off(replay.median_off)
+        lines.append(f"The median TTFT of {replay.today.layout} is {off} off in that replay.")
+    return lines
 
 
 def _table(found: Explanation) -> Table:
@@ -178,12 +180,14 @@ def _elsewhere(one: ExplainedRequest, replay: Replay | None) -> Iterator[Rendera
 
 
 def _sentences(one: ExplainedRequest, replay: Replay | None) -> Iterator[str]:
-    """What the best other split would have made of a request, if it were better."""
+    """What another split would have made of a request: of the best ones, the nearest."""
     if replay is None or one.ttft_s is None:
         return
-    today = replay.today.ttft_s.get(one.rid)
-    best = min(replay.others, key=lambda split: _ttft(split, one.rid), default=None)
-    if best is None or today is None or _ttft(best, one.rid) >= today:
+    today = _ttft(replay.today, one.rid)
+    best_s = min((_ttft(split, one.rid) for split in replay.others), default=today)
+    near = (split for split in replay.others if _ttft(split, one.rid) <= ALIKE * best_s)
+    best = next(near, None)
+    if best is None or _ttft(best, one.rid) >= today:
         return
     yield (
         f"With {best.layout} it would have taken {format_seconds(_ttft(best, one.rid))} to its "

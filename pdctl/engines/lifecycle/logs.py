@@ -97,7 +97,8 @@ def engine_lines(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
             yield file.process, (line.encode() for line in _read(name, file))
             continue
         kept = file.path.with_name(file.path.name + log_file.KEPT_SUFFIX)
-        parts = [path for path in (kept, file.path) if path.exists()]
+        # lazily, since a role switch may rename a log meanwhile
+        parts = (path for path in (kept, file.path) if path.exists())
         yield file.process, chain.from_iterable(log_lines(path) for path in parts)
 
 

@@ -13,6 +13,7 @@ LONG = 4  # a neighbour is long from this multiple of the window's median prompt
 MAIN_SHARE = 0.5  # of a wait, from which on one neighbour is its cause
 USUAL = 0.2  # quantile of work that counts as undisturbed
 SLOW_ENGINE = 1.5  # of the usual time per token
+MOST_BOOTSTRAP_S = 0.05  # no handshake usually takes longer, even where all of a window do
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,17 @@ _WAITS: tuple[tuple[PartName, CauseKind, str], ...] = (
     ("retry", "retry", "It was sent again after {s}, when an attempt on {at} had failed."),
     ("decode allocation", "decode_kv_full", "It waited {s} for KV cache or a slot on {at}."),
     ("decode queue", "decode_queue", "Its KV had arrived, and it waited {s} for a batch on {at}."),
+    (
+        "router",
+        "held_back",
+        "The router held its first token back for {s}, until {at} had answered.",
+    ),
     ("queue", "queue", "It waited {s} in the queue of {at}."),
 )
 
 
 def _late_handshake(halves: Halves, part: Part, usual: Usual) -> Cause:
-    late_s = max(0.0, part.seconds - usual.bootstrap_s)
+    late_s = max(0.0, part.seconds - min(usual.bootstrap_s, MOST_BOOTSTRAP_S))
     partner = f" and {halves.prefill.engine}" if halves.prefill else ""
     text = f"{part.engine}{partner} needed {format_seconds(part.seconds)} to find each other."
     return Cause("bootstrap", part.engine, late_s, text)
@@ -116,7 +122,8 @@ def _queued(prefill: RequestTimes, part: Part, usual: Usual) -> Cause:
             text = f"It waited {waited} on {part.engine} behind {_named(longest)}."
             return Cause("long_neighbour", part.engine, part.seconds, text, longest.rid)
     tokens = sum(half.new_tokens for half, _ in ahead)
-    what = f"behind {len(ahead)} requests of {format_count(tokens)} tokens" if ahead else ""
+    requests = "1 request" if len(ahead) == 1 else f"{len(ahead)} requests"
+    what = f"behind {requests} of {_tokens(tokens)}" if ahead else ""
     text = f"It waited {waited} in the queue of {part.engine} {what}".rstrip() + "."
     return Cause("prefill_queue", part.engine, part.seconds, text)
 
@@ -124,8 +131,8 @@ def _queued(prefill: RequestTimes, part: Part, usual: Usual) -> Cause:
 def _computed(prefill: RequestTimes, part: Part, usual: Usual) -> Iterable[Cause]:
     """Prefill that took longer than its own tokens need, and what they need."""
     own_s = min(part.seconds, usual.prefill_s(prefill.new_tokens))
-    took, tokens = format_seconds(part.seconds), format_count(prefill.new_tokens)
-    text = f"Its own {tokens} tokens take {format_seconds(own_s)} of prefill."
+    took, tokens = format_seconds(part.seconds), _tokens(prefill.new_tokens)
+    text = f"Its own {tokens} took {format_seconds(own_s)} to prefill."
     yield Cause("own_length", part.engine, own_s, text)
     excess_s = part.seconds - own_s
     if prefill.retries:
@@ -133,7 +140,7 @@ def _computed(prefill: RequestTimes, part: Part, usual: Usual) -> Iterable[Cause
         yield Cause("retry", part.engine, part.seconds, text)
         return
     beside = _beside(prefill, prefill.start_s, prefill.start_s + part.seconds, usual)
-    text = f"{part.engine} took {took} for {tokens} tokens; usual are {format_seconds(own_s)}."
+    text = f"{part.engine} took {took} for {tokens}, which usually takes {format_seconds(own_s)}."
     kind: CauseKind = "slow_prefill" if part.seconds > SLOW_ENGINE * own_s else "own_length"
     if beside:
         longest = max((half for half, _ in beside), key=lambda half: half.new_tokens)
@@ -146,14 +153,16 @@ def _computed(prefill: RequestTimes, part: Part, usual: Usual) -> Iterable[Cause
 
 
 def _sent(prefill: RequestTimes, part: Part, usual: Usual) -> Cause:
-    usual_s = usual.link_s * prefill.input_tokens
+    # a link slower than computing is slow, even where it always is
+    whole_s = usual.prefill_s(prefill.input_tokens)
+    usual_s = min(usual.link_s * prefill.input_tokens, whole_s)
     speed = ""
     if prefill.kv_mib and part.seconds > 0:
         rate = prefill.kv_mib / 1024 / part.seconds
         speed = f" ({rate:.2g} GiB/s)"
     text = (
-        f"Its KV took {format_seconds(part.seconds)}{speed} from {part.engine}; "
-        f"usual are {format_seconds(usual_s)}."
+        f"Its KV took {format_seconds(part.seconds)}{speed} from {part.engine}, "
+        f"which usually takes {format_seconds(usual_s)}."
     )
     return Cause("slow_link", part.engine, max(0.0, part.seconds - usual_s), text)
 
@@ -176,7 +185,11 @@ def _beside(
 
 
 def _named(half: RequestTimes) -> str:
-    return f"a prompt of {format_count(half.new_tokens)} tokens"
+    return f"a prompt of {_tokens(half.new_tokens)}"
+
+
+def _tokens(count: int) -> str:
+    return f"{format_count(count)} token{'' if count == 1 else 's'}"
 
 
 def _of(parts: Sequence[Part], name: str) -> float:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pdctl.engines.request_times import RequestLog
 from pdctl.status.explain.cause import cause_of, usual_of
 from pdctl.status.explain.join import Halves, clocks_of, joined
-from pdctl.status.explain.parts import parts_of, tpot_s, ttft_s
+from pdctl.status.explain.pace import pace_cause, usual_pace
+from pdctl.status.explain.parts import parts_of, total_s, tpot_s, ttft_s
 from pdctl.status.explain.records import Cause, Clock, ExplainedRequest, Explanation, Part
 
 
@@ -34,16 +35,20 @@ def explain(
         rid: as a client got it: its start is enough.
         by_tpot: slowest per token instead of to the first token.
     """
-    clocks = clocks_of(pairs, hosts)
-    parts = [parts_of(one, _ahead_s(one, clocks)) for one in pairs]
-    usual = usual_of(pairs, parts)
+    clocks, parts = aligned_parts(pairs, hosts)
+    usual, pace = usual_of(pairs, parts), usual_pace(pairs)
     if rid is None:
         order = sorted(range(len(pairs)), key=lambda i: -_slow_s(pairs[i], parts[i], by_tpot))
         chosen = order[:slowest]
     else:
         chosen = [i for i, one in enumerate(pairs) if is_called(one, rid)]
     explained = [
-        _explained(pairs[i], parts[i], cause_of(pairs[i], parts[i], usual)) for i in chosen
+        _explained(
+            pairs[i],
+            parts[i],
+            pace_cause(pairs[i], pace) if by_tpot else cause_of(pairs[i], parts[i], usual),
+        )
+        for i in chosen
     ]
     start_s = min((one.first.entry_s for one in pairs), default=0.0)
     return Explanation(
@@ -53,6 +58,14 @@ def explain(
         clocks=tuple(clocks[key] for key in sorted(clocks) if clocks[key].ahead_s),
         notes=tuple(notes),
     )
+
+
+def aligned_parts(
+    pairs: Sequence[Halves], hosts: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], Clock], list[tuple[Part, ...]]]:
+    """The clocks of the engines, and the parts of each request on its decode engine's clock."""
+    clocks = clocks_of(pairs, hosts)
+    return clocks, [parts_of(one, _ahead_s(one, clocks)) for one in pairs]
 
 
 def is_called(halves: Halves, rid: str) -> bool:
@@ -104,8 +117,6 @@ def _slow_s(halves: Halves, parts: Sequence[Part], by_tpot: bool) -> float:
 def _explained(halves: Halves, parts: tuple[Part, ...], cause: Cause) -> ExplainedRequest:
     first, last = halves.first, halves.any
     room = next((h.room for h in (halves.decode, halves.prefill) if h and h.room is not None), None)
-    to_first_s = sum(part.seconds for part in parts)
-    after_s = halves.decode.forward_s if halves.decode else 0.0
     return ExplainedRequest(
         rid=last.rid,
         room="" if room is None else str(room),
@@ -117,7 +128,7 @@ def _explained(halves: Halves, parts: tuple[Part, ...], cause: Cause) -> Explain
         decode_engine=halves.decode.engine if halves.decode else "",
         ttft_s=ttft_s(halves, parts),
         tpot_s=tpot_s(halves),
-        total_s=to_first_s + after_s,
+        total_s=total_s(halves, parts),
         parts=parts,
         cause=cause,
         is_guess=halves.is_guess,

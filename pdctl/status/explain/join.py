@@ -49,7 +49,7 @@ def joined(records: Iterable[RequestTimes]) -> tuple[Halves, ...]:
     """The requests behind these halves, by time.
 
     Joins by room, then by rid, then, only for engines that log no room, by equal prompt length and
-    one half lying within the other's time. Repeated lines, one per rank, count once.
+    a start within a second. Repeated lines, one per rank, count once.
     """
     by_key: dict[tuple[str, object], dict[str, RequestTimes]] = {}
     for record in records:
@@ -149,9 +149,9 @@ def _clock(
     high_s = min(_arrived_s(d) - computed_s(p) for p, d in both)
     if low_s > high_s + ROUNDING_S:  # prefill may begin before KV is allocated
         low_s = max(_allocated_s(d) - p.end_s for p, d in both)
-    if low_s > high_s:
-        low_s = high_s = (low_s + high_s) / 2
     gaps = sorted(d.entry_s - p.entry_s for p, d in both)
+    if low_s > high_s:  # a clock was set, or some halves do not belong together
+        return Clock(prefill, decode, gaps[len(gaps) // 2], None, None)
     sent_s = gaps[int(len(gaps) * 0.9)]
     can_be_same = low_s - ROUNDING_S <= 0 <= high_s + ROUNDING_S
     ahead_s = 0.0 if can_be_same and abs(sent_s) < SAME_CLOCK_S else min(max(sent_s, low_s), high_s)

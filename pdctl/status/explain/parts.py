@@ -11,9 +11,10 @@ def parts_of(halves: Halves, ahead_s: float = 0.0) -> tuple[Part, ...]:
     """The parts of the time from the first engine to the first token; they add up to it.
 
     ahead_s: how far the decode engine's clock is ahead. An error in it moves time between
-    neighbouring parts and leaves their sum as the decode engine measured it.
+    neighbouring parts; of their sum it can only change what the router adds.
 
-    Ignores: router, tokenizer and the way back to the client, which no engine logs.
+    Source: sglang#22853 for the router, which holds back a first token.
+    Ignores: the way through router and tokenizer, and back to the client, which no engine logs.
     """
     prefill, decode = halves.prefill, halves.decode
     if prefill is None:
@@ -22,12 +23,8 @@ def parts_of(halves: Halves, ahead_s: float = 0.0) -> tuple[Part, ...]:
         ends = _prefill_ends(prefill, 0.0, prefill.end_s)
         parts = _laid(ends, prefill.entry_s, prefill.end_s)
     else:
-        arrived_s = decode.start_s - decode.queue_s
-        parts = _laid(
-            [*_handshake(decode), *_prefill_ends(prefill, ahead_s, arrived_s), *_joined(decode)],
-            min(decode.entry_s, prefill.entry_s + ahead_s),
-            decode.start_s,
-        )
+        ends = _joined_ends(prefill, decode, ahead_s)
+        parts = _laid(ends, min(decode.entry_s, prefill.entry_s + ahead_s), ends[-1][2])
     return _after_retries(parts, halves)
 
 
@@ -44,6 +41,15 @@ def tpot_s(halves: Halves) -> float | None:
     if decode is None or decode.role == "colocated" or decode.output_tokens < 2:
         return None
     return decode.forward_s / (decode.output_tokens - 1)
+
+
+def total_s(halves: Halves, parts: Sequence[Part]) -> float:
+    """Seconds to the end of the answer. Decoding goes on while the router holds back tokens."""
+    to_first_s = sum(part.seconds for part in parts)
+    if halves.decode is None:
+        return to_first_s
+    held_s = sum(part.seconds for part in parts if part.name == "router")
+    return to_first_s - held_s + max(held_s, halves.decode.forward_s)
 
 
 _Ends = list[tuple[PartName, str, float]]  # a part, its engine, and when it ends at the latest
@@ -70,8 +76,19 @@ def _prefill_ends(prefill: RequestTimes, ahead_s: float, arrived_s: float) -> _E
     ]
 
 
-def _joined(decode: RequestTimes) -> _Ends:
-    return [("decode queue", decode.engine, decode.start_s)]
+def _joined_ends(prefill: RequestTimes, decode: RequestTimes, ahead_s: float) -> _Ends:
+    """The parts of a whole request.
+
+    The last one is SGLang's router: it forwards nothing before the prefill engine has answered,
+    which a busy one does late.
+    """
+    arrived_s = decode.start_s - decode.queue_s
+    return [
+        *_handshake(decode),
+        *_prefill_ends(prefill, ahead_s, arrived_s),
+        ("decode queue", decode.engine, decode.start_s),
+        ("router", prefill.engine, max(decode.start_s, prefill.end_s + ahead_s)),
+    ]
 
 
 def _of_decode(half: RequestTimes) -> tuple[Part, ...]:

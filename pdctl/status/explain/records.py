@@ -13,6 +13,7 @@ PartName = Literal[
     "KV transfer",
     "prefill and transfer",
     "decode queue",
+    "router",
     "queue",
 ]
 CauseKind = Literal[
@@ -24,8 +25,12 @@ CauseKind = Literal[
     "decode_queue",
     "slow_link",
     "bootstrap",
+    "held_back",
     "retry",
     "queue",
+    "full_batch",
+    "slow_decode",
+    "usual_pace",
     "unknown",
 ]
 
@@ -44,7 +49,7 @@ class Part:
 class Cause:
     """What a request mostly waited for.
 
-    engine: whose queue, memory or link. seconds: of the time to first token that it accounts for.
+    engine: whose queue, memory, link or steps. seconds: of the request's time that it accounts for.
     neighbour: the rid of the request that was in the way, or "".
     """
 
@@ -116,8 +121,9 @@ class OtherSplit:
 
 @dataclass(frozen=True)
 class Replay:
-    """The window's requests replayed on this and on other splits. today: the present layout.
+    """The window's requests replayed on this and on other splits.
 
+    today: the present layout. others: those that differ least from it first.
     basis: the profile of the step times, or "roofline". median_off: how far the replay of today's
     layout is from the seen median TTFT, as a share of it.
     """

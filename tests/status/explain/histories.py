@@ -90,37 +90,56 @@ def _healthy(chance: random.Random) -> list[Sent]:
 
 
 def _inject(fault: Fault, victim: Sent, sent: list[Sent], chance: random.Random) -> list[Sent]:
+    """The same requests, with a fault that befalls `victim`, and those that cause it."""
     late_s = chance.uniform(0.5, 4.0)
-    more: list[Sent] = []
     if fault == "prefill_queue":
-        for n in range(chance.randint(20, 40)):
-            tokens, at_s = int(chance.lognormvariate(7.3, 0.3)), victim.at_s - n * 1e-3
-            more.append(Sent(f"b{n}", at_s, tokens, 20, victim.prefill, n % 2))
-    elif fault == "long_neighbour":
-        tokens = chance.randint(50_000, 120_000)
-        at_s = victim.at_s - chance.uniform(0.001, 0.1)
-        more.append(Sent("long", at_s, tokens, 20, victim.prefill, 0))
-        if chance.random() < 0.5:
-            victim.batched_with = more[-1]
-    elif fault == "slow_prefill":
-        victim.slowness = chance.uniform(20.0, 60.0)
-    elif fault == "decode_kv_full":
-        victim.allocation_s = late_s
-    elif fault == "decode_queue":
-        victim.decode_queue_s = late_s
-    elif fault == "slow_link":
-        victim.link = late_s / (victim.tokens * MIB_PER_TOKEN / 1024 / GIB_PER_S)
-    elif fault == "bootstrap":
-        victim.bootstrap_s = late_s
-    elif chance.random() < 0.5:
-        victim.retries, victim.slowness = 2, 30.0
-    else:
-        failed = Sent(victim.rid, victim.at_s, victim.tokens, 1, 1 - victim.prefill, 0)
-        failed.has_decode = False
-        victim.at_s += late_s
-        victim.prefill = failed.prefill
-        more.append(failed)
-    return [*sent, *more]
+        return [*sent, *_burst(victim, chance)]
+    if fault == "long_neighbour":
+        return [*sent, _neighbour(victim, chance)]
+    if fault == "retry" and chance.random() < 0.5:
+        return [*sent, _failed_attempt(victim, late_s)]
+    link_s = victim.tokens * MIB_PER_TOKEN / 1024 / GIB_PER_S
+    changed: dict[Fault, dict[str, float]] = {
+        "slow_prefill": {"slowness": chance.uniform(20.0, 60.0)},
+        "decode_kv_full": {"allocation_s": late_s},
+        "decode_queue": {"decode_queue_s": late_s},
+        "slow_link": {"link": late_s / link_s},
+        "bootstrap": {"bootstrap_s": late_s},
+        "retry": {"retries": 2, "slowness": 30.0},
+    }
+    for name, value in changed[fault].items():
+        setattr(victim, name, value)
+    return sent
+
+
+def _burst(victim: Sent, chance: random.Random) -> list[Sent]:
+    """Many requests just before the victim, on its prefill engine."""
+    return [
+        Sent(
+            f"b{n}",
+            victim.at_s - n * 1e-3,
+            int(chance.lognormvariate(7.3, 0.3)),
+            20,
+            victim.prefill,
+            n % 2,
+        )
+        for n in range(chance.randint(20, 40))
+    ]
+
+
+def _neighbour(victim: Sent, chance: random.Random) -> Sent:
+    """A long prompt just before the victim, half of the time in its batch."""
+    at_s = victim.at_s - chance.uniform(0.001, 0.1)
+    long = Sent("long", at_s, chance.randint(50_000, 120_000), 20, victim.prefill, 0)
+    victim.batched_with = long if chance.random() < 0.5 else None
+    return long
+
+
+def _failed_attempt(victim: Sent, late_s: float) -> Sent:
+    """The victim's first attempt, on an engine that failed; the victim becomes the second."""
+    failed = Sent(victim.rid, victim.at_s, victim.tokens, 1, victim.prefill, 0, has_decode=False)
+    victim.at_s += late_s
+    return failed
 
 
 def run(sent: Sequence[Sent], chance: random.Random) -> None:
@@ -156,16 +175,24 @@ def run(sent: Sequence[Sent], chance: random.Random) -> None:
 
 
 def logs(sent: Sequence[Sent], version: Version, skew_s: float) -> tuple[RequestLog, ...]:
-    """The engines' logs. skew_s: how far the clocks of decode engines are ahead."""
+    """The engines' logs, read. skew_s: how far the clocks of decode engines are ahead."""
+    lines = log_lines(sent, version, skew_s)
+    return tuple(
+        request_log((line.encode() for line in lines[name]), name) for name in sorted(lines)
+    )
+
+
+def log_lines(
+    sent: Sequence[Sent], version: Version = "0.5.23", skew_s: float = 0.0
+) -> dict[str, list[str]]:
+    """The lines of every engine's log, by its name."""
     lines: dict[str, list[str]] = {}
     for one in sorted(sent, key=lambda s: s.marks["arrived"]):
         lines.setdefault(f"prefill-{one.prefill}", []).append(prefill_line(one, version))
     for one in sorted(sent, key=lambda s: s.marks["end"]):
         if one.has_decode:
             lines.setdefault(f"decode-{one.decode}", []).append(decode_line(one, version, skew_s))
-    return tuple(
-        request_log((line.encode() for line in lines[name]), name) for name in sorted(lines)
-    )
+    return lines
 
 
 def prefill_line(one: Sent, version: Version, skew_s: float = 0.0) -> str:
