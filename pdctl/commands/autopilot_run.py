@@ -29,7 +29,8 @@ def run(name: str, limits: Limits, *, dry_run: bool, as_json: bool) -> None:
     """Look and decide until Ctrl-C. Raises StateConflict once the deployment has stopped."""
     use_key_of(name)
     _split_of(name)  # refuses colocated engines before the first window
-    dry_until_s = time.time() + limits.cool_down_s
+    limits = dataclasses.replace(limits, since_s=time.time())
+    dry_until_s = limits.since_s + limits.cool_down_s
     looks: list[WhatIf] = []
     if not dry_run:
         say(f"{name}: the first {limits.cool_down_s:.0f} s are dry.")

@@ -38,8 +38,12 @@ def plan(
     ),
     trace: Path = typer.Option(None, help="Trace file: Mooncake, Azure, BurstGPT, ... "),
     lengths: Path = typer.Option(None, help="File of prompt and output lengths."),
-    from_url: str = typer.Option("", "--from", help="Router of a running deployment to look at."),
-    window: str = typer.Option("30s", "--window", help="With --from: how long to look."),
+    from_url: str = typer.Option(
+        "", "--from", help="A running deployment, or the URL of its router."
+    ),
+    window: str = typer.Option(
+        "30s", "--window", help="With --from: how long to look, or to look back."
+    ),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Skip broken lines, and count them."),
     time_unit: str = typer.Option(
         "", "--time-unit", help="Unit of times in the trace: s, ms, us, ns. Default: detected."

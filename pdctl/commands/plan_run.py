@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,6 +22,7 @@ from pdctl.commands.trace_input import clients_given, read_given_trace, say_work
 from pdctl.console import ask, command_width, err, interactive, out, print_json, printable, show
 from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.deployment.pd_yaml import read_deployment
+from pdctl.engines.lifecycle import running
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
 from pdctl.inspection.llm import bundled_names, read_llm
@@ -40,7 +42,7 @@ from pdctl.verdict.search import rate_curves
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide, decide_fewest
 from pdctl.workload.describe import parse_slo, workload_from_lengths, workload_from_trace
-from pdctl.workload.records import Workload
+from pdctl.workload.records import Trace, Workload
 
 PIPED_WIDTH = 120
 
@@ -269,15 +271,37 @@ def _live(options: PlanOptions) -> Workload:
             raise InvalidInput(f"--from and {flag} cannot be combined.", hint=f"drop {flag}")
     window_s = parse_duration_s(options.window, flag="--window")
     rate = None if options.rate is None else positive(options.rate, flag="--rate")
-    targets = targets_of_router(options.from_url)
+    seen = _logged(options.from_url, window_s) or _watched(options.from_url, window_s)
+    err().print(f"  Seen at {options.from_url}: {workload_line(seen)}.")
+    return seen if rate is None else replace(seen, rate_rps=rate)
+
+
+def _logged(name: str, window_s: float) -> Workload | None:
+    """The requests in the logs of a deployment of this name. None: no such name, or no requests."""
+    from pdctl.measurement.live_what_if import latest_requests  # its HTTP client is slow to import
+    from pdctl.status.what_if import part
+
+    if "/" in name or name not in running.names():
+        return None
+    window = latest_requests(name, window_s, time.time())
+    if window is None:
+        return None
+    requests = part(window.requests, window.first)
+    start_s = requests.arrival_s[0]
+    requests = replace(requests, arrival_s=[at_s - start_s for at_s in requests.arrival_s])
+    return workload_from_trace(Trace(requests, ("log lines",), 0, has_arrivals=True), "live")
+
+
+def _watched(router: str, window_s: float) -> Workload:
+    """Mean lengths and rate, from the engines' counters over the next `window_s`."""
+    found = running.find(router).endpoint if router in running.names() else router
+    targets = targets_of_router(found)
     with progress_line() as progress:
-        seen = watch_workload(
+        return watch_workload(
             targets,
             window_s,
             lambda waited_s: progress(f"looking at {len(targets)} engines, {waited_s:.0f} s"),
         )
-    err().print(f"  Seen at {options.from_url}: {workload_line(seen)}.")
-    return seen if rate is None else replace(seen, rate_rps=rate)
 
 
 def _with_profile(question: Question, options: PlanOptions) -> Question:

@@ -44,8 +44,8 @@ def live_what_if(name: str, window_s: float) -> WhatIf | str:
     window = latest_requests(name, window_s, now_s)
     if window is None:
         return (
-            "The logs have no lines of requests: engines write them with "
-            "--enable-request-time-stats-logging."
+            f"No request that arrived in the last {window_s:.0f} s is in the logs: none has ended, "
+            "or the engines run without --enable-request-time-stats-logging."
         )
     slo = Slo(watched.ttft_slo_s, watched.tpot_slo_s)
     try:

@@ -1,7 +1,8 @@
 """Decide whether to move one engine between prefill and decode. Pure: history in, decision out.
 
 The rule rests on what-ifs and on what was measured before and after earlier moves. It never acts
-on a gain whose lower bound is zero or less, and never within the cool-down of its last move.
+on a gain whose lower bound is zero or less. Within the cool-down of a move it only goes on in the
+same direction, and only for a gain that is clear.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,11 @@ Kind = Literal["move", "undo"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an autopilot may do. max_moves: in its life, undone ones included."""
+    """What an autopilot may do. max_moves: since `since_s` (Unix seconds), undone ones included."""
 
     cool_down_s: float = 300.0
     max_moves: int = 12
+    since_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ def decide(now: Split, looks: Sequence[WhatIf], moves: Sequence[Move], limits: L
         return Decision("wait", "No what-if of the present layout yet.")
     look = looks[-1]
     last = moves[-1] if moves else None
-    if last and look.at_s - last.at_s < limits.cool_down_s:
-        left_s = limits.cool_down_s - (look.at_s - last.at_s)
+    left_s = limits.cool_down_s - (look.at_s - last.at_s) if last else 0.0
+    if last and left_s > 0 and not _goes_on(last, now, look):
         return Decision("wait", f"Cooling down for {left_s:.0f} s after {last.after.layout}.")
-    if last and last.kind == "move" and last.after == now and (why := _did_not_help(last, look)):
-        return Decision("undo", why, last.before, last.seen)
-    if len(moves) >= limits.max_moves:
+    if last and left_s <= 0 and last.kind == "move" and last.after == now:
+        why = _did_not_help(last, look)
+        if why:
+            return Decision("undo", why, last.before, last.seen)
+    if sum(one.at_s >= limits.since_s for one in moves) >= limits.max_moves:
         return Decision("wait", f"All {limits.max_moves} moves are used.")
     if not look.is_match:
         return Decision(
@@ -119,6 +123,15 @@ def _step(now: Split, look: WhatIf) -> Alternative | None:
     by = 1 if best.num_prefill > now.num_prefill else -1
     step = look.of(Split(now.num_prefill + by, now.num_decode - by).layout)
     return step if step and step.gain >= 0 else None
+
+
+def _goes_on(last: Move, now: Split, look: WhatIf) -> bool:
+    """True if a clear gain calls for a further step in the direction of the last one."""
+    step = _step(now, look)
+    if step is None or step.gain_low < CLEAR_GAIN:
+        return False
+    went_up = last.after.num_prefill > last.before.num_prefill
+    return went_up == (step.num_prefill > now.num_prefill)
 
 
 def _did_not_help(move: Move, look: WhatIf) -> str:

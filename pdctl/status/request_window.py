@@ -39,7 +39,7 @@ class Window:
     requests: arrival_s begins at 0. The first `held` were in progress then: the queue of the past.
     Those before `first` fill the engines of a replay and count for nothing else.
     ttft_s, tpot_s: None where unknown, for example for a request that has not ended.
-    span_s: of the requests that count.
+    waited_s: before 0 s, by a held request without a first token. span_s: of those that count.
     """
 
     requests: Requests
@@ -47,6 +47,7 @@ class Window:
     first: int
     ttft_s: tuple[float | None, ...]
     tpot_s: tuple[float | None, ...]
+    waited_s: tuple[float, ...]
     span_s: float
 
 
@@ -99,11 +100,14 @@ def window_of(
     begin_s = min(since_s, max(2 * since_s - now_s, steady_since_s))
     held = [one for one in ended if one.ended_s > begin_s and one.arrived_s <= now_s]
     kept = held[-MOST_REQUESTS:]
-    if not kept or kept[-1].arrived_s < since_s:
+    if not kept:
         return None
     known = [*kept, *_drawn(kept, unfinished, arrived, since_s, now_s, seed)]
-    known = [_at_start(one, begin_s) if one.arrived_s < begin_s else one for one in known]
     known.sort(key=lambda one: one.arrived_s)
+    if known[-1].arrived_s < since_s:
+        return None
+    waited_s = tuple(max(0.0, begin_s - one.arrived_s) for one in known)
+    known = [_at_start(one, begin_s) if one.arrived_s < begin_s else one for one in known]
     blocks = list(_blocks(known)) if any(one.cached for one in known) else None
     requests = Requests(
         arrival_s=array("d", [one.arrived_s - begin_s for one in known]),
@@ -118,6 +122,7 @@ def window_of(
         first=sum(one.arrived_s < since_s or one.arrived_s == begin_s for one in known),
         ttft_s=tuple(one.ttft_s for one in known),
         tpot_s=tuple(one.tpot_s for one in known),
+        waited_s=waited_s,
         span_s=now_s - since_s,
     )
 
@@ -128,7 +133,7 @@ def _at_start(one: Ended, begin_s: float) -> Ended:
     if one.ttft_s is None or one.tpot_s is None or decoded_s < 0:
         return replace(one, arrived_s=begin_s)
     left = one.osl - int(decoded_s / one.tpot_s) if one.tpot_s else 1
-    return replace(one, arrived_s=begin_s, isl=1, osl=max(1, left), cached=0)
+    return Ended(begin_s, one.ended_s, 1, max(1, left))
 
 
 def _drawn(

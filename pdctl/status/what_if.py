@@ -8,6 +8,7 @@ left is subtracted from every gain, so that a model that is wrong promises nothi
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from statistics import fmean, median, stdev
 
 from pdctl.perf_model.records import EngineModel, Fleet, Outcome
@@ -19,6 +20,7 @@ from pdctl.workload.records import Requests, Slo
 
 LEAST_REQUESTS = 50  # that ended in the window
 _FIT_ABOVE = 0.02  # of mismatch
+_FIT_FROM = math.log(1.1)  # of the ratio of seen to replayed times: 0 % may match 0 % by accident
 _FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6)  # beyond them the metrics may be wrong
 _BLOCKS = 10  # neighbours share a queue, so that single requests are no independent samples
 _ONE_SIDED_95 = 1.83  # Student's t with 9 degrees of freedom
@@ -32,8 +34,7 @@ def what_if(
     colocated: an engine to try in place of all others. Ignores: how long a change takes, and that
     the next requests may differ from the last.
     """
-    places = range(window.first, len(window.ttft_s))
-    known = [i for i in places if window.ttft_s[i] is not None]
+    known = [i for i, ttft_s in enumerate(window.ttft_s) if ttft_s is not None]
     if not slo.is_given:
         return "No SLOs are given: start it with --ttft and --tpot."
     if len(known) < LEAST_REQUESTS:
@@ -66,7 +67,7 @@ def what_if(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Replay:
     """Replays of one window. known: places of the requests whose times were measured."""
 
@@ -75,6 +76,7 @@ class _Replay:
     slo: Slo
     prefixes: Prefixes | None
 
+    @lru_cache(maxsize=2)  # noqa: B019  # a replay lives for one what-if
     def outcome(self, fleet: Fleet) -> Outcome:
         return simulate(fleet, self.window.requests, prefixes=self.prefixes)
 
@@ -86,18 +88,23 @@ class _Replay:
 
     def replayed(self, fleet: Fleet) -> float:
         """The same share in a replay."""
-        good = _good(self.outcome(fleet), self.slo)
-        return fmean(good[i] for i in self.known)
+        ttft_s, tpot_s = self.ttft_s(fleet), self.outcome(fleet).tpot_s
+        return fmean(_meets(ttft_s[i], tpot_s[i], self.slo) for i in self.known)
+
+    def ttft_s(self, fleet: Fleet) -> list[float | None]:
+        """Replayed times to the first token, with what was waited before the replay begins."""
+        pairs = zip(self.outcome(fleet).ttft_s, self.window.waited_s, strict=True)
+        return [None if ttft_s is None else ttft_s + waited_s for ttft_s, waited_s in pairs]
 
     def mismatch(self, fleet: Fleet) -> float:
         return abs(self.seen - self.replayed(fleet))
 
     def distance(self, fleet: Fleet) -> tuple[float, float]:
         """Logarithms of the median ratios of measured to replayed TTFT and TPOT."""
-        outcome, window = self.outcome(fleet), self.window
+        ttft_s, tpot_s, window = self.ttft_s(fleet), self.outcome(fleet).tpot_s, self.window
         return (
-            _log_ratio((window.ttft_s[i], outcome.ttft_s[i]) for i in self.known),
-            _log_ratio((window.tpot_s[i], outcome.tpot_s[i]) for i in self.known),
+            _log_ratio((window.ttft_s[i], ttft_s[i]) for i in self.known),
+            _log_ratio((window.tpot_s[i], tpot_s[i]) for i in self.known),
         )
 
 
@@ -120,14 +127,14 @@ def _fitted(fleet: Fleet, run: _Replay) -> tuple[float, float]:
     brings nothing.
     """
     unfitted, decode = run.mismatch(fleet), 1.0
-    if unfitted <= _FIT_ABOVE:
+    if unfitted <= _FIT_ABOVE and max(map(abs, run.distance(fleet))) < _FIT_FROM:
         return 1.0, 1.0
     for _ in range(2):
         ratio = math.exp(run.distance(_scaled(fleet, 1.0, decode))[1])
         decode = min(max(decode * ratio, _FACTORS[0]), _FACTORS[-1])
     tried = {one: abs(run.distance(_scaled(fleet, one, decode))[0]) for one in _FACTORS}
     prefill = min(tried, key=tried.__getitem__)
-    is_better = run.mismatch(_scaled(fleet, prefill, decode)) < unfitted
+    is_better = run.mismatch(_scaled(fleet, prefill, decode)) <= max(unfitted, _FIT_ABOVE)
     return (prefill, decode) if is_better else (1.0, 1.0)
 
 

@@ -25,7 +25,13 @@ SETTLE_S = 45.0  # draining included
 LIMITS = Limits(cool_down_s=120.0)
 # mean and spread of prompt and output tokens, like the traces of code, of conversations, of
 # summaries and of reasoning; the spreads are milder than the traces' own
-MIXES = ((2048, 0.9, 28, 1.2), (1155, 0.9, 211, 0.8), (2588, 0.4, 291, 0.9), (400, 0.8, 700, 0.8))
+Mix = tuple[int, float, int, float]
+MIXES: tuple[Mix, ...] = (
+    (2048, 0.9, 28, 1.2),
+    (1155, 0.9, 211, 0.8),
+    (2588, 0.4, 291, 0.9),
+    (400, 0.8, 700, 0.8),
+)
 TIMES = replace(
     PLAIN,
     prefill_base_s=0.01,
@@ -143,18 +149,32 @@ def _wrong(rnd: random.Random) -> StepTimes:
 
 
 def _requests(rnd: random.Random, num: int) -> Requests:
-    arrival_s: list[float] = []
-    isl: list[int] = []
-    osl: list[int] = []
+    rows: list[tuple[float, int, int]] = []
     for phase in range(NUM_PHASES):
         mix = rnd.choice(MIXES)
-        work_s = mix[0] * PREFILL_S_PER_TOKEN + mix[2] * DECODE_S_PER_TOKEN
-        rate = rnd.uniform(0.2, 0.55) * num / work_s
-        at_s, end_s = phase * PHASE_S, (phase + 1) * PHASE_S
-        while (at_s := at_s + rnd.expovariate(rate)) < end_s:
-            arrival_s.append(at_s)
-            isl.append(_length(rnd, mix[0], mix[1], 16_000))
-            osl.append(_length(rnd, mix[2], mix[3], 4_000))
+        load = rnd.uniform(0.2, 0.55) * num
+        rows += _phase(rnd, mix, load, phase * PHASE_S, (phase + 1) * PHASE_S)
+    return _columns(rows)
+
+
+def seeded_requests(seed: int, mix: Mix, load: float, span_s: float) -> Requests:
+    """Requests of one mix. load: engines that they would keep busy."""
+    return _columns(_phase(random.Random(seed), mix, load, 0.0, span_s))
+
+
+def _phase(
+    rnd: random.Random, mix: Mix, load: float, at_s: float, end_s: float
+) -> list[tuple[float, int, int]]:
+    rate = load / (mix[0] * PREFILL_S_PER_TOKEN + mix[2] * DECODE_S_PER_TOKEN)
+    rows = []
+    while (at_s := at_s + rnd.expovariate(rate)) < end_s:
+        isl = _length(rnd, mix[0], mix[1], 16_000)
+        rows.append((at_s, isl, _length(rnd, mix[2], mix[3], 4_000)))
+    return rows
+
+
+def _columns(rows: Sequence[tuple[float, int, int]]) -> Requests:
+    arrival_s, isl, osl = zip(*rows, strict=True)
     return Requests(arrival_s, isl, osl)
 
 
@@ -179,6 +199,11 @@ def fly(history: History, pilot: Pilot) -> Flight:
 def goodput(flight: Flight) -> float:
     """The share of all requests that met the SLOs."""
     _, outcome = flight.outcome(PHASE_S * NUM_PHASES)
+    return share_of(outcome)
+
+
+def share_of(outcome: Outcome) -> float:
+    """The share of an outcome's requests that met the SLOs."""
     pairs = zip(outcome.ttft_s, outcome.tpot_s, strict=True)
     return fmean(t is not None and p is not None and t <= 3.0 and p <= 0.080 for t, p in pairs)
 
@@ -314,8 +339,8 @@ class Result:
     hasty_pairs: int  # opposite moves within a cool-down
 
 
-def result_of(seed: int) -> Result:
-    """Fly one history with all pilots."""
+def result_of(seed: int, *, baselines: bool = True) -> Result:
+    """Fly one history with the autopilot and all baselines."""
     history = make(seed)
     flight = fly(history, autopilot)
     known = statics(history)
@@ -328,7 +353,9 @@ def result_of(seed: int) -> Result:
         started_with=known[history.start.layout],
         best_visited=max(known[one] for one in visited),
         best_static=max(known.values()),
-        baselines={name: goodput(fly(history, one)) for name, one in BASELINES.items()},
+        baselines={
+            name: goodput(fly(history, one)) for name, one in BASELINES.items() if baselines
+        },
         num_moves=len(flight.moves),
         num_undone=sum(one.kind == "undo" for one in flight.moves),
         hasty_pairs=sum(

@@ -2,6 +2,7 @@
 
 # topic -> its page under docs/; README and a wheel hold the same files
 TOPICS = {
+    "autopilot": "autopilot.md",
     "completion": "completion.md",
     "doctor": "doctor.md",
     "exit-codes": "exit-codes.md",

@@ -1,0 +1,112 @@
+"""Replays of the latest requests on other layouts."""
+
+from dataclasses import replace
+
+import pytest
+
+from pdctl.perf_model.records import Fleet
+from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.status.autopilot import Split
+from pdctl.status.records import WhatIf
+from pdctl.status.request_window import Ended, Window, window_of
+from pdctl.status.what_if import what_if
+from pdctl.workload.records import Requests, Slo
+from tests.perf_model.fleets import engine
+from tests.status.autopilot_histories import (
+    MIXES,
+    SLO,
+    TIMES,
+    fleet_of,
+    seeded_requests,
+    share_of,
+)
+
+NUM = 300
+
+
+def seen_on(fleet: Fleet, isl: int, osl: int, rate: float, lie: float = 1.0) -> Window:
+    """What a fleet logs of `NUM` equal requests. lie: factor on the times in the log."""
+    asked = Requests([i / rate for i in range(NUM)], [isl] * NUM, [osl] * NUM)
+    return logged(fleet, asked, NUM / rate / 2, lie)
+
+
+def logged(fleet: Fleet, asked: Requests, since_s: float, lie: float = 1.0) -> Window:
+    """The window that begins at `since_s`, once all requests have ended."""
+    outcome = simulate(fleet, asked)
+    lengths = zip(asked.arrival_s, asked.isl, asked.osl, strict=True)
+    times = zip(outcome.ttft_s, outcome.tpot_s, outcome.e2e_s, strict=True)
+    ended = [
+        Ended(at_s, at_s + took_s, isl, osl, 0, ttft_s * lie, tpot_s * lie)
+        for (at_s, isl, osl), (ttft_s, tpot_s, took_s) in zip(lengths, times, strict=True)
+        if ttft_s is not None and tpot_s is not None and took_s is not None
+    ]
+    window = window_of(ended, since_s=since_s, now_s=max(one.ended_s for one in ended))
+    assert window is not None
+    return window
+
+
+def asked(fleet: Fleet, window: Window) -> WhatIf:
+    found = what_if(fleet, window, SLO, now_s=0.0)
+    assert isinstance(found, WhatIf)
+    return found
+
+
+def test_long_prompts_on_too_few_prefill_engines_call_for_more() -> None:
+    fleet = fleet_of(TIMES, Split(1, 3))
+    look = asked(fleet, seen_on(fleet, isl=2000, osl=10, rate=2.0))
+    assert look.mismatch < 0.02
+    assert look.best is not None
+    assert look.best.num_prefill >= 2
+    assert look.best.gain_low > 0.3
+
+
+def test_a_layout_that_is_good_enough_gets_no_other_advice() -> None:
+    fleet = fleet_of(TIMES, Split(2, 2))
+    look = asked(fleet, seen_on(fleet, isl=1000, osl=50, rate=1.0))
+    assert look.seen == 1.0
+    assert look.best is None
+
+
+def test_wrong_step_times_are_fitted_to_what_was_seen() -> None:
+    truth = fleet_of(TIMES, Split(1, 3))
+    slow = replace(TIMES, prefill_token_s=TIMES.prefill_token_s / 1.4)
+    look = asked(fleet_of(slow, Split(1, 3)), seen_on(truth, isl=2000, osl=10, rate=1.4))
+    assert look.prefill_factor > 1.2
+    assert look.is_match
+
+
+def test_metrics_that_cannot_be_true_give_no_advice() -> None:
+    fleet = fleet_of(TIMES, Split(2, 2))
+    look = asked(fleet, seen_on(fleet, isl=1000, osl=50, rate=1.0, lie=20.0))
+    assert not look.is_match
+    assert look.best is None
+
+
+def test_colocated_engines_are_tried_on_the_same_gpus() -> None:
+    fleet = fleet_of(TIMES, Split(2, 2))
+    window = seen_on(fleet, isl=1000, osl=50, rate=1.0)
+    look = what_if(fleet, window, SLO, now_s=0.0, colocated=engine(times=TIMES))
+    assert isinstance(look, WhatIf)
+    assert {one.layout for one in look.alternatives} == {"1P3D", "3P1D", "4C"}
+
+
+def test_too_little_evidence_and_no_slo_are_said() -> None:
+    fleet = fleet_of(TIMES, Split(2, 2))
+    window = seen_on(fleet, isl=1000, osl=50, rate=1.0)
+    assert "No SLOs" in str(what_if(fleet, window, Slo(), now_s=0.0))
+    unknown = replace(window, ttft_s=(None,) * len(window.ttft_s))
+    assert "0 requests" in str(what_if(fleet, unknown, SLO, now_s=0.0))
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_the_layout_it_ranks_first_is_within_three_points_of_the_best_split_of_the_next_minutes(
+    mix: tuple[int, float, int, float],
+) -> None:
+    total = 6
+    splits = [Split(p, total - p) for p in range(1, total)]
+    past, future = (seeded_requests(seed, mix, 0.5 * total, 240.0) for seed in (1, 2))
+    look = asked(fleet_of(TIMES, Split(3, 3)), logged(fleet_of(TIMES, Split(3, 3)), past, 120.0))
+    top = look.alternatives[0]
+    pick = top.layout if top.attainment > look.attainment else look.layout
+    shares = {one.layout: share_of(simulate(fleet_of(TIMES, one), future)) for one in splits}
+    assert max(shares.values()) - shares[pick] <= 0.03
