@@ -29,7 +29,10 @@ ADDED = {
     "rehearse": ("--duration", "5s"),
 }
 NEEDS_GPUS = ("up", "measure", "calibrate")
-RUNNING = ("status", "explain", "scale", "down", "logs", "doctor", "measure", "calibrate", "plan")
+RUNNING = (
+    *("status", "explain", "autopilot", "scale", "down", "logs", "doctor", "measure"),
+    *("calibrate", "plan"),
+)
 ENDLESS_S = 8
 # what an example may answer besides "done": no fault of the example
 ALLOWED = {
@@ -131,7 +134,8 @@ def test_an_example_of_help_runs(line: str, cli: Cli, request: pytest.FixtureReq
 
 def _is_endless(words: list[str]) -> bool:
     """True for an example that goes on until Ctrl-C."""
-    return "-f" in words[1:2] or (words[0] == "up" and "-d" not in words)
+    is_pilot = words[0] == "autopilot" and "--report" not in words
+    return is_pilot or "-f" in words[1:2] or (words[0] == "up" and "-d" not in words)
 
 
 def test_every_verb_has_examples_here() -> None:
