@@ -27,7 +27,7 @@ def report_lines(name: str, entries: Sequence[Entry]) -> list[str]:
     seen = [one.look.seen for one in entries if one.look]
     lines = [
         f"{name}: {len(entries)} decisions since {_clock(entries[0].at_s)}, "
-        f"{len(moves)} moves, {sum(one.kind == 'undo' for one in moves)} of them undo one."
+        f"moves: {len(moves)}, undone: {sum(one.kind == 'undo' for one in moves)}."
     ]
     if seen:
         mean = sum(seen) / len(seen)

@@ -200,7 +200,7 @@ def test_a_rotated_log_is_read_with_its_successor(
         (("--logs", "nowhere.log"), "There is no log nowhere.log."),
         (("--logs", ".", "-n", "chat"), "holds no *.log file."),
         (("--window", "5x"), "5x"),
-        (("-n", "other"), "no deployment 'other'"),
+        (("-n", "other"), "No deployment 'other'"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -32,7 +32,10 @@ ADDED = {
     "rehearse": ("--duration", "5s"),
 }
 NEEDS_GPUS = ("up", "measure", "calibrate")
-RUNNING = ("status", "explain", "scale", "down", "logs", "doctor", "measure", "calibrate", "plan")
+RUNNING = (
+    *("status", "explain", "autopilot", "scale", "down", "logs", "doctor", "measure"),
+    *("calibrate", "plan"),
+)
 READING = ("status", "explain", "logs", "doctor", "plan")  # they may share a deployment
 PATIENCE_S = 120
 # what an example may answer besides "done": no fault of the example
@@ -197,7 +200,8 @@ def _interrupted(command: list[str], cli: Cli) -> "subprocess.CompletedProcess[s
 def _is_endless(words: list[str]) -> bool:
     """True for an example that goes on until Ctrl-C."""
     is_started = words[0] == "up" and not {"-d", "--dry-run", "-o"} & set(words)
-    return is_started or (words[0] == "logs" and "-f" in words)
+    is_pilot = words[0] == "autopilot" and "--report" not in words
+    return is_started or is_pilot or (words[0] == "logs" and "-f" in words)
 
 
 def test_every_verb_and_page_has_examples_here() -> None:
