@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdctl import __version__
 from pdctl.errors import InvalidInput, PdctlError
+from pdctl.text_lines import wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -111,7 +112,10 @@ def print_failure(command: str, error: PdctlError, *, as_json: bool) -> None:
         problem = {"code": error.code, "message": error.message, "hint": error.hint}
         _write(envelope(command, status="error", data=None, error=problem))
         return
-    lines = [f"error: {error.message}", *error.details]
+    said = f"error: {error.message}"
+    if sys.stderr.isatty():
+        said = wrapped(said, err().width, indent=7)
+    lines = [said, *error.details]
     if error.hint:
         lines.append(f"hint:  {error.hint}")
     sys.stderr.write(printable("\n".join(lines)) + "\n")
@@ -133,6 +137,11 @@ def envelope(
 def printable(text: str) -> str:
     """`text` without control characters, so that a log line cannot drive the terminal."""
     return "".join(c for c in text if c in "\n\t" or (c.isprintable() and c != "\x1b"))
+
+
+def command_width() -> int:
+    """Columns that a command on stdout may take: those of the terminal, any number elsewhere."""
+    return out().width if sys.stdout.isatty() else PIPED_WIDTH
 
 
 def interactive(*, no_input: bool) -> bool:

@@ -21,7 +21,7 @@ STAGES = (
     "measurement",
 )
 BASE = ("errors", "hosts", "units", "paths")
-FRONT = ("cli", "console", "json_schema", "tables", "commands")
+FRONT = ("cli", "console", "json_schema", "text_lines", "tables", "commands")
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_FUNCTION_LINES = 8
@@ -109,7 +109,7 @@ def test_architecture_lists_every_module_once() -> None:
 
 def _most(folder: Path) -> int:
     """Commands have two files per verb: one for its options and one for its work."""
-    return MAX_FILES_IN_A_FOLDER + 14 if folder.name == "commands" else MAX_FILES_IN_A_FOLDER
+    return MAX_FILES_IN_A_FOLDER + 16 if folder.name == "commands" else MAX_FILES_IN_A_FOLDER
 
 
 def _shown(path: Path) -> str:

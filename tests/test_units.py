@@ -134,6 +134,8 @@ def test_bytes_counts_rates_and_shares_read_as_on_the_screens() -> None:
     assert units.format_count(2.61) == "2.61"
     assert units.format_rate(58_100) == "58.1k"
     assert units.format_rate(940.4) == "940"
+    assert units.format_rate(0.001) == "0.001"
+    assert units.format_rate(0.0) == "0"
     assert units.format_share(0.314) == "31 %"
     assert [units.format_off(off) for off in (0.044, -0.12, -0.001)] == ["+4 %", "-12 %", "0 %"]
 

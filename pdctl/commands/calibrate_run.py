@@ -74,7 +74,7 @@ def _check(options: CalibrateOptions) -> None:
     sources = [bool(options.urls), bool(options.from_urls), bool(options.from_logs)]
     if sum(sources) > 1:
         raise InvalidInput(
-            "--url, --from and --from-logs exclude one another.", hint="pass only one of them"
+            "--url, --from and --from-logs cannot be combined.", hint="pass only one of them"
         )
     if not options.model and not any((options.urls, options.from_urls)):
         raise InvalidInput("No model given.", hint="pdctl calibrate MODEL --tp 1", code="no_model")

@@ -1,11 +1,12 @@
 """Build a `Deployment` from options, a file, the last plan, or answers on a terminal."""
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pdctl.console import ask, err, interactive
+from pdctl.commands.options.engine_options import EngineOptions, words
+from pdctl.commands.progress import say
+from pdctl.console import ask, interactive
 from pdctl.deployment.build import deployment_of
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
@@ -17,11 +18,10 @@ from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import positive
 
 FILE = Path("pd.yaml")
-ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 
 
 @dataclass(frozen=True)
-class DeploymentOptions:
+class DeploymentOptions(EngineOptions):
     """Options that describe a deployment. None: not given."""
 
     model: str | None = None
@@ -31,22 +31,13 @@ class DeploymentOptions:
     total: int | None = None
     engine: str | None = None
     gpus: str | None = None
-    tp: int | None = None
-    prefill_tp: int | None = None
-    decode_tp: int | None = None
-    pp: int | None = None
-    dp: int | None = None
-    ep: int | None = None
-    args: str | None = None
-    prefill_args: str | None = None
-    decode_args: str | None = None
     router_args: str | None = None
     host: str | None = None
     port: int | None = None
-    policy: str | None = None
     transfer_backend: str | None = None
     python: str | None = None
     trust_remote_code: bool = False
+    no_request_times: bool = False
     sim_speed: float | None = None
     no_input: bool = False
 
@@ -70,10 +61,10 @@ def build_deployment(options: DeploymentOptions) -> Deployment:
         prefill=_prefill(options, base),
         name=options.name or (base.name if base else None),
         engine=engine,
-        parallelism=_parallelism(options, base, "colocated", None),
-        prefill_parallelism=_parallelism(options, base, "prefill", options.prefill_tp),
-        decode_parallelism=_parallelism(options, base, "decode", options.decode_tp),
-        args=_words(options.args, "--args") if options.args else _role(base, "colocated").args,
+        parallelism=_parallelism(options, base, "colocated"),
+        prefill_parallelism=_parallelism(options, base, "prefill"),
+        decode_parallelism=_parallelism(options, base, "decode"),
+        args=words(options.args, "--args") if options.args else _role(base, "colocated").args,
         prefill_args=_role_args(options.prefill_args, "--prefill-args", base, "prefill"),
         decode_args=_role_args(options.decode_args, "--decode-args", base, "decode"),
         router=_router(options, base),
@@ -83,7 +74,9 @@ def build_deployment(options: DeploymentOptions) -> Deployment:
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
-    return _with_the_rest(deployment, base) if base else deployment
+    deployment = _with_the_rest(deployment, base) if base else deployment
+    refused = options.no_request_times or bool(base and not base.request_times)
+    return replace(deployment, request_times=not refused)
 
 
 def _from_file(options: DeploymentOptions) -> Deployment | None:
@@ -95,9 +88,7 @@ def _from_file(options: DeploymentOptions) -> Deployment | None:
     if not last.is_file():
         return None
     found = read_deployment(last)
-    err().print(
-        f"  Taking the plan of {origin_of(last)}: {found.model}, {found.layout}.", soft_wrap=True
-    )
+    say(f"  Taking the plan of {origin_of(last)}: {found.model}, {found.layout}.")
     return found
 
 
@@ -157,37 +148,14 @@ def _role(base: Deployment | None, role: Role) -> RolePlan:
     return (base.roles.get(role) if base else None) or RolePlan(0)
 
 
-def _parallelism(
-    options: DeploymentOptions, base: Deployment | None, role: Role, own_tp: int | None
-) -> Parallelism:
-    in_file = _role(base, role).parallelism
-    return replace(
-        in_file,
-        tp=_first(own_tp, options.tp, in_file.tp),
-        pp=_first(options.pp, in_file.pp),
-        dp=_first(options.dp, in_file.dp),
-        ep=_first(options.ep, in_file.ep),
-    )
-
-
-def _first(*values: int | None) -> int:
-    return next(value for value in values if value is not None)
+def _parallelism(options: DeploymentOptions, base: Deployment | None, role: Role) -> Parallelism:
+    return replace(_role(base, role).parallelism, **options.sizes(role))
 
 
 def _role_args(
     given: str | None, flag: str, base: Deployment | None, role: Role
 ) -> tuple[str, ...]:
-    return _words(given, flag) if given is not None else _role(base, role).args
-
-
-def _words(text: str, flag: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as problem:
-        raise InvalidInput(
-            f"Cannot split {flag} {text!r} into words: {problem}.",
-            hint=f"{flag} '--mem-fraction-static 0.8'",
-        ) from problem
+    return words(given, flag) if given is not None else _role(base, role).args
 
 
 def _router(options: DeploymentOptions, base: Deployment | None) -> RouterPlan:
@@ -197,12 +165,12 @@ def _router(options: DeploymentOptions, base: Deployment | None) -> RouterPlan:
         host=options.host or in_file.host,
         port=in_file.port if options.port is None else options.port,
         policy=options.policy or in_file.policy,
-        args=in_file.args if router_args is None else _words(router_args, "--router-args"),
+        args=in_file.args if router_args is None else words(router_args, "--router-args"),
     )
 
 
 def _with_the_rest(deployment: Deployment, base: Deployment) -> Deployment:
-    """Add what no option can give: environments, SLOs, the prediction for the same layout."""
+    """Add what no option can give: environments, SLOs, the plan and what it predicts."""
     roles = {
         role: replace(plan, env=_role(base, role).env) for role, plan in deployment.roles.items()
     }
@@ -212,5 +180,7 @@ def _with_the_rest(deployment: Deployment, base: Deployment) -> Deployment:
         roles=roles,
         ttft_slo_s=base.ttft_slo_s,
         tpot_slo_s=base.tpot_slo_s,
+        attainment_slo=base.attainment_slo,
+        planned=base.planned if deployment.model == base.model else None,
         predicted=base.predicted if is_same else {},
     )

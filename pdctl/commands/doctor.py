@@ -2,11 +2,15 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from pdctl.console import show
 from pdctl.errors import ExitCode, InvalidInput
+
+if TYPE_CHECKING:
+    from pdctl.doctor.records import Check
 
 
 def doctor(
@@ -17,12 +21,15 @@ def doctor(
         None, "--metrics-port", min=1, max=65535, help="With --router: its Prometheus port."
     ),
     python: str | None = typer.Option(None, "--python", help="Python interpreter that has SGLang."),
+    on: str = typer.Option(
+        "local", "--on", help="Machines: local, slurm (this job's) or ray (this cluster's)."
+    ),
     api_key_file: Path | None = typer.Option(
         None, "--api-key-file", help="File with the API key. Default: $PDCTL_API_KEY."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Check this machine and its deployments; explain a start that failed.
+    """Check this machine and its deployments, or a whole cluster; explain a start that failed.
 
     Exit code: 0 if nothing fails, 4 if this machine has a fault, 5 if a deployment has one.
 
@@ -30,6 +37,7 @@ def doctor(
     Examples:
       pdctl doctor
       pdctl doctor chat --json
+      pdctl doctor --on slurm
     """
     from pdctl.doctor.diagnose import diagnose
     from pdctl.engines.clients.api_key import use_key_file
@@ -37,11 +45,18 @@ def doctor(
     from pdctl.tables.tabs import doctor_lines
 
     if router and name:
-        raise InvalidInput("--router excludes NAME.", hint=f"pdctl doctor --router {router}")
+        raise InvalidInput(
+            "Give either NAME or --router, not both.", hint=f"pdctl doctor --router {router}"
+        )
     if metrics_port and not router:
         raise InvalidInput("--metrics-port needs --router.", hint="pdctl doctor --router URL")
     use_key_file(api_key_file)
-    checks = diagnose(name, router=router, metrics_port=metrics_port, python=python, quick=quick)
+    if on != "local":
+        checks = _of_nodes(on, python=python, quick=quick)
+    else:
+        checks = diagnose(
+            name, router=router, metrics_port=metrics_port, python=python, quick=quick
+        )
     data = {"checks": [dataclasses.asdict(check) for check in checks]}
     show(
         "doctor",
@@ -54,3 +69,14 @@ def doctor(
     if failed:
         has_deployment = any(check.deployment for check in failed)
         raise typer.Exit(ExitCode.ENGINE_FAILED if has_deployment else ExitCode.ENVIRONMENT)
+
+
+def _of_nodes(on: str, *, python: str | None, quick: bool) -> "tuple[Check, ...]":
+    from pdctl.deployment.cluster_file import cluster_here
+    from pdctl.doctor.nodes import check_nodes
+    from pdctl.engines.launchers.registry import launcher_named
+    from pdctl.engines.lifecycle.place import present_nodes
+
+    cluster = cluster_here()
+    launcher = launcher_named(present_nodes(on))
+    return check_nodes(launcher, cluster, python=python or cluster.python, quick=quick)

@@ -1,4 +1,4 @@
-"""`pdctl down`: stop deployments and every process of them."""
+"""`pdctl down`: stop deployments and all their processes."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,10 +18,10 @@ def down(
     now: bool = typer.Option(False, "--now", help="Kill at once; drop requests in flight."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Stop deployments: first the router, then the engines once requests in flight are done.
+    """Stop deployments: first the router, then the engines once their requests are done.
 
-    Works even if a deployment's supervisor is dead. Of several, one that fails does not keep the
-    others from being stopped.
+    Works even if a deployment's supervisor is dead. If one of several cannot be stopped, the
+    others still are.
 
     \b
     Examples:
@@ -32,7 +32,9 @@ def down(
     from rich.text import Text
 
     if every and names:
-        raise InvalidInput("--all excludes names.", hint="pdctl down --all")
+        raise InvalidInput(
+            "Give either --all or names of deployments, not both.", hint="pdctl down --all"
+        )
     ended: dict[str, _Ended] = {}
     problems: list[PdctlError] = []
     for name in _chosen(names, every=every):
@@ -52,7 +54,7 @@ def down(
 
 
 class _Ended(NamedTuple):
-    """How a deployment ended. job: the Slurm job that was cancelled before anything ran."""
+    """The end of one deployment. job: the Slurm job that was cancelled before anything ran."""
 
     killed: tuple[str, ...] = ()
     job: str | None = None

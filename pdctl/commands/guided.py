@@ -1,6 +1,5 @@
 """Bare `pdctl`: guide a newcomer from this machine's GPUs to a verdict and what to do with it."""
 
-import json
 import shlex
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import typer
 from pdctl.commands.command_line.overwrite import may_overwrite
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps, planned_deployment
 from pdctl.commands.plan_run import PlanOptions, answer, question_of, show_plan
-from pdctl.commands.progress import say
+from pdctl.commands.progress import say, say_command
 from pdctl.commands.walk.answers import (
     Answers,
     Asked,
@@ -30,10 +29,7 @@ from pdctl.inspection.records import Cluster
 from pdctl.inspection.sglang import query_sglang
 from pdctl.paths import state_home
 from pdctl.verdict.records import Question, Verdict
-from pdctl.workload.arrivals import make_requests
 
-REHEARSED_S = 40.0  # of requests drawn from the lengths and the rate that were given
-MOST_REHEARSED = 2_000
 LETTERS = {
     "w": "write a pd.yaml",
     "l": "launch it here",
@@ -65,7 +61,9 @@ def _walk() -> list[str] | None:
     here = _show_machine()
     while True:
         answers = _ask_all(here)
-        say(f"\n  That is: {command_line(answers)}\n")
+        say("")
+        say_command("  That is: ", command_line(answers))
+        say("")
         try:
             question, verdict = _decide(plan_options(answers))
         except PdctlError as problem:
@@ -147,7 +145,7 @@ def _choose(
         if letter == "w":
             _write(planned)
         elif letter == "r":
-            return _rehearse(planned, answers, question)
+            return ["rehearse", "-f", str(_keep(planned))]
         elif obstacle := _launch_obstacle(question, planned, here):
             say(f"  {obstacle}")
         else:
@@ -157,7 +155,7 @@ def _choose(
 def _check_letter(text: str, possible: str) -> None:
     if text.lower()[:1] not in possible:
         choices = ", ".join(f"{letter}: {LETTERS[letter]}" for letter in possible)
-        raise InvalidInput(f"{text!r} is none of the choices.", hint=choices)
+        raise InvalidInput(f"{text!r} is not one of the choices.", hint=choices)
 
 
 def _planned(answers: Answers, question: Question, verdict: Verdict) -> Deployment | None:
@@ -190,7 +188,8 @@ def _write(planned: Deployment) -> None:
     except PdctlError as problem:
         say(f"  {problem.message}")
         return
-    say(f"  Wrote {path}. Start it with: pdctl up -f {shlex.quote(str(path))}")
+    say(f"  Wrote {path}. Start it with:")
+    say_command("    ", f"pdctl up -f {shlex.quote(str(path))}")
 
 
 def _launch_obstacle(question: Question, planned: Deployment, here: Cluster | None) -> str:
@@ -203,37 +202,6 @@ def _launch_obstacle(question: Question, planned: Deployment, here: Cluster | No
         f"The plan needs {planned.num_gpus} × {kind}, but this machine has {found}. "
         "Use w to write it and start it there, or r to rehearse it."
     )
-
-
-def _rehearse(planned: Deployment, answers: Answers, question: Question) -> list[str]:
-    """Rehearse the layout on the GPUs and with the requests that were answered."""
-    cluster = question.cluster
-    gpus = f"{cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}"
-    words = ["rehearse", "-f", str(_keep(planned)), "--gpus", gpus]
-    if trace := answers.get("trace"):
-        words += ["--trace", str(Path(trace).expanduser())]
-        if unit := answers.get("time_unit"):
-            words += ["--time-unit", unit]
-    elif requests := _drawn(question):
-        words += ["--trace", str(requests), "--time-unit", "s"]
-    else:
-        say("  You gave no lengths and rate, so this plays a bundled trace.")
-    return words
-
-
-def _drawn(question: Question) -> Path | None:
-    """A trace of requests with the lengths and the rate that were given; None without them."""
-    workload = question.workload
-    if workload.rate_rps is None or workload.isl is None or workload.osl is None:
-        return None
-    num = max(1, min(MOST_REHEARSED, round(workload.rate_rps * REHEARSED_S)))
-    drawn = make_requests(workload, num=num, rate_rps=workload.rate_rps, seed=question.seed)
-    path = state_home() / "guided-requests.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for at_s, isl, osl in zip(drawn.arrival_s, drawn.isl, drawn.osl, strict=True):
-            row = {"timestamp": at_s, "input_length": isl, "output_length": osl}
-            file.write(f"{json.dumps(row)}\n")
-    return path
 
 
 def _keep(planned: Deployment) -> Path:

@@ -33,7 +33,7 @@ def help(  # noqa: A001 - named as its verb is
 
 
 def page(topic: str) -> str:
-    """The Markdown of a topic. Raises InvalidInput for one that there is not."""
+    """The Markdown of a topic. Raises InvalidInput if there is no such topic."""
     from pdctl.paths import docs_dir
 
     if topic not in TOPICS:
@@ -101,12 +101,13 @@ def _write_man_pages(target: Path, *, as_json: bool) -> None:
             written.append(str(path))
     except OSError as problem:
         raise EnvironmentProblem(
-            f"{target} cannot be written: {problem.strerror}.", hint="--man another directory"
+            f"{target} cannot be written: {problem.strerror}.",
+            hint="--man DIR with a directory you may write to",
         ) from problem
     if as_json:
         print_json("help", {"files": written})
     else:
-        typer.echo(f"Wrote {len(written)} man pages under {target}. man -M {target} pdctl")
+        typer.echo(f"Wrote {len(written)} man pages. Read one with: man -M {target} pdctl")
 
 
 def man_pages(target: Path) -> Iterator[tuple[Path, str]]:

@@ -1,7 +1,7 @@
 """`pdctl logs`: show the logs of engines, router and supervisor."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import typer
@@ -38,7 +38,7 @@ def logs(
     from pdctl.engines.lifecycle import logs as log_files
 
     if as_json and follow:
-        raise InvalidInput("--json and -f exclude each other.", hint="pdctl logs --json")
+        raise InvalidInput("--json and -f cannot be combined.", hint="pdctl logs --json")
     deployment, chosen = log_files.meant(target, name, process)
     if bundle is not None and (chosen or follow or events):
         raise InvalidInput(
@@ -48,19 +48,21 @@ def logs(
     if bundle is not None:
         _pack(deployment, bundle, as_json=as_json)
         return
+    lines: Iterable[str]
     if events:
-        lines = log_files.event_lines(deployment, tail=tail)
+        read_events = log_files.follow_events if follow else log_files.event_lines
+        lines = read_events(deployment, tail=tail)
     else:
-        lines = log_files.lines(deployment, chosen, tail=tail)
+        read_lines = log_files.follow if follow else log_files.lines
+        lines = read_lines(deployment, chosen, tail=tail)
     if as_json:
         print_json("logs", {"name": deployment, "lines": list(lines)})
         return
     write = _writer(is_named=chosen is None and not events)
-    more = log_files.follow(deployment, chosen, of_events=events) if follow else ()
-    for batch in (lines, more):
-        for line in batch:
-            write(line)
-        sys.stdout.flush()
+    for line in lines:
+        write(line)
+        if follow:
+            sys.stdout.flush()  # a pipe would keep it
 
 
 def _writer(*, is_named: bool) -> Callable[[str], None]:

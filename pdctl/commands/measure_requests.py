@@ -4,7 +4,8 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pdctl.commands.deployment_options import ROLES, DeploymentOptions, build_deployment
+from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
+from pdctl.commands.options.engine_options import ROLES
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
 from pdctl.commands.trace_input import read_given_trace
@@ -95,7 +96,7 @@ def _check_rate(options: MeasureOptions) -> None:
         positive(options.rate_rps, flag="--rate")
         if options.concurrency is not None:
             raise InvalidInput(
-                "--rate and --concurrency exclude one another.", hint="pass only one of them"
+                "--rate and --concurrency cannot be combined.", hint="pass only one of them"
             )
     elif options.concurrency is not None:
         positive(options.concurrency, flag="--concurrency")

@@ -23,7 +23,7 @@ from pdctl.commands.measure_requests import (
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
 from pdctl.commands.trace_input import say_workload
-from pdctl.console import out, print_json, print_lines
+from pdctl.console import command_width, out, print_json, print_lines
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state as engine_state
 from pdctl.engines.lifecycle import running
@@ -52,6 +52,7 @@ from pdctl.perf_model.fitting.profiles import read_profile
 from pdctl.perf_model.records import Profile, layout_text
 from pdctl.tables.measure import forecast_line, load_progress, measure_view
 from pdctl.tables.tabs import tab_lines
+from pdctl.text_lines import shell_lines
 from pdctl.workload.records import Requests, Workload
 
 PROGRESS_EVERY_S = 15.0
@@ -305,7 +306,7 @@ def _report(
         view = measure_view(arms, comparison, slo)
         out().print(view) if sys.stdout.isatty() else print_lines(tab_lines(view))
         if command:
-            typer.echo(f"\nnext   {command}")
+            typer.echo("\n".join(["", *shell_lines(command, command_width(), head="next   ")]))
     if code != ExitCode.DONE:
         raise typer.Exit(code)
 

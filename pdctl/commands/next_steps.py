@@ -1,16 +1,20 @@
 """A plan kept for the next command, and the commands to type: each means what was planned."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from pdctl.commands.deployment_options import FILE, DeploymentOptions, build_deployment
-from pdctl.deployment.build import backend_args, deployment_of_arm
-from pdctl.deployment.records import Deployment
+from pdctl.commands.deployment_options import FILE, DeploymentOptions
+from pdctl.commands.options.engine_options import SIZES, EngineOptions
+from pdctl.deployment.build import deployment_of_arm
+from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
-from pdctl.perf_model.records import Parallelism
+from pdctl.perf_model.fitting.profiles import named_profile
+from pdctl.perf_model.records import Parallelism, Profile, Role
 from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus
 from pdctl.workload.records import Workload
 
@@ -31,8 +35,63 @@ def chosen_arm(verdict: Verdict) -> Arm | None:
 
 def planned_deployment(model: str, question: Question, arm: Arm) -> Deployment:
     """What to launch for an arm. Raises InvalidInput where it cannot be launched."""
-    backend = question.attention_backend
-    return deployment_of_arm(absolute_model(model), arm, question.slo, attention_backend=backend)
+    return deployment_of_arm(
+        absolute_model(model),
+        arm,
+        question.slo,
+        args=question.args,
+        policy=question.policy,
+        planned=planned_for(question, arm),
+    )
+
+
+def planned_for(question: Question, arm: Arm) -> PlannedFor:
+    """The GPUs and requests that an arm was compared on, for a later rehearsal of it."""
+    workload, speculation = question.workload, question.speculation
+    return PlannedFor(
+        gpus=_gpus(question, question.cluster.num_nodes),
+        **(_drawn(workload) if workload.requests is None else _recorded(workload)),
+        rate=_rate_rps(workload, arm),
+        concurrency=workload.concurrency,
+        spec_draft_tokens=speculation.draft_tokens if speculation else None,
+        spec_accept_length=speculation.accept_length if speculation else None,
+        profile=_kept_profile(question.profile),
+        seed=question.seed,
+    )
+
+
+def _recorded(workload: Workload) -> dict[str, Any]:
+    """A trace, and how it was read."""
+    facts = workload.trace
+    found: dict[str, Any] = {"trace": str(Path(workload.origin).resolve())}
+    if facts is not None:
+        found |= {"time_unit": facts.time_unit, "osl": facts.filled_osl}
+        found["skip_bad"] = facts.num_broken > 0
+    return found
+
+
+def _drawn(workload: Workload) -> dict[str, Any]:
+    """The lengths from which requests were drawn."""
+    found: dict[str, Any] = {"prefix_hit": workload.prefix_hit}
+    for name, lengths in (("isl", workload.isl), ("osl", workload.osl)):
+        if lengths is not None:
+            found |= {name: lengths.mean, f"{name}_cv": lengths.cv}
+    return found
+
+
+def _rate_rps(workload: Workload, arm: Arm) -> float | None:
+    """The rate asked about; else the one that the figures of the arm belong to."""
+    if workload.rate_rps is not None or workload.concurrency is not None:
+        return workload.rate_rps
+    return arm.goodput_rps / arm.attainment if arm.goodput_rps and arm.attainment else None
+
+
+def _kept_profile(profile: Profile | None) -> str | None:
+    """The name under which pdctl finds a profile again; None for one in some other file."""
+    try:
+        return profile.id if profile and named_profile(profile.id) == profile else None
+    except PdctlError:
+        return None
 
 
 def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> None:
@@ -58,31 +117,58 @@ def next_steps(
     arm = chosen_arm(verdict)
     if arm is None or not verdict.is_met:
         return tuple(_other_plans(model, question, verdict))
+    if not _can_launch(model, question, arm):
+        return ()
     steps = []
     is_simulated = verdict.rate_rps is not None or verdict.clients is not None
     if verdict.verdict == "too_close" and is_simulated:
         steps += list(_measure(model, question, verdict, arm))
-    return (*steps, _up(model, question, arm, output), "pdctl rehearse")
+    return (*steps, _up(model, question, arm, output), _rehearse(output))
+
+
+def _can_launch(model: str, question: Question, arm: Arm) -> bool:
+    try:
+        planned_deployment(model, question, arm)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _up(model: str, question: Question, arm: Arm, output: Path | None) -> str:
-    """The command that starts the arm: flags where they can say it, else the plan's file."""
+    """The command that starts the arm, from the plan's file where the user asked for one."""
     where = ("--on", "slurm") if question.cluster.num_nodes > 1 else ()
-    if _says(model, question, arm):
-        what = (model, *_flags(question, arm))
-    elif output is not None:
-        what = ("-f", str(output))
-    else:
-        what = ("-f", str(last_plan_path())) if FILE.is_file() else ()
+    flags = (model, *option_words(up_options(model, question, arm)))
+    what = flags if output is None else ("-f", str(output))
     return shlex.join(["pdctl", "up", *what, *where])
 
 
-def _flags(question: Question, arm: Arm) -> Iterator[str]:
+def _rehearse(output: Path | None) -> str:
+    """The command that plays the plan; ./pd.yaml would come before the last plan."""
+    file = output or (last_plan_path() if FILE.is_file() else None)
+    return shlex.join(["pdctl", "rehearse", *(() if file is None else ("-f", str(file)))])
+
+
+def up_options(model: str, question: Question, arm: Arm) -> DeploymentOptions:
+    """The options of `up` that start an arm."""
     prefill, total = _counts(arm)
-    yield from ("--prefill", str(prefill), "--total", str(total))
-    yield from _size_flags(arm)
-    if question.attention_backend:
-        yield from ("--args", shlex.join(backend_args(question.attention_backend)))
+    return DeploymentOptions(
+        model=model,
+        prefill=prefill,
+        total=total,
+        **_size_options(arm.parallelism),
+        **_args_options(question, arm.parallelism),
+        policy=question.policy,
+        no_input=True,
+    )
+
+
+def option_words(options: EngineOptions) -> Iterator[str]:
+    """Options as they are typed, without the model: counts first, then what engines are like."""
+    last = {field.name for field in fields(EngineOptions)}
+    for field in sorted(fields(options), key=lambda field: field.name in last):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in ("model", "no_input"):
+            yield from (f"--{field.name.replace('_', '-')}", str(value))
 
 
 def _counts(arm: Arm) -> tuple[int, int]:
@@ -91,59 +177,31 @@ def _counts(arm: Arm) -> tuple[int, int]:
     return (0, first) if "colocated" in arm.parallelism else (first, first + second)
 
 
-def _size_flags(arm: Arm) -> Iterator[str]:
-    """--tp 2, or --prefill-tp 2 --decode-tp 8, with pp, dp and ep where they are not 1."""
-    shapes = list(arm.parallelism.values())
-    if len({shape.tp for shape in shapes}) == 1:
-        if shapes[0].tp > 1:
-            yield from ("--tp", str(shapes[0].tp))
-    else:
-        for role, shape in arm.parallelism.items():
-            yield from (f"--{role}-tp", str(shape.tp))
-    for size in ("pp", "dp", "ep"):
-        if getattr(shapes[0], size) > 1:
-            yield from (f"--{size}", str(getattr(shapes[0], size)))
+def _size_options(shapes: Mapping[Role, Parallelism]) -> dict[str, Any]:
+    """tp=2 where all shapes agree, else prefill_tp=2, decode_tp=8; sizes of 1 are the default."""
+    found: dict[str, Any] = {}
+    for size in SIZES:
+        values = {role: getattr(shape, size) for role, shape in shapes.items()}
+        if len(set(values.values())) == 1:
+            found[size] = next(iter(values.values()))
+        else:
+            found |= {f"{role}_{size}": value for role, value in values.items()}
+    return {name: value for name, value in found.items() if value > 1}
 
 
-def _says(model: str, question: Question, arm: Arm) -> bool:
-    """Whether `up` with flags alone comes to the deployment that was planned, role by role."""
-    try:
-        planned = planned_deployment(model, question, arm)
-        return build_deployment(_options(model, question, arm)).roles == planned.roles
-    except PdctlError:
-        return False
-
-
-def _options(model: str, question: Question, arm: Arm) -> DeploymentOptions:
-    prefill, total = _counts(arm)
-    shapes = arm.parallelism
-    first = next(iter(shapes.values()))
-    is_one = len({shape.tp for shape in shapes.values()}) == 1
-    backend = question.attention_backend
-    return DeploymentOptions(
-        model=model,
-        prefill=prefill,
-        total=total,
-        tp=first.tp if is_one else None,
-        prefill_tp=None if is_one else shapes["prefill"].tp,
-        decode_tp=None if is_one else shapes["decode"].tp,
-        pp=first.pp,
-        dp=first.dp,
-        ep=first.ep,
-        args=shlex.join(backend_args(backend)) if backend else None,
-        no_input=True,
-    )
+def _args_options(question: Question, roles: Iterable[Role]) -> dict[str, Any]:
+    """args=..., and prefill_args=... with what only engines of that role have."""
+    common = question.args.get("colocated", ())
+    own = {role: question.args.get(role, ())[len(common) :] for role in roles}
+    found = {"args": common} | {f"{role}_args": words for role, words in own.items()}
+    return {name: shlex.join(words) for name, words in found.items() if words}
 
 
 def _measure(model: str, question: Question, verdict: Verdict, pd: Arm) -> Iterator[str]:
     """The measurement that would settle a verdict that is too close, where its flags can say it."""
-    if not _is_alike(verdict) or question.cluster.num_nodes > 1:
+    if not _is_alike(verdict) or question.cluster.num_nodes > 1 or question.policy:
         return
-    prefill, total = _counts(pd)
-    words = ["pdctl", "measure", model, "--prefill", str(prefill), "--total", str(total)]
-    words += list(_size_flags(pd))
-    if question.attention_backend:
-        words += ["--args", shlex.join(backend_args(question.attention_backend))]
+    words = ["pdctl", "measure", model, *option_words(up_options(model, question, pd))]
     words += list(load_flags(question))
     if question.workload.rate_rps is None and question.workload.concurrency is None:
         words += ["--rate", f"{verdict.rate_rps:.3g}"]
@@ -155,6 +213,33 @@ def _is_alike(verdict: Verdict) -> bool:
     arms = verdict.arms.values()
     shapes: set[Parallelism] = {shape for arm in arms for shape in arm.parallelism.values()}
     return len(shapes) == 1 and len({sum(arm.num_engines) for arm in arms}) == 1
+
+
+def engine_flags(question: Question) -> Iterator[str]:
+    """The engines that a question fixes, as options of `plan`."""
+    yield from option_words(EngineOptions(**_asked_sizes(question), **_settings(question)))
+    if question.speculation is not None:
+        yield from ("--spec-draft-tokens", str(question.speculation.draft_tokens))
+        yield from ("--spec-accept-length", f"{question.speculation.accept_length:.10g}")
+
+
+def _asked_sizes(question: Question) -> dict[str, Any]:
+    """tp=2 of every role, and prefill_tp=4 where a role has its own."""
+    fixed = question.parallelism
+    common = fixed.get("colocated")
+    found = {size: getattr(common, size) for size in SIZES if common and getattr(common, size) > 1}
+    if common is not None:
+        found["tp"] = common.tp
+    for role, shape in fixed.items():
+        if role != "colocated":
+            usual = common or Parallelism(tp=0)
+            own = {size: getattr(shape, size) for size in SIZES}
+            found |= {f"{role}_{s}": n for s, n in own.items() if n != getattr(usual, s)}
+    return found
+
+
+def _settings(question: Question) -> dict[str, Any]:
+    return {**_args_options(question, ("prefill", "decode")), "policy": question.policy}
 
 
 def load_flags(question: Question) -> Iterator[str]:
@@ -203,9 +288,10 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
     """Where the answer is no: plans that would have another."""
     if not verdict.arms:
         if verdict.fits_on:
-            yield shlex.join(["pdctl", "plan", model, "--gpus", verdict.fits_on])
+            words = ["pdctl", "plan", model, "--gpus", verdict.fits_on]
+            yield shlex.join([*words, *option_words(EngineOptions(**_settings(question)))])
         return
-    words = ["pdctl", "plan", model]
+    words = ["pdctl", "plan", model, *engine_flags(question)]
     kept = list(load_flags_without_rate(question))
     if verdict.floors:
         gpus = _gpus(question, question.cluster.num_nodes)

@@ -12,7 +12,7 @@ Examples:
   pdctl plan deepseek-r1 --gpus 4x8xH200 --isl 8000 --osl 500 --rate 10
   pdctl plan qwen3-32b --gpus 2x8xH200 --tp 2 --trace requests.jsonl --ttft 5s --tpot 40ms
   pdctl plan qwen3-8b --gpus 8xH100@2.50 --isl 4000 --osl 300 --rate 5 --ttft 1s --fewest
-  pdctl plan qwen3-next-80b --show-model
+  pdctl plan qwen3-next-80b-a3b --show-model
   pdctl plan qwen3-32b --from http://127.0.0.1:30000 --window 1m
 """
 
@@ -51,11 +51,32 @@ def plan(
     ),
     total: int = typer.Option(None, help="Total engines."),
     tp: int = typer.Option(None, help="Tensor parallelism of every engine."),
-    prefill_tp: int = typer.Option(None, help="Tensor parallelism of prefill engines."),
-    decode_tp: int = typer.Option(None, help="Tensor parallelism of decode engines."),
     pp: int = typer.Option(None, help="Pipeline stages of every engine."),
-    ep: int = typer.Option(None, help="Expert parallelism inside tp."),
     dp: int = typer.Option(None, help="Attention data parallelism inside tp."),
+    ep: int = typer.Option(None, help="Expert parallelism inside tp."),
+    prefill_tp: int = typer.Option(None, help="The same for prefill engines alone."),
+    prefill_pp: int = typer.Option(None),
+    prefill_dp: int = typer.Option(None),
+    prefill_ep: int = typer.Option(None),
+    decode_tp: int = typer.Option(None, help="The same for decode engines alone."),
+    decode_pp: int = typer.Option(None),
+    decode_dp: int = typer.Option(None),
+    decode_ep: int = typer.Option(None),
+    args: str = typer.Option("", "--args", help="SGLang flags for every engine, as for up."),
+    prefill_args: str = typer.Option(None, help="SGLang flags for prefill engines."),
+    decode_args: str = typer.Option(None, help="SGLang flags for decode engines."),
+    chunked_prefill_size: int = typer.Option(None, help="Tokens of one prefill step."),
+    mem_fraction_static: float = typer.Option(None, help="Memory share for weights and KV."),
+    kv_cache_dtype: str = typer.Option("", help="Format of the KV cache: fp8_e4m3, bf16."),
+    quantization: str = typer.Option("", help="Format of the weights: fp8, if not the model's."),
+    page_size: int = typer.Option(None, help="Tokens of one page of the KV cache."),
+    mamba_full_memory_ratio: float = typer.Option(
+        None, help="Memory for states over memory for KV."
+    ),
+    mamba_radix_cache_strategy: str = typer.Option(
+        "", help="States kept for the prefix cache: extra_buffer, no_buffer."
+    ),
+    policy: str = typer.Option(None, help="Policy by which the router picks engines."),
     spec_draft_tokens: int = typer.Option(None, help="Draft tokens per speculative step."),
     spec_accept_length: float = typer.Option(None, help="Tokens gained per speculative step."),
     profile: str = typer.Option("", help="Measured step times to use: a file or an id."),
@@ -77,7 +98,10 @@ def plan(
     no_input: bool = typer.Option(False, "--no-input", help="Never ask questions."),
 ) -> None:
     """Should prefill and decode be split, into how many engines, and why?"""
+    given = dict(locals())
     from pdctl.commands.command_line.overwrite import check_output
+    from pdctl.commands.options.parameters import options_from
+    from pdctl.commands.options.plan_engines import args_text
     from pdctl.commands.plan_run import (
         PlanOptions,
         PlanOutput,
@@ -92,37 +116,22 @@ def plan(
         return
     use_key_file(api_key_file)
     check_output(output_file, force=force, no_input=no_input or as_json)
-    options = PlanOptions(
-        model=model,
-        gpus=gpus,
-        isl=isl,
-        osl=osl,
-        isl_cv=isl_cv,
-        osl_cv=osl_cv,
-        rate=rate,
-        concurrency=concurrency,
-        prefix_hit=prefix_hit,
-        trace=trace,
-        lengths=lengths,
-        from_url=from_url,
-        window=window,
-        skip_bad=skip_bad,
-        time_unit=time_unit,
-        ttft=ttft,
-        tpot=tpot,
-        attainment=attainment,
-        total=total,
-        tp=tp,
-        prefill_tp=prefill_tp,
-        decode_tp=decode_tp,
-        pp=pp,
-        ep=ep,
-        dp=dp,
+    settings = {
+        "--attention-backend": attention_backend,
+        "--chunked-prefill-size": chunked_prefill_size,
+        "--mem-fraction-static": mem_fraction_static,
+        "--kv-cache-dtype": kv_cache_dtype,
+        "--quantization": quantization,
+        "--page-size": page_size,
+        "--mamba-full-memory-ratio": mamba_full_memory_ratio,
+        "--mamba-radix-cache-strategy": mamba_radix_cache_strategy,
+    }
+    options = options_from(
+        PlanOptions,
+        given,
+        args=args_text(args, settings),
         draft_tokens=spec_draft_tokens,
         accept_length=spec_accept_length,
-        profile=profile,
-        attention_backend=attention_backend,
-        seed=seed,
         no_input=no_input or as_json,
     )
     if show_model:

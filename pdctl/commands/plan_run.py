@@ -13,21 +13,20 @@ from rich.console import RenderableType
 
 from pdctl.commands.deployment_options import FILE
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
+from pdctl.commands.options.engine_options import EngineOptions
+from pdctl.commands.options.plan_engines import fixed_parallelism, with_engines
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
-from pdctl.console import ask, err, interactive, out, print_json, printable, show
+from pdctl.console import ask, command_width, err, interactive, out, print_json, printable, show
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
 from pdctl.inspection.llm import bundled_names, read_llm
 from pdctl.inspection.model_files import absolute_model
-from pdctl.inspection.records import Cluster, Llm
+from pdctl.inspection.records import Cluster
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import find_own_profile, find_profile, named_profile
-from pdctl.perf_model.hardware import ATTENTION_BACKENDS
-from pdctl.perf_model.memory import check_parallelism
-from pdctl.perf_model.records import Parallelism, Role
 from pdctl.status.observed_workload import watch_workload
 from pdctl.status.targets import targets_of_router
 from pdctl.tables.models import model_view, models_view
@@ -46,7 +45,7 @@ PIPED_WIDTH = 120
 
 
 @dataclass(frozen=True)
-class PlanOptions:
+class PlanOptions(EngineOptions):
     """The flags of `pdctl plan`, as typed. None or "": not given."""
 
     model: str = ""
@@ -68,16 +67,9 @@ class PlanOptions:
     tpot: str = ""
     attainment: float = 0.9
     total: int | None = None
-    tp: int | None = None
-    prefill_tp: int | None = None
-    decode_tp: int | None = None
-    pp: int | None = None
-    ep: int | None = None
-    dp: int | None = None
     draft_tokens: int | None = None
     accept_length: float | None = None
     profile: str = ""
-    attention_backend: str = ""
     seed: int = 0
     no_input: bool = False
 
@@ -93,7 +85,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     llm = read_llm(name)
     options, usd_per_gpu_hour = _priced(options)
     cluster = _cluster(options)
-    parallelism = _parallelism(options, llm)
+    parallelism = fixed_parallelism(options, llm)
     workload = _workload(_asked(options))
     question = Question(
         llm=llm,
@@ -104,10 +96,9 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         parallelism=parallelism,
         speculation=speculation,
         seed=options.seed,
-        attention_backend=_attention_backend(options.attention_backend),
         usd_per_gpu_hour=usd_per_gpu_hour,
     )
-    return name, _with_profile(question, options)
+    return name, _with_profile(with_engines(question, options), options)
 
 
 _PRICE = re.compile(r"@([^:]*)")
@@ -188,29 +179,6 @@ def _cluster(options: PlanOptions) -> Cluster:
     )
 
 
-def _parallelism(options: PlanOptions, llm: Llm) -> dict[Role, Parallelism]:
-    """What the user fixed, by role; a role is left to the search when nothing of it is."""
-    common = {"pp": options.pp, "dp": options.dp, "ep": options.ep}
-    flags = {f"--{k}": v for k, v in common.items()}
-    flags |= {"--tp": options.tp, "--prefill-tp": options.prefill_tp}
-    flags["--decode-tp"] = options.decode_tp
-    for flag, value in flags.items():
-        _at_least(value, 1, flag)
-    by_role: dict[Role, int | None] = {
-        "colocated": options.tp,
-        "prefill": options.prefill_tp or options.tp,
-        "decode": options.decode_tp or options.tp,
-    }
-    others = {key: value for key, value in common.items() if value}
-    if others and not any(by_role.values()):
-        flag = f"--{next(iter(others))}"
-        raise InvalidInput(f"{flag} needs --tp.", hint=f"--tp 8 {flag} {others[flag[2:]]}")
-    fixed = {role: Parallelism(tp=tp, **others) for role, tp in by_role.items() if tp}
-    for shape in fixed.values():
-        check_parallelism(llm, shape)
-    return fixed
-
-
 def _asked(options: PlanOptions) -> PlanOptions:
     """The options with what a person typed for lengths and rate that were not given."""
     files = options.trace or options.lengths or options.from_url
@@ -236,7 +204,7 @@ def _number(question: str, flag: str, default: str = "") -> float | None:
 
 def _workload(options: PlanOptions) -> Workload:
     if options.rate is not None and options.concurrency is not None:
-        raise InvalidInput("--rate and --concurrency exclude each other.", hint="drop one")
+        raise InvalidInput("--rate and --concurrency cannot be combined.", hint="drop one")
     if options.from_url:
         return _live(options)
     clients = clients_given(options.concurrency)
@@ -288,7 +256,7 @@ def _live(options: PlanOptions) -> Workload:
     }
     for flag, value in others.items():
         if value is not None:
-            raise InvalidInput(f"--from and {flag} exclude each other.", hint=f"drop {flag}")
+            raise InvalidInput(f"--from and {flag} cannot be combined.", hint=f"drop {flag}")
     window_s = parse_duration_s(options.window, flag="--window")
     rate = None if options.rate is None else positive(options.rate, flag="--rate")
     targets = targets_of_router(options.from_url)
@@ -317,16 +285,6 @@ def _with_profile(question: Question, options: PlanOptions) -> Question:
             hint=f"--attention-backend {profile.attention_backend}",
         )
     return replace(question, profile=profile)
-
-
-def _attention_backend(name: str) -> str | None:
-    if name and name not in ATTENTION_BACKENDS:
-        raise InvalidInput(
-            f"SGLang has no --attention-backend {name!r}. It has: "
-            f"{', '.join(sorted(ATTENTION_BACKENDS))}.",
-            hint="--attention-backend triton, or leave the flag out for SGLang's default",
-        )
-    return name or None
 
 
 def _at_least(value: int | None, least: int, flag: str) -> int | None:
@@ -412,7 +370,7 @@ def _show(question: Question, verdict: Verdict, steps: Sequence[str], *, as_json
 def show_plan(question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
     """The screen, and below it the commands to go on with, unwrapped."""
     _print_unwrapped(plan_view(question, verdict))
-    for line in next_lines(steps):
+    for line in next_lines(steps, command_width()):
         out().print(line, soft_wrap=True)
 
 

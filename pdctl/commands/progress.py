@@ -6,12 +6,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pdctl.console import printable
+from pdctl.console import PIPED_WIDTH, printable
+from pdctl.text_lines import shell_lines, wrapped
 
 
 def say(text: str) -> None:
-    """Write one line to stderr."""
-    sys.stderr.write(printable(f"{text}\n"))
+    """Write one line to stderr; on a terminal it is wrapped between words."""
+    lines = wrapped(text, _width()) if sys.stderr.isatty() else text
+    sys.stderr.write(printable(f"{lines}\n"))
+    sys.stderr.flush()
+
+
+def say_command(head: str, command: str) -> None:
+    """Write a shell command to stderr, in lines that a shell reads as one."""
+    width = _width() if sys.stderr.isatty() else PIPED_WIDTH
+    sys.stderr.write(printable("\n".join([*shell_lines(command, width, head=head), ""])))
     sys.stderr.flush()
 
 

@@ -13,14 +13,16 @@ def rehearse(
     prefill: int | None = typer.Option(None, "--prefill", help="Prefill engines; 0: colocated."),
     total: int | None = typer.Option(None, "--total", help="Total engines."),
     tp: int | None = typer.Option(None, "--tp", help="Tensor parallelism of every engine."),
-    gpus: str = typer.Option("8xH200", "--gpus", help="GPUs to simulate: 8xH100, 2x8xH200."),
+    gpus: str = typer.Option(
+        "", "--gpus", help="GPUs to simulate: 8xH100, 2x8xH200. Default: the planned ones."
+    ),
     trace: Path | None = typer.Option(
-        None, help="Trace of requests. Default: 40 s of a public trace."
+        None, help="Trace of requests. Default: the planned requests."
     ),
     time_unit: str = typer.Option(
         "", "--time-unit", help="Unit of times in the trace: s, ms, us, ns. Default: detected."
     ),
-    duration: str = typer.Option("40s", help="Play this much of the trace."),
+    duration: str = typer.Option("40s", help="Play this much of the requests."),
     speed: float | None = typer.Option(
         None, help="Speed-up. Default: so that it ends within 20 s."
     ),
@@ -29,14 +31,15 @@ def rehearse(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object at the end."),
     no_input: bool = typer.Option(False, "--no-input", help="Never ask questions."),
 ) -> None:
-    """Play requests on simulated engines behind the real router. Needs no GPU and no download.
+    """Play a plan on simulated engines behind the real router. Needs no GPU and no download.
 
-    Without --prefill, --total or -f, use the layout that `pdctl plan` recommends for MODEL.
-    Without MODEL too, use ./pd.yaml, the last plan, or a default model. At the end, compare
-    predicted with observed figures.
+    Without MODEL, play ./pd.yaml or the last plan: its GPUs, requests and SLOs. With MODEL alone,
+    plan it first, for 8 H200 and 40 s of a public trace unless flags say otherwise. At the end,
+    compare predicted with observed figures.
 
     \b
     Examples:
+      pdctl rehearse
       pdctl rehearse qwen3-32b --prefill 5 --total 8
       pdctl rehearse deepseek-r1 --gpus 4x8xH200 --trace requests.jsonl --speed 4
     """

@@ -1,7 +1,7 @@
 """Run `pdctl rehearse`: send a trace to simulated engines and compare with the prediction."""
 
 import dataclasses
-import os
+import math
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -9,40 +9,39 @@ from pathlib import Path
 
 from rich.live import Live
 
-from pdctl.commands.deployment_options import FILE, ROLES, DeploymentOptions, build_deployment
+from pdctl.commands.deployment_options import FILE, DeploymentOptions, build_deployment
 from pdctl.commands.next_steps import chosen_arm
+from pdctl.commands.options.engine_options import ROLES
+from pdctl.commands.options.rehearsed_requests import Played, requests_to_play, without_too_long
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
-from pdctl.commands.trace_input import read_given_trace, say_workload
 from pdctl.console import err, show
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment
-from pdctl.engines.lifecycle.temporary import serving
+from pdctl.engines.lifecycle.temporary import private, serving
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
-from pdctl.inspection.records import Cluster, Llm
-from pdctl.measurement.compare import predict, rehearsed, rehearsed_fleet
+from pdctl.measurement.compare import as_played, in_model_time, predict, rehearsed, rehearsed_fleet
 from pdctl.measurement.load import load
 from pdctl.measurement.results import LoadResult
-from pdctl.paths import last_plan_path, profiles_dir
-from pdctl.perf_model.records import Fleet, Parallelism
+from pdctl.paths import last_plan_path
+from pdctl.perf_model.records import Parallelism
 from pdctl.status.records import DeploymentStatus
 from pdctl.status.targets import source_of_state
 from pdctl.status.watch import Watch
 from pdctl.tables.measure import rehearsal_view
-from pdctl.tables.status import status_view
+from pdctl.tables.status_live import View, live_frame
+from pdctl.units import format_rate, format_seconds
 from pdctl.verdict.records import Question
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
-from pdctl.workload.arrivals import head, pick
-from pdctl.workload.describe import workload_from_trace
-from pdctl.workload.records import Requests, Slo, Workload
+from pdctl.workload.records import Slo, Workload
 
 DEFAULT_MODEL = "qwen3-32b"
-TRACE = "traces/conversation-40s.jsonl"
+DEFAULT_GPUS = "8xH200"
 WALL_S = 20.0  # without --speed, a rehearsal takes no longer than this
 SAMPLE_EVERY_S = 1.0
 READY_TIMEOUT_S = 120.0
@@ -57,7 +56,7 @@ class RehearseOptions:
     prefill: int | None
     total: int | None
     tp: int | None
-    gpus: str
+    gpus: str  # as --gpus of plan takes them
     trace: Path | None
     time_unit: str
     no_input: bool
@@ -69,76 +68,36 @@ class RehearseOptions:
 
 def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
     """Rehearse, and show predicted figures beside observed ones."""
-    workload, requests = _requests(options)
-    deployment, gpus = _deployment(options, workload)
-    llm, cluster = read_llm(deployment.model), parse_gpus(gpus)
+    real = _kept_deployment(options)
+    played = requests_to_play(
+        options.trace,
+        real.planned if real else None,
+        duration_s=options.duration_s,
+        time_unit=options.time_unit,
+        no_input=options.no_input,
+    )
+    deployment = _simulated(options, real or _planned(options, played.workload), played)
+    llm, cluster = read_llm(deployment.model), parse_gpus(deployment.gpus or DEFAULT_GPUS)
     fleet = rehearsed_fleet(deployment, llm, cluster)
-    requests = _drop_too_long(fleet, requests)
-    predicted = predict(fleet, requests)
-    _introduce(deployment, llm, cluster, requests)
+    played = without_too_long(played, fleet)
+    say(f"Rehearses {_told(deployment, played)}")
     with serving(deployment, ready_timeout_s=READY_TIMEOUT_S, tell=start_screen()) as state:
-        result, samples = _play(state, requests, deployment.sim_speed)
-    slo = Slo(deployment.ttft_slo_s, deployment.tpot_slo_s)
-    done = rehearsed(fleet, requests, predicted, result, samples, slo)
+        result, samples = _play(state, played, deployment.sim_speed)
+    requests = played.requests
+    if played.clients:
+        requests = as_played(in_model_time(result), requests)
+    slo = Slo(deployment.ttft_slo_s, deployment.tpot_slo_s, deployment.attainment_slo)
+    done = rehearsed(fleet, requests, predict(fleet, requests), result, samples, slo)
     data = dataclasses.asdict(done)
     show("rehearse", data, as_json=as_json, render=lambda: rehearsal_view(done))
 
 
-def _requests(options: RehearseOptions) -> tuple[Workload, Requests]:
-    """The first `duration_s` of the trace, and the workload that they make up."""
-    path = options.trace or profiles_dir() / TRACE
-    trace = read_given_trace(path, time_unit=options.time_unit, no_input=options.no_input)
-    if not trace.has_arrivals:
-        raise InvalidInput(
-            f"{path.name} has lengths but no arrival times.", hint="--trace with timestamps"
-        )
-    count = sum(at <= options.duration_s for at in trace.requests.arrival_s)
-    requests = head(trace.requests, max(count, 1))
-    workload = workload_from_trace(replace(trace, requests=requests), path.name)
-    if options.trace is not None:
-        say_workload(workload)
-    return workload, requests
-
-
-def _drop_too_long(fleet: Fleet, requests: Requests) -> Requests:
-    """Drop the requests that SGLang would refuse, and say how many."""
-    engine = fleet.colocated or fleet.prefill
-    longest = engine.max_context if engine else 0
-    places = [i for i, n in enumerate(requests.isl) if n + requests.osl[i] < longest]
-    num_dropped = len(requests) - len(places)
-    if not places:
-        raise InvalidInput(
-            f"All {num_dropped} requests exceed the context of {longest:,} tokens.",
-            hint="another model, or --trace with shorter requests",
-        )
-    if num_dropped:
-        say(f"dropped {num_dropped} requests that exceed the context of {longest:,} tokens")
-    return pick(requests, places) if num_dropped else requests
-
-
-def _deployment(options: RehearseOptions, workload: Workload) -> tuple[Deployment, str]:
-    """The deployment to rehearse, with simulated engines, and the GPUs to simulate."""
-    span_s = workload.requests.arrival_s[-1] if workload.requests else 0.0
-    real = _real_deployment(options, workload)
-    gpus = real.gpus if real.engine == "sim" and real.gpus else options.gpus
-    return replace(
-        real,
-        name=f"rehearsal-{os.getpid()}",
-        engine="sim",
-        gpus=gpus,
-        router=replace(real.router, host="127.0.0.1"),
-        sim_speed=options.speed or max(1.0, span_s / WALL_S),
-        ttft_slo_s=options.ttft_s or real.ttft_slo_s,
-        tpot_slo_s=options.tpot_s or real.tpot_slo_s,
-    ), gpus
-
-
-def _real_deployment(options: RehearseOptions, workload: Workload) -> Deployment:
-    """The deployment that the options, ./pd.yaml, the last plan or a new plan describe."""
+def _kept_deployment(options: RehearseOptions) -> Deployment | None:
+    """The deployment that options, ./pd.yaml or the last plan describe; None: plan one first."""
     given = options.file or options.prefill is not None or options.total is not None
     kept = FILE.is_file() or last_plan_path().is_file()
     if not given and (options.model or not kept):
-        return _planned(options, workload)
+        return None
     wanted = DeploymentOptions(
         model=options.model or (None if kept or options.file else DEFAULT_MODEL),
         file=options.file,
@@ -151,6 +110,36 @@ def _real_deployment(options: RehearseOptions, workload: Workload) -> Deployment
     return build_deployment(wanted)
 
 
+def _simulated(options: RehearseOptions, real: Deployment, played: Played) -> Deployment:
+    """The deployment with simulated engines on the GPUs to simulate."""
+    span_s = 0.0 if played.clients else played.requests.arrival_s[-1]
+    simulated = replace(
+        real,
+        engine="sim",
+        gpus=options.gpus or _planned_gpus(real) or DEFAULT_GPUS,
+        router=replace(real.router, policy=_policy(real)),
+        sim_speed=options.speed or max(1.0, span_s / WALL_S),
+        ttft_slo_s=options.ttft_s or real.ttft_slo_s,
+        tpot_slo_s=options.tpot_s or real.tpot_slo_s,
+    )
+    return private(simulated, "rehearsal")
+
+
+def _planned_gpus(real: Deployment) -> str | None:
+    """The GPUs of the plan; a list of this machine's GPUs, as 0-3, names no kind."""
+    if real.planned is not None:
+        return real.planned.gpus
+    return real.gpus if real.gpus and any(c.isalpha() for c in real.gpus) else None
+
+
+def _policy(real: Deployment) -> str | None:
+    """The router's policy; drawn prompts of one prefix would all go to one engine by prefix."""
+    shares_one_prefix = real.planned is not None and real.planned.prefix_hit
+    if shares_one_prefix and "colocated" in real.roles:
+        return real.router.policy or "round_robin"
+    return real.router.policy
+
+
 def _planned(options: RehearseOptions, workload: Workload) -> Deployment:
     """The deployment that `plan` recommends."""
     model = options.model or DEFAULT_MODEL
@@ -158,7 +147,7 @@ def _planned(options: RehearseOptions, workload: Workload) -> Deployment:
     fixed = {role: Parallelism(tp=options.tp) for role in ROLES} if options.tp else {}
     question = Question(
         llm=read_llm(model),
-        cluster=parse_gpus(options.gpus),
+        cluster=parse_gpus(options.gpus or DEFAULT_GPUS),
         workload=workload,
         slo=slo,
         parallelism=fixed,
@@ -173,14 +162,26 @@ def _planned(options: RehearseOptions, workload: Workload) -> Deployment:
     return deployment_of_arm(model, arm, slo)
 
 
-def _introduce(deployment: Deployment, llm: Llm, cluster: Cluster, requests: Requests) -> None:
-    what = f"{llm.name} · {deployment.layout} · simulated {cluster.gpu.name}"
-    how = f"{len(requests)} requests in {requests.arrival_s[-1]:.0f} s"
-    say(f"{what} · {how} at {deployment.sim_speed:g} × speed")
+def _told(deployment: Deployment, played: Played) -> str:
+    """qwen3-32b, 6P2D on 2x8xH200: 200 requests at 5 req/s (prompts ...), SLOs, speed."""
+    what = f"{deployment.model}, {deployment.layout} on simulated {deployment.gpus}"
+    num, span_s = len(played.requests), played.requests.arrival_s[-1]
+    if played.clients:
+        how = f"from {played.clients} clients in a closed loop"
+    else:
+        how = f"in {span_s:.0f} s" + (f", {format_rate(num / span_s)} req/s" if span_s else "")
+    levels = (("TTFT", deployment.ttft_slo_s), ("TPOT", deployment.tpot_slo_s))
+    slos = [f"{name} {format_seconds(limit)}" for name, limit in levels if limit is not None]
+    asked = f"; SLOs {', '.join(slos)}" if slos else ""
+    noun = "request" if num == 1 else "requests"
+    return (
+        f"{what}: {num:,} {noun} {how} ({played.source}){asked}; "
+        f"at {deployment.sim_speed:.3g} × speed"
+    )
 
 
 def _play(
-    state: DeploymentState, requests: Requests, speed: float
+    state: DeploymentState, played: Played, speed: float
 ) -> tuple[LoadResult, list[DeploymentStatus]]:
     """Send the requests from a thread, and sample the queues meanwhile."""
     results: list[LoadResult] = []
@@ -188,13 +189,22 @@ def _play(
 
     def send() -> None:
         try:
-            results.append(load(state.endpoint, requests, speed=speed, connections="new"))
+            results.append(
+                load(
+                    state.endpoint,
+                    played.requests,
+                    speed=speed,
+                    connections="new",
+                    concurrency=played.clients,
+                )
+            )
         except BaseException as problem:  # noqa: BLE001 - the waiting thread raises it again
             problems.append(problem)
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
-    samples = _watch(state.name, sender, requests.arrival_s[-1] / speed)
+    until_s = math.inf if played.clients else played.requests.arrival_s[-1] / speed
+    samples = _watch(state.name, sender, until_s)
     sender.join()
     if problems:
         raise problems[0]
@@ -214,7 +224,7 @@ def _watch(name: str, sender: threading.Thread, until_s: float) -> list[Deployme
             if time.monotonic() - began <= until_s:
                 samples.append(sample)
             if live:
-                live.update(status_view(sample, console.width), refresh=True)
+                live.update(live_frame(sample, View(), *console.size).lines, refresh=True)
             sender.join(SAMPLE_EVERY_S)
     finally:
         if live:

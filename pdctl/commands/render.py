@@ -9,7 +9,9 @@ from pdctl.console import print_json
 
 def render(
     target: str = typer.Argument(
-        ..., help="miles, miles-yaml (RL training), shell (bash), slurm (sbatch) or k8s."
+        ...,
+        help="miles, miles-yaml (RL training), shell (bash), slurm (sbatch), k8s; "
+        "for monitoring: prometheus, prometheus-rules, grafana.",
     ),
     file: Path | None = typer.Option(
         None, "-f", "--file", help="Deployment file. Default: ./pd.yaml, else the last plan."
@@ -22,7 +24,7 @@ def render(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
 ) -> None:
-    """Print a deployment for a shell, Slurm, Kubernetes or Miles.
+    """Print a deployment for a shell, Slurm, Kubernetes, Miles, Prometheus or Grafana.
 
     Slurm and Kubernetes need facts about the cluster: ./cluster.yaml, else the user's own.
 
@@ -32,14 +34,14 @@ def render(
       pdctl render shell > start.sh
       pdctl render slurm -f pd.yaml > job.sbatch
       pdctl render k8s -f pd.yaml | kubectl apply -f -
+      pdctl render prometheus-rules -o pdctl-rules.yml
     """
 
     from pdctl.commands import render_run
 
-    export = render_run.export_for(target, form)
-    text = render_run.rendered(export, file)
-    if export.note:
-        typer.echo(f"note: {export.note}", err=True)
+    text, note = render_run.rendered(target, form, file)
+    if note:
+        typer.echo(f"note: {note}", err=True)
     if output is not None:
         render_run.write_text(output, text)
     if as_json:

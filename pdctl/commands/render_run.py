@@ -3,15 +3,26 @@
 from pathlib import Path
 
 from pdctl.commands.deployment_options import FILE
-from pdctl.deployment.exports import EXPORTS, Export
+from pdctl.commands.progress import say
+from pdctl.commands.up_preview import NOT_HERE, is_for_another_machine, on_another_machine
+from pdctl.deployment.exports import EXPORTS, FIXED, Export
+from pdctl.deployment.exports.shell import shell
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.engines.lifecycle.start import prepare
-from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.paths import last_plan_path
 
 
-def export_for(target: str, form: str) -> Export:
+def rendered(target: str, form: str, file: Path | None) -> tuple[str, str]:
+    """The text for a target, and a remark for the user or ""."""
+    if target in FIXED:
+        return FIXED[target](), ""
+    export = _export_for(target, form)
+    return _text(export, _deployment(file)), export.note
+
+
+def _export_for(target: str, form: str) -> Export:
     """The export of a target. Raises InvalidInput if there is none."""
     if form not in ("flag", "yaml"):
         raise InvalidInput(
@@ -20,16 +31,35 @@ def export_for(target: str, form: str) -> Export:
     name = "miles-yaml" if (target, form) == ("miles", "yaml") else target
     if name not in EXPORTS:
         raise InvalidInput(
-            f"pdctl cannot render for {target!r}.", hint=f"pdctl render {'|'.join(EXPORTS)}"
+            f"pdctl cannot render for {target!r}.",
+            hint=f"pdctl render {'|'.join((*EXPORTS, *FIXED))}",
         )
     return EXPORTS[name]
 
 
-def rendered(export: Export, file: Path | None) -> str:
-    """The deployment as text in this format."""
-    deployment = _deployment(file)
-    specs = prepare(deployment).specs if export.needs_processes else ()
-    return export.render(deployment, specs)
+def _text(export: Export, deployment: Deployment) -> str:
+    if not export.needs_processes:
+        return export.render(deployment, ())
+    if is_for_another_machine(deployment):
+        return _elsewhere(deployment)
+    try:
+        return export.render(deployment, prepare(deployment).specs)
+    except PdctlError as problem:
+        if problem.code not in NOT_HERE:
+            raise
+        return _elsewhere(deployment)
+
+
+def _elsewhere(deployment: Deployment) -> str:
+    """The script for the planned GPUs, which this machine does not have; says what it assumes."""
+    planned = deployment.planned
+    own = deployment.gpus if is_for_another_machine(deployment) else None
+    made = on_another_machine(
+        deployment, own or (planned.gpus if planned else f"{deployment.num_gpus}xH200")
+    )
+    for note in made.notes:
+        say(f"note: {note}")
+    return shell(made.specs, made.notes)
 
 
 def write_text(path: Path, text: str) -> None:

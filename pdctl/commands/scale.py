@@ -61,7 +61,10 @@ def scale(
     drain_s = None if drain is None else parse_duration_s(drain, flag="--drain")
     counts = Counts(prefill, decode, total)
     if undo and counts != Counts():
-        raise InvalidInput("--undo takes no counts.", hint="pdctl scale --undo")
+        raise InvalidInput(
+            "--undo cannot be combined with --prefill, --decode or --total.",
+            hint="pdctl scale --undo",
+        )
     deployment = running.chosen_name(name)
     counts = rescale.undo_counts(deployment) if undo else counts
     if dry_run:

@@ -157,7 +157,7 @@ def _dry_lines(change: Rescaled, effect: ScaleEffect | str) -> list[str]:
 def effect_line(effect: ScaleEffect | str) -> str:
     """At 3.4 req/s: TTFT p99 1.9 s → 0.7 s, TPOT p99 22 ms → 25 ms (predicted, roofline)."""
     if isinstance(effect, str):
-        return f"Effect unknown: {effect}"
+        return f"Effect unknown. {effect}"
     before, after = effect.before, effect.after
     ttft = f"{format_seconds(before.ttft_p99_s)} → {format_seconds(after.ttft_p99_s)}"
     tpot = f"{format_seconds(before.tpot_p99_s)} → {format_seconds(after.tpot_p99_s)}"

@@ -35,14 +35,14 @@ def schema(
 def envelope_schema(verb: str) -> "Schema":
     """The schema of the whole object that `pdctl VERB --json` prints, also on failure.
 
-    Raises InvalidInput for a verb that there is not.
+    Raises InvalidInput if there is no such verb.
     """
     from pdctl.commands.command_line.json_data import DATA
     from pdctl.json_schema import DIALECT, schema_of
 
     if verb not in DATA:
         raise InvalidInput(
-            f"{verb!r} is no verb with --json.", hint=f"pdctl schema {' | '.join(DATA)}"
+            f"There is no verb {verb!r} with --json.", hint=f"pdctl schema {' | '.join(DATA)}"
         )
     data = schema_of(DATA[verb])
     definitions = data.pop("$defs", {})

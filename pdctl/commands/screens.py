@@ -1,11 +1,7 @@
-"""Screens on stderr that show a deployment while it starts or changes, and keys pressed then."""
+"""Screens on stderr that show a deployment while it starts or changes."""
 
-import os
-import select
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Protocol
 
 from rich.live import Live
@@ -17,6 +13,7 @@ from pdctl.engines.records import DeploymentState
 from pdctl.tables.deployments import change_lines, up_view
 
 FRAME_S = 0.125
+LONGEST_KEY = 3  # bytes of an arrow key
 LIVE_PHASES = ("serving", "scaling", "degraded")
 
 
@@ -65,7 +62,8 @@ class LiveScreen:
 
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
-        self._live.update(up_view(self._headline, self._last, time.time()), refresh=True)
+        view = up_view(self._headline, self._last, time.time(), err().height)
+        self._live.update(view, refresh=True)
 
 
 def open_screen(headline: str) -> Screen:
@@ -103,42 +101,3 @@ def deployment_headline(prepared: Prepared) -> str:
     version = f"SGLang {prepared.version}" if prepared.version else ""
     parts = (deployment.model, deployment.layout, gpus, version, prepared.kv_path)
     return " · ".join(part for part in parts if part)
-
-
-@contextmanager
-def keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits for a key for so many seconds and returns it, or "".
-
-    If stdin is not a terminal it only waits. Restores the terminal's settings at the end.
-    """
-    if not _can_read_keys():
-        yield _sleep
-        return
-    import termios  # not on Windows
-    import tty
-
-    stdin = sys.stdin.fileno()
-    before = termios.tcgetattr(stdin)
-    try:
-        tty.setcbreak(stdin)
-        yield lambda seconds: _wait(stdin, seconds)
-    finally:
-        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
-
-
-def _can_read_keys() -> bool:
-    """True on a terminal, in the foreground: reading it stops a background process."""
-    try:
-        return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except (OSError, ValueError):
-        return False
-
-
-def _sleep(seconds: float) -> str:
-    time.sleep(seconds)
-    return ""
-
-
-def _wait(stdin: int, seconds: float) -> str:
-    ready, _, _ = select.select([stdin], [], [], seconds)
-    return os.read(stdin, 1).decode("ascii", "replace") if ready else ""

@@ -17,6 +17,10 @@ def status(
     check: bool = typer.Option(
         False, "--check", help="Take one sample; exit with 5 unless everything serves."
     ),
+    what_if: bool = typer.Option(
+        False, "--what-if", help="Replay the latest requests on every layout of these GPUs."
+    ),
+    window: str = typer.Option("5m", "--window", help="With --what-if: how far to look back."),
     router: str = typer.Option("", "--router", help="URL of a router that pdctl did not start."),
     metrics_port: int = typer.Option(
         None, "--metrics-port", min=1, max=65535, help="With --router: its Prometheus port."
@@ -34,23 +38,34 @@ def status(
     Examples:
       pdctl status
       pdctl status --once --json
+      pdctl status --what-if
       pdctl status --router http://host:30000
     """
     from pdctl.commands import status_run
     from pdctl.engines.clients.api_key import use_key_file
 
     if watch and (once or check):
-        raise InvalidInput("--watch excludes --once and --check.", hint="pdctl status --watch")
+        raise InvalidInput(
+            "--watch cannot be combined with --once or --check.", hint="pdctl status --watch"
+        )
     if router and name:
-        raise InvalidInput("--router excludes NAME.", hint=f"pdctl status --router {router}")
+        raise InvalidInput(
+            "Give either NAME or --router, not both.", hint=f"pdctl status --router {router}"
+        )
+    if what_if and (router or watch):
+        raise InvalidInput(
+            "--what-if cannot be combined with --router or --watch: it reads the logs once.",
+            hint="pdctl status --what-if",
+        )
     interval_s = max(0.2, parse_duration_s(interval, flag="--interval"))
     use_key_file(api_key_file)
-    is_live = watch or (sys.stdout.isatty() and not (once or as_json or check))
+    window_s = parse_duration_s(window, flag="--window") if what_if else None
+    is_live = watch or (sys.stdout.isatty() and not (once or as_json or check or what_if))
     name, one = status_run.open_watch(name, router, metrics_port, is_live=is_live)
     try:
         if is_live:
-            status_run.show_live(one, interval_s, as_json=as_json)
+            status_run.show_live(name, one, interval_s, as_json=as_json)
         else:
-            status_run.show_once(one, as_json=as_json, check=check)
+            status_run.show_once(name, one, window_s, as_json=as_json, check=check)
     finally:
         status_run.close_watch(name, one)

@@ -6,7 +6,7 @@ Imports rich and the HTTP client late: one sample as JSON needs neither, and scr
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,12 +15,23 @@ from pdctl.console import ask, err, interactive, out, show
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.state import read_state
 from pdctl.engines.supervision.recorder import recorded
-from pdctl.errors import ExitCode, StateConflict
-from pdctl.status.records import DeploymentStatus
+from pdctl.errors import ExitCode, PdctlError, StateConflict
+from pdctl.status.drift import Expected
+from pdctl.status.records import DeploymentStatus, Target
 from pdctl.status.snapshot import is_well
 from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
-from pdctl.status.watch import REMEMBERED_S, REPLAYED_S, Watch, keep_evidence, read_evidence
+from pdctl.status.watch import (
+    REMEMBERED_S,
+    REPLAYED_S,
+    Expect,
+    Watch,
+    keep_evidence,
+    read_evidence,
+)
+from pdctl.status.what_if_file import keep_what_if, kept_what_if
 from pdctl.tables.advice_command import advice_command
+
+LOG_LINES = 100  # more than a terminal is high
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,11 +41,7 @@ def open_watch(
     name: str, router: str, metrics_port: int | None, *, is_live: bool
 ) -> tuple[str, Watch]:
     """The deployment's name, "" for a router pdctl did not start, and a watch on it."""
-    expect = None
-    if is_live:  # one sample is too short to time steps
-        from pdctl.commands.status_expect import Expectation
-
-        expect = Expectation()
+    expect = _late_expectation() if is_live else None  # one sample is too short to time steps
     if router:
         return "", Watch(source_of_router(router, metrics_port), expect=expect)
     name = name or _ask_name()
@@ -44,6 +51,20 @@ def open_watch(
     watch = Watch(source, read_evidence(name, now_s - REMEMBERED_S), expect)
     watch.replay(recorded(name, now_s - REPLAYED_S))
     return name, watch
+
+
+def _late_expectation() -> Expect:
+    """Expected step times. Imports what computes them only when a minute of steps is there."""
+    made: list[Expect] = []
+
+    def expect(targets: Sequence[Target]) -> Mapping[str, Expected]:
+        if not made:
+            from pdctl.commands.status_expect import Expectation
+
+            made.append(Expectation())
+        return made[0](targets)
+
+    return expect
 
 
 def _ask_name() -> str:
@@ -62,45 +83,88 @@ def close_watch(name: str, watch: Watch) -> None:
         keep_evidence(name, watch.moments, watch.counters())
 
 
-def show_once(watch: Watch, *, as_json: bool, check: bool) -> None:
-    """Show one sample. check: exit with 5 unless everything serves."""
+def show_once(
+    name: str, watch: Watch, window_s: float | None, *, as_json: bool, check: bool
+) -> None:
+    """Show one sample. check: exit with 5 unless everything serves.
+
+    window_s: also replay the requests of this time on other layouts; None: show the last replay.
+    """
     sample = watch.sample()
+    if window_s is not None:
+        sample = _with_what_if(name, sample, window_s)
+    elif name:
+        sample = dataclasses.replace(sample, what_if=kept_what_if(name))
     _show(sample, as_json=as_json)
     well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
     if check and not well:
         raise typer.Exit(ExitCode.ENGINE_FAILED)
 
 
-def show_live(watch: Watch, interval_s: float, *, as_json: bool) -> None:
-    """Show samples until q, Ctrl-C, or the end of the deployment."""
-    from rich.live import Live
+def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> DeploymentStatus:
+    from pdctl.measurement.live_what_if import live_what_if
 
+    look = live_what_if(name, window_s)
+    if isinstance(look, str):
+        return dataclasses.replace(sample, what_if_unknown=look)
+    keep_what_if(name, look)
+    return dataclasses.replace(sample, what_if=look)
+
+
+def show_live(name: str, watch: Watch, interval_s: float, *, as_json: bool) -> None:
+    """Show samples until q, Ctrl-C, or the end of the deployment. name: "" if it is not ours."""
     sample = watch.sample()
     try:
         if as_json or not out().is_terminal:
-            _repeat(watch, sample, interval_s, lambda one: _show(one, as_json=as_json))
+            _print_samples(watch, sample, interval_s, as_json=as_json)
         else:
-            with Live(console=out(), auto_refresh=False) as live:
-                draw = live.update
-                _repeat(watch, sample, interval_s, lambda one: draw(_view(one), refresh=True))
+            _draw_samples(name, watch, sample, interval_s)
     except StateConflict:  # it was there at the first sample
         err().print(f"{sample.name} has stopped.")
 
 
-def _repeat(
-    watch: Watch,
-    sample: DeploymentStatus,
-    interval_s: float,
-    show_sample: Callable[[DeploymentStatus], None],
+def _print_samples(
+    watch: Watch, sample: DeploymentStatus, interval_s: float, *, as_json: bool
 ) -> None:
-    from pdctl.commands.screens import keys
+    from pdctl.commands.command_line.keys import keys
 
     with keys() as wait:
         while True:
-            show_sample(sample)
+            _show(sample, as_json=as_json)
             if wait(interval_s) == "q":
                 return
             sample = watch.sample()
+
+
+def _draw_samples(name: str, watch: Watch, sample: DeploymentStatus, interval_s: float) -> None:
+    from rich.live import Live
+
+    from pdctl.commands.command_line.keys import keys
+    from pdctl.tables.status_live import View, live_frame, pressed
+
+    view, due_s = View(), time.monotonic() + interval_s
+    with keys() as wait, Live(console=out(), auto_refresh=False) as live:
+        while True:
+            log = _end_of_log(name, view.chosen) if view.shows_engine else ()
+            frame = live_frame(sample, view, out().width, out().height, log)
+            live.update(frame.lines, refresh=True)
+            key = wait(max(0.0, due_s - time.monotonic()))
+            if key == "q":
+                return
+            view = pressed(frame, key) if key else view
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + interval_s
+                sample = sample if view.is_paused else watch.sample()
+
+
+def _end_of_log(name: str, engine: str) -> tuple[str, ...]:
+    """The end of an engine's log; empty where it cannot be read."""
+    from pdctl.engines.lifecycle.logs import lines
+
+    try:
+        return lines(name, engine, tail=LOG_LINES) if name else ("pdctl does not have its log.",)
+    except (PdctlError, OSError) as problem:
+        return (str(problem),)
 
 
 def _show(sample: DeploymentStatus, *, as_json: bool) -> None:

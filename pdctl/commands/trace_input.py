@@ -47,12 +47,12 @@ def read_given_trace(
 
 def say_workload(workload: "Workload") -> None:
     """Print one line on stderr: how requests were read from a trace, or how they are drawn."""
-    from pdctl.console import err
+    from pdctl.commands.progress import say
     from pdctl.workload.describe import drawn_line, read_line
 
     line = read_line(workload.trace) if workload.trace else drawn_line(workload)
     if line:
-        err().print(f"  {line}", soft_wrap=True)
+        say(f"  {line}")
 
 
 def clients_given(concurrency: float | None) -> float | None:

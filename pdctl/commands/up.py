@@ -28,18 +28,20 @@ def up(
     gpus: str | None = typer.Option(
         None,
         "--gpus",
-        help="GPUs of this machine to use: 0-3,6. With --engine sim, their kind: 8xH200.",
+        help="GPUs of this machine to use: 0-3,6. Of --engine sim or --dry-run: 8xH200.",
     ),
     tp: int | None = typer.Option(None, "--tp", help="Tensor parallelism of every engine."),
-    prefill_tp: int | None = typer.Option(
-        None, "--prefill-tp", help="Tensor parallelism of prefill engines."
-    ),
-    decode_tp: int | None = typer.Option(
-        None, "--decode-tp", help="Tensor parallelism of decode engines."
-    ),
-    pp: int | None = typer.Option(None, "--pp", help="Pipeline parallelism."),
-    dp: int | None = typer.Option(None, "--dp", help="Data parallelism of attention, inside tp."),
-    ep: int | None = typer.Option(None, "--ep", help="Expert parallelism, inside tp."),
+    pp: int | None = typer.Option(None, "--pp", help="Pipeline stages of every engine."),
+    dp: int | None = typer.Option(None, "--dp", help="Attention data parallelism inside tp."),
+    ep: int | None = typer.Option(None, "--ep", help="Expert parallelism inside tp."),
+    prefill_tp: int | None = typer.Option(None, help="The same for prefill engines alone."),
+    prefill_pp: int | None = typer.Option(None),
+    prefill_dp: int | None = typer.Option(None),
+    prefill_ep: int | None = typer.Option(None),
+    decode_tp: int | None = typer.Option(None, help="The same for decode engines alone."),
+    decode_pp: int | None = typer.Option(None),
+    decode_dp: int | None = typer.Option(None),
+    decode_ep: int | None = typer.Option(None),
     args: str | None = typer.Option(None, "--args", help="SGLang flags for every engine."),
     prefill_args: str | None = typer.Option(
         None, "--prefill-args", help="SGLang flags for prefill engines."
@@ -60,6 +62,11 @@ def up(
     trust_remote_code: bool = typer.Option(
         False, "--trust-remote-code", help="Pass --trust-remote-code to SGLang."
     ),
+    no_request_times: bool = typer.Option(
+        False,
+        "--no-request-times",
+        help="Let engines log no line per request; explain then has nothing to read.",
+    ),
     api_key_file: Path | None = typer.Option(
         None,
         "--api-key-file",
@@ -72,7 +79,9 @@ def up(
         "2h", "--timeout", help="Wait at most this long until the deployment serves."
     ),
     on: str = typer.Option(
-        "auto", "--on", help="Where to run: local, or slurm (this job, else a new one)."
+        "auto",
+        "--on",
+        help="Where to run: local, slurm (this job, else a new one), or ray (this cluster).",
     ),
     resume: bool = typer.Option(
         False, "--resume", help="Start a new supervisor for a deployment whose supervisor died."
@@ -96,9 +105,12 @@ def up(
       pdctl up qwen3-8b --prefill 2 --total 8 --engine sim
       pdctl up /models/llama-8b --prefill 1 --total 4 --tp 2 -d --name chat
       pdctl up -f pd.yaml --on slurm
+      pdctl up Qwen/Qwen3-32B --prefill 2 --total 4 --tp 2 --dry-run --gpus 8xH200
     """
-    from pdctl.commands import up_preview
+    given = dict(locals())
+    from pdctl.commands import up_preview, up_run
     from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
+    from pdctl.commands.options.parameters import options_from
     from pdctl.engines.clients.api_key import use_key_file
 
     use_key_file(api_key_file)
@@ -107,43 +119,12 @@ def up(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input
     )
     if resume:
-        from pdctl.commands import up_run
-
         up_run.resume_deployment(options, name)
         return
-    wanted = DeploymentOptions(
-        model=model,
-        file=file,
-        name=name,
-        prefill=prefill,
-        total=total,
-        engine=engine,
-        gpus=gpus,
-        tp=tp,
-        prefill_tp=prefill_tp,
-        decode_tp=decode_tp,
-        pp=pp,
-        dp=dp,
-        ep=ep,
-        args=args,
-        prefill_args=prefill_args,
-        decode_args=decode_args,
-        router_args=router_args,
-        host=host,
-        port=port,
-        policy=policy,
-        transfer_backend=transfer_backend,
-        python=python,
-        trust_remote_code=trust_remote_code,
-        sim_speed=sim_speed,
-        no_input=no_input,
-    )
-    deployment = build_deployment(wanted)
+    deployment = build_deployment(options_from(DeploymentOptions, given))
     if output is not None:
         up_preview.write_file(options, deployment, output, force=force)
     elif dry_run:
         up_preview.show_commands(options, deployment, on)
     else:
-        from pdctl.commands import up_run
-
         up_run.start_or_submit(options, deployment, on, may_simulate=engine is None)

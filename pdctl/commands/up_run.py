@@ -12,7 +12,7 @@ import typer
 from pdctl.commands.progress import say
 from pdctl.commands.screens import LIVE_PHASES, LineScreen, deployment_headline, open_screen
 from pdctl.commands.up_preview import UpOptions, placed, warn
-from pdctl.console import ask, interactive, out, print_json
+from pdctl.console import ask, command_width, interactive, out, print_json
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.records import Deployment
 from pdctl.doctor.diagnose import quick_checks
@@ -119,7 +119,9 @@ def _announce(options: UpOptions, state: DeploymentState) -> None:
         print_json("up", dataclasses.asdict(state))
         return
     has_key = api_key() is not None
-    view = ready_view(state, is_foreground=not options.is_detached, has_key=has_key)
+    view = ready_view(
+        state, is_foreground=not options.is_detached, width=command_width(), has_key=has_key
+    )
     out().print(view, soft_wrap=True)  # cropping would break the command to be copied
 
 

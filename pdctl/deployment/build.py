@@ -8,7 +8,7 @@ from functools import partial
 from pdctl.deployment.checks import check_args
 from pdctl.deployment.flags import POLICIES
 from pdctl.deployment.records import Counts as Counts
-from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, EngineKind, PlannedFor, RolePlan, RouterPlan
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.verdict.records import Arm
@@ -18,6 +18,7 @@ from pdctl.workload.records import Slo
 MAX_ENGINES = 100  # the ports in a band
 ONE_GPU = Parallelism()
 USUAL_ROUTER = RouterPlan()
+NO_ARGS: Mapping[Role, tuple[str, ...]] = {}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -181,11 +182,17 @@ def check_name(name: str) -> None:
 
 
 def deployment_of_arm(
-    model: str, arm: Arm, slo: Slo, *, attention_backend: str | None = None
+    model: str,
+    arm: Arm,
+    slo: Slo,
+    *,
+    args: Mapping[Role, tuple[str, ...]] = NO_ARGS,
+    policy: str | None = None,
+    planned: PlannedFor | None = None,
 ) -> Deployment:
     """The deployment that runs an arm of a plan, together with its prediction.
 
-    attention_backend: the one in the plan; None: SGLang's default.
+    args: SGLang's flags by role. policy: the router's; None: its default.
 
     Raises InvalidInput, as `deployment_of`.
     """
@@ -198,16 +205,19 @@ def deployment_of_arm(
         parallelism=together or Parallelism(),
         prefill_parallelism=arm.parallelism.get("prefill"),
         decode_parallelism=arm.parallelism.get("decode"),
-        args=backend_args(attention_backend),
+        args=args.get("colocated", ()) if together else (),
+        prefill_args=args.get("prefill", ()),
+        decode_args=args.get("decode", ()),
+        router=RouterPlan(policy=policy),
     )
     return replace(
-        deployment, ttft_slo_s=slo.ttft_s, tpot_slo_s=slo.tpot_s, predicted=_predicted(arm)
+        deployment,
+        ttft_slo_s=slo.ttft_s,
+        tpot_slo_s=slo.tpot_s,
+        attainment_slo=slo.attainment,
+        planned=planned,
+        predicted=_predicted(arm),
     )
-
-
-def backend_args(attention_backend: str | None) -> tuple[str, ...]:
-    """SGLang's flags for an attention backend; empty for None."""
-    return ("--attention-backend", attention_backend) if attention_backend else ()
 
 
 def _predicted(arm: Arm) -> dict[str, float]:

@@ -1,16 +1,26 @@
 """Check the SGLang flags that a user adds: refuse conflicts, and warn of known problems."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pdctl.deployment.records import Deployment
 from pdctl.deployment.refused_pairs import refused_pair
-from pdctl.deployment.sglang_flags import SGLANG_RELEASE, FlagTable, engine_table, router_table
+from pdctl.deployment.serving import check_checkpoint, serving_of
+from pdctl.deployment.sglang_flags import (
+    ALIASES,
+    REMOVED,
+    SGLANG_RELEASE,
+    FlagTable,
+    Version,
+    engine_table,
+    options,
+    router_options,
+    router_table,
+)
 from pdctl.errors import InvalidInput
 from pdctl.hosts import is_loopback
 from pdctl.inspection.records import Llm
+from pdctl.perf_model.memory import check_parallelism
 from pdctl.perf_model.records import Parallelism, Role
-
-Version = tuple[int, ...]
 
 _SIZES = "pdctl sets it from the engine's tp, pp, dp and ep"
 _PORTS = "pdctl picks a free port for every engine and passes it to the router"
@@ -40,19 +50,6 @@ ENGINE_FLAGS: Mapping[str, str] = {
     "--admin-api-key": _PS,
     "--config": "pdctl cannot check flags in a file: list them in args",
 }
-ALIASES: Mapping[str, str] = {
-    "--model": "--model-path",
-    "--nccl-init-addr": "--dist-init-addr",
-    "--tp": "--tp-size",
-    "--tensor-parallel-size": "--tp-size",
-    "--pp": "--pp-size",
-    "--pipeline-parallel-size": "--pp-size",
-    "--dp": "--dp-size",
-    "--data-parallel-size": "--dp-size",
-    "--attention-data-parallel-size": "--attn-dp-size",
-    "--ep": "--ep-size",
-    "--expert-parallel-size": "--ep-size",
-}
 _ROUTER_OWN = "pdctl adds and removes engines while the router runs"
 ROUTER_FLAGS: Mapping[str, str] = {
     "--host": "set the router's host",
@@ -69,19 +66,6 @@ ROUTER_FLAGS: Mapping[str, str] = {
     "--dp-aware": "with prefill and decode split, sglang-router 0.3 then answers 502",
     "--api-key": _PS,
     "--control-plane-api-keys": _PS,
-}
-# flag -> (first version without it, what replaces it)
-REMOVED: Mapping[str, tuple[Version, str]] = {
-    "--cuda-graph-max-bs": ((0, 5, 16), "--cuda-graph-max-bs-decode"),
-    "--cuda-graph-bs": ((0, 5, 16), "--cuda-graph-bs-decode"),
-    "--optimistic-prefill-retries": ((0, 5, 16), "--optimistic-prefill-attempts"),
-    "--torchao-config": ((0, 5, 16), "--quantization"),
-    "--enable-deepep-moe": ((0, 5, 10), "--moe-a2a-backend deepep"),
-    "--disaggregation-decode-tp": ((0, 5, 10), "nothing: engines negotiate it"),
-    "--disaggregation-decode-dp": ((0, 5, 10), "nothing: engines negotiate it"),
-    "--disaggregation-prefill-pp": ((0, 5, 10), "nothing: engines negotiate it"),
-    "--prefill-round-robin-balance": ((0, 5, 16), "nothing: it is the default"),
-    "--pdlb-url": ((0, 5, 10), "nothing: pdctl registers engines with the router"),
 }
 # if these differ between the roles, the first request crashes or returns garbage
 EQUAL_ON_BOTH_ROLES = (
@@ -102,47 +86,6 @@ NOT_ON_PREFILL = (
 NOT_ON_DECODE = ("--enable-kv-cache-sharding", "--enable-dsa-cache-layer-split")
 
 
-def options(args: Sequence[str]) -> dict[str, str]:
-    """Flag, in SGLang's main spelling -> its value as text, "" for none. The last one wins.
-
-    A shortened flag is read as argparse reads it. A flag that may stand for several flags, or for
-    none, stays as it is.
-
-    Raises InvalidInput for a value without a flag before it.
-    """
-    return _options(args, _engine_name)
-
-
-def router_options(args: Sequence[str]) -> dict[str, str]:
-    """As `options`, of the router's flags."""
-    return _options(args, router_table().full_name)
-
-
-def _engine_name(spelled: str) -> str:
-    if spelled in ALIASES or spelled in REMOVED:
-        return ALIASES.get(spelled, spelled)
-    full = engine_table().full_name(spelled)
-    return ALIASES.get(full, full)
-
-
-def _options(args: Sequence[str], main_name: Callable[[str], str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    name = ""
-    for token in args:
-        if token.startswith("--"):
-            spelled, _, value = token.partition("=")
-            name = main_name(spelled)
-            found[name] = value
-        elif not name:
-            raise InvalidInput(
-                f"The extra argument {token!r} has no flag before it.",
-                hint="--prefill-args '--chunked-prefill-size 8192'",
-            )
-        else:
-            found[name] = f"{found[name]} {token}".strip()
-    return found
-
-
 def check_args(deployment: Deployment, version: Version | None = None) -> None:
     """Check the flags that the user added to each process.
 
@@ -152,8 +95,8 @@ def check_args(deployment: Deployment, version: Version | None = None) -> None:
     Raises:
         InvalidInput: a flag that pdctl sets itself (also as --flag=value, an alias or an
             abbreviation), that is abbreviated to several flags, that this SGLang has removed, that
-            its role rejects alone or beside another, that has a value SGLang does not accept, or
-            whose value differs between prefill and decode although it must not.
+            its role rejects alone or beside another, that has a value SGLang does not accept, alone
+            or beside another, or whose value differs between the roles although it must not.
     """
     for role, plan in deployment.roles.items():
         given = options(plan.args)
@@ -162,10 +105,18 @@ def check_args(deployment: Deployment, version: Version | None = None) -> None:
         _refuse_removed(given, version, f"{role}.args")
         _refuse_misplaced(given, role)
         _refuse_pairs(given, role, version)
+        serving_of(plan.args)
         if version == SGLANG_RELEASE:
             _refuse_values(given, engine_table(), f"{role}.args")
     _check_router(deployment.router.args)
     _refuse_differences(deployment)
+
+
+def check_llm(deployment: Deployment, llm: Llm) -> None:
+    """Raise InvalidInput where SGLang asserts that it cannot cut or read this LLM so."""
+    for plan in deployment.roles.values():
+        check_parallelism(llm, plan.parallelism)
+        check_checkpoint(llm, plan.args)
 
 
 def _refuse_owned(args: Sequence[str], owned: Mapping[str, str], where: str) -> None:

@@ -17,7 +17,8 @@ from pdctl.deployment.ports import (
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.deployment.resources import NEEDS, Place, choose_backend, parts
-from pdctl.inspection.records import SglangInstall
+from pdctl.errors import InvalidInput
+from pdctl.inspection.records import Cluster, SglangInstall
 
 ASSUMED_SGLANG = "0.5.23"
 LOGS = Path("logs")  # exports choose their own
@@ -72,6 +73,36 @@ def expand_on_nodes(
     )
     engines = (with_followers(spec, packed[spec.name][1:], addresses) for spec in specs[1:])
     return Elsewhere(deployment, (specs[0], *engines), num_nodes, notes)
+
+
+def expand_on_machine(
+    deployment: Deployment, cluster: Cluster, *, version: str = ASSUMED_SGLANG
+) -> Elsewhere:
+    """Every process of a deployment on one machine with these GPUs, which need not be this one.
+
+    Raises:
+        InvalidInput: it needs more GPUs than the machine has, or cannot run.
+    """
+    have, need = cluster.gpus_per_node, deployment.num_gpus
+    if need > have:
+        raise InvalidInput(
+            f"{deployment.layout} needs {need} GPUs, and one machine of {have} x "
+            f"{cluster.gpu.name} has {have}: a shell script starts one machine.",
+            hint="pdctl render slurm or k8s for several",
+        )
+    install, backend, notes = _assumed(
+        deployment, version, rdma=False, nvlink=cluster.gpu.peer_bytes_per_s is not None
+    )
+    specs = expand(
+        deployment,
+        gpus={name: places[0].gpus for name, places in pack(sizes_of(deployment), have).items()},
+        ports=plan_ports(deployment, lambda port: True),
+        log_dir=LOGS,
+        install=install,
+        backend=backend,
+        pdctl_python="python3",
+    )
+    return Elsewhere(deployment, specs, 1, notes)
 
 
 def expand_in_pods(
@@ -157,7 +188,7 @@ def sizes_of(deployment: Deployment) -> dict[str, int]:
 
 
 def _assumed(
-    deployment: Deployment, version: str
+    deployment: Deployment, version: str, *, rdma: bool = True, nvlink: bool = False
 ) -> tuple[SglangInstall | None, str | None, tuple[str, ...]]:
     """SGLang and the KV backend as they should be there, and sentences that say so."""
     if deployment.engine == "sim":
@@ -167,6 +198,6 @@ def _assumed(
     if "prefill" not in deployment.roles:
         return install, None, (f"{about}.",)
     backend, path = choose_backend(
-        install, requested=deployment.transfer_backend, rdma=True, nvlink=False
+        install, requested=deployment.transfer_backend, rdma=rdma, nvlink=nvlink
     )
     return install, backend, (f"{about}; KV moves by {path} (--transfer-backend to change it).",)

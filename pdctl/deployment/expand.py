@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdctl.deployment.checks import Version, check_args
+from pdctl.deployment.checks import check_args
 from pdctl.deployment.flags import (
     engine_argv,
     engine_env,
@@ -15,6 +15,7 @@ from pdctl.deployment.flags import (
     simulated_argv,
 )
 from pdctl.deployment.records import HERE, Deployment, Ports, ProcessSpec
+from pdctl.deployment.sglang_flags import Version
 from pdctl.errors import EnvironmentProblem
 from pdctl.hosts import LOOPBACK, LOOPBACK_NAMES, reachable_in_url
 from pdctl.inspection.records import SglangInstall

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from pdctl.deployment.checks import Version, options
 from pdctl.deployment.records import MODES, Deployment, Ports, ProcessSpec, RolePlan
+from pdctl.deployment.sglang_flags import Version, options
 from pdctl.hosts import in_url
 from pdctl.perf_model.records import Parallelism, Role
 
 POLICIES = ("cache_aware", "round_robin", "random", "power_of_two", "manual")
 # SGLang's /health runs a token and can wait behind a long prefill; /ready answers at once
 READY_SINCE: Version = (0, 5, 23)
+REQUEST_TIMES_FLAG = "--enable-request-time-stats-logging"  # since 0.4.7
 
 
 def router_argv(
@@ -185,6 +186,7 @@ def engine_argv(
         *_role_switch(deployment, version, backend),
         *(("--trust-remote-code",) if deployment.trust_remote_code else ()),
         "--enable-metrics",
+        *_request_times(deployment, plan),
         *plan.args,
     )
 
@@ -242,6 +244,7 @@ def simulated_argv(
 ) -> tuple[str, ...]:
     """The command of one simulated engine."""
     plan = deployment.roles[role]
+    profile = deployment.planned.profile if deployment.planned else None
     bootstrap: tuple[str, ...] = ()
     if role != "colocated":
         bootstrap = ("--disaggregation-bootstrap-port", str(ports.bootstrap))
@@ -249,12 +252,14 @@ def simulated_argv(
         *(pdctl_python, "-m", "pdctl.engines.sim"),
         *("--model-path", deployment.model),
         *("--sim-gpus", deployment.gpus or f"{deployment.num_gpus}xH200"),
+        *(("--sim-profile", profile) if profile else ()),
         *("--sim-speed", f"{deployment.sim_speed:g}"),
         *("--host", address, "--port", str(ports.http)),
         *("--disaggregation-mode", MODES[role], *bootstrap),
         *_role_switch(deployment, None, None),
         *parallelism_flags(plan.parallelism, None),
         "--enable-metrics",
+        *_request_times(deployment, plan),
         *plan.args,
     )
 
@@ -302,6 +307,12 @@ def _role_switch(
 ) -> tuple[str, ...]:
     """The flag that gives every engine a bootstrap registry and lets it switch roles."""
     return () if role_switch_obstacle(deployment, version=version, backend=backend) else (FLAG,)
+
+
+def _request_times(deployment: Deployment, plan: RolePlan) -> tuple[str, ...]:
+    """The flag for one log line per request, unless it is refused or the user gives it."""
+    is_wanted = deployment.request_times and REQUEST_TIMES_FLAG not in plan.args
+    return (REQUEST_TIMES_FLAG,) if is_wanted else ()
 
 
 def _before(version: Version | None, since: Version) -> bool:

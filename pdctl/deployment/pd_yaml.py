@@ -1,14 +1,14 @@
 """pd.yaml: a deployment as a file that a person can read, edit and launch."""
 
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import cast
 
 from pdctl.deployment.build import checked, name_of
 from pdctl.deployment.exports.miles import deployment_of_miles
-from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, EngineKind, PlannedFor, RolePlan, RouterPlan
 from pdctl.deployment.strict_yaml import Field, parse_yaml, read_yaml
 from pdctl.errors import EnvironmentProblem, PdctlError
 from pdctl.perf_model.records import Parallelism, Role
@@ -19,7 +19,12 @@ _YAML_LINE_BREAKS = "\x85\u2028\u2029"  # written as they are, they would read b
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env")
 ROUTER_KEYS = ("host", "port", "policy", "args")
-SLO_KEYS = ("ttft", "tpot")
+SLO_KEYS = ("ttft", "tpot", "attainment")
+PLANNED_KEYS = tuple(field.name for field in fields(PlannedFor))
+_PLAIN_KEYS = (
+    *("engine", "python", "gpus", "transfer_backend", "trust_remote_code", "request_times"),
+    "sim_speed",
+)
 _MADE_IN = "# made in "
 KEYS = (
     "schema",
@@ -30,11 +35,13 @@ KEYS = (
     "gpus",
     "transfer_backend",
     "trust_remote_code",
+    "request_times",
     "sim_speed",
     "args",
     *ROLES,
     "router",
     "slo",
+    "planned",
     "predicted",
 )
 
@@ -103,7 +110,7 @@ def deployment_yaml(deployment: Deployment) -> str:
         "name": deployment.name,
         "model": deployment.model,
     }
-    for key in ("engine", "python", "gpus", "transfer_backend", "trust_remote_code", "sim_speed"):
+    for key in _PLAIN_KEYS:
         value = getattr(deployment, key)
         if value != getattr(usual, key):
             document[key] = value
@@ -114,7 +121,9 @@ def deployment_yaml(deployment: Deployment) -> str:
         document["router"] = _router_document(deployment.router)
     slo = {"ttft": deployment.ttft_slo_s, "tpot": deployment.tpot_slo_s}
     if given := {key: _duration(value) for key, value in slo.items() if value is not None}:
-        document["slo"] = given
+        document["slo"] = given | _attainment_document(deployment)
+    if deployment.planned is not None:
+        document["planned"] = _planned_document(deployment.planned)
     if deployment.predicted:
         document["predicted"] = {key: float(v) for key, v in deployment.predicted.items()}
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=4096)
@@ -143,9 +152,12 @@ def _deployment(top: Field) -> Deployment:
         transfer_backend=_optional(keys, "transfer_backend") or usual.transfer_backend,
         python=_optional(keys, "python"),
         trust_remote_code="trust_remote_code" in keys and keys["trust_remote_code"].boolean(),
+        request_times="request_times" not in keys or keys["request_times"].boolean(),
         sim_speed=_sim_speed(keys["sim_speed"]) if "sim_speed" in keys else usual.sim_speed,
         ttft_slo_s=slo["ttft"].seconds() if "ttft" in slo else None,
         tpot_slo_s=slo["tpot"].seconds() if "tpot" in slo else None,
+        attainment_slo=_share(slo["attainment"]) if "attainment" in slo else usual.attainment_slo,
+        planned=_planned(keys["planned"]) if "planned" in keys else None,
         predicted={key: field.number() for key, field in predicted.items()},
     )
     return _checked(top, deployment)
@@ -214,6 +226,44 @@ def _engine(field: Field) -> EngineKind:
     return cast(EngineKind, field.text())
 
 
+def _share(field: Field) -> float:
+    if not 0 < field.number() <= 1:
+        raise field.problem(f"must be above 0 and at most 1, not {field.text()}", hint="0.9")
+    return field.number()
+
+
+def _planned(field: Field) -> PlannedFor:
+    keys = field.mapping(PLANNED_KEYS)
+    if "gpus" not in keys:
+        raise field.problem("has no gpus", hint="gpus: 8xH200")
+    return PlannedFor(
+        gpus=keys["gpus"].text(),
+        trace=_optional(keys, "trace"),
+        time_unit=_optional(keys, "time_unit"),
+        skip_bad="skip_bad" in keys and keys["skip_bad"].boolean(),
+        isl=_number(keys, "isl"),
+        osl=_number(keys, "osl"),
+        isl_cv=_number(keys, "isl_cv"),
+        osl_cv=_number(keys, "osl_cv"),
+        prefix_hit=_number(keys, "prefix_hit"),
+        rate=_number(keys, "rate"),
+        concurrency=_number(keys, "concurrency"),
+        spec_draft_tokens=_whole(keys, "spec_draft_tokens"),
+        spec_accept_length=_number(keys, "spec_accept_length"),
+        profile=_optional(keys, "profile"),
+        seed=_whole(keys, "seed") or 0,
+    )
+
+
+def _number(keys: dict[str, Field], key: str) -> float | None:
+    return keys[key].number() if key in keys and not keys[key].is_null else None
+
+
+def _whole(keys: dict[str, Field], key: str) -> int | None:
+    found = _number(keys, key)
+    return None if found is None else round(found)
+
+
 def _sim_speed(field: Field) -> float:
     if not field.number() > 0:
         raise field.problem(f"must be above zero, not {field.text()}", hint="sim_speed: 1.0")
@@ -222,6 +272,17 @@ def _sim_speed(field: Field) -> float:
 
 def _optional(keys: dict[str, Field], key: str) -> str | None:
     return keys[key].text() if key in keys and not keys[key].is_null else None
+
+
+def _attainment_document(deployment: Deployment) -> dict[str, object]:
+    share = deployment.attainment_slo
+    return {} if share == Deployment.attainment_slo else {"attainment": share}
+
+
+def _planned_document(planned: PlannedFor) -> dict[str, object]:
+    usual = PlannedFor(gpus="")
+    values = {key: getattr(planned, key) for key in PLANNED_KEYS}
+    return {key: value for key, value in values.items() if value != getattr(usual, key)}
 
 
 def _role_document(plan: RolePlan) -> dict[str, object]:

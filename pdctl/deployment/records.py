@@ -63,6 +63,31 @@ class RouterPlan:
 
 
 @dataclass(frozen=True)
+class PlannedFor:
+    """The GPUs, the requests and the step times that a deployment was planned for.
+
+    gpus: as --gpus of `plan` takes them. trace: an absolute path; without one, requests are drawn.
+    Other fields are the options of `plan` with these names. None: not given.
+    """
+
+    gpus: str
+    trace: str | None = None
+    time_unit: str | None = None
+    skip_bad: bool = False
+    isl: float | None = None
+    osl: float | None = None
+    isl_cv: float | None = None
+    osl_cv: float | None = None
+    prefix_hit: float | None = None
+    rate: float | None = None
+    concurrency: float | None = None
+    spec_draft_tokens: int | None = None
+    spec_accept_length: float | None = None
+    profile: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Deployment:
     """The content of pd.yaml. Roles are either `colocated` alone, or `prefill` and `decode`."""
 
@@ -75,9 +100,12 @@ class Deployment:
     transfer_backend: str = "auto"
     python: str | None = None  # the interpreter that has SGLang
     trust_remote_code: bool = False
+    request_times: bool = True  # engines log a line per request, for `pdctl explain`
     sim_speed: float = 1.0
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
+    attainment_slo: float = 0.9  # the share of requests that must meet both
+    planned: PlannedFor | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)  # "ttft_p50_s": 0.31, ...
 
     @property

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby, islice
 
-from pdctl.deployment.checks import options
 from pdctl.deployment.records import Deployment, GpuPlace, ProcessSpec
+from pdctl.deployment.sglang_flags import options
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.gpus import is_free, taken_gpus

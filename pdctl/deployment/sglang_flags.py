@@ -1,14 +1,44 @@
-"""The flags of SGLang and of its router, and the full name of a shortened one. Pure.
+"""The flags of SGLang and of its router: full names, and what a command line gives. Pure.
 
 The tables beside this module say which release each was read from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-SGLANG_RELEASE = (0, 5, 23)
+from pdctl.errors import InvalidInput
+
+Version = tuple[int, ...]
+
+SGLANG_RELEASE: Version = (0, 5, 23)
+ALIASES: Mapping[str, str] = {
+    "--model": "--model-path",
+    "--nccl-init-addr": "--dist-init-addr",
+    "--tp": "--tp-size",
+    "--tensor-parallel-size": "--tp-size",
+    "--pp": "--pp-size",
+    "--pipeline-parallel-size": "--pp-size",
+    "--dp": "--dp-size",
+    "--data-parallel-size": "--dp-size",
+    "--attention-data-parallel-size": "--attn-dp-size",
+    "--ep": "--ep-size",
+    "--expert-parallel-size": "--ep-size",
+}
+# flag -> (first version without it, what replaces it)
+REMOVED: Mapping[str, tuple[Version, str]] = {
+    "--cuda-graph-max-bs": ((0, 5, 16), "--cuda-graph-max-bs-decode"),
+    "--cuda-graph-bs": ((0, 5, 16), "--cuda-graph-bs-decode"),
+    "--optimistic-prefill-retries": ((0, 5, 16), "--optimistic-prefill-attempts"),
+    "--torchao-config": ((0, 5, 16), "--quantization"),
+    "--enable-deepep-moe": ((0, 5, 10), "--moe-a2a-backend deepep"),
+    "--disaggregation-decode-tp": ((0, 5, 10), "nothing: engines negotiate it"),
+    "--disaggregation-decode-dp": ((0, 5, 10), "nothing: engines negotiate it"),
+    "--disaggregation-prefill-pp": ((0, 5, 10), "nothing: engines negotiate it"),
+    "--prefill-round-robin-balance": ((0, 5, 16), "nothing: it is the default"),
+    "--pdlb-url": ((0, 5, 10), "nothing: pdctl registers engines with the router"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,3 +88,44 @@ def _read(file: str) -> FlagTable:
             if values:
                 choices[main] = tuple(values.split(","))
     return FlagTable(spellings, choices)
+
+
+def options(args: Sequence[str]) -> dict[str, str]:
+    """Flag, in SGLang's main spelling -> its value as text, "" for none. The last one wins.
+
+    A shortened flag is read as argparse reads it. A flag that may stand for several flags, or for
+    none, stays as it is.
+
+    Raises InvalidInput for a value without a flag before it.
+    """
+    return _options(args, _engine_name)
+
+
+def router_options(args: Sequence[str]) -> dict[str, str]:
+    """As `options`, of the router's flags."""
+    return _options(args, router_table().full_name)
+
+
+def _engine_name(spelled: str) -> str:
+    if spelled in ALIASES or spelled in REMOVED:
+        return ALIASES.get(spelled, spelled)
+    full = engine_table().full_name(spelled)
+    return ALIASES.get(full, full)
+
+
+def _options(args: Sequence[str], main_name: Callable[[str], str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    name = ""
+    for token in args:
+        if token.startswith("--"):
+            spelled, _, value = token.partition("=")
+            name = main_name(spelled)
+            found[name] = value
+        elif not name:
+            raise InvalidInput(
+                f"The extra argument {token!r} has no flag before it.",
+                hint="--prefill-args '--chunked-prefill-size 8192'",
+            )
+        else:
+            found[name] = f"{found[name]} {token}".strip()
+    return found

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from pdctl.deployment.checks import router_options
 from pdctl.deployment.flags import parse_version
+from pdctl.deployment.sglang_flags import router_options
 from pdctl.doctor.agreement import AGREEMENT
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport
 from pdctl.doctor.records import Check, CheckOutcome
@@ -264,11 +264,13 @@ def _logs(facts: DeploymentFacts) -> Iterator[Check]:
     for name, troubles in (*parts, ("router", facts.router_troubles)):
         for one in troubles:
             has_trouble = True
-            times = f"{one.count} lines such as" if one.count > 1 else "the line"
+            times = f"{one.count} of these" if one.count > 1 else "this line"
             text = f"{name}: {one.text} Its log has {times}: {one.line[:160]}"
             yield Check(f"log_{one.id}", "warn", text, one.fix, one.source)
     if not has_trouble and facts.supervised is not None:
-        yield Check("logs", "pass", "No log shows failed transfers, timeouts or retractions.")
+        yield Check(
+            "logs", "pass", "No log shows exceptions, failed transfers, timeouts or retractions."
+        )
 
 
 def _exposed(facts: DeploymentFacts) -> Iterator[Check]:

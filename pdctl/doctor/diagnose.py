@@ -13,7 +13,7 @@ from pdctl.engines import log_file, state
 from pdctl.engines.explain_log import Explanation, explain_end, explain_troubles, loud_line
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.deployment_key import use_key_of
-from pdctl.engines.log_signatures import RUNNING
+from pdctl.engines.trouble_signatures import TROUBLES
 from pdctl.inspection.gpus import query_rdma_ports
 from pdctl.inspection.records import SglangInstall
 from pdctl.inspection.sglang_probe import version
@@ -156,11 +156,11 @@ def _loudest(logs: list[Path]) -> str:
 
 
 def _trouble(log_text: str) -> Explanation | None:
-    """The most serious trouble in the log of a run that ended without a known failure.
+    """The most serious trouble in the log of a run that ended without a failure or traceback.
 
-    RUNNING lists troubles by rank. Aborted requests come last: they never end an engine.
+    TROUBLES lists troubles by rank. Aborted requests come last: they never end an engine.
     """
-    rank = {signature.id: i for i, signature in enumerate(RUNNING)} | {"aborted": len(RUNNING)}
+    rank = {signature.id: i for i, signature in enumerate(TROUBLES)} | {"aborted": len(TROUBLES)}
     return min(explain_troubles(log_text), key=lambda trouble: rank[trouble.id], default=None)
 
 

@@ -80,7 +80,7 @@ def port_range(first: int | None, last: int | None) -> Check:
 
 
 def proxy(environ: Mapping[str, str]) -> Check:
-    """Check that no proxy receives requests to 127.0.0.1 from SGLang, the router or curl."""
+    """Check that requests from SGLang, the router or curl to 127.0.0.1 bypass every proxy."""
     name = next((name for name in PROXIES if environ.get(name)), None)
     if name is None:
         return Check("proxy", "pass", "No HTTP proxy is set.")

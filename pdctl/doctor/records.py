@@ -10,8 +10,8 @@ CheckOutcome = Literal["pass", "warn", "fail", "unknown"]
 class Check:
     """One check. text: one sentence with the value. fix: a command or a flag; "" on a pass.
 
-    source: where this fault is documented, for example an SGLang issue. deployment: its name;
-    "": the check is about this machine.
+    source: where this fault is documented, for example an SGLang issue. deployment, node: what the
+    check is about; "" for both: this machine.
     """
 
     id: str
@@ -20,3 +20,9 @@ class Check:
     fix: str = ""
     source: str = ""
     deployment: str = ""
+    node: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The deployment or the node that it is about; "": this machine."""
+        return self.deployment or self.node

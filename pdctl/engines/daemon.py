@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pdctl.deployment.exports.prometheus import TARGETS_FILE
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines import state
 from pdctl.engines.clients.router import RouterClient
@@ -33,6 +34,7 @@ from pdctl.engines.supervision.report import (
     deployment_phase,
     process_state,
 )
+from pdctl.engines.supervision.scrape_targets import scrape_targets
 from pdctl.errors import PdctlError
 
 
@@ -101,6 +103,7 @@ class Supervisor:
     directory: Path
     started_at: float = field(default_factory=lambda: create_time(os.getpid()) or time.time())
     written: DeploymentState | None = None
+    listed: str = ""  # what a Prometheus is told to scrape
     launch_seen: int = 0
     logs_seen: float = 0.0
     pending: list[Event] = field(default_factory=list)
@@ -194,9 +197,16 @@ class Supervisor:
     def _write(self, current: DeploymentState) -> None:
         try:
             state.write_state(current)
+            self._list_targets(current)
             self.written = current
         except PdctlError as problem:  # a full disk must not end a serving deployment
             self.written = replace(current, detail=problem.message)
+
+    def _list_targets(self, current: DeploymentState) -> None:
+        targets = scrape_targets(current, self.launch.metrics_endpoint)
+        if targets != self.listed:
+            state.write_private(self.directory / TARGETS_FILE, targets)
+            self.listed = targets
 
     def _state(self, now: float, *, is_over: bool) -> DeploymentState:
         loop, launch = self.loop, self.launch

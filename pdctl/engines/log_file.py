@@ -135,7 +135,8 @@ _TELLING = re.compile(
 _HARMLESS = re.compile(
     r"Ignore import error|Warning|WARNING|\bWARN\b|Proceeding without|falling back|fallback"
     r"|RLIMIT_NOFILE|disabled: |server_args=|No RDMA devices found|is not available \(No module"
-    r"|Failed to load generation config"
+    r"|Failed to load generation config|Failed to import .{1,60} with|reports ImportError with"
+    r"|(?:kernels?|packages) (?:is |are )?(?:not available|unavailable)|import (?:failed|error)[;:]"
 )
 
 

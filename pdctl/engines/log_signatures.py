@@ -1,95 +1,26 @@
-"""How failures of SGLang, the router and their libraries look in a log, and what helps.
+"""How failures that end SGLang, the router or their libraries look in a log, and what helps.
 
-Each row: id, what the line looks like, what happened in one sentence, the fix, where it is known
-from. Rows of one line are tried in order: the special before the general.
+Rows are tried in order for each line: the special before the general.
 """
 
 from typing import NamedTuple
 
 
 class Signature(NamedTuple):
-    """A failure as a log shows it. pattern: for `re.search` on one line."""
+    """A failure as a log shows it.
+
+    pattern: for `re.search` on one line, after the time or name that a logger puts before it.
+    text: what happened, in one sentence. source: where it is known from. releases: the SGLang
+    releases whose source has the line, of 0.4.6 to 0.5.23; "" where a library prints it.
+    """
 
     id: str
     pattern: str
     text: str
     fix: str
     source: str = ""
+    releases: str = ""
 
-
-RUNNING = (
-    Signature(
-        "aborted",
-        r"Aborted by AbortReq",
-        "Clients gave requests up while their KV was on its way.",
-        "nothing, where clients meant to; else a longer time limit in the client",
-    ),
-    Signature(
-        "bootstrap_timeout",
-        r"KVPoll\.Bootstrapping",
-        "Requests waited too long for decode to make room for their KV.",
-        "pdctl scale: more decode; --router-args '--max-concurrent-requests N'",
-        "sglang#10110, #11809",
-    ),
-    Signature(
-        "transfer_timeout",
-        r"KVPoll\.WaitingForInput|KVPoll\.Transferring",
-        "KV that decode waited for never came: a prefill engine or a NIC failed meanwhile.",
-        "pdctl logs of the prefill engines; a longer timeout only hides it",
-        "sglang#10204, #11648",
-    ),
-    Signature(
-        "lost_prefill",
-        r"Lost connection with prefill instance|Could not fetch prefill parallel info"
-        r"|Error fetching prefill|failed to register to bootstrap server",
-        "Decode engines could not reach a prefill engine's bootstrap registry.",
-        "pdctl status; engines on one machine need no firewall, on several open bootstrap ports",
-        "sglang#11747, #12779",
-    ),
-    Signature(
-        "transfer_failed",
-        r"Failed to send kv chunk|[Ss]ession .{0,80}failed|KVTransferError|NIXL_ERR"
-        r"|Failed to modify QP|transport retry counter exceeded",
-        "KV transfers failed.",
-        "--transfer-backend nixl; --args '--disaggregation-ib-device NIC'; ulimit -l unlimited",
-        "sglang#23272, #7118, Mooncake#1384",
-    ),
-    Signature(
-        "mismatch",
-        r"Page size mismatch|KV cache dtype mismatch|KV layout mismatch",
-        "Prefill and decode engines keep KV differently.",
-        "one --page-size and one --kv-cache-dtype under --args for both roles",
-        "sglang#14439",
-    ),
-    Signature(
-        "transfer_refused",
-        r"TcpTransport::startTransfer .*(?:refused|timed out|reset|unreachable)",
-        "Mooncake could not reach the other engine over TCP: it listens on another address.",
-        "SGLANG_HOST_IP=ADDRESS in env, one the other host reaches; no 127.0.1.1 in /etc/hosts",
-        "Mooncake transfer_engine.cpp",
-    ),
-    Signature(
-        "retraction",
-        r"No space left for only one request|Retract requests|KV cache pool is full",
-        "Decode threw running requests out to make room for KV.",
-        "--decode-args '--num-reserved-decode-tokens 1024', or more decode engines",
-        "sglang#6860, #19881",
-    ),
-    Signature(
-        "dp_rank",
-        r"follow_bootstrap_room conflict",
-        "A request reached another rank than its bootstrap room says.",
-        "dp inside tp (--dp) instead of --dp-size on prefill",
-        "sglang#29725",
-    ),
-    Signature(
-        "open_circuits",
-        r"all circuits open|Failed to select (?:PD pair|prefill worker|decode worker|worker pair)",
-        "The router refused requests: it had no healthy engine with a closed circuit breaker.",
-        "--router-args '--cb-timeout-duration-secs 5'; pdctl logs router for the first failure",
-        "sglang#25811",
-    ),
-)
 
 SPECIAL = (
     Signature(
@@ -99,6 +30,7 @@ SPECIAL = (
         "The Ascend transfer engine could not set up the memory that moves KV.",
         "the same memfabric and CANN release on every host; leave it memory:"
         " --args '--mem-fraction-static 0.8'",
+        releases="0.4.10 and later",
     ),
     Signature(
         "gpu_memory_not_registered",
@@ -115,6 +47,16 @@ SPECIAL = (
         "This GPU has no kernel for the weights' FP4 format.",
         "a Blackwell GPU, or an FP8 or 16-bit checkpoint of the model",
         "sglang#18071",
+        releases="0.4.7 and later",
+    ),
+    Signature(
+        "no_kernel_for_format",
+        r"quantization method .* not supported for the current GPU|Minimum capability: \d"
+        r"|fp8e4nv not supported|FP8 .{0,60}(?:not supported|only supported|requires)",
+        "This GPU has no kernel for the format of the weights or of the KV cache.",
+        "a checkpoint in another format, 16 bits where in doubt; --args '--kv-cache-dtype auto'",
+        "SGLang model_loader/loader.py",
+        releases="0.4.6 and later",
     ),
     Signature(
         "quantization_block",
@@ -122,6 +64,7 @@ SPECIAL = (
         "A GPU's part of a weight does not divide into the blocks it is quantized in.",
         "a smaller --tp, or --ep equal to tp so that experts stay whole",
         "SGLang layers/quantization/fp8.py",
+        releases="0.4.6 and later",
     ),
     Signature(
         "mamba_slots",
@@ -129,6 +72,7 @@ SPECIAL = (
         "The state pool of the model's linear-attention layers is full.",
         "--decode-args '--max-mamba-cache-size N' or a larger --mamba-full-memory-ratio",
         "SGLang disaggregation/decode.py",
+        releases="0.5.2 and later",
     ),
     Signature(
         "mamba_speculative",
@@ -136,6 +80,7 @@ SPECIAL = (
         "Speculative decoding of this hybrid model needs another scheduler strategy for its state.",
         "--args '--mamba-scheduler-strategy extra_buffer', SGLANG_ENABLE_SPEC_V2=1 in env",
         "SGLang server_args.py, _handle_mamba_radix_cache",
+        releases="0.5.10 to 0.5.13",
     ),
     Signature(
         "decode_radix_cache",
@@ -143,6 +88,7 @@ SPECIAL = (
         "SGLang refuses a radix cache on decode together with another flag.",
         "remove --disaggregation-decode-enable-radix-cache from --decode-args",
         "SGLang 0.5.15 with any speculative decoding; 0.5.23 with fewer",
+        releases="0.5.11 and later",
     ),
     Signature(
         "hicache_without_radix",
@@ -151,20 +97,58 @@ SPECIAL = (
         "--prefill-args for --enable-hierarchical-cache, or add"
         " --disaggregation-decode-enable-radix-cache to --decode-args",
         "SGLang 0.5.23",
+        releases="0.5.1 and later",
     ),
     Signature(
         "pool_leak",
-        r"(?:pool )?memory leak detected",
+        r"Error: .*memory leak detected",
         "SGLang counted its KV pool, found slots missing, and ended itself: a bug in SGLang.",
         "pip install -U sglang; pdctl logs for what it served before",
         "SGLang scheduler_runtime_checker_mixin",
+        releases="0.4.6 and later",
     ),
     Signature(
         "hybrid_tp",
-        r"does NOT support PD different TP sizes|different (?:attn[- ])?TP sizes? .*not support",
+        r"(?:NOT|not) support .{0,20}different .{0,30}(?:TP|tp) sizes?"
+        r"|(?:different|heterogeneous)[- ](?:attn[- ])?TP.{0,40}not (?:yet )?(?:support|implement)"
+        r"|(?:matching|same|TP-mismatched) .{0,40}TP (?:sizes?|on both)",
         "SGLang cannot move this model's KV between prefill and decode of different tp.",
         "the same --tp for both roles",
         "SGLang disaggregation/nixl/conn.py",
+        releases="0.5.4 and later",
+    ),
+    Signature(
+        "kv_pool_exhausted",
+        r"(?:Prefill|Decode) out of memory\. Try|alloc_req_slots runs out of memory",
+        "A batch did not fit the KV pool, although SGLang had admitted it.",
+        "--args '--max-running-requests 64', or more engines",
+        "SGLang mem_cache/common.py",
+        releases="0.4.6 and later",
+    ),
+    Signature(
+        "deepep",
+        r"num_max_dispatch_tokens_per_rank|DeepEP (?:error|timeout|is not available)"
+        r"|(?i:nvshmem).{0,80}(?:fail|error|abort)",
+        "DeepEP, which sends tokens to experts on other GPUs, failed.",
+        "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK=256 in env, or"
+        " --args '--moe-a2a-backend none'",
+        "sglang#6017",
+    ),
+    Signature(
+        "attention_backend",
+        r"Error: .*(?:[Aa]ttention|FlashMLA|FlashInfer|(?i:trtllm)|FA[34])"
+        r".{0,80}(?:requires|support)",
+        "The attention backend does not run on this GPU, or not with this model.",
+        "--args '--attention-backend triton', or leave the flag out for SGLang's default",
+        "SGLang attention_registry.py",
+    ),
+    Signature(
+        "context_length",
+        r"greater than the derived context_length",
+        "--context-length is longer than the model's own.",
+        "a smaller --context-length under --args",
+        "SGLang configs/model_config.py",
+        releases="0.4.6 and later",
     ),
     Signature(
         "watchdog",
@@ -173,6 +157,7 @@ SPECIAL = (
         "--args '--watchdog-timeout 1200' while kernels compile; else a hung collective: compare"
         " the last line of every rank",
         "SGLang watchdog; PyTorch ProcessGroupNCCL",
+        releases="0.4.6 and later",
     ),
     Signature(
         "nixl_missing",
@@ -180,6 +165,7 @@ SPECIAL = (
         "NIXL is not installed in SGLang's Python.",
         "pip install nixl, or --transfer-backend mooncake",
         "SGLang depends on no KV transfer library",
+        releases="0.4.6 and later",
     ),
 )
 
@@ -192,11 +178,20 @@ STARTS = (
         "After the weights there is no GPU memory left for the KV cache.",
         "a larger --tp, --args '--mem-fraction-static 0.9', or other processes off the GPU",
         "SGLang model_runner_kv_cache_mixin",
+        releases="0.4.6 and later",
     ),
     *SPECIAL,
     Signature(
+        "hicache_memory",
+        r"Not enough host memory",
+        "The host has too little memory for HiCache.",
+        "--args '--hicache-size 32' (GB per rank), or a smaller --hicache-ratio",
+        "SGLang mem_cache",
+        releases="0.4.6 and later",
+    ),
+    Signature(
         "host_out_of_memory",
-        r"OOM killer|oom-kill|[Oo]ut of memory: Killed process|exit code:? -9\b"
+        r"OOM killer|oom-kill|[Oo]ut of memory: Killed process|exit ?code[:=]? ?-?9\b"
         r"|Cannot allocate memory|std::bad_alloc|^Killed\b"
         r"|DefaultCPUAllocator: can't allocate",
         "The host ran out of memory, and the kernel ended a process.",
@@ -211,6 +206,12 @@ STARTS = (
         "--args '--mem-fraction-static 0.8', a larger --tp, or end what else holds the GPU",
     ),
     Signature(
+        "storage",
+        r"Stale file handle|Input/output error|Remote I/O error|Transport endpoint is not conn",
+        "A disk or a network file system failed.",
+        "dmesg, and mount of the path in that line; a copy of the model on a local disk",
+    ),
+    Signature(
         "disk_full",
         r"No space left on device|Disk quota exceeded",
         "A disk is full: the model cache, /tmp, /dev/shm, or the logs.",
@@ -219,7 +220,7 @@ STARTS = (
     Signature(
         "port_in_use",
         r"[Aa]ddress already in use|EADDRINUSE|port .{0,40}is not available in"
-        r"|error while attempting to bind|errno: 98",
+        r"|error while attempting to bind|errno: 98|AddrInUse",
         "Another process took one of its ports before it could.",
         "pdctl up again picks other ports; --port N for the router's",
         "sglang#22779",
@@ -230,6 +231,15 @@ STARTS = (
         "It was to listen on an address this machine does not have, or ran out of local ports.",
         "unset SGLANG_HOST_IP HOST_IP; --transfer-backend nixl instead of Mooncake over TCP",
         "sglang#15665",
+    ),
+    Signature(
+        "rendezvous",
+        r"DistStoreError|DistNetworkError|client socket has timed out|waiting for clients"
+        r"|connectFullMesh failed|Timeout waiting for worker ports|wait timeout after \d+ ?ms",
+        "The ranks of an engine did not find each other.",
+        "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in env with the NIC that the hosts share;"
+        " the log of every host",
+        "PyTorch TCPStore and Gloo",
     ),
     Signature(
         "bad_nic",
@@ -243,7 +253,7 @@ STARTS = (
     ),
     Signature(
         "nixl",
-        r"NIXL_ERR|nixl.*(?:failed|not found)|UCX\s+ERROR",
+        r"NIXL_ERR|(?i:nixl).*(?:failed|not found)|UCX\s+ERROR",
         "NIXL cannot move KV here: its UCX does not match the system's, or misses CUDA.",
         "pip install --force-reinstall nixl; unset LD_LIBRARY_PATH UCX_TLS; or"
         " --transfer-backend mooncake",
@@ -263,12 +273,32 @@ STARTS = (
         "The library that moves KV is not installed in SGLang's Python.",
         "pip install nixl, or pip install mooncake-transfer-engine, in that Python",
         "SGLang depends on neither",
+        releases="0.4.6 and later",
     ),
     Signature(
         "missing_module",
-        r"ModuleNotFoundError|No module named|ImportError",
+        r"^(?:ModuleNotFoundError|ImportError)\b|^\S*python\S*: No module named"
+        r"|Error while finding module specification",
         "A Python package is missing or broken in SGLang's Python.",
         "pip install 'pdctl[sglang]', or --python VENV/bin/python",
+    ),
+    Signature(
+        "no_compiler",
+        r"[Nn]inja (?:exited|build failed)|ninja: build stopped|Ninja is required|\['ninja'"
+        r"|(?:nvcc|ninja|cicc): (?:command )?not found|Could not find nvcc|nvcc fatal|nvrtc: error"
+        r"|CUDA_HOME .{0,40}not set|Error building extension|Failed to find C compiler"
+        r"|fatal error: \S+\.h(?:pp)?: No such file",
+        "A kernel could not be compiled: the compiler or a header is missing.",
+        "install gcc, ninja and the CUDA toolkit that PyTorch was built with;"
+        " CUDA_HOME=/usr/local/cuda in env",
+        "sglang#5389",
+    ),
+    Signature(
+        "kernel_resources",
+        r"OutOfResources|out of resource: shared memory",
+        "A Triton kernel needs more shared memory than this GPU has.",
+        "another --attention-backend or --moe-runner-backend under --args",
+        "Triton",
     ),
     Signature(
         "unknown_flag",
@@ -287,11 +317,19 @@ STARTS = (
         "nvidia-smi shows the driver's CUDA; install the torch and sgl-kernel built for it",
     ),
     Signature(
+        "nccl",
+        r"NCCL error|DistBackendError|nccl(?:System|Remote|Internal|Invalid\w+|UnhandledCuda)Error",
+        "NCCL could not connect the GPUs of one engine.",
+        "NCCL_DEBUG=INFO in env for the reason; NCCL_SOCKET_IFNAME=NIC; docker run --shm-size 32g",
+        "NCCL docs",
+    ),
+    Signature(
         "gpu_fault",
         r"uncorrectable ECC|illegal memory access|unspecified launch failure|CUDA error:"
         r"|device-side assert|HIP error|hipError(?!OutOfMemory)\w+|HSA_STATUS_ERROR"
-        r"|NCCL error|ncclSystemError|ncclUnhandledCudaError|\bXid\b",
-        "The GPU, or the link between GPUs, failed.",
+        r"|\bXid\b|cuDNN error|cudaError(?!MemoryAllocation)\w+|ERR\d{5} PTA"
+        r"|error code is 507\d{3}",
+        "The GPU, or a kernel on it, failed.",
         "nvidia-smi -q, dmesg | grep -i xid; --gpus to leave the GPU out",
     ),
     Signature(
@@ -317,6 +355,14 @@ STARTS = (
         "ls MODEL: config.json, the tokenizer, and every *.safetensors of the index",
     ),
     Signature(
+        "tokenizer",
+        r"Failed to load the tokenizer|Can't load tokenizer|Tokenizer class \S+ does not exist"
+        r"|Couldn't instantiate the backend tokenizer",
+        "The tokenizer cannot be loaded.",
+        "ls MODEL for tokenizer.json or tokenizer.model; pip install -U transformers",
+        releases="0.4.6 and later",
+    ),
+    Signature(
         "remote_code",
         r"trust_remote_code|trust-remote-code=True|requires you to execute the configuration file",
         "The model brings Python code of its own.",
@@ -328,12 +374,14 @@ STARTS = (
         r"|model type `?\w+`? but Transformers does not recognize",
         "This SGLang does not know the model's architecture.",
         "pip install -U sglang transformers in SGLang's Python",
+        releases="0.4.6 and later",
     ),
     Signature(
         "indivisible",
         r"must be divisible by|is not divisible by|divisible by tensor parallel",
         "The model's heads or experts cannot be spread over that many GPUs.",
         "another --tp or --ep that divides its heads",
+        releases="0.4.6 and later",
     ),
     Signature(
         "too_few_files",
@@ -360,9 +408,24 @@ STARTS = (
         "--python VENV/bin/python",
     ),
     Signature(
+        "bus_error",
+        r"Bus error|exit code:? -7\b|SIGBUS",
+        "A write to mapped memory failed: /dev/shm is full, or a mapped file was cut.",
+        "df -h /dev/shm; docker run --shm-size 32g or --ipc=host",
+    ),
+    Signature(
+        "graph_capture",
+        r"Capture cuda graph failed",
+        "CUDA graphs could not be captured.",
+        "--args '--mem-fraction-static 0.8'; --args '--disable-cuda-graph' starts without them",
+        "SGLang decode_cuda_graph_runner.py",
+        releases="0.4.6 and later",
+    ),
+    Signature(
         "crashed",
-        r"Segmentation fault|core dumped|Fatal Python error|panicked at|PanicException"
-        r"|exit code:? -(?:4|6|7|8|11)\b|Memory access fault by GPU|SIGSEGV|SIGABRT|SIGBUS",
+        r"Segmentation fault|core dumped|terminate called after|Fatal Python error"
+        r"|panicked at|PanicException|exit code:? -(?:4|6|8|11)\b|Memory access fault by GPU"
+        r"|SIGSEGV|SIGABRT",
         "A library crashed.",
         "the lines after it name the library; reinstall it",
     ),
@@ -372,5 +435,6 @@ STARTS = (
         r"|[Ww]arm ?[Uu]p [Ff]ailed",
         "It loaded, but did not answer its own first request.",
         "no_proxy=127.0.0.1,localhost; the lines before it say why",
+        releases="0.4.6 and later",
     ),
 )

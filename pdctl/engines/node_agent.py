@@ -1,7 +1,8 @@
-"""Answers a launcher's questions about its node: `python -m pdctl.engines.node_agent`.
+"""Answers a launcher's questions about its node, and starts processes where Slurm does not.
 
-One JSON object a line: {"id", "do", "args"} comes on stdin, {"id", "value"} or {"id", "problem"}
-goes to stdout. The end of stdin means that the launcher is gone. An agent that was told to watch a
+One JSON object a line: {"id", "do", "args"} comes in, {"id", "value"} or {"id", "problem"} goes
+out. `python -m pdctl.engines.node_agent` has them on stdin and stdout, a Ray actor as arguments and
+results. The end of stdin means that the launcher is gone. An agent that was told to watch a
 deployment then kills what that deployment runs on this node.
 """
 
@@ -26,18 +27,19 @@ TASK = "PDCTL_TASK"  # one start of one process, in its environment and in that 
 
 
 class NodeAgent:
-    """The answers, one method for each question. Everything but `watch` leaves no trace."""
+    """The answers, one method for each question."""
 
     def __init__(self) -> None:
         self._node = LocalLauncher("", cwd="/", death_signal=None)
+        self._started: dict[str, tuple[LocalLauncher, Handle]] = {}  # by task
         self._held: dict[str, ExitStack] = {}
         self._watched = ""
 
     def sees(self, path: str) -> bool:
         return Path(path).exists()
 
-    def address(self, interface: str | None) -> str:
-        return own_address(interface, os.environ.get("SLURM_LAUNCH_NODE_IPADDR", ""))
+    def address(self, interface: str | None, peer: str) -> str:
+        return own_address(interface, peer or os.environ.get("SLURM_LAUNCH_NODE_IPADDR", ""))
 
     def gpus(self) -> list[object]:
         return [_plain(gpu) for gpu in self._node.gpus(HERE)]
@@ -59,6 +61,9 @@ class NodeAgent:
     def any_free_port(self) -> int:
         return self._node.any_free_port(HERE)
 
+    def run(self, argv: list[str], timeout_s: float) -> str:
+        return self._node.run(HERE, argv, timeout_s=timeout_s)
+
     def hold_ports(self, key: str, ports: list[int], unshared: list[int]) -> None:
         self._held[key] = stack = ExitStack()
         stack.enter_context(self._node.hold_ports(HERE, ports, unshared=unshared))
@@ -66,6 +71,23 @@ class NodeAgent:
     def release_ports(self, key: str) -> None:
         if key in self._held:
             self._held.pop(key).close()
+
+    def start(self, run_id: str, task: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Start a process of a deployment. is_tied: the kernel kills it when this agent ends."""
+        death_signal = signal.SIGKILL if wanted["is_tied"] else None
+        launcher = LocalLauncher(run_id, cwd=wanted["cwd"], death_signal=death_signal)
+        log, argv = Path(wanted["log"]), tuple(wanted["argv"])
+        started = launcher.start_command(argv, {**wanted["env"], TASK: task}, log)
+        self._started[task] = launcher, started.handle
+        return {"started_at": started.started_at, "log_offset": started.log_offset}
+
+    def exit_of(self, run_id: str, task: str) -> dict[str, Any]:
+        """code: None while it is unknown, as that of a process that another agent started."""
+        if task in self._started:
+            launcher, handle = self._started[task]
+            ended = launcher.poll(handle)
+            return {"has_ended": ended is not None, "code": ended.code if ended else None}
+        return {"has_ended": not self.has_task(run_id, task), "code": None}
 
     def watch(self, run_id: str) -> None:
         """Kill what this deployment runs here when the launcher is gone."""

@@ -129,6 +129,7 @@ class Launch:
     host: str = ""  # the supervisor's machine
     has_key: bool = True  # the processes may have an API key
     previous_layout: str = ""  # before the last change, for `scale --undo`
+    metrics_endpoint: str = ""  # HOST:PORT of pdctl's own metrics; "": none are served
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ desired.yaml   the deployment that the user chose       written by commands
 launch.json    the processes that should run            written by commands
 state.json     the processes that run                   written by the supervisor
 events.jsonl   every decision                           appended by the supervisor
+prometheus-targets.json  what to scrape                written by the supervisor
 lock           held by the supervisor while it runs
 logs/          one file per process on this machine
 """
@@ -298,11 +299,12 @@ def _refuse_shared(home: Path) -> None:
     is_sticky = bool(found.st_mode & stat.S_ISVTX)
     if found.st_uid in (0, os.geteuid()) and (is_sticky or not found.st_mode & stat.S_IWOTH):
         return
+    own = f"{HOME_VARIABLE}=DIR with a directory of your own"
     is_foreign = found.st_uid not in (0, os.geteuid())
     kind = "belongs to another user" if is_foreign else "is writable for everybody"
     raise EnvironmentProblem(
         f"{home} {kind}, so pdctl does not keep state and logs there.",
-        hint=f"chmod o-w {home}, or {HOME_VARIABLE}=DIR with a directory of your own",
+        hint=own if is_foreign else f"chmod o-w {home}, or {own}",
         code="bad_state_dir",
     )
 
@@ -312,9 +314,10 @@ def _refuse_foreign(path: Path) -> None:
     if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
         is_link = stat.S_ISLNK(found.st_mode)
         kind = "is a symbolic link" if is_link else "belongs to another user"
+        remove = "remove it, or " if is_link else ""
         raise EnvironmentProblem(
             f"{path} {kind}, so pdctl does not keep state and logs there.",
-            hint=f"remove it, or {HOME_VARIABLE}=DIR to keep state elsewhere",
+            hint=f"{remove}{HOME_VARIABLE}=DIR to keep state elsewhere",
             code="bad_state_dir",
         )
 

@@ -3,16 +3,26 @@
 import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from pdctl.inspection.known_keys import (
+    DEFAULTS,
+    KNOWN_TYPES,
+    TIED_BY_DEFAULT,
+    UNGATED_MLP,
+    says_shape,
+)
 from pdctl.inspection.layers import Layer, Mixer, Mlp, mixers_of
 from pdctl.inspection.llm_layers.attention_shape import hidden_size
+from pdctl.inspection.llm_layers.dialects import at_layer, normalised
 from pdctl.inspection.llm_layers.formats import stored
 from pdctl.inspection.llm_layers.kinds import depth, layer_kinds
 from pdctl.inspection.llm_layers.mixers import mixers_at
-from pdctl.inspection.llm_layers.mlps import dense_width, mlp_plan, mlps_at
+from pdctl.inspection.llm_layers.mlps import dense_width, mlp_plan, mlps_at, num_experts
 from pdctl.inspection.llm_layers.nas_blocks import nas_layers
 from pdctl.inspection.llm_layers.state_mixers import LIGHTNING
+from pdctl.inspection.llm_size import weight_bytes
 from pdctl.inspection.model_files import (
     Fields,
     ModelFile,
@@ -21,79 +31,12 @@ from pdctl.inspection.model_files import (
     from_params,
     is_params,
     read_fields,
+    shown,
 )
 from pdctl.inspection.quantization import EXPERTS_FP4, Quantization, format_named, quantization_of
 from pdctl.inspection.records import Experts, Llm
 from pdctl.inspection.sglang_models import trims_windows
-
-_KNOWN = """
-llama mistral mixtral ministral3 mistral3 llama4 llama4_text
-qwen2 qwen2_moe qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen3 qwen3_moe qwen3_next
-qwen3_vl qwen3_vl_text qwen3_vl_moe qwen3_vl_moe_text
-qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text
-deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 kimi_k25 gpt_oss
-glm4 glm4_moe glm4_moe_lite glm_moe_dsa gemma gemma2 gemma3 gemma3_text phi phi3 phimoe
-minimax_m2 olmo2 olmo3 olmoe granite granitemoe exaone4 ernie4_5 ernie4_5_moe
-internlm2 internlm3 seed_oss hunyuan_v1_moe cohere cohere2 starcoder2 mimo mimo_v2_flash
-opt gpt2 gpt_neox nemotron
-deepseek_v4 deepseek_ref kimi_k3 minimax_m3 minimax_m3_vl gemma4
-gemma4_text gemma3n gemma3n_text mistral4 mistral_large_3 kimi_linear
-nemotron_h nemotron-nas deci granitemoehybrid falcon_h1 bamba jamba lfm2 lfm2_moe
-step3p5 step3p7 minimax minimax_text_01 bailing_moe bailing_moe_v2 bailing_hybrid
-dots1 longcat_flash hunyuan_v1_dense hy_v3 exaone_moe llama4_moe qwen3_omni_moe
-mimo_v2 glm4v glm4v_moe glm4_moe_v glm4v_text glm4v_moe_text glm_5 internvl internvl_chat
-arcee apertus smollm3 kimi_vl ernie4_5_moe_vl ernie4_5_vl_moe
-"""
-KNOWN_TYPES = frozenset(_KNOWN.split())
-TIED_BY_DEFAULT = frozenset(
-    ("gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2", "gpt2", "opt")
-)
-UNGATED_MLP = frozenset(("gpt2", "opt", "gpt_neox", "phi", "starcoder2", "nemotron"))
-# Words in a key that make it look like a part of the shape, and words that say it is none.
-_STRUCTURAL = """
-layer expert head latent rank window chunk kernel state dim compress block pattern index conv moe
-mamba linear interval period hidden intermediate width shared group
-"""
-STRUCTURAL = tuple(_STRUCTURAL.split())
-_HARMLESS = """
-loss time_step attn_res norm act dtype eps init token_id output_hidden rope scal theta
-prediction nextn mtp
-vision audio _dropout chunk_size_feed topk_group n_group num_expert_group router_ aux prun output_
-max_window_layers auto_map id2label
-"""
-HARMLESS = tuple(_HARMLESS.split())
-# Keys that repeat what others say, or that no figure follows from.
-_IDLE = """
-num_key_value_heads head_dim qk_head_dim sliding_window sliding_window_size attention_chunk_size
-full_attention_interval num_hash_layers index_topk_freq index_topk_pattern index_skip_topk_offset
-index_share_for_mtp_iteration moe_layer_freq mamba_chunk_size chunk_size mamba_expand expand
-num_beam_groups rotary_dim rotary_emb_base mlp_layer_types first_k_dense_replace layer_types
-swa_head_dim swa_num_attention_heads moe_every_n_layers initial_context_length intermediate_size
-num_hidden_layers vocab_size image_token_index video_token_index interleave_moe_layer_step
-decoder_sparse_step num_attention_heads max_expert_parallel use_cla cla_share_factor
-num_nextn_predict_layers num_mtp_modules mtp_transformer_layers moe_intermediate_size
-no_rope_layer_interval no_rope_layers architectures max_position_embeddings window_size
-head_wise_attn_gate shared_intermediate_size hybrid_override_pattern norm_after_attn
-linear_attn_config num_global_key_value_heads global_head_dim tie_word_embeddings hidden_size
-linear_conv_kernel_dim torch_dtype kv_channels qkv_clip sliding_window_pattern gating_layer
-pad_head_dim_to_multiple_of_n
-"""
-IDLE = frozenset(_IDLE.split())
-# Keys a config.json leaves out because they are the class's defaults.
-DEFAULTS: dict[str, dict[str, int | bool]] = {
-    "qwen3_next": {"attn_output_gate": True},
-    "gemma4_text": {"sliding_window_pattern": 6},
-    "gemma3_text": {
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "vocab_size": 262208,
-        "max_position_embeddings": 131072,
-        "sliding_window_pattern": 6,
-    },
-    "gemma2": {"sliding_window_pattern": 2},
-    "cohere2": {"sliding_window_pattern": 4},
-}
+from pdctl.inspection.weight_index import index_note, missing_shards_note
 
 __all__ = ["bundled_names", "llm_from_config", "read_llm"]
 
@@ -114,7 +57,23 @@ def read_llm(model: str) -> Llm:
     llm = llm_from_config(top, name=file.name)
     if file.quantised_as:
         llm = _quantised_by_name(llm, file)
+    if file.bundled is None:
+        llm = _beside_weights(llm, file.config.parent, top)
     return replace(llm, path=file.path, max_context=file.max_context or llm.max_context)
+
+
+def _beside_weights(llm: Llm, folder: Path, top: Fields) -> Llm:
+    """With what the files of weights in its folder say against it."""
+    wrapped = _text_part(top)[1] or top.part("vision_config") is not None
+    # float32 weights are counted as bf16: nothing to compare
+    stored_bytes = 0.0 if _is_float32(top) else weight_bytes(llm)
+    differs = index_note(folder, stored_bytes, wrapped=wrapped)
+    incomplete = missing_shards_note(folder)
+    return replace(
+        llm,
+        guesses=(*llm.guesses, *filter(None, (differs,))),
+        assumptions=(*llm.assumptions, *filter(None, (differs, incomplete))),
+    )
 
 
 def llm_from_config(top: Fields, *, name: str) -> Llm:
@@ -126,7 +85,7 @@ def llm_from_config(top: Fields, *, name: str) -> Llm:
     top = from_params(top) if is_params(top) else top
     text, wrapped = _text_part(top)
     model_type = (text.text("model_type") or top.text("model_type") or "").lower()
-    text = Fields({**DEFAULTS.get(model_type, {}), **text.values}, text.file)
+    text = normalised(Fields({**DEFAULTS.get(model_type, {}), **text.values}, text.file))
     num_layers = depth(text)
     matrices = 2 if model_type in UNGATED_MLP else 3
     layers, notes = _layers(text, model_type, num_layers, matrices)
@@ -145,10 +104,11 @@ def llm_from_config(top: Fields, *, name: str) -> Llm:
         max_context=_max_context(text),
         layers=layers,
     )
-    llm = replace(llm, trims_windows=trims_windows(llm.architecture))
+    opted_in = text.flag("is_hybrid_swa") is True  # for classes that SGLang does not list
+    llm = replace(llm, trims_windows=opted_in or trims_windows(llm.architecture))
     quantised = top.part("quantization_config") or text.part("quantization_config")
     llm = _quantised(llm, text, quantised) if quantised else _unquantised(llm, top, text)
-    guesses = (*_guesses(llm, model_type, text), *notes, *llm.guesses)
+    guesses = (*_guesses(llm, model_type, text), *notes, *_no_object(top, text), *llm.guesses)
     facts = _facts(top, text, wrapped=wrapped)
     return replace(llm, guesses=guesses, assumptions=(*guesses, *facts, *llm.assumptions))
 
@@ -174,7 +134,7 @@ def _attention_fields(text: Fields, layers: tuple[Layer, ...]) -> dict[str, Any]
     mixers = mixers_of(layers)
     latent = any(m.kind in ("mla", "latents") for m in mixers)
     first = _representative(mixers)
-    heads = text.count("num_attention_heads", "n_head", "n_heads", most=100_000)
+    heads = at_layer(text, 0).count("num_attention_heads", "n_head", "n_heads", most=100_000)
     rope = text.count("qk_rope_head_dim", least=0) if latent else None
     windows = [m.window for m in mixers if m.kind == "window" and m.window]
     shape = {"num_heads": heads, "num_kv_heads": heads if latent else first.kv_heads or heads}
@@ -263,12 +223,13 @@ def _guesses(llm: Llm, model_type: str, text: Fields) -> tuple[str, ...]:
             f"architecture {llm.architecture!r} is not one pdctl knows: its parameters, KV and "
             "step times are those of the layers that the keys of its config.json describe"
         )
-    if any(m.name == LIGHTNING for m in mixers_of(llm.layers)) and "minimax" not in model_type:
+    lightning = any(m.name == LIGHTNING for m in mixers_of(llm.layers))
+    if lightning and not model_type.startswith(("minimax", "bailing")):
         notes.append(
             "the keys of its linear attention are not known: taken as MiniMax-01's, with the "
             "heads of its full attention"
         )
-    unread = _unread(text)
+    unread = _unread(text, has_experts=llm.experts is not None)
     if unread:
         more = f" and {len(unread) - 4} more" if len(unread) > 4 else ""
         notes.append(
@@ -278,17 +239,26 @@ def _guesses(llm: Llm, model_type: str, text: Fields) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _unread(text: Fields) -> tuple[str, ...]:
-    """Keys with a value that are named like a part of the shape and that nothing asked for."""
+def _no_object(top: Fields, text: Fields) -> tuple[str, ...]:
+    """A quantisation config that is none."""
+    said = top.raw("quantization_config") or text.raw("quantization_config")
+    if said is None or isinstance(said, dict):
+        return ()
+    return (f"quantization_config is {shown(said)} instead of an object: counted as bf16",)
+
+
+def _unread(text: Fields, *, has_experts: bool) -> tuple[str, ...]:
+    """Keys with a value that are named like a part of the shape and that nothing asked for.
+
+    has_experts: without them, keys about experts say nothing where the file also says how many.
+    """
+    idle_experts = not has_experts and num_experts(text, 0) > 0
     return tuple(
         key[:60]
         for key, value in text.values.items()
-        if value not in (None, False, 0, "", [], {})
+        if says_shape(key, value)
         and key not in text.seen
-        and key not in IDLE
-        and not isinstance(value, float | bool)
-        and any(word in key for word in STRUCTURAL)
-        and not any(word in key for word in HARMLESS)
+        and not (idle_experts and ("expert" in key or "moe" in key))
     )
 
 
@@ -299,11 +269,14 @@ def _facts(top: Fields, text: Fields, *, wrapped: bool) -> tuple[str, ...]:
 
 
 def _unquantised(llm: Llm, top: Fields, text: Fields) -> Llm:
-    dtype = text.text("torch_dtype") or text.text("dtype") or top.text("torch_dtype") or ""
-    if (dtype or top.text("dtype")) != "float32":
+    if not (_is_float32(text) or _is_float32(top)):
         return llm
     note = "float32 weights are counted as bf16, which is how SGLang loads them"
     return replace(llm, assumptions=(*llm.assumptions, note))
+
+
+def _is_float32(fields: Fields) -> bool:
+    return (fields.text("torch_dtype") or fields.text("dtype")) == "float32"
 
 
 def _quantised(llm: Llm, text: Fields, config: Fields) -> Llm:

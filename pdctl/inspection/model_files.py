@@ -93,6 +93,12 @@ class Fields:
                 return Fields(value, self.file)
         return None
 
+    def overlaid(self, values: Mapping[str, Any]) -> "Fields":
+        """These keys with `values` over them, counted as seen in both."""
+        changed = Fields({**self.values, **values}, self.file)
+        changed.seen = self.seen
+        return changed
+
     def wrong(self, key: str, problem: str) -> InvalidInput:
         return InvalidInput(
             f"{self.file}: key {key!r} {problem}.",

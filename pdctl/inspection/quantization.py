@@ -86,10 +86,14 @@ def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
             narrow = tuple(one for one in groups if one[1] is not None)
             return Quantization(FP8, narrow, kv_dtype_bytes=cache)
         return Quantization(main, groups, only_named=True, kv_dtype_bytes=cache)
-    found = _format(method, config)
+    unmatched = _unmatched(config)
+    found = None if unmatched else _format(method, config)
     if found is None:
-        label = (method or "a quantisation config without quant_method")[:40]
-        note = f"quantisation {label!r} is counted as bf16"
+        label = method[:40] or "without quant_method"
+        what = f"quantisation {label!r}" if method else "a quantisation config without quant_method"
+        note = f"{what} is counted as bf16"
+        if unmatched:
+            note += f": it names {unmatched[:60]!r}, and no such matrix is known"
         return Quantization(Format(label, 2.0, "bf16"), kv_dtype_bytes=cache, notes=(note,))
     names = config.texts(
         "modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules", "exclude"
@@ -131,12 +135,29 @@ def _groups(config: Fields, num_layers: int) -> tuple[tuple[Selection, Format | 
         group = Fields(value, config.file) if isinstance(value, dict) else None
         targets = group.texts("targets") if group else ()
         weights = group.part("weights") if group else None
-        if not weights or any(target == "Linear" for target in targets):
+        if not weights or any(map(_is_every_linear, targets)):
             return ()
         form = _weights_format(weights)
         found += [(one, form) for one in selections(targets[:_MOST_NAMES], num_layers)]
     kept, _ = _kept(config.texts("ignore"), num_layers)
     return tuple([(one, None) for one in kept] + found) if found else ()
+
+
+def _is_every_linear(target: str) -> bool:
+    return target.endswith("Linear")
+
+
+def _unmatched(config: Fields) -> str:
+    """The first of the names that a config quantises, where it names matrices or layers.
+
+    Ask after _groups has found none that exists; "" where the config means every matrix.
+    """
+    layers, groups = config.part("quantized_layers"), config.part("config_groups")
+    names = list(layers.values) if layers else []
+    for value in groups.values.values() if groups else ():
+        targets = Fields(value, config.file).texts("targets") if isinstance(value, dict) else ()
+        names += [] if any(map(_is_every_linear, targets)) else targets
+    return next(iter(names), "")
 
 
 def _by_layer(layers: Fields, num_layers: int) -> tuple[tuple[Selection, Format | None], ...]:

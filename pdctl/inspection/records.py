@@ -48,6 +48,16 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class GpuLoad:
+    """One or more GPUs at work. utilization: share of time in which a kernel ran, 0..1."""
+
+    utilization: float
+    power_w: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
+@dataclass(frozen=True)
 class RdmaPort:
     """One port of an RDMA device, from /sys/class/infiniband."""
 

@@ -1,34 +1,60 @@
-"""What SGLang decides by a model's architecture and no config.json says. Read in release 0.5.23."""
+"""What SGLang decides by a model's architecture and no config.json says.
 
-SGLANG_RELEASE = "0.5.23"
+Source: the files of the SGLang 0.5.23 wheel that each table names.
+"""
 
-# model_config.py is_hybrid_swa_model: keeps and moves only the last window of window layers
-TRIMS_WINDOWS = (
-    "Llama4",
-    "GptOss",
-    "MiMoV2",
-    "Step3p",
-    "Gemma4",
-    "Muse",
-    "DeepseekV4",
-)
-# Requests one engine runs at most, whatever its memory holds
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Keeps and moves only the last window of window layers.
+# Source: configs/model_config.py is_hybrid_swa_model; the last line, by their classes' own
+# is_hybrid_swa: configs/dots3.py, iquest_q1.py, muse_spark.py and spark2_5.py
+TRIMS_WINDOWS = _names("""
+BeamForCausalLM Llama4ForConditionalGeneration DeepseekV4ForCausalLM
+GptOssForCausalLM GraniteSWAForCausalLM GraniteMoeSWAForCausalLM IQuestQ1ForCausalLM
+MiMoV2ForCausalLM MiMoV2FlashForCausalLM Step3p5ForCausalLM Step3p7ForConditionalGeneration
+Gemma4ForCausalLM Gemma4ForConditionalGeneration Gemma4UnifiedForConditionalGeneration
+DiffusionGemmaForBlockDiffusion LagunaForCausalLM MellumForCausalLM MuseGlimmerForCausalLM
+MuseGlimmerForConditionalGeneration InklingForConditionalGeneration UnlimitedOCRForCausalLM
+Dots3NoteForCausalLM MuseSparkForConditionalGeneration Spark2_5ForCausalLM
+""")
+# Requests one engine runs at most, whatever its memory holds.
+# Source: arg_groups/deepseek_v4_hook.py
 MOST_RUNNING = {"DeepseekV4ForCausalLM": 256}
-# Tokens of a KV page where SGLang sets another than the backend's
+# Tokens of a KV page where SGLang sets another than the backend's.
+# Source: arg_groups/model_overrides/deepseek_v4.py
 PAGE_TOKENS = {"DeepseekV4ForCausalLM": 256}
-# Share of the full pool's tokens that the window pool gets (--swa-full-tokens-ratio)
-WINDOW_POOL_SHARE = {"DeepseekV4ForCausalLM": 0.1}
+# Share of the full pool's tokens that the window pool gets (--swa-full-tokens-ratio).
+# Source: arg_groups/model_overrides/deepseek_v4.py, inkling.py; fields/schedule.py has the default
+WINDOW_POOL_SHARE = {"DeepseekV4ForCausalLM": 0.1, "InklingForConditionalGeneration": 0.1}
 DEFAULT_WINDOW_POOL_SHARE = 0.8
-# State slots a running request takes with a radix cache, by --mamba-radix-cache-strategy
-# (mem_cache/kv_cache_configurator.py); without a radix cache, as in decode engines, it takes one
-SLOTS_PER_REQUEST = {"extra_buffer": 5, "extra_buffer_lazy": 5, "no_buffer": 3}
-_EXTRA_BUFFER = ("Qwen3Next", "Qwen3_5", "KimiLinear", "NemotronH", "GraniteMoeHybrid", "FalconH1")
-MAMBA_FULL_MEMORY_RATIO = 0.9
+# State slots a running request takes with a radix cache, by --mamba-radix-cache-strategy: three,
+# and those it checkpoints into. Without a radix cache, as in decode engines, it takes one.
+# Source: mem_cache/kv_cache_configurator.py _calculate_mamba_ratio, get_mamba_tracking_slots
+SLOTS_PER_REQUEST = {"extra_buffer": 5, "extra_buffer_lazy": 4, "no_buffer": 3}
+# "auto" takes extra_buffer for these, else no_buffer.
+# Source: arg_groups/overrides.py _MAMBA_EXTRA_BUFFER_ARCHS
+EXTRA_BUFFER = _names("""
+KimiLinearForCausalLM KimiK3ForConditionalGeneration Qwen3NextForCausalLM
+Qwen3_5ForCausalLM Qwen3_5MoeForCausalLM Qwen3_5ForConditionalGeneration
+Qwen3_5MoeForConditionalGeneration Qwen4ExpForConditionalGeneration
+InternS2PreviewForConditionalGeneration MiniCPMV4_6ForConditionalGeneration
+MiniCPMV4_7ForConditionalGeneration BailingMoeV2_5ForCausalLM BailingMoeV3ForCausalLM
+BailingMoeV3VLForConditionalGeneration FalconH1ForCausalLM GraniteMoeHybridForCausalLM
+Glm5NextForConditionalGeneration NemotronHForCausalLM NemotronHPuzzleForCausalLM
+NemotronH_Omni_Reasoning_V3 InklingForConditionalGeneration
+""")
+# State's share of the room, as a ratio to KV (--mamba-full-memory-ratio).
+# Source: arg_groups/model_overrides/inkling.py; fields/schedule.py has the default
+STATE_MEMORY_RATIO = {"InklingForConditionalGeneration": 0.1}
+DEFAULT_STATE_MEMORY_RATIO = 0.9
 
 
 def trims_windows(architecture: str) -> bool:
     """Does SGLang keep only the last window of layers that have one?"""
-    return architecture.startswith(TRIMS_WINDOWS)
+    return architecture in TRIMS_WINDOWS
 
 
 def most_running(architecture: str) -> int | None:
@@ -46,14 +72,18 @@ def window_pool_share(architecture: str) -> float:
     return WINDOW_POOL_SHARE.get(architecture, DEFAULT_WINDOW_POOL_SHARE)
 
 
+def state_memory_ratio(architecture: str) -> float:
+    """Bytes of the state pool per byte of KV."""
+    return STATE_MEMORY_RATIO.get(architecture, DEFAULT_STATE_MEMORY_RATIO)
+
+
 def slots_per_request(architecture: str, *, radix_cache: bool) -> int:
     """State slots SGLang reserves per running request.
 
-    Source: sglang 0.5.23 mem_cache/kv_cache_configurator.py; "auto" as a strategy takes
-    extra_buffer where the architecture has kernels for it, else no_buffer.
-    Ignores: --mamba-radix-cache-strategy, --max-mamba-cache-size, speculative decoding.
+    Source: the tables above.
+    Ignores: --mamba-radix-cache-strategy, --max-mamba-cache-size, speculative decoding, linear
+    attention backends other than Triton.
     """
     if not radix_cache:
         return 1
-    extra = architecture.startswith(_EXTRA_BUFFER)
-    return SLOTS_PER_REQUEST["extra_buffer" if extra else "no_buffer"]
+    return SLOTS_PER_REQUEST["extra_buffer" if architecture in EXTRA_BUFFER else "no_buffer"]

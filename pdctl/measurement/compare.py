@@ -6,6 +6,7 @@ from typing import Literal
 
 from pdctl.deployment.flags import policy_of
 from pdctl.deployment.records import Deployment
+from pdctl.deployment.serving import simulated_serving
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.results import (
@@ -18,6 +19,7 @@ from pdctl.measurement.results import (
     window,
 )
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
+from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.metrics import attainment, goodput_rps, percentiles
 from pdctl.perf_model.records import EngineModel, Fleet, Outcome, Percentiles, QueueSample, Role
 from pdctl.perf_model.simulator.routing import known_policy
@@ -233,10 +235,13 @@ def _slower(one: Sent, speed: float) -> Sent:
 
 
 def _model(deployment: Deployment, llm: Llm, cluster: Cluster, role: Role) -> EngineModel:
-    parallelism = deployment.roles[role].parallelism
-    model = engine_model(llm, cluster, parallelism, role)
+    plan, planned = deployment.roles[role], deployment.planned
+    serving = simulated_serving(plan.args)
+    profile = named_profile(planned.profile) if planned and planned.profile else None
+    shape = plan.parallelism
+    model = engine_model(llm, cluster, shape, role, profile=profile, serving=serving)
     if model is None:
-        reason = does_not_fit_reason(llm, cluster, parallelism, role)
+        reason = does_not_fit_reason(llm, cluster, shape, role, serving=serving)
         raise InvalidInput(
             f"{llm.name} does not fit a {role} engine: {reason}.", hint="--tp, with a larger size"
         )

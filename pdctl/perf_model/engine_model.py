@@ -12,6 +12,8 @@ from pdctl.perf_model.memory import (
     max_running_requests,
     mem_fraction_static,
     running_cap,
+    slots_each,
+    state_slots,
     weight_bytes_per_gpu,
 )
 from pdctl.perf_model.records import (
@@ -65,7 +67,7 @@ def engine_model(
         ),
         kv_capacity_tokens=capacity,
         max_running_requests=min(wanted, cap) if cap is not None else wanted,
-        chunked_prefill_size=serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp),
+        chunked_prefill_size=_chunk(serving, cluster, parallelism, context),
         max_context=context,
         page_size=max(serving.page_size, page_tokens(llm.architecture)),
         reserved_decode_tokens=serving.reserved_decode_tokens,
@@ -74,7 +76,15 @@ def engine_model(
         verify_tokens=serving.verify_tokens,
         accept_length=serving.accept_length,
         receive_interval=serving.receive_interval,
+        state_slots=state_slots(llm, cluster.gpu, parallelism, role, serving),
+        slots_per_request=slots_each(llm, role, serving),
     )
+
+
+def _chunk(serving: Serving, cluster: Cluster, parallelism: Parallelism, context: int) -> int:
+    """Tokens of one prefill step; of an engine that does not cut prompts, a whole context."""
+    chunk = serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp)
+    return chunk if chunk > 0 else context
 
 
 def does_not_fit_reason(

@@ -59,7 +59,7 @@ EFFICIENCIES: dict[Generation, Efficiency] = {
 # all of blackwell*, ada: moe_perf of AIConfigurator, sglang 0.5.14, at 256 tokens an expert and
 # more, less the rows: on H200 610 to 810 TFLOP/s in FP8, on B200 750 to 1,000 in FP8 and 2,600 to
 # 4,300 in NVFP4 for widths of 128 to 2,048. deep_gemm: DeepSeek's and LMSYS's rates with DeepEP
-# (tests/perf_model/test_roofline.py). h20: InferSim. The rest is assumed.
+# (tests/perf_model/test_roofline.py). h20: InferSim, less padding. The rest is assumed.
 EXPERT_EFFICIENCIES: dict[tuple[Generation, Format, Runner], float] = {
     ("ampere", "bf16", "triton"): 0.45,
     ("ada", "bf16", "triton"): 0.30,
@@ -68,9 +68,9 @@ EXPERT_EFFICIENCIES: dict[tuple[Generation, Format, Runner], float] = {
     ("hopper", "bf16", "marlin"): 0.25,
     ("hopper", "fp8", "triton"): 0.38,
     ("hopper", "fp8", "deep_gemm"): 0.40,
-    ("h20", "bf16", "triton"): 0.70,
-    ("h20", "fp8", "triton"): 0.65,
-    ("h20", "fp8", "deep_gemm"): 0.65,
+    ("h20", "bf16", "triton"): 0.75,
+    ("h20", "fp8", "triton"): 0.69,
+    ("h20", "fp8", "deep_gemm"): 0.69,
     ("blackwell", "bf16", "triton"): 0.20,
     ("blackwell", "fp8", "flashinfer_trtllm"): 0.19,
     ("blackwell", "fp8", "triton"): 0.18,
@@ -90,6 +90,18 @@ EXPERT_EFFICIENCIES: dict[tuple[Generation, Format, Runner], float] = {
     ("cdna4", "fp4", "triton"): 0.20,
 }
 UNKNOWN_EXPERTS = 0.25
+# Rows that an expert's block of tokens is padded by, on the mean: half of it. Source: moe_perf of
+# AIConfigurator, sglang 0.5.14, on H200 and B200, 1,024 to 16,384 tokens: with these the median
+# of rate times measured time stays within 0.9 to 1.1 over the lengths, without them it falls to 0.6
+# (256 experts and more). Kernels in docs/log.md agree: 0.18 of the peak with 80 tokens an expert
+# and 0.28 with 384 are 0.32 and 0.33 of padded rows. Others than these runners: assumed.
+EXPERT_PADDING: dict[tuple[Runner, Format], int] = {
+    ("triton", "bf16"): 64,
+    ("triton", "fp8"): 32,
+    ("flashinfer_trtllm", "fp8"): 96,
+    ("flashinfer_trtllm", "fp4"): 64,
+}
+UNKNOWN_PADDING = 64
 
 
 def expert_runner(gpu_name: str, form: Format, *, weight_only: bool, deepep: bool) -> Runner:
@@ -113,6 +125,11 @@ def expert_runner(gpu_name: str, form: Format, *, weight_only: bool, deepep: boo
 def expert_share(kind: Generation, form: Format, runner: Runner) -> float:
     """Share of the datasheet's rate of that format which the experts' products reach."""
     return EXPERT_EFFICIENCIES.get((kind, form, runner), UNKNOWN_EXPERTS)
+
+
+def expert_padding(runner: Runner, form: Format) -> int:
+    """Rows that the tokens of one expert are padded by, on the mean."""
+    return EXPERT_PADDING.get((runner, form), UNKNOWN_PADDING)
 
 
 @dataclass(frozen=True)
@@ -271,6 +288,7 @@ class Rates:
     split_s: float
     blocks: int  # thread blocks of decode attention that a GPU runs at once; 0: not known
     runner: Runner  # of routed experts
+    padding: int  # rows that each expert's tokens are padded by
     latents: float  # of decode attention that multiplies latents with every head
     bf16_peak: float
 
@@ -311,6 +329,7 @@ def rates(
         split_s=kernel.split_s,
         blocks=SMS.get(kind, 0) if kernel.has_waves else 0,
         runner=runner,
+        padding=expert_padding(runner, form),
         latents=min(gpu.bf16_flops * LATENT_SHARE, LATENT_FLOPS),
         bf16_peak=gpu.bf16_flops,
     )

@@ -21,12 +21,12 @@ Kind = Literal["dense", "moe", "mla", "sparse", "hybrid"]
 Region = Literal["few", "many"]
 
 COVERAGE = 0.90
-LEVEL = 0.92  # of the residuals: this is what covers COVERAGE of a configuration that is left out
 UNSEEN = 1.7  # times as wide where no run is alike; assumed: AIConfigurator is off by up to 65 %
+ACROSS_HOSTS_SIZE = math.log(2)  # the one public run takes 1.84 times as long as predicted
 LEAST_SIZE = 0.05  # of a ratio of rates: both are found on rungs 2.5 % apart
 ASSUMED_SIZE = math.log(2)  # where no run is known at all
 FEW_RUNNING = 8  # requests of an engine: up to here steps are bound by fixed costs
-LEAST_CONFIGURATIONS = 3  # of a group; fewer say what those are like, not what the next one is
+LEAST_MACHINES = 3  # of a group; fewer say what those are like, not what the next one is
 LEAST_RESIDUALS = 20
 FILE = "residuals.json"
 
@@ -125,15 +125,13 @@ def errors_of(case: Case) -> Errors:
 def interval(figure: Figure, case: Case, residuals: Sequence[Residual]) -> ErrorInterval:
     """The interval of one predicted figure, from the narrowest group with enough runs.
 
-    Source: split-conformal prediction (Vovk et al.) on the size of residuals, at a level above
-    COVERAGE because runs of one configuration share errors. Ignores: that hosts differ where a
-    group's runs came from one.
+    Source: split-conformal prediction (Vovk et al.) on the size of residuals; for engines across
+    hosts tenstorrent/tt-inference-server issue 356, DeepSeek-R1 on two nodes of H100.
+    Ignores: that hosts differ where a group's runs came from one.
     """
     for basis, group in _groups(case, residuals):
         known = [(abs(size), r) for r in group if (size := r.of(figure)) is not None]
-        if len({r.configuration for _, r in known}) < LEAST_CONFIGURATIONS:
-            continue
-        if len(known) >= LEAST_RESIDUALS:
+        if _is_enough(known):
             return _from_sizes(_is_seen(case, residuals), case, basis, known)
     return _assumed()
 
@@ -147,8 +145,7 @@ def ratio_interval(figure: Figure, case: Case, residuals: Sequence[Residual]) ->
     """
     for basis, group in _groups(case, residuals):
         pairs = list(_pairs(figure, group))
-        machines = {r.machine for _, r in pairs}
-        if len(machines) >= LEAST_CONFIGURATIONS and len(pairs) >= LEAST_RESIDUALS:
+        if _is_enough(pairs):
             is_seen = _is_seen(case, residuals)
             found = _from_sizes(is_seen, case, f"pairs of {basis}", pairs, alike=True)
             return _at_least(found, LEAST_SIZE)
@@ -166,10 +163,18 @@ def _pairs(figure: Figure, group: Sequence[Residual]) -> Iterable[tuple[float, R
         yield from ((abs(a - b), one) for (a, one), (b, _) in combinations(runs, 2))
 
 
+def _is_enough(known: Sequence[tuple[float, Residual]]) -> bool:
+    return len(known) >= LEAST_RESIDUALS and len({r.machine for _, r in known}) >= LEAST_MACHINES
+
+
 def _is_seen(case: Case, residuals: Sequence[Residual]) -> bool:
-    """Whether some run had this kind of model, and some this generation of GPU, on one host."""
-    kinds, generations = {r.kind for r in residuals}, {generation(r.gpu) for r in residuals}
-    return case.kind in kinds and generation(case.gpu) in generations and not case.spans_hosts
+    """Whether some run had this kind of model, and some this generation of GPU, on one host.
+
+    A profile was measured on the GPU itself, so that the generation says nothing more.
+    """
+    same = [r for r in residuals if r.fitted == case.fitted]
+    is_gpu_seen = case.fitted or generation(case.gpu) in {generation(r.gpu) for r in same}
+    return is_gpu_seen and case.kind in {r.kind for r in same} and not case.spans_hosts
 
 
 def _from_sizes(
@@ -184,18 +189,20 @@ def _from_sizes(
     if not is_seen:
         size *= UNSEEN
         basis += ", widened: none is alike"
+    if case.spans_hosts and not alike:
+        size = max(size, ACROSS_HOSTS_SIZE)
     size = max(size, 2 * case.fit_error)
     configurations = len({r.configuration for _, r in known})
     return ErrorInterval(math.exp(-size), math.exp(size), basis, len(known), configurations)
 
 
 def _quantile(known: Sequence[tuple[float, Residual]], alike: bool) -> float:
-    """The size that LEVEL of the sizes do not exceed. alike: every machine has the same weight."""
+    """The size that COVERAGE of the sizes do not exceed. alike: every machine weighs the same."""
     num: dict[str, int] = defaultdict(int)
     for _, residual in known:
         num[residual.machine] += 1
     weights = sorted((size, 1 / num[r.machine] if alike else 1.0) for size, r in known)
-    left = LEVEL * (sum(weight for _, weight in weights) + (0 if alike else 1))
+    left = COVERAGE * (sum(weight for _, weight in weights) + (0 if alike else 1))
     for size, weight in weights:
         left -= weight
         if left <= 1e-9:

@@ -1,9 +1,8 @@
 """Kernels of a layer by kind of mixer and MLP: what a step costs whatever it reads or multiplies.
 
 The counts are written to be checked: profile one decode step and count the kernels between two
-norms. None was checked against a profile yet. Source: 35 µs per dense layer with GQA were measured
-on H200 (profiles/measured); the other counts list the operations of each layer by hand, with what
-SGLang fuses by default.
+norms. tests/perf_model/test_kernels.py does so for five kinds of layer on H200. Their times are in
+releases.py, because releases differ in them.
 """
 
 from typing import NamedTuple
@@ -11,11 +10,8 @@ from typing import NamedTuple
 from pdctl.inspection.layers import Layer, Matrix, Mixer, Mlp
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.formats import is_narrow, layer_kinds
+from pdctl.perf_model.releases import KernelTimes, kernel_times
 
-# A small kernel replayed from a CUDA graph, the gap to the next one included. Source: ten kernels
-# of a dense GQA layer take 35 µs beside their bytes on H200. AIConfigurator's tables of single
-# kernels (sglang 0.5.14, H200 and B200) have 2 to 3 µs for norms and copies, 4 to 7 for products.
-KERNEL_S = 3.5e-6
 # What Python and the driver take to launch one without a graph, on the host of a server: 1.0 of
 # the host's speed. Source: one token through PD prefill engines of SGLang 0.5.15 on H200, 11 to
 # 18 ms for 32 dense layers on one host and twice that on another; 58 ms for 48 layers with
@@ -41,14 +37,15 @@ class Kernels(NamedTuple):
 
 # Each mixer and MLP counts the norm before it; collectives are counted in communication.py.
 MIXERS: dict[str, Kernels] = {
-    # norm, q·k·v, norm of q and k, rotary with the KV store, attention, output
+    # norm, q·k·v, rotary, storing KV, attention, output. Not counted, because neither the shape nor
+    # the GPU says so: a norm of q and k, Triton's second pass of attention, cuBLAS' split-K sums
     "full": Kernels(6, products=2),
     "window": Kernels(6, products=2),
-    # norm, q_a·kv_a, norms of q and of the latent, q_b, rotary, absorbing k, copying q together,
-    # storing KV, attention, joining its parts, absorbing v, a transpose, output
-    "mla": Kernels(14, products=3),
+    # norm, q_a·kv_a, norms of q and of the latent, q_b, rotary, absorbing k, joining q and KV (2),
+    # storing KV, attention, joining its parts, absorbing v, copies (2), output
+    "mla": Kernels(16, products=3),
     # as mla, with compressor, gathering of latents, window and two low-rank outputs (assumed)
-    "latents": Kernels(20, products=4),
+    "latents": Kernels(22, products=4),
     # norm, q·k·v·z, b·a, splitting, convolution, recurrence, gated norm, output, a copy
     "state": Kernels(9, products=2),
 }
@@ -60,8 +57,9 @@ SCAN = Kernels(0, triton=8)
 INDEX = Kernels(15, products=2)
 # norm, up·gate, activation, down
 DENSE_MLP = Kernels(4, products=2)
-# norm, router, top-k, aligning (2), up·gate, activation, down, summing (2)
-EXPERTS = Kernels(0, triton=10, products=2)
+# norm, router (2), top-k, clearing (2), a copy, aligning (2), up·gate, activation, down, weighting,
+# summing (2); Triton launches the products, what chooses experts and what sums them
+EXPERTS = Kernels(9, triton=6, products=2)
 EXPERTS_BY_RUNNER = {
     # norm, router, routing (2), quantising, up·gate with activation, down, summing
     "flashinfer_trtllm": Kernels(8),
@@ -77,18 +75,36 @@ LATENT = Kernels(2, products=2)
 FUSES_SHARED = ("DeepseekV3ForCausalLM", "GlmMoeDsaForCausalLM", "Glm4MoeForCausalLM")
 
 
-def replayed_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
+def replayed_s(llm: Llm, *, runner: str, dynamic: bool, release: str | None = None) -> float:
     """Seconds of all layers' kernels replayed from a CUDA graph, their bytes and FLOPs apart.
 
     runner: of routed experts, as in hardware.py.
     dynamic: narrow products quantise their input first; weight-only ones do not.
-    Ignores: kernels that differ by release, and what programmatic launch hides.
+    release: of SGLang; None: the newest that was read. Source: kernel_times in releases.py.
+    Ignores: kernels of single models, and that kernels on other GPUs than Hopper's may differ.
     """
-    parts = _parts(llm, runner=runner)
-    return KERNEL_S * sum(
-        num * (kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0))
-        for num, kernels, narrow in parts
+    times = kernel_times(release)
+    return sum(
+        num * _replayed_s(kernels, times, quantises=narrow and dynamic)
+        for num, kernels, narrow in _parts(llm, runner=runner)
     )
+
+
+def num_kernels(llm: Llm, *, runner: str, dynamic: bool) -> int:
+    """Kernels of one decode step over all layers: what a profile of the step counts."""
+    return sum(
+        num * (kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0))
+        for num, kernels, narrow in _parts(llm, runner=runner)
+    )
+
+
+def _replayed_s(kernels: Kernels, times: KernelTimes, *, quantises: bool) -> float:
+    """Products of experts in Triton take as long as its other kernels beside their bytes."""
+    dense_s = times.narrow_product_s if quantises else times.product_s
+    product_s = times.small_s if kernels.triton else dense_s
+    quantising_s = times.quantising_s if quantises else 0.0
+    small = kernels.plain + kernels.triton - kernels.products
+    return times.small_s * small + (product_s + quantising_s) * kernels.products
 
 
 def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:

@@ -15,10 +15,10 @@ from pdctl.inspection.llm_layers.request_bytes import (
 from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import GpuModel, Llm
 from pdctl.inspection.sglang_models import (
-    MAMBA_FULL_MEMORY_RATIO,
     most_running,
     page_tokens,
     slots_per_request,
+    state_memory_ratio,
     window_pool_share,
 )
 from pdctl.perf_model.formats import is_narrow, layer_kinds
@@ -309,13 +309,22 @@ def running_cap(
     A decode engine has no radix cache and takes one slot a request, others several: it runs up to
     five times as many. Source: sglang 0.5.23 kv_cache_configurator.py; sglang_models.py.
     """
-    radix = role != "decode" if serving.radix_cache is None else serving.radix_cache
     slots = state_slots(llm, gpu, parallelism, role, serving)
     caps = [most_running(llm.architecture)]
     if slots is not None:
-        each = slots_per_request(llm.architecture, radix_cache=radix)
-        caps.append(slots // (serving.state_slots if radix and serving.state_slots else each))
+        caps.append(slots // slots_each(llm, role, serving))
     return min((cap for cap in caps if cap is not None), default=None)
+
+
+def slots_each(llm: Llm, role: Role, serving: Serving = SGLANG_DEFAULTS) -> int:
+    """State slots that an engine reserves for each running request.
+
+    Source: sglang_models.py.
+    """
+    radix = role != "decode" if serving.radix_cache is None else serving.radix_cache
+    if radix and serving.state_slots:
+        return serving.state_slots
+    return slots_per_request(llm.architecture, radix_cache=radix)
 
 
 def _room(llm: Llm, gpu: GpuModel, parallelism: Parallelism, role: Role, serving: Serving) -> float:
@@ -337,7 +346,7 @@ def _state_pool_bytes(llm: Llm, parallelism: Parallelism, room: float, serving: 
 
 
 def _slots(llm: Llm, parallelism: Parallelism, room: float, serving: Serving) -> int:
-    ratio = serving.state_memory_ratio or MAMBA_FULL_MEMORY_RATIO
+    ratio = serving.state_memory_ratio or state_memory_ratio(llm.architecture)
     share = ratio / (1 + ratio)
     return max(0, math.floor(room * share / _slot_bytes(llm, parallelism)))
 

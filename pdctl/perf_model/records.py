@@ -42,8 +42,8 @@ class Link:
 class Serving:
     """How one engine is told to serve; SGLang's defaults where None.
 
-    chunk: --chunked-prefill-size. max_running: --max-running-requests. mem_fraction:
-    --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
+    chunk: --chunked-prefill-size, -1 for whole prompts. max_running: --max-running-requests.
+    mem_fraction: --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
     release: SGLang's; None: the newest known. prefill_graphs: None: as the release does by default.
     verify_tokens, accept_length: of speculative decoding, per step and request.
     receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.
@@ -87,7 +87,7 @@ class StepTimes:
     prefill of chunks (e new tokens after h cached each), N = Σe,
         A = Σ(e²/2 + prefill_cached_weight·h·(e + prefill_cached_tokens)):
         max(prefill_base_s + prefill_pair_s·A + prefill_row_s·N
-            + smooth(prefill_weight_s·coverage(N), prefill_token_s·N),
+            + smooth(prefill_weight_s·coverage(N), prefill_token_s·(N + padding·coverage(N))),
             eager_s / stages where the engine has no graphs for prefill)
     decode of B requests with S tokens of context in all:
         max(decode_base_s + decode_request_s·B′ + (decode_split_s if 1 < B, B′ < 0.8·wave)
@@ -125,6 +125,7 @@ class StepTimes:
     prefill_weight_s: float = 0.0
     prefill_row_s: float = 0.0  # per token, hidden behind no weights
     prefill_expert_share: float = 1.0  # of the experts, touched by one prompt token
+    prefill_padding: float = 0.0  # prompt tokens as costly as the rows that pad all experts' blocks
     prefill_cached_weight: float = 1.0  # cost of a pair with a cached token over one among new
     prefill_cached_tokens: float = 0.0  # new ones as costly as the first read of the cached ones
     eager_s: float = 0.0  # the least a step takes whose kernels are launched one by one
@@ -224,6 +225,8 @@ class EngineModel:
     verify_tokens: int = 1  # speculative decoding: draft tokens verified per step and request
     accept_length: float = 1.0  # tokens gained per step and request
     receive_interval: int = 1  # decode steps between two looks for new requests; colocated only
+    state_slots: int | None = None  # states its pool holds; None: no layer keeps a state
+    slots_per_request: int = 1  # state slots reserved for each running request
 
 
 def layout_text(counts: Mapping[Role, int]) -> str:

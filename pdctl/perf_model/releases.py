@@ -1,13 +1,38 @@
 """What releases of SGLang changed that step times rest on: one table."""
 
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pdctl.perf_model.records import Role
 
 Version = tuple[int, ...]
 # The newest release this table was read in; a newer one is taken for it.
 NEWEST_READ = "0.5.23"
+
+
+class KernelTimes(NamedTuple):
+    """Seconds of kernels replayed from a CUDA graph beside their bytes, gaps included.
+
+    small: norms, copies, attention's fixed part. product: a 16-bit matrix product. narrow_product,
+    quantising: an FP8 or FP4 one, and the kernel that quantises its input.
+    """
+
+    small_s: float
+    product_s: float
+    narrow_product_s: float
+    quantising_s: float
+
+
+# Source: profiles of decode steps with SGLang 0.5.17 on H200 (docs/log.md): small kernels of 1.4 to
+# 2.9 µs, cuBLAS products of 3 µs with their split-K sums, DeepGEMM of 7.6 µs and bytes at 4.6 TB/s,
+# which is 6.3 with bytes at 4.13; loads with 0.5.15 on H200 and H100 agree to 2 %.
+_KERNELS = KernelTimes(2.1e-6, 3.3e-6, 6.3e-6, 1.4e-6)
+# Source: single kernels timed one after another, without overlap: AIConfigurator's gemm_perf
+# (sglang 0.5.14): 4.0 to 4.7 µs in bf16 and 7 to 9 in FP8 on H200 and B200. Small kernels: chosen
+# among five sizes for public runs of 0.5.1 to 0.5.9, which fuse less; what they fuse is not known.
+_KERNELS_BEFORE = KernelTimes(2.8e-6, 4.5e-6, 8.0e-6, 1.4e-6)
+# The first release with the faster ones is between 0.5.9 and 0.5.15; taken as that of the graphs.
+_FASTER_KERNELS: Version = (0, 5, 11)
 # Captures prefill in CUDA graphs at all (breakable graphs), by public runs: 0.5.9 has none.
 _PREFILL_GRAPHS: Version = (0, 5, 11)
 # Does so on prefill engines as well (0.5.17 still disables graphs by role; 0.5.23 does not).
@@ -33,6 +58,12 @@ def prefill_graphs(
         return False
     special = attention == "mla" or attention_dp
     return not special or version >= _PREFILL_GRAPHS_EVERYWHERE
+
+
+def kernel_times(release: str | None) -> KernelTimes:
+    """How long kernels take in a graph of this release; None: the newest that was read."""
+    later = numbers(release or NEWEST_READ) >= _FASTER_KERNELS
+    return _KERNELS if later else _KERNELS_BEFORE
 
 
 def is_newer_than_read(release: str) -> bool:

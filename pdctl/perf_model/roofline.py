@@ -93,7 +93,7 @@ def prefill_cost(
         plain += moved.token_s
     weights = part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes
     return PrefillCost(
-        base_s=DECODE_STEP_S + kernels_s(llm, cluster.gpu, rates) + moved.step_s,
+        base_s=DECODE_STEP_S + kernels_s(llm, cluster.gpu, rates, serving) + moved.step_s,
         token_s=hidden,
         row_s=plain + _passes_s(llm, cluster.gpu, rates, parallelism),
         pair_s=pair_s(llm, cluster.gpu, rates, parallelism),
@@ -167,9 +167,10 @@ def _unevenness(parallelism: Parallelism) -> float:
     return EXPERT_IMBALANCE if uses_deepep(parallelism) else UNBALANCED_EXPERTS
 
 
-def kernels_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
+def kernels_s(llm: Llm, gpu: GpuModel, rates: Rates, serving: Serving) -> float:
     """The kernels of one step replayed from a CUDA graph, weights and rows apart."""
-    return replayed_s(llm, runner=rates.runner, dynamic=quantises(llm, gpu))
+    dynamic = quantises(llm, gpu)
+    return replayed_s(llm, runner=rates.runner, dynamic=dynamic, release=serving.release)
 
 
 def launch_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
@@ -233,7 +234,7 @@ def decode_cost(
     moved = collectives(llm, cluster, parallelism, normal=role != "decode")
     head_s = part.head * llm.embedding_bytes / rates.memory
     dense_s = part.streamed * llm.linear_bytes / rates.memory
-    replayed = kernels_s(llm, cluster.gpu, rates)
+    replayed = kernels_s(llm, cluster.gpu, rates, serving)
     draft_s = _draft_s(llm, dense_s + replayed, head_s, serving.verify_tokens)
     rows_s = moved.token_s + DECODE_ROW_S / parallelism.dp
     read_s = decode_request_s(llm, rates, parallelism, kv_size(llm, serving))
@@ -330,6 +331,7 @@ def _roofline(
         prefill_weight_s=prefill.weight_s / pp,
         prefill_row_s=(prefill.row_s + handover.token_s) / pp,
         prefill_expert_share=share,
+        prefill_padding=per_gpu.padding / share if llm.experts else 0.0,
         prefill_cached_weight=per_gpu.cached_weight,
         prefill_cached_tokens=per_gpu.cached_tokens,
         decode_base_s=decode.base_s + handover.step_s,

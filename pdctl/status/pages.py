@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -269,10 +269,14 @@ def _is_moments(value: object) -> bool:
     return all(_number(one) is not None for one in value)
 
 
+# Slots of a hybrid model's state pool; their sum is 0 where there is none
+_STATE_POOL = ("mamba_used_tokens", "mamba_available_tokens", "mamba_evictable_tokens")
 _GAUGES = (
     "num_running_reqs",
     "num_queue_reqs",
     "token_usage",
+    "full_token_usage",
+    *_STATE_POOL,
     "gen_throughput",
     "num_prefill_bootstrap_queue_reqs",
     "num_prefill_inflight_queue_reqs",
@@ -338,8 +342,9 @@ def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSamp
             key = f"{name}:{labels['mode']}" if "mode" in labels else name
             values.setdefault(key, []).append(value)
     sums = {key: sum(found) for key, found in values.items()}
-    if usage := values.get("token_usage"):
-        sums["token_usage"] = min(1.0, max(0.0, sums["token_usage"] / len(usage)))
+    for name in ("token_usage", "full_token_usage"):
+        if usage := values.get(name):
+            sums[name] = min(1.0, max(0.0, sums[name] / len(usage)))
     return _metrics_sample(sums, role, at_s), _metrics_counters(sums, buckets)
 
 
@@ -379,6 +384,7 @@ def _metrics_sample(sums: Mapping[str, float], role: Role, at_s: float) -> Engin
 
     prefill, decode = role == "prefill", role == "decode"
     running = None if prefill else count("num_running_reqs")
+    states = _state_usage(sums)
     return EngineSample(
         at_s=at_s,
         role=role,
@@ -388,10 +394,29 @@ def _metrics_sample(sums: Mapping[str, float], role: Role, at_s: float) -> Engin
         inflight=count("num_prefill_inflight_queue_reqs") if prefill else None,
         prealloc=count("num_decode_prealloc_queue_reqs") if decode else None,
         transfer=count("num_decode_transfer_queue_reqs") if decode else None,
-        kv_usage=sums.get("token_usage"),
+        kv_usage=sums.get("token_usage" if states is None else "full_token_usage"),
+        state_usage=states,
         tokens_per_s=None if prefill else live_speed(sums.get("gen_throughput"), running),
         requests_total=sums.get("num_requests_total"),
     )
+
+
+def _state_usage(sums: Mapping[str, float]) -> float | None:
+    """Share of the state pool in use; None for a model without one."""
+    used, *others = (max(0.0, sums.get(name, 0.0)) for name in _STATE_POOL)
+    slots = used + sum(others)
+    return used / slots if slots else None
+
+
+def with_pools(sample: EngineSample, gauges: EngineSample | None) -> EngineSample:
+    """A sample of /v1/loads, with the pools of a hybrid model from the last page of /metrics.
+
+    Source: managers/scheduler_components/observability/pool_stats_observer.py of SGLang 0.5.23:
+    /v1/loads has one usage, which is that of the fuller pool.
+    """
+    if gauges is None or gauges.state_usage is None:
+        return sample
+    return replace(sample, state_usage=gauges.state_usage, kv_usage=gauges.kv_usage)
 
 
 def _metrics_counters(

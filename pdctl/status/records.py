@@ -4,14 +4,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pdctl.deployment.records import Counts
+from pdctl.inspection.records import GpuLoad
 from pdctl.perf_model.records import Role
+
+MATCHES_WITHIN = 0.10  # of the share of requests that meets the SLOs
 
 EngineHealth = Literal["up", "starting", "unreachable", "failed", "stale"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """The address of an engine. role: the role it was started or registered with."""
+    """The address of an engine. role: the role it was started or registered with.
+
+    gpus: its GPUs on this machine; empty where there are none or they are elsewhere.
+    """
 
     name: str
     role: Role
@@ -19,6 +25,7 @@ class Target:
     phase: str = "serving"
     detail: str = ""
     problem: str = ""  # a fault in how the engine is set up
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class EngineSample:
     transfer: int | None = None
     retracted: int | None = None
     kv_usage: float | None = None
+    state_usage: float | None = None  # of a hybrid model's state pool, 0..1
     tokens_per_s: float | None = None
     ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None
@@ -167,6 +175,7 @@ class EngineStatus:
     age_s: float | None
     breaker: Literal["closed", "open", "half-open"] | None = None
     problem: str = ""
+    gpu: GpuLoad | None = None  # all its GPUs together
 
 
 Cause = Literal[
@@ -220,6 +229,63 @@ class Advice:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One layout replayed. attainment: share of the requests that meet the SLOs, 0..1.
+
+    Both it and gain are without the queue that the window began with. gain: over the replay of
+    today's layout, in the same share. gain_low: its lower bound at 95 %, less the mismatch of
+    today's replay.
+    """
+
+    layout: str
+    num_prefill: int
+    num_decode: int
+    attainment: float
+    gain: float
+    gain_low: float
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """The layouts of the same GPUs for the requests of a window, best first.
+
+    seen, replayed: share that met the SLOs, over the requests whose times are known, as measured
+    and in the replay of today's layout. attainment: of that replay over all requests.
+    """
+
+    at_s: float
+    layout: str
+    num_requests: int
+    rate_rps: float
+    window_s: float
+    seen: float
+    replayed: float
+    attainment: float
+    alternatives: tuple[Alternative, ...]
+    prefill_factor: float = 1.0
+    decode_factor: float = 1.0
+
+    @property
+    def mismatch(self) -> float:
+        """How far the replay of today's layout is from what was seen, 0..1."""
+        return abs(self.seen - self.replayed)
+
+    @property
+    def is_match(self) -> bool:
+        return self.mismatch <= MATCHES_WITHIN
+
+    @property
+    def best(self) -> Alternative | None:
+        """The best layout if it is better beyond doubt; None: today's is as good."""
+        sure = [one for one in self.alternatives if one.gain_low > 0]
+        return sure[0] if sure and self.is_match else None
+
+    def of(self, layout: str) -> Alternative | None:
+        """The alternative with this layout."""
+        return next((one for one in self.alternatives if one.layout == layout), None)
+
+
+@dataclass(frozen=True)
 class DeploymentStatus:
     """One sample of a whole deployment. is_ours: pdctl started it and can change it."""
 
@@ -233,6 +299,7 @@ class DeploymentStatus:
     engines: tuple[EngineStatus, ...]
     advice: Advice
     is_ours: bool = True
+    sim_speed: float | None = None  # of simulated engines; 10: ten times real time
     requests_per_s: float | None = None
     ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None
@@ -244,6 +311,8 @@ class DeploymentStatus:
     tpot_slo_s: float | None = None
     notes: tuple[str, ...] = ()  # sentences on engines that have drifted from their profile
     watched_s: float = 0.0  # how long samples have been taken
+    what_if: WhatIf | None = None  # the last one, if it is recent
+    what_if_unknown: str = ""  # why there is none, as a sentence, where one was asked for
     history: dict[str, tuple[float, ...]] = field(default_factory=dict)  # engine -> queue lengths
 
 
@@ -252,7 +321,8 @@ class Watched:
     """A deployment to watch, from its state or from a router.
 
     phase: the supervisor's phase for the deployment; None if pdctl did not start it.
-    note: a fault of the watch itself, as a sentence.
+    note: a fault of the watch itself, as a sentence. router_problem: how the router ended.
+    sim_speed: of simulated engines; None for real ones.
     """
 
     name: str
@@ -264,5 +334,7 @@ class Watched:
     phase: str | None = None
     detail: str = ""
     note: str = ""
+    router_problem: str = ""
+    sim_speed: float | None = None
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None

@@ -16,6 +16,7 @@ from pdctl.status.pages import (
     parse_get_load,
     parse_loads,
     parse_router_metrics,
+    with_pools,
 )
 from pdctl.status.records import CounterSample, EngineSample, RouterScrape, Scrape, Target
 
@@ -32,6 +33,7 @@ class EngineScraper:
         self._has_loads = True
         self._metrics_at = float("-inf")
         self.metrics: tuple[float, CounterSample] | None = None  # the last page of histograms
+        self._gauges: EngineSample | None = None  # of that page
 
     def scrape(self, timeout_s: float = TIMEOUT_S) -> Scrape:
         """The engine's current numbers; a Scrape with a problem if it reports none."""
@@ -44,7 +46,11 @@ class EngineScraper:
             return Scrape(at_s=time.time(), problem=str(problem))
         if time.monotonic() - self._metrics_at >= METRICS_EVERY_S:
             self._try_metrics(found.sample.role if found.sample else self.target.role, deadline)
-        return found
+        return (
+            found
+            if found.sample is None
+            else replace(found, sample=with_pools(found.sample, self._gauges))
+        )
 
     def read_metrics(self, timeout_s: float = TIMEOUT_S) -> tuple[float, CounterSample] | None:
         """The engine's counters and their time; None if it has no metrics."""
@@ -88,7 +94,8 @@ class EngineScraper:
         if sample.waiting is None and counters == CounterSample():
             return None  # some other page
         self.metrics = (now, counters)
-        return replace(sample, role=role)
+        self._gauges = replace(sample, role=role)
+        return self._gauges
 
     def _get(self, path: str, deadline: float) -> tuple[int, bytes]:
         return self._connection.get(path, max(0.05, deadline - time.monotonic()))

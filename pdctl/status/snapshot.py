@@ -154,6 +154,7 @@ def deployment_status(
         engines=tuple(engines),
         advice=advice,
         is_ours=watched.phase is not None,
+        sim_speed=watched.sim_speed,
         ttft_slo_s=watched.ttft_slo_s,
         tpot_slo_s=watched.tpot_slo_s,
     )
@@ -168,10 +169,12 @@ def _verdict(
         return "down", _ENDED[watched.phase] + reason
     if not engines:
         return "down", "it has no engines"
-    if watched.phase == "starting" or (not up and any(one.health == "starting" for one in engines)):
+    is_starting = not up and any(one.health == "starting" for one in engines)
+    if (watched.phase == "starting" or is_starting) and not watched.router_problem:
         return "starting", f"{len(up)} of {len(engines)} engines serve"
-    if router is None or not router.alive:
-        return "down", f"the router does not answer at {watched.router_url}"
+    if watched.router_problem or router is None or not router.alive:
+        problem = watched.router_problem or f"does not answer at {watched.router_url}"
+        return "down", f"the router {problem}"
     for role in ("prefill", "decode", "colocated"):
         of_role = [one for one in engines if one.target.role == role]
         if of_role and not any(one.health == "up" and one.breaker != "open" for one in of_role):

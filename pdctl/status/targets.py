@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from pdctl.deployment.records import role_of_mode
+from pdctl.deployment.records import HERE, Deployment, role_of_mode
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
 from pdctl.engines.lifecycle.meant import meant_name
@@ -28,7 +28,14 @@ _ORDER: dict[Role, int] = {"prefill": 0, "decode": 1, "colocated": 2}
 def targets_of_state(state: DeploymentState) -> tuple[Target, ...]:
     """The engines in a deployment's state, prefill first."""
     found = [
-        Target(one.name, one.role, one.url, one.phase, one.detail)
+        Target(
+            one.name,
+            one.role,
+            one.url,
+            one.phase,
+            one.detail,
+            gpus=one.gpus if one.node == HERE else (),
+        )
         for one in state.processes
         if one.role != "router"
     ]
@@ -140,27 +147,40 @@ def only_name() -> str:
 def source_of_state(name: str) -> Callable[[], Watched]:
     """Follow a deployment's state.json. Raises StateConflict if there is none."""
     _required(name)
-    ttft_slo_s, tpot_slo_s = _slos(name)
+    chosen = _chosen(name)
 
     def read() -> Watched:
         watched = _watched(_required(name))
-        return replace(watched, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s)
+        if chosen is None:
+            return watched
+        is_sim = chosen.engine == "sim"
+        targets = watched.targets
+        return replace(
+            watched,
+            # the GPUs of simulated engines are only numbers
+            targets=tuple(replace(one, gpus=()) for one in targets) if is_sim else targets,
+            sim_speed=chosen.sim_speed if is_sim else None,
+            ttft_slo_s=chosen.ttft_slo_s,
+            tpot_slo_s=chosen.tpot_slo_s,
+        )
 
     return read
 
 
-def _slos(name: str) -> tuple[float | None, float | None]:
-    """The TTFT and TPOT limits of the deployment, in seconds; None if not given."""
+_TELLING = ("\nslo:", "\nengine: sim")
+
+
+def _chosen(name: str) -> Deployment | None:
+    """The deployment that the user chose; None if it has neither SLOs nor simulated engines."""
     try:
         text = (state.state_dir(name) / "desired.yaml").read_text(encoding="utf-8")
-        if "\nslo:" not in text:
-            return None, None
+        if not any(key in text for key in _TELLING):
+            return None
         from pdctl.deployment.pd_yaml import parse_deployment  # YAML is slow to import
 
-        deployment = parse_deployment(text)
+        return parse_deployment(text)
     except (OSError, ValueError, PdctlError):
-        return None, None
-    return deployment.ttft_slo_s, deployment.tpot_slo_s
+        return None
 
 
 def _required(name: str) -> DeploymentState:
@@ -187,7 +207,18 @@ def _watched(found: DeploymentState) -> Watched:
         phase=found.phase,
         detail=found.detail,
         note=_supervision(found),
+        router_problem=_router_problem(found),
     )
+
+
+def _router_problem(found: DeploymentState) -> str:
+    """What happened to a router that does not run, as a predicate; "" if it runs."""
+    router = next((one for one in found.processes if one.role == "router"), None)
+    if router is None or router.phase not in ("backoff", "failed", "starting", "loading"):
+        return ""
+    if router.phase in ("backoff", "failed"):
+        return router.detail or "has ended"
+    return "was restarted and does not answer yet" if router.restarts else ""
 
 
 def _supervision(found: DeploymentState) -> str:

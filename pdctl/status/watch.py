@@ -9,6 +9,7 @@ from typing import Any
 
 from pdctl.engines import state
 from pdctl.errors import PdctlError
+from pdctl.inspection.gpu_load import GpuMeter
 from pdctl.status.advice import advise
 from pdctl.status.drift import DriftSample, Expected, drifted, is_enough, remember
 from pdctl.status.pages import parse_loads, parse_router_metrics
@@ -97,6 +98,7 @@ class Watch:
         self._memories: dict[tuple[str, str], _Memory] = {}
         self._router: tuple[str, RouterScraper] | None = None
         self._parallel = Parallel()
+        self._meter = GpuMeter()
         self.moments: deque[Moment] = deque(past[0])
 
     def sample(self) -> DeploymentStatus:
@@ -110,6 +112,7 @@ class Watch:
         rows, restarted = self._rows(watched.targets, scrapes, router, now_s)
         for memory, row in zip(memories, rows, strict=True):
             memory.queues.append(queue_length(row.sample) or 0.0)
+        rows = [replace(row, gpu=self._meter.read(row.target.gpus)) for row in rows]
         return self._status(watched, rows, router, now_s, restarted)
 
     def replay(self, samples: Iterable[Mapping[str, Any]]) -> None:
@@ -160,6 +163,7 @@ class Watch:
 
     def close(self) -> None:
         """Close every connection."""
+        self._meter.close()
         for memory in self._memories.values():
             memory.scraper.close()
         if self._router:

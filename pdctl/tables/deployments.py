@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pdctl.doctor.records import Check, CheckOutcome
 from pdctl.engines.records import DeploymentState, Phase, ProcessState
+from pdctl.text_lines import shell_lines, wrapped
 from pdctl.units import format_seconds, format_share
 
 OUTCOME_MARKS: dict[CheckOutcome, tuple[str, str]] = {
@@ -30,24 +31,25 @@ PHASE_MARKS: dict[Phase, tuple[str, str]] = {
     "failed": ("✗", "red"),
 }
 _BAR_CELLS = 16
+_OTHER_LINES = 6  # of a screen of `up`, beside its processes
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def doctor_view(checks: Sequence[Check]) -> RenderableType:
-    """Screen of `doctor`: this machine, then each deployment; faults before passed checks."""
+    """Screen of `doctor`: machines, then deployments; faults before passed checks."""
     parts: list[RenderableType] = []
     ordered = in_shown_order(checks)
-    for name in dict.fromkeys(check.deployment for check in ordered):
-        own = [check for check in ordered if check.deployment == name]
+    for name in dict.fromkeys(check.subject for check in ordered):
+        own = [check for check in ordered if check.subject == name]
         parts += [Text(name or "this machine", style="bold"), _rows(own), Text()]
     return Group(*parts, Text(doctor_summary(checks)))
 
 
 def in_shown_order(checks: Iterable[Check]) -> list[Check]:
-    """This machine, then each deployment; faults before passed checks."""
+    """Machine after machine, then each deployment; faults before passed checks."""
     order, found = list(OUTCOME_MARKS), list(checks)
-    places = list(dict.fromkeys(check.deployment for check in found))
-    return sorted(found, key=lambda c: (places.index(c.deployment), order.index(c.outcome)))
+    subjects = list(dict.fromkeys(check.subject for check in found))
+    return sorted(found, key=lambda c: (subjects.index(c.subject), order.index(c.outcome)))
 
 
 def doctor_summary(checks: Iterable[Check]) -> str:
@@ -133,12 +135,25 @@ def _phase(state: DeploymentState) -> str:
     return f"{state.phase}: {state.detail}" if tells else state.phase
 
 
-def up_view(headline: str, state: DeploymentState | None, now: float) -> RenderableType:
-    """Screen of a deployment that starts or stops. now: Unix seconds."""
-    parts: list[RenderableType] = [Text(f"  {headline}", style="bold"), Text()]
+def up_view(
+    headline: str, state: DeploymentState | None, now: float, height: int | None = None
+) -> RenderableType:
+    """Screen of a deployment that starts or stops. now: Unix seconds.
+
+    Where the processes take more than `height` lines, the ones that do not serve come first, and
+    the last line counts the others.
+    """
+    head = [Text(f"  {headline}", style="bold")] if headline else []
+    parts: list[RenderableType] = [*head, Text()]
     if state is None:
         return Group(*parts, Text("  starting the supervisor"))
-    parts.append(_processes(state, now))
+    room = len(state.processes) if height is None else max(1, height - _OTHER_LINES)
+    if room < len(state.processes):
+        shown = sorted(state.processes, key=lambda p: p.phase == "serving")
+        parts.append(_processes(shown[:room], now))
+        parts.append(Text(f"  {_counted(shown[room:])}", style="dim"))
+    else:
+        parts.append(_processes(state.processes, now))
     if state.phase in ("stopping", "scaling", "degraded") and state.detail:
         parts += [Text(), Text(f"  {state.phase}: {state.detail}", style="yellow")]
     elif state.phase == "stopping":
@@ -146,13 +161,20 @@ def up_view(headline: str, state: DeploymentState | None, now: float) -> Rendera
     return Group(*parts)
 
 
-def _processes(state: DeploymentState, now: float) -> Table:
+def _counted(processes: Sequence[ProcessState]) -> str:
+    """12 more: 3 loading, 9 up."""
+    phases = ["up" if p.phase == "serving" else p.phase for p in processes]
+    counts = ", ".join(f"{phases.count(phase)} {phase}" for phase in dict.fromkeys(phases))
+    return f"{len(processes)} more: {counts}"
+
+
+def _processes(processes: Sequence[ProcessState], now: float) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    for _ in range(6):
-        table.add_column(no_wrap=True)
+    for place in range(6):
+        table.add_column(no_wrap=place != 1)  # what a process does may take two lines
     table.columns[3].ratio = None
     table.columns[5].justify = "right"
-    for process in state.processes:
+    for process in processes:
         mark, colour = PHASE_MARKS[process.phase]
         table.add_row(
             f"  {process.name}",
@@ -222,12 +244,12 @@ def _change(process: ProcessState) -> str:
 
 
 def ready_view(
-    state: DeploymentState, *, is_foreground: bool, has_key: bool = False
+    state: DeploymentState, *, is_foreground: bool, width: int, has_key: bool = False
 ) -> RenderableType:
     """Screen of a deployment that serves: its endpoint, a request to try, further commands.
 
     has_key: requests must carry the API key. Print it with soft_wrap, because cropping would
-    break the command to be copied.
+    break a word of the command that is wider than `width`.
     """
     slowest = max((p.ready_after_s or 0.0 for p in state.processes), default=0.0)
     ready = (
@@ -237,11 +259,11 @@ def ready_view(
     stops = "Ctrl-C stops it" if is_foreground else f"pdctl down {state.name} stops it"
     return Group(
         Text(),
-        Text(ready, style="green"),
+        Text(wrapped(ready, width), style="green"),
         Text(),
         Text(f"  {state.endpoint}"),
-        Text(f"  {curl(state, has_key=has_key)}"),
-        Text(f"  {stops} · pdctl status · pdctl logs -f", style="dim"),
+        Text("\n".join(shell_lines(curl(state, has_key=has_key), width, head="  "))),
+        Text(wrapped(f"  {stops} · pdctl status · pdctl logs -f", width), style="dim"),
     )
 
 

@@ -173,7 +173,7 @@ def _queues(queues: tuple[QueueCompared, ...]) -> Table:
     table = _table("requests, mean (peak)", "predicted", "observed")
     for queue in queues:
         table.add_row(
-            f"{queue.role} {queue.place}",
+            f"  {queue.role} {queue.place}",
             f"{queue.predicted_mean:.1f} ({queue.predicted_peak})",
             f"{queue.observed_mean:.1f} ({queue.observed_peak})",
         )
@@ -298,7 +298,7 @@ def _percentile_words(ttft_s: Percentiles | None, tpot_s: Percentiles | None) ->
 def _grid(heads: Sequence[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
     for head in heads:
-        table.add_column(head, no_wrap=True)
+        table.add_column(head, overflow="fold")
     return table
 
 

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdctl.perf_model.intervals import ErrorInterval
+from pdctl.text_lines import shell_lines
 from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
 from pdctl.verdict import sentences
 from pdctl.verdict.closed_loop import clients_text, load_text
@@ -49,10 +50,14 @@ def plan_view(question: Question, verdict: Verdict) -> RenderableType:
     return _indented(Group(*parts))
 
 
-def next_lines(commands: Sequence[str]) -> list[str]:
-    """The commands to go on with, one a line; never to be wrapped."""
+def next_lines(commands: Sequence[str], width: int) -> list[str]:
+    """The commands to go on with, each in lines that a shell reads as one."""
     heads = ["next", *[""] * len(commands)]
-    lines = [f"  {head:4}   {command}" for head, command in zip(heads, commands, strict=False)]
+    lines = [
+        line
+        for head, command in zip(heads, commands, strict=False)
+        for line in shell_lines(command, width, head=f"  {head:4}   ")
+    ]
     return ["", *lines] if lines else []
 
 
@@ -157,7 +162,7 @@ def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
         yield ("throughput", [f"{format_rate(a.throughput_rps)} req/s" for a in arms], "")
     yield ("GPUs", [gpus_text(a) for a in arms], "")
     if slo.is_given and verdict.is_rate_asked:
-        cells = [str(a.gpus_needed) if a.gpus_needed else "–" for a in arms]
+        cells = [f"{a.gpus_needed:,}" if a.gpus_needed else "–" for a in arms]
         yield ("GPUs needed", cells, "")
     yield ("output per GPU", [_tokens_cell(a) for a in arms], "")
     if price := question.usd_per_gpu_hour:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from pdctl.inspection.records import GpuLoad
 from pdctl.perf_model.records import Role
 from pdctl.status.records import DeploymentStatus, EngineStatus
 from pdctl.tables.advice_command import advice_command
+from pdctl.tables.autopilot import what_if_lines
+from pdctl.text_lines import shell_lines
 from pdctl.units import format_rate, format_seconds, format_share
 
 NONE = "–"
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = 2
+_TITLE_WIDTH = 14
 _VERDICTS = {
     "serving": "green",
     "starting": "yellow",
@@ -74,12 +78,12 @@ def _mean(rows: Sequence[EngineStatus], name: str) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _kv(role: str) -> Column:
+def _share(title: str, name: str, priority: int = 0) -> Column:
     return Column(
-        "KV use",
-        lambda row: _number(_of(row, "kv_usage"), format_share),
-        lambda rows: _number(_mean(rows, "kv_usage"), format_share),
-        3 if role == "prefill" else 0,
+        title,
+        lambda row: _number(_of(row, name), format_share),
+        lambda rows: _number(_mean(rows, name), format_share),
+        priority,
     )
 
 
@@ -119,6 +123,17 @@ def _speed(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f} GB/s" if value >= 0.05 else "<0.1 GB/s"
 
 
+def _gpu(form: Callable[[GpuLoad], str]) -> Callable[[EngineStatus], str]:
+    return lambda row: NONE if row.gpu is None else form(row.gpu)
+
+
+_GPU_COLUMNS = (
+    ("GPU", lambda gpu: format_share(gpu.utilization)),
+    ("power", lambda gpu: f"{gpu.power_w:,.0f} W"),
+    ("GPU mem", lambda gpu: format_share(gpu.memory_used_bytes / gpu.memory_total_bytes)),
+)
+
+
 def _age(row: EngineStatus) -> str:
     return NONE if row.age_s is None else f"{row.age_s:.1f} s"
 
@@ -140,12 +155,15 @@ def _columns(role: Role, *middle: Column) -> tuple[Column, ...]:
         Column(role.upper(), lambda row: row.target.name, lambda rows: str(len(rows)), left=True),
         Column("state", _state, left=True),
         *middle,
+        *(Column(title, _gpu(form), priority=3) for title, form in _GPU_COLUMNS),
         Column("breaker", lambda row: row.breaker or NONE, priority=8),
         Column("age", _age, priority=6),
         Column("address", _address, priority=9, left=True),
         Column("note", _note, priority=2, left=True),
     )
 
+
+_STATES = _share("state use", "state_usage", 1)  # of hybrid models alone
 
 COLUMNS: dict[Role, tuple[Column, ...]] = {
     "prefill": _columns(
@@ -161,7 +179,8 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
             4,
         ),
         _queue("fails", "transfer_failures", 5),
-        _kv("prefill"),
+        _share("KV use", "kv_usage", 3),
+        _STATES,
     ),
     "decode": _columns(
         "decode",
@@ -169,7 +188,8 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
         _queue("transfer", "transfer"),
         _queue("waiting", "waiting", 5),
         _queue("running", "running"),
-        _kv("decode"),
+        _share("KV use", "kv_usage"),
+        _STATES,
         _tokens(1),
         _median("ITL", "itl", 1),
         _median("TTFT", "ttft", 4),
@@ -180,7 +200,8 @@ COLUMNS: dict[Role, tuple[Column, ...]] = {
         "colocated",
         _queue("waiting", "waiting"),
         _queue("running", "running"),
-        _kv("colocated"),
+        _share("KV use", "kv_usage"),
+        _STATES,
         _tokens(1),
         _median("TTFT", "ttft", 3),
         _median("ITL", "itl", 1),
@@ -199,20 +220,63 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(mean / top * 7.999))] for mean in means)
 
 
+@dataclass(frozen=True)
+class RoleTable:
+    """The engines of one role as lines. total: None for a single engine."""
+
+    heading: Text
+    rows: tuple[tuple[EngineStatus, Text], ...]
+    total: Text | None
+    hidden: tuple[str, ...] = ()  # titles of columns without room
+
+    def lines(self) -> list[Text]:
+        """The whole table."""
+        total = [] if self.total is None else [self.total]
+        return [self.heading, *(line for _, line in self.rows), *total]
+
+
 def status_view(status: DeploymentStatus, width: int) -> RenderableType:
     """The whole screen, at most `width` cells wide."""
-    parts: list[RenderableType] = [*_header(status, width), Text()]
-    for role in ("prefill", "decode", "colocated"):
-        rows = [one for one in status.engines if one.target.role == role]
-        if rows:
-            parts += [*_table(role, rows, status, width), Text()]
-    return Group(*parts, *_advice(status, width))
+    tables = role_tables(status, width)
+    parts: list[RenderableType] = [*header(status, width), Text()]
+    for table in tables:
+        parts += [*table.lines(), Text()]
+    return Group(*parts, *advice_lines(status, width), *hidden_columns(tables, width))
 
 
-def _header(status: DeploymentStatus, width: int) -> list[Text]:
+def hidden_columns(tables: Sequence[RoleTable], width: int) -> list[Text]:
+    """A line that counts the columns that `width` has no room for, if there are any."""
+    num = len({title for table in tables for title in table.hidden})
+    if not num:
+        return []
+    text = f"  {num} more column{'s' if num > 1 else ''} in a wider terminal"
+    return [cut(Text(text, style="dim"), width)]
+
+
+def role_tables(status: DeploymentStatus, width: int) -> list[RoleTable]:
+    """One table for each role that has engines."""
+    roles: tuple[Role, ...] = ("prefill", "decode", "colocated")
+    of_roles = ((role, [e for e in status.engines if e.target.role == role]) for role in roles)
+    return [_table(role, rows, status, width) for role, rows in of_roles if rows]
+
+
+def engine_lines(one: EngineStatus, width: int) -> list[Text]:
+    """One engine with everything that it reports, a line for each column of its role."""
+    known = [(column.title, column.cell(one)) for column in COLUMNS[one.target.role]]
+    return [
+        cut(Text(f"  {title:{_TITLE_WIDTH}}{cell}", style="bold" if i == 0 else ""), width)
+        for i, (title, cell) in enumerate(known)
+        if cell not in ("", NONE)
+    ]
+
+
+def header(status: DeploymentStatus, width: int) -> list[Text]:
+    """The deployment, its verdict and its latencies."""
     verdict = Text(status.verdict, style=_VERDICTS[status.verdict])
+    speed = status.sim_speed
     head = Text("  ")
-    head.append(" · ".join(filter(None, (status.model, status.layout))) + " · ")
+    simulated = "" if speed is None else f"simulated {speed:g}×" if speed != 1 else "simulated"
+    head.append(" · ".join(filter(None, (status.model, status.layout, simulated))) + " · ")
     head.append_text(verdict)
     lines = [head]
     for fact in _facts(status):
@@ -222,7 +286,7 @@ def _header(status: DeploymentStatus, width: int) -> list[Text]:
             lines.append(Text("  " + fact))
     if status.verdict_text:
         lines += _wrapped(status.verdict_text, width, style=_VERDICTS[status.verdict])
-    return [_cut(line, width) for line in lines]
+    return [cut(line, width) for line in lines]
 
 
 def _facts(status: DeploymentStatus) -> list[str]:
@@ -259,21 +323,24 @@ def _latency(
 
 def _table(
     role: Role, rows: Sequence[EngineStatus], status: DeploymentStatus, width: int
-) -> list[Text]:
+) -> RoleTable:
     spark = Column(
         "last minute", lambda one: sparkline(status.history.get(one.target.name, ())), None, 7
     )
     columns = [*COLUMNS[role], spark]
     cells = {column.title: _cells(column, rows) for column in columns}
-    shown = _fitting(columns, cells, width)
+    shown, hidden = _fitting(columns, cells, width)
     widths = {column.title: max(map(len, cells[column.title])) for column in shown}
-    lines = [_line([(c, c.title) for c in shown], widths, lambda _: "bold")]
-    for index, row in enumerate(rows, start=1):
-        line = _line([(c, cells[c.title][index]) for c in shown], widths, _style_of(row))
-        lines.append(line)
-    if len(rows) > 1:
-        lines.append(_line([(c, cells[c.title][-1]) for c in shown], widths, lambda _: "bold"))
-    return [_cut(line, width) for line in lines]
+
+    def line(index: int, style: Callable[[Column], str]) -> Text:
+        return cut(_line([(c, cells[c.title][index]) for c in shown], widths, style), width)
+
+    return RoleTable(
+        heading=line(0, lambda _: "bold"),
+        rows=tuple((row, line(i, _style_of(row))) for i, row in enumerate(rows, start=1)),
+        total=line(-1, lambda _: "bold") if len(rows) > 1 else None,
+        hidden=tuple(hidden),
+    )
 
 
 def _cells(column: Column, rows: Sequence[EngineStatus]) -> list[str]:
@@ -281,16 +348,24 @@ def _cells(column: Column, rows: Sequence[EngineStatus]) -> list[str]:
     return [column.title, *(column.cell(row) for row in rows), total]
 
 
-def _fitting(columns: Sequence[Column], cells: dict[str, list[str]], width: int) -> list[Column]:
-    """The columns that fit side by side. Drops the least important ones first."""
+def _fitting(
+    columns: Sequence[Column], cells: dict[str, list[str]], width: int
+) -> tuple[list[Column], list[str]]:
+    """The columns that fit side by side, and the titles of those that do not.
+
+    Drops the least important ones first.
+    """
     shown = [column for column in columns if _says_something(column, cells[column.title])]
+    hidden: list[str] = []
 
     def needed() -> int:
         return sum(max(map(len, cells[c.title])) + _GAP for c in shown)
 
     while needed() > width and any(column.priority for column in shown):
-        shown.remove(max(shown, key=lambda column: column.priority))
-    return shown
+        dropped = max(shown, key=lambda column: column.priority)
+        shown.remove(dropped)
+        hidden.append(dropped.title)
+    return shown, hidden
 
 
 def _says_something(column: Column, cells: Sequence[str]) -> bool:
@@ -322,7 +397,8 @@ def _style_of(row: EngineStatus) -> Callable[[Column], str]:
     return style
 
 
-def _advice(status: DeploymentStatus, width: int) -> list[Text]:
+def advice_lines(status: DeploymentStatus, width: int) -> list[Text]:
+    """The advice, the command that follows it, and notes."""
     advice = status.advice
     acts = advice.cause not in ("healthy", "not_enough_evidence")
     text = advice.what
@@ -332,7 +408,10 @@ def _advice(status: DeploymentStatus, width: int) -> list[Text]:
     lines = _wrapped(mark + text, width, style="yellow" if acts else "dim")
     command = advice_command(status)
     if command:
-        lines += [_cut(Text(f"    {command}", style="bold"), width)]
+        lines += [Text(line, style="bold") for line in shell_lines(command, width, head="    ")]
+    look = [f"No what-if: {status.what_if_unknown}"] if status.what_if_unknown else []
+    for line in what_if_lines(status.what_if) if status.what_if else look:
+        lines += _wrapped(line, width, style="")
     for note in status.notes:
         lines += _wrapped(f"! {note}", width, style="yellow")
     return lines
@@ -345,12 +424,13 @@ def _wrapped(text: str, width: int, *, style: str) -> list[Text]:
             lines.append("")
         lines[-1] += (" " if lines[-1] else "") + word
     return [
-        _cut(Text(("  " if i == 0 else "    ") + line, style=style), width)
+        cut(Text(("  " if i == 0 else "    ") + line, style=style), width)
         for i, line in enumerate(lines)
     ]
 
 
-def _cut(line: Text, width: int) -> Text:
+def cut(line: Text, width: int) -> Text:
+    """The line, ending in … where it is too wide."""
     line.truncate(width, overflow="ellipsis")
     line.no_wrap = True
     return line

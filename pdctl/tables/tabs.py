@@ -9,7 +9,7 @@ from rich.text import Text
 from pdctl.doctor.records import Check
 from pdctl.tables.deployments import in_shown_order
 
-DOCTOR_HEADS = ("DEPLOYMENT", "OUTCOME", "CHECK", "TEXT", "FIX", "SOURCE")
+DOCTOR_HEADS = ("SUBJECT", "OUTCOME", "CHECK", "TEXT", "FIX", "SOURCE")
 
 
 def tab_lines(view: RenderableType) -> Iterator[str]:
@@ -29,9 +29,7 @@ def doctor_lines(checks: Sequence[Check]) -> Iterator[str]:
     """One line per check of `doctor`, below a line of names; in the order of its screen."""
     yield "\t".join(DOCTOR_HEADS)
     for check in in_shown_order(checks):
-        yield _joined(
-            (check.deployment, check.outcome, check.id, check.text, check.fix, check.source)
-        )
+        yield _joined((check.subject, check.outcome, check.id, check.text, check.fix, check.source))
 
 
 def _table_lines(table: Table) -> Iterator[str]:

@@ -6,6 +6,8 @@ from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
 from pdctl.verdict.records import Site
 
+FEW_REQUESTS = 20  # fewer say little about a workload
+
 
 def caveats(site: Site) -> Iterator[str]:
     """What the reader should know of the GPUs, the LLM and the requests, whatever the verdict."""
@@ -22,7 +24,11 @@ def caveats(site: Site) -> Iterator[str]:
 
 
 def _request_warnings(site: Site) -> Iterator[str]:
-    """Requests that cannot be served, and how a file of them was read."""
+    """Requests that are few or cannot be served, and how a file of them was read."""
+    requests = site.workload.requests
+    if requests is not None and len(requests) < FEW_REQUESTS:
+        noun = "request" if len(requests) == 1 else "requests"
+        yield f"{len(requests)} {noun} in the file, repeated: too few to tell how lengths vary."
     if share := share_too_long(site):
         yield (
             f"{100 * share:.1f} % of the requests exceed the {site.llm.max_context:,} tokens "

@@ -146,16 +146,7 @@ def judge_clients(leaning: Lean, arms: Mapping[str, Arm], slo: Slo, errors: Erro
         return Ruling(nearer, "low", nearer)
     margins = margins_of(errors, 1.0)
     evidence = _evidence(arms["colocated"], arms["pd"], slo, errors, margins)
-    confidence = confidence_of(
-        evidence,
-        leaning,
-        errors=errors,
-        margins=margins,
-        is_anchored=True,
-        rate_rps=None,
-        capacities=None,
-    )
-    return Ruling(evidence, confidence, evidence)
+    return Ruling(evidence, confidence_of(evidence, leaning, errors), evidence)
 
 
 def _evidence(colocated: Arm, pd: Arm, slo: Slo, errors: Errors, margins: Margins) -> Choice:

@@ -114,6 +114,8 @@ def question_data(question: Question) -> dict[str, object]:
         "parallelism": {role: asdict(shape) for role, shape in question.parallelism.items()},
         "speculation": asdict(question.speculation) if question.speculation else None,
         "attention_backend": question.attention_backend,
+        "args": {role: list(given) for role, given in question.args.items()},
+        "policy": question.policy,
         "seed": question.seed,
     }
 

@@ -30,7 +30,7 @@ def why_nothing_fits(site: Site) -> str:
     shape = fixed or next(reversed(list(shapes(site, "colocated"))), Parallelism())
     cluster = site.cluster
     where = f"{cluster.num_gpus} × {cluster.gpu.name}"
-    if reason := does_not_fit_reason(site.llm, cluster, shape, "colocated"):
+    if reason := _reason(site, shape, "colocated"):
         return f"{site.llm.name} does not fit on {where}: {reason}."
     why = _misfit_of(site, shape, "colocated")
     return f"{site.llm.name} fits on {where}, but colocated engines {why}."
@@ -100,18 +100,24 @@ def _misfit(site: Site, engines: Engines, role: Role) -> str:
 
 def _misfit_of(site: Site, shape: Parallelism, role: Role) -> str:
     """Why an engine of a shape cannot serve, as the end of a sentence about it."""
-    reason = does_not_fit_reason(site.llm, site.cluster, shape, role)
-    if reason:
+    if reason := _reason(site, shape, role):
         return f"do not fit: {reason}"
     engine = fixed_engine(site, role, shape)
     assert engine is not None
     room, needed = rank_tokens(engine), tokens_of_one(engine, site.workload)
-    cell = kv_cell_bytes(site.llm, shape, site.llm.kv_dtype_bytes)
+    serving = site.serving.get(role)
+    stored = serving.kv_dtype_bytes if serving else None
+    cell = kv_cell_bytes(site.llm, shape, stored or site.llm.kv_dtype_bytes)
     place = "an attention-DP rank" if shape.dp > 1 else "the KV cache"
     return (
         f"of {shape.text} cannot hold one request of {format_count(needed)} tokens: {place} has "
         f"room for {format_count(room)} ({format_bytes(room * cell)} per GPU)"
     )
+
+
+def _reason(site: Site, shape: Parallelism, role: Role) -> str | None:
+    serving = site.serving.get(role)
+    return does_not_fit_reason(site.llm, site.cluster, shape, role, serving=serving)
 
 
 def _too_few(site: Site, engines: Engines, roles: Sequence[Role]) -> str:

@@ -197,27 +197,13 @@ def settled_choice(evidence: Choice, lean: Lean, *, is_anchored: bool) -> Choice
 
 
 def confidence_of(
-    choice: Choice,
-    lean: Lean,
-    *,
-    errors: Errors,
-    margins: Margins,
-    is_anchored: bool,
-    rate_rps: float | None,
-    capacities: tuple[float, float] | None,
+    choice: Choice, lean: Lean, errors: Errors, *, is_anchored: bool = True
 ) -> Confidence:
-    """How sure a choice is, by the widths of the intervals and how clear of them it is.
-
-    capacities: of colocated and PD, where there are SLOs.
-    """
+    """How sure a choice is, by the width of the intervals it rests on and where the rules point."""
     if choice == "too_close" or not is_anchored or lean not in (choice, "mixed"):
         return "low"
     if errors.rate.half_width > UNSURE_WIDTH:
         return "low"
-    if capacities and rate_rps is not None and choice == "colocated":
-        colocated, pd = capacities
-        if pd > colocated * margins.ratio and colocated < rate_rps * margins.enough**2:
-            return "low"  # it carries the rate by little, and a split would carry clearly more
     return "high" if lean == choice and errors.rate.half_width <= SURE_WIDTH else "medium"
 
 

@@ -8,8 +8,8 @@ from pdctl.inspection.layers import mixers_of
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.memory import check_parallelism
-from pdctl.perf_model.records import EngineModel, Fleet, Parallelism, Role
-from pdctl.perf_model.simulator.routing import Policy
+from pdctl.perf_model.records import SGLANG_DEFAULTS, EngineModel, Fleet, Parallelism, Role
+from pdctl.perf_model.simulator.routing import Policy, known_policy
 from pdctl.verdict.records import Site, StateLimits
 from pdctl.workload.records import Mix
 
@@ -93,11 +93,13 @@ def pd_fleets(site: Site, prefill: EngineModel, decode: EngineModel) -> tuple[Fl
 
 
 def routing_policy(site: Site, *, is_split: bool) -> Policy:
-    """The policy to simulate: the one `up` gives the router, wherever that makes sense.
+    """The policy to simulate: the user's, or the one `up` gives the router where that makes sense.
 
     Drawn prompts with a --prefix-hit all share one prefix, for which cache_aware would send
     them to one engine; real prompts share many, and then any engine has some of them.
     """
+    if site.policy:
+        return known_policy(site.policy)
     if is_split:
         return "round_robin"
     drawn = site.workload.requests is None
@@ -177,13 +179,15 @@ def tokens_of_one(engine: EngineModel, mix: Mix) -> float | None:
 def fixed_engine(site: Site, role: Role, shape: Parallelism) -> EngineModel | None:
     """The engine of a role and shape, with what the question says of it; None: does not fit."""
     speculation = site.speculation
+    serving = site.serving.get(role, SGLANG_DEFAULTS)
     return engine_model(
         site.llm,
         site.cluster,
         shape,
         role,
         profile=site.profile,
-        attention_backend=site.attention_backend,
+        serving=serving,
+        attention_backend=serving.attention_backend or site.attention_backend,
         verify_tokens=speculation.verify_tokens if speculation else 1,
         accept_length=speculation.accept_length if speculation else 1.0,
     )

@@ -7,7 +7,15 @@ from typing import Literal
 
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.intervals import Errors
-from pdctl.perf_model.records import Basis, Parallelism, Percentiles, Profile, QueueSample, Role
+from pdctl.perf_model.records import (
+    Basis,
+    Parallelism,
+    Percentiles,
+    Profile,
+    QueueSample,
+    Role,
+    Serving,
+)
 from pdctl.workload.records import Mix, Slo, Workload
 
 Choice = Literal["pd", "colocated", "too_close"]
@@ -33,7 +41,8 @@ class Site:
     """What decides which engines can be built, and how many: all of a question but its load.
 
     total: engines; None: as many as the GPUs hold. parallelism: fixed by the user, by role;
-    a role that is missing is searched.
+    a role that is missing is searched. args: SGLang's flags by role, as `up` takes them; serving:
+    what they make of the engines, by role. policy: the router's; None: the one that `up` sets.
     """
 
     llm: Llm
@@ -44,6 +53,9 @@ class Site:
     speculation: Speculation | None = None
     profile: Profile | None = None
     attention_backend: str | None = None  # None: SGLang's default on the GPU
+    args: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    serving: Mapping[Role, Serving] = field(default_factory=dict)
+    policy: str | None = None
     unused_profile: Profile | None = None  # of this GPU and family, but of another backend
     max_gpus: int | None = None  # use at most so many of the GPUs; None: all
 

@@ -412,7 +412,7 @@ def gpus_sentence(question: Question, verdict: Verdict) -> str:
         return ""
     have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
     if needed > have:
-        return f"About {needed} of these GPUs would do."
+        return f"About {needed:,} of these GPUs would do."
     if needed == have:
         return f"{'It takes' if have == 1 else 'It takes all'} {have} GPU{'s' * (have != 1)}."
     which = [name for name, arm in verdict.arms.items() if arm.gpus_needed == needed]
@@ -422,7 +422,8 @@ def gpus_sentence(question: Question, verdict: Verdict) -> str:
 
 def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
     """With one decode engine down 84 % of the requests meet your SLOs."""
-    for arm in verdict.arms.values():
+    told = [arm for name, arm in verdict.arms.items() if verdict.verdict in (name, "too_close")]
+    for arm in told:
         for down in arm.one_down:
             what = f"one {down.role} engine"
             counts = dict(zip(arm.parallelism, arm.num_engines, strict=False))

@@ -140,15 +140,22 @@ def decide_fewest(
         asked = with_gpus(open_question, needed)
         verdict = decide(asked, spread=spread, progress=progress, queues=queues)
         meeting = {name: arm for name, arm in verdict.arms.items() if arm.meets}
-        if meeting:
-            needs = {name: arm.gpus_needed or arm.num_gpus for name, arm in meeting.items()}
-            fewest = min(needs, key=lambda name: (needs[name], name))  # in a tie colocated
+        if not meeting:
+            needed += max(1, needed // 10)
+            continue
+        fewest = min(meeting, key=lambda name: _needed(meeting[name]))
+        fewer = _needed(meeting[fewest])[0]
+        if fewer >= needed:
             return asked, _chosen(verdict, "pd" if fewest == "pd" else "colocated")
-        needed += max(1, needed // 10)
+        needed = fewer
     return asked, verdict
 
 
 GROWING = 8  # times that a number of GPUs reckoned too low is raised
+
+
+def _needed(arm: Arm) -> tuple[int, bool]:
+    return arm.gpus_needed or arm.num_gpus, "pd" in arm.layout
 
 
 def _chosen(verdict: Verdict, arm: Choice) -> Verdict:
@@ -313,17 +320,8 @@ def _judged(
     is_both = len(arms) == 2
     if is_both and not has_slo:
         choice = settled_choice(evidence, leaning, is_anchored=found.is_asked)
-    confidence = confidence_of(
-        choice,
-        leaning,
-        errors=provenance.errors,
-        margins=contest.margins,
-        is_anchored=has_slo or found.is_asked,
-        rate_rps=asked_rps,
-        capacities=(
-            (found.capacities["colocated"], found.capacities["pd"]) if is_both and has_slo else None
-        ),
-    )
+    is_anchored = has_slo or found.is_asked
+    confidence = confidence_of(choice, leaning, provenance.errors, is_anchored=is_anchored)
     is_free = has_slo and not found.is_asked  # then any rate will do
     is_met = any(found.capacities.values() if is_free else [arm.meets for arm in arms.values()])
     if not is_met:

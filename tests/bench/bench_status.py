@@ -1,4 +1,4 @@
-"""CPU and memory of `pdctl status` on 8 engines: one shot, and live at 1 Hz on a terminal."""
+"""CPU and memory of `pdctl status`: one shot on 8 engines, and live at 1 Hz on 8 and on 64."""
 
 import contextlib
 import fcntl
@@ -27,26 +27,38 @@ PDCTL = (sys.executable, "-m", "pdctl", "status", "bench")
 
 def measure() -> list[tuple[str, float, float, str]]:
     """Rows of (what, measured, limit, unit)."""
-    with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as servers:
-        os.environ["PDCTL_STATE_HOME"] = home
-        _write_fleet(servers)
-        lock = state.lock("bench")
+    with _fleet(2, 6):
         once_s = min(_once_cpu_s() for _ in range(5))
-        share, peak_mib = _live()
-        os.close(lock or 0)
+        share, peak_mib, _ = _live()
+    with _fleet(16, 48):
+        share_of_64, peak_of_64_mib, first_s = _live()
     return [
         ("status --once on 8 engines, CPU", once_s, 0.25, "s"),
         ("live status at 1 Hz on 8 engines, of a core", share * 100, 5, "%"),
-        ("live status, memory", peak_mib, 60, "MiB"),
+        ("live status on 8 engines, memory", peak_mib, 60, "MiB"),
+        ("live status at 1 Hz on 64 engines, of a core", share_of_64 * 100, 10, "%"),
+        ("live status on 64 engines, memory", peak_of_64_mib, 80, "MiB"),
+        ("live status on 64 engines, first frame", first_s, 0.5, "s"),
     ]
 
 
-def _write_fleet(servers: contextlib.ExitStack) -> None:
+@contextlib.contextmanager
+def _fleet(num_prefill: int, num_decode: int) -> Iterator[None]:
+    """A deployment "bench" whose engines are pages, served by threads of this process."""
+    with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as servers:
+        os.environ["PDCTL_STATE_HOME"] = home
+        _write_fleet(servers, {"prefill": num_prefill, "decode": num_decode})
+        lock = state.lock("bench")
+        yield
+        os.close(lock or 0)
+
+
+def _write_fleet(servers: contextlib.ExitStack, numbers: dict[str, int]) -> None:
     router = servers.enter_context(
         pages_server({"/readiness": (200, b"{}"), "/metrics": _page("router_metrics_0.3.2.txt")})
     )
     processes = [ProcessState("router", "router", router, "serving", Handle("1@0"), 0.0)]
-    for role, number in (("prefill", 2), ("decode", 6)):
+    for role, number in numbers.items():
         for index in range(number):
             url = servers.enter_context(pages_server(_engine_pages(role)))
             name = f"{role}-{index}"
@@ -63,7 +75,7 @@ def _write_fleet(servers: contextlib.ExitStack) -> None:
             updated_at=0.0,
             detached=True,
             endpoint=router,
-            layout="2P6D",
+            layout=f"{numbers['prefill']}P{numbers['decode']}D",
             model="tiny",
             processes=tuple(processes),
         )
@@ -89,9 +101,12 @@ def _once_cpu_s() -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _live() -> tuple[float, float]:
-    """Share of a core once it runs, and resident memory in MiB."""
+def _live() -> tuple[float, float, float]:
+    """Share of a core once it runs, resident memory in MiB, seconds until the first frame."""
     with _on_terminal() as (pid, screen):
+        started = time.monotonic()
+        os.read(screen, 1)
+        first_s = time.monotonic() - started
         _drain(screen, 3.0)
         before, began = _cpu_s(pid), time.monotonic()
         _drain(screen, LIVE_S)
@@ -99,7 +114,7 @@ def _live() -> tuple[float, float]:
         peak = _peak_mib(pid)
         os.write(screen, b"q")
         _drain(screen, 1.0)
-    return share, peak
+    return share, peak, first_s
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import psutil
 
@@ -37,11 +37,24 @@ print(answer.read().decode().split()[-1])
 """
 
 
-@dataclass(frozen=True)
-class PdctlThere:
-    """pdctl with its state in `home`. job: the allocation that its commands run in."""
+class Cluster(Protocol):
+    """Hosts that commands and engines run on."""
 
-    cluster: Slurm
+    @property
+    def login(self) -> Host: ...
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+
+
+AnyCluster = TypeVar("AnyCluster", bound=Cluster)
+
+
+@dataclass(frozen=True)
+class PdctlThere(Generic[AnyCluster]):
+    """pdctl with its state in `home`. variables: more of the environment of every command."""
+
+    cluster: AnyCluster
     home: Path
     cwd: Path
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -51,16 +64,6 @@ class PdctlThere:
         own = {"PDCTL_STATE_HOME": str(self.home), "PDCTL_BACKOFF_S": "0.5", "NO_COLOR": "1"}
         path = {"PYTHONPATH": str(Path(pdctl.__file__).parents[1])}
         return {**self.cluster.environment, **own, **path, **self.variables}
-
-    def inside(self, job: str) -> "PdctlThere":
-        """The same, its commands run inside an allocation."""
-        return PdctlThere(self.cluster, self.home, self.cwd, {"SLURM_JOB_ID": job})
-
-    def allocate(self) -> str:
-        """An allocation of every node; its number."""
-        options = (f"--nodes={len(self.cluster.nodes)}", "--gres=gpu:8", "--no-shell")
-        done = self.cluster.run("salloc", *options)
-        return done.stderr.partition("allocation ")[2].split()[0]
 
     def write(self, name: str, *, prefill: int = 2, decode: int = 8, cluster: str = CLUSTER) -> str:
         """A pd.yaml and a cluster.yaml; the path of the former."""
@@ -135,6 +138,20 @@ class PdctlThere:
     def leaves_nothing(self) -> None:
         """Wait until no process of this test is left on any host."""
         until(lambda: not self.processes(""))
+
+
+class OnSlurm(PdctlThere[Slurm]):
+    """pdctl whose commands may run inside an allocation."""
+
+    def inside(self, job: str) -> "OnSlurm":
+        """The same, its commands run inside an allocation."""
+        return replace(self, variables={"SLURM_JOB_ID": job})
+
+    def allocate(self) -> str:
+        """An allocation of every node; its number."""
+        options = (f"--nodes={len(self.cluster.nodes)}", "--gres=gpu:8", "--no-shell")
+        done = self.cluster.run("salloc", *options)
+        return done.stderr.partition("allocation ")[2].split()[0]
 
 
 def _command(process: psutil.Process) -> str:

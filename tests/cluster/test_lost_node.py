@@ -6,30 +6,30 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import slurm
-from tests.cluster.pdctl_there import PdctlThere
+from tests.cluster.pdctl_there import OnSlurm
 from tests.cluster.slurm import until
 
 pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Iterator[PdctlThere]:
+def there(tmp_path: Path) -> Iterator[OnSlurm]:
     """A deployment on a cluster of its own, which the test may break."""
     if why := slurm.missing():
         pytest.skip(why)
     for directory in ("slurm", "work"):
         (tmp_path / directory).mkdir()
     with slurm.slurm(3, tmp_path / "slurm") as cluster:
-        made = PdctlThere(cluster, home=tmp_path / "state", cwd=tmp_path / "work")
+        made = OnSlurm(cluster, home=tmp_path / "state", cwd=tmp_path / "work")
         made.done("up", "-f", made.write("chat"), "--on", "slurm", "-d")
         yield made
 
 
-def lost(there: PdctlThere) -> set[str]:
+def lost(there: OnSlurm) -> set[str]:
     return {p["name"] for p in there.state("chat")["processes"] if p["node"] == "node3"}
 
 
-def test_a_node_that_fails_takes_only_its_own_engines_with_it(there: PdctlThere) -> None:
+def test_a_node_that_fails_takes_only_its_own_engines_with_it(there: OnSlurm) -> None:
     gone = lost(there)
     assert gone
     there.cluster.nodes[2].power_off()
@@ -49,7 +49,7 @@ def test_a_node_that_fails_takes_only_its_own_engines_with_it(there: PdctlThere)
 
 
 def test_engines_of_a_node_that_was_cut_off_serve_again_without_a_restart(
-    there: PdctlThere,
+    there: OnSlurm,
 ) -> None:
     tasks, gone = there.tasks("chat"), lost(there)
     there.cluster.nodes[2].unplug()

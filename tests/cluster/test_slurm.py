@@ -4,11 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-from tests.cluster.pdctl_there import CLUSTER, PdctlThere
+from tests.cluster.pdctl_there import CLUSTER, OnSlurm
 from tests.cluster.slurm import Slurm, until
 
 
-def test_up_from_outside_serves_scales_and_down_leaves_nothing(there: PdctlThere) -> None:
+def test_up_from_outside_serves_scales_and_down_leaves_nothing(there: OnSlurm) -> None:
     ran = there.run("up", "-f", there.write("chat"), "--on", "slurm", "-d")
     assert ran.returncode == 0, ran.stderr
     assert "submitted Slurm job" in ran.stderr
@@ -28,7 +28,7 @@ def test_up_from_outside_serves_scales_and_down_leaves_nothing(there: PdctlThere
     there.leaves_nothing()
 
 
-def test_a_killed_engine_comes_back_on_its_node(there: PdctlThere) -> None:
+def test_a_killed_engine_comes_back_on_its_node(there: OnSlurm) -> None:
     there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
     before = {p["name"]: p for p in there.state("chat")["processes"]}
     port = before["decode-3"]["url"].rpartition(":")[2]
@@ -43,7 +43,7 @@ def test_a_killed_engine_comes_back_on_its_node(there: PdctlThere) -> None:
     assert after["decode-3"]["node"] == before["decode-3"]["node"]
 
 
-def test_a_step_whose_srun_was_killed_is_replaced(there: PdctlThere) -> None:
+def test_a_step_whose_srun_was_killed_is_replaced(there: OnSlurm) -> None:
     there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
     there.kill("--job-name=decode-2")
     until(lambda: there.phases("chat").get("decode-2") != "serving")
@@ -53,7 +53,7 @@ def test_a_step_whose_srun_was_killed_is_replaced(there: PdctlThere) -> None:
     assert len({p.ppid() for p in engines}) == 1, "the step that lost its srun is gone"
 
 
-def test_scancel_leaves_nothing(there: PdctlThere) -> None:
+def test_scancel_leaves_nothing(there: OnSlurm) -> None:
     there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
     there.cluster.run("scancel", *there.cluster.jobs())
     there.leaves_nothing()
@@ -62,7 +62,7 @@ def test_scancel_leaves_nothing(there: PdctlThere) -> None:
     there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
 
 
-def test_a_killed_batch_script_leaves_nothing(there: PdctlThere) -> None:
+def test_a_killed_batch_script_leaves_nothing(there: OnSlurm) -> None:
     there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
     script = [p for p in there.processes("pdctl up -f") if "submitted.yaml" in p.cmdline()[5]]
     assert len(script) == 1
@@ -70,7 +70,7 @@ def test_a_killed_batch_script_leaves_nothing(there: PdctlThere) -> None:
     there.leaves_nothing()
 
 
-def test_the_warning_before_the_time_limit_lets_requests_finish(there: PdctlThere) -> None:
+def test_the_warning_before_the_time_limit_lets_requests_finish(there: OnSlurm) -> None:
     file = there.write("chat", cluster=CLUSTER + "slurm: {time: 10min, drain: 2min}\n")
     there.done("up", "-f", file, "--on", "slurm", "-d")
     limit = there.cluster.run("squeue", "-h", "-o", "%l").stdout.strip()
@@ -83,7 +83,7 @@ def test_the_warning_before_the_time_limit_lets_requests_finish(there: PdctlTher
     there.leaves_nothing()
 
 
-def test_a_killed_supervisor_in_the_foreground_takes_everything_with_it(there: PdctlThere) -> None:
+def test_a_killed_supervisor_in_the_foreground_takes_everything_with_it(there: OnSlurm) -> None:
     inside = there.inside(there.allocate())
     argv = ("up", "-f", there.write("chat"), "--on", "slurm")
     there.cluster.login.spawn(
@@ -94,7 +94,7 @@ def test_a_killed_supervisor_in_the_foreground_takes_everything_with_it(there: P
     there.leaves_nothing()
 
 
-def test_a_detached_supervisor_is_replaced_here_and_from_another_host(there: PdctlThere) -> None:
+def test_a_detached_supervisor_is_replaced_here_and_from_another_host(there: OnSlurm) -> None:
     inside = there.inside(there.allocate())
     inside.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
     supervisor = there.state("chat")["supervisor_pid"]
@@ -128,7 +128,7 @@ decode: {engines: 1, tp: 16}
 
 
 def test_an_engine_of_two_nodes_ends_and_comes_back_with_any_of_its_ranks(
-    there: PdctlThere,
+    there: OnSlurm,
 ) -> None:
     there.write("r1")
     file = there.cwd / "r1.yaml"
@@ -149,7 +149,7 @@ def test_an_engine_of_two_nodes_ends_and_comes_back_with_any_of_its_ranks(
     there.leaves_nothing()
 
 
-def test_a_wish_that_does_not_fit_is_refused_with_what_is_free(there: PdctlThere) -> None:
+def test_a_wish_that_does_not_fit_is_refused_with_what_is_free(there: OnSlurm) -> None:
     ran = there.run("up", "-f", there.write("big", prefill=8, decode=12), "--on", "slurm")
     assert ran.returncode == 2
     assert "Slurm refuses the job" in ran.stderr
@@ -157,7 +157,7 @@ def test_a_wish_that_does_not_fit_is_refused_with_what_is_free(there: PdctlThere
     assert there.cluster.jobs() == []
 
 
-def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: PdctlThere) -> None:
+def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: OnSlurm) -> None:
     inside = there.inside(there.allocate())
     for interface, why in (("lo", "has no address"), ("ib7", "does not exist")):
         file = there.write("chat", cluster=f"schema: 1\ninterface: {interface}\n")
@@ -181,7 +181,7 @@ LLAMA = {
 }
 
 
-def test_a_node_without_the_model_is_named_before_anything_starts(there: PdctlThere) -> None:
+def test_a_node_without_the_model_is_named_before_anything_starts(there: OnSlurm) -> None:
     model = there.cwd.parent / "models" / "small"
     model.mkdir(parents=True)
     (model / "config.json").write_text(json.dumps(LLAMA))
@@ -198,7 +198,7 @@ def test_a_node_without_the_model_is_named_before_anything_starts(there: PdctlTh
     assert inside.phases("chat") == {}
 
 
-def test_a_waiting_job_can_be_cancelled(there: PdctlThere, cluster: Slurm) -> None:
+def test_a_waiting_job_can_be_cancelled(there: OnSlurm, cluster: Slurm) -> None:
     cluster.run("scontrol", "update", "partitionname=gpu", "state=down")
     try:
         up = cluster.login.spawn(
@@ -217,7 +217,7 @@ def test_a_waiting_job_can_be_cancelled(there: PdctlThere, cluster: Slurm) -> No
         cluster.run("scontrol", "update", "partitionname=gpu", "state=up")
 
 
-def test_a_rendered_script_is_accepted_runs_and_ends_whole(there: PdctlThere) -> None:
+def test_a_rendered_script_is_accepted_runs_and_ends_whole(there: OnSlurm) -> None:
     file = there.write("chat")
     script = there.cwd / "job.sbatch"
     script.write_text(there.done("render", "slurm", "-f", file))
@@ -234,7 +234,7 @@ def test_a_rendered_script_is_accepted_runs_and_ends_whole(there: PdctlThere) ->
     there.leaves_nothing()
 
 
-def test_a_script_for_engines_of_two_nodes_is_accepted(there: PdctlThere) -> None:
+def test_a_script_for_engines_of_two_nodes_is_accepted(there: OnSlurm) -> None:
     there.write("r1")
     file = there.cwd / "r1.yaml"
     file.write_text(

@@ -21,7 +21,7 @@ WALK: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "per second": ((("often", "not a rate"),), "2"),
     "TTFT target": ((("5", "could mean"), ("?", "A duration")), "5s"),
     "TPOT target": ((("soon", "not a duration"),), "50ms"),
-    "Next (": ((("x", "none of the choices"), ("?", "rehearse it")), "q"),
+    "Next (": ((("x", "not one of the choices"), ("?", "rehearse it")), "q"),
 }
 KEYS = ("model", "gpus", "trace", "isl", "osl", "rate", "ttft", "tpot")
 
@@ -203,7 +203,7 @@ def test_the_walk_rehearses_what_was_answered_not_the_pd_yaml_in_the_folder(
     _answer_until(child, "Next (")
     child.sendline("r")
     child.expect_exact("qwen3-8b")
-    child.expect(r"simulated H100 · \d+ requests")
+    child.expect(r"simulated \w+H100: \d+ requests")
     child.send(CTRL_C)
     code, said = _end(child)
     assert code == 130, said

@@ -33,7 +33,7 @@ def refused(
         (("llama-3.1-8b", *LOAD, "--total", "1"), "too few to split"),
         (("llama-3.1-8b", *LOAD, "--repeats", "0"), "--repeats must be at least 1"),
         (("llama-3.1-8b", *LOAD, "--connections", "old"), "must be new or kept"),
-        (("llama-3.1-8b", *LOAD, "--concurrency", "4"), "exclude one another"),
+        (("llama-3.1-8b", *LOAD, "--concurrency", "4"), "cannot be combined"),
         (("llama-3.1-8b", *LOAD, "--find-knee"), "--find-knee needs SLOs"),
         (("llama-3.1-8b", *LOAD, "--attainment", "1.5"), "--attainment"),
         (("llama-3.1-8b", *LOAD, "--ttft", "soon"), "not a duration"),
@@ -79,7 +79,7 @@ def test_an_address_where_nothing_listens_is_refused(capsys: pytest.CaptureFixtu
     ("arguments", "words"),
     [
         ((), "No model given"),
-        (("--url", "http://a", "--from", "http://b"), "exclude one another"),
+        (("--url", "http://a", "--from", "http://b"), "cannot be combined"),
         (("llama-3.1-8b", "--budget", "long"), "not a duration"),
         (("llama-3.1-8b", "--gpus", "1xH200", "--from-logs", "missing.log"), "cannot be read"),
     ],

@@ -1,7 +1,7 @@
 """What `plan` says to type next parses, and means what was planned."""
 
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +14,19 @@ from pdctl.commands.next_steps import (
     next_steps,
     planned_deployment,
 )
+from pdctl.commands.options.engine_options import EngineOptions
+from pdctl.commands.options.plan_engines import fixed_parallelism, with_engines
 from pdctl.deployment.pd_yaml import read_deployment
-from pdctl.deployment.records import Deployment
+from pdctl.deployment.records import Deployment, PlannedFor
+from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism, Role
-from pdctl.verdict.records import Arm, Provenance, Question, Verdict
+from pdctl.verdict.records import Arm, Provenance, Question, Speculation, Verdict
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
 from tests.verdict.examples import arm, errors, question
-from tests.verdict.questions import ROWS, asked, name
+from tests.verdict.questions import ROWS, TRACES, asked, name
 
 WIDE = Parallelism(tp=8, dp=8, ep=8)
 SHAPES: tuple[tuple[str, dict[Role, Parallelism]], ...] = (
@@ -34,8 +37,19 @@ SHAPES: tuple[tuple[str, dict[Role, Parallelism]], ...] = (
     ("3P1D", {"prefill": WIDE, "decode": WIDE}),
     ("2P1D", {"prefill": Parallelism(tp=8, ep=8), "decode": WIDE}),
     ("2P1D", {"prefill": Parallelism(tp=4, pp=2), "decode": Parallelism(tp=8)}),
+    ("1P2D", {"prefill": Parallelism(tp=8, pp=2), "decode": Parallelism(tp=16, dp=16, ep=8)}),
 )
 QUICK = (0, 11, 35)
+ARGS = (
+    EngineOptions(),
+    EngineOptions(args="--attention-backend fa3"),
+    EngineOptions(
+        args="--chunked-prefill-size 4096 --served-model-name 'my model'",
+        prefill_args="--mem-fraction-static 0.8",
+        decode_args="--max-running-requests 64 --mem-fraction-static=0.85",
+        policy="round_robin",
+    ),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,36 +99,98 @@ def parsed(command: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("layout", "shapes"), SHAPES)
-@pytest.mark.parametrize("backend", [None, "fa3"])
+@pytest.mark.parametrize("args", ARGS)
 @pytest.mark.parametrize("has_file", [False, True])
 def test_up_comes_to_the_deployment_that_was_planned(
     layout: str,
     shapes: dict[Role, Parallelism],
-    backend: str | None,
+    args: EngineOptions,
     has_file: bool,
     here: Path,
 ) -> None:
     if has_file:
         (here / "pd.yaml").write_text("schema: 1\nmodel: other\ncolocated: {engines: 1}\n")
     one = arm(layout, parallelism=shapes)
-    asked_for = question(rate=3, slo=Slo(1.0, 0.03), attention_backend=backend)
+    asked_for = with_engines(question(rate=3, slo=Slo(1.0, 0.03)), args)
     keep_plan("llama-3.1-8b", asked_for, one, None)
     steps = next_steps("llama-3.1-8b", asked_for, verdict_for(one))
     up = next(step for step in steps if step.startswith("pdctl up"))
     planned = planned_deployment("llama-3.1-8b", asked_for, one)
     found = expanded(up, here)
     assert (found.model, found.roles) == (planned.model, planned.roles)
+    assert found.router == planned.router
 
 
-def test_what_flags_cannot_say_is_started_from_the_file_that_was_written(here: Path) -> None:
+def test_a_plan_that_was_written_is_started_and_rehearsed_from_its_file(here: Path) -> None:
     one = arm("2P1D", parallelism=SHAPES[5][1])
     asked_for = question(rate=3)
     file = here / "my plan.yaml"
     keep_plan("llama-3.1-8b", asked_for, one, file)
-    (up, *_) = next_steps("llama-3.1-8b", asked_for, verdict_for(one), file)
+    up, rehearse = next_steps("llama-3.1-8b", asked_for, verdict_for(one), file)
     assert up == f"pdctl up -f '{file}'"
+    assert rehearse == f"pdctl rehearse -f '{file}'"
     planned = planned_deployment("llama-3.1-8b", asked_for, one)
     assert expanded(up, here).roles == planned.roles
+
+
+def test_beside_a_pd_yaml_the_plan_is_rehearsed_by_its_path(here: Path) -> None:
+    (here / "pd.yaml").write_text("schema: 1\nmodel: other\ncolocated: {engines: 1}\n")
+    one = arm("8C", parallelism={"colocated": Parallelism()})
+    *_, rehearse = next_steps("llama-3.1-8b", question(rate=3), verdict_for(one))
+    assert parsed(rehearse)["file"] == str(last_plan_path())
+
+
+def test_a_plan_file_keeps_gpus_requests_slos_and_speculation(here: Path) -> None:
+    one = arm("2P6D", parallelism={"prefill": Parallelism(), "decode": Parallelism()})
+    asked_for = replace(
+        question("qwen3-8b", "2x8xH200:rdma400", rate=3, slo=Slo(1.0, 0.03, 0.99)),
+        speculation=Speculation(3, 2.4),
+        seed=7,
+    )
+    keep_plan("qwen3-8b", asked_for, one, here / "plan.yaml")
+    for file in (here / "plan.yaml", last_plan_path()):
+        kept = read_deployment(file)
+        assert kept.planned == PlannedFor(
+            gpus="2x8xH200:rdma400",
+            isl=4000,
+            osl=300,
+            isl_cv=asked_for.workload.isl.cv if asked_for.workload.isl else None,
+            osl_cv=asked_for.workload.osl.cv if asked_for.workload.osl else None,
+            rate=3,
+            spec_draft_tokens=3,
+            spec_accept_length=2.4,
+            seed=7,
+        )
+        assert (kept.ttft_slo_s, kept.tpot_slo_s, kept.attainment_slo) == (1.0, 0.03, 0.99)
+
+
+def test_a_plan_file_names_its_trace_by_an_absolute_path_and_how_it_was_read(here: Path) -> None:
+    asked_for = asked(next(i for i, row in enumerate(ROWS) if row[2] == "azure"))
+    keep_plan("llama-3.1-8b", asked_for, arm("8C"), None)
+    planned = read_deployment(last_plan_path()).planned
+    assert planned is not None
+    assert planned.trace == str(TRACES["azure"].resolve())
+    assert planned.rate == pytest.approx(asked_for.workload.rate_rps)
+    assert (planned.isl, planned.isl_cv) == (None, None)
+
+
+@pytest.mark.parametrize("args", ARGS)
+def test_other_plans_ask_about_the_same_engines(args: EngineOptions) -> None:
+    shapes: dict[Role, Parallelism] = {
+        "colocated": Parallelism(tp=2),
+        "prefill": Parallelism(tp=2),
+        "decode": Parallelism(tp=4, pp=2),
+    }
+    asked_for = question("qwen3-8b", "8xH200", rate=4000, slo=Slo(1.0, 0.03), parallelism=shapes)
+    asked_for = with_engines(asked_for, args)
+    verdict = write(asked_for, decide(asked_for, flips=False))
+    assert not verdict.is_met
+    for step in next_steps("qwen3-8b", asked_for, verdict):
+        found = parsed(step)
+        kept = {field.name: found[field.name] or None for field in fields(EngineOptions)}
+        again = EngineOptions(**kept)  # type: ignore[arg-type]
+        assert fixed_parallelism(again, asked_for.llm) == shapes
+        assert with_engines(asked_for, again) == asked_for
 
 
 def test_a_model_in_a_folder_is_named_by_its_absolute_path(here: Path) -> None:
@@ -223,3 +299,4 @@ def _check_up(step: str, model: str, asked_for: Question, chosen: Arm | None, he
     planned = planned_deployment(model, asked_for, chosen)
     found = expanded(step, here)
     assert (found.model, found.roles, found.layout) == (model, planned.roles, chosen.layout)
+    assert found.router == planned.router

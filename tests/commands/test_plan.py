@@ -109,8 +109,8 @@ def test_the_attention_backend_planned_for_is_the_one_launched(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backend = ("--attention-backend", "triton")
-    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, *backend, "-o", "pd.yaml") == 0
-    written = read_deployment(here / "pd.yaml")
+    assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, *backend) == 0
+    written = read_deployment(last_plan_path())
     assert all(role.args == backend for role in written.roles.values())
     assert "--args '--attention-backend triton'" in " ".join(capsys.readouterr().out.split())
 
@@ -183,7 +183,7 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
         (("--isl", "inf", "--osl", "9"), 2, "--isl"),
         (("--isl", "9", "--osl", "nan"), 2, "--osl"),
         (("--rate", "0", *LENGTHS[:4]), 2, "--rate"),
-        ((*LENGTHS, "--concurrency", "8"), 2, "--rate and --concurrency exclude each other"),
+        ((*LENGTHS, "--concurrency", "8"), 2, "--rate and --concurrency cannot be combined"),
         (
             (*LENGTHS[:4], "--concurrency", "2.5"),
             2,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pdctl.cli import main
+from pdctl.deployment.exports import FIXED
 
 PD = """
 schema: 1
@@ -101,3 +102,20 @@ def test_a_place_that_cannot_be_written_is_an_environment_problem(
     (here / "pd.yaml").write_text(PD)
     assert run("miles", "-o", "no/such/folder.yaml") == 4
     assert "Cannot write" in capsys.readouterr().err
+
+
+def test_prometheus_reads_the_targets_of_this_deployment(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "pd.yaml").write_text(PD)
+    assert run("prometheus") == 0
+    targets = here / "state" / "qwen3-8b" / "prometheus-targets.json"
+    assert f"- {targets}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", FIXED)
+def test_texts_for_every_deployment_need_none(
+    target: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(target) == 0
+    assert "deployment" in capsys.readouterr().out

@@ -16,14 +16,14 @@ def test_the_predicted_effect_is_one_sentence() -> None:
 
 
 def test_an_unknown_effect_says_why() -> None:
-    assert effect_line("Only 3 requests ended.") == "Effect unknown: Only 3 requests ended."
+    assert effect_line("Only 3 requests ended.") == "Effect unknown. Only 3 requests ended."
 
 
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (["scale", "--undo", "--prefill", "3"], "--undo takes no counts"),
-        (["down", "chat", "--all"], "--all excludes names"),
+        (["scale", "--undo", "--prefill", "3"], "--undo cannot be combined"),
+        (["down", "chat", "--all"], "either --all or names"),
     ],
 )
 def test_contradictions_are_refused(

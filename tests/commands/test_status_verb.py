@@ -132,6 +132,30 @@ def test_the_slo_of_the_deployment_is_shown(
 
 
 @pytest.mark.usefixtures("held")
+def test_simulated_engines_are_shown_with_their_speed_and_without_gpus(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "schema: 1\nname: chat\nmodel: qwen3-8b\nengine: sim\nsim_speed: 10\n"
+        "prefill: {engines: 1}\ndecode: {engines: 1}\n"
+    )
+    (home / "chat" / "desired.yaml").write_text(text, encoding="utf-8")
+    assert run() == 0
+    assert "simulated 10×" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("held")
+def test_a_router_that_was_killed_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    found = state.read_state("chat")
+    assert found is not None
+    router, *engines = found.processes
+    killed = replace(router, phase="backoff", detail="was killed (SIGKILL); restarting 1 s later")
+    state.write_state(replace(found, processes=(killed, *engines)))
+    assert run() == 0
+    assert "the router was killed (SIGKILL)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("held")
 def test_check_is_0_when_all_is_well_and_5_when_not(home: Path) -> None:
     assert run("--check") == 0
     found = state.read_state("chat")
@@ -155,8 +179,8 @@ def test_a_dead_supervisor_is_reported(held: None, capsys: pytest.CaptureFixture
         (("../x",), 2, "not a valid deployment name"),
         (("--router", "nonsense"), 2, "is not the URL of a router"),
         (("--router", "http://127.0.0.1:9"), 5, "No SGLang router answers"),
-        (("--router", "http://127.0.0.1:9", "chat"), 2, "--router excludes"),
-        (("--watch", "--once"), 2, "--watch excludes"),
+        (("--router", "http://127.0.0.1:9", "chat"), 2, "either NAME or --router"),
+        (("--watch", "--once"), 2, "--watch cannot be combined"),
         (("--interval", "0"), 2, "--interval"),
     ],
 )

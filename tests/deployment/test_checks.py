@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.deployment.checks import ENGINE_FLAGS, ROUTER_FLAGS, cautions, check_args, options
+from pdctl.deployment.checks import ENGINE_FLAGS, ROUTER_FLAGS, cautions, check_args
 from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
+from pdctl.deployment.sglang_flags import options
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.records import Parallelism

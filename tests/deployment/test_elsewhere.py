@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdctl.deployment.checks import options
 from pdctl.deployment.cluster_file import ClusterFile
 from pdctl.deployment.elsewhere import Elsewhere, expand_in_pods, expand_on_nodes, pack
 from pdctl.deployment.records import Deployment, RolePlan
+from pdctl.deployment.sglang_flags import options
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import split

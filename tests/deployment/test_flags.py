@@ -202,12 +202,24 @@ def test_a_simulated_engine_gets_sglangs_flags_and_its_gpus() -> None:
         "/py -m pdctl.engines.sim --model-path llama-3.1-8b --sim-gpus 8xH200 --sim-speed 0.5"
         " --host 127.0.0.1 --port 20000 --disaggregation-mode decode"
         " --disaggregation-bootstrap-port 21000 --enable-pd-role-switch --tp-size 4"
-        " --enable-metrics"
+        " --enable-metrics --enable-request-time-stats-logging"
     )
     together = colocated(engine="sim", gpus="2xB200")
     argv = simulated_argv(together, "colocated", PORTS, pdctl_python="/py")
     assert value(argv, "--disaggregation-mode") == "null"
     assert value(argv, "--sim-gpus") == "2xB200"
+
+
+def test_engines_log_times_of_requests_unless_that_is_refused_or_given() -> None:
+    flag = "--enable-request-time-stats-logging"
+    given = RolePlan(1, args=(flag,))
+    for wanted, count in (
+        (split(), 1),
+        (split(request_times=False), 0),
+        (split(roles={"prefill": given, "decode": given}), 1),
+    ):
+        argv = engine_argv(wanted, "decode", PORTS, python="/py", version=NEW, backend="nixl")
+        assert argv.count(flag) == count
 
 
 ROUTER = Ports(http=30000, metrics=29000)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pdctl.deployment.pd_yaml import (
     KEYS,
+    PLANNED_KEYS,
     ROLE_KEYS,
     ROUTER_KEYS,
     SLO_KEYS,
@@ -16,7 +17,7 @@ from pdctl.deployment.pd_yaml import (
     read_deployment,
     write_deployment,
 )
-from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, PlannedFor, RolePlan, RouterPlan
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import split
@@ -40,9 +41,28 @@ EVERYTHING = Deployment(
     transfer_backend="nixl",
     python="/opt/a b/bin/python",
     trust_remote_code=True,
+    request_times=False,
     sim_speed=12.5,
     ttft_slo_s=1.234567,
     tpot_slo_s=0.04,
+    attainment_slo=0.99,
+    planned=PlannedFor(
+        gpus="2x8xH200:rdma400",
+        trace="/traces/a b.jsonl",
+        time_unit="ms",
+        skip_bad=True,
+        isl=4000,
+        osl=300,
+        isl_cv=1.31,
+        osl_cv=0.0,
+        prefix_hit=0.1 + 0.2,
+        rate=3.4,
+        concurrency=64,
+        spec_draft_tokens=3,
+        spec_accept_length=2.4,
+        profile="h200",
+        seed=-7,
+    ),
     predicted={"ttft_p50_s": 0.1 + 0.2, "goodput_rps": 5.0},
 )
 
@@ -238,7 +258,7 @@ def test_the_documented_file_holds_every_key_and_can_be_read() -> None:
     deployment = parse_deployment(example)
     assert deployment.layout == "1P2D"
     assert deployment.roles["prefill"].args[:2] == ("--page-size", "64")
-    for key in {*KEYS, *ROLE_KEYS, *ROUTER_KEYS, *SLO_KEYS} - {"colocated"}:
+    for key in {*KEYS, *ROLE_KEYS, *ROUTER_KEYS, *SLO_KEYS, *PLANNED_KEYS} - {"colocated"}:
         assert f"{key}:" in example, key
 
 

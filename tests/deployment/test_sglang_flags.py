@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.deployment.checks import check_args, options, router_options
+from pdctl.deployment.checks import check_args
 from pdctl.deployment.flags import role_switch_obstacle
 from pdctl.deployment.records import RouterPlan
-from pdctl.deployment.sglang_flags import engine_table, router_table
+from pdctl.deployment.sglang_flags import engine_table, options, router_options, router_table
 from pdctl.errors import InvalidInput
 from tests.deployment.examples import split, with_args
 

@@ -17,6 +17,7 @@ import pytest
 from pdctl.commands.command_line.verbs import VERBS
 from pdctl.paths import profiles_dir
 from tests.e2e.cli import Cli, free_port
+from tests.status.explain.histories import history, log_lines
 from tests.test_docs import _commands_of_help, _words
 
 SIMULATED = ("--engine", "sim")
@@ -28,7 +29,7 @@ ADDED = {
     "rehearse": ("--duration", "5s"),
 }
 NEEDS_GPUS = ("up", "measure", "calibrate")
-RUNNING = ("status", "scale", "down", "logs", "doctor", "measure", "calibrate", "plan")
+RUNNING = ("status", "explain", "scale", "down", "logs", "doctor", "measure", "calibrate", "plan")
 ENDLESS_S = 8
 # what an example may answer besides "done": no fault of the example
 ALLOWED = {
@@ -36,6 +37,7 @@ ALLOWED = {
     "plan": {2, 3, 4},  # --from: no GPU here, or too few requests; no layout meets the SLOs
     "calibrate": {2, 3},  # --from: idle engines
     "measure": {3},
+    "explain": {2},  # its id is of no request here
     "scale": {7},  # --undo: nothing was changed before
 }
 PD_YAML = """schema: 1
@@ -68,6 +70,9 @@ def _world(cli: Cli) -> None:
         "schema: 1\nmodel: qwen3-8b\nengine: sim\nprefill: {engines: 1}\ndecode: {engines: 1}\n"
     )
     (cli.cwd / "pd.yaml").write_text(pd_yaml)
+    lines = log_lines(history(1, "slow_link").sent)
+    for role in ("prefill", "decode"):
+        (cli.cwd / f"{role}.log").write_text("\n".join(lines[f"{role}-0"]))
 
 
 def _adapted(words: list[str], cwd: Path, port: int) -> list[str]:

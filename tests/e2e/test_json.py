@@ -36,6 +36,7 @@ def test_verbs_on_a_running_deployment_fit_their_schemas(cli: Cli, chat: str) ->
     _ask(cli, "logs", "chat", "--bundle", "report.tar.gz")
     _ask(cli, "doctor", "chat", "--quick")
     _ask(cli, "measure", "--target", chat, *LOAD, "--duration", "3s")
+    _ask(cli, "explain", "--slowest", "3")
     _ask(cli, "scale", "chat", "--prefill", "2", "--dry-run", "--window", "1s")
     _ask(cli, "scale", "chat", "--prefill", "2")
     _ask(cli, "scale", "chat", "--undo", "--no-wait")

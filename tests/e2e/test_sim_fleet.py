@@ -27,11 +27,11 @@ from tests.e2e.cli import (
 MODEL = ("qwen3-8b", "--engine", "sim", "--sim-speed", "20", "--no-input")
 
 
-def stream(endpoint: str, number: int) -> tuple[int, bool]:
+def stream(endpoint: str, number: int, tokens: int = 8) -> tuple[int, bool]:
     """One streamed request; its tokens and whether it was told to be over."""
     body = {
         "input_ids": list(range(100 + number)),
-        "sampling_params": {"max_new_tokens": 8, "ignore_eos": True},
+        "sampling_params": {"max_new_tokens": tokens, "ignore_eos": True},
         "stream": True,
     }
     request = urllib.request.Request(

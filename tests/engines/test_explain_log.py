@@ -1,5 +1,6 @@
 """Why a process ended: known kinds from field logs, and exceptions of no known kind quoted."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from pdctl.engines.explain_log import (
     loud_line,
     raised_line,
 )
+from pdctl.engines.log_signatures import STARTS
+from pdctl.engines.trouble_signatures import TROUBLES
 
 LOGS = Path(__file__).parents[1] / "data" / "field_logs"
 FAILURES = {
@@ -119,14 +122,154 @@ def test_a_failure_of_no_known_kind_is_quoted_and_said_to_be_unknown() -> None:
         ("Subprocess scheduler_1 (pid=9) crashed with exit code -6. Triggering", "crashed"),
         ("Memory access fault by GPU node-2 on address 0x7f. Reason: Unknown.", "crashed"),
         ("[rank3]: Watchdog caught collective operation timeout: WorkNCCL(SeqNum=8)", "watchdog"),
-        ("torch.distributed.DistBackendError: NCCL error in: x.cpp:94", "gpu_fault"),
+        ("torch.distributed.DistBackendError: NCCL error in: x.cpp:94", "nccl"),
         ("nixl_cu12._bindings.nixlBackendError: NIXL_ERR_BACKEND", "nixl"),
+        ("Exception: NIXL memory registration failed for kv tensors", "nixl"),
+        ("RuntimeError: Ninja build failed.  Ninja output:", "no_compiler"),
+        ("/tmp/k.cu:3:10: fatal error: cuda_fp8.h: No such file or directory", "no_compiler"),
+        ("subprocess.CalledProcessError: Command '['ninja', '-v']' returned 1.", "no_compiler"),
+        (
+            "Exception: Capture cuda graph failed: unsupported weight_scale_vec_size",
+            "graph_capture",
+        ),
+        ("Exception: Capture cuda graph failed: CUDA out of memory", "out_of_memory"),
+        ("triton.OutOfResources: out of resource: shared memory, Required: 9", "kernel_resources"),
+        ("torch.distributed.DistStoreError: Timed out after 601 seconds", "rendezvous"),
+        ("RuntimeError: Gloo connectFullMesh failed with [pair.cc:144] no error", "rendezvous"),
+        (
+            "ValueError: The quantization method fp8 is not supported for the current GPU. Minimum"
+            " capability: 80. Current capability: 75.",
+            "no_kernel_for_format",
+        ),
+        ("ValueError: type fp8e4nv not supported in this architecture.", "no_kernel_for_format"),
+        (
+            "AssertionError: FlashAttention v3 Backend requires SM>=80 and SM<=90.",
+            "attention_backend",
+        ),
+        (
+            "Failed: Assertion error deep_ep.cpp:1 'x.size(0) <= num_max_dispatch_tokens_per_rank'",
+            "deepep",
+        ),
+        ("ValueError: Not enough host memory available. Requesting 500.00 GB", "hicache_memory"),
+        (
+            "ValueError: Warning: User-specified context_length (9) is greater than the derived"
+            " context_length (8).",
+            "context_length",
+        ),
+        (
+            "ValueError: Tokenizer class TokenizersBackend does not exist or is not currently"
+            " imported.",
+            "tokenizer",
+        ),
+        ("OSError: [Errno 116] Stale file handle: '/mnt/x.safetensors'", "storage"),
+        ("Subprocess scheduler_0 (pid=4) crashed with exit code -7. Triggering", "bus_error"),
+        ("Child process unexpectedly failed with exitcode=9. pid=247", "host_out_of_memory"),
+        ("RuntimeError: PD disagg: heterogeneous TP not supported for DSA yet.", "hybrid_tp"),
+        ("RuntimeError: Prefill out of memory. Try to lower your batch size.", "kv_pool_exhausted"),
+        ("/usr/bin/python: No module named sglang", "missing_module"),
+        (
+            "terminate called after throwing an instance of 'c10::Error'\n  what(): CUDA error: x",
+            "gpu_fault",
+        ),
+        ("thread 'main' panicked at src/server.rs:1:2:\nAddrInUse", "port_in_use"),
     ],
 )
 def test_variants_of_known_kinds_are_explained(line: str, id_: str) -> None:
     found = explain_failure(line)
     assert found is not None
     assert found.id == id_
+
+
+def _traceback(exception: str, *files: str) -> str:
+    frames = (f'  File "/x/sglang/srt/{file}", line 7, in f\n    f(x)\n' for file in files)
+    return f"Traceback (most recent call last):\n{''.join(frames)}{exception}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        (("managers/scheduler.py", "disaggregation/prefill.py"), "split prefill and decode"),
+        (("disaggregation/decode.py", "speculative/eagle_worker.py"), "speculative decoding"),
+        (("server_args.py",), "refused its flags"),
+        (("model_loader/loader.py", "models/deepseek_v2.py"), "could not load the weights"),
+        (("model_executor/model_runner.py", "layers/attention/x.py"), "attention kernels"),
+    ],
+)
+def test_an_unknown_exception_is_told_by_the_part_of_sglang_that_failed(
+    files: tuple[str, ...], text: str
+) -> None:
+    found = explain_end(_traceback("KeyError: 'w13_weight'", *files))
+    assert found is not None
+    assert text in found.text
+    assert found.source == f"SGLang's {files[-1]}:7"
+
+
+def test_an_exception_that_is_a_known_trouble_is_explained() -> None:
+    found = explain_end(_traceback("RuntimeError: Page size mismatch: 64 and 1"))
+    assert found is not None
+    assert found.id == "mismatch"
+
+
+def test_an_exception_of_an_engine_that_serves_is_a_trouble() -> None:
+    log = _traceback("KeyError: 'role'", "entrypoints/http_server.py") * 2
+    (found,) = explain_troubles(f"{log}[x] Decode batch, #running-req: 3\n")
+    assert (found.id, found.line, found.count) == ("exception", "KeyError: 'role'", 2)
+
+
+def test_the_exception_inside_a_group_is_quoted() -> None:
+    log = (
+        "  + Exception Group Traceback (most recent call last):\n"
+        '  |   File "x.py", line 1, in f\n'
+        "  | ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)\n"
+        "  +-+---------------- 1 ----------------\n"
+        "    | Traceback (most recent call last):\n"
+        '    |   File "y.py", line 3, in g\n'
+        "    | OddError: inner\n"
+    )
+    assert raised_line(log) == "OddError: inner"
+
+
+def test_a_traceback_inside_a_line_of_json_is_read() -> None:
+    log = (
+        r'{"message":"Traceback (most recent call last):\n  File \"x.py\", line 3, in f\n'
+        r'OddError: 7\n"}'
+    )
+    assert raised_line(log) == "OddError: 7"
+
+
+def test_a_message_one_line_below_its_exception_is_quoted_with_it() -> None:
+    found = explain_end(_traceback("ImportError:\n  libnuma is missing"))
+    assert found is not None
+    assert found.line == "ImportError: libnuma is missing"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[x] Failed to import from custom_ar with ImportError('a.so: cannot open shared object')",
+        "[x] Failed to import pynvml with ModuleNotFoundError(\"No module named 'pynvml'\")",
+        "[x] FlashInfer GDN kernels not available: No module named 'flashinfer.gdn'",
+        "[x] Ignore nsa reports ImportError with:\nNo module named 'deep_gemm'",
+        "[x] token_to_kv_pool_allocator memory leak detected! available=3",
+    ],
+)
+def test_imports_and_checks_that_only_warn_explain_nothing(line: str) -> None:
+    assert explain_failure(line) is None
+
+
+def test_the_releases_that_print_a_line_are_told() -> None:
+    found = explain_failure(
+        "ValueError: x is not compatible with radix cache when using --mamba-scheduler-strategy"
+    )
+    assert found is not None
+    assert found.source.endswith("; SGLang 0.5.10 to 0.5.13 print it")
+
+
+def test_releases_are_written_as_a_range_or_from_one_on() -> None:
+    one = r"0\.[45]\.\d+"
+    for signature in (*STARTS, *TROUBLES):
+        if signature.releases:
+            assert re.fullmatch(rf"{one}(?: to {one}| and later)", signature.releases)
 
 
 def test_without_a_traceback_the_loudest_line_is_at_hand() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pdctl.engines.explain_log import explain_failure, explain_troubles
-from pdctl.engines.log_signatures import RUNNING, STARTS
+from pdctl.engines.log_signatures import STARTS
+from pdctl.engines.trouble_signatures import TROUBLES
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 
@@ -47,7 +48,7 @@ LINES = [
     ),
     ("remote_code", "ValueError: Please pass the argument `trust_remote_code=True` to allow it."),
     ("driver", "RuntimeError: The NVIDIA driver version is insufficient for CUDA runtime version"),
-    ("gpu_fault", "RuntimeError: NCCL error: unhandled system error"),
+    ("nccl", "RuntimeError: NCCL error: unhandled system error"),
     ("indivisible", "AssertionError: 32 is not divisible by 3"),
     ("too_few_files", "OSError: [Errno 24] Too many open files"),
     ("disk_full", "OSError: [Errno 28] No space left on device"),
@@ -146,6 +147,6 @@ def test_troubles_of_a_run_are_counted_by_kind_with_their_first_line() -> None:
 
 
 def test_every_signature_compiles_and_has_its_own_id() -> None:
-    for table in (STARTS, RUNNING):
+    for table in (STARTS, TROUBLES):
         assert len({row.id for row in table}) == len(table)
         assert all(re.compile(row.pattern) and row.fix and row.text.endswith(".") for row in table)

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from pdctl.engines.log_times import interleaved, line_time
+from pdctl.engines.log_times import TimeOrder, interleaved, line_time
 
 
 @pytest.fixture
@@ -48,3 +48,32 @@ def test_lines_of_several_logs_come_by_time_and_keep_their_order_within_a_log() 
         "[2026-11-28 10:00:02] late",
         "[2026-11-28 10:00:05] c",
     ]
+
+
+def _at(second: int) -> float:
+    return datetime(2026, 11, 28, 10, 0, second).astimezone().timestamp()
+
+
+def test_a_line_is_held_until_no_earlier_one_can_be_found() -> None:
+    order = TimeOrder[str](hold_s=2.0)
+    order.add("decode-0", "[2026-11-28 10:00:03] second", _at(3))
+    assert list(order.ready(_at(4))) == []
+    order.add("router", "[2026-11-28 10:00:02] first", _at(4))
+    order.add("router", "  more of first", _at(4))
+    assert [line for _, line in order.ready(_at(5))] == [
+        "[2026-11-28 10:00:02] first",
+        "  more of first",
+        "[2026-11-28 10:00:03] second",
+    ]
+
+
+def test_a_host_whose_clock_is_ahead_holds_nothing_back() -> None:
+    order = TimeOrder[str](hold_s=2.0)
+    order.add("far", "[2026-11-28 10:50:00] ahead", _at(1))
+    assert [log for log, _ in order.ready(_at(3))] == ["far"]
+
+
+def test_lines_without_a_time_come_at_once() -> None:
+    order = TimeOrder[str](hold_s=2.0)
+    order.add("decode-0", "no time", _at(1))
+    assert list(order.ready(_at(1))) == [("decode-0", "no time")]

@@ -206,8 +206,25 @@ def test_state_of_another_user_is_neither_read_nor_listed(
     state.write_state(some_state())
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert state.list_names() == ()
-    with pytest.raises(EnvironmentProblem, match="belongs to another user"):
+    with pytest.raises(EnvironmentProblem, match="belongs to another user") as refused:
         state.read_state("chat")
+    assert refused.value.hint == "PDCTL_STATE_HOME=DIR to keep state elsewhere"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder to another user")
+def test_only_an_own_folder_is_to_be_closed_to_others(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    home.chmod(0o777)
+    hints = []
+    for user in (os.geteuid(), 12345):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        os.chown(home, 54321 if user == 12345 else -1, -1)
+        with pytest.raises(EnvironmentProblem) as refused:
+            state.make_state_dir("chat")
+        hints.append("chmod" in (refused.value.hint or ""))
+    assert hints == [True, False]
 
 
 def test_a_folder_where_everybody_can_rename_is_refused(home: Path) -> None:

@@ -1,7 +1,7 @@
 """In which number format a GPU multiplies each matrix of an LLM."""
 
 from pdctl.perf_model.formats import dense_formats, expert_format, kernel_warnings, quantises
-from pdctl.perf_model.kernels import KERNEL_S, replayed_s
+from pdctl.perf_model.kernels import replayed_s
 from pdctl.perf_model.roofline import step_times
 from tests.perf_model.shapes import ONE, cluster, gpu, llm
 
@@ -26,14 +26,6 @@ def test_a_format_without_products_on_a_gpu_is_a_warning_with_what_to_check() ->
     assert kernel_warnings(llm("llama-3.1-8b"), gpu("A100-80GB")) == ()
     (old,) = kernel_warnings(llm("deepseek-r1"), gpu("A100-80GB"))
     assert "FP8" in old
-
-
-def test_a_dense_layer_has_ten_kernels_and_a_quantising_one_before_each_fp8_product() -> None:
-    plain, narrow = llm("qwen3-8b"), llm("qwen3-8b-fp8")
-    layers = plain.num_layers
-    wide_s = replayed_s(plain, runner="triton", dynamic=False)
-    assert abs(wide_s - 10 * layers * KERNEL_S) < 1e-9
-    assert abs(replayed_s(narrow, runner="triton", dynamic=True) - 14 * layers * KERNEL_S) < 1e-9
 
 
 def test_mla_hybrids_and_sparse_attention_cost_more_kernels_a_layer_than_gqa() -> None:

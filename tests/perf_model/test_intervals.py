@@ -40,7 +40,7 @@ def case(kind: Kind = "dense", gpu: str = "H200", **changes: object) -> Case:
     return Case(kind, gpu, **fields)  # type: ignore[arg-type]
 
 
-def test_two_configurations_say_too_little_and_the_interval_is_assumed() -> None:
+def test_two_machines_say_too_little_and_the_interval_is_assumed() -> None:
     two = made(20, 0.2, "a") + made(20, 0.3, "b")
     assert interval("tpot", case(), two).basis == "assumed"
     found = interval("tpot", case(), two + made(20, 0.1, "c"))
@@ -66,6 +66,11 @@ def test_what_no_run_was_like_has_a_wider_interval(unseen: Case) -> None:
     runs = made(40, 0.2, "a") + made(40, 0.3, "b") + made(40, 0.5, "c")
     assert interval("tpot", case(), runs).high < interval("tpot", unseen, runs).high
     assert "none is alike" in interval("tpot", unseen, runs).basis
+
+
+def test_the_public_run_of_an_engine_across_two_hosts_is_within_its_interval() -> None:
+    across = Case("mla", "H100", fitted=False, region="few", spans_hosts=True)
+    assert errors_of(across).tpot.high > 23.0 / 12.53
 
 
 def test_a_profile_that_fits_badly_has_an_interval_of_its_own_error() -> None:
@@ -116,16 +121,16 @@ def test_intervals_cover_nine_in_ten_runs_of_a_configuration_that_was_left_out(
     figure: Figure, fitted: bool
 ) -> None:
     covered = [is_within for is_within, _ in left_out(figure, fitted=fitted)]
-    assert 0.85 <= sum(covered) / len(covered) <= 0.97
+    assert 0.85 <= sum(covered) / len(covered) <= 0.96
 
 
 @pytest.mark.parametrize(("figure", "fitted", "widest"), [
     ("tpot", True, 0.15),
     ("rate", True, 0.15),
-    ("ttft", True, 0.30),  # wider than the 15 % aimed at
+    ("ttft", True, 0.25),  # wider than the 15 % aimed at
     ("tpot", False, 0.35),
     ("rate", False, 0.35),
-    ("ttft", False, 0.65),  # wider than the 35 % aimed at
+    ("ttft", False, 0.60),  # wider than the 35 % aimed at
 ])  # fmt: skip
 def test_half_widths_stay_within_what_the_page_says(
     figure: Figure, fitted: bool, widest: float

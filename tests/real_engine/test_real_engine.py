@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -149,6 +150,13 @@ def prompts() -> list[list[int]]:
 
 def generate(input_ids: list[int]) -> list[int]:
     """The greedy tokens that follow a prompt, through the router."""
+    tokens = ask(input_ids)["output_ids"]
+    assert len(tokens) == MAX_NEW_TOKENS
+    return [int(token) for token in tokens]
+
+
+def ask(input_ids: list[int]) -> Any:
+    """The whole answer to a prompt, through the router."""
     sampling = {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 0, "ignore_eos": True}
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/generate",
@@ -156,9 +164,14 @@ def generate(input_ids: list[int]) -> list[int]:
         headers={"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
-        tokens = json.load(answer)["output_ids"]
-    assert len(tokens) == MAX_NEW_TOKENS
-    return [int(token) for token in tokens]
+        return json.load(answer)
+
+
+def timed(input_ids: list[int]) -> tuple[str, float]:
+    """The id of a request, and the seconds that its client waited for the whole answer."""
+    start_s = time.perf_counter()
+    answer = ask(input_ids)
+    return str(answer["meta_info"]["id"]), time.perf_counter() - start_s
 
 
 def engines(status: Any) -> dict[str, Any]:
@@ -176,6 +189,8 @@ def test_a_split_deployment_answers_like_one_colocated_engine(
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(generate, prompts()))
     after = engines(real.pdctl("status", "--once", "split"))
+    clients = dict(timed(prompt) for prompt in prompts())
+    explained = real.pdctl("explain", "--slowest", "1000", "--no-replay", "-n", "split")["data"]
     real.pdctl("down", "split")
 
     assert {name: row["health"] for name, row in before.items()} == {
@@ -189,6 +204,19 @@ def test_a_split_deployment_answers_like_one_colocated_engine(
     assert after["prefill-0"]["sample"]["transfer_gb_per_s"] > 0
     assert answers == from_one
     assert real.processes() == []
+    check_explained(explained, clients)
+
+
+def check_explained(found: Any, clients: Mapping[str, float]) -> None:
+    """Both halves of every request were read from the engines' logs, and agree with its client."""
+    by_rid = {one["rid"]: one for one in found["requests"]}
+    assert clients.keys() <= by_rid.keys()
+    for rid, seconds in clients.items():
+        one = by_rid[rid]
+        assert (one["prefill_engine"], one["decode_engine"]) == ("prefill-0", "decode-0")
+        assert (one["is_guess"], one["missing"]) == (False, "")
+        assert one["output_tokens"] == MAX_NEW_TOKENS
+        assert 0 < one["ttft_s"] <= one["total_s"] < seconds
 
 
 def test_kv_that_does_not_arrive_is_seen_in_the_answers(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pdctl.status.pages import parse_engine_metrics
+from pdctl.status.pages import parse_engine_metrics, with_pools
+from pdctl.status.records import EngineSample
 
 RANKS = {
     "dp attention": [
@@ -63,3 +64,35 @@ def test_priorities_are_parts_of_the_total_without_one() -> None:
     rows = ['priority="",tp_rank="0"', 'priority="1",tp_rank="0"', 'priority="2",tp_rank="0"']
     sample, _ = parse_engine_metrics(page(rows), "decode", 0.0)
     assert sample.running == 5
+
+
+def pools(*, slots: bool) -> str:
+    """Two ranks of an engine; the pages of SGLang have the state pool's figures for any model."""
+    states = (
+        {"mamba_used_tokens": 30.0, "mamba_available_tokens": 60.0, "mamba_evictable_tokens": 10.0}
+        if slots
+        else dict.fromkeys(
+            ("mamba_used_tokens", "mamba_available_tokens", "mamba_evictable_tokens"), 0.0
+        )
+    )
+    figures = {"token_usage": 0.3 if slots else 0.2, "full_token_usage": 0.2, **states}
+    return "\n".join(
+        f'sglang:{name}{{dp_rank="{rank}",tp_rank="{rank}"}} {value}'
+        for rank in range(2)
+        for name, value in figures.items()
+    )
+
+
+def test_a_hybrids_state_pool_and_kv_are_told_apart() -> None:
+    sample, _ = parse_engine_metrics(pools(slots=True), "decode", 0.0)
+    assert (sample.state_usage, sample.kv_usage) == (0.3, 0.2)
+    loads = EngineSample(at_s=1.0, role="decode", running=7, kv_usage=0.3)
+    both = with_pools(loads, sample)
+    assert (both.running, both.state_usage, both.kv_usage) == (7, 0.3, 0.2)
+
+
+def test_a_model_without_states_has_no_state_pool() -> None:
+    sample, _ = parse_engine_metrics(pools(slots=False), "decode", 0.0)
+    assert (sample.state_usage, sample.kv_usage) == (None, 0.2)
+    loads = EngineSample(at_s=1.0, role="decode", kv_usage=0.25)
+    assert with_pools(loads, sample) == loads

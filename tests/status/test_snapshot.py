@@ -70,6 +70,14 @@ def test_the_verdict_names_what_is_wrong(
     assert words in status.verdict_text
 
 
+def test_a_killed_router_is_named_though_engines_wait_to_be_registered_again() -> None:
+    watched = replace(WATCHED, router_problem="was killed (SIGKILL); restarting 1 s later")
+    engines = tuple(replace(one, health="starting") for one in BUSY.engines)
+    status = judged(engines, None, watched)
+    assert status.verdict == "down"
+    assert status.verdict_text == "the router was killed (SIGKILL); restarting 1 s later"
+
+
 def test_engines_on_their_way_are_no_trouble_while_a_change_goes_well() -> None:
     changing = replace(WATCHED, phase="scaling", detail="decode-1 loading")
     status = judged(sick("starting"), watched=changing)

@@ -186,8 +186,8 @@ def test_warnings_close_the_screen() -> None:
 
 
 def test_next_commands_stand_below_each_other() -> None:
-    assert next_lines(()) == []
-    assert next_lines(("pdctl up", "pdctl rehearse")) == [
+    assert next_lines((), 80) == []
+    assert next_lines(("pdctl up", "pdctl rehearse"), 80) == [
         "",
         "  next   pdctl up",
         "         pdctl rehearse",

@@ -78,7 +78,8 @@ ROWS: tuple[tuple[str, str, object, float | None, str, str, dict[str, object]], 
     ("qwen3-32b", "2x8xH200:rdma400", (4000, 300), 6, "2s", "30ms",
      {"tp": 2, "draft_tokens": 3, "accept_length": 2.4}),
     ("qwen3-32b", "2x8xH200:rdma400", (12035, 343), 3.4, "5s", "30ms", {"tp": 2, "seed": 7}),
-    ("qwen3-8b", "4xH200", (4000, 200), 5, "1s", "20ms", {"attention_backend": "triton", "tp": 1}),
+    ("qwen3-8b", "4xH200", (4000, 200), 5, "1s", "20ms",
+     {"args": "--attention-backend triton", "tp": 1}),
 )  # fmt: skip
 SPREAD = ((1.31, 0.73), (0.96, 2.15), (0.0, 0.0))  # of prompt and output lengths, in turn
 

@@ -88,9 +88,9 @@ def _check_flip(question: Question, base: Choice, flip: Flip) -> None:
     up = flip.from_at is None or flip.at > flip.from_at
     beyond = flip.at * (BEYOND if up else 1 / BEYOND)
     values = [flip.at] if flip.what == "total" else [flip.at, beyond]
-    assert [answer(moved(question, flip.what, x)).verdict for x in values] == [flip.to] * len(
-        values
-    ), flip
+    answers = [answer(moved(question, flip.what, x)) for x in values]
+    assert [told.verdict for told in answers] == [flip.to] * len(values), flip
+    assert answers[0].is_met == flip.is_met, flip
 
 
 def moved(question: Question, what: str, value: float) -> Question:

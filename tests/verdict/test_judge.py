@@ -30,23 +30,8 @@ def ruled(colocated: float, pd: float, rate: float | None = None) -> Choice:
     return by_capacity(Known(colocated), Known(pd), rate, MARGINS)
 
 
-def sure(
-    choice: Choice,
-    lean: Lean = "mixed",
-    *,
-    width: float = 0.25,
-    rate: float | None = None,
-    carries: tuple[float, float] | None = None,
-) -> str:
-    return confidence_of(
-        choice,
-        lean,
-        errors=errors(width),
-        margins=MARGINS,
-        is_anchored=True,
-        rate_rps=rate,
-        capacities=carries,
-    )
+def sure(choice: Choice, lean: Lean = "mixed", width: float = 0.25) -> str:
+    return confidence_of(choice, lean, errors(width))
 
 
 def test_what_an_arm_carries_decides_when_it_clears_the_margin() -> None:
@@ -90,12 +75,6 @@ def test_a_no_is_sure_where_even_the_highest_capacity_is_below_the_rate() -> Non
     assert confidence_of_no(layouts, 4.7, errors()) == "low"
     assert confidence_of_no(layouts, 4.9, errors()) == "medium"
     assert confidence_of_no(layouts, 4.9, errors(0.1)) == "high"
-
-
-def test_colocated_that_barely_suffices_is_said_with_low_confidence() -> None:
-    assert sure("colocated", rate=3.2, carries=(4.0, 9.0)) == "low"
-    assert sure("colocated", rate=2.0, carries=(4.0, 9.0)) == "medium"
-    assert sure("colocated", rate=3.2, carries=(4.0, 4.5)) == "medium"
 
 
 class Narrowing:

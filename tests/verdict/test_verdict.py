@@ -167,6 +167,13 @@ def test_requests_no_layout_can_serve_do_not_count_as_missed() -> None:
     assert fitting.arms["colocated"].attainment == some.arms["colocated"].attainment == 1.0
 
 
+def test_a_trace_of_one_request_is_answered_with_a_caveat() -> None:
+    one = from_trace(Requests([0.0], [4000], [100]), slo=Slo(1.0, 0.03))
+    verdict = decide(one)
+    assert verdict.is_met
+    assert any(text.startswith("1 request in the file") for text in verdict.warnings)
+
+
 def test_draft_tokens_change_the_prediction() -> None:
     plain = question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2)
     drafted = replace(plain, speculation=Speculation(3, 2.4))
@@ -226,6 +233,13 @@ def test_the_fewest_gpus_meet_the_slos_and_one_engine_less_does_not() -> None:
     assert fewest.max_gpus < 8
     assert verdict.arms[verdict.verdict].meets
     assert not facts_of(replace(asked, max_gpus=fewest.max_gpus - 1), flips=False).is_met
+
+
+def test_fewer_gpus_than_were_reckoned_are_asked_about_again() -> None:
+    asked = question("llama-3.1-8b", "2xH200", isl=3000, rate=60, slo=Slo(1.0, 0.02))
+    fewest, verdict = decide_fewest(asked)
+    assert verdict.is_met
+    assert fewest_gpus(verdict.arms) == fewest.max_gpus
 
 
 @pytest.mark.e2e

@@ -123,6 +123,13 @@ def attention_backends(context: Any) -> Iterable[str]:
     return sorted(ATTENTION_BACKENDS)
 
 
+def render_targets(context: Any) -> Iterable[str]:
+    """Programs for which `render` prints a text."""
+    from pdctl.deployment.exports import EXPORTS, FIXED
+
+    return (*EXPORTS, *FIXED)
+
+
 def _values(*values: str) -> Words:
     return lambda context: values
 
@@ -135,15 +142,20 @@ BY_NAME: dict[str | None, Words] = {
     "transfer_backend": transfer_backends,
     "time_unit": _values("s", "ms", "us", "ns"),
     "attention_backend": attention_backends,
+    "kv_cache_dtype": _values("auto", "fp8_e4m3", "fp8_e5m2", "bf16"),
+    "quantization": _values("fp8", "mxfp8", "nvfp4_online"),
+    "mamba_radix_cache_strategy": _values("auto", "extra_buffer", "no_buffer"),
     "name": running,
     "names": running,
 }
 BY_VERB: dict[tuple[str, str | None], Words] = {
     ("up", "name"): _values(),
+    ("explain", "by"): _values("ttft", "tpot"),
+    ("explain", "name"): logged,
     ("logs", "name"): logged,
     ("logs", "target"): logs_and_processes,
     ("logs", "process"): processes,
-    ("render", "target"): _values("miles", "shell"),
+    ("render", "target"): render_targets,
     ("render", "form"): _values("flag", "yaml"),
     ("measure", "connections"): _values("new", "kept"),
     ("help", "topic"): topics,

@@ -10,6 +10,8 @@ from pdctl.measurement.compare import Rehearsal
 from pdctl.perf_model.fitting.identify import Disagreement
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Basis, Measurement, Parallelism, Percentiles
+from pdctl.status.autopilot_journal import Entry
+from pdctl.status.explain.records import Explanation
 from pdctl.status.records import Advice, DeploymentStatus
 from pdctl.verdict.records import (
     Choice,
@@ -183,6 +185,13 @@ class ScaleData(TypedDict):
     effect_unknown: str
 
 
+class AutopilotReport(TypedDict):
+    """`autopilot --report`: every decision, oldest first."""
+
+    name: str
+    entries: list[Entry]
+
+
 class Stopped(TypedDict):
     """One deployment that was stopped. killed: processes that had to be killed."""
 
@@ -313,6 +322,8 @@ DATA: dict[str, Any] = {
     "plan": PlanData | ModelList,
     "up": DeploymentState | WrittenFile | DryRun,
     "status": StatusData,
+    "explain": Explanation,
+    "autopilot": Entry | AutopilotReport,
     "scale": ScaleData,
     "down": DownData,
     "logs": LogLines | Bundle,

@@ -3,25 +3,34 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+ROLE_SIZES = tuple(
+    f"{role}_{size}" for role in ("prefill", "decode") for size in ("tp", "pp", "dp", "ep")
+)
 # verb -> heading -> names of the options' parameters, in the order in which they are shown
 GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "plan": {
-        "GPUs and model": ("gpus", "profile", "attention_backend"),
+        "GPUs and model": ("gpus", "profile"),
         "Requests": (
             *("trace", "time_unit", "lengths", "isl", "osl", "isl_cv", "osl_cv", "rate"),
             *("concurrency", "prefix_hit", "from_url", "window", "skip_bad", "api_key_file"),
         ),
         "Service levels": ("ttft", "tpot", "attainment"),
         "Layouts to consider": (
-            *("total", "tp", "prefill_tp", "decode_tp", "pp", "ep", "dp"),
+            *("total", "tp", "pp", "dp", "ep", *ROLE_SIZES),
             *("spec_draft_tokens", "spec_accept_length", "seed"),
+        ),
+        "SGLang's settings": (
+            *("attention_backend", "chunked_prefill_size", "mem_fraction_static"),
+            *("kv_cache_dtype", "quantization", "page_size", "mamba_full_memory_ratio"),
+            *("mamba_radix_cache_strategy", "policy", "args", "prefill_args", "decode_args"),
         ),
     },
     "up": {
         "What to start": ("file", "prefill", "total", "engine", "gpus", "name", "sim_speed"),
         "Engines": (
-            *("tp", "prefill_tp", "decode_tp", "pp", "dp", "ep", "args", "prefill_args"),
+            *("tp", "pp", "dp", "ep", *ROLE_SIZES, "args", "prefill_args"),
             *("decode_args", "transfer_backend", "python", "trust_remote_code"),
+            "no_request_times",
         ),
         "Router": ("host", "port", "policy", "router_args", "api_key_file"),
         "How to start": ("detach", "timeout", "resume", "dry_run"),

@@ -5,6 +5,7 @@ TOPICS = {
     "completion": "completion.md",
     "doctor": "doctor.md",
     "exit-codes": "exit-codes.md",
+    "explain": "explain.md",
     "glossary": "glossary.md",
     "gpus": "gpus.md",
     "json": "json.md",

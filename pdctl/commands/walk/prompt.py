@@ -12,7 +12,7 @@ from pdctl.commands.progress import say
 from pdctl.errors import PdctlError
 
 LIST = "?"  # the answer that lists what is possible
-NONE_WORDS = ("-", "none")  # answers that clear a default
+NONE_WORDS = ("-", "none")  # answers that remove a default
 MOST_HISTORY = 200
 
 
@@ -57,7 +57,7 @@ def ask_prompt(prompt: Prompt, default: str) -> str:
 
 
 def listing(prompt: Prompt) -> str:
-    """What `?` shows: the help line, then the choices in lines that a narrow terminal holds."""
+    """The answer to `?`: the help line, then the choices in lines that fit a narrow terminal."""
     lines = [f"  {prompt.help}"] if prompt.help else []
     line = "   "
     for choice in prompt.choices():
@@ -110,7 +110,7 @@ def _completing(prompt: Prompt) -> Iterator[None]:
 
 
 def completions(prompt: Prompt, text: str) -> list[str]:
-    """What Tab offers for the text typed so far: matching choices, then files and folders."""
+    """The completions of the text typed so far: matching choices, then files and folders."""
     found = [choice for choice in prompt.choices() if choice.startswith(text)]
     if prompt.has_paths:
         typed = os.path.expanduser(text)

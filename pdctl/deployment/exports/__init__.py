@@ -1,10 +1,13 @@
-"""Deployments in the formats of other programs. Each format is one entry of EXPORTS."""
+"""Deployments in the formats of other programs: one entry of EXPORTS or FIXED for each format."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pdctl.deployment.exports.grafana import dashboard
 from pdctl.deployment.exports.k8s import render as render_k8s
 from pdctl.deployment.exports.miles import NOTE, render_flags, render_yaml
+from pdctl.deployment.exports.prometheus import render as render_prometheus
+from pdctl.deployment.exports.prometheus import rules
 from pdctl.deployment.exports.shell import render as render_shell
 from pdctl.deployment.exports.slurm import render as render_slurm
 from pdctl.deployment.records import Deployment, ProcessSpec
@@ -29,4 +32,8 @@ EXPORTS: Mapping[str, Export] = {
     "shell": Export(render_shell, needs_processes=True),
     "slurm": Export(render_slurm),
     "k8s": Export(render_k8s),
+    "prometheus": Export(render_prometheus),
 }
+
+# texts that are the same for every deployment
+FIXED: Mapping[str, Callable[[], str]] = {"prometheus-rules": rules, "grafana": dashboard}

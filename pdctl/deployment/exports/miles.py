@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 
 from pdctl.deployment.build import checked, name_of
-from pdctl.deployment.checks import options
 from pdctl.deployment.records import (
     ROLE_OF_WORKER_TYPE,
     WORKER_TYPES,
@@ -12,6 +11,7 @@ from pdctl.deployment.records import (
     ProcessSpec,
     RolePlan,
 )
+from pdctl.deployment.sglang_flags import options
 from pdctl.deployment.strict_yaml import Field
 from pdctl.errors import InvalidInput
 from pdctl.inspection.llm import bundled_names

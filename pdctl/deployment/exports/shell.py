@@ -12,18 +12,20 @@ def render(deployment: Deployment, specs: Sequence[ProcessSpec]) -> str:
     return shell(specs)
 
 
-def shell(specs: Sequence[ProcessSpec]) -> str:
+def shell(specs: Sequence[ProcessSpec], notes: Sequence[str] = ()) -> str:
     """A bash script that starts every process, logs like pdctl, and stops everything on Ctrl-C.
 
     Without pdctl, nothing adds engines to the router, so its command lists them and it waits.
 
     Args:
         specs: the processes from `expand`, router first.
+        notes: what was assumed, in sentences; comments of the script.
     """
     router, engines = specs[0], specs[1:]
     logs = sorted({str(spec.log.parent) for spec in specs})
     lines = [
         "#!/usr/bin/env bash",
+        *(f"# {note}" for note in notes),
         "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT",
         *(f"mkdir -p {shlex.quote(directory)}" for directory in logs),
         *(_background(spec, spec.argv) for spec in engines),

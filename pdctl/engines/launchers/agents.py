@@ -1,14 +1,15 @@
-"""One node agent on every node of a Slurm job, reached through the standard streams of srun."""
+"""Node agents: a program on each node that answers a launcher's questions, a line for a line.
+
+A wire carries the lines: srun to one node of a Slurm job, or a relay to all hosts of a Ray cluster.
+"""
 
 import itertools
 import json
-import os
 import queue
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pdctl.errors import EnvironmentProblem
@@ -16,66 +17,108 @@ from pdctl.errors import EnvironmentProblem
 QUICK_S = 2.0  # for questions that the supervisor's loop waits for
 ANSWER_S = 10.0
 START_S = 60.0  # Python on a cold shared file system
-STEP_WITHIN_S = 15  # a step with --overlap starts at once, unless its job is ending
 RETRY_S = 5.0
+LOST = "lost"  # the code of a problem: the node that was asked does not answer
 
-
-def srun(job: str, node: str, *options: str) -> tuple[str, ...]:
-    """The beginning of a command line that runs on one node of a job.
-
-    --overlap gives the step everything that the job has there: steps with --gres under --overlap
-    would all get the same first GPUs. Variables of a surrounding step must not become options.
-    """
-    inherited = sorted(n for n in os.environ if n.startswith("SLURM_") and n != "SLURM_CONF")
-    unset = itertools.chain.from_iterable(("-u", name) for name in inherited)
-    where = (f"--jobid={job}", "--overlap", "-N1", "-n1", "-w", node)
-    what = ("--mem=0", "--mpi=none", "--cpu-bind=none", f"--immediate={STEP_WITHIN_S}")
-    return ("env", *unset, "srun", *where, *what, *options)
+_Reply = dict[str, Any]
 
 
 class NodeLost(EnvironmentProblem):
     """A node does not answer."""
 
 
-class Agent:
-    """A running agent. Any thread may ask."""
+class Question:
+    """A question that was sent."""
 
-    def __init__(self, job: str, node: str) -> None:
-        self.node = node
+    def __init__(self, replies: "queue.SimpleQueue[_Reply | None]") -> None:
+        self._replies = replies
+
+    def is_answered(self) -> bool:
+        return not self._replies.empty()
+
+    def reply(self, timeout_s: float = 0.0) -> _Reply | None:
+        """The reply; None if there is none in time, or if the program has ended."""
+        try:
+            return self._replies.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+
+class Wire:
+    """A program that takes questions on stdin and writes replies to stdout. Any thread may send."""
+
+    def __init__(self, command: Sequence[str]) -> None:
         self._numbers = itertools.count()
-        self._replies: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
+        self._waiting: dict[int, queue.SimpleQueue[_Reply | None]] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [
-                *srun(job, node, "--job-name=pdctl-agent", "--quiet"),
-                *(sys.executable, "-m", "pdctl.engines.node_agent"),
-            ],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._has_answered = False
         threading.Thread(target=self._read, daemon=True).start()
 
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def ask(self, node: str, do: str, args: Sequence[object], timeout_s: float) -> _Reply | None:
+        """The reply; None if there is none in time."""
+        return self.send(node, do, args).reply(timeout_s)
+
+    def send(self, node: str, do: str, args: Sequence[object]) -> Question:
+        """Send a question without waiting for the reply."""
+        replies: queue.SimpleQueue[_Reply | None] = queue.SimpleQueue()
+        with self._lock:
+            number = next(self._numbers)
+            self._waiting[number] = replies
+            line = json.dumps({"id": number, "node": node, "do": do, "args": args}) + "\n"
+            try:
+                assert self._process.stdin is not None
+                self._process.stdin.write(line.encode())
+                self._process.stdin.flush()
+            except OSError:
+                replies.put(None)
+        return Question(replies)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as replies:
+            for line in replies:
+                reply = json.loads(line)
+                if waiting := self._waiting.pop(reply["id"], None):
+                    waiting.put(reply)
+        for waiting in tuple(self._waiting.values()):
+            waiting.put(None)
+
+
+class Agent:
+    """The agent of one node. Any thread may ask. hint: how to look at a node that is lost."""
+
+    def __init__(self, node: str, wire: Wire, *, hint: str) -> None:
+        self._node = node
+        self._wire = wire
+        self._hint = hint
+        self._has_answered = False
+
+    @property
+    def is_alive(self) -> bool:
+        return self._wire.is_alive
+
     def ask(self, do: str, *args: object, timeout_s: float = ANSWER_S) -> Any:
         """The answer. Raises NodeLost without one, EnvironmentProblem for what the node reports."""
-        number, replies = self._send(do, args)
-        try:
-            reply = replies.get(timeout=timeout_s + self._start_s(timeout_s))
-        except queue.Empty:
-            reply = None
-        self._replies.pop(number, None)
+        reply = self._wire.ask(self._node, do, args, timeout_s + self._start_s(timeout_s))
         if reply is None:
-            raise NodeLost(f"{self.node} does not answer.", hint=f"scontrol show node {self.node}")
-        self._has_answered = True
+            raise lost(self._node, self._hint)
         if "problem" in reply:
             message, hint, code = reply["problem"]
-            raise EnvironmentProblem(f"{self.node}: {message}", hint=hint, code=code)
+            text = f"{self._node}: {message}"
+            if code == LOST:
+                raise NodeLost(text, hint=hint or self._hint)
+            raise EnvironmentProblem(text, hint=hint, code=code)
+        self._has_answered = True
         return reply["value"]
 
     def _start_s(self, timeout_s: float) -> float:
@@ -84,47 +127,21 @@ class Agent:
             return 0.0
         return START_S if timeout_s > QUICK_S else ANSWER_S
 
-    def tell(self, do: str, *args: object) -> None:
-        """As ask, but nobody waits for the answer. Raises NodeLost if the agent has ended."""
-        number, _ = self._send(do, args)
-        self._replies.pop(number, None)
-
-    def _send(
-        self, do: str, args: Sequence[object]
-    ) -> "tuple[int, queue.SimpleQueue[dict[str, Any] | None]]":
-        replies: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        with self._lock:
-            number = next(self._numbers)
-            self._replies[number] = replies
-            line = json.dumps({"id": number, "do": do, "args": args}) + "\n"
-            try:
-                assert self._process.stdin is not None
-                self._process.stdin.write(line.encode())
-                self._process.stdin.flush()
-            except OSError:
-                replies.put(None)
-        return number, replies
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            reply = json.loads(line)
-            if waiting := self._replies.get(reply["id"]):
-                waiting.put(reply)
-        for waiting in tuple(self._replies.values()):
-            waiting.put(None)
-
-    def close(self) -> None:
-        """End the agent: it sees the end of its input."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+    def send(self, do: str, *args: object) -> Question:
+        """As ask, without waiting for the answer."""
+        return self._wire.send(self._node, do, args)
 
 
 class Agents:
-    """The agents of a job, each started when it is first needed and again after it was lost."""
+    """The agents of many nodes, each started when it is first needed and again after it was lost.
 
-    def __init__(self, job: str) -> None:
-        self.job = job
+    wire_to: gives the wire to a node, new if the last one has ended. look: how to look at a node
+    that is lost, with {node} for its name.
+    """
+
+    def __init__(self, wire_to: Callable[[str], Wire], *, look: str) -> None:
+        self._wire_to = wire_to
+        self._look = look
         self._agents: dict[str, Agent] = {}
         self._tried_at: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -136,16 +153,17 @@ class Agents:
 
     def on(self, node: str) -> Agent:
         """The agent of a node. Raises NodeLost where it ended a moment ago."""
+        hint = self._look.format(node=node)
         with self._lock:
             agent = self._agents.get(node)
             if agent is None or not agent.is_alive:
                 if time.monotonic() - self._tried_at.get(node, -RETRY_S) < RETRY_S:
-                    raise NodeLost(f"{node} does not answer.", hint=f"scontrol show node {node}")
+                    raise lost(node, hint)
                 self._tried_at[node] = time.monotonic()
-                agent = self._agents[node] = Agent(self.job, node)
+                agent = self._agents[node] = Agent(node, self._wire_to(node), hint=hint)
             return agent
 
-    def close(self) -> None:
-        """End all agents."""
-        for agent in self._agents.values():
-            agent.close()
+
+def lost(node: str, hint: str) -> NodeLost:
+    """The error for a node that does not answer."""
+    return NodeLost(f"{node} does not answer.", hint=hint)

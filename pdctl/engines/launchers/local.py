@@ -139,6 +139,19 @@ class LocalLauncher:
         _signal(pid, number)
         return True
 
+    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+        what = Path(argv[0]).name
+        try:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
+            )
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            raise EnvironmentProblem(f"{what} did not run: {problem}.") from problem
+        if done.returncode != 0:
+            last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            raise EnvironmentProblem(f"{what} failed: {last}")
+        return done.stdout
+
     def http(self, node: str) -> Http:
         from pdctl.engines.clients import http  # `ls` and `down` start sooner without
 
@@ -148,21 +161,25 @@ class LocalLauncher:
 
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process. A program that cannot run exits with 127 and a message in its log."""
-        offset = _open_log(spec)
+        return self.start_command(spec.argv, spec.env, spec.log)
+
+    def start_command(self, argv: tuple[str, ...], env: Mapping[str, str], log: Path) -> Started:
+        """Start a process that is known by its command alone. Its output is appended to a log."""
+        offset = _open_log(log, argv)
         shim = (sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(self._death_signal))
-        log = os.open(spec.log, _APPEND, 0o600)
+        output = os.open(log, _APPEND, 0o600)
         try:
             child = subprocess.Popen(
-                (*shim, *with_key(spec.argv, api_key())),
+                (*shim, *with_key(argv, api_key())),
                 cwd=self._cwd if Path(self._cwd).is_dir() else "/",
-                env={**os.environ, **_environment(), **spec.env, MARKER: self._run_id},
+                env={**os.environ, **_environment(), **env, MARKER: self._run_id},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
         finally:
-            os.close(log)
+            os.close(output)
         started_at = create_time(child.pid) or time.time()
         return self._keep(_Process(child.pid, started_at, child), offset)
 
@@ -439,13 +456,13 @@ def _environment() -> dict[str, str]:
     return {**_ENVIRONMENT, "no_proxy": no_proxy, "NO_PROXY": no_proxy}
 
 
-def _open_log(spec: ProcessSpec) -> int:
+def _open_log(path: Path, argv: tuple[str, ...]) -> int:
     """Write the header of this start into the log; the byte where it begins."""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    log = os.open(spec.log, _APPEND, 0o600)
+    log = os.open(path, _APPEND, 0o600)
     try:
         offset = os.lseek(log, 0, os.SEEK_END)
-        os.write(log, f"{log_file.START_OF_LOG}{stamp} {shlex.join(spec.argv)}\n".encode())
+        os.write(log, f"{log_file.START_OF_LOG}{stamp} {shlex.join(argv)}\n".encode())
     except OSError:
         return 0  # a full disk; the engine may run without a log
     finally:

@@ -2,7 +2,7 @@
 
 A node is a machine by the name its launcher gives it; HERE is the one that runs this code. A handle
 names one process; only its launcher understands it, and state.json keeps it.
-Paths are paths on the node. Whoever writes a launcher for Slurm or Ray implements `Launcher` and
+Paths are paths on the node. Whoever writes another launcher implements `Launcher` and
 adds it to `registry.LAUNCHERS`; supervision, lifecycle and flags stay as they are.
 """
 
@@ -88,6 +88,10 @@ class Nodes(Protocol):
 
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         """Signal a supervisor that runs there; False if it is gone. Raises EnvironmentProblem."""
+        ...
+
+    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+        """The output of a short command there. Raises EnvironmentProblem if it fails."""
         ...
 
     def http(self, node: str) -> Http:
@@ -183,4 +187,4 @@ class Files(Protocol):
 
 
 class Launcher(Nodes, Processes, Files, Protocol):
-    """One place to run: this machine, later a Slurm allocation or a Ray cluster."""
+    """One place to run: this machine, a Slurm allocation or a Ray cluster."""

@@ -11,6 +11,7 @@ from pdctl.errors import EnvironmentProblem
 
 LOCAL = "local"
 SLURM = "slurm"
+RAY = "ray"
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,14 @@ class Scope:
     """The deployment that a launcher serves.
 
     run_id: marks its processes; "" for one that only looks at nodes. cwd: where they start.
-    is_tied: they die with the process that starts them. job: the allocation that holds the nodes.
+    is_tied: they die with the process that starts them. nodes: where they run, as the name of the
+    launcher says it: a Slurm job, or the address of a Ray cluster.
     """
 
     run_id: str = ""
     cwd: str = "/"
     is_tied: bool = False
-    job: str = ""
+    nodes: str = ""
 
 
 def _local(scope: Scope) -> Launcher:
@@ -37,10 +39,16 @@ def _slurm(scope: Scope) -> Launcher:
     # subprocesses of other machines: nothing that runs here alone should pay for the import
     from pdctl.engines.launchers.slurm import SlurmLauncher
 
-    return SlurmLauncher(scope.job, scope.run_id, cwd=scope.cwd, is_tied=scope.is_tied)
+    return SlurmLauncher(scope.nodes, scope.run_id, cwd=scope.cwd, is_tied=scope.is_tied)
 
 
-LAUNCHERS: dict[str, Callable[[Scope], Launcher]] = {LOCAL: _local, SLURM: _slurm}
+def _ray(scope: Scope) -> Launcher:
+    from pdctl.engines.launchers.ray import RayLauncher
+
+    return RayLauncher(scope.nodes, scope.run_id, cwd=scope.cwd, is_tied=scope.is_tied)
+
+
+LAUNCHERS: dict[str, Callable[[Scope], Launcher]] = {LOCAL: _local, SLURM: _slurm, RAY: _ray}
 
 
 def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> Launcher:
@@ -48,12 +56,12 @@ def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> Launcher:
 
     Raises EnvironmentProblem if there is none.
     """
-    kind, _, job = name.partition(":")
+    kind, _, nodes = name.partition(":")
     if kind not in LAUNCHERS:
         raise EnvironmentProblem(
             f"This pdctl has no launcher {name!r}.", hint="pip install -U pdctl", code="no_launcher"
         )
-    return LAUNCHERS[kind](replace(scope or Scope(), job=job))
+    return LAUNCHERS[kind](replace(scope or Scope(), nodes=nodes))
 
 
 def launcher_of(launch: Launch) -> Launcher:

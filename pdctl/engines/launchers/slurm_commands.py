@@ -131,11 +131,15 @@ def _run(*argv: str, may_fail: bool = False) -> str:
         raise no_slurm() from None
     except subprocess.TimeoutExpired:
         raise EnvironmentProblem(
-            f"{argv[0]} did not answer in {COMMAND_S:.0f} s.", hint="sinfo", code="slurm_silent"
+            f"{argv[0]} did not answer in {COMMAND_S:.0f} s.",
+            hint="sinfo shows if Slurm answers",
+            code="slurm_silent",
         ) from None
     if done.returncode and not may_fail:
         raise EnvironmentProblem(
-            f"{argv[0]} failed: {_sentence(done.stderr)}", hint="sinfo", code="slurm_failed"
+            f"{argv[0]} failed: {_sentence(done.stderr)}",
+            hint="sinfo shows if Slurm answers",
+            code="slurm_failed",
         )
     return done.stdout
 
@@ -143,8 +147,8 @@ def _run(*argv: str, may_fail: bool = False) -> str:
 def no_slurm() -> EnvironmentProblem:
     """The error where Slurm is asked for and absent."""
     return EnvironmentProblem(
-        "Slurm is not here: there is no srun.",
-        hint="run this on a login host of the cluster, or --on local",
+        "Slurm is not installed here (no srun on PATH).",
+        hint="run this on a login node of the cluster, or --on local",
         code="no_slurm",
     )
 

@@ -1,8 +1,9 @@
 """The log lines of a deployment, running or ended, each with its process's name in front."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from pdctl.engines import log_file, state
@@ -10,13 +11,15 @@ from pdctl.engines.launchers.protocol import HERE, Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named, launcher_of
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.meant import meant_name
-from pdctl.engines.log_times import interleaved
+from pdctl.engines.log_times import TimeOrder, interleaved
 from pdctl.engines.records import Event
+from pdctl.engines.request_times import log_lines
 from pdctl.engines.state import logs_dir
 from pdctl.errors import InvalidInput
 from pdctl.paths import state_home
 
 LOOK_EVERY_S = 0.2
+HOLD_S = 0.3  # a writer stamps its line before writing it; longer than one look
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,25 @@ class LogFile:
 class _Seen:
     """The position in a log that is followed. rest: the start of a line that is incomplete."""
 
-    offset: int
+    offset: int = 0
     rest: str = ""
 
-    def whole_lines(self, name: str, file: LogFile) -> str:
-        """The text added since the last call, up to its last line end."""
-        launcher = _launcher(name, file)
-        added, self.offset = launcher.read_added(file.node, file.path, self.offset)
-        whole, line_end, self.rest = (self.rest + added).rpartition("\n")
-        return whole + line_end
+    def whole_lines(self, name: str, file: LogFile) -> list[str]:
+        """The lines completed since the last call, without colours and overwritten progress."""
+        launcher, text, added = _launcher(name, file), self.rest, "unread"
+        size = launcher.log_size(file.node, file.path)
+        while added:
+            added, self.offset = launcher.read_added(file.node, file.path, self.offset)
+            text += added
+            if self.offset >= size:
+                break
+        whole, _, self.rest = text.rpartition("\n")
+        shown = (line.rsplit("\r", 1)[-1] for line in log_file.plain(whole).split("\n"))
+        return [line for line in shown if line.strip()]
+
+
+def _wait() -> None:
+    time.sleep(LOOK_EVERY_S)
 
 
 def deployment_of_logs(name: str | None) -> str:
@@ -86,40 +99,76 @@ def lines(name: str, process: str | None, *, tail: int) -> tuple[str, ...]:
     return tuple(_named(file, line, width) for file, line in interleaved(last))
 
 
+def engine_lines(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """(engine, lines of its log) of every engine; of one on another node, its last 4 MiB."""
+    for file in _all_files(name):
+        if file.process in ("router", "supervisor"):
+            continue
+        if file.launcher != LOCAL:
+            yield file.process, (line.encode() for line in _read(name, file))
+            continue
+        kept = file.path.with_name(file.path.name + log_file.KEPT_SUFFIX)
+        # lazily, since a role switch may rename a log meanwhile
+        parts = (path for path in (kept, file.path) if path.exists())
+        yield file.process, chain.from_iterable(log_lines(path) for path in parts)
+
+
+def hosts(name: str) -> dict[str, str]:
+    """The node of every engine that this deployment has or lately had."""
+    wanted = state.read_launch(name)
+    return {s.name: s.node for s in (*wanted.leaving, *wanted.specs)} if wanted else {}
+
+
 def event_lines(name: str, *, tail: int) -> tuple[str, ...]:
     """The last decisions of the supervisor, one line each."""
     found = state.read(state.state_dir(name))
     return tuple(_event_line(event) for event in found[-tail:]) if tail else ()
 
 
+def follow_events(name: str, *, tail: int, wait: Callable[[], None] = _wait) -> Iterator[str]:
+    """Yield the last decisions of the supervisor, then new ones for ever."""
+    file = LogFile(LOCAL, HERE, state.state_dir(name) / state.FILE)
+    seen = _Seen()
+    last: Sequence[str] = seen.whole_lines(name, file)[-tail:] if tail else ()
+    while True:
+        for line in last:
+            event = state.parse(line)
+            yield _event_line(event) if event else line
+        wait()
+        last = seen.whole_lines(name, file)
+
+
 def follow(
-    name: str,
-    process: str | None,
-    *,
-    of_events: bool = False,
-    wait: Callable[[], None] = lambda: time.sleep(LOOK_EVERY_S),
+    name: str, process: str | None, *, tail: int, wait: Callable[[], None] = _wait
 ) -> Iterator[str]:
-    """Yield new lines for ever, also of logs that appear meanwhile."""
+    """Yield the last lines of each log, then new ones for ever, also of logs that appear.
+
+    Lines come by time, as lines() has them. Each one is held for HOLD_S, because another log may
+    turn out to have an earlier one; not where only one process is followed.
+    """
     seen: dict[LogFile, _Seen] = {}
+    order = TimeOrder[LogFile](0.0 if process else HOLD_S)
     is_first = True
     while True:
-        events = LogFile(LOCAL, HERE, state.state_dir(name) / state.FILE)
-        files = [events] if of_events else _files(name, process)
+        now = time.time()
+        files = _files(name, process)
         width = max((len(file.process) for file in files), default=0)
         for file in files:
-            before = seen.setdefault(file, _Seen(_size(name, file) if is_first else 0))
-            for line in log_file.plain(before.whole_lines(name, file)).splitlines():
-                yield _shown(file, line, width, process, is_event=of_events)
+            new = _added(name, file, seen)
+            read_at = time.time()
+            for line in new[max(0, len(new) - tail) :] if is_first else new:
+                order.add(file, line, read_at)
+        for file, line in order.ready(now):
+            yield line if process else _named(file, line, width)
         is_first = False
         wait()
 
 
-def _shown(file: LogFile, line: str, width: int, process: str | None, *, is_event: bool) -> str:
-    if is_event:
-        event = state.parse(line)
-        return _event_line(event) if event else line
-    last = line.rsplit("\r", 1)[-1]
-    return last if process else _named(file, last, width)
+def _added(name: str, file: LogFile, seen: dict[LogFile, _Seen]) -> Sequence[str]:
+    if file not in seen:
+        size = _launcher(name, file).log_size(file.node, file.path)
+        seen[file] = _Seen(max(0, size - log_file.MAX_READ_BYTES))
+    return seen[file].whole_lines(name, file)
 
 
 def _launcher(name: str, file: LogFile) -> Launcher:
@@ -130,10 +179,6 @@ def _launcher(name: str, file: LogFile) -> Launcher:
 
 def _read(name: str, file: LogFile) -> tuple[str, ...]:
     return _launcher(name, file).read_log(file.node, file.path)
-
-
-def _size(name: str, file: LogFile) -> int:
-    return _launcher(name, file).log_size(file.node, file.path)
 
 
 def _files(name: str, process: str | None) -> tuple[LogFile, ...]:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pdctl.deployment.checks import cautions
+from pdctl.deployment.checks import cautions, check_llm
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
@@ -35,7 +35,6 @@ from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Gpu, Llm, SglangInstall
 from pdctl.paths import state_home
-from pdctl.perf_model.memory import check_parallelism
 
 NUM_RETIRED_PORTS = 40  # out of the hundred in a band
 ALONE_WAIT_S = 10.0
@@ -232,12 +231,11 @@ def prepare(
     Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
     run. Call inside `planning()` unless nothing will be started.
     """
-    address = listen_address(deployment.router.host)
-    deployment = replace(deployment, router=replace(deployment.router, host=address))
+    deployment = _on_its_address(deployment)
     there = launcher_named(launcher)
     install = _install(deployment, there)
     gpus = _gpus_of_nodes(deployment, there)
-    llm = _llm(deployment)
+    llm, unread = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
     if launcher != LOCAL:
@@ -264,6 +262,7 @@ def prepare(
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
         warnings=(
+            *unread,
             *crossing(placed, gpus),
             *cautions(
                 deployment,
@@ -276,6 +275,11 @@ def prepare(
         backend=backend,
         launcher=launcher,
     )
+
+
+def _on_its_address(deployment: Deployment) -> Deployment:
+    address = listen_address(deployment.router.host)
+    return replace(deployment, router=replace(deployment.router, host=address))
 
 
 def _addresses(launcher: Launcher, present: tuple[ProcessSpec, ...]) -> dict[str, str]:
@@ -344,23 +348,29 @@ def _bound(lock: socket.socket) -> bool:
     return True
 
 
-def _llm(deployment: Deployment) -> Llm | None:
-    """The model, checked against the parallelism; None if SGLang will download it."""
+def _llm(deployment: Deployment) -> tuple[Llm | None, tuple[str, ...]]:
+    """The model, checked against sizes and flags, and warnings.
+
+    None, with a warning, for a shape that pdctl cannot read: SGLang decides. None too for a model
+    that SGLang will download.
+    """
     try:
         llm = read_llm(deployment.model)
     except InvalidInput as problem:
-        if problem.code == "unknown_model" and deployment.engine == "sglang":
-            return None
-        raise
+        if deployment.engine == "sim" or problem.code == "no_config_json":
+            raise
+        if problem.code == "unknown_model":
+            return None, ()
+        said = problem.message.rstrip(".")
+        return None, (f"pdctl cannot read this model's shape, so it checks no sizes: {said}.",)
     if llm.path is None and deployment.engine == "sglang":
         raise InvalidInput(
             f"{deployment.model} is a bundled model description without weights.",
             hint="pdctl up DIRECTORY or a Hugging Face id; --engine sim to rehearse",
             code="no_weights",
         )
-    for plan in deployment.roles.values():
-        check_parallelism(llm, plan.parallelism)
-    return llm
+    check_llm(deployment, llm)
+    return llm, ()
 
 
 def _install(deployment: Deployment, launcher: Launcher) -> SglangInstall | None:

@@ -46,8 +46,14 @@ class ColocatedQueues:
     def context_tokens(self) -> int:
         return sum(request.prompt for request in self.running)
 
+    @property
+    def num_held(self) -> int:
+        """Requests that hold KV and state."""
+        return len(self.running) + (self.chunked is not None)
+
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
+        request.reached("entry", now_s)
         self.waiting.append(request)
 
     def abort(self, request: Request) -> None:
@@ -111,6 +117,7 @@ class ColocatedQueues:
         if not admission.parts:
             return None
         for part in admission.parts:
+            part.request.reached("started", now_s)
             if not part.request.waited_s:
                 part.request.waited_s = now_s - part.request.queued_s
             if part.is_final:

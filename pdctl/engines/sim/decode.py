@@ -53,8 +53,14 @@ class DecodeQueues:
     def context_tokens(self) -> int:
         return sum(request.prompt for request in self.running)
 
+    @property
+    def num_held(self) -> int:
+        """Requests that hold KV and state."""
+        return len(self.running) + len(self.transfer) + len(self.waiting)
+
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
+        request.reached("entry", now_s)
         self.prealloc.append(request)
 
     def abort(self, request: Request) -> None:
@@ -72,7 +78,7 @@ class DecodeQueues:
         allocated = []
         if not self.retracted:
             allocated = self._preallocate(now_s)
-            self._pop_transferred()
+            self._pop_transferred(now_s)
         emissions = self._join(now_s)
         return Decision(self._decode(), emissions, allocated)
 
@@ -102,6 +108,9 @@ class DecodeQueues:
     def _preallocate(self, now_s: float) -> list[Request]:
         """Admit requests in order of arrival. Skips those without handshake; stops at a misfit."""
         allocated = []
+        for request in self.prealloc:
+            if request.is_ready:
+                request.reached("bootstrapped", now_s)
         for request in list(self.prealloc):
             if not request.is_ready:
                 continue
@@ -110,16 +119,14 @@ class DecodeQueues:
             self.prealloc.remove(request)
             self._hold(request, request.prompt_tokens)
             request.waited_s = now_s - request.queued_s
+            request.reached("allocated", now_s)
             request.is_transferred = request.fake
             self.transfer.append(request)
             allocated.append(request)
         return allocated
 
     def _has_slot(self) -> bool:
-        return self._num_held() < decode_slots(self.model.max_running_requests)
-
-    def _num_held(self) -> int:
-        return len(self.running) + len(self.transfer) + len(self.waiting)
+        return self.num_held < decode_slots(self.model.max_running_requests)
 
     def _need(self, request: Request) -> float:
         return prealloc_need(
@@ -133,16 +140,17 @@ class DecodeQueues:
         """KV available for new requests without starving the running ones."""
         return prealloc_room(
             self.kv.free_tokens,
-            num_held=self._num_held(),
+            num_held=self.num_held,
             reserved=self.model.reserved_decode_tokens,
             running_totals=(r.prompt_tokens + r.max_new for r in self.running),
             retractable=sum(r.prompt for r in self.running),
             retracted=(r.prompt for r in self.retracted) if count_retracted else (),
         )
 
-    def _pop_transferred(self) -> None:
+    def _pop_transferred(self, now_s: float) -> None:
         for request in [r for r in self.transfer if r.is_transferred]:
             self.transfer.remove(request)
+            request.reached("transferred", now_s)
             self.waiting.append(request)
 
     def _join(self, now_s: float) -> list[Emission]:
@@ -151,6 +159,7 @@ class DecodeQueues:
         while self.waiting and len(self.running) < self.model.max_running_requests:
             request = self.waiting.popleft()
             self.running.append(request)
+            request.reached("started", now_s)
             if not request.out:
                 emissions.append(self._emit(request))
         return emissions

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 
 from pdctl.engines.sim.colocated import ColocatedQueues
@@ -39,6 +40,7 @@ class Engine:
         self.record = Record(speed=speed)
         self.on_allocated: Callable[[Request], None] = lambda request: None
         self.on_transfer: Callable[[Request], None] = lambda request: None
+        self.on_end: Callable[[Request, float], None] = lambda request, end_s: None
         self.live: dict[str, Request] = {}
         self.speed = speed
         self._overlap = overlap
@@ -55,6 +57,10 @@ class Engine:
     def wall_at(self, at_s: float) -> float:
         """Convert a time on the model's clock to the event loop's clock."""
         return self._start_wall + at_s / self.speed
+
+    def unix_s(self, at_s: float) -> float:
+        """Convert a time on the model's clock to Unix seconds."""
+        return time.time() - self._loop.time() + self.wall_at(at_s)
 
     @property
     def is_idle(self) -> bool:
@@ -162,6 +168,7 @@ class Engine:
             self.record.token(request, emission.reason, self.role, now_s)
             if emission.reason:
                 self.live.pop(request.rid, None)
+                self.on_end(request, now_s)
             if request.on_tokens:
                 request.on_tokens(emission.tokens, emission.reason)
 

@@ -8,14 +8,31 @@ from pdctl.deployment.records import MODES, role_of_mode
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
 
+# flags with a value that serving_of() of deployment/serving.py reads from argv
+READ_BY_SERVING = (
+    "attention-backend",
+    "chunked-prefill-size",
+    "context-length",
+    "kv-cache-dtype",
+    "mamba-full-memory-ratio",
+    "mamba-radix-cache-strategy",
+    "max-running-requests",
+    "mem-fraction-static",
+    "num-reserved-decode-tokens",
+    "page-size",
+    "quantization",
+    "scheduler-recv-interval",
+)
+
 
 @dataclass(frozen=True)
 class SimFlags:
-    """The command line of one engine. None: SGLang's default."""
+    """The command line of one engine, without what deployment/serving.py reads in `argv`."""
 
     model: str
     served_name: str
     gpus: str
+    profile: str
     speed: float
     start_s: float
     role: Role
@@ -26,15 +43,10 @@ class SimFlags:
     pp: int
     dp: int
     ep: int
-    max_running_requests: int | None
-    chunked_prefill_size: int | None
     max_total_tokens: int | None
-    reserved_decode_tokens: int
-    context_length: int | None
-    radix_cache: bool
     overlap: bool
-    mixed_chunk: bool
     metrics: bool
+    request_times: bool
     role_switch: bool
     incremental: bool
     noise: float
@@ -59,6 +71,7 @@ def parse_flags(argv: Sequence[str]) -> SimFlags:
         model=args.model_path,
         served_name=args.served_model_name or args.model_path,
         gpus=args.sim_gpus,
+        profile=args.sim_profile,
         speed=args.sim_speed,
         start_s=args.sim_start_s,
         role=role_of_mode(args.disaggregation_mode) or "colocated",
@@ -69,15 +82,10 @@ def parse_flags(argv: Sequence[str]) -> SimFlags:
         pp=args.pp_size,
         dp=max(args.dp_size, args.attn_dp_size),
         ep=args.ep_size,
-        max_running_requests=args.max_running_requests,
-        chunked_prefill_size=args.chunked_prefill_size,
         max_total_tokens=args.max_total_tokens,
-        reserved_decode_tokens=args.num_reserved_decode_tokens,
-        context_length=args.context_length,
-        radix_cache=_radix_cache(args),
         overlap=not args.disable_overlap_schedule,
-        mixed_chunk=args.enable_mixed_chunk,
         metrics=args.enable_metrics,
+        request_times=args.enable_request_time_stats_logging,
         role_switch=args.enable_pd_role_switch,
         incremental=args.incremental_streaming_output,
         noise=args.sim_noise,
@@ -87,16 +95,11 @@ def parse_flags(argv: Sequence[str]) -> SimFlags:
     )
 
 
-def _radix_cache(args: argparse.Namespace) -> bool:
-    if args.disaggregation_mode == "decode":
-        return bool(args.disaggregation_decode_enable_radix_cache)
-    return not args.disable_radix_cache
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pdctl.engines.sim", allow_abbrev=False)
     add = parser.add_argument
     add("--sim-gpus", default="1xH200", help="GPUs to simulate, for example 8xH200")
+    add("--sim-profile", default="", help="measured step times to use; none: the roofline")
     add("--sim-speed", type=float, default=1.0, help="10: run ten times as fast")
     add("--sim-start-s", type=float, default=0.0, help="duration of the simulated start, in s")
     add("--sim-noise", type=float, default=0.0, help="0.03: vary step times by 3 %%")
@@ -114,19 +117,18 @@ def _parser() -> argparse.ArgumentParser:
         ("--ep-size", "--expert-parallel-size", "--ep"),
     ):
         add(*names, type=int, default=1)
-    for name in ("max-running-requests", "chunked-prefill-size", "max-total-tokens"):
-        add(f"--{name}", type=int)
-    add("--context-length", type=int)
+    add("--max-total-tokens", type=int)
     add("--nnodes", type=int, default=1)
     add("--node-rank", type=int, default=0)
-    add("--num-reserved-decode-tokens", type=int, default=512)
+    for name in READ_BY_SERVING:
+        add(f"--{name}")
     for name in (
         "disable-radix-cache",
-        "disaggregation-decode-enable-radix-cache",
         "disable-overlap-schedule",
         "enable-mixed-chunk",
         "enable-metrics",
         "enable-pd-role-switch",
+        "enable-request-time-stats-logging",
         "incremental-streaming-output",
     ):
         add(f"--{name}", action="store_true")

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pdctl.deployment.records import MODES
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
-from pdctl.engines.sim.record import HistogramCounter, LoadSnapshot
+from pdctl.engines.sim.record import HistogramCounter, LoadSnapshot, StatePool
 from pdctl.inspection.llm_size import moved_bytes
 from pdctl.inspection.records import Llm
 
@@ -53,7 +53,7 @@ def exposition(flags: SimFlags, engine: Engine) -> str:
 
 def _gauges(labels: Labels, snapshot: LoadSnapshot, engine: Engine) -> Iterator[str]:
     queues = snapshot.queues
-    usage = snapshot.used_tokens / max(snapshot.capacity_tokens, 1)
+    usage, states = snapshot.usage, snapshot.states or StatePool(0, 0)
     free = snapshot.capacity_tokens - snapshot.used_tokens - snapshot.evictable_tokens
     values: dict[str, float] = {
         "num_running_reqs": queues.running,
@@ -61,7 +61,11 @@ def _gauges(labels: Labels, snapshot: LoadSnapshot, engine: Engine) -> Iterator[
         "num_grammar_queue_reqs": 0,
         "num_used_tokens": snapshot.used_tokens,
         "token_usage": round(usage, 2),
-        "full_token_usage": usage,
+        "full_token_usage": snapshot.kv_usage,
+        "mamba_usage": states.usage,
+        "mamba_available_tokens": states.slots - states.used,
+        "mamba_evictable_tokens": 0,
+        "mamba_used_tokens": states.used,
         "kv_available_tokens": free,
         "kv_evictable_tokens": snapshot.evictable_tokens,
         "kv_used_tokens": snapshot.used_tokens,
@@ -272,8 +276,7 @@ def loads(identity: Identity, engine: Engine) -> dict[str, object]:
 def _load(
     identity: Identity, engine: Engine, snapshot: LoadSnapshot, at: float
 ) -> dict[str, object]:
-    queues, record = snapshot.queues, engine.record
-    usage = snapshot.used_tokens / max(snapshot.capacity_tokens, 1)
+    queues, record, usage = snapshot.queues, engine.record, snapshot.usage
     return {
         "timestamp": at,
         "dp_rank": 0,

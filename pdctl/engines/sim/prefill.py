@@ -52,8 +52,14 @@ class PrefillQueues:
     def context_tokens(self) -> int:
         return 0
 
+    @property
+    def num_held(self) -> int:
+        """Requests that hold KV and state."""
+        return self._in_forward + len(self.inflight) + (self.chunked is not None)
+
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
+        request.reached("entry", now_s)
         self.bootstrap.append(request)
 
     def abort(self, request: Request) -> None:
@@ -77,6 +83,7 @@ class PrefillQueues:
         if not admission.parts:
             return Decision()
         for part in admission.parts:
+            part.request.reached("started", now_s)
             if not part.request.waited_s:
                 part.request.waited_s = now_s - part.request.queued_s
         self._in_forward += sum(part.is_final for part in admission.parts)
@@ -94,6 +101,7 @@ class PrefillQueues:
             self._send(part.request, part.tokens, now_s, last=part.is_final)
             if part.is_final:
                 part.request.forward_s = now_s - part.request.queued_s - part.request.waited_s
+                part.request.reached("computed", now_s)
                 part.request.out = 1
                 self.inflight.append(part.request)
                 transfers.append(part.request)
@@ -118,6 +126,7 @@ class PrefillQueues:
         for request in ready:
             self.bootstrap.remove(request)
             request.queued_s = now_s
+            request.reached("bootstrapped", now_s)
             self.waiting.append(request)
 
     def _send(self, request: Request, tokens: int, now_s: float, *, last: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pdctl.engines.sim.kv import KvCache
 from pdctl.engines.sim.requests import Batch, Queues, Reason, Request
-from pdctl.perf_model.records import Role
+from pdctl.perf_model.records import EngineModel, Role
 
 PUBLISH_STEPS = 15  # decode steps between two snapshots of /v1/loads
 GAUGE_STEPS = 40  # decode steps between two updates of the Prometheus gauges
@@ -40,12 +40,16 @@ class Scheduler(Protocol):
     """The part of a scheduler that a snapshot needs."""
 
     kv: KvCache
+    model: EngineModel
 
     @property
     def queues(self) -> Queues: ...
 
     @property
     def context_tokens(self) -> int: ...
+
+    @property
+    def num_held(self) -> int: ...
 
 
 class HistogramCounter:
@@ -62,6 +66,33 @@ class HistogramCounter:
 
 
 @dataclass(frozen=True)
+class StatePool:
+    """The slots of a hybrid model's state pool."""
+
+    slots: int
+    used: int
+
+    @property
+    def usage(self) -> float:
+        return self.used / max(self.slots, 1)
+
+
+def state_pool(model: EngineModel, num_held: int) -> StatePool | None:
+    """The state pool with `num_held` requests in it; None: the model keeps no states.
+
+    A request beside a radix cache occupies all slots that are reserved for it but one: its own
+    state, two that it checkpoints into (with the extra buffer), and the cached one it started from.
+
+    Source: logs of SGLang 0.5.15: "#running-req: 4, mamba num: 16" where 5 are reserved.
+    Ignores: states that stay cached for prefixes of requests that have ended.
+    """
+    if model.state_slots is None:
+        return None
+    each = max(1, model.slots_per_request - 1)
+    return StatePool(model.state_slots, min(model.state_slots, num_held * each))
+
+
+@dataclass(frozen=True)
 class LoadSnapshot:
     """State of an engine at one moment, for /v1/loads and the gauges."""
 
@@ -71,8 +102,19 @@ class LoadSnapshot:
     evictable_tokens: int = 0
     capacity_tokens: int = 0
     context_tokens: int = 0
+    states: StatePool | None = None
     gen_throughput: float = 0.0
     cache_hit_rate: float = 0.0
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV pool in use: SGLang's full_token_usage."""
+        return self.used_tokens / max(self.capacity_tokens, 1)
+
+    @property
+    def usage(self) -> float:
+        """Share of the fuller pool in use: SGLang's token_usage."""
+        return max(self.kv_usage, self.states.usage if self.states else 0.0)
 
 
 @dataclass
@@ -215,6 +257,7 @@ class Record:
             evictable_tokens=kv.evictable_tokens,
             capacity_tokens=kv.capacity_tokens,
             context_tokens=queues.context_tokens,
+            states=state_pool(queues.model, queues.num_held),
             gen_throughput=self.gen_throughput,
             # a decode engine caches nothing itself; it reports its partner's cached tokens
             cache_hit_rate=self.cached_tokens / total if self.prefill_tokens else 0.0,
@@ -235,22 +278,38 @@ def write_log(text: str) -> None:
 
 def batch_line(batch: Batch, state: LoadSnapshot) -> str:
     """SGLang's log line for a prefill batch, or for the last decode steps."""
-    queues, usage = state.queues, state.used_tokens / max(state.capacity_tokens, 1)
+    queues = state.queues
     if batch.parts:
         cached = sum(part.request.cached_tokens for part in batch.parts if part.is_final)
         speed = batch.new_tokens / batch.duration_s if batch.duration_s > 0 else 0.0
         return (
             f"Prefill batch, #new-seq: {len(batch.parts)}, #new-token: {batch.new_tokens}, "
-            f"#cached-token: {cached}, token usage: {usage:.2f}, #running-req: {len(batch.rows)}, "
+            f"#cached-token: {cached}, {_usage(state)}#running-req: {len(batch.rows)}, "
             f"#queue-req: {queues.waiting}, #pending-token: 0, "
             f"#bootstrap-req: {queues.bootstrap}, #inflight-req: {queues.inflight}, "
             f"cuda graph: False, input throughput (token/s): {speed:.2f}"
         )
     return (
-        f"Decode batch, #running-req: {len(batch.rows)}, #token: {state.used_tokens}, "
-        f"token usage: {usage:.2f}, pre-allocated usage: 0.00, #prealloc-req: {queues.prealloc}, "
+        f"Decode batch, #running-req: {len(batch.rows)}, {_pools(state)}"
+        f"pre-allocated usage: 0.00, #prealloc-req: {queues.prealloc}, "
         f"#transfer-req: {queues.transfer}, #retracted-req: {queues.retracted}, cuda graph: True, "
         f"gen throughput (token/s): {state.gen_throughput:.2f}, #queue-req: {queues.waiting}"
+    )
+
+
+def _usage(state: LoadSnapshot) -> str:
+    if state.states is None:
+        return f"token usage: {state.kv_usage:.2f}, "
+    return f"full token usage: {state.kv_usage:.2f}, mamba usage: {state.states.usage:.2f}, "
+
+
+def _pools(state: LoadSnapshot) -> str:
+    """SGLang's words for the pools: those of a hybrid have both of them."""
+    if state.states is None:
+        return f"#token: {state.used_tokens}, {_usage(state)}"
+    return (
+        f"#full token: {state.used_tokens}, full token usage: {state.kv_usage:.2f}, "
+        f"mamba num: {state.states.used}, mamba usage: {state.states.usage:.2f}, "
     )
 
 

@@ -10,6 +10,9 @@ from uuid import uuid4
 from pdctl.perf_model.records import EngineModel, Role
 
 Reason = Literal["length", "stop", "abort"]
+# moments of a request, as SGLang's time stats have them: in the scheduler, its partner known, KV
+# allocated, KV sent or received, first batch, and the end of its prefill
+Moment = Literal["entry", "bootstrapped", "allocated", "transferred", "started", "computed"]
 
 BLOCK_TOKENS = 16  # of the prefix cache
 BYTES_PER_TEXT_TOKEN = 4  # a text prompt counts as one token per four bytes
@@ -57,6 +60,11 @@ class Request:
     forward_s: float = 0.0
     transfer_start_s: float = 0.0
     transfer_end_s: float = 0.0
+    moments: dict[Moment, float] = field(default_factory=dict)
+
+    def reached(self, moment: Moment, now_s: float) -> None:
+        """Note the time of a moment, unless the request has been there before."""
+        self.moments.setdefault(moment, now_s)
 
     @property
     def prompt(self) -> int:

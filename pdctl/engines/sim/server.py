@@ -7,10 +7,12 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from pdctl.deployment.serving import served_llm, simulated_serving
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.sim.api import Api
 from pdctl.engines.sim.engine import Engine
@@ -18,11 +20,14 @@ from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.info import Identity
 from pdctl.engines.sim.partners import Registry
 from pdctl.engines.sim.record import log, quieten, write_log
+from pdctl.engines.sim.requests import Request
+from pdctl.engines.sim.time_stats import time_stats_line
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import does_not_fit_reason, engine_model
+from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.memory import kv_cell_bytes, weight_bytes_per_gpu
 from pdctl.perf_model.records import EngineModel, Parallelism, Role
 from pdctl.units import GIB
@@ -62,7 +67,7 @@ async def follow(flags: SimFlags) -> int:
 async def serve(flags: SimFlags) -> int:
     """Start, serve until a signal, drain. Returns the exit code."""
     started_at = time.time()
-    llm, cluster = read_llm(flags.model), parse_gpus(flags.gpus)
+    llm, cluster = served_llm(read_llm(flags.model), flags.argv), parse_gpus(flags.gpus)
     model = _model(flags, llm, cluster, flags.role)
     log(f"server_args=ServerArgs(model_path={flags.model!r}, port={flags.port}, simulated=True)")
     if flags.ignored:
@@ -73,6 +78,8 @@ async def serve(flags: SimFlags) -> int:
     engine = Engine(
         model, speed=flags.speed, overlap=flags.overlap, noise=flags.noise, seed=flags.port
     )
+    if flags.request_times:
+        engine.on_end = partial(_log_times, engine, identity)
     api = Api(identity, engine, registry, lambda role: _model(flags, llm, cluster, role))
     application = api.application()
     application.middlewares.extend(guard(api_key()))
@@ -95,6 +102,18 @@ async def serve(flags: SimFlags) -> int:
             await registry.stop()
         await runner.cleanup()
     return 0
+
+
+def _log_times(engine: Engine, identity: Identity, request: Request, end_s: float) -> None:
+    line = time_stats_line(
+        request,
+        engine.role,
+        end_s,
+        speed=engine.speed,
+        unix_s=engine.unix_s,
+        kv_bytes=0.0 if request.fake else identity.moved_bytes(request.prompt_tokens),
+    )
+    log(line)
 
 
 async def _serve_until_stopped(api: Api, registry: Registry | None) -> None:
@@ -204,21 +223,11 @@ async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None
 
 def _model(flags: SimFlags, llm: Llm, cluster: Cluster, role: Role) -> EngineModel:
     parallelism = Parallelism(flags.tp, flags.pp, flags.dp, flags.ep)
-    model = engine_model(
-        llm,
-        cluster,
-        parallelism,
-        role,
-        chunk=flags.chunked_prefill_size,
-        max_running=flags.max_running_requests,
-        max_total_tokens=flags.max_total_tokens,
-        max_context=flags.context_length,
-        reserved_decode_tokens=flags.reserved_decode_tokens,
-        radix_cache=flags.radix_cache and role != "decode",
-        mixed_chunk=flags.mixed_chunk,
-    )
+    serving = simulated_serving(flags.argv)
+    profile = named_profile(flags.profile) if flags.profile else None
+    model = engine_model(llm, cluster, parallelism, role, profile=profile, serving=serving)
     if model is None:
-        reason = does_not_fit_reason(llm, cluster, parallelism, role)
+        reason = does_not_fit_reason(llm, cluster, parallelism, role, serving=serving)
         raise InvalidInput(f"Not enough memory: {reason}.", hint="--tp-size or other --sim-gpus")
     return model
 

@@ -34,6 +34,8 @@ def _kv_heads(text: Fields, heads: int, *, windowed: bool) -> int:
     found = text.maybe_count(*names, "num_kv_heads", most=100_000)
     if found is not None and found > heads:
         raise text.wrong("num_key_value_heads", f"is {found}, more than the {heads} heads")
+    if found and heads % found:
+        raise text.wrong("num_key_value_heads", f"is {found}, which does not divide {heads} heads")
     if found is None and text.flag("multi_query"):
         return 1
     return found or heads

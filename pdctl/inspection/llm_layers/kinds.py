@@ -1,10 +1,11 @@
 """Which layer of an LLM has which mixer and which MLP, in the dialects files say it. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pdctl.inspection.model_files import Fields
+from pdctl.inspection.llm_layers.state_mixers import has_mamba
+from pdctl.inspection.model_files import Fields, shown
 
 MixerWord = Literal["full", "window", "state", "mamba", "conv", "both", "none"]
 MlpWord = Literal["given", "dense", "moe", "none"]
@@ -14,6 +15,7 @@ _WORDS: dict[str, MixerWord] = {
     "attention": "full",
     "full": "full",
     "deepseek_sparse_attention": "full",
+    "indexed_attention": "full",
     "compressed_sparse_attention": "full",
     "heavily_compressed_attention": "full",
     "minimax_m3_sparse": "full",
@@ -34,6 +36,7 @@ _WORDS: dict[str, MixerWord] = {
     "conv": "conv",
     "short_conv": "conv",
     "hybrid": "both",
+    "hybrid_sliding": "window",
     "moe": "none",
     "mlp": "none",
     "-": "none",
@@ -80,9 +83,10 @@ def layer_kinds(text: Fields, model_type: str, num_layers: int) -> tuple[list[Ki
     words: Sequence[Any] | None = _listed(text, num_layers, notes, pattern)
     if words is not None:
         alone = any(isinstance(word, str) and word in _ALONE for word in words)
-        return [_kind(word, notes, alone=alone) for word in words], _with_window(text, words, notes)
-    kinds = _by_interval(text, model_type, num_layers, notes)
-    return [Kind(word) for word in kinds], notes
+        kinds = [_kind(word, notes, alone=alone) for word in words]
+        return _without_mamba(text, kinds, notes), _with_window(text, words, notes)
+    found = _by_interval(text, model_type, num_layers, notes)
+    return [Kind(word) for word in found], notes
 
 
 def per_layer(text: Fields, key: str, num_layers: int, notes: list[str]) -> list[Any] | None:
@@ -106,6 +110,8 @@ def _listed(
     text: Fields, num_layers: int, notes: list[str], pattern: str | None
 ) -> Sequence[Any] | None:
     for key in ("layers_block_type", "layer_types", "attn_type_list"):
+        if isinstance(text.raw(key), str | dict):
+            raise text.wrong(key, f"must be a list, not {shown(text.raw(key))}")
         listed = per_layer(text, key, num_layers, notes)
         if listed is not None:
             return [
@@ -132,9 +138,18 @@ def _kind(word: object, notes: list[str], *, alone: bool) -> Kind:
     return Kind(known, _ALONE.get(str(word), "none" if alone else "given"))
 
 
+def _without_mamba(text: Fields, kinds: list[Kind], notes: list[str]) -> list[Kind]:
+    """Hybrid layers of files without a state-space mixer have attention beside short convolutions
+    (Inkling, ZAYA1), whose state is not counted."""
+    if has_mamba(text) or not any(kind.mixer == "both" for kind in kinds):
+        return kinds
+    notes.append("what its hybrid layers have beside attention is not known: state is not counted")
+    return [replace(kind, mixer="full") if kind.mixer == "both" else kind for kind in kinds]
+
+
 def _with_window(text: Fields, words: Sequence[Any], notes: list[str]) -> list[str]:
     named = any(_WORDS.get(w) == "window" for w in words if isinstance(w, str))
-    if named and window_of(text) is None:
+    if named and not _window_length(text):
         notes.append("layers with a sliding window are named without its length: taken as full")
     return notes
 
@@ -143,10 +158,14 @@ def window_of(text: Fields) -> int | None:
     """Tokens a window layer attends to; None without one, or as long as the context."""
     if text.flag("use_sliding_window") is False:
         return None
-    keys = ("sliding_window", "sliding_window_size", "attention_chunk_size", "window_size")
-    found = next((w for w in (text.maybe_count(k, least=0, most=10**9) for k in keys) if w), None)
+    found = _window_length(text)
     context = text.maybe_count("max_position_embeddings", most=10**9)
     return None if not found or (context and found >= context) else found
+
+
+def _window_length(text: Fields) -> int | None:
+    keys = ("sliding_window", "sliding_window_size", "attention_chunk_size", "window_size")
+    return next((w for w in (text.maybe_count(k, least=0, most=10**9) for k in keys) if w), None)
 
 
 def _by_interval(
@@ -170,16 +189,26 @@ def _by_interval(
 
 
 def _state_layers(text: Fields, num_layers: int) -> list[MixerWord] | None:
+    groups = per_layer(text, "layer_group_size", num_layers, [])
+    if groups is not None:  # Ling: 1 marks linear attention
+        return ["state" if one == 1 else "full" for one in groups]
     interval = text.maybe_count("full_attention_interval", "layer_group_size", most=10_000)
     if interval is not None and interval > 1:
         return ["full" if (i + 1) % interval == 0 else "state" for i in range(num_layers)]
     linear = text.part("linear_attn_config")
     listed = linear.raw("kda_layers") if linear else None
-    if isinstance(listed, list):  # counted from one
-        return ["state" if i + 1 in listed else "full" for i in range(num_layers)]
+    if isinstance(listed, list):  # counted from one; GLM-5.3-Flash: from zero
+        first = 0 if 0 in listed else 1
+        return ["state" if i + first in listed else "full" for i in range(num_layers)]
+    whole = text.raw("full_attention_layers")
+    if isinstance(whole, list):
+        return ["full" if i in whole else "state" for i in range(num_layers)]
     named = text.raw("attn_layer_indices")
     if isinstance(named, list):
         return ["full" if i in named else "mamba" for i in range(num_layers)]
+    convolved = text.raw("full_attn_idxs")
+    if isinstance(convolved, list):
+        return ["full" if i in convolved else "conv" for i in range(num_layers)]
     period = text.maybe_count("attn_layer_period", most=10_000)
     if period is not None:
         offset = text.maybe_count("attn_layer_offset", least=0) or 0
@@ -193,7 +222,12 @@ def _window_flags(
     pattern = text.raw("sliding_window_pattern") or text.raw("_sliding_window_pattern")
     if isinstance(pattern, str) and pattern:  # EXAONE's "LLLG"
         return [pattern[i % len(pattern)] == "L" for i in range(num_layers)]
-    every = text.maybe_count("sliding_window_pattern", "_sliding_window_pattern", most=10_000)
+    every = text.maybe_count(
+        "sliding_window_pattern",
+        "_sliding_window_pattern",
+        "global_attn_every_n_layers",
+        most=10_000,
+    )
     if every is not None:  # every so many layers one attends to everything
         return [(i + 1) % every != 0 for i in range(num_layers)]
     for key in ("hybrid_layer_pattern", "no_rope_layers"):

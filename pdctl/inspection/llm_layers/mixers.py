@@ -4,12 +4,14 @@ from collections.abc import Iterable
 
 from pdctl.inspection.layers import Matrix, Mixer
 from pdctl.inspection.llm_layers.attention_shape import attention_shape, hidden_size
+from pdctl.inspection.llm_layers.dialects import at_layer
 from pdctl.inspection.llm_layers.kinds import MixerWord, window_of
 from pdctl.inspection.llm_layers.state_mixers import linear_attention, mamba, short_conv
 from pdctl.inspection.model_files import Fields
 
 INDEX_SCALE_BYTES = 4  # one fp32 scale per FP8 index key
 INDEX_KEY_BYTES = 2  # of a value in MiniMax's index
+_BLOCK_INDEXED = ("minimax_m3_sparse", "indexed_attention")  # what transformers calls its layers
 
 
 def mixers_at(text: Fields, word: MixerWord, layer: int) -> tuple[Mixer, ...]:
@@ -17,6 +19,7 @@ def mixers_at(text: Fields, word: MixerWord, layer: int) -> tuple[Mixer, ...]:
 
     Raises InvalidInput naming the key that is missing or absurd.
     """
+    text = at_layer(text, layer)
     if word == "none":
         return ()
     if word == "both":
@@ -34,7 +37,7 @@ def _attention(text: Fields, layer: int, *, windowed: bool) -> Mixer:
     if isinstance(text.raw("compress_ratios"), list):
         return _compressed(text, layer)
     if text.maybe_count("kv_lora_rank") is not None:
-        return _mla(text, layer)
+        return _mla(text, layer, window=window_of(text) if windowed else None)
     return _heads(text, layer, windowed=windowed)
 
 
@@ -44,11 +47,14 @@ def _heads(text: Fields, layer: int, *, windowed: bool) -> Mixer:
     text = _of_windows(text) if window is not None else text
     heads, kv_heads, width, v_width = attention_shape(text, windowed=window is not None)
     hidden = hidden_size(text)
-    gate = 2 if text.flag("attn_output_gate") else 1
+    gate = 2 if text.flag("attn_output_gate") or text.flag("use_attn_output_gate") else 1
     shares = _shares_kv(text, layer)
     same = bool(text.flag("attention_k_eq_v")) and window is None
+    queries = heads * width * gate
+    rank = text.maybe_count("share_q_dim")  # Step-3's queries
     matrices = [
-        _matrix("q", hidden * heads * width * gate),
+        *((_matrix("q_a", hidden * rank),) if rank else ()),
+        _matrix("q", (rank or hidden) * queries),
         _matrix("o", heads * v_width * hidden),
     ]
     if not shares:
@@ -79,6 +85,9 @@ def _block_index(text: Fields, layer: int) -> tuple[tuple[int, int] | None, int 
     Source: MiniMax-M3's sparse_attention_config; sglang keeps one 16-bit index key a token.
     """
     sparse = text.part("sparse_attention_config")
+    if sparse is None and text.raw("index_topk_blocks") and _word(text, layer) in _BLOCK_INDEXED:
+        chosen = text.count("index_topk_blocks") * text.count("index_block_size")
+        return (text.count("index_head_dim"), text.count("index_n_heads")), chosen
     if sparse is None or not sparse.flag("use_sparse_attention"):
         return None, None
     if not sparse.at(layer, "sparse_attention_freq", least=0):
@@ -88,10 +97,15 @@ def _block_index(text: Fields, layer: int) -> tuple[tuple[int, int] | None, int 
     return (sparse.count("sparse_index_dim"), heads), chosen
 
 
+def _word(text: Fields, layer: int) -> object:
+    types = text.raw("layer_types")
+    return types[layer] if isinstance(types, list) and layer < len(types) else None
+
+
 def _of_windows(text: Fields) -> Fields:
     """The keys of Step-3.5's window layers, which stand apart."""
     other = text.part("attention_other_setting")
-    return text if other is None else Fields({**text.values, **other.values}, text.file)
+    return text if other is None else text.overlaid(other.values)
 
 
 def _shares_kv(text: Fields, layer: int) -> bool:
@@ -107,8 +121,8 @@ def _shares_kv(text: Fields, layer: int) -> bool:
     return bool(factor) and layer % (factor or 1) != 0
 
 
-def _mla(text: Fields, layer: int) -> Mixer:
-    """Multi-head latent attention, with or without a sparse index.
+def _mla(text: Fields, layer: int, *, window: int | None) -> Mixer:
+    """Multi-head latent attention, with or without a sparse index; without one in a window.
 
     Source: DeepSeek-V2 (arXiv 2405.04434) appendix C; DeepSeek-V3.2 report section 2.
     """
@@ -122,28 +136,42 @@ def _mla(text: Fields, layer: int) -> Mixer:
         if rank
         else [_matrix("q", hidden * queries)]
     )
-    index = _index_dim(text, layer)
+    index = _index_dim(text, layer) if window is None else 0
     matrices = (
         *q,
         _matrix("kv_a", hidden * (latent + rope)),
         _matrix("kv_b", latent * heads * (width - rope + v_width)),
         _matrix("o", heads * v_width * hidden),
         *(_indexer(text, index) if index else ()),
-        *([_matrix("gate", hidden * heads * v_width)] if text.flag("mla_use_output_gate") else ()),
+        *_output_gate(text, hidden * heads, v_width),
     )
-    topk = text.maybe_count("index_topk")
+    topk = text.maybe_count("index_topk") if window is None else None
+    name = "MLA" if topk is None else "MLA with a sparse index"
     return Mixer(
-        kind="mla",
-        name="MLA" if topk is None else "MLA with a sparse index",
+        kind="mla" if window is None else "window",
+        name=name if window is None else f"{name} in a window of {window} tokens",
         matrices=matrices,
         kv_heads=1,
         head_dim=width,
         v_head_dim=v_width,
         kv_values=latent + rope,
+        window=window,
         index_dim=index,
         index_bytes=index + INDEX_SCALE_BYTES if index else 0.0,
         index_topk=topk,
     )
+
+
+def _output_gate(text: Fields, size: int, width: int) -> tuple[Matrix, ...]:
+    """The gate on what latents' attention puts out: of every value, or of every head.
+
+    Source: sglang 0.5.23 models/kimi_k3.py, bailing_moe_v3.py, gigachat35.py.
+    """
+    grain = text.text("gated_attention_proj_granularity_type")
+    whole = text.flag("mla_use_output_gate") or text.flag("gated_attention")
+    if whole or grain == "element_wise":
+        return (_matrix("gate", size * width),)
+    return (_matrix("gate", size),) if grain == "head_wise" else ()
 
 
 def _index_dim(text: Fields, layer: int) -> int:

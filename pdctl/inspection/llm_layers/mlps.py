@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 from pdctl.inspection.layers import Matrix, Mlp, Part
 from pdctl.inspection.llm_layers.attention_shape import hidden_size
+from pdctl.inspection.llm_layers.dialects import at_layer
 from pdctl.inspection.llm_layers.kinds import MlpWord, per_layer
 from pdctl.inspection.model_files import Fields
 
-_UNGATED_ACTIVATIONS = frozenset(("relu2",))
+# Activations of MLPs without a gate, and the architecture that gates one nevertheless
+_UNGATED_ACTIVATIONS = frozenset(("relu2", "xielu"))
+_GATED_ANYWAY = frozenset(("bitnet",))
 _NUM_EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
 _CHOSEN = (
     "num_experts_per_tok",
@@ -31,6 +34,7 @@ _WIDTH = (
     "dense_intermediate_size",
     "intermediate_size_mlp",
     "intermediate_size",
+    "block_ff_dim",
     "ffn_hidden_size",
     "n_inner",
     "ffn_dim",
@@ -40,14 +44,19 @@ _SHARED_WIDTH = (
     "shared_expert_intermediate_size",
     "moe_shared_expert_intermediate_size",
     "shared_intermediate_size",
+    "shared_experts_intermediate_size",
     "share_expert_dim",
 )
+_OF_ONE_SHARED = ("moe_shared_expert_intermediate_size", "shared_experts_intermediate_size")
 _SHARED = (
     "n_shared_experts",
     "num_shared_experts",
     "num_shared_expert",
     "moe_num_shared_experts",
 )
+
+
+_LATENT = ("moe_latent_size", "routed_expert_hidden_size", "moe_hidden_size")
 
 
 @dataclass(frozen=True)
@@ -65,12 +74,18 @@ def mlp_plan(text: Fields, num_layers: int, matrices: int) -> MlpPlan:
     Raises InvalidInput where a list names fewer layers than there are.
     Source: the configuration classes of transformers 5.23.
     """
-    if (text.text("mlp_hidden_act") or "") in _UNGATED_ACTIVATIONS:
+    activation = text.text("mlp_hidden_act") or text.text("hidden_act")
+    if activation in _UNGATED_ACTIVATIONS and text.text("model_type") not in _GATED_ANYWAY:
         matrices = 2
     notes: list[str] = []
     if not num_experts(text, 0):
         return MlpPlan((False,) * num_layers, matrices)
-    return MlpPlan(tuple(_sparse(text, num_layers, notes)), matrices, tuple(notes))
+    sparse = tuple(_sparse(text, num_layers, notes))
+    if not any(sparse) and text.raw("hybrid_override_pattern") is None:
+        notes.append(
+            f"experts are given, and the keys that say where leave none of {num_layers} layers any"
+        )
+    return MlpPlan(sparse, matrices, tuple(notes))
 
 
 def num_experts(text: Fields, layer: int) -> int:
@@ -86,6 +101,7 @@ def mlps_at(text: Fields, word: MlpWord, plan: MlpPlan, layer: int) -> tuple[Mlp
 
     Raises InvalidInput naming the key that is missing or absurd.
     """
+    text = at_layer(text, layer)
     if word == "none":
         return ()
     if word == "dense" or (word == "given" and not plan.sparse[layer]):
@@ -99,12 +115,22 @@ def dense_width(text: Fields, layer: int = 0) -> int:
     """Of a dense layer's MLP; 0 where every layer has experts and the file leaves it out."""
     found = text.at(layer, *_WIDTH, least=0)
     if found is not None:
-        return found
+        return _adjusted(text, found) if text.flag("block_auto_adjust_ff_dim") else found
     if text.maybe_count("n_embd") is not None:  # GPT-2's n_inner defaults to this
         return 4 * hidden_size(text)
     if num_experts(text, layer) or text.raw("block_configs"):
         return 0
     raise text.wrong("intermediate_size", "is missing")
+
+
+def _adjusted(text: Fields, width: int) -> int:
+    """The width LFM2 makes of the one in its file. Source: transformers 5.24 Lfm2MLP."""
+    multiplier = text.raw("block_ffn_dim_multiplier")
+    scaled = int(2 * width / 3)
+    if isinstance(multiplier, int | float):
+        scaled = int(multiplier * scaled)
+    multiple = text.maybe_count("block_multiple_of") or 1
+    return -(-scaled // multiple) * multiple
 
 
 def _dense(text: Fields, matrices: int, layer: int) -> Mlp:
@@ -138,7 +164,7 @@ def _experts(text: Fields, matrices: int, layer: int) -> Mlp:
         text,
         (number, chosen, width),
         shared=_shared_width(text, width, layer),
-        latent=text.maybe_count("moe_latent_size", "routed_expert_hidden_size"),
+        latent=text.maybe_count(*_LATENT),
         matrices=matrices,
     )
 
@@ -162,18 +188,20 @@ def moe(
     hidden = hidden_size(text)
     inner = latent or hidden
     one = float(inner * width * number)
-    parts = [Matrix("experts", leaf, one, chosen / number) for leaf in ("up", "down", "gate")]
+    routes = number + (text.maybe_count("zero_expert_num", least=0) or 0)  # zero: no matrices
+    used = chosen / routes
+    parts = [Matrix("experts", leaf, one, used) for leaf in ("up", "down", "gate")]
     latents = [Matrix("shared", leaf, float(hidden * inner)) for leaf in ("in", "out")]
     return Mlp(
         name=f"{chosen} of {number} experts",
         matrices=(
             *parts[:matrices],
-            Matrix("router", "router", float(hidden * number)),
-            *(latents if latent else ()),
+            Matrix("router", "router", float(hidden * routes)),
+            *(latents if inner != hidden else ()),
             *(_three("shared", hidden, shared, matrices) if shared else ()),
         ),
         num_experts=number,
-        experts_per_token=chosen,
+        experts_per_token=max(1, round(used * number)),
         width=width,
         shared_width=shared,
         expert_input=inner,
@@ -184,7 +212,7 @@ def _shared_width(text: Fields, width: int, layer: int) -> int:
     shared = text.at(layer, *_SHARED_WIDTH, least=0)
     number = text.at(layer, *_SHARED, least=0)
     if shared is not None:
-        several = text.raw("moe_shared_expert_intermediate_size") is not None
+        several = any(text.raw(key) is not None for key in _OF_ONE_SHARED)
         return shared * (number or 1) if several else shared
     if number is None and (text.text("model_type") or "").startswith("llama4"):
         number = 1
@@ -194,7 +222,7 @@ def _shared_width(text: Fields, width: int, layer: int) -> int:
 def _sparse(text: Fields, num_layers: int, notes: list[str]) -> list[bool]:
     named = per_layer(text, "mlp_layer_types", num_layers, notes)
     if named is not None:
-        return [one in ("sparse", "moe") for one in named]
+        return [one not in ("dense", "mlp") for one in named]
     frequencies = per_layer(text, "moe_layer_freq", num_layers, notes)
     if frequencies is not None:
         return [one != 0 for one in frequencies]

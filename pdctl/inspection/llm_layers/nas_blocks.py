@@ -1,6 +1,5 @@
 """Layers of models that architecture search made (`block_configs`), each with its own shape."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from pdctl.inspection.layers import Layer, Mixer, Mlp
@@ -38,7 +37,7 @@ def _mixers(text: Fields, block: Fields, layer: int) -> tuple[Mixer, ...]:
         return ()
     state = block.part("mamba")
     if state is not None:
-        return mixers_at(_with(text, state.values), "mamba", layer)
+        return mixers_at(text.overlaid(state.values), "mamba", layer)
     changes: dict[str, Any] = {}
     group = block.maybe_count("n_heads_in_group")
     if group:
@@ -49,7 +48,7 @@ def _mixers(text: Fields, block: Fields, layer: int) -> tuple[Mixer, ...]:
     window = block.maybe_count("window_length", "sliding_window_length")
     if window:
         changes["sliding_window"] = window
-    return mixers_at(_with(text, changes), "window" if window else "full", layer)
+    return mixers_at(text.overlaid(changes), "window" if window else "full", layer)
 
 
 def _mlps(text: Fields, block: Fields) -> tuple[Mlp, ...]:
@@ -72,7 +71,3 @@ def _from_factor(text: Fields, block: Fields) -> int:
         raise text.wrong("block_configs", "gives an MLP neither intermediate_size nor ffn_mult")
     width = int(2 * factor * hidden_size(text) / 3)
     return -(-width // 256) * 256
-
-
-def _with(text: Fields, changes: Mapping[str, Any]) -> Fields:
-    return Fields({**text.values, **changes}, text.file)

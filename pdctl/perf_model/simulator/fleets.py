@@ -245,6 +245,8 @@ class SplitFleet:
                 now = self.arrival_s[index] + hop_s
                 if entries and entries[0][0] < now:
                     self._advance(now)
+                if router.draining:
+                    self._flush_draining(now)
                 if router.openings or (departures and departures[0][0] <= now):
                     router.settle(now)
                 self.route(job, now)
@@ -306,6 +308,12 @@ class SplitFleet:
         elif change.kind == "to_decode" and of_prefill:
             successor = (self.decode_pool, self._add_decoder(), change.takes_s)
             self.router.drain(engine.number, successor, now)
+
+    def _flush_draining(self, now: float) -> None:
+        """Let draining prefill engines answer for their last transfers: nothing else wakes them."""
+        for prefiller in self.prefillers:
+            if prefiller.number in self.router.draining:
+                prefiller.reply_while_idle(now)
 
     def _fail_prefiller(self, place: int, now: float) -> None:
         gone = self.prefillers[place]

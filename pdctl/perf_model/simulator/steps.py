@@ -18,9 +18,10 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
     chunks of `weighted_pairs` for e new tokens after h cached or earlier ones.
     Source: StepTimes. Ignores: padding of N to captured graph sizes.
     """
+    touched = coverage(times.prefill_expert_share, new_tokens)
     streamed = smooth_max(
-        times.prefill_weight_s * coverage(times.prefill_expert_share, new_tokens),
-        times.prefill_token_s * new_tokens,
+        times.prefill_weight_s * touched,
+        times.prefill_token_s * (new_tokens + times.prefill_padding * touched),
     )
     plain = times.prefill_row_s * new_tokens + times.prefill_pair_s * pairs
     return max(prefill_floor_s(times), times.prefill_base_s + streamed + plain)

@@ -69,6 +69,9 @@ class InMemoryLauncher:
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         raise NotImplementedError
 
+    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+        raise NotImplementedError
+
     def http(self, node: str) -> Http:
         raise NotImplementedError
 

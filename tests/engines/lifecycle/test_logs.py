@@ -1,7 +1,9 @@
 """What `pdctl logs` reads."""
 
+import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -73,12 +75,63 @@ def test_new_lines_are_followed_when_they_are_whole(chat: Path) -> None:
         yield
 
     turns = meanwhile()
-    following = logs.follow("chat", None, wait=lambda: next(turns))
-    assert [next(following) for _ in range(3)] == [
-        "decode-1 | started",
+    following = logs.follow("chat", None, tail=1, wait=lambda: next(turns))
+    assert [next(following) for _ in range(5)] == [
+        "decode-0 | d3",
+        "router   | r2",
         "router   | r3",
+        "decode-1 | started",
         "router   | half",
     ]
+
+
+def test_no_line_is_lost_or_shown_twice_between_the_last_lines_and_the_new_ones(
+    chat: Path,
+) -> None:
+    log = chat / "logs" / "router.log"
+
+    def write() -> None:
+        with log.open("a") as file:
+            file.write("new\n")
+
+    following = logs.follow("chat", "router", tail=2, wait=write)
+    first = next(following)
+    write()
+    assert [first, *(next(following) for _ in range(3))] == ["r1", "r2", "new", "new"]
+
+
+def test_concurrent_writers_are_followed_in_order_of_time(chat: Path) -> None:
+    stop = threading.Event()
+
+    def write(process: str) -> None:
+        with (chat / "logs" / f"{process}.log").open("a", buffering=1) as file:
+            while not stop.is_set():
+                at = datetime.now()
+                file.write(f"[{at:%Y-%m-%d %H:%M:%S}.{at.microsecond:06d}] {process}\n")
+                stop.wait(0.001)
+
+    writers = [threading.Thread(target=write, args=(f"decode-{i}",)) for i in range(4)]
+    for writer in writers:
+        writer.start()
+    following = logs.follow("chat", None, tail=0, wait=lambda: time.sleep(0.01))
+    try:
+        found = [next(following).split(" | ") for _ in range(1500)]
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    stamps = [line.partition("]")[0] for _, line in found]
+    assert stamps == sorted(stamps)
+    assert {process.strip() for process, _ in found} == {f"decode-{i}" for i in range(4)}
+
+
+def test_events_are_followed(chat: Path) -> None:
+    def write() -> None:
+        state.append(chat, [Event(1.0, "ready", "decode-0", "after 2 s")])
+
+    write()
+    following = logs.follow_events("chat", tail=1, wait=write)
+    assert [next(following).split()[1] for _ in range(3)] == ["ready"] * 3
 
 
 def test_lines_of_all_processes_come_by_time(chat: Path) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pdctl.engines.launchers import ray
 from pdctl.engines.lifecycle.place import choose_place
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from tests.deployment.examples import split
@@ -10,9 +11,11 @@ SIMULATED = split(engine="sim")
 
 
 @pytest.fixture(autouse=True)
-def without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_slurm_and_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "CURRENT_CLUSTER", tmp_path / "no_cluster")
 
 
 def with_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +28,7 @@ def with_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_place_is_refused() -> None:
     with pytest.raises(InvalidInput) as error:
         choose_place("moon", SIMULATED)
-    assert error.value.hint == "--on auto, local or slurm"
+    assert error.value.hint == "--on auto, local, slurm or ray"
 
 
 def test_slurm_is_refused_where_it_is_not() -> None:
@@ -51,3 +54,23 @@ def test_auto_takes_the_job_only_for_what_does_not_fit_here(
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     assert choose_place("auto", SIMULATED) == "local"
     assert choose_place("auto", split()) == "slurm:42"
+
+
+def test_ray_is_refused_where_it_is_not() -> None:
+    with pytest.raises(EnvironmentProblem) as error:
+        choose_place("ray", SIMULATED)
+    assert error.value.code == "no_ray"
+
+
+def test_auto_takes_the_ray_cluster_of_this_machine_for_what_does_not_fit_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_installed", lambda: True)
+    (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    monkeypatch.setattr(ray, "CURRENT_CLUSTER", tmp_path / "ray_current_cluster")
+    assert choose_place("auto", SIMULATED) == "local"
+    assert choose_place("auto", split()) == "ray:10.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    assert choose_place("auto", split()) == "ray:10.0.0.2:6379", "the variable comes first"
+    monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.2:8265")
+    assert choose_place("auto", split()) == "local", "an address for jobs and not for programs"

@@ -1,4 +1,4 @@
-"""Ports that are held until their server listens."""
+"""From a deployment to processes: models, GPUs and ports."""
 
 import socket
 from dataclasses import replace
@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.records import ProcessSpec, RouterPlan
 from pdctl.engines.launchers import local
 from pdctl.engines.launchers.protocol import HERE
 from pdctl.engines.launchers.registry import launcher_named
 from pdctl.engines.lifecycle import start
 from pdctl.engines.lifecycle.start import Prepared, holding
-from pdctl.inspection.records import Gpu
-from pdctl.paths import HOME_VARIABLE
+from pdctl.errors import InvalidInput
+from pdctl.inspection.records import Gpu, SglangInstall
+from pdctl.paths import HOME_VARIABLE, profiles_dir
 from tests.e2e.cli import free_port
 from tests.engines.world import spec
 
@@ -110,3 +111,36 @@ def test_nobody_waits_for_ever_for_a_stranger_who_keeps_the_address(
         stranger.bind(start.PLANNING_ADDRESS)
         with start.planning():
             pass
+
+
+def started_with(
+    model: Path, config: str, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...] = ()
+) -> Prepared:
+    """What `up` would start of a model with this config.json, on four H200 with SGLang."""
+    model.mkdir()
+    (model / "config.json").write_text(config, encoding="utf-8")
+    install = SglangInstall("python3", "0.5.23", ("nixl",), None)
+    monkeypatch.setattr(start, "_install", lambda deployment, launcher: install)
+    monkeypatch.setattr(start, "_gpus_of_nodes", lambda deployment, launcher: {HERE: GPUS})
+    router = RouterPlan(port=unheld_port())
+    wanted = deployment_of(model=str(model), prefill=0, total=1, args=args, router=router)
+    return start.prepare(wanted)
+
+
+def test_a_model_whose_shape_cannot_be_read_is_started_with_a_warning(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = '{"architectures": ["NewForCausalLM"], "num_hidden_layers": -3}'
+    found = started_with(tmp_path / "new", config, monkeypatch)
+    assert len(found.specs) == 2
+    (warning,) = found.warnings
+    assert "cannot read this model's shape" in warning
+    assert "num_hidden_layers" in warning
+
+
+def test_a_quantization_that_sglang_cannot_read_is_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = (profiles_dir() / "models" / "qwen3-8b.json").read_text(encoding="utf-8")
+    with pytest.raises(InvalidInput, match="SGLang refuses to start"):
+        started_with(tmp_path / "m", config, monkeypatch, args=("--quantization", "awq"))

@@ -80,3 +80,13 @@ def test_a_prefill_engine_becomes_a_decode_engine() -> None:
     assert changed.num_failed == 0
     assert changed.span_s < plain.span_s
     assert changed.busy_share["decode-1"] > 0
+
+
+def test_a_lone_prefill_engine_that_drains_becomes_a_decode_engine_though_nothing_wakes_it() -> (
+    None
+):
+    asked = requests(*[(1.0 * n, 500, 50) for n in range(40)])
+    change = Change(5.5, "to_decode", "prefill", 1)
+    changed = simulate(split(num_prefill=2, num_decode=1), asked, changes=[change])
+    assert changed.num_failed == 0
+    assert changed.busy_share["decode-1"] > 0

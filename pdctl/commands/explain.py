@@ -1,0 +1,57 @@
+"""`pdctl explain`: where the time of slow requests went, and whose fault it was."""
+
+from pathlib import Path
+
+import typer
+
+from pdctl.units import parse_duration_s
+
+
+def explain(
+    request: list[str] = typer.Argument(
+        None, metavar="[RID]", help="Id of a request, or its start. Default: the slowest ones."
+    ),
+    slowest: int = typer.Option(20, "--slowest", min=1, help="Number of slowest requests."),
+    window: str = typer.Option(
+        None, "--window", help="Only requests of the last 5m, say, before the logs' last request."
+    ),
+    by: str = typer.Option("ttft", "--by", help="Slow to the first token, or per token: tpot."),
+    name: str | None = typer.Option(
+        None, "-n", "--name", help="Deployment, running or ended. Default: the only one."
+    ),
+    logs: list[Path] = typer.Option(
+        None, "--logs", help="Logs of engines that pdctl did not start, or a folder of them."
+    ),
+    report: Path | None = typer.Option(
+        None, "--report", help="Write a self-contained HTML page to this file."
+    ),
+    replay: bool = typer.Option(
+        True, "--replay/--no-replay", help="Simulate the requests on other splits too."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Show where the time of slow requests went, and whose fault it was.
+
+    Reads the line that engines log for every request: `up` asks them to.
+
+    \b
+    Examples:
+      pdctl explain --slowest 5 --window 10m
+      pdctl explain 3f2a91 -n chat
+      pdctl explain --logs prefill.log decode.log --report slow.html
+    """
+    from pdctl.commands import explain_run
+
+    words = list(request or ())
+    found = explain_run.Wanted(
+        rid=explain_run.rid_among(words, given_logs=bool(logs)),
+        slowest=slowest,
+        window_s=parse_duration_s(window, flag="--window") if window else None,
+        by_tpot=explain_run.is_by_tpot(by),
+        name=name,
+        logs=explain_run.log_files([*(logs or ()), *explain_run.paths_among(words, bool(logs))]),
+        report=report,
+        replay=replay,
+        as_json=as_json,
+    )
+    explain_run.run(found)

@@ -1,0 +1,192 @@
+"""Reads the logs of engines and explains their slow requests."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from pdctl.console import err, show
+from pdctl.deployment.flags import REQUEST_TIMES_FLAG
+from pdctl.engines.lifecycle import logs as log_files_of
+from pdctl.engines.request_times import RequestLog, log_lines, request_log
+from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
+from pdctl.status.explain.explain import explain, is_called, notes_on, requests_in
+from pdctl.status.explain.join import Halves
+from pdctl.status.explain.records import Explanation
+from pdctl.tables.explain import explain_lines, explain_view, explanation_page
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `explain`. logs: files instead of a deployment's."""
+
+    rid: str | None
+    slowest: int
+    window_s: float | None
+    by_tpot: bool
+    name: str | None
+    logs: tuple[Path, ...]
+    report: Path | None
+    replay: bool
+    as_json: bool
+
+
+def rid_among(words: Sequence[str], *, given_logs: bool) -> str | None:
+    """The id among the words of the command line. With --logs the others are files.
+
+    Raises InvalidInput for a second one.
+    """
+    rids = [word for word in words if not (given_logs and Path(word).exists())]
+    if len(rids) > 1:
+        raise InvalidInput(
+            f"{rids[1]!r} is a second request.", hint=f"pdctl explain {rids[0]}; files after --logs"
+        )
+    return rids[0] if rids else None
+
+
+def paths_among(words: Sequence[str], given_logs: bool) -> list[Path]:
+    """The files among the words of the command line, which follow the one of --logs."""
+    return [Path(word) for word in words if given_logs and Path(word).exists()]
+
+
+def is_by_tpot(by: str) -> bool:
+    """The value of --by. Raises InvalidInput for another word."""
+    if by not in ("ttft", "tpot"):
+        raise InvalidInput(f"--by is ttft or tpot, not {by!r}.", hint="--by ttft")
+    return by == "tpot"
+
+
+def log_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The files, and every *.log in the folders. Raises InvalidInput for one that is missing."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise InvalidInput(f"There is no log {path}.", hint="--logs prefill.log decode.log")
+        files += sorted(path.glob("*.log")) if path.is_dir() else [path]
+    if paths and not files:
+        raise InvalidInput(f"{paths[0]} holds no *.log file.", hint="--logs prefill.log decode.log")
+    return tuple(files)
+
+
+def run(wanted: Wanted) -> None:
+    """Explain and print. Raises InvalidInput if the logs have nothing to explain."""
+    if wanted.logs and wanted.name:
+        raise InvalidInput("--logs excludes --name.", hint="pdctl explain --logs FILE")
+    deployment = None if wanted.logs else log_files_of.deployment_of_logs(wanted.name)
+    logs = _logs(wanted, deployment)
+    pairs = requests_in(logs, wanted.window_s)
+    where = f"the logs of {deployment}" if deployment else "these logs"
+    _check_found(logs, pairs, wanted.rid, where)
+    found = explain(
+        pairs,
+        hosts={} if deployment is None else log_files_of.hosts(deployment),
+        slowest=wanted.slowest,
+        rid=wanted.rid,
+        by_tpot=wanted.by_tpot,
+        notes=(*notes_on(logs, pairs), *_without_flag(logs)),
+    )
+    if wanted.replay:
+        found = _replayed(found, pairs, deployment)
+    if wanted.report is not None:
+        _write(wanted.report, explanation_page(found, where))
+    is_one = wanted.rid is not None
+    show(
+        "explain",
+        asdict(found),
+        as_json=wanted.as_json,
+        render=lambda: explain_view(found, is_one=is_one),
+        lines=None if is_one else lambda: explain_lines(found),
+    )
+
+
+def _logs(wanted: Wanted, deployment: str | None) -> tuple[RequestLog, ...]:
+    """The logs; of long ones the part around the request that is asked for.
+
+    Each engine may have its own id for a request, but both halves have its room.
+    """
+    logs = _read(wanted, deployment, wanted.rid)
+    if wanted.rid is None or not any(log.num_dropped for log in logs):
+        return logs
+    named = (r for log in logs for r in log.records if r.rid.startswith(wanted.rid))
+    room = next((record.room for record in named if record.room is not None), None)
+    return logs if room is None else _read(wanted, deployment, str(room))
+
+
+def _read(wanted: Wanted, deployment: str | None, name: str | None) -> tuple[RequestLog, ...]:
+    if deployment is not None:
+        found = log_files_of.engine_lines(deployment)
+        return tuple(request_log(lines, process, rid=name) for process, lines in found)
+    stems = [path.stem for path in wanted.logs]
+    return tuple(
+        request_log(
+            log_lines(path), path.stem if stems.count(path.stem) == 1 else str(path), rid=name
+        )
+        for path in wanted.logs
+    )
+
+
+def _check_found(
+    logs: Sequence[RequestLog], pairs: Sequence[Halves], rid: str | None, where: str
+) -> None:
+    """Raise an error that says what the logs hold instead of what was asked for."""
+    if not any(log.records for log in logs):
+        if any(log.is_enabled for log in logs):
+            raise StateConflict(
+                f"No request has ended in {where}.", hint="pdctl status shows what runs"
+            )
+        raise InvalidInput(
+            f"No engine in {where} logs the times of its requests.",
+            hint=f"start engines with {REQUEST_TIMES_FLAG}; pdctl up does, unless told otherwise",
+            code="no_request_times",
+        )
+    if rid is None or any(is_called(one, rid) for one in pairs):
+        return
+    some = ", ".join(one.any.rid for one in pairs[-3:])
+    span = (
+        " to ".join(f"{_at(one.first.entry_s)}" for one in (pairs[0], pairs[-1])) if pairs else ""
+    )
+    raise InvalidInput(
+        f"No request {rid!r} has ended in {where}: they hold {len(pairs):,} requests"
+        f"{f' from {span}' if span else ''}.",
+        hint=f"an id as in the answer's JSON, like {some}" if some else "a longer --window",
+        code="unknown_request",
+        details=tuple(f"{log.name} | {line}" for log in logs for line in log.mentions),
+    )
+
+
+def _at(unix_s: float) -> str:
+    return f"{datetime.fromtimestamp(unix_s):%d %b %H:%M:%S}"
+
+
+def _without_flag(logs: Sequence[RequestLog]) -> tuple[str, ...]:
+    """A sentence if some engines log no times, while others do."""
+    silent = [log.name for log in logs if log.is_enabled is False]
+    if not silent:
+        return ()
+    return (f"Started without {REQUEST_TIMES_FLAG}: {', '.join(silent)}.",)
+
+
+def _replayed(found: Explanation, pairs: Sequence[Halves], deployment: str | None) -> Explanation:
+    if deployment is None:
+        missing = (
+            "Other splits are not simulated: the model and GPUs behind these logs are unknown."
+        )
+        return replace(found, replay_missing=missing)
+    from pdctl.measurement.replay import replay_of
+
+    answer = replay_of(deployment, pairs, [one.rid for one in found.requests])
+    if isinstance(answer, str):
+        return replace(found, replay_missing=f"Other splits are not simulated: {answer}")
+    return replace(found, replay=answer)
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"{path} cannot be written: {problem.strerror}.",
+            hint="--report slow.html",
+            code="unwritable",
+        ) from problem
+    err().print(f"  {path} written.", soft_wrap=True)

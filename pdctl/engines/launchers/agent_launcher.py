@@ -1,0 +1,355 @@
+"""Many nodes with an agent on each: what launchers for Slurm and Ray share.
+
+An agent answers questions about its node and signals processes there. A process is a task, named in
+its environment; an engine larger than a node has one rank of its task on each. State and logs lie
+on a file system that all nodes share, so the files are those of this machine.
+"""
+
+import errno
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pdctl.deployment.cluster_file import ClusterFile, cluster_here
+from pdctl.deployment.records import ProcessSpec
+from pdctl.engines.clients.api_key import api_key
+from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, Agents, NodeLost, Question
+from pdctl.engines.launchers.local import LocalLauncher, with_key
+from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.records import GpuUse, Handle
+from pdctl.errors import EnvironmentProblem
+from pdctl.inspection.records import Gpu, Holder, RdmaPort, SglangInstall
+from pdctl.paths import HOME_VARIABLE, state_home
+
+PORT_BLOCK = 100  # as many ports are asked about at once
+PORTS_FRESH_S = 2.0
+LOOK_AGAIN_S = 1.0  # at a task that no process of this machine stands for
+
+
+@dataclass
+class Step:
+    """One rank of a task.
+
+    client: the process of this machine that stands for it, if there is one. asked: a question to
+    its node about its end, which need not be answered soon.
+    """
+
+    node: str
+    client: Handle | None
+    asked: Question | None = None
+    asked_at: float = 0.0
+
+
+@dataclass
+class _Task:
+    """One start of one process: a step, or one for each rank, rank 0 first."""
+
+    name: str
+    steps: tuple[Step, ...]
+    exit: Exit | None = None
+
+
+class AgentLauncher(LocalLauncher, ABC):
+    """Runs one deployment on many nodes. Used from the main thread, but for questions."""
+
+    def __init__(self, agents: Agents, run_id: str, *, cwd: str) -> None:
+        super().__init__(run_id, cwd=cwd, death_signal=None)
+        self._agents = agents
+        self._tasks: dict[Handle, _Task] = {}
+        self._orphans: set[tuple[str, str]] = set()  # node and task that nobody could kill
+        self._ports: dict[tuple[str, int, bool], tuple[float, frozenset[int]]] = {}
+        self._nodes: tuple[str, ...] = ()
+        self._cluster: ClusterFile | None = None
+
+    @abstractmethod
+    def _present_nodes(self) -> tuple[str, ...]:
+        """The nodes that have not failed. Raises EnvironmentProblem if they are not ours."""
+
+    @abstractmethod
+    def _start_rank(self, rank: ProcessSpec, task: str) -> Started:
+        """Start one rank of a task. An empty handle: no process of this machine stands for it."""
+
+    @property
+    @abstractmethod
+    def _where(self) -> str:
+        """The name of the nodes together, for an error."""
+
+    # nodes
+
+    def nodes(self) -> tuple[str, ...]:
+        if not self._nodes:
+            self._nodes = self._present_nodes()
+            self._agents.start(self._nodes)
+        return self._nodes
+
+    def address(self, node: str) -> str:
+        agent = self._agents.on(node)
+        if not agent.ask("sees", str(state_home())):
+            raise EnvironmentProblem(
+                f"{node} does not see {state_home()}.",
+                hint=f"{HOME_VARIABLE}=DIR with a directory that all nodes share",
+                code="not_shared",
+            )
+        return str(agent.ask("address", self._settings().interface, self._peer()))
+
+    def _peer(self) -> str:
+        """An address on the network of the nodes; "" where the agents know one."""
+        return ""
+
+    def _settings(self) -> ClusterFile:
+        # a launcher without a deployment works for the command that was just given
+        directory = Path(self._cwd) if self._run_id else Path()
+        self._cluster = self._cluster or cluster_here(directory)
+        return self._cluster
+
+    def gpus(self, node: str) -> tuple[Gpu, ...]:
+        return tuple(map(_gpu, self._agents.on(node).ask("gpus")))
+
+    def gpu_use(
+        self, node: str, gpus: Sequence[int], *, is_strict: bool = False
+    ) -> Mapping[int, GpuUse]:
+        """As on this machine; nothing is known about a node that does not answer."""
+        try:
+            found = self._agents.on(node).ask("gpu_use", list(gpus), is_strict)
+        except EnvironmentProblem:
+            return dict.fromkeys(gpus, GpuUse())
+        return {index: GpuUse(**use) for index, use in found}
+
+    def rdma_ports(self, node: str) -> tuple[RdmaPort, ...]:
+        return tuple(RdmaPort(**port) for port in self._agents.on(node).ask("rdma_ports"))
+
+    def sglang(self, node: str, python: str | None) -> SglangInstall:
+        found = self._agents.on(node).ask("sglang", python, timeout_s=120.0)
+        return SglangInstall(**{**found, "backends": tuple(found["backends"])})
+
+    def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
+        first = port - port % PORT_BLOCK
+        key = (node, first, is_strict)
+        asked_at, free = self._ports.get(key, (-PORTS_FRESH_S, frozenset()))
+        if time.monotonic() - asked_at >= PORTS_FRESH_S:
+            last = min(first + PORT_BLOCK - 1, 65535)
+            found = self._agents.on(node).ask("free_ports", max(first, 1), last, is_strict)
+            free = frozenset(found)
+            self._ports[key] = (time.monotonic(), free)
+        return port in free
+
+    @contextmanager
+    def hold_ports(
+        self, node: str, ports: Collection[int], *, unshared: Collection[int] = ()
+    ) -> Iterator[None]:
+        key = uuid.uuid4().hex
+        agent = self._agents.on(node)
+        agent.ask("hold_ports", key, list(ports), list(unshared))
+        try:
+            yield
+        finally:
+            with suppress(EnvironmentProblem):
+                agent.ask("release_ports", key)
+
+    def any_free_port(self, node: str) -> int:
+        return int(self._agents.on(node).ask("any_free_port"))
+
+    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+        agent = self._agents.on(node)
+        return str(agent.ask("run", list(argv), timeout_s, timeout_s=timeout_s + ANSWER_S))
+
+    def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
+        if node not in self.nodes():
+            raise EnvironmentProblem(
+                f"the supervisor runs on {node}, which is not in {self._where}.",
+                hint=f"run this command on {node}",
+                code="other_host",
+            )
+        return bool(self._agents.on(node).ask("signal_supervisor", supervisor, number))
+
+    def has_path(self, node: str, path: Path) -> bool:
+        return bool(self._agents.on(node).ask("sees", str(path)))
+
+    # processes
+
+    def start(self, spec: ProcessSpec) -> Started:
+        """Start all ranks of a process, rank 0 last.
+
+        Raises OSError while a node may still run what was to be killed there.
+        """
+        for node in (spec.node, *(f.node for f in spec.followers)):
+            self._end_orphans(node)
+        name = uuid.uuid4().hex[:12]
+        followers = tuple(
+            replace(spec, node=f.node, argv=f.argv, env=f.env, log=f.log) for f in spec.followers
+        )
+        steps = []
+        for rank in (*followers, spec):
+            started = self._start_rank(replace(rank, argv=self._prepared(rank.argv)), name)
+            steps.append(Step(rank.node, started.handle or None))
+        return self._keep_task(_Task(name, (steps[-1], *steps[:-1])), started)
+
+    def _prepared(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        """The command with the API key and after the preamble of cluster.yaml."""
+        argv = with_key(argv, api_key())
+        if preamble := self._settings().preamble:
+            return ("bash", "-c", f'{preamble}\nexec "$@"', "bash", *argv)
+        return argv
+
+    def _end_orphans(self, node: str) -> None:
+        for orphan in [one for one in self._orphans if one[0] == node]:
+            if self._ask(Step(node, None), _Task(orphan[1], ()), "kill") is None:
+                raise OSError(errno.EHOSTUNREACH, f"{node} does not answer")
+            self._orphans.discard(orphan)
+
+    def _keep_task(self, task: _Task, started: Started) -> Started:
+        where = (f"{step.node}={step.client or ''}" for step in task.steps)
+        handle = Handle(" ".join((task.name, *where)))
+        self._tasks[handle] = task
+        nodes = " and ".join(step.node for step in task.steps)
+        return replace(started, handle=handle, label=f"task on {nodes}")
+
+    def adopt(self, handle: Handle) -> Started | None:
+        """Take over a process of which every step is alive; otherwise end the rest of it.
+
+        A step without a process on this machine is watched through its node's agent.
+        """
+        task = _parse(handle)
+        for step in task.steps:
+            if step.client is None or super().adopt(step.client) is None:
+                step.client = None
+                if not self._ask(step, task, "has_task", timeout_s=ANSWER_S):
+                    self._kill(task)
+                    return None
+        return self._keep_task(task, Started(handle, "", time.time()))
+
+    def poll(self, handle: Handle) -> Exit | None:
+        """None while every step runs. Ends what is left once one of them has ended."""
+        task = self._task(handle)
+        if task.exit is None:
+            task.exit = self._first_end(task)
+            if task.exit is not None:
+                self._kill(task)  # other ranks, and steps whose process here alone was killed
+        return task.exit
+
+    def _first_end(self, task: _Task) -> Exit | None:
+        for step in task.steps:
+            if step.client:
+                ended = super().poll(step.client)
+                ended = ended and self._exit(ended)
+            else:
+                ended = self._end_there(step, task)
+            if ended is not None:
+                return ended
+        return None
+
+    def _end_there(self, step: Step, task: _Task) -> Exit | None:
+        """What its node has answered about the end of a step. Nobody waits for a node here."""
+        if step.asked is not None and step.asked.is_answered():
+            found = (step.asked.reply() or {}).get("value")
+            step.asked = None
+            if found and found["has_ended"]:
+                return Exit(found["code"])
+        if step.asked is None and time.monotonic() - step.asked_at >= LOOK_AGAIN_S:
+            step.asked_at = time.monotonic()
+            with suppress(NodeLost):
+                agent = self._agents.on(step.node)
+                step.asked = agent.send("exit_of", self._run_id, task.name)
+        return None
+
+    def _exit(self, ended: Exit) -> Exit:
+        """The end of a task, from that of the process that stands for it here."""
+        return ended
+
+    def terminate(self, handle: Handle) -> None:
+        """Ask rank 0 to finish; SGLang's other ranks end with it."""
+        task = self._task(handle)
+        with suppress(NodeLost):
+            self._agents.on(task.steps[0].node).send("terminate", self._run_id, task.name)
+
+    def kill(self, handle: Handle) -> None:
+        """End a process at once. On a node that does not answer, only what stands for it here."""
+        self._kill(self._task(handle))
+
+    def _kill(self, task: _Task) -> None:
+        for step in task.steps:
+            if self._ask(step, task, "kill") is not None:
+                continue
+            self._orphans.add((step.node, task.name))
+            if step.client is not None:
+                super().kill(step.client)
+
+    def _task(self, handle: Handle) -> _Task:
+        return self._tasks.setdefault(handle, _parse(handle))
+
+    def _ask(self, step: Step, task: _Task, do: str, *, timeout_s: float = QUICK_S) -> Any:
+        """The answer of a step's node about its task; None without one."""
+        try:
+            agent = self._agents.on(step.node)
+            return agent.ask(do, self._run_id, task.name, timeout_s=timeout_s)
+        except EnvironmentProblem:
+            return None
+
+    def living(self, known: Collection[Handle]) -> tuple[str, ...]:
+        found = self._on_each("tasks", self._run_id)
+        return tuple(
+            f"{node} pid {pid}" for node, rows in found.items() for pid, task in rows if task
+        )
+
+    def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
+        kept = {_parse(handle).name for handle in keep}
+        found = self._on_each("tasks", self._run_id)
+        others = [(n, pid, task) for n, rows in found.items() for pid, task in rows if task]
+        for node, task in {(node, task) for node, _, task in others if task not in kept}:
+            self._ask(Step(node, None), _Task(task, ()), "kill")
+        return tuple(f"{node} pid {pid}" for node, pid, task in others if task not in kept)
+
+    def reap(self, known: Collection[Handle], *, grace_s: float) -> tuple[str, ...]:
+        """Send SIGTERM, wait, send SIGKILL; the labels of those that had to be killed."""
+        found = self._on_each("tasks", self._run_id)
+        for node, task in {(n, task) for n, rows in found.items() for _, task in rows if task}:
+            self._ask(Step(node, None), _Task(task, ()), "terminate")
+        deadline = time.monotonic() + grace_s
+        while (left := self.living(known)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self.sweep()
+        return left
+
+    def sweep(self) -> tuple[str, ...]:
+        left = self.living(())
+        self._on_each("sweep", self._run_id)
+        super().sweep()  # what stands here for steps that have just ended
+        return left
+
+    def _on_each(self, do: str, *args: object) -> dict[str, Any]:
+        """The answers of the nodes that give one; none once the nodes are no longer ours."""
+        self._nodes = ()
+        try:
+            nodes = self.nodes()
+        except EnvironmentProblem:
+            return {}
+        found = {}
+        for node in nodes:
+            with suppress(EnvironmentProblem):
+                found[node] = self._agents.on(node).ask(do, *args)
+        return found
+
+    def variable(self, handle: Handle, name: str) -> str | None:
+        task = self._task(handle)
+        try:
+            agent = self._agents.on(task.steps[0].node)
+            found = agent.ask("variable", self._run_id, task.name, name, timeout_s=QUICK_S)
+        except EnvironmentProblem:
+            return None
+        return None if found is None else str(found)
+
+
+def _parse(handle: Handle) -> _Task:
+    name, *where = handle.split(" ")
+    steps = (part.partition("=") for part in where)
+    return _Task(name, tuple(Step(node, Handle(c) if c else None) for node, _, c in steps))
+
+
+def _gpu(row: dict[str, Any]) -> Gpu:
+    holders = tuple(Holder(**holder) for holder in row["holders"])
+    return Gpu(**{**row, "holders": holders, "nvlink_peers": tuple(row["nvlink_peers"])})

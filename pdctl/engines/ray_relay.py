@@ -1,0 +1,163 @@
+"""Carries a launcher's questions to its agents on a Ray cluster.
+
+`python -m pdctl.engines.ray_relay ADDRESS RUN_ID LIFE`: the cluster, the deployment that it starts
+processes for ("" for none), and "tied" if they end with it.
+Lines are those of node_agent, with the node that they are for; "" asks the relay itself. Every
+agent is an actor on its host. The agents of a deployment are detached: their processes serve on
+when relay and supervisor end, and another relay, on any host, finds them by name. An agent that
+only answers questions ends with its relay.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pdctl.engines import node_agent
+from pdctl.engines.launchers.agents import LOST
+
+NAMESPACE = "pdctl"
+RESERVE_WITHIN_S = 10.0
+THREADS = 16
+
+
+class RemoteAgent:
+    """A node agent inside an actor."""
+
+    def __init__(self) -> None:
+        # Ray hides the GPUs from an actor that asks for none
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        self._agent = node_agent.NodeAgent()
+
+    def answer(self, line: str) -> str:
+        return node_agent.answer(self._agent, line)
+
+
+class Reservation:
+    """Tells Ray that the GPUs of a host are in use, for as long as it exists."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+class Relay:
+    """Answers lines. Any thread may ask. is_tied: what it starts ends with it."""
+
+    def __init__(self, run_id: str, *, is_tied: bool) -> None:
+        self._run_id = run_id
+        self._lifetime = None if is_tied or not run_id else "detached"
+        self._own: dict[str, ActorHandle[Any]] = {}  # agents of the deployment, by host
+        self._others: dict[str, ActorHandle[Any]] = {}  # agents that only answer questions
+        self._lock = threading.Lock()
+
+    def reply(self, line: str) -> str:
+        """The reply to one line."""
+        asked = json.loads(line)
+        try:
+            if not asked["node"]:
+                value = getattr(self, asked["do"])(*asked["args"])
+                return json.dumps({"id": asked["id"], "value": value}) + "\n"
+            agent = self._agent(asked["node"], starts=asked["do"] == "start")
+            return str(ray.get(agent.answer.remote(line)))
+        except (RayError, LookupError) as problem:
+            self._forget(asked["node"])
+            cause = (str(problem).strip() or type(problem).__name__).splitlines()[-1]
+            return json.dumps({"id": asked["id"], "problem": [cause, "", LOST]}) + "\n"
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The hosts that are alive."""
+        return [
+            {"name": name, "address": node["NodeManagerAddress"]} for name, node in _alive().items()
+        ]
+
+    def reserve(self, node: str) -> bool:
+        """Take all GPUs of a host from Ray; False if other work has some of them."""
+        num_gpus = _alive()[node]["Resources"].get("GPU", 0)
+        actor = self._create(Reservation, node, "gpus", num_gpus=num_gpus)
+        try:
+            ray.get(actor.is_there.remote(), timeout=RESERVE_WITHIN_S)
+        except GetTimeoutError:
+            ray.kill(actor)
+            return False
+        return True
+
+    def release(self) -> None:
+        """End the agents of the deployment and give its GPUs back to Ray."""
+        for node in _alive():
+            for kind in ("agent", "gpus"):
+                with contextlib.suppress(ValueError, RayActorError):
+                    ray.kill(ray.get_actor(self._name(kind, node), NAMESPACE))
+        self._own.clear()
+
+    def _forget(self, node: str) -> None:
+        with self._lock:
+            self._own.pop(node, None)
+            self._others.pop(node, None)
+
+    def _agent(self, node: str, *, starts: bool) -> "ActorHandle[Any]":
+        """The agent of a host: that of the deployment if there is one or it has to start one."""
+        with self._lock:
+            if node not in self._own and self._run_id:
+                with contextlib.suppress(ValueError):
+                    self._own[node] = ray.get_actor(self._name("agent", node), NAMESPACE)
+            if node not in self._own and starts:
+                self._own[node] = self._create(RemoteAgent, node, "agent")
+            if node in self._own:
+                return self._own[node]
+            if node not in self._others:
+                self._others[node] = self._create(RemoteAgent, node)
+            return self._others[node]
+
+    def _create(self, kind: type, node: str, name: str = "", *, num_gpus: float = 0) -> Any:
+        options: dict[str, Any] = {}
+        if name:
+            options = {"name": self._name(name, node), "namespace": NAMESPACE}
+            options |= {"get_if_exists": True, "lifetime": self._lifetime}
+        there = NodeAffinitySchedulingStrategy(_alive()[node]["NodeID"], soft=False)
+        options |= {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": there}
+        return ray.remote(kind).options(max_concurrency=4, **options).remote()
+
+    def _name(self, kind: str, node: str) -> str:
+        return f"{kind}/{self._run_id}/{node}"
+
+
+def _alive() -> dict[str, dict[str, Any]]:
+    """Hosts by name. A host whose name is not its own is named by its address."""
+    nodes: list[dict[str, Any]] = cast("Any", ray).nodes()  # Ray has no types for it
+    alive = [node for node in nodes if node["Alive"]]
+    names = [node["NodeManagerHostname"] for node in alive]
+    return {
+        name if names.count(name) == 1 else node["NodeManagerAddress"]: node
+        for name, node in sorted(zip(names, alive, strict=True), key=lambda pair: pair[0])
+    }
+
+
+def main(address: str, run_id: str, life: str) -> None:
+    """Reply until stdin ends."""
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # Ray prints to stdout
+    ray.init(address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+    relay = Relay(run_id, is_tied=life == "tied")
+    lock = threading.Lock()
+
+    def carry(line: str) -> None:
+        reply = relay.reply(line)
+        with lock:
+            out.write(reply)
+            out.flush()
+
+    with ThreadPoolExecutor(THREADS) as carriers:
+        for line in sys.stdin:
+            carriers.submit(carry, line)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,142 @@
+"""What would other layouts have made of the latest requests of a running deployment?"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pdctl.engines.lifecycle.logs import engine_lines
+from pdctl.engines.lifecycle.running import router_policy
+from pdctl.engines.request_times import request_log
+from pdctl.engines.supervision.recorder import recorded
+from pdctl.errors import PdctlError
+from pdctl.inspection.llm import read_llm
+from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.engine_facts import EngineFacts
+from pdctl.measurement.prediction import (
+    cluster_behind,
+    fleet_of_engines,
+    predicted_engine,
+    profile_for,
+)
+from pdctl.perf_model.records import EngineModel, Fleet
+from pdctl.status.pages import parse_loads, parse_router_metrics
+from pdctl.status.records import Target, Watched, WhatIf
+from pdctl.status.request_window import Window, ended_requests, window_of
+from pdctl.status.targets import source_of_state
+from pdctl.status.what_if import what_if
+from pdctl.status.what_if_file import changed_at_s
+from pdctl.workload.records import Slo
+
+SETTLING_S = 15.0  # after a change, until its effect shows in what is seen
+
+
+def live_what_if(name: str, window_s: float) -> WhatIf | str:
+    """Replay the requests of the last `window_s` on all layouts; or why nothing is said.
+
+    The window begins no earlier than the last change of engines. Raises StateConflict where no
+    deployment of that name runs.
+    """
+    watched = source_of_state(name)()
+    if watched.phase != "serving":
+        return f"It is {watched.phase}."
+    now_s = time.time()
+    window = latest_requests(name, window_s, now_s)
+    if window is None:
+        return (
+            "The logs have no lines of requests: engines write them with "
+            "--enable-request-time-stats-logging."
+        )
+    slo = Slo(watched.ttft_slo_s, watched.tpot_slo_s)
+    try:
+        engines = _engines(watched)
+    except PdctlError as problem:
+        return problem.message
+    if isinstance(engines, str):
+        return engines
+    return what_if(engines.fleet, window, slo, now_s=now_s, colocated=engines.colocated)
+
+
+def latest_requests(name: str, window_s: float, now_s: float) -> Window | None:
+    """The requests of the last `window_s` from the engines' logs. None: the logs have none.
+
+    The memory this needs does not grow with the logs.
+    """
+    steady_since_s = changed_at_s(name) + SETTLING_S
+    since_s = max(now_s - window_s, steady_since_s)
+    pages = recorded(name, since_s)
+    logs = [request_log(lines, engine) for engine, lines in engine_lines(name)]
+    return window_of(
+        ended_requests(half for log in logs for half in log.records),
+        since_s=since_s,
+        now_s=now_s,
+        unfinished=_unfinished(pages[-1]["engines"]) if pages else 0,
+        arrived=_arrived(pages, now_s - since_s),
+        steady_since_s=steady_since_s,
+    )
+
+
+def _unfinished(engines: Sequence[Sequence[str | None]]) -> int:
+    """Requests that the engines hold: a split request is at its decode engine from the start."""
+    total = 0
+    for _, role, _, _, page in engines:
+        loads = parse_loads((page or "").encode(), role, 0.0) if role != "prefill" else None  # type: ignore[arg-type]
+        if loads:
+            one = loads[0]
+            queues = (one.prealloc, one.transfer, one.waiting, one.running, one.retracted)
+            total += sum(filter(None, queues))
+    return total
+
+
+def _arrived(pages: Sequence[dict[str, str]], window_s: float) -> int | None:
+    """Requests that the router took in the window, from its counter; None if it counts none."""
+    counts = [
+        (float(page["at"]), found)
+        for page in pages
+        if (found := parse_router_metrics(page.get("router") or "")[0]) is not None
+    ]
+    if len(counts) < 2 or counts[-1][0] <= counts[0][0]:
+        return None
+    rate = (counts[-1][1] - counts[0][1]) / (counts[-1][0] - counts[0][0])
+    return round(max(0.0, rate) * window_s)
+
+
+@dataclass(frozen=True)
+class _Engines:
+    """Running engines as the simulator knows them. colocated: one of them, if it served both."""
+
+    fleet: Fleet
+    colocated: EngineModel | None
+
+
+def _engines(watched: Watched) -> _Engines | str:
+    facts = asyncio.run(facts_of([target.url for target in watched.targets]))
+    wrong = _wrong_role(watched.targets, facts)
+    if wrong:
+        return wrong
+    llm, cluster = read_llm(facts[0].model), cluster_behind("", facts[0])
+    if cluster is None:
+        return "The engines do not report which GPUs they run on."
+    profile = profile_for(facts[0], llm, cluster)
+    fleet = fleet_of_engines(facts, llm, cluster, profile, router_policy(watched.endpoint))
+    decode = next((one for one in facts if one.role == "decode"), None)
+    if decode is None:
+        return _Engines(fleet, None)
+    both = replace(decode, role="colocated", limits=replace(decode.limits, prefix_cache=True))
+    return _Engines(fleet, predicted_engine(both, llm, cluster, profile))
+
+
+def role_fault(name: str) -> str:
+    """The engine that does not run in the role it was given, as a sentence; "" if all do.
+
+    Raises InvalidInput if an engine does not answer.
+    """
+    targets = source_of_state(name)().targets
+    return _wrong_role(targets, asyncio.run(facts_of([target.url for target in targets])))
+
+
+def _wrong_role(targets: Sequence[Target], facts: Sequence[EngineFacts]) -> str:
+    for target, fact in zip(targets, facts, strict=True):
+        if fact.role != target.role:
+            return f"{target.name} was to be a {target.role} engine and runs as {fact.role}."
+    return ""

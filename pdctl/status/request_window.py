@@ -1,0 +1,172 @@
+"""The latest requests of a deployment, from the lines its engines log as requests end. Pure.
+
+A line holds lengths and durations and no prompt.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from pdctl.engines.request_times import RequestTimes
+from pdctl.workload.records import Requests
+
+MOST_REQUESTS = 20_000  # the latest ones; bounds memory and the time of a replay
+BLOCK_TOKENS = 64
+SLOTS = 20  # of a window, over which arrivals are counted
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One request that has ended. ttft_s, tpot_s: None where its line does not tell them.
+
+    arrived_s, ended_s: Unix seconds.
+    """
+
+    arrived_s: float
+    ended_s: float
+    isl: int
+    osl: int
+    cached: int = 0  # leading prompt tokens that prefill found in its cache
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """Requests in order of arrival, and what the deployment made of them.
+
+    requests: arrival_s begins at 0. The first `held` were in progress then: the queue of the past.
+    Those before `first` fill the engines of a replay and count for nothing else.
+    ttft_s, tpot_s: None where unknown, for example for a request that has not ended.
+    span_s: of the requests that count.
+    """
+
+    requests: Requests
+    held: int
+    first: int
+    ttft_s: tuple[float | None, ...]
+    tpot_s: tuple[float | None, ...]
+    span_s: float
+
+
+def ended_requests(halves: Iterable[RequestTimes]) -> list[Ended]:
+    """The requests whose halves these are, by arrival.
+
+    The prefill half of a split request knows what was cached, its decode half knows the rest. The
+    two share a bootstrap room. A colocated engine does not tell when the first token came.
+    Ignores: time in the router and in tokenizers, which no line holds.
+    """
+    known = list(halves)
+    cached = {one.room: one.cached_tokens for one in known if one.role == "prefill"}
+    found = [_ended(one, cached.get(one.room)) for one in known if one.role != "prefill"]
+    return sorted(found, key=lambda one: one.arrived_s)
+
+
+def _ended(half: RequestTimes, cached: int | None) -> Ended:
+    is_split = half.role == "decode"
+    prompt, output = max(1, half.input_tokens), max(1, half.output_tokens)
+    return Ended(
+        arrived_s=half.entry_s,
+        ended_s=half.end_s,
+        isl=prompt,
+        osl=output,
+        cached=min(prompt - 1, (cached if is_split else half.cached_tokens) or 0),
+        # decode's first batch sends the token that prefill computed
+        ttft_s=half.start_s - half.entry_s if is_split else None,
+        tpot_s=half.forward_s / max(1, output - 1) if is_split else None,
+    )
+
+
+def window_of(
+    ended: Iterable[Ended],
+    *,
+    since_s: float,
+    now_s: float,
+    unfinished: int = 0,
+    arrived: int | None = None,
+    steady_since_s: float = 0.0,
+    seed: int = 0,
+) -> Window | None:
+    """The requests that arrived from `since_s` on, after a lead-in. None: there are none.
+
+    The lead-in is as long as the window, but begins no earlier than `steady_since_s`, when engines
+    last changed. Requests in progress at its begin are part of it. unfinished: requests that the
+    engines hold now; arrived: how many came since `since_s`, None if nothing counts them. Without
+    those that have not ended, the load would look lighter than it is. They are drawn from the
+    others, the longer a request stayed the more often: so are requests found in an engine.
+    """
+    begin_s = min(since_s, max(2 * since_s - now_s, steady_since_s))
+    held = [one for one in ended if one.ended_s > begin_s and one.arrived_s <= now_s]
+    kept = held[-MOST_REQUESTS:]
+    if not kept or kept[-1].arrived_s < since_s:
+        return None
+    known = [*kept, *_drawn(kept, unfinished, arrived, since_s, now_s, seed)]
+    known = [_at_start(one, begin_s) if one.arrived_s < begin_s else one for one in known]
+    known.sort(key=lambda one: one.arrived_s)
+    blocks = list(_blocks(known)) if any(one.cached for one in known) else None
+    requests = Requests(
+        arrival_s=array("d", [one.arrived_s - begin_s for one in known]),
+        isl=array("q", [one.isl for one in known]),
+        osl=array("q", [one.osl for one in known]),
+        blocks=blocks,
+        block_tokens=BLOCK_TOKENS if blocks else 0,
+    )
+    return Window(
+        requests,
+        held=sum(one.arrived_s == begin_s for one in known),
+        first=sum(one.arrived_s < since_s or one.arrived_s == begin_s for one in known),
+        ttft_s=tuple(one.ttft_s for one in known),
+        tpot_s=tuple(one.tpot_s for one in known),
+        span_s=now_s - since_s,
+    )
+
+
+def _at_start(one: Ended, begin_s: float) -> Ended:
+    """What was left of a request when the lead-in began, as a request of that moment."""
+    decoded_s = begin_s - one.arrived_s - (one.ttft_s or 0.0)
+    if one.ttft_s is None or one.tpot_s is None or decoded_s < 0:
+        return replace(one, arrived_s=begin_s)
+    left = one.osl - int(decoded_s / one.tpot_s) if one.tpot_s else 1
+    return replace(one, arrived_s=begin_s, isl=1, osl=max(1, left), cached=0)
+
+
+def _drawn(
+    kept: Sequence[Ended],
+    unfinished: int,
+    arrived: int | None,
+    since_s: float,
+    now_s: float,
+    seed: int,
+) -> Iterator[Ended]:
+    """The requests that have not ended, at the times where arrivals are missing."""
+    num = max(0, min(unfinished, MOST_REQUESTS - len(kept)))
+    times = [one.arrived_s for one in kept if one.arrived_s >= since_s]
+    inside = num if arrived is None else max(0, min(num, arrived - len(times)))
+    random = Random(seed)
+    like = random.choices(kept, [one.ended_s - one.arrived_s + 1e-3 for one in kept], k=num)
+    missing = [*_missing(times, inside, since_s, now_s), *[since_s - 1e-3] * (num - inside)]
+    for one, at_s in zip(like, missing, strict=True):
+        yield Ended(at_s, now_s, one.isl, one.osl, one.cached)
+
+
+def _missing(times: Sequence[float], num: int, since_s: float, now_s: float) -> Iterator[float]:
+    """`num` times that make arrivals as even as they can be over the slots of the window."""
+    width_s = (now_s - since_s) / SLOTS
+    counts = [0] * SLOTS
+    for at_s in times:
+        counts[min(SLOTS - 1, int((at_s - since_s) / width_s))] += 1
+    for place in range(num):
+        slot = min(range(SLOTS), key=counts.__getitem__)
+        counts[slot] += 1
+        yield since_s + (slot + (place + 0.5) / num) * width_s
+
+
+def _blocks(known: Sequence[Ended]) -> Iterator[tuple[int, ...]]:
+    """Prompt blocks whose cached ones begin one chain that all requests share."""
+    fresh = max(one.isl for one in known) // BLOCK_TOKENS + 1
+    for one in known:
+        shared = one.cached // BLOCK_TOKENS
+        own = -(-one.isl // BLOCK_TOKENS) - shared
+        yield (*range(shared), *range(fresh, fresh + own))
+        fresh += own

@@ -1,0 +1,214 @@
+"""Replay the latest requests on every layout of the same GPUs. Pure.
+
+The replay of today's layout is compared with what the deployment really did to the same requests.
+Where they differ, the step times are fitted to what was seen, within limits. The difference that is
+left is subtracted from every gain, so that a model that is wrong promises nothing.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from statistics import fmean, median, stdev
+
+from pdctl.perf_model.records import EngineModel, Fleet, Outcome
+from pdctl.perf_model.simulator.kv import Prefixes
+from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
+from pdctl.status.records import Alternative, WhatIf
+from pdctl.status.request_window import Window
+from pdctl.workload.records import Requests, Slo
+
+LEAST_REQUESTS = 50  # that ended in the window
+_FIT_ABOVE = 0.02  # of mismatch
+_FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6)  # beyond them the metrics may be wrong
+_BLOCKS = 10  # neighbours share a queue, so that single requests are no independent samples
+_ONE_SIDED_95 = 1.83  # Student's t with 9 degrees of freedom
+
+
+def what_if(
+    fleet: Fleet, window: Window, slo: Slo, *, now_s: float, colocated: EngineModel | None = None
+) -> WhatIf | str:
+    """Replay a window on every layout of the GPUs of `fleet`; or why nothing is said.
+
+    colocated: an engine to try in place of all others. Ignores: how long a change takes, and that
+    the next requests may differ from the last.
+    """
+    places = range(window.first, len(window.ttft_s))
+    known = [i for i in places if window.ttft_s[i] is not None]
+    if not slo.is_given:
+        return "No SLOs are given: start it with --ttft and --tpot."
+    if len(known) < LEAST_REQUESTS:
+        return (
+            f"The times of {len(known)} requests are known from the last {window.span_s:.0f} s; "
+            f"{LEAST_REQUESTS} are needed."
+        )
+    run = _Replay(window, known, slo, find_prefixes(window.requests))
+    factors = _fitted(fleet, run)
+    fleet = _scaled(fleet, *factors)
+    mismatch, fresh = run.mismatch(fleet), _fresh(window, slo)
+    today = fresh(fleet)
+    others = [
+        _alternative(one, fresh(one), today, mismatch)
+        for one in layouts_of(fleet, colocated and _scaled_engine(colocated, *factors))
+        if one.layout != fleet.layout
+    ]
+    return WhatIf(
+        at_s=now_s,
+        layout=fleet.layout,
+        num_requests=len(today),
+        rate_rps=len(today) / window.span_s,
+        window_s=window.span_s,
+        seen=run.seen,
+        replayed=run.replayed(fleet),
+        attainment=fmean(today),
+        alternatives=tuple(sorted(others, key=lambda one: -one.attainment)),
+        prefill_factor=factors[0],
+        decode_factor=factors[1],
+    )
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """Replays of one window. known: places of the requests whose times were measured."""
+
+    window: Window
+    known: Sequence[int]
+    slo: Slo
+    prefixes: Prefixes | None
+
+    def outcome(self, fleet: Fleet) -> Outcome:
+        return simulate(fleet, self.window.requests, prefixes=self.prefixes)
+
+    @property
+    def seen(self) -> float:
+        """The measured share that met the SLOs."""
+        ttft_s, tpot_s = self.window.ttft_s, self.window.tpot_s
+        return fmean(_meets(ttft_s[i], tpot_s[i], self.slo) for i in self.known)
+
+    def replayed(self, fleet: Fleet) -> float:
+        """The same share in a replay."""
+        good = _good(self.outcome(fleet), self.slo)
+        return fmean(good[i] for i in self.known)
+
+    def mismatch(self, fleet: Fleet) -> float:
+        return abs(self.seen - self.replayed(fleet))
+
+    def distance(self, fleet: Fleet) -> tuple[float, float]:
+        """Logarithms of the median ratios of measured to replayed TTFT and TPOT."""
+        outcome, window = self.outcome(fleet), self.window
+        return (
+            _log_ratio((window.ttft_s[i], outcome.ttft_s[i]) for i in self.known),
+            _log_ratio((window.tpot_s[i], outcome.tpot_s[i]) for i in self.known),
+        )
+
+
+def _fresh(window: Window, slo: Slo) -> Callable[[Fleet], list[bool]]:
+    """A function that replays the window without the queue of the past.
+
+    That queue may spoil the whole window on every layout alike, and is gone some time after a
+    change for the better. Returns which of the requests that count meet the SLOs.
+    """
+    requests = part(window.requests, window.held)
+    prefixes, first = find_prefixes(requests), window.first - window.held
+    return lambda fleet: _good(simulate(fleet, requests, prefixes=prefixes), slo)[first:]
+
+
+def _fitted(fleet: Fleet, run: _Replay) -> tuple[float, float]:
+    """Factors on prefill's and decode's step times that bring the replay nearest to what was seen.
+
+    Decode's comes from the time per token, which hardly depends on prefill; then every factor of
+    prefill is tried, because a queue makes TTFT anything but proportional to it. (1, 1) where that
+    brings nothing.
+    """
+    unfitted, decode = run.mismatch(fleet), 1.0
+    if unfitted <= _FIT_ABOVE:
+        return 1.0, 1.0
+    for _ in range(2):
+        ratio = math.exp(run.distance(_scaled(fleet, 1.0, decode))[1])
+        decode = min(max(decode * ratio, _FACTORS[0]), _FACTORS[-1])
+    tried = {one: abs(run.distance(_scaled(fleet, one, decode))[0]) for one in _FACTORS}
+    prefill = min(tried, key=tried.__getitem__)
+    is_better = run.mismatch(_scaled(fleet, prefill, decode)) < unfitted
+    return (prefill, decode) if is_better else (1.0, 1.0)
+
+
+def _scaled(fleet: Fleet, prefill: float, decode: float) -> Fleet:
+    """The fleet with all its step times multiplied."""
+    if (prefill, decode) == (1.0, 1.0):
+        return fleet
+    return replace(
+        fleet,
+        colocated=fleet.colocated and _scaled_engine(fleet.colocated, prefill, decode),
+        prefill=fleet.prefill and _scaled_engine(fleet.prefill, prefill, decode),
+        decode=fleet.decode and _scaled_engine(fleet.decode, prefill, decode),
+    )
+
+
+def _scaled_engine(engine: EngineModel, prefill: float, decode: float) -> EngineModel:
+    times = engine.times
+    changed = {
+        one.name: getattr(times, one.name) * (prefill if one.name.startswith("prefill") else decode)
+        for one in fields(times)
+        if one.name.startswith(("prefill_", "decode_")) and one.name.endswith("_s")
+    }
+    return replace(engine, times=replace(times, **changed))
+
+
+def _log_ratio(pairs: Iterable[tuple[float | None, float | None]]) -> float:
+    """The median logarithm of seen over replayed times; 0 where neither is known."""
+    logs = [math.log(seen / replayed) for seen, replayed in pairs if seen and replayed]
+    return median(logs) if logs else 0.0
+
+
+def layouts_of(fleet: Fleet, colocated: EngineModel | None) -> Iterator[Fleet]:
+    """All splits that use exactly the GPUs of `fleet`, and colocated engines on them."""
+    if fleet.prefill and fleet.decode:
+        each_p, each_d = fleet.prefill.parallelism.num_gpus, fleet.decode.parallelism.num_gpus
+        for p in range(1, fleet.num_gpus // each_p + 1):
+            d, rest = divmod(fleet.num_gpus - p * each_p, each_d)
+            if d and not rest:
+                yield replace(fleet, num_prefill=p, num_decode=d)
+    if colocated and fleet.num_gpus % colocated.parallelism.num_gpus == 0:
+        num = fleet.num_gpus // colocated.parallelism.num_gpus
+        yield Fleet(colocated=colocated, num_colocated=num, policy=fleet.policy)
+
+
+def part(requests: Requests, start: int) -> Requests:
+    """The requests from place `start` on, at their own times."""
+    return replace(
+        requests,
+        arrival_s=requests.arrival_s[start:],
+        isl=requests.isl[start:],
+        osl=requests.osl[start:],
+        blocks=None if requests.blocks is None else requests.blocks[start:],
+    )
+
+
+def _alternative(
+    fleet: Fleet, good: Sequence[bool], today: Sequence[bool], mismatch: float
+) -> Alternative:
+    gains = [after - before for after, before in zip(good, today, strict=True)]
+    edges = [i * len(gains) // _BLOCKS for i in range(_BLOCKS + 1)]
+    means = [fmean(gains[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    doubt = _ONE_SIDED_95 * stdev(means) / _BLOCKS**0.5
+    gain = fmean(gains)
+    return Alternative(
+        layout=fleet.layout,
+        num_prefill=fleet.num_prefill,
+        num_decode=fleet.num_decode,
+        attainment=fmean(good),
+        gain=gain,
+        gain_low=gain - doubt - mismatch,
+    )
+
+
+def _good(outcome: Outcome, slo: Slo) -> list[bool]:
+    pairs = zip(outcome.ttft_s, outcome.tpot_s, strict=True)
+    return [_meets(ttft_s, tpot_s, slo) for ttft_s, tpot_s in pairs]
+
+
+def _meets(ttft_s: float | None, tpot_s: float | None, slo: Slo) -> bool:
+    """True for a request within both limits; one that was rejected is in neither."""
+    if ttft_s is None or tpot_s is None:
+        return False
+    in_time = slo.ttft_s is None or ttft_s <= slo.ttft_s
+    return in_time and (slo.tpot_s is None or tpot_s <= slo.tpot_s)

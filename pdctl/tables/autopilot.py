@@ -1,0 +1,71 @@
+"""What an autopilot decides and what came of it, as text. Pure."""
+
+from collections.abc import Sequence
+from time import localtime, strftime
+
+from pdctl.status.autopilot import Move
+from pdctl.status.autopilot_journal import Entry, moves_of
+from pdctl.status.records import WhatIf
+from pdctl.units import format_share
+
+
+def entry_line(entry: Entry) -> str:
+    """One decision as a line."""
+    verb = {"wait": "wait", "move": "move", "undo": "undo"}[entry.decision.action]
+    if entry.is_dry and verb != "wait":
+        verb = f"would {verb}"
+    to = f" → {entry.decision.to.layout}" if entry.decision.to else ""
+    problem = f" Failed: {entry.problem}" if entry.problem else ""
+    return f"{_clock(entry.at_s)} {entry.layout}{to}  {verb}: {entry.decision.why}{problem}"
+
+
+def report_lines(name: str, entries: Sequence[Entry]) -> list[str]:
+    """The moves with what was promised and what was seen afterwards, and the shares over time."""
+    if not entries:
+        return [f"No autopilot has run on {name}."]
+    moves = moves_of(entries)
+    seen = [one.look.seen for one in entries if one.look]
+    lines = [
+        f"{name}: {len(entries)} decisions since {_clock(entries[0].at_s)}, "
+        f"{len(moves)} moves, {sum(one.kind == 'undo' for one in moves)} of them undo one."
+    ]
+    if seen:
+        mean = sum(seen) / len(seen)
+        lines.append(f"  Requests within the SLOs: {format_share(mean)} in the mean of all looks.")
+    lines += [_move_line(move, entries) for move in moves]
+    return [*lines, f"  Last: {entry_line(entries[-1])}"]
+
+
+def _move_line(move: Move, entries: Sequence[Entry]) -> str:
+    later = [one for one in entries if one.at_s > move.at_s]
+    until_s = next((one.at_s for one in later if one.move), float("inf"))
+    after = [one.look.seen for one in later if one.look and one.at_s <= until_s]
+    brought = format_share(sum(after) / len(after)) if after else "nothing known yet"
+    return (
+        f"  {_clock(move.at_s)} {move.before.layout} → {move.after.layout} ({move.kind}): "
+        f"{format_share(move.seen)} before, {format_share(move.promised)} promised, {brought} after"
+    )
+
+
+def what_if_lines(look: WhatIf) -> list[str]:
+    """Today's layout and the best other one, with how well the model matches; then all others."""
+    match = (
+        f"its replay says {format_share(look.replayed)}"
+        if look.is_match
+        else f"its replay says {format_share(look.replayed)}, which does not match: no advice"
+    )
+    first = f"Now {look.layout}: {format_share(look.seen)} meet the SLOs ({match})."
+    best = look.best
+    if best:
+        first += (
+            f" {best.layout} would give {format_share(best.attainment)}, "
+            f"at least {format_share(best.gain_low)} more."
+        )
+    elif look.is_match:
+        first += " No other layout is better beyond doubt."
+    others = ", ".join(f"{one.layout} {format_share(one.attainment)}" for one in look.alternatives)
+    return [first, f"Replayed {look.num_requests} requests: {others}."]
+
+
+def _clock(at_s: float) -> str:
+    return strftime("%H:%M:%S", localtime(at_s))

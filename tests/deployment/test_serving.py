@@ -1,0 +1,121 @@
+"""What SGLang's flags make of an engine, and which of their values it refuses."""
+
+from dataclasses import replace
+
+import pytest
+
+from pdctl.deployment.build import deployment_of
+from pdctl.deployment.serving import served_llm, serving_of
+from pdctl.errors import InvalidInput
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.perf_model.engine_model import engine_model
+from pdctl.perf_model.records import SGLANG_DEFAULTS, EngineModel, Parallelism
+
+LLM = read_llm("qwen3-32b")
+CLUSTER = parse_gpus("8xH200")
+TP2 = Parallelism(tp=2)
+
+
+def engine(args: str, parallelism: Parallelism = TP2) -> EngineModel:
+    words = args.split()
+    llm = served_llm(LLM, words)
+    found = engine_model(llm, CLUSTER, parallelism, "colocated", serving=serving_of(words))
+    assert found is not None
+    return found
+
+
+def test_without_flags_an_engine_has_sglangs_defaults() -> None:
+    assert serving_of(()) == SGLANG_DEFAULTS
+    assert served_llm(LLM, ()) == LLM
+
+
+def test_flags_are_read_as_argparse_reads_them() -> None:
+    usual = "--chunked-prefill-size 4096 --mem-fraction-static 0.8 --kv-cache-dtype fp8_e4m3"
+    short = (
+        "--chunked-prefill-size=1 --chunked-prefill-size=4096 --mem-frac 0.8 --kv-cache fp8_e4m3"
+    )
+    assert serving_of(usual.split()) == serving_of(short.split())
+
+
+def test_kv_in_fp8_holds_twice_the_tokens() -> None:
+    twice = engine("--kv-cache-dtype fp8_e4m3").kv_capacity_tokens
+    assert twice == pytest.approx(2 * engine("").kv_capacity_tokens, rel=1e-3)
+
+
+def test_a_smaller_memory_share_holds_fewer_tokens() -> None:
+    less, more = (engine(f"--mem-fraction-static {x}").kv_capacity_tokens for x in (0.7, 0.8))
+    assert less < more < engine("").kv_capacity_tokens
+
+
+def test_weights_cast_to_fp8_leave_room_and_decode_faster() -> None:
+    cast, usual = engine("--quantization fp8"), engine("")
+    assert cast.kv_capacity_tokens > usual.kv_capacity_tokens
+    assert cast.times.decode_base_s < usual.times.decode_base_s
+
+
+def test_chunks_context_and_running_requests_are_the_ones_given() -> None:
+    found = engine("--chunked-prefill-size 2048 --context-length 9000 --max-running-requests 7")
+    assert found.chunked_prefill_size == 2048
+    assert found.max_context == 9000
+    assert found.max_running_requests == 7
+
+
+def test_an_engine_that_does_not_cut_prompts_computes_one_in_a_step() -> None:
+    found = engine("--chunked-prefill-size -1")
+    assert found.chunked_prefill_size == LLM.max_context
+    assert found.kv_capacity_tokens >= engine("").kv_capacity_tokens
+
+
+def test_states_of_a_hybrid_follow_the_mamba_flags() -> None:
+    hybrid = read_llm("qwen3-next-80b-a3b")
+
+    def most_running(args: str) -> int:
+        serving = replace(serving_of(args.split()), max_running=100_000)
+        found = engine_model(hybrid, CLUSTER, Parallelism(tp=4), "colocated", serving=serving)
+        assert found is not None
+        return found.max_running_requests
+
+    assert most_running("--mamba-full-memory-ratio 0.3") < most_running("")
+    fewer_slots = most_running("--mamba-radix-cache-strategy no_buffer")
+    assert fewer_slots > most_running("--mamba-radix-cache-strategy extra_buffer")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("--chunked-prefill-size abc", "'abc'"),
+        ("--chunked-prefill-size 4100 --page-size 64", "--page-size 64"),
+        ("--mem-fraction-static 1.2", "1.2"),
+        ("--mem-fraction-static nan", "'nan'"),
+        ("--page-size 0", "'0'"),
+        ("--max-running-requests -3", "'-3'"),
+        ("--mamba-full-memory-ratio -1", "'-1'"),
+        ("--enable-mixed-chunk --speculative-algorithm EAGLE", "--enable-mixed-chunk"),
+    ],
+)
+def test_what_sglang_asserts_is_refused_in_a_deployment(args: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match="--") as refused:
+        deployment_of(model="m", total=1, prefill=0, args=args.split())
+    assert said in refused.value.message
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "said"),
+    [
+        ("qwen3-32b", "awq", "16 bits"),
+        ("qwen3-32b", "bitsandbytes", "does not know"),
+        ("qwen3-32b-fp8", "awq", "does not match"),
+        ("deepseek-v3", "mxfp4", "does not match"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_so_is_refused(model: str, name: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        served_llm(read_llm(model), ["--quantization", name])
+
+
+@pytest.mark.parametrize("name", ["fp8", "modelopt_fp8", "compressed-tensors", "unquant"])
+def test_a_checkpoint_in_the_format_named_stays_as_it_is(name: str) -> None:
+    llm = read_llm("qwen3-32b-fp8")
+    assert served_llm(llm, ["--quantization", name]) == llm

@@ -1,0 +1,337 @@
+"""Seeded days of a split deployment in the simulator, steered by an autopilot or a baseline.
+
+The truth is one simulator run; a pilot sees only requests that have ended, as it would in the
+logs, and a model of the engines that may be wrong.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample, StepTimes
+from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.status.autopilot import Limits, Move, Split, decide
+from pdctl.status.records import WhatIf
+from pdctl.status.request_window import Ended, window_of
+from pdctl.status.what_if import what_if
+from pdctl.workload.records import Requests, Slo
+from tests.perf_model.fleets import PLAIN, engine, split
+
+SLO = Slo(ttft_s=3.0, tpot_s=0.080)
+PHASE_S, NUM_PHASES, LOOK_S, WINDOW_S = 600.0, 3, 60.0, 120.0
+SWITCH_S = 5.0  # a role change without a restart, after the engine has drained
+SETTLE_S = 45.0  # draining included
+LIMITS = Limits(cool_down_s=120.0)
+# mean and spread of prompt and output tokens, like the traces of code, of conversations, of
+# summaries and of reasoning; the spreads are milder than the traces' own
+MIXES = ((2048, 0.9, 28, 1.2), (1155, 0.9, 211, 0.8), (2588, 0.4, 291, 0.9), (400, 0.8, 700, 0.8))
+TIMES = replace(
+    PLAIN,
+    prefill_base_s=0.01,
+    prefill_token_s=4e-4,
+    decode_base_s=0.030,
+    decode_request_s=0.0016,
+)
+PREFILL_S_PER_TOKEN, DECODE_S_PER_TOKEN = 4e-4, 0.0026  # of an engine, at its SLO
+
+
+@dataclass(frozen=True)
+class History:
+    """A day: its requests, its first split, its faults, and how the pilot is deceived.
+
+    lie: what the lines in the logs say of (TTFT, TPOT), as factors. model: the engines as the
+    pilot knows them.
+    """
+
+    seed: int
+    kind: str
+    start: Split
+    requests: Requests
+    truth: StepTimes
+    model: StepTimes
+    faults: tuple[Change, ...] = ()
+    lie: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass
+class Flight:
+    """One run of a history under a pilot."""
+
+    history: History
+    now: Split
+    places: dict[str, list[int]]
+    added: dict[str, int]
+    changes: list[Change] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    looks: list[WhatIf] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, history: History, start: Split | None = None) -> "Flight":
+        now = start or history.start
+        counts = {"prefill": now.num_prefill, "decode": now.num_decode}
+        return cls(history, now, {r: list(range(n)) for r, n in counts.items()}, dict(counts))
+
+    def outcome(self, until_s: float, every_s: float | None = None) -> tuple[Requests, Outcome]:
+        asked = self.history.requests
+        num = sum(at_s < until_s for at_s in asked.arrival_s)
+        asked = replace(
+            asked, arrival_s=asked.arrival_s[:num], isl=asked.isl[:num], osl=asked.osl[:num]
+        )
+        first = self.first_fleet(self.history.truth)
+        changes = [one for one in (*self.changes, *self.history.faults) if one.at_s < until_s]
+        return asked, simulate(first, asked, changes=changes, sample_every_s=every_s)
+
+    def first_fleet(self, times: StepTimes) -> Fleet:
+        shift = sum(one.kind == "to_prefill" for one in self.changes)
+        shift -= sum(one.kind == "to_decode" for one in self.changes)
+        return fleet_of(times, Split(self.now.num_prefill - shift, self.now.num_decode + shift))
+
+    def go(self, to: Split, at_s: float) -> None:
+        grows, gives = ("prefill", "decode") if to.num_prefill > self.now.num_prefill else (
+            "decode",
+            "prefill",
+        )  # fmt: skip
+        for _ in range(abs(to.num_prefill - self.now.num_prefill)):
+            place = self.places[gives].pop()
+            kind = "to_prefill" if grows == "prefill" else "to_decode"
+            self.changes.append(Change(at_s, kind, gives, place, SWITCH_S))  # type: ignore[arg-type]
+            self.places[grows].append(self.added[grows])
+            self.added[grows] += 1
+        self.now = to
+
+
+# what a pilot sees of a flight at a moment -> the split it wants
+Pilot = Callable[[Flight, float], Split]
+
+
+def fleet_of(times: StepTimes, now: Split) -> Fleet:
+    """The engines of a history in these numbers."""
+    prefill = engine("prefill", times=times)
+    decode = engine("decode", times=times, kv=400_000, running=200)
+    return split(prefill, decode, now.num_prefill, now.num_decode)
+
+
+def make(seed: int) -> History:
+    """The history of a seed: drift in all, and in most a fault, a wrong model or a lie."""
+    rnd = random.Random(seed)
+    num = rnd.randint(3, 8)
+    p = rnd.randint(1, num - 1)
+    kind = rnd.choice(("drift", "drift", "fault", "wrong model", "lie"))
+    history = History(seed, kind, Split(p, num - p), _requests(rnd, num), TIMES, TIMES)
+    if kind == "fault":
+        role = rnd.choice(("prefill", "decode"))
+        at_s = rnd.uniform(60, PHASE_S * NUM_PHASES - 200)
+        down = Change(at_s, "fail", role, 0)  # type: ignore[arg-type]
+        up = replace(down, at_s=at_s + rnd.uniform(30, 120), kind="recover")
+        return replace(history, faults=(down, up))
+    if kind == "wrong model":
+        return replace(history, model=_wrong(rnd))
+    if kind == "lie":
+        return replace(history, lie=(rnd.choice((0.2, 1.0, 4.0)), rnd.choice((0.4, 1.0, 2.0))))
+    return history
+
+
+def _wrong(rnd: random.Random) -> StepTimes:
+    prefill, decode = rnd.uniform(0.6, 1.7), rnd.uniform(0.6, 1.7)
+    return replace(
+        TIMES,
+        prefill_token_s=TIMES.prefill_token_s * prefill,
+        decode_base_s=TIMES.decode_base_s * decode,
+        decode_request_s=TIMES.decode_request_s * decode,
+    )
+
+
+def _requests(rnd: random.Random, num: int) -> Requests:
+    arrival_s: list[float] = []
+    isl: list[int] = []
+    osl: list[int] = []
+    for phase in range(NUM_PHASES):
+        mix = rnd.choice(MIXES)
+        work_s = mix[0] * PREFILL_S_PER_TOKEN + mix[2] * DECODE_S_PER_TOKEN
+        rate = rnd.uniform(0.2, 0.55) * num / work_s
+        at_s, end_s = phase * PHASE_S, (phase + 1) * PHASE_S
+        while (at_s := at_s + rnd.expovariate(rate)) < end_s:
+            arrival_s.append(at_s)
+            isl.append(_length(rnd, mix[0], mix[1], 16_000))
+            osl.append(_length(rnd, mix[2], mix[3], 4_000))
+    return Requests(arrival_s, isl, osl)
+
+
+def _length(rnd: random.Random, mean: float, cv: float, most: int) -> int:
+    return max(1, min(most, round(rnd.gammavariate(1 / cv**2, mean * cv**2))))
+
+
+# --- flights ---
+
+
+def fly(history: History, pilot: Pilot) -> Flight:
+    """Let a pilot steer from the first look to the last."""
+    flight, at_s = Flight.of(history), LOOK_S
+    while at_s < PHASE_S * NUM_PHASES:
+        to = pilot(flight, at_s)
+        if to != flight.now:
+            flight.go(to, at_s)
+        at_s += LOOK_S
+    return flight
+
+
+def goodput(flight: Flight) -> float:
+    """The share of all requests that met the SLOs."""
+    _, outcome = flight.outcome(PHASE_S * NUM_PHASES)
+    pairs = zip(outcome.ttft_s, outcome.tpot_s, strict=True)
+    return fmean(t is not None and p is not None and t <= 3.0 and p <= 0.080 for t, p in pairs)
+
+
+def statics(history: History) -> dict[str, float]:
+    """The goodput of every split that never changes."""
+    total = history.start.num_prefill + history.start.num_decode
+    splits = [Split(p, total - p) for p in range(1, total)]
+    return {one.layout: goodput(Flight.of(history, one)) for one in splits}
+
+
+def autopilot(flight: Flight, at_s: float) -> Split:
+    """The rule under test, fed as the live one is."""
+    settled_s = flight.moves[-1].at_s + SETTLE_S if flight.moves else 0.0
+    if at_s <= settled_s:
+        return flight.now
+    ended, unfinished = _ended(flight, at_s)
+    window = window_of(
+        ended,
+        since_s=max(at_s - WINDOW_S, settled_s),
+        now_s=at_s,
+        unfinished=unfinished,
+        arrived=sum(
+            at_s > t >= max(at_s - WINDOW_S, settled_s) for t in flight.history.requests.arrival_s
+        ),
+        steady_since_s=settled_s,
+    )
+    model = fleet_of(flight.history.model, flight.now)
+    look = what_if(model, window, SLO, now_s=at_s) if window else ""
+    if isinstance(look, str):
+        return flight.now
+    flight.looks.append(look)
+    since_move = [one for one in flight.looks if one.layout == flight.now.layout]
+    decision = decide(flight.now, since_move, flight.moves, LIMITS)
+    if decision.to is None or decision.action == "wait":
+        return flight.now
+    move = Move(at_s, decision.action, flight.now, decision.to, look.seen, decision.promised or 0.0)
+    flight.moves.append(move)
+    flight.looks.clear()
+    return decision.to
+
+
+def _ended(flight: Flight, at_s: float) -> tuple[list[Ended], int]:
+    """The lines written until now, and how many requests have none yet."""
+    asked, outcome = flight.outcome(at_s)
+    (ttft, tpot), ended = flight.history.lie, []
+    columns = zip(asked.arrival_s, asked.isl, asked.osl, strict=True)
+    times = zip(outcome.ttft_s, outcome.tpot_s, outcome.e2e_s, strict=True)
+    for (came_s, isl, osl), (first_s, step_s, took_s) in zip(columns, times, strict=True):
+        if first_s is None or step_s is None or took_s is None or came_s + took_s > at_s:
+            continue
+        ended.append(Ended(came_s, came_s + took_s, isl, osl, 0, first_s * ttft, step_s * tpot))
+    return ended, len(asked) - len(ended) - outcome.num_failed
+
+
+# --- baselines ---
+
+
+def quarter(flight: Flight, at_s: float) -> Split:
+    """N/4 prefill engines, whatever comes."""
+    total = flight.now.num_prefill + flight.now.num_decode
+    p = max(1, total // 4)
+    return Split(p, total - p)
+
+
+def adjacent(flight: Flight, at_s: float) -> Split:
+    """The rule of adjacent splits: project both neighbours from what each pool makes of its SLO.
+
+    Source: Narwhal as described in its package: a pool grows above 1.0 of its SLO and gives below
+    0.5, when that held for three looks. Rewritten from the description.
+    """
+    ended, _ = _ended(flight, at_s)
+    recent = [one for one in ended if one.arrived_s > at_s - WINDOW_S]
+    if len(recent) < 10:
+        return flight.now
+    ttft = fmean(one.ttft_s or 0.0 for one in recent) / 3.0
+    tpot = fmean(one.tpot_s or 0.0 for one in recent) / 0.080
+    if ttft > 1.0 and tpot < 1.0:
+        return _moved(flight.now, 1)
+    if tpot > 1.0 and ttft < 1.0:
+        return _moved(flight.now, -1)
+    if ttft < 0.5 and tpot > 0.5:
+        return _moved(flight.now, -1)
+    if tpot < 0.5 and ttft > 0.5:
+        return _moved(flight.now, 1)
+    return flight.now
+
+
+def queue_depth(flight: Flight, at_s: float) -> Split:
+    """A planner on queue depth: the pool with the deeper queue per engine takes an engine.
+
+    Source: the load loop of Dynamo's planner as its documentation describes it, on fixed GPUs.
+    """
+    _, outcome = flight.outcome(at_s, every_s=LOOK_S / 4)
+    recent: Sequence[QueueSample] = [q for q in outcome.queues if at_s - LOOK_S < q.at_s <= at_s]
+    if not recent:
+        return flight.now
+    prefill = fmean(q.waiting for q in recent) / flight.now.num_prefill
+    decode = fmean(q.prealloc + max(0, q.running - 31 * flight.now.num_decode) for q in recent)
+    decode /= flight.now.num_decode
+    if prefill > 2 * decode + 1:
+        return _moved(flight.now, 1)
+    if decode > 2 * prefill + 1:
+        return _moved(flight.now, -1)
+    return flight.now
+
+
+def _moved(now: Split, by: int) -> Split:
+    to = Split(now.num_prefill + by, now.num_decode - by)
+    return to if to.num_prefill >= 1 and to.num_decode >= 1 else now
+
+
+BASELINES: dict[str, Pilot] = {
+    "N/4": quarter,
+    "adjacent": adjacent,
+    "queue depth": queue_depth,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The goodput of one history under every pilot."""
+
+    seed: int
+    kind: str
+    autopilot: float
+    started_with: float
+    best_visited: float
+    best_static: float
+    baselines: dict[str, float]
+    num_moves: int
+    num_undone: int
+    hasty_pairs: int  # opposite moves within a cool-down
+
+
+def result_of(seed: int) -> Result:
+    """Fly one history with all pilots."""
+    history = make(seed)
+    flight = fly(history, autopilot)
+    known = statics(history)
+    visited = {history.start.layout, *(one.after.layout for one in flight.moves)}
+    pairs = zip(flight.moves, flight.moves[1:], strict=False)
+    return Result(
+        seed=seed,
+        kind=history.kind,
+        autopilot=goodput(flight),
+        started_with=known[history.start.layout],
+        best_visited=max(known[one] for one in visited),
+        best_static=max(known.values()),
+        baselines={name: goodput(fly(history, one)) for name, one in BASELINES.items()},
+        num_moves=len(flight.moves),
+        num_undone=sum(one.kind == "undo" for one in flight.moves),
+        hasty_pairs=sum(
+            b.after == a.before and b.at_s - a.at_s < LIMITS.cool_down_s for a, b in pairs
+        ),
+    )

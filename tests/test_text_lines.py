@@ -1,0 +1,38 @@
+"""Sentences and commands on narrow terminals."""
+
+import shlex
+import subprocess
+
+import pytest
+
+from pdctl.text_lines import shell_lines, wrapped
+
+COMMAND = "printf '%s|' 'two words' --flag \"x y\" a-word-that-is-wider-than-the-terminal -o 'it'"
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 200])
+def test_a_shell_reads_the_lines_as_the_one_command(width: int) -> None:
+    text = "\n".join(shell_lines(COMMAND, width, head="  "))
+    printed = [
+        subprocess.run(["sh", "-c", one], capture_output=True, text=True, check=True).stdout
+        for one in (text, COMMAND)
+    ]
+    assert printed[0] == printed[1]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 200])
+def test_lines_fit_unless_a_word_is_wider_than_the_terminal(width: int) -> None:
+    longest = max(map(len, shlex.split(COMMAND)))
+    for line in shell_lines(COMMAND, width, head="next   "):
+        assert len(line) <= max(width, longest + len("next   ") + 4 + len(" \\"))
+
+
+def test_a_command_that_fits_stays_on_one_line() -> None:
+    assert shell_lines("pdctl up", 80, head="  next   ") == ["  next   pdctl up"]
+
+
+def test_sentences_are_wrapped_between_words_with_their_indent() -> None:
+    assert wrapped("  one two three", 9) == "  one two\n  three"
+    assert wrapped("error: one two", 11, indent=7) == "error: one\n       two"
+    assert wrapped("a\n\nb", 9) == "a\n\nb"
+    assert wrapped("/a/path-that-is/wider", 5) == "/a/path-that-is/wider"
