@@ -165,3 +165,11 @@ def _allowed(part: str) -> set[str]:
     if part in BASE:
         return set(BASE)
     return {*BASE, *STAGES, *FRONT}
+
+
+def test_the_simulators_folder_is_what_gets_compiled() -> None:
+    listed = re.findall(r'"(pdctl/perf_model/\S+\.py)"', (ROOT / "pyproject.toml").read_text())
+    folder = PACKAGE / "perf_model" / "simulator"
+    assert listed == sorted(
+        str(path.relative_to(ROOT)) for path in folder.glob("*.py") if path.stem != "__init__"
+    )

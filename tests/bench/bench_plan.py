@@ -63,6 +63,7 @@ def measure() -> list[tuple[str, float, float, str]]:
                 3.0,
                 "s",
             ),
+            ("the same, CPU of all processes", _best("cpu", *trace, *levels), 4.0, "s"),
             ("the same, memory of the largest process", _best("mib", *trace, *levels), 300, "MiB"),
             *_alone(path),
         ]
