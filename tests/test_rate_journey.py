@@ -4,8 +4,10 @@ import pytest
 
 from tests.rate_journey import TRACE, moves, travel
 
-MOST_FILES = 17  # 13 without the plan file, which keeps the question, and options of engines
-MOST_RETURNS = 17  # moves into a file that was left earlier
+MOST_FILES = 15  # 13 without the plan file, which keeps the question
+MOST_RETURNS = 15  # moves into a file that was left earlier
+
+pytestmark = pytest.mark.e2e  # the tracer takes half a minute
 
 
 @pytest.fixture(scope="module")

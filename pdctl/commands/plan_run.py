@@ -15,7 +15,8 @@ from rich.console import RenderableType
 from pdctl.commands.deployment_options import FILE
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 from pdctl.commands.options.engine_options import EngineOptions
-from pdctl.commands.options.plan_engines import fixed_parallelism, with_engines
+from pdctl.commands.options.parameters import options_from
+from pdctl.commands.options.plan_engines import asked_engines, fixed_parallelism
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
@@ -90,7 +91,8 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     options, usd_per_gpu_hour = _priced(options)
     cluster = _cluster(options)
     llm = _guessing(llm, cluster.gpu.guesses)
-    parallelism = fixed_parallelism(options, llm)
+    engines = options_from(EngineOptions, vars(options))
+    parallelism = fixed_parallelism(engines, llm)
     workload = _workload(_asked(options))
     question = Question(
         llm=llm,
@@ -103,7 +105,12 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         seed=options.seed,
         usd_per_gpu_hour=usd_per_gpu_hour,
     )
-    return name, _with_profile(with_engines(question, options), options)
+    return name, _with_profile(with_engines(question, engines), options)
+
+
+def with_engines(question: Question, engines: EngineOptions) -> Question:
+    """The question with SGLang's flags and the router's policy. Raises as `asked_engines`."""
+    return replace(question, **vars(asked_engines(question.llm, engines)))
 
 
 _PRICE = re.compile(r"@([^:]*)")

@@ -53,7 +53,7 @@ def test_the_slowest_requests_of_an_ended_deployment_come_with_their_causes(
     assert found["requests"][0]["cause"]["kind"] == "decode_queue"
     assert len(found["requests"]) == 3
     assert found["num_requests"] == len(SLOW.sent)
-    assert "no deployment 'chat' is running" in found["replay_missing"]
+    assert "No deployment 'chat' is running" in found["replay_missing"]
 
 
 def test_off_a_terminal_there_is_a_line_per_request_with_tabs(

@@ -15,7 +15,8 @@ from pdctl.commands.next_steps import (
     planned_deployment,
 )
 from pdctl.commands.options.engine_options import EngineOptions
-from pdctl.commands.options.plan_engines import fixed_parallelism, with_engines
+from pdctl.commands.options.plan_engines import fixed_parallelism
+from pdctl.commands.plan_run import with_engines
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.paths import last_plan_path

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 
 from pdctl.commands.options.engine_options import ROLES, EngineOptions, words
 from pdctl.deployment.build import deployment_of
@@ -14,8 +14,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.hardware import ATTENTION_BACKENDS
 from pdctl.perf_model.memory import check_parallelism
-from pdctl.perf_model.records import Parallelism, Role
-from pdctl.verdict.records import Question
+from pdctl.perf_model.records import Parallelism, Role, Serving
 
 _OF_THE_LLM = ("--quantization", "--context-length")
 Args = Mapping[Role, tuple[str, ...]]
@@ -50,8 +49,19 @@ def args_text(args: str, settings: Mapping[str, object]) -> str | None:
     return " ".join(part for part in (args, own) if part) or None
 
 
-def with_engines(question: Question, given: EngineOptions) -> Question:
-    """The question with SGLang's flags and the router's policy, as `up` would take them.
+@dataclass(frozen=True)
+class AskedEngines:
+    """What SGLang's flags make of a question; the fields are those of `Site`."""
+
+    llm: Llm
+    args: Args
+    serving: Mapping[Role, Serving]
+    policy: str | None
+    attention_backend: str | None
+
+
+def asked_engines(llm: Llm, given: EngineOptions) -> AskedEngines:
+    """The LLM and its engines with SGLang's flags and the router's policy, as `up` takes them.
 
     Raises InvalidInput for what `up` refuses, and for a value or a format that SGLang does not
     have.
@@ -62,11 +72,10 @@ def with_engines(question: Question, given: EngineOptions) -> Question:
         "prefill": (*common, *words(given.prefill_args, "--prefill-args")),
         "decode": (*common, *words(given.decode_args, "--decode-args")),
     }
-    _check(question.llm, args, given.policy)
+    _check(llm, args, given.policy)
     serving = {role: serving_of(own) for role, own in args.items()}
-    return replace(
-        question,
-        llm=_served(question.llm, args),
+    return AskedEngines(
+        llm=_served(llm, args),
         args=args if any(args.values()) else {},
         serving=serving,
         policy=given.policy,
