@@ -287,7 +287,7 @@ def test_the_walk_rehearses_what_was_answered_not_the_pd_yaml_in_the_folder(
     _answer_until(child, "Next (")
     child.sendline("r")
     child.expect_exact("qwen3-8b")
-    child.expect(r"simulated \w+H100: \d+ requests")
+    child.expect(r"simulated\s+\w+H100:\s+\d+\s+requests")
     child.send(CTRL_C)
     code, said = _end(child)
     assert code == 130, said
