@@ -43,6 +43,7 @@ def test_the_wheel_runs_from_its_own_files(installed: Path, tmp_path: Path) -> N
     assert str(installed.parent) in where
 
 
+@pytest.mark.slow
 def test_a_bundled_model_is_planned_without_a_download(installed: Path, tmp_path: Path) -> None:
     command = ("plan", "deepseek-r1", "--gpus", "4x8xH200", "--isl", "8000", "--osl", "500")
     printed = _run(str(installed / "pdctl"), *command, "--rate", "10", "--json", cwd=tmp_path)

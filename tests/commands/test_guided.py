@@ -87,6 +87,7 @@ def _answer_until(child: "pexpect.spawn[str]", last: str) -> None:
         child.sendline(answer)
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_is_asked_again_with_the_reason_at_every_question(
     terminal: Terminal,
 ) -> None:
@@ -173,6 +174,7 @@ def test_ctrl_c_and_ctrl_d_end_cleanly_in_every_branch(
     assert (terminal.cwd / "kept.yaml").read_text() == "# mine\n"
 
 
+@pytest.mark.slow
 def test_wrong_answers_are_asked_again_in_the_other_branches(terminal: Terminal) -> None:
     _write_trace_of_two_units(terminal.cwd / "two-units.jsonl")
     (terminal.cwd / "kept.yaml").write_text("# mine\n")
@@ -204,6 +206,7 @@ def test_wrong_answers_are_asked_again_in_the_other_branches(terminal: Terminal)
     assert (terminal.cwd / "kept.yaml").read_text() == "# mine\n"
 
 
+@pytest.mark.slow
 def test_the_next_start_offers_the_answers_of_the_last_one(terminal: Terminal) -> None:
     first = terminal.start()
     _answer_until(first, "TTFT target")
@@ -223,6 +226,7 @@ def test_the_next_start_offers_the_answers_of_the_last_one(terminal: Terminal) -
     assert _end(second)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_dash_clears_a_kept_answer(terminal: Terminal) -> None:
     terminal.home.mkdir()
     kept = {"model": "qwen3-8b", "gpus": "2xH100", "isl": "2000", "osl": "100", "rate": "2"}
@@ -240,6 +244,7 @@ def test_a_dash_clears_a_kept_answer(terminal: Terminal) -> None:
     assert terminal.kept()["ttft"] == ""
 
 
+@pytest.mark.slow
 def test_an_edited_pd_yaml_is_replaced_only_after_a_yes(terminal: Terminal) -> None:
     file = terminal.cwd / "pd.yaml"
     file.write_text("# mine\n")
@@ -258,6 +263,7 @@ def test_an_edited_pd_yaml_is_replaced_only_after_a_yes(terminal: Terminal) -> N
     assert _end(child)[0] == 0
 
 
+@pytest.mark.slow
 def test_change_asks_again_with_the_answers_as_defaults(terminal: Terminal) -> None:
     child = terminal.start()
     _answer_until(child, "Next (")
@@ -267,6 +273,7 @@ def test_change_asks_again_with_the_answers_as_defaults(terminal: Terminal) -> N
     assert _end(child)[0] == 0
 
 
+@pytest.mark.slow
 def test_launch_says_what_this_machine_lacks(terminal: Terminal) -> None:
     child = terminal.start()
     _answer_until(child, "Next (")
@@ -277,6 +284,7 @@ def test_launch_says_what_this_machine_lacks(terminal: Terminal) -> None:
     assert _end(child)[0] == 0
 
 
+@pytest.mark.slow
 def test_the_walk_rehearses_what_was_answered_not_the_pd_yaml_in_the_folder(
     terminal: Terminal,
 ) -> None:
@@ -294,6 +302,7 @@ def test_the_walk_rehearses_what_was_answered_not_the_pd_yaml_in_the_folder(
     assert "llama-3.1-70b" not in said
 
 
+@pytest.mark.slow
 def test_answers_that_cannot_be_planned_are_asked_again(terminal: Terminal) -> None:
     child = terminal.start()
     for question, answer in (("Model (", "deepseek-r1"), ("which GPUs", "1xA10")):

@@ -61,6 +61,7 @@ def test_there_is_a_man_page_for_every_verb_and_topic(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("man"), reason="needs man")
 def test_man_reads_the_pages_without_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

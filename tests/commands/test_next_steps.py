@@ -202,6 +202,7 @@ def test_a_model_in_a_folder_is_named_by_its_absolute_path(here: Path) -> None:
     assert parsed(up)["model"] == str(here / "my model")
 
 
+@pytest.mark.slow
 def test_where_nothing_meets_the_slos_nothing_is_started() -> None:
     asked_for = question("qwen3-8b", "2xH200", rate=40, slo=Slo(1.0, 0.03))
     verdict = write(asked_for, decide(asked_for, flips=False))

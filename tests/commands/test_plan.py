@@ -39,6 +39,7 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any
     return told
 
 
+@pytest.mark.slow
 def test_a_plan_in_words_ends_with_the_command_that_launches_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -249,6 +250,7 @@ def test_help_has_two_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("pdctl plan ") >= 2
 
 
+@pytest.mark.slow
 def test_on_a_terminal_what_is_missing_is_asked_for(here: Path) -> None:
     pid, terminal = pty.fork()
     if not pid:
@@ -373,6 +375,7 @@ def test_a_rate_and_a_concurrency_exclude_each_other(capsys: pytest.CaptureFixtu
     assert "--rate and --concurrency" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_answers_of_one_token_meet_any_tpot(capsys: pytest.CaptureFixture[str]) -> None:
     one = ("qwen3-32b", "--gpus", "8xH200", "--isl", "8000", "--osl", "1", "--ttft", "3s")
     for rate in ("3", "6"):
@@ -406,6 +409,7 @@ def test_a_model_is_shown_without_gpus_or_a_load(capsys: pytest.CaptureFixture[s
     assert model["kv_transfer_bytes"] > model["state_bytes_per_request"] > 0
 
 
+@pytest.mark.slow
 def test_the_bundled_models_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--models") == 0
     said = capsys.readouterr().out
@@ -428,6 +432,7 @@ def test_json_says_which_clients_a_closed_loop_has(capsys: pytest.CaptureFixture
         assert arm["capacity_rps"] is None
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_gpu_of_a_file_is_never_sure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ def normal(num: int, seed: int, centre: float = 0.0) -> list[float]:
     return [dice.gauss(centre, 1) for _ in range(num)]
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     found = [interval(*mean_of(normal(100, seed))) for seed in range(60)]
     covered = sum(one is not None and one.low <= 0 <= one.high for one in found)

@@ -258,6 +258,7 @@ def test_a_silent_server_times_out() -> None:
     run(test)
 
 
+@pytest.mark.slow
 def test_an_interrupted_load_keeps_the_requests_that_ended(tmp_path: Path) -> None:
     pressed: list[bool] = []
 

@@ -108,6 +108,7 @@ def check(results: list[Result], most_worse: int) -> None:
     assert fmean(r.autopilot for r in results) > fmean(r.started_with for r in results)
 
 
+@pytest.mark.slow
 def test_seeded_days_are_not_worse_than_leaving_the_engines_alone() -> None:
     check([result_of(seed, baselines=False) for seed in (2, 10)], most_worse=0)
 

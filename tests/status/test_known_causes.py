@@ -49,6 +49,7 @@ def table(num_each: int, first: int = 0) -> dict[tuple[str, Cause], Counter[Caus
     return found
 
 
+@pytest.mark.slow
 def test_at_least_95_percent_of_300_histories_get_their_cause() -> None:
     found = table(NUM_EACH)
     num = sum(counted.total() for counted in found.values())
@@ -57,12 +58,14 @@ def test_at_least_95_percent_of_300_histories_get_their_cause() -> None:
     assert right >= LEAST_RIGHT * num, found
 
 
+@pytest.mark.slow
 def test_every_kind_of_history_is_recognised() -> None:
     found = table(6)
     rarely = [kind for (kind, cause), counted in found.items() if counted[cause] < 5]
     assert not rarely
 
 
+@pytest.mark.slow
 def test_no_advised_change_makes_it_worse() -> None:
     harmful = []
     num = 0

@@ -30,6 +30,7 @@ def capacities(verdict: Verdict) -> dict[str, tuple[str, float | None]]:
     return {name: (arm.layout, arm.capacity_rps) for name, arm in verdict.arms.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", rows())
 def test_a_plan_asked_again_says_the_same(row: int) -> None:
     _ask_again(asked(row))

@@ -73,6 +73,7 @@ def test_nothing_to_try_carries_nothing() -> None:
     assert CapacitySearch(Trials(SAMPLE), [], SLO).finish() == 0.0
 
 
+@pytest.mark.slow
 def test_a_part_of_a_long_trace_shows_where_to_begin_and_changes_nothing_found() -> None:
     drawn = workload_from_lengths(isl=1000, osl=20, isl_cv=0.8)
     recorded = replace(drawn, requests=make_requests(drawn, num=3200, rate_rps=3.0, seed=1))

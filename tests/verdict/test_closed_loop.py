@@ -49,6 +49,7 @@ def attainments(verdict: Verdict) -> list[float]:
     return [arm.attainment or 0.0 for arm in verdict.arms.values()]
 
 
+@pytest.mark.slow
 def test_a_question_about_clients_has_a_throughput_per_arm_and_no_rate() -> None:
     question = asked(64)
     verdict = decide(question)
@@ -77,6 +78,7 @@ def test_more_clients_meet_the_slos_less_often_and_another_number_is_another_ans
     assert means[-1] > 1.5 * means[-2]
 
 
+@pytest.mark.slow
 def test_slos_that_no_layout_meets_for_these_clients_are_a_no() -> None:
     verdict = decide(asked(2000, slo=Slo(1.0, 0.03)))
     assert verdict.headline == "No layout meets these SLOs for 2,000 clients"

@@ -101,6 +101,7 @@ def test_service_levels_are_read_off_runs_between_their_rates() -> None:
     assert read_off([], Slo(1.0)) == 0.0
 
 
+@pytest.mark.slow
 def test_a_surmise_agrees_with_the_whole_question_or_there_is_none() -> None:
     made = contest(asked())
     capacities = find_capacities(made)

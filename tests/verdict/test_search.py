@@ -57,6 +57,7 @@ def test_no_bar_is_longer_than_that_of_the_layout_that_won(rate: float) -> None:
     assert all((arm.estimate_rps or 0) <= (best.capacity_rps or 0) for arm in others)
 
 
+@pytest.mark.slow
 def test_layouts_and_capacities_are_the_same_at_every_rate() -> None:
     seen = {
         tuple((arm.layout, arm.capacity_rps) for arm in found(rate).arms.values())
@@ -65,10 +66,12 @@ def test_layouts_and_capacities_are_the_same_at_every_rate() -> None:
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_the_same_question_gets_the_same_answer() -> None:
     assert found() == found()
 
 
+@pytest.mark.slow
 def test_work_is_given_to_whoever_spreads_it() -> None:
     sizes: list[int] = []
 
@@ -85,6 +88,7 @@ def test_work_is_given_to_whoever_spreads_it() -> None:
     assert find_capacities(ours) == find_capacities(contest(asked()))
 
 
+@pytest.mark.slow
 def test_fewer_gpus_than_needed_miss_the_slos_and_as_many_meet_them() -> None:
     one = asked(rate=2.0)
     ours = contest(one)

@@ -40,6 +40,7 @@ def test_without_lengths_the_rules_answer_and_a_quarter_prefills() -> None:
     assert all(arm.ttft_s is None for arm in verdict.arms.values())
 
 
+@pytest.mark.slow
 def test_long_prompts_of_a_moe_under_a_tight_tpot_are_split() -> None:
     asked = question(
         "deepseek-r1", "4x8xH200:rdma400", isl=8000, osl=500, rate=10, slo=Slo(2.0, 0.05)
@@ -53,6 +54,7 @@ def test_long_prompts_of_a_moe_under_a_tight_tpot_are_split() -> None:
     assert any(flip.what == "rate_rps" and flip.at < 10 for flip in verdict.flips)
 
 
+@pytest.mark.slow
 def test_colocated_that_holds_the_rate_with_room_to_spare_is_kept() -> None:
     verdict = decide(
         question("llama-3.1-8b", "8xH200", isl=500, osl=200, rate=2, slo=Slo(2.0, 0.05))
@@ -108,6 +110,7 @@ def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
     assert verdict.flips == ()
 
 
+@pytest.mark.slow
 def test_a_rate_beyond_any_layout_says_what_is_carried() -> None:
     verdict = decide(question(rate=10_000, isl=2000, osl=50))
     assert verdict.headline == "No layout keeps up with 10k req/s"
@@ -153,12 +156,14 @@ def test_a_trace_is_replayed_at_its_own_rate() -> None:
     assert verdict.rate_rps == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_requests_longer_than_the_context_are_counted_in_a_warning() -> None:
     lengths = [2000] * 19 + [60_000]
     verdict = decide(from_trace(Requests([float(i) for i in range(20)], lengths, [10] * 20)))
     assert any("5.0 % of the requests exceed" in warning for warning in verdict.warnings)
 
 
+@pytest.mark.slow
 def test_requests_no_layout_can_serve_do_not_count_as_missed() -> None:
     times, osl = [float(i) for i in range(100)], [20] * 100
     fitting = decide(from_trace(Requests(times, [2000] * 100, osl), slo=Slo(2.0, 0.05)))
@@ -174,6 +179,7 @@ def test_a_trace_of_one_request_is_answered_with_a_caveat() -> None:
     assert any(text.startswith("1 request in the file") for text in verdict.warnings)
 
 
+@pytest.mark.slow
 def test_draft_tokens_change_the_prediction() -> None:
     plain = question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2)
     drafted = replace(plain, speculation=Speculation(3, 2.4))
@@ -183,6 +189,7 @@ def test_draft_tokens_change_the_prediction() -> None:
     assert after.mean < before.mean
 
 
+@pytest.mark.slow
 def test_a_tie_says_that_the_simulation_cannot_tell_and_where_the_rules_lean() -> None:
     verdict = decide(
         question("deepseek-r1", "4x8xH200:rdma400", isl=4500, osl=500, slo=Slo(2.0, 0.12))
@@ -196,6 +203,7 @@ def test_a_tie_says_that_the_simulation_cannot_tell_and_where_the_rules_lean() -
     assert "The rules lean to a split" in verdict.reason
 
 
+@pytest.mark.slow
 def test_rules_and_simulation_that_disagree_are_both_said() -> None:
     verdict = decide(question("qwen3-32b", "8xH200", isl=600))
     told = replace(verdict, verdict="pd", evidence="pd", lean="colocated", decided_by="evidence")
@@ -226,6 +234,7 @@ def test_an_arm_is_told_with_one_engine_down() -> None:
     assert all(0 <= one.attainment <= 1 for one in down)
 
 
+@pytest.mark.slow
 def test_the_fewest_gpus_meet_the_slos_and_one_engine_less_does_not() -> None:
     asked = question("qwen3-8b", "8xH200", rate=12, slo=Slo(1.0, 0.03))
     fewest, verdict = decide_fewest(asked)
@@ -235,6 +244,7 @@ def test_the_fewest_gpus_meet_the_slos_and_one_engine_less_does_not() -> None:
     assert not facts_of(replace(asked, max_gpus=fewest.max_gpus - 1), flips=False).is_met
 
 
+@pytest.mark.slow
 def test_fewer_gpus_than_were_reckoned_are_asked_about_again() -> None:
     asked = question("llama-3.1-8b", "2xH200", isl=3000, rate=60, slo=Slo(1.0, 0.02))
     fewest, verdict = decide_fewest(asked)
@@ -308,6 +318,7 @@ def test_the_json_of_an_answer_that_is_no_has_the_same_shape() -> None:
     assert set(data(question("deepseek-r1", "2xL40S"))) == set(data(question(isl=None, osl=None)))
 
 
+@pytest.mark.slow
 def test_deciding_reads_nothing_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,7 @@ def firing_in(one: Symptom, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", SYMPTOMS, ids=lambda one: one.name)
 def test_a_symptom_raises_its_alert_and_no_other(one: Symptom, tmp_path: Path) -> None:
     done = firing_in(one, tmp_path)

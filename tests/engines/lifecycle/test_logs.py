@@ -100,6 +100,7 @@ def test_no_line_is_lost_or_shown_twice_between_the_last_lines_and_the_new_ones(
     assert [first, *(next(following) for _ in range(3))] == ["r1", "r2", "new", "new"]
 
 
+@pytest.mark.slow
 def test_concurrent_writers_are_followed_in_order_of_time(chat: Path) -> None:
     stop = threading.Event()
 

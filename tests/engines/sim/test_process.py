@@ -59,6 +59,7 @@ def until(holds: Callable[[], bool], log: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_an_engine_loads_serves_drains_and_leaves_with_zero(tmp_path: Path) -> None:
     log, port = tmp_path / "log", free_port()
     url = f"http://127.0.0.1:{port}"
@@ -135,6 +136,7 @@ def test_a_taken_port_is_found_after_loading_as_in_sglang(tmp_path: Path) -> Non
     assert "Memory pool end" in text
 
 
+@pytest.mark.slow
 def test_the_real_router_takes_it_in_serves_through_it_and_lets_it_go(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(6)]
     router, metrics, prefill, bootstrap, first, second = ports

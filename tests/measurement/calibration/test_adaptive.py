@@ -66,6 +66,7 @@ def worst(taken: CalibrationRun, start: StepTimes, true: StepTimes) -> float:
     return max(abs(predicted_s(fitted, m) / predicted_s(true, m) - 1) for m in (*GRID, *between))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "seed", "target"),
     [("llama-3.1-8b", 1, 0.006), ("qwen3-30b-a3b", 2, TARGET_UNCERTAINTY)],
@@ -82,6 +83,7 @@ def test_three_percent_of_noise_leaves_two_percent_of_error_anywhere(
     assert taken.uncertainty < 0.006
 
 
+@pytest.mark.slow
 def test_a_calibration_stays_within_its_budget() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.03)
@@ -127,6 +129,7 @@ def test_a_step_that_always_fails_is_given_up_and_the_others_are_measured() -> N
     assert taken.fit is not None
 
 
+@pytest.mark.slow
 def test_measurements_of_a_step_that_mostly_fails_are_discarded() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start))
@@ -165,6 +168,7 @@ def test_an_engine_that_measures_nothing_identifies_nothing() -> None:
     assert taken.measurements == ()
 
 
+@pytest.mark.slow
 def test_earlier_measurements_are_fitted_too_and_not_repeated() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(truth(start), noise=0.03)
@@ -176,6 +180,7 @@ def test_earlier_measurements_are_fitted_too_and_not_repeated() -> None:
     assert again.uncertainty < first.uncertainty
 
 
+@pytest.mark.slow
 def test_eager_steps_of_another_engine_identify_the_launch_floor() -> None:
     start = roofline("llama-3.1-8b")
     engine = Engine(replace(start, eager_s=0.03))

@@ -149,6 +149,7 @@ def test_the_facts_of_an_engine_are_those_it_was_started_with() -> None:
     run(test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [
@@ -206,6 +207,7 @@ def test_a_running_request_waits_for_a_prompt_as_long_as_its_step_takes() -> Non
     run(test)
 
 
+@pytest.mark.slow
 def test_prompts_that_gather_behind_another_are_measured_as_one_step() -> None:
     async def test() -> None:
         async with engine("colocated", speed=2.0) as running:
@@ -264,6 +266,7 @@ def test_a_profile_of_another_engine_is_not_fitted_together() -> None:
     run(test)
 
 
+@pytest.mark.slow
 def test_a_mixed_step_is_the_longest_gap_of_a_request_that_decodes_beside_it() -> None:
     async def test() -> None:
         async with engine("colocated", model=model(mixed=True), speed=1.0) as running:
@@ -291,6 +294,7 @@ def test_probes_leave_the_requests_of_others_alone() -> None:
     run(test)
 
 
+@pytest.mark.slow
 def test_an_engine_that_serves_others_is_not_calibrated() -> None:
     async def test() -> None:
         async with engine("colocated", speed=1.0) as running:

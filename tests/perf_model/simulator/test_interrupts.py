@@ -26,6 +26,7 @@ print(interrupted)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["8C", "4P4D"])
 def test_an_interrupt_ends_a_replay_and_not_the_program(layout: str) -> None:
     done = subprocess.run(

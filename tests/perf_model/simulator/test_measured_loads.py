@@ -60,6 +60,7 @@ def test_the_roofline_alone_is_near_enough_to_choose_by(chosen: list[Load]) -> N
     assert found["tpot p50"] < 0.20
 
 
+@pytest.mark.slow
 def test_the_arm_that_surely_met_more_slos_is_the_one_that_the_replay_names() -> None:
     slos = [Slo(ttft_s=t) for t in (0.05, 0.1, 0.25, 0.6)]
     slos += [Slo(tpot_s=t) for t in (0.0053, 0.0056, 0.006, 0.007)]
