@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tour.md"
 TRACE = ROOT / "profiles" / "traces" / "conversation-40s.jsonl"
+HOME = "~/tour"  # stands for the directory of the test
 ANY = "…"
 _BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 _BARS = re.compile(r"[▁-█▏▎▍▌▋▊▉]+")
@@ -80,7 +81,7 @@ def run(step: Step, cwd: Path, env: dict[str, str]) -> "subprocess.Popen[bytes] 
         timeout=180,
         check=False,
     )
-    step.printed = done.stdout
+    step.printed = done.stdout.replace(str(cwd), HOME)
     return None
 
 
