@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from pdctl.console import ask, err, interactive
-from pdctl.deployment.build import deployment_of
+from pdctl.deployment.build import checked, deployment_of
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
-from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, ObservePlan, RolePlan, RouterPlan
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus
 from pdctl.inspection.model_files import absolute_model
@@ -48,6 +48,8 @@ class DeploymentOptions:
     python: str | None = None
     trust_remote_code: bool = False
     sim_speed: float | None = None
+    metrics_endpoint: str | None = None
+    otlp: str | None = None
     no_input: bool = False
 
 
@@ -83,6 +85,7 @@ def build_deployment(options: DeploymentOptions) -> Deployment:
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
+    deployment = checked(replace(deployment, observe=_observe(options, base)))
     return _with_the_rest(deployment, base) if base else deployment
 
 
@@ -198,6 +201,13 @@ def _router(options: DeploymentOptions, base: Deployment | None) -> RouterPlan:
         port=in_file.port if options.port is None else options.port,
         policy=options.policy or in_file.policy,
         args=in_file.args if router_args is None else _words(router_args, "--router-args"),
+    )
+
+
+def _observe(options: DeploymentOptions, base: Deployment | None) -> ObservePlan:
+    in_file = base.observe if base else ObservePlan()
+    return ObservePlan(
+        metrics=options.metrics_endpoint or in_file.metrics, traces=options.otlp or in_file.traces
     )
 
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from pdctl.deployment.build import checked, name_of
 from pdctl.deployment.exports.miles import deployment_of_miles
-from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, EngineKind, ObservePlan, RolePlan, RouterPlan
 from pdctl.deployment.strict_yaml import Field, parse_yaml, read_yaml
 from pdctl.errors import EnvironmentProblem, PdctlError
 from pdctl.perf_model.records import Parallelism, Role
@@ -20,6 +20,7 @@ ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env")
 ROUTER_KEYS = ("host", "port", "policy", "args")
 SLO_KEYS = ("ttft", "tpot")
+OBSERVE_KEYS = ("metrics", "traces")
 _MADE_IN = "# made in "
 KEYS = (
     "schema",
@@ -34,6 +35,7 @@ KEYS = (
     "args",
     *ROLES,
     "router",
+    "observe",
     "slo",
     "predicted",
 )
@@ -112,6 +114,8 @@ def deployment_yaml(deployment: Deployment) -> str:
             document[role] = _role_document(deployment.roles[role])
     if deployment.router != usual.router:
         document["router"] = _router_document(deployment.router)
+    if observe := {k: v for k in OBSERVE_KEYS if (v := getattr(deployment.observe, k))}:
+        document["observe"] = observe
     slo = {"ttft": deployment.ttft_slo_s, "tpot": deployment.tpot_slo_s}
     if given := {key: _duration(value) for key, value in slo.items() if value is not None}:
         document["slo"] = given
@@ -131,6 +135,7 @@ def _deployment(top: Field) -> Deployment:
     model = keys["model"].text()
     usual = Deployment(name="", model="", roles={})
     router = _router(keys["router"]) if "router" in keys else usual.router
+    observe = keys["observe"].mapping(OBSERVE_KEYS) if "observe" in keys else {}
     slo = keys["slo"].mapping(SLO_KEYS) if "slo" in keys else {}
     predicted = keys["predicted"].mapping() if "predicted" in keys else {}
     deployment = Deployment(
@@ -144,6 +149,7 @@ def _deployment(top: Field) -> Deployment:
         python=_optional(keys, "python"),
         trust_remote_code="trust_remote_code" in keys and keys["trust_remote_code"].boolean(),
         sim_speed=_sim_speed(keys["sim_speed"]) if "sim_speed" in keys else usual.sim_speed,
+        observe=ObservePlan(**{key: field.text() for key, field in observe.items()}),
         ttft_slo_s=slo["ttft"].seconds() if "ttft" in slo else None,
         tpot_slo_s=slo["tpot"].seconds() if "tpot" in slo else None,
         predicted={key: field.number() for key, field in predicted.items()},

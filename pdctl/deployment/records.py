@@ -63,6 +63,18 @@ class RouterPlan:
 
 
 @dataclass(frozen=True)
+class ObservePlan:
+    """What is exported, as HOST:PORT; "": nothing.
+
+    metrics: where pdctl serves its own metrics. traces: the OTLP collector (gRPC) to which engines
+    and router send the spans of every request.
+    """
+
+    metrics: str = ""
+    traces: str = ""
+
+
+@dataclass(frozen=True)
 class Deployment:
     """The content of pd.yaml. Roles are either `colocated` alone, or `prefill` and `decode`."""
 
@@ -76,6 +88,7 @@ class Deployment:
     python: str | None = None  # the interpreter that has SGLang
     trust_remote_code: bool = False
     sim_speed: float = 1.0
+    observe: ObservePlan = ObservePlan()
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)  # "ttft_p50_s": 0.31, ...

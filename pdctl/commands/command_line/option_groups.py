@@ -24,6 +24,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             *("decode_args", "transfer_backend", "python", "trust_remote_code"),
         ),
         "Router": ("host", "port", "policy", "router_args", "api_key_file"),
+        "What to export": ("metrics_endpoint", "otlp"),
         "How to start": ("detach", "timeout", "resume", "dry_run"),
     },
     "measure": {
