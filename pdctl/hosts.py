@@ -32,6 +32,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_endpoint(text: str) -> bool:
+    """True for HOST:PORT, with IPv6 in brackets."""
+    host, _, port = text.rpartition(":")
+    is_host = bool(host) and "/" not in host and (":" not in host or host.startswith("["))
+    return is_host and port.isdecimal() and 1 <= int(port) <= 65535
+
+
 def reachable_in_url(host: str) -> str:
     """Where this machine reaches a server that listens on `host`, as it stands in a URL."""
     return in_url(_HERE.get(bare(host), host))

@@ -7,9 +7,9 @@ from typing import Literal, cast
 from pdctl.commands.options.engine_options import EngineOptions, words
 from pdctl.commands.progress import say
 from pdctl.console import ask, interactive
-from pdctl.deployment.build import deployment_of
+from pdctl.deployment.build import checked, deployment_of
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
-from pdctl.deployment.records import Deployment, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, ObservePlan, RolePlan, RouterPlan
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus
 from pdctl.inspection.model_files import absolute_model
@@ -39,6 +39,8 @@ class DeploymentOptions(EngineOptions):
     trust_remote_code: bool = False
     no_request_times: bool = False
     sim_speed: float | None = None
+    metrics_endpoint: str | None = None
+    otlp: str | None = None
     no_input: bool = False
 
 
@@ -78,6 +80,7 @@ def build_deployment(options: DeploymentOptions, *, says_origin: bool = True) ->
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
+    deployment = checked(replace(deployment, observe=_observe(options, base)))
     deployment = _with_the_rest(deployment, base) if base else deployment
     refused = options.no_request_times or bool(base and not base.request_times)
     return replace(deployment, request_times=not refused)
@@ -172,6 +175,13 @@ def _router(options: DeploymentOptions, base: Deployment | None) -> RouterPlan:
         port=in_file.port if options.port is None else options.port,
         policy=options.policy or in_file.policy,
         args=in_file.args if router_args is None else words(router_args, "--router-args"),
+    )
+
+
+def _observe(options: DeploymentOptions, base: Deployment | None) -> ObservePlan:
+    in_file = base.observe if base else ObservePlan()
+    return ObservePlan(
+        metrics=options.metrics_endpoint or in_file.metrics, traces=options.otlp or in_file.traces
     )
 
 

@@ -79,6 +79,12 @@ def up(
     sim_speed: float | None = typer.Option(
         None, "--sim-speed", help="Speed of simulated engines; 10: ten times real time."
     ),
+    metrics_endpoint: str | None = typer.Option(
+        None, "--metrics-endpoint", help="Serve pdctl's own metrics here: 127.0.0.1:9464."
+    ),
+    otlp: str | None = typer.Option(
+        None, "--otlp", help="Send traces of requests to this OTLP collector: 127.0.0.1:4317."
+    ),
     timeout: str = typer.Option(
         "2h", "--timeout", help="Wait at most this long until the deployment serves."
     ),

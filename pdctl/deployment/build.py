@@ -10,6 +10,7 @@ from pdctl.deployment.flags import POLICIES
 from pdctl.deployment.records import Counts as Counts
 from pdctl.deployment.records import Deployment, EngineKind, PlannedFor, RolePlan, RouterPlan
 from pdctl.errors import InvalidInput
+from pdctl.hosts import is_endpoint
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.verdict.records import Arm
 from pdctl.verdict.rules import quarter
@@ -114,8 +115,15 @@ def checked(deployment: Deployment) -> Deployment:
             f"The router has no policy {deployment.router.policy!r}.",
             hint=f"one of {', '.join(POLICIES)}",
         )
+    _check_endpoint(deployment.observe.metrics, "--metrics-endpoint 127.0.0.1:9464")
+    _check_endpoint(deployment.observe.traces, "--otlp 127.0.0.1:4317")
     check_args(deployment)
     return deployment
+
+
+def _check_endpoint(text: str, hint: str) -> None:
+    if text and not is_endpoint(text):
+        raise InvalidInput(f"{text!r} is not HOST:PORT.", hint=hint)
 
 
 def check_counts(prefill: int | None, total: int) -> int:

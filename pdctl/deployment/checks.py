@@ -79,6 +79,7 @@ EQUAL_ON_BOTH_ROLES = (
     "--disaggregation-decode-allocation-policy",
     "--disaggregation-enable-kv-checksum",
 )
+TRACES_SINCE: Version = (0, 5, 10)  # earlier releases have another flag, or none
 NOT_ON_PREFILL = (
     "--disaggregation-decode-enable-radix-cache",
     "--disaggregation-decode-enable-offload-kvcache",
@@ -96,7 +97,8 @@ def check_args(deployment: Deployment, version: Version | None = None) -> None:
         InvalidInput: a flag that pdctl sets itself (also as --flag=value, an alias or an
             abbreviation), that is abbreviated to several flags, that this SGLang has removed, that
             its role rejects alone or beside another, that has a value SGLang does not accept, alone
-            or beside another, or whose value differs between the roles although it must not.
+            or beside another, or whose value differs between the roles although it must not. Also
+            traces that this SGLang cannot send.
     """
     for role, plan in deployment.roles.items():
         given = options(plan.args)
@@ -110,6 +112,11 @@ def check_args(deployment: Deployment, version: Version | None = None) -> None:
             _refuse_values(given, engine_table(), f"{role}.args")
     _check_router(deployment.router.args)
     _refuse_differences(deployment)
+    if deployment.observe.traces and version is not None and version < TRACES_SINCE:
+        raise InvalidInput(
+            f"SGLang {'.'.join(map(str, version))} has no --otlp-traces-endpoint.",
+            hint="pip install -U sglang, or leave out --otlp",
+        )
 
 
 def check_llm(deployment: Deployment, llm: Llm) -> None:

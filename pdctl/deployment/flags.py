@@ -50,6 +50,7 @@ def router_argv(
         *("--cb-timeout-duration-secs", "15"),
         *("--worker-startup-check-interval", "1"),
         *("--log-level", "warn"),
+        *traces_flags(deployment.observe.traces),
         *router.args,
     )
 
@@ -75,6 +76,14 @@ def with_engines(router: ProcessSpec, engines: Sequence[ProcessSpec]) -> tuple[s
     if colocated:
         flags += ["--worker-urls", *colocated]
     return (*router.argv, *flags)
+
+
+def traces_flags(endpoint: str) -> tuple[str, ...]:
+    """The flags that make engines and router send spans to an OTLP collector.
+
+    Source: srt/server_args.py of SGLang 0.5.10, 0.5.15 and 0.5.23; router_args.py 0.3.2.
+    """
+    return ("--enable-trace", "--otlp-traces-endpoint", endpoint) if endpoint else ()
 
 
 FLAG = "--enable-pd-role-switch"
@@ -187,6 +196,7 @@ def engine_argv(
         *(("--trust-remote-code",) if deployment.trust_remote_code else ()),
         "--enable-metrics",
         *_request_times(deployment, plan),
+        *traces_flags(deployment.observe.traces),
         *plan.args,
     )
 

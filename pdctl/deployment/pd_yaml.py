@@ -8,7 +8,14 @@ from typing import cast
 
 from pdctl.deployment.build import checked, name_of
 from pdctl.deployment.exports.miles import deployment_of_miles
-from pdctl.deployment.records import Deployment, EngineKind, PlannedFor, RolePlan, RouterPlan
+from pdctl.deployment.records import (
+    Deployment,
+    EngineKind,
+    ObservePlan,
+    PlannedFor,
+    RolePlan,
+    RouterPlan,
+)
 from pdctl.deployment.strict_yaml import Field, parse_yaml, read_yaml
 from pdctl.errors import EnvironmentProblem, PdctlError
 from pdctl.perf_model.records import Parallelism, Role
@@ -20,6 +27,7 @@ ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env")
 ROUTER_KEYS = ("host", "port", "policy", "args")
 SLO_KEYS = ("ttft", "tpot", "attainment")
+OBSERVE_KEYS = ("metrics", "traces")
 PLANNED_KEYS = tuple(field.name for field in fields(PlannedFor))
 _PLAIN_KEYS = (
     *("engine", "python", "gpus", "transfer_backend", "trust_remote_code", "request_times"),
@@ -40,6 +48,7 @@ KEYS = (
     "args",
     *ROLES,
     "router",
+    "observe",
     "slo",
     "planned",
     "predicted",
@@ -119,9 +128,7 @@ def deployment_yaml(deployment: Deployment) -> str:
             document[role] = _role_document(deployment.roles[role])
     if deployment.router != usual.router:
         document["router"] = _router_document(deployment.router)
-    slo = {"ttft": deployment.ttft_slo_s, "tpot": deployment.tpot_slo_s}
-    if given := {key: _duration(value) for key, value in slo.items() if value is not None}:
-        document["slo"] = given | _attainment_document(deployment)
+    document |= _observe_document(deployment.observe) | _slo_document(deployment)
     if deployment.planned is not None:
         document["planned"] = _planned_document(deployment.planned)
     if deployment.predicted:
@@ -140,6 +147,7 @@ def _deployment(top: Field) -> Deployment:
     model = keys["model"].text()
     usual = Deployment(name="", model="", roles={})
     router = _router(keys["router"]) if "router" in keys else usual.router
+    observe = keys["observe"].mapping(OBSERVE_KEYS) if "observe" in keys else {}
     slo = keys["slo"].mapping(SLO_KEYS) if "slo" in keys else {}
     predicted = keys["predicted"].mapping() if "predicted" in keys else {}
     deployment = Deployment(
@@ -154,6 +162,7 @@ def _deployment(top: Field) -> Deployment:
         trust_remote_code="trust_remote_code" in keys and keys["trust_remote_code"].boolean(),
         request_times="request_times" not in keys or keys["request_times"].boolean(),
         sim_speed=_sim_speed(keys["sim_speed"]) if "sim_speed" in keys else usual.sim_speed,
+        observe=ObservePlan(**{key: field.text() for key, field in observe.items()}),
         ttft_slo_s=slo["ttft"].seconds() if "ttft" in slo else None,
         tpot_slo_s=slo["tpot"].seconds() if "tpot" in slo else None,
         attainment_slo=_share(slo["attainment"]) if "attainment" in slo else usual.attainment_slo,
@@ -274,9 +283,17 @@ def _optional(keys: dict[str, Field], key: str) -> str | None:
     return keys[key].text() if key in keys and not keys[key].is_null else None
 
 
-def _attainment_document(deployment: Deployment) -> dict[str, object]:
-    share = deployment.attainment_slo
-    return {} if share == Deployment.attainment_slo else {"attainment": share}
+def _observe_document(observe: ObservePlan) -> dict[str, object]:
+    found = {key: value for key in OBSERVE_KEYS if (value := getattr(observe, key))}
+    return {"observe": found} if found else {}
+
+
+def _slo_document(deployment: Deployment) -> dict[str, object]:
+    slo = {"ttft": deployment.ttft_slo_s, "tpot": deployment.tpot_slo_s}
+    given: dict[str, object] = {k: _duration(s) for k, s in slo.items() if s is not None}
+    if given and deployment.attainment_slo != Deployment.attainment_slo:
+        given["attainment"] = deployment.attainment_slo
+    return {"slo": given} if given else {}
 
 
 def _planned_document(planned: PlannedFor) -> dict[str, object]:

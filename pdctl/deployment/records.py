@@ -88,6 +88,18 @@ class PlannedFor:
 
 
 @dataclass(frozen=True)
+class ObservePlan:
+    """What is exported, as HOST:PORT; "": nothing.
+
+    metrics: where pdctl serves its own metrics. traces: the OTLP collector (gRPC) to which engines
+    and router send the spans of every request.
+    """
+
+    metrics: str = ""
+    traces: str = ""
+
+
+@dataclass(frozen=True)
 class Deployment:
     """The content of pd.yaml. Roles are either `colocated` alone, or `prefill` and `decode`."""
 
@@ -102,6 +114,7 @@ class Deployment:
     trust_remote_code: bool = False
     request_times: bool = True  # engines log a line per request, for `pdctl explain`
     sim_speed: float = 1.0
+    observe: ObservePlan = ObservePlan()
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
     attainment_slo: float = 0.9  # the share of requests that must meet both

@@ -24,6 +24,7 @@ from pdctl.engines.launchers.protocol import HERE, Started
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.log_file import rotate
 from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
+from pdctl.engines.supervision.exporter_process import start_exporting
 from pdctl.engines.supervision.gpu_room import waiting_for_gpus
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
@@ -268,6 +269,7 @@ def main() -> None:
     supervisor = supervisor_of(launch, wake=lambda: _wake(write_fd))
     _listen(supervisor.loop)
     start_recording(launch.name, supervisor.loop.launcher)
+    start_exporting(launch.name, launch.metrics_endpoint)
     supervisor.run(wake_fd)
     os._exit(0)  # a probe may still wait for its deadline
 

@@ -289,7 +289,11 @@ _COUNTERS = (
     "num_transfer_failed_reqs_total",
     "num_bootstrap_failed_reqs_total",
 )
-_HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_latency_seconds")
+_HISTOGRAMS = (
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "request_time_per_output_token_seconds",
+)
 _ROUTER = (
     "smg_worker_cb_state",
     "smg_router_requests_total",
@@ -435,6 +439,7 @@ def _metrics_counters(
         transfer_failures=sum(failed) if failed else None,
         ttft=_histogram(buckets.get("time_to_first_token_seconds_bucket")),
         itl=_histogram(buckets.get("inter_token_latency_seconds_bucket")),
+        tpot=_histogram(buckets.get("request_time_per_output_token_seconds_bucket")),
     )
 
 

@@ -60,6 +60,22 @@ def quantile(histogram: Histogram | None, share: float) -> float | None:
     return low
 
 
+def num_above(histogram: Histogram | None, limit: float) -> float:
+    """How many observations lie above a limit; 0 without any.
+
+    Source: linear inside a bucket, as Prometheus' histogram_quantile; a limit in the last, open
+    bucket leaves that bucket below it.
+    """
+    low, below, total = 0.0, 0.0, histogram[-1][1] if histogram else 0.0
+    for bound, count in histogram or ():
+        if limit < bound:
+            inside = 0.0 if math.isinf(bound) else (limit - low) / (bound - low)
+            under = count if math.isinf(bound) else below + (count - below) * inside
+            return total - under
+        low, below = bound, count
+    return 0.0
+
+
 def first_bound(histogram: Histogram | None) -> float | None:
     """Upper bound of the first bucket: a quantile equal to it lies somewhere below."""
     return histogram[0][0] if histogram else None

@@ -88,6 +88,7 @@ class CounterSample:
     transfer_failures: float | None = None
     ttft: Histogram | None = None
     itl: Histogram | None = None
+    tpot: Histogram | None = None  # of whole requests; SGLang counts it from 0.5.23 on
 
 
 @dataclass(frozen=True)

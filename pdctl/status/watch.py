@@ -184,6 +184,11 @@ class Watch:
         memory.metrics.extend([past["metrics"]] if "metrics" in past else ())
         return memory
 
+    def pages(self) -> dict[str, CounterSample]:
+        """The counters on the last page of metrics of each engine, by URL."""
+        scrapers = {url: memory.scraper for (_, url), memory in self._memories.items()}
+        return {url: one.metrics[1] for url, one in scrapers.items() if one.metrics is not None}
+
     def counters(self) -> dict[str, dict[str, tuple[float, CounterSample]]]:
         """The last counters of each engine, by URL, for the next watch to start from."""
         return {
@@ -398,7 +403,7 @@ def _counters(found: Mapping[str, Any], since_s: float) -> dict[str, dict[str, T
 def _counter(row: dict[str, Any]) -> CounterSample:
     histograms = {
         name: tuple((float(bound), float(count)) for bound, count in row[name])
-        for name in ("ttft", "itl")
-        if row[name] is not None
+        for name in ("ttft", "itl", "tpot")
+        if row.get(name) is not None
     }
     return CounterSample(**{**row, **histograms})

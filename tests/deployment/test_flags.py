@@ -1,9 +1,12 @@
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pdctl.deployment import flags
+from pdctl.deployment.build import checked
+from pdctl.deployment.checks import check_args
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import (
     FLAG,
@@ -12,7 +15,8 @@ from pdctl.deployment.flags import (
     parse_version,
     role_switch_obstacle,
 )
-from pdctl.deployment.records import Deployment, Ports, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, ObservePlan, Ports, RolePlan, RouterPlan
+from pdctl.errors import InvalidInput
 from pdctl.hosts import LOOPBACK
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split, with_args
@@ -249,3 +253,33 @@ def test_the_router_of_colocated_or_older_engines_differs_where_they_do() -> Non
     assert "--health-check-endpoint" not in argv
     assert value(argv, "--policy") == "round_robin"
     assert argv[-2:] == ("--queue-size", "5")
+
+
+def test_traces_go_from_engines_and_router_to_the_collector() -> None:
+    traced = replace(split(), observe=ObservePlan(traces="10.0.0.9:4317"))
+    flags_of_traces = ("--enable-trace", "--otlp-traces-endpoint", "10.0.0.9:4317")
+    engine = engine_argv(
+        traced, "decode", PORTS, python="/py", version=SWITCHED, backend="mooncake"
+    )
+    router = router_argv(traced, Ports(30000, metrics=29000), pdctl_python="/py", version=SWITCHED)
+    for argv in (engine, router):
+        at = argv.index("--enable-trace")
+        assert argv[at : at + 3] == flags_of_traces
+    plain = engine_argv(
+        split(), "decode", PORTS, python="/py", version=SWITCHED, backend="mooncake"
+    )
+    assert "--enable-trace" not in plain
+
+
+def test_a_release_that_cannot_send_traces_is_refused() -> None:
+    traced = replace(split(), observe=ObservePlan(traces="10.0.0.9:4317"))
+    check_args(traced, (0, 5, 10))
+    with pytest.raises(InvalidInput, match="0.5.9 has no --otlp-traces-endpoint"):
+        check_args(traced, (0, 5, 9))
+
+
+@pytest.mark.parametrize("text", ["localhost", "http://h:1", "h:0", "h:99999", ":4317", "::1:4317"])
+def test_an_endpoint_is_a_host_and_a_port(text: str) -> None:
+    with pytest.raises(InvalidInput, match="is not HOST:PORT"):
+        checked(replace(split(), observe=ObservePlan(metrics=text)))
+    assert checked(replace(split(), observe=ObservePlan(metrics="[::1]:4317")))

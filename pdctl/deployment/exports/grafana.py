@@ -100,7 +100,7 @@ def _summary() -> tuple[Panel, ...]:
         _number(
             "Advice", "The cause that pdctl sees.", f"{_own(q.ADVICE, 'cause')} == 1", "{{cause}}"
         ),
-        _number("Engines serving", "By role.", _own(q.SERVING, "role"), "{{role}}"),
+        _number("Engines serving", "By role.", _own(q.SERVING, q.POOL), "{{pool}}"),
         Panel("Burn rate", "1 uses up the error budget exactly.", burn, width=12),
         Panel(
             "Targets that answer",
@@ -198,8 +198,8 @@ def _router() -> tuple[Panel, ...]:
 
 def _what_if() -> tuple[Panel, ...]:
     engines = (
-        Query(_own(q.DESIRED, "role"), "{{role}} now"),
-        Query(_own(q.ADVISED, "role"), "{{role}} advised"),
+        Query(_own(q.DESIRED, q.POOL), "{{pool}} now"),
+        Query(_own(q.ADVISED, q.POOL), "{{pool}} advised"),
     )
     return (
         Panel("Engines now and advised", "By role.", engines, width=12),

@@ -10,7 +10,8 @@ SERVING_ROLES = "prefill|decode|colocated"
 SPEAKING_ROLES = "decode|colocated"  # those that hold running requests and observe latencies
 PREFILLING_ROLES = "prefill|colocated"
 
-# pdctl's own metrics
+# pdctl's own metrics. Their target has a role of its own, so the engines' is called pool.
+POOL = "pool"
 DESIRED = "pdctl_engines_desired"
 SERVING = "pdctl_engines_serving"
 ADVICE = "pdctl_advice"

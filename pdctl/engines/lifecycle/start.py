@@ -30,6 +30,7 @@ from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
 from pdctl.engines.state import logs_dir
+from pdctl.engines.supervision.exporter_process import check_free
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
@@ -61,8 +62,12 @@ def launch(
     detached: bool,
     ready_timeout_s: float,
 ) -> SupervisorProcess:
-    """Start a supervisor for a deployment. Raises StateConflict if the name is running."""
+    """Start a supervisor for a deployment.
+
+    Raises StateConflict if the name is running; EnvironmentProblem if its metrics' port is taken.
+    """
     name = prepared.deployment.name
+    check_free(prepared.deployment.observe.metrics)
     state.make_state_dir(name)
     held = _lock_free_name(name)
     try:
@@ -109,6 +114,7 @@ def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) 
         specs=prepared.specs,
         launcher=prepared.launcher,
         has_key=api_key() is not None,
+        metrics_endpoint=deployment.observe.metrics,
     )
     _write(wanted, deployment, directory)
     return wanted
