@@ -7,7 +7,6 @@ is asked, so without a Prometheus it costs nothing.
 """
 
 import argparse
-import signal
 import threading
 import time
 from collections import Counter
@@ -154,7 +153,7 @@ def serve(name: str, endpoint: str) -> None:
     registry.register(exporter)
     host, _, port = endpoint.rpartition(":")
     start_http_server(int(port), addr=bare(host), registry=registry)
-    signal.pause()
+    threading.Event().wait()
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def num_above(histogram: Histogram | None, limit: float) -> float:
     """
     low, below, total = 0.0, 0.0, histogram[-1][1] if histogram else 0.0
     for bound, count in histogram or ():
-        if limit < bound:
+        if limit <= bound:
             inside = 0.0 if math.isinf(bound) else (limit - low) / (bound - low)
             under = count if math.isinf(bound) else below + (count - below) * inside
             return total - under

@@ -17,7 +17,7 @@ from pdctl.deployment.pd_yaml import (
     read_deployment,
     write_deployment,
 )
-from pdctl.deployment.records import Deployment, PlannedFor, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, ObservePlan, PlannedFor, RolePlan, RouterPlan
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import split
@@ -43,6 +43,7 @@ EVERYTHING = Deployment(
     trust_remote_code=True,
     request_times=False,
     sim_speed=12.5,
+    observe=ObservePlan("127.0.0.1:9464", "[::1]:4317"),
     ttft_slo_s=1.234567,
     tpot_slo_s=0.04,
     attainment_slo=0.99,

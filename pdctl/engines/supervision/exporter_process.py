@@ -45,5 +45,5 @@ def check_free(endpoint: str) -> None:
         raise EnvironmentProblem(
             f"pdctl cannot serve its metrics at {endpoint}: {problem.strerror}.",
             hint=f"--metrics-endpoint {host}:{int(port) % 65535 + 1}",
-            code="port_taken",
+            code="port_in_use",
         ) from problem

@@ -23,6 +23,8 @@ ALLOWED = {
     "engines/node_agent.py": "runs on the node that it answers for",
     "engines/lifecycle/supervisor_process.py": "the supervisor's own process",
     "engines/daemon.py": "the supervisor's own process",
+    "engines/supervision/exporter_process.py": "a process of the supervisor's own",
+    "deployment/build.py": "a hint for people",
     "engines/guard.py": "the supervisor's own process",
     "engines/exec_shim.py": "runs inside the started process",
     "engines/state.py": "the boot of the supervisor's machine, and states of an older pdctl",
