@@ -43,7 +43,7 @@ def check_free(endpoint: str) -> None:
             return
     except OSError as problem:
         raise EnvironmentProblem(
-            f"pdctl cannot serve its metrics at {endpoint}: {problem.strerror}.",
+            f"pdctl cannot serve its metrics at {endpoint}: {os.strerror(problem.errno or 0)}.",
             hint=f"--metrics-endpoint {host}:{int(port) % 65535 + 1}",
             code="port_in_use",
         ) from problem
