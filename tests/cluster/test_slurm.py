@@ -16,7 +16,7 @@ def test_up_from_outside_serves_scales_and_down_leaves_nothing(there: OnSlurm) -
     assert found["endpoint"] == "http://10.77.0.11:30000"
     assert {p["node"] for p in found["processes"]} == {"node1", "node2", "node3"}
     assert there.serves("chat")
-    assert "2P8D · serving" in there.done("status", "--once")
+    assert "2P8D · simulated 20× · serving" in there.done("status", "--once")
 
     assert "3P9D" in there.done("scale", "--prefill", "3", "--decode", "9")
     assert "2P10D" in there.done("scale", "--decode", "10")

@@ -5,6 +5,8 @@ import json
 import random
 from statistics import fmean
 
+import pytest
+
 from pdctl.measurement.load import run_load
 from pdctl.measurement.results import Sent
 from pdctl.workload.records import Requests
@@ -18,6 +20,9 @@ prefill: {engines: 3}
 decode: {engines: 1}
 slo: {ttft: 3s, tpot: 60ms}
 """
+# eight minutes of real time, which a busy machine makes another load: not a part of .ci/run
+pytestmark = pytest.mark.long
+
 PHASE_S = 150.0
 # requests per second, mean prompt and output tokens: code, conversations, code
 PHASES = ((6.0, 2048, 28), (3.8, 1155, 211), (6.0, 2048, 28))
