@@ -34,14 +34,18 @@ def up(
     pp: int | None = typer.Option(None, "--pp", help="Pipeline stages of every engine."),
     dp: int | None = typer.Option(None, "--dp", help="Attention data parallelism inside tp."),
     ep: int | None = typer.Option(None, "--ep", help="Expert parallelism inside tp."),
-    prefill_tp: int | None = typer.Option(None, help="The same for prefill engines alone."),
-    prefill_pp: int | None = typer.Option(None),
-    prefill_dp: int | None = typer.Option(None),
-    prefill_ep: int | None = typer.Option(None),
-    decode_tp: int | None = typer.Option(None, help="The same for decode engines alone."),
-    decode_pp: int | None = typer.Option(None),
-    decode_dp: int | None = typer.Option(None),
-    decode_ep: int | None = typer.Option(None),
+    prefill_tp: int | None = typer.Option(None, help="Tensor parallelism of prefill engines."),
+    prefill_pp: int | None = typer.Option(None, help="Pipeline stages of prefill engines."),
+    prefill_dp: int | None = typer.Option(
+        None, help="Attention data parallelism of prefill engines."
+    ),
+    prefill_ep: int | None = typer.Option(None, help="Expert parallelism of prefill engines."),
+    decode_tp: int | None = typer.Option(None, help="Tensor parallelism of decode engines."),
+    decode_pp: int | None = typer.Option(None, help="Pipeline stages of decode engines."),
+    decode_dp: int | None = typer.Option(
+        None, help="Attention data parallelism of decode engines."
+    ),
+    decode_ep: int | None = typer.Option(None, help="Expert parallelism of decode engines."),
     args: str | None = typer.Option(None, "--args", help="SGLang flags for every engine."),
     prefill_args: str | None = typer.Option(
         None, "--prefill-args", help="SGLang flags for prefill engines."
