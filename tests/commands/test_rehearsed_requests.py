@@ -57,7 +57,9 @@ def test_clients_of_a_closed_loop_send_several_requests_each() -> None:
     planned = PlannedFor(gpus="8xH200", isl=4000, osl=300, concurrency=64)
     found = played(planned)
     assert found.clients == 64
-    assert len(found.requests) == 256
+    assert len(found.requests) == 640, "ten per client, as in the plan"
+    many = PlannedFor(gpus="8xH200", isl=4000, osl=300, concurrency=1000)
+    assert len(played(many).requests) == 3000
 
 
 def test_a_trace_given_comes_before_the_planned_requests() -> None:

@@ -1,4 +1,9 @@
-"""A rehearsal plays what was planned, and comes to what the plan says."""
+"""A rehearsal plays what was planned, and comes near to what the plan says.
+
+TTFT p50 is not within NEAR of every plan: not where it is so short that the processes' own time
+counts (32 ms: +21 %), where many requests arrive at one instant (-40 %), where the first seconds of
+a trace differ from all of it (-27 %), or where clients with equal lengths keep in step (+18 %).
+"""
 
 import json
 from pathlib import Path
@@ -15,15 +20,20 @@ PLANS = {
         *("qwen3-32b", "--gpus", "8xH200", "--tp", "2", "--isl", "6000", "--osl", "300"),
         *("--isl-cv", "1", "--osl-cv", "0.7", "--rate", "4", "--ttft", "3s", "--tpot", "20ms"),
     ),
-    "clients in a closed loop": (
-        *("llama-3.1-8b", "--gpus", "4xH200", "--isl", "3000", "--osl", "200", "--isl-cv", "0"),
-        *("--osl-cv", "0", "--concurrency", "32", "--ttft", "3s", "--tpot", "20ms"),
+    "equal lengths, colocated": (
+        *("qwen3-8b", "--gpus", "4xH200", "--isl", "4000", "--osl", "200", "--isl-cv", "0"),
+        *("--osl-cv", "0", "--rate", "8", "--ttft", "1s", "--tpot", "20ms"),
     ),
     "lengths of a file": (
         *("qwen3-32b", "--gpus", "4xH100", "--tp", "2", "--trace", str(TRACES["vidur"])),
         *("--rate", "2", "--ttft", "2s", "--tpot", "40ms"),
     ),
 }
+
+CLIENTS = (
+    *("llama-3.1-8b", "--gpus", "4xH200", "--isl", "3000", "--osl", "200", "--isl-cv", "0"),
+    *("--osl-cv", "0", "--concurrency", "32", "--ttft", "3s", "--tpot", "20ms"),
+)
 
 
 @pytest.mark.parametrize("asked", PLANS.values(), ids=PLANS)
@@ -53,3 +63,13 @@ def test_a_plan_in_a_file_is_rehearsed_from_it(cli: Cli, tmp_path: Path) -> None
     first, *_ = played.stderr.splitlines()
     assert "Rehearses p.yaml: qwen3-8b" in first
     assert "on simulated 1x2xH100" in first
+
+
+def test_clients_in_a_closed_loop_are_played_as_clients(cli: Cli) -> None:
+    assert cli.run("plan", *CLIENTS).returncode == 0
+    played = cli.run("rehearse", "--json", patience_s=180.0)
+    assert "320 requests from 32 clients in a closed loop" in played.stderr.splitlines()[0]
+    figures = {one["figure"]: one for one in json.loads(played.stdout)["data"]["figures"]}
+    for name in ("ttft p50", "tpot p50"):
+        found = figures[name]
+        assert found["measured"] == pytest.approx(found["predicted"], rel=NEAR), name

@@ -9,6 +9,7 @@ from pdctl.deployment.records import PlannedFor
 from pdctl.errors import InvalidInput
 from pdctl.paths import profiles_dir
 from pdctl.perf_model.records import Fleet
+from pdctl.verdict.closed_loop import LEAST_PER_CLIENT, LEAST_REQUESTS, REQUESTS_PER_CLIENT
 from pdctl.workload.arrivals import head, make_requests, pick
 from pdctl.workload.describe import drawn_line, workload_from_lengths, workload_from_trace
 from pdctl.workload.records import Requests, Trace, Workload
@@ -18,7 +19,6 @@ ENOUGH = 100  # requests: fewer say little about a median
 LEAST_DRAWN, MOST_DRAWN = 10, 2_000
 # Longer spans are played faster, and what the processes themselves take grows with the speed
 LONGEST_S = 60.0
-PER_CLIENT = 4  # requests of each client in a closed loop: its first comes in a burst
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,10 @@ def _at_a_rate(workload: Workload, planned: PlannedFor, duration_s: float, sourc
 
 
 def _for_clients(workload: Workload, planned: PlannedFor, source: str) -> Played:
+    """As many requests per client as the plan was simulated with: all begin in one burst."""
     clients = round(planned.concurrency or 1)
-    num = max(ENOUGH, PER_CLIENT * clients)
+    num = max(LEAST_REQUESTS, min(REQUESTS_PER_CLIENT * clients, MOST_DRAWN))
+    num = max(num, LEAST_PER_CLIENT * clients)
     requests = make_requests(workload, num=num, rate_rps=1.0, seed=planned.seed)
     return Played(requests, workload, source, clients)
 
