@@ -6,7 +6,7 @@ import time
 from rich.text import Text
 
 from pdctl.commands.progress import say
-from pdctl.console import print_json, show
+from pdctl.console import out, print_json, show
 from pdctl.deployment.build import counts_of
 from pdctl.deployment.records import Counts
 from pdctl.engines.lifecycle.deployment_key import use_key_of
@@ -38,10 +38,17 @@ def run(name: str, limits: Limits, *, dry_run: bool, as_json: bool) -> None:
         is_dry = dry_run or time.time() < dry_until_s
         entry = look_once(name, limits, looks, is_dry=is_dry)
         write_entry(name, entry)
-        print_json("autopilot", dataclasses.asdict(entry)) if as_json else say(entry_line(entry))
+        _tell(entry, as_json=as_json)
         if entry.move:
             looks.clear()
         time.sleep(limits.cool_down_s / LOOKS_PER_COOL_DOWN)
+
+
+def _tell(entry: Entry, *, as_json: bool) -> None:
+    if as_json:
+        print_json("autopilot", dataclasses.asdict(entry))
+    else:
+        out().print(Text(entry_line(entry)), soft_wrap=True)
 
 
 def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -> Entry:
