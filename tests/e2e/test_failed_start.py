@@ -19,15 +19,15 @@ def nothing_is_left(cli: Cli) -> bool:
 
 
 def test_an_engine_that_exits_at_once_shows_its_telling_line_and_its_end(cli: Cli) -> None:
-    done = cli.run(*SIM, "--port", str(free_port()), "--decode-args", "--max-total-tokens x")
+    done = cli.run(*SIM, "--port", str(free_port()), "--decode-args", "--sim-noise x")
     assert done.returncode == 5
     assert "error: decode-0 exited with status 2" in done.stderr
     first, *rest = done.stderr[done.stderr.index("error: ") :].splitlines()
-    assert first.endswith("invalid int value: 'x'")
-    assert "invalid int value: 'x'" in rest[-2]
+    assert first.endswith("invalid float value: 'x'")
+    assert "invalid float value: 'x'" in rest[-2]
     assert "hint:  pdctl logs decode-0" in done.stderr
     assert nothing_is_left(cli)
-    assert "invalid int value" in cli.run("logs", "decode-0").stdout
+    assert "invalid float value" in cli.run("logs", "decode-0").stdout
 
 
 def test_an_engine_that_never_becomes_ready_is_told_with_what_it_was_doing(cli: Cli) -> None:
