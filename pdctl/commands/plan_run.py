@@ -18,11 +18,11 @@ from pdctl.commands.options.engine_options import EngineOptions
 from pdctl.commands.options.parameters import options_from
 from pdctl.commands.options.plan_engines import asked_engines, fixed_parallelism
 from pdctl.commands.parallel import spread_over_cores
-from pdctl.commands.progress import progress_line
+from pdctl.commands.progress import progress_line, say
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
 from pdctl.console import ask, command_width, err, interactive, out, print_json, printable, show
 from pdctl.deployment.gpu_file import read_gpu_file
-from pdctl.deployment.pd_yaml import read_deployment
+from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.engines.lifecycle import running
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
@@ -167,9 +167,12 @@ def _speculation(options: PlanOptions) -> Speculation | None:
 
 def _known_model(options: PlanOptions) -> str:
     """The model of ./pd.yaml or of the last plan, or the answer of whoever is there."""
-    deployment = next((read_deployment(p) for p in (FILE, last_plan_path()) if p.is_file()), None)
-    if deployment is not None:
-        return deployment.model
+    path = next((path for path in (FILE, last_plan_path()) if path.is_file()), None)
+    if path is not None:
+        model = read_deployment(path).model
+        origin = str(path) if path == FILE else f"the plan of {origin_of(path)}"
+        say(f"  Taking the model of {origin}: {model}.")
+        return model
     if not interactive(no_input=options.no_input):
         raise InvalidInput(
             "No model is given, and there is neither ./pd.yaml nor an earlier plan.",

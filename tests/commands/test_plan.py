@@ -444,3 +444,14 @@ def test_a_plan_for_a_gpu_of_a_file_is_never_sure(
     data = json.loads(capsys.readouterr().out)["data"]
     assert data["confidence"] == "low"
     assert any("my-gpu: assumed" in warning for warning in data["warnings"])
+
+
+def test_a_plan_without_a_model_says_which_earlier_plan_it_takes_it_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("qwen3-8b", "--gpus", "2xH200") == 0
+    capsys.readouterr()
+    assert run("--gpus", "4xH200") == 0
+    told = capsys.readouterr().err
+    assert "Taking the model of the plan of " in told
+    assert ": qwen3-8b." in told
