@@ -194,7 +194,7 @@ def _footer(view: View, width: int) -> Text:
         texts = ["Esc back · p pause · q quit"]
     else:
         texts = [
-            f"↑↓ scroll · s sort ({view.order}) · Enter one engine and its log · p pause · ? · q quit",
+            f"↑↓ scroll · s sort ({view.order}) · Enter engine and its log · p pause · ? · q quit",
             f"↑↓ scroll · s sort ({view.order}) · Enter log · p · ? · q quit",
             "↑↓ · s sort · Enter log · p pause · ? · q quit",
         ]

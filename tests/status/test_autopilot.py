@@ -113,7 +113,7 @@ def test_seeded_days_are_not_worse_than_leaving_the_engines_alone() -> None:
     check([result_of(seed, baselines=False) for seed in (2, 10)], most_worse=0)
 
 
-@pytest.mark.e2e  # 5 s each
+@pytest.mark.long  # 5 s each
 def test_sixty_seeded_days_are_hardly_ever_worse_than_leaving_the_engines_alone() -> None:
     results = [result_of(seed) for seed in range(40, 100)]
     check(results, most_worse=3)
