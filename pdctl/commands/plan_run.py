@@ -42,6 +42,7 @@ from pdctl.verdict.records import Question, Speculation, Verdict
 from pdctl.verdict.search import rate_curves
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide, decide_fewest
+from pdctl.workload.arrivals import tail
 from pdctl.workload.describe import parse_slo, workload_from_lengths, workload_from_trace
 from pdctl.workload.records import Trace, Workload
 
@@ -289,14 +290,13 @@ def _live(options: PlanOptions) -> Workload:
 def _logged(name: str, window_s: float) -> Workload | None:
     """The requests in the logs of a deployment of this name. None: no such name, or no requests."""
     from pdctl.measurement.live_what_if import latest_requests  # its HTTP client is slow to import
-    from pdctl.status.what_if import part
 
     if "/" in name or name not in running.names():
         return None
     window = latest_requests(name, window_s, time.time())
     if window is None:
         return None
-    requests = part(window.requests, window.first)
+    requests = tail(window.requests, window.first)
     start_s = requests.arrival_s[0]
     requests = replace(requests, arrival_s=[at_s - start_s for at_s in requests.arrival_s])
     return workload_from_trace(Trace(requests, ("log lines",), 0, has_arrivals=True), "live")

@@ -13,7 +13,6 @@ from pdctl.engines.records import DeploymentState
 from pdctl.tables.deployments import change_lines, up_view
 
 FRAME_S = 0.125
-LONGEST_KEY = 3  # bytes of an arrow key
 LIVE_PHASES = ("serving", "scaling", "degraded")
 
 

@@ -10,15 +10,9 @@ from pdctl.engines.lifecycle.running import router_policy
 from pdctl.engines.request_times import request_log
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import PdctlError
-from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibration.engine_client import facts_of
 from pdctl.measurement.engine_facts import EngineFacts
-from pdctl.measurement.prediction import (
-    cluster_behind,
-    fleet_of_engines,
-    predicted_engine,
-    profile_for,
-)
+from pdctl.measurement.prediction import predicted_engine, running_fleet
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.status.pages import parse_loads, parse_router_metrics
 from pdctl.status.records import Target, Watched, WhatIf
@@ -114,16 +108,15 @@ def _engines(watched: Watched) -> _Engines | str:
     wrong = _wrong_role(watched.targets, facts)
     if wrong:
         return wrong
-    llm, cluster = read_llm(facts[0].model), cluster_behind("", facts[0])
-    if cluster is None:
-        return "The engines do not report which GPUs they run on."
-    profile = profile_for(facts[0], llm, cluster)
-    fleet = fleet_of_engines(facts, llm, cluster, profile, router_policy(watched.endpoint))
+    found = running_fleet(facts, router_policy(watched.endpoint))
+    if isinstance(found, str):
+        return found
     decode = next((one for one in facts if one.role == "decode"), None)
     if decode is None:
-        return _Engines(fleet, None)
+        return _Engines(found.fleet, None)
     both = replace(decode, role="colocated", limits=replace(decode.limits, prefix_cache=True))
-    return _Engines(fleet, predicted_engine(both, llm, cluster, profile))
+    colocated = predicted_engine(both, found.llm, found.cluster, found.profile)
+    return _Engines(found.fleet, colocated)
 
 
 def role_fault(name: str) -> str:

@@ -1,11 +1,13 @@
 """Predict running engines with the simulator, from their limits and this machine's profile."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pdctl.errors import EnvironmentProblem
 from pdctl.hosts import is_loopback
 from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
+from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.perf_model.fitting.profiles import find_own_profile
@@ -69,6 +71,34 @@ def fleet_of_engines(
         num_decode=count("decode"),
         policy=known_policy(policy),
     )
+
+
+@dataclass(frozen=True)
+class RunningFleet:
+    """The engines of a deployment as the simulator knows them. profile: None for the roofline."""
+
+    fleet: Fleet
+    llm: Llm
+    cluster: Cluster
+    profile: Profile | None
+
+    @property
+    def basis(self) -> str:
+        """The profile of the step times, or "roofline"."""
+        return self.profile.id if self.profile else "roofline"
+
+
+def running_fleet(facts: Sequence["EngineFacts"], policy: str) -> RunningFleet | str:
+    """What engines that report these facts are to the simulator; or why that is unknown.
+
+    policy: the router's. Raises InvalidInput for a model or GPU that pdctl does not know.
+    """
+    llm, cluster = read_llm(facts[0].model), cluster_behind("", facts[0])
+    if cluster is None:
+        return "The engines do not report which GPUs they run on."
+    profile = profile_for(facts[0], llm, cluster)
+    fleet = fleet_of_engines(facts, llm, cluster, profile, policy)
+    return RunningFleet(fleet, llm, cluster, profile)
 
 
 def predicted_engine(

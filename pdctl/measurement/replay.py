@@ -4,14 +4,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from pdctl.deployment.sglang_flags import options
-from pdctl.engines import state
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.logs import hosts
 from pdctl.errors import PdctlError
-from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibration.engine_client import facts_of
-from pdctl.measurement.prediction import cluster_behind, fleet_of_engines, profile_for
+from pdctl.measurement.prediction import running_fleet
 from pdctl.measurement.scale_effect import resized
 from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import EngineModel, Fleet
@@ -19,7 +16,7 @@ from pdctl.perf_model.simulator.simulate import simulate
 from pdctl.status.explain.explain import aligned_parts
 from pdctl.status.explain.join import Halves
 from pdctl.status.explain.records import OtherSplit, Replay
-from pdctl.status.targets import router_of_state, targets_of_state
+from pdctl.status.targets import source_of_state
 from pdctl.workload.records import Requests
 
 LEAST_REQUESTS, MOST_REQUESTS = 20, 4000
@@ -36,22 +33,20 @@ def replay_of(deployment: str, pairs: Sequence[Halves], rids: Sequence[str]) -> 
     if len(served) < LEAST_REQUESTS:
         return f"{len(served)} whole requests are too few, {LEAST_REQUESTS} are needed."
     try:
-        found = running.find(deployment)
-        targets = targets_of_state(found)
-        facts = asyncio.run(facts_of([target.url for target in targets]))
-        llm, cluster = read_llm(facts[0].model), cluster_behind("", facts[0])
-        if cluster is None:
-            return "the engines do not report which GPUs they run on."
-        profile = profile_for(facts[0], llm, cluster)
-        policy = running.router_policy(router_of_state(found)[0])
-        fleet = fleet_of_engines(facts, llm, cluster, profile, policy)
+        running.find(deployment)  # refuses one that has ended and left its state
+        watched = source_of_state(deployment)()
+        facts = asyncio.run(facts_of([target.url for target in watched.targets]))
+        engines = running_fleet(facts, running.router_policy(watched.endpoint))
     except PdctlError as problem:
         return problem.message
+    if isinstance(engines, str):
+        return engines
+    fleet = engines.fleet
     if fleet.num_colocated or fleet.prefill is None or fleet.decode is None:
         return "there are no prefill and decode engines."
-    basis = profile.id if profile else "roofline"
     seen_s = _median_seen_s(served, hosts(deployment))
-    return replayed(fleet, served, rids, seen_s, basis=basis, speed=_sim_speed(deployment))
+    speed = watched.sim_speed or 1.0
+    return replayed(fleet, served, rids, seen_s, basis=engines.basis, speed=speed)
 
 
 def replayed(
@@ -124,9 +119,3 @@ def _split(
 
 def _gpus(model: EngineModel | None) -> int:
     return model.parallelism.num_gpus if model else 0
-
-
-def _sim_speed(deployment: str) -> float:
-    launch = state.read_launch(deployment)
-    given = [options(spec.argv[3:]).get("--sim-speed") for spec in launch.specs] if launch else []
-    return next((float(text) for text in given if text), 1.0)

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pdctl.errors import PdctlError
-from pdctl.inspection.llm import read_llm
 from pdctl.measurement.calibration.engine_client import facts_of
-from pdctl.measurement.prediction import cluster_behind, fleet_of_engines, profile_for
+from pdctl.measurement.prediction import running_fleet
 from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator.simulate import simulate
@@ -58,16 +57,14 @@ def scale_effect(
     """
     try:
         facts = asyncio.run(facts_of([target.url for target in targets]))
-        llm, cluster = read_llm(facts[0].model), cluster_behind("", facts[0])
-        if cluster is None:
-            return "The engines do not report which GPUs they run on."
-        profile = profile_for(facts[0], llm, cluster)
-        before = fleet_of_engines(facts, llm, cluster, profile, policy)
+        running = running_fleet(facts, policy)
+        if isinstance(running, str):
+            return running
         workload = watch_workload(targets, watch_s, tell)
     except PdctlError as problem:
         return problem.message
-    basis = profile.id if profile else "roofline"
-    return _compared(before, resized(before, counts), workload, watch_s, basis)
+    after = resized(running.fleet, counts)
+    return _compared(running.fleet, after, workload, watch_s, running.basis)
 
 
 def resized(fleet: Fleet, counts: tuple[int, int, int]) -> Fleet:

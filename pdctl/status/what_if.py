@@ -11,12 +11,15 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from statistics import fmean, median, stdev
 
+from pdctl.perf_model.fitting.fit import with_factors
+from pdctl.perf_model.metrics import is_good
 from pdctl.perf_model.records import EngineModel, Fleet, Outcome
 from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
 from pdctl.status.records import Alternative, WhatIf
 from pdctl.status.request_window import Window
-from pdctl.workload.records import Requests, Slo
+from pdctl.workload.arrivals import tail
+from pdctl.workload.records import Slo
 
 LEAST_REQUESTS = 50  # that ended in the window
 _FIT_ABOVE = 0.02  # of mismatch
@@ -84,12 +87,12 @@ class _Replay:
     def seen(self) -> float:
         """The measured share that met the SLOs."""
         ttft_s, tpot_s = self.window.ttft_s, self.window.tpot_s
-        return fmean(_meets(ttft_s[i], tpot_s[i], self.slo) for i in self.known)
+        return fmean(is_good(ttft_s[i], tpot_s[i], self.slo) for i in self.known)
 
     def replayed(self, fleet: Fleet) -> float:
         """The same share in a replay."""
         ttft_s, tpot_s = self.ttft_s(fleet), self.outcome(fleet).tpot_s
-        return fmean(_meets(ttft_s[i], tpot_s[i], self.slo) for i in self.known)
+        return fmean(is_good(ttft_s[i], tpot_s[i], self.slo) for i in self.known)
 
     def ttft_s(self, fleet: Fleet) -> list[float | None]:
         """Replayed times to the first token, with what was waited before the replay begins."""
@@ -114,7 +117,7 @@ def _fresh(window: Window, slo: Slo) -> Callable[[Fleet], list[bool]]:
     That queue may spoil the whole window on every layout alike, and is gone some time after a
     change for the better. Returns which of the requests that count meet the SLOs.
     """
-    requests = part(window.requests, window.held)
+    requests = tail(window.requests, window.held)
     prefixes, first = find_prefixes(requests), window.first - window.held
     return lambda fleet: _good(simulate(fleet, requests, prefixes=prefixes), slo)[first:]
 
@@ -151,13 +154,12 @@ def _scaled(fleet: Fleet, prefill: float, decode: float) -> Fleet:
 
 
 def _scaled_engine(engine: EngineModel, prefill: float, decode: float) -> EngineModel:
-    times = engine.times
-    changed = {
-        one.name: getattr(times, one.name) * (prefill if one.name.startswith("prefill") else decode)
-        for one in fields(times)
+    factors = {
+        one.name: prefill if one.name.startswith("prefill") else decode
+        for one in fields(engine.times)
         if one.name.startswith(("prefill_", "decode_")) and one.name.endswith("_s")
     }
-    return replace(engine, times=replace(times, **changed))
+    return replace(engine, times=with_factors(engine.times, factors))
 
 
 def _log_ratio(pairs: Iterable[tuple[float | None, float | None]]) -> float:
@@ -177,17 +179,6 @@ def layouts_of(fleet: Fleet, colocated: EngineModel | None) -> Iterator[Fleet]:
     if colocated and fleet.num_gpus % colocated.parallelism.num_gpus == 0:
         num = fleet.num_gpus // colocated.parallelism.num_gpus
         yield Fleet(colocated=colocated, num_colocated=num, policy=fleet.policy)
-
-
-def part(requests: Requests, start: int) -> Requests:
-    """The requests from place `start` on, at their own times."""
-    return replace(
-        requests,
-        arrival_s=requests.arrival_s[start:],
-        isl=requests.isl[start:],
-        osl=requests.osl[start:],
-        blocks=None if requests.blocks is None else requests.blocks[start:],
-    )
 
 
 def _alternative(
@@ -210,12 +201,4 @@ def _alternative(
 
 def _good(outcome: Outcome, slo: Slo) -> list[bool]:
     pairs = zip(outcome.ttft_s, outcome.tpot_s, strict=True)
-    return [_meets(ttft_s, tpot_s, slo) for ttft_s, tpot_s in pairs]
-
-
-def _meets(ttft_s: float | None, tpot_s: float | None, slo: Slo) -> bool:
-    """True for a request within both limits; one that was rejected is in neither."""
-    if ttft_s is None or tpot_s is None:
-        return False
-    in_time = slo.ttft_s is None or ttft_s <= slo.ttft_s
-    return in_time and (slo.tpot_s is None or tpot_s <= slo.tpot_s)
+    return [is_good(ttft_s, tpot_s, slo) for ttft_s, tpot_s in pairs]

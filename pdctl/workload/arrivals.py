@@ -66,11 +66,21 @@ def _at(requests: Requests, arrival_s: Iterator[float]) -> Requests:
 
 def head(requests: Requests, num: int) -> Requests:
     """The first `num` requests, or all if there are fewer."""
+    return _between(requests, slice(num))
+
+
+def tail(requests: Requests, start: int) -> Requests:
+    """The requests from place `start` on, their times as they are."""
+    return _between(requests, slice(start, None))
+
+
+def _between(requests: Requests, places: slice) -> Requests:
+    blocks = requests.blocks
     return Requests(
-        arrival_s=requests.arrival_s[:num],
-        isl=requests.isl[:num],
-        osl=requests.osl[:num],
-        blocks=None if requests.blocks is None else requests.blocks[:num],
+        arrival_s=requests.arrival_s[places],
+        isl=requests.isl[places],
+        osl=requests.osl[places],
+        blocks=None if blocks is None else blocks[places],
         block_tokens=requests.block_tokens,
     )
 

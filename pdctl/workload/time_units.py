@@ -91,11 +91,6 @@ def find_unit(times: Sequence[float], *, usual: str | None = None) -> tuple[Time
     return tuple(readings[unit] for unit in plain)
 
 
-def reading_in(times: Sequence[float], unit: str) -> TimeReading:
-    """What numeric times mean in `unit`."""
-    return _reading(unit, min(times), max(times), len(times))
-
-
 def _reading(unit: str, low: float, high: float, num: int) -> TimeReading:
     return TimeReading(unit, num - 1, (high - low) * UNITS_S[unit])
 

@@ -113,6 +113,17 @@ class PdctlThere(Generic[AnyCluster]):
         """True if a request from the login host is answered to its end."""
         return self.client(name, 3).communicate(timeout=60)[0] == "data:\n[DONE]\n"
 
+    def serves_and_scales(self, name: str) -> None:
+        """Look at a running 2P8D, change both counts and read a log; requests are served."""
+        assert {p["node"] for p in self.state(name)["processes"]} == {"node1", "node2", "node3"}
+        assert self.serves(name)
+        assert "2P8D · simulated 20× · serving" in self.done("status", "--once")
+
+        assert "3P9D" in self.done("scale", "--prefill", "3", "--decode", "9")
+        assert "2P10D" in self.done("scale", "--decode", "10")
+        assert self.serves(name)
+        assert "The server is fired up" in self.done("logs", "decode-0", "--tail", "5")
+
     def client(self, name: str, tokens: int) -> "subprocess.Popen[str]":
         """A client that writes "data:" after the first token and "[DONE]" after the last."""
         url = self.state(name)["endpoint"]
@@ -138,6 +149,16 @@ class PdctlThere(Generic[AnyCluster]):
     def leaves_nothing(self) -> None:
         """Wait until no process of this test is left on any host."""
         until(lambda: not self.processes(""))
+
+
+There = TypeVar("There", bound="PdctlThere[Any]")
+
+
+def deployed(there: There, on: str) -> There:
+    """pdctl in a new directory, where it has started 2P8D."""
+    there.cwd.mkdir()
+    there.done("up", "-f", there.write("chat"), "--on", on, "-d")
+    return there
 
 
 class OnSlurm(PdctlThere[Slurm]):

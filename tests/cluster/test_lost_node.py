@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import slurm
-from tests.cluster.pdctl_there import OnSlurm
+from tests.cluster.pdctl_there import OnSlurm, deployed
 from tests.cluster.slurm import until
 
 pytestmark = pytest.mark.slurm
@@ -17,12 +17,9 @@ def there(tmp_path: Path) -> Iterator[OnSlurm]:
     """A deployment on a cluster of its own, which the test may break."""
     if why := slurm.missing():
         pytest.skip(why)
-    for directory in ("slurm", "work"):
-        (tmp_path / directory).mkdir()
+    (tmp_path / "slurm").mkdir()
     with slurm.slurm(3, tmp_path / "slurm") as cluster:
-        made = OnSlurm(cluster, home=tmp_path / "state", cwd=tmp_path / "work")
-        made.done("up", "-f", made.write("chat"), "--on", "slurm", "-d")
-        yield made
+        yield deployed(OnSlurm(cluster, tmp_path / "state", tmp_path / "work"), "slurm")
 
 
 def lost(there: OnSlurm) -> set[str]:

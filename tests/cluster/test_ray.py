@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.cluster import ray_cluster
-from tests.cluster.pdctl_there import PdctlThere
+from tests.cluster.pdctl_there import PdctlThere, deployed
 from tests.cluster.ray_cluster import RayCluster
 from tests.cluster.slurm import until
 
@@ -27,16 +27,8 @@ def engine(there: OnRay, name: str) -> psutil.Process:
 def test_up_serves_scales_and_down_leaves_nothing(on_ray: OnRay) -> None:
     there = on_ray
     there.done("up", "-f", there.write("chat"), "--on", "ray", "-d")
-    found = there.state("chat")
-    assert found["endpoint"] == "http://10.77.0.10:30000"
-    assert {p["node"] for p in found["processes"]} == {"node1", "node2", "node3"}
-    assert there.serves("chat")
-    assert "2P8D · simulated 20× · serving" in there.done("status", "--once")
-
-    assert "3P9D" in there.done("scale", "--prefill", "3", "--decode", "9")
-    assert "2P10D" in there.done("scale", "--decode", "10")
-    assert there.serves("chat")
-    assert "The server is fired up" in there.done("logs", "decode-0", "--tail", "5")
+    assert there.state("chat")["endpoint"] == "http://10.77.0.10:30000"
+    there.serves_and_scales("chat")
 
     there.done("down", "chat")
     there.leaves_nothing()
@@ -167,12 +159,9 @@ def breakable(tmp_path: Path) -> Iterator[OnRay]:
     """A deployment on a cluster of its own, which the test may break."""
     if why := ray_cluster.missing():
         pytest.skip(why)
-    for directory in ("ray", "work"):
-        (tmp_path / directory).mkdir()
+    (tmp_path / "ray").mkdir()
     with ray_cluster.ray_cluster(3, tmp_path / "ray") as cluster:
-        made = PdctlThere(cluster, home=tmp_path / "state", cwd=tmp_path / "work")
-        made.done("up", "-f", made.write("chat"), "--on", "ray", "-d")
-        yield made
+        yield deployed(PdctlThere(cluster, tmp_path / "state", tmp_path / "work"), "ray")
 
 
 @pytest.mark.ray

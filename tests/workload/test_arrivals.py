@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from pdctl.workload.arrivals import at_rate, head, in_arrival_order, make_requests, mean_rate_rps
+from pdctl.workload.arrivals import (
+    at_rate,
+    head,
+    in_arrival_order,
+    make_requests,
+    mean_rate_rps,
+    tail,
+)
 from pdctl.workload.describe import describe_lengths, prefix_reuse, workload_from_lengths
 from pdctl.workload.records import Requests, Workload
 
@@ -95,3 +102,11 @@ def test_requests_already_in_order_are_only_moved_to_zero() -> None:
     ordered = in_arrival_order(Requests([3.0, 4.0], [1, 2], [1, 1], [(1,), (2,)], 16))
     assert list(ordered.arrival_s) == [0.0, 1.0]
     assert ordered.blocks == [(1,), (2,)]
+
+
+def test_head_and_tail_are_the_two_parts_of_requests() -> None:
+    blocks = [(0,), (0, 1), (2,)]
+    asked = Requests([0.0, 1.5, 4.0], [10, 20, 30], [1, 2, 3], blocks, 16)
+    first, rest = head(asked, 1), tail(asked, 1)
+    assert (first.arrival_s, first.blocks) == ([0.0], [(0,)])
+    assert rest == Requests([1.5, 4.0], [20, 30], [2, 3], [(0, 1), (2,)], 16)

@@ -25,16 +25,9 @@ def choose_place(on: str, deployment: Deployment) -> str:
         raise InvalidInput(
             f"--on {on!r} is not a place to run.", hint="--on auto, local, slurm or ray"
         )
-    job = slurm_commands.current_job()
     if on == "auto":
-        on = _best_place(deployment, job)
-    if on == LOCAL:
-        return LOCAL
-    if on == RAY:
-        return f"{RAY}:{required_address()}"
-    if not slurm_commands.is_available():
-        raise slurm_commands.no_slurm()
-    return f"{SLURM}:{job}" if job else SLURM
+        on = _best_place(deployment)
+    return LOCAL if on == LOCAL else _of_cluster(on)
 
 
 def present_nodes(on: str) -> str:
@@ -42,25 +35,32 @@ def present_nodes(on: str) -> str:
 
     Raises InvalidInput for another place, EnvironmentProblem where there are none.
     """
-    if on == RAY:
-        return f"{RAY}:{required_address()}"
-    if on != SLURM:
+    if on not in (SLURM, RAY):
         raise InvalidInput(f"--on {on!r} names no nodes.", hint="--on local, slurm or ray")
-    if not slurm_commands.is_available():
-        raise slurm_commands.no_slurm()
-    if (job := slurm_commands.current_job()) is None:
+    launcher = _of_cluster(on)
+    if launcher == SLURM:
         raise EnvironmentProblem(
             "This shell is in no Slurm job.",
             hint="salloc --nodes=2 --gres=gpu:8, then pdctl doctor --on slurm",
             code="no_job",
         )
-    return f"{SLURM}:{job}"
+    return launcher
 
 
-def _best_place(deployment: Deployment, job: str | None) -> str:
+def _of_cluster(on: str) -> str:
+    """The launcher for Slurm, with the job of this shell if there is one, or for Ray."""
+    if on == RAY:
+        return f"{RAY}:{required_address()}"
+    if not slurm_commands.is_available():
+        raise slurm_commands.no_slurm()
+    job = slurm_commands.current_job()
+    return f"{SLURM}:{job}" if job else SLURM
+
+
+def _best_place(deployment: Deployment) -> str:
     if not needs_gpus(deployment) or deployment.num_gpus <= _num_gpus_here():
         return LOCAL
-    if job:
+    if slurm_commands.current_job():
         return SLURM
     return RAY if cluster_address() else LOCAL
 
