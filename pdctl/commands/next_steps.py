@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Parallelism, Profile, Role
-from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus
-from pdctl.workload.records import Workload
+from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus, most_carried
+from pdctl.workload.records import Slo, Workload
 from pdctl.workload.time_units import UNITS_S
 
 WIDER = 1.2  # times what a layout takes: an SLO that it meets
@@ -206,7 +206,7 @@ def _measure(model: str, question: Question, verdict: Verdict, pd: Arm) -> Itera
     words += list(load_flags(question))
     if question.workload.rate_rps is None and question.workload.concurrency is None:
         words += ["--rate", f"{verdict.rate_rps:.3g}"]
-    yield shlex.join([*words, *slo_flags(question)])
+    yield shlex.join([*words, *slo_flags(question.slo)])
 
 
 def _is_alike(verdict: Verdict) -> bool:
@@ -244,8 +244,17 @@ def _settings(question: Question) -> dict[str, Any]:
 
 
 def load_flags(question: Question) -> Iterator[str]:
-    """The requests of a question as flags."""
+    """The requests of a question as flags, with their rate or the number of clients."""
     workload = question.workload
+    yield from _request_flags(workload)
+    if workload.concurrency is not None:
+        yield from ("--concurrency", f"{workload.concurrency:.10g}")
+    elif workload.rate_rps is not None:
+        yield from ("--rate", f"{workload.rate_rps:.10g}")
+
+
+def _request_flags(workload: Workload) -> Iterator[str]:
+    """The requests alone, at no rate."""
     if workload.requests is not None:
         yield from ("--trace", str(Path(workload.origin).resolve()))
         yield from _reading_flags(workload)
@@ -256,10 +265,6 @@ def load_flags(question: Question) -> Iterator[str]:
                 yield from (flag, f"{lengths.cv:.10g}")
         if workload.prefix_hit is not None:
             yield from ("--prefix-hit", f"{workload.prefix_hit:.10g}")
-    if workload.concurrency is not None:
-        yield from ("--concurrency", f"{workload.concurrency:.10g}")
-    elif workload.rate_rps is not None:
-        yield from ("--rate", f"{workload.rate_rps:.10g}")
 
 
 def _reading_flags(workload: Workload) -> Iterator[str]:
@@ -271,14 +276,22 @@ def _reading_flags(workload: Workload) -> Iterator[str]:
         yield from ("--osl", str(facts.filled_osl))
 
 
-def slo_flags(question: Question) -> Iterator[str]:
-    """The SLOs of a question as flags."""
-    slo = question.slo
+def slo_flags(slo: Slo) -> Iterator[str]:
+    """SLOs as flags."""
     for flag, seconds in (("--ttft", slo.ttft_s), ("--tpot", slo.tpot_s)):
         if seconds is not None:
             yield from (flag, _duration(seconds))
-    if slo.is_given and slo.attainment != 0.9:
+    if slo.is_given and slo.attainment != Slo().attainment:
         yield from ("--attainment", f"{slo.attainment:.10g}")
+
+
+def _raised(slo: Slo, ttft_s: float | None, tpot_s: float | None) -> Slo:
+    """The SLOs, each raised to a fifth above what is reached where that is more. None: unknown."""
+
+    def raised(asked: float | None, reached: float | None) -> float | None:
+        return asked and max(asked, float(f"{(reached or 0.0) * WIDER:.2g}"))
+
+    return replace(slo, ttft_s=raised(slo.ttft_s, ttft_s), tpot_s=raised(slo.tpot_s, tpot_s))
 
 
 def _duration(seconds: float) -> str:
@@ -293,68 +306,38 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
             yield shlex.join([*words, *option_words(EngineOptions(**_settings(question)))])
         return
     words = ["pdctl", "plan", model, *engine_flags(question)]
-    kept = list(load_flags_without_rate(question))
+    kept = list(_request_flags(question.workload))
     if verdict.floors:
         gpus = _gpus(question, question.cluster.num_nodes)
-        yield shlex.join([*words, "--gpus", gpus, *kept, *_reachable_slos(question, verdict)])
+        nearest = min(verdict.floors, key=lambda f: (f.ttft_s or 0.0) + (f.tpot_s or 0.0))
+        reached = _raised(question.slo, nearest.ttft_s, nearest.tpot_s)
+        yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(reached)])
         return
     if verdict.clients is not None:
         gpus = _gpus(question, question.cluster.num_nodes)
         yield from _plans_for_clients([*words, "--gpus", gpus, *kept], question, verdict)
         return
-    rest = [*load_flags(question), *slo_flags(question)]
+    rest = [*load_flags(question), *slo_flags(question.slo)]
     cluster = question.cluster
     needed = fewest_gpus(verdict.arms)
     if needed is not None:
         nodes = -(-needed // cluster.gpus_per_node)
         yield shlex.join([*words, "--gpus", _gpus(question, nodes), *rest])
-    best = max((arm.capacity_rps or 0.0 for arm in verdict.arms.values()), default=0.0)
-    if best > 0:
+    if best := most_carried(verdict.arms):
         gpus = _gpus(question, cluster.num_nodes)
         rate = ["--rate", f"{best:.10g}"]
-        yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(question), *rate])
+        yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(question.slo), *rate])
 
 
 def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -> Iterator[str]:
     """Plans for fewer clients, and for SLOs that the nearest arm meets."""
     if verdict.most_clients is not None:
         clients = ["--concurrency", str(verdict.most_clients)]
-        yield shlex.join([*words, *slo_flags(question), *clients])
-    arm, slo = verdict.arms[verdict.verdict], question.slo
-    flags: list[str] = []
-    for flag, asked, found in (
-        ("--ttft", slo.ttft_s, arm.ttft_at_share_s),
-        ("--tpot", slo.tpot_s, arm.tpot_at_share_s),
-    ):
-        if asked is not None and found is not None:
-            flags += [flag, _duration(max(asked, float(f"{found * WIDER:.2g}")))]
-    if slo.attainment != 0.9:
-        flags += ["--attainment", f"{slo.attainment:.10g}"]
-    yield shlex.join([*words, *flags, "--concurrency", f"{question.workload.concurrency:.10g}"])
-
-
-def _reachable_slos(question: Question, verdict: Verdict) -> Iterator[str]:
-    """The SLOs, raised to a fifth above what an idle layout takes where they are below it."""
-    slo, floors = question.slo, verdict.floors
-    nearest = min(floors, key=lambda f: (f.ttft_s or 0.0) + (f.tpot_s or 0.0))
-    for flag, asked, least in (
-        ("--ttft", slo.ttft_s, nearest.ttft_s),
-        ("--tpot", slo.tpot_s, nearest.tpot_s),
-    ):
-        if asked is not None:
-            yield from (flag, _duration(max(asked, float(f"{(least or 0.0) * WIDER:.2g}"))))
-    if slo.attainment != 0.9:
-        yield from ("--attainment", f"{slo.attainment:.10g}")
-
-
-def load_flags_without_rate(question: Question) -> Iterator[str]:
-    """The requests of a question as flags, at no rate."""
-    flags = list(load_flags(question))
-    for flag in ("--rate", "--concurrency"):
-        if flag in flags:
-            place = flags.index(flag)
-            del flags[place : place + 2]
-    yield from flags
+        yield shlex.join([*words, *slo_flags(question.slo), *clients])
+    arm = verdict.arms[verdict.verdict]
+    reached = _raised(question.slo, arm.ttft_at_share_s, arm.tpot_at_share_s)
+    clients = ["--concurrency", f"{question.workload.concurrency:.10g}"]
+    yield shlex.join([*words, *slo_flags(reached), *clients])
 
 
 def _gpus(question: Question, nodes: int) -> str:

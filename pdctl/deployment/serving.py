@@ -80,7 +80,8 @@ def simulated_serving(args: Sequence[str]) -> Serving:
     Ignores: speculative decoding, and a radix cache on decode engines.
     """
     serving = serving_of(args)
-    return replace(serving, verify_tokens=1, radix_cache=serving.radix_cache and None)
+    radix_cache = None if serving.radix_cache else serving.radix_cache
+    return replace(serving, verify_tokens=1, radix_cache=radix_cache)
 
 
 def _check_together(serving: Serving, given: Mapping[str, str]) -> None:
