@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pdctl.deployment.flags import REQUEST_TIMES_FLAG
 from pdctl.engines.lifecycle.logs import engine_lines
 from pdctl.engines.lifecycle.running import router_policy
 from pdctl.engines.request_times import request_log
@@ -39,7 +40,7 @@ def live_what_if(name: str, window_s: float) -> WhatIf | str:
     if window is None:
         return (
             f"No request that arrived in the last {window_s:.0f} s is in the logs: none has ended, "
-            "or the engines run without --enable-request-time-stats-logging."
+            f"or the engines run without {REQUEST_TIMES_FLAG}."
         )
     slo = Slo(watched.ttft_slo_s, watched.tpot_slo_s)
     try:
