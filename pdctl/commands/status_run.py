@@ -90,15 +90,20 @@ def show_once(
 
     window_s: also replay the requests of this time on other layouts; None: show the last replay.
     """
-    sample = watch.sample()
-    if window_s is not None:
-        sample = _with_what_if(name, sample, window_s)
-    elif name:
-        sample = dataclasses.replace(sample, what_if=kept_what_if(name))
+    if window_s is None:
+        sample = _sample(name, watch)
+    else:
+        sample = _with_what_if(name, watch.sample(), window_s)
     _show(sample, as_json=as_json)
     well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
     if check and not well:
         raise typer.Exit(ExitCode.ENGINE_FAILED)
+
+
+def _sample(name: str, watch: Watch) -> DeploymentStatus:
+    """The next sample, with the last replay that the supervisor or a command has kept."""
+    sample = watch.sample()
+    return dataclasses.replace(sample, what_if=kept_what_if(name)) if name else sample
 
 
 def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> DeploymentStatus:
@@ -113,10 +118,10 @@ def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> Deplo
 
 def show_live(name: str, watch: Watch, interval_s: float, *, as_json: bool) -> None:
     """Show samples until q, Ctrl-C, or the end of the deployment. name: "" if it is not ours."""
-    sample = watch.sample()
+    sample = _sample(name, watch)
     try:
         if as_json or not out().is_terminal:
-            _print_samples(watch, sample, interval_s, as_json=as_json)
+            _print_samples(name, watch, sample, interval_s, as_json=as_json)
         else:
             _draw_samples(name, watch, sample, interval_s)
     except StateConflict:  # it was there at the first sample
@@ -124,7 +129,7 @@ def show_live(name: str, watch: Watch, interval_s: float, *, as_json: bool) -> N
 
 
 def _print_samples(
-    watch: Watch, sample: DeploymentStatus, interval_s: float, *, as_json: bool
+    name: str, watch: Watch, sample: DeploymentStatus, interval_s: float, *, as_json: bool
 ) -> None:
     from pdctl.commands.command_line.keys import keys
 
@@ -133,7 +138,7 @@ def _print_samples(
             _show(sample, as_json=as_json)
             if wait(interval_s) == "q":
                 return
-            sample = watch.sample()
+            sample = _sample(name, watch)
 
 
 def _draw_samples(name: str, watch: Watch, sample: DeploymentStatus, interval_s: float) -> None:
@@ -154,7 +159,7 @@ def _draw_samples(name: str, watch: Watch, sample: DeploymentStatus, interval_s:
             view = pressed(frame, key) if key else view
             if time.monotonic() >= due_s:
                 due_s = time.monotonic() + interval_s
-                sample = sample if view.is_paused else watch.sample()
+                sample = sample if view.is_paused else _sample(name, watch)
 
 
 def _end_of_log(name: str, engine: str) -> tuple[str, ...]:
@@ -170,6 +175,9 @@ def _end_of_log(name: str, engine: str) -> tuple[str, ...]:
 def _show(sample: DeploymentStatus, *, as_json: bool) -> None:
     data = dataclasses.asdict(sample)
     data["advice"]["command"] = advice_command(sample)
+    if look := sample.what_if:
+        better = look.best.layout if look.best else ""
+        data["what_if"] |= {"is_match": look.is_match, "better_layout": better}
     show("status", data, as_json=as_json, render=lambda: _view(sample))
     sys.stdout.flush()
 

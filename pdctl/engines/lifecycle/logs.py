@@ -99,8 +99,11 @@ def lines(name: str, process: str | None, *, tail: int) -> tuple[str, ...]:
     return tuple(_named(file, line, width) for file, line in interleaved(last))
 
 
-def engine_lines(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """(engine, lines of its log) of every engine; of one on another node, its last 4 MiB."""
+def engine_lines(name: str, last_bytes: int | None = None) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """(engine, lines of its log) of every engine; of one on another node, its last 4 MiB.
+
+    last_bytes: only the end of each file; None: all of it.
+    """
     for file in _all_files(name):
         if file.process in ("router", "supervisor"):
             continue
@@ -110,7 +113,7 @@ def engine_lines(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
         kept = file.path.with_name(file.path.name + log_file.KEPT_SUFFIX)
         # lazily, since a role switch may rename a log meanwhile
         parts = (path for path in (kept, file.path) if path.exists())
-        yield file.process, chain.from_iterable(log_lines(path) for path in parts)
+        yield file.process, chain.from_iterable(log_lines(path, last_bytes) for path in parts)
 
 
 def hosts(name: str) -> dict[str, str]:

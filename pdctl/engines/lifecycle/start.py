@@ -115,9 +115,16 @@ def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) 
         launcher=prepared.launcher,
         has_key=api_key() is not None,
         metrics_endpoint=deployment.observe.metrics,
+        what_if=_can_replay(deployment),
     )
     _write(wanted, deployment, directory)
     return wanted
+
+
+def _can_replay(deployment: Deployment) -> bool:
+    """A replay needs log lines of request times, and limits to judge its outcome by."""
+    has_slo = deployment.ttft_slo_s is not None or deployment.tpot_slo_s is not None
+    return deployment.observe.what_if and deployment.request_times and has_slo
 
 
 def change(
