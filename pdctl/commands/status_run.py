@@ -13,10 +13,12 @@ import typer
 
 from pdctl.console import ask, err, interactive, out, show
 from pdctl.engines.lifecycle.deployment_key import use_key_of
-from pdctl.engines.state import read_state
+from pdctl.engines.request_times import log_lines
+from pdctl.engines.state import logs_dir, read_state
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import ExitCode, PdctlError, StateConflict
 from pdctl.status.drift import Expected
+from pdctl.status.kernels import untuned
 from pdctl.status.records import DeploymentStatus, Target
 from pdctl.status.snapshot import is_well
 from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
@@ -32,6 +34,7 @@ from pdctl.status.what_if_file import keep_what_if, kept_what_if
 from pdctl.tables.advice_command import advice_command
 
 LOG_LINES = 100  # more than a terminal is high
+NO_ENGINES = ("router", "supervisor")
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,19 +44,20 @@ def open_watch(
     name: str, router: str, metrics_port: int | None, *, is_live: bool
 ) -> tuple[str, Watch]:
     """The deployment's name, "" for a router pdctl did not start, and a watch on it."""
-    expect = _late_expectation() if is_live else None  # one sample is too short to time steps
+    expect = _late_expectation(in_background=is_live)
     if router:
         return "", Watch(source_of_router(router, metrics_port), expect=expect)
     name = name or _ask_name()
     use_key_of(name)
     source = source_of_state(name)
     now_s = time.time()
-    watch = Watch(source, read_evidence(name, now_s - REMEMBERED_S), expect)
+    past = read_evidence(name, now_s - REMEMBERED_S)
+    watch = Watch(source, past, expect, notes=_untuned(name))
     watch.replay(recorded(name, now_s - REPLAYED_S))
     return name, watch
 
 
-def _late_expectation() -> Expect:
+def _late_expectation(*, in_background: bool) -> Expect:
     """Expected step times. Imports what computes them only when a minute of steps is there."""
     made: list[Expect] = []
 
@@ -61,7 +65,7 @@ def _late_expectation() -> Expect:
         if not made:
             from pdctl.commands.status_expect import Expectation
 
-            made.append(Expectation())
+            made.append(Expectation(in_background=in_background))
         return made[0](targets)
 
     return expect
@@ -104,6 +108,16 @@ def _sample(name: str, watch: Watch) -> DeploymentStatus:
     """The next sample, with the last replay that the supervisor or a command has kept."""
     sample = watch.sample()
     return dataclasses.replace(sample, what_if=kept_what_if(name)) if name else sample
+
+
+def _untuned(name: str) -> tuple[str, ...]:
+    """Sentences on untuned kernels, from the logs on this machine; none if they are elsewhere."""
+    logs = {path.stem: path for path in sorted(logs_dir(name).glob("*.log"))}
+    engines = {stem: log_lines(path) for stem, path in logs.items() if stem not in NO_ENGINES}
+    try:
+        return untuned(engines)
+    except PdctlError:  # renamed meanwhile
+        return ()
 
 
 def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> DeploymentStatus:
