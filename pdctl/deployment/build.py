@@ -64,7 +64,7 @@ def deployment_of(
             "prefill": plan(num_prefill, prefill_parallelism, prefill_args),
             "decode": plan(total - num_prefill, decode_parallelism, decode_args),
         }
-    return checked(
+    return validated(
         Deployment(
             name=name if name is not None else name_of(model),
             model=model,
@@ -91,7 +91,7 @@ def _plan(
     return RolePlan(engines, own_parallelism or parallelism, (*args, *own_args), dict(env))
 
 
-def checked(deployment: Deployment) -> Deployment:
+def validated(deployment: Deployment) -> Deployment:
     """Return `deployment` unchanged.
 
     Raises InvalidInput if its name, sizes, port, policy or extra flags are not valid.
@@ -260,7 +260,7 @@ def scaled(deployment: Deployment, counts: Counts) -> Deployment:
         "prefill": replace(deployment.roles["prefill"], engines=num_prefill),
         "decode": replace(deployment.roles["decode"], engines=num_decode),
     }
-    return checked(replace(deployment, roles=roles, predicted=_kept(deployment, roles)))
+    return validated(replace(deployment, roles=roles, predicted=_kept(deployment, roles)))
 
 
 def role_changes(before: Deployment, after: Deployment) -> dict[str, str]:
@@ -297,7 +297,7 @@ def _scaled_colocated(deployment: Deployment, counts: Counts) -> Deployment:
     if num < 1:
         raise _cannot_serve(f"--total {num} leaves no engine", "pdctl down stops a deployment")
     roles: dict[Role, RolePlan] = {"colocated": replace(deployment.roles["colocated"], engines=num)}
-    return checked(replace(deployment, roles=roles, predicted=_kept(deployment, roles)))
+    return validated(replace(deployment, roles=roles, predicted=_kept(deployment, roles)))
 
 
 def _given(counts: Counts) -> dict[str, int]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import cast
 
-from pdctl.deployment.build import checked, name_of
+from pdctl.deployment.build import name_of, validated
 from pdctl.deployment.exports.miles import deployment_of_miles
 from pdctl.deployment.records import (
     Deployment,
@@ -174,7 +174,7 @@ def _deployment(top: Field) -> Deployment:
 
 def _checked(top: Field, deployment: Deployment) -> Deployment:
     try:
-        return checked(deployment)
+        return validated(deployment)
     except PdctlError as problem:
         what = problem.message.rstrip(".")
         raise type(problem)(

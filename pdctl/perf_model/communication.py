@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.memory import attention_tp, sent_bytes_per_token, window_bytes_per_token
+from pdctl.perf_model.memory import attention_tp, sent_bytes_per_token, sent_window_bytes_per_token
 from pdctl.perf_model.records import Link, Parallelism, StepTimes
 
 # Shares of a link's rate that KV reaches.
@@ -45,16 +45,6 @@ def last_chunk_s(times: StepTimes, tokens: float, prompt_tokens: float) -> float
     """
     windows = times.transfer_window_token_s * min(prompt_tokens, times.transfer_window_tokens)
     return chunk_s(times, tokens) + times.transfer_state_s + windows
-
-
-def exposed_tokens(prompt_tokens: int, cached_tokens: int, chunk: int) -> int:
-    """Tokens of the last chunk: the ones whose transfer a request waits for.
-
-    Source: sglang disaggregation/prefill.py sends each chunk after its own forward.
-    Ignores: a transfer slower than prefill, whose earlier chunks queue up behind it.
-    """
-    new = max(1, prompt_tokens - cached_tokens)
-    return (new - 1) % chunk + 1
 
 
 def assumed_cluster(cluster: Cluster) -> Cluster:
@@ -134,7 +124,7 @@ def window_token_s(
     kv_dtype_bytes: None takes what the checkpoint says.
     """
     size = kv_dtype_bytes or llm.kv_dtype_bytes
-    rank_bytes = window_bytes_per_token(llm, parallelism, size)
+    rank_bytes = sent_window_bytes_per_token(llm, parallelism, size)
     copies = _copies(llm, parallelism)
     return rank_bytes / copies / parallelism.pp / parallelism.dp / link.bytes_per_s
 

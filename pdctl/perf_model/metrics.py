@@ -73,17 +73,6 @@ def goodput_rps(outcome: Outcome, slo: Slo) -> float:
     return num_good(outcome, slo) / outcome.span_s if outcome.span_s > 0 else 0.0
 
 
-def goodput_over_time(outcome: Outcome, slo: Slo, *, bin_s: float) -> list[tuple[float, float]]:
-    """(start of bin, good requests per second) by when requests arrived."""
-    if not outcome.arrival_s:
-        return []
-    counts = [0] * (int(outcome.arrival_s[-1] / bin_s) + 1)
-    columns = zip(outcome.arrival_s, outcome.ttft_s, outcome.tpot_s, strict=True)
-    for at_s, ttft_s, tpot_s in columns:
-        counts[int(at_s / bin_s)] += is_good(ttft_s, tpot_s, slo)
-    return [(place * bin_s, count / bin_s) for place, count in enumerate(counts)]
-
-
 def _interpolated(ordered: list[float], q: float) -> float:
     at = q * (len(ordered) - 1)
     low = int(at)

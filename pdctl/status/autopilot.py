@@ -63,7 +63,9 @@ class Decision:
     promised: float | None = None
 
 
-def decide(now: Split, looks: Sequence[WhatIf], moves: Sequence[Move], limits: Limits) -> Decision:
+def next_step(
+    now: Split, looks: Sequence[WhatIf], moves: Sequence[Move], limits: Limits
+) -> Decision:
     """The next step of an autopilot.
 
     looks: what-ifs since the last move, oldest first, the last one of this moment. moves: all that

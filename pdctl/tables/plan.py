@@ -61,7 +61,7 @@ def next_lines(commands: Sequence[str], width: int) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def plain(view: RenderableType, width: int) -> str:
+def plain_view(view: RenderableType, width: int) -> str:
     """A view as text without colours, and without spaces at the ends of its lines."""
     from io import StringIO
 

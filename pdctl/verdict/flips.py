@@ -106,7 +106,7 @@ def _most_engines(site: Site) -> int:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class FlipForecast:
     """What each arm would carry under other service levels, lengths or numbers of engines.
 
     runs: of each arm's best layout at rates around its capacity, at which service levels can be
@@ -147,7 +147,9 @@ class Forecast:
         return size * self.closed_scales[name] * closed
 
 
-def forecast_of(question: Question, contest: Contest, capacities: Mapping[str, float]) -> Forecast:
+def forecast_of(
+    question: Question, contest: Contest, capacities: Mapping[str, float]
+) -> FlipForecast:
     """A forecast for a question whose capacities are known."""
     trials, margins = contest.trials.few or contest.trials, contest.margins
     slo = contest.slo
@@ -159,7 +161,7 @@ def forecast_of(question: Question, contest: Contest, capacities: Mapping[str, f
     if sample_size(trials) <= MOST_REQUESTS:
         runs = {name: _runs(trials, fleet, capacities[name]) for name, fleet in fleets.items()}
     closed = {name: capacity_rps(f, contest.demand, slo) for name, f in fleets.items()}
-    return Forecast(
+    return FlipForecast(
         question=question,
         closed_scales={name: _scale(capacities[name], closed[name]) for name in fleets},
         fleets=fleets,
@@ -196,7 +198,7 @@ def _scale(simulated: float, closed: float) -> float:
 
 
 def find_flip(
-    base: Choice, axis: Axis, direction: int, forecast: Forecast, ask: Ask
+    base: Choice, axis: Axis, direction: int, forecast: FlipForecast, ask: Ask
 ) -> Flip | None:
     """The nearest value in a direction (1 up, -1 down) with another answer, asked again.
 
@@ -224,11 +226,11 @@ def _with_beyond(axis: Axis, value: float, direction: int) -> list[float]:
     return [value, beyond] if 2 <= beyond <= axis.most else [value]
 
 
-def _surmised(axis: Axis, value: float, forecast: Forecast, ask: Ask) -> Choice | None:
+def _surmised(axis: Axis, value: float, forecast: FlipForecast, ask: Ask) -> Choice | None:
     return ask.surmise(axis.moved(forecast.question, value), forecast.capacities(axis, value))
 
 
-def _places(axis: Axis, direction: int, forecast: Forecast) -> Iterator[float]:
+def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[float]:
     """Values at which to ask, the nearest first."""
     if axis.what == "rate_rps":
         yield from (forecast.enough_rps * factor**direction for factor in (1.0, 1.005, 1.02))

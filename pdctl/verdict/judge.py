@@ -12,7 +12,6 @@ from pdctl.verdict.closed_form import Demand, capacity_rps
 from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
 from pdctl.workload.records import Slo
 
-DecidedBy = Literal["rules", "evidence", "feasibility"]
 Confidence = Literal["high", "medium", "low"]
 
 SURE_WIDTH = 0.15  # half-width of what layouts carry: up to here a verdict may be called sure

@@ -68,7 +68,6 @@ VARIABLE_DISPERSION = 50.0
 VARIABLE_PEAK = 2.5
 KV_MOVE_SHARE = 0.5  # of the prefill that made the KV
 
-MILES = "Miles guide to prefill/decode disaggregation"
 LONG = "prompts of 4K tokens and more gain from a split (Miles guide)"
 BATCH = "high decode batches are bound by memory bandwidth (Miles guide); 32 is pdctl's 'high'"
 MOE = "decode gains from expert parallelism that prefill does not need (Miles guide)"

@@ -179,7 +179,7 @@ def is_failure(column: str, raw: object) -> bool:
     return text in _FAILURES or (text.isdecimal() and 400 <= int(text[:4]) < 600)  # HTTP
 
 
-def parse_tokens(raw: object, name: str, *, least: int = 0) -> int:
+def parse_length(raw: object, name: str, *, least: int = 0) -> int:
     """A length in tokens, `least` to a billion. Raises ValueError with the reason."""
     try:
         count = float(raw) if type(raw) in (str, int, float) else None  # type: ignore[arg-type]

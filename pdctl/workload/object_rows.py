@@ -15,8 +15,8 @@ from pdctl.workload.columns import (
     find_columns,
     is_failure,
     parse_date,
+    parse_length,
     parse_number,
-    parse_tokens,
     with_dates,
 )
 from pdctl.workload.lines import ABORTED, MAX_LINE_BYTES, BadLines, Line, Row, Turn, parse_json
@@ -178,7 +178,7 @@ def _object_reader(
             return _NAN, 0, ABORTED, None, None
         isl = found[prompt]
         if not (type(isl) is int and 0 < isl <= MAX_TOKENS):
-            isl = parse_tokens(isl, prompt, least=1)
+            isl = parse_length(isl, prompt, least=1)
         if options.osl is not None and (output is None or found.get(output) is None):
             osl = options.osl
             bad.num_filled += 1
@@ -193,7 +193,7 @@ def _object_reader(
 def _output_tokens(raw: object, name: str) -> int:
     if type(raw) is int and 0 <= raw <= MAX_TOKENS:
         return raw
-    return parse_tokens(raw, name)
+    return parse_length(raw, name)
 
 
 def _arrival_reader(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from pdctl.errors import InvalidInput
-from pdctl.workload.columns import Columns, is_date, parse_date, parse_number, parse_tokens
+from pdctl.workload.columns import Columns, is_date, parse_date, parse_length, parse_number
 from pdctl.workload.lines import ABORTED, BadLines, Line, Row, parse_json
 
 _BENCH_KEYS = {"total_input_tokens", "total_output_tokens", "completed"}
@@ -75,8 +75,8 @@ def _bench_rows(lists: dict[str, list[object]], timed: bool, bad: BadLines) -> I
     for index, isl in enumerate(lists.get("input_lens", ())):
         try:
             at = parse_number(lists["start_times"][index]) if timed else 0.0
-            osl = parse_tokens(lists["output_lens"][index], "output_lens")
-            yield at, parse_tokens(isl, "input_lens", least=1), osl, None, None
+            osl = parse_length(lists["output_lens"][index], "output_lens")
+            yield at, parse_length(isl, "input_lens", least=1), osl, None, None
         except ValueError as problem:
             bad.add(1, f"request {index + 1}: {problem}")
 
@@ -122,15 +122,15 @@ def _log_row(line: bytes) -> Row:
     never_ran = found["prompt_tokens"] == found["completion_tokens"] == "0"
     if never_ran or _ABORT.search(line):
         return 0.0, 0, ABORTED, None, None
-    isl = parse_tokens(found["prompt_tokens"], "prompt_tokens", least=1)
-    osl = parse_tokens(found["completion_tokens"], "completion_tokens")
+    isl = parse_length(found["prompt_tokens"], "prompt_tokens", least=1)
+    osl = parse_length(found["completion_tokens"], "completion_tokens")
     return _arrival_s(line, found), isl, osl, None, None
 
 
 def _stats_row(line: bytes, found: re.Match[bytes]) -> tuple[bytes | None, Row]:
     fields = {name.decode(): value for name, value in _STATS_FIELD.findall(found.group(1))}
-    isl = parse_tokens(fields.get("input", b"").decode("ascii", "replace"), "input_len", least=1)
-    osl = parse_tokens(fields.get("output", b"").decode("ascii", "replace"), "output_len")
+    isl = parse_length(fields.get("input", b"").decode("ascii", "replace"), "input_len", least=1)
+    osl = parse_length(fields.get("output", b"").decode("ascii", "replace"), "output_len")
     return fields.get("rid"), (_stats_arrival_s(line, found.group(2)), isl, osl, None, None)
 
 

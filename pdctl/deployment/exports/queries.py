@@ -56,7 +56,7 @@ def mean(name: str, roles: str, window: str, where: str = "", by: str = "deploym
     return " / ".join(parts)
 
 
-def quantile(
+def histogram_quantile(
     share: float, name: str, roles: str, window: str, where: str = "", by: str = "deployment"
 ) -> str:
     """A quantile of a histogram's observations in a window."""

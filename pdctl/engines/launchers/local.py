@@ -258,7 +258,7 @@ class LocalLauncher:
     # files
 
     def read_log(self, node: str, log: Path) -> tuple[str, ...]:
-        return log_file.read_lines(log)
+        return log_file.read_log_lines(log)
 
     def read_added(self, node: str, log: Path, offset: int) -> tuple[str, int]:
         return log_file.read_from(log, offset)

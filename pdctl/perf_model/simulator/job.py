@@ -71,7 +71,7 @@ class Job:
         self.decode: int
 
 
-class Columns:
+class TokenTimes:
     """When each request's first token was made and answered for, and its last token, in seconds."""
 
     __slots__ = ("first_s", "last_s", "num_retracted", "reply_s")
@@ -93,7 +93,7 @@ class Shared:
     where clients wait for it.
     """
 
-    columns: Columns
+    columns: TokenTimes
     segment_tokens: Sequence[int] | None = None
     max_steps: float = NEVER
     departures: list[tuple[float, int]] = field(default_factory=list)

@@ -12,10 +12,10 @@ from pdctl.perf_model.simulator.job import (
     NEVER,
     NOT_YET,
     Agenda,
-    Columns,
     Job,
     Shared,
     SimulationBroken,
+    TokenTimes,
 )
 from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.routing import Pool, SeenPrefixes
@@ -142,7 +142,7 @@ class Misses:
         quota: Quota,
         jobs: Sequence[Job | None],
         arrival_s: Sequence[float],
-        columns: Columns,
+        columns: TokenTimes,
         is_split: bool,
     ) -> None:
         self.quota, self.jobs, self.arrival_s = quota, jobs, arrival_s
@@ -263,7 +263,7 @@ def renewed(job: Job) -> Job:
 
 
 def lost_or_retried(
-    jobs: Sequence[Job], columns: Columns, now: float
+    jobs: Sequence[Job], columns: TokenTimes, now: float
 ) -> tuple[list[Job], list[Job]]:
     """Of an engine's requests when it fails: those whose client already reads, and the others."""
     lost, retried = [], []
@@ -277,7 +277,7 @@ def lost_or_retried(
     return lost, retried
 
 
-def check_finished(jobs: Sequence[Job | None], columns: Columns, failed: set[int]) -> None:
+def check_finished(jobs: Sequence[Job | None], columns: TokenTimes, failed: set[int]) -> None:
     """Raise SimulationBroken if a request that was let in never came out."""
     for job, last_s in zip(jobs, columns.last_s, strict=True):
         if last_s < 0 and job is not None and job.index not in failed:

@@ -94,7 +94,7 @@ class ExplainedRequest:
 
 
 @dataclass(frozen=True)
-class Clock:
+class ClockGap:
     """How far the clock of a decode engine's host is ahead of a prefill engine's.
 
     low_s, high_s: what causality leaves; None: no bound.
@@ -145,7 +145,7 @@ class Explanation:
     num_requests: int
     span_s: float
     requests: tuple[ExplainedRequest, ...]
-    clocks: tuple[Clock, ...] = ()
+    clocks: tuple[ClockGap, ...] = ()
     replay: Replay | None = None
     replay_missing: str = ""
     notes: tuple[str, ...] = ()
