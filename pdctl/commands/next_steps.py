@@ -36,14 +36,10 @@ def chosen_arm(verdict: Verdict) -> Arm | None:
 
 def planned_deployment(model: str, question: Question, arm: Arm) -> Deployment:
     """What to launch for an arm. Raises InvalidInput where it cannot be launched."""
-    return deployment_of_arm(
-        absolute_model(model),
-        arm,
-        question.slo,
-        args=question.args,
-        policy=question.policy,
-        planned=planned_for(question, arm),
+    deployment = deployment_of_arm(
+        absolute_model(model), arm, question.slo, args=question.args, policy=question.policy
     )
+    return replace(deployment, planned=planned_for(question, arm))
 
 
 def planned_for(question: Question, arm: Arm) -> PlannedFor:

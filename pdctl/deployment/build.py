@@ -8,7 +8,7 @@ from functools import partial
 from pdctl.deployment.checks import check_args
 from pdctl.deployment.flags import POLICIES
 from pdctl.deployment.records import Counts as Counts
-from pdctl.deployment.records import Deployment, EngineKind, PlannedFor, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
 from pdctl.errors import InvalidInput
 from pdctl.hosts import is_endpoint
 from pdctl.perf_model.records import Parallelism, Role
@@ -196,7 +196,6 @@ def deployment_of_arm(
     *,
     args: Mapping[Role, tuple[str, ...]] = NO_ARGS,
     policy: str | None = None,
-    planned: PlannedFor | None = None,
 ) -> Deployment:
     """The deployment that runs an arm of a plan, together with its prediction.
 
@@ -223,7 +222,6 @@ def deployment_of_arm(
         ttft_slo_s=slo.ttft_s,
         tpot_slo_s=slo.tpot_s,
         attainment_slo=slo.attainment,
-        planned=planned,
         predicted=_predicted(arm),
     )
 

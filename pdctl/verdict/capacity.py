@@ -30,9 +30,9 @@ def rung_rps(rung: int) -> float:
     return float(f"{STEP**rung:.3g}")
 
 
-def rung_below(rate_rps: float) -> int:
-    """The highest rung that is not above a rate."""
-    bounded = min(max(rate_rps, LIGHTEST_RPS), HIGHEST_RPS)
+def rung_below(limit_rps: float) -> int:
+    """The highest rung that is not above a limit."""
+    bounded = min(max(limit_rps, LIGHTEST_RPS), HIGHEST_RPS)
     rung = math.floor(math.log(bounded) / math.log(STEP)) + 1
     while rung_rps(rung) > bounded:
         rung -= 1
