@@ -147,11 +147,10 @@ def _rehearse(output: Path | None) -> str:
 
 def up_options(model: str, question: Question, arm: Arm) -> DeploymentOptions:
     """The options of `up` that start an arm."""
-    prefill, total = _counts(arm)
     return DeploymentOptions(
         model=model,
-        prefill=prefill,
-        total=total,
+        prefill=arm.counts.get("prefill", 0),
+        total=arm.num_engines,
         **_size_options(arm.parallelism),
         **_args_options(question, arm.parallelism),
         policy=question.policy,
@@ -166,12 +165,6 @@ def option_words(options: EngineOptions) -> Iterator[str]:
         value = getattr(options, field.name)
         if value != field.default and field.name not in ("model", "no_input"):
             yield from (f"--{field.name.replace('_', '-')}", str(value))
-
-
-def _counts(arm: Arm) -> tuple[int, int]:
-    """--prefill and --total of an arm."""
-    first, second = arm.num_engines
-    return (0, first) if "colocated" in arm.parallelism else (first, first + second)
 
 
 def _size_options(shapes: Mapping[Role, Parallelism]) -> dict[str, Any]:
@@ -209,7 +202,7 @@ def _is_alike(verdict: Verdict) -> bool:
     """Whether both arms have as many engines, all of one shape: what `measure` can compare."""
     arms = verdict.arms.values()
     shapes: set[Parallelism] = {shape for arm in arms for shape in arm.parallelism.values()}
-    return len(shapes) == 1 and len({sum(arm.num_engines) for arm in arms}) == 1
+    return len(shapes) == 1 and len({arm.num_engines for arm in arms}) == 1
 
 
 def engine_flags(question: Question) -> Iterator[str]:

@@ -203,12 +203,11 @@ def deployment_of_arm(
 
     Raises InvalidInput, as `deployment_of`.
     """
-    prefill, decode = arm.num_engines
     together = arm.parallelism.get("colocated")
     deployment = deployment_of(
         model=model,
-        total=prefill + decode,
-        prefill=0 if together else prefill,
+        total=arm.num_engines,
+        prefill=arm.counts.get("prefill", 0),
         parallelism=together or Parallelism(),
         prefill_parallelism=arm.parallelism.get("prefill"),
         decode_parallelism=arm.parallelism.get("decode"),

@@ -67,7 +67,7 @@ def replayed(
         speed: of simulated engines, whose logs have real time.
     """
     requests = requests_of(served, speed)
-    total = fleet.num_prefill + fleet.num_decode
+    total = fleet.num_engines
     names = {one.any.rid: place for place, one in enumerate(served)}
     wanted = {rid: names[rid] for rid in rids if rid in names}
     today = _split(fleet, requests, wanted, speed)

@@ -249,11 +249,20 @@ class Fleet:
     router_hop_s: float = 0.001
 
     @property
+    def counts(self) -> dict[Role, int]:
+        """Numbers of engines by role."""
+        if self.num_colocated:
+            return {"colocated": self.num_colocated}
+        return {"prefill": self.num_prefill, "decode": self.num_decode}
+
+    @property
+    def num_engines(self) -> int:
+        return sum(self.counts.values())
+
+    @property
     def layout(self) -> str:
         """2P6D or 8C."""
-        if self.num_colocated:
-            return layout_text({"colocated": self.num_colocated})
-        return layout_text({"prefill": self.num_prefill, "decode": self.num_decode})
+        return layout_text(self.counts)
 
     @property
     def num_gpus(self) -> int:

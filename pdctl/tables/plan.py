@@ -7,11 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pdctl.perf_model.intervals import ErrorInterval
+from pdctl.perf_model.records import layout_text
 from pdctl.text_lines import shell_lines
 from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
 from pdctl.verdict import sentences
 from pdctl.verdict.closed_loop import clients_text, load_text
-from pdctl.verdict.records import Arm, Interval, Question, Rule, Verdict
+from pdctl.verdict.records import Arm, Interval, Question, Rule, Sizing, Verdict
 from pdctl.workload.records import Slo, Workload
 
 FAVOURS = {"pd": "split", "colocated": "colocated", "neither": "–", "unknown": "?"}
@@ -227,11 +228,10 @@ def usd_per_million(arm: Arm, usd_per_gpu_hour: float) -> float | None:
 
 def gpus_text(arm: Arm) -> str:
     """8 × tp2, or P 4 × tp2  D 1 × tp8."""
-    counts = dict(zip(arm.parallelism, arm.num_engines, strict=False))
     parts = []
     for role, shape in arm.parallelism.items():
         letter = "" if role == "colocated" else f"{role[0].upper()} "
-        parts.append(f"{letter}{counts[role]} × {shape.text}")
+        parts.append(f"{letter}{arm.counts[role]} × {shape.text}")
     return "  ".join(parts)
 
 
@@ -296,8 +296,12 @@ def is_estimated(arm: Arm) -> bool:
 def _starts(verdict: Verdict) -> str:
     """The splits that the rules start from: rules: 2P6D (N/4), 3P5D (by rate)."""
     names = {"quarter": "N/4", "rate_match": "by rate"}
-    parts = [f"{s.prefill}P{s.decode}D ({names[s.basis]})" for s in verdict.starts]
+    parts = [f"{_layout(start)} ({names[start.basis]})" for start in verdict.starts]
     return f"rules start from {', '.join(parts)}" if parts else ""
+
+
+def _layout(sizing: Sizing) -> str:
+    return layout_text({"prefill": sizing.prefill or 0, "decode": sizing.decode or 0})
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:

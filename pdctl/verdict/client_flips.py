@@ -84,7 +84,7 @@ def provenance_for(
 ) -> Provenance:
     """Where the figures come from, for engines as full as the clients can make them."""
     clients = clients_of(question.workload.concurrency) or 1
-    fullest = max(clients / sum(arm.num_engines) for arm in arms.values())
+    fullest = max(clients / arm.num_engines for arm in arms.values())
     return provenance_of(question, fleets.values(), fullest)
 
 

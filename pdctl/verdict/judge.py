@@ -237,7 +237,7 @@ def running_on_each(arm: Arm, rate_rps: float) -> float:
     """Requests at once on each engine that decodes, by Little's law; infinite where unknown."""
     if arm.e2e_s is None:
         return math.inf
-    return rate_rps * arm.e2e_s.mean / (arm.num_engines[1] or arm.num_engines[0])
+    return rate_rps * arm.e2e_s.mean / (arm.counts.get("decode") or arm.num_engines)
 
 
 def sure(llm: Llm, confidence: Confidence) -> Confidence:

@@ -1,6 +1,5 @@
 """The records of a verdict, as `plan --json` prints them."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +14,7 @@ from pdctl.perf_model.records import (
     QueueSample,
     Role,
     Serving,
+    layout_text,
 )
 from pdctl.workload.records import Mix, Slo, Workload
 
@@ -122,6 +122,7 @@ class Interval:
 class Arm:
     """One layout and what is predicted of it at the rate compared at. None: not predicted.
 
+    counts: engines by role.
     attainment: the share of requests that meet every SLO; goodput_rps: so many a second.
     capacity_rps: the highest rate at which the share asked for meets every SLO (without SLOs: at
     which it keeps up), whatever rate was asked about; estimate_rps: the same in closed form, where
@@ -130,9 +131,9 @@ class Arm:
     gpus_needed: the fewest GPUs with which this kind of deployment meets the SLOs at the rate.
     """
 
-    layout: str
+    counts: Mapping[Role, int]
     num_gpus: int
-    parallelism: dict[Role, Parallelism]
+    parallelism: Mapping[Role, Parallelism]
     ttft_s: Percentiles | None = None
     tpot_s: Percentiles | None = None
     e2e_s: Percentiles | None = None
@@ -155,10 +156,13 @@ class Arm:
     intervals: Mapping[str, Interval] = field(default_factory=dict)  # by the name of the figure
 
     @property
-    def num_engines(self) -> tuple[int, int]:
-        """Prefill and decode engines, or colocated ones and 0."""
-        parts = [int(n) for n in re.findall(r"\d+", self.layout)]
-        return parts[0], parts[1] if len(parts) > 1 else 0
+    def layout(self) -> str:
+        """2P6D or 8C."""
+        return layout_text(self.counts)
+
+    @property
+    def num_engines(self) -> int:
+        return sum(self.counts.values())
 
 
 @dataclass(frozen=True)

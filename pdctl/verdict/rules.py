@@ -8,6 +8,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.units import format_count, format_seconds, format_share
 from pdctl.verdict.records import Favours, Lean, Rule, Sizing, Speculation
+from pdctl.workload.describe import LONG_PROMPT_TOKENS, SHORT_PROMPT_TOKENS
 from pdctl.workload.records import Mix
 
 
@@ -61,8 +62,6 @@ def _sizing(total: int, prefill: int, basis: Literal["quarter", "rate_match"]) -
     return Sizing(total, bounded, total - bounded, basis)
 
 
-LONG_PROMPT_TOKENS = 4000
-SHORT_PROMPT_TOKENS = 1000
 HIGH_DECODE_BATCH = 32
 VARIABLE_DISPERSION = 50.0
 VARIABLE_PEAK = 2.5

@@ -344,7 +344,7 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
     if capacity <= 0:
         return None
     if capacity < rate_rps and not _carries(contest, arm, rate_rps):
-        unit = min(c.fleet.num_gpus // _num_engines(c.fleet) for c in contest.entrants[arm])
+        unit = min(c.fleet.num_gpus // c.fleet.num_engines for c in contest.entrants[arm])
         return -int(-budget * rate_rps / capacity // unit) * unit
     guess = max(1, round(budget * rate_rps / capacity))
     low, high = 0, budget  # too few, and enough
@@ -395,10 +395,6 @@ def _distinct(
     return tuple(dict.fromkeys(e for e in (*used, *smallest) if e is not None))
 
 
-def _num_engines(fleet: Fleet) -> int:
-    return fleet.num_colocated + fleet.num_prefill + fleet.num_decode
-
-
 def first_fleets(site: Site, engines: Engines) -> dict[str, Fleet]:
     """Without lengths: the smallest engines, and a quarter of them for prefill."""
     together = colocated_fleets(site, engines)
@@ -409,7 +405,7 @@ def first_fleets(site: Site, engines: Engines) -> dict[str, Fleet]:
 
 
 def _quarter(splits: tuple[Fleet, ...]) -> Fleet:
-    total = splits[0].num_prefill + splits[0].num_decode
+    total = splits[0].num_engines
     want = quarter(total).prefill
     return min(splits, key=lambda fleet: abs(fleet.num_prefill - (want or 1)))
 
@@ -464,14 +460,12 @@ def arm_fleet(site: Site, arm: Arm) -> Fleet:
         engines[role] = fixed_engine(site, role, shape)
         if engines[role] is None:
             raise ValueError(f"{arm.layout} does not fit")
-    first, second = arm.num_engines
-    split = engines["colocated"] is None
     return Fleet(
         colocated=engines["colocated"],
         prefill=engines["prefill"],
         decode=engines["decode"],
-        num_colocated=0 if split else first,
-        num_prefill=first if split else 0,
-        num_decode=second if split else 0,
-        policy=routing_policy(site, is_split=split),
+        num_colocated=arm.counts.get("colocated", 0),
+        num_prefill=arm.counts.get("prefill", 0),
+        num_decode=arm.counts.get("decode", 0),
+        policy=routing_policy(site, is_split="colocated" not in arm.counts),
     )

@@ -96,13 +96,12 @@ def headline(question: Question, verdict: Verdict) -> str:
 def advice(choice: Choice, arms: Mapping[str, Arm]) -> str:
     """What to run: Split: run 6 prefill and 2 decode engines (6P2D)."""
     if choice == "pd":
-        prefill, decode = arms["pd"].num_engines
-        return (
-            f"Split: run {prefill} prefill and {_engines(decode, 'decode')} ({arms['pd'].layout})"
-        )
+        split = arms["pd"]
+        decode = _engines(split.counts["decode"], "decode")
+        return f"Split: run {split.counts['prefill']} prefill and {decode} ({split.layout})"
     if choice == "colocated":
         arm = arms["colocated"]
-        return f"Don't split: run {_engines(arm.num_engines[0], 'colocated')} ({arm.layout})"
+        return f"Don't split: run {_engines(arm.num_engines, 'colocated')} ({arm.layout})"
     return f"Too close to call: {arms['colocated'].layout} or {arms['pd'].layout}"
 
 
@@ -426,10 +425,9 @@ def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
     for arm in told:
         for down in arm.one_down:
             what = f"one {down.role} engine"
-            counts = dict(zip(arm.parallelism, arm.num_engines, strict=False))
-            if sum(counts.values()) == 1:
+            if arm.num_engines == 1:
                 continue
-            if counts.get(down.role) == 1:
+            if arm.counts.get(down.role) == 1:
                 yield f"With its only {down.role} engine down {arm.layout} serves nothing."
             elif down.attainment <= 0:
                 yield f"With {what} down {arm.layout} cannot keep up."

@@ -12,10 +12,10 @@ from pdctl.verdict.rules import LoadEstimate, quarter, rate_match
 def simulated_sizing(choice: Choice, arms: Mapping[str, Arm]) -> Sizing:
     """How many engines of each role the chosen arm has."""
     if choice == "colocated" or "pd" not in arms:
-        total = sum(arms["colocated"].num_engines)
-        return Sizing(total, None, None, "simulation")
-    prefill, decode = arms["pd"].num_engines
-    return Sizing(prefill + decode, prefill, decode, "simulation")
+        return Sizing(arms["colocated"].num_engines, None, None, "simulation")
+    split = arms["pd"]
+    prefill, decode = split.counts["prefill"], split.counts["decode"]
+    return Sizing(split.num_engines, prefill, decode, "simulation")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def first_sizings(fleet: Fleet, demand: Demand, load: TokenLoad) -> Iterator[Siz
     """
     assert fleet.prefill is not None
     assert fleet.decode is not None
-    total = fleet.num_prefill + fleet.num_decode
+    total = fleet.num_engines
     batch = min(64.0, fleet.decode.max_running_requests)
     yield quarter(total)
     yield rate_match(

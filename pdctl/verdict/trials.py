@@ -345,7 +345,7 @@ def arm_of_run(
 
 def unpredicted(fleet: Fleet) -> Arm:
     """An arm of which nothing is known but its engines."""
-    return Arm(fleet.layout, fleet.num_gpus, parallelism_of(fleet))
+    return Arm(fleet.counts, fleet.num_gpus, parallelism_of(fleet))
 
 
 def parallelism_of(fleet: Fleet) -> dict[Role, Parallelism]:

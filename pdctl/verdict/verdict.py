@@ -463,7 +463,7 @@ def _by_rules(site: Site, fleets: Mapping[str, Fleet]) -> Verdict:
     arms = {name: unpredicted(fleet) for name, fleet in fleets.items()}
     choice: Choice = "too_close" if leaning == "mixed" else leaning
     is_both = len(arms) == 2
-    sizing = quarter(sum(arms["pd"].num_engines)) if "pd" in arms else None
+    sizing = quarter(arms["pd"].num_engines) if "pd" in arms else None
     engines = engines_that_fit(site)
     return Verdict(
         verdict=choice if is_both else "pd" if "pd" in arms else "colocated",

@@ -29,8 +29,8 @@ def parse_slo(ttft: str | None, tpot: str | None, attainment: float = 0.9) -> Sl
     )
 
 
-SHORT_TOKENS = 1024  # "under 1K"
-LONG_TOKENS = 4096  # "from 4K"
+SHORT_PROMPT_TOKENS = 1000  # "under 1K"
+LONG_PROMPT_TOKENS = 4000  # "from 4K"
 MOST_SPREAD = 10.0
 _NORMAL_P90 = 1.2816
 _NORMAL_P99 = 2.3263
@@ -191,8 +191,8 @@ def _lengths_around(tokens: float, cv: float, flag: str) -> Lengths:
         p90=math.exp(middle + _NORMAL_P90 * sigma),
         p99=math.exp(middle + _NORMAL_P99 * sigma),
         cv=cv,
-        share_under_1k=share_below(SHORT_TOKENS),
-        share_from_4k=1 - share_below(LONG_TOKENS),
+        share_under_1k=share_below(SHORT_PROMPT_TOKENS),
+        share_from_4k=1 - share_below(LONG_PROMPT_TOKENS),
     )
 
 
@@ -230,8 +230,8 @@ def _equal(tokens: float) -> Lengths:
         p90=tokens,
         p99=tokens,
         cv=0.0,
-        share_under_1k=float(tokens < SHORT_TOKENS),
-        share_from_4k=float(tokens >= LONG_TOKENS),
+        share_under_1k=float(tokens < SHORT_PROMPT_TOKENS),
+        share_from_4k=float(tokens >= LONG_PROMPT_TOKENS),
     )
 
 
@@ -251,8 +251,8 @@ def describe_lengths(tokens: Sequence[int]) -> Lengths:
         p90=_quantile(ordered, 0.90),
         p99=_quantile(ordered, 0.99),
         cv=math.sqrt(variance) / mean if mean else 0.0,
-        share_under_1k=sum(value < SHORT_TOKENS for value in ordered) / len(ordered),
-        share_from_4k=sum(value >= LONG_TOKENS for value in ordered) / len(ordered),
+        share_under_1k=sum(value < SHORT_PROMPT_TOKENS for value in ordered) / len(ordered),
+        share_from_4k=sum(value >= LONG_PROMPT_TOKENS for value in ordered) / len(ordered),
     )
 
 
