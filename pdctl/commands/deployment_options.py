@@ -87,7 +87,7 @@ def build_deployment(options: DeploymentOptions, *, says_origin: bool = True) ->
 
 
 def origin_text(options: DeploymentOptions) -> str:
-    """Where the deployment comes from that options leave out: a file, or the last plan."""
+    """The source of a deployment that options leave out: a file, or the last plan."""
     place = _place(options)
     if place is None:
         return ""

@@ -35,7 +35,7 @@ def chosen_arm(verdict: Verdict) -> Arm | None:
 
 
 def planned_deployment(model: str, question: Question, arm: Arm) -> Deployment:
-    """What to launch for an arm. Raises InvalidInput where it cannot be launched."""
+    """The deployment that launches an arm. Raises InvalidInput if it cannot be launched."""
     deployment = deployment_of_arm(
         absolute_model(model), arm, question.slo, args=question.args, policy=question.policy
     )
@@ -109,7 +109,7 @@ def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> 
 def next_steps(
     model: str, question: Question, verdict: Verdict, output: Path | None = None
 ) -> tuple[str, ...]:
-    """What to type next, the best first. output: the file that the plan was written to."""
+    """The commands to type next, best first. output: the file that the plan was written to."""
     model = absolute_model(model)
     arm = chosen_arm(verdict)
     if arm is None or not verdict.is_met:
@@ -199,7 +199,7 @@ def _measure(model: str, question: Question, verdict: Verdict, pd: Arm) -> Itera
 
 
 def _is_alike(verdict: Verdict) -> bool:
-    """Whether both arms have as many engines, all of one shape: what `measure` can compare."""
+    """True if both arms have as many engines, all of one shape, so `measure` can compare them."""
     arms = verdict.arms.values()
     shapes: set[Parallelism] = {shape for arm in arms for shape in arm.parallelism.values()}
     return len(shapes) == 1 and len({arm.num_engines for arm in arms}) == 1
@@ -257,7 +257,7 @@ def _request_flags(workload: Workload) -> Iterator[str]:
 
 
 def _reading_flags(workload: Workload) -> Iterator[str]:
-    """What makes another verb read the trace as this one did, where it could read it otherwise."""
+    """Flags that make another verb read the trace as this one did."""
     facts = workload.trace
     if facts is not None and facts.is_unit_given and facts.time_unit:
         yield from ("--time-unit", facts.time_unit)
@@ -288,7 +288,7 @@ def _duration(seconds: float) -> str:
 
 
 def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[str]:
-    """Where the answer is no: plans that would have another."""
+    """Plans with another answer, where the answer is no."""
     if not verdict.arms:
         if verdict.fits_on:
             words = ["pdctl", "plan", model, "--gpus", verdict.fits_on]

@@ -266,7 +266,7 @@ def _workload(options: PlanOptions) -> Workload:
 
 
 def _live(options: PlanOptions) -> Workload:
-    """What a running deployment is asked for, looked at for a while."""
+    """The load of a running deployment, observed for a while."""
     others = {
         "--trace": options.trace,
         "--lengths": options.lengths,
@@ -339,7 +339,7 @@ def _at_least(value: int | None, least: int, flag: str) -> int | None:
 
 @dataclass(frozen=True)
 class PlanOutput:
-    """What `plan` does with its answer."""
+    """The outputs that `plan` was asked for."""
 
     as_json: bool = False
     fewest: bool = False

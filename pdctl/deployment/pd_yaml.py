@@ -97,7 +97,7 @@ def write_deployment(deployment: Deployment, path: Path, *, made_in: Path | None
 
 
 def origin_of(path: Path) -> str:
-    """When a plan was written, and in which folder: "14:42 in '/home/me/x'"."""
+    """The time and folder of a plan: "14:42 in '/home/me/x'"."""
     try:
         when = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
         with path.open(encoding="utf-8", errors="replace") as file:

@@ -30,7 +30,7 @@ _SGLANG_FRAME = re.compile(r'File "[^"]*/sglang/srt/([\w/]+\.py)", line (\d+)')
 
 @dataclass(frozen=True)
 class LogExplanation:
-    """What a line of a log means. count: how many lines say it; only for troubles of a run."""
+    """The meaning of a log line. count: how many lines say it; only for troubles of a run."""
 
     id: str
     text: str
@@ -161,7 +161,7 @@ def explain_troubles(log_text: str) -> tuple[LogExplanation, ...]:
 
 
 def _lines(log_text: str) -> Iterator[str]:
-    """What was said: no source lines of tracebacks, whose text need not have come true."""
+    """Log text without the source lines of tracebacks, which quote messages that never occurred."""
     after_frame = False
     for raw in _unfolded(log_text).split("\n"):
         line = raw.rsplit("\r", 1)[-1]

@@ -1,4 +1,4 @@
-"""How large an LLM is: parameters, bytes of weights, bytes a request keeps and moves. Pure."""
+"""The size of an LLM: parameters, bytes of weights, bytes a request keeps and moves. Pure."""
 
 from pdctl.inspection.layers import (
     Mixer,

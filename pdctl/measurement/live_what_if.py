@@ -1,4 +1,4 @@
-"""What would other layouts have made of the latest requests of a running deployment?"""
+"""The latest requests of a running deployment, replayed on other layouts."""
 
 import asyncio
 import time

@@ -50,7 +50,7 @@ def scale_effect(
     watch_s: float,
     tell: Callable[[float], None],
 ) -> ScaleEffect | str:
-    """What `counts` engines (colocated, prefill, decode) would do; or why nothing is predicted.
+    """The prediction for `counts` engines (colocated, prefill, decode), or why there is none.
 
     Watches the engines' counters for `watch_s` and simulates that traffic on both layouts.
     Ignores: the change itself, bursts, lengths that differ from their mean.

@@ -1,4 +1,4 @@
-"""What communication inside an engine costs: tensor-parallel and expert-parallel.
+"""The time that communication inside an engine takes: tensor-parallel and expert-parallel.
 
 Each function answers with (seconds per step, seconds per token of the step).
 """
@@ -71,7 +71,7 @@ def link_between_engines(cluster: Cluster, parallelism: Parallelism) -> Link:
 
 
 def local_link(cluster: Cluster) -> Link:
-    """Between two GPUs of one node."""
+    """The link between two GPUs of one node."""
     if cluster.gpu.peer_bytes_per_s:
         rate = min(
             KV_COPY_NVLINK_EFFICIENCY * cluster.gpu.peer_bytes_per_s, NVLINK_LIMIT_BYTES_PER_S

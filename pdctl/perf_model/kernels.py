@@ -24,7 +24,7 @@ QUANTISED_LAUNCH_S = 120e-6  # quantising, and DeepGEMM's choice of a kernel
 
 
 class Kernels(NamedTuple):
-    """What one part of a layer runs.
+    """The kernels of one part of a layer.
 
     plain, triton: kernels, by who launches them. products: matrix products among them, each of
     which has a quantising kernel before it where activations are quantised as they come.
@@ -141,7 +141,7 @@ def _launched_products(kernels: Kernels) -> int:
 
 
 def _parts(llm: Llm, *, runner: str) -> list[tuple[int, Kernels, bool]]:
-    """How often each part is there, its kernels, and whether its weights are narrow."""
+    """Each part's number, its kernels, and whether its weights are narrow."""
     return [
         (num, kernels, narrow)
         for layer, num in counted_layers(llm.layers)

@@ -1,4 +1,4 @@
-"""What fits: weights per GPU, SGLang's memory split, and KV capacity in tokens."""
+"""The memory of an engine: weights per GPU, SGLang's split, and KV capacity in tokens."""
 
 import math
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Shard:
 
 
 def shard(llm: Llm, parallelism: Parallelism) -> Shard:
-    """What one GPU of the fullest pipeline stage holds, in parameters."""
+    """The parameters on one GPU of the fullest pipeline stage."""
     return _shard(llm, parallelism, math.ceil(llm.num_layers / parallelism.pp))
 
 
@@ -434,7 +434,7 @@ def _check_experts(llm: Llm, tp: int, ep: int, *, may_be_redundant: bool) -> Non
 
 
 def prefill_graph_sizes(largest: int) -> int:
-    """How many prefill graphs SGLang captures up to `largest` tokens.
+    """The number of prefill graphs that SGLang captures up to `largest` tokens.
 
     Source: sglang: 4-32 by 4, 48-256 by 16, 288-512 by 32, 576-1024 by 64, 1280-4096 by 256,
     then by 512.

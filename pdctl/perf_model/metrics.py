@@ -1,4 +1,4 @@
-"""What a simulated or measured run comes to: percentiles, attainment, goodput."""
+"""Summaries of a simulated or measured run: percentiles, attainment, goodput."""
 
 from collections.abc import Iterable, Mapping
 
@@ -46,7 +46,7 @@ def weighted_percentiles(counts: Mapping[int, float], width_s: float) -> Percent
 
 
 def is_good(ttft_s: float | None, tpot_s: float | None, slo: Slo) -> bool:
-    """Whether one request met every service level given; a rejected one (no TTFT) did not.
+    """True if one request met every service level given; a rejected one (no TTFT) did not.
 
     tpot_s: None or 0 for an answer of one token, which meets any TPOT.
     """
@@ -58,7 +58,7 @@ def is_good(ttft_s: float | None, tpot_s: float | None, slo: Slo) -> bool:
 
 
 def num_good(outcome: Outcome, slo: Slo) -> int:
-    """How many requests met every service level."""
+    """The number of requests that met every service level."""
     pairs = zip(outcome.ttft_s, outcome.tpot_s, strict=True)
     return sum(is_good(ttft_s, tpot_s, slo) for ttft_s, tpot_s in pairs)
 

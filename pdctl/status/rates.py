@@ -61,7 +61,7 @@ def bucket_quantile(histogram: Histogram | None, share: float) -> float | None:
 
 
 def num_above(histogram: Histogram | None, limit: float) -> float:
-    """How many observations lie above a limit; 0 without any.
+    """The number of observations above a limit; 0 without any.
 
     Source: linear inside a bucket, as Prometheus' histogram_quantile; a limit in the last, open
     bucket leaves that bucket below it.

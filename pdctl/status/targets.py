@@ -212,7 +212,7 @@ def _watched(found: DeploymentState) -> Watched:
 
 
 def _router_problem(found: DeploymentState) -> str:
-    """What happened to a router that does not run, as a predicate; "" if it runs."""
+    """The fate of a router that does not run, as a predicate; "" if it runs."""
     router = next((one for one in found.processes if one.role == "router"), None)
     if router is None or router.phase not in ("backoff", "failed", "starting", "loading"):
         return ""

@@ -42,7 +42,7 @@ def models_view(llms: Sequence[Llm]) -> RenderableType:
 
 
 def layer_counts(llm: Llm) -> tuple[tuple[int, str], ...]:
-    """How many layers of each kind a model has, in the order in which the kinds first appear."""
+    """The number of a model's layers of each kind, in order of first appearance."""
     return tuple((num, name) for name, num in Counter(map(_layer_name, llm.layers)).items())
 
 

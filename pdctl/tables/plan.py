@@ -95,7 +95,7 @@ def _headline(question: Question, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
-    """What the headline rests on, how many GPUs would do, and what one engine's failure leaves."""
+    """The lines below the headline: its grounds, the GPUs that would do, one engine's failure."""
     if verdict.reason:
         yield verdict.reason
     if not verdict.is_met:
@@ -106,7 +106,7 @@ def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
 
 
 def basis(verdict: Verdict) -> str:
-    """How far what layouts carry may be off, and where it comes from: rates ±12 % (fitted)."""
+    """The likely error of the capacities, and its source: rates ±12 % (fitted)."""
     if verdict.decided_by == "rules" and not any(a.ttft_s for a in verdict.arms.values()):
         return "rules alone"
     source = verdict.provenance
@@ -289,7 +289,7 @@ def carried_rps(arm: Arm) -> float | None:
 
 
 def is_estimated(arm: Arm) -> bool:
-    """Whether what the arm carries is a closed form's estimate."""
+    """True if the arm's capacity is only a closed form's estimate."""
     return arm.throughput_rps is None and arm.capacity_rps is None
 
 

@@ -109,7 +109,7 @@ class CapacitySearch:
         return self.rate_rps
 
     def bounds(self) -> tuple[float, float]:
-        """What the capacity is at least and at most; equal once it is known."""
+        """The bounds of the capacity; equal once it is known."""
         if self.is_done:
             return self.rate_rps, self.rate_rps
         return self.rate_rps, math.inf if self._high is None else rung_rps(self._high - 1)
@@ -170,7 +170,7 @@ class CapacitySearch:
 
     @property
     def _is_lucky(self) -> bool:
-        """Whether so few requests differ that luck may let a rung fail and a higher one hold."""
+        """True if the sample is so small that luck may let a rung fail and a higher one hold."""
         return self.trials.sample.num_different <= FEW_ENOUGH
 
     def _holds(self, rung: int) -> bool:

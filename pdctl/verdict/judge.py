@@ -23,7 +23,7 @@ MOST_MARGIN = 1e3  # where an arm may be unable to meet the SLOs at all
 def provenance_of(
     site: Site, fleets: Iterable[Fleet] = (), running: float = math.inf
 ) -> Provenance:
-    """Where the figures about a site come from, and how far they may be off.
+    """The source of the figures about a site, and their likely error.
 
     fleets: what the figures are about. running: requests at once in an engine; without it,
     engines as full as they are at a capacity.
@@ -96,7 +96,7 @@ class Capacity(Protocol):
     """The highest rate of an arm, known as exactly as anybody has asked for so far."""
 
     def bounds(self) -> tuple[float, float]:
-        """What the rate is at least and at most; equal once it is known."""
+        """The bounds of the rate; equal once it is known."""
         ...
 
     def narrow(self) -> None:
@@ -118,7 +118,7 @@ class Known:
 
 
 def exceeds(one: Capacity, factor: float, other: Capacity) -> bool:
-    """Whether one > factor · other; learns no more of either than that takes."""
+    """True if one > factor · other. Learns no more about either than the comparison takes."""
     while True:
         (low, high), (least, most) = one.bounds(), other.bounds()
         if low > factor * most:
@@ -151,7 +151,7 @@ def by_capacity(
 
 
 def any_carries(arms: Iterable[Capacity], rate_rps: float | None) -> bool:
-    """Whether some arm carries the rate; without a rate, any rate at all."""
+    """True if some arm carries the rate; without a rate, any rate at all."""
     asked = Known(rate_rps or LIGHTEST_RPS)
     return any(not exceeds(asked, 1.0, arm) for arm in arms)
 
@@ -188,7 +188,7 @@ def _dominates(gains: list[tuple[float, float]]) -> bool:
 
 
 def settled_choice(evidence: Choice, lean: Lean, *, is_anchored: bool) -> Choice:
-    """What the evidence says; at a load nobody asked about only where the rules agree.
+    """The choice that the evidence supports; at a load nobody asked about, only if the rules agree.
 
     Where the evidence is within its interval the rules do not decide: it is too close.
     """
@@ -198,7 +198,7 @@ def settled_choice(evidence: Choice, lean: Lean, *, is_anchored: bool) -> Choice
 def confidence_of(
     choice: Choice, lean: Lean, errors: Errors, *, is_anchored: bool = True
 ) -> Confidence:
-    """How sure a choice is, by the width of the intervals it rests on and where the rules point."""
+    """The confidence in a choice, from the width of its intervals and the rules."""
     if choice == "too_close" or not is_anchored or lean not in (choice, "mixed"):
         return "low"
     if errors.rate.half_width > UNSURE_WIDTH:
@@ -207,7 +207,7 @@ def confidence_of(
 
 
 def confidence_of_no(arms: Iterable[Arm], rate_rps: float | None, errors: Errors) -> Confidence:
-    """How sure it is that no arm carries the rate, by the highest that any may carry."""
+    """The confidence that no arm carries the rate, from the highest capacity that any may have."""
     highest = max((a.intervals["capacity_rps"].high for a in arms if a.intervals), default=0.0)
     if rate_rps is None or highest >= rate_rps:
         return "low"

@@ -38,7 +38,7 @@ class Speculation:
 
 @dataclass(frozen=True)
 class Site:
-    """What decides which engines can be built, and how many: all of a question but its load.
+    """A question without its load: what decides which engines can be built, and how many.
 
     total: engines; None: as many as the GPUs hold. parallelism: fixed by the user, by role;
     a role that is missing is searched. args: SGLang's flags by role, as `up` takes them; serving:
@@ -62,7 +62,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Question(Site):
-    """What `pdctl plan` was asked: a site, and the load it has to carry."""
+    """The question put to `pdctl plan`: a site, and the load it has to carry."""
 
     workload: Workload
     slo: Slo = Slo()
@@ -84,7 +84,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Sizing:
-    """How many engines of each role. prefill = decode = None on a colocated verdict."""
+    """Engines of each role. prefill = decode = None on a colocated verdict."""
 
     total: int
     prefill: int | None
@@ -94,7 +94,7 @@ class Sizing:
 
 @dataclass(frozen=True)
 class OneDown:
-    """What is left when one engine of a role fails: the share of requests that meet the SLOs."""
+    """The failure of one engine of a role: the share of requests that still meet the SLOs."""
 
     role: Role
     attainment: float  # without SLOs: 1.0 where the others keep up, else 0.0
@@ -112,7 +112,7 @@ class Steady:
 
 @dataclass(frozen=True)
 class Interval:
-    """Between which two values a figure lies in nine of ten cases."""
+    """The two values between which a figure lies in nine of ten cases."""
 
     low: float
     high: float
@@ -179,7 +179,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the times came from, and how far figures at a capacity may be off."""
+    """The source of the step times, and the likely error of figures at a capacity."""
 
     basis: Basis
     profile: str | None
@@ -203,7 +203,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class StateLimits:
-    """How many requests an engine of each kind runs at most, for the memory of their states."""
+    """The most requests that an engine of each kind can run, given the memory of their states."""
 
     decode: int
     colocated: int

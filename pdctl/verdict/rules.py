@@ -89,7 +89,7 @@ NAMES = {"pd": "a split", "colocated": "colocated", "too_close": "too close to c
 
 @dataclass(frozen=True)
 class LoadEstimate:
-    """What the rules need of a first estimate. None: unknown.
+    """First estimates that the rules read. None: unknown.
 
     decode_batch: requests running on one decode engine. kv_move_s and prefill_s: to move the KV
     of a mean prompt between engines, and to compute it.
@@ -134,7 +134,7 @@ def uncached_prompt_tokens(mix: Mix) -> float | None:
 
 
 def lean(rules: tuple[Rule, ...]) -> Lean:
-    """Where the rules point when they point clearly: two for one side and none for the other.
+    """The side the rules clearly point to: two for one side and none for the other.
 
     Two GPUs that cannot reach each other, or a KV move slower than the prefill, decide alone.
     """

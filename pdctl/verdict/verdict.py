@@ -183,7 +183,7 @@ def with_gpus(question: Question, num_gpus: int) -> Question:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search found.
+    """The result of the search.
 
     choice: by capacities, with SLOs. others: layouts simulated at the rate that did not win.
     """
@@ -415,7 +415,7 @@ def _by_latency(contest: Contest, arms: Mapping[str, Arm]) -> Choice:
 
 
 def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
-    """Where even a light load misses the SLOs: what each arm takes when idle."""
+    """Each arm's idle latencies, where even a light load misses the SLOs."""
     if any(found.capacities.values()):
         return
     for name, fleet in found.fleets.items():

@@ -1,4 +1,4 @@
-"""Which column of a trace holds what. Pure."""
+"""The meaning of each column of a trace. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -124,7 +124,7 @@ def with_dates(columns: Columns, raw: object) -> Columns:
 
 
 def is_date(text: str) -> bool:
-    """Whether `text` is a date with a time, as 2023-11-16 18:17:03.979."""
+    """True if `text` is a date with a time, as 2023-11-16 18:17:03.979."""
     return _DATE.fullmatch(text.strip()) is not None
 
 

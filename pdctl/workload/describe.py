@@ -1,4 +1,4 @@
-"""What a workload is in the mean: lengths, burstiness, prefix reuse. Pure."""
+"""The mean figures of a workload: lengths, burstiness, prefix reuse. Pure."""
 
 import math
 from collections import Counter
@@ -55,7 +55,7 @@ DEFAULT_SPREAD = EQUAL_LENGTHS
 
 
 def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = None) -> Workload:
-    """What a trace asks for; `rate_rps` replaces its own rate, keeping its pattern.
+    """The workload of a trace; `rate_rps` replaces its own rate, keeping its pattern.
 
     A file of lengths only has a rate only if one is given, and then Poisson arrivals.
     Raises InvalidInput when `rate_rps` is not positive and finite.
@@ -81,7 +81,7 @@ def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = N
 
 
 def facts_of(trace: Trace) -> TraceFacts:
-    """What every output says about the file that the requests are from."""
+    """The facts that every output gives about the file of the requests."""
     times = trace.requests.arrival_s
     return TraceFacts(
         num_requests=len(trace.requests),
@@ -128,7 +128,7 @@ def workload_from_lengths(
     isl_cv: float | None = None,
     osl_cv: float | None = None,
 ) -> Workload:
-    """What `--isl --osl --rate --concurrency --prefix-hit` ask for.
+    """The workload of `--isl --osl --rate --concurrency --prefix-hit`.
 
     Args: mean lengths in tokens, prefix_hit as a share 0..1; None is unknown. isl_cv, osl_cv:
     standard deviation over mean of the lengths, which are log-normal, 0 for equal ones; None:
@@ -212,7 +212,7 @@ def workload_data(workload: Workload) -> dict[str, object]:
 
 
 def drawn_line(workload: Workload) -> str | None:
-    """How lengths that were given as means are drawn; None where they are unknown or recorded."""
+    """A sentence on how lengths are drawn around their means; None: unknown or recorded."""
     if workload.trace is not None or workload.isl is None or workload.osl is None:
         return None
     said = [
@@ -264,7 +264,7 @@ def _quantile(ordered: Sequence[int], share: float) -> float:
 
 
 def burstiness(arrival_s: Sequence[float]) -> Burstiness | None:
-    """How uneven sorted arrivals are, from counts per full minute; None below five minutes.
+    """The unevenness of sorted arrivals, from counts per full minute; None below five minutes.
 
     Source: variance over mean of counts is the index of dispersion (Cox and Lewis, 1966).
     Ignores: the last minute, unless full; patterns slower than the trace is long.

@@ -34,7 +34,7 @@ Parsed = tuple[int, object]  # number of the line or entry; a ValueError where i
 
 @dataclass(frozen=True)
 class TraceOptions:
-    """How a trace is to be read.
+    """The way to read a trace.
 
     skip_bad: count broken lines instead of refusing them. time_unit: s, ms, us or ns; None: the
     unit in which the times make sense. osl: output tokens of requests whose length is unknown.
@@ -133,7 +133,7 @@ def read_objects(
 
 
 def _is_nested(found: Sequence[object], options: TraceOptions) -> bool:
-    """Whether lengths lie one level down only: {"created": 1, "usage": {"prompt_tokens": 5}}."""
+    """True if lengths lie one level down only: {"created": 1, "usage": {"prompt_tokens": 5}}."""
 
     def has_lengths(one: object) -> bool:
         names = [str(name) for name in one] if isinstance(one, dict) else []

@@ -1,4 +1,4 @@
-"""What SGLang itself writes: results of bench_serving, and its logs of single requests."""
+"""Files that SGLang itself writes: results of bench_serving, and its logs of single requests."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -28,12 +28,12 @@ _LOG_MARKS = (b"Finish: ", b'"request.finished"', b"ReqTimeStats(", b"Req Time S
 
 
 def is_bench_result(sample: dict[str, object]) -> bool:
-    """Whether the first object of a file is a result of bench_serving."""
+    """True if the first object of a file is a result of bench_serving."""
     return "input_lens" in sample or sample.keys() >= _BENCH_KEYS
 
 
 def is_log_event(sample: dict[str, object]) -> bool:
-    """Whether the first object of a file is a line of --log-requests-format json."""
+    """True if the first object of a file is a line of --log-requests-format json."""
     return "event" in sample and "rid" in sample
 
 
@@ -82,7 +82,7 @@ def _bench_rows(lists: dict[str, list[object]], timed: bool, bad: BadLines) -> I
 
 
 def is_log(text: bytes) -> bool:
-    """Whether a piece of a file has lines of finished requests in it."""
+    """True if a piece of a file has lines of finished requests in it."""
     return any(mark in text for mark in _LOG_MARKS)
 
 

@@ -244,7 +244,7 @@ class AgentLauncher(LocalLauncher, ABC):
         return None
 
     def _end_there(self, step: Step, task: _Task) -> Exit | None:
-        """What its node has answered about the end of a step. Nobody waits for a node here."""
+        """The node's answer, if it has come, about the end of a step. Never waits for a node."""
         if step.asked is not None and step.asked.is_answered():
             found = (step.asked.reply() or {}).get("value")
             step.asked = None

@@ -122,7 +122,7 @@ class Agent:
         return reply["value"]
 
     def _start_s(self, timeout_s: float) -> float:
-        """How long to wait for the agent itself: the loop cannot wait for a slow start."""
+        """The time to wait for the agent itself: the loop cannot wait for a slow start."""
         if self._has_answered:
             return 0.0
         return START_S if timeout_s > QUICK_S else ANSWER_S

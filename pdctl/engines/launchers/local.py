@@ -348,7 +348,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def create_time(pid: int) -> float | None:
-    """When a process started, Unix seconds; None if there is none."""
+    """The start of a process in Unix seconds; None if there is no such process."""
     fields = _stat(pid)
     if len(fields) < 20:
         return None

@@ -45,7 +45,7 @@ def current_job() -> str | None:
 
 
 def job(number: str) -> SlurmJob:
-    """What Slurm knows about a job."""
+    """Slurm's view of a job."""
     found = _run("squeue", "-h", "-j", number, "-o", "%T|%r|%L|%N", may_fail=True)
     state, reason, left, nodelist = (found.strip().split("|") + [""] * 4)[:4]
     nodes = tuple(_run("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()

@@ -1,4 +1,4 @@
-"""What a request keeps in an engine's memory, by mixer: KV, windows, index, state. Pure."""
+"""Bytes that a request keeps in an engine's memory, by mixer: KV, windows, index, state. Pure."""
 
 import math
 

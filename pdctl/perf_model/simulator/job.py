@@ -72,7 +72,7 @@ class Job:
 
 
 class TokenTimes:
-    """When each request's first token was made and answered for, and its last token, in seconds."""
+    """Times in seconds: each request's first token made and sent, and its last token."""
 
     __slots__ = ("first_s", "last_s", "num_retracted", "reply_s")
 
@@ -85,7 +85,7 @@ class TokenTimes:
 
 @dataclass
 class Shared:
-    """What all engines of a replay read and write.
+    """The state that all engines of a replay read and write.
 
     departures: heap of (time, engine number) when a request is done there; gaps: between tokens,
     counted by bins; segment_tokens: lengths of the prompts' segments; max_steps: decode steps

@@ -29,7 +29,7 @@ C = TypeVar("C", bound=WaitingPrompt)
 
 
 class Room:
-    """What one prefill batch may still take, in tokens.
+    """The room left in one prefill batch, in tokens.
 
     total: free or evictable KV less what running requests may still need. SGLang also keeps the
     figure without that need; it is never the smaller one.

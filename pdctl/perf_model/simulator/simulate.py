@@ -1,4 +1,4 @@
-"""What would these engines do with these requests? A discrete-event replay of SGLang's scheduling.
+"""A discrete-event replay of SGLang's scheduling: these engines, these requests.
 
 Requests go through the router to engines (fleets.py); engines decide steps (colocated_engine.py,
 prefill_engine.py, decode_engine.py); decode is advanced in closed form from one change to the next
@@ -133,7 +133,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def find_prefixes(requests: Requests) -> Prefixes | None:
-    """Which prompts share leading blocks; None where block ids are unknown."""
+    """The leading blocks that prompts share; None where block ids are unknown."""
     return shared_prefixes(requests.blocks, requests.block_tokens, requests.isl)
 
 

@@ -12,7 +12,7 @@ LONE_RATE = 2.0  # a thread block reads so much faster where few others do
 
 
 def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
-    """How long does one prefill step keep the engine?
+    """The time that one prefill step keeps the engine.
 
     new_tokens: N, tokens computed in this step over all its chunks. pairs: A, the sum over
     chunks of `weighted_pairs` for e new tokens after h cached or earlier ones.
@@ -48,7 +48,7 @@ def weighted_pairs(times: StepTimes, new_tokens: float, cached_tokens: float) ->
 
 
 def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> float:
-    """How long does one decode step of `batch` requests take?
+    """The time of one decode step of `batch` requests.
 
     context_tokens: S, tokens of context summed over the batch.
     Source: StepTimes. Ignores: sequences of different length, whose thread blocks end apart.
@@ -89,7 +89,7 @@ def decode_slope_s(times: StepTimes, batch: float) -> float:
 
 
 def waves(wave_batch: float, batch: float) -> float:
-    """How much longer reading KV takes because its thread blocks do not fill whole waves.
+    """The factor on reading KV because its thread blocks do not fill whole waves.
 
     A request's KV heads are a block each; short of a wave they are split into equal parts. The
     blocks of a last, partial wave (a share r of one) read faster the fewer they are:
@@ -114,7 +114,7 @@ def decode_floor_s(times: StepTimes, batch: float) -> float:
 def mixed_step_s(
     times: StepTimes, new_tokens: float, pairs: float, batch: float, context_tokens: float
 ) -> float:
-    """How long does a prefill step that carries `batch` decode rows take?
+    """The time of a prefill step that carries `batch` decode rows.
 
     The rows count as new tokens of the linear part and bring decode's attention and request
     terms; weights are read once. Source: SGLang's ForwardMode.MIXED.

@@ -117,7 +117,7 @@ def _with_retries(pairs: Sequence[Halves]) -> list[Halves]:
 
 
 def clocks_of(pairs: Iterable[Halves], hosts: Mapping[str, str]) -> dict[tuple[str, str], ClockGap]:
-    """How far each decode engine's clock is ahead of each prefill engine's, by their names.
+    """The lead of each decode engine's clock over each prefill engine's, by their names.
 
     Bounds are causal: KV is allocated before prefill starts (else before it ends), and arrives
     after it was computed. Between them, the router sends both legs of a request at once. A busy
@@ -159,7 +159,7 @@ def _clock(
 
 
 def computed_s(half: RequestTimes) -> float:
-    """When a prefill engine had computed the prompt; its first batch if that is unknown."""
+    """The time at which a prefill engine had computed the prompt; else that of its first batch."""
     return half.start_s if half.sending_s is None else half.end_s - half.sending_s
 
 

@@ -1,4 +1,4 @@
-"""What `explain` says: the parts of a request's time, their cause, and what the logs lack."""
+"""The answer of `explain`: the parts of a request's time, their cause, gaps in the logs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Cause:
-    """What a request mostly waited for.
+    """The main cause of a request's wait.
 
     engine: whose queue, memory, link or steps. seconds: of the request's time that it accounts for.
     neighbour: the rid of the request that was in the way, or "".
@@ -95,7 +95,7 @@ class ExplainedRequest:
 
 @dataclass(frozen=True)
 class ClockGap:
-    """How far the clock of a decode engine's host is ahead of a prefill engine's.
+    """The lead of a decode engine's host clock over a prefill engine's.
 
     low_s, high_s: what causality leaves; None: no bound.
     """
