@@ -27,7 +27,7 @@ MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_FUNCTION_LINES = 8
 MAX_FILES_IN_A_FOLDER = 20
 # "What of it is left": a relative clause where English has a noun or an imperative
-RIDDLES = set(["What", "Whether", "How", "Of", "That", "Which", "Who", "Where", "When", "Between"])
+RIDDLES = {"What", "Whether", "How", "Of", "That", "Which", "Who", "Where", "When", "Between"}
 # what starts a process, and what every export offers (and the verb that calls them)
 SHARED_NAMES = {"main", "render"}
 # library -> the top-level parts of pdctl that may import it
