@@ -23,7 +23,8 @@ def spread_workload(cv: float) -> Workload:
 
 
 def test_arrivals_are_poisson_at_the_rate_and_lengths_are_constant() -> None:
-    requests = make_requests(workload_from_lengths(isl=100, osl=9), num=4000, rate_rps=8, seed=1)
+    workload = workload_from_lengths(isl=100, osl=9, isl_cv=0, osl_cv=0)
+    requests = make_requests(workload, num=4000, rate_rps=8, seed=1)
     assert mean_rate_rps(requests) == pytest.approx(8, rel=0.05)
     gaps = [b - a for a, b in zip(requests.arrival_s, requests.arrival_s[1:], strict=False)]
     assert describe_lengths(gaps).cv == pytest.approx(1, abs=0.05)  # type: ignore[arg-type]
