@@ -47,6 +47,24 @@ def in_arrival_order(requests: Requests) -> Requests:
     return _at(requests, (time - start for time in requests.arrival_s))
 
 
+# Source: 346 requests in bursts of up to 16 through the router to simulated engines: of two that
+# were sent at one instant the first in the trace came first in 69 %, the shorter one in 66 %.
+_TURN_S, _TOKEN_S, _CHANCE_S = 1e-3, 0.3e-6, 5e-3
+
+
+def in_any_order(requests: Requests, seed: int) -> Requests:
+    """The same requests at the same times, those of one instant as engines may receive them.
+
+    A client sends them in turn and long prompts take longer to send; `seed` draws the rest.
+    """
+    random = Random(seed)
+    keys = [
+        (time, i * _TURN_S + isl * _TOKEN_S + random.expovariate(1 / _CHANCE_S))
+        for i, (time, isl) in enumerate(zip(requests.arrival_s, requests.isl, strict=True))
+    ]
+    return pick(requests, sorted(range(len(keys)), key=keys.__getitem__))
+
+
 def pick(requests: Requests, order: Sequence[int]) -> Requests:
     """The requests at these places, in this order; their times as they are."""
     blocks = requests.blocks
