@@ -16,6 +16,7 @@ from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Parallelism, Profile, Role
 from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus, most_carried
+from pdctl.workload.describe import DEFAULT_SPREAD
 from pdctl.workload.records import Slo, Workload
 from pdctl.workload.time_units import UNITS_S
 
@@ -249,8 +250,10 @@ def _request_flags(workload: Workload) -> Iterator[str]:
         yield from _reading_flags(workload)
     elif workload.isl is not None and workload.osl is not None:
         yield from ("--isl", f"{workload.isl.mean:.10g}", "--osl", f"{workload.osl.mean:.10g}")
-        for flag, lengths in (("--isl-cv", workload.isl), ("--osl-cv", workload.osl)):
-            if lengths.cv:
+        spread = DEFAULT_SPREAD
+        cvs = ((workload.isl, spread.isl_cv, "--isl-cv"), (workload.osl, spread.osl_cv, "--osl-cv"))
+        for lengths, usual, flag in cvs:
+            if lengths.cv != usual and lengths.mean > 1:
                 yield from (flag, f"{lengths.cv:.10g}")
         if workload.prefix_hit is not None:
             yield from ("--prefix-hit", f"{workload.prefix_hit:.10g}")

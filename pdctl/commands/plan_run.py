@@ -94,7 +94,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     llm = _guessing(llm, cluster.gpu.guesses)
     engines = options_from(EngineOptions, vars(options))
     parallelism = fixed_parallelism(engines, llm)
-    workload = _workload(_asked(options))
+    workload = _workload(_asked(options), llm.max_context)
     question = Question(
         llm=llm,
         cluster=cluster,
@@ -225,7 +225,7 @@ def _number(question: str, flag: str, default: str = "") -> float | None:
     return parse(text, flag=flag) if text else None
 
 
-def _workload(options: PlanOptions) -> Workload:
+def _workload(options: PlanOptions, max_context: int | None = None) -> Workload:
     if options.rate is not None and options.concurrency is not None:
         raise InvalidInput("--rate and --concurrency cannot be combined.", hint="drop one")
     if options.from_url:
@@ -241,6 +241,7 @@ def _workload(options: PlanOptions) -> Workload:
             prefix_hit=options.prefix_hit,
             isl_cv=options.isl_cv,
             osl_cv=options.osl_cv,
+            max_context=max_context,
         )
     drawn = {
         "--isl": options.isl,

@@ -94,7 +94,7 @@ def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
     if played.clients:
         requests = as_played(in_model_time(result), requests)
     slo = Slo(deployment.ttft_slo_s, deployment.tpot_slo_s, deployment.attainment_slo)
-    done = rehearsed(fleet, requests, predict(fleet, requests), result, samples, slo)
+    done = rehearsed(fleet, predict(fleet, requests), result, samples, slo)
     data = dataclasses.asdict(done)
     show("rehearse", data, as_json=as_json, render=lambda: rehearsal_view(done))
 

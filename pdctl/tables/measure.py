@@ -156,17 +156,25 @@ def rehearsal_view(rehearsal: Rehearsal) -> RenderableType:
 
 
 def _figures(figures: tuple[Compared, ...]) -> Table:
-    table = _table("", "predicted", "observed", "off")
+    table = _table("", "predicted", "range", "observed", "off")
     for one in figures:
         if one.figure in SHOWN and one.measured is not None:
             off = one.error
             style = "yellow" if off is not None and abs(off) > LARGE_ERROR else ""
             shown = "" if off is None else format_off(off)
             table.add_row(
-                _name(one.figure), _value(one, one.predicted), _value(one, one.measured),
-                Text(shown, style=style),
+                _name(one.figure), _value(one, one.predicted), _range(one),
+                _value(one, one.measured), Text(shown, style=style),
             )  # fmt: skip
     return table
+
+
+def _range(one: Compared) -> str:
+    """1.9 to 3.1 s: how far the router's luck moves a prediction."""
+    if one.predicted_range is None:
+        return ""
+    low, high = (_value(one, value) for value in one.predicted_range)
+    return "" if low == high else f"{low} to {high}"
 
 
 def _queues(queues: tuple[QueueCompared, ...]) -> Table:
@@ -204,7 +212,9 @@ def _closing(rehearsal: Rehearsal) -> Text:
     failed = f"; {bad} failed" if bad else "; none failed"
     return Text(
         f"  {rehearsal.num_requests} requests through {rehearsal.layout} behind the real router"
-        f"{failed}. Times are simulated time, played at {rehearsal.speed:g} × speed."
+        f"{failed}. Times are simulated time, played at {rehearsal.speed:g} × speed.\n"
+        "  The range is due to the router: which engines it picks, and which of requests that come "
+        "at once it sees first."
     )
 
 

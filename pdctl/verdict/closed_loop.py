@@ -51,11 +51,12 @@ def client_requests(question: Question, demand: Demand, clients: int) -> Request
     Ten per client, from 200 to 10,000 in all; never fewer than three per client.
     Ignores: the arrival times of a trace, and its requests that exceed the LLM's context.
     """
-    least = math.ceil(LEAST_REQUESTS * demand.spread**2)
+    least = math.ceil(LEAST_REQUESTS * demand.spread)
     num = min(max(REQUESTS_PER_CLIENT * clients, least), MOST_REQUESTS)
     num = max(num, LEAST_PER_CLIENT * clients)
-    workload = without_too_long(question.workload, question.llm.max_context)
-    return once_a_second(workload, num=num, seed=question.seed)
+    context = question.llm.max_context
+    workload = without_too_long(question.workload, context)
+    return once_a_second(workload, num=num, seed=question.seed, max_context=context)
 
 
 def try_clients(

@@ -377,9 +377,9 @@ def _reaches(contest: Contest, arm: str, rate_rps: float) -> bool | None:
     """True if an arm's capacity is at least a rate."""
     rung = rung_below(rate_rps)
     rung += rung_rps(rung) < rate_rps
-    if _holds(contest, arm, rung_rps(rung + MARGIN)):
-        return True
-    return None if _holds(contest, arm, rung_rps(rung - MARGIN)) else False
+    if not _holds(contest, arm, rung_rps(rung - MARGIN)):
+        return False
+    return True if _holds(contest, arm, rung_rps(rung + MARGIN)) else None
 
 
 def _carries_more(

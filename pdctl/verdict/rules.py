@@ -159,6 +159,8 @@ def _long_prompts(mix: Mix) -> Rule:
         text += f", {format_count(round(tokens))} uncached"
     if mix.isl.cv > 0:
         text += f", {format_share(mix.isl.share_from_4k)} over 4K"
+    if mix.isl.cv > 0 and mix.requests is None:
+        text += f" (drawn, CV {mix.isl.cv:.3g})"
     favours: Favours = "pd" if tokens >= LONG_PROMPT_TOKENS else "neither"
     return Rule("long_prompts", favours, tokens, LONG_PROMPT_TOKENS, text, LONG)
 

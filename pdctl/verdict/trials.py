@@ -68,7 +68,9 @@ def num_requests(fleets: Sequence[Scored], demand: Demand, slo: Slo) -> int:
     The same for every rate asked about: it counts the requests in flight near each layout's own
     highest rate, by Little's law in closed form.
     """
-    least = max(LEAST_REQUESTS * demand.spread, 2 * LEAST_MISSES / max(1 - slo.attainment, 1e-3))
+    least = max(
+        LEAST_REQUESTS * math.sqrt(demand.spread), 2 * LEAST_MISSES / max(1 - slo.attainment, 1e-3)
+    )
     most = max((_in_flight(s, demand, slo) for s in fleets), default=0.0)
     wanted = max(least, TURNOVERS * most)
     doublings = math.ceil(math.log2(wanted / LEAST_REQUESTS))
@@ -95,7 +97,7 @@ def sample_of(mix: Mix, num: int, *, max_context: int | None, seed: int) -> Samp
     mix = without_too_long(mix, max_context)
     requests = mix.requests
     if requests is None or not mix.has_arrivals:
-        drawn = once_a_second(_evenly(mix, num), num=num, seed=seed)
+        drawn = once_a_second(_evenly(mix, num), num=num, seed=seed, max_context=max_context)
         return _sample(drawn, seed, num, is_whole=False)
     if len(requests) >= num:
         return _sample(once_a_second(mix, num=len(requests), seed=seed), seed, num, is_whole=True)

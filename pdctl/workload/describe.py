@@ -47,11 +47,9 @@ class LengthSpread:
     osl_cv: float
 
 
-EQUAL_LENGTHS = LengthSpread(0.0, 0.0)
-# Source: conversation_trace.jsonl of Mooncake (FAST'25), 12,031 requests, as docs/traces.md has it.
-CONVERSATION_SPREAD = LengthSpread(1.31, 0.73)
 # How lengths spread whose mean is all that --isl and --osl say.
-DEFAULT_SPREAD = EQUAL_LENGTHS
+# Source: conversation_trace.jsonl of Mooncake (FAST'25), 12,031 requests, as docs/traces.md has it.
+DEFAULT_SPREAD = LengthSpread(1.31, 0.73)
 
 
 def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = None) -> Workload:
@@ -127,18 +125,20 @@ def workload_from_lengths(
     prefix_hit: float | None = None,
     isl_cv: float | None = None,
     osl_cv: float | None = None,
+    max_context: float | None = None,
 ) -> Workload:
     """The workload of `--isl --osl --rate --concurrency --prefix-hit`.
 
     Args: mean lengths in tokens, prefix_hit as a share 0..1; None is unknown. isl_cv, osl_cv:
     standard deviation over mean of the lengths, which are log-normal, 0 for equal ones; None:
-    DEFAULT_SPREAD.
+    DEFAULT_SPREAD, or less where a hundredth of the requests would exceed max_context.
     Raises InvalidInput naming the flag of a value that is negative, zero (except prefix_hit and
     the spreads), infinite or not a number.
     """
+    room = math.inf if max_context is None else max_context
     cvs = (
-        _spread(isl_cv, DEFAULT_SPREAD.isl_cv, "--isl-cv"),
-        _spread(osl_cv, DEFAULT_SPREAD.osl_cv, "--osl-cv"),
+        _spread(isl_cv, _within(DEFAULT_SPREAD.isl_cv, isl, room), "--isl-cv"),
+        _spread(osl_cv, _within(DEFAULT_SPREAD.osl_cv, osl, room - (isl or 0)), "--osl-cv"),
     )
     given = ((rate_rps, "--rate"), (concurrency, "--concurrency"))
     for value, flag in given:
@@ -170,6 +170,17 @@ def _spread(cv: float | None, usual: float, flag: str) -> float:
             hint=f"{flag} 1, or {flag} 0 for equal lengths",
         )
     return cv
+
+
+def _within(cv: float, tokens: float | None, most: float) -> float:
+    """The spread, or the one whose 99th percentile is `most` tokens where that is less."""
+    if not tokens or not 0 < tokens < most < math.inf:
+        return cv
+    rest = _NORMAL_P99**2 - 2 * math.log(most / tokens)
+    if rest <= 0:
+        return cv
+    sigma = _NORMAL_P99 - math.sqrt(rest)
+    return min(cv, math.floor(100 * math.sqrt(math.expm1(sigma**2))) / 100)
 
 
 def _lengths_around(tokens: float, cv: float, flag: str) -> Lengths:
@@ -213,14 +224,23 @@ def workload_data(workload: Workload) -> dict[str, object]:
 
 def drawn_line(workload: Workload) -> str | None:
     """A sentence on how lengths are drawn around their means; None: unknown or recorded."""
-    if workload.trace is not None or workload.isl is None or workload.osl is None:
+    if workload.trace is not None or (said := drawn_lengths(workload)) is None:
         return None
-    said = [
+    isl, osl = workload.isl, workload.osl
+    is_spread = bool(isl and isl.cv or osl and osl.cv)
+    how = "log-normal; --isl-cv 0 --osl-cv 0 makes lengths equal" if is_spread else "equal lengths"
+    return f"Draws requests: {said}; {how}"
+
+
+def drawn_lengths(workload: Workload) -> str | None:
+    """Mean lengths and their spread in words; None where one is unknown."""
+    if workload.isl is None or workload.osl is None:
+        return None
+    return ", ".join(
         f"{name} {format_count(round(lengths.mean))} {'token' if lengths.mean == 1 else 'tokens'} "
-        + (f"in the mean, log-normal with CV {lengths.cv:g}" if lengths.cv else "each")
+        + (f"in the mean (CV {lengths.cv:g})" if lengths.cv else "each")
         for name, lengths in (("prompts", workload.isl), ("outputs", workload.osl))
-    ]
-    return f"Draws requests: {', '.join(said)} (--isl-cv, --osl-cv)"
+    )
 
 
 def _equal(tokens: float) -> Lengths:

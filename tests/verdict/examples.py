@@ -10,7 +10,7 @@ from pdctl.perf_model.intervals import ErrorInterval, Errors
 from pdctl.perf_model.records import EngineModel, Parallelism, Percentiles, Role, StepTimes
 from pdctl.verdict.records import Arm, Question
 from pdctl.workload.describe import workload_from_lengths
-from pdctl.workload.records import Slo
+from pdctl.workload.records import Slo, Workload
 
 # 100 µs per prompt token, 10 ms per decode step and 1 µs per token of context
 TIMES = StepTimes(
@@ -26,6 +26,12 @@ TIMES = StepTimes(
     transfer_base_s=0.001,
     transfer_token_s=1e-6,
 )
+
+
+def equal_lengths(**flags: float | None) -> Workload:
+    """What --isl, --osl and other flags ask for, every request as long as the mean."""
+    lengths = {"isl": None, "osl": None, **flags, "isl_cv": 0, "osl_cv": 0}
+    return workload_from_lengths(**lengths)
 
 
 def engine(role: Role = "colocated", **changes: Any) -> EngineModel:
