@@ -89,7 +89,7 @@ class PlannedFor:
 
 @dataclass(frozen=True)
 class ObservePlan:
-    """What a running deployment tells of itself.
+    """The part of a running deployment that others can see.
 
     metrics: HOST:PORT at which pdctl serves its own metrics; "": none. traces: HOST:PORT of the
     OTLP collector (gRPC) to which engines and router send the spans of every request; "": none.

@@ -157,7 +157,7 @@ def at_speed(window: Window, speed: float) -> Window:
 
 
 def _at_start(one: Ended, begin_s: float) -> Ended:
-    """What was left of a request when the lead-in began, as a request of that moment."""
+    """The rest of a request when the lead-in began, as a request of that moment."""
     spent_s = begin_s - one.arrived_s
     if one.ttft_s is not None and one.tpot_s is not None and spent_s >= one.ttft_s:
         decoded = int((spent_s - one.ttft_s) / one.tpot_s) if one.tpot_s else one.osl
