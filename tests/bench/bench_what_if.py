@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,7 @@ def measure() -> list[tuple[str, float, float, str]]:
             used_s = run_at_low_priority(
                 [sys.executable, "-m", "pdctl.measurement.live_what_if", NAME]
             )
-            look = kept_what_if(NAME)
+            look, mib = kept_what_if(NAME), _largest_child_mib()
         finally:
             subprocess.run((*PDCTL, "down", NAME), check=True, capture_output=True)
     assert look is not None
@@ -54,7 +55,12 @@ def measure() -> list[tuple[str, float, float, str]]:
     return [
         (f"a what-if of 8 engines, {requests}, CPU", used_s, 9, "s"),
         ("what-ifs of 8 engines at 10 requests/s, of a core", share * 100, 5, "%"),
+        ("a what-if of 8 engines, memory at most", mib, 100, "MiB"),
     ]
+
+
+def _largest_child_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def _write_logs(now_s: float) -> None:
