@@ -42,8 +42,7 @@ def test_a_hint_breaks_between_its_alternatives_only() -> None:
     hint = "--prefill 2 --total 8, or --prefill 0 for colocated engines; pdctl up --help"
     assert hint_lines(hint, 60, indent=7).split("\n") == [
         "--prefill 2 --total 8,",
-        "       or --prefill 0 for colocated engines;",
-        "       pdctl up --help",
+        "       or --prefill 0 for colocated engines; pdctl up --help",
     ]
     assert hint_lines(hint, 200, indent=7) == hint
     assert hint_lines("a command that is as long as it is", 10, indent=7).count("\n") == 0
