@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pdctl.measurement.arms import ArmComparison, ArmResult, Interval, Quantity
+from pdctl.measurement.arms import ArmComparison, ArmResult, ConfidenceInterval, Quantity
 from pdctl.measurement.calibration.adaptive import CalibrationProgress
 from pdctl.measurement.calibration.result import Calibration
 from pdctl.measurement.compare import Compared, QueueCompared, Rehearsal
@@ -326,15 +326,15 @@ def _seconds(found: Quantity | None, q: str) -> str:
     return UNKNOWN if found is None else _interval(getattr(found, q), format_seconds)
 
 
-def _share(found: Interval | None) -> str:
+def _share(found: ConfidenceInterval | None) -> str:
     return UNKNOWN if found is None else _interval(found, format_share)
 
 
-def _rate(found: Interval | None) -> str:
+def _rate(found: ConfidenceInterval | None) -> str:
     return UNKNOWN if found is None else _interval(found, format_rate)
 
 
-def _interval(found: Interval, shown: Callable[[float], str]) -> str:
+def _interval(found: ConfidenceInterval, shown: Callable[[float], str]) -> str:
     """124 (122–127) ms. Shows the unit once if all three numbers share it."""
     value, low, high = (shown(v).rpartition(" ") for v in (found.value, found.low, found.high))
     units = {part[2] if part[1] else "" for part in (value, low, high)}

@@ -30,9 +30,9 @@ def rung_rps(rung: int) -> float:
     return float(f"{STEP**rung:.3g}")
 
 
-def rung_below(rate_rps: float) -> int:
-    """The highest rung that is not above a rate."""
-    bounded = min(max(rate_rps, LIGHTEST_RPS), HIGHEST_RPS)
+def rung_below(limit_rps: float) -> int:
+    """The highest rung that is not above a limit."""
+    bounded = min(max(limit_rps, LIGHTEST_RPS), HIGHEST_RPS)
     rung = math.floor(math.log(bounded) / math.log(STEP)) + 1
     while rung_rps(rung) > bounded:
         rung -= 1
@@ -109,7 +109,7 @@ class CapacitySearch:
         return self.rate_rps
 
     def bounds(self) -> tuple[float, float]:
-        """What the capacity is at least and at most; equal once it is known."""
+        """The bounds of the capacity; equal once it is known."""
         if self.is_done:
             return self.rate_rps, self.rate_rps
         is_open = self._high is None or len(self.alive) > 1
@@ -185,7 +185,7 @@ class CapacitySearch:
 
     @property
     def _is_lucky(self) -> bool:
-        """Whether so few requests differ that luck may let a rung fail and a higher one hold."""
+        """True if the sample is so small that luck may let a rung fail and a higher one hold."""
         return self.trials.sample.num_different <= FEW_ENOUGH
 
     def _holds(self, candidate: Candidate, rung: int) -> bool:

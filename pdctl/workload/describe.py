@@ -1,4 +1,4 @@
-"""What a workload is in the mean: lengths, burstiness, prefix reuse. Pure."""
+"""The mean figures of a workload: lengths, burstiness, prefix reuse. Pure."""
 
 import math
 from collections import Counter
@@ -29,8 +29,8 @@ def parse_slo(ttft: str | None, tpot: str | None, attainment: float = 0.9) -> Sl
     )
 
 
-SHORT_TOKENS = 1024  # "under 1K"
-LONG_TOKENS = 4096  # "from 4K"
+SHORT_PROMPT_TOKENS = 1000  # "under 1K"
+LONG_PROMPT_TOKENS = 4000  # "from 4K"
 MOST_SPREAD = 10.0
 _NORMAL_P90 = 1.2816
 _NORMAL_P99 = 2.3263
@@ -53,7 +53,7 @@ DEFAULT_SPREAD = LengthSpread(1.31, 0.73)
 
 
 def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = None) -> Workload:
-    """What a trace asks for; `rate_rps` replaces its own rate, keeping its pattern.
+    """The workload of a trace; `rate_rps` replaces its own rate, keeping its pattern.
 
     A file of lengths only has a rate only if one is given, and then Poisson arrivals.
     Raises InvalidInput when `rate_rps` is not positive and finite.
@@ -79,7 +79,7 @@ def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = N
 
 
 def facts_of(trace: Trace) -> TraceFacts:
-    """What every output says about the file that the requests are from."""
+    """The facts that every output gives about the file of the requests."""
     times = trace.requests.arrival_s
     return TraceFacts(
         num_requests=len(trace.requests),
@@ -127,7 +127,7 @@ def workload_from_lengths(
     osl_cv: float | None = None,
     max_context: float | None = None,
 ) -> Workload:
-    """What `--isl --osl --rate --concurrency --prefix-hit` ask for.
+    """The workload of `--isl --osl --rate --concurrency --prefix-hit`.
 
     Args: mean lengths in tokens, prefix_hit as a share 0..1; None is unknown. isl_cv, osl_cv:
     standard deviation over mean of the lengths, which are log-normal, 0 for equal ones; None:
@@ -202,8 +202,8 @@ def _lengths_around(tokens: float, cv: float, flag: str) -> Lengths:
         p90=math.exp(middle + _NORMAL_P90 * sigma),
         p99=math.exp(middle + _NORMAL_P99 * sigma),
         cv=cv,
-        share_under_1k=share_below(SHORT_TOKENS),
-        share_from_4k=1 - share_below(LONG_TOKENS),
+        share_under_1k=share_below(SHORT_PROMPT_TOKENS),
+        share_from_4k=1 - share_below(LONG_PROMPT_TOKENS),
     )
 
 
@@ -223,7 +223,7 @@ def workload_data(workload: Workload) -> dict[str, object]:
 
 
 def drawn_line(workload: Workload) -> str | None:
-    """How lengths that were given as means are drawn; None where they are unknown or recorded."""
+    """A sentence on how lengths are drawn around their means; None: unknown or recorded."""
     if workload.trace is not None or (said := drawn_lengths(workload)) is None:
         return None
     isl, osl = workload.isl, workload.osl
@@ -250,8 +250,8 @@ def _equal(tokens: float) -> Lengths:
         p90=tokens,
         p99=tokens,
         cv=0.0,
-        share_under_1k=float(tokens < SHORT_TOKENS),
-        share_from_4k=float(tokens >= LONG_TOKENS),
+        share_under_1k=float(tokens < SHORT_PROMPT_TOKENS),
+        share_from_4k=float(tokens >= LONG_PROMPT_TOKENS),
     )
 
 
@@ -271,8 +271,8 @@ def describe_lengths(tokens: Sequence[int]) -> Lengths:
         p90=_quantile(ordered, 0.90),
         p99=_quantile(ordered, 0.99),
         cv=math.sqrt(variance) / mean if mean else 0.0,
-        share_under_1k=sum(value < SHORT_TOKENS for value in ordered) / len(ordered),
-        share_from_4k=sum(value >= LONG_TOKENS for value in ordered) / len(ordered),
+        share_under_1k=sum(value < SHORT_PROMPT_TOKENS for value in ordered) / len(ordered),
+        share_from_4k=sum(value >= LONG_PROMPT_TOKENS for value in ordered) / len(ordered),
     )
 
 
@@ -284,7 +284,7 @@ def _quantile(ordered: Sequence[int], share: float) -> float:
 
 
 def burstiness(arrival_s: Sequence[float]) -> Burstiness | None:
-    """How uneven sorted arrivals are, from counts per full minute; None below five minutes.
+    """The unevenness of sorted arrivals, from counts per full minute; None below five minutes.
 
     Source: variance over mean of counts is the index of dispersion (Cox and Lewis, 1966).
     Ignores: the last minute, unless full; patterns slower than the trace is long.

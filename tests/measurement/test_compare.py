@@ -17,7 +17,6 @@ from pdctl.measurement.compare import (
 )
 from pdctl.measurement.results import LoadResult, Sent, summary
 from pdctl.perf_model.records import Outcome
-from pdctl.workload.arrivals import in_bursts
 from pdctl.workload.records import Requests, Slo
 from tests.measurement.made import result, sent
 
@@ -124,8 +123,3 @@ def test_a_run_and_its_prediction_share_their_window() -> None:
     played = result(*(sent(n, at_s=float(n)) for n in range(11)))
     rows = compare_run(outcome(*([0.1] * 11)), played, requests)
     assert all(abs(row.error or 0.0) < 1e-6 for row in rows if row.figure.startswith("ttft"))
-
-
-def test_bursts_keep_the_mean_rate() -> None:
-    requests = Requests([0.0, 1.0, 2.0, 3.0, 4.0], [1] * 5, [1] * 5)
-    assert list(in_bursts(requests, 2).arrival_s) == [0.0, 0.0, 2.0, 2.0, 4.0]

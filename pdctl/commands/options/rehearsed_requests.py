@@ -131,7 +131,7 @@ def _for_clients(workload: Workload, planned: PlannedFor, source: str) -> Played
     return Played(requests, workload, source, clients)
 
 
-def without_too_long(played: Played, fleet: Fleet) -> Played:
+def without_refused(played: Played, fleet: Fleet) -> Played:
     """Without the requests that SGLang would refuse; says how many there were."""
     engine = fleet.colocated or fleet.prefill
     longest = engine.max_context if engine else 0
