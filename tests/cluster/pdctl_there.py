@@ -146,6 +146,28 @@ class PdctlThere(Generic[AnyCluster]):
             with suppress(psutil.NoSuchProcess):  # it ended with another one
                 process.kill()
 
+    def engines_on(self, name: str, node: str) -> list[psutil.Process]:
+        """The processes of the engines that a deployment has on a node."""
+        its = [p for p in self.state(name)["processes"] if p["node"] == node]
+        ports = {p["url"].rpartition(":")[2] for p in its}
+        found = (p for port in ports for p in self.processes(f"--port {port}"))
+        return [p for p in found if "srun" not in _command(p)]
+
+    def moves_off_a_lost_host(self, name: str, host: Host) -> None:
+        """Cut off a host: its engines serve elsewhere, and the old ones end once it is back."""
+        old = self.engines_on(name, host.name)
+        assert old
+        host.unplug()
+        until(lambda: not [p for p in self.state(name)["processes"] if p["node"] == host.name])
+        self.until_serving(name)
+        assert self.serves(name)
+        assert f"{host.name} has left the network" in self.done("logs", "--events")
+        host.plug()
+        until(lambda: not any(process.is_running() for process in old))
+        assert self.state(name)["phase"] == "serving"
+        self.done("down", name)
+        self.leaves_nothing()
+
     def leaves_nothing(self) -> None:
         """Wait until no process of this test is left on any host."""
         until(lambda: not self.processes(""))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -156,17 +157,17 @@ def test_doctor_checks_every_host_and_that_they_meet(on_ray: OnRay) -> None:
 
 @pytest.fixture
 def breakable(tmp_path: Path) -> Iterator[OnRay]:
-    """A deployment on a cluster of its own, which the test may break."""
+    """pdctl on a cluster of its own, which the test may break."""
     if why := ray_cluster.missing():
         pytest.skip(why)
     (tmp_path / "ray").mkdir()
     with ray_cluster.ray_cluster(3, tmp_path / "ray") as cluster:
-        yield deployed(PdctlThere(cluster, tmp_path / "state", tmp_path / "work"), "ray")
+        yield PdctlThere(cluster, tmp_path / "state", tmp_path / "work")
 
 
 @pytest.mark.ray
 def test_a_host_that_was_cut_off_leaves_the_router_and_serves_again(breakable: OnRay) -> None:
-    there = breakable
+    there = deployed(breakable, "ray")
     tasks = there.tasks("chat")
     gone = {p["name"] for p in there.state("chat")["processes"] if p["node"] == "node3"}
     there.cluster.nodes[2].unplug()
@@ -178,3 +179,9 @@ def test_a_host_that_was_cut_off_leaves_the_router_and_serves_again(breakable: O
     assert there.tasks("chat") == tasks
     there.done("down", "chat")
     there.leaves_nothing()
+
+
+@pytest.mark.ray
+def test_engines_of_a_host_that_stays_away_start_on_other_hosts(breakable: OnRay) -> None:
+    early = replace(breakable, variables={"PDCTL_MOVE_AFTER_S": "2"})
+    deployed(early, "ray").moves_off_a_lost_host("chat", breakable.cluster.nodes[2])
