@@ -24,6 +24,15 @@ sim_speed: 20
 prefill: {{engines: {prefill}, tp: 2}}
 decode: {{engines: {decode}, tp: 2}}
 """
+R1 = """\
+schema: 1
+name: r1
+model: deepseek-r1
+engine: sim
+sim_speed: 20
+prefill: {engines: 1, tp: 8}
+decode: {engines: 1, tp: 16}
+"""
 CLUSTER = "schema: 1\ngpus_per_node: 8\n"
 _CLIENT = """
 import json, sys, urllib.request
@@ -188,11 +197,11 @@ class OnSlurm(PdctlThere[Slurm]):
 
     def inside(self, job: str) -> "OnSlurm":
         """The same, its commands run inside an allocation."""
-        return replace(self, variables={"SLURM_JOB_ID": job})
+        return replace(self, variables={**self.variables, "SLURM_JOB_ID": job})
 
     def allocate(self) -> str:
-        """An allocation of every node; its number."""
-        options = (f"--nodes={len(self.cluster.nodes)}", "--gres=gpu:8", "--no-shell")
+        """An allocation of every node, which outlives any of them; its number."""
+        options = (f"--nodes={len(self.cluster.nodes)}", "--gres=gpu:8", "--no-shell", "--no-kill")
         done = self.cluster.run("salloc", *options)
         return done.stderr.partition("allocation ")[2].split()[0]
 

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from tests.cluster import ray_cluster
-from tests.cluster.pdctl_there import PdctlThere, deployed
+from tests.cluster.load import scales_without_a_failed_request
+from tests.cluster.pdctl_there import R1, PdctlThere, deployed
 from tests.cluster.ray_cluster import RayCluster
 from tests.cluster.slurm import until
 
@@ -46,6 +47,11 @@ def actors(there: OnRay) -> list[str]:
     found = json.loads(done.stdout)
     assert isinstance(found, list)
     return found
+
+
+def test_no_request_fails_while_engines_come_and_go(on_ray: OnRay) -> None:
+    on_ray.done("up", "-f", on_ray.write("chat"), "--on", "ray", "-d")
+    scales_without_a_failed_request(on_ray, "chat")
 
 
 def test_a_killed_engine_comes_back_on_its_host_with_its_exit_code(on_ray: OnRay) -> None:
@@ -99,10 +105,7 @@ def test_an_engine_of_two_hosts_ends_and_comes_back_with_any_of_its_ranks(on_ray
     there = on_ray
     there.write("r1")
     file = there.cwd / "r1.yaml"
-    engines = "prefill: {engines: 1, tp: 8}\ndecode: {engines: 1, tp: 16}\n"
-    file.write_text(
-        f"schema: 1\nname: r1\nmodel: deepseek-r1\nengine: sim\nsim_speed: 20\n{engines}"
-    )
+    file.write_text(R1)
     there.done("up", "-f", str(file), "--on", "ray", "-d")
     ranks = there.processes("--nnodes 2")
     assert sorted(p.cmdline()[-1] for p in ranks) == ["0", "1"]

@@ -156,6 +156,7 @@ class StartedProcess:
 ALIVE_EVERY_S = 15.0
 REACH_EVERY_S = 2.0  # with as long to answer, a node is known to be lost after some 8 s
 LISTED_EVERY_S = 5.0
+PLACE_EVERY_S = 5.0
 MOVE_EVERY_S = 15.0  # where no other node had room
 
 
@@ -276,6 +277,9 @@ class SupervisorLoop:
                 ("workers",), self.router.workers, self._fold_workers, now=now, every_s=every_s
             )
         self._ask_lost_nodes(now)
+        if not self.is_quiet or any(p.unanswered_since for p in self.processes.values()):
+            is_over = self.launcher.is_over
+            self.probes.ask(("place",), is_over, self._fold_place, now=now, every_s=PLACE_EVERY_S)
 
     def _ask_lost_nodes(self, now: float) -> None:
         self.lost = lost_nodes(self.lost, self.processes, now)
@@ -344,6 +348,11 @@ class SupervisorLoop:
         self.processes[name] = after = model.reached(before, bool(answer))
         if before.is_cut_off and not after.is_cut_off:
             self.say("reachable", name, f"{after.spec.node} answers again")
+
+    def _fold_place(self, is_over: bool) -> None:
+        if is_over and not self.desired.stop:
+            self.say("stop", "", "the machines are not ours any more: the job has ended")
+            self.desired = replace(self.desired, stop="now")
 
     def _fold_node(self, node: str, is_reachable: bool) -> None:
         if is_reachable and node in self.lost:

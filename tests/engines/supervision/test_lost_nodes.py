@@ -140,3 +140,12 @@ def test_engines_stay_where_the_supervisor_reaches_hardly_any_node() -> None:
     world.cut_off |= {"b", "c"}
     run(loop, world, 300)
     assert (moves.asked, world.log) == ([], [])
+
+
+def test_a_supervisor_whose_job_has_ended_ends_too() -> None:
+    loop, world, _ = serving_on("abc")
+    world.is_gone = True
+    for handle in tuple(world.alive):
+        world.ends(handle, -9)
+    run(loop, world, 20)
+    assert loop.is_over
