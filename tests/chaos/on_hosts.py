@@ -269,7 +269,8 @@ def _outcome(stage: Stage) -> Outcome:
         ended_as = play(stage)
     except (AssertionError, OSError) as failed:
         problem = f"{type(failed).__name__}: {failed}"
-        if keep := os.environ.get("PDCTL_CHAOS_KEEP"):
+        keep = os.environ.get("PDCTL_CHAOS_KEEP")
+        if keep and stage.there.home.exists():
             shutil.copytree(stage.there.home, Path(keep) / stage.name, dirs_exist_ok=True)
         stage.there.kill("")
     took_s = round(time.monotonic() - began, 1)

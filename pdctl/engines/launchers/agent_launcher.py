@@ -61,8 +61,8 @@ class AgentLauncher(LocalLauncher, ABC):
         super().__init__(run_id, cwd=cwd, death_signal=None)
         self._agents = agents
         self._tasks: dict[Handle, _Task] = {}
-        # nodes on which something could not be killed, each with a question about what runs there
-        self._unswept: dict[str, Question | None] = {}
+        # nodes on which something could not be killed, each with a call about what runs there
+        self._unswept: dict[str, AgentCall | None] = {}
         self._swept_at = 0.0
         self._ports: dict[tuple[str, int, bool], tuple[float, frozenset[int]]] = {}
         self._nodes: tuple[str, ...] = ()
