@@ -103,6 +103,7 @@ class DeploymentState:
     failed_process: str = ""  # the process whose log shows the reason
     revision: int = 0  # of the launch that the supervisor follows
     host: str = ""  # the supervisor's machine; "" in states of older versions, which had only one
+    lost_nodes: tuple[str, ...] = ()  # that have left the network
 
 
 @dataclass(frozen=True)
