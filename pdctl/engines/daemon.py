@@ -29,6 +29,7 @@ from pdctl.engines.supervision.gpu_room import waiting_for_gpus
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
 from pdctl.engines.supervision.recorder import start_recording
+from pdctl.engines.supervision.replayer import start_replaying
 from pdctl.engines.supervision.report import (
     StartFacts,
     deployment_detail,
@@ -270,6 +271,8 @@ def main() -> None:
     _listen(supervisor.loop)
     start_recording(launch.name, supervisor.loop.launcher)
     start_exporting(launch.name, launch.metrics_endpoint)
+    if launch.what_if:
+        start_replaying(launch.name)
     supervisor.run(wake_fd)
     os._exit(0)  # a probe may still wait for its deadline
 

@@ -1,11 +1,11 @@
-"""What loads and calibrations of this machine tell about its predictions, as residuals. Pure."""
+"""The errors of predictions that loads and calibrations of this machine show. Pure."""
 
 import math
 from collections.abc import Sequence
 from statistics import median
 
 from pdctl.inspection.records import Llm
-from pdctl.measurement.arms import Played, inside
+from pdctl.measurement.arms import ArmLoad, inside
 from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.results import summary
 from pdctl.perf_model.fitting.fit import predicted_s
@@ -19,7 +19,7 @@ MOST_FAILED = 0.02
 
 
 def of_load(
-    played: Played,
+    played: ArmLoad,
     llm: Llm,
     gpu: str,
     engines: Sequence[EngineFacts],
@@ -60,7 +60,7 @@ def of_load(
     )
 
 
-def _running(played: Played, engines: Sequence[EngineFacts]) -> float:
+def _running(played: ArmLoad, engines: Sequence[EngineFacts]) -> float:
     """Requests at once in an engine that decodes, on the mean."""
     sent = inside(played.result)
     span_s = max(one.end_s for one in sent) - min(one.intended_s for one in sent)

@@ -1,4 +1,4 @@
-"""How far a predicted figure may be off, from residuals of measured runs."""
+"""The likely error of a predicted figure, from residuals of measured runs."""
 
 import math
 from collections import defaultdict
@@ -34,7 +34,7 @@ LATENT_KINDS: tuple[Kind, ...] = ("mla", "sparse")
 
 @dataclass(frozen=True)
 class Case:
-    """What a prediction is about, as far as its error depends on it.
+    """The subject of a prediction, as far as its error depends on it.
 
     gpu: its name. region: None: any load. fit_error: the median left-out error of the profile that
     is used, 0 without one. llm: its name; simulated: of simulated engines. Both choose the user's
@@ -73,7 +73,7 @@ class ErrorInterval:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far the figures of a case may be off.
+    """The likely errors of a case's figures.
 
     rate: requests per second that a layout carries. …_ratio: one layout's figure over another's,
     for the same model and GPU. Both rest on the same step times, so that part of the error cancels.
@@ -201,7 +201,7 @@ def _is_enough(known: Sequence[tuple[float, Residual]]) -> bool:
 
 
 def _is_seen(case: Case, residuals: Sequence[Residual]) -> bool:
-    """Whether some run had this kind of model, and some this generation of GPU, on one host.
+    """True if some run had this kind of model, and some this generation of GPU, on one host.
 
     A profile was measured on the GPU itself, so that the generation says nothing more.
     """

@@ -27,7 +27,7 @@ FARTHEST = math.log(100)  # a figure that is off by more was not measured as it 
 
 @dataclass(frozen=True)
 class Residual:
-    """What one measured run was over its prediction, as logarithms: 0.1 is 10 % longer.
+    """One measured run over its prediction, as logarithms: 0.1 is 10 % longer.
 
     configuration: model, GPU and engines. fitted: a profile of this GPU and family was used.
     e2e: a request's whole latency, whose inverse is the rate that a closed loop of clients reaches.

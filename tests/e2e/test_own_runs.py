@@ -1,4 +1,4 @@
-"""What measuring here does to the intervals of later plans."""
+"""Measuring here changes the intervals of later plans."""
 
 import json
 import math

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.arms import Played
+from pdctl.measurement.arms import ArmLoad
 from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.own_residuals import LEAST_REQUESTS, of_load, of_steps
 from pdctl.measurement.results import Sent
@@ -33,7 +33,7 @@ ENGINE = EngineFacts(
 NUM = 2 * LEAST_REQUESTS
 
 
-def played(rows: list[Sent], *, slower: float = 1.0) -> Played:
+def played(rows: list[Sent], *, slower: float = 1.0) -> ArmLoad:
     """A load whose predicted times are the measured ones over `slower`."""
     num = len(rows)
     outcome = Outcome(
@@ -44,14 +44,14 @@ def played(rows: list[Sent], *, slower: float = 1.0) -> Played:
         output_tokens=num,
         kv_usage_peak={},
     )
-    return Played("colocated", 0, 1.0, result(*rows), outcome)
+    return ArmLoad("colocated", 0, 1.0, result(*rows), outcome)
 
 
 def rows(num: int = NUM, every_s: float = 0.1) -> list[Sent]:
     return [sent(n, at_s=every_s * n) for n in range(num)]
 
 
-def residual(one: Played, *engines: EngineFacts) -> Residual | None:
+def residual(one: ArmLoad, *engines: EngineFacts) -> Residual | None:
     return of_load(one, LLM, "H200", engines or (ENGINE,), "1C", is_fitted=True)
 
 
@@ -83,7 +83,7 @@ def test_the_load_region_is_that_of_the_engines_that_decode() -> None:
         replace(played(rows()), result=replace(result(*rows()), is_interrupted=True)),
     ],
 )
-def test_a_load_that_says_nothing_has_no_residual(load: Played) -> None:
+def test_a_load_that_says_nothing_has_no_residual(load: ArmLoad) -> None:
     assert residual(load) is None
 
 
