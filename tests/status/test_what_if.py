@@ -6,7 +6,7 @@ import pytest
 
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator.simulate import simulate
-from pdctl.status.autopilot import Split
+from pdctl.status.queue_wish import Split
 from pdctl.status.records import WhatIf
 from pdctl.status.request_window import Ended, Window, window_of
 from pdctl.status.what_if import what_if
@@ -36,7 +36,7 @@ def logged(fleet: Fleet, asked: Requests, since_s: float, lie: float = 1.0) -> W
     lengths = zip(asked.arrival_s, asked.isl, asked.osl, strict=True)
     times = zip(outcome.ttft_s, outcome.tpot_s, outcome.e2e_s, strict=True)
     ended = [
-        Ended(at_s, at_s + took_s, isl, osl, 0, ttft_s * lie, tpot_s * lie)
+        Ended(at_s, at_s + took_s * lie, isl, osl, 0, ttft_s * lie, tpot_s * lie)
         for (at_s, isl, osl), (ttft_s, tpot_s, took_s) in zip(lengths, times, strict=True)
         if ttft_s is not None and tpot_s is not None and took_s is not None
     ]
