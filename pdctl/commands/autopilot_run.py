@@ -16,7 +16,7 @@ from pdctl.engines.lifecycle.running import find
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import InvalidInput, PdctlError
 from pdctl.measurement.live_what_if import live_what_if, role_fault
-from pdctl.status.autopilot import Limits, Move, decide
+from pdctl.status.autopilot import Limits, Move, next_step
 from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
 from pdctl.status.queue_wish import Split, Wish, queue_wish
 from pdctl.status.records import WhatIf
@@ -30,7 +30,7 @@ LOOKS_PER_COOL_DOWN = 5
 CHANGE_TIMEOUT_S = 1800.0
 
 
-def run(name: str, limits: Limits, *, dry_run: bool, as_json: bool) -> None:
+def run_autopilot(name: str, limits: Limits, *, dry_run: bool, as_json: bool) -> None:
     """Look and decide until Ctrl-C. Raises StateConflict once the deployment has stopped."""
     use_key_of(name)
     _split_of(name)  # refuses colocated engines before the first window
@@ -66,7 +66,9 @@ def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -
         looks.append(look)
     since_change = [one for one in looks if one.layout == now.layout]
     moves = moves_of(read_entries(name))
-    decision = decide(now, since_change, moves, limits, at_s=at_s, queues=_queues(name, now, at_s))
+    decision = next_step(
+        now, since_change, moves, limits, at_s=at_s, queues=_queues(name, now, at_s)
+    )
     if isinstance(found, str) and decision.action == "wait":
         decision = dataclasses.replace(decision, why=f"{found} {decision.why}")
     entry = Entry(at_s, now.layout, decision, look, is_dry=is_dry)
@@ -82,7 +84,7 @@ def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -
 
 
 def _queues(name: str, now: Split, at_s: float) -> Wish | None:
-    """What the last minute's pages of the engines call for, as the supervisor recorded them."""
+    """The change that the last minute's pages call for, as the supervisor recorded them."""
     source = source_of_state(name)
     watched, watch = source(), Watch(source)
     watch.replay(recorded(name, at_s - REPLAYED_S))

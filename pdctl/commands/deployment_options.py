@@ -7,7 +7,7 @@ from typing import Literal, cast
 from pdctl.commands.options.engine_options import EngineOptions, words
 from pdctl.commands.progress import say
 from pdctl.console import ask, interactive
-from pdctl.deployment.build import checked, deployment_of
+from pdctl.deployment.build import deployment_of, validated
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.deployment.records import Deployment, ObservePlan, RolePlan, RouterPlan
 from pdctl.errors import EnvironmentProblem, InvalidInput
@@ -80,14 +80,14 @@ def build_deployment(options: DeploymentOptions, *, says_origin: bool = True) ->
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
-    deployment = checked(replace(deployment, observe=_observe(options, base)))
+    deployment = validated(replace(deployment, observe=_observe(options, base)))
     deployment = _with_the_rest(deployment, base) if base else deployment
     refused = options.no_request_times or bool(base and not base.request_times)
     return replace(deployment, request_times=not refused)
 
 
 def origin_text(options: DeploymentOptions) -> str:
-    """Where the deployment comes from that options leave out: a file, or the last plan."""
+    """The source of a deployment that options leave out: a file, or the last plan."""
     place = _place(options)
     if place is None:
         return ""

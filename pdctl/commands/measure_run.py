@@ -27,7 +27,7 @@ from pdctl.console import command_width, out, print_json, print_lines
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state as engine_state
 from pdctl.engines.lifecycle import running
-from pdctl.engines.lifecycle.temporary import serving
+from pdctl.engines.lifecycle.temporary import serving_temporarily
 from pdctl.errors import EngineFailed, EnvironmentProblem, ExitCode, NotReady, PdctlError
 from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
 from pdctl.inspection.llm import read_llm
@@ -35,15 +35,15 @@ from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.arm_run import Endpoint, Kept, play, predicted
 from pdctl.measurement.arms import (
     ArmComparison,
+    ArmLoad,
     ArmName,
     ArmResult,
-    Played,
     arm_result,
     compare_arms,
     measured_capacity_rps,
     next_rate,
 )
-from pdctl.measurement.calibration.engine_client import engines_of, facts_of
+from pdctl.measurement.calibration.engine_client import engines_of, facts_of_engines
 from pdctl.measurement.engine_facts import EngineFacts, checked_url
 from pdctl.measurement.load import fresh_seed
 from pdctl.measurement.prediction import cluster_behind, cluster_of, profile_for
@@ -63,7 +63,7 @@ PROGRESS_EVERY_S = 15.0
 class Measured:
     """Results so far. problems: why an arm failed. rates: (rate, whether it held), by arm."""
 
-    played: list[Played] = field(default_factory=list)
+    played: list[ArmLoad] = field(default_factory=list)
     problems: dict[ArmName, str] = field(default_factory=dict)
     rates: dict[ArmName, list[tuple[float, bool]]] = field(default_factory=dict)
     layouts: dict[ArmName, tuple[str, int]] = field(default_factory=dict)
@@ -123,9 +123,11 @@ def _arm(
     repeat: int,
 ) -> None:
     """Start one arm, measure it, stop it."""
-    with serving(deployment, ready_timeout_s=options.timeout_s, tell=start_screen()) as state:
+    with serving_temporarily(
+        deployment, ready_timeout_s=options.timeout_s, tell=start_screen()
+    ) as state:
         urls = [p.url for p in state.processes if p.role != "router"]
-        facts = asyncio.run(facts_of(urls))
+        facts = asyncio.run(facts_of_engines(urls))
         cluster = cluster_of(options.gpus, facts[0])
         endpoint = Endpoint(
             arm=name,
@@ -143,7 +145,7 @@ def _arm(
 def _target(options: MeasureOptions, measured: Measured) -> None:
     """Measure an endpoint that is already running."""
     url = checked_url(options.target)
-    facts = asyncio.run(facts_of(engines_of([url])))
+    facts = asyncio.run(facts_of_engines(engines_of([url])))
     llm = read_llm(options.model or facts[0].model)
     cluster = cluster_behind(options.gpus, facts[0])
     if cluster is None:
@@ -243,7 +245,7 @@ def _find_capacity(
         say(f"{rate:.3g} req/s: {'meets' if tried[-1][1] else 'misses'} the SLOs")
 
 
-def _held(options: MeasureOptions, played: Played) -> bool:
+def _held(options: MeasureOptions, played: ArmLoad) -> bool:
     """True if the load met the SLOs."""
     slo = slo_of(options)
     share = summary(played.result, slo).attainment
@@ -282,7 +284,7 @@ def _play(
         result = kept.result()
         if result.sent:
             guess = predicted(endpoint, result, requests)
-            measured.played.append(Played(endpoint.arm, repeat, rate_rps, result, guess))
+            measured.played.append(ArmLoad(endpoint.arm, repeat, rate_rps, result, guess))
             if options.output is not None:
                 write_result(options.output, result)
         raise

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pdctl.errors import PdctlError
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.prediction import cluster_behind, predicted_engine, profile_for
 from pdctl.perf_model.fitting.profiles import error_band
@@ -42,7 +42,7 @@ class Expectation:
     def _look(self, engines: Sequence[EngineKey]) -> None:
         for engine in engines:
             try:
-                (facts,) = asyncio.run(facts_of([engine[0]]))
+                (facts,) = asyncio.run(facts_of_engines([engine[0]]))
                 found = _expected(facts) if facts.role == engine[1] else None
             except PdctlError:  # it does not answer, or pdctl does not know its model or GPU
                 found = None

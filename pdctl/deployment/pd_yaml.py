@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import cast
 
-from pdctl.deployment.build import checked, name_of
+from pdctl.deployment.build import name_of, validated
 from pdctl.deployment.exports.miles import deployment_of_miles
 from pdctl.deployment.records import (
     Deployment,
@@ -97,7 +97,7 @@ def write_deployment(deployment: Deployment, path: Path, *, made_in: Path | None
 
 
 def origin_of(path: Path) -> str:
-    """When a plan was written, and in which folder: "14:42 in '/home/me/x'"."""
+    """The time and folder of a plan: "14:42 in '/home/me/x'"."""
     try:
         when = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -174,7 +174,7 @@ def _deployment(top: Field) -> Deployment:
 
 def _checked(top: Field, deployment: Deployment) -> Deployment:
     try:
-        return checked(deployment)
+        return validated(deployment)
     except PdctlError as problem:
         what = problem.message.rstrip(".")
         raise type(problem)(

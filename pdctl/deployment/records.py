@@ -89,7 +89,7 @@ class PlannedFor:
 
 @dataclass(frozen=True)
 class ObservePlan:
-    """What is exported, as HOST:PORT; "": nothing.
+    """The exported data, as HOST:PORT; "": nothing.
 
     metrics: where pdctl serves its own metrics. traces: the OTLP collector (gRPC) to which engines
     and router send the spans of every request.

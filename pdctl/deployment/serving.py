@@ -42,7 +42,7 @@ _READS = {
 
 
 def serving_of(args: Sequence[str]) -> Serving:
-    """How an engine with these flags serves.
+    """The serving settings of an engine with these flags.
 
     Raises InvalidInput for a value that SGLang does not take.
     Source: sglang 0.5.23 server_args.py, and check_server_args in it.
@@ -75,7 +75,7 @@ def serving_of(args: Sequence[str]) -> Serving:
 
 
 def simulated_serving(args: Sequence[str]) -> Serving:
-    """How a simulated engine with these flags serves.
+    """The serving settings of a simulated engine with these flags.
 
     Ignores: speculative decoding, and a radix cache on decode engines.
     """

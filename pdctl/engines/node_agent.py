@@ -154,7 +154,7 @@ def _plain(record: Any) -> object:
     return dataclasses.asdict(record)
 
 
-def answer(agent: NodeAgent, line: str) -> str:
+def reply(agent: NodeAgent, line: str) -> str:
     """The reply to one line."""
     asked = json.loads(line)
     question: Callable[..., object] = getattr(agent, asked["do"])
@@ -171,7 +171,7 @@ def main() -> None:
     """Answer until stdin ends."""
     agent = NodeAgent()
     for line in sys.stdin:
-        sys.stdout.write(answer(agent, line))
+        sys.stdout.write(reply(agent, line))
         sys.stdout.flush()
     agent.over()
 

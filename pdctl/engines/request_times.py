@@ -69,7 +69,7 @@ class RequestTimes:
 
     @property
     def start_s(self) -> float:
-        """When its first batch began."""
+        """The start of its first batch."""
         before = self.bootstrap_s + self.allocation_s + self.transfer_s
         return self.entry_s + before + self.queue_s
 
@@ -85,7 +85,7 @@ class RequestTimes:
 
 @dataclass(frozen=True)
 class RequestLog:
-    """What a log holds for `explain`.
+    """The contents of a log that `explain` reads.
 
     num_dropped: older requests that were read and not kept. num_unreadable: lines of time stats
     that are cut off or damaged. is_enabled: the engine was started with the flag; None: its log
@@ -229,7 +229,7 @@ def _retries(head: dict[str, str], value: dict[str, float]) -> int:
 
 
 def _sending_s(value: dict[str, float]) -> float | None:
-    """How long KV was sent after the last prefill step, from its size and mean speed."""
+    """The time KV took after the last prefill step, from its size and mean speed."""
     gib, speed = value.get("transfer_total", 0.0) / 1024, value.get("transfer_speed", 0.0)
     forward_s = _seconds(value, "forward_duration")
     if gib <= 0:

@@ -1,4 +1,4 @@
-"""What would other layouts have made of the latest requests of a running deployment?"""
+"""The latest requests of a running deployment, replayed on other layouts."""
 
 import asyncio
 import time
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.flags import REQUEST_TIMES_FLAG
-from pdctl.engines.lifecycle.logs import engine_lines
+from pdctl.engines.lifecycle.logs import lines_by_engine
 from pdctl.engines.lifecycle.running import router_policy
 from pdctl.engines.request_times import request_log
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import PdctlError
-from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.prediction import predicted_engine, running_fleet
 from pdctl.perf_model.records import EngineModel, Fleet
@@ -60,7 +60,7 @@ def latest_requests(name: str, window_s: float, now_s: float) -> Window | None:
     steady_since_s = changed_at_s(name) + SETTLING_S
     since_s = max(now_s - window_s, steady_since_s)
     pages = recorded(name, since_s)
-    logs = [request_log(lines, engine) for engine, lines in engine_lines(name)]
+    logs = [request_log(lines, engine) for engine, lines in lines_by_engine(name)]
     return window_of(
         ended_requests(half for log in logs for half in log.records),
         since_s=since_s,
@@ -105,7 +105,7 @@ class _Engines:
 
 
 def _engines(watched: Watched) -> _Engines | str:
-    facts = asyncio.run(facts_of([target.url for target in watched.targets]))
+    facts = asyncio.run(facts_of_engines([target.url for target in watched.targets]))
     wrong = _wrong_role(watched.targets, facts)
     if wrong:
         return wrong
@@ -126,7 +126,7 @@ def role_fault(name: str) -> str:
     Raises InvalidInput if an engine does not answer.
     """
     targets = source_of_state(name)().targets
-    return _wrong_role(targets, asyncio.run(facts_of([target.url for target in targets])))
+    return _wrong_role(targets, asyncio.run(facts_of_engines([target.url for target in targets])))
 
 
 def _wrong_role(targets: Sequence[Target], facts: Sequence[EngineFacts]) -> str:

@@ -1,4 +1,4 @@
-"""How far a predicted figure may be off, from residuals of measured runs."""
+"""The likely error of a predicted figure, from residuals of measured runs."""
 
 import json
 import math
@@ -33,7 +33,7 @@ FILE = "residuals.json"
 
 @dataclass(frozen=True)
 class Residual:
-    """What one measured run was over its prediction, as logarithms: 0.1 is 10 % longer.
+    """One measured run over its prediction, as logarithms: 0.1 is 10 % longer.
 
     configuration: model, GPU and engines. fitted: a profile of this GPU and family was used.
     e2e: a request's whole latency, whose inverse is the rate that a closed loop of clients reaches.
@@ -63,7 +63,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Case:
-    """What a prediction is about, as far as its error depends on it.
+    """The subject of a prediction, as far as its error depends on it.
 
     gpu: its name. region: None: any load. fit_error: the median left-out error of the profile that
     is used, 0 without one.
@@ -99,7 +99,7 @@ class ErrorInterval:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far the figures of a case may be off.
+    """The likely errors of a case's figures.
 
     rate: requests per second that a layout carries. …_ratio: one layout's figure over another's,
     for the same model and GPU. Both rest on the same step times, so that part of the error cancels.
@@ -168,7 +168,7 @@ def _is_enough(known: Sequence[tuple[float, Residual]]) -> bool:
 
 
 def _is_seen(case: Case, residuals: Sequence[Residual]) -> bool:
-    """Whether some run had this kind of model, and some this generation of GPU, on one host.
+    """True if some run had this kind of model, and some this generation of GPU, on one host.
 
     A profile was measured on the GPU itself, so that the generation says nothing more.
     """

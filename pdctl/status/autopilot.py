@@ -23,7 +23,7 @@ Kind = Literal["move", "undo"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an autopilot may do. max_moves: since `since_s` (Unix seconds), undone ones included."""
+    """Limits of an autopilot. max_moves: since `since_s` (Unix seconds), undone ones too."""
 
     cool_down_s: float = 300.0
     max_moves: int = 12
@@ -59,7 +59,7 @@ class Decision:
     promised: float | None = None
 
 
-def decide(
+def next_step(
     now: Split,
     looks: Sequence[WhatIf],
     moves: Sequence[Move],
@@ -150,7 +150,7 @@ def _by_queues(look: WhatIf | None, queues: Wish | None) -> Decision | None:
 
 
 def _unknown(now: Split, look: WhatIf | None) -> str:
-    """Why the what-if says nothing."""
+    """A sentence: why the what-if says nothing."""
     if look is None:
         return f"No what-if of {now.layout} yet, and the queues call for no other split."
     return (

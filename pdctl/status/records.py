@@ -268,7 +268,7 @@ class WhatIf:
 
     @property
     def mismatch(self) -> float:
-        """How far the replay of today's layout is from what was seen, 0..1."""
+        """The distance between the replay of today's layout and the requests seen, 0..1."""
         return abs(self.seen - self.replayed)
 
     @property

@@ -149,7 +149,7 @@ def _adds_up(one: Ended) -> bool:
 
 
 def _at_start(one: Ended, begin_s: float) -> Ended:
-    """What was left of a request when the lead-in began, as a request of that moment."""
+    """The rest of a request when the lead-in began, as a request of that moment."""
     decoded_s = begin_s - one.arrived_s - (one.ttft_s or 0.0)
     if one.ttft_s is None or one.tpot_s is None or decoded_s < 0:
         return replace(one, arrived_s=begin_s)

@@ -14,12 +14,12 @@ from pdctl.status.advice import advise
 from pdctl.status.drift import DriftSample, Expected, drifted, is_enough, remember
 from pdctl.status.pages import parse_loads, parse_router_metrics
 from pdctl.status.rates import (
+    bucket_quantile,
     delta,
     first_bound,
     histogram_delta,
     is_reset,
     merge_histograms,
-    quantile,
     with_rates,
 )
 from pdctl.status.records import (
@@ -226,11 +226,11 @@ class Watch:
         return replace(
             status,
             requests_per_s=self._requests_per_s(),
-            ttft_p50_s=quantile(ttft, 0.5),
-            ttft_p99_s=quantile(ttft, 0.99),
+            ttft_p50_s=bucket_quantile(ttft, 0.5),
+            ttft_p99_s=bucket_quantile(ttft, 0.99),
             ttft_bound_s=first_bound(ttft),
-            itl_p50_s=quantile(itl, 0.5) or moment.itl_s,
-            itl_p99_s=quantile(itl, 0.99),
+            itl_p50_s=bucket_quantile(itl, 0.5) or moment.itl_s,
+            itl_p99_s=bucket_quantile(itl, 0.99),
             itl_bound_s=first_bound(itl),
             notes=self._notes(watched),
             watched_s=now_s - self.moments[0].at_s,

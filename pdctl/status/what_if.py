@@ -95,7 +95,7 @@ class _Replay:
         return fmean(good[i] for i in self.known)
 
     def good(self, fleet: Fleet) -> list[bool]:
-        """Which requests met the SLOs in a replay."""
+        """One flag per request: it met the SLOs in a replay."""
         pairs = zip(self.ttft_s(fleet), self.outcome(fleet).tpot_s, strict=True)
         return [is_good(ttft_s, tpot_s, self.slo) for ttft_s, tpot_s in pairs]
 
@@ -128,8 +128,8 @@ def _fresh(window: Window, slo: Slo) -> Callable[[Fleet], list[bool]]:
 
 
 def _both(run: _Replay, fresh: Callable[[Fleet], list[bool]], fleet: Fleet) -> list[float]:
-    """Which of the requests that count meet the SLOs: 1 with and without the queue of the past, ½
-    only without it.
+    """A share per request that counts: 1 if it meets the SLOs with and without the queue of the
+    past, ½ if only without it.
 
     The queue alone may spoil all layouts alike; without it, a layout that never works it off may
     look as good as one that does.

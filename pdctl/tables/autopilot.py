@@ -1,4 +1,4 @@
-"""What an autopilot decides and what came of it, as text. Pure."""
+"""An autopilot's decisions and their results, as text. Pure."""
 
 from collections.abc import Sequence
 from time import localtime, strftime

@@ -183,7 +183,7 @@ def with_gpus(question: Question, num_gpus: int) -> Question:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search found.
+    """The result of the search.
 
     choice: by capacities, with SLOs. others: layouts simulated at the rate that did not win.
     """
@@ -415,7 +415,7 @@ def _by_latency(contest: Contest, arms: Mapping[str, Arm]) -> Choice:
 
 
 def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
-    """Where even a light load misses the SLOs: what each arm takes when idle."""
+    """Each arm's idle latencies, where even a light load misses the SLOs."""
     if any(found.capacities.values()):
         return
     for name, fleet in found.fleets.items():
@@ -463,7 +463,7 @@ def _by_rules(site: Site, fleets: Mapping[str, Fleet]) -> Verdict:
     arms = {name: unpredicted(fleet) for name, fleet in fleets.items()}
     choice: Choice = "too_close" if leaning == "mixed" else leaning
     is_both = len(arms) == 2
-    sizing = quarter(sum(arms["pd"].num_engines)) if "pd" in arms else None
+    sizing = quarter(arms["pd"].num_engines) if "pd" in arms else None
     engines = engines_that_fit(site)
     return Verdict(
         verdict=choice if is_both else "pd" if "pd" in arms else "colocated",

@@ -140,7 +140,8 @@ def steady(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
 
 def poisson(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
     """A steady Poisson load whose mean number in flight is `clients`."""
-    demand = demand_of(workload_from_lengths(isl=_mean(requests.isl), osl=_mean(requests.osl)))
+    isl, osl = _mean(requests.isl), _mean(requests.osl)
+    demand = demand_of(workload_from_lengths(isl=isl, osl=osl, isl_cv=0, osl_cv=0))
     assert demand is not None
     rate_rps = estimated_rps(fleet, demand, clients)
     outcome, num = simulate(fleet, at_rate(requests, rate_rps)), len(requests)

@@ -3,11 +3,11 @@ import pytest
 from pdctl.deployment.build import (
     Counts,
     check_counts,
-    checked,
     deployment_of,
     name_of,
     role_changes,
     scaled,
+    validated,
 )
 from pdctl.deployment.records import RouterPlan
 from pdctl.errors import InvalidInput
@@ -161,7 +161,7 @@ def test_each_role_has_its_own_size_and_flags_after_the_shared_ones() -> None:
 )
 def test_sizes_that_cannot_be_are_refused(parallelism: Parallelism, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        checked(split(parallelism=parallelism))
+        validated(split(parallelism=parallelism))
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".x", "a/b", "a" * 65, "a..b", "-x", "a\n", "ä"])

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from pdctl.status.autopilot import Decision, Limits, Move, decide
+from pdctl.status.autopilot import Decision, Limits, Move, next_step
 from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
 from pdctl.status.queue_wish import Split, Wish
 from pdctl.status.records import Alternative, WhatIf
@@ -35,7 +35,7 @@ def decided(
     looks: list[WhatIf], moves: list[Move] | None = None, queues: Wish | None = None
 ) -> Decision:
     """What is decided on 2P4D at the time of the last look."""
-    return decide(NOW, looks, moves or [], LIMITS, at_s=looks[-1].at_s, queues=queues)
+    return next_step(NOW, looks, moves or [], LIMITS, at_s=looks[-1].at_s, queues=queues)
 
 
 def test_a_clear_gain_moves_all_the_way_at_once() -> None:
@@ -81,7 +81,7 @@ MORE_PREFILL = Wish(Split(3, 3), "Prefill is the bottleneck.")
 def test_queues_decide_where_the_model_does_not_match_or_says_nothing() -> None:
     wrong = replace(look(0.0, other(1, 0.95, 0.3)), seen=0.2)
     assert decided([wrong], queues=MORE_PREFILL).to == Split(3, 3)
-    assert decide(NOW, [], [], LIMITS, at_s=0.0, queues=MORE_PREFILL).to == Split(3, 3)
+    assert next_step(NOW, [], [], LIMITS, at_s=0.0, queues=MORE_PREFILL).to == Split(3, 3)
 
 
 def test_queues_do_not_overrule_a_replay_that_matches() -> None:
@@ -115,7 +115,7 @@ def test_a_move_that_made_it_worse_is_undone_and_not_repeated() -> None:
     again = look(320.0, layout="1P5D")
     again = replace(again, alternatives=(Alternative("2P4D", 2, 4, 0.9, 0.3, 0.2),))
     moves = [moved(100.0, seen=0.75), undone]
-    decision = decide(Split(1, 5), [again], moves, LIMITS, at_s=320.0)
+    decision = next_step(Split(1, 5), [again], moves, LIMITS, at_s=320.0)
     assert decision.action == "wait"
     assert "did not help" in decision.why
 

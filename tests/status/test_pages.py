@@ -15,7 +15,7 @@ from pdctl.status.pages import (
     parse_loads,
     parse_router_metrics,
 )
-from pdctl.status.rates import quantile
+from pdctl.status.rates import bucket_quantile
 from pdctl.status.records import CounterSample
 
 # attribution: SGLang 0.5.23 on a CPU, a decode engine before and after some load
@@ -102,7 +102,7 @@ def test_a_decode_engine_says_its_queues_rate_and_time_to_first_token() -> None:
     assert [counters.requests, counters.decode_tokens] == [5, 136]
     assert counters.ttft is not None
     assert list(counters.ttft[-1]) == [float("inf"), 5.0]
-    assert quantile(counters.ttft, 0.5) == pytest.approx(0.45)
+    assert bucket_quantile(counters.ttft, 0.5) == pytest.approx(0.45)
 
 
 def test_ranks_of_data_parallelism_add_up_and_those_of_tensor_parallelism_do_not() -> None:

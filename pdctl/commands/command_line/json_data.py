@@ -1,4 +1,4 @@
-"""What `data` holds in the JSON of every verb, as types that `pdctl schema` turns into a schema."""
+"""The `data` of every verb's JSON, as types that `pdctl schema` turns into a schema."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -71,7 +71,7 @@ FlipData = TypedDict(
 
 
 class PlanProvenance(TypedDict):
-    """Where the figures come from, and factors between which nine of ten true ones lie."""
+    """The source of the figures, and factors between which nine of ten true ones lie."""
 
     basis: Basis
     profile: str | None

@@ -18,7 +18,7 @@ from typing import Any
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.clients.api_key import api_key
-from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, Agents, NodeLost, Question
+from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, AgentCall, Agents, NodeLost
 from pdctl.engines.launchers.local import LocalLauncher, with_key
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
@@ -41,7 +41,7 @@ class Step:
 
     node: str
     client: Handle | None
-    asked: Question | None = None
+    asked: AgentCall | None = None
     asked_at: float = 0.0
 
 
@@ -244,7 +244,7 @@ class AgentLauncher(LocalLauncher, ABC):
         return None
 
     def _end_there(self, step: Step, task: _Task) -> Exit | None:
-        """What its node has answered about the end of a step. Nobody waits for a node here."""
+        """The node's answer, if it has come, about the end of a step. Never waits for a node."""
         if step.asked is not None and step.asked.is_answered():
             found = (step.asked.reply() or {}).get("value")
             step.asked = None

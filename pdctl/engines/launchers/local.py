@@ -258,7 +258,7 @@ class LocalLauncher:
     # files
 
     def read_log(self, node: str, log: Path) -> tuple[str, ...]:
-        return log_file.read_lines(log)
+        return log_file.read_log_lines(log)
 
     def read_added(self, node: str, log: Path, offset: int) -> tuple[str, int]:
         return log_file.read_from(log, offset)
@@ -348,7 +348,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def create_time(pid: int) -> float | None:
-    """When a process started, Unix seconds; None if there is none."""
+    """The start of a process in Unix seconds; None if there is no such process."""
     fields = _stat(pid)
     if len(fields) < 20:
         return None

@@ -35,7 +35,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended. code: negative for a signal; None if unknown."""
+    """The end of a process. code: negative for a signal; None if unknown."""
 
     code: int | None = None
 

@@ -52,7 +52,7 @@ class _Seen:
             if self.offset >= size:
                 break
         whole, _, self.rest = text.rpartition("\n")
-        shown = (line.rsplit("\r", 1)[-1] for line in log_file.plain(whole).split("\n"))
+        shown = (line.rsplit("\r", 1)[-1] for line in log_file.without_colours(whole).split("\n"))
         return [line for line in shown if line.strip()]
 
 
@@ -99,7 +99,7 @@ def lines(name: str, process: str | None, *, tail: int) -> tuple[str, ...]:
     return tuple(_named(file, line, width) for file, line in interleaved(last))
 
 
-def engine_lines(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
+def lines_by_engine(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
     """(engine, lines of its log) of every engine; of one on another node, its last 4 MiB."""
     for file in _all_files(name):
         if file.process in ("router", "supervisor"):
@@ -138,7 +138,7 @@ def follow_events(name: str, *, tail: int, wait: Callable[[], None] = _wait) -> 
         last = seen.whole_lines(name, file)
 
 
-def follow(
+def follow_logs(
     name: str, process: str | None, *, tail: int, wait: Callable[[], None] = _wait
 ) -> Iterator[str]:
     """Yield the last lines of each log, then new ones for ever, also of logs that appear.

@@ -25,7 +25,7 @@ from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
-from pdctl.engines.lifecycle.preflight import check_nodes
+from pdctl.engines.lifecycle.preflight import refuse_unequal_nodes
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -71,14 +71,14 @@ def launch(
     state.make_state_dir(name)
     held = _lock_free_name(name)
     try:
-        wanted = write_launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
+        wanted = write_start_files(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
         return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=not detached))
     finally:
         os.close(held)
 
 
 @contextmanager
-def started(
+def started_deployment(
     deployment: Deployment, *, detached: bool, ready_timeout_s: float, launcher: str = LOCAL
 ) -> Iterator[tuple[Prepared, SupervisorProcess]]:
     """Prepare a deployment and start its supervisor; hold its ports while the block runs.
@@ -94,7 +94,7 @@ def started(
         yield prepared, supervisor
 
 
-def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) -> Launch:
+def write_start_files(prepared: Prepared, *, detached: bool, ready_timeout_s: float) -> Launch:
     """Write desired.yaml and launch.json for a supervisor to run. Call with the name locked."""
     deployment = prepared.deployment
     directory = state.make_state_dir(deployment.name)
@@ -245,7 +245,8 @@ def prepare(
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
     if launcher != LOCAL:
-        check_nodes(deployment, install, there, {node for p in placed.values() for node in p.nodes})
+        used = {node for place in placed.values() for node in place.nodes}
+        refuse_unequal_nodes(deployment, install, there, used)
     backend, kv_path = _kv_path(deployment, install, gpus, there)
     stays = {spec.name: spec for spec in present}
     planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there))
@@ -270,16 +271,22 @@ def prepare(
         warnings=(
             *unread,
             *crossing(placed, gpus),
-            *cautions(
-                deployment,
-                llm=llm,
-                version=parse_version(install.version) if install else None,
-                backend=backend,
-                has_key=api_key() is not None,
-            ),
+            *_cautions(deployment, llm, install, backend),
         ),
         backend=backend,
         launcher=launcher,
+    )
+
+
+def _cautions(
+    deployment: Deployment, llm: Llm | None, install: SglangInstall | None, backend: str | None
+) -> tuple[str, ...]:
+    return cautions(
+        deployment,
+        llm=llm,
+        version=parse_version(install.version) if install else None,
+        backend=backend,
+        has_key=api_key() is not None,
     )
 
 

@@ -3,7 +3,7 @@
 from collections import deque
 
 from pdctl.engines.sim.kv import KvCache, admit_waiting, free, keep_prefix, prefill_duration_s
-from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.scheduling import (
     CLIP_MAX_NEW_TOKENS,
@@ -65,12 +65,12 @@ class ColocatedQueues:
             self.chunked = None
         self._leave(request)
 
-    def decide(self, now_s: float) -> Decision:
+    def decide(self, now_s: float) -> SchedulerPass:
         """Choose the next batch: prefill if a request can enter, otherwise decode."""
         batch = self._prefill(now_s) or self._decode()
         if batch is None and self.is_idle:
             self._ratio = INIT_NEW_TOKEN_RATIO
-        return Decision(batch)
+        return SchedulerPass(batch)
 
     def finish(self, batch: Batch, now_s: float) -> Result:
         """Update all requests of a batch that has ended."""

@@ -3,7 +3,7 @@
 from collections import deque
 
 from pdctl.engines.sim.kv import KvCache, free
-from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.scheduling import (
     decode_slots,
@@ -72,7 +72,7 @@ class DecodeQueues:
                 break
         free(self.kv, request)
 
-    def decide(self, now_s: float) -> Decision:
+    def decide(self, now_s: float) -> SchedulerPass:
         """Move requests along the queues, then choose a decode step of all running ones."""
         self._resume_retracted()
         allocated = []
@@ -80,7 +80,7 @@ class DecodeQueues:
             allocated = self._preallocate(now_s)
             self._pop_transferred(now_s)
         emissions = self._join(now_s)
-        return Decision(self._decode(), emissions, allocated)
+        return SchedulerPass(self._decode(), emissions, allocated)
 
     def finish(self, batch: Batch, now_s: float) -> Result:
         """Update the requests of a decode step. A row that ended a step earlier has no effect."""

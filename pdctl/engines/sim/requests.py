@@ -111,7 +111,7 @@ class Emission:
 
 
 @dataclass(slots=True)
-class Decision:
+class SchedulerPass:
     """Outcome of one scheduler pass. allocated: decode requests whose partner may start."""
 
     batch: Batch | None = None
@@ -179,7 +179,7 @@ def piece(token_id: int) -> str:
     return _PIECES[token_id % len(_PIECES)]
 
 
-def blocks_of(ids: "array[int]") -> list[int]:
+def block_hashes(ids: "array[int]") -> list[int]:
     """Chained hashes of a prompt's full blocks. Equal leading hashes mean equal prefixes."""
     data = ids.tobytes()
     size = BLOCK_TOKENS * ids.itemsize
@@ -291,7 +291,7 @@ def _accepted(
         rid=rid or uuid4().hex,
         prompt_tokens=length,
         max_new=1 if role == "prefill" else max(1, min(wanted, longest - length)),
-        blocks=blocks_of(ids) if model.radix_cache else (),
+        blocks=block_hashes(ids) if model.radix_cache else (),
         reason="stop" if limit is None else "length",
         ignore_eos=ignore_eos,
         room=room,

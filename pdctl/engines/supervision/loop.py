@@ -27,7 +27,7 @@ from pdctl.engines.supervision.model import (
 )
 
 
-class Engines(Protocol):
+class EngineCalls(Protocol):
     """The requests that the supervisor sends to engines, over HTTP."""
 
     def check(self, spec: ProcessSpec) -> Readiness: ...
@@ -40,7 +40,7 @@ class Engines(Protocol):
     ) -> Switched: ...
 
 
-class Router(Protocol):
+class RouterCalls(Protocol):
     """The router's list of engines, which decides who gets requests."""
 
     url: str
@@ -161,8 +161,8 @@ class SupervisorLoop:
     desired: Desired
     launcher: Launcher
     probes: Asks
-    router: Router
-    engines: Engines
+    router: RouterCalls
+    engines: EngineCalls
     limits: SupervisorLimits = field(default_factory=SupervisorLimits)
     clock: Callable[[], float] = time.monotonic
     emit: Callable[[Event], None] = lambda event: None

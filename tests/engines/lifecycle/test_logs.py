@@ -75,7 +75,7 @@ def test_new_lines_are_followed_when_they_are_whole(chat: Path) -> None:
         yield
 
     turns = meanwhile()
-    following = logs.follow("chat", None, tail=1, wait=lambda: next(turns))
+    following = logs.follow_logs("chat", None, tail=1, wait=lambda: next(turns))
     assert [next(following) for _ in range(5)] == [
         "decode-0 | d3",
         "router   | r2",
@@ -94,7 +94,7 @@ def test_no_line_is_lost_or_shown_twice_between_the_last_lines_and_the_new_ones(
         with log.open("a") as file:
             file.write("new\n")
 
-    following = logs.follow("chat", "router", tail=2, wait=write)
+    following = logs.follow_logs("chat", "router", tail=2, wait=write)
     first = next(following)
     write()
     assert [first, *(next(following) for _ in range(3))] == ["r1", "r2", "new", "new"]
@@ -114,7 +114,7 @@ def test_concurrent_writers_are_followed_in_order_of_time(chat: Path) -> None:
     writers = [threading.Thread(target=write, args=(f"decode-{i}",)) for i in range(4)]
     for writer in writers:
         writer.start()
-    following = logs.follow("chat", None, tail=0, wait=lambda: time.sleep(0.01))
+    following = logs.follow_logs("chat", None, tail=0, wait=lambda: time.sleep(0.01))
     try:
         found = [next(following).split(" | ") for _ in range(1500)]
     finally:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdctl.status.explain.explain import explain, requests_in
+from pdctl.status.explain.explain import explain_requests, requests_in
 from pdctl.status.explain.records import ExplainedRequest
 from tests.status.explain.histories import FAULTS, VERSIONS, History, history
 
@@ -24,7 +24,7 @@ def _histories() -> list[History]:
 
 def _explained(one: History) -> ExplainedRequest:
     pairs = requests_in(one.logs, None)
-    return explain(pairs, hosts={}, slowest=1, rid=one.victim.rid).requests[0]
+    return explain_requests(pairs, hosts={}, slowest=1, rid=one.victim.rid).requests[0]
 
 
 HISTORIES = _histories()
@@ -52,6 +52,6 @@ def test_the_parts_add_up_to_the_true_time_to_first_token() -> None:
 
 def test_clocks_that_differ_are_found_to_a_tenth_of_a_second() -> None:
     for one in HISTORIES:
-        clocks = explain(requests_in(one.logs, None), hosts={}, slowest=1).clocks
+        clocks = explain_requests(requests_in(one.logs, None), hosts={}, slowest=1).clocks
         for clock in clocks:
             assert clock.ahead_s == pytest.approx(one.skew_s, abs=0.1)
