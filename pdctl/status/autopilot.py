@@ -51,7 +51,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now, and why as a sentence. to: None unless engines move."""
+    """The action now, and its reason as a sentence. to: None unless engines move."""
 
     action: Literal["wait", "move", "undo"]
     why: str
