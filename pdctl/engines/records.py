@@ -130,6 +130,7 @@ class Launch:
     has_key: bool = True  # the processes may have an API key
     previous_layout: str = ""  # before the last change, for `scale --undo`
     metrics_endpoint: str = ""  # HOST:PORT of pdctl's own metrics; "": none are served
+    spans_endpoint: str = ""  # HOST:PORT of the OTLP collector (gRPC); "": no spans are sent
 
 
 @dataclass(frozen=True)

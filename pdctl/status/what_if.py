@@ -21,7 +21,8 @@ from pdctl.status.request_window import Window
 from pdctl.workload.arrivals import tail
 from pdctl.workload.records import Slo
 
-LEAST_REQUESTS = 50  # that ended in the window
+LEAST_REQUESTS = 50  # whose times are known, those of the queue of the past included
+LEAST_ARRIVED = 20  # in the window: they are what layouts are compared on
 _FIT_ABOVE = 0.02  # of mismatch
 _FIT_FROM = math.log(1.1)  # of the ratio of seen to replayed times: 0 % may match 0 % by accident
 _FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6)  # beyond them the metrics may be wrong
@@ -44,6 +45,11 @@ def what_if(
         return (
             f"The times of {len(known)} requests are known from the last {window.span_s:.0f} s; "
             f"{LEAST_REQUESTS} are needed."
+        )
+    num = len(window.ttft_s) - window.first
+    if num < LEAST_ARRIVED:
+        return (
+            f"{num} requests arrived in the last {window.span_s:.0f} s; {LEAST_ARRIVED} are needed."
         )
     run = _Replay(window, known, slo, find_prefixes(window.requests))
     factors = _fitted(fleet, run)

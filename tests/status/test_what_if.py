@@ -96,6 +96,8 @@ def test_too_little_evidence_and_no_slo_are_said() -> None:
     assert "No SLOs" in str(what_if(fleet, window, Slo(), now_s=0.0))
     unknown = replace(window, ttft_s=(None,) * len(window.ttft_s))
     assert "0 requests" in str(what_if(fleet, unknown, SLO, now_s=0.0))
+    late = replace(window, first=len(window.ttft_s) - 5)
+    assert "5 requests arrived" in str(what_if(fleet, late, SLO, now_s=0.0))
 
 
 @pytest.mark.parametrize("mix", MIXES)
