@@ -18,8 +18,8 @@ from pdctl.errors import InvalidInput, PdctlError
 from pdctl.measurement.live_what_if import live_what_if, role_fault
 from pdctl.status.autopilot import Limits, Move, next_step
 from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
-from pdctl.status.queue_wish import Split, Wish, queue_wish
 from pdctl.status.records import WhatIf
+from pdctl.status.split_advice import Split, SplitAdvice, split_advice
 from pdctl.status.targets import source_of_state
 from pdctl.status.watch import REPLAYED_S, Watch
 from pdctl.status.what_if_file import keep_what_if
@@ -83,14 +83,14 @@ def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -
     return dataclasses.replace(entry, move=move, problem=problem)
 
 
-def _queues(name: str, now: Split, at_s: float) -> Wish | None:
+def _queues(name: str, now: Split, at_s: float) -> SplitAdvice | None:
     """The change that the last minute's pages call for, as the supervisor recorded them."""
     source = source_of_state(name)
     watched, watch = source(), Watch(source)
     watch.replay(recorded(name, at_s - REPLAYED_S))
     watch.close()
     slo = Slo(watched.ttft_slo_s, watched.tpot_slo_s)
-    return queue_wish(now, tuple(watch.moments), slo) if watched.phase == "serving" else None
+    return split_advice(now, tuple(watch.moments), slo) if watched.phase == "serving" else None
 
 
 def _split_of(name: str) -> Split:

@@ -2,16 +2,16 @@
 
 The rule rests on what-ifs, and on what was measured before and after earlier moves. It never acts
 on a gain whose lower bound is not worth a move. Where the what-if calls for nothing, the queues may
-call for a change (queue_wish), unless a replay that matches is against it. Within the cool-down of
-a move it goes on in the same direction only.
+call for a change (split_advice), unless a replay that matches is against it. Within the cool-down
+of a move it goes on in the same direction only.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pdctl.status.queue_wish import Split, Wish
 from pdctl.status.records import Alternative, WhatIf
+from pdctl.status.split_advice import Split, SplitAdvice
 
 WORSE_BY = 0.02  # of the share that meets the SLOs: less is no reason to move, more one to undo
 CLEAR_GAIN = 0.10  # a lower bound that needs no second look to agree
@@ -66,7 +66,7 @@ def next_step(
     limits: Limits,
     *,
     at_s: float,
-    queues: Wish | None = None,
+    queues: SplitAdvice | None = None,
 ) -> Decision:
     """The next step of an autopilot.
 
@@ -84,16 +84,16 @@ def next_step(
             return Decision("undo", why, last.before, last.seen)
     if sum(one.at_s >= limits.since_s for one in moves) >= limits.max_moves:
         return Decision("wait", f"All {limits.max_moves} moves are used.")
-    wish = _by_what_if(now, looks) if look and look.is_match else None
-    if wish is None or wish.to is None:
-        wish = _by_queues(look, queues) or wish or Decision("wait", _unknown(now, look))
-    if wish.to is None:
-        return wish
-    if _was_undone(now, wish.to, moves, at_s, limits):
-        return Decision("wait", f"{wish.to.layout} did not help when it was tried.")
-    if last and left_s > 0 and last.goes_up != (wish.to.num_prefill > now.num_prefill):
+    chosen = _by_what_if(now, looks) if look and look.is_match else None
+    if chosen is None or chosen.to is None:
+        chosen = _by_queues(look, queues) or chosen or Decision("wait", _unknown(now, look))
+    if chosen.to is None:
+        return chosen
+    if _was_undone(now, chosen.to, moves, at_s, limits):
+        return Decision("wait", f"{chosen.to.layout} did not help when it was tried.")
+    if last and left_s > 0 and last.goes_up != (chosen.to.num_prefill > now.num_prefill):
         return Decision("wait", f"Cooling down for {left_s:.0f} s after {last.after.layout}.")
-    return wish
+    return chosen
 
 
 def _by_what_if(now: Split, looks: Sequence[WhatIf]) -> Decision:
@@ -138,7 +138,7 @@ def _at_most_half(now: Split, goal: Alternative) -> Split:
     return Split(now.num_prefill + by, now.num_decode - by)
 
 
-def _by_queues(look: WhatIf | None, queues: Wish | None) -> Decision | None:
+def _by_queues(look: WhatIf | None, queues: SplitAdvice | None) -> Decision | None:
     """The change that the queues call for; None: none, or a replay that matches is against it."""
     if queues is None:
         return None

@@ -18,9 +18,9 @@ from statistics import fmean
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample, StepTimes
 from pdctl.perf_model.simulator.simulate import simulate
 from pdctl.status.autopilot import Limits, Move, next_step
-from pdctl.status.queue_wish import Split, queue_wish
 from pdctl.status.records import Moment, WhatIf
 from pdctl.status.request_window import Ended, window_of
+from pdctl.status.split_advice import Split, split_advice
 from pdctl.status.what_if import what_if
 from pdctl.workload.records import Requests, Slo
 from tests.perf_model.fleets import PLAIN, engine, split
@@ -256,7 +256,7 @@ def autopilot(flight: Flight, at_s: float) -> Split:
     if look:
         flight.looks.append(look)
     since_move = [one for one in flight.looks if one.layout == flight.now.layout]
-    queues = queue_wish(flight.now, list(moments(flight, at_s)), SLO)
+    queues = split_advice(flight.now, list(moments(flight, at_s)), SLO)
     decision = next_step(flight.now, since_move, flight.moves, LIMITS, at_s=at_s, queues=queues)
     if decision.to is None or decision.action == "wait":
         return flight.now

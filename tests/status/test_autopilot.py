@@ -8,8 +8,8 @@ import pytest
 
 from pdctl.status.autopilot import Decision, Limits, Move, next_step
 from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
-from pdctl.status.queue_wish import Split, Wish
 from pdctl.status.records import Alternative, WhatIf
+from pdctl.status.split_advice import Split, SplitAdvice
 from tests.status.autopilot_histories import Result, result_of
 
 LIMITS = Limits(cool_down_s=100.0, max_moves=3)
@@ -32,7 +32,7 @@ def moved(at_s: float, seen: float = 0.5) -> Move:
 
 
 def decided(
-    looks: list[WhatIf], moves: list[Move] | None = None, queues: Wish | None = None
+    looks: list[WhatIf], moves: list[Move] | None = None, queues: SplitAdvice | None = None
 ) -> Decision:
     """What is decided on 2P4D at the time of the last look."""
     return next_step(NOW, looks, moves or [], LIMITS, at_s=looks[-1].at_s, queues=queues)
@@ -75,7 +75,7 @@ def test_a_model_that_does_not_match_moves_nothing() -> None:
     assert "does not match" in decision.why
 
 
-MORE_PREFILL = Wish(Split(3, 3), "Prefill is the bottleneck.")
+MORE_PREFILL = SplitAdvice(Split(3, 3), "Prefill is the bottleneck.")
 
 
 def test_queues_decide_where_the_model_does_not_match_or_says_nothing() -> None:
@@ -90,7 +90,7 @@ def test_queues_do_not_overrule_a_replay_that_matches() -> None:
 
 
 def test_queues_call_for_no_opposite_move_within_the_cool_down() -> None:
-    fewer = Wish(Split(1, 5), "Decode is the bottleneck.")
+    fewer = SplitAdvice(Split(1, 5), "Decode is the bottleneck.")
     wrong = replace(look(150.0), seen=0.2)
     assert decided([wrong], [moved(100.0)], fewer).action == "wait"
     assert decided([wrong], [moved(100.0)], MORE_PREFILL).action == "move"

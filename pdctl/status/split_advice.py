@@ -34,14 +34,14 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SplitAdvice:
     """A split that queues call for, and why, as sentences."""
 
     to: Split
     why: str
 
 
-def queue_wish(now: Split, history: Sequence[Moment], slo: Slo) -> Wish | None:
+def split_advice(now: Split, history: Sequence[Moment], slo: Slo) -> SplitAdvice | None:
     """The split that the last minute of `history` (oldest first) calls for; None: no other.
 
     Ignores: engines that are added or removed; only roles change.
@@ -52,7 +52,7 @@ def queue_wish(now: Split, history: Sequence[Moment], slo: Slo) -> Wish | None:
     change = advice.change
     if change and change.prefill is not None and change.decode is None:
         size = _more_decode if change.prefill < now.num_prefill else _more_prefill
-        return Wish(size(now, advice.evidence, slo), f"{advice.what} {advice.why}.")
+        return SplitAdvice(size(now, advice.evidence, slo), f"{advice.what} {advice.why}.")
     return _late(now, last_minute(history), slo)
 
 
@@ -81,7 +81,7 @@ def _more_prefill(now: Split, seen: Evidence, slo: Slo) -> Split:
     return Split(num, now.total - num)
 
 
-def _late(now: Split, window: Sequence[Moment], slo: Slo) -> Wish | None:
+def _late(now: Split, window: Sequence[Moment], slo: Slo) -> SplitAdvice | None:
     """One prefill engine more if first tokens come late though no queue is long.
 
     Source: Little's law: requests between arrival and first token, over arrivals a second.
@@ -101,4 +101,4 @@ def _late(now: Split, window: Sequence[Moment], slo: Slo) -> Wish | None:
         f"Prefill is the bottleneck. First tokens take {format_seconds(held.last / rate_rps)}; "
         f"prefill is busy {format_share(busy.last)}."
     )
-    return Wish(Split(now.num_prefill + 1, now.num_decode - 1), why)
+    return SplitAdvice(Split(now.num_prefill + 1, now.num_decode - 1), why)
