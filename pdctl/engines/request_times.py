@@ -1,5 +1,6 @@
 """The time stats that SGLang logs for every request: one line is one engine's half of it."""
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -100,14 +101,17 @@ class RequestLog:
     mentions: tuple[str, ...] = ()
 
 
-def log_lines(path: Path) -> Iterator[bytes]:
+def log_lines(path: Path, last_bytes: int | None = None) -> Iterator[bytes]:
     """The lines of a log, each at most MAX_LINE_BYTES of it. Memory does not grow with its size.
 
+    last_bytes: only the lines that begin in the last so many bytes; None: all.
     Raises InvalidInput if the file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            is_start = True
+            skipped = 0 if last_bytes is None else os.fstat(file.fileno()).st_size - last_bytes
+            is_start = skipped <= 0
+            file.seek(max(0, skipped))
             while piece := file.readline(MAX_LINE_BYTES):
                 if is_start:
                     yield piece

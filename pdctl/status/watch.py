@@ -84,6 +84,7 @@ class Watch:
     past: samples that an earlier call kept.
     expect: returns each engine's expected step times. Called once at least 60 s of its steps have
     been observed.
+    notes: sentences that every sample shows.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class Watch:
         source: Callable[[], Watched],
         past: Past = ((), {}),
         expect: Expect | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self._source = source
+        self._said = tuple(notes)
         self._expect = expect
         self._past_counters = past[1]
         self._memories: dict[tuple[str, str], _Memory] = {}
@@ -232,12 +235,12 @@ class Watch:
             itl_p50_s=bucket_quantile(itl, 0.5) or moment.itl_s,
             itl_p99_s=bucket_quantile(itl, 0.99),
             itl_bound_s=first_bound(itl),
-            notes=self._notes(watched),
+            notes=(*self._said, *self._drifts(watched)),
             watched_s=now_s - self.moments[0].at_s,
             history={target.name: tuple(self._memory(target).queues) for target in watched.targets},
         )
 
-    def _notes(self, watched: Watched) -> tuple[str, ...]:
+    def _drifts(self, watched: Watched) -> tuple[str, ...]:
         """Sentences on engines that have drifted from their profile."""
         if self._expect is None:
             return ()

@@ -300,6 +300,15 @@ def test_a_recorded_minute_gives_advice_at_the_first_sample(fleet: Fleet, watch:
     assert status.history["prefill-0"] == (70.0,)
 
 
+def test_a_recorded_minute_shows_drift_at_the_first_sample(fleet: Fleet) -> None:
+    expected = Expected("decode", "h200--x", TIMES, 8000, 100_000, 1, band=0.05)
+    watch = Watch(fleet.watched, expect=lambda _: {fleet.decode: expected})
+    watch.replay(recorded_minute(fleet, time.time()))
+    fleet.change_loads("decode", decode_moments=[1326, 4820, 60e6, 20000, 3e8, 4820])
+    assert "decode-0 has drifted from its profile h200--x" in watch.sample().notes[0]
+    watch.close()
+
+
 def test_samples_recorded_twice_count_once(fleet: Fleet, watch: Watch) -> None:
     samples = recorded_minute(fleet, time.time())
     watch.replay(samples)

@@ -78,6 +78,9 @@ class LocalLauncher:
     def nodes(self) -> tuple[str, ...]:
         return (HERE,)
 
+    def is_over(self) -> bool:
+        return False
+
     def address(self, node: str) -> str:
         return LOOPBACK
 

@@ -71,6 +71,9 @@ class SlurmLauncher(AgentLauncher):
             )
         return slurm_commands.answering(job.nodes)
 
+    def is_over(self) -> bool:
+        return slurm_commands.is_over(self._job)
+
     def _start_rank(self, rank: ProcessSpec, task: str) -> Started:
         """Start a step. The node appends its output to the log, srun its own complaints."""
         if self._is_tied:

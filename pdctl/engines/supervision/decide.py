@@ -137,6 +137,10 @@ def toward_gone(
         return (Forget(process.name, "no longer wanted"),)
     if process.lost:
         return kill_once(process, process.lost)
+    if process.is_cut_off:
+        return kill_once(
+            process, f"{process.spec.node} does not answer, and it is not wanted there"
+        )
     if process.terminate_sent is not None:
         return end(process, now)
     if process.switch_to is not None:

@@ -30,6 +30,7 @@ class SupervisorLimits:
     ready_timeout_s: float = 7200.0
     first_request_tries: int = 3
     gpu_release_s: float = 10.0  # a driver frees a killed process's memory within seconds
+    move_after_s: float = 60.0  # a node may be off the network this long and keep its engines
 
 
 DEFAULT_LIMITS = SupervisorLimits()
@@ -120,10 +121,19 @@ class GpuSeen:
 
 
 @dataclass(frozen=True)
+class LostNode:
+    """A node that has left the network. probe: an engine of it, asked whether the node is back."""
+
+    probe: ProcessSpec
+    since: float
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything observed at one moment.
 
-    was_ready: the whole deployment has served once. gpus: those that engines wait for.
+    was_ready: the whole deployment has served once. gpus: those that engines wait for. lost: by
+    node.
     """
 
     processes: Mapping[str, Process] = field(default_factory=dict)
@@ -131,6 +141,7 @@ class Observed:
     was_ready: bool = False
     first_request: FirstRequestSeen = FirstRequestSeen()
     gpus: Mapping[GpuPlace, GpuSeen] = field(default_factory=dict)
+    lost: Mapping[str, LostNode] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
