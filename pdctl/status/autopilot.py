@@ -169,16 +169,16 @@ def _did_not_help(move: Move, look: WhatIf) -> str:
     """Why a move is to be undone; "" if it helped, or if the load has made its return worse.
 
     The share may fall because the load grew. Then the replay of the earlier layout on the new
-    requests falls too, by more than the replay of today's differs from what is seen.
+    requests falls too, by more than the replay of today's differs from what is seen. A move that
+    queues called for is made while the share falls, so that what was seen before says too much.
     """
-    if move.seen is None or look.seen >= move.seen - WORSE_BY:
+    if move.seen is None or move.promised is None or look.seen >= move.seen - WORSE_BY:
         return ""
     back = look.of(move.before.layout)
     if back is not None and back.gain + (0.0 if look.is_match else look.mismatch) <= 0:
         return ""
-    promised = "" if move.promised is None else f"was to give {move.promised:.0%} and "
     return (
-        f"{move.after.layout} {promised}gives {look.seen:.0%}; "
+        f"{move.after.layout} was to give {move.promised:.0%} and gives {look.seen:.0%}; "
         f"{move.before.layout} gave {move.seen:.0%}."
     )
 

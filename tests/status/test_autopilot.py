@@ -132,6 +132,12 @@ def test_a_fall_is_not_undone_if_even_a_doubtful_replay_is_clearly_against_it() 
     assert decided([in_doubt], [moved(100.0, seen=0.75)]).action == "undo"
 
 
+def test_a_move_that_queues_called_for_is_not_undone_for_the_share_before_it() -> None:
+    worse = look(201.0, other(1, 0.7, 0.0), seen=0.6)
+    called_for = replace(moved(100.0, seen=0.75), promised=None)
+    assert decided([worse], [called_for]).action == "wait"
+
+
 def test_a_fall_long_after_a_move_is_not_blamed_on_it() -> None:
     late = look(301.0, other(1, 0.61, 0.0), seen=0.6)
     assert decided([late], [moved(100.0, seen=0.75)]).action == "wait"
