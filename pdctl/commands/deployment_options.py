@@ -41,6 +41,7 @@ class DeploymentOptions(EngineOptions):
     sim_speed: float | None = None
     metrics_endpoint: str | None = None
     otlp: str | None = None
+    no_what_if: bool = False
     no_input: bool = False
 
 
@@ -181,7 +182,9 @@ def _router(options: DeploymentOptions, base: Deployment | None) -> RouterPlan:
 def _observe(options: DeploymentOptions, base: Deployment | None) -> ObservePlan:
     in_file = base.observe if base else ObservePlan()
     return ObservePlan(
-        metrics=options.metrics_endpoint or in_file.metrics, traces=options.otlp or in_file.traces
+        metrics=options.metrics_endpoint or in_file.metrics,
+        traces=options.otlp or in_file.traces,
+        what_if=in_file.what_if and not options.no_what_if,
     )
 
 

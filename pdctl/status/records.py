@@ -310,7 +310,7 @@ class DeploymentStatus:
     itl_bound_s: float | None = None
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
-    notes: tuple[str, ...] = ()  # sentences on engines that have drifted from their profile
+    notes: tuple[str, ...] = ()  # sentences on engines that run slower than they could
     watched_s: float = 0.0  # how long samples have been taken
     what_if: WhatIf | None = None  # the last one, if it is recent
     what_if_unknown: str = ""  # why there is none, as a sentence, where one was asked for

@@ -40,15 +40,24 @@ def _move_line(move: Move, entries: Sequence[Entry]) -> str:
     later = [one for one in entries if one.at_s > move.at_s]
     until_s = next((one.at_s for one in later if one.move), float("inf"))
     after = [one.look.seen for one in later if one.look and one.at_s <= until_s]
-    brought = format_share(sum(after) / len(after)) if after else "nothing known yet"
+    brought = (
+        f"{format_share(sum(after) / len(after))} after" if after else "nothing known yet after"
+    )
+    before = "" if move.seen is None else f"{format_share(move.seen)} before, "
+    promised = (
+        "nothing promised" if move.promised is None else f"{format_share(move.promised)} promised"
+    )
     return (
         f"  {_clock(move.at_s)} {move.before.layout} → {move.after.layout} ({move.kind}): "
-        f"{format_share(move.seen)} before, {format_share(move.promised)} promised, {brought} after"
+        f"{before}{promised}, {brought}"
     )
 
 
-def what_if_lines(look: WhatIf) -> list[str]:
-    """Today's layout and the best other one, with how well the model matches; then all others."""
+def what_if_lines(look: WhatIf, now_s: float) -> list[str]:
+    """Today's layout and the best other one, with how well the model matches; then all others.
+
+    now_s: Unix seconds. Nothing is said of other layouts where the model does not match.
+    """
     match = (
         f"its replay says {format_share(look.replayed)}"
         if look.is_match
@@ -63,8 +72,15 @@ def what_if_lines(look: WhatIf) -> list[str]:
         )
     elif look.is_match:
         first += " No other layout is better beyond doubt."
+    replayed = f"Replayed {look.num_requests} requests, {_ago(now_s - look.at_s)}"
+    if not look.is_match:
+        return [first, f"{replayed}."]
     others = ", ".join(f"{one.layout} {format_share(one.attainment)}" for one in look.alternatives)
-    return [first, f"Replayed {look.num_requests} requests: {others}."]
+    return [first, f"{replayed}: {others}."]
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min ago" if seconds >= 60 else "just now"
 
 
 def _clock(at_s: float) -> str:
