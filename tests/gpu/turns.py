@@ -21,10 +21,11 @@ class Turns:
 
     def wait(self, until: float) -> None:
         """Wait until every engine has started and the earlier ones are gone, at most `until`."""
-        while not self._is_next() and time.time() < until:
+        while not self.is_next() and time.time() < until:
             time.sleep(0.2)
 
-    def _is_next(self) -> bool:
+    def is_next(self) -> bool:
+        """True once every engine has started and those of earlier tracks are gone."""
         all_started = all(self._file("started", n).exists() for n in range(self._num))
         return all_started and all(self._file("ended", n).exists() for n in range(self._track))
 
