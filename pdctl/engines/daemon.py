@@ -8,9 +8,12 @@ import argparse
 import os
 import select
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from pdctl.deployment.exports.prometheus import TARGETS_FILE
@@ -94,6 +97,7 @@ BOUND_LOGS_EVERY_S = 10.0
 WRITE_AT_LEAST_EVERY_S = 10.0
 WRITE_AT_MOST_EVERY_S = 0.1
 LAST_WORD_S = 10.0
+MOVE_WITHIN_S = 120.0
 
 
 @dataclass
@@ -186,6 +190,8 @@ class Supervisor:
         now = time.time()
         current = self._state(now, is_over=is_over)
         last = self.written
+        if last is not None and (last.phase, current.phase) == ("scaling", "serving"):
+            self.loop.say("settled", "", current.layout)
         if last is None or is_over or self._is_due(current, last, now):
             self._write(current)
         return current
@@ -240,6 +246,7 @@ class Supervisor:
             failure=loop.failure.failure if loop.failure else None,
             failed_process=loop.failure.name if loop.failure else "",
             revision=launch.revision,
+            lost_nodes=tuple(loop.lost),
         )
 
     def _facts(self, process: Process) -> StartFacts:
@@ -270,7 +277,7 @@ def main() -> None:
     supervisor = supervisor_of(launch, wake=lambda: _wake(write_fd))
     _listen(supervisor.loop)
     start_recording(launch.name, supervisor.loop.launcher)
-    start_exporting(launch.name, launch.metrics_endpoint)
+    start_exporting(launch.name, metrics=launch.metrics_endpoint, spans=launch.spans_endpoint)
     if launch.what_if:
         start_replaying(launch.name)
     supervisor.run(wake_fd)
@@ -288,6 +295,7 @@ def supervisor_of(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
         router=RouterClient(launch.endpoint, http=http),
         engines=EngineClient(http),
         limits=_limits(launch),
+        move=partial(move_engines, launch.name),
         started_at=time.monotonic(),
     )
     supervisor = Supervisor(launch, loop, state.state_dir(launch.name))
@@ -299,10 +307,30 @@ def supervisor_of(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
 
 
 def _limits(launch: Launch) -> SupervisorLimits:
-    """The default limits. PDCTL_BACKOFF_S shortens the wait before the first restart, in tests."""
+    """The default limits. In tests, PDCTL_BACKOFF_S shortens the wait before the first restart.
+
+    PDCTL_MOVE_AFTER_S: how long a node may be off the network and keep its engines.
+    """
     limits = SupervisorLimits(ready_timeout_s=launch.ready_timeout_s, drain_s=launch.drain_s)
     backoff_s = os.environ.get("PDCTL_BACKOFF_S")
-    return replace(limits, backoff_s=float(backoff_s)) if backoff_s else limits
+    move_after_s = os.environ.get("PDCTL_MOVE_AFTER_S")
+    limits = replace(limits, backoff_s=float(backoff_s)) if backoff_s else limits
+    return replace(limits, move_after_s=float(move_after_s)) if move_after_s else limits
+
+
+def move_engines(name: str, nodes: Sequence[str]) -> str:
+    """Give the engines of lost nodes places on others; why that was impossible, or "".
+
+    A process of its own asks the nodes, as a command does: the supervisor waits for no node.
+    """
+    argv = (sys.executable, "-m", "pdctl.engines.lifecycle.relocate", name, *nodes)
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MOVE_WITHIN_S
+        )
+    except subprocess.TimeoutExpired:
+        return "the other nodes did not answer in time"
+    return done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
 
 
 def _listen(loop: SupervisorLoop) -> None:

@@ -115,6 +115,8 @@ class NodeAgent:
 
     def tasks(self, run_id: str) -> list[list[Any]]:
         """The processes of a deployment here, each with its task."""
+        for launcher, handle in self._started.values():
+            launcher.poll(handle)  # reaps it if nobody asks for its end any more
         return [[pid, _task_of(pid, run_id)] for pid in local.marked(run_id)]
 
     def sweep(self, run_id: str) -> list[int]:

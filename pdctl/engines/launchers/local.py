@@ -78,6 +78,9 @@ class LocalLauncher:
     def nodes(self) -> tuple[str, ...]:
         return (HERE,)
 
+    def is_over(self) -> bool:
+        return False
+
     def address(self, node: str) -> str:
         return LOOPBACK
 
@@ -387,6 +390,14 @@ def variables_of(pid: int, run_id: str) -> dict[str, str]:
         return {}
     texts = (entry.decode("utf-8", "replace") for entry in entries if b"=" in entry)
     return dict(text.split("=", 1) for text in texts)
+
+
+def program_of(pid: int) -> str:
+    """The name of the program that a process runs; "" once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def marked(run_id: str) -> tuple[int, ...]:

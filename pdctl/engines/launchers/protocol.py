@@ -47,6 +47,10 @@ class Nodes(Protocol):
         """Every machine that may run engines. The first one runs the router."""
         ...
 
+    def is_over(self) -> bool:
+        """True if these machines are ours no more, as after the end of a Slurm job."""
+        ...
+
     def address(self, node: str) -> str:
         """The address on which engines of this node listen and others reach them."""
         ...

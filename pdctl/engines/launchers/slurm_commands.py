@@ -52,6 +52,20 @@ def job(number: str) -> SlurmJob:
     return SlurmJob(number, state, "" if reason == "None" else reason, left, nodes)
 
 
+def is_over(number: str) -> bool:
+    """True if Slurm says that a job has ended. False while nobody knows: Slurm may be silent."""
+    done = subprocess.run(
+        ("squeue", "-h", "-j", number, "-o", "%T"),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
+        check=False,
+    )
+    if done.returncode:
+        return "Invalid job id" in done.stderr
+    return done.stdout.strip() in ENDED
+
+
 def answering(nodes: Sequence[str]) -> tuple[str, ...]:
     """Those of these nodes that Slurm has not given up."""
     rows = _run("sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N|%T").split()

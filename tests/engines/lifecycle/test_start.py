@@ -3,11 +3,12 @@
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.records import ProcessSpec, RouterPlan
+from pdctl.deployment.records import ObservePlan, ProcessSpec, RouterPlan
 from pdctl.engines.launchers import local
 from pdctl.engines.launchers.protocol import HERE
 from pdctl.engines.launchers.registry import launcher_named
@@ -120,8 +121,8 @@ def started_with(
     model.mkdir()
     (model / "config.json").write_text(config, encoding="utf-8")
     install = SglangInstall("python3", "0.5.23", ("nixl",), None)
-    monkeypatch.setattr(start, "_install", lambda deployment, launcher: install)
-    monkeypatch.setattr(start, "_gpus_of_nodes", lambda deployment, launcher: {HERE: GPUS})
+    monkeypatch.setattr(start, "_install", lambda deployment, launcher, nodes: install)
+    monkeypatch.setattr(start, "_gpus_of_nodes", lambda deployment, launcher, nodes: {HERE: GPUS})
     router = RouterPlan(port=unheld_port())
     wanted = deployment_of(model=str(model), prefill=0, total=1, args=args, router=router)
     return start.prepare(wanted)
@@ -144,3 +145,26 @@ def test_a_quantization_that_sglang_cannot_read_is_refused(
     config = (profiles_dir() / "models" / "qwen3-8b.json").read_text(encoding="utf-8")
     with pytest.raises(InvalidInput, match="SGLang refuses to start"):
         started_with(tmp_path / "m", config, monkeypatch, args=("--quantization", "awq"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_replayed"),
+    [
+        ({}, True),
+        ({"ttft_slo_s": None}, False),
+        ({"request_times": False}, False),
+        ({"observe": ObservePlan(what_if=False)}, False),
+    ],
+)
+def test_a_supervisor_replays_requests_that_have_limits_and_log_lines(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    is_replayed: bool,
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    one = prepared(spec("router", "router", 1))
+    deployment = replace(one.deployment, **{"ttft_slo_s": 2.0, **changes})
+    wanted = replace(one, deployment=deployment)
+    launch = start.write_start_files(wanted, detached=True, ready_timeout_s=1.0)
+    assert launch.what_if is is_replayed
