@@ -334,6 +334,7 @@ def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -
 
 def _gpus(question: Question, nodes: int) -> str:
     cluster = question.cluster
-    text = f"{nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}"
+    text = f"{nodes}x" if nodes > 1 else ""
+    text += f"{cluster.gpus_per_node}x{cluster.gpu.name}"
     rdma = cluster.rdma_bytes_per_s
     return f"{text}:rdma{rdma * 8 / 1e9:.10g}" if rdma else text

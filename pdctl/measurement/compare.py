@@ -7,7 +7,7 @@ from typing import Literal
 
 from pdctl.deployment.flags import policy_of
 from pdctl.deployment.records import Deployment
-from pdctl.deployment.serving import simulated_serving
+from pdctl.deployment.serving import simulated_serving, simulated_speculation
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.results import (
@@ -267,7 +267,7 @@ def _slower(one: Sent, speed: float) -> Sent:
 
 def _model(deployment: Deployment, llm: Llm, cluster: Cluster, role: Role) -> EngineModel:
     plan, planned = deployment.roles[role], deployment.planned
-    serving = simulated_serving(plan.args)
+    serving = simulated_serving((*simulated_speculation(planned), *plan.args))
     profile = named_profile(planned.profile) if planned and planned.profile else None
     shape = plan.parallelism
     model = engine_model(llm, cluster, shape, role, profile=profile, serving=serving)

@@ -317,8 +317,9 @@ def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSamp
     and are counted once. Data-parallel ranks are added up, but for KV usage, which is their mean.
 
     Source: observability/metrics_collector.py of SGLang 0.5.23: the first attention rank of every
-        data-parallel rank writes, all ranks with --enable-metrics-for-all-schedulers; dp_rank is
-        there under both kinds of data parallelism, and tp_rank counts on across attention DP.
+        data-parallel rank writes, all ranks with --enable-metrics-for-all-schedulers and under
+        context parallelism (sgl-project/sglang#31896); dp_rank is there under both kinds of data
+        parallelism, and tp_rank counts on across attention DP and context parallelism.
     """
     values: dict[str, list[float]] = {}
     buckets: dict[str, dict[float, float]] = {}

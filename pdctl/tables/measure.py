@@ -156,14 +156,17 @@ def rehearsal_view(rehearsal: Rehearsal) -> RenderableType:
 
 
 def _figures(figures: tuple[Compared, ...]) -> Table:
-    table = _table("", "predicted", "range", "observed", "off")
-    for one in figures:
+    ranges = [_range(one) for one in figures]
+    has_range = any(ranges)
+    table = _table("", "predicted", *(("range",) if has_range else ()), "observed", "off")
+    for one, shown_range in zip(figures, ranges, strict=True):
         if one.figure in SHOWN and one.measured is not None:
             off = one.error
             style = "yellow" if off is not None and abs(off) > LARGE_ERROR else ""
             shown = "" if off is None else format_off(off)
             table.add_row(
-                _name(one.figure), _value(one, one.predicted), _range(one),
+                _name(one.figure), _value(one, one.predicted),
+                *((shown_range,) if has_range else ()),
                 _value(one, one.measured), Text(shown, style=style),
             )  # fmt: skip
     return table
@@ -210,12 +213,14 @@ def _value(one: Compared, value: float | None) -> str:
 def _closing(rehearsal: Rehearsal) -> Text:
     bad = rehearsal.num_failed + rehearsal.num_truncated
     failed = f"; {bad} failed" if bad else "; none failed"
-    return Text(
+    text = (
         f"  {rehearsal.num_requests} requests through {rehearsal.layout} behind the real router"
-        f"{failed}. Times are simulated time, played at {rehearsal.speed:g} × speed.\n"
-        "  The range is due to the router: which engines it picks, and which of requests that come "
-        "at once it sees first."
+        f"{failed}. Times are simulated time, played at {rehearsal.speed:.3g} × speed."
     )
+    if any(map(_range, rehearsal.figures)):
+        text += "\n  The range is due to the router: which engines it picks, and which of requests "
+        text += "that come at once it sees first."
+    return Text(text)
 
 
 def measure_view(arms: Sequence[ArmResult], comparison: ArmComparison, slo: Slo) -> RenderableType:

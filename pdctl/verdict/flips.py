@@ -205,7 +205,7 @@ def find_flip(
     base: the answer to the question itself.
     """
     for place in _places(axis, direction, forecast):
-        value = _rounded(axis, place, direction)
+        value = float(round(place)) if axis.is_whole else rounded_away(place, axis.value, direction)
         if value is None or value > axis.most or (value - axis.value) * direction <= 0:
             continue
         to = _surmised(axis, value, forecast, ask)
@@ -253,16 +253,14 @@ def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[floa
             return
 
 
-def _rounded(axis: Axis, value: float, direction: int) -> float | None:
+def rounded_away(value: float, asked: float, direction: int) -> float | None:
     """Two digits, away from the value asked about; three where two are not enough to differ."""
-    if axis.is_whole:
-        return float(round(value))
     for digits in (2, 3):
         unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
         steps = value / unit
         whole = math.ceil(steps - 1e-9) if direction > 0 else math.floor(steps + 1e-9)
         rounded = float(f"{whole * unit:.{digits}g}")
-        if (rounded - axis.value) * direction > 0:
+        if (rounded - asked) * direction > 0:
             return rounded
     return None
 

@@ -52,7 +52,6 @@ FINALISTS = 2  # colocated parallelisms that the simulator compares
 PROMISING = 0.5  # of the best closed-form capacity: a split below it is not simulated
 CLOSE = 0.85  # of the best closed-form capacity: below it a parallelism is not simulated
 SAME = 0.95  # of the best closed-form capacity: as good as the best
-AS_FAST = 1.05  # times the best mean latency: among such layouts the highest rate decides
 LIGHT_USE = 0.05  # of what a layout can do at all: there its latencies are those of an idle one
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
@@ -246,38 +245,6 @@ def replace_trials(search: CapacitySearch, trials: Trials | None) -> CapacitySea
     """The search without its trials, to send it to another process, or with them again."""
     search.trials = trials  # type: ignore[assignment]
     return search
-
-
-def fastest_layouts(
-    contest: Contest, rate_rps: float, spread: ParallelMap = one_by_one
-) -> dict[str, list[Arm]]:
-    """Without service levels: all entrants of both arms at a rate, best first."""
-    jobs = [(name, c) for name, found in contest.entrants.items() for c in found]
-    slo, trials = contest.slo, contest.trials
-    tried = spread(
-        lambda job: try_layout(trials, job[1].fleet, rate_rps, slo),
-        jobs,
-        cost_s=contest.run_cost_s,
-    )
-    sides: dict[str, list[tuple[Candidate, Arm]]] = {}
-    for (name, candidate), arm in zip(jobs, tried, strict=True):
-        sides.setdefault(name, []).append((candidate, arm))
-    for name, pairs in sides.items():
-        best = _fastest(pairs)
-        order = [best, *(pair for pair in pairs if pair is not best)]
-        contest.searches[name] = CapacitySearch(trials, [best[0]], slo)
-        sides[name] = order
-    return {name: [arm for _, arm in pairs] for name, pairs in sides.items()}
-
-
-def _fastest(pairs: Sequence[tuple[Candidate, Arm]]) -> tuple[Candidate, Arm]:
-    """The lowest mean latency of those that keep up; of nearly equal ones what carries most."""
-    latency = {id(arm): arm.e2e_s.mean for _, arm in pairs if arm.e2e_s is not None}
-    if not latency:
-        return max(pairs, key=lambda pair: pair[0].free_rps)
-    limit = min(latency.values()) * AS_FAST
-    near = [pair for pair in pairs if latency.get(id(pair[1]), limit + 1) <= limit]
-    return max(near, key=lambda pair: pair[0].free_rps)
 
 
 def sweep_of(contest: Contest, arms: Mapping[str, Arm], others: Sequence[Arm] = ()) -> list[Arm]:

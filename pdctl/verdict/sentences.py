@@ -480,7 +480,7 @@ def _flip_cause(flip: Flip, arms: Mapping[str, Arm]) -> str:
     carried = (colocated and colocated.capacity_rps) or 0.0
     if flip.what != "rate_rps" or flip.from_ != "colocated" or not flip.is_met:
         return ""
-    if colocated is None or flip.at >= carried:
+    if colocated is None or colocated.attainment is None or flip.at >= carried:
         return ""
     least = colocated.intervals["capacity_rps"].low
     return f": {colocated.layout} carries {rate_down(carried)}, but it may be {rate_down(least)}"

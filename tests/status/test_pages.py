@@ -113,6 +113,15 @@ def test_ranks_of_data_parallelism_add_up_and_those_of_tensor_parallelism_do_not
     assert parse_engine_metrics(text, "decode", 0.0)[0].running == 7
 
 
+def test_ranks_of_context_parallelism_show_the_same_requests_and_count_once() -> None:
+    # sgl-project/sglang#31896: with cp 8 every rank is the first of its attention group and writes
+    ranks = "\n".join(
+        f'sglang:num_running_reqs{{tp_rank="{tp}",pp_rank="0",dp_rank="0"}} 5' for tp in range(8)
+    )
+    assert parse_engine_metrics(ranks, "prefill", 0.0)[1] == CounterSample()
+    assert parse_engine_metrics(ranks, "decode", 0.0)[0].running == 5
+
+
 def test_a_label_may_hold_braces_and_quotes() -> None:
     text = 'sglang:num_running_reqs{model_name="a}\\"b"} 3.0\n'
     assert parse_engine_metrics(text, "decode", 0.0)[0].running == 3

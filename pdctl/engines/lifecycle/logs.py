@@ -158,6 +158,7 @@ def follow_logs(
         now = time.time()
         files = _files(name, process)
         width = max((len(file.process) for file in files), default=0)
+        _follow_renamed(seen, files)
         for file in files:
             new = _added(name, file, seen)
             read_at = time.time()
@@ -167,6 +168,20 @@ def follow_logs(
             yield line if process else _named(file, line, width)
         is_first = False
         wait()
+
+
+def _follow_renamed(seen: dict[LogFile, _Seen], files: Sequence[LogFile]) -> None:
+    """Go on in a renamed log where its old name was left; a role switch renames one at a time.
+
+    Ignores: a log that takes the name of another one that is followed.
+    """
+    gone = [file for file in seen if file not in files]
+    new = [file for file in files if file not in seen]
+    for old in gone:
+        position = seen.pop(old)
+        same_node = [file for file in new if file.node == old.node]
+        if len(gone) == len(same_node) == 1:
+            seen[same_node[0]] = position
 
 
 def _added(name: str, file: LogFile, seen: dict[LogFile, _Seen]) -> Sequence[str]:

@@ -29,6 +29,7 @@ class Request:
 
     out: tokens whose step has ended. launched: tokens whose step has at least begun.
     own_tokens: KV held by this request alone, in addition to `num_locked` cached blocks.
+    credit: the part of a token that its steps have gained beyond whole ones.
     Times are model seconds on the engine's clock.
     """
 
@@ -47,6 +48,7 @@ class Request:
     done: int = 0  # leading tokens whose KV exists or is being computed
     cached_tokens: int = 0
     own_tokens: int = 0
+    credit: float = 0.0
     num_locked: int = 0
     retractions: int = 0
     is_ready: bool = False  # the partner is known and has accepted the room
@@ -88,17 +90,26 @@ class PrefillPart:
 
 @dataclass(slots=True)
 class Batch:
-    """One forward pass: prefill parts, decode rows, or in a mixed batch both."""
+    """One forward pass: prefill parts, decode rows, or in a mixed batch both.
+
+    gains: tokens that each row gains: one, or more with speculative decoding.
+    """
 
     parts: list[PrefillPart]
     rows: list[Request]
     duration_s: float
+    gains: list[int] = field(default_factory=list)
     launched_s: float = 0.0
     end_s: float = 0.0
 
     @property
     def new_tokens(self) -> int:
         return sum(part.tokens for part in self.parts)
+
+    @property
+    def num_gained(self) -> int:
+        """Output tokens of the decode rows."""
+        return sum(self.gains)
 
 
 @dataclass(frozen=True, slots=True)
