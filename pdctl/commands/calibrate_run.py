@@ -174,7 +174,8 @@ def own_command_line() -> str:
 
 
 def _without_steps(value: dict[str, object]) -> dict[str, object]:
-    """Drop the measurements from the profile, which has them in its file."""
+    """Drop the measurements from the profile, and the surprises: files have both."""
+    del value["surprises"]
     profile = value.get("profile")
     if isinstance(profile, dict):
         value["profile"] = {

@@ -46,11 +46,13 @@ from pdctl.measurement.arms import (
 from pdctl.measurement.calibration.engine_client import engines_of, facts_of_engines
 from pdctl.measurement.engine_facts import EngineFacts, checked_url
 from pdctl.measurement.load import fresh_seed
+from pdctl.measurement.own_residuals import of_load
 from pdctl.measurement.prediction import cluster_behind, cluster_of, profile_for
 from pdctl.measurement.results import summary, write_result
 from pdctl.perf_model.fitting.profiles import read_profile
 from pdctl.perf_model.records import Profile, layout_text
 from pdctl.perf_model.releases import NEWEST_READ, is_newer_than_read
+from pdctl.perf_model.residuals import add_own_residuals
 from pdctl.tables.measure import forecast_line, load_progress, measure_view
 from pdctl.tables.tabs import tab_lines
 from pdctl.text_lines import shell_lines
@@ -289,8 +291,18 @@ def _play(
                 write_result(options.output, result)
         raise
     measured.played.append(played)
+    _keep_residual(endpoint, layout, played)
     if options.output is not None:
         write_result(options.output, played.result, played.forecast)
+
+
+def _keep_residual(endpoint: Endpoint, layout: str, played: ArmLoad) -> None:
+    """Add what the load was off by to the user's own runs, from which `plan` makes intervals."""
+    if endpoint.cluster is None or not endpoint.engines:
+        return
+    gpu, is_fitted = endpoint.cluster.gpu.name, endpoint.profile is not None
+    found = of_load(played, endpoint.llm, gpu, endpoint.engines, layout, is_fitted=is_fitted)
+    add_own_residuals([found] if found else [])
 
 
 def _report(

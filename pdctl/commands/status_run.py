@@ -19,6 +19,7 @@ from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import ExitCode, PdctlError, StateConflict
 from pdctl.status.drift import Expected
 from pdctl.status.kernels import untuned
+from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import DeploymentStatus, Target
 from pdctl.status.snapshot import is_well
 from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
@@ -52,7 +53,13 @@ def open_watch(
     source = source_of_state(name)
     now_s = time.time()
     past = read_evidence(name, now_s - REMEMBERED_S)
-    watch = Watch(source, past, expect, notes=_untuned(name))
+    watch = Watch(
+        source,
+        past,
+        expect,
+        times=RecentTimes(logs_dir(name), at_once=not is_live),
+        notes=_untuned(name),
+    )
     watch.replay(recorded(name, now_s - REPLAYED_S))
     return name, watch
 

@@ -16,7 +16,7 @@ from pdctl.verdict.records import Arm
 from pdctl.verdict.rules import quarter
 from pdctl.workload.records import Slo
 
-MAX_ENGINES = 100  # the ports in a band
+MAX_ENGINES = 400  # the bands of ports hold 500
 ONE_GPU = Parallelism()
 USUAL_ROUTER = RouterPlan()
 NO_ARGS: Mapping[Role, tuple[str, ...]] = {}

@@ -122,6 +122,11 @@ def log_lines(path: Path, last_bytes: int | None = None) -> Iterator[bytes]:
         ) from problem
 
 
+def is_request_line(line: bytes) -> bool:
+    """Does a line hold the times of a request? It may be cut off."""
+    return any(mark in line for mark in _MARKS)
+
+
 def request_log(
     lines: Iterable[bytes], name: str, *, rid: str | None = None, keep: int = MAX_RECORDS
 ) -> RequestLog:
@@ -134,7 +139,7 @@ def request_log(
         is_named = wanted is not None and wanted in line
         if is_named:
             mentions.append(line[:MENTION_BYTES])
-        if any(mark in line for mark in _MARKS):
+        if is_request_line(line):
             kept.append(line)
             num_read += 1
             if is_named and last is None:

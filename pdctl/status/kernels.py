@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import PurePosixPath
 
-MOST_LINES = 5_000  # of a log's beginning: kernels are chosen while an engine starts
+MOST_LINES = 1_000  # of a log's beginning: kernels are chosen while an engine starts
 _MARK = b"Config file not found at"
 # "Using default MoE kernel config. Performance might be sub-optimal! Config file not found at X"
 _LINE = re.compile(rb"Using default ([\w ]{1,40}?) kernel config\..* not found at (\S+?),?(?:\s|$)")

@@ -22,6 +22,7 @@ from pdctl.status.rates import (
     merge_histograms,
     with_rates,
 )
+from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import (
     CounterSample,
     DeploymentStatus,
@@ -84,7 +85,8 @@ class Watch:
     past: samples that an earlier call kept.
     expect: returns each engine's expected step times. Called once at least 60 s of its steps have
     been observed.
-    notes: sentences that every sample shows.
+    times: of single requests, better than histograms of latencies. notes: sentences that every
+    sample shows.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class Watch:
         source: Callable[[], Watched],
         past: Past = ((), {}),
         expect: Expect | None = None,
+        times: RecentTimes | None = None,
         notes: Sequence[str] = (),
     ) -> None:
+        self._times = times
         self._source = source
         self._said = tuple(notes)
         self._expect = expect
@@ -226,12 +230,13 @@ class Watch:
         status = deployment_status(watched, rows, router, advice, now_s)
         ttft = self._histograms(watched, "ttft", now_s)
         itl = self._histograms(watched, "itl", now_s)
+        single = self._times.ttft_s() if self._times else None
         return replace(
             status,
             requests_per_s=self._requests_per_s(),
-            ttft_p50_s=bucket_quantile(ttft, 0.5),
-            ttft_p99_s=bucket_quantile(ttft, 0.99),
-            ttft_bound_s=first_bound(ttft),
+            ttft_p50_s=single[0] if single else bucket_quantile(ttft, 0.5),
+            ttft_p99_s=single[1] if single else bucket_quantile(ttft, 0.99),
+            ttft_bound_s=None if single else first_bound(ttft),
             itl_p50_s=bucket_quantile(itl, 0.5) or moment.itl_s,
             itl_p99_s=bucket_quantile(itl, 0.99),
             itl_bound_s=first_bound(itl),

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from pdctl.inspection.records import Llm
-from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind, region_of
+from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind
 from pdctl.perf_model.records import Fleet
+from pdctl.perf_model.residuals import region_of
 from pdctl.verdict.closed_form import Demand, capacity_rps
 from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
 from pdctl.workload.records import Slo
@@ -38,6 +39,8 @@ def provenance_of(
         region=region_of(running),
         spans_hosts=max(sizes, default=1) > cluster.gpus_per_node,
         fit_error=profile.left_out_error if profile else 0.0,
+        llm=site.llm.name,
+        simulated=profile is not None and profile.engine == "simulated",
     )
     if profile is None:
         return Provenance("roofline", None, errors_of(case))

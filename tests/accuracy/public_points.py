@@ -26,8 +26,9 @@ from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.profiles import find_own_profile
-from pdctl.perf_model.intervals import Kind, model_kind
+from pdctl.perf_model.intervals import model_kind
 from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Serving
+from pdctl.perf_model.residuals import Kind
 from pdctl.perf_model.simulator.simulate import simulate, simulate_clients
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.closed_loop import REQUESTS_PER_CLIENT, estimated_rps

@@ -46,11 +46,11 @@ def pdctl_on(kind: str, directory: Path) -> Iterator[There]:
 def ready(there: There, on: str) -> list[Row]:
     """2P8D from the command to serving, and what a look at it costs."""
     file = there.write("chat")
-    took_s = _took_s(lambda: there.done("up", "-f", file, "--on", on, "-d"))
+    up_s = took_s(lambda: there.done("up", "-f", file, "--on", on, "-d"))
     serving_s = there.state("chat")["ready_after_s"]
-    looks = [_cpu_ms(lambda: there.done("status", "chat", "--once")) for _ in range(5)]
+    looks = [cpu_ms(lambda: there.done("status", "chat", "--once")) for _ in range(5)]
     return [
-        ("2P8D: up -d, from the command to serving", took_s, 5.0 if on == "slurm" else 15.0, "s"),
+        ("2P8D: up -d, from the command to serving", up_s, 5.0 if on == "slurm" else 15.0, "s"),
         ("2P8D: from the supervisor's start to serving", serving_s, None, "s"),
         ("status --once of 10 remote engines, best of 5", min(looks), 400, "ms CPU"),
     ]
@@ -159,13 +159,15 @@ def events(there: There) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def _took_s(action: Callable[[], object]) -> float:
+def took_s(action: Callable[[], object]) -> float:
+    """Seconds that an action takes."""
     began = time.monotonic()
     action()
     return time.monotonic() - began
 
 
-def _cpu_ms(action: Callable[[], object]) -> float:
+def cpu_ms(action: Callable[[], object]) -> float:
+    """CPU time of the commands that an action runs to their end, in ms."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     action()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -49,7 +49,7 @@ def test_one_role_alone_keeps_the_total_and_the_total_alone_the_ratio(
             "plus --decode 2 is 4, but --total is 5",
         ),
         (Counts(), "No engine count given"),
-        (Counts(total=101), "101 engines exceed the limit of 100"),
+        (Counts(total=401), "401 engines exceed the limit of 400"),
     ],
 )
 def test_what_could_not_serve_is_refused_with_the_reason(counts: Counts, words: str) -> None:
@@ -186,8 +186,8 @@ def test_a_deployment_is_named_for_its_model(model: str, name: str) -> None:
 
 
 def test_what_else_cannot_run_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="101 engines exceed the limit of 100"):
-        deployment_of(model="m", total=101)
+    with pytest.raises(InvalidInput, match="401 engines exceed the limit of 400"):
+        deployment_of(model="m", total=401)
     with pytest.raises(InvalidInput, match="has no model"):
         deployment_of(model=" ", total=2)
     with pytest.raises(InvalidInput, match="0 is not a valid port"):

@@ -1,5 +1,6 @@
 """A world without processes or clocks: a launcher, engines and a router that tests command."""
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,7 @@ class World(InMemoryLauncher):
     listed: dict[str, Listed] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)  # names that answer nothing
     cut_off: set[str] = field(default_factory=set)  # nodes that are off the network
+    unreachable: set[str] = field(default_factory=set)  # nodes whose agents do not answer
     node_of: dict[str, str] = field(
         default_factory=dict
     )  # by the URL of an engine, also a dead one
@@ -85,6 +87,8 @@ class World(InMemoryLauncher):
     def start(self, spec: ProcessSpec) -> Started:
         kept = [at for at in spec.gpu_places if self.mapped.get(at, set()) & set(self.alive)]
         assert self.driver_hangs or not kept, f"{spec.name} finds no memory"
+        if spec.node in self.unreachable:
+            raise OSError(errno.EHOSTUNREACH, f"{spec.node} does not answer")
         self.node_of[spec.url] = spec.node
         return super().start(spec)
 

@@ -392,6 +392,14 @@ def variables_of(pid: int, run_id: str) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
+def program_of(pid: int) -> str:
+    """The name of the program that a process runs; "" once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def marked(run_id: str) -> tuple[int, ...]:
     """The processes that carry the marker of a deployment, this one aside."""
     pids = (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())

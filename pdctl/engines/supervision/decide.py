@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.supervision.gpu_room import has_room, holder_of, is_last_keeper, to_renew
+from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.engines.supervision.model import (
     DEFAULT_LIMITS,
     NOT_STARTED,
@@ -338,6 +339,8 @@ def _toward_serving(
 def _start(
     spec: ProcessSpec, observed: Observed, now: float, limits: SupervisorLimits, *, why: str
 ) -> Iterable[Action]:
+    if any(node in observed.lost for node in nodes_of(spec)):
+        return ()
     if holder_of(spec, observed) or not has_room(spec, observed, now, limits):
         return ()
     return (Start(spec, why),)

@@ -468,10 +468,13 @@ class SupervisorLoop:
             process = self.launcher.start(spec)
         except OSError as problem:
             why = problem.strerror or str(problem)
-            if problem.errno == errno.EHOSTUNREACH:
+            is_lost = problem.errno == errno.EHOSTUNREACH
+            if is_lost:
                 self.lost.setdefault(spec.node, LostNode(spec, now))
-            self.processes[spec.name] = model.not_started(spec, before, why, now)
-            self.say("crash", spec.name, f"{model.NOT_STARTED}: {why}")
+            self.processes[spec.name] = model.not_started(
+                spec, before, why, now, is_crash=not is_lost
+            )
+            self.say("lost" if is_lost else "crash", spec.name, f"{model.NOT_STARTED}: {why}")
             return
         self.starts[spec.name] = StartedProcess(process, now, log_at=process.log_offset)
         self.processes[spec.name] = model.started(spec, before, now)

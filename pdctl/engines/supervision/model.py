@@ -283,11 +283,19 @@ def ended(process: Process, exit_code: int | None, now: float, limits: Superviso
     )
 
 
-def not_started(spec: ProcessSpec, before: Process | None, why: str, now: float) -> Process:
-    """Record a failed start; it counts as a crash."""
-    crashes = before.crashes if before is not None and before.spec == spec else ()
+def not_started(
+    spec: ProcessSpec, before: Process | None, why: str, now: float, *, is_crash: bool
+) -> Process:
+    """Record a failed start. is_crash: it counts as a crash, so that the next one waits longer."""
+    same = before if before is not None and before.spec == spec else None
+    crashes = same.crashes if same else ()
     return Process(
-        spec=spec, running=False, since=now, crashes=(*crashes, now), detail=f"{NOT_STARTED}: {why}"
+        spec=spec,
+        running=False,
+        since=now,
+        served=same is not None and same.served,
+        crashes=(*crashes, now) if is_crash else crashes,
+        detail=f"{NOT_STARTED}: {why}",
     )
 
 

@@ -149,3 +149,31 @@ def test_a_supervisor_whose_job_has_ended_ends_too() -> None:
         world.ends(handle, -9)
     run(loop, world, 20)
     assert loop.is_over
+
+
+def test_an_engine_that_cannot_start_on_a_lost_node_waits_and_is_not_given_up() -> None:
+    loop, world, moves = serving_on("abc")
+    moves.full = True
+    world.cut_off.add("c")
+    run(loop, world, 20)
+    world.unreachable.add("c")
+    world.end("decode-1", -9)
+    run(loop, world, 600)
+    process = loop.processes["decode-1"]
+    assert (process.running, process.given_up) == (False, "")
+    world.cut_off.clear()
+    world.unreachable.clear()
+    run(loop, world, 20)
+    assert loop.processes["decode-1"].is_serving
+
+
+def test_a_start_that_its_node_does_not_answer_is_no_crash() -> None:
+    world = World()
+    loop = fleet_in(world, on("abc"))
+    run(loop, world, 10)
+    world.cut_off.add("c")
+    world.unreachable.add("c")
+    world.end("decode-1", -9)
+    run(loop, world, 300)
+    assert len(loop.processes["decode-1"].crashes) == 1
+    assert list(loop.lost) == ["c"]
