@@ -16,10 +16,10 @@ from pdctl.engines.lifecycle.running import find
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import InvalidInput, PdctlError
 from pdctl.measurement.live_what_if import live_what_if, role_fault
-from pdctl.status.autopilot import Limits, Move, next_step
-from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.decision import Limits, Move, next_step
+from pdctl.status.autopilot.journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.split_advice import Split, SplitAdvice, split_advice
 from pdctl.status.records import WhatIf
-from pdctl.status.split_advice import Split, SplitAdvice, split_advice
 from pdctl.status.targets import source_of_state
 from pdctl.status.watch import REPLAYED_S, Watch
 from pdctl.status.what_if_file import keep_what_if

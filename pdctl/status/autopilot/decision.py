@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pdctl.status.autopilot.split_advice import Split, SplitAdvice
 from pdctl.status.records import Alternative, WhatIf
-from pdctl.status.split_advice import Split, SplitAdvice
 
 WORSE_BY = 0.02  # of the share that meets the SLOs: less is no reason to move, more one to undo
 CLEAR_GAIN = 0.10  # a lower bound that needs no second look to agree
