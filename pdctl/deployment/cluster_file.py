@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pdctl.deployment.records import Deployment
+from pdctl.deployment.containers import read_container
+from pdctl.deployment.records import Container, Deployment
 from pdctl.deployment.strict_yaml import Field, read_yaml
 from pdctl.paths import user_config_dir
 from pdctl.perf_model.records import Role
@@ -22,12 +23,14 @@ KEYS = (
     "python",
     "preamble",
     "models",
+    "images",
     "env",
+    "container",
     *ROLES,
     "slurm",
     "kubernetes",
 )
-ROLE_KEYS = ("env",)
+ROLE_KEYS = ("env", "image")
 SLURM_KEYS = (
     "partition",
     "account",
@@ -83,6 +86,9 @@ class ClusterFile:
     models: Mapping[str, str] = field(default_factory=dict)  # alias -> path or Hugging Face id
     env: Mapping[str, str] = field(default_factory=dict)
     role_env: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)  # alias -> name or file of an image
+    container: Container | None = None
+    role_image: Mapping[Role, str] = field(default_factory=dict)
     slurm: SlurmSettings = SlurmSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
 
@@ -123,6 +129,13 @@ def read_cluster_file(path: Path) -> ClusterFile:
         models=keys["models"].texts() if "models" in keys else usual.models,
         env=keys["env"].texts() if "env" in keys else usual.env,
         role_env={role: _role_env(keys[role]) for role in ROLES if role in keys},
+        images=keys["images"].texts() if "images" in keys else usual.images,
+        container=read_container(keys["container"]) if "container" in keys else None,
+        role_image={
+            role: image
+            for role in ROLES
+            if role in keys and (image := _text(keys[role].mapping(ROLE_KEYS), "image"))
+        },
         slurm=_slurm(keys["slurm"]) if "slurm" in keys else usual.slurm,
         kubernetes=_kubernetes(keys["kubernetes"]) if "kubernetes" in keys else usual.kubernetes,
     )
@@ -131,18 +144,32 @@ def read_cluster_file(path: Path) -> ClusterFile:
 def on_cluster(deployment: Deployment, cluster: ClusterFile) -> Deployment:
     """A deployment with what the cluster file adds to it.
 
-    The deployment's own settings win: its Python, and each variable of its environments.
+    The deployment's own settings win: its Python, its container with the images of its roles, and
+    each variable of its environments.
     """
+    own = deployment.container
+    container = own or cluster.container
+    if container is not None:
+        container = replace(container, image=cluster.images.get(container.image, container.image))
     roles = {
-        role: replace(plan, env={**cluster.env, **cluster.role_env.get(role, {}), **plan.env})
+        role: replace(
+            plan,
+            env={**cluster.env, **cluster.role_env.get(role, {}), **plan.env},
+            image=_image(plan.image or (None if own else cluster.role_image.get(role)), cluster),
+        )
         for role, plan in deployment.roles.items()
     }
     return replace(
         deployment,
         model=cluster.models.get(deployment.model, deployment.model),
         python=deployment.python or cluster.python,
+        container=container,
         roles=roles,
     )
+
+
+def _image(image: str | None, cluster: ClusterFile) -> str | None:
+    return cluster.images.get(image, image) if image else None
 
 
 def _role_env(role: Field) -> Mapping[str, str]:

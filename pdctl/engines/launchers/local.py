@@ -17,7 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdctl.deployment.records import HERE, ProcessSpec
+from pdctl.deployment import containers
+from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.clients.protocol import Http
@@ -40,7 +41,8 @@ from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
 _SHIM = Path(__file__).parents[1] / "exec_shim.py"
-_WITH_KEY = Path(__file__).parents[1] / "with_key.py"
+_CONTAINER_SHIM = Path(__file__).parents[1] / "container_shim.py"
+WITH_KEY = Path(__file__).parents[1] / "with_key.py"
 _TAKE_NO_KEY_FROM_ENVIRONMENT = ("sglang.launch_server", "sglang_router.launch_router")
 # setproctitle would overwrite the environment that the marker is read from
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
@@ -139,7 +141,15 @@ class LocalLauncher:
         _signal(pid, number)
         return True
 
-    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+    def run(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        container: Container | None = None,
+    ) -> str:
+        argv = containers.run(container, argv) if container else argv
         what = Path(argv[0]).name
         try:
             done = subprocess.run(
@@ -161,7 +171,17 @@ class LocalLauncher:
 
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process. A program that cannot run exits with 127 and a message in its log."""
-        return self.start_command(spec.argv, spec.env, spec.log)
+        return self.start_command(self._ready_argv(spec), spec.env, spec.log)
+
+    def _ready_argv(self, spec: ProcessSpec) -> tuple[str, ...]:
+        """The command with the API key, in its container where it has one."""
+        argv = with_key(spec.argv, api_key())
+        runtime = spec.container.runtime if spec.container else ""
+        name = f"pdctl-{spec.name}-{self._run_id[:12]}"
+        inside = containers.in_container(spec, argv, name=name, mounts=(str(WITH_KEY),))
+        if runtime not in ("docker", "podman"):
+            return inside
+        return (sys.executable, "-I", "-S", str(_CONTAINER_SHIM), runtime, name, *inside)
 
     def start_command(self, argv: tuple[str, ...], env: Mapping[str, str], log: Path) -> Started:
         """Start a process that is known by its command alone. Its output is appended to a log."""
@@ -446,7 +466,7 @@ def with_key(argv: tuple[str, ...], key: str | None) -> tuple[str, ...]:
     """The command, changed to read the API key from its environment where there is a key."""
     if key is None or argv[1:2] != ("-m",) or argv[2] not in _TAKE_NO_KEY_FROM_ENVIRONMENT:
         return argv
-    return (argv[0], str(_WITH_KEY), *argv[2:])
+    return (argv[0], str(WITH_KEY), *argv[2:])
 
 
 def _environment() -> dict[str, str]:

@@ -23,8 +23,9 @@ from pdctl.deployment.resources import Place, choose_backend, crossing, needs_gp
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
-from pdctl.engines.launchers.registry import LOCAL, launcher_named
+from pdctl.engines.launchers.registry import LOCAL, SLURM, launcher_named
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.engines.lifecycle.preflight import check_nodes
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
@@ -239,6 +240,7 @@ def prepare(
     """
     deployment = _on_its_address(deployment)
     there = launcher_named(launcher)
+    _check_runtime(deployment, launcher)
     install = _install(deployment, there)
     gpus = _gpus_of_nodes(deployment, there)
     llm, unread = _llm(deployment)
@@ -281,6 +283,16 @@ def prepare(
         backend=backend,
         launcher=launcher,
     )
+
+
+def _check_runtime(deployment: Deployment, launcher: str) -> None:
+    container = deployment.container
+    if container is not None and container.runtime == "pyxis" and not launcher.startswith(SLURM):
+        raise InvalidInput(
+            "Pyxis starts containers in a Slurm job only.",
+            hint="--on slurm, or container: {runtime: docker}",
+            code="no_pyxis",
+        )
 
 
 def _on_its_address(deployment: Deployment) -> Deployment:
@@ -383,7 +395,10 @@ def _install(deployment: Deployment, launcher: Launcher) -> SglangInstall | None
     """The SGLang of the first node. Ignores: nodes that have another one."""
     if deployment.engine == "sim":
         return None
-    install = launcher.sglang(launcher.nodes()[0], deployment.python)
+    first = launcher.nodes()[0]
+    if deployment.container is not None:
+        return sglang_in_images(deployment, launcher, (first,))
+    install = launcher.sglang(first, deployment.python)
     if install.version is None:
         raise EnvironmentProblem(
             f"SGLang is not installed in {install.python}.",
