@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from pdctl.deployment.records import Container, ContainerRuntime, Deployment, ProcessSpec
 from pdctl.deployment.sglang_flags import options
 from pdctl.deployment.strict_yaml import Field
+from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
 
 RUNTIMES: tuple[ContainerRuntime, ...] = ("docker", "podman", "apptainer", "pyxis")
@@ -46,7 +47,8 @@ def run(
 ) -> tuple[str, ...]:
     """The command that runs `argv` in a container that sees the GPUs, network and processes.
 
-    The image has to be there: nothing is pulled.
+    The image has to be there: nothing is pulled. Raises InvalidInput for pyxis, whose containers
+    srun starts.
 
     Source: docker run 28.2, podman run 4.3, apptainer exec 1.3.
     """
@@ -55,6 +57,12 @@ def run(
         "podman": _daemon,
         "apptainer": _apptainer,
     }
+    if container.runtime not in build:
+        raise InvalidInput(
+            "Pyxis starts containers in a Slurm job only.",
+            hint="--on slurm, or container: {runtime: docker}",
+            code="no_pyxis",
+        )
     head = build[container.runtime](container, name, variables, (*container.mounts, *mounts))
     return (*head, *container.options, container.image, *argv)
 

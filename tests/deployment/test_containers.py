@@ -1,9 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pdctl.deployment.containers import container_of, in_container, pyxis_options
+import pytest
+
+from pdctl.deployment.containers import container_of, in_container, pyxis_options, run
 from pdctl.deployment.exports.shell import shell
 from pdctl.deployment.records import Container, Deployment
+from pdctl.errors import InvalidInput
 from tests.deployment.examples import split
 from tests.engines.world import spec
 
@@ -48,6 +51,8 @@ def test_pyxis_is_a_set_of_options_of_srun() -> None:
     own = replace(ENGINE, container=Container("pyxis", "/img/sglang.sqsh", mounts=("/a", "/b:/c")))
     assert in_container(own, own.argv, name="x") == own.argv
     assert own.container is not None
+    with pytest.raises(InvalidInput, match="Slurm job only"):
+        run(own.container, own.argv)
     assert pyxis_options(own.container, variables=("B", "A"))[:3] == (
         "--container-image=/img/sglang.sqsh",
         "--container-mounts=/a,/b:/c",

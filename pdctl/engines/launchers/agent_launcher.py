@@ -19,6 +19,7 @@ from pdctl.deployment import containers
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import Container, ProcessSpec
 from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, Agents, NodeLost, Question
+from pdctl.engines.launchers.command import command_of
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
@@ -199,7 +200,7 @@ class AgentLauncher(LocalLauncher, ABC):
 
     def _prepared(self, rank: ProcessSpec) -> tuple[str, ...]:
         """The command with the API key, in its container, after the preamble of cluster.yaml."""
-        argv = self._ready_argv(rank)
+        argv = command_of(rank, self._run_id)
         if preamble := self._settings().preamble:
             return ("bash", "-c", f'{preamble}\nexec "$@"', "bash", *argv)
         return argv

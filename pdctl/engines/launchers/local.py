@@ -22,6 +22,7 @@ from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.clients.protocol import Http
+from pdctl.engines.launchers.command import command_of, with_key
 from pdctl.engines.launchers.local_ports import can_bind, claim, hold, is_claimed
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
@@ -41,9 +42,6 @@ from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
 _SHIM = Path(__file__).parents[1] / "exec_shim.py"
-_CONTAINER_SHIM = Path(__file__).parents[1] / "container_shim.py"
-WITH_KEY = Path(__file__).parents[1] / "with_key.py"
-_TAKE_NO_KEY_FROM_ENVIRONMENT = ("sglang.launch_server", "sglang_router.launch_router")
 # setproctitle would overwrite the environment that the marker is read from
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -171,17 +169,7 @@ class LocalLauncher:
 
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process. A program that cannot run exits with 127 and a message in its log."""
-        return self.start_command(self._ready_argv(spec), spec.env, spec.log)
-
-    def _ready_argv(self, spec: ProcessSpec) -> tuple[str, ...]:
-        """The command with the API key, in its container where it has one."""
-        argv = with_key(spec.argv, api_key())
-        runtime = spec.container.runtime if spec.container else ""
-        name = f"pdctl-{spec.name}-{self._run_id[:12]}"
-        inside = containers.in_container(spec, argv, name=name, mounts=(str(WITH_KEY),))
-        if runtime not in ("docker", "podman"):
-            return inside
-        return (sys.executable, "-I", "-S", str(_CONTAINER_SHIM), runtime, name, *inside)
+        return self.start_command(command_of(spec, self._run_id), spec.env, spec.log)
 
     def start_command(self, argv: tuple[str, ...], env: Mapping[str, str], log: Path) -> Started:
         """Start a process that is known by its command alone. Its output is appended to a log."""
@@ -460,13 +448,6 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 # what a process gets
-
-
-def with_key(argv: tuple[str, ...], key: str | None) -> tuple[str, ...]:
-    """The command, changed to read the API key from its environment where there is a key."""
-    if key is None or argv[1:2] != ("-m",) or argv[2] not in _TAKE_NO_KEY_FROM_ENVIRONMENT:
-        return argv
-    return (argv[0], str(WITH_KEY), *argv[2:])
 
 
 def _environment() -> dict[str, str]:

@@ -17,7 +17,8 @@ from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines.launchers import slurm_commands
 from pdctl.engines.launchers.agent_launcher import AgentLauncher
 from pdctl.engines.launchers.agents import Agents, NodeLost, Wire
-from pdctl.engines.launchers.local import WITH_KEY, LocalLauncher
+from pdctl.engines.launchers.command import WITH_KEY
+from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.node_agent import TASK
 from pdctl.errors import EnvironmentProblem

@@ -23,7 +23,7 @@ from pdctl.deployment.resources import Place, choose_backend, crossing, needs_gp
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
-from pdctl.engines.launchers.registry import LOCAL, SLURM, launcher_named
+from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.engines.lifecycle.preflight import check_nodes
@@ -240,7 +240,6 @@ def prepare(
     """
     deployment = _on_its_address(deployment)
     there = launcher_named(launcher)
-    _check_runtime(deployment, launcher)
     install = _install(deployment, there)
     gpus = _gpus_of_nodes(deployment, there)
     llm, unread = _llm(deployment)
@@ -283,16 +282,6 @@ def prepare(
         backend=backend,
         launcher=launcher,
     )
-
-
-def _check_runtime(deployment: Deployment, launcher: str) -> None:
-    container = deployment.container
-    if container is not None and container.runtime == "pyxis" and not launcher.startswith(SLURM):
-        raise InvalidInput(
-            "Pyxis starts containers in a Slurm job only.",
-            hint="--on slurm, or container: {runtime: docker}",
-            code="no_pyxis",
-        )
 
 
 def _on_its_address(deployment: Deployment) -> Deployment:
