@@ -21,7 +21,7 @@ from pdctl.engines.clients.api_key import (
     read_key_file,
     use_key_file,
 )
-from pdctl.engines.launchers import command
+from pdctl.engines.launchers import command, local
 from pdctl.engines.launchers.local import MARKER, handle_of
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.records import DeploymentState, ProcessState
