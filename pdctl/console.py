@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdctl import __version__
 from pdctl.errors import InvalidInput, PdctlError
-from pdctl.text_lines import wrapped
+from pdctl.text_lines import hint_lines, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -117,7 +117,9 @@ def print_failure(command: str, error: PdctlError, *, as_json: bool) -> None:
         said = wrapped(said, err().width, indent=7)
     lines = [said, *error.details]
     if error.hint:
-        lines.append(f"hint:  {error.hint}")
+        is_screen = sys.stderr.isatty()
+        hint = hint_lines(error.hint, err().width, indent=7) if is_screen else error.hint
+        lines.append(f"hint:  {hint}")
     sys.stderr.write(printable("\n".join(lines)) + "\n")
 
 

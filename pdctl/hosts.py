@@ -40,5 +40,5 @@ def is_endpoint(text: str) -> bool:
 
 
 def reachable_in_url(host: str) -> str:
-    """Where this machine reaches a server that listens on `host`, as it stands in a URL."""
+    """The address, as it stands in a URL, at which this machine reaches a server on `host`."""
     return in_url(_HERE.get(bare(host), host))

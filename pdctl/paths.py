@@ -39,7 +39,7 @@ def user_profiles_dir() -> Path:
 
 
 def user_config_dir() -> Path:
-    """Where this user's settings lie; with the deployments where those were moved."""
+    """The folder of this user's settings; beside the deployments where those were moved."""
     if chosen := os.environ.get(HOME_VARIABLE):
         return Path(chosen)
     from platformdirs import user_config_path

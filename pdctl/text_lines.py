@@ -3,6 +3,7 @@
 import re
 from textwrap import TextWrapper
 
+_CLAUSE = re.compile(r"(?<=;) |(?<=,) (?=or )|(?<=\?) ")
 _WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 
 
@@ -21,6 +22,16 @@ def shell_lines(command: str, width: int, *, head: str = "") -> list[str]:
             is_first = True
         lines[-1] += word if is_first else f" {word}"
     return lines
+
+
+def hint_lines(hint: str, width: int, *, indent: int) -> str:
+    """A hint in lines that end between its commands or clauses, never inside a command."""
+    lines = [""]
+    for part in _CLAUSE.split(hint):
+        if lines[-1] and indent + len(f"{lines[-1]} {part}") > width:
+            lines.append("")
+        lines[-1] += f" {part}" if lines[-1] else part
+    return ("\n" + " " * indent).join(lines)
 
 
 def wrapped(text: str, width: int, *, indent: int = 0) -> str:

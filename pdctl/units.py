@@ -138,7 +138,7 @@ def format_span(seconds: float | None) -> str:
 
 
 def format_off(share: float) -> str:
-    """How far a prediction is off: +4 %, -12 %, 0 %."""
+    """The error of a prediction: +4 %, -12 %, 0 %."""
     if not math.isfinite(share):
         return UNKNOWN
     percent = round(share * 100)

@@ -51,6 +51,7 @@ def test_examples_are_found_on_every_kind_of_page() -> None:
     assert pages <= {path.name for path in PAGES} | {where for where, _ in commands_of_help()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_the_shell_blocks_of_a_page_run_and_print_what_it_shows(name: str, tmp_path: Path) -> None:
     own_bin = tmp_path / "bin"

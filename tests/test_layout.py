@@ -26,6 +26,10 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_MEDIAN_FUNCTION_LINES = 8
 MAX_FILES_IN_A_FOLDER = 20
+# "What of it is left": a relative clause where English has a noun or an imperative
+RIDDLES = {"What", "Whether", "How", "Of", "That", "Which", "Who", "Where", "When", "Between"}
+# what starts a process, and what every export offers (and the verb that calls them)
+SHARED_NAMES = {"main", "render"}
 # library -> the top-level parts of pdctl that may import it
 ONLY_IN = {
     "typer": {"cli", "commands"},
@@ -94,6 +98,25 @@ def test_functions_stay_short() -> None:
     assert sorted(n for n, _ in lengths)[len(lengths) // 2] <= MAX_MEDIAN_FUNCTION_LINES
 
 
+def test_a_public_name_means_one_thing() -> None:
+    modules = {n: {path for path in FILES if n in _public(path)} for f in FILES for n in _public(f)}
+    assert not {
+        name: sorted(map(_shown, paths))
+        for name, paths in modules.items()
+        if len(paths) > 1 and name not in SHARED_NAMES
+    }
+
+
+def test_a_docstring_begins_with_a_noun_or_an_imperative() -> None:
+    wrong = [
+        f"{_shown(path)}: {text.splitlines()[0]}"
+        for path in FILES
+        for text in _docstrings(path)
+        if text.split()[0] in RIDDLES
+    ]
+    assert not wrong
+
+
 def test_a_folder_holds_no_more_files_than_a_listing_shows_at_once() -> None:
     folders = {path.parent for path in FILES}
     full = {_shown(d): n for d in folders if (n := len(list(d.glob("*.py")))) > _most(d)}
@@ -157,6 +180,20 @@ def _functions(path: Path) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             start = node.body[0].lineno if _part(path) == "commands" else node.lineno
             yield node.name, (node.end_lineno or start) - start + 1
+
+
+@cache
+def _public(path: Path) -> frozenset[str]:
+    """The functions and classes that other modules may import."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    names = (node.name for node in _tree(path).body if isinstance(node, kinds))
+    return frozenset(name for name in names if not name.startswith("_"))
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    kinds = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    texts = (ast.get_docstring(node) for node in ast.walk(_tree(path)) if isinstance(node, kinds))
+    return (text for text in texts if text)
 
 
 def _allowed(part: str) -> set[str]:

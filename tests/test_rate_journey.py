@@ -4,7 +4,7 @@ import pytest
 
 from tests.rate_journey import TRACE, moves, travel
 
-MOST_FILES = 15  # 13 without the plan file, which keeps the question
+MOST_FILES = 13
 MOST_RETURNS = 15  # moves into a file that was left earlier
 
 pytestmark = pytest.mark.e2e  # the tracer takes half a minute

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pdctl.text_lines import shell_lines, wrapped
+from pdctl.text_lines import hint_lines, shell_lines, wrapped
 
 COMMAND = "printf '%s|' 'two words' --flag \"x y\" a-word-that-is-wider-than-the-terminal -o 'it'"
 
@@ -36,3 +36,13 @@ def test_sentences_are_wrapped_between_words_with_their_indent() -> None:
     assert wrapped("error: one two", 11, indent=7) == "error: one\n       two"
     assert wrapped("a\n\nb", 9) == "a\n\nb"
     assert wrapped("/a/path-that-is/wider", 5) == "/a/path-that-is/wider"
+
+
+def test_a_hint_breaks_between_its_alternatives_only() -> None:
+    hint = "--prefill 2 --total 8, or --prefill 0 for colocated engines; pdctl up --help"
+    assert hint_lines(hint, 60, indent=7).split("\n") == [
+        "--prefill 2 --total 8,",
+        "       or --prefill 0 for colocated engines; pdctl up --help",
+    ]
+    assert hint_lines(hint, 200, indent=7) == hint
+    assert hint_lines("a command that is as long as it is", 10, indent=7).count("\n") == 0

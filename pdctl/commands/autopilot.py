@@ -37,4 +37,4 @@ def autopilot(
         autopilot_run.show_report(deployment, as_json=as_json)
         return
     limits = Limits(parse_duration_s(cool_down, flag="--cool-down"), max_moves)
-    autopilot_run.run(deployment, limits, dry_run=dry_run, as_json=as_json)
+    autopilot_run.run_autopilot(deployment, limits, dry_run=dry_run, as_json=as_json)

@@ -15,7 +15,7 @@ from pdctl.engines.lifecycle.rescale import rescale
 from pdctl.engines.lifecycle.running import find
 from pdctl.errors import InvalidInput, PdctlError
 from pdctl.measurement.live_what_if import live_what_if, role_fault
-from pdctl.status.autopilot import Decision, Limits, Move, Split, decide
+from pdctl.status.autopilot import Decision, Limits, Move, Split, next_step
 from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
 from pdctl.status.records import WhatIf
 from pdctl.status.what_if_file import keep_what_if
@@ -25,7 +25,7 @@ LOOKS_PER_COOL_DOWN = 5
 CHANGE_TIMEOUT_S = 1800.0
 
 
-def run(name: str, limits: Limits, *, dry_run: bool, as_json: bool) -> None:
+def run_autopilot(name: str, limits: Limits, *, dry_run: bool, as_json: bool) -> None:
     """Look and decide until Ctrl-C. Raises StateConflict once the deployment has stopped."""
     use_key_of(name)
     _split_of(name)  # refuses colocated engines before the first window
@@ -60,7 +60,7 @@ def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -
     keep_what_if(name, look)
     looks.append(look)
     since_change = [one for one in looks if one.layout == now.layout]
-    decision = decide(now, since_change, moves_of(read_entries(name)), limits)
+    decision = next_step(now, since_change, moves_of(read_entries(name)), limits)
     entry = Entry(at_s, now.layout, decision, look, is_dry=is_dry)
     if decision.action == "wait" or decision.to is None or is_dry:
         return entry

@@ -15,10 +15,10 @@ from pdctl.commands.progress import progress_line
 from pdctl.commands.screens import start_screen
 from pdctl.console import out, print_json
 from pdctl.deployment.records import Deployment
-from pdctl.engines.lifecycle.temporary import private, serving
+from pdctl.engines.lifecycle.temporary import private, serving_temporarily
 from pdctl.errors import ExitCode, InvalidInput
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.calibration.engines import calibrate_engines
 from pdctl.measurement.calibration.passive import calibrate_from_loads, calibrate_from_logs
 from pdctl.measurement.calibration.result import Calibration, already_exists, kept, step_log
@@ -88,7 +88,9 @@ def _calibration(options: CalibrateOptions) -> Calibration:
     if options.urls:
         return _measured(options, options.urls, clock_rate=options.sim_speed)
     deployment = _deployment(options)
-    with serving(deployment, ready_timeout_s=options.timeout_s, tell=start_screen()) as state:
+    with serving_temporarily(
+        deployment, ready_timeout_s=options.timeout_s, tell=start_screen()
+    ) as state:
         urls = [p.url for p in state.processes if p.role != "router"]
         return _measured(options, urls, clock_rate=deployment.sim_speed)
 
@@ -123,7 +125,7 @@ def _watched(options: CalibrateOptions) -> Calibration:
 def _measured(options: CalibrateOptions, urls: Sequence[str], *, clock_rate: float) -> Calibration:
     """Calibrate the engines at these addresses with synthetic requests."""
     earlier = named_profile(options.earlier) if options.earlier else None
-    facts = asyncio.run(facts_of(urls))
+    facts = asyncio.run(facts_of_engines(urls))
     llm = read_llm(options.model or facts[0].model)
     cluster = cluster_of(options.gpus, facts[0])
     with progress_line(every_s=PROGRESS_EVERY_S) as show, step_log(options.steps) as keep:
@@ -172,7 +174,8 @@ def own_command_line() -> str:
 
 
 def _without_steps(value: dict[str, object]) -> dict[str, object]:
-    """Drop the measurements from the profile, which has them in its file."""
+    """Drop the measurements from the profile, and the surprises: files have both."""
+    del value["surprises"]
     profile = value.get("profile")
     if isinstance(profile, dict):
         value["profile"] = {

@@ -7,7 +7,7 @@ from typing import Literal, cast
 from pdctl.commands.options.engine_options import EngineOptions, words
 from pdctl.commands.progress import say
 from pdctl.console import ask, interactive
-from pdctl.deployment.build import checked, deployment_of
+from pdctl.deployment.build import deployment_of, validated
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.deployment.records import Deployment, ObservePlan, RolePlan, RouterPlan
 from pdctl.errors import EnvironmentProblem, InvalidInput
@@ -41,6 +41,7 @@ class DeploymentOptions(EngineOptions):
     sim_speed: float | None = None
     metrics_endpoint: str | None = None
     otlp: str | None = None
+    no_what_if: bool = False
     no_input: bool = False
 
 
@@ -80,14 +81,14 @@ def build_deployment(options: DeploymentOptions, *, says_origin: bool = True) ->
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
-    deployment = checked(replace(deployment, observe=_observe(options, base)))
+    deployment = validated(replace(deployment, observe=_observe(options, base)))
     deployment = _with_the_rest(deployment, base) if base else deployment
     refused = options.no_request_times or bool(base and not base.request_times)
     return replace(deployment, request_times=not refused)
 
 
 def origin_text(options: DeploymentOptions) -> str:
-    """Where the deployment comes from that options leave out: a file, or the last plan."""
+    """The source of a deployment that options leave out: a file, or the last plan."""
     place = _place(options)
     if place is None:
         return ""
@@ -181,7 +182,9 @@ def _router(options: DeploymentOptions, base: Deployment | None) -> RouterPlan:
 def _observe(options: DeploymentOptions, base: Deployment | None) -> ObservePlan:
     in_file = base.observe if base else ObservePlan()
     return ObservePlan(
-        metrics=options.metrics_endpoint or in_file.metrics, traces=options.otlp or in_file.traces
+        metrics=options.metrics_endpoint or in_file.metrics,
+        traces=options.otlp or in_file.traces,
+        what_if=in_file.what_if and not options.no_what_if,
     )
 
 

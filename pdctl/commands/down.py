@@ -86,7 +86,7 @@ def _stop(name: str, *, now: bool) -> _Ended:
     waits = job is not None and not running.is_running(name)
     killed = () if waits else running.stop(name, now=now, tell=tell)
     if job is not None:
-        submitted.end(job)
+        submitted.end_job(job)
     return _Ended(killed, str(job.number) if job is not None and waits else None)
 
 

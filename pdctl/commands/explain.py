@@ -54,4 +54,4 @@ def explain(
         replay=replay,
         as_json=as_json,
     )
-    explain_run.run(found)
+    explain_run.explain_and_print(found)

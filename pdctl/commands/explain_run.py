@@ -10,7 +10,7 @@ from pdctl.deployment.flags import REQUEST_TIMES_FLAG
 from pdctl.engines.lifecycle import logs as log_files_of
 from pdctl.engines.request_times import RequestLog, log_lines, request_log
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
-from pdctl.status.explain.explain import explain, is_called, notes_on, requests_in
+from pdctl.status.explain.explain import explain_requests, is_called, notes_on, requests_in
 from pdctl.status.explain.join import Halves
 from pdctl.status.explain.records import Explanation
 from pdctl.tables.explain import explain_lines, explain_view, explanation_page
@@ -68,7 +68,7 @@ def log_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def run(wanted: Wanted) -> None:
+def explain_and_print(wanted: Wanted) -> None:
     """Explain and print. Raises InvalidInput if the logs have nothing to explain."""
     if wanted.logs and wanted.name:
         raise InvalidInput("--logs excludes --name.", hint="pdctl explain --logs FILE")
@@ -77,7 +77,7 @@ def run(wanted: Wanted) -> None:
     pairs = requests_in(logs, wanted.window_s)
     where = f"the logs of {deployment}" if deployment else "these logs"
     _check_found(logs, pairs, wanted.rid, where)
-    found = explain(
+    found = explain_requests(
         pairs,
         hosts={} if deployment is None else log_files_of.hosts(deployment),
         slowest=wanted.slowest,
@@ -114,7 +114,7 @@ def _logs(wanted: Wanted, deployment: str | None) -> tuple[RequestLog, ...]:
 
 def _read(wanted: Wanted, deployment: str | None, name: str | None) -> tuple[RequestLog, ...]:
     if deployment is not None:
-        found = log_files_of.engine_lines(deployment)
+        found = log_files_of.lines_by_engine(deployment)
         return tuple(request_log(lines, process, rid=name) for process, lines in found)
     stems = [path.stem for path in wanted.logs]
     return tuple(

@@ -53,7 +53,7 @@ def logs(
         read_events = log_files.follow_events if follow else log_files.event_lines
         lines = read_events(deployment, tail=tail)
     else:
-        read_lines = log_files.follow if follow else log_files.lines
+        read_lines = log_files.follow_logs if follow else log_files.lines
         lines = read_lines(deployment, chosen, tail=tail)
     if as_json:
         print_json("logs", {"name": deployment, "lines": list(lines)})

@@ -219,7 +219,7 @@ def _planned_prefill(
     with progress_line() as progress:
         verdict = decide(question, spread=spread_over_cores, progress=progress, flips=False)
     arm = verdict.arms.get("pd")
-    planned = arm.num_engines[0] if arm is not None and arm.infeasible is None else None
+    planned = arm.counts.get("prefill") if arm is not None and arm.infeasible is None else None
     return planned or quarter(options.total).prefill or 1
 
 

@@ -27,7 +27,7 @@ from pdctl.console import command_width, out, print_json, print_lines
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state as engine_state
 from pdctl.engines.lifecycle import running
-from pdctl.engines.lifecycle.temporary import serving
+from pdctl.engines.lifecycle.temporary import serving_temporarily
 from pdctl.errors import EngineFailed, EnvironmentProblem, ExitCode, NotReady, PdctlError
 from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
 from pdctl.inspection.llm import read_llm
@@ -35,22 +35,24 @@ from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.arm_run import Endpoint, Kept, play, predicted
 from pdctl.measurement.arms import (
     ArmComparison,
+    ArmLoad,
     ArmName,
     ArmResult,
-    Played,
     arm_result,
     compare_arms,
     measured_capacity_rps,
     next_rate,
 )
-from pdctl.measurement.calibration.engine_client import engines_of, facts_of
+from pdctl.measurement.calibration.engine_client import engines_of, facts_of_engines
 from pdctl.measurement.engine_facts import EngineFacts, checked_url
 from pdctl.measurement.load import fresh_seed
+from pdctl.measurement.own_residuals import of_load
 from pdctl.measurement.prediction import cluster_behind, cluster_of, profile_for
 from pdctl.measurement.results import summary, write_result
 from pdctl.perf_model.fitting.profiles import read_profile
 from pdctl.perf_model.records import Profile, layout_text
 from pdctl.perf_model.releases import NEWEST_READ, is_newer_than_read
+from pdctl.perf_model.residuals import add_own_residuals
 from pdctl.tables.measure import forecast_line, load_progress, measure_view
 from pdctl.tables.tabs import tab_lines
 from pdctl.text_lines import shell_lines
@@ -63,7 +65,7 @@ PROGRESS_EVERY_S = 15.0
 class Measured:
     """Results so far. problems: why an arm failed. rates: (rate, whether it held), by arm."""
 
-    played: list[Played] = field(default_factory=list)
+    played: list[ArmLoad] = field(default_factory=list)
     problems: dict[ArmName, str] = field(default_factory=dict)
     rates: dict[ArmName, list[tuple[float, bool]]] = field(default_factory=dict)
     layouts: dict[ArmName, tuple[str, int]] = field(default_factory=dict)
@@ -123,9 +125,11 @@ def _arm(
     repeat: int,
 ) -> None:
     """Start one arm, measure it, stop it."""
-    with serving(deployment, ready_timeout_s=options.timeout_s, tell=start_screen()) as state:
+    with serving_temporarily(
+        deployment, ready_timeout_s=options.timeout_s, tell=start_screen()
+    ) as state:
         urls = [p.url for p in state.processes if p.role != "router"]
-        facts = asyncio.run(facts_of(urls))
+        facts = asyncio.run(facts_of_engines(urls))
         cluster = cluster_of(options.gpus, facts[0])
         endpoint = Endpoint(
             arm=name,
@@ -143,7 +147,7 @@ def _arm(
 def _target(options: MeasureOptions, measured: Measured) -> None:
     """Measure an endpoint that is already running."""
     url = checked_url(options.target)
-    facts = asyncio.run(facts_of(engines_of([url])))
+    facts = asyncio.run(facts_of_engines(engines_of([url])))
     llm = read_llm(options.model or facts[0].model)
     cluster = cluster_behind(options.gpus, facts[0])
     if cluster is None:
@@ -243,7 +247,7 @@ def _find_capacity(
         say(f"{rate:.3g} req/s: {'meets' if tried[-1][1] else 'misses'} the SLOs")
 
 
-def _held(options: MeasureOptions, played: Played) -> bool:
+def _held(options: MeasureOptions, played: ArmLoad) -> bool:
     """True if the load met the SLOs."""
     slo = slo_of(options)
     share = summary(played.result, slo).attainment
@@ -282,13 +286,23 @@ def _play(
         result = kept.result()
         if result.sent:
             guess = predicted(endpoint, result, requests)
-            measured.played.append(Played(endpoint.arm, repeat, rate_rps, result, guess))
+            measured.played.append(ArmLoad(endpoint.arm, repeat, rate_rps, result, guess))
             if options.output is not None:
                 write_result(options.output, result)
         raise
     measured.played.append(played)
+    _keep_residual(endpoint, layout, played)
     if options.output is not None:
         write_result(options.output, played.result, played.forecast)
+
+
+def _keep_residual(endpoint: Endpoint, layout: str, played: ArmLoad) -> None:
+    """Add what the load was off by to the user's own runs, from which `plan` makes intervals."""
+    if endpoint.cluster is None or not endpoint.engines:
+        return
+    gpu, is_fitted = endpoint.cluster.gpu.name, endpoint.profile is not None
+    found = of_load(played, endpoint.llm, gpu, endpoint.engines, layout, is_fitted=is_fitted)
+    add_own_residuals([found] if found else [])
 
 
 def _report(

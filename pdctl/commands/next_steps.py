@@ -16,6 +16,7 @@ from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Parallelism, Profile, Role
 from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus, most_carried
+from pdctl.workload.describe import DEFAULT_SPREAD
 from pdctl.workload.records import Slo, Workload
 from pdctl.workload.time_units import UNITS_S
 
@@ -35,15 +36,11 @@ def chosen_arm(verdict: Verdict) -> Arm | None:
 
 
 def planned_deployment(model: str, question: Question, arm: Arm) -> Deployment:
-    """What to launch for an arm. Raises InvalidInput where it cannot be launched."""
-    return deployment_of_arm(
-        absolute_model(model),
-        arm,
-        question.slo,
-        args=question.args,
-        policy=question.policy,
-        planned=planned_for(question, arm),
+    """The deployment that launches an arm. Raises InvalidInput if it cannot be launched."""
+    deployment = deployment_of_arm(
+        absolute_model(model), arm, question.slo, args=question.args, policy=question.policy
     )
+    return replace(deployment, planned=planned_for(question, arm))
 
 
 def planned_for(question: Question, arm: Arm) -> PlannedFor:
@@ -113,7 +110,7 @@ def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> 
 def next_steps(
     model: str, question: Question, verdict: Verdict, output: Path | None = None
 ) -> tuple[str, ...]:
-    """What to type next, the best first. output: the file that the plan was written to."""
+    """The commands to type next, best first. output: the file that the plan was written to."""
     model = absolute_model(model)
     arm = chosen_arm(verdict)
     if arm is None or not verdict.is_met:
@@ -151,11 +148,10 @@ def _rehearse(output: Path | None) -> str:
 
 def up_options(model: str, question: Question, arm: Arm) -> DeploymentOptions:
     """The options of `up` that start an arm."""
-    prefill, total = _counts(arm)
     return DeploymentOptions(
         model=model,
-        prefill=prefill,
-        total=total,
+        prefill=arm.counts.get("prefill", 0),
+        total=arm.num_engines,
         **_size_options(arm.parallelism),
         **_args_options(question, arm.parallelism),
         policy=question.policy,
@@ -170,12 +166,6 @@ def option_words(options: EngineOptions) -> Iterator[str]:
         value = getattr(options, field.name)
         if value != field.default and field.name not in ("model", "no_input"):
             yield from (f"--{field.name.replace('_', '-')}", str(value))
-
-
-def _counts(arm: Arm) -> tuple[int, int]:
-    """--prefill and --total of an arm."""
-    first, second = arm.num_engines
-    return (0, first) if "colocated" in arm.parallelism else (first, first + second)
 
 
 def _size_options(shapes: Mapping[Role, Parallelism]) -> dict[str, Any]:
@@ -210,10 +200,10 @@ def _measure(model: str, question: Question, verdict: Verdict, pd: Arm) -> Itera
 
 
 def _is_alike(verdict: Verdict) -> bool:
-    """Whether both arms have as many engines, all of one shape: what `measure` can compare."""
+    """True if both arms have as many engines, all of one shape, so `measure` can compare them."""
     arms = verdict.arms.values()
     shapes: set[Parallelism] = {shape for arm in arms for shape in arm.parallelism.values()}
-    return len(shapes) == 1 and len({sum(arm.num_engines) for arm in arms}) == 1
+    return len(shapes) == 1 and len({arm.num_engines for arm in arms}) == 1
 
 
 def engine_flags(question: Question) -> Iterator[str]:
@@ -260,15 +250,17 @@ def _request_flags(workload: Workload) -> Iterator[str]:
         yield from _reading_flags(workload)
     elif workload.isl is not None and workload.osl is not None:
         yield from ("--isl", f"{workload.isl.mean:.10g}", "--osl", f"{workload.osl.mean:.10g}")
-        for flag, lengths in (("--isl-cv", workload.isl), ("--osl-cv", workload.osl)):
-            if lengths.cv:
+        spread = DEFAULT_SPREAD
+        cvs = ((workload.isl, spread.isl_cv, "--isl-cv"), (workload.osl, spread.osl_cv, "--osl-cv"))
+        for lengths, usual, flag in cvs:
+            if lengths.cv != usual and lengths.mean > 1:
                 yield from (flag, f"{lengths.cv:.10g}")
         if workload.prefix_hit is not None:
             yield from ("--prefix-hit", f"{workload.prefix_hit:.10g}")
 
 
 def _reading_flags(workload: Workload) -> Iterator[str]:
-    """What makes another verb read the trace as this one did, where it could read it otherwise."""
+    """Flags that make another verb read the trace as this one did."""
     facts = workload.trace
     if facts is not None and facts.is_unit_given and facts.time_unit:
         yield from ("--time-unit", facts.time_unit)
@@ -299,7 +291,7 @@ def _duration(seconds: float) -> str:
 
 
 def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[str]:
-    """Where the answer is no: plans that would have another."""
+    """Plans with another answer, where the answer is no."""
     if not verdict.arms:
         if verdict.fits_on:
             words = ["pdctl", "plan", model, "--gpus", verdict.fits_on]
@@ -342,6 +334,7 @@ def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -
 
 def _gpus(question: Question, nodes: int) -> str:
     cluster = question.cluster
-    text = f"{nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}"
+    text = f"{nodes}x" if nodes > 1 else ""
+    text += f"{cluster.gpus_per_node}x{cluster.gpu.name}"
     rdma = cluster.rdma_bytes_per_s
     return f"{text}:rdma{rdma * 8 / 1e9:.10g}" if rdma else text

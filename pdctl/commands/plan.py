@@ -29,8 +29,10 @@ def plan(
     ),
     isl: float = number_option("--isl", parse_tokens, "Mean prompt tokens: 8000, 30K."),
     osl: float = number_option("--osl", parse_tokens, "Mean output tokens: 500, 1K."),
-    isl_cv: float = typer.Option(None, help="Spread of prompt lengths: std. deviation / mean."),
-    osl_cv: float = typer.Option(None, help="Spread of output lengths; 0: all equally long."),
+    isl_cv: float = typer.Option(
+        None, help="Spread of prompts, std. deviation / mean: usual 1.31."
+    ),
+    osl_cv: float = typer.Option(None, help="Spread of outputs: usual 0.73; 0: all equally long."),
     rate: float = number_option("--rate", parse_rate_rps, "Requests per second: 12, 300/min."),
     concurrency: float = typer.Option(None, help="Closed-loop clients, instead of --rate."),
     prefix_hit: float = number_option(

@@ -34,7 +34,7 @@ from pdctl.perf_model.fitting.profiles import find_own_profile, find_profile, na
 from pdctl.status.observed_workload import watch_workload
 from pdctl.status.targets import targets_of_router
 from pdctl.tables.models import model_view, models_view
-from pdctl.tables.plan import next_lines, plain, plan_view, workload_line
+from pdctl.tables.plan import next_lines, plain_view, plan_view, workload_line
 from pdctl.tables.report import Made, report_page
 from pdctl.units import parse_duration_s, parse_rate_rps, parse_tokens, positive
 from pdctl.verdict.data import model_data, verdict_data
@@ -87,14 +87,14 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     """
     slo = parse_slo(options.ttft, options.tpot, options.attainment)
     speculation = _speculation(options)
-    name = model_of(options)
+    name = model_path_of(options)
     llm = read_llm(name)
     options, usd_per_gpu_hour = _priced(options)
     cluster = _cluster(options)
     llm = _guessing(llm, cluster.gpu.guesses)
     engines = options_from(EngineOptions, vars(options))
     parallelism = fixed_parallelism(engines, llm)
-    workload = _workload(_asked(options))
+    workload = _workload(_asked(options), llm.max_context)
     question = Question(
         llm=llm,
         cluster=cluster,
@@ -106,10 +106,10 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         seed=options.seed,
         usd_per_gpu_hour=usd_per_gpu_hour,
     )
-    return name, _with_profile(with_engines(question, engines), options)
+    return name, _with_profile(with_engine_flags(question, engines), options)
 
 
-def with_engines(question: Question, engines: EngineOptions) -> Question:
+def with_engine_flags(question: Question, engines: EngineOptions) -> Question:
     """The question with SGLang's flags and the router's policy. Raises as `asked_engines`."""
     return replace(question, **vars(asked_engines(question.llm, engines)))
 
@@ -137,7 +137,7 @@ def _priced(options: PlanOptions) -> tuple[PlanOptions, float | None]:
     return replace(options, gpus=_PRICE.sub("", options.gpus, count=1)), price
 
 
-def model_of(options: PlanOptions) -> str:
+def model_path_of(options: PlanOptions) -> str:
     """The model given; else that of ./pd.yaml, of the last plan, or an answer on a terminal."""
     return absolute_model(options.model) or _known_model(options)
 
@@ -225,7 +225,7 @@ def _number(question: str, flag: str, default: str = "") -> float | None:
     return parse(text, flag=flag) if text else None
 
 
-def _workload(options: PlanOptions) -> Workload:
+def _workload(options: PlanOptions, max_context: int | None = None) -> Workload:
     if options.rate is not None and options.concurrency is not None:
         raise InvalidInput("--rate and --concurrency cannot be combined.", hint="drop one")
     if options.from_url:
@@ -241,6 +241,7 @@ def _workload(options: PlanOptions) -> Workload:
             prefix_hit=options.prefix_hit,
             isl_cv=options.isl_cv,
             osl_cv=options.osl_cv,
+            max_context=max_context,
         )
     drawn = {
         "--isl": options.isl,
@@ -266,7 +267,7 @@ def _workload(options: PlanOptions) -> Workload:
 
 
 def _live(options: PlanOptions) -> Workload:
-    """What a running deployment is asked for, looked at for a while."""
+    """The load of a running deployment, observed for a while."""
     others = {
         "--trace": options.trace,
         "--lengths": options.lengths,
@@ -339,7 +340,7 @@ def _at_least(value: int | None, least: int, flag: str) -> int | None:
 
 @dataclass(frozen=True)
 class PlanOutput:
-    """What `plan` does with its answer."""
+    """The outputs that `plan` was asked for."""
 
     as_json: bool = False
     fewest: bool = False
@@ -366,7 +367,7 @@ def run_plan(options: PlanOptions, output: PlanOutput) -> None:
 
 def run_show_model(options: PlanOptions, *, as_json: bool) -> None:
     """Show the layers and sizes of a model; needs neither GPUs nor a load."""
-    llm = read_llm(model_of(options))
+    llm = read_llm(model_path_of(options))
     isl = mean_prompt_tokens(options)
     data = {"model": model_data(llm, isl)}
     show("plan", data, as_json=as_json, render=lambda: model_view(llm, isl))
@@ -424,7 +425,7 @@ def _print_unwrapped(view: RenderableType) -> None:
     if console.is_terminal:
         console.print(view)
     else:
-        sys.stdout.write(printable(plain(view, max(console.width, PIPED_WIDTH))))
+        sys.stdout.write(printable(plain_view(view, max(console.width, PIPED_WIDTH))))
 
 
 def _write_report(path: Path, question: Question, verdict: Verdict, steps: Sequence[str]) -> None:

@@ -17,14 +17,14 @@ from pdctl.commands.deployment_options import (
 )
 from pdctl.commands.next_steps import chosen_arm
 from pdctl.commands.options.engine_options import ROLES
-from pdctl.commands.options.rehearsed_requests import Played, requests_to_play, without_too_long
+from pdctl.commands.options.rehearsed_requests import Played, requests_to_play, without_refused
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
 from pdctl.console import err, show
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment
-from pdctl.engines.lifecycle.temporary import private, serving
+from pdctl.engines.lifecycle.temporary import private, serving_temporarily
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
@@ -84,15 +84,17 @@ def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
     deployment = _simulated(options, real or _planned(options, played.workload), played)
     llm, cluster = read_llm(deployment.model), parse_gpus(deployment.gpus or DEFAULT_GPUS)
     fleet = rehearsed_fleet(deployment, llm, cluster)
-    played = without_too_long(played, fleet)
+    played = without_refused(played, fleet)
     say(f"Rehearses {origin}{_told(deployment, played)}")
-    with serving(deployment, ready_timeout_s=READY_TIMEOUT_S, tell=start_screen()) as state:
+    with serving_temporarily(
+        deployment, ready_timeout_s=READY_TIMEOUT_S, tell=start_screen()
+    ) as state:
         result, samples = _play(state, played, deployment.sim_speed)
     requests = played.requests
     if played.clients:
         requests = as_played(in_model_time(result), requests)
     slo = Slo(deployment.ttft_slo_s, deployment.tpot_slo_s, deployment.attainment_slo)
-    done = rehearsed(fleet, requests, predict(fleet, requests), result, samples, slo)
+    done = rehearsed(fleet, predict(fleet, requests), result, samples, slo)
     data = dataclasses.asdict(done)
     show("rehearse", data, as_json=as_json, render=lambda: rehearsal_view(done))
 

@@ -13,10 +13,13 @@ import typer
 
 from pdctl.console import ask, err, interactive, out, show
 from pdctl.engines.lifecycle.deployment_key import use_key_of
-from pdctl.engines.state import read_state
+from pdctl.engines.request_times import log_lines
+from pdctl.engines.state import logs_dir, read_state
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import ExitCode, PdctlError, StateConflict
 from pdctl.status.drift import Expected
+from pdctl.status.kernels import untuned
+from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import DeploymentStatus, Target
 from pdctl.status.snapshot import is_well
 from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
@@ -32,6 +35,7 @@ from pdctl.status.what_if_file import keep_what_if, kept_what_if
 from pdctl.tables.advice_command import advice_command
 
 LOG_LINES = 100  # more than a terminal is high
+NO_ENGINES = ("router", "supervisor")
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,19 +45,26 @@ def open_watch(
     name: str, router: str, metrics_port: int | None, *, is_live: bool
 ) -> tuple[str, Watch]:
     """The deployment's name, "" for a router pdctl did not start, and a watch on it."""
-    expect = _late_expectation() if is_live else None  # one sample is too short to time steps
+    expect = _late_expectation(in_background=is_live)
     if router:
         return "", Watch(source_of_router(router, metrics_port), expect=expect)
     name = name or _ask_name()
     use_key_of(name)
     source = source_of_state(name)
     now_s = time.time()
-    watch = Watch(source, read_evidence(name, now_s - REMEMBERED_S), expect)
+    past = read_evidence(name, now_s - REMEMBERED_S)
+    watch = Watch(
+        source,
+        past,
+        expect,
+        times=RecentTimes(logs_dir(name), at_once=not is_live),
+        notes=_untuned(name),
+    )
     watch.replay(recorded(name, now_s - REPLAYED_S))
     return name, watch
 
 
-def _late_expectation() -> Expect:
+def _late_expectation(*, in_background: bool) -> Expect:
     """Expected step times. Imports what computes them only when a minute of steps is there."""
     made: list[Expect] = []
 
@@ -61,7 +72,7 @@ def _late_expectation() -> Expect:
         if not made:
             from pdctl.commands.status_expect import Expectation
 
-            made.append(Expectation())
+            made.append(Expectation(in_background=in_background))
         return made[0](targets)
 
     return expect
@@ -90,15 +101,30 @@ def show_once(
 
     window_s: also replay the requests of this time on other layouts; None: show the last replay.
     """
-    sample = watch.sample()
-    if window_s is not None:
-        sample = _with_what_if(name, sample, window_s)
-    elif name:
-        sample = dataclasses.replace(sample, what_if=kept_what_if(name))
+    if window_s is None:
+        sample = _sample(name, watch)
+    else:
+        sample = _with_what_if(name, watch.sample(), window_s)
     _show(sample, as_json=as_json)
     well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
     if check and not well:
         raise typer.Exit(ExitCode.ENGINE_FAILED)
+
+
+def _sample(name: str, watch: Watch) -> DeploymentStatus:
+    """The next sample, with the last replay that the supervisor or a command has kept."""
+    sample = watch.sample()
+    return dataclasses.replace(sample, what_if=kept_what_if(name)) if name else sample
+
+
+def _untuned(name: str) -> tuple[str, ...]:
+    """Sentences on untuned kernels, from the logs on this machine; none if they are elsewhere."""
+    logs = {path.stem: path for path in sorted(logs_dir(name).glob("*.log"))}
+    engines = {stem: log_lines(path) for stem, path in logs.items() if stem not in NO_ENGINES}
+    try:
+        return untuned(engines)
+    except PdctlError:  # renamed meanwhile
+        return ()
 
 
 def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> DeploymentStatus:
@@ -113,10 +139,10 @@ def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> Deplo
 
 def show_live(name: str, watch: Watch, interval_s: float, *, as_json: bool) -> None:
     """Show samples until q, Ctrl-C, or the end of the deployment. name: "" if it is not ours."""
-    sample = watch.sample()
+    sample = _sample(name, watch)
     try:
         if as_json or not out().is_terminal:
-            _print_samples(watch, sample, interval_s, as_json=as_json)
+            _print_samples(name, watch, sample, interval_s, as_json=as_json)
         else:
             _draw_samples(name, watch, sample, interval_s)
     except StateConflict:  # it was there at the first sample
@@ -124,7 +150,7 @@ def show_live(name: str, watch: Watch, interval_s: float, *, as_json: bool) -> N
 
 
 def _print_samples(
-    watch: Watch, sample: DeploymentStatus, interval_s: float, *, as_json: bool
+    name: str, watch: Watch, sample: DeploymentStatus, interval_s: float, *, as_json: bool
 ) -> None:
     from pdctl.commands.command_line.keys import keys
 
@@ -133,7 +159,7 @@ def _print_samples(
             _show(sample, as_json=as_json)
             if wait(interval_s) == "q":
                 return
-            sample = watch.sample()
+            sample = _sample(name, watch)
 
 
 def _draw_samples(name: str, watch: Watch, sample: DeploymentStatus, interval_s: float) -> None:
@@ -154,7 +180,7 @@ def _draw_samples(name: str, watch: Watch, sample: DeploymentStatus, interval_s:
             view = pressed(frame, key) if key else view
             if time.monotonic() >= due_s:
                 due_s = time.monotonic() + interval_s
-                sample = sample if view.is_paused else watch.sample()
+                sample = sample if view.is_paused else _sample(name, watch)
 
 
 def _end_of_log(name: str, engine: str) -> tuple[str, ...]:
@@ -170,6 +196,9 @@ def _end_of_log(name: str, engine: str) -> tuple[str, ...]:
 def _show(sample: DeploymentStatus, *, as_json: bool) -> None:
     data = dataclasses.asdict(sample)
     data["advice"]["command"] = advice_command(sample)
+    if look := sample.what_if:
+        better = look.best.layout if look.best else ""
+        data["what_if"] |= {"is_match": look.is_match, "better_layout": better}
     show("status", data, as_json=as_json, render=lambda: _view(sample))
     sys.stdout.flush()
 

@@ -85,6 +85,11 @@ def up(
     otlp: str | None = typer.Option(
         None, "--otlp", help="Send traces of requests to this OTLP collector: 127.0.0.1:4317."
     ),
+    no_what_if: bool = typer.Option(
+        False,
+        "--no-what-if",
+        help="Do not replay the latest requests on other layouts while it serves.",
+    ),
     timeout: str = typer.Option(
         "2h", "--timeout", help="Wait at most this long until the deployment serves."
     ),

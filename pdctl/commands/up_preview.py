@@ -93,7 +93,7 @@ def _with_a_way_out(problem: PdctlError) -> PdctlError:
 
 
 def is_for_another_machine(deployment: Deployment) -> bool:
-    """Whether real engines are to be written for GPUs of a kind, as --gpus 8xH200 says."""
+    """True if real engines are to be written for GPUs of a kind, as --gpus 8xH100 says."""
     return deployment.engine == "sglang" and any(c.isalpha() for c in deployment.gpus or "")
 
 

@@ -75,7 +75,7 @@ def _started(
     options: UpOptions, deployment: Deployment
 ) -> AbstractContextManager[tuple[Prepared, SupervisorProcess]]:
     running.refuse_running(deployment.name)
-    return start.started(
+    return start.started_deployment(
         deployment,
         detached=options.is_detached,
         ready_timeout_s=options.timeout_s,
@@ -132,7 +132,7 @@ def _finish(
     if supervisor.child.returncode != 0:
         running.reap(name)
     has_failed = supervisor.child.returncode != 0 or (last is not None and last.failure)
-    problem = follow.failure(name, last) if has_failed and not num_interrupts else None
+    problem = follow.start_failure(name, last) if has_failed and not num_interrupts else None
     engine_state.clear_state(name)
     if problem is not None:
         raise problem
@@ -153,7 +153,7 @@ def submit_deployment(options: UpOptions, deployment: Deployment) -> None:
     if num_interrupts:
         raise typer.Exit(ExitCode.INTERRUPTED)
     if not is_ready:
-        raise submitted.failure(job)
+        raise submitted.job_failure(job)
     if not options.is_detached:
         say(f"Slurm job {job.number} has ended")
 

@@ -8,7 +8,7 @@ from functools import partial
 from pdctl.deployment.checks import check_args
 from pdctl.deployment.flags import POLICIES
 from pdctl.deployment.records import Counts as Counts
-from pdctl.deployment.records import Deployment, EngineKind, PlannedFor, RolePlan, RouterPlan
+from pdctl.deployment.records import Deployment, EngineKind, RolePlan, RouterPlan
 from pdctl.errors import InvalidInput
 from pdctl.hosts import is_endpoint
 from pdctl.perf_model.records import Parallelism, Role
@@ -16,7 +16,7 @@ from pdctl.verdict.records import Arm
 from pdctl.verdict.rules import quarter
 from pdctl.workload.records import Slo
 
-MAX_ENGINES = 100  # the ports in a band
+MAX_ENGINES = 400  # the bands of ports hold 500
 ONE_GPU = Parallelism()
 USUAL_ROUTER = RouterPlan()
 NO_ARGS: Mapping[Role, tuple[str, ...]] = {}
@@ -64,7 +64,7 @@ def deployment_of(
             "prefill": plan(num_prefill, prefill_parallelism, prefill_args),
             "decode": plan(total - num_prefill, decode_parallelism, decode_args),
         }
-    return checked(
+    return validated(
         Deployment(
             name=name if name is not None else name_of(model),
             model=model,
@@ -91,7 +91,7 @@ def _plan(
     return RolePlan(engines, own_parallelism or parallelism, (*args, *own_args), dict(env))
 
 
-def checked(deployment: Deployment) -> Deployment:
+def validated(deployment: Deployment) -> Deployment:
     """Return `deployment` unchanged.
 
     Raises InvalidInput if its name, sizes, port, policy or extra flags are not valid.
@@ -196,7 +196,6 @@ def deployment_of_arm(
     *,
     args: Mapping[Role, tuple[str, ...]] = NO_ARGS,
     policy: str | None = None,
-    planned: PlannedFor | None = None,
 ) -> Deployment:
     """The deployment that runs an arm of a plan, together with its prediction.
 
@@ -204,12 +203,11 @@ def deployment_of_arm(
 
     Raises InvalidInput, as `deployment_of`.
     """
-    prefill, decode = arm.num_engines
     together = arm.parallelism.get("colocated")
     deployment = deployment_of(
         model=model,
-        total=prefill + decode,
-        prefill=0 if together else prefill,
+        total=arm.num_engines,
+        prefill=arm.counts.get("prefill", 0),
         parallelism=together or Parallelism(),
         prefill_parallelism=arm.parallelism.get("prefill"),
         decode_parallelism=arm.parallelism.get("decode"),
@@ -223,7 +221,6 @@ def deployment_of_arm(
         ttft_slo_s=slo.ttft_s,
         tpot_slo_s=slo.tpot_s,
         attainment_slo=slo.attainment,
-        planned=planned,
         predicted=_predicted(arm),
     )
 
@@ -260,7 +257,7 @@ def scaled(deployment: Deployment, counts: Counts) -> Deployment:
         "prefill": replace(deployment.roles["prefill"], engines=num_prefill),
         "decode": replace(deployment.roles["decode"], engines=num_decode),
     }
-    return checked(replace(deployment, roles=roles, predicted=_kept(deployment, roles)))
+    return validated(replace(deployment, roles=roles, predicted=_kept(deployment, roles)))
 
 
 def role_changes(before: Deployment, after: Deployment) -> dict[str, str]:
@@ -297,7 +294,7 @@ def _scaled_colocated(deployment: Deployment, counts: Counts) -> Deployment:
     if num < 1:
         raise _cannot_serve(f"--total {num} leaves no engine", "pdctl down stops a deployment")
     roles: dict[Role, RolePlan] = {"colocated": replace(deployment.roles["colocated"], engines=num)}
-    return checked(replace(deployment, roles=roles, predicted=_kept(deployment, roles)))
+    return validated(replace(deployment, roles=roles, predicted=_kept(deployment, roles)))
 
 
 def _given(counts: Counts) -> dict[str, int]:

@@ -49,7 +49,7 @@ KUBERNETES_KEYS = ("image", "namespace", "gpu_resource", "model_claim", "shared_
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """How this site's Slurm is asked for nodes. None: the site's default."""
+    """The way to ask this site's Slurm for nodes. None: the site's default."""
 
     partition: str | None = None
     account: str | None = None
@@ -66,7 +66,7 @@ class SlurmSettings:
 
 @dataclass(frozen=True)
 class KubernetesSettings:
-    """What the pods of this cluster need. model_claim: the volume claim that holds models."""
+    """The needs of this cluster's pods. model_claim: the volume claim that holds models."""
 
     image: str | None = None
     namespace: str = "default"

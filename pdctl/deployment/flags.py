@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pdctl.deployment.records import MODES, Deployment, Ports, ProcessSpec, RolePlan
+from pdctl.deployment.serving import simulated_speculation
 from pdctl.deployment.sglang_flags import Version, options
 from pdctl.hosts import in_url
 from pdctl.perf_model.records import Parallelism, Role
@@ -270,6 +271,7 @@ def simulated_argv(
         *parallelism_flags(plan.parallelism, None),
         "--enable-metrics",
         *_request_times(deployment, plan),
+        *simulated_speculation(deployment.planned),
         *plan.args,
     )
 

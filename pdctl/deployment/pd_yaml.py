@@ -1,12 +1,13 @@
 """pd.yaml: a deployment as a file that a person can read, edit and launch."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import cast
 
-from pdctl.deployment.build import checked, name_of
+from pdctl.deployment.build import name_of, validated
 from pdctl.deployment.containers import container_document, read_container
 from pdctl.deployment.exports.miles import deployment_of_miles
 from pdctl.deployment.records import (
@@ -28,7 +29,7 @@ ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env", "image")
 ROUTER_KEYS = ("host", "port", "policy", "args")
 SLO_KEYS = ("ttft", "tpot", "attainment")
-OBSERVE_KEYS = ("metrics", "traces")
+OBSERVE_KEYS = ("metrics", "traces", "what_if")
 PLANNED_KEYS = tuple(field.name for field in fields(PlannedFor))
 _PLAIN_KEYS = (
     *("engine", "python", "gpus", "transfer_backend", "trust_remote_code", "request_times"),
@@ -99,7 +100,7 @@ def write_deployment(deployment: Deployment, path: Path, *, made_in: Path | None
 
 
 def origin_of(path: Path) -> str:
-    """When a plan was written, and in which folder: "14:42 in '/home/me/x'"."""
+    """The time and folder of a plan: "14:42 in '/home/me/x'"."""
     try:
         when = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -167,7 +168,7 @@ def _deployment(top: Field) -> Deployment:
         trust_remote_code="trust_remote_code" in keys and keys["trust_remote_code"].boolean(),
         request_times="request_times" not in keys or keys["request_times"].boolean(),
         sim_speed=_sim_speed(keys["sim_speed"]) if "sim_speed" in keys else usual.sim_speed,
-        observe=ObservePlan(**{key: field.text() for key, field in observe.items()}),
+        observe=_observe(observe),
         ttft_slo_s=slo["ttft"].seconds() if "ttft" in slo else None,
         tpot_slo_s=slo["tpot"].seconds() if "tpot" in slo else None,
         attainment_slo=_share(slo["attainment"]) if "attainment" in slo else usual.attainment_slo,
@@ -179,7 +180,7 @@ def _deployment(top: Field) -> Deployment:
 
 def _checked(top: Field, deployment: Deployment) -> Deployment:
     try:
-        return checked(deployment)
+        return validated(deployment)
     except PdctlError as problem:
         what = problem.message.rstrip(".")
         raise type(problem)(
@@ -289,8 +290,17 @@ def _optional(keys: dict[str, Field], key: str) -> str | None:
     return keys[key].text() if key in keys and not keys[key].is_null else None
 
 
+def _observe(keys: Mapping[str, Field]) -> ObservePlan:
+    return ObservePlan(
+        metrics=keys["metrics"].text() if "metrics" in keys else "",
+        traces=keys["traces"].text() if "traces" in keys else "",
+        what_if="what_if" not in keys or keys["what_if"].boolean(),
+    )
+
+
 def _observe_document(observe: ObservePlan) -> dict[str, object]:
-    found = {key: value for key in OBSERVE_KEYS if (value := getattr(observe, key))}
+    usual, values = ObservePlan(), {key: getattr(observe, key) for key in OBSERVE_KEYS}
+    found = {key: value for key, value in values.items() if value != getattr(usual, key)}
     return {"observe": found} if found else {}
 
 

@@ -11,17 +11,19 @@ STEP = 10
 BAND = 1000
 HTTP_FROM = 20000
 BOOTSTRAP_FROM = 21000
+NCCL_FROM = 23000
 DIST_INIT_FROM = 24000
-NCCL_FROM = 25000
+DIST_INIT_BAND = 5000  # 500 engines
 ROUTER_METRICS_FROM = 29000
 
 
 def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[str, Ports]:
     """The ports of the router ("router") and of each engine, by name.
 
-    Each kind of port has a band of 1,000, in steps of 10: below 32768, where Linux's ephemeral
-    ports begin, and outside 10002-19999, which Ray's workers use. Two prefill engines with the same
-    bootstrap port would not crash but mix up their KV, so every engine has its own.
+    Each kind of port has a band, in steps of 10 until these are used up. The bands lie below 32768,
+    where Linux's ephemeral ports begin, and outside 10002-19999, which Ray's workers use. Two
+    prefill engines with the same bootstrap port would not crash but mix up their KV, so every
+    engine has its own.
 
     Args:
         is_free: tells whether a port is available on every node.
@@ -39,7 +41,9 @@ def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[s
     metrics = _band("the router's metrics", ROUTER_METRICS_FROM, usable)
     http = _band("HTTP", HTTP_FROM, usable)
     bootstrap = _band("the bootstrap registry", BOOTSTRAP_FROM, usable)
-    dist_init = _band("torch.distributed", DIST_INIT_FROM, usable, width=DIST_INIT_PORTS)
+    dist_init = _band(
+        *("torch.distributed", DIST_INIT_FROM, usable), size=DIST_INIT_BAND, width=DIST_INIT_PORTS
+    )
     nccl = _band("NCCL", NCCL_FROM, usable)
     planned = {"router": Ports(http=router_port, metrics=next(metrics))}
     for name in deployment.engine_names:
@@ -53,13 +57,14 @@ def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[s
 
 
 def _band(
-    kind: str, first: int, is_free: Callable[[int], bool], *, width: int = 1
+    kind: str, first: int, is_free: Callable[[int], bool], *, size: int = BAND, width: int = 1
 ) -> Iterator[int]:
-    for port in range(first, first + BAND, STEP):
-        if all(is_free(p) for p in range(port, port + width)):
-            yield port
+    for start in range(first, first + STEP - width + 1, width):
+        for port in range(start, first + size, STEP):
+            if all(is_free(p) for p in range(port, port + width)):
+                yield port
     raise EnvironmentProblem(
-        f"No port between {first} and {first + BAND - 1} is free for {kind}.",
+        f"No port between {first} and {first + size - 1} is free for {kind}.",
         hint="pdctl ls, then pdctl down NAME for deployments you no longer need",
         code="port_in_use",
     )

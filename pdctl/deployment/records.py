@@ -109,14 +109,16 @@ class PlannedFor:
 
 @dataclass(frozen=True)
 class ObservePlan:
-    """What is exported, as HOST:PORT; "": nothing.
+    """The part of a running deployment that others can see.
 
-    metrics: where pdctl serves its own metrics. traces: the OTLP collector (gRPC) to which engines
-    and router send the spans of every request.
+    metrics: HOST:PORT at which pdctl serves its own metrics; "": none. traces: HOST:PORT of the
+    OTLP collector (gRPC) to which engines and router send the spans of every request; "": none.
+    what_if: every few minutes the supervisor replays the latest requests on other layouts.
     """
 
     metrics: str = ""
     traces: str = ""
+    what_if: bool = True
 
 
 @dataclass(frozen=True)

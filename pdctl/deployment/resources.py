@@ -146,7 +146,7 @@ def nvlink_domains(gpus: Sequence[Gpu]) -> list[list[Gpu]]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an engine runs: a node, and GPU indices there. others: its parts on other nodes."""
+    """The place of an engine: a node, and GPU indices there. others: its parts on other nodes."""
 
     node: str
     gpus: tuple[int, ...]

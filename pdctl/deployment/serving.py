@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from pdctl.deployment.records import PlannedFor
 from pdctl.deployment.sglang_flags import options
 from pdctl.errors import InvalidInput
 from pdctl.inspection.llm_layers.formats import stored
 from pdctl.inspection.quantization import FP8, MXFP8, NVFP4, Format, Quantization
 from pdctl.inspection.records import Llm
 from pdctl.inspection.sglang_models import SLOTS_PER_REQUEST
-from pdctl.perf_model.records import Serving
+from pdctl.perf_model.records import SGLANG_DEFAULTS, Serving
 
 NO_CHUNKS = -1  # --chunked-prefill-size of an engine that computes a prompt in one step
 _KV_BYTES = {
@@ -42,7 +43,7 @@ _READS = {
 
 
 def serving_of(args: Sequence[str]) -> Serving:
-    """How an engine with these flags serves.
+    """The serving settings of an engine with these flags.
 
     Raises InvalidInput for a value that SGLang does not take.
     Source: sglang 0.5.23 server_args.py, and check_server_args in it.
@@ -57,7 +58,7 @@ def serving_of(args: Sequence[str]) -> Serving:
         mem_fraction=_share(given, "--mem-fraction-static"),
         max_context=_whole(given, "--context-length", least=1),
         page_size=_whole(given, "--page-size", least=1) or 1,
-        reserved_decode_tokens=_whole(given, "--num-reserved-decode-tokens", least=0) or 512,
+        reserved_decode_tokens=_reserved(given),
         radix_cache=_radix_cache(given),
         mixed_chunk="--enable-mixed-chunk" in given,
         verify_tokens=drafts or 1,
@@ -75,13 +76,29 @@ def serving_of(args: Sequence[str]) -> Serving:
 
 
 def simulated_serving(args: Sequence[str]) -> Serving:
-    """How a simulated engine with these flags serves.
+    """The serving settings of a simulated engine with these flags.
 
-    Ignores: speculative decoding, and a radix cache on decode engines.
+    Ignores: speculative decoding unless --sim-accept-length says what it gains; a radix cache on
+    decode engines.
     """
     serving = serving_of(args)
-    radix_cache = None if serving.radix_cache else serving.radix_cache
-    return replace(serving, verify_tokens=1, radix_cache=radix_cache)
+    gained = _positive(options(args), "--sim-accept-length")
+    return replace(
+        serving,
+        verify_tokens=serving.verify_tokens if gained else 1,
+        accept_length=gained or 1.0,
+        radix_cache=None if serving.radix_cache else serving.radix_cache,
+    )
+
+
+def simulated_speculation(planned: PlannedFor | None) -> tuple[str, ...]:
+    """The flags with which simulated engines speculate as planned."""
+    if planned is None or planned.spec_draft_tokens is None:
+        return ()
+    return (
+        *("--speculative-num-draft-tokens", str(planned.spec_draft_tokens + 1)),
+        *("--sim-accept-length", f"{planned.spec_accept_length or 1.0:g}"),
+    )
 
 
 def _check_together(serving: Serving, given: Mapping[str, str]) -> None:
@@ -136,6 +153,11 @@ def served_llm(llm: Llm, args: Sequence[str]) -> Llm:
         )
     cast = stored(llm, Quantization(_ONLINE[name]))
     return replace(cast, kv_dtype_bytes=llm.kv_dtype_bytes)
+
+
+def _reserved(given: Mapping[str, str]) -> int:
+    tokens = _whole(given, "--num-reserved-decode-tokens", least=0)
+    return SGLANG_DEFAULTS.reserved_decode_tokens if tokens is None else tokens
 
 
 def _chunk(given: Mapping[str, str]) -> int | None:

@@ -11,7 +11,7 @@ from pdctl.deployment.records import ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients import http
 from pdctl.engines.clients.router import RouterClient
-from pdctl.engines.explain_log import Explanation, explain_end, explain_troubles
+from pdctl.engines.explain_log import LogExplanation, explain_end, explain_troubles
 from pdctl.engines.records import DeploymentState, Listed
 from pdctl.hosts import in_url
 from pdctl.inspection.gpus import query_rdma_ports
@@ -42,8 +42,8 @@ class EngineReport:
     scrape: Scrape | None = None
     transfer_failures: float | None = None
     spec: ProcessSpec | None = None
-    died_of: Explanation | None = None
-    troubles: tuple[Explanation, ...] = ()
+    died_of: LogExplanation | None = None
+    troubles: tuple[LogExplanation, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ class DeploymentFacts:
     workers: tuple[Listed, ...] | None
     router: RouterScrape
     router_spec: ProcessSpec | None = None
-    router_troubles: tuple[Explanation, ...] = ()
+    router_troubles: tuple[LogExplanation, ...] = ()
     supervised: bool | None = None
     has_rdma: bool | None = None
     has_key: bool = False
@@ -202,8 +202,8 @@ def _asks_for_key(router_url: str) -> bool:
 def _last_log(spec: ProcessSpec | None) -> str:
     if spec is None:
         return ""
-    return "\n".join(log_file.last_start(log_file.read_lines(Path(spec.log))))
+    return "\n".join(log_file.last_start(log_file.read_log_lines(Path(spec.log))))
 
 
-def _troubles(spec: ProcessSpec | None) -> tuple[Explanation, ...]:
+def _troubles(spec: ProcessSpec | None) -> tuple[LogExplanation, ...]:
     return explain_troubles(_last_log(spec))

@@ -10,7 +10,7 @@ from pdctl.doctor.deployment_facts import ask_deployment, ask_through_router
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
 from pdctl.engines import log_file, state
-from pdctl.engines.explain_log import Explanation, explain_end, explain_troubles, loud_line
+from pdctl.engines.explain_log import LogExplanation, explain_end, explain_troubles, loud_line
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.trouble_signatures import TROUBLES
@@ -155,7 +155,7 @@ def _loudest(logs: list[Path]) -> str:
     return ""
 
 
-def _trouble(log_text: str) -> Explanation | None:
+def _trouble(log_text: str) -> LogExplanation | None:
     """The most serious trouble in the log of a run that ended without a failure or traceback.
 
     TROUBLES lists troubles by rank. Aborted requests come last: they never end an engine.
@@ -165,4 +165,4 @@ def _trouble(log_text: str) -> Explanation | None:
 
 
 def _last_start(log: Path) -> str:
-    return "\n".join(log_file.last_start(log_file.read_lines(log)))
+    return "\n".join(log_file.last_start(log_file.read_log_lines(log)))

@@ -32,7 +32,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What one node reports of itself. sglang: its version; None without one."""
+    """One node's report of itself. sglang: its version; None without one."""
 
     checks: tuple[Check, ...]
     sglang: str | None
@@ -41,7 +41,7 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Clock:
-    """How far a clock is ahead of this machine's, within `uncertainty_s`."""
+    """A clock's lead over this machine's, known within `uncertainty_s`."""
 
     ahead_s: float
     uncertainty_s: float
@@ -170,7 +170,7 @@ def _problems(found: Mapping[str, object]) -> list[tuple[str, EnvironmentProblem
 
 
 def own_facts(options: Sequence[str]) -> NodeFacts:
-    """What this machine reports. options: --python VALUE, --quick."""
+    """This machine's own report. options: --python VALUE, --quick."""
     python = options[options.index("--python") + 1] if "--python" in options else None
     gpus, _ = machine_facts.usable_gpus()
     install, _ = machine_facts.install(python)

@@ -8,9 +8,12 @@ import argparse
 import os
 import select
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from pdctl.deployment.exports.prometheus import TARGETS_FILE
@@ -29,6 +32,7 @@ from pdctl.engines.supervision.gpu_room import waiting_for_gpus
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
 from pdctl.engines.supervision.recorder import start_recording
+from pdctl.engines.supervision.replayer import start_replaying
 from pdctl.engines.supervision.report import (
     StartFacts,
     deployment_detail,
@@ -93,6 +97,7 @@ BOUND_LOGS_EVERY_S = 10.0
 WRITE_AT_LEAST_EVERY_S = 10.0
 WRITE_AT_MOST_EVERY_S = 0.1
 LAST_WORD_S = 10.0
+MOVE_WITHIN_S = 120.0
 
 
 @dataclass
@@ -239,6 +244,7 @@ class Supervisor:
             failure=loop.failure.failure if loop.failure else None,
             failed_process=loop.failure.name if loop.failure else "",
             revision=launch.revision,
+            lost_nodes=tuple(loop.lost),
         )
 
     def _facts(self, process: Process) -> StartFacts:
@@ -270,6 +276,8 @@ def main() -> None:
     _listen(supervisor.loop)
     start_recording(launch.name, supervisor.loop.launcher)
     start_exporting(launch.name, launch.metrics_endpoint)
+    if launch.what_if:
+        start_replaying(launch.name)
     supervisor.run(wake_fd)
     os._exit(0)  # a probe may still wait for its deadline
 
@@ -285,6 +293,7 @@ def supervisor_of(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
         router=RouterClient(launch.endpoint, http=http),
         engines=EngineClient(http),
         limits=_limits(launch),
+        move=partial(move_engines, launch.name),
         started_at=time.monotonic(),
     )
     supervisor = Supervisor(launch, loop, state.state_dir(launch.name))
@@ -296,10 +305,30 @@ def supervisor_of(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
 
 
 def _limits(launch: Launch) -> SupervisorLimits:
-    """The default limits. PDCTL_BACKOFF_S shortens the wait before the first restart, in tests."""
+    """The default limits. In tests, PDCTL_BACKOFF_S shortens the wait before the first restart.
+
+    PDCTL_MOVE_AFTER_S: how long a node may be off the network and keep its engines.
+    """
     limits = SupervisorLimits(ready_timeout_s=launch.ready_timeout_s, drain_s=launch.drain_s)
     backoff_s = os.environ.get("PDCTL_BACKOFF_S")
-    return replace(limits, backoff_s=float(backoff_s)) if backoff_s else limits
+    move_after_s = os.environ.get("PDCTL_MOVE_AFTER_S")
+    limits = replace(limits, backoff_s=float(backoff_s)) if backoff_s else limits
+    return replace(limits, move_after_s=float(move_after_s)) if move_after_s else limits
+
+
+def move_engines(name: str, nodes: Sequence[str]) -> str:
+    """Give the engines of lost nodes places on others; why that was impossible, or "".
+
+    A process of its own asks the nodes, as a command does: the supervisor waits for no node.
+    """
+    argv = (sys.executable, "-m", "pdctl.engines.lifecycle.relocate", name, *nodes)
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MOVE_WITHIN_S
+        )
+    except subprocess.TimeoutExpired:
+        return "the other nodes did not answer in time"
+    return done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
 
 
 def _listen(loop: SupervisorLoop) -> None:

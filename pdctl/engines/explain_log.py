@@ -29,8 +29,8 @@ _SGLANG_FRAME = re.compile(r'File "[^"]*/sglang/srt/([\w/]+\.py)", line (\d+)')
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """What a line of a log means. count: how many lines say it; only for troubles of a run."""
+class LogExplanation:
+    """The meaning of a log line. count: how many lines say it; only for troubles of a run."""
 
     id: str
     text: str
@@ -40,7 +40,7 @@ class Explanation:
     count: int = 1
 
 
-def explain_failure(log_text: str) -> Explanation | None:
+def explain_failure(log_text: str) -> LogExplanation | None:
     """The cause of a failed start: its earliest telling line, explained; None: nothing known.
 
     Later lines are consequences: an engine whose scheduler ran out of memory goes on to report
@@ -56,7 +56,7 @@ def explain_failure(log_text: str) -> Explanation | None:
     return None
 
 
-def explain_end(log_text: str) -> Explanation | None:
+def explain_end(log_text: str) -> LogExplanation | None:
     """Why a process that ended did: a known failure, else the exception it raised, quoted.
 
     None: neither is in its log. The id of an exception of no known kind is "unknown"; its text
@@ -88,15 +88,6 @@ def _place(frames: Sequence[str]) -> tuple[str, str]:
     return "It failed in a way pdctl does not know.", "pdctl logs shows what came before that line"
 
 
-def raised_line(log_text: str) -> str:
-    """The exception at the end of the first traceback, on one line; "" without a traceback.
-
-    Of chained tracebacks the first caused the others. A traceback that is cut off is quoted by its
-    own first line.
-    """
-    return _raised(log_text)[0]
-
-
 def _raised(log_text: str) -> tuple[str, Sequence[str]]:
     """(exception, frames inside SGLang as file:line) of the first complete traceback."""
     lines = _said(log_text)
@@ -121,7 +112,7 @@ def _said(log_text: str) -> list[str]:
 
 def _unfolded(log_text: str) -> str:
     """The text without colours, JSON tracebacks in lines, crashes on one line with their reason."""
-    text = _FOLDED.sub(r"\1 ", log_file.plain(log_text))
+    text = _FOLDED.sub(r"\1 ", log_file.without_colours(log_text))
     if r"(most recent call last):\n" in text:
         text = text.replace(r"\n", "\n").replace(r"\"", '"')
     return text
@@ -149,12 +140,12 @@ def _exception_after(lines: Sequence[str], start: int) -> tuple[str, Sequence[st
     return "", ()
 
 
-def explain_troubles(log_text: str) -> tuple[Explanation, ...]:
+def explain_troubles(log_text: str) -> tuple[LogExplanation, ...]:
     """The troubles of an engine or router that served: once per kind, with the first line.
 
     An exception that none of them explains comes last, as "exception".
     """
-    found: dict[str, Explanation] = {}
+    found: dict[str, LogExplanation] = {}
     for line in _lines(log_text):
         signature = _match(line, TROUBLES)
         if signature is not None:
@@ -170,7 +161,7 @@ def explain_troubles(log_text: str) -> tuple[Explanation, ...]:
 
 
 def _lines(log_text: str) -> Iterator[str]:
-    """What was said: no source lines of tracebacks, whose text need not have come true."""
+    """Log text without the source lines of tracebacks, which quote messages that never occurred."""
     after_frame = False
     for raw in _unfolded(log_text).split("\n"):
         line = raw.rsplit("\r", 1)[-1]
@@ -197,7 +188,7 @@ def _any_of(signatures: tuple[Signature, ...]) -> "re.Pattern[str]":
     return re.compile("|".join(f"(?:{s.pattern})" for s in signatures))
 
 
-def _explained(signature: Signature, line: str, count: int = 1) -> Explanation:
+def _explained(signature: Signature, line: str, count: int = 1) -> LogExplanation:
     printed_by = f"SGLang {signature.releases} print it" if signature.releases else ""
     source = "; ".join(filter(None, (signature.source, printed_by)))
-    return Explanation(signature.id, signature.text, signature.fix, line[:300], source, count)
+    return LogExplanation(signature.id, signature.text, signature.fix, line[:300], source, count)

@@ -1,4 +1,4 @@
-"""What fails when an exception of no known kind comes from one part of SGLang, and what to try.
+"""Failures by the part of SGLang that raised an exception of no known kind, each with a fix to try.
 
 Each row: the path below sglang/srt, what happened in one sentence, what to try.
 """

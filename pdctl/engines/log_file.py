@@ -140,12 +140,12 @@ _HARMLESS = re.compile(
 )
 
 
-def plain(text: str) -> str:
+def without_colours(text: str) -> str:
     """`text` without colour codes."""
     return _ANSI.sub("", text)
 
 
-def read_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
+def read_log_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
     """The lines of a log from a byte on, at most the last 4 MiB; empty without a log."""
     try:
         with log.open("rb") as file:
@@ -154,7 +154,9 @@ def read_lines(log: Path, *, offset: int = 0) -> tuple[str, ...]:
             text = file.read(MAX_READ_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return ()
-    return tuple(line.rsplit("\r", 1)[-1] for line in plain(text).split("\n") if line.strip())
+    return tuple(
+        line.rsplit("\r", 1)[-1] for line in without_colours(text).split("\n") if line.strip()
+    )
 
 
 def read_from(log: Path, offset: int) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""How failures that end SGLang, the router or their libraries look in a log, and what helps.
+"""Log signatures of failures that end SGLang, the router or their libraries, each with its fix.
 
 Rows are tried in order for each line: the special before the general.
 """

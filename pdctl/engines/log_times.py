@@ -1,4 +1,4 @@
-"""When a log line was written, and lines of several logs in that order. Pure but for time zones."""
+"""Times of log lines, and lines of several logs in that order. Pure but for time zones."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

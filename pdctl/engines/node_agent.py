@@ -115,6 +115,8 @@ class NodeAgent:
 
     def tasks(self, run_id: str) -> list[list[Any]]:
         """The processes of a deployment here, each with its task."""
+        for launcher, handle in self._started.values():
+            launcher.poll(handle)  # reaps it if nobody asks for its end any more
         return [[pid, _task_of(pid, run_id)] for pid in local.marked(run_id)]
 
     def sweep(self, run_id: str) -> list[int]:
@@ -154,7 +156,7 @@ def _plain(record: Any) -> object:
     return dataclasses.asdict(record)
 
 
-def answer(agent: NodeAgent, line: str) -> str:
+def reply(agent: NodeAgent, line: str) -> str:
     """The reply to one line."""
     asked = json.loads(line)
     question: Callable[..., object] = getattr(agent, asked["do"])
@@ -171,7 +173,7 @@ def main() -> None:
     """Answer until stdin ends."""
     agent = NodeAgent()
     for line in sys.stdin:
-        sys.stdout.write(answer(agent, line))
+        sys.stdout.write(reply(agent, line))
         sys.stdout.flush()
     agent.over()
 

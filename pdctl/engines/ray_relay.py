@@ -38,7 +38,7 @@ class RemoteAgent:
         self._agent = node_agent.NodeAgent()
 
     def answer(self, line: str) -> str:
-        return node_agent.answer(self._agent, line)
+        return node_agent.reply(self._agent, line)
 
 
 class Reservation:

@@ -103,6 +103,7 @@ class DeploymentState:
     failed_process: str = ""  # the process whose log shows the reason
     revision: int = 0  # of the launch that the supervisor follows
     host: str = ""  # the supervisor's machine; "" in states of older versions, which had only one
+    lost_nodes: tuple[str, ...] = ()  # that have left the network
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ class Launch:
     has_key: bool = True  # the processes may have an API key
     previous_layout: str = ""  # before the last change, for `scale --undo`
     metrics_endpoint: str = ""  # HOST:PORT of pdctl's own metrics; "": none are served
+    what_if: bool = False  # replay the latest requests on other layouts every few minutes
 
 
 @dataclass(frozen=True)

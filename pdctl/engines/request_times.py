@@ -1,5 +1,6 @@
 """The time stats that SGLang logs for every request: one line is one engine's half of it."""
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -65,7 +66,7 @@ class RequestTimes:
 
     @property
     def start_s(self) -> float:
-        """When its first batch began."""
+        """The start of its first batch."""
         before = self.bootstrap_s + self.allocation_s + self.transfer_s
         return self.entry_s + before + self.queue_s
 
@@ -81,7 +82,7 @@ class RequestTimes:
 
 @dataclass(frozen=True)
 class RequestLog:
-    """What a log holds for `explain`.
+    """The contents of a log that `explain` reads.
 
     num_dropped: older requests that were read and not kept. num_unreadable: lines of time stats
     that are cut off or damaged. is_enabled: the engine was started with the flag; None: its log
@@ -96,14 +97,17 @@ class RequestLog:
     mentions: tuple[str, ...] = ()
 
 
-def log_lines(path: Path) -> Iterator[bytes]:
+def log_lines(path: Path, last_bytes: int | None = None) -> Iterator[bytes]:
     """The lines of a log, each at most MAX_LINE_BYTES of it. Memory does not grow with its size.
 
+    last_bytes: only the lines that begin in the last so many bytes; None: all.
     Raises InvalidInput if the file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            is_start = True
+            skipped = 0 if last_bytes is None else os.fstat(file.fileno()).st_size - last_bytes
+            is_start = skipped <= 0
+            file.seek(max(0, skipped))
             while piece := file.readline(MAX_LINE_BYTES):
                 if is_start:
                     yield piece
@@ -112,6 +116,11 @@ def log_lines(path: Path) -> Iterator[bytes]:
         raise InvalidInput(
             f"The log {path} cannot be read: {problem.strerror}.", hint="--logs PATH_OF_A_LOG"
         ) from problem
+
+
+def is_request_line(line: bytes) -> bool:
+    """Does a line hold the times of a request? It may be cut off."""
+    return any(mark in line for mark in _MARKS)
 
 
 def request_log(
@@ -126,7 +135,7 @@ def request_log(
         is_named = wanted is not None and wanted in line
         if is_named:
             mentions.append(line[:MENTION_BYTES])
-        if any(mark in line for mark in _MARKS):
+        if is_request_line(line):
             kept.append(line)
             num_read += 1
             if is_named and last is None:
@@ -225,7 +234,7 @@ def _retries(head: dict[str, str], value: dict[str, float]) -> int:
 
 
 def _sending_s(value: dict[str, float]) -> float | None:
-    """How long KV was sent after the last prefill step, from its size and mean speed."""
+    """The time KV took after the last prefill step, from its size and mean speed."""
     gib, speed = value.get("transfer_total", 0.0) / 1024, value.get("transfer_speed", 0.0)
     forward_s = _seconds(value, "forward_duration")
     if gib <= 0:

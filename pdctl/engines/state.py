@@ -68,6 +68,7 @@ def parse_state(text: str) -> DeploymentState:
     """The state in `text`. Raises ValueError if it is not one."""
     data = _document(text)
     data["processes"] = tuple(_process_state(p) for p in data["processes"])
+    data["lost_nodes"] = tuple(data.get("lost_nodes", ()))
     return DeploymentState(**_known(DeploymentState, data))
 
 

@@ -1,4 +1,4 @@
-"""How troubles of SGLang and the router look in a log while they go on serving, and what helps."""
+"""Log signatures of troubles that SGLang and the router survive, each with its fix."""
 
 from pdctl.engines.log_signatures import Signature
 

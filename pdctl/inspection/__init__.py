@@ -1,1 +1,1 @@
-"""What is here? GPUs, links, the LLM's shape, the SGLang that is installed."""
+"""Facts about this place: GPUs, links, the LLM's shape, the installed SGLang."""

@@ -24,7 +24,7 @@ def query_rdma_ports(root: Path = SYS_INFINIBAND) -> tuple[RdmaPort, ...]:
 
 
 def rdma_bytes_per_s_per_gpu(ports: Sequence[RdmaPort], num_gpus: int) -> float | None:
-    """What the active ports of the fastest kind give each GPU. None: no active port is known.
+    """The bandwidth that the active ports of the fastest kind give each GPU. None: no active port.
 
     Ignores: slower ports (they mostly serve storage or management), which port is near which GPU.
     """
@@ -140,7 +140,7 @@ def is_empty(gpu: Gpu) -> bool:
 
 
 def why_not_free(gpu: Gpu) -> str:
-    """What holds a GPU, for an error: "GPU 3: 71 GiB held by pid 4121 python"."""
+    """The processes that hold a GPU, for an error: "GPU 3: 71 GiB held by pid 4121 python"."""
     if gpu.problem is not None:
         return f"GPU {gpu.index}: {gpu.problem}"
     used = format_bytes(gpu.memory_used_bytes)

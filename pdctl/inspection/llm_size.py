@@ -1,7 +1,19 @@
-"""How large an LLM is: parameters, bytes of weights, bytes a request keeps and moves. Pure."""
+"""The size of an LLM: parameters, bytes of weights, bytes a request keeps and moves. Pure."""
 
-from pdctl.inspection.layers import layer_active_params, layer_params, part_params
-from pdctl.inspection.llm_layers import request_bytes
+from pdctl.inspection.layers import (
+    Mixer,
+    layer_active_params,
+    layer_params,
+    mixers_of,
+    part_params,
+)
+from pdctl.inspection.llm_layers.request_bytes import (
+    index_bytes,
+    is_trimmed,
+    kv_bytes,
+    latent_window_bytes,
+    state_slot_bytes,
+)
 from pdctl.inspection.records import Llm
 
 
@@ -51,7 +63,7 @@ def kv_bytes_per_token(llm: Llm, kv_dtype_bytes: float | None = None) -> float:
         tensor parallelism.
     """
     size = kv_dtype_bytes or llm.kv_dtype_bytes
-    return request_bytes.kv_bytes_growing(llm.layers, size, trims_windows=False)
+    return sum(kv_bytes(m, size) + index_bytes(m) for m in mixers_of(llm.layers))
 
 
 def kv_bytes_growing(llm: Llm, kv_dtype_bytes: float | None = None) -> float:
@@ -60,7 +72,8 @@ def kv_bytes_growing(llm: Llm, kv_dtype_bytes: float | None = None) -> float:
     kv_dtype_bytes, Source: as kv_bytes_per_token.
     """
     size = kv_dtype_bytes or llm.kv_dtype_bytes
-    return request_bytes.kv_bytes_growing(llm.layers, size, trims_windows=llm.trims_windows)
+    grows = (m for m in mixers_of(llm.layers) if not is_trimmed(llm, m))
+    return sum(kv_bytes(m, size) + index_bytes(m) for m in grows)
 
 
 def kv_bytes_of_request(
@@ -72,10 +85,26 @@ def kv_bytes_of_request(
     Ignores: as kv_bytes_per_token; pages; the state of linear attention (see state_bytes).
     """
     size = kv_dtype_bytes or llm.kv_dtype_bytes
-    windows = request_bytes.window_bytes(
-        llm.layers, context_tokens, size, trims_windows=llm.trims_windows
+    windows = sum(
+        _window_token_bytes(llm, m, size) * min(context_tokens, m.window or 0)
+        for m in mixers_of(llm.layers)
     )
     return kv_bytes_growing(llm, size) * context_tokens + windows
+
+
+def window_bytes_per_token(llm: Llm, kv_dtype_bytes: float | None = None) -> float:
+    """Bytes of each token inside the windows that SGLang trims, over all layers; 0 without any.
+
+    kv_dtype_bytes, Source: as kv_bytes_per_token.
+    """
+    size = kv_dtype_bytes or llm.kv_dtype_bytes
+    return sum(_window_token_bytes(llm, m, size) for m in mixers_of(llm.layers))
+
+
+def _window_token_bytes(llm: Llm, mixer: Mixer, kv_dtype_bytes: float) -> float:
+    if mixer.kind == "latents":
+        return latent_window_bytes()
+    return kv_bytes(mixer, kv_dtype_bytes) if is_trimmed(llm, mixer) else 0.0
 
 
 def state_bytes(llm: Llm) -> float:
@@ -83,7 +112,7 @@ def state_bytes(llm: Llm) -> float:
 
     Source: sglang 0.5.23 configs/mamba_utils.py.
     """
-    return request_bytes.state_bytes(llm.layers)
+    return sum(map(state_slot_bytes, mixers_of(llm.layers)))
 
 
 def moved_bytes(llm: Llm, prompt_tokens: float, kv_dtype_bytes: float | None = None) -> float:
@@ -94,7 +123,7 @@ def moved_bytes(llm: Llm, prompt_tokens: float, kv_dtype_bytes: float | None = N
     return kv_bytes_of_request(llm, prompt_tokens, kv_dtype_bytes) + state_bytes(llm)
 
 
-def model_data(llm: Llm, prompt_tokens: float | None) -> dict[str, float | None]:
+def size_figures(llm: Llm, prompt_tokens: float | None) -> dict[str, float | None]:
     """The figures of a model as `plan --json` prints them under `model`.
 
     prompt_tokens: of the mean prompt. None: unknown, and so are the bytes it moves.
@@ -112,7 +141,8 @@ def model_data(llm: Llm, prompt_tokens: float | None) -> dict[str, float | None]
 
 def trimmed_window(llm: Llm) -> int:
     """Tokens of the longest window that SGLang trims; 0 where it trims none."""
-    return request_bytes.window_tokens(llm.layers) if llm.trims_windows else 0
+    trimmed = (m for m in mixers_of(llm.layers) if _window_token_bytes(llm, m, 1.0))
+    return max((m.window or 0 for m in trimmed), default=0)
 
 
 def num_kv_layers(llm: Llm) -> int:

@@ -71,7 +71,7 @@ def format_named(name: str) -> Format:
 
 
 def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
-    """What a `quantization_config` says, or None when it says nothing.
+    """The formats in a `quantization_config`, or None if it names none.
 
     Source: transformers' quantisation docs; compressed-tensors, ModelOpt, OCP MX v1.0 formats.
     Ignores: formats of activations.

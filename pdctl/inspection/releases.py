@@ -1,4 +1,4 @@
-"""Which releases share a bundled shape. Exact names only: nothing is cut off a name but a format.
+"""Releases that share a bundled shape. Exact names only: nothing is cut off a name but a format.
 
 A line gives a bundled shape and its releases, in lower case and without the organisation;
 @ gives the context of a release that has another than the shape.

@@ -17,7 +17,7 @@ PROBE_TIMEOUT_S = 20.0
 
 
 def query_sglang(python: str | None = None) -> SglangInstall:
-    """What `python` has of SGLang; a version of None means it is not installed there.
+    """The SGLang of `python`; a version of None means that it is not installed there.
 
     python: an interpreter, by path or by name. None: this one, or where this one has no SGLang
         the first python3 or python on PATH that has.

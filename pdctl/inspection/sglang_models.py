@@ -1,4 +1,4 @@
-"""What SGLang decides by a model's architecture and no config.json says.
+"""SGLang's own decisions by a model's architecture, which no config.json names.
 
 Source: the files of the SGLang 0.5.23 wheel that each table names.
 """

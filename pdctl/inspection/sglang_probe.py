@@ -1,4 +1,4 @@
-"""What one Python has of SGLang, found without importing any of it.
+"""The SGLang of one Python, found without importing any of it.
 
 Runs in this process, and as `python -c` in others: standard library only, any Python 3.8.
 """

@@ -1,4 +1,4 @@
-"""What a checkpoint's own index says of its weights, to check the shape that was read."""
+"""The parameters that a checkpoint's own index counts, to check the shape that was read."""
 
 import re
 from pathlib import Path

@@ -11,7 +11,7 @@ import aiohttp
 from pdctl.engines.clients.api_key import authorization
 from pdctl.errors import EngineFailed, PdctlError
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.measurement.arms import ArmName, Played
+from pdctl.measurement.arms import ArmLoad, ArmName
 from pdctl.measurement.calibration.engine_client import Probed, probe_load
 from pdctl.measurement.compare import as_played, windowed
 from pdctl.measurement.engine_facts import EngineFacts
@@ -88,7 +88,7 @@ async def play(
     concurrency: int | None = None,
     on_progress: OnProgress | None = None,
     on_forecast: Callable[[Forecast], None] = lambda forecast: None,
-) -> Played:
+) -> ArmLoad:
     """Predict the requests, warm up, send them, and watch the engines meanwhile.
 
     on_forecast: called with the prediction before the first request goes out. In a closed loop,
@@ -122,7 +122,7 @@ async def play(
         load.cancel()
         with suppress(asyncio.CancelledError, aiohttp.ClientError, OSError):
             await load
-    return Played(
+    return ArmLoad(
         arm=endpoint.arm,
         repeat=repeat,
         rate_rps=rate_rps,

@@ -25,18 +25,20 @@ Winner = Literal["colocated", "pd", "too_close", "neither", "unsure", "one_arm"]
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A figure with its 95 % confidence interval."""
 
     value: float
     low: float
     high: float
 
-    def __sub__(self, other: "Interval") -> float:
+    def __sub__(self, other: "ConfidenceInterval") -> float:
         return self.value - other.value
 
 
-def interval(num: int, statistic: Statistic, *, seed: int = 0) -> Interval | None:
+def confidence_interval(
+    num: int, statistic: Statistic, *, seed: int = 0
+) -> ConfidenceInterval | None:
     """Confidence interval of a statistic over `num` observations in time order.
 
     statistic: a function of a list of indices, which may repeat. None: it has no value.
@@ -48,14 +50,16 @@ def interval(num: int, statistic: Statistic, *, seed: int = 0) -> Interval | Non
         return None
     drawn = [v for v in resampled(num, statistic, seed=seed) if v is not None]
     if not drawn:
-        return Interval(value, value, value)
+        return ConfidenceInterval(value, value, value)
     drawn.sort()
-    return Interval(value, _quantile(drawn, (1 - LEVEL) / 2), _quantile(drawn, (1 + LEVEL) / 2))
+    return ConfidenceInterval(
+        value, _quantile(drawn, (1 - LEVEL) / 2), _quantile(drawn, (1 + LEVEL) / 2)
+    )
 
 
 def difference(
     first: tuple[int, Statistic], second: tuple[int, Statistic], *, seed: int = 0
-) -> Interval | None:
+) -> ConfidenceInterval | None:
     """Confidence interval of first − second, for two statistics of independent observations."""
     values = [statistic(range(num)) if num else None for num, statistic in (first, second)]
     if values[0] is None or values[1] is None:
@@ -64,8 +68,10 @@ def difference(
     drawn = sorted(a - b for a, b in pairs if a is not None and b is not None)
     value = values[0] - values[1]
     if not drawn:
-        return Interval(value, value, value)
-    return Interval(value, _quantile(drawn, (1 - LEVEL) / 2), _quantile(drawn, (1 + LEVEL) / 2))
+        return ConfidenceInterval(value, value, value)
+    return ConfidenceInterval(
+        value, _quantile(drawn, (1 - LEVEL) / 2), _quantile(drawn, (1 + LEVEL) / 2)
+    )
 
 
 def resampled(num: int, statistic: Statistic, *, seed: int = 0) -> list[float | None]:
@@ -112,7 +118,7 @@ def measured_capacity_rps(tried: Sequence[tuple[float, bool]]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Played:
+class ArmLoad:
     """One load on one arm. None: unknown.
 
     predicted: a simulation of the same requests at the same times. forecast: the prediction made
@@ -132,9 +138,9 @@ class Played:
 class Quantity:
     """A distribution over requests: quantiles in seconds, each with its confidence interval."""
 
-    p50: Interval
-    p90: Interval
-    p99: Interval
+    p50: ConfidenceInterval
+    p90: ConfidenceInterval
+    p99: ConfidenceInterval
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ class ArmResult:
     ttft_s: Quantity | None
     tpot_s: Quantity | None
     e2e_s: Quantity | None
-    attainment: Interval | None
-    goodput_rps: Interval | None
+    attainment: ConfidenceInterval | None
+    goodput_rps: ConfidenceInterval | None
     output_tokens_per_s: float
     figures: tuple[Compared, ...]
     capacity_rps: float | None = None
@@ -176,7 +182,7 @@ def arm_result(
     name: ArmName,
     layout: str,
     num_gpus: int,
-    played: Sequence[Played],
+    played: Sequence[ArmLoad],
     slo: Slo,
     *,
     capacity_rps: float | None = None,
@@ -198,7 +204,7 @@ def arm_result(
         ttft_s=_quantity(rows, "ttft_s"),
         tpot_s=_quantity(rows, "tpot_s"),
         e2e_s=_quantity(rows, "e2e_s"),
-        attainment=interval(len(rows), partial(_share_good, rows)) if given else None,
+        attainment=confidence_interval(len(rows), partial(_share_good, rows)) if given else None,
         goodput_rps=_goodput(rows, span_s) if given else None,
         output_tokens_per_s=_mean([s.output_tokens_per_s for s in summaries]),
         figures=_figures(played, rows, slo, span_s),
@@ -211,7 +217,7 @@ def arm_result(
     )
 
 
-def rows_of(played: Sequence[Played], slo: Slo) -> list[RequestFigures]:
+def rows_of(played: Sequence[ArmLoad], slo: Slo) -> list[RequestFigures]:
     """The requests inside the windows of these loads, in order."""
     return [_row(one, slo) for load in played for one in inside(load.result)]
 
@@ -230,7 +236,7 @@ def _row(one: Sent, slo: Slo) -> RequestFigures:
 
 
 def _quantity(rows: Sequence[RequestFigures], name: str) -> Quantity | None:
-    found = [interval(len(rows), partial(_percentile, rows, name, q)) for q in QUANTILES]
+    found = [confidence_interval(len(rows), partial(_percentile, rows, name, q)) for q in QUANTILES]
     if any(one is None for one in found):
         return None
     return Quantity(*(one for one in found if one is not None))
@@ -253,8 +259,8 @@ def goodput_of(
     return sum(rows[i].good for i in indices) / span_s if span_s > 0 else None
 
 
-def _goodput(rows: Sequence[RequestFigures], span_s: float) -> Interval | None:
-    return interval(len(rows), partial(goodput_of, rows, span_s))
+def _goodput(rows: Sequence[RequestFigures], span_s: float) -> ConfidenceInterval | None:
+    return confidence_interval(len(rows), partial(goodput_of, rows, span_s))
 
 
 def mean_e2e(rows: Sequence[RequestFigures], indices: Sequence[int]) -> float | None:
@@ -263,7 +269,7 @@ def mean_e2e(rows: Sequence[RequestFigures], indices: Sequence[int]) -> float | 
 
 
 def _figures(
-    played: Sequence[Played], rows: Sequence[RequestFigures], slo: Slo, span_s: float
+    played: Sequence[ArmLoad], rows: Sequence[RequestFigures], slo: Slo, span_s: float
 ) -> tuple[Compared, ...]:
     """Predicted figures beside measured ones, over all loads."""
     known = [one for one in played if one.predicted is not None]
@@ -284,18 +290,18 @@ def _figures(
     return tuple(figures)
 
 
-def _places_inside(one: Played) -> list[int]:
+def _places_inside(one: ArmLoad) -> list[int]:
     ids = {id(sent) for sent in inside(one.result)}
     return [n for n, sent in enumerate(one.result.sent) if id(sent) in ids]
 
 
-def _predicted(one: Played, name: str) -> list[float | None]:
+def _predicted(one: ArmLoad, name: str) -> list[float | None]:
     assert one.predicted is not None
     column = getattr(one.predicted, name)
     return [column[n] for n in _places_inside(one)]
 
 
-def _num_predicted_good(one: Played, slo: Slo) -> int:
+def _num_predicted_good(one: ArmLoad, slo: Slo) -> int:
     pairs = zip(_predicted(one, "ttft_s"), _predicted(one, "tpot_s"), strict=True)
     return sum(is_good(ttft_s, tpot_s, slo) for ttft_s, tpot_s in pairs)
 
@@ -310,11 +316,11 @@ class ArmComparison:
 
     winner: Winner
     by: str
-    margin: Interval | None
+    margin: ConfidenceInterval | None
     text: str
 
 
-def compare_arms(arms: Sequence[ArmResult], played: Sequence[Played], slo: Slo) -> ArmComparison:
+def compare_arms(arms: Sequence[ArmResult], played: Sequence[ArmLoad], slo: Slo) -> ArmComparison:
     """Decide which arm wins.
 
     With SLOs, the arm with more goodput wins; without, the arm with the shorter mean time to the
@@ -360,7 +366,7 @@ def _by_capacity(colocated: ArmResult, pd: ArmResult) -> ArmComparison | None:
     return ArmComparison(winner, by, None, text)
 
 
-def _margin(played: Sequence[Played], slo: Slo) -> tuple[Interval | None, str]:
+def _margin(played: Sequence[ArmLoad], slo: Slo) -> tuple[ConfidenceInterval | None, str]:
     sides: list[tuple[int, Statistic]] = []
     for name in ("pd", "colocated"):
         loads = [one for one in played if one.arm == name]
@@ -379,18 +385,20 @@ def _meets(arm: ArmResult, slo: Slo) -> bool:
     return arm.attainment is not None and arm.attainment.value >= slo.attainment
 
 
-def _is_zero(margin: Interval | None) -> bool:
+def _is_zero(margin: ConfidenceInterval | None) -> bool:
     return margin is None or margin.low <= 0 <= margin.high
 
 
-def _span(margin: Interval | None, by: str) -> str:
+def _span(margin: ConfidenceInterval | None, by: str) -> str:
     if margin is None:
         return "unknown"
     unit = "req/s" if by == "goodput" else "s"
     return f"{margin.value:+.2f} {unit} ({margin.low:+.2f} to {margin.high:+.2f})"
 
 
-def _won(winner: Winner, colocated: ArmResult, pd: ArmResult, by: str, margin: Interval) -> str:
+def _won(
+    winner: Winner, colocated: ArmResult, pd: ArmResult, by: str, margin: ConfidenceInterval
+) -> str:
     name, layout = ("PD", pd.layout) if winner == "pd" else ("Colocated", colocated.layout)
     by_much, low, high = abs(margin.value), *sorted((abs(margin.low), abs(margin.high)))
     if by == "goodput":

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import mean, median
 from typing import Literal
 
 from pdctl.deployment.flags import policy_of
 from pdctl.deployment.records import Deployment
-from pdctl.deployment.serving import simulated_serving
+from pdctl.deployment.serving import simulated_serving, simulated_speculation
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.results import (
@@ -25,6 +26,7 @@ from pdctl.perf_model.records import EngineModel, Fleet, Outcome, Percentiles, Q
 from pdctl.perf_model.simulator.routing import known_policy
 from pdctl.perf_model.simulator.simulate import simulate
 from pdctl.status.records import DeploymentStatus
+from pdctl.workload.arrivals import in_any_order
 from pdctl.workload.records import Requests, Slo
 
 Unit = Literal["s", "tokens/s", "requests/s", "share"]
@@ -39,16 +41,22 @@ PLACES = (
     ("running", "decode"),
 )
 _PREDICTED_EVERY_S = 0.25
+PLAYS = 16  # of the same requests, as the router may spread them: predictions are their medians
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One figure, predicted and measured. None: unknown. error: relative to the measured value."""
+    """One figure, predicted and measured. None: unknown. error: relative to the measured value.
+
+    predicted_range: the least and the most of several plays that only the router's luck tells
+    apart; None where there was one.
+    """
 
     figure: str  # "ttft p50", "goodput"
     unit: Unit
     predicted: float | None
     measured: float | None
+    predicted_range: tuple[float, float] | None = None
 
     @property
     def error(self) -> float | None:
@@ -188,31 +196,54 @@ def rehearsed_fleet(deployment: Deployment, llm: Llm, cluster: Cluster) -> Fleet
     )
 
 
-def predict(fleet: Fleet, requests: Requests) -> Outcome:
-    """Simulate these requests at these times, with queue samples."""
-    return simulate(fleet, requests, sample_every_s=_PREDICTED_EVERY_S)
+@dataclass(frozen=True)
+class Play:
+    """One simulation, and its requests in the order in which the router got them."""
+
+    requests: Requests
+    outcome: Outcome
+
+
+def predict(fleet: Fleet, requests: Requests) -> tuple[Play, ...]:
+    """Simulate these requests at these times, with queue samples, as luck may have it.
+
+    Luck: which of the requests of one instant the router sees first, and which engines it picks.
+    """
+    return tuple(_play(fleet, in_any_order(requests, seed), seed) for seed in range(PLAYS))
+
+
+def _play(fleet: Fleet, requests: Requests, seed: int) -> Play:
+    outcome = simulate(fleet, requests, seed=seed, sample_every_s=_PREDICTED_EVERY_S)
+    return Play(requests, outcome)
 
 
 def rehearsed(
     fleet: Fleet,
-    requests: Requests,
-    predicted: Outcome,
+    predicted: Sequence[Play],
     result: LoadResult,
     samples: Sequence[DeploymentStatus],
     slo: Slo,
 ) -> Rehearsal:
     """Put observed figures beside predicted ones."""
     played = in_model_time(result)
-    until_s = requests.arrival_s[-1] if len(requests) else 0.0
+    each = [compare_run(play.outcome, played, play.requests, slo) for play in predicted]
     return Rehearsal(
         layout=fleet.layout,
         num_requests=len(played.sent),
         num_failed=sum(one.error is not None for one in played.sent),
         num_truncated=sum(one.is_truncated for one in played.sent),
         speed=result.speed,
-        figures=compare_run(predicted, played, requests, slo),
-        queues=_queues(fleet, [q for q in predicted.queues if q.at_s <= until_s], samples),
+        figures=tuple(_usual(same) for same in zip(*each, strict=True)),
+        queues=_queues(fleet, predicted, samples),
     )
+
+
+def _usual(same: Sequence[Compared]) -> Compared:
+    """One figure of several plays: their median, and how far luck moves it."""
+    known = sorted(one.predicted for one in same if one.predicted is not None)
+    if not known:
+        return same[0]
+    return replace(same[0], predicted=median(known), predicted_range=(known[0], known[-1]))
 
 
 def in_model_time(result: LoadResult) -> LoadResult:
@@ -236,7 +267,7 @@ def _slower(one: Sent, speed: float) -> Sent:
 
 def _model(deployment: Deployment, llm: Llm, cluster: Cluster, role: Role) -> EngineModel:
     plan, planned = deployment.roles[role], deployment.planned
-    serving = simulated_serving(plan.args)
+    serving = simulated_serving((*simulated_speculation(planned), *plan.args))
     profile = named_profile(planned.profile) if planned and planned.profile else None
     shape = plan.parallelism
     model = engine_model(llm, cluster, shape, role, profile=profile, serving=serving)
@@ -249,21 +280,33 @@ def _model(deployment: Deployment, llm: Llm, cluster: Cluster, role: Role) -> En
 
 
 def _queues(
-    fleet: Fleet, predicted: Sequence[QueueSample], samples: Sequence[DeploymentStatus]
+    fleet: Fleet, predicted: Sequence[Play], samples: Sequence[DeploymentStatus]
 ) -> tuple[QueueCompared, ...]:
-    if not predicted or not samples:
+    ours = [_while_they_come(play) for play in predicted]
+    if not all(ours) or not samples:
         return ()
     places = PLACES if fleet.num_prefill else (("waiting", "colocated"), ("running", "colocated"))
     rows = []
     for place, role in places:
-        ours = [getattr(sample, place) for sample in predicted]
         seen = [_observed(sample, place, role) for sample in samples]
+        lengths = [[getattr(queue, place) for queue in one] for one in ours]
         rows.append(
             QueueCompared(
-                place, role, sum(ours) / len(ours), sum(seen) / len(seen), max(ours), max(seen)
+                place,
+                role,
+                predicted_mean=mean(sum(one) / len(one) for one in lengths),
+                observed_mean=mean(seen),
+                predicted_peak=round(median(max(one) for one in lengths)),
+                observed_peak=max(seen),
             )
         )
     return tuple(rows)
+
+
+def _while_they_come(play: Play) -> list[QueueSample]:
+    """The queues up to the last arrival."""
+    times = play.requests.arrival_s
+    return [queue for queue in play.outcome.queues if times and queue.at_s <= times[-1]]
 
 
 def _observed(status: DeploymentStatus, place: str, role: str) -> int:

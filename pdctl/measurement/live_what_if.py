@@ -1,29 +1,38 @@
-"""What would other layouts have made of the latest requests of a running deployment?"""
+"""The latest requests of a running deployment, replayed on other layouts.
 
+    python -m pdctl.measurement.live_what_if NAME
+
+keeps the answer for `status`. The supervisor runs that every few minutes.
+"""
+
+import argparse
 import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.flags import REQUEST_TIMES_FLAG
-from pdctl.engines.lifecycle.logs import engine_lines
+from pdctl.engines.lifecycle.deployment_key import use_key_of
+from pdctl.engines.lifecycle.logs import hosts, lines_by_engine
 from pdctl.engines.lifecycle.running import router_policy
 from pdctl.engines.request_times import request_log
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import PdctlError
-from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.prediction import predicted_engine, running_fleet
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.status.pages import parse_loads, parse_router_metrics
 from pdctl.status.records import Target, Watched, WhatIf
-from pdctl.status.request_window import Window, ended_requests, window_of
+from pdctl.status.request_window import Window, at_speed, ended_requests, window_of
 from pdctl.status.targets import source_of_state
 from pdctl.status.what_if import what_if
-from pdctl.status.what_if_file import changed_at_s
+from pdctl.status.what_if_file import changed_at_s, keep_what_if
 from pdctl.workload.records import Slo
 
+WINDOW_S = 300.0
 SETTLING_S = 15.0  # after a change, until its effect shows in what is seen
+READ_BYTES = 16 << 20  # of each log; 10 minutes of an engine that ends 60 requests a second
 
 
 def live_what_if(name: str, window_s: float) -> WhatIf | str:
@@ -37,6 +46,8 @@ def live_what_if(name: str, window_s: float) -> WhatIf | str:
         return f"It is {watched.phase}."
     now_s = time.time()
     window = latest_requests(name, window_s, now_s)
+    if window is not None and watched.sim_speed:
+        window = at_speed(window, watched.sim_speed)
     if window is None:
         return (
             f"No request that arrived in the last {window_s:.0f} s is in the logs: none has ended, "
@@ -60,9 +71,9 @@ def latest_requests(name: str, window_s: float, now_s: float) -> Window | None:
     steady_since_s = changed_at_s(name) + SETTLING_S
     since_s = max(now_s - window_s, steady_since_s)
     pages = recorded(name, since_s)
-    logs = [request_log(lines, engine) for engine, lines in engine_lines(name)]
+    logs = [request_log(lines, engine) for engine, lines in lines_by_engine(name, READ_BYTES)]
     return window_of(
-        ended_requests(half for log in logs for half in log.records),
+        ended_requests((half for log in logs for half in log.records), hosts(name)),
         since_s=since_s,
         now_s=now_s,
         unfinished=_unfinished(pages[-1]["engines"]) if pages else 0,
@@ -105,7 +116,7 @@ class _Engines:
 
 
 def _engines(watched: Watched) -> _Engines | str:
-    facts = asyncio.run(facts_of([target.url for target in watched.targets]))
+    facts = asyncio.run(facts_of_engines([target.url for target in watched.targets]))
     wrong = _wrong_role(watched.targets, facts)
     if wrong:
         return wrong
@@ -126,7 +137,7 @@ def role_fault(name: str) -> str:
     Raises InvalidInput if an engine does not answer.
     """
     targets = source_of_state(name)().targets
-    return _wrong_role(targets, asyncio.run(facts_of([target.url for target in targets])))
+    return _wrong_role(targets, asyncio.run(facts_of_engines([target.url for target in targets])))
 
 
 def _wrong_role(targets: Sequence[Target], facts: Sequence[EngineFacts]) -> str:
@@ -134,3 +145,21 @@ def _wrong_role(targets: Sequence[Target], facts: Sequence[EngineFacts]) -> str:
         if fact.role != target.role:
             return f"{target.name} was to be a {target.role} engine and runs as {fact.role}."
     return ""
+
+
+def main() -> None:
+    """Replay the last minutes of the deployment on the command line, and keep what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m pdctl.measurement.live_what_if")
+    parser.add_argument("name")
+    name = parser.parse_args().name
+    use_key_of(name)
+    try:
+        look = live_what_if(name, WINDOW_S)
+    except PdctlError:  # it has just stopped
+        return
+    if isinstance(look, WhatIf):
+        keep_what_if(name, look)
+
+
+if __name__ == "__main__":
+    main()

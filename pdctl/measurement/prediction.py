@@ -89,7 +89,7 @@ class RunningFleet:
 
 
 def running_fleet(facts: Sequence["EngineFacts"], policy: str) -> RunningFleet | str:
-    """What engines that report these facts are to the simulator; or why that is unknown.
+    """The engines with these facts as the simulator knows them, or the reason why it cannot.
 
     policy: the router's. Raises InvalidInput for a model or GPU that pdctl does not know.
     """

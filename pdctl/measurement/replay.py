@@ -7,7 +7,7 @@ from statistics import median
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.logs import hosts
 from pdctl.errors import PdctlError
-from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.prediction import running_fleet
 from pdctl.measurement.scale_effect import resized
 from pdctl.perf_model.metrics import percentiles
@@ -35,7 +35,7 @@ def replay_of(deployment: str, pairs: Sequence[Halves], rids: Sequence[str]) -> 
     try:
         running.find(deployment)  # refuses one that has ended and left its state
         watched = source_of_state(deployment)()
-        facts = asyncio.run(facts_of([target.url for target in watched.targets]))
+        facts = asyncio.run(facts_of_engines([target.url for target in watched.targets]))
         engines = running_fleet(facts, running.router_policy(watched.endpoint))
     except PdctlError as problem:
         return problem.message
@@ -67,7 +67,7 @@ def replayed(
         speed: of simulated engines, whose logs have real time.
     """
     requests = requests_of(served, speed)
-    total = fleet.num_prefill + fleet.num_decode
+    total = fleet.num_engines
     names = {one.any.rid: place for place, one in enumerate(served)}
     wanted = {rid: names[rid] for rid in rids if rid in names}
     today = _split(fleet, requests, wanted, speed)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pdctl.errors import PdctlError
-from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.prediction import running_fleet
 from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import Fleet
@@ -21,7 +21,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Latencies:
+class TailLatencies:
     """Predicted 99th percentiles in seconds. None: no request was answered."""
 
     ttft_p99_s: float | None
@@ -38,8 +38,8 @@ class ScaleEffect:
     rate_rps: float
     watched_s: float
     basis: str
-    before: Latencies
-    after: Latencies
+    before: TailLatencies
+    after: TailLatencies
 
 
 def scale_effect(
@@ -50,13 +50,13 @@ def scale_effect(
     watch_s: float,
     tell: Callable[[float], None],
 ) -> ScaleEffect | str:
-    """What `counts` engines (colocated, prefill, decode) would do; or why nothing is predicted.
+    """The prediction for `counts` engines (colocated, prefill, decode), or why there is none.
 
     Watches the engines' counters for `watch_s` and simulates that traffic on both layouts.
     Ignores: the change itself, bursts, lengths that differ from their mean.
     """
     try:
-        facts = asyncio.run(facts_of([target.url for target in targets]))
+        facts = asyncio.run(facts_of_engines([target.url for target in targets]))
         running = running_fleet(facts, policy)
         if isinstance(running, str):
             return running
@@ -88,7 +88,7 @@ def _compared(
     )
 
 
-def _latencies(fleet: Fleet, requests: Requests) -> Latencies:
+def _latencies(fleet: Fleet, requests: Requests) -> TailLatencies:
     outcome = simulate(fleet, requests)
     ttft, tpot = percentiles(outcome.ttft_s), percentiles(outcome.tpot_s)
-    return Latencies(ttft.p99 if ttft else None, tpot.p99 if tpot else None)
+    return TailLatencies(ttft.p99 if ttft else None, tpot.p99 if tpot else None)

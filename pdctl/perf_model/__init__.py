@@ -1,1 +1,1 @@
-"""How long does it take? Memory, step times, KV transfer, and the simulator over them."""
+"""Durations: memory, step times, KV transfer, and the simulator over them."""

@@ -1,4 +1,4 @@
-"""What communication inside an engine costs: tensor-parallel and expert-parallel.
+"""The time that communication inside an engine takes: tensor-parallel and expert-parallel.
 
 Each function answers with (seconds per step, seconds per token of the step).
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.perf_model.memory import attention_tp, sent_bytes_per_token, window_bytes_per_token
+from pdctl.perf_model.memory import attention_tp, sent_bytes_per_token, sent_window_bytes_per_token
 from pdctl.perf_model.records import Link, Parallelism, StepTimes
 
 # Shares of a link's rate that KV reaches.
@@ -47,16 +47,6 @@ def last_chunk_s(times: StepTimes, tokens: float, prompt_tokens: float) -> float
     return chunk_s(times, tokens) + times.transfer_state_s + windows
 
 
-def exposed_tokens(prompt_tokens: int, cached_tokens: int, chunk: int) -> int:
-    """Tokens of the last chunk: the ones whose transfer a request waits for.
-
-    Source: sglang disaggregation/prefill.py sends each chunk after its own forward.
-    Ignores: a transfer slower than prefill, whose earlier chunks queue up behind it.
-    """
-    new = max(1, prompt_tokens - cached_tokens)
-    return (new - 1) % chunk + 1
-
-
 def assumed_cluster(cluster: Cluster) -> Cluster:
     """The cluster with an RDMA rate between its nodes where none is known.
 
@@ -81,7 +71,7 @@ def link_between_engines(cluster: Cluster, parallelism: Parallelism) -> Link:
 
 
 def local_link(cluster: Cluster) -> Link:
-    """Between two GPUs of one node."""
+    """The link between two GPUs of one node."""
     if cluster.gpu.peer_bytes_per_s:
         rate = min(
             KV_COPY_NVLINK_EFFICIENCY * cluster.gpu.peer_bytes_per_s, NVLINK_LIMIT_BYTES_PER_S
@@ -134,7 +124,7 @@ def window_token_s(
     kv_dtype_bytes: None takes what the checkpoint says.
     """
     size = kv_dtype_bytes or llm.kv_dtype_bytes
-    rank_bytes = window_bytes_per_token(llm, parallelism, size)
+    rank_bytes = sent_window_bytes_per_token(llm, parallelism, size)
     copies = _copies(llm, parallelism)
     return rank_bytes / copies / parallelism.pp / parallelism.dp / link.bytes_per_s
 

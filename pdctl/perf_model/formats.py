@@ -16,7 +16,7 @@ def dense_formats(llm: Llm, gpu: GpuModel) -> dict[Format, float]:
     (weight-only): NVFP4 on Hopper, FP8 on Ampere.
     """
     params: dict[Format, float] = {}
-    for layer, num in layer_kinds(llm.layers):
+    for layer, num in counted_layers(llm.layers):
         for matrix in layer.matrices:
             if matrix.part not in ("experts", "router"):
                 form = multiplied(llm, gpu, matrix.bytes_per_param)
@@ -33,7 +33,7 @@ _KINDS: dict[int, tuple[tuple[Layer, ...], _Kinds]] = {}
 _MAX_KINDS = 64
 
 
-def layer_kinds(layers: tuple[Layer, ...]) -> _Kinds:
+def counted_layers(layers: tuple[Layer, ...]) -> _Kinds:
     """The different layers of an LLM, and how many there are of each."""
     known = _KINDS.get(id(layers))
     if known is None:

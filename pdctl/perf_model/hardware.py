@@ -269,7 +269,7 @@ def attention_kernel(backend: str | None, gpu_name: str) -> AttentionKernel:
 
 
 def default_attention_backend(gpu_name: str) -> str:
-    """What SGLang takes on this GPU unless told otherwise.
+    """SGLang's defaults on this GPU.
 
     Source: server_args.py of SGLang 0.5.15. Ignores: its exceptions for single models.
     """

@@ -1,72 +1,44 @@
-"""How far a predicted figure may be off, from residuals of measured runs."""
+"""The likely error of a predicted figure, from residuals of measured runs."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from pathlib import Path
-from typing import Literal
 
 from pdctl.inspection.layers import mixers_of
 from pdctl.inspection.records import Llm
-from pdctl.paths import profiles_dir, user_profiles_dir
 from pdctl.perf_model.hardware import generation
-
-Figure = Literal["ttft", "tpot", "rate"]
-FIGURES: tuple[Figure, ...] = ("ttft", "tpot", "rate")
-Kind = Literal["dense", "moe", "mla", "sparse", "hybrid"]
-Region = Literal["few", "many"]
+from pdctl.perf_model.residuals import (
+    FEW_RUNNING,
+    FIGURES,
+    Figure,
+    Kind,
+    Region,
+    Residual,
+    known_residuals,
+    own_residuals,
+)
 
 COVERAGE = 0.90
 UNSEEN = 1.7  # times as wide where no run is alike; assumed: AIConfigurator is off by up to 65 %
 ACROSS_HOSTS_SIZE = math.log(2)  # the one public run takes 1.84 times as long as predicted
 LEAST_SIZE = 0.05  # of a ratio of rates: both are found on rungs 2.5 % apart
 ASSUMED_SIZE = math.log(2)  # where no run is known at all
-FEW_RUNNING = 8  # requests of an engine: up to here steps are bound by fixed costs
 LEAST_MACHINES = 3  # of a group; fewer say what those are like, not what the next one is
 LEAST_RESIDUALS = 20
-FILE = "residuals.json"
-
-
-@dataclass(frozen=True)
-class Residual:
-    """What one measured run was over its prediction, as logarithms: 0.1 is 10 % longer.
-
-    configuration: model, GPU and engines. fitted: a profile of this GPU and family was used.
-    e2e: a request's whole latency, whose inverse is the rate that a closed loop of clients reaches.
-    ttft, e2e: None where clients that should keep step did not, so that the mean of their first
-    tokens says nothing about the engine.
-    """
-
-    configuration: str
-    kind: Kind
-    gpu: str
-    fitted: bool
-    region: Region
-    ttft: float | None
-    tpot: float
-    e2e: float | None = None
-
-    @property
-    def machine(self) -> str:
-        """The model and the GPU, whatever the engines: their predictions share their errors."""
-        before, gpu, _ = self.configuration.partition(self.gpu)
-        return before + gpu
-
-    def of(self, figure: Figure) -> float | None:
-        """The residual of a figure; None: unknown."""
-        return {"ttft": self.ttft, "tpot": self.tpot, "rate": self.e2e}[figure]
+ENOUGH_OWN = 9  # runs whose largest residual the next one exceeds one time in ten
+LATENT_KINDS: tuple[Kind, ...] = ("mla", "sparse")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a prediction is about, as far as its error depends on it.
+    """The subject of a prediction, as far as its error depends on it.
 
     gpu: its name. region: None: any load. fit_error: the median left-out error of the profile that
-    is used, 0 without one.
+    is used, 0 without one. llm: its name; simulated: of simulated engines. Both choose the user's
+    own runs.
     """
 
     kind: Kind
@@ -75,6 +47,8 @@ class Case:
     region: Region | None
     spans_hosts: bool = False
     fit_error: float = 0.0
+    llm: str = ""
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,7 @@ class ErrorInterval:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far the figures of a case may be off.
+    """The likely errors of a case's figures.
 
     rate: requests per second that a layout carries. …_ratio: one layout's figure over another's,
     for the same model and GPU. Both rest on the same step times, so that part of the error cancels.
@@ -116,40 +90,99 @@ class Errors:
 @cache
 def errors_of(case: Case) -> Errors:
     """The intervals of a case, from the bundled residuals and this user's own."""
-    known = known_residuals()
-    ttft, tpot, rate = (interval(figure, case, known) for figure in FIGURES)
-    ratios = [ratio_interval(figure, case, known) for figure in FIGURES]
+    known, own = known_residuals(), own_residuals()
+    ttft, tpot, rate = (interval(figure, case, known, own) for figure in FIGURES)
+    ratios = [ratio_interval(figure, case, known, own) for figure in FIGURES]
     return Errors(ttft, tpot, rate, *ratios)
 
 
-def interval(figure: Figure, case: Case, residuals: Sequence[Residual]) -> ErrorInterval:
+def interval(
+    figure: Figure, case: Case, residuals: Sequence[Residual], own: Sequence[Residual] = ()
+) -> ErrorInterval:
     """The interval of one predicted figure, from the narrowest group with enough runs.
 
+    own: the user's own runs, of which those of this model and GPU count.
     Source: split-conformal prediction (Vovk et al.) on the size of residuals; for engines across
     hosts tenstorrent/tt-inference-server issue 356, DeepSeek-R1 on two nodes of H100.
     Ignores: that hosts differ where a group's runs came from one.
     """
-    for basis, group in _groups(case, residuals):
+    mine = _own_runs(case, own)
+    return _with_own(_general(figure, case, residuals), _sizes(figure, mine), mine)
+
+
+def _general(figure: Figure, case: Case, residuals: Sequence[Residual]) -> ErrorInterval:
+    for basis, group in (*_kernels(figure, case, residuals), *_groups(case, residuals)):
         known = [(abs(size), r) for r in group if (size := r.of(figure)) is not None]
         if _is_enough(known):
             return _from_sizes(_is_seen(case, residuals), case, basis, known)
     return _assumed()
 
 
-def ratio_interval(figure: Figure, case: Case, residuals: Sequence[Residual]) -> ErrorInterval:
+def ratio_interval(
+    figure: Figure, case: Case, residuals: Sequence[Residual], own: Sequence[Residual] = ()
+) -> ErrorInterval:
     """The interval of the ratio of two layouts' figures, from pairs of runs of one machine.
 
     For runs a and b of one model on one GPU the ratio's residual is a's less b's: what both have
-    in common cancels. Every machine counts alike, whatever its number of pairs.
+    in common cancels. Every machine counts alike, whatever its number of pairs. own: as above.
     Ignores: that few of the runs are of splits, whose KV transfer no colocated run has.
     """
+    mine = _own_runs(case, own)
+    sizes = [size for size, _ in _pairs(figure, mine)]
+    found = _with_own(_general_ratio(figure, case, residuals), sizes, mine)
+    return _at_least(found, LEAST_SIZE)
+
+
+def _general_ratio(figure: Figure, case: Case, residuals: Sequence[Residual]) -> ErrorInterval:
     for basis, group in _groups(case, residuals):
         pairs = list(_pairs(figure, group))
         if _is_enough(pairs):
             is_seen = _is_seen(case, residuals)
-            found = _from_sizes(is_seen, case, f"pairs of {basis}", pairs, alike=True)
-            return _at_least(found, LEAST_SIZE)
+            return _from_sizes(is_seen, case, f"pairs of {basis}", pairs, alike=True)
     return _assumed()
+
+
+def _own_runs(case: Case, own: Sequence[Residual]) -> list[Residual]:
+    """The user's runs of this model on this GPU: in this load region, else in any."""
+    same = [
+        r
+        for r in own
+        if r.machine == f"{case.llm} {case.gpu}"
+        and (r.fitted, r.simulated) == (case.fitted, case.simulated)
+    ]
+    near = [r for r in same if case.region in (None, r.region)]
+    return near or same
+
+
+def _sizes(figure: Figure, runs: Sequence[Residual]) -> list[float]:
+    return [abs(size) for r in runs if (size := r.of(figure)) is not None]
+
+
+def _with_own(
+    general: ErrorInterval, sizes: Sequence[float], runs: Sequence[Residual]
+) -> ErrorInterval:
+    """The interval that the user's own runs make of the one of other runs.
+
+    ENOUGH_OWN of them stand alone: split-conformal, the next run exceeds the largest of nine with
+    a chance of one in ten. Fewer pull the interval towards their largest residual, each by a
+    ninth, and widen it to that residual where it is larger.
+    """
+    if not sizes:
+        return general
+    num, before = min(len(runs), ENOUGH_OWN), math.log(general.high)
+    rank = math.ceil(COVERAGE * (len(sizes) + 1)) - 1
+    largest = sorted(sizes)[min(rank, len(sizes) - 1)]
+    size = max(largest, (num * largest + (ENOUGH_OWN - num) * before) / ENOUGH_OWN)
+    basis = f"{len(runs)} own runs"
+    if num < ENOUGH_OWN:
+        basis += f" and {general.basis}"
+    others = 0 if num == ENOUGH_OWN else general.num_residuals
+    configurations = len({r.configuration for r in runs}) + (
+        general.num_configurations if others else 0
+    )
+    return ErrorInterval(
+        math.exp(-size), math.exp(size), basis, len(sizes) + others, configurations
+    )
 
 
 def _pairs(figure: Figure, group: Sequence[Residual]) -> Iterable[tuple[float, Residual]]:
@@ -168,7 +201,7 @@ def _is_enough(known: Sequence[tuple[float, Residual]]) -> bool:
 
 
 def _is_seen(case: Case, residuals: Sequence[Residual]) -> bool:
-    """Whether some run had this kind of model, and some this generation of GPU, on one host.
+    """True if some run had this kind of model, and some this generation of GPU, on one host.
 
     A profile was measured on the GPU itself, so that the generation says nothing more.
     """
@@ -231,29 +264,6 @@ def model_kind(llm: Llm) -> Kind:
     return "moe" if llm.experts else "dense"
 
 
-def region_of(running: float) -> Region:
-    """The load region of an engine that runs so many requests at once."""
-    return "few" if running <= FEW_RUNNING else "many"
-
-
-@cache
-def known_residuals() -> tuple[Residual, ...]:
-    """The bundled residuals and this user's own; () where neither can be read."""
-    found: list[Residual] = []
-    for folder in (profiles_dir(), user_profiles_dir()):
-        found += read_residuals(folder / FILE)
-    return tuple(found)
-
-
-def read_residuals(path: Path) -> list[Residual]:
-    """The residuals of a file; [] where it is missing or not what pdctl writes."""
-    try:
-        rows = json.loads(path.read_text())["residuals"]
-        return [Residual(**row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
 def _groups(case: Case, residuals: Sequence[Residual]) -> Iterable[tuple[str, list[Residual]]]:
     """From the narrower group to the wider."""
     same = [r for r in residuals if r.fitted == case.fitted]
@@ -263,3 +273,22 @@ def _groups(case: Case, residuals: Sequence[Residual]) -> Iterable[tuple[str, li
         yield f"runs {said}, {many} running", [r for r in same if r.region == case.region]
     yield f"runs {said}", same
     yield "runs with and without a profile", list(residuals)
+
+
+def _kernels(
+    figure: Figure, case: Case, residuals: Sequence[Residual]
+) -> Iterable[tuple[str, list[Residual]]]:
+    """Without a profile, first tokens of models whose prompts run through kernels alike.
+
+    Those of latent attention are known twice as well as the others: experts without tuned kernels
+    and linear attention.
+    """
+    if case.fitted or figure != "ttft":
+        return
+    is_latent = case.kind in LATENT_KINDS
+    said = f"models {'with' if is_latent else 'without'} latent attention"
+    same = [r for r in residuals if not r.fitted]
+    yield (
+        f"runs without a profile, {said}",
+        [r for r in same if (r.kind in LATENT_KINDS) == is_latent],
+    )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pdctl.inspection.layers import Layer, Matrix, Mixer, Mlp
 from pdctl.inspection.records import Llm
-from pdctl.perf_model.formats import is_narrow, layer_kinds
+from pdctl.perf_model.formats import counted_layers, is_narrow
 from pdctl.perf_model.releases import KernelTimes, kernel_times
 
 # What Python and the driver take to launch one without a graph, on the host of a server: 1.0 of
@@ -24,7 +24,7 @@ QUANTISED_LAUNCH_S = 120e-6  # quantising, and DeepGEMM's choice of a kernel
 
 
 class Kernels(NamedTuple):
-    """What one part of a layer runs.
+    """The kernels of one part of a layer.
 
     plain, triton: kernels, by who launches them. products: matrix products among them, each of
     which has a quantising kernel before it where activations are quantised as they come.
@@ -116,7 +116,7 @@ def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
     parts = _parts(llm, runner=runner)
     scans = sum(
         num * sum(mixer.kind == "state" for mixer in layer.mixers)
-        for layer, num in layer_kinds(llm.layers)
+        for layer, num in counted_layers(llm.layers)
     )
     return sum(
         num * _launch_s(kernels, quantises=narrow and dynamic)
@@ -141,10 +141,10 @@ def _launched_products(kernels: Kernels) -> int:
 
 
 def _parts(llm: Llm, *, runner: str) -> list[tuple[int, Kernels, bool]]:
-    """How often each part is there, its kernels, and whether its weights are narrow."""
+    """Each part's number, its kernels, and whether its weights are narrow."""
     return [
         (num, kernels, narrow)
-        for layer, num in layer_kinds(llm.layers)
+        for layer, num in counted_layers(llm.layers)
         for kernels, narrow in _layer_parts(llm, layer, runner)
     ]
 

@@ -1,4 +1,4 @@
-"""What fits: weights per GPU, SGLang's memory split, and KV capacity in tokens."""
+"""The memory of an engine: weights per GPU, SGLang's split, and KV capacity in tokens."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.layers import KEPT_WHOLE, Matrix, Mixer, Part, mixers_of, part_params
 from pdctl.inspection.llm_layers.request_bytes import (
     index_bytes,
+    is_trimmed,
     kv_bytes,
     latent_window_bytes,
     request_ring_bytes,
@@ -21,7 +22,7 @@ from pdctl.inspection.sglang_models import (
     state_memory_ratio,
     window_pool_share,
 )
-from pdctl.perf_model.formats import is_narrow, layer_kinds
+from pdctl.perf_model.formats import counted_layers, is_narrow
 from pdctl.perf_model.hardware import kv_value_bytes
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
 from pdctl.perf_model.releases import prefill_graphs
@@ -47,7 +48,7 @@ class Shard:
 
 
 def shard(llm: Llm, parallelism: Parallelism) -> Shard:
-    """What one GPU of the fullest pipeline stage holds, in parameters."""
+    """The parameters on one GPU of the fullest pipeline stage."""
     return _shard(llm, parallelism, math.ceil(llm.num_layers / parallelism.pp))
 
 
@@ -82,14 +83,14 @@ def attention_params(llm: Llm, tp: int) -> float:
     """Parameters of a layer's mixer on one of `tp` GPUs, the mean over all layers."""
     held = sum(
         num * sum(_held(m, mixer, tp) for mixer in layer.mixers for m in mixer.matrices)
-        for layer, num in layer_kinds(llm.layers)
+        for layer, num in counted_layers(llm.layers)
     )
     return held / llm.num_layers
 
 
 def _params_of(llm: Llm, part: Part) -> float:
     """Parameters of one part over all layers."""
-    return sum(num * part_params((layer,), part) for layer, num in layer_kinds(llm.layers))
+    return sum(num * part_params((layer,), part) for layer, num in counted_layers(llm.layers))
 
 
 def _held(matrix: Matrix, mixer: Mixer, tp: int) -> float:
@@ -118,11 +119,11 @@ def sent_bytes_per_token(llm: Llm, parallelism: Parallelism, kv_dtype_bytes: flo
     return sum(
         kv_mixer_bytes(mixer, tp, kv_dtype_bytes) + index_bytes(mixer)
         for mixer in mixers_of(llm.layers)
-        if not _trimmed(llm, mixer)
+        if not is_trimmed(llm, mixer)
     )
 
 
-def window_bytes_per_token(llm: Llm, parallelism: Parallelism, kv_dtype_bytes: float) -> float:
+def sent_window_bytes_per_token(llm: Llm, parallelism: Parallelism, kv_dtype_bytes: float) -> float:
     """Bytes of each token in a trimmed window that one GPU's layers keep and send."""
     tp = attention_tp(parallelism)
     return sum(_window_cell(llm, mixer, tp, kv_dtype_bytes) for mixer in mixers_of(llm.layers))
@@ -138,7 +139,7 @@ def _cell_bytes(llm: Llm, mixer: Mixer, tp: int, kv_dtype_bytes: float) -> float
     window = window_pool_share(llm.architecture) * _window_cell(llm, mixer, tp, kv_dtype_bytes)
     if mixer.kind == "latents":
         window += window_pool_share(llm.architecture) * ring_bytes(mixer)
-    if _trimmed(llm, mixer):
+    if is_trimmed(llm, mixer):
         return window
     return kv_mixer_bytes(mixer, tp, kv_dtype_bytes) + index_bytes(mixer) + window
 
@@ -146,16 +147,11 @@ def _cell_bytes(llm: Llm, mixer: Mixer, tp: int, kv_dtype_bytes: float) -> float
 def _window_cell(llm: Llm, mixer: Mixer, tp: int, kv_dtype_bytes: float) -> float:
     if mixer.kind == "latents":
         return latent_window_bytes()
-    return kv_mixer_bytes(mixer, tp, kv_dtype_bytes) if _trimmed(llm, mixer) else 0.0
-
-
-def _trimmed(llm: Llm, mixer: Mixer) -> bool:
-    return llm.trims_windows and mixer.kind == "window"
+    return kv_mixer_bytes(mixer, tp, kv_dtype_bytes) if is_trimmed(llm, mixer) else 0.0
 
 
 # The driver and CUDA keep some: an H200 shows 139.09 of 140.40 GiB free to SGLang at start
 CONTEXT_BYTES = 1.31 * GIB
-SCALES_SHARE = 0.0  # quantisation scales are within the bytes per parameter of Llm
 MIN_RESERVED_MIB = 10240.0
 # SGLang's formula asks for more than a GPU under wide attention-DP; such deployments set the
 # fraction by hand: 0.835-0.85 (LMSYS, DeepSeek on 96 H100), 0.80-0.85 (Kimi-K2 model card)
@@ -416,7 +412,7 @@ def _check_blocks(llm: Llm, parallelism: Parallelism) -> None:
 
 def _cut_widths(llm: Llm, *, dense: bool) -> set[int]:
     """Widths of the quantised MLPs that tensor parallelism splits. dense: include dense MLPs."""
-    mlps = [mlp for layer, _ in layer_kinds(llm.layers) for mlp in layer.mlps]
+    mlps = [mlp for layer, _ in counted_layers(llm.layers) for mlp in layer.mlps]
     return {
         mlp.width
         for mlp in mlps
@@ -438,7 +434,7 @@ def _check_experts(llm: Llm, tp: int, ep: int, *, may_be_redundant: bool) -> Non
 
 
 def prefill_graph_sizes(largest: int) -> int:
-    """How many prefill graphs SGLang captures up to `largest` tokens.
+    """The number of prefill graphs that SGLang captures up to `largest` tokens.
 
     Source: sglang: 4-32 by 4, 48-256 by 16, 288-512 by 32, 576-1024 by 64, 1280-4096 by 256,
     then by 512.

@@ -1,4 +1,4 @@
-"""What a simulated or measured run comes to: percentiles, attainment, goodput."""
+"""Summaries of a simulated or measured run: percentiles, attainment, goodput."""
 
 from collections.abc import Iterable, Mapping
 
@@ -46,7 +46,7 @@ def weighted_percentiles(counts: Mapping[int, float], width_s: float) -> Percent
 
 
 def is_good(ttft_s: float | None, tpot_s: float | None, slo: Slo) -> bool:
-    """Whether one request met every service level given; a rejected one (no TTFT) did not.
+    """True if one request met every service level given; a rejected one (no TTFT) did not.
 
     tpot_s: None or 0 for an answer of one token, which meets any TPOT.
     """
@@ -58,7 +58,7 @@ def is_good(ttft_s: float | None, tpot_s: float | None, slo: Slo) -> bool:
 
 
 def num_good(outcome: Outcome, slo: Slo) -> int:
-    """How many requests met every service level."""
+    """The number of requests that met every service level."""
     pairs = zip(outcome.ttft_s, outcome.tpot_s, strict=True)
     return sum(is_good(ttft_s, tpot_s, slo) for ttft_s, tpot_s in pairs)
 
@@ -71,17 +71,6 @@ def attainment(outcome: Outcome, slo: Slo) -> float:
 def goodput_rps(outcome: Outcome, slo: Slo) -> float:
     """Good requests per second over the run, from first arrival to last token."""
     return num_good(outcome, slo) / outcome.span_s if outcome.span_s > 0 else 0.0
-
-
-def goodput_over_time(outcome: Outcome, slo: Slo, *, bin_s: float) -> list[tuple[float, float]]:
-    """(start of bin, good requests per second) by when requests arrived."""
-    if not outcome.arrival_s:
-        return []
-    counts = [0] * (int(outcome.arrival_s[-1] / bin_s) + 1)
-    columns = zip(outcome.arrival_s, outcome.ttft_s, outcome.tpot_s, strict=True)
-    for at_s, ttft_s, tpot_s in columns:
-        counts[int(at_s / bin_s)] += is_good(ttft_s, tpot_s, slo)
-    return [(place * bin_s, count / bin_s) for place, count in enumerate(counts)]
 
 
 def _interpolated(ordered: list[float], q: float) -> float:

@@ -10,7 +10,7 @@ Basis = Literal["measured", "fitted", "roofline"]
 
 @dataclass(frozen=True)
 class Parallelism:
-    """How one engine spreads over its GPUs. It takes tp × pp of them."""
+    """The spread of one engine over its GPUs. It takes tp × pp of them."""
 
     tp: int = 1
     pp: int = 1
@@ -30,7 +30,7 @@ class Parallelism:
 
 @dataclass(frozen=True)
 class Link:
-    """What carries KV from a prefill engine to a decode engine, per GPU pair."""
+    """The link that carries KV from a prefill engine to a decode engine, per GPU pair."""
 
     kind: Literal["nvlink", "pcie", "rdma", "tcp"]
     bytes_per_s: float  # what arrives, efficiency included
@@ -40,7 +40,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Serving:
-    """How one engine is told to serve; SGLang's defaults where None.
+    """The serving settings of one engine; SGLang's defaults where None.
 
     chunk: --chunked-prefill-size, -1 for whole prompts. max_running: --max-running-requests.
     mem_fraction: --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
@@ -164,7 +164,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Fit:
-    """What calibration found: factors on roofline coefficients and how well they hold.
+    """The result of a calibration: factors on roofline coefficients and their errors.
 
     residuals: (fitted − measured) / measured, by measurement. left_out_error: the median
     relative error on a measurement when it is left out of the fit.
@@ -249,11 +249,20 @@ class Fleet:
     router_hop_s: float = 0.001
 
     @property
+    def counts(self) -> dict[Role, int]:
+        """Numbers of engines by role."""
+        if self.num_colocated:
+            return {"colocated": self.num_colocated}
+        return {"prefill": self.num_prefill, "decode": self.num_decode}
+
+    @property
+    def num_engines(self) -> int:
+        return sum(self.counts.values())
+
+    @property
     def layout(self) -> str:
         """2P6D or 8C."""
-        if self.num_colocated:
-            return layout_text({"colocated": self.num_colocated})
-        return layout_text({"prefill": self.num_prefill, "decode": self.num_decode})
+        return layout_text(self.counts)
 
     @property
     def num_gpus(self) -> int:
@@ -306,7 +315,7 @@ class QueueSample:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fleet did with requests. Columns are per request, in arrival order; None: rejected."""
+    """A fleet's results. Columns are per request, in arrival order; None: rejected."""
 
     ttft_s: Sequence[float | None]
     tpot_s: Sequence[float | None]  # 0 for a single output token

@@ -61,7 +61,7 @@ def prefill_graphs(
 
 
 def kernel_times(release: str | None) -> KernelTimes:
-    """How long kernels take in a graph of this release; None: the newest that was read."""
+    """Kernel times in a graph of this release; None: the newest that was read."""
     later = numbers(release or NEWEST_READ) >= _FASTER_KERNELS
     return _KERNELS if later else _KERNELS_BEFORE
 

@@ -15,7 +15,7 @@ from pdctl.perf_model.communication import (
     window_token_s,
 )
 from pdctl.perf_model.fitting.profiles import check_gpu
-from pdctl.perf_model.formats import layer_kinds, quantises
+from pdctl.perf_model.formats import counted_layers, quantises
 from pdctl.perf_model.hardware import (
     DECODE_ROW_S,
     DECODE_STEP_S,
@@ -150,7 +150,7 @@ def _copied_bytes(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
         * num
         * mlp.experts_per_token
         * (EXPERT_PASSES * mlp.expert_input + EXPERT_WIDTH_PASSES * mlp.width / split)
-        for layer, num in layer_kinds(llm.layers)
+        for layer, num in counted_layers(llm.layers)
         for mlp in layer.mlps
         if mlp.num_experts
     )

@@ -1,1 +1,1 @@
-"""What is happening? Scrape engines and router, summarise, advise."""
+"""The live view: scrape engines and router, summarise, advise."""

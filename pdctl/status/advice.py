@@ -153,7 +153,7 @@ def _backlog(found: Trend | None, num_engines: int) -> str:
 
 
 def _creep(found: Trend | None, slo_s: float | None) -> str:
-    """How decode latency violates the SLO or creeps up; "" if it does neither."""
+    """The way decode latency violates the SLO or creeps up; "" if it does neither."""
     if found is None:
         return ""
     if slo_s is not None and found.stays_above(slo_s):

@@ -20,7 +20,7 @@ Kind = Literal["move", "undo"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an autopilot may do. max_moves: since `since_s` (Unix seconds), undone ones included."""
+    """Limits of an autopilot. max_moves: since `since_s` (Unix seconds), undone ones too."""
 
     cool_down_s: float = 300.0
     max_moves: int = 12
@@ -55,7 +55,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now, and why as a sentence. to: None unless an engine moves."""
+    """The action now, and its reason as a sentence. to: None unless an engine moves."""
 
     action: Literal["wait", "move", "undo"]
     why: str
@@ -63,7 +63,9 @@ class Decision:
     promised: float | None = None
 
 
-def decide(now: Split, looks: Sequence[WhatIf], moves: Sequence[Move], limits: Limits) -> Decision:
+def next_step(
+    now: Split, looks: Sequence[WhatIf], moves: Sequence[Move], limits: Limits
+) -> Decision:
     """The next step of an autopilot.
 
     looks: what-ifs since the last move, oldest first, the last one of this moment. moves: all that

@@ -1,4 +1,4 @@
-"""What an autopilot decided, on which evidence, and what came of it: a file in the state folder."""
+"""An autopilot's decisions, their evidence and their results: a file in the state folder."""
 
 import json
 import os

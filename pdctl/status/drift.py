@@ -46,7 +46,7 @@ class Drift:
 
 
 def drift(live: LiveSteps, times: StepTimes, chunk: int, *, band: float) -> Drift:
-    """How far live steps lie outside the range that `times` allows; twice its band is tolerated.
+    """The distance of live steps from the range that `times` allows; twice its band is tolerated.
 
     The range of prefill runs from one prompt per step to full steps. Each decode step of a
     colocated engine may have waited for the prefill before it.

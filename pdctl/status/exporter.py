@@ -145,7 +145,7 @@ def _counter(name: str, meaning: str, values: Iterable[tuple[str, float]]) -> Me
     return family
 
 
-def serve(name: str, endpoint: str) -> None:
+def serve_metrics(name: str, endpoint: str) -> None:
     """Serve a deployment's metrics until this process ends. Raises OSError for a taken port."""
     desired = state.state_dir(name) / "desired.yaml"
     exporter = Exporter(Watch(source_of_state(name)), lambda: read_deployment(desired))
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("endpoint")
     options = parser.parse_args()
-    serve(options.name, options.endpoint)
+    serve_metrics(options.name, options.endpoint)
 
 
 if __name__ == "__main__":

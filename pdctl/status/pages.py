@@ -61,58 +61,40 @@ class EngineLoad:
 
 def parse_load(body: bytes) -> EngineLoad | None:
     """The load in a page of /v1/loads; None if the page is something else."""
-    try:
-        page = json.loads(body)
-    except (ValueError, RecursionError):
+    ranks = _ranks(_json(body))
+    if not ranks:
         return None
-    ranks = page.get("loads") if isinstance(page, dict) else None
-    if not isinstance(ranks, list) or not ranks or not all(isinstance(r, dict) for r in ranks):
-        return None
+    latencies = _disagg_values(ranks, "kv_transfer_latency_ms")
     return EngineLoad(
         counted=_counted(ranks),
-        running=round(_total_or_zero(ranks, "num_running_reqs")),
-        waiting=round(_total_or_zero(ranks, "num_waiting_reqs")),
-        transfer_s=max(_number_or_zero(_part(r).get("kv_transfer_latency_ms")) for r in ranks)
-        / 1e3,
-        used_tokens=round(_total_or_zero(ranks, "num_used_tokens")),
+        running=_sum(ranks, "num_running_reqs") or 0,
+        waiting=_sum(ranks, "num_waiting_reqs") or 0,
+        transfer_s=max(latencies, default=0.0) / 1e3,
+        used_tokens=_sum(ranks, "num_used_tokens") or 0,
     )
+
+
+def _ranks(page: Any) -> list[dict[str, Any]]:
+    """The data-parallel ranks in a page of /v1/loads; none if it is something else."""
+    ranks = page.get("loads") if isinstance(page, dict) else None
+    return [rank for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
 
 
 def _counted(ranks: Sequence[Mapping[str, Any]]) -> EngineCounters | None:
+    found, num = _counters(ranks), len(ranks)
     if any("total_prefill_busy_us" not in rank for rank in ranks):
         return None
-    num = len(ranks)
-    sums = [0.0] * 6
-    for rank in ranks:
-        moments = rank.get("decode_moments")
-        if isinstance(moments, list) and len(moments) == 6:
-            sums = [a + _number_or_zero(b) for a, b in zip(sums, moments, strict=True)]
-    steps, b, t, bb, bt, g = sums
+    squares = _moment_sums(ranks)[3]
     return EngineCounters(
-        prefill_tokens=_total_or_zero(ranks, "total_prefill_uncached_tokens"),
-        prefill_busy_s=_total_or_zero(ranks, "total_prefill_busy_us") / 1e6 / num,
-        steps=steps / num,
-        b=b,
-        t_s=t / 1e6 / num,
-        bb=bb * num,
-        bt_s=bt / 1e6,
-        g=g,
+        prefill_tokens=found.prefill_tokens or 0.0,
+        prefill_busy_s=found.prefill_busy_s or 0.0,
+        steps=(found.decode_steps or 0.0) / num,
+        b=found.decode_b or 0.0,
+        t_s=(found.decode_t or 0.0) / num,
+        bb=squares * num,
+        bt_s=found.decode_bt or 0.0,
+        g=found.decode_g or 0.0,
     )
-
-
-def _part(rank: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = rank.get("disaggregation")
-    return found if isinstance(found, dict) else {}
-
-
-def _total_or_zero(ranks: Sequence[Mapping[str, Any]], name: str) -> float:
-    return sum(_number_or_zero(rank.get(name)) for rank in ranks)
-
-
-def _number_or_zero(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return 0.0
-    return float(value)
 
 
 LARGEST = 1e18  # of any number believed: sums over ranks stay finite
@@ -127,9 +109,8 @@ def parse_loads(body: bytes, role: Role, at_s: float) -> Loads | None:
     gives the age; a page without a timestamp (0.5.15) counts as fresh.
     """
     page = _json(body)
-    ranks = page.get("loads") if isinstance(page, dict) else None
-    ranks = [rank for rank in ranks if isinstance(rank, dict)] if isinstance(ranks, list) else []
-    if not ranks or not isinstance(page, dict):
+    ranks = _ranks(page)
+    if not ranks:
         return None
     role = _role(ranks[0], role)
     age_s = _age_s(page, ranks)
@@ -248,22 +229,27 @@ def _kv_usage(ranks: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _counters(ranks: Sequence[Mapping[str, Any]]) -> CounterSample:
-    moments = [rank["decode_moments"] for rank in ranks if _is_moments(rank.get("decode_moments"))]
     busy_us = _total(ranks, "total_prefill_busy_us")
-    sums = [sum(column) for column in zip(*moments, strict=True)] if moments else None
+    counts_steps = any(_is_moments(rank.get("decode_moments")) for rank in ranks)
+    steps, b, t_us, _, bt_us, g = _moment_sums(ranks)
     return CounterSample(
         prefill_tokens=_total(ranks, "total_prefill_uncached_tokens"),
         prefill_busy_s=None if busy_us is None else busy_us / 1e6 / len(ranks),
-        decode_steps=sums[0] if sums else None,
-        decode_b=sums[1] if sums else None,
-        decode_t=sums[2] / 1e6 if sums else None,
-        decode_bt=sums[4] / 1e6 if sums else None,
-        decode_g=sums[5] if sums else None,
+        decode_steps=steps if counts_steps else None,
+        decode_b=b if counts_steps else None,
+        decode_t=t_us / 1e6 if counts_steps else None,
+        decode_bt=bt_us / 1e6 if counts_steps else None,
+        decode_g=g if counts_steps else None,
     )
 
 
+def _moment_sums(ranks: Sequence[Mapping[str, Any]]) -> list[float]:
+    """[Σ1, Σb, Σt, Σb², Σbt, Σg] over the decode steps of all ranks, t in µs; zeros without any."""
+    moments = [rank["decode_moments"] for rank in ranks if _is_moments(rank.get("decode_moments"))]
+    return [float(sum(column)) for column in zip(*moments, strict=True)] if moments else [0.0] * 6
+
+
 def _is_moments(value: object) -> bool:
-    """[Σ1, Σb, Σt, Σb², Σbt, Σg] over decode steps, t in µs."""
     if not isinstance(value, list) or len(value) != 6:
         return False
     return all(_number(one) is not None for one in value)
@@ -331,8 +317,9 @@ def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSamp
     and are counted once. Data-parallel ranks are added up, but for KV usage, which is their mean.
 
     Source: observability/metrics_collector.py of SGLang 0.5.23: the first attention rank of every
-        data-parallel rank writes, all ranks with --enable-metrics-for-all-schedulers; dp_rank is
-        there under both kinds of data parallelism, and tp_rank counts on across attention DP.
+        data-parallel rank writes, all ranks with --enable-metrics-for-all-schedulers and under
+        context parallelism (sgl-project/sglang#31896); dp_rank is there under both kinds of data
+        parallelism, and tp_rank counts on across attention DP and context parallelism.
     """
     values: dict[str, list[float]] = {}
     buckets: dict[str, dict[float, float]] = {}

@@ -39,7 +39,7 @@ def merge_histograms(histograms: Iterable[Histogram | None]) -> Histogram | None
     return tuple(sorted(merged.items())) if merged else None
 
 
-def quantile(histogram: Histogram | None, share: float) -> float | None:
+def bucket_quantile(histogram: Histogram | None, share: float) -> float | None:
     """The value below which `share` of the observations lie; None without any.
 
     Source: linear inside a bucket, as Prometheus' histogram_quantile; in the last, open bucket
@@ -61,7 +61,7 @@ def quantile(histogram: Histogram | None, share: float) -> float | None:
 
 
 def num_above(histogram: Histogram | None, limit: float) -> float:
-    """How many observations lie above a limit; 0 without any.
+    """The number of observations above a limit; 0 without any.
 
     Source: linear inside a bucket, as Prometheus' histogram_quantile; a limit in the last, open
     bucket leaves that bucket below it.
@@ -98,11 +98,11 @@ def with_rates(
         sample,
         tokens_per_s=_tokens_per_s(sample, earlier, later, elapsed_s),
         busy_share=_busy_share(earlier, later, elapsed_s),
-        ttft_p50_s=quantile(ttft, 0.5),
-        ttft_p99_s=quantile(ttft, 0.99),
+        ttft_p50_s=bucket_quantile(ttft, 0.5),
+        ttft_p99_s=bucket_quantile(ttft, 0.99),
         ttft_bound_s=first_bound(ttft),
-        itl_p50_s=quantile(itl, 0.5) or mean_itl_s(earlier, later),
-        itl_p99_s=quantile(itl, 0.99),
+        itl_p50_s=bucket_quantile(itl, 0.5) or mean_itl_s(earlier, later),
+        itl_p99_s=bucket_quantile(itl, 0.99),
         itl_bound_s=first_bound(itl),
         prefill_s_per_token=_prefill_s_per_token(earlier, later),
     )

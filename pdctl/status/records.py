@@ -268,7 +268,7 @@ class WhatIf:
 
     @property
     def mismatch(self) -> float:
-        """How far the replay of today's layout is from what was seen, 0..1."""
+        """The distance between the replay of today's layout and the requests seen, 0..1."""
         return abs(self.seen - self.replayed)
 
     @property
@@ -310,7 +310,7 @@ class DeploymentStatus:
     itl_bound_s: float | None = None
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
-    notes: tuple[str, ...] = ()  # sentences on engines that have drifted from their profile
+    notes: tuple[str, ...] = ()  # sentences on engines that run slower than they could
     watched_s: float = 0.0  # how long samples have been taken
     what_if: WhatIf | None = None  # the last one, if it is recent
     what_if_unknown: str = ""  # why there is none, as a sentence, where one was asked for

@@ -4,11 +4,15 @@ A line holds lengths and durations and no prompt.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
 from pdctl.engines.request_times import RequestTimes
+from pdctl.status.explain.explain import aligned_parts
+from pdctl.status.explain.join import Halves, joined
+from pdctl.status.explain.parts import total_s, ttft_s
+from pdctl.status.explain.records import Part
 from pdctl.workload.records import Requests
 
 MOST_REQUESTS = 20_000  # the latest ones; bounds memory and the time of a replay
@@ -20,7 +24,8 @@ SLOTS = 20  # of a window, over which arrivals are counted
 class Ended:
     """One request that has ended. ttft_s, tpot_s: None where its line does not tell them.
 
-    arrived_s, ended_s: Unix seconds.
+    arrived_s, ended_s: Unix seconds. computing_s: when its prefill began and ended, in seconds
+    after its arrival; None: unknown.
     """
 
     arrived_s: float
@@ -30,6 +35,7 @@ class Ended:
     cached: int = 0  # leading prompt tokens that prefill found in its cache
     ttft_s: float | None = None
     tpot_s: float | None = None
+    computing_s: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,31 +57,41 @@ class Window:
     span_s: float
 
 
-def ended_requests(halves: Iterable[RequestTimes]) -> list[Ended]:
-    """The requests whose halves these are, by arrival.
+def ended_requests(halves: Iterable[RequestTimes], hosts: Mapping[str, str]) -> list[Ended]:
+    """The requests whose halves these are, by arrival, with times as their clients saw them.
 
-    The prefill half of a split request knows what was cached, its decode half knows the rest. The
-    two share a bootstrap room. A colocated engine does not tell when the first token came.
+    Both halves tell when the router let the first token through. A colocated engine does not tell
+    when it came.
+
+    hosts: of the engines where they are known, for their clocks.
     Ignores: time in the router and in tokenizers, which no line holds.
     """
-    known = list(halves)
-    cached = {one.room: one.cached_tokens for one in known if one.role == "prefill"}
-    found = [_ended(one, cached.get(one.room)) for one in known if one.role != "prefill"]
+    pairs = joined(halves)
+    _, parts = aligned_parts(pairs, hosts)
+    found = [_ended(*one) for one in zip(pairs, parts, strict=True) if one[0].decode is not None]
     return sorted(found, key=lambda one: one.arrived_s)
 
 
-def _ended(half: RequestTimes, cached: int | None) -> Ended:
-    is_split = half.role == "decode"
-    prompt, output = max(1, half.input_tokens), max(1, half.output_tokens)
+def _ended(request: Halves, parts: Sequence[Part]) -> Ended:
+    half, output = request.any, max(1, request.any.output_tokens)
+    prompt = max(1, half.input_tokens)
+    ttft = ttft_s(request, parts) if request.is_whole else None
     return Ended(
         arrived_s=half.entry_s,
         ended_s=half.end_s,
         isl=prompt,
         osl=output,
-        cached=min(prompt - 1, (cached if is_split else half.cached_tokens) or 0),
-        # decode's first batch sends the token that prefill computed
-        ttft_s=half.start_s - half.entry_s if is_split else None,
-        tpot_s=half.forward_s / max(1, output - 1) if is_split else None,
+        cached=min(prompt - 1, request.first.cached_tokens or 0),
+        ttft_s=ttft,
+        tpot_s=None if ttft is None else (total_s(request, parts) - ttft) / max(1, output - 1),
+        computing_s=next(
+            (
+                (part.start_s, part.start_s + part.seconds)
+                for part in parts
+                if part.name in ("prefill", "prefill and transfer")
+            ),
+            None,
+        ),
     )
 
 
@@ -127,13 +143,36 @@ def window_of(
     )
 
 
+def at_speed(window: Window, speed: float) -> Window:
+    """The window of simulated engines that run at `speed` times real time, in their own time."""
+    arrival_s = array("d", [at_s * speed for at_s in window.requests.arrival_s])
+    return replace(
+        window,
+        requests=replace(window.requests, arrival_s=arrival_s),
+        ttft_s=tuple(None if s is None else s * speed for s in window.ttft_s),
+        tpot_s=tuple(None if s is None else s * speed for s in window.tpot_s),
+        waited_s=tuple(s * speed for s in window.waited_s),
+        span_s=window.span_s * speed,
+    )
+
+
 def _at_start(one: Ended, begin_s: float) -> Ended:
-    """What was left of a request when the lead-in began, as a request of that moment."""
-    decoded_s = begin_s - one.arrived_s - (one.ttft_s or 0.0)
-    if one.ttft_s is None or one.tpot_s is None or decoded_s < 0:
+    """The rest of a request when the lead-in began, as a request of that moment."""
+    spent_s = begin_s - one.arrived_s
+    if one.ttft_s is not None and one.tpot_s is not None and spent_s >= one.ttft_s:
+        decoded = int((spent_s - one.ttft_s) / one.tpot_s) if one.tpot_s else one.osl
+        return Ended(begin_s, one.ended_s, 1, max(1, one.osl - decoded))
+    computed = _computed(one, spent_s)
+    if not computed:
         return replace(one, arrived_s=begin_s)
-    left = one.osl - int(decoded_s / one.tpot_s) if one.tpot_s else 1
-    return Ended(begin_s, one.ended_s, 1, max(1, left))
+    prompt = max(1, round((one.isl - one.cached) * (1 - computed)))
+    return replace(one, arrived_s=begin_s, isl=prompt, cached=0)
+
+
+def _computed(one: Ended, spent_s: float) -> float:
+    """The share of its prompt that was computed `spent_s` after a request arrived."""
+    start_s, end_s = one.computing_s or (spent_s, spent_s)
+    return min(1.0, max(0.0, (spent_s - start_s) / max(1e-9, end_s - start_s)))
 
 
 def _drawn(

@@ -67,7 +67,7 @@ def targets_of_router(url: str) -> tuple[Target, ...]:
     return tuple(_checked(target, modes.get(target.name)) for target in targets)
 
 
-def model_of(target: Target) -> str:
+def served_model(target: Target) -> str:
     """The name of the model that an engine serves; "" if the engine does not report it."""
     info = _model_info(target)
     return str(info.get("served_model_name") or info.get("model_path") or "")
@@ -212,7 +212,7 @@ def _watched(found: DeploymentState) -> Watched:
 
 
 def _router_problem(found: DeploymentState) -> str:
-    """What happened to a router that does not run, as a predicate; "" if it runs."""
+    """The fate of a router that does not run, as a predicate; "" if it runs."""
     router = next((one for one in found.processes if one.role == "router"), None)
     if router is None or router.phase not in ("backoff", "failed", "starting", "loading"):
         return ""
@@ -243,7 +243,7 @@ def source_of_router(url: str, metrics_port: int | None = None) -> Callable[[], 
     targets = targets_of_router(url)
     watched = Watched(
         name=url,
-        model=next((model for one in targets[:1] if (model := model_of(one))), ""),
+        model=next((model for one in targets[:1] if (model := served_model(one))), ""),
         endpoint=url,
         targets=targets,
         router_url=url,

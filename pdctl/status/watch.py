@@ -14,14 +14,15 @@ from pdctl.status.advice import advise
 from pdctl.status.drift import DriftSample, Expected, drifted, is_enough, remember
 from pdctl.status.pages import parse_loads, parse_router_metrics
 from pdctl.status.rates import (
+    bucket_quantile,
     delta,
     first_bound,
     histogram_delta,
     is_reset,
     merge_histograms,
-    quantile,
     with_rates,
 )
+from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import (
     CounterSample,
     DeploymentStatus,
@@ -84,6 +85,8 @@ class Watch:
     past: samples that an earlier call kept.
     expect: returns each engine's expected step times. Called once at least 60 s of its steps have
     been observed.
+    times: of single requests, better than histograms of latencies. notes: sentences that every
+    sample shows.
     """
 
     def __init__(
@@ -91,8 +94,12 @@ class Watch:
         source: Callable[[], Watched],
         past: Past = ((), {}),
         expect: Expect | None = None,
+        times: RecentTimes | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
+        self._times = times
         self._source = source
+        self._said = tuple(notes)
         self._expect = expect
         self._past_counters = past[1]
         self._memories: dict[tuple[str, str], _Memory] = {}
@@ -223,21 +230,22 @@ class Watch:
         status = deployment_status(watched, rows, router, advice, now_s)
         ttft = self._histograms(watched, "ttft", now_s)
         itl = self._histograms(watched, "itl", now_s)
+        single = self._times.ttft_s() if self._times else None
         return replace(
             status,
             requests_per_s=self._requests_per_s(),
-            ttft_p50_s=quantile(ttft, 0.5),
-            ttft_p99_s=quantile(ttft, 0.99),
-            ttft_bound_s=first_bound(ttft),
-            itl_p50_s=quantile(itl, 0.5) or moment.itl_s,
-            itl_p99_s=quantile(itl, 0.99),
+            ttft_p50_s=single[0] if single else bucket_quantile(ttft, 0.5),
+            ttft_p99_s=single[1] if single else bucket_quantile(ttft, 0.99),
+            ttft_bound_s=None if single else first_bound(ttft),
+            itl_p50_s=bucket_quantile(itl, 0.5) or moment.itl_s,
+            itl_p99_s=bucket_quantile(itl, 0.99),
             itl_bound_s=first_bound(itl),
-            notes=self._notes(watched),
+            notes=(*self._said, *self._drifts(watched)),
             watched_s=now_s - self.moments[0].at_s,
             history={target.name: tuple(self._memory(target).queues) for target in watched.targets},
         )
 
-    def _notes(self, watched: Watched) -> tuple[str, ...]:
+    def _drifts(self, watched: Watched) -> tuple[str, ...]:
         """Sentences on engines that have drifted from their profile."""
         if self._expect is None:
             return ()

@@ -13,7 +13,7 @@ FILE, KEPT_S = "what_if.json", 900.0
 
 
 def changed_at_s(name: str) -> float:
-    """When the engine counts of a deployment last changed, in Unix seconds."""
+    """The last change of a deployment's engine counts, in Unix seconds."""
     try:
         return (state_dir(name) / "launch.json").stat().st_mtime
     except OSError:

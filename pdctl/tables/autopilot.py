@@ -1,4 +1,4 @@
-"""What an autopilot decides and what came of it, as text. Pure."""
+"""An autopilot's decisions and their results, as text. Pure."""
 
 from collections.abc import Sequence
 from time import localtime, strftime
@@ -47,8 +47,11 @@ def _move_line(move: Move, entries: Sequence[Entry]) -> str:
     )
 
 
-def what_if_lines(look: WhatIf) -> list[str]:
-    """Today's layout and the best other one, with how well the model matches; then all others."""
+def what_if_lines(look: WhatIf, now_s: float) -> list[str]:
+    """Today's layout and the best other one, with how well the model matches; then all others.
+
+    now_s: Unix seconds. Nothing is said of other layouts where the model does not match.
+    """
     match = (
         f"its replay says {format_share(look.replayed)}"
         if look.is_match
@@ -63,8 +66,15 @@ def what_if_lines(look: WhatIf) -> list[str]:
         )
     elif look.is_match:
         first += " No other layout is better beyond doubt."
+    replayed = f"Replayed {look.num_requests} requests, {_ago(now_s - look.at_s)}"
+    if not look.is_match:
+        return [first, f"{replayed}."]
     others = ", ".join(f"{one.layout} {format_share(one.attainment)}" for one in look.alternatives)
-    return [first, f"Replayed {look.num_requests} requests: {others}."]
+    return [first, f"{replayed}: {others}."]
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min ago" if seconds >= 60 else "just now"
 
 
 def _clock(at_s: float) -> str:

@@ -56,7 +56,7 @@ def explain_view(found: Explanation, *, is_one: bool) -> RenderableType:
 
 
 def heading(found: Explanation) -> str:
-    """How many requests were looked at, and how many of them follow."""
+    """The number of requests in the window, and of those listed."""
     shown, span = len(found.requests), format_span(found.span_s)
     return f"The slowest {shown} of {found.num_requests:,} requests in {span}"
 
@@ -78,7 +78,7 @@ def explain_lines(found: Explanation) -> Iterator[str]:
 
 
 def remarks(found: Explanation) -> list[str]:
-    """What the times leave out, which clocks differ, and what the logs lack."""
+    """Footnotes: time that the parts leave out, clocks that differ, gaps in the logs."""
     lines = [
         "Times begin when an engine's scheduler has the request; router and tokenizer come on top."
     ]
@@ -158,7 +158,7 @@ def title(one: ExplainedRequest) -> str:
 
 
 def ending(one: ExplainedRequest) -> str:
-    """When its first token came, and what followed."""
+    """The time of the first token, and the tokens after it."""
     if one.ttft_s is None:
         return f"Time of its first token unknown; {format_seconds(one.total_s)} in all."
     rest = "" if one.tpot_s is None else f", then {format_seconds(one.tpot_s)} per token"
@@ -180,7 +180,7 @@ def _elsewhere(one: ExplainedRequest, replay: Replay | None) -> Iterator[Rendera
 
 
 def _sentences(one: ExplainedRequest, replay: Replay | None) -> Iterator[str]:
-    """What another split would have made of a request: of the best ones, the nearest."""
+    """The nearest of the splits that would have served this request best."""
     if replay is None or one.ttft_s is None:
         return
     today = _ttft(replay.today, one.rid)

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pdctl.measurement.arms import ArmComparison, ArmResult, Interval, Quantity
+from pdctl.measurement.arms import ArmComparison, ArmResult, ConfidenceInterval, Quantity
 from pdctl.measurement.calibration.adaptive import CalibrationProgress
 from pdctl.measurement.calibration.result import Calibration
 from pdctl.measurement.compare import Compared, QueueCompared, Rehearsal
@@ -156,17 +156,28 @@ def rehearsal_view(rehearsal: Rehearsal) -> RenderableType:
 
 
 def _figures(figures: tuple[Compared, ...]) -> Table:
-    table = _table("", "predicted", "observed", "off")
-    for one in figures:
+    ranges = [_range(one) for one in figures]
+    has_range = any(ranges)
+    table = _table("", "predicted", *(("range",) if has_range else ()), "observed", "off")
+    for one, shown_range in zip(figures, ranges, strict=True):
         if one.figure in SHOWN and one.measured is not None:
             off = one.error
             style = "yellow" if off is not None and abs(off) > LARGE_ERROR else ""
             shown = "" if off is None else format_off(off)
             table.add_row(
-                _name(one.figure), _value(one, one.predicted), _value(one, one.measured),
-                Text(shown, style=style),
+                _name(one.figure), _value(one, one.predicted),
+                *((shown_range,) if has_range else ()),
+                _value(one, one.measured), Text(shown, style=style),
             )  # fmt: skip
     return table
+
+
+def _range(one: Compared) -> str:
+    """1.9 to 3.1 s: how far the router's luck moves a prediction."""
+    if one.predicted_range is None:
+        return ""
+    low, high = (_value(one, value) for value in one.predicted_range)
+    return "" if low == high else f"{low} to {high}"
 
 
 def _queues(queues: tuple[QueueCompared, ...]) -> Table:
@@ -202,10 +213,14 @@ def _value(one: Compared, value: float | None) -> str:
 def _closing(rehearsal: Rehearsal) -> Text:
     bad = rehearsal.num_failed + rehearsal.num_truncated
     failed = f"; {bad} failed" if bad else "; none failed"
-    return Text(
+    text = (
         f"  {rehearsal.num_requests} requests through {rehearsal.layout} behind the real router"
-        f"{failed}. Times are simulated time, played at {rehearsal.speed:g} × speed."
+        f"{failed}. Times are simulated time, played at {rehearsal.speed:.3g} × speed."
     )
+    if any(map(_range, rehearsal.figures)):
+        text += "\n  The range is due to the router: which engines it picks, and which of requests "
+        text += "that come at once it sees first."
+    return Text(text)
 
 
 def measure_view(arms: Sequence[ArmResult], comparison: ArmComparison, slo: Slo) -> RenderableType:
@@ -311,15 +326,15 @@ def _seconds(found: Quantity | None, q: str) -> str:
     return UNKNOWN if found is None else _interval(getattr(found, q), format_seconds)
 
 
-def _share(found: Interval | None) -> str:
+def _share(found: ConfidenceInterval | None) -> str:
     return UNKNOWN if found is None else _interval(found, format_share)
 
 
-def _rate(found: Interval | None) -> str:
+def _rate(found: ConfidenceInterval | None) -> str:
     return UNKNOWN if found is None else _interval(found, format_rate)
 
 
-def _interval(found: Interval, shown: Callable[[float], str]) -> str:
+def _interval(found: ConfidenceInterval, shown: Callable[[float], str]) -> str:
     """124 (122–127) ms. Shows the unit once if all three numbers share it."""
     value, low, high = (shown(v).rpartition(" ") for v in (found.value, found.low, found.high))
     units = {part[2] if part[1] else "" for part in (value, low, high)}

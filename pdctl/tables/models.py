@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pdctl.inspection.layers import Layer
-from pdctl.inspection.llm_size import model_data, trimmed_window
+from pdctl.inspection.llm_size import size_figures, trimmed_window
 from pdctl.inspection.records import Llm
 from pdctl.units import format_bytes, format_count
 
@@ -29,7 +29,7 @@ def models_view(llms: Sequence[Llm]) -> RenderableType:
     """One row per model that `plan` knows by name, with its sizes."""
     table = _grid("model", "params", "active", "weights", "KV per token", "state per request")
     for llm in llms:
-        data = model_data(llm, None)
+        data = size_figures(llm, None)
         table.add_row(
             llm.name,
             _params(data["total_params"]),
@@ -42,7 +42,7 @@ def models_view(llms: Sequence[Llm]) -> RenderableType:
 
 
 def layer_counts(llm: Llm) -> tuple[tuple[int, str], ...]:
-    """How many layers of each kind a model has, in the order in which the kinds first appear."""
+    """The number of a model's layers of each kind, in order of first appearance."""
     return tuple((num, name) for name, num in Counter(map(_layer_name, llm.layers)).items())
 
 
@@ -60,7 +60,7 @@ def _layers(llm: Llm) -> Table:
 
 
 def _sizes(llm: Llm, prompt_tokens: float | None) -> Table:
-    data = model_data(llm, prompt_tokens)
+    data = size_figures(llm, prompt_tokens)
     rows = [
         ("parameters", f"{_params(data['total_params'])}, {_params(data['active_params'])} active"),
         ("weights", f"{_bytes(data['weight_bytes'])} ({llm.quantization or '16-bit'})"),

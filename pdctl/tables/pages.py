@@ -40,7 +40,7 @@ def blocks_of(page: str) -> tuple[Block, ...]:
 def title_of(page: str) -> str:
     """The first heading, or "" where there is none."""
     heading = next((block for block in blocks_of(page) if block.kind == "heading"), None)
-    return plain(heading.text) if heading else ""
+    return without_markup(heading.text) if heading else ""
 
 
 def page_view(page: str) -> RenderableType:
@@ -63,7 +63,7 @@ def page_roff(page: str, *, name: str, section: int) -> str:
     return "\n".join([*title, *body]) + "\n"
 
 
-def plain(text: str) -> str:
+def without_markup(text: str) -> str:
     """Text without the marks of Markdown."""
     return _INLINE.sub(lambda match: match[1] or match[2] or match[3], text)
 
@@ -114,7 +114,7 @@ def _rows(lines: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 def _view(block: Block) -> RenderableType:
     if block.kind == "heading":
-        return Text(plain(block.text), style="bold")
+        return Text(without_markup(block.text), style="bold")
     if block.kind == "code":
         return Padding(Text("\n".join(block.lines), style="cyan", no_wrap=True), (0, 0, 0, 4))
     if block.kind == "table":
@@ -144,19 +144,19 @@ def _inline(text: str) -> Text:
 
 def _roff_block(block: Block) -> list[str]:
     if block.kind == "heading":
-        return [] if block.level == 1 else [f'.SH "{_roff(plain(block.text)).upper()}"']
+        return [] if block.level == 1 else [f'.SH "{_roff(without_markup(block.text)).upper()}"']
     if block.kind == "code":
         return [".PP", ".RS 4", ".nf", *(_roff(line) for line in block.lines), ".fi", ".RE"]
     if block.kind == "table":
         return [line for row in block.rows[1:] for line in _roff_row(row)]
     if block.kind == "item":
-        return [".IP \\(bu 2", _roff(plain(_ITEM.sub("", block.text, count=1)))]
-    return [".PP", _roff(plain(block.text))]
+        return [".IP \\(bu 2", _roff(without_markup(_ITEM.sub("", block.text, count=1)))]
+    return [".PP", _roff(without_markup(block.text))]
 
 
 def _roff_row(row: Sequence[str]) -> list[str]:
-    rest = " \\(em ".join(_roff(plain(cell)) for cell in row[1:] if cell)
-    return [".TP", f"\\fB{_roff(plain(row[0]))}\\fR", rest]
+    rest = " \\(em ".join(_roff(without_markup(cell)) for cell in row[1:] if cell)
+    return [".TP", f"\\fB{_roff(without_markup(row[0]))}\\fR", rest]
 
 
 def _roff(text: str) -> str:

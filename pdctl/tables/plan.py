@@ -7,11 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pdctl.perf_model.intervals import ErrorInterval
+from pdctl.perf_model.records import layout_text
 from pdctl.text_lines import shell_lines
 from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
 from pdctl.verdict import sentences
 from pdctl.verdict.closed_loop import clients_text, load_text
-from pdctl.verdict.records import Arm, Interval, Question, Rule, Verdict
+from pdctl.verdict.records import Arm, Interval, Question, Rule, Sizing, Verdict
 from pdctl.workload.records import Slo, Workload
 
 FAVOURS = {"pd": "split", "colocated": "colocated", "neither": "–", "unknown": "?"}
@@ -61,7 +62,7 @@ def next_lines(commands: Sequence[str], width: int) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def plain(view: RenderableType, width: int) -> str:
+def plain_view(view: RenderableType, width: int) -> str:
     """A view as text without colours, and without spaces at the ends of its lines."""
     from io import StringIO
 
@@ -94,7 +95,7 @@ def _headline(question: Question, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
-    """What the headline rests on, how many GPUs would do, and what one engine's failure leaves."""
+    """The lines below the headline: its grounds, the GPUs that would do, one engine's failure."""
     if verdict.reason:
         yield verdict.reason
     if not verdict.is_met:
@@ -105,7 +106,7 @@ def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
 
 
 def basis(verdict: Verdict) -> str:
-    """How far what layouts carry may be off, and where it comes from: rates ±12 % (fitted)."""
+    """The likely error of the capacities, and its source: rates ±12 % (fitted)."""
     if verdict.decided_by == "rules" and not any(a.ttft_s for a in verdict.arms.values()):
         return "rules alone"
     source = verdict.provenance
@@ -227,11 +228,10 @@ def usd_per_million(arm: Arm, usd_per_gpu_hour: float) -> float | None:
 
 def gpus_text(arm: Arm) -> str:
     """8 × tp2, or P 4 × tp2  D 1 × tp8."""
-    counts = dict(zip(arm.parallelism, arm.num_engines, strict=False))
     parts = []
     for role, shape in arm.parallelism.items():
         letter = "" if role == "colocated" else f"{role[0].upper()} "
-        parts.append(f"{letter}{counts[role]} × {shape.text}")
+        parts.append(f"{letter}{arm.counts[role]} × {shape.text}")
     return "  ".join(parts)
 
 
@@ -289,15 +289,19 @@ def carried_rps(arm: Arm) -> float | None:
 
 
 def is_estimated(arm: Arm) -> bool:
-    """Whether what the arm carries is a closed form's estimate."""
+    """True if the arm's capacity is only a closed form's estimate."""
     return arm.throughput_rps is None and arm.capacity_rps is None
 
 
 def _starts(verdict: Verdict) -> str:
     """The splits that the rules start from: rules: 2P6D (N/4), 3P5D (by rate)."""
     names = {"quarter": "N/4", "rate_match": "by rate"}
-    parts = [f"{s.prefill}P{s.decode}D ({names[s.basis]})" for s in verdict.starts]
+    parts = [f"{_layout(start)} ({names[start.basis]})" for start in verdict.starts]
     return f"rules start from {', '.join(parts)}" if parts else ""
+
+
+def _layout(sizing: Sizing) -> str:
+    return layout_text({"prefill": sizing.prefill or 0, "decode": sizing.decode or 0})
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:

@@ -65,7 +65,7 @@ def _height(point: RatePoint, has_slo: bool) -> float | None:
 
 
 def split_chart(verdict: Verdict) -> str:
-    """What every split carries, and colocated; estimates are marked by ~."""
+    """The capacity of every split and of colocated; ~ marks estimates."""
     alone = verdict.arms.get("colocated")
     arms = ([alone] if alone else []) + list(verdict.sweep)
     values = [_carried(arm) for arm in arms]
@@ -216,7 +216,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Made:
-    """When a report was made, and by which command."""
+    """The date of a report, and the command that made it."""
 
     at: datetime
     command: str

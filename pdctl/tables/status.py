@@ -410,7 +410,7 @@ def advice_lines(status: DeploymentStatus, width: int) -> list[Text]:
     if command:
         lines += [Text(line, style="bold") for line in shell_lines(command, width, head="    ")]
     look = [f"No what-if: {status.what_if_unknown}"] if status.what_if_unknown else []
-    for line in what_if_lines(status.what_if) if status.what_if else look:
+    for line in what_if_lines(status.what_if, status.at_s) if status.what_if else look:
         lines += _wrapped(line, width, style="")
     for note in status.notes:
         lines += _wrapped(f"! {note}", width, style="yellow")

@@ -37,7 +37,7 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class View:
-    """What keys have chosen. order: "" sorts by name where all engines fit, else worst first.
+    """View chosen by keys. order: "" sorts by name where all engines fit, else worst first.
 
     chosen: the engine under the cursor; "" until a key chose one.
     """
@@ -135,7 +135,7 @@ def _lists(tables: Sequence[RoleTable], chosen: str, room: int) -> list[list[Tex
 
 
 def _shares(tables: Sequence[RoleTable], room: int) -> list[int]:
-    """How many engines of each table show: those in trouble first, then in turn."""
+    """The number of engines shown in each table: those in trouble first, then in turn."""
     shares = [0] * len(tables)
     troubled = [sum(not is_well(row) for row, _ in table.rows) for table in tables]
     for wanted in (troubled, [len(table.rows) for table in tables]):

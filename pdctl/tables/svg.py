@@ -31,7 +31,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Axes:
-    """What the axes say; a chart starts at 0 on both."""
+    """The titles of both axes; a chart starts at 0 on both."""
 
     x: str
     y: str

@@ -1,1 +1,1 @@
-"""What should run, and why? Rules as priors, a search over layouts, one verdict."""
+"""The decision and its reasons: rules as priors, a search over layouts, one verdict."""

@@ -30,9 +30,9 @@ def rung_rps(rung: int) -> float:
     return float(f"{STEP**rung:.3g}")
 
 
-def rung_below(rate_rps: float) -> int:
-    """The highest rung that is not above a rate."""
-    bounded = min(max(rate_rps, LIGHTEST_RPS), HIGHEST_RPS)
+def rung_below(limit_rps: float) -> int:
+    """The highest rung that is not above a limit."""
+    bounded = min(max(limit_rps, LIGHTEST_RPS), HIGHEST_RPS)
     rung = math.floor(math.log(bounded) / math.log(STEP)) + 1
     while rung_rps(rung) > bounded:
         rung -= 1
@@ -51,8 +51,8 @@ class Candidate:
 class CapacitySearch:
     """The capacity of the best of some layouts, as exactly as anybody asks for.
 
-    candidates: the most promising first. A layout that fails at a rung where another one holds
-    cannot win and is tried no more. is_rough: only to see where a search should begin.
+    candidates: the most promising first. It is searched alone; then each of the others has to
+    hold at the rung where it fails, or cannot win. is_rough: only to see where to begin.
     """
 
     def __init__(
@@ -109,10 +109,11 @@ class CapacitySearch:
         return self.rate_rps
 
     def bounds(self) -> tuple[float, float]:
-        """What the capacity is at least and at most; equal once it is known."""
+        """The bounds of the capacity; equal once it is known."""
         if self.is_done:
             return self.rate_rps, self.rate_rps
-        return self.rate_rps, math.inf if self._high is None else rung_rps(self._high - 1)
+        is_open = self._high is None or len(self.alive) > 1
+        return self.rate_rps, math.inf if is_open else rung_rps((self._high or 0) - 1)
 
     def narrow(self) -> None:
         """One more step."""
@@ -122,9 +123,9 @@ class CapacitySearch:
         few = self.trials.few
         if few is not None and self._rough_rps is None:
             self._rough_rps = self._look_around(few)
-        rung = self._next
-        if self._holds(rung):
-            self._low = rung
+        rung, first = self._next, self.alive[0]
+        if self._holds(first, rung):
+            self._low, self.best = rung, first.fleet
         else:
             self._high = rung
         self._aim()
@@ -135,20 +136,34 @@ class CapacitySearch:
         if low is not None and high is not None:
             self._next = (low + high) // 2
             if self._is_coarse:
-                self.is_done = high - low <= COARSE
+                if high - low <= COARSE:
+                    self._challenge(high)
             elif high - low <= 1:
-                self._confirm(low)
+                self._confirm(low, high)
         elif low is not None:
             self._next = low + self._leap
             self._leap *= 2
             self.is_done = rung_rps(low) >= HIGHEST_RPS
-        else:
-            assert high is not None
-            self.is_done = self.is_hopeless = high <= self._light
+        elif high is not None and high > self._light:
             self._next = max(high - self._leap, self._light)
             self._leap *= 2
+        else:
+            self.is_hopeless = True
+            self._challenge(self._light)
 
-    def _confirm(self, low: int) -> None:
+    def _challenge(self, rung: int) -> None:
+        """Go on with the next layout that holds where the first one fails; else be done."""
+        others = self.alive[1:]
+        while others and not self._holds(others[0], rung):
+            others = others[1:]
+        self.alive = others or self.alive[:1]
+        self.is_done = not others
+        if others:
+            self.best, self.is_hopeless = others[0].fleet, False
+            self._low, self._high, self._leap = rung, None, 1
+            self._next, self._confirmations = rung + 1, 0
+
+    def _confirm(self, low: int, high: int) -> None:
         """Look a little below and above, and go on from there where they disagree.
 
         Attainment falls with the rate but for the luck of who meets whom, which matters most in
@@ -158,7 +173,7 @@ class CapacitySearch:
         capacity = rung_rps(low)
         self._confirmations += 1
         if self._confirmations > MOST_CONFIRMATIONS:
-            self.is_done = True
+            self._challenge(high)
         elif not self.trials.meets(self.best, BELOW * capacity, self.slo):
             self._low, self._high, self._leap = None, low, 1
             self._next = max(rung_below(BELOW * capacity), self._light)
@@ -166,20 +181,12 @@ class CapacitySearch:
             self._high, self._leap = None, 1
             self._next = rung_below(ABOVE * capacity) + 1
         else:
-            self.is_done = True
+            self._challenge(high)
 
     @property
     def _is_lucky(self) -> bool:
-        """Whether so few requests differ that luck may let a rung fail and a higher one hold."""
+        """True if the sample is so small that luck may let a rung fail and a higher one hold."""
         return self.trials.sample.num_different <= FEW_ENOUGH
 
-    def _holds(self, rung: int) -> bool:
-        rate = rung_rps(rung)
-        failed = []
-        for candidate in self.alive:
-            if self.trials.meets(candidate.fleet, rate, self.slo):
-                self.best = candidate.fleet
-                self.alive = [c for c in self.alive if c not in failed]
-                return True
-            failed.append(candidate)
-        return False
+    def _holds(self, candidate: Candidate, rung: int) -> bool:
+        return self.trials.meets(candidate.fleet, rung_rps(rung), self.slo)

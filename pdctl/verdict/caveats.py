@@ -1,4 +1,4 @@
-"""What the reader should know of a site beside the verdict, a sentence each."""
+"""Caveats about a site beside the verdict, a sentence each."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ FEW_REQUESTS = 20  # fewer say little about a workload
 
 
 def caveats(site: Site) -> Iterator[str]:
-    """What the reader should know of the GPUs, the LLM and the requests, whatever the verdict."""
+    """Caveats about the GPUs, the LLM and the requests that hold whatever the verdict."""
     yield from _cluster_warnings(site)
     yield from kernel_warnings(site.llm, site.cluster.gpu)
     if site.speculation is not None:

@@ -1,4 +1,4 @@
-"""Which number of clients in a closed loop changes the answer, and how many are served in time.
+"""The number of clients in a closed loop that changes the answer, and the most served in time.
 
 A forecast plays the two layouts that won with other numbers of clients. A number is told only when
 the whole question, with all layouts searched again, has that answer there and 5 % beyond.
@@ -82,9 +82,9 @@ class ClientAsker:
 def provenance_for(
     question: Question, arms: Mapping[str, Arm], fleets: Mapping[str, Fleet]
 ) -> Provenance:
-    """Where the figures come from, for engines as full as the clients can make them."""
+    """The source of the figures, for engines as full as the clients can make them."""
     clients = clients_of(question.workload.concurrency) or 1
-    fullest = max(clients / sum(arm.num_engines) for arm in arms.values())
+    fullest = max(clients / arm.num_engines for arm in arms.values())
     return provenance_of(question, fleets.values(), fullest)
 
 

@@ -23,7 +23,7 @@ ASSUMED_USE = 0.7  # share of the better arm's capacity that is assumed when no 
 
 @dataclass(frozen=True)
 class Demand:
-    """What one request asks in the mean.
+    """The demand of the mean request.
 
     fresh: prompt tokens to compute; cached: those found in the prefix cache.
     pairs: query-key pairs of its prefill. context: tokens a decode step reads for it,
@@ -400,7 +400,7 @@ def excess(pace: Pace | None, slo: Slo) -> float:
 def load_estimate(
     prefill: EngineModel, decode: EngineModel, demand: Demand, tokens_per_s: float
 ) -> LoadEstimate:
-    """What the rules want to know of a split: decode batch, and moving KV against making it.
+    """The rules' inputs for a split: its decode batch, and moving KV compared with computing it.
 
     tokens_per_s: output of one decode engine.
     Source: Little's law for the batch; where the rate is too much, the batch that fits.

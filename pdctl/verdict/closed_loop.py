@@ -31,7 +31,7 @@ LEAST_PER_CLIENT = 3  # a burst, a steady part and a drain, of however many clie
 
 
 def clients_of(concurrency: float | None) -> int | None:
-    """How many clients a closed loop has; None: requests arrive at a rate."""
+    """The number of clients of a closed loop; None: requests arrive at a rate."""
     return None if concurrency is None else max(1, round(concurrency))
 
 
@@ -51,11 +51,12 @@ def client_requests(question: Question, demand: Demand, clients: int) -> Request
     Ten per client, from 200 to 10,000 in all; never fewer than three per client.
     Ignores: the arrival times of a trace, and its requests that exceed the LLM's context.
     """
-    least = math.ceil(LEAST_REQUESTS * demand.spread**2)
+    least = math.ceil(LEAST_REQUESTS * demand.spread)
     num = min(max(REQUESTS_PER_CLIENT * clients, least), MOST_REQUESTS)
     num = max(num, LEAST_PER_CLIENT * clients)
-    workload = without_too_long(question.workload, question.llm.max_context)
-    return once_a_second(workload, num=num, seed=question.seed)
+    context = question.llm.max_context
+    workload = without_too_long(question.workload, context)
+    return once_a_second(workload, num=num, seed=question.seed, max_context=context)
 
 
 def try_clients(
@@ -136,7 +137,7 @@ class Ruling:
 
 
 def judge_clients(leaning: Lean, arms: Mapping[str, Arm], slo: Slo, errors: Errors) -> Ruling:
-    """Which arm serves the clients better: by good requests per second, or without SLOs by all.
+    """The arm that serves the clients better: by good requests per second, or without SLOs by all.
 
     Colocated suffices where it would meet the SLOs with the longest times of its intervals. Where
     neither meets them the nearer arm is named, with low confidence.
@@ -168,7 +169,7 @@ def _nearness(arm: Arm) -> tuple[float, float]:
 
 
 def meets(arm: Arm, slo: Slo) -> bool:
-    """Whether enough of the clients' requests met the SLOs."""
+    """True if enough of the clients' requests met the SLOs."""
     return arm.attainment is not None and arm.attainment >= slo.attainment
 
 

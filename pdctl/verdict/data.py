@@ -122,4 +122,4 @@ def question_data(question: Question) -> dict[str, object]:
 
 def model_data(llm: Llm, prompt_tokens: float | None) -> dict[str, object]:
     """A model's name and sizes. prompt_tokens: of the mean prompt; None: unknown."""
-    return {"name": llm.name, **llm_size.model_data(llm, prompt_tokens)}
+    return {"name": llm.name, **llm_size.size_figures(llm, prompt_tokens)}

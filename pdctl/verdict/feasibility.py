@@ -1,4 +1,4 @@
-"""What cannot be built from these GPUs, or cannot serve these requests, and why: with figures."""
+"""Reasons, with figures, why these GPUs cannot hold an engine or serve these requests."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What changes the answer: the nearest value of each input with another verdict, asked again.
+"""Flips: the nearest value of each input with another verdict, confirmed by asking again.
 
 A forecast says where to look: service levels are read off runs that are there, other inputs come
 from closed forms. A surmise needs few runs: an arm's capacity is compared with what decides
@@ -106,8 +106,8 @@ def _most_engines(site: Site) -> int:
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What each arm would carry under other service levels, lengths or numbers of engines.
+class FlipForecast:
+    """Each arm's likely capacity under other service levels, lengths or numbers of engines.
 
     runs: of each arm's best layout at rates around its capacity, at which service levels can be
     read off; none where runs take too many requests, and then closed forms tell. They may be of a
@@ -133,7 +133,7 @@ class Forecast:
         }
 
     def capacities(self, axis: Axis, value: float) -> dict[str, float]:
-        """What each arm probably carries at a value of an axis."""
+        """Each arm's likely capacity at a value of an axis."""
         asked = axis.moved(self.question, value)
         return {name: self._capacity(name, axis, asked) for name in self.fleets}
 
@@ -147,7 +147,9 @@ class Forecast:
         return size * self.closed_scales[name] * closed
 
 
-def forecast_of(question: Question, contest: Contest, capacities: Mapping[str, float]) -> Forecast:
+def forecast_of(
+    question: Question, contest: Contest, capacities: Mapping[str, float]
+) -> FlipForecast:
     """A forecast for a question whose capacities are known."""
     trials, margins = contest.trials.few or contest.trials, contest.margins
     slo = contest.slo
@@ -159,7 +161,7 @@ def forecast_of(question: Question, contest: Contest, capacities: Mapping[str, f
     if sample_size(trials) <= MOST_REQUESTS:
         runs = {name: _runs(trials, fleet, capacities[name]) for name, fleet in fleets.items()}
     closed = {name: capacity_rps(f, contest.demand, slo) for name, f in fleets.items()}
-    return Forecast(
+    return FlipForecast(
         question=question,
         closed_scales={name: _scale(capacities[name], closed[name]) for name in fleets},
         fleets=fleets,
@@ -196,14 +198,14 @@ def _scale(simulated: float, closed: float) -> float:
 
 
 def find_flip(
-    base: Choice, axis: Axis, direction: int, forecast: Forecast, ask: Ask
+    base: Choice, axis: Axis, direction: int, forecast: FlipForecast, ask: Ask
 ) -> Flip | None:
     """The nearest value in a direction (1 up, -1 down) with another answer, asked again.
 
     base: the answer to the question itself.
     """
     for place in _places(axis, direction, forecast):
-        value = _rounded(axis, place, direction)
+        value = float(round(place)) if axis.is_whole else rounded_away(place, axis.value, direction)
         if value is None or value > axis.most or (value - axis.value) * direction <= 0:
             continue
         to = _surmised(axis, value, forecast, ask)
@@ -224,11 +226,11 @@ def _with_beyond(axis: Axis, value: float, direction: int) -> list[float]:
     return [value, beyond] if 2 <= beyond <= axis.most else [value]
 
 
-def _surmised(axis: Axis, value: float, forecast: Forecast, ask: Ask) -> Choice | None:
+def _surmised(axis: Axis, value: float, forecast: FlipForecast, ask: Ask) -> Choice | None:
     return ask.surmise(axis.moved(forecast.question, value), forecast.capacities(axis, value))
 
 
-def _places(axis: Axis, direction: int, forecast: Forecast) -> Iterator[float]:
+def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[float]:
     """Values at which to ask, the nearest first."""
     if axis.what == "rate_rps":
         yield from (forecast.enough_rps * factor**direction for factor in (1.0, 1.005, 1.02))
@@ -251,16 +253,14 @@ def _places(axis: Axis, direction: int, forecast: Forecast) -> Iterator[float]:
             return
 
 
-def _rounded(axis: Axis, value: float, direction: int) -> float | None:
+def rounded_away(value: float, asked: float, direction: int) -> float | None:
     """Two digits, away from the value asked about; three where two are not enough to differ."""
-    if axis.is_whole:
-        return float(round(value))
     for digits in (2, 3):
         unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
         steps = value / unit
         whole = math.ceil(steps - 1e-9) if direction > 0 else math.floor(steps + 1e-9)
         rounded = float(f"{whole * unit:.{digits}g}")
-        if (rounded - axis.value) * direction > 0:
+        if (rounded - asked) * direction > 0:
             return rounded
     return None
 
@@ -280,7 +280,7 @@ class Asker:
         self.contests[_key(self.question)] = self.contest
 
     def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
-        """What the verdict should be, from few runs; None: too near to a threshold to be sure.
+        """The likely verdict, from few runs; None: too near to a threshold to be sure.
 
         guesses: what each arm probably carries, to know at which rates to compare them.
         """
@@ -308,7 +308,7 @@ class Asker:
         return whole_choice(own, question.workload.rate_rps)
 
     def is_met(self, question: Question) -> bool:
-        """Whether some layout meets the SLOs at the rate of the question."""
+        """True if some layout meets the SLOs at the rate of the question."""
         own = self._contest(question)
         if own is None:
             return False
@@ -338,7 +338,7 @@ class Asker:
 
 
 def _key(question: Question) -> object:
-    """What tells contests of one workload and model apart; the rate does not."""
+    """A key that tells contests of one workload and model apart; the rate is no part of it."""
     isl = question.workload.isl
     return question.slo, isl.mean if isl else None, question.total
 
@@ -372,18 +372,18 @@ def _named(arm: str) -> Choice:
 
 
 def _reaches(contest: Contest, arm: str, rate_rps: float) -> bool | None:
-    """Whether an arm's capacity is at least a rate."""
+    """True if an arm's capacity is at least a rate."""
     rung = rung_below(rate_rps)
     rung += rung_rps(rung) < rate_rps
-    if _holds(contest, arm, rung_rps(rung + MARGIN)):
-        return True
-    return None if _holds(contest, arm, rung_rps(rung - MARGIN)) else False
+    if not _holds(contest, arm, rung_rps(rung - MARGIN)):
+        return False
+    return True if _holds(contest, arm, rung_rps(rung + MARGIN)) else None
 
 
 def _carries_more(
     contest: Contest, winner: str, loser: str, guesses: Mapping[str, float], factor: float
 ) -> bool | None:
-    """Whether one arm carries `factor` times as much as another, as some rate between shows."""
+    """True if one arm carries `factor` times as much as another, as some rate between shows."""
     ours, theirs = guesses[winner], guesses[loser]
     if ours <= 0 or theirs <= 0:
         return None

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from pdctl.inspection.records import Llm
-from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind, region_of
+from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind
 from pdctl.perf_model.records import Fleet
+from pdctl.perf_model.residuals import region_of
 from pdctl.verdict.closed_form import Demand, capacity_rps
 from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
 from pdctl.workload.records import Slo
 
-DecidedBy = Literal["rules", "evidence", "feasibility"]
 Confidence = Literal["high", "medium", "low"]
 
 SURE_WIDTH = 0.15  # half-width of what layouts carry: up to here a verdict may be called sure
@@ -24,7 +24,7 @@ MOST_MARGIN = 1e3  # where an arm may be unable to meet the SLOs at all
 def provenance_of(
     site: Site, fleets: Iterable[Fleet] = (), running: float = math.inf
 ) -> Provenance:
-    """Where the figures about a site come from, and how far they may be off.
+    """The source of the figures about a site, and their likely error.
 
     fleets: what the figures are about. running: requests at once in an engine; without it,
     engines as full as they are at a capacity.
@@ -39,6 +39,8 @@ def provenance_of(
         region=region_of(running),
         spans_hosts=max(sizes, default=1) > cluster.gpus_per_node,
         fit_error=profile.left_out_error if profile else 0.0,
+        llm=site.llm.name,
+        simulated=profile is not None and profile.engine == "simulated",
     )
     if profile is None:
         return Provenance("roofline", None, errors_of(case))
@@ -97,7 +99,7 @@ class Capacity(Protocol):
     """The highest rate of an arm, known as exactly as anybody has asked for so far."""
 
     def bounds(self) -> tuple[float, float]:
-        """What the rate is at least and at most; equal once it is known."""
+        """The bounds of the rate; equal once it is known."""
         ...
 
     def narrow(self) -> None:
@@ -119,7 +121,7 @@ class Known:
 
 
 def exceeds(one: Capacity, factor: float, other: Capacity) -> bool:
-    """Whether one > factor · other; learns no more of either than that takes."""
+    """True if one > factor · other. Learns no more about either than the comparison takes."""
     while True:
         (low, high), (least, most) = one.bounds(), other.bounds()
         if low > factor * most:
@@ -152,7 +154,7 @@ def by_capacity(
 
 
 def any_carries(arms: Iterable[Capacity], rate_rps: float | None) -> bool:
-    """Whether some arm carries the rate; without a rate, any rate at all."""
+    """True if some arm carries the rate; without a rate, any rate at all."""
     asked = Known(rate_rps or LIGHTEST_RPS)
     return any(not exceeds(asked, 1.0, arm) for arm in arms)
 
@@ -189,7 +191,7 @@ def _dominates(gains: list[tuple[float, float]]) -> bool:
 
 
 def settled_choice(evidence: Choice, lean: Lean, *, is_anchored: bool) -> Choice:
-    """What the evidence says; at a load nobody asked about only where the rules agree.
+    """The choice that the evidence supports; at a load nobody asked about, only if the rules agree.
 
     Where the evidence is within its interval the rules do not decide: it is too close.
     """
@@ -199,7 +201,7 @@ def settled_choice(evidence: Choice, lean: Lean, *, is_anchored: bool) -> Choice
 def confidence_of(
     choice: Choice, lean: Lean, errors: Errors, *, is_anchored: bool = True
 ) -> Confidence:
-    """How sure a choice is, by the width of the intervals it rests on and where the rules point."""
+    """The confidence in a choice, from the width of its intervals and the rules."""
     if choice == "too_close" or not is_anchored or lean not in (choice, "mixed"):
         return "low"
     if errors.rate.half_width > UNSURE_WIDTH:
@@ -208,7 +210,7 @@ def confidence_of(
 
 
 def confidence_of_no(arms: Iterable[Arm], rate_rps: float | None, errors: Errors) -> Confidence:
-    """How sure it is that no arm carries the rate, by the highest that any may carry."""
+    """The confidence that no arm carries the rate, from the highest capacity that any may have."""
     highest = max((a.intervals["capacity_rps"].high for a in arms if a.intervals), default=0.0)
     if rate_rps is None or highest >= rate_rps:
         return "low"
@@ -238,7 +240,7 @@ def running_on_each(arm: Arm, rate_rps: float) -> float:
     """Requests at once on each engine that decodes, by Little's law; infinite where unknown."""
     if arm.e2e_s is None:
         return math.inf
-    return rate_rps * arm.e2e_s.mean / (arm.num_engines[1] or arm.num_engines[0])
+    return rate_rps * arm.e2e_s.mean / (arm.counts.get("decode") or arm.num_engines)
 
 
 def sure(llm: Llm, confidence: Confidence) -> Confidence:

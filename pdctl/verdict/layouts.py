@@ -1,4 +1,4 @@
-"""Which engines, and how many of each, can the GPUs of a question hold?"""
+"""The engines that the GPUs of a question can hold, and their possible numbers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ def _role_engines(site: Site, role: Role) -> tuple[EngineModel, ...]:
 
 
 def holds_one(engine: EngineModel, mix: Mix) -> bool:
-    """Whether a rank of the engine has room for a mean request; True while a length is unknown."""
+    """True if a rank of the engine has room for a mean request, or a length is unknown."""
     needed = tokens_of_one(engine, mix)
     return needed is None or needed <= rank_tokens(engine)
 

@@ -1,6 +1,5 @@
 """The records of a verdict, as `plan --json` prints them."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +14,7 @@ from pdctl.perf_model.records import (
     QueueSample,
     Role,
     Serving,
+    layout_text,
 )
 from pdctl.workload.records import Mix, Slo, Workload
 
@@ -38,7 +38,7 @@ class Speculation:
 
 @dataclass(frozen=True)
 class Site:
-    """What decides which engines can be built, and how many: all of a question but its load.
+    """A question without its load: what decides which engines can be built, and how many.
 
     total: engines; None: as many as the GPUs hold. parallelism: fixed by the user, by role;
     a role that is missing is searched. args: SGLang's flags by role, as `up` takes them; serving:
@@ -62,7 +62,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Question(Site):
-    """What `pdctl plan` was asked: a site, and the load it has to carry."""
+    """The question put to `pdctl plan`: a site, and the load it has to carry."""
 
     workload: Workload
     slo: Slo = Slo()
@@ -84,7 +84,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Sizing:
-    """How many engines of each role. prefill = decode = None on a colocated verdict."""
+    """Engines of each role. prefill = decode = None on a colocated verdict."""
 
     total: int
     prefill: int | None
@@ -94,7 +94,7 @@ class Sizing:
 
 @dataclass(frozen=True)
 class OneDown:
-    """What is left when one engine of a role fails: the share of requests that meet the SLOs."""
+    """The failure of one engine of a role: the share of requests that still meet the SLOs."""
 
     role: Role
     attainment: float  # without SLOs: 1.0 where the others keep up, else 0.0
@@ -112,7 +112,7 @@ class Steady:
 
 @dataclass(frozen=True)
 class Interval:
-    """Between which two values a figure lies in nine of ten cases."""
+    """The two values between which a figure lies in nine of ten cases."""
 
     low: float
     high: float
@@ -122,6 +122,7 @@ class Interval:
 class Arm:
     """One layout and what is predicted of it at the rate compared at. None: not predicted.
 
+    counts: engines by role.
     attainment: the share of requests that meet every SLO; goodput_rps: so many a second.
     capacity_rps: the highest rate at which the share asked for meets every SLO (without SLOs: at
     which it keeps up), whatever rate was asked about; estimate_rps: the same in closed form, where
@@ -130,9 +131,9 @@ class Arm:
     gpus_needed: the fewest GPUs with which this kind of deployment meets the SLOs at the rate.
     """
 
-    layout: str
+    counts: Mapping[Role, int]
     num_gpus: int
-    parallelism: dict[Role, Parallelism]
+    parallelism: Mapping[Role, Parallelism]
     ttft_s: Percentiles | None = None
     tpot_s: Percentiles | None = None
     e2e_s: Percentiles | None = None
@@ -155,10 +156,13 @@ class Arm:
     intervals: Mapping[str, Interval] = field(default_factory=dict)  # by the name of the figure
 
     @property
-    def num_engines(self) -> tuple[int, int]:
-        """Prefill and decode engines, or colocated ones and 0."""
-        parts = [int(n) for n in re.findall(r"\d+", self.layout)]
-        return parts[0], parts[1] if len(parts) > 1 else 0
+    def layout(self) -> str:
+        """2P6D or 8C."""
+        return layout_text(self.counts)
+
+    @property
+    def num_engines(self) -> int:
+        return sum(self.counts.values())
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the times came from, and how far figures at a capacity may be off."""
+    """The source of the step times, and the likely error of figures at a capacity."""
 
     basis: Basis
     profile: str | None
@@ -199,7 +203,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class StateLimits:
-    """How many requests an engine of each kind runs at most, for the memory of their states."""
+    """The most requests that an engine of each kind can run, given the memory of their states."""
 
     decode: int
     colocated: int

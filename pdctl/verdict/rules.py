@@ -8,6 +8,7 @@ from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.units import format_count, format_seconds, format_share
 from pdctl.verdict.records import Favours, Lean, Rule, Sizing, Speculation
+from pdctl.workload.describe import LONG_PROMPT_TOKENS, SHORT_PROMPT_TOKENS
 from pdctl.workload.records import Mix
 
 
@@ -61,14 +62,11 @@ def _sizing(total: int, prefill: int, basis: Literal["quarter", "rate_match"]) -
     return Sizing(total, bounded, total - bounded, basis)
 
 
-LONG_PROMPT_TOKENS = 4000
-SHORT_PROMPT_TOKENS = 1000
 HIGH_DECODE_BATCH = 32
 VARIABLE_DISPERSION = 50.0
 VARIABLE_PEAK = 2.5
 KV_MOVE_SHARE = 0.5  # of the prefill that made the KV
 
-MILES = "Miles guide to prefill/decode disaggregation"
 LONG = "prompts of 4K tokens and more gain from a split (Miles guide)"
 BATCH = "high decode batches are bound by memory bandwidth (Miles guide); 32 is pdctl's 'high'"
 MOE = "decode gains from expert parallelism that prefill does not need (Miles guide)"
@@ -91,7 +89,7 @@ NAMES = {"pd": "a split", "colocated": "colocated", "too_close": "too close to c
 
 @dataclass(frozen=True)
 class LoadEstimate:
-    """What the rules need of a first estimate. None: unknown.
+    """First estimates that the rules read. None: unknown.
 
     decode_batch: requests running on one decode engine. kv_move_s and prefill_s: to move the KV
     of a mean prompt between engines, and to compute it.
@@ -136,7 +134,7 @@ def uncached_prompt_tokens(mix: Mix) -> float | None:
 
 
 def lean(rules: tuple[Rule, ...]) -> Lean:
-    """Where the rules point when they point clearly: two for one side and none for the other.
+    """The side the rules clearly point to: two for one side and none for the other.
 
     Two GPUs that cannot reach each other, or a KV move slower than the prefill, decide alone.
     """
@@ -161,6 +159,8 @@ def _long_prompts(mix: Mix) -> Rule:
         text += f", {format_count(round(tokens))} uncached"
     if mix.isl.cv > 0:
         text += f", {format_share(mix.isl.share_from_4k)} over 4K"
+    if mix.isl.cv > 0 and mix.requests is None:
+        text += f" (drawn, CV {mix.isl.cv:.3g})"
     favours: Favours = "pd" if tokens >= LONG_PROMPT_TOKENS else "neither"
     return Rule("long_prompts", favours, tokens, LONG_PROMPT_TOKENS, text, LONG)
 

@@ -52,7 +52,6 @@ FINALISTS = 2  # colocated parallelisms that the simulator compares
 PROMISING = 0.5  # of the best closed-form capacity: a split below it is not simulated
 CLOSE = 0.85  # of the best closed-form capacity: below it a parallelism is not simulated
 SAME = 0.95  # of the best closed-form capacity: as good as the best
-AS_FAST = 1.05  # times the best mean latency: among such layouts the highest rate decides
 LIGHT_USE = 0.05  # of what a layout can do at all: there its latencies are those of an idle one
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
@@ -69,7 +68,7 @@ def one_by_one(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> 
 
 
 def site_of(question: Question) -> Site:
-    """What layouts may depend on: all of a question but its rate, its SLOs and its price."""
+    """The site of a question. Neither its rate nor its SLOs nor its price changes the layouts."""
     mix = Mix(**{field.name: getattr(question.workload, field.name) for field in fields(Mix)})
     site = {field.name: getattr(question, field.name) for field in fields(Site)}
     return Site(**{**site, "workload": mix})
@@ -103,7 +102,7 @@ class Contest:
 
     @property
     def is_searched(self) -> bool:
-        """Whether the capacity of every arm is known."""
+        """True if the capacity of every arm is known."""
         return all(name in self.searches and self.searches[name].is_done for name in self.entrants)
 
     @property
@@ -121,7 +120,7 @@ def contest_of(
     seed: int = 0,
     earlier: Trials | None = None,
 ) -> Contest:
-    """What is to be simulated.
+    """The contest between the arms of a question.
 
     earlier: trials of the same workload, to go on with where the sample is the same.
     """
@@ -194,7 +193,7 @@ def best_shares(ranked: Sequence[Scored], most: int) -> list[Scored]:
 
 
 def _simplest(ranked: Sequence[Scored]) -> Scored:
-    """Of the layouts about as good as the best: engines alike in both roles, then small ones."""
+    """Layouts about as good as the best: engines alike in both roles first, then small ones."""
 
     def simplicity(scored: Scored) -> tuple[bool, int]:
         prefill, decode = _engines(scored.fleet)
@@ -248,38 +247,6 @@ def replace_trials(search: CapacitySearch, trials: Trials | None) -> CapacitySea
     return search
 
 
-def fastest_layouts(
-    contest: Contest, rate_rps: float, spread: ParallelMap = one_by_one
-) -> dict[str, list[Arm]]:
-    """Without service levels: all entrants of both arms at a rate, best first."""
-    jobs = [(name, c) for name, found in contest.entrants.items() for c in found]
-    slo, trials = contest.slo, contest.trials
-    tried = spread(
-        lambda job: try_layout(trials, job[1].fleet, rate_rps, slo),
-        jobs,
-        cost_s=contest.run_cost_s,
-    )
-    sides: dict[str, list[tuple[Candidate, Arm]]] = {}
-    for (name, candidate), arm in zip(jobs, tried, strict=True):
-        sides.setdefault(name, []).append((candidate, arm))
-    for name, pairs in sides.items():
-        best = _fastest(pairs)
-        order = [best, *(pair for pair in pairs if pair is not best)]
-        contest.searches[name] = CapacitySearch(trials, [best[0]], slo)
-        sides[name] = order
-    return {name: [arm for _, arm in pairs] for name, pairs in sides.items()}
-
-
-def _fastest(pairs: Sequence[tuple[Candidate, Arm]]) -> tuple[Candidate, Arm]:
-    """The lowest mean latency of those that keep up; of nearly equal ones what carries most."""
-    latency = {id(arm): arm.e2e_s.mean for _, arm in pairs if arm.e2e_s is not None}
-    if not latency:
-        return max(pairs, key=lambda pair: pair[0].free_rps)
-    limit = min(latency.values()) * AS_FAST
-    near = [pair for pair in pairs if latency.get(id(pair[1]), limit + 1) <= limit]
-    return max(near, key=lambda pair: pair[0].free_rps)
-
-
 def sweep_of(contest: Contest, arms: Mapping[str, Arm], others: Sequence[Arm] = ()) -> list[Arm]:
     """Every split considered, with its capacity: simulated where it won, else a closed form.
 
@@ -328,7 +295,7 @@ def usual_rate(contest: Contest, capacities: Mapping[str, float]) -> float:
 
 
 def free_capacities(contest: Contest) -> dict[str, float]:
-    """What the best layout of each arm carries in closed form."""
+    """The best layout's capacity, by arm, in closed form."""
     return {name: found[0].guess_rps for name, found in contest.entrants.items()}
 
 
@@ -344,7 +311,7 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
     if capacity <= 0:
         return None
     if capacity < rate_rps and not _carries(contest, arm, rate_rps):
-        unit = min(c.fleet.num_gpus // _num_engines(c.fleet) for c in contest.entrants[arm])
+        unit = min(c.fleet.num_gpus // c.fleet.num_engines for c in contest.entrants[arm])
         return -int(-budget * rate_rps / capacity // unit) * unit
     guess = max(1, round(budget * rate_rps / capacity))
     low, high = 0, budget  # too few, and enough
@@ -364,13 +331,13 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
 
 
 def _carries(contest: Contest, arm: str, rate_rps: float) -> bool:
-    """Whether an arm's layout meets the service levels at a rate a little above its capacity."""
+    """True if an arm's layout meets the service levels at a rate a little above its capacity."""
     best = contest.search(arm).best
     return best is not None and contest.trials.meets(best, rate_rps, contest.slo)
 
 
 def _do(contest: Contest, arm: str, gpus: int, rate_rps: float) -> bool:
-    """Whether so many GPUs would do, in the best few layouts of an arm."""
+    """True if so many GPUs would do, in the best few layouts of an arm."""
     slo, trials = contest.slo, contest.trials
     layouts = ranked(smaller_fleets(contest, arm, gpus), contest.demand, slo)
     return any(trials.meets(s.fleet, rate_rps, slo) for s in layouts[:FINALISTS])
@@ -395,10 +362,6 @@ def _distinct(
     return tuple(dict.fromkeys(e for e in (*used, *smallest) if e is not None))
 
 
-def _num_engines(fleet: Fleet) -> int:
-    return fleet.num_colocated + fleet.num_prefill + fleet.num_decode
-
-
 def first_fleets(site: Site, engines: Engines) -> dict[str, Fleet]:
     """Without lengths: the smallest engines, and a quarter of them for prefill."""
     together = colocated_fleets(site, engines)
@@ -409,7 +372,7 @@ def first_fleets(site: Site, engines: Engines) -> dict[str, Fleet]:
 
 
 def _quarter(splits: tuple[Fleet, ...]) -> Fleet:
-    total = splits[0].num_prefill + splits[0].num_decode
+    total = splits[0].num_engines
     want = quarter(total).prefill
     return min(splits, key=lambda fleet: abs(fleet.num_prefill - (want or 1)))
 
@@ -464,14 +427,12 @@ def arm_fleet(site: Site, arm: Arm) -> Fleet:
         engines[role] = fixed_engine(site, role, shape)
         if engines[role] is None:
             raise ValueError(f"{arm.layout} does not fit")
-    first, second = arm.num_engines
-    split = engines["colocated"] is None
     return Fleet(
         colocated=engines["colocated"],
         prefill=engines["prefill"],
         decode=engines["decode"],
-        num_colocated=0 if split else first,
-        num_prefill=first if split else 0,
-        num_decode=second if split else 0,
-        policy=routing_policy(site, is_split=split),
+        num_colocated=arm.counts.get("colocated", 0),
+        num_prefill=arm.counts.get("prefill", 0),
+        num_decode=arm.counts.get("decode", 0),
+        policy=routing_policy(site, is_split="colocated" not in arm.counts),
     )

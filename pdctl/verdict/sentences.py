@@ -39,7 +39,7 @@ def write(question: Question, verdict: Verdict) -> Verdict:
 
 
 def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
-    """What the reader should know beside the verdict."""
+    """Caveats beside the verdict."""
     if not verdict.arms:
         return
     if verdict.decided_by == "rules":
@@ -94,15 +94,14 @@ def headline(question: Question, verdict: Verdict) -> str:
 
 
 def advice(choice: Choice, arms: Mapping[str, Arm]) -> str:
-    """What to run: Split: run 6 prefill and 2 decode engines (6P2D)."""
+    """The advice: Split: run 6 prefill and 2 decode engines (6P2D)."""
     if choice == "pd":
-        prefill, decode = arms["pd"].num_engines
-        return (
-            f"Split: run {prefill} prefill and {_engines(decode, 'decode')} ({arms['pd'].layout})"
-        )
+        split = arms["pd"]
+        decode = _engines(split.counts["decode"], "decode")
+        return f"Split: run {split.counts['prefill']} prefill and {decode} ({split.layout})"
     if choice == "colocated":
         arm = arms["colocated"]
-        return f"Don't split: run {_engines(arm.num_engines[0], 'colocated')} ({arm.layout})"
+        return f"Don't split: run {_engines(arm.num_engines, 'colocated')} ({arm.layout})"
     return f"Too close to call: {arms['colocated'].layout} or {arms['pd'].layout}"
 
 
@@ -150,13 +149,13 @@ def _not_built(verdict: Verdict) -> Iterator[str]:
 
 
 def _between(arm: Arm) -> str:
-    """How much an arm may carry: 3 to 4.6 req/s."""
+    """The likely range of an arm's capacity: 3 to 4.6 req/s."""
     carried = arm.intervals["capacity_rps"]
     return f"{rate_down(carried.low)} to {rate_down(carried.high)} req/s"
 
 
 def _nearest(question: Question, verdict: Verdict) -> str:
-    """What the arms do reach, where too many clients wait for one another."""
+    """The service levels that the arms do reach where too many clients wait for one another."""
     share = format_share(question.slo.attainment)
     parts = [
         f"{arm.layout} has TTFT {format_seconds(arm.ttft_at_share_s)} and TPOT "
@@ -171,7 +170,7 @@ def _nearest(question: Question, verdict: Verdict) -> str:
 
 
 def _floor(question: Question, verdict: Verdict) -> str:
-    """Which part of an SLO even an idle layout cannot meet, and what takes that time."""
+    """The SLO that even an idle layout cannot meet, and the step that takes that time."""
     slo, told = question.slo, []
     first = _least(verdict, "ttft_s")
     if slo.ttft_s is not None and first is not None and (first.ttft_s or 0.0) > slo.ttft_s:
@@ -197,7 +196,7 @@ def _idle(name: str, least: float | None, floor: Floor, wanted: float) -> str:
 
 
 def _first_parts(floor: Floor) -> str:
-    """What the time to an idle layout's first token is made of."""
+    """The parts of an idle layout's time to the first token."""
     text = f"Prefill of a long prompt takes {format_seconds(floor.prefill_s)}"
     if floor.transfer_s:
         text += f", KV transfer {format_seconds(floor.transfer_s)}"
@@ -210,7 +209,7 @@ def _least(verdict: Verdict, name: str) -> Floor | None:
 
 
 def reason(question: Question, verdict: Verdict) -> str:
-    """What the headline rests on."""
+    """The grounds of the headline."""
     if not verdict.arms:
         return verdict.impossible.get("all", "")
     if verdict.decided_by == "rules":
@@ -270,7 +269,7 @@ def _enough(rate: float, theirs: float, ours: float, pd: Arm) -> str:
 
 
 def _tie(verdict: Verdict, colocated: Arm, pd: Arm) -> str:
-    """How near the arms are, how near they would have to be apart, and where the rules point."""
+    """The distance between the arms, the distance that would decide, and the rules."""
     ours, theirs = pd.capacity_rps or 0.0, colocated.capacity_rps or 0.0
     least = verdict.provenance.errors.rate_ratio.high
     text = (
@@ -287,7 +286,7 @@ def _tie(verdict: Verdict, colocated: Arm, pd: Arm) -> str:
 
 
 def clients_reason(question: Question, verdict: Verdict) -> str:
-    """What the arms do differently for clients in a closed loop, and whether that can be told."""
+    """The arms' difference for clients in a closed loop, or that it is too small to tell."""
     colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
     with_them = f"With {clients_text(verdict.clients or 1)}"
     rates = (
@@ -326,7 +325,7 @@ def _clients_tie(verdict: Verdict) -> str:
 
 
 def latency_reason(verdict: Verdict) -> str:
-    """What the headline rests on, without SLOs: who is better at what."""
+    """The grounds of the headline without SLOs: each arm's better figures."""
     colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
     rate = f"{format_rate(verdict.rate_rps)} req/s"
     slow = [arm.layout for arm in (colocated, pd) if not arm.keeps_up]
@@ -358,12 +357,12 @@ def _both(colocated: Percentiles, pd: Percentiles) -> str:
 
 
 def _have_tpot(*arms: Arm) -> bool:
-    """Whether the 90th percentile of TPOT says anything: not where answers have one token."""
+    """True if the 90th percentile of TPOT means anything: answers have more than one token."""
     return all(arm.tpot_s is not None and arm.tpot_s.p90 > 0 for arm in arms)
 
 
 def rules_reason(verdict: Verdict) -> str:
-    """What speaks for which side, by the rules."""
+    """The rules for each side."""
     sides = []
     for side in ("pd", "colocated"):
         because = [RULE_WORDS[r.id] for r in verdict.rules if r.favours == side]
@@ -379,7 +378,7 @@ def _listed(words: list[str]) -> str:
 
 
 def misses(question: Question, arm: Arm) -> str:
-    """Which SLO an arm misses and by how much: TPOT (p90 74 ms against 40 ms)."""
+    """The SLO that an arm misses, and by how much: TPOT (p90 74 ms against 40 ms)."""
     slo = question.slo
     share = share_name(slo.attainment)
     parts = []
@@ -406,7 +405,7 @@ def share_name(attainment: float) -> str:
 
 
 def gpus_sentence(question: Question, verdict: Verdict) -> str:
-    """How many GPUs would do: At 3.4 req/s 8 of these 16 GPUs would do."""
+    """The fewest GPUs that would do: At 3.4 req/s 8 of these 16 GPUs would do."""
     needed = fewest_gpus(verdict.arms)
     if needed is None:
         return ""
@@ -426,10 +425,9 @@ def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
     for arm in told:
         for down in arm.one_down:
             what = f"one {down.role} engine"
-            counts = dict(zip(arm.parallelism, arm.num_engines, strict=False))
-            if sum(counts.values()) == 1:
+            if arm.num_engines == 1:
                 continue
-            if counts.get(down.role) == 1:
+            if arm.counts.get(down.role) == 1:
                 yield f"With its only {down.role} engine down {arm.layout} serves nothing."
             elif down.attainment <= 0:
                 yield f"With {what} down {arm.layout} cannot keep up."
@@ -482,14 +480,14 @@ def _flip_cause(flip: Flip, arms: Mapping[str, Arm]) -> str:
     carried = (colocated and colocated.capacity_rps) or 0.0
     if flip.what != "rate_rps" or flip.from_ != "colocated" or not flip.is_met:
         return ""
-    if colocated is None or flip.at >= carried:
+    if colocated is None or colocated.attainment is None or flip.at >= carried:
         return ""
     least = colocated.intervals["capacity_rps"].low
     return f": {colocated.layout} carries {rate_down(carried)}, but it may be {rate_down(least)}"
 
 
 def state_sentence(verdict: Verdict) -> str:
-    """How many requests fit in engines of both arms, where their states limit it; "" elsewhere."""
+    """The most requests that engines of both arms can run, where their states limit it; else ""."""
     limits = verdict.state_limits
     if limits is None:
         return ""

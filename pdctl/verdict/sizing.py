@@ -1,4 +1,4 @@
-"""How many engines of each role: by rule, and as simulated; what the rules look at."""
+"""Sizings by rule and by simulation, and the estimates that the rules read."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ from pdctl.verdict.rules import LoadEstimate, quarter, rate_match
 
 
 def simulated_sizing(choice: Choice, arms: Mapping[str, Arm]) -> Sizing:
-    """How many engines of each role the chosen arm has."""
+    """The chosen arm's engines of each role."""
     if choice == "colocated" or "pd" not in arms:
-        total = sum(arms["colocated"].num_engines)
-        return Sizing(total, None, None, "simulation")
-    prefill, decode = arms["pd"].num_engines
-    return Sizing(prefill + decode, prefill, decode, "simulation")
+        return Sizing(arms["colocated"].num_engines, None, None, "simulation")
+    split = arms["pd"]
+    prefill, decode = split.counts["prefill"], split.counts["decode"]
+    return Sizing(split.num_engines, prefill, decode, "simulation")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def first_sizings(fleet: Fleet, demand: Demand, load: TokenLoad) -> Iterator[Siz
     """
     assert fleet.prefill is not None
     assert fleet.decode is not None
-    total = fleet.num_prefill + fleet.num_decode
+    total = fleet.num_engines
     batch = min(64.0, fleet.decode.max_running_requests)
     yield quarter(total)
     yield rate_match(
@@ -46,7 +46,7 @@ def first_sizings(fleet: Fleet, demand: Demand, load: TokenLoad) -> Iterator[Siz
 
 
 def load_of(site: Site, fleet: Fleet, demand: Demand, load: TokenLoad) -> LoadEstimate:
-    """What the rules look at, for a fleet; moving KV is unknown where the links are."""
+    """The estimates that the rules read, for a fleet. Moving KV is unknown where the links are."""
     prefill, decode = fleet.prefill or fleet.colocated, fleet.decode or fleet.colocated
     assert prefill is not None
     assert decode is not None

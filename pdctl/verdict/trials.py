@@ -49,11 +49,11 @@ class Sample:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is a trace, played as it is."""
+        """True if it is a trace, played as it is."""
         return self.first == 0
 
     def serves(self, num: int) -> bool:
-        """Whether the sample for `num` requests of the same workload would be this one."""
+        """True if the sample for `num` requests of the same workload would be this one."""
         return num == self.wanted or (self.is_whole and num <= len(self.requests))
 
     def at(self, rate_rps: float) -> Requests:
@@ -68,7 +68,9 @@ def num_requests(fleets: Sequence[Scored], demand: Demand, slo: Slo) -> int:
     The same for every rate asked about: it counts the requests in flight near each layout's own
     highest rate, by Little's law in closed form.
     """
-    least = max(LEAST_REQUESTS * demand.spread, 2 * LEAST_MISSES / max(1 - slo.attainment, 1e-3))
+    least = max(
+        LEAST_REQUESTS * math.sqrt(demand.spread), 2 * LEAST_MISSES / max(1 - slo.attainment, 1e-3)
+    )
     most = max((_in_flight(s, demand, slo) for s in fleets), default=0.0)
     wanted = max(least, TURNOVERS * most)
     doublings = math.ceil(math.log2(wanted / LEAST_REQUESTS))
@@ -95,7 +97,7 @@ def sample_of(mix: Mix, num: int, *, max_context: int | None, seed: int) -> Samp
     mix = without_too_long(mix, max_context)
     requests = mix.requests
     if requests is None or not mix.has_arrivals:
-        drawn = once_a_second(_evenly(mix, num), num=num, seed=seed)
+        drawn = once_a_second(_evenly(mix, num), num=num, seed=seed, max_context=max_context)
         return _sample(drawn, seed, num, is_whole=False)
     if len(requests) >= num:
         return _sample(once_a_second(mix, num=len(requests), seed=seed), seed, num, is_whole=True)
@@ -114,7 +116,7 @@ def _sample(requests: Requests, seed: int, wanted: int, *, is_whole: bool) -> Sa
 
 
 def _evenly(mix: Mix, num: int) -> Mix:
-    """Of a file of lengths that is longer than needed, requests from all over it."""
+    """Requests from all over a file of lengths that is longer than needed."""
     requests = mix.requests
     if requests is None:
         return mix
@@ -137,7 +139,7 @@ def without_too_long(mix: Mix, max_context: int | None) -> Mix:
 
 @dataclass(frozen=True)
 class Run:
-    """What a layout did with the requests of a sample that count; not a number: rejected.
+    """A layout's results for the counted requests of a sample; not a number: rejected.
 
     keeps_up: False where the waits grew as long as requests came.
     """
@@ -155,7 +157,7 @@ class Run:
         return sum(a <= ttft_s and b <= tpot_s for a, b in pairs) / len(self.ttft_s)
 
     def meets(self, slo: Slo) -> bool:
-        """Whether it keeps up, and enough requests met the service levels, where there are any."""
+        """True if it keeps up, and enough requests met the service levels, where there are any."""
         if not slo.is_given:
             return self.keeps_up
         return self.keeps_up and self.attainment(slo) >= slo.attainment - 1e-9
@@ -175,7 +177,7 @@ class Trials:
     num_runs: int = 0
 
     def meets(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
-        """Whether a layout meets the service levels at a rate; a run that cannot is cut short."""
+        """True if a layout meets the service levels at a rate. A run that cannot is cut short."""
         key = (fleet, rate_rps)
         if key not in self.runs:
             if any(_is_looser(known, slo) for known in self.lost.get(key, ())):
@@ -244,7 +246,7 @@ def quota(sample: Sample, slo: Slo) -> Quota:
 
 
 def _is_looser(one: Slo, other: Slo) -> bool:
-    """Whether what misses `one` also misses `other`."""
+    """True if every run that misses `one` also misses `other`."""
     pairs = ((one.ttft_s, other.ttft_s), (one.tpot_s, other.tpot_s))
     return one.attainment <= other.attainment and all(
         (a or math.inf) >= (b or math.inf) for a, b in pairs
@@ -265,7 +267,7 @@ def known_or_nan(times: Sequence[float | None]) -> Sequence[float]:
 
 
 def keeps_up(outcome: Outcome) -> bool:
-    """Whether the waits stop growing: those of the last tenth against those before the middle.
+    """True if the waits stop growing: those of the last tenth against those before the middle.
 
     Source: above capacity μ a queue delays the request that comes at t by (r/μ − 1)·t.
     Ignores: bursts at the very end of a trace, which look the same.
@@ -301,7 +303,7 @@ def try_layout(
 
 
 def arm_of(fleet: Fleet, outcome: Outcome, sample: Sample, rate_rps: float, slo: Slo) -> Arm:
-    """What a verdict keeps of one outcome."""
+    """The part of an outcome that a verdict keeps."""
     part = slice(sample.first, sample.last)
     return arm_of_run(fleet, outcome, run_of(outcome, sample), part, rate_rps, slo)
 
@@ -309,7 +311,7 @@ def arm_of(fleet: Fleet, outcome: Outcome, sample: Sample, rate_rps: float, slo:
 def arm_of_run(
     fleet: Fleet, outcome: Outcome, run: Run, part: slice, rate_rps: float, slo: Slo
 ) -> Arm:
-    """What a verdict keeps of one outcome, of which the requests in `part` count.
+    """The part of an outcome that a verdict keeps, of which the requests in `part` count.
 
     run: what these requests met. rate_rps: at which all requests came.
     """
@@ -345,7 +347,7 @@ def arm_of_run(
 
 def unpredicted(fleet: Fleet) -> Arm:
     """An arm of which nothing is known but its engines."""
-    return Arm(fleet.layout, fleet.num_gpus, parallelism_of(fleet))
+    return Arm(fleet.counts, fleet.num_gpus, parallelism_of(fleet))
 
 
 def parallelism_of(fleet: Fleet) -> dict[Role, Parallelism]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pdctl.errors import InvalidInput
@@ -29,7 +30,6 @@ from pdctl.verdict.feasibility import (
 )
 from pdctl.verdict.flips import Asker, axes_of, find_flip, forecast_of
 from pdctl.verdict.judge import (
-    by_latency,
     capacity_bounds,
     confidence_of,
     confidence_of_no,
@@ -59,7 +59,6 @@ from pdctl.verdict.search import (
     Contest,
     ParallelMap,
     contest_of,
-    fastest_layouts,
     find_capacities,
     first_fleets,
     free_capacities,
@@ -72,6 +71,7 @@ from pdctl.verdict.search import (
 )
 from pdctl.verdict.sizing import TokenLoad, first_sizings, load_of, simulated_sizing
 from pdctl.verdict.trials import sample_size, try_layout, unpredicted
+from pdctl.verdict.without_slos import Fastest, fastest_at, latency_flip
 
 Progress = Callable[[str], None]
 
@@ -183,17 +183,18 @@ def with_gpus(question: Question, num_gpus: int) -> Question:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search found.
+    """The result of the search.
 
-    choice: by capacities, with SLOs. others: layouts simulated at the rate that did not win.
+    choice: by capacities, or without SLOs by latencies. others: layouts tried at the rate in vain.
     """
 
     rate_rps: float
     is_asked: bool
     capacities: dict[str, float]
     fleets: dict[str, Fleet]
-    choice: Choice | None = None
+    choice: Choice
     others: tuple[Arm, ...] = ()
+    fastest: Fastest | None = None  # without SLOs
 
 
 def _with_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
@@ -205,10 +206,17 @@ def _with_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> 
 
 def _without_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
     rate = usual_rate(contest, free_capacities(contest)) if rate_rps is None else rate_rps
-    tried = fastest_layouts(contest, rate, spread)
-    capacities = find_capacities(contest, spread)
-    others = tuple(arm for arms in tried.values() for arm in arms)
-    return _Found(rate, rate_rps is not None, capacities, _fleets(contest), others=others)
+    fastest = fastest_at(contest, rate, spread)
+    others = tuple(arm for arms in fastest.tried.values() for arm in arms)
+    return _Found(
+        rate_rps=rate,
+        is_asked=rate_rps is not None,
+        capacities=fastest.capacities,
+        fleets=_fleets(contest),
+        choice=fastest.choice,
+        others=others,
+        fastest=fastest,
+    )
 
 
 def _fleets(contest: Contest) -> dict[str, Fleet]:
@@ -235,8 +243,8 @@ def _told(
     if is_sized:
         tasks += [_needed_task(contest, found, name) for name in names]
         tasks += [_down_task(contest, found, role) for role in _roles(found.fleets[shown])]
-    if flips and choice and len(names) == 2 and any(found.capacities.values()):
-        tasks += _flip_tasks(question, contest, found, choice)
+    if flips and len(names) == 2 and any(found.capacities.values()):
+        tasks += _flip_tasks(question, contest, found)
     results = dict(
         spread(lambda task: (task.key, task.work()), tasks, cost_s=2 * contest.run_cost_s)
     )
@@ -292,7 +300,11 @@ def _roles(fleet: Fleet) -> tuple[Role, ...]:
     return ("colocated",) if fleet.colocated else ("prefill", "decode")
 
 
-def _flip_tasks(question: Question, contest: Contest, found: _Found, choice: Choice) -> list[_Task]:
+def _flip_tasks(question: Question, contest: Contest, found: _Found) -> list[_Task]:
+    if found.fastest is not None:
+        turn = partial(latency_flip, contest, found.fastest, found.rate_rps)
+        ways = (1, -1) if found.is_asked else ()
+        return [_Task(("flip", "rate_rps", str(way)), partial(turn, way)) for way in ways]
     axes = list(axes_of(question, sample_size(contest.trials)))
     forecast = forecast_of(question, contest, found.capacities)
     asker = Asker(question, contest)
@@ -300,7 +312,7 @@ def _flip_tasks(question: Question, contest: Contest, found: _Found, choice: Cho
         _Task(
             ("flip", axis.what, str(direction)),
             lambda axis=axis, direction=direction: find_flip(  # type: ignore[misc]
-                choice, axis, direction, forecast, asker
+                found.choice, axis, direction, forecast, asker
             ),
         )
         for direction in (1, -1)
@@ -316,7 +328,7 @@ def _judged(
     asked_rps = found.rate_rps if found.is_asked else None
     rules, starts = _rules_at(site, found.fleets, contest.demand, found.rate_rps)
     leaning = lean(rules)
-    choice = evidence = found.choice or _by_latency(contest, arms)
+    choice = evidence = found.choice
     is_both = len(arms) == 2
     if is_both and not has_slo:
         choice = settled_choice(evidence, leaning, is_anchored=found.is_asked)
@@ -407,15 +419,8 @@ def _with_client_flips(told: Verdict, asker: ClientAsker, spread: ParallelMap) -
     return replace(told, flips=tuple(flip for flip in turns if flip is not None))
 
 
-def _by_latency(contest: Contest, arms: Mapping[str, Arm]) -> Choice:
-    """Without SLOs: what the latencies say, or the only arm there is."""
-    if len(arms) == 2:
-        return by_latency(arms["colocated"], arms["pd"], contest.margins)
-    return "pd" if "pd" in arms else "colocated"
-
-
 def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
-    """Where even a light load misses the SLOs: what each arm takes when idle."""
+    """Each arm's idle latencies, where even a light load misses the SLOs."""
     if any(found.capacities.values()):
         return
     for name, fleet in found.fleets.items():
@@ -463,7 +468,7 @@ def _by_rules(site: Site, fleets: Mapping[str, Fleet]) -> Verdict:
     arms = {name: unpredicted(fleet) for name, fleet in fleets.items()}
     choice: Choice = "too_close" if leaning == "mixed" else leaning
     is_both = len(arms) == 2
-    sizing = quarter(sum(arms["pd"].num_engines)) if "pd" in arms else None
+    sizing = quarter(arms["pd"].num_engines) if "pd" in arms else None
     engines = engines_that_fit(site)
     return Verdict(
         verdict=choice if is_both else "pd" if "pd" in arms else "colocated",

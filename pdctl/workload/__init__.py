@@ -1,1 +1,1 @@
-"""What is asked? Requests over time, their lengths, and the service levels wanted."""
+"""The load: requests over time, their lengths, and the service levels wanted."""

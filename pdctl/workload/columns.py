@@ -1,4 +1,4 @@
-"""Which column of a trace holds what. Pure."""
+"""The meaning of each column of a trace. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -124,7 +124,7 @@ def with_dates(columns: Columns, raw: object) -> Columns:
 
 
 def is_date(text: str) -> bool:
-    """Whether `text` is a date with a time, as 2023-11-16 18:17:03.979."""
+    """True if `text` is a date with a time, as 2023-11-16 18:17:03.979."""
     return _DATE.fullmatch(text.strip()) is not None
 
 
@@ -179,7 +179,7 @@ def is_failure(column: str, raw: object) -> bool:
     return text in _FAILURES or (text.isdecimal() and 400 <= int(text[:4]) < 600)  # HTTP
 
 
-def parse_tokens(raw: object, name: str, *, least: int = 0) -> int:
+def parse_length(raw: object, name: str, *, least: int = 0) -> int:
     """A length in tokens, `least` to a billion. Raises ValueError with the reason."""
     try:
         count = float(raw) if type(raw) in (str, int, float) else None  # type: ignore[arg-type]

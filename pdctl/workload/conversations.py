@@ -54,7 +54,7 @@ def place_turns(
     delay_s: float,
     has_blocks: bool,
 ) -> Conversations:
-    """When each turn arrives, and how long its prompt is.
+    """The arrival of each turn, and the length of its prompt.
 
     arrival_s: nan where a turn has a delay instead; its conversation then began earlier in the
     file. delay_s: seconds in one unit of delay. has_blocks: prompts have block ids and are whole.
@@ -97,7 +97,7 @@ def _arrival_note(num_later: int, num_conversations: int) -> str:
 
 
 def _is_whole(isl: Sequence[int], osl: Sequence[int], previous: Sequence[int | None]) -> bool:
-    """Whether every later prompt is long enough to hold the turn before and its answer."""
+    """True if every later prompt is long enough to hold the turn before and its answer."""
     later = [(place, last) for place, last in enumerate(previous) if last is not None]
     return all(isl[place] >= isl[last] + osl[last] for place, last in later)
 

@@ -1,4 +1,4 @@
-"""What a workload is in the mean: lengths, burstiness, prefix reuse. Pure."""
+"""The mean figures of a workload: lengths, burstiness, prefix reuse. Pure."""
 
 import math
 from collections import Counter
@@ -29,8 +29,8 @@ def parse_slo(ttft: str | None, tpot: str | None, attainment: float = 0.9) -> Sl
     )
 
 
-SHORT_TOKENS = 1024  # "under 1K"
-LONG_TOKENS = 4096  # "from 4K"
+SHORT_PROMPT_TOKENS = 1000  # "under 1K"
+LONG_PROMPT_TOKENS = 4000  # "from 4K"
 MOST_SPREAD = 10.0
 _NORMAL_P90 = 1.2816
 _NORMAL_P99 = 2.3263
@@ -47,15 +47,13 @@ class LengthSpread:
     osl_cv: float
 
 
-EQUAL_LENGTHS = LengthSpread(0.0, 0.0)
-# Source: conversation_trace.jsonl of Mooncake (FAST'25), 12,031 requests, as docs/traces.md has it.
-CONVERSATION_SPREAD = LengthSpread(1.31, 0.73)
 # How lengths spread whose mean is all that --isl and --osl say.
-DEFAULT_SPREAD = EQUAL_LENGTHS
+# Source: conversation_trace.jsonl of Mooncake (FAST'25), 12,031 requests, as docs/traces.md has it.
+DEFAULT_SPREAD = LengthSpread(1.31, 0.73)
 
 
 def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = None) -> Workload:
-    """What a trace asks for; `rate_rps` replaces its own rate, keeping its pattern.
+    """The workload of a trace; `rate_rps` replaces its own rate, keeping its pattern.
 
     A file of lengths only has a rate only if one is given, and then Poisson arrivals.
     Raises InvalidInput when `rate_rps` is not positive and finite.
@@ -81,7 +79,7 @@ def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = N
 
 
 def facts_of(trace: Trace) -> TraceFacts:
-    """What every output says about the file that the requests are from."""
+    """The facts that every output gives about the file of the requests."""
     times = trace.requests.arrival_s
     return TraceFacts(
         num_requests=len(trace.requests),
@@ -127,18 +125,20 @@ def workload_from_lengths(
     prefix_hit: float | None = None,
     isl_cv: float | None = None,
     osl_cv: float | None = None,
+    max_context: float | None = None,
 ) -> Workload:
-    """What `--isl --osl --rate --concurrency --prefix-hit` ask for.
+    """The workload of `--isl --osl --rate --concurrency --prefix-hit`.
 
     Args: mean lengths in tokens, prefix_hit as a share 0..1; None is unknown. isl_cv, osl_cv:
     standard deviation over mean of the lengths, which are log-normal, 0 for equal ones; None:
-    DEFAULT_SPREAD.
+    DEFAULT_SPREAD, or less where a hundredth of the requests would exceed max_context.
     Raises InvalidInput naming the flag of a value that is negative, zero (except prefix_hit and
     the spreads), infinite or not a number.
     """
+    room = math.inf if max_context is None else max_context
     cvs = (
-        _spread(isl_cv, DEFAULT_SPREAD.isl_cv, "--isl-cv"),
-        _spread(osl_cv, DEFAULT_SPREAD.osl_cv, "--osl-cv"),
+        _spread(isl_cv, _within(DEFAULT_SPREAD.isl_cv, isl, room), "--isl-cv"),
+        _spread(osl_cv, _within(DEFAULT_SPREAD.osl_cv, osl, room - (isl or 0)), "--osl-cv"),
     )
     given = ((rate_rps, "--rate"), (concurrency, "--concurrency"))
     for value, flag in given:
@@ -172,6 +172,17 @@ def _spread(cv: float | None, usual: float, flag: str) -> float:
     return cv
 
 
+def _within(cv: float, tokens: float | None, most: float) -> float:
+    """The spread, or the one whose 99th percentile is `most` tokens where that is less."""
+    if not tokens or not 0 < tokens < most < math.inf:
+        return cv
+    rest = _NORMAL_P99**2 - 2 * math.log(most / tokens)
+    if rest <= 0:
+        return cv
+    sigma = _NORMAL_P99 - math.sqrt(rest)
+    return min(cv, math.floor(100 * math.sqrt(math.expm1(sigma**2))) / 100)
+
+
 def _lengths_around(tokens: float, cv: float, flag: str) -> Lengths:
     """Log-normal lengths around a mean; all equal for a cv of 0, and for single tokens."""
     positive(tokens, flag=flag)
@@ -191,8 +202,8 @@ def _lengths_around(tokens: float, cv: float, flag: str) -> Lengths:
         p90=math.exp(middle + _NORMAL_P90 * sigma),
         p99=math.exp(middle + _NORMAL_P99 * sigma),
         cv=cv,
-        share_under_1k=share_below(SHORT_TOKENS),
-        share_from_4k=1 - share_below(LONG_TOKENS),
+        share_under_1k=share_below(SHORT_PROMPT_TOKENS),
+        share_from_4k=1 - share_below(LONG_PROMPT_TOKENS),
     )
 
 
@@ -212,15 +223,24 @@ def workload_data(workload: Workload) -> dict[str, object]:
 
 
 def drawn_line(workload: Workload) -> str | None:
-    """How lengths that were given as means are drawn; None where they are unknown or recorded."""
-    if workload.trace is not None or workload.isl is None or workload.osl is None:
+    """A sentence on how lengths are drawn around their means; None: unknown or recorded."""
+    if workload.trace is not None or (said := drawn_lengths(workload)) is None:
         return None
-    said = [
+    isl, osl = workload.isl, workload.osl
+    is_spread = bool(isl and isl.cv or osl and osl.cv)
+    how = "log-normal; --isl-cv 0 --osl-cv 0 makes lengths equal" if is_spread else "equal lengths"
+    return f"Draws requests: {said}; {how}"
+
+
+def drawn_lengths(workload: Workload) -> str | None:
+    """Mean lengths and their spread in words; None where one is unknown."""
+    if workload.isl is None or workload.osl is None:
+        return None
+    return ", ".join(
         f"{name} {format_count(round(lengths.mean))} {'token' if lengths.mean == 1 else 'tokens'} "
-        + (f"in the mean, log-normal with CV {lengths.cv:g}" if lengths.cv else "each")
+        + (f"in the mean (CV {lengths.cv:g})" if lengths.cv else "each")
         for name, lengths in (("prompts", workload.isl), ("outputs", workload.osl))
-    ]
-    return f"Draws requests: {', '.join(said)} (--isl-cv, --osl-cv)"
+    )
 
 
 def _equal(tokens: float) -> Lengths:
@@ -230,8 +250,8 @@ def _equal(tokens: float) -> Lengths:
         p90=tokens,
         p99=tokens,
         cv=0.0,
-        share_under_1k=float(tokens < SHORT_TOKENS),
-        share_from_4k=float(tokens >= LONG_TOKENS),
+        share_under_1k=float(tokens < SHORT_PROMPT_TOKENS),
+        share_from_4k=float(tokens >= LONG_PROMPT_TOKENS),
     )
 
 
@@ -251,8 +271,8 @@ def describe_lengths(tokens: Sequence[int]) -> Lengths:
         p90=_quantile(ordered, 0.90),
         p99=_quantile(ordered, 0.99),
         cv=math.sqrt(variance) / mean if mean else 0.0,
-        share_under_1k=sum(value < SHORT_TOKENS for value in ordered) / len(ordered),
-        share_from_4k=sum(value >= LONG_TOKENS for value in ordered) / len(ordered),
+        share_under_1k=sum(value < SHORT_PROMPT_TOKENS for value in ordered) / len(ordered),
+        share_from_4k=sum(value >= LONG_PROMPT_TOKENS for value in ordered) / len(ordered),
     )
 
 
@@ -264,7 +284,7 @@ def _quantile(ordered: Sequence[int], share: float) -> float:
 
 
 def burstiness(arrival_s: Sequence[float]) -> Burstiness | None:
-    """How uneven sorted arrivals are, from counts per full minute; None below five minutes.
+    """The unevenness of sorted arrivals, from counts per full minute; None below five minutes.
 
     Source: variance over mean of counts is the index of dispersion (Cox and Lewis, 1966).
     Ignores: the last minute, unless full; patterns slower than the trace is long.

@@ -15,8 +15,8 @@ from pdctl.workload.columns import (
     find_columns,
     is_failure,
     parse_date,
+    parse_length,
     parse_number,
-    parse_tokens,
     with_dates,
 )
 from pdctl.workload.lines import ABORTED, MAX_LINE_BYTES, BadLines, Line, Row, Turn, parse_json
@@ -34,7 +34,7 @@ Parsed = tuple[int, object]  # number of the line or entry; a ValueError where i
 
 @dataclass(frozen=True)
 class TraceOptions:
-    """How a trace is to be read.
+    """The way to read a trace.
 
     skip_bad: count broken lines instead of refusing them. time_unit: s, ms, us or ns; None: the
     unit in which the times make sense. osl: output tokens of requests whose length is unknown.
@@ -133,7 +133,7 @@ def read_objects(
 
 
 def _is_nested(found: Sequence[object], options: TraceOptions) -> bool:
-    """Whether lengths lie one level down only: {"created": 1, "usage": {"prompt_tokens": 5}}."""
+    """True if lengths lie one level down only: {"created": 1, "usage": {"prompt_tokens": 5}}."""
 
     def has_lengths(one: object) -> bool:
         names = [str(name) for name in one] if isinstance(one, dict) else []
@@ -178,7 +178,7 @@ def _object_reader(
             return _NAN, 0, ABORTED, None, None
         isl = found[prompt]
         if not (type(isl) is int and 0 < isl <= MAX_TOKENS):
-            isl = parse_tokens(isl, prompt, least=1)
+            isl = parse_length(isl, prompt, least=1)
         if options.osl is not None and (output is None or found.get(output) is None):
             osl = options.osl
             bad.num_filled += 1
@@ -193,7 +193,7 @@ def _object_reader(
 def _output_tokens(raw: object, name: str) -> int:
     if type(raw) is int and 0 <= raw <= MAX_TOKENS:
         return raw
-    return parse_tokens(raw, name)
+    return parse_length(raw, name)
 
 
 def _arrival_reader(

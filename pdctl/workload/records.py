@@ -38,7 +38,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Burstiness:
-    """How uneven the arrivals are, from counts in 60 s bins.
+    """The unevenness of the arrivals, from counts in 60 s bins.
 
     dispersion: variance over mean of the counts; 1 is Poisson.
     peak_over_mean: the busiest minute over the mean minute.
@@ -50,7 +50,7 @@ class Burstiness:
 
 @dataclass(frozen=True)
 class Mix:
-    """Which requests come, however many a second. None means unknown, never zero."""
+    """A mix of requests, however many a second. None means unknown, never zero."""
 
     isl: Lengths | None
     osl: Lengths | None
@@ -66,7 +66,7 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload(Mix):
-    """What is asked of a deployment: a mix of requests, and how many of them."""
+    """The load of a deployment: a mix of requests, and how many of them."""
 
     rate_rps: float | None
     concurrency: float | None
@@ -90,7 +90,7 @@ class Slo:
 
 @dataclass(frozen=True)
 class TraceFacts:
-    """What a trace file holds and how it was read, for every output to say.
+    """The contents of a trace file and how they were read, for every output to show.
 
     Fields as Trace has them. span_s: of the file's own times; None without any.
     """

@@ -1,10 +1,10 @@
-"""What SGLang itself writes: results of bench_serving, and its logs of single requests."""
+"""Files that SGLang itself writes: results of bench_serving, and its logs of single requests."""
 
 import re
 from collections.abc import Iterable, Iterator
 
 from pdctl.errors import InvalidInput
-from pdctl.workload.columns import Columns, is_date, parse_date, parse_number, parse_tokens
+from pdctl.workload.columns import Columns, is_date, parse_date, parse_length, parse_number
 from pdctl.workload.lines import ABORTED, BadLines, Line, Row, parse_json
 
 _BENCH_KEYS = {"total_input_tokens", "total_output_tokens", "completed"}
@@ -28,12 +28,12 @@ _LOG_MARKS = (b"Finish: ", b'"request.finished"', b"ReqTimeStats(", b"Req Time S
 
 
 def is_bench_result(sample: dict[str, object]) -> bool:
-    """Whether the first object of a file is a result of bench_serving."""
+    """True if the first object of a file is a result of bench_serving."""
     return "input_lens" in sample or sample.keys() >= _BENCH_KEYS
 
 
 def is_log_event(sample: dict[str, object]) -> bool:
-    """Whether the first object of a file is a line of --log-requests-format json."""
+    """True if the first object of a file is a line of --log-requests-format json."""
     return "event" in sample and "rid" in sample
 
 
@@ -75,14 +75,14 @@ def _bench_rows(lists: dict[str, list[object]], timed: bool, bad: BadLines) -> I
     for index, isl in enumerate(lists.get("input_lens", ())):
         try:
             at = parse_number(lists["start_times"][index]) if timed else 0.0
-            osl = parse_tokens(lists["output_lens"][index], "output_lens")
-            yield at, parse_tokens(isl, "input_lens", least=1), osl, None, None
+            osl = parse_length(lists["output_lens"][index], "output_lens")
+            yield at, parse_length(isl, "input_lens", least=1), osl, None, None
         except ValueError as problem:
             bad.add(1, f"request {index + 1}: {problem}")
 
 
 def is_log(text: bytes) -> bool:
-    """Whether a piece of a file has lines of finished requests in it."""
+    """True if a piece of a file has lines of finished requests in it."""
     return any(mark in text for mark in _LOG_MARKS)
 
 
@@ -122,15 +122,15 @@ def _log_row(line: bytes) -> Row:
     never_ran = found["prompt_tokens"] == found["completion_tokens"] == "0"
     if never_ran or _ABORT.search(line):
         return 0.0, 0, ABORTED, None, None
-    isl = parse_tokens(found["prompt_tokens"], "prompt_tokens", least=1)
-    osl = parse_tokens(found["completion_tokens"], "completion_tokens")
+    isl = parse_length(found["prompt_tokens"], "prompt_tokens", least=1)
+    osl = parse_length(found["completion_tokens"], "completion_tokens")
     return _arrival_s(line, found), isl, osl, None, None
 
 
 def _stats_row(line: bytes, found: re.Match[bytes]) -> tuple[bytes | None, Row]:
     fields = {name.decode(): value for name, value in _STATS_FIELD.findall(found.group(1))}
-    isl = parse_tokens(fields.get("input", b"").decode("ascii", "replace"), "input_len", least=1)
-    osl = parse_tokens(fields.get("output", b"").decode("ascii", "replace"), "output_len")
+    isl = parse_length(fields.get("input", b"").decode("ascii", "replace"), "input_len", least=1)
+    osl = parse_length(fields.get("output", b"").decode("ascii", "replace"), "output_len")
     return fields.get("rid"), (_stats_arrival_s(line, found.group(2)), isl, osl, None, None)
 
 

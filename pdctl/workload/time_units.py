@@ -24,7 +24,7 @@ _EPOCH_S = (1.0e9, 4.2e9)  # 2001 to 2103
 
 @dataclass(frozen=True)
 class TimeReading:
-    """What a trace would be if its times counted in `unit`. num_gaps: between its requests."""
+    """A trace as it would be if its times counted in `unit`. num_gaps: between its requests."""
 
     unit: str
     num_gaps: int

@@ -26,8 +26,9 @@ from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.profiles import find_own_profile
-from pdctl.perf_model.intervals import Kind, model_kind
+from pdctl.perf_model.intervals import model_kind
 from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Serving
+from pdctl.perf_model.residuals import Kind
 from pdctl.perf_model.simulator.simulate import simulate, simulate_clients
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.closed_loop import REQUESTS_PER_CLIENT, estimated_rps
@@ -140,7 +141,8 @@ def steady(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
 
 def poisson(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
     """A steady Poisson load whose mean number in flight is `clients`."""
-    demand = demand_of(workload_from_lengths(isl=_mean(requests.isl), osl=_mean(requests.osl)))
+    isl, osl = _mean(requests.isl), _mean(requests.osl)
+    demand = demand_of(workload_from_lengths(isl=isl, osl=osl, isl_cv=0, osl_cv=0))
     assert demand is not None
     rate_rps = estimated_rps(fleet, demand, clients)
     outcome, num = simulate(fleet, at_rate(requests, rate_rps)), len(requests)

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 
-from pdctl.perf_model.intervals import region_of
+from pdctl.perf_model.residuals import region_of
 from tests.accuracy.public_points import Errors, closed_loop, errors_of, spread
 
 PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pdctl.inspection.llm import read_llm
 from pdctl.paths import profiles_dir
-from pdctl.perf_model.intervals import FILE, Residual, model_kind, region_of
+from pdctl.perf_model.intervals import model_kind
+from pdctl.perf_model.residuals import FILE, Residual, region_of
 from tests.accuracy.public_points import Errors, closed_loop, errors_of
 from tests.perf_model.loads import figures, loads, replay
 

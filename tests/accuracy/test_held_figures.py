@@ -22,6 +22,7 @@ def found() -> tuple[Errors, ...]:
     return tuple(errors_of(points, EXCERPT.parent, closed_loop, with_flags=True))
 
 
+@pytest.mark.slow
 def test_every_run_of_the_excerpt_is_simulated() -> None:
     assert len(found()) == len(json.loads(EXCERPT.read_text())["points"])
 

@@ -16,7 +16,8 @@ from tests.bench.bench_simulator import cpu_s, fleet, read_mooncake
 from tests.bench.bench_trace import write_trace
 
 ROUNDS = 3
-SPLIT = ("deepseek-r1", "--isl", "8000", "--osl", "500")
+SPLIT = ("deepseek-r1", "--gpus", "4x8xH200", "--isl", "8000", "--osl", "500", "--rate", "10")
+EQUAL = ("--isl-cv", "0", "--osl-cv", "0")
 SLOS = ("--ttft", "2s", "--tpot", "50ms")
 ALONE = ("8C", "2P6D", "4P4D")
 WIDE = ("deepseek-r1", "--gpus", "12x8xH100:rdma400", "--isl", "4000", "--osl", "400",
@@ -34,16 +35,17 @@ def measure() -> list[tuple[str, float, float, str]]:
             ("rules only, CPU", _best("cpu", "deepseek-r1", "--gpus", "4x8xH200"), 0.3, "s"),
             (
                 "constant lengths and a rate, CPU",
-                _best("cpu", *SPLIT, "--gpus", "4x8xH200", "--rate", "10"),
+                _best("cpu", *SPLIT, *EQUAL),
                 0.8,
                 "s",
             ),
             (
                 "constant lengths, SLOs and flips, CPU",
-                _best("cpu", *SPLIT, "--gpus", "4x8xH200", "--rate", "10", *SLOS),
+                _best("cpu", *SPLIT, *EQUAL, *SLOS),
                 0.8,
                 "s",
             ),
+            ("drawn lengths, SLOs and flips, CPU", _best("cpu", *SPLIT, *SLOS), 2.0, "s"),
             (
                 "DeepSeek-R1 on 96 H100, SLOs and flips, wall",
                 _best("wall", *WIDE, "--ttft", "3s", "--tpot", "60ms"),

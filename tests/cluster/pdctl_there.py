@@ -24,6 +24,15 @@ sim_speed: 20
 prefill: {{engines: {prefill}, tp: 2}}
 decode: {{engines: {decode}, tp: 2}}
 """
+R1 = """\
+schema: 1
+name: r1
+model: deepseek-r1
+engine: sim
+sim_speed: 20
+prefill: {engines: 1, tp: 8}
+decode: {engines: 1, tp: 16}
+"""
 CLUSTER = "schema: 1\ngpus_per_node: 8\n"
 _CLIENT = """
 import json, sys, urllib.request
@@ -146,6 +155,28 @@ class PdctlThere(Generic[AnyCluster]):
             with suppress(psutil.NoSuchProcess):  # it ended with another one
                 process.kill()
 
+    def engines_on(self, name: str, node: str) -> list[psutil.Process]:
+        """The processes of the engines that a deployment has on a node."""
+        its = [p for p in self.state(name)["processes"] if p["node"] == node]
+        ports = {p["url"].rpartition(":")[2] for p in its}
+        found = (p for port in ports for p in self.processes(f"--port {port}"))
+        return [p for p in found if "srun" not in _command(p)]
+
+    def moves_off_a_lost_host(self, name: str, host: Host) -> None:
+        """Cut off a host: its engines serve elsewhere, and the old ones end once it is back."""
+        old = self.engines_on(name, host.name)
+        assert old
+        host.unplug()
+        until(lambda: not [p for p in self.state(name)["processes"] if p["node"] == host.name])
+        self.until_serving(name)
+        assert self.serves(name)
+        assert f"{host.name} has left the network" in self.done("logs", "--events")
+        host.plug()
+        until(lambda: not any(process.is_running() for process in old))
+        assert self.state(name)["phase"] == "serving"
+        self.done("down", name)
+        self.leaves_nothing()
+
     def leaves_nothing(self) -> None:
         """Wait until no process of this test is left on any host."""
         until(lambda: not self.processes(""))
@@ -166,11 +197,11 @@ class OnSlurm(PdctlThere[Slurm]):
 
     def inside(self, job: str) -> "OnSlurm":
         """The same, its commands run inside an allocation."""
-        return replace(self, variables={"SLURM_JOB_ID": job})
+        return replace(self, variables={**self.variables, "SLURM_JOB_ID": job})
 
     def allocate(self) -> str:
-        """An allocation of every node; its number."""
-        options = (f"--nodes={len(self.cluster.nodes)}", "--gres=gpu:8", "--no-shell")
+        """An allocation of every node, which outlives any of them; its number."""
+        options = (f"--nodes={len(self.cluster.nodes)}", "--gres=gpu:8", "--no-shell", "--no-kill")
         done = self.cluster.run("salloc", *options)
         return done.stderr.partition("allocation ")[2].split()[0]
 

@@ -1,6 +1,7 @@
 """A node of a running deployment fails, or is cut off for a while."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,12 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture
 def there(tmp_path: Path) -> Iterator[OnSlurm]:
-    """A deployment on a cluster of its own, which the test may break."""
+    """pdctl on a cluster of its own, which the test may break."""
     if why := slurm.missing():
         pytest.skip(why)
     (tmp_path / "slurm").mkdir()
     with slurm.slurm(3, tmp_path / "slurm") as cluster:
-        yield deployed(OnSlurm(cluster, tmp_path / "state", tmp_path / "work"), "slurm")
+        yield OnSlurm(cluster, tmp_path / "state", tmp_path / "work")
 
 
 def lost(there: OnSlurm) -> set[str]:
@@ -27,6 +28,7 @@ def lost(there: OnSlurm) -> set[str]:
 
 
 def test_a_node_that_fails_takes_only_its_own_engines_with_it(there: OnSlurm) -> None:
+    deployed(there, "slurm")
     gone = lost(there)
     assert gone
     there.cluster.nodes[2].power_off()
@@ -48,6 +50,7 @@ def test_a_node_that_fails_takes_only_its_own_engines_with_it(there: OnSlurm) ->
 def test_engines_of_a_node_that_was_cut_off_serve_again_without_a_restart(
     there: OnSlurm,
 ) -> None:
+    deployed(there, "slurm")
     tasks, gone = there.tasks("chat"), lost(there)
     there.cluster.nodes[2].unplug()
     until(lambda: not gone & there.serving("chat"))
@@ -56,3 +59,8 @@ def test_engines_of_a_node_that_was_cut_off_serve_again_without_a_restart(
     until(lambda: there.state("chat")["phase"] == "serving")
     assert there.tasks("chat") == tasks
     assert there.serves("chat")
+
+
+def test_engines_of_a_node_that_stays_away_start_on_other_nodes(there: OnSlurm) -> None:
+    early = replace(there, variables={"PDCTL_MOVE_AFTER_S": "2"})
+    deployed(early, "slurm").moves_off_a_lost_host("chat", there.cluster.nodes[2])

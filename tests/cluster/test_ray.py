@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.cluster import ray_cluster
-from tests.cluster.pdctl_there import PdctlThere, deployed
+from tests.cluster.load import scales_without_a_failed_request
+from tests.cluster.pdctl_there import R1, PdctlThere, deployed
 from tests.cluster.ray_cluster import RayCluster
 from tests.cluster.slurm import until
 
@@ -45,6 +47,11 @@ def actors(there: OnRay) -> list[str]:
     found = json.loads(done.stdout)
     assert isinstance(found, list)
     return found
+
+
+def test_no_request_fails_while_engines_come_and_go(on_ray: OnRay) -> None:
+    on_ray.done("up", "-f", on_ray.write("chat"), "--on", "ray", "-d")
+    scales_without_a_failed_request(on_ray, "chat")
 
 
 def test_a_killed_engine_comes_back_on_its_host_with_its_exit_code(on_ray: OnRay) -> None:
@@ -98,10 +105,7 @@ def test_an_engine_of_two_hosts_ends_and_comes_back_with_any_of_its_ranks(on_ray
     there = on_ray
     there.write("r1")
     file = there.cwd / "r1.yaml"
-    engines = "prefill: {engines: 1, tp: 8}\ndecode: {engines: 1, tp: 16}\n"
-    file.write_text(
-        f"schema: 1\nname: r1\nmodel: deepseek-r1\nengine: sim\nsim_speed: 20\n{engines}"
-    )
+    file.write_text(R1)
     there.done("up", "-f", str(file), "--on", "ray", "-d")
     ranks = there.processes("--nnodes 2")
     assert sorted(p.cmdline()[-1] for p in ranks) == ["0", "1"]
@@ -156,17 +160,17 @@ def test_doctor_checks_every_host_and_that_they_meet(on_ray: OnRay) -> None:
 
 @pytest.fixture
 def breakable(tmp_path: Path) -> Iterator[OnRay]:
-    """A deployment on a cluster of its own, which the test may break."""
+    """pdctl on a cluster of its own, which the test may break."""
     if why := ray_cluster.missing():
         pytest.skip(why)
     (tmp_path / "ray").mkdir()
     with ray_cluster.ray_cluster(3, tmp_path / "ray") as cluster:
-        yield deployed(PdctlThere(cluster, tmp_path / "state", tmp_path / "work"), "ray")
+        yield PdctlThere(cluster, tmp_path / "state", tmp_path / "work")
 
 
 @pytest.mark.ray
 def test_a_host_that_was_cut_off_leaves_the_router_and_serves_again(breakable: OnRay) -> None:
-    there = breakable
+    there = deployed(breakable, "ray")
     tasks = there.tasks("chat")
     gone = {p["name"] for p in there.state("chat")["processes"] if p["node"] == "node3"}
     there.cluster.nodes[2].unplug()
@@ -178,3 +182,9 @@ def test_a_host_that_was_cut_off_leaves_the_router_and_serves_again(breakable: O
     assert there.tasks("chat") == tasks
     there.done("down", "chat")
     there.leaves_nothing()
+
+
+@pytest.mark.ray
+def test_engines_of_a_host_that_stays_away_start_on_other_hosts(breakable: OnRay) -> None:
+    early = replace(breakable, variables={"PDCTL_MOVE_AFTER_S": "2"})
+    deployed(early, "ray").moves_off_a_lost_host("chat", breakable.cluster.nodes[2])

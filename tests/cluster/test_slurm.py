@@ -4,7 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from tests.cluster.pdctl_there import CLUSTER, OnSlurm
+from tests.cluster.load import scales_without_a_failed_request
+from tests.cluster.pdctl_there import CLUSTER, R1, OnSlurm
 from tests.cluster.slurm import Slurm, until
 
 
@@ -18,6 +19,11 @@ def test_up_from_outside_serves_scales_and_down_leaves_nothing(there: OnSlurm) -
     there.done("down", "chat")
     assert there.cluster.jobs() == []
     there.leaves_nothing()
+
+
+def test_no_request_fails_while_engines_come_and_go(there: OnSlurm) -> None:
+    there.done("up", "-f", there.write("chat"), "--on", "slurm", "-d")
+    scales_without_a_failed_request(there, "chat")
 
 
 def test_a_killed_engine_comes_back_on_its_node(there: OnSlurm) -> None:
@@ -106,17 +112,6 @@ def test_a_detached_supervisor_is_replaced_here_and_from_another_host(there: OnS
     there.done("down", "chat")
     there.cluster.run("scancel", *there.cluster.jobs())
     there.leaves_nothing()
-
-
-R1 = """\
-schema: 1
-name: r1
-model: deepseek-r1
-engine: sim
-sim_speed: 20
-prefill: {engines: 1, tp: 8}
-decode: {engines: 1, tp: 16}
-"""
 
 
 def test_an_engine_of_two_nodes_ends_and_comes_back_with_any_of_its_ranks(

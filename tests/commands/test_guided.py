@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -33,6 +33,7 @@ class Terminal:
 
     home: Path
     cwd: Path
+    modules: tuple[Path, ...] = ()  # folders whose modules stand before the installed ones
 
     def start(self, *arguments: str) -> "pexpect.spawn[str]":
         environment = {
@@ -40,7 +41,7 @@ class Terminal:
             "PDCTL_STATE_HOME": str(self.home),
             "NO_COLOR": "1",
             "TERM": "dumb",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONPATH": os.pathsep.join(map(str, (*self.modules, Path(__file__).parents[2]))),
         }
         return pexpect.spawn(
             sys.executable,
@@ -60,6 +61,29 @@ class Terminal:
             return {}
         assert isinstance(found, dict)
         return found
+
+
+# The calls of NVML that pdctl makes, on a machine with two idle H100s
+NVML = """
+from types import SimpleNamespace
+class NVMLError(Exception): pass
+def nvmlInit(): pass
+def nvmlShutdown(): pass
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetName(handle): return "NVIDIA H100 80GB HBM3"
+def nvmlDeviceGetUUID(handle): return f"GPU-{handle}"
+def nvmlDeviceGetMemoryInfo(handle): return SimpleNamespace(total=85520809984, used=600000000)
+def nvmlDeviceGetComputeRunningProcesses(handle): return []
+"""
+
+
+@pytest.fixture
+def terminal_with_gpus(terminal: Terminal, tmp_path: Path) -> Terminal:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "pynvml.py").write_text(NVML)
+    return replace(terminal, modules=(modules,))
 
 
 @pytest.fixture
@@ -85,6 +109,13 @@ def _answer_until(child: "pexpect.spawn[str]", last: str) -> None:
         if question == last:
             return
         child.sendline(answer)
+
+
+def _answer_rest(child: "pexpect.spawn[str]") -> None:
+    """Give the answers after those about model and GPUs."""
+    for question in ("Trace of", "prompt tokens", "output tokens", "per second", "TTFT", "TPOT"):
+        child.expect_exact(question)
+        child.sendline(next(answer for key, (_, answer) in WALK.items() if question in key))
 
 
 @pytest.mark.slow
@@ -316,3 +347,40 @@ def test_answers_that_cannot_be_planned_are_asked_again(terminal: Terminal) -> N
     child.expect_exact("[deepseek-r1]")
     child.send(CTRL_D)
     assert _end(child)[0] == 0
+
+
+@pytest.mark.slow
+def test_the_gpus_of_this_machine_are_the_usual_answer(terminal_with_gpus: Terminal) -> None:
+    child = terminal_with_gpus.start()
+    child.expect_exact("GPUs here: 2 × H100")
+    child.expect_exact("Model (")
+    child.sendline("qwen3-8b")
+    child.expect(r"here: 2 × H100.*\[here\] ")
+    child.sendline("3xA99")
+    child.expect_exact("no figures for a GPU named 'A99'")
+    child.expect_exact("[here]")
+    child.sendline("")
+    _answer_rest(child)
+    child.expect_exact("pdctl plan qwen3-8b --isl 2000")
+    child.expect_exact("Next (")
+    child.send(CTRL_D)
+    assert _end(child)[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "code"), [("n\r", 4), (CTRL_C, 130), (CTRL_D, 2)])
+def test_a_launch_on_gpus_without_sglang_offers_simulated_engines_and_starts_nothing_else(
+    terminal_with_gpus: Terminal, key: str, code: int
+) -> None:
+    child = terminal_with_gpus.start()
+    for question, answer in (("Model (", "qwen3-8b"), ("GPUs (", "")):
+        child.expect_exact(question)
+        child.sendline(answer)
+    _answer_rest(child)
+    child.expect_exact("Next (")
+    child.sendline("l")
+    child.expect_exact("Start simulated engines instead?")
+    child.send(key)
+    exit_code, said = _end(child)
+    assert exit_code == code, said
+    assert not (terminal_with_gpus.home / "qwen3-8b" / "state.json").exists()

@@ -16,7 +16,7 @@ from pdctl.commands.next_steps import (
 )
 from pdctl.commands.options.engine_options import EngineOptions
 from pdctl.commands.options.plan_engines import fixed_parallelism
-from pdctl.commands.plan_run import with_engines
+from pdctl.commands.plan_run import with_engine_flags
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.paths import last_plan_path
@@ -112,7 +112,7 @@ def test_up_comes_to_the_deployment_that_was_planned(
     if has_file:
         (here / "pd.yaml").write_text("schema: 1\nmodel: other\ncolocated: {engines: 1}\n")
     one = arm(layout, parallelism=shapes)
-    asked_for = with_engines(question(rate=3, slo=Slo(1.0, 0.03)), args)
+    asked_for = with_engine_flags(question(rate=3, slo=Slo(1.0, 0.03)), args)
     keep_plan("llama-3.1-8b", asked_for, one, None)
     steps = next_steps("llama-3.1-8b", asked_for, verdict_for(one))
     up = next(step for step in steps if step.startswith("pdctl up"))
@@ -183,7 +183,7 @@ def test_other_plans_ask_about_the_same_engines(args: EngineOptions) -> None:
         "decode": Parallelism(tp=4, pp=2),
     }
     asked_for = question("qwen3-8b", "8xH200", rate=4000, slo=Slo(1.0, 0.03), parallelism=shapes)
-    asked_for = with_engines(asked_for, args)
+    asked_for = with_engine_flags(asked_for, args)
     verdict = write(asked_for, decide(asked_for, flips=False))
     assert not verdict.is_met
     for step in next_steps("qwen3-8b", asked_for, verdict):
@@ -191,7 +191,7 @@ def test_other_plans_ask_about_the_same_engines(args: EngineOptions) -> None:
         kept = {field.name: found[field.name] or None for field in fields(EngineOptions)}
         again = EngineOptions(**kept)  # type: ignore[arg-type]
         assert fixed_parallelism(again, asked_for.llm) == shapes
-        assert with_engines(asked_for, again) == asked_for
+        assert with_engine_flags(asked_for, again) == asked_for
 
 
 def test_a_model_in_a_folder_is_named_by_its_absolute_path(here: Path) -> None:

@@ -165,6 +165,7 @@ def test_a_broken_line_is_named_and_can_be_skipped(
     assert "1 line of trace.jsonl left out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_report_is_one_page(here: Path) -> None:
     assert run("qwen3-8b", "--gpus", "4xH200", *LENGTHS, "--report", "plan.html") == 0
     assert (here / "plan.html").read_text("utf-8").startswith("<!doctype html>")
@@ -284,6 +285,7 @@ def test_a_bundled_profile_of_another_backend_is_named_and_not_used(
     assert any("--attention-backend fa3" in warning for warning in told["warnings"])
 
 
+@pytest.mark.slow
 def test_the_bundled_profile_is_that_of_the_backend_in_use(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

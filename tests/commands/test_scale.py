@@ -4,11 +4,11 @@ import pytest
 
 from pdctl.cli import main
 from pdctl.commands.scale_run import effect_line
-from pdctl.measurement.scale_effect import Latencies, ScaleEffect
+from pdctl.measurement.scale_effect import ScaleEffect, TailLatencies
 
 
 def test_the_predicted_effect_is_one_sentence() -> None:
-    before, after = Latencies(1.9, 0.022), Latencies(0.7, None)
+    before, after = TailLatencies(1.9, 0.022), TailLatencies(0.7, None)
     effect = ScaleEffect(3.4, 10.0, "roofline", before, after)
     assert effect_line(effect) == (
         "At 3.4 req/s: TTFT p99 1.9 s → 700 ms, TPOT p99 22 ms → unknown (predicted, roofline)."

@@ -35,15 +35,21 @@ def looked_up(url: str, expectation: Expectation) -> dict[str, Any]:
 
 def test_an_engine_with_a_measured_profile_is_expected_to_run_as_it_says() -> None:
     with pages_server(pages()) as url:
-        found = looked_up(url, Expectation())[url]
+        found = looked_up(url, Expectation(in_background=True))[url]
     assert found.profile == "h200--dense-gqa--sglang-0.5.15--fa3"
     assert (found.role, found.dp) == ("colocated", 1)
     assert found.kv_tokens > 100_000
     assert found.band < 0.2
 
 
+def test_one_call_can_wait_for_the_answers() -> None:
+    with pages_server(pages()) as url:
+        known = Expectation(in_background=False)([Target("colocated-0", "colocated", url)])
+    assert set(known) == {url}
+
+
 def test_an_engine_without_answer_or_profile_does_not_hide_others() -> None:
-    expectation = Expectation()
+    expectation = Expectation(in_background=True)
     with pages_server(pages()) as good, pages_server(pages(attention_backend="other")) as other:
         targets = [
             Target(f"colocated-{i}", "colocated", url)
@@ -56,7 +62,7 @@ def test_an_engine_without_answer_or_profile_does_not_hide_others() -> None:
 
 
 def test_an_engine_that_did_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    expectation = Expectation()
+    expectation = Expectation(in_background=True)
     answers = pages()
     page = answers.pop("/server_info")
     with pages_server(answers) as url:
@@ -67,7 +73,7 @@ def test_an_engine_that_did_not_answer_is_asked_again(monkeypatch: pytest.Monkey
 
 
 def test_an_engine_in_another_role_than_it_is_listed_with_is_left_alone() -> None:
-    expectation = Expectation()
+    expectation = Expectation(in_background=True)
     with pages_server(pages()) as url:
         decode = Target("decode-0", "decode", url)
         colocated = Target("colocated-0", "colocated", url)

@@ -14,6 +14,7 @@ from pdctl.cli import main
 from pdctl.engines import state
 from pdctl.engines.records import DeploymentState, Handle, ProcessState
 from tests.status.servers import Pages, pages_server
+from tests.status.test_kernels import MOE
 from tests.status.test_watch import engine_pages
 
 
@@ -96,6 +97,15 @@ def test_json_is_one_envelope_without_infinite_numbers(capsys: pytest.CaptureFix
         "prefill-0",
         "decode-0",
     ]
+
+
+@pytest.mark.usefixtures("held")
+def test_untuned_kernels_are_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    state.logs_dir("chat").mkdir(exist_ok=True)
+    (state.logs_dir("chat") / "decode-0.log").write_bytes(MOE)
+    assert run("chat", "--once", "--json") == 0
+    (note,) = json.loads(capsys.readouterr().out)["data"]["notes"]
+    assert note.startswith("decode-0 runs untuned MoE kernels")
 
 
 @pytest.mark.usefixtures("held")

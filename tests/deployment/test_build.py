@@ -3,11 +3,11 @@ import pytest
 from pdctl.deployment.build import (
     Counts,
     check_counts,
-    checked,
     deployment_of,
     name_of,
     role_changes,
     scaled,
+    validated,
 )
 from pdctl.deployment.records import RouterPlan
 from pdctl.errors import InvalidInput
@@ -49,7 +49,7 @@ def test_one_role_alone_keeps_the_total_and_the_total_alone_the_ratio(
             "plus --decode 2 is 4, but --total is 5",
         ),
         (Counts(), "No engine count given"),
-        (Counts(total=101), "101 engines exceed the limit of 100"),
+        (Counts(total=401), "401 engines exceed the limit of 400"),
     ],
 )
 def test_what_could_not_serve_is_refused_with_the_reason(counts: Counts, words: str) -> None:
@@ -161,7 +161,7 @@ def test_each_role_has_its_own_size_and_flags_after_the_shared_ones() -> None:
 )
 def test_sizes_that_cannot_be_are_refused(parallelism: Parallelism, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        checked(split(parallelism=parallelism))
+        validated(split(parallelism=parallelism))
 
 
 @pytest.mark.parametrize("name", ["../x", "", ".x", "a/b", "a" * 65, "a..b", "-x", "a\n", "ä"])
@@ -186,8 +186,8 @@ def test_a_deployment_is_named_for_its_model(model: str, name: str) -> None:
 
 
 def test_what_else_cannot_run_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="101 engines exceed the limit of 100"):
-        deployment_of(model="m", total=101)
+    with pytest.raises(InvalidInput, match="401 engines exceed the limit of 400"):
+        deployment_of(model="m", total=401)
     with pytest.raises(InvalidInput, match="has no model"):
         deployment_of(model=" ", total=2)
     with pytest.raises(InvalidInput, match="0 is not a valid port"):

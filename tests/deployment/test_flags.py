@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pdctl.deployment import flags
-from pdctl.deployment.build import checked
+from pdctl.deployment.build import validated
 from pdctl.deployment.checks import check_args
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import (
@@ -281,5 +281,5 @@ def test_a_release_that_cannot_send_traces_is_refused() -> None:
 @pytest.mark.parametrize("text", ["localhost", "http://h:1", "h:0", "h:99999", ":4317", "::1:4317"])
 def test_an_endpoint_is_a_host_and_a_port(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not HOST:PORT"):
-        checked(replace(split(), observe=ObservePlan(metrics=text)))
-    assert checked(replace(split(), observe=ObservePlan(metrics="[::1]:4317")))
+        validated(replace(split(), observe=ObservePlan(metrics=text)))
+    assert validated(replace(split(), observe=ObservePlan(metrics="[::1]:4317")))

@@ -61,7 +61,7 @@ EVERYTHING = Deployment(
     trust_remote_code=True,
     request_times=False,
     sim_speed=12.5,
-    observe=ObservePlan("127.0.0.1:9464", "[::1]:4317"),
+    observe=ObservePlan("127.0.0.1:9464", "[::1]:4317", what_if=False),
     ttft_slo_s=1.234567,
     tpot_slo_s=0.04,
     attainment_slo=0.99,

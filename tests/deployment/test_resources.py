@@ -92,7 +92,7 @@ def test_ports_in_use_are_passed_over() -> None:
     taken = {20000, 21010, 24006, 29000}
     planned = plan_ports(split(1, 1), lambda port: port not in taken)
     assert planned["router"].metrics == 29010
-    assert planned["prefill-0"] == Ports(http=20010, bootstrap=21000, nccl=25000, dist_init=24010)
+    assert planned["prefill-0"] == Ports(http=20010, bootstrap=21000, nccl=23000, dist_init=24010)
     assert planned["decode-0"].bootstrap == 21020
 
 
@@ -114,6 +114,15 @@ def test_a_router_port_in_use_is_an_error_that_names_a_free_one() -> None:
 def test_a_full_band_is_an_error_that_names_it() -> None:
     with pytest.raises(EnvironmentProblem, match="21999 is free for the bootstrap registry"):
         plan_ports(split(), lambda port: not 21000 <= port < 22000)
+
+
+def test_a_deployment_may_have_hundreds_of_engines() -> None:
+    many = deployment_of(model="m", prefill=100, total=400, engine="sim")
+    router, *engines = plan_ports(many, lambda port: True).values()
+    taken = {port for p in engines for port in (p.http, p.bootstrap, p.nccl)}
+    groups = {(p.dist_init or 0) + i for p in engines for i in range(DIST_INIT_PORTS)}
+    assert (len(taken), len(groups), len(taken & groups)) == (1200, 2800, 0)
+    assert max(groups) < router.http
 
 
 RUNNING = fleet_specs(1, 2)  # prefill-0 on GPU 0, decode-0 on 1, decode-1 on 2

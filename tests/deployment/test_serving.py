@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.serving import served_llm, serving_of
+from pdctl.deployment.records import PlannedFor
+from pdctl.deployment.serving import (
+    served_llm,
+    serving_of,
+    simulated_serving,
+    simulated_speculation,
+)
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
@@ -119,3 +125,16 @@ def test_a_checkpoint_that_cannot_be_read_so_is_refused(model: str, name: str, s
 def test_a_checkpoint_in_the_format_named_stays_as_it_is(name: str) -> None:
     llm = read_llm("qwen3-32b-fp8")
     assert served_llm(llm, ["--quantization", name]) == llm
+
+
+def test_no_reserved_decode_tokens_are_none_and_not_the_default() -> None:
+    assert serving_of(("--num-reserved-decode-tokens", "0")).reserved_decode_tokens == 0
+
+
+def test_simulated_engines_speculate_as_planned_and_only_then() -> None:
+    drafts = ("--speculative-num-draft-tokens", "4")
+    assert simulated_serving(drafts).verify_tokens == 1
+    planned = PlannedFor(gpus="8xH200", spec_draft_tokens=3, spec_accept_length=2.4)
+    serving = simulated_serving(simulated_speculation(planned))
+    assert (serving.verify_tokens, serving.accept_length) == (4, 2.4)
+    assert simulated_speculation(None) == ()

@@ -10,7 +10,7 @@ from pdctl.deployment.records import ProcessSpec
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport, ask_through_router
 from pdctl.doctor.deployment_rules import deployment_checks
 from pdctl.doctor.records import Check
-from pdctl.engines.explain_log import Explanation
+from pdctl.engines.explain_log import LogExplanation
 from pdctl.engines.records import Listed
 from pdctl.perf_model.records import Role
 from pdctl.status.records import EngineSample, RouterScrape, Scrape, Target
@@ -280,7 +280,7 @@ def test_a_lost_supervisor_fails_with_the_command_that_brings_one() -> None:
 
 def test_an_engine_that_does_not_answer_fails_with_the_cause_from_its_log() -> None:
     target = Target("decode-0", "decode", "http://127.0.0.1:20010", phase="backoff")
-    why = Explanation("out_of_memory", "The GPU ran out of memory.", "a larger --tp", "CUDA oom")
+    why = LogExplanation("out_of_memory", "The GPU ran out of memory.", "a larger --tp", "CUDA oom")
     dead = EngineReport(target, died_of=why)
     check = _of(_seen(_engine("prefill-0", 20000, 21000), dead), "engines")
     assert check.outcome == "fail"
@@ -295,7 +295,7 @@ def test_an_engine_that_still_loads_warns() -> None:
 
 
 def test_troubles_in_a_log_warn_with_their_line() -> None:
-    trouble = Explanation("mismatch", "KV differs.", "one --page-size", "Page size mismatch")
+    trouble = LogExplanation("mismatch", "KV differs.", "one --page-size", "Page size mismatch")
     noisy = replace(_engine("decode-0", 20010), troubles=(trouble,))
     check = _of(_seen(_engine("prefill-0", 20000, 21000), noisy), "log_mismatch")
     assert check.outcome == "warn"

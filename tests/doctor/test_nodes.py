@@ -3,6 +3,8 @@
 import socket
 import threading
 
+import pytest
+
 from pdctl.doctor.nodes import (
     Clock,
     clock_rule,
@@ -40,6 +42,7 @@ def test_a_node_that_does_not_reach_another_one_fails() -> None:
     assert bad.text == "node2 does not reach node3, node4 over TCP."
 
 
+@pytest.mark.slow
 def test_nodes_that_listen_meet_and_a_closed_door_is_missed() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as one,

@@ -233,7 +233,7 @@ def test_an_empty_log_tells_nothing() -> None:
 
 @pytest.mark.parametrize("log", sorted(LOGS.glob("*.log")), ids=lambda p: p.stem)
 def test_a_healthy_start_holds_no_telling_line(log: Path) -> None:
-    lines = log_file.read_lines(log)
+    lines = log_file.read_log_lines(log)
     assert log_file.telling_line(lines) == lines[-1]
 
 
@@ -245,8 +245,8 @@ def test_only_the_last_start_of_a_process_is_looked_at() -> None:
 def test_colours_and_redrawn_bars_are_reduced_to_what_a_person_would_see(tmp_path: Path) -> None:
     log = tmp_path / "router.log"
     log.write_bytes(b"\x1b[2mone\x1b[0m\nold\rnew\n\n")
-    assert log_file.read_lines(log) == ("one", "new")
+    assert log_file.read_log_lines(log) == ("one", "new")
 
 
 def test_a_log_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
-    assert log_file.read_lines(tmp_path / "none.log") == ()
+    assert log_file.read_log_lines(tmp_path / "none.log") == ()

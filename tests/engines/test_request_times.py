@@ -163,3 +163,10 @@ def test_a_line_of_any_length_is_read_in_bounded_pieces(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read: Is a directory"):
         list(log_lines(tmp_path))
+
+
+def test_of_a_long_log_only_whole_lines_of_its_end_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "decode-0.log"
+    path.write_bytes(b"first\nsecond\nthird\n")
+    assert list(log_lines(path, last_bytes=10)) == [b"third\n"]
+    assert len(list(log_lines(path, last_bytes=100))) == 3

@@ -1,5 +1,6 @@
 """A world without processes or clocks: a launcher, engines and a router that tests command."""
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,10 @@ class World(InMemoryLauncher):
     listed: dict[str, Listed] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)  # names that answer nothing
     cut_off: set[str] = field(default_factory=set)  # nodes that are off the network
+    unreachable: set[str] = field(default_factory=set)  # nodes whose agents do not answer
+    node_of: dict[str, str] = field(
+        default_factory=dict
+    )  # by the URL of an engine, also a dead one
     busy: dict[str, int] = field(default_factory=dict)  # requests inside, by name
     says_role: dict[str, str] = field(default_factory=dict)
     met: set[Handle] = field(default_factory=set)  # decode engines know it as a prefill engine
@@ -82,6 +87,9 @@ class World(InMemoryLauncher):
     def start(self, spec: ProcessSpec) -> Started:
         kept = [at for at in spec.gpu_places if self.mapped.get(at, set()) & set(self.alive)]
         assert self.driver_hangs or not kept, f"{spec.name} finds no memory"
+        if spec.node in self.unreachable:
+            raise OSError(errno.EHOSTUNREACH, f"{spec.node} does not answer")
+        self.node_of[spec.url] = spec.node
         return super().start(spec)
 
     def ends(self, handle: Handle, code: int) -> None:
@@ -138,8 +146,7 @@ class World(InMemoryLauncher):
         return status, json.dumps(document).encode()
 
     def can_connect(self, url: str, *, timeout_s: float) -> bool:
-        handle = self._at(url)
-        return handle is None or self.alive[handle].node not in self.cut_off
+        return self.node_of.get(url) not in self.cut_off
 
     def first_event(
         self, url: str, body: object, *, timeout_s: float

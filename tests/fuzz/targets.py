@@ -177,7 +177,7 @@ def _state(data: bytes) -> object:
 
 def _log(data: bytes) -> object:
     text = data.decode("utf-8", "replace")
-    lines = tuple(log_file.plain(text).split("\n"))
+    lines = tuple(log_file.without_colours(text).split("\n"))
     return (
         explain_failure(text),
         explain_troubles(text),

@@ -12,7 +12,6 @@ import pytest
 from pdctl.inspection import llm_size
 from pdctl.inspection.layers import mixers_of
 from pdctl.inspection.llm import read_llm
-from pdctl.inspection.llm_layers import request_bytes
 from pdctl.inspection.records import Llm
 from pdctl.inspection.sglang_models import window_pool_share
 
@@ -42,16 +41,13 @@ def read(name: str, folder: Path) -> Llm:
 
 
 def figures(llm: Llm) -> dict[str, float]:
-    windows = request_bytes.window_bytes_per_token(
-        llm.layers, llm.kv_dtype_bytes, trims_windows=llm.trims_windows
-    )
     return {
         "total_params": llm_size.num_params(llm),
         "active_params": llm_size.num_active_params(llm),
         "weight_bytes": llm_size.weight_bytes(llm),
         "kv_bytes_growing_per_token": llm_size.kv_bytes_growing(llm),
-        "window_bytes_per_token": windows,
-        "window_tokens": request_bytes.window_tokens(llm.layers) if windows else 0,
+        "window_bytes_per_token": llm_size.window_bytes_per_token(llm),
+        "window_tokens": llm_size.trimmed_window(llm),
         "state_bytes_per_request": llm_size.state_bytes(llm),
         "moved_bytes_at_8000_tokens": llm_size.moved_bytes(llm, 8000),
     }

@@ -10,7 +10,7 @@ from pdctl.errors import EngineFailed
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.arm_run import Endpoint, Kept, play
-from pdctl.measurement.calibration.engine_client import facts_of
+from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.results import Forecast
 from pdctl.workload.records import Requests
 from tests.engines.sim.engines import Running, engine
@@ -23,7 +23,7 @@ def requests(num: int = 20, gap_s: float = 0.02) -> Requests:
 
 
 async def endpoint(running: Running, trouble: Callable[[], str] = lambda: "") -> Endpoint:
-    facts = await facts_of([running.url])
+    facts = await facts_of_engines([running.url])
     return Endpoint(
         "target", running.url, facts, LLM, cluster=parse_gpus("1xH200"), trouble=trouble
     )

@@ -9,15 +9,15 @@ import pytest
 
 from pdctl.measurement.arms import (
     MAX_LOADS,
+    ArmLoad,
     ArmName,
     ArmResult,
-    Interval,
-    Played,
+    ConfidenceInterval,
     arm_result,
     compare_arms,
+    confidence_interval,
     difference,
     inside,
-    interval,
     measured_capacity_rps,
     next_rate,
 )
@@ -37,13 +37,16 @@ def normal(num: int, seed: int, centre: float = 0.0) -> list[float]:
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    found = [interval(*mean_of(normal(100, seed))) for seed in range(60)]
+    found = [confidence_interval(*mean_of(normal(100, seed))) for seed in range(60)]
     covered = sum(one is not None and one.low <= 0 <= one.high for one in found)
     assert 49 <= covered <= 60
 
 
 def test_more_observations_make_the_interval_narrower() -> None:
-    few, many = interval(*mean_of(normal(40, 1))), interval(*mean_of(normal(1600, 1)))
+    few, many = (
+        confidence_interval(*mean_of(normal(40, 1))),
+        confidence_interval(*mean_of(normal(1600, 1))),
+    )
     assert few is not None
     assert many is not None
     assert many.high - many.low < (few.high - few.low) / 3
@@ -54,7 +57,7 @@ def test_correlated_observations_give_wider_intervals_than_independent_ones() ->
     smooth = [mean(alone[max(0, i - 12) : i + 1]) for i in range(400)]
     shuffled = smooth[:]
     random.Random(0).shuffle(shuffled)
-    ordered, mixed = interval(*mean_of(smooth)), interval(*mean_of(shuffled))
+    ordered, mixed = confidence_interval(*mean_of(smooth)), confidence_interval(*mean_of(shuffled))
     assert ordered is not None
     assert mixed is not None
     assert ordered.high - ordered.low > 1.8 * (mixed.high - mixed.low)
@@ -70,13 +73,15 @@ def test_a_real_difference_is_found_and_chance_is_not_called_one() -> None:
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    assert interval(*mean_of(normal(50, 1)), seed=4) == interval(*mean_of(normal(50, 1)), seed=4)
+    assert confidence_interval(*mean_of(normal(50, 1)), seed=4) == confidence_interval(
+        *mean_of(normal(50, 1)), seed=4
+    )
 
 
 def test_no_observation_has_no_interval_and_one_value_has_width_zero() -> None:
-    assert interval(0, lambda indices: 1.0) is None
-    assert interval(1, lambda indices: 2.5) == Interval(2.5, 2.5, 2.5)
-    assert interval(5, lambda indices: None) is None
+    assert confidence_interval(0, lambda indices: 1.0) is None
+    assert confidence_interval(1, lambda indices: 2.5) == ConfidenceInterval(2.5, 2.5, 2.5)
+    assert confidence_interval(5, lambda indices: None) is None
 
 
 def search(true_knee: float, start: float) -> list[tuple[float, bool]]:
@@ -128,7 +133,7 @@ def played(
     repeat: int = 0,
     late_s: float = 0.0,
     num: int = 200,
-) -> Played:
+) -> ArmLoad:
     """A load in which every `bad_every`th request takes ten times as long to its first token."""
     rows = []
     for n in range(num):
@@ -136,10 +141,10 @@ def played(
         ttft = ttft_s * slow * (1 + 0.1 * (n * 7919 % 13) / 13)
         rows.append(sent(n, ttft_s=ttft, tpot_s=tpot_s, late_s=late_s))
     result = LoadResult("http://x", tuple(rows), 0.0, rows[-1].end_s, 0.1)
-    return Played(arm, repeat, 10.0, result)
+    return ArmLoad(arm, repeat, 10.0, result)
 
 
-def results(loads: list[Played], slo: Slo = SLO) -> list[ArmResult]:
+def results(loads: list[ArmLoad], slo: Slo = SLO) -> list[ArmResult]:
     names: list[tuple[ArmName, str]] = [("colocated", "2C"), ("pd", "1P1D")]
     return [
         arm_result(name, layout, 2, [one for one in loads if one.arm == name], slo)

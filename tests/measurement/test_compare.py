@@ -17,7 +17,6 @@ from pdctl.measurement.compare import (
 )
 from pdctl.measurement.results import LoadResult, Sent, summary
 from pdctl.perf_model.records import Outcome
-from pdctl.workload.arrivals import in_bursts
 from pdctl.workload.records import Requests, Slo
 from tests.measurement.made import result, sent
 
@@ -49,13 +48,29 @@ def test_a_model_too_large_for_its_engine_is_refused_by_role() -> None:
 def test_a_run_that_went_as_predicted_has_no_error() -> None:
     deployment = deployment_of(model="qwen3-8b", total=4, prefill=1, engine="sim")
     fleet = rehearsed_fleet(deployment, read_llm("qwen3-8b"), parse_gpus("8xH200"))
-    predicted = predict(fleet, REQUESTS)
+    plays = predict(fleet, REQUESTS)
+    predicted = plays[0].outcome
     sent = tuple(_as_predicted(i, predicted.ttft_s[i], predicted.tpot_s[i]) for i in range(3))
     result = LoadResult("http://x", sent, 0.0, span_s=3.0, cpu_s=0.1)
-    done = rehearsed(fleet, REQUESTS, predicted, result, [], Slo())
+    done = rehearsed(fleet, plays[:1], result, [], Slo())
     assert done.num_failed == done.num_truncated == 0
     errors = [one.error for one in done.figures if one.figure.startswith(("ttft", "tpot"))]
     assert errors == pytest.approx([0.0] * len(errors), abs=1e-6)
+
+
+def test_a_prediction_is_the_median_of_what_the_routers_luck_may_do_with_a_burst() -> None:
+    deployment = deployment_of(model="qwen3-8b", total=4, prefill=2, engine="sim")
+    fleet = rehearsed_fleet(deployment, read_llm("qwen3-8b"), parse_gpus("8xH200"))
+    burst = Requests([0.0] * 8, [20_000, 100, 30_000, 200, 10_000, 300, 8000, 400], [20] * 8)
+    plays = predict(fleet, burst)
+    sent = tuple(_as_predicted(i % 3, 1.0, 0.01) for i in range(8))
+    result = LoadResult("http://x", sent, 0.0, span_s=3.0, cpu_s=0.1)
+    figures = {one.figure: one for one in rehearsed(fleet, plays, result, [], Slo()).figures}
+    mean = figures["ttft mean"]
+    assert mean.predicted is not None
+    assert mean.predicted_range is not None
+    low, high = mean.predicted_range
+    assert low < mean.predicted < high
 
 
 def _as_predicted(index: int, ttft_s: float | None, tpot_s: float | None) -> Sent:
@@ -108,8 +123,3 @@ def test_a_run_and_its_prediction_share_their_window() -> None:
     played = result(*(sent(n, at_s=float(n)) for n in range(11)))
     rows = compare_run(outcome(*([0.1] * 11)), played, requests)
     assert all(abs(row.error or 0.0) < 1e-6 for row in rows if row.figure.startswith("ttft"))
-
-
-def test_bursts_keep_the_mean_rate() -> None:
-    requests = Requests([0.0, 1.0, 2.0, 3.0, 4.0], [1] * 5, [1] * 5)
-    assert list(in_bursts(requests, 2).arrival_s) == [0.0, 0.0, 2.0, 2.0, 4.0]

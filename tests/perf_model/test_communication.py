@@ -7,7 +7,6 @@ import pytest
 from pdctl.perf_model.communication import (
     assumed_cluster,
     chunk_s,
-    exposed_tokens,
     kv_token_s,
     kv_transfer_s,
     last_chunk_s,
@@ -104,21 +103,6 @@ def test_mla_moves_its_latent_once_whatever_tp() -> None:
     assert kv_token_s(shape, Parallelism(tp=8), link) == kv_token_s(shape, ONE, link)
     by_rank = kv_token_s(shape, Parallelism(tp=8, dp=8), link)
     assert by_rank == pytest.approx(kv_token_s(shape, ONE, link) / 8)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "cached", "last"),
-    [
-        (100, 0, 100),
-        (8192, 0, 8192),
-        (8193, 0, 1),
-        (20000, 0, 3616),
-        (20000, 12000, 8000),
-        (9, 9, 1),
-    ],
-)
-def test_only_the_last_chunk_is_waited_for(prompt: int, cached: int, last: int) -> None:
-    assert exposed_tokens(prompt, cached, 8192) == last
 
 
 def test_a_given_link_replaces_the_clusters_own() -> None:

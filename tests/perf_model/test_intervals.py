@@ -2,24 +2,18 @@
 
 import math
 from itertools import combinations
-from pathlib import Path
 from statistics import median
 
 import pytest
 
-from pdctl.perf_model.intervals import (
+from pdctl.perf_model.intervals import Case, errors_of, interval, model_kind, ratio_interval
+from pdctl.perf_model.residuals import (
     FIGURES,
-    Case,
     Figure,
     Kind,
     Region,
     Residual,
-    errors_of,
-    interval,
     known_residuals,
-    model_kind,
-    ratio_interval,
-    read_residuals,
     region_of,
 )
 from tests.perf_model.shapes import llm
@@ -95,6 +89,8 @@ def test_each_machine_counts_alike_in_a_ratio_however_many_runs_it_has() -> None
     assert ratio_interval("tpot", case(), quiet + made(60, 1.0, "loud")).high < math.exp(0.7)
 
 
+LATENT_AND_OTHER: tuple[Kind, Kind] = ("mla", "hybrid")
+
 Covered = tuple[bool, float]
 
 
@@ -130,7 +126,7 @@ def test_intervals_cover_nine_in_ten_runs_of_a_configuration_that_was_left_out(
     ("ttft", True, 0.25),  # wider than the 15 % aimed at
     ("tpot", False, 0.35),
     ("rate", False, 0.35),
-    ("ttft", False, 0.60),  # wider than the 35 % aimed at
+    ("ttft", False, 0.42),  # wider than the 35 % aimed at
 ])  # fmt: skip
 def test_half_widths_stay_within_what_the_page_says(
     figure: Figure, fitted: bool, widest: float
@@ -167,16 +163,14 @@ def test_a_ratio_of_rates_is_surer_than_if_its_errors_were_independent(fitted: b
     assert math.log(errors.rate_ratio.high) < math.sqrt(2) * math.log(errors.rate.high)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"residuals": [{"kind": "dense"}]}', "[]"])
-def test_a_file_that_is_not_of_residuals_counts_as_none(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "residuals.json"
-    path.write_text(text)
-    assert read_residuals(path) == []
-    assert read_residuals(tmp_path / "missing.json") == []
-
-
 def test_kinds_follow_what_mixes_tokens_first() -> None:
     names = ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3", "glm-5", "qwen3.5-397b-a17b")
     kinds = [model_kind(llm(name)) for name in names]
     assert kinds == ["dense", "moe", "mla", "sparse", "hybrid"]
     assert (region_of(8), region_of(9)) == ("few", "many")
+
+
+def test_first_tokens_of_latent_attention_are_known_better_than_those_of_other_models() -> None:
+    latent, other = (errors_of(case(kind, "B200")).ttft for kind in LATENT_AND_OTHER)
+    assert "with latent attention" in latent.basis
+    assert latent.half_width < other.half_width

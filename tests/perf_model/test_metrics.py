@@ -4,7 +4,6 @@ import pytest
 
 from pdctl.perf_model.metrics import (
     attainment,
-    goodput_over_time,
     goodput_rps,
     is_good,
     percentiles,
@@ -55,10 +54,6 @@ def test_weighted_percentiles_take_the_middle_of_a_bin() -> None:
 def test_a_request_is_good_when_it_meets_all_that_is_given(slo: Slo, share: float) -> None:
     assert attainment(OUTCOME, slo) == share
     assert goodput_rps(OUTCOME, slo) == share * 4 / 4.0
-
-
-def test_goodput_over_time_counts_good_requests_where_they_arrived() -> None:
-    assert goodput_over_time(OUTCOME, Slo(), bin_s=2.0) == [(0.0, 1.0), (2.0, 0.5)]
 
 
 @pytest.mark.parametrize("tpot_s", [0.0, None])

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample, StepTimes
 from pdctl.perf_model.simulator.simulate import simulate
-from pdctl.status.autopilot import Limits, Move, Split, decide
+from pdctl.status.autopilot import Limits, Move, Split, next_step
 from pdctl.status.records import WhatIf
 from pdctl.status.request_window import Ended, window_of
 from pdctl.status.what_if import what_if
@@ -237,7 +237,7 @@ def autopilot(flight: Flight, at_s: float) -> Split:
         return flight.now
     flight.looks.append(look)
     since_move = [one for one in flight.looks if one.layout == flight.now.layout]
-    decision = decide(flight.now, since_move, flight.moves, LIMITS)
+    decision = next_step(flight.now, since_move, flight.moves, LIMITS)
     if decision.to is None or decision.action == "wait":
         return flight.now
     move = Move(at_s, decision.action, flight.now, decision.to, look.seen, decision.promised or 0.0)

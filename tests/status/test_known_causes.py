@@ -69,14 +69,14 @@ def test_every_kind_of_history_is_recognised() -> None:
 def test_no_advised_change_makes_it_worse() -> None:
     harmful = []
     num = 0
-    for known in known_causes(3):
+    for known in known_causes(NUM_EACH):
         advice = advised(known)
         if advice.change is None:
             continue
         num += 1
         if gain(known, advice) < -LARGEST_LOSS:
             harmful.append((known, advice))
-    assert num >= 12
+    assert num >= 4 * NUM_EACH
     assert not harmful
 
 

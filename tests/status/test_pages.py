@@ -15,7 +15,7 @@ from pdctl.status.pages import (
     parse_loads,
     parse_router_metrics,
 )
-from pdctl.status.rates import quantile
+from pdctl.status.rates import bucket_quantile
 from pdctl.status.records import CounterSample
 
 # attribution: SGLang 0.5.23 on a CPU, a decode engine before and after some load
@@ -102,7 +102,7 @@ def test_a_decode_engine_says_its_queues_rate_and_time_to_first_token() -> None:
     assert [counters.requests, counters.decode_tokens] == [5, 136]
     assert counters.ttft is not None
     assert list(counters.ttft[-1]) == [float("inf"), 5.0]
-    assert quantile(counters.ttft, 0.5) == pytest.approx(0.45)
+    assert bucket_quantile(counters.ttft, 0.5) == pytest.approx(0.45)
 
 
 def test_ranks_of_data_parallelism_add_up_and_those_of_tensor_parallelism_do_not() -> None:
@@ -111,6 +111,15 @@ def test_ranks_of_data_parallelism_add_up_and_those_of_tensor_parallelism_do_not
         for tp, dp, value in ((0, 0, 3), (0, 1, 4), (1, 0, 3), (1, 1, 4))
     )
     assert parse_engine_metrics(text, "decode", 0.0)[0].running == 7
+
+
+def test_ranks_of_context_parallelism_show_the_same_requests_and_count_once() -> None:
+    # sgl-project/sglang#31896: with cp 8 every rank is the first of its attention group and writes
+    ranks = "\n".join(
+        f'sglang:num_running_reqs{{tp_rank="{tp}",pp_rank="0",dp_rank="0"}} 5' for tp in range(8)
+    )
+    assert parse_engine_metrics(ranks, "prefill", 0.0)[1] == CounterSample()
+    assert parse_engine_metrics(ranks, "decode", 0.0)[0].running == 5
 
 
 def test_a_label_may_hold_braces_and_quotes() -> None:

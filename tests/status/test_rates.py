@@ -5,12 +5,12 @@ import math
 import pytest
 
 from pdctl.status.rates import (
+    bucket_quantile,
     first_bound,
     histogram_delta,
     is_reset,
     mean_itl_s,
     merge_histograms,
-    quantile,
     with_rates,
 )
 from pdctl.status.records import CounterSample, EngineSample
@@ -20,23 +20,23 @@ INF = math.inf
 
 def test_a_quantile_lies_inside_its_bucket_in_proportion() -> None:
     histogram = ((0.1, 10.0), (0.2, 30.0), (INF, 40.0))
-    assert quantile(histogram, 0.5) == pytest.approx(0.15)
-    assert quantile(histogram, 0.25) == pytest.approx(0.1)
+    assert bucket_quantile(histogram, 0.5) == pytest.approx(0.15)
+    assert bucket_quantile(histogram, 0.25) == pytest.approx(0.1)
 
 
 def test_a_quantile_in_the_first_bucket_is_known_only_to_lie_below_its_bound() -> None:
     histogram = ((0.1, 10.0), (0.2, 30.0), (INF, 40.0))
-    assert quantile(histogram, 0.1) == first_bound(histogram) == 0.1
+    assert bucket_quantile(histogram, 0.1) == first_bound(histogram) == 0.1
 
 
 def test_a_quantile_beyond_the_last_bound_is_that_bound() -> None:
-    assert quantile(((0.1, 10.0), (INF, 40.0)), 0.99) == 0.1
+    assert bucket_quantile(((0.1, 10.0), (INF, 40.0)), 0.99) == 0.1
 
 
 def test_no_observations_have_no_quantile() -> None:
-    assert quantile(None, 0.5) is None
-    assert quantile((), 0.5) is None
-    assert quantile(((0.1, 0.0), (INF, 0.0)), 0.5) is None
+    assert bucket_quantile(None, 0.5) is None
+    assert bucket_quantile((), 0.5) is None
+    assert bucket_quantile(((0.1, 0.0), (INF, 0.0)), 0.5) is None
 
 
 def test_observations_in_between_are_the_difference_of_two_pages() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from pdctl.engines.request_times import RequestTimes, request_log
-from pdctl.status.request_window import Ended, ended_requests, window_of
+from pdctl.status.request_window import Ended, at_speed, ended_requests, window_of
 
 
 def ended(at_s: float, took_s: float = 1.0, isl: int = 100, osl: int = 11) -> Ended:
@@ -15,7 +15,7 @@ def test_both_halves_of_a_split_request_make_one() -> None:
     decode = RequestTimes(
         "decode-0", "decode", "b", 7, 1000, 21, 100.0, allocation_s=0.2, queue_s=0.3, forward_s=1.0
     )
-    (one,) = ended_requests([prefill, decode])
+    (one,) = ended_requests([prefill, decode], {})
     assert (one.isl, one.osl, one.cached) == (1000, 21, 640)
     assert one.ttft_s == pytest.approx(0.5)
     assert one.tpot_s == pytest.approx(0.05)
@@ -28,7 +28,7 @@ def test_a_colocated_engine_does_not_tell_when_the_first_token_came() -> None:
         b"output_len=20, type=unified): queue_duration=5.00ms, forward_duration=900.00ms, "
         b"entry_time=1795426098.0\n"
     )
-    (one,) = ended_requests(request_log([line], "colocated-0").records)
+    (one,) = ended_requests(request_log([line], "colocated-0").records, {})
     assert (one.isl, one.osl, one.ttft_s, one.tpot_s) == (400, 20, None, None)
 
 
@@ -81,3 +81,36 @@ def test_cached_prompt_tokens_are_a_prefix_that_requests_share() -> None:
     assert first[:5] == second[:5] == third[:5]
     assert not set(first[5:]) & set(second[5:])
     assert len(first) == 10
+
+
+def test_engines_that_log_once_per_rank_end_a_request_once() -> None:
+    decode = RequestTimes("decode-0", "decode", "b", 7, 1000, 21, 100.0, forward_s=1.0)
+    assert len(ended_requests([decode, decode], {})) == 1
+
+
+def test_a_window_of_fast_simulated_engines_is_replayed_in_their_own_time() -> None:
+    window = window_of([ended(float(at)) for at in range(100)], since_s=90.0, now_s=100.0)
+    assert window is not None
+    own = at_speed(window, 4.0)
+    assert own.span_s == 40.0
+    assert own.ttft_s[-1] == 2.0
+    assert own.requests.arrival_s[-1] == 4 * window.requests.arrival_s[-1]
+
+
+def test_a_prompt_that_was_half_computed_at_the_begin_is_half_as_long() -> None:
+    one = Ended(80.0, 100.0, 1000, 11, ttft_s=19.0, tpot_s=0.1, computing_s=(5.0, 15.0))
+    window = window_of([one, ended(95.0)], since_s=90.0, now_s=100.0, steady_since_s=90.0)
+    assert window is not None
+    assert list(window.requests.isl) == [500, 100]
+
+
+def test_a_first_token_counts_when_the_router_forwards_it() -> None:
+    prefill = RequestTimes(
+        "prefill-0", "prefill", "a", 7, 1000, 1, 100.0, forward_s=0.9, sending_s=0.55
+    )
+    decode = RequestTimes(
+        "decode-0", "decode", "b", 7, 1000, 11, 100.0, transfer_s=0.4, forward_s=1.5
+    )
+    (one,) = ended_requests([prefill, decode], {"prefill-0": "here", "decode-0": "here"})
+    assert one.ttft_s == pytest.approx(0.9)  # decode began at 0.4 s
+    assert one.tpot_s == pytest.approx(0.1)  # its tokens came to 1.9 s

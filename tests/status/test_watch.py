@@ -10,6 +10,7 @@ import pytest
 
 from pdctl.errors import EngineFailed, InvalidInput
 from pdctl.status.drift import Expected
+from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import CounterSample, Moment, Scrape, Target, Watched
 from pdctl.status.scrape import EngineScraper
 from pdctl.status.targets import source_of_router, targets_of_router
@@ -298,6 +299,29 @@ def test_a_recorded_minute_gives_advice_at_the_first_sample(fleet: Fleet, watch:
     assert status.advice.cause == "prefill_bound"
     assert "waiting and growing for 60 s" in status.advice.why
     assert status.history["prefill-0"] == (70.0,)
+
+
+def test_a_recorded_minute_shows_drift_at_the_first_sample(fleet: Fleet) -> None:
+    expected = Expected("decode", "h200--x", TIMES, 8000, 100_000, 1, band=0.05)
+    watch = Watch(fleet.watched, expect=lambda _: {fleet.decode: expected})
+    watch.replay(recorded_minute(fleet, time.time()))
+    fleet.change_loads("decode", decode_moments=[1326, 4820, 60e6, 20000, 3e8, 4820])
+    assert "decode-0 has drifted from its profile h200--x" in watch.sample().notes[0]
+    watch.close()
+
+
+class Known(RecentTimes):
+    """Times that are known."""
+
+    def ttft_s(self) -> tuple[float, float]:
+        return 0.25, 1.5
+
+
+def test_times_of_single_requests_are_shown_instead_of_a_histograms(fleet: Fleet) -> None:
+    watch = Watch(fleet.watched, times=Known(Path(), at_once=True))
+    status = watch.sample()
+    assert (status.ttft_p50_s, status.ttft_p99_s, status.ttft_bound_s) == (0.25, 1.5, None)
+    watch.close()
 
 
 def test_samples_recorded_twice_count_once(fleet: Fleet, watch: Watch) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 
 from pdctl.status.explain.records import (
     Cause,
-    Clock,
+    ClockGap,
     ExplainedRequest,
     Explanation,
     OtherSplit,
@@ -41,7 +41,7 @@ REPLAY = Replay(
     (OtherSplit("3P5D", {SLOW.rid: 0.9}, 1.1), OtherSplit("1P7D", {SLOW.rid: 9.0}, 12.0)),
     0.05,
 )
-FOUND = Explanation(500, 120.0, (SLOW,), (Clock("prefill-0", "decode-1", -0.3, -0.4, -0.2),))
+FOUND = Explanation(500, 120.0, (SLOW,), (ClockGap("prefill-0", "decode-1", -0.3, -0.4, -0.2),))
 
 
 def shown(view: RenderableType, width: int = 120) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.arms import Interval, Quantity, compare_arms
+from pdctl.measurement.arms import ConfidenceInterval, Quantity, compare_arms
 from pdctl.measurement.calibration.adaptive import CalibrationProgress
 from pdctl.measurement.calibration.result import Calibration
 from pdctl.measurement.compare import Compared
@@ -111,8 +111,8 @@ def test_a_measurement_shows_both_arms_the_winner_and_the_prediction() -> None:
 def test_an_interval_has_its_unit_once() -> None:
     loads = [played("pd")]
     arm = results(loads)[1]
-    one = Interval(0.124, 0.122, 0.127)
-    arm = replace(arm, ttft_s=Quantity(one, one, Interval(0.9, 0.8, 1.2)))
+    one = ConfidenceInterval(0.124, 0.122, 0.127)
+    arm = replace(arm, ttft_s=Quantity(one, one, ConfidenceInterval(0.9, 0.8, 1.2)))
     text = shown(measure_view([arm], compare_arms([arm], loads, SLO), SLO))
     assert "124 (122–127) ms" in text
     assert "900 ms (800 ms–1.2 s)" in text

@@ -3,7 +3,7 @@
 from rich.console import Console, RenderableType
 
 from pdctl.inspection.llm import read_llm
-from pdctl.inspection.llm_size import model_data, moved_bytes
+from pdctl.inspection.llm_size import moved_bytes, size_figures
 from pdctl.tables.models import layer_counts, model_view, models_view
 
 
@@ -36,6 +36,6 @@ def test_the_list_names_each_model_once() -> None:
 
 def test_the_data_of_a_model_moves_nothing_unless_the_prompt_is_known() -> None:
     llm = read_llm("qwen3-next-80b-a3b")
-    assert model_data(llm, None)["kv_transfer_bytes"] is None
-    assert model_data(llm, 8000)["kv_transfer_bytes"] == moved_bytes(llm, 8000)
-    assert (model_data(llm, None)["state_bytes_per_request"] or 0) > 70e6
+    assert size_figures(llm, None)["kv_transfer_bytes"] is None
+    assert size_figures(llm, 8000)["kv_transfer_bytes"] == moved_bytes(llm, 8000)
+    assert (size_figures(llm, None)["state_bytes_per_request"] or 0) > 70e6

@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from pdctl.tables.pages import blocks_of, page_roff, page_view, plain, title_of, usage_roff
+from pdctl.tables.pages import blocks_of, page_roff, page_view, title_of, usage_roff, without_markup
 
 PAGE = """# A `title`
 
@@ -41,7 +41,7 @@ def test_a_page_is_a_list_of_blocks() -> None:
 
 
 def test_marks_of_markdown_are_not_shown() -> None:
-    assert plain("`a` and **b** of [c](d.md)") == "a and b of c"
+    assert without_markup("`a` and **b** of [c](d.md)") == "a and b of c"
     shown = _shown(80)
     assert "`" not in shown
     assert "**" not in shown

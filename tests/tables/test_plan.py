@@ -10,7 +10,7 @@ from pdctl.tables.plan import (
     basis,
     gpus_text,
     next_lines,
-    plain,
+    plain_view,
     plan_view,
     usd_per_million,
     width,
@@ -195,7 +195,7 @@ def test_next_commands_stand_below_each_other() -> None:
 
 
 def test_a_piped_screen_has_no_spaces_at_the_ends_of_its_lines() -> None:
-    text = plain(plan_view(question(slo=Slo(5.0, 0.04)), verdict()), 100)
+    text = plain_view(plan_view(question(slo=Slo(5.0, 0.04)), verdict()), 100)
     assert [line for line in text.splitlines() if line != line.rstrip()] == []
     assert text.endswith("\n")
     assert not text.startswith("\n")

@@ -126,6 +126,7 @@ def test_a_verdict_by_rules_alone_has_no_empty_charts() -> None:
     assert "unknown" in text
 
 
+@pytest.mark.slow
 def test_curves_rise_with_the_rate_until_an_arm_has_enough() -> None:
     made = question("qwen3-8b", "2xH200", isl=1000, osl=50, slo=Slo(1.0, 0.02), rate=5)
     told = decide(made, flips=False)

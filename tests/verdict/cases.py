@@ -178,7 +178,7 @@ def prefill_share(verdict: Verdict) -> float | None:
     arm = verdict.arms.get("pd")
     if arm is None:
         return None
-    gpus = arm.num_engines[0] * arm.parallelism["prefill"].num_gpus
+    gpus = arm.counts["prefill"] * arm.parallelism["prefill"].num_gpus
     return gpus / arm.num_gpus
 
 

@@ -1,5 +1,6 @@
 """A small fleet with round step times, and questions built from it."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from pdctl.perf_model.intervals import ErrorInterval, Errors
 from pdctl.perf_model.records import EngineModel, Parallelism, Percentiles, Role, StepTimes
 from pdctl.verdict.records import Arm, Question
 from pdctl.workload.describe import workload_from_lengths
-from pdctl.workload.records import Slo
+from pdctl.workload.records import Slo, Workload
 
 # 100 µs per prompt token, 10 ms per decode step and 1 µs per token of context
 TIMES = StepTimes(
@@ -25,6 +26,12 @@ TIMES = StepTimes(
     transfer_base_s=0.001,
     transfer_token_s=1e-6,
 )
+
+
+def equal_lengths(**flags: float | None) -> Workload:
+    """What --isl, --osl and other flags ask for, every request as long as the mean."""
+    lengths = {"isl": None, "osl": None, **flags, "isl_cv": 0, "osl_cv": 0}
+    return workload_from_lengths(**lengths)
 
 
 def engine(role: Role = "colocated", **changes: Any) -> EngineModel:
@@ -57,14 +64,20 @@ def question(
     return replace(asked, **changes)
 
 
+def counts_in(layout: str) -> dict[Role, int]:
+    """Engines by role of "8C" or "2P6D"."""
+    roles: tuple[Role, ...] = ("colocated",) if layout.endswith("C") else ("prefill", "decode")
+    return dict(zip(roles, map(int, re.findall(r"\d+", layout)), strict=True))
+
+
 def arm(layout: str = "8C", **changes: Any) -> Arm:
     """An arm with plausible figures."""
-    roles: tuple[Role, ...] = ("colocated",) if layout.endswith("C") else ("prefill", "decode")
+    counts = counts_in(layout)
     times = Percentiles(0.5, 0.4, 0.9, 1.2)
     made = Arm(
-        layout=layout,
+        counts=counts,
         num_gpus=8,
-        parallelism=dict.fromkeys(roles, Parallelism()),
+        parallelism=dict.fromkeys(counts, Parallelism()),
         ttft_s=times,
         tpot_s=Percentiles(0.02, 0.018, 0.03, 0.05),
         e2e_s=Percentiles(5.0, 4.0, 9.0, 12.0),
@@ -76,7 +89,7 @@ def arm(layout: str = "8C", **changes: Any) -> Arm:
         meets=True,
         capacity_rps=4.0,
         tokens_per_s_per_gpu=100.0,
-        kv_usage=dict.fromkeys(roles, 0.5),
+        kv_usage=dict.fromkeys(counts, 0.5),
     )
     return replace(made, **changes)
 

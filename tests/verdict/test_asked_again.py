@@ -53,8 +53,6 @@ def _ask_again(question: Question) -> Verdict:
     assert 0 < len(verdict.arms) <= 2
     if question.slo.is_given:
         _check_capacities(question, verdict)
-    else:
-        assert verdict.flips == ()
     for flip in verdict.flips:
         _check_flip(question, verdict.verdict, flip)
     return verdict

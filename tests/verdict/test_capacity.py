@@ -3,16 +3,16 @@ from dataclasses import replace
 import pytest
 
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.capacity import Candidate, CapacitySearch, rung_below, rung_rps
+from pdctl.verdict.capacity import STEP, Candidate, CapacitySearch, rung_below, rung_rps
 from pdctl.verdict.trials import Trials, sample_of, trials_on
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
-from tests.verdict.examples import engine
+from tests.verdict.examples import engine, equal_lengths
 
 ALONE = Fleet(colocated=engine(), num_colocated=1)
 THREE = Fleet(colocated=engine(), num_colocated=3)
-SAMPLE = sample_of(workload_from_lengths(isl=1000, osl=50), 400, max_context=None, seed=0)
+SAMPLE = sample_of(equal_lengths(isl=1000, osl=50), 400, max_context=None, seed=0)
 SLO = Slo(ttft_s=0.5)
 
 
@@ -49,7 +49,8 @@ def test_an_slo_below_one_prompt_alone_has_no_capacity() -> None:
 def test_the_best_of_several_layouts_is_found_whichever_the_closed_forms_prefer() -> None:
     found = capacity(Candidate(ALONE, 9.0, 10.0), Candidate(THREE, 3.0, 30.0))
     assert found.best == THREE
-    assert found.rate_rps == capacity(Candidate(THREE, 9.0, 30.0)).rate_rps
+    alone = capacity(Candidate(THREE, 9.0, 30.0))
+    assert found.rate_rps == pytest.approx(alone.rate_rps, rel=STEP - 1)  # a rung more or less
 
 
 def test_bounds_close_in_on_the_capacity() -> None:

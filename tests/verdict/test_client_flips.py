@@ -14,16 +14,15 @@ from pdctl.verdict.records import Question, Verdict
 from pdctl.verdict.search import one_by_one
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
-from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
-from tests.verdict.examples import question
+from tests.verdict.examples import equal_lengths, question
 
 TP1 = {role: Parallelism() for role in ("colocated", "prefill", "decode")}
 
 
 def asked(clients: int, slo: Slo) -> Question:
     """A question about two GPUs, so that each answer takes a few short runs."""
-    workload = workload_from_lengths(isl=2000, osl=100, concurrency=clients)
+    workload = equal_lengths(isl=2000, osl=100, concurrency=clients)
     about = question("llama-3.1-8b", "2xH200", slo=slo, parallelism=TP1)
     return replace(about, workload=workload)
 

@@ -26,15 +26,14 @@ from pdctl.verdict.closed_form import (
     tpot_at,
 )
 from pdctl.workload.arrivals import make_requests
-from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
-from tests.verdict.examples import TIMES, engine
+from tests.verdict.examples import TIMES, engine, equal_lengths
 
 FAST = replace(TIMES, decode_context_s=1e-7)
 ENGINE = engine(times=FAST)
 PREFILL, DECODE = engine("prefill", times=FAST), engine("decode", times=FAST)
 
-WORKLOAD = workload_from_lengths(isl=2000, osl=200)
+WORKLOAD = equal_lengths(isl=2000, osl=200)
 DEMAND = demand_of(WORKLOAD)
 assert DEMAND is not None
 SPLIT = Fleet(prefill=PREFILL, decode=DECODE, num_prefill=1, num_decode=2)
@@ -93,7 +92,7 @@ def test_a_tighter_tpot_lowers_what_a_colocated_engine_carries() -> None:
 
 @pytest.mark.parametrize("isl", [1, 500, 2000, 8000])
 def test_answers_of_one_token_are_bound_by_prefill_alone(isl: int) -> None:
-    demand = demand_of(workload_from_lengths(isl=isl, osl=1))
+    demand = demand_of(equal_lengths(isl=isl, osl=1))
     assert demand is not None
     strict, loose = Slo(3.0, 1e-6), Slo(3.0)
     together = capacity_rps(ALONE, demand, strict)
@@ -106,7 +105,7 @@ def test_answers_of_one_token_are_bound_by_prefill_alone(isl: int) -> None:
 def test_the_tpot_of_one_token_is_zero_and_that_of_two_is_not() -> None:
     paces = []
     for osl in (1, 2):
-        demand = demand_of(workload_from_lengths(isl=500, osl=osl))
+        demand = demand_of(equal_lengths(isl=500, osl=osl))
         assert demand is not None
         paces += [pace_of(fleet, demand, 1.0) for fleet in (ALONE, SPLIT)]
     assert [pace is not None and pace.tpot_p90_s > 0 for pace in paces] == [
@@ -118,7 +117,7 @@ def test_the_tpot_of_one_token_is_zero_and_that_of_two_is_not() -> None:
 
 
 def test_a_tenth_of_longer_answers_does_not_bind_the_ninetieth_percentile() -> None:
-    workload = workload_from_lengths(isl=500, osl=1)
+    workload = equal_lengths(isl=500, osl=1)
     assert workload.osl is not None
     mostly = replace(workload, osl=replace(workload.osl, mean=30.0, p90=1.0, p99=500.0))
     demand = demand_of(mostly)
@@ -128,13 +127,13 @@ def test_a_tenth_of_longer_answers_does_not_bind_the_ninetieth_percentile() -> N
 
 
 def demand(isl: float = 4000, osl: float = 100, hit: float | None = None):  # type: ignore[no-untyped-def]
-    made = demand_of(workload_from_lengths(isl=isl, osl=osl, prefix_hit=hit))
+    made = demand_of(equal_lengths(isl=isl, osl=osl, prefix_hit=hit))
     assert made is not None
     return made
 
 
 def test_unknown_lengths_ask_for_nothing_that_could_be_computed() -> None:
-    assert demand_of(workload_from_lengths(isl=100, osl=None)) is None
+    assert demand_of(equal_lengths(isl=100, osl=None)) is None
 
 
 def test_a_cached_prefix_is_read_and_not_computed() -> None:

@@ -19,18 +19,17 @@ from pdctl.verdict.records import Question, Verdict
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide as facts_of
 from pdctl.workload.arrivals import make_requests
-from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
 from tests.perf_model.fleets import random_requests
-from tests.verdict.examples import arm, engine, errors, question
+from tests.verdict.examples import arm, engine, equal_lengths, errors, question
 
 ALONE = Fleet(colocated=engine(), num_colocated=1)
-LENGTHS = workload_from_lengths(isl=1000, osl=11)
+LENGTHS = equal_lengths(isl=1000, osl=11)
 
 
 def asked(clients: float, *, slo: Slo | None = None, isl: float = 4000) -> Question:
     """A question about a bundled model and so many clients."""
-    workload = workload_from_lengths(isl=isl, osl=300, concurrency=clients)
+    workload = equal_lengths(isl=isl, osl=300, concurrency=clients)
     return replace(question("qwen3-32b", "8xH200", slo=slo), workload=workload)
 
 
@@ -88,7 +87,7 @@ def test_slos_that_no_layout_meets_for_these_clients_are_a_no() -> None:
 
 
 def test_clients_without_room_for_a_split_are_answered_too() -> None:
-    workload = workload_from_lengths(isl=1000, osl=100, concurrency=4)
+    workload = equal_lengths(isl=1000, osl=100, concurrency=4)
     verdict = decide(replace(question("llama-3.1-8b", "1xH200"), workload=workload))
     assert verdict.decided_by == "feasibility"
     assert verdict.clients == 4
@@ -96,7 +95,7 @@ def test_clients_without_room_for_a_split_are_answered_too() -> None:
 
 
 def test_a_trace_gives_clients_its_lengths_in_order_and_not_its_times() -> None:
-    drawn = make_requests(workload_from_lengths(isl=500, osl=50), num=900, rate_rps=2.0, seed=0)
+    drawn = make_requests(equal_lengths(isl=500, osl=50), num=900, rate_rps=2.0, seed=0)
     isl = [100 + i for i in range(900)]
     workload = replace(LENGTHS, requests=replace(drawn, isl=isl), rate_rps=2.0, concurrency=32)
     about = replace(question(), workload=workload)

@@ -19,9 +19,8 @@ from pdctl.verdict.judge import (
     with_intervals,
 )
 from pdctl.verdict.records import Arm, Choice, Lean
-from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
-from tests.verdict.examples import arm, engine, errors, question
+from tests.verdict.examples import arm, engine, equal_lengths, errors, question
 
 MARGINS = Margins(ratio=1.25, enough=1.25, ttft=1.25, tpot=1.25)
 
@@ -148,7 +147,7 @@ def test_an_engine_across_hosts_has_wider_intervals() -> None:
 
 def test_a_capacity_is_least_sure_where_an_slo_is_near_the_least_that_a_layout_takes() -> None:
     fleet = Fleet(colocated=engine(), num_colocated=1)
-    demand = demand_of(workload_from_lengths(isl=1000, osl=100))
+    demand = demand_of(equal_lengths(isl=1000, osl=100))
     assert demand is not None
     loose, tight = (capacity_bounds(fleet, demand, Slo(ttft_s=s), errors()) for s in (100.0, 0.13))
     assert capacity_rps(fleet, demand, Slo(ttft_s=0.13)) > 0

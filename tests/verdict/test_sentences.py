@@ -15,7 +15,7 @@ from pdctl.verdict.sentences import (
 )
 from pdctl.verdict.verdict import decide
 from pdctl.workload.records import Slo
-from tests.verdict.examples import arm, errors, question
+from tests.verdict.examples import arm, counts_in, errors, question
 
 ASKED = question("qwen3-8b", "8xH200", rate=3.4, slo=Slo(2.0, 0.03))
 RULES = (Rule("moe", "pd", 8, 1, "MoE", "source"),)
@@ -115,7 +115,7 @@ def test_what_one_failure_leaves_is_never_told_too_well() -> None:
         "With one prefill engine down 89.9 % of the requests meet your SLOs.",
         "With one decode engine down 5P3D cannot keep up.",
     ]
-    told.arms["pd"] = replace(told.arms["pd"], layout="7P1D", one_down=down[1:])
+    told.arms["pd"] = replace(told.arms["pd"], counts=counts_in("7P1D"), one_down=down[1:])
     assert list(down_sentences(ASKED, told)) == [
         "With its only decode engine down 7P1D serves nothing."
     ]

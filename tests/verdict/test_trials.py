@@ -5,12 +5,12 @@ import pytest
 from pdctl.perf_model.records import Fleet, Outcome
 from pdctl.verdict.trials import Run, Trials, arm_of, keeps_up, sample_of, try_layout
 from pdctl.workload.arrivals import at_rate
-from pdctl.workload.describe import workload_from_lengths, workload_from_trace
+from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
-from tests.verdict.examples import engine
+from tests.verdict.examples import engine, equal_lengths
 
 ALONE = Fleet(colocated=engine(), num_colocated=1)
-DRAWN = workload_from_lengths(isl=1000, osl=50)
+DRAWN = equal_lengths(isl=1000, osl=50)
 SAMPLE = sample_of(DRAWN, 200, max_context=None, seed=0)
 SLO = Slo(ttft_s=1.0)
 
@@ -111,7 +111,7 @@ def test_what_misses_loose_levels_is_not_run_again_for_tight_ones() -> None:
 
 
 def test_a_single_output_token_has_no_time_per_token_to_miss() -> None:
-    sample = sample_of(workload_from_lengths(isl=1000, osl=1), 200, max_context=None, seed=0)
+    sample = sample_of(equal_lengths(isl=1000, osl=1), 200, max_context=None, seed=0)
     assert Trials(sample).run(ALONE, 1.0).attainment(Slo(tpot_s=1e-9)) == 1.0
 
 

@@ -282,6 +282,7 @@ def data(asked: Question) -> dict[str, object]:
     return loaded
 
 
+@pytest.mark.slow
 def test_the_json_has_the_documented_shape() -> None:
     told = data(question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2))
     assert set(told) == {

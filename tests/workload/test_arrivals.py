@@ -7,6 +7,7 @@ import pytest
 from pdctl.workload.arrivals import (
     at_rate,
     head,
+    in_any_order,
     in_arrival_order,
     make_requests,
     mean_rate_rps,
@@ -23,7 +24,8 @@ def spread_workload(cv: float) -> Workload:
 
 
 def test_arrivals_are_poisson_at_the_rate_and_lengths_are_constant() -> None:
-    requests = make_requests(workload_from_lengths(isl=100, osl=9), num=4000, rate_rps=8, seed=1)
+    workload = workload_from_lengths(isl=100, osl=9, isl_cv=0, osl_cv=0)
+    requests = make_requests(workload, num=4000, rate_rps=8, seed=1)
     assert mean_rate_rps(requests) == pytest.approx(8, rel=0.05)
     gaps = [b - a for a, b in zip(requests.arrival_s, requests.arrival_s[1:], strict=False)]
     assert describe_lengths(gaps).cv == pytest.approx(1, abs=0.05)  # type: ignore[arg-type]
@@ -110,3 +112,12 @@ def test_head_and_tail_are_the_two_parts_of_requests() -> None:
     first, rest = head(asked, 1), tail(asked, 1)
     assert (first.arrival_s, first.blocks) == ([0.0], [(0,)])
     assert rest == Requests([1.5, 4.0], [20, 30], [2, 3], [(0, 1), (2,)], 16)
+
+
+def test_only_requests_of_one_instant_change_places_and_long_ones_come_last() -> None:
+    requests = Requests([0.0, 0.0, 0.0, 1.0, 2.0, 2.0], [10, 20, 30, 40, 500_000, 60], [1] * 6)
+    orders = [in_any_order(requests, seed) for seed in range(8)]
+    assert all(order.arrival_s == requests.arrival_s for order in orders)
+    lengths = [tuple(order.isl) for order in orders]
+    assert all({*isl[:3]} == {10, 20, 30} and isl[3:] == (40, 60, 500_000) for isl in lengths)
+    assert len(set(lengths)) > 2

@@ -8,9 +8,6 @@ import pytest
 from pdctl.errors import InvalidInput
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import (
-    CONVERSATION_SPREAD,
-    DEFAULT_SPREAD,
-    EQUAL_LENGTHS,
     burstiness,
     describe_lengths,
     drawn_line,
@@ -153,7 +150,7 @@ def test_requests_all_at_one_instant_have_no_rate() -> None:
 
 
 def test_flags_make_a_workload_of_constant_lengths_and_unknown_stays_unknown() -> None:
-    workload = workload_from_lengths(isl=8000, osl=500, rate_rps=10)
+    workload = workload_from_lengths(isl=8000, osl=500, rate_rps=10, isl_cv=0, osl_cv=0)
     assert workload.isl is not None
     assert (workload.isl.mean, workload.isl.p99, workload.isl.cv) == (8000, 8000, 0)
     assert (workload.isl.share_from_4k, workload.isl.share_under_1k) == (1, 0)
@@ -212,15 +209,34 @@ def test_a_spread_that_cannot_be_is_refused_by_its_flag(cv: float) -> None:
         workload_from_lengths(isl=8, osl=8, osl_cv=cv)
 
 
-def test_lengths_are_equal_unless_a_spread_is_given() -> None:
-    assert DEFAULT_SPREAD == EQUAL_LENGTHS
-    assert (CONVERSATION_SPREAD.isl_cv, CONVERSATION_SPREAD.osl_cv) == (1.31, 0.73)
+def test_lengths_spread_as_those_of_conversations_unless_a_spread_is_given() -> None:
+    workload = workload_from_lengths(isl=4000, osl=300)
+    assert workload.isl is not None
+    assert workload.osl is not None
+    assert (workload.isl.cv, workload.osl.cv) == (1.31, 0.73)
+
+
+@pytest.mark.parametrize(("isl", "cv"), [(1000, 1.31), (30_000, 0.88), (130_000, 0.01)])
+def test_the_usual_spread_leaves_no_more_than_a_hundredth_beyond_the_context(
+    isl: float, cv: float
+) -> None:
+    found = workload_from_lengths(isl=isl, osl=300, max_context=131_072).isl
+    assert found is not None
+    assert found.cv == pytest.approx(cv, abs=0.02)
+    assert found.p99 <= 131_072
+    given = workload_from_lengths(isl=isl, osl=300, isl_cv=2, max_context=131_072).isl
+    assert given is not None
+    assert given.cv == 2
 
 
 def test_the_way_lengths_are_drawn_is_said() -> None:
     line = drawn_line(workload_from_lengths(isl=8000, osl=1, isl_cv=1.3))
     assert line is not None
-    assert "8,000 tokens in the mean, log-normal with CV 1.3, outputs 1 token each" in line
+    assert "prompts 8,000 tokens in the mean (CV 1.3), outputs 1 token each" in line
+    assert "--isl-cv 0" in line
+    equal = drawn_line(workload_from_lengths(isl=8000, osl=9, isl_cv=0, osl_cv=0))
+    assert equal is not None
+    assert "equal lengths" in equal
     assert drawn_line(workload_from_lengths(isl=8000, osl=None)) is None
 
 

@@ -227,6 +227,7 @@ def test_a_broken_csv_line_names_its_number(file: Path, line: str) -> None:
         read(file, content)
 
 
+@pytest.mark.slow
 def test_a_line_without_end_is_refused_without_being_held_in_memory(file: Path) -> None:
     with file.open("wb") as sparse:
         sparse.write((MOONCAKE_LINE % 0).encode())

@@ -1,4 +1,4 @@
-"""What Tab offers in a shell: models, deployments, engines, kinds of GPU, topics, values.
+"""Completions in a shell: models, deployments, engines, kinds of GPU, topics, values.
 
 Imported only while a shell asks for completions, so it adds nothing to the start of a command.
 """
@@ -83,7 +83,7 @@ def processes(context: Any) -> Iterable[str]:
 
 
 def logs_and_processes(context: Any) -> Iterable[str]:
-    """What the argument of `logs` may name."""
+    """The names that `logs` accepts as its argument."""
     return (*logged(context), *processes(context))
 
 
@@ -103,14 +103,14 @@ def verbs(context: Any) -> Iterable[str]:
 
 
 def policies(context: Any) -> Iterable[str]:
-    """How the router can pick engines."""
+    """The router's policies."""
     from pdctl.deployment.flags import POLICIES
 
     return POLICIES
 
 
 def transfer_backends(context: Any) -> Iterable[str]:
-    """How KV can move."""
+    """The KV transfer backends."""
     from pdctl.deployment.flags import BACKENDS
 
     return ("auto", "nixl", *BACKENDS)

@@ -1,4 +1,4 @@
-"""What `data` holds in the JSON of every verb, as types that `pdctl schema` turns into a schema."""
+"""The `data` of every verb's JSON, as types that `pdctl schema` turns into a schema."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -12,7 +12,7 @@ from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Basis, Measurement, Parallelism, Percentiles
 from pdctl.status.autopilot_journal import Entry
 from pdctl.status.explain.records import Explanation
-from pdctl.status.records import Advice, DeploymentStatus
+from pdctl.status.records import Advice, DeploymentStatus, WhatIf
 from pdctl.verdict.records import (
     Choice,
     Floor,
@@ -71,7 +71,7 @@ FlipData = TypedDict(
 
 
 class PlanProvenance(TypedDict):
-    """Where the figures come from, and factors between which nine of ten true ones lie."""
+    """The source of the figures, and factors between which nine of ten true ones lie."""
 
     basis: Basis
     profile: str | None
@@ -312,10 +312,19 @@ class AdviceData(Advice):
 
 
 @dataclass(frozen=True)
+class WhatIfData(WhatIf):
+    """A what-if in a status. better_layout: the best one, if it is better beyond doubt; else ""."""
+
+    is_match: bool = False
+    better_layout: str = ""
+
+
+@dataclass(frozen=True)
 class StatusData(DeploymentStatus):
     """One sample of a whole deployment."""
 
     advice: AdviceData
+    what_if: WhatIfData | None = None
 
 
 DATA: dict[str, Any] = {

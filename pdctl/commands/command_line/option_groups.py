@@ -33,7 +33,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "no_request_times",
         ),
         "Router": ("host", "port", "policy", "router_args", "api_key_file"),
-        "What to export": ("metrics_endpoint", "otlp"),
+        "What to observe": ("metrics_endpoint", "otlp", "no_what_if"),
         "How to start": ("detach", "timeout", "resume", "dry_run"),
     },
     "measure": {

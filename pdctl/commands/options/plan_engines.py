@@ -51,7 +51,7 @@ def args_text(args: str, settings: Mapping[str, object]) -> str | None:
 
 @dataclass(frozen=True)
 class AskedEngines:
-    """What SGLang's flags make of a question; the fields are those of `Site`."""
+    """SGLang's flags as parts of a question; the fields are those of `Site`."""
 
     llm: Llm
     args: Args

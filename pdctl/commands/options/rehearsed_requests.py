@@ -11,7 +11,7 @@ from pdctl.paths import profiles_dir
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.closed_loop import LEAST_PER_CLIENT, LEAST_REQUESTS, REQUESTS_PER_CLIENT
 from pdctl.workload.arrivals import head, make_requests, pick
-from pdctl.workload.describe import drawn_line, workload_from_lengths, workload_from_trace
+from pdctl.workload.describe import drawn_lengths, workload_from_lengths, workload_from_trace
 from pdctl.workload.records import Requests, Trace, Workload
 
 TRACE = "traces/conversation-40s.jsonl"
@@ -103,7 +103,7 @@ def _drawn(planned: PlannedFor, duration_s: float) -> Played:
         isl_cv=planned.isl_cv,
         osl_cv=planned.osl_cv,
     )
-    source = (drawn_line(workload) or "").removeprefix("Draws requests: ").partition(" (--")[0]
+    source = drawn_lengths(workload) or ""
     if planned.concurrency is not None:
         return _for_clients(workload, planned, source)
     return _at_a_rate(workload, planned, duration_s, source)
@@ -131,7 +131,7 @@ def _for_clients(workload: Workload, planned: PlannedFor, source: str) -> Played
     return Played(requests, workload, source, clients)
 
 
-def without_too_long(played: Played, fleet: Fleet) -> Played:
+def without_refused(played: Played, fleet: Fleet) -> Played:
     """Without the requests that SGLang would refuse; says how many there were."""
     engine = fleet.colocated or fleet.prefill
     longest = engine.max_context if engine else 0
@@ -146,5 +146,5 @@ def without_too_long(played: Played, fleet: Fleet) -> Played:
     if not num_dropped:
         return played
     which = "1 request that exceeds" if num_dropped == 1 else f"{num_dropped} requests that exceed"
-    say(f"left out {which} the context of {longest:,} tokens")
+    say(f"Left out {which} the context of {longest:,} tokens")
     return replace(played, requests=pick(requests, places))

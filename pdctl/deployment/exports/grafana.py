@@ -129,7 +129,7 @@ def _latencies() -> tuple[Panel, ...]:
 
 def _quantiles(title: str, name: str) -> Panel:
     queries = (
-        Query(q.quantile(share, name, q.SPEAKING_ROLES, WINDOW, WHERE), label)
+        Query(q.histogram_quantile(share, name, q.SPEAKING_ROLES, WINDOW, WHERE), label)
         for share, label in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
     )
     return Panel(title, "Only engines that decode observe it.", tuple(queries), "s")
@@ -138,7 +138,7 @@ def _quantiles(title: str, name: str) -> Panel:
 def _transfers() -> tuple[Panel, ...]:
     by = "deployment, engine"
     speed = q.mean("kv_transfer_speed_gb_s", "prefill", WINDOW, WHERE, by)
-    latency = q.quantile(0.9, "kv_transfer_latency_ms", "prefill", WINDOW, WHERE, by)
+    latency = q.histogram_quantile(0.9, "kv_transfer_latency_ms", "prefill", WINDOW, WHERE, by)
     failed = ("num_transfer_failed_reqs_total", "num_bootstrap_failed_reqs_total")
     roles = "prefill|decode"
     failures = tuple(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pdctl.deployment.build import checked, name_of
+from pdctl.deployment.build import name_of, validated
 from pdctl.deployment.records import (
     ROLE_OF_WORKER_TYPE,
     WORKER_TYPES,
@@ -51,7 +51,7 @@ def deployment_of_miles(top: Field) -> Deployment:
         raise keys["server_groups"].problem(
             f"holds {' and '.join(roles) or 'nothing'}", hint=RUN_BY_MILES
         )
-    return checked(Deployment(name=name_of(model), model=model, roles=roles))
+    return validated(Deployment(name=name_of(model), model=model, roles=roles))
 
 
 def _read_group(group: Field, usual_gpus: int | None) -> tuple[Role, RolePlan]:

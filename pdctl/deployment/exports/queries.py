@@ -56,7 +56,7 @@ def mean(name: str, roles: str, window: str, where: str = "", by: str = "deploym
     return " / ".join(parts)
 
 
-def quantile(
+def histogram_quantile(
     share: float, name: str, roles: str, window: str, where: str = "", by: str = "deployment"
 ) -> str:
     """A quantile of a histogram's observations in a window."""
@@ -74,7 +74,7 @@ def missed_share(window: str, where: str = "") -> str:
 
 
 def burn_rate(window: str, where: str = "") -> str:
-    """How many times faster than allowed the error budget is used up."""
+    """The speed at which the error budget is used up, as a multiple of the speed allowed."""
     allowed = f"(1 - max by (deployment, slo) ({SLO_TARGET}{{{where}}}))"
     return f"({missed_share(window, where)}) / {allowed}"
 

@@ -1,1 +1,1 @@
-"""Where processes run: one protocol, one file for each place."""
+"""Places to run processes: one protocol, one file for each place."""

@@ -18,7 +18,7 @@ from typing import Any
 from pdctl.deployment import containers
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import Container, ProcessSpec
-from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, Agents, NodeLost, Question
+from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, AgentCall, Agents, NodeLost
 from pdctl.engines.launchers.command import command_of
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Exit, Started
@@ -42,7 +42,7 @@ class Step:
 
     node: str
     client: Handle | None
-    asked: Question | None = None
+    asked: AgentCall | None = None
     asked_at: float = 0.0
 
 
@@ -62,7 +62,9 @@ class AgentLauncher(LocalLauncher, ABC):
         super().__init__(run_id, cwd=cwd, death_signal=None)
         self._agents = agents
         self._tasks: dict[Handle, _Task] = {}
-        self._orphans: set[tuple[str, str]] = set()  # node and task that nobody could kill
+        # nodes on which something could not be killed, each with a call about what runs there
+        self._unswept: dict[str, AgentCall | None] = {}
+        self._swept_at = 0.0
         self._ports: dict[tuple[str, int, bool], tuple[float, frozenset[int]]] = {}
         self._nodes: tuple[str, ...] = ()
         self._cluster: ClusterFile | None = None
@@ -187,7 +189,14 @@ class AgentLauncher(LocalLauncher, ABC):
         Raises OSError while a node may still run what was to be killed there.
         """
         for node in (spec.node, *(f.node for f in spec.followers)):
-            self._end_orphans(node)
+            if node in self._unswept:
+                raise OSError(errno.EHOSTUNREACH, f"{node} does not answer")
+        try:
+            return self._start(spec)
+        except NodeLost as problem:
+            raise OSError(errno.EHOSTUNREACH, problem.message) from problem
+
+    def _start(self, spec: ProcessSpec) -> Started:
         name = uuid.uuid4().hex[:12]
         followers = tuple(
             replace(spec, node=f.node, argv=f.argv, env=f.env, log=f.log) for f in spec.followers
@@ -205,11 +214,25 @@ class AgentLauncher(LocalLauncher, ABC):
             return ("bash", "-c", f'{preamble}\nexec "$@"', "bash", *argv)
         return argv
 
-    def _end_orphans(self, node: str) -> None:
-        for orphan in [one for one in self._orphans if one[0] == node]:
-            if self._ask(Step(node, None), _Task(orphan[1], ()), "kill") is None:
-                raise OSError(errno.EHOSTUNREACH, f"{node} does not answer")
-            self._orphans.discard(orphan)
+    def _sweep_again(self) -> None:
+        """Kill what is not wanted on nodes that did not answer and do now. Waits for none."""
+        if not self._unswept or time.monotonic() - self._swept_at < LOOK_AGAIN_S:
+            return
+        self._swept_at = time.monotonic()
+        wanted = {task.name for task in self._tasks.values() if task.exit is None}
+        for node, asked in tuple(self._unswept.items()):
+            if asked is not None and not asked.is_answered():
+                continue
+            found = ((asked and asked.reply()) or {}).get("value")
+            with suppress(NodeLost):
+                agent = self._agents.on(node)
+                others = {task for _, task in found or () if task} - wanted
+                for task in others:
+                    agent.send("kill", self._run_id, task)
+                if found is not None and not others:
+                    del self._unswept[node]
+                else:
+                    self._unswept[node] = agent.send("tasks", self._run_id)
 
     def _keep_task(self, task: _Task, started: Started) -> Started:
         where = (f"{step.node}={step.client or ''}" for step in task.steps)
@@ -234,6 +257,7 @@ class AgentLauncher(LocalLauncher, ABC):
 
     def poll(self, handle: Handle) -> Exit | None:
         """None while every step runs. Ends what is left once one of them has ended."""
+        self._sweep_again()
         task = self._task(handle)
         if task.exit is None:
             task.exit = self._first_end(task)
@@ -253,7 +277,7 @@ class AgentLauncher(LocalLauncher, ABC):
         return None
 
     def _end_there(self, step: Step, task: _Task) -> Exit | None:
-        """What its node has answered about the end of a step. Nobody waits for a node here."""
+        """The node's answer, if it has come, about the end of a step. Never waits for a node."""
         if step.asked is not None and step.asked.is_answered():
             found = (step.asked.reply() or {}).get("value")
             step.asked = None
@@ -277,16 +301,25 @@ class AgentLauncher(LocalLauncher, ABC):
             self._agents.on(task.steps[0].node).send("terminate", self._run_id, task.name)
 
     def kill(self, handle: Handle) -> None:
-        """End a process at once. On a node that does not answer, only what stands for it here."""
+        """End a process at once; on a node that does not answer, as soon as it does."""
         self._kill(self._task(handle))
 
     def _kill(self, task: _Task) -> None:
         for step in task.steps:
-            if self._ask(step, task, "kill") is not None:
+            if step.node not in self._unswept and self._kill_step(step, task):
                 continue
-            self._orphans.add((step.node, task.name))
-            if step.client is not None:
+            self._unswept.setdefault(step.node, None)
+            if step.client is None:
+                task.exit = task.exit or Exit()
+            else:
                 super().kill(step.client)
+
+    def _kill_step(self, step: Step, task: _Task) -> bool:
+        """True if its node says that it killed a step. The loop waits for no agent to start."""
+        with suppress(NodeLost):
+            asked = self._agents.on(step.node).send("kill", self._run_id, task.name)
+            return "value" in (asked.reply(QUICK_S) or {})
+        return False
 
     def _task(self, handle: Handle) -> _Task:
         return self._tasks.setdefault(handle, _parse(handle))
@@ -308,6 +341,7 @@ class AgentLauncher(LocalLauncher, ABC):
     def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
         kept = {_parse(handle).name for handle in keep}
         found = self._on_each("tasks", self._run_id)
+        self._unswept |= dict.fromkeys(set(self._nodes) - found.keys())
         others = [(n, pid, task) for n, rows in found.items() for pid, task in rows if task]
         for node, task in {(node, task) for node, _, task in others if task not in kept}:
             self._ask(Step(node, None), _Task(task, ()), "kill")

@@ -27,7 +27,7 @@ class NodeLost(EnvironmentProblem):
     """A node does not answer."""
 
 
-class Question:
+class AgentCall:
     """A question that was sent."""
 
     def __init__(self, replies: "queue.SimpleQueue[_Reply | None]") -> None:
@@ -68,7 +68,7 @@ class Wire:
         """The reply; None if there is none in time."""
         return self.send(node, do, args).reply(timeout_s)
 
-    def send(self, node: str, do: str, args: Sequence[object]) -> Question:
+    def send(self, node: str, do: str, args: Sequence[object]) -> AgentCall:
         """Send a question without waiting for the reply."""
         replies: queue.SimpleQueue[_Reply | None] = queue.SimpleQueue()
         with self._lock:
@@ -81,7 +81,7 @@ class Wire:
                 self._process.stdin.flush()
             except OSError:
                 replies.put(None)
-        return Question(replies)
+        return AgentCall(replies)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -122,12 +122,12 @@ class Agent:
         return reply["value"]
 
     def _start_s(self, timeout_s: float) -> float:
-        """How long to wait for the agent itself: the loop cannot wait for a slow start."""
+        """The time to wait for the agent itself: the loop cannot wait for a slow start."""
         if self._has_answered:
             return 0.0
         return START_S if timeout_s > QUICK_S else ANSWER_S
 
-    def send(self, do: str, *args: object) -> Question:
+    def send(self, do: str, *args: object) -> AgentCall:
         """As ask, without waiting for the answer."""
         return self._wire.send(self._node, do, args)
 

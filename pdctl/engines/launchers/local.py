@@ -78,6 +78,9 @@ class LocalLauncher:
     def nodes(self) -> tuple[str, ...]:
         return (HERE,)
 
+    def is_over(self) -> bool:
+        return False
+
     def address(self, node: str) -> str:
         return LOOPBACK
 
@@ -266,7 +269,7 @@ class LocalLauncher:
     # files
 
     def read_log(self, node: str, log: Path) -> tuple[str, ...]:
-        return log_file.read_lines(log)
+        return log_file.read_log_lines(log)
 
     def read_added(self, node: str, log: Path, offset: int) -> tuple[str, int]:
         return log_file.read_from(log, offset)
@@ -356,7 +359,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def create_time(pid: int) -> float | None:
-    """When a process started, Unix seconds; None if there is none."""
+    """The start of a process in Unix seconds; None if there is no such process."""
     fields = _stat(pid)
     if len(fields) < 20:
         return None
@@ -395,6 +398,14 @@ def variables_of(pid: int, run_id: str) -> dict[str, str]:
         return {}
     texts = (entry.decode("utf-8", "replace") for entry in entries if b"=" in entry)
     return dict(text.split("=", 1) for text in texts)
+
+
+def program_of(pid: int) -> str:
+    """The name of the program that a process runs; "" once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def marked(run_id: str) -> tuple[int, ...]:

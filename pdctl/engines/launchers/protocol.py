@@ -35,7 +35,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended. code: negative for a signal; None if unknown."""
+    """The end of a process. code: negative for a signal; None if unknown."""
 
     code: int | None = None
 
@@ -45,6 +45,10 @@ class Nodes(Protocol):
 
     def nodes(self) -> tuple[str, ...]:
         """Every machine that may run engines. The first one runs the router."""
+        ...
+
+    def is_over(self) -> bool:
+        """True if these machines are ours no more, as after the end of a Slurm job."""
         ...
 
     def address(self, node: str) -> str:

@@ -6,6 +6,7 @@ answers questions and sends signals, because Slurm itself signals every process 
 
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from functools import cache
 
 from pdctl.deployment.containers import pyxis_options
 from pdctl.deployment.records import HERE, Container, ProcessSpec
-from pdctl.engines.launchers import slurm_commands
+from pdctl.engines.launchers import local, slurm_commands
 from pdctl.engines.launchers.agent_launcher import AgentLauncher
 from pdctl.engines.launchers.agents import Agents, NodeLost, Wire
 from pdctl.engines.launchers.command import WITH_KEY
@@ -24,6 +25,7 @@ from pdctl.engines.node_agent import TASK
 from pdctl.errors import EnvironmentProblem
 
 STEP_WITHIN_S = 15  # a step with --overlap starts at once, unless its job is ending
+ASKER = "PDCTL_ASKER"  # the process that an agent answers: its number and when it started
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 
 
@@ -45,8 +47,12 @@ def agents_of(job: str) -> Agents:
     """The agents that this program has on the nodes of a job, each a step of its own."""
 
     def wire_to(node: str) -> Wire:
-        step = srun(job, node, "--job-name=pdctl-agent", "--quiet")
-        return Wire((*step, sys.executable, "-m", "pdctl.engines.node_agent"))
+        env, *step = srun(job, node, "--job-name=pdctl-agent", "--quiet")
+        own = (f"{local.MARKER}={_agents_marker(job)}", f"{ASKER}={_alive_as(os.getpid())}")
+        agent = (sys.executable, "-m", "pdctl.engines.node_agent")
+        # the options that unset variables come first
+        at = step.index("srun")
+        return Wire((env, *step[:at], *own, *step[at:], *agent))
 
     return Agents(wire_to, look="scontrol show node {node}")
 
@@ -55,6 +61,29 @@ def _pyxis(container: Container, variables: Sequence[str] = ()) -> tuple[str, ..
     """The options of a step in a container, in which the file that hides the key is too."""
     mounts = (*container.mounts, f"{WITH_KEY}:{WITH_KEY}:ro")
     return pyxis_options(replace(container, mounts=mounts), variables=variables)
+
+
+def _agents_marker(job: str) -> str:
+    return f"agents-of-{job}"
+
+
+def _alive_as(pid: int) -> str:
+    return f"{pid} {local.create_time(pid)}"
+
+
+def end_deserted_agents(job: str) -> None:
+    """Kill the srun of each agent whose pdctl on this machine is gone.
+
+    It ends by itself, unless its node failed before: then it waits for the node for ever.
+    """
+    marker = _agents_marker(job)
+    for pid in local.marked(marker):
+        asker = local.variables_of(pid, marker).get(ASKER, "")
+        # agents have the same environment, and may run here for a pdctl of another machine
+        is_srun = local.program_of(pid) == "srun"
+        if is_srun and _alive_as(int(asker.partition(" ")[0] or 0)) != asker:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 class SlurmLauncher(AgentLauncher):
@@ -79,6 +108,14 @@ class SlurmLauncher(AgentLauncher):
                 code="no_job",
             )
         return slurm_commands.answering(job.nodes)
+
+    def is_over(self) -> bool:
+        return slurm_commands.is_over(self._job)
+
+    def sweep(self) -> tuple[str, ...]:
+        left = super().sweep()
+        end_deserted_agents(self._job)
+        return left
 
     def _start_rank(self, rank: ProcessSpec, task: str) -> Started:
         """Start a step. The node appends its output to the log, srun its own complaints."""

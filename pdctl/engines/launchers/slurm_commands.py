@@ -15,7 +15,7 @@ ENDED = ("", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """A job as Slurm sees it now. left: time until its limit, as Slurm writes it."""
 
     number: str
@@ -44,12 +44,26 @@ def current_job() -> str | None:
     return os.environ.get(JOB) or None
 
 
-def job(number: str) -> Job:
-    """What Slurm knows about a job."""
+def job(number: str) -> SlurmJob:
+    """Slurm's view of a job."""
     found = _run("squeue", "-h", "-j", number, "-o", "%T|%r|%L|%N", may_fail=True)
     state, reason, left, nodelist = (found.strip().split("|") + [""] * 4)[:4]
     nodes = tuple(_run("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()
-    return Job(number, state, "" if reason == "None" else reason, left, nodes)
+    return SlurmJob(number, state, "" if reason == "None" else reason, left, nodes)
+
+
+def is_over(number: str) -> bool:
+    """True if Slurm says that a job has ended. False while nobody knows: Slurm may be silent."""
+    done = subprocess.run(
+        ("squeue", "-h", "-j", number, "-o", "%T"),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
+        check=False,
+    )
+    if done.returncode:
+        return "Invalid job id" in done.stderr
+    return done.stdout.strip() in ENDED
 
 
 def answering(nodes: Sequence[str]) -> tuple[str, ...]:
@@ -64,7 +78,7 @@ def _is_lost(state: str) -> bool:
     return state.endswith("*") or state.startswith(("down", "fail", "unknown"))
 
 
-def submit(script: str, *, directory: str, output: str) -> str:
+def submit_script(script: str, *, directory: str, output: str) -> str:
     """Submit a job; its number. Raises InvalidInput if Slurm refuses it."""
     argv = ("sbatch", "--parsable", "--export=ALL", f"--output={output}", f"--chdir={directory}")
     # without this a job that can never run would only wait

@@ -102,7 +102,7 @@ def _own(found: DeploymentState | None, supervisor: SupervisorProcess) -> Deploy
     return found if found.updated_at >= supervisor.started_at else None
 
 
-def failure(name: str, last: DeploymentState | None) -> PdctlError:
+def start_failure(name: str, last: DeploymentState | None) -> PdctlError:
     """The error for a deployment that did not become ready, with the end of the relevant log."""
     if last is None or last.failure is None:
         return _supervisor_died(name)
@@ -137,7 +137,7 @@ def _engine_failed(culprit: ProcessState, why: str, name: str) -> EngineFailed:
 
 
 def _supervisor_died(name: str) -> EngineFailed:
-    lines = log_file.read_lines(logs_dir(name) / "supervisor.log")
+    lines = log_file.read_log_lines(logs_dir(name) / "supervisor.log")
     return EngineFailed(
         f"The supervisor of {name} exited without writing a reason.",
         hint=f"pdctl down {name} stops whatever is left",

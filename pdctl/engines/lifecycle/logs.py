@@ -52,7 +52,7 @@ class _Seen:
             if self.offset >= size:
                 break
         whole, _, self.rest = text.rpartition("\n")
-        shown = (line.rsplit("\r", 1)[-1] for line in log_file.plain(whole).split("\n"))
+        shown = (line.rsplit("\r", 1)[-1] for line in log_file.without_colours(whole).split("\n"))
         return [line for line in shown if line.strip()]
 
 
@@ -99,8 +99,13 @@ def lines(name: str, process: str | None, *, tail: int) -> tuple[str, ...]:
     return tuple(_named(file, line, width) for file, line in interleaved(last))
 
 
-def engine_lines(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """(engine, lines of its log) of every engine; of one on another node, its last 4 MiB."""
+def lines_by_engine(
+    name: str, last_bytes: int | None = None
+) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """(engine, lines of its log) of every engine; of one on another node, its last 4 MiB.
+
+    last_bytes: only the end of each file; None: all of it.
+    """
     for file in _all_files(name):
         if file.process in ("router", "supervisor"):
             continue
@@ -110,7 +115,7 @@ def engine_lines(name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
         kept = file.path.with_name(file.path.name + log_file.KEPT_SUFFIX)
         # lazily, since a role switch may rename a log meanwhile
         parts = (path for path in (kept, file.path) if path.exists())
-        yield file.process, chain.from_iterable(log_lines(path) for path in parts)
+        yield file.process, chain.from_iterable(log_lines(path, last_bytes) for path in parts)
 
 
 def hosts(name: str) -> dict[str, str]:
@@ -138,7 +143,7 @@ def follow_events(name: str, *, tail: int, wait: Callable[[], None] = _wait) -> 
         last = seen.whole_lines(name, file)
 
 
-def follow(
+def follow_logs(
     name: str, process: str | None, *, tail: int, wait: Callable[[], None] = _wait
 ) -> Iterator[str]:
     """Yield the last lines of each log, then new ones for ever, also of logs that appear.
@@ -153,6 +158,7 @@ def follow(
         now = time.time()
         files = _files(name, process)
         width = max((len(file.process) for file in files), default=0)
+        _follow_renamed(seen, files)
         for file in files:
             new = _added(name, file, seen)
             read_at = time.time()
@@ -162,6 +168,20 @@ def follow(
             yield line if process else _named(file, line, width)
         is_first = False
         wait()
+
+
+def _follow_renamed(seen: dict[LogFile, _Seen], files: Sequence[LogFile]) -> None:
+    """Go on in a renamed log where its old name was left; a role switch renames one at a time.
+
+    Ignores: a log that takes the name of another one that is followed.
+    """
+    gone = [file for file in seen if file not in files]
+    new = [file for file in files if file not in seen]
+    for old in gone:
+        position = seen.pop(old)
+        same_node = [file for file in new if file.node == old.node]
+        if len(gone) == len(same_node) == 1:
+            seen[same_node[0]] = position
 
 
 def _added(name: str, file: LogFile, seen: dict[LogFile, _Seen]) -> Sequence[str]:

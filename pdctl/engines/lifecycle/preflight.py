@@ -11,7 +11,7 @@ from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.records import SglangInstall
 
 
-def check_nodes(
+def refuse_unequal_nodes(
     deployment: Deployment,
     install: SglangInstall | None,
     launcher: Launcher,

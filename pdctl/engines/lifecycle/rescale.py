@@ -15,7 +15,7 @@ from pdctl.deployment.resources import assign_gpus, index_ranges
 from pdctl.engines import state
 from pdctl.engines.lifecycle import running, start
 from pdctl.engines.lifecycle.start import Prepared, planning, prepare
-from pdctl.engines.records import Launch, ProcessState
+from pdctl.engines.records import Launch
 from pdctl.errors import EnvironmentProblem, StateConflict
 
 GUARD_WAIT_S = 3.0  # the guard restarts a killed supervisor within this time
@@ -66,7 +66,7 @@ def preview(name: str, counts: Counts) -> Rescaled:
 
 def undo_counts(name: str) -> Counts:
     """The numbers of engines before the last change. Raises StateConflict where there was none."""
-    current = _current(name)
+    current = current_launch(name)
     if not current.previous_layout:
         raise StateConflict(
             f"Deployment {name!r} has not been rescaled since it started.",
@@ -89,8 +89,8 @@ class _Planned:
 
 
 def _planned(name: str, counts: Counts) -> _Planned:
-    current = _current(name)
-    before = _deployment(current)
+    current = current_launch(name)
+    before = chosen_deployment(current)
     after = scaled(before, counts)
     if after.layout == before.layout:
         return _Planned(current, before, after)
@@ -133,6 +133,7 @@ def _prepared(change: "_Change") -> Prepared:
             present=change.present,
             places=change.places,
             launcher=change.launcher,
+            without=change.lost_nodes,
         )
     except EnvironmentProblem as problem:
         if problem.code != "not_enough_gpus":
@@ -153,11 +154,13 @@ class _Change:
     leaving: tuple[ProcessSpec, ...]
     were_prefill: frozenset[str]  # engines that had the prefill role before
     launcher: str
+    lost_nodes: tuple[str, ...]
 
     @classmethod
     def of(cls, before: Deployment, after: Deployment, current: Launch) -> "_Change":
         wanted = {"router", *after.engine_names}
-        seen = _running(current.name)
+        last = state.read_state(current.name)
+        seen = tuple(p for p in last.processes if p.handle is not None) if last else ()
         alive = {(process.name, process.url) for process in seen}
         again = [s for s in current.leaving if s.name in wanted and (s.name, s.url) in alive]
         kept = tuple(
@@ -176,8 +179,8 @@ class _Change:
         leaving = tuple(spec for spec in gone if spec not in back.values())
         specs = {spec.name: spec for spec in current.specs}
         were_prefill = frozenset(process.name for process in seen if process.was_prefill)
-        launcher = current.launcher
-        return cls(before, after, specs, kept, back, leaving, were_prefill, launcher)
+        lost = last.lost_nodes if last else ()
+        return cls(before, after, specs, kept, back, leaving, were_prefill, current.launcher, lost)
 
     @property
     def role_changes(self) -> dict[str, str]:
@@ -261,13 +264,7 @@ def _taken_back(
     }
 
 
-def _running(name: str) -> tuple[ProcessState, ...]:
-    """The running processes, as the supervisor last saw them."""
-    found = state.read_state(name)
-    return tuple(p for p in found.processes if p.handle is not None) if found else ()
-
-
-def _current(name: str) -> Launch:
+def current_launch(name: str) -> Launch:
     """The present target. Raises StateConflict if no supervisor would follow a change."""
     current = state.read_launch(name)
     if current is None or not running.is_running(name):
@@ -289,7 +286,7 @@ def _current(name: str) -> Launch:
     return current
 
 
-def _deployment(current: Launch) -> Deployment:
+def chosen_deployment(current: Launch) -> Deployment:
     """The user's choice, with the engine counts of launch.json, which is written last."""
     chosen = read_deployment(state.state_dir(current.name) / "desired.yaml")
     roles = [spec.role for spec in current.specs]

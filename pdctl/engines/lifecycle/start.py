@@ -6,7 +6,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
-from pdctl.engines.lifecycle.preflight import check_nodes
+from pdctl.engines.lifecycle.preflight import refuse_unequal_nodes
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -72,14 +72,14 @@ def launch(
     state.make_state_dir(name)
     held = _lock_free_name(name)
     try:
-        wanted = write_launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
+        wanted = write_start_files(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
         return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=not detached))
     finally:
         os.close(held)
 
 
 @contextmanager
-def started(
+def started_deployment(
     deployment: Deployment, *, detached: bool, ready_timeout_s: float, launcher: str = LOCAL
 ) -> Iterator[tuple[Prepared, SupervisorProcess]]:
     """Prepare a deployment and start its supervisor; hold its ports while the block runs.
@@ -95,7 +95,7 @@ def started(
         yield prepared, supervisor
 
 
-def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) -> Launch:
+def write_start_files(prepared: Prepared, *, detached: bool, ready_timeout_s: float) -> Launch:
     """Write desired.yaml and launch.json for a supervisor to run. Call with the name locked."""
     deployment = prepared.deployment
     directory = state.make_state_dir(deployment.name)
@@ -116,9 +116,16 @@ def write_launch(prepared: Prepared, *, detached: bool, ready_timeout_s: float) 
         launcher=prepared.launcher,
         has_key=api_key() is not None,
         metrics_endpoint=deployment.observe.metrics,
+        what_if=_can_replay(deployment),
     )
     _write(wanted, deployment, directory)
     return wanted
+
+
+def _can_replay(deployment: Deployment) -> bool:
+    """A replay needs log lines of request times, and limits to judge its outcome by."""
+    has_slo = deployment.ttft_slo_s is not None or deployment.tpot_slo_s is not None
+    return deployment.observe.what_if and deployment.request_times and has_slo
 
 
 def change(
@@ -149,7 +156,9 @@ def change(
         leaving=leaving,
         drain_s=current.drain_s if drain_s is None else drain_s,
         retired_ports=_retired_ports(current, specs),
-        previous_layout=current.layout,
+        previous_layout=(
+            current.previous_layout if deployment.layout == current.layout else current.layout
+        ),
     )
     _write(wanted, deployment, state.state_dir(name))
     return wanted
@@ -228,33 +237,37 @@ def prepare(
     present: tuple[ProcessSpec, ...] = (),
     places: Mapping[str, ProcessSpec] = NOWHERE,
     launcher: str = LOCAL,
+    without: Collection[str] = (),
 ) -> Prepared:
     """Resolve nodes, GPUs, ports, SGLang and the KV backend of a deployment.
 
     present: its running processes; those that the deployment still names stay as they are.
     places: new engine -> the engine, not in `present`, whose ports and GPUs it takes over.
     launcher: where it runs, a name in the registry of launchers.
+    without: nodes that have left the network; no new engine gets a place there.
 
     Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
     run. Call inside `planning()` unless nothing will be started.
     """
     deployment = _on_its_address(deployment)
     there = launcher_named(launcher)
-    install = _install(deployment, there)
-    gpus = _gpus_of_nodes(deployment, there)
+    nodes = tuple(node for node in there.nodes() if node not in without)
+    install = _install(deployment, there, nodes)
+    gpus = _gpus_of_nodes(deployment, there, nodes)
     llm, unread = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
     if launcher != LOCAL:
-        check_nodes(deployment, install, there, {node for p in placed.values() for node in p.nodes})
+        used = {node for place in placed.values() for node in place.nodes}
+        refuse_unequal_nodes(deployment, install, there, used & set(nodes))
     backend, kv_path = _kv_path(deployment, install, gpus, there)
     stays = {spec.name: spec for spec in present}
-    planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there))
-    addresses = _addresses(there, present)
+    planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there, nodes))
+    addresses = _addresses(there, present, nodes)
     specs = expand(
         deployment,
         gpus={name: place.gpus for name, place in placed.items()},
-        nodes={"router": there.nodes()[0], **{name: p.node for name, p in placed.items()}},
+        nodes={"router": nodes[0], **{name: p.node for name, p in placed.items()}},
         addresses=addresses,
         ports={**planned, **{name: ports_of(spec) for name, spec in places.items()}},
         log_dir=logs_dir(deployment.name),
@@ -271,16 +284,22 @@ def prepare(
         warnings=(
             *unread,
             *crossing(placed, gpus),
-            *cautions(
-                deployment,
-                llm=llm,
-                version=parse_version(install.version) if install else None,
-                backend=backend,
-                has_key=api_key() is not None,
-            ),
+            *_cautions(deployment, llm, install, backend),
         ),
         backend=backend,
         launcher=launcher,
+    )
+
+
+def _cautions(
+    deployment: Deployment, llm: Llm | None, install: SglangInstall | None, backend: str | None
+) -> tuple[str, ...]:
+    return cautions(
+        deployment,
+        llm=llm,
+        version=parse_version(install.version) if install else None,
+        backend=backend,
+        has_key=api_key() is not None,
     )
 
 
@@ -289,10 +308,12 @@ def _on_its_address(deployment: Deployment) -> Deployment:
     return replace(deployment, router=replace(deployment.router, host=address))
 
 
-def _addresses(launcher: Launcher, present: tuple[ProcessSpec, ...]) -> dict[str, str]:
+def _addresses(
+    launcher: Launcher, present: tuple[ProcessSpec, ...], nodes: tuple[str, ...]
+) -> dict[str, str]:
     """The address of each node: that of its engines, so that a deployment stays on one network."""
     known = {spec.node: spec.host for spec in present if spec.role != "router"}
-    new = (node for node in launcher.nodes() if node not in known)
+    new = (node for node in nodes if node not in known)
     return {**known, **{node: launcher.address(node) for node in new}}
 
 
@@ -380,14 +401,15 @@ def _llm(deployment: Deployment) -> tuple[Llm | None, tuple[str, ...]]:
     return llm, ()
 
 
-def _install(deployment: Deployment, launcher: Launcher) -> SglangInstall | None:
+def _install(
+    deployment: Deployment, launcher: Launcher, nodes: tuple[str, ...]
+) -> SglangInstall | None:
     """The SGLang of the first node. Ignores: nodes that have another one."""
     if deployment.engine == "sim":
         return None
-    first = launcher.nodes()[0]
     if deployment.container is not None:
-        return sglang_in_images(deployment, launcher, (first,))
-    install = launcher.sglang(first, deployment.python)
+        return sglang_in_images(deployment, launcher, nodes[:1])
+    install = launcher.sglang(nodes[0], deployment.python)
     if install.version is None:
         raise EnvironmentProblem(
             f"SGLang is not installed in {install.python}.",
@@ -397,10 +419,12 @@ def _install(deployment: Deployment, launcher: Launcher) -> SglangInstall | None
     return install
 
 
-def _gpus_of_nodes(deployment: Deployment, launcher: Launcher) -> dict[str, tuple[Gpu, ...]]:
+def _gpus_of_nodes(
+    deployment: Deployment, launcher: Launcher, nodes: tuple[str, ...]
+) -> dict[str, tuple[Gpu, ...]]:
     """The GPUs of every node; those of deployments that are still loading are marked as taken."""
     if not needs_gpus(deployment):
-        return dict.fromkeys(launcher.nodes(), ())
+        return dict.fromkeys(nodes, ())
     owners = {
         place: name
         for name in running.names()
@@ -411,7 +435,7 @@ def _gpus_of_nodes(deployment: Deployment, launcher: Launcher) -> dict[str, tupl
     }
     return {
         node: tuple(_owned(gpu, owners.get((node, gpu.index))) for gpu in launcher.gpus(node))
-        for node in launcher.nodes()
+        for node in nodes
     }
 
 
@@ -430,7 +454,7 @@ def _kv_path(
     """The KV backend and how KV moves, in words. RDMA counts only if every node has it."""
     if install is None or "prefill" not in deployment.roles:
         return None, ""
-    ports = [launcher.rdma_ports(node) for node in launcher.nodes()]
+    ports = [launcher.rdma_ports(node) for node in gpus]
     return choose_backend(
         install,
         requested=deployment.transfer_backend,
@@ -440,7 +464,10 @@ def _kv_path(
 
 
 def _is_usable(
-    deployment: Deployment, router: ProcessSpec | None, launcher: Launcher
+    deployment: Deployment,
+    router: ProcessSpec | None,
+    launcher: Launcher,
+    nodes: tuple[str, ...],
 ) -> Callable[[int], bool]:
     """A test for ports that are free on every node. The port of a router that stays is free."""
     taken = _reserved_ports()
@@ -450,7 +477,7 @@ def _is_usable(
         # the user chose the router's by number and may have left it a moment ago
         is_strict = port != deployment.router.port
         return port not in taken and all(
-            launcher.is_port_free(node, port, is_strict=is_strict) for node in launcher.nodes()
+            launcher.is_port_free(node, port, is_strict=is_strict) for node in nodes
         )
 
     return lambda port: port == own or is_usable(port)

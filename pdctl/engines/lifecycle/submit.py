@@ -25,7 +25,7 @@ def submit(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: flo
     output = output_of(deployment.name)
     output.unlink(missing_ok=True)
     submitted_at = time.time()
-    number = slurm_commands.submit(
+    number = slurm_commands.submit_script(
         job_script(deployment, cluster, ready_timeout_s=ready_timeout_s),
         directory=os.getcwd(),
         output=str(output).replace("%", "%%"),

@@ -59,7 +59,7 @@ def submitted_job(name: str) -> SubmittedJob | None:
     return SubmittedJob(name, number, 0.0)
 
 
-def end(job: SubmittedJob) -> None:
+def end_job(job: SubmittedJob) -> None:
     """End a job whose deployment has stopped or has not started, and wait until it has ended."""
     deadline = time.monotonic() + END_BY_ITSELF_S
     while not slurm_commands.job(job.number).is_over:
@@ -92,7 +92,7 @@ def watch(job: SubmittedJob) -> Iterator[Seen]:
         time.sleep(LOOK_EVERY_S)
 
 
-def failure(job: SubmittedJob) -> EngineFailed:
+def job_failure(job: SubmittedJob) -> EngineFailed:
     """The error for a job that ended before the deployment served."""
     try:
         lines = job.output.read_text(encoding="utf-8", errors="replace").splitlines()

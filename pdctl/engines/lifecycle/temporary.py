@@ -27,7 +27,7 @@ STOP_WAIT_S = 15.0 + RELEASE_WAIT_S
 
 
 @contextmanager
-def serving(
+def serving_temporarily(
     deployment: Deployment,
     *,
     ready_timeout_s: float = 7200.0,
@@ -40,7 +40,7 @@ def serving(
     tell: called with each state while it starts. Raises as `pdctl up` does.
     """
     running.refuse_running(deployment.name)
-    with start.started(deployment, detached=False, ready_timeout_s=ready_timeout_s) as (
+    with start.started_deployment(deployment, detached=False, ready_timeout_s=ready_timeout_s) as (
         _,
         supervisor,
     ):
@@ -71,4 +71,4 @@ def _ready(
         tell(last)
         if last.phase == "serving":
             return last
-    raise follow.failure(supervisor.launch.name, last)
+    raise follow.start_failure(supervisor.launch.name, last)

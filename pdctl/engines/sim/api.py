@@ -29,12 +29,12 @@ class Shape(Protocol):
         """Data to send before the first token of a stream."""
         ...
 
-    def chunk(self, answer: "Answer", new_text: str, reason: Reason | None) -> bytes:
+    def chunk(self, answer: "StreamedAnswer", new_text: str, reason: Reason | None) -> bytes:
         """One event of a stream."""
         ...
 
 
-class Answer:
+class StreamedAnswer:
     """The answer to one request, which grows token by token."""
 
     def __init__(self, request: Request, seed: int, shape: Shape, index: int = 0) -> None:
@@ -122,7 +122,7 @@ class NativeShape:
     def first(self) -> bytes:
         return b""
 
-    def chunk(self, answer: Answer, new_text: str, reason: Reason | None) -> bytes:
+    def chunk(self, answer: StreamedAnswer, new_text: str, reason: Reason | None) -> bytes:
         request = answer.request
         if reason or self._is_batch:
             document = self.document(answer)
@@ -141,7 +141,7 @@ class NativeShape:
             f'"cached_tokens":{request.cached_tokens}}}}}\n\n'
         ).encode()
 
-    def document(self, answer: Answer) -> dict[str, object]:
+    def document(self, answer: StreamedAnswer) -> dict[str, object]:
         """The whole answer so far."""
         request = answer.request
         text, ids = answer.text, answer.ids
@@ -183,7 +183,7 @@ class OpenAiShape:
             return b""
         return self._event(0, '"delta":{"role":"assistant","content":""}', "null")
 
-    def chunk(self, answer: Answer, new_text: str, reason: Reason | None) -> bytes:
+    def chunk(self, answer: StreamedAnswer, new_text: str, reason: Reason | None) -> bytes:
         said = f'"delta":{{"content":"{new_text}"}}' if self._is_chat else f'"text":"{new_text}"'
         if not reason:
             return self._event(answer.index, said, "null")
@@ -191,16 +191,16 @@ class OpenAiShape:
         text = self._event(answer.index, said, "null") if new_text else b""
         return text + self._event(answer.index, last, f'"{reason}"')
 
-    def usage_chunk(self, answers: list[Answer]) -> bytes:
+    def usage_chunk(self, answers: list[StreamedAnswer]) -> bytes:
         """The last event of a stream whose client asked for usage."""
         usage = json.dumps(self.usage(answers), separators=(",", ":"))
         return f'{self._open}],"usage":{usage}}}\n\n'.encode()
 
-    def document(self, answers: list[Answer]) -> dict[str, object]:
+    def document(self, answers: list[StreamedAnswer]) -> dict[str, object]:
         choices = [self._choice(answer) for answer in answers]
         return {**self._head, "choices": choices, "usage": self.usage(answers)}
 
-    def usage(self, answers: list[Answer]) -> dict[str, object]:
+    def usage(self, answers: list[StreamedAnswer]) -> dict[str, object]:
         prompt = sum(answer.request.prompt_tokens for answer in answers)
         completion = sum(len(answer.ids) for answer in answers)
         return {
@@ -211,7 +211,7 @@ class OpenAiShape:
             "reasoning_tokens": 0,
         }
 
-    def _choice(self, answer: Answer) -> dict[str, object]:
+    def _choice(self, answer: StreamedAnswer) -> dict[str, object]:
         end = {"logprobs": None, "finish_reason": answer.reason, "matched_stop": None}
         if self._is_chat:
             message = {"role": "assistant", "content": answer.text, "tool_calls": None}
@@ -395,9 +395,10 @@ class Api:
 
     def _start(
         self, accepted: list[AcceptedRequest], shape: NativeShape | OpenAiShape
-    ) -> list[Answer]:
+    ) -> list[StreamedAnswer]:
         answers = [
-            Answer(one.request, one.seed, shape, index) for index, one in enumerate(accepted)
+            StreamedAnswer(one.request, one.seed, shape, index)
+            for index, one in enumerate(accepted)
         ]
         for one in accepted:
             self.engine.submit(one.request)
@@ -405,7 +406,12 @@ class Api:
         return answers
 
     async def _stream(
-        self, http: web.Request, answers: list[Answer], *, first: bytes, last: Callable[[], bytes]
+        self,
+        http: web.Request,
+        answers: list[StreamedAnswer],
+        *,
+        first: bytes,
+        last: Callable[[], bytes],
     ) -> web.StreamResponse:
         stream = EventStream()
         try:
@@ -422,7 +428,7 @@ class Api:
             stream.send(end)
         return await stream.close()
 
-    async def _wait(self, answers: list[Answer]) -> None:
+    async def _wait(self, answers: list[StreamedAnswer]) -> None:
         """Wait until all answers are complete. Drop their requests if the client disconnects."""
         try:
             for answer in answers:
@@ -434,7 +440,7 @@ class Api:
             for answer in answers:
                 self.handover.partners.forget(answer.request)
 
-    def _abandon(self, answers: list[Answer]) -> None:
+    def _abandon(self, answers: list[StreamedAnswer]) -> None:
         for answer in answers:
             self.handover.drop(answer.request, 499, "client disconnected")
 

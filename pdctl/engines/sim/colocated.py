@@ -2,8 +2,15 @@
 
 from collections import deque
 
-from pdctl.engines.sim.kv import KvCache, admit_waiting, free, keep_prefix, prefill_duration_s
-from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.engines.sim.kv import (
+    KvCache,
+    admit_waiting,
+    free,
+    hold_gains,
+    keep_prefix,
+    prefill_duration_s,
+)
+from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.scheduling import (
     CLIP_MAX_NEW_TOKENS,
@@ -65,12 +72,12 @@ class ColocatedQueues:
             self.chunked = None
         self._leave(request)
 
-    def decide(self, now_s: float) -> Decision:
+    def decide(self, now_s: float) -> SchedulerPass:
         """Choose the next batch: prefill if a request can enter, otherwise decode."""
         batch = self._prefill(now_s) or self._decode()
         if batch is None and self.is_idle:
             self._ratio = INIT_NEW_TOKEN_RATIO
-        return Decision(batch)
+        return SchedulerPass(batch)
 
     def finish(self, batch: Batch, now_s: float) -> Result:
         """Update all requests of a batch that has ended."""
@@ -83,9 +90,9 @@ class ColocatedQueues:
             if part.is_final:
                 request.forward_s = now_s - request.queued_s - request.waited_s
                 emissions.append(self._emit(request))
-        for request in batch.rows:
+        for request, gain in zip(batch.rows, batch.gains, strict=True):
             if not request.is_done:
-                emissions.append(self._emit(request))
+                emissions.append(self._emit(request, gain))
         return Result(emissions)
 
     def poll(self, now_s: float) -> Result:
@@ -122,13 +129,12 @@ class ColocatedQueues:
                 part.request.waited_s = now_s - part.request.queued_s
             if part.is_final:
                 part.request.launched = part.request.out + 1
-        if rows and not self._advance(rows):
-            rows = []
+        gains = hold_gains(self.kv, rows, self.model.accept_length) or []
+        rows = rows if gains else []
         self.running += [part.request for part in admission.parts if part.is_final]
         context = sum(request.prompt for request in rows)
-        return Batch(
-            admission.parts, rows, prefill_duration_s(self.model, admission.parts, rows, context)
-        )
+        seconds = prefill_duration_s(self.model, admission.parts, rows, context)
+        return Batch(admission.parts, rows, seconds, gains)
 
     def _promised(self) -> float:
         """KV that running requests may still need, discounted by SGLang's new-token ratio."""
@@ -142,31 +148,24 @@ class ColocatedQueues:
         """Running requests whose last token has not been launched yet."""
         return [request for request in self.running if request.launched < request.max_new]
 
-    def _advance(self, rows: list[Request]) -> bool:
-        if not self.kv.hold(len(rows)):
-            return False
-        for request in rows:
-            request.own_tokens += 1
-            request.launched += 1
-        return True
-
     def _decode(self) -> Batch | None:
         rows = self._rows()
         if not rows:
             return None
         rows = self._retract(rows)
-        if not self._advance(rows):
+        context = sum(request.prompt_tokens + request.launched + 1 for request in rows)
+        gains = hold_gains(self.kv, rows, self.model.accept_length)
+        if gains is None:
             return None
-        context = sum(request.prompt_tokens + request.launched for request in rows)
-        return Batch([], rows, decode_step_s(self.model.times, len(rows), context))
+        return Batch([], rows, decode_step_s(self.model.times, len(rows), context), gains)
 
     def _retract(self, rows: list[Request]) -> list[Request]:
         """Retract requests, shortest output first, until the step's KV fits."""
-        if len(rows) <= self.kv.available_tokens:
+        if len(rows) * self.model.accept_length <= self.kv.available_tokens:
             self._ratio = ratio_after(self._ratio, 1)
             return rows
         rows = sorted(rows, key=lambda r: retraction_key(r.out, r.prompt_tokens), reverse=True)
-        while len(rows) > 1 and len(rows) > self.kv.available_tokens:
+        while len(rows) > 1 and len(rows) * self.model.accept_length > self.kv.available_tokens:
             victim = rows.pop()
             free(self.kv, victim)
             self.running.remove(victim)
@@ -177,13 +176,14 @@ class ColocatedQueues:
         self._ratio = ratio_after_retraction(out, max_new, len(rows))
         return rows
 
-    def _emit(self, request: Request) -> Emission:
-        request.out += 1
-        if request.out < request.max_new:
-            return Emission(request, 1, None)
+    def _emit(self, request: Request, gain: int = 1) -> Emission:
+        gain = min(gain, request.left)
+        request.out += gain
+        if request.left:
+            return Emission(request, gain, None)
         request.is_done = True
         self._leave(request)
-        return Emission(request, 1, request.reason)
+        return Emission(request, gain, request.reason)
 
     def _leave(self, request: Request) -> None:
         free(self.kv, request)

@@ -2,8 +2,8 @@
 
 from collections import deque
 
-from pdctl.engines.sim.kv import KvCache, free
-from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.engines.sim.kv import KvCache, free, hold_gains
+from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.scheduling import (
     decode_slots,
@@ -72,7 +72,7 @@ class DecodeQueues:
                 break
         free(self.kv, request)
 
-    def decide(self, now_s: float) -> Decision:
+    def decide(self, now_s: float) -> SchedulerPass:
         """Move requests along the queues, then choose a decode step of all running ones."""
         self._resume_retracted()
         allocated = []
@@ -80,11 +80,12 @@ class DecodeQueues:
             allocated = self._preallocate(now_s)
             self._pop_transferred(now_s)
         emissions = self._join(now_s)
-        return Decision(self._decode(), emissions, allocated)
+        return SchedulerPass(self._decode(), emissions, allocated)
 
     def finish(self, batch: Batch, now_s: float) -> Result:
         """Update the requests of a decode step. A row that ended a step earlier has no effect."""
-        return Result([self._emit(row) for row in batch.rows if not row.is_done])
+        steps = zip(batch.rows, batch.gains, strict=True)
+        return Result([self._emit(row, gain) for row, gain in steps if not row.is_done])
 
     def poll(self, now_s: float) -> Result:
         """Decode engines have no events between decisions."""
@@ -169,21 +170,20 @@ class DecodeQueues:
             return None
         self._retract()
         rows = list(self.running)
-        if not self.kv.hold(len(rows)):
+        gains = hold_gains(self.kv, rows, self.model.accept_length)
+        if gains is None:
             return None
-        context = 0
-        for request in rows:
-            request.own_tokens += 1
-            context += request.prompt
-        return Batch([], rows, decode_step_s(self.model.times, len(rows), context))
+        context = sum(request.prompt for request in rows)
+        return Batch([], rows, decode_step_s(self.model.times, len(rows), context), gains)
 
     def _retract(self) -> None:
         """Move requests to host memory, shortest output first, until the step's KV fits."""
-        while len(self.running) > 1 and len(self.running) > self.kv.free_tokens:
+        accepted = self.model.accept_length
+        while len(self.running) > 1 and len(self.running) * accepted > self.kv.free_tokens:
             victim = min(self.running, key=lambda r: retraction_key(r.out, r.prompt_tokens))
             self.running.remove(victim)
             self._park(victim)
-        while self.waiting and len(self.running) > self.kv.free_tokens:
+        while self.waiting and len(self.running) * accepted > self.kv.free_tokens:
             self._park(self.waiting.pop())  # SGLang would abort the only running request here
 
     def _park(self, victim: Request) -> None:
@@ -196,10 +196,10 @@ class DecodeQueues:
         self.kv.hold(tokens)
         request.own_tokens += tokens
 
-    def _emit(self, request: Request) -> Emission:
-        request.out += 1
-        request.launched = request.out
-        if request.out < request.max_new:
-            return Emission(request, 1, None)
+    def _emit(self, request: Request, gain: int = 1) -> Emission:
+        gain = min(gain, request.left)
+        request.out += gain
+        if request.left:
+            return Emission(request, gain, None)
         self.abort(request)  # a retraction may have moved it while its last step ran
-        return Emission(request, 1, request.reason)
+        return Emission(request, gain, request.reason)

@@ -165,7 +165,7 @@ class Engine:
     def _deliver(self, emissions: list[Emission], now_s: float) -> None:
         for emission in emissions:
             request = emission.request
-            self.record.token(request, emission.reason, self.role, now_s)
+            self.record.tokens(emission, self.role, now_s)
             if emission.reason:
                 self.live.pop(request.rid, None)
                 self.on_end(request, now_s)

@@ -22,6 +22,8 @@ READ_BY_SERVING = (
     "page-size",
     "quantization",
     "scheduler-recv-interval",
+    "sim-accept-length",
+    "speculative-num-draft-tokens",
 )
 
 

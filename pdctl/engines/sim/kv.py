@@ -154,6 +154,21 @@ def _allocate(kv: KvCache, request: Request, tokens: int) -> PrefillPart:
     return PrefillPart(request, tokens, request.done >= request.prompt)
 
 
+def hold_gains(kv: KvCache, rows: list[Request], accept_length: float) -> list[int] | None:
+    """Allocate KV for the tokens that each row gains in a step; None: it does not fit.
+
+    A row gains `accept_length` tokens in the mean: whole ones, the rest counts in a later step.
+    """
+    gains = [int(row.credit + accept_length + 1e-9) for row in rows]  # 0.4 · 5 is 2
+    if not kv.hold(sum(gains)):
+        return None
+    for row, gain in zip(rows, gains, strict=True):
+        row.credit += accept_length - gain
+        row.own_tokens += gain
+        row.launched = min(row.launched + gain, row.max_new)
+    return gains
+
+
 def prefill_duration_s(
     model: EngineModel,
     parts: list[PrefillPart],

@@ -3,7 +3,7 @@
 from collections import deque
 
 from pdctl.engines.sim.kv import KvCache, admit_waiting, free, keep_prefix, prefill_duration_s
-from pdctl.engines.sim.requests import Batch, Decision, Emission, Queues, Request, Result
+from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
 from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.steps import prefill_floor_s
@@ -72,22 +72,24 @@ class PrefillQueues:
             self.chunked = None
         free(self.kv, request)
 
-    def decide(self, now_s: float) -> Decision:
+    def decide(self, now_s: float) -> SchedulerPass:
         """Choose the next batch, from requests for which a decode engine has allocated KV."""
         self._pop_bootstrapped(now_s)
         if not self.chunked and not self.waiting:
-            return Decision()
+            return SchedulerPass()
         slots = self.model.max_running_requests
         admission = admit_waiting(self.kv, self.waiting, self.chunked, self.model, slots=slots)
         self.chunked = admission.partial
         if not admission.parts:
-            return Decision()
+            return SchedulerPass()
         for part in admission.parts:
             part.request.reached("started", now_s)
             if not part.request.waited_s:
                 part.request.waited_s = now_s - part.request.queued_s
         self._in_forward += sum(part.is_final for part in admission.parts)
-        return Decision(Batch(admission.parts, [], prefill_duration_s(self.model, admission.parts)))
+        return SchedulerPass(
+            Batch(admission.parts, [], prefill_duration_s(self.model, admission.parts))
+        )
 
     def finish(self, batch: Batch, now_s: float) -> Result:
         """Queue the KV of an ended batch for transfer, then handle arrived KV."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pdctl.engines.sim.kv import KvCache
-from pdctl.engines.sim.requests import Batch, Queues, Reason, Request
+from pdctl.engines.sim.requests import Batch, Emission, Queues, Request
 from pdctl.perf_model.records import EngineModel, Role
 
 PUBLISH_STEPS = 15  # decode steps between two snapshots of /v1/loads
@@ -159,17 +159,19 @@ class Record:
     _window_start_s: float = 0.0
     gen_throughput: float = 0.0
 
-    def token(self, request: Request, reason: Reason | None, role: Role, now_s: float) -> None:
-        """Count a token that has left the engine. Prefill engines observe no latencies."""
+    def tokens(self, emission: Emission, role: Role, now_s: float) -> None:
+        """Count tokens that have left the engine. Prefill engines observe no latencies."""
+        request = emission.request
         if request.out == 1:
             request.first_s = now_s
             self.queue_s.observe(request.waited_s / self.speed)
             if role != "prefill":
                 self.ttft_s.observe((now_s - request.arrived_s) / self.speed)
         elif role != "prefill":
-            self.itl_s.observe((now_s - request.last_s) / self.speed)
+            for _ in range(emission.tokens):  # as SGLang, an equal part of the gap for each
+                self.itl_s.observe((now_s - request.last_s) / emission.tokens / self.speed)
         request.last_s = now_s
-        if reason:
+        if emission.reason:
             self._ended(request, role, now_s)
 
     def _ended(self, request: Request, role: Role, now_s: float) -> None:
@@ -233,7 +235,7 @@ class Record:
         rows = len(batch.rows)
         if not self._window_tokens:
             self._window_start_s = batch.launched_s
-        self._window_tokens += rows
+        self._window_tokens += batch.num_gained
         if self.decode_steps % GAUGE_STEPS == 0:
             span_s = batch.end_s - self._window_start_s
             self.gen_throughput = self._window_tokens / span_s * self.speed if span_s > 0 else 0.0
@@ -243,7 +245,7 @@ class Record:
             return
         step_us = (batch.launched_s - last_s) / self.speed * 1e6
         old = self.moments or [0.0] * 6
-        new = (1.0, rows, step_us, rows * rows, rows * step_us, rows)
+        new = (1.0, rows, step_us, rows * rows, rows * step_us, batch.num_gained)
         self.moments = [total + x for total, x in zip(old, new, strict=True)]
 
     def snapshot(self, queues: Scheduler, now_s: float) -> LoadSnapshot:

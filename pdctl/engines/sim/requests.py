@@ -29,6 +29,7 @@ class Request:
 
     out: tokens whose step has ended. launched: tokens whose step has at least begun.
     own_tokens: KV held by this request alone, in addition to `num_locked` cached blocks.
+    credit: the part of a token that its steps have gained beyond whole ones.
     Times are model seconds on the engine's clock.
     """
 
@@ -47,6 +48,7 @@ class Request:
     done: int = 0  # leading tokens whose KV exists or is being computed
     cached_tokens: int = 0
     own_tokens: int = 0
+    credit: float = 0.0
     num_locked: int = 0
     retractions: int = 0
     is_ready: bool = False  # the partner is known and has accepted the room
@@ -88,17 +90,26 @@ class PrefillPart:
 
 @dataclass(slots=True)
 class Batch:
-    """One forward pass: prefill parts, decode rows, or in a mixed batch both."""
+    """One forward pass: prefill parts, decode rows, or in a mixed batch both.
+
+    gains: tokens that each row gains: one, or more with speculative decoding.
+    """
 
     parts: list[PrefillPart]
     rows: list[Request]
     duration_s: float
+    gains: list[int] = field(default_factory=list)
     launched_s: float = 0.0
     end_s: float = 0.0
 
     @property
     def new_tokens(self) -> int:
         return sum(part.tokens for part in self.parts)
+
+    @property
+    def num_gained(self) -> int:
+        """Output tokens of the decode rows."""
+        return sum(self.gains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,7 @@ class Emission:
 
 
 @dataclass(slots=True)
-class Decision:
+class SchedulerPass:
     """Outcome of one scheduler pass. allocated: decode requests whose partner may start."""
 
     batch: Batch | None = None
@@ -179,7 +190,7 @@ def piece(token_id: int) -> str:
     return _PIECES[token_id % len(_PIECES)]
 
 
-def blocks_of(ids: "array[int]") -> list[int]:
+def block_hashes(ids: "array[int]") -> list[int]:
     """Chained hashes of a prompt's full blocks. Equal leading hashes mean equal prefixes."""
     data = ids.tobytes()
     size = BLOCK_TOKENS * ids.itemsize
@@ -291,7 +302,7 @@ def _accepted(
         rid=rid or uuid4().hex,
         prompt_tokens=length,
         max_new=1 if role == "prefill" else max(1, min(wanted, longest - length)),
-        blocks=blocks_of(ids) if model.radix_cache else (),
+        blocks=block_hashes(ids) if model.radix_cache else (),
         reason="stop" if limit is None else "length",
         ignore_eos=ignore_eos,
         room=room,

@@ -57,7 +57,7 @@ def guard(key: str | None) -> tuple[Middleware, ...]:
     return (check,)
 
 
-async def follow(flags: SimFlags) -> int:
+async def wait_as_follower(flags: SimFlags) -> int:
     """Be a rank after 0: serve nothing, ignore SIGTERM, and wait for the end."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
     log(f"Rank {flags.node_rank} follows rank 0; only rank 0 serves")
@@ -65,7 +65,7 @@ async def follow(flags: SimFlags) -> int:
     return 0
 
 
-async def serve(flags: SimFlags) -> int:
+async def serve_engine(flags: SimFlags) -> int:
     """Start, serve until a signal, drain. Returns the exit code."""
     started_at = time.time()
     llm, cluster = served_llm(read_llm(flags.model), flags.argv), parse_gpus(flags.gpus)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.supervision.gpu_room import has_room, holder_of, is_last_keeper, to_renew
+from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.engines.supervision.model import (
     DEFAULT_LIMITS,
     NOT_STARTED,
@@ -137,6 +138,10 @@ def toward_gone(
         return (Forget(process.name, "no longer wanted"),)
     if process.lost:
         return kill_once(process, process.lost)
+    if process.is_cut_off:
+        return kill_once(
+            process, f"{process.spec.node} does not answer, and it is not wanted there"
+        )
     if process.terminate_sent is not None:
         return end(process, now)
     if process.switch_to is not None:
@@ -334,6 +339,8 @@ def _toward_serving(
 def _start(
     spec: ProcessSpec, observed: Observed, now: float, limits: SupervisorLimits, *, why: str
 ) -> Iterable[Action]:
+    if any(node in observed.lost for node in nodes_of(spec)):
+        return ()
     if holder_of(spec, observed) or not has_room(spec, observed, now, limits):
         return ()
     return (Start(spec, why),)

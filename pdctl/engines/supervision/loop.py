@@ -1,11 +1,13 @@
 """The supervisor's loop: observe, decide, act. Everything it touches is handed to it."""
 
+import errno
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from pdctl.deployment.records import HERE, GpuPlace, ProcessRole, ProcessSpec
@@ -16,18 +18,20 @@ from pdctl.engines.records import Event, FirstRequest, GpuUse, Listed, Readiness
 from pdctl.engines.supervision import model
 from pdctl.engines.supervision.decide import all_serving, step
 from pdctl.engines.supervision.gpu_room import to_look_at
+from pdctl.engines.supervision.lost_nodes import lost_nodes, nodes_to_leave
 from pdctl.engines.supervision.model import (
     Action,
     Desired,
     Fail,
     FirstRequestSeen,
+    LostNode,
     Observed,
     Process,
     SupervisorLimits,
 )
 
 
-class Engines(Protocol):
+class EngineCalls(Protocol):
     """The requests that the supervisor sends to engines, over HTTP."""
 
     def check(self, spec: ProcessSpec) -> Readiness: ...
@@ -40,7 +44,7 @@ class Engines(Protocol):
     ) -> Switched: ...
 
 
-class Router(Protocol):
+class RouterCalls(Protocol):
     """The router's list of engines, which decides who gets requests."""
 
     url: str
@@ -152,20 +156,31 @@ class StartedProcess:
 ALIVE_EVERY_S = 15.0
 REACH_EVERY_S = 2.0  # with as long to answer, a node is known to be lost after some 8 s
 LISTED_EVERY_S = 5.0
+PLACE_EVERY_S = 5.0
+MOVE_EVERY_S = 15.0  # where no other node had room
+
+
+def stay(nodes: Sequence[str]) -> str:
+    """Move no engine off lost nodes."""
+    return ""
 
 
 @dataclass
 class SupervisorLoop:
-    """One deployment: its target, its processes and everything the supervisor remembers."""
+    """One deployment: its target, its processes and everything the supervisor remembers.
+
+    move: gives the engines of lost nodes places on others, as a new target; why it cannot, or "".
+    """
 
     desired: Desired
     launcher: Launcher
     probes: Asks
-    router: Router
-    engines: Engines
+    router: RouterCalls
+    engines: EngineCalls
     limits: SupervisorLimits = field(default_factory=SupervisorLimits)
     clock: Callable[[], float] = time.monotonic
     emit: Callable[[Event], None] = lambda event: None
+    move: Callable[[Sequence[str]], str] = stay
     processes: dict[str, Process] = field(default_factory=dict)
     starts: dict[str, StartedProcess] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
@@ -177,11 +192,15 @@ class SupervisorLoop:
     failure: Fail | None = None
     gpus: dict[GpuPlace, model.GpuSeen] = field(default_factory=dict)
     left_by: dict[GpuPlace, ProcessRole] = field(default_factory=dict)  # of the last engine there
+    lost: dict[str, LostNode] = field(default_factory=dict)
+    why_not_moved: str = ""
 
     def observed(self) -> Observed:
         """The observation on which `step` decides."""
         processes = dict(self.processes)
-        return Observed(processes, self.started_at, self.was_ready, self.first_request, self.gpus)
+        return Observed(
+            processes, self.started_at, self.was_ready, self.first_request, self.gpus, self.lost
+        )
 
     def tick(self) -> None:
         """One turn of the loop."""
@@ -257,6 +276,20 @@ class SupervisorLoop:
             self.probes.ask(
                 ("workers",), self.router.workers, self._fold_workers, now=now, every_s=every_s
             )
+        self._ask_lost_nodes(now)
+        if not self.is_quiet or any(p.unanswered_since for p in self.processes.values()):
+            is_over = self.launcher.is_over
+            self.probes.ask(("place",), is_over, self._fold_place, now=now, every_s=PLACE_EVERY_S)
+
+    def _ask_lost_nodes(self, now: float) -> None:
+        self.lost = lost_nodes(self.lost, self.processes, now)
+        for node, its in self.lost.items():
+            reach = partial(self.engines.is_reachable, its.probe)
+            then = partial(self._fold_node, node)
+            self.probes.ask(("node", node), reach, then, now=now, every_s=REACH_EVERY_S)
+        if nodes := nodes_to_leave(self.desired, self.observed(), now, self.limits):
+            move = lambda: self.move(nodes)  # noqa: E731
+            self.probes.ask(("move",), move, self._fold_moved, now=now, every_s=MOVE_EVERY_S)
 
     def _ask_process(self, name: str, process: Process, now: float) -> None:
         start, spec = self.starts[name], process.spec
@@ -315,6 +348,21 @@ class SupervisorLoop:
         self.processes[name] = after = model.reached(before, bool(answer))
         if before.is_cut_off and not after.is_cut_off:
             self.say("reachable", name, f"{after.spec.node} answers again")
+
+    def _fold_place(self, is_over: bool) -> None:
+        if is_over and not self.desired.stop:
+            self.say("stop", "", "the machines are not ours any more: the job has ended")
+            self.desired = replace(self.desired, stop="now")
+
+    def _fold_node(self, node: str, is_reachable: bool) -> None:
+        if is_reachable and node in self.lost:
+            del self.lost[node]
+            self.say("reachable", "", f"{node} is on the network again")
+
+    def _fold_moved(self, why_not: str) -> None:
+        if why_not and why_not != self.why_not_moved:
+            self.say("not_moved", "", why_not)
+        self.why_not_moved = why_not
 
     def _fold_drained(self, name: str, answer: object) -> None:
         assert answer is None or isinstance(answer, int)
@@ -420,8 +468,13 @@ class SupervisorLoop:
             process = self.launcher.start(spec)
         except OSError as problem:
             why = problem.strerror or str(problem)
-            self.processes[spec.name] = model.not_started(spec, before, why, now)
-            self.say("crash", spec.name, f"{model.NOT_STARTED}: {why}")
+            is_lost = problem.errno == errno.EHOSTUNREACH
+            if is_lost:
+                self.lost.setdefault(spec.node, LostNode(spec, now))
+            self.processes[spec.name] = model.not_started(
+                spec, before, why, now, is_crash=not is_lost
+            )
+            self.say("lost" if is_lost else "crash", spec.name, f"{model.NOT_STARTED}: {why}")
             return
         self.starts[spec.name] = StartedProcess(process, now, log_at=process.log_offset)
         self.processes[spec.name] = model.started(spec, before, now)

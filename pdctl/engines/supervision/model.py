@@ -30,6 +30,7 @@ class SupervisorLimits:
     ready_timeout_s: float = 7200.0
     first_request_tries: int = 3
     gpu_release_s: float = 10.0  # a driver frees a killed process's memory within seconds
+    move_after_s: float = 60.0  # a node may be off the network this long and keep its engines
 
 
 DEFAULT_LIMITS = SupervisorLimits()
@@ -120,10 +121,19 @@ class GpuSeen:
 
 
 @dataclass(frozen=True)
+class LostNode:
+    """A node that has left the network. probe: an engine of it, asked whether the node is back."""
+
+    probe: ProcessSpec
+    since: float
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything observed at one moment.
 
-    was_ready: the whole deployment has served once. gpus: those that engines wait for.
+    was_ready: the whole deployment has served once. gpus: those that engines wait for. lost: by
+    node.
     """
 
     processes: Mapping[str, Process] = field(default_factory=dict)
@@ -131,6 +141,7 @@ class Observed:
     was_ready: bool = False
     first_request: FirstRequestSeen = FirstRequestSeen()
     gpus: Mapping[GpuPlace, GpuSeen] = field(default_factory=dict)
+    lost: Mapping[str, LostNode] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -272,11 +283,19 @@ def ended(process: Process, exit_code: int | None, now: float, limits: Superviso
     )
 
 
-def not_started(spec: ProcessSpec, before: Process | None, why: str, now: float) -> Process:
-    """Record a failed start; it counts as a crash."""
-    crashes = before.crashes if before is not None and before.spec == spec else ()
+def not_started(
+    spec: ProcessSpec, before: Process | None, why: str, now: float, *, is_crash: bool
+) -> Process:
+    """Record a failed start. is_crash: it counts as a crash, so that the next one waits longer."""
+    same = before if before is not None and before.spec == spec else None
+    crashes = same.crashes if same else ()
     return Process(
-        spec=spec, running=False, since=now, crashes=(*crashes, now), detail=f"{NOT_STARTED}: {why}"
+        spec=spec,
+        running=False,
+        since=now,
+        served=same is not None and same.served,
+        crashes=(*crashes, now) if is_crash else crashes,
+        detail=f"{NOT_STARTED}: {why}",
     )
 
 

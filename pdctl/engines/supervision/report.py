@@ -6,7 +6,7 @@ from typing import Literal
 
 from pdctl.engines.records import DeploymentPhase, Handle, Launch, Phase, ProcessState
 from pdctl.engines.supervision.decide import all_serving, backoff_s, how_it_ended
-from pdctl.engines.supervision.model import Desired, Fail, Observed, Process
+from pdctl.engines.supervision.model import NOT_STARTED, Desired, Fail, Observed, Process
 
 NOBODY: Mapping[str, str] = {}
 
@@ -73,7 +73,7 @@ def process_phase(
 def _phase_of_ended(process: Process, desired: Desired, failure: Fail | None) -> Phase:
     if process.given_up or (failure is not None and failure.name == process.name):
         return "failed"
-    if desired.stop or not process.crashes:
+    if desired.stop or not (process.crashes or process.detail.startswith(NOT_STARTED)):
         return "stopped"
     return "backoff"
 
@@ -83,6 +83,8 @@ def _detail(process: Process, facts: StartFacts, phase: Phase, failure: Fail | N
         return failure.why
     if phase == "failed":
         return process.given_up
+    if phase == "backoff" and not process.crashes:
+        return process.detail
     if phase == "backoff":
         return f"{how_it_ended(process)}; restarting {backoff_s(process):.0f} s later"
     if phase in ("loading", "starting"):
@@ -162,5 +164,6 @@ def _is_missed(process: ProcessState, wanted: list[str]) -> bool:
 
 
 def _short(process: ProcessState) -> str:
-    why = f" ({process.detail})" if process.detail and process.phase != "backoff" else ""
+    is_steady = process.phase != "backoff" or process.detail.startswith(NOT_STARTED)
+    why = f" ({process.detail})" if process.detail and is_steady else ""
     return f"{process.name} {process.phase}{why}"

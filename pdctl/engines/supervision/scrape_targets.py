@@ -46,7 +46,7 @@ def _group(state: DeploymentState, process: ProcessState) -> dict[str, object]:
 
 
 def _addresses(process: ProcessState) -> Iterator[str]:
-    """Where the process serves its metrics: the router has a port for them, engines do not."""
+    """The address of a process's metrics: the router has a port for them, engines do not."""
     parts = urlsplit(process.url)
     port = process.metrics_port if process.role == "router" else parts.port
     if port is not None:

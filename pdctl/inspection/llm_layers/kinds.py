@@ -154,7 +154,7 @@ def _with_window(text: Fields, words: Sequence[Any], notes: list[str]) -> list[s
     return notes
 
 
-def window_of(text: Fields) -> int | None:
+def attention_window(text: Fields) -> int | None:
     """Tokens a window layer attends to; None without one, or as long as the context."""
     if text.flag("use_sliding_window") is False:
         return None
@@ -176,7 +176,7 @@ def _by_interval(
     states = _state_layers(text, num_layers)
     if states is not None:
         return states
-    window = window_of(text)
+    window = attention_window(text)
     if window is None:
         return ["full"] * num_layers
     flags = _window_flags(text, model_type, num_layers, notes)

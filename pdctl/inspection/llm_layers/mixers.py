@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pdctl.inspection.layers import Matrix, Mixer
 from pdctl.inspection.llm_layers.attention_shape import attention_shape, hidden_size
 from pdctl.inspection.llm_layers.dialects import at_layer
-from pdctl.inspection.llm_layers.kinds import MixerWord, window_of
+from pdctl.inspection.llm_layers.kinds import MixerWord, attention_window
 from pdctl.inspection.llm_layers.state_mixers import linear_attention, mamba, short_conv
 from pdctl.inspection.model_files import Fields
 
@@ -37,13 +37,13 @@ def _attention(text: Fields, layer: int, *, windowed: bool) -> Mixer:
     if isinstance(text.raw("compress_ratios"), list):
         return _compressed(text, layer)
     if text.maybe_count("kv_lora_rank") is not None:
-        return _mla(text, layer, window=window_of(text) if windowed else None)
+        return _mla(text, layer, window=attention_window(text) if windowed else None)
     return _heads(text, layer, windowed=windowed)
 
 
 def _heads(text: Fields, layer: int, *, windowed: bool) -> Mixer:
     """Attention with its own keys and values per KV head."""
-    window = window_of(text) if windowed else None
+    window = attention_window(text) if windowed else None
     text = _of_windows(text) if window is not None else text
     heads, kv_heads, width, v_width = attention_shape(text, windowed=window is not None)
     hidden = hidden_size(text)
@@ -218,7 +218,7 @@ def _compressed(text: Fields, layer: int) -> Mixer:
         head_dim=width,
         v_head_dim=width,
         kv_values=width,
-        window=window_of(text),
+        window=attention_window(text),
         compress_ratio=ratio,
         index_dim=index,
         index_bytes=(index + INDEX_SCALE_BYTES) / ratio if index else 0.0,

@@ -61,7 +61,7 @@ _LATENT = ("moe_latent_size", "routed_expert_hidden_size", "moe_hidden_size")
 
 @dataclass(frozen=True)
 class MlpPlan:
-    """Which layers have experts, and how many matrices an MLP has."""
+    """The layers that have experts, and the number of matrices of an MLP."""
 
     sparse: tuple[bool, ...]
     matrices: int
@@ -69,7 +69,7 @@ class MlpPlan:
 
 
 def mlp_plan(text: Fields, num_layers: int, matrices: int) -> MlpPlan:
-    """Which layers have experts, in the several ways files say it.
+    """The layers that have experts, in the several ways files name them.
 
     Raises InvalidInput where a list names fewer layers than there are.
     Source: the configuration classes of transformers 5.23.

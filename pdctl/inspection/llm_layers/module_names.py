@@ -1,4 +1,4 @@
-"""Which matrices of an LLM the names in a quantisation config mean. Pure."""
+"""The matrices of an LLM that the names in a quantisation config stand for. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Selection:
 
 
 def selections(names: Iterable[str], num_layers: int) -> list[Selection]:
-    """What `names` (module names, globs, "re:..." patterns) mean, equal ones of layers together.
+    """The meaning of `names` (module names, globs, "re:..." patterns), merged over layers.
 
     The patterns are only searched for words, never run: a file of unknown origin wrote them.
     """

@@ -179,7 +179,7 @@ def body_of(engine: Probed, ids: list[int], num_tokens: int) -> dict[str, object
     return body if engine.role == "colocated" else {**body, **dict(FAKE_BOOTSTRAP)}
 
 
-async def facts_of(urls: Sequence[str]) -> tuple[EngineFacts, ...]:
+async def facts_of_engines(urls: Sequence[str]) -> tuple[EngineFacts, ...]:
     """Facts from the engines at these addresses. Raises InvalidInput if one is not an engine."""
     async with aiohttp.ClientSession(headers=authorization()) as http:
         return tuple([await engine_facts(http, url) for url in urls])

@@ -57,6 +57,7 @@ async def calibrate_engines(
     engine = prefill or decode or facts[0]
     if earlier is not None:
         _check_like(earlier, facts[0], llm, cluster)
+    known = earlier.measurements if earlier else ()
     grid = _grid(prefill, decode, clock_rate)
     roofline = roofline_of(decode or engine, llm, cluster)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S)
@@ -79,13 +80,14 @@ async def calibrate_engines(
             roofline,
             budget_s=budget_s,
             target=target,
-            known=earlier.measurements if earlier else (),
+            known=known,
             tell=tell,
         )
     request = steps.request()
     if request is not None:
         run = _with_request(run, request, roofline)
-    return calibration(run, roofline, llm, cluster, engine, command=command)
+    num = len(known)
+    return calibration(run, roofline, llm, cluster, engine, command=command, num_earlier=num)
 
 
 def _check_like(earlier: Profile, facts: EngineFacts, llm: Llm, cluster: Cluster) -> None:

@@ -14,7 +14,12 @@ from pdctl.inspection.cluster import detect_cluster, parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.calibration.adaptive import CalibrationRun
-from pdctl.measurement.calibration.engine_client import Probed, engines_of, facts_of, probe_load
+from pdctl.measurement.calibration.engine_client import (
+    Probed,
+    engines_of,
+    facts_of_engines,
+    probe_load,
+)
 from pdctl.measurement.calibration.result import Calibration, calibration, roofline_of
 from pdctl.measurement.engine_facts import EngineFacts, facts_of_log
 from pdctl.measurement.prediction import cluster_of
@@ -68,7 +73,7 @@ def calibrate_from_loads(
     model, gpus: "" for the ones that the engines report.
     Raises InvalidInput if the engines did too little to tell step times.
     """
-    facts = asyncio.run(facts_of(engines_of(urls)))
+    facts = asyncio.run(facts_of_engines(engines_of(urls)))
     llm = read_llm(model or facts[0].model)
     cluster = cluster_of(gpus, facts[0])
     histories = asyncio.run(watch_loads(facts, window_s, tell=tell))

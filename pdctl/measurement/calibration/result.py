@@ -11,6 +11,8 @@ from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.calibration.adaptive import CalibrationRun
 from pdctl.measurement.engine_facts import EngineFacts
+from pdctl.measurement.own_residuals import of_steps
+from pdctl.measurement.prediction import profile_for
 from pdctl.paths import user_profiles_dir
 from pdctl.perf_model.fitting.identify import Disagreement, disagreements
 from pdctl.perf_model.fitting.profiles import (
@@ -21,6 +23,7 @@ from pdctl.perf_model.fitting.profiles import (
     write_profile,
 )
 from pdctl.perf_model.records import Measurement, Profile, StepTimes
+from pdctl.perf_model.residuals import Residual, add_own_residuals
 from pdctl.perf_model.roofline import step_times
 
 
@@ -31,7 +34,8 @@ class Calibration:
     uncertainty: standard deviation of the least certain step; None if unknown. band: relative
     half-width within which `plan` trusts the profile. unidentified: coefficients that keep their
     roofline value. request_s: time of a small request outside its step and HTTP. notes: sentences
-    about the limits of this calibration.
+    about the limits of this calibration. surprises: residuals of its steps against what was known
+    before it.
     """
 
     profile: Profile
@@ -47,6 +51,7 @@ class Calibration:
     request_s: float | None = None
     is_simulated: bool = False
     notes: tuple[str, ...] = ()
+    surprises: tuple[Residual, ...] = ()
 
 
 def calibration(
@@ -57,9 +62,13 @@ def calibration(
     facts: EngineFacts,
     *,
     command: str,
+    num_earlier: int = 0,
     notes: tuple[str, ...] = (),
 ) -> Calibration:
-    """Turn measurements into a profile. Raises InvalidInput if they identify no coefficient."""
+    """Turn measurements into a profile. num_earlier: so many of them are an earlier profile's.
+
+    Raises InvalidInput if they identify no coefficient.
+    """
     if run.fit is None:
         raise InvalidInput(
             f"The {len(run.measurements)} measurements identify no coefficient of step times.",
@@ -78,6 +87,7 @@ def calibration(
         date=date.today().isoformat(),
         command=command,
     )
+    known = profile_for(facts, llm, cluster)
     return Calibration(
         profile=profile,
         file=None,
@@ -92,6 +102,14 @@ def calibration(
         request_s=run.fit.factors.get("request_s", 0.0) * roofline.request_s or None,
         is_simulated=facts.is_simulated,
         notes=notes,
+        surprises=of_steps(
+            run.measurements[num_earlier:],
+            known.scaled(roofline) if known else roofline,
+            llm,
+            cluster.gpu.name,
+            facts,
+            is_fitted=known is not None,
+        ),
     )
 
 
@@ -105,9 +123,11 @@ def kept(found: Calibration, output: Path | None) -> Calibration:
     """Write the profile to `output` or to the user's profiles, unless it contradicts itself.
 
     Profiles of simulated engines go to a directory of their own, which `plan` does not read.
+    With a profile, its surprises join the residuals of the user's own runs.
     """
     if found.disagreements:
         return found
+    add_own_residuals(found.surprises)
     if output is not None:
         profile, file = keep_as(found.profile, output)
     else:

@@ -85,7 +85,7 @@ class DecodeRun:
         return start_s + (n - 1) * (first + growth * (n - 2) / 2)
 
     def start_of(self, step: int) -> float:
-        """When planned step `step` (0: the first) starts."""
+        """The start of planned step `step` (0: the first)."""
         return self.start_s + step * (self.first_s + self.growth_s * (step - 1) / 2)
 
     def step_at(self, at_s: float) -> int:

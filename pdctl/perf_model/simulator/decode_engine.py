@@ -37,7 +37,7 @@ class DecodeRoom:
         self._largest = 0  # prompt plus output of the largest request so far
 
     def has_room(self, job: Job, grown: float) -> bool:
-        """Whether a request may be preallocated once running ones have `grown` by these tokens."""
+        """True if a request may be preallocated once running ones have `grown` by these tokens."""
         if self.held >= self._slots:
             return False
         kv, reserved = self.kv, self._reserved
@@ -56,7 +56,7 @@ class DecodeRoom:
         return prealloc_need(job.isl, job.osl, reserved, context) <= room
 
     def has_room_again(self, job: Job) -> bool:
-        """Whether a retracted request may come back."""
+        """True if a retracted request may come back."""
         if self.held >= self._slots:
             return False
         room = prealloc_room(
@@ -108,7 +108,7 @@ class DecodeRoom:
 
 
 class Prefiller(Protocol):
-    """What a decode engine needs of a prefill engine."""
+    """The part of a prefill engine that a decode engine uses."""
 
     def ready(self, job: Job, at_s: float) -> None:
         """The decode engine has room for `job` and says so at `at_s`."""

@@ -137,7 +137,7 @@ class ColocatedFleet:
         engines = self.engines
         return QueueSample(
             at_s,
-            waiting=sum(len(e.waiting) + (e.partial is not None) for e in engines),
+            waiting=sum(len(e.waiting) for e in engines),
             running=sum(len(e.decoding.running) + len(e.joining) for e in engines),
         )
 
@@ -357,7 +357,10 @@ class SplitFleet:
             self.route(job, now)
 
     def sample(self, at_s: float) -> QueueSample:
-        """Requests in each waiting place now."""
+        """Requests in each waiting place now, as SGLang's queues count them.
+
+        A prompt between two of its chunks is in none of them.
+        """
         prefillers, decoders = self.prefillers, self.decoders
         prealloc = sum(len(d.prealloc) for d in decoders)
         running = sum(len(d.decoding.running) for d in decoders)
@@ -365,10 +368,10 @@ class SplitFleet:
         leaving = sum(len(finished) for d in decoders for _, finished in d.results)
         return QueueSample(
             at_s,
-            waiting=sum(len(p.waiting) + (p.partial is not None) for p in prefillers),
+            waiting=sum(len(p.waiting) for p in prefillers),
             running=running + waiting,
             bootstrap=prealloc + sum(len(p.boot) for p in prefillers),
-            inflight=sum(sum(e[0] > at_s for e in p.inflight) for p in prefillers),
+            inflight=sum(p.num_inflight(at_s) for p in prefillers),
             prealloc=prealloc,
             transfer=sum(d.room.held for d in decoders) - running - waiting - leaving,
         )

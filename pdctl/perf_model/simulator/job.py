@@ -71,8 +71,8 @@ class Job:
         self.decode: int
 
 
-class Columns:
-    """When each request's first token was made and answered for, and its last token, in seconds."""
+class TokenTimes:
+    """Times in seconds: each request's first token made and sent, and its last token."""
 
     __slots__ = ("first_s", "last_s", "num_retracted", "reply_s")
 
@@ -85,7 +85,7 @@ class Columns:
 
 @dataclass
 class Shared:
-    """What all engines of a replay read and write.
+    """The state that all engines of a replay read and write.
 
     departures: heap of (time, engine number) when a request is done there; gaps: between tokens,
     counted by bins; segment_tokens: lengths of the prompts' segments; max_steps: decode steps
@@ -93,7 +93,7 @@ class Shared:
     where clients wait for it.
     """
 
-    columns: Columns
+    columns: TokenTimes
     segment_tokens: Sequence[int] | None = None
     max_steps: float = NEVER
     departures: list[tuple[float, int]] = field(default_factory=list)

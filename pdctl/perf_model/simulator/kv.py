@@ -158,7 +158,7 @@ def _split(node: _Segment, length: int) -> _Segment:
 
 
 def _common(key: tuple[int, ...], run: tuple[int, ...], at: int) -> int:
-    """How many leading blocks of `key` stand in `run` from `at` on."""
+    """The number of leading blocks of `key` in `run` from `at` on."""
     length = 0
     for mine, theirs in zip(key, run[at : at + len(key)], strict=False):
         if mine != theirs:

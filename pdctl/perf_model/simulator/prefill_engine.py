@@ -142,6 +142,12 @@ class PrefillEngine:
         if left or self.held or abs(self.kv.private) > 1e-3 or locked:
             raise SimulationBroken(f"idle engine {self.number} still holds requests or KV")
 
+    def num_inflight(self, now: float) -> int:
+        """Computed prompts that the loop has not answered for; an idle loop answers at once."""
+        if self.results:
+            return len(self.inflight)
+        return sum(entry[0] > now for entry in self.inflight)
+
     def flush(self, until: float = NEVER) -> None:
         """Send the replies due by `until` that nothing has asked for."""
         self._reply(until, idle=not self.results)

@@ -12,10 +12,10 @@ from pdctl.perf_model.simulator.job import (
     NEVER,
     NOT_YET,
     Agenda,
-    Columns,
     Job,
     Shared,
     SimulationBroken,
+    TokenTimes,
 )
 from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.routing import Pool, SeenPrefixes
@@ -23,7 +23,7 @@ from pdctl.workload.records import Requests
 
 
 class Router:
-    """Who has how many requests. departures: heap of (time, engine number) when one is done.
+    """Requests in flight by engine. departures: heap of (time, engine number) when one is done.
 
     homes: per engine number its pool and its place there; draining: engine number -> the pool and
     place to open, and how long after, once the engine has nothing left; openings: (time, pool,
@@ -97,7 +97,7 @@ class Clients:
 
     @property
     def next_s(self) -> float:
-        """When the next request is sent, as far as is known."""
+        """The time at which the next request is sent, as far as is known."""
         return self.idle[0][0] if self.idle and self.sent < len(self.arrival_s) else NEVER
 
     def send(self) -> int:
@@ -114,7 +114,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class Quota:
-    """How many requests may miss their service levels before a replay is given up.
+    """The number of requests that may miss their service levels before a replay is given up.
 
     first, last: the requests that count, first <= place < last in arrival order.
     """
@@ -142,7 +142,7 @@ class Misses:
         quota: Quota,
         jobs: Sequence[Job | None],
         arrival_s: Sequence[float],
-        columns: Columns,
+        columns: TokenTimes,
         is_split: bool,
     ) -> None:
         self.quota, self.jobs, self.arrival_s = quota, jobs, arrival_s
@@ -154,7 +154,7 @@ class Misses:
         self.undecided: list[int] = []  # requests that have come, and may still meet or miss
 
     def count(self, now_s: float) -> int:
-        """How many of the requests that count have missed by `now_s`."""
+        """The number of counted requests that have missed by `now_s`."""
         come = bisect_right(self.arrival_s, now_s, self.seen, self.quota.last)
         asked = self.undecided
         asked.extend(range(self.seen, come))
@@ -263,9 +263,9 @@ def renewed(job: Job) -> Job:
 
 
 def lost_or_retried(
-    jobs: Sequence[Job], columns: Columns, now: float
+    jobs: Sequence[Job], columns: TokenTimes, now: float
 ) -> tuple[list[Job], list[Job]]:
-    """Of an engine's requests when it fails: those whose client already reads, and the others."""
+    """Split a failing engine's requests: those whose client already reads, and the others."""
     lost, retried = [], []
     for job in sorted(jobs, key=lambda job: job.index):
         index = job.index
@@ -277,7 +277,7 @@ def lost_or_retried(
     return lost, retried
 
 
-def check_finished(jobs: Sequence[Job | None], columns: Columns, failed: set[int]) -> None:
+def check_finished(jobs: Sequence[Job | None], columns: TokenTimes, failed: set[int]) -> None:
     """Raise SimulationBroken if a request that was let in never came out."""
     for job, last_s in zip(jobs, columns.last_s, strict=True):
         if last_s < 0 and job is not None and job.index not in failed:

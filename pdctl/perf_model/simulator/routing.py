@@ -1,4 +1,4 @@
-"""Which engine the router sends a request to. Deterministic given its counts and random numbers.
+"""The router's choice of an engine. Deterministic given its counts and random numbers.
 
 Source: sglang-router 0.3.2, asked with prompts that share prefixes or not, one at a time and many
 (tests/e2e/test_router.py): balance_abs_threshold 64, balance_rel_threshold 1.5, cache_threshold
@@ -40,7 +40,7 @@ class SeenPrefixes:
         self._places: dict[int, int] = {}
 
     def owner(self, job: Job) -> int:
-        """Where the longest known leading run of a prompt is; -1 if too little is known."""
+        """The place of the longest known leading run of a prompt; -1 if too little is known."""
         seen, tokens = self._places, self._tokens
         matched = 0
         segment = -1
@@ -61,7 +61,7 @@ class SeenPrefixes:
 
 
 def _order(segment: int, place: int) -> int:
-    """Where an engine comes in the hash map of a segment: any order, but a stable one."""
+    """The place of an engine in the hash map of a segment: any order, but a stable one."""
     mixed = _product(segment + 1, 0x9E3779B1) ^ _product(place + 1, 0x85EBCA77)
     return _product(mixed ^ (mixed >> 15), 0x2C1B3C6D)
 

@@ -17,7 +17,7 @@ RATIO_DECAY = (INIT_NEW_TOKEN_RATIO - MIN_NEW_TOKEN_RATIO) / 600
 RETRACT_DECODE_STEPS = 20
 
 
-class Candidate(Protocol):
+class WaitingPrompt(Protocol):
     """A request that waits for prefill. prompt: tokens to have in KV; done: those already there."""
 
     prompt: int
@@ -25,11 +25,11 @@ class Candidate(Protocol):
     left: int  # output tokens still to come
 
 
-C = TypeVar("C", bound=Candidate)
+C = TypeVar("C", bound=WaitingPrompt)
 
 
 class Room:
-    """What one prefill batch may still take, in tokens.
+    """The room left in one prefill batch, in tokens.
 
     total: free or evictable KV less what running requests may still need. SGLang also keeps the
     figure without that need; it is never the smaller one.
@@ -105,7 +105,7 @@ def admit(
     return batch, None, False
 
 
-def _next_chunk(room: Room, partial: Candidate) -> int:
+def _next_chunk(room: Room, partial: WaitingPrompt) -> int:
     allowed = min(room.chunk, int(room.total))
     return min(partial.prompt - partial.done, allowed if allowed > 0 else room.chunk)
 

@@ -1,4 +1,4 @@
-"""What would these engines do with these requests? A discrete-event replay of SGLang's scheduling.
+"""A discrete-event replay of SGLang's scheduling: these engines, these requests.
 
 Requests go through the router to engines (fleets.py); engines decide steps (colocated_engine.py,
 prefill_engine.py, decode_engine.py); decode is advanced in closed form from one change to the next
@@ -14,7 +14,7 @@ from pdctl.perf_model.metrics import weighted_percentiles
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample
 from pdctl.perf_model.simulator.decode_batch import ITL_BINS_PER_S
 from pdctl.perf_model.simulator.fleets import ColocatedFleet, SplitFleet
-from pdctl.perf_model.simulator.job import NEVER, Columns, Shared
+from pdctl.perf_model.simulator.job import NEVER, Shared, TokenTimes
 from pdctl.perf_model.simulator.kv import Prefixes, shared_prefixes
 from pdctl.perf_model.simulator.replay import Clients, Misses, Quota, make_jobs
 from pdctl.workload.records import Requests
@@ -133,7 +133,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def find_prefixes(requests: Requests) -> Prefixes | None:
-    """Which prompts share leading blocks; None where block ids are unknown."""
+    """The leading blocks that prompts share; None where block ids are unknown."""
     return shared_prefixes(requests.blocks, requests.block_tokens, requests.isl)
 
 
@@ -146,7 +146,7 @@ def _run(
     num_clients: int = 0,
 ) -> ColocatedFleet | SplitFleet:
     tokens = prefixes.tokens if prefixes else None
-    shared = Shared(Columns(len(requests)), tokens, max_steps)
+    shared = Shared(TokenTimes(len(requests)), tokens, max_steps)
     clients, arrival_s = None, requests.arrival_s
     if num_clients:
         shared.ended = []

@@ -12,7 +12,7 @@ LONE_RATE = 2.0  # a thread block reads so much faster where few others do
 
 
 def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
-    """How long does one prefill step keep the engine?
+    """The time that one prefill step keeps the engine.
 
     new_tokens: N, tokens computed in this step over all its chunks. pairs: A, the sum over
     chunks of `weighted_pairs` for e new tokens after h cached or earlier ones.
@@ -32,11 +32,6 @@ def prefill_floor_s(times: StepTimes) -> float:
     return 0.0 if times.prefill_graphs else times.eager_s / times.stages
 
 
-def prefill_latency_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
-    """From the start of a prefill step to its result: the step once per pipeline stage."""
-    return times.stages * prefill_s(times, new_tokens, pairs)
-
-
 def pairs(new_tokens: float, cached_tokens: float = 0.0) -> float:
     """Query-key pairs of one chunk under causal attention: e·(h + e/2)."""
     return new_tokens * (cached_tokens + new_tokens / 2)
@@ -53,7 +48,7 @@ def weighted_pairs(times: StepTimes, new_tokens: float, cached_tokens: float) ->
 
 
 def decode_step_s(times: StepTimes, batch: float, context_tokens: float) -> float:
-    """How long does one decode step of `batch` requests take?
+    """The time of one decode step of `batch` requests.
 
     context_tokens: S, tokens of context summed over the batch.
     Source: StepTimes. Ignores: sequences of different length, whose thread blocks end apart.
@@ -94,7 +89,7 @@ def decode_slope_s(times: StepTimes, batch: float) -> float:
 
 
 def waves(wave_batch: float, batch: float) -> float:
-    """How much longer reading KV takes because its thread blocks do not fill whole waves.
+    """The factor on reading KV because its thread blocks do not fill whole waves.
 
     A request's KV heads are a block each; short of a wave they are split into equal parts. The
     blocks of a last, partial wave (a share r of one) read faster the fewer they are:
@@ -116,28 +111,10 @@ def decode_floor_s(times: StepTimes, batch: float) -> float:
     return times.eager_s if batch > times.decode_graph_batch else 0.0
 
 
-def decode_span_s(times: StepTimes, batch: int, context_tokens: float, steps: int) -> float:
-    """How long do `steps` decode steps of the same requests take together?
-
-    context_tokens: S at the first step; each step adds `batch` tokens to it. With a constant
-    term c, slope f and floor m, step i takes max(m, c + f·(S + i·B)): m up to the step where
-    the line crosses the floor, an arithmetic series from there on. Equal to the sum step by step.
-    """
-    if steps <= 0 or batch <= 0:
-        return 0.0
-    slope = decode_slope_s(times, batch)
-    first = decode_constant_s(times, batch) + slope * context_tokens
-    growth = slope * batch
-    below = _steps_below(decode_floor_s(times, batch), first, growth, steps)
-    above = steps - below
-    series = above * first + growth * (below + steps - 1) * above / 2
-    return below * decode_floor_s(times, batch) + series
-
-
 def mixed_step_s(
     times: StepTimes, new_tokens: float, pairs: float, batch: float, context_tokens: float
 ) -> float:
-    """How long does a prefill step that carries `batch` decode rows take?
+    """The time of a prefill step that carries `batch` decode rows.
 
     The rows count as new tokens of the linear part and bring decode's attention and request
     terms; weights are read once. Source: SGLang's ForwardMode.MIXED.
@@ -166,14 +143,6 @@ def smooth_max(x: float, y: float) -> float:
     big, small = (x, y) if x > y else (y, x)
     ratio = small / big
     return big * float((1.0 + ratio * ratio * ratio * ratio) ** 0.25)
-
-
-def _steps_below(floor: float, first: float, growth: float, steps: int) -> int:
-    if first >= floor:
-        return 0
-    if first + growth * (steps - 1) <= floor or growth <= 0.0:
-        return steps
-    return min(steps, int((floor - first) / growth) + 1)
 
 
 class DecodeCosts:

@@ -1,4 +1,4 @@
-"""What a request mostly waited for, by comparison with the other requests of its window. Pure."""
+"""The main cause of a request's wait, by comparison with the others of its window. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ MOST_BOOTSTRAP_S = 0.05  # no handshake usually takes longer, even where all of 
 
 @dataclass(frozen=True)
 class Usual:
-    """What undisturbed work takes in this window, and what every prefill engine computed when.
+    """The usual times of undisturbed work in this window, and every prefill engine's busy times.
 
     A prompt of n computed tokens takes base_s + token_s·n, and its KV link_s·input.
     """

@@ -7,7 +7,7 @@ from pdctl.status.explain.cause import cause_of, usual_of
 from pdctl.status.explain.join import Halves, clocks_of, joined
 from pdctl.status.explain.pace import pace_cause, usual_pace
 from pdctl.status.explain.parts import parts_of, total_s, tpot_s, ttft_s
-from pdctl.status.explain.records import Cause, Clock, ExplainedRequest, Explanation, Part
+from pdctl.status.explain.records import Cause, ClockGap, ExplainedRequest, Explanation, Part
 
 
 def requests_in(logs: Sequence[RequestLog], window_s: float | None) -> tuple[Halves, ...]:
@@ -19,7 +19,7 @@ def requests_in(logs: Sequence[RequestLog], window_s: float | None) -> tuple[Hal
     return tuple(one for one in pairs if one.first.entry_s >= last_s - window_s)
 
 
-def explain(
+def explain_requests(
     pairs: Sequence[Halves],
     *,
     hosts: Mapping[str, str],
@@ -62,7 +62,7 @@ def explain(
 
 def aligned_parts(
     pairs: Sequence[Halves], hosts: Mapping[str, str]
-) -> tuple[dict[tuple[str, str], Clock], list[tuple[Part, ...]]]:
+) -> tuple[dict[tuple[str, str], ClockGap], list[tuple[Part, ...]]]:
     """The clocks of the engines, and the parts of each request on its decode engine's clock."""
     clocks = clocks_of(pairs, hosts)
     return clocks, [parts_of(one, _ahead_s(one, clocks)) for one in pairs]
@@ -101,7 +101,7 @@ def notes_on(logs: Sequence[RequestLog], pairs: Sequence[Halves]) -> tuple[str, 
     return tuple(notes)
 
 
-def _ahead_s(halves: Halves, clocks: Mapping[tuple[str, str], Clock]) -> float:
+def _ahead_s(halves: Halves, clocks: Mapping[tuple[str, str], ClockGap]) -> float:
     if halves.prefill is None or halves.decode is None:
         return 0.0
     clock = clocks.get((halves.prefill.engine, halves.decode.engine))

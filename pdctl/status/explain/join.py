@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from pdctl.engines.request_times import RequestTimes
-from pdctl.status.explain.records import Clock
+from pdctl.status.explain.records import ClockGap
 
 ROUNDING_S = 0.005  # entry times have whole milliseconds, and schedulers poll
 SAME_CLOCK_S = 0.1  # a difference below it is a busy scheduler rather than a clock
@@ -116,8 +116,8 @@ def _with_retries(pairs: Sequence[Halves]) -> list[Halves]:
     return list(kept.values())
 
 
-def clocks_of(pairs: Iterable[Halves], hosts: Mapping[str, str]) -> dict[tuple[str, str], Clock]:
-    """How far each decode engine's clock is ahead of each prefill engine's, by their names.
+def clocks_of(pairs: Iterable[Halves], hosts: Mapping[str, str]) -> dict[tuple[str, str], ClockGap]:
+    """The lead of each decode engine's clock over each prefill engine's, by their names.
 
     Bounds are causal: KV is allocated before prefill starts (else before it ends), and arrives
     after it was computed. Between them, the router sends both legs of a request at once. A busy
@@ -142,24 +142,24 @@ def _clock(
     decode: str,
     both: Sequence[tuple[RequestTimes, RequestTimes]],
     hosts: Mapping[str, str],
-) -> Clock:
+) -> ClockGap:
     if prefill in hosts and hosts[prefill] == hosts.get(decode):
-        return Clock(prefill, decode, 0.0, 0.0, 0.0)
+        return ClockGap(prefill, decode, 0.0, 0.0, 0.0)
     low_s = max(_allocated_s(d) - p.start_s for p, d in both)
     high_s = min(_arrived_s(d) - computed_s(p) for p, d in both)
     if low_s > high_s + ROUNDING_S:  # prefill may begin before KV is allocated
         low_s = max(_allocated_s(d) - p.end_s for p, d in both)
     gaps = sorted(d.entry_s - p.entry_s for p, d in both)
     if low_s > high_s:  # a clock was set, or some halves do not belong together
-        return Clock(prefill, decode, gaps[len(gaps) // 2], None, None)
+        return ClockGap(prefill, decode, gaps[len(gaps) // 2], None, None)
     sent_s = gaps[int(len(gaps) * 0.9)]
     can_be_same = low_s - ROUNDING_S <= 0 <= high_s + ROUNDING_S
     ahead_s = 0.0 if can_be_same and abs(sent_s) < SAME_CLOCK_S else min(max(sent_s, low_s), high_s)
-    return Clock(prefill, decode, ahead_s, low_s, high_s)
+    return ClockGap(prefill, decode, ahead_s, low_s, high_s)
 
 
 def computed_s(half: RequestTimes) -> float:
-    """When a prefill engine had computed the prompt; its first batch if that is unknown."""
+    """The time at which a prefill engine had computed the prompt; else that of its first batch."""
     return half.start_s if half.sending_s is None else half.end_s - half.sending_s
 
 

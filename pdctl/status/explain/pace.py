@@ -16,7 +16,7 @@ USUAL = 0.2  # quantile of times per token that counts as undisturbed
 
 
 @dataclass(frozen=True)
-class Pace:
+class UsualPace:
     """The usual time per token and batch of a window.
 
     starts, ends: when requests entered and left the batch of each decode engine, each sorted.
@@ -35,14 +35,14 @@ class Pace:
         return max(1.0, (at_start + at_end) / 2)
 
 
-def usual_pace(pairs: Sequence[Halves]) -> Pace:
+def usual_pace(pairs: Sequence[Halves]) -> UsualPace:
     """The usual pace of a window's decode engines."""
     by_engine: dict[str, list[RequestTimes]] = defaultdict(list)
     for one in pairs:
         if one.decode is not None and one.decode.role == "decode":
             by_engine[one.decode.engine].append(one.decode)
     times = sorted(seconds for one in pairs if (seconds := tpot_s(one)) is not None)
-    pace = Pace(
+    pace = UsualPace(
         tpot_s=times[int(len(times) * USUAL)] if times else 0.0,
         batch=1.0,
         starts={name: sorted(h.start_s for h in some) for name, some in by_engine.items()},
@@ -50,10 +50,10 @@ def usual_pace(pairs: Sequence[Halves]) -> Pace:
     )
     batches = sorted(pace.batch_of(half) for some in by_engine.values() for half in some)
     median = batches[len(batches) // 2] if batches else 1.0
-    return Pace(pace.tpot_s, median, pace.starts, pace.ends)
+    return UsualPace(pace.tpot_s, median, pace.starts, pace.ends)
 
 
-def pace_cause(halves: Halves, pace: Pace) -> Cause:
+def pace_cause(halves: Halves, pace: UsualPace) -> Cause:
     """Why its tokens came slowly: a full batch, or slow steps of its decode engine.
 
     Ignores: how long its context is; requests that left the batch for lack of memory.

@@ -1,4 +1,4 @@
-"""What `explain` says: the parts of a request's time, their cause, and what the logs lack."""
+"""The answer of `explain`: the parts of a request's time, their cause, gaps in the logs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Cause:
-    """What a request mostly waited for.
+    """The main cause of a request's wait.
 
     engine: whose queue, memory, link or steps. seconds: of the request's time that it accounts for.
     neighbour: the rid of the request that was in the way, or "".
@@ -94,8 +94,8 @@ class ExplainedRequest:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """How far the clock of a decode engine's host is ahead of a prefill engine's.
+class ClockGap:
+    """The lead of a decode engine's host clock over a prefill engine's.
 
     low_s, high_s: what causality leaves; None: no bound.
     """
@@ -145,7 +145,7 @@ class Explanation:
     num_requests: int
     span_s: float
     requests: tuple[ExplainedRequest, ...]
-    clocks: tuple[Clock, ...] = ()
+    clocks: tuple[ClockGap, ...] = ()
     replay: Replay | None = None
     replay_missing: str = ""
     notes: tuple[str, ...] = ()

@@ -181,6 +181,7 @@ def test_a_log_line_never_shows_the_key(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.messages == [f"server_args={{'api_key': '{with_key.HIDDEN}'}}", "100 % done"]
 
 
+@pytest.mark.slow
 def test_the_router_takes_the_key_from_its_environment_into_its_arguments() -> None:
     code = (
         "import sys; from pdctl.engines import with_key\n"

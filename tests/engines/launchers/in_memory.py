@@ -32,9 +32,13 @@ class InMemoryLauncher:
     used_ports: set[tuple[str, int]] = field(default_factory=set)
     files: dict[tuple[str, Path], str] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
+    is_gone: bool = False  # the machines are not ours any more
 
     def nodes(self) -> tuple[str, ...]:
         return self.names
+
+    def is_over(self) -> bool:
+        return self.is_gone
 
     def address(self, node: str) -> str:
         return LOOPBACK if node == HERE else f"10.0.0.{self.names.index(node) + 1}"

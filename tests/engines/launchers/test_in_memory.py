@@ -40,7 +40,7 @@ class Up:
         assert held is not None
         self.lock = held
         prepared = start.prepare(deployment, launcher="memory")
-        start.write_launch(prepared, detached=True, ready_timeout_s=60.0)
+        start.write_start_files(prepared, detached=True, ready_timeout_s=60.0)
         self.supervisor = self.supervise()
 
     def supervise(self) -> Supervisor:

@@ -1,6 +1,6 @@
 import pytest
 
-from pdctl.engines.launchers.slurm_commands import Job, num_gpus
+from pdctl.engines.launchers.slurm_commands import SlurmJob, num_gpus
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,10 @@ def test_gpus_are_counted_in_slurm_s_words(gres: str, gpus: int) -> None:
 
 
 def test_a_job_in_its_last_moments_is_neither_over_nor_expected() -> None:
-    assert Job("1", "PENDING").is_expected
-    assert Job("1", "RUNNING").is_expected
-    ending = Job("1", "COMPLETING")
+    assert SlurmJob("1", "PENDING").is_expected
+    assert SlurmJob("1", "RUNNING").is_expected
+    ending = SlurmJob("1", "COMPLETING")
     assert not ending.is_expected
     assert not ending.is_over
-    assert Job("1", "").is_over
-    assert Job("1", "TIMEOUT").is_over
+    assert SlurmJob("1", "").is_over
+    assert SlurmJob("1", "TIMEOUT").is_over

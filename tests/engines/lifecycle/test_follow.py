@@ -100,7 +100,7 @@ def test_the_earliest_telling_line_and_the_last_twenty_are_shown(tmp_path: Path)
         "ValueError: later",
         *(f"line {i}" for i in range(30)),
     ]
-    problem = follow.failure("chat", failed(tmp_path / "log", "\n".join(lines)))
+    problem = follow.start_failure("chat", failed(tmp_path / "log", "\n".join(lines)))
     assert isinstance(problem, EngineFailed)
     assert problem.message == (
         "prefill-0 exited with status 1 during the start. Everything was stopped. "
@@ -114,7 +114,7 @@ def test_the_earliest_telling_line_and_the_last_twenty_are_shown(tmp_path: Path)
 
 def test_hints_name_what_helps_against_what_the_log_says(tmp_path: Path) -> None:
     def hint(text: str) -> str:
-        return follow.failure("chat", failed(tmp_path / "log", text)).hint
+        return follow.start_failure("chat", failed(tmp_path / "log", text)).hint
 
     assert "--mem-fraction-static" in hint("torch.OutOfMemoryError: CUDA out of memory")
     assert "pdctl[sglang]" in hint("ModuleNotFoundError: No module named 'sglang'")
@@ -124,16 +124,16 @@ def test_hints_name_what_helps_against_what_the_log_says(tmp_path: Path) -> None
 
 def test_not_ready_in_time_is_its_own_kind(tmp_path: Path) -> None:
     state = replace(failed(tmp_path / "log", "x"), failure="not_ready", detail="2 not serving")
-    problem = follow.failure("chat", state)
+    problem = follow.start_failure("chat", state)
     assert isinstance(problem, NotReady)
     assert "2 not serving" in problem.message
 
 
 def test_a_process_that_wrote_nothing_is_told_without_a_log(tmp_path: Path) -> None:
-    problem = follow.failure("chat", failed(tmp_path / "log", ""))
+    problem = follow.start_failure("chat", failed(tmp_path / "log", ""))
     assert "log says" not in problem.message
 
 
 def test_a_supervisor_that_died_is_told_with_its_own_log(home: Path) -> None:
-    problem = follow.failure("chat", None)
+    problem = follow.start_failure("chat", None)
     assert problem.code == "supervisor_died"

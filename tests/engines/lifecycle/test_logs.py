@@ -10,6 +10,7 @@ import pytest
 
 from pdctl.engines import state
 from pdctl.engines.lifecycle import logs
+from pdctl.engines.log_file import hand_over
 from pdctl.engines.records import Event
 from pdctl.errors import InvalidInput, StateConflict
 
@@ -75,7 +76,7 @@ def test_new_lines_are_followed_when_they_are_whole(chat: Path) -> None:
         yield
 
     turns = meanwhile()
-    following = logs.follow("chat", None, tail=1, wait=lambda: next(turns))
+    following = logs.follow_logs("chat", None, tail=1, wait=lambda: next(turns))
     assert [next(following) for _ in range(5)] == [
         "decode-0 | d3",
         "router   | r2",
@@ -94,10 +95,33 @@ def test_no_line_is_lost_or_shown_twice_between_the_last_lines_and_the_new_ones(
         with log.open("a") as file:
             file.write("new\n")
 
-    following = logs.follow("chat", "router", tail=2, wait=write)
+    following = logs.follow_logs("chat", "router", tail=2, wait=write)
     first = next(following)
     write()
     assert [first, *(next(following) for _ in range(3))] == ["r1", "r2", "new", "new"]
+
+
+def test_a_log_renamed_by_a_role_switch_is_not_shown_again(chat: Path) -> None:
+    log = chat / "logs" / "decode-0.log"
+
+    def switch() -> None:
+        hand_over(log, log.with_name("prefill-1.log"))
+        with log.with_name("prefill-1.log").open("a") as file:
+            file.write("serves as prefill\n")
+
+    def switch_back() -> None:
+        hand_over(log.with_name("prefill-1.log"), log)
+        with log.open("a") as file:
+            file.write("serves as decode\n")
+
+    turns = (turn() for turn in (switch, switch_back))
+    following = logs.follow_logs("chat", None, tail=1, wait=lambda: next(turns))
+    assert [next(following) for _ in range(4)] == [
+        "decode-0 | d3",
+        "router   | r2",
+        "prefill-1 | serves as prefill",
+        "decode-0 | serves as decode",
+    ]
 
 
 @pytest.mark.slow
@@ -114,7 +138,7 @@ def test_concurrent_writers_are_followed_in_order_of_time(chat: Path) -> None:
     writers = [threading.Thread(target=write, args=(f"decode-{i}",)) for i in range(4)]
     for writer in writers:
         writer.start()
-    following = logs.follow("chat", None, tail=0, wait=lambda: time.sleep(0.01))
+    following = logs.follow_logs("chat", None, tail=0, wait=lambda: time.sleep(0.01))
     try:
         found = [next(following).split(" | ") for _ in range(1500)]
     finally:

@@ -1,10 +1,15 @@
 """The three schedulers, driven step by step without clock or network."""
 
+from dataclasses import replace
+
+import pytest
+
 from pdctl.engines.sim.colocated import ColocatedQueues
 from pdctl.engines.sim.decode import DecodeQueues
-from pdctl.engines.sim.engine import SchedulerQueues
+from pdctl.engines.sim.engine import SchedulerQueues, queues_for
 from pdctl.engines.sim.prefill import PrefillQueues
 from pdctl.engines.sim.requests import Batch, Emission, Request
+from pdctl.perf_model.records import Role
 from tests.engines.sim.models import model, request
 
 
@@ -239,3 +244,15 @@ def test_a_request_parked_while_its_last_step_ran_ends_with_that_step() -> None:
     ended = queues.finish(in_flight, 0.01).emissions
     assert [(e.request.rid, e.reason) for e in ended] == [("long", None), ("short", "length")]
     assert queues.queues.retracted == 0
+
+
+@pytest.mark.parametrize("role", ["colocated", "decode"])
+def test_with_speculation_a_step_gains_whole_tokens_that_add_up_to_the_mean(role: Role) -> None:
+    queues = queues_for(role, replace(model(role), accept_length=2.4))
+    asked = request("a", prompt=100, new=25)
+    asked.fake = asked.is_ready = True
+    queues.submit(asked, 0.0)
+    emissions = until_idle(queues)
+    assert [e.tokens for e in emissions] == [1, 2, 2, 3, 2, 3, 2, 2, 3, 2, 3]
+    assert emissions[-1].reason == "length"
+    assert queues.kv.held_tokens == 0

@@ -1,13 +1,15 @@
 """Keeping a calibration's profile without overwriting an earlier one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.calibration.result import keep_as, keep_profile
+from pdctl.measurement.calibration.result import Calibration, keep_as, keep_profile, kept
 from pdctl.perf_model.fitting.fit import fit
+from pdctl.perf_model.fitting.identify import Disagreement
 from pdctl.perf_model.fitting.profiles import (
     calibrated_profile,
     find_own_profile,
@@ -15,6 +17,7 @@ from pdctl.perf_model.fitting.profiles import (
     read_profile,
 )
 from pdctl.perf_model.records import Parallelism, Profile
+from pdctl.perf_model.residuals import Residual, own_file, read_residuals
 from tests.perf_model.measured import measured, plan, roofline, truth
 
 
@@ -78,3 +81,27 @@ def test_profiles_of_simulated_engines_are_not_found(
     monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
     keep_profile(profile("qwen3-8b", gpu="A100-80GB"), tmp_path / "profiles" / "simulated")
     assert find_own_profile("A100-80GB", read_llm("qwen3-8b")) is None
+
+
+def test_a_kept_calibration_adds_its_surprises_to_the_users_own_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
+    surprise = Residual("llama-3.1-8b H200 steps", "dense", "H200", False, "few", 0.2, 0.1)
+    found = Calibration(
+        profile=profile(),
+        file=None,
+        num_measurements=1,
+        elapsed_s=1.0,
+        band=0.1,
+        uncertainty=None,
+        is_complete=True,
+        unidentified=(),
+        disagreements=(),
+        surprises=(surprise,),
+    )
+    refused = replace(found, disagreements=(Disagreement(found.profile.measurements[0], 0.5),))
+    assert kept(refused, None).file is None
+    assert read_residuals(own_file()) == []
+    assert kept(found, None).file is not None
+    assert read_residuals(own_file()) == [surprise]

@@ -12,7 +12,7 @@ import pytest
 from pdctl.errors import InvalidInput, StateConflict
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.calibration.engine_client import Probed, engine_facts, facts_of
+from pdctl.measurement.calibration.engine_client import Probed, engine_facts, facts_of_engines
 from pdctl.measurement.calibration.engines import calibrate_engines
 from pdctl.measurement.calibration.probe_steps import EngineSteps
 from pdctl.measurement.engine_facts import limits_of
@@ -231,7 +231,7 @@ def test_a_whole_calibration_over_http_gives_a_profile_of_the_engine() -> None:
         )
         async with engine("colocated", model=replace(small, max_context=2048)) as running:
             found = await calibrate_engines(
-                await facts_of([running.url]),
+                await facts_of_engines([running.url]),
                 read_llm("llama-3.1-8b"),
                 parse_gpus("1xH200"),
                 budget_s=20.0,
@@ -251,7 +251,7 @@ def test_a_whole_calibration_over_http_gives_a_profile_of_the_engine() -> None:
 def test_a_profile_of_another_engine_is_not_fitted_together() -> None:
     async def test() -> None:
         async with engine("colocated") as running:
-            facts = await facts_of([running.url])
+            facts = await facts_of_engines([running.url])
             with pytest.raises(InvalidInput, match="another engine: sglang 0.5.15, not simulated"):
                 await calibrate_engines(
                     facts,
@@ -304,7 +304,7 @@ def test_an_engine_that_serves_others_is_not_calibrated() -> None:
             await asyncio.sleep(0.2)
             with pytest.raises(StateConflict, match="is serving 1 other requests"):
                 await calibrate_engines(
-                    await facts_of([running.url]),
+                    await facts_of_engines([running.url]),
                     read_llm("llama-3.1-8b"),
                     parse_gpus("1xH200"),
                     budget_s=5.0,

@@ -8,7 +8,7 @@ import pytest
 from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import Fleet, Outcome
 from pdctl.perf_model.simulator.fleets import ColocatedFleet
-from pdctl.perf_model.simulator.job import Columns, Shared, SimulationBroken
+from pdctl.perf_model.simulator.job import Shared, SimulationBroken, TokenTimes
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
 from pdctl.workload.records import Requests
 from tests.perf_model.fleets import (
@@ -199,7 +199,7 @@ def test_queue_samples_see_what_waits_where() -> None:
 
 def test_lost_kv_would_be_noticed() -> None:
     fleet = ColocatedFleet(
-        colocated(), engine(), jobs=[], arrival_s=[], shared=Shared(Columns(0)), seed=0
+        colocated(), engine(), jobs=[], arrival_s=[], shared=Shared(TokenTimes(0)), seed=0
     )
     fleet.engines[0].kv.private = 7
     with pytest.raises(SimulationBroken, match="still holds"):

@@ -2,9 +2,10 @@
 
 import pytest
 
-from pdctl.status.explain.explain import explain, requests_in
+from pdctl.engines.request_times import request_log
+from pdctl.status.explain.explain import explain_requests, requests_in
 from pdctl.status.explain.records import ExplainedRequest
-from tests.status.explain.histories import FAULTS, VERSIONS, History, history
+from tests.status.explain.histories import FAULTS, VERSIONS, History, history, log_lines
 
 PER_KIND = 25
 SKEWS_S = (0.0, 0.3, -0.3, 5.0, -40.0)
@@ -24,7 +25,7 @@ def _histories() -> list[History]:
 
 def _explained(one: History) -> ExplainedRequest:
     pairs = requests_in(one.logs, None)
-    return explain(pairs, hosts={}, slowest=1, rid=one.victim.rid).requests[0]
+    return explain_requests(pairs, hosts={}, slowest=1, rid=one.victim.rid).requests[0]
 
 
 HISTORIES = _histories()
@@ -41,6 +42,34 @@ def test_every_kind_of_fault_is_found_in_95_of_100_histories(fault: str) -> None
     assert right >= 0.95 * len(some), wrong
 
 
+def test_faults_are_found_where_the_engines_are_of_two_versions() -> None:
+    found = []
+    for seed in range(6 * len(FAULTS)):
+        one = history(seed, FAULTS[seed % len(FAULTS)])
+        old, new = VERSIONS[seed % 3], VERSIONS[(seed + 1) % 3]
+        mixed = {
+            name: log_lines(one.sent, old if name.startswith("prefill") else new)[name]
+            for name in log_lines(one.sent)
+        }
+        logs = [request_log(map(str.encode, lines), name) for name, lines in mixed.items()]
+        pairs = requests_in(logs, None)
+        (request,) = explain_requests(pairs, hosts={}, slowest=1, rid=one.victim.rid).requests
+        found.append((request.cause.kind, request.cause.engine) == (one.fault, one.engine))
+    assert sum(found) >= 0.95 * len(found)
+
+
+def test_a_log_cut_in_the_middle_explains_the_rest() -> None:
+    one = history(1, "prefill_queue")
+    lines = log_lines(one.sent)
+    logs = [
+        request_log(map(str.encode, [some[0][: len(some[0]) // 2], *some[1:]]), name)
+        for name, some in lines.items()
+    ]
+    found = explain_requests(requests_in(logs, None), hosts={}, slowest=1)
+    assert found.num_requests >= len(one.sent) - len(logs)
+    assert found.requests[0].parts
+
+
 def test_the_parts_add_up_to_the_true_time_to_first_token() -> None:
     off = [
         abs(sum(part.seconds for part in found.parts) / true_s - 1)
@@ -52,6 +81,6 @@ def test_the_parts_add_up_to_the_true_time_to_first_token() -> None:
 
 def test_clocks_that_differ_are_found_to_a_tenth_of_a_second() -> None:
     for one in HISTORIES:
-        clocks = explain(requests_in(one.logs, None), hosts={}, slowest=1).clocks
+        clocks = explain_requests(requests_in(one.logs, None), hosts={}, slowest=1).clocks
         for clock in clocks:
             assert clock.ahead_s == pytest.approx(one.skew_s, abs=0.1)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pdctl.engines.request_times import RequestTimes
-from pdctl.status.explain.explain import explain, notes_on
+from pdctl.status.explain.explain import explain_requests, notes_on
 from pdctl.status.explain.join import Halves, clocks_of, joined
 from pdctl.status.explain.parts import parts_of
 from tests.status.explain.histories import START_S, Sent, logs, run
@@ -70,20 +70,20 @@ def test_halves_of_other_lengths_are_not_joined() -> None:
 
 
 def test_a_half_alone_is_kept_with_the_parts_it_knows() -> None:
-    (alone,) = explain(joined([DECODE]), hosts={}, slowest=1).requests
+    (alone,) = explain_requests(joined([DECODE]), hosts={}, slowest=1).requests
     assert [part.name for part in alone.parts] == [
         *("bootstrap", "decode allocation", "prefill and transfer", "decode queue"),
     ]
     assert alone.ttft_s == pytest.approx(0.73)
     assert "No log of a prefill engine has it" in alone.missing
-    (alone,) = explain(joined([PREFILL]), hosts={}, slowest=1).requests
+    (alone,) = explain_requests(joined([PREFILL]), hosts={}, slowest=1).requests
     assert alone.ttft_s is None
     assert "No log of a decode engine has it" in alone.missing
 
 
 def test_a_colocated_request_has_a_queue_and_no_first_token() -> None:
     half = replace(DECODE, role="colocated", engine="colocated-0", room=None)
-    (one,) = explain(joined([half]), hosts={}, slowest=1).requests
+    (one,) = explain_requests(joined([half]), hosts={}, slowest=1).requests
     assert one.ttft_s is None
     assert one.cause.kind == "queue"
 
@@ -106,7 +106,7 @@ def test_the_parts_of_a_request_end_when_its_first_token_leaves_the_router() -> 
 
 def test_the_router_holds_a_token_back_until_a_busy_prefill_engine_has_answered() -> None:
     late = replace(PREFILL, forward_s=0.9, sending_s=0.5)
-    (one,) = explain([Halves(late, DECODE)], hosts={}, slowest=1).requests
+    (one,) = explain_requests([Halves(late, DECODE)], hosts={}, slowest=1).requests
     assert one.ttft_s == pytest.approx(1.11, abs=1e-6)
     assert one.parts[-1].seconds == pytest.approx(0.38, abs=1e-6)
     assert one.total_s == pytest.approx(1.73, abs=1e-6)
@@ -153,5 +153,5 @@ def test_a_link_that_is_always_slower_than_computing_is_slow() -> None:
         )
         for n in range(30)
     ]
-    (one,) = explain(pairs, hosts={}, slowest=1).requests
+    (one,) = explain_requests(pairs, hosts={}, slowest=1).requests
     assert one.cause.kind == "slow_link"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pdctl.engines.request_times import RequestTimes
-from pdctl.status.explain.explain import explain
+from pdctl.status.explain.explain import explain_requests
 from pdctl.status.explain.join import Halves
 from pdctl.status.explain.records import ExplainedRequest
 
@@ -12,7 +12,7 @@ ONE = RequestTimes("decode-0", "decode", "r", 1, 1000, 101, 1e9, forward_s=1.0)
 
 def _slowest(halves: list[RequestTimes]) -> ExplainedRequest:
     pairs = [Halves(None, half) for half in halves]
-    return explain(pairs, hosts={}, slowest=1, by_tpot=True).requests[0]
+    return explain_requests(pairs, hosts={}, slowest=1, by_tpot=True).requests[0]
 
 
 def _alone(count: int) -> list[RequestTimes]:
