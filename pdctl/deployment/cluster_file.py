@@ -20,6 +20,7 @@ KEYS = (
     "schema",
     "gpus_per_node",
     "interface",
+    "rdma",
     "python",
     "preamble",
     "models",
@@ -31,6 +32,7 @@ KEYS = (
     "kubernetes",
 )
 ROLE_KEYS = ("env", "image")
+RDMA_KEYS = ("gid_index", "traffic_class", "mnnvl")
 SLURM_KEYS = (
     "partition",
     "account",
@@ -76,11 +78,21 @@ class KubernetesSettings:
 
 
 @dataclass(frozen=True)
+class RdmaSettings:
+    """Settings of RDMA. None: as each library chooses. mnnvl: NVLink reaches other nodes."""
+
+    gid_index: int | None = None  # of RoCE v2
+    traffic_class: int | None = None
+    mnnvl: bool = False
+
+
+@dataclass(frozen=True)
 class ClusterFile:
     """The content of cluster.yaml."""
 
     gpus_per_node: int = 8
     interface: str | None = None  # the network interface that engines listen on
+    rdma: RdmaSettings = RdmaSettings()
     python: str | None = None  # the interpreter with SGLang, on every node
     preamble: str = ""  # bash, run on a node before anything else
     models: Mapping[str, str] = field(default_factory=dict)  # alias -> path or Hugging Face id
@@ -124,6 +136,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
     return ClusterFile(
         gpus_per_node=_number(keys, "gpus_per_node") or usual.gpus_per_node,
         interface=_text(keys, "interface"),
+        rdma=_rdma(keys["rdma"]) if "rdma" in keys else usual.rdma,
         python=_text(keys, "python"),
         preamble=_text(keys, "preamble") or usual.preamble,
         models=keys["models"].texts() if "models" in keys else usual.models,
@@ -154,7 +167,12 @@ def on_cluster(deployment: Deployment, cluster: ClusterFile) -> Deployment:
     roles = {
         role: replace(
             plan,
-            env={**cluster.env, **cluster.role_env.get(role, {}), **plan.env},
+            env={
+                **network_env(cluster),
+                **cluster.env,
+                **cluster.role_env.get(role, {}),
+                **plan.env,
+            },
             image=_image(plan.image or (None if own else cluster.role_image.get(role)), cluster),
         )
         for role, plan in deployment.roles.items()
@@ -166,6 +184,36 @@ def on_cluster(deployment: Deployment, cluster: ClusterFile) -> Deployment:
         container=container,
         roles=roles,
     )
+
+
+def network_env(cluster: ClusterFile) -> dict[str, str]:
+    """The same network for every library: NCCL, Gloo, NVSHMEM, UCX and Mooncake.
+
+    Source: documentation of NCCL, NVSHMEM 3, UCX 1.18; InferenceX and srt-slurm (MNNVL).
+    """
+    interface, rdma = cluster.interface, cluster.rdma
+    env = (
+        dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), interface) if interface else {}
+    )
+    for variables, value in ((_GID_INDEX, rdma.gid_index), (_TRAFFIC_CLASS, rdma.traffic_class)):
+        env |= dict.fromkeys(variables, str(value)) if value is not None else {}
+    return env | (_MNNVL if rdma.mnnvl else {})
+
+
+_GID_INDEX = ("NCCL_IB_GID_INDEX", "NVSHMEM_IB_GID_INDEX", "UCX_IB_GID_INDEX", "MC_GID_INDEX")
+_TRAFFIC_CLASS = ("NCCL_IB_TC", "NVSHMEM_IB_TRAFFIC_CLASS", "UCX_IB_TRAFFIC_CLASS")
+_MNNVL = {
+    "NCCL_MNNVL_ENABLE": "1",
+    "NCCL_CUMEM_ENABLE": "1",
+    "MC_FORCE_MNNVL": "1",
+    "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": "True",
+}
+
+
+def _rdma(section: Field) -> RdmaSettings:
+    keys = section.mapping(RDMA_KEYS)
+    gid, traffic = (keys[key].integer(at_least=0) if key in keys else None for key in RDMA_KEYS[:2])
+    return RdmaSettings(gid, traffic, "mnnvl" in keys and keys["mnnvl"].boolean())
 
 
 def _image(image: str | None, cluster: ClusterFile) -> str | None:

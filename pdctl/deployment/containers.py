@@ -170,7 +170,7 @@ def _texts(keys: Mapping[str, Field], key: str, usual: tuple[str, ...]) -> tuple
 
 
 def container_document(container: Container) -> dict[str, object]:
-    """What `read_container` reads back, without the keys that have their default value."""
+    """The section that `read_container` reads back, without keys that have their default."""
     usual = Container(container.runtime, container.image)
     changed = {
         key: value for key in KEYS[2:] if (value := getattr(container, key)) != getattr(usual, key)

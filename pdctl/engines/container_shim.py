@@ -21,9 +21,9 @@ def main(runtime: str, name: str, argv: list[str]) -> None:
     """Become the client. Never returns."""
     _remove(runtime, name)  # what a start before a crash of this machine's pdctl left
     clean = {key: value for key, value in os.environ.items() if key not in MARKERS}
-    watch = [sys.executable, "-I", "-S", __file__, "--watch", str(os.getpid()), runtime, name]
+    command = [sys.executable, "-I", "-S", __file__, "--watch", str(os.getpid()), runtime, name]
     watcher = subprocess.Popen(
-        watch,
+        command,
         env=clean,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -40,7 +40,7 @@ def main(runtime: str, name: str, argv: list[str]) -> None:
         os._exit(127)
 
 
-def watch(pid: int, runtime: str, name: str) -> None:
+def remove_after(pid: int, runtime: str, name: str) -> None:
     """Remove the container once the client has ended."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -64,6 +64,6 @@ def _remove(runtime: str, name: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--watch":
-        watch(int(sys.argv[2]), sys.argv[3], sys.argv[4])
+        remove_after(int(sys.argv[2]), sys.argv[3], sys.argv[4])
     else:
         main(sys.argv[1], sys.argv[2], sys.argv[3:])

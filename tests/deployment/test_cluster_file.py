@@ -6,8 +6,10 @@ import pytest
 from pdctl.deployment.cluster_file import (
     ClusterFile,
     KubernetesSettings,
+    RdmaSettings,
     SlurmSettings,
     cluster_here,
+    network_env,
     on_cluster,
     read_cluster_file,
 )
@@ -20,6 +22,7 @@ EVERYTHING = """\
 schema: 1
 gpus_per_node: 4
 interface: bond0
+rdma: {gid_index: 3, traffic_class: 106, mnnvl: true}
 python: /shared/sglang/bin/python
 preamble: |
   module load cuda/12.8
@@ -63,6 +66,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, EVERYTHING) == ClusterFile(
         gpus_per_node=4,
         interface="bond0",
+        rdma=RdmaSettings(3, 106, mnnvl=True),
         python="/shared/sglang/bin/python",
         preamble="module load cuda/12.8\nulimit -l unlimited\n",
         models={"r1": "/lustre/models/DeepSeek-R1"},
@@ -138,8 +142,9 @@ def test_a_deployment_s_own_settings_win(tmp_path: Path) -> None:
     there = on_cluster(replace(plain, roles={**plain.roles, "decode": own}), cluster)
     assert there.model == "/lustre/models/DeepSeek-R1"
     assert there.python == "/shared/sglang/bin/python"
-    assert there.roles["prefill"].env == {"NCCL_IB_HCA": "mlx5_0", "SHARED": "prefill"}
-    assert there.roles["decode"].env == {"NCCL_IB_HCA": "mine", "SHARED": "everywhere"}
+    usual = network_env(cluster)
+    assert there.roles["prefill"].env == {**usual, "NCCL_IB_HCA": "mlx5_0", "SHARED": "prefill"}
+    assert there.roles["decode"].env == {**usual, "NCCL_IB_HCA": "mine", "SHARED": "everywhere"}
     assert on_cluster(replace(plain, python="/mine"), cluster).python == "/mine"
 
 
@@ -155,3 +160,13 @@ def test_images_are_chosen_by_role_and_a_deployment_s_own_container_wins(tmp_pat
         own, image="registry/sglang:2"
     )
     assert on_cluster(split(container=own), cluster).roles["prefill"].image is None
+
+
+def test_every_library_gets_the_same_network(tmp_path: Path) -> None:
+    env = network_env(read(tmp_path, EVERYTHING))
+    assert env["NCCL_SOCKET_IFNAME"] == env["GLOO_SOCKET_IFNAME"] == "bond0"
+    gid = ("NCCL_IB_GID_INDEX", "NVSHMEM_IB_GID_INDEX", "UCX_IB_GID_INDEX", "MC_GID_INDEX")
+    assert {env[name] for name in gid} == {"3"}
+    assert env["NCCL_IB_TC"] == env["UCX_IB_TRAFFIC_CLASS"] == "106"
+    assert env["NCCL_MNNVL_ENABLE"] == "1"
+    assert network_env(ClusterFile()) == {}

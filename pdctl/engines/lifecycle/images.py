@@ -1,4 +1,4 @@
-"""What the images of a deployment have, asked in a container on the nodes that need it."""
+"""The SGLang of container images, asked in a container on the nodes that need it."""
 
 import json
 from collections.abc import Collection
