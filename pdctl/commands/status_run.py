@@ -16,9 +16,9 @@ from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.request_times import log_lines
 from pdctl.engines.state import logs_dir, read_state
 from pdctl.engines.supervision.recorder import recorded
+from pdctl.engines.untuned_kernels import untuned
 from pdctl.errors import ExitCode, PdctlError, StateConflict
 from pdctl.status.drift import Expected
-from pdctl.status.kernels import untuned
 from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import DeploymentStatus, Target
 from pdctl.status.snapshot import is_well

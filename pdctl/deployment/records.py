@@ -145,6 +145,12 @@ class Deployment:
     predicted: Mapping[str, float] = field(default_factory=dict)  # "ttft_p50_s": 0.31, ...
 
     @property
+    def can_replay(self) -> bool:
+        """A what-if needs log lines of request times, and limits to judge its outcome by."""
+        has_slo = self.ttft_slo_s is not None or self.tpot_slo_s is not None
+        return self.observe.what_if and self.request_times and has_slo
+
+    @property
     def total(self) -> int:
         return sum(role.engines for role in self.roles.values())
 

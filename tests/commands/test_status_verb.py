@@ -13,8 +13,8 @@ import pytest
 from pdctl.cli import main
 from pdctl.engines import state
 from pdctl.engines.records import DeploymentState, Handle, ProcessState
+from tests.engines.test_untuned_kernels import MOE
 from tests.status.servers import Pages, pages_server
-from tests.status.test_kernels import MOE
 from tests.status.test_watch import engine_pages
 
 

@@ -118,16 +118,10 @@ def write_start_files(prepared: Prepared, *, detached: bool, ready_timeout_s: fl
         has_key=api_key() is not None,
         metrics_endpoint=deployment.observe.metrics,
         spans_endpoint=deployment.observe.traces,
-        what_if=_can_replay(deployment),
+        what_if=deployment.can_replay,
     )
     _write(wanted, deployment, directory)
     return wanted
-
-
-def _can_replay(deployment: Deployment) -> bool:
-    """A replay needs log lines of request times, and limits to judge its outcome by."""
-    has_slo = deployment.ttft_slo_s is not None or deployment.tpot_slo_s is not None
-    return deployment.observe.what_if and deployment.request_times and has_slo
 
 
 def change(

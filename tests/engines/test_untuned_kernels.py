@@ -2,7 +2,7 @@
 
 from itertools import repeat
 
-from pdctl.status.kernels import MOST_LINES, untuned
+from pdctl.engines.untuned_kernels import MOST_LINES, untuned
 
 MOE = (
     b"[2026-11-28 09:42:18 TP0] Using default MoE kernel config. Performance might be sub-optimal! "
