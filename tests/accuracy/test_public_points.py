@@ -1,12 +1,15 @@
 """The comparison with public measurements, on points made up here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.accuracy.left_out import left_out
 from tests.accuracy.public_points import (
+    Errors,
     closed_loop,
     errors_of,
     fleet_of,
@@ -116,3 +119,16 @@ def test_each_way_to_run_gives_a_table(
     file.write_text(json.dumps([POINT]))
     main([str(file), *way])
     assert "all that both tools do" in capsys.readouterr().out
+
+
+def test_constants_are_chosen_by_the_other_configurations_only(models: Path) -> None:
+    (one,) = errors_of([POINT], models, closed_loop, with_flags=True)
+
+    def run(*errors: float) -> list[Errors]:
+        return [
+            replace(one, configuration=name, signed_tpot=error)
+            for name, error in zip(("a", "b"), errors, strict=True)
+        ]
+
+    runs = [run(0.1, 0.4), run(0.3, 0.2)]
+    assert list(left_out(runs, lambda errors: errors.tpot)) == [(0.3, 1), (0.4, 0)]

