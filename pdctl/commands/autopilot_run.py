@@ -13,13 +13,18 @@ from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.follow import settling
 from pdctl.engines.lifecycle.rescale import rescale
 from pdctl.engines.lifecycle.running import find
+from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import InvalidInput, PdctlError
 from pdctl.measurement.live_what_if import live_what_if, role_fault
-from pdctl.status.autopilot import Decision, Limits, Move, Split, next_step
-from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.decision import Limits, Move, next_step
+from pdctl.status.autopilot.journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.split_advice import Split, SplitAdvice, split_advice
 from pdctl.status.records import WhatIf
+from pdctl.status.targets import source_of_state
+from pdctl.status.watch import REPLAYED_S, Watch
 from pdctl.status.what_if_file import keep_what_if
 from pdctl.tables.autopilot import entry_line, report_lines
+from pdctl.workload.records import Slo
 
 LOOKS_PER_COOL_DOWN = 5
 CHANGE_TIMEOUT_S = 1800.0
@@ -53,24 +58,45 @@ def _tell(entry: Entry, *, as_json: bool) -> None:
 
 def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -> Entry:
     """One turn: adds a what-if to `looks`, decides, and makes the move unless it is dry."""
-    now, look = _split_of(name), live_what_if(name, limits.cool_down_s)
-    at_s = time.time()
-    if isinstance(look, str):
-        return Entry(at_s, now.layout, Decision("wait", look), is_dry=is_dry)
-    keep_what_if(name, look)
-    looks.append(look)
+    now, found = _split_of(name), live_what_if(name, limits.cool_down_s)
+    look = None if isinstance(found, str) else found
+    at_s = look.at_s if look else time.time()
+    if look:
+        keep_what_if(name, look)
+        looks.append(look)
     since_change = [one for one in looks if one.layout == now.layout]
-    decision = next_step(now, since_change, moves_of(read_entries(name)), limits)
+    moves = moves_of(read_entries(name))
+    decision = next_step(
+        now, since_change, moves, limits, at_s=at_s, queues=_queues(name, now, at_s)
+    )
+    if isinstance(found, str) and decision.action == "wait":
+        decision = dataclasses.replace(decision, why=f"{found} {decision.why}")
     entry = Entry(at_s, now.layout, decision, look, is_dry=is_dry)
     if decision.action == "wait" or decision.to is None or is_dry:
         return entry
-    problem = _change(name, decision.to)
-    if problem:
+    reached, problem = _change(name, now, decision.to)
+    if reached == now:
         return dataclasses.replace(entry, problem=problem)
-    promised = decision.promised or 0.0
     # it counts from when its effect can begin to show
-    move = Move(time.time(), decision.action, now, decision.to, look.seen, promised)
-    return dataclasses.replace(entry, move=move)
+    seen = look.seen if look else None
+    move = Move(time.time(), decision.action, now, reached, seen, decision.promised)
+    return dataclasses.replace(entry, move=move, problem=problem)
+
+
+def _queues(name: str, now: Split, at_s: float) -> SplitAdvice | None:
+    """The change that the last minute's pages call for, as the supervisor recorded them.
+
+    None for simulated engines in fast motion, whose pages mix their own time and real time.
+    """
+    source = source_of_state(name)
+    watched = source()
+    if watched.phase != "serving" or watched.sim_speed not in (None, 1.0):
+        return None
+    watch = Watch(source)
+    watch.replay(recorded(name, at_s - REPLAYED_S))
+    watch.close()
+    slo = Slo(watched.ttft_slo_s, watched.tpot_slo_s)
+    return split_advice(now, tuple(watch.moments), slo)
 
 
 def _split_of(name: str) -> Split:
@@ -83,8 +109,22 @@ def _split_of(name: str) -> Split:
     return Split(counts.prefill, counts.decode)
 
 
-def _change(name: str, to: Split) -> str:
-    """Make a change and verify that every engine has its role. Returns what went wrong, or ""."""
+def _change(name: str, now: Split, to: Split) -> tuple[Split, str]:
+    """Change one engine after the other, and verify after each that all have their roles.
+
+    Returns how far it came, and what went wrong, or "".
+    """
+    by = 1 if to.num_prefill > now.num_prefill else -1
+    while now != to:
+        step = Split(now.num_prefill + by, now.num_decode - by)
+        problem = _step(name, step)
+        if problem:
+            return now, problem
+        now = step
+    return now, ""
+
+
+def _step(name: str, to: Split) -> str:
     try:
         change = rescale(name, Counts(prefill=to.num_prefill, decode=to.num_decode))
         for _ in settling(name, revision=change.launch.revision, timeout_s=CHANGE_TIMEOUT_S):

@@ -190,6 +190,8 @@ class Supervisor:
         now = time.time()
         current = self._state(now, is_over=is_over)
         last = self.written
+        if last is not None and (last.phase, current.phase) == ("scaling", "serving"):
+            self.loop.say("settled", "", current.layout)
         if last is None or is_over or self._is_due(current, last, now):
             self._write(current)
         return current
@@ -275,7 +277,7 @@ def main() -> None:
     supervisor = supervisor_of(launch, wake=lambda: _wake(write_fd))
     _listen(supervisor.loop)
     start_recording(launch.name, supervisor.loop.launcher)
-    start_exporting(launch.name, launch.metrics_endpoint)
+    start_exporting(launch.name, metrics=launch.metrics_endpoint, spans=launch.spans_endpoint)
     if launch.what_if:
         start_replaying(launch.name)
     supervisor.run(wake_fd)

@@ -131,6 +131,7 @@ class Launch:
     has_key: bool = True  # the processes may have an API key
     previous_layout: str = ""  # before the last change, for `scale --undo`
     metrics_endpoint: str = ""  # HOST:PORT of pdctl's own metrics; "": none are served
+    spans_endpoint: str = ""  # HOST:PORT of the OTLP collector (gRPC); "": no spans are sent
     what_if: bool = False  # replay the latest requests on other layouts every few minutes
 
 

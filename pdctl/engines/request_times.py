@@ -4,8 +4,9 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 
 from pdctl.engines.log_times import line_time
 from pdctl.errors import InvalidInput
@@ -45,6 +46,8 @@ class RequestTimes:
         batch. forward_s: from there to its end; on a prefill engine that includes sending KV.
     sending_s: the part of a prefill engine's forward_s after its last step; None: unknown.
     cached_tokens: None before SGLang 0.5.12. retries: prefills that were repeated.
+    written_s: when its line was written, to a second or so, on the clock of entry_s; the end of the
+        request by another witness than its durations.
     """
 
     engine: str
@@ -63,6 +66,7 @@ class RequestTimes:
     kv_mib: float | None = None
     cached_tokens: int | None = None
     retries: int = 0
+    written_s: float | None = field(default=None, compare=False)
 
     @property
     def start_s(self) -> float:
@@ -255,10 +259,15 @@ def _on_unix_clock(found: list[_Stamped]) -> tuple[RequestTimes, ...]:
         for record, stamp_s in found
         if record.entry_s < _EPOCH_S and stamp_s is not None
     ]
-    if not gaps:
-        return tuple(record for record, _ in found)
-    gap_s = max(gaps)
+    gap_s = max(gaps, default=0.0)
+    moved = [
+        (replace(one, entry_s=one.entry_s + gap_s) if one.entry_s < _EPOCH_S else one, stamp_s)
+        for one, stamp_s in found
+    ]
+    # between the zone of the log's clock and Unix time, too
+    shifts = [stamp_s - one.end_s for one, stamp_s in moved if stamp_s is not None]
+    shift_s = median(shifts) if shifts else 0.0
     return tuple(
-        replace(record, entry_s=record.entry_s + gap_s) if record.entry_s < _EPOCH_S else record
-        for record, _ in found
+        one if stamp_s is None else replace(one, written_s=stamp_s - shift_s)
+        for one, stamp_s in moved
     )

@@ -25,9 +25,10 @@ from pdctl.engines import state
 from pdctl.errors import PdctlError
 from pdctl.hosts import bare
 from pdctl.status.rates import histogram_delta, num_above
-from pdctl.status.records import Cause, DeploymentStatus, Histogram
+from pdctl.status.records import Cause, DeploymentStatus, Histogram, WhatIf
 from pdctl.status.targets import source_of_state
 from pdctl.status.watch import Watch
+from pdctl.status.what_if_file import kept_what_if
 from pdctl.workload.records import Slo
 
 LEAST_S = 1.0  # between two samples, however often somebody asks
@@ -64,12 +65,18 @@ class SloCount:
 class Exporter:
     """The metrics of one deployment, collected as prometheus_client asks for them.
 
-    deployment: returns what the user wants at the moment.
+    deployment: returns what the user wants at the moment. what_if: returns the last one.
     """
 
-    def __init__(self, watch: Watch, deployment: Callable[[], Deployment]) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        deployment: Callable[[], Deployment],
+        what_if: Callable[[], WhatIf | None],
+    ) -> None:
         self._watch = watch
         self._deployment = deployment
+        self._what_if = what_if
         wanted = deployment()
         limits = {"ttft": wanted.ttft_slo_s, "tpot": wanted.tpot_slo_s}
         self._slos = {name: SloCount(limit) for name, limit in limits.items() if limit is not None}
@@ -93,7 +100,12 @@ class Exporter:
         for url, page in self._watch.pages().items():
             for name, slo in self._slos.items():
                 slo.add(url, getattr(page, name))
-        return (*_engines(status, wanted), *_advice(status, wanted), *_slo_metrics(self._slos))
+        return (
+            *_engines(status, wanted),
+            *_advice(status, wanted),
+            *_slo_metrics(self._slos),
+            *_what_if(self._what_if()),
+        )
 
 
 def _engines(status: DeploymentStatus, wanted: Deployment) -> Iterator[Metric]:
@@ -116,6 +128,17 @@ def _advice(status: DeploymentStatus, wanted: Deployment) -> Iterator[Metric]:
         advised = wanted
     engines = {role: plan.engines for role, plan in advised.roles.items()}
     yield _gauge(q.ADVISED, "Engines as pdctl advises.", q.POOL, engines)
+
+
+def _what_if(look: WhatIf | None) -> Iterator[Metric]:
+    """The last what-if; none once it is old or of another layout."""
+    if look is None:
+        return
+    shares = {one.layout: one.attainment for one in look.alternatives}
+    shares[look.layout] = look.attainment
+    yield _gauge(q.WHAT_IF, "Share within the SLOs on each layout, replayed.", "layout", shares)
+    yield GaugeMetricFamily(q.WHAT_IF_SEEN, "Share within the SLOs as seen.", look.seen)
+    yield GaugeMetricFamily(q.WHAT_IF_REPLAYED, "That share in today's replay.", look.replayed)
 
 
 def _slo_metrics(slos: Mapping[str, SloCount]) -> Iterator[Metric]:
@@ -148,7 +171,9 @@ def _counter(name: str, meaning: str, values: Iterable[tuple[str, float]]) -> Me
 def serve_metrics(name: str, endpoint: str) -> None:
     """Serve a deployment's metrics until this process ends. Raises OSError for a taken port."""
     desired = state.state_dir(name) / "desired.yaml"
-    exporter = Exporter(Watch(source_of_state(name)), lambda: read_deployment(desired))
+    exporter = Exporter(
+        Watch(source_of_state(name)), lambda: read_deployment(desired), lambda: kept_what_if(name)
+    )
     registry = CollectorRegistry()
     registry.register(exporter)
     host, _, port = endpoint.rpartition(":")

@@ -17,6 +17,8 @@ from pdctl.workload.records import Requests
 
 MOST_REQUESTS = 20_000  # the latest ones; bounds memory and the time of a replay
 BLOCK_TOKENS = 64
+_SLACK, _SLACK_S = 0.2, 1.5  # between the whole time of a request and the sum of its parts
+_FEW = 0.1  # of the requests
 SLOTS = 20  # of a window, over which arrivals are counted
 
 
@@ -78,7 +80,7 @@ def _ended(request: Halves, parts: Sequence[Part]) -> Ended:
     ttft = ttft_s(request, parts) if request.is_whole else None
     return Ended(
         arrived_s=half.entry_s,
-        ended_s=half.end_s,
+        ended_s=half.end_s if half.written_s is None else half.written_s,
         isl=prompt,
         osl=output,
         cached=min(prompt - 1, request.first.cached_tokens or 0),
@@ -115,10 +117,10 @@ def window_of(
     """
     begin_s = min(since_s, max(2 * since_s - now_s, steady_since_s))
     held = [one for one in ended if one.ended_s > begin_s and one.arrived_s <= now_s]
-    kept = held[-MOST_REQUESTS:]
+    kept = _believed(held[-MOST_REQUESTS:])
     if not kept:
         return None
-    known = [*kept, *_drawn(kept, unfinished, arrived, since_s, now_s, seed)]
+    known = [*kept, *_drawn(kept, unfinished, arrived, begin_s, since_s, now_s, seed)]
     known.sort(key=lambda one: one.arrived_s)
     if known[-1].arrived_s < since_s:
         return None
@@ -141,6 +143,25 @@ def window_of(
         waited_s=waited_s,
         span_s=now_s - since_s,
     )
+
+
+def _believed(ended: list[Ended]) -> list[Ended]:
+    """The requests, without their times if in more than a few the parts do not make up the whole.
+
+    The few that add up would be those of a few tokens, and not like the others.
+    """
+    wrong = sum(not _adds_up(one) for one in ended)
+    if wrong <= _FEW * len(ended):
+        return ended
+    return [replace(one, ttft_s=None, tpot_s=None) for one in ended]
+
+
+def _adds_up(one: Ended) -> bool:
+    if one.ttft_s is None or one.tpot_s is None:
+        return True
+    took_s = one.ended_s - one.arrived_s
+    parts_s = one.ttft_s + one.tpot_s * (one.osl - 1)
+    return abs(took_s - parts_s) <= _SLACK_S + _SLACK * took_s
 
 
 def at_speed(window: Window, speed: float) -> Window:
@@ -179,17 +200,21 @@ def _drawn(
     kept: Sequence[Ended],
     unfinished: int,
     arrived: int | None,
+    begin_s: float,
     since_s: float,
     now_s: float,
     seed: int,
 ) -> Iterator[Ended]:
-    """The requests that have not ended, at the times where arrivals are missing."""
+    """The requests that have not ended, at the times where arrivals are missing.
+
+    The others came before the window; they are held when the lead-in begins.
+    """
     num = max(0, min(unfinished, MOST_REQUESTS - len(kept)))
     times = [one.arrived_s for one in kept if one.arrived_s >= since_s]
     inside = num if arrived is None else max(0, min(num, arrived - len(times)))
     random = Random(seed)
     like = random.choices(kept, [one.ended_s - one.arrived_s + 1e-3 for one in kept], k=num)
-    missing = [*_missing(times, inside, since_s, now_s), *[since_s - 1e-3] * (num - inside)]
+    missing = [*_missing(times, inside, since_s, now_s), *[begin_s - 1e-3] * (num - inside)]
     for one, at_s in zip(like, missing, strict=True):
         yield Ended(at_s, now_s, one.isl, one.osl, one.cached)
 

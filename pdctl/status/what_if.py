@@ -21,7 +21,8 @@ from pdctl.status.request_window import Window
 from pdctl.workload.arrivals import tail
 from pdctl.workload.records import Slo
 
-LEAST_REQUESTS = 50  # that ended in the window
+LEAST_REQUESTS = 50  # whose times are known, those of the queue of the past included
+LEAST_ARRIVED = 20  # in the window: they are what layouts are compared on
 _FIT_ABOVE = 0.02  # of mismatch
 _FIT_FROM = math.log(1.1)  # of the ratio of seen to replayed times: 0 % may match 0 % by accident
 _FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6)  # beyond them the metrics may be wrong
@@ -45,13 +46,18 @@ def what_if(
             f"The times of {len(known)} requests are known from the last {window.span_s:.0f} s; "
             f"{LEAST_REQUESTS} are needed."
         )
+    num = len(window.ttft_s) - window.first
+    if num < LEAST_ARRIVED:
+        return (
+            f"{num} requests arrived in the last {window.span_s:.0f} s; {LEAST_ARRIVED} are needed."
+        )
     run = _Replay(window, known, slo, find_prefixes(window.requests))
     factors = _fitted(fleet, run)
     fleet = _scaled(fleet, *factors)
     mismatch, fresh = run.mismatch(fleet), _fresh(window, slo)
-    today = fresh(fleet)
+    today = _both(run, fresh, fleet)
     others = [
-        _alternative(one, fresh(one), today, mismatch)
+        _alternative(one, _both(run, fresh, one), today, mismatch)
         for one in layouts_of(fleet, colocated and _scaled_engine(colocated, *factors))
         if one.layout != fleet.layout
     ]
@@ -91,8 +97,13 @@ class _Replay:
 
     def replayed(self, fleet: Fleet) -> float:
         """The same share in a replay."""
-        ttft_s, tpot_s = self.ttft_s(fleet), self.outcome(fleet).tpot_s
-        return fmean(is_good(ttft_s[i], tpot_s[i], self.slo) for i in self.known)
+        good = self.good(fleet)
+        return fmean(good[i] for i in self.known)
+
+    def good(self, fleet: Fleet) -> list[bool]:
+        """One flag per request: it met the SLOs in a replay."""
+        pairs = zip(self.ttft_s(fleet), self.outcome(fleet).tpot_s, strict=True)
+        return [is_good(ttft_s, tpot_s, self.slo) for ttft_s, tpot_s in pairs]
 
     def ttft_s(self, fleet: Fleet) -> list[float | None]:
         """Replayed times to the first token, with what was waited before the replay begins."""
@@ -120,6 +131,17 @@ def _fresh(window: Window, slo: Slo) -> Callable[[Fleet], list[bool]]:
     requests = tail(window.requests, window.held)
     prefixes, first = find_prefixes(requests), window.first - window.held
     return lambda fleet: _good(simulate(fleet, requests, prefixes=prefixes), slo)[first:]
+
+
+def _both(run: _Replay, fresh: Callable[[Fleet], list[bool]], fleet: Fleet) -> list[float]:
+    """A share per request that counts: 1 if it meets the SLOs with and without the queue of the
+    past, ½ if only without it.
+
+    The queue alone may spoil all layouts alike; without it, a layout that never works it off may
+    look as good as one that does.
+    """
+    queued = run.good(fleet)[run.window.first :]
+    return [(a + b) / 2 for a, b in zip(queued, fresh(fleet), strict=True)]
 
 
 def _fitted(fleet: Fleet, run: _Replay) -> tuple[float, float]:
@@ -182,7 +204,7 @@ def layouts_of(fleet: Fleet, colocated: EngineModel | None) -> Iterator[Fleet]:
 
 
 def _alternative(
-    fleet: Fleet, good: Sequence[bool], today: Sequence[bool], mismatch: float
+    fleet: Fleet, good: Sequence[float], today: Sequence[float], mismatch: float
 ) -> Alternative:
     gains = [after - before for after, before in zip(good, today, strict=True)]
     edges = [i * len(gains) // _BLOCKS for i in range(_BLOCKS + 1)]

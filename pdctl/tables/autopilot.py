@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from time import localtime, strftime
 
-from pdctl.status.autopilot import Move
-from pdctl.status.autopilot_journal import Entry, moves_of
+from pdctl.status.autopilot.decision import Move
+from pdctl.status.autopilot.journal import Entry, moves_of
 from pdctl.status.records import WhatIf
 from pdctl.units import format_share
 
@@ -40,10 +40,16 @@ def _move_line(move: Move, entries: Sequence[Entry]) -> str:
     later = [one for one in entries if one.at_s > move.at_s]
     until_s = next((one.at_s for one in later if one.move), float("inf"))
     after = [one.look.seen for one in later if one.look and one.at_s <= until_s]
-    brought = format_share(sum(after) / len(after)) if after else "nothing known yet"
+    brought = (
+        f"{format_share(sum(after) / len(after))} after" if after else "nothing known yet after"
+    )
+    before = "" if move.seen is None else f"{format_share(move.seen)} before, "
+    promised = (
+        "nothing promised" if move.promised is None else f"{format_share(move.promised)} promised"
+    )
     return (
         f"  {_clock(move.at_s)} {move.before.layout} → {move.after.layout} ({move.kind}): "
-        f"{format_share(move.seen)} before, {format_share(move.promised)} promised, {brought} after"
+        f"{before}{promised}, {brought}"
     )
 
 

@@ -1,5 +1,6 @@
 """Options override the file, and the file overrides the last plan."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,9 @@ def test_a_relative_model_in_a_file_is_beside_the_file(
     file.write_text(FILE.replace("/models/m", "./m"), encoding="utf-8")
     monkeypatch.chdir(tmp_path / "d2")
     assert build_deployment(DeploymentOptions(file=file)).model == str(folder)
+
+
+def test_one_flag_switches_the_replays_off() -> None:
+    usual = DeploymentOptions(model="m", total=8)
+    assert build_deployment(usual).observe.what_if
+    assert not build_deployment(replace(usual, no_what_if=True)).observe.what_if

@@ -20,12 +20,13 @@ prefill: {engines: 3}
 decode: {engines: 1}
 slo: {ttft: 3s, tpot: 60ms}
 """
-# eight minutes of real time, which a busy machine makes another load: not a part of .ci/run
+# ten minutes of real time, which a busy machine makes another load: not a part of .ci/run
 pytestmark = pytest.mark.long
 
-PHASE_S = 150.0
+PHASE_S, REACTION_S = 200.0, 140.0  # the queue of the reaction time has to be worked off, too
 # requests per second, mean prompt and output tokens: code, conversations, code
-PHASES = ((6.0, 2048, 28), (3.8, 1155, 211), (6.0, 2048, 28))
+PHASES = ((6.0, 2048, 28), (3.4, 1155, 211), (6.0, 2048, 28))
+BEST = (0.98, 1.0, 0.98)  # share within the SLOs of the best split, simulated in hindsight
 
 
 def requests(seed: int, rate: float, isl: int, osl: int) -> Requests:
@@ -46,11 +47,12 @@ def is_good(one: Sent) -> bool:
 
 
 def play(port: str, seed: int) -> float:
-    """Play a phase; return the share of the last third of its requests that met the SLOs."""
+    """Play a phase; return the share within the SLOs of what was sent after its reaction time."""
     load = run_load(f"http://127.0.0.1:{port}", requests(seed, *PHASES[seed]), timeout_s=300)
-    sent = sorted(asyncio.run(load).sent, key=lambda one: one.intended_s)
+    sent = asyncio.run(load).sent
     assert [one.error for one in sent if one.error] == []
-    return fmean(map(is_good, sent[-len(sent) // 3 :]))
+    begin_s = min(one.intended_s for one in sent)
+    return fmean(is_good(one) for one in sent if one.intended_s >= begin_s + REACTION_S)
 
 
 def test_an_autopilot_follows_a_mix_that_shifts_and_loses_no_request(cli: Cli) -> None:
@@ -59,12 +61,13 @@ def test_an_autopilot_follows_a_mix_that_shifts_and_loses_no_request(cli: Cli) -
     up = cli.run("up", "-f", "pd.yaml", "-d", "--no-input", "--name", "chat", "--port", port)
     assert up.returncode == 0, up.stderr
     with cli.running("autopilot", "chat", "--cool-down", "45s") as pilot:
-        code, conversations, code_again = (play(port, seed) for seed in range(len(PHASES)))
+        shares = [play(port, seed) for seed in range(len(PHASES))]
         pilot.terminate()
     told = cli.run("autopilot", "chat", "--report", "--json").stdout
     entries = json.loads(told)["data"]["entries"]
     moves = [one["move"] for one in entries if one["move"]]
     assert [one["problem"] for one in entries if one["problem"]] == []
     assert moves[0]["after"]["num_decode"] == 2  # conversations need more decode
-    assert min(code, code_again) > 0.9
-    assert conversations > 0.6  # it still works off the queue of the reaction time
+    assert [one["kind"] for one in moves] == ["move"] * len(moves)
+    for share, best in zip(shares, BEST, strict=True):
+        assert share >= 0.95 * best, shares

@@ -30,7 +30,7 @@ model: llama-3.1-8b
 engine: sim
 gpus: 4xH100
 prefill: {{engines: 1}}
-decode: {{engines: 2}}
+decode: {{engines: 2, args: "{decode_args}"}}
 router: {{port: {router}}}
 observe: {{metrics: "127.0.0.1:{metrics}"}}
 slo: {{ttft: 200ms, tpot: 30ms}}
@@ -77,15 +77,20 @@ class Prometheus:
 
 
 @pytest.fixture
-def prometheus(cli: Cli) -> Iterator[Prometheus]:
-    """A deployment, and a Prometheus that was set up with what `render` prints."""
+def prometheus(cli: Cli, request: pytest.FixtureRequest) -> Iterator[Prometheus]:
+    """A deployment, and a Prometheus that was set up with what `render` prints.
+
+    Its parameter: flags for the decode engines.
+    """
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("Prometheus is not installed (apt-get install prometheus)")
     router = free_port()
     metrics = free_port(router + 1)
     port = free_port(metrics + 1)
-    (cli.cwd / "pd.yaml").write_text(PD.format(router=router, metrics=metrics))
+    (cli.cwd / "pd.yaml").write_text(
+        PD.format(router=router, metrics=metrics, decode_args=getattr(request, "param", ""))
+    )
     assert cli.run("up", "-d").returncode == 0
     config, rules = (cli.run("render", what).stdout for what in ("prometheus", "prometheus-rules"))
     (cli.cwd / "prometheus.yml").write_text(re.sub(r"\b(15|5)s\b", "1s", config))
@@ -111,7 +116,7 @@ def in_seconds(rules: str) -> str:
 
 
 @contextmanager
-def load(cli: Cli, num_clients: int, prompt: list[int]) -> Iterator[None]:
+def load(cli: Cli, num_clients: int, prompt: list[int], num_tokens: int = 16) -> Iterator[None]:
     """Clients that send one request after the other."""
     url = cli.state("chat")["endpoint"] + "/generate"
     over = threading.Event()
@@ -122,7 +127,7 @@ def load(cli: Cli, num_clients: int, prompt: list[int]) -> Iterator[None]:
         while not over.is_set():
             body = {
                 "input_ids": [next(numbers), *prompt],
-                "sampling_params": {"max_new_tokens": 16},
+                "sampling_params": {"max_new_tokens": num_tokens, "ignore_eos": True},
             }
             request = urllib.request.Request(
                 url, json.dumps(body).encode(), {"content-type": "application/json"}
@@ -152,6 +157,12 @@ def test_every_query_of_the_dashboard_answers(cli: Cli, prometheus: Prometheus) 
         until(lambda: bool(prometheus.values("up")))
         empty = set(expressions())
 
+        def is_replayed() -> bool:
+            told = cli.run("status", "chat", "--what-if", "--window", "20s", "--json").stdout
+            return json.loads(told)["data"]["what_if"] is not None
+
+        until(is_replayed)
+
         def all_answer() -> bool:
             empty.difference_update({one for one in empty if prometheus.values(one)})
             return not empty
@@ -165,18 +176,71 @@ def test_every_query_of_the_dashboard_answers(cli: Cli, prometheus: Prometheus) 
     assert prometheus.values('up{role="router",deployment="chat"} == 1')
 
 
-def test_faults_raise_their_alerts(cli: Cli, prometheus: Prometheus) -> None:
-    until(lambda: len(prometheus.values("up == 1")) == 5)
-    assert prometheus.firing() == set()
-    with load(cli, 48, PROMPT):
-        until(lambda: prometheus.have_fired({"PdPrefillQueueBacksUp", "PdSloBurnsFast"}))
-    decode = next(p for p in cli.state("chat")["processes"] if p["name"] == "decode-1")
-    pid = int(decode["handle"].split("@")[0])
+@contextmanager
+def frozen(cli: Cli, name: str) -> Iterator[None]:
+    """A process that neither works nor answers."""
+    process = next(p for p in cli.state("chat")["processes"] if p["name"] == name)
+    pid = int(process["handle"].split("@")[0])
     os.kill(pid, signal.SIGSTOP)
     try:
-        until(lambda: prometheus.have_fired({"PdEngineDown", "PdRouterLostEngine"}))
+        yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def is_up(prometheus: Prometheus) -> bool:
+    return len(prometheus.values("up == 1")) == 5
+
+
+def test_an_overload_and_a_frozen_engine_raise_their_alerts(
+    cli: Cli, prometheus: Prometheus
+) -> None:
+    until(lambda: is_up(prometheus))
+    assert prometheus.firing() == set()
+    overload = {"PdPrefillQueueBacksUp", "PdSloBurnsFast", "PdSloBurnsSlowly"}
+    with load(cli, 48, PROMPT):
+        until(lambda: prometheus.have_fired(overload))
+    with frozen(cli, "decode-1"):
+        lost = {"PdEngineDown", "PdRouterLostEngine", "PdEnginesMissing"}
+        until(lambda: prometheus.have_fired(lost))
+
+
+def test_a_frozen_prefill_engine_and_router_raise_their_alerts(
+    cli: Cli, prometheus: Prometheus
+) -> None:
+    until(lambda: is_up(prometheus))
+    with load(cli, 8, PROMPT), frozen(cli, "prefill-0"):
+        until(lambda: prometheus.have_fired({"PdKvTransfersStuck"}))
+    with frozen(cli, "router"):
+        until(lambda: prometheus.have_fired({"PdRouterDown"}))
+
+
+def test_a_dead_prefill_engine_fails_transfers(cli: Cli, prometheus: Prometheus) -> None:
+    until(lambda: is_up(prometheus))
+    prefill = next(p for p in cli.state("chat")["processes"] if p["name"] == "prefill-0")
+    with load(cli, 8, PROMPT):
+        until(lambda: bool(prometheus.values("sglang:num_decode_transfer_queue_reqs > 0")))
+        os.kill(int(prefill["handle"].split("@")[0]), signal.SIGKILL)
+        until(lambda: prometheus.have_fired({"PdKvTransfersFail"}))
+
+
+def test_slower_decode_and_then_both_raise_their_alerts(cli: Cli, prometheus: Prometheus) -> None:
+    until(lambda: is_up(prometheus))
+    with load(cli, 2, PROMPT[:100], 200):  # an hour of the past, in seconds
+        until(lambda: bool(prometheus.values("deployment:pd_itl_seconds:mean5m offset 20s")))
+    with load(cli, 200, PROMPT[:100], 400):
+        until(lambda: prometheus.have_fired({"PdDecodeLatencyCreepsUp"}))
+        with load(cli, 24, PROMPT):
+            until(lambda: prometheus.have_fired({"PdBothPoolsFallBehind"}))
+
+
+@pytest.mark.parametrize(
+    "prometheus", ["--max-total-tokens 6000 --num-reserved-decode-tokens 8"], indirect=True
+)
+def test_a_full_kv_cache_raises_its_alert(cli: Cli, prometheus: Prometheus) -> None:
+    until(lambda: is_up(prometheus))
+    with load(cli, 64, PROMPT[:50], 400):
+        until(lambda: prometheus.have_fired({"PdKvCacheFull"}))
 
 
 def test_targets_follow_the_deployment(cli: Cli, prometheus: Prometheus) -> None:

@@ -1,25 +1,34 @@
 """Seeded days of a split deployment in the simulator, steered by an autopilot or a baseline.
 
 The truth is one simulator run; a pilot sees only requests that have ended, as it would in the
-logs, and a model of the engines that may be wrong.
+logs, and a model of the engines that may be wrong. To print the table of docs/autopilot.md:
+
+    bash tests/compiled.sh python -m tests.status.autopilot_histories 0 1000
 """
 
+import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from statistics import fmean
 
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample, StepTimes
 from pdctl.perf_model.simulator.simulate import simulate
-from pdctl.status.autopilot import Limits, Move, Split, next_step
-from pdctl.status.records import WhatIf
+from pdctl.status.autopilot.decision import Limits, Move, next_step
+from pdctl.status.autopilot.split_advice import Split, split_advice
+from pdctl.status.records import Moment, WhatIf
 from pdctl.status.request_window import Ended, window_of
 from pdctl.status.what_if import what_if
 from pdctl.workload.records import Requests, Slo
 from tests.perf_model.fleets import PLAIN, engine, split
 
 SLO = Slo(ttft_s=3.0, tpot_s=0.080)
-PHASE_S, NUM_PHASES, LOOK_S, WINDOW_S = 600.0, 3, 60.0, 120.0
+PHASE_S, NUM_PHASES, LOOK_S, WINDOW_S = 600.0, 3, 24.0, 120.0
+SAMPLE_S = 5.0
+KV, MEAN_TOKENS = 400_000, 1_500
 SWITCH_S = 5.0  # a role change without a restart, after the engine has drained
 SETTLE_S = 45.0  # draining included
 LIMITS = Limits(cool_down_s=120.0)
@@ -46,8 +55,8 @@ PREFILL_S_PER_TOKEN, DECODE_S_PER_TOKEN = 4e-4, 0.0026  # of an engine, at its S
 class History:
     """A day: its requests, its first split, its faults, and how the pilot is deceived.
 
-    lie: what the lines in the logs say of (TTFT, TPOT), as factors. model: the engines as the
-    pilot knows them.
+    lie: what the lines in the logs say of (TTFT, TPOT, whole time), as factors. model: the engines
+    as the pilot knows them.
     """
 
     seed: int
@@ -57,7 +66,7 @@ class History:
     truth: StepTimes
     model: StepTimes
     faults: tuple[Change, ...] = ()
-    lie: tuple[float, float] = (1.0, 1.0)
+    lie: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass
@@ -71,6 +80,7 @@ class Flight:
     changes: list[Change] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     looks: list[WhatIf] = field(default_factory=list)
+    _day: Outcome | None = None
 
     @classmethod
     def of(cls, history: History, start: Split | None = None) -> "Flight":
@@ -78,15 +88,24 @@ class Flight:
         counts = {"prefill": now.num_prefill, "decode": now.num_decode}
         return cls(history, now, {r: list(range(n)) for r, n in counts.items()}, dict(counts))
 
-    def outcome(self, until_s: float, every_s: float | None = None) -> tuple[Requests, Outcome]:
-        asked = self.history.requests
-        num = sum(at_s < until_s for at_s in asked.arrival_s)
-        asked = replace(
-            asked, arrival_s=asked.arrival_s[:num], isl=asked.isl[:num], osl=asked.osl[:num]
-        )
-        first = self.first_fleet(self.history.truth)
-        changes = [one for one in (*self.changes, *self.history.faults) if one.at_s < until_s]
-        return asked, simulate(first, asked, changes=changes, sample_every_s=every_s)
+    def day(self) -> Outcome:
+        """The whole day if no engine moved again. Nothing before now depends on what comes."""
+        if self._day is None:
+            first = self.first_fleet(self.history.truth)
+            changes = [*self.changes, *self.history.faults]
+            changes.sort(key=lambda one: one.at_s)
+            self._day = simulate(
+                first, self.history.requests, changes=changes, sample_every_s=SAMPLE_S
+            )
+        return self._day
+
+    def split_at(self, at_s: float) -> Split:
+        """The split at an earlier moment; an engine counts for its new role from its change on."""
+        p, total = self.now.num_prefill, self.now.num_prefill + self.now.num_decode
+        later = [one for one in self.changes if one.at_s > at_s]
+        p -= sum(one.kind == "to_prefill" for one in later)
+        p += sum(one.kind == "to_decode" for one in later)
+        return Split(p, total - p)
 
     def first_fleet(self, times: StepTimes) -> Fleet:
         shift = sum(one.kind == "to_prefill" for one in self.changes)
@@ -104,7 +123,21 @@ class Flight:
             self.changes.append(Change(at_s, kind, gives, place, SWITCH_S))  # type: ignore[arg-type]
             self.places[grows].append(self.added[grows])
             self.added[grows] += 1
-        self.now = to
+        self.now, self._day = to, None
+
+
+class PrefillTime:
+    """Seconds of prefill between two moments, from the first tokens."""
+
+    def __init__(self, asked: Requests, day: Outcome, token_s: float) -> None:
+        columns = zip(asked.arrival_s, asked.isl, day.ttft_s, strict=True)
+        done = sorted((at_s + ttft_s, isl) for at_s, isl, ttft_s in columns if ttft_s is not None)
+        self._at_s = [at_s for at_s, _ in done]
+        self._until_s = list(accumulate((isl * token_s for _, isl in done), initial=0.0))
+
+    def between(self, from_s: float, to_s: float) -> float:
+        first, last = bisect_left(self._at_s, from_s), bisect_left(self._at_s, to_s)
+        return self._until_s[last] - self._until_s[first]
 
 
 # what a pilot sees of a flight at a moment -> the split it wants
@@ -114,7 +147,7 @@ Pilot = Callable[[Flight, float], Split]
 def fleet_of(times: StepTimes, now: Split) -> Fleet:
     """The engines of a history in these numbers."""
     prefill = engine("prefill", times=times)
-    decode = engine("decode", times=times, kv=400_000, running=200)
+    decode = engine("decode", times=times, kv=KV, running=200)
     return split(prefill, decode, now.num_prefill, now.num_decode)
 
 
@@ -134,7 +167,10 @@ def make(seed: int) -> History:
     if kind == "wrong model":
         return replace(history, model=_wrong(rnd))
     if kind == "lie":
-        return replace(history, lie=(rnd.choice((0.2, 1.0, 4.0)), rnd.choice((0.4, 1.0, 2.0))))
+        if rnd.random() < 0.5:  # one that does not contradict itself
+            return replace(history, lie=(rnd.choice((0.5, 2.0)),) * 3)
+        lie = (rnd.choice((0.2, 1.0, 4.0)), rnd.choice((0.4, 1.0, 2.0)), 1.0)
+        return replace(history, lie=lie)
     return history
 
 
@@ -198,8 +234,7 @@ def fly(history: History, pilot: Pilot) -> Flight:
 
 def goodput(flight: Flight) -> float:
     """The share of all requests that met the SLOs."""
-    _, outcome = flight.outcome(PHASE_S * NUM_PHASES)
-    return share_of(outcome)
+    return share_of(flight.day())
 
 
 def share_of(outcome: Outcome) -> float:
@@ -217,46 +252,88 @@ def statics(history: History) -> dict[str, float]:
 
 def autopilot(flight: Flight, at_s: float) -> Split:
     """The rule under test, fed as the live one is."""
-    settled_s = flight.moves[-1].at_s + SETTLE_S if flight.moves else 0.0
-    if at_s <= settled_s:
-        return flight.now
-    ended, unfinished = _ended(flight, at_s)
-    window = window_of(
-        ended,
-        since_s=max(at_s - WINDOW_S, settled_s),
-        now_s=at_s,
-        unfinished=unfinished,
-        arrived=sum(
-            at_s > t >= max(at_s - WINDOW_S, settled_s) for t in flight.history.requests.arrival_s
-        ),
-        steady_since_s=settled_s,
-    )
-    model = fleet_of(flight.history.model, flight.now)
-    look = what_if(model, window, SLO, now_s=at_s) if window else ""
-    if isinstance(look, str):
-        return flight.now
-    flight.looks.append(look)
+    look = _look(flight, at_s)
+    if look:
+        flight.looks.append(look)
     since_move = [one for one in flight.looks if one.layout == flight.now.layout]
-    decision = next_step(flight.now, since_move, flight.moves, LIMITS)
+    queues = split_advice(flight.now, list(moments(flight, at_s)), SLO)
+    decision = next_step(flight.now, since_move, flight.moves, LIMITS, at_s=at_s, queues=queues)
     if decision.to is None or decision.action == "wait":
         return flight.now
-    move = Move(at_s, decision.action, flight.now, decision.to, look.seen, decision.promised or 0.0)
+    seen = look.seen if look else None
+    move = Move(at_s, decision.action, flight.now, decision.to, seen, decision.promised)
     flight.moves.append(move)
     flight.looks.clear()
     return decision.to
 
 
+def _look(flight: Flight, at_s: float) -> WhatIf | None:
+    settled_s = flight.moves[-1].at_s + SETTLE_S if flight.moves else 0.0
+    since_s = max(at_s - WINDOW_S, settled_s)
+    if at_s <= settled_s:
+        return None
+    ended, unfinished = _ended(flight, at_s)
+    window = window_of(
+        ended,
+        since_s=since_s,
+        now_s=at_s,
+        unfinished=unfinished,
+        arrived=sum(at_s > t >= since_s for t in flight.history.requests.arrival_s),
+        steady_since_s=settled_s,
+    )
+    model = fleet_of(flight.history.model, flight.now)
+    look = what_if(model, window, SLO, now_s=at_s) if window else ""
+    return None if isinstance(look, str) else look
+
+
+def moments(flight: Flight, at_s: float) -> Iterator[Moment]:
+    """What the pages of the engines tell of the last minutes; no lie reaches them."""
+    history, asked, day = flight.history, flight.history.requests, flight.day()
+    prompts_s = PrefillTime(asked, day, history.truth.prefill_token_s)
+    before = None
+    for one in day.queues:
+        if one.at_s > at_s:
+            return
+        if before is not None and one.at_s >= at_s - 100.0:
+            now = flight.split_at(one.at_s)
+            batch = one.running / now.num_decode
+            step_s = history.truth.decode_base_s + batch * history.truth.decode_request_s
+            busy_s = prompts_s.between(before.at_s, one.at_s)
+            yield Moment(
+                one.at_s,
+                now.num_prefill,
+                now.num_decode,
+                waiting=one.waiting,
+                inflight=one.inflight,
+                prealloc=one.prealloc,
+                transfer=one.transfer,
+                decode_waiting=0.0,
+                running=one.running,
+                kv_usage=min(
+                    1.0, (one.running + one.transfer) * MEAN_TOKENS / (KV * now.num_decode)
+                ),
+                itl_s=step_s if one.running else None,
+                busy_share=min(1.0, busy_s / (one.at_s - before.at_s) / now.num_prefill),
+                requests=bisect_left(asked.arrival_s, one.at_s),
+            )
+        before = one
+
+
 def _ended(flight: Flight, at_s: float) -> tuple[list[Ended], int]:
     """The lines written until now, and how many requests have none yet."""
-    asked, outcome = flight.outcome(at_s)
-    (ttft, tpot), ended = flight.history.lie, []
-    columns = zip(asked.arrival_s, asked.isl, asked.osl, strict=True)
+    asked, outcome = flight.history.requests, flight.day()
+    (ttft, tpot, whole), ended, num_failed = flight.history.lie, [], 0
+    num_arrived = bisect_left(asked.arrival_s, at_s)
+    columns = zip(asked.arrival_s[:num_arrived], asked.isl, asked.osl, strict=False)
     times = zip(outcome.ttft_s, outcome.tpot_s, outcome.e2e_s, strict=True)
-    for (came_s, isl, osl), (first_s, step_s, took_s) in zip(columns, times, strict=True):
-        if first_s is None or step_s is None or took_s is None or came_s + took_s > at_s:
-            continue
-        ended.append(Ended(came_s, came_s + took_s, isl, osl, 0, first_s * ttft, step_s * tpot))
-    return ended, len(asked) - len(ended) - outcome.num_failed
+    had_fault = any(one.at_s <= at_s for one in flight.history.faults)
+    for (came_s, isl, osl), (first_s, step_s, took_s) in zip(columns, times, strict=False):
+        if first_s is None or step_s is None or took_s is None:
+            num_failed += had_fault
+        elif came_s + took_s <= at_s:
+            said_s = came_s + took_s * whole
+            ended.append(Ended(came_s, said_s, isl, osl, 0, first_s * ttft, step_s * tpot))
+    return ended, num_arrived - len(ended) - num_failed
 
 
 # --- baselines ---
@@ -297,8 +374,8 @@ def queue_depth(flight: Flight, at_s: float) -> Split:
 
     Source: the load loop of Dynamo's planner as its documentation describes it, on fixed GPUs.
     """
-    _, outcome = flight.outcome(at_s, every_s=LOOK_S / 4)
-    recent: Sequence[QueueSample] = [q for q in outcome.queues if at_s - LOOK_S < q.at_s <= at_s]
+    queues = flight.day().queues
+    recent: Sequence[QueueSample] = [q for q in queues if at_s - LOOK_S < q.at_s <= at_s]
     if not recent:
         return flight.now
     prefill = fmean(q.waiting for q in recent) / flight.now.num_prefill
@@ -359,6 +436,49 @@ def result_of(seed: int, *, baselines: bool = True) -> Result:
         num_moves=len(flight.moves),
         num_undone=sum(one.kind == "undo" for one in flight.moves),
         hasty_pairs=sum(
-            b.after == a.before and b.at_s - a.at_s < LIMITS.cool_down_s for a, b in pairs
+            a.goes_up != b.goes_up and b.at_s - a.at_s < LIMITS.cool_down_s for a, b in pairs
         ),
     )
+
+
+def table(results: Sequence[Result]) -> str:
+    """Mean goodputs in per cent, and how many days ended more than 2 points below a reference."""
+    lines = [
+        "kind           days  autopilot  alone   N/4  adjacent  queue  best | below alone, visited"
+        ", best | moves undone hasty"
+    ]
+    for kind in ("drift", "fault", "wrong model", "lie", ""):
+        of_kind = [one for one in results if kind in ("", one.kind)]
+        if of_kind:
+            lines.append(_row(kind or "all", of_kind))
+    return "\n".join(lines)
+
+
+def _row(kind: str, results: Sequence[Result]) -> str:
+    def below(name: str) -> int:
+        return sum(one.autopilot < getattr(one, name) - 0.02 for one in results)
+
+    shares = [one.autopilot for one in results], [one.started_with for one in results]
+    others = [[one.baselines[name] for one in results] for name in BASELINES]
+    best = [one.best_static for one in results]
+    means = "  ".join(f"{100 * fmean(one):6.1f}" for one in (*shares, *others, best))
+    moves, undone = sum(one.num_moves for one in results), sum(one.num_undone for one in results)
+    return (
+        f"{kind:13} {len(results):5}  {means} | {below('started_with')} {below('best_visited')} "
+        f"{below('best_static')} | {moves} {undone} {sum(one.hasty_pairs for one in results)}"
+    )
+
+
+def main() -> None:
+    """Fly the histories of FIRST to LAST; write a line of JSON for each, and the table last."""
+    first, last = map(int, sys.argv[1:])
+    results = []
+    for seed in range(first, last):
+        results.append(result_of(seed))
+        sys.stdout.write(json.dumps(asdict(results[-1])) + "\n")
+        sys.stdout.flush()
+    sys.stdout.write(table(results) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,9 @@ from statistics import fmean
 
 import pytest
 
-from pdctl.status.autopilot import Limits, Move, Split, next_step
-from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.decision import Decision, Limits, Move, next_step
+from pdctl.status.autopilot.journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.split_advice import Split, SplitAdvice
 from pdctl.status.records import Alternative, WhatIf
 from tests.status.autopilot_histories import Result, result_of
 
@@ -30,60 +31,121 @@ def moved(at_s: float, seen: float = 0.5) -> Move:
     return Move(at_s, "move", Split(1, 5), NOW, seen, 0.9)
 
 
-def test_a_clear_gain_moves_one_engine_at_once() -> None:
-    decision = next_step(NOW, [look(0.0, other(4, 0.95, 0.3), other(3, 0.8, 0.15))], [], LIMITS)
-    assert (decision.action, decision.to) == ("move", Split(3, 3))
-    assert decision.promised == 0.8
+def decided(
+    looks: list[WhatIf], moves: list[Move] | None = None, queues: SplitAdvice | None = None
+) -> Decision:
+    """What is decided on 2P4D at the time of the last look."""
+    return next_step(NOW, looks, moves or [], LIMITS, at_s=looks[-1].at_s, queues=queues)
+
+
+def test_a_clear_gain_moves_all_the_way_at_once() -> None:
+    decision = decided([look(0.0, other(4, 0.95, 0.3), other(3, 0.8, 0.15))])
+    assert (decision.action, decision.to) == ("move", Split(4, 2))
+    assert decision.promised == 0.95
+
+
+def test_no_move_takes_more_than_half_of_a_role() -> None:
+    decision = decided([look(0.0, other(5, 0.95, 0.3), other(4, 0.8, 0.15))])
+    assert (decision.to, decision.promised) == (Split(4, 2), 0.8)
+
+
+def test_of_splits_that_are_as_good_the_nearest_is_chosen() -> None:
+    assert decided([look(0.0, other(4, 0.95, 0.3), other(3, 0.94, 0.3))]).to == Split(3, 3)
 
 
 def test_a_small_gain_must_be_confirmed_by_the_next_look() -> None:
+    small = other(3, 0.66, 0.03)
+    assert decided([look(0.0, small)]).action == "wait"
+    assert decided([look(0.0, small), look(20.0, small)]).action == "move"
+
+
+def test_a_gain_too_small_to_pay_for_a_move_moves_nothing() -> None:
     small = other(3, 0.66, 0.01)
-    assert next_step(NOW, [look(0.0, small)], [], LIMITS).action == "wait"
-    assert next_step(NOW, [look(0.0, small), look(20.0, small)], [], LIMITS).action == "move"
+    assert decided([look(0.0, small), look(20.0, small)]).action == "wait"
 
 
 def test_a_gain_in_doubt_moves_nothing() -> None:
-    assert next_step(NOW, [look(0.0, other(3, 0.9, 0.0))] * 2, [], LIMITS).action == "wait"
+    assert decided([look(0.0, other(3, 0.9, 0.0))] * 2).action == "wait"
 
 
 def test_a_model_that_does_not_match_moves_nothing() -> None:
     wrong = replace(look(0.0, other(3, 0.95, 0.3)), seen=0.2)
-    decision = next_step(NOW, [wrong] * 2, [], LIMITS)
+    decision = decided([wrong] * 2)
     assert decision.action == "wait"
     assert "does not match" in decision.why
 
 
+MORE_PREFILL = SplitAdvice(Split(3, 3), "Prefill is the bottleneck.")
+
+
+def test_queues_decide_where_the_model_does_not_match_or_says_nothing() -> None:
+    wrong = replace(look(0.0, other(1, 0.95, 0.3)), seen=0.2)
+    assert decided([wrong], queues=MORE_PREFILL).to == Split(3, 3)
+    assert next_step(NOW, [], [], LIMITS, at_s=0.0, queues=MORE_PREFILL).to == Split(3, 3)
+
+
+def test_queues_do_not_overrule_a_replay_that_matches() -> None:
+    assert decided([look(0.0, other(3, 0.5, -0.2))], queues=MORE_PREFILL).action == "wait"
+    assert decided([look(0.0, other(3, 0.65, -0.2))], queues=MORE_PREFILL).to == Split(3, 3)
+
+
+def test_queues_call_for_no_opposite_move_within_the_cool_down() -> None:
+    fewer = SplitAdvice(Split(1, 5), "Decode is the bottleneck.")
+    wrong = replace(look(150.0), seen=0.2)
+    assert decided([wrong], [moved(100.0)], fewer).action == "wait"
+    assert decided([wrong], [moved(100.0)], MORE_PREFILL).action == "move"
+
+
 def test_no_opposite_move_comes_within_the_cool_down() -> None:
     back = look(150.0, other(1, 0.95, 0.3))
-    assert next_step(NOW, [back], [moved(100.0)], LIMITS).action == "wait"
-    assert next_step(NOW, [replace(back, at_s=201.0)], [moved(100.0)], LIMITS).to == Split(1, 5)
+    assert decided([back], [moved(100.0)]).action == "wait"
+    assert decided([replace(back, at_s=201.0)], [moved(100.0)]).to == Split(1, 5)
 
 
 def test_a_further_step_in_the_same_direction_need_not_wait() -> None:
     further = look(150.0, other(3, 0.95, 0.3))
-    assert next_step(NOW, [further], [moved(100.0)], LIMITS).to == Split(3, 3)
+    assert decided([further], [moved(100.0)]).to == Split(3, 3)
 
 
 def test_a_move_that_made_it_worse_is_undone_and_not_repeated() -> None:
     worse = look(201.0, other(1, 0.7, 0.05), seen=0.6)
-    decision = next_step(NOW, [worse], [moved(100.0, seen=0.75)], LIMITS)
+    decision = decided([worse], [moved(100.0, seen=0.75)])
     assert (decision.action, decision.to) == ("undo", Split(1, 5))
     undone = Move(201.0, "undo", NOW, Split(1, 5), 0.6, 0.75)
     again = look(320.0, layout="1P5D")
     again = replace(again, alternatives=(Alternative("2P4D", 2, 4, 0.9, 0.3, 0.2),))
-    decision = next_step(Split(1, 5), [again], [moved(100.0, seen=0.75), undone], LIMITS)
+    moves = [moved(100.0, seen=0.75), undone]
+    decision = next_step(Split(1, 5), [again], moves, LIMITS, at_s=320.0)
     assert decision.action == "wait"
     assert "did not help" in decision.why
 
 
 def test_a_fall_that_the_load_explains_is_not_undone() -> None:
     heavier = look(201.0, other(1, 0.4, -0.3), seen=0.6)
-    assert next_step(NOW, [heavier], [moved(100.0, seen=0.75)], LIMITS).action == "wait"
+    assert decided([heavier], [moved(100.0, seen=0.75)]).action == "wait"
+
+
+def test_a_fall_is_not_undone_if_even_a_doubtful_replay_is_clearly_against_it() -> None:
+    heavier = replace(look(201.0, other(1, 0.1, -0.8)), seen=0.3)
+    assert decided([heavier], [moved(100.0, seen=0.75)]).action == "wait"
+    in_doubt = replace(heavier, alternatives=(other(1, 0.4, -0.5),))
+    assert decided([in_doubt], [moved(100.0, seen=0.75)]).action == "undo"
+
+
+def test_a_move_that_queues_called_for_is_not_undone_for_the_share_before_it() -> None:
+    worse = look(201.0, other(1, 0.7, 0.0), seen=0.6)
+    called_for = replace(moved(100.0, seen=0.75), promised=None)
+    assert decided([worse], [called_for]).action == "wait"
+
+
+def test_a_fall_long_after_a_move_is_not_blamed_on_it() -> None:
+    late = look(301.0, other(1, 0.61, 0.0), seen=0.6)
+    assert decided([late], [moved(100.0, seen=0.75)]).action == "wait"
 
 
 def test_all_moves_used_are_all_moves() -> None:
     moves = [moved(0.0), moved(1.0), moved(2.0)]
-    decision = next_step(NOW, [look(500.0, other(3, 0.95, 0.3), seen=0.6)], moves, LIMITS)
+    decision = decided([look(500.0, other(3, 0.95, 0.3), seen=0.6)], moves)
     assert decision.why == "All 3 moves are used."
 
 
@@ -93,7 +155,7 @@ def test_the_journal_returns_what_was_written(
     monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path))
     (tmp_path / "chat").mkdir(mode=0o700)
     one = look(1.0, other(3, 0.95, 0.3))
-    decision = next_step(NOW, [one], [], LIMITS)
+    decision = decided([one])
     entries = (Entry(1.0, "2P4D", decision, one, moved(2.0)), Entry(3.0, "2P4D", decision))
     for entry in entries:
         write_entry("chat", entry)

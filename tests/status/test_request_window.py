@@ -1,5 +1,7 @@
 """The window of the latest requests, from halves of time stats."""
 
+from dataclasses import replace
+
 import pytest
 
 from pdctl.engines.request_times import RequestTimes, request_log
@@ -81,6 +83,24 @@ def test_cached_prompt_tokens_are_a_prefix_that_requests_share() -> None:
     assert first[:5] == second[:5] == third[:5]
     assert not set(first[5:]) & set(second[5:])
     assert len(first) == 10
+
+
+def test_times_whose_parts_do_not_make_up_the_whole_are_not_believed() -> None:
+    true = [ended(float(at_s), took_s=10.0) for at_s in range(20)]
+    lies = [replace(one, tpot_s=0.4 * (one.tpot_s or 0.0)) for one in true]
+    window = window_of([*true[:19], lies[19]], since_s=0.0, now_s=40.0)
+    assert window is not None
+    assert None not in window.ttft_s  # one line may be odd
+    window = window_of([*true[:10], *lies[10:]], since_s=0.0, now_s=40.0)
+    assert window is not None
+    assert set(window.ttft_s) == {None}
+
+
+def test_requests_from_before_the_window_that_have_not_ended_are_the_queue_of_the_past() -> None:
+    known = [ended(float(at_s)) for at_s in range(81, 120)]
+    window = window_of(known, since_s=100.0, now_s=120.0, unfinished=30, arrived=20)
+    assert window is not None
+    assert window.held == 30
 
 
 def test_engines_that_log_once_per_rank_end_a_request_once() -> None:

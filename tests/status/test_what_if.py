@@ -6,7 +6,7 @@ import pytest
 
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator.simulate import simulate
-from pdctl.status.autopilot import Split
+from pdctl.status.autopilot.split_advice import Split
 from pdctl.status.records import WhatIf
 from pdctl.status.request_window import Ended, Window, window_of
 from pdctl.status.what_if import what_if
@@ -36,7 +36,7 @@ def logged(fleet: Fleet, asked: Requests, since_s: float, lie: float = 1.0) -> W
     lengths = zip(asked.arrival_s, asked.isl, asked.osl, strict=True)
     times = zip(outcome.ttft_s, outcome.tpot_s, outcome.e2e_s, strict=True)
     ended = [
-        Ended(at_s, at_s + took_s, isl, osl, 0, ttft_s * lie, tpot_s * lie)
+        Ended(at_s, at_s + took_s * lie, isl, osl, 0, ttft_s * lie, tpot_s * lie)
         for (at_s, isl, osl), (ttft_s, tpot_s, took_s) in zip(lengths, times, strict=True)
         if ttft_s is not None and tpot_s is not None and took_s is not None
     ]
@@ -96,6 +96,8 @@ def test_too_little_evidence_and_no_slo_are_said() -> None:
     assert "No SLOs" in str(what_if(fleet, window, Slo(), now_s=0.0))
     unknown = replace(window, ttft_s=(None,) * len(window.ttft_s))
     assert "0 requests" in str(what_if(fleet, unknown, SLO, now_s=0.0))
+    late = replace(window, first=len(window.ttft_s) - 5)
+    assert "5 requests arrived" in str(what_if(fleet, late, SLO, now_s=0.0))
 
 
 @pytest.mark.parametrize("mix", MIXES)

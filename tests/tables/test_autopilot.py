@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from pdctl.status.autopilot import Decision, Move, Split
-from pdctl.status.autopilot_journal import Entry
+from pdctl.status.autopilot.decision import Decision, Move
+from pdctl.status.autopilot.journal import Entry
+from pdctl.status.autopilot.split_advice import Split
 from pdctl.status.records import Alternative, WhatIf
 from pdctl.tables.autopilot import entry_line, report_lines, what_if_lines
 

@@ -201,7 +201,25 @@ def _what_if() -> tuple[Panel, ...]:
         Query(_own(q.DESIRED, q.POOL), "{{pool}} now"),
         Query(_own(q.ADVISED, q.POOL), "{{pool}} advised"),
     )
+    match = (
+        Query(_own(q.WHAT_IF_SEEN), "seen"),
+        Query(_own(q.WHAT_IF_REPLAYED), "replayed"),
+    )
     return (
+        Panel(
+            "Share within SLO by layout",
+            "The latest requests, replayed on every layout of the same GPUs.",
+            (Query(_own(q.WHAT_IF, "layout"), "{{layout}}"),),
+            "percentunit",
+            width=12,
+        ),
+        Panel(
+            "Replay of today's layout",
+            "Share within SLO. More than 10 points apart: the replay does not count.",
+            match,
+            "percentunit",
+            width=12,
+        ),
         Panel("Engines now and advised", "By role.", engines, width=12),
         Panel(
             "Predicted by the plan",

@@ -22,6 +22,9 @@ SLO_OBSERVED = "pdctl_slo_observations_total"
 SLO_MISSED = "pdctl_slo_missed_total"
 ERROR_BUDGET = "pdctl_error_budget_remaining_ratio"
 PREDICTED = "pdctl_predicted_seconds"
+WHAT_IF = "pdctl_what_if_share_ratio"
+WHAT_IF_SEEN = "pdctl_what_if_seen_ratio"
+WHAT_IF_REPLAYED = "pdctl_what_if_replayed_ratio"
 
 
 def gauge(name: str, roles: str, where: str = "") -> str:

@@ -32,7 +32,7 @@ from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
 from pdctl.engines.state import logs_dir
-from pdctl.engines.supervision.exporter_process import check_free
+from pdctl.engines.supervision.exporter_process import check_free, sends_spans
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
@@ -117,6 +117,7 @@ def write_start_files(prepared: Prepared, *, detached: bool, ready_timeout_s: fl
         launcher=prepared.launcher,
         has_key=api_key() is not None,
         metrics_endpoint=deployment.observe.metrics,
+        spans_endpoint=deployment.observe.traces,
         what_if=_can_replay(deployment),
     )
     _write(wanted, deployment, directory)
@@ -287,6 +288,7 @@ def prepare(
             *unread,
             *crossing(placed, gpus),
             *_cautions(deployment, llm, install, backend),
+            *_no_spans(deployment),
         ),
         backend=backend,
         launcher=launcher,
@@ -307,6 +309,11 @@ def _cautions(
         backend=backend,
         has_key=api_key() is not None,
     )
+
+
+def _no_spans(deployment: Deployment) -> Iterator[str]:
+    if deployment.observe.traces and not sends_spans():
+        yield "pdctl sends no spans of its own without its extra: pip install 'pdctl[otel]'."
 
 
 def _on_its_address(deployment: Deployment) -> Deployment:

@@ -1,5 +1,6 @@
-"""Keep the process that serves pdctl's own metrics running beside the supervisor."""
+"""Keep the processes that export pdctl's own metrics and spans running beside the supervisor."""
 
+import importlib.util
 import os
 import signal
 import socket
@@ -14,20 +15,34 @@ from pdctl.hosts import bare
 
 PAUSE_S = 5.0  # before it is started again
 _SHIM = Path(__file__).parents[1] / "exec_shim.py"
-_MODULE = "pdctl.status.exporter"  # a later stage, so it is named and not imported
+_METRICS = "pdctl.status.exporter"  # a later stage, so it is named and not imported
+_SPANS = "pdctl.engines.tracer"
+_OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc")
 
 
-def start_exporting(name: str, endpoint: str) -> None:
-    """Serve the metrics of a deployment until this process exits. "" serves none."""
-    if endpoint:
-        threading.Thread(target=_keep, args=(name, endpoint), name="exporter", daemon=True).start()
+def start_exporting(name: str, *, metrics: str, spans: str) -> None:
+    """Serve the metrics of a deployment at HOST:PORT, and send spans of what the supervisor does to
+    HOST:PORT, until this process exits. "" exports none.
+    """
+    for module, endpoint in ((_METRICS, metrics), (_SPANS, spans if sends_spans() else "")):
+        if endpoint:
+            arguments = (module, name, endpoint)
+            threading.Thread(target=_keep, args=arguments, name=module, daemon=True).start()
 
 
-def _keep(name: str, endpoint: str) -> None:
+def sends_spans() -> bool:
+    """True if OpenTelemetry's SDK and its exporter are installed."""
+    try:
+        return all(map(importlib.util.find_spec, _OTEL))
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
+def _keep(module: str, name: str, endpoint: str) -> None:
     """Run it again and again. It dies with this thread, which lives as long as the process."""
     shim = (sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM)))
     while True:
-        subprocess.run([*shim, sys.executable, "-m", _MODULE, name, endpoint], check=False)
+        subprocess.run([*shim, sys.executable, "-m", module, name, endpoint], check=False)
         time.sleep(PAUSE_S)
 
 

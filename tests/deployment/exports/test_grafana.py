@@ -78,3 +78,26 @@ def test_every_chart_asks_the_chosen_prometheus_about_the_chosen_deployment(
         assert chart["description"]
         for target in chart["targets"]:
             assert '=~"$deployment"' in target["expr"]
+
+
+def test_grafanas_own_types_read_the_whole_dashboard(document: dict[str, Any]) -> None:
+    """Whatever the types of its schema do not know would be lost on the way back."""
+    pytest.importorskip("grafana_foundation_sdk", reason="pip install grafana-foundation-sdk")
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    register_default_plugins()
+    back = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(document)))
+    assert differences(document, back) == []
+
+
+def differences(mine: object, back: object, path: str = "") -> list[str]:
+    """Places where `back` lacks a part of `mine`, or has another value."""
+    if isinstance(mine, dict) and isinstance(back, dict):
+        pairs = [(value, back.get(key, "nothing"), f"{path}/{key}") for key, value in mine.items()]
+    elif isinstance(mine, list) and isinstance(back, list) and len(mine) == len(back):
+        pairs = [(one, back[i], f"{path}[{i}]") for i, one in enumerate(mine)]
+    else:
+        return [] if mine == back else [f"{path}: {mine} became {back}"]
+    return [found for one, other, where in pairs for found in differences(one, other, where)]

@@ -3,11 +3,12 @@
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.records import ProcessSpec, RouterPlan
+from pdctl.deployment.records import ObservePlan, ProcessSpec, RouterPlan
 from pdctl.engines.launchers import local
 from pdctl.engines.launchers.protocol import HERE
 from pdctl.engines.launchers.registry import launcher_named
@@ -144,3 +145,26 @@ def test_a_quantization_that_sglang_cannot_read_is_refused(
     config = (profiles_dir() / "models" / "qwen3-8b.json").read_text(encoding="utf-8")
     with pytest.raises(InvalidInput, match="SGLang refuses to start"):
         started_with(tmp_path / "m", config, monkeypatch, args=("--quantization", "awq"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_replayed"),
+    [
+        ({}, True),
+        ({"ttft_slo_s": None}, False),
+        ({"request_times": False}, False),
+        ({"observe": ObservePlan(what_if=False)}, False),
+    ],
+)
+def test_a_supervisor_replays_requests_that_have_limits_and_log_lines(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    is_replayed: bool,
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    one = prepared(spec("router", "router", 1))
+    deployment = replace(one.deployment, **{"ttft_slo_s": 2.0, **changes})
+    wanted = replace(one, deployment=deployment)
+    launch = start.write_start_files(wanted, detached=True, ready_timeout_s=1.0)
+    assert launch.what_if is is_replayed

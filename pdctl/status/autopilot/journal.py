@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pdctl.engines.state import state_dir
-from pdctl.status.autopilot import Decision, Move, Split
+from pdctl.status.autopilot.decision import Decision, Move
+from pdctl.status.autopilot.split_advice import Split
 from pdctl.status.records import WhatIf
 from pdctl.status.what_if_file import what_if_of
 

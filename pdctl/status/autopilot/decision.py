@@ -1,0 +1,191 @@
+"""Decide whether to move engines between prefill and decode. Pure: history in, decision out.
+
+The rule rests on what-ifs, and on what was measured before and after earlier moves. It never acts
+on a gain whose lower bound is not worth a move. Where the what-if calls for nothing, the queues may
+call for a change (split_advice), unless a replay that matches is against it. Within the cool-down
+of a move it goes on in the same direction only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pdctl.status.autopilot.split_advice import Split, SplitAdvice
+from pdctl.status.records import Alternative, WhatIf
+
+WORSE_BY = 0.02  # of the share that meets the SLOs: less is no reason to move, more one to undo
+CLEAR_GAIN = 0.10  # a lower bound that needs no second look to agree
+REMEMBERED_COOL_DOWNS = 6  # for which a move that did not help is not repeated
+JUDGED_COOL_DOWNS = 2  # after which a fall has other causes than the move
+
+Kind = Literal["move", "undo"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of an autopilot. max_moves: since `since_s` (Unix seconds), undone ones too."""
+
+    cool_down_s: float = 300.0
+    max_moves: int = 12
+    since_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change that was made. seen, promised: shares of the requests that met the SLOs before it
+    and as predicted after it; None: unknown, since queues and not a what-if called for it.
+    """
+
+    at_s: float
+    kind: Kind
+    before: Split
+    after: Split
+    seen: float | None = None
+    promised: float | None = None
+
+    @property
+    def goes_up(self) -> bool:
+        """True if it made prefill larger."""
+        return self.after.num_prefill > self.before.num_prefill
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The action now, and its reason as a sentence. to: None unless engines move."""
+
+    action: Literal["wait", "move", "undo"]
+    why: str
+    to: Split | None = None
+    promised: float | None = None
+
+
+def next_step(
+    now: Split,
+    looks: Sequence[WhatIf],
+    moves: Sequence[Move],
+    limits: Limits,
+    *,
+    at_s: float,
+    queues: SplitAdvice | None = None,
+) -> Decision:
+    """The next step of an autopilot.
+
+    looks: what-ifs since the last move, oldest first. moves: all that were made, oldest first.
+    queues: the split that the queues of the last minute call for; None: no other. at_s: now; a look
+    of another time says nothing.
+    Ignores: engines that are added or removed; only roles change.
+    """
+    look = looks[-1] if looks and (looks[-1].layout, looks[-1].at_s) == (now.layout, at_s) else None
+    last = moves[-1] if moves else None
+    left_s = limits.cool_down_s - (at_s - last.at_s) if last else 0.0
+    if last and look and left_s <= 0 and _is_judged(last, now, at_s, limits):
+        why = _did_not_help(last, look)
+        if why:
+            return Decision("undo", why, last.before, last.seen)
+    if sum(one.at_s >= limits.since_s for one in moves) >= limits.max_moves:
+        return Decision("wait", f"All {limits.max_moves} moves are used.")
+    chosen = _by_what_if(now, looks) if look and look.is_match else None
+    if chosen is None or chosen.to is None:
+        chosen = _by_queues(look, queues) or chosen or Decision("wait", _unknown(now, look))
+    if chosen.to is None:
+        return chosen
+    if _was_undone(now, chosen.to, moves, at_s, limits):
+        return Decision("wait", f"{chosen.to.layout} did not help when it was tried.")
+    if last and left_s > 0 and last.goes_up != (chosen.to.num_prefill > now.num_prefill):
+        return Decision("wait", f"Cooling down for {left_s:.0f} s after {last.after.layout}.")
+    return chosen
+
+
+def _by_what_if(now: Split, looks: Sequence[WhatIf]) -> Decision:
+    """All the way to the best split for a clear gain, else one engine once two looks agree."""
+    look = looks[-1]
+    goal = _goal(now, look)
+    if goal is None:
+        return Decision("wait", f"No other split is better than {now.layout} beyond doubt.")
+    by = 1 if goal.num_prefill > now.num_prefill else -1
+    step = look.of(Split(now.num_prefill + by, now.num_decode - by).layout)
+    if goal.gain_low < CLEAR_GAIN:
+        if step is None or step.gain < 0:
+            return Decision("wait", f"{goal.layout} looks better, but not the way there.")
+        before = _goal(now, looks[-2]) if len(looks) > 1 else None
+        if before is None or (before.num_prefill > now.num_prefill) != (by > 0):
+            return Decision("wait", f"{goal.layout} looks better; one more look must agree.")
+        goal = step
+    goal = look.of(_at_most_half(now, goal).layout) or goal
+    why = (
+        f"{now.layout}: {look.seen:.0%} meet the SLOs; {goal.layout} would give "
+        f"{goal.attainment:.0%}, at least {goal.gain_low:+.1%}."
+    )
+    return Decision("move", why, Split(goal.num_prefill, goal.num_decode), goal.attainment)
+
+
+def _goal(now: Split, look: WhatIf) -> Alternative | None:
+    """The nearest of the splits that are as good as the best; None: none is worth a move."""
+    splits = [one for one in look.alternatives if one.num_prefill]
+    worth = [one for one in splits if one.gain_low > WORSE_BY]
+    if not worth or not look.is_match:
+        return None
+    least = max(one.attainment for one in worth) - WORSE_BY
+    good = [one for one in worth if one.attainment >= least]
+    return min(good, key=lambda one: abs(one.num_prefill - now.num_prefill))
+
+
+def _at_most_half(now: Split, goal: Alternative) -> Split:
+    """The split on the way to a goal after which half of the role that gives engines is left."""
+    half = (now.num_decode if goal.num_prefill > now.num_prefill else now.num_prefill) // 2
+    most = max(1, half)
+    by = max(-most, min(most, goal.num_prefill - now.num_prefill))
+    return Split(now.num_prefill + by, now.num_decode - by)
+
+
+def _by_queues(look: WhatIf | None, queues: SplitAdvice | None) -> Decision | None:
+    """The change that the queues call for; None: none, or a replay that matches is against it."""
+    if queues is None:
+        return None
+    if look and look.is_match:
+        other = look.of(queues.to.layout)
+        if other is None or other.gain < 0:
+            return None
+    return Decision("move", queues.why, queues.to)
+
+
+def _unknown(now: Split, look: WhatIf | None) -> str:
+    """A sentence: why the what-if says nothing."""
+    if look is None:
+        return "The queues call for no other split."
+    return (
+        f"The replay of {now.layout} says {look.replayed:.0%} and {look.seen:.0%} was seen: it "
+        "does not match, so it does not count, and the queues call for no other split."
+    )
+
+
+def _is_judged(move: Move, now: Split, at_s: float, limits: Limits) -> bool:
+    """True while a fall of what is seen may be due to this move."""
+    is_recent = at_s - move.at_s <= JUDGED_COOL_DOWNS * limits.cool_down_s
+    return is_recent and move.kind == "move" and move.after == now
+
+
+def _did_not_help(move: Move, look: WhatIf) -> str:
+    """Why a move is to be undone; "" if it helped, or if the load has made its return worse.
+
+    The share may fall because the load grew. Then the replay of the earlier layout on the new
+    requests falls too, by more than the replay of today's differs from what is seen. A move that
+    queues called for is made while the share falls, so that what was seen before says too much.
+    """
+    if move.seen is None or move.promised is None or look.seen >= move.seen - WORSE_BY:
+        return ""
+    back = look.of(move.before.layout)
+    if back is not None and back.gain + (0.0 if look.is_match else look.mismatch) <= 0:
+        return ""
+    return (
+        f"{move.after.layout} was to give {move.promised:.0%} and gives {look.seen:.0%}; "
+        f"{move.before.layout} gave {move.seen:.0%}."
+    )
+
+
+def _was_undone(now: Split, to: Split, moves: Sequence[Move], at_s: float, limits: Limits) -> bool:
+    since_s = at_s - REMEMBERED_COOL_DOWNS * limits.cool_down_s
+    return any(
+        one.kind == "undo" and (one.before, one.after) == (to, now) and one.at_s >= since_s
+        for one in moves
+    )
