@@ -189,14 +189,17 @@ def _observe(options: DeploymentOptions, base: Deployment | None) -> ObservePlan
 
 
 def _with_the_rest(deployment: Deployment, base: Deployment) -> Deployment:
-    """Add what no option can give: environments, SLOs, the plan and what it predicts."""
+    """Add what no option can give: environments, containers, SLOs, the plan and its forecast."""
     roles = {
-        role: replace(plan, env=_role(base, role).env) for role, plan in deployment.roles.items()
+        role: replace(plan, env=own.env, image=own.image)
+        for role, plan in deployment.roles.items()
+        for own in [_role(base, role)]
     }
     is_same = (deployment.model, deployment.layout) == (base.model, base.layout)
     return replace(
         deployment,
         roles=roles,
+        container=base.container,
         ttft_slo_s=base.ttft_slo_s,
         tpot_slo_s=base.tpot_slo_s,
         attainment_slo=base.attainment_slo,

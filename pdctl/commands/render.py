@@ -17,7 +17,10 @@ def render(
         None, "-f", "--file", help="Deployment file. Default: ./pd.yaml, else the last plan."
     ),
     form: str = typer.Option(
-        "flag", "--as", help="For miles: flag (--prefill-num-servers) or yaml (sglang_config)."
+        "flag",
+        "--as",
+        help="For miles: flag (--prefill-num-servers), yaml (sglang_config) or external (addresses "
+        "of the running deployment).",
     ),
     output: Path | None = typer.Option(
         None, "-o", "--output", help="Write to this file instead of stdout."

@@ -9,9 +9,13 @@ from pdctl.deployment.exports import EXPORTS, FIXED, Export
 from pdctl.deployment.exports.shell import shell
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment
+from pdctl.engines.lifecycle.running import not_running
 from pdctl.engines.lifecycle.start import prepare
+from pdctl.engines.state import is_supervised, read_launch
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.paths import last_plan_path
+
+FORMS = ("flag", "yaml", "external")
 
 
 def rendered(target: str, form: str, file: Path | None) -> tuple[str, str]:
@@ -24,11 +28,11 @@ def rendered(target: str, form: str, file: Path | None) -> tuple[str, str]:
 
 def _export_for(target: str, form: str) -> Export:
     """The export of a target. Raises InvalidInput if there is none."""
-    if form not in ("flag", "yaml"):
+    if form not in FORMS:
         raise InvalidInput(
-            f"--as {form!r} is not a form that Miles reads.", hint="--as flag or yaml"
+            f"--as {form!r} is not a form that Miles reads.", hint="--as flag, yaml or external"
         )
-    name = "miles-yaml" if (target, form) == ("miles", "yaml") else target
+    name = f"miles-{form}" if target == "miles" and form != "flag" else target
     if name not in EXPORTS:
         raise InvalidInput(
             f"pdctl cannot render for {target!r}.",
@@ -38,6 +42,11 @@ def _export_for(target: str, form: str) -> Export:
 
 
 def _text(export: Export, deployment: Deployment) -> str:
+    if export.of_running:
+        launch = read_launch(deployment.name)
+        if launch is None or not is_supervised(deployment.name):
+            raise not_running(deployment.name)
+        return export.render(deployment, launch.specs)
     if not export.needs_processes:
         return export.render(deployment, ())
     if is_for_another_machine(deployment):

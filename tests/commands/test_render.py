@@ -6,6 +6,7 @@ import pytest
 
 from pdctl.cli import main
 from pdctl.deployment.exports import FIXED
+from pdctl.errors import ExitCode
 
 PD = """
 schema: 1
@@ -46,6 +47,14 @@ def test_the_file_is_written_where_asked(here: Path, capsys: pytest.CaptureFixtu
     written = (here / "miles.yaml").read_text()
     assert "server_groups:" in written
     assert "model_path" not in written, "a bundled shape is no checkpoint"
+
+
+def test_addresses_for_miles_need_a_running_deployment(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "pd.yaml").write_text(f"{PD}name: chat\n")
+    assert run("miles", "--as", "external") == ExitCode.CONFLICT
+    assert "No deployment 'chat' is running." in capsys.readouterr().err
 
 
 def test_a_shell_script_starts_every_process(

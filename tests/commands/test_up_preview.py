@@ -43,6 +43,20 @@ def test_as_json_each_process_is_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert names == ["router", "prefill-0", "decode-0", "decode-1"]
 
 
+def test_engines_of_a_file_with_a_container_run_in_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "pd.yaml").write_text(
+        "schema: 1\nmodel: Qwen/Qwen3-32B\ngpus: 8xH200\n"
+        "container: {runtime: docker, image: sglang:1}\n"
+        "prefill: {engines: 1, image: sglang:2}\ndecode: {engines: 2}\n"
+    )
+    assert run("up", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert said.count("docker run") == 3
+    assert (said.count(" sglang:1 python3 -m"), said.count(" sglang:2 python3 -m")) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

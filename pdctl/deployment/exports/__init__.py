@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pdctl.deployment.exports.grafana import dashboard
 from pdctl.deployment.exports.k8s import render as render_k8s
-from pdctl.deployment.exports.miles import NOTE, render_flags, render_yaml
+from pdctl.deployment.exports.miles import NOTE, render_external, render_flags, render_yaml
 from pdctl.deployment.exports.prometheus import render as render_prometheus
 from pdctl.deployment.exports.prometheus import rules
 from pdctl.deployment.exports.shell import render as render_shell
@@ -18,17 +18,20 @@ class Export:
     """One format.
 
     render: the text for a deployment and its processes. needs_processes: the processes have to be
-    resolved for it; otherwise it gets none. note: a remark for the user.
+    resolved for it; otherwise it gets none. of_running: it gets those of the running deployment of
+    this name. note: a remark for the user.
     """
 
     render: Callable[[Deployment, Sequence[ProcessSpec]], str]
     needs_processes: bool = False
+    of_running: bool = False
     note: str = ""
 
 
 EXPORTS: Mapping[str, Export] = {
     "miles": Export(render_flags, note=NOTE),
     "miles-yaml": Export(render_yaml, note=NOTE),
+    "miles-external": Export(render_external, of_running=True),
     "shell": Export(render_shell, needs_processes=True),
     "slurm": Export(render_slurm),
     "k8s": Export(render_k8s),

@@ -145,6 +145,30 @@ def render_yaml(deployment: Deployment, specs: Sequence[ProcessSpec] = ()) -> st
     return f"# {how}\n# {NOTE}\n{text}"
 
 
+def render_external(deployment: Deployment, specs: Sequence[ProcessSpec]) -> str:
+    """Miles' flags for the engines of a running deployment, which Miles then does not start.
+
+    Raises InvalidInput for engines of different sizes: Miles has one flag for the size of all.
+    Source: slime and Miles, --rollout-external; it excludes --prefill-num-servers and
+        --sglang-config.
+    Ignores: the router, because Miles starts its own.
+    """
+    engines = [spec for spec in specs if spec.role != "router"]
+    sizes = {len(spec.gpu_places) for spec in engines}
+    if len(sizes) > 1:
+        raise InvalidInput(
+            "--rollout-num-gpus-per-engine cannot express engines of "
+            f"{' and '.join(map(str, sorted(sizes)))} GPUs.",
+            hint="the same --tp for prefill and decode",
+        )
+    addresses = " ".join(spec.url.removeprefix("http://") for spec in engines)
+    return (
+        f"--rollout-external --rollout-external-engine-addrs {addresses}"
+        f" --rollout-num-gpus {sum(len(spec.gpu_places) for spec in engines)}"
+        f" --rollout-num-gpus-per-engine {max(sizes, default=0)}\n"
+    )
+
+
 def _group(role: Role, plan: RolePlan, backend: str) -> dict[str, object]:
     group: dict[str, object] = {
         "worker_type": WORKER_TYPES[role],

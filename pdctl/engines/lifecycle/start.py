@@ -241,7 +241,6 @@ def prepare(
     places: new engine -> the engine, not in `present`, whose ports and GPUs it takes over.
     launcher: where it runs, a name in the registry of launchers.
     without: nodes that have left the network; no new engine gets a place there.
-
     Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
     run. Call inside `planning()` unless nothing will be started.
     """
@@ -253,8 +252,9 @@ def prepare(
     llm, unread = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
+    used = {node for place in placed.values() for node in place.nodes}
     if launcher != LOCAL:
-        refuse_unequal_nodes(deployment, install, there, _used(placed) & set(nodes))
+        refuse_unequal_nodes(deployment, install, there, used & set(nodes))
     rdma = {n: there.rdma_ports(n) for n in gpus} if needs_gpus(deployment) else {}
     backend, kv_path = _kv_path(deployment, install, gpus, rdma)
     stays = {spec.name: spec for spec in present}
@@ -287,10 +287,6 @@ def prepare(
         backend=backend,
         launcher=launcher,
     )
-
-
-def _used(placed: Mapping[str, Place]) -> set[str]:
-    return {node for place in placed.values() for node in place.nodes}
 
 
 def _cautions(

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pdctl.deployment.exports import EXPORTS
-from pdctl.deployment.exports.miles import render_flags, render_yaml
+from pdctl.deployment.exports.miles import render_external, render_flags, render_yaml
 from pdctl.deployment.exports.shell import shell
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import ProcessSpec, RolePlan
@@ -20,6 +20,7 @@ from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split, with_args
 from tests.deployment.test_expand import expanded
+from tests.engines.world import fleet_specs
 
 PRINT = "import os, sys; print(sys.argv[1:], os.environ.get('ODD'), flush=True)"
 
@@ -154,3 +155,15 @@ def test_a_miles_file_reads_back_as_the_same_layout(tmp_path: Path) -> None:
     assert read_deployment(path).roles == roles
     path.write_text(render_yaml(replace(colocated(4), model="meta/llama")))
     assert read_deployment(path).layout == "4C"
+
+
+def test_miles_gets_the_addresses_of_engines_and_not_of_the_router() -> None:
+    specs = fleet_specs(1, 2)
+    text = render_external(split(1, 2), specs)
+    addresses = " ".join(f"127.0.0.1:{spec.port}" for spec in specs[1:])
+    assert f"--rollout-external-engine-addrs {addresses} " in text
+    assert text.endswith("--rollout-num-gpus 3 --rollout-num-gpus-per-engine 1\n")
+    assert "--prefill-num-servers" not in text
+    larger = replace(specs[1], gpus=(0, 1))
+    with pytest.raises(InvalidInput, match="engines of 1 and 2 GPUs"):
+        render_external(split(1, 2), (specs[0], larger, specs[2]))

@@ -24,6 +24,7 @@ ALLOWED = {
     "engines/lifecycle/supervisor_process.py": "the supervisor's own process",
     "engines/daemon.py": "the supervisor's own process",
     "engines/supervision/exporter_process.py": "a process of the supervisor's own",
+    "engines/supervision/replayer.py": "a process of the supervisor's own",
     "deployment/containers.py": "a flag of docker and podman",
     "deployment/build.py": "a hint for people",
     "engines/guard.py": "the supervisor's own process",
