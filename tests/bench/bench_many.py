@@ -7,6 +7,7 @@
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -67,6 +68,7 @@ def main(*numbers: str) -> None:
         tempfile.TemporaryDirectory() as directory,
         pdctl_on("slurm", Path(directory)) as there,
     ):
+        there = replace(there, patience_s=600.0)
         for num in map(int, numbers or ("25", "50", "100", "200")):
             measure(there, num)
 

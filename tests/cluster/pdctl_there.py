@@ -61,12 +61,16 @@ AnyCluster = TypeVar("AnyCluster", bound=Cluster)
 
 @dataclass(frozen=True)
 class PdctlThere(Generic[AnyCluster]):
-    """pdctl with its state in `home`. variables: more of the environment of every command."""
+    """pdctl with its state in `home`. variables: more of the environment of every command.
+
+    patience_s: the longest time for one command.
+    """
 
     cluster: AnyCluster
     home: Path
     cwd: Path
     variables: Mapping[str, str] = field(default_factory=dict)
+    patience_s: float = 60.0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -85,7 +89,7 @@ class PdctlThere(Generic[AnyCluster]):
         """One command to its end, on the login host unless another is named."""
         where = host or self.cluster.login
         argv = (sys.executable, "-m", "pdctl", *args)
-        return where.run(*argv, env=self.environment, cwd=self.cwd)
+        return where.run(*argv, env=self.environment, cwd=self.cwd, timeout_s=self.patience_s)
 
     def done(self, *args: str, host: Host | None = None) -> str:
         """What a command that succeeds prints."""
