@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pdctl.commands.progress import say
 from pdctl.commands.trace_input import read_given_trace, say_workload
 from pdctl.deployment.records import PlannedFor
 from pdctl.errors import InvalidInput
@@ -132,7 +131,7 @@ def _for_clients(workload: Workload, planned: PlannedFor, source: str) -> Played
 
 
 def without_refused(played: Played, fleet: Fleet) -> Played:
-    """Without the requests that SGLang would refuse; says how many there were."""
+    """Without the requests that SGLang would refuse; `source` says how many there were."""
     engine = fleet.colocated or fleet.prefill
     longest = engine.max_context if engine else 0
     requests = played.requests
@@ -145,6 +144,5 @@ def without_refused(played: Played, fleet: Fleet) -> Played:
         )
     if not num_dropped:
         return played
-    which = "1 request that exceeds" if num_dropped == 1 else f"{num_dropped} requests that exceed"
-    say(f"Left out {which} the context of {longest:,} tokens")
-    return replace(played, requests=pick(requests, places))
+    note = f"{num_dropped} beyond the context of {longest:,} tokens left out"
+    return replace(played, requests=pick(requests, places), source=f"{played.source}; {note}")
