@@ -30,7 +30,7 @@ def autopilot(
     """
     from pdctl.commands import autopilot_run
     from pdctl.engines.lifecycle import running
-    from pdctl.status.autopilot import Limits
+    from pdctl.status.autopilot.decision import Limits
 
     deployment = running.chosen_name(name)
     if report:

@@ -16,10 +16,10 @@ from pdctl.engines.lifecycle.running import find
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import InvalidInput, PdctlError
 from pdctl.measurement.live_what_if import live_what_if, role_fault
-from pdctl.status.autopilot import Limits, Move, next_step
-from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.decision import Limits, Move, next_step
+from pdctl.status.autopilot.journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.split_advice import Split, SplitAdvice, split_advice
 from pdctl.status.records import WhatIf
-from pdctl.status.split_advice import Split, SplitAdvice, split_advice
 from pdctl.status.targets import source_of_state
 from pdctl.status.watch import REPLAYED_S, Watch
 from pdctl.status.what_if_file import keep_what_if
@@ -84,13 +84,19 @@ def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -
 
 
 def _queues(name: str, now: Split, at_s: float) -> SplitAdvice | None:
-    """The change that the last minute's pages call for, as the supervisor recorded them."""
+    """The change that the last minute's pages call for, as the supervisor recorded them.
+
+    None for simulated engines in fast motion, whose pages mix their own time and real time.
+    """
     source = source_of_state(name)
-    watched, watch = source(), Watch(source)
+    watched = source()
+    if watched.phase != "serving" or watched.sim_speed not in (None, 1.0):
+        return None
+    watch = Watch(source)
     watch.replay(recorded(name, at_s - REPLAYED_S))
     watch.close()
     slo = Slo(watched.ttft_slo_s, watched.tpot_slo_s)
-    return split_advice(now, tuple(watch.moments), slo) if watched.phase == "serving" else None
+    return split_advice(now, tuple(watch.moments), slo)
 
 
 def _split_of(name: str) -> Split:

@@ -85,6 +85,10 @@ def plan(
     mamba_radix_cache_strategy: str = typer.Option(
         "", help="States kept for the prefix cache: extra_buffer, no_buffer."
     ),
+    scheduler_recv_interval: int = typer.Option(
+        None, help="Decode steps between two looks for new requests."
+    ),
+    release: str = typer.Option("", help="Release of SGLang: 0.5.9. Default: the newest known."),
     policy: str = typer.Option(None, help="Policy by which the router picks engines."),
     spec_draft_tokens: int = typer.Option(None, help="Draft tokens per speculative step."),
     spec_accept_length: float = typer.Option(None, help="Tokens gained per speculative step."),
@@ -134,6 +138,7 @@ def plan(
         "--page-size": page_size,
         "--mamba-full-memory-ratio": mamba_full_memory_ratio,
         "--mamba-radix-cache-strategy": mamba_radix_cache_strategy,
+        "--scheduler-recv-interval": scheduler_recv_interval,
     }
     options = options_from(
         PlanOptions,

@@ -31,6 +31,7 @@ from pdctl.inspection.model_files import absolute_model
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import find_own_profile, find_profile, named_profile
+from pdctl.perf_model.releases import NEWEST_READ, numbers
 from pdctl.status.observed_workload import watch_workload
 from pdctl.status.targets import targets_of_router
 from pdctl.tables.models import model_view, models_view
@@ -76,6 +77,7 @@ class PlanOptions(EngineOptions):
     draft_tokens: int | None = None
     accept_length: float | None = None
     profile: str = ""
+    release: str = ""
     seed: int = 0
     no_input: bool = False
 
@@ -106,12 +108,28 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         seed=options.seed,
         usd_per_gpu_hour=usd_per_gpu_hour,
     )
-    return name, _with_profile(with_engine_flags(question, engines), options)
+    question = of_release(with_engine_flags(question, engines), options.release)
+    return name, _with_profile(question, options)
 
 
 def with_engine_flags(question: Question, engines: EngineOptions) -> Question:
     """The question with SGLang's flags and the router's policy. Raises as `asked_engines`."""
     return replace(question, **vars(asked_engines(question.llm, engines)))
+
+
+def of_release(question: Question, release: str) -> Question:
+    """The question about engines of this release of SGLang; "": the newest that is known.
+
+    Raises InvalidInput for a text that does not begin with a number.
+    """
+    if not release:
+        return question
+    if not numbers(release):
+        raise InvalidInput(
+            f"--release {release[:40]!r} is no release of SGLang.", hint=f"--release {NEWEST_READ}"
+        )
+    serving = {role: replace(own, release=release) for role, own in question.serving.items()}
+    return replace(question, serving=serving)
 
 
 _PRICE = re.compile(r"@([^:]*)")

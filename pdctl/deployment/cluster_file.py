@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from pdctl.deployment.records import Deployment
+from pdctl.deployment.containers import read_container
+from pdctl.deployment.records import Container, Deployment
 from pdctl.deployment.strict_yaml import Field, read_yaml
 from pdctl.paths import user_config_dir
 from pdctl.perf_model.records import Role
@@ -19,15 +20,19 @@ KEYS = (
     "schema",
     "gpus_per_node",
     "interface",
+    "rdma",
     "python",
     "preamble",
     "models",
+    "images",
     "env",
+    "container",
     *ROLES,
     "slurm",
     "kubernetes",
 )
-ROLE_KEYS = ("env",)
+ROLE_KEYS = ("env", "image")
+RDMA_KEYS = ("gid_index", "traffic_class", "mnnvl")
 SLURM_KEYS = (
     "partition",
     "account",
@@ -73,16 +78,29 @@ class KubernetesSettings:
 
 
 @dataclass(frozen=True)
+class RdmaSettings:
+    """Settings of RDMA. None: as each library chooses. mnnvl: NVLink reaches other nodes."""
+
+    gid_index: int | None = None  # of RoCE v2
+    traffic_class: int | None = None
+    mnnvl: bool = False
+
+
+@dataclass(frozen=True)
 class ClusterFile:
     """The content of cluster.yaml."""
 
     gpus_per_node: int = 8
     interface: str | None = None  # the network interface that engines listen on
+    rdma: RdmaSettings = RdmaSettings()
     python: str | None = None  # the interpreter with SGLang, on every node
     preamble: str = ""  # bash, run on a node before anything else
     models: Mapping[str, str] = field(default_factory=dict)  # alias -> path or Hugging Face id
     env: Mapping[str, str] = field(default_factory=dict)
     role_env: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)  # alias -> name or file of an image
+    container: Container | None = None
+    role_image: Mapping[Role, str] = field(default_factory=dict)
     slurm: SlurmSettings = SlurmSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
 
@@ -118,11 +136,19 @@ def read_cluster_file(path: Path) -> ClusterFile:
     return ClusterFile(
         gpus_per_node=_number(keys, "gpus_per_node") or usual.gpus_per_node,
         interface=_text(keys, "interface"),
+        rdma=_rdma(keys["rdma"]) if "rdma" in keys else usual.rdma,
         python=_text(keys, "python"),
         preamble=_text(keys, "preamble") or usual.preamble,
         models=keys["models"].texts() if "models" in keys else usual.models,
         env=keys["env"].texts() if "env" in keys else usual.env,
         role_env={role: _role_env(keys[role]) for role in ROLES if role in keys},
+        images=keys["images"].texts() if "images" in keys else usual.images,
+        container=read_container(keys["container"]) if "container" in keys else None,
+        role_image={
+            role: image
+            for role in ROLES
+            if role in keys and (image := _text(keys[role].mapping(ROLE_KEYS), "image"))
+        },
         slurm=_slurm(keys["slurm"]) if "slurm" in keys else usual.slurm,
         kubernetes=_kubernetes(keys["kubernetes"]) if "kubernetes" in keys else usual.kubernetes,
     )
@@ -131,18 +157,67 @@ def read_cluster_file(path: Path) -> ClusterFile:
 def on_cluster(deployment: Deployment, cluster: ClusterFile) -> Deployment:
     """A deployment with what the cluster file adds to it.
 
-    The deployment's own settings win: its Python, and each variable of its environments.
+    The deployment's own settings win: its Python, its container with the images of its roles, and
+    each variable of its environments.
     """
+    own = deployment.container
+    container = own or cluster.container
+    if container is not None:
+        container = replace(container, image=cluster.images.get(container.image, container.image))
     roles = {
-        role: replace(plan, env={**cluster.env, **cluster.role_env.get(role, {}), **plan.env})
+        role: replace(
+            plan,
+            env={
+                **network_env(cluster),
+                **cluster.env,
+                **cluster.role_env.get(role, {}),
+                **plan.env,
+            },
+            image=_image(plan.image or (None if own else cluster.role_image.get(role)), cluster),
+        )
         for role, plan in deployment.roles.items()
     }
     return replace(
         deployment,
         model=cluster.models.get(deployment.model, deployment.model),
         python=deployment.python or cluster.python,
+        container=container,
         roles=roles,
     )
+
+
+def network_env(cluster: ClusterFile) -> dict[str, str]:
+    """The same network for every library: NCCL, Gloo, NVSHMEM, UCX and Mooncake.
+
+    Source: documentation of NCCL, NVSHMEM 3, UCX 1.18; InferenceX and srt-slurm (MNNVL).
+    """
+    interface, rdma = cluster.interface, cluster.rdma
+    env = (
+        dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), interface) if interface else {}
+    )
+    for variables, value in ((_GID_INDEX, rdma.gid_index), (_TRAFFIC_CLASS, rdma.traffic_class)):
+        env |= dict.fromkeys(variables, str(value)) if value is not None else {}
+    return env | (_MNNVL if rdma.mnnvl else {})
+
+
+_GID_INDEX = ("NCCL_IB_GID_INDEX", "NVSHMEM_IB_GID_INDEX", "UCX_IB_GID_INDEX", "MC_GID_INDEX")
+_TRAFFIC_CLASS = ("NCCL_IB_TC", "NVSHMEM_IB_TRAFFIC_CLASS", "UCX_IB_TRAFFIC_CLASS")
+_MNNVL = {
+    "NCCL_MNNVL_ENABLE": "1",
+    "NCCL_CUMEM_ENABLE": "1",
+    "MC_FORCE_MNNVL": "1",
+    "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": "True",
+}
+
+
+def _rdma(section: Field) -> RdmaSettings:
+    keys = section.mapping(RDMA_KEYS)
+    gid, traffic = (keys[key].integer(at_least=0) if key in keys else None for key in RDMA_KEYS[:2])
+    return RdmaSettings(gid, traffic, "mnnvl" in keys and keys["mnnvl"].boolean())
+
+
+def _image(image: str | None, cluster: ClusterFile) -> str | None:
+    return cluster.images.get(image, image) if image else None
 
 
 def _role_env(role: Field) -> Mapping[str, str]:

@@ -114,7 +114,7 @@ def expand_in_pods(
         InvalidInput: it cannot run.
     """
     deployment = on_cluster(deployment, cluster)
-    install, backend, notes = _assumed(replace(deployment, python="python3"), version)
+    install, backend, notes = _assumed(replace(deployment, python=None, container=None), version)
     names = deployment.engine_names
     engine = Ports(HTTP_FROM, BOOTSTRAP_FROM, NCCL_FROM, DIST_INIT_FROM)
     router = Ports(deployment.router.port, metrics=ROUTER_METRICS_FROM)
@@ -193,7 +193,8 @@ def _assumed(
     """SGLang and the KV backend as they should be there, and sentences that say so."""
     if deployment.engine == "sim":
         return None, None, ("Simulated engines.",)
-    install = SglangInstall(deployment.python or "python3", version, tuple(NEEDS.values()), None)
+    python = deployment.container.python if deployment.container else deployment.python
+    install = SglangInstall(python or "python3", version, tuple(NEEDS.values()), None)
     about = f"Flags are those of SGLang {version}"
     if "prefill" not in deployment.roles:
         return install, None, (f"{about}.",)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pdctl.deployment.checks import check_args
+from pdctl.deployment.containers import container_of
 from pdctl.deployment.flags import (
     engine_argv,
     engine_env,
@@ -129,6 +130,7 @@ class _Common:
             stop_grace_s=STOP_GRACE_S[self.deployment.engine],
             can_switch_role=not obstacle,
             node=node,
+            container=container_of(self.deployment, role) if self.install else None,
         )
 
     def _argv(self, role: Role, ports: Ports, address: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from pdctl.deployment.build import name_of, validated
+from pdctl.deployment.containers import container_document, read_container
 from pdctl.deployment.exports.miles import deployment_of_miles
 from pdctl.deployment.records import (
     Deployment,
@@ -25,7 +26,7 @@ from pdctl.units import parse_latency_s
 SCHEMA = 1
 _YAML_LINE_BREAKS = "\x85\u2028\u2029"  # written as they are, they would read back as spaces
 ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
-ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env")
+ROLE_KEYS = ("engines", "tp", "pp", "dp", "ep", "args", "env", "image")
 ROUTER_KEYS = ("host", "port", "policy", "args")
 SLO_KEYS = ("ttft", "tpot", "attainment")
 OBSERVE_KEYS = ("metrics", "traces", "what_if")
@@ -47,6 +48,7 @@ KEYS = (
     "request_times",
     "sim_speed",
     "args",
+    "container",
     *ROLES,
     "router",
     "observe",
@@ -124,6 +126,8 @@ def deployment_yaml(deployment: Deployment) -> str:
         value = getattr(deployment, key)
         if value != getattr(usual, key):
             document[key] = value
+    if deployment.container is not None:
+        document["container"] = container_document(deployment.container)
     for role in ROLES:
         if role in deployment.roles:
             document[role] = _role_document(deployment.roles[role])
@@ -160,6 +164,7 @@ def _deployment(top: Field) -> Deployment:
         gpus=_optional(keys, "gpus"),
         transfer_backend=_optional(keys, "transfer_backend") or usual.transfer_backend,
         python=_optional(keys, "python"),
+        container=read_container(keys["container"]) if "container" in keys else None,
         trust_remote_code="trust_remote_code" in keys and keys["trust_remote_code"].boolean(),
         request_times="request_times" not in keys or keys["request_times"].boolean(),
         sim_speed=_sim_speed(keys["sim_speed"]) if "sim_speed" in keys else usual.sim_speed,
@@ -216,6 +221,7 @@ def _role(field: Field, shared: tuple[str, ...]) -> RolePlan:
         parallelism=Parallelism(**sizes),
         args=(*shared, *(keys["args"].args() if "args" in keys else ())),
         env=keys["env"].texts() if "env" in keys else {},
+        image=_optional(keys, "image"),
     )
 
 
@@ -321,6 +327,8 @@ def _role_document(plan: RolePlan) -> dict[str, object]:
         document["args"] = shlex.join(plan.args)
     if plan.env:
         document["env"] = dict(plan.env)
+    if plan.image:
+        document["image"] = plan.image
     return document
 
 

@@ -9,6 +9,7 @@ from pdctl.hosts import LOOPBACK
 from pdctl.perf_model.records import Parallelism, Role, layout_text
 
 EngineKind = Literal["sglang", "sim"]
+ContainerRuntime = Literal["docker", "podman", "apptainer", "pyxis"]
 ProcessRole = Literal["colocated", "prefill", "decode", "router"]
 GpuPlace = tuple[str, int]  # a GPU: its node and its index there
 HERE = ""  # the node that this code runs on
@@ -43,13 +44,32 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Container:
+    """The container that engines run in. gpus: it sees the GPUs of its host."""
+
+    runtime: ContainerRuntime
+    image: str
+    python: str = "python3"  # inside, the interpreter that has SGLang
+    mounts: tuple[str, ...] = ()  # HOST:CONTAINER or HOST:CONTAINER:ro
+    devices: tuple[str, ...] = ()
+    shared_memory: str | None = None  # of /dev/shm; None: that of the host
+    ulimits: tuple[str, ...] = ("memlock=-1", "stack=67108864")
+    options: tuple[str, ...] = ()  # further options of the runtime, as they are
+    gpus: bool = True
+
+
+@dataclass(frozen=True)
 class RolePlan:
-    """The engines of one role. args: the user's SGLang flags, besides those that pdctl sets."""
+    """The engines of one role. args: the user's SGLang flags, besides those that pdctl sets.
+
+    image: of their container, where it is not the deployment's.
+    """
 
     engines: int
     parallelism: Parallelism = Parallelism()
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +133,7 @@ class Deployment:
     gpus: str | None = None  # "0-3,6" of each node, or "8xH200" for simulated engines
     transfer_backend: str = "auto"
     python: str | None = None  # the interpreter that has SGLang
+    container: Container | None = None  # of real engines; None: they run on their host
     trust_remote_code: bool = False
     request_times: bool = True  # engines log a line per request, for `pdctl explain`
     sim_speed: float = 1.0
@@ -191,6 +212,7 @@ class ProcessSpec:
     can_switch_role: bool = False  # started with the flag that lets it change its role
     node: str = HERE  # the machine that runs it, by the name that its launcher gives
     followers: tuple[Follower, ...] = ()  # the other ranks, if it is larger than a node
+    container: Container | None = None
 
     @property
     def url(self) -> str:

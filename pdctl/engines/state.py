@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pdctl.deployment.records import Follower, ProcessSpec
+from pdctl.deployment.records import Container, Follower, ProcessSpec
 from pdctl.engines.records import DeploymentState, Event, Handle, Launch, ProcessState
 from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
 from pdctl.paths import HOME_VARIABLE, state_home
@@ -105,7 +105,16 @@ def _spec(data: dict[str, Any]) -> ProcessSpec:
     followers = tuple(
         Follower(**{**_known(Follower, one), **_lists(one)}) for one in data.get("followers", ())
     )
-    return ProcessSpec(**{**_known(ProcessSpec, data), **_lists(data), "followers": followers})
+    container = _container(data.get("container"))
+    own = {**_lists(data), "followers": followers, "container": container}
+    return ProcessSpec(**{**_known(ProcessSpec, data), **own})
+
+
+def _container(data: dict[str, Any] | None) -> Container | None:
+    if data is None:
+        return None
+    lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+    return Container(**{**_known(Container, data), **lists})
 
 
 def _lists(data: dict[str, Any]) -> dict[str, Any]:

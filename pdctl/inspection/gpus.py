@@ -51,7 +51,15 @@ def _port(folder: Path) -> RdmaPort:
         state=state.rpartition(":")[2].strip() or "unknown",
         bytes_per_s=parse_rate(_read(folder / "rate")),
         numa_node=int(numa) if numa.isdecimal() else None,
+        pci_path=_pci_path(device / "device"),
     )
+
+
+def _pci_path(device: Path) -> str:
+    """The bridges above a device and the device itself, from the root of its PCI tree on."""
+    parts = device.resolve().parts
+    roots = [i for i, part in enumerate(parts) if part.startswith("pci")]
+    return "/".join(parts[roots[0] :]) if roots else ""
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -202,6 +210,7 @@ def _gpu(
         total, used = _memory(nvml, handle)
     except nvml.NVMLError as problem:
         return _dead(index, problem)
+    device = _sys_device(nvml, handle, sys_pci)
     return Gpu(
         index=index,
         name=name,
@@ -210,7 +219,8 @@ def _gpu(
         memory_used_bytes=used,
         holders=_holders(nvml, handle, name_of),
         nvlink_peers=_nvlink_peers(nvml, index, handles),
-        numa_node=_numa_node(nvml, handle, sys_pci),
+        numa_node=_numa_node(device),
+        pci_path=_pci_path(device) if device else "",
         problem="split by MIG, engines need whole GPUs" if _is_split(nvml, handle) else None,
     )
 
@@ -285,17 +295,19 @@ def _nvlink_peers(nvml: Any, index: int, handles: list[Any]) -> tuple[int, ...]:
     )
 
 
-def _numa_node(nvml: Any, handle: Any, sys_pci: Path) -> int | None:
-    # nvmlDeviceGetNumaNodeId means something else: a card that is itself a NUMA node
+def _sys_device(nvml: Any, handle: Any, sys_pci: Path) -> Path | None:
+    """The folder of a card under /sys."""
     pci = _ask(nvml, "nvmlDeviceGetPciInfo", handle)
     if pci is None:
         return None
     domain, _, rest = _text(pci.busId).lower().partition(":")
-    try:
-        node = int((sys_pci / f"{domain[-4:]}:{rest}" / "numa_node").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return node if node >= 0 else None
+    return sys_pci / f"{domain[-4:]}:{rest}"
+
+
+def _numa_node(device: Path | None) -> int | None:
+    # nvmlDeviceGetNumaNodeId means something else: a card that is itself a NUMA node
+    text = _read(device / "numa_node") if device else ""
+    return int(text) if text.isdecimal() else None
 
 
 def _text(value: Any) -> str:

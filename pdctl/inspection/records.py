@@ -46,6 +46,7 @@ class Gpu:
     nvlink_peers: tuple[int, ...] = ()
     numa_node: int | None = None
     problem: str | None = None
+    pci_path: str = ""  # the bridges above it, "pci0000:15/0000:15:01.0/0000:16:00.0"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class RdmaPort:
     state: str  # "ACTIVE", "DOWN", ...
     bytes_per_s: float | None
     numa_node: int | None = None
+    pci_path: str = ""  # as that of a GPU
 
 
 @dataclass(frozen=True)

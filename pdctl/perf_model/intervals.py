@@ -37,8 +37,9 @@ class Case:
     """The subject of a prediction, as far as its error depends on it.
 
     gpu: its name. region: None: any load. fit_error: the median left-out error of the profile that
-    is used, 0 without one. llm: its name; simulated: of simulated engines. Both choose the user's
-    own runs.
+    is used, 0 without one. slow_host: times as long a usual prompt takes where the host launches
+    kernels half as fast, 1 where a profile knows its speed or graphs replay them. llm: its name;
+    simulated: of simulated engines. Both choose the user's own runs.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Case:
     region: Region | None
     spans_hosts: bool = False
     fit_error: float = 0.0
+    slow_host: float = 1.0
     llm: str = ""
     simulated: bool = False
 
@@ -114,7 +116,8 @@ def _general(figure: Figure, case: Case, residuals: Sequence[Residual]) -> Error
     for basis, group in (*_kernels(figure, case, residuals), *_groups(case, residuals)):
         known = [(abs(size), r) for r in group if (size := r.of(figure)) is not None]
         if _is_enough(known):
-            return _from_sizes(_is_seen(case, residuals), case, basis, known)
+            found = _from_sizes(_is_seen(case, residuals), case, basis, known)
+            return _at_least(found, math.log(case.slow_host)) if figure == "ttft" else found
     return _assumed()
 
 

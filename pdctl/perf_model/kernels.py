@@ -73,6 +73,11 @@ LATENT = Kernels(2, products=2)
 # Adds the shared expert to the routed ones, but not with DeepEP. Source: sglang
 # determine_num_fused_shared_experts in deepseek_v2.py and glm4_moe.py (GLM-5: since February 2026)
 FUSES_SHARED = ("DeepseekV3ForCausalLM", "GlmMoeDsaForCausalLM", "Glm4MoeForCausalLM")
+# Norms of q and k that run as plain PyTorch, ten small kernels each, and two more norms with their
+# copies per layer. Source: Gemma3RMSNorm in sglang layers/layernorm.py, whose fused kernel takes
+# rows of two dimensions only; 1,826 kernels of 48 layers, of which 10 a layer are counted above
+PLAIN_NORMS = Kernels(25)
+HAS_PLAIN_NORMS = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
 
 
 def replayed_s(llm: Llm, *, runner: str, dynamic: bool, release: str | None = None) -> float:
@@ -84,15 +89,21 @@ def replayed_s(llm: Llm, *, runner: str, dynamic: bool, release: str | None = No
     Ignores: kernels of single models, and that kernels on other GPUs than Hopper's may differ.
     """
     times = kernel_times(release)
+    parts = [*_parts(llm, runner=runner), (_num_plain_norms(llm), PLAIN_NORMS, False)]
     return sum(
         num * _replayed_s(kernels, times, quantises=narrow and dynamic)
-        for num, kernels, narrow in _parts(llm, runner=runner)
+        for num, kernels, narrow in parts
     )
+
+
+def _num_plain_norms(llm: Llm) -> int:
+    """Layers with PLAIN_NORMS. Launching PyTorch's kernels without a graph was not measured."""
+    return llm.num_layers if llm.architecture in HAS_PLAIN_NORMS else 0
 
 
 def num_kernels(llm: Llm, *, runner: str, dynamic: bool) -> int:
     """Kernels of one decode step over all layers: what a profile of the step counts."""
-    return sum(
+    return _num_plain_norms(llm) * PLAIN_NORMS.plain + sum(
         num * (kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0))
         for num, kernels, narrow in _parts(llm, runner=runner)
     )

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from time import localtime, strftime
 
-from pdctl.status.autopilot import Move
-from pdctl.status.autopilot_journal import Entry, moves_of
+from pdctl.status.autopilot.decision import Move
+from pdctl.status.autopilot.journal import Entry, moves_of
 from pdctl.status.records import WhatIf
 from pdctl.units import format_share
 

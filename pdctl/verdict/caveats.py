@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
+from pdctl.perf_model.releases import NEWEST_READ, is_newer_than_read
 from pdctl.verdict.records import Site
 
 FEW_REQUESTS = 20  # fewer say little about a workload
@@ -19,6 +20,7 @@ def caveats(site: Site) -> Iterator[str]:
             "SGLang's own --speculative flags by --args."
         )
     yield from _profile_warnings(site)
+    yield from _setting_warnings(site)
     yield from site.llm.assumptions
     yield from _request_warnings(site)
 
@@ -68,6 +70,23 @@ def _profile_warnings(site: Site) -> Iterator[str]:
             f"Step times come from the roofline: {unused.id} was measured with "
             f"{unused.attention_backend} attention and is used only with "
             f"--attention-backend {unused.attention_backend}."
+        )
+
+
+def _setting_warnings(site: Site) -> Iterator[str]:
+    """A release newer than the constants, and an interval that delays first tokens."""
+    release = site.serving["colocated"].release if "colocated" in site.serving else None
+    if release and is_newer_than_read(release):
+        yield (
+            f"SGLang {release} is newer than {NEWEST_READ}, the newest whose step times pdctl "
+            "knows; the plan is for that one. `pdctl calibrate` measures yours."
+        )
+    steps = max((own.receive_interval for own in site.serving.values()), default=1)
+    if steps > 1:
+        yield (
+            f"--scheduler-recv-interval {steps} lets a request wait for up to {steps} decode steps "
+            f"({steps / 2:g} x TPOT on average) before its prefill; 1 removes that wait from TTFT. "
+            "The plan simulates it in colocated engines only."
         )
 
 

@@ -61,11 +61,10 @@ def workload_from_trace(trace: Trace, origin: str, *, rate_rps: float | None = N
     requests = trace.requests
     if rate_rps is not None:
         requests = at_rate(requests, positive(rate_rps, flag="--rate"))
-    known = trace.has_arrivals or rate_rps is not None
     return Workload(
         isl=describe_lengths(requests.isl),
         osl=describe_lengths(requests.osl),
-        rate_rps=mean_rate_rps(requests) if known else None,
+        rate_rps=rate_rps or (mean_rate_rps(requests) if trace.has_arrivals else None),
         concurrency=None,
         prefix_hit=prefix_reuse(requests),
         burstiness=burstiness(requests.arrival_s) if trace.has_arrivals else None,

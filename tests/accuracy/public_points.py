@@ -1,11 +1,12 @@
 """How far the engines of `plan` are from public measurements, beside another planner. Not a test.
 
 python -m tests.accuracy.public_points POINTS.json [--models DIR] [--no-flags]
-    [--steady | --poisson]
+    [--uneven SHARE] [--steady | --poisson]
 
 POINTS.json: a list of points, each a closed loop of `concurrency` clients on SGLang with the means
 of TTFT and TPOT, and what the other planner predicted (`peer_ttft_ms`, `peer_tpot_ms`). DIR has the
 config.json of each model, in a folder MODEL-PRECISION; by default public_models beside POINTS.json.
+--uneven: answers up to this share shorter, at random, so that clients fall out of step.
 --no-flags: SGLang's defaults instead of the launch flags of the run. --steady: without the first
 and the last request of each client, so without the burst. --poisson: the same engines at
 the Poisson rate that Little's law gives for so many clients, as `plan --concurrency` once did.
@@ -121,11 +122,12 @@ def requests_of(point: Point, *, seed: int = 0) -> Requests:
     """What the clients send: lengths uniform from `range`·n to n tokens, ten per client."""
     random, num = Random(seed), REQUESTS_PER_CLIENT * point["concurrency"]
 
-    def drawn(longest: int) -> list[int]:
-        least = round(point["range"] * longest)
+    def drawn(longest: int, uneven: float = 0.0) -> list[int]:
+        least = round(point["range"] * (1 - uneven) * longest)
         return [random.randint(least, longest) for _ in range(num)]
 
-    return Requests([0.0] * num, drawn(point["isl"]), drawn(point["osl"]))
+    isl, osl = drawn(point["isl"]), drawn(point["osl"], point.get("uneven", 0.0))
+    return Requests([0.0] * num, isl, osl)
 
 
 def closed_loop(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
@@ -235,12 +237,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("points", type=Path)
     options.add_argument("--models", type=Path)
     options.add_argument("--no-flags", action="store_true")
+    options.add_argument("--uneven", type=float, default=0.0)
     way = options.add_mutually_exclusive_group()
     way.add_argument("--steady", dest="run", action="store_const", const=steady)
     way.add_argument("--poisson", dest="run", action="store_const", const=poisson)
     options.set_defaults(run=closed_loop)
     given = options.parse_args(argv)
-    points = json.loads(given.points.read_text())
+    read = json.loads(given.points.read_text())
+    points = [{**point, "uneven": given.uneven} for point in read]
     models = given.models or given.points.parent / "public_models"
     found = errors_of(points, models, given.run, with_flags=not given.no_flags)
     for line in table(found):

@@ -37,7 +37,7 @@ def of_points(found: Sequence[Errors]) -> Iterator[Residual]:
             region=region_of(errors.running),
             ttft=None if out_of_step(errors) else round(-math.log1p(errors.signed_ttft), 4),
             tpot=round(-math.log1p(errors.signed_tpot), 4),
-            e2e=None if out_of_step(errors) else round(-math.log1p(errors.signed_e2e), 4),
+            e2e=round(-math.log1p(errors.signed_e2e), 4),
         )
 
 
@@ -69,6 +69,11 @@ def of_loads() -> Iterator[Residual]:
         )
 
 
+def _row(residual: Residual) -> dict[str, object]:
+    """The fields of a residual; `simulated` only where it is set."""
+    return {name: value for name, value in asdict(residual).items() if name != "simulated" or value}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the file."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -78,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = given.models or given.points.parent / "public_models"
     points = json.loads(given.points.read_text())
     found = [*of_points(errors_of(points, models, closed_loop, with_flags=True)), *of_loads()]
-    rows = [json.dumps(asdict(residual)) for residual in found]
+    rows = [json.dumps(_row(residual)) for residual in found]
     text = json.dumps({"_notes": NOTES})[:-1] + ', "residuals": [\n' + ",\n".join(rows) + "\n]}\n"
     (profiles_dir() / FILE).write_text(text)
 

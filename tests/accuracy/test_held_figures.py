@@ -69,4 +69,4 @@ def test_the_page_keeps_its_text_and_gets_a_new_table() -> None:
     assert made.endswith(PAGE.read_text().partition(END)[2])
     lines = made.splitlines()
     worst = next(line for line in lines if line.startswith(("| dense | H200", "| hybrid | B200")))
-    assert lines.index(worst) == lines.index("| --- |" + " --- |" * 9) + 1
+    assert lines.index(worst) == lines.index("| --- |" + " --- |" * 10) + 1

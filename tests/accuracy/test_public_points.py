@@ -61,6 +61,9 @@ def test_lengths_are_uniform_within_the_range_and_ten_per_client() -> None:
     assert 80 <= min(drawn.osl) < max(drawn.osl) <= 100
     equal = requests_of({**POINT, "range": 1.0})
     assert set(equal.isl) == {1000}
+    uneven = requests_of({**POINT, "range": 1.0, "uneven": 0.1})
+    assert set(uneven.isl) == {1000}
+    assert 90 <= min(uneven.osl) < max(uneven.osl) <= 100
 
 
 def test_launch_flags_are_those_of_the_run(models: Path) -> None:

@@ -23,9 +23,9 @@ def played(
 def test_drawn_requests_come_at_the_planned_rate_with_the_planned_lengths() -> None:
     found = played(DRAWN)
     requests = found.requests
-    assert len(requests) == 200
-    assert requests.arrival_s[-1] == pytest.approx(40, rel=0.2)
-    assert sum(requests.isl) / 200 == pytest.approx(4000, rel=0.15)
+    assert len(requests) == 300
+    assert requests.arrival_s[-1] == pytest.approx(60, rel=0.2)
+    assert sum(requests.isl) / 300 == pytest.approx(4000, rel=0.15)
     assert set(requests.osl) == {300}
     assert requests.blocks is not None, "half of each prompt is shared"
     assert requests == played(DRAWN).requests, "the same seed"
@@ -33,7 +33,7 @@ def test_drawn_requests_come_at_the_planned_rate_with_the_planned_lengths() -> N
 
 def test_few_requests_a_second_are_played_for_longer_but_not_for_ever() -> None:
     slow = PlannedFor(gpus="8xH200", isl=4000, osl=300, rate=1)
-    assert len(played(slow).requests) == 60
+    assert len(played(slow).requests) == 75
     crawling = PlannedFor(gpus="8xH200", isl=4000, osl=300, rate=0.01)
     assert len(played(crawling).requests) == 10
 
@@ -49,7 +49,7 @@ def test_the_planned_trace_is_played_as_it_was_read() -> None:
 def test_a_file_of_lengths_is_played_over_again_at_the_planned_rate() -> None:
     planned = PlannedFor(gpus="8xH200", trace=str(TRACES["vidur"]), rate=5.0)
     found = played(planned)
-    assert len(found.requests) == 200
+    assert len(found.requests) == 300
     assert found.requests.isl[0] == found.requests.isl[20], "the file has 20 rows"
 
 

@@ -6,11 +6,15 @@ import pytest
 from pdctl.deployment.cluster_file import (
     ClusterFile,
     KubernetesSettings,
+    RdmaSettings,
     SlurmSettings,
     cluster_here,
+    network_env,
     on_cluster,
     read_cluster_file,
 )
+from pdctl.deployment.containers import container_of
+from pdctl.deployment.records import Container
 from pdctl.errors import InvalidInput
 from tests.deployment.examples import split
 
@@ -18,15 +22,19 @@ EVERYTHING = """\
 schema: 1
 gpus_per_node: 4
 interface: bond0
+rdma: {gid_index: 3, traffic_class: 106, mnnvl: true}
 python: /shared/sglang/bin/python
 preamble: |
   module load cuda/12.8
   ulimit -l unlimited
 models:
   r1: /lustre/models/DeepSeek-R1
+images: {new: registry/sglang:2}
 env: {NCCL_IB_HCA: mlx5_0, SHARED: everywhere}
+container: {runtime: docker, image: registry/sglang:1, devices: [/dev/infiniband]}
 prefill:
   env: {SHARED: prefill}
+  image: new
 slurm:
   partition: h200
   account: me
@@ -58,11 +66,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, EVERYTHING) == ClusterFile(
         gpus_per_node=4,
         interface="bond0",
+        rdma=RdmaSettings(3, 106, mnnvl=True),
         python="/shared/sglang/bin/python",
         preamble="module load cuda/12.8\nulimit -l unlimited\n",
         models={"r1": "/lustre/models/DeepSeek-R1"},
         env={"NCCL_IB_HCA": "mlx5_0", "SHARED": "everywhere"},
+        images={"new": "registry/sglang:2"},
+        container=Container("docker", "registry/sglang:1", devices=("/dev/infiniband",)),
         role_env={"prefill": {"SHARED": "prefill"}},
+        role_image={"prefill": "new"},
         slurm=SlurmSettings(
             partition="h200",
             account="me",
@@ -93,6 +105,12 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ("schema: 1\nslurm:\n  gpu_request: gpu\n", "line 3: slurm.gpu_request must be gres or"),
         ("schema: 1\ngpus_per_node: 0\n", "gpus_per_node must be a whole number of at least 1"),
         ("schema: 1\nslurm: {time: soon}\n", "slurm.time must be a duration"),
+        ("schema: 1\ncontainer: {image: x}\n", "line 2: container has no runtime"),
+        ("schema: 1\ncontainer: {image: x, runtime: lxc}\n", "must be one of docker, podman"),
+        (
+            "schema: 1\ncontainer: {image: x, runtime: pyxis, ulimits: [memlock=-1]}\n",
+            "container.ulimits is for docker and podman; with pyxis the host's apply",
+        ),
         ("schema: 1\nslurm: {exclusive: perhaps}\n", "slurm.exclusive must be true or false"),
     ],
 )
@@ -124,6 +142,31 @@ def test_a_deployment_s_own_settings_win(tmp_path: Path) -> None:
     there = on_cluster(replace(plain, roles={**plain.roles, "decode": own}), cluster)
     assert there.model == "/lustre/models/DeepSeek-R1"
     assert there.python == "/shared/sglang/bin/python"
-    assert there.roles["prefill"].env == {"NCCL_IB_HCA": "mlx5_0", "SHARED": "prefill"}
-    assert there.roles["decode"].env == {"NCCL_IB_HCA": "mine", "SHARED": "everywhere"}
+    usual = network_env(cluster)
+    assert there.roles["prefill"].env == {**usual, "NCCL_IB_HCA": "mlx5_0", "SHARED": "prefill"}
+    assert there.roles["decode"].env == {**usual, "NCCL_IB_HCA": "mine", "SHARED": "everywhere"}
     assert on_cluster(replace(plain, python="/mine"), cluster).python == "/mine"
+
+
+def test_images_are_chosen_by_role_and_a_deployment_s_own_container_wins(tmp_path: Path) -> None:
+    cluster = read(tmp_path, EVERYTHING)
+    there = on_cluster(split(), cluster)
+    images = {
+        role: container.image for role in there.roles if (container := container_of(there, role))
+    }
+    assert images == {"prefill": "registry/sglang:2", "decode": "registry/sglang:1"}
+    own = Container("pyxis", "new")
+    assert on_cluster(split(container=own), cluster).container == replace(
+        own, image="registry/sglang:2"
+    )
+    assert on_cluster(split(container=own), cluster).roles["prefill"].image is None
+
+
+def test_every_library_gets_the_same_network(tmp_path: Path) -> None:
+    env = network_env(read(tmp_path, EVERYTHING))
+    assert env["NCCL_SOCKET_IFNAME"] == env["GLOO_SOCKET_IFNAME"] == "bond0"
+    gid = ("NCCL_IB_GID_INDEX", "NVSHMEM_IB_GID_INDEX", "UCX_IB_GID_INDEX", "MC_GID_INDEX")
+    assert {env[name] for name in gid} == {"3"}
+    assert env["NCCL_IB_TC"] == env["UCX_IB_TRAFFIC_CLASS"] == "106"
+    assert env["NCCL_MNNVL_ENABLE"] == "1"
+    assert network_env(ClusterFile()) == {}

@@ -17,7 +17,14 @@ from pdctl.deployment.pd_yaml import (
     read_deployment,
     write_deployment,
 )
-from pdctl.deployment.records import Deployment, ObservePlan, PlannedFor, RolePlan, RouterPlan
+from pdctl.deployment.records import (
+    Container,
+    Deployment,
+    ObservePlan,
+    PlannedFor,
+    RolePlan,
+    RouterPlan,
+)
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import split
@@ -33,6 +40,7 @@ EVERYTHING = Deployment(
             Parallelism(tp=8, pp=2, dp=4, ep=8),
             ("--json-model-override-args", '{"a": "b c"}', "--mem-fraction-static=0.8"),
             {"NCCL_DEBUG": "INFO", "ODD": "yes: #1 'x'"},
+            "decode:1",
         ),
     },
     engine="sim",
@@ -40,6 +48,16 @@ EVERYTHING = Deployment(
     gpus="2x8xH200:rdma400",
     transfer_backend="nixl",
     python="/opt/a b/bin/python",
+    container=Container(
+        "podman",
+        "registry/sglang:1",
+        python="/venv/bin/python",
+        mounts=("/lustre:/lustre", "/cache:/root/.cache"),
+        devices=("/dev/infiniband",),
+        shared_memory="64g",
+        ulimits=("memlock=-1",),
+        options=("--env", "HF_TOKEN", "--label=a b"),
+    ),
     trust_remote_code=True,
     request_times=False,
     sim_speed=12.5,

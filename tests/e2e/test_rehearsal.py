@@ -62,7 +62,7 @@ def test_a_plan_in_a_file_is_rehearsed_from_it(cli: Cli, tmp_path: Path) -> None
     played = cli.run("rehearse", "-f", "p.yaml", patience_s=180.0)
     first, *_ = played.stderr.splitlines()
     assert "Rehearses p.yaml: qwen3-8b" in first
-    assert "on simulated 1x2xH100" in first
+    assert "on simulated 2xH100" in first
 
 
 def test_clients_in_a_closed_loop_are_played_as_clients(cli: Cli) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pdctl.deployment.records import Container
 from pdctl.engines import state
 from pdctl.engines.launchers.local import pid_of
 from pdctl.engines.records import DeploymentState, Event, Handle, Launch, ProcessState
@@ -96,6 +97,14 @@ def test_what_is_written_is_read_back(home: Path) -> None:
     assert state.read_state("chat") == some_state()
     assert state.read_launch("chat") == some_launch()
     assert state.list_names() == ("chat",)
+
+
+def test_the_container_of_a_process_is_read_back(home: Path) -> None:
+    container = Container("docker", "sglang:1", mounts=("/a:/a:ro",), gpus=False)
+    inside = replace(some_launch(), specs=(replace(fleet_specs(0, 1)[1], container=container),))
+    state.make_state_dir("chat")
+    state.write_launch(inside)
+    assert state.read_launch("chat") == inside
 
 
 def test_what_a_later_version_adds_is_left_out(home: Path) -> None:

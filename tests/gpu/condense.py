@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from tests.gpu.kernels import steps_of
+from tests.gpu.kinds import LEAST_LOAD_S
 
 LAST_OF_A_STEP = "ArgMaxOps"
 Shape = tuple[str, int, int, int]  # kind, requests, new tokens, nearness of contexts
@@ -81,9 +82,9 @@ def _pairs(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _loads(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Each figure as [predicted, measured]."""
+    """Each figure as [predicted, measured]. Leaves out loads that only warm an engine up."""
     loads = []
-    for row in rows:
+    for row in (row for row in rows if row["load"][3] >= LEAST_LOAD_S):
         figures = {
             f["figure"]: [_ms(f["predicted"]), _ms(f["measured"])]
             for f in row["figures"]
@@ -91,6 +92,18 @@ def _loads(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         loads.append({"load": row["load"], "requests": row["num_requests"], **figures})
     return {"loads": loads}
+
+
+def _verifies(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """By number of requests: median milliseconds of a verify step."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        taken[str(row["batch"])] += row["gaps_s"]
+    return {"verify": {batch: _ms(median(gaps)) for batch, gaps in taken.items()}}
+
+
+def _accepted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"accepted": rows[-1]["length"]}
 
 
 def _kernels(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -109,6 +122,7 @@ def _failures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 CONDENSED = {
     "up": _ups, "step": _steps, "burst": _bursts, "pair": _pairs, "load": _loads,
     "kernels": _kernels, "kill": _kills, "failed": _failures,
+    "verify": _verifies, "accepted": _accepted,
 }  # fmt: skip
 
 

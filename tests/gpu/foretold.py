@@ -2,7 +2,9 @@
 
     python -m tests.gpu.foretold MODELS PLAN > foretold.json
 
-Uses the roofline with triton attention. `ms` assumes prefill graphs, `eager_ms` none.
+Uses the roofline of RELEASE with triton attention. `ms` assumes prefill graphs, `eager_ms` none.
+Loads are simulated with the arrivals of `pdctl measure`; verify steps with the tokens that the
+kind's flags name.
 """
 
 import json
@@ -13,12 +15,35 @@ from typing import Any
 
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
+from pdctl.inspection.records import Cluster, Llm
+from pdctl.measurement.compare import windowed
 from pdctl.perf_model.fitting.fit import predicted_s
-from pdctl.perf_model.records import Measurement, Parallelism, Role, StepTimes
+from pdctl.perf_model.metrics import percentiles
+from pdctl.perf_model.records import (
+    EngineModel,
+    Fleet,
+    Measurement,
+    Parallelism,
+    Role,
+    Serving,
+    StepTimes,
+)
 from pdctl.perf_model.roofline import step_times
-from tests.gpu.kinds import Kind, kinds, steps_of_kind
+from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.workload.arrivals import make_requests
+from pdctl.workload.describe import workload_from_lengths
+from tests.gpu.kinds import (
+    LEAST_LOAD_S,
+    VERIFIED,
+    VERIFY_CONTEXT,
+    Kind,
+    kinds,
+    steps_of_kind,
+)
 
 CHUNK = 8192
+RELEASE = "0.5.17"
+MAX_RUNNING = 4096
 PAIRED = (256, 1024, 4096, 8192)
 
 
@@ -36,7 +61,8 @@ def foretold(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
     tp = 1 if kind.pair else len(kind.gpus.split(","))
     llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"{2 if kind.pair else tp}x{gpu}")
     role: Role = "decode" if kind.pair else "colocated"
-    times = step_times(llm, cluster, Parallelism(tp=tp), role, attention_backend="triton")
+    serving = Serving(attention_backend="triton", release=RELEASE)
+    times = step_times(llm, cluster, Parallelism(tp=tp), role, serving=serving)
     rows = []
     for step in steps_of_kind(kind, "prefill" if kind.pair else "colocated"):
         graphs, eager = (expected_s(times, replace(step, eager=flag)) for flag in (False, True))
@@ -47,7 +73,63 @@ def foretold(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
         moved = predicted_s(times, Measurement("transfer", 0.0, new_tokens=tokens))
         shape = ["pair", 1, tokens, 0]
         rows.append({"step": shape, "eager_ms": round(1e3 * (prefill + moved), 3)})
+    return rows + foretold_verify(llm, cluster, kind, serving)
+
+
+def foretold_verify(
+    llm: Llm, cluster: Cluster, kind: Kind, serving: Serving
+) -> list[dict[str, Any]]:
+    """Verify steps of a speculating engine; none of one that does not."""
+    tokens = _flag(kind, "--speculative-num-draft-tokens")
+    if tokens is None:
+        return []
+    speculating = replace(serving, verify_tokens=tokens)
+    times = step_times(llm, cluster, Parallelism(), "colocated", serving=speculating)
+    rows = []
+    for batch in (one for one in VERIFIED if one <= kind.most):
+        step = Measurement("decode", 0.0, batch=batch, context=batch * (VERIFY_CONTEXT + 100))
+        ms = round(1e3 * predicted_s(times, step), 3)
+        rows.append({"step": ["verify", batch, tokens, step.context], "ms": ms})
     return rows
+
+
+def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
+    """Predicted milliseconds for each load of a kind that is one engine."""
+    llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"1x{gpu}")
+    serving = Serving(attention_backend="triton", release=RELEASE, prefill_graphs=True)
+    engine = EngineModel(
+        role="colocated",
+        parallelism=Parallelism(),
+        times=step_times(llm, cluster, Parallelism(), "colocated", serving=serving),
+        kv_capacity_tokens=_flag(kind, "--max-total-tokens") or 1 << 20,
+        max_running_requests=MAX_RUNNING,
+        chunked_prefill_size=CHUNK,
+        max_context=llm.max_context or 1 << 17,
+    )
+    return [
+        {"load": list(load), **_figures_ms(Fleet(colocated=engine, num_colocated=1), load)}
+        for load in kind.loads
+        if load[3] >= LEAST_LOAD_S
+    ]
+
+
+def _figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, float]:
+    rate, isl, osl, seconds = load
+    workload = workload_from_lengths(isl=isl, osl=osl, rate_rps=rate, isl_cv=0, osl_cv=0)
+    requests = make_requests(workload, num=max(2, round(rate * seconds)), rate_rps=rate, seed=0)
+    outcome = windowed(simulate(fleet, requests), requests)
+    found = {"ttft": percentiles(outcome.ttft_s), "tpot": percentiles(outcome.tpot_s)}
+    return {
+        f"{name} {q}": round(1e3 * getattr(one, q), 3)
+        for name, one in found.items()
+        if one
+        for q in ("p50", "p99")
+    }
+
+
+def _flag(kind: Kind, name: str) -> int | None:
+    words = kind.args.split()
+    return int(words[words.index(name) + 1]) if name in words else None
 
 
 def main() -> None:
@@ -56,7 +138,13 @@ def main() -> None:
     for plan in sys.argv[2:]:
         for kind in (kind for track in kinds(Path(plan)) for kind in track):
             for gpu in ("H100", "H200"):
-                line = {"gpu": gpu, "kind": kind.name, "rows": foretold(models, kind, gpu)}
+                line: dict[str, Any] = {
+                    "gpu": gpu,
+                    "kind": kind.name,
+                    "rows": foretold(models, kind, gpu),
+                }
+                if not kind.pair and "," not in kind.gpus:
+                    line["loads"] = foretold_loads(models, kind, gpu)
                 sys.stdout.write(json.dumps(line) + "\n")
 
 

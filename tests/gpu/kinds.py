@@ -1,6 +1,6 @@
 """Measure single steps of several kinds of engine, one engine after the other on each GPU.
 
-    python -m tests.gpu.kinds OUT MODELS PLAN [--minutes 9.2] [--engine sim]
+    python -m tests.gpu.kinds OUT MODELS PLAN [--minutes 9.2] [--turns] [--engine sim]
 
 PLAN is JSON: a list of tracks that run side by side, each a list of kinds (see Kind). A kind that
 fails to start or times out does not affect the others. Every result goes to OUT/trackN.jsonl at
@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,6 +34,7 @@ from pdctl.perf_model.records import Measurement, Parallelism, Role, StepTimes
 from pdctl.perf_model.roofline import step_times
 from tests.gpu.kernels import summary
 from tests.gpu.servers import Running, Server, end_left_over, memory_used, start
+from tests.gpu.turns import Turns
 
 ROLES: dict[str, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
 PREFILLS = (256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -45,13 +47,16 @@ BURST = 8
 LEAST_LEFT_S = 40.0  # a server is not started for less
 STEP_S, WARM_STEP_S = 20.0, 90.0
 PROFILED_STEPS = 3
+LEAST_LOAD_S = 5  # a shorter load only warms an engine up
+VERIFIED, VERIFY_CONTEXT, VERIFY_STEPS = (1, 4, 16, 32), 512, 60
 
 
 @dataclass(frozen=True)
 class Kind:
     """One engine, or one 1P1D pair, and the measurements to take.
 
-    parts: steps, burst, load, profile; a pair also has pair, and kill (of the decode engine).
+    parts: steps, burst, load, profile; a pair also has pair, and kill (of the decode engine); a
+    speculating engine verify. rounds: of steps, the first of which only compiles kernels.
     gpus: one engine on all of them, or one engine of the pair on each. seconds: budget for steps.
     loads: requests per second, prompt tokens, output tokens, seconds. most: largest decode batch.
     """
@@ -67,16 +72,18 @@ class Kind:
     seconds: float = 70.0
     start_s: float = 240.0
     most: int = 256
+    rounds: int = 5
 
 
 class Track:
     """Runs kinds one after the other and appends each result to one file."""
 
-    def __init__(self, options: argparse.Namespace, number: int) -> None:
+    def __init__(self, options: argparse.Namespace, number: int, num_tracks: int) -> None:
         self.options, self.number = options, number
         self.out: Path = options.out
         self.ends = options.ends
         self._file = self.out / f"track{number}.jsonl"
+        self.turns = Turns(self.out, number, num_tracks) if options.turns else None
 
     @property
     def left_s(self) -> float:
@@ -105,6 +112,9 @@ class Track:
             for one in running:
                 name, info = one.server.name, one.info()
                 self.keep(kind, "up", name=name, ready_s=took, info=info, told=one.told())
+            if self.turns:
+                self.turns.started()
+                self.turns.wait(self.ends - LEAST_LEFT_S)
             asyncio.run(self._ask(kind, [one.server for one in running]))
             if "kill" in kind.parts:
                 self._kill(kind, running[-1])
@@ -116,6 +126,8 @@ class Track:
         finally:
             for one in running:
                 one.stop()
+            if self.turns:
+                self.turns.ended()
 
     def _kill(self, kind: Kind, engine: Running) -> None:
         """Kill an engine and record how many MiB of its GPU stay in use."""
@@ -130,6 +142,7 @@ class Track:
 
     def _servers(self, kind: Kind) -> list[Server]:
         model = str(Path(self.options.models) / kind.model)
+        kind = replace(kind, args=kind.args.replace("MODELS", str(self.options.models)))
         port = 31000 + 100 * self.number
         if not kind.pair:
             return [Server(kind.name, model, kind.gpus, port, "null", kind.args, kind.env)]
@@ -155,6 +168,7 @@ class Track:
                 "steps": lambda: self._steps(kind, engines, hop, times),
                 "pair": lambda: self._pair(kind, engines),
                 "burst": lambda: self._burst(kind, engines[0], hop),
+                "verify": lambda: self._verify(kind, engines[0]),
                 "profile": lambda: self._profiles(kind, engines),
                 "load": lambda: self._loads(kind, servers[0]),
             }
@@ -175,7 +189,7 @@ class Track:
         steps = EngineSteps(engines[0], engines[-1], hop_s=hop, has_counters=False)
         began = time.time()
         until, latest = min(began + kind.seconds, self.ends - 10), began + 3 * kind.seconds
-        for rounds in range(5):
+        for rounds in range(kind.rounds):
             began = time.time()
             for step in steps_of_kind(kind, engines[0].role):
                 late = time.time() > min(latest, self.ends - 10)
@@ -196,6 +210,18 @@ class Track:
         shape = [one.kind, one.batch, one.new_tokens, one.context]
         seconds = found.seconds if found else None
         self.keep(kind, "step", round=rounds, step=shape, seconds=seconds)
+
+    async def _verify(self, kind: Kind, engine: Probed) -> None:
+        """Time the verify steps of a speculating engine: a stream gets one chunk a step."""
+        for rounds in range(3):
+            for batch in (one for one in VERIFIED if one <= kind.most):
+                gaps = await _verify_gaps(engine, batch)
+                self.keep(kind, "verify", round=rounds, batch=batch, gaps_s=gaps)
+        async with engine.http.get(f"{engine.url}/get_server_info") as answer:
+            page = json.loads(await answer.read())
+        told = [one.get("avg_spec_accept_length") for one in page.get("internal_states", ())]
+        self.keep(kind, "accepted", length=told)
+        self.say(f"{kind.name}: verify steps, {told} tokens each")
 
     async def _burst(self, kind: Kind, engine: Probed, hop: float) -> None:
         """Send several short prompts at once and record when each is answered."""
@@ -276,6 +302,8 @@ class Track:
             words = [
                 *("measure", server.model, "--target", server.url, "--rate", str(rate)),
                 *("--isl", str(isl), "--osl", str(osl), "--duration", f"{seconds}s", "--json"),
+                *("--isl-cv", "0", "--osl-cv", "0"),
+                *("-o", str(self.out / f"loads-{kind.name}.jsonl")),
             ]
             done = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "pdctl", *words,
@@ -315,6 +343,15 @@ async def _first_token(
                 seen.append(clock())
     await other
     return seen[0] - began, (seen[-1] - seen[0]) / max(1, len(seen) - 1)
+
+
+async def _verify_gaps(engine: Probed, batch: int) -> list[float]:
+    """Seconds between the chunks of one of `batch` streams, once all of them have begun."""
+    async with Together(engine, batch, VERIFY_CONTEXT, 300) as crowd:
+        await crowd.until(lambda: crowd.tokens_of_last() > 8, 0.005)
+        first = len(crowd.times)
+        await crowd.until(lambda: len(crowd.times) > first + VERIFY_STEPS, 0.005)
+        return [after - before for before, after in pairwise(crowd.times[first:])]
 
 
 async def _post(engine: Probed, body: dict[str, object]) -> None:
@@ -361,17 +398,19 @@ def main() -> None:
     parser.add_argument("--engine", default="sglang")
     parser.add_argument("--track", type=int)
     parser.add_argument("--ends", type=float)
+    parser.add_argument("--turns", action="store_true", help="the tracks share a GPU")
     options = parser.parse_args()
     options.ends = options.ends or time.time() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     tracks = kinds(options.plan)
     if options.track is not None:
         signal.signal(signal.SIGTERM, _leave)
-        track = Track(options, options.track)
+        track = Track(options, options.track, len(tracks))
         for kind in tracks[options.track]:
             track.play(kind)
         return
     more = [f"--ends={options.ends}", f"--minutes={options.minutes}", f"--engine={options.engine}"]
+    more += ["--turns"] if options.turns else []
     command = [sys.executable, "-m", "tests.gpu.kinds", *map(str, (options.out, options.models))]
     end_left_over()
     running = [

@@ -34,6 +34,11 @@ def _qwen3_8b(**changes: Any) -> dict[str, Any]:
     return _bundled("qwen3-8b", **more, max_window_layers=36, rope_scaling=None, **changes)
 
 
+def _llama_8b(**changes: Any) -> dict[str, Any]:
+    more = {"rope_theta": 500000, "rms_norm_eps": 1e-5, "mlp_bias": False, "attention_bias": False}
+    return _bundled("llama-3.1-8b", **more, attention_dropout=0.0, rope_scaling=None, **changes)
+
+
 def _deepseek_v3(layers: int) -> dict[str, Any]:
     return _bundled(
         "deepseek-v3",
@@ -188,6 +193,10 @@ def shapes() -> dict[str, dict[str, Any]]:
         "qwen3-next-12l": QWEN3_NEXT,
         "gpt-oss-20b-bf16": _gpt_oss(),
         "gemma-3-12b": GEMMA3_12B,
+        "llama-3.1-8b": _llama_8b(),
+        "llama-3.1-8b-eagle": _llama_8b(
+            architectures=["LlamaForCausalLMEagle"], num_hidden_layers=1
+        ),
         "qwen3-30b-a3b-fp8": _bundled(
             "qwen3-30b-a3b",
             rope_theta=1000000,

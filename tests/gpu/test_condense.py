@@ -18,6 +18,22 @@ def test_the_round_that_compiles_and_steps_that_failed_are_left_out() -> None:
     assert found == {"host": "f", "kind": "k", "steps": [["decode", 1, 0, 300, 5.0, 4.0, 6.0, 2]]}
 
 
+def test_verify_steps_are_taken_together_and_a_load_that_warms_up_is_left_out() -> None:
+    verify = {"kind": "k", "what": "verify", "round": 0, "batch": 4}
+    load = {"kind": "k", "what": "load", "num_requests": 9, "figures": []}
+    rows = [
+        {**verify, "gaps_s": [0.008, 0.009]},
+        {**verify, "gaps_s": [0.1]},
+        {**load, "load": [8, 512, 64, 3]},
+        {**load, "load": [8, 512, 64, 12]},
+    ]
+
+    found = condensed("h", rows)
+
+    assert found["verify"] == {"4": 9.0}
+    assert found["loads"] == [{"load": [8, 512, 64, 12], "requests": 9}]
+
+
 def test_a_prefill_step_is_taken_without_the_decode_steps_around_it() -> None:
     names = ["embed", "gemm", "ArgMaxOps"]
     sequence = [

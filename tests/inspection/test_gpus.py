@@ -367,3 +367,16 @@ def test_the_real_pynvml_has_every_function_asked_for() -> None:
     needed: Callable[[str], bool] = lambda name: hasattr(pynvml, name)  # noqa: E731
     functions = [name for name in vars(FakeNvml) if name.lower().startswith("nvml")]
     assert all(map(needed, functions))
+
+
+def test_the_bridges_above_a_card_and_a_gpu_come_from_the_same_tree(tmp_path: Path) -> None:
+    bridge = tmp_path / "devices" / "pci0000:15" / "0000:15:01.0"
+    for name in ("0000:16:00.0", "0000:17:00.0"):
+        (bridge / name).mkdir(parents=True)
+    make_port(tmp_path / "ib", "mlx5_0", state="4: ACTIVE", rate="400 Gb/sec (4X NDR)", numa=None)
+    device = tmp_path / "ib" / "mlx5_0" / "device"
+    if device.exists():
+        device.rmdir()
+    device.symlink_to(bridge / "0000:16:00.0")
+    (port,) = query_rdma_ports(tmp_path / "ib")
+    assert port.pci_path == "pci0000:15/0000:15:01.0/0000:16:00.0"

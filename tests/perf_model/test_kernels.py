@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.formats import quantises
 from pdctl.perf_model.hardware import EXPERT_EFFICIENCIES, expert_padding
@@ -17,6 +18,7 @@ from pdctl.perf_model.kernels import num_kernels, replayed_s
 from pdctl.perf_model.releases import kernel_times
 from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.simulator.steps import prefill_s
+from tests.gpu.shapes import GEMMA3_12B
 from tests.perf_model.shapes import ONE, cluster, gpu, llm
 
 STEPS = Path(__file__).parents[1] / "data" / "gpu" / "steps.jsonl"
@@ -68,6 +70,15 @@ def test_times_are_near_what_the_measured_steps_leave(kind: str) -> None:
     replayed = replayed_s(cut, runner="triton", dynamic=quantises(cut, gpu("H200")))
     low, high = (1e-6 * cut.num_layers * us for us in TIMED[kind])
     assert low * 0.85 <= replayed <= high * 1.05
+
+
+def test_plain_norms_of_gemma_3_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(GEMMA3_12B))
+    gemma = read_llm(str(tmp_path))
+    second_pass_and_split_k = 3
+    counted = num_kernels(gemma, runner="triton", dynamic=False)
+    counted += second_pass_and_split_k * gemma.num_layers + OUTSIDE
+    assert counted == pytest.approx(profiled("gemma-b"), rel=0.02)
 
 
 def test_an_older_release_takes_longer_for_the_same_kernels() -> None:

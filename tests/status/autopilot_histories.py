@@ -17,10 +17,10 @@ from statistics import fmean
 
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample, StepTimes
 from pdctl.perf_model.simulator.simulate import simulate
-from pdctl.status.autopilot import Limits, Move, next_step
+from pdctl.status.autopilot.decision import Limits, Move, next_step
+from pdctl.status.autopilot.split_advice import Split, split_advice
 from pdctl.status.records import Moment, WhatIf
 from pdctl.status.request_window import Ended, window_of
-from pdctl.status.split_advice import Split, split_advice
 from pdctl.status.what_if import what_if
 from pdctl.workload.records import Requests, Slo
 from tests.perf_model.fleets import PLAIN, engine, split

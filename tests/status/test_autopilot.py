@@ -6,10 +6,10 @@ from statistics import fmean
 
 import pytest
 
-from pdctl.status.autopilot import Decision, Limits, Move, next_step
-from pdctl.status.autopilot_journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.decision import Decision, Limits, Move, next_step
+from pdctl.status.autopilot.journal import Entry, moves_of, read_entries, write_entry
+from pdctl.status.autopilot.split_advice import Split, SplitAdvice
 from pdctl.status.records import Alternative, WhatIf
-from pdctl.status.split_advice import Split, SplitAdvice
 from tests.status.autopilot_histories import Result, result_of
 
 LIMITS = Limits(cool_down_s=100.0, max_moves=3)

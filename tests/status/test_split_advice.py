@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from pdctl.status.autopilot.split_advice import Split, split_advice
 from pdctl.status.records import Moment
-from pdctl.status.split_advice import Split, split_advice
 from pdctl.workload.records import Slo
 
 SLO = Slo(ttft_s=2.0, tpot_s=0.05)

@@ -6,9 +6,9 @@ import pytest
 
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.status.autopilot.split_advice import Split
 from pdctl.status.records import WhatIf
 from pdctl.status.request_window import Ended, Window, window_of
-from pdctl.status.split_advice import Split
 from pdctl.status.what_if import what_if
 from pdctl.workload.records import Requests, Slo
 from tests.perf_model.fleets import engine

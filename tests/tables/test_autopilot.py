@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from pdctl.status.autopilot import Decision, Move
-from pdctl.status.autopilot_journal import Entry
+from pdctl.status.autopilot.decision import Decision, Move
+from pdctl.status.autopilot.journal import Entry
+from pdctl.status.autopilot.split_advice import Split
 from pdctl.status.records import Alternative, WhatIf
-from pdctl.status.split_advice import Split
 from pdctl.tables.autopilot import entry_line, report_lines, what_if_lines
 
 BETTER = Alternative("3P5D", 3, 5, 0.96, 0.13, 0.08)

@@ -10,7 +10,7 @@ from pdctl.measurement.compare import Rehearsal
 from pdctl.perf_model.fitting.identify import Disagreement
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Basis, Measurement, Parallelism, Percentiles
-from pdctl.status.autopilot_journal import Entry
+from pdctl.status.autopilot.journal import Entry
 from pdctl.status.explain.records import Explanation
 from pdctl.status.records import Advice, DeploymentStatus, WhatIf
 from pdctl.verdict.records import (

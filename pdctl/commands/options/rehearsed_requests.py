@@ -15,10 +15,10 @@ from pdctl.workload.describe import drawn_lengths, workload_from_lengths, worklo
 from pdctl.workload.records import Requests, Trace, Workload
 
 TRACE = "traces/conversation-40s.jsonl"
-ENOUGH = 100  # requests: fewer say little about a median
+ENOUGH = 300  # requests: over fewer, luck moves a median by a third
 LEAST_DRAWN, MOST_DRAWN = 10, 2_000
 # Longer spans are played faster, and what the processes themselves take grows with the speed
-LONGEST_S = 60.0
+LONGEST_S = 75.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
+from pdctl.deployment.containers import in_container
 from pdctl.deployment.flags import with_engines
 from pdctl.deployment.records import Deployment, ProcessSpec
 
@@ -38,5 +39,6 @@ def shell(specs: Sequence[ProcessSpec], notes: Sequence[str] = ()) -> str:
 
 def _background(spec: ProcessSpec, argv: Sequence[str]) -> str:
     env = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(spec.env.items()))
+    argv = in_container(spec, argv, name=f"pdctl-{spec.name}-{spec.port}")
     command = f"{shlex.join(argv)} >> {shlex.quote(str(spec.log))} 2>&1 &"
     return f"{env} {command}" if env else command

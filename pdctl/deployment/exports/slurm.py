@@ -2,9 +2,11 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings, cluster_here
+from pdctl.deployment.containers import in_container, pyxis_options
 from pdctl.deployment.elsewhere import Elsewhere, expand_on_nodes
 from pdctl.deployment.flags import with_engines
 from pdctl.deployment.records import Deployment, ProcessSpec
@@ -34,13 +36,20 @@ _ENGINES = r"""
 logs=$SLURM_SUBMIT_DIR/$SLURM_JOB_NAME-$SLURM_JOB_ID
 mkdir -p "$logs"
 
-# engine NAME NODE [VARIABLE=VALUE...] COMMAND: one engine as one step. --overlap gives it the whole
-# node, so the script divides the GPUs; Slurm sets CUDA_VISIBLE_DEVICES itself, so env sets it last.
+# engine NAME NODE [OPTION OF SRUN...] -- [VARIABLE=VALUE...] COMMAND: one engine as one step.
+# --overlap gives it the whole node, so the script divides the GPUs; Slurm sets
+# CUDA_VISIBLE_DEVICES itself, so env sets it last.
 engine() {
     local name=$1 node=$2
     shift 2
+    local options=()
+    while [ "$1" != -- ]; do
+        options+=("$1")
+        shift
+    done
+    shift
     srun --overlap -N1 -n1 -w "${host[$node]}" --mem=0 --cpu-bind=none --job-name="$name" \
-        --output="$logs/$name.log" --open-mode=append env "$@" &
+        --output="$logs/$name.log" --open-mode=append "${options[@]}" env "$@" &
 }
 """
 
@@ -154,13 +163,19 @@ def _time_options(settings: SlurmSettings) -> tuple[str, ...]:
 
 def _engine(spec: ProcessSpec) -> list[str]:
     """The line of an engine, and one for each further rank."""
-    others = (_step(f.log.stem, f.node, f.env, f.argv) for f in spec.followers)
-    return [_step(spec.name, spec.node, spec.env, spec.argv), *others]
+    others = (
+        replace(spec, name=f.log.stem, node=f.node, env=f.env, argv=f.argv) for f in spec.followers
+    )
+    return [_step(rank) for rank in (spec, *others)]
 
 
-def _step(name: str, node: str, env: Mapping[str, str], argv: Sequence[str]) -> str:
-    words = [*(f"{variable}={value}" for variable, value in sorted(env.items())), *argv]
-    return " ".join(("engine", name, node, *map(_quoted, words)))
+def _step(rank: ProcessSpec) -> str:
+    container = rank.container
+    options = pyxis_options(container) if container and container.runtime == "pyxis" else ()
+    variables = (f"{name}={value}" for name, value in sorted(rank.env.items()))
+    argv = in_container(rank, rank.argv, name=f"pdctl-{rank.name}-{rank.port}")
+    words = (*options, "--", *variables, *argv)
+    return " ".join(("engine", rank.name, rank.node, *map(_quoted, words)))
 
 
 def _router(router: ProcessSpec, engines: Sequence[ProcessSpec]) -> str:

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pdctl.deployment import containers
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
-from pdctl.deployment.records import ProcessSpec
-from pdctl.engines.clients.api_key import api_key
+from pdctl.deployment.records import Container, ProcessSpec
 from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, AgentCall, Agents, NodeLost
-from pdctl.engines.launchers.local import LocalLauncher, with_key
+from pdctl.engines.launchers.command import command_of
+from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
@@ -156,7 +157,15 @@ class AgentLauncher(LocalLauncher, ABC):
     def any_free_port(self, node: str) -> int:
         return int(self._agents.on(node).ask("any_free_port"))
 
-    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+    def run(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        container: Container | None = None,
+    ) -> str:
+        argv = containers.run(container, argv) if container else argv
         agent = self._agents.on(node)
         return str(agent.ask("run", list(argv), timeout_s, timeout_s=timeout_s + ANSWER_S))
 
@@ -194,13 +203,13 @@ class AgentLauncher(LocalLauncher, ABC):
         )
         steps = []
         for rank in (*followers, spec):
-            started = self._start_rank(replace(rank, argv=self._prepared(rank.argv)), name)
+            started = self._start_rank(replace(rank, argv=self._prepared(rank)), name)
             steps.append(Step(rank.node, started.handle or None))
         return self._keep_task(_Task(name, (steps[-1], *steps[:-1])), started)
 
-    def _prepared(self, argv: tuple[str, ...]) -> tuple[str, ...]:
-        """The command with the API key and after the preamble of cluster.yaml."""
-        argv = with_key(argv, api_key())
+    def _prepared(self, rank: ProcessSpec) -> tuple[str, ...]:
+        """The command with the API key, in its container, after the preamble of cluster.yaml."""
+        argv = command_of(rank, self._run_id)
         if preamble := self._settings().preamble:
             return ("bash", "-c", f'{preamble}\nexec "$@"', "bash", *argv)
         return argv

@@ -17,10 +17,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdctl.deployment.records import HERE, ProcessSpec
+from pdctl.deployment import containers
+from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.clients.protocol import Http
+from pdctl.engines.launchers.command import command_of, with_key
 from pdctl.engines.launchers.local_ports import can_bind, claim, hold, is_claimed
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
@@ -40,8 +42,6 @@ from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
 _SHIM = Path(__file__).parents[1] / "exec_shim.py"
-_WITH_KEY = Path(__file__).parents[1] / "with_key.py"
-_TAKE_NO_KEY_FROM_ENVIRONMENT = ("sglang.launch_server", "sglang_router.launch_router")
 # setproctitle would overwrite the environment that the marker is read from
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -142,7 +142,15 @@ class LocalLauncher:
         _signal(pid, number)
         return True
 
-    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+    def run(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        container: Container | None = None,
+    ) -> str:
+        argv = containers.run(container, argv) if container else argv
         what = Path(argv[0]).name
         try:
             done = subprocess.run(
@@ -164,7 +172,7 @@ class LocalLauncher:
 
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process. A program that cannot run exits with 127 and a message in its log."""
-        return self.start_command(spec.argv, spec.env, spec.log)
+        return self.start_command(command_of(spec, self._run_id), spec.env, spec.log)
 
     def start_command(self, argv: tuple[str, ...], env: Mapping[str, str], log: Path) -> Started:
         """Start a process that is known by its command alone. Its output is appended to a log."""
@@ -451,13 +459,6 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 # what a process gets
-
-
-def with_key(argv: tuple[str, ...], key: str | None) -> tuple[str, ...]:
-    """The command, changed to read the API key from its environment where there is a key."""
-    if key is None or argv[1:2] != ("-m",) or argv[2] not in _TAKE_NO_KEY_FROM_ENVIRONMENT:
-        return argv
-    return (argv[0], str(_WITH_KEY), *argv[2:])
 
 
 def _environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pdctl.deployment.records import HERE, ProcessSpec
+from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines.clients.protocol import Http
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
@@ -94,7 +94,14 @@ class Nodes(Protocol):
         """Signal a supervisor that runs there; False if it is gone. Raises EnvironmentProblem."""
         ...
 
-    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+    def run(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        container: Container | None = None,
+    ) -> str:
         """The output of a short command there. Raises EnvironmentProblem if it fails."""
         ...
 

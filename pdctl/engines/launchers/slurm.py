@@ -8,14 +8,17 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
-from pdctl.deployment.records import ProcessSpec
+from pdctl.deployment.containers import pyxis_options
+from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines.launchers import local, slurm_commands
 from pdctl.engines.launchers.agent_launcher import AgentLauncher
 from pdctl.engines.launchers.agents import Agents, NodeLost, Wire
+from pdctl.engines.launchers.command import WITH_KEY
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.node_agent import TASK
@@ -52,6 +55,12 @@ def agents_of(job: str) -> Agents:
         return Wire((env, *step[:at], *own, *step[at:], *agent))
 
     return Agents(wire_to, look="scontrol show node {node}")
+
+
+def _pyxis(container: Container, variables: Sequence[str] = ()) -> tuple[str, ...]:
+    """The options of a step in a container, in which the file that hides the key is too."""
+    mounts = (*container.mounts, f"{WITH_KEY}:{WITH_KEY}:ro")
+    return pyxis_options(replace(container, mounts=mounts), variables=variables)
 
 
 def _agents_marker(job: str) -> str:
@@ -113,11 +122,17 @@ class SlurmLauncher(AgentLauncher):
         if self._is_tied:
             self._watch(rank.node)
         # of srun itself, which runs on this machine
-        return LocalLauncher.start(self, replace(rank, argv=self._step(rank, task)))
+        return self.start_command(self._step(rank, task), rank.env, rank.log)
 
     def _step(self, rank: ProcessSpec, task: str) -> tuple[str, ...]:
         log = str(rank.log).replace("%", "%%")
-        options = (f"--job-name={rank.name}", f"--output={log}", "--open-mode=append")
+        options: tuple[str, ...] = (
+            f"--job-name={rank.name}",
+            f"--output={log}",
+            "--open-mode=append",
+        )
+        if rank.container is not None and rank.container.runtime == "pyxis":
+            options += _pyxis(rank.container, sorted({*rank.env, TASK}))
         # Slurm sets CUDA_VISIBLE_DEVICES itself
         gpus = tuple(f"{n}={rank.env[n]}" for n in _GPU_VARIABLES if n in rank.env)
         return (*srun(self._job, rank.node, *options), "env", f"{TASK}={task}", *gpus, *rank.argv)
@@ -129,6 +144,19 @@ class SlurmLauncher(AgentLauncher):
             if id(agent) not in self._watching:
                 agent.send("watch", self._run_id)
                 self._watching.add(id(agent))
+
+    def run(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        container: Container | None = None,
+    ) -> str:
+        if container is None or container.runtime != "pyxis":
+            return super().run(node, argv, timeout_s=timeout_s, container=container)
+        step = (*srun(self._job, node, "--quiet", *_pyxis(container)), *argv)
+        return LocalLauncher.run(self, HERE, step, timeout_s=timeout_s)
 
     def _exit(self, ended: Exit) -> Exit:
         """srun reports a task that signal 9 ended as 137."""

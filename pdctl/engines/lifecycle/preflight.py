@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pdctl.deployment.records import Deployment
 from pdctl.engines.launchers.protocol import Launcher
+from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.records import SglangInstall
 
@@ -24,7 +25,9 @@ def refuse_unequal_nodes(
     others = [node for node in nodes if node != launcher.nodes()[0]]
     with ThreadPoolExecutor(max_workers=max(len(nodes), 1)) as each:
         tuple(each.map(lambda node: _check_model(deployment.model, launcher, node), nodes))
-        if install is not None:
+        if install is not None and deployment.container is not None:
+            sglang_in_images(deployment, launcher, nodes)
+        elif install is not None:
             tuple(each.map(lambda node: _check_sglang(install, launcher, node), others))
 
 

@@ -15,6 +15,7 @@ from pdctl.deployment.checks import cautions, check_llm
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
+from pdctl.deployment.nics import with_nics
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
@@ -25,6 +26,7 @@ from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.engines.lifecycle.preflight import refuse_unequal_nodes
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
@@ -34,7 +36,7 @@ from pdctl.engines.supervision.exporter_process import check_free, sends_spans
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
-from pdctl.inspection.records import Gpu, Llm, SglangInstall
+from pdctl.inspection.records import Gpu, Llm, RdmaPort, SglangInstall
 from pdctl.paths import state_home
 
 NUM_RETIRED_PORTS = 40  # out of the hundred in a band
@@ -258,13 +260,13 @@ def prepare(
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
     if launcher != LOCAL:
-        used = {node for place in placed.values() for node in place.nodes}
-        refuse_unequal_nodes(deployment, install, there, used & set(nodes))
-    backend, kv_path = _kv_path(deployment, install, gpus, there)
+        refuse_unequal_nodes(deployment, install, there, _used(placed) & set(nodes))
+    rdma = {n: there.rdma_ports(n) for n in gpus} if needs_gpus(deployment) else {}
+    backend, kv_path = _kv_path(deployment, install, gpus, rdma)
     stays = {spec.name: spec for spec in present}
     planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there, nodes))
     addresses = _addresses(there, present, nodes)
-    specs = expand(
+    bare = expand(
         deployment,
         gpus={name: place.gpus for name, place in placed.items()},
         nodes={"router": nodes[0], **{name: p.node for name, p in placed.items()}},
@@ -274,10 +276,11 @@ def prepare(
         install=install,
         backend=backend,
     )
+    ranked = (_with_ranks(spec, placed, addresses) for spec in bare)
     return Prepared(
         # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
-        specs=tuple(stays.get(s.name) or _with_ranks(s, placed, addresses) for s in specs),
+        specs=tuple(stays.get(s.name) or with_nics(s, gpus, rdma) for s in ranked),
         version=install.version if install else None,
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
@@ -290,6 +293,10 @@ def prepare(
         backend=backend,
         launcher=launcher,
     )
+
+
+def _used(placed: Mapping[str, Place]) -> set[str]:
+    return {node for place in placed.values() for node in place.nodes}
 
 
 def _cautions(
@@ -413,6 +420,8 @@ def _install(
     """The SGLang of the first node. Ignores: nodes that have another one."""
     if deployment.engine == "sim":
         return None
+    if deployment.container is not None:
+        return sglang_in_images(deployment, launcher, nodes[:1])
     install = launcher.sglang(nodes[0], deployment.python)
     if install.version is None:
         raise EnvironmentProblem(
@@ -453,16 +462,15 @@ def _kv_path(
     deployment: Deployment,
     install: SglangInstall | None,
     gpus: Mapping[str, tuple[Gpu, ...]],
-    launcher: Launcher,
+    rdma: Mapping[str, tuple[RdmaPort, ...]],
 ) -> tuple[str | None, str]:
     """The KV backend and how KV moves, in words. RDMA counts only if every node has it."""
     if install is None or "prefill" not in deployment.roles:
         return None, ""
-    ports = [launcher.rdma_ports(node) for node in gpus]
     return choose_backend(
         install,
         requested=deployment.transfer_backend,
-        rdma=all(any(port.state == "ACTIVE" for port in found) for found in ports),
+        rdma=all(any(p.state == "ACTIVE" for p in rdma.get(node, ())) for node in gpus),
         nvlink=len(gpus) == 1 and any(gpu.nvlink_peers for found in gpus.values() for gpu in found),
     )
 

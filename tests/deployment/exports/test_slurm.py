@@ -4,8 +4,8 @@ from dataclasses import replace
 from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings
 from pdctl.deployment.elsewhere import expand_on_nodes
 from pdctl.deployment.exports.slurm import address_of, sbatch_options, slurm
-from pdctl.deployment.records import Deployment
-from pdctl.perf_model.records import Parallelism
+from pdctl.deployment.records import Container, Deployment
+from pdctl.perf_model.records import Parallelism, Role
 from tests.deployment.examples import split
 
 PLAIN = ClusterFile()
@@ -88,3 +88,16 @@ def test_the_preamble_and_the_interface_of_the_cluster_are_in_it() -> None:
     text = script(split(1, 1), ClusterFile(interface="bond0", preamble="module load cuda\n"))
     assert "\nmodule load cuda\n" in text
     assert "\nINTERFACE=bond0\n" in text
+
+
+def test_each_step_has_the_options_of_its_container() -> None:
+    images: dict[Role, str] = {"prefill": "/img/prefill.sqsh"}
+    cluster = ClusterFile(container=Container("pyxis", "/img/a b.sqsh"), role_image=images)
+    text = script(split(1, 1), cluster)
+    subprocess.run(["bash", "-n"], input=text.encode(), check=True)
+    words = words_of(text, "10.0.0.1")
+    assert words["prefill-0"][1] == "--container-image=/img/prefill.sqsh"
+    assert words["decode-0"][1] == "--container-image=/img/a b.sqsh"
+    inside = words["decode-0"][words["decode-0"].index("--") + 1 :]
+    assert inside[inside.index("-m") - 1] == "python3"
+    assert not any(word.startswith("--container") for word in inside)

@@ -21,7 +21,7 @@ from pdctl.engines.clients.api_key import (
     read_key_file,
     use_key_file,
 )
-from pdctl.engines.launchers import local
+from pdctl.engines.launchers import command, local
 from pdctl.engines.launchers.local import MARKER, handle_of
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.records import DeploymentState, ProcessState
@@ -156,7 +156,7 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
 
 def test_sglang_and_the_router_are_started_with_the_key_in_no_argument() -> None:
     for module in ("sglang.launch_server", "sglang_router.launch_router"):
-        argv = local.with_key(("python", "-m", module, "--port", "1"), KEY)
+        argv = command.with_key(("python", "-m", module, "--port", "1"), KEY)
         assert argv[1].endswith("with_key.py")
         assert argv[2:] == (module, "--port", "1")
         assert not any(KEY in argument for argument in argv)
@@ -165,9 +165,9 @@ def test_sglang_and_the_router_are_started_with_the_key_in_no_argument() -> None
 def test_without_a_key_and_for_simulated_engines_the_command_stays_as_it_is() -> None:
     sglang = ("python", "-m", "sglang.launch_server")
     simulated = ("python", "-m", "pdctl.engines.sim", "--port", "1")
-    assert local.with_key(sglang, None) == sglang
-    assert local.with_key(simulated, KEY) == simulated
-    assert local.with_key(("sleep", "1"), KEY) == ("sleep", "1")
+    assert command.with_key(sglang, None) == sglang
+    assert command.with_key(simulated, KEY) == simulated
+    assert command.with_key(("sleep", "1"), KEY) == ("sleep", "1")
 
 
 def test_a_log_line_never_shows_the_key(caplog: pytest.LogCaptureFixture) -> None:

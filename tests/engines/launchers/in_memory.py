@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pdctl.deployment.records import HERE, ProcessSpec
+from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines.clients.protocol import Http
 from pdctl.engines.launchers.protocol import Exit, Started
 from pdctl.engines.records import GpuUse, Handle
@@ -73,7 +73,14 @@ class InMemoryLauncher:
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         raise NotImplementedError
 
-    def run(self, node: str, argv: Sequence[str], *, timeout_s: float) -> str:
+    def run(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        container: Container | None = None,
+    ) -> str:
         raise NotImplementedError
 
     def http(self, node: str) -> Http:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pdctl.status.autopilot.split_advice import Split, SplitAdvice
 from pdctl.status.records import Alternative, WhatIf
-from pdctl.status.split_advice import Split, SplitAdvice
 
 WORSE_BY = 0.02  # of the share that meets the SLOs: less is no reason to move, more one to undo
 CLEAR_GAIN = 0.10  # a lower bound that needs no second look to agree
@@ -152,7 +152,7 @@ def _by_queues(look: WhatIf | None, queues: SplitAdvice | None) -> Decision | No
 def _unknown(now: Split, look: WhatIf | None) -> str:
     """A sentence: why the what-if says nothing."""
     if look is None:
-        return f"No what-if of {now.layout} yet, and the queues call for no other split."
+        return "The queues call for no other split."
     return (
         f"The replay of {now.layout} says {look.replayed:.0%} and {look.seen:.0%} was seen: it "
         "does not match, so it does not count, and the queues call for no other split."

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pdctl.engines.state import state_dir
-from pdctl.status.autopilot import Decision, Move
+from pdctl.status.autopilot.decision import Decision, Move
+from pdctl.status.autopilot.split_advice import Split
 from pdctl.status.records import WhatIf
-from pdctl.status.split_advice import Split
 from pdctl.status.what_if_file import what_if_of
 
 FILE = "autopilot.jsonl"

@@ -1,0 +1,63 @@
+"""Caveats about the release and the settings of a plan, and what they do to its intervals."""
+
+import pytest
+
+from pdctl.commands.plan_run import of_release
+from pdctl.errors import InvalidInput
+from pdctl.perf_model.engine_model import engine_model
+from pdctl.perf_model.fitting.profiles import named_profile
+from pdctl.perf_model.records import Fleet, Parallelism, Profile, Serving
+from pdctl.verdict.caveats import caveats
+from pdctl.verdict.judge import provenance_of
+from tests.verdict.examples import question
+
+
+def said(**serving: object) -> str:
+    settings = {"colocated": Serving(**serving)}  # type: ignore[arg-type]
+    return " ".join(caveats(question(serving=settings)))
+
+
+def test_a_release_newer_than_the_constants_is_said_with_the_newest_known() -> None:
+    assert "SGLang 0.9.1 is newer than 0.5.23" in said(release="0.9.1")
+    assert "newer" not in said(release="0.5.23")
+    assert "newer" not in said()
+
+
+def test_a_receive_interval_comes_with_its_cost_and_the_mend() -> None:
+    told = said(receive_interval=30)
+    assert "30 decode steps (15 x TPOT on average)" in told
+    assert "1 removes that wait from TTFT" in told
+    assert "recv-interval" not in said(receive_interval=1)
+
+
+def test_a_release_is_that_of_every_engine_and_must_begin_with_a_number() -> None:
+    roles = {"colocated": Serving(), "prefill": Serving(chunk=2048), "decode": Serving()}
+    asked = of_release(question(serving=roles), "0.5.9")
+    assert {own.release for own in asked.serving.values()} == {"0.5.9"}
+    assert asked.serving["prefill"].chunk == 2048
+    assert of_release(asked, "") is asked
+    with pytest.raises(InvalidInput, match="is no release of SGLang"):
+        of_release(asked, "main")
+
+
+def ttft_width(release: str, profile: Profile) -> float:
+    """The half-width of TTFT's interval for a prefill engine of this release."""
+    asked = question(gpus=f"8x{profile.gpu}", profile=profile)
+    settings = Serving(release=release)
+    prefill = engine_model(
+        asked.llm, asked.cluster, Parallelism(), "prefill", profile=profile, serving=settings
+    )
+    fleet = Fleet(prefill=prefill, num_prefill=1)
+    return provenance_of(asked, [fleet], running=1).errors.ttft.half_width
+
+
+def test_launches_at_a_speed_nobody_measured_widen_first_tokens_without_graphs() -> None:
+    unknown = named_profile("h200--dense-gqa--sglang-0.5.15--fa3")
+    assert "eager_s" not in unknown.factors
+    assert ttft_width("0.5.15", unknown) > 1.5 * ttft_width("0.5.23", unknown)
+
+
+def test_a_profile_that_knows_how_fast_its_host_launches_is_not_widened() -> None:
+    known = named_profile("h100--dense-gqa--sglang-0.5.15--fa3")
+    assert "eager_s" in known.factors
+    assert ttft_width("0.5.15", known) == ttft_width("0.5.23", known)
