@@ -292,13 +292,9 @@ def prepare(
 def _cautions(
     deployment: Deployment, llm: Llm | None, install: SglangInstall | None, backend: str | None
 ) -> tuple[str, ...]:
-    return cautions(
-        deployment,
-        llm=llm,
-        version=parse_version(install.version) if install else None,
-        backend=backend,
-        has_key=api_key() is not None,
-    )
+    version = parse_version(install.version) if install else None
+    has_key = api_key() is not None
+    return cautions(deployment, llm=llm, version=version, backend=backend, has_key=has_key)
 
 
 def _no_spans(deployment: Deployment) -> Iterator[str]:
