@@ -11,6 +11,7 @@ R = TypeVar("R")
 
 WORTH_A_PROCESS_S = 0.25  # total work that justifies forking, which costs about 20 ms
 _KILL = 9
+_TURN_BYTES = 2  # of one place in the pipe of turns, which holds 32,768 of them
 
 
 def spread_over_cores(work: Callable[[T], R], items: Sequence[T], *, cost_s: float) -> list[R]:
@@ -26,24 +27,42 @@ def spread_over_cores(work: Callable[[T], R], items: Sequence[T], *, cost_s: flo
 
 
 def _forked(work: Callable[[T], R], items: Sequence[T], cores: int) -> list[R]:
-    children = [_start(work, items[place::cores]) for place in range(1, cores)]
-    results: list[list[R]] = []
+    turns = _turns(len(items))
+    children = [_start(work, items, turns) for _ in range(1, cores)]
     try:
-        results.append([work(item) for item in items[::cores]])
+        results = _work_off(work, items, turns)
         for _, pipe in children:
-            results.append(_received(pipe))
+            results |= _received(pipe)
     except BaseException:
         for pid, _ in children:
             os.kill(pid, _KILL)
         raise
     finally:
+        os.close(turns)
         for pid, pipe in children:
             os.close(pipe)
             os.waitpid(pid, 0)
-    return [results[i % cores][i // cores] for i in range(len(items))]
+    return [results[place] for place in range(len(items))]
 
 
-def _start(work: Callable[[T], R], items: Sequence[T]) -> tuple[int, int]:
+def _turns(num: int) -> int:
+    """A pipe with the places of all items, from which every process takes its next one."""
+    reader, writer = os.pipe()
+    os.write(writer, b"".join(place.to_bytes(_TURN_BYTES, "big") for place in range(num)))
+    os.close(writer)
+    return reader
+
+
+def _work_off(work: Callable[[T], R], items: Sequence[T], turns: int) -> dict[int, R]:
+    """Work on the next item that nobody has taken until none is left; results by place."""
+    results = {}
+    while turn := os.read(turns, _TURN_BYTES):
+        place = int.from_bytes(turn, "big")
+        results[place] = work(items[place])
+    return results
+
+
+def _start(work: Callable[[T], R], items: Sequence[T], turns: int) -> tuple[int, int]:
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -52,13 +71,13 @@ def _start(work: Callable[[T], R], items: Sequence[T]) -> tuple[int, int]:
         os.close(writer)
         return pid, reader
     os.close(reader)
-    os._exit(_child(work, items, writer))
+    os._exit(_child(work, items, turns, writer))
 
 
-def _child(work: Callable[[T], R], items: Sequence[T], writer: int) -> int:
+def _child(work: Callable[[T], R], items: Sequence[T], turns: int, writer: int) -> int:
     """Send the results to the parent. Never raises: a child must not run its parent's cleanup."""
     try:
-        answer = (True, [work(item) for item in items])
+        answer = (True, _work_off(work, items, turns))
     except BaseException as problem:  # noqa: BLE001 - the parent raises it
         answer = (False, problem)  # type: ignore[assignment]
     try:
@@ -69,14 +88,14 @@ def _child(work: Callable[[T], R], items: Sequence[T], writer: int) -> int:
     return 0
 
 
-def _received(pipe: int) -> list[R]:
+def _received(pipe: int) -> dict[int, R]:
     parts = []
     while part := os.read(pipe, 1 << 20):
         parts.append(part)
     done, value = pickle.loads(b"".join(parts))
     if not done:
         raise value
-    return list(value)
+    return dict(value)
 
 
 def _cores() -> int:

@@ -1,5 +1,6 @@
 import os
 import sys
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ from pdctl.errors import InvalidInput
 
 
 def square(number: int) -> tuple[int, int]:
+    time.sleep(0.02)  # long enough for the other process to take its turns
     return number * number, os.getpid()
 
 
