@@ -147,14 +147,21 @@ class Run:
     ttft_s: Sequence[float]
     tpot_s: Sequence[float]
     keeps_up: bool
+    # attainment by (TTFT, TPOT): a search asks about the same service levels many times
+    _shares: dict[tuple[float, float], float] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def attainment(self, slo: Slo) -> float:
         """The share of the requests that met every service level; 0 where the queue never ends."""
         if not self.keeps_up or not self.ttft_s:
             return 0.0
-        ttft_s, tpot_s = slo.ttft_s or math.inf, slo.tpot_s or math.inf
-        pairs = zip(self.ttft_s, self.tpot_s, strict=True)
-        return sum(a <= ttft_s and b <= tpot_s for a, b in pairs) / len(self.ttft_s)
+        levels = slo.ttft_s or math.inf, slo.tpot_s or math.inf
+        if levels not in self._shares:
+            pairs = zip(self.ttft_s, self.tpot_s, strict=True)
+            met = sum(ttft <= levels[0] and tpot <= levels[1] for ttft, tpot in pairs)
+            self._shares[levels] = met / len(self.ttft_s)
+        return self._shares[levels]
 
     def meets(self, slo: Slo) -> bool:
         """True if it keeps up, and enough requests met the service levels, where there are any."""
