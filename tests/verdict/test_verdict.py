@@ -14,7 +14,7 @@ from pdctl.verdict.verdict import decide as facts_of
 from pdctl.verdict.verdict import decide_fewest
 from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
-from tests.verdict.examples import question
+from tests.verdict.examples import equal_lengths, question
 
 TP2 = {role: Parallelism(tp=2) for role in ("colocated", "prefill", "decode")}
 TWO_NODES = "2x8xH200:rdma400"
@@ -43,7 +43,10 @@ def test_without_lengths_the_rules_answer_and_a_quarter_prefills() -> None:
 @pytest.mark.slow
 def test_long_prompts_of_a_moe_under_a_tight_tpot_are_split() -> None:
     asked = question(
-        "deepseek-r1", "4x8xH200:rdma400", isl=8000, osl=500, rate=10, slo=Slo(2.0, 0.05)
+        "deepseek-r1",
+        "4x8xH200:rdma400",
+        workload=equal_lengths(isl=8000, osl=500, rate_rps=10),
+        slo=Slo(2.0, 0.05),
     )
     verdict = write(asked, facts_of(asked))
     assert (verdict.verdict, verdict.decided_by) == ("pd", "evidence")
