@@ -6,12 +6,14 @@ they compare.
 """
 
 import json
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -51,6 +53,7 @@ ALLOWED = {
 NOT_HERE = {
     "--on slurm": "needs a Slurm cluster; tests/cluster runs it on three nodes",
     "--on ray": "needs a Ray cluster; tests/cluster runs it on three hosts",
+    "--as external": "needs the running deployment of its pd.yaml, as the last test here has",
     "--resume": "needs a deployment whose supervisor died; tests/e2e/test_sim_fleet.py kills one",
 }
 STANDS_FOR = {
@@ -212,3 +215,17 @@ def test_every_verb_and_page_has_examples_here() -> None:
 def test_every_reason_for_not_running_holds_for_an_example() -> None:
     for words in NOT_HERE:
         assert any(words in line for line in EXAMPLES)
+
+
+def test_miles_is_given_the_engines_that_run(cli: Cli) -> None:
+    _make_files(cli)
+    assert cli.run("up", "-f", "pd.yaml", "-d").returncode == 0
+    told = cli.run("render", "miles", "-f", "pd.yaml", "--as", "external")
+    assert told.returncode == 0, told.stderr
+    addresses = re.findall(r"\b127\.0\.0\.1:(\d+)", told.stdout)
+    assert "--rollout-external-engine-addrs" in told.stdout
+    assert len(set(addresses)) == 2
+    for port in addresses:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info") as page:
+            assert json.load(page)["disaggregation_mode"] in ("prefill", "decode")
+    cli.run("down", "--all", "--now")
