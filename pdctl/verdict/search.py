@@ -259,7 +259,7 @@ def sweep_of(contest: Contest, arms: Mapping[str, Arm], others: Sequence[Arm] = 
     own = next((c for c in contest.all_splits if _key(unpredicted(c.fleet)) == _key(best)), None)
     guess = own.guess_rps if own else 0.0
     scale = best.capacity_rps / guess if best.capacity_rps and guess else 1.0
-    most = best.capacity_rps or 0.0
+    most = math.inf if best.capacity_rps is None else best.capacity_rps
     found = []
     for candidate in contest.all_splits:
         bare = unpredicted(candidate.fleet)
@@ -267,9 +267,8 @@ def sweep_of(contest: Contest, arms: Mapping[str, Arm], others: Sequence[Arm] = 
             found.append(best)
             continue
         arm = tried.get(_key(bare), bare)
-        estimate = candidate.guess_rps * scale
-        bounded = min(estimate, most) if contest.slo.is_given else estimate
-        found.append(replace(arm, estimate_rps=_two_digits_down(bounded)))
+        estimate = min(candidate.guess_rps * scale, most)
+        found.append(replace(arm, estimate_rps=_two_digits_down(estimate)))
     return found
 
 

@@ -48,9 +48,9 @@ def test_the_sweep_runs_from_few_to_many_prefill_engines_and_holds_the_best() ->
     assert verdict.arms["pd"].layout in layouts
 
 
-@pytest.mark.parametrize("rate", [6.0, 30.0])
-def test_no_bar_is_longer_than_that_of_the_layout_that_won(rate: float) -> None:
-    verdict = found(rate)
+@pytest.mark.parametrize(("rate", "slo"), [(6.0, SLO), (30.0, SLO), (5.0, Slo())])
+def test_no_bar_is_longer_than_that_of_the_layout_that_won(rate: float, slo: Slo) -> None:
+    verdict = found(rate, slo)
     best = verdict.arms["pd"]
     others = [arm for arm in verdict.sweep if arm.layout != best.layout]
     assert all(arm.capacity_rps is None for arm in others)
