@@ -10,6 +10,7 @@ from pdctl.commands.deployment_options import FILE, DeploymentOptions
 from pdctl.commands.options.engine_options import SIZES, EngineOptions
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment, PlannedFor
+from pdctl.engines.launchers.registry import LOCAL, SLURM
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
@@ -108,9 +109,17 @@ def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> 
 
 
 def next_steps(
-    model: str, question: Question, verdict: Verdict, output: Path | None = None
+    model: str,
+    question: Question,
+    verdict: Verdict,
+    output: Path | None = None,
+    *,
+    on: str = LOCAL,
 ) -> tuple[str, ...]:
-    """The commands to type next, best first. output: the file that the plan was written to."""
+    """The commands to type next, best first. output: the file that the plan was written to.
+
+    on: the cluster whose GPUs were planned for, as --on names it.
+    """
     model = absolute_model(model)
     arm = chosen_arm(verdict)
     if arm is None or not verdict.is_met:
@@ -119,9 +128,9 @@ def next_steps(
         return ()
     steps = []
     is_simulated = verdict.rate_rps is not None or verdict.clients is not None
-    if verdict.verdict == "too_close" and is_simulated:
+    if verdict.verdict == "too_close" and is_simulated and on == LOCAL:
         steps += list(_measure(model, question, verdict, arm))
-    return (*steps, _up(model, question, arm, output), _rehearse(output))
+    return (*steps, _up(model, question, arm, output, on), _rehearse(output))
 
 
 def _can_launch(model: str, question: Question, arm: Arm) -> bool:
@@ -132,9 +141,11 @@ def _can_launch(model: str, question: Question, arm: Arm) -> bool:
     return True
 
 
-def _up(model: str, question: Question, arm: Arm, output: Path | None) -> str:
+def _up(model: str, question: Question, arm: Arm, output: Path | None, on: str) -> str:
     """The command that starts the arm, from the plan's file where the user asked for one."""
-    where = ("--on", "slurm") if question.cluster.num_nodes > 1 else ()
+    if on == LOCAL and question.cluster.num_nodes > 1:
+        on = SLURM
+    where = () if on == LOCAL else ("--on", on)
     flags = (model, *option_words(up_options(model, question, arm)))
     what = flags if output is None else ("-f", str(output))
     return shlex.join(["pdctl", "up", *what, *where])

@@ -12,6 +12,7 @@ Examples:
   pdctl plan deepseek-r1 --gpus 4x8xH200 --isl 8000 --osl 500 --rate 10
   pdctl plan qwen3-32b --gpus 2x8xH200 --tp 2 --trace requests.jsonl --ttft 5s --tpot 40ms
   pdctl plan qwen3-8b --gpus 8xH100@2.50 --isl 4000 --osl 300 --rate 5 --ttft 1s --fewest
+  pdctl plan qwen3-32b --on slurm --isl 8000 --osl 500 --rate 10
   pdctl plan qwen3-next-80b-a3b --show-model
   pdctl plan qwen3-32b --from http://127.0.0.1:30000 --window 1m
 """
@@ -23,6 +24,9 @@ def plan(
     ),
     gpus: str = typer.Option(
         "", help="8xH100, 4x8xH200 (nodes × GPUs × type), :rdma400; @2.50: $ a GPU-hour."
+    ),
+    on: str = typer.Option(
+        "local", "--on", help="Plan for the free GPUs of: local (here), slurm or ray."
     ),
     gpu_file: Path = typer.Option(
         None, "--gpu-file", help="YAML file that describes a GPU that pdctl does not know."

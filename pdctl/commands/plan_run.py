@@ -21,9 +21,12 @@ from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
 from pdctl.console import ask, command_width, err, interactive, out, print_json, printable, show
+from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
+from pdctl.engines.launchers.registry import LOCAL
 from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle.free_gpus import free_cluster
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
 from pdctl.inspection.llm import bundled_names, read_llm
@@ -56,6 +59,7 @@ class PlanOptions(EngineOptions):
 
     model: str = ""
     gpus: str = ""
+    on: str = LOCAL
     gpu_file: Path | None = None
     isl: float | None = None
     osl: float | None = None
@@ -206,6 +210,8 @@ def _guessing(llm: Llm, guesses: tuple[str, ...]) -> Llm:
 
 
 def _cluster(options: PlanOptions) -> Cluster:
+    if options.on != LOCAL:
+        return _cluster_on(options)
     described = read_gpu_file(options.gpu_file) if options.gpu_file else None
     text = options.gpus or (described.name if described else "")
     if text:
@@ -218,6 +224,20 @@ def _cluster(options: PlanOptions) -> Cluster:
     return parse_gpus(
         ask("No GPU here. Plan for which?", default="8xH200", flag="--gpus", no_input=False)
     )
+
+
+def _cluster_on(options: PlanOptions) -> Cluster:
+    """The free GPUs of Slurm or Ray. Raises InvalidInput where GPUs are described too."""
+    for flag, value in {"--gpus": options.gpus, "--gpu-file": options.gpu_file}.items():
+        if value:
+            raise InvalidInput(f"--on and {flag} cannot be combined.", hint=f"drop {flag}")
+    found = free_cluster(options.on, cluster_here())
+    each = "s" if found.num_nodes > 1 else ""
+    say(
+        f"  Takes the free GPUs found there: {found.num_nodes} node{each} with "
+        f"{found.gpus_per_node} {found.gpu.name}."
+    )
+    return found
 
 
 def _asked(options: PlanOptions) -> PlanOptions:
@@ -380,6 +400,7 @@ def run_plan(options: PlanOptions, output: PlanOutput) -> None:
         as_json=output.as_json,
         output=output.file,
         report=output.report,
+        on=options.on,
     )
 
 
@@ -409,12 +430,13 @@ def write_answer(
     as_json: bool,
     output: Path | None,
     report: Path | None,
+    on: str = LOCAL,
 ) -> None:
     """Show a verdict, keep it for the next command, and exit 3 when the answer is no."""
     arm = chosen_arm(verdict)
     if arm is not None and verdict.is_met:
         keep_plan(model, question, arm, output)
-    steps = next_steps(model, question, verdict, output)
+    steps = next_steps(model, question, verdict, output, on=on)
     if report is not None and verdict.arms:
         _write_report(report, question, verdict, steps)
     _show(question, verdict, steps, as_json=as_json)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -224,6 +224,44 @@ def detect_cluster(
     return Cluster(model, 1, len(devices), rdma, "detected", devices)
 
 
+def cluster_of_nodes(
+    free: Mapping[str, Sequence[Gpu]], rdma: Mapping[str, float | None], *, where: str
+) -> Cluster:
+    """Equal nodes from the free GPUs of each node, as many GPUs as equal nodes can have.
+
+    Nodes with 8, 8 and 2 free GPUs give two of 8. rdma: bytes/s between nodes for each GPU, by
+    node; unknown if it is for one of the nodes. where: those nodes, for an error.
+    Raises EnvironmentProblem without a free GPU, for several kinds, and for an unknown kind.
+    """
+    kinds = Counter(gpu.name for gpus in free.values() for gpu in gpus)
+    if not kinds:
+        raise EnvironmentProblem(
+            f"No GPU of {where} is free.",
+            hint=f"name the GPUs to plan for: {_EXAMPLES}",
+            code="no_gpu",
+        )
+    if len(kinds) > 1:
+        listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        raise EnvironmentProblem(
+            f"The free GPUs of {where} are of {len(kinds)} kinds: {listed}.",
+            hint=f"plan each kind by itself: {_EXAMPLES}",
+        )
+    model = _require_detected(next(iter(kinds)), f"the GPUs of {where}")
+    per_node = _equal_share([len(gpus) for gpus in free.values()])
+    nodes = [node for node, gpus in free.items() if len(gpus) >= per_node]
+    devices = tuple(gpu for node in nodes for gpu in free[node])
+    rates = [rdma.get(node) for node in nodes]
+    known = [rate for rate in rates if rate is not None]
+    slowest = min(known) if len(known) == len(rates) else None
+    installed = _as_installed(model, devices)
+    return Cluster(installed, len(nodes), per_node, slowest, "detected")
+
+
+def _equal_share(sizes: Sequence[int]) -> int:
+    """The GPUs per node with which equal nodes have the most GPUs; of equals the largest."""
+    return max(sizes, key=lambda size: (size * sum(other >= size for other in sizes), size))
+
+
 def _within(number: int, most: int, what: str, text: str) -> int:
     if not 1 <= number <= most:
         raise InvalidInput(f"--gpus {text[:60]!r}: {what} must be 1 to {most:,}.", hint=_EXAMPLES)
@@ -242,12 +280,11 @@ def _rdma_bytes_per_s(rest: str | None, text: str) -> float | None:
     return float(match[1]) * 1e9 / 8
 
 
-def _require_detected(name: str) -> GpuModel:
+def _require_detected(name: str, what: str = "this machine's GPU") -> GpuModel:
     model = gpu_model(name)
     if model is None:
         raise EnvironmentProblem(
-            f"pdctl has no figures for this machine's GPU, {name!r}; "
-            f"known are {', '.join(known_gpu_names())}.",
+            f"pdctl has no figures for {what}, {name!r}; known are {', '.join(known_gpu_names())}.",
             hint=f"name a kind to plan for: {known_hint(name)}",
             code="unknown_gpu",
         )

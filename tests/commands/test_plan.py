@@ -9,8 +9,10 @@ import pytest
 
 from pdctl.cli import main
 from pdctl.deployment.pd_yaml import read_deployment
+from pdctl.engines.launchers import registry
 from pdctl.paths import last_plan_path
 from pdctl.workload.describe import workload_from_lengths
+from tests.engines.launchers.in_memory import InMemoryLauncher
 
 R1 = ("deepseek-r1", "--gpus", "4x8xH200:rdma400")
 LENGTHS = ("--isl", "4000", "--osl", "200", "--rate", "2")
@@ -457,3 +459,40 @@ def test_a_plan_without_a_model_says_which_earlier_plan_it_takes_it_from(
     told = capsys.readouterr().err
     assert "Taking the model of the plan of " in told
     assert ": qwen3-8b." in told
+
+
+@pytest.mark.parametrize("place", ["slurm", "ray"])
+def test_the_free_gpus_of_a_cluster_are_planned_for(
+    place: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_cluster(place, here, monkeypatch)
+    run("qwen3-8b", "--on", place, *LENGTHS, "--json")
+    said = capsys.readouterr()
+    gpus = json.loads(said.out)["data"]["question"]["gpus"]
+    assert (gpus["num_nodes"], gpus["gpus_per_node"]) == (2, 3)
+    up = next(step for step in json.loads(said.out)["data"]["next"] if "pdctl up" in step)
+    assert up.endswith(f"--on {place}")
+    assert "2 nodes with 3 H200" in said.err
+
+
+def a_cluster(place: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes of three GPUs, without Slurm or Ray."""
+    srun = here / "srun"
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr("pdctl.engines.launchers.ray.is_installed", lambda: True)
+    nodes = InMemoryLauncher(names=("n1", "n2"))
+    monkeypatch.setitem(registry.LAUNCHERS, place, lambda scope: nodes)
+
+
+def test_a_place_is_not_combined_with_described_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("qwen3-8b", "--on", "slurm", "--gpus", "8xH200") == 2
+    assert "--on and --gpus cannot be combined." in capsys.readouterr().err
+
+
+def test_slurm_is_not_here(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(here))
+    assert run("qwen3-8b", "--on", "slurm", *LENGTHS) == 4

@@ -9,7 +9,7 @@ ROLE_SIZES = tuple(
 # verb -> heading -> names of the options' parameters, in the order in which they are shown
 GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "plan": {
-        "GPUs and model": ("gpus", "profile"),
+        "GPUs and model": ("gpus", "on", "profile"),
         "Requests": (
             *("trace", "time_unit", "lengths", "isl", "osl", "isl_cv", "osl_cv", "rate"),
             *("concurrency", "prefix_hit", "from_url", "window", "skip_bad", "api_key_file"),

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ JOB = "SLURM_JOB_ID"
 COMMAND_S = 60.0
 ENDED = ("", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
          "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")  # fmt: skip
+_TAKES_JOBS = ("idle", "mixed", "allocated")  # states of a node
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,26 @@ def _free(row: Sequence[str], in_use: dict[str, str]) -> str:
 
 def num_gpus(gres: str) -> int:
     """The GPUs in Slurm's text for generic resources: "gpu:h100:8(S:0-1)" has 8."""
+    return sum(_kinds(gres).values())
+
+
+def _kinds(gres: str) -> Counter[str]:
+    """The GPUs of each type; "" for those whose type Slurm does not give."""
     parts = (part.partition("(")[0].split(":") for part in gres.split(","))
-    return sum(int(p[-1]) for p in parts if p[0] == "gpu" and p[-1].isdecimal())
+    counted = (part for part in parts if part[0] == "gpu" and part[-1].isdecimal())
+    return sum((Counter({":".join(p[1:-1]): int(p[-1])}) for p in counted), Counter())
+
+
+def free_kinds(partition: str | None) -> dict[str, Counter[str]]:
+    """The GPUs of each type that no job has, by node of a partition; None: of every partition."""
+    columns = "NodeList:100,StateLong:40,Gres:200,GresUsed:200"
+    within = ("-p", partition) if partition else ()
+    rows = (line.split() for line in _run("sinfo", "-h", "-N", *within, "-O", columns).splitlines())
+    return {
+        row[0]: _kinds(row[2]) - _kinds(row[3])
+        for row in rows
+        if len(row) == 4 and row[1] in _TAKES_JOBS
+    }
 
 
 def _run(*argv: str, may_fail: bool = False) -> str:

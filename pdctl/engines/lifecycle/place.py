@@ -35,9 +35,7 @@ def present_nodes(on: str) -> str:
 
     Raises InvalidInput for another place, EnvironmentProblem where there are none.
     """
-    if on not in (SLURM, RAY):
-        raise InvalidInput(f"--on {on!r} names no nodes.", hint="--on local, slurm or ray")
-    launcher = _of_cluster(on)
+    launcher = cluster_place(on)
     if launcher == SLURM:
         raise EnvironmentProblem(
             "This shell is in no Slurm job.",
@@ -45,6 +43,13 @@ def present_nodes(on: str) -> str:
             code="no_job",
         )
     return launcher
+
+
+def cluster_place(on: str) -> str:
+    """The launcher for Slurm or Ray; "slurm" alone outside a job. Raises as `choose_place`."""
+    if on not in (SLURM, RAY):
+        raise InvalidInput(f"--on {on!r} names no nodes.", hint="--on local, slurm or ray")
+    return _of_cluster(on)
 
 
 def _of_cluster(on: str) -> str:
