@@ -42,7 +42,7 @@ def down(
             ended[name] = _stop(name, now=now)
         except PdctlError as problem:
             problems.append(problem)
-            if not as_json:
+            if not as_json and (every or len(names or ()) > 1):
                 say(f"{name}: {problem.message}")
     data = {"stopped": [{"name": name, "killed": list(one.killed)} for name, one in ended.items()]}
     lines = [_line(name, one) for name, one in ended.items()]

@@ -24,9 +24,11 @@ from pdctl.console import ask, command_width, err, interactive, out, print_json,
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
+from pdctl.deployment.resources import needs_gpus
 from pdctl.engines.launchers.registry import LOCAL
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.free_gpus import free_cluster
+from pdctl.engines.state import desired_path
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
 from pdctl.inspection.llm import bundled_names, read_llm
@@ -93,6 +95,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     """
     slo = parse_slo(options.ttft, options.tpot, options.attainment)
     speculation = _speculation(options)
+    options = _of_deployment(options)
     name = model_path_of(options)
     llm = read_llm(name)
     options, usd_per_gpu_hour = _priced(options)
@@ -162,6 +165,18 @@ def _priced(options: PlanOptions) -> tuple[PlanOptions, float | None]:
 def model_path_of(options: PlanOptions) -> str:
     """The model given; else that of ./pd.yaml, of the last plan, or an answer on a terminal."""
     return absolute_model(options.model) or _known_model(options)
+
+
+def _of_deployment(options: PlanOptions) -> PlanOptions:
+    """The options with the model and the described GPUs of the deployment that --from names."""
+    if options.from_url not in running.names():
+        return options
+    deployment = read_deployment(desired_path(options.from_url))
+    if not options.model:
+        say(f"  Taking the model of {options.from_url}: {deployment.model}.")
+    is_described = not needs_gpus(deployment) and not options.gpus
+    gpus = deployment.gpus if is_described else options.gpus
+    return replace(options, model=options.model or deployment.model, gpus=gpus or "")
 
 
 def mean_prompt_tokens(options: PlanOptions) -> float | None:

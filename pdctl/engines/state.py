@@ -130,6 +130,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILES = ("state.json", "launch.json")
 
 
+def desired_path(name: str) -> Path:
+    """The file with the deployment that the user chose."""
+    return state_dir(name) / "desired.yaml"
+
+
 def state_dir(name: str) -> Path:
     """The directory of a deployment, which may not exist. Raises InvalidInput for a bad name."""
     if not _NAME.fullmatch(name) or ".." in name:

@@ -170,7 +170,7 @@ def _counter(name: str, meaning: str, values: Iterable[tuple[str, float]]) -> Me
 
 def serve_metrics(name: str, endpoint: str) -> None:
     """Serve a deployment's metrics until this process ends. Raises OSError for a taken port."""
-    desired = state.state_dir(name) / "desired.yaml"
+    desired = state.desired_path(name)
     exporter = Exporter(
         Watch(source_of_state(name)), lambda: read_deployment(desired), lambda: kept_what_if(name)
     )

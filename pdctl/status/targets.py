@@ -173,7 +173,7 @@ _TELLING = ("\nslo:", "\nengine: sim")
 def _chosen(name: str) -> Deployment | None:
     """The deployment that the user chose; None if it has neither SLOs nor simulated engines."""
     try:
-        text = (state.state_dir(name) / "desired.yaml").read_text(encoding="utf-8")
+        text = state.desired_path(name).read_text(encoding="utf-8")
         if not any(key in text for key in _TELLING):
             return None
         from pdctl.deployment.pd_yaml import parse_deployment  # YAML is slow to import

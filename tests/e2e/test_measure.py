@@ -39,17 +39,18 @@ def test_a_deployment_with_a_key_is_measured_and_planned_for_from_what_it_is_ask
     with_key = ("--api-key-file", str(key))
     url = f"http://127.0.0.1:{(port := free_port())}"
     sizes = ("--prefill", "1", "--total", "2", "--port", str(port), "-d")
-    up = cli.run("up", "qwen3-8b", "--engine", "sim", *sizes, *with_key)
+    what = ("qwen3-8b", "--engine", "sim", "--gpus", "2xH200", "--name", "chat")
+    up = cli.run("up", *what, *sizes, *with_key)
     assert up.returncode == 0, up.stderr
-    load = ("--isl", "1000", "--osl", "20", "--rate", "20", "--duration", "12s")
+    equal = ("--isl-cv", "0", "--osl-cv", "0")
+    load = ("--isl", "1000", "--osl", "20", *equal, "--rate", "20", "--duration", "12s")
     with ThreadPoolExecutor() as pool:
         measured = pool.submit(cli.run, "measure", "--target", url, *load, *with_key)
         sleep(5)
-        planned = cli.run(
-            "plan", "qwen3-8b", "--gpus", "2xH200", "--from", url, "--window", "5s", *with_key
-        )
+        planned = cli.run("plan", "--from", "chat", "--window", "5s", *with_key)
     assert measured.result().returncode == 0, measured.result().stderr
     assert planned.returncode == 0, planned.stderr
+    assert "Taking the model of chat: qwen3-8b." in planned.stderr
     seen = re.search(r"Seen at \S+ ([\d.]+) req/s, ISL ([\d,]+), OSL (\d+)", planned.stderr)
     assert seen is not None, planned.stderr
     assert float(seen[1]) == pytest.approx(20, rel=0.3)

@@ -288,7 +288,7 @@ def current_launch(name: str) -> Launch:
 
 def chosen_deployment(current: Launch) -> Deployment:
     """The user's choice, with the engine counts of launch.json, which is written last."""
-    chosen = read_deployment(state.state_dir(current.name) / "desired.yaml")
+    chosen = read_deployment(state.desired_path(current.name))
     roles = [spec.role for spec in current.specs]
     plans = {role: replace(p, engines=roles.count(role)) for role, p in chosen.roles.items()}
     return replace(chosen, roles=plans)
