@@ -12,7 +12,7 @@ ASK_EVERY_S = 30.0  # a limit can be changed while the job runs
 
 
 class JobClock:
-    """The end of a job, asked of Slurm now and then. ask: seconds left; infinite without a limit."""
+    """The end of a job, asked now and then. ask: seconds left; infinite without a limit."""
 
     def __init__(
         self, number: str, ask: Callable[[str], float | None] = slurm_commands.seconds_left
