@@ -19,6 +19,7 @@ from pdctl.engines.supervision.recorder import recorded
 from pdctl.engines.untuned_kernels import untuned
 from pdctl.errors import ExitCode, PdctlError, StateConflict
 from pdctl.status.drift import Expected
+from pdctl.status.job_limit import job_clock_of
 from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import DeploymentStatus, Target
 from pdctl.status.snapshot import is_well
@@ -59,6 +60,7 @@ def open_watch(
         expect,
         times=RecentTimes(logs_dir(name), at_once=not is_live),
         notes=_untuned(name),
+        job=job_clock_of(name),
     )
     watch.replay(recorded(name, now_s - REPLAYED_S))
     return name, watch

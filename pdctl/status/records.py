@@ -287,6 +287,15 @@ class WhatIf:
 
 
 @dataclass(frozen=True)
+class JobLimit:
+    """The time limit of the Slurm job with this number. ends_at_s: Unix seconds; None: unknown."""
+
+    number: str
+    ends_at_s: float | None = None
+    is_unlimited: bool = False
+
+
+@dataclass(frozen=True)
 class DeploymentStatus:
     """One sample of a whole deployment. is_ours: pdctl started it and can change it."""
 
@@ -311,6 +320,7 @@ class DeploymentStatus:
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
     notes: tuple[str, ...] = ()  # sentences on engines that run slower than they could
+    job: JobLimit | None = None  # that the deployment runs in; None outside Slurm
     watched_s: float = 0.0  # how long samples have been taken
     what_if: WhatIf | None = None  # the last one, if it is recent
     what_if_unknown: str = ""  # why there is none, as a sentence, where one was asked for

@@ -12,6 +12,7 @@ from pdctl.errors import PdctlError
 from pdctl.inspection.gpu_load import GpuMeter
 from pdctl.status.advice import advise
 from pdctl.status.drift import DriftSample, Expected, drifted, is_enough, remember
+from pdctl.status.job_limit import JobClock
 from pdctl.status.pages import parse_loads, parse_router_metrics
 from pdctl.status.rates import (
     bucket_quantile,
@@ -86,7 +87,7 @@ class Watch:
     expect: returns each engine's expected step times. Called once at least 60 s of its steps have
     been observed.
     times: of single requests, better than histograms of latencies. notes: sentences that every
-    sample shows.
+    sample shows. job: the Slurm job that it runs in.
     """
 
     def __init__(
@@ -96,7 +97,9 @@ class Watch:
         expect: Expect | None = None,
         times: RecentTimes | None = None,
         notes: Sequence[str] = (),
+        job: JobClock | None = None,
     ) -> None:
+        self._job = job
         self._times = times
         self._source = source
         self._said = tuple(notes)
@@ -120,7 +123,8 @@ class Watch:
         for memory, row in zip(memories, rows, strict=True):
             memory.queues.append(queue_length(row.sample) or 0.0)
         rows = [replace(row, gpu=self._meter.read(row.target.gpus)) for row in rows]
-        return self._status(watched, rows, router, now_s, restarted)
+        status = self._status(watched, rows, router, now_s, restarted)
+        return replace(status, job=self._job.look(now_s)) if self._job else status
 
     def replay(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Take over the samples that the supervisor recorded, oldest first, as moments."""

@@ -8,11 +8,11 @@ from rich.text import Text
 
 from pdctl.inspection.records import GpuLoad
 from pdctl.perf_model.records import Role
-from pdctl.status.records import DeploymentStatus, EngineStatus
+from pdctl.status.records import DeploymentStatus, EngineStatus, JobLimit
 from pdctl.tables.advice_command import advice_command
 from pdctl.tables.autopilot import what_if_lines
 from pdctl.text_lines import shell_lines
-from pdctl.units import format_rate, format_seconds, format_share
+from pdctl.units import format_rate, format_seconds, format_share, format_span
 
 NONE = "–"
 _BARS = "▁▂▃▄▅▆▇█"
@@ -302,8 +302,17 @@ def _facts(status: DeploymentStatus) -> list[str]:
         ),
         _latency("ITL", status.itl_p50_s, status.itl_p99_s, status.itl_bound_s, status.tpot_slo_s),
         f"sample {max(ages):.1f} s old" if ages else "",
+        "" if status.job is None else _job_end(status.job, status.at_s),
     ]
     return [fact for fact in facts if fact]
+
+
+def _job_end(job: JobLimit, now_s: float) -> str:
+    if job.is_unlimited:
+        return f"job {job.number} has no time limit"
+    if job.ends_at_s is None:
+        return f"job {job.number} ends at an unknown time"
+    return f"job {job.number} ends in {format_span(max(0.0, job.ends_at_s - now_s))}"
 
 
 def _latency(

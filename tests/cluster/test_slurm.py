@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 from tests.cluster.load import scales_without_a_failed_request
@@ -79,6 +80,21 @@ def test_the_warning_before_the_time_limit_lets_requests_finish(there: OnSlurm) 
     there.cluster.run("scancel", "--batch", "--signal=TERM", *there.cluster.jobs())
     assert client.communicate(timeout=60)[0] == "[DONE]\n"
     there.leaves_nothing()
+
+
+def test_a_plan_is_for_the_free_gpus_and_status_shows_when_the_job_ends(there: OnSlurm) -> None:
+    file = there.write("chat", cluster=CLUSTER + "slurm: {time: 10min, gpu_type: h200}\n")
+    asked = ("plan", "qwen3-8b", "--isl", "4000", "--osl", "200", "--rate", "2", "--on", "slurm")
+    planned = json.loads(there.done(*asked, "--json"))["data"]
+    gpus = planned["question"]["gpus"]
+    assert (gpus["name"], gpus["num_nodes"], gpus["gpus_per_node"]) == ("H200", 3, 8)
+    assert planned["next"][0].endswith("--on slurm")
+
+    (there.cwd / "cluster.yaml").write_text(CLUSTER + "slurm: {time: 10min}\n")  # of no type here
+    there.done("up", "-f", file, "--on", "slurm", "-d")
+    job = json.loads(there.done("status", "--once", "--json"))["data"]["job"]
+    assert [job["number"]] == there.cluster.jobs()
+    assert time.time() < job["ends_at_s"] < time.time() + 600
 
 
 def test_a_killed_supervisor_in_the_foreground_takes_everything_with_it(there: OnSlurm) -> None:

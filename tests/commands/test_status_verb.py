@@ -13,6 +13,7 @@ import pytest
 from pdctl.cli import main
 from pdctl.engines import state
 from pdctl.engines.records import DeploymentState, Handle, ProcessState
+from tests.engines.test_state import some_launch
 from tests.engines.test_untuned_kernels import MOE
 from tests.status.servers import Pages, pages_server
 from tests.status.test_watch import engine_pages
@@ -226,3 +227,28 @@ def test_an_unknown_name_lists_the_known_ones(capsys: pytest.CaptureFixture[str]
     assert run("gone", "--json") == 7
     envelope = json.loads(capsys.readouterr().out)
     assert "There is: chat." in envelope["error"]["message"]
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ("1:12:30", "job 42 ends in 1 h 12 min"),
+        ("UNLIMITED", "job 42 has no time limit"),
+        ("INVALID", "job 42 ends at an unknown time"),
+    ],
+)
+def test_the_end_of_the_slurm_job_is_shown(
+    home: Path,
+    left: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    squeue = home / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho {left}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+    state.write_launch(replace(some_launch(), launcher="slurm:42"))
+    assert run("chat", "--once") == 0
+    assert said in " ".join(capsys.readouterr().out.split())

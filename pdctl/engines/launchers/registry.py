@@ -4,13 +4,14 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from pdctl.engines.launchers import slurm_commands
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.records import Launch
 from pdctl.errors import EnvironmentProblem
 
 LOCAL = "local"
-SLURM = "slurm"
+SLURM = slurm_commands.LAUNCHER
 RAY = "ray"
 
 

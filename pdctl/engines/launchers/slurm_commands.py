@@ -1,6 +1,8 @@
 """Slurm's own commands, as far as pdctl needs them."""
 
+import math
 import os
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -9,8 +11,11 @@ from dataclasses import dataclass
 
 from pdctl.errors import EnvironmentProblem, InvalidInput
 
+LAUNCHER = "slurm"  # its name in the registry, which is slow to import
 JOB = "SLURM_JOB_ID"
 COMMAND_S = 60.0
+QUICK_S = 2.0  # for what a person waits for and can do without
+_LEFT = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 ENDED = ("", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
          "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")  # fmt: skip
 _TAKES_JOBS = ("idle", "mixed", "allocated")  # states of a node
@@ -52,6 +57,22 @@ def job(number: str) -> SlurmJob:
     state, reason, left, nodelist = (found.strip().split("|") + [""] * 4)[:4]
     nodes = tuple(_run("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()
     return SlurmJob(number, state, "" if reason == "None" else reason, left, nodes)
+
+
+def seconds_left(number: str) -> float | None:
+    """The time until the limit of a job; infinite without one, None if Slurm does not know it."""
+    return parse_left(_run("squeue", "-h", "-j", number, "-o", "%L", within_s=QUICK_S))
+
+
+def parse_left(text: str) -> float | None:
+    """Seconds in "1-02:03:04", "2:03:04" or "3:04"; infinite for UNLIMITED, None for others."""
+    if text.strip() == "UNLIMITED":
+        return math.inf
+    match = _LEFT.fullmatch(text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def is_over(number: str) -> bool:
@@ -158,14 +179,14 @@ def free_kinds(partition: str | None) -> dict[str, Counter[str]]:
     }
 
 
-def _run(*argv: str, may_fail: bool = False) -> str:
+def _run(*argv: str, may_fail: bool = False, within_s: float = COMMAND_S) -> str:
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=within_s, check=False)
     except FileNotFoundError:
         raise no_slurm() from None
     except subprocess.TimeoutExpired:
         raise EnvironmentProblem(
-            f"{argv[0]} did not answer in {COMMAND_S:.0f} s.",
+            f"{argv[0]} did not answer in {within_s:.0f} s.",
             hint="sinfo shows if Slurm answers",
             code="slurm_silent",
         ) from None

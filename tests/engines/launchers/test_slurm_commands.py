@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from pdctl.engines.launchers.slurm_commands import SlurmJob, num_gpus
+from pdctl.engines.launchers.slurm_commands import SlurmJob, num_gpus, parse_left
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,19 @@ def test_a_job_in_its_last_moments_is_neither_over_nor_expected() -> None:
     assert not ending.is_over
     assert SlurmJob("1", "").is_over
     assert SlurmJob("1", "TIMEOUT").is_over
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1-02:03:04\n", 93_784.0),
+        ("2:03:04", 7_384.0),
+        ("3:04", 184.0),
+        ("0:00", 0.0),
+        ("UNLIMITED", math.inf),
+        ("INVALID", None),
+        ("", None),
+    ],
+)
+def test_the_time_left_is_read_as_slurm_writes_it(text: str, seconds: float | None) -> None:
+    assert parse_left(text) == seconds
