@@ -46,9 +46,13 @@ def _forked(work: Callable[[T], R], items: Sequence[T], cores: int) -> list[R]:
 
 
 def _turns(num: int) -> int:
-    """A pipe with the places of all items, from which every process takes its next one."""
+    """A pipe with the places of all items, from which every process takes its next one.
+
+    The last item comes first: a caller that knows which items take long lists them last.
+    """
     reader, writer = os.pipe()
-    os.write(writer, b"".join(place.to_bytes(_TURN_BYTES, "big") for place in range(num)))
+    places = (place.to_bytes(_TURN_BYTES, "big") for place in reversed(range(num)))
+    os.write(writer, b"".join(places))
     os.close(writer)
     return reader
 

@@ -1,6 +1,5 @@
 """Run `pdctl plan`: turn options into a question, decide, keep the plan and show the answer."""
 
-import re
 import shlex
 import sys
 import time
@@ -17,23 +16,20 @@ from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 from pdctl.commands.options.engine_options import EngineOptions
 from pdctl.commands.options.parameters import options_from
 from pdctl.commands.options.plan_engines import asked_engines, fixed_parallelism
+from pdctl.commands.options.plan_gpus import asked_gpus
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
 from pdctl.console import ask, command_width, err, interactive, out, print_json, printable, show
-from pdctl.deployment.cluster_file import cluster_here
-from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.deployment.resources import needs_gpus
 from pdctl.engines.launchers.registry import LOCAL
 from pdctl.engines.lifecycle import running
-from pdctl.engines.lifecycle.free_gpus import free_cluster
 from pdctl.engines.state import desired_path
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
-from pdctl.inspection.cluster import detect_cluster, parse_gpus
 from pdctl.inspection.llm import bundled_names, read_llm
 from pdctl.inspection.model_files import absolute_model
-from pdctl.inspection.records import Cluster, Llm
+from pdctl.inspection.records import Llm
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import find_own_profile, find_profile, named_profile
 from pdctl.perf_model.releases import NEWEST_READ, numbers
@@ -98,8 +94,9 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     options = _of_deployment(options)
     name = model_path_of(options)
     llm = read_llm(name)
-    options, usd_per_gpu_hour = _priced(options)
-    cluster = _cluster(options)
+    cluster, usd_per_gpu_hour = asked_gpus(
+        options.gpus, options.gpu_file, options.on, no_input=options.no_input
+    )
     llm = _guessing(llm, cluster.gpu.guesses)
     engines = options_from(EngineOptions, vars(options))
     parallelism = fixed_parallelism(engines, llm)
@@ -137,29 +134,6 @@ def of_release(question: Question, release: str) -> Question:
         )
     serving = {role: replace(own, release=release) for role, own in question.serving.items()}
     return replace(question, serving=serving)
-
-
-_PRICE = re.compile(r"@([^:]*)")
-
-
-def _priced(options: PlanOptions) -> tuple[PlanOptions, float | None]:
-    """The options without the price in --gpus 8xH100@2.50, and the price in dollars an hour."""
-    match = _PRICE.search(options.gpus)
-    if match is None:
-        return options, None
-    text = match[1].strip().removeprefix("$")
-    example = f"--gpus {_PRICE.sub('', options.gpus, count=1)}@2.50"
-    try:
-        price = float(text)
-    except ValueError as problem:
-        raise InvalidInput(
-            f"--gpus: {match[1]!r} is not a price in dollars per GPU and hour.", hint=example
-        ) from problem
-    if not 0 < price < 1e6:
-        raise InvalidInput(
-            f"--gpus: a price must be positive and finite, not {text}.", hint=example
-        )
-    return replace(options, gpus=_PRICE.sub("", options.gpus, count=1)), price
 
 
 def model_path_of(options: PlanOptions) -> str:
@@ -222,37 +196,6 @@ def _known_model(options: PlanOptions) -> str:
 def _guessing(llm: Llm, guesses: tuple[str, ...]) -> Llm:
     """The LLM with what else its figures rest on, so that a verdict on them is never sure."""
     return replace(llm, guesses=(*llm.guesses, *guesses), assumptions=(*llm.assumptions, *guesses))
-
-
-def _cluster(options: PlanOptions) -> Cluster:
-    if options.on != LOCAL:
-        return _cluster_on(options)
-    described = read_gpu_file(options.gpu_file) if options.gpu_file else None
-    text = options.gpus or (described.name if described else "")
-    if text:
-        return parse_gpus(text, described=described)
-    try:
-        return detect_cluster()
-    except EnvironmentProblem:
-        if not interactive(no_input=options.no_input):
-            raise
-    return parse_gpus(
-        ask("No GPU here. Plan for which?", default="8xH200", flag="--gpus", no_input=False)
-    )
-
-
-def _cluster_on(options: PlanOptions) -> Cluster:
-    """The free GPUs of Slurm or Ray. Raises InvalidInput where GPUs are described too."""
-    for flag, value in {"--gpus": options.gpus, "--gpu-file": options.gpu_file}.items():
-        if value:
-            raise InvalidInput(f"--on and {flag} cannot be combined.", hint=f"drop {flag}")
-    found = free_cluster(options.on, cluster_here())
-    each = "s" if found.num_nodes > 1 else ""
-    say(
-        f"  Takes the free GPUs found there: {found.num_nodes} node{each} with "
-        f"{found.gpus_per_node} {found.gpu.name}."
-    )
-    return found
 
 
 def _asked(options: PlanOptions) -> PlanOptions:

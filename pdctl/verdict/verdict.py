@@ -239,13 +239,12 @@ def _told(
     names, choice = list(found.fleets), found.choice
     is_sized = contest.slo.is_given and found.is_asked
     shown = "colocated" if choice == "colocated" or "pd" not in names else "pd"
-    tasks: list[_Task] = []  # the longest first, so that no core waits for the other in the end
-    if flips and len(names) == 2 and any(found.capacities.values()):
-        tasks += _flip_tasks(question, contest, found)
-    tasks += [_arm_task(contest, found, name, queues) for name in names]
+    tasks = [_arm_task(contest, found, name, queues) for name in names]
     if is_sized:
         tasks += [_needed_task(contest, found, name) for name in names]
         tasks += [_down_task(contest, found, role) for role in _roles(found.fleets[shown])]
+    if flips and len(names) == 2 and any(found.capacities.values()):
+        tasks += _flip_tasks(question, contest, found)
     results = dict(
         spread(lambda task: (task.key, task.work()), tasks, cost_s=2 * contest.run_cost_s)
     )
