@@ -37,13 +37,16 @@ def why_nothing_fits(site: Site) -> str:
 
 
 def where_it_fits(site: Site) -> str:
-    """The fewest of these GPUs, in powers of two, that hold the model, as --gpus takes them."""
-    free = replace(site, total=None, max_gpus=None, parallelism={})
+    """The fewest of these GPUs, in powers of two, that hold an engine, as --gpus takes them.
+
+    A parallelism that was asked for stays as it is. "": there is no such number.
+    """
+    free = replace(site, total=None, max_gpus=None)
     for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
         nodes, each = max(1, gpus // 8), min(gpus, 8)
         cluster = replace(site.cluster, num_nodes=nodes, gpus_per_node=each)
         if engines_that_fit(replace(free, cluster=cluster)).colocated:
-            return f"{nodes}x{each}x{site.cluster.gpu.name}"
+            return f"{f'{nodes}x' if nodes > 1 else ''}{each}x{site.cluster.gpu.name}"
     return ""
 
 

@@ -8,6 +8,7 @@ import pytest
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.data import verdict_data
+from pdctl.verdict.feasibility import ROLES
 from pdctl.verdict.records import Question, Speculation, Verdict, fewest_gpus
 from pdctl.verdict.sentences import disagreement, write
 from pdctl.verdict.verdict import decide as facts_of
@@ -99,6 +100,13 @@ def test_a_model_that_does_not_fit_says_how_much_it_needs() -> None:
     assert "does not fit on 2 × L40S" in verdict.unmet
     assert "GiB" in verdict.unmet
     assert verdict.fits_on == "4x8xL40S"
+
+
+def test_gpus_that_would_do_hold_engines_of_the_size_asked_for() -> None:
+    sizes = {role: Parallelism(tp=16) for role in ROLES}
+    wide = question("qwen3-32b", "8xH100", parallelism=sizes)
+    assert decide(wide).fits_on == "2x8xH100"
+    assert decide(question("llama-3.1-70b", "1xH100")).fits_on in ("2xH100", "4xH100")
 
 
 def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
