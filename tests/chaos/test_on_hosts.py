@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.on_hosts import outcomes
 from tests.cluster import ray_cluster, slurm
 
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.long
 
 FIRST_SEED = int(os.environ.get("PDCTL_CHAOS_SEED", "0"))
 SEEDS = range(FIRST_SEED, FIRST_SEED + int(os.environ.get("PDCTL_CHAOS_HOST_HISTORIES", "4")))
