@@ -299,15 +299,17 @@ def free_capacities(contest: Contest) -> dict[str, float]:
 
 
 GPU_SHARE_STEPS = 12  # at most so many numbers of GPUs are tried
+MOST_TIMES = 16  # further from what is carried, larger engines would change the proportion
 
 
 def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) -> int | None:
-    """The fewest GPUs with which an arm meets the service levels at a rate; None: never.
+    """The fewest GPUs with which an arm meets the service levels at a rate; None: unknown.
 
-    Up to the GPUs there are, simulated; beyond, in proportion to what these carry.
+    Up to the GPUs there are, simulated; beyond, in proportion to what these carry, up to
+    MOST_TIMES as much.
     """
     budget = gpu_budget(contest.site)
-    if capacity <= 0:
+    if capacity <= 0 or rate_rps > MOST_TIMES * capacity:
         return None
     if capacity < rate_rps and not _carries(contest, arm, rate_rps):
         unit = min(c.fleet.num_gpus // c.fleet.num_engines for c in contest.entrants[arm])

@@ -107,3 +107,4 @@ def test_a_rate_beyond_the_gpus_says_about_how_many_would_do() -> None:
     needed = gpus_needed(ours, "colocated", 100.0, 10.0)
     assert needed == 160
     assert gpus_needed(ours, "colocated", 100.0, 0.0) is None
+    assert gpus_needed(ours, "colocated", 100.0, 0.5) is None, "larger engines may do far better"
