@@ -220,6 +220,7 @@ def is_yes(step: str) -> bool:
     return not ended.value.code
 
 
+@pytest.mark.slow
 def test_where_the_slos_are_below_the_floor_reachable_ones_are_named() -> None:
     asked_for = question("qwen3-8b", "2xH200", rate=5, slo=Slo(0.001, 0.03))
     verdict = write(asked_for, decide(asked_for, flips=False))

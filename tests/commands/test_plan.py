@@ -82,6 +82,7 @@ def test_the_fewest_gpus_are_planned_for(capsys: pytest.CaptureFixture[str]) -> 
     assert told["arms"][told["verdict"]]["meets_slo"]
 
 
+@pytest.mark.slow
 def test_what_is_piped_has_no_padding_and_no_wrapped_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -99,6 +100,7 @@ def test_missing_lengths_give_the_rules_and_never_a_question(
     assert any("--isl" in warning for warning in told["data"]["warnings"])
 
 
+@pytest.mark.slow
 def test_the_plan_is_written_and_kept_for_the_next_command(here: Path) -> None:
     assert run("qwen3-32b", "--gpus", "2x8xH200", "--tp", "2", *LENGTHS, "-o", "pd.yaml") == 0
     written = read_deployment(here / "pd.yaml")
@@ -108,6 +110,7 @@ def test_the_plan_is_written_and_kept_for_the_next_command(here: Path) -> None:
     assert {role.parallelism.tp for role in written.roles.values()} == {2}
 
 
+@pytest.mark.slow
 def test_the_attention_backend_planned_for_is_the_one_launched(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +121,7 @@ def test_the_attention_backend_planned_for_is_the_one_launched(
     assert "--args '--attention-backend triton'" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_a_running_deployment_is_looked_at_instead_of_a_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +137,7 @@ def test_a_running_deployment_is_looked_at_instead_of_a_trace(
     assert "mean 4,000 tokens, 3,000 uncached" in said.out
 
 
+@pytest.mark.slow
 def test_a_bare_plan_takes_the_model_of_the_last_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -173,6 +178,7 @@ def test_a_report_is_one_page(here: Path) -> None:
     assert (here / "plan.html").read_text("utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -278,6 +284,7 @@ def test_on_a_terminal_what_is_missing_is_asked_for(here: Path) -> None:
     assert "TPOT" in said
 
 
+@pytest.mark.slow
 def test_a_bundled_profile_of_another_backend_is_named_and_not_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -461,6 +468,7 @@ def test_a_plan_without_a_model_says_which_earlier_plan_it_takes_it_from(
     assert ": qwen3-8b." in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["slurm", "ray"])
 def test_the_free_gpus_of_a_cluster_are_planned_for(
     place: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

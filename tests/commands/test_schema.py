@@ -44,6 +44,7 @@ def test_a_failure_of_every_verb_fits_its_schema(
     check(verb, failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "load",
     [

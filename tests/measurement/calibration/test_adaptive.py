@@ -94,6 +94,7 @@ def test_a_calibration_stays_within_its_budget() -> None:
     assert taken.uncertainty > 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slower", [1.5, 2.0])
 def test_a_machine_that_was_slow_for_a_while_does_not_cost_the_profile(slower: float) -> None:
     start = roofline("llama-3.1-8b")

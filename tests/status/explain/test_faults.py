@@ -42,6 +42,7 @@ def test_every_kind_of_fault_is_found_in_95_of_100_histories(fault: str) -> None
     assert right >= 0.95 * len(some), wrong
 
 
+@pytest.mark.slow
 def test_faults_are_found_where_the_engines_are_of_two_versions() -> None:
     found = []
     for seed in range(6 * len(FAULTS)):
