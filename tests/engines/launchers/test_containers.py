@@ -23,7 +23,7 @@ IMAGE = "localhost/pdctl-test:1"
 RUN_ID = "c0ffee" * 5
 NAME = f"pdctl-prefill-0-{RUN_ID[:12]}"
 # the image is empty: programs come from the host
-HOST = ("/usr", "/lib", "/lib64", "/bin", "/opt", str(Path(sys.base_prefix).parents[2]))
+HOST = dict.fromkeys(("/usr", "/lib", "/lib64", "/bin", "/opt", sys.base_prefix, sys.prefix))
 EMPTY = Container(
     "podman",
     IMAGE,
