@@ -12,6 +12,7 @@ from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.engines.launchers.registry import LOCAL, SLURM
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
+from pdctl.inspection.cluster import described_gpus
 from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
@@ -345,7 +346,6 @@ def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -
 
 def _gpus(question: Question, nodes: int) -> str:
     cluster = question.cluster
-    text = f"{nodes}x" if nodes > 1 else ""
-    text += f"{cluster.gpus_per_node}x{cluster.gpu.name}"
+    text = described_gpus(nodes, cluster.gpus_per_node, cluster.gpu.name)
     rdma = cluster.rdma_bytes_per_s
     return f"{text}:rdma{rdma * 8 / 1e9:.10g}" if rdma else text

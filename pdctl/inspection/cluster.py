@@ -164,6 +164,12 @@ _MOST_NODES = 10_000
 _FASTEST_RDMA_GBIT_PER_S = 100_000
 
 
+def described_gpus(num_nodes: int, gpus_per_node: int, name: str) -> str:
+    """Machines as `parse_gpus` reads them: "8xH100" or "2x8xH100"."""
+    nodes = f"{num_nodes}x" if num_nodes > 1 else ""
+    return f"{nodes}{gpus_per_node}x{name}"
+
+
 def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
     """The machines in "8xH100", "4x8xH200" (nodes × GPUs × type) or "2x8xB200:rdma400".
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from pdctl.inspection.cluster import described_gpus
 from pdctl.perf_model.engine_model import does_not_fit_reason
 from pdctl.perf_model.memory import kv_cell_bytes
 from pdctl.perf_model.records import Parallelism, Role
@@ -46,7 +47,7 @@ def where_it_fits(site: Site) -> str:
         nodes, each = max(1, gpus // 8), min(gpus, 8)
         cluster = replace(site.cluster, num_nodes=nodes, gpus_per_node=each)
         if engines_that_fit(replace(free, cluster=cluster)).colocated:
-            return f"{f'{nodes}x' if nodes > 1 else ''}{each}x{site.cluster.gpu.name}"
+            return described_gpus(nodes, each, site.cluster.gpu.name)
     return ""
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pdctl.errors import InvalidInput
+from pdctl.inspection.cluster import described_gpus
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.units import format_count, format_seconds, format_share
 from pdctl.verdict.records import Favours, Lean, Rule, Sizing, Speculation
@@ -230,6 +231,6 @@ def _kv_path(cluster: Cluster, load: LoadEstimate) -> Rule:
 
 def _unknown_path(cluster: Cluster) -> str:
     if cluster.num_nodes > 1 and cluster.rdma_bytes_per_s is None:
-        gpus = f"{cluster.num_nodes}x{cluster.gpus_per_node}x{cluster.gpu.name}"
+        gpus = described_gpus(cluster.num_nodes, cluster.gpus_per_node, cluster.gpu.name)
         return f"unknown: RDMA rate between nodes (--gpus {gpus}:rdma400)"
     return "unknown: --isl"
