@@ -10,7 +10,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines import log_file, state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.clients.protocol import Http
+from pdctl.engines.exec_shim import tied
 from pdctl.engines.launchers.command import command_of, with_key
 from pdctl.engines.launchers.local_ports import can_bind, claim, hold, is_claimed
 from pdctl.engines.launchers.protocol import Exit, Started
@@ -41,7 +41,6 @@ from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 
 MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
-_SHIM = Path(__file__).parents[1] / "exec_shim.py"
 # setproctitle would overwrite the environment that the marker is read from
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -177,11 +176,10 @@ class LocalLauncher:
     def start_command(self, argv: tuple[str, ...], env: Mapping[str, str], log: Path) -> Started:
         """Start a process that is known by its command alone. Its output is appended to a log."""
         offset = _open_log(log, argv)
-        shim = (sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(self._death_signal))
         output = os.open(log, _APPEND, 0o600)
         try:
             child = subprocess.Popen(
-                (*shim, *with_key(argv, api_key())),
+                tied(with_key(argv, api_key()), self._death_signal),
                 cwd=self._cwd if Path(self._cwd).is_dir() else "/",
                 env={**os.environ, **_environment(), **env, MARKER: self._run_id},
                 stdin=subprocess.DEVNULL,

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pdctl.engines import state
+from pdctl.engines.exec_shim import tied
 from pdctl.engines.launchers.local import handle_of, is_same_process
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.records import DeploymentState, Launch
 
-_SHIM = Path(__file__).parents[1] / "exec_shim.py"
 _GUARD = Path(__file__).parents[1] / "guard.py"
 
 
@@ -41,12 +41,12 @@ def start_supervisor(name: str, lock_fd: int, *, is_tied: bool) -> "subprocess.P
     killed.
     """
     argv = [sys.executable, "-m", "pdctl.engines.daemon", name, "--lock-fd", str(lock_fd)]
-    tied = [str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))]
+    guarded = [sys.executable, "-I", "-S", str(_GUARD), *argv]
     log = state.logs_dir(name) / "supervisor.log"
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", *(tied if is_tied else [str(_GUARD)]), *argv],
+            tied(argv, signal.SIGTERM) if is_tied else guarded,
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=written,

@@ -8,13 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
+from pdctl.engines.exec_shim import tied
 from pdctl.errors import EnvironmentProblem
 from pdctl.hosts import bare
 
 PAUSE_S = 5.0  # before it is started again
-_SHIM = Path(__file__).parents[1] / "exec_shim.py"
 _METRICS = "pdctl.status.exporter"  # a later stage, so it is named and not imported
 _SPANS = "pdctl.engines.tracer"
 _OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc")
@@ -40,9 +39,9 @@ def sends_spans() -> bool:
 
 def _keep(module: str, name: str, endpoint: str) -> None:
     """Run it again and again. It dies with this thread, which lives as long as the process."""
-    shim = (sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM)))
+    command = tied((sys.executable, "-m", module, name, endpoint), signal.SIGTERM)
     while True:
-        subprocess.run([*shim, sys.executable, "-m", module, name, endpoint], check=False)
+        subprocess.run(command, check=False)
         time.sleep(PAUSE_S)
 
 

@@ -5,12 +5,12 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
+
+from pdctl.engines.exec_shim import tied
 
 EVERY_S = 120.0  # at least
 MOST_OF_A_CORE = 0.05
 LOWEST_PRIORITY = 19
-_SHIM = Path(__file__).parents[1] / "exec_shim.py"
 _MODULE = "pdctl.measurement.live_what_if"  # a later stage, so it is named and not imported
 
 
@@ -37,8 +37,7 @@ def pause_s(used_s: float) -> float:
 
 def run_at_low_priority(command: list[str]) -> float:
     """Run a command that dies with this thread; return the CPU seconds that it took."""
-    shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid()), str(int(signal.SIGTERM))]
-    pid = os.posix_spawn(sys.executable, [*shim, *command], os.environ)
+    pid = os.posix_spawn(sys.executable, tied(command, signal.SIGTERM), os.environ)
     os.setpriority(os.PRIO_PROCESS, pid, LOWEST_PRIORITY)
     _, _, used = os.wait4(pid, 0)
     return used.ru_utime + used.ru_stime
