@@ -13,6 +13,7 @@ import typer
 
 from pdctl.console import ask, err, interactive, out, show
 from pdctl.engines.lifecycle.deployment_key import use_key_of
+from pdctl.engines.lifecycle.logs import NO_ENGINES
 from pdctl.engines.request_times import log_lines
 from pdctl.engines.state import logs_dir, read_state
 from pdctl.engines.supervision.recorder import recorded
@@ -36,7 +37,6 @@ from pdctl.status.what_if_file import keep_what_if, kept_what_if
 from pdctl.tables.advice_command import advice_command
 
 LOG_LINES = 100  # more than a terminal is high
-NO_ENGINES = ("router", "supervisor")
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -18,6 +18,7 @@ from pdctl.engines.state import logs_dir
 from pdctl.errors import InvalidInput
 from pdctl.paths import state_home
 
+NO_ENGINES = ("router", "supervisor")  # processes with a log that are none
 LOOK_EVERY_S = 0.2
 HOLD_S = 0.3  # a writer stamps its line before writing it; longer than one look
 
@@ -107,7 +108,7 @@ def lines_by_engine(
     last_bytes: only the end of each file; None: all of it.
     """
     for file in _all_files(name):
-        if file.process in ("router", "supervisor"):
+        if file.process in NO_ENGINES:
             continue
         if file.launcher != LOCAL:
             yield file.process, (line.encode() for line in _read(name, file))
