@@ -148,9 +148,13 @@ def _of_deployment(options: PlanOptions) -> PlanOptions:
     deployment = read_deployment(desired_path(options.from_url))
     if not options.model:
         say(f"  Taking the model of {options.from_url}: {deployment.model}.")
-    is_described = not needs_gpus(deployment) and not options.gpus
-    gpus = deployment.gpus if is_described else options.gpus
-    return replace(options, model=options.model or deployment.model, gpus=gpus or "")
+    is_told = bool(options.gpus or options.gpu_file) or options.on != LOCAL
+    described = "" if is_told or needs_gpus(deployment) else deployment.gpus or ""
+    return replace(
+        options,
+        model=options.model or deployment.model,
+        gpus=options.gpus or described,
+    )
 
 
 def mean_prompt_tokens(options: PlanOptions) -> float | None:
