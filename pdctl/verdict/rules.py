@@ -115,12 +115,12 @@ def apply_rules(
     load = load or LoadEstimate()
     return (
         _long_prompts(mix),
-        _decode_batch(load.decode_batch, speculation),
+        _decode_batch(mix, load.decode_batch, speculation),
         _moe(llm),
         _short_prompts(mix),
         _single_node(cluster),
         _variability(mix),
-        _kv_path(cluster, load),
+        _kv_path(cluster, mix, load),
     )
 
 
@@ -180,9 +180,9 @@ def _short_prompts(mix: Mix) -> Rule:
     return Rule("short_prompts", favours, tokens, SHORT_PROMPT_TOKENS, text, SHORT)
 
 
-def _decode_batch(batch: float | None, speculation: Speculation | None) -> Rule:
+def _decode_batch(mix: Mix, batch: float | None, speculation: Speculation | None) -> Rule:
     if batch is None:
-        text = "unknown: --osl with --rate or --concurrency"
+        text = _unknown_load(mix)
         return Rule("decode_batch", "unknown", None, HIGH_DECODE_BATCH, text, BATCH)
     rows = verify_batch(batch, speculation.verify_tokens) if speculation else batch
     favours: Favours = "pd" if rows >= HIGH_DECODE_BATCH else "neither"
@@ -216,12 +216,12 @@ def _variability(mix: Mix) -> Rule:
     return Rule("variability", favours, burst.peak_over_mean, VARIABLE_PEAK, text, VARY)
 
 
-def _kv_path(cluster: Cluster, load: LoadEstimate) -> Rule:
+def _kv_path(cluster: Cluster, mix: Mix, load: LoadEstimate) -> Rule:
     if cluster.num_nodes == 1 and cluster.gpu.peer_bytes_per_s is None:
         text = "GPUs meet only over PCIe"
         return Rule("kv_path", "colocated", load.kv_move_s, None, text, KV)
     if load.kv_move_s is None or load.prefill_s is None:
-        return Rule("kv_path", "unknown", None, None, _unknown_path(cluster), KV)
+        return Rule("kv_path", "unknown", None, None, _unknown_path(cluster, mix), KV)
     limit = load.prefill_s * KV_MOVE_SHARE
     favours: Favours = "colocated" if load.kv_move_s > limit else "neither"
     moved, made = format_seconds(load.kv_move_s), format_seconds(load.prefill_s)
@@ -229,8 +229,19 @@ def _kv_path(cluster: Cluster, load: LoadEstimate) -> Rule:
     return Rule("kv_path", favours, load.kv_move_s, limit, text, KV)
 
 
-def _unknown_path(cluster: Cluster) -> str:
+def _unknown_path(cluster: Cluster, mix: Mix) -> str:
     if cluster.num_nodes > 1 and cluster.rdma_bytes_per_s is None:
         gpus = described_gpus(cluster.num_nodes, cluster.gpus_per_node, cluster.gpu.name)
         return f"unknown: RDMA rate between nodes (--gpus {gpus}:rdma400)"
-    return "unknown: --isl"
+    return _unknown_load(mix)
+
+
+def _unknown_load(mix: Mix) -> str:
+    missing = missing_lengths(mix)
+    return f"unknown: {' and '.join(missing)}" if missing else "unknown: nothing can run this"
+
+
+def missing_lengths(mix: Mix) -> list[str]:
+    """The flags of mean lengths that are unknown, and without which nothing is predicted."""
+    lengths = (("--isl", mix.isl), ("--osl", mix.osl))
+    return [flag for flag, known in lengths if known is None]

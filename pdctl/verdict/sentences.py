@@ -18,7 +18,7 @@ from pdctl.verdict.records import (
     fewest_gpus,
     most_carried,
 )
-from pdctl.verdict.rules import NAMES, RULE_WORDS
+from pdctl.verdict.rules import NAMES, RULE_WORDS, missing_lengths
 from pdctl.verdict.search import site_of
 from pdctl.workload.records import Workload
 
@@ -43,7 +43,8 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
     if not verdict.arms:
         return
     if verdict.decided_by == "rules":
-        yield "Rules alone: add --isl, --osl and --rate, or --trace, for a prediction."
+        lengths = " and ".join(missing_lengths(question.workload))
+        yield f"Rules alone: add {lengths}, or --trace, for a prediction."
     yield from disagreement(verdict)
     if verdict.rate_rps is not None and not verdict.is_rate_asked and most_carried(verdict.arms):
         yield (

@@ -141,6 +141,21 @@ def test_unknown_lengths_stay_unknown() -> None:
     assert uncached_prompt_tokens(workload_from_lengths(isl=None, osl=None)) is None
 
 
+@pytest.mark.parametrize(
+    ("isl", "osl", "text"),
+    [
+        (None, None, "unknown: --isl and --osl"),
+        (8000, None, "unknown: --osl"),
+        (8000, 500, "unknown: nothing can run this"),
+    ],
+)
+def test_what_is_unknown_names_only_what_was_not_given(
+    isl: float | None, osl: float | None, text: str
+) -> None:
+    found = rules_of(workload_from_lengths(isl=isl, osl=osl))
+    assert (found["decode_batch"].text, found["kv_path"].text) == (text, text)
+
+
 def test_a_decode_batch_is_high_from_32() -> None:
     assert rules()["decode_batch"].favours == "unknown"
     assert rules(load=LoadEstimate(decode_batch=31.0))["decode_batch"].favours == "neither"

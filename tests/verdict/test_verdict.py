@@ -109,6 +109,14 @@ def test_gpus_that_would_do_hold_engines_of_the_size_asked_for() -> None:
     assert decide(question("llama-3.1-70b", "1xH100")).fits_on in ("2xH100", "4xH100")
 
 
+@pytest.mark.parametrize(("isl", "asked_for"), [(None, "--isl and --osl"), (8000, "--osl")])
+def test_a_verdict_by_rules_alone_asks_for_the_lengths_that_were_not_given(
+    isl: float | None, asked_for: str
+) -> None:
+    verdict = decide(question("qwen3-32b", isl=isl, osl=None))
+    assert f"Rules alone: add {asked_for}, or --trace, for a prediction." in verdict.warnings
+
+
 def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
     verdict = decide(question(slo=Slo(0.001, 0.0001), rate=1))
     assert not verdict.is_met
