@@ -7,8 +7,6 @@ for TTFT), and a small kernel before 0.5.11 (for TPOT). For each configuration t
 the least median error on all others. Not a test; it sets the constants of the modules it names.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -16,7 +14,15 @@ from pathlib import Path
 from statistics import median
 
 from pdctl.perf_model import kernels, releases, roofline
-from tests.accuracy.public_points import Errors, Point, closed_loop, errors_of, spread
+from tests.accuracy.public_points import (
+    Errors,
+    Point,
+    closed_loop,
+    errors_of,
+    given_points,
+    points_parser,
+    spread,
+)
 
 RANK_S = (5e-3, 10e-3, 20e-3)
 QUANTISED_LAUNCH_S = (60e-6, 120e-6, 180e-6)
@@ -64,12 +70,8 @@ def report(points: Sequence[Point], models: Path) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the errors."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("points", type=Path)
-    options.add_argument("--models", type=Path)
-    given = options.parse_args(argv)
-    models = given.models or given.points.parent / "public_models"
-    for line in report(json.loads(given.points.read_text()), models):
+    options = points_parser(__doc__)
+    for line in report(*given_points(options.parse_args(argv))):
         sys.stdout.write(line + "\n")
 
 

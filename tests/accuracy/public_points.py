@@ -231,11 +231,23 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+def points_parser(doc: str | None) -> argparse.ArgumentParser:
+    """The options of a command about public points: their file, and the folder of the models."""
+    options = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else "")
     options.add_argument("points", type=Path)
     options.add_argument("--models", type=Path)
+    return options
+
+
+def given_points(given: argparse.Namespace) -> tuple[list[Point], Path]:
+    """The points in the given file, and the folder of their models."""
+    models = given.models or given.points.parent / "public_models"
+    return json.loads(given.points.read_text()), models
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    options = points_parser(__doc__)
     options.add_argument("--no-flags", action="store_true")
     options.add_argument("--uneven", type=float, default=0.0)
     way = options.add_mutually_exclusive_group()
@@ -243,9 +255,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     way.add_argument("--poisson", dest="run", action="store_const", const=poisson)
     options.set_defaults(run=closed_loop)
     given = options.parse_args(argv)
-    read = json.loads(given.points.read_text())
+    read, models = given_points(given)
     points = [{**point, "uneven": given.uneven} for point in read]
-    models = given.models or given.points.parent / "public_models"
     found = errors_of(points, models, given.run, with_flags=not given.no_flags)
     for line in table(found):
         sys.stdout.write(line + "\n")

@@ -5,15 +5,20 @@ python -m tests.accuracy.report POINTS.json [--models DIR] [--date YYYY-MM-DD]
 POINTS.json as in public_points.py. The text around the table is kept.
 """
 
-import argparse
-import json
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
 
 from pdctl.perf_model.residuals import region_of
-from tests.accuracy.public_points import Errors, closed_loop, errors_of, spread
+from tests.accuracy.public_points import (
+    Errors,
+    closed_loop,
+    errors_of,
+    given_points,
+    points_parser,
+    spread,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"
 BEGIN, END = "<!-- table: python -m tests.accuracy.report -->", "<!-- end of table -->"
@@ -73,13 +78,10 @@ def page(text: str, table: Sequence[str], day: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("points", type=Path)
-    options.add_argument("--models", type=Path)
+    options = points_parser(__doc__)
     options.add_argument("--date", default=date.today().isoformat())
     given = options.parse_args(argv)
-    models = given.models or given.points.parent / "public_models"
-    points = json.loads(given.points.read_text())
+    points, models = given_points(given)
     found = errors_of(points, models, closed_loop, with_flags=True)
     PAGE.write_text(page(PAGE.read_text(), list(rows(found)), given.date))
 

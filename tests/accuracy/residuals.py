@@ -5,18 +5,16 @@ python -m tests.accuracy.residuals POINTS.json [--models DIR]
 The public points (as in public_points.py) and the loads of tests/data, whose engines have profiles.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from pdctl.inspection.llm import read_llm
 from pdctl.paths import profiles_dir
 from pdctl.perf_model.intervals import model_kind
 from pdctl.perf_model.residuals import FILE, Residual, region_of
-from tests.accuracy.public_points import Errors, closed_loop, errors_of
+from tests.accuracy.public_points import Errors, closed_loop, errors_of, given_points, points_parser
 from tests.perf_model.loads import figures, loads, replay
 
 NOTES = (
@@ -76,12 +74,8 @@ def _row(residual: Residual) -> dict[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the file."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("points", type=Path)
-    options.add_argument("--models", type=Path)
-    given = options.parse_args(argv)
-    models = given.models or given.points.parent / "public_models"
-    points = json.loads(given.points.read_text())
+    options = points_parser(__doc__)
+    points, models = given_points(options.parse_args(argv))
     found = [*of_points(errors_of(points, models, closed_loop, with_flags=True)), *of_loads()]
     rows = [json.dumps(_row(residual)) for residual in found]
     text = json.dumps({"_notes": NOTES})[:-1] + ', "residuals": [\n' + ",\n".join(rows) + "\n]}\n"
