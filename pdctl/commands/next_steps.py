@@ -12,12 +12,13 @@ from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.engines.launchers.registry import LOCAL, SLURM
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
-from pdctl.inspection.cluster import described_gpus
+from pdctl.inspection.cluster import MOST_NODES, described_gpus
 from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Parallelism, Profile, Role
 from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus, most_carried
+from pdctl.verdict.search import NODE_GPUS
 from pdctl.workload.describe import DEFAULT_SPREAD
 from pdctl.workload.records import Slo, Workload
 from pdctl.workload.time_units import UNITS_S
@@ -325,8 +326,11 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
     cluster = question.cluster
     needed = fewest_gpus(verdict.arms)
     if needed is not None:
-        nodes = -(-needed // cluster.gpus_per_node)
-        yield shlex.join([*words, "--gpus", _gpus(question, nodes), *rest])
+        is_part = cluster.num_gpus < NODE_GPUS
+        each = min(needed, NODE_GPUS) if is_part else cluster.gpus_per_node
+        nodes = -(-needed // each)
+        if nodes <= MOST_NODES:
+            yield shlex.join([*words, "--gpus", _gpus(question, nodes, each), *rest])
     if best := most_carried(verdict.arms):
         gpus = _gpus(question, cluster.num_nodes)
         rate = ["--rate", f"{best:.10g}"]
@@ -344,8 +348,9 @@ def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -
     yield shlex.join([*words, *slo_flags(reached), *clients])
 
 
-def _gpus(question: Question, nodes: int) -> str:
+def _gpus(question: Question, nodes: int, each: int | None = None) -> str:
+    """--gpus for so many nodes of the question's GPUs. each: GPUs of a node; None: as there are."""
     cluster = question.cluster
-    text = described_gpus(nodes, cluster.gpus_per_node, cluster.gpu.name)
+    text = described_gpus(nodes, each or cluster.gpus_per_node, cluster.gpu.name)
     rdma = cluster.rdma_bytes_per_s
     return f"{text}:rdma{rdma * 8 / 1e9:.10g}" if rdma else text

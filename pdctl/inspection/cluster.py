@@ -160,7 +160,7 @@ _GROUPS = re.compile(r"[+,;&]|\band\b")
 _NAME = re.compile(r"\d*[a-z]|\d{3}", re.IGNORECASE)
 _RDMA = re.compile(r"rdma(\d+(?:\.\d+)?)(?:g|gb|gbps|gb/s)?", re.IGNORECASE)
 _MOST_PER_NODE = 1024
-_MOST_NODES = 10_000
+MOST_NODES = 10_000
 _FASTEST_RDMA_GBIT_PER_S = 100_000
 
 
@@ -190,7 +190,7 @@ def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
         )
     numbers = [int(n[:9]) for n in (match["first"], match["second"]) if n is not None]
     per_node = _within(numbers[-1] if numbers else 1, _MOST_PER_NODE, "GPUs per node", text)
-    nodes = _within(numbers[0] if len(numbers) == 2 else 1, _MOST_NODES, "nodes", text)
+    nodes = _within(numbers[0] if len(numbers) == 2 else 1, MOST_NODES, "nodes", text)
     rdma = _rdma_bytes_per_s(match["rest"], text)
     name = match["name"].strip()
     own = described if described and _plain(described.name) == _plain(name) else None

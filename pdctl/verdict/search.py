@@ -299,19 +299,23 @@ def free_capacities(contest: Contest) -> dict[str, float]:
 
 
 GPU_SHARE_STEPS = 12  # at most so many numbers of GPUs are tried
-MOST_TIMES = 16  # further from what is carried, larger engines would change the proportion
+NODE_GPUS = 8  # with fewer, engines may be too small for a proportion to hold
 
 
 def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) -> int | None:
     """The fewest GPUs with which an arm meets the service levels at a rate; None: unknown.
 
-    Up to the GPUs there are, simulated; beyond, in proportion to what these carry, up to
-    MOST_TIMES as much.
+    Up to the GPUs there are, simulated; beyond, in proportion to what these carry, or a whole node
+    where these are fewer.
     """
     budget = gpu_budget(contest.site)
-    if capacity <= 0 or rate_rps > MOST_TIMES * capacity:
+    is_short = capacity < rate_rps and not _carries(contest, arm, rate_rps)
+    if is_short and budget < NODE_GPUS:
+        node = _on_a_node(contest)
+        return gpus_needed(node, arm, rate_rps, node.search(arm).finish())
+    if capacity <= 0:
         return None
-    if capacity < rate_rps and not _carries(contest, arm, rate_rps):
+    if is_short:
         unit = min(c.fleet.num_gpus // c.fleet.num_engines for c in contest.entrants[arm])
         return -int(-budget * rate_rps / capacity // unit) * unit
     guess = max(1, round(budget * rate_rps / capacity))
@@ -329,6 +333,14 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
         if low and high < budget:
             at = (low + high) // 2
     return high
+
+
+def _on_a_node(contest: Contest) -> Contest:
+    """The contest on the GPUs of one node, with engines of any size that fits it."""
+    cluster = replace(contest.site.cluster, num_nodes=1, gpus_per_node=NODE_GPUS)
+    site = replace(contest.site, cluster=cluster, total=None, max_gpus=None)
+    engines = engines_that_fit(site)
+    return contest_of(site, contest.slo, engines, contest.demand, seed=contest.trials.sample.seed)
 
 
 def _carries(contest: Contest, arm: str, rate_rps: float) -> bool:

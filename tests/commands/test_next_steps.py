@@ -19,6 +19,7 @@ from pdctl.commands.options.plan_engines import fixed_parallelism
 from pdctl.commands.plan_run import with_engine_flags
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment, PlannedFor
+from pdctl.inspection.cluster import parse_gpus
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.verdict.records import Arm, Provenance, Question, Speculation, Verdict
@@ -226,6 +227,28 @@ def test_where_the_slos_are_below_the_floor_reachable_ones_are_named() -> None:
     verdict = write(asked_for, decide(asked_for, flips=False))
     (step,) = next_steps("qwen3-8b", asked_for, verdict)
     assert is_yes(step)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "needed", "asked_for"),
+    [
+        ("1xH100", 4, "--gpus 4xH100"),
+        ("2xH100", 14, "--gpus 2x8xH100"),
+        ("8xH100", 20, "--gpus 3x8xH100"),
+        ("2x8xH100:rdma400", 1_000_000, None),
+    ],
+)
+def test_the_gpus_that_would_do_are_asked_about_where_pdctl_plans_for_as_many(
+    gpus: str, needed: int, asked_for: str | None
+) -> None:
+    short = replace(arm("8C"), meets=False, gpus_needed=needed)
+    missed = replace(verdict_for(short), is_met=False)
+    one = question("qwen3-32b", gpus, rate=3.0, slo=Slo(2.0))
+    steps = next_steps("qwen3-32b", one, missed)
+    assert (asked_for or "--rate 4") in steps[0]
+    for step in steps:
+        words = shlex.split(step)
+        assert parse_gpus(words[words.index("--gpus") + 1]).num_gpus >= one.cluster.num_gpus
 
 
 def test_a_tie_of_like_engines_is_settled_by_a_measurement() -> None:

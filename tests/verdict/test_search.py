@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import pytest
 
+from pdctl.inspection.cluster import parse_gpus
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
@@ -107,4 +108,13 @@ def test_a_rate_beyond_the_gpus_says_about_how_many_would_do() -> None:
     needed = gpus_needed(ours, "colocated", 100.0, 10.0)
     assert needed == 160
     assert gpus_needed(ours, "colocated", 100.0, 0.0) is None
-    assert gpus_needed(ours, "colocated", 100.0, 0.5) is None, "larger engines may do far better"
+
+
+def test_gpus_beyond_a_part_of_a_node_are_those_of_engines_that_fit_a_whole_one() -> None:
+    one = question("qwen3-32b", "1xH100", isl=8000, osl=256, rate=3, slo=Slo(3.0, 0.04))
+    told = decide(one, flips=False).arms["colocated"]
+    assert not told.meets
+    assert told.gpus_needed is not None
+    assert told.gpus_needed <= 16
+    gpus = f"{-(-told.gpus_needed // 8)}x8xH100:rdma400"
+    assert decide(replace(one, cluster=parse_gpus(gpus)), flips=False).is_met
