@@ -92,6 +92,8 @@ CODES = {
     "supervisor_died": "The supervisor of the deployment exited.",
     "too_little_seen": "Too few requests finished to describe the traffic.",
     "two_time_units": "The times of a trace make sense in two units.",
+    "unequal_clocks": "The clocks of nodes differ too much.",
+    "unequal_model": "Nodes have different files of a model.",
     "unequal_sglang": "Nodes have different SGLang versions.",
     "unequal_split": "An engine's GPUs cannot be shared equally by its nodes.",
     "unknown_gpu": "pdctl has no data for that GPU.",
@@ -99,6 +101,7 @@ CODES = {
     "unknown_process": "The deployment has no process of that name.",
     "unknown_profile": "There is no profile of that name.",
     "unknown_request": "The logs have no request of that id.",
+    "unreachable": "A node does not reach another one over the network.",
     "unwritable": "A file cannot be written.",
     "usage": "The command line cannot be parsed.",
 }

@@ -1,6 +1,7 @@
 """Whole deployments of simulated engines on a real Slurm, by the command line."""
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -199,6 +200,46 @@ def test_a_node_without_the_model_is_named_before_anything_starts(there: OnSlurm
     assert ran.returncode == 4
     assert f"node3 does not have {model}" in ran.stderr
     assert inside.phases("chat") == {}
+
+
+def test_hosts_that_differ_are_named_before_anything_starts(there: OnSlurm) -> None:
+    model = there.cwd.parent / "models" / "small"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(json.dumps(LLAMA))
+    (model / "model.safetensors").write_bytes(b"12345678")
+    file = Path(there.write("chat"))
+    file.write_text(file.read_text().replace("qwen3-8b", str(model)))
+    cut = there.cwd.parent / "cut"
+    cut.write_bytes(b"1234")
+    late = there.cwd.parent / "late"
+    late.write_text(f"#!{sys.executable} -SI\nimport time\nprint(time.time() - 30)\n")
+    late.chmod(0o755)
+    inside, (node1, node2, node3) = there.inside(there.allocate()), there.cluster.nodes
+    mounts = (
+        (node2, cut, model / "model.safetensors"),
+        (node3, late, Path(shutil.which("date") or "")),
+    )
+    found = {}
+    for node, own, place in mounts:
+        node.run("mount", "--bind", str(own), str(place))
+        try:
+            found[node.name] = inside.run("up", "-f", str(file), "--on", "slurm")
+        finally:
+            node.run("umount", str(place))
+    node3.run("ip", "route", "add", "unreachable", node1.address)
+    try:
+        found["route"] = inside.run("up", "-f", str(file), "--on", "slurm")
+    finally:
+        node3.run("ip", "route", "del", "unreachable", node1.address)
+    assert {ran.returncode for ran in found.values()} == {4}
+    assert "model.safetensors in" in found["node2"].stderr
+    assert "has 4 B on node2 and 8 B on node1" in found["node2"].stderr
+    assert "The clock of node3 is 30.0 s behind that of node" in found["node3"].stderr
+    assert "node1 does not reach node3 at 10.77.0.13:" in found["route"].stderr
+    assert "interface: NAME in cluster.yaml" in found["route"].stderr
+    assert inside.phases("chat") == {}
+    there.cluster.run("scancel", *there.cluster.jobs())
+    there.leaves_nothing()
 
 
 def test_a_waiting_job_can_be_cancelled(there: OnSlurm, cluster: Slurm) -> None:

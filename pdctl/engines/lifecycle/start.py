@@ -6,7 +6,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
-from pdctl.engines.lifecycle.preflight import refuse_unequal_nodes
+from pdctl.engines.lifecycle.preflight import check_equal, check_reach
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -252,9 +252,7 @@ def prepare(
     llm, unread = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
-    used = {node for place in placed.values() for node in place.nodes}
-    if launcher != LOCAL:
-        refuse_unequal_nodes(deployment, install, there, used & set(nodes))
+    unlike = check_equal(deployment, install, there, _used(nodes, placed))
     rdma = {n: there.rdma_ports(n) for n in gpus} if needs_gpus(deployment) else {}
     backend, kv_path = _kv_path(deployment, install, gpus, rdma)
     stays = {spec.name: spec for spec in present}
@@ -271,18 +269,20 @@ def prepare(
         backend=backend,
     )
     ranked = (_with_ranks(spec, placed, addresses) for spec in bare)
+    specs = tuple(stays.get(s.name) or with_nics(s, gpus, rdma) for s in ranked)
+    check_reach(specs, {*stays, *places}, there, nodes)
     return Prepared(
         # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
-        specs=tuple(stays.get(s.name) or with_nics(s, gpus, rdma) for s in ranked),
+        specs=specs,
         version=install.version if install else None,
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
         warnings=(
             *unread,
+            *unlike,
             *crossing(placed, gpus),
             *_cautions(deployment, llm, install, backend),
-            *_no_spans(deployment),
         ),
         backend=backend,
         launcher=launcher,
@@ -291,13 +291,10 @@ def prepare(
 
 def _cautions(
     deployment: Deployment, llm: Llm | None, install: SglangInstall | None, backend: str | None
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     version = parse_version(install.version) if install else None
     has_key = api_key() is not None
-    return cautions(deployment, llm=llm, version=version, backend=backend, has_key=has_key)
-
-
-def _no_spans(deployment: Deployment) -> Iterator[str]:
+    yield from cautions(deployment, llm=llm, version=version, backend=backend, has_key=has_key)
     if deployment.observe.traces and not sends_spans():
         yield "pdctl sends no spans of its own without its extra: pip install 'pdctl[otel]'."
 
@@ -327,6 +324,11 @@ def _placed(
         return place_engines(deployment, held, gpus)
     per_node = cluster_here().gpus_per_node
     return place_engines(deployment, held, gpus, gpus_per_node=per_node)
+
+
+def _used(nodes: Sequence[str], placed: Mapping[str, Place]) -> tuple[str, ...]:
+    """The nodes on which engines have a place, in the order of all."""
+    return tuple(n for n in nodes if any(n in place.nodes for place in placed.values()))
 
 
 def _with_ranks(
