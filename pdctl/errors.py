@@ -64,6 +64,7 @@ CODES = {
     "no_plan": "There is neither a pd.yaml nor an earlier plan.",
     "no_pyxis": "Pyxis is asked for outside a Slurm job.",
     "no_ray": "Ray is not installed here, or this machine belongs to no Ray cluster.",
+    "no_rdma": "An RDMA card that engines are to use is not there or not active.",
     "no_sglang": "SGLang is not installed in the chosen Python.",
     "no_slurm": "Slurm's commands are not installed here.",
     "no_request_times": "The logs have no line per request.",

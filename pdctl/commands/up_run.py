@@ -15,9 +15,10 @@ from pdctl.console import ask, command_width, interactive, out, print_json
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.records import Deployment
 from pdctl.doctor.diagnose import quick_checks
+from pdctl.doctor.nodes import node_faults
 from pdctl.engines import state as engine_state
 from pdctl.engines.clients.api_key import api_key
-from pdctl.engines.launchers.registry import LOCAL, SLURM
+from pdctl.engines.launchers.registry import LOCAL, SLURM, launcher_named
 from pdctl.engines.lifecycle import follow, running, start, submitted
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.start import Prepared
@@ -25,6 +26,7 @@ from pdctl.engines.lifecycle.submit import submit
 from pdctl.engines.lifecycle.submitted import SubmittedJob
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
+from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.errors import EnvironmentProblem, ExitCode
 from pdctl.tables.deployments import ready_view
 
@@ -80,6 +82,7 @@ def _started(
         detached=options.is_detached,
         ready_timeout_s=options.timeout_s,
         launcher=options.launcher,
+        check=_check_nodes,
     )
 
 
@@ -206,6 +209,18 @@ class Interrupts:
         self._supervisor.ask_to_stop(now=self.num > 1)
         if self.num == 1:
             say("\nstopping: requests in flight finish first; Ctrl-C again kills")
+
+
+def _check_nodes(prepared: Prepared) -> None:
+    """Refuse nodes without room for state; warn of other faults that make real engines fail."""
+    if prepared.launcher == LOCAL or prepared.version is None:
+        return
+    nodes = dict.fromkeys(node for spec in prepared.specs[1:] for node in nodes_of(spec))
+    for check in node_faults(launcher_named(prepared.launcher), tuple(nodes)):
+        text = f"{check.node}: {check.text}"
+        if check.id == "state_dir":
+            raise EnvironmentProblem(text, hint=check.fix, code="state_dir_unwritable")
+        say(f"warning: {text} {check.fix}")
 
 
 def _warn_of_machine(deployment: Deployment) -> None:

@@ -32,6 +32,7 @@ from pdctl.paths import HOME_VARIABLE, state_home
 
 CHECKS_WITHIN_S = 120.0  # the libraries of a cold shared file system
 MAX_AT_ONCE = 32
+KNOWN_BY_START = ("gpus", "sglang", "router", "kv_backend")  # a start refuses these by itself
 
 Answer = TypeVar("Answer")
 
@@ -70,6 +71,21 @@ def check_nodes(
         *fault_checks(clock_faults(known), "clock"),
         *_models(launcher, cluster, tuple(facts)),
         *_meetings(launcher, doors),
+    )
+
+
+def node_faults(launcher: Nodes, nodes: Sequence[str]) -> tuple[Check, ...]:
+    """The quick checks that fail on these nodes: limits, space, memory, remains of killed engines.
+
+    Raises EnvironmentProblem for a node that does not answer.
+    """
+    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
+        found = tuple(each.map(lambda node: _facts(launcher, node, ("--quick",)), nodes))
+    return tuple(
+        replace(check, node=node)
+        for node, facts in zip(nodes, found, strict=True)
+        for check in facts.checks
+        if check.outcome == "fail" and check.id not in KNOWN_BY_START
     )
 
 

@@ -231,7 +231,14 @@ def test_hosts_that_differ_are_named_before_anything_starts(there: OnSlurm) -> N
         found["route"] = inside.run("up", "-f", str(file), "--on", "slurm")
     finally:
         node3.run("ip", "route", "del", "unreachable", node1.address)
+    serve = ("-m", "http.server", "30000")
+    log = there.cwd / "server.log"
+    node1.spawn(sys.executable, "-u", *serve, log=log, env=there.environment)
+    until(lambda: "Serving" in log.read_text())
+    found["port"] = inside.run("up", "-f", str(file), "--on", "slurm")
+    there.kill("http.server")
     assert {ran.returncode for ran in found.values()} == {4}
+    assert "port 30000 is already in use on node1" in found["port"].stderr
     assert "model.safetensors in" in found["node2"].stderr
     assert "has 4 B on node2 and 8 B on node1" in found["node2"].stderr
     assert "The clock of node3 is 30.0 s behind that of node" in found["node3"].stderr

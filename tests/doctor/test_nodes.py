@@ -1,8 +1,15 @@
 """Checks of what the nodes of a cluster must have in common."""
 
-from pdctl.doctor.nodes import fault_checks, num_gpus_rule, sglang_rule
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pdctl.deployment.records import Container
+from pdctl.doctor.nodes import fault_checks, node_faults, num_gpus_rule, sglang_rule
+from pdctl.doctor.records import Check
 from pdctl.engines.lifecycle.preflight import Clock, clock_faults, model_faults
 from pdctl.inspection.model_contents import FileOnDisk
+from tests.engines.launchers.in_memory import InMemoryLauncher
 
 
 def test_a_node_with_other_gpus_than_cluster_yaml_says_fails() -> None:
@@ -28,3 +35,26 @@ def test_clocks_models_and_networks_are_those_that_a_start_refuses() -> None:
         ("clock", "warn", "b"),
         ("same_model", "fail", "b"),
     ]
+
+
+class Reporting(InMemoryLauncher):
+    """Nodes that report an almost full disk on b, and no SGLang anywhere."""
+
+    def run(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        container: Container | None = None,
+    ) -> str:
+        full = Check(
+            "state_dir", "fail" if node == "b" else "pass", "State goes to /s, 1 MiB free."
+        )
+        checks = [asdict(check) for check in (full, Check("sglang", "fail", "none"))]
+        return json.dumps({"checks": checks, "sglang": None, "num_gpus": 8})
+
+
+def test_what_fails_on_a_node_by_itself_names_the_node() -> None:
+    (check,) = node_faults(Reporting(names=("a", "b")), ("a", "b"))
+    assert (check.id, check.node) == ("state_dir", "b")

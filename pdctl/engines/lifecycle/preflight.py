@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pdctl.deployment.flags import ports_of
+from pdctl.deployment.nics import IB_DEVICE, named_cards
 from pdctl.deployment.records import HERE, Deployment, ProcessSpec
 from pdctl.engines.launchers.protocol import Door, Launcher, Nodes
 from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.model_contents import Contents, FileOnDisk
-from pdctl.inspection.records import SglangInstall
+from pdctl.inspection.records import RdmaPort, SglangInstall
 from pdctl.units import format_bytes
 
 MAX_AT_ONCE = 32
@@ -89,16 +90,31 @@ def check_equal(
     return warnings
 
 
-def check_reach(
-    specs: Sequence[ProcessSpec], stays: Collection[str], launcher: Nodes, nodes: Collection[str]
-) -> None:
-    """Check that these nodes open the connections that new processes need.
+def check_network(
+    deployment: Deployment,
+    specs: Sequence[ProcessSpec],
+    stays: Collection[str],
+    launcher: Nodes,
+    rdma: Mapping[str, Sequence[RdmaPort]],
+) -> tuple[str, ...]:
+    """Check the RDMA ports of new processes, and the connections that they need; warnings.
 
-    Listens on their own ports for a moment. stays: the names of those whose ports are in use.
-    Raises EnvironmentProblem for a connection that fails.
+    Listens on their own ports for a moment. Nothing is checked on this machine alone.
+
+    Args:
+        stays: the names of processes whose ports are in use.
+        rdma: the RDMA ports of each node that is there.
+
+    Raises:
+        EnvironmentProblem: a connection fails, or a card that is to be used is not active.
     """
+    if HERE in rdma:
+        return ()
+    new_specs = [spec for spec in specs if spec.name not in stays]
+    may_do_without = deployment.transfer_backend != "auto"
+    warnings = refused_or_warned(rdma_faults(new_specs, rdma, may_do_without=may_do_without))
     new = (way for way in ways_of(specs) if way.process not in stays)
-    ways = [way for way in new if {way.source, way.target} <= set(nodes)]
+    ways = [way for way in new if {way.source, way.target} <= rdma.keys()]
     opened: dict[tuple[str, str], set[int]] = defaultdict(set)
     for way in ways:
         address, port = way.door
@@ -107,6 +123,7 @@ def check_reach(
         for (node, address), ports in opened.items():
             doors.enter_context(launcher.listening(node, address, ports))
         refused_or_warned(reach_faults(blocked(ways, launcher)))
+    return warnings
 
 
 def refused_or_warned(faults: Iterable[Fault]) -> tuple[str, ...]:
@@ -206,6 +223,59 @@ def clock_faults(found: Mapping[str, Clock]) -> Iterator[Fault]:
             fix = f"chronyc makestep on {node}"
             is_fatal = certain > REFUSED_OFFSET_S
             yield Fault(node, text, fix, code="unequal_clocks", is_fatal=is_fatal)
+
+
+# RDMA
+
+
+def rdma_faults(
+    specs: Sequence[ProcessSpec],
+    rdma: Mapping[str, Sequence[RdmaPort]],
+    *,
+    may_do_without: bool = False,
+) -> Iterator[Fault]:
+    """Cards that a command names and that are not there or not active; links that are down.
+
+    A link that is down only warns where the node has others, which the engines use then.
+    may_do_without: and where the user chose a KV backend, which may be one without RDMA.
+    """
+    ranks = [rank for spec in specs for rank in ((spec.node, spec.argv), *_followers(spec))]
+    named = {(node, card): None for node, argv in ranks for card in named_cards(argv)}
+    own = {node: rdma.get(node, ()) for node, _ in ranks}
+    for node, card in named:
+        yield from _unusable(node, card, own[node])
+    elsewhere = {card for ports in own.values() for card in _active(ports)}
+    for node, ports in own.items():
+        is_fatal = not (_active(ports) or may_do_without)
+        for port in ports:
+            is_used = port.device in elsewhere and (node, port.device) not in named
+            if is_used and port.state != "ACTIVE":
+                what = f"{_port_on(port, node)}; on other nodes it is active."
+                fix = f"ibstat {port.device} on {node}, or --transfer-backend nixl without RDMA"
+                yield Fault(node, what, fix, code="no_rdma", is_fatal=is_fatal)
+
+
+def _unusable(node: str, card: str, ports: Sequence[RdmaPort]) -> Iterator[Fault]:
+    """The fault of a card that a command names, unless it has an active port."""
+    own = [port for port in ports if port.device == card]
+    if any(port.state == "ACTIVE" for port in own):
+        return
+    what = _port_on(own[0], node) if own else f"{node} has no RDMA card {card}"
+    active = ", ".join(_active(ports)) or "none is"
+    fix = f"{IB_DEVICE} with cards that are active there: {active}"
+    yield Fault(node, f"{what}, and {IB_DEVICE} names it.", fix, code="no_rdma")
+
+
+def _port_on(port: RdmaPort, node: str) -> str:
+    return f"Port {port.port} of {port.device} on {node} is {port.state}"
+
+
+def _followers(spec: ProcessSpec) -> Iterator[tuple[str, tuple[str, ...]]]:
+    return ((follower.node, follower.argv) for follower in spec.followers)
+
+
+def _active(ports: Sequence[RdmaPort]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(port.device for port in ports if port.state == "ACTIVE"))
 
 
 # ways

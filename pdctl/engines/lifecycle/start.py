@@ -19,7 +19,7 @@ from pdctl.deployment.nics import with_nics
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
-from pdctl.deployment.records import Deployment, ProcessSpec
+from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.deployment.resources import Place, choose_backend, crossing, needs_gpus, place_engines
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
@@ -27,7 +27,7 @@ from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
-from pdctl.engines.lifecycle.preflight import check_equal, check_reach
+from pdctl.engines.lifecycle.preflight import check_equal, check_network
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -81,16 +81,23 @@ def launch(
 
 @contextmanager
 def started_deployment(
-    deployment: Deployment, *, detached: bool, ready_timeout_s: float, launcher: str = LOCAL
+    deployment: Deployment,
+    *,
+    detached: bool,
+    ready_timeout_s: float,
+    launcher: str = LOCAL,
+    check: Callable[[Prepared], None] = lambda prepared: None,
 ) -> Iterator[tuple[Prepared, SupervisorProcess]]:
     """Prepare a deployment and start its supervisor; hold its ports while the block runs.
 
     The ports are held before another command can choose them, and until their servers listen.
-    Raises what `prepare` and `launch` raise.
+    check: raises where the nodes cannot run what is prepared.
+    Raises what `prepare`, `check` and `launch` raise.
     """
     with ExitStack() as held:
         with planning():
             prepared = prepare(deployment, launcher=launcher)
+            check(prepared)
             supervisor = launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
             held.enter_context(holding(prepared))
         yield prepared, supervisor
@@ -252,11 +259,11 @@ def prepare(
     llm, unread = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
-    unlike = check_equal(deployment, install, there, _used(nodes, placed))
-    rdma = {n: there.rdma_ports(n) for n in gpus} if needs_gpus(deployment) else {}
+    warned = check_equal(deployment, install, there, _used(nodes, placed))
+    rdma = {n: there.rdma_ports(n) if needs_gpus(deployment) else () for n in gpus}
     backend, kv_path = _kv_path(deployment, install, gpus, rdma)
     stays = {spec.name: spec for spec in present}
-    planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there, nodes))
+    planned = _planned_ports(deployment, stays.get("router"), there, nodes)
     addresses = _addresses(there, present, nodes)
     bare = expand(
         deployment,
@@ -270,7 +277,7 @@ def prepare(
     )
     ranked = (_with_ranks(spec, placed, addresses) for spec in bare)
     specs = tuple(stays.get(s.name) or with_nics(s, gpus, rdma) for s in ranked)
-    check_reach(specs, {*stays, *places}, there, nodes)
+    warned += check_network(deployment, specs, {*stays, *places}, there, rdma)
     return Prepared(
         # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
@@ -280,7 +287,7 @@ def prepare(
         kv_path=kv_path,
         warnings=(
             *unread,
-            *unlike,
+            *warned,
             *crossing(placed, gpus),
             *_cautions(deployment, llm, install, backend),
         ),
@@ -327,7 +334,6 @@ def _placed(
 
 
 def _used(nodes: Sequence[str], placed: Mapping[str, Place]) -> tuple[str, ...]:
-    """The nodes on which engines have a place, in the order of all."""
     return tuple(n for n in nodes if any(n in place.nodes for place in placed.values()))
 
 
@@ -463,24 +469,24 @@ def _kv_path(
     )
 
 
-def _is_usable(
+def _planned_ports(
     deployment: Deployment,
     router: ProcessSpec | None,
     launcher: Launcher,
     nodes: tuple[str, ...],
-) -> Callable[[int], bool]:
-    """A test for ports that are free on every node. The port of a router that stays is free."""
+) -> Mapping[str, Ports]:
+    """Ports that are free on every node; the router's is free on its own, or the router stays."""
     taken = _reserved_ports()
     own = router.port if router is not None else None
 
     def is_usable(port: int) -> bool:
         # the user chose the router's by number and may have left it a moment ago
         is_strict = port != deployment.router.port
-        return port not in taken and all(
-            launcher.is_port_free(node, port, is_strict=is_strict) for node in nodes
-        )
+        where = nodes if is_strict else nodes[:1]
+        is_free = launcher.is_port_free
+        return port not in taken and all(is_free(n, port, is_strict=is_strict) for n in where)
 
-    return lambda port: port == own or is_usable(port)
+    return plan_ports(deployment, lambda port: port == own or is_usable(port), router_node=nodes[0])
 
 
 def _reserved_ports() -> frozenset[int]:

@@ -1,22 +1,24 @@
 """Faults of nodes that are found before weights load: one sentence with the node and the fix."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from pdctl.deployment.records import Follower
+from pdctl.deployment.records import Follower, ProcessSpec
 from pdctl.engines.launchers.protocol import Door
 from pdctl.engines.lifecycle.preflight import (
     Clock,
     check_equal,
-    check_reach,
+    check_network,
     clock_faults,
+    rdma_faults,
     ways_of,
 )
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.model_contents import FileOnDisk
+from pdctl.inspection.records import RdmaPort
 from tests.deployment.examples import split
 from tests.engines.launchers.in_memory import InMemoryLauncher
 from tests.engines.world import spec
@@ -142,6 +144,7 @@ def test_a_clock_counts_as_wrong_only_where_it_could_be_read_well_enough() -> No
     assert not list(clock_faults({}))
 
 
+NO_RDMA: Mapping[str, Sequence[RdmaPort]] = dict.fromkeys(NODES, ())
 PD = (
     replace(spec("router", "router", 0), node="a", host="10.0.0.1"),
     replace(spec("prefill-0", "prefill", 1), node="a", host="10.0.0.1"),
@@ -167,10 +170,10 @@ def test_decode_hosts_reach_the_bootstrap_port_and_ranks_reach_dist_init() -> No
 
 def test_a_wall_between_two_hosts_is_named_with_the_key_to_set() -> None:
     launcher = InMemoryLauncher(names=NODES)
-    check_reach(PD, (), launcher, NODES)
+    check_network(ON_DISK, PD, (), launcher, NO_RDMA)
     launcher.walls.add(("b", "10.0.0.1"))
     with pytest.raises(EnvironmentProblem) as error:
-        check_reach(PD, (), launcher, NODES)
+        check_network(ON_DISK, PD, (), launcher, NO_RDMA)
     bootstrap = PD[1].bootstrap_port
     assert error.value.message == (
         f"b does not reach a at 10.0.0.1:{bootstrap}, the bootstrap port of prefill-0."
@@ -185,4 +188,40 @@ def test_a_process_that_runs_already_keeps_its_port() -> None:
             assert (PD[1].host, PD[1].bootstrap_port) not in self.doors
             return super().unreached(node, doors)
 
-    check_reach(PD, ("router", "prefill-0"), Serving(names=NODES), NODES)
+    check_network(ON_DISK, PD, ("router", "prefill-0"), Serving(names=NODES), NO_RDMA)
+
+
+def ports(*states: str) -> tuple[RdmaPort, ...]:
+    """mlx5_0, mlx5_1, ... in these states."""
+    return tuple(RdmaPort(f"mlx5_{i}", 1, state, 5e10) for i, state in enumerate(states))
+
+
+def with_cards(cards: str) -> tuple[ProcessSpec, ...]:
+    argv = ("python", "-m", "sglang.launch_server", "--disaggregation-ib-device", cards)
+    return tuple(replace(one, argv=argv) for one in PD[1:])
+
+
+@pytest.mark.parametrize("cards", ["mlx5_1", '{"0": "mlx5_0", "1": "mlx5_1"}'])
+def test_a_link_that_is_down_names_card_port_and_host(cards: str) -> None:
+    rdma = {"a": ports("ACTIVE", "ACTIVE"), "b": ports("ACTIVE", "DOWN")}
+    (fault,) = rdma_faults(with_cards(cards), rdma)
+    assert fault.text == ("Port 1 of mlx5_1 on b is DOWN, and --disaggregation-ib-device names it.")
+    assert fault.fix == "--disaggregation-ib-device with cards that are active there: mlx5_0"
+    assert fault.is_fatal
+
+
+def test_a_card_that_a_host_lacks_is_named() -> None:
+    rdma = {"a": ports("ACTIVE", "ACTIVE"), "b": ports("ACTIVE")}
+    (fault,) = rdma_faults(with_cards("mlx5_1"), rdma)
+    assert fault.text.startswith("b has no RDMA card mlx5_1, and")
+
+
+def test_an_unused_link_that_is_down_on_one_host_alone_is_fatal_only_without_another() -> None:
+    down = {"a": ports("ACTIVE", "ACTIVE"), "b": ports("ACTIVE", "DOWN")}
+    dead = {"a": ports("ACTIVE"), "b": ports("DOWN")}
+    assert [fault.is_fatal for fault in rdma_faults(PD, down)] == [False]
+    assert [fault.is_fatal for fault in rdma_faults(PD, dead)] == [True]
+    assert [f.is_fatal for f in rdma_faults(PD, dead, may_do_without=True)] == [False]
+    same = {"a": ports("ACTIVE", "DOWN"), "b": ports("ACTIVE", "DOWN")}
+    assert not list(rdma_faults(PD, same)), "nobody uses that card"
+    assert not list(rdma_faults(PD, NO_RDMA))
