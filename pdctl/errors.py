@@ -42,6 +42,7 @@ CODES = {
     "conflict": "The command does not fit the present state.",
     "conflicting_flag": "pdctl sets that SGLang flag itself.",
     "counters_lost": "An engine restarted or lacks a counter while pdctl watched it.",
+    "disk_full": "A node's disk has no room for a copy of the model.",
     "engine_failed": "An engine exited or gave a wrong answer.",
     "environment": "This machine lacks something that the command needs.",
     "file_exists": "The file to write exists already.",

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import typer
 
-from pdctl.commands.progress import say
+from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import LIVE_PHASES, LineScreen, deployment_headline, open_screen
 from pdctl.commands.up_preview import UpOptions, placed, warn
 from pdctl.console import ask, command_width, interactive, out, print_json
@@ -21,6 +21,7 @@ from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.registry import LOCAL, SLURM, launcher_named
 from pdctl.engines.lifecycle import follow, running, start, submitted
 from pdctl.engines.lifecycle.deployment_key import use_key_of
+from pdctl.engines.lifecycle.stage import copy_model, copy_of
 from pdctl.engines.lifecycle.start import Prepared
 from pdctl.engines.lifecycle.submit import submit
 from pdctl.engines.lifecycle.submitted import SubmittedJob
@@ -29,6 +30,8 @@ from pdctl.engines.records import DeploymentState
 from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.errors import EnvironmentProblem, ExitCode
 from pdctl.tables.deployments import ready_view
+
+PROGRESS_EVERY_S = 10.0
 
 
 def start_or_submit(
@@ -50,6 +53,8 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
     is_here = options.launcher == LOCAL
     if is_here:
         _warn_of_machine(deployment)
+    elif copy_of(deployment.model) is not None:
+        _copy_model(options, deployment)
     with ExitStack() as held:
         try:
             prepared, supervisor = held.enter_context(_started(options, deployment))
@@ -71,6 +76,16 @@ def resume_deployment(options: UpOptions, name: str | None) -> None:
         raise running.already_running(found.name)
     detached = dataclasses.replace(options, is_detached=True)
     _follow(detached, supervisor, f"{found.model} · {found.layout}")
+
+
+def _copy_model(options: UpOptions, deployment: Deployment) -> None:
+    """Copy the model to the nodes that engines will use; other commands may plan meanwhile."""
+    running.refuse_running(deployment.name)
+    with start.planning():
+        prepared = start.prepare(deployment, launcher=options.launcher)
+    nodes = dict.fromkeys(node for spec in prepared.specs[1:] for node in nodes_of(spec))
+    with progress_line(every_s=PROGRESS_EVERY_S) as show:
+        copy_model(deployment.model, launcher_named(options.launcher), tuple(nodes), show)
 
 
 def _started(

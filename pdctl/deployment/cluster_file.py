@@ -24,6 +24,7 @@ KEYS = (
     "python",
     "preamble",
     "models",
+    "stage",
     "images",
     "env",
     "container",
@@ -98,6 +99,7 @@ class ClusterFile:
     models: Mapping[str, str] = field(default_factory=dict)  # alias -> path or Hugging Face id
     env: Mapping[str, str] = field(default_factory=dict)
     role_env: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
+    stage: str | None = None  # a folder on each node's own disk, for copies of the model
     images: Mapping[str, str] = field(default_factory=dict)  # alias -> name or file of an image
     container: Container | None = None
     role_image: Mapping[Role, str] = field(default_factory=dict)
@@ -140,6 +142,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
         python=_text(keys, "python"),
         preamble=_text(keys, "preamble") or usual.preamble,
         models=keys["models"].texts() if "models" in keys else usual.models,
+        stage=_folder(keys["stage"]) if "stage" in keys else None,
         env=keys["env"].texts() if "env" in keys else usual.env,
         role_env={role: _role_env(keys[role]) for role in ROLES if role in keys},
         images=keys["images"].texts() if "images" in keys else usual.images,
@@ -259,6 +262,12 @@ def _gpu_request(value: Field) -> GpuRequest:
     if value.text() not in ("gres", "gpus-per-node"):
         raise value.problem(f"must be gres or gpus-per-node, not {value.text()!r}")
     return cast(GpuRequest, value.text())
+
+
+def _folder(value: Field) -> str:
+    if not value.text().startswith("/"):
+        raise value.problem(f"must be an absolute path, not {value.text()!r}")
+    return value.text()
 
 
 def _text(keys: Mapping[str, Field], key: str) -> str | None:

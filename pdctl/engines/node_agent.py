@@ -81,6 +81,9 @@ class NodeAgent:
         found = self._node.model_contents(HERE, Path(path))
         return None if found is None else {name: _plain(file) for name, file in found.items()}
 
+    def stage(self, source: str, target: str) -> object:
+        return _plain(self._node.stage(HERE, Path(source), Path(target)))
+
     def release_ports(self, key: str) -> None:
         if key in self._held:
             self._held.pop(key).close()

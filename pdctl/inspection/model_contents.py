@@ -1,6 +1,5 @@
 """The files of a model, to tell whether two hosts have the same one without reading its weights."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +30,13 @@ def model_contents(path: Path) -> dict[str, FileOnDisk] | None:
         return None
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     kept = (file for file in files if file.suffix in (*WEIGHTS, *TEXTS) and file.is_file())
-    return {file.name: _described(file) for file in kept}
+    return {file.name: described(file) for file in kept}
 
 
-def _described(file: Path) -> FileOnDisk:
+def described(file: Path) -> FileOnDisk:
+    """The size of a file, and the digest of its content unless it has weights. Raises OSError."""
+    import hashlib  # `ls` and `status` start sooner without
+
     size = file.stat().st_size
     if file.suffix in WEIGHTS or size > MAX_READ_BYTES:
         return FileOnDisk(size)

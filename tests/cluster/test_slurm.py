@@ -249,6 +249,43 @@ def test_hosts_that_differ_are_named_before_anything_starts(there: OnSlurm) -> N
     there.leaves_nothing()
 
 
+def test_a_model_is_copied_to_the_disk_of_each_node_and_a_full_disk_is_named(
+    there: OnSlurm,
+) -> None:
+    model, nvme = there.cwd.parent / "models" / "small", there.cwd.parent / "nvme"
+    model.mkdir(parents=True)
+    nvme.mkdir()
+    (model / "config.json").write_text(json.dumps(LLAMA))
+    (model / "model.safetensors").write_bytes(b"w" * 2_000_000)
+    file = Path(there.write("chat", cluster=f"{CLUSTER}stage: {nvme}\n"))
+    file.write_text(file.read_text().replace("qwen3-8b", str(model)))
+    inside, nodes = there.inside(there.allocate()), there.cluster.nodes
+    try:
+        for node, size in zip(nodes, ("8m", "1m", "8m"), strict=True):
+            node.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(nvme))
+        ran = inside.run("up", "-f", str(file), "--on", "slurm")
+        assert ran.returncode == 4
+        assert f"node2: {nvme} has 1 MiB free, and the copy of {model} needs" in ran.stderr
+        assert inside.phases("chat") == {}
+
+        nodes[1].run("mount", "-o", "remount,size=8m", str(nvme))
+        inside.done("up", "-f", str(file), "--on", "slurm", "-d")
+        engines = [p for p in there.processes("pdctl.engines.sim") if p.name() != "srun"]
+        copies = {p.cmdline()[4] for p in engines}
+        names = {p.cmdline()[p.cmdline().index("--served-model-name") + 1] for p in engines}
+        assert names == {str(model)}
+        assert {Path(copy).parent for copy in copies} == {nvme}
+        held = [node.run("ls", *copies).stdout.split() for node in nodes]
+        assert held == [["config.json", "model.safetensors"]] * 3
+        assert there.serves("chat")
+    finally:
+        there.run("down", "chat", "--now")
+        there.cluster.run("scancel", *there.cluster.jobs())
+        there.leaves_nothing()
+        for node in nodes:
+            node.run("umount", str(nvme))
+
+
 def test_a_waiting_job_can_be_cancelled(there: OnSlurm, cluster: Slurm) -> None:
     cluster.run("scontrol", "update", "partitionname=gpu", "state=down")
     try:

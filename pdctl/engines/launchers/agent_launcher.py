@@ -21,7 +21,7 @@ from pdctl.deployment.records import Container, ProcessSpec
 from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, AgentCall, Agents, NodeLost
 from pdctl.engines.launchers.command import command_of
 from pdctl.engines.launchers.local import LocalLauncher
-from pdctl.engines.launchers.protocol import Door, Exit, Started
+from pdctl.engines.launchers.protocol import Copied, Door, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.model_contents import Contents, FileOnDisk
@@ -198,6 +198,9 @@ class AgentLauncher(LocalLauncher, ABC):
     def model_contents(self, node: str, path: Path) -> Contents | None:
         found = self._agents.on(node).ask("model_contents", str(path), timeout_s=MODEL_S)
         return None if found is None else {name: FileOnDisk(**file) for name, file in found.items()}
+
+    def stage(self, node: str, source: Path, target: Path) -> Copied:
+        return Copied(**self._agents.on(node).ask("stage", str(source), str(target)))
 
     # processes
 

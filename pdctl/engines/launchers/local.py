@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pdctl.deployment import containers
 from pdctl.deployment.records import HERE, Container, ProcessSpec
@@ -22,7 +23,7 @@ from pdctl.engines.clients.protocol import Http
 from pdctl.engines.exec_shim import tied
 from pdctl.engines.launchers.command import command_of, with_key
 from pdctl.engines.launchers.local_ports import LocalPorts
-from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.launchers.protocol import Copied, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
 from pdctl.hosts import LOOPBACK, LOOPBACK_NAMES
@@ -37,6 +38,9 @@ from pdctl.inspection.gpus import (
 )
 from pdctl.inspection.model_contents import Contents, model_contents
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
+
+if TYPE_CHECKING:
+    from pdctl.engines.launchers.model_copy import ModelCopy
 
 MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
@@ -70,6 +74,7 @@ class LocalLauncher(LocalPorts):
         self._cwd = cwd
         self._death_signal = death_signal or 0
         self._processes: dict[Handle, _Process] = {}
+        self._copies: dict[Path, ModelCopy] = {}
 
     # nodes
 
@@ -258,6 +263,12 @@ class LocalLauncher(LocalPorts):
 
     def model_contents(self, node: str, path: Path) -> Contents | None:
         return model_contents(path)
+
+    def stage(self, node: str, source: Path, target: Path) -> Copied:
+        from pdctl.engines.launchers.model_copy import ModelCopy  # `ls` starts sooner without
+
+        copy = self._copies[target] = self._copies.get(target) or ModelCopy(source, target)
+        return copy.progress()
 
     def read_file(self, node: str, path: Path) -> str | None:
         try:

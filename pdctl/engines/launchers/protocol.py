@@ -18,7 +18,7 @@ from pdctl.engines.records import GpuUse, Handle
 from pdctl.inspection.model_contents import Contents
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 
-__all__ = ["HERE", "Door", "Exit", "Handle", "Launcher", "Started"]
+__all__ = ["HERE", "Copied", "Door", "Exit", "Handle", "Launcher", "Started"]
 
 Door = tuple[str, int]  # an address and a port that listens there
 
@@ -41,6 +41,15 @@ class Exit:
     """The end of a process. code: negative for a signal; None if unknown."""
 
     code: int | None = None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """The progress of a copy of a model. One that has just begun knows no total."""
+
+    done_bytes: int
+    total_bytes: int
+    is_done: bool = False
 
 
 class Nodes(Protocol):
@@ -199,6 +208,10 @@ class Files(Protocol):
 
     def model_contents(self, node: str, path: Path) -> Contents | None:
         """The files of a model there; None without one. Raises EnvironmentProblem, OSError."""
+        ...
+
+    def stage(self, node: str, source: Path, target: Path) -> Copied:
+        """Begin to copy a model there, or see how far that is. Raises EnvironmentProblem."""
         ...
 
     def read_file(self, node: str, path: Path) -> str | None:

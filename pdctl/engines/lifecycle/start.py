@@ -28,6 +28,7 @@ from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.engines.lifecycle.preflight import check_equal, check_network
+from pdctl.engines.lifecycle.stage import with_copy
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -266,7 +267,7 @@ def prepare(
     planned = _planned_ports(deployment, stays.get("router"), there, nodes)
     addresses = _addresses(there, present, nodes)
     bare = expand(
-        deployment,
+        with_copy(deployment, there, _used(nodes, placed)),
         gpus={name: place.gpus for name, place in placed.items()},
         nodes={"router": nodes[0], **{name: p.node for name, p in placed.items()}},
         addresses=addresses,

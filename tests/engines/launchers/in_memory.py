@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines.clients.protocol import Http
-from pdctl.engines.launchers.protocol import Door, Exit, Started
+from pdctl.engines.launchers.protocol import Copied, Door, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.hosts import LOOPBACK
 from pdctl.inspection.model_contents import Contents
@@ -34,6 +34,7 @@ class InMemoryLauncher:
     used_ports: set[tuple[str, int]] = field(default_factory=set)
     files: dict[tuple[str, Path], str] = field(default_factory=dict)
     models: dict[tuple[str, Path], Contents] = field(default_factory=dict)
+    staging: dict[tuple[str, Path], Copied] = field(default_factory=dict)
     walls: set[tuple[str, str]] = field(default_factory=set)  # from a node to an address
     clocks: dict[str, float] = field(default_factory=dict)  # how far they are ahead
     doors: set[Door] = field(default_factory=set)  # open at this moment
@@ -178,6 +179,15 @@ class InMemoryLauncher:
 
     def model_contents(self, node: str, path: Path) -> Contents | None:
         return self.models.get((node, path))
+
+    def stage(self, node: str, source: Path, target: Path) -> Copied:
+        half = Copied(1, 2)
+        whole = self.models.get((node, source))
+        if whole is None or self.staging.setdefault((node, target), half) == half:
+            self.staging[node, target] = Copied(2, 2, is_done=True)
+            return half
+        self.models[node, target] = whole
+        return self.staging[node, target]
 
     def read_file(self, node: str, path: Path) -> str | None:
         return self.files.get((node, path))
