@@ -24,6 +24,11 @@ def doctor(
     on: str = typer.Option(
         "local", "--on", help="Machines: local, slurm (this job's) or ray (this cluster's)."
     ),
+    kv_bandwidth: bool = typer.Option(
+        False,
+        "--kv-bandwidth",
+        help="With --on slurm or ray: measure how fast nodes send to each other over TCP.",
+    ),
     api_key_file: Path | None = typer.Option(
         None, "--api-key-file", help="File with the API key. Default: $PDCTL_API_KEY."
     ),
@@ -50,9 +55,14 @@ def doctor(
         )
     if metrics_port and not router:
         raise InvalidInput("--metrics-port needs --router.", hint="pdctl doctor --router URL")
+    if kv_bandwidth and on == "local":
+        raise InvalidInput(
+            "--kv-bandwidth measures between nodes, and --on local is one machine.",
+            hint="pdctl doctor --on slurm --kv-bandwidth",
+        )
     use_key_file(api_key_file)
     if on != "local":
-        checks = _of_nodes(on, python=python, quick=quick)
+        checks = _of_nodes(on, python=python, quick=quick, kv_bandwidth=kv_bandwidth)
     else:
         checks = diagnose(
             name, router=router, metrics_port=metrics_port, python=python, quick=quick
@@ -71,7 +81,9 @@ def doctor(
         raise typer.Exit(ExitCode.ENGINE_FAILED if has_deployment else ExitCode.ENVIRONMENT)
 
 
-def _of_nodes(on: str, *, python: str | None, quick: bool) -> "tuple[Check, ...]":
+def _of_nodes(
+    on: str, *, python: str | None, quick: bool, kv_bandwidth: bool
+) -> "tuple[Check, ...]":
     from pdctl.deployment.cluster_file import cluster_here
     from pdctl.doctor.nodes import check_nodes
     from pdctl.engines.launchers.registry import launcher_named
@@ -79,4 +91,10 @@ def _of_nodes(on: str, *, python: str | None, quick: bool) -> "tuple[Check, ...]
 
     cluster = cluster_here()
     launcher = launcher_named(present_nodes(on))
-    return check_nodes(launcher, cluster, python=python or cluster.python, quick=quick)
+    return check_nodes(
+        launcher,
+        cluster,
+        python=python or cluster.python,
+        quick=quick,
+        kv_bandwidth=kv_bandwidth,
+    )

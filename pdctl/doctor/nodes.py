@@ -15,6 +15,7 @@ from pdctl.deployment.cluster_file import ClusterFile
 from pdctl.doctor import machine_facts
 from pdctl.doctor.diagnose import machine_checks
 from pdctl.doctor.records import Check, CheckOutcome
+from pdctl.doctor.tcp_rate import tcp_bytes_per_s
 from pdctl.engines.launchers.protocol import Launcher, Nodes
 from pdctl.engines.lifecycle.preflight import (
     Clock,
@@ -29,6 +30,8 @@ from pdctl.engines.lifecycle.preflight import (
 )
 from pdctl.errors import EnvironmentProblem
 from pdctl.paths import HOME_VARIABLE, state_home
+from pdctl.perf_model.communication import TCP_BYTES_PER_S, tcp_link
+from pdctl.units import format_bytes
 
 CHECKS_WITHIN_S = 120.0  # the libraries of a cold shared file system
 MAX_AT_ONCE = 32
@@ -47,11 +50,18 @@ class NodeFacts:
 
 
 def check_nodes(
-    launcher: Launcher, cluster: ClusterFile, *, python: str | None, quick: bool
+    launcher: Launcher,
+    cluster: ClusterFile,
+    *,
+    python: str | None,
+    quick: bool,
+    kv_bandwidth: bool = False,
 ) -> tuple[Check, ...]:
     """Check every node, then what they have in common. A node that does not answer fails.
 
-    python, quick: as in `machine_checks`, on each node. Creates the state directory, as `up` does.
+    Creates the state directory, as `up` does.
+    python, quick: as in `machine_checks`, on each node. kv_bandwidth: and measure how fast each
+    node sends to the next one over TCP, one after the other.
     """
     names = launcher.nodes()
     state_home().mkdir(parents=True, exist_ok=True, mode=0o700)  # every node looks for it
@@ -71,6 +81,7 @@ def check_nodes(
         *fault_checks(clock_faults(known), "clock"),
         *_models(launcher, cluster, tuple(facts)),
         *_meetings(launcher, doors),
+        *(tcp_rule(_tcp_rates(launcher, tuple(doors))) if kv_bandwidth else ()),
     )
 
 
@@ -109,6 +120,35 @@ def sglang_rule(found: Mapping[str, str | None]) -> Iterator[Check]:
 
 def _named(version: str | None) -> str:
     return f"SGLang {version}" if version else "no SGLang"
+
+
+def tcp_rule(found: "Mapping[tuple[str, str], float | EnvironmentProblem]") -> Iterator[Check]:
+    """Every node sends as fast over TCP as a plan for nodes without RDMA assumes."""
+    assumed = tcp_link(TCP_BYTES_PER_S).bytes_per_s
+    for (source, target), rate in found.items():
+        if isinstance(rate, EnvironmentProblem):
+            yield Check("kv_bandwidth", "fail", rate.message, rate.hint, node=source)
+            continue
+        text = (
+            f"{source} sends {format_bytes(rate)}/s to {target} over TCP (RDMA is not measured); a "
+            f"plan for nodes without RDMA assumes {format_bytes(assumed)}/s of a node."
+        )
+        fix = "interface: NAME in cluster.yaml with a faster network; ethtool NAME, its MTU"
+        outcome: CheckOutcome = "pass" if rate >= assumed else "warn"
+        yield Check("kv_bandwidth", outcome, text, "" if rate >= assumed else fix, node=source)
+
+
+def _tcp_rates(
+    launcher: Nodes, nodes: Sequence[str]
+) -> "dict[tuple[str, str], float | EnvironmentProblem]":
+    pairs = zip(nodes, (*nodes[1:], *nodes[:1]), strict=True)
+    found: dict[tuple[str, str], float | EnvironmentProblem] = {}
+    for source, target in pairs if len(nodes) > 1 else ():
+        try:
+            found[source, target] = tcp_bytes_per_s(launcher, source, target)
+        except EnvironmentProblem as problem:
+            found[source, target] = problem
+    return found
 
 
 def fault_checks(faults: Iterable[Fault], id_: str) -> Iterator[Check]:

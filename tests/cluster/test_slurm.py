@@ -286,6 +286,21 @@ def test_a_model_is_copied_to_the_disk_of_each_node_and_a_full_disk_is_named(
             node.run("umount", str(nvme))
 
 
+def test_doctor_measures_tcp_between_the_nodes(there: OnSlurm) -> None:
+    there.write("chat")
+    inside = there.inside(there.allocate())
+    ran = inside.run("doctor", "--on", "slurm", "--quick", "--kv-bandwidth", "--json")
+    checks = json.loads(ran.stdout)["data"]["checks"]
+    rates = [check for check in checks if check["id"] == "kv_bandwidth"]
+    assert [(check["node"], check["outcome"] != "fail") for check in rates] == [
+        ("node1", True),
+        ("node2", True),
+        ("node3", True),
+    ]
+    assert "to node1 over TCP (RDMA is not measured)" in rates[2]["text"]
+    assert {check["outcome"] for check in checks if check["id"] == "reachable"} == {"pass"}
+
+
 def test_a_waiting_job_can_be_cancelled(there: OnSlurm, cluster: Slurm) -> None:
     cluster.run("scontrol", "update", "partitionname=gpu", "state=down")
     try:

@@ -1,13 +1,17 @@
 """Checks of what the nodes of a cluster must have in common."""
 
 import json
+import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from pdctl.deployment.records import Container
-from pdctl.doctor.nodes import fault_checks, node_faults, num_gpus_rule, sglang_rule
+from pdctl.doctor.nodes import fault_checks, node_faults, num_gpus_rule, sglang_rule, tcp_rule
 from pdctl.doctor.records import Check
+from pdctl.doctor.tcp_rate import receive, send
 from pdctl.engines.lifecycle.preflight import Clock, clock_faults, model_faults
+from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.model_contents import FileOnDisk
 from tests.engines.launchers.in_memory import InMemoryLauncher
 
@@ -58,3 +62,24 @@ class Reporting(InMemoryLauncher):
 def test_what_fails_on_a_node_by_itself_names_the_node() -> None:
     (check,) = node_faults(Reporting(names=("a", "b")), ("a", "b"))
     assert (check.id, check.node) == ("state_dir", "b")
+
+
+def test_a_slow_network_between_nodes_is_a_warning_with_what_a_plan_assumes() -> None:
+    lost = EnvironmentProblem("c does not answer.", hint="sinfo -N -n c")
+    found = tuple(tcp_rule({("a", "b"): 5e9, ("b", "c"): 1e9, ("c", "a"): lost}))
+    assert [check.outcome for check in found] == ["pass", "warn", "fail"]
+    assert found[1].text == (
+        "b sends 954 MiB/s to c over TCP (RDMA is not measured); a plan for nodes without RDMA "
+        "assumes 2.04 GiB/s of a node."
+    )
+
+
+def test_bytes_that_are_sent_are_read_to_the_end() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        door = ("127.0.0.1", probe.getsockname()[1])
+    receiver = threading.Thread(target=receive, args=(door,))
+    receiver.start()
+    assert send(door, 0.05) > 0
+    receiver.join(10)
+    assert not receiver.is_alive()
