@@ -29,6 +29,12 @@ def doctor(
         "--kv-bandwidth",
         help="With --on slurm or ray: measure how fast nodes send to each other over TCP.",
     ),
+    output: Path | None = typer.Option(
+        None,
+        "-o",
+        "--output",
+        help="With --on slurm or ray: write the nodes' GPUs and RDMA cards to a new cluster.yaml.",
+    ),
     api_key_file: Path | None = typer.Option(
         None, "--api-key-file", help="File with the API key. Default: $PDCTL_API_KEY."
     ),
@@ -55,11 +61,15 @@ def doctor(
         )
     if metrics_port and not router:
         raise InvalidInput("--metrics-port needs --router.", hint="pdctl doctor --router URL")
-    if kv_bandwidth and on == "local":
+    if on == "local" and (kv_bandwidth or output):
+        flag = "--kv-bandwidth" if kv_bandwidth else f"-o {output}"
         raise InvalidInput(
-            "--kv-bandwidth measures between nodes, and --on local is one machine.",
-            hint="pdctl doctor --on slurm --kv-bandwidth",
+            f"{flag} is about several nodes, and --on local is one machine.",
+            hint=f"pdctl doctor --on slurm {flag}",
         )
+    if output is not None:
+        _write_cluster_file(output, on)
+        return
     use_key_file(api_key_file)
     if on != "local":
         checks = _of_nodes(on, python=python, quick=quick, kv_bandwidth=kv_bandwidth)
@@ -98,3 +108,18 @@ def _of_nodes(
         quick=quick,
         kv_bandwidth=kv_bandwidth,
     )
+
+
+def _write_cluster_file(output: Path, on: str) -> None:
+    from pdctl.doctor.nodes import cluster_file_of
+    from pdctl.engines.launchers.registry import launcher_named
+    from pdctl.engines.lifecycle.place import present_nodes
+
+    if output.exists():
+        raise InvalidInput(
+            f"{output} exists and was left as it is.",
+            hint=f"-o another file than {output.name}, then copy what differs",
+            code="file_exists",
+        )
+    output.write_text(cluster_file_of(launcher_named(present_nodes(on))), encoding="utf-8")
+    typer.echo(f"wrote {output}")

@@ -92,6 +92,11 @@ def _with_cards(
     return argv, {**usual, **env}
 
 
+def only_cards(ports: Sequence[RdmaPort], cards: Sequence[str]) -> tuple[RdmaPort, ...]:
+    """The ports of these cards; all where no card is named."""
+    return tuple(port for port in ports if not cards or port.device in cards)
+
+
 def named_cards(argv: Sequence[str]) -> tuple[str, ...]:
     """The RDMA cards that an engine's command names; none where a file names them.
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
-from pdctl.deployment.cluster_file import ClusterFile
+from pdctl.deployment.cluster_file import ClusterFile, cluster_text
 from pdctl.doctor import machine_facts
 from pdctl.doctor.diagnose import machine_checks
 from pdctl.doctor.records import Check, CheckOutcome
@@ -29,6 +29,7 @@ from pdctl.engines.lifecycle.preflight import (
     read_models,
 )
 from pdctl.errors import EnvironmentProblem
+from pdctl.inspection.records import RdmaPort
 from pdctl.paths import HOME_VARIABLE, state_home
 from pdctl.perf_model.communication import TCP_BYTES_PER_S, tcp_link
 from pdctl.units import format_bytes
@@ -76,7 +77,7 @@ def check_nodes(
     return (
         *(replace(check, node=node) for node in facts for check in facts[node].checks),
         *(Check("node", "fail", p.message, p.hint, node=node) for node, p in problems),
-        *num_gpus_rule({node: f.num_gpus for node, f in facts.items()}, cluster.gpus_per_node),
+        *num_gpus_rule({node: f.num_gpus for node, f in facts.items()}, cluster),
         *sglang_rule({node: one.sglang for node, one in facts.items()}),
         *fault_checks(clock_faults(known), "clock"),
         *_models(launcher, cluster, tuple(facts)),
@@ -100,12 +101,32 @@ def node_faults(launcher: Nodes, nodes: Sequence[str]) -> tuple[Check, ...]:
     )
 
 
-def num_gpus_rule(found: Mapping[str, int | None], wanted: int) -> Iterator[Check]:
+def num_gpus_rule(found: Mapping[str, int | None], cluster: ClusterFile) -> Iterator[Check]:
     """Every node has as many GPUs as cluster.yaml says. None: their number is unknown."""
     for node, number in found.items():
-        if number is not None and number != wanted:
-            text = f"{node} has {number} GPUs; gpus_per_node in cluster.yaml is {wanted}."
-            yield Check("num_gpus", "fail", text, f"gpus_per_node: {number}", node=node)
+        if number is not None and number != (wanted := cluster.gpus_of(node)):
+            text = f"{node} has {number} GPUs; cluster.yaml says {wanted}."
+            fix = f"hosts: {{{node}: {{gpus: {number}}}}} in cluster.yaml, or look at {node}"
+            yield Check("num_gpus", "fail", text, fix, node=node)
+
+
+def cluster_file_of(launcher: Nodes) -> str:
+    """The text of a cluster.yaml that says which GPUs and active RDMA cards each node has.
+
+    Cards slower than the fastest are left out: they mostly serve storage or management.
+    Raises EnvironmentProblem for a node that does not answer or has no GPU.
+    """
+    names = launcher.nodes()
+    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
+        gpus = [len(found) for found in each.map(launcher.gpus, names)]
+        cards = [_fastest(ports) for ports in each.map(launcher.rdma_ports, names)]
+    return cluster_text(dict(zip(names, gpus, strict=True)), dict(zip(names, cards, strict=True)))
+
+
+def _fastest(ports: Sequence[RdmaPort]) -> tuple[str, ...]:
+    active = [port for port in ports if port.state == "ACTIVE"]
+    rate = max((port.bytes_per_s or 0.0 for port in active), default=0.0)
+    return tuple(dict.fromkeys(p.device for p in active if (p.bytes_per_s or 0.0) == rate))
 
 
 def sglang_rule(found: Mapping[str, str | None]) -> Iterator[Check]:

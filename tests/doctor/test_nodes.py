@@ -5,21 +5,33 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
+from pdctl.deployment.cluster_file import ClusterFile, HostSettings, read_cluster_file
 from pdctl.deployment.records import Container
-from pdctl.doctor.nodes import fault_checks, node_faults, num_gpus_rule, sglang_rule, tcp_rule
+from pdctl.doctor.nodes import (
+    cluster_file_of,
+    fault_checks,
+    node_faults,
+    num_gpus_rule,
+    sglang_rule,
+    tcp_rule,
+)
 from pdctl.doctor.records import Check
 from pdctl.doctor.tcp_rate import receive, send
 from pdctl.engines.lifecycle.preflight import Clock, clock_faults, model_faults
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.model_contents import FileOnDisk
+from pdctl.inspection.records import RdmaPort
 from tests.engines.launchers.in_memory import InMemoryLauncher
 
 
 def test_a_node_with_other_gpus_than_cluster_yaml_says_fails() -> None:
-    (check,) = num_gpus_rule({"node1": 8, "node2": 7, "node3": None}, 8)
+    cluster = ClusterFile(hosts={"node4": HostSettings(gpus=4)})
+    (check,) = num_gpus_rule({"node1": 8, "node2": 7, "node3": None, "node4": 4}, cluster)
     assert (check.node, check.outcome) == ("node2", "fail")
-    assert check.text == "node2 has 7 GPUs; gpus_per_node in cluster.yaml is 8."
+    assert check.text == "node2 has 7 GPUs; cluster.yaml says 8."
+    assert check.fix.startswith("hosts: {node2: {gpus: 7}} in cluster.yaml")
 
 
 def test_every_node_needs_the_sglang_of_the_first_one() -> None:
@@ -83,3 +95,16 @@ def test_bytes_that_are_sent_are_read_to_the_end() -> None:
     assert send(door, 0.05) > 0
     receiver.join(10)
     assert not receiver.is_alive()
+
+
+def test_a_cluster_file_is_filled_with_what_the_nodes_report(tmp_path: Path) -> None:
+    class Cards(InMemoryLauncher):
+        def rdma_ports(self, node: str) -> tuple[RdmaPort, ...]:
+            fast = RdmaPort("mlx5_0", 1, "ACTIVE", 5e10)
+            slow, down = RdmaPort("mlx5_8", 1, "ACTIVE", 3e9), RdmaPort("mlx5_1", 1, "DOWN", 5e10)
+            return (fast, slow, down)
+
+    file = tmp_path / "cluster.yaml"
+    file.write_text(cluster_file_of(Cards(names=("a", "b"))))
+    found = read_cluster_file(file)
+    assert (found.gpus_of("a"), found.cards_of("b"), found.hosts) == (3, ("mlx5_0",), {})

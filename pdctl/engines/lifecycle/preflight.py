@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.flags import ports_of
 from pdctl.deployment.nics import IB_DEVICE, named_cards
 from pdctl.deployment.records import HERE, Deployment, ProcessSpec
@@ -27,6 +28,7 @@ MAX_OFFSET_S = 1.0
 # no clock that is being synchronised is so far off: it will drift on, and log lines, events and
 # the end of the job are in the wrong order by then
 REFUSED_OFFSET_S = 10.0
+NO_CARDS: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ def check_network(
         return ()
     new_specs = [spec for spec in specs if spec.name not in stays]
     may_do_without = deployment.transfer_backend != "auto"
-    warnings = refused_or_warned(rdma_faults(new_specs, rdma, may_do_without=may_do_without))
+    cards = {node: cluster_here().cards_of(node) for node in rdma}
+    faults = rdma_faults(new_specs, rdma, cards, may_do_without=may_do_without)
+    warnings = refused_or_warned(faults)
     new = (way for way in ways_of(specs) if way.process not in stays)
     ways = [way for way in new if {way.source, way.target} <= rdma.keys()]
     opened: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -231,19 +235,22 @@ def clock_faults(found: Mapping[str, Clock]) -> Iterator[Fault]:
 def rdma_faults(
     specs: Sequence[ProcessSpec],
     rdma: Mapping[str, Sequence[RdmaPort]],
+    cards: Mapping[str, Sequence[str]] = NO_CARDS,
     *,
     may_do_without: bool = False,
 ) -> Iterator[Fault]:
-    """Cards that a command names and that are not there or not active; links that are down.
+    """Cards that are named and that are not there or not active; links that are down.
 
     A link that is down only warns where the node has others, which the engines use then.
+    cards: by node, those that cluster.yaml names.
     may_do_without: and where the user chose a KV backend, which may be one without RDMA.
     """
     ranks = [rank for spec in specs for rank in ((spec.node, spec.argv), *_followers(spec))]
-    named = {(node, card): None for node, argv in ranks for card in named_cards(argv)}
     own = {node: rdma.get(node, ()) for node, _ in ranks}
-    for node, card in named:
-        yield from _unusable(node, card, own[node])
+    named = {(node, card): "cluster.yaml" for node in own for card in cards.get(node, ())}
+    named |= {(node, card): IB_DEVICE for node, argv in ranks for card in named_cards(argv)}
+    for (node, card), where in named.items():
+        yield from _unusable(node, card, own[node], where)
     elsewhere = {card for ports in own.values() for card in _active(ports)}
     for node, ports in own.items():
         is_fatal = not (_active(ports) or may_do_without)
@@ -255,15 +262,15 @@ def rdma_faults(
                 yield Fault(node, what, fix, code="no_rdma", is_fatal=is_fatal)
 
 
-def _unusable(node: str, card: str, ports: Sequence[RdmaPort]) -> Iterator[Fault]:
-    """The fault of a card that a command names, unless it has an active port."""
+def _unusable(node: str, card: str, ports: Sequence[RdmaPort], where: str) -> Iterator[Fault]:
+    """The fault of a card that is named somewhere, unless it has an active port."""
     own = [port for port in ports if port.device == card]
     if any(port.state == "ACTIVE" for port in own):
         return
     what = _port_on(own[0], node) if own else f"{node} has no RDMA card {card}"
     active = ", ".join(_active(ports)) or "none is"
-    fix = f"{IB_DEVICE} with cards that are active there: {active}"
-    yield Fault(node, f"{what}, and {IB_DEVICE} names it.", fix, code="no_rdma")
+    fix = f"cards that are active there, in {where}: {active}"
+    yield Fault(node, f"{what}, and {where} names it.", fix, code="no_rdma")
 
 
 def _port_on(port: RdmaPort, node: str) -> str:

@@ -20,13 +20,14 @@ from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
-from pdctl.deployment.resources import Place, choose_backend, crossing, needs_gpus, place_engines
+from pdctl.deployment.resources import Place, choose_backend, crossing, place_engines
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
+from pdctl.engines.lifecycle.node_hardware import gpus_of_nodes, rdma_of_nodes
 from pdctl.engines.lifecycle.preflight import check_equal, check_network
 from pdctl.engines.lifecycle.stage import with_copy
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
@@ -256,12 +257,12 @@ def prepare(
     there = launcher_named(launcher)
     nodes = tuple(node for node in there.nodes() if node not in without)
     install = _install(deployment, there, nodes)
-    gpus = _gpus_of_nodes(deployment, there, nodes)
+    gpus = gpus_of_nodes(deployment, there, nodes)
     llm, unread = _llm(deployment)
     held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
     placed = _placed(deployment, held, gpus, launcher)
     warned = check_equal(deployment, install, there, _used(nodes, placed))
-    rdma = {n: there.rdma_ports(n) if needs_gpus(deployment) else () for n in gpus}
+    rdma = rdma_of_nodes(deployment, there, nodes)
     backend, kv_path = _kv_path(deployment, install, gpus, rdma)
     stays = {spec.name: spec for spec in present}
     planned = _planned_ports(deployment, stays.get("router"), there, nodes)
@@ -425,32 +426,6 @@ def _install(
             code="no_sglang",
         )
     return install
-
-
-def _gpus_of_nodes(
-    deployment: Deployment, launcher: Launcher, nodes: tuple[str, ...]
-) -> dict[str, tuple[Gpu, ...]]:
-    """The GPUs of every node; those of deployments that are still loading are marked as taken."""
-    if not needs_gpus(deployment):
-        return dict.fromkeys(nodes, ())
-    owners = {
-        place: name
-        for name in running.names()
-        if (launch := state.read_launch(name))
-        for spec in (*launch.specs, *launch.leaving)
-        if spec.needs_gpus
-        for place in spec.gpu_places
-    }
-    return {
-        node: tuple(_owned(gpu, owners.get((node, gpu.index))) for gpu in launcher.gpus(node))
-        for node in nodes
-    }
-
-
-def _owned(gpu: Gpu, owner: str | None) -> Gpu:
-    if owner is None or gpu.problem is not None:
-        return gpu
-    return replace(gpu, problem=f"deployment {owner}")
 
 
 def _kv_path(

@@ -206,7 +206,7 @@ def test_a_link_that_is_down_names_card_port_and_host(cards: str) -> None:
     rdma = {"a": ports("ACTIVE", "ACTIVE"), "b": ports("ACTIVE", "DOWN")}
     (fault,) = rdma_faults(with_cards(cards), rdma)
     assert fault.text == ("Port 1 of mlx5_1 on b is DOWN, and --disaggregation-ib-device names it.")
-    assert fault.fix == "--disaggregation-ib-device with cards that are active there: mlx5_0"
+    assert fault.fix == "cards that are active there, in --disaggregation-ib-device: mlx5_0"
     assert fault.is_fatal
 
 
@@ -214,6 +214,12 @@ def test_a_card_that_a_host_lacks_is_named() -> None:
     rdma = {"a": ports("ACTIVE", "ACTIVE"), "b": ports("ACTIVE")}
     (fault,) = rdma_faults(with_cards("mlx5_1"), rdma)
     assert fault.text.startswith("b has no RDMA card mlx5_1, and")
+
+
+def test_a_card_of_cluster_yaml_must_be_active_on_its_host() -> None:
+    rdma = {"a": ports("ACTIVE"), "b": ports("INIT")}
+    (fault,) = rdma_faults(PD, rdma, {"b": ("mlx5_0",)})
+    assert fault.text == "Port 1 of mlx5_0 on b is INIT, and cluster.yaml names it."
 
 
 def test_an_unused_link_that_is_down_on_one_host_alone_is_fatal_only_without_another() -> None:
