@@ -231,7 +231,7 @@ def _check_nodes(prepared: Prepared) -> None:
     if prepared.launcher == LOCAL or prepared.version is None:
         return
     nodes = dict.fromkeys(node for spec in prepared.specs[1:] for node in nodes_of(spec))
-    for check in node_faults(launcher_named(prepared.launcher), tuple(nodes)):
+    for check in node_faults(launcher_named(prepared.launcher), cluster_here(), tuple(nodes)):
         text = f"{check.node}: {check.text}"
         if check.id == "state_dir":
             raise EnvironmentProblem(text, hint=check.fix, code="state_dir_unwritable")

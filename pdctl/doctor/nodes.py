@@ -16,12 +16,14 @@ from pdctl.doctor import machine_facts
 from pdctl.doctor.diagnose import machine_checks
 from pdctl.doctor.records import Check, CheckOutcome
 from pdctl.doctor.tcp_rate import tcp_bytes_per_s
+from pdctl.engines.launchers.command import after_preamble
 from pdctl.engines.launchers.protocol import Launcher, Nodes
 from pdctl.engines.lifecycle.preflight import (
     Clock,
     Fault,
     Way,
     blocked,
+    card_faults,
     clock_faults,
     model_faults,
     reach_faults,
@@ -67,7 +69,7 @@ def check_nodes(
     names = launcher.nodes()
     state_home().mkdir(parents=True, exist_ok=True, mode=0o700)  # every node looks for it
     options = (*(("--python", python) if python else ()), *(("--quick",) if quick else ()))
-    found = _on_each(names, lambda node: _facts(launcher, node, options))
+    found = _on_each(names, lambda node: _facts(launcher, node, cluster.preamble, options))
     facts = {node: one for node, one in found.items() if isinstance(one, NodeFacts)}
     addresses = _on_each(tuple(facts), launcher.address)
     clocks = _on_each(tuple(facts), lambda node: read_clock(launcher, node))
@@ -80,19 +82,26 @@ def check_nodes(
         *num_gpus_rule({node: f.num_gpus for node, f in facts.items()}, cluster),
         *sglang_rule({node: one.sglang for node, one in facts.items()}),
         *fault_checks(clock_faults(known), "clock"),
+        *(check for node in facts for check in _cards(launcher, cluster, node)),
         *_models(launcher, cluster, tuple(facts)),
         *_meetings(launcher, doors),
         *(tcp_rule(_tcp_rates(launcher, tuple(doors))) if kv_bandwidth else ()),
     )
 
 
-def node_faults(launcher: Nodes, nodes: Sequence[str]) -> tuple[Check, ...]:
+def node_faults(launcher: Nodes, cluster: ClusterFile, nodes: Sequence[str]) -> tuple[Check, ...]:
     """The quick checks that fail on these nodes: limits, space, memory, remains of killed engines.
+
+    Limits are those after the preamble, which may raise them.
 
     Raises EnvironmentProblem for a node that does not answer.
     """
+
+    def ask(node: str) -> NodeFacts:
+        return _facts(launcher, node, cluster.preamble, ("--quick",))
+
     with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        found = tuple(each.map(lambda node: _facts(launcher, node, ("--quick",)), nodes))
+        found = tuple(each.map(ask, nodes))
     return tuple(
         replace(check, node=node)
         for node, facts in zip(nodes, found, strict=True)
@@ -184,11 +193,18 @@ def _there() -> tuple[str, ...]:
     return ("env", f"{HOME_VARIABLE}={state_home()}", sys.executable, "-m", "pdctl.doctor.nodes")
 
 
-def _facts(launcher: Nodes, node: str, options: Sequence[str]) -> NodeFacts:
-    argv = (*_there(), *options)
+def _facts(launcher: Nodes, node: str, preamble: str, options: Sequence[str]) -> NodeFacts:
+    argv = after_preamble(preamble, (*_there(), *options))
     found = json.loads(launcher.run(node, argv, timeout_s=CHECKS_WITHIN_S))
     checks = tuple(Check(**check) for check in found["checks"])
     return NodeFacts(checks, found["sglang"], found["num_gpus"])
+
+
+def _cards(launcher: Nodes, cluster: ClusterFile, node: str) -> Iterator[Check]:
+    """The cards that cluster.yaml names are active."""
+    for card in cluster.cards_of(node):
+        faults = card_faults(node, card, launcher.rdma_ports(node), "cluster.yaml")
+        yield from fault_checks(faults, "rdma_cards")
 
 
 def _meetings(launcher: Nodes, addresses: Mapping[str, str]) -> Iterator[Check]:

@@ -72,7 +72,7 @@ class Reporting(InMemoryLauncher):
 
 
 def test_what_fails_on_a_node_by_itself_names_the_node() -> None:
-    (check,) = node_faults(Reporting(names=("a", "b")), ("a", "b"))
+    (check,) = node_faults(Reporting(names=("a", "b")), ClusterFile(), ("a", "b"))
     assert (check.id, check.node) == ("state_dir", "b")
 
 

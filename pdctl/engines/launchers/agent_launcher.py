@@ -19,7 +19,7 @@ from pdctl.deployment import containers
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import Container, ProcessSpec
 from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, AgentCall, Agents, NodeLost
-from pdctl.engines.launchers.command import command_of
+from pdctl.engines.launchers.command import after_preamble, command_of
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Copied, Door, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
@@ -230,10 +230,7 @@ class AgentLauncher(LocalLauncher, ABC):
 
     def _prepared(self, rank: ProcessSpec) -> tuple[str, ...]:
         """The command with the API key, in its container, after the preamble of cluster.yaml."""
-        argv = command_of(rank, self._run_id)
-        if preamble := self._settings().preamble:
-            return ("bash", "-c", f'{preamble}\nexec "$@"', "bash", *argv)
-        return argv
+        return after_preamble(self._settings().preamble, command_of(rank, self._run_id))
 
     def _sweep_again(self) -> None:
         """Kill what is not wanted on nodes that did not answer and do now. Waits for none."""

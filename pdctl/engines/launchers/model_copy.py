@@ -4,8 +4,8 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class ModelCopy:
         self._copied = Copied(0, 0)
         self._problem: EnvironmentProblem | OSError | None = None
         self._lock = threading.Lock()
-        threading.Thread(target=self._run, daemon=True).start()
+        _daemon(self._run)
 
     def progress(self) -> Copied:
         """The bytes copied so far. Raises EnvironmentProblem or OSError for what ended it."""
@@ -50,9 +50,22 @@ class ModelCopy:
         total, needed = (sum(size for _, size in some) for some in (files, missing))
         self._refuse_full_disk(needed)
         self._copied = Copied(total - needed, total)
-        with ThreadPoolExecutor(AT_ONCE) as each:
-            tuple(each.map(lambda file: self._copy_file(file[0]), missing))
-        self._copied = Copied(total, total, is_done=True)
+        names = deque(name for name, _ in missing)
+        readers = [_daemon(lambda: self._copy_next(names)) for _ in range(AT_ONCE)]
+        for reader in readers:
+            reader.join()
+        if self._problem is None:
+            self._copied = Copied(total, total, is_done=True)
+
+    def _copy_next(self, names: "deque[str]") -> None:
+        """Copy one file after the other, until none is left or one of them fails."""
+        try:
+            while self._problem is None:
+                self._copy_file(names.popleft())
+        except IndexError:
+            return
+        except OSError as problem:
+            self._problem = problem
 
     def _remove_others(self, names: set[str]) -> None:
         """Without a weight index, SGLang would load whatever weights there are."""
@@ -85,6 +98,13 @@ class ModelCopy:
                     done, total = self._copied.done_bytes, self._copied.total_bytes
                     self._copied = Copied(done + len(chunk), total)
         os.replace(part, whole)
+
+
+def _daemon(target: Callable[[], None]) -> threading.Thread:
+    """A thread that runs. The program's end does not wait for it, as it does for an executor's."""
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    return thread
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:

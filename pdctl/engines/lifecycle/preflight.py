@@ -250,7 +250,7 @@ def rdma_faults(
     named = {(node, card): "cluster.yaml" for node in own for card in cards.get(node, ())}
     named |= {(node, card): IB_DEVICE for node, argv in ranks for card in named_cards(argv)}
     for (node, card), where in named.items():
-        yield from _unusable(node, card, own[node], where)
+        yield from card_faults(node, card, own[node], where)
     elsewhere = {card for ports in own.values() for card in _active(ports)}
     for node, ports in own.items():
         is_fatal = not (_active(ports) or may_do_without)
@@ -262,7 +262,7 @@ def rdma_faults(
                 yield Fault(node, what, fix, code="no_rdma", is_fatal=is_fatal)
 
 
-def _unusable(node: str, card: str, ports: Sequence[RdmaPort], where: str) -> Iterator[Fault]:
+def card_faults(node: str, card: str, ports: Sequence[RdmaPort], where: str) -> Iterator[Fault]:
     """The fault of a card that is named somewhere, unless it has an active port."""
     own = [port for port in ports if port.device == card]
     if any(port.state == "ACTIVE" for port in own):

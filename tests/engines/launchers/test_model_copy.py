@@ -1,6 +1,8 @@
 """A copy of a model on a disk of this machine."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,3 +74,18 @@ def test_a_disk_that_cannot_be_written_is_a_problem(model: Path, tmp_path: Path)
     copy = ModelCopy(model, tmp_path / "nvme" / "llama")
     with pytest.raises(OSError, match="nvme"):
         until(lambda: copy.progress().is_done)
+
+
+def test_a_copy_ends_with_its_program(tmp_path: Path) -> None:
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "endless.safetensors").symlink_to("/dev/zero")
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from pdctl.engines.launchers import model_copy\n"
+        "model_copy._files = lambda folder: [('endless.safetensors', 0)]\n"
+        "copy = model_copy.ModelCopy(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "while not copy.progress().done_bytes: time.sleep(0.01)\n"
+    )
+    argv = (sys.executable, "-c", code, str(tmp_path / "llama"), str(tmp_path / "copy"))
+    assert subprocess.run(argv, timeout=30, check=False).returncode == 0
+    shutil.rmtree(tmp_path / "copy")
