@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.cluster.load import scales_without_a_failed_request
-from tests.cluster.pdctl_there import CLUSTER, R1, OnSlurm
+from tests.cluster.pdctl_there import CLUSTER, LLAMA, R1, OnSlurm
 from tests.cluster.slurm import Slurm, until
 
 
@@ -170,19 +170,6 @@ def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: OnSlurm
         assert f"node1: interface {interface} {why}" in ran.stderr
         assert "eth0 (10.77.0.11)" in ran.stderr
         assert inside.phases("chat") == {}
-
-
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "vocab_size": 32000,
-    "torch_dtype": "bfloat16",
-    "max_position_embeddings": 4096,
-}
 
 
 def test_a_node_without_the_model_is_named_before_anything_starts(there: OnSlurm) -> None:
