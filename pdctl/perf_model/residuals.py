@@ -31,8 +31,7 @@ class Residual:
 
     configuration: model, GPU and engines. fitted: a profile of this GPU and family was used.
     e2e: a request's whole latency, whose inverse is the rate that a closed loop of clients reaches.
-    None: not measured; or clients that should keep step did not, so that the mean of their first
-    tokens says nothing about the engine. simulated: of simulated engines.
+    None: not measured. simulated: of simulated engines.
     """
 
     configuration: str

@@ -33,19 +33,10 @@ def of_points(found: Sequence[Errors]) -> Iterator[Residual]:
             gpu=errors.group[1],
             fitted=errors.fitted,
             region=region_of(errors.running),
-            ttft=None if out_of_step(errors) else round(-math.log1p(errors.signed_ttft), 4),
+            ttft=round(-math.log1p(errors.signed_ttft), 4),
             tpot=round(-math.log1p(errors.signed_tpot), 4),
             e2e=round(-math.log1p(errors.signed_e2e), 4),
         )
-
-
-def out_of_step(errors: Errors) -> bool:
-    """Did clients of constant lengths, which would keep step, answer as if they did not?
-
-    In step, prompts of a round wait for one another, half a round in the mean; the steps that
-    make up the round are known to better than a factor of two.
-    """
-    return errors.group[0] == "genai-perf" and errors.signed_ttft > 1.0
 
 
 def of_loads() -> Iterator[Residual]:
