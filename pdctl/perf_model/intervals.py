@@ -36,8 +36,9 @@ LATENT_KINDS: tuple[Kind, ...] = ("mla", "sparse")
 class Case:
     """The subject of a prediction, as far as its error depends on it.
 
-    gpu: its name. region: None: any load. fit_error: the median left-out error of the profile that
-    is used, 0 without one. slow_host: times as long a usual prompt takes where the host launches
+    gpu: its name. fitted: with a profile; relative: of another model. closed: of a closed loop of
+    clients. region: None: any load. fit_error: the median left-out error of the profile that is
+    used, 0 without one. slow_host: times as long a usual prompt takes where the host launches
     kernels half as fast, 1 where a profile knows its speed or graphs replay them. llm: its name;
     simulated: of simulated engines. Both choose the user's own runs.
     """
@@ -51,6 +52,8 @@ class Case:
     slow_host: float = 1.0
     llm: str = ""
     simulated: bool = False
+    relative: bool = False
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def interval(
 
 
 def _general(figure: Figure, case: Case, residuals: Sequence[Residual]) -> ErrorInterval:
-    for basis, group in (*_kernels(figure, case, residuals), *_groups(case, residuals)):
+    for basis, group in (*_first_tokens(figure, case, residuals), *_groups(case, residuals)):
         known = [(abs(size), r) for r in group if (size := r.of(figure)) is not None]
         if _is_enough(known):
             found = _from_sizes(_is_seen(case, residuals), case, basis, known)
@@ -210,7 +213,8 @@ def _is_seen(case: Case, residuals: Sequence[Residual]) -> bool:
     """
     same = [r for r in residuals if r.fitted == case.fitted]
     is_gpu_seen = case.fitted or generation(case.gpu) in {generation(r.gpu) for r in same}
-    return is_gpu_seen and case.kind in {r.kind for r in same} and not case.spans_hosts
+    is_kind_seen = _family(case.kind) in {_family(r.kind) for r in same}
+    return is_gpu_seen and is_kind_seen and not case.spans_hosts
 
 
 def _from_sizes(
@@ -270,27 +274,44 @@ def model_kind(llm: Llm) -> Kind:
 def _groups(case: Case, residuals: Sequence[Residual]) -> Iterable[tuple[str, list[Residual]]]:
     """From the narrower group to the wider."""
     same = [r for r in residuals if r.fitted == case.fitted]
+    if case.fitted and not case.relative:
+        own = [r for r in same if not r.relative]
+        yield from _by_region("runs with a profile of their model", case.region, own)
     said = "with a profile" if case.fitted else "without a profile"
-    if case.region is not None:
-        many = f"more than {FEW_RUNNING}" if case.region == "many" else f"at most {FEW_RUNNING}"
-        yield f"runs {said}, {many} running", [r for r in same if r.region == case.region]
-    yield f"runs {said}", same
+    yield from _by_region(f"runs {said}", case.region, same)
     yield "runs with and without a profile", list(residuals)
 
 
-def _kernels(
+def _by_region(
+    said: str, region: Region | None, runs: list[Residual]
+) -> Iterable[tuple[str, list[Residual]]]:
+    if region is not None:
+        many = f"more than {FEW_RUNNING}" if region == "many" else f"at most {FEW_RUNNING}"
+        yield f"{said}, {many} running", [r for r in runs if r.region == region]
+    yield said, runs
+
+
+def _family(kind: Kind) -> str:
+    """The kinds whose prompts run through kernels alike: a sparse index stands beside MLA."""
+    return "latent" if kind in LATENT_KINDS else kind
+
+
+def _first_tokens(
     figure: Figure, case: Case, residuals: Sequence[Residual]
 ) -> Iterable[tuple[str, list[Residual]]]:
-    """Without a profile, first tokens of models whose prompts run through kernels alike.
+    """Groups of TTFT without a profile: of loads that arrive, and of kernels that are alike.
 
-    Those of latent attention are known twice as well as the others: experts without tuned kernels
-    and linear attention.
+    Models with latent attention are known twice as well as the others, which hold experts without
+    tuned kernels and linear attention. In a closed loop most of TTFT may be the wait for others.
     """
     if case.fitted or figure != "ttft":
         return
+    same = [r for r in residuals if not r.fitted]
+    arrivals = [r for r in same if not r.closed]
+    if not case.closed and _is_seen(case, arrivals):
+        yield "arrivals without a profile", arrivals
     is_latent = case.kind in LATENT_KINDS
     said = f"models {'with' if is_latent else 'without'} latent attention"
-    same = [r for r in residuals if not r.fitted]
     yield (
         f"runs without a profile, {said}",
         [r for r in same if (r.kind in LATENT_KINDS) == is_latent],

@@ -51,7 +51,8 @@ class Errors:
     """One point: relative errors of TTFT and TPOT, ours and the other planner's where known.
 
     signed_…: predicted over measured, less one; e2e: of a request's whole latency, whose inverse is
-    the throughput of so many clients. running: clients per engine.
+    the throughput of so many clients. fitted: with a profile; relative: of another model. running:
+    clients per engine.
     """
 
     group: tuple[str, str, str]
@@ -63,6 +64,7 @@ class Errors:
     configuration: str
     kind: Kind
     fitted: bool
+    relative: bool
     running: float
 
     @property
@@ -183,6 +185,7 @@ def _errors(point: Point, models: Path, run: Run, with_flags: bool) -> Errors | 
         return None
     ttft_ms, tpot_ms = 1e3 * _mean(ttft_s), 1e3 * _mean(tpot_s)
     llm, layout = llm_of(point, models), point["layout"]
+    profile = find_own_profile(point["gpu"], llm)
     steps = point["osl"] * (1 + point["range"]) / 2 - 1  # of a mean answer after its first token
     name = f"{point['model']} {point['precision']}"
     return Errors(
@@ -194,7 +197,8 @@ def _errors(point: Point, models: Path, run: Run, with_flags: bool) -> Errors | 
         peer_tpot=_error_if_known(point["peer_tpot_ms"], point["tpot_ms"]),
         configuration=f"{name} {point['gpu']} {json.dumps(layout['colocated'])}",
         kind=model_kind(llm),
-        fitted=find_own_profile(point["gpu"], llm) is not None,
+        fitted=profile is not None,
+        relative=profile is not None and profile.llm != llm.name,
         running=point["concurrency"] / layout["num"],
     )
 

@@ -108,7 +108,7 @@ def left_out(figure: Figure, *, fitted: bool) -> list[Covered]:
 
 
 def _case_of(one: Residual, region: Region) -> Case:
-    return Case(one.kind, one.gpu, one.fitted, region)
+    return Case(one.kind, one.gpu, one.fitted, region, relative=one.relative, closed=one.closed)
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -159,7 +159,7 @@ def test_ratios_cover_nine_in_ten_pairs_of_a_machine_that_was_left_out(
 
 @pytest.mark.parametrize("fitted", [True, False])
 def test_a_ratio_of_rates_is_surer_than_if_its_errors_were_independent(fitted: bool) -> None:
-    errors = errors_of(Case("dense", "H200", fitted, "many"))
+    errors = errors_of(Case("dense", "H200", fitted, "many", relative=fitted))
     assert math.log(errors.rate_ratio.high) < math.sqrt(2) * math.log(errors.rate.high)
 
 
@@ -171,6 +171,28 @@ def test_kinds_follow_what_mixes_tokens_first() -> None:
 
 
 def test_first_tokens_of_latent_attention_are_known_better_than_those_of_other_models() -> None:
-    latent, other = (errors_of(case(kind, "B200")).ttft for kind in LATENT_AND_OTHER)
+    latent, other = (errors_of(case(kind, "B200", closed=True)).ttft for kind in LATENT_AND_OTHER)
     assert "with latent attention" in latent.basis
     assert latent.half_width < other.half_width
+
+
+def test_first_tokens_under_arrivals_are_known_better_than_those_of_a_closed_loop() -> None:
+    arriving, closed = (errors_of(case("moe", closed=flag)).ttft for flag in (False, True))
+    assert arriving.basis == "arrivals without a profile"
+    assert arriving.half_width < closed.half_width
+
+
+def test_arrivals_say_nothing_of_a_generation_that_none_was_measured_on() -> None:
+    assert errors_of(case("moe", "B200")).ttft == errors_of(case("moe", "B200", closed=True)).ttft
+
+
+def test_the_profile_of_another_model_says_less_than_its_own() -> None:
+    own, relative = (errors_of(case(fitted=True, relative=flag)) for flag in (False, True))
+    assert "of their model" in own.tpot.basis
+    assert own.tpot.half_width < relative.tpot.half_width
+    assert own.ttft.half_width < relative.ttft.half_width
+
+
+def test_a_sparse_index_beside_latent_attention_is_no_kind_of_its_own() -> None:
+    runs = [r for r in known_residuals() if r.kind != "sparse"]
+    assert "widened" not in interval("ttft", case("sparse", "B200", closed=True), runs).basis
