@@ -1,12 +1,21 @@
 """Intervals of predicted times, from what predictions of measured runs were off by."""
 
 import math
+from collections.abc import Callable
 from itertools import combinations
 from statistics import median
 
 import pytest
 
-from pdctl.perf_model.intervals import Case, errors_of, interval, model_kind, ratio_interval
+from pdctl.perf_model.hardware import generation
+from pdctl.perf_model.intervals import (
+    Case,
+    errors_of,
+    interval,
+    model_family,
+    model_kind,
+    ratio_interval,
+)
 from pdctl.perf_model.residuals import (
     FIGURES,
     Figure,
@@ -132,6 +141,24 @@ def test_half_widths_stay_within_what_the_page_says(
     figure: Figure, fitted: bool, widest: float
 ) -> None:
     assert median(width for _, width in left_out(figure, fitted=fitted)) <= widest
+
+
+Trait = Callable[[Residual], str]
+TRAITS: list[Trait] = [lambda r: model_family(r.kind), lambda r: generation(r.gpu)]
+
+
+@pytest.mark.parametrize("trait", TRAITS, ids=["kind", "generation"])
+@pytest.mark.parametrize("figure", FIGURES)
+def test_intervals_cover_runs_of_which_no_other_was_alike(figure: Figure, trait: Trait) -> None:
+    within = []
+    for one in known_residuals():
+        score = one.of(figure)
+        if not one.fitted and score is not None:
+            others = [r for r in known_residuals() if trait(r) != trait(one)]
+            found = interval(figure, _case_of(one, one.region), others)
+            assert "widened" in found.basis
+            within.append(found.low <= math.exp(score) <= found.high)
+    assert 0.9 <= sum(within) / len(within) <= 0.98
 
 
 @pytest.mark.parametrize("fitted", [True, False])
