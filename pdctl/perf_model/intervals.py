@@ -24,7 +24,7 @@ from pdctl.perf_model.residuals import (
 
 COVERAGE = 0.90
 # Times as wide for a kind of model or a generation of NVIDIA's that no run has. Measured: with each
-# of them left out, intervals cover 93 to 97 %, and without widening 89 to 93 % (docs/accuracy.md).
+# of them left out, intervals cover 95 to 97 %, and without widening 88 to 93 % (docs/accuracy.md).
 UNSEEN = 1.2
 UNSEEN_MAKER = 1.7  # for GPUs of another maker and engines across hosts; assumed
 OTHER_MAKERS = frozenset(("cdna", "cdna4", "other"))
@@ -221,7 +221,7 @@ def _widening(case: Case, residuals: Sequence[Residual]) -> float:
     is_gpu_seen = case.fitted or gpu in {generation(r.gpu) for r in same}
     if case.spans_hosts or (not is_gpu_seen and gpu in OTHER_MAKERS):
         return UNSEEN_MAKER
-    is_kind_seen = model_family(case.kind) in {model_family(r.kind) for r in same}
+    is_kind_seen = case.kind in {r.kind for r in same}
     return 1.0 if is_gpu_seen and is_kind_seen else UNSEEN
 
 
@@ -299,18 +299,13 @@ def _by_region(
     yield said, runs
 
 
-def model_family(kind: Kind) -> str:
-    """The kinds whose prompts run through kernels alike: a sparse index stands beside MLA."""
-    return "latent" if kind in LATENT_KINDS else kind
-
-
 def _first_tokens(
     figure: Figure, case: Case, residuals: Sequence[Residual]
 ) -> Iterable[tuple[str, list[Residual]]]:
-    """Groups of TTFT without a profile: of loads that arrive, and of kernels that are alike.
+    """Groups of TTFT without a profile: loads that arrive or closed loops; kernels that are alike.
 
-    Models with latent attention are known twice as well as the others, which hold experts without
-    tuned kernels and linear attention. In a closed loop most of TTFT may be the wait for others.
+    In a closed loop most of TTFT may be the wait for other clients. Models with latent attention
+    are known better than the others, which hold experts without tuned kernels and linear attention.
     """
     if case.fitted or figure != "ttft":
         return
@@ -320,7 +315,7 @@ def _first_tokens(
         yield "arrivals without a profile", arrivals
     is_latent = case.kind in LATENT_KINDS
     said = f"models {'with' if is_latent else 'without'} latent attention"
-    yield (
-        f"runs without a profile, {said}",
-        [r for r in same if (r.kind in LATENT_KINDS) == is_latent],
-    )
+    alike = [r for r in same if (r.kind in LATENT_KINDS) == is_latent]
+    if case.closed:
+        yield f"closed loops without a profile, {said}", [r for r in alike if r.closed]
+    yield f"runs without a profile, {said}", alike

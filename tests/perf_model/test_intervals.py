@@ -12,7 +12,6 @@ from pdctl.perf_model.intervals import (
     Case,
     errors_of,
     interval,
-    model_family,
     model_kind,
     ratio_interval,
 )
@@ -135,7 +134,7 @@ def test_intervals_cover_nine_in_ten_runs_of_a_configuration_that_was_left_out(
     ("ttft", True, 0.25),  # wider than the 15 % aimed at
     ("tpot", False, 0.35),
     ("rate", False, 0.35),
-    ("ttft", False, 0.42),  # wider than the 35 % aimed at
+    ("ttft", False, 0.35),
 ])  # fmt: skip
 def test_half_widths_stay_within_what_the_page_says(
     figure: Figure, fitted: bool, widest: float
@@ -144,7 +143,7 @@ def test_half_widths_stay_within_what_the_page_says(
 
 
 Trait = Callable[[Residual], str]
-TRAITS: list[Trait] = [lambda r: model_family(r.kind), lambda r: generation(r.gpu)]
+TRAITS: list[Trait] = [lambda r: r.kind, lambda r: generation(r.gpu)]
 
 
 @pytest.mark.parametrize("trait", TRAITS, ids=["kind", "generation"])
@@ -210,7 +209,7 @@ def test_first_tokens_under_arrivals_are_known_better_than_those_of_a_closed_loo
 
 
 def test_arrivals_say_nothing_of_a_generation_that_none_was_measured_on() -> None:
-    assert errors_of(case("moe", "B200")).ttft == errors_of(case("moe", "B200", closed=True)).ttft
+    assert "arrivals" not in errors_of(case("moe", "B200")).ttft.basis
 
 
 def test_the_profile_of_another_model_says_less_than_its_own() -> None:
@@ -218,8 +217,3 @@ def test_the_profile_of_another_model_says_less_than_its_own() -> None:
     assert "of their model" in own.tpot.basis
     assert own.tpot.half_width < relative.tpot.half_width
     assert own.ttft.half_width < relative.ttft.half_width
-
-
-def test_a_sparse_index_beside_latent_attention_is_no_kind_of_its_own() -> None:
-    runs = [r for r in known_residuals() if r.kind != "sparse"]
-    assert "widened" not in interval("ttft", case("sparse", "B200", closed=True), runs).basis
