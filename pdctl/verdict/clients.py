@@ -191,7 +191,7 @@ def provenance_for(
     """The source of the figures, for engines as full as the clients can make them."""
     clients = clients_of(question.workload.concurrency) or 1
     fullest = max(clients / arm.num_engines for arm in arms.values())
-    return provenance_of(question, fleets.values(), fullest)
+    return provenance_of(question, fleets.values(), fullest, closed=True)
 
 
 def _with_clients(question: Question, clients: int) -> Question:

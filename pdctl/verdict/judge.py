@@ -23,12 +23,16 @@ LIGHTEST_RPS = 1e-9  # any rate at all
 
 
 def provenance_of(
-    site: Site, fleets: Iterable[Fleet] = (), running: float = math.inf
+    site: Site,
+    fleets: Iterable[Fleet] = (),
+    running: float = math.inf,
+    *,
+    closed: bool = False,
 ) -> Provenance:
     """The source of the figures about a site, and their likely error.
 
     fleets: what the figures are about. running: requests at once in an engine; without it,
-    engines as full as they are at a capacity.
+    engines as full as they are at a capacity. closed: of a closed loop of clients.
     """
     profile, cluster = site.profile, site.cluster
     engines = [e for f in fleets for e in (f.colocated, f.prefill, f.decode) if e is not None]
@@ -43,6 +47,8 @@ def provenance_of(
         slow_host=max(1.0, _slow_host(profile, engines)),
         llm=site.llm.name,
         simulated=profile is not None and profile.engine == "simulated",
+        relative=profile is not None and profile.llm != site.llm.name,
+        closed=closed,
     )
     if profile is None:
         return Provenance("roofline", None, errors_of(case))
