@@ -45,7 +45,8 @@ class Serving:
     chunk: --chunked-prefill-size, -1 for whole prompts. max_running: --max-running-requests.
     mem_fraction: --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
     release: SGLang's; None: the newest known. prefill_graphs: None: as the release does by default.
-    verify_tokens, accept_length: of speculative decoding, per step and request.
+    verify_tokens, accept_length: of speculative decoding, per step and request. ngram: drafts are
+    looked up on the CPU, not computed by layers.
     receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.
     state_memory_ratio: --mamba-full-memory-ratio. state_slots: of a running request, as
     --mamba-radix-cache-strategy makes it: 5 with extra_buffer, 3 with no_buffer.
@@ -62,6 +63,7 @@ class Serving:
     mixed_chunk: bool = False
     verify_tokens: int = 1
     accept_length: float = 1.0
+    ngram: bool = False
     kv_dtype_bytes: float | None = None  # None: what the checkpoint says
     attention_backend: str | None = None
     release: str | None = None
@@ -88,7 +90,7 @@ class StepTimes:
         A = Σ(e²/2 + prefill_cached_weight·h·(e + prefill_cached_tokens)):
         max(prefill_base_s + prefill_pair_s·A + prefill_row_s·N
             + smooth(prefill_weight_s·coverage(N), prefill_token_s·(N + padding·coverage(N))),
-            eager_s / stages where the engine has no graphs for prefill)
+            prefill_pieces_s / stages, or eager_s / stages where prefill has no graphs)
     decode of B requests with S tokens of context in all:
         max(decode_base_s + decode_request_s·B′ + (decode_split_s if 1 < B, B′ < 0.8·wave)
             + smooth(decode_dense_s + decode_weight_s·coverage(B′), decode_compute_s·B′)
@@ -129,6 +131,7 @@ class StepTimes:
     prefill_cached_weight: float = 1.0  # cost of a pair with a cached token over one among new
     prefill_cached_tokens: float = 0.0  # new ones as costly as the first read of the cached ones
     eager_s: float = 0.0  # the least a step takes whose kernels are launched one by one
+    prefill_pieces_s: float = 0.0  # the same of what graphs of prefill leave out
     decode_graph_batch: int = 1 << 30
     prefill_graphs: bool = True
     stages: int = 1

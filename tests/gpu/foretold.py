@@ -4,7 +4,7 @@
 
 Uses the roofline of RELEASE with triton attention. `ms` assumes prefill graphs, `eager_ms` none.
 Loads are simulated with the arrivals of `pdctl measure`; verify steps with the tokens that the
-kind's flags name.
+kind's flags name. Drafts are taken as never accepted, as those of a dummy draft model are.
 """
 
 import json
@@ -61,7 +61,7 @@ def foretold(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
     tp = 1 if kind.pair else len(kind.gpus.split(","))
     llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"{2 if kind.pair else tp}x{gpu}")
     role: Role = "decode" if kind.pair else "colocated"
-    serving = Serving(attention_backend="triton", release=RELEASE)
+    serving = Serving(attention_backend="triton", release=RELEASE, ngram="NGRAM" in kind.args)
     times = step_times(llm, cluster, Parallelism(tp=tp), role, serving=serving)
     rows = []
     for step in steps_of_kind(kind, "prefill" if kind.pair else "colocated"):
@@ -96,7 +96,13 @@ def foretold_verify(
 def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
     """Predicted milliseconds for each load of a kind that is one engine."""
     llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"1x{gpu}")
-    serving = Serving(attention_backend="triton", release=RELEASE, prefill_graphs=True)
+    serving = Serving(
+        attention_backend="triton",
+        release=RELEASE,
+        prefill_graphs=True,
+        verify_tokens=_flag(kind, "--speculative-num-draft-tokens") or 1,
+        ngram="NGRAM" in kind.args,
+    )
     engine = EngineModel(
         role="colocated",
         parallelism=Parallelism(),
@@ -105,6 +111,7 @@ def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
         max_running_requests=MAX_RUNNING,
         chunked_prefill_size=CHUNK,
         max_context=llm.max_context or 1 << 17,
+        verify_tokens=serving.verify_tokens,
     )
     return [
         {"load": list(load), **_figures_ms(Fleet(colocated=engine, num_colocated=1), load)}

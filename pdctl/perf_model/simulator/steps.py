@@ -28,8 +28,9 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
 
 
 def prefill_floor_s(times: StepTimes) -> float:
-    """The least a prefill step takes: launching every kernel, where it has no graphs."""
-    return 0.0 if times.prefill_graphs else times.eager_s / times.stages
+    """The least a prefill step takes: launching every kernel, or those that graphs leave out."""
+    launched_s = times.prefill_pieces_s if times.prefill_graphs else times.eager_s
+    return launched_s / times.stages
 
 
 def pairs(new_tokens: float, cached_tokens: float = 0.0) -> float:
