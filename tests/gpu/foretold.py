@@ -32,14 +32,7 @@ from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.simulator.simulate import simulate
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import workload_from_lengths
-from tests.gpu.kinds import (
-    LEAST_LOAD_S,
-    VERIFIED,
-    VERIFY_CONTEXT,
-    Kind,
-    kinds,
-    steps_of_kind,
-)
+from tests.gpu.kinds import LEAST_LOAD_S, Kind, kinds, steps_of_kind
 
 CHUNK = 8192
 RELEASE = "0.5.17"
@@ -86,8 +79,8 @@ def foretold_verify(
     speculating = replace(serving, verify_tokens=tokens)
     times = step_times(llm, cluster, Parallelism(), "colocated", serving=speculating)
     rows = []
-    for batch in (one for one in VERIFIED if one <= kind.most):
-        step = Measurement("decode", 0.0, batch=batch, context=batch * (VERIFY_CONTEXT + 100))
+    for batch, context in kind.verified:
+        step = Measurement("decode", 0.0, batch=batch, context=batch * (context + 100))
         ms = round(1e3 * predicted_s(times, step), 3)
         rows.append({"step": ["verify", batch, tokens, step.context], "ms": ms})
     return rows
