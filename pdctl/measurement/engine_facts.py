@@ -21,8 +21,8 @@ class EngineFacts:
     """Facts about one engine.
 
     engine: "sglang 0.5.23" or "simulated". accelerator: None on a CPU. device: "cpu" or "cuda";
-    "" if the engine does not report one. verify_tokens, accept_length, ngram: as in Serving;
-    accept_length is the mean so far, 1 before the first decode step.
+    "" if the engine does not report one. verify_tokens, accept_length, ngram, prefill_sizes: as in
+    Serving; accept_length is the mean so far, 1 before the first decode step.
     """
 
     url: str
@@ -43,6 +43,7 @@ class EngineFacts:
     verify_tokens: int = 1
     accept_length: float = 1.0
     ngram: bool = False
+    prefill_sizes: tuple[int, ...] = ()
 
     @property
     def release(self) -> str | None:
@@ -87,6 +88,7 @@ def facts_from_pages(
         verify_tokens=_whole(info.get("speculative_num_draft_tokens")) or 1,
         accept_length=_accepted(info),
         ngram=str(info.get("speculative_algorithm")).upper() == "NGRAM",
+        prefill_sizes=_prefill_sizes(info),
     )
 
 
@@ -154,9 +156,18 @@ def _is_eager(info: Mapping[str, Any]) -> bool:
     """
     if info.get("device") == "cpu":
         return False
+    return _prefill_graphs(info).get("backend") == "disabled"
+
+
+def _prefill_sizes(info: Mapping[str, Any]) -> tuple[int, ...]:
+    sizes = _prefill_graphs(info).get("bs")
+    return tuple(sorted(map(int, sizes))) if isinstance(sizes, list) else ()
+
+
+def _prefill_graphs(info: Mapping[str, Any]) -> Mapping[str, Any]:
     config = info.get("cuda_graph_config")
     prefill = config.get("prefill") if isinstance(config, dict) else None
-    return isinstance(prefill, dict) and prefill.get("backend") == "disabled"
+    return prefill if isinstance(prefill, dict) else {}
 
 
 def _parallelism(info: Mapping[str, Any]) -> Parallelism:

@@ -118,6 +118,7 @@ def predicted_engine(
             profile=profile,
             attention_backend=backend,
             prefill_graphs=not limits.eager,
+            prefill_sizes=facts.prefill_sizes,
             verify_tokens=facts.verify_tokens,
             ngram=facts.ngram,
             release=None if profile else facts.release,  # a profile's factors are of the newest

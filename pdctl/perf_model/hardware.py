@@ -148,7 +148,6 @@ class AttentionKernel:
     window over one inside, where the kernel looks at every block of keys to find it empty.
     verify: as prefill, where it verifies drafts with prefill's kernel, which computes verify_block
     rows of a query head however few there are; None: it verifies as it decodes.
-    verify_latency_s: decode_latency_s of that kernel.
     has_waves: a KV head of a request is a thread block, or several equal ones, and those run in
     waves of as many as the GPU has room for (see steps.py).
     """
@@ -166,7 +165,6 @@ class AttentionKernel:
     skipped: float = 0.0
     verify: float | None = None
     verify_block: int = 0
-    verify_latency_s: float = 0.0
 
 
 # Source: triton: measured on one H200 with SGLang 0.5.15, Llama-3.1-8B and Qwen3-30B-A3B
@@ -183,8 +181,9 @@ class AttentionKernel:
 # 1.22 ms for 4,096 tokens, in Qwen3-Next as in Gemma-3. The loop over keys begins at 0, whatever
 # the window, and looks into the mask of each block (_fwd_kernel, SKIP_TILE): a window of 1,024
 # takes 1.87 ms there. A cached prefix is cut to the window before. Verifying is the same kernel
-# with a block of queries for each request and head: 16 requests of 640 tokens take 163 µs for 32
-# heads of 128, one request 26 µs.
+# with a block of queries for each request and head, 255 registers for each of 256 threads, so a
+# multiprocessor runs one at a time: 67 ns a token of context for heads of 128 (26.8 µs at 256
+# tokens, 284 at 4,096, one request; docs/log.md).
 WIDE_HEAD = 128
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     "triton": AttentionKernel(
@@ -196,9 +195,8 @@ ATTENTION_KERNELS: dict[str, AttentionKernel] = {
         0.1e-6,
         wide_prefill=0.206,
         skipped=1.1,
-        verify=0.267,
+        verify=0.237,
         verify_block=128,
-        verify_latency_s=40e-9,
     ),
     "fa3": AttentionKernel(
         0.64, 0.90, 0.8e-9, 0.6, 187, split_s=4e-6, has_waves=True, decode_memory_fp8=0.48
@@ -336,8 +334,8 @@ class Rates:
     split_s: float
     verify: float  # FLOP/s of attention that verifies drafts in blocks of queries; 0: as decode
     verify_block: int
-    verify_latency_s: float
-    blocks: int  # thread blocks of decode attention that a GPU runs at once; 0: not known
+    verify_blocks: int  # of these thread blocks that a GPU runs at once; 0: not known
+    blocks: int  # the same of decode attention
     runner: Runner  # of routed experts
     padding: int  # rows that each expert's tokens are padded by
     latents: float  # of decode attention that multiplies latents with every head
@@ -382,7 +380,7 @@ def rates(
         split_s=kernel.split_s,
         verify=attention * (kernel.verify or 0.0),
         verify_block=kernel.verify_block // (2 if llm.head_dim > WIDE_HEAD else 1),
-        verify_latency_s=kernel.verify_latency_s,
+        verify_blocks=SMS.get(kind, 0),
         blocks=SMS.get(kind, 0) if kernel.has_waves else 0,
         runner=runner,
         padding=expert_padding(runner, form),

@@ -153,10 +153,13 @@ def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
 def pieces_s(llm: Llm) -> float:
     """The least time of a prefill step with graphs, in which the host launches what they leave out.
 
-    Source: SCAN_PIECE. Ignores: attention, four kernels a layer that graphs leave out as well and
-    that bind prompts of a few hundred tokens on slow hosts; the host's own speed.
+    The host prepares the first mixer and then launches one after another.
+    Source: SCAN_PIECE, STATE_LOOKUP_AFTER, CHUNK_TABLE. Ignores: attention, four kernels a layer
+    that graphs leave out as well and that bind prompts of a few hundred tokens on slow hosts; the
+    host's own speed.
     """
-    return _num_scans(llm) * _launch_s(SCAN_PIECE, quantises=False)
+    num, piece_s = _num_scans(llm), _launch_s(SCAN_PIECE, quantises=False)
+    return state_start_s(llm)[1] + (num - 1) * piece_s if num else 0.0
 
 
 def state_start_s(llm: Llm) -> tuple[float, float]:

@@ -236,6 +236,7 @@ class DecodeCost(NamedTuple):
     compute_s: float
     split_s: float
     wave_batch: float
+    block_batch: float
 
 
 def decode_cost(
@@ -264,8 +265,7 @@ def decode_cost(
     read_s += state_read_s(llm, rates, parallelism)
     rows_s += (read_s + drafts.request_s) / serving.verify_tokens
     row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
-    in_blocks = verifies_in_blocks(llm, rates, serving)
-    latency_s = rates.verify_latency_s if in_blocks else rates.latency_s
+    latency_s = 0.0 if verifies_in_blocks(llm, rates, serving) else rates.latency_s
     rows_per_stage = serving.verify_tokens / parallelism.pp
     return DecodeCost(
         base_s=DECODE_STEP_S + replayed + dense_s + head_s + drafts.step_s + moved.step_s,
@@ -277,6 +277,7 @@ def decode_cost(
         compute_s=row_flops_s * rows_per_stage,
         split_s=rates.split_s * full_layers(llm) / parallelism.pp,
         wave_batch=_wave_batch(llm, rates, parallelism),
+        block_batch=_block_batch(llm, rates, parallelism, serving),
     )
 
 
@@ -289,6 +290,14 @@ def _wave_batch(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
         return 0.0
     heads = llm.num_kv_heads / attention_tp(parallelism)
     return rates.blocks / max(1.0, heads) * parallelism.dp
+
+
+def _block_batch(llm: Llm, rates: Rates, parallelism: Parallelism, serving: Serving) -> float:
+    """Requests of the whole engine whose query heads fill its GPUs once; 0: none verify so."""
+    if not verifies_in_blocks(llm, rates, serving):
+        return 0.0
+    heads = llm.num_heads / attention_tp(parallelism)
+    return rates.verify_blocks / max(1.0, heads) * parallelism.dp
 
 
 class Drafting(NamedTuple):
@@ -381,6 +390,7 @@ def _roofline(
         decode_dense_s=decode.dense_s,
         decode_split_s=decode.split_s,
         decode_wave_batch=decode.wave_batch,
+        decode_block_batch=decode.block_batch,
         decode_weight_s=decode.weight_s,
         decode_request_s=decode.request_s + handover.token_s * serving.verify_tokens,
         decode_latency_s=decode.latency_s,
@@ -388,6 +398,7 @@ def _roofline(
         decode_compute_s=decode.compute_s,
         eager_s=launch_s(llm, cluster.gpu, per_gpu),
         prefill_pieces_s=pieces_s(llm),
+        prefill_sizes=serving.prefill_sizes,
         decode_graph_batch=_graph_batch(cluster, parallelism, serving),
         prefill_graphs=has_prefill_graphs(llm, parallelism, role, serving),
         transfer_base_s=route.base_s,

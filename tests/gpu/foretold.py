@@ -10,6 +10,7 @@ kind's flags name. Drafts are taken as never accepted, as those of a dummy draft
 import json
 import sys
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,12 @@ def foretold(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
     tp = 1 if kind.pair else len(kind.gpus.split(","))
     llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"{2 if kind.pair else tp}x{gpu}")
     role: Role = "decode" if kind.pair else "colocated"
-    serving = Serving(attention_backend="triton", release=RELEASE, ngram="NGRAM" in kind.args)
+    serving = Serving(
+        attention_backend="triton",
+        release=RELEASE,
+        prefill_sizes=_sizes(kind),
+        ngram="NGRAM" in kind.args,
+    )
     times = step_times(llm, cluster, Parallelism(tp=tp), role, serving=serving)
     rows = []
     for step in steps_of_kind(kind, "prefill" if kind.pair else "colocated"):
@@ -93,6 +99,7 @@ def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
         attention_backend="triton",
         release=RELEASE,
         prefill_graphs=True,
+        prefill_sizes=_sizes(kind),
         verify_tokens=_flag(kind, "--speculative-num-draft-tokens") or 1,
         ngram="NGRAM" in kind.args,
     )
@@ -125,6 +132,11 @@ def _figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, fl
         if one
         for q in ("p50", "p99")
     }
+
+
+def _sizes(kind: Kind) -> tuple[int, ...]:
+    _, _, after = kind.args.partition("--cuda-graph-bs-prefill ")
+    return tuple(int(word) for word in takewhile(str.isdigit, after.split()))
 
 
 def _flag(kind: Kind, name: str) -> int | None:

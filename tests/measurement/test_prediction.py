@@ -17,6 +17,7 @@ INFO = {
     "speculative_algorithm": "NGRAM",
     "speculative_num_draft_tokens": 8,
     "internal_states": [{"avg_spec_accept_length": 7.6}],
+    "cuda_graph_config": {"prefill": {"backend": "breakable", "bs": [256, 512, 1024]}},
 }
 
 
@@ -42,6 +43,11 @@ def test_an_engine_that_speculates_is_predicted_so_with_what_it_has_accepted() -
     assert (plain.verify_tokens, ngram.verify_tokens) == (1, 8)
     assert ngram.accept_length == 7.6
     assert plain.times.decode_base_s < ngram.times.decode_base_s < eagle.times.decode_base_s
+
+
+def test_prompts_are_predicted_with_the_prefill_graphs_that_an_engine_reports() -> None:
+    assert predicted(INFO).times.prefill_sizes == (256, 512, 1024)
+    assert predicted({**INFO, "cuda_graph_config": None}).times.prefill_sizes == ()
 
 
 def test_an_engine_that_has_accepted_nothing_yet_is_taken_to_gain_one_token_a_step() -> None:

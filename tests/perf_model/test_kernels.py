@@ -20,7 +20,14 @@ from pdctl.perf_model.mixing import state_rows_s
 from pdctl.perf_model.records import StepTimes
 from pdctl.perf_model.releases import kernel_times
 from pdctl.perf_model.roofline import step_times
-from pdctl.perf_model.simulator.steps import decode_step_s, pairs, prefill_s, weighted_pairs
+from pdctl.perf_model.simulator.steps import (
+    decode_slope_s,
+    decode_step_s,
+    pairs,
+    prefill_s,
+    prefill_step_s,
+    weighted_pairs,
+)
 from tests.gpu.shapes import GEMMA3_12B
 from tests.perf_model.shapes import ONE, cluster, gpu, llm
 
@@ -187,19 +194,45 @@ def test_a_prefill_step_waits_for_mixers_that_its_graphs_leave_out() -> None:
     ]  # fmt: skip
     assert [n for name, n, _ in traced for one in launched if name.startswith(one)] == [9] * 8
     assert len(launched) + 2 == SCAN_PIECE.triton  # and two l2 norms
-    assert times.prefill_pieces_s == pieces_s(cut) == pytest.approx(9 * 1.35e-3)
+    prepared_s = (32 + 15) * 50e-6
+    assert times.prefill_pieces_s == pieces_s(cut) == pytest.approx(prepared_s + 9 * 1.35e-3)
     assert prefill_s(replace(times, prefill_weight_s=0.0), 1, 1) == times.prefill_pieces_s
     assert triton(llm("qwen3-8b")).prefill_pieces_s == 0
 
 
 @pytest.mark.parametrize(
-    ("drafts", "ngram", "batch", "measured"),
-    [(4, False, 4, 7.96), (4, False, 32, 17.6), (8, True, 4, 8.77), (8, True, 32, 26.8)],
+    ("batch", "context", "measured"),
+    [(1, 550, 7.76), (4, 550, 7.96), (16, 550, 12.2), (32, 550, 17.6)]
+    + [(2, 550, 7.893), (8, 550, 9.36), (24, 550, 14.85), (8, 2040, 15.53)],
 )
 def test_verify_steps_attend_with_the_kernel_of_prefill(
-    drafts: int, ngram: bool, batch: int, measured: float
+    batch: int, context: int, measured: float
 ) -> None:
-    """Milliseconds of Llama-3.1-8B on H200, 0.5.17 (docs/log.md); its trace had 16 requests."""
-    llama = llm("llama-3.1-8b")
-    times = triton(llama, verify_tokens=drafts, ngram=ngram, release="0.5.17")
-    assert 1e3 * decode_step_s(times, batch, batch * 612) == pytest.approx(measured, rel=0.05)
+    """Milliseconds of Llama-3.1-8B with EAGLE on H200, 0.5.17 (docs/log.md)."""
+    times = triton(llm("llama-3.1-8b"), verify_tokens=4, release="0.5.17")
+    assert 1e3 * decode_step_s(times, batch, batch * context) == pytest.approx(measured, rel=0.02)
+
+
+def test_verify_steps_with_ngrams_launch_what_graphs_leave_out() -> None:
+    times = triton(llm("llama-3.1-8b"), verify_tokens=8, ngram=True, release="0.5.17")
+    assert 1e3 * decode_step_s(times, 4, 4 * 612) == pytest.approx(8.77, rel=0.05)
+
+
+def test_a_multiprocessor_verifies_one_request_and_head_at_a_time() -> None:
+    """26.8 µs a layer at 256 tokens and 284.2 at 4,096, in traces of one request."""
+    times = triton(llm("llama-3.1-8b"), verify_tokens=4)
+    a_token_s = (284.2e-6 - 26.8e-6) / (4096 - 256)
+    assert decode_slope_s(times, 1) / 32 == pytest.approx(a_token_s, rel=0.02)
+    four, five, eight = (b * decode_slope_s(times, b) for b in (4, 5, 8))
+    assert (five, eight) == (pytest.approx(2 * four), pytest.approx(2 * four))
+
+
+def test_prompts_are_padded_to_their_prefill_graph() -> None:
+    sizes = (256, 512, 1024)
+    bare = triton(llm("llama-3.1-8b"), prefill_graphs=True)
+    times = replace(bare, prefill_sizes=sizes)
+    assert [prefill_s(times, n, 0) for n in (400, 512)] == [prefill_s(bare, 512, 0)] * 2
+    assert prefill_s(times, 1025, 0) == prefill_s(bare, 1025, 0)
+    assert prefill_step_s(times)(400, 0) == prefill_s(times, 400, 0)
+    eager = replace(bare, prefill_graphs=False)
+    assert prefill_s(replace(eager, prefill_sizes=sizes), 400, 0) == prefill_s(eager, 400, 0)
