@@ -253,8 +253,8 @@ class WhatIf:
     seen, replayed: share that met the SLOs, over the requests whose times are known, as measured
     and in the replay of today's layout. attainment: of that replay over all requests. by_whole: the
     times in the logs contradict whole times, so that seen and replayed are the share whose whole
-    time is within what both limits allow together. usual_ttft_s, usual_tpot_s: limits drawn from
-    today's median times, where no SLOs are given.
+    time is within what both limits allow together. usual_ttft_s, usual_tpot_s: today's medians,
+    which are the limits where no SLOs are given.
     """
 
     at_s: float

@@ -26,7 +26,6 @@ LEAST_ARRIVED = 20  # in the window: they are what layouts are compared on
 _FIT_ABOVE = 0.02  # of mismatch
 _FIT_FROM = math.log(1.1)  # of the ratio of seen to replayed times: 0 % may match 0 % by accident
 _FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6)  # beyond them the metrics may be wrong
-USUAL_SLACK = 1.25  # over today's median times, which are the limits where no SLOs are given
 _BLOCKS = 10  # neighbours share a queue, so that single requests are no independent samples
 _ONE_SIDED_95 = 1.83  # Student's t with 9 degrees of freedom
 
@@ -36,7 +35,7 @@ def what_if(
 ) -> WhatIf | str:
     """Replay a window on every layout of the GPUs of `fleet`; or why nothing is said.
 
-    slo: without one, layouts are compared by today's usual times, with a slack. others: the same
+    slo: without one, layouts are compared by today's median times. others: the same
     engines in roles that `fleet` has not. Ignores: how long a change takes, and that the next
     requests may differ from the last.
     """
@@ -173,13 +172,13 @@ class _WholeReplay(_Replay):
 
 
 def _usual(run: _Replay, fleet: Fleet) -> Slo:
-    """Today's usual times as limits, where no others are given: medians, with a slack.
+    """Today's usual times, which are the limits where no SLOs are given: the medians.
 
     A layout is better than today's if more requests stay within both. They are those of the replay
     times the ratio by which it is off, since logs of colocated engines do not tell them apart.
     """
     limits = [
-        USUAL_SLACK * math.exp(off) * median([one for one in replayed_s if one] or [0.0])
+        math.exp(off) * median([one for one in replayed_s if one] or [0.0])
         for off, replayed_s in zip(
             run.distance(fleet), (run.ttft_s(fleet), run.outcome(fleet).tpot_s), strict=True
         )
@@ -272,16 +271,16 @@ def layouts_of(fleet: Fleet, others: Sequence[EngineModel] = ()) -> Iterator[Fle
     engines = {one.role: one for one in known if one}
     both = engines.get("colocated")
     prefill, decode = engines.get("prefill"), engines.get("decode")
+    router = Fleet(policy=fleet.policy, router_hop_s=fleet.router_hop_s)
     if prefill and decode:
         each_p, each_d = prefill.parallelism.num_gpus, decode.parallelism.num_gpus
         for p in range(1, fleet.num_gpus // each_p + 1):
             d, rest = divmod(fleet.num_gpus - p * each_p, each_d)
             if d and not rest:
-                split = Fleet(prefill=prefill, decode=decode, num_prefill=p, num_decode=d)
-                yield replace(split, policy=fleet.policy, router_hop_s=fleet.router_hop_s)
+                yield replace(router, prefill=prefill, decode=decode, num_prefill=p, num_decode=d)
     if both and fleet.num_gpus % both.parallelism.num_gpus == 0:
         num = fleet.num_gpus // both.parallelism.num_gpus
-        yield Fleet(colocated=both, num_colocated=num, policy=fleet.policy)
+        yield replace(router, colocated=both, num_colocated=num)
 
 
 def _alternative(

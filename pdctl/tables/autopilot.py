@@ -6,7 +6,6 @@ from time import localtime, strftime
 from pdctl.status.autopilot.decision import Move
 from pdctl.status.autopilot.journal import Entry, moves_of
 from pdctl.status.records import WhatIf
-from pdctl.status.what_if import USUAL_SLACK
 from pdctl.units import format_seconds, format_share
 
 
@@ -79,7 +78,7 @@ def _today(look: WhatIf) -> str:
 
     Whole times are a weaker yardstick than both limits, so the replay tells the share within them.
     """
-    good = "meet the SLOs" if look.usual_ttft_s is None else "get the usual times"
+    good = "meet the SLOs" if look.usual_ttft_s is None else "get today's median times"
     doubt = "" if look.is_match else ", which does not match: no advice"
     seen, replayed = format_share(look.seen), format_share(look.replayed)
     if not look.by_whole:
@@ -94,9 +93,9 @@ def _usual_lines(look: WhatIf) -> list[str]:
     if look.usual_ttft_s is None or look.usual_tpot_s is None:
         return []
     return [
-        "No SLOs are given, so a layout is better if more requests get today's usual times: TTFT "
-        f"up to {format_seconds(look.usual_ttft_s)} and TPOT up to "
-        f"{format_seconds(look.usual_tpot_s)}, {USUAL_SLACK} times the medians."
+        "No SLOs are given, so a layout is better if more requests get today's median times: TTFT "
+        f"{format_seconds(look.usual_ttft_s)} and TPOT {format_seconds(look.usual_tpot_s)}, or "
+        "less of both."
     ]
 
 

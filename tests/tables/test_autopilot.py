@@ -36,8 +36,8 @@ def test_a_what_if_says_what_a_share_is_of() -> None:
         "together; its replay says 85 %)."
     )
     first, _, last = what_if_lines(replace(LOOK, usual_ttft_s=0.5, usual_tpot_s=0.03), 110.0)
-    assert first.startswith("Now 2P6D: 83 % get the usual times (its replay says")
-    assert last.endswith("TTFT up to 500 ms and TPOT up to 30 ms, 1.25 times the medians.")
+    assert first.startswith("Now 2P6D: 83 % get today's median times (its replay says")
+    assert last.endswith("TTFT 500 ms and TPOT 30 ms, or less of both.")
 
 
 def test_a_dry_decision_says_what_it_would_do() -> None:
