@@ -122,7 +122,7 @@ def started_with(
     (model / "config.json").write_text(config, encoding="utf-8")
     install = SglangInstall("python3", "0.5.23", ("nixl",), None)
     monkeypatch.setattr(start, "_install", lambda deployment, launcher, nodes: install)
-    monkeypatch.setattr(start, "_gpus_of_nodes", lambda deployment, launcher, nodes: {HERE: GPUS})
+    monkeypatch.setattr(start, "gpus_of_nodes", lambda deployment, launcher, nodes: {HERE: GPUS})
     router = RouterPlan(port=unheld_port())
     wanted = deployment_of(model=str(model), prefill=0, total=1, args=args, router=router)
     return start.prepare(wanted)
