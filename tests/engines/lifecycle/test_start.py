@@ -151,12 +151,11 @@ def test_a_quantization_that_sglang_cannot_read_is_refused(
     ("changes", "is_replayed"),
     [
         ({}, True),
-        ({"ttft_slo_s": None}, False),
         ({"request_times": False}, False),
         ({"observe": ObservePlan(what_if=False)}, False),
     ],
 )
-def test_a_supervisor_replays_requests_that_have_limits_and_log_lines(
+def test_a_supervisor_replays_requests_that_have_log_lines(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
@@ -164,7 +163,7 @@ def test_a_supervisor_replays_requests_that_have_limits_and_log_lines(
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     one = prepared(spec("router", "router", 1))
-    deployment = replace(one.deployment, **{"ttft_slo_s": 2.0, **changes})
+    deployment = replace(one.deployment, **changes)
     wanted = replace(one, deployment=deployment)
     launch = start.write_start_files(wanted, detached=True, ready_timeout_s=1.0)
     assert launch.what_if is is_replayed
