@@ -41,7 +41,10 @@ class Field:
         from yaml.nodes import MappingNode, ScalarNode
 
         if not isinstance(self._node, MappingNode):
-            raise self.problem("must be a mapping of keys to values", hint=_keys_hint(known))
+            subject = "" if self.key else "the file "
+            raise self.problem(
+                f"{subject}must be a mapping of keys to values", hint=_keys_hint(known)
+            )
         fields: dict[str, Field] = {}
         for key_node, value_node in self._node.value:
             key = key_node.value if isinstance(key_node, ScalarNode) else "?"
