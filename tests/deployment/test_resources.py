@@ -332,6 +332,16 @@ def test_a_node_that_is_full_is_named_with_who_holds_its_gpus() -> None:
     )
 
 
+def test_the_fullest_of_the_nodes_that_an_engine_would_span_is_named() -> None:
+    held = {"n0": [gpu(0), gpu(1)], "n1": [gpu(0), gpu(1, held_gib=70, by="71 python")]}
+    with pytest.raises(EnvironmentProblem) as error:
+        place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), held)
+    assert error.value.message == (
+        "prefill-0 needs 2 free GPUs on each of 2 nodes; 1 node has as many; n1 has 1 of 2 "
+        "(GPU 1: 70 GiB held by pid 71 python)."
+    )
+
+
 def test_an_engine_that_stays_keeps_its_node_and_a_leaving_one_gives_its_gpu() -> None:
     router, prefill, decode, last = (
         replace(spec, node=node)
