@@ -13,6 +13,7 @@ from pdctl import __version__, is_compiled
 from pdctl.commands.command_line.verbs import VERBS
 from pdctl.console import print_failure
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
+from pdctl.text_lines import did_you_mean, nearest
 
 COMPLETION_VARIABLE = "_PDCTL_COMPLETE"  # set by a shell that asks what could come next
 
@@ -132,12 +133,9 @@ def verb_help(verb: str) -> str:
 
 
 def _no_verb(typed: str) -> InvalidInput:
-    from difflib import get_close_matches
-
-    near = get_close_matches(typed, VERBS, n=1)
-    meant = f" Did you mean {near[0]}?" if near else ""
-    hint = f"pdctl {near[0]} --help" if near else "pdctl --help lists the verbs"
-    return InvalidInput(f"There is no verb {typed!r}.{meant}", hint=hint, code="usage")
+    near = nearest(typed, VERBS)
+    hint = f"pdctl {near} --help" if near else "pdctl --help lists the verbs"
+    return InvalidInput(f"There is no verb {typed!r}.{did_you_mean(near)}", hint=hint, code="usage")
 
 
 def _confess(problem: Exception) -> NoReturn:
@@ -148,8 +146,15 @@ def _confess(problem: Exception) -> NoReturn:
 
 
 def _usage(problem: Any, verb: str) -> InvalidInput:
+    """The error for a command line that click refuses; it names the option that was meant."""
     command = f"pdctl {verb}" if verb in VERBS else "pdctl"
-    return InvalidInput(problem.format_message(), hint=f"{command} --help", code="usage")
+    message = problem.format_message()
+    if hasattr(problem, "possibilities"):  # no such option
+        near = nearest(problem.option_name, problem.possibilities or ())
+        message = f"{command} has no option {problem.option_name}.{did_you_mean(near)}"
+    elif message.startswith("Missing argument"):
+        message = f"{command} needs {problem.param.name.upper()}."
+    return InvalidInput(message, hint=f"{command} --help", code="usage")
 
 
 def _fail(verb: str, problem: PdctlError, arguments: list[str]) -> None:

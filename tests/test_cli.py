@@ -64,6 +64,27 @@ def test_a_wrong_command_line_is_one_sentence_a_hint_and_exit_2(arguments: list[
     assert hint.startswith("hint:  pdctl")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("up qwen3-8b --totl 4", "pdctl up has no option --totl. Did you mean --total?"),
+        ("plan qwen3-8b --gpu 8xH200", "pdctl plan has no option --gpu. Did you mean --gpus?"),
+        ("plan --zzzzzz", "pdctl plan has no option --zzzzzz."),
+        ("schema", "pdctl schema needs VERB."),
+        ("render", "pdctl render needs TARGET."),
+        ("plna", "There is no verb 'plna'. Did you mean plan?"),
+        ("help exitcodes", "There is no topic 'exitcodes'. Did you mean exit-codes?"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments.split())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
+
+
 def test_a_usage_error_under_json_is_an_envelope_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["plan", "--json", "--no-such-flag"])

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from pdctl.console import err, show
+from pdctl.console import command_width, err, show
 from pdctl.deployment.flags import REQUEST_TIMES_FLAG
 from pdctl.engines.lifecycle import logs as log_files_of
 from pdctl.engines.request_times import RequestLog, log_lines, request_log
@@ -94,7 +94,7 @@ def explain_and_print(wanted: Wanted) -> None:
         "explain",
         asdict(found),
         as_json=wanted.as_json,
-        render=lambda: explain_view(found, is_one=is_one),
+        render=lambda: explain_view(found, is_one=is_one, width=command_width()),
         lines=None if is_one else lambda: explain_lines(found),
     )
 

@@ -236,7 +236,8 @@ def nixl_plugins(names: Sequence[str] | None) -> Check | None:
 def ports(taken: Mapping[int, str]) -> Check:
     """Check the router's default ports. taken: port -> its owner, unless that is pdctl."""
     if not taken:
-        return Check("ports", "pass", "The router's default ports, 30000 and 29000, are free.")
+        text = "No other program uses the router's default ports, 30000 and 29000."
+        return Check("ports", "pass", text)
     text = ", ".join(f"{port} ({who})" for port, who in taken.items())
     if 30000 in taken:
         return Check("ports", "warn", f"Default ports are in use: {text}.", "--port 30001")

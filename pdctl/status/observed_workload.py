@@ -66,10 +66,12 @@ def workload_between(counted: Sequence[RouterCounters], elapsed_s: float) -> Wor
     making = [one for one in counted if one.role != "prefill"]
     requests = _sum(taking, "requests")
     if requests < LEAST_REQUESTS:
+        each = "" if requests == 1 else "s"
+        finished = f"Only {requests:.0f} request{each}" if requests else "No request"
         raise InvalidInput(
-            f"Only {requests:.0f} requests finished in {elapsed_s:.0f} s; "
+            f"{finished} finished in {elapsed_s:.0f} s; "
             f"at least {LEAST_REQUESTS} are needed to describe a workload.",
-            hint="a longer --window",
+            hint="--window 5min, while clients send requests",
             code="too_little_seen",
         )
     fresh = _sum(taking, "prefill_tokens")
