@@ -63,6 +63,9 @@ def _clean_console() -> "type[Console]":
                 else:
                     yield Segment(printable(text), segment.style)
 
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # not rich's exit code 1: cli.main ends quietly
+
         def print(self, *objects: Any, **options: Any) -> None:
             if self.is_terminal:
                 super().print(*objects, **options)

@@ -1,7 +1,6 @@
 """Sentences and shell commands in lines for a terminal. Pure."""
 
 import re
-from collections.abc import Iterable
 from textwrap import TextWrapper
 
 _CLAUSE = re.compile(r"(?<=;) |(?<=,) (?=or |--|pdctl )|(?<=\?) ")
@@ -40,18 +39,6 @@ def hint_lines(hint: str, width: int, *, indent: int) -> str:
                 lines.append("")
             lines[-1] += f" {word}" if lines[-1] else word
     return ("\n" + " " * indent).join(lines)
-
-
-def nearest(typed: str, known: Iterable[str]) -> str:
-    """The known word that is most like what was typed; "" where none is."""
-    from difflib import get_close_matches  # only for mistakes
-
-    return next(iter(get_close_matches(typed, list(known), n=1)), "")
-
-
-def did_you_mean(near: str) -> str:
-    """The question that follows an unknown word; "" where no word is near."""
-    return f" Did you mean {near}?" if near else ""
 
 
 def wrapped(text: str, width: int, *, indent: int = 0) -> str:

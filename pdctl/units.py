@@ -168,6 +168,13 @@ def format_count(count: float | None) -> str:
     return _three_digits(count)
 
 
+def format_number_of(count: float, noun: str) -> str:
+    """A number with its noun: 1 request, 12,031 requests, no requests."""
+    if count == 0:
+        return f"no {noun}s"
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
 def format_rate(per_s: float | None) -> str:
     """58.1k, 940, 2.6, 0.001: a count per second without its unit, for table columns."""
     if per_s is None or not math.isfinite(per_s):

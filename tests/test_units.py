@@ -148,3 +148,8 @@ def test_the_unknown_is_never_shown_as_a_number(show: object) -> None:
     assert callable(show)
     assert show(None) == units.UNKNOWN
     assert show(math.inf) == units.UNKNOWN
+
+
+def test_a_number_has_its_noun_in_the_right_form() -> None:
+    said = [units.format_number_of(count, "request") for count in (0, 1, 12_031)]
+    assert said == ["no requests", "1 request", "12,031 requests"]

@@ -7,8 +7,7 @@ from pathlib import Path
 import typer
 
 from pdctl.commands.command_line.topics import TOPICS
-from pdctl.errors import EnvironmentProblem, InvalidInput
-from pdctl.text_lines import did_you_mean, nearest
+from pdctl.errors import EnvironmentProblem, InvalidInput, did_you_mean, nearest
 
 
 def help(  # noqa: A001 - named as its verb is

@@ -1,6 +1,6 @@
 """The ports of each process: a band for each kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from pdctl.deployment.records import Deployment, Ports
 from pdctl.errors import EnvironmentProblem
@@ -17,7 +17,11 @@ DIST_INIT_BAND = 5000  # 500 engines
 ROUTER_METRICS_FROM = 29000
 
 
-def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[str, Ports]:
+def plan_ports(
+    deployment: Deployment,
+    is_free: Callable[[int], bool],
+    owners: Mapping[int, str] | None = None,
+) -> dict[str, Ports]:
     """The ports of the router ("router") and of each engine, by name.
 
     Each kind of port has a band, in steps of 10 until these are used up. The bands lie below 32768,
@@ -27,13 +31,14 @@ def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[s
 
     Args:
         is_free: tells whether a port is available on every node.
+        owners: names of the deployments that hold ports, by port.
 
     Raises:
         EnvironmentProblem: the router's port is in use, or a band has no free port left.
     """
     router_port = deployment.router.port
     if not is_free(router_port):
-        raise _router_port_taken(router_port, is_free)
+        raise _router_port_taken(router_port, is_free, (owners or {}).get(router_port, ""))
 
     def usable(port: int) -> bool:
         return port != router_port and is_free(port)
@@ -70,10 +75,12 @@ def _band(
     )
 
 
-def _router_port_taken(port: int, is_free: Callable[[int], bool]) -> EnvironmentProblem:
+def _router_port_taken(port: int, is_free: Callable[[int], bool], owner: str) -> EnvironmentProblem:
     other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(p)), None)
+    by = f" by the deployment {owner}" if owner else ""
+    hint = f"--port {other}" if other else "--port N with a free port"
     return EnvironmentProblem(
-        f"The router's port {port} is already in use.",
-        hint=f"--port {other}" if other else "--port N with a free port",
+        f"The router's port {port} is already in use{by}.",
+        hint=f"{hint}, or pdctl down {owner}" if owner else hint,
         code="port_in_use",
     )

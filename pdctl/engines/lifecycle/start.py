@@ -6,7 +6,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from pdctl.deployment.nics import with_nics
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
-from pdctl.deployment.records import Deployment, ProcessSpec
+from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.deployment.resources import Place, choose_backend, crossing, needs_gpus, place_engines
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
@@ -258,7 +258,7 @@ def prepare(
     rdma = {n: there.rdma_ports(n) for n in gpus} if needs_gpus(deployment) else {}
     backend, kv_path = _kv_path(deployment, install, gpus, rdma)
     stays = {spec.name: spec for spec in present}
-    planned = plan_ports(deployment, _is_usable(deployment, stays.get("router"), there, nodes))
+    planned = _planned_ports(deployment, stays.get("router"), there, nodes)
     addresses = _addresses(there, present, nodes)
     bare = expand(
         deployment,
@@ -461,29 +461,31 @@ def _kv_path(
     )
 
 
-def _is_usable(
+def _planned_ports(
     deployment: Deployment,
     router: ProcessSpec | None,
     launcher: Launcher,
     nodes: tuple[str, ...],
-) -> Callable[[int], bool]:
-    """A test for ports that are free on every node. The port of a router that stays is free."""
-    taken = _reserved_ports()
+) -> dict[str, Ports]:
+    """Ports that are free on every node. The port of a router that stays counts as free."""
+    owners = _port_owners()
     own = router.port if router is not None else None
 
     def is_usable(port: int) -> bool:
         # the user chose the router's by number and may have left it a moment ago
         is_strict = port != deployment.router.port
-        return port not in taken and all(
+        return port not in owners and all(
             launcher.is_port_free(node, port, is_strict=is_strict) for node in nodes
         )
 
-    return lambda port: port == own or is_usable(port)
+    return plan_ports(deployment, lambda port: port == own or is_usable(port), owners)
 
 
-def _reserved_ports() -> frozenset[int]:
-    """Ports of running deployments whose engines may not listen yet."""
-    launches = [found for name in running.names() if (found := state.read_launch(name))]
-    specs = [spec for launch in launches for spec in (*launch.specs, *launch.leaving)]
-    retired = {port for launch in launches for port in launch.retired_ports}
-    return named_ports(specs) | retired
+def _port_owners() -> dict[int, str]:
+    """The running deployment that each port belongs to, also before its engines listen."""
+    owners: dict[int, str] = {}
+    for name in running.names():
+        if launch := state.read_launch(name):
+            ports = named_ports((*launch.specs, *launch.leaving)) | {*launch.retired_ports}
+            owners |= dict.fromkeys(ports, name)
+    return owners
