@@ -18,6 +18,7 @@ from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
 from pdctl.status.records import Alternative, WhatIf
 from pdctl.status.request_window import Window
+from pdctl.units import format_number_of
 from pdctl.workload.arrivals import tail
 from pdctl.workload.records import Slo
 
@@ -43,14 +44,13 @@ def what_if(
         return "No SLOs are given: start it with --ttft and --tpot."
     if len(known) < LEAST_REQUESTS:
         return (
-            f"The times of {len(known)} requests are known from the last {window.span_s:.0f} s; "
-            f"{LEAST_REQUESTS} are needed."
+            f"The times of {format_number_of(len(known), 'request')} are known from the last "
+            f"{window.span_s:.0f} s; {LEAST_REQUESTS} are needed."
         )
     num = len(window.ttft_s) - window.first
     if num < LEAST_ARRIVED:
-        return (
-            f"{num} requests arrived in the last {window.span_s:.0f} s; {LEAST_ARRIVED} are needed."
-        )
+        arrived = format_number_of(num, "request")
+        return f"{arrived} arrived in the last {window.span_s:.0f} s; {LEAST_ARRIVED} are needed."
     run = _Replay(window, known, slo, find_prefixes(window.requests))
     factors = _fitted(fleet, run)
     fleet = _scaled(fleet, *factors)
