@@ -11,6 +11,7 @@ from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.gpus import is_free, room_text, taken_gpus
 from pdctl.inspection.records import Cluster, Gpu, SglangInstall
+from pdctl.units import format_number_of
 
 # backend -> the Python package that must import for it
 NEEDS = {
@@ -412,7 +413,7 @@ def _too_few(
     deployment: Deployment, chosen: Sequence[Gpu], free: Sequence[Gpu]
 ) -> EnvironmentProblem:
     busy = ", ".join(taken_gpus(chosen))
-    engines = "1 engine needs" if deployment.total == 1 else f"{deployment.total} engines need"
+    engines = format_number_of(deployment.total, "engine", "need")
     num, num_free = deployment.num_gpus, len(free)
     verb = "is" if num_free == 1 else "are"
     return EnvironmentProblem(

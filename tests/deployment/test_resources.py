@@ -108,6 +108,8 @@ def test_a_router_port_in_use_is_an_error_that_names_a_free_one() -> None:
     assert error.value.hint == "--port 30002"
     with pytest.raises(EnvironmentProblem) as error:
         plan_ports(split(), lambda port: False)
+    with pytest.raises(EnvironmentProblem, match="30000 is already in use by the deployment chat"):
+        plan_ports(split(), lambda port: port != 30000, owners={30000: "chat"})
     assert error.value.hint == "--port N with a free port"
 
 
