@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from pdctl.deployment.records import Deployment, Ports
+from pdctl.deployment.records import HERE, Deployment, Ports
 from pdctl.errors import EnvironmentProblem
 
 # SGLang derives dist_init + 1 ... + 6 for its own sockets under attention data parallelism
@@ -17,7 +17,9 @@ DIST_INIT_BAND = 5000  # 500 engines
 ROUTER_METRICS_FROM = 29000
 
 
-def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[str, Ports]:
+def plan_ports(
+    deployment: Deployment, is_free: Callable[[int], bool], *, router_node: str = HERE
+) -> dict[str, Ports]:
     """The ports of the router ("router") and of each engine, by name.
 
     Each kind of port has a band, in steps of 10 until these are used up. The bands lie below 32768,
@@ -26,14 +28,15 @@ def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[s
     engine has its own.
 
     Args:
-        is_free: tells whether a port is available on every node.
+        is_free: tells whether a port is available on every node; the router's on its own.
+        router_node: the node of the router.
 
     Raises:
         EnvironmentProblem: the router's port is in use, or a band has no free port left.
     """
     router_port = deployment.router.port
     if not is_free(router_port):
-        raise _router_port_taken(router_port, is_free)
+        raise _router_port_taken(router_port, is_free, router_node)
 
     def usable(port: int) -> bool:
         return port != router_port and is_free(port)
@@ -70,10 +73,10 @@ def _band(
     )
 
 
-def _router_port_taken(port: int, is_free: Callable[[int], bool]) -> EnvironmentProblem:
+def _router_port_taken(port: int, is_free: Callable[[int], bool], node: str) -> EnvironmentProblem:
     other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(p)), None)
     return EnvironmentProblem(
-        f"The router's port {port} is already in use.",
+        f"The router's port {port} is already in use{f' on {node}' if node else ''}.",
         hint=f"--port {other}" if other else "--port N with a free port",
         code="port_in_use",
     )

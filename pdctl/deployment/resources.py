@@ -256,7 +256,7 @@ def _placed_on_nodes(
     for name in sorted(set(names) - set(large), key=lambda name: (-size[name], names.index(name))):
         node = max(free, key=lambda node: free[node])
         if free[node] < size[name]:
-            raise _no_node(name, size[name], free[node])
+            raise _no_node(name, size[name], free[node], node, _chosen(deployment, gpus[node]))
         free[node] -= size[name]
         on_node[node].append(name)
     return across | {
@@ -321,9 +321,13 @@ def _no_nodes(name: str, num: int, each: int, num_roomy: int) -> EnvironmentProb
     )
 
 
-def _no_node(name: str, num: int, num_free: int) -> EnvironmentProblem:
+def _no_node(
+    name: str, num: int, num_free: int, node: str, gpus: Sequence[Gpu]
+) -> EnvironmentProblem:
+    busy = f" ({', '.join(taken_gpus(gpus))})" if taken_gpus(gpus) else ""
     return EnvironmentProblem(
-        f"{name} needs {num} free GPU{'s' * (num != 1)} on one node; the emptiest has {num_free}.",
+        f"{name} needs {num} free GPU{'s' * (num != 1)} on one node; the emptiest, {node}, has "
+        f"{num_free} of {len(gpus)}{busy}.",
         hint="a smaller --total, or a smaller --tp",
         code="not_enough_gpus",
     )

@@ -114,13 +114,14 @@ def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
         verify_tokens=serving.verify_tokens,
     )
     return [
-        {"load": list(load), **_figures_ms(Fleet(colocated=engine, num_colocated=1), load)}
+        {"load": list(load), **figures_ms(Fleet(colocated=engine, num_colocated=1), load)}
         for load in kind.loads
         if load[3] >= LEAST_LOAD_S
     ]
 
 
-def _figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, float]:
+def figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, float]:
+    """Percentiles of a load: requests per second, prompt tokens, output tokens, seconds."""
     rate, isl, osl, seconds = load
     workload = workload_from_lengths(isl=isl, osl=osl, rate_rps=rate, isl_cv=0, osl_cv=0)
     requests = make_requests(workload, num=max(2, round(rate * seconds)), rate_rps=rate, seed=0)

@@ -231,12 +231,17 @@ def shapes() -> dict[str, dict[str, Any]]:
     }
 
 
-def main() -> None:
-    """Write the folders."""
+def write_shapes(models: Path) -> None:
+    """Write a folder per model."""
     for name, config in shapes().items():
-        folder = Path(sys.argv[1], name)
+        folder = models / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def main() -> None:
+    """Write the folders."""
+    write_shapes(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":
