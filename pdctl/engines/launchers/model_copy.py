@@ -92,11 +92,10 @@ class ModelCopy:
         part = whole.with_name(whole.name + PART)
         whole.parent.mkdir(parents=True, exist_ok=True)
         with (self._source / name).open("rb") as source, part.open("wb") as target:
-            while chunk := source.read(CHUNK_BYTES):
-                target.write(chunk)
+            while num := os.sendfile(target.fileno(), source.fileno(), None, CHUNK_BYTES):
                 with self._lock:
                     done, total = self._copied.done_bytes, self._copied.total_bytes
-                    self._copied = Copied(done + len(chunk), total)
+                    self._copied = Copied(done + num, total)
         os.replace(part, whole)
 
 

@@ -81,3 +81,14 @@ def with_copy(deployment: Deployment, launcher: Launcher, nodes: Collection[str]
         for role, plan in deployment.roles.items()
     }
     return replace(deployment, model=str(target), roles=roles)
+
+
+def not_copied(
+    deployment: Deployment, loaded: Deployment, nodes: Collection[str]
+) -> tuple[str, ...]:
+    """A sentence where engines should load a copy, and `with_copy` gave the model itself."""
+    target = copy_of(deployment.model)
+    if target is None or HERE in nodes or loaded.model != deployment.model:
+        return ()
+    text = f"Not every node has a whole copy in {target}: these engines load {deployment.model}."
+    return (text,)

@@ -29,7 +29,7 @@ from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.engines.lifecycle.node_hardware import gpus_of_nodes, rdma_of_nodes
 from pdctl.engines.lifecycle.preflight import check_equal, check_network
-from pdctl.engines.lifecycle.stage import with_copy
+from pdctl.engines.lifecycle.stage import not_copied, with_copy
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -248,8 +248,7 @@ def prepare(
 
     present: its running processes; those that the deployment still names stay as they are.
     places: new engine -> the engine, not in `present`, whose ports and GPUs it takes over.
-    launcher: where it runs, a name in the registry of launchers.
-    without: nodes that have left the network; no new engine gets a place there.
+    launcher: a name in the registry. without: nodes off the network, which get no new engine.
     Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
     run. Call inside `planning()` unless nothing will be started.
     """
@@ -259,16 +258,16 @@ def prepare(
     install = _install(deployment, there, nodes)
     gpus = gpus_of_nodes(deployment, there, nodes)
     llm, unread = _llm(deployment)
-    held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
-    placed = _placed(deployment, held, gpus, launcher)
+    placed = _placed(deployment, (*present, *_named(places)), gpus, launcher)
     warned = check_equal(deployment, install, there, _used(nodes, placed))
     rdma = rdma_of_nodes(deployment, there, nodes)
     backend, kv_path = _kv_path(deployment, install, gpus, rdma)
     stays = {spec.name: spec for spec in present}
     planned = _planned_ports(deployment, stays.get("router"), there, nodes)
     addresses = _addresses(there, present, nodes)
+    loaded = with_copy(deployment, there, _used(nodes, placed))
     bare = expand(
-        with_copy(deployment, there, _used(nodes, placed)),
+        loaded,
         gpus={name: place.gpus for name, place in placed.items()},
         nodes={"router": nodes[0], **{name: p.node for name, p in placed.items()}},
         addresses=addresses,
@@ -290,6 +289,7 @@ def prepare(
         warnings=(
             *unread,
             *warned,
+            *not_copied(deployment, loaded, nodes),
             *crossing(placed, gpus),
             *_cautions(deployment, llm, install, backend),
         ),
@@ -320,6 +320,11 @@ def _addresses(
     known = {spec.node: spec.host for spec in present if spec.role != "router"}
     new = (node for node in nodes if node not in known)
     return {**known, **{node: launcher.address(node) for node in new}}
+
+
+def _named(places: Mapping[str, ProcessSpec]) -> Iterator[ProcessSpec]:
+    """The engines whose places are taken over, under the names of those that take them."""
+    return (replace(spec, name=name) for name, spec in places.items())
 
 
 def _placed(
@@ -452,7 +457,7 @@ def _planned_ports(
     nodes: tuple[str, ...],
 ) -> Mapping[str, Ports]:
     """Ports that are free on every node; the router's is free on its own, or the router stays."""
-    taken = _reserved_ports()
+    owners = _port_owners()
     own = router.port if router is not None else None
 
     def is_usable(port: int) -> bool:
@@ -460,14 +465,21 @@ def _planned_ports(
         is_strict = port != deployment.router.port
         where = nodes if is_strict else nodes[:1]
         is_free = launcher.is_port_free
-        return port not in taken and all(is_free(n, port, is_strict=is_strict) for n in where)
+        return port not in owners and all(is_free(n, port, is_strict=is_strict) for n in where)
 
-    return plan_ports(deployment, lambda port: port == own or is_usable(port), router_node=nodes[0])
+    return plan_ports(
+        deployment,
+        lambda port: port == own or is_usable(port),
+        owners=owners,
+        router_node=nodes[0],
+    )
 
 
-def _reserved_ports() -> frozenset[int]:
-    """Ports of running deployments whose engines may not listen yet."""
-    launches = [found for name in running.names() if (found := state.read_launch(name))]
-    specs = [spec for launch in launches for spec in (*launch.specs, *launch.leaving)]
-    retired = {port for launch in launches for port in launch.retired_ports}
-    return named_ports(specs) | retired
+def _port_owners() -> dict[int, str]:
+    """The running deployment that each port belongs to, also before its engines listen."""
+    owners: dict[int, str] = {}
+    for name in running.names():
+        if launch := state.read_launch(name):
+            ports = named_ports((*launch.specs, *launch.leaving)) | {*launch.retired_ports}
+            owners |= dict.fromkeys(ports, name)
+    return owners

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pdctl.deployment.records import HERE
 from pdctl.engines.lifecycle import stage
-from pdctl.engines.lifecycle.stage import copy_model, copy_of, with_copy
+from pdctl.engines.lifecycle.stage import copy_model, copy_of, not_copied, with_copy
 from pdctl.inspection.model_contents import FileOnDisk
 from tests.deployment.examples import split
 from tests.engines.launchers.in_memory import InMemoryLauncher
@@ -34,11 +35,15 @@ def cluster() -> InMemoryLauncher:
 def test_engines_load_the_copy_once_every_node_has_it_and_serve_the_same_name() -> None:
     launcher, shown = cluster(), list[str]()
     assert with_copy(ON_DISK, launcher, NODES) == ON_DISK
+    (warning,) = not_copied(ON_DISK, ON_DISK, NODES)
+    assert warning.endswith(f"these engines load {MODEL}.")
     copy_model(MODEL, launcher, NODES, shown.append)
     assert shown == ["copying the model to /nvme: 1 B of 2 B on a"]
     made = with_copy(ON_DISK, launcher, NODES)
     assert made.model == str(copy_of(MODEL))
     assert made.model.startswith("/nvme/llama-")
+    assert not not_copied(ON_DISK, made, NODES)
+    assert not not_copied(ON_DISK, ON_DISK, (HERE,)), "one machine copies nothing"
     assert {role.args[-2:] for role in made.roles.values()} == {("--served-model-name", MODEL)}
 
 
