@@ -1,8 +1,9 @@
-"""Five kinds of error, and their exit codes.
+"""Five kinds of error, their exit codes, and the word that was meant.
 
 An expected answer ("does not fit", "no layout meets the SLO") is a value, not an error.
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -18,6 +19,7 @@ class ExitCode(IntEnum):
     NOT_READY = 6
     CONFLICT = 7
     INTERRUPTED = 130
+    PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 
 # code -> what it means. Every `error.code` of --json is one of these words; docs/exit-codes.md has
@@ -162,3 +164,20 @@ class StateConflict(PdctlError):
 
     exit_code = ExitCode.CONFLICT
     usual_code = "conflict"
+
+
+LEAST_TYPED = 3  # letters from which the beginning of a word tells which is meant
+
+
+def nearest(typed: str, known: Iterable[str]) -> str:
+    """The known word that begins with what was typed or is most like it; "" where none is."""
+    from difflib import get_close_matches  # only for mistakes
+
+    words = list(known)
+    longer = [word for word in words if len(typed) >= LEAST_TYPED and word.startswith(typed)]
+    return next(iter(longer or get_close_matches(typed, words, n=1)), "")
+
+
+def did_you_mean(near: str) -> str:
+    """The question that follows an unknown word; "" where no word is near."""
+    return f" Did you mean {near}?" if near else ""

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    name: str | None = typer.Argument(None, help="Deployment. Default: all that run."),
+    name: str | None = typer.Argument(
+        None, help="Deployment, or a router's URL. Default: all that run."
+    ),
     quick: bool = typer.Option(False, "--quick", help="Skip checks that import libraries."),
     router: str = typer.Option("", "--router", help="URL of a router that pdctl did not start."),
     metrics_port: int | None = typer.Option(
@@ -55,6 +57,8 @@ def doctor(
     from pdctl.tables.deployments import doctor_view
     from pdctl.tables.tabs import doctor_lines
 
+    if not router and name and ":" in name:  # no name of a deployment has one
+        router, name = name, None
     if router and name:
         raise InvalidInput(
             "Give either NAME or --router, not both.", hint=f"pdctl doctor --router {router}"

@@ -11,7 +11,7 @@ import typer
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import LIVE_PHASES, LineScreen, deployment_headline, open_screen
 from pdctl.commands.up_preview import UpOptions, placed, warn
-from pdctl.console import ask, command_width, interactive, out, print_json
+from pdctl.console import ask_yes, command_width, interactive, out, print_json
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.records import Deployment
 from pdctl.doctor.diagnose import quick_checks
@@ -105,8 +105,7 @@ def _wants_simulated(options: UpOptions, problem: EnvironmentProblem) -> bool:
     if problem.code not in ("no_gpu", "no_sglang") or not interactive(no_input=options.no_input):
         return False
     say(problem.message)
-    question = "Start simulated engines instead?"
-    return ask(question, default="y", flag="--engine sim", no_input=False).lower() in "yes"
+    return ask_yes("Start simulated engines instead?", default="y", flag="--engine sim")
 
 
 def _follow(options: UpOptions, supervisor: SupervisorProcess, headline: str) -> None:

@@ -1,6 +1,6 @@
 """The ports of each process: a band for each kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from pdctl.deployment.records import HERE, Deployment, Ports
 from pdctl.errors import EnvironmentProblem
@@ -18,7 +18,11 @@ ROUTER_METRICS_FROM = 29000
 
 
 def plan_ports(
-    deployment: Deployment, is_free: Callable[[int], bool], *, router_node: str = HERE
+    deployment: Deployment,
+    is_free: Callable[[int], bool],
+    *,
+    owners: Mapping[int, str] | None = None,
+    router_node: str = HERE,
 ) -> dict[str, Ports]:
     """The ports of the router ("router") and of each engine, by name.
 
@@ -29,6 +33,7 @@ def plan_ports(
 
     Args:
         is_free: tells whether a port is available on every node; the router's on its own.
+        owners: names of the deployments that hold ports, by port.
         router_node: the node of the router.
 
     Raises:
@@ -36,7 +41,8 @@ def plan_ports(
     """
     router_port = deployment.router.port
     if not is_free(router_port):
-        raise _router_port_taken(router_port, is_free, router_node)
+        owner = (owners or {}).get(router_port, "")
+        raise _router_port_taken(router_port, is_free, router_node, owner)
 
     def usable(port: int) -> bool:
         return port != router_port and is_free(port)
@@ -73,10 +79,14 @@ def _band(
     )
 
 
-def _router_port_taken(port: int, is_free: Callable[[int], bool], node: str) -> EnvironmentProblem:
+def _router_port_taken(
+    port: int, is_free: Callable[[int], bool], node: str, owner: str
+) -> EnvironmentProblem:
     other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(p)), None)
+    by = f" by the deployment {owner}" if owner else ""
+    hint = f"--port {other}" if other else "--port N with a free port"
     return EnvironmentProblem(
-        f"The router's port {port} is already in use{f' on {node}' if node else ''}.",
-        hint=f"--port {other}" if other else "--port N with a free port",
+        f"The router's port {port} is already in use{by}{f' on {node}' if node else ''}.",
+        hint=f"{hint}, or pdctl down {owner}" if owner else hint,
         code="port_in_use",
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdctl.errors import InvalidInput, PdctlError
+from pdctl.paths import near_path
 from pdctl.units import MIB, parse_latency_s
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ def read_yaml(path: Path, hint: str = "pdctl plan MODEL -o pd.yaml") -> Field:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as problem:
-        raise InvalidInput(f"{path} cannot be read: {problem.strerror}.", hint=hint) from problem
+        raise InvalidInput(
+            f"{path} cannot be read: {problem.strerror}.{near_path(path)}", hint=hint
+        ) from problem
     if len(data) > MAX_FILE_BYTES:
         raise InvalidInput(f"{path} is larger than 1 MiB.", hint=hint)
     return parse_yaml(data, str(path), hint)

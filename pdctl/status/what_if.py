@@ -18,6 +18,7 @@ from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate
 from pdctl.status.records import Alternative, WhatIf
 from pdctl.status.request_window import Window
+from pdctl.units import format_number_of
 from pdctl.workload.arrivals import tail
 from pdctl.workload.records import Slo
 
@@ -82,14 +83,13 @@ def _missing(window: Window, num_known: int) -> str:
     """Why a window is too little to compare layouts on, as a sentence; "" if it is not."""
     if num_known < LEAST_REQUESTS:
         return (
-            f"The times of {num_known} requests are known from the last {window.span_s:.0f} s; "
-            f"{LEAST_REQUESTS} are needed."
+            f"The times of {format_number_of(num_known, 'request')} are known from the last "
+            f"{window.span_s:.0f} s; {LEAST_REQUESTS} are needed."
         )
     num = len(window.ttft_s) - window.first
     if num < LEAST_ARRIVED:
-        return (
-            f"{num} requests arrived in the last {window.span_s:.0f} s; {LEAST_ARRIVED} are needed."
-        )
+        arrived = format_number_of(num, "request")
+        return f"{arrived} arrived in the last {window.span_s:.0f} s; {LEAST_ARRIVED} are needed."
     return ""
 
 

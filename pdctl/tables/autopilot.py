@@ -6,7 +6,7 @@ from time import localtime, strftime
 from pdctl.status.autopilot.decision import Move
 from pdctl.status.autopilot.journal import Entry, moves_of
 from pdctl.status.records import WhatIf
-from pdctl.units import format_seconds, format_share
+from pdctl.units import format_number_of, format_seconds, format_share
 
 
 def entry_line(entry: Entry) -> str:
@@ -67,7 +67,9 @@ def what_if_lines(look: WhatIf, now_s: float) -> list[str]:
         )
     elif look.is_match:
         first += " No other layout is better beyond doubt."
-    replayed = f"Replayed {look.num_requests} requests, {_ago(now_s - look.at_s)}"
+    replayed = (
+        f"Replayed {format_number_of(look.num_requests, 'request')}, {_ago(now_s - look.at_s)}"
+    )
     others = ", ".join(f"{one.layout} {format_share(one.attainment)}" for one in look.alternatives)
     second = f"{replayed}: {others}." if look.is_match else f"{replayed}."
     return [first, second, *_usual_lines(look)]

@@ -108,6 +108,8 @@ def test_a_router_port_in_use_is_an_error_that_names_a_free_one() -> None:
     assert error.value.hint == "--port 30002"
     with pytest.raises(EnvironmentProblem) as error:
         plan_ports(split(), lambda port: False)
+    with pytest.raises(EnvironmentProblem, match="30000 is already in use by the deployment chat"):
+        plan_ports(split(), lambda port: port != 30000, owners={30000: "chat"})
     assert error.value.hint == "--port N with a free port"
 
 
@@ -328,6 +330,16 @@ def test_a_node_that_is_full_is_named_with_who_holds_its_gpus() -> None:
         place_engines(split(1, 1, parallelism=Parallelism(tp=2)), (), {"n0": busy, "n1": busy})
     assert error.value.message == (
         "prefill-0 needs 2 free GPUs on one node; the emptiest, n0, has 1 of 2 "
+        "(GPU 1: 70 GiB held by pid 71 python)."
+    )
+
+
+def test_the_fullest_of_the_nodes_that_an_engine_would_span_is_named() -> None:
+    held = {"n0": [gpu(0), gpu(1)], "n1": [gpu(0), gpu(1, held_gib=70, by="71 python")]}
+    with pytest.raises(EnvironmentProblem) as error:
+        place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), held)
+    assert error.value.message == (
+        "prefill-0 needs 2 free GPUs on each of 2 nodes; 1 node has as many; n1 has 1 of 2 "
         "(GPU 1: 70 GiB held by pid 71 python)."
     )
 

@@ -20,13 +20,13 @@ def test_a_what_if_names_the_better_layout_with_how_well_the_replay_matches() ->
         "Now 2P6D: 83 % meet the SLOs (its replay says 85 %). 3P5D would give 96 %, at least 8 % "
         "more."
     )
-    assert second == "Replayed 1200 requests, 2 min ago: 3P5D 96 %."
+    assert second == "Replayed 1,200 requests, 2 min ago: 3P5D 96 %."
 
 
 def test_a_replay_that_does_not_match_gives_no_advice() -> None:
     first, second = what_if_lines(replace(LOOK, replayed=0.5), 110.0)
     assert first.endswith("which does not match: no advice).")
-    assert second == "Replayed 1200 requests, just now."
+    assert second == "Replayed 1,200 requests, just now."
 
 
 def test_a_what_if_says_what_a_share_is_of() -> None:

@@ -457,7 +457,7 @@ def _planned_ports(
     nodes: tuple[str, ...],
 ) -> Mapping[str, Ports]:
     """Ports that are free on every node; the router's is free on its own, or the router stays."""
-    taken = _reserved_ports()
+    owners = _port_owners()
     own = router.port if router is not None else None
 
     def is_usable(port: int) -> bool:
@@ -465,14 +465,21 @@ def _planned_ports(
         is_strict = port != deployment.router.port
         where = nodes if is_strict else nodes[:1]
         is_free = launcher.is_port_free
-        return port not in taken and all(is_free(n, port, is_strict=is_strict) for n in where)
+        return port not in owners and all(is_free(n, port, is_strict=is_strict) for n in where)
 
-    return plan_ports(deployment, lambda port: port == own or is_usable(port), router_node=nodes[0])
+    return plan_ports(
+        deployment,
+        lambda port: port == own or is_usable(port),
+        owners=owners,
+        router_node=nodes[0],
+    )
 
 
-def _reserved_ports() -> frozenset[int]:
-    """Ports of running deployments whose engines may not listen yet."""
-    launches = [found for name in running.names() if (found := state.read_launch(name))]
-    specs = [spec for launch in launches for spec in (*launch.specs, *launch.leaving)]
-    retired = {port for launch in launches for port in launch.retired_ports}
-    return named_ports(specs) | retired
+def _port_owners() -> dict[int, str]:
+    """The running deployment that each port belongs to, also before its engines listen."""
+    owners: dict[int, str] = {}
+    for name in running.names():
+        if launch := state.read_launch(name):
+            ports = named_ports((*launch.specs, *launch.leaving)) | {*launch.retired_ports}
+            owners |= dict.fromkeys(ports, name)
+    return owners
