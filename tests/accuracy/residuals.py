@@ -21,7 +21,7 @@ from pdctl.perf_model.intervals import model_kind
 from pdctl.perf_model.records import Fleet, Parallelism, Serving
 from pdctl.perf_model.residuals import FILE, RARE_FIELDS, Residual, region_of
 from tests.accuracy.public_points import Errors, closed_loop, errors_of, given_points, points_parser
-from tests.gpu.foretold import RELEASE, figures_ms
+from tests.gpu.foretold import RELEASE, figures_ms, prefill_sizes
 from tests.gpu.kinds import Kind, kinds
 from tests.gpu.shapes import write_shapes
 from tests.perf_model.loads import figures, loads, replay
@@ -95,7 +95,9 @@ def _of_kind(kind: Kind, models: Path, host: str, load: dict[str, Any]) -> Resid
         parse_gpus(f"{tp}x{KINDS_GPU}"),
         Parallelism(tp=tp),
         "colocated",
-        serving=Serving(attention_backend="triton", release=RELEASE),
+        serving=Serving(
+            attention_backend="triton", release=RELEASE, prefill_sizes=prefill_sizes(kind)
+        ),
     )
     rate, _, osl, _ = load["load"]
     ours = figures_ms(Fleet(colocated=engine, num_colocated=1), tuple(load["load"]))

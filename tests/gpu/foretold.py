@@ -58,7 +58,7 @@ def foretold(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
     serving = Serving(
         attention_backend="triton",
         release=RELEASE,
-        prefill_sizes=_sizes(kind),
+        prefill_sizes=prefill_sizes(kind),
         ngram="NGRAM" in kind.args,
     )
     times = step_times(llm, cluster, Parallelism(tp=tp), role, serving=serving)
@@ -99,7 +99,7 @@ def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
         attention_backend="triton",
         release=RELEASE,
         prefill_graphs=True,
-        prefill_sizes=_sizes(kind),
+        prefill_sizes=prefill_sizes(kind),
         verify_tokens=_flag(kind, "--speculative-num-draft-tokens") or 1,
         ngram="NGRAM" in kind.args,
     )
@@ -135,7 +135,8 @@ def figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, flo
     }
 
 
-def _sizes(kind: Kind) -> tuple[int, ...]:
+def prefill_sizes(kind: Kind) -> tuple[int, ...]:
+    """Sizes of the prefill graphs that the flags of a kind name."""
     _, _, after = kind.args.partition("--cuda-graph-bs-prefill ")
     return tuple(int(word) for word in takewhile(str.isdigit, after.split()))
 
