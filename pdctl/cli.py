@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from pdctl import __version__, is_compiled
 from pdctl.commands.command_line.verbs import VERBS
 from pdctl.console import print_failure
-from pdctl.errors import ExitCode, InvalidInput, PdctlError
+from pdctl.errors import ExitCode, InvalidInput, PdctlError, did_you_mean, nearest
 
 COMPLETION_VARIABLE = "_PDCTL_COMPLETE"  # set by a shell that asks what could come next
 
@@ -32,6 +32,14 @@ class Verb(TyperCommand):
             if members:
                 with formatter.section(heading):
                     formatter.write_dl([records[one] for one in members])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb. `~` in paths is expanded here: a shell leaves it in --trace=~/a.jsonl."""
+        for one in self.params:
+            value = ctx.params.get(one.name)
+            if one.type.name == "path" and isinstance(value, str):
+                ctx.params[one.name] = os.path.expanduser(value)
+        return super().invoke(ctx)
 
 
 class LazyVerbs(TyperGroup):
@@ -106,18 +114,28 @@ def main(argv: list[str] | None = None) -> None:
     verb = next((a for a in arguments if not a.startswith("-")), "pdctl")
     try:
         code = app(args=arguments, prog_name="pdctl", standalone_mode=False)
+        sys.stdout.flush()
     except PdctlError as problem:
         _fail(verb, problem, arguments)
     except (KeyboardInterrupt, EOFError, typer.Abort):
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(ExitCode.DONE)
+        _pipe_closed()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # typer ends so with 1
+            _pipe_closed()
+        raise
     except Exception as problem:  # noqa: BLE001 - errors of all verbs end here
         if not hasattr(problem, "format_message"):
             _confess(problem)
         _fail(verb, _usage(problem, verb), arguments)
     sys.exit(code if isinstance(code, int) else ExitCode.DONE)
+
+
+def _pipe_closed() -> NoReturn:
+    """Exit as programs do whose reader has gone, for example `head`: silently, as by SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(ExitCode.PIPE_CLOSED)
 
 
 def verb_help(verb: str) -> str:
@@ -132,12 +150,9 @@ def verb_help(verb: str) -> str:
 
 
 def _no_verb(typed: str) -> InvalidInput:
-    from difflib import get_close_matches
-
-    near = get_close_matches(typed, VERBS, n=1)
-    meant = f" Did you mean {near[0]}?" if near else ""
-    hint = f"pdctl {near[0]} --help" if near else "pdctl --help lists the verbs"
-    return InvalidInput(f"There is no verb {typed!r}.{meant}", hint=hint, code="usage")
+    near = nearest(typed, VERBS)
+    hint = f"pdctl {near} --help" if near else "pdctl --help lists the verbs"
+    return InvalidInput(f"There is no verb {typed!r}.{did_you_mean(near)}", hint=hint, code="usage")
 
 
 def _confess(problem: Exception) -> NoReturn:
@@ -148,8 +163,9 @@ def _confess(problem: Exception) -> NoReturn:
 
 
 def _usage(problem: Any, verb: str) -> InvalidInput:
-    command = f"pdctl {verb}" if verb in VERBS else "pdctl"
-    return InvalidInput(problem.format_message(), hint=f"{command} --help", code="usage")
+    from pdctl.commands.command_line.usage import usage_error
+
+    return usage_error(problem, f"pdctl {verb}" if verb in VERBS else "pdctl")
 
 
 def _fail(verb: str, problem: PdctlError, arguments: list[str]) -> None:

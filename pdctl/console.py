@@ -63,6 +63,9 @@ def _clean_console() -> "type[Console]":
                 else:
                     yield Segment(printable(text), segment.style)
 
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # not rich's exit code 1: cli.main ends quietly
+
         def print(self, *objects: Any, **options: Any) -> None:
             if self.is_terminal:
                 super().print(*objects, **options)
@@ -153,17 +156,53 @@ def interactive(*, no_input: bool) -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def ask(question: str, *, default: str, flag: str, no_input: bool) -> str:
-    """Ask a question and return the answer. Raises InvalidInput naming `flag` if it cannot ask."""
+def ask(
+    question: str,
+    *,
+    default: str,
+    flag: str,
+    no_input: bool,
+    check: "Callable[[str], object] | None" = None,
+) -> str:
+    """Ask a question and return the answer. Raises InvalidInput naming `flag` if it cannot ask.
+
+    check: raises PdctlError for an answer that cannot be used; the question then comes again with
+    the reason.
+    """
     if not interactive(no_input=no_input):
         raise InvalidInput(f"Cannot ask {question!r} without a terminal.", hint=f"add {flag}")
     suffix = f" [{default}]" if default else ""
-    sys.stderr.write(f"{question}{suffix} ")
-    sys.stderr.flush()
-    answer = sys.stdin.readline()
-    if not answer:
-        raise InvalidInput(f"No answer to {question!r}.", hint=f"add {flag}")
-    return answer.strip() or default
+    while True:
+        sys.stderr.write(f"{question}{suffix} ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise InvalidInput(f"No answer to {question!r}.", hint=f"add {flag}")
+        answer = line.strip() or default
+        try:
+            if check is not None:
+                check(answer)
+        except PdctlError as problem:
+            sys.stderr.write(printable(f"{wrapped(reason_line(problem), err().width)}\n"))
+        else:
+            return answer
+
+
+def ask_yes(question: str, *, default: str, flag: str) -> bool:
+    """Ask a question until it gets a yes or a no. Raises InvalidInput as ask does."""
+
+    def is_yes(text: str) -> bool:
+        if text.lower() not in ("y", "yes", "n", "no"):
+            raise InvalidInput(f"{text!r} is neither y nor n.")
+        return text.lower().startswith("y")
+
+    question = f"{question} (y/n)"
+    return is_yes(ask(question, default=default, flag=flag, no_input=False, check=is_yes))
+
+
+def reason_line(problem: PdctlError) -> str:
+    """Why an answer cannot be used, as one indented line before the question comes again."""
+    return f"  {problem.message}{f' ({problem.hint})' if problem.hint else ''}"
 
 
 def _write(document: Mapping[str, object]) -> None:

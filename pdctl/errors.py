@@ -1,8 +1,9 @@
-"""Five kinds of error, and their exit codes.
+"""Five kinds of error, their exit codes, and the word that was meant.
 
 An expected answer ("does not fit", "no layout meets the SLO") is a value, not an error.
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -18,6 +19,7 @@ class ExitCode(IntEnum):
     NOT_READY = 6
     CONFLICT = 7
     INTERRUPTED = 130
+    PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 
 # code -> what it means. Every `error.code` of --json is one of these words; docs/exit-codes.md has
@@ -42,6 +44,7 @@ CODES = {
     "conflict": "The command does not fit the present state.",
     "conflicting_flag": "pdctl sets that SGLang flag itself.",
     "counters_lost": "An engine restarted or lacks a counter while pdctl watched it.",
+    "disk_full": "A node's disk has no room for a copy of the model.",
     "engine_failed": "An engine exited or gave a wrong answer.",
     "environment": "This machine lacks something that the command needs.",
     "file_exists": "The file to write exists already.",
@@ -64,6 +67,7 @@ CODES = {
     "no_plan": "There is neither a pd.yaml nor an earlier plan.",
     "no_pyxis": "Pyxis is asked for outside a Slurm job.",
     "no_ray": "Ray is not installed here, or this machine belongs to no Ray cluster.",
+    "no_rdma": "An RDMA card that engines are to use is not there or not active.",
     "no_sglang": "SGLang is not installed in the chosen Python.",
     "no_slurm": "Slurm's commands are not installed here.",
     "no_request_times": "The logs have no line per request.",
@@ -92,6 +96,8 @@ CODES = {
     "supervisor_died": "The supervisor of the deployment exited.",
     "too_little_seen": "Too few requests finished to describe the traffic.",
     "two_time_units": "The times of a trace make sense in two units.",
+    "unequal_clocks": "The clocks of nodes differ too much.",
+    "unequal_model": "Nodes have different files of a model.",
     "unequal_sglang": "Nodes have different SGLang versions.",
     "unequal_split": "An engine's GPUs cannot be shared equally by its nodes.",
     "unknown_gpu": "pdctl has no data for that GPU.",
@@ -99,6 +105,7 @@ CODES = {
     "unknown_process": "The deployment has no process of that name.",
     "unknown_profile": "There is no profile of that name.",
     "unknown_request": "The logs have no request of that id.",
+    "unreachable": "A node does not reach another one over the network.",
     "unwritable": "A file cannot be written.",
     "usage": "The command line cannot be parsed.",
 }
@@ -157,3 +164,20 @@ class StateConflict(PdctlError):
 
     exit_code = ExitCode.CONFLICT
     usual_code = "conflict"
+
+
+LEAST_TYPED = 3  # letters from which the beginning of a word tells which is meant
+
+
+def nearest(typed: str, known: Iterable[str]) -> str:
+    """The known word that begins with what was typed or is most like it; "" where none is."""
+    from difflib import get_close_matches  # only for mistakes
+
+    words = list(known)
+    longer = [word for word in words if len(typed) >= LEAST_TYPED and word.startswith(typed)]
+    return next(iter(longer or get_close_matches(typed, words, n=1)), "")
+
+
+def did_you_mean(near: str) -> str:
+    """The question that follows an unknown word; "" where no word is near."""
+    return f" Did you mean {near}?" if near else ""

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from pdctl.errors import did_you_mean, nearest
+
 HOME_VARIABLE = "PDCTL_STATE_HOME"
 LAST_PLAN = "last-plan.yaml"
 _PACKAGE = Path(__file__).resolve().parent
@@ -50,3 +52,17 @@ def user_config_dir() -> Path:
 def last_plan_path() -> Path:
     """The file in which `plan` keeps its deployment for `up`."""
     return state_home() / LAST_PLAN
+
+
+def near_path(path: Path) -> str:
+    """A sentence that says what there is instead of a missing path; "" where nothing is like it."""
+    folder = path.parent
+    if path.exists():
+        return ""
+    if not folder.is_dir():
+        return f" There is no folder {folder}."
+    try:
+        near = nearest(path.name, sorted(entry.name for entry in folder.iterdir()))
+    except OSError:
+        return ""
+    return did_you_mean(str(folder / near)) if near else ""

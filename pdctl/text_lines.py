@@ -3,7 +3,8 @@
 import re
 from textwrap import TextWrapper
 
-_CLAUSE = re.compile(r"(?<=;) |(?<=,) (?=or )|(?<=\?) ")
+_CLAUSE = re.compile(r"(?<=;) |(?<=,) (?=or |--|pdctl )|(?<=\?) ")
+_HINT_WORD = re.compile(r"""(?<!\S)(?:'[^']*'|"[^"]*")\S*|\S+""")  # an apostrophe is no quote
 _WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 
 
@@ -25,12 +26,18 @@ def shell_lines(command: str, width: int, *, head: str = "") -> list[str]:
 
 
 def hint_lines(hint: str, width: int, *, indent: int) -> str:
-    """A hint in lines that end between its commands or clauses, never inside a command."""
+    """A hint in lines that end between its commands or clauses, or else between words.
+
+    Inside a clause that is wider than the terminal, an argument in quotes stays whole.
+    """
     lines = [""]
     for part in _CLAUSE.split(hint):
         if lines[-1] and indent + len(f"{lines[-1]} {part}") > width:
             lines.append("")
-        lines[-1] += f" {part}" if lines[-1] else part
+        for word in [part] if indent + len(part) <= width else _HINT_WORD.findall(part):
+            if lines[-1] and indent + len(f"{lines[-1]} {word}") > width:
+                lines.append("")
+            lines[-1] += f" {word}" if lines[-1] else word
     return ("\n" + " " * indent).join(lines)
 
 

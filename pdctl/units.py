@@ -168,6 +168,17 @@ def format_count(count: float | None) -> str:
     return _three_digits(count)
 
 
+def format_number_of(count: float, noun: str, verb: str = "") -> str:
+    """A number with its noun, and the verb they have: 1 request waits, 12,031 requests wait.
+
+    verb: as several things have it, such as "wait" or "are".
+    """
+    is_one = round(count) == 1
+    nouns = noun if is_one else f"{noun}{'es' if noun.endswith('s') else 's'}"
+    said = {"are": "is", "have": "has"}.get(verb, f"{verb}s") if is_one and verb else verb
+    return f"{count:,.0f} {nouns} {said}".rstrip()
+
+
 def format_rate(per_s: float | None) -> str:
     """58.1k, 940, 2.6, 0.001: a count per second without its unit, for table columns."""
     if per_s is None or not math.isfinite(per_s):

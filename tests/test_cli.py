@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,62 @@ def test_a_wrong_command_line_is_one_sentence_a_hint_and_exit_2(arguments: list[
     error, hint = done.stderr.splitlines()
     assert error.startswith("error: ")
     assert hint.startswith("hint:  pdctl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("up qwen3-8b --totl 4", "pdctl up has no option --totl. Did you mean --total?"),
+        ("plan qwen3-8b --gpu 8xH200", "pdctl plan has no option --gpu. Did you mean --gpus?"),
+        ("plan --zzzzzz", "pdctl plan has no option --zzzzzz."),
+        ("schema", "pdctl schema needs VERB."),
+        ("render", "pdctl render needs TARGET."),
+        ("plna", "There is no verb 'plna'. Did you mean plan?"),
+        ("help exitcodes", "There is no topic 'exitcodes'. Did you mean exit-codes?"),
+        ("help exit", "There is no topic 'exit'. Did you mean exit-codes?"),
+        ("up qwen3-8b --prefill two", "--prefill takes a whole number, not two."),
+        ("status --metrics-port 0", "--metrics-port takes a whole number from 1 to 65535, not 0."),
+        ("plan qwen3-8b qwen3-14b", "pdctl plan does not take 'qwen3-14b' as well."),
+        ("plan qwen3-8b --tp", "pdctl plan --tp needs a value."),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments.split())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "plan --help", "plan --models", "help json", "schema plan"]
+)
+def test_a_reader_that_has_gone_ends_the_command_as_sigpipe_would(arguments: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pdctl", *arguments.split()]
+    with os.fdopen(write) as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for option in ("--trace", "--lengths", "--gpu-file"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["plan", "qwen3-8b", "--gpus", "8xH200", f"{option}=~/none"])
+        assert stopped.value.code == 2
+        assert f"{tmp_path}/none" in capsys.readouterr().err
+
+
+def test_a_router_s_address_as_an_argument_is_a_router(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("status", "doctor"):
+        with pytest.raises(SystemExit):
+            main([verb, "http://127.0.0.1:9"])
+        assert "No SGLang router answers at http://127.0.0.1:9." in capsys.readouterr().err
 
 
 def test_a_usage_error_under_json_is_an_envelope_too(capsys: pytest.CaptureFixture[str]) -> None:

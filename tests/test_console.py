@@ -1,6 +1,8 @@
 """Output to stdout and stderr."""
 
+import io
 import json
+import sys
 
 import pytest
 from rich.table import Table
@@ -8,6 +10,7 @@ from rich.text import Text
 
 from pdctl import console
 from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
+from pdctl.units import parse_rate_rps
 
 
 def test_a_failure_is_a_sentence_and_a_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +47,51 @@ def test_a_missing_value_is_an_error_naming_the_flag_where_nobody_can_be_asked()
         console.ask("Mean prompt length?", default="4096", flag="--isl N", no_input=True)
     assert caught.value.hint == "add --isl N"
     assert caught.value.exit_code == ExitCode.BAD_INPUT
+
+
+class Terminal(io.StringIO):
+    """A terminal on which these lines are typed, and which keeps what is written."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> Terminal:
+    monkeypatch.delenv("PDCTL_NO_INPUT", raising=False)
+    monkeypatch.setattr(sys, "stdin", Terminal("".join(f"{line}\n" for line in lines)))
+    written = Terminal()
+    monkeypatch.setattr(sys, "stderr", written)
+    return written
+
+
+def test_an_answer_that_cannot_be_used_is_asked_again_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = typed(monkeypatch, "often", "")
+
+    def check(text: str) -> float:
+        return parse_rate_rps(text, flag="--rate")
+
+    question = "Requests per second?"
+    answer = console.ask(question, default="2", flag="--rate", no_input=False, check=check)
+    assert answer == "2"
+    assert "'often' is not a rate. (--rate 12" in written.getvalue()
+    assert written.getvalue().count("Requests per second? [2]") == 2
+
+
+def test_a_question_of_yes_or_no_takes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = typed(monkeypatch, "e", "maybe", "No")
+    assert not console.ask_yes("Start simulated engines instead?", default="y", flag="--engine sim")
+    assert written.getvalue().count("is neither y nor n") == 2
+    typed(monkeypatch, "")
+    assert console.ask_yes("Start?", default="y", flag="--yes")
+
+
+def test_an_answer_that_never_comes_names_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed(monkeypatch)
+    with pytest.raises(InvalidInput) as caught:
+        console.ask("Model?", default="", flag="MODEL", no_input=False)
+    assert caught.value.hint == "add MODEL"
 
 
 def test_control_sequences_in_a_table_do_not_reach_the_terminal(

@@ -14,6 +14,7 @@ from pdctl.errors import (
     NotReady,
     PdctlError,
     StateConflict,
+    nearest,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -60,3 +61,9 @@ def test_the_page_of_exit_codes_lists_the_same_codes() -> None:
     assert listed == CODES
     numbers = re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)
     assert [int(n) for n in numbers] == [code.value for code in ExitCode]
+
+
+def test_the_beginning_of_a_word_means_that_word() -> None:
+    assert nearest("exit", ("explain", "exit-codes")) == "exit-codes"
+    assert nearest("plna", ("plan", "up")) == "plan"
+    assert nearest("s", ("status", "scale")) == ""

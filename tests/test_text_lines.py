@@ -38,11 +38,18 @@ def test_sentences_are_wrapped_between_words_with_their_indent() -> None:
     assert wrapped("/a/path-that-is/wider", 5) == "/a/path-that-is/wider"
 
 
-def test_a_hint_breaks_between_its_alternatives_only() -> None:
+def test_a_hint_breaks_between_its_alternatives_where_it_can() -> None:
     hint = "--prefill 2 --total 8, or --prefill 0 for colocated engines; pdctl up --help"
     assert hint_lines(hint, 60, indent=7).split("\n") == [
         "--prefill 2 --total 8,",
         "       or --prefill 0 for colocated engines; pdctl up --help",
     ]
     assert hint_lines(hint, 200, indent=7) == hint
-    assert hint_lines("a command that is as long as it is", 10, indent=7).count("\n") == 0
+
+
+def test_a_hint_wider_than_the_terminal_breaks_between_words_and_loses_no_letter() -> None:
+    hint = "don't give --args '--kv-cache-dtype fp8_e4m3' to one role; one of cache_aware, random"
+    lines = hint_lines(hint, 40, indent=7).split("\n       ")
+    assert " ".join(lines) == hint
+    assert any("'--kv-cache-dtype fp8_e4m3'" in line for line in lines)
+    assert all(len(line) <= 33 for line in lines)

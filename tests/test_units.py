@@ -148,3 +148,10 @@ def test_the_unknown_is_never_shown_as_a_number(show: object) -> None:
     assert callable(show)
     assert show(None) == units.UNKNOWN
     assert show(math.inf) == units.UNKNOWN
+
+
+def test_a_number_has_its_noun_in_the_right_form() -> None:
+    said = [units.format_number_of(count, "request", "wait") for count in (0, 1, 12_031)]
+    assert said == ["0 requests wait", "1 request waits", "12,031 requests wait"]
+    assert units.format_number_of(1, "process", "are") == "1 process is"
+    assert units.format_number_of(2, "process") == "2 processes"

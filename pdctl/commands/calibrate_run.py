@@ -13,7 +13,7 @@ import typer
 from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
 from pdctl.commands.progress import progress_line
 from pdctl.commands.screens import start_screen
-from pdctl.console import out, print_json
+from pdctl.console import command_width, out, print_json
 from pdctl.deployment.records import Deployment
 from pdctl.engines.lifecycle.temporary import private, serving_temporarily
 from pdctl.errors import ExitCode, InvalidInput
@@ -25,6 +25,7 @@ from pdctl.measurement.calibration.result import Calibration, already_exists, ke
 from pdctl.measurement.prediction import cluster_of
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.tables.measure import calibration_progress, calibration_view, where_lines
+from pdctl.text_lines import wrapped
 
 PROGRESS_EVERY_S = 10.0
 
@@ -65,7 +66,7 @@ def run_calibrate(options: CalibrateOptions, *, as_json: bool) -> None:
     else:
         out().print(calibration_view(found))
         for line in where_lines(found):
-            typer.echo(line)
+            typer.echo(wrapped(line, command_width()))
     if found.file is None:
         raise typer.Exit(ExitCode.ANSWER_IS_NO)
 

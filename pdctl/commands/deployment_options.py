@@ -12,6 +12,7 @@ from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.deployment.records import Deployment, ObservePlan, RolePlan, RouterPlan
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus
+from pdctl.inspection.llm import read_llm
 from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism, Role
@@ -109,7 +110,16 @@ def _ask_model(options: DeploymentOptions) -> str:
             hint="pdctl up MODEL --prefill 2 --total 8, or -f pd.yaml, or pdctl plan first",
             code="no_model",
         )
-    return ask("Model?", default="qwen3-8b", flag="MODEL", no_input=False)
+    return ask_model(default="qwen3-8b")
+
+
+def ask_model(*, default: str) -> str:
+    """Ask on a terminal for a model that pdctl can read."""
+
+    def read(text: str) -> None:
+        read_llm(absolute_model(text))
+
+    return ask("Model?", default=default, flag="MODEL", no_input=False, check=read)
 
 
 def _ask_total(options: DeploymentOptions) -> int:
@@ -119,10 +129,15 @@ def _ask_total(options: DeploymentOptions) -> int:
         default=default,
         flag="--total 8",
         no_input=options.no_input,
+        check=_num_engines,
     )
-    if not answer.isdecimal():
-        raise InvalidInput(f"{answer!r} is not a number of engines.", hint="--total 8")
-    return int(answer)
+    return _num_engines(answer)
+
+
+def _num_engines(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise InvalidInput(f"{text!r} is not a number of engines.", hint="--total 8")
+    return int(text)
 
 
 def _num_gpus() -> int:

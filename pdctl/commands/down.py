@@ -37,12 +37,13 @@ def down(
         )
     ended: dict[str, _Ended] = {}
     problems: list[PdctlError] = []
-    for name in _chosen(names, every=every):
+    chosen = _chosen(names, every=every)
+    for name in chosen:
         try:
             ended[name] = _stop(name, now=now)
         except PdctlError as problem:
             problems.append(problem)
-            if not as_json and (every or len(names or ()) > 1):
+            if len(chosen) > 1 and not as_json:
                 say(f"{name}: {problem.message}")
     data = {"stopped": [{"name": name, "killed": list(one.killed)} for name, one in ended.items()]}
     lines = [_line(name, one) for name, one in ended.items()]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from pdctl.console import err, show
+from pdctl.console import command_width, err, show
 from pdctl.deployment.flags import REQUEST_TIMES_FLAG
 from pdctl.engines.lifecycle import logs as log_files_of
 from pdctl.engines.request_times import RequestLog, log_lines, request_log
@@ -14,6 +14,7 @@ from pdctl.status.explain.explain import explain_requests, is_called, notes_on, 
 from pdctl.status.explain.join import Halves
 from pdctl.status.explain.records import Explanation
 from pdctl.tables.explain import explain_lines, explain_view, explanation_page
+from pdctl.units import format_number_of
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def explain_and_print(wanted: Wanted) -> None:
         "explain",
         asdict(found),
         as_json=wanted.as_json,
-        render=lambda: explain_view(found, is_one=is_one),
+        render=lambda: explain_view(found, is_one=is_one, width=command_width()),
         lines=None if is_one else lambda: explain_lines(found),
     )
 
@@ -145,8 +146,9 @@ def _check_found(
     span = (
         " to ".join(f"{_at(one.first.entry_s)}" for one in (pairs[0], pairs[-1])) if pairs else ""
     )
+    held = format_number_of(len(pairs), "request")
     raise InvalidInput(
-        f"No request {rid!r} has ended in {where}: they hold {len(pairs):,} requests"
+        f"No request {rid!r} has ended in {where}: they hold {held}"
         f"{f' from {span}' if span else ''}.",
         hint=f"an id as in the answer's JSON, like {some}" if some else "a longer --window",
         code="unknown_request",

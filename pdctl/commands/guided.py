@@ -19,7 +19,7 @@ from pdctl.commands.walk.answers import (
     questions,
 )
 from pdctl.commands.walk.prompt import Prompt, ask_prompt, history
-from pdctl.console import interactive
+from pdctl.console import interactive, reason_line
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.errors import ExitCode, InvalidInput, PdctlError
@@ -66,7 +66,7 @@ def _walk() -> list[str] | None:
         try:
             question, verdict = _decide(plan_options(answers))
         except PdctlError as problem:
-            say(f"  {problem.message}{f' ({problem.hint})' if problem.hint else ''}\n")
+            say(f"{reason_line(problem)}\n")
             continue
         chosen = _choose(answers, question, verdict, here)
         if chosen != ["change"]:

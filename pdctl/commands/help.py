@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from pdctl.commands.command_line.topics import TOPICS
-from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.errors import EnvironmentProblem, InvalidInput, did_you_mean, nearest
 
 
 def help(  # noqa: A001 - named as its verb is
@@ -38,16 +38,10 @@ def page(topic: str) -> str:
 
     if topic not in TOPICS:
         raise InvalidInput(
-            f"There is no topic {topic!r}.{_meant(topic)}", hint=f"pdctl help {' | '.join(TOPICS)}"
+            f"There is no topic {topic!r}.{did_you_mean(nearest(topic, TOPICS))}",
+            hint=f"one of {', '.join(TOPICS)}",
         )
     return (docs_dir() / TOPICS[topic]).read_text(encoding="utf-8")
-
-
-def _meant(topic: str) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(topic, TOPICS, n=1)
-    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _show(topic: str, *, as_json: bool) -> None:

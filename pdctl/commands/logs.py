@@ -6,8 +6,10 @@ from pathlib import Path
 
 import typer
 
-from pdctl.console import out, print_json, printable
+from pdctl.console import command_width, out, print_json, print_lines, printable
 from pdctl.errors import InvalidInput
+from pdctl.text_lines import wrapped
+from pdctl.units import format_number_of
 
 BAR = " | "  # between the process and its line, as log lines have it
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green")
@@ -90,7 +92,9 @@ def _pack(name: str, target: Path, *, as_json: bool) -> None:
     if as_json:
         print_json("logs", {"name": name, "bundle": str(target), "files": list(packed)})
         return
-    sys.stdout.write(
-        f"{printable(str(target))} holds {len(packed)} files of {name}. Keys and tokens are "
-        "removed; prompts that an engine logged are not.\n"
+    files = format_number_of(len(packed), "file")
+    text = (
+        f"{target} holds {files} of {name}. Keys and tokens are removed; prompts that an engine "
+        "logged are not."
     )
+    print_lines([wrapped(text, command_width())])

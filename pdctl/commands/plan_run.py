@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 from rich.console import RenderableType
 
-from pdctl.commands.deployment_options import FILE
+from pdctl.commands.deployment_options import FILE, ask_model
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 from pdctl.commands.options.engine_options import EngineOptions
 from pdctl.commands.options.parameters import options_from
@@ -38,6 +38,7 @@ from pdctl.status.targets import targets_of_router
 from pdctl.tables.models import model_view, models_view
 from pdctl.tables.plan import next_lines, plain_view, plan_view, workload_line
 from pdctl.tables.report import Made, report_page
+from pdctl.tables.tabs import tab_lines
 from pdctl.units import parse_duration_s, parse_rate_rps, parse_tokens, positive
 from pdctl.verdict.data import model_data, verdict_data
 from pdctl.verdict.records import Question, Speculation, Verdict
@@ -194,7 +195,7 @@ def _known_model(options: PlanOptions) -> str:
             "No model is given, and there is neither ./pd.yaml nor an earlier plan.",
             hint="pdctl plan llama-3.1-8b --gpus 8xH200",
         )
-    return ask("Model?", default="llama-3.1-8b", flag="MODEL", no_input=options.no_input)
+    return ask_model(default="llama-3.1-8b")
 
 
 def _guessing(llm: Llm, guesses: tuple[str, ...]) -> Llm:
@@ -220,9 +221,12 @@ def _asked(options: PlanOptions) -> PlanOptions:
 
 
 def _number(question: str, flag: str, default: str = "") -> float | None:
-    text = ask(question, default=default, flag=flag, no_input=False)
     parse = parse_rate_rps if flag == "--rate" else parse_tokens
-    return parse(text, flag=flag) if text else None
+
+    def number(text: str) -> float | None:
+        return parse(text, flag=flag) if text else None
+
+    return number(ask(question, default=default, flag=flag, no_input=False, check=number))
 
 
 def _workload(options: PlanOptions, max_context: int | None = None) -> Workload:
@@ -378,10 +382,11 @@ def run_models(*, as_json: bool) -> None:
     """List the models that `plan` knows by name."""
     llms = [read_llm(name) for name in bundled_names()]
     data = {"models": [model_data(llm, None) for llm in llms]}
-    if as_json:
-        print_json("plan", data)
+    view = models_view(llms)
+    if out().is_terminal and not as_json:
+        _print_unwrapped(view)
     else:
-        _print_unwrapped(models_view(llms))
+        show("plan", data, as_json=as_json, render=lambda: view, lines=lambda: tab_lines(view))
 
 
 def write_answer(

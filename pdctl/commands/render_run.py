@@ -39,7 +39,7 @@ def _export_for(target: str, form: str) -> Export:
     if name not in EXPORTS:
         raise InvalidInput(
             f"pdctl cannot render for {target!r}.",
-            hint=f"pdctl render {'|'.join((*EXPORTS, *FIXED))}",
+            hint=f"one of {', '.join((*EXPORTS, *FIXED))}",
         )
     return EXPORTS[name]
 

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import LineScreen, LiveScreen, Screen
-from pdctl.console import err, show
+from pdctl.console import command_width, err, show
 from pdctl.deployment.build import counts_of
 from pdctl.deployment.records import Counts
 from pdctl.engines.lifecycle.deployment_key import use_key_of
@@ -17,6 +17,7 @@ from pdctl.engines.lifecycle.running import find, router_policy
 from pdctl.engines.records import DeploymentState
 from pdctl.measurement.scale_effect import ScaleEffect, scale_effect
 from pdctl.status.targets import targets_of_state
+from pdctl.text_lines import wrapped
 from pdctl.units import format_rate, format_seconds
 
 SAY_EVERY_S = 5.0
@@ -127,7 +128,8 @@ def show_dry_run(name: str, counts: Counts, *, window_s: float, as_json: bool) -
         "effect": dataclasses.asdict(effect) if isinstance(effect, ScaleEffect) else None,
         "effect_unknown": "" if is_known else effect,
     }
-    show("scale", data, as_json=as_json, render=lambda: Text("\n".join(_dry_lines(change, effect))))
+    text = "\n".join(_dry_lines(change, effect))
+    show("scale", data, as_json=as_json, render=lambda: Text(wrapped(text, command_width())))
 
 
 def _effect(change: Rescaled, window_s: float) -> ScaleEffect | str:

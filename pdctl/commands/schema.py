@@ -42,7 +42,7 @@ def envelope_schema(verb: str) -> "Schema":
 
     if verb not in DATA:
         raise InvalidInput(
-            f"There is no verb {verb!r} with --json.", hint=f"pdctl schema {' | '.join(DATA)}"
+            f"There is no verb {verb!r} with --json.", hint=f"one of {', '.join(DATA)}"
         )
     data = schema_of(DATA[verb])
     definitions = data.pop("$defs", {})

@@ -10,7 +10,7 @@ from pdctl.units import parse_duration_s
 
 
 def status(
-    name: str = typer.Argument("", help="Deployment. Default: the only one."),
+    name: str = typer.Argument("", help="Deployment, or a router's URL. Default: the only one."),
     watch: bool = typer.Option(False, "--watch", "-w", help="Take samples until Ctrl-C."),
     once: bool = typer.Option(False, "--once", help="Take one sample, even on a terminal."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per sample."),
@@ -48,6 +48,8 @@ def status(
         raise InvalidInput(
             "--watch cannot be combined with --once or --check.", hint="pdctl status --watch"
         )
+    if not router and ":" in name:  # no name of a deployment has one
+        router, name = name, ""
     if router and name:
         raise InvalidInput(
             "Give either NAME or --router, not both.", hint=f"pdctl status --router {router}"

@@ -18,7 +18,7 @@ from pdctl.engines.request_times import log_lines
 from pdctl.engines.state import logs_dir, read_state
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.engines.untuned_kernels import untuned
-from pdctl.errors import ExitCode, PdctlError, StateConflict
+from pdctl.errors import ExitCode, InvalidInput, PdctlError, StateConflict
 from pdctl.status.drift import Expected
 from pdctl.status.job_limit import job_clock_of
 from pdctl.status.recent_times import RecentTimes
@@ -85,8 +85,13 @@ def _ask_name() -> str:
     names = candidates()
     if len(names) < 2 or not interactive(no_input=False):
         return only_name()
+
+    def check(name: str) -> None:
+        if name not in names:
+            raise InvalidInput(f"{name!r} is none of {', '.join(names)}.")
+
     question = f"Which deployment ({', '.join(names)})?"
-    return ask(question, default=names[0], flag="NAME", no_input=False)
+    return ask(question, default=names[0], flag="NAME", no_input=False, check=check)
 
 
 def close_watch(name: str, watch: Watch) -> None:

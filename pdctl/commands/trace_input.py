@@ -41,6 +41,7 @@ def read_given_trace(
             default=doubt.readings[0].unit,
             flag="--time-unit",
             no_input=False,
+            check=parse_time_unit,
         )
     return read_trace(path, skip_bad=skip_bad, time_unit=parse_time_unit(answer), osl=osl)
 

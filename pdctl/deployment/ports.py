@@ -1,8 +1,8 @@
 """The ports of each process: a band for each kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from pdctl.deployment.records import Deployment, Ports
+from pdctl.deployment.records import HERE, Deployment, Ports
 from pdctl.errors import EnvironmentProblem
 
 # SGLang derives dist_init + 1 ... + 6 for its own sockets under attention data parallelism
@@ -17,7 +17,13 @@ DIST_INIT_BAND = 5000  # 500 engines
 ROUTER_METRICS_FROM = 29000
 
 
-def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[str, Ports]:
+def plan_ports(
+    deployment: Deployment,
+    is_free: Callable[[int], bool],
+    *,
+    owners: Mapping[int, str] | None = None,
+    router_node: str = HERE,
+) -> dict[str, Ports]:
     """The ports of the router ("router") and of each engine, by name.
 
     Each kind of port has a band, in steps of 10 until these are used up. The bands lie below 32768,
@@ -26,14 +32,17 @@ def plan_ports(deployment: Deployment, is_free: Callable[[int], bool]) -> dict[s
     engine has its own.
 
     Args:
-        is_free: tells whether a port is available on every node.
+        is_free: tells whether a port is available on every node; the router's on its own.
+        owners: names of the deployments that hold ports, by port.
+        router_node: the node of the router.
 
     Raises:
         EnvironmentProblem: the router's port is in use, or a band has no free port left.
     """
     router_port = deployment.router.port
     if not is_free(router_port):
-        raise _router_port_taken(router_port, is_free)
+        owner = (owners or {}).get(router_port, "")
+        raise _router_port_taken(router_port, is_free, router_node, owner)
 
     def usable(port: int) -> bool:
         return port != router_port and is_free(port)
@@ -70,10 +79,14 @@ def _band(
     )
 
 
-def _router_port_taken(port: int, is_free: Callable[[int], bool]) -> EnvironmentProblem:
+def _router_port_taken(
+    port: int, is_free: Callable[[int], bool], node: str, owner: str
+) -> EnvironmentProblem:
     other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(p)), None)
+    by = f" by the deployment {owner}" if owner else ""
+    hint = f"--port {other}" if other else "--port N with a free port"
     return EnvironmentProblem(
-        f"The router's port {port} is already in use.",
-        hint=f"--port {other}" if other else "--port N with a free port",
+        f"The router's port {port} is already in use{by}{f' on {node}' if node else ''}.",
+        hint=f"{hint}, or pdctl down {owner}" if owner else hint,
         code="port_in_use",
     )

@@ -9,7 +9,7 @@ from pdctl.doctor.agreement import AGREEMENT
 from pdctl.doctor.deployment_facts import DeploymentFacts, EngineReport
 from pdctl.doctor.records import Check, CheckOutcome
 from pdctl.hosts import is_loopback
-from pdctl.units import format_share
+from pdctl.units import format_number_of, format_share
 
 FULL = 0.9  # use of decode's KV at which SGLang begins to retract requests
 MANY_WAITING = 4
@@ -35,7 +35,9 @@ def _answers(facts: DeploymentFacts) -> Iterator[Check]:
     if not facts.engines:
         yield Check("engines", "fail", "There are no engines.", "pdctl up")
     elif not silent:
-        yield Check("engines", "pass", f"{len(facts.engines)} engines answer.")
+        yield Check(
+            "engines", "pass", f"{format_number_of(len(facts.engines), 'engine', 'answer')}."
+        )
     yield from map(_silent, silent)
 
 
@@ -90,7 +92,11 @@ def _registered(facts: DeploymentFacts) -> Iterator[Check]:
         text = f"The router also lists engines of unknown origin: {', '.join(strangers)}."
         yield Check("registered", "warn", text, "a key for the router: PDCTL_API_KEY=...")
     if not (missing or ill or strangers):
-        yield Check("registered", "pass", f"The router considers all {len(rows)} engines healthy.")
+        yield Check(
+            "registered",
+            "pass",
+            f"The router considers every engine healthy ({len(rows)} of {len(rows)}).",
+        )
 
 
 def _breakers(facts: DeploymentFacts) -> Iterator[Check]:

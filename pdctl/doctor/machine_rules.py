@@ -9,7 +9,7 @@ from pdctl.doctor.records import Check
 from pdctl.hosts import LOOPBACK_NAMES
 from pdctl.inspection.gpus import is_free, why_not_free
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
-from pdctl.units import GIB, MIB, format_bytes, format_count
+from pdctl.units import GIB, MIB, format_bytes, format_count, format_number_of
 
 MANY_FILES = 65536  # SGLang raises its own limit to this
 FEW_FILES = 4096
@@ -236,7 +236,8 @@ def nixl_plugins(names: Sequence[str] | None) -> Check | None:
 def ports(taken: Mapping[int, str]) -> Check:
     """Check the router's default ports. taken: port -> its owner, unless that is pdctl."""
     if not taken:
-        return Check("ports", "pass", "The router's default ports, 30000 and 29000, are free.")
+        text = "No other program uses the router's default ports, 30000 and 29000."
+        return Check("ports", "pass", text)
     text = ", ".join(f"{port} ({who})" for port, who in taken.items())
     if 30000 in taken:
         return Check("ports", "warn", f"Default ports are in use: {text}.", "--port 30001")
@@ -254,7 +255,7 @@ def _answering(found: Sequence[Gpu]) -> Check:
     broken = [gpu for gpu in found if gpu.problem is not None]
     if not broken:
         names = ", ".join(sorted({gpu.name for gpu in found}))
-        return Check("gpus", "pass", f"{len(found)} GPUs work: {names}.")
+        return Check("gpus", "pass", f"{format_number_of(len(found), 'GPU', 'work')}: {names}.")
     text = "; ".join(f"GPU {gpu.index}: {gpu.problem}" for gpu in broken)
     rest = ",".join(str(gpu.index) for gpu in found if gpu.problem is None)
     fix = f"--gpus {rest} avoids it" if rest else "nvidia-smi, dmesg | grep -i xid"
@@ -265,7 +266,7 @@ def _free(found: Sequence[Gpu]) -> Check:
     usable = [gpu for gpu in found if gpu.problem is None]
     busy = [gpu for gpu in usable if not is_free(gpu)]
     if not busy:
-        return Check("gpus_free", "pass", f"{len(usable)} GPUs are free.")
+        return Check("gpus_free", "pass", f"{format_number_of(len(usable), 'GPU', 'are')} free.")
     text = "; ".join(why_not_free(gpu) for gpu in busy)
     rest = ",".join(str(gpu.index) for gpu in usable if is_free(gpu))
     return Check(
@@ -284,13 +285,15 @@ def stray_processes(strays: Sequence[Stray]) -> Check:
     source = "sglang#22779, #23627, dynamo#1889"
     if orphans:
         pids = " ".join(str(stray.pid) for stray in orphans)
-        text = f"{len(orphans)} processes of killed SGLang servers still run: {_named(orphans)}."
+        number = format_number_of(len(orphans), "process")
+        text = f"{number} of killed SGLang servers left running: {_named(orphans)}."
         return Check("leftovers", "fail", text, f"kill -9 {pids}", source)
     if others:
         text = f"SGLang processes that pdctl did not start run here: {_named(others)}."
         fix = "--gpus and --port to avoid them, or stop them with SIGTERM"
         return Check("leftovers", "warn", text, fix, source)
-    ours = f" {len(strays)} processes belong to running deployments." if strays else ""
+    number = format_number_of(len(strays), "process", "belong")
+    ours = f" {number} to running deployments." if strays else ""
     return Check("leftovers", "pass", f"No process of a killed SGLang server is left.{ours}")
 
 
@@ -303,7 +306,8 @@ def stale_snapshots(num: int, size: int, *, has_sglang: bool) -> Check:
     """Check for SGLang's load snapshots, which SIGKILL leaves in /dev/shm. size: their bytes."""
     if num == 0 or has_sglang:
         return Check("shm_leftovers", "pass", "No killed engine left files in /dev/shm.")
-    text = f"{num} files of dead engines take {format_bytes(size)} of /dev/shm."
+    files = format_number_of(num, "file")
+    text = f"Dead engines left {files} of {format_bytes(size)} in /dev/shm."
     return Check("shm_leftovers", "warn", text, "rm /dev/shm/sglang_loads_*.shm")
 
 

@@ -32,7 +32,7 @@ _MARKS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("CUDA graphs", re.compile(r"Capture (?:target |draft )?\w* ?(?:CUDA|cuda) graph.*begin")),
     ("HTTP", re.compile(r"\bmax_total_num_tokens=\d|Application startup complete")),
     ("warm-up", re.compile(r"Start of pd disaggregation warmup|Uvicorn running on")),
-    ("fired up", re.compile(r"The server is fired up and ready to roll")),
+    ("started", re.compile(r"The server is fired up and ready to roll")),
 )
 _RANK = {name: rank for rank, (name, _) in enumerate(_MARKS)}
 

@@ -10,6 +10,7 @@ from statistics import median
 
 from pdctl.engines.log_times import line_time
 from pdctl.errors import InvalidInput
+from pdctl.paths import near_path
 from pdctl.perf_model.records import Role
 
 # of one log; older ones are dropped, so that memory stays bounded whatever the log's size
@@ -118,7 +119,8 @@ def log_lines(path: Path, last_bytes: int | None = None) -> Iterator[bytes]:
                 is_start = piece.endswith(b"\n")
     except OSError as problem:
         raise InvalidInput(
-            f"The log {path} cannot be read: {problem.strerror}.", hint="--logs PATH_OF_A_LOG"
+            f"The log {path} cannot be read: {problem.strerror}.{near_path(path)}",
+            hint="--logs PATH_OF_A_LOG",
         ) from problem
 
 

@@ -156,8 +156,12 @@ _DESCRIPTION = re.compile(
     r"(?:(?P<first>\d+)\s*[x×*]\s*)?(?:(?P<second>\d+)\s*[x×*]\s*)?(?P<name>[^:]*?)(?P<rest>:.*)?",
     re.IGNORECASE,
 )
+_COUNT_AND_KIND = re.compile(
+    r"(?P<count>\d{1,4})[\s_-]*(?P<kind>[a-z].*)|(?P<first_kind>.+?)\s*[x×*]\s*(?P<last_count>\d{1,4})",
+    re.IGNORECASE,
+)
 _GROUPS = re.compile(r"[+,;&]|\band\b")
-_NAME = re.compile(r"\d*[a-z]|\d{3}", re.IGNORECASE)
+_NAME = re.compile(r"\d*\s*[a-z]|\d{3}", re.IGNORECASE)
 _RDMA = re.compile(r"rdma(\d+(?:\.\d+)?)(?:g|gb|gbps|gb/s)?", re.IGNORECASE)
 _MOST_PER_NODE = 1024
 MOST_NODES = 10_000
@@ -173,7 +177,7 @@ def described_gpus(num_nodes: int, gpus_per_node: int, name: str) -> str:
 def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
     """The machines in "8xH100", "4x8xH200" (nodes × GPUs × type) or "2x8xB200:rdma400".
 
-    described: a kind of GPU beside the known ones, which `text` may name.
+    described: a kind of GPU from --gpu-file, which `text` must name.
     rdma: Gbit/s between nodes, per GPU and direction; unknown when not given.
     Raises InvalidInput for anything else, naming the part that is wrong.
     """
@@ -193,9 +197,27 @@ def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
     nodes = _within(numbers[0] if len(numbers) == 2 else 1, MOST_NODES, "nodes", text)
     rdma = _rdma_bytes_per_s(match["rest"], text)
     name = match["name"].strip()
-    own = described if described and _plain(described.name) == _plain(name) else None
-    model = own or require_gpu_model(name)
-    return Cluster(model, nodes, per_node, rdma, "described")
+    if gpu_model(name) is None and (meant := _with_x(numbers, name)):
+        raise InvalidInput(
+            f"--gpus {text[:60]!r} does not say how many GPUs of which type.",
+            hint=f"did you mean --gpus {meant}?",
+        )
+    if described is not None and _plain(described.name) != _plain(name):
+        raise InvalidInput(
+            f"--gpus names {name}, and --gpu-file describes {described.name}.",
+            hint=f"--gpus {nodes * per_node}x{described.name}, or no --gpu-file",
+        )
+    return Cluster(described or require_gpu_model(name), nodes, per_node, rdma, "described")
+
+
+def _with_x(numbers: Sequence[int], name: str) -> str | None:
+    """The meaning of "8H100" or "H100x8", "8xH100". None unless a known kind has a count."""
+    found = _COUNT_AND_KIND.fullmatch(name)
+    kind = gpu_model(found["kind"] or found["first_kind"]) if found else None
+    if found is None or kind is None:
+        return None
+    count = found["count"] or found["last_count"]
+    return "x".join((*map(str, numbers), count, kind.name))
 
 
 def _kinds(text: str) -> list[str]:

@@ -351,9 +351,11 @@ def _not_found(model: str) -> InvalidInput:
             code="unknown_model",
         )
     close = _families(model)
+    nearest = f"; closest by name: {', '.join(close)}" if close else ""
+    found = f"did you mean {close[0]}?" if close else "pdctl plan --models lists them."
     return InvalidInput(
         f"{shown!r} is no directory, not in the local Hugging Face cache, and none of the "
-        f"{len(known)} bundled models; closest by name: {', '.join(close) or 'none'}.",
-        hint=f"did you mean {_example(model)}? Or name a directory that has config.json",
+        f"{len(known)} bundled models{nearest}.",
+        hint=f"{found} Or name a directory that has config.json",
         code="unknown_model",
     )

@@ -31,7 +31,7 @@ def replay_of(deployment: str, pairs: Sequence[Halves], rids: Sequence[str]) -> 
     """
     served = [one for one in pairs if one.is_whole][-MOST_REQUESTS:]
     if len(served) < LEAST_REQUESTS:
-        return f"{len(served)} whole requests are too few, {LEAST_REQUESTS} are needed."
+        return f"{LEAST_REQUESTS} whole requests are needed; the log has {len(served)}."
     try:
         running.find(deployment)  # refuses one that has ended and left its state
         watched = source_of_state(deployment)()

@@ -23,7 +23,7 @@ from pdctl.status.trends import (
     span_s,
     trend,
 )
-from pdctl.units import format_seconds, format_share
+from pdctl.units import format_number_of, format_seconds, format_share
 
 LEAST_ARRIVALS = 10
 _DEEP_PER_ENGINE = 8.0  # a queue that never falls below this length is a backlog
@@ -135,9 +135,9 @@ def _deep_now(now: Moment) -> str:
     num = now.num_colocated or now.num_prefill
     if now.waiting is not None and now.waiting >= _DEEP_PER_ENGINE * max(num, 1):
         where = "" if now.num_colocated else " for prefill"
-        return f"; {now.waiting:.0f} requests wait{where} now"
+        return f"; {format_number_of(now.waiting, 'request', 'wait')}{where} now"
     if now.prealloc is not None and now.prealloc >= _DEEP_PER_ENGINE * max(now.num_decode, 1):
-        return f"; {now.prealloc:.0f} requests wait for KV room on decode now"
+        return f"; {format_number_of(now.prealloc, 'request', 'wait')} for KV room on decode now"
     return ""
 
 
@@ -216,11 +216,12 @@ def _sick_prefill(window: Sequence[Moment], name: str, others: Sequence[str]) ->
     if usual is None:
         return ""
     if _is_silent(window, name):
-        return f"{queue.now:.0f} requests wait there and none is computed"
+        return f"{format_number_of(queue.now, 'request', 'wait')} there and none is computed"
     if pace is None or min(map(_ratio, pace.means[1:], usual[1:])) < _SICK:
         return ""
     times = _ratio(pace.last, usual[-1])
-    return f"a prompt token takes {times:.1f}× as long there; {queue.now:.0f} requests wait there"
+    waiting = format_number_of(queue.now, "request", "wait")
+    return f"a prompt token takes {times:.1f}× as long there; {waiting} there"
 
 
 def _is_silent(window: Sequence[Moment], name: str) -> bool:
@@ -308,7 +309,8 @@ def _stuck(window: Sequence[Moment], evidence: Evidence) -> Advice | None:
     if _is_left_behind(window):
         why = f"{_on_the_way(now)} and nothing arrived for {span_s(window):.0f} s"
     elif _is_frozen(window):
-        why = f"{_on_the_way(now)}, prefill is idle and decode runs {now.running or 0:.0f} requests"
+        running = format_number_of(now.running or 0, "request")
+        why = f"{_on_the_way(now)}, prefill is idle and decode runs {running}"
     elif _backlog(trend(window, lambda m: m.inflight), now.num_prefill):
         quick_s = _transfer_s(window)
         if quick_s is not None and not _explains(window, quick_s):

@@ -9,6 +9,7 @@ from pdctl.perf_model.records import Role
 from pdctl.status.rates import delta
 from pdctl.status.records import CounterSample, Target
 from pdctl.status.scrape import EngineScraper
+from pdctl.units import format_number_of
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Workload
 
@@ -66,10 +67,11 @@ def workload_between(counted: Sequence[RouterCounters], elapsed_s: float) -> Wor
     making = [one for one in counted if one.role != "prefill"]
     requests = _sum(taking, "requests")
     if requests < LEAST_REQUESTS:
+        finished = f"Only {format_number_of(requests, 'request')}" if requests else "No request"
         raise InvalidInput(
-            f"Only {requests:.0f} requests finished in {elapsed_s:.0f} s; "
+            f"{finished} finished in {elapsed_s:.0f} s; "
             f"at least {LEAST_REQUESTS} are needed to describe a workload.",
-            hint="a longer --window",
+            hint="--window 5min, while clients send requests",
             code="too_little_seen",
         )
     fresh = _sum(taking, "prefill_tokens")

@@ -1,6 +1,7 @@
 """Find the engines to watch, from a deployment's state or from a router's list."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -80,7 +81,9 @@ def _parts(url: str) -> SplitResult:
             return parts
     except ValueError:  # a port that is none
         pass
-    raise InvalidInput(f"{url!r} is not the URL of a router.", hint="http://127.0.0.1:30000 is one")
+    has_port = re.fullmatch(r"[\w.-]+:\d+", url)
+    meant = f"http://{url}" if has_port else "http://127.0.0.1:30000"
+    raise InvalidInput(f"{url!r} is not the URL of a router.", hint=f"{meant} is one")
 
 
 def named_targets(listed: Sequence["Listed"], router_host: str) -> list[Target]:
@@ -141,7 +144,12 @@ def candidates() -> tuple[str, ...]:
 
 def only_name() -> str:
     """The only deployment. Raises StateConflict unless there is exactly one."""
-    return meant_name(None, candidates(), hint="pdctl status {}")
+    return meant_name(
+        None,
+        candidates(),
+        hint="pdctl status {}",
+        none_hint="pdctl up starts one; pdctl status --router http://HOST:30000 watches any other",
+    )
 
 
 def source_of_state(name: str) -> Callable[[], Watched]:

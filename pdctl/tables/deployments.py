@@ -232,14 +232,18 @@ def change_lines(before: DeploymentState | None, after: DeploymentState) -> tupl
 
 def _stage(process: ProcessState) -> str:
     """The part of a state that deserves a line: not every single CUDA graph."""
-    words = process.detail.rstrip("0123456789/ ") if process.phase == "loading" else ""
+    words = _without_count(process.detail) if process.phase == "loading" else ""
     return f"{process.phase} {words}"
+
+
+def _without_count(text: str) -> str:
+    return text.rstrip("0123456789/ ")
 
 
 def _change(process: ProcessState) -> str:
     took = process.ready_after_s
     after = f"after {format_seconds(took)}" if process.phase == "serving" and took else ""
-    words = _stage(process).strip() if process.phase == "loading" else doing(process)
+    words = _without_count(doing(process)) if process.phase == "loading" else doing(process)
     return f"{process.name:<12} {words} {after}".rstrip()
 
 

@@ -18,11 +18,13 @@ from pdctl.status.explain.records import (
     Replay,
 )
 from pdctl.tables.report import STYLE
+from pdctl.text_lines import wrapped
 from pdctl.units import UNKNOWN, format_count, format_off, format_seconds, format_span
 
 BAR_CELLS = 40
 MOST_TIMELINES = 5  # of requests whose ids begin alike
 RID_CHARS = 12
+WHY_BESIDE = 100  # columns; in fewer the reason would be a column of single words
 ALIKE = 1.05  # times within 5 % in the simulator say nothing
 PIPE_HEADS = (
     *("REQUEST", "AT", "PREFILL", "DECODE", "PROMPT", "CACHED", "OUTPUT", "TTFT_S", "TPOT_S"),
@@ -42,8 +44,11 @@ COLOURS: dict[PartName, tuple[str, str]] = {  # on a terminal, and the class on 
 }
 
 
-def explain_view(found: Explanation, *, is_one: bool) -> RenderableType:
-    """The screen: timelines for one request, else a table."""
+def explain_view(found: Explanation, *, is_one: bool, width: int) -> RenderableType:
+    """The screen: timelines for one request, else a table.
+
+    width: columns; on a narrow terminal the reasons stand below the table, not beside it.
+    """
     if is_one:
         parts: list[RenderableType] = []
         for one in found.requests[:MOST_TIMELINES]:
@@ -51,13 +56,19 @@ def explain_view(found: Explanation, *, is_one: bool) -> RenderableType:
         left = len(found.requests) - MOST_TIMELINES
         parts += [Text(f"{left} more requests begin like this.\n")] if left > 0 else []
     else:
-        parts = [Text(heading(found), style="bold"), Text(""), _table(found), Text("")]
+        is_wide = width >= WHY_BESIDE
+        parts = [Text(heading(found), style="bold"), Text(""), _table(found, has_why=is_wide)]
+        parts += [Text(""), *([] if is_wide else _reasons(found, width))]
     return Group(*parts, *(Text(line, style="dim") for line in remarks(found)))
 
 
 def heading(found: Explanation) -> str:
     """The number of requests in the window, and of those listed."""
     shown, span = len(found.requests), format_span(found.span_s)
+    if found.num_requests == 1:
+        return f"The only request in {span}"
+    if shown == found.num_requests:
+        return f"All {shown} requests in {span}, the slowest first"
     return f"The slowest {shown} of {found.num_requests:,} requests in {span}"
 
 
@@ -109,22 +120,31 @@ def _replay_remarks(replay: Replay | None) -> list[str]:
     return lines
 
 
-def _table(found: Explanation) -> Table:
+def _table(found: Explanation, *, has_why: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
-    for head in ("request", "prompt", "TTFT", "TPOT", "mostly", "why"):
+    for head in ("request", "prompt", "TTFT", "TPOT", "mostly", *(("why",) if has_why else ())):
         right = head in ("prompt", "TTFT", "TPOT")
         table.add_column(head, justify="right" if right else "left", no_wrap=head != "why")
     for one in found.requests:
-        why = " ".join((one.cause.text, *_sentences(one, found.replay)))
         table.add_row(
             one.rid[:RID_CHARS],
             format_count(one.input_tokens),
             format_seconds(one.ttft_s),
             format_seconds(one.tpot_s),
             _mostly(one),
-            why,
+            *((_why(one, found.replay),) if has_why else ()),
         )
     return table
+
+
+def _reasons(found: Explanation, width: int) -> list[RenderableType]:
+    """The reasons as sentences, each behind the id of its request."""
+    lines = (f"{one.rid[:RID_CHARS]}  {_why(one, found.replay)}" for one in found.requests)
+    return [*(Text(wrapped(line, width, indent=RID_CHARS + 2)) for line in lines), Text("")]
+
+
+def _why(one: ExplainedRequest, replay: Replay | None) -> str:
+    return " ".join((one.cause.text, *_sentences(one, replay)))
 
 
 def _mostly(one: ExplainedRequest) -> str:

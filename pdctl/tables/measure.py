@@ -14,7 +14,15 @@ from pdctl.measurement.results import Forecast, LoadProgress
 from pdctl.perf_model.fitting.identify import Disagreement
 from pdctl.perf_model.fitting.profiles import WEIGHTS
 from pdctl.perf_model.records import Measurement, Percentiles
-from pdctl.units import UNKNOWN, format_count, format_off, format_rate, format_seconds, format_share
+from pdctl.units import (
+    UNKNOWN,
+    format_count,
+    format_number_of,
+    format_off,
+    format_rate,
+    format_seconds,
+    format_share,
+)
 from pdctl.workload.records import Slo
 
 # field of StepTimes -> label, and the number of units whose time is shown
@@ -99,7 +107,9 @@ def _calibration_notes(found: Calibration) -> list[str]:
         notes.append(f"Kept at roofline values, as the measurements do not identify them: {kept}.")
     if found.given_up:
         some = "; ".join(step_label(m) for m in found.given_up[:3])
-        notes.append(f"{len(found.given_up)} steps could not be measured: {some}.")
+        notes.append(
+            f"{format_number_of(len(found.given_up), 'step')} could not be measured: {some}."
+        )
     if found.uncertainty is not None and not found.is_complete:
         notes.append(
             f"Time ran out with the least certain step known to ±{found.uncertainty * 100:.1f} %; "
@@ -278,7 +288,9 @@ def _notes(arm: ArmResult) -> list[str]:
     if arm.problem:
         notes.append(f"{arm.layout}: {arm.problem}")
     if arm.errors:
-        notes.append(f"{arm.layout}: {arm.num_failed} requests failed: {arm.errors[0]}")
+        notes.append(
+            f"{arm.layout}: {format_number_of(arm.num_failed, 'request')} failed: {arm.errors[0]}"
+        )
     if arm.is_generator_late:
         notes.append(
             f"{arm.layout}: requests went out up to {format_seconds(arm.lateness_p99_s)} late "

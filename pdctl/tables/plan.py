@@ -27,6 +27,8 @@ RULE_NAMES = {
     "kv_path": "KV path",
 }
 BAR_CELLS = 12
+GAP = 3  # columns between those of a table
+HEAD = "all layouts"
 MOST_PERCENT = 0.5  # half-width up to which ± says something
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -255,19 +257,20 @@ def _rules(rules: Sequence[Rule]) -> Table:
     return table
 
 
-def _sweep(verdict: Verdict) -> Table:
+def _sweep(verdict: Verdict) -> RenderableType:
+    """The layouts with a bar each. Only the last column may wrap: the others stay in line."""
     arms = [verdict.arms[k] for k in ("colocated",) if k in verdict.arms] + list(verdict.sweep)
     values = [carried_rps(arm) or 0.0 for arm in arms]
     top = max(values) or 1.0
     shown = verdict.arms.get(verdict.verdict)
     mixed = len({tuple(arm.parallelism.items()) for arm in verdict.sweep}) > 1
     table = _grid()
-    table.add_column(justify="left")
-    table.add_column(min_width=BAR_CELLS)
-    table.add_column(justify="right")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
     table.add_column()
     name = "carries up to" if verdict.clients is None else "throughput"
-    table.add_row("all layouts", "", name, _starts(verdict), style="bold")
+    table.add_row(HEAD, "", name, _starts(verdict), style="bold")
     for arm, value in zip(arms, values, strict=True):
         is_shown = shown is not None and (arm.layout, arm.parallelism) == (
             shown.layout,
@@ -277,9 +280,10 @@ def _sweep(verdict: Verdict) -> Table:
         shape = gpus_text(arm) if mixed else ""
         cells = (arm.layout, bar(value / top), f"{about}{sentences.rate_down(value)}", shape)
         table.add_row(*cells, style="green" if is_shown else "")
-    if any(map(is_estimated, arms)):
-        table.add_row("", Text("~ estimated, not simulated", style="dim"), "", "")
-    return table
+    if not any(map(is_estimated, arms)):
+        return table
+    left = " " * (max(len(HEAD), *(len(arm.layout) for arm in arms)) + GAP)
+    return Group(table, Text(f"{left}~ estimated, not simulated", style="dim"))
 
 
 def carried_rps(arm: Arm) -> float | None:
@@ -316,7 +320,7 @@ def _notes(verdict: Verdict) -> list[Text]:
 
 
 def _grid() -> Table:
-    return Table(box=None, show_header=False, padding=(0, 3, 0, 0), pad_edge=False)
+    return Table(box=None, show_header=False, padding=(0, GAP, 0, 0), pad_edge=False)
 
 
 def _indented(body: RenderableType) -> RenderableType:

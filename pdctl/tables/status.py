@@ -257,7 +257,9 @@ def role_tables(status: DeploymentStatus, width: int) -> list[RoleTable]:
     """One table for each role that has engines."""
     roles: tuple[Role, ...] = ("prefill", "decode", "colocated")
     of_roles = ((role, [e for e in status.engines if e.target.role == role]) for role in roles)
-    return [_table(role, rows, status, width) for role, rows in of_roles if rows]
+    chosen = [_chosen(role, rows, status, width) for role, rows in of_roles if rows]
+    widths = _shared_widths(chosen, width)
+    return [_table(one, each, width) for one, each in zip(chosen, widths, strict=True)]
 
 
 def engine_lines(one: EngineStatus, width: int) -> list[Text]:
@@ -330,25 +332,57 @@ def _latency(
     return text + (f" (SLO {format_seconds(slo_s)})" if slo_s is not None else "")
 
 
-def _table(
+@dataclass(frozen=True)
+class _Chosen:
+    """The engines of one role, and the columns that fit side by side with their cells."""
+
+    rows: Sequence[EngineStatus]
+    columns: Sequence[Column]
+    cells: dict[str, list[str]]
+    hidden: Sequence[str]
+
+    def widths(self) -> list[int]:
+        return [max(map(len, self.cells[column.title])) for column in self.columns]
+
+
+def _chosen(
     role: Role, rows: Sequence[EngineStatus], status: DeploymentStatus, width: int
-) -> RoleTable:
+) -> _Chosen:
     spark = Column(
         "last minute", lambda one: sparkline(status.history.get(one.target.name, ())), None, 7
     )
     columns = [*COLUMNS[role], spark]
     cells = {column.title: _cells(column, rows) for column in columns}
     shown, hidden = _fitting(columns, cells, width)
-    widths = {column.title: max(map(len, cells[column.title])) for column in shown}
+    return _Chosen(rows, shown, cells, hidden)
 
+
+def _shared_widths(tables: Sequence[_Chosen], width: int) -> list[list[int]]:
+    """The widths of each table's columns, alike from the left for as long as `width` allows it."""
+    widths = [table.widths() for table in tables]
+    for i in range(max(map(len, widths), default=0)):
+        having = [k for k, each in enumerate(widths) if i < len(each)]
+        most = max(widths[k][i] for k in having)
+        needed = (sum(widths[k]) - widths[k][i] + most + _GAP * len(widths[k]) for k in having)
+        alike = {tables[k].columns[i].left for k in having}
+        if len(alike) > 1 or max(needed) > width:
+            break
+        for k in having:
+            widths[k][i] = most
+    return widths
+
+
+def _table(table: _Chosen, widths: Sequence[int], width: int) -> RoleTable:
     def line(index: int, style: Callable[[Column], str]) -> Text:
-        return cut(_line([(c, cells[c.title][index]) for c in shown], widths, style), width)
+        cells = [(column, table.cells[column.title][index]) for column in table.columns]
+        return cut(_line(cells, widths, style), width)
 
+    rows = table.rows
     return RoleTable(
         heading=line(0, lambda _: "bold"),
         rows=tuple((row, line(i, _style_of(row))) for i, row in enumerate(rows, start=1)),
         total=line(-1, lambda _: "bold") if len(rows) > 1 else None,
-        hidden=tuple(hidden),
+        hidden=tuple(table.hidden),
     )
 
 
@@ -382,11 +416,10 @@ def _says_something(column: Column, cells: Sequence[str]) -> bool:
 
 
 def _line(
-    cells: Sequence[tuple[Column, str]], widths: dict[str, int], style: Callable[[Column], str]
+    cells: Sequence[tuple[Column, str]], widths: Sequence[int], style: Callable[[Column], str]
 ) -> Text:
     line = Text()
-    for column, cell in cells:
-        width = widths[column.title]
+    for (column, cell), width in zip(cells, widths, strict=True):
         line.append(" " * _GAP)
         line.append(cell.ljust(width) if column.left else cell.rjust(width), style=style(column))
     line.rstrip()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pdctl.errors import InvalidInput
+from pdctl.paths import near_path
 
 # a whole bench_serving result is one line: 10,000 requests with their token times take ~60 MB
 MAX_LINE_BYTES = 64 * 2**20
@@ -57,7 +58,8 @@ def read_lines(path: Path, bad: BadLines, max_bytes: int = MAX_LINE_BYTES) -> It
     except (OSError, EOFError, zlib.error) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise InvalidInput(
-            f"The trace {path} cannot be read: {reason}.", hint="--trace PATH_OF_A_FILE"
+            f"The trace {path} cannot be read: {reason}.{near_path(path)}",
+            hint="--trace PATH_OF_A_FILE",
         ) from problem
 
 

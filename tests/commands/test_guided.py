@@ -384,3 +384,50 @@ def test_a_launch_on_gpus_without_sglang_offers_simulated_engines_and_starts_not
     exit_code, said = _end(child)
     assert exit_code == code, said
     assert not (terminal_with_gpus.home / "qwen3-8b" / "state.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "code"), [(CTRL_C, 130), (CTRL_D, 0)], ids=["ctrl-c", "ctrl-d"])
+@pytest.mark.parametrize("last", ["GPUs (", "Next ("])
+def test_ctrl_c_and_ctrl_d_end_cleanly_on_a_machine_with_gpus(
+    terminal_with_gpus: Terminal, last: str, key: str, code: int
+) -> None:
+    child = terminal_with_gpus.start()
+    child.expect_exact("Model (")
+    child.sendline("qwen3-8b")
+    child.expect_exact("GPUs (")
+    if last != "GPUs (":
+        child.sendline("")
+        _answer_rest(child)
+        child.expect_exact(last)
+    child.send(key)
+    exit_code, said = _end(child)
+    assert exit_code == code, said
+    assert "Your answers are kept" in said
+    kept = terminal_with_gpus.kept()
+    assert kept["model"] == "qwen3-8b"
+    assert kept.get("gpus") == (None if last == "GPUs (" else "here")
+
+
+@pytest.mark.slow
+def test_a_plan_for_more_gpus_than_this_machine_has_is_not_launched(
+    terminal_with_gpus: Terminal,
+) -> None:
+    child = terminal_with_gpus.start()
+    child.expect_exact("Model (")
+    child.sendline("qwen3-8b")
+    for wrong, why in (("?", "H200-NVL"), ("here too", "no figures"), ("8", "how many GPUs")):
+        child.expect_exact("GPUs (")
+        child.sendline(wrong)
+        child.expect_exact(why)
+    child.expect_exact("GPUs (")
+    child.sendline("4xH100")
+    _answer_rest(child)
+    child.expect_exact("--gpus 4xH100")
+    child.expect_exact("Next (")
+    child.sendline("l")
+    child.expect_exact("The plan needs 4 × H100, but this machine has 2 × H100")
+    child.expect_exact("Next (")
+    child.send(CTRL_D)
+    assert _end(child)[0] == 0
+    assert not (terminal_with_gpus.home / "qwen3-8b").exists()

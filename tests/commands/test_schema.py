@@ -91,4 +91,4 @@ def test_an_unknown_verb_is_refused_with_those_there_are(
     with pytest.raises(SystemExit) as ended:
         main(["schema", "plna"])
     assert ended.value.code == 2
-    assert "plan | up" in capsys.readouterr().err
+    assert "one of plan, up" in capsys.readouterr().err

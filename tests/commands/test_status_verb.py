@@ -189,6 +189,7 @@ def test_a_dead_supervisor_is_reported(held: None, capsys: pytest.CaptureFixture
         (("gone",), 7, "No deployment 'gone' is running"),
         (("../x",), 2, "not a valid deployment name"),
         (("--router", "nonsense"), 2, "is not the URL of a router"),
+        (("--router", "host-1:30000"), 2, "http://host-1:30000 is one"),
         (("--router", "http://127.0.0.1:9"), 5, "No SGLang router answers"),
         (("--router", "http://127.0.0.1:9", "chat"), 2, "either NAME or --router"),
         (("--watch", "--once"), 2, "--watch cannot be combined"),

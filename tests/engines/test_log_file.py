@@ -49,7 +49,7 @@ def test_a_decode_engine_on_a_gpu_goes_through_every_phase_once() -> None:
         "CUDA graphs",
         "HTTP",
         "warm-up",
-        "fired up",
+        "started",
     ]
 
 
@@ -57,7 +57,7 @@ def test_a_prefill_engine_on_a_cpu_captures_no_graphs() -> None:
     text = (LOGS / "sglang-0.5.23-prefill.log").read_bytes().decode()
     names = phases_of(text)
     assert "CUDA graphs" not in names
-    assert names[-1] == "fired up"
+    assert names[-1] == "started"
     assert names.index("weights") < names.index("memory pool") < names.index("warm-up")
 
 

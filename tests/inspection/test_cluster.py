@@ -238,3 +238,13 @@ def test_a_card_without_figures_is_named_with_those_that_have_them() -> None:
     with pytest.raises(EnvironmentProblem, match=r"NVIDIA T4.*known are .*H200") as caught:
         detect_cluster(machine(h200(0, name="NVIDIA T4")), no_ports, {})
     assert "--gpus" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("8H100", "8xH100"), ("H200x8", "8xH200"), ("2x8H100", "2x8xH100"), ("4 B200", "4xB200")],
+)
+def test_a_count_without_its_x_is_understood_in_the_hint(typed: str, meant: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_gpus(typed)
+    assert caught.value.hint == f"did you mean --gpus {meant}?"

@@ -118,7 +118,7 @@ def test_lines_show_only_changes() -> None:
     more = replace(PREFILL, detail="CUDA graphs 2/36")
     one = replace(STATE, processes=(ROUTER, graphs, DECODE))
     two = replace(STATE, processes=(ROUTER, more, DECODE))
-    assert change_lines(STATE, one) == ("prefill-0    loading CUDA graphs",)
+    assert change_lines(STATE, one) == ("prefill-0    CUDA graphs",)
     assert change_lines(one, two) == ()
 
 

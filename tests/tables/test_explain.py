@@ -14,7 +14,7 @@ from pdctl.status.explain.records import (
     Part,
     Replay,
 )
-from pdctl.tables.explain import explain_lines, explain_view, explanation_page
+from pdctl.tables.explain import explain_lines, explain_view, explanation_page, heading
 
 SLOW = ExplainedRequest(
     rid="3f2a91c0ffee3f2a91c0ffee",
@@ -53,14 +53,26 @@ def shown(view: RenderableType, width: int = 120) -> str:
 
 
 def test_the_table_names_the_longest_part_and_the_cause() -> None:
-    text = shown(explain_view(FOUND, is_one=False))
+    text = shown(explain_view(FOUND, is_one=False, width=120))
     assert "The slowest 1 of 500 requests" in text
     assert "prefill queue 75 %" in text
     assert "It waited 1.5 s in the queue of prefill-0." in text
 
 
+def test_on_a_narrow_terminal_the_reasons_stand_below_the_table_in_whole_lines() -> None:
+    lines = shown(explain_view(FOUND, is_one=False, width=60), width=60).splitlines()
+    assert "3f2a91c0ffee  It waited 1.5 s in the queue of prefill-0." in map(str.rstrip, lines)
+    assert not any(line.split()[-1:] == ["why"] for line in lines)
+
+
+def test_the_heading_says_whether_all_requests_are_shown() -> None:
+    assert heading(replace(FOUND, num_requests=1)) == "The only request in 2 min"
+    both = replace(FOUND, num_requests=2, requests=(SLOW, SLOW))
+    assert heading(both) == "All 2 requests in 2 min, the slowest first"
+
+
 def test_a_timeline_has_a_bar_for_each_part_where_it_lies() -> None:
-    lines = shown(explain_view(FOUND, is_one=True)).splitlines()
+    lines = shown(explain_view(FOUND, is_one=True, width=120)).splitlines()
     bars = {line.split("  ")[1].strip(): line.count("█") for line in lines if "█" in line}
     assert bars == {"prefill queue": 30, "prefill": 8, "KV transfer": 2}
     starts = [line.index("█") for line in lines if "█" in line]
@@ -69,7 +81,7 @@ def test_a_timeline_has_a_bar_for_each_part_where_it_lies() -> None:
 
 
 def test_the_best_other_split_is_said_with_what_today_s_simulates_to() -> None:
-    text = shown(explain_view(replace(FOUND, replay=REPLAY), is_one=True), width=200)
+    text = shown(explain_view(replace(FOUND, replay=REPLAY), is_one=True, width=120), width=200)
     assert "With 3P5D it would have taken 900 ms to its first token" in text
     assert "(simulated; 2P6D simulated takes 2.1 s)" in text
     assert "2P6D 2.4 s, 3P5D 1.1 s, 1P7D 12 s" in text
@@ -78,18 +90,20 @@ def test_the_best_other_split_is_said_with_what_today_s_simulates_to() -> None:
 def test_of_splits_that_are_equally_good_the_nearest_is_said() -> None:
     far = OtherSplit("5P3D", {SLOW.rid: 0.88}, 1.1)
     more = replace(REPLAY, others=(*REPLAY.others[:1], far))
-    assert "With 3P5D it" in shown(explain_view(replace(FOUND, replay=more), is_one=True))
+    assert "With 3P5D it" in shown(
+        explain_view(replace(FOUND, replay=more), is_one=True, width=120)
+    )
 
 
 def test_no_other_split_is_praised_that_would_be_slower() -> None:
     slower = replace(REPLAY, others=REPLAY.others[1:])
-    text = shown(explain_view(replace(FOUND, replay=slower), is_one=True), width=200)
+    text = shown(explain_view(replace(FOUND, replay=slower), is_one=True, width=120), width=200)
     assert "it would have taken" not in text
 
 
 def test_a_clock_that_was_corrected_is_named() -> None:
     assert "decode-1's clock is 300 ms behind prefill-0's" in shown(
-        explain_view(FOUND, is_one=True), width=200
+        explain_view(FOUND, is_one=True, width=120), width=200
     )
 
 

@@ -76,7 +76,7 @@ def test_unidentified_coefficients_and_unmeasured_steps_are_listed() -> None:
     found = calibration(unidentified=("prefill_pair_s",), given_up=(step,), is_complete=False)
     text = " ".join(shown(calibration_view(found)).split())
     assert "do not identify them: prefill, attention over 8,000 tokens." in text
-    assert "1 steps could not be measured: decode 64 × 2,048." in text
+    assert "1 step could not be measured: decode 64 × 2,048." in text
     assert "a longer --budget improves it" in text
 
 

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -157,6 +158,18 @@ def test_the_sweep_has_a_bar_per_layout_and_marks_estimates() -> None:
     assert next(line for line in lines_of(text) if line.startswith("4P4D")).endswith("~ 4.8")
     assert next(line for line in lines_of(text) if line.startswith("5P3D")).endswith(" 5.5")
     assert "~ estimated, not simulated" in text
+
+
+@pytest.mark.parametrize("width", range(60, 100, 3))
+def test_no_figure_of_a_layout_is_cut_off_on_a_narrow_terminal(width: int) -> None:
+    mixed = tuple(
+        replace(one, parallelism={"prefill": Parallelism(1), "decode": Parallelism(n)})
+        for n, one in enumerate(verdict().sweep, 1)
+    )
+    rows = " ".join(screen(verdict(sweep=mixed), width).partition("all layouts")[2].split())
+    for one in mixed:
+        for part in gpus_text(one).split("  "):
+            assert part in rows
 
 
 def test_unknown_predictions_are_left_out_and_never_zero() -> None:

@@ -1,6 +1,7 @@
 """The status screen at three widths, compared with golden files."""
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pdctl.status.records import DeploymentStatus
-from pdctl.tables.status import status_view
+from pdctl.tables.status import role_tables, status_view
 from tests.status.fleets import BROKEN, BUSY, DECODE
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,3 +71,11 @@ def test_engines_that_drifted_are_listed_below_the_advice() -> None:
     note = "decode-0 has drifted from its profile h200--x: decode steps 50 % slower."
     lines = shown(replace(BUSY, notes=(note,)), 100).splitlines()
     assert f"! {note}" in lines[-2]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_the_tables_of_the_roles_stand_in_line(width: int) -> None:
+    prefill, decode = (table.heading.plain for table in role_tables(BUSY, width))
+    ends = [{match.end() for match in re.finditer(r"\S+", line)} for line in (prefill, decode)]
+    assert prefill.index("state") == decode.index("state")
+    assert len(ends[0] & ends[1]) >= 4

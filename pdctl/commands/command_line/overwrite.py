@@ -2,18 +2,15 @@
 
 from pathlib import Path
 
-from pdctl.console import ask, interactive
+from pdctl.console import ask_yes, interactive
 from pdctl.errors import InvalidInput
-
-YES = ("y", "yes")
 
 
 def may_overwrite(path: Path) -> bool:
     """True if nothing is at `path`, or the person at the terminal agrees to replace it."""
     if not path.exists():
         return True
-    question = f"{path} exists. Overwrite it (y/n)?"
-    return ask(question, default="n", flag="--force", no_input=False).lower() in YES
+    return ask_yes(f"{path} exists. Overwrite it?", default="n", flag="--force")
 
 
 def check_output(path: Path | None, *, force: bool, no_input: bool) -> None:

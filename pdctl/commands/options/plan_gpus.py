@@ -58,9 +58,8 @@ def _described_or_here(gpus: str, gpu_file: Path | None, *, no_input: bool) -> C
     except EnvironmentProblem:
         if not interactive(no_input=no_input):
             raise
-    return parse_gpus(
-        ask("No GPU here. Plan for which?", default="8xH200", flag="--gpus", no_input=False)
-    )
+    text = "No GPU here. Plan for which?"
+    return parse_gpus(ask(text, default="8xH200", flag="--gpus", no_input=False, check=parse_gpus))
 
 
 def _free_gpus(gpus: str, gpu_file: Path | None, on: str) -> Cluster:

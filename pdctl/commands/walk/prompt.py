@@ -9,6 +9,7 @@ from glob import glob
 from pathlib import Path
 
 from pdctl.commands.progress import say
+from pdctl.console import reason_line
 from pdctl.errors import PdctlError
 
 LIST = "?"  # the answer that lists what is possible
@@ -51,21 +52,16 @@ def ask_prompt(prompt: Prompt, default: str) -> str:
         try:
             prompt.check(answer)
         except PdctlError as problem:
-            say(f"  {problem.message}{f' ({problem.hint})' if problem.hint else ''}")
+            say(reason_line(problem))
             continue
         return answer
 
 
 def listing(prompt: Prompt) -> str:
-    """The answer to `?`: the help line, then the choices in lines that fit a narrow terminal."""
-    lines = [f"  {prompt.help}"] if prompt.help else []
-    line = "   "
-    for choice in prompt.choices():
-        if len(line) + len(choice) + 1 > 76:
-            lines.append(line)
-            line = "   "
-        line += f" {choice}"
-    return "\n".join([*lines, line] if line.strip() else lines)
+    """The answer to `?`: the help, then the choices; `say` wraps both to the terminal."""
+    choices = " ".join(prompt.choices())
+    lines = (f"  {prompt.help}" if prompt.help else "", f"    {choices}" if choices else "")
+    return "\n".join(filter(None, lines))
 
 
 def _answer(prompt: Prompt, default: str) -> str:

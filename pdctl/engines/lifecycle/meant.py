@@ -6,22 +6,23 @@ from pdctl.errors import StateConflict
 
 
 def meant_name(
-    name: str | None, running: Sequence[str], *, hint: str = "pass a name, such as {}"
+    name: str | None,
+    running: Sequence[str],
+    *,
+    hint: str = "pass a name, such as {}",
+    none_hint: str = "pdctl up starts one",
 ) -> str:
     """`name`, or the name of the only running deployment.
 
-    hint: what to do if several run; {} becomes one of their names. Raises StateConflict.
+    hint: what to do if several run; {} becomes one of their names. none_hint: if none does.
+    Raises StateConflict.
     """
     if name is not None:
         return name
     if len(running) == 1:
         return running[0]
     if not running:
-        raise StateConflict(
-            "No deployment is running.",
-            hint="pdctl up starts one; pdctl status --router http://HOST:30000 watches any other",
-            code="not_running",
-        )
+        raise StateConflict("No deployment is running.", hint=none_hint, code="not_running")
     raise StateConflict(
         f"{len(running)} deployments are running: {', '.join(running)}.",
         hint=hint.format(running[0]),

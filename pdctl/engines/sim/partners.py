@@ -16,6 +16,7 @@ from aiohttp import web
 from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.record import log
 from pdctl.engines.sim.requests import AcceptedRequest, Request
+from pdctl.units import format_number_of
 
 if TYPE_CHECKING:
     Socket = aiohttp.ClientWebSocketResponse[bool]
@@ -213,8 +214,8 @@ class Partners:
             lost = [r for r, a in self._address.items() if a == address]
             text = f"Lost connection with prefill instance (bootstrap_addr: {address}), "
             if lost:
-                log(f"{text}{len(lost)} requests affected")
-            self._fail(address, f"{text}{len(lost)} requests affected")
+                log(f"{text}{format_number_of(len(lost), 'request')} affected")
+            self._fail(address, f"{text}{format_number_of(len(lost), 'request')} affected")
         except aiohttp.ClientError as problem:
             self._fail(address, f"Lost connection with prefill instance: {problem}")
         finally:

@@ -23,6 +23,7 @@ from pdctl.measurement.calibration.engine_client import (
 from pdctl.measurement.calibration.result import Calibration, calibration, roofline_of
 from pdctl.measurement.engine_facts import EngineFacts, facts_of_log
 from pdctl.measurement.prediction import cluster_of
+from pdctl.paths import near_path
 from pdctl.perf_model.fitting.identify import fit_identified
 from pdctl.perf_model.records import Measurement, Role
 from pdctl.status.pages import EngineLoad
@@ -139,7 +140,8 @@ def read_step_log(path: Path) -> tuple[Measurement, ...]:
         with path.open(encoding="utf-8", errors="replace") as lines:
             found = tuple(steps_of_log(lines))
     except OSError as problem:
-        raise InvalidInput(f"{path} cannot be read: {problem.strerror}.") from problem
+        text = f"{path} cannot be read: {problem.strerror}.{near_path(path)}"
+        raise InvalidInput(text) from problem
     if not found:
         raise InvalidInput(
             f"{path} has no 'Prefill batch' or 'Decode batch' lines of an engine under load.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pdctl.engines.request_times import RequestTimes
 from pdctl.status.explain.join import Halves, computed_s
 from pdctl.status.explain.records import Cause, CauseKind, Part, PartName
-from pdctl.units import format_count, format_seconds
+from pdctl.units import format_count, format_number_of, format_seconds
 
 LONG = 4  # a neighbour is long from this multiple of the window's median prompt
 MAIN_SHARE = 0.5  # of a wait, from which on one neighbour is its cause
@@ -122,7 +122,7 @@ def _queued(prefill: RequestTimes, part: Part, usual: Usual) -> Cause:
             text = f"It waited {waited} on {part.engine} behind {_named(longest)}."
             return Cause("long_neighbour", part.engine, part.seconds, text, longest.rid)
     tokens = sum(half.new_tokens for half, _ in ahead)
-    requests = "1 request" if len(ahead) == 1 else f"{len(ahead)} requests"
+    requests = format_number_of(len(ahead), "request")
     what = f"behind {requests} of {_tokens(tokens)}" if ahead else ""
     text = f"It waited {waited} in the queue of {part.engine} {what}".rstrip() + "."
     return Cause("prefill_queue", part.engine, part.seconds, text)

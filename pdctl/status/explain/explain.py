@@ -8,6 +8,7 @@ from pdctl.status.explain.join import Halves, clocks_of, joined
 from pdctl.status.explain.pace import pace_cause, usual_pace
 from pdctl.status.explain.parts import parts_of, total_s, tpot_s, ttft_s
 from pdctl.status.explain.records import Cause, ClockGap, ExplainedRequest, Explanation, Part
+from pdctl.units import format_number_of
 
 
 def requests_in(logs: Sequence[RequestLog], window_s: float | None) -> tuple[Halves, ...]:
@@ -84,13 +85,13 @@ def notes_on(logs: Sequence[RequestLog], pairs: Sequence[Halves]) -> tuple[str, 
                 f"the last {len(log.records):,} were read."
             )
         if log.num_unreadable:
-            lines = "1 line is" if log.num_unreadable == 1 else f"{log.num_unreadable} lines are"
+            lines = format_number_of(log.num_unreadable, "line", "are")
             notes.append(f"{lines} cut off or damaged in the log of {log.name}, and left out.")
     guessed = sum(one.is_guess for one in pairs)
     if guessed:
         notes.append(
-            f"The engines log no bootstrap room: the halves of {guessed} requests were joined by "
-            "prompt length and time."
+            "The engines log no bootstrap room: the halves of "
+            f"{format_number_of(guessed, 'request')} were joined by prompt length and time."
         )
     for role, count in (
         ("prefill", sum(one.prefill is None and one.any.role == "decode" for one in pairs)),

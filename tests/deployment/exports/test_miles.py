@@ -102,7 +102,8 @@ def test_every_export_is_text_for_the_same_deployment(
     specs = expanded(split(1, 2)) if export.needs_processes else ()
     text = export.render(split(1, 2), specs)
     assert text.endswith("\n")
-    assert ("sglang.launch_server" in text) is (name in ("shell", "slurm", "k8s"))
+    kind = name.partition("-")[0]
+    assert ("sglang.launch_server" in text) is (kind in ("shell", "slurm", "k8s"))
 
 
 def test_miles_takes_equal_engines_as_flags() -> None:

@@ -73,7 +73,7 @@ def test_an_engine_loads_serves_drains_and_leaves_with_zero(tmp_path: Path) -> N
             rest = reply.read()
         assert rest.endswith(b"data: [DONE]\n\n"), "what was running is finished first"
         assert child.wait(10) == 0
-    wanted = ["weights", "memory pool", "CUDA graphs", "HTTP", "warm-up", "fired up"]
+    wanted = ["weights", "memory pool", "CUDA graphs", "HTTP", "warm-up", "started"]
     assert seen_phases(log.read_text())[1:] == wanted
 
 
