@@ -53,10 +53,8 @@ def adopt(loop: SupervisorLoop, before: DeploymentState, launch: Launch) -> None
     loop.ready_after_s = before.ready_after_s
     loop.first_request_ttft_s = before.first_request_ttft_s
     known = {(spec.name, spec.url): spec for spec in (*launch.leaving, *launch.specs)}
-    for process in before.processes:
-        if process.handle is None:
-            continue
-        started = launcher.adopt(process.handle)
+    held = {p.handle: p for p in before.processes if p.handle is not None}
+    for process, started in zip(held.values(), launcher.adopt(tuple(held)), strict=True):
         spec = known.get((process.name, process.url))
         if started is not None and spec is not None:
             _take_over(loop, spec, process, started)
@@ -303,6 +301,8 @@ def supervisor_of(launch: Launch, *, wake: Callable[[], None]) -> Supervisor:
     before = state.read_state(launch.name)
     if before is not None and before.run_id == launch.run_id:
         adopt(loop, before, launch)
+    else:
+        launcher.prepare(launch.specs)
     return supervisor
 
 

@@ -18,7 +18,12 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import RayActorError, RayError
+from ray.util.placement_group import (
+    get_placement_group,
+    placement_group,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pdctl.engines import node_agent
@@ -26,6 +31,8 @@ from pdctl.engines.launchers.agents import LOST
 
 NAMESPACE = "pdctl"
 RESERVE_WITHIN_S = 10.0
+HOST = "node:{NodeManagerAddress}"  # a resource that only this host has, 1.0 of it
+SOME = 0.001
 THREADS = 16
 
 
@@ -39,13 +46,6 @@ class RemoteAgent:
 
     def answer(self, line: str) -> str:
         return node_agent.reply(self._agent, line)
-
-
-class Reservation:
-    """Tells Ray that the GPUs of a host are in use, for as long as it exists."""
-
-    def is_there(self) -> bool:
-        return True
 
 
 class Relay:
@@ -73,28 +73,39 @@ class Relay:
             return json.dumps({"id": asked["id"], "problem": [cause, "", LOST]}) + "\n"
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The hosts that are alive."""
+        """The hosts that are alive. Their agents start meanwhile, all at once."""
+        alive = _alive()
+        for node in alive:
+            self._agent(node, starts=False)
         return [
-            {"name": name, "address": node["NodeManagerAddress"]} for name, node in _alive().items()
+            {"name": name, "address": node["NodeManagerAddress"]} for name, node in alive.items()
         ]
+
+    def prepare(self, nodes: list[str]) -> None:
+        """Have the agents of the deployment started on these hosts. Waits for none of them."""
+        for node in _alive().keys() & nodes:
+            self._agent(node, starts=True)
 
     def reserve(self, node: str) -> bool:
         """Take all GPUs of a host from Ray; False if other work has some of them."""
-        num_gpus = _alive()[node]["Resources"].get("GPU", 0)
-        actor = self._create(Reservation, node, "gpus", num_gpus=num_gpus)
+        name, host = self._name("gpus", node), _alive()[node]
         try:
-            ray.get(actor.is_there.remote(), timeout=RESERVE_WITHIN_S)
-        except GetTimeoutError:
-            ray.kill(actor)
-            return False
-        return True
+            group = get_placement_group(name)
+        except ValueError:
+            bundle = {"GPU": host["Resources"].get("GPU", 0), HOST.format(**host): SOME}
+            group = placement_group([bundle], name=name, lifetime=self._lifetime)
+        if group.wait(RESERVE_WITHIN_S):
+            return True
+        remove_placement_group(group)
+        return False
 
     def release(self) -> None:
         """End the agents of the deployment and give its GPUs back to Ray."""
         for node in _alive():
-            for kind in ("agent", "gpus"):
-                with contextlib.suppress(ValueError, RayActorError):
-                    ray.kill(ray.get_actor(self._name(kind, node), NAMESPACE))
+            with contextlib.suppress(ValueError, RayActorError):
+                ray.kill(ray.get_actor(self._name("agent", node), NAMESPACE))
+            with contextlib.suppress(ValueError):
+                remove_placement_group(get_placement_group(self._name("gpus", node)))
         self._own.clear()
 
     def _forget(self, node: str) -> None:
@@ -109,21 +120,22 @@ class Relay:
                 with contextlib.suppress(ValueError):
                     self._own[node] = ray.get_actor(self._name("agent", node), NAMESPACE)
             if node not in self._own and starts:
-                self._own[node] = self._create(RemoteAgent, node, "agent")
+                self._own[node] = self._create(node, self._name("agent", node))
             if node in self._own:
                 return self._own[node]
             if node not in self._others:
-                self._others[node] = self._create(RemoteAgent, node)
+                self._others[node] = self._create(node)
             return self._others[node]
 
-    def _create(self, kind: type, node: str, name: str = "", *, num_gpus: float = 0) -> Any:
+    def _create(self, node: str, name: str = "") -> Any:
+        """An agent, which need not have started yet."""
         options: dict[str, Any] = {}
         if name:
-            options = {"name": self._name(name, node), "namespace": NAMESPACE}
+            options = {"name": name, "namespace": NAMESPACE}
             options |= {"get_if_exists": True, "lifetime": self._lifetime}
         there = NodeAffinitySchedulingStrategy(_alive()[node]["NodeID"], soft=False)
-        options |= {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": there}
-        return ray.remote(kind).options(max_concurrency=4, **options).remote()
+        options |= {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": there}
+        return ray.remote(RemoteAgent).options(max_concurrency=4, **options).remote()
 
     def _name(self, kind: str, node: str) -> str:
         return f"{kind}/{self._run_id}/{node}"

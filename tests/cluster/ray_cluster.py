@@ -12,6 +12,7 @@ from tests.cluster.hosts import Host
 from tests.cluster.slurm import until
 
 PORT = 6379
+START_S = 120.0  # of Ray on busy cores
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
 _OPTIONS = ("--num-gpus=8", "--num-cpus=4", "--object-store-memory=80000000", "--block")
 _COUNT = "import ray; ray.init(log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
@@ -49,11 +50,11 @@ def ray_cluster(num_nodes: int, directory: Path) -> Iterator[RayCluster]:
         for node in cluster.nodes:
             _own_directory(node, directory)
         _start(cluster, cluster.login, directory, "--head", f"--port={PORT}")
-        until(lambda: _num_alive(cluster) == 1)
+        until(lambda: _num_alive(cluster) == 1, START_S)
         for node in cluster.nodes[1:]:
             address = f"--address={cluster.login.address}:{PORT}"
             _start(cluster, node, directory, address)
-        until(lambda: _num_alive(cluster) == num_nodes)
+        until(lambda: _num_alive(cluster) == num_nodes, START_S)
         yield cluster
 
 

@@ -10,6 +10,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from pdctl.paths import HOME_VARIABLE, state_home
 
 PORT_BLOCK = 100  # as many ports are asked about at once
 PORTS_FRESH_S = 2.0
+ASKED_AT_ONCE = 32  # nodes
 MODEL_S = 60.0  # hundreds of files on a cold shared file system
 LOOK_AGAIN_S = 1.0  # at a task that no process of this machine stands for
 
@@ -259,19 +261,26 @@ class AgentLauncher(LocalLauncher, ABC):
         nodes = " and ".join(step.node for step in task.steps)
         return replace(started, handle=handle, label=f"task on {nodes}")
 
-    def adopt(self, handle: Handle) -> Started | None:
-        """Take over a process of which every step is alive; otherwise end the rest of it.
+    def adopt(self, handles: Sequence[Handle]) -> tuple[Started | None, ...]:
+        """Take over processes of which every step is alive; end the rest of the others.
 
         A step without a process on this machine is watched through its node's agent.
         """
-        task = _parse(handle)
-        for step in task.steps:
-            if step.client is None or super().adopt(step.client) is None:
+        tasks = tuple(map(_parse, handles))
+        for step in (step for task in tasks for step in task.steps):
+            if step.client is not None and self._adopted(step.client) is None:
                 step.client = None
-                if not self._ask(step, task, "has_task", timeout_s=ANSWER_S):
-                    self._kill(task)
-                    return None
-        return self._keep_task(task, Started(handle, "", time.time()))
+        asked = {step.node for task in tasks for step in task.steps if step.client is None}
+        found = self._from_each(asked, "tasks", self._run_id)
+        alive = {(node, task) for node, rows in found.items() for _, task in rows}
+        return tuple(self._adopted_task(task, alive) for task in tasks)
+
+    def _adopted_task(self, task: _Task, alive: Collection[tuple[str, str]]) -> Started | None:
+        """alive: the nodes and names of the tasks that their nodes report."""
+        if all(step.client is not None or (step.node, task.name) in alive for step in task.steps):
+            return self._keep_task(task, Started(Handle(""), "", time.time()))
+        self._kill(task)
+        return None
 
     def poll(self, handle: Handle) -> Exit | None:
         """None while every step runs. Ends what is left once one of them has ended."""
@@ -342,11 +351,11 @@ class AgentLauncher(LocalLauncher, ABC):
     def _task(self, handle: Handle) -> _Task:
         return self._tasks.setdefault(handle, _parse(handle))
 
-    def _ask(self, step: Step, task: _Task, do: str, *, timeout_s: float = QUICK_S) -> Any:
+    def _ask(self, step: Step, task: _Task, do: str) -> Any:
         """The answer of a step's node about its task; None without one."""
         try:
             agent = self._agents.on(step.node)
-            return agent.ask(do, self._run_id, task.name, timeout_s=timeout_s)
+            return agent.ask(do, self._run_id, task.name, timeout_s=QUICK_S)
         except EnvironmentProblem:
             return None
 
@@ -389,11 +398,19 @@ class AgentLauncher(LocalLauncher, ABC):
             nodes = self.nodes()
         except EnvironmentProblem:
             return {}
-        found = {}
-        for node in nodes:
+        return self._from_each(nodes, do, *args)
+
+    def _from_each(self, nodes: Collection[str], do: str, *args: object) -> dict[str, Any]:
+        """The answers of those of these nodes that give one, asked at the same time."""
+
+        def ask(node: str) -> Any:
             with suppress(EnvironmentProblem):
-                found[node] = self._agents.on(node).ask(do, *args)
-        return found
+                return self._agents.on(node).ask(do, *args)
+            return None
+
+        with ThreadPoolExecutor(max(1, min(len(nodes), ASKED_AT_ONCE))) as each:
+            found = dict(zip(nodes, each.map(ask, nodes), strict=True))
+        return {node: answer for node, answer in found.items() if answer is not None}
 
     def variable(self, handle: Handle, name: str) -> str | None:
         task = self._task(handle)

@@ -46,6 +46,7 @@ MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
 # setproctitle would overwrite the environment that the marker is read from
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "SPT_NOENV": "1"}
+_label = "pid {}".format
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 
 
@@ -143,6 +144,9 @@ class LocalLauncher(LocalPorts):
 
     # processes
 
+    def prepare(self, specs: Sequence[ProcessSpec]) -> None:
+        """Nothing: a process starts at once."""
+
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process. A program that cannot run exits with 127 and a message in its log."""
         return self.start_command(command_of(spec, self._run_id), spec.env, spec.log)
@@ -163,11 +167,13 @@ class LocalLauncher(LocalPorts):
             )
         finally:
             os.close(output)
-        started_at = create_time(child.pid) or time.time()
-        return self._keep(_Process(child.pid, started_at, child), offset)
+        return self._keep(_Process(child.pid, create_time(child.pid) or time.time(), child), offset)
 
-    def adopt(self, handle: Handle) -> Started | None:
-        """Take over a process that an earlier supervisor started; None if it is gone."""
+    def adopt(self, handles: Sequence[Handle]) -> tuple[Started | None, ...]:
+        """Take over processes that an earlier supervisor started; None for each that is gone."""
+        return tuple(map(self._adopted, handles))
+
+    def _adopted(self, handle: Handle) -> Started | None:
         pid, started_at = _parse(handle)
         try:
             pidfd = os.pidfd_open(pid)
@@ -301,10 +307,6 @@ def _parse(handle: Handle) -> tuple[int, float]:
         return int(pid), float(started_at)
     except ValueError:
         return -1, 0.0
-
-
-def _label(pid: int) -> str:
-    return f"pid {pid}"
 
 
 # the life of a process

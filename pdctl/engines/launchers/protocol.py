@@ -135,12 +135,16 @@ class Nodes(Protocol):
 class Processes(Protocol):
     """The processes of one deployment. Not thread-safe."""
 
+    def prepare(self, specs: Sequence[ProcessSpec]) -> None:
+        """Get their nodes ready to start these processes, where that takes a while."""
+        ...
+
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process on `spec.node`. Raises OSError where the node refuses."""
         ...
 
-    def adopt(self, handle: Handle) -> Started | None:
-        """Take over a process that an earlier supervisor started; None if it is gone."""
+    def adopt(self, handles: Sequence[Handle]) -> tuple[Started | None, ...]:
+        """Take over processes that an earlier supervisor started; None for each that is gone."""
         ...
 
     def poll(self, handle: Handle) -> Exit | None:

@@ -106,6 +106,9 @@ class InMemoryLauncher:
     def http(self, node: str) -> Http:
         raise NotImplementedError
 
+    def prepare(self, specs: Sequence[ProcessSpec]) -> None:
+        self._say("prepare", " ".join(spec.name for spec in specs))
+
     def start(self, spec: ProcessSpec) -> Started:
         handle = Handle(f"process {len(self.started) + 1}")
         self.alive[handle] = spec
@@ -117,8 +120,11 @@ class InMemoryLauncher:
             self.end(spec.name, 1)
         return Started(handle, str(handle), self.now, len(before))
 
-    def adopt(self, handle: Handle) -> Started | None:
-        return Started(handle, str(handle), self.started[handle]) if handle in self.alive else None
+    def adopt(self, handles: Sequence[Handle]) -> tuple[Started | None, ...]:
+        return tuple(
+            Started(handle, str(handle), self.started[handle]) if handle in self.alive else None
+            for handle in handles
+        )
 
     def poll(self, handle: Handle) -> Exit | None:
         asked = self.terminated.get(handle)

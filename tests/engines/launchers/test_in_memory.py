@@ -112,6 +112,15 @@ def test_an_engine_that_no_node_has_room_for_is_refused(world: World) -> None:
         start.prepare(split(2, 7), launcher="memory")
 
 
+def test_nodes_are_made_ready_together_before_the_first_process_starts(world: World) -> None:
+    up = Up(world, split(1, 2))
+    up.turn(10)
+    said = [line.split(" ", 1)[1] for line in world.log]
+    assert said[0] == "prepare router prefill-0 decode-0"
+    assert sum(line.startswith("prepare") for line in said) == 1
+    os.close(up.lock)
+
+
 def test_a_second_supervisor_adopts_what_runs_on_both_nodes(world: World) -> None:
     up = Up(world, split(1, 4))
     up.turn(10)

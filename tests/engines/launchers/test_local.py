@@ -223,11 +223,11 @@ def test_what_ignores_sigterm_does_not_survive_kill(launcher: Tidy, tmp_path: Pa
 def test_another_supervisor_adopts_only_the_process_it_was(launcher: Tidy, tmp_path: Path) -> None:
     running = launcher.start(program(tmp_path, "sleep", "60"))
     successor = LocalLauncher(launcher.run_id, cwd="/", death_signal=None)
-    adopted = successor.adopt(running.handle)
+    (adopted,) = successor.adopt([running.handle])
     assert adopted is not None
     assert successor.poll(adopted.handle) is None
     stranger = LocalLauncher("another run", cwd="/", death_signal=None)
-    assert stranger.adopt(handle_of(pid(running), running.started_at - 100)) is None
+    assert stranger.adopt([handle_of(pid(running), running.started_at - 100)]) == (None,)
     launcher.kill(running.handle)
     exit_of(launcher, running)
     assert successor.poll(adopted.handle) == Exit()
@@ -245,7 +245,7 @@ def test_signals_to_a_process_that_is_gone_reach_nobody(launcher: Tidy) -> None:
         launcher.terminate(gone)
         launcher.kill(gone)
         assert launcher.poll(gone) == Exit()
-        assert launcher.adopt(gone) is None
+        assert launcher.adopt([gone]) == (None,)
 
 
 def test_an_engine_dies_with_its_supervisor_when_tied_to_it(tmp_path: Path) -> None:
