@@ -33,7 +33,7 @@ CHANGE_TIMEOUT_S = 1800.0
 def run_autopilot(name: str, limits: Limits, *, dry_run: bool, as_json: bool) -> None:
     """Look and decide until Ctrl-C. Raises StateConflict once the deployment has stopped."""
     use_key_of(name)
-    _split_of(name)  # refuses colocated engines before the first window
+    _refuse_what_it_cannot_judge(name)
     limits = dataclasses.replace(limits, since_s=time.time())
     dry_until_s = limits.since_s + limits.cool_down_s
     looks: list[WhatIf] = []
@@ -97,6 +97,17 @@ def _queues(name: str, now: Split, at_s: float) -> SplitAdvice | None:
     watch.close()
     slo = Slo(watched.ttft_slo_s, watched.tpot_slo_s)
     return split_advice(now, tuple(watch.moments), slo)
+
+
+def _refuse_what_it_cannot_judge(name: str) -> None:
+    """Raise before the first window."""
+    _split_of(name)
+    watched = source_of_state(name)()
+    if not Slo(watched.ttft_slo_s, watched.tpot_slo_s).is_given:
+        raise InvalidInput(
+            f"{name} has no SLOs, and an autopilot moves engines for those alone.",
+            hint="add slo: {ttft: 3s, tpot: 60ms} to pd.yaml, then pdctl up -f pd.yaml",
+        )
 
 
 def _split_of(name: str) -> Split:

@@ -26,6 +26,17 @@ def doctor(
     on: str = typer.Option(
         "local", "--on", help="Machines: local, slurm (this job's) or ray (this cluster's)."
     ),
+    kv_bandwidth: bool = typer.Option(
+        False,
+        "--kv-bandwidth",
+        help="With --on slurm or ray: measure how fast nodes send to each other over TCP.",
+    ),
+    output: Path | None = typer.Option(
+        None,
+        "-o",
+        "--output",
+        help="With --on slurm or ray: write the nodes' GPUs and RDMA cards to a new cluster.yaml.",
+    ),
     api_key_file: Path | None = typer.Option(
         None, "--api-key-file", help="File with the API key. Default: $PDCTL_API_KEY."
     ),
@@ -54,9 +65,18 @@ def doctor(
         )
     if metrics_port and not router:
         raise InvalidInput("--metrics-port needs --router.", hint="pdctl doctor --router URL")
+    if on == "local" and (kv_bandwidth or output):
+        flag = "--kv-bandwidth" if kv_bandwidth else f"-o {output}"
+        raise InvalidInput(
+            f"{flag} is about several nodes, and --on local is one machine.",
+            hint=f"pdctl doctor --on slurm {flag}",
+        )
+    if output is not None:
+        _write_cluster_file(output, on)
+        return
     use_key_file(api_key_file)
     if on != "local":
-        checks = _of_nodes(on, python=python, quick=quick)
+        checks = _of_nodes(on, python=python, quick=quick, kv_bandwidth=kv_bandwidth)
     else:
         checks = diagnose(
             name, router=router, metrics_port=metrics_port, python=python, quick=quick
@@ -75,7 +95,9 @@ def doctor(
         raise typer.Exit(ExitCode.ENGINE_FAILED if has_deployment else ExitCode.ENVIRONMENT)
 
 
-def _of_nodes(on: str, *, python: str | None, quick: bool) -> "tuple[Check, ...]":
+def _of_nodes(
+    on: str, *, python: str | None, quick: bool, kv_bandwidth: bool
+) -> "tuple[Check, ...]":
     from pdctl.deployment.cluster_file import cluster_here
     from pdctl.doctor.nodes import check_nodes
     from pdctl.engines.launchers.registry import launcher_named
@@ -83,4 +105,25 @@ def _of_nodes(on: str, *, python: str | None, quick: bool) -> "tuple[Check, ...]
 
     cluster = cluster_here()
     launcher = launcher_named(present_nodes(on))
-    return check_nodes(launcher, cluster, python=python or cluster.python, quick=quick)
+    return check_nodes(
+        launcher,
+        cluster,
+        python=python or cluster.python,
+        quick=quick,
+        kv_bandwidth=kv_bandwidth,
+    )
+
+
+def _write_cluster_file(output: Path, on: str) -> None:
+    from pdctl.doctor.nodes import cluster_file_of
+    from pdctl.engines.launchers.registry import launcher_named
+    from pdctl.engines.lifecycle.place import present_nodes
+
+    if output.exists():
+        raise InvalidInput(
+            f"{output} exists and was left as it is.",
+            hint=f"-o another file than {output.name}, then copy what differs",
+            code="file_exists",
+        )
+    output.write_text(cluster_file_of(launcher_named(present_nodes(on))), encoding="utf-8")
+    typer.echo(f"wrote {output}")

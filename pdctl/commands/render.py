@@ -17,10 +17,11 @@ def render(
         None, "-f", "--file", help="Deployment file. Default: ./pd.yaml, else the last plan."
     ),
     form: str = typer.Option(
-        "flag",
+        "",
         "--as",
         help="For miles: flag (--prefill-num-servers), yaml (sglang_config) or external (addresses "
-        "of the running deployment).",
+        "of the running deployment). For k8s: deployments, disaggregatedset or rbg "
+        "(RoleBasedGroup). Default: the first of these.",
     ),
     output: Path | None = typer.Option(
         None, "-o", "--output", help="Write to this file instead of stdout."

@@ -15,7 +15,8 @@ from pdctl.engines.state import is_supervised, read_launch
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.paths import last_plan_path
 
-FORMS = ("flag", "yaml", "external")
+# what --as may say for a target; the first form is the usual one
+FORMS = {"miles": ("flag", "yaml", "external"), "k8s": ("deployments", "disaggregatedset", "rbg")}
 
 
 def rendered(target: str, form: str, file: Path | None) -> tuple[str, str]:
@@ -27,12 +28,14 @@ def rendered(target: str, form: str, file: Path | None) -> tuple[str, str]:
 
 
 def _export_for(target: str, form: str) -> Export:
-    """The export of a target. Raises InvalidInput if there is none."""
-    if form not in FORMS:
+    """The export of a target, in its usual form if none is given. Raises InvalidInput."""
+    forms = FORMS.get(target, ())
+    if form and form not in forms:
         raise InvalidInput(
-            f"--as {form!r} is not a form that Miles reads.", hint="--as flag, yaml or external"
+            f"pdctl cannot render {target} as {form!r}.",
+            hint=f"--as {', '.join(forms)}" if forms else f"pdctl render {target}",
         )
-    name = f"miles-{form}" if target == "miles" and form != "flag" else target
+    name = f"{target}-{form}" if form in forms[1:] else target
     if name not in EXPORTS:
         raise InvalidInput(
             f"pdctl cannot render for {target!r}.",

@@ -8,25 +8,30 @@ from typing import Protocol
 
 import typer
 
-from pdctl.commands.progress import say
+from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import LIVE_PHASES, LineScreen, deployment_headline, open_screen
 from pdctl.commands.up_preview import UpOptions, placed, warn
 from pdctl.console import ask_yes, command_width, interactive, out, print_json
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.records import Deployment
 from pdctl.doctor.diagnose import quick_checks
+from pdctl.doctor.nodes import node_faults
 from pdctl.engines import state as engine_state
 from pdctl.engines.clients.api_key import api_key
-from pdctl.engines.launchers.registry import LOCAL, SLURM
+from pdctl.engines.launchers.registry import LOCAL, SLURM, launcher_named
 from pdctl.engines.lifecycle import follow, running, start, submitted
 from pdctl.engines.lifecycle.deployment_key import use_key_of
+from pdctl.engines.lifecycle.stage import copy_model, copy_of
 from pdctl.engines.lifecycle.start import Prepared
 from pdctl.engines.lifecycle.submit import submit
 from pdctl.engines.lifecycle.submitted import SubmittedJob
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
+from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.errors import EnvironmentProblem, ExitCode
 from pdctl.tables.deployments import ready_view
+
+PROGRESS_EVERY_S = 10.0
 
 
 def start_or_submit(
@@ -48,6 +53,8 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
     is_here = options.launcher == LOCAL
     if is_here:
         _warn_of_machine(deployment)
+    elif copy_of(deployment.model) is not None:
+        _copy_model(options, deployment)
     with ExitStack() as held:
         try:
             prepared, supervisor = held.enter_context(_started(options, deployment))
@@ -71,6 +78,16 @@ def resume_deployment(options: UpOptions, name: str | None) -> None:
     _follow(detached, supervisor, f"{found.model} · {found.layout}")
 
 
+def _copy_model(options: UpOptions, deployment: Deployment) -> None:
+    """Copy the model to the nodes that engines will use; other commands may plan meanwhile."""
+    running.refuse_running(deployment.name)
+    with start.planning():
+        prepared = start.prepare(deployment, launcher=options.launcher)
+    nodes = dict.fromkeys(node for spec in prepared.specs[1:] for node in nodes_of(spec))
+    with progress_line(every_s=PROGRESS_EVERY_S) as show:
+        copy_model(deployment.model, launcher_named(options.launcher), tuple(nodes), show)
+
+
 def _started(
     options: UpOptions, deployment: Deployment
 ) -> AbstractContextManager[tuple[Prepared, SupervisorProcess]]:
@@ -80,6 +97,7 @@ def _started(
         detached=options.is_detached,
         ready_timeout_s=options.timeout_s,
         launcher=options.launcher,
+        check=_check_nodes,
     )
 
 
@@ -205,6 +223,18 @@ class Interrupts:
         self._supervisor.ask_to_stop(now=self.num > 1)
         if self.num == 1:
             say("\nstopping: requests in flight finish first; Ctrl-C again kills")
+
+
+def _check_nodes(prepared: Prepared) -> None:
+    """Refuse nodes without room for state; warn of other faults that make real engines fail."""
+    if prepared.launcher == LOCAL or prepared.version is None:
+        return
+    nodes = dict.fromkeys(node for spec in prepared.specs[1:] for node in nodes_of(spec))
+    for check in node_faults(launcher_named(prepared.launcher), cluster_here(), tuple(nodes)):
+        text = f"{check.node}: {check.text}"
+        if check.id == "state_dir":
+            raise EnvironmentProblem(text, hint=check.fix, code="state_dir_unwritable")
+        say(f"warning: {text} {check.fix}")
 
 
 def _warn_of_machine(deployment: Deployment) -> None:

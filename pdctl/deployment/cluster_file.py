@@ -1,5 +1,6 @@
 """cluster.yaml: facts about a cluster that are the same for every deployment on it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +20,13 @@ ROLES: tuple[Role, ...] = ("prefill", "decode", "colocated")
 KEYS = (
     "schema",
     "gpus_per_node",
+    "hosts",
     "interface",
     "rdma",
     "python",
     "preamble",
     "models",
+    "stage",
     "images",
     "env",
     "container",
@@ -32,7 +35,8 @@ KEYS = (
     "kubernetes",
 )
 ROLE_KEYS = ("env", "image")
-RDMA_KEYS = ("gid_index", "traffic_class", "mnnvl")
+HOST_KEYS = ("gpus", "cards")
+RDMA_KEYS = ("gid_index", "traffic_class", "mnnvl", "cards")
 SLURM_KEYS = (
     "partition",
     "account",
@@ -79,11 +83,23 @@ class KubernetesSettings:
 
 @dataclass(frozen=True)
 class RdmaSettings:
-    """Settings of RDMA. None: as each library chooses. mnnvl: NVLink reaches other nodes."""
+    """Settings of RDMA. None: as each library chooses. mnnvl: NVLink reaches other nodes.
+
+    cards: those that engines may use; empty: all.
+    """
 
     gid_index: int | None = None  # of RoCE v2
     traffic_class: int | None = None
     mnnvl: bool = False
+    cards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """A host that differs from the others. None: as the others."""
+
+    gpus: int | None = None
+    cards: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,7 @@ class ClusterFile:
     """The content of cluster.yaml."""
 
     gpus_per_node: int = 8
+    hosts: Mapping[str, HostSettings] = field(default_factory=dict)  # those that differ
     interface: str | None = None  # the network interface that engines listen on
     rdma: RdmaSettings = RdmaSettings()
     python: str | None = None  # the interpreter with SGLang, on every node
@@ -98,11 +115,22 @@ class ClusterFile:
     models: Mapping[str, str] = field(default_factory=dict)  # alias -> path or Hugging Face id
     env: Mapping[str, str] = field(default_factory=dict)
     role_env: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
+    stage: str | None = None  # a folder on each node's own disk, for copies of the model
     images: Mapping[str, str] = field(default_factory=dict)  # alias -> name or file of an image
     container: Container | None = None
     role_image: Mapping[Role, str] = field(default_factory=dict)
     slurm: SlurmSettings = SlurmSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+
+    def gpus_of(self, host: str) -> int:
+        """The number of GPUs that a host should have."""
+        own = self.hosts.get(host, HostSettings()).gpus
+        return self.gpus_per_node if own is None else own
+
+    def cards_of(self, host: str) -> tuple[str, ...]:
+        """The RDMA cards that engines may use on a host; empty: all."""
+        own = self.hosts.get(host, HostSettings()).cards
+        return self.rdma.cards if own is None else own
 
 
 def find_cluster_file(directory: Path) -> Path | None:
@@ -135,11 +163,13 @@ def read_cluster_file(path: Path) -> ClusterFile:
     usual = ClusterFile()
     return ClusterFile(
         gpus_per_node=_number(keys, "gpus_per_node") or usual.gpus_per_node,
+        hosts=_hosts(keys["hosts"]) if "hosts" in keys else usual.hosts,
         interface=_text(keys, "interface"),
         rdma=_rdma(keys["rdma"]) if "rdma" in keys else usual.rdma,
         python=_text(keys, "python"),
         preamble=_text(keys, "preamble") or usual.preamble,
         models=keys["models"].texts() if "models" in keys else usual.models,
+        stage=_folder(keys["stage"]) if "stage" in keys else None,
         env=keys["env"].texts() if "env" in keys else usual.env,
         role_env={role: _role_env(keys[role]) for role in ROLES if role in keys},
         images=keys["images"].texts() if "images" in keys else usual.images,
@@ -213,7 +243,39 @@ _MNNVL = {
 def _rdma(section: Field) -> RdmaSettings:
     keys = section.mapping(RDMA_KEYS)
     gid, traffic = (keys[key].integer(at_least=0) if key in keys else None for key in RDMA_KEYS[:2])
-    return RdmaSettings(gid, traffic, "mnnvl" in keys and keys["mnnvl"].boolean())
+    mnnvl = "mnnvl" in keys and keys["mnnvl"].boolean()
+    return RdmaSettings(gid, traffic, mnnvl, _cards(keys) or ())
+
+
+def _hosts(section: Field) -> dict[str, HostSettings]:
+    found = {}
+    for name, host in section.mapping().items():
+        keys = host.mapping(HOST_KEYS)
+        gpus = keys["gpus"].integer(at_least=0) if "gpus" in keys else None
+        found[name] = HostSettings(gpus, _cards(keys))
+    return found
+
+
+def _cards(keys: Mapping[str, Field]) -> tuple[str, ...] | None:
+    return tuple(item.text() for item in keys["cards"].items()) if "cards" in keys else None
+
+
+def cluster_text(gpus: Mapping[str, int], cards: Mapping[str, tuple[str, ...]]) -> str:
+    """A cluster.yaml for hosts with these GPUs and RDMA cards.
+
+    What most hosts have stands once; `hosts` has the others alone.
+    """
+    most = Counter(gpus.values()).most_common(1)[0][0]
+    usual = Counter(cards.values()).most_common(1)[0][0]
+    lines = [f"schema: {SCHEMA}", f"gpus_per_node: {most}"]
+    if usual:
+        lines.append(f"rdma: {{cards: [{', '.join(usual)}]}}")
+    others = [
+        f"  {host}: {{gpus: {gpus[host]}, cards: [{', '.join(cards[host])}]}}"
+        for host in gpus
+        if (gpus[host], cards[host]) != (most, usual)
+    ]
+    return "\n".join([*lines, *(("hosts:", *others) if others else ()), ""])
 
 
 def _image(image: str | None, cluster: ClusterFile) -> str | None:
@@ -259,6 +321,12 @@ def _gpu_request(value: Field) -> GpuRequest:
     if value.text() not in ("gres", "gpus-per-node"):
         raise value.problem(f"must be gres or gpus-per-node, not {value.text()!r}")
     return cast(GpuRequest, value.text())
+
+
+def _folder(value: Field) -> str:
+    if not value.text().startswith("/"):
+        raise value.problem(f"must be an absolute path, not {value.text()!r}")
+    return value.text()
 
 
 def _text(keys: Mapping[str, Field], key: str) -> str | None:

@@ -28,10 +28,10 @@ def read_gpu_file(path: Path) -> GpuModel:
 
     Rates are dense, per GPU, and per direction, as in profiles/gpus.json. What is not given is the
     median of the known kinds, in proportion to their bandwidth.
-    Raises InvalidInput naming the line for an unknown key, a value that is no positive number, or a
-    file without a name or a bandwidth.
+    Raises InvalidInput naming the line for an unknown key, a value that is no number of a GPU's
+    size, or a file without a name or a bandwidth.
     """
-    top = read_yaml(path)
+    top = read_yaml(path, hint=_HINT)
     fields = top.mapping(KEYS)
     for key in ("name", "bandwidth_gb_per_s"):
         if key not in fields:
@@ -39,7 +39,7 @@ def read_gpu_file(path: Path) -> GpuModel:
                 f"{key} is missing", hint=f"add a line such as {key}: {_EXAMPLE[key]}"
             )
     name = fields["name"].text()
-    given = {key: _positive(fields[key]) * unit for key, unit in _UNITS.items() if key in fields}
+    given = {key: _number(fields[key], key) * unit for key, unit in _UNITS.items() if key in fields}
     bandwidth = given["bandwidth_gb_per_s"]
     source = fields["source"].text() if "source" in fields else str(path)
     return GpuModel(
@@ -58,12 +58,22 @@ def read_gpu_file(path: Path) -> GpuModel:
 
 
 _EXAMPLE = {"name": "my-gpu", "bandwidth_gb_per_s": "3350"}
+_HINT = "two lines are enough: " + " and ".join(f"{k}: {v}" for k, v in _EXAMPLE.items())
+# In the key's unit: what no GPU is below or above, so that a TB/s taken for a GB/s is seen.
+_LEAST = {"bandwidth_gb_per_s": 10.0}
+_MOST = {"bandwidth_gb_per_s": 1e5}
+_MOST_OF_ANY = 1e6
 
 
-def _positive(field: Field) -> float:
-    value = field.number()
+def _number(field: Field, key: str) -> float:
+    value, least, most = field.number(), _LEAST.get(key, 0.0), _MOST.get(key, _MOST_OF_ANY)
     if value <= 0:
         raise field.problem(f"must be above zero, not {field.text()!r}")
+    if not least <= value <= most:
+        raise field.problem(
+            f"must be from {least:,.0f} to {most:,.0f}, not {field.text()!r}",
+            hint="the unit is in the key: 3.35 TB/s are bandwidth_gb_per_s: 3350",
+        )
     return value
 
 

@@ -90,3 +90,23 @@ def _with_cards(
         devices = {str(i): ",".join(port.device for port in own) for i, own in enumerate(cards)}
         argv = (*argv, IB_DEVICE, json.dumps(devices))
     return argv, {**usual, **env}
+
+
+def only_cards(ports: Sequence[RdmaPort], cards: Sequence[str]) -> tuple[RdmaPort, ...]:
+    """The ports of these cards; all where no card is named."""
+    return tuple(port for port in ports if not cards or port.device in cards)
+
+
+def named_cards(argv: Sequence[str]) -> tuple[str, ...]:
+    """The RDMA cards that an engine's command names; none where a file names them.
+
+    Source: disaggregation of SGLang 0.5.23 (a list, or a map from GPU to lists).
+    """
+    text = options(argv[3:]).get(IB_DEVICE, "")
+    if text.startswith("{"):
+        try:
+            text = ",".join(str(cards) for cards in json.loads(text).values())
+        except ValueError:
+            return ()
+    names = (name.strip() for name in text.split(",") if "/" not in text)
+    return tuple(dict.fromkeys(filter(None, names)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from pdctl.deployment.records import Deployment, Ports
+from pdctl.deployment.records import HERE, Deployment, Ports
 from pdctl.errors import EnvironmentProblem
 
 # SGLang derives dist_init + 1 ... + 6 for its own sockets under attention data parallelism
@@ -20,7 +20,9 @@ ROUTER_METRICS_FROM = 29000
 def plan_ports(
     deployment: Deployment,
     is_free: Callable[[int], bool],
+    *,
     owners: Mapping[int, str] | None = None,
+    router_node: str = HERE,
 ) -> dict[str, Ports]:
     """The ports of the router ("router") and of each engine, by name.
 
@@ -30,15 +32,17 @@ def plan_ports(
     engine has its own.
 
     Args:
-        is_free: tells whether a port is available on every node.
+        is_free: tells whether a port is available on every node; the router's on its own.
         owners: names of the deployments that hold ports, by port.
+        router_node: the node of the router.
 
     Raises:
         EnvironmentProblem: the router's port is in use, or a band has no free port left.
     """
     router_port = deployment.router.port
     if not is_free(router_port):
-        raise _router_port_taken(router_port, is_free, (owners or {}).get(router_port, ""))
+        owner = (owners or {}).get(router_port, "")
+        raise _router_port_taken(router_port, is_free, router_node, owner)
 
     def usable(port: int) -> bool:
         return port != router_port and is_free(port)
@@ -75,12 +79,14 @@ def _band(
     )
 
 
-def _router_port_taken(port: int, is_free: Callable[[int], bool], owner: str) -> EnvironmentProblem:
+def _router_port_taken(
+    port: int, is_free: Callable[[int], bool], node: str, owner: str
+) -> EnvironmentProblem:
     other = next((p for p in range(port + 1, min(port + 100, 65536)) if is_free(p)), None)
     by = f" by the deployment {owner}" if owner else ""
     hint = f"--port {other}" if other else "--port N with a free port"
     return EnvironmentProblem(
-        f"The router's port {port} is already in use{by}.",
+        f"The router's port {port} is already in use{by}{f' on {node}' if node else ''}.",
         hint=f"{hint}, or pdctl down {owner}" if owner else hint,
         code="port_in_use",
     )

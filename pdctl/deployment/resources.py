@@ -9,7 +9,7 @@ from pdctl.deployment.records import Deployment, GpuPlace, ProcessSpec
 from pdctl.deployment.sglang_flags import options
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.cluster import parse_gpus
-from pdctl.inspection.gpus import is_free, taken_gpus
+from pdctl.inspection.gpus import is_free, room_text, taken_gpus
 from pdctl.inspection.records import Cluster, Gpu, SglangInstall
 from pdctl.units import format_number_of
 
@@ -257,7 +257,7 @@ def _placed_on_nodes(
     for name in sorted(set(names) - set(large), key=lambda name: (-size[name], names.index(name))):
         node = max(free, key=lambda node: free[node])
         if free[node] < size[name]:
-            raise _no_node(name, size[name], free[node])
+            raise _no_node(name, size[name], free[node], node, _chosen(deployment, gpus[node]))
         free[node] -= size[name]
         on_node[node].append(name)
     return across | {
@@ -281,7 +281,9 @@ def _placed_across(
         free = {node: _free_indices(deployment, found) for node, found in gpus.items()}
         roomy = sorted((n for n in free if len(free[n]) >= each), key=lambda n: -len(free[n]))
         if len(roomy) < num:
-            raise _no_nodes(name, num, each, len(roomy))
+            fullest = min(free, key=lambda n: len(free[n]))
+            has = room_text(len(free[fullest]), _chosen(deployment, gpus[fullest]))
+            raise _no_nodes(name, num, each, len(roomy), f"; {fullest} has {has}")
         chosen = [Place(node, free[node][:each]) for node in roomy[:num]]
         placed[name] = _joined(chosen)
         taken = {(place.node, gpu) for place in chosen for gpu in place.gpus}
@@ -313,18 +315,23 @@ def _assigned_on(
     return dict(zip(ordered, found.values(), strict=True))
 
 
-def _no_nodes(name: str, num: int, each: int, num_roomy: int) -> EnvironmentProblem:
+def _no_nodes(
+    name: str, num: int, each: int, num_roomy: int, fullest: str = ""
+) -> EnvironmentProblem:
     have = "1 node has" if num_roomy == 1 else f"{num_roomy or 'no'} nodes have"
     return EnvironmentProblem(
-        f"{name} needs {each} free GPUs on each of {num} nodes; {have} as many.",
+        f"{name} needs {each} free GPUs on each of {num} nodes; {have} as many{fullest}.",
         hint="a smaller --total, or a smaller --tp",
         code="not_enough_gpus",
     )
 
 
-def _no_node(name: str, num: int, num_free: int) -> EnvironmentProblem:
+def _no_node(
+    name: str, num: int, num_free: int, node: str, gpus: Sequence[Gpu]
+) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{name} needs {num} free GPU{'s' * (num != 1)} on one node; the emptiest has {num_free}.",
+        f"{name} needs {num} free GPU{'s' * (num != 1)} on one node; the emptiest, {node}, has "
+        f"{room_text(num_free, gpus)}.",
         hint="a smaller --total, or a smaller --tp",
         code="not_enough_gpus",
     )

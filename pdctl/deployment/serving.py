@@ -62,6 +62,7 @@ def serving_of(args: Sequence[str]) -> Serving:
         radix_cache=_radix_cache(given),
         mixed_chunk="--enable-mixed-chunk" in given,
         verify_tokens=drafts or 1,
+        ngram=given.get("--speculative-algorithm", "").upper() == "NGRAM",
         kv_dtype_bytes=_KV_BYTES.get(given.get("--kv-cache-dtype", "")),
         attention_backend=_attention_backend(given),
         decode_graphs="--disable-cuda-graph" not in given,

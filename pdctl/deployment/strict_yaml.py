@@ -42,7 +42,10 @@ class Field:
         from yaml.nodes import MappingNode, ScalarNode
 
         if not isinstance(self._node, MappingNode):
-            raise self.problem("must be a mapping of keys to values", hint=_keys_hint(known))
+            subject = "" if self.key else "the file "
+            raise self.problem(
+                f"{subject}must be a mapping of keys to values", hint=_keys_hint(known)
+            )
         fields: dict[str, Field] = {}
         for key_node, value_node in self._node.value:
             key = key_node.value if isinstance(key_node, ScalarNode) else "?"
@@ -141,23 +144,25 @@ class Field:
         return () if self.text().lower() in _FALSE else (flag, self.text())
 
 
-def read_yaml(path: Path) -> Field:
-    """The top-level value of a YAML file. Raises InvalidInput if it is unreadable or not YAML."""
+def read_yaml(path: Path, hint: str = "pdctl plan MODEL -o pd.yaml") -> Field:
+    """The top-level value of a YAML file. hint: how to get one.
+
+    Raises InvalidInput if it is unreadable, empty or not YAML.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as problem:
         raise InvalidInput(
-            f"{path} cannot be read: {problem.strerror}.{near_path(path)}",
-            hint="pdctl plan MODEL -o pd.yaml",
+            f"{path} cannot be read: {problem.strerror}.{near_path(path)}", hint=hint
         ) from problem
     if len(data) > MAX_FILE_BYTES:
-        raise InvalidInput(f"{path} is larger than 1 MiB.", hint="-f pd.yaml")
-    return parse_yaml(data, str(path))
+        raise InvalidInput(f"{path} is larger than 1 MiB.", hint=hint)
+    return parse_yaml(data, str(path), hint)
 
 
-def parse_yaml(data: bytes, file: str) -> Field:
-    """The top-level value of YAML text. Raises InvalidInput if it is not YAML."""
+def parse_yaml(data: bytes, file: str, hint: str = "pdctl plan MODEL -o pd.yaml") -> Field:
+    """The top-level value of YAML text. Raises InvalidInput if it is empty or not YAML."""
     import yaml
 
     try:
@@ -166,11 +171,9 @@ def parse_yaml(data: bytes, file: str) -> Field:
         mark = getattr(problem, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         what = getattr(problem, "problem", None) or "unreadable"
-        raise InvalidInput(f"{file}{line}: not YAML: {what}.", hint="pdctl plan -o pd.yaml") from (
-            problem
-        )
+        raise InvalidInput(f"{file}{line}: not YAML: {what}.", hint=hint) from problem
     if node is None:
-        raise InvalidInput(f"{file} is empty.", hint="pdctl plan MODEL -o pd.yaml")
+        raise InvalidInput(f"{file} is empty.", hint=hint)
     return Field(node, file)
 
 

@@ -4,28 +4,41 @@
 """
 
 import json
-import socket
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
-from pdctl.deployment.cluster_file import ClusterFile
+from pdctl.deployment.cluster_file import ClusterFile, cluster_text
 from pdctl.doctor import machine_facts
 from pdctl.doctor.diagnose import machine_checks
-from pdctl.doctor.records import Check
-from pdctl.engines.launchers.protocol import Nodes
+from pdctl.doctor.records import Check, CheckOutcome
+from pdctl.doctor.tcp_rate import tcp_bytes_per_s
+from pdctl.engines.launchers.command import after_preamble
+from pdctl.engines.launchers.protocol import Launcher, Nodes
+from pdctl.engines.lifecycle.preflight import (
+    Clock,
+    Fault,
+    Way,
+    blocked,
+    card_faults,
+    clock_faults,
+    model_faults,
+    reach_faults,
+    read_clock,
+    read_models,
+)
 from pdctl.errors import EnvironmentProblem
+from pdctl.inspection.records import RdmaPort
 from pdctl.paths import HOME_VARIABLE, state_home
+from pdctl.perf_model.communication import TCP_BYTES_PER_S, tcp_link
+from pdctl.units import format_bytes
 
 CHECKS_WITHIN_S = 120.0  # the libraries of a cold shared file system
-MEET_WITHIN_S = 5.0
-CLOCK_WITHIN_S = 5.0
-MAX_OFFSET_S = 1.0
 MAX_AT_ONCE = 32
+KNOWN_BY_START = ("gpus", "sglang", "router", "kv_backend")  # a start refuses these by itself
 
 Answer = TypeVar("Answer")
 
@@ -39,46 +52,90 @@ class NodeFacts:
     num_gpus: int | None
 
 
-@dataclass(frozen=True)
-class Clock:
-    """A clock's lead over this machine's, known within `uncertainty_s`."""
-
-    ahead_s: float
-    uncertainty_s: float
-
-
 def check_nodes(
-    launcher: Nodes, cluster: ClusterFile, *, python: str | None, quick: bool
+    launcher: Launcher,
+    cluster: ClusterFile,
+    *,
+    python: str | None,
+    quick: bool,
+    kv_bandwidth: bool = False,
 ) -> tuple[Check, ...]:
     """Check every node, then what they have in common. A node that does not answer fails.
 
-    python, quick: as in `machine_checks`, on each node. Creates the state directory, as `up` does.
+    Creates the state directory, as `up` does.
+    python, quick: as in `machine_checks`, on each node. kv_bandwidth: and measure how fast each
+    node sends to the next one over TCP, one after the other.
     """
     names = launcher.nodes()
     state_home().mkdir(parents=True, exist_ok=True, mode=0o700)  # every node looks for it
     options = (*(("--python", python) if python else ()), *(("--quick",) if quick else ()))
-    found = _on_each(names, lambda node: _facts(launcher, node, options))
+    found = _on_each(names, lambda node: _facts(launcher, node, cluster.preamble, options))
     facts = {node: one for node, one in found.items() if isinstance(one, NodeFacts)}
     addresses = _on_each(tuple(facts), launcher.address)
-    clocks = _on_each(tuple(facts), lambda node: _clock(launcher, node))
+    clocks = _on_each(tuple(facts), lambda node: read_clock(launcher, node))
     doors = {node: one for node, one in addresses.items() if isinstance(one, str)}
+    known = {node: one for node, one in clocks.items() if isinstance(one, Clock)}
     problems = [*_problems(found), *_problems(addresses)]
     return (
         *(replace(check, node=node) for node in facts for check in facts[node].checks),
         *(Check("node", "fail", p.message, p.hint, node=node) for node, p in problems),
-        *num_gpus_rule({node: f.num_gpus for node, f in facts.items()}, cluster.gpus_per_node),
+        *num_gpus_rule({node: f.num_gpus for node, f in facts.items()}, cluster),
         *sglang_rule({node: one.sglang for node, one in facts.items()}),
-        *clock_rule({node: one for node, one in clocks.items() if isinstance(one, Clock)}),
-        *meeting_rule(_unreached(launcher, doors)),
+        *fault_checks(clock_faults(known), "clock"),
+        *(check for node in facts for check in _cards(launcher, cluster, node)),
+        *_models(launcher, cluster, tuple(facts)),
+        *_meetings(launcher, doors),
+        *(tcp_rule(_tcp_rates(launcher, tuple(doors))) if kv_bandwidth else ()),
     )
 
 
-def num_gpus_rule(found: Mapping[str, int | None], wanted: int) -> Iterator[Check]:
+def node_faults(launcher: Nodes, cluster: ClusterFile, nodes: Sequence[str]) -> tuple[Check, ...]:
+    """The quick checks that fail on these nodes: limits, space, memory, remains of killed engines.
+
+    Limits are those after the preamble, which may raise them.
+
+    Raises EnvironmentProblem for a node that does not answer.
+    """
+
+    def ask(node: str) -> NodeFacts:
+        return _facts(launcher, node, cluster.preamble, ("--quick",))
+
+    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
+        found = tuple(each.map(ask, nodes))
+    return tuple(
+        replace(check, node=node)
+        for node, facts in zip(nodes, found, strict=True)
+        for check in facts.checks
+        if check.outcome == "fail" and check.id not in KNOWN_BY_START
+    )
+
+
+def num_gpus_rule(found: Mapping[str, int | None], cluster: ClusterFile) -> Iterator[Check]:
     """Every node has as many GPUs as cluster.yaml says. None: their number is unknown."""
     for node, number in found.items():
-        if number is not None and number != wanted:
-            text = f"{node} has {number} GPUs; gpus_per_node in cluster.yaml is {wanted}."
-            yield Check("num_gpus", "fail", text, f"gpus_per_node: {number}", node=node)
+        if number is not None and number != (wanted := cluster.gpus_of(node)):
+            text = f"{node} has {number} GPUs; cluster.yaml says {wanted}."
+            fix = f"hosts: {{{node}: {{gpus: {number}}}}} in cluster.yaml, or look at {node}"
+            yield Check("num_gpus", "fail", text, fix, node=node)
+
+
+def cluster_file_of(launcher: Nodes) -> str:
+    """The text of a cluster.yaml that says which GPUs and active RDMA cards each node has.
+
+    Cards slower than the fastest are left out: they mostly serve storage or management.
+    Raises EnvironmentProblem for a node that does not answer or has no GPU.
+    """
+    names = launcher.nodes()
+    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
+        gpus = [len(found) for found in each.map(launcher.gpus, names)]
+        cards = [_fastest(ports) for ports in each.map(launcher.rdma_ports, names)]
+    return cluster_text(dict(zip(names, gpus, strict=True)), dict(zip(names, cards, strict=True)))
+
+
+def _fastest(ports: Sequence[RdmaPort]) -> tuple[str, ...]:
+    active = [port for port in ports if port.state == "ACTIVE"]
+    rate = max((port.bytes_per_s or 0.0 for port in active), default=0.0)
+    return tuple(dict.fromkeys(p.device for p in active if (p.bytes_per_s or 0.0) == rate))
 
 
 def sglang_rule(found: Mapping[str, str | None]) -> Iterator[Check]:
@@ -95,24 +152,40 @@ def _named(version: str | None) -> str:
     return f"SGLang {version}" if version else "no SGLang"
 
 
-def clock_rule(found: Mapping[str, Clock]) -> Iterator[Check]:
-    """The clocks agree within MAX_OFFSET_S, as far as they can be read."""
-    for node, clock in found.items():
-        if abs(clock.ahead_s) - clock.uncertainty_s > MAX_OFFSET_S:
-            side = "ahead of" if clock.ahead_s > 0 else "behind"
-            text = f"The clock of {node} is {abs(clock.ahead_s):.1f} s {side} this machine's."
-            yield Check("clock", "warn", text, f"chronyc makestep on {node}", node=node)
+def tcp_rule(found: "Mapping[tuple[str, str], float | EnvironmentProblem]") -> Iterator[Check]:
+    """Every node sends as fast over TCP as a plan for nodes without RDMA assumes."""
+    assumed = tcp_link(TCP_BYTES_PER_S).bytes_per_s
+    for (source, target), rate in found.items():
+        if isinstance(rate, EnvironmentProblem):
+            yield Check("kv_bandwidth", "fail", rate.message, rate.hint, node=source)
+            continue
+        text = (
+            f"{source} sends {format_bytes(rate)}/s to {target} over TCP (RDMA is not measured); a "
+            f"plan for nodes without RDMA assumes {format_bytes(assumed)}/s of a node."
+        )
+        fix = "interface: NAME in cluster.yaml with a faster network; ethtool NAME, its MTU"
+        outcome: CheckOutcome = "pass" if rate >= assumed else "warn"
+        yield Check("kv_bandwidth", outcome, text, "" if rate >= assumed else fix, node=source)
 
 
-def meeting_rule(unreached: Mapping[str, Sequence[str]]) -> Iterator[Check]:
-    """Every node reaches a port of every other one. unreached: by node, those that it does not."""
-    fix = "open TCP ports 1024 to 65535 between the nodes, or interface: NAME in cluster.yaml"
-    for node, others in unreached.items():
-        if others:
-            text = f"{node} does not reach {', '.join(others)} over TCP."
-            yield Check("reachable", "fail", text, fix, node=node)
-        else:
-            yield Check("reachable", "pass", f"{node} reaches every other node.", node=node)
+def _tcp_rates(
+    launcher: Nodes, nodes: Sequence[str]
+) -> "dict[tuple[str, str], float | EnvironmentProblem]":
+    pairs = zip(nodes, (*nodes[1:], *nodes[:1]), strict=True)
+    found: dict[tuple[str, str], float | EnvironmentProblem] = {}
+    for source, target in pairs if len(nodes) > 1 else ():
+        try:
+            found[source, target] = tcp_bytes_per_s(launcher, source, target)
+        except EnvironmentProblem as problem:
+            found[source, target] = problem
+    return found
+
+
+def fault_checks(faults: Iterable[Fault], id_: str) -> Iterator[Check]:
+    """Faults that `up` would find too, as checks."""
+    for one in faults:
+        outcome: CheckOutcome = "fail" if one.is_fatal else "warn"
+        yield Check(id_, outcome, one.text, one.fix, node=one.node)
 
 
 def _there() -> tuple[str, ...]:
@@ -120,31 +193,43 @@ def _there() -> tuple[str, ...]:
     return ("env", f"{HOME_VARIABLE}={state_home()}", sys.executable, "-m", "pdctl.doctor.nodes")
 
 
-def _facts(launcher: Nodes, node: str, options: Sequence[str]) -> NodeFacts:
-    argv = (*_there(), "facts", *options)
+def _facts(launcher: Nodes, node: str, preamble: str, options: Sequence[str]) -> NodeFacts:
+    argv = after_preamble(preamble, (*_there(), *options))
     found = json.loads(launcher.run(node, argv, timeout_s=CHECKS_WITHIN_S))
     checks = tuple(Check(**check) for check in found["checks"])
     return NodeFacts(checks, found["sglang"], found["num_gpus"])
 
 
-def _clock(launcher: Nodes, node: str) -> Clock:
-    before = time.time()
-    theirs = float(launcher.run(node, ("date", "+%s.%N"), timeout_s=CLOCK_WITHIN_S))
-    after = time.time()
-    return Clock(theirs - (before + after) / 2, (after - before) / 2)
+def _cards(launcher: Nodes, cluster: ClusterFile, node: str) -> Iterator[Check]:
+    """The cards that cluster.yaml names are active."""
+    for card in cluster.cards_of(node):
+        faults = card_faults(node, card, launcher.rdma_ports(node), "cluster.yaml")
+        yield from fault_checks(faults, "rdma_cards")
 
 
-def _unreached(launcher: Nodes, addresses: Mapping[str, str]) -> dict[str, list[str]]:
-    """Have all nodes listen and connect to each other; by node, those that it does not reach."""
-    doors = {node: f"{one}:{launcher.any_free_port(node)}" for node, one in addresses.items()}
+def _meetings(launcher: Nodes, addresses: Mapping[str, str]) -> Iterator[Check]:
+    """Have every node listen on a free port and connect to all others."""
+    doors = {node: (one, launcher.any_free_port(node)) for node, one in addresses.items()}
+    ways = [
+        Way(source, target, door, "doctor", "port")
+        for source in doors
+        for target, door in doors.items()
+        if source != target
+    ]
+    with ExitStack() as opened:
+        for node, (address, port) in doors.items():
+            opened.enter_context(launcher.listening(node, address, (port,)))
+        faults = tuple(reach_faults(blocked(ways, launcher)))
+    yield from fault_checks(faults, "reachable")
+    for node in sorted(set(doors) - {fault.node for fault in faults}):
+        yield Check("reachable", "pass", f"{node} reaches every other node.", node=node)
 
-    def meet(node: str) -> list[str]:
-        argv = (*_there(), "meet", doors[node], *doors.values())
-        missed = json.loads(launcher.run(node, argv, timeout_s=MEET_WITHIN_S + CLOCK_WITHIN_S))
-        return [other for other, door in doors.items() if door in missed]
 
-    found = _on_each(tuple(doors), meet)
-    return {node: missed for node, missed in found.items() if isinstance(missed, list)}
+def _models(launcher: Launcher, cluster: ClusterFile, nodes: Collection[str]) -> Iterator[Check]:
+    """Every node has the models that cluster.yaml names by their paths, and the same files."""
+    for model in dict.fromkeys(cluster.models.values()):
+        found = read_models(model, launcher, nodes)
+        yield from fault_checks(model_faults(model, found), "same_model")
 
 
 def _on_each(
@@ -179,35 +264,9 @@ def own_facts(options: Sequence[str]) -> NodeFacts:
     return NodeFacts(checks, version, None if gpus is None else len(gpus))
 
 
-def meet(own: str, doors: Sequence[str], within_s: float = MEET_WITHIN_S) -> list[str]:
-    """Listen at `own` and connect to every door ("address:port"); the ones that did not open.
-
-    It listens until the time is over, because the last node may start late.
-    """
-    deadline = time.monotonic() + within_s
-    missed = list(doors)
-    with socket.create_server(_parsed(own), backlog=len(doors)):
-        while time.monotonic() < deadline:
-            missed = [door for door in missed if not _opens(door)]
-            time.sleep(0.2)
-    return missed
-
-
-def _opens(door: str) -> bool:
-    with suppress(OSError), socket.create_connection(_parsed(door), timeout=1.0):
-        return True
-    return False
-
-
-def _parsed(door: str) -> tuple[str, int]:
-    host, _, port = door.rpartition(":")
-    return host, int(port)
-
-
-def main(do: str, *options: str) -> None:
-    """Print one JSON value."""
-    found = asdict(own_facts(options)) if do == "facts" else meet(options[0], options[1:])
-    sys.stdout.write(json.dumps(found) + "\n")
+def main(*options: str) -> None:
+    """Print this machine's report as one JSON object."""
+    sys.stdout.write(json.dumps(asdict(own_facts(options))) + "\n")
 
 
 if __name__ == "__main__":

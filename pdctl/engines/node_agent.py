@@ -68,6 +68,22 @@ class NodeAgent:
         self._held[key] = stack = ExitStack()
         stack.enter_context(self._node.hold_ports(HERE, ports, unshared=unshared))
 
+    def listen(self, key: str, address: str, ports: list[int]) -> None:
+        """Listen on ports until `release_ports`."""
+        stack = ExitStack()
+        stack.enter_context(self._node.listening(HERE, address, ports))
+        self._held[key] = stack
+
+    def unreached(self, doors: list[list[Any]]) -> list[object]:
+        return list(self._node.unreached(HERE, [(door[0], door[1]) for door in doors]))
+
+    def model_contents(self, path: str) -> dict[str, object] | None:
+        found = self._node.model_contents(HERE, Path(path))
+        return None if found is None else {name: _plain(file) for name, file in found.items()}
+
+    def stage(self, source: str, target: str) -> object:
+        return _plain(self._node.stage(HERE, Path(source), Path(target)))
+
     def release_ports(self, key: str) -> None:
         if key in self._held:
             self._held.pop(key).close()

@@ -177,7 +177,7 @@ def described_gpus(num_nodes: int, gpus_per_node: int, name: str) -> str:
 def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
     """The machines in "8xH100", "4x8xH200" (nodes × GPUs × type) or "2x8xB200:rdma400".
 
-    described: a kind of GPU beside the known ones, which `text` may name.
+    described: a kind of GPU from --gpu-file, which `text` must name.
     rdma: Gbit/s between nodes, per GPU and direction; unknown when not given.
     Raises InvalidInput for anything else, naming the part that is wrong.
     """
@@ -202,9 +202,12 @@ def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
             f"--gpus {text[:60]!r} does not say how many GPUs of which type.",
             hint=f"did you mean --gpus {meant}?",
         )
-    own = described if described and _plain(described.name) == _plain(name) else None
-    model = own or require_gpu_model(name)
-    return Cluster(model, nodes, per_node, rdma, "described")
+    if described is not None and _plain(described.name) != _plain(name):
+        raise InvalidInput(
+            f"--gpus names {name}, and --gpu-file describes {described.name}.",
+            hint=f"--gpus {nodes * per_node}x{described.name}, or no --gpu-file",
+        )
+    return Cluster(described or require_gpu_model(name), nodes, per_node, rdma, "described")
 
 
 def _with_x(numbers: Sequence[int], name: str) -> str | None:

@@ -165,6 +165,12 @@ def taken_gpus(gpus: Sequence[Gpu]) -> tuple[str, ...]:
     return tuple(why_not_free(gpu) for gpu in gpus if not is_free(gpu))
 
 
+def room_text(num_free: int, gpus: Sequence[Gpu]) -> str:
+    """The number of free GPUs and the holders of the others, as in "6 of 8 (GPU 3: ...)"."""
+    busy = f" ({', '.join(taken_gpus(gpus))})" if taken_gpus(gpus) else ""
+    return f"{num_free} of {len(gpus)}{busy}"
+
+
 def _pynvml() -> Any:
     try:
         import pynvml

@@ -21,7 +21,8 @@ class EngineFacts:
     """Facts about one engine.
 
     engine: "sglang 0.5.23" or "simulated". accelerator: None on a CPU. device: "cpu" or "cuda";
-    "" if the engine does not report one.
+    "" if the engine does not report one. verify_tokens, accept_length, ngram, prefill_sizes: as in
+    Serving; accept_length is the mean so far, 1 before the first decode step.
     """
 
     url: str
@@ -39,6 +40,10 @@ class EngineFacts:
     page_size: int = 1
     reserved_decode_tokens: int = 512
     device: str = ""
+    verify_tokens: int = 1
+    accept_length: float = 1.0
+    ngram: bool = False
+    prefill_sizes: tuple[int, ...] = ()
 
     @property
     def release(self) -> str | None:
@@ -80,6 +85,10 @@ def facts_from_pages(
         page_size=_whole(info.get("page_size")) or 1,
         reserved_decode_tokens=_whole(info.get("num_reserved_decode_tokens")) or 512,
         device=str(info.get("device") or ""),
+        verify_tokens=_whole(info.get("speculative_num_draft_tokens")) or 1,
+        accept_length=_accepted(info),
+        ngram=str(info.get("speculative_algorithm")).upper() == "NGRAM",
+        prefill_sizes=_prefill_sizes(info),
     )
 
 
@@ -134,6 +143,12 @@ def limits_of(info: Mapping[str, Any]) -> EngineLimits:
     )
 
 
+def _accepted(info: Mapping[str, Any]) -> float:
+    """Tokens that a verify step gained on average, as SGLang's scheduler counts them."""
+    told = _internal(info).get("avg_spec_accept_length")
+    return max(1.0, float(told)) if isinstance(told, int | float) else 1.0
+
+
 def _is_eager(info: Mapping[str, Any]) -> bool:
     """True if the engine launches prefill kernels one by one, as in SGLang 0.5.15.
 
@@ -141,9 +156,18 @@ def _is_eager(info: Mapping[str, Any]) -> bool:
     """
     if info.get("device") == "cpu":
         return False
+    return _prefill_graphs(info).get("backend") == "disabled"
+
+
+def _prefill_sizes(info: Mapping[str, Any]) -> tuple[int, ...]:
+    sizes = _prefill_graphs(info).get("bs")
+    return tuple(sorted(map(int, sizes))) if isinstance(sizes, list) else ()
+
+
+def _prefill_graphs(info: Mapping[str, Any]) -> Mapping[str, Any]:
     config = info.get("cuda_graph_config")
     prefill = config.get("prefill") if isinstance(config, dict) else None
-    return isinstance(prefill, dict) and prefill.get("backend") == "disabled"
+    return prefill if isinstance(prefill, dict) else {}
 
 
 def _parallelism(info: Mapping[str, Any]) -> Parallelism:

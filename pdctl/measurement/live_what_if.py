@@ -21,7 +21,7 @@ from pdctl.errors import PdctlError
 from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.prediction import predicted_engine, running_fleet
-from pdctl.perf_model.records import EngineModel, Fleet
+from pdctl.perf_model.records import EngineModel, Fleet, Role
 from pdctl.status.pages import parse_loads, parse_router_metrics
 from pdctl.status.records import Target, Watched, WhatIf
 from pdctl.status.request_window import Window, at_speed, ended_requests, window_of
@@ -60,7 +60,7 @@ def live_what_if(name: str, window_s: float) -> WhatIf | str:
         return problem.message
     if isinstance(engines, str):
         return engines
-    return what_if(engines.fleet, window, slo, now_s=now_s, colocated=engines.colocated)
+    return what_if(engines.fleet, window, slo, now_s=now_s, others=engines.others)
 
 
 def latest_requests(name: str, window_s: float, now_s: float) -> Window | None:
@@ -109,10 +109,10 @@ def _arrived(pages: Sequence[dict[str, str]], window_s: float) -> int | None:
 
 @dataclass(frozen=True)
 class _Engines:
-    """Running engines as the simulator knows them. colocated: one of them, if it served both."""
+    """Running engines as the simulator knows them. others: one of them in each other role."""
 
     fleet: Fleet
-    colocated: EngineModel | None
+    others: tuple[EngineModel, ...]
 
 
 def _engines(watched: Watched) -> _Engines | str:
@@ -123,12 +123,19 @@ def _engines(watched: Watched) -> _Engines | str:
     found = running_fleet(facts, router_policy(watched.endpoint))
     if isinstance(found, str):
         return found
-    decode = next((one for one in facts if one.role == "decode"), None)
-    if decode is None:
-        return _Engines(found.fleet, None)
-    both = replace(decode, role="colocated", limits=replace(decode.limits, prefix_cache=True))
-    colocated = predicted_engine(both, found.llm, found.cluster, found.profile)
-    return _Engines(found.fleet, colocated)
+    like = next((one for one in facts if one.role != "prefill"), facts[0])
+    roles: tuple[Role, ...] = ("prefill", "decode") if like.role == "colocated" else ("colocated",)
+    models = (
+        predicted_engine(_in_role(like, role), found.llm, found.cluster, found.profile)
+        for role in roles
+    )
+    return _Engines(found.fleet, tuple(models))
+
+
+def _in_role(facts: EngineFacts, role: Role) -> EngineFacts:
+    """An engine as it would be in another role; SGLang gives decode engines no prefix cache."""
+    limits = replace(facts.limits, prefix_cache=role != "decode")
+    return replace(facts, role=role, limits=limits)
 
 
 def role_fault(name: str) -> str:

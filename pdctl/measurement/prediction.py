@@ -118,6 +118,9 @@ def predicted_engine(
             profile=profile,
             attention_backend=backend,
             prefill_graphs=not limits.eager,
+            prefill_sizes=facts.prefill_sizes,
+            verify_tokens=facts.verify_tokens,
+            ngram=facts.ngram,
             release=None if profile else facts.release,  # a profile's factors are of the newest
         ),
         kv_capacity_tokens=limits.kv_tokens,
@@ -128,4 +131,6 @@ def predicted_engine(
         reserved_decode_tokens=facts.reserved_decode_tokens,
         radix_cache=limits.prefix_cache,
         mixed_chunk=limits.mixed_chunk,
+        verify_tokens=facts.verify_tokens,
+        accept_length=facts.accept_length,
     )

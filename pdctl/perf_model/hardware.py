@@ -144,6 +144,10 @@ class AttentionKernel:
     cached_weight, cached_tokens: as prefill_cached_… of StepTimes. row_s: of a prompt token per
     layer, however long its prompt. split_s: of a decode step per layer, a second pass that puts
     together the parts of sequences which thread blocks split while the batch does not fill the GPU.
+    wide_prefill: as prefill, where heads are wider than 128. skipped: cost of a pair outside a
+    window over one inside, where the kernel looks at every block of keys to find it empty.
+    verify: as prefill, where it verifies drafts with prefill's kernel, which computes verify_block
+    rows of a query head however few there are; None: it verifies as it decodes.
     has_waves: a KV head of a request is a thread block, or several equal ones, and those run in
     waves of as many as the GPU has room for (see steps.py).
     """
@@ -157,6 +161,10 @@ class AttentionKernel:
     split_s: float = 0.0
     has_waves: bool = False
     decode_memory_fp8: float | None = None  # None: as decode_memory
+    wide_prefill: float | None = None  # None: as prefill
+    skipped: float = 0.0
+    verify: float | None = None
+    verify_block: int = 0
 
 
 # Source: triton: measured on one H200 with SGLang 0.5.15, Llama-3.1-8B and Qwen3-30B-A3B
@@ -168,8 +176,28 @@ class AttentionKernel:
 # decode_memory of the others: InferSim's attention kernels on H20, 1.05 GB in 362 µs of 4 TB/s; the
 # rest of them: assumed. trtllm_*, decode_memory_fp8: AIConfigurator's generation_attention_perf and
 # generation_mla_perf, sglang 0.5.14 on H200 and B200: 200,000 tokens of KV and more.
+# wide_prefill, skipped, verify…: kernels in traces of 0.5.17 on H200 (docs/log.md). Heads wider
+# than 128 halve the block of queries (_get_block_sizes_for_extend_attention): 16 heads of 256 take
+# 1.22 ms for 4,096 tokens, in Qwen3-Next as in Gemma-3. The loop over keys begins at 0, whatever
+# the window, and looks into the mask of each block (_fwd_kernel, SKIP_TILE): a window of 1,024
+# takes 1.87 ms there. A cached prefix is cut to the window before. Verifying is the same kernel
+# with a block of queries for each request and head, 255 registers for each of 256 threads, so a
+# multiprocessor runs one at a time: 67 ns a token of context for heads of 128 (26.8 µs at 256
+# tokens, 284 at 4,096, one request; docs/log.md).
+WIDE_HEAD = 128
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
-    "triton": AttentionKernel(0.50, 0.55, 11e-9, 1.7, 250, 0.1e-6),
+    "triton": AttentionKernel(
+        0.50,
+        0.55,
+        11e-9,
+        1.7,
+        250,
+        0.1e-6,
+        wide_prefill=0.206,
+        skipped=1.1,
+        verify=0.237,
+        verify_block=128,
+    ),
     "fa3": AttentionKernel(
         0.64, 0.90, 0.8e-9, 0.6, 187, split_s=4e-6, has_waves=True, decode_memory_fp8=0.48
     ),
@@ -301,9 +329,13 @@ class Rates:
     latency_s: float
     cached_weight: float
     cached_tokens: float
+    skipped: float  # as in AttentionKernel
     row_s: float
     split_s: float
-    blocks: int  # thread blocks of decode attention that a GPU runs at once; 0: not known
+    verify: float  # FLOP/s of attention that verifies drafts in blocks of queries; 0: as decode
+    verify_block: int
+    verify_blocks: int  # of these thread blocks that a GPU runs at once; 0: not known
+    blocks: int  # the same of decode attention
     runner: Runner  # of routed experts
     padding: int  # rows that each expert's tokens are padded by
     latents: float  # of decode attention that multiplies latents with every head
@@ -330,20 +362,25 @@ def rates(
     if llm.attention == "mla" and name == "trtllm_mha":
         name = "trtllm_mla"
     kernel = attention_kernel(name, gpu.name)
+    attention = gpu.bf16_flops * share.attention
     form = expert_format(llm, gpu)
     weight_only = form == "bf16" and llm.expert_bytes < 1
     runner = expert_runner(gpu.name, form, weight_only=weight_only, deepep=deepep)
     return Rates(
         gemm=1 / sum(part / dense_flops(gpu, f) for f, part in dense_formats(llm, gpu).items()),
         experts=peak_flops(gpu, form) * expert_share(kind, form, runner),
-        attention=gpu.bf16_flops * share.attention * kernel.prefill,
+        attention=attention * _prefill_share(kernel, llm),
         memory=gpu.bandwidth_bytes_per_s * share.memory,
         kv=gpu.bandwidth_bytes_per_s * _kv_share(kernel, kv_dtype_bytes or llm.kv_dtype_bytes),
         latency_s=kernel.decode_latency_s,
         cached_weight=kernel.cached_weight,
         cached_tokens=kernel.cached_tokens,
+        skipped=kernel.skipped,
         row_s=kernel.row_s,
         split_s=kernel.split_s,
+        verify=attention * (kernel.verify or 0.0),
+        verify_block=kernel.verify_block // (2 if llm.head_dim > WIDE_HEAD else 1),
+        verify_blocks=SMS.get(kind, 0),
         blocks=SMS.get(kind, 0) if kernel.has_waves else 0,
         runner=runner,
         padding=expert_padding(runner, form),
@@ -356,6 +393,11 @@ def dense_flops(gpu: GpuModel, form: Format) -> float:
     """FLOP/s that large dense products of a format reach."""
     share = EFFICIENCIES[generation(gpu.name)]
     return peak_flops(gpu, form) * {"bf16": share.bf16, "fp8": share.fp8, "fp4": share.fp4}[form]
+
+
+def _prefill_share(kernel: AttentionKernel, llm: Llm) -> float:
+    is_wide = llm.head_dim > WIDE_HEAD
+    return kernel.wide_prefill if is_wide and kernel.wide_prefill else kernel.prefill
 
 
 def _kv_share(kernel: AttentionKernel, kv_dtype_bytes: float) -> float:

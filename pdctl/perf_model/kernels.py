@@ -52,6 +52,25 @@ MIXERS: dict[str, Kernels] = {
 # Besides a layer's own, in prefill: scan over chunks (l2 norms, decay sums, products in chunks,
 # triangular solve, states, outputs)
 SCAN = Kernels(0, triton=8)
+# What graphs of prefill leave out of a mixer of linear attention, launched for every layer: which
+# requests have a state, saving inputs of the convolution (2), zeros (2), saving the state (3), a
+# copy of the output; by Triton convolution, splitting q·k·v, gates, l2 norms (2), sums of decays,
+# the solve (2), states, outputs. Source: eager_on_graph around the layer in sglang 0.5.17
+# layers/radix_linear_attention.py; kernels between two products in a trace of Qwen3-Next
+# (tests/data/gpu/steps.jsonl, next).
+SCAN_PIECE = Kernels(9, triton=10)
+# Launched once a step besides. Before the first layer, because a state's slots are looked up on the
+# CPU (_init_track_ssm_indices in hybrid_linear_attn_backend.py): kernels before that copy, which
+# waits for the step that runs, and after it. In the first layer, the table of chunks
+# (prepare_chunk_indices in fla/index.py). Source: the same trace, less those of Qwen3-8B.
+STATE_LOOKUP = Kernels(25)
+STATE_LOOKUP_AFTER = Kernels(32)
+CHUNK_TABLE = Kernels(15)
+# Drafts looked up on the CPU need the tokens that the last step accepted, so the host launches
+# nothing ahead: what is outside of graphs in a decode step (24 in every profile) and to bring
+# drafts and masks to the GPU (8), and for each request a mask. Source: ngram_worker.py of sglang
+# 0.5.17, _prepare_for_speculative_decoding.
+NGRAM_STEP, NGRAM_REQUEST = Kernels(32), Kernels(4)
 # Sparse index: products of q, k and weights; norm, rotary, two Hadamard turns, two quantisings,
 # storing keys, scaling weights, metadata, scores, top-k, page table, copies
 INDEX = Kernels(15, products=2)
@@ -89,21 +108,21 @@ def replayed_s(llm: Llm, *, runner: str, dynamic: bool, release: str | None = No
     Ignores: kernels of single models, and that kernels on other GPUs than Hopper's may differ.
     """
     times = kernel_times(release)
-    parts = [*_parts(llm, runner=runner), (_num_plain_norms(llm), PLAIN_NORMS, False)]
+    parts = [*_parts(llm, runner=runner), (num_plain_norms(llm), PLAIN_NORMS, False)]
     return sum(
         num * _replayed_s(kernels, times, quantises=narrow and dynamic)
         for num, kernels, narrow in parts
     )
 
 
-def _num_plain_norms(llm: Llm) -> int:
+def num_plain_norms(llm: Llm) -> int:
     """Layers with PLAIN_NORMS. Launching PyTorch's kernels without a graph was not measured."""
     return llm.num_layers if llm.architecture in HAS_PLAIN_NORMS else 0
 
 
 def num_kernels(llm: Llm, *, runner: str, dynamic: bool) -> int:
     """Kernels of one decode step over all layers: what a profile of the step counts."""
-    return _num_plain_norms(llm) * PLAIN_NORMS.plain + sum(
+    return num_plain_norms(llm) * PLAIN_NORMS.plain + sum(
         num * (kernels.plain + kernels.triton + (kernels.products if narrow and dynamic else 0))
         for num, kernels, narrow in _parts(llm, runner=runner)
     )
@@ -125,13 +144,50 @@ def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
     Ignores: the host's own speed, which differed by two between the hosts that were measured.
     """
     parts = _parts(llm, runner=runner)
-    scans = sum(
-        num * sum(mixer.kind == "state" for mixer in layer.mixers)
-        for layer, num in counted_layers(llm.layers)
-    )
     return sum(
         num * _launch_s(kernels, quantises=narrow and dynamic)
-        for num, kernels, narrow in [*parts, (scans, SCAN, False)]
+        for num, kernels, narrow in [*parts, (_num_scans(llm), SCAN, False)]
+    )
+
+
+def pieces_s(llm: Llm) -> float:
+    """The least time of a prefill step with graphs, in which the host launches what they leave out.
+
+    The host prepares the first mixer and then launches one after another.
+    Source: SCAN_PIECE, STATE_LOOKUP_AFTER, CHUNK_TABLE. Ignores: attention, four kernels a layer
+    that graphs leave out as well and that bind prompts of a few hundred tokens on slow hosts; the
+    host's own speed.
+    """
+    num, piece_s = _num_scans(llm), _launch_s(SCAN_PIECE, quantises=False)
+    return state_start_s(llm)[1] + (num - 1) * piece_s if num else 0.0
+
+
+def state_start_s(llm: Llm) -> tuple[float, float]:
+    """Seconds of launching before a prefill step with states: hidden by a step that runs, and not.
+
+    Not hidden: while the host launches the first mixer of linear attention, the GPU waits.
+    Source: STATE_LOOKUP and its neighbours.
+    """
+    if not _num_scans(llm):
+        return 0.0, 0.0
+    shown = (STATE_LOOKUP_AFTER, CHUNK_TABLE, SCAN_PIECE)
+    return (
+        _launch_s(STATE_LOOKUP, quantises=False),
+        sum(_launch_s(kernels, quantises=False) for kernels in shown),
+    )
+
+
+def ngram_launch_s() -> tuple[float, float]:
+    """Seconds of launching in a decode step whose drafts are n-grams, and for each request."""
+    step_s, request_s = (_launch_s(one, quantises=False) for one in (NGRAM_STEP, NGRAM_REQUEST))
+    return step_s, request_s
+
+
+def _num_scans(llm: Llm) -> int:
+    """Mixers of linear attention over all layers."""
+    return sum(
+        num * sum(mixer.kind == "state" for mixer in layer.mixers)
+        for layer, num in counted_layers(llm.layers)
     )
 
 

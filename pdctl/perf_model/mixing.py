@@ -48,11 +48,24 @@ def _sparse_mixers(llm: Llm) -> list[Mixer]:
 
 
 def pair_s(llm: Llm, gpu: GpuModel, rates: Rates, parallelism: Parallelism) -> float:
-    """Seconds per query-key pair over all layers: attention, or an index's score of it."""
+    """Seconds per query-key pair over all layers: attention, or an index's score of it.
+
+    Ignores: that layers with a window skip no pair of a short prompt, which costs as much.
+    """
     sparse = _sparse_mixers(llm)
     scored = sum(_index_flops(llm, m) for m in sparse) * INDEX_PASSES / dense_flops(gpu, "fp8")
-    dense = full_layers(llm) - len(sparse)
+    dense = full_layers(llm) - len(sparse) + rates.skipped * _sliding_layers(llm)
     return dense * pair_layer_s(llm, rates, parallelism) + scored / parallelism.dp
+
+
+def cached_weight(llm: Llm, rates: Rates) -> float:
+    """Cost of a pair with a cached token over one among new tokens, over all layers.
+
+    Layers with a window skip pairs among new tokens one by one, but a cached prefix at once.
+    """
+    skipping = rates.skipped * _sliding_layers(llm)
+    full = full_layers(llm)
+    return rates.cached_weight * full / (full + skipping) if skipping else rates.cached_weight
 
 
 def _index_flops(llm: Llm, mixer: Mixer) -> float:
@@ -69,7 +82,8 @@ def prefill_token_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
     """
     window = llm.sliding_window or 0
     sliding = _sliding_layers(llm) * window * pair_layer_s(llm, rates, parallelism)
-    return sliding + _chosen_s(llm, rates, parallelism) + _scan_s(llm, parallelism)
+    scanned = _scan_s(llm, parallelism) + state_rows_s(llm, rates, parallelism)
+    return sliding + _chosen_s(llm, rates, parallelism) + scanned
 
 
 def _chosen_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
@@ -88,12 +102,28 @@ def _scan_s(llm: Llm, parallelism: Parallelism) -> float:
     return (SCAN_TOKEN_S * len(mixers) + SCAN_STATE_S * values) / parallelism.dp
 
 
+def state_rows_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds per prompt token of the kernels that rearrange rows around a gated delta net.
+
+    Read and written in 16 bits: q, k, v and z when they are split, q, k and v once more behind the
+    convolution; the gated norm reads two rows as wide as z and writes one, and its input is a copy.
+    Source: sglang 0.5.17 models/qwen3_next.py and gdn_backend.py; within 10 % of their kernels in
+    a trace of Qwen3-Next at 4,096 tokens. Ignores: other kinds of linear attention.
+    """
+    leaves = [m for one in mixers_of(llm.layers) if one.kind == "state" for m in one.matrices]
+    qkv, z = (sum(m.params for m in leaves if m.leaf == leaf) for leaf in ("in_qkv", "in_z"))
+    moved = (8 * qkv + 14 * z) / llm.hidden_size / attention_tp(parallelism)
+    return moved / rates.memory / parallelism.dp
+
+
 def decode_context_s(llm: Llm, rates: Rates, parallelism: Parallelism, serving: Serving) -> float:
     """Seconds per token of context over the layers without a window, on the busiest rank.
 
     Where an index chooses tokens, decode reads the index of all and the KV of the chosen ones.
     """
     size, tp = kv_size(llm, serving), attention_tp(parallelism)
+    if verifies_in_blocks(llm, rates, serving):
+        return full_layers(llm) * _verified_token_s(llm, rates, parallelism)
     whole = sum(
         index_bytes(mixer) * INDEX_PASSES / rates.kv
         if mixer.kind == "mla" and mixer.index_topk
@@ -102,6 +132,22 @@ def decode_context_s(llm: Llm, rates: Rates, parallelism: Parallelism, serving: 
         if mixer.kind != "window"
     )
     return whole * imbalance(parallelism) / parallelism.pp / parallelism.dp
+
+
+def verifies_in_blocks(llm: Llm, rates: Rates, serving: Serving) -> bool:
+    """True where drafts are verified by the kernel of prefill, a block of rows per query head."""
+    return serving.verify_tokens > 1 and rates.verify > 0 and llm.attention != "mla"
+
+
+def _verified_token_s(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+    """Seconds per token of context and layer, of which every query head computes a whole block.
+
+    Source: extend_attention_fwd in sglang 0.5.17: a thread block per request, head and
+    verify_block rows. Ignores: more drafts than rows of a block.
+    """
+    flops = 2 * llm.num_heads * (llm.head_dim + llm.v_head_dim) * rates.verify_block
+    share = attention_tp(parallelism) * parallelism.dp * parallelism.pp
+    return flops * imbalance(parallelism) / rates.verify / share
 
 
 def _cached_token_s(llm: Llm, mixer: Mixer, tp: int, size: float, rates: Rates) -> float:

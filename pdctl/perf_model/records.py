@@ -45,7 +45,9 @@ class Serving:
     chunk: --chunked-prefill-size, -1 for whole prompts. max_running: --max-running-requests.
     mem_fraction: --mem-fraction-static. graph_batch: largest batch of a rank with a decode graph.
     release: SGLang's; None: the newest known. prefill_graphs: None: as the release does by default.
-    verify_tokens, accept_length: of speculative decoding, per step and request.
+    prefill_sizes: --cuda-graph-bs-prefill, ascending; () leaves their padding out.
+    verify_tokens, accept_length: of speculative decoding, per step and request. ngram: drafts are
+    looked up on the CPU, not computed by layers.
     receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.
     state_memory_ratio: --mamba-full-memory-ratio. state_slots: of a running request, as
     --mamba-radix-cache-strategy makes it: 5 with extra_buffer, 3 with no_buffer.
@@ -62,10 +64,12 @@ class Serving:
     mixed_chunk: bool = False
     verify_tokens: int = 1
     accept_length: float = 1.0
+    ngram: bool = False
     kv_dtype_bytes: float | None = None  # None: what the checkpoint says
     attention_backend: str | None = None
     release: str | None = None
     prefill_graphs: bool | None = None
+    prefill_sizes: tuple[int, ...] = ()
     decode_graphs: bool = True
     graph_batch: int | None = None
     two_batch_overlap: bool = False
@@ -84,11 +88,11 @@ class StepTimes:
     smooth(x, y) = (x⁴ + y⁴)^¼, and coverage(n) = 1 − (1 − expert_share)^n: the share of the
     experts that n tokens touch, 1 for a dense LLM. Then:
 
-    prefill of chunks (e new tokens after h cached each), N = Σe,
+    prefill of chunks (e new tokens after h cached each), N = Σe up to the next of prefill_sizes,
         A = Σ(e²/2 + prefill_cached_weight·h·(e + prefill_cached_tokens)):
         max(prefill_base_s + prefill_pair_s·A + prefill_row_s·N
             + smooth(prefill_weight_s·coverage(N), prefill_token_s·(N + padding·coverage(N))),
-            eager_s / stages where the engine has no graphs for prefill)
+            prefill_pieces_s / stages, or eager_s / stages where prefill has no graphs)
     decode of B requests with S tokens of context in all:
         max(decode_base_s + decode_request_s·B′ + (decode_split_s if 1 < B, B′ < 0.8·wave)
             + smooth(decode_dense_s + decode_weight_s·coverage(B′), decode_compute_s·B′)
@@ -121,6 +125,7 @@ class StepTimes:
     decode_dense_s: float = 0.0  # all other weights read, which decode_base_s counts
     decode_split_s: float = 0.0  # joining parts of sequences; decode_latency_s has a lone one's
     decode_wave_batch: float = 0.0  # requests whose KV heads fill the GPU once; 0: no such waves
+    decode_block_batch: float = 0.0  # the same of query heads, where each is one whole block
     expert_share: float = 1.0  # of the experts, touched by one request's step; 1.0: dense
     prefill_weight_s: float = 0.0
     prefill_row_s: float = 0.0  # per token, hidden behind no weights
@@ -129,6 +134,8 @@ class StepTimes:
     prefill_cached_weight: float = 1.0  # cost of a pair with a cached token over one among new
     prefill_cached_tokens: float = 0.0  # new ones as costly as the first read of the cached ones
     eager_s: float = 0.0  # the least a step takes whose kernels are launched one by one
+    prefill_pieces_s: float = 0.0  # the same of what graphs of prefill leave out
+    prefill_sizes: tuple[int, ...] = ()  # tokens of each prefill graph, ascending; (): not known
     decode_graph_batch: int = 1 << 30
     prefill_graphs: bool = True
     stages: int = 1

@@ -18,6 +18,7 @@ Kind = Literal["dense", "moe", "mla", "sparse", "hybrid"]
 Region = Literal["few", "many"]
 
 FILE = "residuals.json"
+RARE_FIELDS = ("simulated", "relative", "closed")  # left out of a row where they are false
 FEW_RUNNING = 8  # requests of an engine: up to here steps are bound by fixed costs
 MOST_ROWS = 200  # of the user's own file, the newest; one load or calibration adds one or two
 MOST_BYTES = 1 << 20
@@ -29,10 +30,11 @@ FARTHEST = math.log(100)  # a figure that is off by more was not measured as it 
 class Residual:
     """One measured run over its prediction, as logarithms: 0.1 is 10 % longer.
 
-    configuration: model, GPU and engines. fitted: a profile of this GPU and family was used.
+    configuration: model, GPU and engines. fitted: a profile of this GPU and family was used;
+    relative: one of another model of the family.
     e2e: a request's whole latency, whose inverse is the rate that a closed loop of clients reaches.
-    None: not measured; or clients that should keep step did not, so that the mean of their first
-    tokens says nothing about the engine. simulated: of simulated engines.
+    None: not measured. simulated: of simulated engines. closed: a closed loop of clients, whose
+    first tokens are means with the burst; otherwise medians under arrivals.
     """
 
     configuration: str
@@ -44,6 +46,8 @@ class Residual:
     tpot: float | None
     e2e: float | None = None
     simulated: bool = False
+    relative: bool = False
+    closed: bool = False
 
     @property
     def machine(self) -> str:
@@ -97,7 +101,7 @@ def _is_row(row: Any) -> bool:
         and row.get("kind") in get_args(Kind)
         and row.get("region") in get_args(Region)
         and isinstance(row.get("fitted"), bool)
-        and isinstance(row.get("simulated", False), bool)
+        and all(isinstance(row.get(name, False), bool) for name in RARE_FIELDS)
         and "ttft" in row
         and "tpot" in row
         and all(_is_size(row.get(name)) for name in ("ttft", "tpot", "e2e"))

@@ -31,7 +31,15 @@ from pdctl.perf_model.hardware import (
     kv_value_bytes,
     rates,
 )
-from pdctl.perf_model.kernels import launched_s, quantised_products, replayed_s
+from pdctl.perf_model.kernels import (
+    launched_s,
+    ngram_launch_s,
+    num_plain_norms,
+    pieces_s,
+    quantised_products,
+    replayed_s,
+    state_start_s,
+)
 from pdctl.perf_model.memory import (
     Shard,
     attention_tp,
@@ -41,6 +49,7 @@ from pdctl.perf_model.memory import (
     mean_shard,
 )
 from pdctl.perf_model.mixing import (
+    cached_weight,
     decode_context_s,
     decode_request_s,
     full_layers,
@@ -49,6 +58,7 @@ from pdctl.perf_model.mixing import (
     pair_s,
     prefill_token_s,
     state_read_s,
+    verifies_in_blocks,
 )
 from pdctl.perf_model.records import (
     SGLANG_DEFAULTS,
@@ -93,8 +103,12 @@ def prefill_cost(
     else:
         plain += moved.token_s
     weights = part.streamed * llm.linear_bytes + part.routed_experts * llm.expert_bytes
+    _, launched = state_start_s(llm)
     return PrefillCost(
-        base_s=DECODE_STEP_S + kernels_s(llm, cluster.gpu, rates, serving) + moved.step_s,
+        base_s=DECODE_STEP_S
+        + kernels_s(llm, cluster.gpu, rates, serving)
+        + moved.step_s
+        + launched,
         token_s=hidden,
         row_s=plain + _passes_s(llm, cluster.gpu, rates, parallelism),
         pair_s=pair_s(llm, cluster.gpu, rates, parallelism),
@@ -183,12 +197,20 @@ def launch_s(llm: Llm, gpu: GpuModel, rates: Rates) -> float:
 # a tensor-parallel group whole; at tp 1 they are within the measured share of the products.
 NORM_PASSES = 8
 QUANTISING_BYTES = 3.0  # a value read in 16 bits and written in 8
+# A value of q or k through a norm in plain PyTorch: to 32 bits (6), squared (8), averaged (4),
+# scaled twice (16), back to 16 bits (6), and its head moved behind its token (4). Source:
+# Gemma3RMSNorm and Gemma3Attention in sglang 0.5.17.
+PLAIN_NORM_BYTES = 44.0
 
 
 def _passes_s(llm: Llm, gpu: GpuModel, rates: Rates, parallelism: Parallelism) -> float:
-    """Seconds per token of norms that tensor parallelism does not divide, and of quantising."""
+    """Seconds per token of norms that tensor parallelism does not divide or PyTorch runs, and of
+    quantising.
+    """
     whole = (1 - 1 / parallelism.tp) / parallelism.dp
     moved = NORM_PASSES * 2.0 * llm.hidden_size * llm.num_layers * whole
+    heads = (llm.num_heads + llm.num_kv_heads) / parallelism.tp
+    moved += num_plain_norms(llm) * PLAIN_NORM_BYTES * heads * llm.head_dim
     if quantises(llm, gpu):
         products = quantised_products(llm, runner=rates.runner)
         moved += products * QUANTISING_BYTES * llm.hidden_size / parallelism.dp
@@ -214,6 +236,7 @@ class DecodeCost(NamedTuple):
     compute_s: float
     split_s: float
     wave_batch: float
+    block_batch: float
 
 
 def decode_cost(
@@ -236,22 +259,25 @@ def decode_cost(
     head_s = part.head * llm.embedding_bytes / rates.memory
     dense_s = part.streamed * llm.linear_bytes / rates.memory
     replayed = kernels_s(llm, cluster.gpu, rates, serving)
-    draft_s = _draft_s(llm, dense_s + replayed, head_s, serving.verify_tokens)
+    drafts = drafting(serving, (dense_s + replayed) / llm.num_layers, head_s)
     rows_s = moved.token_s + DECODE_ROW_S / parallelism.dp
     read_s = decode_request_s(llm, rates, parallelism, kv_size(llm, serving))
-    rows_s += (read_s + state_read_s(llm, rates, parallelism)) / serving.verify_tokens
+    read_s += state_read_s(llm, rates, parallelism)
+    rows_s += (read_s + drafts.request_s) / serving.verify_tokens
     row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
+    latency_s = 0.0 if verifies_in_blocks(llm, rates, serving) else rates.latency_s
     rows_per_stage = serving.verify_tokens / parallelism.pp
     return DecodeCost(
-        base_s=DECODE_STEP_S + replayed + dense_s + head_s + draft_s + moved.step_s,
+        base_s=DECODE_STEP_S + replayed + dense_s + head_s + drafts.step_s + moved.step_s,
         dense_s=dense_s + head_s,
         weight_s=part.routed_experts * llm.expert_bytes / rates.memory,
         request_s=rows_s * rows_per_stage,
-        latency_s=rates.latency_s * full_layers(llm),
+        latency_s=latency_s * full_layers(llm),
         context_s=decode_context_s(llm, rates, parallelism, serving),
         compute_s=row_flops_s * rows_per_stage,
         split_s=rates.split_s * full_layers(llm) / parallelism.pp,
         wave_batch=_wave_batch(llm, rates, parallelism),
+        block_batch=_block_batch(llm, rates, parallelism, serving),
     )
 
 
@@ -266,9 +292,33 @@ def _wave_batch(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
     return rates.blocks / max(1.0, heads) * parallelism.dp
 
 
-def _draft_s(llm: Llm, layers_s: float, head_s: float, verify_tokens: int) -> float:
-    """One draft layer and head per drafted token, as in MTP and EAGLE with a chain of drafts."""
-    return (verify_tokens - 1) * (layers_s / llm.num_layers + head_s)
+def _block_batch(llm: Llm, rates: Rates, parallelism: Parallelism, serving: Serving) -> float:
+    """Requests of the whole engine whose query heads fill its GPUs once; 0: none verify so."""
+    if not verifies_in_blocks(llm, rates, serving):
+        return 0.0
+    heads = llm.num_heads / attention_tp(parallelism)
+    return rates.verify_blocks / max(1.0, heads) * parallelism.dp
+
+
+class Drafting(NamedTuple):
+    """Seconds that drafting adds to a decode step, and to it for each request."""
+
+    step_s: float
+    request_s: float
+
+
+def drafting(serving: Serving, layer_s: float, head_s: float) -> Drafting:
+    """A step of one draft layer and a head per drafted token, or a look-up on the CPU.
+
+    Source: MTP, and EAGLE with a chain of drafts, of which a step spans 0.58 ms on H200
+    (docs/log.md), layer and head being 0.4; NGRAM_STEP in kernels.py.
+    Ignores: trees of drafts, and what finding n-grams takes.
+    """
+    if serving.verify_tokens <= 1:
+        return Drafting(0.0, 0.0)
+    if serving.ngram:
+        return Drafting(*ngram_launch_s())
+    return Drafting((serving.verify_tokens - 1) * (DECODE_STEP_S + layer_s + head_s), 0.0)
 
 
 def step_times(
@@ -334,18 +384,21 @@ def _roofline(
         prefill_row_s=(prefill.row_s + handover.token_s) / pp,
         prefill_expert_share=share,
         prefill_padding=per_gpu.padding / share if llm.experts else 0.0,
-        prefill_cached_weight=per_gpu.cached_weight,
+        prefill_cached_weight=cached_weight(llm, per_gpu),
         prefill_cached_tokens=per_gpu.cached_tokens,
         decode_base_s=decode.base_s + handover.step_s,
         decode_dense_s=decode.dense_s,
         decode_split_s=decode.split_s,
         decode_wave_batch=decode.wave_batch,
+        decode_block_batch=decode.block_batch,
         decode_weight_s=decode.weight_s,
         decode_request_s=decode.request_s + handover.token_s * serving.verify_tokens,
         decode_latency_s=decode.latency_s,
         decode_context_s=decode.context_s,
         decode_compute_s=decode.compute_s,
         eager_s=launch_s(llm, cluster.gpu, per_gpu),
+        prefill_pieces_s=pieces_s(llm),
+        prefill_sizes=serving.prefill_sizes,
         decode_graph_batch=_graph_batch(cluster, parallelism, serving),
         prefill_graphs=has_prefill_graphs(llm, parallelism, role, serving),
         transfer_base_s=route.base_s,
@@ -353,7 +406,7 @@ def _roofline(
         expert_share=1 - (1 - share * uneven) ** (serving.verify_tokens / pp),
         stages=pp,
         request_s=REQUEST_S + REQUEST_RANK_S * (parallelism.num_gpus - 1),
-        prefill_start_s=PREFILL_START_S,
+        prefill_start_s=PREFILL_START_S + state_start_s(llm)[0],
         transfer_state_s=state_s(llm, parallelism, route),
         transfer_window_token_s=window_token_s(llm, parallelism, route, serving.kv_dtype_bytes),
         transfer_window_tokens=trimmed_window(llm),

@@ -131,8 +131,8 @@ def _advice(status: DeploymentStatus, wanted: Deployment) -> Iterator[Metric]:
 
 
 def _what_if(look: WhatIf | None) -> Iterator[Metric]:
-    """The last what-if; none once it is old or of another layout."""
-    if look is None:
+    """The last what-if; none once it is old or of another layout, or without SLOs."""
+    if look is None or look.usual_ttft_s is not None:
         return
     shares = {one.layout: one.attainment for one in look.alternatives}
     shares[look.layout] = look.attainment

@@ -251,7 +251,10 @@ class WhatIf:
     """The layouts of the same GPUs for the requests of a window, best first.
 
     seen, replayed: share that met the SLOs, over the requests whose times are known, as measured
-    and in the replay of today's layout. attainment: of that replay over all requests.
+    and in the replay of today's layout. attainment: of that replay over all requests. by_whole: the
+    times in the logs contradict whole times, so that seen and replayed are the share whose whole
+    time is within what both limits allow together. usual_ttft_s, usual_tpot_s: today's medians,
+    which are the limits where no SLOs are given.
     """
 
     at_s: float
@@ -265,6 +268,9 @@ class WhatIf:
     alternatives: tuple[Alternative, ...]
     prefill_factor: float = 1.0
     decode_factor: float = 1.0
+    by_whole: bool = False
+    usual_ttft_s: float | None = None
+    usual_tpot_s: float | None = None
 
     @property
     def mismatch(self) -> float:

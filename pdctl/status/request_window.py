@@ -26,7 +26,8 @@ SLOTS = 20  # of a window, over which arrivals are counted
 class Ended:
     """One request that has ended. ttft_s, tpot_s: None where its line does not tell them.
 
-    arrived_s, ended_s: Unix seconds. computing_s: when its prefill began and ended, in seconds
+    arrived_s, ended_s: Unix seconds. took_s: its whole time, where its line does not tell the other
+    two, or contradicts itself. computing_s: when its prefill began and ended, in seconds
     after its arrival; None: unknown.
     """
 
@@ -37,6 +38,7 @@ class Ended:
     cached: int = 0  # leading prompt tokens that prefill found in its cache
     ttft_s: float | None = None
     tpot_s: float | None = None
+    took_s: float | None = None
     computing_s: tuple[float, float] | None = None
 
 
@@ -47,6 +49,7 @@ class Window:
     requests: arrival_s begins at 0. The first `held` were in progress then: the queue of the past.
     Those before `first` fill the engines of a replay and count for nothing else.
     ttft_s, tpot_s: None where unknown, for example for a request that has not ended.
+    took_s: whole times, where the other times are unknown or contradict them.
     waited_s: before 0 s, by a held request without a first token. span_s: of those that count.
     """
 
@@ -55,6 +58,7 @@ class Window:
     first: int
     ttft_s: tuple[float | None, ...]
     tpot_s: tuple[float | None, ...]
+    took_s: tuple[float | None, ...]
     waited_s: tuple[float, ...]
     span_s: float
 
@@ -63,7 +67,7 @@ def ended_requests(halves: Iterable[RequestTimes], hosts: Mapping[str, str]) -> 
     """The requests whose halves these are, by arrival, with times as their clients saw them.
 
     Both halves tell when the router let the first token through. A colocated engine does not tell
-    when it came.
+    when it came, and only the whole time is known.
 
     hosts: of the engines where they are known, for their clocks.
     Ignores: time in the router and in tokenizers, which no line holds.
@@ -86,6 +90,7 @@ def _ended(request: Halves, parts: Sequence[Part]) -> Ended:
         cached=min(prompt - 1, request.first.cached_tokens or 0),
         ttft_s=ttft,
         tpot_s=None if ttft is None else (total_s(request, parts) - ttft) / max(1, output - 1),
+        took_s=half.queue_s + half.forward_s if half.role == "colocated" else None,
         computing_s=next(
             (
                 (part.start_s, part.start_s + part.seconds)
@@ -140,20 +145,30 @@ def window_of(
         first=sum(one.arrived_s < since_s or one.arrived_s == begin_s for one in known),
         ttft_s=tuple(one.ttft_s for one in known),
         tpot_s=tuple(one.tpot_s for one in known),
+        took_s=tuple(one.took_s for one in known),
         waited_s=waited_s,
         span_s=now_s - since_s,
     )
 
 
 def _believed(ended: list[Ended]) -> list[Ended]:
-    """The requests, without their times if in more than a few the parts do not make up the whole.
+    """The requests, with whole times alone if the parts of more than a few do not add up to them.
 
     The few that add up would be those of a few tokens, and not like the others.
     """
     wrong = sum(not _adds_up(one) for one in ended)
     if wrong <= _FEW * len(ended):
         return ended
-    return [replace(one, ttft_s=None, tpot_s=None) for one in ended]
+    return [
+        replace(
+            one,
+            ttft_s=None,
+            tpot_s=None,
+            computing_s=None,
+            took_s=one.ended_s - one.arrived_s,
+        )
+        for one in ended
+    ]
 
 
 def _adds_up(one: Ended) -> bool:
@@ -172,6 +187,7 @@ def at_speed(window: Window, speed: float) -> Window:
         requests=replace(window.requests, arrival_s=arrival_s),
         ttft_s=tuple(None if s is None else s * speed for s in window.ttft_s),
         tpot_s=tuple(None if s is None else s * speed for s in window.tpot_s),
+        took_s=tuple(None if s is None else s * speed for s in window.took_s),
         waited_s=tuple(s * speed for s in window.waited_s),
         span_s=window.span_s * speed,
     )
@@ -183,11 +199,19 @@ def _at_start(one: Ended, begin_s: float) -> Ended:
     if one.ttft_s is not None and one.tpot_s is not None and spent_s >= one.ttft_s:
         decoded = int((spent_s - one.ttft_s) / one.tpot_s) if one.tpot_s else one.osl
         return Ended(begin_s, one.ended_s, 1, max(1, one.osl - decoded))
+    if one.took_s:
+        return _in_proportion(one, begin_s, 1 - spent_s / one.took_s)
     computed = _computed(one, spent_s)
     if not computed:
         return replace(one, arrived_s=begin_s)
     prompt = max(1, round((one.isl - one.cached) * (1 - computed)))
     return replace(one, arrived_s=begin_s, isl=prompt, cached=0)
+
+
+def _in_proportion(one: Ended, begin_s: float, rest: float) -> Ended:
+    """A share of a request's prompt and output, where nothing tells which of them was done."""
+    isl, osl = max(1, round(one.isl * rest)), max(1, round(one.osl * rest))
+    return Ended(begin_s, one.ended_s, isl, osl)
 
 
 def _computed(one: Ended, spent_s: float) -> float:

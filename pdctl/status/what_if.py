@@ -32,33 +32,33 @@ _ONE_SIDED_95 = 1.83  # Student's t with 9 degrees of freedom
 
 
 def what_if(
-    fleet: Fleet, window: Window, slo: Slo, *, now_s: float, colocated: EngineModel | None = None
+    fleet: Fleet, window: Window, slo: Slo, *, now_s: float, others: Sequence[EngineModel] = ()
 ) -> WhatIf | str:
     """Replay a window on every layout of the GPUs of `fleet`; or why nothing is said.
 
-    colocated: an engine to try in place of all others. Ignores: how long a change takes, and that
-    the next requests may differ from the last.
+    slo: without one, layouts are compared by today's median times. others: the same
+    engines in roles that `fleet` has not. Ignores: how long a change takes, and that the next
+    requests may differ from the last.
     """
     known = [i for i, ttft_s in enumerate(window.ttft_s) if ttft_s is not None]
+    has_one_limit = slo.is_given and None in (slo.ttft_s, slo.tpot_s)
+    by_whole = len(known) < LEAST_REQUESTS and not has_one_limit
+    if by_whole:
+        known = [i for i, took_s in enumerate(window.took_s) if took_s is not None]
+    missing = _missing(window, len(known))
+    if missing:
+        return missing
+    kind = _WholeReplay if by_whole else _Replay
+    run = kind(window, known, slo, find_prefixes(window.requests))
     if not slo.is_given:
-        return "No SLOs are given: start it with --ttft and --tpot."
-    if len(known) < LEAST_REQUESTS:
-        return (
-            f"The times of {format_number_of(len(known), 'request')} are known from the last "
-            f"{window.span_s:.0f} s; {LEAST_REQUESTS} are needed."
-        )
-    num = len(window.ttft_s) - window.first
-    if num < LEAST_ARRIVED:
-        arrived = format_number_of(num, "request")
-        return f"{arrived} arrived in the last {window.span_s:.0f} s; {LEAST_ARRIVED} are needed."
-    run = _Replay(window, known, slo, find_prefixes(window.requests))
+        run = replace(run, slo=_usual(run, fleet))
     factors = _fitted(fleet, run)
     fleet = _scaled(fleet, *factors)
-    mismatch, fresh = run.mismatch(fleet), _fresh(window, slo)
+    mismatch, fresh = run.mismatch(fleet), _fresh(window, run.slo)
     today = _both(run, fresh, fleet)
-    others = [
+    alternatives = [
         _alternative(one, _both(run, fresh, one), today, mismatch)
-        for one in layouts_of(fleet, colocated and _scaled_engine(colocated, *factors))
+        for one in layouts_of(fleet, [_scaled_engine(one, *factors) for one in others])
         if one.layout != fleet.layout
     ]
     return WhatIf(
@@ -70,10 +70,27 @@ def what_if(
         seen=run.seen,
         replayed=run.replayed(fleet),
         attainment=fmean(today),
-        alternatives=tuple(sorted(others, key=lambda one: -one.attainment)),
+        alternatives=tuple(sorted(alternatives, key=lambda one: -one.attainment)),
         prefill_factor=factors[0],
         decode_factor=factors[1],
+        by_whole=by_whole,
+        usual_ttft_s=None if slo.is_given else run.slo.ttft_s,
+        usual_tpot_s=None if slo.is_given else run.slo.tpot_s,
     )
+
+
+def _missing(window: Window, num_known: int) -> str:
+    """Why a window is too little to compare layouts on, as a sentence; "" if it is not."""
+    if num_known < LEAST_REQUESTS:
+        return (
+            f"The times of {format_number_of(num_known, 'request')} are known from the last "
+            f"{window.span_s:.0f} s; {LEAST_REQUESTS} are needed."
+        )
+    num = len(window.ttft_s) - window.first
+    if num < LEAST_ARRIVED:
+        arrived = format_number_of(num, "request")
+        return f"{arrived} arrived in the last {window.span_s:.0f} s; {LEAST_ARRIVED} are needed."
+    return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +102,7 @@ class _Replay:
     slo: Slo
     prefixes: Prefixes | None
 
-    @lru_cache(maxsize=2)  # noqa: B019  # a replay lives for one what-if
+    @lru_cache(maxsize=8)  # noqa: B019  # a replay lives for one what-if
     def outcome(self, fleet: Fleet) -> Outcome:
         return simulate(fleet, self.window.requests, prefixes=self.prefixes)
 
@@ -122,6 +139,53 @@ class _Replay:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _WholeReplay(_Replay):
+    """Replays of a window whose requests are known by their whole times alone.
+
+    They are compared by the share whose whole time is within what both limits allow together. One
+    factor for all step times is fitted.
+    """
+
+    @property
+    def seen(self) -> float:
+        return fmean(self._is_within(i, self.window.took_s[i]) for i in self.known)
+
+    def replayed(self, fleet: Fleet) -> float:
+        whole_s = self._whole_s(fleet)
+        return fmean(self._is_within(i, whole_s[i]) for i in self.known)
+
+    def distance(self, fleet: Fleet) -> tuple[float, float]:
+        """The logarithm of the median ratio of measured to replayed whole times, twice."""
+        whole_s = self._whole_s(fleet)
+        ratio = _log_ratio((self.window.took_s[i], whole_s[i]) for i in self.known)
+        return ratio, ratio
+
+    def _whole_s(self, fleet: Fleet) -> list[float | None]:
+        pairs = zip(self.outcome(fleet).e2e_s, self.window.waited_s, strict=True)
+        return [None if whole_s is None else whole_s + waited_s for whole_s, waited_s in pairs]
+
+    def _is_within(self, place: int, whole_s: float | None) -> bool:
+        steps = self.window.requests.osl[place] - 1
+        limit_s = (self.slo.ttft_s or 0.0) + (self.slo.tpot_s or 0.0) * steps
+        return whole_s is not None and whole_s <= limit_s
+
+
+def _usual(run: _Replay, fleet: Fleet) -> Slo:
+    """Today's usual times, which are the limits where no SLOs are given: the medians.
+
+    A layout is better than today's if more requests stay within both. They are those of the replay
+    times the ratio by which it is off, since logs of colocated engines do not tell them apart.
+    """
+    limits = [
+        math.exp(off) * median([one for one in replayed_s if one] or [0.0])
+        for off, replayed_s in zip(
+            run.distance(fleet), (run.ttft_s(fleet), run.outcome(fleet).tpot_s), strict=True
+        )
+    ]
+    return Slo(*limits)
+
+
 def _fresh(window: Window, slo: Slo) -> Callable[[Fleet], list[bool]]:
     """A function that replays the window without the queue of the past.
 
@@ -147,9 +211,9 @@ def _both(run: _Replay, fresh: Callable[[Fleet], list[bool]], fleet: Fleet) -> l
 def _fitted(fleet: Fleet, run: _Replay) -> tuple[float, float]:
     """Factors on prefill's and decode's step times that bring the replay nearest to what was seen.
 
-    Decode's comes from the time per token, which hardly depends on prefill; then every factor of
-    prefill is tried, because a queue makes TTFT anything but proportional to it. (1, 1) where that
-    brings nothing.
+    Decode's comes from the time per token, which hardly depends on prefill; then factors of prefill
+    are tried, because a queue makes TTFT anything but proportional to it. (1, 1) where that brings
+    nothing.
     """
     unfitted, decode = run.mismatch(fleet), 1.0
     if unfitted <= _FIT_ABOVE and max(map(abs, run.distance(fleet))) < _FIT_FROM:
@@ -157,10 +221,18 @@ def _fitted(fleet: Fleet, run: _Replay) -> tuple[float, float]:
     for _ in range(2):
         ratio = math.exp(run.distance(_scaled(fleet, 1.0, decode))[1])
         decode = min(max(decode * ratio, _FACTORS[0]), _FACTORS[-1])
-    tried = {one: abs(run.distance(_scaled(fleet, one, decode))[0]) for one in _FACTORS}
-    prefill = min(tried, key=tried.__getitem__)
+    prefill = _nearest(lambda one: run.distance(_scaled(fleet, one, decode))[0])
     is_better = run.mismatch(_scaled(fleet, prefill, decode)) <= max(unfitted, _FIT_ABOVE)
     return (prefill, decode) if is_better else (1.0, 1.0)
+
+
+def _nearest(distance: Callable[[float], float]) -> float:
+    """The factor whose distance is nearest to 0, if distances fall as factors grow."""
+    low, high = 0, len(_FACTORS) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if distance(_FACTORS[middle]) > 0 else (low, middle)
+    return min(_FACTORS[low], _FACTORS[high], key=lambda one: abs(distance(one)))
 
 
 def _scaled(fleet: Fleet, prefill: float, decode: float) -> Fleet:
@@ -190,17 +262,25 @@ def _log_ratio(pairs: Iterable[tuple[float | None, float | None]]) -> float:
     return median(logs) if logs else 0.0
 
 
-def layouts_of(fleet: Fleet, colocated: EngineModel | None) -> Iterator[Fleet]:
-    """All splits that use exactly the GPUs of `fleet`, and colocated engines on them."""
-    if fleet.prefill and fleet.decode:
-        each_p, each_d = fleet.prefill.parallelism.num_gpus, fleet.decode.parallelism.num_gpus
+def layouts_of(fleet: Fleet, others: Sequence[EngineModel] = ()) -> Iterator[Fleet]:
+    """All splits that use exactly the GPUs of `fleet`, and colocated engines on them.
+
+    others: engines in roles that `fleet` has not; a layout needs an engine for each of its roles.
+    """
+    known = (fleet.colocated, fleet.prefill, fleet.decode, *others)
+    engines = {one.role: one for one in known if one}
+    both = engines.get("colocated")
+    prefill, decode = engines.get("prefill"), engines.get("decode")
+    router = Fleet(policy=fleet.policy, router_hop_s=fleet.router_hop_s)
+    if prefill and decode:
+        each_p, each_d = prefill.parallelism.num_gpus, decode.parallelism.num_gpus
         for p in range(1, fleet.num_gpus // each_p + 1):
             d, rest = divmod(fleet.num_gpus - p * each_p, each_d)
             if d and not rest:
-                yield replace(fleet, num_prefill=p, num_decode=d)
-    if colocated and fleet.num_gpus % colocated.parallelism.num_gpus == 0:
-        num = fleet.num_gpus // colocated.parallelism.num_gpus
-        yield Fleet(colocated=colocated, num_colocated=num, policy=fleet.policy)
+                yield replace(router, prefill=prefill, decode=decode, num_prefill=p, num_decode=d)
+    if both and fleet.num_gpus % both.parallelism.num_gpus == 0:
+        num = fleet.num_gpus // both.parallelism.num_gpus
+        yield replace(router, colocated=both, num_colocated=num)
 
 
 def _alternative(

@@ -6,7 +6,7 @@ from time import localtime, strftime
 from pdctl.status.autopilot.decision import Move
 from pdctl.status.autopilot.journal import Entry, moves_of
 from pdctl.status.records import WhatIf
-from pdctl.units import format_number_of, format_share
+from pdctl.units import format_number_of, format_seconds, format_share
 
 
 def entry_line(entry: Entry) -> str:
@@ -58,12 +58,7 @@ def what_if_lines(look: WhatIf, now_s: float) -> list[str]:
 
     now_s: Unix seconds. Nothing is said of other layouts where the model does not match.
     """
-    match = (
-        f"its replay says {format_share(look.replayed)}"
-        if look.is_match
-        else f"its replay says {format_share(look.replayed)}, which does not match: no advice"
-    )
-    first = f"Now {look.layout}: {format_share(look.seen)} meet the SLOs ({match})."
+    first = f"Now {look.layout}: {_today(look)}."
     best = look.best
     if best:
         first += (
@@ -75,10 +70,35 @@ def what_if_lines(look: WhatIf, now_s: float) -> list[str]:
     replayed = (
         f"Replayed {format_number_of(look.num_requests, 'request')}, {_ago(now_s - look.at_s)}"
     )
-    if not look.is_match:
-        return [first, f"{replayed}."]
     others = ", ".join(f"{one.layout} {format_share(one.attainment)}" for one in look.alternatives)
-    return [first, f"{replayed}: {others}."]
+    second = f"{replayed}: {others}." if look.is_match else f"{replayed}."
+    return [first, second, *_usual_lines(look)]
+
+
+def _today(look: WhatIf) -> str:
+    """Today's share, and how well the replay matches it.
+
+    Whole times are a weaker yardstick than both limits, so the replay tells the share within them.
+    """
+    good = "meet the SLOs" if look.usual_ttft_s is None else "get today's median times"
+    doubt = "" if look.is_match else ", which does not match: no advice"
+    seen, replayed = format_share(look.seen), format_share(look.replayed)
+    if not look.by_whole:
+        return f"{seen} {good} (its replay says {replayed}{doubt})"
+    return (
+        f"{format_share(look.attainment)} {good} in its replay ({seen} end in the time that both "
+        f"limits allow together; its replay says {replayed}{doubt})"
+    )
+
+
+def _usual_lines(look: WhatIf) -> list[str]:
+    if look.usual_ttft_s is None or look.usual_tpot_s is None:
+        return []
+    return [
+        "No SLOs are given, so a layout is better if more requests get today's median times: TTFT "
+        f"{format_seconds(look.usual_ttft_s)} and TPOT {format_seconds(look.usual_tpot_s)}, or "
+        "less of both."
+    ]
 
 
 def _ago(seconds: float) -> str:

@@ -145,7 +145,7 @@ def judge_clients(leaning: Lean, arms: Mapping[str, Arm], slo: Slo, errors: Erro
     if slo.is_given and not any(meets(arm, slo) for arm in arms.values()):
         nearer: Choice = max(("colocated", "pd"), key=lambda name: _nearness(arms[name]))
         return Ruling(nearer, "low", nearer)
-    margins = margins_of(errors, 1.0)
+    margins = margins_of(errors)
     evidence = _evidence(arms["colocated"], arms["pd"], slo, errors, margins)
     return Ruling(evidence, confidence_of(evidence, leaning, errors), evidence)
 
@@ -155,8 +155,8 @@ def _evidence(colocated: Arm, pd: Arm, slo: Slo, errors: Errors, margins: Margin
         return by_latency(_at_throughput(colocated), _at_throughput(pd), margins)
     if _suffices(colocated, slo, errors):
         return "colocated"
-    good = [Known(arm.goodput_rps or 0.0) for arm in (colocated, pd)]
-    return by_capacity(good[0], good[1], None, margins)
+    ours, theirs = (Known(arm.goodput_rps or 0.0) for arm in (colocated, pd))
+    return by_capacity(ours, theirs, 0.0, None, margins)
 
 
 def _at_throughput(arm: Arm) -> Arm:

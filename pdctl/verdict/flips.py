@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.capacity import rung_below, rung_rps
 from pdctl.verdict.closed_form import capacity_rps, demand_of
-from pdctl.verdict.judge import Known, Margins, any_carries, by_capacity
+from pdctl.verdict.judge import Known, Margins, any_carries, by_capacity, slo_if_slow
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
 from pdctl.verdict.records import Choice, Flip, Question, Site
 from pdctl.verdict.search import Contest, contest_of, site_of, whole_choice
@@ -25,6 +26,7 @@ FINE = 1.03  # between the values that a forecast is made for
 FARTHEST = 8.0  # times the value asked about
 OUTWARD = (1.0, 1.12)  # times the value forecast: tried until one holds
 BEYOND = 1.05  # there the answer must be the same
+LIGHT = (0.5, 0.1)  # of what colocated carries, where it is nowhere sure to meet the SLOs
 CLEARLY = 1.03  # a forecast counts when it clears its threshold by so much
 LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the simulator
 MOST_REQUESTS = 4000  # in a sample: beyond, runs that only show where to look cost too much
@@ -112,7 +114,8 @@ class FlipForecast:
     runs: of each arm's best layout at rates around its capacity, at which service levels can be
     read off; none where runs take too many requests, and then closed forms tell. They may be of a
     part of the requests: `scales` makes them agree with the simulation, as closed_scales do with
-    closed forms. enough_rps: up to there colocated is enough by itself.
+    closed forms. errors: of the figures. enough_rps, carried_rps: up to there
+    colocated is enough by itself, and carries the requests.
     """
 
     question: Question
@@ -121,14 +124,26 @@ class FlipForecast:
     runs: Mapping[str, Sequence[tuple[float, Run]]]
     scales: Mapping[str, float]
     margins: Margins
+    errors: Errors
     enough_rps: float
+    carried_rps: float
 
     def choices(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice]:
         """The answers at a value of an axis, with the margins wider by each factor."""
-        rate = axis.moved(self.question, value).workload.rate_rps
-        found = {name: Known(rate) for name, rate in self.capacities(axis, value).items()}
+        asked = axis.moved(self.question, value)
+        slow = replace(asked, slo=slo_if_slow(asked.slo, self.errors))
+        colocated, pd = (Known(self._capacity(arm, axis, asked)) for arm in ("colocated", "pd"))
+        least = self.errors.rate.low * min(
+            self._capacity("colocated", axis, slow), colocated.rate_rps
+        )
         return {
-            by_capacity(found["colocated"], found["pd"], rate, self.margins.widened(factor))
+            by_capacity(
+                colocated,
+                pd,
+                least / factor,
+                asked.workload.rate_rps,
+                self.margins.widened(factor),
+            )
             for factor in factors
         }
 
@@ -153,10 +168,7 @@ def forecast_of(
     """A forecast for a question whose capacities are known."""
     trials, margins = contest.trials.few or contest.trials, contest.margins
     slo = contest.slo
-    fleets = {
-        name: contest.search(name).best or entrants[0].fleet
-        for name, entrants in contest.entrants.items()
-    }
+    fleets = contest.fleets
     runs: dict[str, list[tuple[float, Run]]] = {}
     if sample_size(trials) <= MOST_REQUESTS:
         runs = {name: _runs(trials, fleet, capacities[name]) for name, fleet in fleets.items()}
@@ -168,7 +180,9 @@ def forecast_of(
         runs=runs,
         scales={name: _scale(capacities[name], read_off(runs[name], slo)) for name in runs},
         margins=margins,
-        enough_rps=capacities["colocated"] / margins.enough,
+        errors=contest.provenance.errors,
+        enough_rps=contest.interval("colocated").low,
+        carried_rps=capacities["colocated"],
     )
 
 
@@ -233,7 +247,7 @@ def _surmised(axis: Axis, value: float, forecast: FlipForecast, ask: Ask) -> Cho
 def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[float]:
     """Values at which to ask, the nearest first."""
     if axis.what == "rate_rps":
-        yield from (forecast.enough_rps * factor**direction for factor in (1.0, 1.005, 1.02))
+        yield from _rates(direction, forecast)
         return
     base = forecast.choices(axis, axis.value, (1.0,))
 
@@ -251,6 +265,16 @@ def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[floa
         if is_other(value):
             yield from (value * factor**direction for factor in OUTWARD)
             return
+
+
+def _rates(direction: int, forecast: FlipForecast) -> Iterator[float]:
+    """Rates beside which colocated is enough, or carries them at all."""
+    if forecast.enough_rps > 0:
+        yield from (forecast.enough_rps * factor**direction for factor in (1.0, 1.005, 1.02))
+    elif direction > 0:
+        yield forecast.carried_rps * BEYOND
+    else:
+        yield from (forecast.carried_rps * share for share in LIGHT)
 
 
 def rounded_away(value: float, asked: float, direction: int) -> float | None:
@@ -293,12 +317,15 @@ class Asker:
 
     def _rough_choice(self, own: Contest, rate_rps: float | None) -> Choice:
         """The verdict by a part of the requests, corrected by what all of them changed before."""
-        found = {}
-        for arm in own.entrants:
-            known = self.contest.search(arm)
-            scale = _scale(known.rate_rps, known.rough_rps)
-            found[arm] = Known(scale * own.search(arm).rough_rps)
-        return by_capacity(found["colocated"], found["pd"], rate_rps, own.margins)
+        scales = {arm: self._rough_scale(arm) for arm in ("colocated", "pd")}
+        found = {arm: Known(scales[arm] * own.search(arm).rough_rps) for arm in scales}
+        slow = own.search("colocated", own.slow_slo).rough_rps
+        least = scales["colocated"] * slow * own.provenance.errors.rate.low
+        return by_capacity(found["colocated"], found["pd"], least, rate_rps, own.margins)
+
+    def _rough_scale(self, arm: str) -> float:
+        known = self.contest.search(arm)
+        return _scale(known.rate_rps, known.rough_rps)
 
     def __call__(self, question: Question) -> Choice:
         """The verdict of the whole question, as `decide` comes to it."""
@@ -351,7 +378,8 @@ def certain_choice(
         reached = [_reaches(contest, arm, rate_rps) for arm in contest.entrants]
         if True not in reached:
             return None if None in reached else _nearer(contest, guesses)
-        enough = _reaches(contest, "colocated", rate_rps * contest.margins.enough)
+        slow_rps = rate_rps / contest.provenance.errors.rate.low
+        enough = _reaches(contest, "colocated", slow_rps, contest.slow_slo)
         if enough is not False:
             return "colocated" if enough else None
     for winner, loser in (("pd", "colocated"), ("colocated", "pd")):
@@ -371,13 +399,13 @@ def _named(arm: str) -> Choice:
     return "pd" if arm == "pd" else "colocated"
 
 
-def _reaches(contest: Contest, arm: str, rate_rps: float) -> bool | None:
+def _reaches(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool | None:
     """True if an arm's capacity is at least a rate."""
     rung = rung_below(rate_rps)
     rung += rung_rps(rung) < rate_rps
-    if not _holds(contest, arm, rung_rps(rung - MARGIN)):
+    if not _holds(contest, arm, rung_rps(rung - MARGIN), slo):
         return False
-    return True if _holds(contest, arm, rung_rps(rung + MARGIN)) else None
+    return True if _holds(contest, arm, rung_rps(rung + MARGIN), slo) else None
 
 
 def _carries_more(
@@ -407,6 +435,6 @@ def _between(held: float, missed: float) -> float:
     return held * LEAP if held else missed / LEAP
 
 
-def _holds(contest: Contest, arm: str, rate_rps: float) -> bool:
-    slo, trials = contest.slo, contest.trials
-    return any(trials.meets(c.fleet, rate_rps, slo) for c in contest.entrants[arm])
+def _holds(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool:
+    asked, trials = slo or contest.slo, contest.trials
+    return any(trials.meets(c.fleet, rate_rps, asked) for c in contest.entrants[arm])

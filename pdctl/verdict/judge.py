@@ -10,7 +10,6 @@ from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind
 from pdctl.perf_model.records import EngineModel, Fleet, Profile
 from pdctl.perf_model.residuals import region_of
 from pdctl.perf_model.simulator.steps import pairs, prefill_floor_s, prefill_s
-from pdctl.verdict.closed_form import Demand, capacity_rps
 from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
 from pdctl.workload.records import Slo
 
@@ -21,16 +20,19 @@ UNSURE_WIDTH = 0.5  # beyond, it is a guess whatever decides
 USUAL_PROMPT = 1024  # tokens
 SLOW_HOST = 2.0  # times as long as the usual one takes to launch a kernel
 LIGHTEST_RPS = 1e-9  # any rate at all
-MOST_MARGIN = 1e3  # where an arm may be unable to meet the SLOs at all
 
 
 def provenance_of(
-    site: Site, fleets: Iterable[Fleet] = (), running: float = math.inf
+    site: Site,
+    fleets: Iterable[Fleet] = (),
+    running: float = math.inf,
+    *,
+    closed: bool = False,
 ) -> Provenance:
     """The source of the figures about a site, and their likely error.
 
     fleets: what the figures are about. running: requests at once in an engine; without it,
-    engines as full as they are at a capacity.
+    engines as full as they are at a capacity. closed: of a closed loop of clients.
     """
     profile, cluster = site.profile, site.cluster
     engines = [e for f in fleets for e in (f.colocated, f.prefill, f.decode) if e is not None]
@@ -45,6 +47,8 @@ def provenance_of(
         slow_host=max(1.0, _slow_host(profile, engines)),
         llm=site.llm.name,
         simulated=profile is not None and profile.engine == "simulated",
+        relative=profile is not None and profile.llm != site.llm.name,
+        closed=closed,
     )
     if profile is None:
         return Provenance("roofline", None, errors_of(case))
@@ -67,40 +71,36 @@ def _slow_host(profile: Profile | None, engines: Iterable[EngineModel]) -> float
 class Margins:
     """Factors by which a comparison of two figures must be clear.
 
-    ratio: what one arm carries over what the other does. enough: what an arm carries over a rate.
-    ttft, tpot: one arm's time over the other's.
+    ratio: what one arm carries over what the other does. ttft, tpot: one arm's time over the
+    other's.
     """
 
     ratio: float
-    enough: float
     ttft: float
     tpot: float
 
     def widened(self, factor: float) -> "Margins":
-        """The margins for what layouts carry, times a factor."""
-        return replace(self, ratio=self.ratio * factor, enough=self.enough * factor)
+        """The margin for what layouts carry, times a factor."""
+        return replace(self, ratio=self.ratio * factor)
 
 
-def margins_of(errors: Errors, lowest: float) -> Margins:
-    """The margins that intervals ask for. lowest: factor on the capacity of colocated, at least."""
-    enough = 1 / max(lowest, 1 / MOST_MARGIN)
-    return Margins(errors.rate_ratio.high, enough, errors.ttft_ratio.high, errors.tpot_ratio.high)
+def margins_of(errors: Errors) -> Margins:
+    """The margins that the intervals of ratios ask for."""
+    return Margins(errors.rate_ratio.high, errors.ttft_ratio.high, errors.tpot_ratio.high)
 
 
-def capacity_bounds(fleet: Fleet, demand: Demand, slo: Slo, errors: Errors) -> tuple[float, float]:
-    """Factors on a predicted capacity between which the true one lies: low and high.
+def slo_if_slow(slo: Slo, errors: Errors) -> Slo:
+    """The SLOs that a layout has to meet as predicted, to meet `slo` with the longest likely times.
 
-    A layout whose times are f times as long carries 1/f of the rate at which the predicted one
-    meets SLOs of 1/f. Closed forms say how the capacity follows the SLOs.
-    Ignores: that TTFT, TPOT and rate are unlikely to be off by the most together.
+    A layout whose times are f times as long meets the SLOs where the predicted one meets 1/f of
+    them. Ignores: that TTFT and TPOT are unlikely to be off by the most together.
     """
-    known = capacity_rps(fleet, demand, slo)
-    if known <= 0:
-        return errors.rate.low, errors.rate.high
-    tight = _scaled(slo, 1 / errors.ttft.high, 1 / errors.tpot.high)
-    loose = _scaled(slo, 1 / errors.ttft.low, 1 / errors.tpot.low)
-    low, high = (capacity_rps(fleet, demand, other) / known for other in (tight, loose))
-    return min(low, 1.0) * errors.rate.low, max(high, 1.0) * errors.rate.high
+    return _scaled(slo, 1 / errors.ttft.high, 1 / errors.tpot.high)
+
+
+def slo_if_fast(slo: Slo, errors: Errors) -> Slo:
+    """As slo_if_slow, with the shortest likely times."""
+    return _scaled(slo, 1 / errors.ttft.low, 1 / errors.tpot.low)
 
 
 def _scaled(slo: Slo, ttft: float, tpot: float) -> Slo:
@@ -152,17 +152,22 @@ def _spread(low: float, high: float) -> float:
 
 
 def by_capacity(
-    colocated: Capacity, pd: Capacity, rate_rps: float | None, margins: Margins
+    colocated: Capacity,
+    pd: Capacity,
+    least_rps: float,
+    rate_rps: float | None,
+    margins: Margins,
 ) -> Choice:
-    """The arm that clearly carries more; colocated where it carries the rate with room to spare.
+    """The arm that clearly carries more; colocated where it carries the rate in any case.
 
     Where neither carries the rate, the one that carries more is named, by however little.
-    rate_rps: None when nobody asked for a rate. margins: an arm wins when it carries more by the
-    ratio's margin, and colocated, being simpler, is enough when it carries the rate by its own.
+    least_rps: what colocated carries at least, by its interval; being simpler, it is enough when
+    that is the rate. rate_rps: None when nobody asked for a rate. margins: an arm wins when it
+    carries more by the ratio's margin.
     """
     if not any_carries((colocated, pd), rate_rps):
         return "pd" if exceeds(pd, 1.0, colocated) else "colocated"
-    if rate_rps is not None and not exceeds(Known(rate_rps * margins.enough), 1.0, colocated):
+    if rate_rps is not None and least_rps >= rate_rps:
         return "colocated"
     if exceeds(pd, margins.ratio, colocated):
         return "pd"
@@ -233,23 +238,21 @@ def confidence_of_no(arms: Iterable[Arm], rate_rps: float | None, errors: Errors
     return "high" if errors.rate.half_width <= SURE_WIDTH else "medium"
 
 
-def with_intervals(arm: Arm, errors: Errors, carried: tuple[float, float] = (1.0, 1.0)) -> Arm:
-    """The arm with the interval of each figure it has. carried: factors on its capacity."""
-    rate = errors.rate
+def with_intervals(arm: Arm, errors: Errors, carried: Interval | None = None) -> Arm:
+    """The arm with the interval of each figure it has. carried: that of its capacity."""
     factors = {
-        "ttft_at_share_s": (errors.ttft.low, errors.ttft.high),
-        "tpot_at_share_s": (errors.tpot.low, errors.tpot.high),
-        "capacity_rps": carried,
-        "throughput_rps": (rate.low, rate.high),
+        "ttft_at_share_s": errors.ttft,
+        "tpot_at_share_s": errors.tpot,
+        "throughput_rps": errors.rate,
     }
     known = {name: value for name in factors if (value := getattr(arm, name)) is not None}
-    return replace(
-        arm,
-        intervals={
-            name: Interval(value * factors[name][0], value * factors[name][1])
-            for name, value in known.items()
-        },
-    )
+    intervals = {
+        name: Interval(value * factors[name].low, value * factors[name].high)
+        for name, value in known.items()
+    }
+    if carried is not None:
+        intervals["capacity_rps"] = carried
+    return replace(arm, intervals=intervals)
 
 
 def running_on_each(arm: Arm, rate_rps: float) -> float:

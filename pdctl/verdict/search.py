@@ -20,17 +20,23 @@ from pdctl.verdict.closed_form import (
     excess,
     pace_of,
 )
-from pdctl.verdict.judge import Margins, by_capacity, capacity_bounds, margins_of, provenance_of
+from pdctl.verdict.judge import (
+    Margins,
+    by_capacity,
+    margins_of,
+    provenance_of,
+    slo_if_fast,
+    slo_if_slow,
+)
 from pdctl.verdict.layouts import (
     Engines,
     colocated_fleets,
     engines_that_fit,
     fixed_engine,
-    gpu_budget,
     pd_fleets,
     routing_policy,
 )
-from pdctl.verdict.records import Arm, Choice, Provenance, Question, Site
+from pdctl.verdict.records import Arm, Choice, Interval, Provenance, Question, Site
 from pdctl.verdict.rules import quarter
 from pdctl.verdict.trials import (
     Run,
@@ -53,6 +59,7 @@ PROMISING = 0.5  # of the best closed-form capacity: a split below it is not sim
 CLOSE = 0.85  # of the best closed-form capacity: below it a parallelism is not simulated
 SAME = 0.95  # of the best closed-form capacity: as good as the best
 LIGHT_USE = 0.05  # of what a layout can do at all: there its latencies are those of an idle one
+NEAR_FLOOR = 0.5  # of a capacity: an arm that is not sure of it is near its least latency
 REQUEST_COST_S = 2e-5  # of simulating one request, to decide whether processes pay
 
 
@@ -91,19 +98,64 @@ class Contest:
     trials: Trials
     provenance: Provenance
     margins: Margins
-    searches: dict[str, CapacitySearch] = field(default_factory=dict)
+    searches: dict[tuple[str, Slo], CapacitySearch] = field(default_factory=dict)
 
-    def search(self, arm: str) -> CapacitySearch:
-        """The search for an arm's capacity, as far as it has come."""
-        if arm not in self.searches:
+    def search(self, arm: str, slo: Slo | None = None) -> CapacitySearch:
+        """The search for an arm's capacity, as far as it has come.
+
+        slo: others than the question's: roughly, and of splits only the best under the question's.
+        """
+        key = arm, slo or self.slo
+        if key not in self.searches:
+            is_rough = key[1] != self.slo
             entrants = self.entrants.get(arm, ())
-            self.searches[arm] = CapacitySearch(self.trials, entrants, self.slo)
-        return self.searches[arm]
+            if is_rough and arm == "pd":
+                entrants = tuple(c for c in entrants if c.fleet == self.best(arm))
+            self.searches[key] = CapacitySearch(self.trials, entrants, key[1], is_rough=is_rough)
+        return self.searches[key]
+
+    @property
+    def fleets(self) -> dict[str, Fleet]:
+        """The best layout of each arm, as far as the searches have come."""
+        return {name: self.best(name) for name in self.entrants}
+
+    def best(self, arm: str) -> Fleet:
+        """An arm's best layout, as far as its search has come."""
+        return self.search(arm).best or self.entrants[arm][0].fleet
 
     @property
     def is_searched(self) -> bool:
         """True if the capacity of every arm is known."""
-        return all(name in self.searches and self.searches[name].is_done for name in self.entrants)
+        keys = [(name, self.slo) for name in self.entrants]
+        return all(key in self.searches and self.searches[key].is_done for key in keys)
+
+    @property
+    def slow_slo(self) -> Slo:
+        """The SLOs that tell what an arm carries with the longest likely times."""
+        return slo_if_slow(self.slo, self.provenance.errors)
+
+    def interval(self, arm: str) -> Interval:
+        """The rates that an arm carries with the longest and with the shortest likely times."""
+        errors, carried = self.provenance.errors, self.search(arm).finish()
+        slow, fast = (self.about(arm, slo) for slo in self.extremes)
+        return Interval(min(slow, carried) * errors.rate.low, max(fast, carried) * errors.rate.high)
+
+    def about(self, arm: str, slo: Slo) -> float:
+        """An arm's capacity under other SLOs, by a part of the requests unless it is known."""
+        base, search = self.search(arm), self.search(arm, slo)
+        if search.is_done or base.rough_rps <= 0:
+            return search.finish()
+        return search.rough_rps * base.finish() / base.rough_rps
+
+    def slack(self, arm: str, rate_rps: float) -> float:
+        """The slack of an arm's best layout at a rate, see Run.slack."""
+        self.search(arm).finish()
+        errors = self.provenance.errors
+        return self.trials.run(self.best(arm), rate_rps / errors.rate.low).slack(self.slo, errors)
+
+    @property
+    def extremes(self) -> tuple[Slo, Slo]:
+        return self.slow_slo, slo_if_fast(self.slo, self.provenance.errors)
 
     @property
     def run_cost_s(self) -> float:
@@ -142,8 +194,6 @@ def contest_of(
     hopeful = [s for s in split if is_close(s, split[0], PROMISING)]
     arms = {"colocated": _candidates(alone, demand), "pd": _candidates(hopeful, demand)}
     provenance = provenance_of(site, [s.fleet for s in (*alone[:1], *hopeful[:1])])
-    errors = provenance.errors
-    low, _ = capacity_bounds(alone[0].fleet, demand, slo, errors) if alone else (1.0, 1.0)
     return Contest(
         site=site,
         slo=slo,
@@ -153,7 +203,7 @@ def contest_of(
         all_splits=tuple(sorted(_candidates(split, demand), key=lambda c: prefill_share(c.fleet))),
         trials=trials,
         provenance=provenance,
-        margins=margins_of(errors, low),
+        margins=margins_of(provenance.errors),
     )
 
 
@@ -215,22 +265,24 @@ def _engines(fleet: Fleet) -> tuple[EngineModel, EngineModel]:
 
 
 def find_capacities(contest: Contest, spread: ParallelMap = one_by_one) -> dict[str, float]:
-    """The capacity of each arm, its search finished; the arms on two processors where it pays."""
+    """The capacity of each arm and its interval; the arms on two processors where it pays."""
     arms = list(contest.entrants)
     trials = contest.trials
 
-    def work(arm: str) -> tuple[CapacitySearch, dict[tuple[Fleet, float], Run]]:
-        search = contest.search(arm)
-        search.finish()
-        kept = replace_trials(search, None)
+    def work(arm: str) -> tuple[dict[Slo, CapacitySearch], dict[tuple[Fleet, float], Run]]:
+        contest.search(arm).finish()
+        contest.interval(arm)
+        slos = {contest.slo, *contest.extremes}
+        kept = {slo: replace_trials(contest.search(arm, slo), None) for slo in slos}
         return kept, {k: run for k, run in trials.runs.items() if k not in before}
 
     before = set(trials.runs)
-    found = spread(work, arms, cost_s=8 * contest.run_cost_s)
-    for arm, (search, runs) in zip(arms, found, strict=True):
+    found = spread(work, arms, cost_s=10 * contest.run_cost_s)
+    for arm, (searches, runs) in zip(arms, found, strict=True):
         trials.runs.update(runs)
-        contest.searches[arm] = replace_trials(search, trials)
-    return {arm: contest.searches[arm].rate_rps for arm in arms}
+        for slo, search in searches.items():
+            contest.searches[arm, slo] = replace_trials(search, trials)
+    return {arm: contest.search(arm).rate_rps for arm in arms}
 
 
 def whole_choice(contest: Contest, rate_rps: float | None) -> Choice:
@@ -238,7 +290,22 @@ def whole_choice(contest: Contest, rate_rps: float | None) -> Choice:
     names = set(contest.entrants)
     if len(names) < 2:
         return "pd" if "pd" in names else "colocated"
-    return by_capacity(contest.search("colocated"), contest.search("pd"), rate_rps, contest.margins)
+    colocated, pd = contest.search("colocated"), contest.search("pd")
+    least = 0.0 if rate_rps is None else contest.interval("colocated").low
+    choice = by_capacity(colocated, pd, least, rate_rps, contest.margins)
+    if choice != "colocated" and rate_rps and _is_near_floor(colocated, least, rate_rps):
+        return choice if _is_surer(contest, rate_rps) else "colocated"
+    return choice
+
+
+def _is_near_floor(colocated: CapacitySearch, least: float, rate_rps: float) -> bool:
+    """True if an arm meets the SLOs at a rate, but is hardly sure to meet them at any."""
+    return rate_rps <= colocated.finish() and least < NEAR_FLOOR * colocated.rate_rps
+
+
+def _is_surer(contest: Contest, rate_rps: float) -> bool:
+    """True if the split meets the SLOs at a rate more surely than colocated does."""
+    return contest.slack("pd", rate_rps) > contest.slack("colocated", rate_rps)
 
 
 def replace_trials(search: CapacitySearch, trials: Trials | None) -> CapacitySearch:
@@ -296,83 +363,6 @@ def usual_rate(contest: Contest, capacities: Mapping[str, float]) -> float:
 def free_capacities(contest: Contest) -> dict[str, float]:
     """The best layout's capacity, by arm, in closed form."""
     return {name: found[0].guess_rps for name, found in contest.entrants.items()}
-
-
-GPU_SHARE_STEPS = 12  # at most so many numbers of GPUs are tried
-NODE_GPUS = 8  # with fewer, engines may be too small for a proportion to hold
-
-
-def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) -> int | None:
-    """The fewest GPUs with which an arm meets the service levels at a rate; None: unknown.
-
-    Up to the GPUs there are, simulated; beyond, in proportion to what these carry, or a whole node
-    where these are fewer.
-    """
-    budget = gpu_budget(contest.site)
-    is_short = capacity < rate_rps and not _carries(contest, arm, rate_rps)
-    if is_short and budget < NODE_GPUS:
-        node = _on_a_node(contest)
-        return gpus_needed(node, arm, rate_rps, node.search(arm).finish())
-    if capacity <= 0:
-        return None
-    if is_short:
-        unit = min(c.fleet.num_gpus // c.fleet.num_engines for c in contest.entrants[arm])
-        return -int(-budget * rate_rps / capacity // unit) * unit
-    guess = max(1, round(budget * rate_rps / capacity))
-    low, high = 0, budget  # too few, and enough
-    at, leap = min(guess, budget - 1), max(1, budget // 16)
-    for _ in range(GPU_SHARE_STEPS):
-        if high - low <= 1:
-            break
-        at = min(max(at, low + 1), high - 1)
-        if _do(contest, arm, at, rate_rps):
-            high, at = at, at - leap
-        else:
-            low, at = at, at + leap
-        leap *= 2
-        if low and high < budget:
-            at = (low + high) // 2
-    return high
-
-
-def _on_a_node(contest: Contest) -> Contest:
-    """The contest on the GPUs of one node, with engines of any size that fits it."""
-    cluster = replace(contest.site.cluster, num_nodes=1, gpus_per_node=NODE_GPUS)
-    site = replace(contest.site, cluster=cluster, total=None, max_gpus=None)
-    engines = engines_that_fit(site)
-    return contest_of(site, contest.slo, engines, contest.demand, seed=contest.trials.sample.seed)
-
-
-def _carries(contest: Contest, arm: str, rate_rps: float) -> bool:
-    """True if an arm's layout meets the service levels at a rate a little above its capacity."""
-    best = contest.search(arm).best
-    return best is not None and contest.trials.meets(best, rate_rps, contest.slo)
-
-
-def _do(contest: Contest, arm: str, gpus: int, rate_rps: float) -> bool:
-    """True if so many GPUs would do, in the best few layouts of an arm."""
-    slo, trials = contest.slo, contest.trials
-    layouts = ranked(smaller_fleets(contest, arm, gpus), contest.demand, slo)
-    return any(trials.meets(s.fleet, rate_rps, slo) for s in layouts[:FINALISTS])
-
-
-def smaller_fleets(contest: Contest, arm: str, gpus: int) -> list[Fleet]:
-    """Layouts of an arm on some of the GPUs, of the engines in the contest and the smallest."""
-    site = replace(contest.site, max_gpus=gpus, total=None)
-    fleets = [c.fleet for c in contest.entrants[arm]]
-    engines = contest.engines
-    if arm == "colocated":
-        usable = _distinct([f.colocated for f in fleets], engines.colocated[:1])
-        return list(colocated_fleets(site, replace(engines, colocated=usable)))
-    prefill = _distinct([f.prefill for f in fleets], engines.prefill[:1])
-    decode = _distinct([f.decode for f in fleets], engines.decode[:1])
-    return [f for p in prefill for d in decode for f in pd_fleets(site, p, d)]
-
-
-def _distinct(
-    used: Sequence[EngineModel | None], smallest: Sequence[EngineModel]
-) -> tuple[EngineModel, ...]:
-    return tuple(dict.fromkeys(e for e in (*used, *smallest) if e is not None))
 
 
 def first_fleets(site: Site, engines: Engines) -> dict[str, Fleet]:

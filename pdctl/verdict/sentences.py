@@ -481,6 +481,8 @@ def _flip_cause(flip: Flip, arms: Mapping[str, Arm]) -> str:
     carried = (colocated and colocated.capacity_rps) or 0.0
     if flip.what != "rate_rps" or flip.from_ != "colocated" or not flip.is_met:
         return ""
+    if flip.from_at is not None and flip.at < flip.from_at:
+        return ""
     if colocated is None or colocated.attainment is None or flip.at >= carried:
         return ""
     least = colocated.intervals["capacity_rps"].low

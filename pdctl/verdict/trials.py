@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from pdctl.perf_model.intervals import ErrorInterval, Errors
 from pdctl.perf_model.metrics import percentiles, quantile
 from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Role
 from pdctl.perf_model.simulator.kv import Prefixes
@@ -163,11 +164,38 @@ class Run:
             self._shares[levels] = met / len(self.ttft_s)
         return self._shares[levels]
 
+    def slack(self, slo: Slo, errors: Errors) -> float:
+        """The part of the likely error by which all times may grow with the SLOs still met.
+
+        1: they are met with the longest likely times; 0: only as predicted; below 0: missed.
+        """
+        if not self.keeps_up or not self.ttft_s:
+            return -math.inf
+        pairs = zip(self.ttft_s, self.tpot_s, strict=True)
+        parts = sorted(
+            (
+                min(_part(ttft, slo.ttft_s, errors.ttft), _part(tpot, slo.tpot_s, errors.tpot))
+                for ttft, tpot in pairs
+            ),
+            reverse=True,
+        )
+        needed = math.ceil(slo.attainment * len(parts) - 1e-9)
+        return parts[max(needed, 1) - 1]
+
     def meets(self, slo: Slo) -> bool:
         """True if it keeps up, and enough requests met the service levels, where there are any."""
         if not slo.is_given:
             return self.keeps_up
         return self.keeps_up and self.attainment(slo) >= slo.attainment - 1e-9
+
+
+def _part(time_s: float, level_s: float | None, error: ErrorInterval) -> float:
+    """The power of an interval's upper factor that brings a time up to its SLO."""
+    if math.isnan(time_s):
+        return -math.inf
+    if level_s is None or time_s <= 0:
+        return math.inf
+    return math.log(level_s / time_s) / math.log(error.high)
 
 
 @dataclass

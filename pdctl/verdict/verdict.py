@@ -7,14 +7,14 @@ from typing import Any
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Fleet, Role
-from pdctl.verdict.client_flips import (
+from pdctl.verdict.clients import (
     MOST_COST_S,
     ClientAsker,
     client_flip,
     most_clients,
     provenance_for,
+    search_for_clients,
 )
-from pdctl.verdict.client_search import search_for_clients
 from pdctl.verdict.closed_form import (
     Demand,
     demand_of,
@@ -29,8 +29,8 @@ from pdctl.verdict.feasibility import (
     why_too_long,
 )
 from pdctl.verdict.flips import Asker, axes_of, find_flip, forecast_of
+from pdctl.verdict.gpus_needed import gpus_needed
 from pdctl.verdict.judge import (
-    capacity_bounds,
     confidence_of,
     confidence_of_no,
     provenance_of,
@@ -62,7 +62,6 @@ from pdctl.verdict.search import (
     find_capacities,
     first_fleets,
     free_capacities,
-    gpus_needed,
     one_by_one,
     site_of,
     sweep_of,
@@ -201,7 +200,7 @@ def _with_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> 
     capacities = find_capacities(contest, spread)
     rate = usual_rate(contest, capacities) if rate_rps is None else rate_rps
     choice = whole_choice(contest, rate_rps)
-    return _Found(rate, rate_rps is not None, capacities, _fleets(contest), choice)
+    return _Found(rate, rate_rps is not None, capacities, contest.fleets, choice)
 
 
 def _without_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) -> _Found:
@@ -212,18 +211,11 @@ def _without_slo(contest: Contest, rate_rps: float | None, spread: ParallelMap) 
         rate_rps=rate,
         is_asked=rate_rps is not None,
         capacities=fastest.capacities,
-        fleets=_fleets(contest),
+        fleets=contest.fleets,
         choice=fastest.choice,
         others=others,
         fastest=fastest,
     )
-
-
-def _fleets(contest: Contest) -> dict[str, Fleet]:
-    return {
-        name: contest.search(name).best or entrants[0].fleet
-        for name, entrants in contest.entrants.items()
-    }
 
 
 def _told(
@@ -436,8 +428,7 @@ def _completed(contest: Contest, name: str, results: Mapping[Any, Any], found: _
     arm = replace(arm, capacity_rps=found.capacities[name], gpus_needed=needed)
     running = running_on_each(arm, found.rate_rps)
     errors = provenance_of(contest.site, [fleet], running).errors
-    carried = capacity_bounds(fleet, contest.demand, contest.slo, contest.provenance.errors)
-    return with_intervals(arm, errors, carried)
+    return with_intervals(arm, errors, contest.interval(name))
 
 
 def _does_not_fit(site: Site) -> Verdict:

@@ -61,7 +61,7 @@ def fastest_layouts(
     for name, pairs in sides.items():
         best = _fastest(pairs)
         order = [best, *(pair for pair in pairs if pair is not best)]
-        contest.searches[name] = CapacitySearch(trials, [best[0]], slo)
+        contest.searches[name, slo] = CapacitySearch(trials, [best[0]], slo)
         sides[name] = order
     return {name: [arm for _, arm in pairs] for name, pairs in sides.items()}
 
@@ -107,10 +107,10 @@ def _forecast(contest: Contest, found: Fastest, rate_rps: float) -> Choice:
     """The answer if the layouts of the question itself stayed the best."""
     arms = {
         name: replace(
-            try_layout(contest.trials, search.best or search.alive[0].fleet, rate_rps, contest.slo),
+            try_layout(contest.trials, contest.best(name), rate_rps, contest.slo),
             capacity_rps=found.capacities[name],
         )
-        for name, search in contest.searches.items()
+        for name in contest.entrants
     }
     return _choice(contest, arms)
 

@@ -1,12 +1,11 @@
 """How far the engines of `plan` are from public measurements, beside another planner. Not a test.
 
 python -m tests.accuracy.public_points POINTS.json [--models DIR] [--no-flags]
-    [--uneven SHARE] [--steady | --poisson]
+    [--steady | --poisson]
 
 POINTS.json: a list of points, each a closed loop of `concurrency` clients on SGLang with the means
 of TTFT and TPOT, and what the other planner predicted (`peer_ttft_ms`, `peer_tpot_ms`). DIR has the
 config.json of each model, in a folder MODEL-PRECISION; by default public_models beside POINTS.json.
---uneven: answers up to this share shorter, at random, so that clients fall out of step.
 --no-flags: SGLang's defaults instead of the launch flags of the run. --steady: without the first
 and the last request of each client, so without the burst. --poisson: the same engines at
 the Poisson rate that Little's law gives for so many clients, as `plan --concurrency` once did.
@@ -29,6 +28,7 @@ from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.profiles import find_own_profile
 from pdctl.perf_model.intervals import model_kind
 from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Serving
+from pdctl.perf_model.releases import numbers
 from pdctl.perf_model.residuals import Kind
 from pdctl.perf_model.simulator.simulate import simulate, simulate_clients
 from pdctl.verdict.closed_form import demand_of
@@ -39,6 +39,7 @@ from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Requests
 
 FOLDERS = {"dsr1": "deepseek-r1"}
+MIXED_SINCE = (0, 5, 3)  # release whose flags AIConfigurator spells as SGLang does
 GPUS_PER_NODE = 8
 
 Point = dict[str, Any]
@@ -50,7 +51,8 @@ class Errors:
     """One point: relative errors of TTFT and TPOT, ours and the other planner's where known.
 
     signed_…: predicted over measured, less one; e2e: of a request's whole latency, whose inverse is
-    the throughput of so many clients. running: clients per engine.
+    the throughput of so many clients. fitted: with a profile; relative: of another model. running:
+    clients per engine.
     """
 
     group: tuple[str, str, str]
@@ -62,6 +64,7 @@ class Errors:
     configuration: str
     kind: Kind
     fitted: bool
+    relative: bool
     running: float
 
     @property
@@ -88,7 +91,7 @@ def fleet_of(point: Point, models: Path, *, with_flags: bool) -> Fleet | None:
         Parallelism(**shape),
         "colocated",
         profile=find_own_profile(point["gpu"], llm),
-        serving=serving_of(point["flags"] if with_flags else {}, point["version"]),
+        serving=serving_of(point, with_flags=with_flags),
     )
     if engine is None:
         return None
@@ -103,8 +106,9 @@ def llm_of(point: Point, models: Path) -> Llm:
     return read_llm(str(models / f"{name}-{point['precision']}"))
 
 
-def serving_of(flags: dict[str, Any], version: str) -> Serving:
-    """How the engine was launched, as far as the point says."""
+def serving_of(point: Point, *, with_flags: bool) -> Serving:
+    """How the engine was launched, as far as is known; without flags SGLang's defaults."""
+    flags = point["flags"] if with_flags else {}
     radix = flags.get("radix")
     return Serving(
         chunk=flags.get("chunk"),
@@ -113,21 +117,30 @@ def serving_of(flags: dict[str, Any], version: str) -> Serving:
         graph_batch=flags.get("graph_batch"),
         kv_dtype_bytes=float(flags.get("kv", 2)),
         radix_cache=None if radix is None else bool(radix),
-        release=version,
+        release=point["version"],
         receive_interval=flags.get("recv", 1),
+        mixed_chunk=with_flags and mixes_chunks(point),
     )
+
+
+def mixes_chunks(point: Point) -> bool:
+    """Was the engine launched with --enable-mixed-chunk, which points do not say?
+
+    Source: ai-dynamo/aiconfigurator, which launched and measured these engines: rule_plugin/
+    sglang.rule sets enable_mixed_chunk for colocated ones, and the template of flags passes it on
+    from 0.5.3.post2; that of 0.5.1.post1 spells it otherwise. Inferred: no log of a run is public.
+    """
+    return point["suite"] == "genai-perf" and numbers(point["version"]) >= MIXED_SINCE
 
 
 def requests_of(point: Point, *, seed: int = 0) -> Requests:
     """What the clients send: lengths uniform from `range`·n to n tokens, ten per client."""
     random, num = Random(seed), REQUESTS_PER_CLIENT * point["concurrency"]
 
-    def drawn(longest: int, uneven: float = 0.0) -> list[int]:
-        least = round(point["range"] * (1 - uneven) * longest)
-        return [random.randint(least, longest) for _ in range(num)]
+    def drawn(longest: int) -> list[int]:
+        return [random.randint(round(point["range"] * longest), longest) for _ in range(num)]
 
-    isl, osl = drawn(point["isl"]), drawn(point["osl"], point.get("uneven", 0.0))
-    return Requests([0.0] * num, isl, osl)
+    return Requests([0.0] * num, drawn(point["isl"]), drawn(point["osl"]))
 
 
 def closed_loop(fleet: Fleet, requests: Requests, clients: int) -> Outcome:
@@ -172,6 +185,7 @@ def _errors(point: Point, models: Path, run: Run, with_flags: bool) -> Errors | 
         return None
     ttft_ms, tpot_ms = 1e3 * _mean(ttft_s), 1e3 * _mean(tpot_s)
     llm, layout = llm_of(point, models), point["layout"]
+    profile = find_own_profile(point["gpu"], llm)
     steps = point["osl"] * (1 + point["range"]) / 2 - 1  # of a mean answer after its first token
     name = f"{point['model']} {point['precision']}"
     return Errors(
@@ -183,7 +197,8 @@ def _errors(point: Point, models: Path, run: Run, with_flags: bool) -> Errors | 
         peer_tpot=_error_if_known(point["peer_tpot_ms"], point["tpot_ms"]),
         configuration=f"{name} {point['gpu']} {json.dumps(layout['colocated'])}",
         kind=model_kind(llm),
-        fitted=find_own_profile(point["gpu"], llm) is not None,
+        fitted=profile is not None,
+        relative=profile is not None and profile.llm != llm.name,
         running=point["concurrency"] / layout["num"],
     )
 
@@ -249,14 +264,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     options = points_parser(__doc__)
     options.add_argument("--no-flags", action="store_true")
-    options.add_argument("--uneven", type=float, default=0.0)
     way = options.add_mutually_exclusive_group()
     way.add_argument("--steady", dest="run", action="store_const", const=steady)
     way.add_argument("--poisson", dest="run", action="store_const", const=poisson)
     options.set_defaults(run=closed_loop)
     given = options.parse_args(argv)
-    read, models = given_points(given)
-    points = [{**point, "uneven": given.uneven} for point in read]
+    points, models = given_points(given)
     found = errors_of(points, models, given.run, with_flags=not given.no_flags)
     for line in table(found):
         sys.stdout.write(line + "\n")

@@ -9,14 +9,25 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.paths import profiles_dir
+from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.intervals import model_kind
-from pdctl.perf_model.residuals import FILE, Residual, region_of
+from pdctl.perf_model.records import Fleet, Parallelism, Serving
+from pdctl.perf_model.residuals import FILE, RARE_FIELDS, Residual, region_of
 from tests.accuracy.public_points import Errors, closed_loop, errors_of, given_points, points_parser
+from tests.gpu.foretold import RELEASE, figures_ms
+from tests.gpu.kinds import Kind, kinds
+from tests.gpu.shapes import write_shapes
 from tests.perf_model.loads import figures, loads, replay
 
+GPU_DATA = Path(__file__).parents[1] / "data" / "gpu"
+KINDS_GPU = "H200"
 NOTES = (
     "log(measured / predicted) of public runs (InferenceX and genai-perf, from the samples in "
     "aiconfigurator-core 0.12.0, Apache-2.0) and of this project's own loads; made by "
@@ -32,20 +43,13 @@ def of_points(found: Sequence[Errors]) -> Iterator[Residual]:
             kind=errors.kind,
             gpu=errors.group[1],
             fitted=errors.fitted,
+            relative=errors.relative,
+            closed=True,
             region=region_of(errors.running),
-            ttft=None if out_of_step(errors) else round(-math.log1p(errors.signed_ttft), 4),
+            ttft=round(-math.log1p(errors.signed_ttft), 4),
             tpot=round(-math.log1p(errors.signed_tpot), 4),
             e2e=round(-math.log1p(errors.signed_e2e), 4),
         )
-
-
-def out_of_step(errors: Errors) -> bool:
-    """Did clients of constant lengths, which would keep step, answer as if they did not?
-
-    In step, prompts of a round wait for one another, half a round in the mean; the steps that
-    make up the round are known to better than a factor of two.
-    """
-    return errors.group[0] == "genai-perf" and errors.signed_ttft > 1.0
 
 
 def of_loads() -> Iterator[Residual]:
@@ -67,16 +71,61 @@ def of_loads() -> Iterator[Residual]:
         )
 
 
+def of_kinds() -> Iterator[Residual]:
+    """Loads of engines that no term was fitted to, by the roofline alone.
+
+    Not of engines that speculate, which the predictions do not count.
+    """
+    plans = sorted((GPU_DATA / "plans").glob("*.json"))
+    known = {kind.name: kind for plan in plans for track in kinds(plan) for kind in track}
+    with TemporaryDirectory() as folder:
+        write_shapes(Path(folder))
+        for line in (GPU_DATA / "steps.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            kind = known.get(row["kind"])
+            if kind is not None and "speculative" not in kind.args:
+                for load in row.get("loads", ()):
+                    yield _of_kind(kind, Path(folder), row["host"], load)
+
+
+def _of_kind(kind: Kind, models: Path, host: str, load: dict[str, Any]) -> Residual:
+    llm, tp = read_llm(str(models / kind.model)), len(kind.gpus.split(","))
+    engine = engine_model(
+        llm,
+        parse_gpus(f"{tp}x{KINDS_GPU}"),
+        Parallelism(tp=tp),
+        "colocated",
+        serving=Serving(attention_backend="triton", release=RELEASE),
+    )
+    rate, _, osl, _ = load["load"]
+    ours = figures_ms(Fleet(colocated=engine, num_colocated=1), tuple(load["load"]))
+    names = ("ttft p50", "tpot p50")
+    measured = {name: load[name][1] for name in names}
+    e2e = [f["ttft p50"] + (osl - 1) * f["tpot p50"] for f in (measured, ours)]
+    ttft, tpot = (round(math.log(measured[name] / ours[name]), 4) for name in names)
+    return Residual(
+        configuration=f"{kind.model} {KINDS_GPU} {tp} {host}",
+        kind=model_kind(llm),
+        gpu=KINDS_GPU,
+        fitted=False,
+        region=region_of(rate * e2e[1] / 1e3),
+        ttft=ttft,
+        tpot=tpot,
+        e2e=round(math.log(e2e[0] / e2e[1]), 4),
+    )
+
+
 def _row(residual: Residual) -> dict[str, object]:
-    """The fields of a residual; `simulated` only where it is set."""
-    return {name: value for name, value in asdict(residual).items() if name != "simulated" or value}
+    fields = asdict(residual).items()
+    return {name: value for name, value in fields if name not in RARE_FIELDS or value}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the file."""
     options = points_parser(__doc__)
     points, models = given_points(options.parse_args(argv))
-    found = [*of_points(errors_of(points, models, closed_loop, with_flags=True)), *of_loads()]
+    measured = of_points(errors_of(points, models, closed_loop, with_flags=True))
+    found = [*measured, *of_loads(), *of_kinds()]
     rows = [json.dumps(_row(residual)) for residual in found]
     text = json.dumps({"_notes": NOTES})[:-1] + ', "residuals": [\n' + ",\n".join(rows) + "\n]}\n"
     (profiles_dir() / FILE).write_text(text)

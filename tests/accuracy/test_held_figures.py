@@ -40,6 +40,7 @@ def test_nine_in_ten_tpots_are_within_a_quarter() -> None:
 # kind of model, GPU, largest median error of TTFT and TPOT
 HELD = [
     ("dense", "H100", 0.25, 0.12),
+    ("dense", "H200", 0.30, 0.15),
     ("mla", "H200", 0.25, 0.12),
     ("mla", "B200", 0.25, 0.15),
     ("sparse", "B200", 0.35, 0.12),

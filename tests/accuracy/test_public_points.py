@@ -64,9 +64,6 @@ def test_lengths_are_uniform_within_the_range_and_ten_per_client() -> None:
     assert 80 <= min(drawn.osl) < max(drawn.osl) <= 100
     equal = requests_of({**POINT, "range": 1.0})
     assert set(equal.isl) == {1000}
-    uneven = requests_of({**POINT, "range": 1.0, "uneven": 0.1})
-    assert set(uneven.isl) == {1000}
-    assert 90 <= min(uneven.osl) < max(uneven.osl) <= 100
 
 
 def test_launch_flags_are_those_of_the_run(models: Path) -> None:
@@ -81,6 +78,22 @@ def test_launch_flags_are_those_of_the_run(models: Path) -> None:
     assert told.colocated.max_running_requests == 3
     assert not told.colocated.radix_cache
     assert told.colocated.kv_capacity_tokens > 1.9 * plain.colocated.kv_capacity_tokens
+
+
+def test_engines_that_the_other_planner_launched_mix_chunks_where_its_flags_are_spelled_right(
+    models: Path,
+) -> None:
+    def is_mixed(version: str, suite: str, *, with_flags: bool = True) -> bool:
+        point = {**POINT, "version": version, "suite": suite}
+        fleet = fleet_of(point, models, with_flags=with_flags)
+        assert fleet is not None
+        assert fleet.colocated is not None
+        return fleet.colocated.mixed_chunk
+
+    assert is_mixed("0.5.6.post2", "genai-perf")
+    assert not is_mixed("0.5.6.post2", "genai-perf", with_flags=False)
+    assert not is_mixed("0.5.1.post1", "genai-perf")
+    assert not is_mixed("0.5.9", "inferencex")
 
 
 def test_a_receive_interval_delays_first_tokens(models: Path) -> None:

@@ -33,6 +33,17 @@ sim_speed: 20
 prefill: {engines: 1, tp: 8}
 decode: {engines: 1, tp: 16}
 """
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "torch_dtype": "bfloat16",
+    "max_position_embeddings": 4096,
+}
 CLUSTER = "schema: 1\ngpus_per_node: 8\n"
 _CLIENT = """
 import json, sys, urllib.request

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster import ray_cluster
 from tests.cluster.load import scales_without_a_failed_request
-from tests.cluster.pdctl_there import R1, PdctlThere, deployed
+from tests.cluster.pdctl_there import LLAMA, R1, PdctlThere, deployed
 from tests.cluster.ray_cluster import RayCluster
 from tests.cluster.slurm import until
 
@@ -148,6 +148,24 @@ def test_where_no_cluster_is_the_command_that_starts_one_is_named(on_ray: OnRay)
     )
     ran = outside.run("up", "-f", on_ray.write("chat"), "--on", "ray", host=on_ray.cluster.nodes[1])
     assert (ran.returncode, "ray start --address=" in ran.stderr) == (4, True)
+
+
+def test_a_host_with_another_model_is_named_before_anything_starts(on_ray: OnRay) -> None:
+    model, other = on_ray.cwd.parent / "small", on_ray.cwd.parent / "other.json"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(LLAMA))
+    other.write_text(json.dumps({**LLAMA, "vocab_size": 32001}))
+    file = Path(on_ray.write("chat"))
+    file.write_text(file.read_text().replace("qwen3-8b", str(model)))
+    host = on_ray.cluster.nodes[2]
+    host.run("mount", "--bind", str(other), str(model / "config.json"))
+    try:
+        ran = on_ray.run("up", "-f", str(file), "--on", "ray", "-d")
+    finally:
+        host.run("umount", str(model / "config.json"))
+    assert ran.returncode == 4
+    assert f"config.json in {model} has other content on node3 than on node1." in ran.stderr
+    assert on_ray.phases("chat") == {}
 
 
 def test_doctor_checks_every_host_and_that_they_meet(on_ray: OnRay) -> None:

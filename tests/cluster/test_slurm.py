@@ -1,12 +1,13 @@
 """Whole deployments of simulated engines on a real Slurm, by the command line."""
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
 
 from tests.cluster.load import scales_without_a_failed_request
-from tests.cluster.pdctl_there import CLUSTER, R1, OnSlurm
+from tests.cluster.pdctl_there import CLUSTER, LLAMA, R1, OnSlurm
 from tests.cluster.slurm import Slurm, until
 
 
@@ -171,19 +172,6 @@ def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: OnSlurm
         assert inside.phases("chat") == {}
 
 
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "vocab_size": 32000,
-    "torch_dtype": "bfloat16",
-    "max_position_embeddings": 4096,
-}
-
-
 def test_a_node_without_the_model_is_named_before_anything_starts(there: OnSlurm) -> None:
     model = there.cwd.parent / "models" / "small"
     model.mkdir(parents=True)
@@ -199,6 +187,105 @@ def test_a_node_without_the_model_is_named_before_anything_starts(there: OnSlurm
     assert ran.returncode == 4
     assert f"node3 does not have {model}" in ran.stderr
     assert inside.phases("chat") == {}
+
+
+def test_hosts_that_differ_are_named_before_anything_starts(there: OnSlurm) -> None:
+    model = there.cwd.parent / "models" / "small"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(json.dumps(LLAMA))
+    (model / "model.safetensors").write_bytes(b"12345678")
+    file = Path(there.write("chat"))
+    file.write_text(file.read_text().replace("qwen3-8b", str(model)))
+    cut = there.cwd.parent / "cut"
+    cut.write_bytes(b"1234")
+    late = there.cwd.parent / "late"
+    late.write_text(f"#!{sys.executable} -SI\nimport time\nprint(time.time() - 30)\n")
+    late.chmod(0o755)
+    inside, (node1, node2, node3) = there.inside(there.allocate()), there.cluster.nodes
+    mounts = (
+        (node2, cut, model / "model.safetensors"),
+        (node3, late, Path(shutil.which("date") or "")),
+    )
+    found = {}
+    for node, own, place in mounts:
+        node.run("mount", "--bind", str(own), str(place))
+        try:
+            found[node.name] = inside.run("up", "-f", str(file), "--on", "slurm")
+        finally:
+            node.run("umount", str(place))
+    node3.run("ip", "route", "add", "unreachable", node1.address)
+    try:
+        found["route"] = inside.run("up", "-f", str(file), "--on", "slurm")
+    finally:
+        node3.run("ip", "route", "del", "unreachable", node1.address)
+    serve = ("-m", "http.server", "30000")
+    log = there.cwd / "server.log"
+    node1.spawn(sys.executable, "-u", *serve, log=log, env=there.environment)
+    until(lambda: "Serving" in log.read_text())
+    found["port"] = inside.run("up", "-f", str(file), "--on", "slurm")
+    there.kill("http.server")
+    assert {ran.returncode for ran in found.values()} == {4}
+    assert "port 30000 is already in use on node1" in found["port"].stderr
+    assert "model.safetensors in" in found["node2"].stderr
+    assert "has 4 B on node2 and 8 B on node1" in found["node2"].stderr
+    assert "The clock of node3 is 30.0 s behind that of node" in found["node3"].stderr
+    assert "node1 does not reach node3 at 10.77.0.13:" in found["route"].stderr
+    assert "interface: NAME in cluster.yaml" in found["route"].stderr
+    assert inside.phases("chat") == {}
+    there.cluster.run("scancel", *there.cluster.jobs())
+    there.leaves_nothing()
+
+
+def test_a_model_is_copied_to_the_disk_of_each_node_and_a_full_disk_is_named(
+    there: OnSlurm,
+) -> None:
+    model, nvme = there.cwd.parent / "models" / "small", there.cwd.parent / "nvme"
+    model.mkdir(parents=True)
+    nvme.mkdir()
+    (model / "config.json").write_text(json.dumps(LLAMA))
+    (model / "model.safetensors").write_bytes(b"w" * 2_000_000)
+    file = Path(there.write("chat", cluster=f"{CLUSTER}stage: {nvme}\n"))
+    file.write_text(file.read_text().replace("qwen3-8b", str(model)))
+    inside, nodes = there.inside(there.allocate()), there.cluster.nodes
+    try:
+        for node, size in zip(nodes, ("8m", "1m", "8m"), strict=True):
+            node.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(nvme))
+        ran = inside.run("up", "-f", str(file), "--on", "slurm")
+        assert ran.returncode == 4
+        assert f"node2: {nvme} has 1 MiB free, and the copy of {model} needs" in ran.stderr
+        assert inside.phases("chat") == {}
+
+        nodes[1].run("mount", "-o", "remount,size=8m", str(nvme))
+        inside.done("up", "-f", str(file), "--on", "slurm", "-d")
+        engines = [p for p in there.processes("pdctl.engines.sim") if p.name() != "srun"]
+        copies = {p.cmdline()[4] for p in engines}
+        names = {p.cmdline()[p.cmdline().index("--served-model-name") + 1] for p in engines}
+        assert names == {str(model)}
+        assert {Path(copy).parent for copy in copies} == {nvme}
+        held = [node.run("ls", *copies).stdout.split() for node in nodes]
+        assert held == [["config.json", "model.safetensors"]] * 3
+        assert there.serves("chat")
+    finally:
+        there.run("down", "chat", "--now")
+        there.cluster.run("scancel", *there.cluster.jobs())
+        there.leaves_nothing()
+        for node in nodes:
+            node.run("umount", str(nvme))
+
+
+def test_doctor_measures_tcp_between_the_nodes(there: OnSlurm) -> None:
+    there.write("chat")
+    inside = there.inside(there.allocate())
+    ran = inside.run("doctor", "--on", "slurm", "--quick", "--kv-bandwidth", "--json")
+    checks = json.loads(ran.stdout)["data"]["checks"]
+    rates = [check for check in checks if check["id"] == "kv_bandwidth"]
+    assert [(check["node"], check["outcome"] != "fail") for check in rates] == [
+        ("node1", True),
+        ("node2", True),
+        ("node3", True),
+    ]
+    assert "to node1 over TCP (RDMA is not measured)" in rates[2]["text"]
+    assert {check["outcome"] for check in checks if check["id"] == "reachable"} == {"pass"}
 
 
 def test_a_waiting_job_can_be_cancelled(there: OnSlurm, cluster: Slurm) -> None:

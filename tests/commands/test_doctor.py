@@ -78,3 +78,13 @@ def test_an_unknown_name_is_a_conflict(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_summary_counts_what_there_is() -> None:
     assert doctor_summary((WELL, ODD, LOOSE)) == "1 fail, 1 warn, 1 pass"
     assert doctor_summary(()) == "nothing was checked"
+
+
+@pytest.mark.parametrize("flags", [["--kv-bandwidth"], ["-o", "cluster.yaml"]])
+def test_what_needs_several_nodes_is_refused_on_one_machine(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", *flags])
+    assert stopped.value.code == 2
+    assert f"pdctl doctor --on slurm {' '.join(flags)}" in capsys.readouterr().err

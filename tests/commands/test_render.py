@@ -90,7 +90,8 @@ def test_a_model_with_weights_is_named_for_miles(
     ("arguments", "words"),
     [
         (("nomad",), "cannot render for 'nomad'"),
-        (("miles", "--as", "json"), "--as 'json' is not a form"),
+        (("miles", "--as", "json"), "cannot render miles as 'json'"),
+        (("k8s", "--as", "yaml"), "--as deployments, disaggregatedset, rbg"),
         (("miles",), "neither ./pd.yaml nor a last plan"),
         (("miles", "-f", "none.yaml"), "none.yaml cannot be read"),
     ],

@@ -5,10 +5,12 @@ import pytest
 
 from pdctl.deployment.cluster_file import (
     ClusterFile,
+    HostSettings,
     KubernetesSettings,
     RdmaSettings,
     SlurmSettings,
     cluster_here,
+    cluster_text,
     network_env,
     on_cluster,
     read_cluster_file,
@@ -22,7 +24,10 @@ EVERYTHING = """\
 schema: 1
 gpus_per_node: 4
 interface: bond0
-rdma: {gid_index: 3, traffic_class: 106, mnnvl: true}
+rdma: {gid_index: 3, traffic_class: 106, mnnvl: true, cards: [mlx5_0, mlx5_1]}
+hosts:
+  node3: {gpus: 2, cards: [mlx5_0]}
+stage: /local/nvme
 python: /shared/sglang/bin/python
 preamble: |
   module load cuda/12.8
@@ -66,7 +71,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, EVERYTHING) == ClusterFile(
         gpus_per_node=4,
         interface="bond0",
-        rdma=RdmaSettings(3, 106, mnnvl=True),
+        rdma=RdmaSettings(3, 106, mnnvl=True, cards=("mlx5_0", "mlx5_1")),
+        hosts={"node3": HostSettings(2, ("mlx5_0",))},
+        stage="/local/nvme",
         python="/shared/sglang/bin/python",
         preamble="module load cuda/12.8\nulimit -l unlimited\n",
         models={"r1": "/lustre/models/DeepSeek-R1"},
@@ -170,3 +177,20 @@ def test_every_library_gets_the_same_network(tmp_path: Path) -> None:
     assert env["NCCL_IB_TC"] == env["UCX_IB_TRAFFIC_CLASS"] == "106"
     assert env["NCCL_MNNVL_ENABLE"] == "1"
     assert network_env(ClusterFile()) == {}
+
+
+def test_what_hosts_have_is_written_once_and_the_others_by_name(tmp_path: Path) -> None:
+    gpus = {"node1": 8, "node2": 8, "node3": 4}
+    cards = {"node1": ("mlx5_0", "mlx5_1"), "node2": ("mlx5_0", "mlx5_1"), "node3": ()}
+    text = cluster_text(gpus, cards)
+    assert "node1" not in text
+    found = read(tmp_path, text)
+    assert {host: found.gpus_of(host) for host in gpus} == gpus
+    assert {host: found.cards_of(host) for host in cards} == cards
+    alike = cluster_text({"a": 8, "b": 8}, {"a": (), "b": ()})
+    assert read(tmp_path, alike) == ClusterFile(gpus_per_node=8)
+
+
+def test_a_stage_that_depends_on_the_working_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"line 2: stage must be an absolute path, not 'nvme'"):
+        read(tmp_path, "schema: 1\nstage: nvme\n")

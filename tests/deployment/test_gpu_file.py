@@ -52,9 +52,13 @@ def test_a_described_kind_is_named_like_a_known_one(tmp_path: Path) -> None:
     model = read_gpu_file(written(tmp_path, WHOLE))
     cluster = parse_gpus("2x8xMy GPU:rdma400", described=model)
     assert (cluster.gpu, cluster.num_gpus) == (model, 16)
-    assert parse_gpus("8xH100", described=model).gpu == gpu_model("H100")
-    with pytest.raises(InvalidInput, match="no figures"):
-        parse_gpus("8xother", described=model)
+
+
+@pytest.mark.parametrize("other", ["H100", "other"])
+def test_a_file_that_the_gpus_do_not_name_is_refused(tmp_path: Path, other: str) -> None:
+    model = read_gpu_file(written(tmp_path, WHOLE))
+    with pytest.raises(InvalidInput, match=f"--gpus names {other}, and --gpu-file describes"):
+        parse_gpus(f"8x{other}", described=model)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,8 @@ def test_a_described_kind_is_named_like_a_known_one(tmp_path: Path) -> None:
         ("bandwidth_gb_per_s: 3\n", "name is missing"),
         ("name: a\nbandwidth_gb_per_s: -3\n", "must be above zero, not '-3'"),
         ("name: a\nbandwidth_gb_per_s: fast\n", "must be a finite number"),
+        ("name: a\nbandwidth_gb_per_s: 3.35\n", "must be from 10 to 100,000, not '3.35'"),
+        ("name: a\nbandwidth_gb_per_s: 3350\nbf16_tflops: 1e30\n", "must be from 0 to 1,000,000"),
         ("", "is empty"),
     ],
 )

@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from pdctl.deployment.nics import IB_DEVICE, nearest_ports, with_nics
+from pdctl.deployment.nics import IB_DEVICE, nearest_ports, only_cards, with_nics
 from pdctl.deployment.records import Follower, ProcessSpec
 from pdctl.inspection.records import Gpu, RdmaPort
 from tests.deployment.examples import gpu
@@ -78,3 +78,8 @@ def test_nothing_changes_on_one_machine_or_where_the_way_to_a_gpu_is_unknown() -
     assert chosen(a=()) == ENGINE
     assert with_nics(ENGINE, {"a": GPUS}, {"a": CARDS}) == ENGINE
     assert chosen(replace(ENGINE, env={})) == replace(ENGINE, env={})
+
+
+def test_cards_that_cluster_yaml_leaves_out_are_not_used() -> None:
+    assert only_cards(CARDS, ("mlx5_1", "mlx5_3")) == (CARDS[1], CARDS[3])
+    assert only_cards(CARDS, ()) == CARDS

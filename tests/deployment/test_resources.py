@@ -109,8 +109,13 @@ def test_a_router_port_in_use_is_an_error_that_names_a_free_one() -> None:
     with pytest.raises(EnvironmentProblem) as error:
         plan_ports(split(), lambda port: False)
     with pytest.raises(EnvironmentProblem, match="30000 is already in use by the deployment chat"):
-        plan_ports(split(), lambda port: port != 30000, {30000: "chat"})
+        plan_ports(split(), lambda port: port != 30000, owners={30000: "chat"})
     assert error.value.hint == "--port N with a free port"
+
+
+def test_a_router_port_in_use_on_another_machine_names_it() -> None:
+    with pytest.raises(EnvironmentProblem, match="30000 is already in use on node1"):
+        plan_ports(split(), lambda port: port != 30000, router_node="node1")
 
 
 def test_a_full_band_is_an_error_that_names_it() -> None:
@@ -317,6 +322,26 @@ def test_an_engine_larger_than_every_node_is_refused() -> None:
     ) as problem:
         place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), nodes(2, 2))
     assert problem.value.code == "not_enough_gpus"
+
+
+def test_a_node_that_is_full_is_named_with_who_holds_its_gpus() -> None:
+    busy = [gpu(0), gpu(1, held_gib=70, by="71 python")]
+    with pytest.raises(EnvironmentProblem) as error:
+        place_engines(split(1, 1, parallelism=Parallelism(tp=2)), (), {"n0": busy, "n1": busy})
+    assert error.value.message == (
+        "prefill-0 needs 2 free GPUs on one node; the emptiest, n0, has 1 of 2 "
+        "(GPU 1: 70 GiB held by pid 71 python)."
+    )
+
+
+def test_the_fullest_of_the_nodes_that_an_engine_would_span_is_named() -> None:
+    held = {"n0": [gpu(0), gpu(1)], "n1": [gpu(0), gpu(1, held_gib=70, by="71 python")]}
+    with pytest.raises(EnvironmentProblem) as error:
+        place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), held)
+    assert error.value.message == (
+        "prefill-0 needs 2 free GPUs on each of 2 nodes; 1 node has as many; n1 has 1 of 2 "
+        "(GPU 1: 70 GiB held by pid 71 python)."
+    )
 
 
 def test_an_engine_that_stays_keeps_its_node_and_a_leaving_one_gives_its_gpu() -> None:

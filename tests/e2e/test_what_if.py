@@ -51,3 +51,27 @@ def test_status_shows_a_better_split_that_nobody_asked_for(
     assert (look["layout"], look["is_match"]) == ("1P3D", True)
     assert look["better_layout"] in ("2P2D", "3P1D")
     assert f"{look['better_layout']} would give" in cli.run("status", "chat", "--once").stdout
+
+
+COLOCATED_YAML = """schema: 1
+model: phi-4
+engine: sim
+gpus: 4xL40S
+colocated: {engines: 4}
+observe: {what_if: false}
+"""
+
+
+def test_colocated_engines_are_compared_with_splits_by_median_times(cli: Cli) -> None:
+    (cli.cwd / "pd.yaml").write_text(COLOCATED_YAML)
+    port = str(free_port())
+    up = cli.run("up", "-f", "pd.yaml", "-d", "--no-input", "--name", "chat", "--port", port)
+    assert up.returncode == 0, up.stderr
+    asyncio.run(run_load(f"http://127.0.0.1:{port}", requests(), timeout_s=300))
+    answer = json.loads(cli.run("status", "chat", "--what-if", "--window", "2m", "--json").stdout)
+    check("status", answer)
+    look = answer["data"]["what_if"]
+    assert (look["layout"], look["by_whole"], look["is_match"]) == ("4C", True, True)
+    assert {one["layout"] for one in look["alternatives"]} == {"1P3D", "2P2D", "3P1D"}
+    assert look["usual_ttft_s"] > 0
+    assert "No SLOs are given" in cli.run("status", "chat", "--once").stdout

@@ -4,12 +4,13 @@
 
 Uses the roofline of RELEASE with triton attention. `ms` assumes prefill graphs, `eager_ms` none.
 Loads are simulated with the arrivals of `pdctl measure`; verify steps with the tokens that the
-kind's flags name.
+kind's flags name. Drafts are taken as never accepted, as those of a dummy draft model are.
 """
 
 import json
 import sys
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,7 @@ from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.simulator.simulate import simulate
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import workload_from_lengths
-from tests.gpu.kinds import (
-    LEAST_LOAD_S,
-    VERIFIED,
-    VERIFY_CONTEXT,
-    Kind,
-    kinds,
-    steps_of_kind,
-)
+from tests.gpu.kinds import LEAST_LOAD_S, Kind, kinds, steps_of_kind
 
 CHUNK = 8192
 RELEASE = "0.5.17"
@@ -61,7 +55,12 @@ def foretold(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
     tp = 1 if kind.pair else len(kind.gpus.split(","))
     llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"{2 if kind.pair else tp}x{gpu}")
     role: Role = "decode" if kind.pair else "colocated"
-    serving = Serving(attention_backend="triton", release=RELEASE)
+    serving = Serving(
+        attention_backend="triton",
+        release=RELEASE,
+        prefill_sizes=_sizes(kind),
+        ngram="NGRAM" in kind.args,
+    )
     times = step_times(llm, cluster, Parallelism(tp=tp), role, serving=serving)
     rows = []
     for step in steps_of_kind(kind, "prefill" if kind.pair else "colocated"):
@@ -86,8 +85,8 @@ def foretold_verify(
     speculating = replace(serving, verify_tokens=tokens)
     times = step_times(llm, cluster, Parallelism(), "colocated", serving=speculating)
     rows = []
-    for batch in (one for one in VERIFIED if one <= kind.most):
-        step = Measurement("decode", 0.0, batch=batch, context=batch * (VERIFY_CONTEXT + 100))
+    for batch, context in kind.verified:
+        step = Measurement("decode", 0.0, batch=batch, context=batch * (context + 100))
         ms = round(1e3 * predicted_s(times, step), 3)
         rows.append({"step": ["verify", batch, tokens, step.context], "ms": ms})
     return rows
@@ -96,7 +95,14 @@ def foretold_verify(
 def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
     """Predicted milliseconds for each load of a kind that is one engine."""
     llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"1x{gpu}")
-    serving = Serving(attention_backend="triton", release=RELEASE, prefill_graphs=True)
+    serving = Serving(
+        attention_backend="triton",
+        release=RELEASE,
+        prefill_graphs=True,
+        prefill_sizes=_sizes(kind),
+        verify_tokens=_flag(kind, "--speculative-num-draft-tokens") or 1,
+        ngram="NGRAM" in kind.args,
+    )
     engine = EngineModel(
         role="colocated",
         parallelism=Parallelism(),
@@ -105,15 +111,17 @@ def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
         max_running_requests=MAX_RUNNING,
         chunked_prefill_size=CHUNK,
         max_context=llm.max_context or 1 << 17,
+        verify_tokens=serving.verify_tokens,
     )
     return [
-        {"load": list(load), **_figures_ms(Fleet(colocated=engine, num_colocated=1), load)}
+        {"load": list(load), **figures_ms(Fleet(colocated=engine, num_colocated=1), load)}
         for load in kind.loads
         if load[3] >= LEAST_LOAD_S
     ]
 
 
-def _figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, float]:
+def figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, float]:
+    """Percentiles of a load: requests per second, prompt tokens, output tokens, seconds."""
     rate, isl, osl, seconds = load
     workload = workload_from_lengths(isl=isl, osl=osl, rate_rps=rate, isl_cv=0, osl_cv=0)
     requests = make_requests(workload, num=max(2, round(rate * seconds)), rate_rps=rate, seed=0)
@@ -125,6 +133,11 @@ def _figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, fl
         if one
         for q in ("p50", "p99")
     }
+
+
+def _sizes(kind: Kind) -> tuple[int, ...]:
+    _, _, after = kind.args.partition("--cuda-graph-bs-prefill ")
+    return tuple(int(word) for word in takewhile(str.isdigit, after.split()))
 
 
 def _flag(kind: Kind, name: str) -> int | None:

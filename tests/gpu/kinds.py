@@ -48,7 +48,7 @@ LEAST_LEFT_S = 40.0  # a server is not started for less
 STEP_S, WARM_STEP_S = 20.0, 90.0
 PROFILED_STEPS = 3
 LEAST_LOAD_S = 5  # a shorter load only warms an engine up
-VERIFIED, VERIFY_CONTEXT, VERIFY_STEPS = (1, 4, 16, 32), 512, 60
+VERIFY_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Kind:
     speculating engine verify. rounds: of steps, the first of which only compiles kernels.
     gpus: one engine on all of them, or one engine of the pair on each. seconds: budget for steps.
     loads: requests per second, prompt tokens, output tokens, seconds. most: largest decode batch.
+    verified: requests and prompt tokens of verify steps.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Kind:
     seconds: float = 70.0
     start_s: float = 240.0
     most: int = 256
+    verified: Sequence[tuple[int, int]] = ((1, 512), (4, 512), (16, 512), (32, 512))
     rounds: int = 5
 
 
@@ -214,9 +216,9 @@ class Track:
     async def _verify(self, kind: Kind, engine: Probed) -> None:
         """Time the verify steps of a speculating engine: a stream gets one chunk a step."""
         for rounds in range(3):
-            for batch in (one for one in VERIFIED if one <= kind.most):
-                gaps = await _verify_gaps(engine, batch)
-                self.keep(kind, "verify", round=rounds, batch=batch, gaps_s=gaps)
+            for batch, context in kind.verified:
+                gaps = await _verify_gaps(engine, batch, context)
+                self.keep(kind, "verify", round=rounds, batch=batch, context=context, gaps_s=gaps)
         async with engine.http.get(f"{engine.url}/get_server_info") as answer:
             page = json.loads(await answer.read())
         told = [one.get("avg_spec_accept_length") for one in page.get("internal_states", ())]
@@ -345,9 +347,9 @@ async def _first_token(
     return seen[0] - began, (seen[-1] - seen[0]) / max(1, len(seen) - 1)
 
 
-async def _verify_gaps(engine: Probed, batch: int) -> list[float]:
+async def _verify_gaps(engine: Probed, batch: int, context: int) -> list[float]:
     """Seconds between the chunks of one of `batch` streams, once all of them have begun."""
-    async with Together(engine, batch, VERIFY_CONTEXT, 300) as crowd:
+    async with Together(engine, batch, context, 300) as crowd:
         await crowd.until(lambda: crowd.tokens_of_last() > 8, 0.005)
         first = len(crowd.times)
         await crowd.until(lambda: len(crowd.times) > first + VERIFY_STEPS, 0.005)

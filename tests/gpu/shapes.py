@@ -2,8 +2,8 @@
 
     python -m tests.gpu.shapes OUT
 
-DeepSeek-V3 and Qwen3-Next are cut to their first layers so that they fit one GPU. gpt-oss is in
-bf16 instead of FP4.
+DeepSeek-V3, the hybrids and Gemma-3-27B are cut to their first layers so that they fit one GPU.
+gpt-oss is in bf16 instead of FP4.
 """
 
 import json
@@ -137,7 +137,7 @@ QWEN3_NEXT = {
     "vocab_size": 151936,
 }
 # Source: huggingface.co/google/gemma-3-12b-it config.json, its text part
-GEMMA3_12B = {
+GEMMA3_12B: dict[str, Any] = {
     **COMMON,
     "architectures": ["Gemma3ForCausalLM"],
     "model_type": "gemma3_text",
@@ -164,6 +164,28 @@ GEMMA3_12B = {
     "sliding_window_pattern": 6,
     "tie_word_embeddings": True,
     "vocab_size": 262208,
+}
+
+# Source: huggingface.co/google/gemma-3-27b-it config.json, its text part, of 62 layers the first
+GEMMA3_27B = {
+    **GEMMA3_12B,
+    "head_dim": 128,
+    "hidden_size": 5376,
+    "intermediate_size": 21504,
+    "layer_types": GEMMA3_12B["layer_types"][:24],
+    "num_attention_heads": 32,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 16,
+    "query_pre_attn_scalar": 168,
+}
+# Source: huggingface.co/Qwen/Qwen3.5-35B-A3B config.json, its text part, of 40 layers the first, as
+# an engine of Qwen3-Next runs them
+QWEN35_35B = {
+    **QWEN3_NEXT,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 20,
+    "vocab_size": 248320,
 }
 
 
@@ -193,6 +215,8 @@ def shapes() -> dict[str, dict[str, Any]]:
         "qwen3-next-12l": QWEN3_NEXT,
         "gpt-oss-20b-bf16": _gpt_oss(),
         "gemma-3-12b": GEMMA3_12B,
+        "gemma-3-27b-24l": GEMMA3_27B,
+        "qwen3.5-35b-20l": QWEN35_35B,
         "llama-3.1-8b": _llama_8b(),
         "llama-3.1-8b-eagle": _llama_8b(
             architectures=["LlamaForCausalLMEagle"], num_hidden_layers=1
@@ -207,12 +231,17 @@ def shapes() -> dict[str, dict[str, Any]]:
     }
 
 
-def main() -> None:
-    """Write the folders."""
+def write_shapes(models: Path) -> None:
+    """Write a folder per model."""
     for name, config in shapes().items():
-        folder = Path(sys.argv[1], name)
+        folder = models / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def main() -> None:
+    """Write the folders."""
+    write_shapes(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,28 @@
 import subprocess
 import sys
 
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.measurement.engine_facts import facts_from_pages
+from pdctl.measurement.prediction import predicted_engine
+from pdctl.perf_model.records import EngineModel
+
+# /server_info of SGLang 0.5.17 with NGRAM on H200, cut to what is read here
+INFO = {
+    "version": "0.5.17",
+    "max_total_num_tokens": 100_000,
+    "attention_backend": "triton",
+    "speculative_algorithm": "NGRAM",
+    "speculative_num_draft_tokens": 8,
+    "internal_states": [{"avg_spec_accept_length": 7.6}],
+    "cuda_graph_config": {"prefill": {"backend": "breakable", "bs": [256, 512, 1024]}},
+}
+
+
+def predicted(info: dict[str, object]) -> EngineModel:
+    facts = facts_from_pages("http://127.0.0.1:1", info, {}, None)
+    return predicted_engine(facts, read_llm("llama-3.1-8b"), parse_gpus("1xH200"), None)
+
 
 def test_a_prediction_imports_no_http_client() -> None:
     code = (
@@ -13,3 +35,20 @@ def test_a_prediction_imports_no_http_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_engine_that_speculates_is_predicted_so_with_what_it_has_accepted() -> None:
+    plain = predicted({**INFO, "speculative_algorithm": None, "speculative_num_draft_tokens": None})
+    ngram, eagle = predicted(INFO), predicted({**INFO, "speculative_algorithm": "EAGLE"})
+    assert (plain.verify_tokens, ngram.verify_tokens) == (1, 8)
+    assert ngram.accept_length == 7.6
+    assert plain.times.decode_base_s < ngram.times.decode_base_s < eagle.times.decode_base_s
+
+
+def test_prompts_are_predicted_with_the_prefill_graphs_that_an_engine_reports() -> None:
+    assert predicted(INFO).times.prefill_sizes == (256, 512, 1024)
+    assert predicted({**INFO, "cuda_graph_config": None}).times.prefill_sizes == ()
+
+
+def test_an_engine_that_has_accepted_nothing_yet_is_taken_to_gain_one_token_a_step() -> None:
+    assert predicted({**INFO, "internal_states": [{}]}).accept_length == 1.0

@@ -9,7 +9,7 @@ logs, and a model of the engines that may be wrong. To print the table of docs/a
 import json
 import random
 import sys
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
@@ -81,6 +81,7 @@ class Flight:
     moves: list[Move] = field(default_factory=list)
     looks: list[WhatIf] = field(default_factory=list)
     _day: Outcome | None = None
+    _log: "Log | None" = None
 
     @classmethod
     def of(cls, history: History, start: Split | None = None) -> "Flight":
@@ -98,6 +99,12 @@ class Flight:
                 first, self.history.requests, changes=changes, sample_every_s=SAMPLE_S
             )
         return self._day
+
+    def log(self) -> "Log":
+        """The lines of that day."""
+        if self._log is None:
+            self._log = Log(self.history, self.day())
+        return self._log
 
     def split_at(self, at_s: float) -> Split:
         """The split at an earlier moment; an engine counts for its new role from its change on."""
@@ -123,7 +130,29 @@ class Flight:
             self.changes.append(Change(at_s, kind, gives, place, SWITCH_S))  # type: ignore[arg-type]
             self.places[grows].append(self.added[grows])
             self.added[grows] += 1
-        self.now, self._day = to, None
+        self.now, self._day, self._log = to, None, None
+
+
+class Log:
+    """The lines that a day writes, in order of arrival, each with the time at which it is written.
+
+    ends_s: these times, sorted. failed: places of the requests that write none.
+    """
+
+    def __init__(self, history: History, day: Outcome) -> None:
+        asked, (ttft, tpot, whole) = history.requests, history.lie
+        self.lines: list[tuple[float, Ended]] = []
+        self.failed: list[int] = []
+        times = zip(day.ttft_s, day.tpot_s, day.e2e_s, strict=True)
+        for place, (first_s, step_s, took_s) in enumerate(times):
+            if first_s is None or step_s is None or took_s is None:
+                self.failed.append(place)
+                continue
+            came_s, isl, osl = asked.arrival_s[place], asked.isl[place], asked.osl[place]
+            said_s = came_s + took_s * whole
+            line = Ended(came_s, said_s, isl, osl, 0, first_s * ttft, step_s * tpot)
+            self.lines.append((came_s + took_s, line))
+        self.ends_s = sorted(end_s for end_s, _ in self.lines)
 
 
 class PrefillTime:
@@ -320,20 +349,15 @@ def moments(flight: Flight, at_s: float) -> Iterator[Moment]:
 
 
 def _ended(flight: Flight, at_s: float) -> tuple[list[Ended], int]:
-    """The lines written until now, and how many requests have none yet."""
-    asked, outcome = flight.history.requests, flight.day()
-    (ttft, tpot, whole), ended, num_failed = flight.history.lie, [], 0
-    num_arrived = bisect_left(asked.arrival_s, at_s)
-    columns = zip(asked.arrival_s[:num_arrived], asked.isl, asked.osl, strict=False)
-    times = zip(outcome.ttft_s, outcome.tpot_s, outcome.e2e_s, strict=True)
+    """The lines that a window can hold, and how many requests have none yet."""
+    log = flight.log()
+    num_arrived = bisect_left(flight.history.requests.arrival_s, at_s)
+    num_ended = bisect_right(log.ends_s, at_s)
     had_fault = any(one.at_s <= at_s for one in flight.history.faults)
-    for (came_s, isl, osl), (first_s, step_s, took_s) in zip(columns, times, strict=False):
-        if first_s is None or step_s is None or took_s is None:
-            num_failed += had_fault
-        elif came_s + took_s <= at_s:
-            said_s = came_s + took_s * whole
-            ended.append(Ended(came_s, said_s, isl, osl, 0, first_s * ttft, step_s * tpot))
-    return ended, num_arrived - len(ended) - num_failed
+    num_failed = bisect_left(log.failed, num_arrived) if had_fault else 0
+    recent_s = at_s - 2 * WINDOW_S
+    lines = [line for end_s, line in log.lines if end_s <= at_s and line.ended_s > recent_s]
+    return lines, num_arrived - num_ended - num_failed
 
 
 # --- baselines ---

@@ -68,20 +68,48 @@ def test_a_gain_in_doubt_moves_nothing() -> None:
     assert decided([look(0.0, other(3, 0.9, 0.0))] * 2).action == "wait"
 
 
-def test_a_model_that_does_not_match_moves_nothing() -> None:
-    wrong = replace(look(0.0, other(3, 0.95, 0.3)), seen=0.2)
+def test_a_gain_within_the_mismatch_of_the_replay_moves_nothing() -> None:
+    wrong = replace(look(0.0, other(3, 0.95, -0.05)), seen=0.2)
     decision = decided([wrong] * 2)
     assert decision.action == "wait"
     assert "does not match" in decision.why
+
+
+def test_a_replay_that_does_not_match_moves_only_for_a_clear_gain_beyond_its_mismatch() -> None:
+    wrong = replace(look(0.0, other(3, 0.95, 0.09)), seen=0.4)
+    assert decided([wrong] * 2).action == "wait"
+    clear = replace(look(0.0, other(3, 0.99, 0.15)), seen=0.4)
+    assert decided([clear]).to == Split(3, 3)
+
+
+def test_a_smaller_role_becomes_smaller_only_for_a_clear_gain() -> None:
+    assert decided([look(0.0, other(1, 0.69, 0.09))] * 2).action == "wait"
+    assert decided([look(0.0, other(1, 0.9, 0.11))]).to == Split(1, 5)
+
+
+def test_whole_times_alone_move_only_for_a_clear_gain_and_undo_nothing() -> None:
+    small = replace(look(0.0, other(3, 0.69, 0.09)), by_whole=True)
+    assert decided([small] * 2).action == "wait"
+    clear = replace(look(0.0, other(3, 0.9, 0.2)), by_whole=True)
+    assert decided([clear]).to == Split(3, 3)
+    worse = replace(look(201.0, other(1, 0.61, 0.0)), by_whole=True)
+    assert decided([worse], [moved(100.0, seen=0.75)]).action == "wait"
 
 
 MORE_PREFILL = SplitAdvice(Split(3, 3), "Prefill is the bottleneck.")
 
 
 def test_queues_decide_where_the_model_does_not_match_or_says_nothing() -> None:
-    wrong = replace(look(0.0, other(1, 0.95, 0.3)), seen=0.2)
+    wrong = replace(look(0.0, other(1, 0.95, -0.05)), seen=0.2)
     assert decided([wrong], queues=MORE_PREFILL).to == Split(3, 3)
     assert next_step(NOW, [], [], LIMITS, at_s=0.0, queues=MORE_PREFILL).to == Split(3, 3)
+
+
+def test_queues_alone_leave_no_single_engine_in_a_role_of_a_larger_deployment() -> None:
+    fewer = SplitAdvice(Split(1, 5), "Decode is the bottleneck.")
+    assert next_step(NOW, [], [], LIMITS, at_s=0.0, queues=fewer).action == "wait"
+    small = SplitAdvice(Split(1, 2), "Decode is the bottleneck.")
+    assert next_step(Split(2, 1), [], [], LIMITS, at_s=0.0, queues=small).to == Split(1, 2)
 
 
 def test_queues_do_not_overrule_a_replay_that_matches() -> None:

@@ -94,6 +94,15 @@ def test_times_whose_parts_do_not_make_up_the_whole_are_not_believed() -> None:
     window = window_of([*true[:10], *lies[10:]], since_s=0.0, now_s=40.0)
     assert window is not None
     assert set(window.ttft_s) == {None}
+    assert set(window.took_s) == {10.0}
+
+
+def test_of_a_running_request_known_by_its_whole_time_a_share_is_left() -> None:
+    lies = [replace(ended(float(at_s), took_s=20.0), ttft_s=0.0, tpot_s=0.1) for at_s in range(20)]
+    window = window_of(lies, since_s=15.0, now_s=20.0)  # the lead-in begins at 10 s
+    assert window is not None
+    assert (window.requests.isl[0], window.requests.osl[0]) == (50, 6)
+    assert window.took_s[0] is None
 
 
 def test_requests_from_before_the_window_that_have_not_ended_are_the_queue_of_the_past() -> None:

@@ -82,18 +82,114 @@ def test_metrics_that_cannot_be_true_give_no_advice() -> None:
     assert look.best is None
 
 
+def contradicted(window: Window) -> Window:
+    """The window of a fleet that ran these requests, with whole times alone."""
+    times = zip(window.ttft_s, window.tpot_s, window.requests.osl, strict=True)
+    took_s = tuple((ttft or 0.0) + (tpot or 0.0) * (osl - 1) for ttft, tpot, osl in times)
+    unknown = (None,) * len(took_s)
+    return replace(window, ttft_s=unknown, tpot_s=unknown, took_s=took_s)
+
+
+def test_times_that_contradict_whole_times_leave_those_to_compare_by() -> None:
+    fleet = fleet_of(TIMES, Split(1, 3))
+    look = asked(fleet, contradicted(seen_on(fleet, isl=2000, osl=10, rate=2.0)))
+    assert look.by_whole
+    assert look.mismatch < 0.02
+    assert look.best is not None
+    assert look.best.num_prefill >= 2
+
+
+def test_whole_times_that_cannot_be_true_give_no_advice() -> None:
+    fleet = fleet_of(TIMES, Split(2, 2))
+    window = contradicted(seen_on(fleet, isl=1000, osl=50, rate=1.0, lie=20.0))
+    look = asked(fleet, window)
+    assert not look.is_match
+    assert look.best is None
+
+
 def test_colocated_engines_are_tried_on_the_same_gpus() -> None:
     fleet = fleet_of(TIMES, Split(2, 2))
     window = seen_on(fleet, isl=1000, osl=50, rate=1.0)
-    look = what_if(fleet, window, SLO, now_s=0.0, colocated=engine(times=TIMES))
+    look = what_if(fleet, window, SLO, now_s=0.0, others=[engine(times=TIMES)])
     assert isinstance(look, WhatIf)
     assert {one.layout for one in look.alternatives} == {"1P3D", "3P1D", "4C"}
 
 
-def test_too_little_evidence_and_no_slo_are_said() -> None:
+def test_colocated_engines_are_known_by_whole_times_and_splits_are_tried_in_their_place() -> None:
+    # prompts hold up everybody's tokens on a colocated engine
+    fleet = Fleet(colocated=engine(times=TIMES), num_colocated=4)
+    window = contradicted(seen_on(fleet, isl=2000, osl=50, rate=3.0))
+    split = [engine("prefill", times=TIMES), engine("decode", times=TIMES)]
+    look = what_if(fleet, window, SLO, now_s=0.0, others=split)
+    assert isinstance(look, WhatIf)
+    assert (look.layout, look.by_whole) == ("4C", True)
+    assert {one.layout for one in look.alternatives} == {"1P3D", "2P2D", "3P1D"}
+    assert look.is_match
+    assert look.attainment < 0.5
+    assert look.best is not None
+    assert look.best.layout == "3P1D"
+
+
+FOUR = {role: engine(role, times=TIMES) for role in ("colocated", "prefill", "decode")}
+COLOCATED = replace(fleet_of(TIMES, Split(0, 0)), colocated=FOUR["colocated"], num_colocated=4)
+
+
+def asked_under(fleet: Fleet, slo: Slo, mix: tuple[int, float, int, float]) -> WhatIf:
+    """The what-if of four engines that serve a mix at half their load."""
+    seen = logged(fleet, seeded_requests(1, mix, 2.0, 240.0), 120.0)
+    window = contradicted(seen) if fleet.num_colocated else seen
+    look = what_if(fleet, window, slo, now_s=0.0, others=tuple(FOUR.values()))
+    assert isinstance(look, WhatIf)
+    assert look.is_match
+    return look
+
+
+@pytest.mark.parametrize("slo", [SLO, Slo()], ids=["SLOs", "median times"])
+@pytest.mark.parametrize("mix", MIXES)
+def test_colocated_engines_advised_to_a_split_advise_no_split_when_asked_again(
+    mix: tuple[int, float, int, float], slo: Slo
+) -> None:
+    on_split = asked_under(fleet_of(TIMES, Split(2, 2)), slo, mix)
+    on_colocated = asked_under(COLOCATED, slo, mix)
+    advised = on_split.of("4C")
+    assert advised is not None
+    if advised.gain_low > 0:
+        assert on_colocated.best is None
+    if slo.is_given:
+        assert advised.attainment == pytest.approx(on_colocated.attainment, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("slo", "mix"), [(SLO, MIXES[0]), (Slo(), MIXES[3])], ids=["SLOs", "median times"]
+)
+def test_a_split_with_too_few_engines_of_a_role_is_advised_to_colocated_ones(
+    slo: Slo, mix: tuple[int, float, int, float]
+) -> None:
+    look = asked_under(fleet_of(TIMES, Split(2, 2)), slo, mix)
+    assert look.best is not None
+    assert look.best.layout == "4C"
+
+
+def test_without_slos_a_layout_is_better_if_more_requests_get_todays_usual_times() -> None:
+    fleet = fleet_of(TIMES, Split(1, 3))
+    window = seen_on(fleet, isl=2000, osl=10, rate=2.0)
+    look = what_if(fleet, window, Slo(), now_s=0.0)
+    assert isinstance(look, WhatIf)
+    assert look.usual_ttft_s is not None
+    assert look.usual_tpot_s is not None
+    assert 0.2 < look.seen < 0.8
+    assert look.is_match
+    assert look.best is not None
+    assert look.best.num_prefill >= 2
+    good = seen_on(fleet_of(TIMES, Split(2, 2)), isl=1000, osl=50, rate=1.0)
+    same = what_if(fleet_of(TIMES, Split(2, 2)), good, Slo(), now_s=0.0)
+    assert isinstance(same, WhatIf)
+    assert same.best is None
+
+
+def test_too_little_evidence_is_said() -> None:
     fleet = fleet_of(TIMES, Split(2, 2))
     window = seen_on(fleet, isl=1000, osl=50, rate=1.0)
-    assert "No SLOs" in str(what_if(fleet, window, Slo(), now_s=0.0))
     unknown = replace(window, ttft_s=(None,) * len(window.ttft_s))
     assert "0 requests" in str(what_if(fleet, unknown, SLO, now_s=0.0))
     late = replace(window, first=len(window.ttft_s) - 5)

@@ -29,6 +29,17 @@ def test_a_replay_that_does_not_match_gives_no_advice() -> None:
     assert second == "Replayed 1,200 requests, just now."
 
 
+def test_a_what_if_says_what_a_share_is_of() -> None:
+    first, _ = what_if_lines(replace(LOOK, by_whole=True, attainment=0.5), 110.0)
+    assert first.startswith(
+        "Now 2P6D: 50 % meet the SLOs in its replay (83 % end in the time that both limits allow "
+        "together; its replay says 85 %)."
+    )
+    first, _, last = what_if_lines(replace(LOOK, usual_ttft_s=0.5, usual_tpot_s=0.03), 110.0)
+    assert first.startswith("Now 2P6D: 83 % get today's median times (its replay says")
+    assert last.endswith("TTFT 500 ms and TPOT 30 ms, or less of both.")
+
+
 def test_a_dry_decision_says_what_it_would_do() -> None:
     line = entry_line(replace(MOVED, is_dry=True, move=None))
     assert line.endswith("2P6D → 3P5D  would move: because.")

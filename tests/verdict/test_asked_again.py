@@ -7,12 +7,14 @@ import pytest
 
 from pdctl.commands.plan_run import PlanOptions, question_of
 from pdctl.verdict.flips import BEYOND
-from pdctl.verdict.records import Choice, Flip, Question, Verdict
+from pdctl.verdict.judge import slo_if_fast, slo_if_slow
+from pdctl.verdict.records import Arm, Choice, Flip, Question, Verdict
 from pdctl.verdict.verdict import decide
 from tests.bench.bench_trace import write_trace
 from tests.verdict.questions import ROWS, asked, at_rate, name
 
 QUICK = (0, 11, 17)  # in the default run
+NEAR = 0.15  # ends of intervals are searched roughly
 
 
 def rows() -> list[object]:
@@ -53,6 +55,7 @@ def _ask_again(question: Question) -> Verdict:
     assert 0 < len(verdict.arms) <= 2
     if question.slo.is_given:
         _check_capacities(question, verdict)
+        _check_intervals(question, verdict)
     for flip in verdict.flips:
         _check_flip(question, verdict.verdict, flip)
     return verdict
@@ -77,6 +80,29 @@ def _check_capacities(question: Question, verdict: Verdict) -> None:
         assert found[1] < share, (arm.layout, capacity, found)
         assert below.arms[arm_name].meets == (capacity > 0)
         assert not above.arms[arm_name].meets
+
+
+def _check_intervals(question: Question, verdict: Verdict) -> None:
+    """With all times as long or as short as is likely, an arm carries the ends of its interval.
+
+    A split may carry more there than the one that is shown, in another layout.
+    """
+    errors = verdict.provenance.errors
+    slow = answer(replace(question, slo=slo_if_slow(question.slo, errors)))
+    fast = answer(replace(question, slo=slo_if_fast(question.slo, errors)))
+    for arm_name, arm in verdict.arms.items():
+        told = arm.intervals["capacity_rps"]
+        low = (slow.arms[arm_name].capacity_rps or 0.0) * errors.rate.low
+        high = (fast.arms[arm_name].capacity_rps or 0.0) * errors.rate.high
+        assert told.low <= (arm.capacity_rps or 0.0) <= told.high
+        if shape(arm) == shape(slow.arms[arm_name]):
+            assert told.low == pytest.approx(low, rel=NEAR), arm.layout
+        if shape(arm) == shape(fast.arms[arm_name]):
+            assert told.high == pytest.approx(high, rel=NEAR), arm.layout
+
+
+def shape(arm: Arm) -> object:
+    return arm.layout, arm.parallelism
 
 
 def _check_flip(question: Question, base: Choice, flip: Flip) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from pdctl.verdict.judge import with_intervals
-from pdctl.verdict.records import Arm, Choice, Flip, OneDown, Provenance, Rule, Verdict
+from pdctl.verdict.records import Arm, Choice, Flip, Interval, OneDown, Provenance, Rule, Verdict
 from pdctl.verdict.sentences import (
     down_sentences,
     flip_sentences,
@@ -22,7 +22,8 @@ RULES = (Rule("moe", "pd", 8, 1, "MoE", "source"),)
 
 
 def carrying(layout: str, rate: float) -> Arm:
-    return with_intervals(arm(layout, capacity_rps=rate, meets=rate >= 3.4), errors(), (0.9, 1.1))
+    carried = Interval(0.9 * rate, 1.1 * rate)
+    return with_intervals(arm(layout, capacity_rps=rate, meets=rate >= 3.4), errors(), carried)
 
 
 def verdict(choice: Choice = "pd", colocated: float = 2.6, pd: float = 5.5,
@@ -91,7 +92,7 @@ def test_where_nothing_meets_the_slos_the_headline_says_so_and_never_that_it_is_
 
 def test_a_no_within_the_interval_says_what_the_best_layout_may_carry() -> None:
     told = verdict("pd", 2.0, 3.0, is_met=False)
-    told.arms["pd"] = with_intervals(told.arms["pd"], errors(), (0.8, 1.25))
+    told.arms["pd"] = with_intervals(told.arms["pd"], errors(), Interval(2.4, 3.75))
     assert write(ASKED, told).reason.endswith("It may carry 2.4 to 3.75 req/s.")
 
 
@@ -147,7 +148,9 @@ def test_flips_name_the_side_that_turns() -> None:
 
 
 def test_a_flip_below_what_colocated_carries_says_why() -> None:
-    arms = {"colocated": with_intervals(arm("8C", capacity_rps=6.37), errors(), (0.84, 1.2))}
+    arms = {
+        "colocated": with_intervals(arm("8C", capacity_rps=6.37), errors(), Interval(5.35, 7.6))
+    }
     flips = (
         Flip("rate_rps", "colocated", "too_close", 5.4, 3.4),
         Flip("rate_rps", "colocated", "pd", 7.2, 3.4, is_met=False),

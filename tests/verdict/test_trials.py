@@ -7,7 +7,7 @@ from pdctl.verdict.trials import Run, Trials, arm_of, keeps_up, sample_of, try_l
 from pdctl.workload.arrivals import at_rate
 from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace
-from tests.verdict.examples import engine, equal_lengths
+from tests.verdict.examples import engine, equal_lengths, errors
 
 ALONE = Fleet(colocated=engine(), num_colocated=1)
 DRAWN = equal_lengths(isl=1000, osl=50)
@@ -118,3 +118,18 @@ def test_a_single_output_token_has_no_time_per_token_to_miss() -> None:
 def test_without_service_levels_keeping_up_is_enough() -> None:
     assert Run([9.0], [9.0], keeps_up=True).meets(Slo())
     assert not Run([0.1], [0.1], keeps_up=False).meets(Slo())
+
+
+def test_slack_is_the_part_of_the_likely_error_that_the_slos_bear() -> None:
+    slo = Slo(2.0, 0.03, attainment=0.9)
+
+    def slack(ttft_s: float, tpot_s: float = 0.01) -> float:
+        return Run([ttft_s] * 10, [tpot_s] * 10, True).slack(slo, errors(0.25))
+
+    assert slack(2.0 / 1.25) == pytest.approx(1.0)
+    assert slack(2.0) == pytest.approx(0.0)
+    assert slack(2.5) == pytest.approx(-1.0)
+    assert slack(0.1, 0.03) == pytest.approx(0.0)
+    tail = Run([1.6] * 9 + [9.0], [0.01] * 10, True)
+    assert tail.slack(slo, errors(0.25)) == pytest.approx(1.0)
+    assert Run([0.1] * 10, [0.01] * 10, False).slack(slo, errors()) == -float("inf")

@@ -361,3 +361,16 @@ def test_where_only_a_split_can_be_built_it_is_the_answer() -> None:
     shapes = {"colocated": Parallelism(tp=16), "prefill": four, "decode": four}
     verdict = decide(question(gpus="8xH100", rate=2, parallelism=shapes))
     assert (verdict.verdict, verdict.decided_by) == ("pd", "feasibility")
+
+
+def test_near_the_least_latency_of_both_arms_the_simpler_one_is_enough_where_it_is_as_sure() -> (
+    None
+):
+    near = question("qwen3-32b", "2x8xH200:rdma400", isl=8000, osl=300, rate=0.5,
+                    parallelism=TP2, slo=Slo(1.3, 0.03))  # fmt: skip
+    told = facts_of(near, flips=False)
+    colocated, pd = (told.arms[name] for name in ("colocated", "pd"))
+    assert colocated.meets
+    assert pd.meets
+    assert colocated.intervals["capacity_rps"].low < 0.5
+    assert told.verdict == "colocated"

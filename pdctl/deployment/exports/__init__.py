@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pdctl.deployment.exports.grafana import dashboard
-from pdctl.deployment.exports.k8s import render as render_k8s
+from pdctl.deployment.exports.k8s import disaggregated_set, one_each, renderer, role_based_group
 from pdctl.deployment.exports.miles import NOTE, render_external, render_flags, render_yaml
 from pdctl.deployment.exports.prometheus import render as render_prometheus
 from pdctl.deployment.exports.prometheus import rules
@@ -34,7 +34,9 @@ EXPORTS: Mapping[str, Export] = {
     "miles-external": Export(render_external, of_running=True),
     "shell": Export(render_shell, needs_processes=True),
     "slurm": Export(render_slurm),
-    "k8s": Export(render_k8s),
+    "k8s": Export(renderer(one_each)),
+    "k8s-disaggregatedset": Export(renderer(disaggregated_set)),
+    "k8s-rbg": Export(renderer(role_based_group)),
     "prometheus": Export(render_prometheus),
 }
 

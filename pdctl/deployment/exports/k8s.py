@@ -1,18 +1,19 @@
 """A deployment as Kubernetes manifests: engines of one role are replicas, the router finds them."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.elsewhere import ASSUMED_SGLANG, Elsewhere, expand_in_pods
 from pdctl.deployment.records import Deployment, ProcessSpec
+from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
 
 ADDRESS = "$(POD_IP)"  # Kubernetes puts the pod's address there when the container starts
-LEADER = "$(LWS_LEADER_ADDRESS)"
 BOOTSTRAP_ANNOTATION = "sglang.ai/bootstrap-port"  # where the router reads it
+ENGINE = "engine"  # the name of the container
 MODELS = "/models"
 MAX_NAME = 40  # pods get a suffix, and no name may be longer than 63
 START_PERIOD_S, START_TRIES = 10, 720  # two hours to load weights and compile kernels
@@ -25,12 +26,16 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Pods:
-    """The pods of one role. engine: the first one's process, whose ports all can use."""
+    """The pods of one role. engine: the first one's process, whose ports all can use.
+
+    group: the prefix of the variables that tell a pod its place in an engine of several nodes.
+    """
 
     deployment: Deployment
     cluster: ClusterFile
     engine: ProcessSpec
     health: str
+    group: str = "LWS"
 
     @property
     def role(self) -> Role:
@@ -46,26 +51,77 @@ class _Pods:
         return -(-self.num_gpus // self.cluster.gpus_per_node)
 
     @property
+    def num_engines(self) -> int:
+        return self.deployment.roles[self.role].engines
+
+    @property
     def labels(self) -> dict[str, str]:
         return _labels(self.deployment, self.role)
 
-
-def render(deployment: Deployment, specs: Sequence[ProcessSpec]) -> str:
-    """Manifests for the cluster that cluster.yaml describes; see `k8s`."""
-    cluster = cluster_here()
-    return k8s(expand_in_pods(deployment, cluster, address=ADDRESS), cluster)
+    @property
+    def follower_labels(self) -> dict[str, str]:
+        return _labels(self.deployment, f"{self.role}-follower")
 
 
-def k8s(planned: Elsewhere, cluster: ClusterFile) -> str:
-    """The manifests of a deployment: accounts, one workload a role, router, service.
+Workloads = Callable[[Sequence[_Pods]], list[Manifest]]
 
-    An engine larger than a node is a LeaderWorkerSet. The number of engines of a role is changed
-    with `kubectl scale`: the router discovers pods by their labels.
+
+def renderer(workloads: Workloads) -> Callable[[Deployment, Sequence[ProcessSpec]], str]:
+    """An export that writes manifests for the cluster that cluster.yaml describes; see `k8s`."""
+
+    def render(deployment: Deployment, specs: Sequence[ProcessSpec]) -> str:
+        cluster = cluster_here()
+        planned = expand_in_pods(deployment, cluster, address=ADDRESS)
+        return k8s(planned, cluster, workloads)
+
+    return render
+
+
+def one_each(pods: Sequence[_Pods]) -> list[Manifest]:
+    """A Deployment for each role; a LeaderWorkerSet where an engine is larger than a node."""
+    return [_leader_worker_set(one) if one.num_hosts > 1 else _deployment(one) for one in pods]
+
+
+def disaggregated_set(pods: Sequence[_Pods]) -> list[Manifest]:
+    """One DisaggregatedSet, which updates its roles together.
+
+    Source: kubernetes-sigs/lws, api/disaggregatedset/v1. Raises InvalidInput for one role alone.
+    """
+    if len(pods) < 2:
+        raise InvalidInput(
+            "A DisaggregatedSet has prefill and decode; this deployment is colocated.",
+            hint="pdctl render k8s without --as",
+        )
+    roles = [{"name": one.role, "spec": _group_spec(one)} for one in pods]
+    return [_whole(pods, "disaggregatedset.x-k8s.io/v1", "DisaggregatedSet", roles)]
+
+
+def role_based_group(pods: Sequence[_Pods]) -> list[Manifest]:
+    """One RoleBasedGroup, with an adapter by which each role can be scaled.
+
+    Source: sgl-project/rbg, api/workloads/v1alpha2.
+    """
+    roles = [_group_role(replace(one, group="RBG_LWP")) for one in pods]
+    return [_whole(pods, "workloads.x-k8s.io/v1alpha2", "RoleBasedGroup", roles)]
+
+
+def _whole(pods: Sequence[_Pods], version: str, kind: str, roles: list[Manifest]) -> Manifest:
+    name = _name(pods[0].deployment)
+    metadata = {"name": name, "labels": {"app": name}}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": {"roles": roles}}
+
+
+def k8s(planned: Elsewhere, cluster: ClusterFile, workloads: Workloads = one_each) -> str:
+    """The manifests of a deployment: accounts, engines, router, service.
+
+    The number of engines of a role may change at any time: the router discovers pods by labels.
 
     Args:
         planned: expanded with ADDRESS as the address of every engine.
 
         cluster: without an image, that of the SGLang which the flags are for is assumed.
+
+        workloads: the objects that run the engines.
     """
     import yaml
 
@@ -75,7 +131,7 @@ def k8s(planned: Elsewhere, cluster: ClusterFile) -> str:
     pods = [_Pods(deployment, cluster, first[role], health) for role in deployment.roles]
     documents = [
         *_account(deployment, cluster.kubernetes.namespace),
-        *(_workload(one) for one in pods),
+        *workloads(pods),
         _router(deployment, cluster, router, pods),
         _service(deployment, router),
     ]
@@ -113,16 +169,13 @@ def _name(deployment: Deployment) -> str:
     return name if name[:1].isalpha() else f"pd-{name}"
 
 
-def _workload(pods: _Pods) -> Manifest:
-    engines = pods.deployment.roles[pods.role].engines
-    if pods.num_hosts > 1:
-        return _leader_worker_set(pods, engines)
+def _deployment(pods: _Pods) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": _metadata(pods.deployment, pods.role),
         "spec": {
-            "replicas": engines,
+            "replicas": pods.num_engines,
             "selector": {"matchLabels": pods.labels},
             # GPUs are scarce: an engine leaves before its successor starts
             "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
@@ -132,31 +185,55 @@ def _workload(pods: _Pods) -> Manifest:
     }
 
 
-def _leader_worker_set(pods: _Pods, engines: int) -> Manifest:
-    follower = {**pods.labels, "role": f"{pods.role}-follower"}
+def _leader_worker_set(pods: _Pods) -> Manifest:
     return {
         "apiVersion": "leaderworkerset.x-k8s.io/v1",
         "kind": "LeaderWorkerSet",
         "metadata": _metadata(pods.deployment, pods.role),
-        "spec": {
-            "replicas": engines,
-            "leaderWorkerTemplate": {
-                "size": pods.num_hosts,
-                "restartPolicy": "RecreateGroupOnPodRestart",
-                "leaderTemplate": _engine_template(pods, pods.labels, serves=True),
-                "workerTemplate": _engine_template(pods, follower, serves=False),
-            },
-        },
+        "spec": _group_spec(pods),
     }
+
+
+def _group_spec(pods: _Pods) -> Manifest:
+    """The engines of a role, each a group of pods on as many nodes as it needs."""
+    serving = _engine_template(pods, pods.labels, serves=True)
+    template: Manifest = {"size": pods.num_hosts, "restartPolicy": "RecreateGroupOnPodRestart"}
+    if pods.num_hosts > 1:
+        template["leaderTemplate"] = serving
+        template["workerTemplate"] = _engine_template(pods, pods.follower_labels, serves=False)
+    else:
+        template["workerTemplate"] = serving
+    return {"replicas": pods.num_engines, "leaderWorkerTemplate": template}
+
+
+def _group_role(pods: _Pods) -> Manifest:
+    """A role of a RoleBasedGroup. Its pattern has one template, which leaders and others patch."""
+    role: Manifest = {
+        "name": pods.role,
+        "replicas": pods.num_engines,
+        "scalingAdapter": {"enable": True},
+    }
+    if pods.num_hosts == 1:
+        template = _engine_template(pods, pods.labels, serves=True)
+        return {**role, "standalonePattern": {"template": template}}
+    pattern = {
+        "size": pods.num_hosts,
+        "restartPolicy": {"type": "RecreateRoleInstanceOnPodRestart"},
+        "template": _engine_template(pods, {"app": pods.labels["app"]}, serves=False),
+        "leaderTemplatePatch": {
+            "metadata": {"labels": pods.labels, "annotations": _annotations(pods)},
+            "spec": {"containers": [{"name": ENGINE, **_serving(pods)}]},
+        },
+        "workerTemplatePatch": {"metadata": {"labels": pods.follower_labels}},
+    }
+    return {**role, "leaderWorkerPattern": pattern}
 
 
 def _engine_template(pods: _Pods, labels: dict[str, str], *, serves: bool) -> Manifest:
     """A pod of an engine. serves: it answers requests; other ranks answer health checks falsely."""
-    port = pods.engine.bootstrap_port
-    annotations = {BOOTSTRAP_ANNOTATION: str(port)} if serves and port else {}
     settings = pods.cluster.kubernetes
     container: Manifest = {
-        "name": "engine",
+        "name": ENGINE,
         "image": _image(pods.cluster),
         "command": _engine_command(pods),
         "env": [_pod_ip(), *_env(pods.engine)],
@@ -165,19 +242,27 @@ def _engine_template(pods: _Pods, labels: dict[str, str], *, serves: bool) -> Ma
         },
         "volumeMounts": _mounts(pods.cluster),
     }
-    if serves:
-        container |= {
-            "ports": _ports(pods.engine),
-            **_probes(pods.engine.port, ready=pods.health, alive="/health", alive_tries=8),
-            "lifecycle": _leave_first(),
-        }
     return {
-        "metadata": {"labels": labels, "annotations": annotations},
+        "metadata": {"labels": labels, "annotations": _annotations(pods) if serves else {}},
         "spec": {
             "terminationGracePeriodSeconds": ENGINE_GRACE_S + LEAVING_S,
-            "containers": [container],
+            "containers": [{**container, **(_serving(pods) if serves else {})}],
             "volumes": _volumes(pods.cluster),
         },
+    }
+
+
+def _annotations(pods: _Pods) -> dict[str, str]:
+    port = pods.engine.bootstrap_port
+    return {BOOTSTRAP_ANNOTATION: str(port)} if port else {}
+
+
+def _serving(pods: _Pods) -> Manifest:
+    """The part of a container that only rank 0 of an engine has."""
+    return {
+        "ports": _ports(pods.engine),
+        **_probes(pods.engine.port, ready=pods.health, alive="/health", alive_tries=8),
+        "lifecycle": _leave_first(),
     }
 
 
@@ -185,8 +270,9 @@ def _engine_command(pods: _Pods) -> list[str]:
     argv = list(pods.engine.argv)
     if pods.num_hosts > 1:
         at = argv.index("--dist-init-addr") + 1
-        argv[at] = argv[at].replace(ADDRESS, LEADER)
-        argv += ["--nnodes", "$(LWS_GROUP_SIZE)", "--node-rank", "$(LWS_WORKER_INDEX)"]
+        argv[at] = argv[at].replace(ADDRESS, f"$({pods.group}_LEADER_ADDRESS)")
+        argv += ["--nnodes", f"$({pods.group}_GROUP_SIZE)"]
+        argv += ["--node-rank", f"$({pods.group}_WORKER_INDEX)"]
     return argv
 
 

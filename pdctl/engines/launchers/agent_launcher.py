@@ -19,16 +19,18 @@ from pdctl.deployment import containers
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import Container, ProcessSpec
 from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, AgentCall, Agents, NodeLost
-from pdctl.engines.launchers.command import command_of
+from pdctl.engines.launchers.command import after_preamble, command_of
 from pdctl.engines.launchers.local import LocalLauncher
-from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.launchers.protocol import Copied, Door, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
+from pdctl.inspection.model_contents import Contents, FileOnDisk
 from pdctl.inspection.records import Gpu, Holder, RdmaPort, SglangInstall
 from pdctl.paths import HOME_VARIABLE, state_home
 
 PORT_BLOCK = 100  # as many ports are asked about at once
 PORTS_FRESH_S = 2.0
+MODEL_S = 60.0  # hundreds of files on a cold shared file system
 LOOK_AGAIN_S = 1.0  # at a task that no process of this machine stands for
 
 
@@ -157,6 +159,21 @@ class AgentLauncher(LocalLauncher, ABC):
     def any_free_port(self, node: str) -> int:
         return int(self._agents.on(node).ask("any_free_port"))
 
+    @contextmanager
+    def listening(self, node: str, address: str, ports: Collection[int]) -> Iterator[None]:
+        key = uuid.uuid4().hex
+        agent = self._agents.on(node)
+        agent.ask("listen", key, address, list(ports))
+        try:
+            yield
+        finally:
+            with suppress(EnvironmentProblem):
+                agent.ask("release_ports", key)
+
+    def unreached(self, node: str, doors: Collection[Door]) -> tuple[Door, ...]:
+        found = self._agents.on(node).ask("unreached", list(doors))
+        return tuple((str(address), int(port)) for address, port in found)
+
     def run(
         self,
         node: str,
@@ -178,8 +195,12 @@ class AgentLauncher(LocalLauncher, ABC):
             )
         return bool(self._agents.on(node).ask("signal_supervisor", supervisor, number))
 
-    def has_path(self, node: str, path: Path) -> bool:
-        return bool(self._agents.on(node).ask("sees", str(path)))
+    def model_contents(self, node: str, path: Path) -> Contents | None:
+        found = self._agents.on(node).ask("model_contents", str(path), timeout_s=MODEL_S)
+        return None if found is None else {name: FileOnDisk(**file) for name, file in found.items()}
+
+    def stage(self, node: str, source: Path, target: Path) -> Copied:
+        return Copied(**self._agents.on(node).ask("stage", str(source), str(target)))
 
     # processes
 
@@ -209,10 +230,7 @@ class AgentLauncher(LocalLauncher, ABC):
 
     def _prepared(self, rank: ProcessSpec) -> tuple[str, ...]:
         """The command with the API key, in its container, after the preamble of cluster.yaml."""
-        argv = command_of(rank, self._run_id)
-        if preamble := self._settings().preamble:
-            return ("bash", "-c", f'{preamble}\nexec "$@"', "bash", *argv)
-        return argv
+        return after_preamble(self._settings().preamble, command_of(rank, self._run_id))
 
     def _sweep_again(self) -> None:
         """Kill what is not wanted on nodes that did not answer and do now. Waits for none."""

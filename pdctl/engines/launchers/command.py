@@ -1,6 +1,7 @@
 """The command that a launcher starts, made from the command of a process."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pdctl.deployment.containers import in_container
@@ -28,3 +29,10 @@ def with_key(argv: tuple[str, ...], key: str | None) -> tuple[str, ...]:
     if key is None or argv[1:2] != ("-m",) or argv[2] not in _TAKE_NO_KEY_FROM_ENVIRONMENT:
         return argv
     return (argv[0], str(WITH_KEY), *argv[2:])
+
+
+def after_preamble(preamble: str, argv: Sequence[str]) -> tuple[str, ...]:
+    """The command after the preamble of cluster.yaml, whose limits and modules it gets."""
+    if not preamble:
+        return tuple(argv)
+    return ("bash", "-c", f'{preamble}\nexec "$@"', "bash", *argv)

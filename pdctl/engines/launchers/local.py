@@ -8,13 +8,12 @@ import os
 import select
 import shlex
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pdctl.deployment import containers
 from pdctl.deployment.records import HERE, Container, ProcessSpec
@@ -23,8 +22,8 @@ from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.clients.protocol import Http
 from pdctl.engines.exec_shim import tied
 from pdctl.engines.launchers.command import command_of, with_key
-from pdctl.engines.launchers.local_ports import can_bind, claim, hold, is_claimed
-from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.launchers.local_ports import LocalPorts
+from pdctl.engines.launchers.protocol import Copied, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
 from pdctl.hosts import LOOPBACK, LOOPBACK_NAMES
@@ -37,7 +36,11 @@ from pdctl.inspection.gpus import (
     visible_gpus,
     why_not_free,
 )
+from pdctl.inspection.model_contents import Contents, model_contents
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
+
+if TYPE_CHECKING:
+    from pdctl.engines.launchers.model_copy import ModelCopy
 
 MARKER = "PDCTL_RUN"
 MAX_SMALL_FILE_BYTES = 1 << 20
@@ -60,7 +63,7 @@ class _Process:
     exit: Exit | None = None
 
 
-class LocalLauncher:
+class LocalLauncher(LocalPorts):
     """One deployment on this machine.
 
     death_signal: the signal the kernel sends its processes when this one dies; None: they live on.
@@ -71,6 +74,7 @@ class LocalLauncher:
         self._cwd = cwd
         self._death_signal = death_signal or 0
         self._processes: dict[Handle, _Process] = {}
+        self._copies: dict[Path, ModelCopy] = {}
 
     # nodes
 
@@ -103,36 +107,6 @@ class LocalLauncher:
         from pdctl.inspection.sglang import query_sglang  # `ls` and `status` start sooner without
 
         return query_sglang(python)
-
-    def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
-        """True if a server can listen on this port.
-
-        is_strict: also false while the port is held, and for a minute after a server closed
-        connections on it.
-        """
-        if not can_bind(port, shares=True):
-            return False
-        return not is_strict or (can_bind(port, shares=False) and not is_claimed(port))
-
-    @contextmanager
-    def hold_ports(
-        self, node: str, ports: Collection[int], *, unshared: Collection[int] = ()
-    ) -> Iterator[None]:
-        """Hold ports while the block runs.
-
-        unshared: ports of servers that do not set SO_REUSEADDR, such as the router's metrics.
-        """
-        with ExitStack() as sockets:
-            for port in ports:
-                hold(port, sockets)
-            for port in (*ports, *unshared):
-                claim(port, sockets)
-            yield
-
-    def any_free_port(self, node: str) -> int:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            return int(probe.getsockname()[1])
 
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         pid, started_at = _parse(supervisor)
@@ -287,8 +261,14 @@ class LocalLauncher:
     def rename_log(self, node: str, log: Path, to: Path) -> None:
         log_file.hand_over(log, to)
 
-    def has_path(self, node: str, path: Path) -> bool:
-        return path.exists()
+    def model_contents(self, node: str, path: Path) -> Contents | None:
+        return model_contents(path)
+
+    def stage(self, node: str, source: Path, target: Path) -> Copied:
+        from pdctl.engines.launchers.model_copy import ModelCopy  # `ls` starts sooner without
+
+        copy = self._copies[target] = self._copies.get(target) or ModelCopy(source, target)
+        return copy.progress()
 
     def read_file(self, node: str, path: Path) -> str | None:
         try:

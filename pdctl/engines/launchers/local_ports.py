@@ -1,7 +1,63 @@
 """Ports of this machine: free, held for a server, or claimed from other pdctl commands."""
 
 import socket
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+
+from pdctl.engines.launchers.protocol import Door
+from pdctl.errors import EnvironmentProblem
+from pdctl.hosts import LOOPBACK
+
+CONNECT_WITHIN_S = 3.0
+MAX_AT_ONCE = 64
+
+
+class LocalPorts:
+    """The ports of this machine, as a launcher answers for them."""
+
+    def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
+        """True if a server can listen on this port.
+
+        is_strict: also false while the port is held, and for a minute after a server closed
+        connections on it.
+        """
+        if not can_bind(port, shares=True):
+            return False
+        return not is_strict or (can_bind(port, shares=False) and not is_claimed(port))
+
+    @contextmanager
+    def hold_ports(
+        self, node: str, ports: Collection[int], *, unshared: Collection[int] = ()
+    ) -> Iterator[None]:
+        """Hold ports while the block runs.
+
+        unshared: ports of servers that do not set SO_REUSEADDR, such as the router's metrics.
+        """
+        with ExitStack() as sockets:
+            for port in ports:
+                hold(port, sockets)
+            for port in (*ports, *unshared):
+                claim(port, sockets)
+            yield
+
+    def any_free_port(self, node: str) -> int:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            return int(probe.getsockname()[1])
+
+    @contextmanager
+    def listening(self, node: str, address: str, ports: Collection[int]) -> Iterator[None]:
+        with ExitStack() as sockets:
+            for port in ports:
+                listen(address, port, sockets)
+            yield
+
+    def unreached(self, node: str, doors: Collection[Door]) -> tuple[Door, ...]:
+        from concurrent.futures import ThreadPoolExecutor  # `ls` and `status` start sooner without
+
+        with ThreadPoolExecutor(MAX_AT_ONCE) as each:
+            found = dict(zip(doors, each.map(opens, doors), strict=True))
+        return tuple(door for door, is_open in found.items() if not is_open)
 
 
 def can_bind(port: int, *, shares: bool) -> bool:
@@ -47,3 +103,31 @@ def hold(port: int, sockets: ExitStack) -> None:
         held.bind(("", port))
     except OSError:
         return  # taken a moment ago; the engine will report it
+
+
+def listen(address: str, port: int, sockets: ExitStack) -> None:
+    """Listen on a port until `sockets` is closed. Raises EnvironmentProblem if it is taken.
+
+    It accepts nobody: a server that closes an accepted connection could not bind the port again
+    for a minute, and the engine that comes next needs it at once.
+    """
+    server = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((address, port))
+        server.listen(socket.SOMAXCONN)
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"nothing can listen on {address}:{port}: {problem.strerror}.",
+            hint="run the command again: it chooses another port",
+            code="port_in_use",
+        ) from problem
+
+
+def opens(door: Door) -> bool:
+    """True if a connection from this machine to a door succeeds."""
+    try:
+        socket.create_connection(door, timeout=CONNECT_WITHIN_S).close()
+    except OSError:
+        return False
+    return True

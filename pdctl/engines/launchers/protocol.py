@@ -15,9 +15,12 @@ from typing import Protocol
 from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines.clients.protocol import Http
 from pdctl.engines.records import GpuUse, Handle
+from pdctl.inspection.model_contents import Contents
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 
-__all__ = ["HERE", "Exit", "Handle", "Launcher", "Started"]
+__all__ = ["HERE", "Copied", "Door", "Exit", "Handle", "Launcher", "Started"]
+
+Door = tuple[str, int]  # an address and a port that listens there
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,15 @@ class Exit:
     """The end of a process. code: negative for a signal; None if unknown."""
 
     code: int | None = None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """The progress of a copy of a model. One that has just begun knows no total."""
+
+    done_bytes: int
+    total_bytes: int
+    is_done: bool = False
 
 
 class Nodes(Protocol):
@@ -88,6 +100,16 @@ class Nodes(Protocol):
 
     def any_free_port(self, node: str) -> int:
         """A port on which nobody listens at this moment."""
+        ...
+
+    def listening(
+        self, node: str, address: str, ports: Collection[int]
+    ) -> AbstractContextManager[None]:
+        """Listen there while the block runs. Raises EnvironmentProblem where a port is taken."""
+        ...
+
+    def unreached(self, node: str, doors: Collection[Door]) -> tuple[Door, ...]:
+        """Those of these doors that no connection from this node opens."""
         ...
 
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
@@ -184,8 +206,12 @@ class Files(Protocol):
         """Give a log another name; its writer keeps writing into it."""
         ...
 
-    def has_path(self, node: str, path: Path) -> bool:
-        """True if a file or directory is there. Raises EnvironmentProblem if nobody can tell."""
+    def model_contents(self, node: str, path: Path) -> Contents | None:
+        """The files of a model there; None without one. Raises EnvironmentProblem, OSError."""
+        ...
+
+    def stage(self, node: str, source: Path, target: Path) -> Copied:
+        """Begin to copy a model there, or see how far that is. Raises EnvironmentProblem."""
         ...
 
     def read_file(self, node: str, path: Path) -> str | None:

@@ -6,7 +6,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +20,16 @@ from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
-from pdctl.deployment.resources import Place, choose_backend, crossing, needs_gpus, place_engines
+from pdctl.deployment.resources import Place, choose_backend, crossing, place_engines
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
-from pdctl.engines.lifecycle.preflight import refuse_unequal_nodes
+from pdctl.engines.lifecycle.node_hardware import gpus_of_nodes, rdma_of_nodes
+from pdctl.engines.lifecycle.preflight import check_equal, check_network
+from pdctl.engines.lifecycle.stage import not_copied, with_copy
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
@@ -81,16 +83,23 @@ def launch(
 
 @contextmanager
 def started_deployment(
-    deployment: Deployment, *, detached: bool, ready_timeout_s: float, launcher: str = LOCAL
+    deployment: Deployment,
+    *,
+    detached: bool,
+    ready_timeout_s: float,
+    launcher: str = LOCAL,
+    check: Callable[[Prepared], None] = lambda prepared: None,
 ) -> Iterator[tuple[Prepared, SupervisorProcess]]:
     """Prepare a deployment and start its supervisor; hold its ports while the block runs.
 
     The ports are held before another command can choose them, and until their servers listen.
-    Raises what `prepare` and `launch` raise.
+    check: raises where the nodes cannot run what is prepared.
+    Raises what `prepare`, `check` and `launch` raise.
     """
     with ExitStack() as held:
         with planning():
             prepared = prepare(deployment, launcher=launcher)
+            check(prepared)
             supervisor = launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
             held.enter_context(holding(prepared))
         yield prepared, supervisor
@@ -239,8 +248,7 @@ def prepare(
 
     present: its running processes; those that the deployment still names stay as they are.
     places: new engine -> the engine, not in `present`, whose ports and GPUs it takes over.
-    launcher: where it runs, a name in the registry of launchers.
-    without: nodes that have left the network; no new engine gets a place there.
+    launcher: a name in the registry. without: nodes off the network, which get no new engine.
     Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
     run. Call inside `planning()` unless nothing will be started.
     """
@@ -248,20 +256,18 @@ def prepare(
     there = launcher_named(launcher)
     nodes = tuple(node for node in there.nodes() if node not in without)
     install = _install(deployment, there, nodes)
-    gpus = _gpus_of_nodes(deployment, there, nodes)
+    gpus = gpus_of_nodes(deployment, there, nodes)
     llm, unread = _llm(deployment)
-    held = (*present, *(replace(spec, name=name) for name, spec in places.items()))
-    placed = _placed(deployment, held, gpus, launcher)
-    used = {node for place in placed.values() for node in place.nodes}
-    if launcher != LOCAL:
-        refuse_unequal_nodes(deployment, install, there, used & set(nodes))
-    rdma = {n: there.rdma_ports(n) for n in gpus} if needs_gpus(deployment) else {}
+    placed = _placed(deployment, (*present, *_named(places)), gpus, launcher)
+    warned = check_equal(deployment, install, there, _used(nodes, placed))
+    rdma = rdma_of_nodes(deployment, there, nodes)
     backend, kv_path = _kv_path(deployment, install, gpus, rdma)
     stays = {spec.name: spec for spec in present}
     planned = _planned_ports(deployment, stays.get("router"), there, nodes)
     addresses = _addresses(there, present, nodes)
+    loaded = with_copy(deployment, there, _used(nodes, placed))
     bare = expand(
-        deployment,
+        loaded,
         gpus={name: place.gpus for name, place in placed.items()},
         nodes={"router": nodes[0], **{name: p.node for name, p in placed.items()}},
         addresses=addresses,
@@ -271,18 +277,21 @@ def prepare(
         backend=backend,
     )
     ranked = (_with_ranks(spec, placed, addresses) for spec in bare)
+    specs = tuple(stays.get(s.name) or with_nics(s, gpus, rdma) for s in ranked)
+    warned += check_network(deployment, specs, {*stays, *places}, there, rdma)
     return Prepared(
         # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
-        specs=tuple(stays.get(s.name) or with_nics(s, gpus, rdma) for s in ranked),
+        specs=specs,
         version=install.version if install else None,
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
         warnings=(
             *unread,
+            *warned,
+            *not_copied(deployment, loaded, nodes),
             *crossing(placed, gpus),
             *_cautions(deployment, llm, install, backend),
-            *_no_spans(deployment),
         ),
         backend=backend,
         launcher=launcher,
@@ -291,13 +300,10 @@ def prepare(
 
 def _cautions(
     deployment: Deployment, llm: Llm | None, install: SglangInstall | None, backend: str | None
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     version = parse_version(install.version) if install else None
     has_key = api_key() is not None
-    return cautions(deployment, llm=llm, version=version, backend=backend, has_key=has_key)
-
-
-def _no_spans(deployment: Deployment) -> Iterator[str]:
+    yield from cautions(deployment, llm=llm, version=version, backend=backend, has_key=has_key)
     if deployment.observe.traces and not sends_spans():
         yield "pdctl sends no spans of its own without its extra: pip install 'pdctl[otel]'."
 
@@ -316,6 +322,11 @@ def _addresses(
     return {**known, **{node: launcher.address(node) for node in new}}
 
 
+def _named(places: Mapping[str, ProcessSpec]) -> Iterator[ProcessSpec]:
+    """The engines whose places are taken over, under the names of those that take them."""
+    return (replace(spec, name=name) for name, spec in places.items())
+
+
 def _placed(
     deployment: Deployment,
     held: tuple[ProcessSpec, ...],
@@ -327,6 +338,10 @@ def _placed(
         return place_engines(deployment, held, gpus)
     per_node = cluster_here().gpus_per_node
     return place_engines(deployment, held, gpus, gpus_per_node=per_node)
+
+
+def _used(nodes: Sequence[str], placed: Mapping[str, Place]) -> tuple[str, ...]:
+    return tuple(n for n in nodes if any(n in place.nodes for place in placed.values()))
 
 
 def _with_ranks(
@@ -418,32 +433,6 @@ def _install(
     return install
 
 
-def _gpus_of_nodes(
-    deployment: Deployment, launcher: Launcher, nodes: tuple[str, ...]
-) -> dict[str, tuple[Gpu, ...]]:
-    """The GPUs of every node; those of deployments that are still loading are marked as taken."""
-    if not needs_gpus(deployment):
-        return dict.fromkeys(nodes, ())
-    owners = {
-        place: name
-        for name in running.names()
-        if (launch := state.read_launch(name))
-        for spec in (*launch.specs, *launch.leaving)
-        if spec.needs_gpus
-        for place in spec.gpu_places
-    }
-    return {
-        node: tuple(_owned(gpu, owners.get((node, gpu.index))) for gpu in launcher.gpus(node))
-        for node in nodes
-    }
-
-
-def _owned(gpu: Gpu, owner: str | None) -> Gpu:
-    if owner is None or gpu.problem is not None:
-        return gpu
-    return replace(gpu, problem=f"deployment {owner}")
-
-
 def _kv_path(
     deployment: Deployment,
     install: SglangInstall | None,
@@ -466,19 +455,24 @@ def _planned_ports(
     router: ProcessSpec | None,
     launcher: Launcher,
     nodes: tuple[str, ...],
-) -> dict[str, Ports]:
-    """Ports that are free on every node. The port of a router that stays counts as free."""
+) -> Mapping[str, Ports]:
+    """Ports that are free on every node; the router's is free on its own, or the router stays."""
     owners = _port_owners()
     own = router.port if router is not None else None
 
     def is_usable(port: int) -> bool:
         # the user chose the router's by number and may have left it a moment ago
         is_strict = port != deployment.router.port
-        return port not in owners and all(
-            launcher.is_port_free(node, port, is_strict=is_strict) for node in nodes
-        )
+        where = nodes if is_strict else nodes[:1]
+        is_free = launcher.is_port_free
+        return port not in owners and all(is_free(n, port, is_strict=is_strict) for n in where)
 
-    return plan_ports(deployment, lambda port: port == own or is_usable(port), owners)
+    return plan_ports(
+        deployment,
+        lambda port: port == own or is_usable(port),
+        owners=owners,
+        router_node=nodes[0],
+    )
 
 
 def _port_owners() -> dict[int, str]:

@@ -189,6 +189,7 @@ def server_info(identity: Identity, engine: Engine, status: str) -> dict[str, ob
         "world_size": model.parallelism.num_gpus,
         "effective_max_running_requests_per_dp": model.max_running_requests,
         "last_gen_throughput": engine.record.gen_throughput,
+        **({"avg_spec_accept_length": model.accept_length} if model.verify_tokens > 1 else {}),
         "memory_usage": {
             "weight": identity.weight_gb,
             "kvcache": identity.kv_gb,
@@ -224,6 +225,7 @@ def _arguments(identity: Identity, engine: Engine) -> dict[str, object]:
         "tp_size": flags.tp,
         "pp_size": flags.pp,
         "dp_size": 1,
+        "speculative_num_draft_tokens": model.verify_tokens if model.verify_tokens > 1 else None,
         "attn_dp_size": flags.dp,
         "ep_size": flags.ep,
         "load_balance_method": "follow_bootstrap_room"

@@ -1,6 +1,7 @@
 """Evaluate StepTimes: how long does this step take?"""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 
 from pdctl.perf_model.records import StepTimes
@@ -16,8 +17,9 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
 
     new_tokens: N, tokens computed in this step over all its chunks. pairs: A, the sum over
     chunks of `weighted_pairs` for e new tokens after h cached or earlier ones.
-    Source: StepTimes. Ignores: padding of N to captured graph sizes.
+    Source: StepTimes. Ignores: that windows and scans, which graphs leave out, are not padded.
     """
+    new_tokens = padded(times, new_tokens)
     touched = coverage(times.prefill_expert_share, new_tokens)
     streamed = smooth_max(
         times.prefill_weight_s * touched,
@@ -28,8 +30,19 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
 
 
 def prefill_floor_s(times: StepTimes) -> float:
-    """The least a prefill step takes: launching every kernel, where it has no graphs."""
-    return 0.0 if times.prefill_graphs else times.eager_s / times.stages
+    """The least a prefill step takes: launching every kernel, or those that graphs leave out."""
+    launched_s = times.prefill_pieces_s if times.prefill_graphs else times.eager_s
+    return launched_s / times.stages
+
+
+def padded(times: StepTimes, new_tokens: float) -> float:
+    """Tokens of the smallest prefill graph that takes `new_tokens`.
+
+    Source: SGLang's docs on piecewise CUDA graphs. More tokens than the largest graph's run eager.
+    """
+    sizes = times.prefill_sizes
+    at = bisect_left(sizes, new_tokens) if times.prefill_graphs else len(sizes)
+    return sizes[at] if at < len(sizes) else new_tokens
 
 
 def pairs(new_tokens: float, cached_tokens: float = 0.0) -> float:
@@ -84,6 +97,8 @@ def graph_rows(batch: float) -> float:
 
 def decode_slope_s(times: StepTimes, batch: float) -> float:
     """Seconds per token of context S: smooth(latency·S/B, bandwidth·S) is linear in S."""
+    if times.decode_block_batch:
+        return times.decode_context_s * whole_waves(times.decode_block_batch, batch)
     read_s = times.decode_context_s * waves(times.decode_wave_batch, batch)
     return smooth_max(times.decode_latency_s / batch, read_s)
 
@@ -104,6 +119,16 @@ def waves(wave_batch: float, batch: float) -> float:
     blocks = unsplit * parts
     last = blocks % 1.0
     return (blocks - last + ((1.0 + last**1.5) / LONE_RATE if last > 1e-9 else 0.0)) / blocks
+
+
+def whole_waves(block_batch: float, batch: float) -> float:
+    """The factor on verifying because a GPU runs one thread block per multiprocessor at a time.
+
+    block_batch: requests whose query heads fill the GPU once. A last, partial wave takes as long as
+    a full one. Source: 255 registers and 256 threads of each block in traces of EAGLE on H200
+    (docs/log.md). Ignores: sequences of different length.
+    """
+    return math.ceil(batch / block_batch - 1e-9) * block_batch / batch
 
 
 def decode_floor_s(times: StepTimes, batch: float) -> float:
@@ -189,6 +214,7 @@ def prefill_step_s(times: StepTimes) -> Callable[[float, float], float]:
     weight, per_row, floor = times.prefill_weight_s**4, times.prefill_row_s, prefill_floor_s(times)
 
     def dense(tokens: float, pairs: float) -> float:
+        tokens = padded(times, tokens)
         seconds = (
             base
             + ((weight + (per_token * tokens) ** 4) ** 0.25 if weight else per_token * tokens)

@@ -1,9 +1,10 @@
 """Decide whether to move engines between prefill and decode. Pure: history in, decision out.
 
 The rule rests on what-ifs, and on what was measured before and after earlier moves. It never acts
-on a gain whose lower bound is not worth a move. Where the what-if calls for nothing, the queues may
-call for a change (split_advice), unless a replay that matches is against it. Within the cool-down
-of a move it goes on in the same direction only.
+on a gain whose lower bound is not worth a move, and asks more of a move that makes the smaller role
+smaller. Where the what-if calls for nothing, the queues may call for a change (split_advice),
+unless a replay that matches is against it. Within the cool-down of a move it goes on in the same
+direction only.
 """
 
 from collections.abc import Sequence
@@ -84,9 +85,9 @@ def next_step(
             return Decision("undo", why, last.before, last.seen)
     if sum(one.at_s >= limits.since_s for one in moves) >= limits.max_moves:
         return Decision("wait", f"All {limits.max_moves} moves are used.")
-    chosen = _by_what_if(now, looks) if look and look.is_match else None
+    chosen = _by_what_if(now, looks) if look else None
     if chosen is None or chosen.to is None:
-        chosen = _by_queues(look, queues) or chosen or Decision("wait", _unknown(now, look))
+        chosen = _by_queues(now, look, queues) or chosen or Decision("wait", _unknown(now, look))
     if chosen.to is None:
         return chosen
     if _was_undone(now, chosen.to, moves, at_s, limits):
@@ -100,6 +101,8 @@ def _by_what_if(now: Split, looks: Sequence[WhatIf]) -> Decision:
     """All the way to the best split for a clear gain, else one engine once two looks agree."""
     look = looks[-1]
     goal = _goal(now, look)
+    if goal is None and not look.is_match:
+        return Decision("wait", _unknown(now, look))
     if goal is None:
         return Decision("wait", f"No other split is better than {now.layout} beyond doubt.")
     by = 1 if goal.num_prefill > now.num_prefill else -1
@@ -121,13 +124,33 @@ def _by_what_if(now: Split, looks: Sequence[WhatIf]) -> Decision:
 
 def _goal(now: Split, look: WhatIf) -> Alternative | None:
     """The nearest of the splits that are as good as the best; None: none is worth a move."""
-    splits = [one for one in look.alternatives if one.num_prefill]
-    worth = [one for one in splits if one.gain_low > WORSE_BY]
-    if not worth or not look.is_match:
+    splits = [Split(one.num_prefill, one.num_decode) for one in look.alternatives]
+    worth = [
+        one
+        for one, to in zip(look.alternatives, splits, strict=True)
+        if to.num_prefill and one.gain_low > _least_gain(now, to, look)
+    ]
+    if not worth:
         return None
     least = max(one.attainment for one in worth) - WORSE_BY
     good = [one for one in worth if one.attainment >= least]
     return min(good, key=lambda one: abs(one.num_prefill - now.num_prefill))
+
+
+def _least_gain(now: Split, to: Split, look: WhatIf) -> float:
+    """The lower bound of a gain that pays for a move.
+
+    Towards as many prefill as decode engines, a little; away from it, a clear gain: the next load
+    may be another one, and a small role is soon overloaded. A replay that does not match has its
+    mismatch taken off its gains, so that a clear one that is left still counts.
+    """
+    is_sure = look.is_match and not look.by_whole
+    return WORSE_BY if is_sure and not _thins(now, to) else CLEAR_GAIN
+
+
+def _thins(now: Split, to: Split) -> bool:
+    """True if the smaller role becomes smaller."""
+    return to.smaller < now.smaller
 
 
 def _at_most_half(now: Split, goal: Alternative) -> Split:
@@ -138,9 +161,12 @@ def _at_most_half(now: Split, goal: Alternative) -> Split:
     return Split(now.num_prefill + by, now.num_decode - by)
 
 
-def _by_queues(look: WhatIf | None, queues: SplitAdvice | None) -> Decision | None:
-    """The change that the queues call for; None: none, or a replay that matches is against it."""
-    if queues is None:
+def _by_queues(now: Split, look: WhatIf | None, queues: SplitAdvice | None) -> Decision | None:
+    """The change that the queues call for; None: none, or a replay that matches is against it.
+
+    Without a model they are no ground to leave a single engine in a role of a larger deployment.
+    """
+    if queues is None or (_thins(now, queues.to) and queues.to.smaller < 2 and now.total > 3):
         return None
     if look and look.is_match:
         other = look.of(queues.to.layout)
@@ -171,8 +197,11 @@ def _did_not_help(move: Move, look: WhatIf) -> str:
     The share may fall because the load grew. Then the replay of the earlier layout on the new
     requests falls too, by more than the replay of today's differs from what is seen. A move that
     queues called for is made while the share falls, so that what was seen before says too much.
+    Whole times alone are too little to blame it for a fall.
     """
-    if move.seen is None or move.promised is None or look.seen >= move.seen - WORSE_BY:
+    if look.by_whole or move.seen is None or move.promised is None:
+        return ""
+    if look.seen >= move.seen - WORSE_BY:
         return ""
     back = look.of(move.before.layout)
     if back is not None and back.gain + (0.0 if look.is_match else look.mismatch) <= 0:

@@ -32,6 +32,11 @@ class Split:
     def total(self) -> int:
         return self.num_prefill + self.num_decode
 
+    @property
+    def smaller(self) -> int:
+        """Engines of the role that has fewer."""
+        return min(self.num_prefill, self.num_decode)
+
 
 @dataclass(frozen=True)
 class SplitAdvice:

@@ -1,7 +1,9 @@
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -9,8 +11,16 @@ from sglang_router.router_args import RouterArgs
 
 from pdctl.deployment.cluster_file import ClusterFile, KubernetesSettings
 from pdctl.deployment.elsewhere import expand_in_pods
-from pdctl.deployment.exports.k8s import ADDRESS, k8s
+from pdctl.deployment.exports.k8s import (
+    ADDRESS,
+    Workloads,
+    disaggregated_set,
+    k8s,
+    one_each,
+    role_based_group,
+)
 from pdctl.deployment.records import Deployment
+from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split
 
@@ -20,8 +30,8 @@ LARGE = Parallelism(tp=16)
 IMAGE = ClusterFile(kubernetes=KubernetesSettings(image="registry/sglang:1", model_claim="models"))
 
 
-def manifests(deployment: Deployment, cluster: ClusterFile = IMAGE) -> list[dict[str, Any]]:
-    text = k8s(expand_in_pods(deployment, cluster, address=ADDRESS), cluster)
+def manifests(deployment: Deployment, workloads: Workloads = one_each) -> list[dict[str, Any]]:
+    text = k8s(expand_in_pods(deployment, IMAGE, address=ADDRESS), IMAGE, workloads)
     assert "&id" not in text, "no YAML anchors, which people cannot edit"
     return list(yaml.safe_load_all(text))
 
@@ -75,6 +85,80 @@ def test_an_engine_of_two_nodes_is_a_leader_worker_set() -> None:
         assert "--nnodes $(LWS_GROUP_SIZE) --node-rank $(LWS_WORKER_INDEX)" in command
     assert "readinessProbe" in templates[0]["spec"]["containers"][0]
     assert "readinessProbe" not in templates[1]["spec"]["containers"][0], "its /health lies"
+
+
+def checked(found: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    """The roles of the one object of this kind, which its CRD accepts."""
+    for manifest in (m for m in found if m["kind"] != kind):
+        kubernetes_validate.validate(manifest, VERSION, strict=True)
+    whole = named(found, kind, "llama")
+    schema = Path(__file__).parents[2] / "data" / "k8s" / f"{kind.lower()}.yaml"
+    jsonschema.validate(whole, yaml.safe_load(schema.read_text()))
+    assert whole["apiVersion"].count("/") == 1
+    return {role["name"]: role for role in whole["spec"]["roles"]}
+
+
+def check_pod(template: dict[str, Any]) -> dict[str, Any]:
+    """The container of a pod template that Kubernetes accepts."""
+    pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
+    kubernetes_validate.validate(pod, VERSION, strict=True)
+    (engine,) = template["spec"]["containers"]
+    assert isinstance(engine, dict)
+    return engine
+
+
+@pytest.mark.parametrize("parallelism", [SMALL, LARGE])
+def test_a_disaggregated_set_holds_both_roles(parallelism: Parallelism) -> None:
+    found = manifests(split(2, 3, parallelism=parallelism), disaggregated_set)
+    roles = checked(found, "DisaggregatedSet")
+    assert {name: role["spec"]["replicas"] for name, role in roles.items()} == {
+        "prefill": 2,
+        "decode": 3,
+    }
+    for name, role in roles.items():
+        group = role["spec"]["leaderWorkerTemplate"]
+        first = group.get("leaderTemplate") or group["workerTemplate"]
+        assert group["size"] == (1 if parallelism is SMALL else 2)
+        assert first["metadata"]["labels"] == {"app": "llama", "role": name}
+        assert "readinessProbe" in check_pod(first)
+        check_pod(group["workerTemplate"])
+
+
+def test_a_disaggregated_set_of_one_role_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="this deployment is colocated"):
+        manifests(colocated(), disaggregated_set)
+
+
+@pytest.mark.parametrize("deployment", [split(2, 3, parallelism=SMALL), colocated()])
+def test_a_role_based_group_has_pods_that_can_be_scaled(deployment: Deployment) -> None:
+    roles = checked(manifests(deployment, role_based_group), "RoleBasedGroup")
+    assert roles.keys() == deployment.roles.keys()
+    for name, role in roles.items():
+        assert role["replicas"] == deployment.roles[role["name"]].engines
+        assert role["scalingAdapter"] == {"enable": True}
+        template = role["standalonePattern"]["template"]
+        assert template["metadata"]["labels"] == {"app": "llama", "role": name}
+        assert "readinessProbe" in check_pod(template)
+
+
+def test_only_leaders_of_a_role_based_group_serve() -> None:
+    found = manifests(split(2, 3, parallelism=LARGE), role_based_group)
+    for name, role in checked(found, "RoleBasedGroup").items():
+        pattern = role["leaderWorkerPattern"]
+        assert pattern["size"] == 2
+        engine = check_pod(pattern["template"])
+        assert "readinessProbe" not in engine
+        command = " ".join(engine["command"])
+        assert "--dist-init-addr $(RBG_LWP_LEADER_ADDRESS):" in command
+        assert "--nnodes $(RBG_LWP_GROUP_SIZE) --node-rank $(RBG_LWP_WORKER_INDEX)" in command
+        leader, follower = pattern["leaderTemplatePatch"], pattern["workerTemplatePatch"]
+        assert leader["metadata"]["labels"] == {"app": "llama", "role": name}
+        assert follower["metadata"]["labels"]["role"] == f"{name}-follower"
+        (patch,) = leader["spec"]["containers"]
+        assert patch["name"] == engine["name"], "Kubernetes merges containers by their names"
+        assert check_pod({"spec": {"containers": [{**engine, **patch}]}})["readinessProbe"]
+        bootstrap = leader["metadata"]["annotations"]
+        assert ("sglang.ai/bootstrap-port" in bootstrap) == (name == "prefill")
 
 
 def test_the_router_finds_leaders_by_their_labels_and_bootstrap_ports() -> None:

@@ -1,5 +1,6 @@
 """A launcher without machines: nodes, processes, ports and files are entries of one object."""
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,9 +8,10 @@ from pathlib import Path
 
 from pdctl.deployment.records import HERE, Container, ProcessSpec
 from pdctl.engines.clients.protocol import Http
-from pdctl.engines.launchers.protocol import Exit, Started
+from pdctl.engines.launchers.protocol import Copied, Door, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.hosts import LOOPBACK
+from pdctl.inspection.model_contents import Contents
 from pdctl.inspection.records import Gpu, RdmaPort, SglangInstall
 
 GPUS_PER_NODE = 3
@@ -31,6 +33,11 @@ class InMemoryLauncher:
     versions: dict[str, str] = field(default_factory=dict)  # of SGLang, where another one is
     used_ports: set[tuple[str, int]] = field(default_factory=set)
     files: dict[tuple[str, Path], str] = field(default_factory=dict)
+    models: dict[tuple[str, Path], Contents] = field(default_factory=dict)
+    staging: dict[tuple[str, Path], Copied] = field(default_factory=dict)
+    walls: set[tuple[str, str]] = field(default_factory=set)  # from a node to an address
+    clocks: dict[str, float] = field(default_factory=dict)  # how far they are ahead
+    doors: set[Door] = field(default_factory=set)  # open at this moment
     log: list[str] = field(default_factory=list)
     is_gone: bool = False  # the machines are not ours any more
 
@@ -70,6 +77,18 @@ class InMemoryLauncher:
     def any_free_port(self, node: str) -> int:
         return 30000
 
+    @contextmanager
+    def listening(self, node: str, address: str, ports: Collection[int]) -> Iterator[None]:
+        opened = {(address, port) for port in ports}
+        self.doors |= opened
+        try:
+            yield
+        finally:
+            self.doors -= opened
+
+    def unreached(self, node: str, doors: Collection[Door]) -> tuple[Door, ...]:
+        return tuple(d for d in doors if d not in self.doors or (node, d[0]) in self.walls)
+
     def signal_supervisor(self, node: str, supervisor: Handle, number: int) -> bool:
         raise NotImplementedError
 
@@ -81,7 +100,8 @@ class InMemoryLauncher:
         timeout_s: float,
         container: Container | None = None,
     ) -> str:
-        raise NotImplementedError
+        assert argv[0] == "date"
+        return str(time.time() + self.clocks.get(node, 0.0))
 
     def http(self, node: str) -> Http:
         raise NotImplementedError
@@ -157,8 +177,17 @@ class InMemoryLauncher:
     def rename_log(self, node: str, log: Path, to: Path) -> None:
         self.files[node, to] = self.files.pop((node, log), "")
 
-    def has_path(self, node: str, path: Path) -> bool:
-        return (node, path) in self.files
+    def model_contents(self, node: str, path: Path) -> Contents | None:
+        return self.models.get((node, path))
+
+    def stage(self, node: str, source: Path, target: Path) -> Copied:
+        half = Copied(1, 2)
+        whole = self.models.get((node, source))
+        if whole is None or self.staging.setdefault((node, target), half) == half:
+            self.staging[node, target] = Copied(2, 2, is_done=True)
+            return half
+        self.models[node, target] = whole
+        return self.staging[node, target]
 
     def read_file(self, node: str, path: Path) -> str | None:
         return self.files.get((node, path))

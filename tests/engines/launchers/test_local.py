@@ -19,6 +19,7 @@ from pdctl.engines.launchers.gpu_memory import wait_for_gpu_memory
 from pdctl.engines.launchers.local import MARKER, LocalLauncher, handle_of, has_marker, pid_of
 from pdctl.engines.launchers.protocol import HERE, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
+from pdctl.errors import EnvironmentProblem
 from tests.e2e.cli import until
 from tests.engines.launchers.in_memory import InMemoryLauncher
 from tests.engines.world import fleet_specs, on_gpus, spec
@@ -280,3 +281,19 @@ def test_a_claimed_port_is_free_for_its_server_and_for_no_other_command() -> Non
             server.bind(("127.0.0.1", port))
             server.listen()
     assert launcher.is_port_free(HERE, port, is_strict=True)
+
+
+def test_a_door_opens_while_it_listens_and_leaves_the_port_to_any_server() -> None:
+    launcher = LocalLauncher("", cwd="/", death_signal=None)
+    port = launcher.any_free_port(HERE)
+    door = ("127.0.0.1", port)
+    with launcher.listening(HERE, "127.0.0.1", (port,)):
+        assert launcher.unreached(HERE, (door, ("127.0.0.1", 1))) == (("127.0.0.1", 1),)
+        with (
+            pytest.raises(EnvironmentProblem, match="nothing can listen on"),
+            launcher.listening(HERE, "127.0.0.1", (port,)),
+        ):
+            pass
+    assert launcher.unreached(HERE, (door,)) == (door,)
+    with socket.socket() as server:  # without SO_REUSEADDR, as torch's store
+        server.bind(door)

@@ -122,7 +122,7 @@ def started_with(
     (model / "config.json").write_text(config, encoding="utf-8")
     install = SglangInstall("python3", "0.5.23", ("nixl",), None)
     monkeypatch.setattr(start, "_install", lambda deployment, launcher, nodes: install)
-    monkeypatch.setattr(start, "_gpus_of_nodes", lambda deployment, launcher, nodes: {HERE: GPUS})
+    monkeypatch.setattr(start, "gpus_of_nodes", lambda deployment, launcher, nodes: {HERE: GPUS})
     router = RouterPlan(port=unheld_port())
     wanted = deployment_of(model=str(model), prefill=0, total=1, args=args, router=router)
     return start.prepare(wanted)
@@ -151,12 +151,11 @@ def test_a_quantization_that_sglang_cannot_read_is_refused(
     ("changes", "is_replayed"),
     [
         ({}, True),
-        ({"ttft_slo_s": None}, False),
         ({"request_times": False}, False),
         ({"observe": ObservePlan(what_if=False)}, False),
     ],
 )
-def test_a_supervisor_replays_requests_that_have_limits_and_log_lines(
+def test_a_supervisor_replays_requests_that_have_log_lines(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
@@ -164,7 +163,7 @@ def test_a_supervisor_replays_requests_that_have_limits_and_log_lines(
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     one = prepared(spec("router", "router", 1))
-    deployment = replace(one.deployment, **{"ttft_slo_s": 2.0, **changes})
+    deployment = replace(one.deployment, **changes)
     wanted = replace(one, deployment=deployment)
     launch = start.write_start_files(wanted, detached=True, ready_timeout_s=1.0)
     assert launch.what_if is is_replayed

@@ -161,8 +161,9 @@ def test_a_profile_is_named_by_its_file_or_its_id(homes: tuple[Path, Path]) -> N
 
 
 def test_families_are_shapes_and_formats() -> None:
-    names = ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3")
-    assert [family(llm(n)) for n in names] == ["dense-gqa", "moe-gqa", "moe-mla-fp8"]
+    names = ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3", "qwen3-next-80b-a3b")
+    shapes = ["dense-gqa", "moe-gqa", "moe-mla-fp8", "moe-gqa-hybrid"]
+    assert [family(llm(n)) for n in names] == shapes
 
 
 def test_a_profile_for_another_gpu_is_refused_with_both_named() -> None:

@@ -5,8 +5,12 @@ from dataclasses import replace
 import pytest
 
 from pdctl.perf_model.records import Parallelism
-from pdctl.verdict.client_flips import ClientAsker, client_flip, most_clients
-from pdctl.verdict.client_search import search_for_clients
+from pdctl.verdict.clients import (
+    ClientAsker,
+    client_flip,
+    most_clients,
+    search_for_clients,
+)
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.closed_loop import clients_of
 from pdctl.verdict.layouts import engines_that_fit

@@ -1,0 +1,94 @@
+"""Copies of the model on the nodes' own disks, as `stage:` in cluster.yaml asks for."""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from pdctl.deployment.cluster_file import cluster_here
+from pdctl.deployment.records import HERE, Deployment
+from pdctl.deployment.sglang_flags import options
+from pdctl.engines.launchers.protocol import Copied, Launcher
+from pdctl.units import format_bytes
+
+MAX_AT_ONCE = 32
+LOOK_EVERY_S = 0.5
+SERVED_NAME = "--served-model-name"
+
+
+def copy_of(model: str) -> Path | None:
+    """The place of a model's copy on every node; None where nothing is to be copied."""
+    stage = cluster_here().stage
+    if stage is None or not Path(model).is_absolute():
+        return None
+    # two models may have the same last name
+    return Path(stage) / f"{Path(model).name}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+
+
+def copy_model(
+    model: str, launcher: Launcher, nodes: Collection[str], show: Callable[[str], None]
+) -> None:
+    """Copy a model to these nodes at the same time, and wait; nothing where `stage:` is not set.
+
+    show: is given a text of how far the slowest node is.
+    Raises EnvironmentProblem for a node whose disk has no room, or that does not answer.
+    """
+    target = copy_of(model)
+    if target is None:
+        return
+
+    def look(node: str) -> Copied:
+        return launcher.stage(node, Path(model), target)
+
+    waiting = tuple(nodes)
+    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
+        while waiting:
+            found = dict(zip(waiting, each.map(look, waiting), strict=True))
+            waiting = tuple(node for node in waiting if not found[node].is_done)
+            if waiting:
+                show(_progress(target, found))
+                time.sleep(LOOK_EVERY_S)
+
+
+def _progress(target: Path, found: Mapping[str, Copied]) -> str:
+    node = min(found, key=lambda node: found[node].done_bytes)
+    done, total = found[node].done_bytes, found[node].total_bytes
+    of = f"{format_bytes(done)} of {format_bytes(total)} on {node}" if total else f"on {node}"
+    return f"copying the model to {target.parent}: {of}"
+
+
+def with_copy(deployment: Deployment, launcher: Launcher, nodes: Collection[str]) -> Deployment:
+    """A deployment whose engines load the copy of the model, if all these nodes have all of it.
+
+    The engines keep the name under which they serve the model.
+    """
+    target = copy_of(deployment.model)
+    if target is None or HERE in nodes or not nodes:
+        return deployment
+
+    def is_whole(node: str) -> bool:
+        own = launcher.model_contents(node, target)
+        return own is not None and own == launcher.model_contents(node, Path(deployment.model))
+
+    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
+        if not all(each.map(is_whole, nodes)):
+            return deployment
+    name = (SERVED_NAME, deployment.model)
+    roles = {
+        role: plan if SERVED_NAME in options(plan.args) else replace(plan, args=(*plan.args, *name))
+        for role, plan in deployment.roles.items()
+    }
+    return replace(deployment, model=str(target), roles=roles)
+
+
+def not_copied(
+    deployment: Deployment, loaded: Deployment, nodes: Collection[str]
+) -> tuple[str, ...]:
+    """A sentence where engines should load a copy, and `with_copy` gave the model itself."""
+    target = copy_of(deployment.model)
+    if target is None or HERE in nodes or loaded.model != deployment.model:
+        return ()
+    text = f"Not every node has a whole copy in {target}: these engines load {deployment.model}."
+    return (text,)
