@@ -1,4 +1,5 @@
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -263,3 +264,13 @@ def test_the_requests_that_states_leave_room_for_stand_under_why() -> None:
     assert "runs up to 723 requests at once, a colocated one 144" in told
     assert told.index("Why") < told.index("723 requests") < told.index("Changes the answer")
     assert "requests at once" not in screen(verdict())
+
+
+@pytest.mark.parametrize("columns", [60, 72, 80])
+def test_a_figure_and_its_interval_each_stay_in_one_line(columns: int) -> None:
+    def table(width: int) -> str:
+        return screen(verdict(), width).partition("your SLO")[2].partition("Why")[0]
+
+    figures = re.findall(r"±\S+ %|\(90 %\)|[\d.]+ m?s\b", table(200))
+    assert figures
+    assert all(figure in table(columns) for figure in figures)
