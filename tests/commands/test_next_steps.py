@@ -176,6 +176,7 @@ def test_a_plan_file_names_its_trace_by_an_absolute_path_and_how_it_was_read(her
     assert (planned.isl, planned.isl_cv) == (None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", ARGS)
 def test_other_plans_ask_about_the_same_engines(args: EngineOptions) -> None:
     shapes: dict[Role, Parallelism] = {

@@ -59,6 +59,7 @@ def test_json_is_one_envelope_with_the_verdict(capsys: pytest.CaptureFixture[str
     assert told["data"]["verdict"] in ("pd", "colocated", "too_close")
 
 
+@pytest.mark.slow
 def test_the_question_is_echoed_with_its_defaults_and_next_is_a_list(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -75,6 +76,7 @@ def test_the_question_is_echoed_with_its_defaults_and_next_is_a_list(
     assert told["model"]["kv_bytes_per_token"] > 0
 
 
+@pytest.mark.slow
 def test_the_fewest_gpus_are_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
     slos = ("--ttft", "1s", "--tpot", "30ms", "--fewest")
     told = answer(capsys, "qwen3-8b", "--gpus", "4xH200", *LENGTHS, *slos)["data"]

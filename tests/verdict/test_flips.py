@@ -112,6 +112,7 @@ def test_a_surmise_agrees_with_the_whole_question_or_there_is_none() -> None:
         assert guess in (None, asker(one))
 
 
+@pytest.mark.slow
 def test_asking_at_another_rate_takes_no_more_runs() -> None:
     made = contest(asked())
     find_capacities(made)

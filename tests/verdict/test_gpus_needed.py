@@ -32,6 +32,7 @@ def test_a_rate_beyond_the_gpus_says_about_how_many_would_do() -> None:
     assert gpus_needed(ours, "colocated", 100.0, 0.0) is None
 
 
+@pytest.mark.slow
 def test_gpus_beyond_a_part_of_a_node_are_those_of_engines_that_fit_a_whole_one() -> None:
     one = question("qwen3-32b", "1xH100", isl=8000, osl=256, rate=3, slo=Slo(3.0, 0.04))
     told = decide(one, flips=False).arms["colocated"]

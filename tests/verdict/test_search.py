@@ -1,6 +1,7 @@
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TypeVar
 
 import pytest
@@ -25,6 +26,7 @@ def asked(rate: float = 6.0, slo: Slo = SLO) -> Question:
     return question("qwen3-32b", "2x8xH200:rdma400", rate=rate, parallelism=TP2, slo=slo)
 
 
+@cache
 def found(rate: float = 6.0, slo: Slo = SLO) -> Verdict:
     return decide(asked(rate, slo), flips=False)
 
@@ -48,6 +50,7 @@ def test_the_sweep_runs_from_few_to_many_prefill_engines_and_holds_the_best() ->
     assert verdict.arms["pd"].layout in layouts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "slo"), [(6.0, SLO), (30.0, SLO), (5.0, Slo())])
 def test_no_bar_is_longer_than_that_of_the_layout_that_won(rate: float, slo: Slo) -> None:
     verdict = found(rate, slo)

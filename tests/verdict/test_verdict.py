@@ -69,6 +69,7 @@ def test_colocated_that_holds_the_rate_with_room_to_spare_is_kept() -> None:
     assert "Both meet your SLOs at 2 req/s; colocated is simpler." in verdict.reason
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_hold_one_request_is_no_part_of_an_answer() -> None:
     asked = question("deepseek-r1", "2x8xB200", isl=8000, osl=500, rate=2, slo=Slo(2.0, 0.03))
     verdict = decide(asked)
@@ -136,6 +137,7 @@ def test_a_rate_beyond_any_layout_says_what_is_carried() -> None:
     assert re.match(r"The best layout, \S+, carries [\d.]+ req/s\.", verdict.reason)
 
 
+@pytest.mark.slow
 def test_no_layout_meets_never_stands_over_too_close_to_call() -> None:
     asked = question("qwen3-32b", TWO_NODES, rate=90, slo=Slo(2.0, 0.03), parallelism=TP2)
     verdict = decide(asked)
@@ -158,6 +160,7 @@ def test_more_engines_than_gpus_is_bad_input() -> None:
         decide(question(total=30, parallelism=TP2))
 
 
+@pytest.mark.slow
 def test_one_output_token_and_one_request_still_get_an_answer() -> None:
     assert decide(question(osl=1, rate=1)).arms["pd"].tpot_s is not None
     lonely = decide(from_trace(Requests([0.0], [3000], [20])))
@@ -246,6 +249,7 @@ def test_one_gpu_says_what_a_split_would_need() -> None:
     assert "split needs at least two engines, and one takes 1 GPU; there is 1" in verdict.reason
 
 
+@pytest.mark.slow
 def test_an_arm_is_told_with_one_engine_down() -> None:
     verdict = decide(question("qwen3-8b", "4xH200", rate=20, slo=Slo(1.0, 0.03)))
     down = [one for arm in verdict.arms.values() for one in arm.one_down]
@@ -363,6 +367,7 @@ def test_where_only_a_split_can_be_built_it_is_the_answer() -> None:
     assert (verdict.verdict, verdict.decided_by) == ("pd", "feasibility")
 
 
+@pytest.mark.slow
 def test_near_the_least_latency_of_both_arms_the_simpler_one_is_enough_where_it_is_as_sure() -> (
     None
 ):
