@@ -22,7 +22,7 @@ from pdctl.errors import ExitCode, InvalidInput, PdctlError, StateConflict
 from pdctl.status.drift import Expected
 from pdctl.status.job_limit import job_clock_of
 from pdctl.status.recent_times import RecentTimes
-from pdctl.status.records import DeploymentStatus, Target
+from pdctl.status.records import Advice, DeploymentStatus, Target
 from pdctl.status.snapshot import is_well
 from pdctl.status.targets import candidates, only_name, source_of_router, source_of_state
 from pdctl.status.watch import (
@@ -111,7 +111,7 @@ def show_once(
     if window_s is None:
         sample = _sample(name, watch)
     else:
-        sample = _with_what_if(name, watch.sample(), window_s)
+        sample = _with_what_if(name, _sample(name, watch), window_s)
     _show(sample, as_json=as_json)
     well = sample.verdict == "serving" and all(is_well(engine) for engine in sample.engines)
     if check and not well:
@@ -121,7 +121,23 @@ def show_once(
 def _sample(name: str, watch: Watch) -> DeploymentStatus:
     """The next sample, with the last replay that the supervisor or a command has kept."""
     sample = watch.sample()
-    return dataclasses.replace(sample, what_if=kept_what_if(name)) if name else sample
+    if not name:
+        return sample
+    advice = carried_out(name, sample.advice)
+    return dataclasses.replace(sample, what_if=kept_what_if(name), advice=advice)
+
+
+def carried_out(name: str, advice: Advice) -> Advice:
+    """The advice; without its change where that takes GPUs that are not there."""
+    if advice.change is None:
+        return advice
+    from pdctl.engines.lifecycle.rescale import lacking_gpus
+
+    lacking = lacking_gpus(name, advice.change)
+    if not lacking:
+        return advice
+    why = f"{advice.why}; {lacking.rstrip('.')}"
+    return dataclasses.replace(advice, why=why, change=None)
 
 
 def _untuned(name: str) -> tuple[str, ...]:

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from pdctl.commands.status_expect import Expectation
-from pdctl.status.records import Target
+from pdctl.commands.status_run import carried_out
+from pdctl.deployment.records import Counts
+from pdctl.engines.lifecycle import rescale
+from pdctl.status.records import Advice, Target
 from tests.status.servers import pages_server
 
 CAPTURES = Path(__file__).parent.parent / "data" / "captures"
@@ -80,3 +83,15 @@ def test_an_engine_in_another_role_than_it_is_listed_with_is_left_alone() -> Non
         expectation([decode, colocated])
         assert url in looked_up(url, expectation)
         assert expectation([decode]) == {}
+
+
+def test_advice_that_takes_gpus_which_are_not_there_names_no_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more = Advice("overloaded", "Both are at their limit.", "prefill", change=Counts(2, 3))
+    monkeypatch.setattr(rescale, "lacking_gpus", lambda name, counts: "")
+    assert carried_out("chat", more) == more
+    monkeypatch.setattr(rescale, "lacking_gpus", lambda name, counts: "2P3D takes 5 GPUs.")
+    told = carried_out("chat", more)
+    assert told.change is None
+    assert told.why == "prefill; 2P3D takes 5 GPUs"

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pdctl.deployment.build import Counts, counts_of, role_changes, scaled
 from pdctl.deployment.flags import differing_flags, parse_version, role_switch_obstacle
 from pdctl.deployment.pd_yaml import read_deployment
-from pdctl.deployment.records import Deployment, ProcessSpec
-from pdctl.deployment.resources import assign_gpus, index_ranges
+from pdctl.deployment.records import HERE, Deployment, ProcessSpec
+from pdctl.deployment.resources import assign_gpus, index_ranges, needs_gpus
 from pdctl.engines import state
+from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running, start
 from pdctl.engines.lifecycle.start import Prepared, planning, prepare
 from pdctl.engines.records import Launch
-from pdctl.errors import EnvironmentProblem, StateConflict
+from pdctl.errors import EnvironmentProblem, PdctlError, StateConflict
 
 GUARD_WAIT_S = 3.0  # the guard restarts a killed supervisor within this time
 
@@ -62,6 +63,26 @@ def preview(name: str, counts: Counts) -> Rescaled:
         planned = _planned(name, counts)
         wanted = replace(planned.current, layout=planned.after.layout)
         return Rescaled(wanted, planned.before.layout, planned.sentences)
+
+
+def lacking_gpus(name: str, counts: Counts) -> str:
+    """The reason why a change needs more GPUs than this machine or --gpus has; "" if it does not.
+
+    Ignores: GPUs that other programs use, and the GPUs of other nodes.
+    """
+    try:
+        current = current_launch(name)
+        after = scaled(chosen_deployment(current), counts)
+        if after.engine == "sim":
+            assign_gpus(after, ())  # raises if --gpus describes too few
+        elif current.launcher == LOCAL and needs_gpus(after):
+            launcher = launcher_named(LOCAL)
+            num = len(launcher.gpus(HERE))
+            if num < after.num_gpus:
+                return f"{after.layout} takes {after.num_gpus} GPUs, and this machine has {num}."
+    except PdctlError as problem:
+        return problem.message
+    return ""
 
 
 def undo_counts(name: str) -> Counts:

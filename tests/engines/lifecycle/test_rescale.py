@@ -263,6 +263,27 @@ def test_gpus_that_are_not_there_are_a_refusal(
     assert deployment.launch.revision == 0
 
 
+@pytest.mark.parametrize(("counts", "lacking"), [
+    (Counts(prefill=3), ""),
+    (Counts(total=8), ""),
+    (Counts(total=9), "8xH200 describes 8"),
+])  # fmt: skip
+def test_gpus_that_a_simulated_change_lacks_are_told(counts: Counts, lacking: str) -> None:
+    Running(sim(2, 8, gpus="8xH200"))
+    told = rescale.lacking_gpus(NAME, counts)
+    assert lacking in told
+    assert bool(lacking) == bool(told)
+
+
+def test_gpus_that_this_machine_lacks_are_told(
+    monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    real(monkeypatch, 4, "mooncake", model)
+    assert rescale.lacking_gpus(NAME, Counts(prefill=2, decode=2)) == ""
+    told = rescale.lacking_gpus(NAME, Counts(prefill=2, decode=3))
+    assert told == "2P3D takes 5 GPUs, and this machine has 4."
+
+
 def test_a_preview_says_what_would_happen_and_writes_nothing() -> None:
     deployment = Running(sim(2, 8))
     before = deployment.launch
