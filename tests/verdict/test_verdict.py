@@ -214,7 +214,7 @@ def test_draft_tokens_change_the_prediction() -> None:
 @pytest.mark.slow
 def test_a_tie_says_that_the_simulation_cannot_tell_and_where_the_rules_lean() -> None:
     verdict = decide(
-        question("deepseek-r1", "4x8xH200:rdma400", isl=4500, osl=500, slo=Slo(2.0, 0.12))
+        question("deepseek-r1", "4x8xH200:rdma400", isl=4500, osl=500, slo=Slo(3.0, 0.12))
     )
     assert verdict.verdict == "too_close"
     assert verdict.confidence == "low"
