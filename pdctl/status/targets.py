@@ -11,9 +11,9 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from pdctl.deployment.records import HERE, Deployment, role_of_mode
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
-from pdctl.engines.lifecycle.meant import meant_name
+from pdctl.engines.lifecycle.meant import NONE_RUNS, meant_name, not_running
 from pdctl.engines.records import DeploymentState
-from pdctl.errors import EngineFailed, InvalidInput, PdctlError, StateConflict
+from pdctl.errors import EngineFailed, InvalidInput, PdctlError
 from pdctl.hosts import in_url, is_loopback, is_wildcard
 from pdctl.perf_model.records import Role
 from pdctl.status.records import Target, Watched
@@ -148,7 +148,7 @@ def only_name() -> str:
         None,
         candidates(),
         hint="pdctl status {}",
-        none_hint="pdctl up starts one; pdctl status --router http://HOST:30000 watches any other",
+        none_hint=f"{NONE_RUNS}; pdctl status --router http://HOST:30000 watches any other",
     )
 
 
@@ -195,12 +195,7 @@ def _required(name: str) -> DeploymentState:
     found = state.read_state(name)
     if found is not None:
         return found
-    others = ", ".join(other for other in state.list_names() if other != name)
-    raise StateConflict(
-        f"No deployment {name!r} is running." + (f" There is: {others}." if others else ""),
-        hint="pdctl ls",
-        code="not_running",
-    )
+    raise not_running(name, [other for other in state.list_names() if state.is_supervised(other)])
 
 
 def _watched(found: DeploymentState) -> Watched:

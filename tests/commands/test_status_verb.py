@@ -224,10 +224,10 @@ def test_a_bare_status_shows_the_deployment_that_has_a_supervisor(
 
 
 @pytest.mark.usefixtures("held")
-def test_an_unknown_name_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_lists_those_that_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gone", "--json") == 7
     envelope = json.loads(capsys.readouterr().out)
-    assert "There is: chat." in envelope["error"]["message"]
+    assert envelope["error"]["hint"] == "running: chat"
 
 
 @pytest.mark.usefixtures("held")

@@ -78,8 +78,11 @@ def meant(target: str | None, name: str | None, process: str | None) -> tuple[st
     A deployment with logs comes before a process of that name, since --process names the latter.
     Raises as deployment_of_logs.
     """
-    if target is not None and name is None and _has_logs(target):
-        return target, process
+    if target is not None and name is None:
+        if _has_logs(target):
+            return target, process
+        if not running.names() and not _logged():
+            raise running.not_running(target)
     return deployment_of_logs(name), target if process is None else process
 
 

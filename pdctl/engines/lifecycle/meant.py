@@ -1,8 +1,16 @@
-"""Choose the deployment that a command means."""
+"""Choose the deployment that a command means; say which run where there is no such one."""
 
 from collections.abc import Sequence
 
 from pdctl.errors import StateConflict
+
+NONE_RUNS = "pdctl up starts one"
+
+
+def not_running(name: str, running: Sequence[str]) -> StateConflict:
+    """The error for a deployment that does not run; its hint lists those that do."""
+    hint = f"running: {', '.join(running)}" if running else NONE_RUNS
+    return StateConflict(f"No deployment {name!r} is running.", hint=hint, code="not_running")
 
 
 def meant_name(
@@ -10,7 +18,7 @@ def meant_name(
     running: Sequence[str],
     *,
     hint: str = "pass a name, such as {}",
-    none_hint: str = "pdctl up starts one",
+    none_hint: str = NONE_RUNS,
 ) -> str:
     """`name`, or the name of the only running deployment.
 

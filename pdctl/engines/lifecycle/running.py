@@ -7,8 +7,7 @@ from dataclasses import replace
 from pdctl.engines import state
 from pdctl.engines.launchers.gpu_memory import wait_for_gpu_memory
 from pdctl.engines.launchers.registry import launcher_of
-from pdctl.engines.lifecycle import supervisor_process
-from pdctl.engines.lifecycle.meant import meant_name
+from pdctl.engines.lifecycle import meant, supervisor_process
 from pdctl.engines.records import DeploymentState, Handle, Launch
 from pdctl.errors import EngineFailed, StateConflict
 
@@ -37,7 +36,7 @@ def find(name: str | None) -> DeploymentState:
 
 def chosen_name(name: str | None) -> str:
     """`name`, or the name of the only running deployment. Raises StateConflict otherwise."""
-    return name if name is not None else meant_name(None, names())
+    return name if name is not None else meant.meant_name(None, names())
 
 
 def states() -> tuple[DeploymentState, ...]:
@@ -68,10 +67,8 @@ def router_policy(url: str) -> str:
 
 
 def not_running(name: str) -> StateConflict:
-    """The error for a deployment that does not run; its hint lists those that do."""
-    found = names()
-    hint = f"running: {', '.join(found)}" if found else "pdctl up starts one; pdctl ls lists them"
-    return StateConflict(f"No deployment {name!r} is running.", hint=hint, code="not_running")
+    """The error for a deployment that does not run."""
+    return meant.not_running(name, names())
 
 
 def leftovers(name: str) -> tuple[str, ...]:
