@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from rich.cells import cell_len
@@ -32,9 +33,17 @@ SERVING = replace(STATE, phase="serving", ready_after_s=48.0, first_request_ttft
 KILLED = replace(
     STATE.processes[2], phase="backoff", detail="was killed (SIGKILL); restarting 10 s later"
 )
-LOADS = [played("colocated", bad_every=3), played("pd")]
 FIGURES = tuple(Compared(f"last token p{q}", "s", 0.45, 0.5) for q in (50, 90, 99))
-ARMS = [replace(arm, figures=FIGURES) for arm in results(LOADS)]
+
+
+@cache
+def measured() -> RenderableType:
+    """The screen of two arms, whose bootstrap takes a while."""
+    loads = [played("colocated", bad_every=3), played("pd")]
+    arms = [replace(arm, figures=FIGURES) for arm in results(loads)]
+    return measure_view(arms, compare_arms(arms, loads, SLO), SLO)
+
+
 SCREENS: dict[str, Callable[[int], RenderableType]] = {
     "plan": lambda width: plan_view(question(slo=Slo(5.0, 0.04)), verdict()),
     "up": lambda width: up_view("chat", STATE, NOW, 24),
@@ -44,7 +53,7 @@ SCREENS: dict[str, Callable[[int], RenderableType]] = {
     "broken": lambda width: status_view(BROKEN, width),
     "ls": lambda width: ls_view([SERVING], NOW, width),
     "doctor": lambda width: doctor_view(CHECKS),
-    "measure": lambda width: measure_view(ARMS, compare_arms(ARMS, LOADS, SLO), SLO),
+    "measure": lambda width: measured(),
 }
 
 
