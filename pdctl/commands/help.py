@@ -11,7 +11,7 @@ from pdctl.errors import EnvironmentProblem, InvalidInput, did_you_mean, nearest
 
 
 def help(  # noqa: A001 - named as its verb is
-    topic: str = typer.Argument("", help="A topic, or a verb. Default: the list of topics."),
+    topic: list[str] = typer.Argument(None, help="A topic, or a verb. Default: all topics."),
     man: Path | None = typer.Option(
         None, "--man", help="Write every page and verb as man pages under this directory."
     ),
@@ -27,7 +27,7 @@ def help(  # noqa: A001 - named as its verb is
     if man is not None:
         _write_man_pages(man, as_json=as_json)
     elif topic:
-        _show(topic, as_json=as_json)
+        _show("-".join(topic), as_json=as_json)
     else:
         _list(as_json=as_json)
 

@@ -38,6 +38,13 @@ def test_help_lists_the_topics(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(topic in shown for topic in TOPICS)
 
 
+def test_a_topic_may_be_typed_as_two_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "exit", "codes"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("# Exit codes")
+
+
 def test_help_of_a_verb_is_its_help_page(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["help", "ls"])
