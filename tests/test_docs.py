@@ -92,3 +92,10 @@ def _split(kind: str, block: str) -> tuple[str, list[str]]:
     lines = block.splitlines()
     commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
     return "\n".join(commands), [line for line in lines if not line.startswith("$ ")]
+
+
+def test_no_text_installs_pdctl_from_an_index_that_does_not_have_it() -> None:
+    pages = [*(ROOT / "pdctl").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    named = re.compile(r"pip install (-\S+ )*'?pdctl")
+    assert named.search("pip install -U pdctl")
+    assert not [page for page in pages if named.search(page.read_text(encoding="utf-8"))]

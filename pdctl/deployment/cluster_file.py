@@ -159,7 +159,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
         raise top.problem("has no schema", hint=f"begin the file with schema: {SCHEMA}")
     if (version := keys["schema"].integer(at_least=1)) > SCHEMA:
         what = f"{version} is newer than {SCHEMA}, the one this pdctl reads"
-        raise keys["schema"].problem(what, hint="pip install -U pdctl")
+        raise keys["schema"].problem(what, hint="a newer pdctl")
     usual = ClusterFile()
     return ClusterFile(
         gpus_per_node=_number(keys, "gpus_per_node") or usual.gpus_per_node,

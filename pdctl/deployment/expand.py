@@ -142,7 +142,7 @@ class _Common:
             where = self.install.python if self.install else "any known Python"
             raise EnvironmentProblem(
                 f"SGLang is not installed in {where}.",
-                hint="pip install 'pdctl[sglang]', or --python VENV/bin/python, or --engine sim",
+                hint="pip install sglang, or --python VENV/bin/python, or --engine sim",
                 code="no_sglang",
             )
         return engine_argv(

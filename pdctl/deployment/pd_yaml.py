@@ -195,7 +195,7 @@ def _check_schema(top: Field, keys: dict[str, Field]) -> None:
     if version > SCHEMA:
         raise keys["schema"].problem(
             f"{version} is newer than {SCHEMA}, the latest that this pdctl reads",
-            hint="pip install -U pdctl",
+            hint="a newer pdctl",
         )
 
 

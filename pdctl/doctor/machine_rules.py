@@ -157,7 +157,7 @@ def sglang(install: SglangInstall | None, why_none: str = "") -> Check:
             "sglang",
             "warn",
             f"SGLang is not installed in {install.python}.",
-            "pip install 'pdctl[sglang]', --python VENV/bin/python, or --engine sim",
+            "pip install sglang, --python VENV/bin/python, or --engine sim",
         )
     version = parse_version(install.version)
     text = f"SGLang {install.version} in {install.python}"

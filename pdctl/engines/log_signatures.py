@@ -280,7 +280,7 @@ STARTS = (
         r"^(?:ModuleNotFoundError|ImportError)\b|^\S*python\S*: No module named"
         r"|Error while finding module specification",
         "A Python package is missing or broken in SGLang's Python.",
-        "pip install 'pdctl[sglang]', or --python VENV/bin/python",
+        "pip install sglang, or --python VENV/bin/python",
     ),
     Signature(
         "no_compiler",

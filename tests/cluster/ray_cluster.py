@@ -37,7 +37,7 @@ class RayCluster:
 def missing() -> str:
     """Why Ray cannot run here; "" if it can."""
     if importlib.util.find_spec("ray") is None:
-        return "Ray is not installed: pip install 'pdctl[ray]'"
+        return "Ray is not installed: pip install '.[ray]'"
     return hosts.missing()
 
 

@@ -92,7 +92,7 @@ def test_simulated_engines_need_no_sglang() -> None:
 def test_without_sglang_the_error_names_the_extra() -> None:
     with pytest.raises(EnvironmentProblem, match="SGLang is not installed") as error:
         expanded(split(), version=None)
-    assert "pdctl[sglang]" in error.value.hint
+    assert "pip install sglang" in error.value.hint
     assert "--engine sim" in error.value.hint
 
 

@@ -141,7 +141,7 @@ def test_flags_may_be_a_line_a_list_or_a_mapping_and_shared_by_the_roles() -> No
             "known keys: engines",
         ),
         (MINIMAL + "model: other", "line 5: model appears twice", "keep one"),
-        (MINIMAL.replace("schema: 1", "schema: 2"), "schema 2 is newer", "pip install -U pdctl"),
+        (MINIMAL.replace("schema: 1", "schema: 2"), "schema 2 is newer", "a newer pdctl"),
         (MINIMAL.replace("schema: 1\n", ""), "has no schema", "schema: 1"),
         (MINIMAL.replace("model: qwen3-8b\n", ""), "has no model", "model:"),
         (MINIMAL.replace("engines: 1", "engines: 0"), "whole number of at least 1, not '0'", ""),

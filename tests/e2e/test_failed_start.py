@@ -63,7 +63,7 @@ def test_without_sglang_the_hint_names_the_extra_and_simulated_engines(cli: Cli)
     if "SGLang is not installed" not in done.stderr:
         pytest.skip("SGLang is installed here")
     assert done.returncode == 4
-    assert "pip install 'pdctl[sglang]'" in done.stderr
+    assert "pip install sglang" in done.stderr
     assert "--engine sim" in done.stderr
 
 

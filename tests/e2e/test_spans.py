@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.cli import Cli, until
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="pip install 'pdctl[otel]'")
+pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="pip install '.[otel]'")
 
 import grpc  # noqa: E402
 from opentelemetry.proto.collector.trace.v1 import (  # noqa: E402

@@ -46,7 +46,7 @@ def required_address() -> str:
     if not is_installed():
         raise EnvironmentProblem(
             "Ray is not installed in the Python of pdctl.",
-            hint="pip install 'pdctl[ray]' on every host of the cluster",
+            hint="pip install 'ray>=2.40' on every host of the cluster",
             code="no_ray",
         )
     address = cluster_address()

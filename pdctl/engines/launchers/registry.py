@@ -60,7 +60,7 @@ def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> Launcher:
     kind, _, nodes = name.partition(":")
     if kind not in LAUNCHERS:
         raise EnvironmentProblem(
-            f"This pdctl has no launcher {name!r}.", hint="pip install -U pdctl", code="no_launcher"
+            f"This pdctl has no launcher {name!r}.", hint="a newer pdctl", code="no_launcher"
         )
     return LAUNCHERS[kind](replace(scope or Scope(), nodes=nodes))
 

@@ -305,7 +305,8 @@ def _cautions(
     has_key = api_key() is not None
     yield from cautions(deployment, llm=llm, version=version, backend=backend, has_key=has_key)
     if deployment.observe.traces and not sends_spans():
-        yield "pdctl sends no spans of its own without its extra: pip install 'pdctl[otel]'."
+        packages = "opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc"
+        yield f"pdctl sends no spans of its own without its extra: pip install {packages}."
 
 
 def _on_its_address(deployment: Deployment) -> Deployment:
@@ -427,7 +428,7 @@ def _install(
     if install.version is None:
         raise EnvironmentProblem(
             f"SGLang is not installed in {install.python}.",
-            hint="pip install 'pdctl[sglang]', or --python VENV/bin/python, or --engine sim",
+            hint="pip install sglang, or --python VENV/bin/python, or --engine sim",
             code="no_sglang",
         )
     return install

@@ -117,7 +117,7 @@ def test_hints_name_what_helps_against_what_the_log_says(tmp_path: Path) -> None
         return follow.start_failure("chat", failed(tmp_path / "log", text)).hint
 
     assert "--mem-fraction-static" in hint("torch.OutOfMemoryError: CUDA out of memory")
-    assert "pdctl[sglang]" in hint("ModuleNotFoundError: No module named 'sglang'")
+    assert "pip install sglang" in hint("ModuleNotFoundError: No module named 'sglang'")
     assert "port" in hint("[Errno 98] address already in use")
     assert hint("nothing known") == "pdctl logs prefill-0 shows the whole log"
 
