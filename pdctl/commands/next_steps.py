@@ -17,8 +17,8 @@ from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Parallelism, Profile, Role
-from pdctl.verdict.gpus_needed import NODE_GPUS
 from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus, most_carried
+from pdctl.verdict.search import NODE_GPUS
 from pdctl.workload.describe import DEFAULT_SPREAD
 from pdctl.workload.records import Slo, Workload
 from pdctl.workload.time_units import UNITS_S

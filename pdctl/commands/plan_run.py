@@ -41,8 +41,8 @@ from pdctl.tables.report import Made, report_page
 from pdctl.tables.tabs import tab_lines
 from pdctl.units import parse_duration_s, parse_rate_rps, parse_tokens, positive
 from pdctl.verdict.data import model_data, verdict_data
+from pdctl.verdict.rate_curves import rate_curves
 from pdctl.verdict.records import Question, Speculation, Verdict
-from pdctl.verdict.search import rate_curves
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide, decide_fewest
 from pdctl.workload.arrivals import tail

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from pdctl.deployment.records import HERE, Deployment, role_of_mode
 from pdctl.engines import state
 from pdctl.engines.clients.http import Connection, GetFailed
-from pdctl.engines.lifecycle.meant import NONE_RUNS, meant_name, not_running
+from pdctl.engines.lifecycle.meant import NONE_RUNS, meant_name, no_such_deployment
 from pdctl.engines.records import DeploymentState
 from pdctl.errors import EngineFailed, InvalidInput, PdctlError
 from pdctl.hosts import in_url, is_loopback, is_wildcard
@@ -195,7 +195,9 @@ def _required(name: str) -> DeploymentState:
     found = state.read_state(name)
     if found is not None:
         return found
-    raise not_running(name, [other for other in state.list_names() if state.is_supervised(other)])
+    raise no_such_deployment(
+        name, [other for other in state.list_names() if state.is_supervised(other)]
+    )
 
 
 def _watched(found: DeploymentState) -> Watched:

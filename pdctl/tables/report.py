@@ -19,8 +19,8 @@ from pdctl.tables.plan import (
 from pdctl.tables.svg import Axes, Limit, Series, bar_chart, line_chart
 from pdctl.units import UNKNOWN, format_bytes, format_rate, format_seconds, format_share
 from pdctl.verdict.closed_loop import clients_of, load_text
+from pdctl.verdict.rate_curves import RatePoint
 from pdctl.verdict.records import Arm, Question, Verdict
-from pdctl.verdict.search import RatePoint
 from pdctl.verdict.sentences import flip_sentences, state_sentence
 from pdctl.workload.describe import drawn_line, read_line
 from pdctl.workload.records import Workload

@@ -16,7 +16,6 @@ from pdctl.verdict.closed_form import (
     Demand,
     Scored,
     capacity_rps,
-    demand_of,
     excess,
     pace_of,
 )
@@ -32,9 +31,8 @@ from pdctl.verdict.layouts import (
     Engines,
     colocated_fleets,
     engines_that_fit,
-    fixed_engine,
+    gpu_budget,
     pd_fleets,
-    routing_policy,
 )
 from pdctl.verdict.records import Arm, Choice, Interval, Provenance, Question, Site
 from pdctl.verdict.rules import quarter
@@ -44,7 +42,6 @@ from pdctl.verdict.trials import (
     num_requests,
     sample_of,
     trials_on,
-    try_layout,
     unpredicted,
 )
 from pdctl.workload.records import Mix, Slo
@@ -292,20 +289,17 @@ def whole_choice(contest: Contest, rate_rps: float | None) -> Choice:
         return "pd" if "pd" in names else "colocated"
     colocated, pd = contest.search("colocated"), contest.search("pd")
     least = 0.0 if rate_rps is None else contest.interval("colocated").low
-    choice = by_capacity(colocated, pd, least, rate_rps, contest.margins)
-    if choice != "colocated" and rate_rps and _is_near_floor(colocated, least, rate_rps):
-        return choice if _is_surer(contest, rate_rps) else "colocated"
-    return choice
+    if rate_rps is not None and _is_as_sure(contest, least, rate_rps):
+        return "colocated"
+    return by_capacity(colocated, pd, least, rate_rps, contest.margins)
 
 
-def _is_near_floor(colocated: CapacitySearch, least: float, rate_rps: float) -> bool:
-    """True if an arm meets the SLOs at a rate, but is hardly sure to meet them at any."""
-    return rate_rps <= colocated.finish() and least < NEAR_FLOOR * colocated.rate_rps
-
-
-def _is_surer(contest: Contest, rate_rps: float) -> bool:
-    """True if the split meets the SLOs at a rate more surely than colocated does."""
-    return contest.slack("pd", rate_rps) > contest.slack("colocated", rate_rps)
+def _is_as_sure(contest: Contest, least: float, rate_rps: float) -> bool:
+    """True near the least latency, if colocated meets the SLOs there as surely as a split does."""
+    carried = contest.search("colocated").finish()
+    if not least < rate_rps <= carried or least >= NEAR_FLOOR * carried:
+        return False
+    return contest.slack("colocated", rate_rps) >= contest.slack("pd", rate_rps)
 
 
 def replace_trials(search: CapacitySearch, trials: Trials | None) -> CapacitySearch:
@@ -365,6 +359,83 @@ def free_capacities(contest: Contest) -> dict[str, float]:
     return {name: found[0].guess_rps for name, found in contest.entrants.items()}
 
 
+GPU_SHARE_STEPS = 12  # at most so many numbers of GPUs are tried
+NODE_GPUS = 8  # with fewer, engines may be too small for a proportion to hold
+
+
+def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) -> int | None:
+    """The fewest GPUs with which an arm meets the service levels at a rate; None: unknown.
+
+    Up to the GPUs there are, simulated; beyond, in proportion to what these carry, or a whole node
+    where these are fewer.
+    """
+    budget = gpu_budget(contest.site)
+    is_short = capacity < rate_rps and not _carries(contest, arm, rate_rps)
+    if is_short and budget < NODE_GPUS:
+        node = _on_a_node(contest)
+        return gpus_needed(node, arm, rate_rps, node.search(arm).finish())
+    if capacity <= 0:
+        return None
+    if is_short:
+        unit = min(c.fleet.num_gpus // c.fleet.num_engines for c in contest.entrants[arm])
+        return -int(-budget * rate_rps / capacity // unit) * unit
+    guess = max(1, round(budget * rate_rps / capacity))
+    low, high = 0, budget  # too few, and enough
+    at, leap = min(guess, budget - 1), max(1, budget // 16)
+    for _ in range(GPU_SHARE_STEPS):
+        if high - low <= 1:
+            break
+        at = min(max(at, low + 1), high - 1)
+        if _do(contest, arm, at, rate_rps):
+            high, at = at, at - leap
+        else:
+            low, at = at, at + leap
+        leap *= 2
+        if low and high < budget:
+            at = (low + high) // 2
+    return high
+
+
+def _on_a_node(contest: Contest) -> Contest:
+    """The contest on the GPUs of one node, with engines of any size that fits it."""
+    cluster = replace(contest.site.cluster, num_nodes=1, gpus_per_node=NODE_GPUS)
+    site = replace(contest.site, cluster=cluster, total=None, max_gpus=None)
+    engines = engines_that_fit(site)
+    return contest_of(site, contest.slo, engines, contest.demand, seed=contest.trials.sample.seed)
+
+
+def _carries(contest: Contest, arm: str, rate_rps: float) -> bool:
+    """True if an arm's layout meets the service levels at a rate a little above its capacity."""
+    best = contest.search(arm).best
+    return best is not None and contest.trials.meets(best, rate_rps, contest.slo)
+
+
+def _do(contest: Contest, arm: str, gpus: int, rate_rps: float) -> bool:
+    """True if so many GPUs would do, in the best few layouts of an arm."""
+    slo, trials = contest.slo, contest.trials
+    layouts = ranked(smaller_fleets(contest, arm, gpus), contest.demand, slo)
+    return any(trials.meets(s.fleet, rate_rps, slo) for s in layouts[:FINALISTS])
+
+
+def smaller_fleets(contest: Contest, arm: str, gpus: int) -> list[Fleet]:
+    """Layouts of an arm on some of the GPUs, of the engines in the contest and the smallest."""
+    site = replace(contest.site, max_gpus=gpus, total=None)
+    fleets = [c.fleet for c in contest.entrants[arm]]
+    engines = contest.engines
+    if arm == "colocated":
+        usable = _distinct([f.colocated for f in fleets], engines.colocated[:1])
+        return list(colocated_fleets(site, replace(engines, colocated=usable)))
+    prefill = _distinct([f.prefill for f in fleets], engines.prefill[:1])
+    decode = _distinct([f.decode for f in fleets], engines.decode[:1])
+    return [f for p in prefill for d in decode for f in pd_fleets(site, p, d)]
+
+
+def _distinct(
+    used: Sequence[EngineModel | None], smallest: Sequence[EngineModel]
+) -> tuple[EngineModel, ...]:
+    return tuple(dict.fromkeys(e for e in (*used, *smallest) if e is not None))
+
+
 def first_fleets(site: Site, engines: Engines) -> dict[str, Fleet]:
     """Without lengths: the smallest engines, and a quarter of them for prefill."""
     together = colocated_fleets(site, engines)
@@ -378,64 +449,3 @@ def _quarter(splits: tuple[Fleet, ...]) -> Fleet:
     total = splits[0].num_engines
     want = quarter(total).prefill
     return min(splits, key=lambda fleet: abs(fleet.num_prefill - (want or 1)))
-
-
-NUM_RATES = 8
-TOP = 1.5  # times the higher capacity: how far the curves go
-
-
-@dataclass(frozen=True)
-class RatePoint:
-    """One arm at one offered rate. good_rps: requests per second that meet every SLO."""
-
-    offered_rps: float
-    good_rps: float
-    ttft_p90_s: float | None
-    tpot_p90_s: float | None
-
-
-def rate_curves(
-    question: Question, arms: Mapping[str, Arm], rate_rps: float | None, spread: ParallelMap
-) -> dict[str, tuple[RatePoint, ...]]:
-    """Goodput against rate for both arms, by the runs that the capacities are found with."""
-    demand = demand_of(question.workload)
-    tops = [arm.capacity_rps for arm in arms.values() if arm.capacity_rps]
-    if not tops or demand is None:
-        return {}
-    top = TOP * max(*tops, rate_rps or 0.0)
-    rates = [top * (i + 1) / NUM_RATES for i in range(NUM_RATES)]
-    site = site_of(question)
-    contest = contest_of(site, question.slo, engines_that_fit(site), demand, seed=question.seed)
-    fleets = {name: arm_fleet(site, arm) for name, arm in arms.items()}
-    jobs = [(name, rate) for name in fleets for rate in rates]
-
-    def point(job: tuple[str, float]) -> RatePoint:
-        arm = try_layout(contest.trials, fleets[job[0]], job[1], question.slo)
-        ttft, tpot = arm.ttft_s, arm.tpot_s
-        return RatePoint(
-            job[1], arm.goodput_rps or 0.0, ttft.p90 if ttft else None, tpot.p90 if tpot else None
-        )
-
-    points = spread(point, jobs, cost_s=contest.run_cost_s)
-    return {
-        name: tuple(p for (other, _), p in zip(jobs, points, strict=True) if other == name)
-        for name in fleets
-    }
-
-
-def arm_fleet(site: Site, arm: Arm) -> Fleet:
-    """The fleet an arm describes. Raises ValueError if one of its engines does not fit."""
-    engines: dict[str, EngineModel | None] = {"colocated": None, "prefill": None, "decode": None}
-    for role, shape in arm.parallelism.items():
-        engines[role] = fixed_engine(site, role, shape)
-        if engines[role] is None:
-            raise ValueError(f"{arm.layout} does not fit")
-    return Fleet(
-        colocated=engines["colocated"],
-        prefill=engines["prefill"],
-        decode=engines["decode"],
-        num_colocated=arm.counts.get("colocated", 0),
-        num_prefill=arm.counts.get("prefill", 0),
-        num_decode=arm.counts.get("decode", 0),
-        policy=routing_policy(site, is_split="colocated" not in arm.counts),
-    )

@@ -29,7 +29,6 @@ from pdctl.verdict.feasibility import (
     why_too_long,
 )
 from pdctl.verdict.flips import Asker, axes_of, find_flip, forecast_of
-from pdctl.verdict.gpus_needed import gpus_needed
 from pdctl.verdict.judge import (
     confidence_of,
     confidence_of_no,
@@ -62,6 +61,7 @@ from pdctl.verdict.search import (
     find_capacities,
     first_fleets,
     free_capacities,
+    gpus_needed,
     one_by_one,
     site_of,
     sweep_of,

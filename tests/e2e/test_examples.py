@@ -68,6 +68,15 @@ prefill: {engines: 1}
 decode: {engines: 1}
 router: {port: PORT}
 """
+CHAT_YAML = """schema: 1
+name: chat
+model: qwen3-8b
+engine: sim
+gpus: 16xH200
+slo: {ttft: 2s, tpot: 50ms}
+prefill: {engines: 2}
+decode: {engines: 4}
+"""
 ELSEWHERE = {"tour.md", *(f"{name}.md" for name in RUN)}
 HELP = tuple(line for _, line in commands_of_help())
 DOCS = {
@@ -81,8 +90,8 @@ EXAMPLES = (*HELP, *DOCS.values())
 def _start_chat(cli: Cli) -> int:
     """Start a deployment that the examples call chat; its port."""
     port = free_port()
-    sim = ("qwen3-8b", *SIMULATED, "--prefill", "2", "--total", "6", "--gpus", "16xH200")
-    done = cli.run("up", *sim, "--name", "chat", "--port", str(port), "-d")
+    (cli.cwd / "chat.yaml").write_text(CHAT_YAML)
+    done = cli.run("up", "-f", "chat.yaml", "--port", str(port), "-d")
     assert done.returncode == 0, done.stderr
     return port
 

@@ -11,8 +11,9 @@ from pdctl import __version__
 from pdctl.perf_model.records import QueueSample
 from pdctl.tables.report import Made, log_histogram, pareto_front, report_page
 from pdctl.tables.svg import ticks
+from pdctl.verdict.rate_curves import RatePoint, rate_curves
 from pdctl.verdict.records import Question, Verdict
-from pdctl.verdict.search import RatePoint, one_by_one, rate_curves
+from pdctl.verdict.search import one_by_one
 from pdctl.verdict.verdict import decide
 from pdctl.workload.describe import workload_from_trace
 from pdctl.workload.records import Requests, Slo, Trace

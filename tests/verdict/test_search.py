@@ -6,11 +6,12 @@ from typing import TypeVar
 
 import pytest
 
+from pdctl.inspection.cluster import parse_gpus
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Question, Verdict
-from pdctl.verdict.search import Contest, contest_of, find_capacities
+from pdctl.verdict.search import Contest, contest_of, find_capacities, gpus_needed
 from pdctl.verdict.trials import Trials
 from pdctl.verdict.verdict import decide
 from pdctl.workload.records import Slo
@@ -89,3 +90,35 @@ def test_work_is_given_to_whoever_spreads_it() -> None:
     assert find_capacities(ours, elsewhere) == find_capacities(contest(asked()))
     assert sizes == [2]
     assert find_capacities(ours) == find_capacities(contest(asked()))
+
+
+@pytest.mark.slow
+def test_fewer_gpus_than_needed_miss_the_slos_and_as_many_meet_them() -> None:
+    one = asked(rate=2.0)
+    ours = contest(one)
+    capacity = find_capacities(ours)["colocated"]
+    needed = gpus_needed(ours, "colocated", 2.0, capacity)
+    assert needed is not None
+    assert needed < 16
+    for gpus, meets in ((needed, True), (needed - 2, False)):
+        fewer = question("qwen3-32b", "2x8xH200:rdma400", rate=2.0, parallelism=TP2, slo=SLO,
+                         max_gpus=gpus)  # fmt: skip
+        assert decide(fewer, flips=False).arms["colocated"].meets == meets
+
+
+def test_a_rate_beyond_the_gpus_says_about_how_many_would_do() -> None:
+    ours = contest(asked())
+    needed = gpus_needed(ours, "colocated", 100.0, 10.0)
+    assert needed == 160
+    assert gpus_needed(ours, "colocated", 100.0, 0.0) is None
+
+
+@pytest.mark.slow
+def test_gpus_beyond_a_part_of_a_node_are_those_of_engines_that_fit_a_whole_one() -> None:
+    one = question("qwen3-32b", "1xH100", isl=8000, osl=256, rate=3, slo=Slo(3.0, 0.04))
+    told = decide(one, flips=False).arms["colocated"]
+    assert not told.meets
+    assert told.gpus_needed is not None
+    assert told.gpus_needed <= 16
+    gpus = f"{-(-told.gpus_needed // 8)}x8xH100:rdma400"
+    assert decide(replace(one, cluster=parse_gpus(gpus)), flips=False).is_met

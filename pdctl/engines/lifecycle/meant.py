@@ -7,7 +7,7 @@ from pdctl.errors import StateConflict
 NONE_RUNS = "pdctl up starts one"
 
 
-def not_running(name: str, running: Sequence[str]) -> StateConflict:
+def no_such_deployment(name: str, running: Sequence[str]) -> StateConflict:
     """The error for a deployment that does not run; its hint lists those that do."""
     hint = f"running: {', '.join(running)}" if running else NONE_RUNS
     return StateConflict(f"No deployment {name!r} is running.", hint=hint, code="not_running")

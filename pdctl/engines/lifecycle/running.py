@@ -68,7 +68,7 @@ def router_policy(url: str) -> str:
 
 def not_running(name: str) -> StateConflict:
     """The error for a deployment that does not run."""
-    return meant.not_running(name, names())
+    return meant.no_such_deployment(name, names())
 
 
 def leftovers(name: str) -> tuple[str, ...]:
