@@ -27,6 +27,7 @@ def test_every_run_of_the_excerpt_is_simulated() -> None:
     assert len(found()) == len(json.loads(EXCERPT.read_text())["points"])
 
 
+@pytest.mark.slow
 def test_median_errors_of_all_runs_are_held() -> None:
     assert median(errors.tpot for errors in found()) <= 0.10
     assert median(errors.ttft for errors in found()) <= 0.30

@@ -80,6 +80,7 @@ def test_sizes_that_sglang_refuses_are_refused_there_too(
     assert "attention heads of qwen3-8b" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_plan_is_rendered_for_the_gpus_it_was_made_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

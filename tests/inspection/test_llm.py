@@ -373,6 +373,7 @@ _VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.sampled_from(_KEYS), _VALUES, max_size=6))
 def test_a_file_of_unknown_origin_gives_a_shape_or_a_sentence(changes: dict[str, Any]) -> None:

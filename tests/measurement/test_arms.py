@@ -215,6 +215,7 @@ def test_a_single_arm_is_reported_as_the_only_one() -> None:
     assert compare_arms(results([]), [], SLO).text == "Nothing was measured."
 
 
+@pytest.mark.slow
 def test_repeats_are_pooled_and_narrow_the_intervals() -> None:
     once = results([played("pd", bad_every=7)])[1]
     thrice = results([played("pd", bad_every=7, repeat=n) for n in range(3)])[1]

@@ -94,6 +94,7 @@ def test_clients_without_room_for_a_split_are_answered_too() -> None:
     assert verdict.arms["colocated"].throughput_rps
 
 
+@pytest.mark.slow
 def test_a_trace_gives_clients_its_lengths_in_order_and_not_its_times() -> None:
     drawn = make_requests(equal_lengths(isl=500, osl=50), num=900, rate_rps=2.0, seed=0)
     isl = [100 + i for i in range(900)]

@@ -73,6 +73,7 @@ def test_what_flags_can_ask_otherwise_may_flip() -> None:
     assert list(axes_of(asked(slo=Slo()), 1000)) == []
 
 
+@pytest.mark.slow
 def test_a_flip_is_told_where_it_holds_and_five_percent_beyond(forecast: FlipForecast) -> None:
     turn = forecast.enough_rps
     flip = find_flip("colocated", rate_axis(asked()), 1, forecast, TurnsAt(turn))
@@ -82,12 +83,14 @@ def test_a_flip_is_told_where_it_holds_and_five_percent_beyond(forecast: FlipFor
     assert flip.at == float(f"{flip.at:.3g}")
 
 
+@pytest.mark.slow
 def test_a_flip_that_does_not_hold_beyond_is_not_told(forecast: FlipForecast) -> None:
     turn = forecast.enough_rps
     wavering = TurnsAt(turn, (turn * 1.03, turn * 2))
     assert find_flip("colocated", rate_axis(asked()), 1, forecast, wavering) is None
 
 
+@pytest.mark.slow
 def test_nothing_flips_at_the_value_asked_about(forecast: FlipForecast) -> None:
     axis = replace(rate_axis(asked()), value=forecast.enough_rps * 2)
     assert find_flip("pd", axis, 1, forecast, TurnsAt(0.0)) is None

@@ -163,6 +163,7 @@ def test_a_flip_below_what_colocated_carries_says_why() -> None:
     assert all(len(line) <= 98 for line in told)
 
 
+@pytest.mark.slow
 def test_a_format_without_products_on_the_gpu_is_a_warning_with_what_to_check() -> None:
     fp4 = question("qwen3-235b-a22b-nvfp4", "8xH100")
     told = write(fp4, decide(fp4, flips=False)).warnings

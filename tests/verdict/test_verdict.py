@@ -118,6 +118,7 @@ def test_a_verdict_by_rules_alone_asks_for_the_lengths_that_were_not_given(
     assert f"Rules alone: add {asked_for}, or --trace, for a prediction." in verdict.warnings
 
 
+@pytest.mark.slow
 def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
     verdict = decide(question(slo=Slo(0.001, 0.0001), rate=1))
     assert not verdict.is_met
@@ -289,6 +290,7 @@ def test_the_fewest_need_a_rate_and_slos() -> None:
         decide_fewest(question(rate=3))
 
 
+@pytest.mark.slow
 def test_speculative_decoding_counts_the_tokens_to_verify() -> None:
     plain = question("qwen3-32b", TWO_NODES, rate=4, parallelism=TP2)
     drafted = decide(replace(plain, speculation=Speculation(3, 2.4)))

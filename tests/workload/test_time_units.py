@@ -58,6 +58,7 @@ def read(path: Path, content: str, **how: str) -> Trace:
     return read_trace(path, time_unit=how.get("time_unit"))
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rate=st.floats(0.7, 40.0),

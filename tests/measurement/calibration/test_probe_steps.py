@@ -196,6 +196,7 @@ def test_an_engine_that_captured_no_prefill_graphs_is_known_as_eager(
     assert limits_of({}).eager is False
 
 
+@pytest.mark.slow
 def test_a_running_request_waits_for_a_prompt_as_long_as_its_step_takes() -> None:
     async def test() -> None:
         async with engine("colocated", speed=1.0) as running:

@@ -84,6 +84,7 @@ def test_a_measurement_makes_no_step_less_certain() -> None:
         before = now
 
 
+@pytest.mark.slow
 def test_the_steps_chosen_help_the_least_certain_one_more_than_others_at_the_same_cost() -> None:
     taken = [replace(m, seconds=predicted_s(TIMES, m)) for m in seeds(GRID)]
     choice = choose_steps(
