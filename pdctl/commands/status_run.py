@@ -7,11 +7,13 @@ import dataclasses
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import typer
 
 from pdctl.console import ask, err, interactive, out, show
+from pdctl.deployment.records import Counts
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.logs import NO_ENGINES
 from pdctl.engines.request_times import log_lines
@@ -123,21 +125,25 @@ def _sample(name: str, watch: Watch) -> DeploymentStatus:
     sample = watch.sample()
     if not name:
         return sample
-    advice = carried_out(name, sample.advice)
+    advice = carried_out(name, sample.advice, sample.layout)
     return dataclasses.replace(sample, what_if=kept_what_if(name), advice=advice)
 
 
-def carried_out(name: str, advice: Advice) -> Advice:
+def carried_out(name: str, advice: Advice, layout: str) -> Advice:
     """The advice; without its change where that takes GPUs that are not there."""
-    if advice.change is None:
-        return advice
-    from pdctl.engines.lifecycle.rescale import lacking_gpus
-
-    lacking = lacking_gpus(name, advice.change)
+    lacking = _lacking_gpus(name, advice.change, layout) if advice.change else ""
     if not lacking:
         return advice
     why = f"{advice.why}; {lacking.rstrip('.')}"
     return dataclasses.replace(advice, why=why, change=None)
+
+
+@cache
+def _lacking_gpus(name: str, change: Counts, layout: str) -> str:
+    """The GPUs that a change lacks; read once for each change of a layout, not for each sample."""
+    from pdctl.engines.lifecycle.rescale import lacking_gpus
+
+    return lacking_gpus(name, change)
 
 
 def _untuned(name: str) -> tuple[str, ...]:

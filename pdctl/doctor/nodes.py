@@ -6,7 +6,6 @@
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
@@ -17,6 +16,7 @@ from pdctl.doctor.diagnose import machine_checks
 from pdctl.doctor.records import Check, CheckOutcome
 from pdctl.doctor.tcp_rate import tcp_bytes_per_s
 from pdctl.engines.launchers.command import after_preamble
+from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.protocol import Launcher, Nodes
 from pdctl.engines.lifecycle.preflight import (
     Clock,
@@ -37,7 +37,6 @@ from pdctl.perf_model.communication import TCP_BYTES_PER_S, tcp_link
 from pdctl.units import format_bytes
 
 CHECKS_WITHIN_S = 120.0  # the libraries of a cold shared file system
-MAX_AT_ONCE = 32
 KNOWN_BY_START = ("gpus", "sglang", "router", "kv_backend")  # a start refuses these by itself
 
 Answer = TypeVar("Answer")
@@ -100,11 +99,9 @@ def node_faults(launcher: Nodes, cluster: ClusterFile, nodes: Sequence[str]) -> 
     def ask(node: str) -> NodeFacts:
         return _facts(launcher, node, cluster.preamble, ("--quick",))
 
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        found = tuple(each.map(ask, nodes))
     return tuple(
         replace(check, node=node)
-        for node, facts in zip(nodes, found, strict=True)
+        for node, facts in of_each(nodes, ask).items()
         for check in facts.checks
         if check.outcome == "fail" and check.id not in KNOWN_BY_START
     )
@@ -126,10 +123,9 @@ def cluster_file_of(launcher: Nodes) -> str:
     Raises EnvironmentProblem for a node that does not answer or has no GPU.
     """
     names = launcher.nodes()
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        gpus = [len(found) for found in each.map(launcher.gpus, names)]
-        cards = [_fastest(ports) for ports in each.map(launcher.rdma_ports, names)]
-    return cluster_text(dict(zip(names, gpus, strict=True)), dict(zip(names, cards, strict=True)))
+    gpus = {node: len(found) for node, found in of_each(names, launcher.gpus).items()}
+    cards = {node: _fastest(ports) for node, ports in of_each(names, launcher.rdma_ports).items()}
+    return cluster_text(gpus, cards)
 
 
 def _fastest(ports: Sequence[RdmaPort]) -> tuple[str, ...]:
@@ -243,8 +239,7 @@ def _on_each(
         except EnvironmentProblem as problem:
             return problem
 
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        return dict(zip(nodes, each.map(asked, nodes), strict=True))
+    return of_each(nodes, asked)
 
 
 def _problems(found: Mapping[str, object]) -> list[tuple[str, EnvironmentProblem]]:

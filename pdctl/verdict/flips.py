@@ -15,7 +15,7 @@ from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Fleet
 from pdctl.verdict.capacity import rung_below, rung_rps
 from pdctl.verdict.closed_form import capacity_rps, demand_of
-from pdctl.verdict.judge import Known, Margins, any_carries, by_capacity, slo_if_slow
+from pdctl.verdict.judge import Known, any_carries, by_capacity, margins_of, slo_if_slow
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
 from pdctl.verdict.records import Choice, Flip, Question, Site
 from pdctl.verdict.search import Contest, contest_of, site_of, whole_choice
@@ -123,7 +123,6 @@ class FlipForecast:
     fleets: Mapping[str, Fleet]
     runs: Mapping[str, Sequence[tuple[float, Run]]]
     scales: Mapping[str, float]
-    margins: Margins
     errors: Errors
     enough_rps: float
     carried_rps: float
@@ -142,7 +141,7 @@ class FlipForecast:
                 pd,
                 least / factor,
                 asked.workload.rate_rps,
-                self.margins.widened(factor),
+                margins_of(self.errors).widened(factor),
             )
             for factor in factors
         }
@@ -166,8 +165,7 @@ def forecast_of(
     question: Question, contest: Contest, capacities: Mapping[str, float]
 ) -> FlipForecast:
     """A forecast for a question whose capacities are known."""
-    trials, margins = contest.trials.few or contest.trials, contest.margins
-    slo = contest.slo
+    trials, slo = contest.trials.few or contest.trials, contest.slo
     fleets = contest.fleets
     runs: dict[str, list[tuple[float, Run]]] = {}
     if sample_size(trials) <= MOST_REQUESTS:
@@ -179,7 +177,6 @@ def forecast_of(
         fleets=fleets,
         runs=runs,
         scales={name: _scale(capacities[name], read_off(runs[name], slo)) for name in runs},
-        margins=margins,
         errors=contest.provenance.errors,
         enough_rps=contest.interval("colocated").low,
         carried_rps=capacities["colocated"],

@@ -94,7 +94,6 @@ class Contest:
     all_splits: tuple[Candidate, ...]
     trials: Trials
     provenance: Provenance
-    margins: Margins
     searches: dict[tuple[str, Slo], CapacitySearch] = field(default_factory=dict)
 
     def search(self, arm: str, slo: Slo | None = None) -> CapacitySearch:
@@ -151,6 +150,11 @@ class Contest:
         return self.trials.run(self.best(arm), rate_rps / errors.rate.low).slack(self.slo, errors)
 
     @property
+    def margins(self) -> Margins:
+        """The factors by which figures of the arms must differ."""
+        return margins_of(self.provenance.errors)
+
+    @property
     def extremes(self) -> tuple[Slo, Slo]:
         return self.slow_slo, slo_if_fast(self.slo, self.provenance.errors)
 
@@ -200,7 +204,6 @@ def contest_of(
         all_splits=tuple(sorted(_candidates(split, demand), key=lambda c: prefill_share(c.fleet))),
         trials=trials,
         provenance=provenance,
-        margins=margins_of(provenance.errors),
     )
 
 

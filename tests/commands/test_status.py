@@ -90,8 +90,8 @@ def test_advice_that_takes_gpus_which_are_not_there_names_no_command(
 ) -> None:
     more = Advice("overloaded", "Both are at their limit.", "prefill", change=Counts(2, 3))
     monkeypatch.setattr(rescale, "lacking_gpus", lambda name, counts: "")
-    assert carried_out("chat", more) == more
+    assert carried_out("chat", more, "1P2D") == more
     monkeypatch.setattr(rescale, "lacking_gpus", lambda name, counts: "2P3D takes 5 GPUs.")
-    told = carried_out("chat", more)
+    told = carried_out("chat", more, "1P3D")
     assert told.change is None
     assert told.why == "prefill; 2P3D takes 5 GPUs"

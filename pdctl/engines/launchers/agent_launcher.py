@@ -10,7 +10,6 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import Container, ProcessSpec
 from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, AgentCall, Agents, NodeLost
 from pdctl.engines.launchers.command import after_preamble, command_of
+from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Copied, Door, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
@@ -31,7 +31,6 @@ from pdctl.paths import HOME_VARIABLE, state_home
 
 PORT_BLOCK = 100  # as many ports are asked about at once
 PORTS_FRESH_S = 2.0
-ASKED_AT_ONCE = 32  # nodes
 MODEL_S = 60.0  # hundreds of files on a cold shared file system
 LOOK_AGAIN_S = 1.0  # at a task that no process of this machine stands for
 
@@ -408,8 +407,7 @@ class AgentLauncher(LocalLauncher, ABC):
                 return self._agents.on(node).ask(do, *args)
             return None
 
-        with ThreadPoolExecutor(max(1, min(len(nodes), ASKED_AT_ONCE))) as each:
-            found = dict(zip(nodes, each.map(ask, nodes), strict=True))
+        found = of_each(nodes, ask)
         return {node: answer for node, answer in found.items() if answer is not None}
 
     def variable(self, handle: Handle, name: str) -> str | None:

@@ -1,10 +1,10 @@
 """The free GPUs of a Slurm job, of all of Slurm, or of a Ray cluster, as a plan takes them."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from pdctl.deployment.cluster_file import ClusterFile
 from pdctl.engines.launchers import slurm_commands
+from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.protocol import Nodes
 from pdctl.engines.launchers.registry import SLURM, launcher_named
 from pdctl.engines.lifecycle.place import cluster_place
@@ -12,8 +12,6 @@ from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.cluster import cluster_of_nodes
 from pdctl.inspection.gpus import is_free, rdma_bytes_per_s_per_gpu
 from pdctl.inspection.records import Cluster, Gpu
-
-MAX_AT_ONCE = 32
 
 
 def free_cluster(on: str, settings: ClusterFile) -> Cluster:
@@ -48,8 +46,7 @@ def free_cluster(on: str, settings: ClusterFile) -> Cluster:
 
 def _as_nodes_see(launcher: Nodes, where: str) -> Cluster:
     names = launcher.nodes()
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        found = dict(zip(names, each.map(lambda node: _gpus(launcher, node), names), strict=True))
+    found = of_each(names, lambda node: _gpus(launcher, node))
     rdma = {
         node: rdma_bytes_per_s_per_gpu(launcher.rdma_ports(node), len(gpus))
         for node, gpus in found.items()

@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from pdctl.deployment.containers import container_of
 from pdctl.deployment.records import Container, Deployment
+from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.protocol import Nodes
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection import sglang_probe
 from pdctl.inspection.records import SglangInstall
 
 STARTS_WITHIN_S = 120.0  # pyxis unpacks an image first
-MAX_AT_ONCE = 32
 
 
 def sglang_in_images(
@@ -27,8 +26,7 @@ def sglang_in_images(
     """
     containers = dict.fromkeys(_plain(deployment))
     pairs = [(node, container) for node in nodes for container in containers]
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        found = list(each.map(lambda pair: _sglang_in(pair[1], launcher, pair[0]), pairs))
+    found = list(of_each(pairs, lambda pair: _sglang_in(pair[1], launcher, pair[0])).values())
     first, (first_node, first_container) = found[0], pairs[0]
     for install, (node, container) in zip(found, pairs, strict=True):
         if install.version != first.version:

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.flags import ports_of
 from pdctl.deployment.nics import IB_DEVICE, named_cards
 from pdctl.deployment.records import HERE, Deployment, ProcessSpec
+from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.protocol import Door, Launcher, Nodes
 from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.errors import EnvironmentProblem
@@ -20,7 +20,6 @@ from pdctl.inspection.model_contents import Contents, FileOnDisk
 from pdctl.inspection.records import RdmaPort, SglangInstall
 from pdctl.units import format_bytes
 
-MAX_AT_ONCE = 32
 CLOCK_WITHIN_S = 5.0
 CLOCK_READINGS = 3
 # `pdctl explain` joins the halves of a request by times that differ by less than a second
@@ -80,15 +79,13 @@ def check_equal(
     if HERE in nodes or not nodes:
         return ()
     others = [node for node in nodes if node != launcher.nodes()[0]]
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        clocks = each.map(lambda node: read_clock(launcher, node), nodes)
-        faults = [*model_faults(deployment.model, read_models(deployment.model, launcher, nodes))]
-        faults += clock_faults(dict(zip(nodes, clocks, strict=True)))
-        warnings = refused_or_warned(faults)
-        if install is not None and deployment.container is not None:
-            sglang_in_images(deployment, launcher, nodes)
-        elif install is not None:
-            tuple(each.map(lambda node: _check_sglang(install, launcher, node), others))
+    faults = [*model_faults(deployment.model, read_models(deployment.model, launcher, nodes))]
+    faults += clock_faults(of_each(nodes, lambda node: read_clock(launcher, node)))
+    warnings = refused_or_warned(faults)
+    if install is not None and deployment.container is not None:
+        sglang_in_images(deployment, launcher, nodes)
+    elif install is not None:
+        of_each(others, lambda node: _check_sglang(install, launcher, node))
     return warnings
 
 
@@ -148,9 +145,7 @@ def read_models(
     """The files of the model on each node; nothing for a name that SGLang downloads by itself."""
     if not Path(model).is_absolute():
         return {}
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        found = each.map(lambda node: launcher.model_contents(node, Path(model)), nodes)
-        return dict(zip(nodes, found, strict=True))
+    return of_each(nodes, lambda node: launcher.model_contents(node, Path(model)))
 
 
 def model_faults(model: str, found: Mapping[str, Contents | None]) -> Iterator[Fault]:
@@ -319,8 +314,7 @@ def blocked(ways: Sequence[Way], launcher: Nodes) -> tuple[Way, ...]:
     def missed(source: str) -> set[Door]:
         return set(launcher.unreached(source, [w.door for w in ways if w.source == source]))
 
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        found = dict(zip(sources, each.map(missed, sources), strict=True))
+    found = of_each(sources, missed)
     return tuple(way for way in ways if way.door in found[way.source])
 
 

@@ -3,17 +3,16 @@
 import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.records import HERE, Deployment
 from pdctl.deployment.sglang_flags import options
+from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.protocol import Copied, Launcher
 from pdctl.units import format_bytes
 
-MAX_AT_ONCE = 32
 LOOK_EVERY_S = 0.5
 SERVED_NAME = "--served-model-name"
 
@@ -43,13 +42,12 @@ def copy_model(
         return launcher.stage(node, Path(model), target)
 
     waiting = tuple(nodes)
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        while waiting:
-            found = dict(zip(waiting, each.map(look, waiting), strict=True))
-            waiting = tuple(node for node in waiting if not found[node].is_done)
-            if waiting:
-                show(_progress(target, found))
-                time.sleep(LOOK_EVERY_S)
+    while waiting:
+        found = of_each(waiting, look)
+        waiting = tuple(node for node in waiting if not found[node].is_done)
+        if waiting:
+            show(_progress(target, found))
+            time.sleep(LOOK_EVERY_S)
 
 
 def _progress(target: Path, found: Mapping[str, Copied]) -> str:
@@ -72,9 +70,8 @@ def with_copy(deployment: Deployment, launcher: Launcher, nodes: Collection[str]
         own = launcher.model_contents(node, target)
         return own is not None and own == launcher.model_contents(node, Path(deployment.model))
 
-    with ThreadPoolExecutor(MAX_AT_ONCE) as each:
-        if not all(each.map(is_whole, nodes)):
-            return deployment
+    if not all(of_each(nodes, is_whole).values()):
+        return deployment
     name = (SERVED_NAME, deployment.model)
     roles = {
         role: plan if SERVED_NAME in options(plan.args) else replace(plan, args=(*plan.args, *name))
