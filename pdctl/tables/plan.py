@@ -230,11 +230,11 @@ def _capacity_cell(arm: Arm) -> str:
         return UNKNOWN
     if not arm.capacity_rps:
         return f"0 {MISSED}"
-    text = f"{sentences.rate_down(arm.capacity_rps)} req/s"
+    text = f"{format_rate(arm.capacity_rps)} req/s"
     between = arm.intervals.get("capacity_rps")
     if between is None:
         return text
-    return f"{text} ({sentences.rate_down(between.low)}–{sentences.rate_down(between.high)})"
+    return f"{text} ({format_rate(between.low)}–{format_rate(between.high)})"
 
 
 def _tokens_cell(arm: Arm) -> str:
@@ -299,7 +299,7 @@ def _sweep(verdict: Verdict) -> RenderableType:
         )
         about = "~ " if is_estimated(arm) else ""
         shape = gpus_text(arm) if mixed else ""
-        cells = (arm.layout, bar(value / top), f"{about}{sentences.rate_down(value)}", shape)
+        cells = (arm.layout, bar(value / top), f"{about}{format_rate(value)}", shape)
         table.add_row(*cells, style="green" if is_shown else "")
     if not any(map(is_estimated, arms)):
         return table
