@@ -29,6 +29,10 @@ RULE_NAMES = {
     "variability": "variability",
     "kv_path": "KV path",
 }
+BASES = {
+    "fitted": "step times fitted to a profile",
+    "roofline": "step times from datasheets",
+}
 BAR_CELLS = 12
 GAP = 3  # columns between those of a table
 HEAD = "all layouts"
@@ -111,11 +115,10 @@ def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
 
 
 def basis(verdict: Verdict) -> str:
-    """The likely error of the capacities, and its source: rates ±12 % (fitted)."""
+    """The source of the step times, on which every figure's interval rests."""
     if verdict.decided_by == "rules" and not any(a.ttft_s for a in verdict.arms.values()):
         return "rules alone"
-    source = verdict.provenance
-    return f"rates {width(source.errors.rate)} ({source.basis})"
+    return BASES[verdict.provenance.basis]
 
 
 def width(factors: ErrorInterval) -> str:
