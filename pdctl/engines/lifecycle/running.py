@@ -4,11 +4,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from pdctl.engines import state
 from pdctl.engines.launchers.gpu_memory import wait_for_gpu_memory
-from pdctl.engines.launchers.protocol import HERE
-from pdctl.engines.launchers.registry import launcher_named, launcher_of
+from pdctl.engines.launchers.local_ports import opens
+from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.lifecycle import meant, supervisor_process
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
@@ -125,9 +126,9 @@ def resume(name: str) -> SupervisorProcess:
 
 def _answers(found: DeploymentState) -> bool:
     """True if a process accepts a connection, which shows sooner than its node tells what runs."""
-    one_a_node = {process.node: process.url for process in found.processes}
-    http = launcher_named().http(HERE)
-    return any(http.can_connect(url, timeout_s=CONNECT_S) for url in one_a_node.values())
+    one_a_node = {process.node: urlsplit(process.url) for process in found.processes}
+    doors = [(url.hostname or "", url.port or 0) for url in one_a_node.values()]
+    return any(opens(door, within_s=CONNECT_S) for door in doors)
 
 
 def already_running(name: str) -> StateConflict:
