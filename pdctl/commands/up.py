@@ -53,6 +53,11 @@ def up(
     decode_args: str | None = typer.Option(
         None, "--decode-args", help="SGLang flags for decode engines."
     ),
+    place: str | None = typer.Option(
+        None,
+        "--place",
+        help="Engines on nodes: spread, pack (few nodes), or domain (one NVLink domain).",
+    ),
     router_args: str | None = typer.Option(None, "--router-args", help="Flags for the router."),
     host: str | None = typer.Option(None, "--host", help="Address on which the router listens."),
     port: int | None = typer.Option(None, "--port", help="Port of the router. Default: 30000."),
