@@ -115,7 +115,8 @@ def basis(verdict: Verdict) -> str:
     if verdict.decided_by == "rules" and not any(a.ttft_s for a in verdict.arms.values()):
         return "rules alone"
     source = verdict.provenance
-    return f"rates {width(source.errors.rate)} ({source.basis})"
+    said = "another model's profile" if source.basis == "relative" else source.basis
+    return f"rates {width(source.errors.rate)} ({said})"
 
 
 def width(factors: ErrorInterval) -> str:
