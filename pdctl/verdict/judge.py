@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind, slow_host
-from pdctl.perf_model.records import EngineModel, Fleet
+from pdctl.perf_model.records import EngineModel, Fleet, Profile
 from pdctl.perf_model.residuals import region_of
 from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
 from pdctl.workload.records import Slo
@@ -45,12 +45,17 @@ def provenance_of(
         slow_host=_slow_host(site, engines),
         llm=site.llm.name,
         simulated=profile is not None and profile.engine == "simulated",
-        relative=profile is not None and profile.llm != site.llm.name,
+        relative=profile is not None and not _is_of(profile, site.llm),
         closed=closed,
     )
     if profile is None:
         return Provenance("roofline", None, errors_of(case))
     return Provenance("fitted" if case.tuned else "relative", profile.id, errors_of(case))
+
+
+def _is_of(profile: Profile, llm: Llm) -> bool:
+    """True if a profile was measured with this LLM, and often enough to know its own error."""
+    return profile.llm == llm.name and len(profile.measurements) > len(profile.factors)
 
 
 def _slow_host(site: Site, engines: Iterable[EngineModel]) -> float:
