@@ -132,7 +132,7 @@ def is_known(model_type: str) -> bool:
 
 
 def defaults(model_type: str, *, nested: bool) -> dict[str, int | bool]:
-    """What the class of a config.json says where the file does not.
+    """The values that a class gives to keys which its config.json leaves out.
 
     nested: the language model's object inside a multimodal model's config.
     """
