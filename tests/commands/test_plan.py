@@ -50,7 +50,7 @@ def test_a_plan_in_words_ends_with_the_command_that_launches_it(
     said = capsys.readouterr()
     assert "Split: run 3 prefill and 1 decode engine (3P1D)" in said.out
     assert "pdctl up deepseek-r1 --prefill" in said.out
-    assert said.err.startswith("  Draws requests: prompts 8,000 tokens each, outputs 500 tokens")
+    assert said.err.startswith("  Drawn requests: prompts 8,000 tokens each, outputs 500 tokens")
 
 
 def test_json_is_one_envelope_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
