@@ -22,7 +22,7 @@ from tests.perf_model.shapes import cluster, llm
         ("nightly-dev", "colocated", False),
         ("0.5.15", "colocated", True),
         ("0.5.15", "prefill", False),
-        ("0.5.17", "prefill", False),
+        ("0.5.17", "prefill", True),
         ("0.5.23", "prefill", True),
         (None, "prefill", True),
     ],
