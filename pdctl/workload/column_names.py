@@ -47,12 +47,28 @@ ALIASES = {
         "completiontokens",
         "numdecodetokens",
         "osl",
+        "tokensize",  # Splitwise's simulator, beside prompt_size
     ),
     "blocks": ("hashids",),
     "session": ("sessionid", "conversationid", "session", "conversation"),
     "delay": ("delay", "thinktime", "turndelay"),
-    "outcome": ("finishreason", "status", "success", "aborted", "failed"),
+    "outcome": ("finishreason", "status", "success", "aborted", "failed", "wascancelled"),
 }
+_RATES = frozenset(
+    [
+        "rate",
+        "throughput",
+        "per",
+        "speed",
+        "latency",
+        "time",
+        "ttft",
+        "itl",
+        "tpot",
+        "cost",
+        "price",
+    ]
+)
 # names nobody has listed: one word of each set, none of the last
 WORDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "arrival": (
@@ -106,10 +122,10 @@ WORDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
                 "text",
                 "chars",
                 "ratio",
-                "rate",
                 "response",
             ]
-        ),
+        )
+        | _RATES,
     ),
     "output": (
         ("output", "completion", "response", "generated", "generation", "gen", "decode")
@@ -127,9 +143,9 @@ WORDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
                 "text",
                 "chars",
                 "ratio",
-                "rate",
             ]
-        ),
+        )
+        | _RATES,
     ),
 }
 LENGTH_WORDS = frozenset(

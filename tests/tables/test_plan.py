@@ -81,7 +81,7 @@ def lines_of(text: str) -> list[str]:
 def test_the_answer_comes_first_with_its_confidence_and_intervals() -> None:
     first, second, *_ = lines_of(screen(verdict()))
     assert "Split: run 5 prefill and 3 decode engines (5P3D)" in first
-    assert "sure? medium · rates ±22 % (roofline)" in first
+    assert "sure? medium · step times from datasheets" in first
     assert second == "A split carries up to 5.5 req/s within your SLOs, colocated 2.6."
 
 
@@ -231,10 +231,13 @@ def test_a_bar_is_as_long_as_its_share() -> None:
     assert bar(1 / 64, 8) == "▏"
 
 
-def test_the_basis_names_a_profile_kind_and_its_intervals() -> None:
-    assert basis(verdict(provenance=Provenance("fitted", "h200", errors(0.1)))) == (
-        "rates ±10 % (fitted)"
-    )
+def test_the_basis_is_the_source_of_the_step_times() -> None:
+    told = verdict(provenance=Provenance("fitted", "h200", errors(0.1)))
+    assert basis(told) == "step times fitted to a profile"
+
+
+def test_a_wide_interval_is_a_factor() -> None:
+    assert width(errors(0.1).rate) == "±10 %"
     assert width(errors(1.4).ttft) == "within 2.4×"
 
 

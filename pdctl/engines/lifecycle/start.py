@@ -186,22 +186,6 @@ def _write(wanted: Launch, deployment: Deployment, directory: Path) -> None:
     state.write_launch(wanted)
 
 
-def resume(name: str) -> SupervisorProcess | None:
-    """Start a new supervisor for a detached deployment without one; None if it has one."""
-    wanted = state.read_launch(name)
-    held = state.lock(name)
-    if held is None:
-        return None
-    try:
-        if wanted is None:
-            raise running.not_running(name)
-        wanted = replace(wanted, boot_id=state.boot_id(), host=state.host_name())
-        state.write_launch(wanted)
-        return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=False))
-    finally:
-        os.close(held)
-
-
 def _lock_free_name(name: str) -> int:
     running.refuse_running(name)
     held = state.lock(name)
