@@ -31,14 +31,14 @@ LOGS = Path("logs")  # exports choose their own
 class Elsewhere:
     """A deployment expanded for nodes "0", "1", ... that nobody has looked at.
 
-    specs: router first. notes: what was assumed, in sentences. pools: the kinds of nodes.
+    specs: router first. notes: what was assumed, in sentences. kinds: of nodes.
     """
 
     deployment: Deployment
     specs: tuple[ProcessSpec, ...]
     num_nodes: int
     notes: tuple[str, ...]
-    pools: "tuple[Pool, ...]" = ()
+    kinds: "tuple[NodeKind, ...]" = ()
 
 
 def expand_on_nodes(
@@ -60,9 +60,9 @@ def expand_on_nodes(
         InvalidInput: an engine cannot be divided equally among nodes, or cannot run.
     """
     deployment = on_cluster(deployment, cluster)
-    kinds = pools(deployment, cluster)
-    packed = {name: place for pool in kinds for name, place in pool.places.items()}
-    num_nodes = sum(pool.num_nodes for pool in kinds)
+    kinds = node_kinds(deployment, cluster)
+    packed = {name: place for kind in kinds for name, place in kind.places.items()}
+    num_nodes = sum(kind.num_nodes for kind in kinds)
     addresses = {str(i): address_of(i) for i in range(num_nodes)}
     install, backend, notes = _assumed(deployment, version)
     specs = expand(
@@ -139,7 +139,7 @@ def expand_in_pods(
 
 
 @dataclass(frozen=True)
-class Pool:
+class NodeKind:
     """Nodes of one kind and the part of a deployment that runs there. cluster: of these nodes.
 
     first: the number of its first node.
@@ -155,25 +155,25 @@ class Pool:
         return len({node for place in self.places.values() for node in place.nodes})
 
 
-def pools(deployment: Deployment, cluster: ClusterFile) -> tuple[Pool, ...]:
+def node_kinds(deployment: Deployment, cluster: ClusterFile) -> tuple[NodeKind, ...]:
     """The nodes of a deployment: of one kind, or one kind for prefill and one for decode.
 
     Raises InvalidInput as `pack`, and for a wish that two kinds of nodes cannot meet.
     """
     roles = deployment.roles
     if len(roles) == 1 or not ({*cluster.role_slurm, *cluster.role_gpus} & {*roles}):
-        return (Pool(deployment, cluster, 0, pack(deployment, cluster)),)
+        return (NodeKind(deployment, cluster, 0, pack(deployment, cluster)),)
     if deployment.place == "domain":
         raise InvalidInput(
             "Prefill and decode have nodes of their own in cluster.yaml, and share no NVLink.",
             hint="--place spread, or no slurm: and gpus_per_node: under prefill: and decode:",
         )
-    found: list[Pool] = []
+    found: list[NodeKind] = []
     for role in roles:
         part = replace(deployment, roles={role: roles[role]})
-        first = sum(pool.num_nodes for pool in found)
+        first = sum(kind.num_nodes for kind in found)
         places = pack(part, cluster.of_role(role), first=first)
-        found.append(Pool(part, cluster.of_role(role), first, places))
+        found.append(NodeKind(part, cluster.of_role(role), first, places))
     return tuple(found)
 
 

@@ -272,7 +272,8 @@ def test_a_model_is_copied_to_the_disk_of_each_node_and_a_full_disk_is_named(
     nvme.mkdir()
     (model / "config.json").write_text(json.dumps(LLAMA))
     (model / "model.safetensors").write_bytes(b"w" * 2_000_000)
-    file = Path(there.write("chat", cluster=f"{CLUSTER}stage: {nvme}\n"))
+    wanted = there.write("chat", prefill=1, decode=1, cluster=f"{CLUSTER}stage: {nvme}\n")
+    file = Path(wanted)
     file.write_text(file.read_text().replace("qwen3-8b", str(model)))
     inside, nodes = there.inside(there.allocate()), there.cluster.nodes
     try:
@@ -285,6 +286,9 @@ def test_a_model_is_copied_to_the_disk_of_each_node_and_a_full_disk_is_named(
 
         nodes[1].run("mount", "-o", "remount,size=8m", str(nvme))
         inside.done("up", "-f", str(file), "--on", "slurm", "-d")
+        assert [bool(node.run("ls", str(nvme)).stdout) for node in nodes] == [True, True, False]
+        scaled = inside.run("scale", "chat", "--prefill", "1", "--decode", "4")
+        assert "load" not in scaled.stderr, "every node has a copy now"
         engines = [p for p in there.processes("pdctl.engines.sim") if p.name() != "srun"]
         copies = {p.cmdline()[4] for p in engines}
         names = {p.cmdline()[p.cmdline().index("--served-model-name") + 1] for p in engines}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings, cluster_here
 from pdctl.deployment.containers import in_container, pyxis_options
-from pdctl.deployment.elsewhere import Elsewhere, Pool, expand_on_nodes
+from pdctl.deployment.elsewhere import Elsewhere, NodeKind, expand_on_nodes
 from pdctl.deployment.flags import with_engines
 from pdctl.deployment.records import Deployment, ProcessSpec
 
@@ -102,7 +102,7 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
     router = planned.specs[0]
     lines = [
         "#!/bin/bash",
-        *sbatch_lines(planned.pools),
+        *sbatch_lines(planned.kinds),
         "",
         f"# {planned.deployment.layout} of {planned.deployment.model}; from pdctl render slurm.",
         *(f"# {note}" for note in planned.notes),
@@ -110,7 +110,7 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
         *([cluster.preamble.rstrip()] if cluster.preamble else []),
         f"INTERFACE={shlex.quote(cluster.interface or '')}",
         "export INTERFACE",
-        *_shell(planned.pools),
+        *_shell(planned.kinds),
         "",
         *(line for spec in planned.specs[1:] for line in _engine(spec)),
         "",
@@ -121,7 +121,7 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sbatch_lines(pools: Sequence[Pool], *more: str) -> tuple[str, ...]:
+def sbatch_lines(kinds: Sequence[NodeKind], *more: str) -> tuple[str, ...]:
     """The options of a job; of a heterogeneous one where there are several kinds of nodes.
 
     more: further options of each part.
@@ -129,19 +129,19 @@ def sbatch_lines(pools: Sequence[Pool], *more: str) -> tuple[str, ...]:
     parts = (
         tuple(
             f"#SBATCH {option}"
-            for option in (*sbatch_options(pool.deployment, pool.cluster, pool.num_nodes), *more)
+            for option in (*sbatch_options(kind.deployment, kind.cluster, kind.num_nodes), *more)
         )
-        for pool in pools
+        for kind in kinds
     )
     first, *others = parts
     return (*first, *(line for part in others for line in ("#SBATCH hetjob", *part)))
 
 
-def _shell(pools: Sequence[Pool]) -> tuple[str, str]:
+def _shell(kinds: Sequence[NodeKind]) -> tuple[str, str]:
     """The script's functions. In a heterogeneous job every step names the part of its node."""
-    if len(pools) == 1:
+    if len(kinds) == 1:
         return _RESOLVE.strip(), _ENGINES.rstrip()
-    resolve = _RESOLVE.replace(_HOSTS, _HET_HOSTS.format(last=len(pools) - 1))
+    resolve = _RESOLVE.replace(_HOSTS, _HET_HOSTS.format(last=len(kinds) - 1))
     resolve = resolve.replace(_STEP_OF_NAME, '-w "$name" "${group[${#address[@]}]}"')
     engines = _ENGINES.replace(_STEP_OF_NODE, f'{_STEP_OF_NODE} "${{group[$node]}}"')
     return resolve.strip(), engines.rstrip()

@@ -6,7 +6,7 @@ import sys
 import time
 
 from pdctl.deployment.cluster_file import ClusterFile
-from pdctl.deployment.elsewhere import pools
+from pdctl.deployment.elsewhere import node_kinds
 from pdctl.deployment.exports.slurm import sbatch_lines
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import Deployment
@@ -54,7 +54,7 @@ def job_script(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s:
         (
             "#!/bin/bash",
             # a node that fails takes only its own engines with it
-            *sbatch_lines(pools(deployment, cluster), "--no-kill"),
+            *sbatch_lines(node_kinds(deployment, cluster), "--no-kill"),
             *([cluster.preamble.rstrip()] if cluster.preamble else []),
             f"exec {shlex.join((*up, '--timeout', f'{ready_timeout_s:g}s'))}",
             "",
