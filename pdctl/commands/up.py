@@ -28,7 +28,7 @@ def up(
     gpus: str | None = typer.Option(
         None,
         "--gpus",
-        help="GPUs of this machine to use: 0-3,6. Of --engine sim or --dry-run: 8xH200.",
+        help="GPUs of this machine to use: 0-3,6. With --engine sim or --dry-run, a kind: 8xH200.",
     ),
     tp: int | None = typer.Option(None, "--tp", help="Tensor parallelism of every engine."),
     pp: int | None = typer.Option(None, "--pp", help="Pipeline stages of every engine."),
@@ -62,7 +62,7 @@ def up(
     host: str | None = typer.Option(None, "--host", help="Address on which the router listens."),
     port: int | None = typer.Option(None, "--port", help="Port of the router. Default: 30000."),
     policy: str | None = typer.Option(
-        None, "--policy", help="Policy by which the router picks engines."
+        None, "--policy", help="How the router picks engines: cache_aware, round_robin, ..."
     ),
     transfer_backend: str | None = typer.Option(
         None, "--transfer-backend", help="KV transfer backend: auto, mooncake, nixl, ..."
@@ -74,7 +74,7 @@ def up(
     no_request_times: bool = typer.Option(
         False,
         "--no-request-times",
-        help="Let engines log no line per request; explain then has nothing to read.",
+        help="Keep engines from logging a line per request; explain needs those lines.",
     ),
     api_key_file: Path | None = typer.Option(
         None,
@@ -83,6 +83,12 @@ def up(
     ),
     sim_speed: float | None = typer.Option(
         None, "--sim-speed", help="Speed of simulated engines; 10: ten times real time."
+    ),
+    ttft: str | None = typer.Option(
+        None, "--ttft", help="SLO for the time to first token, which status and autopilot use: 1s."
+    ),
+    tpot: str | None = typer.Option(
+        None, "--tpot", help="SLO for the time per output token: 30ms."
     ),
     metrics_endpoint: str | None = typer.Option(
         None, "--metrics-endpoint", help="Serve pdctl's own metrics here: 127.0.0.1:9464."

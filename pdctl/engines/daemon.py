@@ -26,13 +26,11 @@ from pdctl.engines.launchers.protocol import HERE, Started
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.log_file import rotate
 from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
-from pdctl.engines.supervision.exporter_process import start_exporting
 from pdctl.engines.supervision.gpu_room import waiting_for_gpus
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
 from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
 from pdctl.engines.supervision.recorder import start_recording
-from pdctl.engines.supervision.replayer import start_replaying
 from pdctl.engines.supervision.report import (
     StartFacts,
     deployment_detail,
@@ -40,6 +38,7 @@ from pdctl.engines.supervision.report import (
     process_state,
 )
 from pdctl.engines.supervision.scrape_targets import scrape_targets
+from pdctl.engines.supervision.side_processes import start_exporting, start_replaying
 from pdctl.errors import PdctlError
 from pdctl.paths import TARGETS_FILE
 

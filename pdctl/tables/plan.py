@@ -105,13 +105,13 @@ def _headline(question: Question, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
-    """The lines below the headline: its grounds, the GPUs that would do, one engine's failure."""
+    """The lines below the headline: its grounds, the GPUs that are enough, one engine's failure."""
     if verdict.reason:
         yield verdict.reason
     if not verdict.is_met:
         return
     if needed := sentences.gpus_sentence(question, verdict):
-        yield f"At {format_rate(verdict.rate_rps)} req/s {needed[0].lower()}{needed[1:]}"
+        yield f"At {format_rate(verdict.rate_rps)} req/s, {needed[0].lower()}{needed[1:]}"
     yield from sentences.down_sentences(question, verdict)
 
 

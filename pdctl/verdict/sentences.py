@@ -67,7 +67,7 @@ def disagreement(verdict: Verdict) -> Iterator[str]:
     because = [RULE_WORDS[r.id] for r in verdict.rules if r.favours == leaning]
     yield f"The rules favour {NAMES[leaning]} ({', '.join(because)})."
     if evidence == verdict.verdict:
-        yield f"The simulation favours {NAMES[evidence]}, and decided with low confidence."
+        yield f"The simulation favours {NAMES[evidence]} with low confidence, and overrules them."
     else:
         yield f"The simulation favours {NAMES[evidence]}."
 
@@ -407,22 +407,22 @@ def share_name(attainment: float) -> str:
 
 
 def gpus_sentence(question: Question, verdict: Verdict) -> str:
-    """The fewest GPUs that would do: At 3.4 req/s 8 of these 16 GPUs would do."""
+    """The fewest GPUs that meet the SLOs: 8 of these 16 GPUs are enough (colocated)."""
     needed = fewest_gpus(verdict.arms)
     if needed is None:
         return ""
     have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
     if needed > have:
-        return f"About {needed:,} of these GPUs would do."
+        return f"About {needed:,} GPUs of this kind would be enough."
     if needed == have:
         return f"{'It takes' if have == 1 else 'It takes all'} {have} GPU{'s' * (have != 1)}."
     which = [name for name, arm in verdict.arms.items() if arm.gpus_needed == needed]
     arm = "colocated" if "colocated" in which else "split"
-    return f"{needed} of these {have} GPUs would do ({arm})."
+    return f"{needed} of these {have} GPUs {'is' if needed == 1 else 'are'} enough ({arm})."
 
 
 def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
-    """With one decode engine down 84 % of the requests meet your SLOs."""
+    """With one decode engine down, 84 % of the requests meet your SLOs."""
     told = [arm for name, arm in verdict.arms.items() if verdict.verdict in (name, "too_close")]
     for arm in told:
         for down in arm.one_down:
@@ -430,12 +430,12 @@ def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
             if arm.num_engines == 1:
                 continue
             if arm.counts.get(down.role) == 1:
-                yield f"With its only {down.role} engine down {arm.layout} serves nothing."
+                yield f"With its only {down.role} engine down, {arm.layout} serves nothing."
             elif down.attainment <= 0:
-                yield f"With {what} down {arm.layout} cannot keep up."
+                yield f"With {what} down, {arm.layout} cannot keep up."
             else:
                 share = share_down(down.attainment)
-                yield f"With {what} down {share} of the requests meet your SLOs."
+                yield f"With {what} down, {share} of the requests meet your SLOs."
 
 
 def share_down(share: float) -> str:

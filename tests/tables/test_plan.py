@@ -133,9 +133,9 @@ def test_how_many_gpus_would_do_and_what_a_failure_leaves_are_said() -> None:
     down = (OneDown("prefill", 0.0), OneDown("decode", 0.8437))
     pd = arm("5P3D", gpus_needed=6, one_down=down)
     text = screen(verdict(arms={"colocated": arm("8C", gpus_needed=8), "pd": pd}))
-    assert "At 3.4 req/s 6 of these 8 GPUs would do (split)." in text
-    assert "With one prefill engine down 5P3D cannot keep up." in text
-    assert "With one decode engine down 84.3 % of the requests meet your SLOs." in text
+    assert "At 3.4 req/s, 6 of these 8 GPUs are enough (split)." in text
+    assert "With one prefill engine down, 5P3D cannot keep up." in text
+    assert "With one decode engine down, 84.3 % of the requests meet your SLOs." in text
 
 
 def test_every_rule_says_what_it_favours_and_unknown_stays_a_question() -> None:

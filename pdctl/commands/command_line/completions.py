@@ -89,8 +89,7 @@ def logs_and_processes(context: Any) -> Iterable[str]:
 
 def topics(context: Any) -> Iterable[str]:
     """Topics of `help`, and verbs."""
-    from pdctl.commands.command_line.topics import TOPICS
-    from pdctl.commands.command_line.verbs import VERBS
+    from pdctl.commands.command_line.verbs import TOPICS, VERBS
 
     return (*TOPICS, *VERBS)
 

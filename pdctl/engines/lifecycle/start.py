@@ -35,7 +35,7 @@ from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
 from pdctl.engines.state import logs_dir
-from pdctl.engines.supervision.exporter_process import check_free, sends_spans
+from pdctl.engines.supervision.side_processes import check_free, sends_spans
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
