@@ -9,9 +9,10 @@ from pdctl.deployment.build import deployment_of
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import ProcessSpec, RouterPlan
 from pdctl.engines import state
-from pdctl.engines.lifecycle import relocate, running, start
+from pdctl.engines.lifecycle import relocate, running, stage, start
 from pdctl.engines.records import Launch
 from pdctl.errors import EnvironmentProblem
+from pdctl.inspection.model_contents import FileOnDisk
 from pdctl.paths import HOME_VARIABLE
 from tests.e2e.cli import free_port
 from tests.engines.launchers.in_memory import GPUS_PER_NODE, InMemoryLauncher
@@ -34,9 +35,9 @@ def launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> InMemoryLaunche
     return there
 
 
-def launched(prefill: int, total: int) -> Launch:
+def launched(prefill: int, total: int, model: str = "Qwen/Qwen3-8B") -> Launch:
     """A deployment on real GPUs, one for each engine."""
-    wanted = deployment_of(model="Qwen/Qwen3-8B", prefill=prefill, total=total, name=NAME)
+    wanted = deployment_of(model=model, prefill=prefill, total=total, name=NAME)
     wanted = replace(wanted, router=RouterPlan(port=free_port()))
     prepared = start.prepare(wanted, launcher="slurm:1")
     state.make_state_dir(NAME)
@@ -66,6 +67,26 @@ def test_engines_of_a_lost_node_get_free_gpus_of_the_others(launcher: InMemoryLa
     assert (after.revision, after.layout) == (before.revision + 1, before.layout)
     assert [change.partition(" starts on ")[0] for change in after.changes] == sorted(gone)
     assert after.changes[0].endswith("because c has left the network.")
+
+
+def test_a_staged_model_is_copied_to_their_new_nodes_before_the_target_is_written(
+    launcher: InMemoryLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cluster.yaml").write_text("schema: 1\nstage: /nvme\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "launcher_named", lambda name: launcher)
+    monkeypatch.setattr(stage, "LOOK_EVERY_S", 0.0)
+    model = {"model.safetensors": FileOnDisk(5000)}
+    launcher.models.update({(node, Path("/lustre/llama")): model for node in NODES})
+    copy = stage.copy_of("/lustre/llama")
+    assert copy is not None
+    launcher.models.update({(node, copy): model for node in ("a", "b")})
+    before = nodes(launched(1, 2, model="/lustre/llama"))
+    assert set(before.values()) == {"a", "b"}
+    after = relocate.relocate(NAME, ["b"])
+    (moved,) = (spec for spec in after.specs if spec.node == "c")
+    assert [node for node, _ in launcher.staging] == ["c"]
+    assert moved.argv[moved.argv.index("--model-path") + 1] == str(copy)
 
 
 def test_where_room_is_short_the_role_with_the_smallest_share_left_gets_it(
