@@ -21,13 +21,13 @@ from pdctl.errors import EnvironmentProblem, PdctlError
 def relocate(name: str, lost: Collection[str]) -> Launch:
     """Write a target in which as many engines of lost nodes as there is room for run elsewhere.
 
-    The others stay in the target, at their old places. Raises EnvironmentProblem if there is no
-    room for any, StateConflict if the deployment does not run.
+    The others stay in the target, at their old places. If a node has come back meanwhile, the
+    target stays: its engines serve there. Raises EnvironmentProblem if there is no room for any,
+    StateConflict if the deployment does not run.
     """
     with planning():
         current = current_launch(name)
-        last = state.read_state(name)
-        without = {*lost, *(last.lost_nodes if last else ())}
+        without = {*lost, *_lost_now(name)}
         ordered = _in_order(current, lost)
         if not ordered:
             return current
@@ -35,7 +35,14 @@ def relocate(name: str, lost: Collection[str]) -> Launch:
         before = {spec.name: spec for spec in current.specs}
         moved = [spec for spec in prepared.specs if spec != before[spec.name]]
         changes = tuple(_sentence(before[spec.name], spec, without) for spec in moved)
+        if not set(lost) <= set(_lost_now(name)):
+            return current
         return start.change(prepared, leaving=current.leaving, changes=changes)
+
+
+def _lost_now(name: str) -> tuple[str, ...]:
+    last = state.read_state(name)
+    return last.lost_nodes if last else ()
 
 
 def _in_order(current: Launch, lost: Collection[str]) -> list[ProcessSpec]:
