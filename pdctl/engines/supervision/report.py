@@ -160,7 +160,7 @@ def deployment_detail(
         for p in processes
         if p.phase == "serving" and p.name in wanted and p.url != wanted[p.name].url
     ]
-    new = [f"{name} not started yet" for name in wanted if name not in known]
+    new = [f"{name} not started yet" for name in wanted if name not in {*known, *waiting}]
     return ", ".join((*out, *new, *(f"{name} {what}" for name, what in waiting.items())))
 
 

@@ -85,3 +85,13 @@ def test_an_engine_that_serves_at_its_old_place_is_named_with_the_new_one() -> N
     at_node2 = (*old[:-1], replace(old[-1], node="node2"))
     detail = deployment_detail("degraded", at_node2, moved)
     assert detail == "decode-0 still serves on node2, to move to node3"
+
+
+def test_an_engine_that_has_not_started_is_named_with_the_reason_where_there_is_one() -> None:
+    launch = some_launch()
+    assert deployment_detail("degraded", (), replace(launch, specs=launch.specs[-1:])) == (
+        "decode-0 not started yet"
+    )
+    waiting = {"decode-0": "waits for the place of decode-1"}
+    detail = deployment_detail("degraded", (), replace(launch, specs=launch.specs[-1:]), waiting)
+    assert detail == "decode-0 waits for the place of decode-1"
