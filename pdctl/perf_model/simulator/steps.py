@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pdctl.perf_model.records import StepTimes
 
@@ -30,6 +30,15 @@ def prefill_s(
     )
     plain = times.prefill_row_s * (new_tokens + waited_tokens) + times.prefill_pair_s * pairs
     return max(prefill_floor_s(times), times.prefill_base_s + streamed + plain)
+
+
+def ranked_prefill_s(times: StepTimes, tokens: Sequence[int], pairs: Sequence[float]) -> float:
+    """The time of a prefill step whose attention-DP ranks hold so many tokens and pairs each.
+
+    Experts share all tokens; attention and rows wait for the busiest rank.
+    """
+    num, new = len(tokens), sum(tokens)
+    return prefill_s(times, new, num * max(pairs), float(num * max(tokens) - new))
 
 
 def prefill_floor_s(times: StepTimes) -> float:
