@@ -9,6 +9,7 @@ from typing import Literal, cast
 from pdctl.deployment.containers import read_container
 from pdctl.deployment.records import Container, Deployment
 from pdctl.deployment.strict_yaml import Field, read_yaml
+from pdctl.hosts import expanded
 from pdctl.paths import user_config_dir
 from pdctl.perf_model.records import Role
 
@@ -248,11 +249,15 @@ def _rdma(section: Field) -> RdmaSettings:
 
 
 def _hosts(section: Field) -> dict[str, HostSettings]:
-    found = {}
+    found: dict[str, HostSettings] = {}
     for name, host in section.mapping().items():
         keys = host.mapping(HOST_KEYS)
         gpus = keys["gpus"].integer(at_least=0) if "gpus" in keys else None
-        found[name] = HostSettings(gpus, _cards(keys))
+        try:
+            names = expanded(name)
+        except ValueError as problem:
+            raise host.problem(str(problem)) from None
+        found |= dict.fromkeys(names, HostSettings(gpus, _cards(keys)))
     return found
 
 
