@@ -279,10 +279,8 @@ _HISTOGRAMS = (
     "inter_token_latency_seconds",
     "request_time_per_output_token_seconds",
 )
-_ROUTER = (
-    "smg_worker_cb_state",
-    "smg_router_requests_total",
-)
+_BREAKER_STATES = ("smg_worker_cb_state", "sgl_router_cb_state")  # the latter up to router 0.2
+_ROUTER = (*_BREAKER_STATES, "smg_router_requests_total", "sgl_router_requests_total")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _BREAKERS = {0: "closed", 1: "open", 2: "half-open"}
 
@@ -441,7 +439,7 @@ def parse_router_metrics(page: str) -> tuple[float | None, dict[str, str]]:
     requests: float | None = None
     breakers: dict[str, str] = {}
     for name, labels, value in _series(_ROUTER_LINE, page):
-        if name == "smg_worker_cb_state":
+        if name in _BREAKER_STATES:
             state = _BREAKERS.get(int(value))
             if state is not None and "worker" in labels:
                 breakers[labels["worker"].rstrip("/")] = state

@@ -328,3 +328,13 @@ def test_a_negative_count_of_a_load_page_is_unknown() -> None:
     found = parse_loads(body, "decode", 0.0)
     assert found is not None
     assert (found[0].running, found[0].waiting) == (None, None)
+
+
+def test_an_older_router_says_its_requests_and_breakers_in_its_own_words() -> None:
+    """Source: sgl-router 0.2, metrics.rs."""
+    page = """sgl_router_requests_total{route="/generate"} 12
+sgl_router_cb_state{worker="http://a:30000/"} 0
+sgl_router_cb_state{worker="http://b:30000"} 2
+"""
+    breakers = {"http://a:30000": "closed", "http://b:30000": "half-open"}
+    assert parse_router_metrics(page) == (12, breakers)
