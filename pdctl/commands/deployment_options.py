@@ -9,7 +9,14 @@ from pdctl.commands.progress import say
 from pdctl.console import ask, interactive
 from pdctl.deployment.build import checked_router, deployment_of, validated
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
-from pdctl.deployment.records import Deployment, ObservePlan, RolePlan, RouterPlan
+from pdctl.deployment.records import (
+    PLACE_POLICIES,
+    Deployment,
+    ObservePlan,
+    PlacePolicy,
+    RolePlan,
+    RouterPlan,
+)
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus
 from pdctl.inspection.llm import read_llm
@@ -34,6 +41,7 @@ class DeploymentOptions(EngineOptions):
     total: int | None = None
     engine: str | None = None
     gpus: str | None = None
+    place: str | None = None
     router_args: str | None = None
     host: str | None = None
     port: int | None = None
@@ -87,7 +95,8 @@ def build_deployment(options: DeploymentOptions, *, says_origin: bool = True) ->
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
-    deployment = validated(replace(deployment, observe=_observe(options, base)))
+    seen, policy = _observe(options, base), _place_policy(options, base)
+    deployment = validated(replace(deployment, observe=seen, place=policy))
     deployment = _with_the_rest(deployment, base) if base else deployment
     deployment = _with_slo(deployment, parse_slo(options.ttft, options.tpot))
     refused = options.no_request_times or bool(base and not base.request_times)
@@ -160,6 +169,15 @@ def _engine(options: DeploymentOptions, base: Deployment | None) -> Literal["sgl
             f"{engine!r} is not a kind of engine.", hint="--engine sglang or --engine sim"
         )
     return cast(Literal["sglang", "sim"], engine)
+
+
+def _place_policy(options: DeploymentOptions, base: Deployment | None) -> PlacePolicy:
+    policy = options.place or (base.place if base else "auto")
+    if policy not in PLACE_POLICIES:
+        raise InvalidInput(
+            f"{policy!r} is not a way to place engines.", hint="--place spread, pack or domain"
+        )
+    return policy
 
 
 def _sim_speed(options: DeploymentOptions, base: Deployment | None) -> float:

@@ -53,6 +53,11 @@ def up(
     decode_args: str | None = typer.Option(
         None, "--decode-args", help="SGLang flags for decode engines."
     ),
+    place: str | None = typer.Option(
+        None,
+        "--place",
+        help="Engines on nodes: spread, pack (few nodes), or domain (one NVLink domain).",
+    ),
     router_args: str | None = typer.Option(None, "--router-args", help="Flags for the router."),
     host: str | None = typer.Option(None, "--host", help="Address on which the router listens."),
     port: int | None = typer.Option(None, "--port", help="Port of the router. Default: 30000."),
@@ -129,18 +134,22 @@ def up(
       pdctl up Qwen/Qwen3-32B --prefill 2 --total 4 --tp 2 --dry-run --gpus 8xH200
     """
     given = dict(locals())
-    from pdctl.commands import up_preview, up_run
-    from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
-    from pdctl.commands.options.parameters import options_from
     from pdctl.engines.clients.api_key import use_key_file
+    from pdctl.engines.lifecycle import running
 
     use_key_file(api_key_file)
     timeout_s = parse_duration_s(timeout, flag="--timeout")
+    # it starts while this command still imports
+    supervisor = running.resume(running.chosen_name(name)) if resume else None
+    from pdctl.commands import up_preview, up_run
+    from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
+    from pdctl.commands.options.parameters import options_from
+
     options = up_preview.UpOptions(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input
     )
-    if resume:
-        up_run.resume_deployment(options, name)
+    if supervisor is not None:
+        up_run.follow_resumed(options, supervisor)
         return
     deployment = build_deployment(options_from(DeploymentOptions, given))
     if output is not None:

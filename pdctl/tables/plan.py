@@ -31,6 +31,7 @@ RULE_NAMES = {
 }
 BASES = {
     "fitted": "step times fitted to a profile",
+    "relative": "step times fitted to another model's profile",
     "roofline": "step times from datasheets",
 }
 BAR_CELLS = 12

@@ -15,12 +15,16 @@ ALIASES = {
     "output": (
         "outputlength", "outputlen", "outputtokens", "generatedtokens", "responsetokens",
         "completiontokens", "numdecodetokens", "osl",
+        "tokensize",  # Splitwise's simulator, beside prompt_size
     ),
     "blocks": ("hashids",),
     "session": ("sessionid", "conversationid", "session", "conversation"),
     "delay": ("delay", "thinktime", "turndelay"),
-    "outcome": ("finishreason", "status", "success", "aborted", "failed"),
+    "outcome": ("finishreason", "status", "success", "aborted", "failed", "wascancelled"),
 }  # fmt: skip
+_RATES = frozenset((
+    "rate", "throughput", "per", "speed", "latency", "time", "ttft", "itl", "tpot", "cost", "price",
+))  # fmt: skip
 # names nobody has listed: one word of each set, none of the last
 WORDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "arrival": (
@@ -42,8 +46,8 @@ WORDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
         ),
         frozenset((
             "output", "out", "cached", "cache", "hash", "max", "id", "text", "chars", "ratio",
-            "rate", "response",
-        )),
+            "response",
+        )) | _RATES,
     ),
     "output": (
         (
@@ -52,8 +56,8 @@ WORDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
         ),
         frozenset((
             "input", "in", "prompt", "cached", "cache", "hash", "max", "id", "text", "chars",
-            "ratio", "rate",
-        )),
+            "ratio",
+        )) | _RATES,
     ),
 }  # fmt: skip
 LENGTH_WORDS = frozenset((

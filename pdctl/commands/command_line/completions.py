@@ -138,6 +138,7 @@ BY_NAME: dict[str | None, Words] = {
     "gpus": gpu_kinds,
     "engine": _values("sglang", "sim"),
     "policy": policies,
+    "place": _values("spread", "pack", "domain"),
     "transfer_backend": transfer_backends,
     "time_unit": _values("s", "ms", "us", "ns"),
     "attention_backend": attention_backends,

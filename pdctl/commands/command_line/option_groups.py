@@ -27,7 +27,10 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
     },
     "up": {
-        "What to start": ("file", "prefill", "total", "engine", "gpus", "name", "sim_speed"),
+        "What to start": (
+            *("file", "prefill", "total", "engine", "gpus", "name", "sim_speed"),
+            *("on", "place"),
+        ),
         "Engines": (
             *("tp", "pp", "dp", "ep", *ROLE_SIZES, "args", "prefill_args"),
             *("decode_args", "transfer_backend", "python", "trust_remote_code"),
