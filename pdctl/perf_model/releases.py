@@ -35,8 +35,9 @@ _KERNELS_BEFORE = KernelTimes(2.8e-6, 4.5e-6, 8.0e-6, 1.4e-6)
 _FASTER_KERNELS: Version = (0, 5, 11)
 # Captures prefill in CUDA graphs at all (breakable graphs), by public runs: 0.5.9 has none.
 _PREFILL_GRAPHS: Version = (0, 5, 11)
-# Does so on prefill engines as well (0.5.17 still disables graphs by role; 0.5.23 does not).
-_PREFILL_ENGINE_GRAPHS: Version = (0, 5, 23)
+# Does so on prefill engines as well: 0.5.15 disables all graphs there, 0.5.17 only those of decode,
+# and its prefill engines report "breakable". 0.5.16 was not read.
+_PREFILL_ENGINE_GRAPHS: Version = (0, 5, 17)
 # Does so with MLA, attention-DP and all-to-all between experts as well.
 _PREFILL_GRAPHS_EVERYWHERE: Version = (0, 5, 23)
 # Launches prefill of linear attention without waiting for the GPU in each layer. Source: 0.5.17
@@ -54,7 +55,8 @@ def prefill_graphs(
 
     release: "0.5.9"; None: the newest that was read. A nightly build without a number is taken for
     a time before them. Source: sglang arg_groups/pd_disaggregation_hook.py and
-    cuda_graph_hook.py of 0.5.15 and 0.5.23, start logs of 0.5.17, public runs of 0.5.1 to 0.5.9.
+    cuda_graph_hook.py of 0.5.15 and 0.5.23, server_args.py of 0.5.17, public runs of 0.5.1 to
+    0.5.9.
     Ignores: attention backends that exclude themselves, --cuda-graph-backend-prefill.
     """
     version = numbers(release or NEWEST_READ)

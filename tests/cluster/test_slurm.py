@@ -164,8 +164,8 @@ def test_a_wish_that_does_not_fit_is_refused_with_what_is_free(there: OnSlurm) -
 def test_engines_go_where_a_dry_run_shows_them_by_each_policy(there: OnSlurm) -> None:
     rack = "hosts:\n  node2: {domain: rack}\n  node3: {domain: rack, gpus: 4}\n"
     inside = there.inside(there.allocate())
-    up = ("up", "-f", there.write("chat", prefill=1, decode=4, cluster=CLUSTER + rack))
-    up = (*up, "--on", "slurm", "--place")
+    file = there.write("chat", prefill=1, decode=4, cluster=CLUSTER + rack)
+    up = ("up", "-f", file, "--on", "slurm", "--place")
     ran = inside.run(*up, "domain", "--total", "9")
     assert "No NVLink domain has room for 2P7D, 18 GPUs: " in ran.stderr
     assert "node1 has 8 of 8 free, rack has 12 of 12 free" in ran.stderr

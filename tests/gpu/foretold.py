@@ -33,7 +33,7 @@ from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.simulator.simulate import simulate
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import workload_from_lengths
-from tests.gpu.kinds import LEAST_LOAD_S, Kind, kinds, steps_of_kind
+from tests.gpu.kinds import LEAST_LOAD_S, ROLES, Kind, kinds, steps_of_kind
 
 CHUNK = 8192
 RELEASE = "0.5.17"
@@ -68,10 +68,10 @@ def foretold(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
         row = {"step": [step.kind, step.batch, step.new_tokens, step.context]}
         rows.append({**row, "ms": round(1e3 * graphs, 3), "eager_ms": round(1e3 * eager, 3)})
     for tokens in PAIRED if kind.pair else ():
-        prefill = predicted_s(times, Measurement("prefill", 0.0, new_tokens=tokens, eager=True))
+        prefill = predicted_s(times, Measurement("prefill", 0.0, new_tokens=tokens))
         moved = predicted_s(times, Measurement("transfer", 0.0, new_tokens=tokens))
         shape = ["pair", 1, tokens, 0]
-        rows.append({"step": shape, "eager_ms": round(1e3 * (prefill + moved), 3)})
+        rows.append({"step": shape, "ms": round(1e3 * (prefill + moved), 3)})
     return rows + foretold_verify(llm, cluster, kind, serving)
 
 
@@ -93,8 +93,30 @@ def foretold_verify(
 
 
 def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
-    """Predicted milliseconds for each load of a kind that is one engine."""
-    llm, cluster = read_llm(str(models / kind.model)), parse_gpus(f"1x{gpu}")
+    """Predicted milliseconds for each load: of one engine, or of both arms of two GPUs."""
+    llm = read_llm(str(models / kind.model))
+    if "arms" in kind.parts:
+        engines = {
+            role: _engine(llm, parse_gpus(f"2x{gpu}"), kind, role) for role in ROLES.values()
+        }
+        fleets = {
+            "2C": Fleet(colocated=engines["colocated"], num_colocated=2),
+            "1P1D": Fleet(
+                prefill=engines["prefill"], decode=engines["decode"], num_prefill=1, num_decode=1
+            ),
+        }
+    else:
+        engine = _engine(llm, parse_gpus(f"{len(kind.gpus.split(','))}x{gpu}"), kind, "colocated")
+        fleets = {"": Fleet(colocated=engine, num_colocated=1)}
+    return [
+        {"load": list(load), **({"arm": arm} if arm else {}), **figures_ms(fleet, load)}
+        for load in kind.loads
+        if load[3] >= LEAST_LOAD_S
+        for arm, fleet in fleets.items()
+    ]
+
+
+def _engine(llm: Llm, cluster: Cluster, kind: Kind, role: Role) -> EngineModel:
     serving = Serving(
         attention_backend="triton",
         release=RELEASE,
@@ -103,21 +125,17 @@ def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
         verify_tokens=_flag(kind, "--speculative-num-draft-tokens") or 1,
         ngram="NGRAM" in kind.args,
     )
-    engine = EngineModel(
-        role="colocated",
-        parallelism=Parallelism(),
-        times=step_times(llm, cluster, Parallelism(), "colocated", serving=serving),
+    parallelism = Parallelism(tp=1 if "arms" in kind.parts else len(kind.gpus.split(",")))
+    return EngineModel(
+        role=role,
+        parallelism=parallelism,
+        times=step_times(llm, cluster, parallelism, role, serving=serving),
         kv_capacity_tokens=_flag(kind, "--max-total-tokens") or 1 << 20,
         max_running_requests=MAX_RUNNING,
         chunked_prefill_size=CHUNK,
         max_context=llm.max_context or 1 << 17,
         verify_tokens=serving.verify_tokens,
     )
-    return [
-        {"load": list(load), **figures_ms(Fleet(colocated=engine, num_colocated=1), load)}
-        for load in kind.loads
-        if load[3] >= LEAST_LOAD_S
-    ]
 
 
 def figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, float]:
@@ -152,12 +170,10 @@ def main() -> None:
     for plan in sys.argv[2:]:
         for kind in (kind for track in kinds(Path(plan)) for kind in track):
             for gpu in ("H100", "H200"):
-                line: dict[str, Any] = {
-                    "gpu": gpu,
-                    "kind": kind.name,
-                    "rows": foretold(models, kind, gpu),
-                }
-                if not kind.pair and "," not in kind.gpus:
+                has_arms = "arms" in kind.parts
+                rows = [] if has_arms else foretold(models, kind, gpu)
+                line: dict[str, Any] = {"gpu": gpu, "kind": kind.name, "rows": rows}
+                if not kind.pair:
                     line["loads"] = foretold_loads(models, kind, gpu)
                 sys.stdout.write(json.dumps(line) + "\n")
 

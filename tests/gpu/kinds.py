@@ -33,7 +33,7 @@ from pdctl.measurement.load import token_ids_for
 from pdctl.perf_model.records import Measurement, Parallelism, Role, StepTimes
 from pdctl.perf_model.roofline import step_times
 from tests.gpu.kernels import summary
-from tests.gpu.servers import Running, Server, end_left_over, memory_used, start
+from tests.gpu.servers import BOOTSTRAP_PORT, Running, Server, end_left_over, memory_used, start
 from tests.gpu.turns import Turns
 
 ROLES: dict[str, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
@@ -151,7 +151,9 @@ class Track:
         first, second = kind.gpus.split(",")
         roles = (("prefill", first, port), ("decode", second, port + 10))
         return [
-            Server(f"{kind.name}-{role}", model, gpu, at, role, kind.args, kind.env)
+            Server(
+                f"{kind.name}-{role}", model, gpu, at, role, kind.args, kind.env, 8998 + self.number
+            )
             for role, gpu, at in roles
         ]
 
@@ -249,7 +251,7 @@ class Track:
                 ids = [prefill.rng.randrange(*prefill.token_ids) for _ in range(tokens)]
                 where = {
                     "bootstrap_host": "127.0.0.1",
-                    "bootstrap_port": 8998,
+                    "bootstrap_port": BOOTSTRAP_PORT + self.number,
                     "bootstrap_room": prefill.rng.randrange(1, 1 << 62),
                 }
                 body = {**body_of(decode, ids, 4), **where}

@@ -84,11 +84,11 @@ class Rig:
         """The data of a command's --json envelope."""
         return json.loads(self.pdctl(*words, "--json", log=log))["data"]
 
-    def up(self, name: str, model: str, shape: str, gpus: str, *words: str) -> Any:
-        """Start a deployment, detached. shape: PREFILL/TOTAL."""
+    def up(self, name: str, model: str, shape: str, gpus: str, *words: str, flags: str = "") -> Any:
+        """Start a deployment, detached. shape: PREFILL/TOTAL. flags: its own SGLang flags."""
         prefill, total = shape.split("/")
         self.names.append(name)
-        args = ["--args", f"{ENGINE_ARGS} {self.options.args}"]
+        args = ["--args", flags or f"{ENGINE_ARGS} {self.options.args}"]
         if self.options.engine == "sim":
             args = ["--engine", "sim"]
         place = [] if self.options.engine == "sim" else ["--gpus", gpus]

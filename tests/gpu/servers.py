@@ -42,12 +42,16 @@ INFO = (
     "moe_runner_backend", "fp8_gemm_runner_backend", "mamba_radix_cache_strategy", "page_size",
     "max_mamba_cache_size", "disable_radix_cache",
 )  # fmt: skip
+BOOTSTRAP_PORT = 8998
 LEFT = Path(tempfile.gettempdir()) / f"pdctl-rig-groups-{os.getuid()}"
 
 
 @dataclass(frozen=True)
 class Server:
-    """An engine to start. role: null, prefill or decode. env: extra environment variables."""
+    """An engine to start. role: null, prefill or decode. env: extra environment variables.
+
+    bootstrap_port: where the engines of a pair meet.
+    """
 
     name: str
     model: str
@@ -56,6 +60,7 @@ class Server:
     role: str = "null"
     args: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    bootstrap_port: int = BOOTSTRAP_PORT
 
     @property
     def url(self) -> str:
@@ -66,12 +71,13 @@ class Server:
         words += ["--disaggregation-mode", self.role]
         tp = len(self.gpus.split(","))
         words += ["--tp-size", str(tp)]
+        if self.role != "null":
+            words += ["--disaggregation-bootstrap-port", str(self.bootstrap_port)]
         if engine == "sim":
             more = ["--sim-gpus", f"{tp}xH200", "--sim-start-s", "1"]
             return [sys.executable, "-m", "pdctl.engines.sim", *words, *more]
         if self.role != "null":
             words += ["--disaggregation-transfer-backend", "nixl"]
-            words += ["--disaggregation-bootstrap-port", "8998"]
         words += ["--nccl-port", str(self.port + 5000)]
         launch = [sys.executable, "-m", "sglang.launch_server"]
         return [*launch, *words, *shlex.split(BASE), *shlex.split(self.args)]
