@@ -119,7 +119,7 @@ def _replay_remarks(replay: Replay | None) -> list[str]:
 
 
 def _beside(off: float) -> str:
-    """Where a simulated figure lies relative to the observed one."""
+    """The side of the observed figure on which a simulated one lies, and how far."""
     percent = round(off * 100)
     side = "above" if percent > 0 else "below"
     return f"is {abs(percent)} % {side} the observed" if percent else "is the observed one"
