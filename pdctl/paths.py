@@ -7,6 +7,7 @@ from pdctl.errors import did_you_mean, nearest
 
 HOME_VARIABLE = "PDCTL_STATE_HOME"
 LAST_PLAN = "last-plan.yaml"
+TARGETS_FILE = "prometheus-targets.json"  # beside the state of each deployment
 _PACKAGE = Path(__file__).resolve().parent
 
 

@@ -180,11 +180,14 @@ def format_number_of(count: float, noun: str, verb: str = "") -> str:
 
 
 def format_rate(per_s: float | None) -> str:
-    """58.1k, 940, 2.6, 0.001: a count per second without its unit, for table columns."""
+    """58.1k, 940, 2.6, 0.536: a count per second in three digits, without its unit.
+
+    Rates are predicted in three digits, so that they hold as they are printed.
+    """
     if per_s is None or not math.isfinite(per_s):
         return UNKNOWN
-    if 0 < abs(per_s) < 0.1:
-        return f"{per_s:.2g}"
+    if 0 < abs(per_s) < 1:
+        return f"{per_s:.3g}"
     if abs(per_s) >= 1e6:
         return f"{_three_digits(per_s / 1e6)}M"
     return f"{_three_digits(per_s / 1e3)}k" if abs(per_s) >= 9999.5 else _three_digits(per_s)

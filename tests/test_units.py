@@ -134,6 +134,7 @@ def test_bytes_counts_rates_and_shares_read_as_on_the_screens() -> None:
     assert units.format_count(2.61) == "2.61"
     assert units.format_rate(58_100) == "58.1k"
     assert units.format_rate(940.4) == "940"
+    assert units.format_rate(0.5364) == "0.536"
     assert units.format_rate(0.001) == "0.001"
     assert units.format_rate(0.0) == "0"
     assert units.format_share(0.314) == "31 %"

@@ -8,12 +8,12 @@ from pdctl.units import parse_duration_s
 def autopilot(
     name: str | None = typer.Argument(None, help="Deployment. Default: the only one."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Log every decision; move nothing."),
-    max_moves: int = typer.Option(12, "--max-moves", min=1, help="Stop moving after so many."),
+    max_moves: int = typer.Option(12, "--max-moves", min=1, help="Stop after this many moves."),
     cool_down: str = typer.Option(
         "5m", "--cool-down", help="Time after a move before the next; also the window watched."
     ),
     report: bool = typer.Option(
-        False, "--report", help="Show what it has done and what that brought, and exit."
+        False, "--report", help="Show the moves so far and their effects, and exit."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per decision."),
 ) -> None:

@@ -105,8 +105,8 @@ def _refuse_what_it_cannot_judge(name: str) -> None:
     watched = source_of_state(name)()
     if not Slo(watched.ttft_slo_s, watched.tpot_slo_s).is_given:
         raise InvalidInput(
-            f"{name} has no SLOs, and an autopilot moves engines for those alone.",
-            hint="add slo: {ttft: 3s, tpot: 60ms} to pd.yaml, then pdctl up -f pd.yaml",
+            f"{name} has no SLOs, which the autopilot needs to judge a move.",
+            hint="start it with pdctl up … --ttft 3s --tpot 60ms, or with slo: in its pd.yaml",
         )
 
 

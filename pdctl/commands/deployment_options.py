@@ -7,9 +7,16 @@ from typing import Literal, cast
 from pdctl.commands.options.engine_options import EngineOptions, words
 from pdctl.commands.progress import say
 from pdctl.console import ask, interactive
-from pdctl.deployment.build import deployment_of, validated
+from pdctl.deployment.build import checked_router, deployment_of, validated
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
-from pdctl.deployment.records import Deployment, ObservePlan, RolePlan, RouterPlan
+from pdctl.deployment.records import (
+    PLACE_POLICIES,
+    Deployment,
+    ObservePlan,
+    PlacePolicy,
+    RolePlan,
+    RouterPlan,
+)
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus
 from pdctl.inspection.llm import read_llm
@@ -17,6 +24,8 @@ from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.units import positive
+from pdctl.workload.describe import parse_slo
+from pdctl.workload.records import Slo
 
 FILE = Path("pd.yaml")
 
@@ -32,6 +41,7 @@ class DeploymentOptions(EngineOptions):
     total: int | None = None
     engine: str | None = None
     gpus: str | None = None
+    place: str | None = None
     router_args: str | None = None
     host: str | None = None
     port: int | None = None
@@ -40,6 +50,8 @@ class DeploymentOptions(EngineOptions):
     trust_remote_code: bool = False
     no_request_times: bool = False
     sim_speed: float | None = None
+    ttft: str | None = None
+    tpot: str | None = None
     metrics_endpoint: str | None = None
     otlp: str | None = None
     no_what_if: bool = False
@@ -59,6 +71,7 @@ def build_deployment(options: DeploymentOptions, *, says_origin: bool = True) ->
         say(f"  Taking {origin_text(options)}: {base.model}, {base.layout}.")
     named = absolute_model(options.model or "")
     model = named or (base.model if base else "") or _ask_model(options)
+    router = checked_router(_router(options, base))  # before any question is asked
     total = options.total if options.total is not None else base.total if base else None
     if total is None:
         total = _ask_total(options)
@@ -75,15 +88,17 @@ def build_deployment(options: DeploymentOptions, *, says_origin: bool = True) ->
         args=words(options.args, "--args") if options.args else _role(base, "colocated").args,
         prefill_args=_role_args(options.prefill_args, "--prefill-args", base, "prefill"),
         decode_args=_role_args(options.decode_args, "--decode-args", base, "decode"),
-        router=_router(options, base),
+        router=router,
         gpus=options.gpus or (base.gpus if base else None),
         transfer_backend=options.transfer_backend or (base.transfer_backend if base else "auto"),
         python=options.python or (base.python if base else None),
         trust_remote_code=options.trust_remote_code or (base.trust_remote_code if base else False),
         sim_speed=_sim_speed(options, base),
     )
-    deployment = validated(replace(deployment, observe=_observe(options, base)))
+    seen, policy = _observe(options, base), _place_policy(options, base)
+    deployment = validated(replace(deployment, observe=seen, place=policy))
     deployment = _with_the_rest(deployment, base) if base else deployment
+    deployment = _with_slo(deployment, parse_slo(options.ttft, options.tpot))
     refused = options.no_request_times or bool(base and not base.request_times)
     return replace(deployment, request_times=not refused)
 
@@ -156,6 +171,15 @@ def _engine(options: DeploymentOptions, base: Deployment | None) -> Literal["sgl
     return cast(Literal["sglang", "sim"], engine)
 
 
+def _place_policy(options: DeploymentOptions, base: Deployment | None) -> PlacePolicy:
+    policy = options.place or (base.place if base else "auto")
+    if policy not in PLACE_POLICIES:
+        raise InvalidInput(
+            f"{policy!r} is not a way to place engines.", hint="--place spread, pack or domain"
+        )
+    return policy
+
+
 def _sim_speed(options: DeploymentOptions, base: Deployment | None) -> float:
     if options.sim_speed is None:
         return base.sim_speed if base else 1.0
@@ -204,7 +228,7 @@ def _observe(options: DeploymentOptions, base: Deployment | None) -> ObservePlan
 
 
 def _with_the_rest(deployment: Deployment, base: Deployment) -> Deployment:
-    """Add what no option can give: environments, containers, SLOs, the plan and its forecast."""
+    """Add what the file alone can give: environments, containers, the plan and its forecast."""
     roles = {
         role: replace(plan, env=own.env, image=own.image)
         for role, plan in deployment.roles.items()
@@ -220,4 +244,16 @@ def _with_the_rest(deployment: Deployment, base: Deployment) -> Deployment:
         attainment_slo=base.attainment_slo,
         planned=base.planned if deployment.model == base.model else None,
         predicted=base.predicted if is_same else {},
+    )
+
+
+def _with_slo(deployment: Deployment, slo: Slo) -> Deployment:
+    """The SLOs of --ttft and --tpot before those of the file, whose forecast of them goes."""
+    if not slo.is_given:
+        return deployment
+    return replace(
+        deployment,
+        ttft_slo_s=slo.ttft_s or deployment.ttft_slo_s,
+        tpot_slo_s=slo.tpot_s or deployment.tpot_slo_s,
+        predicted={k: v for k, v in deployment.predicted.items() if not k.endswith("_rps")},
     )

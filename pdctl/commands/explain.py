@@ -9,13 +9,15 @@ from pdctl.units import parse_duration_s
 
 def explain(
     request: list[str] = typer.Argument(
-        None, metavar="[RID]", help="Id of a request, or its start. Default: the slowest ones."
+        None, help="Id of a request, or its first characters. Default: the slowest requests."
     ),
     slowest: int = typer.Option(20, "--slowest", min=1, help="Number of slowest requests."),
     window: str = typer.Option(
-        None, "--window", help="Only requests of the last 5m, say, before the logs' last request."
+        None, "--window", help="Only this much time before the last request in the logs: 5m."
     ),
-    by: str = typer.Option("ttft", "--by", help="Slow to the first token, or per token: tpot."),
+    by: str = typer.Option(
+        "ttft", "--by", help="ttft: slow to the first token; tpot: slow per token."
+    ),
     name: str | None = typer.Option(
         None, "-n", "--name", help="Deployment, running or ended. Default: the only one."
     ),

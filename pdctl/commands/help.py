@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from pdctl.commands.command_line.topics import TOPICS
+from pdctl.commands.command_line.verbs import TOPICS, VERBS
 from pdctl.errors import EnvironmentProblem, InvalidInput, did_you_mean, nearest
 
 
@@ -46,7 +46,6 @@ def page(topic: str) -> str:
 
 def _show(topic: str, *, as_json: bool) -> None:
     from pdctl.cli import verb_help
-    from pdctl.commands.command_line.verbs import VERBS
     from pdctl.console import out, print_json, printable
 
     text = verb_help(topic) if topic in VERBS else page(topic)
@@ -107,7 +106,6 @@ def _write_man_pages(target: Path, *, as_json: bool) -> None:
 def man_pages(target: Path) -> Iterator[tuple[Path, str]]:
     """Every man page with its file: pdctl and its verbs in section 1, topics in section 7."""
     from pdctl.cli import verb_help
-    from pdctl.commands.command_line.verbs import VERBS
     from pdctl.tables.pages import page_roff, usage_roff
 
     yield target / "man1" / "pdctl.1", usage_roff("pdctl", "plan, launch and watch", verb_help(""))

@@ -9,7 +9,7 @@ from pdctl.console import out, show
 
 
 def ls(as_json: bool = typer.Option(False, "--json", help="Print one JSON object.")) -> None:
-    """List the deployments that run on this machine; off a terminal with tabs between columns.
+    """List the deployments that run on this machine. Tabs separate columns in a pipe.
 
     \b
     Examples:

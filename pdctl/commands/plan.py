@@ -23,7 +23,7 @@ def plan(
         "", help="Directory with config.json, cached model or bundled name.", show_default=False
     ),
     gpus: str = typer.Option(
-        "", help="8xH100, 4x8xH200 (nodes × GPUs × type), :rdma400; @2.50: $ a GPU-hour."
+        "", help="8xH100; nodes of 8: 4x8xH200. Append :rdma400 (Gbit/s a GPU), @2.50 ($/h)."
     ),
     on: str = typer.Option(
         "local", "--on", help="Plan for the free GPUs of: local (here), slurm or ray."
@@ -54,8 +54,8 @@ def plan(
     time_unit: str = typer.Option(
         "", "--time-unit", help="Unit of times in the trace: s, ms, us, ns. Default: detected."
     ),
-    ttft: str = typer.Option("", help="SLO of the time to first token: 1s."),
-    tpot: str = typer.Option("", help="SLO of the time per output token: 30ms."),
+    ttft: str = typer.Option("", help="SLO for the time to first token: 1s."),
+    tpot: str = typer.Option("", help="SLO for the time per output token: 30ms."),
     attainment: float = number_option(
         "--attainment", parse_share, "Share of requests that must meet the SLOs.", default=0.9
     ),
@@ -90,10 +90,12 @@ def plan(
         "", help="States kept for the prefix cache: extra_buffer, no_buffer."
     ),
     scheduler_recv_interval: int = typer.Option(
-        None, help="Decode steps between two looks for new requests."
+        None, help="Decode steps between two checks for new requests."
     ),
     release: str = typer.Option("", help="Release of SGLang: 0.5.9. Default: the newest known."),
-    policy: str = typer.Option(None, help="Policy by which the router picks engines."),
+    policy: str = typer.Option(
+        None, help="How the router picks engines: cache_aware, round_robin, ..."
+    ),
     spec_draft_tokens: int = typer.Option(None, help="Draft tokens per speculative step."),
     spec_accept_length: float = typer.Option(None, help="Tokens gained per speculative step."),
     profile: str = typer.Option("", help="Measured step times to use: a file or an id."),

@@ -408,6 +408,8 @@ def write_answer(
         _write_report(report, question, verdict, steps)
     _show(question, verdict, steps, as_json=as_json)
     if not verdict.is_met:
+        if output is not None:
+            say(f"  {output} was not written, because there is no layout to write.")
         raise typer.Exit(ExitCode.ANSWER_IS_NO)
 
 

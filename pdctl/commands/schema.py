@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 def schema(
     verb: str = typer.Argument(..., help="A verb with --json: plan, up, status, …"),
-    as_json: bool = typer.Option(False, "--json", help="Inside the envelope, as other verbs."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print the schema inside the JSON envelope of every verb."
+    ),
 ) -> None:
     """Print the JSON Schema of what a verb prints with --json.
 

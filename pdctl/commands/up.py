@@ -28,7 +28,7 @@ def up(
     gpus: str | None = typer.Option(
         None,
         "--gpus",
-        help="GPUs of this machine to use: 0-3,6. Of --engine sim or --dry-run: 8xH200.",
+        help="GPUs of this machine to use: 0-3,6. With --engine sim or --dry-run, a kind: 8xH200.",
     ),
     tp: int | None = typer.Option(None, "--tp", help="Tensor parallelism of every engine."),
     pp: int | None = typer.Option(None, "--pp", help="Pipeline stages of every engine."),
@@ -53,11 +53,16 @@ def up(
     decode_args: str | None = typer.Option(
         None, "--decode-args", help="SGLang flags for decode engines."
     ),
+    place: str | None = typer.Option(
+        None,
+        "--place",
+        help="Engines on nodes: spread, pack (few nodes), or domain (one NVLink domain).",
+    ),
     router_args: str | None = typer.Option(None, "--router-args", help="Flags for the router."),
     host: str | None = typer.Option(None, "--host", help="Address on which the router listens."),
     port: int | None = typer.Option(None, "--port", help="Port of the router. Default: 30000."),
     policy: str | None = typer.Option(
-        None, "--policy", help="Policy by which the router picks engines."
+        None, "--policy", help="How the router picks engines: cache_aware, round_robin, ..."
     ),
     transfer_backend: str | None = typer.Option(
         None, "--transfer-backend", help="KV transfer backend: auto, mooncake, nixl, ..."
@@ -69,7 +74,7 @@ def up(
     no_request_times: bool = typer.Option(
         False,
         "--no-request-times",
-        help="Let engines log no line per request; explain then has nothing to read.",
+        help="Keep engines from logging a line per request; explain needs those lines.",
     ),
     api_key_file: Path | None = typer.Option(
         None,
@@ -78,6 +83,12 @@ def up(
     ),
     sim_speed: float | None = typer.Option(
         None, "--sim-speed", help="Speed of simulated engines; 10: ten times real time."
+    ),
+    ttft: str | None = typer.Option(
+        None, "--ttft", help="SLO for the time to first token, which status and autopilot use: 1s."
+    ),
+    tpot: str | None = typer.Option(
+        None, "--tpot", help="SLO for the time per output token: 30ms."
     ),
     metrics_endpoint: str | None = typer.Option(
         None, "--metrics-endpoint", help="Serve pdctl's own metrics here: 127.0.0.1:9464."
@@ -123,18 +134,22 @@ def up(
       pdctl up Qwen/Qwen3-32B --prefill 2 --total 4 --tp 2 --dry-run --gpus 8xH200
     """
     given = dict(locals())
-    from pdctl.commands import up_preview, up_run
-    from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
-    from pdctl.commands.options.parameters import options_from
     from pdctl.engines.clients.api_key import use_key_file
+    from pdctl.engines.lifecycle import running
 
     use_key_file(api_key_file)
     timeout_s = parse_duration_s(timeout, flag="--timeout")
+    # it starts while this command still imports
+    supervisor = running.resume(running.chosen_name(name)) if resume else None
+    from pdctl.commands import up_preview, up_run
+    from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
+    from pdctl.commands.options.parameters import options_from
+
     options = up_preview.UpOptions(
         is_detached=detach, as_json=as_json, timeout_s=timeout_s, no_input=no_input
     )
-    if resume:
-        up_run.resume_deployment(options, name)
+    if supervisor is not None:
+        up_run.follow_resumed(options, supervisor)
         return
     deployment = build_deployment(options_from(DeploymentOptions, given))
     if output is not None:

@@ -14,7 +14,8 @@ from pdctl.deployment.cluster_file import cluster_here, on_cluster
 from pdctl.deployment.elsewhere import Elsewhere, expand_on_machine
 from pdctl.deployment.exports.shell import shell
 from pdctl.deployment.pd_yaml import write_deployment
-from pdctl.deployment.records import Deployment, ProcessSpec
+from pdctl.deployment.records import HERE, Deployment, ProcessSpec
+from pdctl.deployment.resources import index_ranges
 from pdctl.engines.clients.api_key import VARIABLE, api_key
 from pdctl.engines.launchers.registry import LOCAL, SLURM
 from pdctl.engines.lifecycle.place import choose_place
@@ -81,7 +82,7 @@ def show_commands(options: UpOptions, deployment: Deployment, on: str) -> None:
     warn(prepared)
     if api_key() is not None:
         say(f"warning: {VARIABLE} is set. pdctl up passes on the key; a shell does not.")
-    _print_commands(options, deployment, prepared.specs)
+    _print_commands(options, deployment, prepared.specs, _on_each_node(prepared.specs))
 
 
 def _with_a_way_out(problem: PdctlError) -> PdctlError:
@@ -130,10 +131,28 @@ def _print_commands(
     for note in notes:
         say(f"note: {note}")
     if options.as_json:
-        commands = [{"name": s.name, "argv": s.argv, "env": s.env} for s in specs]
+        commands = [
+            {
+                "name": spec.name,
+                "places": [{"node": node, "gpus": gpus} for node, gpus in spec.parts],
+                "argv": spec.argv,
+                "env": spec.env,
+            }
+            for spec in specs
+        ]
         print_json("up", {"layout": deployment.layout, "processes": commands})
     else:
         typer.echo(printable(shell(specs, notes)))
+
+
+def _on_each_node(specs: Sequence[ProcessSpec]) -> list[str]:
+    """A sentence for each node, with what runs there; none where that is this machine."""
+    on: dict[str, list[str]] = {}
+    for spec in specs:
+        for node, gpus in spec.parts:
+            where = f" (GPU {index_ranges(gpus)})" if gpus else ""
+            on.setdefault(node, []).append(f"{spec.name}{where}")
+    return [f"{node} runs {', '.join(names)}." for node, names in on.items() if node != HERE]
 
 
 def warn(prepared: Prepared) -> None:

@@ -20,7 +20,6 @@ from pdctl.engines import state as engine_state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.registry import LOCAL, SLURM, launcher_named
 from pdctl.engines.lifecycle import follow, running, start, submitted
-from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.stage import copy_model, copy_of
 from pdctl.engines.lifecycle.start import Prepared
 from pdctl.engines.lifecycle.submit import submit
@@ -67,15 +66,11 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
         _follow(options, supervisor, deployment_headline(prepared))
 
 
-def resume_deployment(options: UpOptions, name: str | None) -> None:
-    """Start a new supervisor for a running deployment that has lost its own."""
-    found = running.find(name)
-    use_key_of(found.name)
-    supervisor = start.resume(found.name)
-    if supervisor is None:
-        raise running.already_running(found.name)
+def follow_resumed(options: UpOptions, supervisor: SupervisorProcess) -> None:
+    """Show a deployment that a new supervisor takes over, until it serves."""
+    launch = supervisor.launch
     detached = dataclasses.replace(options, is_detached=True)
-    _follow(detached, supervisor, f"{found.model} · {found.layout}")
+    _follow(detached, supervisor, f"{launch.model} · {launch.layout}")
 
 
 def _copy_model(options: UpOptions, deployment: Deployment) -> None:

@@ -108,17 +108,23 @@ def validated(deployment: Deployment) -> Deployment:
         )
     for role, plan in deployment.roles.items():
         check_sizes(plan.parallelism, role)
-    if not 1 <= deployment.router.port <= 65535:
-        raise InvalidInput(f"{deployment.router.port} is not a valid port.", hint="--port 30000")
-    if deployment.router.policy not in (None, *POLICIES):
-        raise InvalidInput(
-            f"The router has no policy {deployment.router.policy!r}.",
-            hint=f"one of {', '.join(POLICIES)}",
-        )
+    checked_router(deployment.router)
     _check_endpoint(deployment.observe.metrics, "--metrics-endpoint 127.0.0.1:9464")
     _check_endpoint(deployment.observe.traces, "--otlp 127.0.0.1:4317")
     check_args(deployment)
     return deployment
+
+
+def checked_router(router: RouterPlan) -> RouterPlan:
+    """Return `router` unchanged. Raises InvalidInput for a port or a policy that does not exist."""
+    if not 1 <= router.port <= 65535:
+        raise InvalidInput(f"{router.port} is not a valid port.", hint="--port 30000")
+    if router.policy not in (None, *POLICIES):
+        raise InvalidInput(
+            f"The router has no policy {router.policy!r}.",
+            hint=f"--policy {', '.join(POLICIES[:-1])} or {POLICIES[-1]}",
+        )
+    return router
 
 
 def _check_endpoint(text: str, hint: str) -> None:
@@ -339,7 +345,7 @@ def _check(given: dict[str, int], num_prefill: int, num_decode: int, total: int)
             keeps = "" if "total" in given else f" of {total} engines"
             raise _cannot_serve(
                 f"{asked}{keeps} leaves no {role} engine",
-                "--prefill 1 --decode 1 is the minimum; pdctl down stops a deployment",
+                "--prefill 1 --decode 1 is the minimum; --total adds engines on free GPUs",
             )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from pdctl.deployment.containers import read_container
-from pdctl.deployment.records import Container, Deployment
+from pdctl.deployment.records import PLACE_POLICIES, Container, Deployment, PlacePolicy
 from pdctl.deployment.strict_yaml import Field, read_yaml
 from pdctl.paths import user_config_dir
 from pdctl.perf_model.records import Role
@@ -26,6 +26,7 @@ KEYS = (
     "python",
     "preamble",
     "models",
+    "place",
     "stage",
     "images",
     "env",
@@ -35,7 +36,7 @@ KEYS = (
     "kubernetes",
 )
 ROLE_KEYS = ("env", "image")
-HOST_KEYS = ("gpus", "cards")
+HOST_KEYS = ("gpus", "cards", "domain")
 RDMA_KEYS = ("gid_index", "traffic_class", "mnnvl", "cards")
 SLURM_KEYS = (
     "partition",
@@ -100,6 +101,7 @@ class HostSettings:
 
     gpus: int | None = None
     cards: tuple[str, ...] | None = None
+    domain: str | None = None  # the NVLink domain that it shares with others
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class ClusterFile:
     models: Mapping[str, str] = field(default_factory=dict)  # alias -> path or Hugging Face id
     env: Mapping[str, str] = field(default_factory=dict)
     role_env: Mapping[Role, Mapping[str, str]] = field(default_factory=dict)
+    place: PlacePolicy = "auto"
     stage: str | None = None  # a folder on each node's own disk, for copies of the model
     images: Mapping[str, str] = field(default_factory=dict)  # alias -> name or file of an image
     container: Container | None = None
@@ -131,6 +134,11 @@ class ClusterFile:
         """The RDMA cards that engines may use on a host; empty: all."""
         own = self.hosts.get(host, HostSettings()).cards
         return self.rdma.cards if own is None else own
+
+    @property
+    def domains(self) -> dict[str, str]:
+        """The NVLink domain of each host that has one."""
+        return {name: host.domain for name, host in self.hosts.items() if host.domain}
 
 
 def find_cluster_file(directory: Path) -> Path | None:
@@ -169,6 +177,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
         python=_text(keys, "python"),
         preamble=_text(keys, "preamble") or usual.preamble,
         models=keys["models"].texts() if "models" in keys else usual.models,
+        place=read_place(keys["place"]) if "place" in keys else usual.place,
         stage=_folder(keys["stage"]) if "stage" in keys else None,
         env=keys["env"].texts() if "env" in keys else usual.env,
         role_env={role: _role_env(keys[role]) for role in ROLES if role in keys},
@@ -212,8 +221,16 @@ def on_cluster(deployment: Deployment, cluster: ClusterFile) -> Deployment:
         model=cluster.models.get(deployment.model, deployment.model),
         python=deployment.python or cluster.python,
         container=container,
+        place=cluster.place if deployment.place == "auto" else deployment.place,
         roles=roles,
     )
+
+
+def read_place(field: Field) -> PlacePolicy:
+    """A policy by which engines get nodes. Raises InvalidInput for another word."""
+    if field.text() not in PLACE_POLICIES:
+        raise field.problem(f"must be {', '.join(PLACE_POLICIES)}, not {field.text()!r}")
+    return cast(PlacePolicy, field.text())
 
 
 def network_env(cluster: ClusterFile) -> dict[str, str]:
@@ -252,7 +269,7 @@ def _hosts(section: Field) -> dict[str, HostSettings]:
     for name, host in section.mapping().items():
         keys = host.mapping(HOST_KEYS)
         gpus = keys["gpus"].integer(at_least=0) if "gpus" in keys else None
-        found[name] = HostSettings(gpus, _cards(keys))
+        found[name] = HostSettings(gpus, _cards(keys), _text(keys, "domain"))
     return found
 
 

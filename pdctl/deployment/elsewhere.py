@@ -1,11 +1,14 @@
 """Expand a deployment for machines that pdctl cannot inspect, such as those of an export."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdctl.deployment.cluster_file import ClusterFile, on_cluster
 from pdctl.deployment.expand import expand
+from pdctl.deployment.placement.places import Place, wanted_places
+from pdctl.deployment.placement.policy import NoRoom, Unplaced, choose_nodes
 from pdctl.deployment.ports import (
     BOOTSTRAP_FROM,
     DIST_INIT_FROM,
@@ -15,8 +18,8 @@ from pdctl.deployment.ports import (
     plan_ports,
 )
 from pdctl.deployment.ranks import with_followers
-from pdctl.deployment.records import Deployment, Ports, ProcessSpec
-from pdctl.deployment.resources import NEEDS, Place, choose_backend, parts
+from pdctl.deployment.records import Deployment, PlacePolicy, Ports, ProcessSpec
+from pdctl.deployment.resources import NEEDS, choose_backend
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Cluster, SglangInstall
 
@@ -56,22 +59,22 @@ def expand_on_nodes(
         InvalidInput: an engine cannot be divided equally among nodes, or cannot run.
     """
     deployment = on_cluster(deployment, cluster)
-    packed = pack(sizes_of(deployment), cluster.gpus_per_node)
-    num_nodes = 1 + max(int(place.node) for places in packed.values() for place in places)
+    packed = pack(deployment, cluster)
+    num_nodes = 1 + max(int(node) for place in packed.values() for node in place.nodes)
     addresses = {str(i): address_of(i) for i in range(num_nodes)}
     install, backend, notes = _assumed(deployment, version)
     specs = expand(
         deployment,
-        gpus={name: places[0].gpus for name, places in packed.items()},
+        gpus={name: place.gpus for name, place in packed.items()},
         ports=plan_ports(deployment, lambda port: True),
         log_dir=LOGS,
         install=install,
         backend=backend,
         pdctl_python=python,
-        nodes={"router": "0", **{name: places[0].node for name, places in packed.items()}},
+        nodes={"router": "0", **{name: place.node for name, place in packed.items()}},
         addresses=addresses,
     )
-    engines = (with_followers(spec, packed[spec.name][1:], addresses) for spec in specs[1:])
+    engines = (with_followers(spec, packed[spec.name].others, addresses) for spec in specs[1:])
     return Elsewhere(deployment, (specs[0], *engines), num_nodes, notes)
 
 
@@ -90,12 +93,13 @@ def expand_on_machine(
             f"{cluster.gpu.name} has {have}: a shell script starts one machine.",
             hint="pdctl render slurm or k8s for several",
         )
+    alone = ClusterFile(gpus_per_node=have)
     install, backend, notes = _assumed(
         deployment, version, rdma=False, nvlink=cluster.gpu.peer_bytes_per_s is not None
     )
     specs = expand(
         deployment,
-        gpus={name: places[0].gpus for name, places in pack(sizes_of(deployment), have).items()},
+        gpus={name: place.gpus for name, place in pack(deployment, alone).items()},
         ports=plan_ports(deployment, lambda port: True),
         log_dir=LOGS,
         install=install,
@@ -132,59 +136,52 @@ def expand_in_pods(
     return Elsewhere(deployment, specs, len(names), notes)
 
 
-def pack(sizes: Mapping[str, int], gpus_per_node: int) -> dict[str, tuple[Place, ...]]:
-    """The nodes and GPUs of engines, by name, on as few nodes as first fit finds.
+def pack(deployment: Deployment, cluster: ClusterFile) -> dict[str, Place]:
+    """The nodes "0", "1", ... and GPUs of each engine by name, on as few nodes as hold them all.
 
-    An engine with more GPUs than a node has equal parts on several. Engines are spread over the
-    nodes, so that a lost node leaves some engines of each role where there are enough.
+    The deployment's policy puts them there. An engine with more GPUs than a node has equal parts on
+    several.
 
     Raises:
-        InvalidInput: an engine cannot be divided equally.
+        InvalidInput: an engine cannot be divided equally, or the policy needs another cluster.
     """
-    num_nodes = len(_packed(sizes, gpus_per_node, _first_fit, 0)[1])
-    try:
-        placed, nodes = _packed(sizes, gpus_per_node, _emptiest, num_nodes)
-    except IndexError:
-        nodes = []
-    if len(nodes) != num_nodes:
-        placed, nodes = _packed(sizes, gpus_per_node, _first_fit, 0)
-    return {name: placed[name] for name in sizes}
+    wanted = wanted_places(deployment, tuple(deployment.engine_names), cluster.gpus_per_node)
+    packed = _on_some_nodes(wanted, cluster, sum(engine.num_nodes for engine in wanted), "pack")
+    num_nodes = len({node for nodes in packed.values() for node in nodes})
+    if deployment.place == "spread" and any(plan.engines > 1 for plan in deployment.roles.values()):
+        num_nodes = max(num_nodes, 1 + max(engine.num_nodes for engine in wanted))
+    if deployment.place == "domain" and num_nodes > 1 and not cluster.rdma.mnnvl:
+        raise InvalidInput(
+            f"{deployment.layout} needs {num_nodes} nodes of {cluster.gpus_per_node} GPUs, and "
+            "here NVLink reaches no other node.",
+            hint="rdma: {mnnvl: true} in cluster.yaml where it does; otherwise --place spread",
+        )
+    chosen = _on_some_nodes(wanted, cluster, num_nodes, deployment.place)
+    return _numbered_gpus(wanted, chosen)
 
 
-Free = list[list[int]]  # the free GPU numbers of each node
+def _on_some_nodes(
+    wanted: Sequence[Unplaced], cluster: ClusterFile, num_nodes: int, policy: PlacePolicy
+) -> dict[str, tuple[str, ...]]:
+    free = {str(i): cluster.gpus_per_node for i in range(num_nodes)}
+    chosen = choose_nodes(wanted, free, policy=policy)
+    if isinstance(chosen, NoRoom):
+        raise AssertionError("packing the engines found this number of nodes")
+    return chosen
 
 
-def _packed(
-    sizes: Mapping[str, int], per_node: int, choose: Callable[[Free, int], list[int]], start: int
-) -> tuple[dict[str, tuple[Place, ...]], Free]:
-    free: Free = [list(range(per_node)) for _ in range(start)]
-    placed: dict[str, tuple[Place, ...]] = {}
-    for name in sorted(sizes, key=lambda name: -sizes[name]):
-        num, each = parts(name, sizes[name], per_node)
-        roomy = choose(free, each)[:num]
-        while len(roomy) < num:
-            free.append(list(range(per_node)))
-            roomy.append(len(free) - 1)
-        placed[name] = tuple(Place(str(i), tuple(free[i][:each])) for i in sorted(roomy))
-        for i in roomy:
-            del free[i][:each]
-    return placed, free
-
-
-def _first_fit(free: Free, each: int) -> list[int]:
-    return [i for i, gpus in enumerate(free) if len(gpus) >= each]
-
-
-def _emptiest(free: Free, each: int) -> list[int]:
-    return sorted(_first_fit(free, each), key=lambda i: -len(free[i]))
-
-
-def sizes_of(deployment: Deployment) -> dict[str, int]:
-    """The GPUs of each engine, by name."""
-    return {
-        name: deployment.roles[role].parallelism.num_gpus
-        for name, role in deployment.engine_names.items()
-    }
+def _numbered_gpus(
+    wanted: Sequence[Unplaced], chosen: Mapping[str, tuple[str, ...]]
+) -> dict[str, Place]:
+    used: Counter[str] = Counter()
+    placed = {}
+    for engine in wanted:
+        parts = []
+        for node in sorted(chosen[engine.name], key=int):
+            parts.append(Place(node, tuple(range(used[node], used[node] + engine.each))))
+            used[node] += engine.each
+        placed[engine.name] = replace(parts[0], others=tuple(parts[1:]))
+    return placed
 
 
 def _assumed(

@@ -39,6 +39,10 @@ def read_gpu_file(path: Path) -> GpuModel:
                 f"{key} is missing", hint=f"add a line such as {key}: {_EXAMPLE[key]}"
             )
     name = fields["name"].text()
+    if ":" in name:
+        raise fields["name"].problem(
+            f"must have no colon, not {name!r}", hint="in --gpus a colon stands before rdma"
+        )
     given = {key: _number(fields[key], key) * unit for key, unit in _UNITS.items() if key in fields}
     bandwidth = given["bandwidth_gb_per_s"]
     source = fields["source"].text() if "source" in fields else str(path)

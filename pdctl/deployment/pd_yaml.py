@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from pdctl.deployment.build import name_of, validated
+from pdctl.deployment.cluster_file import read_place
 from pdctl.deployment.containers import container_document, read_container
 from pdctl.deployment.exports.miles import deployment_of_miles
 from pdctl.deployment.records import (
@@ -32,7 +33,15 @@ SLO_KEYS = ("ttft", "tpot", "attainment")
 OBSERVE_KEYS = ("metrics", "traces", "what_if")
 PLANNED_KEYS = tuple(field.name for field in fields(PlannedFor))
 _PLAIN_KEYS = (
-    *("engine", "python", "gpus", "transfer_backend", "trust_remote_code", "request_times"),
+    *(
+        "engine",
+        "python",
+        "gpus",
+        "place",
+        "transfer_backend",
+        "trust_remote_code",
+        "request_times",
+    ),
     "sim_speed",
 )
 _MADE_IN = "# made in "
@@ -43,6 +52,7 @@ KEYS = (
     "engine",
     "python",
     "gpus",
+    "place",
     "transfer_backend",
     "trust_remote_code",
     "request_times",
@@ -162,6 +172,7 @@ def _deployment(top: Field) -> Deployment:
         engine=_engine(keys["engine"]) if "engine" in keys else usual.engine,
         router=router,
         gpus=_optional(keys, "gpus"),
+        place=read_place(keys["place"]) if "place" in keys else usual.place,
         transfer_backend=_optional(keys, "transfer_backend") or usual.transfer_backend,
         python=_optional(keys, "python"),
         container=read_container(keys["container"]) if "container" in keys else None,

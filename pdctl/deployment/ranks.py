@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from pdctl.deployment.placement.places import Place
 from pdctl.deployment.records import Follower, ProcessSpec
-from pdctl.deployment.resources import Place
 
 
 def with_followers(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pdctl.hosts import LOOPBACK
 from pdctl.perf_model.records import Parallelism, Role, layout_text
@@ -11,6 +11,8 @@ from pdctl.perf_model.records import Parallelism, Role, layout_text
 EngineKind = Literal["sglang", "sim"]
 ContainerRuntime = Literal["docker", "podman", "apptainer", "pyxis"]
 ProcessRole = Literal["colocated", "prefill", "decode", "router"]
+PlacePolicy = Literal["auto", "spread", "pack", "domain"]
+PLACE_POLICIES: tuple[PlacePolicy, ...] = get_args(PlacePolicy)
 GpuPlace = tuple[str, int]  # a GPU: its node and its index there
 HERE = ""  # the node that this code runs on
 
@@ -131,6 +133,7 @@ class Deployment:
     engine: EngineKind = "sglang"
     router: RouterPlan = RouterPlan()
     gpus: str | None = None  # "0-3,6" of each node, or "8xH200" for simulated engines
+    place: PlacePolicy = "auto"  # of engines on nodes
     transfer_backend: str = "auto"
     python: str | None = None  # the interpreter that has SGLang
     container: Container | None = None  # of real engines; None: they run on their host
@@ -167,6 +170,10 @@ class Deployment:
     @property
     def num_gpus(self) -> int:
         return sum(role.engines * role.parallelism.num_gpus for role in self.roles.values())
+
+    def gpus_of(self, engine: str) -> int:
+        """The GPUs that one engine, by its name, takes."""
+        return self.roles[self.engine_names[engine]].parallelism.num_gpus
 
     @property
     def layout(self) -> str:
@@ -224,10 +231,14 @@ class ProcessSpec:
         return f"http://{self.host}:{self.port}"
 
     @property
+    def parts(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Each of its nodes with the GPUs there; rank 0 first."""
+        return ((self.node, self.gpus), *((f.node, f.gpus) for f in self.followers))
+
+    @property
     def gpu_places(self) -> tuple[GpuPlace, ...]:
         """Its GPUs with their node."""
-        parts = ((self.node, self.gpus), *((f.node, f.gpus) for f in self.followers))
-        return tuple((node, gpu) for node, gpus in parts for gpu in gpus)
+        return tuple((node, gpu) for node, gpus in self.parts for gpu in gpus)
 
     @property
     def needs_gpus(self) -> bool:

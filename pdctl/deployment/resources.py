@@ -1,15 +1,15 @@
-"""The node, GPUs and KV transfer backend of each engine."""
+"""The GPUs of each engine on one node, and the KV transfer backend."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count, groupby, islice
 
-from pdctl.deployment.records import Deployment, GpuPlace, ProcessSpec
+from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.deployment.sglang_flags import options
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.cluster import parse_gpus
-from pdctl.inspection.gpus import is_free, room_text, taken_gpus
+from pdctl.inspection.gpus import is_free, taken_gpus
 from pdctl.inspection.records import Cluster, Gpu, SglangInstall
 from pdctl.units import format_number_of
 
@@ -108,7 +108,7 @@ def assign_gpus(deployment: Deployment, gpus: Sequence[Gpu]) -> dict[str, tuple[
     """
     if not needs_gpus(deployment):
         return _numbered(deployment)
-    chosen = _chosen(deployment, gpus)
+    chosen = chosen_gpus(deployment, gpus)
     free = [gpu for gpu in chosen if is_free(gpu)]
     if len(free) < deployment.num_gpus:
         raise _too_few(deployment, chosen, free)
@@ -145,91 +145,6 @@ def nvlink_domains(gpus: Sequence[Gpu]) -> list[list[Gpu]]:
     return [sorted(d, key=lambda gpu: gpu.index) for d in domains]
 
 
-@dataclass(frozen=True)
-class Place:
-    """The place of an engine: a node, and GPU indices there. others: its parts on other nodes."""
-
-    node: str
-    gpus: tuple[int, ...]
-    others: "tuple[Place, ...]" = ()
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Every node that the engine runs on."""
-        return (self.node, *(other.node for other in self.others))
-
-
-def crossing(placed: Mapping[str, Place], gpus: Mapping[str, Sequence[Gpu]]) -> tuple[str, ...]:
-    """A sentence for each engine whose GPUs are not all in one NVLink domain."""
-    known = {(node, gpu.index): gpu for node, found in gpus.items() for gpu in found}
-    own = {
-        name: [known[place.node, i] for i in place.gpus if (place.node, i) in known]
-        for name, place in placed.items()
-    }
-    return tuple(
-        f"{name} spans GPUs {index_ranges(placed[name].gpus)}, which have no NVLink between them: "
-        "its GPUs communicate over PCIe."
-        for name, found in own.items()
-        if len(nvlink_domains(found)) > 1
-    )
-
-
-def place_engines(
-    deployment: Deployment,
-    present: Sequence[ProcessSpec],
-    gpus: Mapping[str, Sequence[Gpu]],
-    *,
-    gpus_per_node: int = 8,
-) -> dict[str, Place]:
-    """The node and GPUs of each engine by name; engines that stay keep theirs.
-
-    With several nodes, each new engine, largest first, goes to the node with the most free GPUs;
-    engines without real GPUs go to the node with the fewest engines. An engine with more GPUs than
-    any node has equal parts on several.
-
-    Args:
-        present: the running processes.
-        gpus: the GPUs of every node, those in use marked so.
-        gpus_per_node: of nodes whose GPUs are only pretended.
-
-    Raises:
-        InvalidInput, EnvironmentProblem: as `assign_gpus`, or no node has room for an engine.
-    """
-    held = {s.name: _place_of(s) for s in present if s.name in deployment.engine_names}
-    if len(gpus) == 1:
-        ((node, here),) = gpus.items()
-        indices = assign_more_gpus(deployment, present, here)
-        return {name: held.get(name) or Place(node, found) for name, found in indices.items()}
-    names = [name for name in deployment.engine_names if name not in held]
-    if needs_gpus(deployment):
-        leaving = {place for s in present if s.name not in held for place in s.gpu_places}
-        try:
-            return held | _placed_on_nodes(deployment, names, gpus)
-        except EnvironmentProblem:
-            return held | _placed_on_nodes(deployment, names, _freed_on_nodes(gpus, leaving))
-    numbers = _numbers(deployment, names, (place.gpus for place in held.values()))
-    counts = {node: sum(place.node == node for place in held.values()) for node in gpus}
-    for name in names:
-        num, each = parts(name, len(numbers[name]), gpus_per_node)
-        if num > len(counts):
-            raise _no_nodes(name, num, each, len(counts))
-        nodes = sorted(counts, key=lambda node: counts[node])[:num]
-        for node in nodes:
-            counts[node] += 1
-        held[name] = _joined(
-            [Place(node, numbers[name][i * each : (i + 1) * each]) for i, node in enumerate(nodes)]
-        )
-    return held
-
-
-def _place_of(spec: ProcessSpec) -> Place:
-    return Place(spec.node, spec.gpus, tuple(Place(f.node, f.gpus) for f in spec.followers))
-
-
-def _joined(places: Sequence[Place]) -> Place:
-    return replace(places[0], others=tuple(places[1:]))
-
-
 def parts(name: str, size: int, gpus_per_node: int) -> tuple[int, int]:
     """The number of nodes that an engine runs on, and its GPUs on each.
 
@@ -243,98 +158,6 @@ def parts(name: str, size: int, gpus_per_node: int) -> tuple[int, int]:
             code="unequal_split",
         )
     return num, size // num
-
-
-def _placed_on_nodes(
-    deployment: Deployment, names: Sequence[str], gpus: Mapping[str, Sequence[Gpu]]
-) -> dict[str, Place]:
-    size = {n: deployment.roles[deployment.engine_names[n]].parallelism.num_gpus for n in names}
-    largest = max((len(_chosen(deployment, found)) for found in gpus.values()), default=0)
-    large = [name for name in names if largest and size[name] > largest]
-    across, gpus = _placed_across(deployment, {name: size[name] for name in large}, gpus, largest)
-    free = {node: sum(map(is_free, _chosen(deployment, found))) for node, found in gpus.items()}
-    on_node: dict[str, list[str]] = {node: [] for node in gpus}
-    for name in sorted(set(names) - set(large), key=lambda name: (-size[name], names.index(name))):
-        node = max(free, key=lambda node: free[node])
-        if free[node] < size[name]:
-            raise _no_node(name, size[name], free[node], node, _chosen(deployment, gpus[node]))
-        free[node] -= size[name]
-        on_node[node].append(name)
-    return across | {
-        name: Place(node, indices)
-        for node, chosen in on_node.items()
-        if chosen
-        for name, indices in _assigned_on(deployment, chosen, gpus[node]).items()
-    }
-
-
-def _placed_across(
-    deployment: Deployment,
-    sizes: Mapping[str, int],
-    gpus: Mapping[str, Sequence[Gpu]],
-    per_node: int,
-) -> tuple[dict[str, Place], Mapping[str, Sequence[Gpu]]]:
-    """Places of engines that need several nodes, and the GPUs with theirs marked as taken."""
-    placed: dict[str, Place] = {}
-    for name, size in sizes.items():
-        num, each = parts(name, size, per_node)
-        free = {node: _free_indices(deployment, found) for node, found in gpus.items()}
-        roomy = sorted((n for n in free if len(free[n]) >= each), key=lambda n: -len(free[n]))
-        if len(roomy) < num:
-            fullest = min(free, key=lambda n: len(free[n]))
-            has = room_text(len(free[fullest]), _chosen(deployment, gpus[fullest]))
-            raise _no_nodes(name, num, each, len(roomy), f"; {fullest} has {has}")
-        chosen = [Place(node, free[node][:each]) for node in roomy[:num]]
-        placed[name] = _joined(chosen)
-        taken = {(place.node, gpu) for place in chosen for gpu in place.gpus}
-        gpus = {
-            node: [replace(g, problem=name) if (node, g.index) in taken else g for g in found]
-            for node, found in gpus.items()
-        }
-    return placed, gpus
-
-
-def _free_indices(deployment: Deployment, gpus: Sequence[Gpu]) -> tuple[int, ...]:
-    return tuple(gpu.index for gpu in _chosen(deployment, gpus) if is_free(gpu))
-
-
-def _freed_on_nodes(
-    gpus: Mapping[str, Sequence[Gpu]], leaving: Collection[GpuPlace]
-) -> dict[str, list[Gpu]]:
-    return {
-        node: [_freed(gpu, {index for at, index in leaving if at == node}) for gpu in found]
-        for node, found in gpus.items()
-    }
-
-
-def _assigned_on(
-    deployment: Deployment, names: Collection[str], gpus: Sequence[Gpu]
-) -> dict[str, tuple[int, ...]]:
-    ordered = [name for name in deployment.engine_names if name in names]
-    found = assign_gpus(_only(deployment, ordered), gpus)
-    return dict(zip(ordered, found.values(), strict=True))
-
-
-def _no_nodes(
-    name: str, num: int, each: int, num_roomy: int, fullest: str = ""
-) -> EnvironmentProblem:
-    have = "1 node has" if num_roomy == 1 else f"{num_roomy or 'no'} nodes have"
-    return EnvironmentProblem(
-        f"{name} needs {each} free GPUs on each of {num} nodes; {have} as many{fullest}.",
-        hint="a smaller --total, or a smaller --tp",
-        code="not_enough_gpus",
-    )
-
-
-def _no_node(
-    name: str, num: int, num_free: int, node: str, gpus: Sequence[Gpu]
-) -> EnvironmentProblem:
-    return EnvironmentProblem(
-        f"{name} needs {num} free GPU{'s' * (num != 1)} on one node; the emptiest, {node}, has "
-        f"{room_text(num_free, gpus)}.",
-        hint="a smaller --total, or a smaller --tp",
-        code="not_enough_gpus",
-    )
 
 
 def index_ranges(indices: Sequence[int]) -> str:
@@ -368,7 +191,7 @@ def _check_described(deployment: Deployment, cluster: Cluster) -> None:
         )
 
 
-def _chosen(deployment: Deployment, gpus: Sequence[Gpu]) -> list[Gpu]:
+def chosen_gpus(deployment: Deployment, gpus: Sequence[Gpu]) -> list[Gpu]:
     if deployment.gpus is None:
         return list(gpus)
     by_index = {gpu.index: gpu for gpu in gpus}
@@ -459,17 +282,17 @@ def assign_more_gpus(
     if not names or not present:
         return held or assign_gpus(deployment, gpus)
     if not needs_gpus(deployment):
-        return {**held, **_numbers(deployment, names, held.values())}
+        return {**held, **unused_numbers(deployment, names, held.values())}
     leaving = {gpu for spec in present if spec.name not in held for gpu in spec.gpus}
-    added = _only(deployment, names)
+    added = only_engines(deployment, names)
     try:
         found = assign_gpus(added, gpus)
     except EnvironmentProblem:
-        found = assign_gpus(added, [_freed(gpu, leaving) for gpu in gpus])
+        found = assign_gpus(added, [freed(gpu, leaving) for gpu in gpus])
     return {**held, **dict(zip(names, found.values(), strict=True))}
 
 
-def _only(deployment: Deployment, names: Sequence[str]) -> Deployment:
+def only_engines(deployment: Deployment, names: Sequence[str]) -> Deployment:
     """The deployment reduced to the engines in `names`."""
     roles = [deployment.engine_names[name] for name in names]
     return replace(
@@ -482,13 +305,13 @@ def _only(deployment: Deployment, names: Sequence[str]) -> Deployment:
     )
 
 
-def _freed(gpu: Gpu, leaving: Iterable[int]) -> Gpu:
+def freed(gpu: Gpu, leaving: Iterable[int]) -> Gpu:
     if gpu.index not in leaving:
         return gpu
     return replace(gpu, problem=None, memory_used_bytes=0, holders=())
 
 
-def _numbers(
+def unused_numbers(
     deployment: Deployment, names: Sequence[str], held: Iterable[tuple[int, ...]]
 ) -> Mapping[str, tuple[int, ...]]:
     """Unused numbers for simulated engines; none for engines on the CPU."""

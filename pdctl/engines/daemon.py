@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from pdctl.deployment.exports.prometheus import TARGETS_FILE
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines import state
 from pdctl.engines.clients.router import RouterClient
@@ -27,12 +26,11 @@ from pdctl.engines.launchers.protocol import HERE, Started
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.log_file import rotate
 from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
-from pdctl.engines.supervision.exporter_process import start_exporting
 from pdctl.engines.supervision.gpu_room import waiting_for_gpus
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
+from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
 from pdctl.engines.supervision.recorder import start_recording
-from pdctl.engines.supervision.replayer import start_replaying
 from pdctl.engines.supervision.report import (
     StartFacts,
     deployment_detail,
@@ -40,7 +38,9 @@ from pdctl.engines.supervision.report import (
     process_state,
 )
 from pdctl.engines.supervision.scrape_targets import scrape_targets
+from pdctl.engines.supervision.side_processes import start_exporting, start_replaying
 from pdctl.errors import PdctlError
+from pdctl.paths import TARGETS_FILE
 
 
 def adopt(loop: SupervisorLoop, before: DeploymentState, launch: Launch) -> None:
@@ -61,13 +61,14 @@ def adopt(loop: SupervisorLoop, before: DeploymentState, launch: Launch) -> None
         elif started is not None:
             launcher.kill(started.handle)
             loop.say("kill", process.name, f"{started.label} is no longer wanted")
-    _end_strangers(loop)
+    _end_strangers(loop, launch)
 
 
-def _end_strangers(loop: SupervisorLoop) -> None:
+def _end_strangers(loop: SupervisorLoop, launch: Launch) -> None:
     """Kill processes that the last supervisor started and did not live to record."""
     ours = [start.process.handle for start in loop.starts.values()]
-    for label in loop.launcher.kill_others(ours):
+    nodes = {node for spec in (*launch.leaving, *launch.specs) for node in nodes_of(spec)}
+    for label in loop.launcher.kill_others(ours, nodes):
         loop.say("kill", "", f"{label} belongs to this deployment but is not in its state")
 
 

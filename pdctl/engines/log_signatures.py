@@ -128,6 +128,7 @@ SPECIAL = (
     Signature(
         "deepep",
         r"num_max_dispatch_tokens_per_rank|DeepEP (?:error|timeout|is not available)"
+        r"|Error.* \S*deep_ep\S*\.(?:cpp|cu|hpp):\d+"
         r"|(?i:nvshmem).{0,80}(?:fail|error|abort)",
         "DeepEP, which sends tokens to experts on other GPUs, failed.",
         "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK=256 in env, or"
@@ -191,7 +192,7 @@ STARTS = (
     ),
     Signature(
         "host_out_of_memory",
-        r"OOM killer|oom-kill|[Oo]ut of memory: Killed process|exit ?code[:=]? ?-?9\b"
+        r"OOM [Kk]ille[rd]|oom[-_]kill|[Oo]ut of memory: Killed process|exit ?code[:=]? ?-?9\b"
         r"|Cannot allocate memory|std::bad_alloc|^Killed\b"
         r"|DefaultCPUAllocator: can't allocate",
         "The host ran out of memory, and the kernel ended a process.",
@@ -200,8 +201,8 @@ STARTS = (
     ),
     Signature(
         "out_of_memory",
-        r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|hipErrorOutOfMemory"
-        r"|cudaErrorMemoryAllocation|NCCL.*[Oo]ut of memory",
+        r"(?:CUDA|HIP|NPU|XPU|MUSA) out of memory|OutOfMemoryError|CUDA error: out of memory"
+        r"|hipErrorOutOfMemory|cudaErrorMemoryAllocation|NCCL.*[Oo]ut of memory",
         "The GPU ran out of memory.",
         "--args '--mem-fraction-static 0.8', a larger --tp, or end what else holds the GPU",
     ),
@@ -220,7 +221,8 @@ STARTS = (
     Signature(
         "port_in_use",
         r"[Aa]ddress already in use|EADDRINUSE|port .{0,40}is not available in"
-        r"|error while attempting to bind|errno: 98|AddrInUse",
+        r"|error while attempting to bind|errno: 98|AddrInUse"
+        r"|[Pp]ort \d+ (?:is )?already (?:in )?use",
         "Another process took one of its ports before it could.",
         "pdctl up again picks other ports; --port N for the router's",
         "sglang#22779",
@@ -235,7 +237,8 @@ STARTS = (
     Signature(
         "rendezvous",
         r"DistStoreError|DistNetworkError|client socket has timed out|waiting for clients"
-        r"|connectFullMesh failed|Timeout waiting for worker ports|wait timeout after \d+ ?ms",
+        r"|connectFullMesh failed|gloo/transport/tcp/|Timeout waiting for worker ports"
+        r"|wait timeout after \d+ ?ms",
         "The ranks of an engine did not find each other.",
         "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in env with the NIC that the hosts share;"
         " the log of every host",
@@ -245,7 +248,8 @@ STARTS = (
         "bad_nic",
         r"No available RNIC|port not active|Invalid IB devices|InfiniBand sysfs path not found"
         r"|Failed to modify QP|transport retry counter exceeded|ibv_\w+ failed|No HCA"
-        r"|Failed to register memory|IB device .{0,40}not found",
+        r"|Failed to register memory|IB device .{0,40}not found|No matched device found"
+        r"|Failed to open device \w+_\d",
         "The RDMA device cannot be used: not there, not active, or the wrong one was picked.",
         "--args '--disaggregation-ib-device mlx5_0' with an ACTIVE one, ulimit -l unlimited, or"
         " --transfer-backend nixl",
@@ -287,7 +291,7 @@ STARTS = (
         r"[Nn]inja (?:exited|build failed)|ninja: build stopped|Ninja is required|\['ninja'"
         r"|(?:nvcc|ninja|cicc): (?:command )?not found|Could not find nvcc|nvcc fatal|nvrtc: error"
         r"|CUDA_HOME .{0,40}not set|Error building extension|Failed to find C compiler"
-        r"|fatal error: \S+\.h(?:pp)?: No such file",
+        r"|fatal error: \S+\.h(?:pp)?: No such file|NVCC compilation failed",
         "A kernel could not be compiled: the compiler or a header is missing.",
         "install gcc, ninja and the CUDA toolkit that PyTorch was built with;"
         " CUDA_HOME=/usr/local/cuda in env",
@@ -309,10 +313,26 @@ STARTS = (
         "SGLang 0.5.16 removed --cuda-graph-bs",
     ),
     Signature(
+        "fabric_manager",
+        r"system not yet initialized|cudaErrorSystemNotReady",
+        "The NVSwitch fabric of this host is not up, and no CUDA program can start.",
+        "systemctl restart nvidia-fabricmanager, of the driver's own version",
+        "CUDA error 802",
+    ),
+    Signature(
+        "kernel_package",
+        r"operator sgl_kernel::\S+ does not exist|module 'sgl_kernel\S*' has no attribute"
+        r"|sgl-kernel is installed with version",
+        "SGLang and its kernel package do not match.",
+        "pip install -U sglang, which brings the sgl-kernel built for it",
+        "SGLang sgl-kernel",
+    ),
+    Signature(
         "driver",
         r"driver version is insufficient|no kernel image is available|CUDA driver .* too old"
         r"|no CUDA-capable device|No CUDA GPUs are available|Torch not compiled with CUDA"
-        r"|forward compatibility was attempted",
+        r"|forward compatibility was attempted|NVML Shared Library Not Found"
+        r"|CUDA driver initialization failed|NVML: Driver/library version mismatch",
         "The GPU, its driver and PyTorch do not fit together.",
         "nvidia-smi shows the driver's CUDA; install the torch and sgl-kernel built for it",
     ),
@@ -328,14 +348,15 @@ STARTS = (
         r"uncorrectable ECC|illegal memory access|unspecified launch failure|CUDA error:"
         r"|device-side assert|HIP error|hipError(?!OutOfMemory)\w+|HSA_STATUS_ERROR"
         r"|\bXid\b|cuDNN error|cudaError(?!MemoryAllocation)\w+|ERR\d{5} PTA"
-        r"|error code is 507\d{3}",
+        r"|error code(?: is|:) ?507\d{3}|fallen off the bus",
         "The GPU, or a kernel on it, failed.",
         "nvidia-smi -q, dmesg | grep -i xid; --gpus to leave the GPU out",
     ),
     Signature(
         "offline",
         r"HF_HUB_OFFLINE|OfflineModeIsEnabled|LocalEntryNotFoundError|couldn't connect to"
-        r"|Max retries exceeded|Name or service not known|Temporary failure in name resolution",
+        r"|Max retries exceeded|429 Client Error|50[234] Server Error"
+        r"|Name or service not known|Temporary failure in name resolution",
         "The model is not in the local cache, and the hub cannot be reached.",
         "a directory instead of the model's id, unset HF_HUB_OFFLINE, or HF_ENDPOINT=URL",
     ),
@@ -375,6 +396,21 @@ STARTS = (
         "This SGLang does not know the model's architecture.",
         "pip install -U sglang transformers in SGLang's Python",
         releases="0.4.6 and later",
+    ),
+    Signature(
+        "unknown_format",
+        r"Unknown quantization method|quantization method .{0,60} does not match",
+        "This SGLang does not know the format of the weights, or was told another.",
+        "no --quantization under --args; pip install -U sglang; or a checkpoint in another format",
+        "SGLang configs/model_config.py",
+        releases="0.4.6 and later",
+    ),
+    Signature(
+        "job_ended",
+        r"CANCELLED AT .{0,40}DUE TO|DUE TO (?:TIME LIMIT|PREEMPTION|NODE FAILURE)",
+        "Slurm ended the job: its time was up, another job took its nodes, or a node failed.",
+        "a longer --time, or a partition without preemption; sacct -j JOB says which",
+        "Slurm",
     ),
     Signature(
         "indivisible",

@@ -38,7 +38,7 @@ TROUBLES = (
         "lost_prefill",
         r"Lost connection with prefill instance|Could not fetch prefill parallel info"
         r"|Error fetching prefill|failed to register to bootstrap server"
-        r"|prefill instance, it might be"
+        r"|prefill instance, it might be|Losing connection with prefill instance"
         r"|Prefill instance with bootstrap_port=\S+ is dead",
         "Decode engines could not reach a prefill engine's bootstrap registry.",
         "pdctl status; engines on one machine need no firewall, on several open bootstrap ports",
@@ -89,15 +89,25 @@ TROUBLES = (
     ),
     Signature(
         "unreachable_engine",
-        r"Cannot connect to host \S+:\d+|error sending request for url|Failed to connect to worker",
+        r"Cannot connect to host \S+:\d+|error sending request|Failed to connect to worker"
+        r"|PD (?:backend )?request (?:failed|transport error)",
         "The router could not reach an engine.",
         "pdctl status for engines that are down; a firewall or a proxy between the hosts",
     ),
     Signature(
         "open_circuits",
-        r"all circuits open|Failed to select (?:PD pair|prefill worker|decode worker|worker pair)",
+        r"all circuits open|No (?:available|healthy) .{0,20}(?:workers|servers)"
+        r"|No workers available"
+        r"|Failed to select (?:PD pair|prefill worker|decode worker|worker pair)",
         "The router refused requests: it had no healthy engine with a closed circuit breaker.",
         "--router-args '--cb-timeout-duration-secs 5'; pdctl logs router for the first failure",
         "sglang#25811",
+    ),
+    Signature(
+        "engine_errors",
+        r"(?:Prefill|Decode) (?:server|worker) returned error status",
+        "An engine answered requests with errors, and the router passed them on.",
+        "pdctl logs of the engine that the line names, at that time",
+        "sglang#10001",
     ),
 )

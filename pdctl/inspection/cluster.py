@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from difflib import SequenceMatcher
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from pdctl.paths import profiles_dir
 from pdctl.units import GB, MIB
 
 CPU_NAME = "CPU"
+NUM_NEAREST = 5  # kinds of GPU that an unknown name is answered with
 
 
 def cpu_cluster() -> Cluster:
@@ -66,12 +68,12 @@ def known_gpu_names() -> tuple[str, ...]:
 
 
 def require_gpu_model(name: str) -> GpuModel:
-    """The kind of GPU that `name` means. Raises InvalidInput that lists the known kinds."""
+    """The kind of GPU that `name` means. Raises InvalidInput that names the nearest kinds."""
     model = gpu_model(name)
     if model is None:
         raise InvalidInput(
             f"--gpus: pdctl has no figures for a GPU named {name[:60]!r}; "
-            f"known are {_known_beside(name)}.",
+            f"closest by name: {_nearest(name)}.",
             hint=known_hint(name),
             code="unknown_gpu",
         )
@@ -81,14 +83,16 @@ def require_gpu_model(name: str) -> GpuModel:
 def known_hint(name: str) -> str:
     """A hint for an unknown name. Never suggests a kind with other digits than those typed."""
     meant = _misspelt(name)
-    return f"--gpus 8x{meant}" if meant else "--gpus NxKIND with a known kind"
+    return f"--gpus 8x{meant}" if meant else "--gpus NxKIND; pdctl help gpus lists every kind"
 
 
-def _known_beside(name: str) -> str:
-    """The known kinds of the same vendor, or all kinds if the vendor has none or is unknown."""
+def _nearest(name: str) -> str:
+    """The kinds with the most similar names, of the same vendor if that is known and has any."""
     vendor, known = _vendor(name), known_gpu_names()
-    alike = [kind for kind in known if vendor and _vendor(kind) == vendor]
-    return f"{', '.join(alike)} of {vendor}" if alike else ", ".join(known)
+    alike = [kind for kind in known if vendor and _vendor(kind) == vendor] or list(known)
+    plain = _plain(name[:60])
+    alike.sort(key=lambda kind: -SequenceMatcher(None, plain, _plain(kind)).ratio())
+    return ", ".join(alike[:NUM_NEAREST])
 
 
 def _misspelt(name: str) -> str | None:
@@ -312,7 +316,7 @@ def _require_detected(name: str, what: str = "this machine's GPU") -> GpuModel:
     model = gpu_model(name)
     if model is None:
         raise EnvironmentProblem(
-            f"pdctl has no figures for {what}, {name!r}; known are {', '.join(known_gpu_names())}.",
+            f"pdctl has no figures for {what}, {name!r}; closest by name: {_nearest(name)}.",
             hint=f"name a kind to plan for: {known_hint(name)}",
             code="unknown_gpu",
         )

@@ -1,6 +1,8 @@
 """The GPUs of this machine through NVML, whatever its driver can tell."""
 
+import ctypes
 import re
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +82,7 @@ FREE_BELOW_BYTES = 2 * GIB  # a driver reserves hundreds of MiB of a card that d
 SYS_PCI = Path("/sys/bus/pci/devices")
 # They hold a context on every card without using it.
 _BYSTANDERS = frozenset(("nvidia-cuda-mps-server", "nv-hostengine", "dcgm-exporter"))
-_NO_GPU_HINT = "pdctl plan --gpus 8xH100, or pdctl up --engine sim"
+_NO_GPU_HINT = "add --gpus 8xH100 to plan, or --engine sim to up"
 
 
 def query_gpus(
@@ -227,6 +229,7 @@ def _gpu(
         nvlink_peers=_nvlink_peers(nvml, index, handles),
         numa_node=_numa_node(device),
         pci_path=_pci_path(device) if device else "",
+        fabric=_fabric(nvml, handle),
         problem="split by MIG, engines need whole GPUs" if _is_split(nvml, handle) else None,
     )
 
@@ -299,6 +302,23 @@ def _nvlink_peers(nvml: Any, index: int, handles: list[Any]) -> tuple[int, ...]:
         if not isinstance(other, nvml.NVMLError)
         and _ask(nvml, "nvmlDeviceGetP2PStatus", handles[index], other, caps) == reached
     )
+
+
+def _fabric(nvml: Any, handle: Any) -> str:
+    """The NVLink fabric of a card and its clique there, as in an NVL72 rack; "" without one.
+
+    Source: NVML API reference (nvmlDeviceGetGpuFabricInfoV): cards of one cluster and one clique
+        reach each other. A single host with NVSwitches has a cluster of zeros, or none.
+    """
+    make = getattr(nvml, "c_nvmlGpuFabricInfoV_t", None)
+    if make is None:
+        return ""
+    info = make()
+    if _ask(nvml, "nvmlDeviceGetGpuFabricInfoV", handle, ctypes.byref(info)) is None:
+        return ""
+    cluster = bytes(info.clusterUuid)
+    is_complete = info.state == nvml.NVML_GPU_FABRIC_STATE_COMPLETED and info.status == 0
+    return f"{uuid.UUID(bytes=cluster)}.{info.cliqueId}" if is_complete and any(cluster) else ""
 
 
 def _sys_device(nvml: Any, handle: Any, sys_pci: Path) -> Path | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pdctl.inspection.known_keys import (
-    DEFAULTS,
-    KNOWN_TYPES,
     TIED_BY_DEFAULT,
     UNGATED_MLP,
+    defaults,
+    is_known,
     says_shape,
 )
 from pdctl.inspection.layers import Layer, Mixer, Mlp, mixers_of
@@ -19,7 +19,7 @@ from pdctl.inspection.llm_layers.dialects import at_layer, normalised
 from pdctl.inspection.llm_layers.formats import stored
 from pdctl.inspection.llm_layers.kinds import depth, layer_kinds
 from pdctl.inspection.llm_layers.mixers import mixers_at
-from pdctl.inspection.llm_layers.mlps import dense_width, mlp_plan, mlps_at, num_experts
+from pdctl.inspection.llm_layers.mlps import dense_width, mlp_plan, mlps_at, num_experts_said
 from pdctl.inspection.llm_layers.nas_blocks import nas_layers
 from pdctl.inspection.llm_layers.state_mixers import LIGHTNING
 from pdctl.inspection.llm_size import weight_bytes
@@ -85,7 +85,7 @@ def llm_from_config(top: Fields, *, name: str) -> Llm:
     top = from_params(top) if is_params(top) else top
     text, wrapped = _text_part(top)
     model_type = (text.text("model_type") or top.text("model_type") or "").lower()
-    text = normalised(Fields({**DEFAULTS.get(model_type, {}), **text.values}, text.file))
+    text = normalised(Fields({**defaults(model_type, nested=wrapped), **text.values}, text.file))
     num_layers = depth(text)
     matrices = 2 if model_type in UNGATED_MLP else 3
     layers, notes = _layers(text, model_type, num_layers, matrices)
@@ -218,7 +218,7 @@ def _tied(top: Fields, text: Fields, model_type: str) -> bool:
 def _guesses(llm: Llm, model_type: str, text: Fields) -> tuple[str, ...]:
     """Sentences about figures that rest on an assumption instead of a key in the file."""
     notes = []
-    if model_type not in KNOWN_TYPES:
+    if not is_known(model_type):
         notes.append(
             f"architecture {llm.architecture!r} is not one pdctl knows: its parameters, KV and "
             "step times are those of the layers that the keys of its config.json describe"
@@ -251,14 +251,14 @@ def _unread(text: Fields, *, has_experts: bool) -> tuple[str, ...]:
     """Keys that look like a part of the shape and that no reader asked for.
 
     has_experts: without them, keys about experts say nothing where the file also says how many.
+    Nor do keys about a state-space mixer where the list of layers has none.
     """
-    idle_experts = not has_experts and num_experts(text, 0) > 0
+    idle = [] if has_experts or num_experts_said(text) is None else ["expert", "moe"]
+    idle += [] if text.raw("layer_types") is None else ["mamba", "ssm"]
     return tuple(
         key[:60]
         for key, value in text.values.items()
-        if says_shape(key, value)
-        and key not in text.seen
-        and not (idle_experts and ("expert" in key or "moe" in key))
+        if says_shape(key, value) and key not in text.seen and not any(word in key for word in idle)
     )
 
 

@@ -76,6 +76,7 @@ def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
     Source: transformers' quantisation docs; compressed-tensors, ModelOpt, OCP MX v1.0 formats.
     Ignores: formats of activations.
     """
+    config = _flat(config)
     method = (config.text("quant_method") or config.text("quant_algo") or "").lower()
     cache = _cache_bytes(config)
     groups = _groups(config, num_layers)
@@ -100,11 +101,39 @@ def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
     )
     kept, notes = _kept(names, num_layers)
     named: list[tuple[Selection, Format | None]] = [(one, None) for one in kept]
+    named += _exceptions(method, config, num_layers)
     if found is MXFP4:  # in transformers only experts are ever stored so
         named.append((_NOT_EXPERTS, None))
     return Quantization(
         found, tuple(named), kv_dtype_bytes=cache, notes=notes, block=_block(config)
     )
+
+
+def _flat(config: Fields) -> Fields:
+    """The keys of ModelOpt's own file, and of HQQ's settings, beside the others."""
+    inner = config.part("quantization", "quant_config")
+    inner = inner.part("weight_quant_params") or inner if inner else None
+    return Fields({**inner.values, **config.values}, config.file) if inner else config
+
+
+def _exceptions(
+    method: str, config: Fields, num_layers: int
+) -> list[tuple[Selection, Format | None]]:
+    """Formats of the matrices that GPTQ, AutoRound and Quark set apart, by the names they match.
+
+    Source: GPTQModel's `dynamic`, AutoRound's `extra_config`, Quark's `layer_quant_config`; sglang
+    0.5.23 layers/quantization/w4afp8.py.
+    """
+    if "w4afp8" in method:
+        return [(_EXPERTS, int4("w4afp8", 128, zero_points=False))]
+    names: dict[Format | None, list[str]] = {}
+    for key in ("dynamic", "extra_config", "layer_quant_config"):
+        part = config.part(key)
+        for name, said in list(part.values.items())[:_MOST_NAMES] if part else ():
+            own = Fields({**config.values, **(said if isinstance(said, dict) else {})}, config.file)
+            keeps = name.startswith("-:") or own.raw("bits") == 16
+            names.setdefault(None if keeps else _format(method, own), []).append(name[:500])
+    return [(one, form) for form, said in names.items() for one in selections(said, num_layers)]
 
 
 def _block(config: Fields) -> int | None:
@@ -173,28 +202,76 @@ def _by_layer(layers: Fields, num_layers: int) -> tuple[tuple[Selection, Format 
 
 
 def _format(method: str, config: Fields) -> Format | None:
+    if method.startswith("quark") and config.part("global_quant_config"):
+        return _quark(config)
     if "mxfp4" in method:
         return MXFP4
-    if method in ("awq", "gptq", "auto-round", "awq_marlin", "gptq_marlin"):
-        return _integers(method, config)
+    if method in _INTEGERS:
+        return _rounded(method, config)
     if method == "compressed-tensors":
         return _compressed(config)
     if method.startswith("modelopt") or "nvfp4" in method:
         return _modelopt(method, config)
-    if "fp8" in method or method == "w8a8_fp8":
-        return FP8
-    if "int8" in method:
-        return INT8
     if method == "bitsandbytes":
         return INT8 if config.flag("load_in_8bit") else int4(method, 64, zero_points=False)
-    return None
+    said = config.raw(_BY_WORD[method]) if method in _BY_WORD else method
+    return _worded(str(said or "").lower())
 
 
-def _integers(method: str, config: Fields) -> Format:
+_INTEGERS = frozenset(
+    ("awq", "gptq", "auto-round", "awq_marlin", "gptq_marlin", "moe_wna16", "marlin", "hqq")
+)
+_BY_WORD = {"torchao": "quant_type", "quanto": "weights", "fp_quant": "forward_dtype"}
+_WORDS = (
+    ("mxfp4", MXFP4_WEIGHTS),
+    ("nvfp4", NVFP4),
+    ("mxfp8", MXFP8),
+    ("float8", FP8),
+    ("fp8", FP8),
+    ("int8", INT8),
+    ("int4", int4("int4", 128, zero_points=True)),
+)
+
+
+def _worded(said: str) -> Format | None:
+    """The format that a setting names somewhere in its text."""
+    return next((form for word, form in _WORDS if word in said), None)
+
+
+def _rounded(method: str, config: Fields) -> Format:
+    """Integers of few bits in groups; with AutoRound also floats."""
+    floats = {"mx_fp": MXFP4_WEIGHTS, "nv_fp": NVFP4, "fp": FP8}
+    found = floats.get((config.text("data_type") or "int").lower().rstrip("48"))
+    bits = config.maybe_count("bits", "w_bit", "nbits", least=1, most=16) or 4
+    if found is not None:
+        return FP8 if bits == 8 else found
     group = config.maybe_count("group_size", "q_group_size", least=-1) or 128
-    if config.maybe_count("bits", "w_bit", least=2, most=16) == 8:
+    if bits == 8:
         return INT8
-    return int4(f"{method} int4", max(group, 32) if group > 0 else 4096, zero_points=True)
+    return _integers(f"{method} int{bits}", bits, max(group, 32) if group > 0 else 4096)
+
+
+def _integers(label: str, bits: int, group: int) -> Format:
+    return Format(label, (bits + (16 + bits) / group) / 8, "bf16")
+
+
+def _quark(config: Fields) -> Format | None:
+    """The format of AMD Quark's weights: one level of scales, or NVFP4's two.
+
+    Source: Quark's global_quant_config and layer_quant_config, as sglang 0.5.23 reads them.
+    """
+    whole = config.part("global_quant_config")
+    said = config.raw("weight") or (whole.raw("weight") if whole else None)  # of a layer, of all
+    levels = said if isinstance(said, list) else [said]
+    weight = Fields(levels[0] if levels and isinstance(levels[0], dict) else {}, config.file)
+    kind = (weight.text("dtype") or "").lower()
+    if "fp4" in kind:
+        return NVFP4 if len(levels) > 1 else MXFP4_WEIGHTS
+    if "int4" in kind:
+        return int4(
+            "quark int4", max(weight.maybe_count("group_size") or 128, 32), zero_points=True
+        )
+    return FP8 if "fp8" in kind else INT8 if "int8" in kind else None
 
 
 def _compressed(config: Fields) -> Format | None:
@@ -243,7 +320,8 @@ def _kept(names: Iterable[str], num_layers: int) -> tuple[list[Selection], tuple
 
 
 _NOT_EXPERTS = Selection(None, frozenset(("attention", "state", "mlp", "shared")), None)
+_EXPERTS = Selection(None, frozenset(("experts",)), None)
 EXPERTS_FP4 = (
-    Selection(None, frozenset(("experts",)), None),
+    _EXPERTS,
     Format("fp4 experts", 4.25 / 8, "fp8"),
 )

@@ -47,6 +47,7 @@ class Gpu:
     numa_node: int | None = None
     problem: str | None = None
     pci_path: str = ""  # the bridges above it, "pci0000:15/0000:15:01.0/0000:16:00.0"
+    fabric: str = ""  # the NVLink fabric that it shares with GPUs of other hosts
 
 
 @dataclass(frozen=True)

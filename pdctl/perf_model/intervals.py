@@ -10,6 +10,7 @@ from itertools import combinations
 from pdctl.inspection.layers import mixers_of
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.hardware import generation
+from pdctl.perf_model.records import StepTimes
 from pdctl.perf_model.residuals import (
     FARTHEST,
     FEW_RUNNING,
@@ -21,6 +22,7 @@ from pdctl.perf_model.residuals import (
     known_residuals,
     own_residuals,
 )
+from pdctl.perf_model.simulator.steps import pairs, prefill_floor_s, prefill_s
 
 COVERAGE = 0.90
 # Times as wide for a kind of model or a generation of NVIDIA's that no run has. Measured: with each
@@ -34,6 +36,10 @@ ASSUMED_SIZE = math.log(2)  # where no run is known at all
 LEAST_MACHINES = 3  # of a group; fewer say what those are like, not what the next one is
 LEAST_RESIDUALS = 20
 ENOUGH_OWN = 9  # runs whose largest residual the next one exceeds one time in ten
+# Times as long as expected a host takes to launch a kernel: hosts with the same GPUs launched the
+# same steps in 13 to 32 ms, and one pair answered the same load in 36 and in 57 ms (docs/log.md).
+SLOW_HOST = 2.0
+SLOW_MINUTE = 1.6
 LATENT_KINDS: tuple[Kind, ...] = ("mla", "sparse")
 
 
@@ -43,9 +49,9 @@ class Case:
 
     gpu: its name. fitted: with a profile; relative: of another model. closed: of a closed loop of
     clients. region: None: any load. fit_error: the median left-out error of the profile that is
-    used, 0 without one. slow_host: times as long a usual prompt takes where the host launches
-    kernels half as fast, 1 where a profile knows its speed or graphs replay them. llm: its name;
-    simulated: of simulated engines. Both choose the user's own runs.
+    used, 0 without one. slow_host: times as long a prompt takes where the host launches kernels as
+    slowly as hosts do, 1 where the GPU takes longer than that. llm: its name; simulated: of
+    simulated engines. Both choose the user's own runs.
     """
 
     kind: Kind
@@ -59,6 +65,11 @@ class Case:
     simulated: bool = False
     relative: bool = False
     closed: bool = False
+
+    @property
+    def tuned(self) -> bool:
+        """True with a profile of this model, GPU and number format."""
+        return self.fitted and not self.relative
 
 
 @dataclass(frozen=True)
@@ -216,7 +227,7 @@ def _widening(case: Case, residuals: Sequence[Residual]) -> float:
 
     A profile was measured on the GPU itself, so that the generation says nothing more.
     """
-    same = [r for r in residuals if r.fitted == case.fitted]
+    same = [r for r in residuals if r.tuned == case.tuned]
     gpu = generation(case.gpu)
     is_gpu_seen = case.fitted or gpu in {generation(r.gpu) for r in same}
     if case.spans_hosts or (not is_gpu_seen and gpu in OTHER_MAKERS):
@@ -267,6 +278,17 @@ def _assumed() -> ErrorInterval:
     return ErrorInterval(math.exp(-ASSUMED_SIZE), math.exp(ASSUMED_SIZE), "assumed", 0, 0)
 
 
+def slow_host(times: StepTimes, prompt_tokens: float, *, is_known: bool) -> float:
+    """Times as long a prompt's prefill takes where the host launches kernels slowly; at least 1.
+
+    is_known: a profile measured how fast this host launches, which still varies by the minute.
+    Source: docs/log.md, 2026-11-26.
+    """
+    factor = SLOW_MINUTE if is_known else SLOW_HOST
+    step_s = prefill_s(times, prompt_tokens, pairs(prompt_tokens))
+    return max(1.0, factor * prefill_floor_s(times) / step_s)
+
+
 def model_kind(llm: Llm) -> Kind:
     """The kind of model whose errors are alike: by mixers first, then by experts."""
     mixers = mixers_of(llm.layers)
@@ -280,13 +302,16 @@ def model_kind(llm: Llm) -> Kind:
 
 
 def _groups(case: Case, residuals: Sequence[Residual]) -> Iterable[tuple[str, list[Residual]]]:
-    """From the narrower group to the wider."""
-    same = [r for r in residuals if r.fitted == case.fitted]
-    if case.fitted and not case.relative:
-        own = [r for r in same if not r.relative]
-        yield from _by_region("runs with a profile of their model", case.region, own)
-    said = "with a profile" if case.fitted else "without a profile"
-    yield from _by_region(f"runs {said}", case.region, same)
+    """From the narrower group to the wider.
+
+    The profile of another model says no more than none: collectives, wide products and experts
+    are the roofline's, and nothing was measured on this model's shapes.
+    """
+    said = f"runs {'with' if case.tuned else 'without'} a profile of their model"
+    yield from _by_region(said, case.region, [r for r in residuals if r.tuned == case.tuned])
+    if case.tuned:
+        fitted = [r for r in residuals if r.fitted]
+        yield from _by_region("runs with a profile", case.region, fitted)
     yield "runs with and without a profile", list(residuals)
 
 
@@ -302,20 +327,28 @@ def _by_region(
 def _first_tokens(
     figure: Figure, case: Case, residuals: Sequence[Residual]
 ) -> Iterable[tuple[str, list[Residual]]]:
-    """Groups of TTFT without a profile: loads that arrive or closed loops; kernels that are alike.
+    """Groups of TTFT: prefill that no launch holds up; arrivals or closed loops; kernels alike.
 
     In a closed loop most of TTFT may be the wait for other clients. Models with latent attention
     are known better than the others, which hold experts without tuned kernels and linear attention.
     """
-    if case.fitted or figure != "ttft":
+    if figure != "ttft":
         return
-    same = [r for r in residuals if not r.fitted]
+    same = [r for r in residuals if r.tuned == case.tuned]
+    if case.tuned:
+        if case.slow_host <= 1:
+            said = "runs with a profile of their model, no prefill waiting for launches"
+            yield said, [r for r in same if not r.launched]
+        return
     arrivals = [r for r in same if not r.closed]
     if not case.closed and _widening(case, arrivals) == 1:
-        yield "arrivals without a profile", arrivals
+        yield "arrivals without a profile of their model", arrivals
     is_latent = case.kind in LATENT_KINDS
     said = f"models {'with' if is_latent else 'without'} latent attention"
     alike = [r for r in same if (r.kind in LATENT_KINDS) == is_latent]
     if case.closed:
-        yield f"closed loops without a profile, {said}", [r for r in alike if r.closed]
-    yield f"runs without a profile, {said}", alike
+        yield (
+            f"closed loops without a profile of their model, {said}",
+            [r for r in alike if r.closed],
+        )
+    yield f"runs without a profile of their model, {said}", alike

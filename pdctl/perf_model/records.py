@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Role = Literal["colocated", "prefill", "decode"]
-Basis = Literal["measured", "fitted", "roofline"]
+Basis = Literal["fitted", "relative", "roofline"]
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ _PREFILL_GRAPHS: Version = (0, 5, 11)
 _PREFILL_ENGINE_GRAPHS: Version = (0, 5, 17)
 # Does so with MLA, attention-DP and all-to-all between experts as well.
 _PREFILL_GRAPHS_EVERYWHERE: Version = (0, 5, 23)
+# Launches prefill of linear attention without waiting for the GPU in each layer. Source: 0.5.17
+# does (256 and 1,024 tokens take the same 27 ms, docs/log.md), by public runs 0.5.9 does not. The
+# layers of gdn_backend.py once asked the GPU which states to keep (mamba_track_mask.any());
+# sgl-project/sglang#32589 counts 56 such waits a step for Mamba-2. That these runs met that code
+# is inferred: no log or trace of them is public.
+_STATES_WITHOUT_WAIT: Version = (0, 5, 11)
 
 
 def prefill_graphs(
@@ -60,6 +66,16 @@ def prefill_graphs(
         return False
     special = attention == "mla" or attention_dp
     return not special or version >= _PREFILL_GRAPHS_EVERYWHERE
+
+
+def waits_in_layers(release: str | None) -> bool:
+    """True if the host waits for the GPU in each layer of linear attention while it prefills.
+
+    It then launches nothing ahead, so a step takes its launches and its kernels one after another.
+    release: None: the newest that was read. Ignores: that the first kernels of a layer run while
+    the host launches its last ones.
+    """
+    return numbers(release or NEWEST_READ) < _STATES_WITHOUT_WAIT
 
 
 def kernel_times(release: str | None) -> KernelTimes:

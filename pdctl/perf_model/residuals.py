@@ -18,7 +18,12 @@ Kind = Literal["dense", "moe", "mla", "sparse", "hybrid"]
 Region = Literal["few", "many"]
 
 FILE = "residuals.json"
-RARE_FIELDS = ("simulated", "relative", "closed")  # left out of a row where they are false
+RARE_FIELDS = (
+    "simulated",
+    "relative",
+    "closed",
+    "launched",
+)  # left out of a row where they are false
 FEW_RUNNING = 8  # requests of an engine: up to here steps are bound by fixed costs
 MOST_ROWS = 200  # of the user's own file, the newest; one load or calibration adds one or two
 MOST_BYTES = 1 << 20
@@ -34,7 +39,8 @@ class Residual:
     relative: one of another model of the family.
     e2e: a request's whole latency, whose inverse is the rate that a closed loop of clients reaches.
     None: not measured. simulated: of simulated engines. closed: a closed loop of clients, whose
-    first tokens are means with the burst; otherwise medians under arrivals.
+    first tokens are means with the burst; otherwise medians under arrivals. launched: a host that
+    launches kernels more slowly makes its prompts late.
     """
 
     configuration: str
@@ -48,6 +54,12 @@ class Residual:
     simulated: bool = False
     relative: bool = False
     closed: bool = False
+    launched: bool = False
+
+    @property
+    def tuned(self) -> bool:
+        """True with a profile of this model, GPU and number format."""
+        return self.fitted and not self.relative
 
     @property
     def machine(self) -> str:

@@ -69,6 +69,7 @@ from pdctl.perf_model.records import (
     Serving,
     StepTimes,
 )
+from pdctl.perf_model.releases import waits_in_layers
 from pdctl.perf_model.simulator.steps import smooth_max
 
 
@@ -376,8 +377,10 @@ def _roofline(
     decode = decode_cost(llm, cluster, part, per_gpu, parallelism, role, serving)
     share, pp = _expert_share(llm), parallelism.pp
     uneven = _unevenness(parallelism) if llm.experts else 1.0
+    eager_s = launch_s(llm, cluster.gpu, per_gpu)
+    waited_s = eager_s if llm.num_state_layers and waits_in_layers(serving.release) else 0.0
     return StepTimes(
-        prefill_base_s=prefill.base_s / pp,
+        prefill_base_s=(prefill.base_s + waited_s) / pp,
         prefill_token_s=prefill.token_s / pp,
         prefill_pair_s=prefill.pair_s / pp,
         prefill_weight_s=prefill.weight_s / pp,
@@ -396,7 +399,7 @@ def _roofline(
         decode_latency_s=decode.latency_s,
         decode_context_s=decode.context_s,
         decode_compute_s=decode.compute_s,
-        eager_s=launch_s(llm, cluster.gpu, per_gpu),
+        eager_s=eager_s,
         prefill_pieces_s=pieces_s(llm),
         prefill_sizes=serving.prefill_sizes,
         decode_graph_batch=_graph_batch(cluster, parallelism, serving),

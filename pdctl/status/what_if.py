@@ -22,7 +22,7 @@ from pdctl.units import format_number_of
 from pdctl.workload.arrivals import tail
 from pdctl.workload.records import Slo
 
-LEAST_REQUESTS = 50  # whose times are known, those of the queue of the past included
+LEAST_REQUESTS = 20  # whose times are known, those of the queue of the past included
 LEAST_ARRIVED = 20  # in the window: they are what layouts are compared on
 _FIT_ABOVE = 0.02  # of mismatch
 _FIT_FROM = math.log(1.1)  # of the ratio of seen to replayed times: 0 % may match 0 % by accident

@@ -90,9 +90,7 @@ def explain_lines(found: Explanation) -> Iterator[str]:
 
 def remarks(found: Explanation) -> list[str]:
     """Footnotes: time that the parts leave out, clocks that differ, gaps in the logs."""
-    lines = [
-        "Times begin when an engine's scheduler has the request; router and tokenizer come on top."
-    ]
+    lines = ["Times start when an engine's scheduler gets the request, after router and tokenizer."]
     for clock in found.clocks:
         lines.append(
             f"{clock.decode_engine}'s clock is {_signed(clock.ahead_s)} "
@@ -116,7 +114,7 @@ def _replay_remarks(replay: Replay | None) -> list[str]:
     lines = [f"Simulated TTFT p99 of the window: {splits}; step times from {replay.basis}."]
     if replay.median_off is not None:
         off = format_off(replay.median_off)
-        lines.append(f"The median TTFT of {replay.today.layout} is {off} off in that replay.")
+        lines.append(f"For {replay.today.layout}, simulated median TTFT is {off} off the observed.")
     return lines
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -220,17 +221,17 @@ def _value(one: Compared, value: float | None) -> str:
     return f"{format_rate(value) if one.unit == 'tokens/s' else format_count(value)} {one.unit}"
 
 
-def _closing(rehearsal: Rehearsal) -> Text:
+def _closing(rehearsal: Rehearsal) -> Padding:
     bad = rehearsal.num_failed + rehearsal.num_truncated
     failed = f"; {bad} failed" if bad else "; none failed"
     text = (
-        f"  {rehearsal.num_requests} requests through {rehearsal.layout} behind the real router"
+        f"{rehearsal.num_requests} requests through {rehearsal.layout} behind the real router"
         f"{failed}. Times are simulated time, played at {rehearsal.speed:.3g} × speed."
     )
     if any(map(_range, rehearsal.figures)):
-        text += "\n  The range is due to the router: which engines it picks, and which of requests "
-        text += "that come at once it sees first."
-    return Text(text)
+        text += "\nThe range is due to the router: which engines it picks, and which of "
+        text += "simultaneous requests it sees first."
+    return Padding(Text(text), (0, 0, 0, 2))
 
 
 def measure_view(arms: Sequence[ArmResult], comparison: ArmComparison, slo: Slo) -> RenderableType:

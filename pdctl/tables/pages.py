@@ -116,7 +116,7 @@ def _view(block: Block) -> RenderableType:
     if block.kind == "heading":
         return Text(without_markup(block.text), style="bold")
     if block.kind == "code":
-        return Padding(Text("\n".join(block.lines), style="cyan", no_wrap=True), (0, 0, 0, 4))
+        return Padding(Text("\n".join(block.lines), style="cyan"), (0, 0, 0, 4))
     if block.kind == "table":
         return _table(block.rows)
     return _inline(block.text)

@@ -29,6 +29,11 @@ RULE_NAMES = {
     "variability": "variability",
     "kv_path": "KV path",
 }
+BASES = {
+    "fitted": "step times fitted to a profile",
+    "relative": "step times fitted to another model's profile",
+    "roofline": "step times from datasheets",
+}
 BAR_CELLS = 12
 GAP = 3  # columns between those of a table
 HEAD = "all layouts"
@@ -100,22 +105,21 @@ def _headline(question: Question, verdict: Verdict) -> Iterator[RenderableType]:
 
 
 def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
-    """The lines below the headline: its grounds, the GPUs that would do, one engine's failure."""
+    """The lines below the headline: its grounds, the GPUs that are enough, one engine's failure."""
     if verdict.reason:
         yield verdict.reason
     if not verdict.is_met:
         return
     if needed := sentences.gpus_sentence(question, verdict):
-        yield f"At {format_rate(verdict.rate_rps)} req/s {needed[0].lower()}{needed[1:]}"
+        yield f"At {format_rate(verdict.rate_rps)} req/s, {needed[0].lower()}{needed[1:]}"
     yield from sentences.down_sentences(question, verdict)
 
 
 def basis(verdict: Verdict) -> str:
-    """The likely error of the capacities, and its source: rates ±12 % (fitted)."""
+    """The source of the step times, on which every figure's interval rests."""
     if verdict.decided_by == "rules" and not any(a.ttft_s for a in verdict.arms.values()):
         return "rules alone"
-    source = verdict.provenance
-    return f"rates {width(source.errors.rate)} ({source.basis})"
+    return BASES[verdict.provenance.basis]
 
 
 def width(factors: ErrorInterval) -> str:
@@ -230,11 +234,11 @@ def _capacity_cell(arm: Arm) -> str:
         return UNKNOWN
     if not arm.capacity_rps:
         return f"0 {MISSED}"
-    text = f"{sentences.rate_down(arm.capacity_rps)} req/s"
+    text = f"{format_rate(arm.capacity_rps)} req/s"
     between = arm.intervals.get("capacity_rps")
     if between is None:
         return text
-    return f"{text} ({sentences.rate_down(between.low)}–{sentences.rate_down(between.high)})"
+    return f"{text} ({format_rate(between.low)}–{format_rate(between.high)})"
 
 
 def _tokens_cell(arm: Arm) -> str:
@@ -299,7 +303,7 @@ def _sweep(verdict: Verdict) -> RenderableType:
         )
         about = "~ " if is_estimated(arm) else ""
         shape = gpus_text(arm) if mixed else ""
-        cells = (arm.layout, bar(value / top), f"{about}{sentences.rate_down(value)}", shape)
+        cells = (arm.layout, bar(value / top), f"{about}{format_rate(value)}", shape)
         table.add_row(*cells, style="green" if is_shown else "")
     if not any(map(is_estimated, arms)):
         return table

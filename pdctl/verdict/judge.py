@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from pdctl.inspection.records import Llm
-from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind
+from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind, slow_host
 from pdctl.perf_model.records import EngineModel, Fleet, Profile
 from pdctl.perf_model.residuals import region_of
-from pdctl.perf_model.simulator.steps import pairs, prefill_floor_s, prefill_s
 from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
 from pdctl.workload.records import Slo
 
@@ -17,8 +16,7 @@ Confidence = Literal["high", "medium", "low"]
 
 SURE_WIDTH = 0.15  # half-width of what layouts carry: up to here a verdict may be called sure
 UNSURE_WIDTH = 0.5  # beyond, it is a guess whatever decides
-USUAL_PROMPT = 1024  # tokens
-SLOW_HOST = 2.0  # times as long as the usual one takes to launch a kernel
+USUAL_PROMPT = 1024.0  # tokens, where lengths are unknown
 LIGHTEST_RPS = 1e-9  # any rate at all
 
 
@@ -44,27 +42,29 @@ def provenance_of(
         region=region_of(running),
         spans_hosts=max(sizes, default=1) > cluster.gpus_per_node,
         fit_error=profile.left_out_error if profile else 0.0,
-        slow_host=max(1.0, _slow_host(profile, engines)),
+        slow_host=_slow_host(site, engines),
         llm=site.llm.name,
         simulated=profile is not None and profile.engine == "simulated",
-        relative=profile is not None and profile.llm != site.llm.name,
+        relative=profile is not None and not _is_of(profile, site.llm),
         closed=closed,
     )
     if profile is None:
         return Provenance("roofline", None, errors_of(case))
-    return Provenance("fitted", profile.id, errors_of(case))
+    return Provenance("fitted" if case.tuned else "relative", profile.id, errors_of(case))
 
 
-def _slow_host(profile: Profile | None, engines: Iterable[EngineModel]) -> float:
-    """Times as long a usual prompt's prefill takes where the host launches kernels half as fast.
+def _is_of(profile: Profile, llm: Llm) -> bool:
+    """True if a profile was measured with this LLM, and often enough to know its own error."""
+    return profile.llm == llm.name and len(profile.measurements) > len(profile.factors)
 
-    Source: hosts with the same GPUs launched the same steps in 13 to 32 ms (docs/log.md).
-    """
-    if profile is not None and "eager_s" in profile.factors:
-        return 1.0
+
+def _slow_host(site: Site, engines: Iterable[EngineModel]) -> float:
+    """Times as long the site's prompts take where the host launches kernels slowly."""
+    lengths, profile = site.workload.isl, site.profile
+    prompt = float(lengths.p50) if lengths is not None else USUAL_PROMPT
+    is_known = profile is not None and "eager_s" in profile.factors
     times = [engine.times for engine in engines if engine.role != "decode"]
-    usual = ((prefill_s(t, USUAL_PROMPT, pairs(USUAL_PROMPT)), prefill_floor_s(t)) for t in times)
-    return max((SLOW_HOST * floor_s / step_s for step_s, floor_s in usual), default=1.0)
+    return max((slow_host(t, prompt, is_known=is_known) for t in times), default=1.0)
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,10 @@ class Flip:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The source of the step times, and the likely error of figures at a capacity."""
+    """The source of the step times, and the likely error of figures at a capacity.
+
+    basis: "fitted" to this model's profile, "relative": to that of another model of its family.
+    """
 
     basis: Basis
     profile: str | None

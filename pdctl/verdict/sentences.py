@@ -67,7 +67,7 @@ def disagreement(verdict: Verdict) -> Iterator[str]:
     because = [RULE_WORDS[r.id] for r in verdict.rules if r.favours == leaning]
     yield f"The rules favour {NAMES[leaning]} ({', '.join(because)})."
     if evidence == verdict.verdict:
-        yield f"The simulation favours {NAMES[evidence]}, and decided with low confidence."
+        yield f"The simulation favours {NAMES[evidence]} with low confidence, and overrules them."
     else:
         yield f"The simulation favours {NAMES[evidence]}."
 
@@ -135,7 +135,8 @@ def unmet(question: Question, verdict: Verdict) -> str:
         return _floor(question, verdict)
     best = max(verdict.arms.values(), key=lambda arm: arm.capacity_rps or 0.0)
     within = " within your SLOs" if question.slo.is_given else ""
-    text = f"The best layout, {best.layout}, carries {rate_down(best.capacity_rps)} req/s{within}."
+    carried = format_rate(best.capacity_rps)
+    text = f"The best layout, {best.layout}, carries {carried} req/s{within}."
     if best.intervals["capacity_rps"].high >= (verdict.rate_rps or math.inf):
         text += f" It may carry {_between(best)}."
     if needed := gpus_sentence(question, verdict):
@@ -152,7 +153,7 @@ def _not_built(verdict: Verdict) -> Iterator[str]:
 def _between(arm: Arm) -> str:
     """The likely range of an arm's capacity: 3 to 4.6 req/s."""
     carried = arm.intervals["capacity_rps"]
-    return f"{rate_down(carried.low)} to {rate_down(carried.high)} req/s"
+    return f"{format_rate(carried.low)} to {format_rate(carried.high)} req/s"
 
 
 def _nearest(question: Question, verdict: Verdict) -> str:
@@ -242,8 +243,8 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
         return _enough(rate, theirs, ours, pd)
     winner, loser = (pd, colocated) if verdict.verdict == "pd" else (colocated, pd)
     name, other = ("A split", "colocated") if winner is pd else ("Colocated", "the best split")
-    more = f"{name} carries up to {rate_down(winner.capacity_rps)} req/s within your SLOs, {other} "
-    more += f"{rate_down(loser.capacity_rps)}"
+    more = f"{name} carries up to {format_rate(winner.capacity_rps)} req/s within your SLOs, "
+    more += f"{other} {format_rate(loser.capacity_rps)}"
     if verdict.is_rate_asked and not loser.meets:
         return f"{more}. At {format_rate(rate)} req/s {loser.layout} {_fails(question, loser)}."
     return f"{more} ({_ratio(winner, loser)}×)."
@@ -257,16 +258,16 @@ def _enough(rate: float, theirs: float, ours: float, pd: Arm) -> str:
     at = f"{format_rate(rate)} req/s"
     if not pd.meets:
         return (
-            f"Colocated meets your SLOs at {at} and up to {rate_down(theirs)}; "
-            f"the best split ({pd.layout}) only up to {rate_down(ours)}."
+            f"Colocated meets your SLOs at {at} and up to {format_rate(theirs)}; "
+            f"the best split ({pd.layout}) only up to {format_rate(ours)}."
         )
     text = f"Both meet your SLOs at {at}; colocated is simpler."
     if ours > theirs:
         return (
-            f"{text} Above about {rate_down(theirs)} req/s only a split ({pd.layout}) does, "
-            f"up to about {rate_down(ours)}."
+            f"{text} Above about {format_rate(theirs)} req/s only a split ({pd.layout}) does, "
+            f"up to about {format_rate(ours)}."
         )
-    return f"{text} It carries up to {rate_down(theirs)} req/s, a split {rate_down(ours)}."
+    return f"{text} It carries up to {format_rate(theirs)} req/s, a split {format_rate(ours)}."
 
 
 def _tie(verdict: Verdict, colocated: Arm, pd: Arm) -> str:
@@ -406,22 +407,22 @@ def share_name(attainment: float) -> str:
 
 
 def gpus_sentence(question: Question, verdict: Verdict) -> str:
-    """The fewest GPUs that would do: At 3.4 req/s 8 of these 16 GPUs would do."""
+    """The fewest GPUs that meet the SLOs: 8 of these 16 GPUs are enough (colocated)."""
     needed = fewest_gpus(verdict.arms)
     if needed is None:
         return ""
     have = min(question.cluster.num_gpus, question.max_gpus or question.cluster.num_gpus)
     if needed > have:
-        return f"About {needed:,} of these GPUs would do."
+        return f"About {needed:,} GPUs of this kind would be enough."
     if needed == have:
         return f"{'It takes' if have == 1 else 'It takes all'} {have} GPU{'s' * (have != 1)}."
     which = [name for name, arm in verdict.arms.items() if arm.gpus_needed == needed]
     arm = "colocated" if "colocated" in which else "split"
-    return f"{needed} of these {have} GPUs would do ({arm})."
+    return f"{needed} of these {have} GPUs {'is' if needed == 1 else 'are'} enough ({arm})."
 
 
 def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
-    """With one decode engine down 84 % of the requests meet your SLOs."""
+    """With one decode engine down, 84 % of the requests meet your SLOs."""
     told = [arm for name, arm in verdict.arms.items() if verdict.verdict in (name, "too_close")]
     for arm in told:
         for down in arm.one_down:
@@ -429,23 +430,18 @@ def down_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
             if arm.num_engines == 1:
                 continue
             if arm.counts.get(down.role) == 1:
-                yield f"With its only {down.role} engine down {arm.layout} serves nothing."
+                yield f"With its only {down.role} engine down, {arm.layout} serves nothing."
             elif down.attainment <= 0:
-                yield f"With {what} down {arm.layout} cannot keep up."
+                yield f"With {what} down, {arm.layout} cannot keep up."
             else:
                 share = share_down(down.attainment)
-                yield f"With {what} down {share} of the requests meet your SLOs."
+                yield f"With {what} down, {share} of the requests meet your SLOs."
 
 
 def share_down(share: float) -> str:
     """A share, rounded so that it never claims more than is: 89.96 % as 89.9 %."""
     tenths = math.floor(share * 1000 + 1e-6)
     return f"{tenths // 10} %" if tenths % 10 == 0 else f"{tenths / 10:.1f} %"
-
-
-def rate_down(rate_rps: float | None) -> str:
-    """A rate that holds, in digits at which it holds: rounded down."""
-    return format_rate(rate_rps)
 
 
 def flip_sentences(flips: Sequence[Flip], arms: Mapping[str, Arm]) -> Iterator[str]:
@@ -485,8 +481,8 @@ def _flip_cause(flip: Flip, arms: Mapping[str, Arm]) -> str:
         return ""
     if colocated is None or colocated.attainment is None or flip.at >= carried:
         return ""
-    least = colocated.intervals["capacity_rps"].low
-    return f": {colocated.layout} carries {rate_down(carried)}, but it may be {rate_down(least)}"
+    least = format_rate(colocated.intervals["capacity_rps"].low)
+    return f": {colocated.layout} carries {format_rate(carried)}, but it may be {least}"
 
 
 def state_sentence(verdict: Verdict) -> str:

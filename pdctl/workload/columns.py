@@ -15,6 +15,8 @@ _UNIT_NAMES = {
     "us": ("us", "µs", "μs", "usec", "micros", "microsecond", "microseconds"),
     "ms": ("ms", "msec", "millis", "millisecond", "milliseconds"),
     "s": ("s", "sec", "secs", "second", "seconds"),
+    "min": ("mins", "minute", "minutes"),
+    "h": ("hrs", "hour", "hours"),
 }
 _UNIT_OF = {name: unit for unit, names in _UNIT_NAMES.items() for name in names}
 _UNIT_SUFFIX = re.compile(rf"[ _.(\[-]+({'|'.join(_UNIT_OF)})[\])]?$", re.IGNORECASE)
@@ -25,6 +27,7 @@ _DATE = re.compile(
     r"\s*(Z|UTC|[+-]\d\d:?\d\d)?",
     re.IGNORECASE,
 )
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 _FAILURES = frozenset(
     ["abort", "aborted", "cancelled", "canceled", "failed", "failure", "error", "timeout"]
 )
@@ -143,7 +146,10 @@ def parse_number(raw: object) -> float:
     except (ValueError, OverflowError):
         value = None
     if value is None or value - value != 0:
-        raise ValueError(f"timestamp {_short(raw)} is not a finite number")
+        why = "not a finite number"
+        if isinstance(raw, str):
+            why = "neither a finite number nor a date such as 2026-11-23 18:17:03"
+        raise ValueError(f"timestamp {_short(raw)} is {why}")
     return value
 
 
@@ -180,7 +186,13 @@ def is_failure(column: str, raw: object) -> bool:
 
 
 def parse_length(raw: object, name: str, *, least: int = 0) -> int:
-    """A length in tokens, `least` to a billion. Raises ValueError with the reason."""
+    """A length in tokens, `least` to a billion. Raises ValueError with the reason.
+
+    raw: also 12,035, as tables write it, and AIPerf's {"value": 12035, "unit": "tokens"}.
+    """
+    raw = raw.get("value", raw) if isinstance(raw, dict) else raw
+    if isinstance(raw, str) and _THOUSANDS.fullmatch(raw):
+        raw = raw.replace(",", "")
     try:
         count = float(raw) if type(raw) in (str, int, float) else None  # type: ignore[arg-type]
     except (ValueError, OverflowError):

@@ -227,8 +227,8 @@ def drawn_line(workload: Workload) -> str | None:
         return None
     isl, osl = workload.isl, workload.osl
     is_spread = bool(isl and isl.cv or osl and osl.cv)
-    how = "log-normal; --isl-cv 0 --osl-cv 0 makes lengths equal" if is_spread else "equal lengths"
-    return f"Draws requests: {said}; {how}"
+    how = "Log-normal; --isl-cv 0 --osl-cv 0 makes all lengths equal." if is_spread else ""
+    return f"Drawn requests: {said}. {how}".rstrip()
 
 
 def drawn_lengths(workload: Workload) -> str | None:
@@ -237,7 +237,7 @@ def drawn_lengths(workload: Workload) -> str | None:
         return None
     return ", ".join(
         f"{name} {format_count(round(lengths.mean))} {'token' if lengths.mean == 1 else 'tokens'} "
-        + (f"in the mean (CV {lengths.cv:g})" if lengths.cv else "each")
+        + (f"on average (CV {lengths.cv:g})" if lengths.cv else "each")
         for name, lengths in (("prompts", workload.isl), ("outputs", workload.osl))
     )
 

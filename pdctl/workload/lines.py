@@ -1,8 +1,10 @@
 """The lines of a trace file, bounded in length, and the parts of one request."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,16 @@ from pdctl.paths import near_path
 MAX_LINE_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**20
 _BOM = b"\xef\xbb\xbf"
+_OTHER_KINDS = {
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"PK\x03\x04": "a zip archive",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite": "a SQLite database",
+}
 
 Line = tuple[int, bytes]  # its number in the file, from 1, and its content
 # a turn of a conversation: which one, and its delay after the answer before, if it has one
@@ -52,15 +64,34 @@ def read_lines(path: Path, bad: BadLines, max_bytes: int = MAX_LINE_BYTES) -> It
     """
     try:
         with path.open("rb") as file:
-            is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
-            plain = io.BufferedReader(gzip.GzipFile(fileobj=file)) if is_gzip else file
-            yield from _bounded_lines(plain, bad, max_bytes)
-    except (OSError, EOFError, zlib.error) as problem:
+            yield from _bounded_lines(_plain(path, file), bad, max_bytes)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise InvalidInput(
             f"The trace {path} cannot be read: {reason}.{near_path(path)}",
             hint="--trace PATH_OF_A_FILE",
         ) from problem
+
+
+def _plain(path: Path, file: io.BufferedReader) -> BinaryIO:
+    """The content of a file that gzip, bzip2 or xz may have packed.
+
+    Raises InvalidInput for another kind of binary file.
+    """
+    start = file.peek(6)
+    if start.startswith(b"\x1f\x8b"):
+        return io.BufferedReader(gzip.GzipFile(fileobj=file))
+    if start.startswith(b"BZh"):
+        return io.BufferedReader(bz2.BZ2File(file))
+    if start.startswith(b"\xfd7zXZ\0"):
+        return io.BufferedReader(lzma.LZMAFile(file))
+    for magic, kind in _OTHER_KINDS.items():
+        if start.startswith(magic):
+            raise InvalidInput(
+                f"{path.name} is {kind}; pdctl reads text, also packed by gzip, bzip2 or xz.",
+                hint="write it as CSV or JSON lines",
+            )
+    return file
 
 
 def _bounded_lines(file: BinaryIO, bad: BadLines, max_bytes: int) -> Iterator[Line]:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from pdctl.errors import InvalidInput
 from pdctl.workload.columns import (
@@ -27,6 +28,7 @@ KNOWN_NAMES = "input_length and output_length, ContextTokens and GeneratedTokens
 _INTS = {int}
 LOOK_AT = 200  # lines from which the columns are found: the first may lack one
 _NAN = float("nan")
+_DEEPEST = 4  # objects around the list of requests in a report
 
 Reader = tuple[Columns, Iterator[Row]]
 Parsed = tuple[int, object]  # number of the line or entry; a ValueError where it cannot be read
@@ -76,12 +78,31 @@ def parsed(lines: Iterable[Line]) -> Iterator[Parsed]:
             yield number, problem
 
 
-def list_of_requests(found: dict[str, object]) -> list[object] | None:
-    """The one list of objects in an object that is no request: {"requests": [{...}, ...]}."""
+def list_of_requests(found: dict[str, object], depth: int = 0) -> list[object] | None:
+    """The requests inside an object that is none itself: {"requests": [{...}, ...]}, a table by
+    columns, or the one list of objects with lengths in a report, as GuideLLM's.
+    """
     if find_columns(list(found), needs_output=False) is not None:
-        return None
+        return _by_column(found)
     lists = [v for v in found.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-    return lists[0] if len(lists) == 1 else None
+    if len(lists) == 1 and find_columns(list(_flat(lists[0][0])), needs_output=False):
+        return lists[0]
+    inner = [v for v in (*found.values(), *(o for v in lists for o in v)) if isinstance(v, dict)]
+    deeper = (list_of_requests(one, depth + 1) for one in inner if depth < _DEEPEST)
+    return next(filter(None, deeper), lists[0] if len(lists) == 1 and not depth else None)
+
+
+def _by_column(found: dict[str, object]) -> list[object] | None:
+    """The requests of {"isl": [4, 5], "osl": [6, 7]}, or with {"0": 4, "1": 5} as pandas writes."""
+    columns = {
+        name: list(value.values()) if isinstance(value, dict) else value
+        for name, value in found.items()
+        if isinstance(value, list | dict)
+    }
+    lengths = {len(value) for value in columns.values()}
+    if len(lengths) != 1 or find_columns(list(columns), needs_output=False) is None:
+        return None
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def read_document(
@@ -142,7 +163,7 @@ def _is_nested(found: Sequence[object], options: TraceOptions) -> bool:
     return not any(map(has_lengths, found)) and any(map(has_lengths, map(_flat, found)))
 
 
-def _flat(found: object) -> object:
+def _flat(found: Any) -> Any:
     if not isinstance(found, dict):
         return found
     inner = [value for value in found.values() if isinstance(value, dict)]

@@ -8,6 +8,7 @@ from pdctl.errors import InvalidInput
 from pdctl.units import format_rate, format_span
 
 UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+NAMED_UNITS_S = {**UNITS_S, "min": 60.0, "h": 3600.0}  # as a column's name may say
 DATE = "date"  # times that are calendar dates need no unit
 
 # Rates and spans people record for capacity planning. Outside them a reading is strange, by the

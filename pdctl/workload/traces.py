@@ -38,7 +38,7 @@ from pdctl.workload.request_logs import (
     read_bench_results,
     read_log,
 )
-from pdctl.workload.time_units import DATE, UNITS_S, TwoUnits, find_unit
+from pdctl.workload.time_units import DATE, NAMED_UNITS_S, TwoUnits, find_unit
 
 MOONCAKE_BLOCK_TOKENS = 512
 BAILIAN_BLOCK_TOKENS = 16
@@ -62,11 +62,20 @@ def read_trace(
     options = TraceOptions(skip_bad, time_unit, osl)
     bad = BadLines(path, skip=skip_bad)
     lines = read_lines(path, bad)
-    first = next(lines, None)
+    first = _after_comments(path, lines)
     if first is None:
         raise InvalidInput(f"{path.name} holds no requests.", hint="--trace A_FILE_WITH_REQUESTS")
     columns, rows = _reader_of(path, first, lines, bad, options)
     return _trace(path, columns, rows, bad, options)
+
+
+def _after_comments(path: Path, lines: Iterator[Line]) -> Line | None:
+    """The first line that is no comment, or the names of columns behind a "#"."""
+    for number, line in lines:
+        plain = line.lstrip(b"# ")
+        if not line.startswith(b"#") or find_columns(header_of(path, plain), needs_output=False):
+            return number, plain if line.startswith(b"#") else line
+    return None
 
 
 def _reader_of(
@@ -223,7 +232,7 @@ def _unit_of(path: Path, columns: Columns, times: Sequence[float], options: Trac
 def _requests(
     columns: Columns, read: _Read, unit: str, block_tokens: int
 ) -> tuple[Requests, list[str]]:
-    unit_s = UNITS_S.get(unit, 1.0)
+    unit_s = NAMED_UNITS_S.get(unit, 1.0)
     arrival_s: Sequence[float] = [time * unit_s for time in read.times]
     isl: Sequence[int] = read.isl
     blocks = read.blocks if block_tokens else None
@@ -236,7 +245,7 @@ def _requests(
             isl,
             read.osl,
             read.turns,
-            delay_s=UNITS_S[later_unit],
+            delay_s=NAMED_UNITS_S[later_unit],
             has_blocks=blocks is not None,
         )
         arrival_s, isl = placed.arrival_s, placed.isl

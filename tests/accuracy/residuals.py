@@ -17,14 +17,14 @@ from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.paths import profiles_dir
 from pdctl.perf_model.engine_model import engine_model
-from pdctl.perf_model.intervals import model_kind
+from pdctl.perf_model.intervals import model_kind, slow_host
 from pdctl.perf_model.records import Fleet, Parallelism, Serving
 from pdctl.perf_model.residuals import FILE, RARE_FIELDS, Residual, region_of
 from tests.accuracy.public_points import Errors, closed_loop, errors_of, given_points, points_parser
 from tests.gpu.foretold import RELEASE, figures_ms, prefill_sizes
 from tests.gpu.kinds import Kind, kinds
 from tests.gpu.shapes import write_shapes
-from tests.perf_model.loads import figures, loads, replay
+from tests.perf_model.loads import Load, figures, fleet_of, loads, replay
 
 GPU_DATA = Path(__file__).parents[1] / "data" / "gpu"
 KINDS_GPU = "H200"
@@ -68,7 +68,15 @@ def of_loads() -> Iterator[Residual]:
             ttft=round(math.log(measured["ttft p50"] / ours["ttft p50"]), 4),
             tpot=round(math.log(measured["tpot p50"] / ours["tpot p50"]), 4),
             e2e=round(math.log(e2e[0] / e2e[1]), 4),
+            launched=is_launched(load),
         )
+
+
+def is_launched(load: Load) -> bool:
+    """Would a host that launches kernels more slowly make the load's prompts late?"""
+    fleet = fleet_of(load)
+    engine = fleet.prefill or fleet.colocated
+    return engine is not None and slow_host(engine.times, load.isl, is_known=False) > 1
 
 
 def of_kinds() -> Iterator[Residual]:

@@ -1,6 +1,6 @@
 """Every figure that has a limit, as one table: python -m tests.bench [NAME ...]
 
-NAME: start, help, trace, plan, up, status, supervisor, what_if, load. Close other programs first.
+NAME: help, trace, plan, up, status, supervisor, what_if, load. Close other programs first.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-NAMES = ("start", "help", "trace", "plan", "up", "status", "supervisor", "what_if", "load")
+NAMES = ("help", "trace", "plan", "up", "status", "supervisor", "what_if", "load")
 
 
 def main() -> None:

@@ -33,8 +33,7 @@ def measure() -> list[tuple[str, float, float, str]]:
             first.child.kill()
             first.child.wait()
             started = time.monotonic()
-            second = start.resume(NAME)  # None: its guard was faster and has started one
-            _wait_until_serving(second or first)
+            _wait_until_serving(running.resume(NAME))
             adopted_s = time.monotonic() - started
         finally:
             running.stop(NAME, now=True)

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pdctl.engines import state
-from pdctl.engines.supervision.replayer import pause_s, run_at_low_priority
+from pdctl.engines.supervision.side_processes import pause_s, run_at_low_priority
 from pdctl.measurement.live_what_if import WINDOW_S
 from pdctl.paths import HOME_VARIABLE
 from pdctl.status.what_if_file import kept_what_if

@@ -31,7 +31,8 @@ class RayCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"RAY_ADDRESS": f"{self.login.address}:{PORT}", "RAY_USAGE_STATS_ENABLED": "0"}
+        address = f"{self.login.address}:{PORT}"
+        return {"RAY_ADDRESS": address, "RAY_TMPDIR": "/tmp", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def missing() -> str:
@@ -59,7 +60,7 @@ def ray_cluster(num_nodes: int, directory: Path) -> Iterator[RayCluster]:
 
 
 def _own_directory(node: Host, directory: Path) -> None:
-    """Ray keeps sockets in /tmp/ray, which no two hosts may share."""
+    """Ray keeps sockets in RAY_TMPDIR/ray, which no two hosts may share."""
     own = directory / f"ray.{node.name}"
     own.mkdir()
     Path("/tmp/ray").mkdir(exist_ok=True)

@@ -161,6 +161,32 @@ def test_a_wish_that_does_not_fit_is_refused_with_what_is_free(there: OnSlurm) -
     assert there.cluster.jobs() == []
 
 
+def test_engines_go_where_a_dry_run_shows_them_by_each_policy(there: OnSlurm) -> None:
+    rack = "hosts:\n  node2: {domain: rack}\n  node3: {domain: rack, gpus: 4}\n"
+    inside = there.inside(there.allocate())
+    file = there.write("chat", prefill=1, decode=4, cluster=CLUSTER + rack)
+    up = ("up", "-f", file, "--on", "slurm", "--place")
+    ran = inside.run(*up, "domain", "--total", "9")
+    assert "No NVLink domain has room for 2P7D, 18 GPUs: " in ran.stderr
+    assert "node1 has 8 of 8 free, rack has 12 of 12 free" in ran.stderr
+    nodes = {}
+    for policy in ("pack", "spread", "domain"):
+        dry = json.loads(inside.done(*up, policy, "--dry-run", "--json"))["data"]
+        shown = {one["name"]: one["places"][0]["node"] for one in dry["processes"]}
+        nodes[policy] = {node for name, node in shown.items() if name != "router"}
+    assert nodes["spread"] == {"node1", "node2", "node3"}
+    assert len(nodes["pack"]) == 2
+    assert nodes["domain"] == {"node2", "node3"}
+
+    assert f"note: {shown['decode-0']} runs " in inside.run(*up, "domain", "--dry-run").stderr
+    inside.done(*up, "domain", "-d")
+    assert {p["name"]: p["node"] for p in inside.state("chat")["processes"]} == shown
+    inside.done("scale", "chat", "--prefill", "1", "--decode", "5")
+    assert {p["node"] for p in inside.state("chat")["processes"][1:]} == {"node2", "node3"}
+    assert inside.run("scale", "chat", "--prefill", "1", "--decode", "6").returncode == 4
+    inside.done("down", "chat")
+
+
 def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: OnSlurm) -> None:
     inside = there.inside(there.allocate())
     for interface, why in (("lo", "has no address"), ("ib7", "does not exist")):

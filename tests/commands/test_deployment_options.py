@@ -59,6 +59,18 @@ def test_options_go_before_the_file(pd_yaml: Path) -> None:
     assert chosen.roles["decode"].env == {"A": "1"}
 
 
+def test_slos_come_from_flags_before_the_file_and_leave_no_forecast_of_the_old_ones(
+    tmp_path: Path,
+) -> None:
+    planned = build_deployment(DeploymentOptions(model="m", total=2))
+    forecast = {"ttft_p50_s": 0.2, "capacity_rps": 3.0}
+    planned = replace(planned, ttft_slo_s=3.0, tpot_slo_s=0.06, predicted=forecast)
+    write_deployment(planned, tmp_path / "pd.yaml")
+    chosen = build_deployment(DeploymentOptions(ttft="1s"))
+    assert (chosen.ttft_slo_s, chosen.tpot_slo_s) == (1.0, 0.06)
+    assert chosen.predicted == {"ttft_p50_s": 0.2}
+
+
 def test_another_total_is_split_anew(pd_yaml: Path) -> None:
     assert build_deployment(DeploymentOptions(total=4)).layout == "1P3D"
     assert build_deployment(DeploymentOptions(prefill=3)).layout == "3P5D"
@@ -96,6 +108,7 @@ def test_flags_are_split_as_a_shell_would(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (DeploymentOptions(prefill=2, total=8), "No model"),
+        (DeploymentOptions(model="m", port=0), "0 is not a valid port"),  # before the total
         (DeploymentOptions(model="m"), "How many engines in total"),
         (DeploymentOptions(model="m", total=0), "--total must be at least 1"),
         (DeploymentOptions(model="m", total=2, engine="vllm"), "'vllm'"),

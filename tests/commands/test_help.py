@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdctl.cli import main
-from pdctl.commands.command_line.topics import TOPICS
-from pdctl.commands.command_line.verbs import VERBS
+from pdctl.commands.command_line.verbs import TOPICS, VERBS
 from pdctl.commands.help import man_pages, page
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import known_gpu_names

@@ -50,7 +50,7 @@ def test_a_plan_in_words_ends_with_the_command_that_launches_it(
     said = capsys.readouterr()
     assert "Split: run 3 prefill and 1 decode engine (3P1D)" in said.out
     assert "pdctl up deepseek-r1 --prefill" in said.out
-    assert said.err.startswith("  Draws requests: prompts 8,000 tokens each, outputs 500 tokens")
+    assert said.err.startswith("  Drawn requests: prompts 8,000 tokens each, outputs 500 tokens")
 
 
 def test_json_is_one_envelope_with_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +225,7 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
         (("--gpus", "4xH200@-2"), 2, "price must be positive"),
         (("--fewest", "--isl", "4000", "--osl", "200"), 2, "--fewest needs a rate and SLOs"),
         (("--isl", "99999999", "--osl", "9"), 3, "context"),
+        (("--isl", "99999999", "--osl", "9", "-o", "no.yaml"), 3, "no.yaml was not written"),
         (("--ttft", "1ms", "--tpot", "1us", *LENGTHS), 3, "No layout meets these SLOs"),
         (("--isl", "4000", "--osl", "200", "--rate", "99999"), 3, "keeps up"),
     ],

@@ -26,7 +26,8 @@ gpus_per_node: 4
 interface: bond0
 rdma: {gid_index: 3, traffic_class: 106, mnnvl: true, cards: [mlx5_0, mlx5_1]}
 hosts:
-  node3: {gpus: 2, cards: [mlx5_0]}
+  node3: {gpus: 2, cards: [mlx5_0], domain: rack1}
+place: spread
 stage: /local/nvme
 python: /shared/sglang/bin/python
 preamble: |
@@ -72,7 +73,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         gpus_per_node=4,
         interface="bond0",
         rdma=RdmaSettings(3, 106, mnnvl=True, cards=("mlx5_0", "mlx5_1")),
-        hosts={"node3": HostSettings(2, ("mlx5_0",))},
+        hosts={"node3": HostSettings(2, ("mlx5_0",), "rack1")},
+        place="spread",
         stage="/local/nvme",
         python="/shared/sglang/bin/python",
         preamble="module load cuda/12.8\nulimit -l unlimited\n",
@@ -117,6 +119,10 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         (
             "schema: 1\ncontainer: {image: x, runtime: pyxis, ulimits: [memlock=-1]}\n",
             "container.ulimits is for docker and podman; with pyxis the host's apply",
+        ),
+        (
+            "schema: 1\nplace: anywhere\n",
+            "place must be auto, spread, pack, domain, not 'anywhere'",
         ),
         ("schema: 1\nslurm: {exclusive: perhaps}\n", "slurm.exclusive must be true or false"),
     ],

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdctl.deployment.cluster_file import ClusterFile
+from pdctl.deployment.cluster_file import ClusterFile, RdmaSettings
 from pdctl.deployment.elsewhere import Elsewhere, expand_in_pods, expand_on_nodes, pack
-from pdctl.deployment.records import Deployment, RolePlan
+from pdctl.deployment.exports.slurm import sbatch_options
+from pdctl.deployment.records import Deployment, PlacePolicy, RolePlan
 from pdctl.deployment.sglang_flags import options
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
@@ -22,22 +23,46 @@ def planned(deployment: Deployment) -> Elsewhere:
     )
 
 
-@given(st.lists(st.sampled_from([1, 2, 4, 8, 16, 32]), min_size=1, max_size=12))
-def test_no_gpu_is_used_twice_and_no_node_is_empty(sizes: list[int]) -> None:
-    packed = pack({f"engine-{i}": size for i, size in enumerate(sizes)}, 8)
-    used = [(p.node, gpu) for places in packed.values() for p in places for gpu in p.gpus]
-    assert len(set(used)) == len(used) == sum(sizes)
+@given(st.lists(st.sampled_from([1, 2, 4, 8, 16, 32]), min_size=2, max_size=2), st.integers(1, 6))
+def test_no_gpu_is_used_twice_and_no_node_is_empty(sizes: list[int], num_decode: int) -> None:
+    prefill, decode = (Parallelism(tp=size) for size in sizes)
+    deployment = split(
+        roles={"prefill": RolePlan(2, prefill), "decode": RolePlan(num_decode, decode)}
+    )
+    places = [
+        p for place in pack(deployment, ClusterFile()).values() for p in (place, *place.others)
+    ]
+    used = [(p.node, gpu) for p in places for gpu in p.gpus]
+    assert len(set(used)) == len(used) == deployment.num_gpus
     assert all(0 <= gpu < 8 for _, gpu in used)
     nodes = {int(node) for node, _ in used}
     assert nodes == set(range(len(nodes)))
-    assert len(nodes) == -(-sum(sizes) // 8), "sizes that divide each other fill every node"
+    assert len(nodes) == -(-len(used) // 8), "sizes that divide each other fill every node"
 
 
 def test_a_lost_node_leaves_engines_of_both_roles() -> None:
     specs = planned(split(2, 8, parallelism=Parallelism(tp=2))).specs
     by_role = {(s.role, s.node) for s in specs[1:]}
-    assert {node for role, node in by_role if role == "prefill"} == {"0", "1"}
+    assert {node for role, node in by_role if role == "prefill"} == {"0", "2"}
     assert {node for role, node in by_role if role == "decode"} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("place", "num_nodes"), [("auto", 1), ("pack", 1), ("spread", 2), ("domain", 1)]
+)
+def test_a_policy_asks_for_the_nodes_that_it_needs(place: PlacePolicy, num_nodes: int) -> None:
+    made = planned(split(2, 2, parallelism=Parallelism(tp=2), place=place))
+    assert made.num_nodes == num_nodes
+    assert len({spec.node for spec in made.specs if spec.role == "prefill"}) == num_nodes
+
+
+def test_one_domain_of_several_nodes_needs_nvlink_between_them() -> None:
+    wide = split(2, 2, parallelism=Parallelism(tp=4), place="domain")
+    with pytest.raises(InvalidInput, match="2P2D needs 2 nodes of 8 GPUs, and here NVLink reaches"):
+        pack(wide, ClusterFile())
+    rack = ClusterFile(rdma=RdmaSettings(mnnvl=True))
+    assert "--segment=2" in sbatch_options(wide, rack, 2)
+    assert len({place.node for place in pack(wide, rack).values()}) == 2
 
 
 def test_deepseek_r1_with_tp16_runs_on_two_nodes_of_eight() -> None:

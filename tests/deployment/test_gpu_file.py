@@ -65,6 +65,7 @@ def test_a_file_that_the_gpus_do_not_name_is_refused(tmp_path: Path, other: str)
     ("text", "sentence"),
     [
         ("name: a\nbandwith_gb_per_s: 3\n", "line 2: 'bandwith_gb_per_s' is not a known key"),
+        ("name: a:b\nbandwidth_gb_per_s: 3350\n", "line 1: name must have no colon, not 'a:b'"),
         ("name: a\n", "bandwidth_gb_per_s is missing"),
         ("bandwidth_gb_per_s: 3\n", "name is missing"),
         ("name: a\nbandwidth_gb_per_s: -3\n", "must be above zero, not '-3'"),

@@ -46,6 +46,7 @@ EVERYTHING = Deployment(
     engine="sim",
     router=RouterPlan("0.0.0.0", 31000, "round_robin", ("--queue-size", "10")),
     gpus="2x8xH200:rdma400",
+    place="pack",
     transfer_backend="nixl",
     python="/opt/a b/bin/python",
     container=Container(

@@ -5,19 +5,17 @@ from itertools import chain
 import pytest
 
 from pdctl.deployment.build import deployment_of
+from pdctl.deployment.placement.places import Place, cautions_of_places
 from pdctl.deployment.ports import DIST_INIT_PORTS, plan_ports
 from pdctl.deployment.records import HERE, Ports, RolePlan, RouterPlan
 from pdctl.deployment.resources import (
-    Place,
     assign_gpus,
     assign_more_gpus,
     choose_backend,
-    crossing,
     index_ranges,
     needs_gpus,
     nvlink_domains,
     parse_gpu_list,
-    place_engines,
 )
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.records import Gpu
@@ -255,7 +253,7 @@ def test_a_tensor_parallel_group_stays_inside_one_nvlink_domain() -> None:
     assigned = assign_gpus(engines, busy)
     domains = {name: {g // 4 for g in gpus} for name, gpus in assigned.items()}
     assert all(len(found) == 1 for found in domains.values())
-    assert crossing(here(assigned), {HERE: TWO_DOMAINS}) == ()
+    assert cautions_of_places(split(), here(assigned), {HERE: TWO_DOMAINS}) == ()
 
 
 def test_small_engines_leave_whole_domains_to_large_ones() -> None:
@@ -268,7 +266,7 @@ def test_small_engines_leave_whole_domains_to_large_ones() -> None:
 def test_where_no_domain_has_room_the_group_crosses_and_says_so() -> None:
     assigned = assign_gpus(colocated(1, roles={"colocated": RolePlan(1, Parallelism(tp=2))}), EIGHT)
     assert assigned == {"colocated-0": (0, 1)}
-    assert crossing(here(assigned), {HERE: EIGHT}) == (
+    assert cautions_of_places(split(), here(assigned), {HERE: EIGHT}) == (
         "colocated-0 spans GPUs 0-1, which have no NVLink between them: "
         "its GPUs communicate over PCIe.",
     )
@@ -300,65 +298,3 @@ def test_simulated_engines_must_fit_on_known_gpus() -> None:
 def test_ranges_are_short() -> None:
     assert index_ranges([6, 0, 1, 2, 4, 5]) == "0-2,4-6"
     assert index_ranges([3]) == "3"
-
-
-def nodes(*num_gpus: int) -> dict[str, list[Gpu]]:
-    return {f"n{i}": [gpu(index) for index in range(num)] for i, num in enumerate(num_gpus)}
-
-
-def test_engines_go_to_the_node_with_the_most_free_gpus_largest_first() -> None:
-    roles = {"prefill": RolePlan(2), "decode": RolePlan(1, Parallelism(tp=4))}
-    placed = place_engines(split(roles=roles), (), nodes(2, 4))
-    assert placed == {
-        "decode-0": Place("n1", (0, 1, 2, 3)),
-        "prefill-0": Place("n0", (0,)),
-        "prefill-1": Place("n0", (1,)),
-    }
-
-
-def test_an_engine_larger_than_every_node_is_refused() -> None:
-    with pytest.raises(
-        EnvironmentProblem, match="2 free GPUs on each of 2 nodes; no nodes"
-    ) as problem:
-        place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), nodes(2, 2))
-    assert problem.value.code == "not_enough_gpus"
-
-
-def test_a_node_that_is_full_is_named_with_who_holds_its_gpus() -> None:
-    busy = [gpu(0), gpu(1, held_gib=70, by="71 python")]
-    with pytest.raises(EnvironmentProblem) as error:
-        place_engines(split(1, 1, parallelism=Parallelism(tp=2)), (), {"n0": busy, "n1": busy})
-    assert error.value.message == (
-        "prefill-0 needs 2 free GPUs on one node; the emptiest, n0, has 1 of 2 "
-        "(GPU 1: 70 GiB held by pid 71 python)."
-    )
-
-
-def test_the_fullest_of_the_nodes_that_an_engine_would_span_is_named() -> None:
-    held = {"n0": [gpu(0), gpu(1)], "n1": [gpu(0), gpu(1, held_gib=70, by="71 python")]}
-    with pytest.raises(EnvironmentProblem) as error:
-        place_engines(split(1, 1, parallelism=Parallelism(tp=4)), (), held)
-    assert error.value.message == (
-        "prefill-0 needs 2 free GPUs on each of 2 nodes; 1 node has as many; n1 has 1 of 2 "
-        "(GPU 1: 70 GiB held by pid 71 python)."
-    )
-
-
-def test_an_engine_that_stays_keeps_its_node_and_a_leaving_one_gives_its_gpu() -> None:
-    router, prefill, decode, last = (
-        replace(spec, node=node)
-        for spec, node in zip(fleet_specs(1, 2), ("n0", "n0", "n1", "n1"), strict=True)
-    )
-    used = nodes(1, 3)
-    for node, index in (("n0", 0), ("n1", 1), ("n1", 2), ("n1", 0)):
-        used[node][index] = replace(used[node][index], memory_used_bytes=70 << 30)
-    placed = place_engines(split(2, 1), (router, prefill, decode, last), used)
-    assert placed["prefill-0"] == Place("n0", (0,))
-    assert placed["decode-0"] == Place("n1", (1,))
-    assert placed["prefill-1"] == Place("n1", (2,))
-
-
-def test_simulated_engines_are_spread_over_the_nodes_with_numbers_of_their_own() -> None:
-    placed = place_engines(split(1, 3, engine="sim"), (), nodes(0, 0))
-    assert [place.node for place in placed.values()] == ["n0", "n1", "n0", "n1"]
-    assert len({place.gpus for place in placed.values()}) == 4

@@ -177,6 +177,29 @@ def test_a_failure_of_no_known_kind_is_quoted_and_said_to_be_unknown() -> None:
             "gpu_fault",
         ),
         ("thread 'main' panicked at src/server.rs:1:2:\nAddrInUse", "port_in_use"),
+        ("AssertionError: Bootstrap port 8998 already in use", "port_in_use"),
+        ("RuntimeError: NPU out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
+        ("RuntimeError: ACL stream synchronize failed, error code:507015", "gpu_fault"),
+        ("E0812 10:00:00.0 12 topology.cpp:60] No matched device found", "bad_nic"),
+        ("E0812 10:00:00.0 12 rdma_context.cpp:9] Failed to open device mlx5_7", "bad_nic"),
+        ("RuntimeError: [gloo/transport/tcp/pair.cc:144] no error", "rendezvous"),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=123.0.", "host_out_of_memory"),
+        (
+            "slurmstepd: error: *** STEP 9.0 ON n1 CANCELLED AT 2026-01-01T10 DUE TO TIME LIMIT",
+            "job_ended",
+        ),
+        (
+            "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 802: system not yet"
+            " initialized",
+            "fabric_manager",
+        ),
+        ("RuntimeError: NVML Shared Library Not Found", "driver"),
+        ("Failed to initialize NVML: Driver/library version mismatch", "driver"),
+        ("RuntimeError: operator sgl_kernel::fp8_scaled_mm does not exist", "kernel_package"),
+        ("ValueError: Unknown quantization method: x. Must be one of ['awq']", "unknown_format"),
+        ("huggingface_hub.errors.HfHubHTTPError: 429 Client Error: Too Many", "offline"),
+        ("RuntimeError: Failed: Assertion error csrc/deep_ep.cpp:123 'num_tokens'", "deepep"),
+        ("RuntimeError: DeepGEMM JIT: NVCC compilation failed", "no_compiler"),
     ],
 )
 def test_variants_of_known_kinds_are_explained(line: str, id_: str) -> None:
@@ -282,3 +305,26 @@ def test_without_a_traceback_the_loudest_line_is_at_hand() -> None:
     assert explain_end(log) is None
     assert loud_line(log).endswith("cannot do it")
     assert loud_line("starting\nbye\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "id_"),
+    [
+        (
+            "WARN smg::upstream: PD backend request failed prefill_url=http://a",
+            "unreachable_engine",
+        ),
+        ("ERROR smg: PD request transport error, both sides aborted: x", "unreachable_engine"),
+        (
+            "ERROR smg: No available prefill workers (all circuits open or unhealthy)",
+            "open_circuits",
+        ),
+        (
+            "ERROR sglang_router_rs: Decode server returned error status url=http://a",
+            "engine_errors",
+        ),
+        ("Losing connection with prefill instance (bootstrap_addr: a:1)", "lost_prefill"),
+    ],
+)
+def test_troubles_in_another_routers_words_are_explained(line: str, id_: str) -> None:
+    assert [trouble.id for trouble in explain_troubles(line)] == [id_]

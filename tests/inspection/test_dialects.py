@@ -191,3 +191,207 @@ def test_slots_of_a_request_depend_on_the_radix_cache_and_the_architecture() -> 
 def test_linear_attention_with_unknown_keys_is_a_guess() -> None:
     types = ["linear_attention", "full_attention"] * 2
     assert "linear attention" in shape({**PLAIN, "layer_types": types}).guesses[0]
+
+
+def ernie_vl(**experts: object) -> dict[str, Any]:
+    return {
+        "architectures": ["Ernie4_5_VLMoeForConditionalGeneration"],
+        "hidden_size": 2560,
+        "intermediate_size": 12288,
+        "num_attention_heads": 20,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 28,
+        "vocab_size": 103424,
+        "moe_intermediate_size": [1536, 512],
+        "moe_k": 6,
+        "moe_num_shared_experts": 2,
+        "tie_word_embeddings": True,
+        **experts,
+    }
+
+
+DBRX = {
+    "architectures": ["DbrxForCausalLM"],
+    "model_type": "dbrx",
+    "attn_config": {"clip_qkv": 8, "kv_n_heads": 8, "rope_theta": 500000},
+    "d_model": 6144,
+    "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+    "max_seq_len": 32768,
+    "n_heads": 48,
+    "n_layers": 40,
+    "vocab_size": 100352,
+}
+GROK_2 = {
+    "architectures": ["Grok1ForCausalLM"],
+    "hidden_size": 8192,
+    "intermediate_size": 32768,
+    "moe_intermediate_size": 16384,
+    "residual_moe": True,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_hidden_layers": 64,
+    "vocab_size": 131072,
+    "sliding_window_size": -1,
+    "tie_word_embeddings": True,
+}
+LLAMA_VISION = {
+    "architectures": ["MllamaForConditionalGeneration"],
+    "text_config": {
+        "model_type": "mllama_text_model",
+        "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 40,
+        "vocab_size": 128256,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "active", "kv"),
+    [
+        # 28 B / 3 B: text experts, those for images, both shared (ERNIE 4.5 report, table 1)
+        (
+            ernie_vl(
+                model_type="ernie4_5_moe_vl",
+                moe_num_experts=[64, 64],
+                moe_layer_start_index=[1, 1],
+                moe_layer_end_index=[29, 28],
+                moe_capacity=[64, 64, 64],
+            ),
+            28.6e9,
+            3.35e9,
+            28 * 4 * 2 * 128 * 2,
+        ),
+        (
+            ernie_vl(
+                model_type="ernie4_5_vl_moe_text",
+                moe_num_experts=64,
+                mlp_layer_types=["dense"] + ["sparse"] * 27,
+            ),
+            28.6e9,
+            3.35e9,
+            28 * 4 * 2 * 128 * 2,
+        ),
+        (DBRX, 132e9, 36e9, 40 * 8 * 2 * 128 * 2),
+        (GROK_2, 268.4e9, 113.8e9, 64 * 8 * 2 * 128 * 2),  # 269.5 B with its head apart
+        (LLAMA_VISION, 9.77e9, 9.25e9, 32 * 8 * 2 * 128 * 2),  # 8 of 40 layers read an image's
+    ],
+    ids=["ernie-vl", "ernie-vl in transformers' words", "dbrx", "grok-2", "llama-vision"],
+)
+def test_parts_that_only_some_tokens_use_take_their_memory(
+    config: dict[str, Any], total: float, active: float, kv: int
+) -> None:
+    llm = llm_from_config(Fields(config, "config.json"), name="model")
+    assert num_params(llm) == pytest.approx(total, rel=0.01)
+    assert num_active_params(llm) == pytest.approx(active, rel=0.02)
+    assert kv_bytes_growing(llm) == kv
+
+
+@pytest.mark.parametrize(
+    ("text_config", "total", "kv"),
+    [
+        ({"model_type": "llama", "vocab_size": 32064}, 6.74e9, 32 * 32 * 2 * 128 * 2),  # LLaVA-1.5
+        (
+            {
+                "model_type": "mistral",
+                "head_dim": 128,
+                "hidden_size": 5120,
+                "intermediate_size": 14336,
+                "num_hidden_layers": 40,
+                "num_key_value_heads": 8,
+                "vocab_size": 131072,
+                "sliding_window": None,
+            },
+            12.25e9,
+            40 * 8 * 2 * 128 * 2,
+        ),  # Pixtral-12B
+        (
+            {"model_type": "qwen2", "intermediate_size": 11008, "vocab_size": 156032},
+            7.75e9,
+            32 * 32 * 2 * 128 * 2,
+        ),  # Qwen2-Audio
+    ],
+)
+def test_sizes_a_vision_model_leaves_to_the_class_are_the_classs(
+    text_config: dict[str, Any], total: float, kv: int
+) -> None:
+    llm = llm_from_config(Fields({"text_config": text_config}, "config.json"), name="model")
+    assert num_params(llm) == pytest.approx(total, rel=0.005)
+    assert kv_bytes_growing(llm) == kv
+    assert not llm.guesses
+
+
+def test_a_language_model_of_its_own_must_give_its_sizes() -> None:
+    with pytest.raises(InvalidInput, match="'num_hidden_layers' is missing"):
+        llm_from_config(Fields({"model_type": "llama", "vocab_size": 32000}, "c"), name="model")
+
+
+def test_a_model_without_attention_is_refused_with_the_reason() -> None:
+    config = {"model_type": "falcon_mamba", "num_hidden_layers": 64, "state_size": 16}
+    with pytest.raises(InvalidInput, match="state-space models without attention"):
+        llm_from_config(Fields({**config, "hidden_size": 4096}, "c"), name="model")
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_5_text", "qwen3_5_moe_text", "beam", "muse_glimmer"])
+def test_gates_that_a_class_always_has_count_where_the_file_is_silent(model_type: str) -> None:
+    config = {
+        "model_type": model_type,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "num_hidden_layers": 1,
+        "vocab_size": 1000,
+    }
+    llm = llm_from_config(Fields(config, "config.json"), name="model")
+    queries = next(m for m in llm.layers[0].matrices if m.leaf == "q")
+    assert queries.params == 2 * 2048 * 16 * 256
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"num_experts": 1, "moe_topk": 1, "num_shared_expert": 1},
+        {"layer_types": ["full_attention"], "mamba_n_heads": 64, "mamba_d_head": 64},
+    ],
+)
+def test_keys_of_parts_that_a_model_lacks_are_no_doubt(idle: dict[str, Any]) -> None:
+    config = {
+        "model_type": "hunyuan_v1_dense",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 1,
+        "vocab_size": 1000,
+        **idle,
+    }
+    assert not llm_from_config(Fields(config, "config.json"), name="model").guesses
+
+
+def test_an_index_of_pooled_keys_takes_a_share_of_its_bytes_per_token() -> None:
+    """ceil((128 + 4) / 16) B: sglang 0.5.23 _compute_dsa_indexer_cell_size."""
+    config = {
+        "model_type": "glm5_next",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_attention_heads": 64,
+        "num_hidden_layers": 2,
+        "vocab_size": 1000,
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 192,
+        "v_head_dim": 256,
+        "index_topk": 2048,
+        "index_head_dim": 128,
+        "index_n_heads": 32,
+        "index_kpool": 16,
+    }
+    llm = llm_from_config(Fields(config, "config.json"), name="model")
+    assert kv_bytes_growing(llm) == 2 * (576 * 2 + 9)

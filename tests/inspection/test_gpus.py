@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 from pdctl.errors import EnvironmentProblem, ExitCode
@@ -159,6 +160,22 @@ class FakeNvml:
         return SimpleNamespace(busId=f"00000000:1{handle}:00.0".encode())
 
 
+class RackNvml(FakeNvml):
+    """Cards that share an NVLink fabric with other hosts; `cluster` is its id."""
+
+    NVML_GPU_FABRIC_STATE_COMPLETED = pynvml.NVML_GPU_FABRIC_STATE_COMPLETED
+    c_nvmlGpuFabricInfoV_t = pynvml.c_nvmlGpuFabricInfoV_t  # noqa: N815
+
+    def __init__(self, cluster: bytes, state: int = 3) -> None:
+        super().__init__(number=1)
+        self.cluster, self.state = cluster, state
+
+    def nvmlDeviceGetGpuFabricInfoV(self, handle: int, info: Any) -> int:  # noqa: N802
+        found = info._obj
+        found.clusterUuid[:], found.cliqueId, found.state = self.cluster, 7, self.state
+        return 0
+
+
 class OldNvml(FakeNvml):
     """A driver of years ago: bytes for text, functions that do not exist yet."""
 
@@ -201,6 +218,18 @@ def test_each_card_has_memory_holders_peers_and_numa_node(tmp_path: Path) -> Non
         ),
     )
     assert nvml.shut_down
+
+
+@pytest.mark.parametrize(
+    ("cluster", "state", "fabric"),
+    [
+        (bytes(range(16)), 3, "00010203-0405-0607-0809-0a0b0c0d0e0f.7"),
+        (bytes(range(16)), 2, ""),  # not joined yet
+        (bytes(16), 3, ""),  # NVSwitches of one host
+    ],
+)
+def test_cards_of_a_rack_name_its_nvlink_fabric(cluster: bytes, state: int, fabric: str) -> None:
+    assert query(RackNvml(cluster, state))[0].fabric == fabric
 
 
 def test_a_machine_without_numa_says_minus_one_which_is_unknown(tmp_path: Path) -> None:
@@ -362,10 +391,9 @@ def test_a_process_of_this_machine_is_called_by_its_name() -> None:
 
 
 def test_the_real_pynvml_has_every_function_asked_for() -> None:
-    import pynvml
-
     needed: Callable[[str], bool] = lambda name: hasattr(pynvml, name)  # noqa: E731
-    functions = [name for name in vars(FakeNvml) if name.lower().startswith("nvml")]
+    fakes = {**vars(FakeNvml), **vars(RackNvml)}
+    functions = [name for name in fakes if name.lower().startswith("nvml")]
     assert all(map(needed, functions))
 
 

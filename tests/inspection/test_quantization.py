@@ -14,6 +14,10 @@ def group(bits: int, kind: str, size: int | None = None) -> dict[str, Any]:
     return {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
 
 
+def quark(weight: object) -> dict[str, Any]:
+    return {"quant_method": "quark", "global_quant_config": {"weight": weight}}
+
+
 @pytest.mark.parametrize(
     ("config", "bytes_per_param", "compute"),
     [
@@ -30,6 +34,23 @@ def group(bits: int, kind: str, size: int | None = None) -> dict[str, Any]:
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, 1.0, "fp8"),
         ({"quant_method": "mxfp4"}, 4.25 / 8, "bf16"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 1.0, "fp8"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128}, (3 + 19 / 128) / 8, "bf16"),
+        ({"quant_method": "moe_wna16", "bits": 4, "group_size": 128}, INT4_AWQ, "bf16"),
+        ({"quant_method": "auto-round", "bits": 4, "data_type": "mx_fp4"}, 4.25 / 8, "fp4"),
+        ({"quant_method": "auto-round", "bits": 4, "data_type": "nv_fp"}, 4.5 / 8, "fp4"),
+        ({"quant_method": "auto-round", "bits": 8, "data_type": "fp"}, 1.0, "fp8"),
+        ({"quant_method": "mxfp8", "weight_block_size": [1, 32]}, 8.25 / 8, "fp8"),
+        ({"quant_method": "torchao", "quant_type": "int8_weight_only"}, 1.0, "fp8"),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnly"}}},
+            INT4_AWQ,
+            "bf16",
+        ),
+        ({"quant_method": "modelopt", "quantization": {"quant_algo": "FP8"}}, 1.0, "fp8"),
+        (quark({"dtype": "fp8_e4m3", "qscheme": "per_tensor"}), 1.0, "fp8"),
+        (quark({"dtype": "fp4", "group_size": 32}), 4.25 / 8, "fp4"),
+        (quark([{"dtype": "fp4", "group_size": 16}, {"dtype": "fp8_e4m3"}]), 4.5 / 8, "fp4"),
+        (quark({"dtype": "int4", "group_size": 128}), INT4_AWQ, "bf16"),
     ],
 )
 def test_a_config_says_bytes_per_parameter_and_arithmetic(
@@ -145,3 +166,43 @@ def test_a_config_that_names_only_layers_that_do_not_exist_says_so() -> None:
     found = quantization_of(Fields(config, "config.json"), num_layers=4)
     assert found is not None
     assert "model.layers.99" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {
+            "quant_method": "gptq",
+            "bits": 4,
+            "dynamic": {"-:.*self_attn.*": {}, "+:.*shared_expert.*": {"bits": 8}},
+        },
+        {
+            "quant_method": "auto-round",
+            "bits": 4,
+            "extra_config": {
+                r".*self_attn.*": {"bits": 16, "data_type": "float"},
+                "model.layers.0.mlp.shared_expert": {"bits": 8},
+                "model.layers.1.mlp.shared_expert": {"bits": 8},
+            },
+        },
+        {
+            **quark({"dtype": "int4", "group_size": 128}),
+            "exclude": ["lm_head", "*self_attn*"],
+            "layer_quant_config": {"*mlp.shared_expert.*": {"weight": {"dtype": "int8"}}},
+        },
+    ],
+)
+def test_matrices_that_a_release_sets_apart_have_their_own_format(config: dict[str, Any]) -> None:
+    found = quantization_of(Fields(config, "config.json"), num_layers=2)
+    assert found is not None
+    assert found.format_of(1, "attention", "q") == BF16
+    assert found.format_of(1, "shared", "up").bytes_per_param == 1.0
+    assert found.format_of(1, "experts", "up").bytes_per_param == INT4_AWQ
+
+
+def test_w4afp8_keeps_experts_in_four_bits_and_the_rest_in_fp8() -> None:
+    """Source: sglang 0.5.23 layers/quantization/w4afp8.py."""
+    found = quantization_of(Fields({"quant_method": "w4afp8"}, "config.json"), num_layers=2)
+    assert found is not None
+    assert found.format_of(0, "attention", "q") == FP8
+    assert found.format_of(0, "experts", "up").bytes_per_param == (4 + 16 / 128) / 8

@@ -92,10 +92,11 @@ def replay(load: Load, *, has_profile: bool = True) -> Outcome:
 
     has_profile: with the bundled step times, measured on engines that did nothing else.
     """
-    return windowed(simulate(_fleet(load, has_profile), load.requests), load.requests)
+    return windowed(simulate(fleet_of(load, has_profile), load.requests), load.requests)
 
 
-def _fleet(load: Load, has_profile: bool) -> Fleet:
+def fleet_of(load: Load, has_profile: bool = True) -> Fleet:
+    """The engines of a load, as they were launched."""
     models = {
         role: EngineModel(
             role,

@@ -3,8 +3,14 @@
 import pytest
 
 from pdctl.perf_model.records import Parallelism, Role
-from pdctl.perf_model.releases import is_newer_than_read, numbers, prefill_graphs
+from pdctl.perf_model.releases import (
+    is_newer_than_read,
+    numbers,
+    prefill_graphs,
+    waits_in_layers,
+)
 from pdctl.perf_model.roofline import step_times
+from pdctl.perf_model.simulator.steps import pairs, prefill_s
 from tests.perf_model.shapes import cluster, llm
 
 
@@ -47,3 +53,22 @@ def test_an_old_release_launches_a_short_prompt_for_longer_than_it_computes() ->
     )
     assert not old.prefill_graphs
     assert new.prefill_graphs
+
+
+def test_before_the_graphs_each_layer_of_linear_attention_waits_for_the_gpu() -> None:
+    old, new = (
+        step_times(
+            llm("qwen3-next-80b-a3b"), cluster(), Parallelism(tp=4), "prefill", release=release
+        )
+        for release in ("0.5.9", "0.5.15")
+    )
+    assert not new.prefill_graphs
+    assert waits_in_layers("0.5.9")
+    assert not waits_in_layers("0.5.15")
+    assert prefill_s(old, 8192, pairs(8192)) > old.eager_s + 8192 * old.prefill_row_s
+    assert prefill_s(new, 64, pairs(64)) == pytest.approx(new.eager_s)
+
+
+def test_layers_without_states_launch_ahead_in_every_release() -> None:
+    times = step_times(llm("llama-3.1-8b"), cluster(), Parallelism(), "prefill", release="0.5.9")
+    assert prefill_s(times, 64, pairs(64)) == times.eager_s

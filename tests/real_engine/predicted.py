@@ -20,10 +20,9 @@ from typing import Any
 from pdctl.measurement.results import read_results, summary
 from tests.real_engine.installed import PYTHON
 from tests.real_engine.loopback import loopback_only
-from tests.real_engine.test_real_engine import COLOCATED, PORT, Real, split
+from tests.real_engine.test_real_engine import COLOCATED, ROUTER, Real, split
 
 LAYOUTS: Mapping[str, Mapping[str, Any]] = {"1C": COLOCATED, "1P1D": split()}
-ROUTER = f"http://127.0.0.1:{PORT}"
 
 
 def make_model(folder: Path, layers: int, hidden: int) -> Path:

@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 PORT = 30000
+ROUTER = f"http://127.0.0.1:{PORT}"
 NUM_PROMPTS = 20
 MAX_NEW_TOKENS = 16
 ON_CPU = (
@@ -47,6 +48,22 @@ def split(decode_args: str = "", **env: str) -> dict[str, Any]:
         "prefill": {"engines": 1, "env": environment},
         "decode": {"engines": 1, "env": environment, "args": args},
     }
+
+
+def document(name: str, model: Path, roles: Mapping[str, Any]) -> str:
+    """A pd.yaml for engines on the CPU; JSON is YAML."""
+    return json.dumps(
+        {
+            "schema": 1,
+            "name": name,
+            "model": str(model),
+            "python": str(PYTHON),
+            "transfer_backend": "mooncake_tcp",
+            "args": ON_CPU,
+            "router": {"port": PORT, "policy": "round_robin"},
+            **roles,
+        }
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,18 +99,8 @@ class Real:
 
     def up(self, name: str, roles: Mapping[str, Any], *, code: int = 0) -> Any:
         """Start a deployment and wait until it serves, or fails as expected."""
-        document = {
-            "schema": 1,
-            "name": name,
-            "model": str(self.model),
-            "python": str(PYTHON),
-            "transfer_backend": "mooncake_tcp",
-            "args": ON_CPU,
-            "router": {"port": PORT, "policy": "round_robin"},
-            **roles,
-        }
         file = self.folder / f"{name}.yaml"
-        file.write_text(json.dumps(document))  # JSON is YAML
+        file.write_text(document(name, self.model, roles))
         return self.pdctl("up", "-f", str(file), "-d", "--timeout", "10min", code=code)
 
     def logs(self) -> str:
@@ -148,18 +155,18 @@ def prompts() -> list[list[int]]:
     return [[chance.randrange(3, 259) for _ in range(length)] for length in lengths]
 
 
-def generate(input_ids: list[int]) -> list[int]:
+def generate(input_ids: list[int], url: str = ROUTER) -> list[int]:
     """The greedy tokens that follow a prompt, through the router."""
-    tokens = ask(input_ids)["output_ids"]
+    tokens = ask(input_ids, url)["output_ids"]
     assert len(tokens) == MAX_NEW_TOKENS
     return [int(token) for token in tokens]
 
 
-def ask(input_ids: list[int]) -> Any:
+def ask(input_ids: list[int], url: str = ROUTER) -> Any:
     """The whole answer to a prompt, through the router."""
     sampling = {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 0, "ignore_eos": True}
     request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/generate",
+        f"{url}/generate",
         data=json.dumps({"input_ids": input_ids, "sampling_params": sampling}).encode(),
         headers={"content-type": "application/json"},
     )

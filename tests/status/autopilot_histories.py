@@ -3,7 +3,9 @@
 The truth is one simulator run; a pilot sees only requests that have ended, as it would in the
 logs, and a model of the engines that may be wrong. To print the table of docs/autopilot.md:
 
-    bash tests/compiled.sh python -m tests.status.autopilot_histories 0 1000
+    bash tests/compiled.sh python -m tests.status.autopilot_histories 1000 2000 /tmp/days.jsonl
+
+The file keeps one line per day, and a run that was stopped goes on from there.
 """
 
 import json
@@ -13,6 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
+from pathlib import Path
 from statistics import fmean
 
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample, StepTimes
@@ -426,13 +429,19 @@ BASELINES: dict[str, Pilot] = {
 
 @dataclass(frozen=True)
 class Result:
-    """The goodput of one history under every pilot."""
+    """The goodput of one history under every pilot.
+
+    best_visited: of the splits that the autopilot had, the best if it had been there from the
+    beginning. best_kept: the best if the autopilot had stopped moving after any of its moves, or
+    before the first.
+    """
 
     seed: int
     kind: str
     autopilot: float
     started_with: float
     best_visited: float
+    best_kept: float
     best_static: float
     baselines: dict[str, float]
     num_moves: int
@@ -453,6 +462,7 @@ def result_of(seed: int, *, baselines: bool = True) -> Result:
         autopilot=goodput(flight),
         started_with=known[history.start.layout],
         best_visited=max(known[one] for one in visited),
+        best_kept=max(goodput(one) for one in _kept(flight)),
         best_static=max(known.values()),
         baselines={
             name: goodput(fly(history, one)) for name, one in BASELINES.items() if baselines
@@ -465,11 +475,20 @@ def result_of(seed: int, *, baselines: bool = True) -> Result:
     )
 
 
+def _kept(flight: Flight) -> Iterator[Flight]:
+    """The flights that end with one of its splits, each taken when the autopilot took it."""
+    for num in range(len(flight.moves) + 1):
+        kept = Flight.of(flight.history)
+        for move in flight.moves[:num]:
+            kept.go(move.after, move.at_s)
+        yield kept
+
+
 def table(results: Sequence[Result]) -> str:
     """Mean goodputs in per cent, and how many days ended more than 2 points below a reference."""
     lines = [
-        "kind           days  autopilot  alone   N/4  adjacent  queue  best | below alone, visited"
-        ", best | moves undone hasty"
+        "kind           days  autopilot  alone   N/4  adjacent  queue  best | below alone, kept, "
+        "visited, best | moves undone hasty"
     ]
     for kind in ("drift", "fault", "wrong model", "lie", ""):
         of_kind = [one for one in results if kind in ("", one.kind)]
@@ -487,21 +506,28 @@ def _row(kind: str, results: Sequence[Result]) -> str:
     best = [one.best_static for one in results]
     means = "  ".join(f"{100 * fmean(one):6.1f}" for one in (*shares, *others, best))
     moves, undone = sum(one.num_moves for one in results), sum(one.num_undone for one in results)
-    return (
-        f"{kind:13} {len(results):5}  {means} | {below('started_with')} {below('best_visited')} "
-        f"{below('best_static')} | {moves} {undone} {sum(one.hasty_pairs for one in results)}"
+    worse = " ".join(
+        str(below(one)) for one in ("started_with", "best_kept", "best_visited", "best_static")
     )
+    hasty = sum(one.hasty_pairs for one in results)
+    return f"{kind:13} {len(results):5}  {means} | {worse} | {moves} {undone} {hasty}"
 
 
 def main() -> None:
-    """Fly the histories of FIRST to LAST; write a line of JSON for each, and the table last."""
-    first, last = map(int, sys.argv[1:])
-    results = []
+    """Fly the histories of FIRST to LAST that FILE lacks, add them to it, and print the table."""
+    first, last, path = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    done = {one.seed: one for one in _read(path)}
     for seed in range(first, last):
-        results.append(result_of(seed))
-        sys.stdout.write(json.dumps(asdict(results[-1])) + "\n")
-        sys.stdout.flush()
-    sys.stdout.write(table(results) + "\n")
+        if seed not in done:
+            done[seed] = result_of(seed)
+            with path.open("a") as file:
+                file.write(json.dumps(asdict(done[seed])) + "\n")
+    sys.stdout.write(table([done[seed] for seed in range(first, last)]) + "\n")
+
+
+def _read(path: Path) -> list[Result]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Result(**json.loads(line)) for line in lines]
 
 
 if __name__ == "__main__":

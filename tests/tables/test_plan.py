@@ -81,7 +81,7 @@ def lines_of(text: str) -> list[str]:
 def test_the_answer_comes_first_with_its_confidence_and_intervals() -> None:
     first, second, *_ = lines_of(screen(verdict()))
     assert "Split: run 5 prefill and 3 decode engines (5P3D)" in first
-    assert "sure? medium · rates ±22 % (roofline)" in first
+    assert "sure? medium · step times from datasheets" in first
     assert second == "A split carries up to 5.5 req/s within your SLOs, colocated 2.6."
 
 
@@ -133,9 +133,9 @@ def test_how_many_gpus_would_do_and_what_a_failure_leaves_are_said() -> None:
     down = (OneDown("prefill", 0.0), OneDown("decode", 0.8437))
     pd = arm("5P3D", gpus_needed=6, one_down=down)
     text = screen(verdict(arms={"colocated": arm("8C", gpus_needed=8), "pd": pd}))
-    assert "At 3.4 req/s 6 of these 8 GPUs would do (split)." in text
-    assert "With one prefill engine down 5P3D cannot keep up." in text
-    assert "With one decode engine down 84.3 % of the requests meet your SLOs." in text
+    assert "At 3.4 req/s, 6 of these 8 GPUs are enough (split)." in text
+    assert "With one prefill engine down, 5P3D cannot keep up." in text
+    assert "With one decode engine down, 84.3 % of the requests meet your SLOs." in text
 
 
 def test_every_rule_says_what_it_favours_and_unknown_stays_a_question() -> None:
@@ -231,10 +231,13 @@ def test_a_bar_is_as_long_as_its_share() -> None:
     assert bar(1 / 64, 8) == "▏"
 
 
-def test_the_basis_names_a_profile_kind_and_its_intervals() -> None:
-    assert basis(verdict(provenance=Provenance("fitted", "h200", errors(0.1)))) == (
-        "rates ±10 % (fitted)"
-    )
+def test_the_basis_is_the_source_of_the_step_times() -> None:
+    told = verdict(provenance=Provenance("fitted", "h200", errors(0.1)))
+    assert basis(told) == "step times fitted to a profile"
+
+
+def test_a_wide_interval_is_a_factor() -> None:
+    assert width(errors(0.1).rate) == "±10 %"
     assert width(errors(1.4).ttft) == "within 2.4×"
 
 

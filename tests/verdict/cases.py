@@ -206,8 +206,8 @@ source.
 
 pdctl can answer {asked} of the {num} cases. It agrees with {right} of them, disagrees with {wrong}
 ({confident} of these with more than low confidence), and leaves {close} open. No constant was
-fitted to a case. All times are rooflines; docs/accuracy.md has their intervals. "Share" is the
-number of prefill GPUs over all GPUs of the split.
+fitted to a case. All step times are rooflines; docs/accuracy.md has their intervals. "Share" is
+the share of the split's GPUs that prefill has.
 
 """
 COLUMNS = (

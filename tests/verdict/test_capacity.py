@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from pdctl.perf_model.records import Fleet
+from pdctl.units import format_rate
 from pdctl.verdict.capacity import STEP, Candidate, CapacitySearch, rung_below, rung_rps
 from pdctl.verdict.trials import Trials, sample_of, trials_on
 from pdctl.workload.arrivals import make_requests
@@ -26,6 +27,11 @@ def capacity(*candidates: Candidate, slo: Slo = SLO) -> CapacitySearch:
 def test_a_rate_lies_between_two_rungs(rate: float) -> None:
     rung = rung_below(rate)
     assert rung_rps(rung) <= rate < rung_rps(rung + 1)
+
+
+def test_a_rung_is_printed_as_it_is() -> None:
+    rates = [rung_rps(rung) for rung in range(rung_below(0.001), rung_below(9000.0))]
+    assert [float(format_rate(rate)) for rate in rates] == rates
 
 
 @pytest.mark.parametrize("guess", [0.1, 1.0, 4.0, 60.0])

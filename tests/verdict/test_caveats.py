@@ -40,9 +40,9 @@ def test_a_release_is_that_of_every_engine_and_must_begin_with_a_number() -> Non
         of_release(asked, "main")
 
 
-def ttft_width(release: str, profile: Profile) -> float:
+def ttft_width(release: str, profile: Profile, prompt_tokens: int) -> float:
     """The half-width of TTFT's interval for a prefill engine of this release."""
-    asked = question(gpus=f"8x{profile.gpu}", profile=profile)
+    asked = question(gpus=f"8x{profile.gpu}", isl=prompt_tokens, profile=profile)
     settings = Serving(release=release)
     prefill = engine_model(
         asked.llm, asked.cluster, Parallelism(), "prefill", profile=profile, serving=settings
@@ -51,13 +51,20 @@ def ttft_width(release: str, profile: Profile) -> float:
     return provenance_of(asked, [fleet], running=1).errors.ttft.half_width
 
 
-def test_launches_at_a_speed_nobody_measured_widen_first_tokens_without_graphs() -> None:
-    unknown = named_profile("h200--dense-gqa--sglang-0.5.15--fa3")
-    assert "eager_s" not in unknown.factors
-    assert ttft_width("0.5.15", unknown) > 1.5 * ttft_width("0.5.23", unknown)
+UNKNOWN_SPEED = "h200--dense-gqa--sglang-0.5.15--fa3"
+KNOWN_SPEED = "h100--dense-gqa--sglang-0.5.15--fa3"
 
 
-def test_a_profile_that_knows_how_fast_its_host_launches_is_not_widened() -> None:
-    known = named_profile("h100--dense-gqa--sglang-0.5.15--fa3")
-    assert "eager_s" in known.factors
-    assert ttft_width("0.5.15", known) == ttft_width("0.5.23", known)
+@pytest.mark.parametrize("name", [UNKNOWN_SPEED, KNOWN_SPEED])
+def test_launches_widen_first_tokens_of_short_prompts_without_graphs(name: str) -> None:
+    profile = named_profile(name)
+    assert ("eager_s" in profile.factors) == (name == KNOWN_SPEED)
+    assert ttft_width("0.5.15", profile, 256) > 2 * ttft_width("0.5.23", profile, 256)
+    assert ttft_width("0.5.15", profile, 8192) == ttft_width("0.5.23", profile, 8192)
+
+
+def test_launches_at_a_speed_that_nobody_measured_widen_first_tokens_more() -> None:
+    known, unknown = (
+        ttft_width("0.5.15", named_profile(name), 64) for name in (KNOWN_SPEED, UNKNOWN_SPEED)
+    )
+    assert known < unknown

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Fleet, Percentiles
 from pdctl.verdict.judge import (
     Known,
@@ -134,6 +135,18 @@ def test_a_gpu_that_nobody_measured_has_wider_intervals() -> None:
     known, unseen = (provenance_of(question(gpus=gpus)) for gpus in ("8xB200", "8xMI300X"))
     assert known.errors.tpot.half_width < unseen.errors.tpot.half_width
     assert known.errors.rate_ratio.high < unseen.errors.rate_ratio.high
+
+
+def test_a_profile_counts_only_for_its_own_model_and_with_more_measurements_than_factors() -> None:
+    own = named_profile("h200--dense-gqa--sglang-0.5.15--fa3")
+    few = replace(own, measurements=own.measurements[:1])
+    found = [
+        provenance_of(question(model, profile=profile))
+        for model, profile in (("llama-3.1-8b", own), ("qwen3-32b", own), ("llama-3.1-8b", few))
+    ]
+    assert [one.basis for one in found] == ["fitted", "relative", "relative"]
+    widths = [one.errors.rate.half_width for one in found]
+    assert widths[0] < widths[1] == widths[2]
 
 
 def test_an_engine_across_hosts_has_wider_intervals() -> None:

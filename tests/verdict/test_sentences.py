@@ -97,9 +97,9 @@ def test_a_no_within_the_interval_says_what_the_best_layout_may_carry() -> None:
 
 
 @pytest.mark.parametrize(("needed", "words"), [
-    (1, "1 of these 8 GPUs would do (split)."),
+    (1, "1 of these 8 GPUs is enough (split)."),
     (8, "It takes all 8 GPUs."),
-    (24, "About 24 of these GPUs would do."),
+    (24, "About 24 GPUs of this kind would be enough."),
     (None, ""),
 ])  # fmt: skip
 def test_how_many_gpus_would_do(needed: int | None, words: str) -> None:
@@ -113,12 +113,12 @@ def test_what_one_failure_leaves_is_never_told_too_well() -> None:
     down = (OneDown("prefill", 0.8999), OneDown("decode", 0.0))
     told.arms["pd"] = replace(told.arms["pd"], one_down=down)
     assert list(down_sentences(ASKED, told)) == [
-        "With one prefill engine down 89.9 % of the requests meet your SLOs.",
-        "With one decode engine down 5P3D cannot keep up.",
+        "With one prefill engine down, 89.9 % of the requests meet your SLOs.",
+        "With one decode engine down, 5P3D cannot keep up.",
     ]
     told.arms["pd"] = replace(told.arms["pd"], counts=counts_in("7P1D"), one_down=down[1:])
     assert list(down_sentences(ASKED, told)) == [
-        "With its only decode engine down 7P1D serves nothing."
+        "With its only decode engine down, 7P1D serves nothing."
     ]
 
 

@@ -148,7 +148,7 @@ def test_no_layout_meets_never_stands_over_too_close_to_call() -> None:
     assert (told["reason"], told["meets_slo"]) == (verdict.unmet, False)
     needed = fewest_gpus(verdict.arms)
     assert needed is not None
-    assert f"About {needed} of these GPUs would do." in verdict.unmet
+    assert f"About {needed} GPUs of this kind would be enough." in verdict.unmet
 
 
 def test_prompts_beyond_the_context_are_refused() -> None:
@@ -232,7 +232,7 @@ def test_rules_and_simulation_that_disagree_are_both_said() -> None:
     told = replace(verdict, verdict="pd", evidence="pd", lean="colocated", decided_by="evidence")
     assert list(disagreement(told)) == [
         "The rules favour colocated (short prompts, one node).",
-        "The simulation favours a split, and decided with low confidence.",
+        "The simulation favours a split with low confidence, and overrules them.",
     ]
     assert list(disagreement(replace(told, lean="pd"))) == []
 

@@ -232,11 +232,11 @@ def test_the_usual_spread_leaves_no_more_than_a_hundredth_beyond_the_context(
 def test_the_way_lengths_are_drawn_is_said() -> None:
     line = drawn_line(workload_from_lengths(isl=8000, osl=1, isl_cv=1.3))
     assert line is not None
-    assert "prompts 8,000 tokens in the mean (CV 1.3), outputs 1 token each" in line
+    assert "prompts 8,000 tokens on average (CV 1.3), outputs 1 token each" in line
     assert "--isl-cv 0" in line
     equal = drawn_line(workload_from_lengths(isl=8000, osl=9, isl_cv=0, osl_cv=0))
     assert equal is not None
-    assert "equal lengths" in equal
+    assert equal.endswith("outputs 9 tokens each.")
     assert drawn_line(workload_from_lengths(isl=8000, osl=None)) is None
 
 

@@ -1,8 +1,11 @@
 """Traces of every format, and what is wrong with a broken one."""
 
+import bz2
 import contextlib
 import gzip
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -395,3 +398,89 @@ def test_lengths_one_level_down_are_found(file: Path) -> None:
     trace = read(file, "\n".join(map(json.dumps, rows)))
     assert (len(trace.requests), trace.time_unit) == (60, "s")
     assert trace.columns == ("created in s", "prompt_tokens", "completion_tokens")
+
+
+AIPERF = """{"metadata": {"request_start_ns": %d000000000, "was_cancelled": false},
+ "metrics": {"input_sequence_length": {"value": 700, "unit": "tokens"},
+             "output_sequence_length": {"value": 5, "unit": "tokens"}}}"""
+REPORT = {
+    "benchmarks": [
+        {
+            "requests": {
+                "successful": [
+                    {"prompt_tokens": 700, "output_tokens": 5, "start_time": 1760000000.0 + i}
+                    for i in range(3)
+                ],
+                "errored": [],
+            }
+        }
+    ]
+}
+ROWS = "".join(f"{i},700,5\n" for i in range(3))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "".join(AIPERF.replace("\n", "") % (1760000000 + i) + "\n" for i in range(3)),
+        json.dumps(REPORT),
+        json.dumps({"t": [0, 1, 2], "isl": [700] * 3, "osl": [5] * 3}),
+        json.dumps(
+            {k: {str(i): v for i in range(3)} for k, v in (("isl", 700), ("osl", 5))}
+            | {"start_s": {"0": 0, "1": 1, "2": 2}}
+        ),
+        "arrival_timestamp,batch_size,prompt_size,token_size\n"
+        + "".join(f"{i},1,700,5\n" for i in range(3)),
+        "# exported today\n\n# by hand\nstart_s,isl,osl\n" + ROWS,
+        "# start_s,isl,osl\n" + ROWS,
+        "arrival_minutes,isl,osl\n" + "".join(f"{i / 60},700,5\n" for i in range(3)),
+        'start_s,"prompt tokens",osl\n' + "".join(f'{i},"700",5\n' for i in range(3)),
+    ],
+    ids=[
+        "aiperf",
+        "guidellm",
+        "by column",
+        "pandas",
+        "splitwise",
+        "comments",
+        "commented header",
+        "minutes",
+        "quotes",
+    ],
+)
+def test_the_same_requests_are_read_from_every_public_spelling(file: Path, content: str) -> None:
+    trace = read(file, content)
+    assert list(trace.requests.isl) == [700] * 3
+    assert list(trace.requests.osl) == [5] * 3
+    assert list(trace.requests.arrival_s) == pytest.approx([0, 1, 2], abs=1e-3)
+
+
+def test_thousands_may_be_set_apart(file: Path) -> None:
+    assert list(read(file, 'isl,osl\n"12,035","1,000"\n').requests.isl) == [12035]
+
+
+def test_a_rate_of_tokens_is_no_length(file: Path) -> None:
+    one = {"output_throughput_token_per_s": 30, "number_output_tokens": 200}
+    trace = read(file, json.dumps([{"number_input_tokens": 700, **one}]))
+    assert trace.columns == ("number_input_tokens", "number_output_tokens")
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_other_packings_of_python_are_read_too(file: Path, pack: Callable[[bytes], bytes]) -> None:
+    assert list(read(file, pack(b"isl,osl\n700,5\n")).requests.isl) == [700]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"PAR1\x15\x04", "a Parquet file"),
+        (b"PK\x03\x04\0\0", "a zip archive"),
+        (b"\x28\xb5\x2f\xfd\0", "packed by zstd"),
+        ("isl,osl\n700,5\n".encode("utf-16"), "UTF-16 text"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named_for_what_it_is(
+    file: Path, content: bytes, kind: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"trace is {kind}; pdctl reads text"):
+        read(file, content)

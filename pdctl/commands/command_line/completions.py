@@ -89,8 +89,7 @@ def logs_and_processes(context: Any) -> Iterable[str]:
 
 def topics(context: Any) -> Iterable[str]:
     """Topics of `help`, and verbs."""
-    from pdctl.commands.command_line.topics import TOPICS
-    from pdctl.commands.command_line.verbs import VERBS
+    from pdctl.commands.command_line.verbs import TOPICS, VERBS
 
     return (*TOPICS, *VERBS)
 
@@ -139,6 +138,7 @@ BY_NAME: dict[str | None, Words] = {
     "gpus": gpu_kinds,
     "engine": _values("sglang", "sim"),
     "policy": policies,
+    "place": _values("spread", "pack", "domain"),
     "transfer_backend": transfer_backends,
     "time_unit": _values("s", "ms", "us", "ns"),
     "attention_backend": attention_backends,

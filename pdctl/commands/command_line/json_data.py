@@ -138,10 +138,18 @@ class WrittenFile(TypedDict):
     file: str
 
 
+class GpusOnNode(TypedDict):
+    """The GPUs of one process on one node, by index; "" is this machine."""
+
+    node: str
+    gpus: list[int]
+
+
 class ProcessCommand(TypedDict):
     """One process as `up --dry-run` would start it."""
 
     name: str
+    places: list[GpusOnNode]
     argv: list[str]
     env: dict[str, str]
 

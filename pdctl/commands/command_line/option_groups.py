@@ -9,12 +9,12 @@ ROLE_SIZES = tuple(
 # verb -> heading -> names of the options' parameters, in the order in which they are shown
 GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "plan": {
-        "GPUs and model": ("gpus", "on", "profile"),
+        "GPUs and model": ("gpus", "gpu_file", "on", "profile"),
         "Requests": (
             *("trace", "time_unit", "lengths", "isl", "osl", "isl_cv", "osl_cv", "rate"),
             *("concurrency", "prefix_hit", "from_url", "window", "skip_bad", "api_key_file"),
         ),
-        "Service levels": ("ttft", "tpot", "attainment"),
+        "Service levels": ("ttft", "tpot", "attainment", "fewest"),
         "Layouts to consider": (
             *("total", "tp", "pp", "dp", "ep", *ROLE_SIZES),
             *("spec_draft_tokens", "spec_accept_length", "seed"),
@@ -23,17 +23,21 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             *("attention_backend", "chunked_prefill_size", "mem_fraction_static"),
             *("kv_cache_dtype", "quantization", "page_size", "mamba_full_memory_ratio"),
             *("mamba_radix_cache_strategy", "policy", "args", "prefill_args", "decode_args"),
+            *("scheduler_recv_interval", "release"),
         ),
     },
     "up": {
-        "What to start": ("file", "prefill", "total", "engine", "gpus", "name", "sim_speed"),
+        "What to start": (
+            *("file", "prefill", "total", "engine", "gpus", "name", "sim_speed"),
+            *("on", "place"),
+        ),
         "Engines": (
             *("tp", "pp", "dp", "ep", *ROLE_SIZES, "args", "prefill_args"),
             *("decode_args", "transfer_backend", "python", "trust_remote_code"),
             "no_request_times",
         ),
         "Router": ("host", "port", "policy", "router_args", "api_key_file"),
-        "What to observe": ("metrics_endpoint", "otlp", "no_what_if"),
+        "What to observe": ("ttft", "tpot", "metrics_endpoint", "otlp", "no_what_if"),
         "How to start": ("detach", "timeout", "resume", "dry_run"),
     },
     "measure": {

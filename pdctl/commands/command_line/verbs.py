@@ -1,4 +1,4 @@
-"""The verbs of pdctl, in the order in which --help lists them."""
+"""The verbs of pdctl, in the order in which --help lists them, and the topics of `pdctl help`."""
 
 # verb -> description for `pdctl --help`; pdctl.commands.VERB has a function of that name
 VERBS = {
@@ -18,4 +18,21 @@ VERBS = {
     "calibrate": "Measure an engine's step times; plan then uses them.",
     "schema": "Print the JSON Schema of what a verb prints with --json.",
     "help": "Explain a topic: exit codes, JSON, trace formats, words.",
+}
+
+# topic -> its page under docs/; README and a wheel hold the same files
+TOPICS = {
+    "autopilot": "autopilot.md",
+    "completion": "completion.md",
+    "doctor": "doctor.md",
+    "exit-codes": "exit-codes.md",
+    "explain": "explain.md",
+    "glossary": "glossary.md",
+    "gpus": "gpus.md",
+    "json": "json.md",
+    "pd.yaml": "pd-yaml.md",
+    "security": "security.md",
+    "status-columns": "status-columns.md",
+    "supervision": "supervision.md",
+    "traces": "traces.md",
 }

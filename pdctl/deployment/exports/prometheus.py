@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from pdctl.deployment.exports import queries as q
 from pdctl.deployment.records import Deployment, ProcessSpec
-from pdctl.paths import state_home
+from pdctl.paths import TARGETS_FILE, state_home
 
 RULES_FILE = "pdctl-rules.yml"
-TARGETS_FILE = "prometheus-targets.json"
 
 # Recorded once, because several alerts and their history need them.
 PREFILL_WAITING = "deployment:pd_prefill_waiting:sum"

@@ -131,8 +131,19 @@ def sbatch_options(deployment: Deployment, cluster: ClusterFile, num_nodes: int)
         *(("--exclusive", "--mem=0") if settings.exclusive else ()),
         *_time_options(settings),
         "--no-requeue",
+        *_segment(deployment, settings, num_nodes),
         *settings.options,
     )
+
+
+def _segment(deployment: Deployment, settings: SlurmSettings, num_nodes: int) -> tuple[str, ...]:
+    """One NVLink domain for the whole job.
+
+    Source: sbatch manual of Slurm 23.11: --segment keeps so many nodes in one block.
+    """
+    has_own = any(option.startswith("--segment") for option in settings.options)
+    wants_one = deployment.place == "domain" and num_nodes > 1 and not has_own
+    return (f"--segment={num_nodes}",) if wants_one else ()
 
 
 def _gpu_options(deployment: Deployment, cluster: ClusterFile, num_nodes: int) -> tuple[str, ...]:

@@ -11,14 +11,22 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pdctl.deployment import containers
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import Container, ProcessSpec
-from pdctl.engines.launchers.agents import ANSWER_S, QUICK_S, AgentCall, Agents, NodeLost
+from pdctl.engines.launchers.agents import (
+    ANSWER_S,
+    QUICK_S,
+    AgentCall,
+    Agents,
+    Inquiry,
+    NodeLost,
+)
 from pdctl.engines.launchers.command import after_preamble, command_of
 from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.local import LocalLauncher
@@ -32,21 +40,20 @@ from pdctl.paths import HOME_VARIABLE, state_home
 PORT_BLOCK = 100  # as many ports are asked about at once
 PORTS_FRESH_S = 2.0
 MODEL_S = 60.0  # hundreds of files on a cold shared file system
-LOOK_AGAIN_S = 1.0  # at a task that no process of this machine stands for
+TAKEN_OVER_S = 10.0  # how long a start waits for a node after a supervisor has taken over
 
 
 @dataclass
 class Step:
     """One rank of a task.
 
-    client: the process of this machine that stands for it, if there is one. asked: a question to
-    its node about its end, which need not be answered soon.
+    client: the process of this machine that stands for it, if there is one. its_end: what its node
+    says about it otherwise.
     """
 
     node: str
     client: Handle | None
-    asked: AgentCall | None = None
-    asked_at: float = 0.0
+    its_end: Inquiry = field(default_factory=Inquiry)
 
 
 @dataclass
@@ -65,9 +72,9 @@ class AgentLauncher(LocalLauncher, ABC):
         super().__init__(run_id, cwd=cwd, death_signal=None)
         self._agents = agents
         self._tasks: dict[Handle, _Task] = {}
-        # nodes on which something could not be killed, each with a call about what runs there
-        self._unswept: dict[str, AgentCall | None] = {}
-        self._swept_at = 0.0
+        # nodes that may run what is not wanted, each asked about its tasks
+        self._unswept: dict[str, Inquiry] = {}
+        self._taken_over_at = -TAKEN_OVER_S
         self._ports: dict[tuple[str, int, bool], tuple[float, frozenset[int]]] = {}
         self._nodes: tuple[str, ...] = ()
         self._cluster: ClusterFile | None = None
@@ -211,7 +218,7 @@ class AgentLauncher(LocalLauncher, ABC):
         Raises OSError while a node may still run what was to be killed there.
         """
         for node in (spec.node, *(f.node for f in spec.followers)):
-            if node in self._unswept:
+            if not self._is_swept(node):
                 raise OSError(errno.EHOSTUNREACH, f"{node} does not answer")
         try:
             return self._start(spec)
@@ -233,25 +240,32 @@ class AgentLauncher(LocalLauncher, ABC):
         """The command with the API key, in its container, after the preamble of cluster.yaml."""
         return after_preamble(self._settings().preamble, command_of(rank, self._run_id))
 
+    def _is_swept(self, node: str) -> bool:
+        """True if nothing unwanted runs there. A node just taken over may have yet to answer."""
+        while node in self._unswept and time.monotonic() - self._taken_over_at < TAKEN_OVER_S:
+            self._sweep_again()
+            time.sleep(0.01)
+        return node not in self._unswept
+
     def _sweep_again(self) -> None:
         """Kill what is not wanted on nodes that did not answer and do now. Waits for none."""
-        if not self._unswept or time.monotonic() - self._swept_at < LOOK_AGAIN_S:
+        if not self._unswept:
             return
-        self._swept_at = time.monotonic()
         wanted = {task.name for task in self._tasks.values() if task.exit is None}
-        for node, asked in tuple(self._unswept.items()):
-            if asked is not None and not asked.is_answered():
+        for node, its_tasks in tuple(self._unswept.items()):
+            found = its_tasks.look(partial(self._send, node, "tasks"))
+            if found is None:
                 continue
-            found = ((asked and asked.reply()) or {}).get("value")
-            with suppress(NodeLost):
-                agent = self._agents.on(node)
-                others = {task for _, task in found or () if task} - wanted
-                for task in others:
-                    agent.send("kill", self._run_id, task)
-                if found is not None and not others:
-                    del self._unswept[node]
-                else:
-                    self._unswept[node] = agent.send("tasks", self._run_id)
+            others = {task for _, task in found if task} - wanted
+            for task in others:
+                with suppress(NodeLost):
+                    self._send(node, "kill", task)
+            if not others:
+                del self._unswept[node]
+
+    def _send(self, node: str, do: str, *task: str) -> AgentCall:
+        """Ask a node about this deployment, or about one of its tasks. Waits for no answer."""
+        return self._agents.on(node).send(do, self._run_id, *task)
 
     def _keep_task(self, task: _Task, started: Started) -> Started:
         where = (f"{step.node}={step.client or ''}" for step in task.steps)
@@ -261,7 +275,7 @@ class AgentLauncher(LocalLauncher, ABC):
         return replace(started, handle=handle, label=f"task on {nodes}")
 
     def adopt(self, handles: Sequence[Handle]) -> tuple[Started | None, ...]:
-        """Take over processes of which every step is alive; end the rest of the others.
+        """Take over all processes. Waits for no node: one that is slow must not lose its engines.
 
         A step without a process on this machine is watched through its node's agent.
         """
@@ -269,17 +283,10 @@ class AgentLauncher(LocalLauncher, ABC):
         for step in (step for task in tasks for step in task.steps):
             if step.client is not None and self._adopted(step.client) is None:
                 step.client = None
-        asked = {step.node for task in tasks for step in task.steps if step.client is None}
-        found = self._from_each(asked, "tasks", self._run_id)
-        alive = {(node, task) for node, rows in found.items() for _, task in rows}
-        return tuple(self._adopted_task(task, alive) for task in tasks)
-
-    def _adopted_task(self, task: _Task, alive: Collection[tuple[str, str]]) -> Started | None:
-        """alive: the nodes and names of the tasks that their nodes report."""
-        if all(step.client is not None or (step.node, task.name) in alive for step in task.steps):
-            return self._keep_task(task, Started(Handle(""), "", time.time()))
-        self._kill(task)
-        return None
+        now = time.time()
+        self._taken_over_at = time.monotonic()
+        self._unswept |= {step.node: Inquiry() for task in tasks for step in task.steps}
+        return tuple(self._keep_task(task, Started(Handle(""), "", now)) for task in tasks)
 
     def poll(self, handle: Handle) -> Exit | None:
         """None while every step runs. Ends what is left once one of them has ended."""
@@ -304,17 +311,8 @@ class AgentLauncher(LocalLauncher, ABC):
 
     def _end_there(self, step: Step, task: _Task) -> Exit | None:
         """The node's answer, if it has come, about the end of a step. Never waits for a node."""
-        if step.asked is not None and step.asked.is_answered():
-            found = (step.asked.reply() or {}).get("value")
-            step.asked = None
-            if found and found["has_ended"]:
-                return Exit(found["code"])
-        if step.asked is None and time.monotonic() - step.asked_at >= LOOK_AGAIN_S:
-            step.asked_at = time.monotonic()
-            with suppress(NodeLost):
-                agent = self._agents.on(step.node)
-                step.asked = agent.send("exit_of", self._run_id, task.name)
-        return None
+        found = step.its_end.look(partial(self._send, step.node, "exit_of", task.name))
+        return Exit(found["code"]) if found and found["has_ended"] else None
 
     def _exit(self, ended: Exit) -> Exit:
         """The end of a task, from that of the process that stands for it here."""
@@ -324,7 +322,7 @@ class AgentLauncher(LocalLauncher, ABC):
         """Ask rank 0 to finish; SGLang's other ranks end with it."""
         task = self._task(handle)
         with suppress(NodeLost):
-            self._agents.on(task.steps[0].node).send("terminate", self._run_id, task.name)
+            self._send(task.steps[0].node, "terminate", task.name)
 
     def kill(self, handle: Handle) -> None:
         """End a process at once; on a node that does not answer, as soon as it does."""
@@ -334,7 +332,7 @@ class AgentLauncher(LocalLauncher, ABC):
         for step in task.steps:
             if step.node not in self._unswept and self._kill_step(step, task):
                 continue
-            self._unswept.setdefault(step.node, None)
+            self._unswept.setdefault(step.node, Inquiry())
             if step.client is None:
                 task.exit = task.exit or Exit()
             else:
@@ -343,8 +341,7 @@ class AgentLauncher(LocalLauncher, ABC):
     def _kill_step(self, step: Step, task: _Task) -> bool:
         """True if its node says that it killed a step. The loop waits for no agent to start."""
         with suppress(NodeLost):
-            asked = self._agents.on(step.node).send("kill", self._run_id, task.name)
-            return "value" in (asked.reply(QUICK_S) or {})
+            return "value" in (self._send(step.node, "kill", task.name).reply(QUICK_S) or {})
         return False
 
     def _task(self, handle: Handle) -> _Task:
@@ -364,14 +361,10 @@ class AgentLauncher(LocalLauncher, ABC):
             f"{node} pid {pid}" for node, rows in found.items() for pid, task in rows if task
         )
 
-    def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
-        kept = {_parse(handle).name for handle in keep}
-        found = self._on_each("tasks", self._run_id)
-        self._unswept |= dict.fromkeys(set(self._nodes) - found.keys())
-        others = [(n, pid, task) for n, rows in found.items() for pid, task in rows if task]
-        for node, task in {(node, task) for node, _, task in others if task not in kept}:
-            self._ask(Step(node, None), _Task(task, ()), "kill")
-        return tuple(f"{node} pid {pid}" for node, pid, task in others if task not in kept)
+    def kill_others(self, keep: Collection[Handle], nodes: Collection[str]) -> tuple[str, ...]:
+        """Those to keep are the tasks that were taken over. No label: no node has answered yet."""
+        self._unswept = {node: Inquiry() for node in nodes} | self._unswept
+        return ()
 
     def reap(self, known: Collection[Handle], *, grace_s: float) -> tuple[str, ...]:
         """Send SIGTERM, wait, send SIGKILL; the labels of those that had to be killed."""

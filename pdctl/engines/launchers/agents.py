@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pdctl.errors import EnvironmentProblem
@@ -18,6 +19,7 @@ QUICK_S = 2.0  # for questions that the supervisor's loop waits for
 ANSWER_S = 10.0
 START_S = 60.0  # Python on a cold shared file system
 RETRY_S = 5.0
+LOOK_AGAIN_S = 1.0  # where a question is repeated
 LOST = "lost"  # the code of a problem: the node that was asked does not answer
 
 _Reply = dict[str, Any]
@@ -42,6 +44,29 @@ class AgentCall:
             return self._replies.get(timeout=timeout_s)
         except queue.Empty:
             return None
+
+
+class Inquiry:
+    """A question to a node that is asked again and again. Nobody waits for its answer."""
+
+    def __init__(self) -> None:
+        self._call: AgentCall | None = None
+        self._asked_at = -LOOK_AGAIN_S
+
+    def look(self, send: Callable[[], AgentCall]) -> Any:
+        """The answer if one has come since the last look, else None.
+
+        send: sends the question. Called at most every LOOK_AGAIN_S, and not while a reply is due.
+        """
+        answer = None
+        if self._call is not None and self._call.is_answered():
+            answer = (self._call.reply() or {}).get("value")
+            self._call = None
+        if self._call is None and time.monotonic() - self._asked_at >= LOOK_AGAIN_S:
+            self._asked_at = time.monotonic()
+            with suppress(NodeLost):
+                self._call = send()
+        return answer
 
 
 class Wire:

@@ -218,7 +218,7 @@ class LocalLauncher(LocalPorts):
         alive = {pid for pid, at in parsed if is_same_process(pid, at, self._run_id)}
         return tuple(sorted(alive | set(marked(self._run_id))))
 
-    def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
+    def kill_others(self, keep: Collection[Handle], nodes: Collection[str]) -> tuple[str, ...]:
         pids = {_parse(handle)[0] for handle in keep}
         found = tuple(pid for pid in marked(self._run_id) if not _belongs_to(pid, pids))
         for pid in found:

@@ -144,7 +144,10 @@ class Processes(Protocol):
         ...
 
     def adopt(self, handles: Sequence[Handle]) -> tuple[Started | None, ...]:
-        """Take over processes that an earlier supervisor started; None for each that is gone."""
+        """Take over processes that an earlier supervisor started.
+
+        None for each that is known to be gone; `poll` tells of one that its node reports later.
+        """
         ...
 
     def poll(self, handle: Handle) -> Exit | None:
@@ -163,8 +166,11 @@ class Processes(Protocol):
         """Labels of the running processes of this deployment: those in `known` and all others."""
         ...
 
-    def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
-        """Kill what this deployment started, except `keep` and their children; the labels."""
+    def kill_others(self, keep: Collection[Handle], nodes: Collection[str]) -> tuple[str, ...]:
+        """Kill what this deployment started on these nodes, except `keep` and their children.
+
+        The labels of those killed. Waits for no node: one that answers later kills them then.
+        """
         ...
 
     def reap(self, known: Collection[Handle], *, grace_s: float) -> tuple[str, ...]:

@@ -1,13 +1,18 @@
-"""Find, name and stop the deployments that this user runs."""
+"""Find, name, take over and stop the deployments that this user runs."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from pdctl.engines import state
 from pdctl.engines.launchers.gpu_memory import wait_for_gpu_memory
+from pdctl.engines.launchers.local_ports import opens
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.lifecycle import meant, supervisor_process
+from pdctl.engines.lifecycle.deployment_key import use_key_of
+from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
 from pdctl.engines.records import DeploymentState, Handle, Launch
 from pdctl.errors import EngineFailed, StateConflict
 
@@ -97,6 +102,35 @@ def refuse_running(name: str) -> None:
         )
 
 
+def resume(name: str) -> SupervisorProcess:
+    """Start a new supervisor for a detached deployment without one, with its API key.
+
+    Raises StateConflict if it has one, or if nothing of it runs.
+    """
+    found = state.read_state(name)
+    if found is None or not (_answers(found) or is_running(name)):
+        raise not_running(name)
+    use_key_of(name)
+    wanted, held = state.read_launch(name), state.lock(name)
+    if held is None:
+        raise already_running(name)
+    try:
+        if wanted is None:
+            raise not_running(name)
+        wanted = replace(wanted, boot_id=state.boot_id(), host=state.host_name())
+        state.write_launch(wanted)
+        return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=False))
+    finally:
+        os.close(held)
+
+
+def _answers(found: DeploymentState) -> bool:
+    """True if a process accepts a connection, which shows sooner than its node tells what runs."""
+    one_a_node = {process.node: urlsplit(process.url) for process in found.processes}
+    doors = [(url.hostname or "", url.port or 0) for url in one_a_node.values()]
+    return any(opens(door, within_s=CONNECT_S) for door in doors)
+
+
 def already_running(name: str) -> StateConflict:
     """The error for `up` on a running name."""
     hint = f"pdctl status {name} or pdctl down {name}; --name OTHER starts another beside it"
@@ -107,6 +141,7 @@ def already_running(name: str) -> StateConflict:
     )
 
 
+CONNECT_S = 0.3
 SILENT_S = 30.0  # a healthy supervisor writes its state every 10 s
 
 

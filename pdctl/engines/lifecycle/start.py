@@ -17,10 +17,11 @@ from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
 from pdctl.deployment.nics import with_nics
 from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.placement.places import Place, cautions_of_places, place_engines
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
-from pdctl.deployment.resources import Place, choose_backend, crossing, place_engines
+from pdctl.deployment.resources import choose_backend
 from pdctl.engines import state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.protocol import Launcher
@@ -34,7 +35,7 @@ from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_
 from pdctl.engines.listen_address import listen_address
 from pdctl.engines.records import Launch
 from pdctl.engines.state import logs_dir
-from pdctl.engines.supervision.exporter_process import check_free, sends_spans
+from pdctl.engines.supervision.side_processes import check_free, sends_spans
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
@@ -185,22 +186,6 @@ def _write(wanted: Launch, deployment: Deployment, directory: Path) -> None:
     state.write_launch(wanted)
 
 
-def resume(name: str) -> SupervisorProcess | None:
-    """Start a new supervisor for a detached deployment without one; None if it has one."""
-    wanted = state.read_launch(name)
-    held = state.lock(name)
-    if held is None:
-        return None
-    try:
-        if wanted is None:
-            raise running.not_running(name)
-        wanted = replace(wanted, boot_id=state.boot_id(), host=state.host_name())
-        state.write_launch(wanted)
-        return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=False))
-    finally:
-        os.close(held)
-
-
 def _lock_free_name(name: str) -> int:
     running.refuse_running(name)
     held = state.lock(name)
@@ -261,7 +246,7 @@ def prepare(
     placed = _placed(deployment, (*present, *_named(places)), gpus, launcher)
     warned = check_equal(deployment, install, there, _used(nodes, placed))
     rdma = rdma_of_nodes(deployment, there, nodes)
-    backend, kv_path = _kv_path(deployment, install, gpus, rdma)
+    backend, kv_path = _kv_path(deployment, install, placed, gpus, rdma)
     stays = {spec.name: spec for spec in present}
     planned = _planned_ports(deployment, stays.get("router"), there, nodes)
     addresses = _addresses(there, present, nodes)
@@ -290,7 +275,7 @@ def prepare(
             *unread,
             *warned,
             *not_copied(deployment, loaded, nodes),
-            *crossing(placed, gpus),
+            *cautions_of_places(deployment, placed, gpus),
             *_cautions(deployment, llm, install, backend),
         ),
         backend=backend,
@@ -337,8 +322,9 @@ def _placed(
     """The place of each engine. Only a cluster's file says how many GPUs pretended nodes have."""
     if launcher == LOCAL:
         return place_engines(deployment, held, gpus)
-    per_node = cluster_here().gpus_per_node
-    return place_engines(deployment, held, gpus, gpus_per_node=per_node)
+    cluster = cluster_here()
+    pretended = {node: cluster.gpus_of(node) for node in gpus}
+    return place_engines(deployment, held, gpus, pretended=pretended, domains=cluster.domains)
 
 
 def _used(nodes: Sequence[str], placed: Mapping[str, Place]) -> tuple[str, ...]:
@@ -437,6 +423,7 @@ def _install(
 def _kv_path(
     deployment: Deployment,
     install: SglangInstall | None,
+    placed: Mapping[str, Place],
     gpus: Mapping[str, tuple[Gpu, ...]],
     rdma: Mapping[str, tuple[RdmaPort, ...]],
 ) -> tuple[str | None, str]:
@@ -447,8 +434,14 @@ def _kv_path(
         install,
         requested=deployment.transfer_backend,
         rdma=all(any(p.state == "ACTIVE" for p in rdma.get(node, ())) for node in gpus),
-        nvlink=len(gpus) == 1 and any(gpu.nvlink_peers for found in gpus.values() for gpu in found),
+        nvlink=_share_nvlink(placed, gpus),
     )
+
+
+def _share_nvlink(placed: Mapping[str, Place], gpus: Mapping[str, tuple[Gpu, ...]]) -> bool:
+    """True if all engines are on one node that has NVLink."""
+    used = {node for place in placed.values() for node in place.nodes}
+    return len(used) == 1 and any(gpu.nvlink_peers for node in used for gpu in gpus[node])
 
 
 def _planned_ports(

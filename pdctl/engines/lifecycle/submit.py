@@ -6,7 +6,7 @@ import sys
 import time
 
 from pdctl.deployment.cluster_file import ClusterFile
-from pdctl.deployment.elsewhere import pack, sizes_of
+from pdctl.deployment.elsewhere import pack
 from pdctl.deployment.exports.slurm import sbatch_options
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import Deployment
@@ -39,8 +39,8 @@ def job_script(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s:
 
     `exec` makes pdctl the process that Slurm tells of the time limit.
     """
-    packed = pack(sizes_of(deployment), cluster.gpus_per_node)
-    num_nodes = len({place.node for places in packed.values() for place in places})
+    placed = pack(deployment, cluster).values()
+    num_nodes = len({node for place in placed for node in place.nodes})
     up = (
         sys.executable,
         "-m",

@@ -19,9 +19,8 @@ from pdctl.engines.sim.engine import Engine
 from pdctl.engines.sim.flags import SimFlags
 from pdctl.engines.sim.info import Identity
 from pdctl.engines.sim.partners import Registry
-from pdctl.engines.sim.record import log, quieten, write_log
+from pdctl.engines.sim.record import log, quieten, time_stats_line, write_log
 from pdctl.engines.sim.requests import Request
-from pdctl.engines.sim.time_stats import time_stats_line
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm

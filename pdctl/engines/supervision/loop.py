@@ -294,7 +294,7 @@ class SupervisorLoop:
     def _ask_process(self, name: str, process: Process, now: float) -> None:
         start, spec = self.starts[name], process.spec
         key = (name, start.process.handle)
-        if spec.node != HERE and process.ready:
+        if spec.node != HERE and (process.ready or process.served):
             reach = lambda: self.engines.is_reachable(spec)  # noqa: E731
             reached = self._fold(name, start, self._fold_reached)
             self.probes.ask(("reach", *key), reach, reached, now=now, every_s=REACH_EVERY_S)

@@ -1,5 +1,6 @@
 """Heads and widths of an LLM's attention, in the words its config.json has for them. Pure."""
 
+from pdctl.errors import InvalidInput
 from pdctl.inspection.model_files import Fields
 
 
@@ -9,7 +10,10 @@ def attention_shape(text: Fields, *, windowed: bool = False) -> tuple[int, int, 
     windowed: of layers with a window, where the file gives those their own.
     Raises InvalidInput naming the key that is missing or absurd.
     """
-    heads = text.count(*_own("num_attention_heads", windowed), "n_head", "n_heads", most=100_000)
+    names = (*_own("num_attention_heads", windowed), "n_head", "n_heads")
+    heads = text.maybe_count(*names, most=100_000)
+    if heads is None:
+        raise _without_heads(text)
     if text.maybe_count("kv_lora_rank") is not None:
         rope = text.count("qk_rope_head_dim", least=0)
         return heads, heads, text.count("qk_nope_head_dim") + rope, text.count("v_head_dim")
@@ -17,6 +21,12 @@ def attention_shape(text: Fields, *, windowed: bool = False) -> tuple[int, int, 
     width = _width(text, heads, windowed=windowed)
     own = ("swa_v_head_dim",) if windowed else ()
     return heads, kv_heads, width, text.maybe_count(*own, "v_head_dim") or width
+
+
+def _without_heads(text: Fields) -> InvalidInput:
+    alone = text.raw("state_size") is not None
+    why = "; pdctl plans no state-space models without attention" if alone else ""
+    return text.wrong("num_attention_heads", f"is missing{why}")
 
 
 def hidden_size(text: Fields) -> int:
@@ -36,7 +46,8 @@ def _kv_heads(text: Fields, heads: int, *, windowed: bool) -> int:
         raise text.wrong("num_key_value_heads", f"is {found}, more than the {heads} heads")
     if found and heads % found:
         raise text.wrong("num_key_value_heads", f"is {found}, which does not divide {heads} heads")
-    if found is None and text.flag("multi_query"):
+    falcon_7b = text.flag("new_decoder_architecture") is False  # whose file may count all heads
+    if text.flag("multi_query") and (found is None or falcon_7b):
         return 1
     return found or heads
 

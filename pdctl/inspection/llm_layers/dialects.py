@@ -8,9 +8,47 @@ from pdctl.inspection.model_files import Fields
 _BY_LAYER = ("num_attention_heads", "num_key_value_heads", "head_dim")
 
 
+_TEXT_AND_VISION = {
+    "moe_num_experts": "vision_experts",
+    "moe_intermediate_size": "vision_expert_width",
+    "moe_layer_start_index": "vision_start_index",
+    "moe_layer_end_index": "vision_end_index",
+}
+_INNER_NAMES = {"kv_n_heads": "num_key_value_heads"}
+
+
 def normalised(text: Fields) -> Fields:
-    """The keys with DeepSeek-V4's compression as a list and LongCat's layers one by one."""
-    return _longcat(_compression(text))
+    """The keys with DeepSeek-V4's compression as a list, LongCat's layers one by one, ERNIE-VL's
+    experts for text and for images apart, and the keys of DBRX's and MPT's parts beside the rest.
+    """
+    return _longcat(_compression(_text_experts(_parts(text))))
+
+
+def _parts(text: Fields) -> Fields:
+    """Keys that stand in objects for attention and MLP. Source: transformers 5.24 DbrxConfig."""
+    inner: dict[str, object] = {}
+    for name in ("attn_config", "ffn_config"):
+        part = text.part(name)
+        for key, value in part.values.items() if part else ():
+            inner[_INNER_NAMES.get(key, key)] = value
+    inner = {key: value for key, value in inner.items() if key not in text.values}
+    return text.overlaid(inner) if inner else text
+
+
+def _text_experts(text: Fields) -> Fields:
+    """ERNIE-4.5-VL gives experts to tokens of text, and others to those of images.
+
+    Source: sglang 0.5.23 models/ernie45_moe_vl.py.
+    """
+    if not text.part("vision_config") and not (text.text("model_type") or "").startswith("ernie"):
+        return text
+    found: dict[str, object] = {}
+    for key, image in _TEXT_AND_VISION.items():
+        value = text.values.get(key)
+        pair = value if isinstance(value, list) and len(value) == 2 else [value, value]
+        found |= {key: pair[0], image: pair[1]} if value is not None else {}
+    several = any(isinstance(text.values.get(key), list) for key in _TEXT_AND_VISION)
+    return text.overlaid(found) if several else text
 
 
 def _compression(text: Fields) -> Fields:

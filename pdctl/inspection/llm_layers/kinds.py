@@ -26,11 +26,14 @@ _WORDS: dict[str, MixerWord] = {
     "local": "window",
     "local_attention": "window",
     "swa": "window",
+    "attn": "full",
+    "reference_sliding_attention": "window",
     "linear_attention": "state",
     "linear": "state",
     "kda": "state",
     "gated_delta_net": "state",
     "recurrent": "state",
+    "jet": "state",
     "mamba": "mamba",
     "mamba2": "mamba",
     "conv": "conv",
@@ -165,7 +168,8 @@ def attention_window(text: Fields) -> int | None:
 
 def _window_length(text: Fields) -> int | None:
     keys = ("sliding_window", "sliding_window_size", "attention_chunk_size", "window_size")
-    return next((w for w in (text.maybe_count(k, least=0, most=10**9) for k in keys) if w), None)
+    found = (text.maybe_count(key, least=-1, most=10**9) for key in keys)
+    return next((window for window in found if window and window > 0), None)
 
 
 def _by_interval(

@@ -49,6 +49,7 @@ def _heads(text: Fields, layer: int, *, windowed: bool) -> Mixer:
     hidden = hidden_size(text)
     gate = 2 if text.flag("attn_output_gate") or text.flag("use_attn_output_gate") else 1
     shares = _shares_kv(text, layer)
+    crossed = layer in (text.raw("cross_attention_layers") or ())  # its KV is an image's
     same = bool(text.flag("attention_k_eq_v")) and window is None
     queries = heads * width * gate
     rank = text.maybe_count("share_q_dim")  # Step-3's queries
@@ -71,7 +72,7 @@ def _heads(text: Fields, layer: int, *, windowed: bool) -> Mixer:
         kv_heads=kv_heads,
         head_dim=width,
         v_head_dim=v_width,
-        kv_values=0 if shares else kv_heads * (width + v_width),
+        kv_values=0 if shares or crossed else kv_heads * (width + v_width),
         window=window,
         index_dim=index[0] if index else 0,
         index_bytes=index[0] * INDEX_KEY_BYTES if index else 0.0,
@@ -114,7 +115,7 @@ def _shares_kv(text: Fields, layer: int) -> bool:
     depth = text.maybe_count("num_hidden_layers", "n_layer", "num_layers", least=0) or 0
     if last and layer >= depth - last:
         return True
-    sources = text.raw("kv_source_layer_ids")
+    sources = text.raw("kv_source_layer_ids") or text.raw("kv_source_layers")
     if isinstance(sources, list) and layer < len(sources):
         return sources[layer] is not None and sources[layer] != layer
     factor = text.maybe_count("cla_share_factor") if text.flag("use_cla") else None
@@ -137,9 +138,10 @@ def _mla(text: Fields, layer: int, *, window: int | None) -> Mixer:
         else [_matrix("q", hidden * queries)]
     )
     index = _index_dim(text, layer) if window is None else 0
+    shares = _shares_kv(text, layer)
     matrices = (
         *q,
-        _matrix("kv_a", hidden * (latent + rope)),
+        *(() if shares else (_matrix("kv_a", hidden * (latent + rope)),)),
         _matrix("kv_b", latent * heads * (width - rope + v_width)),
         _matrix("o", heads * v_width * hidden),
         *(_indexer(text, index) if index else ()),
@@ -154,12 +156,20 @@ def _mla(text: Fields, layer: int, *, window: int | None) -> Mixer:
         kv_heads=1,
         head_dim=width,
         v_head_dim=v_width,
-        kv_values=latent + rope,
+        kv_values=0 if shares else latent + rope,
         window=window,
         index_dim=index,
-        index_bytes=index + INDEX_SCALE_BYTES if index else 0.0,
+        index_bytes=_index_bytes(text, index) if index else 0.0,
         index_topk=topk,
     )
+
+
+def _index_bytes(text: Fields, width: int) -> float:
+    """Bytes of an index per token; GLM-5.3-Flash keeps one key for several tokens.
+
+    Source: sglang 0.5.23 model_executor/pool_configurator.py _compute_dsa_indexer_cell_size.
+    """
+    return float(-(-(width + INDEX_SCALE_BYTES) // (text.maybe_count("index_kpool") or 1)))
 
 
 def _output_gate(text: Fields, size: int, width: int) -> tuple[Matrix, ...]:

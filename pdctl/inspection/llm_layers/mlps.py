@@ -1,6 +1,6 @@
 """The MLPs of an LLM's layers from its config.json: dense, experts, both, none. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pdctl.inspection.layers import Matrix, Mlp, Part
 from pdctl.inspection.llm_layers.attention_shape import hidden_size
@@ -38,8 +38,11 @@ _WIDTH = (
     "ffn_hidden_size",
     "n_inner",
     "ffn_dim",
+    "ff_intermediate_size",
     "hidden_dim",
 )
+# Architectures whose files leave out the width of the MLP. Source: transformers 5.24
+_FOUR_TIMES = frozenset(("bloom", "falcon", "mpt", "gpt_neox_japanese"))
 _SHARED_WIDTH = (
     "shared_expert_intermediate_size",
     "moe_shared_expert_intermediate_size",
@@ -92,8 +95,13 @@ def num_experts(text: Fields, layer: int) -> int:
     """Routed experts of a layer that has any; 0: the LLM is dense."""
     if text.flag("enable_moe_block") is False:
         return 0
-    found = text.at(layer, *_NUM_EXPERTS, least=0)
+    found = num_experts_said(text, layer)
     return 0 if not found or found == 1 else found
+
+
+def num_experts_said(text: Fields, layer: int = 0) -> int | None:
+    """The number of experts that the file has for a layer, 0 and 1 included; None: it has none."""
+    return text.at(layer, *_NUM_EXPERTS, least=0)
 
 
 def mlps_at(text: Fields, word: MlpWord, plan: MlpPlan, layer: int) -> tuple[Mlp, ...]:
@@ -107,7 +115,8 @@ def mlps_at(text: Fields, word: MlpWord, plan: MlpPlan, layer: int) -> tuple[Mlp
     if word == "dense" or (word == "given" and not plan.sparse[layer]):
         return (_dense(text, plan.matrices, layer),)
     experts = _experts(text, plan.matrices, layer)
-    beside = text.flag("enable_moe_block") is True  # Gemma-4: a dense MLP beside the experts
+    # Gemma-4 and Grok-2: a dense MLP beside the experts
+    beside = text.flag("enable_moe_block") is True or text.flag("residual_moe") is True
     return (experts, _dense(text, plan.matrices, layer)) if beside else (experts,)
 
 
@@ -115,9 +124,10 @@ def dense_width(text: Fields, layer: int = 0) -> int:
     """Width of a dense layer's MLP. 0 if the file has none because every layer has experts."""
     found = text.at(layer, *_WIDTH, least=0)
     if found is not None:
-        return _adjusted(text, found) if text.flag("block_auto_adjust_ff_dim") else found
-    if text.maybe_count("n_embd") is not None:  # GPT-2's n_inner defaults to this
-        return 4 * hidden_size(text)
+        halves = 2 if text.text("model_type") == "qwen" else 1  # it counts up and gate as one
+        return _adjusted(text, found // halves)
+    if text.maybe_count("n_embd") is not None or text.text("model_type") in _FOUR_TIMES:
+        return 4 * hidden_size(text)  # GPT-2's n_inner defaults to this
     if num_experts(text, layer) or text.raw("block_configs"):
         return 0
     raise text.wrong("intermediate_size", "is missing")
@@ -125,6 +135,8 @@ def dense_width(text: Fields, layer: int = 0) -> int:
 
 def _adjusted(text: Fields, width: int) -> int:
     """The width LFM2 makes of the one in its file. Source: transformers 5.24 Lfm2MLP."""
+    if not text.flag("block_auto_adjust_ff_dim"):
+        return width
     multiplier = text.raw("block_ffn_dim_multiplier")
     scaled = int(2 * width / 3)
     if isinstance(multiplier, int | float):
@@ -160,13 +172,22 @@ def _experts(text: Fields, matrices: int, layer: int) -> Mlp:
     width = text.at(layer, *_EXPERT_WIDTH)
     if width is None:
         raise text.wrong(_EXPERT_WIDTH[0], "is missing")
-    return moe(
+    found = moe(
         text,
         (number, chosen, width),
         shared=_shared_width(text, width, layer),
         latent=text.maybe_count(*_LATENT),
         matrices=matrices,
     )
+    return replace(found, matrices=(*found.matrices, *_vision_experts(text, matrices)))
+
+
+def _vision_experts(text: Fields, matrices: int) -> tuple[Matrix, ...]:
+    """ERNIE-4.5-VL's experts for tokens of images: they take memory, and no token of text."""
+    number = text.maybe_count("vision_experts", least=0) or 0
+    one = number * hidden_size(text) * (text.maybe_count("vision_expert_width") or 0)
+    leaves = ("up", "down", "gate")[:matrices] if one else ()
+    return tuple(Matrix("experts", leaf, float(one), used=0.0) for leaf in leaves)
 
 
 def moe(

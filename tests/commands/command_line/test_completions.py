@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdctl.commands.command_line.topics import TOPICS
-from pdctl.commands.command_line.verbs import VERBS
+from pdctl.commands.command_line.verbs import TOPICS, VERBS
 from pdctl.engines import state
 
 SLOW = ("rich.table", "aiohttp", "yaml", "asyncio", "pdctl.verdict.verdict")

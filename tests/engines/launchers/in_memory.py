@@ -146,7 +146,7 @@ class InMemoryLauncher:
     def living(self, known: Collection[Handle]) -> tuple[str, ...]:
         return tuple(self.alive)
 
-    def kill_others(self, keep: Collection[Handle]) -> tuple[str, ...]:
+    def kill_others(self, keep: Collection[Handle], nodes: Collection[str]) -> tuple[str, ...]:
         others = tuple(handle for handle in self.alive if handle not in keep)
         for handle in others:
             self.kill(handle)
@@ -159,7 +159,7 @@ class InMemoryLauncher:
         return stubborn
 
     def sweep(self) -> tuple[str, ...]:
-        return self.kill_others(())
+        return self.kill_others((), ())
 
     def variable(self, handle: Handle, name: str) -> str | None:
         return self.alive[handle].env.get(name) if handle in self.alive else None

@@ -88,7 +88,7 @@ def test_strangers_of_the_run_are_killed_and_known_ones_with_their_children_are_
     launcher = LocalLauncher(run_id, cwd="/", death_signal=None)
     try:
         assert len(children_of(known.pid)) == 1
-        killed = launcher.kill_others([handle_of(known.pid, None)])
+        killed = launcher.kill_others([handle_of(known.pid, None)], [HERE])
         assert f"pid {stranger.pid}" in killed
         assert stranger.wait(10) == -9
         assert known.poll() is None

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from pdctl.deployment.records import Follower, ProcessSpec
+from pdctl.engines.daemon import adopt
+from pdctl.engines.records import ProcessState
 from pdctl.engines.supervision.loop import SupervisorLoop
 from pdctl.engines.supervision.lost_nodes import nodes_to_leave
 from pdctl.engines.supervision.model import (
@@ -14,6 +16,7 @@ from pdctl.engines.supervision.model import (
     LostNode,
     Observed,
 )
+from tests.engines.test_state import some_launch, some_state
 from tests.engines.world import NO_LOG, World, fleet_in, fleet_specs, run, scale
 
 LATE = 1000.0 + DEFAULT_LIMITS.move_after_s
@@ -110,6 +113,30 @@ def test_engines_of_a_lost_node_start_elsewhere_after_a_minute() -> None:
         "decode-1": ("a", True),
         "decode-2": ("a", True),
     }
+
+
+def test_engines_of_a_node_that_is_lost_during_a_take_over_start_elsewhere_too() -> None:
+    loop, world, _ = serving_on("abcc")
+    before = replace(some_state(), processes=published(loop), ready_after_s=3.0)
+    world.cut_off.add("c")
+    after = fleet_in(world, on("abcc"))
+    after.move = moves = Moves(after)
+    adopt(after, before, replace(some_launch(), specs=on("abcc")))
+    run(after, world, 55)
+    assert (set(after.lost), moves.asked, world.log) == ({"c"}, [], [])
+    run(after, world, 25)
+    assert moves.asked == [("c",)]
+    assert {name for name, p in after.processes.items() if p.is_serving} == set(loop.processes)
+
+
+def published(loop: SupervisorLoop) -> tuple[ProcessState, ...]:
+    """What its supervisor has written about each process."""
+    return tuple(
+        ProcessState(
+            name, p.spec.role, p.spec.url, "serving", loop.starts[name].process.handle, 1.0
+        )
+        for name, p in loop.processes.items()
+    )
 
 
 def test_without_room_they_wait_for_their_node_and_the_log_says_so_once() -> None:

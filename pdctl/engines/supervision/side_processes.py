@@ -1,4 +1,4 @@
-"""Keep the processes that export pdctl's own metrics and spans running beside the supervisor."""
+"""Run processes beside the supervisor: exporters of metrics and spans, replays at low priority."""
 
 import importlib.util
 import os
@@ -13,8 +13,12 @@ from pdctl.engines.exec_shim import tied
 from pdctl.errors import EnvironmentProblem
 from pdctl.hosts import bare
 
-PAUSE_S = 5.0  # before it is started again
-_METRICS = "pdctl.status.exporter"  # a later stage, so it is named and not imported
+PAUSE_S = 5.0  # before an exporter is started again
+EVERY_S = 120.0  # at least, between two replays
+MOST_OF_A_CORE = 0.05
+LOWEST_PRIORITY = 19
+_METRICS = "pdctl.status.exporter"  # later stages are named and not imported
+_WHAT_IF = "pdctl.measurement.live_what_if"
 _SPANS = "pdctl.engines.tracer"
 _OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc")
 
@@ -61,3 +65,32 @@ def check_free(endpoint: str) -> None:
             hint=f"--metrics-endpoint {host}:{int(port) % 65535 + 1}",
             code="port_in_use",
         ) from problem
+
+
+def start_replaying(name: str) -> None:
+    """Keep the what-if of a deployment recent until this process exits."""
+    threading.Thread(target=_repeat, args=(name,), name="replayer", daemon=True).start()
+
+
+def _repeat(name: str) -> None:
+    used_s = 0.0
+    while True:
+        time.sleep(pause_s(used_s))
+        used_s = run_at_low_priority([sys.executable, "-m", _WHAT_IF, name])
+
+
+def pause_s(used_s: float) -> float:
+    """The pause after a replay of `used_s` CPU seconds, which bounds its share of a core.
+
+    PDCTL_WHAT_IF_EVERY_S replaces it, in tests.
+    """
+    given = os.environ.get("PDCTL_WHAT_IF_EVERY_S")
+    return float(given) if given else max(EVERY_S, used_s / MOST_OF_A_CORE)
+
+
+def run_at_low_priority(command: list[str]) -> float:
+    """Run a command that dies with this thread; return the CPU seconds that it took."""
+    pid = os.posix_spawn(sys.executable, tied(command, signal.SIGTERM), os.environ)
+    os.setpriority(os.PRIO_PROCESS, pid, LOWEST_PRIORITY)
+    _, _, used = os.wait4(pid, 0)
+    return used.ru_utime + used.ru_stime

@@ -1,17 +1,29 @@
-"""Replays in the background: their share of a core, and their priority."""
+"""Processes beside the supervisor: their addresses, share of a core and priority."""
 
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from pdctl.engines.supervision.replayer import (
+from pdctl.engines.supervision.side_processes import (
     EVERY_S,
     LOWEST_PRIORITY,
     MOST_OF_A_CORE,
+    check_free,
     pause_s,
     run_at_low_priority,
 )
+from pdctl.errors import EnvironmentProblem
+
+
+def test_a_taken_address_of_the_metrics_is_refused_with_the_next_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(EnvironmentProblem, match=r"Address already in use\.$") as refused:
+            check_free(f"127.0.0.1:{port}")
+    assert refused.value.hint == f"--metrics-endpoint 127.0.0.1:{port + 1}"
+    check_free("")
 
 
 def test_an_expensive_replay_is_followed_by_a_longer_pause(monkeypatch: pytest.MonkeyPatch) -> None:

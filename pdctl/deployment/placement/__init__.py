@@ -1,0 +1,1 @@
+"""Place engines on nodes: the policies, and the GPUs that engines get."""

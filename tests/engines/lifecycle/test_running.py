@@ -1,0 +1,50 @@
+"""Which deployments a new supervisor may take over."""
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pdctl.engines import state
+from pdctl.engines.launchers import local
+from pdctl.engines.lifecycle import running
+from pdctl.engines.records import Handle, ProcessState
+from pdctl.errors import StateConflict
+from pdctl.paths import HOME_VARIABLE
+from tests.e2e.cli import free_port
+from tests.engines.test_state import some_launch, some_state
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+
+
+def left_behind(*ports: int) -> None:
+    """The files of a deployment whose supervisor was killed; its engines had these ports."""
+    gone = Handle("1@1.0")
+    engines = tuple(
+        ProcessState(f"decode-{i}", "decode", f"http://127.0.0.1:{port}", "serving", gone, 1.0)
+        for i, port in enumerate(ports)
+    )
+    state.make_state_dir("chat")
+    state.write_launch(some_launch("chat"))
+    state.write_state(replace(some_state("chat"), processes=engines))
+
+
+def test_a_deployment_of_which_nothing_runs_is_not_taken_over() -> None:
+    left_behind(free_port(), free_port())
+    with pytest.raises(StateConflict, match="No deployment 'chat' is running"):
+        running.resume("chat")
+
+
+def test_where_an_engine_accepts_connections_no_node_is_asked_what_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(local, "marked")  # asking for it would fail
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+        left_behind(engine.getsockname()[1])
+        assert state.lock("chat") is not None  # so that no supervisor starts here
+        with pytest.raises(StateConflict, match="already running"):
+            running.resume("chat")
