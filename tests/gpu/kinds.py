@@ -64,11 +64,12 @@ SPY = ("py-spy", "record", "--nonblocking", "-d", "4", "-r", "400", "-f", "raw")
 class Kind:
     """One engine, or one 1P1D pair, and the measurements to take.
 
-    parts: steps, burst, load, profile, spy (needs py-spy); a pair also has pair, and kill (of the
-    decode engine); a speculating engine verify; arms: tests/gpu/arms.py plays the loads. rounds: of
-    steps, the first of which only compiles kernels. gpus: one engine on all of them, or one engine
-    of the pair on each. seconds: budget for steps. loads: requests per second, prompt tokens,
-    output tokens, seconds. most: largest decode batch.
+    parts: steps, burst, load, profile, spy, spy-prefill (need py-spy); a pair also has pair, and
+    kill (of the decode engine); a speculating engine verify; arms: tests/gpu/arms.py plays the
+    loads. rounds: of steps, the first of which only compiles kernels. gpus: one engine on all of
+    them, or one engine of the pair on each. seconds: budget for steps. loads: requests per second,
+    prompt tokens, output tokens, seconds. most: largest decode batch. prefills, stalls: prompt
+    tokens of the steps.
     verified: requests and prompt tokens of verify steps.
     """
 
@@ -83,6 +84,8 @@ class Kind:
     seconds: float = 70.0
     start_s: float = 240.0
     most: int = 256
+    prefills: Sequence[int] = PREFILLS
+    stalls: Sequence[int] = STALLS
     verified: Sequence[tuple[int, int]] = ((1, 512), (4, 512), (16, 512), (32, 512))
     rounds: int = 5
 
@@ -187,6 +190,7 @@ class Track:
                 "verify": lambda: self._verify(kind, engines[0]),
                 "profile": lambda: self._profiles(kind, engines),
                 "spy": lambda: self._spy(kind, engines[-1]),
+                "spy-prefill": lambda: self._spy_prefill(kind, engines[0]),
                 "load": lambda: self._loads(kind, servers[0]),
             }
             for part in (part for part in kind.parts if part in parts):
@@ -313,18 +317,31 @@ class Track:
     async def _spy(self, kind: Kind, engine: Probed) -> None:
         """Sample the Python stacks of the scheduler while it decodes."""
         for batch in (1, 16):
-            file = self.out / "logs" / f"spy-{kind.name}-{batch}.txt"
             async with Together(engine, batch, 512, 2000) as crowd:
                 await crowd.until(lambda: crowd.tokens_of_last() > 8, 0.01)
-                words = [*SPY, "-p", str(scheduler_of(self._group)), "-o", str(file)]
-                done = await asyncio.create_subprocess_exec(
-                    *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-                )
-                said, _ = await asyncio.wait_for(done.communicate(), 30)
-            if not file.exists():
-                raise RuntimeError(said.decode()[-300:])
-            self.keep(kind, "spy", batch=batch, stacks=len(file.read_text().splitlines()))
-        self.say(f"{kind.name}: stacks")
+                await self._stacks(kind, str(batch))
+
+    async def _spy_prefill(self, kind: Kind, engine: Probed) -> None:
+        """The same while it answers one short prompt after another."""
+        spying = asyncio.create_task(self._stacks(kind, "prefill"))
+        took = []
+        while not spying.done():
+            began = time.perf_counter()
+            await answers(engine, [_ids(engine, 256)])
+            took.append(time.perf_counter() - began)
+        await spying
+        self.keep(kind, "answers", tokens=256, seconds=took)
+
+    async def _stacks(self, kind: Kind, name: str) -> None:
+        file = self.out / "logs" / f"spy-{kind.name}-{name}.txt"
+        words = [*SPY, "-p", str(scheduler_of(self._group)), "-o", str(file)]
+        done = await asyncio.create_subprocess_exec(
+            *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        said, _ = await asyncio.wait_for(done.communicate(), 30)
+        if not file.exists():
+            raise RuntimeError(said.decode()[-300:])
+        self.say(f"{kind.name}: stacks of {name}")
 
     async def _loads(self, kind: Kind, server: Server) -> None:
         """Run `pdctl measure` against the engine."""
@@ -399,8 +416,8 @@ def _ids(engine: Probed, tokens: int) -> list[int]:
 
 def steps_of_kind(kind: Kind, role: Role) -> list[Measurement]:
     """Steps to measure. role: the role of the engine that prefills."""
-    prefills = [Measurement("prefill", 0.0, new_tokens=n) for n in PREFILLS]
-    stalls = [Measurement("stall", 0.0, new_tokens=n) for n in STALLS]
+    prefills = [Measurement("prefill", 0.0, new_tokens=n) for n in kind.prefills]
+    stalls = [Measurement("stall", 0.0, new_tokens=n) for n in kind.stalls]
     decodes = [
         Measurement("decode", 0.0, batch=b, context=b * c) for b, c in DECODES if b <= kind.most
     ]

@@ -13,7 +13,7 @@ from statistics import median
 
 import torch  # type: ignore[import-not-found]
 import triton  # type: ignore[import-not-found]
-from triton import language as tl  # type: ignore[import-not-found]
+from triton import language as tl
 
 CALLS, ROUNDS = 400, 25  # a driver queues 1,024 launches before it makes the caller wait
 NODES = 500
