@@ -100,6 +100,9 @@ class AgentLauncher(LocalLauncher, ABC):
             self._agents.start(self._nodes)
         return self._nodes
 
+    def node_groups(self) -> tuple[tuple[str, ...], ...]:
+        return ()
+
     def address(self, node: str) -> str:
         agent = self._agents.on(node)
         if not agent.ask("sees", str(state_home())):
