@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from pdctl.deployment.containers import read_container
 from pdctl.deployment.records import PLACE_POLICIES, Container, Deployment, PlacePolicy
 from pdctl.deployment.strict_yaml import Field, read_yaml
+from pdctl.hosts import expanded
 from pdctl.paths import user_config_dir
 from pdctl.perf_model.records import Role
 
@@ -284,11 +285,16 @@ def _rdma(section: Field) -> RdmaSettings:
 
 
 def _hosts(section: Field) -> dict[str, HostSettings]:
-    found = {}
+    found: dict[str, HostSettings] = {}
     for name, host in section.mapping().items():
         keys = host.mapping(HOST_KEYS)
         gpus = keys["gpus"].integer(at_least=0) if "gpus" in keys else None
-        found[name] = HostSettings(gpus, _cards(keys), _text(keys, "domain"))
+        try:
+            names = expanded(name)
+        except ValueError as problem:
+            raise host.problem(str(problem)) from None
+        settings = HostSettings(gpus, _cards(keys), _text(keys, "domain"))
+        found |= dict.fromkeys(names, settings)
     return found
 
 

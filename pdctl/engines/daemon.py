@@ -26,7 +26,7 @@ from pdctl.engines.launchers.protocol import HERE, Started
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.log_file import rotate
 from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
-from pdctl.engines.supervision.gpu_room import waiting_for_gpus
+from pdctl.engines.supervision.gpu_room import waiting_engines
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
 from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
@@ -220,7 +220,7 @@ class Supervisor:
         loop, launch = self.loop, self.launch
         observed = loop.observed()
         phase = deployment_phase(loop.desired, observed, loop.failure, is_over=is_over)
-        waiting = waiting_for_gpus(loop.desired, observed)
+        waiting = waiting_engines(loop.desired, observed)
         processes = tuple(
             process_state(p, self._facts(p), loop.desired, loop.failure, waiting.get(p.name, ""))
             for p in loop.processes.values()

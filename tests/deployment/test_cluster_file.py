@@ -215,3 +215,13 @@ def test_what_hosts_have_is_written_once_and_the_others_by_name(tmp_path: Path) 
 def test_a_stage_that_depends_on_the_working_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"line 2: stage must be an absolute path, not 'nvme'"):
         read(tmp_path, "schema: 1\nstage: nvme\n")
+
+
+def test_a_short_list_of_hosts_stands_for_each_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("schema: 1\nhosts:\n  node[01-02,07]: {gpus: 4}\n  other: {gpus: 2}\n")
+    found = read_cluster_file(file)
+    assert [found.gpus_of(f"node{n}") for n in ("01", "02", "03", "07")] == [4, 4, 8, 4]
+    file.write_text("schema: 1\nhosts: {'node[5-1]': {gpus: 4}}\n")
+    with pytest.raises(InvalidInput, match=r"line 2: hosts.*has the range 5-1"):
+        read_cluster_file(file)

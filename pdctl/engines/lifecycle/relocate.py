@@ -24,10 +24,10 @@ from pdctl.errors import EnvironmentProblem, PdctlError
 def relocate(name: str, lost: Collection[str]) -> Launch:
     """Write a target in which as many engines of lost nodes as there is room for run elsewhere.
 
-    The others stay in the target, at their old places. A model that is staged is copied to their
-    new nodes first; where a copy fails, they load the model itself.
-    Raises EnvironmentProblem if there is no room for any, StateConflict if the deployment does not
-    run.
+    The others stay in the target, at their old places. If a node has come back meanwhile, the
+    target stays: its engines serve there. A model that is staged is copied to their new nodes
+    first; where a copy fails, they load the model itself. Raises EnvironmentProblem if there is no
+    room for any, StateConflict if the deployment does not run.
     """
     current = current_launch(name)
     model = chosen_deployment(current).model
@@ -35,7 +35,7 @@ def relocate(name: str, lost: Collection[str]) -> Launch:
         copy_for(lambda: _planned(name, lost).moved, model, current.launcher, lambda text: None)
     with planning():
         found = _plan(name, lost)
-        if found.prepared is None:
+        if found.prepared is None or not set(lost) <= set(_lost_now(name)):
             return found.current
         changes = tuple(_sentence(found.old(spec), spec, found.without) for spec in found.moved)
         return start.change(found.prepared, leaving=found.current.leaving, changes=changes)
@@ -67,11 +67,15 @@ def _planned(name: str, lost: Collection[str]) -> _Move:
 
 def _plan(name: str, lost: Collection[str]) -> _Move:
     current = current_launch(name)
-    last = state.read_state(name)
-    without = frozenset((*lost, *(last.lost_nodes if last else ())))
+    without = frozenset((*lost, *_lost_now(name)))
     ordered = _in_order(current, lost)
     prepared = _prepared(current, ordered, without) if ordered else None
     return _Move(current, without, prepared)
+
+
+def _lost_now(name: str) -> tuple[str, ...]:
+    last = state.read_state(name)
+    return last.lost_nodes if last else ()
 
 
 def _in_order(current: Launch, lost: Collection[str]) -> list[ProcessSpec]:
