@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pdctl.errors import EnvironmentProblem, InvalidInput
@@ -79,9 +80,11 @@ _parts: dict[str, tuple[tuple[str, ...], ...]] = {}  # of running jobs, which ge
 
 
 def components_of(number: str) -> tuple[tuple[str, ...], ...]:
-    """The nodes of each component of a heterogeneous job; () for any other job."""
-    parts = _parts.get(number) or job(number).parts
-    return parts if len(parts) > 1 else ()
+    """The nodes of each component of a heterogeneous job; () for any other job, or in silence."""
+    with suppress(EnvironmentProblem):  # who starts a step learns more from srun
+        parts = _parts.get(number) or job(number).parts
+        return parts if len(parts) > 1 else ()
+    return ()
 
 
 def seconds_left(number: str) -> float | None:
