@@ -376,6 +376,27 @@ def test_a_script_for_two_partitions_is_accepted_and_serves(there: OnSlurm) -> N
         there.leaves_nothing()
 
 
+def test_prefill_and_decode_of_two_partitions_serve_scale_and_end(there: OnSlurm) -> None:
+    with _partition(there.cluster, "fast", "node3"):
+        two = CLUSTER + "prefill: {slurm: {partition: fast}, gpus_per_node: 4}\n"
+        file = there.write("chat", prefill=1, decode=5, cluster=two)
+        there.done("up", "-f", file, "--on", "slurm", "-d")
+        assert there.serves("chat")
+
+        def nodes_of(role: str) -> set[str]:
+            return {p["node"] for p in there.state("chat")["processes"] if p["role"] == role}
+
+        assert (nodes_of("router"), nodes_of("prefill")) == ({"node3"}, {"node3"})
+        assert nodes_of("decode") == {"node1", "node2"}
+        assert "2P5D" in there.done("scale", "--prefill", "2", "--decode", "5")
+        ran = there.run("scale", "--prefill", "1", "--decode", "6")
+        assert "no role switch: prefill and decode have nodes of their own" in ran.stderr
+        there.until_serving("chat")
+        assert (nodes_of("prefill"), nodes_of("decode")) == ({"node3"}, {"node1", "node2"})
+        there.done("down", "chat")
+        there.leaves_nothing()
+
+
 @contextmanager
 def _partition(cluster: Slurm, name: str, nodes: str) -> Iterator[None]:
     """One more partition of these nodes, which are in the usual one too."""

@@ -14,6 +14,7 @@ from pdctl.perf_model.records import Role
 
 ADDRESS = "$(POD_IP)"  # Kubernetes puts the pod's address there when the container starts
 BOOTSTRAP_ANNOTATION = "sglang.ai/bootstrap-port"  # where the router reads it
+HOST, NVLINK_DOMAIN = "kubernetes.io/hostname", "nvidia.com/gpu.clique"  # labels of nodes
 ENGINE = "engine"  # the name of the container
 MODELS = "/models"
 MAX_NAME = 40  # pods get a suffix, and no name may be longer than 63
@@ -267,11 +268,38 @@ def _engine_template(pods: _Pods, labels: dict[str, str], *, serves: bool) -> Ma
             "annotations": {**annotations, **(_annotations(pods) if serves else {})},
         },
         "spec": {
+            **_placement(pods, labels),
             "terminationGracePeriodSeconds": ENGINE_GRACE_S + LEAVING_S,
             "containers": [{**container, **(_serving(pods) if serves else {})}],
             "volumes": [*_volumes(pods.cluster), _config_volume(pods.deployment)],
         },
     }
+
+
+def _placement(pods: _Pods, labels: dict[str, str]) -> Manifest:
+    """The nodes that the scheduler should prefer, or must take; without a policy its own choice.
+
+    Source: Kubernetes documentation of pod topology spread and affinity; the label of NVLink
+        domains is that of NVIDIA's GPU feature discovery.
+    """
+    if pods.deployment.place == "auto":
+        return {}
+    if pods.deployment.place == "spread":
+        wish = {"maxSkew": 1, "topologyKey": HOST, "whenUnsatisfiable": "ScheduleAnyway"}
+        return {"topologySpreadConstraints": [{**wish, "labelSelector": {"matchLabels": labels}}]}
+    roles = [name for role in pods.deployment.roles for name in (role, f"{role}-follower")]
+    selector = {
+        "matchLabels": {"app": labels["app"]},
+        "matchExpressions": [{"key": "role", "operator": "In", "values": roles}],
+    }
+    if pods.deployment.place == "domain":
+        term = {"topologyKey": NVLINK_DOMAIN, "labelSelector": selector}
+        terms: Manifest = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    else:
+        near = {"topologyKey": HOST, "labelSelector": selector}
+        weighed = {"weight": 100, "podAffinityTerm": near}
+        terms = {"preferredDuringSchedulingIgnoredDuringExecution": [weighed]}
+    return {"affinity": {"podAffinity": terms}}
 
 
 def _annotations(pods: _Pods) -> dict[str, str]:

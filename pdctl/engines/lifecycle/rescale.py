@@ -15,6 +15,7 @@ from pdctl.deployment.resources import assign_gpus, index_ranges, needs_gpus
 from pdctl.engines import state
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running, start
+from pdctl.engines.lifecycle.place import nodes_of_roles
 from pdctl.engines.lifecycle.stage import copy_for
 from pdctl.engines.lifecycle.start import Prepared, planning, prepare
 from pdctl.engines.records import Launch
@@ -239,9 +240,14 @@ class _Change:
             new: self.specs[old]
             for new, old in self.role_changes.items()
             if self.specs[old].can_switch_role
+            and not self._have_own_nodes
             and self.specs[old] in self.leaving
             and not self._was_met(old)
         }
+
+    @property
+    def _have_own_nodes(self) -> bool:
+        return bool(nodes_of_roles(self.after, launcher_named(self.launcher)))
 
     def _was_met(self, old: str) -> bool:
         """True if decode engines have cached its address from its time as a prefill engine."""
@@ -286,7 +292,9 @@ class _Change:
     def _restart(self, spec: ProcessSpec, old: str, where: str, prepared: Prepared) -> str:
         version = parse_version(prepared.version)
         obstacle = role_switch_obstacle(self.after, version=version, backend=prepared.backend)
-        if not obstacle and self._was_met(old):
+        if self._have_own_nodes:
+            obstacle = "prefill and decode have nodes of their own"
+        elif not obstacle and self._was_met(old):
             obstacle = "decode engines have cached its earlier address as a prefill engine"
         why = obstacle or f"{old} was started without role switching, or does not run"
         if set(spec.gpu_places) & set(self.specs[old].gpu_places):

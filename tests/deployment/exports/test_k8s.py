@@ -22,7 +22,7 @@ from pdctl.deployment.exports.k8s import (
     one_each,
     role_based_group,
 )
-from pdctl.deployment.records import Deployment
+from pdctl.deployment.records import Deployment, PlacePolicy
 from pdctl.deployment.sglang_flags import options
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
@@ -268,6 +268,33 @@ def test_pods_get_gpus_models_memory_and_their_own_address() -> None:
     assert names.index("POD_IP") < names.index("SGLANG_HOST_IP"), "one refers to the other"
     assert "CUDA_VISIBLE_DEVICES" not in names
     assert engine["args"][engine["args"].index("--host") + 1] == "$(POD_IP)"
+
+
+@pytest.mark.parametrize("parallelism", [SMALL, LARGE])
+def test_a_policy_is_a_wish_to_the_scheduler(parallelism: Parallelism) -> None:
+    def pods(place: PlacePolicy) -> dict[str, Any]:
+        found = manifests(split(2, 3, parallelism=parallelism, place=place))
+        kind = "Deployment" if parallelism is SMALL else "LeaderWorkerSet"
+        spec = named(found, kind, "llama-decode")["spec"]
+        template = spec.get("template") or spec["leaderWorkerTemplate"]["leaderTemplate"]
+        check_pod(template)
+        assert isinstance(template, dict)
+        return template
+
+    assert not {"affinity", "topologySpreadConstraints"} & {*pods("auto")["spec"]}
+    spread = pods("spread")
+    (wish,) = spread["spec"]["topologySpreadConstraints"]
+    assert wish["labelSelector"]["matchLabels"] == spread["metadata"]["labels"]
+    affinity = pods("domain")["spec"]["affinity"]["podAffinity"]
+    (must,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert must["topologyKey"] == "nvidia.com/gpu.clique"
+    (roles,) = must["labelSelector"]["matchExpressions"]
+    assert "router" not in roles["values"], "its node need not be in the domain"
+    assert {"prefill", "decode", "decode-follower"} <= {*roles["values"]}
+    assert (
+        "preferredDuringSchedulingIgnoredDuringExecution"
+        in (pods("pack")["spec"]["affinity"]["podAffinity"])
+    )
 
 
 def test_names_are_such_as_kubernetes_allows() -> None:
