@@ -36,7 +36,7 @@ def explain(
 ) -> None:
     """Show where the time of slow requests went, and whose fault it was.
 
-    Reads the line that engines log for every request: `up` asks them to.
+    Reads the line that engines log for every request; `up` turns it on.
 
     \b
     Examples:

@@ -1,12 +1,10 @@
-"""The meaning of each column of a trace. Pure."""
+"""The meaning of each column of a trace, by its name and its values. Pure."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
-
-from pdctl.workload.column_names import ALIASES, LENGTH_WORDS, WORDS
 
 MAX_TOKENS = 10**9  # above this a length is a mistake, not a prompt
 
@@ -37,6 +35,70 @@ _FAILURES = frozenset(
 )
 _BLOCK_SIZES = (512, 16, 64, 32, 128, 256, 1024, 1)
 
+# names are compared in lower case, without spaces, underscores, dashes and a unit at the end;
+# the first alias that a file has wins
+_ALIASES = {
+    "arrival": (
+        "timestamp", "arrivaltime", "arrivaltimestamp", "arrivedat", "arrival", "arrivals",
+        "requestreceivedts", "receivedat", "starttime", "requesttime", "requesttimestamp",
+        "sendtime", "sentat", "createdat", "created", "datetime", "date", "time", "ts", "t",
+    ),
+    "prompt": (
+        "inputlength", "inputlen", "inputtokens", "contexttokens", "requesttokens", "prompttokens",
+        "promptlength", "promptlen", "numprefilltokens", "numprompttokens", "isl",
+    ),
+    "output": (
+        "outputlength", "outputlen", "outputtokens", "generatedtokens", "responsetokens",
+        "completiontokens", "numdecodetokens", "osl",
+        "tokensize",  # Splitwise's simulator, beside prompt_size
+    ),
+    "blocks": ("hashids",),
+    "session": ("sessionid", "conversationid", "session", "conversation"),
+    "delay": ("delay", "thinktime", "turndelay"),
+    "outcome": ("finishreason", "status", "success", "aborted", "failed", "wascancelled"),
+}  # fmt: skip
+_RATES = frozenset((
+    "rate", "throughput", "per", "speed", "latency", "time", "ttft", "itl", "tpot", "cost", "price",
+))  # fmt: skip
+# names nobody has listed: one word of each set, none of the last
+_WORDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
+    "arrival": (
+        (
+            "arrival", "arrived", "arrive", "timestamp", "ts", "received", "submitted", "submit",
+            "enqueued", "sent", "send", "created", "start", "started", "begin", "began", "datetime",
+            "date", "time", "epoch", "clock", "when",
+        ),
+        frozenset((
+            "first", "end", "ended", "finish", "finished", "complete", "completed", "done",
+            "elapsed", "latency", "duration", "e2e", "ttft", "tpot", "itl", "wait", "queue", "last",
+            "response", "output", "decode", "total", "processing", "taken", "exec", "think",
+            "delay", "out",
+        )),
+    ),
+    "prompt": (
+        (
+            "prompt", "input", "context", "request", "prefill", "query", "question", "in",
+        ),
+        frozenset((
+            "output", "out", "cached", "cache", "hash", "max", "id", "text", "chars", "ratio",
+            "response",
+        )) | _RATES,
+    ),
+    "output": (
+        (
+            "output", "completion", "response", "generated", "generation", "gen", "decode",
+            "answer", "reply", "candidates", "out",
+        ),
+        frozenset((
+            "input", "in", "prompt", "cached", "cache", "hash", "max", "id", "text", "chars",
+            "ratio",
+        )) | _RATES,
+    ),
+}  # fmt: skip
+_LENGTH_WORDS = frozenset((
+    "tokens", "token", "toks", "tok", "length", "lengths", "len", "size", "num", "count", "n",
+))  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -62,8 +124,8 @@ class Columns:
 
 def find_columns(names: Sequence[str], *, needs_output: bool = True) -> Columns | None:
     """The columns of a trace among `names`; None without the lengths it needs."""
-    found = {meaning: _first_named(names, aliases) for meaning, aliases in ALIASES.items()}
-    for meaning in WORDS:
+    found = {meaning: _first_named(names, aliases) for meaning, aliases in _ALIASES.items()}
+    for meaning in _WORDS:
         if found[meaning] is None:
             found[meaning] = _first_alike(names, meaning, set(found.values()))
     prompt, output = found["prompt"], found["output"]
@@ -94,12 +156,12 @@ def _first_named(names: Sequence[str], aliases: Sequence[str]) -> str | None:
 
 def _first_alike(names: Sequence[str], meaning: str, taken: set[str | None]) -> str | None:
     """The first column whose words mean `meaning`: `req_arrival_clock`, `n_input_toks`."""
-    telling, others = WORDS[meaning]
+    telling, others = _WORDS[meaning]
     words = {name: _words(name) for name in names if name not in taken and _NAME.match(name)}
     fits = {
         name: found
         for name, found in words.items()
-        if not found & others and (meaning == "arrival" or found & LENGTH_WORDS)
+        if not found & others and (meaning == "arrival" or found & _LENGTH_WORDS)
     }
     return next((name for word in telling for name, found in fits.items() if word in found), None)
 

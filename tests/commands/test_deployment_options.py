@@ -22,9 +22,7 @@ router: {port: 31000}
 
 
 @pytest.fixture(autouse=True)
-def _somewhere_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
+def _asks_nobody(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PDCTL_NO_INPUT", "1")
 
 
