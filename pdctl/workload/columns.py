@@ -189,9 +189,9 @@ def _usual_unit(names: Sequence[str]) -> str | None:
 
 def with_dates(columns: Columns, raw: object) -> Columns:
     """`columns`, with "date" as the unit when the first timestamp is one."""
-    is_number = type(raw) is int and columns.unit is None
-    text = str(raw) if isinstance(raw, str) or is_number else ""
-    return replace(columns, unit="date") if is_date(text) else columns
+    text = str(raw).strip() if type(raw) in (str, int) else ""
+    is_number = text.isdecimal() and columns.unit is not None  # as its name says
+    return replace(columns, unit="date") if is_date(text) and not is_number else columns
 
 
 def is_date(text: str) -> bool:

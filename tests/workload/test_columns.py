@@ -107,3 +107,9 @@ def test_other_numbers_of_that_length_are_no_dates(raw: object) -> None:
     columns = find_columns(["timestamp", "isl", "osl"])
     assert columns is not None
     assert with_dates(columns, raw).unit is None
+
+
+def test_a_unit_in_the_name_makes_such_a_number_no_date() -> None:
+    columns = find_columns(["send_time_us", "isl", "osl"])
+    assert columns is not None
+    assert with_dates(columns, "20261123181703").unit == "us"
