@@ -20,6 +20,10 @@ _UNIT_OF = {name: unit for unit, names in _UNIT_NAMES.items() for name in names}
 _UNIT_SUFFIX = re.compile(rf"[ _.(\[-]+({'|'.join(_UNIT_OF)})[\])]?$", re.IGNORECASE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NAME = re.compile(r"[\w .\-/()\[\]]{1,60}$")
+# 20261123181703, which as a number would be some time, and 20261123T181703Z
+_COMPACT = re.compile(
+    r"((?:19|20)\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])T?([01]\d|2[0-3])([0-5]\d)([0-5]\d)(?!\d)"
+)
 _DATE = re.compile(
     r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d:\d\d)(:\d\d)?(\.\d+|,\d+)?"
     r"\s*(Z|UTC|[+-]\d\d:?\d\d)?",
@@ -185,17 +189,23 @@ def _usual_unit(names: Sequence[str]) -> str | None:
 
 def with_dates(columns: Columns, raw: object) -> Columns:
     """`columns`, with "date" as the unit when the first timestamp is one."""
-    return replace(columns, unit="date") if isinstance(raw, str) and is_date(raw) else columns
+    text = str(raw).strip() if type(raw) in (str, int) else ""
+    is_number = text.isdecimal() and columns.unit is not None  # as its name says
+    return replace(columns, unit="date") if is_date(text) and not is_number else columns
 
 
 def is_date(text: str) -> bool:
     """True if `text` is a date with a time, as 2023-11-16 18:17:03.979."""
-    return _DATE.fullmatch(text.strip()) is not None
+    return _date(text) is not None
+
+
+def _date(text: str) -> re.Match[str] | None:
+    return _DATE.fullmatch(_COMPACT.sub(r"\1-\2-\3 \4:\5:\6", text.strip(), count=1))
 
 
 def parse_date(raw: object) -> float:
     """Unix seconds of a date (of UTC where it names no zone). Raises ValueError with the reason."""
-    match = _DATE.fullmatch(raw.strip()) if isinstance(raw, str) else None
+    match = _date(str(raw)) if type(raw) in (str, int) else None
     if match is None:
         raise ValueError(f"timestamp {_short(raw)} is not a date")
     return _date_s(match)

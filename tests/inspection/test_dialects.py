@@ -420,3 +420,26 @@ def test_a_key_of_another_kind_is_read_around_or_refused_by_name(key: str, value
         assert "key" in refused.message  # noqa: PT017
         return
     assert num_params(llm) > 0
+
+
+def test_jet_blocks_keep_the_state_that_sglang_allocates() -> None:
+    """912,384 B a block by sglang 0.5.23 configs/jet_nemotron.py with tp 1."""
+    config = {
+        "model_type": "jet_nemotron",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 4,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "layer_types": ["jet", "swa", "attn", "jet"],
+        "efficient_attention_config": {
+            "jet": {"conv_size": 4, "expand_v": 2.0, "head_dim": 96, "num_heads": 12},
+            "swa": {"window_size": 2048},
+        },
+    }
+    llm = llm_from_config(Fields(config, "config.json"), name="model")
+    assert state_bytes(llm) == 2 * 912_384
+    assert [mixer.window for mixer in mixers_of(llm.layers)] == [None, 2048, None, None]
+    assert ["not one pdctl knows" in guess for guess in llm.guesses] == [True]
