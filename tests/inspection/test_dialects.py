@@ -395,3 +395,28 @@ def test_an_index_of_pooled_keys_takes_a_share_of_its_bytes_per_token() -> None:
     }
     llm = llm_from_config(Fields(config, "config.json"), name="model")
     assert kv_bytes_growing(llm) == 2 * (576 * 2 + 9)
+
+
+@pytest.mark.parametrize("value", ["abc", 5, {"a": 1}, [None], True, -1, "\x1b[31m", [[1]], 1e308])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "cross_attention_layers",
+        "kv_source_layers",
+        "attn_config",
+        "moe_num_experts",
+        "moe_intermediate_size",
+        "vision_config",
+        "residual_moe",
+        "quantization_config",
+        "index_kpool",
+    ],
+)
+def test_a_key_of_another_kind_is_read_around_or_refused_by_name(key: str, value: object) -> None:
+    config = {**ernie_vl(model_type="ernie4_5_moe_vl", moe_num_experts=[64, 64]), key: value}
+    try:
+        llm = llm_from_config(Fields(config, "config.json"), name="model")
+    except InvalidInput as refused:
+        assert "key" in refused.message  # noqa: PT017
+        return
+    assert num_params(llm) > 0

@@ -124,11 +124,17 @@ def _submit(argv: Sequence[str], script: str) -> str:
     )
     if done.returncode:
         raise InvalidInput(
-            f"Slurm refuses the job: {_sentence(done.stderr)}",
+            f"Slurm refuses the job ({_size_of(script)}): {_sentence(done.stderr)}",
             hint=f"slurm: in cluster.yaml; free now: {free_gpus() or 'nothing'}",
             code="job_refused",
         )
     return done.stdout.strip()
+
+
+def _size_of(script: str) -> str:
+    """The options of a job script that say how much of the cluster it wants."""
+    options = [line.removeprefix("#SBATCH ") for line in script.splitlines()]
+    return " ".join(o for o in options if o.startswith(("--nodes=", "--gres=", "--gpus-per-node=")))
 
 
 def cancel(number: str) -> None:

@@ -4,7 +4,7 @@ Writes the new target and returns; the supervisor does the rest.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.build import Counts, counts_of, role_changes, scaled
@@ -15,6 +15,7 @@ from pdctl.deployment.resources import assign_gpus, index_ranges, needs_gpus
 from pdctl.engines import state
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running, start
+from pdctl.engines.lifecycle.stage import copy_for
 from pdctl.engines.lifecycle.start import Prepared, planning, prepare
 from pdctl.engines.records import Launch
 from pdctl.errors import EnvironmentProblem, PdctlError, StateConflict
@@ -35,15 +36,29 @@ class Rescaled:
         return bool(self.changes)
 
 
-def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Rescaled:
+def rescale(
+    name: str,
+    counts: Counts,
+    *,
+    drain_s: float | None = None,
+    show: Callable[[str], None] = lambda text: None,
+) -> Rescaled:
     """Write a new target for the supervisor of a running deployment.
 
     Asking for the present counts changes nothing. Concurrent calls take effect in turn.
     drain_s: longest time for the requests of a leaving engine; None: as before.
+    show: is given a text of how far the copy of the model to new nodes is, where `stage:` is set.
 
     Raises InvalidInput if the result could not serve, EnvironmentProblem if GPUs or ports are
     missing, StateConflict if it does not run, is stopping, or would have to stop serving.
     """
+    current = current_launch(name)
+    copy_for(
+        lambda: _new_specs(name, counts),
+        chosen_deployment(current).model,
+        current.launcher,
+        show,
+    )
     with planning():
         planned = _planned(name, counts)
         if planned.prepared is None or planned.change is None:
@@ -55,6 +70,14 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
             drain_s=drain_s,
         )
         return Rescaled(wanted, planned.before.layout, planned.sentences)
+
+
+def _new_specs(name: str, counts: Counts) -> tuple[ProcessSpec, ...]:
+    """The processes that a change would start."""
+    with planning():
+        planned = _planned(name, counts)
+    specs = planned.prepared.specs if planned.prepared else ()
+    return tuple(spec for spec in specs if spec not in planned.current.specs)
 
 
 def preview(name: str, counts: Counts) -> Rescaled:

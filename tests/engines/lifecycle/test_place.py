@@ -1,3 +1,5 @@
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ from pdctl.engines.launchers import ray
 from pdctl.engines.lifecycle.place import choose_place
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from tests.deployment.examples import split
+from tests.e2e.cli import free_port
 
 SIMULATED = split(engine="sim")
 
@@ -62,15 +65,35 @@ def test_ray_is_refused_where_it_is_not() -> None:
     assert error.value.code == "no_ray"
 
 
-def test_auto_takes_the_ray_cluster_of_this_machine_for_what_does_not_fit_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Ray cluster that accepts connections."""
     monkeypatch.setattr(ray, "is_installed", lambda: True)
-    (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        yield f"127.0.0.1:{head.getsockname()[1]}"
+
+
+def test_auto_takes_the_ray_cluster_of_this_machine_for_what_does_not_fit_here(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray_current_cluster").write_text(f"{cluster}\n")
     monkeypatch.setattr(ray, "CURRENT_CLUSTER", tmp_path / "ray_current_cluster")
     assert choose_place("auto", SIMULATED) == "local"
-    assert choose_place("auto", split()) == "ray:10.0.0.1:6379"
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
-    assert choose_place("auto", split()) == "ray:10.0.0.2:6379", "the variable comes first"
+    assert choose_place("auto", split()) == f"ray:{cluster}"
+    other = cluster.replace("127.0.0.1", "localhost")
+    monkeypatch.setenv("RAY_ADDRESS", other)
+    assert choose_place("auto", split()) == f"ray:{other}", "the variable comes first"
     monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.2:8265")
     assert choose_place("auto", split()) == "local", "an address for jobs and not for programs"
+
+
+def test_a_ray_cluster_that_has_ended_is_named_at_once(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", gone)
+    with pytest.raises(EnvironmentProblem, match=f"Nothing answers at {gone}") as error:
+        choose_place("ray", SIMULATED)
+    assert error.value.hint.startswith("RAY_ADDRESS=HEAD:6379")
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    assert choose_place("ray", SIMULATED) == f"ray:{cluster}"
