@@ -19,7 +19,7 @@ from pdctl.paths import HOME_VARIABLE
 NUM_PREFILL = 16
 NUM_DECODE = 48
 IDLE_S = 30.0
-FAKE = Path(__file__).parent.parent / "engines" / "fake_engine.py"
+FAKE = Path(__file__).with_name("fake_engine.py")
 NAME = "bench64"
 
 
