@@ -1,9 +1,12 @@
-"""Hosts as people and URLs write them: loopback, wildcards, IPv6 in brackets. Pure."""
+"""Hosts as people, Slurm and URLs write them: loopback, wildcards, IPv6, host lists. Pure."""
 
 import ipaddress
+import re
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
+_RANGES = re.compile(r"\[(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)\]")
+_MOST_HOSTS = 10_000
 _HERE = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}  # wildcard -> where one reaches it
 
 
@@ -42,3 +45,26 @@ def is_endpoint(text: str) -> bool:
 def reachable_in_url(host: str) -> str:
     """The address, as it stands in a URL, at which this machine reaches a server on `host`."""
     return in_url(_HERE.get(bare(host), host))
+
+
+def expanded(hosts: str) -> tuple[str, ...]:
+    """The hosts that Slurm's short form means: node[01-03,07] is four; any other name is one.
+
+    Raises ValueError for ranges that end before they begin, or of more than 10,000 hosts.
+    """
+    ranges = _RANGES.search(hosts)
+    if ranges is None:
+        return (hosts,)
+    before, after = hosts[: ranges.start()], expanded(hosts[ranges.end() :])
+    numbers = [one for part in ranges[1].split(",") for one in _numbers(part)]
+    if len(numbers) * len(after) > _MOST_HOSTS:
+        raise ValueError(f"means more than {_MOST_HOSTS:,} hosts")
+    return tuple(f"{before}{number}{rest}" for number in numbers for rest in after)
+
+
+def _numbers(part: str) -> tuple[str, ...]:
+    first, _, last = part.partition("-")
+    begin, end = int(first[-9:]), int((last or first)[-9:])
+    if not begin <= end <= begin + _MOST_HOSTS:
+        raise ValueError(f"has the range {part}")
+    return tuple(str(number).zfill(len(first)) for number in range(begin, end + 1))

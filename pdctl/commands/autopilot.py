@@ -19,8 +19,8 @@ def autopilot(
 ) -> None:
     """Watch a deployment and move one engine at a time to the role that needs it, until Ctrl-C.
 
-    The first window is always dry. Afterwards it acts only on a gain that is beyond doubt,
-    compares what a move brought with what was promised, and undoes a move that did not help.
+    It only watches during the first window. Afterwards it acts only on a gain that is beyond
+    doubt, compares the effect of each move with its promise, and undoes a move that did not help.
 
     \b
     Examples:

@@ -12,9 +12,9 @@ def calibrate(
         "", help="Model directory, cached model or bundled name.", show_default=False
     ),
     tp: int = typer.Option(1, "--tp", help="Tensor parallelism of the engine."),
-    pp: int = typer.Option(None, "--pp", help="Pipeline parallelism."),
-    dp: int = typer.Option(None, "--dp", help="Data parallelism of attention, inside tp."),
-    ep: int = typer.Option(None, "--ep", help="Expert parallelism, inside tp."),
+    pp: int = typer.Option(None, "--pp", help="Pipeline stages of the engine."),
+    dp: int = typer.Option(None, "--dp", help="Attention data parallelism inside tp."),
+    ep: int = typer.Option(None, "--ep", help="Expert parallelism inside tp."),
     engine: str = typer.Option("sglang", "--engine", help="sglang, or sim for simulated engines."),
     url: list[str] = typer.Option(
         [], "--url", help="URL of a running, idle engine. Repeat for prefill and decode."

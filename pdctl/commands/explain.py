@@ -22,7 +22,9 @@ def explain(
         None, "-n", "--name", help="Deployment, running or ended. Default: the only one."
     ),
     logs: list[Path] = typer.Option(
-        None, "--logs", help="Logs of engines that pdctl did not start, or a folder of them."
+        None,
+        "--logs",
+        help="Logs of engines that pdctl did not start (.gz and rotated too), or a folder.",
     ),
     report: Path | None = typer.Option(
         None, "--report", help="Write a self-contained HTML page to this file."
@@ -34,7 +36,7 @@ def explain(
 ) -> None:
     """Show where the time of slow requests went, and whose fault it was.
 
-    Reads the line that engines log for every request: `up` asks them to.
+    Reads the line that engines log for every request; `up` turns it on.
 
     \b
     Examples:

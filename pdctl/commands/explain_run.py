@@ -1,8 +1,10 @@
 """Reads the logs of engines and explains their slow requests."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 from pdctl.console import command_width, err, show
@@ -15,6 +17,9 @@ from pdctl.status.explain.join import Halves
 from pdctl.status.explain.records import Explanation
 from pdctl.tables.explain import explain_lines, explain_view, explanation_page
 from pdctl.units import format_number_of
+
+_ROTATED = re.compile(r"\.log[.-](\d{1,8})\b")  # d.log.2.gz, d.log-20261128
+_DATE_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,15 @@ def is_by_tpot(by: str) -> bool:
 
 
 def log_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The files, and every *.log in the folders. Raises InvalidInput for one that is missing."""
+    """The files, and every *.log in the folders, rotated ones too.
+
+    Raises InvalidInput for one that is missing.
+    """
     files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise InvalidInput(f"There is no log {path}.", hint="--logs prefill.log decode.log")
-        files += sorted(path.glob("*.log")) if path.is_dir() else [path]
+        files += sorted(path.glob("*.log*")) if path.is_dir() else [path]
     if paths and not files:
         raise InvalidInput(f"{paths[0]} holds no *.log file.", hint="--logs prefill.log decode.log")
     return tuple(files)
@@ -117,13 +125,30 @@ def _read(wanted: Wanted, deployment: str | None, name: str | None) -> tuple[Req
     if deployment is not None:
         found = log_files_of.lines_by_engine(deployment)
         return tuple(request_log(lines, process, rid=name) for process, lines in found)
-    stems = [path.stem for path in wanted.logs]
     return tuple(
-        request_log(
-            log_lines(path), path.stem if stems.count(path.stem) == 1 else str(path), rid=name
-        )
-        for path in wanted.logs
+        request_log(chain.from_iterable(map(log_lines, parts)), engine, rid=name)
+        for engine, parts in _by_engine(wanted.logs).items()
     )
+
+
+def _by_engine(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """The parts of each engine's log, the oldest first: d.log.2.gz, d.log.1, d.log."""
+    places: dict[Path, list[Path]] = {}
+    for path in sorted(paths, key=_age):
+        places.setdefault(path.parent / path.name.partition(".log")[0], []).append(path)
+    names = [place.name for place in places]
+    return {
+        place.name if names.count(place.name) == 1 else str(place): places[place]
+        for place in dict.fromkeys(p.parent / p.name.partition(".log")[0] for p in paths)
+    }
+
+
+def _age(path: Path) -> tuple[bool, int]:
+    """The place of a part in time: rotation counts up into the past, dates towards today."""
+    number = _ROTATED.search(path.name)
+    if number is None:
+        return True, 0
+    return False, int(number[1]) * (1 if len(number[1]) == _DATE_DIGITS else -1)
 
 
 def _check_found(

@@ -29,7 +29,7 @@ def logs(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object; not with -f."),
 ) -> None:
-    """Show logs by time with the process in front, even of a deployment that has stopped.
+    """Show log lines by time, each behind the name of its process, even after a stop.
 
     \b
     Examples:

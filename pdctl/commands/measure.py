@@ -50,9 +50,9 @@ def measure(
         "", help="GPUs of this machine to use: 0-3,6. With --engine sim, their kind: 8xH200."
     ),
     tp: int = typer.Option(None, help="Tensor parallelism of every engine."),
-    pp: int = typer.Option(None, help="Pipeline parallelism of every engine."),
-    dp: int = typer.Option(None, help="Data parallelism of attention, inside tp."),
-    ep: int = typer.Option(None, help="Expert parallelism, inside tp."),
+    pp: int = typer.Option(None, help="Pipeline stages of every engine."),
+    dp: int = typer.Option(None, help="Attention data parallelism inside tp."),
+    ep: int = typer.Option(None, help="Expert parallelism inside tp."),
     args: str = typer.Option("", "--args", help="SGLang flags for every engine."),
     prefill_args: str = typer.Option(
         "", "--prefill-args", help="SGLang flags for prefill engines."

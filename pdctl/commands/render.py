@@ -30,7 +30,7 @@ def render(
 ) -> None:
     """Print a deployment for a shell, Slurm, Kubernetes, Miles, Prometheus or Grafana.
 
-    Slurm and Kubernetes need facts about the cluster: ./cluster.yaml, else the user's own.
+    Slurm and Kubernetes need facts about the cluster, from ./cluster.yaml or else the user's own.
 
     \b
     Examples:

@@ -53,6 +53,7 @@ def scale(
       pdctl scale --undo
     """
     from pdctl.commands import scale_run
+    from pdctl.commands.progress import progress_line
     from pdctl.deployment.build import Counts
     from pdctl.engines.lifecycle import rescale, running
 
@@ -70,7 +71,8 @@ def scale(
     if dry_run:
         scale_run.show_dry_run(deployment, counts, window_s=window_s, as_json=as_json)
         return
-    change = rescale.rescale(deployment, counts, drain_s=drain_s)
+    with progress_line(every_s=5.0) as show:
+        change = rescale.rescale(deployment, counts, drain_s=drain_s, show=show)
     scale_run.announce(change)
     last = None if no_wait else scale_run.wait(change, timeout_s)
     scale_run.show_scale(change, last, as_json=as_json)

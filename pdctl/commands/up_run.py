@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 from typing import Protocol
@@ -13,20 +14,19 @@ from pdctl.commands.screens import LIVE_PHASES, LineScreen, deployment_headline,
 from pdctl.commands.up_preview import UpOptions, placed, warn
 from pdctl.console import ask_yes, command_width, interactive, out, print_json
 from pdctl.deployment.cluster_file import cluster_here
-from pdctl.deployment.records import Deployment
+from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.doctor.diagnose import quick_checks
 from pdctl.doctor.nodes import node_faults
 from pdctl.engines import state as engine_state
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.launchers.registry import LOCAL, SLURM, launcher_named
 from pdctl.engines.lifecycle import follow, running, start, submitted
-from pdctl.engines.lifecycle.stage import copy_model, copy_of
+from pdctl.engines.lifecycle.stage import copy_for
 from pdctl.engines.lifecycle.start import Prepared
 from pdctl.engines.lifecycle.submit import submit
 from pdctl.engines.lifecycle.submitted import SubmittedJob
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess
 from pdctl.engines.records import DeploymentState
-from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.errors import EnvironmentProblem, ExitCode
 from pdctl.tables.deployments import ready_view
 
@@ -52,7 +52,7 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
     is_here = options.launcher == LOCAL
     if is_here:
         _warn_of_machine(deployment)
-    elif copy_of(deployment.model) is not None:
+    else:
         _copy_model(options, deployment)
     with ExitStack() as held:
         try:
@@ -76,11 +76,13 @@ def follow_resumed(options: UpOptions, supervisor: SupervisorProcess) -> None:
 def _copy_model(options: UpOptions, deployment: Deployment) -> None:
     """Copy the model to the nodes that engines will use; other commands may plan meanwhile."""
     running.refuse_running(deployment.name)
-    with start.planning():
-        prepared = start.prepare(deployment, launcher=options.launcher)
-    nodes = dict.fromkeys(node for spec in prepared.specs[1:] for node in nodes_of(spec))
+
+    def planned() -> Sequence[ProcessSpec]:
+        with start.planning():
+            return start.prepare(deployment, launcher=options.launcher).specs
+
     with progress_line(every_s=PROGRESS_EVERY_S) as show:
-        copy_model(deployment.model, launcher_named(options.launcher), tuple(nodes), show)
+        copy_for(planned, deployment.model, options.launcher, show)
 
 
 def _started(
@@ -224,7 +226,7 @@ def _check_nodes(prepared: Prepared) -> None:
     """Refuse nodes without room for state; warn of other faults that make real engines fail."""
     if prepared.launcher == LOCAL or prepared.version is None:
         return
-    nodes = dict.fromkeys(node for spec in prepared.specs[1:] for node in nodes_of(spec))
+    nodes = dict.fromkeys(node for spec in prepared.specs[1:] for node, _ in spec.parts)
     for check in node_faults(launcher_named(prepared.launcher), cluster_here(), tuple(nodes)):
         text = f"{check.node}: {check.text}"
         if check.id == "state_dir":

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from pdctl.deployment.containers import read_container
 from pdctl.deployment.records import PLACE_POLICIES, Container, Deployment, PlacePolicy
 from pdctl.deployment.strict_yaml import Field, read_yaml
+from pdctl.hosts import expanded
 from pdctl.paths import user_config_dir
 from pdctl.perf_model.records import Role
 
@@ -35,7 +36,7 @@ KEYS = (
     "slurm",
     "kubernetes",
 )
-ROLE_KEYS = ("env", "image")
+ROLE_KEYS = ("env", "image", "gpus_per_node", "slurm")
 HOST_KEYS = ("gpus", "cards", "domain")
 RDMA_KEYS = ("gid_index", "traffic_class", "mnnvl", "cards")
 SLURM_KEYS = (
@@ -51,6 +52,9 @@ SLURM_KEYS = (
     "drain",
     "options",
 )
+_SLURM_TEXTS = ("partition", "account", "qos", "constraint", "gpu_type")
+JOB_KEYS = ("time", "drain")  # the same for every part of a heterogeneous job
+HET_KEYS = tuple(key for key in SLURM_KEYS if key not in JOB_KEYS)
 KUBERNETES_KEYS = ("image", "namespace", "gpu_resource", "model_claim", "shared_memory")
 
 
@@ -123,6 +127,8 @@ class ClusterFile:
     container: Container | None = None
     role_image: Mapping[Role, str] = field(default_factory=dict)
     slurm: SlurmSettings = SlurmSettings()
+    role_slurm: Mapping[Role, SlurmSettings] = field(default_factory=dict)  # other nodes of a role
+    role_gpus: Mapping[Role, int] = field(default_factory=dict)  # GPUs of each of them
     kubernetes: KubernetesSettings = KubernetesSettings()
 
     def gpus_of(self, host: str) -> int:
@@ -134,6 +140,14 @@ class ClusterFile:
         """The RDMA cards that engines may use on a host; empty: all."""
         own = self.hosts.get(host, HostSettings()).cards
         return self.rdma.cards if own is None else own
+
+    def of_role(self, role: Role) -> "ClusterFile":
+        """The file for the nodes that engines of a role run on."""
+        return replace(
+            self,
+            slurm=self.role_slurm.get(role, self.slurm),
+            gpus_per_node=self.role_gpus.get(role, self.gpus_per_node),
+        )
 
     @property
     def domains(self) -> dict[str, str]:
@@ -169,6 +183,8 @@ def read_cluster_file(path: Path) -> ClusterFile:
         what = f"{version} is newer than {SCHEMA}, the one this pdctl reads"
         raise keys["schema"].problem(what, hint="a newer pdctl")
     usual = ClusterFile()
+    slurm = _slurm(keys["slurm"], usual.slurm, SLURM_KEYS) if "slurm" in keys else usual.slurm
+    roles = {role: keys[role].mapping(ROLE_KEYS) for role in ROLES if role in keys}
     return ClusterFile(
         gpus_per_node=_number(keys, "gpus_per_node") or usual.gpus_per_node,
         hosts=_hosts(keys["hosts"]) if "hosts" in keys else usual.hosts,
@@ -180,15 +196,19 @@ def read_cluster_file(path: Path) -> ClusterFile:
         place=read_place(keys["place"]) if "place" in keys else usual.place,
         stage=_folder(keys["stage"]) if "stage" in keys else None,
         env=keys["env"].texts() if "env" in keys else usual.env,
-        role_env={role: _role_env(keys[role]) for role in ROLES if role in keys},
+        role_env={role: own["env"].texts() if "env" in own else {} for role, own in roles.items()},
         images=keys["images"].texts() if "images" in keys else usual.images,
         container=read_container(keys["container"]) if "container" in keys else None,
-        role_image={
-            role: image
-            for role in ROLES
-            if role in keys and (image := _text(keys[role].mapping(ROLE_KEYS), "image"))
+        role_image={role: image for role, own in roles.items() if (image := _text(own, "image"))},
+        slurm=slurm,
+        role_slurm={
+            role: _slurm(own["slurm"], slurm, HET_KEYS)
+            for role, own in roles.items()
+            if "slurm" in own
         },
-        slurm=_slurm(keys["slurm"]) if "slurm" in keys else usual.slurm,
+        role_gpus={
+            role: num for role, own in roles.items() if (num := _number(own, "gpus_per_node"))
+        },
         kubernetes=_kubernetes(keys["kubernetes"]) if "kubernetes" in keys else usual.kubernetes,
     )
 
@@ -265,11 +285,16 @@ def _rdma(section: Field) -> RdmaSettings:
 
 
 def _hosts(section: Field) -> dict[str, HostSettings]:
-    found = {}
+    found: dict[str, HostSettings] = {}
     for name, host in section.mapping().items():
         keys = host.mapping(HOST_KEYS)
         gpus = keys["gpus"].integer(at_least=0) if "gpus" in keys else None
-        found[name] = HostSettings(gpus, _cards(keys), _text(keys, "domain"))
+        try:
+            names = expanded(name)
+        except ValueError as problem:
+            raise host.problem(str(problem)) from None
+        settings = HostSettings(gpus, _cards(keys), _text(keys, "domain"))
+        found |= dict.fromkeys(names, settings)
     return found
 
 
@@ -299,27 +324,20 @@ def _image(image: str | None, cluster: ClusterFile) -> str | None:
     return cluster.images.get(image, image) if image else None
 
 
-def _role_env(role: Field) -> Mapping[str, str]:
-    keys = role.mapping(ROLE_KEYS)
-    return keys["env"].texts() if "env" in keys else {}
-
-
-def _slurm(section: Field) -> SlurmSettings:
-    keys = section.mapping(SLURM_KEYS)
-    usual = SlurmSettings()
-    return SlurmSettings(
-        partition=_text(keys, "partition"),
-        account=_text(keys, "account"),
-        qos=_text(keys, "qos"),
-        constraint=_text(keys, "constraint"),
-        gpu_type=_text(keys, "gpu_type"),
-        gpu_request=_gpu_request(keys["gpu_request"]) if "gpu_request" in keys else "gres",
-        cpus_per_gpu=_number(keys, "cpus_per_gpu"),
-        exclusive="exclusive" in keys and keys["exclusive"].boolean(),
-        time_s=keys["time"].seconds() if "time" in keys else None,
-        drain_s=keys["drain"].seconds() if "drain" in keys else usual.drain_s,
-        options=keys["options"].args() if "options" in keys else (),
-    )
+def _slurm(section: Field, usual: SlurmSettings, known: tuple[str, ...]) -> SlurmSettings:
+    """The settings of a section; what it leaves out is as in `usual`."""
+    keys = section.mapping(known)
+    found: dict[str, Any] = {key: _text(keys, key) for key in _SLURM_TEXTS if key in keys}
+    if "gpu_request" in keys:
+        found["gpu_request"] = _gpu_request(keys["gpu_request"])
+    if "cpus_per_gpu" in keys:
+        found["cpus_per_gpu"] = keys["cpus_per_gpu"].integer(at_least=1)
+    if "exclusive" in keys:
+        found["exclusive"] = keys["exclusive"].boolean()
+    found |= {f"{key}_s": keys[key].seconds() for key in JOB_KEYS if key in keys}
+    if "options" in keys:
+        found["options"] = keys["options"].args()
+    return replace(usual, **found)
 
 
 def _kubernetes(section: Field) -> KubernetesSettings:

@@ -31,13 +31,14 @@ LOGS = Path("logs")  # exports choose their own
 class Elsewhere:
     """A deployment expanded for nodes "0", "1", ... that nobody has looked at.
 
-    specs: router first. notes: what was assumed, in sentences.
+    specs: router first. notes: what was assumed, in sentences. kinds: of nodes.
     """
 
     deployment: Deployment
     specs: tuple[ProcessSpec, ...]
     num_nodes: int
     notes: tuple[str, ...]
+    kinds: "tuple[NodeKind, ...]" = ()
 
 
 def expand_on_nodes(
@@ -59,8 +60,9 @@ def expand_on_nodes(
         InvalidInput: an engine cannot be divided equally among nodes, or cannot run.
     """
     deployment = on_cluster(deployment, cluster)
-    packed = pack(deployment, cluster)
-    num_nodes = 1 + max(int(node) for place in packed.values() for node in place.nodes)
+    kinds = node_kinds(deployment, cluster)
+    packed = {name: place for kind in kinds for name, place in kind.places.items()}
+    num_nodes = sum(kind.num_nodes for kind in kinds)
     addresses = {str(i): address_of(i) for i in range(num_nodes)}
     install, backend, notes = _assumed(deployment, version)
     specs = expand(
@@ -75,7 +77,7 @@ def expand_on_nodes(
         addresses=addresses,
     )
     engines = (with_followers(spec, packed[spec.name].others, addresses) for spec in specs[1:])
-    return Elsewhere(deployment, (specs[0], *engines), num_nodes, notes)
+    return Elsewhere(deployment, (specs[0], *engines), num_nodes, notes, kinds)
 
 
 def expand_on_machine(
@@ -136,11 +138,50 @@ def expand_in_pods(
     return Elsewhere(deployment, specs, len(names), notes)
 
 
-def pack(deployment: Deployment, cluster: ClusterFile) -> dict[str, Place]:
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes of one kind and the part of a deployment that runs there. cluster: of these nodes.
+
+    first: the number of its first node.
+    """
+
+    deployment: Deployment
+    cluster: ClusterFile
+    first: int
+    places: Mapping[str, Place]
+
+    @property
+    def num_nodes(self) -> int:
+        return len({node for place in self.places.values() for node in place.nodes})
+
+
+def node_kinds(deployment: Deployment, cluster: ClusterFile) -> tuple[NodeKind, ...]:
+    """The nodes of a deployment: of one kind, or one kind for prefill and one for decode.
+
+    Raises InvalidInput as `pack`, and for a wish that two kinds of nodes cannot meet.
+    """
+    roles = deployment.roles
+    if len(roles) == 1 or not ({*cluster.role_slurm, *cluster.role_gpus} & {*roles}):
+        return (NodeKind(deployment, cluster, 0, pack(deployment, cluster)),)
+    if deployment.place == "domain":
+        raise InvalidInput(
+            "Prefill and decode have nodes of their own in cluster.yaml, and share no NVLink.",
+            hint="--place spread, or no slurm: and gpus_per_node: under prefill: and decode:",
+        )
+    found: list[NodeKind] = []
+    for role in roles:
+        part = replace(deployment, roles={role: roles[role]})
+        first = sum(kind.num_nodes for kind in found)
+        places = pack(part, cluster.of_role(role), first=first)
+        found.append(NodeKind(part, cluster.of_role(role), first, places))
+    return tuple(found)
+
+
+def pack(deployment: Deployment, cluster: ClusterFile, *, first: int = 0) -> dict[str, Place]:
     """The nodes "0", "1", ... and GPUs of each engine by name, on as few nodes as hold them all.
 
     The deployment's policy puts them there. An engine with more GPUs than a node has equal parts on
-    several.
+    several. first: the number of the first node.
 
     Raises:
         InvalidInput: an engine cannot be divided equally, or the policy needs another cluster.
@@ -157,7 +198,7 @@ def pack(deployment: Deployment, cluster: ClusterFile) -> dict[str, Place]:
             hint="rdma: {mnnvl: true} in cluster.yaml where it does; otherwise --place spread",
         )
     chosen = _on_some_nodes(wanted, cluster, num_nodes, deployment.place)
-    return _numbered_gpus(wanted, chosen)
+    return _numbered_gpus(wanted, chosen, first)
 
 
 def _on_some_nodes(
@@ -171,13 +212,14 @@ def _on_some_nodes(
 
 
 def _numbered_gpus(
-    wanted: Sequence[Unplaced], chosen: Mapping[str, tuple[str, ...]]
+    wanted: Sequence[Unplaced], chosen: Mapping[str, tuple[str, ...]], first: int
 ) -> dict[str, Place]:
     used: Counter[str] = Counter()
     placed = {}
     for engine in wanted:
         parts = []
-        for node in sorted(chosen[engine.name], key=int):
+        for number in sorted(map(int, chosen[engine.name])):
+            node = str(first + number)
             parts.append(Place(node, tuple(range(used[node], used[node] + engine.each))))
             used[node] += engine.each
         placed[engine.name] = replace(parts[0], others=tuple(parts[1:]))

@@ -96,7 +96,8 @@ def options(args: Sequence[str]) -> dict[str, str]:
     A shortened flag is read as argparse reads it. A flag that may stand for several flags, or for
     none, stays as it is.
 
-    Raises InvalidInput for a value without a flag before it.
+    Raises InvalidInput for a value without a flag before it, and for a flag that SGLang spells
+    with hyphens.
     """
     return _options(args, _engine_name)
 
@@ -113,6 +114,13 @@ def _engine_name(spelled: str) -> str:
     return ALIASES.get(full, full)
 
 
+def _refuse_underscores(spelled: str) -> None:
+    """Raise InvalidInput for a flag that SGLang or its router knows with hyphens alone."""
+    hyphened = spelled.replace("_", "-")
+    if any(table.meant_by(hyphened) for table in (engine_table(), router_table())):
+        raise InvalidInput(f"SGLang knows {spelled} with hyphens alone.", hint=hyphened)
+
+
 def _options(args: Sequence[str], main_name: Callable[[str], str]) -> dict[str, str]:
     found: dict[str, str] = {}
     name = ""
@@ -120,6 +128,8 @@ def _options(args: Sequence[str], main_name: Callable[[str], str]) -> dict[str, 
         if token.startswith("--"):
             spelled, _, value = token.partition("=")
             name = main_name(spelled)
+            if "_" in spelled and name == spelled:
+                _refuse_underscores(spelled)
             found[name] = value
         elif not name:
             raise InvalidInput(

@@ -26,7 +26,7 @@ from pdctl.engines.launchers.protocol import HERE, Started
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.log_file import rotate
 from pdctl.engines.records import DeploymentState, Event, Launch, ProcessState
-from pdctl.engines.supervision.gpu_room import waiting_for_gpus
+from pdctl.engines.supervision.gpu_room import waiting_engines
 from pdctl.engines.supervision.loop import Probes, StartedProcess, SupervisorLoop
 from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.engines.supervision.model import Desired, Process, SupervisorLimits
@@ -97,6 +97,7 @@ WRITE_AT_LEAST_EVERY_S = 10.0
 WRITE_AT_MOST_EVERY_S = 0.1
 LAST_WORD_S = 10.0
 MOVE_WITHIN_S = 120.0
+COPY_WITHIN_S = 3600.0  # where the move begins with a copy of the model
 
 
 @dataclass
@@ -219,7 +220,7 @@ class Supervisor:
         loop, launch = self.loop, self.launch
         observed = loop.observed()
         phase = deployment_phase(loop.desired, observed, loop.failure, is_over=is_over)
-        waiting = waiting_for_gpus(loop.desired, observed)
+        waiting = waiting_engines(loop.desired, observed)
         processes = tuple(
             process_state(p, self._facts(p), loop.desired, loop.failure, waiting.get(p.name, ""))
             for p in loop.processes.values()
@@ -325,9 +326,12 @@ def move_engines(name: str, nodes: Sequence[str]) -> str:
     A process of its own asks the nodes, as a command does: the supervisor waits for no node.
     """
     argv = (sys.executable, "-m", "pdctl.engines.lifecycle.relocate", name, *nodes)
+    from pdctl.deployment.cluster_file import cluster_here  # only a move needs it
+
+    within_s = COPY_WITHIN_S if cluster_here().stage else MOVE_WITHIN_S
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MOVE_WITHIN_S
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=within_s
         )
     except subprocess.TimeoutExpired:
         return "the other nodes did not answer in time"

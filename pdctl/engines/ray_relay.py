@@ -28,6 +28,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pdctl.engines import node_agent
 from pdctl.engines.launchers.agents import LOST
+from pdctl.engines.launchers.each_node import of_each
+from pdctl.engines.launchers.local_ports import opens
+from pdctl.engines.launchers.protocol import Door
 
 NAMESPACE = "pdctl"
 RESERVE_WITHIN_S = 10.0
@@ -73,12 +76,14 @@ class Relay:
             return json.dumps({"id": asked["id"], "problem": [cause, "", LOST]}) + "\n"
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The hosts that are alive. Their agents start meanwhile, all at once."""
+        """The hosts on the network, some time before Ray notices. Their agents start meanwhile."""
         alive = _alive()
-        for node in alive:
+        answers = of_each(alive, lambda name: opens(_door(alive[name])))
+        present = {name: node for name, node in alive.items() if answers[name]}
+        for node in present:
             self._agent(node, starts=False)
         return [
-            {"name": name, "address": node["NodeManagerAddress"]} for name, node in alive.items()
+            {"name": name, "address": node["NodeManagerAddress"]} for name, node in present.items()
         ]
 
     def prepare(self, nodes: list[str]) -> None:
@@ -150,6 +155,11 @@ def _alive() -> dict[str, dict[str, Any]]:
         name if names.count(name) == 1 else node["NodeManagerAddress"]: node
         for name, node in sorted(zip(names, alive, strict=True), key=lambda pair: pair[0])
     }
+
+
+def _door(node: dict[str, Any]) -> Door:
+    """The port on which Ray itself listens there."""
+    return node["NodeManagerAddress"], node["NodeManagerPort"]
 
 
 def main(address: str, run_id: str, life: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pdctl.engines.log_times import line_time
 from pdctl.errors import InvalidInput
 from pdctl.paths import near_path
 from pdctl.perf_model.records import Role
+from pdctl.workload.lines import unpacked
 
 # of one log; older ones are dropped, so that memory stays bounded whatever the log's size
 MAX_RECORDS = 50_000
@@ -103,7 +105,7 @@ class RequestLog:
 
 
 def log_lines(path: Path, last_bytes: int | None = None) -> Iterator[bytes]:
-    """The lines of a log, each at most MAX_LINE_BYTES of it. Memory does not grow with its size.
+    """The lines of a log (.gz too), each at most MAX_LINE_BYTES of it, in bounded memory.
 
     last_bytes: only the lines that begin in the last so many bytes; None: all.
     Raises InvalidInput if the file cannot be read.
@@ -113,13 +115,15 @@ def log_lines(path: Path, last_bytes: int | None = None) -> Iterator[bytes]:
             skipped = 0 if last_bytes is None else os.fstat(file.fileno()).st_size - last_bytes
             is_start = skipped <= 0
             file.seek(max(0, skipped))
-            while piece := file.readline(MAX_LINE_BYTES):
+            plain = unpacked(path, file) if is_start else file
+            while piece := plain.readline(MAX_LINE_BYTES):
                 if is_start:
                     yield piece
                 is_start = piece.endswith(b"\n")
-    except OSError as problem:
+    except (OSError, EOFError, zlib.error) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
         raise InvalidInput(
-            f"The log {path} cannot be read: {problem.strerror}.{near_path(path)}",
+            f"The log {path} cannot be read: {reason}.{near_path(path)}",
             hint="--logs PATH_OF_A_LOG",
         ) from problem
 

@@ -233,7 +233,7 @@ def bundled_names() -> tuple[str, ...]:
 
 def cached_names() -> tuple[str, ...]:
     """The models in the local Hugging Face cache that have a config.json: Qwen/Qwen3-32B."""
-    configs = _cache_dir().glob("models--*/snapshots/*/config.json")
+    configs = _cache_dir(os.environ).glob("models--*/snapshots/*/config.json")
     folders = {config.parents[2].name.removeprefix("models--") for config in configs}
     return tuple(sorted(folder.replace("--", "/") for folder in folders))
 
@@ -266,16 +266,31 @@ def _in_directory(model: str) -> ModelFile | None:
     )
 
 
-def _in_cache(model: str) -> ModelFile | None:
+def cache_folder(model: str, env: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder of a model id in the Hugging Face cache; None for what is no id.
+
+    env: the variables that say where the cache is.
+    """
     if not _HUB_ID.fullmatch(model) or model.lower() in bundled_names():
         return None
-    folder = _cache_dir() / f"models--{model.replace('/', '--')}"
-    snapshots = folder / "snapshots"
+    return _cache_dir(env) / f"models--{model.replace('/', '--')}"
+
+
+def cached_revision(folder: Path) -> str:
+    """The revision that a model's folder in the Hugging Face cache has as main; "" without one."""
     try:
         revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        revision = ""
-    candidates = [snapshots / revision] if re.fullmatch(r"[\w.-]+", revision) else []
+        return ""
+    return revision if re.fullmatch(r"[\w.-]+", revision) else ""
+
+
+def _in_cache(model: str) -> ModelFile | None:
+    folder = cache_folder(model)
+    if folder is None:
+        return None
+    snapshots, revision = folder / "snapshots", cached_revision(folder)
+    candidates = [snapshots / revision] if revision else []
     candidates += sorted(snapshots.glob("*"), reverse=True) if os.path.isdir(snapshots) else []
     for candidate in candidates:
         config = _config_in(candidate)
@@ -290,15 +305,15 @@ def _config_in(folder: Path) -> Path | None:
     return next((file for file in files if os.path.isfile(file)), None)
 
 
-def _cache_dir() -> Path:
+def _cache_dir(env: Mapping[str, str]) -> Path:
     """The cache directory of huggingface_hub."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser()
-    home = os.environ.get("HF_HOME")
+        if env.get(variable):
+            return Path(env[variable]).expanduser()
+    home = env.get("HF_HOME")
     if home:
         return Path(home).expanduser() / "hub"
-    cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache_home = env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(cache_home) / "huggingface" / "hub"
 
 

@@ -91,7 +91,9 @@ async def stream_reply(http: HttpStream, body: bytes) -> Reply:
             reply.error = "the stream ended without [DONE]"
     except asyncio.TimeoutError:
         reply.error = "timed out"
-    except (OSError, BadAnswer) as problem:
+    except BadAnswer as problem:
+        reply.error = str(problem)[:200]
+    except OSError as problem:
         reply.error = f"{type(problem).__name__}: {problem}"[:200]
     reply.end_at = time.perf_counter()
     return reply

@@ -82,9 +82,9 @@ def engine_model(
 
 
 def _chunk(serving: Serving, cluster: Cluster, parallelism: Parallelism, context: int) -> int:
-    """Tokens of one prefill step; of an engine that does not cut prompts, a whole context."""
+    """Tokens of one prefill step; where prompts are not cut, a whole context on each rank."""
     chunk = serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp)
-    return chunk if chunk > 0 else context
+    return chunk if chunk > 0 else context * parallelism.dp
 
 
 def does_not_fit_reason(

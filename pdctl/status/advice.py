@@ -188,10 +188,8 @@ def _engine_down(history: Sequence[Moment]) -> Advice | None:
 def _sick_engine(window: Sequence[Moment], evidence: Evidence) -> Advice | None:
     """An engine that is slower than the others of its role, and holds requests up."""
     for name, role, others in _with_others(window[-1].engines):
-        why = _sick_prefill(window, name, others) if role == "prefill" else ""
-        if role != "prefill":
-            why = _sick_decode(window, name, others)
-        if why:
+        reason = _sick_prefill if role == "prefill" else _sick_decode
+        if why := reason(window, name, others):
             what = f"{name} is slower than the other {role} engines."
             return Advice("sick_engine", what, why, evidence, engine=name)
     return None

@@ -4,7 +4,6 @@ Source: /v1/loads of SGLang 0.5.15 to 0.5.23, /get_load of older versions.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -97,7 +96,7 @@ def _counted(ranks: Sequence[Mapping[str, Any]]) -> EngineCounters | None:
     )
 
 
-LARGEST = 1e18  # of any number believed: sums over ranks stay finite
+LARGEST = 1e18  # of any number believed, none of which is negative: sums over ranks stay finite
 
 Loads = tuple[EngineSample, CounterSample, float]  # sample, counters, age of the sample in seconds
 
@@ -163,7 +162,7 @@ def _number(value: object) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if abs(number) <= LARGEST else None
+    return number if 0 <= number <= LARGEST else None
 
 
 def _values(ranks: Sequence[Mapping[str, Any]], *path: str) -> list[float]:
@@ -280,10 +279,8 @@ _HISTOGRAMS = (
     "inter_token_latency_seconds",
     "request_time_per_output_token_seconds",
 )
-_ROUTER = (
-    "smg_worker_cb_state",
-    "smg_router_requests_total",
-)
+_BREAKER_STATES = ("smg_worker_cb_state", "sgl_router_cb_state")  # the latter up to router 0.2
+_ROUTER = (*_BREAKER_STATES, "smg_router_requests_total", "sgl_router_requests_total")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _BREAKERS = {0: "closed", 1: "open", 2: "half-open"}
 
@@ -292,22 +289,25 @@ Series = tuple[str, dict[str, str], float]
 
 def _pattern(prefix: str, names: tuple[str, ...]) -> "re.Pattern[str]":
     labels = r'\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\}'
-    return re.compile(rf"^{prefix}({'|'.join(names)})(?:{labels})? +(\S+)", re.MULTILINE)
+    return re.compile(rf"^{prefix}({'|'.join(names)})(?:{labels})?[ \t]+(\S+)", re.MULTILINE)
 
 
 _ENGINE_LINE = _pattern(
-    "sglang:", (*_GAUGES, *_COUNTERS, *(f"{name}_bucket" for name in _HISTOGRAMS))
+    "sglang[:_]", (*_GAUGES, *_COUNTERS, *(f"{name}_bucket" for name in _HISTOGRAMS))
 )
 _ROUTER_LINE = _pattern("", _ROUTER)
 
 
 def _series(pattern: "re.Pattern[str]", page: str) -> Iterator[Series]:
-    for name, labels, text in pattern.findall(page):
+    """The believable values of a page; of a series that it repeats, the last one."""
+    last = {(name, labels): text for name, labels, text in pattern.findall(page)}
+    for (name, labels), text in last.items():
         try:
             value = float(text)
         except ValueError:
             continue
-        yield name, dict(_LABEL.findall(labels)), value
+        if 0 <= value <= LARGEST:
+            yield name, dict(_LABEL.findall(labels)), value
 
 
 def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSample, CounterSample]:
@@ -341,7 +341,7 @@ def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSamp
 
 def _once_per_rank(series: Iterable[Series]) -> Iterator[Series]:
     """The series of the first pipeline and tensor rank of every data-parallel rank."""
-    believed = [one for one in series if abs(one[2]) <= LARGEST and not _is_part(one)]
+    believed = [one for one in series if not _is_part(one)]
     first: dict[tuple[str, str], tuple[int, int]] = {}
     for name, labels, _ in believed:
         key = (name, labels.get("dp_rank", ""))
@@ -439,10 +439,10 @@ def parse_router_metrics(page: str) -> tuple[float | None, dict[str, str]]:
     requests: float | None = None
     breakers: dict[str, str] = {}
     for name, labels, value in _series(_ROUTER_LINE, page):
-        if name == "smg_worker_cb_state":
-            state = _BREAKERS.get(int(value)) if math.isfinite(value) else None
+        if name in _BREAKER_STATES:
+            state = _BREAKERS.get(int(value))
             if state is not None and "worker" in labels:
                 breakers[labels["worker"].rstrip("/")] = state
-        elif abs(value) <= LARGEST:
+        else:
             requests = (requests or 0.0) + value
     return requests, breakers

@@ -19,7 +19,7 @@ from pdctl.status.explain.records import (
 )
 from pdctl.tables.report import STYLE
 from pdctl.text_lines import wrapped
-from pdctl.units import UNKNOWN, format_count, format_off, format_seconds, format_span
+from pdctl.units import UNKNOWN, format_count, format_seconds, format_span
 
 BAR_CELLS = 40
 MOST_TIMELINES = 5  # of requests whose ids begin alike
@@ -113,9 +113,16 @@ def _replay_remarks(replay: Replay | None) -> list[str]:
     )
     lines = [f"Simulated TTFT p99 of the window: {splits}; step times from {replay.basis}."]
     if replay.median_off is not None:
-        off = format_off(replay.median_off)
-        lines.append(f"For {replay.today.layout}, simulated median TTFT is {off} off the observed.")
+        where = _beside(replay.median_off)
+        lines.append(f"The simulated median TTFT of {replay.today.layout} {where}.")
     return lines
+
+
+def _beside(off: float) -> str:
+    """The side of the observed figure on which a simulated one lies, and how far."""
+    percent = round(off * 100)
+    side = "above" if percent > 0 else "below"
+    return f"is {abs(percent)} % {side} the observed" if percent else "is the observed one"
 
 
 def _table(found: Explanation, *, has_why: bool) -> Table:

@@ -323,10 +323,10 @@ def is_estimated(arm: Arm) -> bool:
 
 
 def _starts(verdict: Verdict) -> str:
-    """The splits that the rules start from: rules: 2P6D (N/4), 3P5D (by rate)."""
-    names = {"quarter": "N/4", "rate_match": "by rate"}
+    """The splits by rule: rules of thumb: 2P6D (a quarter), 3P5D (token rates)."""
+    names = {"quarter": "a quarter", "rate_match": "token rates"}
     parts = [f"{_layout(start)} ({names[start.basis]})" for start in verdict.starts]
-    return f"rules start from {', '.join(parts)}" if parts else ""
+    return f"rules of thumb: {', '.join(parts)}" if parts else ""
 
 
 def _layout(sizing: Sizing) -> str:

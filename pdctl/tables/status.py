@@ -11,7 +11,7 @@ from pdctl.perf_model.records import Role
 from pdctl.status.records import DeploymentStatus, EngineStatus, JobLimit
 from pdctl.tables.advice_command import advice_command
 from pdctl.tables.autopilot import what_if_lines
-from pdctl.text_lines import shell_lines
+from pdctl.text_lines import shell_lines, wrapped
 from pdctl.units import format_rate, format_seconds, format_share, format_span
 
 NONE = "–"
@@ -460,15 +460,8 @@ def advice_lines(status: DeploymentStatus, width: int) -> list[Text]:
 
 
 def _wrapped(text: str, width: int, *, style: str) -> list[Text]:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width - 4:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
-    return [
-        cut(Text(("  " if i == 0 else "    ") + line, style=style), width)
-        for i, line in enumerate(lines)
-    ]
+    lines = wrapped(f"  {text}", width - 2, indent=2).split("\n")
+    return [cut(Text(line, style=style), width) for line in lines]
 
 
 def cut(line: Text, width: int) -> Text:

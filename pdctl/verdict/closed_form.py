@@ -87,10 +87,23 @@ def prefill_long_s(engine: EngineModel, demand: Demand) -> float:
 
 
 def _alone(engine: EngineModel, fresh: float, pairs: float) -> float:
-    chunks = max(1, math.ceil(fresh / engine.chunked_prefill_size))
-    one = prefill_s(engine.times, fresh / chunks, pairs / chunks)
+    chunks = max(1, math.ceil(fresh / _rank_chunk(engine)))
+    one = _step_s(engine, fresh / chunks, pairs / chunks, 1.0)
     beside = engine.times.request_s + engine.times.prefill_start_s
     return beside + one * (chunks + engine.times.stages - 1)
+
+
+def _rank_chunk(engine: EngineModel) -> int:
+    """Tokens of one prompt in a step: it lives on one attention-DP rank."""
+    return max(1, engine.chunked_prefill_size // engine.parallelism.dp)
+
+
+def _step_s(engine: EngineModel, tokens: float, pairs: float, share: float) -> float:
+    """A prefill step of `share` prompts of `tokens` each, which ranks take in turn."""
+    dp = engine.parallelism.dp
+    spread = max(share, dp * math.ceil(share / dp - 1e-9)) if dp > 1 else share
+    waited = (spread - share) * tokens
+    return prefill_s(engine.times, share * tokens, spread * pairs, waited)
 
 
 @cache
@@ -111,17 +124,19 @@ def prefill_shared_s(
     gap_s: a decode step, during which prompts wait too. At most a chunk's worth share.
     Source: the batch n with n = rate · (its own time, or the gap), by iteration from one prompt.
     """
-    room = engine.chunked_prefill_size / demand.fresh
-    if room <= 1.0:
+    chunks = max(1, math.ceil(demand.fresh / _rank_chunk(engine)))
+    room = engine.chunked_prefill_size / demand.fresh * chunks
+    if room <= 1.0 or (chunks > 1 and engine.parallelism.dp == 1):
         return prefill_packed_s(engine, demand)
+    tokens, pairs = demand.fresh / chunks, demand.pairs / chunks
     share = 1.0
     for _ in range(8):
-        step = prefill_s(engine.times, share * demand.fresh, share * demand.pairs)
+        step = chunks * _step_s(engine, tokens, pairs, share)
         following = min(max(rate_rps * max(step, gap_s), 1.0), room)
         if abs(following - share) <= 0.02 * share:
             break
         share = following
-    return prefill_s(engine.times, share * demand.fresh, share * demand.pairs) / share
+    return chunks * _step_s(engine, tokens, pairs, share) / share
 
 
 def prefill_tokens_per_s(engine: EngineModel, demand: Demand) -> float:

@@ -165,9 +165,9 @@ def _nearest(question: Question, verdict: Verdict) -> str:
         for arm in verdict.arms.values()
         if arm.ttft_at_share_s is not None and arm.tpot_at_share_s is not None
     ]
-    text = f"For {share} of the requests {', '.join(parts)}." if parts else ""
+    text = f"For {share} of the requests, {', '.join(parts)}." if parts else ""
     if verdict.most_clients is not None:
-        text += f" Up to about {clients_text(verdict.most_clients)} a layout meets them."
+        text += f" A layout meets them for up to about {clients_text(verdict.most_clients)}."
     return text.strip()
 
 
@@ -246,7 +246,7 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
     more = f"{name} carries up to {format_rate(winner.capacity_rps)} req/s within your SLOs, "
     more += f"{other} {format_rate(loser.capacity_rps)}"
     if verdict.is_rate_asked and not loser.meets:
-        return f"{more}. At {format_rate(rate)} req/s {loser.layout} {_fails(question, loser)}."
+        return f"{more}. At {format_rate(rate)} req/s, {loser.layout} {_fails(question, loser)}."
     return f"{more} ({_ratio(winner, loser)}×)."
 
 
@@ -264,7 +264,7 @@ def _enough(rate: float, theirs: float, ours: float, pd: Arm) -> str:
     text = f"Both meet your SLOs at {at}; colocated is simpler."
     if ours > theirs:
         return (
-            f"{text} Above about {format_rate(theirs)} req/s only a split ({pd.layout}) does, "
+            f"{text} Above about {format_rate(theirs)} req/s, only a split ({pd.layout}) does, "
             f"up to about {format_rate(ours)}."
         )
     return f"{text} It carries up to {format_rate(theirs)} req/s, a split {format_rate(ours)}."
@@ -280,7 +280,7 @@ def _tie(verdict: Verdict, colocated: Arm, pd: Arm) -> str:
     )
     if verdict.is_rate_asked and colocated.meets != pd.meets:
         only = colocated if colocated.meets else pd
-        text += f" At {format_rate(verdict.rate_rps)} req/s only {only.layout} meets your SLOs."
+        text += f" At {format_rate(verdict.rate_rps)} req/s, only {only.layout} meets your SLOs."
     if verdict.lean == "mixed":
         return text
     because = ", ".join(RULE_WORDS[r.id] for r in verdict.rules if r.favours == verdict.lean)
@@ -290,7 +290,7 @@ def _tie(verdict: Verdict, colocated: Arm, pd: Arm) -> str:
 def clients_reason(question: Question, verdict: Verdict) -> str:
     """The arms' difference for clients in a closed loop, or that it is too small to tell."""
     colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
-    with_them = f"With {clients_text(verdict.clients or 1)}"
+    with_them = f"With {clients_text(verdict.clients or 1)},"
     rates = (
         f"colocated answers {format_rate(colocated.throughput_rps)} req/s and "
         f"split {format_rate(pd.throughput_rps)}"
@@ -332,11 +332,11 @@ def latency_reason(verdict: Verdict) -> str:
     rate = f"{format_rate(verdict.rate_rps)} req/s"
     slow = [arm.layout for arm in (colocated, pd) if not arm.keeps_up]
     if slow:
-        return f"At {rate} {' and '.join(slow)} cannot keep up."
+        return f"At {rate}, {' and '.join(slow)} cannot keep up."
     if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
         return ""
     has_tpot = _have_tpot(colocated, pd)
-    text = f"At {rate} TTFT p90 is {_both(colocated.ttft_s, pd.ttft_s)}"
+    text = f"At {rate}, TTFT p90 is {_both(colocated.ttft_s, pd.ttft_s)}"
     if has_tpot:
         text += f"; TPOT p90 is {_both(colocated.tpot_s, pd.tpot_s)}"
     text += "." if has_tpot else "; most answers have one token."

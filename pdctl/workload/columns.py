@@ -1,12 +1,10 @@
-"""The meaning of each column of a trace. Pure."""
+"""The meaning of each column of a trace, by its name and its values. Pure."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
-
-from pdctl.workload.column_names import ALIASES, LENGTH_WORDS, WORDS
 
 MAX_TOKENS = 10**9  # above this a length is a mistake, not a prompt
 
@@ -22,6 +20,10 @@ _UNIT_OF = {name: unit for unit, names in _UNIT_NAMES.items() for name in names}
 _UNIT_SUFFIX = re.compile(rf"[ _.(\[-]+({'|'.join(_UNIT_OF)})[\])]?$", re.IGNORECASE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NAME = re.compile(r"[\w .\-/()\[\]]{1,60}$")
+# 20261123181703, which as a number would be some time, and 20261123T181703Z
+_COMPACT = re.compile(
+    r"((?:19|20)\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])T?([01]\d|2[0-3])([0-5]\d)([0-5]\d)(?!\d)"
+)
 _DATE = re.compile(
     r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d:\d\d)(:\d\d)?(\.\d+|,\d+)?"
     r"\s*(Z|UTC|[+-]\d\d:?\d\d)?",
@@ -32,6 +34,70 @@ _FAILURES = frozenset(
     ["abort", "aborted", "cancelled", "canceled", "failed", "failure", "error", "timeout"]
 )
 _BLOCK_SIZES = (512, 16, 64, 32, 128, 256, 1024, 1)
+
+# names are compared in lower case, without spaces, underscores, dashes and a unit at the end;
+# the first alias that a file has wins
+_ALIASES = {
+    "arrival": (
+        "timestamp", "arrivaltime", "arrivaltimestamp", "arrivedat", "arrival", "arrivals",
+        "requestreceivedts", "receivedat", "starttime", "requesttime", "requesttimestamp",
+        "sendtime", "sentat", "createdat", "created", "datetime", "date", "time", "ts", "t",
+    ),
+    "prompt": (
+        "inputlength", "inputlen", "inputtokens", "contexttokens", "requesttokens", "prompttokens",
+        "promptlength", "promptlen", "numprefilltokens", "numprompttokens", "isl",
+    ),
+    "output": (
+        "outputlength", "outputlen", "outputtokens", "generatedtokens", "responsetokens",
+        "completiontokens", "numdecodetokens", "osl",
+        "tokensize",  # Splitwise's simulator, beside prompt_size
+    ),
+    "blocks": ("hashids",),
+    "session": ("sessionid", "conversationid", "session", "conversation"),
+    "delay": ("delay", "thinktime", "turndelay"),
+    "outcome": ("finishreason", "status", "success", "aborted", "failed", "wascancelled"),
+}  # fmt: skip
+_RATES = frozenset((
+    "rate", "throughput", "per", "speed", "latency", "time", "ttft", "itl", "tpot", "cost", "price",
+))  # fmt: skip
+# names nobody has listed: one word of each set, none of the last
+_WORDS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
+    "arrival": (
+        (
+            "arrival", "arrived", "arrive", "timestamp", "ts", "received", "submitted", "submit",
+            "enqueued", "sent", "send", "created", "start", "started", "begin", "began", "datetime",
+            "date", "time", "epoch", "clock", "when",
+        ),
+        frozenset((
+            "first", "end", "ended", "finish", "finished", "complete", "completed", "done",
+            "elapsed", "latency", "duration", "e2e", "ttft", "tpot", "itl", "wait", "queue", "last",
+            "response", "output", "decode", "total", "processing", "taken", "exec", "think",
+            "delay", "out",
+        )),
+    ),
+    "prompt": (
+        (
+            "prompt", "input", "context", "request", "prefill", "query", "question", "in",
+        ),
+        frozenset((
+            "output", "out", "cached", "cache", "hash", "max", "id", "text", "chars", "ratio",
+            "response",
+        )) | _RATES,
+    ),
+    "output": (
+        (
+            "output", "completion", "response", "generated", "generation", "gen", "decode",
+            "answer", "reply", "candidates", "out",
+        ),
+        frozenset((
+            "input", "in", "prompt", "cached", "cache", "hash", "max", "id", "text", "chars",
+            "ratio",
+        )) | _RATES,
+    ),
+}  # fmt: skip
+_LENGTH_WORDS = frozenset((
+    "tokens", "token", "toks", "tok", "length", "lengths", "len", "size", "num", "count", "n",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,8 +124,8 @@ class Columns:
 
 def find_columns(names: Sequence[str], *, needs_output: bool = True) -> Columns | None:
     """The columns of a trace among `names`; None without the lengths it needs."""
-    found = {meaning: _first_named(names, aliases) for meaning, aliases in ALIASES.items()}
-    for meaning in WORDS:
+    found = {meaning: _first_named(names, aliases) for meaning, aliases in _ALIASES.items()}
+    for meaning in _WORDS:
         if found[meaning] is None:
             found[meaning] = _first_alike(names, meaning, set(found.values()))
     prompt, output = found["prompt"], found["output"]
@@ -90,12 +156,12 @@ def _first_named(names: Sequence[str], aliases: Sequence[str]) -> str | None:
 
 def _first_alike(names: Sequence[str], meaning: str, taken: set[str | None]) -> str | None:
     """The first column whose words mean `meaning`: `req_arrival_clock`, `n_input_toks`."""
-    telling, others = WORDS[meaning]
+    telling, others = _WORDS[meaning]
     words = {name: _words(name) for name in names if name not in taken and _NAME.match(name)}
     fits = {
         name: found
         for name, found in words.items()
-        if not found & others and (meaning == "arrival" or found & LENGTH_WORDS)
+        if not found & others and (meaning == "arrival" or found & _LENGTH_WORDS)
     }
     return next((name for word in telling for name, found in fits.items() if word in found), None)
 
@@ -123,17 +189,23 @@ def _usual_unit(names: Sequence[str]) -> str | None:
 
 def with_dates(columns: Columns, raw: object) -> Columns:
     """`columns`, with "date" as the unit when the first timestamp is one."""
-    return replace(columns, unit="date") if isinstance(raw, str) and is_date(raw) else columns
+    text = str(raw).strip() if type(raw) in (str, int) else ""
+    is_number = text.isdecimal() and columns.unit is not None  # as its name says
+    return replace(columns, unit="date") if is_date(text) and not is_number else columns
 
 
 def is_date(text: str) -> bool:
     """True if `text` is a date with a time, as 2023-11-16 18:17:03.979."""
-    return _DATE.fullmatch(text.strip()) is not None
+    return _date(text) is not None
+
+
+def _date(text: str) -> re.Match[str] | None:
+    return _DATE.fullmatch(_COMPACT.sub(r"\1-\2-\3 \4:\5:\6", text.strip(), count=1))
 
 
 def parse_date(raw: object) -> float:
     """Unix seconds of a date (of UTC where it names no zone). Raises ValueError with the reason."""
-    match = _DATE.fullmatch(raw.strip()) if isinstance(raw, str) else None
+    match = _date(str(raw)) if type(raw) in (str, int) else None
     if match is None:
         raise ValueError(f"timestamp {_short(raw)} is not a date")
     return _date_s(match)

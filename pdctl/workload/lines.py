@@ -64,7 +64,7 @@ def read_lines(path: Path, bad: BadLines, max_bytes: int = MAX_LINE_BYTES) -> It
     """
     try:
         with path.open("rb") as file:
-            yield from _bounded_lines(_plain(path, file), bad, max_bytes)
+            yield from _bounded_lines(unpacked(path, file), bad, max_bytes)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise InvalidInput(
@@ -73,7 +73,7 @@ def read_lines(path: Path, bad: BadLines, max_bytes: int = MAX_LINE_BYTES) -> It
         ) from problem
 
 
-def _plain(path: Path, file: io.BufferedReader) -> BinaryIO:
+def unpacked(path: Path, file: io.BufferedReader) -> BinaryIO:
     """The content of a file that gzip, bzip2 or xz may have packed.
 
     Raises InvalidInput for another kind of binary file.

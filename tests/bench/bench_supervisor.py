@@ -1,6 +1,7 @@
 """What the supervisor of 64 engines costs while idle, and how fast another one takes over."""
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from pdctl.paths import HOME_VARIABLE
 NUM_PREFILL = 16
 NUM_DECODE = 48
 IDLE_S = 30.0
-FAKE = Path(__file__).parent.parent / "engines" / "fake_engine.py"
+FAKE = Path(__file__).with_name("fake_engine.py")
 NAME = "bench64"
 
 
@@ -29,9 +30,8 @@ def measure() -> list[tuple[str, float, float, str]]:
         try:
             first = start.launch(_prepared(), detached=True, ready_timeout_s=300)
             _wait_until_serving(first)
-            share, mib = _idle(first)
-            first.child.kill()
-            first.child.wait()
+            share, mib = _idle()
+            _kill(first)
             started = time.monotonic()
             _wait_until_serving(running.resume(NAME))
             adopted_s = time.monotonic() - started
@@ -96,9 +96,25 @@ def _wait_until_serving(supervisor: SupervisorProcess) -> None:
     raise AssertionError("the supervisor ended")
 
 
-def _idle(supervisor: SupervisorProcess) -> tuple[float, float]:
+def _kill(supervisor: SupervisorProcess) -> None:
+    """Kill the guard, and then the supervisor, which nobody starts again."""
+    supervisor.child.kill()
+    supervisor.child.wait()
+    os.kill(_supervisor_pid(), signal.SIGKILL)
+    while state.is_supervised(NAME):
+        time.sleep(0.01)
+
+
+def _supervisor_pid() -> int:
+    """The process of the supervisor itself, not of its guard."""
+    found = state.read_state(NAME)
+    assert found is not None
+    return found.supervisor_pid
+
+
+def _idle() -> tuple[float, float]:
     """The share of a core over half a minute, and MiB."""
-    process = psutil.Process(supervisor.child.pid)
+    process = psutil.Process(_supervisor_pid())
     time.sleep(2)
     before, started = sum(process.cpu_times()[:2]), time.monotonic()
     time.sleep(IDLE_S)

@@ -29,6 +29,7 @@ from tests.cluster.slurm import Slurm, until
 
 RECOVERS_WITHIN_S = 90.0
 ENGINES = "--port 2"  # a simulated engine or rank, and no router
+NO_REASON = "not started yet"  # why not?
 SUPERVISOR = "-m pdctl.engines.daemon"
 VARIABLES = {"PDCTL_MOVE_AFTER_S": "3"}
 There = PdctlThere[Any]
@@ -197,7 +198,7 @@ def until_recovered(stage: Stage) -> str:
             return "serving"
         time.sleep(0.2)
     state = stage.there.state(stage.name)
-    if state["phase"] == "degraded" and state["detail"]:
+    if state["phase"] == "degraded" and state["detail"] and NO_REASON not in state["detail"]:
         return f"degraded: {state['detail']}"
     raise Broken(f"neither serving nor degraded with a reason: {state['phase']} {state['detail']}")
 
@@ -207,13 +208,24 @@ def stop(stage: Stage) -> None:
     ran = stage.there.run("down", stage.name)
     if ran.returncode not in (0, 4, 7):  # no such job, or nothing runs
         raise Broken(f"down exited with {ran.returncode}: {ran.stderr}")
-    if isinstance(stage.there.cluster, Slurm):
-        stage.there.cluster.run("scancel", "--user=root")
+    if not stage.ends_with_supervisor:
+        _cancel_jobs(stage)  # what `salloc` allocated
     try:
         stage.there.leaves_nothing()
+        until(lambda: not _jobs(stage))
     except AssertionError:
         left = [" ".join(p.cmdline())[:120] for p in stage.there.processes("")]
-        raise Broken(f"left: {left}") from None
+        raise Broken(f"left: {left}, jobs {_jobs(stage)}") from None
+
+
+def _cancel_jobs(stage: Stage) -> None:
+    if isinstance(stage.there.cluster, Slurm):
+        stage.there.cluster.run("scancel", "--user=root")
+
+
+def _jobs(stage: Stage) -> list[str]:
+    cluster = stage.there.cluster
+    return cluster.jobs() if isinstance(cluster, Slurm) else []
 
 
 @contextmanager
@@ -273,6 +285,7 @@ def _outcome(stage: Stage) -> Outcome:
         if keep and stage.there.home.exists():
             shutil.copytree(stage.there.home, Path(keep) / stage.name, dirs_exist_ok=True)
         stage.there.kill("")
+        _cancel_jobs(stage)
     took_s = round(time.monotonic() - began, 1)
     seed = int(stage.name.partition("-")[2])
     return Outcome(seed, tuple(stage.told), ended_as, problem, took_s)

@@ -45,6 +45,7 @@ SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
 JobAcctGatherType=jobacct_gather/none
 KillWait=5
+SchedulerParameters=bf_interval=1
 SlurmdTimeout=10
 {nodes}
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP

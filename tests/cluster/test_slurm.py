@@ -4,6 +4,8 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.load import scales_without_a_failed_request
@@ -270,7 +272,8 @@ def test_a_model_is_copied_to_the_disk_of_each_node_and_a_full_disk_is_named(
     nvme.mkdir()
     (model / "config.json").write_text(json.dumps(LLAMA))
     (model / "model.safetensors").write_bytes(b"w" * 2_000_000)
-    file = Path(there.write("chat", cluster=f"{CLUSTER}stage: {nvme}\n"))
+    wanted = there.write("chat", prefill=1, decode=1, cluster=f"{CLUSTER}stage: {nvme}\n")
+    file = Path(wanted)
     file.write_text(file.read_text().replace("qwen3-8b", str(model)))
     inside, nodes = there.inside(there.allocate()), there.cluster.nodes
     try:
@@ -283,6 +286,9 @@ def test_a_model_is_copied_to_the_disk_of_each_node_and_a_full_disk_is_named(
 
         nodes[1].run("mount", "-o", "remount,size=8m", str(nvme))
         inside.done("up", "-f", str(file), "--on", "slurm", "-d")
+        assert [bool(node.run("ls", str(nvme)).stdout) for node in nodes] == [True, True, False]
+        scaled = inside.run("scale", "chat", "--prefill", "1", "--decode", "4")
+        assert "load" not in scaled.stderr, "every node has a copy now"
         engines = [p for p in there.processes("pdctl.engines.sim") if p.name() != "srun"]
         copies = {p.cmdline()[4] for p in engines}
         names = {p.cmdline()[p.cmdline().index("--served-model-name") + 1] for p in engines}
@@ -348,6 +354,58 @@ def test_a_rendered_script_is_accepted_runs_and_ends_whole(there: OnSlurm) -> No
     there.kill("--port 20000")
     until(lambda: "a process ended" in output.read_text())
     there.leaves_nothing()
+
+
+def test_a_script_for_two_partitions_is_accepted_and_serves(there: OnSlurm) -> None:
+    with _partition(there.cluster, "fast", "node3"):
+        two = CLUSTER + "prefill: {slurm: {partition: fast}, gpus_per_node: 4}\n"
+        script = there.cwd / "job.sbatch"
+        script.write_text(there.done("render", "slurm", "-f", there.write("chat", cluster=two)))
+        tried = there.cluster.run("sbatch", "--test-only", str(script))
+        assert "to start at" in tried.stderr
+        output = there.cwd / "out"
+        argv = ("sbatch", f"--output={output}", f"--chdir={there.cwd}", str(script))
+        there.cluster.login.run(*argv, env=there.environment, cwd=there.cwd)
+        router = f"http://{there.cluster.nodes[2].address}:30000"
+        until(lambda: output.exists() and f"ready: {router}" in output.read_text())
+        steps = there.cluster.run("squeue", "-s", "-h", "-o", "%j %N").stdout.splitlines()
+        engines = [step.split() for step in steps if step.startswith(("prefill", "decode"))]
+        assert {node for name, node in engines if name.startswith("prefill")} == {"node3"}
+        assert {node for name, node in engines if name.startswith("decode")} == {"node1", "node2"}
+        there.cluster.run("scancel", *there.cluster.jobs())
+        there.leaves_nothing()
+
+
+def test_prefill_and_decode_of_two_partitions_serve_scale_and_end(there: OnSlurm) -> None:
+    with _partition(there.cluster, "fast", "node3"):
+        two = CLUSTER + "prefill: {slurm: {partition: fast}, gpus_per_node: 4}\n"
+        file = there.write("chat", prefill=1, decode=5, cluster=two)
+        there.done("up", "-f", file, "--on", "slurm", "-d")
+        assert there.serves("chat")
+
+        def nodes_of(role: str) -> set[str]:
+            return {p["node"] for p in there.state("chat")["processes"] if p["role"] == role}
+
+        assert (nodes_of("router"), nodes_of("prefill")) == ({"node3"}, {"node3"})
+        assert nodes_of("decode") == {"node1", "node2"}
+        assert "2P5D" in there.done("scale", "--prefill", "2", "--decode", "5")
+        ran = there.run("scale", "--prefill", "1", "--decode", "6")
+        assert "no role switch: prefill and decode have nodes of their own" in ran.stderr
+        there.until_serving("chat")
+        assert (nodes_of("prefill"), nodes_of("decode")) == ({"node3"}, {"node1", "node2"})
+        there.done("down", "chat")
+        there.leaves_nothing()
+
+
+@contextmanager
+def _partition(cluster: Slurm, name: str, nodes: str) -> Iterator[None]:
+    """One more partition of these nodes, which are in the usual one too."""
+    cluster.run("scontrol", "create", f"partitionname={name}", f"nodes={nodes}", "state=up")
+    try:
+        yield
+    finally:
+        until(lambda: not cluster.jobs())
+        cluster.run("scontrol", "delete", f"partitionname={name}")
 
 
 def test_a_script_for_engines_of_two_nodes_is_accepted(there: OnSlurm) -> None:

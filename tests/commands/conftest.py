@@ -1,4 +1,4 @@
-"""An empty folder with an empty state home."""
+"""Empty folders with empty state homes."""
 
 from pathlib import Path
 
@@ -8,10 +8,17 @@ from pdctl.paths import HOME_VARIABLE
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The state home of the test; the folder beside it is where the test runs."""
-    work = tmp_path / "work"
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The empty folder where the test runs; its state home is the folder `state` in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "state"))
+    return tmp_path
+
+
+@pytest.fixture
+def home(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state home of the test, which runs in an empty folder beside it."""
+    work = here / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "state"))
-    return tmp_path / "state"
+    return here / "state"

@@ -38,4 +38,4 @@ def test_a_deployment_without_slos_has_nothing_to_move_engines_for(
     state.write_state(fleet_state(NOWHERE, NOWHERE, NOWHERE))
     said = refusal(capsys)
     assert "chat has no SLOs" in said
-    assert "add slo:" in said
+    assert "--ttft 3s --tpot 60ms, or with slo:" in said

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
+from pdctl.deployment.cluster_file import ClusterFile, on_cluster
 from pdctl.deployment.pd_yaml import read_deployment, write_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.errors import InvalidInput
@@ -22,9 +23,7 @@ router: {port: 31000}
 
 
 @pytest.fixture(autouse=True)
-def _somewhere_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
+def _asks_nobody(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PDCTL_NO_INPUT", "1")
 
 
@@ -69,6 +68,16 @@ def test_slos_come_from_flags_before_the_file_and_leave_no_forecast_of_the_old_o
     chosen = build_deployment(DeploymentOptions(ttft="1s"))
     assert (chosen.ttft_slo_s, chosen.tpot_slo_s) == (1.0, 0.06)
     assert chosen.predicted == {"ttft_p50_s": 0.2}
+
+
+def test_a_way_to_place_engines_comes_from_the_flag_before_files(pd_yaml: Path) -> None:
+    site = ClusterFile(place="pack")
+    assert on_cluster(build_deployment(DeploymentOptions()), site).place == "pack"
+    pd_yaml.write_text(f"{FILE}place: domain\n")
+    assert on_cluster(build_deployment(DeploymentOptions()), site).place == "domain"
+    assert build_deployment(DeploymentOptions(place="spread")).place == "spread"
+    with pytest.raises(InvalidInput, match="'near' is not a way to place engines"):
+        build_deployment(DeploymentOptions(place="near"))
 
 
 def test_another_total_is_split_anew(pd_yaml: Path) -> None:

@@ -1,5 +1,6 @@
 """`pdctl explain` on logs of a staged deployment."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,31 @@ def test_a_rotated_log_is_read_with_its_successor(
     (chat / "prefill-0.log.1").write_text("".join(lines[:40]))
     log.write_text("".join(lines[40:]))
     assert data(capsys, "--slowest", "1000")["notes"] == []
+
+
+@pytest.mark.parametrize("suffixes", [(".2.gz", ".1", ""), ("-20261127.gz", "-20261128", "")])
+def test_rotated_and_packed_parts_of_a_log_given_as_files_are_one_engines(
+    suffixes: tuple[str, ...], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "logs"
+    write_logs(folder)
+    whole = data(capsys, "--logs", str(folder), "--slowest", "5")
+    log = folder / "prefill-0.log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.unlink()
+    for suffix, start in zip(suffixes, (0, 20, 40), strict=True):
+        part = b"".join(lines[start : start + 20] if suffix else lines[start:])
+        packed = gzip.compress(part) if suffix.endswith(".gz") else part
+        (folder / f"prefill-0.log{suffix}").write_bytes(packed)
+    assert data(capsys, "--logs", str(folder), "--slowest", "5") == whole
+
+
+def test_a_packed_log_that_is_cut_off_is_refused_by_name(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "d.log.gz").write_bytes(gzip.compress(b"[2026-11-28 10:00:00] x\n" * 9000)[:60])
+    _, err = run(capsys, "--logs", str(tmp_path / "d.log.gz"), code=2)
+    assert "d.log.gz cannot be read: Compressed file ended" in err
 
 
 @pytest.mark.parametrize(

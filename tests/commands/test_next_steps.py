@@ -52,14 +52,7 @@ ARGS = (
         policy="round_robin",
     ),
 )
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with a state directory of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def verdict_for(one: Arm) -> Verdict:

@@ -19,14 +19,7 @@ LENGTHS = ("--isl", "4000", "--osl", "200", "--rate", "2")
 TRACE = "\n".join(
     json.dumps({"timestamp": i * 500, "input_length": 3000, "output_length": 60}) for i in range(80)
 )
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with a state directory of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def run(*arguments: str) -> int:

@@ -17,14 +17,6 @@ decode: {engines: 3}
 """
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with a state directory of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
-    return tmp_path
-
-
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main(["render", *arguments])

@@ -11,12 +11,8 @@ SPLIT = ("up", "Qwen/Qwen3-32B", "--prefill", "1", "--total", "3", "--tp", "2", 
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of a machine without GPUs and without SGLang."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PDCTL_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    return tmp_path
+def _no_cached_model(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(here / "hf"))
 
 
 def run(*arguments: str) -> int:

@@ -99,6 +99,13 @@ def test_flags_are_read_under_one_name_however_they_are_spelled() -> None:
     }
 
 
+@pytest.mark.parametrize("spelled", ["--kv_cache_dtype", "--page_size=64", "--mem_fraction-static"])
+def test_a_flag_with_underscores_is_refused_with_its_right_spelling(spelled: str) -> None:
+    with pytest.raises(InvalidInput, match="with hyphens alone") as refused:
+        options((spelled, "1"))
+    assert refused.value.hint == spelled.partition("=")[0].replace("_", "-")
+
+
 def test_a_value_without_a_flag_is_refused() -> None:
     with pytest.raises(InvalidInput, match="'8192' has no flag before it"):
         options(("8192", "--page-size", "1"))

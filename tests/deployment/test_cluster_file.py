@@ -41,6 +41,8 @@ container: {runtime: docker, image: registry/sglang:1, devices: [/dev/infiniband
 prefill:
   env: {SHARED: prefill}
   image: new
+  gpus_per_node: 2
+  slurm: {partition: h100, gpu_type: null, options: --mail-type=NONE}
 slurm:
   partition: h200
   account: me
@@ -68,6 +70,21 @@ def read(path: Path, text: str) -> ClusterFile:
     return read_cluster_file(file)
 
 
+SLURM = SlurmSettings(
+    partition="h200",
+    account="me",
+    qos="high",
+    constraint="ib",
+    gpu_type="h200",
+    gpu_request="gpus-per-node",
+    cpus_per_gpu=14,
+    exclusive=True,
+    time_s=4 * 3600.0,
+    drain_s=180.0,
+    options=("--segment=2", "--mail-type=END"),
+)
+
+
 def test_every_key_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, EVERYTHING) == ClusterFile(
         gpus_per_node=4,
@@ -84,19 +101,13 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         container=Container("docker", "registry/sglang:1", devices=("/dev/infiniband",)),
         role_env={"prefill": {"SHARED": "prefill"}},
         role_image={"prefill": "new"},
-        slurm=SlurmSettings(
-            partition="h200",
-            account="me",
-            qos="high",
-            constraint="ib",
-            gpu_type="h200",
-            gpu_request="gpus-per-node",
-            cpus_per_gpu=14,
-            exclusive=True,
-            time_s=4 * 3600.0,
-            drain_s=180.0,
-            options=("--segment=2", "--mail-type=END"),
-        ),
+        slurm=SLURM,
+        role_slurm={
+            "prefill": replace(
+                SLURM, partition="h100", gpu_type=None, options=("--mail-type=NONE",)
+            )
+        },
+        role_gpus={"prefill": 2},
         kubernetes=KubernetesSettings("registry/sglang:1", "llm", "amd.com/gpu", "models", "32Gi"),
     )
 
@@ -123,6 +134,10 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         (
             "schema: 1\nplace: anywhere\n",
             "place must be auto, spread, pack, domain, not 'anywhere'",
+        ),
+        (
+            "schema: 1\nprefill: {slurm: {time: 4h}}\n",
+            "line 2: 'prefill.slurm.time' is not a known key",
         ),
         ("schema: 1\nslurm: {exclusive: perhaps}\n", "slurm.exclusive must be true or false"),
     ],
@@ -200,3 +215,13 @@ def test_what_hosts_have_is_written_once_and_the_others_by_name(tmp_path: Path) 
 def test_a_stage_that_depends_on_the_working_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"line 2: stage must be an absolute path, not 'nvme'"):
         read(tmp_path, "schema: 1\nstage: nvme\n")
+
+
+def test_a_short_list_of_hosts_stands_for_each_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("schema: 1\nhosts:\n  node[01-02,07]: {gpus: 4}\n  other: {gpus: 2}\n")
+    found = read_cluster_file(file)
+    assert [found.gpus_of(f"node{n}") for n in ("01", "02", "03", "07")] == [4, 4, 8, 4]
+    file.write_text("schema: 1\nhosts: {'node[5-1]': {gpus: 4}}\n")
+    with pytest.raises(InvalidInput, match=r"line 2: hosts.*has the range 5-1"):
+        read_cluster_file(file)

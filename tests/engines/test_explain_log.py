@@ -311,7 +311,7 @@ def test_without_a_traceback_the_loudest_line_is_at_hand() -> None:
     ("line", "id_"),
     [
         (
-            "WARN smg::upstream: PD backend request failed prefill_url=http://a",
+            "ERROR smg::upstream: PD backend request failed url=http://a",
             "unreachable_engine",
         ),
         ("ERROR smg: PD request transport error, both sides aborted: x", "unreachable_engine"),

@@ -33,7 +33,15 @@ from pdctl.measurement.load import token_ids_for
 from pdctl.perf_model.records import Measurement, Parallelism, Role, StepTimes
 from pdctl.perf_model.roofline import step_times
 from tests.gpu.kernels import summary
-from tests.gpu.servers import BOOTSTRAP_PORT, Running, Server, end_left_over, memory_used, start
+from tests.gpu.servers import (
+    BOOTSTRAP_PORT,
+    Running,
+    Server,
+    end_left_over,
+    memory_used,
+    scheduler_of,
+    start,
+)
 from tests.gpu.turns import Turns
 
 ROLES: dict[str, Role] = {"null": "colocated", "prefill": "prefill", "decode": "decode"}
@@ -49,16 +57,19 @@ STEP_S, WARM_STEP_S = 20.0, 90.0
 PROFILED_STEPS = 3
 LEAST_LOAD_S = 5  # a shorter load only warms an engine up
 VERIFY_STEPS = 60
+SPY = ("py-spy", "record", "--nonblocking", "-d", "4", "-r", "400", "-f", "raw")
 
 
 @dataclass(frozen=True)
 class Kind:
     """One engine, or one 1P1D pair, and the measurements to take.
 
-    parts: steps, burst, load, profile; a pair also has pair, and kill (of the decode engine); a
-    speculating engine verify. rounds: of steps, the first of which only compiles kernels.
-    gpus: one engine on all of them, or one engine of the pair on each. seconds: budget for steps.
-    loads: requests per second, prompt tokens, output tokens, seconds. most: largest decode batch.
+    parts: steps, burst, load, profile, spy, spy-prefill (need py-spy); a pair also has pair, and
+    kill (of the decode engine); a speculating engine verify; arms: tests/gpu/arms.py plays the
+    loads. rounds: of steps, the first of which only compiles kernels. gpus: one engine on all of
+    them, or one engine of the pair on each. seconds: budget for steps. loads: requests per second,
+    prompt tokens, output tokens, seconds. most: largest decode batch. prefills, stalls: prompt
+    tokens of the steps.
     verified: requests and prompt tokens of verify steps.
     """
 
@@ -73,6 +84,8 @@ class Kind:
     seconds: float = 70.0
     start_s: float = 240.0
     most: int = 256
+    prefills: Sequence[int] = PREFILLS
+    stalls: Sequence[int] = STALLS
     verified: Sequence[tuple[int, int]] = ((1, 512), (4, 512), (16, 512), (32, 512))
     rounds: int = 5
 
@@ -85,6 +98,7 @@ class Track:
         self.out: Path = options.out
         self.ends = options.ends
         self._file = self.out / f"track{number}.jsonl"
+        self._group = 0  # of the engine's processes; the decode engine's of a pair
         self.turns = Turns(self.out, number, num_tracks) if options.turns else None
 
     @property
@@ -110,6 +124,7 @@ class Track:
             running = start(self._servers(kind), self.out, self.options.engine)
             patience = min(kind.start_s, self.left_s - 15)
             took = [one.wait(patience) for one in running]
+            self._group = running[-1].group
             self.say(f"{kind.name} serves after {max(took):.0f} s")
             for one in running:
                 name, info = one.server.name, one.info()
@@ -174,6 +189,8 @@ class Track:
                 "burst": lambda: self._burst(kind, engines[0], hop),
                 "verify": lambda: self._verify(kind, engines[0]),
                 "profile": lambda: self._profiles(kind, engines),
+                "spy": lambda: self._spy(kind, engines[-1]),
+                "spy-prefill": lambda: self._spy_prefill(kind, engines[0]),
                 "load": lambda: self._loads(kind, servers[0]),
             }
             for part in (part for part in kind.parts if part in parts):
@@ -297,6 +314,35 @@ class Track:
         for path in sorted(folder.glob(f"*{stage}*.json.gz"))[:1]:
             self.keep(kind, "kernels", name=name, **summary(path))
 
+    async def _spy(self, kind: Kind, engine: Probed) -> None:
+        """Sample the Python stacks of the scheduler while it decodes."""
+        for batch in (1, 16):
+            async with Together(engine, batch, 512, 2000) as crowd:
+                await crowd.until(lambda: crowd.tokens_of_last() > 8, 0.01)
+                await self._stacks(kind, str(batch))
+
+    async def _spy_prefill(self, kind: Kind, engine: Probed) -> None:
+        """The same while it answers one short prompt after another."""
+        spying = asyncio.create_task(self._stacks(kind, "prefill"))
+        took = []
+        while not spying.done():
+            began = time.perf_counter()
+            await answers(engine, [_ids(engine, 256)])
+            took.append(time.perf_counter() - began)
+        await spying
+        self.keep(kind, "answers", tokens=256, seconds=took)
+
+    async def _stacks(self, kind: Kind, name: str) -> None:
+        file = self.out / "logs" / f"spy-{kind.name}-{name}.txt"
+        words = [*SPY, "-p", str(scheduler_of(self._group)), "-o", str(file)]
+        done = await asyncio.create_subprocess_exec(
+            *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        said, _ = await asyncio.wait_for(done.communicate(), 30)
+        if not file.exists():
+            raise RuntimeError(said.decode()[-300:])
+        self.say(f"{kind.name}: stacks of {name}")
+
     async def _loads(self, kind: Kind, server: Server) -> None:
         """Run `pdctl measure` against the engine."""
         for rate, isl, osl, seconds in kind.loads:
@@ -370,8 +416,8 @@ def _ids(engine: Probed, tokens: int) -> list[int]:
 
 def steps_of_kind(kind: Kind, role: Role) -> list[Measurement]:
     """Steps to measure. role: the role of the engine that prefills."""
-    prefills = [Measurement("prefill", 0.0, new_tokens=n) for n in PREFILLS]
-    stalls = [Measurement("stall", 0.0, new_tokens=n) for n in STALLS]
+    prefills = [Measurement("prefill", 0.0, new_tokens=n) for n in kind.prefills]
+    stalls = [Measurement("stall", 0.0, new_tokens=n) for n in kind.stalls]
     decodes = [
         Measurement("decode", 0.0, batch=b, context=b * c) for b, c in DECODES if b <= kind.most
     ]

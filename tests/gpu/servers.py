@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 BASE = (
     "--load-format dummy --skip-tokenizer-init --attention-backend triton "
     "--sampling-backend pytorch --grammar-backend none --enable-metrics "
@@ -105,6 +107,11 @@ class Running:
         with LEFT.open("a") as left:
             left.write(f"{self._process.pid}\n")
 
+    @property
+    def group(self) -> int:
+        """Its id."""
+        return self._process.pid
+
     def is_over(self) -> bool:
         return self._process.poll() is not None
 
@@ -181,6 +188,16 @@ def memory_used(gpu: str) -> int:
         return int(subprocess.run(words, capture_output=True, text=True).stdout)
     except (OSError, ValueError):
         return -1
+
+
+def scheduler_of(group: int) -> int:
+    """The process id of the scheduler in an engine's process group. Raises LookupError."""
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if "scheduler" in " ".join(process.info["cmdline"] or ()):
+            with suppress(ProcessLookupError):
+                if os.getpgid(process.pid) == group:
+                    return int(process.pid)
+    raise LookupError(f"no scheduler in process group {group}")
 
 
 def end_left_over() -> None:

@@ -18,5 +18,5 @@ def test_the_log_shows_every_measured_step() -> None:
         if steps not in log and (what, kind) not in [("decode", pair) for pair in PAIRS]
     ]
 
-    assert len(shown) == 43
+    assert len(shown) == 55
     assert not missing

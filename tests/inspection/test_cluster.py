@@ -79,7 +79,8 @@ def test_dense_rates_are_the_datasheet_halved_not_its_sparse_headline() -> None:
 
 
 def test_an_unknown_kind_says_which_are_known() -> None:
-    with pytest.raises(InvalidInput, match="'H2000'; closest by name: H200, H20, ") as caught:
+    nearest = "'H2000'; closest by name: H200, GH200, H20, "
+    with pytest.raises(InvalidInput, match=nearest) as caught:
         require_gpu_model("H2000")
     assert "8xH" not in caught.value.hint
 

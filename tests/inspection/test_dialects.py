@@ -395,3 +395,51 @@ def test_an_index_of_pooled_keys_takes_a_share_of_its_bytes_per_token() -> None:
     }
     llm = llm_from_config(Fields(config, "config.json"), name="model")
     assert kv_bytes_growing(llm) == 2 * (576 * 2 + 9)
+
+
+@pytest.mark.parametrize("value", ["abc", 5, {"a": 1}, [None], True, -1, "\x1b[31m", [[1]], 1e308])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "cross_attention_layers",
+        "kv_source_layers",
+        "attn_config",
+        "moe_num_experts",
+        "moe_intermediate_size",
+        "vision_config",
+        "residual_moe",
+        "quantization_config",
+        "index_kpool",
+    ],
+)
+def test_a_key_of_another_kind_is_read_around_or_refused_by_name(key: str, value: object) -> None:
+    config = {**ernie_vl(model_type="ernie4_5_moe_vl", moe_num_experts=[64, 64]), key: value}
+    try:
+        llm = llm_from_config(Fields(config, "config.json"), name="model")
+    except InvalidInput as refused:
+        assert "key" in refused.message  # noqa: PT017
+        return
+    assert num_params(llm) > 0
+
+
+def test_jet_blocks_keep_the_state_that_sglang_allocates() -> None:
+    """912,384 B a block by sglang 0.5.23 configs/jet_nemotron.py with tp 1."""
+    config = {
+        "model_type": "jet_nemotron",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 4,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "layer_types": ["jet", "swa", "attn", "jet"],
+        "efficient_attention_config": {
+            "jet": {"conv_size": 4, "expand_v": 2.0, "head_dim": 96, "num_heads": 12},
+            "swa": {"window_size": 2048},
+        },
+    }
+    llm = llm_from_config(Fields(config, "config.json"), name="model")
+    assert state_bytes(llm) == 2 * 912_384
+    assert [mixer.window for mixer in mixers_of(llm.layers)] == [None, 2048, None, None]
+    assert ["not one pdctl knows" in guess for guess in llm.guesses] == [True]

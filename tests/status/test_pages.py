@@ -300,3 +300,41 @@ def test_numbers_nobody_can_have_counted_are_unknown_rather_than_infinite_sums()
     found = parse_get_load(json.dumps([rank, rank]).encode(), "decode", 0.0)
     assert found is not None
     assert found.running is None
+
+
+GAUGE = 'sglang:num_running_reqs{model_name="m",tp_rank="0"}'
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "-5", "1e400", "0x10"])
+def test_a_gauge_that_counts_nothing_is_unknown_and_never_negative(value: str) -> None:
+    assert parse_engine_metrics(f"{GAUGE} {value}\n", "decode", 0.0)[0].running is None
+    assert parse_engine_metrics(f"{GAUGE} 3\n{GAUGE} {value}\n", "decode", 0.0)[0].running is None
+
+
+def test_a_series_that_a_page_repeats_counts_once() -> None:
+    assert parse_engine_metrics(f"{GAUGE} 2\n{GAUGE} 3\n", "decode", 0.0)[0].running == 3
+
+
+@pytest.mark.parametrize(
+    "page",
+    [f"{GAUGE}\t3\r\n", f"{GAUGE} 3 1760000000000\n", GAUGE.replace(":", "_") + " 3\n# EOF\n"],
+)
+def test_other_exporters_spellings_of_a_page_are_read(page: str) -> None:
+    assert parse_engine_metrics(page, "decode", 0.0)[0].running == 3
+
+
+def test_a_negative_count_of_a_load_page_is_unknown() -> None:
+    body = b'{"loads": [{"num_running_reqs": -4, "queues": {"waiting": -3}}]}'
+    found = parse_loads(body, "decode", 0.0)
+    assert found is not None
+    assert (found[0].running, found[0].waiting) == (None, None)
+
+
+def test_an_older_router_says_its_requests_and_breakers_in_its_own_words() -> None:
+    """Source: sgl-router 0.2, metrics.rs."""
+    page = """sgl_router_requests_total{route="/generate"} 12
+sgl_router_cb_state{worker="http://a:30000/"} 0
+sgl_router_cb_state{worker="http://b:30000"} 2
+"""
+    breakers = {"http://a:30000": "closed", "http://b:30000": "half-open"}
+    assert parse_router_metrics(page) == (12, breakers)

@@ -101,6 +101,13 @@ def test_no_other_split_is_praised_that_would_be_slower() -> None:
     assert "it would have taken" not in text
 
 
+def test_the_distance_of_the_replay_from_the_log_is_said_with_its_side() -> None:
+    for off, said in ((0.05, "5 % above the"), (-0.12, "12 % below the"), (0.001, "is the")):
+        replay = replace(REPLAY, median_off=off)
+        text = shown(explain_view(replace(FOUND, replay=replay), is_one=True, width=120), width=200)
+        assert f"{said} observed" in text
+
+
 def test_a_clock_that_was_corrected_is_named() -> None:
     assert "decode-1's clock is 300 ms behind prefill-0's" in shown(
         explain_view(FOUND, is_one=True, width=120), width=200

@@ -154,7 +154,7 @@ def test_each_flip_is_a_few_words() -> None:
 
 def test_the_sweep_has_a_bar_per_layout_and_marks_estimates() -> None:
     text = screen(verdict())
-    assert "2P6D (N/4)" in text
+    assert "2P6D (a quarter)" in text
     assert text.count("█") > 20
     assert next(line for line in lines_of(text) if line.startswith("4P4D")).endswith("~ 4.8")
     assert next(line for line in lines_of(text) if line.startswith("5P3D")).endswith(" 5.5")

@@ -31,7 +31,7 @@ NOT_EXPRESSED = {
     "P12": "the model's shape is not public",
     "N3": "the model's shape is not public",
     "N9": "GLM-5.1's shape is not bundled",
-    "N13": "pdctl has no figures for the A10",
+    "N13": "Qwen2.5-7B-GPTQ-Int4's shape is not bundled",
     "N15": "no colocated arm was measured",
     "N24": "names no model, GPU or load",
 }

@@ -72,7 +72,7 @@ def test_too_many_clients_say_how_many_would_be_served_in_time() -> None:
     assert told.most_clients < 200
     assert answer(told.most_clients, TIGHT).is_met
     assert not answer(told.most_clients * 1.3 + 1, TIGHT).is_met
-    assert f"Up to about {told.most_clients} clients a layout meets them." in told.reason
+    assert f"A layout meets them for up to about {told.most_clients} clients." in told.reason
 
 
 def test_slos_that_not_even_one_client_is_served_within_give_no_number() -> None:

@@ -81,7 +81,7 @@ def test_more_clients_meet_the_slos_less_often_and_another_number_is_another_ans
 def test_slos_that_no_layout_meets_for_these_clients_are_a_no() -> None:
     verdict = decide(asked(2000, slo=Slo(1.0, 0.03)))
     assert verdict.headline == "No layout meets these SLOs for 2,000 clients"
-    assert verdict.unmet.startswith("For 90 % of the requests 2C has TTFT ")
+    assert verdict.unmet.startswith("For 90 % of the requests, 2C has TTFT ")
     assert verdict.confidence == "low"
     assert not decide(asked(8, slo=Slo(20.0, 0.06))).unmet
 

@@ -53,7 +53,7 @@ def test_the_slo_that_the_losing_arm_misses_is_quoted() -> None:
     told = verdict()
     told.arms["colocated"] = replace(told.arms["colocated"], tpot_at_share_s=0.05)
     assert write(ASKED, told).reason == (
-        "A split carries up to 5.5 req/s within your SLOs, colocated 2.6. At 3.4 req/s 8C misses "
+        "A split carries up to 5.5 req/s within your SLOs, colocated 2.6. At 3.4 req/s, 8C misses "
         "TPOT (p90 50 ms against 30 ms)."
     )
 
@@ -62,7 +62,7 @@ def test_colocated_that_is_enough_says_up_to_where() -> None:
     told = write(ASKED, verdict("colocated", 6.8, 7.9))
     assert told.headline == "Don't split: run 8 colocated engines (8C)"
     assert told.reason == (
-        "Both meet your SLOs at 3.4 req/s; colocated is simpler. Above about 6.8 req/s only a "
+        "Both meet your SLOs at 3.4 req/s; colocated is simpler. Above about 6.8 req/s, only a "
         "split (5P3D) does, up to about 7.9."
     )
     assert "It carries up to 6.8 req/s, a split 5." in write(
@@ -81,7 +81,7 @@ def test_a_tie_gives_the_ratio_the_least_that_could_be_told_and_the_lean() -> No
 
 def test_a_tie_says_which_arm_alone_meets_the_slos() -> None:
     told = write(ASKED, verdict("too_close", 3.3, 3.5))
-    assert "At 3.4 req/s only 5P3D meets your SLOs." in told.reason
+    assert "At 3.4 req/s, only 5P3D meets your SLOs." in told.reason
 
 
 def test_where_nothing_meets_the_slos_the_headline_says_so_and_never_that_it_is_close() -> None:

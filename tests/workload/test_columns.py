@@ -2,7 +2,13 @@
 
 import pytest
 
-from pdctl.workload.columns import find_columns, is_failure, unit_in_name
+from pdctl.workload.columns import (
+    find_columns,
+    is_failure,
+    parse_date,
+    unit_in_name,
+    with_dates,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +92,24 @@ def test_a_unit_at_the_end_of_a_name_is_read(name: str, unit: str | None) -> Non
 )
 def test_outcomes_tell_which_requests_failed(column: str, raw: object, failed: bool) -> None:
     assert is_failure(column, raw) == failed
+
+
+@pytest.mark.parametrize("raw", [20261123181703, "20261123181703", "20261123T181703Z"])
+def test_a_date_without_signs_is_a_date_and_no_number(raw: object) -> None:
+    columns = find_columns(["timestamp", "isl", "osl"])
+    assert columns is not None
+    assert with_dates(columns, raw).unit == "date"
+    assert parse_date(raw) == parse_date("2026-11-23 18:17:03")
+
+
+@pytest.mark.parametrize("raw", [1787000000036, 20261323181703, "20261123186103", 36072])
+def test_other_numbers_of_that_length_are_no_dates(raw: object) -> None:
+    columns = find_columns(["timestamp", "isl", "osl"])
+    assert columns is not None
+    assert with_dates(columns, raw).unit is None
+
+
+def test_a_unit_in_the_name_makes_such_a_number_no_date() -> None:
+    columns = find_columns(["send_time_us", "isl", "osl"])
+    assert columns is not None
+    assert with_dates(columns, "20261123181703").unit == "us"

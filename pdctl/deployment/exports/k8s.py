@@ -7,12 +7,14 @@ from typing import Any
 
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.elsewhere import ASSUMED_SGLANG, Elsewhere, expand_in_pods
+from pdctl.deployment.exports.k8s_flags import CONFIG, CONFIG_MOUNT, Command, flag_files
 from pdctl.deployment.records import Deployment, ProcessSpec
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Role
 
 ADDRESS = "$(POD_IP)"  # Kubernetes puts the pod's address there when the container starts
 BOOTSTRAP_ANNOTATION = "sglang.ai/bootstrap-port"  # where the router reads it
+HOST, NVLINK_DOMAIN = "kubernetes.io/hostname", "nvidia.com/gpu.clique"  # labels of nodes
 ENGINE = "engine"  # the name of the container
 MODELS = "/models"
 MAX_NAME = 40  # pods get a suffix, and no name may be longer than 63
@@ -112,7 +114,7 @@ def _whole(pods: Sequence[_Pods], version: str, kind: str, roles: list[Manifest]
 
 
 def k8s(planned: Elsewhere, cluster: ClusterFile, workloads: Workloads = one_each) -> str:
-    """The manifests of a deployment: accounts, engines, router, service.
+    """The manifests of a deployment: flags, accounts, engines, router, service.
 
     The number of engines of a role may change at any time: the router discovers pods by labels.
 
@@ -130,6 +132,7 @@ def k8s(planned: Elsewhere, cluster: ClusterFile, workloads: Workloads = one_eac
     health = _health(router)
     pods = [_Pods(deployment, cluster, first[role], health) for role in deployment.roles]
     documents = [
+        _config(deployment, router, pods),
         *_account(deployment, cluster.kubernetes.namespace),
         *workloads(pods),
         _router(deployment, cluster, router, pods),
@@ -139,9 +142,25 @@ def k8s(planned: Elsewhere, cluster: ClusterFile, workloads: Workloads = one_eac
         document["metadata"]["namespace"] = cluster.kubernetes.namespace
     assumed = () if cluster.kubernetes.image else (f"The image is assumed: {_image(cluster)}.",)
     head = ("kubectl apply -f this-file; from pdctl render k8s", *planned.notes, *assumed)
-    return "".join(f"# {line}\n" for line in head) + yaml.safe_dump_all(
-        documents, sort_keys=False, width=4096
+    return "".join(f"# {line}\n" for line in head) + yaml.dump_all(
+        documents, Dumper=_readable(), sort_keys=False, width=4096
     )
+
+
+def _readable() -> Any:
+    """A dumper that writes texts of several lines as they are."""
+    import yaml
+
+    class Readable(yaml.SafeDumper):
+        pass
+
+    def text(dumper: Any, value: str) -> Any:
+        style = "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Readable.add_representer(str, text)
+    Readable.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
+    return Readable
 
 
 def _image(cluster: ClusterFile) -> str:
@@ -235,21 +254,52 @@ def _engine_template(pods: _Pods, labels: dict[str, str], *, serves: bool) -> Ma
     container: Manifest = {
         "name": ENGINE,
         "image": _image(pods.cluster),
-        "command": _engine_command(pods),
+        **Command.of(_engine_command(pods)).container(pods.role),
         "env": [_pod_ip(), *_env(pods.engine)],
         "resources": {
             "limits": {settings.gpu_resource: min(pods.num_gpus, pods.cluster.gpus_per_node)}
         },
-        "volumeMounts": _mounts(pods.cluster),
+        "volumeMounts": [*_mounts(pods.cluster), CONFIG_MOUNT],
     }
+    annotations = Command.of(_engine_command(pods)).annotation
     return {
-        "metadata": {"labels": labels, "annotations": _annotations(pods) if serves else {}},
+        "metadata": {
+            "labels": labels,
+            "annotations": {**annotations, **(_annotations(pods) if serves else {})},
+        },
         "spec": {
+            **_placement(pods, labels),
             "terminationGracePeriodSeconds": ENGINE_GRACE_S + LEAVING_S,
             "containers": [{**container, **(_serving(pods) if serves else {})}],
-            "volumes": _volumes(pods.cluster),
+            "volumes": [*_volumes(pods.cluster), _config_volume(pods.deployment)],
         },
     }
+
+
+def _placement(pods: _Pods, labels: dict[str, str]) -> Manifest:
+    """The nodes that the scheduler should prefer, or must take; without a policy its own choice.
+
+    Source: Kubernetes documentation of pod topology spread and affinity; the label of NVLink
+        domains is that of NVIDIA's GPU feature discovery.
+    """
+    if pods.deployment.place == "auto":
+        return {}
+    if pods.deployment.place == "spread":
+        wish = {"maxSkew": 1, "topologyKey": HOST, "whenUnsatisfiable": "ScheduleAnyway"}
+        return {"topologySpreadConstraints": [{**wish, "labelSelector": {"matchLabels": labels}}]}
+    roles = [name for role in pods.deployment.roles for name in (role, f"{role}-follower")]
+    selector = {
+        "matchLabels": {"app": labels["app"]},
+        "matchExpressions": [{"key": "role", "operator": "In", "values": roles}],
+    }
+    if pods.deployment.place == "domain":
+        term = {"topologyKey": NVLINK_DOMAIN, "labelSelector": selector}
+        terms: Manifest = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    else:
+        near = {"topologyKey": HOST, "labelSelector": selector}
+        weighed = {"weight": 100, "podAffinityTerm": near}
+        terms = {"preferredDuringSchedulingIgnoredDuringExecution": [weighed]}
+    return {"affinity": {"podAffinity": terms}}
 
 
 def _annotations(pods: _Pods) -> dict[str, str]:
@@ -349,12 +399,14 @@ def _account(deployment: Deployment, namespace: str) -> list[Manifest]:
 def _router(
     deployment: Deployment, cluster: ClusterFile, router: ProcessSpec, pods: Sequence[_Pods]
 ) -> Manifest:
+    command = Command.of(router.argv)
     container: Manifest = {
         "name": "router",
         "image": _image(cluster),
-        "command": [*router.argv, *_discovery(pods)],
+        **Command((*command.fixed, *_discovery(pods)), command.flags).container("router"),
         "env": [_pod_ip(), _namespace(), *_env(router)],
         "ports": [{"name": "http", "containerPort": router.port}],
+        "volumeMounts": [CONFIG_MOUNT],
         **_probes(router.port, ready="/readiness", alive="/health", alive_tries=3),
         "lifecycle": _leave_first(),
     }
@@ -369,15 +421,34 @@ def _router(
             "replicas": 1,
             "selector": {"matchLabels": _labels(deployment, "router")},
             "template": {
-                "metadata": {"labels": _labels(deployment, "router")},
+                "metadata": {
+                    "labels": _labels(deployment, "router"),
+                    "annotations": command.annotation,
+                },
                 "spec": {
                     "serviceAccountName": _metadata(deployment, "router")["name"],
                     "terminationGracePeriodSeconds": ROUTER_GRACE_S + LEAVING_S,
                     "containers": [container],
+                    "volumes": [_config_volume(deployment)],
                 },
             },
         },
     }
+
+
+def _config(deployment: Deployment, router: ProcessSpec, pods: Sequence[_Pods]) -> Manifest:
+    """The flags of every role, one file each."""
+    commands: dict[str, Command] = {one.role: Command.of(one.engine.argv) for one in pods}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(deployment, CONFIG),
+        "data": flag_files({**commands, "router": Command.of(router.argv)}),
+    }
+
+
+def _config_volume(deployment: Deployment) -> Manifest:
+    return {"name": CONFIG, "configMap": {"name": _metadata(deployment, CONFIG)["name"]}}
 
 
 def _discovery(pods: Sequence[_Pods]) -> list[str]:

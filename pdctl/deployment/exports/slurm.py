@@ -7,10 +7,21 @@ from dataclasses import replace
 
 from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings, cluster_here
 from pdctl.deployment.containers import in_container, pyxis_options
-from pdctl.deployment.elsewhere import Elsewhere, expand_on_nodes
+from pdctl.deployment.elsewhere import Elsewhere, NodeKind, expand_on_nodes
 from pdctl.deployment.flags import with_engines
 from pdctl.deployment.records import Deployment, ProcessSpec
 
+_HOSTS = 'mapfile -t host < <(scontrol show hostnames "$SLURM_JOB_NODELIST")'
+_HET_HOSTS = """\
+host=() group=()
+for part in {{0..{last}}}; do
+    list=SLURM_JOB_NODELIST_HET_GROUP_$part
+    for name in $(scontrol show hostnames "${{!list}}"); do
+        host+=("$name") group+=("--het-group=$part")
+    done
+done"""
+_STEP_OF_NAME = '-w "$name"'
+_STEP_OF_NODE = '-w "${host[$node]}"'
 _RESOLVE = r"""
 # The address on which a node reaches the others, asked on the node itself.
 own_address='
@@ -91,10 +102,7 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
     router = planned.specs[0]
     lines = [
         "#!/bin/bash",
-        *(
-            f"#SBATCH {option}"
-            for option in sbatch_options(planned.deployment, cluster, planned.num_nodes)
-        ),
+        *sbatch_lines(planned.kinds),
         "",
         f"# {planned.deployment.layout} of {planned.deployment.model}; from pdctl render slurm.",
         *(f"# {note}" for note in planned.notes),
@@ -102,8 +110,7 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
         *([cluster.preamble.rstrip()] if cluster.preamble else []),
         f"INTERFACE={shlex.quote(cluster.interface or '')}",
         "export INTERFACE",
-        _RESOLVE.strip(),
-        _ENGINES.rstrip(),
+        *_shell(planned.kinds),
         "",
         *(line for spec in planned.specs[1:] for line in _engine(spec)),
         "",
@@ -112,6 +119,32 @@ def slurm(planned: Elsewhere, cluster: ClusterFile) -> str:
         _WAIT.strip(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def sbatch_lines(kinds: Sequence[NodeKind], *more: str) -> tuple[str, ...]:
+    """The options of a job; of a heterogeneous one where there are several kinds of nodes.
+
+    more: further options of each part.
+    """
+    parts = (
+        tuple(
+            f"#SBATCH {option}"
+            for option in (*sbatch_options(kind.deployment, kind.cluster, kind.num_nodes), *more)
+        )
+        for kind in kinds
+    )
+    first, *others = parts
+    return (*first, *(line for part in others for line in ("#SBATCH hetjob", *part)))
+
+
+def _shell(kinds: Sequence[NodeKind]) -> tuple[str, str]:
+    """The script's functions. In a heterogeneous job every step names the part of its node."""
+    if len(kinds) == 1:
+        return _RESOLVE.strip(), _ENGINES.rstrip()
+    resolve = _RESOLVE.replace(_HOSTS, _HET_HOSTS.format(last=len(kinds) - 1))
+    resolve = resolve.replace(_STEP_OF_NAME, '-w "$name" "${group[${#address[@]}]}"')
+    engines = _ENGINES.replace(_STEP_OF_NODE, f'{_STEP_OF_NODE} "${{group[$node]}}"')
+    return resolve.strip(), engines.rstrip()
 
 
 def address_of(node: int) -> str:

@@ -272,7 +272,8 @@ def _on_nodes(
         raise _no_room(chosen, gpus)
     if is_real:
         return _with_gpus(deployment, chosen, gpus)
-    numbers = unused_numbers(deployment, names, (place.gpus for place in held.values()))
+    taken = (part.gpus for place in held.values() for part in (place, *place.others))
+    numbers = unused_numbers(deployment, names, taken)
     return {name: _shared(chosen[name], numbers[name]) for name in names}
 
 

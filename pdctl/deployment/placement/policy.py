@@ -64,20 +64,23 @@ def choose_nodes(
     """
     ordered = _largest_first(wanted, held)
     ranks = (_by_use, _by_room) if policy == "pack" else (_by_role, _by_need, _by_room)
-    tried = [
-        _chosen(ordered, _Board.of(free, held, ordered), rank, domains or {}, may_crowd)
-        for rank in ranks
-    ]
-    found = [chosen for chosen in tried if not isinstance(chosen, NoRoom)]
-    if not found or policy == "pack":
-        return found[0] if found else tried[0]
     roles = {engine.name: engine.role for engine in wanted}
 
-    def num_lost(chosen: Chosen) -> int:
-        new = (Held(roles[name], nodes) for name, nodes in chosen.items())
-        return len(lost_with_a_node([*held, *new]))
+    def chosen_by(rank: Rank) -> Chosen | NoRoom:
+        return _chosen(ordered, _Board.of(free, held, ordered), rank, domains or {}, may_crowd)
 
-    return min(found, key=num_lost)
+    def cost(chosen: Chosen | NoRoom) -> int:
+        if isinstance(chosen, NoRoom):
+            return len(roles) + 1
+        new = [Held(roles[name], nodes) for name, nodes in chosen.items()]
+        return 0 if policy == "pack" else len(lost_with_a_node([*held, *new]))
+
+    first, *others = ranks
+    best = chosen_by(first)
+    for rank in others:
+        if cost(best):
+            best = min(best, chosen_by(rank), key=cost)
+    return best
 
 
 def lost_with_a_node(held: Collection[Held]) -> dict[Role, str]:

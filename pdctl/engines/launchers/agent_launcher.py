@@ -19,6 +19,7 @@ from typing import Any
 from pdctl.deployment import containers
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
 from pdctl.deployment.records import Container, ProcessSpec
+from pdctl.engines import state
 from pdctl.engines.launchers.agents import (
     ANSWER_S,
     QUICK_S,
@@ -100,14 +101,18 @@ class AgentLauncher(LocalLauncher, ABC):
             self._agents.start(self._nodes)
         return self._nodes
 
+    def node_groups(self) -> tuple[tuple[str, ...], ...]:
+        return ()
+
     def address(self, node: str) -> str:
         agent = self._agents.on(node)
-        if not agent.ask("sees", str(state_home())):
-            raise EnvironmentProblem(
-                f"{node} does not see {state_home()}.",
-                hint=f"{HOME_VARIABLE}=DIR with a directory that all nodes share",
-                code="not_shared",
-            )
+        with _new_file(state_home()) as ours:
+            if not agent.ask("sees", str(ours)):
+                raise EnvironmentProblem(
+                    f"{node} does not see this host's {state_home()}.",
+                    hint=f"{HOME_VARIABLE}=DIR with a directory that all nodes share",
+                    code="not_shared",
+                )
         return str(agent.ask("address", self._settings().interface, self._peer()))
 
     def _peer(self) -> str:
@@ -411,6 +416,21 @@ class AgentLauncher(LocalLauncher, ABC):
         except EnvironmentProblem:
             return None
         return None if found is None else str(found)
+
+
+@contextmanager
+def _new_file(directory: Path) -> Iterator[Path]:
+    """A file that is only in this very directory, not in one of the same name on another host."""
+    file = directory / f".seen-{uuid.uuid4().hex}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.touch(0o600)
+    except OSError as problem:
+        raise state.unwritable(directory, problem) from problem
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _parse(handle: Handle) -> _Task:

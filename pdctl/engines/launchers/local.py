@@ -82,6 +82,9 @@ class LocalLauncher(LocalPorts):
     def nodes(self) -> tuple[str, ...]:
         return (HERE,)
 
+    def node_groups(self) -> tuple[tuple[str, ...], ...]:
+        return ()
+
     def is_over(self) -> bool:
         return False
 

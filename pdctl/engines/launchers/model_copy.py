@@ -75,7 +75,10 @@ class ModelCopy:
 
     def _has(self, name: str) -> bool:
         own = self._target / name
-        return own.is_file() and described(own) == described(self._source / name)
+        return own.is_file() and described(own) == described(self._in_source(name))
+
+    def _in_source(self, name: str) -> Path:
+        return self._source if self._source.is_file() else self._source / name
 
     def _refuse_full_disk(self, needed: int) -> None:
         free = shutil.disk_usage(self._target).free
@@ -91,7 +94,7 @@ class ModelCopy:
         whole = self._target / name
         part = whole.with_name(whole.name + PART)
         whole.parent.mkdir(parents=True, exist_ok=True)
-        with (self._source / name).open("rb") as source, part.open("wb") as target:
+        with self._in_source(name).open("rb") as source, part.open("wb") as target:
             while num := os.sendfile(target.fileno(), source.fileno(), None, CHUNK_BYTES):
                 with self._lock:
                     done, total = self._copied.done_bytes, self._copied.total_bytes
@@ -107,7 +110,12 @@ def _daemon(target: Callable[[], None]) -> threading.Thread:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    """The files of a model and their sizes, in sub-folders too; hidden ones are no part of it."""
+    """The files of a model and their sizes, in sub-folders too; hidden ones are no part of it.
+
+    A model may be one file.
+    """
+    if folder.is_file():
+        yield folder.name, folder.stat().st_size
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in name.parts):

@@ -59,6 +59,10 @@ class Nodes(Protocol):
         """Every machine that may run engines. The first one runs the router."""
         ...
 
+    def node_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The nodes of each kind where there are several, in the order of roles; else ()."""
+        ...
+
     def is_over(self) -> bool:
         """True if these machines are ours no more, as after the end of a Slurm job."""
         ...

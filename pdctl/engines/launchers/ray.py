@@ -18,8 +18,10 @@ from typing import Any
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.launchers.agent_launcher import AgentLauncher
 from pdctl.engines.launchers.agents import START_S, Agents, Wire
+from pdctl.engines.launchers.local_ports import opens
 from pdctl.engines.launchers.protocol import Handle, Started
 from pdctl.errors import EnvironmentProblem
+from pdctl.hosts import bare
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")  # Ray writes the address there
@@ -42,7 +44,10 @@ def is_installed() -> bool:
 
 
 def required_address() -> str:
-    """The address of the cluster. Raises EnvironmentProblem without a cluster or without Ray."""
+    """The address of the cluster. Raises EnvironmentProblem without a cluster or without Ray.
+
+    A relay would wait a minute for a cluster that has ended.
+    """
     if not is_installed():
         raise EnvironmentProblem(
             "Ray is not installed in the Python of pdctl.",
@@ -51,10 +56,20 @@ def required_address() -> str:
         )
     address = cluster_address()
     if address is None:
+        given = os.environ.get(ADDRESS_VARIABLE)
         raise EnvironmentProblem(
-            "This machine belongs to no Ray cluster.",
+            f"{ADDRESS_VARIABLE} is {given}, which is not the address of a cluster's head."
+            if given
+            else "This machine belongs to no Ray cluster.",
             hint="ray start --head here, or ray start --address=HEAD:6379 to join one",
             code="no_ray",
+        )
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and not opens((bare(host), int(port))):
+        raise EnvironmentProblem(
+            f"Nothing answers at {address}, where the Ray cluster of this host should be.",
+            hint="RAY_ADDRESS=HEAD:6379 of a cluster that runs, or ray start --head here",
+            code="ray_silent",
         )
     return address
 

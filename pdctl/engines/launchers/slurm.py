@@ -37,7 +37,9 @@ def srun(job: str, node: str, *options: str) -> tuple[str, ...]:
     """
     inherited = sorted(n for n in os.environ if n.startswith("SLURM_") and n != "SLURM_CONF")
     unset = itertools.chain.from_iterable(("-u", name) for name in inherited)
-    where = (f"--jobid={job}", "--overlap", "-N1", "-n1", "-w", node)
+    parts = slurm_commands.components_of(job)
+    part = tuple(f"--het-group={i}" for i, nodes in enumerate(parts) if node in nodes)
+    where = (f"--jobid={job}", *part, "--overlap", "-N1", "-n1", "-w", node)
     what = ("--mem=0", "--mpi=none", "--cpu-bind=none", f"--immediate={STEP_WITHIN_S}")
     return ("env", *unset, "srun", *where, *what, *options)
 
@@ -108,6 +110,9 @@ class SlurmLauncher(AgentLauncher):
                 code="no_job",
             )
         return slurm_commands.answering(job.nodes)
+
+    def node_groups(self) -> tuple[tuple[str, ...], ...]:
+        return slurm_commands.components_of(self._job)
 
     def is_over(self) -> bool:
         return slurm_commands.is_over(self._job)

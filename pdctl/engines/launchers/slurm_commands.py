@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pdctl.errors import EnvironmentProblem, InvalidInput
@@ -23,13 +24,20 @@ _TAKES_JOBS = ("idle", "mixed", "allocated")  # states of a node
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """A job as Slurm sees it now. left: time until its limit, as Slurm writes it."""
+    """A job as Slurm sees it now. left: time until its limit, as Slurm writes it.
+
+    parts: the nodes of each component of a heterogeneous job; of another job, all of them.
+    """
 
     number: str
     state: str  # "PENDING", "RUNNING", ...; "" for a job that Slurm no longer knows
     reason: str = ""
     left: str = ""
-    nodes: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(node for part in self.parts for node in part)
 
     @property
     def is_expected(self) -> bool:
@@ -53,15 +61,36 @@ def current_job() -> str | None:
 
 def job(number: str) -> SlurmJob:
     """Slurm's view of a job."""
-    found = _run("squeue", "-h", "-j", number, "-o", "%T|%r|%L|%N", may_fail=True)
-    state, reason, left, nodelist = (found.strip().split("|") + [""] * 4)[:4]
-    nodes = tuple(_run("scontrol", "show", "hostnames", nodelist).split()) if nodelist else ()
-    return SlurmJob(number, state, "" if reason == "None" else reason, left, nodes)
+    found = _run("squeue", "-h", "-j", number, "-o", "%T|%r|%L|%N|%i", may_fail=True)
+    # components of a heterogeneous job are "12+0", "12+1", ...
+    rows = sorted(
+        ((line.split("|") + [""] * 5)[:5] for line in found.splitlines()),
+        key=lambda row: int(row[4].partition("+")[2] or 0),
+    )
+    state, reason, left, *_ = rows[0] if rows else [""] * 5
+    parts = tuple(
+        tuple(_run("scontrol", "show", "hostnames", row[3]).split()) for row in rows if row[3]
+    )
+    if state == "RUNNING":
+        _parts[number] = parts
+    return SlurmJob(number, state, "" if reason == "None" else reason, left, parts)
+
+
+_parts: dict[str, tuple[tuple[str, ...], ...]] = {}  # of running jobs, which get no more nodes
+
+
+def components_of(number: str) -> tuple[tuple[str, ...], ...]:
+    """The nodes of each component of a heterogeneous job; () for any other job, or in silence."""
+    with suppress(EnvironmentProblem):  # who starts a step learns more from srun
+        parts = _parts.get(number) or job(number).parts
+        return parts if len(parts) > 1 else ()
+    return ()
 
 
 def seconds_left(number: str) -> float | None:
     """The time until the limit of a job; infinite without one, None if Slurm does not know it."""
-    return parse_left(_run("squeue", "-h", "-j", number, "-o", "%L", within_s=QUICK_S))
+    found = _run("squeue", "-h", "-j", number, "-o", "%L", within_s=QUICK_S)
+    return parse_left(found.partition("\n")[0])  # components have one limit
 
 
 def parse_left(text: str) -> float | None:
@@ -86,7 +115,7 @@ def is_over(number: str) -> bool:
     )
     if done.returncode:
         return "Invalid job id" in done.stderr
-    return done.stdout.strip() in ENDED
+    return {*done.stdout.split()} <= {*ENDED}
 
 
 def answering(nodes: Sequence[str]) -> tuple[str, ...]:
@@ -124,11 +153,17 @@ def _submit(argv: Sequence[str], script: str) -> str:
     )
     if done.returncode:
         raise InvalidInput(
-            f"Slurm refuses the job: {_sentence(done.stderr)}",
+            f"Slurm refuses the job ({_size_of(script)}): {_sentence(done.stderr)}",
             hint=f"slurm: in cluster.yaml; free now: {free_gpus() or 'nothing'}",
             code="job_refused",
         )
     return done.stdout.strip()
+
+
+def _size_of(script: str) -> str:
+    """The options of a job script that say how much of the cluster it wants."""
+    options = [line.removeprefix("#SBATCH ") for line in script.splitlines()]
+    return " ".join(o for o in options if o.startswith(("--nodes=", "--gres=", "--gpus-per-node=")))
 
 
 def cancel(number: str) -> None:

@@ -1,14 +1,21 @@
-"""Choose where a deployment runs: this machine, a Slurm job, or a Ray cluster."""
+"""Choose where a deployment runs: this machine, a Slurm job or a Ray cluster; and where there."""
 
 import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from pdctl.deployment.records import Deployment
+from pdctl.deployment.cluster_file import ClusterFile, cluster_here
+from pdctl.deployment.placement.places import Place, place_engines
+from pdctl.deployment.records import HERE, Deployment, ProcessSpec
 from pdctl.deployment.resources import needs_gpus
 from pdctl.engines.launchers import slurm_commands
+from pdctl.engines.launchers.protocol import Nodes
 from pdctl.engines.launchers.ray import cluster_address, required_address
 from pdctl.engines.launchers.registry import LOCAL, RAY, SLURM
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus, visible_gpus
+from pdctl.inspection.records import Gpu
+from pdctl.perf_model.records import Role
 
 PLACES = ("auto", LOCAL, SLURM, RAY)
 
@@ -75,3 +82,49 @@ def _num_gpus_here() -> int:
         return len(visible_gpus(query_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")))
     except EnvironmentProblem:
         return 0
+
+
+def placed_engines(
+    deployment: Deployment,
+    held: Sequence[ProcessSpec],
+    gpus: Mapping[str, tuple[Gpu, ...]],
+    launcher: Nodes,
+) -> dict[str, Place]:
+    """The place of each engine on these nodes; those of `held` keep theirs.
+
+    Only a cluster's file says how many GPUs pretended nodes have.
+    Raises InvalidInput, EnvironmentProblem as `place_engines`.
+    """
+    if HERE in gpus:
+        return place_engines(deployment, held, gpus)
+    placed: dict[str, Place] = {}
+    for part, nodes, cluster in _parts(deployment, launcher, gpus):
+        own = {node: gpus[node] for node in nodes if node in gpus}
+        if not own:
+            raise EnvironmentProblem(
+                f"No node of the job's part for {part.layout} is left.",
+                hint="squeue --me shows your jobs",
+                code="not_enough_gpus",
+            )
+        pretended = {node: cluster.gpus_of(node) for node in own}
+        domains = cluster.domains
+        placed |= place_engines(part, held, own, pretended=pretended, domains=domains)
+    return placed
+
+
+def _parts(
+    deployment: Deployment, launcher: Nodes, nodes: Collection[str]
+) -> Iterator[tuple[Deployment, Collection[str], ClusterFile]]:
+    """The deployment with its nodes and their settings: in parts where roles have their own."""
+    cluster, own = cluster_here(), nodes_of_roles(deployment, launcher)
+    for role, its_nodes in own.items():
+        part = replace(deployment, roles={role: deployment.roles[role]})
+        yield part, its_nodes, cluster.of_role(role)
+    if not own:
+        yield deployment, nodes, cluster
+
+
+def nodes_of_roles(deployment: Deployment, launcher: Nodes) -> dict[Role, tuple[str, ...]]:
+    """The nodes of each role in a heterogeneous job; {} where roles share their nodes."""
+    groups, roles = launcher.node_groups(), tuple(deployment.roles)
+    return dict(zip(roles, groups, strict=True)) if 1 < len(groups) == len(roles) else {}

@@ -1,11 +1,12 @@
 """Check that the nodes of a deployment are alike and reach each other, before weights load."""
 
+import os
 import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdctl.deployment.cluster_file import cluster_here
@@ -16,7 +17,8 @@ from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.protocol import Door, Launcher, Nodes
 from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.errors import EnvironmentProblem
-from pdctl.inspection.model_contents import Contents, FileOnDisk
+from pdctl.inspection.model_contents import REVISION, Contents, FileOnDisk
+from pdctl.inspection.model_files import cache_folder
 from pdctl.inspection.records import RdmaPort, SglangInstall
 from pdctl.units import format_bytes
 
@@ -79,7 +81,7 @@ def check_equal(
     if HERE in nodes or not nodes:
         return ()
     others = [node for node in nodes if node != launcher.nodes()[0]]
-    faults = [*model_faults(deployment.model, read_models(deployment.model, launcher, nodes))]
+    faults = [*_same_model(deployment, launcher, nodes)]
     faults += clock_faults(of_each(nodes, lambda node: read_clock(launcher, node)))
     warnings = refused_or_warned(faults)
     if install is not None and deployment.container is not None:
@@ -139,13 +141,43 @@ def refused_or_warned(faults: Iterable[Fault]) -> tuple[str, ...]:
 # the model
 
 
+def _same_model(
+    deployment: Deployment, launcher: Launcher, nodes: Collection[str]
+) -> Iterator[Fault]:
+    """Faults of the model's files; of a model id only warnings, unless SGLang may not download.
+
+    Ignores: ids of engines in containers, whose caches are elsewhere.
+    """
+    is_id = not Path(deployment.model).is_absolute()
+    if is_id and (deployment.engine == "sim" or deployment.container is not None):
+        return
+    env = dict(os.environ)
+    for plan in deployment.roles.values():
+        env |= plan.env
+    is_fatal = not is_id or env.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    found = read_models(deployment.model, launcher, nodes, env=env)
+    for fault in model_faults(deployment.model, found):
+        yield replace(fault, is_fatal=is_fatal)
+
+
 def read_models(
-    model: str, launcher: Launcher, nodes: Collection[str]
+    model: str,
+    launcher: Launcher,
+    nodes: Collection[str],
+    *,
+    env: Mapping[str, str] = os.environ,
 ) -> dict[str, Contents | None]:
-    """The files of the model on each node; nothing for a name that SGLang downloads by itself."""
-    if not Path(model).is_absolute():
+    """The files of the model on each node; of an id, on those whose Hugging Face cache has it.
+
+    env: the variables that say where the cache is.
+    """
+    path = Path(model) if Path(model).is_absolute() else cache_folder(model, env)
+    if path is None:
         return {}
-    return of_each(nodes, lambda node: launcher.model_contents(node, Path(model)))
+    found = of_each(nodes, lambda node: launcher.model_contents(node, path))
+    if path == Path(model):
+        return found
+    return {node: contents for node, contents in found.items() if contents is not None}
 
 
 def model_faults(model: str, found: Mapping[str, Contents | None]) -> Iterator[Fault]:
@@ -161,7 +193,7 @@ def model_faults(model: str, found: Mapping[str, Contents | None]) -> Iterator[F
     for node, contents in present.items():
         if contents != present[usual]:
             text = _difference(model, node, contents, usual, present[usual])
-            fix = f"rsync -a {usual}:{model}/ {model}/ on {node}"
+            fix = _same_files(model, node, usual, present[usual])
             yield Fault(node, text, fix, code="unequal_model")
 
 
@@ -173,12 +205,22 @@ def _most_common(found: Mapping[str, Contents]) -> str:
 
 def _difference(model: str, node: str, own: Contents, other: str, usual: Contents) -> str:
     """A sentence about the first file that differs."""
+    if own.get(REVISION) != usual.get(REVISION):
+        there, here = own[REVISION].digest[:12], usual[REVISION].digest[:12]
+        return f"The cache of {node} has {model} at {there}, and that of {other} at {here}."
     name = next(n for n in sorted({*own, *usual}) if own.get(n) != usual.get(n))
     if name not in own:
         return f"{model} on {node} lacks {name}, which {other} has."
     if name not in usual:
         return f"{model} on {node} has {name}, which {other} lacks."
     return f"{name} in {model} {_how(own[name], usual[name], node, other)}."
+
+
+def _same_files(model: str, node: str, other: str, usual: Contents) -> str:
+    """A command that gives a node the files that another has."""
+    if revision := usual.get(REVISION):
+        return f"hf download {model} --revision {revision.digest} on {node}"
+    return f"rsync -a {other}:{model}/ {model}/ on {node}"
 
 
 def _how(own: FileOnDisk, usual: FileOnDisk, node: str, other: str) -> str:

@@ -7,11 +7,14 @@ The supervisor runs it when nodes have been off the network for long. It writes 
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines import state
 from pdctl.engines.lifecycle import start
 from pdctl.engines.lifecycle.rescale import chosen_deployment, current_launch
+from pdctl.engines.lifecycle.stage import copy_for
 from pdctl.engines.lifecycle.start import Prepared, planning, prepare
 from pdctl.engines.records import Launch
 from pdctl.engines.supervision.lost_nodes import nodes_of
@@ -21,21 +24,58 @@ from pdctl.errors import EnvironmentProblem, PdctlError
 def relocate(name: str, lost: Collection[str]) -> Launch:
     """Write a target in which as many engines of lost nodes as there is room for run elsewhere.
 
-    The others stay in the target, at their old places. Raises EnvironmentProblem if there is no
+    The others stay in the target, at their old places. If a node has come back meanwhile, the
+    target stays: its engines serve there. A model that is staged is copied to their new nodes
+    first; where a copy fails, they load the model itself. Raises EnvironmentProblem if there is no
     room for any, StateConflict if the deployment does not run.
     """
+    current = current_launch(name)
+    model = chosen_deployment(current).model
+    with suppress(EnvironmentProblem):
+        copy_for(lambda: _planned(name, lost).moved, model, current.launcher, lambda text: None)
     with planning():
-        current = current_launch(name)
-        last = state.read_state(name)
-        without = {*lost, *(last.lost_nodes if last else ())}
-        ordered = _in_order(current, lost)
-        if not ordered:
-            return current
-        prepared = _prepared(current, ordered, without)
-        before = {spec.name: spec for spec in current.specs}
-        moved = [spec for spec in prepared.specs if spec != before[spec.name]]
-        changes = tuple(_sentence(before[spec.name], spec, without) for spec in moved)
-        return start.change(prepared, leaving=current.leaving, changes=changes)
+        found = _plan(name, lost)
+        if found.prepared is None or not set(lost) <= set(_lost_now(name)):
+            return found.current
+        changes = tuple(_sentence(found.old(spec), spec, found.without) for spec in found.moved)
+        return start.change(found.prepared, leaving=found.current.leaving, changes=changes)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A target without some nodes. prepared: None where no engine is on them."""
+
+    current: Launch
+    without: frozenset[str]
+    prepared: Prepared | None
+
+    @property
+    def moved(self) -> tuple[ProcessSpec, ...]:
+        """The engines that get another place."""
+        specs = self.prepared.specs if self.prepared else ()
+        return tuple(spec for spec in specs if spec != self.old(spec))
+
+    def old(self, spec: ProcessSpec) -> ProcessSpec:
+        """The engine as it is now."""
+        return next(old for old in self.current.specs if old.name == spec.name)
+
+
+def _planned(name: str, lost: Collection[str]) -> _Move:
+    with planning():
+        return _plan(name, lost)
+
+
+def _plan(name: str, lost: Collection[str]) -> _Move:
+    current = current_launch(name)
+    without = frozenset((*lost, *_lost_now(name)))
+    ordered = _in_order(current, lost)
+    prepared = _prepared(current, ordered, without) if ordered else None
+    return _Move(current, without, prepared)
+
+
+def _lost_now(name: str) -> tuple[str, ...]:
+    last = state.read_state(name)
+    return last.lost_nodes if last else ()
 
 
 def _in_order(current: Launch, lost: Collection[str]) -> list[ProcessSpec]:

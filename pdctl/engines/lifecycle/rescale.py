@@ -4,7 +4,7 @@ Writes the new target and returns; the supervisor does the rest.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.build import Counts, counts_of, role_changes, scaled
@@ -15,6 +15,8 @@ from pdctl.deployment.resources import assign_gpus, index_ranges, needs_gpus
 from pdctl.engines import state
 from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running, start
+from pdctl.engines.lifecycle.place import nodes_of_roles
+from pdctl.engines.lifecycle.stage import copy_for
 from pdctl.engines.lifecycle.start import Prepared, planning, prepare
 from pdctl.engines.records import Launch
 from pdctl.errors import EnvironmentProblem, PdctlError, StateConflict
@@ -35,15 +37,29 @@ class Rescaled:
         return bool(self.changes)
 
 
-def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Rescaled:
+def rescale(
+    name: str,
+    counts: Counts,
+    *,
+    drain_s: float | None = None,
+    show: Callable[[str], None] = lambda text: None,
+) -> Rescaled:
     """Write a new target for the supervisor of a running deployment.
 
     Asking for the present counts changes nothing. Concurrent calls take effect in turn.
     drain_s: longest time for the requests of a leaving engine; None: as before.
+    show: is given a text of how far the copy of the model to new nodes is, where `stage:` is set.
 
     Raises InvalidInput if the result could not serve, EnvironmentProblem if GPUs or ports are
     missing, StateConflict if it does not run, is stopping, or would have to stop serving.
     """
+    current = current_launch(name)
+    copy_for(
+        lambda: _new_specs(name, counts),
+        chosen_deployment(current).model,
+        current.launcher,
+        show,
+    )
     with planning():
         planned = _planned(name, counts)
         if planned.prepared is None or planned.change is None:
@@ -55,6 +71,14 @@ def rescale(name: str, counts: Counts, *, drain_s: float | None = None) -> Resca
             drain_s=drain_s,
         )
         return Rescaled(wanted, planned.before.layout, planned.sentences)
+
+
+def _new_specs(name: str, counts: Counts) -> tuple[ProcessSpec, ...]:
+    """The processes that a change would start."""
+    with planning():
+        planned = _planned(name, counts)
+    specs = planned.prepared.specs if planned.prepared else ()
+    return tuple(spec for spec in specs if spec not in planned.current.specs)
 
 
 def preview(name: str, counts: Counts) -> Rescaled:
@@ -216,9 +240,14 @@ class _Change:
             new: self.specs[old]
             for new, old in self.role_changes.items()
             if self.specs[old].can_switch_role
+            and not self._have_own_nodes
             and self.specs[old] in self.leaving
             and not self._was_met(old)
         }
+
+    @property
+    def _have_own_nodes(self) -> bool:
+        return bool(nodes_of_roles(self.after, launcher_named(self.launcher)))
 
     def _was_met(self, old: str) -> bool:
         """True if decode engines have cached its address from its time as a prefill engine."""
@@ -263,7 +292,9 @@ class _Change:
     def _restart(self, spec: ProcessSpec, old: str, where: str, prepared: Prepared) -> str:
         version = parse_version(prepared.version)
         obstacle = role_switch_obstacle(self.after, version=version, backend=prepared.backend)
-        if not obstacle and self._was_met(old):
+        if self._have_own_nodes:
+            obstacle = "prefill and decode have nodes of their own"
+        elif not obstacle and self._was_met(old):
             obstacle = "decode engines have cached its earlier address as a prefill engine"
         why = obstacle or f"{old} was started without role switching, or does not run"
         if set(spec.gpu_places) & set(self.specs[old].gpu_places):

@@ -2,15 +2,17 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pdctl.deployment.cluster_file import cluster_here
-from pdctl.deployment.records import HERE, Deployment
+from pdctl.deployment.records import HERE, Deployment, ProcessSpec
 from pdctl.deployment.sglang_flags import options
 from pdctl.engines.launchers.each_node import of_each
 from pdctl.engines.launchers.protocol import Copied, Launcher
+from pdctl.engines.launchers.registry import LOCAL, launcher_named
+from pdctl.inspection.model_contents import WEIGHTS
 from pdctl.units import format_bytes
 
 LOOK_EVERY_S = 0.5
@@ -50,6 +52,23 @@ def copy_model(
             time.sleep(LOOK_EVERY_S)
 
 
+def copy_for(
+    make: Callable[[], Sequence[ProcessSpec]],
+    model: str,
+    launcher: str,
+    show: Callable[[str], None],
+) -> None:
+    """Copy a model to every node of the engines that `make` plans; nothing where nothing is staged.
+
+    Other commands may plan meanwhile: a plan that is to be carried out is made afterwards.
+    """
+    if launcher == LOCAL or copy_of(model) is None:
+        return
+    engines = (spec for spec in make() if spec.role != "router")
+    nodes = dict.fromkeys(node for spec in engines for node, _ in spec.parts)
+    copy_model(model, launcher_named(launcher), tuple(nodes), show)
+
+
 def _progress(target: Path, found: Mapping[str, Copied]) -> str:
     node = min(found, key=lambda node: found[node].done_bytes)
     done, total = found[node].done_bytes, found[node].total_bytes
@@ -77,7 +96,9 @@ def with_copy(deployment: Deployment, launcher: Launcher, nodes: Collection[str]
         role: plan if SERVED_NAME in options(plan.args) else replace(plan, args=(*plan.args, *name))
         for role, plan in deployment.roles.items()
     }
-    return replace(deployment, model=str(target), roles=roles)
+    is_file = Path(deployment.model).suffix in WEIGHTS
+    loaded = target / Path(deployment.model).name if is_file else target
+    return replace(deployment, model=str(loaded), roles=roles)
 
 
 def not_copied(

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pdctl.deployment.checks import cautions, check_llm
-from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
 from pdctl.deployment.nics import with_nics
 from pdctl.deployment.pd_yaml import write_deployment
-from pdctl.deployment.placement.places import Place, cautions_of_places, place_engines
+from pdctl.deployment.placement.places import Place, cautions_of_places
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
@@ -29,6 +28,7 @@ from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.engines.lifecycle.node_hardware import gpus_of_nodes, rdma_of_nodes
+from pdctl.engines.lifecycle.place import placed_engines
 from pdctl.engines.lifecycle.preflight import check_equal, check_network
 from pdctl.engines.lifecycle.stage import not_copied, with_copy
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
@@ -243,7 +243,7 @@ def prepare(
     install = _install(deployment, there, nodes)
     gpus = gpus_of_nodes(deployment, there, nodes)
     llm, unread = _llm(deployment)
-    placed = _placed(deployment, (*present, *_named(places)), gpus, launcher)
+    placed = placed_engines(deployment, (*present, *_named(places)), gpus, there)
     warned = check_equal(deployment, install, there, _used(nodes, placed))
     rdma = rdma_of_nodes(deployment, there, nodes)
     backend, kv_path = _kv_path(deployment, install, placed, gpus, rdma)
@@ -311,20 +311,6 @@ def _addresses(
 def _named(places: Mapping[str, ProcessSpec]) -> Iterator[ProcessSpec]:
     """The engines whose places are taken over, under the names of those that take them."""
     return (replace(spec, name=name) for name, spec in places.items())
-
-
-def _placed(
-    deployment: Deployment,
-    held: tuple[ProcessSpec, ...],
-    gpus: Mapping[str, tuple[Gpu, ...]],
-    launcher: str,
-) -> dict[str, Place]:
-    """The place of each engine. Only a cluster's file says how many GPUs pretended nodes have."""
-    if launcher == LOCAL:
-        return place_engines(deployment, held, gpus)
-    cluster = cluster_here()
-    pretended = {node: cluster.gpus_of(node) for node in gpus}
-    return place_engines(deployment, held, gpus, pretended=pretended, domains=cluster.domains)
 
 
 def _used(nodes: Sequence[str], placed: Mapping[str, Place]) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ import sys
 import time
 
 from pdctl.deployment.cluster_file import ClusterFile
-from pdctl.deployment.elsewhere import pack
-from pdctl.deployment.exports.slurm import sbatch_options
+from pdctl.deployment.elsewhere import node_kinds
+from pdctl.deployment.exports.slurm import sbatch_lines
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state
@@ -39,8 +39,6 @@ def job_script(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s:
 
     `exec` makes pdctl the process that Slurm tells of the time limit.
     """
-    placed = pack(deployment, cluster).values()
-    num_nodes = len({node for place in placed for node in place.nodes})
     up = (
         sys.executable,
         "-m",
@@ -52,12 +50,11 @@ def job_script(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s:
         "slurm",
         "--no-input",
     )
-    options = sbatch_options(deployment, cluster, num_nodes)
     return "\n".join(
         (
             "#!/bin/bash",
-            *(f"#SBATCH {option}" for option in options),
-            "#SBATCH --no-kill",  # a node that fails takes only its own engines with it
+            # a node that fails takes only its own engines with it
+            *sbatch_lines(node_kinds(deployment, cluster), "--no-kill"),
             *([cluster.preamble.rstrip()] if cluster.preamble else []),
             f"exec {shlex.join((*up, '--timeout', f'{ready_timeout_s:g}s'))}",
             "",

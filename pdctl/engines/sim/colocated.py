@@ -4,13 +4,23 @@ from collections import deque
 
 from pdctl.engines.sim.kv import (
     KvCache,
+    admit_on_ranks,
     admit_waiting,
     free,
     hold_gains,
     keep_prefix,
     prefill_duration_s,
+    ranks_of,
 )
-from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
+from pdctl.engines.sim.requests import (
+    Batch,
+    Emission,
+    PrefillPart,
+    Queues,
+    Request,
+    Result,
+    SchedulerPass,
+)
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.scheduling import (
     CLIP_MAX_NEW_TOKENS,
@@ -26,7 +36,7 @@ class ColocatedQueues:
     """SGLang's default event loop as a state machine that is given the time.
 
     Source: srt/managers/scheduler.py and schedule_batch.py of SGLang 0.5.23.
-    Ignores: priorities, varying acceptance in speculative decoding, data-parallel attention ranks.
+    Ignores: priorities, varying acceptance in speculative decoding, retraction on one rank alone.
     """
 
     turn_s = 0.0  # the loop takes no time besides the steps
@@ -36,6 +46,7 @@ class ColocatedQueues:
         self.kv = KvCache(model.kv_capacity_tokens, radix=model.radix_cache)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self.ranks = ranks_of(model)
         self.chunked: Request | None = None
         self.num_retracted = 0
         self._is_full = False
@@ -61,6 +72,8 @@ class ColocatedQueues:
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
         request.reached("entry", now_s)
+        if self.ranks:
+            self.ranks.take(request)
         self.waiting.append(request)
 
     def abort(self, request: Request) -> None:
@@ -68,8 +81,10 @@ class ColocatedQueues:
         request.is_done = True
         if request in self.waiting:
             self.waiting.remove(request)
+        if self.ranks:
+            self.ranks.forget(request)
         if request is self.chunked:
-            self.chunked = None
+            self.chunked = self.ranks.partial() if self.ranks else None
         self._leave(request)
 
     def decide(self, now_s: float) -> SchedulerPass:
@@ -109,16 +124,22 @@ class ColocatedQueues:
         if not self.chunked and slots <= 0:
             self._is_full = True
             return None
-        rows = self._rows() if self.model.mixed_chunk else []
-        admission = admit_waiting(
-            self.kv,
-            self.waiting,
-            self.chunked,
-            self.model,
-            slots=slots,
-            promised_tokens=self._promised(),
-            beside=len(rows),
-        )
+        rows = self._rows() if self.model.mixed_chunk or self.ranks else []
+        if self.ranks:
+            admission = admit_on_ranks(
+                self.kv, self.waiting, self.ranks, self.model, self.running, self._ratio
+            )
+            rows = self._beside(rows, admission.parts)
+        else:
+            admission = admit_waiting(
+                self.kv,
+                self.waiting,
+                self.chunked,
+                self.model,
+                slots=slots,
+                promised_tokens=self._promised(),
+                beside=len(rows),
+            )
         self.chunked = admission.partial
         self._is_full = admission.is_full and bool(self.running or admission.parts)
         if not admission.parts:
@@ -135,6 +156,11 @@ class ColocatedQueues:
         context = sum(request.prompt for request in rows)
         seconds = prefill_duration_s(self.model, admission.parts, rows, context)
         return Batch(admission.parts, rows, seconds, gains)
+
+    def _beside(self, rows: list[Request], parts: list[PrefillPart]) -> list[Request]:
+        """The rows that have a token in a step of attention-DP ranks with these prompts."""
+        busy = set() if self.model.mixed_chunk else {part.request.rank for part in parts}
+        return [row for row in rows if row.rank not in busy]
 
     def _promised(self) -> float:
         """KV that running requests may still need, discounted by SGLang's new-token ratio."""

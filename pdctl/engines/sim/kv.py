@@ -1,13 +1,19 @@
 """KV cache of one engine: tokens held by requests, and blocks cached for shared prefixes."""
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pdctl.engines.sim.requests import BLOCK_TOKENS, PrefillPart, Request
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator import scheduling
-from pdctl.perf_model.simulator.steps import mixed_step_s, weighted_pairs
+from pdctl.perf_model.simulator.scheduling import Ranks
+from pdctl.perf_model.simulator.steps import (
+    decode_slope_s,
+    mixed_step_s,
+    ranked_prefill_s,
+    weighted_pairs,
+)
 
 
 class KvCache:
@@ -118,19 +124,63 @@ def admit_waiting(
         page=model.page_size,
         beside=beside,
     )
+    admitted, partial, is_full = scheduling.admit(
+        waiting, partial, room, slots, _claim(kv), _release(kv)
+    )
+    return _allocated(kv, admitted, partial, is_full)
 
+
+def ranks_of(model: EngineModel) -> "Ranks[Request] | None":
+    """The attention-DP ranks of an engine; None without."""
+    dp = model.parallelism.dp
+    return Ranks(dp, model.chunked_prefill_size, model.page_size) if dp > 1 else None
+
+
+def admit_on_ranks(
+    kv: KvCache,
+    waiting: "deque[Request]",
+    ranks: "Ranks[Request]",
+    model: EngineModel,
+    running: Sequence[Request] = (),
+    ratio: float = 0.0,
+) -> Admission:
+    """As admit_waiting, where each attention-DP rank has its share of the chunk, slots and KV.
+
+    ratio: KV that running requests may still need, as a share of what they may ask for.
+    """
+    each, slots = model.kv_capacity_tokens / ranks.dp, model.max_running_requests // ranks.dp
+    rooms = []
+    for rank in range(ranks.dp):
+        own = [request for request in running if request.rank == rank]
+        unfinished = ranks.partials[rank]
+        held = sum(r.prompt_tokens + r.launched for r in own)
+        held += unfinished.done if unfinished else 0
+        promised = ratio * scheduling.CONSERVATIVENESS * sum(r.max_new - r.launched for r in own)
+        rooms.append((each - held, promised, max(1, slots) - len(own)))
+    admitted, is_full = ranks.admit(waiting, kv.available_tokens, rooms, _claim(kv), _release(kv))
+    return _allocated(kv, admitted, ranks.partial(), is_full)
+
+
+def _claim(kv: KvCache) -> Callable[[Request], float]:
     def claim(request: Request) -> float:
         before = kv.evictable_tokens
         _lock_prefix(kv, request)
         return before - kv.evictable_tokens
 
+    return claim
+
+
+def _release(kv: KvCache) -> Callable[[Request], None]:
     def release(request: Request) -> None:
         kv.unlock(request.blocks[: request.num_locked])
         request.num_locked = request.done = request.cached_tokens = 0
 
-    admitted, partial, is_full = scheduling.admit(  # type: ignore[type-var]  # prompt is a property
-        waiting, partial, room, slots, claim, release
-    )
+    return release
+
+
+def _allocated(
+    kv: KvCache, admitted: list[tuple[Request, int]], partial: Request | None, is_full: bool
+) -> Admission:
     parts = [_allocate(kv, request, tokens) for request, tokens in admitted]
     if parts and parts[0].tokens <= 0:  # the partial request has to wait for KV
         parts = []
@@ -176,11 +226,17 @@ def prefill_duration_s(
     context_tokens: int = 0,
 ) -> float:
     """Seconds for a forward pass over `parts`, and over decode rows in a mixed batch."""
-    new_tokens = sum(part.tokens for part in parts)
-    pairs = sum(
-        weighted_pairs(model.times, part.tokens, part.request.done - part.tokens) for part in parts
-    )
-    return mixed_step_s(model.times, new_tokens, pairs, len(rows), context_tokens)
+    tokens, pairs = [0] * model.parallelism.dp, [0.0] * model.parallelism.dp
+    for part in parts:
+        tokens[part.request.rank] += part.tokens
+        done = part.request.done - part.tokens
+        pairs[part.request.rank] += weighted_pairs(model.times, part.tokens, done)
+    if model.parallelism.dp == 1:
+        return mixed_step_s(model.times, tokens[0], pairs[0], len(rows), context_tokens)
+    beside_s = model.times.decode_request_s * len(rows)
+    if rows:
+        beside_s += decode_slope_s(model.times, len(rows)) * context_tokens
+    return ranked_prefill_s(model.times, tokens, pairs) + beside_s
 
 
 def keep_prefix(kv: KvCache, request: Request) -> None:

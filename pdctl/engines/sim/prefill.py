@@ -2,7 +2,15 @@
 
 from collections import deque
 
-from pdctl.engines.sim.kv import KvCache, admit_waiting, free, keep_prefix, prefill_duration_s
+from pdctl.engines.sim.kv import (
+    KvCache,
+    admit_on_ranks,
+    admit_waiting,
+    free,
+    keep_prefix,
+    prefill_duration_s,
+    ranks_of,
+)
 from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
 from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
@@ -22,6 +30,7 @@ class PrefillQueues:
         self.bootstrap: deque[Request] = deque()
         self.waiting: deque[Request] = deque()
         self.inflight: list[Request] = []
+        self.ranks = ranks_of(model)
         self.chunked: Request | None = None
         self.num_retracted = 0
         self._in_forward = 0
@@ -60,6 +69,8 @@ class PrefillQueues:
     def submit(self, request: Request, now_s: float) -> None:
         request.queued_s = now_s
         request.reached("entry", now_s)
+        if self.ranks:
+            self.ranks.take(request)
         self.bootstrap.append(request)
 
     def abort(self, request: Request) -> None:
@@ -68,8 +79,10 @@ class PrefillQueues:
         for queue in (self.bootstrap, self.waiting, self.inflight):
             if request in queue:
                 queue.remove(request)
+        if self.ranks:
+            self.ranks.forget(request)
         if request is self.chunked:
-            self.chunked = None
+            self.chunked = self.ranks.partial() if self.ranks else None
         free(self.kv, request)
 
     def decide(self, now_s: float) -> SchedulerPass:
@@ -77,8 +90,11 @@ class PrefillQueues:
         self._pop_bootstrapped(now_s)
         if not self.chunked and not self.waiting:
             return SchedulerPass()
-        slots = self.model.max_running_requests
-        admission = admit_waiting(self.kv, self.waiting, self.chunked, self.model, slots=slots)
+        if self.ranks:
+            admission = admit_on_ranks(self.kv, self.waiting, self.ranks, self.model)
+        else:
+            slots = self.model.max_running_requests
+            admission = admit_waiting(self.kv, self.waiting, self.chunked, self.model, slots=slots)
         self.chunked = admission.partial
         if not admission.parts:
             return SchedulerPass()

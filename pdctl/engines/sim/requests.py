@@ -40,6 +40,7 @@ class Request:
     reason: Reason = "length"  # why it ends after max_new tokens
     ignore_eos: bool = True
     room: int | None = None
+    rank: int = 0  # of the engine's attention-DP
     fake: bool = False  # without a partner: its KV moves instantly
     on_tokens: Callable[[int, Reason | None], None] | None = None
     arrived_s: float = 0.0

@@ -240,8 +240,10 @@ def _may_leave(
 
 
 def _is_held_by(process: Process, spec: ProcessSpec, observed: Observed) -> bool:
+    if process.name == spec.name:
+        return True  # wanted in another place: one at a time has the name
     theirs = observed.processes.get(spec.name)
-    if theirs is not None and theirs.running and theirs is not process:
+    if theirs is not None and theirs.running:
         return False
     return process.spec.shares_a_place_with(spec)
 

@@ -9,6 +9,7 @@ GPU finds no memory.
 from collections.abc import Mapping
 
 from pdctl.deployment.records import GpuPlace, ProcessSpec
+from pdctl.engines.supervision.lost_nodes import nodes_of
 from pdctl.engines.supervision.model import (
     Desired,
     GpuSeen,
@@ -87,15 +88,23 @@ def is_last_keeper(
     return process in keepers and not any(p.spec in desired.specs for p in keepers)
 
 
-def waiting_for_gpus(desired: Desired, observed: Observed) -> Mapping[str, str]:
-    """The reason why each waiting engine waits for GPU memory, in words."""
+def waiting_engines(desired: Desired, observed: Observed) -> Mapping[str, str]:
+    """The reason why each engine that does not run may not start yet, in words."""
     if not observed.was_ready:
         return {}
-    return {
-        spec.name: f"waits for memory ({_words(spec, observed)})"
-        for spec in _to_start(desired, observed)
-        if _busy(spec, observed)
-    }
+    missing = [spec for spec in desired.specs if not _is_settled(spec, observed)]
+    reasons = {spec.name: _waits_for(spec, observed) for spec in missing}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _waits_for(spec: ProcessSpec, observed: Observed) -> str:
+    if gone := [node for node in nodes_of(spec) if node in observed.lost]:
+        return f"waits for {gone[0]}, which has left the network"
+    if holder := holder_of(spec, observed):
+        return f"waits for the place of {holder.name}"
+    if spec.needs_gpus and _busy(spec, observed):
+        return f"waits for memory ({_words(spec, observed)})"
+    return ""
 
 
 def _words(spec: ProcessSpec, observed: Observed) -> str:

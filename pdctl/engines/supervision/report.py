@@ -1,6 +1,6 @@
 """Turn the supervisor's records into the state that it publishes. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -152,14 +152,19 @@ def deployment_detail(
     """Details beside the phase; "" if the phase says it all. waiting: reasons by engine."""
     if phase not in ("degraded", "scaling"):
         return ""
-    wanted = [spec.name for spec in launch.specs]
+    wanted = {spec.name: spec for spec in launch.specs}
     known = {p.name for p in processes}
     out = [_short(p) for p in processes if p.phase == "draining" or _is_missed(p, wanted)]
-    new = [f"{name} not started yet" for name in wanted if name not in known]
+    out += [
+        f"{p.name} still serves on {p.node}, to move to {wanted[p.name].node}"
+        for p in processes
+        if p.phase == "serving" and p.name in wanted and p.url != wanted[p.name].url
+    ]
+    new = [f"{name} not started yet" for name in wanted if name not in {*known, *waiting}]
     return ", ".join((*out, *new, *(f"{name} {what}" for name, what in waiting.items())))
 
 
-def _is_missed(process: ProcessState, wanted: list[str]) -> bool:
+def _is_missed(process: ProcessState, wanted: Collection[str]) -> bool:
     return process.phase != "serving" and process.name in wanted
 
 

@@ -19,9 +19,34 @@ _INNER_NAMES = {"kv_n_heads": "num_key_value_heads"}
 
 def normalised(text: Fields) -> Fields:
     """The keys with DeepSeek-V4's compression as a list, LongCat's layers one by one, ERNIE-VL's
-    experts for text and for images apart, and the keys of DBRX's and MPT's parts beside the rest.
+    experts for text and for images apart, and the keys of DBRX's, MPT's and Jet-Nemotron's parts
+    beside the rest.
     """
-    return _longcat(_compression(_text_experts(_parts(text))))
+    return _longcat(_compression(_text_experts(_jet(_parts(text)))))
+
+
+def _jet(text: Fields) -> Fields:
+    """Jet-Nemotron's blocks are gated delta nets; its windows have their length in an object.
+
+    Source: sglang 0.5.23 configs/jet_nemotron.py.
+    Ignores: the generator of their convolutions, 3 % of the model.
+    """
+    parts = text.part("efficient_attention_config")
+    block = parts.part("jet") if parts else None
+    if parts is None or block is None:
+        return text
+    heads, width, growth = block.count("num_heads"), block.count("head_dim"), block.raw("expand_v")
+    windows = parts.part("swa")
+    return text.overlaid(
+        {
+            "linear_num_key_heads": heads,
+            "linear_num_value_heads": heads,
+            "linear_key_head_dim": width,
+            "linear_value_head_dim": width * growth if isinstance(growth, int | float) else width,
+            "linear_conv_kernel_dim": block.maybe_count("conv_size"),
+            "sliding_window": windows.maybe_count("window_size") if windows else None,
+        }
+    )
 
 
 def _parts(text: Fields) -> Fields:

@@ -49,7 +49,8 @@ def _heads(text: Fields, layer: int, *, windowed: bool) -> Mixer:
     hidden = hidden_size(text)
     gate = 2 if text.flag("attn_output_gate") or text.flag("use_attn_output_gate") else 1
     shares = _shares_kv(text, layer)
-    crossed = layer in (text.raw("cross_attention_layers") or ())  # its KV is an image's
+    images = text.raw("cross_attention_layers")  # Llama 3.2's: their KV is an image's
+    crossed = isinstance(images, list) and layer in images
     same = bool(text.flag("attention_k_eq_v")) and window is None
     queries = heads * width * gate
     rank = text.maybe_count("share_q_dim")  # Step-3's queries

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pdctl.inspection.layers import Part
 
@@ -34,7 +35,7 @@ def selections(names: Iterable[str], num_layers: int) -> list[Selection]:
     layers: dict[tuple[frozenset[Part] | None, frozenset[str] | None], set[int] | None] = {}
     for name in names:
         plain = name.replace("\\", "")
-        meant = _meaning(plain.lower())
+        meant = _meaning(_NUMBER.sub(".0", plain.lower()))
         where = layers_in(plain, num_layers)
         if meant is None or where == frozenset():
             continue
@@ -58,6 +59,7 @@ def layers_in(name: str, num_layers: int) -> frozenset[int] | None:
     return frozenset(one for one in numbers if one < num_layers)
 
 
+@lru_cache(maxsize=10_000)
 def _meaning(name: str) -> tuple[frozenset[Part] | None, frozenset[str] | None] | None:
     """The parts and leaves a module's name means; None: no matrix of the language model."""
     if re.search(_NO_MATRIX, name) or any(word in name for word in _OTHER_MODELS):
@@ -76,6 +78,7 @@ def _meaning(name: str) -> tuple[frozenset[Part] | None, frozenset[str] | None] 
 _MLP_PARTS: tuple[Part, ...] = ("mlp", "experts", "shared")
 _MIXER_PARTS: tuple[Part, ...] = ("attention", "state")
 _MLP_LEAVES = frozenset(("up", "down", "gate"))
+_NUMBER = re.compile(r"\.\d+(?=\.|$)")  # of layers and experts, which mean the same
 _LAYER = r"(?:layers|blocks|h)\.(\d+|\((?:\?:)?\d+(?:\|\d+)*\))(?=$|\W)"
 _NO_MATRIX = (
     r"norm|bias|a_log|\bd$|conv1d|conv\d?$|mlp\.gate\W*$|mixer\.gate\W*$|router|"

@@ -220,10 +220,10 @@ class ColocatedEngine:
         kv.note_peak()
         launched_s = now + self.launch_s
         self.start_s = start_s = launched_s if launched_s > self.end_s else self.end_s
-        if self.mixed and self.decoding.running:
+        if self._decodes_beside():
             seconds = self._tick(start_s, new, pairs)
         else:
-            seconds = self.prefill_s(new, pairs)
+            seconds = self._step_s(new, pairs)
             self.busy_s += seconds
             self.end_s = start_s + seconds
             if self.partial is not None and not self.mixed:
@@ -231,6 +231,16 @@ class ColocatedEngine:
         if completed:
             self.result_s = start_s + seconds * self.model.times.stages
             self._complete(completed)
+
+    def _decodes_beside(self) -> bool:
+        """True if running requests have a token in this prefill step."""
+        return self.mixed and bool(self.decoding.running)
+
+    def _step_s(self, new: int, pairs: float) -> float:
+        return self.prefill_s(new, pairs)
+
+    def _mixed_s(self, new: int, pairs: float, batch: int, context: float) -> float:
+        return mixed_step_s(self.model.times, new, pairs, batch, context)
 
     def _launch_whole_chunks(self, partial: Job) -> None:
         """Decide at once the steps that a long prompt fills all by itself.
@@ -255,7 +265,7 @@ class ColocatedEngine:
         decoding = self.decoding
         batch = len(decoding.running)
         context = decoding.context + batch
-        seconds = mixed_step_s(self.model.times, new, pairs, batch, context)
+        seconds = self._mixed_s(new, pairs, batch, context)
         decoding.plan_one(start_s, seconds)
         self._settle()
         return seconds

@@ -15,6 +15,7 @@ from pdctl.perf_model.simulator.job import (
     Shared,
 )
 from pdctl.perf_model.simulator.prefill_engine import PrefillEngine
+from pdctl.perf_model.simulator.ranks import RankedColocatedEngine, RankedPrefillEngine
 from pdctl.perf_model.simulator.replay import (
     Clients,
     Router,
@@ -57,7 +58,8 @@ class ColocatedFleet:
         self.engines = [self._engine(self.agenda.add()) for _ in range(count)]
 
     def _engine(self, number: int) -> ColocatedEngine:
-        return ColocatedEngine(number, self._model, self.shared, self._costs)
+        kind = RankedColocatedEngine if self._model.parallelism.dp > 1 else ColocatedEngine
+        return kind(number, self._model, self.shared, self._costs)
 
     def play(self, until: float) -> bool:
         """Let everything before `until` happen; returns whether anything is left to happen."""
@@ -228,9 +230,8 @@ class SplitFleet:
         )
 
     def _prefiller(self, number: int) -> PrefillEngine:
-        return PrefillEngine(
-            number, self.prefill, self.shared, decoders=self.decoders, agenda=self.agenda
-        )
+        kind = RankedPrefillEngine if self.prefill.parallelism.dp > 1 else PrefillEngine
+        return kind(number, self.prefill, self.shared, decoders=self.decoders, agenda=self.agenda)
 
     def play(self, until: float) -> bool:
         """Let everything before `until` happen; returns whether anything is left to happen."""

@@ -47,12 +47,13 @@ class Job:
     prompt: tokens to have in KV before the next token (grows when retracted); done: of these, in
     KV; cached: of these, found in the prefix cache; left: output tokens to come; path: segments of
     its prompt, of which it holds the first `covered` in a prefix cache; private: KV tokens held
-    outside that; decode_kv: those held on a decode engine; prefill, decode: its engines' places.
+    outside that; decode_kv: those held on a decode engine; prefill, decode: its engines' places;
+    rank: of its engine's attention-DP.
     """
 
     __slots__ = (
         "cached", "covered", "decode", "decode_kv", "done", "index", "isl", "joined_step", "left",
-        "osl", "path", "prefill", "private", "prompt",
+        "osl", "path", "prefill", "private", "prompt", "rank",
     )  # fmt: skip
 
     def __init__(self, index: int, isl: int, osl: int, path: Path) -> None:
@@ -69,6 +70,7 @@ class Job:
         self.decode_kv: float
         self.prefill: int
         self.decode: int
+        self.rank: int
 
 
 class TokenTimes:

@@ -204,12 +204,15 @@ class PrefillEngine:
             chunks.append((job, tokens, done == job.prompt))
         kv.private += new
         kv.note_peak()
-        seconds = self.prefill_s(new, pairs)
+        seconds = self._step_s(new, pairs)
         launched_s = now + self.launch_s
         start_s = launched_s if launched_s > self.end_s else self.end_s
         self.end_s = start_s + seconds
         self.busy_s += seconds
         self.results.append((start_s + seconds * self.model.times.stages, chunks))
+
+    def _step_s(self, new: int, pairs: float) -> float:
+        return self.prefill_s(new, pairs)
 
     def _deliver(self, now: float, chunks: list[tuple[Job, int, bool]]) -> None:
         for job, tokens, last in chunks:

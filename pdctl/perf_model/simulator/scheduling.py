@@ -1,13 +1,13 @@
-"""SGLang's admission rules as pure functions, for the simulator and the simulated engine.
+"""SGLang's admission rules, for the simulator and the simulated engine.
 
 Source: SGLang 0.5.15 and 0.5.23, srt/managers/schedule_policy.py (PrefillAdder),
 srt/managers/schedule_batch.py (retract_decode), srt/disaggregation/decode.py (preallocation).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, inf
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 CLIP_MAX_NEW_TOKENS = 4096
 MAX_PREFILL_TOKENS = 16384
@@ -15,17 +15,33 @@ INIT_NEW_TOKEN_RATIO = 0.7
 MIN_NEW_TOKEN_RATIO = INIT_NEW_TOKEN_RATIO * 0.14
 RATIO_DECAY = (INIT_NEW_TOKEN_RATIO - MIN_NEW_TOKEN_RATIO) / 600
 RETRACT_DECODE_STEPS = 20
+CONSERVATIVENESS = 0.3  # with attention-DP, times the ratio above; 1 without
 
 
 class WaitingPrompt(Protocol):
-    """A request that waits for prefill. prompt: tokens to have in KV; done: those already there."""
+    """A request that waits for prefill. done: tokens of its prompt already in KV."""
 
-    prompt: int
     done: int
-    left: int  # output tokens still to come
+
+    @property
+    def prompt(self) -> int:
+        """Tokens to have in KV."""
+
+    @property
+    def left(self) -> int:
+        """Output tokens still to come."""
 
 
 C = TypeVar("C", bound=WaitingPrompt)
+
+
+class RankedPrompt(WaitingPrompt, Protocol):
+    """A request that waits for prefill on one attention-DP rank."""
+
+    rank: int
+
+
+R = TypeVar("R", bound=RankedPrompt)
 
 
 class Room:
@@ -103,6 +119,88 @@ def admit(
         if total <= 0:
             return batch, None, True
     return batch, None, False
+
+
+class Ranks(Generic[R]):
+    """The attention-DP ranks of one engine, each of which admits its own requests.
+
+    partials: each rank's unfinished prompt; chunk: tokens of a step on one rank.
+    Source: SGLang's handle_data_parallelism divides the chunk by the ranks.
+    """
+
+    __slots__ = ("_next", "_page", "chunk", "dp", "partials")
+
+    def __init__(self, dp: int, chunk: int, page: int) -> None:
+        self.dp = dp
+        self.chunk = max(floor_page(chunk // dp, page), page)
+        self.partials: list[R | None] = [None] * dp
+        self._page = page
+        self._next = 0
+
+    def take(self, request: R) -> None:
+        """Give a new request to the next rank in turn."""
+        request.rank = self._next
+        self._next = (self._next + 1) % self.dp
+
+    def forget(self, request: R) -> None:
+        """Let go of a prompt that nobody wants any more."""
+        if self.partials[request.rank] is request:
+            self.partials[request.rank] = None
+
+    def partial(self) -> R | None:
+        """An unfinished prompt, if any rank has one."""
+        for request in self.partials:
+            if request is not None:
+                return request
+        return None
+
+    def admit(
+        self,
+        waiting: deque[R],
+        total: float,
+        rooms: Sequence[tuple[float, float, int]],
+        claim: Callable[[R], float],
+        release: Callable[[R], None],
+    ) -> tuple[list[tuple[R, int]], bool]:
+        """The next prefill batch of all ranks, and `full`, as in the function `admit`.
+
+        total: free KV of the engine. rooms: each rank's free KV, output tokens promised, and slots.
+        """
+        queues, seen = self._queues(waiting)
+        batch: list[tuple[R, int]] = []
+        num_full = 0
+        for rank in range(self.dp):
+            free, promised, slots = rooms[rank]
+            partial = self.partials[rank]
+            if slots <= 0 and partial is None:
+                num_full += 1
+                continue
+            room = Room(free if free < total else total, promised, self.chunk, page=self._page)
+            taken, self.partials[rank], full = admit(
+                queues[rank], partial, room, slots, claim, release
+            )
+            num_full += int(full)
+            total -= sum([tokens + self._page for _, tokens in taken])
+            batch += taken
+        left = {id(request) for queue in queues for request in queue}
+        waiting.extendleft([request for request in reversed(seen) if id(request) in left])
+        return batch, num_full == self.dp or (num_full > 0 and not batch)
+
+    def _queues(self, waiting: deque[R]) -> tuple[list[deque[R]], list[R]]:
+        """The first waiting requests by rank, enough to fill every chunk; and all in order."""
+        queues: list[deque[R]] = [deque() for _ in range(self.dp)]
+        tokens = [0] * self.dp
+        seen: list[R] = []
+        num_open = self.dp
+        while waiting and num_open:
+            request = waiting.popleft()
+            rank = request.rank
+            seen.append(request)
+            queues[rank].append(request)
+            if tokens[rank] < self.chunk <= tokens[rank] + request.prompt:
+                num_open -= 1
+            tokens[rank] += request.prompt
+        return queues, seen
 
 
 def _next_chunk(room: Room, partial: WaitingPrompt) -> int:

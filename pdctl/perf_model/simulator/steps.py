@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pdctl.perf_model.records import StepTimes
 
@@ -12,11 +12,14 @@ OVERFILL = 1.1  # and aims at this much of a wave (hopper/flash_prepare_schedule
 LONE_RATE = 2.0  # a thread block reads so much faster where few others do
 
 
-def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
+def prefill_s(
+    times: StepTimes, new_tokens: float, pairs: float, waited_tokens: float = 0.0
+) -> float:
     """The time that one prefill step keeps the engine.
 
     new_tokens: N, tokens computed in this step over all its chunks. pairs: A, the sum over
-    chunks of `weighted_pairs` for e new tokens after h cached or earlier ones.
+    chunks of `weighted_pairs` for e new tokens after h cached or earlier ones. waited_tokens: what
+    the other attention-DP ranks could compute while they wait for the busiest one.
     Source: StepTimes. Ignores: that windows and scans, which graphs leave out, are not padded.
     """
     new_tokens = padded(times, new_tokens)
@@ -25,8 +28,17 @@ def prefill_s(times: StepTimes, new_tokens: float, pairs: float) -> float:
         times.prefill_weight_s * touched,
         times.prefill_token_s * (new_tokens + times.prefill_padding * touched),
     )
-    plain = times.prefill_row_s * new_tokens + times.prefill_pair_s * pairs
+    plain = times.prefill_row_s * (new_tokens + waited_tokens) + times.prefill_pair_s * pairs
     return max(prefill_floor_s(times), times.prefill_base_s + streamed + plain)
+
+
+def ranked_prefill_s(times: StepTimes, tokens: Sequence[int], pairs: Sequence[float]) -> float:
+    """The time of a prefill step whose attention-DP ranks hold so many tokens and pairs each.
+
+    Experts share all tokens; attention and rows wait for the busiest rank.
+    """
+    num, new = len(tokens), sum(tokens)
+    return prefill_s(times, new, num * max(pairs), float(num * max(tokens) - new))
 
 
 def prefill_floor_s(times: StepTimes) -> float:

@@ -132,7 +132,9 @@ def _computed(prefill: RequestTimes, part: Part, usual: Usual) -> Iterable[Cause
     """Prefill that took longer than its own tokens need, and what they need."""
     own_s = min(part.seconds, usual.prefill_s(prefill.new_tokens))
     took, tokens = format_seconds(part.seconds), _tokens(prefill.new_tokens)
-    text = f"Its own {tokens} took {format_seconds(own_s)} to prefill."
+    text = f"Its own {tokens} took {took} to prefill."
+    if took != format_seconds(own_s):
+        text = f"Its own {tokens} usually take {format_seconds(own_s)} to prefill, and took {took}."
     yield Cause("own_length", part.engine, own_s, text)
     excess_s = part.seconds - own_s
     if prefill.retries:

@@ -1,4 +1,7 @@
 import argparse
+import subprocess
+import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ from pdctl.deployment.exports.k8s import (
     one_each,
     role_based_group,
 )
-from pdctl.deployment.records import Deployment
+from pdctl.deployment.records import Deployment, PlacePolicy
+from pdctl.deployment.sglang_flags import options
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split
@@ -47,11 +51,24 @@ def container(workload: dict[str, Any]) -> dict[str, Any]:
     return one
 
 
+def started(found: list[dict[str, Any]], container: dict[str, Any], edited: str = "") -> list[str]:
+    """The command line that a pod comes to, with the flags of the ConfigMap, by its own shell."""
+    (config,) = [m for m in found if m["kind"] == "ConfigMap"]
+    shell = list(container["command"])
+    flags = edited or config["data"][Path(shell[3]).name]
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(flags)
+        file.flush()
+        argv = (*shell[:3], file.name, "printf", "%s\\0", *container["args"])
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
 def router_args(found: list[dict[str, Any]]) -> RouterArgs:
     """The router's flags as the router itself reads them."""
     parser = argparse.ArgumentParser()
     RouterArgs.add_cli_args(parser, use_router_prefix=False)
-    argv = container(named(found, "Deployment", "llama-router"))["command"][3:]
+    argv = started(found, container(named(found, "Deployment", "llama-router")))[3:]
     return RouterArgs.from_cli_args(parser.parse_args(argv), use_router_prefix=False)
 
 
@@ -80,7 +97,7 @@ def test_an_engine_of_two_nodes_is_a_leader_worker_set() -> None:
         kubernetes_validate.validate(pod, VERSION, strict=True)
         (engine,) = template["spec"]["containers"]
         assert engine["resources"]["limits"] == {"nvidia.com/gpu": 8}
-        command = " ".join(engine["command"])
+        command = " ".join(engine["args"])
         assert "--dist-init-addr $(LWS_LEADER_ADDRESS):" in command
         assert "--nnodes $(LWS_GROUP_SIZE) --node-rank $(LWS_WORKER_INDEX)" in command
     assert "readinessProbe" in templates[0]["spec"]["containers"][0]
@@ -148,7 +165,7 @@ def test_only_leaders_of_a_role_based_group_serve() -> None:
         assert pattern["size"] == 2
         engine = check_pod(pattern["template"])
         assert "readinessProbe" not in engine
-        command = " ".join(engine["command"])
+        command = " ".join(engine["args"])
         assert "--dist-init-addr $(RBG_LWP_LEADER_ADDRESS):" in command
         assert "--nnodes $(RBG_LWP_GROUP_SIZE) --node-rank $(RBG_LWP_WORKER_INDEX)" in command
         leader, follower = pattern["leaderTemplatePatch"], pattern["workerTemplatePatch"]
@@ -185,6 +202,51 @@ def test_the_router_finds_leaders_by_their_labels_and_bootstrap_ports() -> None:
                 assert int(annotation) == ports["bootstrap"]
 
 
+ODD = ("--json-model-override-args", '{"a": "b  $(c)"}', "--cuda-graph-bs-decode", "1", "2")
+
+
+def test_a_pod_comes_to_the_flags_of_the_configuration() -> None:
+    deployment = split()
+    odd = (*ODD, "--json-model-override-args=x y", "--enable-eplb", "--chat-template", " a\n'b' ")
+    roles = {**deployment.roles, "decode": replace(deployment.roles["decode"], args=odd)}
+    planned = expand_in_pods(replace(deployment, roles=roles), IMAGE, address=ADDRESS)
+    found = manifests(planned.deployment)
+    for spec in planned.specs:
+        argv = started(found, container(named(found, "Deployment", f"llama-{spec.role}")))
+        own = Counter(spec.argv)
+        if spec.role == "router":
+            assert own <= Counter(argv)
+        else:
+            assert own == Counter(argv)
+            assert options(argv[3:]) == options(spec.argv[3:])
+
+
+def test_flags_that_a_person_may_edit_are_lines_of_one_object() -> None:
+    deployment = split()
+    roles = {**deployment.roles, "decode": replace(deployment.roles["decode"], args=ODD[2:])}
+    found = manifests(replace(deployment, roles=roles))
+    config = named(found, "ConfigMap", "llama-config")["data"]
+    assert set(config) == {"prefill.flags", "decode.flags", "router.flags"}
+    assert "--model-path llama-3.1-8b" in config["decode.flags"].splitlines()
+    assert config["decode.flags"].splitlines()[-3:] == ["--cuda-graph-bs-decode", "1", "2"]
+    assert "--port" not in "".join(config.values()), "probes and the service have it too"
+
+    engine = container(named(found, "Deployment", "llama-decode"))
+    edited = "# less memory\n\n--mem-fraction-static 0.8\n--chat-template a b"
+    assert started(found, engine, edited)[-4:] == [
+        *("--mem-fraction-static", "0.8", "--chat-template", "a b")
+    ]
+    annotations = [
+        named(manifests(one), "Deployment", f"llama-{role}")["spec"]["template"]["metadata"][
+            "annotations"
+        ]["pdctl/flags"]
+        for one in (deployment, replace(deployment, roles=roles))
+        for role in ("prefill", "decode")
+    ]
+    assert annotations[0] == annotations[2], "pods of a role whose flags stay are not replaced"
+    assert annotations[1] != annotations[3]
+
+
 def test_a_start_may_take_two_hours_and_a_leaving_engine_finishes() -> None:
     for name in ("llama-prefill", "llama-decode"):
         workload = named(manifests(split()), "Deployment", name)
@@ -200,11 +262,39 @@ def test_pods_get_gpus_models_memory_and_their_own_address() -> None:
     workload = named(manifests(split(parallelism=SMALL)), "Deployment", "llama-decode")
     engine = container(workload)
     assert engine["resources"]["limits"] == {"nvidia.com/gpu": 2}
-    assert {m["mountPath"] for m in engine["volumeMounts"]} == {"/dev/shm", "/models"}
+    mounts = {m["mountPath"] for m in engine["volumeMounts"]}
+    assert mounts == {"/dev/shm", "/models", "/etc/pdctl"}
     names = [variable["name"] for variable in engine["env"]]
     assert names.index("POD_IP") < names.index("SGLANG_HOST_IP"), "one refers to the other"
     assert "CUDA_VISIBLE_DEVICES" not in names
-    assert engine["command"][engine["command"].index("--host") + 1] == "$(POD_IP)"
+    assert engine["args"][engine["args"].index("--host") + 1] == "$(POD_IP)"
+
+
+@pytest.mark.parametrize("parallelism", [SMALL, LARGE])
+def test_a_policy_is_a_wish_to_the_scheduler(parallelism: Parallelism) -> None:
+    def pods(place: PlacePolicy) -> dict[str, Any]:
+        found = manifests(split(2, 3, parallelism=parallelism, place=place))
+        kind = "Deployment" if parallelism is SMALL else "LeaderWorkerSet"
+        spec = named(found, kind, "llama-decode")["spec"]
+        template = spec.get("template") or spec["leaderWorkerTemplate"]["leaderTemplate"]
+        check_pod(template)
+        assert isinstance(template, dict)
+        return template
+
+    assert not {"affinity", "topologySpreadConstraints"} & {*pods("auto")["spec"]}
+    spread = pods("spread")
+    (wish,) = spread["spec"]["topologySpreadConstraints"]
+    assert wish["labelSelector"]["matchLabels"] == spread["metadata"]["labels"]
+    affinity = pods("domain")["spec"]["affinity"]["podAffinity"]
+    (must,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert must["topologyKey"] == "nvidia.com/gpu.clique"
+    (roles,) = must["labelSelector"]["matchExpressions"]
+    assert "router" not in roles["values"], "its node need not be in the domain"
+    assert {"prefill", "decode", "decode-follower"} <= {*roles["values"]}
+    assert (
+        "preferredDuringSchedulingIgnoredDuringExecution"
+        in (pods("pack")["spec"]["affinity"]["podAffinity"])
+    )
 
 
 def test_names_are_such_as_kubernetes_allows() -> None:

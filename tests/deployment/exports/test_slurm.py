@@ -1,12 +1,15 @@
 import subprocess
 from dataclasses import replace
 
+import pytest
+
 from pdctl.deployment.cluster_file import ClusterFile, SlurmSettings
 from pdctl.deployment.elsewhere import expand_on_nodes
 from pdctl.deployment.exports.slurm import address_of, sbatch_options, slurm
 from pdctl.deployment.records import Container, Deployment
+from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism, Role
-from tests.deployment.examples import split
+from tests.deployment.examples import colocated, split
 
 PLAIN = ClusterFile()
 
@@ -101,3 +104,30 @@ def test_each_step_has_the_options_of_its_container() -> None:
     inside = words["decode-0"][words["decode-0"].index("--") + 1 :]
     assert inside[inside.index("-m") - 1] == "python3"
     assert not any(word.startswith("--container") for word in inside)
+
+
+HET = ClusterFile(
+    role_slurm={"prefill": SlurmSettings(partition="fast", gpu_type="b200")},
+    role_gpus={"prefill": 4},
+)
+
+
+def test_prefill_and_decode_on_nodes_of_two_kinds_are_a_heterogeneous_job() -> None:
+    text = script(split(3, 3, parallelism=Parallelism(tp=2)), HET)
+    subprocess.run(["bash", "-n"], input=text.encode(), check=True)
+    options = [line.split()[1] for line in text.splitlines() if line.startswith("#SBATCH")]
+    parts = options[: options.index("hetjob")], options[options.index("hetjob") + 1 :]
+    assert {"--nodes=2", "--gres=gpu:b200:4", "--partition=fast"} <= {*parts[0]}
+    assert {"--nodes=1", "--gres=gpu:6"} <= {*parts[1]}
+    assert not any(option.startswith("--partition") for option in parts[1])
+    words = words_of(text, "a", "b", "c")
+    nodes = {name: own[0] for name, own in words.items() if name != "router"}
+    assert sorted(nodes[f"prefill-{i}"] for i in range(3)) == ["0", "0", "1"]
+    assert {nodes[f"decode-{i}"] for i in range(3)} == {"2"}
+    assert text.count('"${group[$node]}"') == 1, "the step names the part of its node"
+
+
+def test_what_two_kinds_of_nodes_cannot_do_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="share no NVLink"):
+        script(split(1, 1, place="domain"), HET)
+    assert "hetjob" not in script(colocated(2), HET)

@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 
 from pdctl.deployment.placement.places import Place, cautions_of_places, place_engines
-from pdctl.deployment.records import RolePlan
+from pdctl.deployment.records import Follower, RolePlan
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.records import Gpu
 from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import gpu, split
-from tests.engines.world import fleet_specs
+from tests.engines.world import NO_LOG, fleet_specs
 
 
 def nodes(*num_gpus: int) -> dict[str, list[Gpu]]:
@@ -72,6 +72,21 @@ def test_simulated_engines_are_spread_over_the_nodes_with_numbers_of_their_own()
     placed = place_engines(split(1, 3, engine="sim"), (), nodes(0, 0))
     assert Counter(place.node for place in placed.values()) == {"n0": 2, "n1": 2}
     assert len({place.gpus for place in placed.values()}) == 4
+
+
+def test_a_simulated_engine_takes_no_number_that_another_has_on_its_second_node() -> None:
+    roles = {"prefill": RolePlan(1, Parallelism(tp=8)), "decode": RolePlan(1, Parallelism(tp=16))}
+    router, prefill, decode = fleet_specs(1, 1)
+    rank = Follower(node="n2", argv=(), env={}, gpus=tuple(range(16, 24)), log=NO_LOG)
+    present = (
+        replace(router, node="n0"),
+        replace(prefill, node="n0", gpus=tuple(range(8))),
+        replace(decode, node="n1", gpus=tuple(range(8, 16)), followers=(rank,)),
+    )
+    more = {**roles, "decode": replace(roles["decode"], engines=2)}
+    placed = place_engines(split(roles=more, engine="sim"), present, nodes(8, 8, 8))
+    new = placed["decode-1"]
+    assert min(gpu for part in (new, *new.others) for gpu in part.gpus) > max(rank.gpus)
 
 
 LINKED = [gpu(i, peers=tuple(j for j in range(4) if j != i)) for i in range(4)]

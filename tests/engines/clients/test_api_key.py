@@ -24,11 +24,11 @@ from pdctl.engines.clients.api_key import (
 from pdctl.engines.launchers import command, local
 from pdctl.engines.launchers.local import MARKER, handle_of
 from pdctl.engines.lifecycle.deployment_key import use_key_of
-from pdctl.engines.records import DeploymentState, ProcessState
+from pdctl.engines.records import ProcessState
 from pdctl.engines.sim.server import guard
 from pdctl.errors import InvalidInput
 from pdctl.paths import HOME_VARIABLE
-from tests.engines.test_state import some_launch
+from tests.engines.test_state import some_launch, some_state
 
 KEY = "correct-horse-battery"
 
@@ -53,23 +53,7 @@ def _write(pid: int, run_id: str, *, has_key: bool = True) -> None:
         "prefill-0", "prefill", "http://127.0.0.1:1", "serving", handle_of(pid, 1.0), 1.0
     )
     state.write_launch(replace(some_launch(), run_id=run_id, has_key=has_key))
-    state.write_state(
-        DeploymentState(
-            name="chat",
-            phase="serving",
-            detail="",
-            boot_id=state.boot_id(),
-            supervisor_pid=1,
-            supervisor_started_at=1.0,
-            updated_at=2.0,
-            detached=True,
-            endpoint="http://127.0.0.1:2",
-            layout="1P1D",
-            model="m",
-            processes=(engine,),
-            run_id=run_id,
-        )
-    )
+    state.write_state(replace(some_state(), processes=(engine,), run_id=run_id))
 
 
 def test_the_key_its_engines_were_started_with_is_taken(pid: int) -> None:

@@ -39,10 +39,14 @@ class InMemoryLauncher:
     clocks: dict[str, float] = field(default_factory=dict)  # how far they are ahead
     doors: set[Door] = field(default_factory=set)  # open at this moment
     log: list[str] = field(default_factory=list)
+    groups: tuple[tuple[str, ...], ...] = ()  # the nodes of each role, where they have their own
     is_gone: bool = False  # the machines are not ours any more
 
     def nodes(self) -> tuple[str, ...]:
         return self.names
+
+    def node_groups(self) -> tuple[tuple[str, ...], ...]:
+        return self.groups
 
     def is_over(self) -> bool:
         return self.is_gone

@@ -4,6 +4,7 @@ import errno
 import queue
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from pdctl.engines.launchers import agent_launcher, agents
 from pdctl.engines.launchers.agent_launcher import AgentLauncher
 from pdctl.engines.launchers.agents import Agent, AgentCall, Agents
 from pdctl.engines.launchers.protocol import Exit, Handle, Started
+from pdctl.errors import EnvironmentProblem
+from pdctl.paths import HOME_VARIABLE, state_home
 from tests.engines.world import spec
 
 OURS = Handle("task1 node1=")
@@ -66,6 +69,15 @@ class _Agent(Agent):
         assert run_id == "run"
         return self._nodes.asked(self._name, do, str(task))
 
+    def ask(self, do: str, *args: object, timeout_s: float = 0.0) -> Any:
+        if do == "sees":
+            return (
+                Path(str(args[0])).exists()
+                if self._name == "node1"
+                else Path(str(args[0])) == state_home()
+            )
+        return f"address of {self._name}"
+
 
 class Launcher(AgentLauncher):
     """Starts nothing but a name."""
@@ -93,6 +105,18 @@ def taken_over(nodes: Nodes) -> Launcher:
     assert None not in launcher.adopt([OURS])
     assert launcher.kill_others([OURS], ["node1", "node2"]) == ()
     return launcher
+
+
+def test_a_node_with_another_directory_of_the_same_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    launcher = Launcher(Nodes())
+    assert launcher.address("node1") == "address of node1"
+    with pytest.raises(EnvironmentProblem, match="node2 does not see this host's") as refused:
+        launcher.address("node2")
+    assert HOME_VARIABLE in refused.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_take_over_waits_for_no_node_and_keeps_what_runs() -> None:

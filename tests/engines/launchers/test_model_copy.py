@@ -89,3 +89,13 @@ def test_a_copy_ends_with_its_program(tmp_path: Path) -> None:
     argv = (sys.executable, "-c", code, str(tmp_path / "llama"), str(tmp_path / "copy"))
     assert subprocess.run(argv, timeout=30, check=False).returncode == 0
     shutil.rmtree(tmp_path / "copy")
+
+
+def test_a_model_of_one_file_is_copied_into_the_folder_once(tmp_path: Path) -> None:
+    (tmp_path / "llama.gguf").write_bytes(b"g" * 300)
+    local = tmp_path / "nvme"
+    assert finished(tmp_path / "llama.gguf", local) == Copied(300, 300, is_done=True)
+    assert (local / "llama.gguf").read_bytes() == b"g" * 300
+    before = times(local)
+    finished(tmp_path / "llama.gguf", local)
+    assert times(local) == before

@@ -1,7 +1,10 @@
 import math
+from pathlib import Path
 
 import pytest
 
+from pdctl.engines.launchers import slurm_commands
+from pdctl.engines.launchers.slurm import srun
 from pdctl.engines.launchers.slurm_commands import SlurmJob, num_gpus, parse_left
 
 
@@ -44,3 +47,42 @@ def test_a_job_in_its_last_moments_is_neither_over_nor_expected() -> None:
 )
 def test_the_time_left_is_read_as_slurm_writes_it(text: str, seconds: float | None) -> None:
     assert parse_left(text) == seconds
+
+
+SQUEUE = """\
+#!/bin/sh
+echo 'RUNNING|None|1:00:00|node[1-2]|7+1'
+echo 'RUNNING|None|1:00:00|node3|7+0'
+"""
+HOSTNAMES = """\
+#!/bin/sh
+case "$3" in 'node[1-2]') echo node1; echo node2 ;; *) echo "$3" ;; esac
+"""
+
+
+def with_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(slurm_commands, "_parts", {})
+
+
+def test_a_heterogeneous_job_has_its_nodes_in_the_order_of_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_slurm(tmp_path, monkeypatch, squeue=SQUEUE, scontrol=HOSTNAMES)
+    found = slurm_commands.job("7")
+    assert found.nodes == ("node3", "node1", "node2")
+    assert (found.state, found.left) == ("RUNNING", "1:00:00")
+    assert slurm_commands.components_of("7") == (("node3",), ("node1", "node2"))
+    assert "--het-group=1" in srun("7", "node2")
+    for other in ("RUNNING", "COMPLETED"):
+        ends = f"#!/bin/sh\necho COMPLETED\necho {other}\n"
+        with_slurm(tmp_path, monkeypatch, squeue=ends)
+        assert slurm_commands.is_over("7") == (other == "COMPLETED")
+
+    with_slurm(tmp_path, monkeypatch, squeue="#!/bin/sh\necho 'RUNNING|None|1:00|node[1-2]|8'\n")
+    assert slurm_commands.job("8").nodes == ("node1", "node2")
+    assert slurm_commands.components_of("8") == ()
+    assert not any("het-group" in word for word in srun("8", "node2"))

@@ -1,11 +1,17 @@
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pdctl.deployment.records import Deployment
 from pdctl.engines.launchers import ray
-from pdctl.engines.lifecycle.place import choose_place
+from pdctl.engines.lifecycle.place import choose_place, placed_engines
 from pdctl.errors import EnvironmentProblem, InvalidInput
-from tests.deployment.examples import split
+from pdctl.inspection.records import Gpu
+from tests.deployment.examples import colocated, split
+from tests.e2e.cli import free_port
+from tests.engines.launchers.in_memory import InMemoryLauncher
 
 SIMULATED = split(engine="sim")
 
@@ -62,15 +68,61 @@ def test_ray_is_refused_where_it_is_not() -> None:
     assert error.value.code == "no_ray"
 
 
-def test_auto_takes_the_ray_cluster_of_this_machine_for_what_does_not_fit_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Ray cluster that accepts connections."""
     monkeypatch.setattr(ray, "is_installed", lambda: True)
-    (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        yield f"127.0.0.1:{head.getsockname()[1]}"
+
+
+def test_auto_takes_the_ray_cluster_of_this_machine_for_what_does_not_fit_here(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray_current_cluster").write_text(f"{cluster}\n")
     monkeypatch.setattr(ray, "CURRENT_CLUSTER", tmp_path / "ray_current_cluster")
     assert choose_place("auto", SIMULATED) == "local"
-    assert choose_place("auto", split()) == "ray:10.0.0.1:6379"
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
-    assert choose_place("auto", split()) == "ray:10.0.0.2:6379", "the variable comes first"
+    assert choose_place("auto", split()) == f"ray:{cluster}"
+    other = cluster.replace("127.0.0.1", "localhost")
+    monkeypatch.setenv("RAY_ADDRESS", other)
+    assert choose_place("auto", split()) == f"ray:{other}", "the variable comes first"
     monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.2:8265")
     assert choose_place("auto", split()) == "local", "an address for jobs and not for programs"
+
+
+def test_in_a_heterogeneous_job_each_role_stays_on_its_own_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cluster.yaml").write_text("schema: 1\nprefill: {gpus_per_node: 2}\n")
+    there = InMemoryLauncher(names=("a", "b", "c"), groups=(("a",), ("b", "c")))
+    gpus: dict[str, tuple[Gpu, ...]] = dict.fromkeys(there.names, ())
+
+    def nodes(deployment: Deployment) -> dict[str, set[str]]:
+        placed = placed_engines(deployment, (), gpus, there)
+        names = deployment.engine_names
+        return {
+            role: {place.node for name, place in placed.items() if names[name] == role}
+            for role in deployment.roles
+        }
+
+    wanted = split(2, 2, engine="sim")
+    assert nodes(wanted) == {"prefill": {"a"}, "decode": {"b", "c"}}
+    assert nodes(colocated(3, engine="sim")) == {"colocated": {"a", "b", "c"}}
+    with pytest.raises(EnvironmentProblem, match="prefill-2 needs 1 free GPU on one node"):
+        nodes(split(3, 2, engine="sim", place="pack"))
+    del gpus["a"]
+    with pytest.raises(EnvironmentProblem, match="No node of the job's part for 2P is left"):
+        placed_engines(wanted, (), gpus, there)
+
+
+def test_a_ray_cluster_that_has_ended_is_named_at_once(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", gone)
+    with pytest.raises(EnvironmentProblem, match=f"Nothing answers at {gone}") as error:
+        choose_place("ray", SIMULATED)
+    assert error.value.hint.startswith("RAY_ADDRESS=HEAD:6379")
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    assert choose_place("ray", SIMULATED) == f"ray:{cluster}"

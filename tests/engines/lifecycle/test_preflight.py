@@ -17,7 +17,7 @@ from pdctl.engines.lifecycle.preflight import (
     ways_of,
 )
 from pdctl.errors import EnvironmentProblem
-from pdctl.inspection.model_contents import FileOnDisk
+from pdctl.inspection.model_contents import REVISION, FileOnDisk
 from pdctl.inspection.records import RdmaPort
 from tests.deployment.examples import split
 from tests.engines.launchers.in_memory import InMemoryLauncher
@@ -129,6 +129,39 @@ def test_what_is_wrong_is_refused_with_the_node_and_the_fix(name: str) -> None:
         check_equal(ON_DISK, InMemoryLauncher().sglang("", None), launcher, NODES)
     assert (error.value.message, error.value.hint) == (bad.text, bad.hint)
     assert error.value.code == bad.code
+
+
+def cached(revision: str, *digests: str) -> dict[str, FileOnDisk]:
+    """A model in a node's Hugging Face cache, as `model_contents` reads it."""
+    files = {f"model-{i}.safetensors": FileOnDisk(5, name) for i, name in enumerate(digests)}
+    return {REVISION: FileOnDisk(0, revision), **files}
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (cached("0ld", "w0"), "The cache of b has Qwen/Qwen3-8B at 0ld, and that of a at n3w."),
+        (cached("n3w", "cut"), "model-0.safetensors in Qwen/Qwen3-8B has other content on b than"),
+        (cached("n3w"), "Qwen/Qwen3-8B on b lacks model-0.safetensors, which a has."),
+    ],
+)
+def test_caches_of_a_model_id_that_differ_are_refused_where_sglang_may_not_download(
+    others: Mapping[str, FileOnDisk], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", "/hf")
+    launcher = cluster()
+    folder = Path("/hf/hub/models--Qwen--Qwen3-8B")
+    launcher.models.update({("a", folder): cached("n3w", "w0"), ("b", folder): others})
+    wanted = replace(split(), model="Qwen/Qwen3-8B")
+    (warning,) = check_equal(wanted, None, launcher, NODES)
+    assert warning.startswith(said)
+    assert warning.endswith("Fix: hf download Qwen/Qwen3-8B --revision n3w on b.")
+    assert not check_equal(replace(wanted, engine="sim"), None, launcher, NODES)
+
+    offline = {r: replace(p, env={"HF_HUB_OFFLINE": "1"}) for r, p in wanted.roles.items()}
+    with pytest.raises(EnvironmentProblem) as error:
+        check_equal(replace(wanted, roles=offline), None, launcher, NODES)
+    assert error.value.message.startswith(said)
 
 
 def test_a_clock_a_few_seconds_off_is_a_warning() -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pdctl.deployment.records import HERE
+from pdctl.deployment.records import HERE, ProcessSpec
 from pdctl.engines.lifecycle import stage
-from pdctl.engines.lifecycle.stage import copy_model, copy_of, not_copied, with_copy
+from pdctl.engines.lifecycle.stage import copy_for, copy_model, copy_of, not_copied, with_copy
 from pdctl.inspection.model_contents import FileOnDisk
 from tests.deployment.examples import split
 from tests.engines.launchers.in_memory import InMemoryLauncher
+from tests.engines.world import fleet_specs
 
 MODEL = "/lustre/llama"
 ON_DISK = replace(split(), model=MODEL)
@@ -67,3 +68,29 @@ def test_a_name_that_the_user_chose_stays() -> None:
     copy_model(MODEL, launcher, NODES, lambda text: None)
     made = with_copy(replace(ON_DISK, roles=roles), launcher, NODES)
     assert {role.args for role in made.roles.values()} == {("--served-model-name", "x")}
+
+
+def test_engines_load_the_copy_of_a_single_file_by_its_name() -> None:
+    launcher, file = cluster(), "/lustre/llama-q4.gguf"
+    only = {"llama-q4.gguf": FileOnDisk(4000)}
+    launcher.models.update({(node, Path(file)): only for node in NODES})
+    copy_model(file, launcher, NODES, lambda text: None)
+    made = with_copy(replace(split(), model=file), launcher, NODES)
+    assert made.model == f"{copy_of(file)}/llama-q4.gguf"
+    assert {role.args[-2:] for role in made.roles.values()} == {("--served-model-name", file)}
+
+
+def test_only_the_nodes_of_planned_engines_get_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher, plans = cluster(), list[int]()
+    monkeypatch.setattr(stage, "launcher_named", lambda name: launcher)
+    router, engine, *_ = fleet_specs(1, 1)
+
+    def make() -> tuple[ProcessSpec, ...]:
+        plans.append(1)
+        return replace(router, node="a"), replace(engine, node="b")
+
+    copy_for(make, MODEL, "slurm:1", lambda text: None)
+    assert [node for node, _ in launcher.staging] == ["b"]
+    copy_for(make, MODEL, "local", lambda text: None)
+    copy_for(make, "Qwen/Qwen3-8B", "slurm:1", lambda text: None)
+    assert len(plans) == 1, "nothing is planned where nothing is staged"

@@ -1,7 +1,10 @@
 """Engine models with round times: a step takes 10 ms, a prefill 1 ms per token."""
 
+from dataclasses import replace
+
 from pdctl.engines.sim.requests import Request
-from pdctl.perf_model.records import EngineModel, Parallelism, Role, StepTimes
+from pdctl.perf_model.records import EngineModel, Role, StepTimes
+from tests.perf_model.fleets import engine
 
 TIMES = StepTimes(
     prefill_base_s=0.0,
@@ -28,18 +31,10 @@ def model(
     reserved: int = 512,
     mixed: bool = False,
 ) -> EngineModel:
-    return EngineModel(
-        role=role,
-        parallelism=Parallelism(),
-        times=TIMES,
-        kv_capacity_tokens=kv,
-        max_running_requests=max_running,
-        chunked_prefill_size=chunk,
-        max_context=context,
-        reserved_decode_tokens=reserved,
-        radix_cache=role != "decode",
-        mixed_chunk=mixed,
+    own = engine(
+        role, times=TIMES, kv=kv, running=max_running, chunk=chunk, reserved=reserved, mixed=mixed
     )
+    return replace(own, max_context=context, radix_cache=role != "decode")
 
 
 def request(

@@ -9,7 +9,7 @@ from pdctl.engines.sim.decode import DecodeQueues
 from pdctl.engines.sim.engine import SchedulerQueues, queues_for
 from pdctl.engines.sim.prefill import PrefillQueues
 from pdctl.engines.sim.requests import Batch, Emission, Request
-from pdctl.perf_model.records import Role
+from pdctl.perf_model.records import EngineModel, Parallelism, Role
 from tests.engines.sim.models import model, request
 
 
@@ -256,3 +256,47 @@ def test_with_speculation_a_step_gains_whole_tokens_that_add_up_to_the_mean(role
     assert [e.tokens for e in emissions] == [1, 2, 2, 3, 2, 3, 2, 2, 3, 2, 3]
     assert emissions[-1].reason == "length"
     assert queues.kv.held_tokens == 0
+
+
+def two_ranks(role: Role = "colocated") -> EngineModel:
+    """Prefill takes 1 ms per token of an engine whose ranks are all at work."""
+    made = model(role, chunk=2000)
+    times = replace(made.times, prefill_token_s=0.0, prefill_row_s=0.001)
+    return replace(made, parallelism=Parallelism(tp=2, dp=2), times=times)
+
+
+def test_a_prompt_alone_is_cut_into_chunks_of_its_rank_and_takes_both_ranks_time() -> None:
+    for queues in (ColocatedQueues(two_ranks()), PrefillQueues(two_ranks("prefill"))):
+        alone = replace(request("long", prompt=1500, new=1), fake=True, is_ready=True)
+        queues.submit(alone, 0.0)
+        batches = [run(queues)[0] for _ in range(2)]
+        assert [batch and batch.parts[0].tokens for batch in batches] == [1000, 500]
+        assert [batch and batch.duration_s for batch in batches] == [2.0, 1.0]
+
+
+def test_requests_on_ranks_without_a_prompt_have_a_token_in_its_step() -> None:
+    queues = ColocatedQueues(two_ranks())
+    queues.submit(request("a", new=5), 0.0)
+    run(queues)
+    queues.submit(request("b", new=5), 0.0)
+    batch, emissions = run(queues)
+    assert batch is not None
+    assert ([part.request.rid for part in batch.parts], batch.rows[0].rid) == (["b"], "a")
+    assert [e.request.rid for e in emissions] == ["b", "a"]
+    queues.submit(request("c", new=5), 0.0)  # on the rank of a
+    batch, _ = run(queues)
+    assert batch is not None
+    assert [row.rid for row in batch.rows] == ["b"]
+    until_idle(queues)
+    assert queues.kv.held_tokens == 0
+
+
+def test_an_aborted_prompt_leaves_its_rank_to_others() -> None:
+    queues = ColocatedQueues(two_ranks())
+    long = request("long", prompt=5000, new=1)
+    queues.submit(long, 0.0)
+    run(queues)
+    assert queues.chunked is long
+    queues.abort(long)
+    queues.submit(request("b", new=1), 0.0)
+    assert [e.request.rid for e in until_idle(queues)] == ["b"]

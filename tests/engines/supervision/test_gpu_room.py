@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from pdctl.engines.supervision.gpu_room import waiting_for_gpus
+from pdctl.engines.supervision.gpu_room import waiting_engines
 from pdctl.engines.supervision.loop import SupervisorLoop
+from pdctl.engines.supervision.model import LostNode
 from tests.engines.world import World, fleet_in, fleet_specs, on_gpus, ready_fleet, run, scale, spec
 
 
 def waits(fleet: SupervisorLoop) -> dict[str, str]:
-    return dict(waiting_for_gpus(fleet.desired, fleet.observed()))
+    return dict(waiting_engines(fleet.desired, fleet.observed()))
 
 
 def told(world: World) -> list[str]:
@@ -44,6 +45,19 @@ def test_the_only_prefill_engine_goes_on_while_it_can_serve_and_the_state_says_w
     assert world.log == []
     assert waits(fleet) == {
         "decode-1": "waits for memory (GPU 2: 54 GiB; prefill-0 may keep it until restarted)"
+    }
+
+
+def test_the_state_names_the_engine_or_the_lost_node_that_another_one_waits_for() -> None:
+    fleet, _ = ready_fleet(1, 2)
+    *specs, last = fleet.desired.specs
+    added = replace(last, name="decode-2", port=last.port + 1, gpus=last.gpus)
+    elsewhere = replace(last, name="decode-3", port=last.port + 2, gpus=(7,), node="c")
+    fleet.desired = replace(fleet.desired, specs=(*specs, last, added, elsewhere))
+    fleet.lost["c"] = LostNode(elsewhere, since=0.0)
+    assert waits(fleet) == {
+        "decode-2": "waits for the place of decode-1",
+        "decode-3": "waits for c, which has left the network",
     }
 
 

@@ -115,6 +115,16 @@ def test_engines_of_a_lost_node_start_elsewhere_after_a_minute() -> None:
     }
 
 
+def test_an_engine_whose_node_is_back_moves_if_another_one_of_its_role_serves() -> None:
+    for nodes, serves_on in (("abc", "a"), ("ac", "c")):
+        loop, world, _ = serving_on(nodes)
+        last = loop.desired.specs[-1].name
+        scale(loop, tuple(_moved(spec, "c") for spec in loop.desired.specs))
+        run(loop, world, 30)
+        moved = loop.processes[last]
+        assert (moved.spec.node, moved.is_serving) == (serves_on, True)
+
+
 def test_engines_of_a_node_that_is_lost_during_a_take_over_start_elsewhere_too() -> None:
     loop, world, _ = serving_on("abcc")
     before = replace(some_state(), processes=published(loop), ready_after_s=3.0)

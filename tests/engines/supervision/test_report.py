@@ -6,7 +6,8 @@ import pytest
 
 from pdctl.engines.records import Listed
 from pdctl.engines.supervision.model import Desired, Observed, Process
-from pdctl.engines.supervision.report import deployment_phase
+from pdctl.engines.supervision.report import deployment_detail, deployment_phase
+from tests.engines.test_state import PROCESS, some_launch
 from tests.engines.world import fleet_specs
 
 SPECS = fleet_specs(1, 2)
@@ -73,3 +74,24 @@ def test_what_is_missing_is_on_its_way_only_while_something_moves() -> None:
     leaving = replace(SERVING["prefill-0"], deregister_sent=5.0, listed=None)
     assert phase(prefill_0=leaving, decode_1=None) == "scaling"
     assert phase(decode_1=None) == "degraded"
+
+
+def test_an_engine_that_serves_at_its_old_place_is_named_with_the_new_one() -> None:
+    launch = some_launch()
+    old = tuple(replace(PROCESS, name=s.name, url=s.url, phase="serving") for s in launch.specs)
+    assert deployment_detail("degraded", old, launch) == ""
+    *specs, decode = launch.specs
+    moved = replace(launch, specs=(*specs, replace(decode, node="node3", port=decode.port + 1)))
+    at_node2 = (*old[:-1], replace(old[-1], node="node2"))
+    detail = deployment_detail("degraded", at_node2, moved)
+    assert detail == "decode-0 still serves on node2, to move to node3"
+
+
+def test_an_engine_that_has_not_started_is_named_with_the_reason_where_there_is_one() -> None:
+    launch = some_launch()
+    assert deployment_detail("degraded", (), replace(launch, specs=launch.specs[-1:])) == (
+        "decode-0 not started yet"
+    )
+    waiting = {"decode-0": "waits for the place of decode-1"}
+    detail = deployment_detail("degraded", (), replace(launch, specs=launch.specs[-1:]), waiting)
+    assert detail == "decode-0 waits for the place of decode-1"
