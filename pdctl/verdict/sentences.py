@@ -247,7 +247,12 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
     more += f"{other} {format_rate(loser.capacity_rps)}"
     if verdict.is_rate_asked and not loser.meets:
         return f"{more}. At {format_rate(rate)} req/s, {loser.layout} {_fails(question, loser)}."
-    return f"{more} ({_ratio(winner, loser)}×)."
+    told = f"{more} ({_ratio(winner, loser)}×)."
+    if not verdict.is_rate_asked or winner is colocated:
+        return told
+    least = format_rate(colocated.intervals["capacity_rps"].low)
+    at = f"At {format_rate(rate)} req/s"
+    return f"{told} {at}, {colocated.layout} should meet them too, but it may carry only {least}."
 
 
 def _ratio(winner: Arm, loser: Arm) -> str:

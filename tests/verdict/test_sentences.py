@@ -58,6 +58,13 @@ def test_the_slo_that_the_losing_arm_misses_is_quoted() -> None:
     )
 
 
+def test_a_split_that_wins_though_colocated_should_do_says_what_is_in_doubt() -> None:
+    assert write(ASKED, verdict("pd", 3.7, 5.5)).reason == (
+        "A split carries up to 5.5 req/s within your SLOs, colocated 3.7 (1.5×). At 3.4 req/s, 8C "
+        "should meet them too, but it may carry only 3.33."
+    )
+
+
 def test_colocated_that_is_enough_says_up_to_where() -> None:
     told = write(ASKED, verdict("colocated", 6.8, 7.9))
     assert told.headline == "Don't split: run 8 colocated engines (8C)"
