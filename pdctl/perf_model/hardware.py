@@ -228,11 +228,6 @@ ATTENTION_BACKENDS = frozenset((
 # all; fits of both (profiles/measured/*fa3): 2.4 and 4.1 ms (8B), 1.7 and 4.0 (30B MoE).
 REQUEST_S = 2.0e-3
 PREFILL_START_S = 4.0e-3
-# And for each further GPU of the engine that is told of it. Source: first tokens of public runs
-# at tp 4 and tp 8 (SGLang 0.5.9, three models, H200 and B200) come 20 to 150 ms later than
-# launch-bound prefill explains, at tp 1 on H200 none do. What takes the time is not known
-# (broadcast to ranks, tokenizer, first use of kernels); it differs between models by more.
-REQUEST_RANK_S = 10.0e-3
 # Of a decode step beside its layers. Assumed; checked against public decode rates at batch 1.
 DECODE_STEP_S = 0.25e-3
 # Sampling, bookkeeping and output of one row. Source: what Qwen3-8B on H100 takes beyond bytes

@@ -46,6 +46,12 @@ _PREFILL_GRAPHS_EVERYWHERE: Version = (0, 5, 23)
 # sgl-project/sglang#32589 counts 56 such waits a step for Mamba-2. That these runs met that code
 # is inferred: no log or trace of them is public.
 _STATES_WITHOUT_WAIT: Version = (0, 5, 11)
+# Outside the steps, for each further GPU of an engine. Source: first tokens of public runs at tp 4
+# and tp 8 (SGLang 0.5.9, three models, H200 and B200) come 20 to 150 ms later than launch-bound
+# prefill explains, at tp 1 on H200 none do. It differs between models by more, and its cause is
+# not known (broadcast to ranks, tokenizer, first use of kernels). An engine of 0.5.17 at tp 2 has
+# none of it (docs/log.md); the release in between is taken to be that of the graphs.
+_RANK_BEFORE_S = 10.0e-3
 
 
 def prefill_graphs(
@@ -76,6 +82,14 @@ def waits_in_layers(release: str | None) -> bool:
     the host launches its last ones.
     """
     return numbers(release or NEWEST_READ) < _STATES_WITHOUT_WAIT
+
+
+def rank_s(release: str | None) -> float:
+    """Seconds outside the steps that a request takes longer for each further GPU of its engine.
+
+    release: None: the newest that was read.
+    """
+    return 0.0 if numbers(release or NEWEST_READ) >= _PREFILL_GRAPHS else _RANK_BEFORE_S
 
 
 def kernel_times(release: str | None) -> KernelTimes:

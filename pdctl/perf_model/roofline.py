@@ -24,7 +24,6 @@ from pdctl.perf_model.hardware import (
     EXPERT_WIDTH_PASSES,
     FUSED_EXPERT_PASSES,
     PREFILL_START_S,
-    REQUEST_RANK_S,
     REQUEST_S,
     UNBALANCED_EXPERTS,
     Rates,
@@ -69,7 +68,7 @@ from pdctl.perf_model.records import (
     Serving,
     StepTimes,
 )
-from pdctl.perf_model.releases import waits_in_layers
+from pdctl.perf_model.releases import rank_s, waits_in_layers
 from pdctl.perf_model.simulator.steps import smooth_max
 
 
@@ -408,7 +407,7 @@ def _roofline(
         transfer_token_s=kv_token_s(llm, parallelism, route, serving.kv_dtype_bytes),
         expert_share=1 - (1 - share * uneven) ** (serving.verify_tokens / pp),
         stages=pp,
-        request_s=REQUEST_S + REQUEST_RANK_S * (parallelism.num_gpus - 1),
+        request_s=REQUEST_S + rank_s(serving.release) * (parallelism.num_gpus - 1),
         prefill_start_s=PREFILL_START_S + state_start_s(llm)[0],
         transfer_state_s=state_s(llm, parallelism, route),
         transfer_window_token_s=window_token_s(llm, parallelism, route, serving.kv_dtype_bytes),

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from pdctl.perf_model import kernels, releases, roofline
+from pdctl.perf_model import kernels, releases
 from tests.accuracy.public_points import (
     Errors,
     Point,
@@ -33,7 +33,7 @@ Size = Callable[[Errors], float]
 
 def set_constants(rank_s: float, launch_s: float, small_s: float) -> None:
     """Let step times made from now on use these constants."""
-    vars(roofline)["REQUEST_RANK_S"] = rank_s
+    releases._RANK_BEFORE_S = rank_s
     kernels.QUANTISED_LAUNCH_S = launch_s
     releases._KERNELS_BEFORE = releases._KERNELS_BEFORE._replace(small_s=small_s)
 

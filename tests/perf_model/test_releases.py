@@ -55,6 +55,15 @@ def test_an_old_release_launches_a_short_prompt_for_longer_than_it_computes() ->
     assert new.prefill_graphs
 
 
+def test_a_further_gpu_delays_a_request_in_old_releases_alone() -> None:
+    one, two, new = (
+        step_times(llm("llama-3.1-8b"), cluster(), Parallelism(tp=tp), "colocated", release=release)
+        for tp, release in ((1, "0.5.9"), (2, "0.5.9"), (2, "0.5.17"))
+    )
+    assert two.request_s == pytest.approx(one.request_s + 0.010)
+    assert new.request_s == one.request_s
+
+
 def test_before_the_graphs_each_layer_of_linear_attention_waits_for_the_gpu() -> None:
     old, new = (
         step_times(
