@@ -247,16 +247,13 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
     more += f"{other} {format_rate(loser.capacity_rps)}"
     if verdict.is_rate_asked and not loser.meets:
         return f"{more}. At {format_rate(rate)} req/s, {loser.layout} {_fails(question, loser)}."
-    told = f"{more} ({_ratio(winner, loser)}×)."
+    times = max(ours, theirs) / min(ours, theirs)
+    told = f"{more} ({times:.2g}×)."
     if not verdict.is_rate_asked or winner is colocated:
         return told
     least = format_rate(colocated.intervals["capacity_rps"].low)
     at = f"At {format_rate(rate)} req/s"
     return f"{told} {at}, {colocated.layout} should meet them too, but it may carry only {least}."
-
-
-def _ratio(winner: Arm, loser: Arm) -> str:
-    return f"{(winner.capacity_rps or 0.0) / (loser.capacity_rps or 1.0):.2g}"
 
 
 def _enough(rate: float, theirs: float, ours: float, pd: Arm) -> str:
