@@ -113,7 +113,24 @@ def prefill_packed_s(engine: EngineModel, demand: Demand) -> float:
     Ignores: the last, partly filled chunk.
     """
     share = engine.chunked_prefill_size / demand.fresh  # prompts per chunk
-    return prefill_s(engine.times, engine.chunked_prefill_size, demand.pairs * share) / share
+    pairs = demand.pairs * share * _unevenness(engine, demand)
+    return prefill_s(engine.times, engine.chunked_prefill_size, pairs) / share
+
+
+def _unevenness(engine: EngineModel, demand: Demand) -> float:
+    """Pairs of the busiest attention-DP rank over those of the mean one, where all chunks are full.
+
+    Ranks are at different places of their prompts, and wait for the one with the longest history.
+    Source: the expected largest of dp exponential draws, 1/1 + … + 1/dp means, with the coefficient
+    of variation of a chunk's history: E[h] = E[n²]/2E[n] and E[h²] = E[n³]/3E[n] of log-normal
+    prompts give √(4/3·(1 + cv²) − 1), less where a chunk holds several. Packings drawn for cv 0.5
+    to 1.31, dp 8 and 16, agree within 5 % for prompts of several chunks. Ignores: that ranks with
+    equal prompts may keep step.
+    """
+    dp = engine.parallelism.dp
+    in_a_chunk = max(1.0, _rank_chunk(engine) / demand.fresh)
+    spread = math.sqrt((4 / 3 * demand.spread - 1.0) / in_a_chunk)
+    return 1.0 + spread * sum([1 / rank for rank in range(2, dp + 1)])
 
 
 def prefill_shared_s(

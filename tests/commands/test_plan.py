@@ -38,7 +38,7 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any
 def test_a_plan_in_words_ends_with_the_command_that_launches_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = "--isl 8000 --osl 500 --isl-cv 0 --osl-cv 0 --rate 10 --ttft 2s --tpot 50ms"
+    asked = "--isl 8000 --osl 500 --isl-cv 0 --osl-cv 0 --rate 8 --ttft 2s --tpot 50ms"
     assert run(*R1, *asked.split()) == 0
     said = capsys.readouterr()
     assert "Split: run 3 prefill and 1 decode engine (3P1D)" in said.out
