@@ -150,7 +150,9 @@ class DecodeRun:
         if self.longest <= CLIP_MAX_NEW_TOKENS:
             asked = (self.finish_sum - len(running) * steps) * gain
         else:
-            asked = sum(min((end - steps) * gain, CLIP_MAX_NEW_TOKENS) for end, _, _ in running)
+            clip = CLIP_MAX_NEW_TOKENS / gain  # in steps
+            left = sum([end - steps if end - steps < clip else clip for end, _, _ in running])
+            asked = left * gain
         return asked * ratio_after(self._ratio, steps - self._ratio_step)
 
     def note_idle(self) -> None:

@@ -7,10 +7,11 @@ each rank has for itself; retraction on one rank while others have room; prefill
 drawn by their room numbers, taken in turn here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.colocated_engine import ColocatedEngine
+from pdctl.perf_model.simulator.decode_batch import DecodeRun
 from pdctl.perf_model.simulator.decode_engine import DecodeEngine
 from pdctl.perf_model.simulator.job import Agenda, Job, Shared
 from pdctl.perf_model.simulator.prefill_engine import PrefillEngine
@@ -85,6 +86,48 @@ class RankedPrefillEngine(PrefillEngine):
         return self._seconds
 
 
+class _RankedRun(DecodeRun):
+    """A decode batch that knows how many requests each rank runs, and how many tokens they hold.
+
+    _before: those tokens, less what all running requests made since step 0.
+    """
+
+    __slots__ = ("_before", "num")
+
+    def __init__(
+        self, costs: DecodeCosts, accept_length: float, gaps: dict[int, float], dp: int
+    ) -> None:
+        super().__init__(costs, accept_length, gaps)
+        self.num: list[int] = [0] * dp
+        self._before: list[float] = [0.0] * dp
+
+    def held(self) -> list[float]:
+        """KV tokens of the running requests of each rank."""
+        made = self.steps * self.gain
+        return [tokens + num * made for tokens, num in zip(self._before, self.num, strict=True)]
+
+    def join(self, jobs: Sequence[Job], token_s: float) -> None:
+        super().join(jobs, token_s)
+        self._count(jobs, 1)
+
+    def settle(self) -> list[Job]:
+        finished = super().settle()
+        self._count(finished, -1)
+        return finished
+
+    def retract(
+        self, is_short: Callable[[int], bool], give_back: Callable[[Job, int], None]
+    ) -> list[Job]:
+        victims = super().retract(is_short, give_back)
+        self._count(victims, -1)
+        return victims
+
+    def _count(self, jobs: Iterable[Job], sign: int) -> None:
+        for job in jobs:
+            self.num[job.rank] += sign
+            self._before[job.rank] += sign * (job.prompt - job.joined_step * self.gain)
+
+
 class RankedColocatedEngine(ColocatedEngine):
     """A colocated engine with attention-DP.
 
@@ -92,12 +135,13 @@ class RankedColocatedEngine(ColocatedEngine):
     ones; at 1 all of them have one.
     """
 
-    __slots__ = ("_owed", "_ranks", "_running", "_seconds", "_spread")
+    __slots__ = ("_owed", "_ranks", "_run", "_seconds", "_spread")
 
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
         super().__init__(number, model, shared, costs)
         self._ranks: Ranks[Job] = _ranks(model)
-        self._running: list[int] = [0] * self._ranks.dp  # requests of each rank
+        self._run = _RankedRun(costs, model.accept_length, shared.gaps, self._ranks.dp)
+        self.decoding = self._run
         self._spread: list[int] = [0] * self._ranks.dp  # prompt tokens of each rank in a step
         self._owed = 0.0
         self._seconds = 0.0
@@ -114,12 +158,8 @@ class RankedColocatedEngine(ColocatedEngine):
         return list(held.values())
 
     def _admit(self) -> list[tuple[Job, int]]:
-        kv, ranks, decoding = self.kv, self._ranks, self.decoding
-        dp = ranks.dp
-        running, held = [0] * dp, [0.0] * dp
-        for _, _, job in decoding.running:
-            running[job.rank] += 1
-            held[job.rank] += job.prompt + decoding.made_by(job)
+        kv, ranks, decoding = self.kv, self._ranks, self._run
+        dp, running, held = ranks.dp, decoding.num, decoding.held()
         for partial in ranks.partials:
             if partial is not None:
                 held[partial.rank] += partial.done
@@ -133,7 +173,6 @@ class RankedColocatedEngine(ColocatedEngine):
         free = kv.capacity - kv.private - kv.locked
         batch, full = ranks.admit(self.waiting, free, rooms, kv.claim, kv.unclaim)
         self.partial = ranks.partial()
-        self._running = running
         if batch:
             self._seconds, self._spread = _seconds(self.model, batch)
         if full and (batch or decoding.running):
@@ -144,7 +183,7 @@ class RankedColocatedEngine(ColocatedEngine):
         num = len(self.decoding.running)
         if not num:
             return False
-        beside = sum([n for n, new in zip(self._running, self._spread, strict=True) if not new])
+        beside = sum([n for n, new in zip(self._run.num, self._spread, strict=True) if not new])
         self._owed += beside / num
         if self._owed < 1:
             return self.mixed

@@ -175,6 +175,8 @@ class Ranks(Generic[R]):
             if slots <= 0 and partial is None:
                 num_full += 1
                 continue
+            if partial is None and not queues[rank]:
+                continue
             room = Room(free if free < total else total, promised, self.chunk, page=self._page)
             taken, self.partials[rank], full = admit(
                 queues[rank], partial, room, slots, claim, release
