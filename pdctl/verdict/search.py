@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, TypeVar
 
+from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.verdict.capacity import Candidate, CapacitySearch
 from pdctl.verdict.closed_form import (
@@ -186,15 +187,16 @@ def contest_of(
     has_times = site.workload.requests is not None and site.workload.has_arrivals
     alone = [s for s in together[:FINALISTS] if is_close(s, together[0], CLOSE)]
     split = best_shares(splits, MAX_REPLAYED if has_times else MAX_DRAWN)
-    num = num_requests([*alone[:1], *split[:1]], demand, slo)
+    hopeful = [s for s in split if is_close(s, split[0], PROMISING)]
+    leading = [s.fleet for s in (*alone[:1], *hopeful[:1])]
+    provenance = provenance_of(site, leading)
+    num = _enough_requests(leading, demand, slo, provenance.errors)
     if earlier is not None and earlier.sample.serves(num):
         trials = earlier
     else:
         context = site.llm.max_context
         trials = trials_on(sample_of(site.workload, num, max_context=context, seed=seed))
-    hopeful = [s for s in split if is_close(s, split[0], PROMISING)]
     arms = {"colocated": _candidates(alone, demand), "pd": _candidates(hopeful, demand)}
-    provenance = provenance_of(site, [s.fleet for s in (*alone[:1], *hopeful[:1])])
     return Contest(
         site=site,
         slo=slo,
@@ -204,6 +206,15 @@ def contest_of(
         all_splits=tuple(sorted(_candidates(split, demand), key=lambda c: prefill_share(c.fleet))),
         trials=trials,
         provenance=provenance,
+    )
+
+
+def _enough_requests(fleets: Sequence[Fleet], demand: Demand, slo: Slo, errors: Errors) -> int:
+    """Requests that show a steady state, also at rates carried with the shortest likely times."""
+    fast = slo_if_fast(slo, errors)
+    return max(
+        num_requests([Scored(f, capacity_rps(f, demand, levels)) for f in fleets], demand, levels)
+        for levels in (slo, fast)
     )
 
 

@@ -14,7 +14,7 @@ from tests.bench.bench_trace import write_trace
 from tests.verdict.questions import ROWS, asked, at_rate, name
 
 QUICK = (0, 11, 17)  # in the default run
-NEAR = 0.2  # ends of intervals are searched roughly, by a part of the requests
+NEAR = 0.15  # ends of intervals are searched roughly
 
 
 def rows() -> list[object]:
