@@ -33,38 +33,16 @@ SLO_KEYS = ("ttft", "tpot", "attainment")
 OBSERVE_KEYS = ("metrics", "traces", "what_if")
 PLANNED_KEYS = tuple(field.name for field in fields(PlannedFor))
 _PLAIN_KEYS = (
-    *(
-        "engine",
-        "python",
-        "gpus",
-        "place",
-        "transfer_backend",
-        "trust_remote_code",
-        "request_times",
-    ),
-    "sim_speed",
+    *("engine", "python", "gpus", "place", "transfer_backend", "trust_remote_code"),
+    *("request_times", "sim_speed"),
 )
 _MADE_IN = "# made in "
 KEYS = (
-    "schema",
-    "name",
-    "model",
-    "engine",
-    "python",
-    "gpus",
-    "place",
-    "transfer_backend",
-    "trust_remote_code",
-    "request_times",
-    "sim_speed",
-    "args",
-    "container",
+    *("schema", "name", "model"),
+    *_PLAIN_KEYS,
+    *("args", "container"),
     *ROLES,
-    "router",
-    "observe",
-    "slo",
-    "planned",
-    "predicted",
+    *("router", "observe", "slo", "planned", "predicted"),
 )
 
 

@@ -227,7 +227,7 @@ def _widening(case: Case, residuals: Sequence[Residual]) -> float:
 
     A profile was measured on the GPU itself, so that the generation says nothing more.
     """
-    same = [r for r in residuals if r.tuned == case.tuned]
+    same = _alike(case, residuals)
     gpu = generation(case.gpu)
     is_gpu_seen = case.fitted or gpu in {generation(r.gpu) for r in same}
     if case.spans_hosts or (not is_gpu_seen and gpu in OTHER_MAKERS):
@@ -301,6 +301,11 @@ def model_kind(llm: Llm) -> Kind:
     return "moe" if llm.experts else "dense"
 
 
+def _alike(case: Case, residuals: Sequence[Residual]) -> list[Residual]:
+    """Runs with a profile of their own model, or without one, as the case is."""
+    return [r for r in residuals if r.tuned == case.tuned]
+
+
 def _groups(case: Case, residuals: Sequence[Residual]) -> Iterable[tuple[str, list[Residual]]]:
     """From the narrower group to the wider.
 
@@ -308,7 +313,7 @@ def _groups(case: Case, residuals: Sequence[Residual]) -> Iterable[tuple[str, li
     are the roofline's, and nothing was measured on this model's shapes.
     """
     said = f"runs {'with' if case.tuned else 'without'} a profile of their model"
-    yield from _by_region(said, case.region, [r for r in residuals if r.tuned == case.tuned])
+    yield from _by_region(said, case.region, _alike(case, residuals))
     if case.tuned:
         fitted = [r for r in residuals if r.fitted]
         yield from _by_region("runs with a profile", case.region, fitted)
@@ -334,7 +339,7 @@ def _first_tokens(
     """
     if figure != "ttft":
         return
-    same = [r for r in residuals if r.tuned == case.tuned]
+    same = _alike(case, residuals)
     if case.tuned:
         if case.slow_host <= 1:
             said = "runs with a profile of their model, no prefill waiting for launches"

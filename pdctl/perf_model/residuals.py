@@ -18,12 +18,8 @@ Kind = Literal["dense", "moe", "mla", "sparse", "hybrid"]
 Region = Literal["few", "many"]
 
 FILE = "residuals.json"
-RARE_FIELDS = (
-    "simulated",
-    "relative",
-    "closed",
-    "launched",
-)  # left out of a row where they are false
+# left out of a row where they are false
+RARE_FIELDS = ("simulated", "relative", "closed", "launched")
 FEW_RUNNING = 8  # requests of an engine: up to here steps are bound by fixed costs
 MOST_ROWS = 200  # of the user's own file, the newest; one load or calibration adds one or two
 MOST_BYTES = 1 << 20

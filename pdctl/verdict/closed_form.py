@@ -113,11 +113,11 @@ def prefill_packed_s(engine: EngineModel, demand: Demand) -> float:
     Ignores: the last, partly filled chunk.
     """
     share = engine.chunked_prefill_size / demand.fresh  # prompts per chunk
-    pairs = demand.pairs * share * _unevenness(engine, demand)
+    pairs = demand.pairs * share * _rank_imbalance(engine, demand)
     return prefill_s(engine.times, engine.chunked_prefill_size, pairs) / share
 
 
-def _unevenness(engine: EngineModel, demand: Demand) -> float:
+def _rank_imbalance(engine: EngineModel, demand: Demand) -> float:
     """Pairs of the busiest attention-DP rank over those of the mean one, where all chunks are full.
 
     Ranks are at different places of their prompts, and wait for the one with the longest history.

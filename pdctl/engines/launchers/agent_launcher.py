@@ -101,9 +101,6 @@ class AgentLauncher(LocalLauncher, ABC):
             self._agents.start(self._nodes)
         return self._nodes
 
-    def node_groups(self) -> tuple[tuple[str, ...], ...]:
-        return ()
-
     def address(self, node: str) -> str:
         agent = self._agents.on(node)
         with _new_file(state_home()) as ours:

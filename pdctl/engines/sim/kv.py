@@ -9,9 +9,9 @@ from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator import scheduling
 from pdctl.perf_model.simulator.scheduling import Ranks
 from pdctl.perf_model.simulator.steps import (
-    decode_slope_s,
     mixed_step_s,
     ranked_prefill_s,
+    rows_beside_s,
     weighted_pairs,
 )
 
@@ -233,10 +233,8 @@ def prefill_duration_s(
         pairs[part.request.rank] += weighted_pairs(model.times, part.tokens, done)
     if model.parallelism.dp == 1:
         return mixed_step_s(model.times, tokens[0], pairs[0], len(rows), context_tokens)
-    beside_s = model.times.decode_request_s * len(rows)
-    if rows:
-        beside_s += decode_slope_s(model.times, len(rows)) * context_tokens
-    return ranked_prefill_s(model.times, tokens, pairs) + beside_s
+    prefill = ranked_prefill_s(model.times, tokens, pairs)
+    return prefill + rows_beside_s(model.times, len(rows), context_tokens)
 
 
 def keep_prefix(kv: KvCache, request: Request) -> None:

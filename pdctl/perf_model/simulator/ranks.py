@@ -18,9 +18,9 @@ from pdctl.perf_model.simulator.prefill_engine import PrefillEngine
 from pdctl.perf_model.simulator.scheduling import CONSERVATIVENESS, Ranks
 from pdctl.perf_model.simulator.steps import (
     DecodeCosts,
-    decode_slope_s,
     pairs_of,
     ranked_prefill_s,
+    rows_beside_s,
 )
 
 
@@ -37,6 +37,13 @@ def _seconds(model: EngineModel, batch: list[tuple[Job, int]]) -> tuple[float, l
 
 def _ranks(model: EngineModel) -> Ranks[Job]:
     return Ranks(model.parallelism.dp, model.chunked_prefill_size, model.page_size)
+
+
+def _with_partials(jobs: list[Job], ranks: Ranks[Job]) -> list[Job]:
+    """The requests of an engine, which knows one unfinished prompt, and those of all its ranks."""
+    held = {job.index: job for job in jobs}
+    held.update((job.index, job) for job in ranks.partials if job is not None)
+    return list(held.values())
 
 
 class RankedPrefillEngine(PrefillEngine):
@@ -64,9 +71,7 @@ class RankedPrefillEngine(PrefillEngine):
 
     def jobs_after(self, now: float) -> list[Job]:
         """The requests whose KV has not all left this engine at `now`."""
-        held = {job.index: job for job in super().jobs_after(now)}
-        held.update((job.index, job) for job in self._ranks.partials if job is not None)
-        return list(held.values())
+        return _with_partials(super().jobs_after(now), self._ranks)
 
     def _admit(self) -> list[tuple[Job, int]]:
         kv, ranks = self.kv, self._ranks
@@ -153,9 +158,7 @@ class RankedColocatedEngine(ColocatedEngine):
 
     def jobs_after(self, now: float) -> list[Job]:
         """The requests this engine has at `now`, those whose last token comes later included."""
-        held = {job.index: job for job in super().jobs_after(now)}
-        held.update((job.index, job) for job in self._ranks.partials if job is not None)
-        return list(held.values())
+        return _with_partials(super().jobs_after(now), self._ranks)
 
     def _admit(self) -> list[tuple[Job, int]]:
         kv, ranks, decoding = self.kv, self._ranks, self._run
@@ -194,9 +197,7 @@ class RankedColocatedEngine(ColocatedEngine):
         return self._seconds
 
     def _mixed_s(self, new: int, pairs: float, batch: int, context: float) -> float:
-        times = self.model.times
-        attention_s = decode_slope_s(times, batch) * context
-        return self._seconds + times.decode_request_s * batch + attention_s
+        return self._seconds + rows_beside_s(self.model.times, batch, context)
 
     def _launch_whole_chunks(self, partial: Job) -> None:
         """Every step of its ranks needs a decision."""

@@ -157,9 +157,14 @@ def mixed_step_s(
     terms; weights are read once. Source: SGLang's ForwardMode.MIXED.
     """
     prefill = prefill_s(times, new_tokens + batch, pairs)
+    return prefill + rows_beside_s(times, batch, context_tokens)
+
+
+def rows_beside_s(times: StepTimes, batch: float, context_tokens: float) -> float:
+    """The time that the requests and the attention of `batch` decode rows add to a prefill step."""
     if batch <= 0:
-        return prefill
-    return prefill + times.decode_request_s * batch + decode_slope_s(times, batch) * context_tokens
+        return 0.0
+    return times.decode_request_s * batch + decode_slope_s(times, batch) * context_tokens
 
 
 def coverage(share: float, tokens: float) -> float:
