@@ -131,7 +131,10 @@ def _is_lost(state: str) -> bool:
 
 
 def submit_script(script: str, *, directory: str, output: str) -> str:
-    """Submit a job; its number. Raises InvalidInput if Slurm refuses it."""
+    """Submit a job; its number.
+
+    Raises InvalidInput if Slurm refuses it, EnvironmentProblem if no Slurm answers.
+    """
     argv = ("sbatch", "--parsable", "--export=ALL", f"--output={output}", f"--chdir={directory}")
     # without this a job that can never run would only wait
     _submit((*argv, "--test-only"), script)
@@ -152,6 +155,7 @@ def _submit(argv: Sequence[str], script: str) -> str:
         check=False,
     )
     if done.returncode:
+        _run("sinfo", "-h")  # fails where it is not the job that is wrong
         raise InvalidInput(
             f"Slurm refuses the job ({_size_of(script)}): {_sentence(done.stderr)}",
             hint=f"slurm: in cluster.yaml; free now: {free_gpus() or 'nothing'}",

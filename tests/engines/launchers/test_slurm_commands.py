@@ -6,6 +6,7 @@ import pytest
 from pdctl.engines.launchers import slurm_commands
 from pdctl.engines.launchers.slurm import srun
 from pdctl.engines.launchers.slurm_commands import SlurmJob, num_gpus, parse_left
+from pdctl.errors import EnvironmentProblem, InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -86,3 +87,16 @@ def test_a_heterogeneous_job_has_its_nodes_in_the_order_of_its_parts(
     assert slurm_commands.job("8").nodes == ("node1", "node2")
     assert slurm_commands.components_of("8") == ()
     assert not any("het-group" in word for word in srun("8", "node2"))
+
+
+def test_a_slurm_that_does_not_answer_is_no_fault_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuses = "#!/bin/sh\necho 'sbatch: error: Unknown host' >&2\nexit 1\n"
+    silent = "#!/bin/sh\necho 'sinfo: error: failed to fetch config' >&2\nexit 1\n"
+    with_slurm(tmp_path, monkeypatch, sbatch=refuses, sinfo=silent)
+    with pytest.raises(EnvironmentProblem, match=r"^sinfo failed: failed to fetch config\.$"):
+        slurm_commands.submit_script("#SBATCH --nodes=1\n", directory="/", output="out")
+    with_slurm(tmp_path, monkeypatch, sinfo="#!/bin/sh\n")
+    with pytest.raises(InvalidInput, match=r"^Slurm refuses the job \(--nodes=1\): Unknown host"):
+        slurm_commands.submit_script("#SBATCH --nodes=1\n", directory="/", output="out")
