@@ -14,6 +14,7 @@ from pdctl.perf_model.memory import (
     running_cap,
     slots_each,
     state_slots,
+    usual_serving,
     weight_bytes_per_gpu,
 )
 from pdctl.perf_model.records import (
@@ -49,7 +50,7 @@ def engine_model(
     None: weights, or weights and MIN_KV_TOKENS of KV, do not fit; does_not_fit_reason says why.
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     """
-    serving = replace(serving or SGLANG_DEFAULTS, **limits)
+    serving = usual_serving(replace(serving or SGLANG_DEFAULTS, **limits), parallelism)
     if does_not_fit_reason(llm, cluster, parallelism, role, serving=serving):
         return None
     capacity = kv_capacity_tokens(llm, cluster.gpu, parallelism, role, serving)
@@ -83,7 +84,7 @@ def engine_model(
 
 def _chunk(serving: Serving, cluster: Cluster, parallelism: Parallelism, context: int) -> int:
     """Tokens of one prefill step; where prompts are not cut, a whole context on each rank."""
-    chunk = serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp)
+    chunk = serving.chunk or chunked_prefill_size(cluster.gpu)
     return chunk if chunk > 0 else context * parallelism.dp
 
 
@@ -100,7 +101,7 @@ def does_not_fit_reason(
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     """
     check_parallelism(llm, parallelism)
-    serving = serving or SGLANG_DEFAULTS
+    serving = usual_serving(serving or SGLANG_DEFAULTS, parallelism)
     if parallelism.num_gpus > cluster.num_gpus:
         return f"one engine takes {parallelism.num_gpus} GPUs and there are {cluster.num_gpus}"
     gpu = cluster.gpu

@@ -284,7 +284,10 @@ def steps_until_prealloc(
     return steps if isl + reserved <= free - growth * steps - held_back else inf
 
 
-def decode_slots(max_running_requests: int) -> int:
-    """Requests a decode engine may hold at once, preallocated ones included."""
-    extra = 2 * max_running_requests if max_running_requests <= 32 else 0
+def decode_slots(max_running_requests: int, dp: int = 1) -> int:
+    """Requests a decode engine may hold at once, preallocated ones included, on all its ranks.
+
+    Source: sglang arg_groups/pd_disaggregation_hook.py (0.5.23), server_args.py (0.5.15).
+    """
+    extra = 2 * max_running_requests if max_running_requests // dp <= 32 else 0
     return max_running_requests + extra
