@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pdctl.inspection.cluster import described_gpus
 from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
-from pdctl.perf_model.releases import NEWEST_READ, is_newer_than_read
+from pdctl.perf_model.releases import why_unknown
 from pdctl.verdict.records import Site
 
 FEW_REQUESTS = 20  # fewer say little about a workload
@@ -76,13 +76,9 @@ def _profile_warnings(site: Site) -> Iterator[str]:
 
 
 def _setting_warnings(site: Site) -> Iterator[str]:
-    """A release newer than the constants, and an interval that delays first tokens."""
-    release = site.serving["colocated"].release if "colocated" in site.serving else None
-    if release and is_newer_than_read(release):
-        yield (
-            f"SGLang {release} is newer than {NEWEST_READ}, the newest whose step times pdctl "
-            "knows; the plan is for that one. `pdctl calibrate` measures yours."
-        )
+    """A release without constants, and an interval that delays first tokens."""
+    if why := why_unknown(site.release):
+        yield f"{why}; the plan is for that one. `pdctl calibrate` measures yours."
     steps = max((own.receive_interval for own in site.serving.values()), default=1)
     if steps > 1:
         yield (

@@ -1,14 +1,17 @@
 """Caveats about the release and the settings of a plan, and what they do to its intervals."""
 
+from dataclasses import replace
+
 import pytest
 
 from pdctl.commands.plan_run import of_release
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.profiles import named_profile
-from pdctl.perf_model.records import Fleet, Parallelism, Profile, Serving
+from pdctl.perf_model.records import Fleet, Parallelism, Profile, Role, Serving
 from pdctl.verdict.caveats import caveats
 from pdctl.verdict.judge import provenance_of
+from pdctl.verdict.verdict import decide
 from tests.verdict.examples import question
 
 
@@ -21,6 +24,19 @@ def test_a_release_newer_than_the_constants_is_said_with_the_newest_known() -> N
     assert "SGLang 0.9.1 is newer than 0.5.23" in said(release="0.9.1")
     assert "newer" not in said(release="0.5.23")
     assert "newer" not in said()
+
+
+@pytest.mark.parametrize("release", ["0.9.1", "0.4.9"])
+def test_nothing_is_sure_about_a_release_without_constants(release: str) -> None:
+    known: dict[Role, Serving] = dict.fromkeys(("colocated", "prefill", "decode"), Serving())
+    for asked in (
+        question(gpus="1xH200", isl=1000, rate=1.0),  # there is only one layout
+        question(gpus="1xH200", model="deepseek-r1"),  # does not fit
+    ):
+        assert decide(replace(asked, serving=known)).confidence == "high"
+        unknown = of_release(replace(asked, serving=known), release)
+        assert decide(unknown).confidence == "medium"
+        assert any(f"SGLang {release} is" in line for line in caveats(unknown))
 
 
 def test_a_receive_interval_comes_with_its_cost_and_the_mend() -> None:
