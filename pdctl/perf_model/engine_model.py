@@ -19,6 +19,7 @@ from pdctl.perf_model.memory import (
 )
 from pdctl.perf_model.records import (
     SGLANG_DEFAULTS,
+    Balance,
     EngineModel,
     Link,
     Parallelism,
@@ -79,7 +80,16 @@ def engine_model(
         receive_interval=serving.receive_interval,
         state_slots=state_slots(llm, cluster.gpu, parallelism, role, serving),
         slots_per_request=slots_each(llm, role, serving),
+        balance=serving.balance or usual_balance(role),
     )
+
+
+def usual_balance(role: Role) -> Balance:
+    """SGLang's default --load-balance-method.
+
+    Source: sglang arg_groups/serving_hook.py (0.5.23), server_args.py (0.5.15).
+    """
+    return "follow_bootstrap_room" if role == "prefill" else "round_robin"
 
 
 def _chunk(serving: Serving, cluster: Cluster, parallelism: Parallelism, context: int) -> int:

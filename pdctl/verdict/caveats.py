@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pdctl.inspection.cluster import described_gpus
 from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
+from pdctl.perf_model.records import SGLANG_DEFAULTS
 from pdctl.perf_model.releases import why_unknown
-from pdctl.verdict.records import Site
+from pdctl.verdict.records import Arm, Site
 
 FEW_REQUESTS = 20  # fewer say little about a workload
 
@@ -77,14 +78,30 @@ def _profile_warnings(site: Site) -> Iterator[str]:
 
 def _setting_warnings(site: Site) -> Iterator[str]:
     """A release without constants, and an interval that delays first tokens."""
-    if why := why_unknown(site.release):
-        yield f"{why}; the plan is for that one. `pdctl calibrate` measures yours."
+    yield from unknown_release(site)
     steps = max((own.receive_interval for own in site.serving.values()), default=1)
     if steps > 1:
         yield (
             f"--scheduler-recv-interval {steps} lets a request wait for up to {steps} decode steps "
             f"({steps / 2:g} x TPOT on average) before its prefill; 1 removes that wait from TTFT. "
             "The plan simulates it in colocated engines only."
+        )
+
+
+def unknown_release(site: Site) -> Iterator[str]:
+    """A release of SGLang without constants."""
+    if why := why_unknown(site.release):
+        yield f"{why}; the plan is for that one. `pdctl calibrate` measures yours."
+
+
+def drawn_ranks(site: Site, split: Arm | None) -> Iterator[str]:
+    """Prefill engines whose prompts wait for one attention-DP rank while another has none."""
+    serving = site.serving.get("prefill", SGLANG_DEFAULTS)
+    if split and split.parallelism["prefill"].dp > 1 and serving.balance is None:
+        yield (
+            "SGLang draws the attention-DP rank of a prompt at random. With `--prefill-args "
+            "'--load-balance-method total_tokens'`, here and in `up`, the rank with the fewest "
+            "tokens gets it."
         )
 
 

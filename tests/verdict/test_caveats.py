@@ -9,10 +9,11 @@ from pdctl.errors import InvalidInput
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Fleet, Parallelism, Profile, Role, Serving
-from pdctl.verdict.caveats import caveats
+from pdctl.verdict.caveats import caveats, drawn_ranks
 from pdctl.verdict.judge import provenance_of
+from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
-from tests.verdict.examples import question
+from tests.verdict.examples import arm, question
 
 
 def said(**serving: object) -> str:
@@ -35,8 +36,20 @@ def test_nothing_is_sure_about_a_release_without_constants(release: str) -> None
     ):
         assert decide(replace(asked, serving=known)).confidence == "high"
         unknown = of_release(replace(asked, serving=known), release)
-        assert decide(unknown).confidence == "medium"
-        assert any(f"SGLang {release} is" in line for line in caveats(unknown))
+        told = write(unknown, decide(unknown))
+        assert told.confidence == "medium"
+        assert any(f"SGLang {release} is" in line for line in told.warnings)
+
+
+def test_ranks_that_are_drawn_are_told_with_the_flag_that_balances_them() -> None:
+    ranks, whole = Parallelism(tp=8, dp=8, ep=8), Parallelism(tp=8)
+    drawn, plain = (
+        arm("1P1D", parallelism={"prefill": shape, "decode": ranks}) for shape in (ranks, whole)
+    )
+    (told,) = drawn_ranks(question(), drawn)
+    assert "--load-balance-method total_tokens" in told
+    balanced = question(serving={"prefill": Serving(balance="total_tokens")})
+    assert not [*drawn_ranks(balanced, drawn), *drawn_ranks(question(), plain)]
 
 
 def test_a_receive_interval_comes_with_its_cost_and_the_mend() -> None:

@@ -14,6 +14,7 @@ READ_BY_SERVING = (
     "chunked-prefill-size",
     "context-length",
     "kv-cache-dtype",
+    "load-balance-method",
     "mamba-full-memory-ratio",
     "mamba-radix-cache-strategy",
     "max-running-requests",
