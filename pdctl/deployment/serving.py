@@ -78,6 +78,7 @@ def serving_of(args: Sequence[str]) -> Serving:
         state_memory_ratio=_positive(given, "--mamba-full-memory-ratio"),
         state_slots=SLOTS_PER_REQUEST.get(given.get("--mamba-radix-cache-strategy", "")),
         balance=BALANCES.get(given.get("--load-balance-method", "")),
+        all_to_all=given.get("--moe-a2a-backend", "none") != "none",
     )
     _check_together(serving, given)
     return serving

@@ -22,8 +22,8 @@ class EngineFacts:
     """Facts about one engine.
 
     engine: "sglang 0.5.23" or "simulated". accelerator: None on a CPU. device: "cpu" or "cuda";
-    "" if the engine does not report one. verify_tokens, accept_length, ngram, prefill_sizes: as in
-    Serving, and balance; accept_length is the mean so far, 1 before the first decode step.
+    "" if the engine does not report one. From verify_tokens on as in Serving; accept_length is the
+    mean so far, 1 before the first decode step.
     """
 
     url: str
@@ -46,6 +46,7 @@ class EngineFacts:
     ngram: bool = False
     prefill_sizes: tuple[int, ...] = ()
     balance: Balance | None = None
+    all_to_all: bool = False
 
     @property
     def release(self) -> str | None:
@@ -92,6 +93,7 @@ def facts_from_pages(
         ngram=str(info.get("speculative_algorithm")).upper() == "NGRAM",
         prefill_sizes=_prefill_sizes(info),
         balance=BALANCES.get(str(info.get("load_balance_method"))),
+        all_to_all=info.get("moe_a2a_backend") not in (None, "none"),
     )
 
 

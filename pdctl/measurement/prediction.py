@@ -122,6 +122,7 @@ def predicted_engine(
             prefill_sizes=facts.prefill_sizes,
             verify_tokens=facts.verify_tokens,
             ngram=facts.ngram,
+            all_to_all=facts.all_to_all,
             release=None if profile else facts.release,  # a profile's factors are of the newest
         ),
         kv_capacity_tokens=limits.kv_tokens * facts.parallelism.dp,

@@ -53,6 +53,7 @@ class Serving:
     state_memory_ratio: --mamba-full-memory-ratio. state_slots: of a running request, as
     --mamba-radix-cache-strategy makes it: 5 with extra_buffer, 3 with no_buffer.
     balance: --load-balance-method, which gives a request to an attention-DP rank.
+    all_to_all: with --moe-a2a-backend tokens are sent to their experts; else all GPUs get all.
     """
 
     chunk: int | None = None
@@ -79,6 +80,7 @@ class Serving:
     state_memory_ratio: float | None = None
     state_slots: int | None = None
     balance: Balance | None = None
+    all_to_all: bool = False
 
 
 SGLANG_DEFAULTS = Serving()

@@ -79,12 +79,28 @@ def _profile_warnings(site: Site) -> Iterator[str]:
 def _setting_warnings(site: Site) -> Iterator[str]:
     """A release without constants, and an interval that delays first tokens."""
     yield from unknown_release(site)
+    yield from _gathered_tokens(site)
     steps = max((own.receive_interval for own in site.serving.values()), default=1)
     if steps > 1:
         yield (
             f"--scheduler-recv-interval {steps} lets a request wait for up to {steps} decode steps "
             f"({steps / 2:g} x TPOT on average) before its prefill; 1 removes that wait from TTFT. "
             "The plan simulates it in colocated engines only."
+        )
+
+
+def _gathered_tokens(site: Site) -> Iterator[str]:
+    """Hosts over which experts could be spread, if their tokens were sent to them."""
+    sends = any(own.all_to_all for own in site.serving.values())
+    if (
+        site.llm.experts
+        and site.llm.attention == "mla"
+        and site.cluster.num_nodes > 1
+        and not sends
+    ):
+        yield (
+            "Engines over several hosts are slow unless tokens are sent to their experts: `--args "
+            "'--moe-a2a-backend deepep'`, here and in `up`, if DeepEP is installed."
         )
 
 

@@ -19,6 +19,7 @@ READ_BY_SERVING = (
     "mamba-radix-cache-strategy",
     "max-running-requests",
     "mem-fraction-static",
+    "moe-a2a-backend",
     "num-reserved-decode-tokens",
     "page-size",
     "quantization",

@@ -132,6 +132,7 @@ def test_wide_ranks_take_in_as_many_tokens_as_lmsys_measured() -> None:
         chunk=32 * 16384,
         mem_fraction=0.85,
         two_batch_overlap=True,
+        all_to_all=True,
     )
     fleet = split(wide, engine("decode", kv=10**9, running=10**5))
     asked = requests(*[(0.0, 2000, 1)] * 4000)
