@@ -21,8 +21,9 @@ class EngineFacts:
     """Facts about one engine.
 
     engine: "sglang 0.5.23" or "simulated". accelerator: None on a CPU. device: "cpu" or "cuda";
-    "" if the engine does not report one. verify_tokens, accept_length, ngram, prefill_sizes: as in
-    Serving; accept_length is the mean so far, 1 before the first decode step.
+    "" if the engine does not report one. verify_tokens, accept_length, ngram, prefill_sizes,
+    receive_interval: as in Serving; accept_length is the mean so far, 1 before the first decode
+    step.
     """
 
     url: str
@@ -44,6 +45,7 @@ class EngineFacts:
     accept_length: float = 1.0
     ngram: bool = False
     prefill_sizes: tuple[int, ...] = ()
+    receive_interval: int = 1
 
     @property
     def release(self) -> str | None:
@@ -89,6 +91,7 @@ def facts_from_pages(
         accept_length=_accepted(info),
         ngram=str(info.get("speculative_algorithm")).upper() == "NGRAM",
         prefill_sizes=_prefill_sizes(info),
+        receive_interval=_whole(info.get("scheduler_recv_interval")) or 1,
     )
 
 

@@ -133,4 +133,5 @@ def predicted_engine(
         mixed_chunk=limits.mixed_chunk,
         verify_tokens=facts.verify_tokens,
         accept_length=facts.accept_length,
+        receive_interval=facts.receive_interval,
     )

@@ -50,5 +50,10 @@ def test_prompts_are_predicted_with_the_prefill_graphs_that_an_engine_reports() 
     assert predicted({**INFO, "cuda_graph_config": None}).times.prefill_sizes == ()
 
 
+def test_an_engine_that_looks_for_requests_every_tenth_step_is_predicted_so() -> None:
+    assert predicted({**INFO, "scheduler_recv_interval": 10}).receive_interval == 10
+    assert predicted({**INFO, "scheduler_recv_interval": None}).receive_interval == 1
+
+
 def test_an_engine_that_has_accepted_nothing_yet_is_taken_to_gain_one_token_a_step() -> None:
     assert predicted({**INFO, "internal_states": [{}]}).accept_length == 1.0
