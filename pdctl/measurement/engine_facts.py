@@ -47,6 +47,7 @@ class EngineFacts:
     prefill_sizes: tuple[int, ...] = ()
     balance: Balance | None = None
     all_to_all: bool = False
+    receive_interval: int = 1
 
     @property
     def release(self) -> str | None:
@@ -94,6 +95,7 @@ def facts_from_pages(
         prefill_sizes=_prefill_sizes(info),
         balance=BALANCES.get(str(info.get("load_balance_method"))),
         all_to_all=info.get("moe_a2a_backend") not in (None, "none"),
+        receive_interval=_whole(info.get("scheduler_recv_interval")) or 1,
     )
 
 

@@ -136,4 +136,5 @@ def predicted_engine(
         verify_tokens=facts.verify_tokens,
         accept_length=facts.accept_length,
         balance=facts.balance or usual_balance(facts.role),
+        receive_interval=facts.receive_interval,
     )

@@ -73,5 +73,10 @@ def test_an_engine_with_attention_dp_reports_the_limits_of_one_rank(sizes: dict[
     assert ranks.balance == "total_tokens"
 
 
+def test_an_engine_that_looks_for_requests_every_tenth_step_is_predicted_so() -> None:
+    assert predicted({**INFO, "scheduler_recv_interval": 10}).receive_interval == 10
+    assert predicted({**INFO, "scheduler_recv_interval": None}).receive_interval == 1
+
+
 def test_an_engine_that_has_accepted_nothing_yet_is_taken_to_gain_one_token_a_step() -> None:
     assert predicted({**INFO, "internal_states": [{}]}).accept_length == 1.0

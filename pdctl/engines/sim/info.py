@@ -247,6 +247,7 @@ def _arguments(identity: Identity, engine: Engine) -> dict[str, object]:
         "disable_radix_cache": not model.radix_cache,
         "disable_overlap_schedule": not flags.overlap,
         "enable_mixed_chunk": model.mixed_chunk,
+        "scheduler_recv_interval": model.receive_interval,
         "enable_metrics": flags.metrics,
         "skip_tokenizer_init": False,
     }
