@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_rate, format_seconds, format_share
-from pdctl.verdict.caveats import caveats
+from pdctl.verdict.caveats import caveats, drawn_ranks, unknown_release
 from pdctl.verdict.closed_loop import clients_text
 from pdctl.verdict.records import (
     Arm,
@@ -41,6 +41,7 @@ def write(question: Question, verdict: Verdict) -> Verdict:
 def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
     """Caveats beside the verdict."""
     if not verdict.arms:
+        yield from unknown_release(question)
         return
     if verdict.decided_by == "rules":
         lengths = " and ".join(missing_lengths(question.workload))
@@ -52,6 +53,7 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
             "70 % of what the better one carries."
         )
     yield from _no_times(question.workload)
+    yield from drawn_ranks(question, verdict.arms.get("pd"))
     yield from caveats(site_of(question))
     yield from verdict.left_out
     yield from (

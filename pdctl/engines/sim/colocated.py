@@ -84,11 +84,9 @@ class ColocatedQueues:
             return
         if request in self.waiting:
             self.waiting.remove(request)
-        if self.ranks:
-            self.ranks.forget(request)
+        self._leave(request)
         if request is self.chunked:
             self.chunked = self.ranks.partial() if self.ranks else None
-        self._leave(request)
 
     def decide(self, now_s: float) -> SchedulerPass:
         """Choose the next batch: prefill if a request can enter, otherwise decode."""
@@ -237,6 +235,8 @@ class ColocatedQueues:
 
     def _leave(self, request: Request) -> None:
         free(self.kv, request)
+        if self.ranks:
+            self.ranks.forget(request)
         if request in self.running:
             self.running.remove(request)
         self._is_full = False
