@@ -98,6 +98,7 @@ def placed_engines(
     if HERE in gpus:
         return place_engines(deployment, held, gpus)
     placed: dict[str, Place] = {}
+    domains = told_domains(launcher, cluster_here())
     for part, nodes, cluster in _parts(deployment, launcher, gpus):
         own = {node: gpus[node] for node in nodes if node in gpus}
         if not own:
@@ -107,9 +108,16 @@ def placed_engines(
                 code="not_enough_gpus",
             )
         pretended = {node: cluster.gpus_of(node) for node in own}
-        domains = cluster.domains
         placed |= place_engines(part, held, own, pretended=pretended, domains=domains)
     return placed
+
+
+def told_domains(launcher: Nodes, cluster: ClusterFile) -> dict[str, str]:
+    """The NVLink domains of nodes that cluster.yaml names, or else Slurm or Ray.
+
+    Other nodes have the domain that their driver names, or one of their own; see `gpu_domains`.
+    """
+    return {**launcher.domains(), **cluster.domains}
 
 
 def _parts(

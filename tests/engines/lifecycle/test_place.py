@@ -9,6 +9,7 @@ from pdctl.engines.launchers import ray
 from pdctl.engines.lifecycle.place import choose_place, placed_engines
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.records import Gpu
+from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split
 from tests.e2e.cli import free_port
 from tests.engines.launchers.in_memory import InMemoryLauncher
@@ -114,6 +115,22 @@ def test_in_a_heterogeneous_job_each_role_stays_on_its_own_nodes(
     del gpus["a"]
     with pytest.raises(EnvironmentProblem, match="No node of the job's part for 2P is left"):
         placed_engines(wanted, (), gpus, there)
+
+
+def test_domains_of_the_file_win_over_those_of_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = InMemoryLauncher(names=("a", "b", "c"), told_domains={"a": "r1", "b": "r1", "c": "r2"})
+    gpus: dict[str, tuple[Gpu, ...]] = dict.fromkeys(there.names, ())
+    wide = split(1, 1, parallelism=Parallelism(tp=8), engine="sim", place="domain")
+
+    def nodes() -> set[str]:
+        return {place.node for place in placed_engines(wide, (), gpus, there).values()}
+
+    assert nodes() == {"a", "b"}
+    (tmp_path / "cluster.yaml").write_text("schema: 1\nhosts: {a: {domain: r2}}\n")
+    assert nodes() == {"a", "c"}
 
 
 def test_a_ray_cluster_that_has_ended_is_named_at_once(
