@@ -210,15 +210,19 @@ def _kinds(gres: str) -> Counter[str]:
     return sum((Counter({":".join(p[1:-1]): int(p[-1])}) for p in counted), Counter())
 
 
-def free_kinds(partition: str | None) -> dict[str, Counter[str]]:
-    """The GPUs of each type that no job has, by node of a partition; None: of every partition."""
+def free_kinds(partition: str | None, *, is_exclusive: bool = False) -> dict[str, Counter[str]]:
+    """The GPUs of each type that no job has, by node of a partition; None: of every partition.
+
+    is_exclusive: only of nodes without any job.
+    """
+    states = ("idle",) if is_exclusive else _TAKES_JOBS
     columns = "NodeList:100,StateLong:40,Gres:200,GresUsed:200"
     within = ("-p", partition) if partition else ()
     rows = (line.split() for line in _run("sinfo", "-h", "-N", *within, "-O", columns).splitlines())
     return {
         row[0]: _kinds(row[2]) - _kinds(row[3])
         for row in rows
-        if len(row) == 4 and row[1] in _TAKES_JOBS
+        if len(row) == 4 and row[1] in states
     }
 
 
