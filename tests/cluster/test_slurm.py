@@ -94,6 +94,13 @@ def test_a_plan_is_for_the_free_gpus_and_status_shows_when_the_job_ends(there: O
     gpus = planned["question"]["gpus"]
     assert (gpus["name"], gpus["num_nodes"], gpus["gpus_per_node"]) == ("H200", 3, 8)
     assert planned["next"][0].endswith("--on slurm")
+    there.cluster.run("salloc", "--gres=gpu:3", "-w", "node2", "--no-shell")
+    ran = there.run(*asked, "--json")
+    gpus = json.loads(ran.stdout)["data"]["question"]["gpus"]
+    assert (gpus["num_nodes"], gpus["gpus_per_node"]) == (2, 8)
+    assert "also free: node2 has 5 h200." in ran.stderr
+    there.cluster.run("scancel", "--user=root")
+    until(lambda: not there.cluster.jobs())
 
     (there.cwd / "cluster.yaml").write_text(CLUSTER + "slurm: {time: 10min}\n")  # of no type here
     there.done("up", "-f", file, "--on", "slurm", "-d")
