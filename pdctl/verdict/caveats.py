@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pdctl.inspection.cluster import described_gpus
+from pdctl.inspection.cluster import machines_text
 from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import SGLANG_DEFAULTS
@@ -53,7 +53,7 @@ def _cluster_warnings(site: Site) -> Iterator[str]:
             "Slurm job; `pdctl render k8s` writes it for Kubernetes."
         )
     if assumed_cluster(cluster) is not cluster:
-        gpus = described_gpus(cluster.num_nodes, cluster.gpus_per_node, cluster.gpu.name)
+        gpus = machines_text(cluster)
         yield (
             "The rate between nodes is unknown; 400 Gbit/s per GPU is assumed. Give it as in "
             f"--gpus {gpus}:rdma400."

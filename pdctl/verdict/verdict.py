@@ -176,7 +176,7 @@ def with_gpus(question: Question, num_gpus: int) -> Question:
     cluster = question.cluster
     if num_gpus > cluster.num_gpus:
         nodes = -(-num_gpus // cluster.gpus_per_node)
-        cluster = replace(cluster, num_nodes=nodes, devices=())
+        cluster = replace(cluster, devices=()).with_equal_nodes(nodes, cluster.gpus_per_node)
     return replace(question, cluster=cluster, max_gpus=num_gpus)
 
 
