@@ -178,7 +178,7 @@ def forecast_of(
         runs=runs,
         scales={name: _scale(capacities[name], read_off(runs[name], slo)) for name in runs},
         errors=contest.provenance.errors,
-        enough_rps=contest.interval("colocated").low,
+        enough_rps=contest.least("colocated"),
         carried_rps=capacities["colocated"],
     )
 
@@ -372,9 +372,9 @@ def certain_choice(
 ) -> Choice | None:
     """As whole_choice, from a few runs on either side of what decides; None: not certain."""
     if rate_rps is not None:
-        reached = [_reaches(contest, arm, rate_rps) for arm in contest.entrants]
-        if True not in reached:
-            return None if None in reached else _nearer(contest, guesses)
+        reached = _any_reaches(contest, rate_rps)
+        if not reached:
+            return None if reached is None else _nearer(contest, guesses)
         slow_rps = rate_rps / contest.provenance.errors.rate.low
         enough = _reaches(contest, "colocated", slow_rps, contest.slow_slo)
         if enough is not False:
@@ -396,8 +396,19 @@ def _named(arm: str) -> Choice:
     return "pd" if arm == "pd" else "colocated"
 
 
+def _any_reaches(contest: Contest, rate_rps: float) -> bool | None:
+    """True if some arm's capacity is at least a rate; None: not certain."""
+    is_certain = True
+    for arm in contest.entrants:
+        reached = _reaches(contest, arm, rate_rps)
+        if reached:
+            return True
+        is_certain = is_certain and reached is not None
+    return False if is_certain else None
+
+
 def _reaches(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool | None:
-    """True if an arm's capacity is at least a rate."""
+    """True if an arm's capacity is at least a rate; None: not certain."""
     rung = rung_below(rate_rps)
     rung += rung_rps(rung) < rate_rps
     if not _holds(contest, arm, rung_rps(rung - MARGIN), slo):

@@ -22,6 +22,7 @@ from pdctl.verdict.closed_form import (
 )
 from pdctl.verdict.judge import (
     Margins,
+    any_carries,
     by_capacity,
     margins_of,
     provenance_of,
@@ -134,8 +135,13 @@ class Contest:
     def interval(self, arm: str) -> Interval:
         """The rates that an arm carries with the longest and with the shortest likely times."""
         errors, carried = self.provenance.errors, self.search(arm).finish()
-        slow, fast = (self.about(arm, slo) for slo in self.extremes)
-        return Interval(min(slow, carried) * errors.rate.low, max(fast, carried) * errors.rate.high)
+        fast = self.about(arm, slo_if_fast(self.slo, errors))
+        return Interval(self.least(arm), max(fast, carried) * errors.rate.high)
+
+    def least(self, arm: str) -> float:
+        """The rate that an arm carries with the longest likely times."""
+        carried = self.search(arm).finish()
+        return min(self.about(arm, self.slow_slo), carried) * self.provenance.errors.rate.low
 
     def about(self, arm: str, slo: Slo) -> float:
         """An arm's capacity under other SLOs, by a part of the requests unless it is known."""
@@ -302,9 +308,11 @@ def whole_choice(contest: Contest, rate_rps: float | None) -> Choice:
     if len(names) < 2:
         return "pd" if "pd" in names else "colocated"
     colocated, pd = contest.search("colocated"), contest.search("pd")
-    least = 0.0 if rate_rps is None else contest.interval("colocated").low
-    if rate_rps is not None and _is_as_sure(contest, least, rate_rps):
-        return "colocated"
+    least = 0.0  # matters only where colocated carries the rate
+    if rate_rps is not None and any_carries([colocated], rate_rps):
+        least = contest.least("colocated")
+        if _is_as_sure(contest, least, rate_rps):
+            return "colocated"
     return by_capacity(colocated, pd, least, rate_rps, contest.margins)
 
 

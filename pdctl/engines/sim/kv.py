@@ -148,16 +148,19 @@ def admit_on_ranks(
 
     ratio: KV that running requests may still need, as a share of what they may ask for.
     """
-    each, slots = model.kv_capacity_tokens / ranks.dp, model.max_running_requests // ranks.dp
-    rooms = []
+    each, most = model.kv_capacity_tokens / ranks.dp, model.max_running_requests // ranks.dp
+    rooms, slots = [], []
     for rank in range(ranks.dp):
         own = [request for request in running if request.rank == rank]
         unfinished = ranks.partials[rank]
         held = sum(r.prompt_tokens + r.launched for r in own)
         held += unfinished.done if unfinished else 0
         promised = ratio * scheduling.CONSERVATIVENESS * sum(r.max_new - r.launched for r in own)
-        rooms.append((each - held, promised, max(1, slots) - len(own)))
-    admitted, is_full = ranks.admit(waiting, kv.available_tokens, rooms, _claim(kv), _release(kv))
+        rooms.append((each - held, promised))
+        slots.append(max(1, most) - len(own))
+    admitted, is_full = ranks.admit(
+        waiting, kv.available_tokens, slots, rooms.__getitem__, _claim(kv), _release(kv)
+    )
     return _allocated(kv, admitted, ranks.partial(), is_full)
 
 

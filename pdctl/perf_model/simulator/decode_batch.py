@@ -25,12 +25,14 @@ class DecodeRun:
     """The running requests of one engine and the steps planned for them.
 
     running: heap of (step at which it finishes, number, job); context: their KV tokens;
-    planned: steps decided and not yet accounted, the first of which starts at start_s.
+    planned: steps decided and not yet accounted, the first of which starts at start_s. _far: heap
+    of (step at which it finishes, number) of those with more to come than SGLang counts.
     """
 
     __slots__ = (
-        "_ratio", "_ratio_step", "context", "costs", "finish_sum", "first_s", "gain", "gaps",
-        "growth_s", "joined", "last_token_s", "longest", "planned", "running", "start_s", "steps",
+        "_clip", "_far", "_ratio", "_ratio_step", "context", "costs", "finish_sum", "first_s",
+        "gain", "gaps", "growth_s", "joined", "last_token_s", "planned", "running", "start_s",
+        "steps",
     )  # fmt: skip
 
     def __init__(self, costs: DecodeCosts, accept_length: float, gaps: dict[int, float]) -> None:
@@ -40,11 +42,12 @@ class DecodeRun:
         self.gaps = gaps
         self._ratio = INIT_NEW_TOKEN_RATIO  # at step _ratio_step; it decays from there
         self._ratio_step = 0
+        self._clip = CLIP_MAX_NEW_TOKENS / self.gain  # in steps
+        self._far: list[tuple[int, int]] = []
         self.running: list[tuple[int, int, Job]] = []
         self.steps = 0
         self.context: float = 0.0
         self.finish_sum = 0
-        self.longest = 0
         self.planned = 0
         self.start_s = self.first_s = self.growth_s = 0.0
         self.last_token_s = 0.0
@@ -58,8 +61,8 @@ class DecodeRun:
             finish = steps + (left if self.gain == 1 else ceil(left / self.gain))
             job.joined_step = steps
             self.finish_sum += finish
-            if left > self.longest:
-                self.longest = left
+            if left > CLIP_MAX_NEW_TOKENS:
+                heappush(self._far, (finish, job.index))
             self.context += job.prompt
             heappush(self.running, (finish, job.index, job))
         self.joined.append((token_s, len(jobs)))
@@ -144,15 +147,13 @@ class DecodeRun:
 
     def promised(self) -> float:
         """Output tokens to expect of the running requests: a share of what they may ask for."""
-        running, steps, gain = self.running, self.steps, self.gain
+        running, steps, clip, far = self.running, self.steps, self._clip, self._far
         if not running:
             return 0.0
-        if self.longest <= CLIP_MAX_NEW_TOKENS:
-            asked = (self.finish_sum - len(running) * steps) * gain
-        else:
-            clip = CLIP_MAX_NEW_TOKENS / gain  # in steps
-            left = sum([end - steps if end - steps < clip else clip for end, _, _ in running])
-            asked = left * gain
+        while far and far[0][0] - steps <= clip:
+            heappop(far)
+        beyond = sum([end - steps - clip for end, _ in far])
+        asked = (self.finish_sum - len(running) * steps - beyond) * self.gain
         return asked * ratio_after(self._ratio, steps - self._ratio_step)
 
     def note_idle(self) -> None:
@@ -183,6 +184,8 @@ class DecodeRun:
         self.finish_sum -= sum(finish for finish, index, _ in self.running if index in gone)
         self.running = [entry for entry in self.running if entry[1] not in gone]
         heapify(self.running)
+        self._far = [entry for entry in self._far if entry[1] not in gone]
+        heapify(self._far)
         staying = [job for _, _, job in self.running]
         out = sum(job.osl - job.left + self.made_by(job) for job in staying)
         asked = sum(job.osl for job in staying)

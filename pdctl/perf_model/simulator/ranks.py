@@ -24,19 +24,24 @@ from pdctl.perf_model.simulator.steps import (
 )
 
 
-def _seconds(model: EngineModel, batch: list[tuple[Job, int]]) -> tuple[float, list[int]]:
-    """The time of a step, and the prompt tokens of each rank in it."""
+def _seconds(model: EngineModel, batch: list[tuple[Job, int]]) -> float:
+    """The time of a step."""
     dp = model.parallelism.dp
     tokens, pairs = [0] * dp, [0.0] * dp
     count = pairs_of(model.times)
     for job, new in batch:
         tokens[job.rank] += new
         pairs[job.rank] += count(new, job.done)
-    return ranked_prefill_s(model.times, tokens, pairs), tokens
+    return ranked_prefill_s(model.times, tokens, pairs)
 
 
 def _ranks(model: EngineModel) -> Ranks[Job]:
     return Ranks(model.parallelism.dp, model.chunked_prefill_size, model.page_size)
+
+
+def _slots(model: EngineModel) -> int:
+    """Requests that a rank may run at once."""
+    return max(1, model.max_running_requests // model.parallelism.dp)
 
 
 def _with_partials(jobs: list[Job], ranks: Ranks[Job]) -> list[Job]:
@@ -49,7 +54,7 @@ def _with_partials(jobs: list[Job], ranks: Ranks[Job]) -> list[Job]:
 class RankedPrefillEngine(PrefillEngine):
     """A prefill engine with attention-DP."""
 
-    __slots__ = ("_ranks", "_seconds")
+    __slots__ = ("_ranks", "_seconds", "_slots")
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class RankedPrefillEngine(PrefillEngine):
     ) -> None:
         super().__init__(number, model, shared, decoders=decoders, agenda=agenda)
         self._ranks: Ranks[Job] = _ranks(model)
+        self._slots = [_slots(model)] * self._ranks.dp
         self._seconds = 0.0
 
     def ready(self, job: Job, at_s: float) -> None:
@@ -79,12 +85,13 @@ class RankedPrefillEngine(PrefillEngine):
             if partial is not None:
                 kv.publish_part(partial)
         free = kv.capacity - kv.private - kv.locked
-        slots = max(1, self.model.max_running_requests // ranks.dp)
-        rooms = [(free / ranks.dp, 0.0, slots)] * ranks.dp
-        batch, _ = ranks.admit(self.waiting, free, rooms, kv.claim, kv.unclaim)
+        room = (free / ranks.dp, 0.0)
+        batch, _ = ranks.admit(
+            self.waiting, free, self._slots, lambda _: room, kv.claim, kv.unclaim
+        )
         self.partial = ranks.partial()
         if batch:
-            self._seconds, _ = _seconds(self.model, batch)
+            self._seconds = _seconds(self.model, batch)
         return batch
 
     def _step_s(self, new: int, pairs: float) -> float:
@@ -106,10 +113,9 @@ class _RankedRun(DecodeRun):
         self.num: list[int] = [0] * dp
         self._before: list[float] = [0.0] * dp
 
-    def held(self) -> list[float]:
-        """KV tokens of the running requests of each rank."""
-        made = self.steps * self.gain
-        return [tokens + num * made for tokens, num in zip(self._before, self.num, strict=True)]
+    def held(self, rank: int) -> float:
+        """KV tokens of the running requests of a rank."""
+        return self._before[rank] + self.num[rank] * (self.steps * self.gain)
 
     def join(self, jobs: Sequence[Job], token_s: float) -> None:
         super().join(jobs, token_s)
@@ -140,14 +146,14 @@ class RankedColocatedEngine(ColocatedEngine):
     ones; at 1 all of them have one.
     """
 
-    __slots__ = ("_owed", "_ranks", "_run", "_seconds", "_spread")
+    __slots__ = ("_owed", "_ranks", "_run", "_seconds", "_with_prompts")
 
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
         super().__init__(number, model, shared, costs)
         self._ranks: Ranks[Job] = _ranks(model)
         self._run = _RankedRun(costs, model.accept_length, shared.gaps, self._ranks.dp)
         self.decoding = self._run
-        self._spread: list[int] = [0] * self._ranks.dp  # prompt tokens of each rank in a step
+        self._with_prompts: set[int] = set()  # ranks that have prompts in the step
         self._owed = 0.0
         self._seconds = 0.0
 
@@ -162,22 +168,24 @@ class RankedColocatedEngine(ColocatedEngine):
 
     def _admit(self) -> list[tuple[Job, int]]:
         kv, ranks, decoding = self.kv, self._ranks, self._run
-        dp, running, held = ranks.dp, decoding.num, decoding.held()
         for partial in ranks.partials:
             if partial is not None:
-                held[partial.rank] += partial.done
                 kv.publish_part(partial)
-        each, most = kv.capacity / dp, max(1, self.model.max_running_requests // dp)
+        each, most = kv.capacity / ranks.dp, _slots(self.model)
         promised = CONSERVATIVENESS * decoding.promised() / max(1, len(decoding.running))
-        rooms = [
-            (each - tokens, promised * num, most - num)
-            for tokens, num in zip(held, running, strict=True)
-        ]
+
+        def room_of(rank: int) -> tuple[float, float]:
+            partial = ranks.partials[rank]
+            begun = 0 if partial is None else partial.done
+            return each - (decoding.held(rank) + begun), promised * decoding.num[rank]
+
+        slots = [most - num for num in decoding.num]
         free = kv.capacity - kv.private - kv.locked
-        batch, full = ranks.admit(self.waiting, free, rooms, kv.claim, kv.unclaim)
+        batch, full = ranks.admit(self.waiting, free, slots, room_of, kv.claim, kv.unclaim)
         self.partial = ranks.partial()
         if batch:
-            self._seconds, self._spread = _seconds(self.model, batch)
+            self._seconds = _seconds(self.model, batch)
+            self._with_prompts = {job.rank for job, _ in batch}
         if full and (batch or decoding.running):
             self.full = True
         return batch
@@ -186,8 +194,7 @@ class RankedColocatedEngine(ColocatedEngine):
         num = len(self.decoding.running)
         if not num:
             return False
-        beside = sum([n for n, new in zip(self._run.num, self._spread, strict=True) if not new])
-        self._owed += beside / num
+        self._owed += (num - sum([self._run.num[rank] for rank in self._with_prompts])) / num
         if self._owed < 1:
             return self.mixed
         self._owed -= 1

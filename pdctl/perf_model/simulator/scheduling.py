@@ -158,50 +158,55 @@ class Ranks(Generic[R]):
         self,
         waiting: deque[R],
         total: float,
-        rooms: Sequence[tuple[float, float, int]],
+        slots: Sequence[int],
+        room_of: Callable[[int], tuple[float, float]],
         claim: Callable[[R], float],
         release: Callable[[R], None],
     ) -> tuple[list[tuple[R, int]], bool]:
         """The next prefill batch of all ranks, and `full`, as in the function `admit`.
 
-        total: free KV of the engine. rooms: each rank's free KV, output tokens promised, and slots.
+        total: free KV of the engine. slots: of each rank. room_of(rank): its free KV, and the
+        output tokens promised. Most ranks have no prompt in most steps, and none of them is asked.
         """
+        partials = self.partials
         queues, seen = self._queues(waiting)
         batch: list[tuple[R, int]] = []
         num_full = 0
-        for rank in range(self.dp):
-            free, promised, slots = rooms[rank]
-            partial = self.partials[rank]
-            if slots <= 0 and partial is None:
-                num_full += 1
+        if min(slots) <= 0:
+            num_full = sum([n <= 0 and p is None for n, p in zip(slots, partials, strict=True)])
+        for rank in sorted({*queues, *[p.rank for p in partials if p is not None]}):
+            partial = partials[rank]
+            if slots[rank] <= 0 and partial is None:
                 continue
-            if partial is None and not queues[rank]:
-                continue
+            free, promised = room_of(rank)
             room = Room(free if free < total else total, promised, self.chunk, page=self._page)
-            taken, self.partials[rank], full = admit(
-                queues[rank], partial, room, slots, claim, release
-            )
+            queue = queues[rank] if rank in queues else deque()
+            taken, partials[rank], full = admit(queue, partial, room, slots[rank], claim, release)
             num_full += int(full)
             total -= sum([tokens + self._page for _, tokens in taken])
             batch += taken
-        left = {id(request) for queue in queues for request in queue}
-        waiting.extendleft([request for request in reversed(seen) if id(request) in left])
+        if left := {id(request) for queue in queues.values() for request in queue}:
+            waiting.extendleft([request for request in reversed(seen) if id(request) in left])
         return batch, num_full == self.dp or (num_full > 0 and not batch)
 
-    def _queues(self, waiting: deque[R]) -> tuple[list[deque[R]], list[R]]:
+    def _queues(self, waiting: deque[R]) -> tuple[dict[int, deque[R]], list[R]]:
         """The first waiting requests by rank, enough to fill every chunk; and all in order."""
-        queues: list[deque[R]] = [deque() for _ in range(self.dp)]
-        tokens = [0] * self.dp
+        queues: dict[int, deque[R]] = {}
+        tokens: dict[int, int] = {}
         seen: list[R] = []
         num_open = self.dp
         while waiting and num_open:
             request = waiting.popleft()
-            rank = request.rank
+            rank, prompt = request.rank, request.prompt
             seen.append(request)
-            queues[rank].append(request)
-            if tokens[rank] < self.chunk <= tokens[rank] + request.prompt:
+            queued = tokens.get(rank, 0)
+            if rank in queues:
+                queues[rank].append(request)
+            else:
+                queues[rank] = deque([request])
+            if queued < self.chunk <= queued + prompt:
                 num_open -= 1
-            tokens[rank] += request.prompt
+            tokens[rank] = queued + prompt
         return queues, seen
 
 
