@@ -92,8 +92,9 @@ class CapacitySearch:
         rough = CapacitySearch(few, self.alive, self.slo, is_rough=True)
         if rough.finish() > 0:
             near = rung_rps(rung_below(rough.rate_rps * NEAR))
-            hopeful = [c for c in self.alive if few.meets(c.fleet, near, self.slo)]
-            self.alive = sorted(hopeful, key=lambda c: c.fleet != rough.best)
+            best = [c for c in self.alive if c.fleet == rough.best]
+            others = [c for c in self.alive if c.fleet != rough.best]
+            self.alive = best + [c for c in others if few.meets(c.fleet, near, self.slo)]
             self._next, self._leap = rung_below(rough.rate_rps), FEW_LEAP
         return rough.rate_rps
 
