@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.capacity import rung_below, rung_rps
+from pdctl.verdict.capacity import MARGIN, rung_below, rung_rps, rungs_beside
 from pdctl.verdict.closed_form import capacity_rps, demand_of
 from pdctl.verdict.judge import Known, any_carries, by_capacity, margins_of, slo_if_slow
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
@@ -31,7 +31,6 @@ CLEARLY = 1.03  # a forecast counts when it clears its threshold by so much
 LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the simulator
 MOST_REQUESTS = 4000  # in a sample: beyond, runs that only show where to look cost too much
 SPOTS = (0.45, 0.6, 0.8, 1.0, 1.25)  # of an arm's capacity: where a forecast looks at its runs
-MARGIN = 2  # rungs beside the one that decides
 LEAP = 1.12  # from one such rate to the next
 TRIES = 4  # rates at which one arm is seen to carry clearly more than the other, or not
 
@@ -326,10 +325,12 @@ class Asker:
 
     def __call__(self, question: Question) -> Choice:
         """The verdict of the whole question, as `decide` comes to it."""
-        own = self._contest(question)
+        own, rate = self._contest(question), question.workload.rate_rps
         if own is None:
             return "too_close"
-        return whole_choice(own, question.workload.rate_rps)
+        if rate is not None and not self.is_met(self.question) and own.trials.few is None:
+            _any_reaches(own, rate)  # probably none, which spares whole_choice the search for it
+        return whole_choice(own, rate)
 
     def is_met(self, question: Question) -> bool:
         """True if some layout meets the SLOs at the rate of the question."""
@@ -409,11 +410,10 @@ def _any_reaches(contest: Contest, rate_rps: float) -> bool | None:
 
 def _reaches(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool | None:
     """True if an arm's capacity is at least a rate; None: not certain."""
-    rung = rung_below(rate_rps)
-    rung += rung_rps(rung) < rate_rps
-    if not _holds(contest, arm, rung_rps(rung - MARGIN), slo):
+    below, above = rungs_beside(rate_rps)
+    if not _holds(contest, arm, rung_rps(below), slo):
         return False
-    return True if _holds(contest, arm, rung_rps(rung + MARGIN), slo) else None
+    return True if _holds(contest, arm, rung_rps(above), slo) else None
 
 
 def _carries_more(

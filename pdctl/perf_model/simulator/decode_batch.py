@@ -18,8 +18,6 @@ from pdctl.perf_model.simulator.scheduling import (
 )
 from pdctl.perf_model.simulator.steps import DecodeCosts
 
-ITL_BINS_PER_S = 1e5
-
 
 class DecodeRun:
     """The running requests of one engine and the steps planned for them.
@@ -31,15 +29,13 @@ class DecodeRun:
 
     __slots__ = (
         "_clip", "_far", "_ratio", "_ratio_step", "context", "costs", "finish_sum", "first_s",
-        "gain", "gaps", "growth_s", "joined", "last_token_s", "planned", "running", "start_s",
-        "steps",
+        "gain", "growth_s", "last_token_s", "planned", "running", "start_s", "steps",
     )  # fmt: skip
 
-    def __init__(self, costs: DecodeCosts, accept_length: float, gaps: dict[int, float]) -> None:
+    def __init__(self, costs: DecodeCosts, accept_length: float) -> None:
         self.costs = costs
         # tokens per request and step; integers keep the inner loop fast
         self.gain = int(accept_length) if accept_length == int(accept_length) else accept_length
-        self.gaps = gaps
         self._ratio = INIT_NEW_TOKEN_RATIO  # at step _ratio_step; it decays from there
         self._ratio_step = 0
         self._clip = CLIP_MAX_NEW_TOKENS / self.gain  # in steps
@@ -51,10 +47,9 @@ class DecodeRun:
         self.planned = 0
         self.start_s = self.first_s = self.growth_s = 0.0
         self.last_token_s = 0.0
-        self.joined: list[tuple[float, int]] = []  # since the last step: when, how many
 
-    def join(self, jobs: Sequence[Job], token_s: float) -> None:
-        """Let requests whose last token came at `token_s` take part from the next step on."""
+    def join(self, jobs: Sequence[Job]) -> None:
+        """Let requests take part from the next step on."""
         steps = self.steps
         for job in jobs:
             left = job.left
@@ -65,7 +60,6 @@ class DecodeRun:
                 heappush(self._far, (finish, job.index))
             self.context += job.prompt
             heappush(self.running, (finish, job.index, job))
-        self.joined.append((token_s, len(jobs)))
 
     def plan(self, start_s: float, limit: float) -> float:
         """Plan the steps until a member finishes, `limit` at most; returns the last one's start."""
@@ -116,19 +110,8 @@ class DecodeRun:
         n = self.planned
         running = self.running
         batch = len(running)
-        gain, gaps, first_s, growth_s = self.gain, self.gaps, self.first_s, self.growth_s
-        first_end_s = self.start_s + first_s
-        old = batch
-        for token_s, count in self.joined:
-            gaps[int((first_end_s - token_s) * ITL_BINS_PER_S)] += count
-            old -= count
-        self.joined = []
-        if old > 0:
-            gaps[int((first_end_s - self.last_token_s) * ITL_BINS_PER_S)] += old
-        if n > 1:
-            mean_s = first_s + growth_s * n / 2
-            gaps[int(mean_s * ITL_BINS_PER_S)] += batch * (n - 1)
-        self.last_token_s = self.start_s + n * (first_s + growth_s * (n - 1) / 2)
+        gain = self.gain
+        self.last_token_s = self.start_s + n * (self.first_s + self.growth_s * (n - 1) / 2)
         self.planned = 0
         self.steps = steps = self.steps + n
         context = self.context + n * batch * gain

@@ -26,13 +26,19 @@ from pdctl.perf_model.simulator.steps import (
 
 def _seconds(model: EngineModel, batch: list[tuple[Job, int]]) -> float:
     """The time of a step."""
-    dp = model.parallelism.dp
+    dp, count = model.parallelism.dp, pairs_of(model.times)
     tokens, pairs = [0] * dp, [0.0] * dp
-    count = pairs_of(model.times)
+    all_tokens, most_tokens, most_pairs = 0, 0, 0.0
     for job, new in batch:
-        tokens[job.rank] += new
-        pairs[job.rank] += count(new, job.done)
-    return ranked_prefill_s(model.times, tokens, pairs)
+        rank = job.rank
+        all_tokens += new
+        tokens[rank] = of_rank = tokens[rank] + new
+        pairs[rank] = pairs_of_rank = pairs[rank] + count(new, job.done)
+        if of_rank > most_tokens:
+            most_tokens = of_rank
+        if pairs_of_rank > most_pairs:
+            most_pairs = pairs_of_rank
+    return ranked_prefill_s(model.times, dp, all_tokens, most_tokens, most_pairs)
 
 
 def _ranks(model: EngineModel) -> Ranks[Job]:
@@ -67,7 +73,7 @@ class RankedPrefillEngine(PrefillEngine):
     ) -> None:
         super().__init__(number, model, shared, decoders=decoders, agenda=agenda)
         self._ranks: Ranks[Job] = _ranks(model)
-        self._slots = [_slots(model)] * self._ranks.dp
+        self._slots = _slots(model)
         self._seconds = 0.0
 
     def ready(self, job: Job, at_s: float) -> None:
@@ -85,9 +91,9 @@ class RankedPrefillEngine(PrefillEngine):
             if partial is not None:
                 kv.publish_part(partial)
         free = kv.capacity - kv.private - kv.locked
-        room = (free / ranks.dp, 0.0)
+        room = (free / ranks.dp, 0.0, self._slots)
         batch, _ = ranks.admit(
-            self.waiting, free, self._slots, lambda _: room, kv.claim, kv.unclaim
+            self.waiting, free, lambda _: room, kv.claim, kv.unclaim, is_crowded=False
         )
         self.partial = ranks.partial()
         if batch:
@@ -106,10 +112,8 @@ class _RankedRun(DecodeRun):
 
     __slots__ = ("_before", "num")
 
-    def __init__(
-        self, costs: DecodeCosts, accept_length: float, gaps: dict[int, float], dp: int
-    ) -> None:
-        super().__init__(costs, accept_length, gaps)
+    def __init__(self, costs: DecodeCosts, accept_length: float, dp: int) -> None:
+        super().__init__(costs, accept_length)
         self.num: list[int] = [0] * dp
         self._before: list[float] = [0.0] * dp
 
@@ -117,8 +121,8 @@ class _RankedRun(DecodeRun):
         """KV tokens of the running requests of a rank."""
         return self._before[rank] + self.num[rank] * (self.steps * self.gain)
 
-    def join(self, jobs: Sequence[Job], token_s: float) -> None:
-        super().join(jobs, token_s)
+    def join(self, jobs: Sequence[Job]) -> None:
+        super().join(jobs)
         self._count(jobs, 1)
 
     def settle(self) -> list[Job]:
@@ -151,7 +155,7 @@ class RankedColocatedEngine(ColocatedEngine):
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
         super().__init__(number, model, shared, costs)
         self._ranks: Ranks[Job] = _ranks(model)
-        self._run = _RankedRun(costs, model.accept_length, shared.gaps, self._ranks.dp)
+        self._run = _RankedRun(costs, model.accept_length, self._ranks.dp)
         self.decoding = self._run
         self._with_prompts: set[int] = set()  # ranks that have prompts in the step
         self._owed = 0.0
@@ -174,14 +178,16 @@ class RankedColocatedEngine(ColocatedEngine):
         each, most = kv.capacity / ranks.dp, _slots(self.model)
         promised = CONSERVATIVENESS * decoding.promised() / max(1, len(decoding.running))
 
-        def room_of(rank: int) -> tuple[float, float]:
-            partial = ranks.partials[rank]
+        def room_of(rank: int) -> tuple[float, float, int]:
+            partial, num = ranks.partials[rank], decoding.num[rank]
             begun = 0 if partial is None else partial.done
-            return each - (decoding.held(rank) + begun), promised * decoding.num[rank]
+            return each - (decoding.held(rank) + begun), promised * num, most - num
 
-        slots = [most - num for num in decoding.num]
         free = kv.capacity - kv.private - kv.locked
-        batch, full = ranks.admit(self.waiting, free, slots, room_of, kv.claim, kv.unclaim)
+        is_crowded = len(decoding.running) >= most
+        batch, full = ranks.admit(
+            self.waiting, free, room_of, kv.claim, kv.unclaim, is_crowded=is_crowded
+        )
         self.partial = ranks.partial()
         if batch:
             self._seconds = _seconds(self.model, batch)

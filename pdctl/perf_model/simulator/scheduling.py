@@ -5,7 +5,7 @@ srt/managers/schedule_batch.py (retract_decode), srt/disaggregation/decode.py (p
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from math import ceil, inf
 from typing import Generic, Protocol, TypeVar
 
@@ -158,36 +158,49 @@ class Ranks(Generic[R]):
         self,
         waiting: deque[R],
         total: float,
-        slots: Sequence[int],
-        room_of: Callable[[int], tuple[float, float]],
+        room_of: Callable[[int], tuple[float, float, int]],
         claim: Callable[[R], float],
         release: Callable[[R], None],
+        *,
+        is_crowded: bool = True,
     ) -> tuple[list[tuple[R, int]], bool]:
         """The next prefill batch of all ranks, and `full`, as in the function `admit`.
 
-        total: free KV of the engine. slots: of each rank. room_of(rank): its free KV, and the
-        output tokens promised. Most ranks have no prompt in most steps, and none of them is asked.
+        total: free KV of the engine. room_of(rank): its free KV, output tokens promised, and slots.
+        is_crowded: some rank may have no slots left. Otherwise only those with prompts are asked.
         """
         partials = self.partials
         queues, seen = self._queues(waiting)
         batch: list[tuple[R, int]] = []
-        num_full = 0
-        if min(slots) <= 0:
-            num_full = sum([n <= 0 and p is None for n, p in zip(slots, partials, strict=True)])
-        for rank in sorted({*queues, *[p.rank for p in partials if p is not None]}):
+        num_full = self._num_without_slots(room_of) if is_crowded else 0
+        for rank in self._with_prompts(queues):
             partial = partials[rank]
-            if slots[rank] <= 0 and partial is None:
+            free, promised, slots = room_of(rank)
+            if slots <= 0 and partial is None:
                 continue
-            free, promised = room_of(rank)
             room = Room(free if free < total else total, promised, self.chunk, page=self._page)
             queue = queues[rank] if rank in queues else deque()
-            taken, partials[rank], full = admit(queue, partial, room, slots[rank], claim, release)
+            taken, partials[rank], full = admit(queue, partial, room, slots, claim, release)
             num_full += int(full)
-            total -= sum([tokens + self._page for _, tokens in taken])
-            batch += taken
-        if left := {id(request) for queue in queues.values() for request in queue}:
+            for request, tokens in taken:
+                total -= tokens + self._page
+                batch.append((request, tokens))
+        if any(queues.values()):
+            left = {id(request) for queue in queues.values() for request in queue}
             waiting.extendleft([request for request in reversed(seen) if id(request) in left])
         return batch, num_full == self.dp or (num_full > 0 and not batch)
+
+    def _num_without_slots(self, room_of: Callable[[int], tuple[float, float, int]]) -> int:
+        ranks = [rank for rank in range(self.dp) if self.partials[rank] is None]
+        return sum([room_of(rank)[2] <= 0 for rank in ranks])
+
+    def _with_prompts(self, queues: dict[int, deque[R]]) -> list[int]:
+        ranks = list(queues)
+        for partial in self.partials:
+            if partial is not None and partial.rank not in queues:
+                ranks.append(partial.rank)
+        ranks.sort()
+        return ranks
 
     def _queues(self, waiting: deque[R]) -> tuple[dict[int, deque[R]], list[R]]:
         """The first waiting requests by rank, enough to fill every chunk; and all in order."""
