@@ -315,6 +315,16 @@ def test_launch_says_what_this_machine_lacks(terminal: Terminal) -> None:
     assert _end(child)[0] == 0
 
 
+def test_ctrl_c_during_a_plan_leaves_the_prompt_a_line_of_its_own(terminal: Terminal) -> None:
+    lengths = ("--isl", "8000", "--osl", "500", "--rate", "9", "--ttft", "2s", "--tpot", "30ms")
+    child = terminal.start("plan", "qwen3-32b", "--gpus", "8xH200", *lengths)
+    child.expect_exact("simulating")
+    child.send(CTRL_C)
+    code, said = _end(child)
+    assert code == 130
+    assert said.endswith("\r\n")
+
+
 @pytest.mark.slow
 def test_the_walk_rehearses_what_was_answered_not_the_pd_yaml_in_the_folder(
     terminal: Terminal,
