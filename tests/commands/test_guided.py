@@ -14,7 +14,7 @@ PATIENCE_S = 30
 CTRL_C, CTRL_D = "\x03", "\x04"
 # question -> (answers that are refused, with what is said then; the answer that is taken)
 WALK: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
-    "Model (": ((("nonesuch-9b", "no directory"), ("?", "qwen3-32b")), "qwen3-8b"),
+    "Model (": ((("nonesuch-9b", "not a directory"), ("?", "qwen3-32b")), "qwen3-8b"),
     "which GPUs": ((("8xFOO", "FOO"), ("8x", "how many GPUs"), ("?", "H200-NVL")), "2xH100"),
     "Trace of": ((("missing.jsonl", "cannot be read"), ("?", "Mooncake")), ""),
     "prompt tokens": ((("many", "not a number of tokens"), ("?", "A number")), "2000"),
