@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 from rich.console import RenderableType
 
+from pdctl.commands.command_line.overwrite import write_output
 from pdctl.commands.deployment_options import FILE, ask_model
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 from pdctl.commands.options.engine_options import EngineOptions
@@ -26,7 +27,7 @@ from pdctl.deployment.resources import needs_gpus
 from pdctl.engines.launchers.registry import LOCAL
 from pdctl.engines.lifecycle import running
 from pdctl.engines.state import desired_path
-from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
+from pdctl.errors import ExitCode, InvalidInput
 from pdctl.inspection.llm import bundled_names, read_llm
 from pdctl.inspection.model_files import absolute_model
 from pdctl.inspection.records import Llm
@@ -450,13 +451,7 @@ def _print_unwrapped(view: RenderableType) -> None:
 def _write_report(path: Path, question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
     curves = rate_curves(question, verdict.arms, verdict.rate_rps, spread_over_cores)
     made = Made(datetime.now().astimezone(), shlex.join(["pdctl", *sys.argv[1:]]))
-    page = report_page(question, verdict, steps, curves, made)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as problem:
-        raise EnvironmentProblem(
-            f"{path} cannot be written: {problem.strerror}.", hint="--report plan.html"
-        ) from problem
+    write_output(path, report_page(question, verdict, steps, curves, made), flag="--report")
 
 
 def answer(
