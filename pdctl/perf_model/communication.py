@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.memory import attention_tp, sent_bytes_per_token, sent_window_bytes_per_token
-from pdctl.perf_model.records import Link, Parallelism, StepTimes
+from pdctl.perf_model.records import Link, Parallelism
 
 # Shares of a link's rate that KV reaches.
 # rdma: InferSim (50 GB/s x 0.8). pcie: assumed as rdma. tcp: assumed, one stream per engine.
@@ -26,25 +26,6 @@ TCP_BYTES_PER_S = 25e9 / 8  # a 25 Gbit/s port, where RDMA is unknown
 # handshake, descriptors and two polls: 1-3 ms each way measured on H200, SGLang 0.5.15
 BASE_S = 2.5e-3
 TCP_BASE_S = 4e-3
-
-
-def kv_transfer_s(times: StepTimes, prompt_tokens: float) -> float:
-    """Seconds until a whole prompt's KV, windows and state have arrived, on an idle link."""
-    return last_chunk_s(times, prompt_tokens, prompt_tokens)
-
-
-def chunk_s(times: StepTimes, tokens: float) -> float:
-    """Seconds the KV of one chunk takes that is not its prompt's last."""
-    return times.transfer_base_s + times.transfer_token_s * tokens
-
-
-def last_chunk_s(times: StepTimes, tokens: float, prompt_tokens: float) -> float:
-    """Seconds the last chunk takes, with the windows and the state of its prompt.
-
-    Source: sglang 0.5.23 disaggregation/prefill.py sends states with the last chunk.
-    """
-    windows = times.transfer_window_token_s * min(prompt_tokens, times.transfer_window_tokens)
-    return chunk_s(times, tokens) + times.transfer_state_s + windows
 
 
 def assumed_cluster(cluster: Cluster) -> Cluster:

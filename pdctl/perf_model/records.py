@@ -339,7 +339,6 @@ class Outcome:
     num_retracted: int = 0
     num_rejected: int = 0
     queues: Sequence[QueueSample] = ()
-    itl_s: Percentiles | None = None  # gaps between tokens of a request, over all; None: no gap
     busy_share: Mapping[str, float] = field(default_factory=dict)  # "prefill-0": time in steps
     num_failed: int = 0  # lost with an engine after their first token, or no engine was open
     arrival_s: Sequence[float] = ()

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from pdctl.inspection.cluster import described_gpus
+from pdctl.inspection.cluster import machines_text
 from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import SGLANG_DEFAULTS
 from pdctl.perf_model.releases import why_unknown
 from pdctl.verdict.records import Arm, Site
+from pdctl.workload.records import Workload
 
 FEW_REQUESTS = 20  # fewer say little about a workload
 
@@ -53,7 +54,7 @@ def _cluster_warnings(site: Site) -> Iterator[str]:
             "Slurm job; `pdctl render k8s` writes it for Kubernetes."
         )
     if assumed_cluster(cluster) is not cluster:
-        gpus = described_gpus(cluster.num_nodes, cluster.gpus_per_node, cluster.gpu.name)
+        gpus = machines_text(cluster)
         yield (
             "The rate between nodes is unknown; 400 Gbit/s per GPU is assumed. Give it as in "
             f"--gpus {gpus}:rdma400."
@@ -128,3 +129,16 @@ def share_too_long(site: Site) -> float:
         return 0.0
     long = sum(i + o >= context for i, o in zip(requests.isl, requests.osl, strict=True))
     return long / len(requests)
+
+
+def unread_times(workload: Workload) -> Iterator[str]:
+    """A file with columns that may be times under a name nobody knows, and no rate either."""
+    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
+    if (
+        facts is not None
+        and facts.span_s is None
+        and facts.unused_columns
+        and known == (None, None)
+    ):
+        unused = ", ".join(facts.unused_columns[:6])
+        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."

@@ -202,6 +202,7 @@ class Floor:
     """
 
     layout: str
+    rate_rps: float
     ttft_s: float | None
     tpot_s: float | None
     prefill_s: float = 0.0

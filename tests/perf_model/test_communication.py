@@ -6,11 +6,8 @@ import pytest
 
 from pdctl.perf_model.communication import (
     assumed_cluster,
-    chunk_s,
     collectives,
     kv_token_s,
-    kv_transfer_s,
-    last_chunk_s,
     link_between_engines,
     local_link,
     rdma_link,
@@ -18,6 +15,7 @@ from pdctl.perf_model.communication import (
 )
 from pdctl.perf_model.records import Parallelism
 from pdctl.perf_model.roofline import step_times
+from pdctl.perf_model.simulator.steps import chunk_s, kv_transfer_s, last_chunk_s
 from tests.perf_model.shapes import ONE, cluster, gpu, llm
 
 

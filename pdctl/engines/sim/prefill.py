@@ -12,9 +12,8 @@ from pdctl.engines.sim.kv import (
     ranks_of,
 )
 from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
-from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.simulator.steps import prefill_floor_s
+from pdctl.perf_model.simulator.steps import chunk_s, last_chunk_s, prefill_floor_s
 
 
 class PrefillQueues:

@@ -5,7 +5,7 @@ srt/managers/schedule_batch.py (retract_decode), srt/disaggregation/decode.py (p
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from math import ceil, inf
 from random import Random
 from typing import Generic, Protocol, TypeVar
@@ -196,50 +196,68 @@ class Ranks(Generic[R]):
         self,
         waiting: deque[R],
         total: float,
-        rooms: Sequence[tuple[float, float, int]],
+        room_of: Callable[[int], tuple[float, float, int]],
         claim: Callable[[R], float],
         release: Callable[[R], None],
+        *,
+        is_crowded: bool = True,
     ) -> tuple[list[tuple[R, int]], bool]:
         """The next prefill batch of all ranks, and `full`, as in the function `admit`.
 
-        total: free KV of the engine. rooms: each rank's free KV, output tokens promised, and slots.
+        total: free KV of the engine. room_of(rank): its free KV, output tokens promised, and slots.
+        is_crowded: some rank may have no slots left. Otherwise only those with prompts are asked.
         """
+        partials = self.partials
         queues, seen = self._queues(waiting)
         batch: list[tuple[R, int]] = []
-        num_full = 0
-        for rank in range(self.dp):
-            free, promised, slots = rooms[rank]
-            partial = self.partials[rank]
+        num_full = self._num_without_slots(room_of) if is_crowded else 0
+        for rank in self._with_prompts(queues):
+            partial = partials[rank]
+            free, promised, slots = room_of(rank)
             if slots <= 0 and partial is None:
-                num_full += 1
-                continue
-            if partial is None and not queues[rank]:
                 continue
             room = Room(free if free < total else total, promised, self.chunk, page=self._page)
-            taken, self.partials[rank], full = admit(
-                queues[rank], partial, room, slots, claim, release
-            )
+            queue = queues[rank] if rank in queues else deque()
+            taken, partials[rank], full = admit(queue, partial, room, slots, claim, release)
             num_full += int(full)
-            total -= sum([tokens + self._page for _, tokens in taken])
-            batch += taken
-        left = {id(request) for queue in queues for request in queue}
-        waiting.extendleft([request for request in reversed(seen) if id(request) in left])
+            for request, tokens in taken:
+                total -= tokens + self._page
+                batch.append((request, tokens))
+        if any(queues.values()):
+            left = {id(request) for queue in queues.values() for request in queue}
+            waiting.extendleft([request for request in reversed(seen) if id(request) in left])
         return batch, num_full == self.dp or (num_full > 0 and not batch)
 
-    def _queues(self, waiting: deque[R]) -> tuple[list[deque[R]], list[R]]:
+    def _num_without_slots(self, room_of: Callable[[int], tuple[float, float, int]]) -> int:
+        ranks = [rank for rank in range(self.dp) if self.partials[rank] is None]
+        return sum([room_of(rank)[2] <= 0 for rank in ranks])
+
+    def _with_prompts(self, queues: dict[int, deque[R]]) -> list[int]:
+        ranks = list(queues)
+        for partial in self.partials:
+            if partial is not None and partial.rank not in queues:
+                ranks.append(partial.rank)
+        ranks.sort()
+        return ranks
+
+    def _queues(self, waiting: deque[R]) -> tuple[dict[int, deque[R]], list[R]]:
         """The first waiting requests by rank, enough to fill every chunk; and all in order."""
-        queues: list[deque[R]] = [deque() for _ in range(self.dp)]
-        tokens = [0] * self.dp
+        queues: dict[int, deque[R]] = {}
+        tokens: dict[int, int] = {}
         seen: list[R] = []
         num_open = self.dp
         while waiting and num_open:
             request = waiting.popleft()
-            rank = request.rank
+            rank, prompt = request.rank, request.prompt
             seen.append(request)
-            queues[rank].append(request)
-            if tokens[rank] < self.chunk <= tokens[rank] + request.prompt:
+            queued = tokens.get(rank, 0)
+            if rank in queues:
+                queues[rank].append(request)
+            else:
+                queues[rank] = deque([request])
+            if queued < self.chunk <= queued + prompt:
                 num_open -= 1
-            tokens[rank] += request.prompt
+            tokens[rank] = queued + prompt
         return queues, seen
 
 
