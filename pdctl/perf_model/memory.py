@@ -155,7 +155,9 @@ def _window_cell(llm: Llm, mixer: Mixer, tp: int, kv_dtype_bytes: float) -> floa
 CONTEXT_BYTES = 1.31 * GIB
 MIN_RESERVED_MIB = 10240.0
 WIDE_DP = 8
-WIDE_DP_CHUNK = 8192  # a rank
+# Tokens of a rank: SGLang's GB200 recipe. Simulated, larger ones prefill no faster and let short
+# prompts wait for long ones (docs/decisions/0070).
+WIDE_DP_CHUNK = 2048
 WIDE_DP_FRACTION = 0.835
 DISPATCHED_ROWS = 256  # of a decode step on one rank
 # (below GiB of memory, chunked_prefill_size, decode graph batch for tp < 4, for tp >= 4)
@@ -173,7 +175,7 @@ def usual_serving(serving: Serving, parallelism: Parallelism, role: Role) -> Ser
     """The settings of an engine that pdctl starts: with attention-DP some of its own.
 
     Over WIDE_DP ranks SGLang divides its chunk until it starves them, and its formula for memory
-    asks for more than a GPU has. Such deployments set both by hand: 4K (Kimi-K2) to 16K (LMSYS)
+    asks for more than a GPU has. Such deployments set both by hand: 2K (GB200) to 16K (LMSYS)
     tokens a rank, 0.80-0.85 (Kimi-K2) and 0.835-0.85 (LMSYS) of the memory.
     Buffers of all-to-all between experts hold the rows of a decode step that was known before;
     LMSYS sized them for 256 a rank.

@@ -212,10 +212,10 @@ def test_a_rank_that_is_started_has_the_limits_that_plan_assumes(
     assert planned.max_running_requests == most
 
 
-def test_ranks_of_a_wide_engine_compute_8k_tokens_in_a_step_unless_told_otherwise() -> None:
+def test_ranks_of_a_wide_engine_compute_2k_tokens_in_a_step_unless_told_otherwise() -> None:
     wide = Parallelism(tp=16, dp=16, ep=16)
     usual = options(launched("prefill", wide, "", (0, 5, 23))[3:])
-    assert usual["--chunked-prefill-size"] == str(16 * 8192)
+    assert usual["--chunked-prefill-size"] == str(16 * 2048)
     assert usual["--mem-fraction-static"] == "0.835"
     own = launched("prefill", wide, "--chunked-prefill-size 65536", (0, 5, 23))
     assert own.count("--chunked-prefill-size") == 1
