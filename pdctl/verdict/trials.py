@@ -220,6 +220,12 @@ class Trials:
             return False
         return self.runs[key].meets(slo)
 
+    def known(self, fleet: Fleet, slo: Slo) -> dict[float, bool]:
+        """The rates at which runs are there that tell whether a layout meets service levels."""
+        rates = {rate for tried, rate in (*self.runs, *self.lost) if tried == fleet}
+        missed = {rate for rate in rates if self.has_missed(fleet, rate, slo)}
+        return {r: r not in missed for r in rates if r in missed or (fleet, r) in self.runs}
+
     def has_missed(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
         """True if a run is there that tells that a layout misses the service levels at a rate."""
         key = (fleet, rate_rps)
