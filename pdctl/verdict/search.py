@@ -431,7 +431,7 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
 
 def _on_a_node(contest: Contest) -> Contest:
     """The contest on the GPUs of one node, with engines of any size that fits it."""
-    cluster = replace(contest.site.cluster, num_nodes=1, gpus_per_node=NODE_GPUS)
+    cluster = contest.site.cluster.with_equal_nodes(1, NODE_GPUS)
     site = replace(contest.site, cluster=cluster, total=None, max_gpus=None)
     engines = engines_that_fit(site)
     return contest_of(site, contest.slo, engines, contest.demand, seed=contest.trials.sample.seed)

@@ -132,8 +132,7 @@ def admit_waiting(
 
 def ranks_of(model: EngineModel) -> "Ranks[Request] | None":
     """The attention-DP ranks of an engine; None without."""
-    dp = model.parallelism.dp
-    return Ranks(dp, model.chunked_prefill_size, model.page_size) if dp > 1 else None
+    return Ranks.of(model) if model.parallelism.dp > 1 else None
 
 
 def admit_on_ranks(

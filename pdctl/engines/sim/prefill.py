@@ -122,6 +122,8 @@ class PrefillQueues:
                 part.request.out = 1
                 self.inflight.append(part.request)
                 transfers.append(part.request)
+                if self.ranks:
+                    self.ranks.forget(part.request)
         return Result(self.poll(now_s).emissions, transfers)
 
     def poll(self, now_s: float) -> Result:

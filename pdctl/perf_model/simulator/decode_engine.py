@@ -32,7 +32,7 @@ class DecodeRoom:
         self.kv = KvPool(model.kv_capacity_tokens, None)
         self.held = 0
         self._decoding = decoding
-        self._slots = decode_slots(model.max_running_requests)
+        self._slots = decode_slots(model.max_running_requests, model.parallelism.dp)
         self._reserved = model.reserved_decode_tokens
         self._largest = 0  # prompt plus output of the largest request so far
 

@@ -3,8 +3,7 @@
 A request lives on one rank, which has 1/dp of the engine's chunk, slots and KV. A step takes as
 long as its busiest rank; ranks without a prompt give their running requests a token meanwhile.
 Source: SGLang's handle_data_parallelism and prepare_mlp_sync_batch. Ignores: prefix caches, which
-each rank has for itself; retraction on one rank while others have room; prefill engines' ranks,
-drawn by their room numbers, taken in turn here.
+each rank has for itself; retraction on one rank while others have room.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -41,10 +40,6 @@ def _seconds(model: EngineModel, batch: list[tuple[Job, int]]) -> float:
     return ranked_prefill_s(model.times, dp, all_tokens, most_tokens, most_pairs)
 
 
-def _ranks(model: EngineModel) -> Ranks[Job]:
-    return Ranks(model.parallelism.dp, model.chunked_prefill_size, model.page_size)
-
-
 def _slots(model: EngineModel) -> int:
     """Requests that a rank may run at once."""
     return max(1, model.max_running_requests // model.parallelism.dp)
@@ -72,7 +67,7 @@ class RankedPrefillEngine(PrefillEngine):
         agenda: Agenda,
     ) -> None:
         super().__init__(number, model, shared, decoders=decoders, agenda=agenda)
-        self._ranks: Ranks[Job] = _ranks(model)
+        self._ranks: Ranks[Job] = Ranks.of(model)
         self._slots = _slots(model)
         self._seconds = 0.0
 
@@ -80,6 +75,13 @@ class RankedPrefillEngine(PrefillEngine):
         """The decode engine has room for `job` and says so at `at_s`."""
         self._ranks.take(job)
         super().ready(job, at_s)
+
+    def give_up(self, job: Job, sink: int) -> bool:
+        """As PrefillEngine's; a request that is dropped loads its rank no more."""
+        dropped = super().give_up(job, sink)
+        if dropped:
+            self._ranks.forget(job)
+        return dropped
 
     def jobs_after(self, now: float) -> list[Job]:
         """The requests whose KV has not all left this engine at `now`."""
@@ -99,6 +101,12 @@ class RankedPrefillEngine(PrefillEngine):
         if batch:
             self._seconds = _seconds(self.model, batch)
         return batch
+
+    def _deliver(self, now: float, chunks: list[tuple[Job, int, bool]]) -> None:
+        super()._deliver(now, chunks)
+        for job, _, last in chunks:
+            if last:
+                self._ranks.forget(job)
 
     def _step_s(self, new: int, pairs: float) -> float:
         return self._seconds
@@ -154,7 +162,7 @@ class RankedColocatedEngine(ColocatedEngine):
 
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
         super().__init__(number, model, shared, costs)
-        self._ranks: Ranks[Job] = _ranks(model)
+        self._ranks: Ranks[Job] = Ranks.of(model)
         self._run = _RankedRun(costs, model.accept_length, self._ranks.dp)
         self.decoding = self._run
         self._with_prompts: set[int] = set()  # ranks that have prompts in the step
@@ -195,6 +203,11 @@ class RankedColocatedEngine(ColocatedEngine):
         if full and (batch or decoding.running):
             self.full = True
         return batch
+
+    def _finish(self, end_s: float, finished: list[Job]) -> None:
+        super()._finish(end_s, finished)
+        for job in finished:
+            self._ranks.forget(job)
 
     def _decodes_beside(self) -> bool:
         num = len(self.decoding.running)

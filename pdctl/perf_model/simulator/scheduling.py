@@ -7,7 +7,10 @@ srt/managers/schedule_batch.py (retract_decode), srt/disaggregation/decode.py (p
 from collections import deque
 from collections.abc import Callable, Iterable
 from math import ceil, inf
+from random import Random
 from typing import Generic, Protocol, TypeVar
+
+from pdctl.perf_model.records import Balance, EngineModel
 
 CLIP_MAX_NEW_TOKENS = 4096
 MAX_PREFILL_TOKENS = 16384
@@ -125,27 +128,62 @@ class Ranks(Generic[R]):
     """The attention-DP ranks of one engine, each of which admits its own requests.
 
     partials: each rank's unfinished prompt; chunk: tokens of a step on one rank.
-    Source: SGLang's handle_data_parallelism divides the chunk by the ranks.
+    _loads: of each rank, where the least loaded is chosen: prompt tokens, where they count, and
+    requests. _tokens: those of each request.
+    Source: SGLang's handle_data_parallelism divides the chunk by the ranks; its
+    DataParallelController chooses a rank. Ignores: that the controller looks at the loads every
+    20 ms, and counts tokens made as well.
     """
 
-    __slots__ = ("_next", "_page", "chunk", "dp", "partials")
+    __slots__ = (
+        "_balance", "_drawn", "_loads", "_next", "_page", "_tokens", "chunk", "dp", "partials",
+    )  # fmt: skip
 
-    def __init__(self, dp: int, chunk: int, page: int) -> None:
+    def __init__(self, dp: int, chunk: int, page: int, balance: Balance) -> None:
         self.dp = dp
         self.chunk = max(floor_page(chunk // dp, page), page)
         self.partials: list[R | None] = [None] * dp
         self._page = page
+        self._balance = balance
         self._next = 0
+        self._drawn = Random(dp)
+        self._loads = [(0, 0)] * dp
+        self._tokens: dict[int, int] = {}
+
+    @staticmethod
+    def of(model: EngineModel) -> "Ranks[R]":
+        """The ranks of this engine."""
+        return Ranks(
+            model.parallelism.dp, model.chunked_prefill_size, model.page_size, model.balance
+        )
 
     def take(self, request: R) -> None:
-        """Give a new request to the next rank in turn."""
-        request.rank = self._next
-        self._next = (self._next + 1) % self.dp
+        """Give a new request to a rank: to the next in turn, to a random one, to the least loaded.
+
+        Rooms of the router are random numbers.
+        """
+        if self._balance == "round_robin":
+            request.rank = self._next
+            self._next = (self._next + 1) % self.dp
+        elif self._balance == "follow_bootstrap_room":
+            request.rank = self._drawn.randrange(self.dp)
+        else:
+            request.rank = self._loads.index(min(self._loads))
+            tokens = request.prompt if self._balance == "total_tokens" else 0
+            self._tokens[id(request)] = tokens
+            self._load(request.rank, tokens, 1)
 
     def forget(self, request: R) -> None:
-        """Let go of a prompt that nobody wants any more."""
+        """Let go of a request that is done, or that nobody wants any more."""
         if self.partials[request.rank] is request:
             self.partials[request.rank] = None
+        tokens = self._tokens.pop(id(request), None)
+        if tokens is not None:
+            self._load(request.rank, -tokens, -1)
+
+    def _load(self, rank: int, tokens: int, requests: int) -> None:
+        had_tokens, had_requests = self._loads[rank]
+        self._loads[rank] = (had_tokens + tokens, had_requests + requests)
 
     def partial(self) -> R | None:
         """An unfinished prompt, if any rank has one."""
@@ -302,7 +340,10 @@ def steps_until_prealloc(
     return steps if isl + reserved <= free - growth * steps - held_back else inf
 
 
-def decode_slots(max_running_requests: int) -> int:
-    """Requests a decode engine may hold at once, preallocated ones included."""
-    extra = 2 * max_running_requests if max_running_requests <= 32 else 0
+def decode_slots(max_running_requests: int, dp: int = 1) -> int:
+    """Requests a decode engine may hold at once, preallocated ones included, on all its ranks.
+
+    Source: sglang arg_groups/pd_disaggregation_hook.py (0.5.23), server_args.py (0.5.15).
+    """
+    extra = 2 * max_running_requests if max_running_requests // dp <= 32 else 0
     return max_running_requests + extra
