@@ -78,7 +78,7 @@ def _profile_warnings(site: Site) -> Iterator[str]:
 
 
 def _setting_warnings(site: Site) -> Iterator[str]:
-    """A release without constants, and an interval that delays first tokens."""
+    """A release without constants, and settings that cost time."""
     yield from unknown_release(site)
     yield from _gathered_tokens(site)
     steps = max((own.receive_interval for own in site.serving.values()), default=1)
