@@ -92,7 +92,7 @@ def reattach_with_key(there: There, on: str) -> list[Row]:
     rows = reattach(there, on)
     there.done("down", "chat")
     there.done("up", "-f", there.write("chat"), "--on", on, "-d")
-    return [(f"with an API key, {what}", *more) for what, *more in rows]
+    return [(f"with an API key, {what}", took, aim, unit) for what, took, aim, unit in rows]
 
 
 def scale(there: There, on: str) -> list[Row]:
