@@ -128,11 +128,14 @@ def next_steps(
         return tuple(_other_plans(model, question, verdict))
     if not _can_launch(model, question, arm):
         return ()
-    steps = []
+    steps, ups = [], [_up(model, question, arm, output, on)]
     is_simulated = verdict.rate_rps is not None or verdict.clients is not None
     if verdict.verdict == "too_close" and is_simulated and on == LOCAL:
-        steps += list(_measure(model, question, verdict, arm))
-    return (*steps, _up(model, question, arm, output, on), _rehearse(output))
+        steps = list(_measure(model, question, verdict, arm))
+    if verdict.verdict == "too_close" and not steps:  # nothing settles it: both can be started
+        others = [other for other in verdict.arms.values() if other is not arm]
+        ups += [_up(model, question, other, None, on) for other in others]
+    return (*steps, *ups, _rehearse(output))
 
 
 def _can_launch(model: str, question: Question, arm: Arm) -> bool:
@@ -316,6 +319,8 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
         gpus = _gpus(question, question.cluster.num_nodes)
         nearest = min(verdict.floors, key=lambda f: (f.ttft_s or 0.0) + (f.tpot_s or 0.0))
         reached = _raised(question.slo, nearest.ttft_s, nearest.tpot_s)
+        if question.workload.requests is not None:  # else the recorded rate, not a light load
+            kept += ["--rate", f"{nearest.rate_rps:.2g}"]
         yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(reached)])
         return
     if verdict.clients is not None:

@@ -21,6 +21,7 @@ from pdctl.deployment.resources import (
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.gpus import is_free, room_text
 from pdctl.inspection.records import Gpu
+from pdctl.units import format_number_of
 
 GpusByNode = Mapping[str, Sequence[Gpu]]
 THIS_MACHINE = "this machine"
@@ -344,7 +345,7 @@ def _no_room(found: NoRoom, gpus: GpusByNode) -> EnvironmentProblem:
     if engine.num_nodes == 1:
         node = max(free, key=lambda node: free[node])
         text = (
-            f"{engine.name} needs {engine.each} free GPU{'s' * (engine.each != 1)} on one node; "
+            f"{engine.name} needs {format_number_of(engine.each, 'free GPU')} on one node; "
             f"the emptiest, {node}, has {room_text(free[node], gpus[node])}."
         )
     else:
