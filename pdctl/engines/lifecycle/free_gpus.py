@@ -110,9 +110,17 @@ def _as_used(
         cluster = cluster_of_nodes(free, rdma, where=where)
     # an engine is divided among machines by all GPUs that they have
     cluster = replace(cluster, largest_host=max(map(len, found.values())))
-    racks = _racks(domains, is_said=settings.rdma.mnnvl)
-    listed = "; ".join(f"{name} has {', '.join(nodes)}" for name, nodes in racks.items())
-    notes += [f"NVLink joins the nodes of a domain: {listed}."] if racks else []
+    shared = {name: nodes for name, own in domains.items() if len(nodes := _with_free(own)) > 1}
+    racks = {
+        name: nodes
+        for name, nodes in shared.items()
+        if settings.rdma.mnnvl or _is_one_fabric(domains[name].values())
+    }
+    if racks:
+        notes.append(f"NVLink joins the nodes of a domain: {_listed(racks)}.")
+    elif shared:
+        sure = "count as joined by NVLink only with rdma: {mnnvl: true} in cluster.yaml"
+        notes.append(f"The nodes of an NVLink domain ({_listed(shared)}) {sure}.")
     return FreeGpus(_in_racks(cluster, free, racks), tuple(notes))
 
 
@@ -120,19 +128,12 @@ def _free(nodes: Mapping[str, Sequence[Gpu]]) -> dict[str, tuple[Gpu, ...]]:
     return {node: tuple(filter(is_free, gpus)) for node, gpus in nodes.items()}
 
 
-def _racks(
-    domains: Mapping[str, Mapping[str, Sequence[Gpu]]], *, is_said: bool
-) -> dict[str, list[str]]:
-    """The nodes with free GPUs of each domain in which NVLink reaches from node to node.
+def _with_free(nodes: Mapping[str, Sequence[Gpu]]) -> list[str]:
+    return [node for node, gpus in _free(nodes).items() if gpus]
 
-    is_said: cluster.yaml says that it does; otherwise the drivers must.
-    """
-    found = {
-        name: [node for node, gpus in _free(own).items() if gpus]
-        for name, own in domains.items()
-        if is_said or _is_one_fabric(own.values())
-    }
-    return {name: nodes for name, nodes in found.items() if len(nodes) > 1}
+
+def _listed(domains: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{name} has {', '.join(nodes)}" for name, nodes in domains.items())
 
 
 def _is_one_fabric(nodes: Iterable[Sequence[Gpu]]) -> bool:

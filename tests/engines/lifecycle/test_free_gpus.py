@@ -172,7 +172,9 @@ def test_nvlink_between_nodes_makes_one_node_of_a_domain(
     cards = {"a": [H200] * 4, "b": [H200] * 4, "c": [H200] * 4, "d": [f"{H200}!"] * 4}
     told = {"a": "x", "b": "x", "c": "y", "d": "y"}
     in_job(monkeypatch, Nodes(cards=cards, told_domains=told))
-    assert machines_text(find_free_gpus("slurm", ClusterFile()).cluster) == "3x4xH200"
+    unsure = find_free_gpus("slurm", ClusterFile())
+    assert machines_text(unsure.cluster) == "3x4xH200"
+    assert unsure.notes[0].startswith("The nodes of an NVLink domain (x has a, b) count as joined ")
     rack = ClusterFile(rdma=RdmaSettings(mnnvl=True))
     found = find_free_gpus("slurm", rack)
     joined = found.cluster
