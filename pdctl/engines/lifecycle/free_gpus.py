@@ -14,7 +14,7 @@ from pdctl.engines.lifecycle.node_hardware import with_owners
 from pdctl.engines.lifecycle.place import cluster_place, told_domains
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.cluster import cluster_of_nodes, gpus_of_each
-from pdctl.inspection.gpus import rdma_bytes_per_s_per_gpu
+from pdctl.inspection.gpus import is_free, rdma_bytes_per_s_per_gpu
 from pdctl.inspection.records import Cluster, Gpu
 
 SLURM_ITSELF = "Slurm"
@@ -141,6 +141,10 @@ def _joined(
     sure = "count as joined by NVLink only with rdma: {mnnvl: true} in cluster.yaml"
     about = (f"The nodes of an NVLink domain ({_listed(shared)}) {sure}.",)
     return cluster, about if shared else ()
+
+
+def _free(nodes: Mapping[str, Sequence[Gpu]]) -> dict[str, tuple[Gpu, ...]]:
+    return {node: tuple(filter(is_free, gpus)) for node, gpus in nodes.items()}
 
 
 def _with_free(nodes: Mapping[str, Sequence[Gpu]]) -> list[str]:
