@@ -39,7 +39,12 @@ class Verb(TyperCommand):
             value = ctx.params.get(one.name)
             if one.type.name == "path" and isinstance(value, str):
                 ctx.params[one.name] = os.path.expanduser(value)
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                sys.stderr.write("\n")  # else the shell's prompt stands behind ^C
+            raise
 
 
 class LazyVerbs(TyperGroup):

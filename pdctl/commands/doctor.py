@@ -115,6 +115,7 @@ def _of_nodes(
 
 
 def _write_cluster_file(output: Path, on: str) -> None:
+    from pdctl.commands.command_line.overwrite import write_output
     from pdctl.doctor.nodes import cluster_file_of
     from pdctl.engines.launchers.registry import launcher_named
     from pdctl.engines.lifecycle.place import present_nodes
@@ -125,5 +126,5 @@ def _write_cluster_file(output: Path, on: str) -> None:
             hint=f"-o another file than {output.name}, then copy what differs",
             code="file_exists",
         )
-    output.write_text(cluster_file_of(launcher_named(present_nodes(on))), encoding="utf-8")
+    write_output(output, cluster_file_of(launcher_named(present_nodes(on))), flag="-o")
     typer.echo(f"wrote {output}")

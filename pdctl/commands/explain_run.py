@@ -7,11 +7,12 @@ from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
+from pdctl.commands.command_line.overwrite import write_output
 from pdctl.console import command_width, err, show
 from pdctl.deployment.flags import REQUEST_TIMES_FLAG
 from pdctl.engines.lifecycle import logs as log_files_of
 from pdctl.engines.request_times import RequestLog, log_lines, request_log
-from pdctl.errors import EnvironmentProblem, InvalidInput, StateConflict
+from pdctl.errors import InvalidInput, StateConflict
 from pdctl.status.explain.explain import explain_requests, is_called, notes_on, requests_in
 from pdctl.status.explain.join import Halves
 from pdctl.status.explain.records import Explanation
@@ -97,7 +98,8 @@ def explain_and_print(wanted: Wanted) -> None:
     if wanted.replay:
         found = _replayed(found, pairs, deployment)
     if wanted.report is not None:
-        _write(wanted.report, explanation_page(found, where))
+        write_output(wanted.report, explanation_page(found, where), flag="--report")
+        err().print(f"  {wanted.report} written.", soft_wrap=True)
     is_one = wanted.rid is not None
     show(
         "explain",
@@ -205,15 +207,3 @@ def _replayed(found: Explanation, pairs: Sequence[Halves], deployment: str | Non
     if isinstance(answer, str):
         return replace(found, replay_missing=f"Other splits are not simulated: {answer}")
     return replace(found, replay=answer)
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as problem:
-        raise EnvironmentProblem(
-            f"{path} cannot be written: {problem.strerror}.",
-            hint="--report slow.html",
-            code="unwritable",
-        ) from problem
-    err().print(f"  {path} written.", soft_wrap=True)

@@ -17,7 +17,7 @@ def help(  # noqa: A001 - named as its verb is
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
 ) -> None:
-    """Explain a topic: exit codes, JSON, trace formats, the columns of `status`, words.
+    """Explain a topic: exit codes, JSON, trace formats, the columns of `status`, glossary.
 
     \b
     Examples:

@@ -12,7 +12,7 @@ from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.engines.launchers.registry import LOCAL, SLURM
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
-from pdctl.inspection.cluster import MOST_NODES, described_gpus
+from pdctl.inspection.cluster import MOST_NODES, described_gpus, machines_text
 from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
@@ -128,11 +128,14 @@ def next_steps(
         return tuple(_other_plans(model, question, verdict))
     if not _can_launch(model, question, arm):
         return ()
-    steps = []
+    steps, ups = [], [_up(model, question, arm, output, on)]
     is_simulated = verdict.rate_rps is not None or verdict.clients is not None
     if verdict.verdict == "too_close" and is_simulated and on == LOCAL:
-        steps += list(_measure(model, question, verdict, arm))
-    return (*steps, _up(model, question, arm, output, on), _rehearse(output))
+        steps = list(_measure(model, question, verdict, arm))
+    if verdict.verdict == "too_close" and not steps:  # nothing settles it: both can be started
+        others = [other for other in verdict.arms.values() if other is not arm]
+        ups += [_up(model, question, other, None, on) for other in others]
+    return (*steps, *ups, _rehearse(output))
 
 
 def _can_launch(model: str, question: Question, arm: Arm) -> bool:
@@ -316,6 +319,8 @@ def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[s
         gpus = _gpus(question, question.cluster.num_nodes)
         nearest = min(verdict.floors, key=lambda f: (f.ttft_s or 0.0) + (f.tpot_s or 0.0))
         reached = _raised(question.slo, nearest.ttft_s, nearest.tpot_s)
+        if question.workload.requests is not None:  # else the recorded rate, not a light load
+            kept += ["--rate", f"{nearest.rate_rps:.2g}"]
         yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(reached)])
         return
     if verdict.clients is not None:
@@ -351,6 +356,8 @@ def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -
 def _gpus(question: Question, nodes: int, each: int | None = None) -> str:
     """--gpus for so many nodes of the question's GPUs. each: GPUs of a node; None: as there are."""
     cluster = question.cluster
-    text = described_gpus(nodes, each or cluster.gpus_per_node, cluster.gpu.name)
+    is_all = nodes == cluster.num_nodes and each is None
+    each = each or cluster.gpus_per_node
+    text = machines_text(cluster) if is_all else described_gpus(nodes, each, cluster.gpu.name)
     rdma = cluster.rdma_bytes_per_s
     return f"{text}:rdma{rdma * 8 / 1e9:.10g}" if rdma else text

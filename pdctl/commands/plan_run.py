@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 from rich.console import RenderableType
 
+from pdctl.commands.command_line.overwrite import write_output
 from pdctl.commands.deployment_options import FILE, ask_model
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps
 from pdctl.commands.options.engine_options import EngineOptions
@@ -26,7 +27,7 @@ from pdctl.deployment.resources import needs_gpus
 from pdctl.engines.launchers.registry import LOCAL
 from pdctl.engines.lifecycle import running
 from pdctl.engines.state import desired_path
-from pdctl.errors import EnvironmentProblem, ExitCode, InvalidInput
+from pdctl.errors import ExitCode, InvalidInput
 from pdctl.inspection.llm import bundled_names, read_llm
 from pdctl.inspection.model_files import absolute_model
 from pdctl.inspection.records import Llm
@@ -92,7 +93,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
     """
     slo = parse_slo(options.ttft, options.tpot, options.attainment)
     speculation = _speculation(options)
-    options = _of_deployment(options)
+    options = _of_last_plan(_of_deployment(options))
     name = model_path_of(options)
     llm = read_llm(name)
     cluster, usd_per_gpu_hour = asked_gpus(
@@ -139,7 +140,34 @@ def of_release(question: Question, release: str) -> Question:
 
 def model_path_of(options: PlanOptions) -> str:
     """The model given; else that of ./pd.yaml, of the last plan, or an answer on a terminal."""
-    return absolute_model(options.model) or _known_model(options)
+    model = absolute_model(options.model) or _of_last_plan(options, takes_gpus=False).model
+    if model:
+        return model
+    if not interactive(no_input=options.no_input):
+        raise InvalidInput(
+            "No model is given, and there is neither ./pd.yaml nor an earlier plan.",
+            hint="pdctl plan llama-3.1-8b --gpus 8xH100",
+        )
+    return ask_model(default="llama-3.1-8b")
+
+
+def _of_last_plan(options: PlanOptions, *, takes_gpus: bool = True) -> PlanOptions:
+    """The options; without a model, with the model and the GPUs of ./pd.yaml or the last plan."""
+    path = next((path for path in (FILE, last_plan_path()) if path.is_file()), None)
+    if options.model or path is None:
+        return options
+    found = read_deployment(path)
+    gpus = ""
+    if takes_gpus and found.planned is not None and not _names_gpus(options):
+        gpus = found.planned.gpus
+    origin = str(path) if path == FILE else f"the plan of {origin_of(path)}"
+    what, on = ("model and GPUs", f" on {gpus}") if gpus else ("model", "")
+    say(f"  Taking the {what} of {origin}: {found.model}{on}.")
+    return replace(options, model=found.model, gpus=options.gpus or gpus)
+
+
+def _names_gpus(options: PlanOptions) -> bool:
+    return bool(options.gpus or options.gpu_file) or options.on != LOCAL
 
 
 def _of_deployment(options: PlanOptions) -> PlanOptions:
@@ -149,12 +177,11 @@ def _of_deployment(options: PlanOptions) -> PlanOptions:
     deployment = read_deployment(desired_path(options.from_url))
     if not options.model:
         say(f"  Taking the model of {options.from_url}: {deployment.model}.")
-    is_told = bool(options.gpus or options.gpu_file) or options.on != LOCAL
-    described = "" if is_told or needs_gpus(deployment) else deployment.gpus or ""
+    described = "" if needs_gpus(deployment) else deployment.gpus or ""
     return replace(
         options,
         model=options.model or deployment.model,
-        gpus=options.gpus or described,
+        gpus=options.gpus if _names_gpus(options) else described,
     )
 
 
@@ -180,22 +207,6 @@ def _speculation(options: PlanOptions) -> Speculation | None:
             hint=f"--spec-accept-length {min(2, drafts + 1)}",
         )
     return Speculation(drafts, accepted)
-
-
-def _known_model(options: PlanOptions) -> str:
-    """The model of ./pd.yaml or of the last plan, or the answer of whoever is there."""
-    path = next((path for path in (FILE, last_plan_path()) if path.is_file()), None)
-    if path is not None:
-        model = read_deployment(path).model
-        origin = str(path) if path == FILE else f"the plan of {origin_of(path)}"
-        say(f"  Taking the model of {origin}: {model}.")
-        return model
-    if not interactive(no_input=options.no_input):
-        raise InvalidInput(
-            "No model is given, and there is neither ./pd.yaml nor an earlier plan.",
-            hint="pdctl plan llama-3.1-8b --gpus 8xH200",
-        )
-    return ask_model(default="llama-3.1-8b")
 
 
 def _guessing(llm: Llm, guesses: tuple[str, ...]) -> Llm:
@@ -440,13 +451,7 @@ def _print_unwrapped(view: RenderableType) -> None:
 def _write_report(path: Path, question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
     curves = rate_curves(question, verdict.arms, verdict.rate_rps, spread_over_cores)
     made = Made(datetime.now().astimezone(), shlex.join(["pdctl", *sys.argv[1:]]))
-    page = report_page(question, verdict, steps, curves, made)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as problem:
-        raise EnvironmentProblem(
-            f"{path} cannot be written: {problem.strerror}.", hint="--report plan.html"
-        ) from problem
+    write_output(path, report_page(question, verdict, steps, curves, made), flag="--report")
 
 
 def answer(

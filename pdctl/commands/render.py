@@ -42,12 +42,13 @@ def render(
     """
 
     from pdctl.commands import render_run
+    from pdctl.commands.command_line.overwrite import write_output
 
     text, note = render_run.rendered(target, form, file)
     if note:
         typer.echo(f"note: {note}", err=True)
     if output is not None:
-        render_run.write_text(output, text)
+        write_output(output, text, flag="-o")
     if as_json:
         print_json("render", {"target": target, "text": text})
     elif output is None:

@@ -12,7 +12,7 @@ from pdctl.deployment.records import Deployment
 from pdctl.engines.lifecycle.running import not_running
 from pdctl.engines.lifecycle.start import prepare
 from pdctl.engines.state import is_supervised, read_launch
-from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
+from pdctl.errors import InvalidInput, PdctlError
 from pdctl.paths import last_plan_path
 
 # what --as may say for a target; the first form is the usual one
@@ -72,16 +72,6 @@ def _elsewhere(deployment: Deployment) -> str:
     for note in made.notes:
         say(f"note: {note}")
     return shell(made.specs, made.notes)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write the text to a file. Raises EnvironmentProblem if it cannot."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise EnvironmentProblem(
-            f"Cannot write {path}: {problem.strerror}.", hint="-o FILE elsewhere"
-        ) from problem
 
 
 def _deployment(file: Path | None) -> Deployment:

@@ -111,7 +111,9 @@ def on_another_machine(deployment: Deployment, gpus: str) -> Elsewhere:
     check_llm(deployment, llm)
     notes = made.notes
     if llm.path is None:
-        notes += (f"{deployment.model} is a name of pdctl: give SGLang a directory or an id.",)
+        notes += (
+            f"SGLang does not know pdctl's name {deployment.model}: give a directory or an id.",
+        )
     return replace(made, notes=notes)
 
 

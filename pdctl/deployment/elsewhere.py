@@ -91,8 +91,8 @@ def expand_on_machine(
     have, need = cluster.gpus_per_node, deployment.num_gpus
     if need > have:
         raise InvalidInput(
-            f"{deployment.layout} needs {need} GPUs, and one machine of {have} x "
-            f"{cluster.gpu.name} has {have}: a shell script starts one machine.",
+            f"{deployment.layout} needs {need} GPUs, but a shell script starts one machine, which "
+            f"has {have} × {cluster.gpu.name}.",
             hint="pdctl render slurm or k8s for several",
         )
     alone = ClusterFile(gpus_per_node=have)
@@ -240,4 +240,4 @@ def _assumed(
     backend, path = choose_backend(
         install, requested=deployment.transfer_backend, rdma=rdma, nvlink=nvlink
     )
-    return install, backend, (f"{about}; KV moves by {path} (--transfer-backend to change it).",)
+    return install, backend, (f"{about}; KV moves by {path} (change it with --transfer-backend).",)

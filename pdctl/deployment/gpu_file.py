@@ -89,12 +89,13 @@ def _typical(of: Callable[[GpuModel], float]) -> float:
 
 def _guesses(name: str, given: dict[str, float]) -> list[str]:
     """Sentences about what a plan for this kind rests on."""
-    notes = [f"the shares of its rates that kernels reach on {name} are not known: assumed"]
+    notes = [f"The shares of its rates that kernels reach on {name} are assumed."]
     lacking = [key for key in _UNITS if key not in given]
     if assumed := [key for key in lacking if key not in _ABSENT]:
         notes.append(
-            f"{', '.join(assumed)} of {name}: assumed, in proportion to the bandwidth of known GPUs"
+            f"Assumed for {name} in proportion to its bandwidth, as known GPUs have it: "
+            f"{', '.join(assumed)}."
         )
     if absent := [key for key in lacking if key in _ABSENT]:
-        notes.append(f"{', '.join(absent)} of {name}: taken to be absent")
+        notes.append(f"Assumed to be absent on {name}: {', '.join(absent)}.")
     return notes

@@ -1,5 +1,6 @@
 """pd.yaml: a deployment as a file that a person can read, edit and launch."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -73,7 +74,7 @@ def write_deployment(deployment: Deployment, path: Path, *, made_in: Path | None
     made_in: the folder in which a plan was made, for `origin_of`.
     Raises EnvironmentProblem if the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")  # plans may be made side by side
     try:
         partial.unlink(missing_ok=True)  # never write through a link in a shared folder
         with partial.open("x", encoding="utf-8") as file:

@@ -237,11 +237,10 @@ def _too_few(
 ) -> EnvironmentProblem:
     busy = ", ".join(taken_gpus(chosen))
     engines = format_number_of(deployment.total, "engine", "need")
-    num, num_free = deployment.num_gpus, len(free)
-    verb = "is" if num_free == 1 else "are"
+    gpus = format_number_of(deployment.num_gpus, "free GPU")
+    verb = "is" if len(free) == 1 else "are"
     return EnvironmentProblem(
-        f"{engines} {num} free GPU{'s' * (num != 1)}; {num_free} {verb} free"
-        + (f" ({busy})." if busy else "."),
+        f"{engines} {gpus}; {len(free)} {verb} free" + (f" ({busy})." if busy else "."),
         hint=_smaller(deployment, free),
         code="not_enough_gpus",
     )

@@ -82,7 +82,7 @@ FREE_BELOW_BYTES = 2 * GIB  # a driver reserves hundreds of MiB of a card that d
 SYS_PCI = Path("/sys/bus/pci/devices")
 # They hold a context on every card without using it.
 _BYSTANDERS = frozenset(("nvidia-cuda-mps-server", "nv-hostengine", "dcgm-exporter"))
-_NO_GPU_HINT = "add --gpus 8xH100 to plan, or --engine sim to up"
+_NO_GPU_HINT = "--gpus 8xH100 to plan, or --engine sim for simulated engines"
 
 
 def query_gpus(

@@ -220,21 +220,21 @@ def _guesses(llm: Llm, model_type: str, text: Fields) -> tuple[str, ...]:
     notes = []
     if not is_known(model_type):
         notes.append(
-            f"architecture {llm.architecture!r} is not one pdctl knows: its parameters, KV and "
-            "step times are those of the layers that the keys of its config.json describe"
+            f"Architecture {llm.architecture!r} is not one pdctl knows; its parameters, KV and "
+            "step times are those of the layers that the keys of its config.json describe."
         )
     lightning = any(m.name == LIGHTNING for m in mixers_of(llm.layers))
     if lightning and not model_type.startswith(("minimax", "bailing")):
         notes.append(
-            "the keys of its linear attention are not known: taken as MiniMax-01's, with the "
-            "heads of its full attention"
+            "The keys of its linear attention are not known; it is taken as MiniMax-01's, with "
+            "the heads of its full attention."
         )
     unread = _unread(text, has_experts=llm.experts is not None)
     if unread:
         more = f" and {len(unread) - 4} more" if len(unread) > 4 else ""
         notes.append(
-            f"not read, though they look like the shape: {', '.join(unread[:4])}{more}; "
-            "parameters, KV and step times may be off"
+            f"Keys that pdctl does not know may describe its shape: {', '.join(unread[:4])}{more}. "
+            "Parameters, KV and step times may be off."
         )
     return tuple(notes)
 
@@ -244,7 +244,9 @@ def _no_object(top: Fields, text: Fields) -> tuple[str, ...]:
     said = top.raw("quantization_config") or text.raw("quantization_config")
     if said is None or isinstance(said, dict):
         return ()
-    return (f"quantization_config is {shown(said)} instead of an object: counted as bf16",)
+    return (
+        f"quantization_config is {shown(said)} instead of an object; weights are counted as bf16.",
+    )
 
 
 def _unread(text: Fields, *, has_experts: bool) -> tuple[str, ...]:
@@ -264,14 +266,14 @@ def _unread(text: Fields, *, has_experts: bool) -> tuple[str, ...]:
 
 def _facts(top: Fields, text: Fields, *, wrapped: bool) -> tuple[str, ...]:
     if wrapped or text.part("vision_config") is not None:
-        return ("only the language model is counted; vision and audio towers are left out",)
+        return ("Only the language model is counted; vision and audio towers are left out.",)
     return ()
 
 
 def _unquantised(llm: Llm, top: Fields, text: Fields) -> Llm:
     if not (_is_float32(text) or _is_float32(top)):
         return llm
-    note = "float32 weights are counted as bf16, which is how SGLang loads them"
+    note = "Its float32 weights are counted as bf16, which is how SGLang loads them."
     return replace(llm, assumptions=(*llm.assumptions, note))
 
 
@@ -290,7 +292,7 @@ def _quantised(llm: Llm, text: Fields, config: Fields) -> Llm:
 
 def _quantised_by_name(llm: Llm, file: ModelFile) -> Llm:
     found = format_named(file.quantised_as or "")
-    note = f"taken as the bundled {file.bundled} with {found.label} weights"
+    note = f"Taken as the bundled {file.bundled} with {found.label} weights."
     llm = replace(llm, assumptions=(*llm.assumptions, note))
     return stored(llm, Quantization(found))
 

@@ -369,7 +369,7 @@ def _not_found(model: str) -> InvalidInput:
     nearest = f"; closest by name: {', '.join(close)}" if close else ""
     found = f"did you mean {close[0]}?" if close else "pdctl plan --models lists them."
     return InvalidInput(
-        f"{shown!r} is no directory, not in the local Hugging Face cache, and none of the "
+        f"{shown!r} is not a directory, a model in the local Hugging Face cache, or one of the "
         f"{len(known)} bundled models{nearest}.",
         hint=f"{found} Or name a directory that has config.json",
         code="unknown_model",

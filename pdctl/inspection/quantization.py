@@ -92,9 +92,10 @@ def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
     if found is None:
         label = method[:40] or "without quant_method"
         what = f"quantisation {label!r}" if method else "a quantisation config without quant_method"
-        note = f"{what} is counted as bf16"
+        cause = f"pdctl does not know {what}"
         if unmatched:
-            note += f": it names {unmatched[:60]!r}, and no such matrix is known"
+            cause = f"The quantisation config names {unmatched[:60]!r}, which pdctl does not know"
+        note = f"{cause}; the weights are counted as bf16."
         return Quantization(Format(label, 2.0, "bf16"), kv_dtype_bytes=cache, notes=(note,))
     names = config.texts(
         "modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules", "exclude"
@@ -313,8 +314,8 @@ def _kept(names: Iterable[str], num_layers: int) -> tuple[list[Selection], tuple
     outside = [n for n in names if layers_in(n, num_layers) == frozenset()]
     if names and len(outside) == len(names):
         return found, (
-            f"the quantisation config names only layers that do not exist, such as "
-            f"{outside[0][:60]!r}: nothing is kept in 16 bits",
+            f"The quantisation config names only layers that do not exist, such as "
+            f"{outside[0][:60]!r}; nothing is kept in 16 bits.",
         )
     return found, ()
 

@@ -26,7 +26,7 @@ def index_note(folder: Path, weight_bytes: float, *, wrapped: bool) -> str | Non
         return None
     return (
         f"{INDEX} counts {counted / 1e9:,.1f} GB of weights, and the layers read from config.json "
-        f"come to {weight_bytes / 1e9:,.1f} GB: parameters, KV and step times may be off"
+        f"come to {weight_bytes / 1e9:,.1f} GB; parameters, KV and step times may be off."
     )
 
 
@@ -39,7 +39,7 @@ def missing_shards_note(folder: Path) -> str | None:
     missing = total - len({match[1] for match in found})
     if missing <= 0:
         return None
-    return f"{missing} of {total} files of weights are missing in {folder}: SGLang cannot load it"
+    return f"{missing} of {total} weight files are missing in {folder}; SGLang cannot load it."
 
 
 def _total_size(path: Path) -> int | None:

@@ -27,7 +27,9 @@ def model_view(llm: Llm, prompt_tokens: float | None) -> RenderableType:
 
 def models_view(llms: Sequence[Llm]) -> RenderableType:
     """One row per model that `plan` knows by name, with its sizes."""
-    table = _grid("model", "params", "active", "weights", "KV per token", "state per request")
+    table = _grid("model", "params", "active", "weights", "KV/token", "state/request")
+    table.padding = (0, 2, 0, 0)
+    table.columns[0].no_wrap = False  # in a narrow terminal names fold, figures stay whole
     for llm in llms:
         data = size_figures(llm, None)
         table.add_row(

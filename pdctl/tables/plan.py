@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -295,20 +296,20 @@ def _sweep(verdict: Verdict) -> RenderableType:
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
     name = "carries up to" if verdict.clients is None else "throughput"
-    table.add_row(HEAD, "", name, _starts(verdict), style="bold")
+    table.add_row(HEAD, "", name, style="bold")
     for arm, value in zip(arms, values, strict=True):
         is_shown = shown is not None and (arm.layout, arm.parallelism) == (
             shown.layout,
             shown.parallelism,
         )
         about = "~ " if is_estimated(arm) else ""
-        shape = gpus_text(arm) if mixed else ""
+        shape = _Facts(gpus_text(arm) if mixed else "")
         cells = (arm.layout, bar(value / top), f"{about}{format_rate(value)}", shape)
         table.add_row(*cells, style="green" if is_shown else "")
-    if not any(map(is_estimated, arms)):
-        return table
-    left = " " * (max(len(HEAD), *(len(arm.layout) for arm in arms)) + GAP)
-    return Group(table, Text(f"{left}~ estimated, not simulated", style="dim"))
+    estimated = ["~ estimated, not simulated"] if any(map(is_estimated, arms)) else []
+    notes = "\n".join([*estimated, *_starts(verdict)])
+    left = max(len(HEAD), *(len(arm.layout) for arm in arms)) + GAP
+    return Group(table, Padding(Text(notes, style="dim"), (0, 0, 0, left))) if notes else table
 
 
 def carried_rps(arm: Arm) -> float | None:
@@ -322,11 +323,12 @@ def is_estimated(arm: Arm) -> bool:
     return arm.throughput_rps is None and arm.capacity_rps is None
 
 
-def _starts(verdict: Verdict) -> str:
+def _starts(verdict: Verdict) -> Iterator[str]:
     """The splits by rule: rules of thumb: 2P6D (a quarter), 3P5D (token rates)."""
     names = {"quarter": "a quarter", "rate_match": "token rates"}
     parts = [f"{_layout(start)} ({names[start.basis]})" for start in verdict.starts]
-    return f"rules of thumb: {', '.join(parts)}" if parts else ""
+    if parts:
+        yield f"rules of thumb: {', '.join(parts)}"
 
 
 def _layout(sizing: Sizing) -> str:
@@ -349,6 +351,4 @@ def _grid() -> Table:
 
 
 def _indented(body: RenderableType) -> RenderableType:
-    from rich.padding import Padding
-
     return Padding(body, (1, 2), expand=False)

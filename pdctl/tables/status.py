@@ -12,7 +12,7 @@ from pdctl.status.records import DeploymentStatus, EngineStatus, JobLimit
 from pdctl.tables.advice_command import advice_command
 from pdctl.tables.autopilot import what_if_lines
 from pdctl.text_lines import shell_lines, wrapped
-from pdctl.units import format_rate, format_seconds, format_share, format_span
+from pdctl.units import format_number_of, format_rate, format_seconds, format_share, format_span
 
 NONE = "–"
 _BARS = "▁▂▃▄▅▆▇█"
@@ -249,7 +249,7 @@ def hidden_columns(tables: Sequence[RoleTable], width: int) -> list[Text]:
     num = len({title for table in tables for title in table.hidden})
     if not num:
         return []
-    text = f"  {num} more column{'s' if num > 1 else ''} in a wider terminal"
+    text = f"  {format_number_of(num, 'more column')} in a wider terminal"
     return [cut(Text(text, style="dim"), width)]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from pdctl.perf_model.records import Fleet
 from pdctl.perf_model.simulator.simulate import find_prefixes
+from pdctl.units import format_number_of
 from pdctl.verdict.closed_form import Demand, Scored
 from pdctl.verdict.closed_loop import (
     client_requests,
@@ -79,7 +80,7 @@ def search_for_clients(
     alone = [s for s in together[:FINALISTS] if is_close(s, together[0], CLOSE)]
     split = best_shares(splits, MAX_REPLAYED)
     entrants = [*alone, *split]
-    progress(f"simulating {len(entrants)} layouts")
+    progress(f"simulating {format_number_of(len(entrants), 'layout')}")
     requests = client_requests(question, demand, clients)
     prefixes, slo, seed = find_prefixes(requests), question.slo, question.seed
     tried = spread(

@@ -7,7 +7,7 @@ from pdctl.inspection.cluster import described_gpus
 from pdctl.perf_model.engine_model import does_not_fit_reason
 from pdctl.perf_model.memory import kv_cell_bytes
 from pdctl.perf_model.records import Parallelism, Role
-from pdctl.units import format_bytes, format_count
+from pdctl.units import format_bytes, format_count, format_number_of
 from pdctl.verdict.closed_form import Demand
 from pdctl.verdict.layouts import (
     Engines,
@@ -45,7 +45,7 @@ def where_it_fits(site: Site) -> str:
     free = replace(site, total=None, max_gpus=None)
     for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
         nodes, each = max(1, gpus // 8), min(gpus, 8)
-        cluster = replace(site.cluster, num_nodes=nodes, gpus_per_node=each)
+        cluster = site.cluster.with_equal_nodes(nodes, each)
         if engines_that_fit(replace(free, cluster=cluster)).colocated:
             return described_gpus(nodes, each, site.cluster.gpu.name)
     return ""
@@ -126,19 +126,14 @@ def _reason(site: Site, shape: Parallelism, role: Role) -> str | None:
 
 def _too_few(site: Site, engines: Engines, roles: Sequence[Role]) -> str:
     have = gpu_budget(site)
-    there = f"there {'is' if have == 1 else 'are'} {have}"
+    there = f"there {'is' if have == 1 else 'are'} only {have}"
     if roles == ("colocated",):
         return f"a colocated engine takes more GPUs than there are ({have})"
-    pools = [pool for pool in (engines.prefill, engines.decode) if pool]
-    least = [min(engine.parallelism.num_gpus for engine in pool) for pool in pools]
-    if len(least) == 2:
+    if engines.prefill and engines.decode:
+        prefill, decode = (e[0].parallelism.num_gpus for e in (engines.prefill, engines.decode))
         return (
-            f"a split needs a prefill engine of {_gpus(least[0])} and a decode engine of "
-            f"{_gpus(least[1])}, {sum(least)} in all; {there}"
+            f"a split needs a prefill engine of {format_number_of(prefill, 'GPU')} and a decode "
+            f"engine of {format_number_of(decode, 'GPU')}, {prefill + decode} in all; {there}"
         )
-    alone = min(engine.parallelism.num_gpus for engine in engines.colocated)
-    return f"a split needs at least two engines, and one takes {_gpus(alone)}; {there}"
-
-
-def _gpus(num: int) -> str:
-    return f"{num} GPU{'s' * (num != 1)}"
+    alone = format_number_of(engines.colocated[0].parallelism.num_gpus, "GPU")
+    return f"a split needs two engines of at least {alone} each; {there}"

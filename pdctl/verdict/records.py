@@ -59,6 +59,11 @@ class Site:
     unused_profile: Profile | None = None  # of this GPU and family, but of another backend
     max_gpus: int | None = None  # use at most so many of the GPUs; None: all
 
+    @property
+    def release(self) -> str | None:
+        """SGLang's, the same for every engine; None: the newest known."""
+        return next((own.release for own in self.serving.values()), None)
+
 
 @dataclass(frozen=True)
 class Question(Site):
@@ -197,6 +202,7 @@ class Floor:
     """
 
     layout: str
+    rate_rps: float
     ttft_s: float | None
     tpot_s: float | None
     prefill_s: float = 0.0

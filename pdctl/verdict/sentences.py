@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pdctl.perf_model.records import Percentiles
-from pdctl.units import format_rate, format_seconds, format_share
-from pdctl.verdict.caveats import caveats
+from pdctl.units import format_number_of, format_rate, format_seconds, format_share
+from pdctl.verdict.caveats import caveats, drawn_ranks, unknown_release, unread_times
 from pdctl.verdict.closed_loop import clients_text
 from pdctl.verdict.records import (
     Arm,
@@ -20,7 +20,6 @@ from pdctl.verdict.records import (
 )
 from pdctl.verdict.rules import NAMES, RULE_WORDS, missing_lengths
 from pdctl.verdict.search import site_of
-from pdctl.workload.records import Workload
 
 
 def write(question: Question, verdict: Verdict) -> Verdict:
@@ -41,18 +40,23 @@ def write(question: Question, verdict: Verdict) -> Verdict:
 def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
     """Caveats beside the verdict."""
     if not verdict.arms:
+        yield from unknown_release(question)
         return
-    if verdict.decided_by == "rules":
+    site = site_of(question)
+    if verdict.decided_by == "rules":  # no step times are used
+        site = replace(site, profile=None, unused_profile=None)
         lengths = " and ".join(missing_lengths(question.workload))
         yield f"Rules alone: add {lengths}, or --trace, for a prediction."
-    yield from disagreement(verdict)
+    if verdict.is_met:
+        yield from disagreement(verdict)
     if verdict.rate_rps is not None and not verdict.is_rate_asked and most_carried(verdict.arms):
         yield (
             f"No --rate given: the arms are compared at {format_rate(verdict.rate_rps)} req/s, "
             "70 % of what the better one carries."
         )
-    yield from _no_times(question.workload)
-    yield from caveats(site_of(question))
+    yield from unread_times(question.workload)
+    yield from drawn_ranks(question, verdict.arms.get("pd"))
+    yield from caveats(site)
     yield from verdict.left_out
     yield from (
         f"{arm.layout} {arm.infeasible}." for arm in verdict.arms.values() if arm.infeasible
@@ -72,19 +76,6 @@ def disagreement(verdict: Verdict) -> Iterator[str]:
         yield f"The simulation favours {NAMES[evidence]}."
 
 
-def _no_times(workload: Workload) -> Iterator[str]:
-    """A file with columns that may be times under a name nobody knows, and no rate either."""
-    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
-    if (
-        facts is not None
-        and facts.span_s is None
-        and facts.unused_columns
-        and known == (None, None)
-    ):
-        unused = ", ".join(facts.unused_columns[:6])
-        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
-
-
 def headline(question: Question, verdict: Verdict) -> str:
     """The answer in one line."""
     if not verdict.arms:
@@ -98,16 +89,13 @@ def advice(choice: Choice, arms: Mapping[str, Arm]) -> str:
     """The advice: Split: run 6 prefill and 2 decode engines (6P2D)."""
     if choice == "pd":
         split = arms["pd"]
-        decode = _engines(split.counts["decode"], "decode")
+        decode = format_number_of(split.counts["decode"], "decode engine")
         return f"Split: run {split.counts['prefill']} prefill and {decode} ({split.layout})"
     if choice == "colocated":
         arm = arms["colocated"]
-        return f"Don't split: run {_engines(arm.num_engines, 'colocated')} ({arm.layout})"
+        engines = format_number_of(arm.num_engines, "colocated engine")
+        return f"Don't split: run {engines} ({arm.layout})"
     return f"Too close to call: {arms['colocated'].layout} or {arms['pd'].layout}"
-
-
-def _engines(num: int, role: str) -> str:
-    return f"{num} {role} engine{'s' * (num != 1)}"
 
 
 def no_layout(question: Question, verdict: Verdict) -> str:
@@ -417,7 +405,8 @@ def gpus_sentence(question: Question, verdict: Verdict) -> str:
     if needed > have:
         return f"About {needed:,} GPUs of this kind would be enough."
     if needed == have:
-        return f"{'It takes' if have == 1 else 'It takes all'} {have} GPU{'s' * (have != 1)}."
+        all_of_them = {1: "The GPU is", 2: "Both GPUs are"}.get(have, f"All {have} GPUs are")
+        return f"{all_of_them} needed."
     which = [name for name, arm in verdict.arms.items() if arm.gpus_needed == needed]
     arm = "colocated" if "colocated" in which else "split"
     return f"{needed} of these {have} GPUs {'is' if needed == 1 else 'are'} enough ({arm})."

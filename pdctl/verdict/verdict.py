@@ -7,6 +7,7 @@ from typing import Any
 
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Fleet, Role
+from pdctl.units import format_number_of
 from pdctl.verdict.clients import (
     MOST_COST_S,
     ClientAsker,
@@ -105,7 +106,8 @@ def decide(
             question, engines, demand, spread=spread, progress=progress, queues=queues, flips=flips
         )
     contest = contest_of(site, question.slo, engines, demand, seed=question.seed)
-    progress(f"simulating {sum(map(len, contest.entrants.values()))} layouts")
+    layouts = sum(map(len, contest.entrants.values()))
+    progress(f"simulating {format_number_of(layouts, 'layout')}")
     search = _with_slo if question.slo.is_given else _without_slo
     found = search(contest, question.workload.rate_rps, spread)
     progress("asking again what would change the answer" if flips else "simulating both arms")
@@ -176,7 +178,7 @@ def with_gpus(question: Question, num_gpus: int) -> Question:
     cluster = question.cluster
     if num_gpus > cluster.num_gpus:
         nodes = -(-num_gpus // cluster.gpus_per_node)
-        cluster = replace(cluster, num_nodes=nodes, devices=())
+        cluster = replace(cluster, devices=()).with_equal_nodes(nodes, cluster.gpus_per_node)
     return replace(question, cluster=cluster, max_gpus=num_gpus)
 
 
@@ -334,7 +336,7 @@ def _judged(
         confidence = "high"
     return Verdict(
         verdict=choice,
-        confidence=sure(site.llm, confidence),
+        confidence=sure(site, confidence),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
         sizing=simulated_sizing(choice, arms),
@@ -379,7 +381,7 @@ def _for_clients(
     only: Choice = "colocated" if "colocated" in arms else "pd"
     told = Verdict(
         verdict=ruling.choice if ruling else only,
-        confidence=sure(question.llm, ruling.confidence if ruling else "high"),
+        confidence=sure(question, ruling.confidence if ruling else "high"),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
         sizing=simulated_sizing(ruling.choice if ruling else only, arms),
@@ -419,7 +421,7 @@ def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
         light = LIGHT_USE * contest.entrants[name][0].free_rps
         arm = try_layout(contest.trials, fleet, light, contest.slo)
         parts = idle_parts_s(fleet, contest.demand)
-        yield Floor(arm.layout, arm.ttft_at_share_s, arm.tpot_at_share_s, *parts)
+        yield Floor(arm.layout, light, arm.ttft_at_share_s, arm.tpot_at_share_s, *parts)
 
 
 def _completed(contest: Contest, name: str, results: Mapping[Any, Any], found: _Found) -> Arm:
@@ -439,7 +441,7 @@ def _does_not_fit(site: Site) -> Verdict:
 def _refusal(site: Site, why: str) -> Verdict:
     return Verdict(
         verdict="too_close",
-        confidence=sure(site.llm, "high"),
+        confidence=sure(site, "high"),
         decided_by="feasibility",
         rules=_rules(site, LoadEstimate()),
         sizing=None,

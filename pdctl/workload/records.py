@@ -116,7 +116,7 @@ class Trace:
     skipped_lines: num_broken lines (with --skip-bad), num_failed requests without output, and
         num_aborted ones, all of which are left out.
     has_arrivals: False for a file of lengths only; then every arrival_s is 0.
-    time_unit: s, ms, us, ns or date; None without arrivals or where all are one instant.
+    time_unit: s, ms, us, ns, days or date; None without arrivals or where all are one instant.
     notes: what was assumed, and what looks wrong, as sentences.
     is_unit_given: --time-unit said the unit. filled_osl: output tokens that --osl gave to requests
         without.

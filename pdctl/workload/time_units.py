@@ -8,19 +8,21 @@ from pdctl.errors import InvalidInput
 from pdctl.units import format_rate, format_span
 
 UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-NAMED_UNITS_S = {**UNITS_S, "min": 60.0, "h": 3600.0}  # as a column's name may say
+DAYS = "days"  # since 1899-12-30, as spreadsheets count
+NAMED_UNITS_S = {**UNITS_S, "min": 60.0, "h": 3600.0, DAYS: 86_400.0}  # a column's name may say it
 DATE = "date"  # times that are calendar dates need no unit
 
 # Rates and spans people record for capacity planning. Outside them a reading is strange, by the
 # decades it is away; a span counts half, for the first seconds of a longer trace are common.
 _LEAST_RPS = 0.05
-_MOST_RPS = {"s": 500.0, "ms": 500.0, "us": 200.0, "ns": 200.0}  # µs and ns are the rarer units
+_MOST_RPS = {"s": 500.0, "ms": 500.0, "us": 200.0, "ns": 200.0, DAYS: 500.0}  # µs, ns: rarer
 _USUAL_SPAN_S = (10.0, 400 * 86_400.0)
 _FRACTION_OF_A_TICK = 0.5  # decades: a clock that counts µs or ns gives whole numbers
 _NOT_STRANGE = 0.02  # decades: just outside is as good as inside
 _STILL_USUAL = 1.0  # decades by which a published format or Unix time may be strange
 _CLEAR = 0.3  # decades between two strange readings that leave no doubt
 _EPOCH_S = (1.0e9, 4.2e9)  # 2001 to 2103
+_SERIAL_DAYS = (36_892.0, 74_510.0)  # the same, in a spreadsheet's days
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def find_unit(times: Sequence[float], *, usual: str | None = None) -> tuple[Time
 
     times: in the file's own unit, in any order, at least one. usual: the unit of the published
     format that the file has; it decides unless it would make the trace very strange.
-    Unix time is known by its size, unless another unit gives a more usual trace.
+    Unix time is known by its size, unless another unit gives a more usual trace. A spreadsheet's
+    days are known by their size and a usual rate, which would be over 4,000 req/s in seconds.
     Ignores: gaps and repeats between single requests, which tell nothing about a unit.
     """
     low, high = min(times), max(times)
@@ -80,6 +83,10 @@ def find_unit(times: Sequence[float], *, usual: str | None = None) -> tuple[Time
         return (readings[epoch or usual or "s"],)
     whole = not any(time % 1 for time in times)
     strange = {unit: _strangeness(reading, whole) for unit, reading in readings.items()}
+    days = _reading(DAYS, low, high, len(times))
+    is_serial = _SERIAL_DAYS[0] <= low and high <= _SERIAL_DAYS[1]
+    if is_serial and _strangeness(days, whole) < _NOT_STRANGE:
+        return (days,)
     order = sorted(UNITS_S, key=strange.__getitem__)
     plain = [unit for unit in order if strange[unit] < _NOT_STRANGE]
     known = epoch or usual
@@ -93,7 +100,7 @@ def find_unit(times: Sequence[float], *, usual: str | None = None) -> tuple[Time
 
 
 def _reading(unit: str, low: float, high: float, num: int) -> TimeReading:
-    return TimeReading(unit, num - 1, (high - low) * UNITS_S[unit])
+    return TimeReading(unit, num - 1, (high - low) * NAMED_UNITS_S[unit])
 
 
 def _epoch_unit(low: float, high: float) -> str | None:

@@ -14,7 +14,7 @@ PATIENCE_S = 30
 CTRL_C, CTRL_D = "\x03", "\x04"
 # question -> (answers that are refused, with what is said then; the answer that is taken)
 WALK: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
-    "Model (": ((("nonesuch-9b", "no directory"), ("?", "qwen3-32b")), "qwen3-8b"),
+    "Model (": ((("nonesuch-9b", "not a directory"), ("?", "qwen3-32b")), "qwen3-8b"),
     "which GPUs": ((("8xFOO", "FOO"), ("8x", "how many GPUs"), ("?", "H200-NVL")), "2xH100"),
     "Trace of": ((("missing.jsonl", "cannot be read"), ("?", "Mooncake")), ""),
     "prompt tokens": ((("many", "not a number of tokens"), ("?", "A number")), "2000"),
@@ -313,6 +313,16 @@ def test_launch_says_what_this_machine_lacks(terminal: Terminal) -> None:
     child.expect_exact("Next (")
     child.send(CTRL_D)
     assert _end(child)[0] == 0
+
+
+def test_ctrl_c_during_a_plan_leaves_the_prompt_a_line_of_its_own(terminal: Terminal) -> None:
+    lengths = ("--isl", "8000", "--osl", "500", "--rate", "9", "--ttft", "2s", "--tpot", "30ms")
+    child = terminal.start("plan", "qwen3-32b", "--gpus", "8xH200", *lengths)
+    child.expect_exact("simulating")
+    child.send(CTRL_C)
+    code, said = _end(child)
+    assert code == 130
+    assert said.endswith("\r\n")
 
 
 @pytest.mark.slow

@@ -269,6 +269,14 @@ def test_a_tie_of_like_engines_is_settled_by_a_measurement() -> None:
     ]  # fmt: skip
 
 
+def test_a_tie_that_no_measurement_can_settle_names_the_command_of_both_arms() -> None:
+    colocated, pd = arm("8C"), arm("5P3D")
+    tie = replace(verdict_for(pd), verdict="too_close", arms={"colocated": colocated, "pd": pd})
+    split, together, _ = next_steps("qwen3-32b", question("qwen3-32b", "2x8xH200", rate=3), tie)
+    assert (parsed(split)["prefill"], parsed(together)["prefill"]) == (5, 0)
+    assert parsed(together)["total"] == 8
+
+
 def test_a_tie_for_clients_is_measured_with_as_many_clients_and_the_same_spread() -> None:
     pd = arm("5P3D", parallelism=SHAPES[2][1])
     colocated = arm("8C", parallelism={"colocated": Parallelism(tp=2)})

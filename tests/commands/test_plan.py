@@ -450,7 +450,7 @@ def test_a_plan_for_a_gpu_of_a_file_is_never_sure(
         main([*asked, "--isl", "2000", "--osl", "200", "--rate", "5", "--tpot", "20ms"])
     data = json.loads(capsys.readouterr().out)["data"]
     assert data["confidence"] == "low"
-    assert any("my-gpu: assumed" in warning for warning in data["warnings"])
+    assert any("Assumed for my-gpu" in warning for warning in data["warnings"])
 
 
 def test_a_plan_without_a_model_says_which_earlier_plan_it_takes_it_from(
@@ -462,6 +462,16 @@ def test_a_plan_without_a_model_says_which_earlier_plan_it_takes_it_from(
     told = capsys.readouterr().err
     assert "Taking the model of the plan of " in told
     assert ": qwen3-8b." in told
+
+
+def test_a_plan_without_a_model_and_gpus_takes_both_from_the_last_plan(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("qwen3-8b", "--gpus", "2xH200") == 0
+    capsys.readouterr()
+    asked = answer(capsys, "--isl", "1000")["data"]["question"]
+    assert asked["model"] == "qwen3-8b"
+    assert (asked["gpus"]["name"], asked["gpus"]["gpus_per_node"]) == ("H200", 2)
 
 
 @pytest.mark.slow

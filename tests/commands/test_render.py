@@ -103,7 +103,7 @@ def test_a_place_that_cannot_be_written_is_an_environment_problem(
 ) -> None:
     (here / "pd.yaml").write_text(PD)
     assert run("miles", "-o", "no/such/folder.yaml") == 4
-    assert "Cannot write" in capsys.readouterr().err
+    assert "no/such/folder.yaml cannot be written" in capsys.readouterr().err
 
 
 def test_prometheus_reads_the_targets_of_this_deployment(

@@ -86,4 +86,4 @@ def test_a_plan_is_rendered_for_the_gpus_it_was_made_for(
     assert run("render", "shell") == 0
     said = capsys.readouterr()
     assert "# Flags are those of SGLang 0.5.23" in said.out
-    assert "qwen3-8b is a name of pdctl" in said.out
+    assert "SGLang does not know pdctl's name qwen3-8b" in said.out

@@ -45,7 +45,7 @@ def test_a_name_and_a_bandwidth_are_enough_and_the_rest_is_said(tmp_path: Path) 
     assert min(memory) < model.memory_bytes / 3350e9 < max(memory)
     assert (model.fp8_flops, model.fp4_flops, model.peer_bytes_per_s) == (None, None, None)
     assert any("memory_gib, bf16_tflops, pcie_gb_per_s" in note for note in model.guesses)
-    assert any("taken to be absent" in note for note in model.guesses)
+    assert any("Assumed to be absent" in note for note in model.guesses)
 
 
 def test_a_described_kind_is_named_like_a_known_one(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import stat
 from pathlib import Path
 
@@ -285,7 +286,7 @@ def test_the_documented_file_holds_every_key_and_can_be_read() -> None:
 def test_a_link_left_beside_the_file_is_not_written_through(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (tmp_path / ".pd.yaml.partial").symlink_to(victim)
+    (tmp_path / f".pd.yaml.{os.getpid()}").symlink_to(victim)
     deployment = Deployment("x", "m", {"colocated": RolePlan(1)})
     write_deployment(deployment, tmp_path / "pd.yaml")
     assert victim.read_text() == "precious"

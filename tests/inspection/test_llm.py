@@ -165,7 +165,7 @@ def test_a_list_shorter_than_the_layers_is_refused_and_a_longer_one_cut_and_said
     with pytest.raises(InvalidInput, match="'layer_types' names 3 layers, and there are 4"):
         shape({**LLAMA, "num_hidden_layers": 4, "layer_types": types})
     llm = shape({**LLAMA, "num_hidden_layers": 2, "layer_types": types})
-    assert "layer_types names 3 layers for 2" in llm.guesses[0]
+    assert "layer_types names 3 layers; the first 2 are taken." in llm.guesses[0]
 
 
 def test_the_extra_entry_of_a_prediction_layer_is_no_contradiction() -> None:
@@ -192,7 +192,7 @@ def test_a_vision_language_model_is_its_text_config() -> None:
     assert (llm.hidden_size, llm.num_layers) == (4096, 32)
     assert llm.architecture == "Qwen3VLMoeForConditionalGeneration"
     assert llm.tied_embeddings
-    assert "only the language model" in llm.assumptions[0]
+    assert "Only the language model" in llm.assumptions[0]
 
 
 def test_a_wrapper_in_a_wrapper_is_opened_twice() -> None:

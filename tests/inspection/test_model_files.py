@@ -114,7 +114,7 @@ def test_a_later_release_has_the_longer_context_it_came_with() -> None:
 def test_a_quantised_release_of_a_bundled_shape_is_smaller_and_said() -> None:
     llm = read_llm("Qwen/Qwen3-32B-FP8")
     assert (llm.linear_bytes, llm.quantization) == (1.0, "fp8")
-    assert llm.assumptions[0] == "taken as the bundled qwen3-32b with fp8 weights"
+    assert llm.assumptions[0] == "Taken as the bundled qwen3-32b with fp8 weights."
     assert read_llm("nvidia/DeepSeek-R1-0528-NVFP4").expert_bytes == 0.5625
     assert read_llm("Qwen/Qwen3-8B-AWQ").compute_dtype == "bf16"
 

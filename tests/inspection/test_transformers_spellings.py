@@ -145,10 +145,14 @@ def test_what_contradicts_itself_is_one_sentence_with_the_key(
 @pytest.mark.parametrize(
     ("name", "changes", "note"),
     [
-        ("olmo-3-32b", {"num_hidden_layers": 60}, "layer_types names 64 layers for 60"),
+        ("olmo-3-32b", {"num_hidden_layers": 60}, "names 64 layers; the first 60 are taken"),
         ("dots.llm1", {"first_k_dense_replace": 99, "mlp_layer_types": None}, "leave none of 62"),
         ("olmo-3-32b", {"quantization_config": "fp8"}, "instead of an object"),
-        ("olmo-3-32b", {"quantization_config": {}}, "without quant_method is counted as bf16"),
+        (
+            "olmo-3-32b",
+            {"quantization_config": {}},
+            "without quant_method; the weights are counted as bf16",
+        ),
         (
             "olmo-3-32b",
             {
@@ -157,9 +161,9 @@ def test_what_contradicts_itself_is_one_sentence_with_the_key(
                     "quantized_layers": {"model.layers.500.mlp": {"quant_algo": "NVFP4"}},
                 }
             },
-            "it names 'model.layers.500.mlp', and no such matrix is known",
+            "names 'model.layers.500.mlp', which pdctl does not know",
         ),
-        ("olmo-3-32b", {"gated_attention_v9": True}, "not read"),
+        ("olmo-3-32b", {"gated_attention_v9": True}, "Keys that pdctl does not know"),
     ],
 )
 def test_what_had_to_be_assumed_is_said(name: str, changes: dict[str, object], note: str) -> None:

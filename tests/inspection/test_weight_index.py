@@ -48,6 +48,6 @@ def test_missing_files_of_weights_are_said(checkpoint: Path) -> None:
     for number in (1, 3):
         (checkpoint / f"model-{number:05d}-of-00003.safetensors").write_bytes(b"")
     llm = read_llm(str(checkpoint))
-    assert any("1 of 3 files of weights are missing" in one for one in llm.assumptions)
+    assert any("1 of 3 weight files are missing" in one for one in llm.assumptions)
     (checkpoint / "model-00002-of-00003.safetensors").write_bytes(b"")
     assert not any("missing" in one for one in read_llm(str(checkpoint)).assumptions)

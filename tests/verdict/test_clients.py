@@ -64,6 +64,12 @@ def test_clients_beyond_which_no_layout_meets_the_slos_are_told_as_such() -> Non
     assert [flip.is_met for flip in flips] == [answer(f.at, LOOSE).is_met for f in flips]
 
 
+def test_without_slos_no_number_of_clients_misses_them() -> None:
+    told = decide(asked(12, Slo()))
+    assert told.flips
+    assert all(flip.is_met for flip in told.flips)
+
+
 def test_too_many_clients_say_how_many_would_be_served_in_time() -> None:
     about = asked(200, TIGHT)
     told = write(about, decide(about))

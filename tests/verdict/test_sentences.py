@@ -105,7 +105,7 @@ def test_a_no_within_the_interval_says_what_the_best_layout_may_carry() -> None:
 
 @pytest.mark.parametrize(("needed", "words"), [
     (1, "1 of these 8 GPUs is enough (split)."),
-    (8, "It takes all 8 GPUs."),
+    (8, "All 8 GPUs are needed."),
     (24, "About 24 GPUs of this kind would be enough."),
     (None, ""),
 ])  # fmt: skip

@@ -247,7 +247,7 @@ def test_a_role_that_does_not_fit_is_named_with_its_parallelism_and_memory() -> 
 
 def test_one_gpu_says_what_a_split_would_need() -> None:
     verdict = decide(question("llama-3.1-8b", "1xH200", rate=1))
-    assert "split needs at least two engines, and one takes 1 GPU; there is 1" in verdict.reason
+    assert "split needs two engines of at least 1 GPU each; there is only 1" in verdict.reason
 
 
 @pytest.mark.slow

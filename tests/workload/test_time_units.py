@@ -36,6 +36,18 @@ def in_unit(times_s: list[float], unit: str, *, whole: bool, start_s: float = 0.
     return [(start_s + time) / scale for time in times_s]
 
 
+def test_the_days_of_a_spreadsheet_are_days() -> None:
+    times = [45_987.5 + time / 86_400 for time in poisson(3.0, 400)]
+    (reading,) = find_unit(times)
+    assert reading.unit == "days"
+    assert reading.span_s == pytest.approx((times[-1] - times[0]) * 86_400)
+
+
+def test_seconds_since_midnight_are_no_days_of_a_spreadsheet() -> None:
+    (reading,) = find_unit([43_200.25 + time for time in poisson(3.0, 400)])
+    assert reading.unit == "s"
+
+
 def as_jsonl(column: str, times: list[float]) -> str:
     rows = ({column: time, "input_length": 900, "output_length": 90} for time in times)
     return "\n".join(json.dumps(row) for row in rows)

@@ -17,7 +17,7 @@ VERBS = {
     "measure": "Run colocated and split engines side by side; show which wins.",
     "calibrate": "Measure an engine's step times; plan then uses them.",
     "schema": "Print the JSON Schema of what a verb prints with --json.",
-    "help": "Explain a topic: exit codes, JSON, trace formats, words.",
+    "help": "Explain a topic: exit codes, JSON, trace formats, glossary.",
 }
 
 # topic -> its page under docs/; README and a wheel hold the same files

@@ -8,9 +8,9 @@ from pdctl.console import ask, interactive
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.engines.launchers.registry import LOCAL
-from pdctl.engines.lifecycle.free_gpus import free_cluster
+from pdctl.engines.lifecycle.free_gpus import find_free_gpus
 from pdctl.errors import EnvironmentProblem, InvalidInput
-from pdctl.inspection.cluster import detect_cluster, parse_gpus
+from pdctl.inspection.cluster import detect_cluster, machines_text, parse_gpus
 from pdctl.inspection.records import Cluster
 
 _PRICE = re.compile(r"@([^:]*)")
@@ -67,10 +67,8 @@ def _free_gpus(gpus: str, gpu_file: Path | None, on: str) -> Cluster:
     for flag, value in {"--gpus": gpus, "--gpu-file": gpu_file}.items():
         if value:
             raise InvalidInput(f"--on and {flag} cannot be combined.", hint=f"drop {flag}")
-    found = free_cluster(on, cluster_here())
-    each = "s" if found.num_nodes > 1 else ""
-    say(
-        f"  Takes the free GPUs found there: {found.num_nodes} node{each} with "
-        f"{found.gpus_per_node} {found.gpu.name}."
-    )
-    return found
+    found = find_free_gpus(on, cluster_here())
+    say(f"  Takes the free GPUs found there: {machines_text(found.cluster)}.")
+    for note in found.notes:
+        say(f"  {note}")
+    return found.cluster

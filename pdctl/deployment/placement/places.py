@@ -21,6 +21,7 @@ from pdctl.deployment.resources import (
 from pdctl.errors import EnvironmentProblem
 from pdctl.inspection.gpus import is_free, room_text
 from pdctl.inspection.records import Gpu
+from pdctl.units import format_number_of
 
 GpusByNode = Mapping[str, Sequence[Gpu]]
 THIS_MACHINE = "this machine"
@@ -81,7 +82,7 @@ def place_engines(
         present: the running processes.
         gpus: the GPUs of every node, those in use marked so.
         pretended: the GPUs that each node would have for engines that need none; else 8.
-        domains: the NVLink domains of nodes, by the cluster's file.
+        domains: the NVLink domains of nodes that the cluster or its file tells.
 
     Raises:
         InvalidInput, EnvironmentProblem: as `assign_gpus`, or the nodes lack the room that the
@@ -146,8 +147,8 @@ def _in_domain(
 def gpu_domains(gpus: GpusByNode, domains: Mapping[str, str]) -> dict[str, dict[str, list[Gpu]]]:
     """The GPUs of each NVLink domain, by domain and node.
 
-    A domain is what the cluster's file says, or the fabric that the driver names, or else the GPUs
-    of one node that NVLink joins. Pretended GPUs of one node are joined.
+    A domain is what the cluster or its file says, or the fabric that the driver names, or else the
+    GPUs of one node that NVLink joins. Pretended GPUs of one node are joined.
     """
     found: dict[str, dict[str, list[Gpu]]] = {}
     for node, own in gpus.items():
@@ -344,7 +345,7 @@ def _no_room(found: NoRoom, gpus: GpusByNode) -> EnvironmentProblem:
     if engine.num_nodes == 1:
         node = max(free, key=lambda node: free[node])
         text = (
-            f"{engine.name} needs {engine.each} free GPU{'s' * (engine.each != 1)} on one node; "
+            f"{engine.name} needs {format_number_of(engine.each, 'free GPU')} on one node; "
             f"the emptiest, {node}, has {room_text(free[node], gpus[node])}."
         )
     else:

@@ -5,6 +5,7 @@ import queue
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -124,7 +125,11 @@ class Probes:
     def _work(self) -> None:
         while True:
             question, then, key = self._todo.get()
-            self._done.put((then, question(), key))
+            try:
+                self._done.put((then, question(), key))
+            except Exception:  # noqa: BLE001 - else the question would never be asked again
+                traceback.print_exc()
+                self._done.put((_ignore, None, key))
             self._wake()
 
 

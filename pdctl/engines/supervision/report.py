@@ -7,6 +7,7 @@ from typing import Literal
 from pdctl.engines.records import DeploymentPhase, Handle, Launch, Phase, ProcessState
 from pdctl.engines.supervision.decide import all_serving, backoff_s, how_it_ended
 from pdctl.engines.supervision.model import NOT_STARTED, Desired, Fail, Observed, Process
+from pdctl.units import format_number_of
 
 NOBODY: Mapping[str, str] = {}
 
@@ -104,7 +105,7 @@ def _how_far_drained(process: Process) -> str:
     if process.switch_to is not None:
         return f"becoming {process.switch_to.name}"
     left = process.num_left
-    return "" if left is None else f"{left} request{'s' * (left != 1)} left"
+    return "" if left is None else f"{format_number_of(left, 'request')} left"
 
 
 def deployment_phase(

@@ -105,7 +105,7 @@ def per_layer(text: Fields, key: str, num_layers: int, notes: list[str]) -> list
         raise text.wrong(key, f"names {len(listed)} layers, and there are {num_layers}")
     extra = text.maybe_count(*_EXTRA, least=0) or 0
     if len(listed) > num_layers + max(extra, 1 if key == "compress_ratios" else 0):
-        notes.append(f"{key} names {len(listed)} layers for {num_layers}: the first are taken")
+        notes.append(f"{key} names {len(listed)} layers; the first {num_layers} are taken.")
     return listed[:num_layers]
 
 
@@ -134,7 +134,7 @@ def _kind(word: object, notes: list[str], *, alone: bool) -> Kind:
     """alone: the layers are one thing each, as Nemotron-H's: a mixer or an MLP."""
     known = _WORDS.get(word) if isinstance(word, str) else None
     if known is None:
-        note = f"a layer of type {str(word)[:40]!r} is not known: taken as full attention"
+        note = f"Layers of type {str(word)[:40]!r} are not known; they are taken as full attention."
         if note not in notes:
             notes.append(note)
         return Kind("full")
@@ -146,14 +146,16 @@ def _without_mamba(text: Fields, kinds: list[Kind], notes: list[str]) -> list[Ki
     (Inkling, ZAYA1), whose state is not counted."""
     if has_mamba(text) or not any(kind.mixer == "both" for kind in kinds):
         return kinds
-    notes.append("what its hybrid layers have beside attention is not known: state is not counted")
+    notes.append(
+        "Its hybrid layers have an unknown part beside attention, whose state is not counted."
+    )
     return [replace(kind, mixer="full") if kind.mixer == "both" else kind for kind in kinds]
 
 
 def _with_window(text: Fields, words: Sequence[Any], notes: list[str]) -> list[str]:
     named = any(_WORDS.get(w) == "window" for w in words if isinstance(w, str))
     if named and not _window_length(text):
-        notes.append("layers with a sliding window are named without its length: taken as full")
+        notes.append("Layers with a sliding window of unknown length are taken as full attention.")
     return notes
 
 
@@ -186,7 +188,7 @@ def _by_interval(
     flags = _window_flags(text, model_type, num_layers, notes)
     if flags is None:
         notes.append(
-            f"a window of {window} tokens is given without saying for which layers: ignored"
+            f"A window of {window} tokens is ignored, because nothing says for which layers it is."
         )
         return ["full"] * num_layers
     return ["window" if flag else "full" for flag in flags]

@@ -86,7 +86,7 @@ def mlp_plan(text: Fields, num_layers: int, matrices: int) -> MlpPlan:
     sparse = tuple(_sparse(text, num_layers, notes))
     if not any(sparse) and text.raw("hybrid_override_pattern") is None:
         notes.append(
-            f"experts are given, and the keys that say where leave none of {num_layers} layers any"
+            f"It has experts, but the keys that place them leave none of {num_layers} layers any."
         )
     return MlpPlan(sparse, matrices, tuple(notes))
 

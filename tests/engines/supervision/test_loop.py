@@ -72,6 +72,23 @@ def test_a_key_is_asked_again_only_after_its_answer_and_its_time() -> None:
     take_until(probes, lambda: seen == [0.0, 6.0])
 
 
+def test_a_question_that_fails_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    probes = Probes(nothing)
+    seen: list[str] = []
+
+    def fail() -> str:
+        raise ValueError("no such node")
+
+    probes.ask(("a",), fail, seen.append, now=0, every_s=0)
+
+    def asked_again() -> bool:
+        probes.ask(("a",), lambda: "answer", seen.append, now=0, every_s=0)
+        return seen == ["answer"]
+
+    take_until(probes, asked_again)
+    assert "ValueError: no such node" in capsys.readouterr().err
+
+
 def test_a_slow_answer_does_not_keep_others_waiting() -> None:
     probes = Probes(nothing)
     may_answer = threading.Event()
