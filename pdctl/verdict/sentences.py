@@ -174,13 +174,16 @@ def _nearest(question: Question, verdict: Verdict) -> str:
 def _floor(question: Question, verdict: Verdict) -> str:
     """The SLO that even an idle layout cannot meet, and the step that takes that time."""
     slo, told = question.slo, []
+    share = share_name(slo.attainment)
     first = _least(verdict, "ttft_s")
     if slo.ttft_s is not None and first is not None and (first.ttft_s or 0.0) > slo.ttft_s:
-        told.append(f"{_idle('TTFT', first.ttft_s, first, slo.ttft_s)} {_first_parts(first)}")
+        told.append(
+            f"{_idle(f'TTFT {share}', first.ttft_s, first, slo.ttft_s)} {_first_parts(first)}"
+        )
     each = _least(verdict, "tpot_s")
     if slo.tpot_s is not None and each is not None and (each.tpot_s or 0.0) > slo.tpot_s:
         step = f"One decode step takes {format_seconds(each.decode_s)}."
-        told.append(f"{_idle('TPOT', each.tpot_s, each, slo.tpot_s)} {step}")
+        told.append(f"{_idle(f'TPOT {share}', each.tpot_s, each, slo.tpot_s)} {step}")
     if told:
         return " ".join(told)
     near = [
@@ -192,8 +195,8 @@ def _floor(question: Question, verdict: Verdict) -> str:
 
 def _idle(name: str, least: float | None, floor: Floor, wanted: float) -> str:
     return (
-        f"{name} is {format_seconds(least)} when nothing waits ({floor.layout}); you ask for "
-        f"{format_seconds(wanted)}."
+        f"{name} is {format_seconds(least)} even at {format_rate(floor.rate_rps)} req/s "
+        f"({floor.layout}); you ask for {format_seconds(wanted)}."
     )
 
 
@@ -298,9 +301,10 @@ def clients_reason(question: Question, verdict: Verdict) -> str:
         f"split {format_rate(pd.throughput_rps)}"
     )
     if question.slo.is_given:
+        ours, theirs = (share_down(arm.attainment or 0.0) for arm in (pd, colocated))
         text = (
-            f"{with_them} {_share(colocated)} of the requests meet your SLOs colocated and "
-            f"{_share(pd)} split; {rates}."
+            f"{with_them} {theirs} of the requests meet your SLOs colocated and {ours} split; "
+            f"{rates}."
         )
         return text if verdict.verdict != "too_close" else f"{text} {_clients_tie(verdict)}"
     if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
@@ -309,10 +313,6 @@ def clients_reason(question: Question, verdict: Verdict) -> str:
     if _have_tpot(colocated, pd):
         text += f", TPOT p90 {_both(colocated.tpot_s, pd.tpot_s)}"
     return f"{text}."
-
-
-def _share(arm: Arm) -> str:
-    return share_down(arm.attainment or 0.0)
 
 
 def _clients_tie(verdict: Verdict) -> str:

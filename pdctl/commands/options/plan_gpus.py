@@ -12,6 +12,7 @@ from pdctl.engines.lifecycle.free_gpus import free_cluster
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, parse_gpus
 from pdctl.inspection.records import Cluster
+from pdctl.units import format_number_of
 
 _PRICE = re.compile(r"@([^:]*)")
 
@@ -68,9 +69,6 @@ def _free_gpus(gpus: str, gpu_file: Path | None, on: str) -> Cluster:
         if value:
             raise InvalidInput(f"--on and {flag} cannot be combined.", hint=f"drop {flag}")
     found = free_cluster(on, cluster_here())
-    each = "s" if found.num_nodes > 1 else ""
-    say(
-        f"  Takes the free GPUs found there: {found.num_nodes} node{each} with "
-        f"{found.gpus_per_node} {found.gpu.name}."
-    )
+    nodes = format_number_of(found.num_nodes, "node")
+    say(f"  Planning for the free GPUs of {on}: {nodes} of {found.gpus_per_node} {found.gpu.name}.")
     return found
