@@ -16,7 +16,7 @@ from pdctl.engines.lifecycle.running import find
 from pdctl.engines.supervision.recorder import recorded
 from pdctl.errors import InvalidInput, PdctlError
 from pdctl.measurement.live_what_if import live_what_if, role_fault
-from pdctl.status.autopilot.decision import Limits, Move, next_step
+from pdctl.status.autopilot.decision import LATEST, Limits, Move, next_step
 from pdctl.status.autopilot.journal import Entry, moves_of, read_entries, write_entry
 from pdctl.status.autopilot.split_advice import Split, SplitAdvice, split_advice
 from pdctl.status.records import WhatIf
@@ -59,6 +59,8 @@ def _tell(entry: Entry, *, as_json: bool) -> None:
 def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -> Entry:
     """One turn: adds a what-if to `looks`, decides, and makes the move unless it is dry."""
     now, found = _split_of(name), live_what_if(name, limits.cool_down_s)
+    brief = live_what_if(name, LATEST * limits.cool_down_s)
+    latest = None if isinstance(brief, str) or brief.layout != now.layout else brief
     look = None if isinstance(found, str) else found
     at_s = look.at_s if look else time.time()
     if look:
@@ -67,11 +69,17 @@ def look_once(name: str, limits: Limits, looks: list[WhatIf], *, is_dry: bool) -
     since_change = [one for one in looks if one.layout == now.layout]
     moves = moves_of(read_entries(name))
     decision = next_step(
-        now, since_change, moves, limits, at_s=at_s, queues=_queues(name, now, at_s)
+        now,
+        since_change,
+        moves,
+        limits,
+        at_s=at_s,
+        latest=latest,
+        queues=_queues(name, now, at_s),
     )
     if isinstance(found, str) and decision.action == "wait":
         decision = dataclasses.replace(decision, why=f"{found} {decision.why}")
-    entry = Entry(at_s, now.layout, decision, look, is_dry=is_dry)
+    entry = Entry(at_s, now.layout, decision, look, latest=latest, is_dry=is_dry)
     if decision.action == "wait" or decision.to is None or is_dry:
         return entry
     reached, problem = _change(name, now, decision.to)

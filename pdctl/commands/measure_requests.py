@@ -1,7 +1,7 @@
 """Options of `measure`, and the requests, SLOs and deployments that follow from them."""
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdctl.commands.deployment_options import DeploymentOptions, build_deployment
@@ -208,9 +208,7 @@ def _planned_prefill(
     tp, pp, dp, ep = (size or 1 for size in options.sizes)
     question = Question(
         llm=llm,
-        cluster=replace(
-            cluster, num_nodes=1, gpus_per_node=max(cluster.num_gpus, options.total * tp * pp)
-        ),
+        cluster=cluster.with_equal_nodes(1, max(cluster.num_gpus, options.total * tp * pp)),
         workload=workload,
         slo=slo_of(options),
         total=options.total,

@@ -51,7 +51,7 @@ from pdctl.measurement.prediction import cluster_behind, cluster_of, profile_for
 from pdctl.measurement.results import summary, write_result
 from pdctl.perf_model.fitting.profiles import read_profile
 from pdctl.perf_model.records import Profile, layout_text
-from pdctl.perf_model.releases import NEWEST_READ, is_newer_than_read
+from pdctl.perf_model.releases import why_unknown
 from pdctl.perf_model.residuals import add_own_residuals
 from pdctl.tables.measure import forecast_line, load_progress, measure_view
 from pdctl.tables.tabs import tab_lines
@@ -219,12 +219,8 @@ def _say_guess(endpoint: Endpoint) -> None:
     """Say what the prediction guesses: launch times that matter, a release not known."""
     if endpoint.fleet is None or endpoint.profile is not None or endpoint.engines[0].is_simulated:
         return
-    release = endpoint.engines[0].release
-    if release and is_newer_than_read(release):
-        say(
-            f"SGLang {release} is newer than {NEWEST_READ}, the newest whose step times pdctl "
-            "knows. The prediction is for that one; pdctl calibrate measures yours."
-        )
+    if why := why_unknown(endpoint.engines[0].release):
+        say(f"{why}. The prediction is for that one; pdctl calibrate measures yours.")
     if any(one.role == "prefill" and one.limits.eager for one in endpoint.engines):
         say(
             "This SGLang runs prefill engines without CUDA graphs, so this host's CPU limits short "

@@ -12,7 +12,7 @@ from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.engines.launchers.registry import LOCAL, SLURM
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
-from pdctl.inspection.cluster import MOST_NODES, described_gpus
+from pdctl.inspection.cluster import MOST_NODES, described_gpus, machines_text
 from pdctl.inspection.model_files import absolute_model
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
@@ -356,6 +356,8 @@ def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -
 def _gpus(question: Question, nodes: int, each: int | None = None) -> str:
     """--gpus for so many nodes of the question's GPUs. each: GPUs of a node; None: as there are."""
     cluster = question.cluster
-    text = described_gpus(nodes, each or cluster.gpus_per_node, cluster.gpu.name)
+    is_all = nodes == cluster.num_nodes and each is None
+    each = each or cluster.gpus_per_node
+    text = machines_text(cluster) if is_all else described_gpus(nodes, each, cluster.gpu.name)
     rdma = cluster.rdma_bytes_per_s
     return f"{text}:rdma{rdma * 8 / 1e9:.10g}" if rdma else text

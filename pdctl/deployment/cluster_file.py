@@ -50,11 +50,12 @@ SLURM_KEYS = (
     "exclusive",
     "time",
     "drain",
+    "domain",
     "options",
 )
 _SLURM_TEXTS = ("partition", "account", "qos", "constraint", "gpu_type")
 JOB_KEYS = ("time", "drain")  # the same for every part of a heterogeneous job
-HET_KEYS = tuple(key for key in SLURM_KEYS if key not in JOB_KEYS)
+HET_KEYS = tuple(key for key in SLURM_KEYS if key not in (*JOB_KEYS, "domain"))
 KUBERNETES_KEYS = ("image", "namespace", "gpu_resource", "model_claim", "shared_memory")
 
 
@@ -72,6 +73,7 @@ class SlurmSettings:
     exclusive: bool = False
     time_s: float | None = None
     drain_s: float = 120.0  # how long before the time limit the deployment is told to stop
+    domain: str = "block"  # what tells NVLink domains: blocks, leaf switches, features by a pattern
     options: tuple[str, ...] = ()  # further sbatch options, as they are
 
 
@@ -334,6 +336,8 @@ def _slurm(section: Field, usual: SlurmSettings, known: tuple[str, ...]) -> Slur
         found["cpus_per_gpu"] = keys["cpus_per_gpu"].integer(at_least=1)
     if "exclusive" in keys:
         found["exclusive"] = keys["exclusive"].boolean()
+    if "domain" in keys:
+        found["domain"] = _told_by(keys["domain"])
     found |= {f"{key}_s": keys[key].seconds() for key in JOB_KEYS if key in keys}
     if "options" in keys:
         found["options"] = keys["options"].args()
@@ -356,6 +360,13 @@ def _gpu_request(value: Field) -> GpuRequest:
     if value.text() not in ("gres", "gpus-per-node"):
         raise value.problem(f"must be gres or gpus-per-node, not {value.text()!r}")
     return cast(GpuRequest, value.text())
+
+
+def _told_by(value: Field) -> str:
+    text = value.text()
+    if text not in ("block", "switch") and not set("*?[") & set(text):
+        raise value.problem(f"must be block, switch or a pattern of features, not {text!r}")
+    return text
 
 
 def _folder(value: Field) -> str:

@@ -7,7 +7,8 @@ from pdctl.deployment.records import MODES, Deployment, Ports, ProcessSpec, Role
 from pdctl.deployment.serving import simulated_speculation
 from pdctl.deployment.sglang_flags import Version, options
 from pdctl.hosts import in_url
-from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.memory import usual_serving
+from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role
 
 POLICIES = ("cache_aware", "round_robin", "random", "power_of_two", "manual")
 # SGLang's /health runs a token and can wait behind a long prefill; /ready answers at once
@@ -198,6 +199,7 @@ def engine_argv(
         "--enable-metrics",
         *_request_times(deployment, plan),
         *traces_flags(deployment.observe.traces),
+        *usual_flags(plan),
         *plan.args,
     )
 
@@ -250,6 +252,18 @@ def parallelism_flags(parallelism: Parallelism, version: Version | None) -> tupl
     return tuple(flags)
 
 
+def usual_flags(plan: RolePlan) -> tuple[str, ...]:
+    """The settings that pdctl gives engines, as `plan` assumes them, where the user gives none."""
+    usual = usual_serving(SGLANG_DEFAULTS, plan.parallelism)
+    given = options(plan.args)
+    flags: list[str] = []
+    if usual.chunk is not None and "--chunked-prefill-size" not in given:
+        flags += ["--chunked-prefill-size", str(usual.chunk)]
+    if usual.mem_fraction is not None and "--mem-fraction-static" not in given:
+        flags += ["--mem-fraction-static", str(usual.mem_fraction)]
+    return tuple(flags)
+
+
 def simulated_argv(
     deployment: Deployment, role: Role, ports: Ports, *, address: str, pdctl_python: str
 ) -> tuple[str, ...]:
@@ -272,6 +286,7 @@ def simulated_argv(
         "--enable-metrics",
         *_request_times(deployment, plan),
         *simulated_speculation(deployment.planned),
+        *usual_flags(plan),
         *plan.args,
     )
 

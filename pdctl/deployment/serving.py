@@ -11,7 +11,7 @@ from pdctl.inspection.llm_layers.formats import stored
 from pdctl.inspection.quantization import FP8, MXFP8, NVFP4, Format, Quantization
 from pdctl.inspection.records import Llm
 from pdctl.inspection.sglang_models import SLOTS_PER_REQUEST
-from pdctl.perf_model.records import SGLANG_DEFAULTS, Serving
+from pdctl.perf_model.records import SGLANG_DEFAULTS, Balance, Serving
 
 NO_CHUNKS = -1  # --chunked-prefill-size of an engine that computes a prompt in one step
 _KV_BYTES = {
@@ -30,6 +30,12 @@ _ONLINE: Mapping[str, Format] = {
     "w8a8_fp8": FP8,
     "mxfp8": MXFP8,
     "nvfp4_online": NVFP4,
+}
+BALANCES: Mapping[str, Balance] = {
+    "round_robin": "round_robin",
+    "follow_bootstrap_room": "follow_bootstrap_room",
+    "total_requests": "total_requests",
+    "total_tokens": "total_tokens",
 }
 # --quantization -> how the label of a checkpoint begins that it reads
 _READS = {
@@ -71,6 +77,8 @@ def serving_of(args: Sequence[str]) -> Serving:
         receive_interval=_whole(given, "--scheduler-recv-interval", least=1) or 1,
         state_memory_ratio=_positive(given, "--mamba-full-memory-ratio"),
         state_slots=SLOTS_PER_REQUEST.get(given.get("--mamba-radix-cache-strategy", "")),
+        balance=BALANCES.get(given.get("--load-balance-method", "")),
+        all_to_all=given.get("--moe-a2a-backend", "none") != "none",
     )
     _check_together(serving, given)
     return serving

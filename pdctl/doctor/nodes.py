@@ -79,6 +79,7 @@ def check_nodes(
         *(replace(check, node=node) for node in facts for check in facts[node].checks),
         *(Check("node", "fail", p.message, p.hint, node=node) for node, p in problems),
         *num_gpus_rule({node: f.num_gpus for node, f in facts.items()}, cluster),
+        *domain_rule(cluster.domains, launcher.domains(), _fabrics(launcher, tuple(facts))),
         *sglang_rule({node: one.sglang for node, one in facts.items()}),
         *fault_checks(clock_faults(known), "clock"),
         *(check for node in facts for check in _cards(launcher, cluster, node)),
@@ -114,6 +115,36 @@ def num_gpus_rule(found: Mapping[str, int | None], cluster: ClusterFile) -> Iter
             text = f"{node} has {number} GPUs; cluster.yaml says {wanted}."
             fix = f"hosts: {{{node}: {{gpus: {number}}}}} in cluster.yaml, or look at {node}"
             yield Check("num_gpus", "fail", text, fix, node=node)
+
+
+def domain_rule(
+    by_file: Mapping[str, str], by_cluster: Mapping[str, str], fabrics: Mapping[str, str]
+) -> Iterator[Check]:
+    """The NVLink domain of each node that has one, and if its driver names the same fabric.
+
+    by_file: domains in cluster.yaml. by_cluster: those of Slurm or Ray. fabrics: of every node; ""
+    where the driver names none.
+    """
+    told = {**by_cluster, **by_file}
+    for node, fabric in fabrics.items():
+        if not (domain := told.get(node) or fabric):
+            continue
+        by = "cluster.yaml" if node in by_file else "the cluster" if node in told else "the driver"
+        other = next((n for n in fabrics if told.get(n) == domain and fabrics[n] != fabric), "")
+        if other and fabric and fabrics[other]:
+            text = f"{node} and {other} are in NVLink domain {domain} by {by}, but their drivers"
+            fix = f"hosts: {{{node}: {{domain: NAME}}}} in cluster.yaml"
+            yield Check("nvlink_domain", "warn", f"{text} name two fabrics.", fix, node=node)
+        else:
+            text = f"{node} is in NVLink domain {domain}, by {by}."
+            yield Check("nvlink_domain", "pass", text, node=node)
+
+
+def _fabrics(launcher: Nodes, nodes: Sequence[str]) -> dict[str, str]:
+    """The one NVLink fabric that the driver of each node names; "" without one."""
+    found = _on_each(nodes, launcher.gpus)
+    own = {n: {g.fabric for g in gpus} for n, gpus in found.items() if isinstance(gpus, tuple)}
+    return {node: next(iter(own[node])) if len(own.get(node, ())) == 1 else "" for node in nodes}
 
 
 def cluster_file_of(launcher: Nodes) -> str:

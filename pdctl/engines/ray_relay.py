@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -34,6 +35,15 @@ from pdctl.engines.launchers.protocol import Door
 
 NAMESPACE = "pdctl"
 RESERVE_WITHIN_S = 10.0
+# labels that name the NVLink domain of a host, the one that people set first
+DOMAIN_LABELS = (
+    "nvlink_domain",
+    "ray.io/gpu-domain",
+    "nvidia.com/gpu.clique",
+    "accelerator.topograph.run/domain",
+    "network.topology.nvidia.com/accelerator",
+)
+DOMAIN_RESOURCE = "nvlink_domain_"  # NeMo RL gives each host a resource with this and the domain
 HOST = "node:{NodeManagerAddress}"  # a resource that only this host has, 1.0 of it
 SOME = 0.001
 THREADS = 16
@@ -83,7 +93,8 @@ class Relay:
         for node in present:
             self._agent(node, starts=False)
         return [
-            {"name": name, "address": node["NodeManagerAddress"]} for name, node in present.items()
+            {"name": name, "address": node["NodeManagerAddress"], "domain": domain_of(node)}
+            for name, node in present.items()
         ]
 
     def prepare(self, nodes: list[str]) -> None:
@@ -155,6 +166,17 @@ def _alive() -> dict[str, dict[str, Any]]:
         name if names.count(name) == 1 else node["NodeManagerAddress"]: node
         for name, node in sorted(zip(names, alive, strict=True), key=lambda pair: pair[0])
     }
+
+
+def domain_of(node: Mapping[str, Any]) -> str:
+    """The NVLink domain of a host by its labels or its resources; "" where they name none.
+
+    Source: Ray 2.60 (topology_strategy), NVIDIA's GPU feature discovery and Topograph, NeMo RL.
+    """
+    labels = node.get("Labels") or {}
+    named = [labels[key] for key in DOMAIN_LABELS if labels.get(key)]
+    resources = [name for name in node["Resources"] if name.startswith(DOMAIN_RESOURCE)]
+    return str([*named, *(name.removeprefix(DOMAIN_RESOURCE) for name in resources), ""][0])
 
 
 def _door(node: dict[str, Any]) -> Door:

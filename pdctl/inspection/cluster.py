@@ -164,6 +164,12 @@ _COUNT_AND_KIND = re.compile(
     r"(?P<count>\d{1,4})[\s_-]*(?P<kind>[a-z].*)|(?P<first_kind>.+?)\s*[x×*]\s*(?P<last_count>\d{1,4})",
     re.IGNORECASE,
 )
+_UNEQUAL = re.compile(
+    r"(?P<groups>(?:(?:\d+\s*[x×*]\s*)?\d+\s*\+\s*)+)"
+    r"(?P<last>(?:\d+\s*[x×*]\s*){1,2}[a-z].*)",
+    re.IGNORECASE,
+)
+_NUMBERS = re.compile(r"\d+")
 _GROUPS = re.compile(r"[+,;&]|\band\b")
 _NAME = re.compile(r"\d*\s*[a-z]|\d{3}", re.IGNORECASE)
 _RDMA = re.compile(r"rdma(\d+(?:\.\d+)?)(?:g|gb|gbps|gb/s)?", re.IGNORECASE)
@@ -178,13 +184,26 @@ def described_gpus(num_nodes: int, gpus_per_node: int, name: str) -> str:
     return f"{nodes}{gpus_per_node}x{name}"
 
 
+def machines_text(cluster: Cluster) -> str:
+    """A cluster as `parse_gpus` reads it, without its network: "2x8+4xH100" where nodes differ."""
+    if sum(cluster.hosts) in (0, cluster.num_nodes * cluster.gpus_per_node):
+        return described_gpus(cluster.num_nodes, cluster.gpus_per_node, cluster.gpu.name)
+    counts = sorted(cluster.num_hosts_of.items(), reverse=True)
+    groups = "+".join(f"{n}x{each}" if n > 1 else str(each) for each, n in counts)
+    return f"{groups}x{cluster.gpu.name}"
+
+
 def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
     """The machines in "8xH100", "4x8xH200" (nodes × GPUs × type) or "2x8xB200:rdma400".
 
+    "2x8+4xH100" are two nodes with eight GPUs and one with four.
     described: a kind of GPU from --gpu-file, which `text` must name.
     rdma: Gbit/s between nodes, per GPU and direction; unknown when not given.
     Raises InvalidInput for anything else, naming the part that is wrong.
     """
+    unequal = _UNEQUAL.fullmatch(text.strip()) if len(text) <= 200 else None
+    if unequal is not None:
+        return _unequal(unequal["groups"], parse_gpus(unequal["last"], described=described), text)
     if parts := _kinds(text):
         raise InvalidInput(
             f"--gpus {text[:60]!r} mixes {len(parts)} kinds or groups of GPUs; "
@@ -212,6 +231,25 @@ def parse_gpus(text: str, *, described: GpuModel | None = None) -> Cluster:
             hint=f"--gpus {nodes * per_node}x{described.name}, or no --gpu-file",
         )
     return Cluster(described or require_gpu_model(name), nodes, per_node, rdma, "described")
+
+
+def _unequal(groups: str, last: Cluster, text: str) -> Cluster:
+    """The nodes of `last`, and those of the groups before it."""
+    hosts = [last.gpus_per_node] * last.num_nodes
+    for group in groups.rstrip("+ ").split("+"):
+        each, num = (int(n[:9]) for n in [*_NUMBERS.findall(group)[::-1], "1"][:2])
+        hosts += [_within(each, _MOST_PER_NODE, "GPUs per node", text)] * _within(
+            num, MOST_NODES, "nodes", text
+        )
+    return with_hosts(
+        replace(last, num_nodes=_within(len(hosts), MOST_NODES, "nodes", text)), hosts
+    )
+
+
+def with_hosts(cluster: Cluster, hosts: Sequence[int]) -> Cluster:
+    """The cluster with nodes of so many GPUs, equal or not."""
+    differ = tuple(sorted(hosts, reverse=True)) if len(set(hosts)) > 1 else ()
+    return replace(cluster, num_nodes=len(hosts), gpus_per_node=max(hosts), hosts=differ)
 
 
 def _with_x(numbers: Sequence[int], name: str) -> str | None:
@@ -257,12 +295,16 @@ def detect_cluster(
 
 
 def cluster_of_nodes(
-    free: Mapping[str, Sequence[Gpu]], rdma: Mapping[str, float | None], *, where: str
+    free: Mapping[str, Sequence[Gpu]],
+    rdma: Mapping[str, float | None],
+    *,
+    where: str,
+    hint: str | None = None,
 ) -> Cluster:
-    """Equal nodes from the free GPUs of each node, as many GPUs as equal nodes can have.
+    """The free GPUs of each node as a cluster; nodes without any are left out.
 
-    Nodes with 8, 8 and 2 free GPUs give two of 8. rdma: bytes/s between nodes for each GPU, by
-    node; unknown if it is for one of the nodes. where: those nodes, for an error.
+    rdma: bytes/s between nodes for each GPU, by node; unknown if it is for one of the nodes.
+    where: those nodes, for an error. hint: where their kinds differ.
     Raises EnvironmentProblem without a free GPU, for several kinds, and for an unknown kind.
     """
     kinds = Counter(gpu.name for gpus in free.values() for gpu in gpus)
@@ -273,25 +315,28 @@ def cluster_of_nodes(
             code="no_gpu",
         )
     if len(kinds) > 1:
-        listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
         raise EnvironmentProblem(
-            f"The free GPUs of {where} are of {len(kinds)} kinds: {listed}.",
-            hint=f"plan each kind by itself: {_EXAMPLES}",
+            f"The free GPUs of {where} are of {len(kinds)} kinds: {gpus_of_each(free)}.",
+            hint=hint or f"plan each kind by itself: {_EXAMPLES}",
         )
     model = _require_detected(next(iter(kinds)), f"the GPUs of {where}")
-    per_node = _equal_share([len(gpus) for gpus in free.values()])
-    nodes = [node for node, gpus in free.items() if len(gpus) >= per_node]
-    devices = tuple(gpu for node in nodes for gpu in free[node])
-    rates = [rdma.get(node) for node in nodes]
+    used = {node: gpus for node, gpus in free.items() if gpus}
+    devices = tuple(gpu for gpus in used.values() for gpu in gpus)
+    rates = [rdma.get(node) for node in used]
     known = [rate for rate in rates if rate is not None]
     slowest = min(known) if len(known) == len(rates) else None
     installed = _as_installed(model, devices)
-    return Cluster(installed, len(nodes), per_node, slowest, "detected")
+    return with_hosts(Cluster(installed, 1, 1, slowest, "detected"), [*map(len, used.values())])
 
 
-def _equal_share(sizes: Sequence[int]) -> int:
-    """The GPUs per node with which equal nodes have the most GPUs; of equals the largest."""
-    return max(sizes, key=lambda size: (size * sum(other >= size for other in sizes), size))
+def gpus_of_each(nodes: Mapping[str, Sequence[Gpu]]) -> str:
+    """The GPUs of each node that has some, as in "a has 8 NVIDIA H200, b has 4 NVIDIA L4"."""
+    found = (
+        (node, " and ".join(f"{n} {kind}" for kind, n in Counter(g.name for g in gpus).items()))
+        for node, gpus in nodes.items()
+        if gpus
+    )
+    return ", ".join(f"{node} has {text}" for node, text in found)
 
 
 def _within(number: int, most: int, what: str, text: str) -> int:

@@ -1,6 +1,7 @@
 """The records of inspection: what a GPU, a cluster and an LLM are to the rest of pdctl."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pdctl.inspection.layers import Layer
@@ -74,7 +75,12 @@ class RdmaPort:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The GPUs a plan may use: equal nodes of equal cards."""
+    """The GPUs a plan may use: nodes of equal cards, each of which NVLink or PCIe joins.
+
+    hosts: the GPUs of each machine, where they differ or NVLink joins several to one node; empty:
+    a machine is a node. Of unequal ones `gpus_per_node` is the most. largest_host: the GPUs of the
+    largest machine, those in use too; None: none is.
+    """
 
     gpu: GpuModel
     num_nodes: int
@@ -82,10 +88,23 @@ class Cluster:
     rdma_bytes_per_s: float | None  # per GPU, between nodes; None: unknown
     origin: Literal["described", "detected"]
     devices: tuple[Gpu, ...] = ()  # empty when described
+    hosts: tuple[int, ...] = ()
+    largest_host: int | None = None
 
     @property
     def num_gpus(self) -> int:
-        return self.num_nodes * self.gpus_per_node
+        return sum(self.hosts) or self.num_nodes * self.gpus_per_node
+
+    def with_equal_nodes(self, num_nodes: int, gpus_per_node: int) -> "Cluster":
+        """The same cards in so many machines that are all free."""
+        return replace(
+            self, num_nodes=num_nodes, gpus_per_node=gpus_per_node, hosts=(), largest_host=None
+        )
+
+    @property
+    def num_hosts_of(self) -> Counter[int]:
+        """The number of machines with so many GPUs, by that number."""
+        return Counter(self.hosts) or Counter({self.gpus_per_node: self.num_nodes})
 
 
 @dataclass(frozen=True)

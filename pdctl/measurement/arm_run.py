@@ -21,7 +21,7 @@ from pdctl.measurement.results import Connections, Forecast, LoadResult, Sent
 from pdctl.perf_model.fitting.profiles import error_band
 from pdctl.perf_model.metrics import percentiles
 from pdctl.perf_model.records import Fleet, Outcome, Profile
-from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.perf_model.simulator.simulate import simulate, simulate_clients
 from pdctl.status.drift import LiveSteps, drift, sentence
 from pdctl.status.pages import EngineCounters
 from pdctl.workload.arrivals import head
@@ -91,13 +91,12 @@ async def play(
 ) -> ArmLoad:
     """Predict the requests, warm up, send them, and watch the engines meanwhile.
 
-    on_forecast: called with the prediction before the first request goes out. In a closed loop,
-    send times depend on the answers, so the prediction is made afterwards.
+    on_forecast: called with the prediction before the first request goes out.
 
     Raises EngineFailed as soon as an engine has died.
     """
     ids = token_ids_for(endpoint.llm.vocab_size)
-    outcome = _simulated(endpoint, requests) if concurrency is None else None
+    outcome = _simulated(endpoint, requests, concurrency)
     forecast = _forecast(endpoint, outcome, requests) if outcome else None
     if forecast is not None:
         on_forecast(forecast)
@@ -127,24 +126,33 @@ async def play(
         repeat=repeat,
         rate_rps=rate_rps,
         result=result,
-        predicted=outcome or predicted(endpoint, result, requests),
+        predicted=outcome,
         forecast=forecast,
         drift=watched.drift(),
     )
 
 
 def predicted(endpoint: Endpoint, result: LoadResult, requests: Requests) -> Outcome | None:
-    """Simulate the requests at the times at which they were sent. None if the GPUs are unknown."""
+    """Predict an interrupted load by the times at which its requests were sent.
+
+    None if nothing was sent or the GPUs are unknown.
+    """
     return _simulated(endpoint, as_played(result, requests)) if result.sent else None
 
 
-def _simulated(endpoint: Endpoint, requests: Requests) -> Outcome | None:
+def _simulated(
+    endpoint: Endpoint, requests: Requests, clients: int | None = None
+) -> Outcome | None:
     fleet = endpoint.fleet
-    return None if fleet is None else simulate(fleet, requests)
+    if fleet is None:
+        return None
+    return (
+        simulate(fleet, requests) if clients is None else simulate_clients(fleet, requests, clients)
+    )
 
 
 def _forecast(endpoint: Endpoint, outcome: Outcome, requests: Requests) -> Forecast:
-    inside = windowed(outcome, requests)
+    inside = windowed(outcome, replace(requests, arrival_s=outcome.arrival_s or requests.arrival_s))
     return Forecast(
         at=time.time(),
         basis=endpoint.profile.id if endpoint.profile else "roofline",

@@ -9,10 +9,11 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from pdctl.deployment.records import role_of_mode
+from pdctl.deployment.serving import BALANCES
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.engine_model import UNKNOWN_CONTEXT
 from pdctl.perf_model.fitting.design import EngineLimits
-from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.records import Balance, Parallelism, Role
 from pdctl.status.pages import parse_load
 
 
@@ -21,8 +22,8 @@ class EngineFacts:
     """Facts about one engine.
 
     engine: "sglang 0.5.23" or "simulated". accelerator: None on a CPU. device: "cpu" or "cuda";
-    "" if the engine does not report one. verify_tokens, accept_length, ngram, prefill_sizes: as in
-    Serving; accept_length is the mean so far, 1 before the first decode step.
+    "" if the engine does not report one. From verify_tokens on as in Serving; accept_length is the
+    mean so far, 1 before the first decode step.
     """
 
     url: str
@@ -44,6 +45,9 @@ class EngineFacts:
     accept_length: float = 1.0
     ngram: bool = False
     prefill_sizes: tuple[int, ...] = ()
+    balance: Balance | None = None
+    all_to_all: bool = False
+    receive_interval: int = 1
 
     @property
     def release(self) -> str | None:
@@ -89,6 +93,9 @@ def facts_from_pages(
         accept_length=_accepted(info),
         ngram=str(info.get("speculative_algorithm")).upper() == "NGRAM",
         prefill_sizes=_prefill_sizes(info),
+        balance=BALANCES.get(str(info.get("load_balance_method"))),
+        all_to_all=info.get("moe_a2a_backend") not in (None, "none"),
+        receive_interval=_whole(info.get("scheduler_recv_interval")) or 1,
     )
 
 
@@ -129,7 +136,7 @@ def limits_of(info: Mapping[str, Any]) -> EngineLimits:
     context = _whole(info.get("context_length")) or _whole(info.get("max_req_input_len"))
     context = context or UNKNOWN_CONTEXT
     chunk = _whole(info.get("chunked_prefill_size")) or -1
-    ranks = _whole(info.get("attn_dp_size")) or 1
+    ranks = _parallelism(info).dp
     running = _whole(_internal(info).get("effective_max_running_requests_per_dp"))
     most = running * ranks if running else _whole(info.get("max_running_requests")) or 256
     return EngineLimits(

@@ -10,6 +10,7 @@ from pdctl.inspection.cluster import cpu_cluster, detect_cluster, parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.measurement.engine_facts import EngineFacts
+from pdctl.perf_model.engine_model import usual_balance
 from pdctl.perf_model.fitting.profiles import find_own_profile
 from pdctl.perf_model.records import EngineModel, Fleet, Profile, Role
 from pdctl.perf_model.roofline import step_times
@@ -121,11 +122,12 @@ def predicted_engine(
             prefill_sizes=facts.prefill_sizes,
             verify_tokens=facts.verify_tokens,
             ngram=facts.ngram,
+            all_to_all=facts.all_to_all,
             release=None if profile else facts.release,  # a profile's factors are of the newest
         ),
-        kv_capacity_tokens=limits.kv_tokens,
+        kv_capacity_tokens=limits.kv_tokens * facts.parallelism.dp,
         max_running_requests=limits.max_running,
-        chunked_prefill_size=limits.chunk,
+        chunked_prefill_size=limits.chunk * facts.parallelism.dp,
         max_context=limits.max_context,
         page_size=facts.page_size,
         reserved_decode_tokens=facts.reserved_decode_tokens,
@@ -133,4 +135,6 @@ def predicted_engine(
         mixed_chunk=limits.mixed_chunk,
         verify_tokens=facts.verify_tokens,
         accept_length=facts.accept_length,
+        balance=facts.balance or usual_balance(facts.role),
+        receive_interval=facts.receive_interval,
     )

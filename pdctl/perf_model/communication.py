@@ -5,12 +5,12 @@ Each function answers with (seconds per step, seconds per token of the step).
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pdctl.inspection.llm_size import state_bytes
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.memory import attention_tp, sent_bytes_per_token, sent_window_bytes_per_token
-from pdctl.perf_model.records import Link, Parallelism, StepTimes
+from pdctl.perf_model.records import Link, Parallelism
 
 # Shares of a link's rate that KV reaches.
 # rdma: InferSim (50 GB/s x 0.8). pcie: assumed as rdma. tcp: assumed, one stream per engine.
@@ -26,25 +26,6 @@ TCP_BYTES_PER_S = 25e9 / 8  # a 25 Gbit/s port, where RDMA is unknown
 # handshake, descriptors and two polls: 1-3 ms each way measured on H200, SGLang 0.5.15
 BASE_S = 2.5e-3
 TCP_BASE_S = 4e-3
-
-
-def kv_transfer_s(times: StepTimes, prompt_tokens: float) -> float:
-    """Seconds until a whole prompt's KV, windows and state have arrived, on an idle link."""
-    return last_chunk_s(times, prompt_tokens, prompt_tokens)
-
-
-def chunk_s(times: StepTimes, tokens: float) -> float:
-    """Seconds the KV of one chunk takes that is not its prompt's last."""
-    return times.transfer_base_s + times.transfer_token_s * tokens
-
-
-def last_chunk_s(times: StepTimes, tokens: float, prompt_tokens: float) -> float:
-    """Seconds the last chunk takes, with the windows and the state of its prompt.
-
-    Source: sglang 0.5.23 disaggregation/prefill.py sends states with the last chunk.
-    """
-    windows = times.transfer_window_token_s * min(prompt_tokens, times.transfer_window_tokens)
-    return chunk_s(times, tokens) + times.transfer_state_s + windows
 
 
 def assumed_cluster(cluster: Cluster) -> Cluster:
@@ -156,6 +137,9 @@ DISPATCH_BYTES = 1.0 + 4 / 128
 COMBINE_BYTES = 2.0
 
 
+Dispatch = Literal["normal", "low_latency"]
+
+
 class Cost(NamedTuple):
     """Seconds per step and seconds per token of the engine's step."""
 
@@ -163,28 +147,43 @@ class Cost(NamedTuple):
     token_s: float
 
 
-def collectives(llm: Llm, cluster: Cluster, parallelism: Parallelism, *, normal: bool) -> Cost:
+def collectives(
+    llm: Llm,
+    cluster: Cluster,
+    parallelism: Parallelism,
+    *,
+    dispatch: Dispatch | None,
+    prefill: bool,
+) -> Cost:
     """All communication of one step over all layers, pipeline handovers apart.
 
-    normal: DeepEP's normal mode, which prefill and colocated engines use; else low latency.
+    dispatch: DeepEP's mode; prefill and colocated engines use the normal one. None: no DeepEP.
+    prefill: the step computes prompts, of which each attention-DP rank has its own number.
     """
-    reduce = all_reduce(llm, cluster, parallelism)
-    if parallelism.ep <= 1 or parallelism.dp <= 1 or llm.experts is None:
-        return reduce
+    if dispatch is None or llm.experts is None:
+        return all_reduce(llm, cluster, parallelism, uneven=prefill)
     moe_layers = llm.num_layers - llm.experts.num_dense_layers
     # DeepEP replaces the reduction after the experts; attention groups still reduce their own
     own = all_reduce(llm, cluster, parallelism, attention_only=True)
-    moved = all_to_all(llm, cluster, parallelism, normal=normal)
+    moved = all_to_all(llm, cluster, parallelism, normal=dispatch == "normal")
     return Cost(own.step_s + moe_layers * moved.step_s, own.token_s + moe_layers * moved.token_s)
 
 
 def all_reduce(
-    llm: Llm, cluster: Cluster, parallelism: Parallelism, *, attention_only: bool = False
+    llm: Llm,
+    cluster: Cluster,
+    parallelism: Parallelism,
+    *,
+    attention_only: bool = False,
+    uneven: bool = False,
 ) -> Cost:
     """Two all-reduces per layer of hidden_size bf16 values per token.
 
     Attention-DP gathers before the MLP and scatters after it: the same bytes as one all-reduce.
-    Source: ring all-reduce, 2·(n − 1)/n of the bytes over the slowest link of the group.
+    uneven: ranks have different numbers of tokens, which SGLang brings together by an all-reduce
+        and reduces by another.
+    Source: ring all-reduce, 2·(n − 1)/n of the bytes over the slowest link of the group; sglang
+    layers/dp_attention.py, SUM_LEN for prompts.
     Ignores: overlap with computation; NVLink multicast.
     """
     seconds, per_token = 0.0, 0.0
@@ -192,10 +191,11 @@ def all_reduce(
     for size in groups:
         if size > 1:
             kind, rate = group_link(cluster, size)
-            seconds += llm.num_layers * ALL_REDUCE_S[kind]
+            is_attention = size == attention_tp(parallelism)
+            num = llm.num_layers * (1 if is_attention or not uneven else 2)
+            seconds += num * ALL_REDUCE_S[kind]
             moved = 2 * (size - 1) / size * llm.hidden_size * 2.0
-            share = 1 / parallelism.dp if size == attention_tp(parallelism) else 1.0
-            per_token += llm.num_layers * moved * share / rate
+            per_token += num * moved * (1 / parallelism.dp if is_attention else 1.0) / rate
     return Cost(seconds, per_token)
 
 

@@ -14,10 +14,12 @@ from pdctl.perf_model.memory import (
     running_cap,
     slots_each,
     state_slots,
+    usual_serving,
     weight_bytes_per_gpu,
 )
 from pdctl.perf_model.records import (
     SGLANG_DEFAULTS,
+    Balance,
     EngineModel,
     Link,
     Parallelism,
@@ -49,7 +51,7 @@ def engine_model(
     None: weights, or weights and MIN_KV_TOKENS of KV, do not fit; does_not_fit_reason says why.
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     """
-    serving = replace(serving or SGLANG_DEFAULTS, **limits)
+    serving = usual_serving(replace(serving or SGLANG_DEFAULTS, **limits), parallelism)
     if does_not_fit_reason(llm, cluster, parallelism, role, serving=serving):
         return None
     capacity = kv_capacity_tokens(llm, cluster.gpu, parallelism, role, serving)
@@ -78,12 +80,21 @@ def engine_model(
         receive_interval=serving.receive_interval,
         state_slots=state_slots(llm, cluster.gpu, parallelism, role, serving),
         slots_per_request=slots_each(llm, role, serving),
+        balance=serving.balance or usual_balance(role),
     )
+
+
+def usual_balance(role: Role) -> Balance:
+    """SGLang's default --load-balance-method.
+
+    Source: sglang arg_groups/serving_hook.py (0.5.23), server_args.py (0.5.15).
+    """
+    return "follow_bootstrap_room" if role == "prefill" else "round_robin"
 
 
 def _chunk(serving: Serving, cluster: Cluster, parallelism: Parallelism, context: int) -> int:
     """Tokens of one prefill step; where prompts are not cut, a whole context on each rank."""
-    chunk = serving.chunk or chunked_prefill_size(cluster.gpu, parallelism.dp)
+    chunk = serving.chunk or chunked_prefill_size(cluster.gpu)
     return chunk if chunk > 0 else context * parallelism.dp
 
 
@@ -100,7 +111,7 @@ def does_not_fit_reason(
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     """
     check_parallelism(llm, parallelism)
-    serving = serving or SGLANG_DEFAULTS
+    serving = usual_serving(serving or SGLANG_DEFAULTS, parallelism)
     if parallelism.num_gpus > cluster.num_gpus:
         return f"one engine takes {parallelism.num_gpus} GPUs and there are {cluster.num_gpus}"
     gpu = cluster.gpu

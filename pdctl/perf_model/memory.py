@@ -1,7 +1,7 @@
 """The memory of an engine: weights per GPU, SGLang's split, and KV capacity in tokens."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pdctl.errors import InvalidInput
 from pdctl.inspection.layers import KEPT_WHOLE, Matrix, Mixer, Part, mixers_of, part_params
@@ -26,6 +26,7 @@ from pdctl.perf_model.formats import counted_layers, is_narrow
 from pdctl.perf_model.hardware import kv_value_bytes
 from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role, Serving
 from pdctl.perf_model.releases import prefill_graphs
+from pdctl.perf_model.simulator.scheduling import MAX_PREFILL_TOKENS
 from pdctl.units import GIB, MIB
 
 
@@ -153,9 +154,8 @@ def _window_cell(llm: Llm, mixer: Mixer, tp: int, kv_dtype_bytes: float) -> floa
 # The driver and CUDA keep some: an H200 shows 139.09 of 140.40 GiB free to SGLang at start
 CONTEXT_BYTES = 1.31 * GIB
 MIN_RESERVED_MIB = 10240.0
-# SGLang's formula asks for more than a GPU under wide attention-DP; such deployments set the
-# fraction by hand: 0.835-0.85 (LMSYS, DeepSeek on 96 H100), 0.80-0.85 (Kimi-K2 model card)
 WIDE_DP = 8
+WIDE_DP_CHUNK = 8192  # a rank
 WIDE_DP_FRACTION = 0.835
 # (below GiB of memory, chunked_prefill_size, decode graph batch for tp < 4, for tp >= 4)
 _BY_MEMORY: tuple[tuple[float, int, int, int], ...] = (
@@ -168,13 +168,25 @@ _BY_MEMORY: tuple[tuple[float, int, int, int], ...] = (
 )
 
 
-def chunked_prefill_size(gpu: GpuModel, dp: int = 1) -> int:
-    """Tokens of one prefill step of the whole engine, SGLang's default on this GPU.
+def usual_serving(serving: Serving, parallelism: Parallelism) -> Serving:
+    """The settings of an engine that pdctl starts: over WIDE_DP attention-DP ranks some of its own.
 
-    SGLang divides its default among attention-DP ranks, which starves wide ones: deployments
-    set 4K (Kimi-K2) to 16K (LMSYS) per rank. Above WIDE_DP ranks the default is per rank here.
+    SGLang divides its chunk by the ranks, which starves wide ones, and its formula for memory asks
+    for more than a GPU has. Such deployments set both by hand: 4K (Kimi-K2) to 16K (LMSYS) tokens
+    a rank, 0.80-0.85 (Kimi-K2) and 0.835-0.85 (LMSYS) of the memory.
     """
-    return _memory_row(gpu)[1] * (dp if dp > WIDE_DP else 1)
+    if parallelism.dp <= WIDE_DP:
+        return serving
+    return replace(
+        serving,
+        chunk=serving.chunk or WIDE_DP_CHUNK * parallelism.dp,
+        mem_fraction=serving.mem_fraction or WIDE_DP_FRACTION,
+    )
+
+
+def chunked_prefill_size(gpu: GpuModel) -> int:
+    """Tokens of one prefill step of the whole engine, SGLang's default on this GPU."""
+    return _memory_row(gpu)[1]
 
 
 def decode_graph_batch(gpu: GpuModel, tp: int) -> int:
@@ -209,12 +221,15 @@ def reserved_bytes(
     """Memory SGLang leaves outside weights and KV: activations, graphs, communication.
 
     Source: sglang arg_groups/memory_hook.py: MiB = 512 + 1.5·A + 128·tp·pp + graphs, at least
-    10240 above 60 GiB; A = max(chunk, 2048), on decode the tokens of its largest batch.
+    10240 above 60 GiB; A = max(chunk, 2048), on decode the tokens of its largest batch. The chunk
+    is that of all attention-DP ranks: SGLang divides it only afterwards.
     Ignores: the extra of multimodal models and of DeepEP decode graphs.
     """
-    chunk = (serving.chunk or chunked_prefill_size(gpu, parallelism.dp)) // parallelism.dp
+    chunk = serving.chunk or chunked_prefill_size(gpu)
     batch = serving.graph_batch or decode_graph_batch(gpu, parallelism.tp)
-    tokens = batch * serving.verify_tokens if role == "decode" else chunk
+    tokens = chunk if chunk > 0 else MAX_PREFILL_TOKENS
+    if role == "decode":
+        tokens = (serving.max_running or batch) * serving.verify_tokens
     mib = 512 + 1.5 * max(tokens, 2048) + 128 * parallelism.num_gpus
     if role != "prefill":
         mib += 2 * batch + _dp_attention_mib(parallelism.dp, batch)
@@ -239,15 +254,11 @@ def mem_fraction_static(
     role: Role,
     serving: Serving = SGLANG_DEFAULTS,
 ) -> float:
-    """SGLang's --mem-fraction-static, its default or as given: the share for weights and KV.
-
-    At least WIDE_DP_FRACTION under attention-DP over more than WIDE_DP ranks.
-    """
+    """SGLang's --mem-fraction-static, its default or as given: the share for weights and KV."""
     if serving.mem_fraction is not None:
         return serving.mem_fraction
     reserved = reserved_bytes(llm, gpu, parallelism, role, serving)
-    fraction = round((gpu.memory_bytes - reserved) / gpu.memory_bytes, 3)
-    return max(fraction, WIDE_DP_FRACTION) if parallelism.dp > WIDE_DP else fraction
+    return round((gpu.memory_bytes - reserved) / gpu.memory_bytes, 3)
 
 
 def kv_capacity_tokens(
@@ -445,9 +456,9 @@ def prefill_graph_sizes(largest: int) -> int:
 
 
 def _prefill_graph_mib(llm: Llm, role: Role, chunk: int, captured: bool) -> float:
-    if llm.attention == "mla":
-        return 1536.0
-    return 8.0 * prefill_graph_sizes(chunk) if captured and role != "decode" else 0.0
+    if not captured or role == "decode":
+        return 0.0
+    return 1536.0 if llm.attention == "mla" else 8.0 * prefill_graph_sizes(chunk)
 
 
 def _dp_attention_mib(dp: int, batch: int) -> float:

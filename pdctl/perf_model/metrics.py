@@ -1,6 +1,6 @@
 """Summaries of a simulated or measured run: percentiles, attainment, goodput."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pdctl.perf_model.records import Outcome, Percentiles
 from pdctl.workload.records import Slo
@@ -23,26 +23,6 @@ def quantile(values: Iterable[float | None], share: float) -> float | None:
     """The value that `share` of the known values do not exceed; None if none is known."""
     known = sorted(value for value in values if value is not None)
     return _interpolated(known, share) if known else None
-
-
-def weighted_percentiles(counts: Mapping[int, float], width_s: float) -> Percentiles | None:
-    """Percentiles of a histogram: bin number -> count, bins `width_s` wide, taken at their middle.
-
-    Ignores: where in its bin a value lies, so each figure is off by half a bin at most.
-    """
-    total = sum(counts.values())
-    if not total:
-        return None
-    ordered = sorted(counts.items())
-    mean = sum((key + 0.5) * width_s * count for key, count in ordered) / total
-    found: list[float] = []
-    wanted = [0.5 * total, 0.9 * total, 0.99 * total]
-    passed = 0.0
-    for key, count in ordered:
-        passed += count
-        while len(found) < len(wanted) and passed >= wanted[len(found)]:
-            found.append((key + 0.5) * width_s)
-    return Percentiles(mean, *found)
 
 
 def is_good(ttft_s: float | None, tpot_s: float | None, slo: Slo) -> bool:

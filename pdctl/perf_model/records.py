@@ -6,6 +6,7 @@ from typing import Literal
 
 Role = Literal["colocated", "prefill", "decode"]
 Basis = Literal["fitted", "relative", "roofline"]
+Balance = Literal["round_robin", "follow_bootstrap_room", "total_requests", "total_tokens"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Serving:
     receive_interval: --scheduler-recv-interval, decode steps between two looks for new requests.
     state_memory_ratio: --mamba-full-memory-ratio. state_slots: of a running request, as
     --mamba-radix-cache-strategy makes it: 5 with extra_buffer, 3 with no_buffer.
+    balance: --load-balance-method, which gives a request to an attention-DP rank.
+    all_to_all: with --moe-a2a-backend tokens are sent to their experts; else all GPUs get all.
     """
 
     chunk: int | None = None
@@ -76,6 +79,8 @@ class Serving:
     receive_interval: int = 1
     state_memory_ratio: float | None = None
     state_slots: int | None = None
+    balance: Balance | None = None
+    all_to_all: bool = False
 
 
 SGLANG_DEFAULTS = Serving()
@@ -234,6 +239,7 @@ class EngineModel:
     receive_interval: int = 1  # decode steps between two looks for new requests; colocated only
     state_slots: int | None = None  # states its pool holds; None: no layer keeps a state
     slots_per_request: int = 1  # state slots reserved for each running request
+    balance: Balance = "round_robin"  # gives a request to one of the attention-DP ranks
 
 
 def layout_text(counts: Mapping[Role, int]) -> str:
@@ -333,7 +339,6 @@ class Outcome:
     num_retracted: int = 0
     num_rejected: int = 0
     queues: Sequence[QueueSample] = ()
-    itl_s: Percentiles | None = None  # gaps between tokens of a request, over all; None: no gap
     busy_share: Mapping[str, float] = field(default_factory=dict)  # "prefill-0": time in steps
     num_failed: int = 0  # lost with an engine after their first token, or no engine was open
     arrival_s: Sequence[float] = ()

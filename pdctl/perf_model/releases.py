@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 from pdctl.perf_model.records import Role
 
 Version = tuple[int, ...]
-# The newest release this table was read in; a newer one is taken for it.
+# The releases this table was read in; a newer one is taken for the newest, an older for the oldest.
+OLDEST_READ = "0.5.1"
 NEWEST_READ = "0.5.23"
 
 
@@ -98,9 +99,18 @@ def kernel_times(release: str | None) -> KernelTimes:
     return _KERNELS if later else _KERNELS_BEFORE
 
 
-def is_newer_than_read(release: str) -> bool:
-    """True if the release is newer than every release in this file."""
-    return numbers(release) > numbers(NEWEST_READ)
+def why_unknown(release: str | None) -> str:
+    """Why the step times of a release are not known, as a clause; "" where they are.
+
+    release: None: the newest that was read, which is known.
+    """
+    if release is None or numbers(OLDEST_READ) <= numbers(release) <= numbers(NEWEST_READ):
+        return ""
+    if numbers(release) > numbers(NEWEST_READ):
+        known = f"newer than {NEWEST_READ}, the newest"
+    else:
+        known = f"older than {OLDEST_READ}, the oldest"
+    return f"SGLang {release} is {known} whose step times pdctl knows"
 
 
 def numbers(release: str) -> Version:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pdctl.inspection.llm_size import num_kv_layers, router_params, trimmed_window
 from pdctl.inspection.records import Cluster, GpuModel, Llm
 from pdctl.perf_model.communication import (
+    Dispatch,
     assumed_cluster,
     collectives,
     kv_token_s,
@@ -96,8 +97,10 @@ def prefill_cost(
     FAST'25, eq. 1). Two-batch overlap: half the batch computes while the other communicates.
     Ignores: the head (one row per prompt), padding to graph sizes.
     """
-    moved = collectives(llm, cluster, parallelism, normal=True)
-    hidden, plain = _hidden_and_plain_s(llm, part, rates, parallelism)
+    moved = collectives(
+        llm, cluster, parallelism, dispatch=_dispatch(parallelism, "prefill", serving), prefill=True
+    )
+    hidden, plain = _hidden_and_plain_s(llm, part, rates, parallelism, serving)
     if serving.two_batch_overlap:
         hidden, plain = smooth_max(hidden + plain, moved.token_s), 0.0
     else:
@@ -116,13 +119,15 @@ def prefill_cost(
     )
 
 
-def gemm_s(llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism) -> float:
+def gemm_s(
+    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism, serving: Serving
+) -> float:
     """Seconds of matrix products per token of the engine's step."""
-    return sum(_products_s(llm, part, rates, parallelism))
+    return sum(_products_s(llm, part, rates, parallelism, serving))
 
 
 def _products_s(
-    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism
+    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism, serving: Serving
 ) -> tuple[float, float]:
     """Seconds per token of dense products and of those of routed experts.
 
@@ -133,11 +138,11 @@ def _products_s(
     shared = part.shared_experts / (parallelism.tp if parallelism.ep > 1 else 1)
     router = router_params(llm) / parallelism.tp
     dense = 2 * (attention + part.dense_mlp + shared + router) / rates.gemm
-    return dense, 2 * _routed(llm, part, parallelism) / rates.experts
+    return dense, 2 * _routed(llm, part, parallelism, serving) / rates.experts
 
 
 def _hidden_and_plain_s(
-    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism
+    llm: Llm, part: Shard, rates: Rates, parallelism: Parallelism, serving: Serving
 ) -> tuple[float, float]:
     """Seconds per token that reading weights may hide, and the rest.
 
@@ -145,18 +150,18 @@ def _hidden_and_plain_s(
     each expert gets as many: with experts, nothing hides the dense ones, nor copying rows to
     experts and back.
     """
-    dense_s, experts_s = _products_s(llm, part, rates, parallelism)
+    dense_s, experts_s = _products_s(llm, part, rates, parallelism, serving)
     beside_s = prefill_token_s(llm, rates, parallelism)
     beside_s += rates.row_s * num_kv_layers(llm) / parallelism.tp
     if llm.experts is None:
         return dense_s, beside_s
-    copied_s = _copied_bytes(llm, rates, parallelism) / rates.memory
+    copied_s = _copied_bytes(llm, rates, parallelism, serving) / rates.memory
     return experts_s, dense_s + copied_s + beside_s
 
 
-def _copied_bytes(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
+def _copied_bytes(llm: Llm, rates: Rates, parallelism: Parallelism, serving: Serving) -> float:
     """Bytes per token that bring rows to experts and back, on one GPU over all layers."""
-    share = 1 / parallelism.ep if uses_deepep(parallelism) else 1.0
+    share = 1 / parallelism.ep if uses_deepep(parallelism, serving) else 1.0
     share *= FUSED_EXPERT_PASSES if rates.runner == "flashinfer_trtllm" else 1.0
     split = parallelism.tp / parallelism.ep
     return share * sum(
@@ -170,16 +175,26 @@ def _copied_bytes(llm: Llm, rates: Rates, parallelism: Parallelism) -> float:
     )
 
 
-def uses_deepep(parallelism: Parallelism) -> bool:
-    """True if DeepEP sends tokens to their experts. With ep alone, SGLang all-reduces."""
-    return parallelism.ep > 1 and parallelism.dp > 1
+def uses_deepep(parallelism: Parallelism, serving: Serving) -> bool:
+    """True if DeepEP sends tokens to their experts. Otherwise, as with ep alone, all GPUs get all.
+
+    Ignores: other backends of all-to-all, which are taken for DeepEP.
+    """
+    return serving.all_to_all and parallelism.ep > 1 and parallelism.dp > 1
 
 
-def _unevenness(parallelism: Parallelism) -> float:
+def _dispatch(parallelism: Parallelism, role: Role, serving: Serving) -> Dispatch | None:
+    """The mode in which DeepEP sends tokens: low latency on decode engines alone."""
+    if not uses_deepep(parallelism, serving):
+        return None
+    return "low_latency" if role == "decode" else "normal"
+
+
+def _unevenness(parallelism: Parallelism, serving: Serving) -> float:
     """Work of the busiest rank's experts against the mean."""
     if parallelism.ep <= 1:
         return 1.0
-    return EXPERT_IMBALANCE if uses_deepep(parallelism) else UNBALANCED_EXPERTS
+    return EXPERT_IMBALANCE if uses_deepep(parallelism, serving) else UNBALANCED_EXPERTS
 
 
 def kernels_s(llm: Llm, gpu: GpuModel, rates: Rates, serving: Serving) -> float:
@@ -217,11 +232,11 @@ def _passes_s(llm: Llm, gpu: GpuModel, rates: Rates, parallelism: Parallelism) -
     return moved / rates.memory
 
 
-def _routed(llm: Llm, part: Shard, parallelism: Parallelism) -> float:
+def _routed(llm: Llm, part: Shard, parallelism: Parallelism, serving: Serving) -> float:
     if llm.experts is None:
         return 0.0
     share = llm.experts.experts_per_token / llm.experts.num_experts
-    return part.routed_experts * share * _unevenness(parallelism)
+    return part.routed_experts * share * _unevenness(parallelism, serving)
 
 
 class DecodeCost(NamedTuple):
@@ -255,7 +270,9 @@ def decode_cost(
     rows, not KV reads. A colocated engine cannot use DeepEP's low-latency mode.
     Ignores: padding of batches to graph sizes, CPU work that overlap hides.
     """
-    moved = collectives(llm, cluster, parallelism, normal=role != "decode")
+    moved = collectives(
+        llm, cluster, parallelism, dispatch=_dispatch(parallelism, role, serving), prefill=False
+    )
     head_s = part.head * llm.embedding_bytes / rates.memory
     dense_s = part.streamed * llm.linear_bytes / rates.memory
     replayed = kernels_s(llm, cluster.gpu, rates, serving)
@@ -264,7 +281,7 @@ def decode_cost(
     read_s = decode_request_s(llm, rates, parallelism, kv_size(llm, serving))
     read_s += state_read_s(llm, rates, parallelism)
     rows_s += (read_s + drafts.request_s) / serving.verify_tokens
-    row_flops_s = gemm_s(llm, part, rates, parallelism) + 2 * part.head / rates.gemm
+    row_flops_s = gemm_s(llm, part, rates, parallelism, serving) + 2 * part.head / rates.gemm
     latency_s = 0.0 if verifies_in_blocks(llm, rates, serving) else rates.latency_s
     rows_per_stage = serving.verify_tokens / parallelism.pp
     return DecodeCost(
@@ -368,14 +385,14 @@ def _roofline(
         cluster.gpu,
         serving.attention_backend,
         kv_dtype_bytes=serving.kv_dtype_bytes,
-        deepep=uses_deepep(parallelism),
+        deepep=uses_deepep(parallelism, serving),
     )
     part = mean_shard(llm, parallelism)
     handover = pipeline_handover_s(llm, cluster, parallelism)
     prefill = prefill_cost(llm, cluster, part, per_gpu, parallelism, serving)
     decode = decode_cost(llm, cluster, part, per_gpu, parallelism, role, serving)
     share, pp = _expert_share(llm), parallelism.pp
-    uneven = _unevenness(parallelism) if llm.experts else 1.0
+    uneven = _unevenness(parallelism, serving) if llm.experts else 1.0
     eager_s = launch_s(llm, cluster.gpu, per_gpu)
     waited_s = eager_s if llm.num_state_layers and waits_in_layers(serving.release) else 0.0
     return StepTimes(

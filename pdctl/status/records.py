@@ -234,8 +234,8 @@ class Alternative:
     """One layout replayed. attainment: share of the requests that meet the SLOs, 0..1.
 
     Both it and gain are without the queue that the window began with. gain: over the replay of
-    today's layout, in the same share. gain_low: its lower bound at 95 %, less the mismatch of
-    today's replay.
+    today's layout, in the same share. gain_low: its lower bound at 95 %, if this replay is off by
+    as much as today's and the gain counts from what was seen.
     """
 
     layout: str

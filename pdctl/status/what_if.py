@@ -1,8 +1,9 @@
 """Replay the latest requests on every layout of the same GPUs. Pure.
 
 The replay of today's layout is compared with what the deployment really did to the same requests.
-Where they differ, the step times are fitted to what was seen, within limits. The difference that is
-left is subtracted from every gain, so that a model that is wrong promises nothing.
+Where they differ, the step times are fitted to what was seen, within limits. Other layouts may be
+off by the difference that is left, and have to be better than what was seen, so that a model that
+is wrong promises nothing.
 """
 
 import math
@@ -54,10 +55,10 @@ def what_if(
         run = replace(run, slo=_usual(run, fleet))
     factors = _fitted(fleet, run)
     fleet = _scaled(fleet, *factors)
-    mismatch, fresh = run.mismatch(fleet), _fresh(window, run.slo)
+    fresh, replayed = _fresh(window, run.slo), run.replayed(fleet)
     today = _both(run, fresh, fleet)
     alternatives = [
-        _alternative(one, _both(run, fresh, one), today, mismatch)
+        _alternative(one, _both(run, fresh, one), today, _doubt(run.seen, replayed))
         for one in layouts_of(fleet, [_scaled_engine(one, *factors) for one in others])
         if one.layout != fleet.layout
     ]
@@ -68,7 +69,7 @@ def what_if(
         rate_rps=len(today) / window.span_s,
         window_s=window.span_s,
         seen=run.seen,
-        replayed=run.replayed(fleet),
+        replayed=replayed,
         attainment=fmean(today),
         alternatives=tuple(sorted(alternatives, key=lambda one: -one.attainment)),
         prefill_factor=factors[0],
@@ -283,9 +284,20 @@ def layouts_of(fleet: Fleet, others: Sequence[EngineModel] = ()) -> Iterator[Fle
         yield replace(router, colocated=both, num_colocated=num)
 
 
+def _doubt(seen: float, replayed: float) -> float:
+    """The part of a gain over today's replay that its mismatch leaves in doubt.
+
+    Another layout's share may be off by the mismatch, and has to be above what was seen. A replay
+    of today's layout that is too good leaves nothing in doubt, since it hides a gain as large as it
+    is off; one that is too bad shows a gain that nobody would see, and counts twice.
+    """
+    return 2 * max(0.0, seen - replayed)
+
+
 def _alternative(
-    fleet: Fleet, good: Sequence[float], today: Sequence[float], mismatch: float
+    fleet: Fleet, good: Sequence[float], today: Sequence[float], off: float
 ) -> Alternative:
+    """off: what is taken off the lower bound of the gain."""
     gains = [after - before for after, before in zip(good, today, strict=True)]
     edges = [i * len(gains) // _BLOCKS for i in range(_BLOCKS + 1)]
     means = [fmean(gains[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
@@ -297,7 +309,7 @@ def _alternative(
         num_decode=fleet.num_decode,
         attainment=fmean(good),
         gain=gain,
-        gain_low=gain - doubt - mismatch,
+        gain_low=gain - doubt - off,
     )
 
 

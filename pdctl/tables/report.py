@@ -7,6 +7,7 @@ from datetime import datetime
 from html import escape
 
 from pdctl import __version__
+from pdctl.inspection.cluster import machines_text
 from pdctl.perf_model.records import QueueSample
 from pdctl.tables.plan import (
     answer_sentences,
@@ -374,6 +375,8 @@ def _gpus(question: Question) -> str:
     cluster = question.cluster
     if question.max_gpus and question.max_gpus < cluster.num_gpus:
         return f"{question.max_gpus} of {cluster.num_gpus} × {cluster.gpu.name}"
+    if cluster.num_gpus < cluster.num_nodes * cluster.gpus_per_node:
+        return machines_text(cluster)
     each = f"{cluster.gpus_per_node} × {cluster.gpu.name}"
     return each if cluster.num_nodes == 1 else f"{cluster.num_nodes} nodes of {each}"
 

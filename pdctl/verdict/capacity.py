@@ -18,6 +18,7 @@ LEAP = 4  # rungs: the first steps up and down, 10 %
 FEW_LEAP = 2  # the same where a part of the requests has shown where to begin
 NEAR = 0.9  # of the best rate: what fails there by a part of the requests is not tried on all
 BELOW, ABOVE = 0.97, 1.10  # times a capacity: there the SLOs are met, and missed
+MARGIN = 2  # rungs beside a rate: what holds or fails there carries the rate, or does not
 COARSE = 2  # rungs: near enough where only keeping up is asked for, or where to begin
 FEW_ENOUGH = 4000  # requests: in larger samples luck evens out
 MOST_CONFIRMATIONS = 6
@@ -37,6 +38,13 @@ def rung_below(limit_rps: float) -> int:
     while rung_rps(rung) > bounded:
         rung -= 1
     return rung
+
+
+def rungs_beside(rate_rps: float) -> tuple[int, int]:
+    """The rungs a little below and above a rate."""
+    rung = rung_below(rate_rps)
+    rung += rung_rps(rung) < rate_rps
+    return rung - MARGIN, rung + MARGIN
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class CapacitySearch:
         self.best: Fleet | None = None
         self._low: int | None = None  # it holds there
         self._high: int | None = None  # it does not hold there
+        self._ceiling: float = math.inf  # a rung where no layout holds
         free = max((c.free_rps for c in candidates), default=0.0)
         self._light = rung_below(free * LIGHT)
         guess = max((c.guess_rps for c in candidates), default=0.0)
@@ -92,8 +101,9 @@ class CapacitySearch:
         rough = CapacitySearch(few, self.alive, self.slo, is_rough=True)
         if rough.finish() > 0:
             near = rung_rps(rung_below(rough.rate_rps * NEAR))
-            hopeful = [c for c in self.alive if few.meets(c.fleet, near, self.slo)]
-            self.alive = sorted(hopeful, key=lambda c: c.fleet != rough.best)
+            best = [c for c in self.alive if c.fleet == rough.best]
+            others = [c for c in self.alive if c.fleet != rough.best]
+            self.alive = best + [c for c in others if few.meets(c.fleet, near, self.slo)]
             self._next, self._leap = rung_below(rough.rate_rps), FEW_LEAP
         return rough.rate_rps
 
@@ -113,7 +123,15 @@ class CapacitySearch:
         if self.is_done:
             return self.rate_rps, self.rate_rps
         is_open = self._high is None or len(self.alive) > 1
-        return self.rate_rps, math.inf if is_open else rung_rps((self._high or 0) - 1)
+        high = self._ceiling if is_open else min(self._high or 0, self._ceiling)
+        return self.rate_rps, math.inf if high == math.inf else rung_rps(int(high) - 1)
+
+    def rule_out(self, rate_rps: float) -> None:
+        """Keep below a rate if runs are there in which every layout fails a little below it."""
+        rung, _ = rungs_beside(rate_rps)
+        rate = rung_rps(rung)
+        if all(self.trials.has_missed(c.fleet, rate, self.slo) for c in self.alive):
+            self._ceiling = min(self._ceiling, rung)
 
     def narrow(self) -> None:
         """One more step."""
@@ -189,4 +207,6 @@ class CapacitySearch:
         return self.trials.sample.num_different <= FEW_ENOUGH
 
     def _holds(self, candidate: Candidate, rung: int) -> bool:
+        if rung >= self._ceiling:
+            return False
         return self.trials.meets(candidate.fleet, rung_rps(rung), self.slo)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from pdctl.inspection.cluster import described_gpus
+from pdctl.inspection.cluster import machines_text
 from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
-from pdctl.perf_model.releases import NEWEST_READ, is_newer_than_read
-from pdctl.verdict.records import Site
+from pdctl.perf_model.records import SGLANG_DEFAULTS
+from pdctl.perf_model.releases import why_unknown
+from pdctl.verdict.records import Arm, Site
 
 FEW_REQUESTS = 20  # fewer say little about a workload
 
@@ -52,7 +53,7 @@ def _cluster_warnings(site: Site) -> Iterator[str]:
             "Slurm job; `pdctl render k8s` writes it for Kubernetes."
         )
     if assumed_cluster(cluster) is not cluster:
-        gpus = described_gpus(cluster.num_nodes, cluster.gpus_per_node, cluster.gpu.name)
+        gpus = machines_text(cluster)
         yield (
             "The rate between nodes is unknown; 400 Gbit/s per GPU is assumed. Give it as in "
             f"--gpus {gpus}:rdma400."
@@ -76,19 +77,47 @@ def _profile_warnings(site: Site) -> Iterator[str]:
 
 
 def _setting_warnings(site: Site) -> Iterator[str]:
-    """A release newer than the constants, and an interval that delays first tokens."""
-    release = site.serving["colocated"].release if "colocated" in site.serving else None
-    if release and is_newer_than_read(release):
-        yield (
-            f"SGLang {release} is newer than {NEWEST_READ}, the newest whose step times pdctl "
-            "knows; the plan is for that one. `pdctl calibrate` measures yours."
-        )
+    """A release without constants, and an interval that delays first tokens."""
+    yield from unknown_release(site)
+    yield from _gathered_tokens(site)
     steps = max((own.receive_interval for own in site.serving.values()), default=1)
     if steps > 1:
         yield (
             f"--scheduler-recv-interval {steps} lets a request wait for up to {steps} decode steps "
             f"({steps / 2:g} x TPOT on average) before its prefill; 1 removes that wait from TTFT. "
             "The plan simulates it in colocated engines only."
+        )
+
+
+def _gathered_tokens(site: Site) -> Iterator[str]:
+    """Hosts over which experts could be spread, if their tokens were sent to them."""
+    sends = any(own.all_to_all for own in site.serving.values())
+    if (
+        site.llm.experts
+        and site.llm.attention == "mla"
+        and site.cluster.num_nodes > 1
+        and not sends
+    ):
+        yield (
+            "Engines over several hosts are slow unless tokens are sent to their experts: `--args "
+            "'--moe-a2a-backend deepep'`, here and in `up`, if DeepEP is installed."
+        )
+
+
+def unknown_release(site: Site) -> Iterator[str]:
+    """A release of SGLang without constants."""
+    if why := why_unknown(site.release):
+        yield f"{why}; the plan is for that one. `pdctl calibrate` measures yours."
+
+
+def drawn_ranks(site: Site, split: Arm | None) -> Iterator[str]:
+    """Prefill engines whose prompts wait for one attention-DP rank while another has none."""
+    serving = site.serving.get("prefill", SGLANG_DEFAULTS)
+    if split and split.parallelism["prefill"].dp > 1 and serving.balance is None:
+        yield (
+            "SGLang draws the attention-DP rank of a prompt at random. With `--prefill-args "
+            "'--load-balance-method total_tokens'`, here and in `up`, the rank with the fewest "
+            "tokens gets it."
         )
 
 

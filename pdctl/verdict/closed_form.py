@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from pdctl.perf_model.communication import kv_transfer_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel, Fleet
-from pdctl.perf_model.simulator.steps import decode_step_s, prefill_s
+from pdctl.perf_model.simulator.steps import decode_step_s, kv_transfer_s, last_chunk_s, prefill_s
 from pdctl.verdict.rules import LoadEstimate
 from pdctl.workload.records import Mix, Slo
 

@@ -105,6 +105,7 @@ def question_data(question: Question) -> dict[str, object]:
             "name": cluster.gpu.name,
             "num_nodes": cluster.num_nodes,
             "gpus_per_node": cluster.gpus_per_node,
+            "hosts": list(cluster.hosts),
             "rdma_bytes_per_s": cluster.rdma_bytes_per_s,
             "most": question.max_gpus,
             "usd_per_hour": question.usd_per_gpu_hour,

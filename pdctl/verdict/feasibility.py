@@ -45,7 +45,7 @@ def where_it_fits(site: Site) -> str:
     free = replace(site, total=None, max_gpus=None)
     for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
         nodes, each = max(1, gpus // 8), min(gpus, 8)
-        cluster = replace(site.cluster, num_nodes=nodes, gpus_per_node=each)
+        cluster = site.cluster.with_equal_nodes(nodes, each)
         if engines_that_fit(replace(free, cluster=cluster)).colocated:
             return described_gpus(nodes, each, site.cluster.gpu.name)
     return ""

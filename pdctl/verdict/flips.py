@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.capacity import rung_below, rung_rps
+from pdctl.verdict.capacity import MARGIN, rung_below, rung_rps, rungs_beside
 from pdctl.verdict.closed_form import capacity_rps, demand_of
 from pdctl.verdict.judge import Known, any_carries, by_capacity, margins_of, slo_if_slow
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
@@ -31,7 +31,6 @@ CLEARLY = 1.03  # a forecast counts when it clears its threshold by so much
 LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the simulator
 MOST_REQUESTS = 4000  # in a sample: beyond, runs that only show where to look cost too much
 SPOTS = (0.45, 0.6, 0.8, 1.0, 1.25)  # of an arm's capacity: where a forecast looks at its runs
-MARGIN = 2  # rungs beside the one that decides
 LEAP = 1.12  # from one such rate to the next
 TRIES = 4  # rates at which one arm is seen to carry clearly more than the other, or not
 
@@ -178,7 +177,7 @@ def forecast_of(
         runs=runs,
         scales={name: _scale(capacities[name], read_off(runs[name], slo)) for name in runs},
         errors=contest.provenance.errors,
-        enough_rps=contest.interval("colocated").low,
+        enough_rps=contest.least("colocated"),
         carried_rps=capacities["colocated"],
     )
 
@@ -326,10 +325,12 @@ class Asker:
 
     def __call__(self, question: Question) -> Choice:
         """The verdict of the whole question, as `decide` comes to it."""
-        own = self._contest(question)
+        own, rate = self._contest(question), question.workload.rate_rps
         if own is None:
             return "too_close"
-        return whole_choice(own, question.workload.rate_rps)
+        if rate is not None and not self.is_met(self.question) and own.trials.few is None:
+            _any_reaches(own, rate)  # probably none, which spares whole_choice the search for it
+        return whole_choice(own, rate)
 
     def is_met(self, question: Question) -> bool:
         """True if some layout meets the SLOs at the rate of the question."""
@@ -372,9 +373,9 @@ def certain_choice(
 ) -> Choice | None:
     """As whole_choice, from a few runs on either side of what decides; None: not certain."""
     if rate_rps is not None:
-        reached = [_reaches(contest, arm, rate_rps) for arm in contest.entrants]
-        if True not in reached:
-            return None if None in reached else _nearer(contest, guesses)
+        reached = _any_reaches(contest, rate_rps)
+        if not reached:
+            return None if reached is None else _nearer(contest, guesses)
         slow_rps = rate_rps / contest.provenance.errors.rate.low
         enough = _reaches(contest, "colocated", slow_rps, contest.slow_slo)
         if enough is not False:
@@ -396,13 +397,23 @@ def _named(arm: str) -> Choice:
     return "pd" if arm == "pd" else "colocated"
 
 
+def _any_reaches(contest: Contest, rate_rps: float) -> bool | None:
+    """True if some arm's capacity is at least a rate; None: not certain."""
+    is_certain = True
+    for arm in contest.entrants:
+        reached = _reaches(contest, arm, rate_rps)
+        if reached:
+            return True
+        is_certain = is_certain and reached is not None
+    return False if is_certain else None
+
+
 def _reaches(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool | None:
-    """True if an arm's capacity is at least a rate."""
-    rung = rung_below(rate_rps)
-    rung += rung_rps(rung) < rate_rps
-    if not _holds(contest, arm, rung_rps(rung - MARGIN), slo):
+    """True if an arm's capacity is at least a rate; None: not certain."""
+    below, above = rungs_beside(rate_rps)
+    if not _holds(contest, arm, rung_rps(below), slo):
         return False
-    return True if _holds(contest, arm, rung_rps(rung + MARGIN), slo) else None
+    return True if _holds(contest, arm, rung_rps(above), slo) else None
 
 
 def _carries_more(

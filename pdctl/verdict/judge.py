@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.intervals import Case, Errors, errors_of, model_kind, slow_host
 from pdctl.perf_model.records import EngineModel, Fleet, Profile
+from pdctl.perf_model.releases import why_unknown
 from pdctl.perf_model.residuals import region_of
 from pdctl.verdict.records import Arm, Choice, Interval, Lean, Provenance, Site
 from pdctl.workload.records import Slo
@@ -262,6 +263,8 @@ def running_on_each(arm: Arm, rate_rps: float) -> float:
     return rate_rps * arm.e2e_s.mean / (arm.counts.get("decode") or arm.num_engines)
 
 
-def sure(llm: Llm, confidence: Confidence) -> Confidence:
-    """`confidence`, or "low" where the figures of the LLM rest on a guess."""
-    return "low" if llm.guesses else confidence
+def sure(site: Site, confidence: Confidence) -> Confidence:
+    """`confidence`, but "low" where the LLM's figures are guessed, "high" of no unknown release."""
+    if site.llm.guesses:
+        return "low"
+    return "medium" if confidence == "high" and why_unknown(site.release) else confidence

@@ -1,9 +1,12 @@
 """The engines that the GPUs of a question can hold, and their possible numbers."""
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pdctl.errors import InvalidInput
+from pdctl.inspection.cluster import machines_text
 from pdctl.inspection.layers import mixers_of
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.perf_model.engine_model import engine_model
@@ -56,6 +59,13 @@ def gpu_budget(site: Site) -> int:
     size = _fixed_size(site)
     if site.total is None or size is None:
         return have
+    most = most_engines(site.cluster, size)
+    if site.total > most and site.total * size <= have:
+        raise InvalidInput(
+            f"{site.total} engines of {size} GPUs find no room on {machines_text(site.cluster)}: "
+            f"{most} do.",
+            hint=f"--total {most}" if most else f"--tp {site.cluster.gpus_per_node}",
+        )
     if site.total * size > have:
         raise InvalidInput(
             f"{site.total} engines of {size} GPUs need {site.total * size} GPUs; there are {have}.",
@@ -69,7 +79,8 @@ def colocated_fleets(site: Site, engines: Engines) -> tuple[Fleet, ...]:
     budget = gpu_budget(site)
     fleets = []
     for engine in engines.colocated:
-        count = budget // engine.parallelism.num_gpus
+        size = engine.parallelism.num_gpus
+        count = min(budget // size, most_engines(site.cluster, size))
         if site.total is not None and "colocated" in site.parallelism:
             count = min(count, site.total)
         if count:
@@ -125,15 +136,77 @@ def state_limits(llm: Llm, fleets: Mapping[str, Fleet]) -> StateLimits | None:
 def _splits(site: Site, prefill: EngineModel, decode: EngineModel) -> Iterator[tuple[int, int]]:
     budget = gpu_budget(site)
     each_p, each_d = prefill.parallelism.num_gpus, decode.parallelism.num_gpus
+    is_whole = _divides(site.cluster, each_p, each_d)
+
+    def has_room(p: int, d: int) -> bool:
+        if p * each_p + d * each_d > budget:
+            return False
+        wanted = Counter({each_p: p}) + Counter({each_d: d})
+        return is_whole or has_room_for(site.cluster, wanted)
+
+    def most_decode(p: int) -> int:
+        most = (budget - p * each_p) // each_d
+        tried = range(1, most + 1)
+        return most if is_whole else bisect_left(tried, True, key=lambda d: not has_room(p, d))
+
     if site.total is not None:
-        for p in range(1, site.total):
-            if p * each_p + (site.total - p) * each_d <= budget:
-                yield p, site.total - p
+        yield from (
+            (p, site.total - p) for p in range(1, site.total) if has_room(p, site.total - p)
+        )
         return
     for p in range(1, (budget - each_d) // each_p + 1):
-        d = (budget - p * each_p) // each_d
-        if budget - p * each_p - d * each_d < each_p:
+        d = most_decode(p)
+        if d and not has_room(p + 1, d):
             yield p, d
+
+
+def has_room_for(cluster: Cluster, wanted: Mapping[int, int]) -> bool:
+    """True if `up` finds room for so many engines of each size on the machines of a cluster.
+
+    Largest first, each on the fullest machines with room; `up` tries this where its policy fails.
+    Source: `choose_nodes` of the placement, and `parts`, which divides an engine among machines.
+    """
+    free = cluster.num_hosts_of
+    for size in sorted(wanted, reverse=True):
+        machines, each = _parts(cluster, size)
+        left = wanted[size] * machines
+        if not each:
+            return False
+        for room in sorted(room for room in free if room >= each):
+            holds = room // each
+            filled, rest = divmod(min(left, free[room] * holds), holds)
+            free += Counter({room - each * holds: filled, room - each * rest: bool(rest)})
+            free[room] -= filled + bool(rest)
+            left -= filled * holds + rest
+        if left:
+            return False
+    return True
+
+
+def most_engines(cluster: Cluster, size: int) -> int:
+    """The number of engines of one size that the machines of a cluster hold."""
+    machines, each = _parts(cluster, size)
+    rooms = cluster.num_hosts_of.items()
+    return sum(num * (room // each) for room, num in rooms) // machines if each else 0
+
+
+def _parts(cluster: Cluster, size: int) -> tuple[int, int]:
+    """The machines of an engine and its GPUs on each; 0 where these cannot be equal."""
+    machines = -(-size // (cluster.largest_host or max(cluster.num_hosts_of)))
+    return machines, 0 if size % machines else size // machines
+
+
+def _divides(cluster: Cluster, one: int, other: int) -> bool:
+    """True if engines of these sizes leave no GPU unused on any machine before all are taken."""
+    rooms = cluster.num_hosts_of
+    small, large = sorted((one, other))
+    if large > max(rooms) != (cluster.largest_host or max(rooms)):
+        return False
+    return large % small == 0 and all(
+        room % size == 0 or (len(rooms) == 1 and size % room == 0)
+        for room in rooms
+        for size in (small, large)
+    )
 
 
 def _role_engines(site: Site, role: Role) -> tuple[EngineModel, ...]:
@@ -239,6 +312,9 @@ def _fixed_size(site: Site) -> int | None:
         return sizes.pop()
     if site.total is None or site.parallelism:
         return None
-    each = site.cluster.num_gpus // site.total
-    fitting = [size for size in _sizes(site.llm, site.cluster) if size <= each]
+    fitting = [
+        size
+        for size in _sizes(site.llm, site.cluster)
+        if most_engines(site.cluster, size) >= site.total
+    ]
     return fitting[-1] if fitting else 1

@@ -59,6 +59,11 @@ class Site:
     unused_profile: Profile | None = None  # of this GPU and family, but of another backend
     max_gpus: int | None = None  # use at most so many of the GPUs; None: all
 
+    @property
+    def release(self) -> str | None:
+        """SGLang's, the same for every engine; None: the newest known."""
+        return next((own.release for own in self.serving.values()), None)
+
 
 @dataclass(frozen=True)
 class Question(Site):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pdctl.errors import InvalidInput
-from pdctl.inspection.cluster import described_gpus
+from pdctl.inspection.cluster import machines_text
 from pdctl.inspection.records import Cluster, Llm
 from pdctl.units import format_count, format_seconds, format_share
 from pdctl.verdict.records import Favours, Lean, Rule, Sizing, Speculation
@@ -231,7 +231,7 @@ def _kv_path(cluster: Cluster, mix: Mix, load: LoadEstimate) -> Rule:
 
 def _unknown_path(cluster: Cluster, mix: Mix) -> str:
     if cluster.num_nodes > 1 and cluster.rdma_bytes_per_s is None:
-        gpus = described_gpus(cluster.num_nodes, cluster.gpus_per_node, cluster.gpu.name)
+        gpus = machines_text(cluster)
         return f"unknown: RDMA rate between nodes (--gpus {gpus}:rdma400)"
     return _unknown_load(mix)
 

@@ -22,6 +22,7 @@ from pdctl.verdict.closed_form import (
 )
 from pdctl.verdict.judge import (
     Margins,
+    any_carries,
     by_capacity,
     margins_of,
     provenance_of,
@@ -134,8 +135,20 @@ class Contest:
     def interval(self, arm: str) -> Interval:
         """The rates that an arm carries with the longest and with the shortest likely times."""
         errors, carried = self.provenance.errors, self.search(arm).finish()
-        slow, fast = (self.about(arm, slo) for slo in self.extremes)
-        return Interval(min(slow, carried) * errors.rate.low, max(fast, carried) * errors.rate.high)
+        fast = self.about(arm, slo_if_fast(self.slo, errors))
+        return Interval(self.least(arm), max(fast, carried) * errors.rate.high)
+
+    def least(self, arm: str) -> float:
+        """The rate that an arm carries with the longest likely times."""
+        carried = self.search(arm).finish()
+        return min(self.about(arm, self.slow_slo), carried) * self.provenance.errors.rate.low
+
+    def surely_carries(self, arm: str, rate_rps: float) -> bool:
+        """True if `least` is a rate or more; learns no more than that takes."""
+        if self.trials.few is not None:
+            return self.least(arm) >= rate_rps
+        enough = rate_rps / self.provenance.errors.rate.low
+        return all(any_carries([self.search(arm, slo)], enough) for slo in (self.slow_slo, None))
 
     def about(self, arm: str, slo: Slo) -> float:
         """An arm's capacity under other SLOs, by a part of the requests unless it is known."""
@@ -302,16 +315,23 @@ def whole_choice(contest: Contest, rate_rps: float | None) -> Choice:
     if len(names) < 2:
         return "pd" if "pd" in names else "colocated"
     colocated, pd = contest.search("colocated"), contest.search("pd")
-    least = 0.0 if rate_rps is None else contest.interval("colocated").low
-    if rate_rps is not None and _is_as_sure(contest, least, rate_rps):
-        return "colocated"
-    return by_capacity(colocated, pd, least, rate_rps, contest.margins)
+    if rate_rps is not None:
+        colocated.rule_out(rate_rps)
+        pd.rule_out(rate_rps)
+        if any_carries([colocated], rate_rps) and _is_enough(contest, rate_rps):
+            return "colocated"
+    return by_capacity(colocated, pd, 0.0, rate_rps, contest.margins)
 
 
-def _is_as_sure(contest: Contest, least: float, rate_rps: float) -> bool:
-    """True near the least latency, if colocated meets the SLOs there as surely as a split does."""
+def _is_enough(contest: Contest, rate_rps: float) -> bool:
+    """True if colocated, which carries a rate, does so even with the longest likely times.
+
+    Near the least latency it is enough to meet the SLOs there as surely as a split does.
+    """
+    if contest.surely_carries("colocated", rate_rps):
+        return True
     carried = contest.search("colocated").finish()
-    if not least < rate_rps <= carried or least >= NEAR_FLOOR * carried:
+    if rate_rps > carried or contest.least("colocated") >= NEAR_FLOOR * carried:
         return False
     return contest.slack("colocated", rate_rps) >= contest.slack("pd", rate_rps)
 
@@ -412,7 +432,7 @@ def gpus_needed(contest: Contest, arm: str, rate_rps: float, capacity: float) ->
 
 def _on_a_node(contest: Contest) -> Contest:
     """The contest on the GPUs of one node, with engines of any size that fits it."""
-    cluster = replace(contest.site.cluster, num_nodes=1, gpus_per_node=NODE_GPUS)
+    cluster = contest.site.cluster.with_equal_nodes(1, NODE_GPUS)
     site = replace(contest.site, cluster=cluster, total=None, max_gpus=None)
     engines = engines_that_fit(site)
     return contest_of(site, contest.slo, engines, contest.demand, seed=contest.trials.sample.seed)

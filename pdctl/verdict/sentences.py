@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_number_of, format_rate, format_seconds, format_share
-from pdctl.verdict.caveats import caveats
+from pdctl.verdict.caveats import caveats, drawn_ranks, unknown_release
 from pdctl.verdict.closed_loop import clients_text
 from pdctl.verdict.records import (
     Arm,
@@ -41,6 +41,7 @@ def write(question: Question, verdict: Verdict) -> Verdict:
 def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
     """Caveats beside the verdict."""
     if not verdict.arms:
+        yield from unknown_release(question)
         return
     site = site_of(question)
     if verdict.decided_by == "rules":  # no step times are used
@@ -55,6 +56,7 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
             "70 % of what the better one carries."
         )
     yield from _no_times(question.workload)
+    yield from drawn_ranks(question, verdict.arms.get("pd"))
     yield from caveats(site)
     yield from verdict.left_out
     yield from (
@@ -137,8 +139,9 @@ def unmet(question: Question, verdict: Verdict) -> str:
     within = " within your SLOs" if question.slo.is_given else ""
     carried = format_rate(best.capacity_rps)
     text = f"The best layout, {best.layout}, carries {carried} req/s{within}."
-    if best.intervals["capacity_rps"].high >= (verdict.rate_rps or math.inf):
-        text += f" It may carry {_between(best)}."
+    likely = best.intervals["capacity_rps"]
+    if likely.high >= (verdict.rate_rps or math.inf):
+        text += f" It may carry {format_rate(likely.low)} to {format_rate(likely.high)} req/s."
     if needed := gpus_sentence(question, verdict):
         text += f" {needed}"
     return " ".join([text, *_not_built(verdict)])
@@ -148,12 +151,6 @@ def _not_built(verdict: Verdict) -> Iterator[str]:
     """Why an arm is missing."""
     for why in verdict.impossible.values():
         yield f"{why[0].upper()}{why[1:]}."
-
-
-def _between(arm: Arm) -> str:
-    """The likely range of an arm's capacity: 3 to 4.6 req/s."""
-    carried = arm.intervals["capacity_rps"]
-    return f"{format_rate(carried.low)} to {format_rate(carried.high)} req/s"
 
 
 def _nearest(question: Question, verdict: Verdict) -> str:

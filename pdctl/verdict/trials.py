@@ -214,12 +214,18 @@ class Trials:
     def meets(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
         """True if a layout meets the service levels at a rate. A run that cannot is cut short."""
         key = (fleet, rate_rps)
-        if key not in self.runs:
-            if any(_is_looser(known, slo) for known in self.lost.get(key, ())):
-                return False
-            if not self._run_within(key, slo):
-                return False
+        if key not in self.runs and (
+            self.has_missed(fleet, rate_rps, slo) or not self._run_within(key, slo)
+        ):
+            return False
         return self.runs[key].meets(slo)
+
+    def has_missed(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
+        """True if a run is there that tells that a layout misses the service levels at a rate."""
+        key = (fleet, rate_rps)
+        if key in self.runs:
+            return not self.runs[key].meets(slo)
+        return any(_is_looser(known, slo) for known in self.lost.get(key, ()))
 
     def run(self, fleet: Fleet, rate_rps: float) -> Run:
         """The whole run of a layout at a rate."""

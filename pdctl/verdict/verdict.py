@@ -178,7 +178,7 @@ def with_gpus(question: Question, num_gpus: int) -> Question:
     cluster = question.cluster
     if num_gpus > cluster.num_gpus:
         nodes = -(-num_gpus // cluster.gpus_per_node)
-        cluster = replace(cluster, num_nodes=nodes, devices=())
+        cluster = replace(cluster, devices=()).with_equal_nodes(nodes, cluster.gpus_per_node)
     return replace(question, cluster=cluster, max_gpus=num_gpus)
 
 
@@ -336,7 +336,7 @@ def _judged(
         confidence = "high"
     return Verdict(
         verdict=choice,
-        confidence=sure(site.llm, confidence),
+        confidence=sure(site, confidence),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
         sizing=simulated_sizing(choice, arms),
@@ -381,7 +381,7 @@ def _for_clients(
     only: Choice = "colocated" if "colocated" in arms else "pd"
     told = Verdict(
         verdict=ruling.choice if ruling else only,
-        confidence=sure(question.llm, ruling.confidence if ruling else "high"),
+        confidence=sure(question, ruling.confidence if ruling else "high"),
         decided_by="evidence" if is_both else "feasibility",
         rules=rules,
         sizing=simulated_sizing(ruling.choice if ruling else only, arms),
@@ -441,7 +441,7 @@ def _does_not_fit(site: Site) -> Verdict:
 def _refusal(site: Site, why: str) -> Verdict:
     return Verdict(
         verdict="too_close",
-        confidence=sure(site.llm, "high"),
+        confidence=sure(site, "high"),
         decided_by="feasibility",
         rules=_rules(site, LoadEstimate()),
         sizing=None,

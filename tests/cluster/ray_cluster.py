@@ -15,6 +15,10 @@ PORT = 6379
 START_S = 120.0  # of Ray on busy cores
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
 _OPTIONS = ("--num-gpus=8", "--num-cpus=4", "--object-store-memory=80000000", "--block")
+DOMAINS = {
+    "node2": "nvlink_domain=rack",
+    "node3": "nvidia.com/gpu.clique=rack",
+}
 _COUNT = "import ray; ray.init(log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
 
 
@@ -69,9 +73,10 @@ def _own_directory(node: Host, directory: Path) -> None:
 
 def _start(cluster: RayCluster, node: Host, directory: Path, *options: str) -> None:
     argv = (*_RAY, "start", f"--node-ip-address={node.address}", *options, *_OPTIONS)
+    labels = ("--labels", DOMAINS[node.name]) if node.name in DOMAINS else ()
     dashboard = ("--include-dashboard=false",) if "--head" in options else ()
     environment = {**cluster.environment, "PYTHONPATH": str(Path(__file__).parents[2])}
-    node.spawn(*argv, *dashboard, log=directory / "ray.log", env=environment)
+    node.spawn(*argv, *labels, *dashboard, log=directory / "ray.log", env=environment)
 
 
 def _num_alive(cluster: RayCluster) -> int:

@@ -46,14 +46,16 @@ GresTypes=gpu
 JobAcctGatherType=jobacct_gather/none
 KillWait=5
 SchedulerParameters=bf_interval=1
+TopologyPlugin=topology/tree
 SlurmdTimeout=10
 {nodes}
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 _NODE = (
     "NodeName={name} NodeAddr={address} CPUs=64 RealMemory=200000"
-    f" Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN"
+    f" Gres=gpu:{GPUS_PER_NODE} Feature={{feature}} State=UNKNOWN"
 )
+NUM_NEAR = 2  # the first nodes, which share a leaf switch
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,21 @@ def _write_configuration(cluster: Slurm) -> None:
     for i in range(GPUS_PER_NODE):
         os.mknod(directory / f"gpu{i}", stat.S_IFCHR | 0o600, os.makedev(NVIDIA_MAJOR, i))
     (directory / "ctld").mkdir()
-    nodes = (_NODE.format(name=n.name, address=n.address) for n in cluster.nodes)
+    nodes = (
+        _NODE.format(name=n.name, address=n.address, feature=f"nvl-{min(i, 1)}")
+        for i, n in enumerate(cluster.nodes)
+    )
     conf = _SLURM_CONF.format(
         login=cluster.login.address, directory=directory, nodes="\n".join(nodes)
     )
     (directory / "slurm.conf").write_text(conf)
     devices = f"{directory}/gpu[0-{GPUS_PER_NODE - 1}]"
-    every = ",".join(node.name for node in cluster.nodes)
+    names = [node.name for node in cluster.nodes]
+    every = ",".join(names)
+    leaves = [leaf for leaf in (names[:NUM_NEAR], names[NUM_NEAR:]) if leaf]
+    rows = [f"SwitchName=s{i} Nodes={','.join(leaf)}\n" for i, leaf in enumerate(leaves)]
+    top = f"SwitchName=top Switches=s[0-{len(leaves) - 1}]\n"
+    (directory / "topology.conf").write_text("".join([*rows, top]))
     (directory / "gres.conf").write_text(f"NodeName={every} Name=gpu File={devices}\n")
     (directory / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
 

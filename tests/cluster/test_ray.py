@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster import ray_cluster
 from tests.cluster.load import scales_without_a_failed_request
-from tests.cluster.pdctl_there import LLAMA, R1, PdctlThere, deployed
+from tests.cluster.pdctl_there import CLUSTER, LLAMA, R1, PdctlThere, deployed
 from tests.cluster.ray_cluster import RayCluster
 from tests.cluster.slurm import until
 
@@ -168,11 +168,29 @@ def test_a_host_with_another_model_is_named_before_anything_starts(on_ray: OnRay
     assert on_ray.phases("chat") == {}
 
 
+def test_labels_of_hosts_name_nvlink_domains(on_ray: OnRay) -> None:
+    file = on_ray.write("chat", prefill=1, decode=5)
+    up = ("up", "-f", file, "--on", "ray", "--place", "domain")
+    shown = json.loads(on_ray.done(*up, "--dry-run", "--json"))["data"]["processes"]
+    nodes = {one["places"][0]["node"] for one in shown if one["name"] != "router"}
+    assert nodes == {"node2", "node3"}
+    ran = on_ray.run(*up, "--total", "9")
+    assert "node1 has 8 of 8 free, rack has 16 of 16 free" in ran.stderr
+    domain = {"node1": "rack", "node2": "other", "node3": "rack"}
+    hosts = ", ".join(f"{host}: {{domain: {name}}}" for host, name in domain.items())
+    on_ray.write("chat", prefill=1, decode=5, cluster=f"{CLUSTER}hosts: {{{hosts}}}\n")
+    shown = json.loads(on_ray.done(*up, "--dry-run", "--json"))["data"]["processes"]
+    nodes = {one["places"][0]["node"] for one in shown if one["name"] != "router"}
+    assert nodes == {"node1", "node3"}, "cluster.yaml wins"
+
+
 def test_doctor_checks_every_host_and_that_they_meet(on_ray: OnRay) -> None:
     ran = on_ray.run("doctor", "--on", "ray", "--quick", "--json")
     checks = json.loads(ran.stdout)["data"]["checks"]
     reached = [(c["node"], c["outcome"]) for c in checks if c["id"] == "reachable"]
     assert reached == [("node1", "pass"), ("node2", "pass"), ("node3", "pass")]
+    domains = [c["text"] for c in checks if c["id"] == "nvlink_domain"]
+    assert domains == [f"{n} is in NVLink domain rack, by the cluster." for n in ("node2", "node3")]
     assert {c["node"] for c in checks if c["id"] == "open_files"} == {"node1", "node2", "node3"}
 
 

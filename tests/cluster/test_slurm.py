@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.load import scales_without_a_failed_request
 from tests.cluster.pdctl_there import CLUSTER, LLAMA, R1, OnSlurm
 from tests.cluster.slurm import Slurm, until
@@ -92,6 +94,13 @@ def test_a_plan_is_for_the_free_gpus_and_status_shows_when_the_job_ends(there: O
     gpus = planned["question"]["gpus"]
     assert (gpus["name"], gpus["num_nodes"], gpus["gpus_per_node"]) == ("H200", 3, 8)
     assert planned["next"][0].endswith("--on slurm")
+    there.cluster.run("salloc", "--gres=gpu:3", "-w", "node2", "--no-shell")
+    ran = there.run(*asked, "--json")
+    gpus = json.loads(ran.stdout)["data"]["question"]["gpus"]
+    assert (gpus["num_nodes"], gpus["gpus_per_node"]) == (2, 8)
+    assert "also free: node2 has 5 h200." in ran.stderr
+    there.cluster.run("scancel", "--user=root")
+    until(lambda: not there.cluster.jobs())
 
     (there.cwd / "cluster.yaml").write_text(CLUSTER + "slurm: {time: 10min}\n")  # of no type here
     there.done("up", "-f", file, "--on", "slurm", "-d")
@@ -187,6 +196,47 @@ def test_engines_go_where_a_dry_run_shows_them_by_each_policy(there: OnSlurm) ->
     assert {p["node"] for p in inside.state("chat")["processes"][1:]} == {"node2", "node3"}
     assert inside.run("scale", "chat", "--prefill", "1", "--decode", "6").returncode == 4
     inside.done("down", "chat")
+
+
+def test_nvlink_domains_are_the_leaf_switches_or_features_that_slurm_knows(
+    there: OnSlurm,
+) -> None:
+    inside = there.inside(there.allocate())
+
+    def in_one_domain(more: str) -> set[str]:
+        file = there.write("chat", prefill=1, decode=4, cluster=CLUSTER + more)
+        up = ("up", "-f", file, "--on", "slurm", "--place", "domain", "--dry-run", "--json")
+        shown = json.loads(inside.done(*up))["data"]["processes"]
+        return {one["places"][0]["node"] for one in shown if one["name"] != "router"}
+
+    assert in_one_domain("slurm: {domain: switch}\n") == {"node1", "node2"}
+    ran = inside.run("doctor", "--on", "slurm", "--quick", "--json")
+    checks = json.loads(ran.stdout)["data"]["checks"]
+    assert [c["text"] for c in checks if c["id"] == "nvlink_domain"] == [
+        "node1 is in NVLink domain s0, by the cluster.",
+        "node2 is in NVLink domain s0, by the cluster.",
+        "node3 is in NVLink domain s1, by the cluster.",
+    ]
+    assert in_one_domain("slurm: {domain: nvl-*}\n") == {"node2", "node3"}
+    both = "hosts: {'node[1,3]': {domain: rack}}\nslurm: {domain: switch}\n"
+    assert in_one_domain(both) == {"node1", "node3"}, "cluster.yaml wins"
+
+
+@pytest.mark.parametrize(
+    ("domain", "option"), [("switch", "--switches=1"), ("block", "--segment=2")]
+)
+def test_a_job_for_one_nvlink_domain_is_accepted(domain: str, option: str, there: OnSlurm) -> None:
+    if option.partition("=")[0] not in there.cluster.run("sbatch", "--help").stdout:
+        pytest.skip(f"this Slurm knows no {option}")
+    rack = f"rdma: {{mnnvl: true}}\nslurm: {{domain: {domain}}}\n"
+    there.write("r1", cluster=CLUSTER + rack)
+    file = there.cwd / "r1.yaml"
+    file.write_text(R1.replace("tp: 8", "tp: 4").replace("tp: 16", "tp: 8") + "place: domain\n")
+    script = there.cwd / "job.sbatch"
+    script.write_text(there.done("render", "slurm", "-f", str(file)))
+    assert f"#SBATCH {option}\n" in script.read_text()
+    tried = there.cluster.run("sbatch", "--test-only", str(script))
+    assert "on nodes node[1-2]" in tried.stderr
 
 
 def test_an_interface_that_no_host_reaches_is_refused_by_the_host(there: OnSlurm) -> None:

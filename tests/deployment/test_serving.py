@@ -5,18 +5,26 @@ from dataclasses import replace
 import pytest
 
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.records import PlannedFor
+from pdctl.deployment.flags import engine_argv, simulated_argv
+from pdctl.deployment.records import PlannedFor, Ports
 from pdctl.deployment.serving import (
     served_llm,
     serving_of,
     simulated_serving,
     simulated_speculation,
 )
+from pdctl.deployment.sglang_flags import options
 from pdctl.errors import InvalidInput
+from pdctl.hosts import LOOPBACK
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.perf_model.engine_model import engine_model
-from pdctl.perf_model.records import SGLANG_DEFAULTS, EngineModel, Parallelism
+from pdctl.perf_model.memory import (
+    chunked_prefill_size,
+    kv_capacity_tokens,
+    mem_fraction_static,
+)
+from pdctl.perf_model.records import SGLANG_DEFAULTS, EngineModel, Parallelism, Role, Serving
 
 LLM = read_llm("qwen3-32b")
 CLUSTER = parse_gpus("8xH200")
@@ -70,7 +78,8 @@ def test_chunks_context_and_running_requests_are_the_ones_given() -> None:
 def test_an_engine_that_does_not_cut_prompts_computes_one_in_a_step() -> None:
     found = engine("--chunked-prefill-size -1")
     assert found.chunked_prefill_size == LLM.max_context
-    assert found.kv_capacity_tokens >= engine("").kv_capacity_tokens
+    # such a step may hold --max-prefill-tokens 16384, for which SGLang leaves memory
+    assert found.kv_capacity_tokens < engine("").kv_capacity_tokens
 
 
 def test_states_of_a_hybrid_follow_the_mamba_flags() -> None:
@@ -138,3 +147,65 @@ def test_simulated_engines_speculate_as_planned_and_only_then() -> None:
     serving = simulated_serving(simulated_speculation(planned))
     assert (serving.verify_tokens, serving.accept_length) == (4, 2.4)
     assert simulated_speculation(None) == ()
+
+
+def launched(
+    role: Role, parallelism: Parallelism, args: str, version: tuple[int, ...]
+) -> list[str]:
+    """The command of an engine that `up` starts, with SGLang or simulated (version 0)."""
+    words = args.split()
+    prefill = 0 if role == "colocated" else 1
+    deployment = deployment_of(
+        model="deepseek-v3", parallelism=parallelism, args=words, total=prefill + 1, prefill=prefill
+    )
+    ports = Ports(http=20000, bootstrap=21000, nccl=25000, dist_init=24000)
+    if not version:
+        return list(simulated_argv(deployment, role, ports, address=LOOPBACK, pdctl_python="py"))
+    where = {"address": LOOPBACK, "python": "py"}
+    return list(engine_argv(deployment, role, ports, version=version, backend="mooncake", **where))
+
+
+def per_rank(serving: Serving, parallelism: Parallelism, role: Role) -> tuple[int, int, float]:
+    """Chunk, KV tokens and memory share of a rank, as SGLang makes them of its own settings."""
+    llm, gpu = read_llm("deepseek-v3"), parse_gpus("9x8xH200").gpu
+    chunk = serving.chunk or chunked_prefill_size(gpu)
+    fraction = mem_fraction_static(llm, gpu, parallelism, role, serving)
+    capacity = kv_capacity_tokens(llm, gpu, parallelism, role, serving)
+    return chunk // parallelism.dp, capacity // parallelism.dp, fraction
+
+
+@pytest.mark.parametrize("role", ["colocated", "prefill", "decode"])
+@pytest.mark.parametrize("ranks", [1, 8, 16, 72])
+@pytest.mark.parametrize("args", ["", "--chunked-prefill-size 16384", "--mem-fraction-static 0.8"])
+@pytest.mark.parametrize("version", [(0, 5, 15), (0, 5, 23), ()])
+def test_a_rank_that_is_started_has_the_limits_that_plan_assumes(
+    role: Role, ranks: int, args: str, version: tuple[int, ...]
+) -> None:
+    parallelism = Parallelism(tp=max(8, ranks), dp=ranks, ep=max(8, ranks))
+    argv = launched(role, parallelism, args, version)[3:]
+    given = options(argv)
+    assert int(given.get("--dp-size", given.get("--attn-dp-size", "1"))) == ranks
+    read = serving_of(argv)
+    planned = engine_model(
+        read_llm("deepseek-v3"),
+        parse_gpus("9x8xH200"),
+        parallelism,
+        role,
+        serving=serving_of(args.split()),
+    )
+    assert planned is not None
+    chunk, tokens, fraction = per_rank(read, parallelism, role)
+    assert 0 < fraction < 1
+    assert planned.chunked_prefill_size // ranks == chunk
+    assert planned.kv_capacity_tokens // ranks == tokens
+
+
+def test_ranks_of_a_wide_engine_compute_8k_tokens_in_a_step_unless_told_otherwise() -> None:
+    wide = Parallelism(tp=16, dp=16, ep=16)
+    usual = options(launched("prefill", wide, "", (0, 5, 23))[3:])
+    assert usual["--chunked-prefill-size"] == str(16 * 8192)
+    assert usual["--mem-fraction-static"] == "0.835"
+    own = launched("prefill", wide, "--chunked-prefill-size 65536", (0, 5, 23))
+    assert own.count("--chunked-prefill-size") == 1
+    narrow = options(launched("prefill", Parallelism(tp=8, dp=8), "", (0, 5, 23))[3:])
+    assert not {"--chunked-prefill-size", "--mem-fraction-static"} & set(narrow)

@@ -11,6 +11,7 @@ from pdctl.deployment.cluster_file import ClusterFile, HostSettings, read_cluste
 from pdctl.deployment.records import Container
 from pdctl.doctor.nodes import (
     cluster_file_of,
+    domain_rule,
     fault_checks,
     node_faults,
     num_gpus_rule,
@@ -32,6 +33,23 @@ def test_a_node_with_other_gpus_than_cluster_yaml_says_fails() -> None:
     assert (check.node, check.outcome) == ("node2", "fail")
     assert check.text == "node2 has 7 GPUs; cluster.yaml says 8."
     assert check.fix.startswith("hosts: {node2: {gpus: 7}} in cluster.yaml")
+
+
+def test_a_domain_is_shown_with_who_names_it_unless_drivers_name_two_fabrics() -> None:
+    by_cluster = {"n1": "block1", "n2": "block1", "n3": "block2"}
+    fabrics = {"n1": "f.1", "n2": "f.2", "n3": "", "n4": "f.1", "n5": ""}
+    found = {check.node: check for check in domain_rule({"n3": "rack"}, by_cluster, fabrics)}
+    assert {node: check.outcome for node, check in found.items()} == {
+        "n1": "warn",
+        "n2": "warn",
+        "n3": "pass",
+        "n4": "pass",
+    }
+    assert found["n3"].text == "n3 is in NVLink domain rack, by cluster.yaml."
+    assert found["n4"].text == "n4 is in NVLink domain f.1, by the driver."
+    assert found["n2"].text == (
+        "n2 and n1 are in NVLink domain block1 by the cluster, but their drivers name two fabrics."
+    )
 
 
 def test_every_node_needs_the_sglang_of_the_first_one() -> None:

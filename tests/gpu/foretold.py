@@ -24,20 +24,22 @@ from pdctl.perf_model.records import (
     EngineModel,
     Fleet,
     Measurement,
+    Outcome,
     Parallelism,
     Role,
     Serving,
     StepTimes,
 )
 from pdctl.perf_model.roofline import step_times
-from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.perf_model.simulator.simulate import simulate, simulate_clients
 from pdctl.workload.arrivals import make_requests
 from pdctl.workload.describe import workload_from_lengths
-from tests.gpu.kinds import LEAST_LOAD_S, ROLES, Kind, kinds, steps_of_kind
+from tests.gpu.kinds import LEAST_LOAD_S, LOOP_CV, ROLES, Kind, kinds, steps_of_kind
 
 CHUNK = 8192
 RELEASE = "0.5.17"
 MAX_RUNNING = 4096
+ROUNDS = 12  # requests of each client of a closed loop
 PAIRED = (256, 1024, 4096, 8192)
 
 
@@ -108,12 +110,14 @@ def foretold_loads(models: Path, kind: Kind, gpu: str) -> list[dict[str, Any]]:
     else:
         engine = _engine(llm, parse_gpus(f"{len(kind.gpus.split(','))}x{gpu}"), kind, "colocated")
         fleets = {"": Fleet(colocated=engine, num_colocated=1)}
-    return [
+    loads = [
         {"load": list(load), **({"arm": arm} if arm else {}), **figures_ms(fleet, load)}
         for load in kind.loads
         if load[3] >= LEAST_LOAD_S
         for arm, fleet in fleets.items()
     ]
+    loops = [{"clients": list(loop), **clients_ms(fleets[""], loop)} for loop in kind.loops]
+    return loads + loops
 
 
 def _engine(llm: Llm, cluster: Cluster, kind: Kind, role: Role) -> EngineModel:
@@ -124,6 +128,7 @@ def _engine(llm: Llm, cluster: Cluster, kind: Kind, role: Role) -> EngineModel:
         prefill_sizes=prefill_sizes(kind),
         verify_tokens=_flag(kind, "--speculative-num-draft-tokens") or 1,
         ngram="NGRAM" in kind.args,
+        receive_interval=_flag(kind, "--scheduler-recv-interval") or 1,
     )
     parallelism = Parallelism(tp=1 if "arms" in kind.parts else len(kind.gpus.split(",")))
     return EngineModel(
@@ -135,6 +140,7 @@ def _engine(llm: Llm, cluster: Cluster, kind: Kind, role: Role) -> EngineModel:
         chunked_prefill_size=CHUNK,
         max_context=llm.max_context or 1 << 17,
         verify_tokens=serving.verify_tokens,
+        receive_interval=serving.receive_interval,
     )
 
 
@@ -143,7 +149,21 @@ def figures_ms(fleet: Fleet, load: tuple[float, int, int, int]) -> dict[str, flo
     rate, isl, osl, seconds = load
     workload = workload_from_lengths(isl=isl, osl=osl, rate_rps=rate, isl_cv=0, osl_cv=0)
     requests = make_requests(workload, num=max(2, round(rate * seconds)), rate_rps=rate, seed=0)
-    outcome = windowed(simulate(fleet, requests), requests)
+    return _percentiles_ms(windowed(simulate(fleet, requests), requests))
+
+
+def clients_ms(fleet: Fleet, loop: tuple[int, int, int, int]) -> dict[str, float]:
+    """Percentiles of a closed loop: clients, prompt tokens, output tokens, seconds."""
+    clients, isl, osl, _ = loop
+    workload = workload_from_lengths(
+        isl=isl, osl=osl, rate_rps=1.0, isl_cv=0, osl_cv=float(LOOP_CV)
+    )
+    requests = make_requests(workload, num=ROUNDS * clients, rate_rps=1.0, seed=0)
+    outcome = simulate_clients(fleet, requests, clients)
+    return _percentiles_ms(windowed(outcome, replace(requests, arrival_s=outcome.arrival_s)))
+
+
+def _percentiles_ms(outcome: Outcome) -> dict[str, float]:
     found = {"ttft": percentiles(outcome.ttft_s), "tpot": percentiles(outcome.tpot_s)}
     return {
         f"{name} {q}": round(1e3 * getattr(one, q), 3)

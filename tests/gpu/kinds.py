@@ -57,6 +57,7 @@ STEP_S, WARM_STEP_S = 20.0, 90.0
 PROFILED_STEPS = 3
 LEAST_LOAD_S = 5  # a shorter load only warms an engine up
 VERIFY_STEPS = 60
+LOOP_CV = "0.2"  # clients whose outputs are equally long stay in step with one another
 SPY = ("py-spy", "record", "--nonblocking", "-d", "4", "-r", "400", "-f", "raw")
 
 
@@ -68,8 +69,8 @@ class Kind:
     kill (of the decode engine); a speculating engine verify; arms: tests/gpu/arms.py plays the
     loads. rounds: of steps, the first of which only compiles kernels. gpus: one engine on all of
     them, or one engine of the pair on each. seconds: budget for steps. loads: requests per second,
-    prompt tokens, output tokens, seconds. most: largest decode batch. prefills, stalls: prompt
-    tokens of the steps.
+    prompt tokens, output tokens, seconds. loops: loads of so many clients, each with one request
+    under way. most: largest decode batch. prefills, stalls: prompt tokens of the steps.
     verified: requests and prompt tokens of verify steps.
     """
 
@@ -80,6 +81,7 @@ class Kind:
     env: dict[str, str] = field(default_factory=dict)
     parts: Sequence[str] = ("steps", "burst", "load", "profile")
     loads: Sequence[tuple[float, int, int, int]] = ()
+    loops: Sequence[tuple[int, int, int, int]] = ()
     pair: bool = False
     seconds: float = 70.0
     start_s: float = 240.0
@@ -345,14 +347,17 @@ class Track:
 
     async def _loads(self, kind: Kind, server: Server) -> None:
         """Run `pdctl measure` against the engine."""
-        for rate, isl, osl, seconds in kind.loads:
+        planned = [("--rate", "0", load) for load in kind.loads]
+        planned += [("--concurrency", LOOP_CV, load) for load in kind.loops]
+        for by, osl_cv, (much, isl, osl, seconds) in planned:
+            shape = [much, isl, osl, seconds]
             if self.left_s < seconds + 12:
-                self.say(f"{kind.name}: no time for {rate}/s {isl}/{osl}")
+                self.say(f"{kind.name}: no time for {by} {shape}")
                 return
             words = [
-                *("measure", server.model, "--target", server.url, "--rate", str(rate)),
+                *("measure", server.model, "--target", server.url, by, str(much)),
                 *("--isl", str(isl), "--osl", str(osl), "--duration", f"{seconds}s", "--json"),
-                *("--isl-cv", "0", "--osl-cv", "0"),
+                *("--isl-cv", "0", "--osl-cv", osl_cv),
                 *("-o", str(self.out / f"loads-{kind.name}.jsonl")),
             ]
             done = await asyncio.create_subprocess_exec(
@@ -360,21 +365,20 @@ class Track:
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
             said, complained = await asyncio.wait_for(done.communicate(), self.left_s - 4)
-            shape = [rate, isl, osl, seconds]
             if done.returncode not in (0, 3):
                 self.say(f"{kind.name} load: {complained.decode()[-300:]}")
                 self.keep(kind, "failed", part="load", why=complained.decode()[-1500:])
                 return
             arm = json.loads(said)["data"]["arms"]["target"]
             kept = {k: arm[k] for k in ("figures", "num_requests", "num_failed", "lateness_p99_s")}
-            self.keep(kind, "load", load=shape, **kept)
+            self.keep(kind, "load", by=by, load=shape, **kept)
             found = {f["figure"]: (f["predicted"], f["measured"]) for f in arm["figures"]}
             shown = {
                 name: f"{1e3 * p:.4g}→{1e3 * m:.4g}"
                 for name, (p, m) in found.items()
                 if p and m and name in ("ttft p50", "ttft p99", "tpot p50", "tpot p99")
             }
-            self.say(f"{kind.name} load {shape}: {shown}")
+            self.say(f"{kind.name} load {by} {shape}: {shown}")
 
 
 async def _first_token(

@@ -76,7 +76,7 @@ class Server:
         if self.role != "null":
             words += ["--disaggregation-bootstrap-port", str(self.bootstrap_port)]
         if engine == "sim":
-            more = ["--sim-gpus", f"{tp}xH200", "--sim-start-s", "1"]
+            more = ["--sim-gpus", f"{tp}xH200", "--sim-start-s", "1", *shlex.split(self.args)]
             return [sys.executable, "-m", "pdctl.engines.sim", *words, *more]
         if self.role != "null":
             words += ["--disaggregation-transfer-backend", "nixl"]

@@ -7,6 +7,7 @@ from pdctl.inspection.cluster import (
     detect_cluster,
     gpu_model,
     known_gpu_names,
+    machines_text,
     parse_gpus,
     require_gpu_model,
 )
@@ -164,6 +165,25 @@ def test_a_wrong_description_says_what_is_wrong(text: str, complaint: str) -> No
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     assert "--gpus" in caught.value.message
     assert "--gpus" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts", "again"),
+    [
+        ("8+4xH100", (8, 4), "8+4xH100"),
+        ("4 + 2x8xH100", (8, 8, 4), "2x8+4xH100"),
+        ("2x4+8xH100", (8, 4, 4), "8+2x4xH100"),
+        ("8+8xH100", (), "2x8xH100"),
+    ],
+)
+def test_nodes_may_have_different_numbers_of_gpus(
+    text: str, hosts: tuple[int, ...], again: str
+) -> None:
+    found = parse_gpus(f"{text}:rdma400")
+    assert (found.hosts, found.gpus_per_node, found.rdma_bytes_per_s) == (hosts, 8, 50e9)
+    assert found.num_gpus == sum(hosts or (8, 8))
+    assert machines_text(found) == again
+    assert parse_gpus(machines_text(found)).hosts == hosts
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pdctl.inspection.llm import read_llm
 from pdctl.measurement.arm_run import Endpoint, Kept, play
 from pdctl.measurement.calibration.engine_client import facts_of_engines
 from pdctl.measurement.results import Forecast
+from pdctl.perf_model.simulator.simulate import simulate_clients
 from pdctl.workload.records import Requests
 from tests.engines.sim.engines import Running, engine
 
@@ -64,11 +65,12 @@ def test_every_request_is_played_and_predicted() -> None:
     run(test)
 
 
-def test_a_closed_loop_is_predicted_once_its_times_are_known() -> None:
+def test_a_closed_loop_is_predicted_by_clients_before_it_begins() -> None:
     async def test() -> None:
         async with engine("colocated") as running:
+            target = await endpoint(running)
             found = await play(
-                await endpoint(running),
+                target,
                 requests(),
                 Kept(running.url, "new"),
                 repeat=0,
@@ -76,8 +78,10 @@ def test_a_closed_loop_is_predicted_once_its_times_are_known() -> None:
                 seed=1,
                 concurrency=4,
             )
-            assert found.forecast is None
-            assert found.predicted is not None
+            assert found.forecast is not None
+            assert found.forecast.at < found.result.started_at
+            assert target.fleet is not None
+            assert found.predicted == simulate_clients(target.fleet, requests(), 4)
 
     run(test)
 

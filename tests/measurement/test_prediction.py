@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.measurement.engine_facts import facts_from_pages
@@ -48,6 +50,32 @@ def test_an_engine_that_speculates_is_predicted_so_with_what_it_has_accepted() -
 def test_prompts_are_predicted_with_the_prefill_graphs_that_an_engine_reports() -> None:
     assert predicted(INFO).times.prefill_sizes == (256, 512, 1024)
     assert predicted({**INFO, "cuda_graph_config": None}).times.prefill_sizes == ()
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"attn_dp_size": 8, "dp_size": 1}, {"dp_size": 8, "enable_dp_attention": True}]
+)
+def test_an_engine_with_attention_dp_reports_the_limits_of_one_rank(sizes: dict[str, int]) -> None:
+    # as 0.5.23 and 0.5.15 name the ranks: SGLang divides chunk and requests before it reports them
+    ranks = predicted(
+        {
+            **INFO,
+            "tp_size": 8,
+            **sizes,
+            "chunked_prefill_size": 1024,
+            "load_balance_method": "total_tokens",
+            "internal_states": [{"effective_max_running_requests_per_dp": 32}],
+        }
+    )
+    assert ranks.parallelism.dp == 8
+    assert (ranks.chunked_prefill_size, ranks.max_running_requests) == (8192, 256)
+    assert ranks.kv_capacity_tokens == 800_000
+    assert ranks.balance == "total_tokens"
+
+
+def test_an_engine_that_looks_for_requests_every_tenth_step_is_predicted_so() -> None:
+    assert predicted({**INFO, "scheduler_recv_interval": 10}).receive_interval == 10
+    assert predicted({**INFO, "scheduler_recv_interval": None}).receive_interval == 1
 
 
 def test_an_engine_that_has_accepted_nothing_yet_is_taken_to_gain_one_token_a_step() -> None:

@@ -7,7 +7,6 @@ from pdctl.perf_model.metrics import (
     goodput_rps,
     is_good,
     percentiles,
-    weighted_percentiles,
 )
 from pdctl.perf_model.records import Outcome
 from pdctl.workload.records import Slo
@@ -33,13 +32,6 @@ def test_percentiles_interpolate_as_numpy_does() -> None:
 def test_percentiles_of_nothing_known_are_unknown() -> None:
     assert percentiles([None, None]) is None
     assert percentiles([]) is None
-
-
-def test_weighted_percentiles_take_the_middle_of_a_bin() -> None:
-    found = weighted_percentiles({0: 50, 10: 49, 20: 1}, 0.1)
-    assert found is not None
-    assert (found.p50, found.p90, found.p99) == pytest.approx((0.05, 1.05, 1.05))
-    assert weighted_percentiles({}, 0.1) is None
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import pytest
 
 from pdctl.perf_model.records import Parallelism, Role
 from pdctl.perf_model.releases import (
-    is_newer_than_read,
     numbers,
     prefill_graphs,
     waits_in_layers,
+    why_unknown,
 )
 from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.simulator.steps import pairs, prefill_s
@@ -40,9 +40,10 @@ def test_mla_and_attention_dp_get_prefill_graphs_later() -> None:
             assert found is graphs
 
 
-def test_a_release_after_the_table_is_told() -> None:
-    assert is_newer_than_read("0.6.0")
-    assert not is_newer_than_read("0.5.23")
+def test_a_release_outside_the_table_is_told() -> None:
+    assert why_unknown("0.6.0").startswith("SGLang 0.6.0 is newer than 0.5.23, the newest")
+    assert why_unknown("0.4.9").startswith("SGLang 0.4.9 is older than 0.5.1, the oldest")
+    assert {why_unknown(known) for known in (None, "0.5.1", "0.5.9", "0.5.23.post1")} == {""}
     assert numbers("v0.5.11rc1") == (0, 5, 11)
 
 

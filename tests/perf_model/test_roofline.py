@@ -154,7 +154,9 @@ def test_verify_batches_touch_more_experts_and_multiply_rows_but_not_kv() -> Non
 def test_two_batch_overlap_hides_communication() -> None:
     wide, h100 = Parallelism(tp=32, dp=32, ep=32), cluster("H100", 4, RDMA400)
     plain, overlapped = (
-        step_times(llm("deepseek-v3"), h100, wide, "prefill", two_batch_overlap=flag)
+        step_times(
+            llm("deepseek-v3"), h100, wide, "prefill", two_batch_overlap=flag, all_to_all=True
+        )
         for flag in (False, True)
     )
     slow, quick = (t.prefill_token_s + t.prefill_row_s for t in (plain, overlapped))
@@ -164,10 +166,29 @@ def test_two_batch_overlap_hides_communication() -> None:
 def test_low_latency_dispatch_serves_decode_and_normal_mode_serves_prefill() -> None:
     wide, h100 = Parallelism(tp=32, dp=32, ep=32), cluster("H100", 4, RDMA400)
     colocated, decode = (
-        step_times(llm("deepseek-v3"), h100, wide, role) for role in ("colocated", "decode")
+        step_times(llm("deepseek-v3"), h100, wide, role, all_to_all=True)
+        for role in ("colocated", "decode")
     )
     assert colocated.decode_base_s > decode.decode_base_s
     assert colocated.prefill_token_s == decode.prefill_token_s
+
+
+def test_without_all_to_all_every_gpu_gets_every_token() -> None:
+    wide, h100 = Parallelism(tp=32, dp=32, ep=32), cluster("H100", 4, RDMA400)
+    gathered, sent = (
+        step_times(llm("deepseek-v3"), h100, wide, "decode", all_to_all=flag)
+        for flag in (False, True)
+    )
+    # each of 61 layers' gather and scatter moves 2·31/32·7168 values of 2 bytes a token at 40 GB/s
+    moved_s = 61 * 2 * 31 / 32 * 7168 * 2 / 40e9
+    assert gathered.decode_request_s == pytest.approx(moved_s, rel=0.1)
+    assert sent.decode_request_s < gathered.decode_request_s / 5
+    narrow = Parallelism(tp=8, ep=8)  # one attention group: nobody has tokens to send
+    one, same = (
+        step_times(llm("deepseek-v3"), h100, narrow, "decode", all_to_all=flag)
+        for flag in (False, True)
+    )
+    assert one == same
 
 
 def test_a_pipeline_splits_prefill_into_stages_and_decode_into_microbatches() -> None:
@@ -300,7 +321,12 @@ def shape_of(name: str) -> Llm:
 def test_prefill_rates_are_within_a_quarter_of_published_ones(case: Case) -> None:
     _, name, gpu_name, parallelism, tokens, isl, published = case
     times = step_times(
-        shape_of(name), published_cluster(gpu_name), parallelism, "prefill", two_batch_overlap=True
+        shape_of(name),
+        published_cluster(gpu_name),
+        parallelism,
+        "prefill",
+        two_batch_overlap=True,
+        all_to_all=True,
     )
     total = tokens * parallelism.tp
     rate = tokens / prefill_s(times, total, total / isl * pairs(isl))
@@ -310,7 +336,9 @@ def test_prefill_rates_are_within_a_quarter_of_published_ones(case: Case) -> Non
 @pytest.mark.parametrize("case", DECODE, ids=lambda case: case[0])
 def test_decode_rates_are_within_a_quarter_of_published_ones(case: Case) -> None:
     _, name, gpu_name, parallelism, per_gpu, context, published = case
-    times = step_times(shape_of(name), published_cluster(gpu_name), parallelism, "decode")
+    times = step_times(
+        shape_of(name), published_cluster(gpu_name), parallelism, "decode", all_to_all=True
+    )
     batch = per_gpu * parallelism.tp
     rate = per_gpu / decode_step_s(times, batch, batch * context)
     # DeepSeek's own engine hides shared experts and all-to-all behind a second micro-batch, which

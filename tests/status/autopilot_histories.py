@@ -20,7 +20,7 @@ from statistics import fmean
 
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample, StepTimes
 from pdctl.perf_model.simulator.simulate import simulate
-from pdctl.status.autopilot.decision import Limits, Move, next_step
+from pdctl.status.autopilot.decision import LATEST, Limits, Move, next_step
 from pdctl.status.autopilot.split_advice import Split, split_advice
 from pdctl.status.records import Moment, WhatIf
 from pdctl.status.request_window import Ended, window_of
@@ -284,12 +284,15 @@ def statics(history: History) -> dict[str, float]:
 
 def autopilot(flight: Flight, at_s: float) -> Split:
     """The rule under test, fed as the live one is."""
-    look = _look(flight, at_s)
+    look = _look(flight, at_s, WINDOW_S)
     if look:
         flight.looks.append(look)
+    latest = _look(flight, at_s, LATEST * WINDOW_S)
     since_move = [one for one in flight.looks if one.layout == flight.now.layout]
     queues = split_advice(flight.now, list(moments(flight, at_s)), SLO)
-    decision = next_step(flight.now, since_move, flight.moves, LIMITS, at_s=at_s, queues=queues)
+    decision = next_step(
+        flight.now, since_move, flight.moves, LIMITS, at_s=at_s, latest=latest, queues=queues
+    )
     if decision.to is None or decision.action == "wait":
         return flight.now
     seen = look.seen if look else None
@@ -299,9 +302,9 @@ def autopilot(flight: Flight, at_s: float) -> Split:
     return decision.to
 
 
-def _look(flight: Flight, at_s: float) -> WhatIf | None:
+def _look(flight: Flight, at_s: float, window_s: float) -> WhatIf | None:
     settled_s = flight.moves[-1].at_s + SETTLE_S if flight.moves else 0.0
-    since_s = max(at_s - WINDOW_S, settled_s)
+    since_s = max(at_s - window_s, settled_s)
     if at_s <= settled_s:
         return None
     ended, unfinished = _ended(flight, at_s)

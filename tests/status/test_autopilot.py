@@ -32,10 +32,14 @@ def moved(at_s: float, seen: float = 0.5) -> Move:
 
 
 def decided(
-    looks: list[WhatIf], moves: list[Move] | None = None, queues: SplitAdvice | None = None
+    looks: list[WhatIf],
+    moves: list[Move] | None = None,
+    queues: SplitAdvice | None = None,
+    latest: WhatIf | None = None,
 ) -> Decision:
     """What is decided on 2P4D at the time of the last look."""
-    return next_step(NOW, looks, moves or [], LIMITS, at_s=looks[-1].at_s, queues=queues)
+    at_s = looks[-1].at_s
+    return next_step(NOW, looks, moves or [], LIMITS, at_s=at_s, latest=latest, queues=queues)
 
 
 def test_a_clear_gain_moves_all_the_way_at_once() -> None:
@@ -85,6 +89,27 @@ def test_a_replay_that_does_not_match_moves_only_for_a_clear_gain_beyond_its_mis
 def test_a_smaller_role_becomes_smaller_only_for_a_clear_gain() -> None:
     assert decided([look(0.0, other(1, 0.69, 0.09))] * 2).action == "wait"
     assert decided([look(0.0, other(1, 0.9, 0.11))]).to == Split(1, 5)
+
+
+def test_a_move_that_the_latest_requests_are_against_is_not_made() -> None:
+    clear = look(0.0, other(3, 0.95, 0.3))
+    assert decided([clear], latest=look(0.0, other(3, 0.65, -0.2))).action == "move"
+    decision = decided([clear], latest=look(0.0, other(3, 0.5, -0.2)))
+    assert decision.action == "wait"
+    assert "not for the latest requests" in decision.why
+
+
+def test_a_shift_that_shows_in_the_latest_requests_alone_moves_for_a_clear_gain() -> None:
+    before = look(0.0, other(3, 0.5, -0.2))
+    assert decided([before], latest=look(0.0, other(3, 0.9, 0.2))).to == Split(3, 3)
+    assert decided([before] * 2, latest=look(0.0, other(3, 0.9, 0.09))).action == "wait"
+    wrong = replace(look(0.0, other(3, 0.9, 0.2)), seen=0.4)
+    assert decided([before], latest=wrong).action == "wait"
+
+
+def test_the_latest_requests_alone_make_no_small_role_smaller() -> None:
+    before = look(0.0, other(1, 0.5, -0.2))
+    assert decided([before], latest=look(0.0, other(1, 1.0, 0.4))).action == "wait"
 
 
 def test_whole_times_alone_move_only_for_a_clear_gain_and_undo_nothing() -> None:
@@ -184,7 +209,10 @@ def test_the_journal_returns_what_was_written(
     (tmp_path / "chat").mkdir(mode=0o700)
     one = look(1.0, other(3, 0.95, 0.3))
     decision = decided([one])
-    entries = (Entry(1.0, "2P4D", decision, one, moved(2.0)), Entry(3.0, "2P4D", decision))
+    entries = (
+        Entry(1.0, "2P4D", decision, one, moved(2.0), latest=one),
+        Entry(3.0, "2P4D", decision),
+    )
     for entry in entries:
         write_entry("chat", entry)
     assert read_entries("chat") == entries

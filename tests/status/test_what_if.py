@@ -22,6 +22,7 @@ from tests.status.autopilot_histories import (
 )
 
 NUM = 300
+NOW = Split(1, 3)
 
 
 def seen_on(fleet: Fleet, isl: int, osl: int, rate: float, lie: float = 1.0) -> Window:
@@ -80,6 +81,15 @@ def test_metrics_that_cannot_be_true_give_no_advice() -> None:
     look = asked(fleet, seen_on(fleet, isl=1000, osl=50, rate=1.0, lie=20.0))
     assert not look.is_match
     assert look.best is None
+
+
+def test_no_layout_gains_on_requests_that_were_all_good_but_in_the_replay() -> None:
+    pace = TIMES.prefill_token_s
+    truth, slow = (fleet_of(replace(TIMES, prefill_token_s=k * pace), NOW) for k in (0.5, 1.4))
+    look = asked(slow, seen_on(truth, isl=2000, osl=10, rate=1.5))
+    assert (look.seen, look.is_match) == (1.0, False)
+    assert max(one.gain for one in look.alternatives) > look.mismatch
+    assert max(one.gain_low for one in look.alternatives) <= 0
 
 
 def contradicted(window: Window) -> Window:

@@ -16,7 +16,7 @@ from typing import Any
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Llm
-from pdctl.perf_model.records import Parallelism, Role
+from pdctl.perf_model.records import Parallelism, Role, Serving
 from pdctl.verdict.records import Question, Verdict
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
@@ -62,6 +62,7 @@ def _ask(
     total: int | None = None,
     cv: tuple[float, float] = (0.0, 0.0),
     fp8: bool = False,
+    all_to_all: bool = False,
     burstiness: Burstiness | None = None,
     **load: float,
 ) -> Question:
@@ -83,6 +84,7 @@ def _ask(
         slo=slo,
         total=total,
         parallelism={role: Parallelism(tp=tp) for role in ROLES} if tp else {},
+        serving=dict.fromkeys(ROLES, Serving(all_to_all=all_to_all)),
     )
 
 
@@ -95,10 +97,15 @@ MOONCAKE: dict[str, Any] = {"cv": (1.31, 0.73), "hit": 0.374}
 AZURE_CODE: dict[str, Any] = {"cv": (0.96, 2.15), "burstiness": Burstiness(164.0, 4.18)}
 QUESTIONS: dict[str, Callable[[], Question]] = {
     "P1": lambda: _ask(
-        "deepseek-v3", "12x8xH100:rdma400", 2000, 1740, slo=Slo(ttft_s=5, tpot_s=0.1)
+        "deepseek-v3", "12x8xH100:rdma400", 2000, 1740, slo=Slo(ttft_s=5, tpot_s=0.1),
+        all_to_all=True,
     ),
-    "P3": lambda: _ask("deepseek-r1", "72xGB200", 4400, 1200, slo=Slo(tpot_s=0.02)),
-    "P4": lambda: _ask("deepseek-r1", "72xGB200", 8192, 256, slo=Slo(tpot_s=0.02)),
+    "P3": lambda: _ask(
+        "deepseek-r1", "72xGB200", 4400, 1200, slo=Slo(tpot_s=0.02), all_to_all=True
+    ),
+    "P4": lambda: _ask(
+        "deepseek-r1", "72xGB200", 8192, 256, slo=Slo(tpot_s=0.02), all_to_all=True
+    ),
     "P6": lambda: _ask(
         "llama-3.1-70b", "16x8xA800:rdma200", 12035, 343, slo=Slo(30, 0.1), **MOONCAKE
     ),

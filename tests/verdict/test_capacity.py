@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -81,6 +81,19 @@ def test_nothing_to_try_carries_nothing() -> None:
 
 
 @pytest.mark.slow
+@dataclass
+class Bursty(Trials):
+    """Requests that happen to meet the service levels at a rate, and miss them a tenth below."""
+
+    def meets(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
+        return 4.8 <= rate_rps <= 5.2
+
+
+def test_a_part_of_the_requests_that_misses_below_its_own_capacity_leaves_its_best_layout() -> None:
+    search = CapacitySearch(Trials(SAMPLE, Bursty(SAMPLE)), [Candidate(ALONE, 5.0, 10.0)], SLO)
+    assert search.finish() == capacity(Candidate(ALONE, 5.0, 10.0)).rate_rps
+
+
 def test_a_part_of_a_long_trace_shows_where_to_begin_and_changes_nothing_found() -> None:
     drawn = workload_from_lengths(isl=1000, osl=20, isl_cv=0.8)
     recorded = replace(drawn, requests=make_requests(drawn, num=3200, rate_rps=3.0, seed=1))

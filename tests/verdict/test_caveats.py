@@ -1,15 +1,19 @@
 """Caveats about the release and the settings of a plan, and what they do to its intervals."""
 
+from dataclasses import replace
+
 import pytest
 
 from pdctl.commands.plan_run import of_release
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.fitting.profiles import named_profile
-from pdctl.perf_model.records import Fleet, Parallelism, Profile, Serving
-from pdctl.verdict.caveats import caveats
+from pdctl.perf_model.records import Fleet, Parallelism, Profile, Role, Serving
+from pdctl.verdict.caveats import caveats, drawn_ranks
 from pdctl.verdict.judge import provenance_of
-from tests.verdict.examples import question
+from pdctl.verdict.sentences import write
+from pdctl.verdict.verdict import decide
+from tests.verdict.examples import arm, question
 
 
 def said(**serving: object) -> str:
@@ -21,6 +25,31 @@ def test_a_release_newer_than_the_constants_is_said_with_the_newest_known() -> N
     assert "SGLang 0.9.1 is newer than 0.5.23" in said(release="0.9.1")
     assert "newer" not in said(release="0.5.23")
     assert "newer" not in said()
+
+
+@pytest.mark.parametrize("release", ["0.9.1", "0.4.9"])
+def test_nothing_is_sure_about_a_release_without_constants(release: str) -> None:
+    known: dict[Role, Serving] = dict.fromkeys(("colocated", "prefill", "decode"), Serving())
+    for asked in (
+        question(gpus="1xH200", isl=1000, rate=1.0),  # there is only one layout
+        question(gpus="1xH200", model="deepseek-r1"),  # does not fit
+    ):
+        assert decide(replace(asked, serving=known)).confidence == "high"
+        unknown = of_release(replace(asked, serving=known), release)
+        told = write(unknown, decide(unknown))
+        assert told.confidence == "medium"
+        assert any(f"SGLang {release} is" in line for line in told.warnings)
+
+
+def test_ranks_that_are_drawn_are_told_with_the_flag_that_balances_them() -> None:
+    ranks, whole = Parallelism(tp=8, dp=8, ep=8), Parallelism(tp=8)
+    drawn, plain = (
+        arm("1P1D", parallelism={"prefill": shape, "decode": ranks}) for shape in (ranks, whole)
+    )
+    (told,) = drawn_ranks(question(), drawn)
+    assert "--load-balance-method total_tokens" in told
+    balanced = question(serving={"prefill": Serving(balance="total_tokens")})
+    assert not [*drawn_ranks(balanced, drawn), *drawn_ranks(question(), plain)]
 
 
 def test_a_receive_interval_comes_with_its_cost_and_the_mend() -> None:

@@ -55,6 +55,34 @@ def test_splits_of_unequal_engines_leave_no_room_for_another_prefill_engine() ->
     assert [fleet.layout for fleet in splits] == ["2P1D"]
 
 
+@pytest.mark.parametrize(
+    ("gpus", "most", "splits"),
+    [
+        ("2x6xH100", 2, ["1P1D"]),  # two GPUs of each node are left
+        ("8+4xH100", 3, ["1P2D", "2P1D"]),
+        ("8+2xH100", 2, ["1P1D"]),
+    ],
+)
+def test_an_engine_of_four_gpus_stays_on_one_node(gpus: str, most: int, splits: list[str]) -> None:
+    fours = {role: Parallelism(tp=4) for role in ("colocated", "prefill", "decode")}
+    asked = question(gpus=gpus, parallelism=fours)
+    engines = engines_that_fit(asked)
+    assert [fleet.layout for fleet in colocated_fleets(asked, engines)] == [f"{most}C"]
+    found = pd_fleets(asked, engines.prefill[0], engines.decode[0])
+    assert [fleet.layout for fleet in found] == splits
+    with pytest.raises(InvalidInput) as refused:
+        gpu_budget(question(gpus=gpus, parallelism=fours, total=most + 1))
+    assert refused.value.hint == f"--total {most}"
+
+
+def test_small_engines_fill_what_large_ones_leave() -> None:
+    shapes = {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=4)}
+    asked = question(gpus="2x7xH100", parallelism=shapes)
+    engines = engines_that_fit(asked)
+    found = pd_fleets(asked, engines.prefill[0], engines.decode[0])
+    assert [fleet.layout for fleet in found] == ["2P2D", "4P1D"]
+
+
 def test_experts_spread_over_whole_engines() -> None:
     engines = engines_that_fit(question("deepseek-r1", "4x8xH200:rdma400"))
     assert any(e.parallelism.ep == e.parallelism.tp > 1 for e in engines.decode)

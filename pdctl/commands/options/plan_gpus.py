@@ -8,11 +8,10 @@ from pdctl.console import ask, interactive
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.engines.launchers.registry import LOCAL
-from pdctl.engines.lifecycle.free_gpus import free_cluster
+from pdctl.engines.lifecycle.free_gpus import find_free_gpus
 from pdctl.errors import EnvironmentProblem, InvalidInput
-from pdctl.inspection.cluster import detect_cluster, parse_gpus
+from pdctl.inspection.cluster import detect_cluster, machines_text, parse_gpus
 from pdctl.inspection.records import Cluster
-from pdctl.units import format_number_of
 
 _PRICE = re.compile(r"@([^:]*)")
 
@@ -68,7 +67,8 @@ def _free_gpus(gpus: str, gpu_file: Path | None, on: str) -> Cluster:
     for flag, value in {"--gpus": gpus, "--gpu-file": gpu_file}.items():
         if value:
             raise InvalidInput(f"--on and {flag} cannot be combined.", hint=f"drop {flag}")
-    found = free_cluster(on, cluster_here())
-    nodes = format_number_of(found.num_nodes, "node")
-    say(f"  Planning for the free GPUs of {on}: {nodes} of {found.gpus_per_node} {found.gpu.name}.")
-    return found
+    found = find_free_gpus(on, cluster_here())
+    say(f"  Planning for the free GPUs of {on}: {machines_text(found.cluster)}.")
+    for note in found.notes:
+        say(f"  {note}")
+    return found.cluster

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from pdctl.deployment.build import name_of, validated
+from pdctl.deployment.flags import usual_flags
 from pdctl.deployment.records import (
     ROLE_OF_WORKER_TYPE,
     WORKER_TYPES,
@@ -122,6 +123,7 @@ def render_flags(deployment: Deployment, specs: Sequence[ProcessSpec] = ()) -> s
         f"--prefill-num-servers {prefill.engines}",
         *(f"--sglang-{size}-size {value}" for size, value in sizes if value > 1),
         *(("--sglang-enable-dp-attention",) if parallelism.dp > 1 else ()),
+        *(word.replace("--", "--sglang-", 1) for word in usual_flags(prefill)),
     )
     return " ".join(flags) + "\n"
 
@@ -188,7 +190,7 @@ def _overrides(role: Role, plan: RolePlan, backend: str) -> dict[str, object]:
         fields["enable_dp_attention"] = True
     if role != "colocated" and backend != "auto":
         fields["disaggregation_transfer_backend"] = backend
-    for flag, value in options(plan.args).items():
+    for flag, value in options((*usual_flags(plan), *plan.args)).items():
         fields[flag.lstrip("-").replace("-", "_")] = _typed(value)
     return fields
 

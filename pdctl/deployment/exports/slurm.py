@@ -170,13 +170,16 @@ def sbatch_options(deployment: Deployment, cluster: ClusterFile, num_nodes: int)
 
 
 def _segment(deployment: Deployment, settings: SlurmSettings, num_nodes: int) -> tuple[str, ...]:
-    """One NVLink domain for the whole job.
+    """One NVLink domain for the whole job. Ignores: domains that features of nodes tell.
 
-    Source: sbatch manual of Slurm 23.11: --segment keeps so many nodes in one block.
+    Source: sbatch manual of Slurm 23.11: --segment keeps so many nodes in one block, and
+        --switches has the job wait until one switch, of the leaves too, has the nodes.
     """
-    has_own = any(option.startswith("--segment") for option in settings.options)
+    options = {"block": f"--segment={num_nodes}", "switch": "--switches=1"}
+    option = options.get(settings.domain, "")
+    has_own = any(own.partition("=")[0] == option.partition("=")[0] for own in settings.options)
     wants_one = deployment.place == "domain" and num_nodes > 1 and not has_own
-    return (f"--segment={num_nodes}",) if wants_one else ()
+    return (option,) if option and wants_one else ()
 
 
 def _gpu_options(deployment: Deployment, cluster: ClusterFile, num_nodes: int) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def place_engines(
         present: the running processes.
         gpus: the GPUs of every node, those in use marked so.
         pretended: the GPUs that each node would have for engines that need none; else 8.
-        domains: the NVLink domains of nodes, by the cluster's file.
+        domains: the NVLink domains of nodes that the cluster or its file tells.
 
     Raises:
         InvalidInput, EnvironmentProblem: as `assign_gpus`, or the nodes lack the room that the
@@ -147,8 +147,8 @@ def _in_domain(
 def gpu_domains(gpus: GpusByNode, domains: Mapping[str, str]) -> dict[str, dict[str, list[Gpu]]]:
     """The GPUs of each NVLink domain, by domain and node.
 
-    A domain is what the cluster's file says, or the fabric that the driver names, or else the GPUs
-    of one node that NVLink joins. Pretended GPUs of one node are joined.
+    A domain is what the cluster or its file says, or the fabric that the driver names, or else the
+    GPUs of one node that NVLink joins. Pretended GPUs of one node are joined.
     """
     found: dict[str, dict[str, list[Gpu]]] = {}
     for node, own in gpus.items():

@@ -85,6 +85,9 @@ class LocalLauncher(LocalPorts):
     def node_groups(self) -> tuple[tuple[str, ...], ...]:
         return ()
 
+    def domains(self) -> Mapping[str, str]:
+        return {}
+
     def is_over(self) -> bool:
         return False
 

@@ -63,6 +63,10 @@ class Nodes(Protocol):
         """The nodes of each kind where there are several, in the order of roles; else ()."""
         ...
 
+    def domains(self) -> Mapping[str, str]:
+        """The NVLink domain of each machine for which the cluster itself names one."""
+        ...
+
     def is_over(self) -> bool:
         """True if these machines are ours no more, as after the end of a Slurm job."""
         ...

@@ -118,6 +118,9 @@ class RayLauncher(AgentLauncher):
     def _present_nodes(self) -> tuple[str, ...]:
         return tuple(node["name"] for node in self._ask_relay("nodes"))
 
+    def domains(self) -> dict[str, str]:
+        return {node["name"]: node["domain"] for node in self._ask_relay("nodes") if node["domain"]}
+
     def _ask_relay(self, do: str, *args: object) -> Any:
         reply = self._relay.wire().ask("", do, args, START_S)
         if reply is None or "value" not in reply:

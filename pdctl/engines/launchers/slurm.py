@@ -114,6 +114,9 @@ class SlurmLauncher(AgentLauncher):
     def node_groups(self) -> tuple[tuple[str, ...], ...]:
         return slurm_commands.components_of(self._job)
 
+    def domains(self) -> dict[str, str]:
+        return slurm_commands.domains(self._settings().slurm.domain)
+
     def is_over(self) -> bool:
         return slurm_commands.is_over(self._job)
 

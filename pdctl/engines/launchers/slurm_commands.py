@@ -1,5 +1,6 @@
 """Slurm's own commands, as far as pdctl needs them."""
 
+import fnmatch
 import math
 import os
 import re
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pdctl.errors import EnvironmentProblem, InvalidInput
+from pdctl.hosts import expanded
 
 LAUNCHER = "slurm"  # its name in the registry, which is slow to import
 JOB = "SLURM_JOB_ID"
@@ -19,6 +21,8 @@ QUICK_S = 2.0  # for what a person waits for and can do without
 _LEFT = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 ENDED = ("", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL",
          "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")  # fmt: skip
+TOPOLOGY_KEYS = {"block": "BlockName", "switch": "SwitchName"}
+_BETWEEN_NAMES = re.compile(r",(?![^\[]*\])")
 _TAKES_JOBS = ("idle", "mixed", "allocated")  # states of a node
 
 
@@ -206,16 +210,44 @@ def _kinds(gres: str) -> Counter[str]:
     return sum((Counter({":".join(p[1:-1]): int(p[-1])}) for p in counted), Counter())
 
 
-def free_kinds(partition: str | None) -> dict[str, Counter[str]]:
-    """The GPUs of each type that no job has, by node of a partition; None: of every partition."""
+def free_kinds(partition: str | None, *, is_exclusive: bool = False) -> dict[str, Counter[str]]:
+    """The GPUs of each type that no job has, by node of a partition; None: of every partition.
+
+    is_exclusive: only of nodes without any job.
+    """
+    states = ("idle",) if is_exclusive else _TAKES_JOBS
     columns = "NodeList:100,StateLong:40,Gres:200,GresUsed:200"
     within = ("-p", partition) if partition else ()
     rows = (line.split() for line in _run("sinfo", "-h", "-N", *within, "-O", columns).splitlines())
     return {
         row[0]: _kinds(row[2]) - _kinds(row[3])
         for row in rows
-        if len(row) == 4 and row[1] in _TAKES_JOBS
+        if len(row) == 4 and row[1] in states
     }
+
+
+def domains(told_by: str) -> dict[str, str]:
+    """The NVLink domain of each node that Slurm names one for.
+
+    told_by: "block" for the blocks of topology/block, "switch" for the leaf switches of
+    topology/tree, or a pattern that one feature of each node matches.
+    """
+    if told_by not in TOPOLOGY_KEYS:
+        rows = (line.split() for line in _run("sinfo", "-h", "-N", "-o", "%N %f").splitlines())
+        features = {row[0]: fnmatch.filter(row[1].split(","), told_by) for row in rows}
+        return {node: found[0] for node, found in features.items() if found}
+    found: dict[str, str] = {}
+    # fails where the plugin keeps no topology
+    for line in _run("scontrol", "show", "topology", may_fail=True).splitlines():
+        keys = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        if (name := keys.get(TOPOLOGY_KEYS[told_by])) and keys.get("Level", "0") == "0":
+            found |= dict.fromkeys(_hosts(keys.get("Nodes", "")), name)
+    return found
+
+
+def _hosts(listed: str) -> list[str]:
+    """The names in "node[1-2],login"."""
+    return [name for part in _BETWEEN_NAMES.split(listed) if part for name in expanded(part)]
 
 
 def _run(*argv: str, may_fail: bool = False, within_s: float = COMMAND_S) -> str:

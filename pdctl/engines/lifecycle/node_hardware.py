@@ -1,6 +1,6 @@
 """The GPUs and RDMA ports of the nodes, as a deployment that starts may use them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pdctl.deployment.cluster_file import cluster_here
@@ -19,6 +19,11 @@ def gpus_of_nodes(
     """The GPUs of every node; those of deployments that are still loading are marked as taken."""
     if not needs_gpus(deployment):
         return dict.fromkeys(nodes, ())
+    return with_owners({node: launcher.gpus(node) for node in nodes})
+
+
+def with_owners(gpus: Mapping[str, tuple[Gpu, ...]]) -> dict[str, tuple[Gpu, ...]]:
+    """The GPUs of nodes; those of deployments that are still loading are marked as taken."""
     owners = {
         place: name
         for name in running.names()
@@ -28,8 +33,8 @@ def gpus_of_nodes(
         for place in spec.gpu_places
     }
     return {
-        node: tuple(_owned(gpu, owners.get((node, gpu.index))) for gpu in launcher.gpus(node))
-        for node in nodes
+        node: tuple(_owned(gpu, owners.get((node, gpu.index))) for gpu in found)
+        for node, found in gpus.items()
     }
 
 

@@ -1,11 +1,17 @@
 """Choose where a deployment runs: this machine, a Slurm job or a Ray cluster; and where there."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pdctl.deployment.cluster_file import ClusterFile, cluster_here
-from pdctl.deployment.placement.places import Place, place_engines
+from pdctl.deployment.placement.places import (
+    GpusByNode,
+    Place,
+    cautions_of_places,
+    place_engines,
+)
 from pdctl.deployment.records import HERE, Deployment, ProcessSpec
 from pdctl.deployment.resources import needs_gpus
 from pdctl.engines.launchers import slurm_commands
@@ -98,6 +104,7 @@ def placed_engines(
     if HERE in gpus:
         return place_engines(deployment, held, gpus)
     placed: dict[str, Place] = {}
+    domains = told_domains(launcher, cluster_here())
     for part, nodes, cluster in _parts(deployment, launcher, gpus):
         own = {node: gpus[node] for node in nodes if node in gpus}
         if not own:
@@ -107,9 +114,40 @@ def placed_engines(
                 code="not_enough_gpus",
             )
         pretended = {node: cluster.gpus_of(node) for node in own}
-        domains = cluster.domains
         placed |= place_engines(part, held, own, pretended=pretended, domains=domains)
     return placed
+
+
+def cautions_there(
+    deployment: Deployment, placed: Mapping[str, Place], gpus: GpusByNode, launcher: Nodes
+) -> tuple[str, ...]:
+    """As `cautions_of_places`, and a sentence where simulated engines take more GPUs than exist."""
+    own = cautions_of_places(deployment, placed, gpus)
+    if deployment.engine != "sim" or HERE in gpus:
+        return own
+    used: Counter[str] = Counter()
+    for place in placed.values():
+        for part in (place, *place.others):
+            used[part.node] += len(part.gpus)
+    crowded = ", ".join(
+        f"{used[node]} of {cluster.gpus_of(node)} on {node}"
+        for _, nodes, cluster in _parts(deployment, launcher, gpus)
+        for node in nodes
+        if used[node] > cluster.gpus_of(node)
+    )
+    if not crowded:
+        return own
+    where = "gpus_per_node and hosts of cluster.yaml"
+    text = f"Simulated engines take more GPUs than there are, {crowded} ({where}): real ones would"
+    return (*own, f"{text} have no room.")
+
+
+def told_domains(launcher: Nodes, cluster: ClusterFile) -> dict[str, str]:
+    """The NVLink domains of nodes that cluster.yaml names, or else Slurm or Ray.
+
+    Other nodes have the domain that their driver names, or one of their own; see `gpu_domains`.
+    """
+    return {**launcher.domains(), **cluster.domains}
 
 
 def _parts(

@@ -16,7 +16,7 @@ from pdctl.deployment.expand import expand
 from pdctl.deployment.flags import named_ports, parse_version, ports_of
 from pdctl.deployment.nics import with_nics
 from pdctl.deployment.pd_yaml import write_deployment
-from pdctl.deployment.placement.places import Place, cautions_of_places
+from pdctl.deployment.placement.places import Place
 from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
@@ -28,7 +28,7 @@ from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import running
 from pdctl.engines.lifecycle.images import sglang_in_images
 from pdctl.engines.lifecycle.node_hardware import gpus_of_nodes, rdma_of_nodes
-from pdctl.engines.lifecycle.place import placed_engines
+from pdctl.engines.lifecycle.place import cautions_there, placed_engines
 from pdctl.engines.lifecycle.preflight import check_equal, check_network
 from pdctl.engines.lifecycle.stage import not_copied, with_copy
 from pdctl.engines.lifecycle.supervisor_process import SupervisorProcess, start_supervisor
@@ -275,7 +275,7 @@ def prepare(
             *unread,
             *warned,
             *not_copied(deployment, loaded, nodes),
-            *cautions_of_places(deployment, placed, gpus),
+            *cautions_there(deployment, placed, gpus, there),
             *_cautions(deployment, llm, install, backend),
         ),
         backend=backend,

@@ -44,6 +44,7 @@ class ColocatedQueues:
     def __init__(self, model: EngineModel) -> None:
         self.model = model
         self.kv = KvCache(model.kv_capacity_tokens, radix=model.radix_cache)
+        self.unread: list[Request] = []  # sent, but the scheduler has not looked for them yet
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.ranks = ranks_of(model)
@@ -51,10 +52,11 @@ class ColocatedQueues:
         self.num_retracted = 0
         self._is_full = False
         self._ratio = INIT_NEW_TOKEN_RATIO
+        self._steps_since_look = model.receive_interval
 
     @property
     def is_idle(self) -> bool:
-        return not (self.waiting or self.running or self.chunked)
+        return not (self.unread or self.waiting or self.running or self.chunked)
 
     @property
     def queues(self) -> Queues:
@@ -70,29 +72,49 @@ class ColocatedQueues:
         return len(self.running) + (self.chunked is not None)
 
     def submit(self, request: Request, now_s: float) -> None:
-        request.queued_s = now_s
-        request.reached("entry", now_s)
-        if self.ranks:
-            self.ranks.take(request)
-        self.waiting.append(request)
+        self.unread.append(request)
+        if self.model.receive_interval == 1:
+            self._receive(now_s)
 
     def abort(self, request: Request) -> None:
         """Remove a request from all queues. Tokens of its current step are discarded."""
         request.is_done = True
+        if request in self.unread:
+            self.unread.remove(request)
+            return
         if request in self.waiting:
             self.waiting.remove(request)
-        if self.ranks:
-            self.ranks.forget(request)
+        self._leave(request)
         if request is self.chunked:
             self.chunked = self.ranks.partial() if self.ranks else None
-        self._leave(request)
 
     def decide(self, now_s: float) -> SchedulerPass:
         """Choose the next batch: prefill if a request can enter, otherwise decode."""
-        batch = self._prefill(now_s) or self._decode()
+        if self._steps_since_look >= self.model.receive_interval or not self._rows():
+            self._receive(now_s)
+        batch = self._prefill(now_s)
+        if batch:
+            self._steps_since_look = self.model.receive_interval
+            return SchedulerPass(batch)
+        batch = self._decode()
+        self._steps_since_look += 1
         if batch is None and self.is_idle:
             self._ratio = INIT_NEW_TOKEN_RATIO
         return SchedulerPass(batch)
+
+    def _receive(self, now_s: float) -> None:
+        """Queue what has been sent.
+
+        Source: SGLang's SchedulerRecvSkipper, as in the simulator.
+        """
+        for request in self.unread:
+            request.queued_s = now_s
+            request.reached("entry", now_s)
+            if self.ranks:
+                self.ranks.take(request)
+            self.waiting.append(request)
+        self.unread.clear()
+        self._steps_since_look = 0
 
     def finish(self, batch: Batch, now_s: float) -> Result:
         """Update all requests of a batch that has ended."""
@@ -213,6 +235,8 @@ class ColocatedQueues:
 
     def _leave(self, request: Request) -> None:
         free(self.kv, request)
+        if self.ranks:
+            self.ranks.forget(request)
         if request in self.running:
             self.running.remove(request)
         self._is_full = False

@@ -127,7 +127,8 @@ class DecodeQueues:
         return allocated
 
     def _has_slot(self) -> bool:
-        return self.num_held < decode_slots(self.model.max_running_requests)
+        slots = decode_slots(self.model.max_running_requests, self.model.parallelism.dp)
+        return self.num_held < slots
 
     def _need(self, request: Request) -> float:
         return prealloc_need(

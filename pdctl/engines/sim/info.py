@@ -180,20 +180,21 @@ def model_info(identity: Identity, engine: Engine) -> dict[str, object]:
 
 
 def server_info(identity: Identity, engine: Engine, status: str) -> dict[str, object]:
-    """GET /server_info: resolved flags, and one internal state."""
+    """GET /server_info: resolved flags, and one internal state. Limits are those of one rank."""
     arguments = _arguments(identity, engine)
     model = engine.model
+    ranks = model.parallelism.dp
     uptime_s = round(time.time() - identity.started_at, 3)
     internal = {
         **arguments,
         "world_size": model.parallelism.num_gpus,
-        "effective_max_running_requests_per_dp": model.max_running_requests,
+        "effective_max_running_requests_per_dp": model.max_running_requests // ranks,
         "last_gen_throughput": engine.record.gen_throughput,
         **({"avg_spec_accept_length": model.accept_length} if model.verify_tokens > 1 else {}),
         "memory_usage": {
             "weight": identity.weight_gb,
             "kvcache": identity.kv_gb,
-            "token_capacity": model.kv_capacity_tokens,
+            "token_capacity": model.kv_capacity_tokens // ranks,
             "graph": {"decode": 0.5 if engine.role != "prefill" else 0.0},
         },
         "disaggregation_mode": MODES[engine.role],
@@ -204,7 +205,7 @@ def server_info(identity: Identity, engine: Engine, status: str) -> dict[str, ob
         **arguments,
         "launch_command": " ".join(("python -m pdctl.engines.sim", *identity.flags.argv)),
         "status": status,
-        "max_total_num_tokens": model.kv_capacity_tokens,
+        "max_total_num_tokens": model.kv_capacity_tokens // ranks,
         "max_req_input_len": model.max_context - 6,
         "startup_time": uptime_s,
         "kv_events": None,
@@ -228,14 +229,12 @@ def _arguments(identity: Identity, engine: Engine) -> dict[str, object]:
         "speculative_num_draft_tokens": model.verify_tokens if model.verify_tokens > 1 else None,
         "attn_dp_size": flags.dp,
         "ep_size": flags.ep,
-        "load_balance_method": "follow_bootstrap_room"
-        if flags.role == "prefill"
-        else "round_robin",
+        "load_balance_method": model.balance,
         "disaggregation_mode": MODES[flags.role],
         "disaggregation_bootstrap_port": flags.bootstrap_port,
         "disaggregation_transfer_backend": "simulated",
         "enable_pd_role_switch": flags.role_switch,
-        "chunked_prefill_size": model.chunked_prefill_size,
+        "chunked_prefill_size": model.chunked_prefill_size // model.parallelism.dp,
         "max_prefill_tokens": 16384,
         "max_running_requests": model.max_running_requests,
         "max_total_tokens": flags.max_total_tokens,
@@ -248,6 +247,7 @@ def _arguments(identity: Identity, engine: Engine) -> dict[str, object]:
         "disable_radix_cache": not model.radix_cache,
         "disable_overlap_schedule": not flags.overlap,
         "enable_mixed_chunk": model.mixed_chunk,
+        "scheduler_recv_interval": model.receive_interval,
         "enable_metrics": flags.metrics,
         "skip_tokenizer_init": False,
     }

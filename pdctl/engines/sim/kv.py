@@ -132,8 +132,7 @@ def admit_waiting(
 
 def ranks_of(model: EngineModel) -> "Ranks[Request] | None":
     """The attention-DP ranks of an engine; None without."""
-    dp = model.parallelism.dp
-    return Ranks(dp, model.chunked_prefill_size, model.page_size) if dp > 1 else None
+    return Ranks.of(model) if model.parallelism.dp > 1 else None
 
 
 def admit_on_ranks(
@@ -157,7 +156,9 @@ def admit_on_ranks(
         held += unfinished.done if unfinished else 0
         promised = ratio * scheduling.CONSERVATIVENESS * sum(r.max_new - r.launched for r in own)
         rooms.append((each - held, promised, max(1, slots) - len(own)))
-    admitted, is_full = ranks.admit(waiting, kv.available_tokens, rooms, _claim(kv), _release(kv))
+    admitted, is_full = ranks.admit(
+        waiting, kv.available_tokens, rooms.__getitem__, _claim(kv), _release(kv)
+    )
     return _allocated(kv, admitted, ranks.partial(), is_full)
 
 
@@ -226,14 +227,15 @@ def prefill_duration_s(
     context_tokens: int = 0,
 ) -> float:
     """Seconds for a forward pass over `parts`, and over decode rows in a mixed batch."""
-    tokens, pairs = [0] * model.parallelism.dp, [0.0] * model.parallelism.dp
+    dp = model.parallelism.dp
+    tokens, pairs = [0] * dp, [0.0] * dp
     for part in parts:
         tokens[part.request.rank] += part.tokens
         done = part.request.done - part.tokens
         pairs[part.request.rank] += weighted_pairs(model.times, part.tokens, done)
-    if model.parallelism.dp == 1:
+    if dp == 1:
         return mixed_step_s(model.times, tokens[0], pairs[0], len(rows), context_tokens)
-    prefill = ranked_prefill_s(model.times, tokens, pairs)
+    prefill = ranked_prefill_s(model.times, dp, sum(tokens), max(tokens), max(pairs))
     return prefill + rows_beside_s(model.times, len(rows), context_tokens)
 
 

@@ -12,9 +12,8 @@ from pdctl.engines.sim.kv import (
     ranks_of,
 )
 from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
-from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.simulator.steps import prefill_floor_s
+from pdctl.perf_model.simulator.steps import chunk_s, last_chunk_s, prefill_floor_s
 
 
 class PrefillQueues:
@@ -123,6 +122,8 @@ class PrefillQueues:
                 part.request.out = 1
                 self.inflight.append(part.request)
                 transfers.append(part.request)
+                if self.ranks:
+                    self.ranks.forget(part.request)
         return Result(self.poll(now_s).emissions, transfers)
 
     def poll(self, now_s: float) -> Result:

@@ -213,10 +213,12 @@ async def _load(flags: SimFlags, identity: Identity, model: EngineModel) -> None
             await until(_POOL + (_GRAPHS - _POOL) * graph / graphs)
             write_log(f"Capturing batches (bs={64 // graph}): | {graph * 9}/36 [00:00]\n")
         log("Capture target decode CUDA graph end. mem usage=0.51 GB")
+    ranks = model.parallelism.dp
     log(
-        f"max_total_num_tokens={model.kv_capacity_tokens}, "
-        f"chunked_prefill_size={model.chunked_prefill_size}, max_prefill_tokens=16384, "
-        f"max_running_requests={model.max_running_requests}, context_len={model.max_context}"
+        f"max_total_num_tokens={model.kv_capacity_tokens // ranks}, "
+        f"chunked_prefill_size={model.chunked_prefill_size // ranks}, max_prefill_tokens=16384, "
+        f"max_running_requests={model.max_running_requests // ranks}, "
+        f"context_len={model.max_context}"
     )
     await until(1.0)
 

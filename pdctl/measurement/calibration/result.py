@@ -116,7 +116,14 @@ def calibration(
 def roofline_of(facts: EngineFacts, llm: Llm, cluster: Cluster) -> StepTimes:
     """Step times of an engine before any measurement."""
     backend = None if facts.is_simulated else facts.attention_backend
-    return step_times(llm, cluster, facts.parallelism, "colocated", attention_backend=backend)
+    return step_times(
+        llm,
+        cluster,
+        facts.parallelism,
+        "colocated",
+        attention_backend=backend,
+        all_to_all=facts.all_to_all,
+    )
 
 
 def kept(found: Calibration, output: Path | None) -> Calibration:

@@ -26,7 +26,10 @@ ProbeCost = Callable[[Measurement], float]
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """Limits on requests to one engine. chunk: new tokens of one prefill step."""
+    """Limits on requests to one engine. chunk: new tokens of one prefill step.
+
+    chunk and kv_tokens are those of one attention-DP rank, on which a request lives.
+    """
 
     chunk: int
     max_running: int

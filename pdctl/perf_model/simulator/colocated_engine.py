@@ -35,7 +35,7 @@ class ColocatedEngine:
         self.kv = KvPool(
             model.kv_capacity_tokens, shared.segment_tokens if model.radix_cache else None
         )
-        self.decoding = DecodeRun(costs, model.accept_length, shared.gaps)
+        self.decoding = DecodeRun(costs, model.accept_length)
         self.waiting: deque[Job] = deque()
         self.recv = model.receive_interval
         self.unread: list[Job] = []  # arrived, but the scheduler looks only every `recv` steps
@@ -112,7 +112,7 @@ class ColocatedEngine:
         if results and results[0][0] <= now:
             self._process(now)
         if self.joining:
-            decoding.join(self.joining, self.result_s)
+            decoding.join(self.joining)
             self.joining = []
         if self.recv > 1:
             self._receive()

@@ -18,51 +18,48 @@ from pdctl.perf_model.simulator.scheduling import (
 )
 from pdctl.perf_model.simulator.steps import DecodeCosts
 
-ITL_BINS_PER_S = 1e5
-
 
 class DecodeRun:
     """The running requests of one engine and the steps planned for them.
 
     running: heap of (step at which it finishes, number, job); context: their KV tokens;
-    planned: steps decided and not yet accounted, the first of which starts at start_s.
+    planned: steps decided and not yet accounted, the first of which starts at start_s. _far: heap
+    of (step at which it finishes, number) of those with more to come than SGLang counts.
     """
 
     __slots__ = (
-        "_ratio", "_ratio_step", "context", "costs", "finish_sum", "first_s", "gain", "gaps",
-        "growth_s", "joined", "last_token_s", "longest", "planned", "running", "start_s", "steps",
+        "_clip", "_far", "_ratio", "_ratio_step", "context", "costs", "finish_sum", "first_s",
+        "gain", "growth_s", "last_token_s", "planned", "running", "start_s", "steps",
     )  # fmt: skip
 
-    def __init__(self, costs: DecodeCosts, accept_length: float, gaps: dict[int, float]) -> None:
+    def __init__(self, costs: DecodeCosts, accept_length: float) -> None:
         self.costs = costs
         # tokens per request and step; integers keep the inner loop fast
         self.gain = int(accept_length) if accept_length == int(accept_length) else accept_length
-        self.gaps = gaps
         self._ratio = INIT_NEW_TOKEN_RATIO  # at step _ratio_step; it decays from there
         self._ratio_step = 0
+        self._clip = CLIP_MAX_NEW_TOKENS / self.gain  # in steps
+        self._far: list[tuple[int, int]] = []
         self.running: list[tuple[int, int, Job]] = []
         self.steps = 0
         self.context: float = 0.0
         self.finish_sum = 0
-        self.longest = 0
         self.planned = 0
         self.start_s = self.first_s = self.growth_s = 0.0
         self.last_token_s = 0.0
-        self.joined: list[tuple[float, int]] = []  # since the last step: when, how many
 
-    def join(self, jobs: Sequence[Job], token_s: float) -> None:
-        """Let requests whose last token came at `token_s` take part from the next step on."""
+    def join(self, jobs: Sequence[Job]) -> None:
+        """Let requests take part from the next step on."""
         steps = self.steps
         for job in jobs:
             left = job.left
             finish = steps + (left if self.gain == 1 else ceil(left / self.gain))
             job.joined_step = steps
             self.finish_sum += finish
-            if left > self.longest:
-                self.longest = left
+            if left > CLIP_MAX_NEW_TOKENS:
+                heappush(self._far, (finish, job.index))
             self.context += job.prompt
             heappush(self.running, (finish, job.index, job))
-        self.joined.append((token_s, len(jobs)))
 
     def plan(self, start_s: float, limit: float) -> float:
         """Plan the steps until a member finishes, `limit` at most; returns the last one's start."""
@@ -113,19 +110,8 @@ class DecodeRun:
         n = self.planned
         running = self.running
         batch = len(running)
-        gain, gaps, first_s, growth_s = self.gain, self.gaps, self.first_s, self.growth_s
-        first_end_s = self.start_s + first_s
-        old = batch
-        for token_s, count in self.joined:
-            gaps[int((first_end_s - token_s) * ITL_BINS_PER_S)] += count
-            old -= count
-        self.joined = []
-        if old > 0:
-            gaps[int((first_end_s - self.last_token_s) * ITL_BINS_PER_S)] += old
-        if n > 1:
-            mean_s = first_s + growth_s * n / 2
-            gaps[int(mean_s * ITL_BINS_PER_S)] += batch * (n - 1)
-        self.last_token_s = self.start_s + n * (first_s + growth_s * (n - 1) / 2)
+        gain = self.gain
+        self.last_token_s = self.start_s + n * (self.first_s + self.growth_s * (n - 1) / 2)
         self.planned = 0
         self.steps = steps = self.steps + n
         context = self.context + n * batch * gain
@@ -144,15 +130,13 @@ class DecodeRun:
 
     def promised(self) -> float:
         """Output tokens to expect of the running requests: a share of what they may ask for."""
-        running, steps, gain = self.running, self.steps, self.gain
+        running, steps, clip, far = self.running, self.steps, self._clip, self._far
         if not running:
             return 0.0
-        if self.longest <= CLIP_MAX_NEW_TOKENS:
-            asked = (self.finish_sum - len(running) * steps) * gain
-        else:
-            clip = CLIP_MAX_NEW_TOKENS / gain  # in steps
-            left = sum([end - steps if end - steps < clip else clip for end, _, _ in running])
-            asked = left * gain
+        while far and far[0][0] - steps <= clip:
+            heappop(far)
+        beyond = sum([end - steps - clip for end, _ in far])
+        asked = (self.finish_sum - len(running) * steps - beyond) * self.gain
         return asked * ratio_after(self._ratio, steps - self._ratio_step)
 
     def note_idle(self) -> None:
@@ -183,6 +167,8 @@ class DecodeRun:
         self.finish_sum -= sum(finish for finish, index, _ in self.running if index in gone)
         self.running = [entry for entry in self.running if entry[1] not in gone]
         heapify(self.running)
+        self._far = [entry for entry in self._far if entry[1] not in gone]
+        heapify(self._far)
         staying = [job for _, _, job in self.running]
         out = sum(job.osl - job.left + self.made_by(job) for job in staying)
         asked = sum(job.osl for job in staying)

@@ -32,7 +32,7 @@ class DecodeRoom:
         self.kv = KvPool(model.kv_capacity_tokens, None)
         self.held = 0
         self._decoding = decoding
-        self._slots = decode_slots(model.max_running_requests)
+        self._slots = decode_slots(model.max_running_requests, model.parallelism.dp)
         self._reserved = model.reserved_decode_tokens
         self._largest = 0  # prompt plus output of the largest request so far
 
@@ -142,7 +142,7 @@ class DecodeEngine:
         self.ended = shared.ended
         self.max_steps = shared.max_steps
         self.agenda = agenda
-        self.decoding = DecodeRun(costs, model.accept_length, shared.gaps)
+        self.decoding = DecodeRun(costs, model.accept_length)
         self.room = DecodeRoom(model, self.decoding)
         self.kv = self.room.kv
         self.prefillers = prefillers
@@ -343,7 +343,7 @@ class DecodeEngine:
                 if self.ended is not None:
                     self._end(job)
         if joining:
-            decoding.join(joining, now)
+            decoding.join(joining)
 
     def _decode(self, now: float) -> float:
         decoding = self.decoding

@@ -1,6 +1,5 @@
 """A request inside simulated engines, and the columns all engines write their times into."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappush
@@ -89,15 +88,13 @@ class TokenTimes:
 class Shared:
     """The state that all engines of a replay read and write.
 
-    departures: heap of (time, engine number) when a request is done there; gaps: between tokens,
-    counted by bins; segment_tokens: lengths of the prompts' segments; max_steps: decode steps
-    planned at once; ended: heap of (time, request) when a client has its whole answer, kept only
-    where clients wait for it.
+    departures: heap of (time, engine number) when a request is done there; segment_tokens: lengths
+    of the prompts' segments; max_steps: decode steps planned at once; ended: heap of (time,
+    request) when a client has its whole answer, kept only where clients wait for it.
     """
 
     columns: TokenTimes
     segment_tokens: Sequence[int] | None = None
     max_steps: float = NEVER
     departures: list[tuple[float, int]] = field(default_factory=list)
-    gaps: dict[int, float] = field(default_factory=lambda: defaultdict(float))
     ended: list[tuple[float, int]] | None = None

@@ -10,13 +10,18 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
-from pdctl.perf_model.communication import chunk_s, last_chunk_s
 from pdctl.perf_model.records import EngineModel
 from pdctl.perf_model.simulator.decode_engine import DecodeEngine
 from pdctl.perf_model.simulator.job import NEVER, Agenda, Job, Shared, SimulationBroken
 from pdctl.perf_model.simulator.kv import KvPool
 from pdctl.perf_model.simulator.scheduling import Room, admit
-from pdctl.perf_model.simulator.steps import pairs_of, prefill_floor_s, prefill_step_s
+from pdctl.perf_model.simulator.steps import (
+    chunk_s,
+    last_chunk_s,
+    pairs_of,
+    prefill_floor_s,
+    prefill_step_s,
+)
 
 
 class PrefillEngine:

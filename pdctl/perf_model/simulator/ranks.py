@@ -3,8 +3,7 @@
 A request lives on one rank, which has 1/dp of the engine's chunk, slots and KV. A step takes as
 long as its busiest rank; ranks without a prompt give their running requests a token meanwhile.
 Source: SGLang's handle_data_parallelism and prepare_mlp_sync_batch. Ignores: prefix caches, which
-each rank has for itself; retraction on one rank while others have room; prefill engines' ranks,
-drawn by their room numbers, taken in turn here.
+each rank has for itself; retraction on one rank while others have room.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,19 +23,26 @@ from pdctl.perf_model.simulator.steps import (
 )
 
 
-def _seconds(model: EngineModel, batch: list[tuple[Job, int]]) -> tuple[float, list[int]]:
-    """The time of a step, and the prompt tokens of each rank in it."""
-    dp = model.parallelism.dp
+def _seconds(model: EngineModel, batch: list[tuple[Job, int]]) -> float:
+    """The time of a step."""
+    dp, count = model.parallelism.dp, pairs_of(model.times)
     tokens, pairs = [0] * dp, [0.0] * dp
-    count = pairs_of(model.times)
+    all_tokens, most_tokens, most_pairs = 0, 0, 0.0
     for job, new in batch:
-        tokens[job.rank] += new
-        pairs[job.rank] += count(new, job.done)
-    return ranked_prefill_s(model.times, tokens, pairs), tokens
+        rank = job.rank
+        all_tokens += new
+        tokens[rank] = of_rank = tokens[rank] + new
+        pairs[rank] = pairs_of_rank = pairs[rank] + count(new, job.done)
+        if of_rank > most_tokens:
+            most_tokens = of_rank
+        if pairs_of_rank > most_pairs:
+            most_pairs = pairs_of_rank
+    return ranked_prefill_s(model.times, dp, all_tokens, most_tokens, most_pairs)
 
 
-def _ranks(model: EngineModel) -> Ranks[Job]:
-    return Ranks(model.parallelism.dp, model.chunked_prefill_size, model.page_size)
+def _slots(model: EngineModel) -> int:
+    """Requests that a rank may run at once."""
+    return max(1, model.max_running_requests // model.parallelism.dp)
 
 
 def _with_partials(jobs: list[Job], ranks: Ranks[Job]) -> list[Job]:
@@ -49,7 +55,7 @@ def _with_partials(jobs: list[Job], ranks: Ranks[Job]) -> list[Job]:
 class RankedPrefillEngine(PrefillEngine):
     """A prefill engine with attention-DP."""
 
-    __slots__ = ("_ranks", "_seconds")
+    __slots__ = ("_ranks", "_seconds", "_slots")
 
     def __init__(
         self,
@@ -61,13 +67,21 @@ class RankedPrefillEngine(PrefillEngine):
         agenda: Agenda,
     ) -> None:
         super().__init__(number, model, shared, decoders=decoders, agenda=agenda)
-        self._ranks: Ranks[Job] = _ranks(model)
+        self._ranks: Ranks[Job] = Ranks.of(model)
+        self._slots = _slots(model)
         self._seconds = 0.0
 
     def ready(self, job: Job, at_s: float) -> None:
         """The decode engine has room for `job` and says so at `at_s`."""
         self._ranks.take(job)
         super().ready(job, at_s)
+
+    def give_up(self, job: Job, sink: int) -> bool:
+        """As PrefillEngine's; a request that is dropped loads its rank no more."""
+        dropped = super().give_up(job, sink)
+        if dropped:
+            self._ranks.forget(job)
+        return dropped
 
     def jobs_after(self, now: float) -> list[Job]:
         """The requests whose KV has not all left this engine at `now`."""
@@ -79,13 +93,20 @@ class RankedPrefillEngine(PrefillEngine):
             if partial is not None:
                 kv.publish_part(partial)
         free = kv.capacity - kv.private - kv.locked
-        slots = max(1, self.model.max_running_requests // ranks.dp)
-        rooms = [(free / ranks.dp, 0.0, slots)] * ranks.dp
-        batch, _ = ranks.admit(self.waiting, free, rooms, kv.claim, kv.unclaim)
+        room = (free / ranks.dp, 0.0, self._slots)
+        batch, _ = ranks.admit(
+            self.waiting, free, lambda _: room, kv.claim, kv.unclaim, is_crowded=False
+        )
         self.partial = ranks.partial()
         if batch:
-            self._seconds, _ = _seconds(self.model, batch)
+            self._seconds = _seconds(self.model, batch)
         return batch
+
+    def _deliver(self, now: float, chunks: list[tuple[Job, int, bool]]) -> None:
+        super()._deliver(now, chunks)
+        for job, _, last in chunks:
+            if last:
+                self._ranks.forget(job)
 
     def _step_s(self, new: int, pairs: float) -> float:
         return self._seconds
@@ -99,20 +120,17 @@ class _RankedRun(DecodeRun):
 
     __slots__ = ("_before", "num")
 
-    def __init__(
-        self, costs: DecodeCosts, accept_length: float, gaps: dict[int, float], dp: int
-    ) -> None:
-        super().__init__(costs, accept_length, gaps)
+    def __init__(self, costs: DecodeCosts, accept_length: float, dp: int) -> None:
+        super().__init__(costs, accept_length)
         self.num: list[int] = [0] * dp
         self._before: list[float] = [0.0] * dp
 
-    def held(self) -> list[float]:
-        """KV tokens of the running requests of each rank."""
-        made = self.steps * self.gain
-        return [tokens + num * made for tokens, num in zip(self._before, self.num, strict=True)]
+    def held(self, rank: int) -> float:
+        """KV tokens of the running requests of a rank."""
+        return self._before[rank] + self.num[rank] * (self.steps * self.gain)
 
-    def join(self, jobs: Sequence[Job], token_s: float) -> None:
-        super().join(jobs, token_s)
+    def join(self, jobs: Sequence[Job]) -> None:
+        super().join(jobs)
         self._count(jobs, 1)
 
     def settle(self) -> list[Job]:
@@ -140,14 +158,14 @@ class RankedColocatedEngine(ColocatedEngine):
     ones; at 1 all of them have one.
     """
 
-    __slots__ = ("_owed", "_ranks", "_run", "_seconds", "_spread")
+    __slots__ = ("_owed", "_ranks", "_run", "_seconds", "_with_prompts")
 
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
         super().__init__(number, model, shared, costs)
-        self._ranks: Ranks[Job] = _ranks(model)
-        self._run = _RankedRun(costs, model.accept_length, shared.gaps, self._ranks.dp)
+        self._ranks: Ranks[Job] = Ranks.of(model)
+        self._run = _RankedRun(costs, model.accept_length, self._ranks.dp)
         self.decoding = self._run
-        self._spread: list[int] = [0] * self._ranks.dp  # prompt tokens of each rank in a step
+        self._with_prompts: set[int] = set()  # ranks that have prompts in the step
         self._owed = 0.0
         self._seconds = 0.0
 
@@ -162,32 +180,40 @@ class RankedColocatedEngine(ColocatedEngine):
 
     def _admit(self) -> list[tuple[Job, int]]:
         kv, ranks, decoding = self.kv, self._ranks, self._run
-        dp, running, held = ranks.dp, decoding.num, decoding.held()
         for partial in ranks.partials:
             if partial is not None:
-                held[partial.rank] += partial.done
                 kv.publish_part(partial)
-        each, most = kv.capacity / dp, max(1, self.model.max_running_requests // dp)
+        each, most = kv.capacity / ranks.dp, _slots(self.model)
         promised = CONSERVATIVENESS * decoding.promised() / max(1, len(decoding.running))
-        rooms = [
-            (each - tokens, promised * num, most - num)
-            for tokens, num in zip(held, running, strict=True)
-        ]
+
+        def room_of(rank: int) -> tuple[float, float, int]:
+            partial, num = ranks.partials[rank], decoding.num[rank]
+            begun = 0 if partial is None else partial.done
+            return each - (decoding.held(rank) + begun), promised * num, most - num
+
         free = kv.capacity - kv.private - kv.locked
-        batch, full = ranks.admit(self.waiting, free, rooms, kv.claim, kv.unclaim)
+        is_crowded = len(decoding.running) >= most
+        batch, full = ranks.admit(
+            self.waiting, free, room_of, kv.claim, kv.unclaim, is_crowded=is_crowded
+        )
         self.partial = ranks.partial()
         if batch:
-            self._seconds, self._spread = _seconds(self.model, batch)
+            self._seconds = _seconds(self.model, batch)
+            self._with_prompts = {job.rank for job, _ in batch}
         if full and (batch or decoding.running):
             self.full = True
         return batch
+
+    def _finish(self, end_s: float, finished: list[Job]) -> None:
+        super()._finish(end_s, finished)
+        for job in finished:
+            self._ranks.forget(job)
 
     def _decodes_beside(self) -> bool:
         num = len(self.decoding.running)
         if not num:
             return False
-        beside = sum([n for n, new in zip(self._run.num, self._spread, strict=True) if not new])
-        self._owed += beside / num
+        self._owed += (num - sum([self._run.num[rank] for rank in self._with_prompts])) / num
         if self._owed < 1:
             return self.mixed
         self._owed -= 1

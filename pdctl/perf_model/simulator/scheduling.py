@@ -5,9 +5,12 @@ srt/managers/schedule_batch.py (retract_decode), srt/disaggregation/decode.py (p
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from math import ceil, inf
+from random import Random
 from typing import Generic, Protocol, TypeVar
+
+from pdctl.perf_model.records import Balance, EngineModel
 
 CLIP_MAX_NEW_TOKENS = 4096
 MAX_PREFILL_TOKENS = 16384
@@ -125,27 +128,62 @@ class Ranks(Generic[R]):
     """The attention-DP ranks of one engine, each of which admits its own requests.
 
     partials: each rank's unfinished prompt; chunk: tokens of a step on one rank.
-    Source: SGLang's handle_data_parallelism divides the chunk by the ranks.
+    _loads: of each rank, where the least loaded is chosen: prompt tokens, where they count, and
+    requests. _tokens: those of each request.
+    Source: SGLang's handle_data_parallelism divides the chunk by the ranks; its
+    DataParallelController chooses a rank. Ignores: that the controller looks at the loads every
+    20 ms, and counts tokens made as well.
     """
 
-    __slots__ = ("_next", "_page", "chunk", "dp", "partials")
+    __slots__ = (
+        "_balance", "_drawn", "_loads", "_next", "_page", "_tokens", "chunk", "dp", "partials",
+    )  # fmt: skip
 
-    def __init__(self, dp: int, chunk: int, page: int) -> None:
+    def __init__(self, dp: int, chunk: int, page: int, balance: Balance) -> None:
         self.dp = dp
         self.chunk = max(floor_page(chunk // dp, page), page)
         self.partials: list[R | None] = [None] * dp
         self._page = page
+        self._balance = balance
         self._next = 0
+        self._drawn = Random(dp)
+        self._loads = [(0, 0)] * dp
+        self._tokens: dict[int, int] = {}
+
+    @staticmethod
+    def of(model: EngineModel) -> "Ranks[R]":
+        """The ranks of this engine."""
+        return Ranks(
+            model.parallelism.dp, model.chunked_prefill_size, model.page_size, model.balance
+        )
 
     def take(self, request: R) -> None:
-        """Give a new request to the next rank in turn."""
-        request.rank = self._next
-        self._next = (self._next + 1) % self.dp
+        """Give a new request to a rank: to the next in turn, to a random one, to the least loaded.
+
+        Rooms of the router are random numbers.
+        """
+        if self._balance == "round_robin":
+            request.rank = self._next
+            self._next = (self._next + 1) % self.dp
+        elif self._balance == "follow_bootstrap_room":
+            request.rank = self._drawn.randrange(self.dp)
+        else:
+            request.rank = self._loads.index(min(self._loads))
+            tokens = request.prompt if self._balance == "total_tokens" else 0
+            self._tokens[id(request)] = tokens
+            self._load(request.rank, tokens, 1)
 
     def forget(self, request: R) -> None:
-        """Let go of a prompt that nobody wants any more."""
+        """Let go of a request that is done, or that nobody wants any more."""
         if self.partials[request.rank] is request:
             self.partials[request.rank] = None
+        tokens = self._tokens.pop(id(request), None)
+        if tokens is not None:
+            self._load(request.rank, -tokens, -1)
+
+    def _load(self, rank: int, tokens: int, requests: int) -> None:
+        had_tokens, had_requests = self._loads[rank]
+        self._loads[rank] = (had_tokens + tokens, had_requests + requests)
 
     def partial(self) -> R | None:
         """An unfinished prompt, if any rank has one."""
@@ -158,50 +196,68 @@ class Ranks(Generic[R]):
         self,
         waiting: deque[R],
         total: float,
-        rooms: Sequence[tuple[float, float, int]],
+        room_of: Callable[[int], tuple[float, float, int]],
         claim: Callable[[R], float],
         release: Callable[[R], None],
+        *,
+        is_crowded: bool = True,
     ) -> tuple[list[tuple[R, int]], bool]:
         """The next prefill batch of all ranks, and `full`, as in the function `admit`.
 
-        total: free KV of the engine. rooms: each rank's free KV, output tokens promised, and slots.
+        total: free KV of the engine. room_of(rank): its free KV, output tokens promised, and slots.
+        is_crowded: some rank may have no slots left. Otherwise only those with prompts are asked.
         """
+        partials = self.partials
         queues, seen = self._queues(waiting)
         batch: list[tuple[R, int]] = []
-        num_full = 0
-        for rank in range(self.dp):
-            free, promised, slots = rooms[rank]
-            partial = self.partials[rank]
+        num_full = self._num_without_slots(room_of) if is_crowded else 0
+        for rank in self._with_prompts(queues):
+            partial = partials[rank]
+            free, promised, slots = room_of(rank)
             if slots <= 0 and partial is None:
-                num_full += 1
-                continue
-            if partial is None and not queues[rank]:
                 continue
             room = Room(free if free < total else total, promised, self.chunk, page=self._page)
-            taken, self.partials[rank], full = admit(
-                queues[rank], partial, room, slots, claim, release
-            )
+            queue = queues[rank] if rank in queues else deque()
+            taken, partials[rank], full = admit(queue, partial, room, slots, claim, release)
             num_full += int(full)
-            total -= sum([tokens + self._page for _, tokens in taken])
-            batch += taken
-        left = {id(request) for queue in queues for request in queue}
-        waiting.extendleft([request for request in reversed(seen) if id(request) in left])
+            for request, tokens in taken:
+                total -= tokens + self._page
+                batch.append((request, tokens))
+        if any(queues.values()):
+            left = {id(request) for queue in queues.values() for request in queue}
+            waiting.extendleft([request for request in reversed(seen) if id(request) in left])
         return batch, num_full == self.dp or (num_full > 0 and not batch)
 
-    def _queues(self, waiting: deque[R]) -> tuple[list[deque[R]], list[R]]:
+    def _num_without_slots(self, room_of: Callable[[int], tuple[float, float, int]]) -> int:
+        ranks = [rank for rank in range(self.dp) if self.partials[rank] is None]
+        return sum([room_of(rank)[2] <= 0 for rank in ranks])
+
+    def _with_prompts(self, queues: dict[int, deque[R]]) -> list[int]:
+        ranks = list(queues)
+        for partial in self.partials:
+            if partial is not None and partial.rank not in queues:
+                ranks.append(partial.rank)
+        ranks.sort()
+        return ranks
+
+    def _queues(self, waiting: deque[R]) -> tuple[dict[int, deque[R]], list[R]]:
         """The first waiting requests by rank, enough to fill every chunk; and all in order."""
-        queues: list[deque[R]] = [deque() for _ in range(self.dp)]
-        tokens = [0] * self.dp
+        queues: dict[int, deque[R]] = {}
+        tokens: dict[int, int] = {}
         seen: list[R] = []
         num_open = self.dp
         while waiting and num_open:
             request = waiting.popleft()
-            rank = request.rank
+            rank, prompt = request.rank, request.prompt
             seen.append(request)
-            queues[rank].append(request)
-            if tokens[rank] < self.chunk <= tokens[rank] + request.prompt:
+            queued = tokens.get(rank, 0)
+            if rank in queues:
+                queues[rank].append(request)
+            else:
+                queues[rank] = deque([request])
+            if queued < self.chunk <= queued + prompt:
                 num_open -= 1
-            tokens[rank] += request.prompt
+            tokens[rank] = queued + prompt
         return queues, seen
 
 
@@ -284,7 +340,10 @@ def steps_until_prealloc(
     return steps if isl + reserved <= free - growth * steps - held_back else inf
 
 
-def decode_slots(max_running_requests: int) -> int:
-    """Requests a decode engine may hold at once, preallocated ones included."""
-    extra = 2 * max_running_requests if max_running_requests <= 32 else 0
+def decode_slots(max_running_requests: int, dp: int = 1) -> int:
+    """Requests a decode engine may hold at once, preallocated ones included, on all its ranks.
+
+    Source: sglang arg_groups/pd_disaggregation_hook.py (0.5.23), server_args.py (0.5.15).
+    """
+    extra = 2 * max_running_requests if max_running_requests // dp <= 32 else 0
     return max_running_requests + extra

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import sub
 
-from pdctl.perf_model.metrics import weighted_percentiles
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample
-from pdctl.perf_model.simulator.decode_batch import ITL_BINS_PER_S
 from pdctl.perf_model.simulator.fleets import ColocatedFleet, SplitFleet
 from pdctl.perf_model.simulator.job import NEVER, Shared, TokenTimes
 from pdctl.perf_model.simulator.kv import Prefixes, shared_prefixes
@@ -225,7 +223,6 @@ def _outcome(run: ColocatedFleet | SplitFleet, queues: Sequence[QueueSample]) ->
         num_retracted=columns.num_retracted,
         num_rejected=len(rejected),
         queues=queues,
-        itl_s=weighted_percentiles(run.shared.gaps, 1 / ITL_BINS_PER_S),
         busy_share={name: busy / span_s if span_s else 0.0 for name, busy in run.busy_s().items()},
         num_failed=len(run.failed),
         arrival_s=arrival_s,

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pdctl.perf_model.records import StepTimes
 
@@ -32,13 +32,15 @@ def prefill_s(
     return max(prefill_floor_s(times), times.prefill_base_s + streamed + plain)
 
 
-def ranked_prefill_s(times: StepTimes, tokens: Sequence[int], pairs: Sequence[float]) -> float:
-    """The time of a prefill step whose attention-DP ranks hold so many tokens and pairs each.
+def ranked_prefill_s(
+    times: StepTimes, dp: int, tokens: int, most_tokens: int, most_pairs: float
+) -> float:
+    """The time of a prefill step of `dp` attention-DP ranks, which have `tokens` in all.
 
-    Experts share all tokens; attention and rows wait for the busiest rank.
+    most_tokens, most_pairs: of the rank that has most. Experts share all tokens; attention and
+    rows wait for the busiest rank.
     """
-    num, new = len(tokens), sum(tokens)
-    return prefill_s(times, new, num * max(pairs), float(num * max(tokens) - new))
+    return prefill_s(times, tokens, dp * most_pairs, float(dp * most_tokens - tokens))
 
 
 def prefill_floor_s(times: StepTimes) -> float:
@@ -165,6 +167,25 @@ def rows_beside_s(times: StepTimes, batch: float, context_tokens: float) -> floa
     if batch <= 0:
         return 0.0
     return times.decode_request_s * batch + decode_slope_s(times, batch) * context_tokens
+
+
+def kv_transfer_s(times: StepTimes, prompt_tokens: float) -> float:
+    """Seconds until a whole prompt's KV, windows and state have arrived, on an idle link."""
+    return last_chunk_s(times, prompt_tokens, prompt_tokens)
+
+
+def chunk_s(times: StepTimes, tokens: float) -> float:
+    """Seconds the KV of one chunk takes that is not its prompt's last."""
+    return times.transfer_base_s + times.transfer_token_s * tokens
+
+
+def last_chunk_s(times: StepTimes, tokens: float, prompt_tokens: float) -> float:
+    """Seconds the last chunk takes, with the windows and the state of its prompt.
+
+    Source: sglang 0.5.23 disaggregation/prefill.py sends states with the last chunk.
+    """
+    windows = times.transfer_window_token_s * min(prompt_tokens, times.transfer_window_tokens)
+    return chunk_s(times, tokens) + times.transfer_state_s + windows
 
 
 def coverage(share: float, tokens: float) -> float:

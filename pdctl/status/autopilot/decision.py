@@ -2,11 +2,13 @@
 
 The rule rests on what-ifs, and on what was measured before and after earlier moves. It never acts
 on a gain whose lower bound is not worth a move, and asks more of a move that makes the smaller role
-smaller. Where the what-if calls for nothing, the queues may call for a change (split_advice),
-unless a replay that matches is against it. Within the cool-down of a move it goes on in the same
-direction only.
+smaller. The latest part of the window shows a shift of the load first: it can prevent a move, and
+call for one that makes no small role smaller. Where what-ifs call for nothing, the queues may call
+for a change (split_advice), unless a replay that matches is against it. Within the cool-down of a
+move it goes on in the same direction only.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +18,7 @@ from pdctl.status.records import Alternative, WhatIf
 
 WORSE_BY = 0.02  # of the share that meets the SLOs: less is no reason to move, more one to undo
 CLEAR_GAIN = 0.10  # a lower bound that needs no second look to agree
+LATEST = 0.4  # of the window: its latest part, which is replayed by itself too
 REMEMBERED_COOL_DOWNS = 6  # for which a move that did not help is not repeated
 JUDGED_COOL_DOWNS = 2  # after which a fall has other causes than the move
 
@@ -67,11 +70,13 @@ def next_step(
     limits: Limits,
     *,
     at_s: float,
+    latest: WhatIf | None = None,
     queues: SplitAdvice | None = None,
 ) -> Decision:
     """The next step of an autopilot.
 
     looks: what-ifs since the last move, oldest first. moves: all that were made, oldest first.
+    latest: the what-if of the latest part of the window now; None: too few requests.
     queues: the split that the queues of the last minute call for; None: no other. at_s: now; a look
     of another time says nothing.
     Ignores: engines that are added or removed; only roles change.
@@ -85,9 +90,10 @@ def next_step(
             return Decision("undo", why, last.before, last.seen)
     if sum(one.at_s >= limits.since_s for one in moves) >= limits.max_moves:
         return Decision("wait", f"All {limits.max_moves} moves are used.")
-    chosen = _by_what_if(now, looks) if look else None
+    chosen = _by_what_if(now, looks, latest) if look else None
     if chosen is None or chosen.to is None:
-        chosen = _by_queues(now, look, queues) or chosen or Decision("wait", _unknown(now, look))
+        other = _by_latest(now, latest) or _by_queues(now, look, queues)
+        chosen = other or chosen or Decision("wait", _unknown(now, look))
     if chosen.to is None:
         return chosen
     if _was_undone(now, chosen.to, moves, at_s, limits):
@@ -97,8 +103,11 @@ def next_step(
     return chosen
 
 
-def _by_what_if(now: Split, looks: Sequence[WhatIf]) -> Decision:
-    """All the way to the best split for a clear gain, else one engine once two looks agree."""
+def _by_what_if(now: Split, looks: Sequence[WhatIf], latest: WhatIf | None) -> Decision:
+    """All the way to the best split for a clear gain, else one engine once two looks agree.
+
+    After a shift, most of the window is of the load before it, so its latest part may prevent it.
+    """
     look = looks[-1]
     goal = _goal(now, look)
     if goal is None and not look.is_match:
@@ -114,21 +123,45 @@ def _by_what_if(now: Split, looks: Sequence[WhatIf]) -> Decision:
         if before is None or (before.num_prefill > now.num_prefill) != (by > 0):
             return Decision("wait", f"{goal.layout} looks better; one more look must agree.")
         goal = step
+    move = _move(now, look, goal)
+    if latest and move.to and _is_against(latest, move.to):
+        return Decision("wait", f"{move.to.layout} looks better, but not for the latest requests.")
+    return move
+
+
+def _by_latest(now: Split, latest: WhatIf | None) -> Decision | None:
+    """The move that the latest part of the window calls for; None: none, or a doubtful one.
+
+    The split that was best before a shift of the load hides the gain in the window as a whole.
+    """
+    if latest is None or not latest.is_match or latest.by_whole:
+        return None
+    goal = _goal(now, latest, is_brief=True)
+    return _move(now, latest, goal) if goal else None
+
+
+def _move(now: Split, look: WhatIf, goal: Alternative) -> Decision:
+    """The move towards a goal that leaves half of each role."""
     goal = look.of(_at_most_half(now, goal).layout) or goal
     why = (
-        f"{now.layout}: {look.seen:.0%} meet the SLOs; {goal.layout} would give "
-        f"{goal.attainment:.0%}, at least {goal.gain_low:+.1%}."
+        f"{now.layout}: {look.seen:.0%} of the last {look.window_s:.0f} s meet the SLOs; "
+        f"{goal.layout} would give {goal.attainment:.0%}, at least {goal.gain_low:+.1%}."
     )
     return Decision("move", why, Split(goal.num_prefill, goal.num_decode), goal.attainment)
 
 
-def _goal(now: Split, look: WhatIf) -> Alternative | None:
+def _is_against(look: WhatIf, to: Split) -> bool:
+    other = look.of(to.layout)
+    return other is None or other.gain < 0
+
+
+def _goal(now: Split, look: WhatIf, *, is_brief: bool = False) -> Alternative | None:
     """The nearest of the splits that are as good as the best; None: none is worth a move."""
     splits = [Split(one.num_prefill, one.num_decode) for one in look.alternatives]
     worth = [
         one
         for one, to in zip(look.alternatives, splits, strict=True)
-        if to.num_prefill and one.gain_low > _least_gain(now, to, look)
+        if to.num_prefill and one.gain_low > _least_gain(now, to, look, is_brief=is_brief)
     ]
     if not worth:
         return None
@@ -137,15 +170,18 @@ def _goal(now: Split, look: WhatIf) -> Alternative | None:
     return min(good, key=lambda one: abs(one.num_prefill - now.num_prefill))
 
 
-def _least_gain(now: Split, to: Split, look: WhatIf) -> float:
+def _least_gain(now: Split, to: Split, look: WhatIf, *, is_brief: bool) -> float:
     """The lower bound of a gain that pays for a move.
 
     Towards as many prefill as decode engines, a little; away from it, a clear gain: the next load
-    may be another one, and a small role is soon overloaded. A replay that does not match has its
-    mismatch taken off its gains, so that a clear one that is left still counts.
+    may be another one, and a small role is soon overloaded. No gain in the brief latest part of a
+    window pays for that. A replay that does not match has its mismatch taken off its gains, so that
+    a clear one that is left still counts.
     """
-    is_sure = look.is_match and not look.by_whole
-    return WORSE_BY if is_sure and not _thins(now, to) else CLEAR_GAIN
+    if _thins(now, to):
+        return math.inf if is_brief else CLEAR_GAIN
+    is_sure = look.is_match and not look.by_whole and not is_brief
+    return WORSE_BY if is_sure else CLEAR_GAIN
 
 
 def _thins(now: Split, to: Split) -> bool:
@@ -168,10 +204,8 @@ def _by_queues(now: Split, look: WhatIf | None, queues: SplitAdvice | None) -> D
     """
     if queues is None or (_thins(now, queues.to) and queues.to.smaller < 2 and now.total > 3):
         return None
-    if look and look.is_match:
-        other = look.of(queues.to.layout)
-        if other is None or other.gain < 0:
-            return None
+    if look and look.is_match and _is_against(look, queues.to):
+        return None
     return Decision("move", queues.why, queues.to)
 
 

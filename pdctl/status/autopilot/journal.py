@@ -19,6 +19,7 @@ _MAX_BYTES = 16 << 20  # of the end of the file that is read
 @dataclass(frozen=True)
 class Entry:
     """One decision. look: the what-if it rests on; None: there was none, `decision.why` says why.
+    latest: that of the latest part of the window.
 
     move: what was done; None for a decision to wait, in a dry run, or if the change failed, which
     `problem` tells.
@@ -31,6 +32,7 @@ class Entry:
     move: Move | None = None
     is_dry: bool = False
     problem: str = ""
+    latest: WhatIf | None = None
 
 
 def write_entry(name: str, entry: Entry) -> None:
@@ -73,6 +75,7 @@ def _entry(data: dict[str, object]) -> Entry:
     fields["decision"] = _with_split(Decision, data["decision"], "to")
     fields["move"] = data["move"] and _with_split(Move, data["move"], "before", "after")
     fields["look"] = data["look"] and what_if_of(data["look"])
+    fields["latest"] = (latest := data.get("latest")) and what_if_of(latest)
     return Entry(**fields)  # type: ignore[arg-type]
 
 

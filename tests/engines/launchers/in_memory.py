@@ -40,6 +40,7 @@ class InMemoryLauncher:
     doors: set[Door] = field(default_factory=set)  # open at this moment
     log: list[str] = field(default_factory=list)
     groups: tuple[tuple[str, ...], ...] = ()  # the nodes of each role, where they have their own
+    told_domains: dict[str, str] = field(default_factory=dict)
     is_gone: bool = False  # the machines are not ours any more
 
     def nodes(self) -> tuple[str, ...]:
@@ -47,6 +48,9 @@ class InMemoryLauncher:
 
     def node_groups(self) -> tuple[tuple[str, ...], ...]:
         return self.groups
+
+    def domains(self) -> Mapping[str, str]:
+        return self.told_domains
 
     def is_over(self) -> bool:
         return self.is_gone

@@ -61,6 +61,47 @@ case "$3" in 'node[1-2]') echo node1; echo node2 ;; *) echo "$3" ;; esac
 """
 
 
+BLOCKS = """\
+#!/bin/sh
+cat <<'EOF'
+BlockName=b1 BlockIndex=0 Nodes=node[1-2],big BlockSize=18
+BlockName=b2 BlockIndex=1 Nodes=node[3,05]-gpu BlockSize=18
+AggregatedBlock=b1,b2 BlockIndex=2 Nodes=node[1-2],big,node[3,05]-gpu BlockSize=36
+EOF
+"""
+SWITCHES = """\
+#!/bin/sh
+echo 'SwitchName=s0 Level=0 LinkSpeed=1 Nodes=node[1-2]'
+echo 'SwitchName=s1 Level=0 LinkSpeed=1 Nodes=node3'
+echo 'SwitchName=top Level=1 LinkSpeed=1 Nodes=node[1-3] Switches=s[0-1]'
+"""
+FEATURES = """\
+#!/bin/sh
+echo 'node1 ib,nvl-a'
+echo 'node2 nvl-a'
+echo 'node3 (null)'
+"""
+
+
+@pytest.mark.parametrize(
+    ("told_by", "domains"),
+    [
+        ("block", dict.fromkeys(("node1", "node2", "big"), "b1")
+         | dict.fromkeys(("node3-gpu", "node05-gpu"), "b2")),
+        ("switch", {"node1": "s0", "node2": "s0", "node3": "s1"}),
+        ("nvl-*", {"node1": "nvl-a", "node2": "nvl-a"}),
+    ],
+)  # fmt: skip
+def test_nvlink_domains_are_blocks_leaf_switches_or_features(
+    told_by: str, domains: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = SWITCHES if told_by == "switch" else BLOCKS
+    with_slurm(tmp_path, monkeypatch, scontrol=topology, sinfo=FEATURES)
+    assert slurm_commands.domains(told_by) == domains
+    with_slurm(tmp_path, monkeypatch, scontrol="#!/bin/sh\necho none >&2\nexit 1\n")
+    assert slurm_commands.domains("block") == {}, "a plugin without topology"
+
+
 def with_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
     for name, text in programs.items():
         (folder / name).write_text(text)

@@ -1,14 +1,16 @@
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pdctl.deployment.records import Deployment
 from pdctl.engines.launchers import ray
-from pdctl.engines.lifecycle.place import choose_place, placed_engines
+from pdctl.engines.lifecycle.place import cautions_there, choose_place, placed_engines
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.records import Gpu
+from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split
 from tests.e2e.cli import free_port
 from tests.engines.launchers.in_memory import InMemoryLauncher
@@ -114,6 +116,43 @@ def test_in_a_heterogeneous_job_each_role_stays_on_its_own_nodes(
     del gpus["a"]
     with pytest.raises(EnvironmentProblem, match="No node of the job's part for 2P is left"):
         placed_engines(wanted, (), gpus, there)
+
+
+def test_simulated_engines_may_exceed_the_gpus_of_nodes_which_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = InMemoryLauncher(names=("a", "b"))
+    gpus: dict[str, tuple[Gpu, ...]] = dict.fromkeys(there.names, ())
+
+    def said(deployment: Deployment) -> tuple[str, ...]:
+        placed = placed_engines(deployment, (), gpus, there)
+        return cautions_there(deployment, placed, gpus, there)
+
+    sixteen, twenty = (split(2, n, parallelism=Parallelism(tp=2), engine="sim") for n in (6, 8))
+    assert said(sixteen) == ()
+    (tmp_path / "cluster.yaml").write_text("schema: 1\nhosts: {b: {gpus: 4}}\n")
+    (sentence,) = said(twenty)
+    assert sentence.startswith("Simulated engines take more GPUs than there are, ")
+    assert " of 4 on b" in sentence
+    with pytest.raises(EnvironmentProblem, match="free GPUs on one node"):
+        said(replace(twenty, place="pack"))
+
+
+def test_domains_of_the_file_win_over_those_of_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = InMemoryLauncher(names=("a", "b", "c"), told_domains={"a": "r1", "b": "r1", "c": "r2"})
+    gpus: dict[str, tuple[Gpu, ...]] = dict.fromkeys(there.names, ())
+    wide = split(1, 1, parallelism=Parallelism(tp=8), engine="sim", place="domain")
+
+    def nodes() -> set[str]:
+        return {place.node for place in placed_engines(wide, (), gpus, there).values()}
+
+    assert nodes() == {"a", "b"}
+    (tmp_path / "cluster.yaml").write_text("schema: 1\nhosts: {a: {domain: r2}}\n")
+    assert nodes() == {"a", "c"}
 
 
 def test_a_ray_cluster_that_has_ended_is_named_at_once(

@@ -54,6 +54,26 @@ def test_a_mixed_batch_carries_the_running_requests() -> None:
     assert [e.request.rid for e in emissions] == ["b", "a"]
 
 
+def test_with_a_receive_interval_a_prompt_waits_until_the_scheduler_looks() -> None:
+    queues = ColocatedQueues(replace(model(), receive_interval=3))
+    queues.submit(request("a", new=9), 0.0)
+    batches = [run(queues)[0], run(queues)[0]]  # the scheduler looks after each prefill
+    queues.submit(request("b", new=1), 0.0)
+    batches += [run(queues)[0] for _ in range(4)]
+    kinds = ["prefill" if batch and batch.parts else "decode" for batch in batches]
+    assert kinds == ["prefill", "decode", "decode", "decode", "prefill", "decode"]
+
+
+def test_a_prompt_that_nobody_looked_at_yet_can_be_aborted() -> None:
+    queues = ColocatedQueues(replace(model(), receive_interval=3))
+    queues.submit(request("a", new=2), 0.0)
+    run(queues)
+    unread = request("b")
+    queues.submit(unread, 0.0)
+    queues.abort(unread)
+    assert [emission.request.rid for emission in until_idle(queues)] == ["a"]
+
+
 def test_a_long_prompt_is_prefilled_in_chunks_that_others_fill_up() -> None:
     queues = ColocatedQueues(model(chunk=1000))
     queues.submit(request("long", prompt=2500, new=1), 0.0)

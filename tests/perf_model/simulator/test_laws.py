@@ -163,7 +163,7 @@ def test_edges_of_a_workload(fleet: Fleet, rows: list[tuple[float, int, int]]) -
 
 def test_no_requests_give_an_empty_outcome() -> None:
     outcome = simulate(colocated(), Requests([], [], []))
-    assert (list(outcome.ttft_s), outcome.span_s, outcome.itl_s) == ([], 0.0, None)
+    assert (list(outcome.ttft_s), outcome.span_s) == ([], 0.0)
 
 
 def test_prompts_beyond_the_context_are_rejected_by_both_arms() -> None:

@@ -49,8 +49,8 @@ def test_pairs_are_counted_as_steps_counts_them(times: StepTimes) -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 300])
 def test_a_planned_run_of_decode_steps_costs_what_steps_says(batch: int) -> None:
-    run = DecodeRun(DecodeCosts(RICH), 1.0, {})
-    run.join([Job(n, 1000, 50, ()) for n in range(batch)], 0.0)
+    run = DecodeRun(DecodeCosts(RICH), 1.0)
+    run.join([Job(n, 1000, 50, ()) for n in range(batch)])
     context = run.context
     while run.steps < 50:
         before, start_s = run.steps, run.last_token_s
@@ -65,8 +65,8 @@ def test_a_planned_run_of_decode_steps_costs_what_steps_says(batch: int) -> None
 
 
 def test_a_step_is_found_by_the_time_it_starts() -> None:
-    run = DecodeRun(DecodeCosts(RICH), 1.0, {})
-    run.join([Job(0, 1000, 500, ())], 0.0)
+    run = DecodeRun(DecodeCosts(RICH), 1.0)
+    run.join([Job(0, 1000, 500, ())])
     run.plan(3.0, 500)
     seconds = decode_step_s(RICH, 1, 1001)
     assert run.start_of(1) == pytest.approx(3.0 + seconds)
