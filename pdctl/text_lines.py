@@ -4,7 +4,7 @@ import re
 from textwrap import TextWrapper
 
 _CLAUSE = re.compile(r"(?<=;) |(?<=,) (?=or |--|pdctl )|(?<=\?) ")
-_HINT_WORD = re.compile(r"""(?<!\S)(?:'[^']*'|"[^"]*")\S*|\S+""")  # an apostrophe is no quote
+_HINT_WORD = re.compile(r"""(?<!\S)(?:'[^']*'|"[^"]*")\S*|\S+""")  # an apostrophe does not quote
 _WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 
 

@@ -70,7 +70,7 @@ def read_trace(
 
 
 def _after_comments(path: Path, lines: Iterator[Line]) -> Line | None:
-    """The first line that is no comment, or the names of columns behind a "#"."""
+    """The first line that is not a comment, or the names of columns behind a "#"."""
     for number, line in lines:
         plain = line.lstrip(b"# ")
         if not line.startswith(b"#") or find_columns(header_of(path, plain), needs_output=False):
