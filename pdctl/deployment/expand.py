@@ -174,7 +174,7 @@ def _router_env(deployment: Deployment) -> dict[str, str]:
     """With simulated engines, keep the router from asking huggingface.co for a tokenizer.
 
     Source: sglang_router 0.3.2 downloads the tokenizer of every model that an engine reports and
-    that is no local folder; hf-hub reads HF_ENDPOINT, and nothing listens on port 1.
+    that is not a local folder; hf-hub reads HF_ENDPOINT, and nothing listens on port 1.
     """
     env = {"PYTHONUNBUFFERED": "1"}
     if deployment.engine == "sim":

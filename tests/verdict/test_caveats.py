@@ -74,7 +74,7 @@ def test_a_release_is_that_of_every_engine_and_must_begin_with_a_number() -> Non
     assert {own.release for own in asked.serving.values()} == {"0.5.9"}
     assert asked.serving["prefill"].chunk == 2048
     assert of_release(asked, "") is asked
-    with pytest.raises(InvalidInput, match="is no release of SGLang"):
+    with pytest.raises(InvalidInput, match="is not a release of SGLang"):
         of_release(asked, "main")
 
 
