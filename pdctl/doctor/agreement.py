@@ -150,12 +150,16 @@ def _attention_tp(facts: DeploymentFacts) -> Iterator[Check]:
 
 def _attention_ranks(engine: EngineReport) -> int | None:
     """Number of GPUs over which one attention replica is spread."""
-    tp, dp = _number(engine, "tp_size"), _number(engine, "attn_dp_size")
-    if tp is None:
-        return None
+    tp = _number(engine, "tp_size")
+    return None if tp is None else int(tp // _attention_dp(engine))
+
+
+def _attention_dp(engine: EngineReport) -> float:
+    """Number of attention-DP ranks; SGLang before 0.5.23 has no attn_dp_size."""
+    dp = _number(engine, "attn_dp_size")
     if dp is None and engine.info.get("enable_dp_attention"):
         dp = _number(engine, "dp_size")
-    return int(tp // max(dp or 1, 1))
+    return max(dp or 1, 1)
 
 
 def _parallelism(facts: DeploymentFacts) -> Iterator[Check]:
@@ -177,9 +181,7 @@ def _dispatch(facts: DeploymentFacts) -> Iterator[Check]:
             continue
         name = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
         most = int(engine.spec.env.get(name, "128")) if _is_count(engine.spec.env, name) else 128
-        running = (_number(engine, "max_running_requests") or 0) / (
-            _number(engine, "attn_dp_size") or 1
-        )
+        running = (_number(engine, "max_running_requests") or 0) / _attention_dp(engine)
         if running > most:
             text = (
                 f"{engine.name} runs {running:.0f} requests per rank; DeepEP's buffers hold {most}."

@@ -274,6 +274,17 @@ def test_deepep_buffers_smaller_than_the_decode_batch_fail() -> None:
     assert "DISPATCH_TOKENS_PER_RANK: 512" in check.fix
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [{"attn_dp_size": 8}, {"attn_dp_size": None, "dp_size": 8, "enable_dp_attention": True}],
+)
+def test_deepep_buffers_hold_the_batch_of_one_rank(sizes: dict[str, Any]) -> None:
+    info = {"moe_a2a_backend": "deepep", "max_running_requests": 1024, **sizes}
+    decode = replace(_engine("decode-0", 20010, **info), spec=_router())
+    seen = _seen(_engine("prefill-0", 20000, 21000), decode)  # 128 rows are SGLang's default
+    assert "deepep_dispatch" not in {check.id for check in deployment_checks(seen)}
+
+
 def test_a_lost_supervisor_fails_with_the_command_that_brings_one() -> None:
     assert _of(_seen(supervised=False), "supervisor").fix == "pdctl up --resume --name chat"
 
