@@ -67,7 +67,7 @@ def _outside_a_job(settings: ClusterFile) -> FreeGpus:
     }
     if any(not gpu.name for gpus in free.values() for gpu in gpus):
         raise EnvironmentProblem(
-            "Slurm does not tell the kind of its free GPUs.",
+            "Slurm does not say of which kind its free GPUs are.",
             hint="gpu_type: h200 under slurm: in cluster.yaml, or --gpus 2x8xH200",
             code="unknown_gpu",
         )

@@ -166,7 +166,7 @@ def test_only_nodes_of_the_partition_count(slurm: Path) -> None:
 
 def test_a_kind_that_slurm_does_not_name_comes_from_the_cluster_file(slurm: Path) -> None:
     program(slurm, "sinfo", "n1 idle gpu:8 gpu:0")
-    with pytest.raises(EnvironmentProblem, match="does not tell the kind"):
+    with pytest.raises(EnvironmentProblem, match="does not say of which kind"):
         find_free_gpus("slurm", ClusterFile())
     found = find_free_gpus("slurm", ClusterFile(slurm=SlurmSettings(gpu_type="h100"))).cluster
     assert (found.gpu.name, found.num_gpus) == ("H100", 8)
