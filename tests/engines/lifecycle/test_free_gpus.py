@@ -155,7 +155,7 @@ def test_a_plan_takes_one_node_where_up_would_ask_for_one(slurm: Path) -> None:
     sure = replace(block, rdma=RdmaSettings(mnnvl=True))
     assert machines_text(find_free_gpus("slurm", sure).cluster) == "16xH200"
     spread = find_free_gpus("slurm", ClusterFile(place="spread"))
-    assert spread.notes[-1].startswith("place: spread")
+    assert spread.notes[0].startswith("place: spread")
 
 
 def test_only_nodes_of_the_partition_count(slurm: Path) -> None:
