@@ -364,7 +364,7 @@ class Asker:
 
 
 def _key(question: Question) -> object:
-    """A key that tells contests of one workload and model apart; the rate is no part of it."""
+    """A key that tells contests of one workload and model apart; the rate is not part of it."""
     isl = question.workload.isl
     return question.slo, isl.mean if isl else None, question.total
 
