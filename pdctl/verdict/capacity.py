@@ -2,7 +2,8 @@
 
 Rates are rungs of one fixed ladder, 2.5 % apart, so that questions that differ in their service
 levels only are answered by the same runs. A search narrows down the rung step by step, always by
-the same steps; whoever only needs to know whether a rate is reached stops it earlier.
+the same steps; whoever only needs to know whether a rate is reached stops it earlier. Runs that
+are there already bound it, and no rung is tried above one where they show all layouts to fail.
 """
 
 import math

@@ -330,7 +330,7 @@ class Asker:
         if own is None:
             return "too_close"
         if rate is not None and not self.is_met(self.question) and own.trials.few is None:
-            _any_reaches(own, rate)  # probably none, which spares whole_choice the search for it
+            _try_below(own, rate)
         return whole_choice(own, rate)
 
     def is_met(self, question: Question) -> bool:
@@ -356,7 +356,7 @@ class Asker:
             return None
         is_same = site.workload.isl == base.site.workload.isl
         has_same = is_same and site.total == base.site.total
-        engines = base.engines if has_same else engines_that_fit(site)
+        engines = base.engines if has_same else engines_that_fit(site, base.engines)
         earlier = base.trials if is_same else None
         seed = self.question.seed
         contest = contest_of(site, slo, engines, demand, seed=seed, earlier=earlier)
@@ -407,6 +407,12 @@ def _any_reaches(contest: Contest, rate_rps: float) -> bool | None:
             return True
         is_certain = is_certain and reached is not None
     return False if is_certain else None
+
+
+def _try_below(contest: Contest, rate_rps: float) -> None:
+    """Try all layouts a little below a rate, until one holds: misses of all bound the searches."""
+    below = rung_rps(rung_above(rate_rps) - MARGIN)
+    any(_holds(contest, arm, below) for arm in contest.entrants)
 
 
 def _reaches(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool | None:

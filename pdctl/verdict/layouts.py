@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pdctl.errors import InvalidInput
@@ -38,15 +38,16 @@ class Engines:
         return by_role[role]
 
 
-def engines_that_fit(site: Site) -> Engines:
+def engines_that_fit(site: Site, made: Engines | None = None) -> Engines:
     """The engines the search may use: those the user fixed, or all sizes, that can serve.
 
-    They fit the GPUs, and one attention-DP rank holds a mean request of the workload.
+    They fit the GPUs, and one attention-DP rank holds a mean request of the workload. made: those
+    of the site under another workload, not to be made again.
     """
     return Engines(
-        _role_engines(site, "colocated"),
-        _role_engines(site, "prefill"),
-        _role_engines(site, "decode"),
+        _role_engines(site, "colocated", made.colocated if made else ()),
+        _role_engines(site, "prefill", made.prefill if made else ()),
+        _role_engines(site, "decode", made.decode if made else ()),
     )
 
 
@@ -209,7 +210,8 @@ def _divides(cluster: Cluster, one: int, other: int) -> bool:
     )
 
 
-def _role_engines(site: Site, role: Role) -> tuple[EngineModel, ...]:
+def _role_engines(site: Site, role: Role, made: Sequence[EngineModel]) -> tuple[EngineModel, ...]:
+    known = {engine.parallelism: engine for engine in made}
     fixed = site.parallelism.get(role)
     tried = (fixed,) if fixed else tuple(shapes(site, role))
     found: list[EngineModel] = []
@@ -217,7 +219,7 @@ def _role_engines(site: Site, role: Role) -> tuple[EngineModel, ...]:
     for shape in tried:
         if len(sizes) >= MAX_SIZES and shape.num_gpus not in sizes:
             break
-        engine = fixed_engine(site, role, shape)
+        engine = known.get(shape) or fixed_engine(site, role, shape)
         if engine is not None and holds_one(engine, site.workload):
             sizes.add(shape.num_gpus)
             found.append(engine)

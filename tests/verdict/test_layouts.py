@@ -36,6 +36,13 @@ def test_nothing_fits_is_an_empty_answer() -> None:
     assert engines.colocated == engines.prefill == engines.decode == ()
 
 
+@pytest.mark.parametrize("isl", [500, 30_000, 120_000])
+def test_engines_made_for_other_prompts_are_those_that_would_be_made(isl: int) -> None:
+    asked = question("llama-3.1-70b", "8xL40S", isl=isl)
+    made = engines_that_fit(question("llama-3.1-70b", "8xL40S", isl=60_000))
+    assert engines_that_fit(asked, made) == engines_that_fit(asked)
+
+
 def test_the_number_of_engines_fixes_their_size() -> None:
     asked = question(gpus="2x8xH200:rdma400", total=4)
     assert {e.parallelism.num_gpus for e in engines_that_fit(asked).decode} == {4}
