@@ -200,6 +200,11 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
         (("--attainment", "0", *LENGTHS), 2, "--attainment"),
         (("--ttft", "soon", *LENGTHS), 2, "--ttft"),
         (("--attention-backend", "foo", *LENGTHS), 2, "has no --attention-backend 'foo'"),
+        (
+            ("--args", "--chunked-prefil-siz 512", *LENGTHS),
+            2,
+            "Did you mean --chunked-prefill-size",
+        ),
         (("--isl-cv", "-1", *LENGTHS), 2, "--isl-cv"),
         (("--rate", "5/week", *LENGTHS[:4]), 2, "--rate"),
         (("--tp", "0", *LENGTHS), 2, "--tp"),
