@@ -43,6 +43,8 @@ class Guard:
         while len(starts) < MAX_STARTS and not self._must_end:
             starts = [at for at in starts if time.monotonic() - at < WINDOW_S] + [time.monotonic()]
             self._pid = os.posix_spawn(self._argv[0], self._argv, os.environ)
+            if self._must_end:  # a signal came before there was a process to pass it on to
+                os.kill(self._pid, signal.SIGTERM)
             status = os.waitpid(self._pid, 0)[1]
             self._pid = 0
             if os.WIFEXITED(status):
