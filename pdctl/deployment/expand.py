@@ -156,11 +156,18 @@ class _Common:
         )
 
     def _env(self, role: Role, gpus: tuple[int, ...], address: str) -> dict[str, str]:
-        added = self.deployment.roles[role].env
+        plan = self.deployment.roles[role]
         if self.deployment.engine == "sim":
-            return {"PYTHONUNBUFFERED": "1", **added}
-        usual = engine_env(role, gpus, address=address, version=self.version, backend=self.backend)
-        return {**usual, **added}
+            return {"PYTHONUNBUFFERED": "1", **plan.env}
+        usual = engine_env(
+            role,
+            gpus,
+            plan=plan,
+            address=address,
+            version=self.version,
+            backend=self.backend,
+        )
+        return {**usual, **plan.env}
 
 
 def _router_env(deployment: Deployment) -> dict[str, str]:

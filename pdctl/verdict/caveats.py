@@ -8,6 +8,7 @@ from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import SGLANG_DEFAULTS
 from pdctl.perf_model.releases import why_unknown
 from pdctl.verdict.records import Arm, Site
+from pdctl.workload.records import Workload
 
 FEW_REQUESTS = 20  # fewer say little about a workload
 
@@ -77,7 +78,7 @@ def _profile_warnings(site: Site) -> Iterator[str]:
 
 
 def _setting_warnings(site: Site) -> Iterator[str]:
-    """A release without constants, and an interval that delays first tokens."""
+    """A release without constants, and settings that cost time."""
     yield from unknown_release(site)
     yield from _gathered_tokens(site)
     steps = max((own.receive_interval for own in site.serving.values()), default=1)
@@ -128,3 +129,16 @@ def share_too_long(site: Site) -> float:
         return 0.0
     long = sum(i + o >= context for i, o in zip(requests.isl, requests.osl, strict=True))
     return long / len(requests)
+
+
+def unread_times(workload: Workload) -> Iterator[str]:
+    """A file with columns that may be times under a name nobody knows, and no rate either."""
+    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
+    if (
+        facts is not None
+        and facts.span_s is None
+        and facts.unused_columns
+        and known == (None, None)
+    ):
+        unused = ", ".join(facts.unused_columns[:6])
+        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."

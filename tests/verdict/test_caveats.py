@@ -52,6 +52,15 @@ def test_ranks_that_are_drawn_are_told_with_the_flag_that_balances_them() -> Non
     assert not [*drawn_ranks(balanced, drawn), *drawn_ranks(question(), plain)]
 
 
+def test_experts_that_could_be_spread_over_hosts_come_with_the_flag_that_needs() -> None:
+    flag = "--moe-a2a-backend deepep"
+    hosts = question("deepseek-r1", "4x8xH200")
+    assert flag in " ".join(caveats(hosts))
+    given = replace(hosts, serving={"colocated": Serving(all_to_all=True)})
+    for other in (given, question("deepseek-r1"), question("qwen3-32b", "4x8xH200")):
+        assert flag not in " ".join(caveats(other))
+
+
 def test_a_receive_interval_comes_with_its_cost_and_the_mend() -> None:
     told = said(receive_interval=30)
     assert "30 decode steps (15 x TPOT on average)" in told

@@ -24,7 +24,9 @@ def scrape_targets(state: DeploymentState, metrics_endpoint: str = "") -> str:
         return "[]\n"
     groups = [_group(state, one) for one in state.processes if _has_served(one)]
     if metrics_endpoint:
-        groups.append(_labelled(state, metrics_endpoint, role="pdctl", engine="", host=state.host))
+        groups.append(
+            _labelled(state, metrics_endpoint, role="pdctl", engine="pdctl", host=state.host)
+        )
     return json.dumps([group for group in groups if group["targets"]], indent=1) + "\n"
 
 

@@ -144,7 +144,7 @@ def _move(now: Split, look: WhatIf, goal: Alternative) -> Decision:
     """The move towards a goal that leaves half of each role."""
     goal = look.of(_at_most_half(now, goal).layout) or goal
     why = (
-        f"{now.layout}: {look.seen:.0%} of the last {look.window_s:.0f} s meet the SLOs; "
+        f"{now.layout}: {look.seen:.0%} met the SLOs in the last {look.window_s:.0f} s; "
         f"{goal.layout} would give {goal.attainment:.0%}, at least {goal.gain_low:+.1%}."
     )
     return Decision("move", why, Split(goal.num_prefill, goal.num_decode), goal.attainment)

@@ -53,7 +53,12 @@ def test_an_engine_on_another_node_carries_that_node() -> None:
 
 def test_pdctl_s_own_metrics_are_a_target_too() -> None:
     labels = listed(fleet(), endpoint="127.0.0.1:9464")["127.0.0.1:9464"]
-    assert labels == {"deployment": "chat", "role": "pdctl", "host": "gpu-a"}
+    assert labels == {
+        "deployment": "chat",
+        "role": "pdctl",
+        "engine": "pdctl",
+        "host": "gpu-a",
+    }
 
 
 def test_an_engine_that_loads_its_weights_is_not_listed_yet() -> None:
