@@ -491,7 +491,7 @@ def test_the_free_gpus_of_a_cluster_are_planned_for(
     assert (gpus["num_nodes"], gpus["gpus_per_node"]) == (2, 3)
     up = next(step for step in json.loads(said.out)["data"]["next"] if "pdctl up" in step)
     assert up.endswith(f"--on {place}")
-    assert "2 nodes with 3 H200" in said.err
+    assert f"the free GPUs of {place}: 2x3xH200." in said.err
 
 
 def a_cluster(place: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
