@@ -96,9 +96,10 @@ def parse_share(text: str, *, flag: str) -> float:
     match = _SHARE.fullmatch(text)
     share = float(match.group(1)) / (100.0 if match.group(2) else 1.0) if match else -1.0
     if not 0 <= share <= 1:
+        is_percent = match is not None and not match.group(2) and 1 < share <= 100
+        meant = f"{flag} {text.strip()}%" if is_percent else f"{flag} 0.9, or {flag} 90%"
         raise InvalidInput(
-            f"{flag} is a share from 0 to 1, or up to 100%, not {text.strip()}.",
-            hint=f"{flag} 0.9, or {flag} 90%",
+            f"{flag} is a share from 0 to 1, or up to 100%, not {text.strip()}.", hint=meant
         )
     return share
 

@@ -75,6 +75,12 @@ def test_numbers_that_cannot_be_name_their_flag(text: str) -> None:
         assert caught.value.hint.startswith("--flag")
 
 
+def test_a_share_given_in_per_cent_without_the_sign_is_hinted_with_it() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        units.parse_share("95", flag="--attainment")
+    assert caught.value.hint == "--attainment 95%"
+
+
 @pytest.mark.parametrize("text", ["90", "1.5", "-0.1", "101%", "nan", "", "half"])
 def test_a_share_beyond_its_range_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="--prefix-hit is a share"):

@@ -20,7 +20,10 @@ Examples:
 
 def plan(
     model: str = typer.Argument(
-        "", help="Directory with config.json, cached model or bundled name.", show_default=False
+        "",
+        help="Directory with config.json, cached model or bundled name. Default: that of the last "
+        "plan, with its GPUs.",
+        show_default=False,
     ),
     gpus: str = typer.Option(
         "", help="8xH100; nodes of 8: 4x8xH200. Append :rdma400 (Gbit/s a GPU), @2.50 ($/h)."

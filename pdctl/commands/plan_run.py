@@ -321,7 +321,13 @@ def _logged(name: str, window_s: float) -> Workload | None:
 
 def _watched(router: str, window_s: float) -> Workload:
     """Mean lengths and rate, from the engines' counters over the next `window_s`."""
-    found = running.find(router).endpoint if router in running.names() else router
+    is_running = router in running.names()
+    if not is_running and not set("/:") & set(router):
+        raise InvalidInput(
+            f"No deployment {router!r} is running, and it is not the URL of a router.",
+            hint="pdctl ls lists deployments; a URL is http://HOST:30000",
+        )
+    found = running.find(router).endpoint if is_running else router
     targets = targets_of_router(found)
     with progress_line() as progress:
         return watch_workload(

@@ -90,7 +90,7 @@ def _ask_name() -> str:
 
     def check(name: str) -> None:
         if name not in names:
-            raise InvalidInput(f"{name!r} is none of {', '.join(names)}.")
+            raise InvalidInput(f"{name!r} is not one of {', '.join(names)}.")
 
     question = f"Which deployment ({', '.join(names)})?"
     return ask(question, default=names[0], flag="NAME", no_input=False, check=check)

@@ -221,6 +221,13 @@ def unknown_values(deployment: Deployment) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found))
 
 
+def unknown_flags(deployment: Deployment) -> tuple[str, ...]:
+    """Flags of engines that the release of the table does not have; others may."""
+    given = {name for plan in deployment.roles.values() for name in options(plan.args)}
+    known = (*ALIASES.values(), *REMOVED)
+    return tuple(n for n in sorted(given) if n not in known and not engine_table().meant_by(n))
+
+
 def _refuse_misplaced(given: Mapping[str, str], role: Role) -> None:
     misplaced = {"prefill": NOT_ON_PREFILL, "decode": NOT_ON_DECODE}.get(role, ())
     for name in misplaced:
@@ -363,9 +370,11 @@ def _policies(deployment: Deployment) -> tuple[str | None, ...]:
 
 
 def _values(deployment: Deployment, version: Version | None) -> Iterator[str]:
-    if version == NEWEST:
-        return
     newest = ".".join(map(str, NEWEST))
+    for flag in unknown_flags(deployment):
+        yield f"SGLang {newest} has no {flag}; other releases may."
+    if version == NEWEST:  # refused by check_flags
+        return
     for flag, value in unknown_values(deployment):
         yield f"SGLang {newest} does not take {value!r} for {flag}; other releases may."
 

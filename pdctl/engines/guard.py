@@ -42,13 +42,18 @@ class Guard:
         starts: list[float] = []
         while len(starts) < MAX_STARTS and not self._must_end:
             starts = [at for at in starts if time.monotonic() - at < WINDOW_S] + [time.monotonic()]
-            self._pid = os.posix_spawn(self._argv[0], self._argv, os.environ)
+            self._start()
             status = os.waitpid(self._pid, 0)[1]
             self._pid = 0
             if os.WIFEXITED(status):
                 return os.WEXITSTATUS(status)
             time.sleep(PAUSE_S)
         return 1
+
+    def _start(self) -> None:
+        self._pid = os.posix_spawn(self._argv[0], self._argv, os.environ)
+        if self._must_end:  # a signal came before there was a process to pass it on to
+            os.kill(self._pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

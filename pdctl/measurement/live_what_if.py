@@ -150,12 +150,12 @@ def role_fault(name: str) -> str:
 def _wrong_role(targets: Sequence[Target], facts: Sequence[EngineFacts]) -> str:
     for target, fact in zip(targets, facts, strict=True):
         if fact.role != target.role:
-            return f"{target.name} was to be a {target.role} engine and runs as {fact.role}."
+            return f"{target.name} should be a {target.role} engine but runs as {fact.role}."
     return ""
 
 
 def main() -> None:
-    """Replay the last minutes of the deployment on the command line, and keep what came of it."""
+    """Replay the last minutes of the deployment on the command line, and keep the result."""
     parser = argparse.ArgumentParser(prog="python -m pdctl.measurement.live_what_if")
     parser.add_argument("name")
     name = parser.parse_args().name

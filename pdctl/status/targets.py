@@ -60,7 +60,7 @@ def targets_of_router(url: str) -> tuple[Target, ...]:
     listed = RouterClient(url).workers()
     if listed is None:
         raise EngineFailed(
-            f"No SGLang router answers at {url}.", hint="--router http://HOST:30000 of a router"
+            f"No SGLang router answers at {url}.", hint="the URL of a router, as http://HOST:30000"
         )
     targets = named_targets(listed, parts.hostname or "")
     calls = {target.name: _asker(target) for target in targets}

@@ -197,7 +197,7 @@ def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
     if price := question.usd_per_gpu_hour:
         costs = [usd_per_million(a, price) for a in arms]
         cells = [f"${cost:.2f}" if cost is not None else UNKNOWN for cost in costs]
-        yield ("per 1M output tokens", cells, f"${price:g} per GPU-hour")
+        yield ("per 1M output tokens", cells, f"${price:.2f} per GPU-hour")
     yield ("KV use peak", [_kv(a) for a in arms], "")
 
 

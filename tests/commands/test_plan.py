@@ -200,6 +200,11 @@ def test_a_report_that_cannot_be_written_is_an_error_in_one_sentence(
         (("--attainment", "0", *LENGTHS), 2, "--attainment"),
         (("--ttft", "soon", *LENGTHS), 2, "--ttft"),
         (("--attention-backend", "foo", *LENGTHS), 2, "has no --attention-backend 'foo'"),
+        (
+            ("--args", "--chunked-prefil-siz 512", *LENGTHS),
+            2,
+            "Did you mean --chunked-prefill-size",
+        ),
         (("--isl-cv", "-1", *LENGTHS), 2, "--isl-cv"),
         (("--rate", "5/week", *LENGTHS[:4]), 2, "--rate"),
         (("--tp", "0", *LENGTHS), 2, "--tp"),
@@ -486,7 +491,7 @@ def test_the_free_gpus_of_a_cluster_are_planned_for(
     assert (gpus["num_nodes"], gpus["gpus_per_node"]) == (2, 3)
     up = next(step for step in json.loads(said.out)["data"]["next"] if "pdctl up" in step)
     assert up.endswith(f"--on {place}")
-    assert "2 nodes with 3 H200" in said.err
+    assert f"the free GPUs of {place}: 2x3xH200." in said.err
 
 
 def a_cluster(place: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

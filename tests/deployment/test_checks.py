@@ -88,6 +88,12 @@ def test_a_value_that_the_newest_release_lacks_is_cautioned_for_others() -> None
     assert "does not take 'foo'" in told
 
 
+def test_a_flag_that_the_newest_release_lacks_is_cautioned() -> None:
+    told = " ".join(cautions(with_args(prefill="--no-such-flag 3", decode="--page-size 64")))
+    assert "has no --no-such-flag; other releases may" in told
+    assert "--page-size" not in told
+
+
 def test_flags_are_read_under_one_name_however_they_are_spelled() -> None:
     assert options(
         ("--page-size=64", "--ep", "8", "--x", "1", "2", "--flag", "--page-size", "1")

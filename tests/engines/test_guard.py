@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +58,16 @@ def test_a_signal_to_the_guard_is_one_to_the_program_and_its_end(tmp_path: Path)
         os.kill(guarded.pid, signal.SIGTERM)
         assert guarded.wait(timeout=60) == 1
         assert guarded.stdout.read() == ""  # the program is gone too: it closed its end
+
+
+def test_a_signal_while_the_program_starts_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = guard.Guard([*PYTHON, "-c", "import time; time.sleep(60)"])
+    spawn = os.posix_spawn
+
+    def interrupted(*arguments: Any) -> int:
+        pid = spawn(*arguments)
+        one.pass_on(signal.SIGTERM, None)
+        return pid
+
+    monkeypatch.setattr(os, "posix_spawn", interrupted)
+    assert one.run() == 1

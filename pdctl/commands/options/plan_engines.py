@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from pdctl.commands.options.engine_options import ROLES, EngineOptions, words
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.checks import unknown_values
+from pdctl.deployment.checks import unknown_flags, unknown_values
 from pdctl.deployment.records import RouterPlan
 from pdctl.deployment.serving import served_llm, serving_of
 from pdctl.deployment.sglang_flags import engine_table, options
-from pdctl.errors import InvalidInput
+from pdctl.errors import InvalidInput, did_you_mean, nearest
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.hardware import ATTENTION_BACKENDS
 from pdctl.perf_model.memory import check_parallelism
@@ -96,6 +96,12 @@ def _check(llm: Llm, args: Args, policy: str | None) -> None:
         decode_args=args["decode"],
         name="plan",
     )
+    for flag in unknown_flags(split):
+        near = nearest(flag, engine_table().spellings)
+        raise InvalidInput(
+            f"SGLang has no {flag}.{did_you_mean(near)}",
+            hint=near or f"leave out {flag}: the plan cannot count it",
+        )
     for flag, value in unknown_values(split):
         choices = engine_table().choices[flag]
         if flag == "--attention-backend":
