@@ -1,21 +1,24 @@
 """Sentences and shell commands in lines for a terminal. Pure."""
 
 import re
+from collections.abc import Iterator
 from textwrap import TextWrapper
 
 _CLAUSE = re.compile(r"(?<=;) |(?<=,) (?=or |--|pdctl )|(?<=\?) ")
-_HINT_WORD = re.compile(r"""(?<!\S)(?:'[^']*'|"[^"]*")\S*|\S+""")  # an apostrophe is no quote
-_WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
+_HINT_WORD = re.compile(r"""(?<!\S)(?:'[^']*'|"[^"]*")\S*|\S+""")  # an apostrophe does not quote
+_WORD = r"""(?:[^\s'"]|'[^']*'|"[^"]*")+"""
+_PART = re.compile(rf"(--[\w-]+) (?!-)({_WORD})|({_WORD})")  # a flag and its value, or a word
 
 
 def shell_lines(command: str, width: int, *, head: str = "") -> list[str]:
     """A command in lines of at most `width` columns that a shell reads as one.
 
     Backslashes join the lines, so that they can be copied together. No word is broken, not even
-    one that is wider than the terminal. head: what stands before the first line.
+    one that is wider than the terminal, and a flag keeps its value where both fit in a line. head:
+    what stands before the first line.
     """
     lines, blank = [head], " " * (len(head) + 4)
-    for word in _WORD.findall(command):
+    for word in _parts(command, width - 2 - len(blank)):
         is_first = lines[-1] in (head, blank)
         if not is_first and len(lines[-1]) + 1 + len(word) > width - 2:
             lines[-1] += " \\"
@@ -23,6 +26,13 @@ def shell_lines(command: str, width: int, *, head: str = "") -> list[str]:
             is_first = True
         lines[-1] += word if is_first else f" {word}"
     return lines
+
+
+def _parts(command: str, room: int) -> Iterator[str]:
+    """The words of a command, a flag with its value where both fit into `room` columns."""
+    for flag, value, word in _PART.findall(command):
+        pair = f"{flag} {value}" if flag else word
+        yield from (pair,) if not flag or len(pair) <= room else (flag, value)
 
 
 def hint_lines(hint: str, width: int, *, indent: int) -> str:

@@ -27,6 +27,17 @@ def test_lines_fit_unless_a_word_is_wider_than_the_terminal(width: int) -> None:
         assert len(line) <= max(width, longest + len("next   ") + 4 + len(" \\"))
 
 
+def test_a_flag_keeps_its_value_where_both_fit_in_a_line() -> None:
+    lines = shell_lines("pdctl up m --prefill 2 --total 4 --dry-run --trace /a/long/path", 30)
+    assert lines == [
+        "pdctl up m --prefill 2 \\",
+        "    --total 4 --dry-run \\",
+        "    --trace /a/long/path",
+    ]
+    too_long = "/a/longer/path/to/a/trace"
+    assert shell_lines(f"pdctl --trace {too_long}", 20) == ["pdctl --trace \\", f"    {too_long}"]
+
+
 def test_a_command_that_fits_stays_on_one_line() -> None:
     assert shell_lines("pdctl up", 80, head="  next   ") == ["  next   pdctl up"]
 

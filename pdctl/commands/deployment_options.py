@@ -121,7 +121,7 @@ def _place(options: DeploymentOptions) -> Path | None:
 def _ask_model(options: DeploymentOptions) -> str:
     if not interactive(no_input=options.no_input):
         raise InvalidInput(
-            "No model given, and there is neither ./pd.yaml nor a last plan.",
+            "No model is given, and there is neither ./pd.yaml nor an earlier plan.",
             hint="pdctl up MODEL --prefill 2 --total 8, or -f pd.yaml, or pdctl plan first",
             code="no_model",
         )

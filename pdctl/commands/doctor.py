@@ -68,7 +68,7 @@ def doctor(
     if on == "local" and (kv_bandwidth or output):
         flag = "--kv-bandwidth" if kv_bandwidth else f"-o {output}"
         raise InvalidInput(
-            f"{flag} is about several nodes, and --on local is one machine.",
+            f"{flag} needs several nodes, but --on local is one machine.",
             hint=f"pdctl doctor --on slurm {flag}",
         )
     if output is not None:

@@ -15,9 +15,11 @@ def measure(
     isl: float = number_option("--isl", parse_tokens, "Mean prompt tokens: 8000, 30K."),
     osl: float = number_option("--osl", parse_tokens, "Mean output tokens: 500, 1K."),
     isl_cv: float = typer.Option(
-        None, help="Spread of prompts, std. deviation / mean: usual 1.31."
+        None, help="Spread of prompts (std. deviation / mean). Default: 1.31."
     ),
-    osl_cv: float = typer.Option(None, help="Spread of outputs: usual 0.73; 0: all equally long."),
+    osl_cv: float = typer.Option(
+        None, help="Spread of outputs; 0: all equally long. Default: 0.73."
+    ),
     rate: float = number_option("--rate", parse_rate_rps, "Requests per second: 12, 300/min."),
     concurrency: int = typer.Option(
         None, help="Requests in flight at any time, instead of --rate."

@@ -34,9 +34,11 @@ def plan(
     isl: float = number_option("--isl", parse_tokens, "Mean prompt tokens: 8000, 30K."),
     osl: float = number_option("--osl", parse_tokens, "Mean output tokens: 500, 1K."),
     isl_cv: float = typer.Option(
-        None, help="Spread of prompts, std. deviation / mean: usual 1.31."
+        None, help="Spread of prompts (std. deviation / mean). Default: 1.31."
     ),
-    osl_cv: float = typer.Option(None, help="Spread of outputs: usual 0.73; 0: all equally long."),
+    osl_cv: float = typer.Option(
+        None, help="Spread of outputs; 0: all equally long. Default: 0.73."
+    ),
     rate: float = number_option("--rate", parse_rate_rps, "Requests per second: 12, 300/min."),
     concurrency: float = typer.Option(None, help="Closed-loop clients, instead of --rate."),
     prefix_hit: float = number_option(
@@ -48,7 +50,7 @@ def plan(
         "", "--from", help="A running deployment, or the URL of its router."
     ),
     window: str = typer.Option(
-        "30s", "--window", help="With --from: how long to look, or to look back."
+        "30s", "--window", help="With --from: how long to watch, or how far to look back."
     ),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Skip broken lines, and count them."),
     time_unit: str = typer.Option(

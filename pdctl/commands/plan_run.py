@@ -132,7 +132,8 @@ def of_release(question: Question, release: str) -> Question:
         return question
     if not numbers(release):
         raise InvalidInput(
-            f"--release {release[:40]!r} is no release of SGLang.", hint=f"--release {NEWEST_READ}"
+            f"--release {release[:40]!r} is not a release of SGLang.",
+            hint=f"--release {NEWEST_READ}",
         )
     serving = {role: replace(own, release=release) for role, own in question.serving.items()}
     return replace(question, serving=serving)

@@ -24,7 +24,7 @@ def rehearse(
     ),
     duration: str = typer.Option("40s", help="Play this much of the requests."),
     speed: float | None = typer.Option(
-        None, help="Speed-up. Default: so that it ends within 20 s."
+        None, help="Speed-up. Default: fast enough to end within 20 s."
     ),
     ttft: str = typer.Option("", help="SLO for the time to first token, for example 1s."),
     tpot: str = typer.Option("", help="SLO for the time per output token, for example 30ms."),

@@ -79,7 +79,7 @@ def _deployment(file: Path | None) -> Deployment:
     found = read_deployment(files[0]) if files else None
     if found is None:
         raise InvalidInput(
-            "Nothing to render: there is neither ./pd.yaml nor a last plan.",
+            "Nothing to render: there is neither ./pd.yaml nor an earlier plan.",
             hint="pdctl plan MODEL first, or -f pd.yaml",
             code="no_plan",
         )

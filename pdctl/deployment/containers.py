@@ -151,7 +151,7 @@ def read_container(section: Field) -> Container:
         raise keys["runtime"].problem(f"must be one of {', '.join(RUNTIMES)}, not {runtime!r}")
     for key in (key for key in _DAEMON_KEYS if key in keys):
         if runtime not in ("docker", "podman"):
-            raise keys[key].problem(f"is for docker and podman; with {runtime} the host's apply")
+            raise keys[key].problem(f"is for docker and podman; {runtime} uses the host's")
     usual = Container("docker", "")
     return Container(
         runtime=runtime,

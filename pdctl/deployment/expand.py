@@ -156,18 +156,25 @@ class _Common:
         )
 
     def _env(self, role: Role, gpus: tuple[int, ...], address: str) -> dict[str, str]:
-        added = self.deployment.roles[role].env
+        plan = self.deployment.roles[role]
         if self.deployment.engine == "sim":
-            return {"PYTHONUNBUFFERED": "1", **added}
-        usual = engine_env(role, gpus, address=address, version=self.version, backend=self.backend)
-        return {**usual, **added}
+            return {"PYTHONUNBUFFERED": "1", **plan.env}
+        usual = engine_env(
+            role,
+            gpus,
+            plan=plan,
+            address=address,
+            version=self.version,
+            backend=self.backend,
+        )
+        return {**usual, **plan.env}
 
 
 def _router_env(deployment: Deployment) -> dict[str, str]:
     """With simulated engines, keep the router from asking huggingface.co for a tokenizer.
 
     Source: sglang_router 0.3.2 downloads the tokenizer of every model that an engine reports and
-    that is no local folder; hf-hub reads HF_ENDPOINT, and nothing listens on port 1.
+    that is not a local folder; hf-hub reads HF_ENDPOINT, and nothing listens on port 1.
     """
     env = {"PYTHONUNBUFFERED": "1"}
     if deployment.engine == "sim":

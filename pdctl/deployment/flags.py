@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pdctl.deployment.records import MODES, Deployment, Ports, ProcessSpec, RolePlan
-from pdctl.deployment.serving import simulated_speculation
+from pdctl.deployment.serving import serving_of, simulated_speculation
 from pdctl.deployment.sglang_flags import Version, options
 from pdctl.hosts import in_url
 from pdctl.perf_model.memory import usual_serving
-from pdctl.perf_model.records import SGLANG_DEFAULTS, Parallelism, Role
+from pdctl.perf_model.records import Parallelism, Role
 
 POLICIES = ("cache_aware", "round_robin", "random", "power_of_two", "manual")
 # SGLang's /health runs a token and can wait behind a long prefill; /ready answers at once
@@ -199,7 +199,7 @@ def engine_argv(
         "--enable-metrics",
         *_request_times(deployment, plan),
         *traces_flags(deployment.observe.traces),
-        *usual_flags(plan),
+        *usual_flags(role, plan),
         *plan.args,
     )
 
@@ -208,6 +208,7 @@ def engine_env(
     role: Role,
     gpus: tuple[int, ...],
     *,
+    plan: RolePlan,
     address: str,
     version: Version | None,
     backend: str | None,
@@ -216,7 +217,7 @@ def engine_env(
 
     SGLANG_HOST_IP binds the sockets that move KV to `address`; --host does not affect them.
     """
-    env = {"PYTHONUNBUFFERED": "1", "SGLANG_HOST_IP": address}
+    env = {"PYTHONUNBUFFERED": "1", "SGLANG_HOST_IP": address, **_buffers(role, plan)}
     if gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of NVML, which numbers them
@@ -252,16 +253,29 @@ def parallelism_flags(parallelism: Parallelism, version: Version | None) -> tupl
     return tuple(flags)
 
 
-def usual_flags(plan: RolePlan) -> tuple[str, ...]:
+def usual_flags(role: Role, plan: RolePlan) -> tuple[str, ...]:
     """The settings that pdctl gives engines, as `plan` assumes them, where the user gives none."""
-    usual = usual_serving(SGLANG_DEFAULTS, plan.parallelism)
-    given = options(plan.args)
-    flags: list[str] = []
-    if usual.chunk is not None and "--chunked-prefill-size" not in given:
-        flags += ["--chunked-prefill-size", str(usual.chunk)]
-    if usual.mem_fraction is not None and "--mem-fraction-static" not in given:
-        flags += ["--mem-fraction-static", str(usual.mem_fraction)]
-    return tuple(flags)
+    given = serving_of(plan.args)
+    usual = usual_serving(given, plan.parallelism, role)
+    settings = (
+        ("--chunked-prefill-size", given.chunk, usual.chunk),
+        ("--mem-fraction-static", given.mem_fraction, usual.mem_fraction),
+        ("--max-running-requests", given.max_running, usual.max_running),
+    )
+    return tuple(
+        word for flag, before, now in settings if now != before for word in (flag, str(now))
+    )
+
+
+def _buffers(role: Role, plan: RolePlan) -> dict[str, str]:
+    """The size of DeepEP's buffers: a step with more rows on one rank ends the engine."""
+    if role == "prefill" or options(plan.args).get("--moe-a2a-backend") != "deepep":
+        return {}
+    usual = usual_serving(serving_of(plan.args), plan.parallelism, role)
+    if usual.max_running is None:
+        return {}
+    rows = -(-usual.max_running // plan.parallelism.dp) * usual.verify_tokens
+    return {"SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK": str(rows)}
 
 
 def simulated_argv(
@@ -286,7 +300,7 @@ def simulated_argv(
         "--enable-metrics",
         *_request_times(deployment, plan),
         *simulated_speculation(deployment.planned),
-        *usual_flags(plan),
+        *usual_flags(role, plan),
         *plan.args,
     )
 

@@ -26,10 +26,10 @@ _ABSENT = ("fp8_tflops", "fp4_tflops", "peer_gb_per_s")  # taken to be absent wh
 def read_gpu_file(path: Path) -> GpuModel:
     """The kind of GPU that a file describes, with sentences about what had to be assumed.
 
-    Rates are dense, per GPU, and per direction, as in profiles/gpus.json. What is not given is the
-    median of the known kinds, in proportion to their bandwidth.
-    Raises InvalidInput naming the line for an unknown key, a value that is no number of a GPU's
-    size, or a file without a name or a bandwidth.
+    Rates are dense, per GPU, and per direction, as in profiles/gpus.json. A rate that is not
+    given is the median of the known kinds, in proportion to their bandwidth.
+    Raises InvalidInput naming the line for an unknown key, a value of a size that no GPU has, or
+    a file without a name or a bandwidth.
     """
     top = read_yaml(path, hint=_HINT)
     fields = top.mapping(KEYS)

@@ -105,5 +105,5 @@ def _speculative_radix(
         role,
         RADIX,
         SPECULATIVE,
-        f"SGLang{since} holds it incompatible with speculative decoding ({algorithm}).",
+        f"SGLang{since} treats it as incompatible with speculative decoding ({algorithm}).",
     )

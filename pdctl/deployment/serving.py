@@ -114,7 +114,7 @@ def _check_together(serving: Serving, given: Mapping[str, str]) -> None:
     chunk, page = serving.chunk or NO_CHUNKS, serving.page_size
     if chunk > 0 and chunk % page:
         raise InvalidInput(
-            f"--chunked-prefill-size {chunk} is no multiple of --page-size {page}, and SGLang "
+            f"--chunked-prefill-size {chunk} is not a multiple of --page-size {page}, and SGLang "
             "asserts that it is.",
             hint=f"--chunked-prefill-size {max(1, round(chunk / page)) * page}",
         )

@@ -242,7 +242,7 @@ def _stale(facts: DeploymentFacts) -> Iterator[Check]:
         if e.scrape is not None and e.scrape.sample is not None and e.scrape.age_s > 5
     ]
     if late:
-        text = f"A scheduler may hang, because its figures are old: {', '.join(late)}."
+        text = f"A scheduler may hang; its figures are old: {', '.join(late)}."
         yield Check(
             "stale", "warn", text, "pdctl logs ENGINE; the supervisor restarts an engine that hangs"
         )

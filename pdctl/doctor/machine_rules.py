@@ -116,7 +116,7 @@ def host_ip(environ: Mapping[str, str], is_here: bool | None) -> Check:
     return Check(
         "host_ip",
         "warn",
-        f"{text}, which is no address of this machine: SGLang started by hand cannot bind it.",
+        f"{text}, which is not an address of this machine; SGLang started by hand cannot bind it.",
         f"unset {name}",
         "sglang#15665 (Cannot assign requested address)",
     )
@@ -228,7 +228,7 @@ def nixl_plugins(names: Sequence[str] | None) -> Check | None:
         return None
     if "UCX" in names:
         return Check("nixl_plugins", "pass", f"NIXL has these plugins: {', '.join(names)}.")
-    text = f"NIXL has no UCX plugin (only {', '.join(names) or 'none'}), so it moves no KV."
+    text = f"NIXL has no UCX plugin (only {', '.join(names) or 'none'}), so it cannot move KV."
     fix = "pip install --force-reinstall nixl; unset NIXL_PLUGIN_DIR"
     return Check("nixl_plugins", "fail", text, fix, "nixl#503")
 

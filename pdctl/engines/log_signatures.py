@@ -102,7 +102,7 @@ SPECIAL = (
     Signature(
         "pool_leak",
         r"Error: .*memory leak detected",
-        "SGLang counted its KV pool, found slots missing, and ended itself: a bug in SGLang.",
+        "SGLang found slots missing in its KV pool and exited. This is a bug in SGLang.",
         "pip install -U sglang; pdctl logs for what it served before",
         "SGLang scheduler_runtime_checker_mixin",
         releases="0.4.6 and later",
@@ -139,7 +139,7 @@ SPECIAL = (
         "attention_backend",
         r"Error: .*(?:[Aa]ttention|FlashMLA|FlashInfer|(?i:trtllm)|FA[34])"
         r".{0,80}(?:requires|support)",
-        "The attention backend does not run on this GPU, or not with this model.",
+        "The attention backend does not support this GPU or this model.",
         "--args '--attention-backend triton', or leave the flag out for SGLang's default",
         "SGLang attention_registry.py",
     ),
@@ -154,7 +154,7 @@ SPECIAL = (
     Signature(
         "watchdog",
         r"[Ww]atchdog timeout|Watchdog caught collective operation timeout",
-        "A step took longer than the watchdog allows, and SGLang ended itself.",
+        "A step took longer than the watchdog allows, so SGLang exited.",
         "--args '--watchdog-timeout 1200' while kernels compile; else a hung collective: compare"
         " the last line of every rank",
         "SGLang watchdog; PyTorch ProcessGroupNCCL",
@@ -230,7 +230,7 @@ STARTS = (
     Signature(
         "address_not_here",
         r"Cannot assign requested address|EADDRNOTAVAIL|errno: 99",
-        "It was to listen on an address this machine does not have, or ran out of local ports.",
+        "It tried to listen on an address this machine does not have, or ran out of local ports.",
         "unset SGLANG_HOST_IP HOST_IP; --transfer-backend nixl instead of Mooncake over TCP",
         "sglang#15665",
     ),
@@ -250,7 +250,7 @@ STARTS = (
         r"|Failed to modify QP|transport retry counter exceeded|ibv_\w+ failed|No HCA"
         r"|Failed to register memory|IB device .{0,40}not found|No matched device found"
         r"|Failed to open device \w+_\d",
-        "The RDMA device cannot be used: not there, not active, or the wrong one was picked.",
+        "The RDMA device is missing or inactive, or the wrong one was picked.",
         "--args '--disaggregation-ib-device mlx5_0' with an ACTIVE one, ulimit -l unlimited, or"
         " --transfer-backend nixl",
         "Mooncake#1384, sglang#21395, #27730",
@@ -308,14 +308,14 @@ STARTS = (
         "unknown_flag",
         r"unrecognized arguments|ambiguous option|invalid choice|expected (?:one|at least one) arg"
         r"|the following arguments are required|unexpected keyword argument",
-        "This SGLang does not know one of its flags: they come and go between versions.",
+        "This SGLang does not know one of its flags; they come and go between versions.",
         "remove it from --args, --prefill-args or --decode-args; SGLang's --help lists the rest",
         "SGLang 0.5.16 removed --cuda-graph-bs",
     ),
     Signature(
         "fabric_manager",
         r"system not yet initialized|cudaErrorSystemNotReady",
-        "The NVSwitch fabric of this host is not up, and no CUDA program can start.",
+        "The NVSwitch fabric of this host is down, so no CUDA program can start.",
         "systemctl restart nvidia-fabricmanager, of the driver's own version",
         "CUDA error 802",
     ),
@@ -333,7 +333,7 @@ STARTS = (
         r"|no CUDA-capable device|No CUDA GPUs are available|Torch not compiled with CUDA"
         r"|forward compatibility was attempted|NVML Shared Library Not Found"
         r"|CUDA driver initialization failed|NVML: Driver/library version mismatch",
-        "The GPU, its driver and PyTorch do not fit together.",
+        "The GPU, its driver and PyTorch are incompatible.",
         "nvidia-smi shows the driver's CUDA; install the torch and sgl-kernel built for it",
     ),
     Signature(
@@ -364,7 +364,7 @@ STARTS = (
         "gated",
         r"GatedRepoError|gated repo|401 Client Error|Repository Not Found|RepositoryNotFoundError"
         r"|Invalid user token",
-        "The hub does not give this model to you: a wrong id, or one that needs a licence.",
+        "The hub does not serve you this model: the id is wrong, or its licence must be accepted.",
         "check the id; HF_TOKEN=... of an account that accepted its licence",
     ),
     Signature(
@@ -408,7 +408,7 @@ STARTS = (
     Signature(
         "job_ended",
         r"CANCELLED AT .{0,40}DUE TO|DUE TO (?:TIME LIMIT|PREEMPTION|NODE FAILURE)",
-        "Slurm ended the job: its time was up, another job took its nodes, or a node failed.",
+        "Slurm ended the job, because its time was up, it was preempted, or a node failed.",
         "a longer --time, or a partition without preemption; sacct -j JOB says which",
         "Slurm",
     ),
@@ -428,13 +428,13 @@ STARTS = (
     Signature(
         "threads",
         r"can't start new thread|Resource temporarily unavailable|pthread_create failed",
-        "It may start too few processes or threads.",
+        "It is not allowed to start enough processes or threads.",
         "ulimit -u unlimited, or docker run --pids-limit -1",
     ),
     Signature(
         "permission",
         r"Permission denied|EACCES",
-        "It was refused a file, a device or a port.",
+        "It was denied access to a file, a device or a port.",
         "ls -l of the path in that line",
     ),
     Signature(
@@ -446,7 +446,7 @@ STARTS = (
     Signature(
         "bus_error",
         r"Bus error|exit code:? -7\b|SIGBUS",
-        "A write to mapped memory failed: /dev/shm is full, or a mapped file was cut.",
+        "A write to mapped memory failed, because /dev/shm is full or a mapped file was truncated.",
         "df -h /dev/shm; docker run --shm-size 32g or --ipc=host",
     ),
     Signature(

@@ -17,6 +17,7 @@ import re
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,7 @@ def _known(record: type, data: dict[str, Any]) -> dict[str, Any]:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILES = ("state.json", "launch.json")
+LOCK_TRIES, LOCK_PAUSE_S = 5, 0.01
 
 
 def desired_path(name: str) -> Path:
@@ -235,28 +237,37 @@ def lock(name: str) -> int | None:
 
     The kernel releases the lock when the last process that has the descriptor ends.
     """
-    path = state_dir(name) / "lock"
-    try:
-        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as problem:
-        raise unwritable(path, problem) from problem
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        return None
-    return held
+    for _ in range(LOCK_TRIES):
+        held = _locked(name, fcntl.LOCK_EX)
+        if held is not None:
+            return held
+        time.sleep(LOCK_PAUSE_S)  # a command that asks `is_supervised` has it for an instant
+    return None
 
 
 def is_supervised(name: str) -> bool:
     """True if a supervisor of this deployment runs."""
     if not (state_dir(name) / "lock").exists():
         return False
-    held = lock(name)
+    held = _locked(name, fcntl.LOCK_SH)  # shared: others may ask at the same moment
     if held is None:
         return True
     os.close(held)
     return False
+
+
+def _locked(name: str, kind: int) -> int | None:
+    path = state_dir(name) / "lock"
+    try:
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise unwritable(path, problem) from problem
+    try:
+        fcntl.flock(held, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
 
 
 def _is_of_earlier_boot(record: DeploymentState | Launch) -> bool:

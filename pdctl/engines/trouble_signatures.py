@@ -6,8 +6,8 @@ TROUBLES = (
     Signature(
         "aborted",
         r"Aborted by AbortReq",
-        "Clients gave requests up while their KV was on its way.",
-        "nothing, where clients meant to; else a longer time limit in the client",
+        "Clients gave up requests while their KV was on its way.",
+        "none if clients meant to; otherwise a longer time limit in the client",
         releases="0.4.7 and later",
     ),
     Signature(
@@ -21,7 +21,7 @@ TROUBLES = (
     Signature(
         "transfer_timeout",
         r"KVPoll\.WaitingForInput|KVPoll\.Transferring",
-        "KV that decode waited for never came: a prefill engine or a NIC failed meanwhile.",
+        "The KV that decode waited for never came, because a prefill engine or a NIC failed.",
         "pdctl logs of the prefill engines; a longer timeout only hides it",
         "sglang#10204, #11648",
         releases="0.4.6 and later",
@@ -59,7 +59,7 @@ TROUBLES = (
         "mismatch",
         r"(?:[Pp]age size|dtype|layout|item length|index length|slot size|component count) mismatch"
         r"|(?:layout|geometry|item_lens).{0,40} differs? |do not match prefill",
-        "Prefill and decode engines keep KV differently.",
+        "Prefill and decode engines store KV differently.",
         "one --page-size, --kv-cache-dtype and --attention-backend under --args for both roles",
         "sglang#14439",
         releases="0.5.7 and later",
@@ -74,7 +74,7 @@ TROUBLES = (
     Signature(
         "retraction",
         r"No space left for only one request|Retract requests|KV cache pool is full",
-        "Decode threw running requests out to make room for KV.",
+        "Decode retracted running requests to make room for KV.",
         "--decode-args '--num-reserved-decode-tokens 1024', or more decode engines",
         "sglang#6860, #19881",
         releases="0.4.6 and later",
@@ -82,7 +82,7 @@ TROUBLES = (
     Signature(
         "dp_rank",
         r"follow_bootstrap_room conflict",
-        "A request reached another rank than its bootstrap room says.",
+        "A request reached a rank other than the one its bootstrap room names.",
         "dp inside tp (--dp) instead of --dp-size on prefill",
         "sglang#29725",
         releases="0.5.11 and later",

@@ -116,7 +116,7 @@ def shown(value: object) -> str:
 
 
 def read_fields(path: Path) -> Fields:
-    """The object in a JSON file. Raises InvalidInput if it is unreadable, cut off or no object."""
+    """The object in a JSON file. Raises InvalidInput if it is unreadable or cut off."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -267,7 +267,7 @@ def _in_directory(model: str) -> ModelFile | None:
 
 
 def cache_folder(model: str, env: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder of a model id in the Hugging Face cache; None for what is no id.
+    """The folder of a model id in the Hugging Face cache; None for anything else.
 
     env: the variables that say where the cache is.
     """

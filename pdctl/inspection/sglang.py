@@ -57,7 +57,7 @@ def _interpreter(python: str) -> str:
     found = shutil.which(expanded) if expanded and "\0" not in expanded else None
     if found is None:
         raise InvalidInput(
-            f"--python {python!r} is no program that can be run.",
+            f"--python {python!r} is not an executable program.",
             hint="--python VENV/bin/python, the interpreter that has SGLang",
         )
     return os.path.abspath(found)

@@ -51,7 +51,7 @@ def engine_model(
     None: weights, or weights and MIN_KV_TOKENS of KV, do not fit; does_not_fit_reason says why.
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     """
-    serving = usual_serving(replace(serving or SGLANG_DEFAULTS, **limits), parallelism)
+    serving = usual_serving(replace(serving or SGLANG_DEFAULTS, **limits), parallelism, role)
     if does_not_fit_reason(llm, cluster, parallelism, role, serving=serving):
         return None
     capacity = kv_capacity_tokens(llm, cluster.gpu, parallelism, role, serving)
@@ -111,7 +111,7 @@ def does_not_fit_reason(
     Raises InvalidInput if the parallelism does not fit the LLM's shape.
     """
     check_parallelism(llm, parallelism)
-    serving = usual_serving(serving or SGLANG_DEFAULTS, parallelism)
+    serving = usual_serving(serving or SGLANG_DEFAULTS, parallelism, role)
     if parallelism.num_gpus > cluster.num_gpus:
         return f"one engine takes {parallelism.num_gpus} GPUs and there are {cluster.num_gpus}"
     gpu = cluster.gpu

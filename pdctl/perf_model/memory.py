@@ -155,8 +155,11 @@ def _window_cell(llm: Llm, mixer: Mixer, tp: int, kv_dtype_bytes: float) -> floa
 CONTEXT_BYTES = 1.31 * GIB
 MIN_RESERVED_MIB = 10240.0
 WIDE_DP = 8
-WIDE_DP_CHUNK = 8192  # a rank
+# Tokens of a rank: SGLang's GB200 recipe. Simulated, larger ones prefill no faster and let short
+# prompts wait for long ones (docs/decisions/0070).
+WIDE_DP_CHUNK = 2048
 WIDE_DP_FRACTION = 0.835
+DISPATCHED_ROWS = 256  # of a decode step on one rank
 # (below GiB of memory, chunked_prefill_size, decode graph batch for tp < 4, for tp >= 4)
 _BY_MEMORY: tuple[tuple[float, int, int, int], ...] = (
     (20, 2048, 8, 8),
@@ -168,20 +171,22 @@ _BY_MEMORY: tuple[tuple[float, int, int, int], ...] = (
 )
 
 
-def usual_serving(serving: Serving, parallelism: Parallelism) -> Serving:
-    """The settings of an engine that pdctl starts: over WIDE_DP attention-DP ranks some of its own.
+def usual_serving(serving: Serving, parallelism: Parallelism, role: Role) -> Serving:
+    """The settings of an engine that pdctl starts: with attention-DP some of its own.
 
-    SGLang divides its chunk by the ranks, which starves wide ones, and its formula for memory asks
-    for more than a GPU has. Such deployments set both by hand: 4K (Kimi-K2) to 16K (LMSYS) tokens
-    a rank, 0.80-0.85 (Kimi-K2) and 0.835-0.85 (LMSYS) of the memory.
+    Over WIDE_DP ranks SGLang divides its chunk until it starves them, and its formula for memory
+    asks for more than a GPU has. Such deployments set both by hand: 2K (GB200) to 16K (LMSYS)
+    tokens a rank, 0.80-0.85 (Kimi-K2) and 0.835-0.85 (LMSYS) of the memory.
+    Buffers of all-to-all between experts hold the rows of a decode step that was known before;
+    LMSYS sized them for 256 a rank.
     """
-    if parallelism.dp <= WIDE_DP:
-        return serving
-    return replace(
-        serving,
-        chunk=serving.chunk or WIDE_DP_CHUNK * parallelism.dp,
-        mem_fraction=serving.mem_fraction or WIDE_DP_FRACTION,
-    )
+    dp = parallelism.dp
+    chunk, fraction, most = serving.chunk, serving.mem_fraction, serving.max_running
+    if dp > WIDE_DP:
+        chunk, fraction = chunk or WIDE_DP_CHUNK * dp, fraction or WIDE_DP_FRACTION
+    if dp > 1 and serving.all_to_all and role != "prefill":
+        most = most or max(1, DISPATCHED_ROWS // serving.verify_tokens) * dp
+    return replace(serving, chunk=chunk, mem_fraction=fraction, max_running=most)
 
 
 def chunked_prefill_size(gpu: GpuModel) -> int:

@@ -107,7 +107,7 @@ class EngineScraper:
 
 def _why(status: int) -> str:
     if status in (401, 403):
-        return f"it wants an API key (set {VARIABLE})"
+        return f"it needs an API key (set {VARIABLE})"
     return "unreadable answer" if status == 200 else f"HTTP {status}"
 
 

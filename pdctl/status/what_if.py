@@ -28,7 +28,7 @@ LEAST_ARRIVED = 20  # in the window: they are what layouts are compared on
 _FIT_ABOVE = 0.02  # of mismatch
 _FIT_FROM = math.log(1.1)  # of the ratio of seen to replayed times: 0 % may match 0 % by accident
 _FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6)  # beyond them the metrics may be wrong
-_BLOCKS = 10  # neighbours share a queue, so that single requests are no independent samples
+_BLOCKS = 10  # neighbours share a queue, so that single requests are not independent samples
 _ONE_SIDED_95 = 1.83  # Student's t with 9 degrees of freedom
 
 

@@ -31,7 +31,7 @@ def report_lines(name: str, entries: Sequence[Entry]) -> list[str]:
     ]
     if seen:
         mean = sum(seen) / len(seen)
-        lines.append(f"  Requests within the SLOs: {format_share(mean)} in the mean of all looks.")
+        lines.append(f"  Requests within the SLOs: {format_share(mean)} on average over all looks.")
     lines += [_move_line(move, entries) for move in moves]
     return [*lines, f"  Last: {entry_line(entries[-1])}"]
 

@@ -18,7 +18,6 @@ LEAP = 4  # rungs: the first steps up and down, 10 %
 FEW_LEAP = 2  # the same where a part of the requests has shown where to begin
 NEAR = 0.9  # of the best rate: what fails there by a part of the requests is not tried on all
 BELOW, ABOVE = 0.97, 1.10  # times a capacity: there the SLOs are met, and missed
-MARGIN = 2  # rungs beside a rate: what holds or fails there carries the rate, or does not
 COARSE = 2  # rungs: near enough where only keeping up is asked for, or where to begin
 FEW_ENOUGH = 4000  # requests: in larger samples luck evens out
 MOST_CONFIRMATIONS = 6
@@ -40,11 +39,10 @@ def rung_below(limit_rps: float) -> int:
     return rung
 
 
-def rungs_beside(rate_rps: float) -> tuple[int, int]:
-    """The rungs a little below and above a rate."""
-    rung = rung_below(rate_rps)
-    rung += rung_rps(rung) < rate_rps
-    return rung - MARGIN, rung + MARGIN
+def rung_above(limit_rps: float) -> int:
+    """The lowest rung that is not below a limit."""
+    rung = rung_below(limit_rps)
+    return rung + (rung_rps(rung) < limit_rps)
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,6 @@ class CapacitySearch:
         self.best: Fleet | None = None
         self._low: int | None = None  # it holds there
         self._high: int | None = None  # it does not hold there
-        self._ceiling: float = math.inf  # a rung where no layout holds
         free = max((c.free_rps for c in candidates), default=0.0)
         self._light = rung_below(free * LIGHT)
         guess = max((c.guess_rps for c in candidates), default=0.0)
@@ -86,6 +83,21 @@ class CapacitySearch:
         self.is_done = not candidates
         self.is_hopeless = not candidates
         self._rough_rps: float | None = None
+        self._floor_rps, self._ceiling = self._known()
+
+    def _known(self) -> tuple[float, float]:
+        """From runs that are there: a rate that some layout holds, and a rung where none does."""
+        held, missed = [0.0], [math.inf]
+        per_layout = [self.trials.known(c.fleet, self.slo) for c in self.alive]
+        for rate in {rate for known in per_layout for rate in known}:
+            if any(known.get(rate) for known in per_layout):
+                held.append(rate)
+            elif all(rate in known for known in per_layout):
+                missed.append(rate)
+        floor, ceiling = max(held), min(missed)
+        if floor >= ceiling:  # by luck
+            return 0.0, math.inf
+        return floor, ceiling if ceiling == math.inf else rung_above(ceiling)
 
     @property
     def rough_rps(self) -> float:
@@ -124,14 +136,8 @@ class CapacitySearch:
             return self.rate_rps, self.rate_rps
         is_open = self._high is None or len(self.alive) > 1
         high = self._ceiling if is_open else min(self._high or 0, self._ceiling)
-        return self.rate_rps, math.inf if high == math.inf else rung_rps(int(high) - 1)
-
-    def rule_out(self, rate_rps: float) -> None:
-        """Keep below a rate if runs are there in which every layout fails a little below it."""
-        rung, _ = rungs_beside(rate_rps)
-        rate = rung_rps(rung)
-        if all(self.trials.has_missed(c.fleet, rate, self.slo) for c in self.alive):
-            self._ceiling = min(self._ceiling, rung)
+        most = high if high == math.inf else rung_rps(int(high) - 1)
+        return min(max(self.rate_rps, self._floor_rps), most), most
 
     def narrow(self) -> None:
         """One more step."""

@@ -19,8 +19,8 @@ def caveats(site: Site) -> Iterator[str]:
     yield from kernel_warnings(site.llm, site.cluster.gpu)
     if site.speculation is not None:
         yield (
-            f"Planned with {site.speculation.draft_tokens} draft tokens a step: give `up` "
-            "SGLang's own --speculative flags by --args."
+            f"Planned with {site.speculation.draft_tokens} draft tokens a step: pass "
+            "SGLang's own --speculative flags to `up` with --args."
         )
     yield from _profile_warnings(site)
     yield from _setting_warnings(site)
@@ -65,8 +65,8 @@ def _profile_warnings(site: Site) -> Iterator[str]:
     if site.profile is not None:
         measured = site.profile
         yield (
-            f"Step times come from {measured.gpu} with {measured.llm}, {measured.engine} and "
-            f"{measured.attention_backend} attention; another backend is another profile."
+            f"Step times were measured on {measured.gpu} with {measured.llm}, {measured.engine} "
+            f"and {measured.attention_backend} attention; other backends differ."
         )
     if site.unused_profile is not None:
         unused = site.unused_profile
@@ -78,7 +78,7 @@ def _profile_warnings(site: Site) -> Iterator[str]:
 
 
 def _setting_warnings(site: Site) -> Iterator[str]:
-    """A release without constants, and an interval that delays first tokens."""
+    """A release without constants, and settings that cost time."""
     yield from unknown_release(site)
     yield from _gathered_tokens(site)
     steps = max((own.receive_interval for own in site.serving.values()), default=1)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.capacity import MARGIN, rung_below, rung_rps, rungs_beside
+from pdctl.verdict.capacity import rung_above, rung_below, rung_rps
 from pdctl.verdict.closed_form import capacity_rps, demand_of
 from pdctl.verdict.judge import Known, any_carries, by_capacity, margins_of, slo_if_slow
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
@@ -31,6 +31,7 @@ CLEARLY = 1.03  # a forecast counts when it clears its threshold by so much
 LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the simulator
 MOST_REQUESTS = 4000  # in a sample: beyond, runs that only show where to look cost too much
 SPOTS = (0.45, 0.6, 0.8, 1.0, 1.25)  # of an arm's capacity: where a forecast looks at its runs
+MARGIN = 2  # rungs beside the one that decides
 LEAP = 1.12  # from one such rate to the next
 TRIES = 4  # rates at which one arm is seen to carry clearly more than the other, or not
 
@@ -363,7 +364,7 @@ class Asker:
 
 
 def _key(question: Question) -> object:
-    """A key that tells contests of one workload and model apart; the rate is no part of it."""
+    """A key that tells contests of one workload and model apart; the rate is not part of it."""
     isl = question.workload.isl
     return question.slo, isl.mean if isl else None, question.total
 
@@ -410,10 +411,10 @@ def _any_reaches(contest: Contest, rate_rps: float) -> bool | None:
 
 def _reaches(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool | None:
     """True if an arm's capacity is at least a rate; None: not certain."""
-    below, above = rungs_beside(rate_rps)
-    if not _holds(contest, arm, rung_rps(below), slo):
+    rung = rung_above(rate_rps)
+    if not _holds(contest, arm, rung_rps(rung - MARGIN), slo):
         return False
-    return True if _holds(contest, arm, rung_rps(above), slo) else None
+    return True if _holds(contest, arm, rung_rps(rung + MARGIN), slo) else None
 
 
 def _carries_more(
@@ -423,17 +424,30 @@ def _carries_more(
     ours, theirs = guesses[winner], guesses[loser]
     if ours <= 0 or theirs <= 0:
         return None
-    at, held, missed = math.sqrt(theirs * ours / factor), 0.0, math.inf
-    for _ in range(TRIES):
-        rate = rung_rps(rung_below(at))
+
+    def pair(rate: float) -> tuple[bool, bool]:
         is_carried = _holds(contest, loser, rate)
         beside = -MARGIN if is_carried else MARGIN
-        wins = _holds(contest, winner, rung_rps(rung_below(rate * factor) + beside))
+        return is_carried, _holds(contest, winner, rung_rps(rung_below(rate * factor) + beside))
+
+    at, held, missed = math.sqrt(theirs * ours / factor), 0.0, math.inf
+    for tries_left in reversed(range(TRIES)):
+        rate = rung_rps(rung_below(at))
+        is_carried, wins = pair(rate)
         if wins != is_carried:
             return wins
+        is_first = not held and missed == math.inf
         held, missed = (rate, missed) if is_carried else (held, rate)
+        if is_first and not held and not any(pair(_steps_down(rate, tries_left))):
+            return None  # nor would any try between tell them apart
         at = _between(held, missed)
     return None
+
+
+def _steps_down(rate_rps: float, num: int) -> float:
+    for _ in range(num):
+        rate_rps = rung_rps(rung_below(_between(0.0, rate_rps)))
+    return rate_rps
 
 
 def _between(held: float, missed: float) -> float:

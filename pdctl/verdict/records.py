@@ -196,7 +196,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Floor:
-    """The least that a layout takes: its latencies at a load so light that nothing waits.
+    """The least that a layout takes: its latencies at a rate so low that nothing waits.
 
     prefill_s, transfer_s and decode_s are parts of them: of a long prompt, and one decode step.
     """

@@ -315,19 +315,18 @@ def whole_choice(contest: Contest, rate_rps: float | None) -> Choice:
     if len(names) < 2:
         return "pd" if "pd" in names else "colocated"
     colocated, pd = contest.search("colocated"), contest.search("pd")
-    if rate_rps is not None:
-        colocated.rule_out(rate_rps)
-        pd.rule_out(rate_rps)
-        if any_carries([colocated], rate_rps) and _is_enough(contest, rate_rps):
-            return "colocated"
+    if rate_rps is not None and _is_enough(contest, rate_rps):
+        return "colocated"
     return by_capacity(colocated, pd, 0.0, rate_rps, contest.margins)
 
 
 def _is_enough(contest: Contest, rate_rps: float) -> bool:
-    """True if colocated, which carries a rate, does so even with the longest likely times.
+    """True if colocated carries a rate even with the longest likely times.
 
     Near the least latency it is enough to meet the SLOs there as surely as a split does.
     """
+    if not any_carries([contest.search("colocated")], rate_rps):
+        return False
     if contest.surely_carries("colocated", rate_rps):
         return True
     carried = contest.search("colocated").finish()

@@ -125,8 +125,9 @@ def unmet(question: Question, verdict: Verdict) -> str:
     within = " within your SLOs" if question.slo.is_given else ""
     carried = format_rate(best.capacity_rps)
     text = f"The best layout, {best.layout}, carries {carried} req/s{within}."
-    if best.intervals["capacity_rps"].high >= (verdict.rate_rps or math.inf):
-        text += f" It may carry {_between(best)}."
+    likely = best.intervals["capacity_rps"]
+    if likely.high >= (verdict.rate_rps or math.inf):
+        text += f" It may carry {format_rate(likely.low)} to {format_rate(likely.high)} req/s."
     if needed := gpus_sentence(question, verdict):
         text += f" {needed}"
     return " ".join([text, *_not_built(verdict)])
@@ -136,12 +137,6 @@ def _not_built(verdict: Verdict) -> Iterator[str]:
     """Why an arm is missing."""
     for why in verdict.impossible.values():
         yield f"{why[0].upper()}{why[1:]}."
-
-
-def _between(arm: Arm) -> str:
-    """The likely range of an arm's capacity: 3 to 4.6 req/s."""
-    carried = arm.intervals["capacity_rps"]
-    return f"{format_rate(carried.low)} to {format_rate(carried.high)} req/s"
 
 
 def _nearest(question: Question, verdict: Verdict) -> str:
@@ -162,13 +157,16 @@ def _nearest(question: Question, verdict: Verdict) -> str:
 def _floor(question: Question, verdict: Verdict) -> str:
     """The SLO that even an idle layout cannot meet, and the step that takes that time."""
     slo, told = question.slo, []
+    share = share_name(slo.attainment)
     first = _least(verdict, "ttft_s")
     if slo.ttft_s is not None and first is not None and (first.ttft_s or 0.0) > slo.ttft_s:
-        told.append(f"{_idle('TTFT', first.ttft_s, first, slo.ttft_s)} {_first_parts(first)}")
+        told.append(
+            f"{_idle(f'TTFT {share}', first.ttft_s, first, slo.ttft_s)} {_first_parts(first)}"
+        )
     each = _least(verdict, "tpot_s")
     if slo.tpot_s is not None and each is not None and (each.tpot_s or 0.0) > slo.tpot_s:
         step = f"One decode step takes {format_seconds(each.decode_s)}."
-        told.append(f"{_idle('TPOT', each.tpot_s, each, slo.tpot_s)} {step}")
+        told.append(f"{_idle(f'TPOT {share}', each.tpot_s, each, slo.tpot_s)} {step}")
     if told:
         return " ".join(told)
     near = [
@@ -180,8 +178,8 @@ def _floor(question: Question, verdict: Verdict) -> str:
 
 def _idle(name: str, least: float | None, floor: Floor, wanted: float) -> str:
     return (
-        f"{name} is {format_seconds(least)} when nothing waits ({floor.layout}); you ask for "
-        f"{format_seconds(wanted)}."
+        f"{name} is {format_seconds(least)} even at {format_rate(floor.rate_rps)} req/s "
+        f"({floor.layout}); you ask for {format_seconds(wanted)}."
     )
 
 
@@ -286,9 +284,10 @@ def clients_reason(question: Question, verdict: Verdict) -> str:
         f"split {format_rate(pd.throughput_rps)}"
     )
     if question.slo.is_given:
+        ours, theirs = (share_down(arm.attainment or 0.0) for arm in (pd, colocated))
         text = (
-            f"{with_them} {_share(colocated)} of the requests meet your SLOs colocated and "
-            f"{_share(pd)} split; {rates}."
+            f"{with_them} {theirs} of the requests meet your SLOs colocated and {ours} split; "
+            f"{rates}."
         )
         return text if verdict.verdict != "too_close" else f"{text} {_clients_tie(verdict)}"
     if not (colocated.ttft_s and colocated.tpot_s and pd.ttft_s and pd.tpot_s):
@@ -297,10 +296,6 @@ def clients_reason(question: Question, verdict: Verdict) -> str:
     if _have_tpot(colocated, pd):
         text += f", TPOT p90 {_both(colocated.tpot_s, pd.tpot_s)}"
     return f"{text}."
-
-
-def _share(arm: Arm) -> str:
-    return share_down(arm.attainment or 0.0)
 
 
 def _clients_tie(verdict: Verdict) -> str:

@@ -6,6 +6,7 @@ so that a rate asked about and a rate found by search are answered by the same r
 
 import math
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -152,6 +153,10 @@ class Run:
     _shares: dict[tuple[float, float], float] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    # by a level of the one, in order: the other of requests that met it. A forecast moves one level
+    _ordered: dict[tuple[str, float], list[float] | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def attainment(self, slo: Slo) -> float:
         """The share of the requests that met every service level; 0 where the queue never ends."""
@@ -159,10 +164,24 @@ class Run:
             return 0.0
         levels = slo.ttft_s or math.inf, slo.tpot_s or math.inf
         if levels not in self._shares:
-            pairs = zip(self.ttft_s, self.tpot_s, strict=True)
-            met = sum(ttft <= levels[0] and tpot <= levels[1] for ttft, tpot in pairs)
-            self._shares[levels] = met / len(self.ttft_s)
+            self._shares[levels] = self._num_within(*levels) / len(self.ttft_s)
         return self._shares[levels]
+
+    def _num_within(self, ttft_s: float, tpot_s: float) -> int:
+        times = self.ttft_s, self.tpot_s
+        for of, level, moved, (kept, other) in (
+            ("tpot", tpot_s, ttft_s, (times[1], times[0])),
+            ("ttft", ttft_s, tpot_s, times),
+        ):
+            if (of, level) in self._ordered:
+                ordered = self._ordered[of, level]
+                if ordered is None:
+                    ordered = sorted(y for x, y in zip(kept, other, strict=True) if x <= level)
+                    self._ordered[of, level] = ordered
+                return bisect_right(ordered, moved)
+        self._ordered["tpot", tpot_s] = self._ordered["ttft", ttft_s] = None  # once: not worth it
+        pairs = zip(*times, strict=True)
+        return sum(ttft <= ttft_s and tpot <= tpot_s for ttft, tpot in pairs)
 
     def slack(self, slo: Slo, errors: Errors) -> float:
         """The part of the likely error by which all times may grow with the SLOs still met.
@@ -219,6 +238,12 @@ class Trials:
         ):
             return False
         return self.runs[key].meets(slo)
+
+    def known(self, fleet: Fleet, slo: Slo) -> dict[float, bool]:
+        """The rates at which runs are there that tell whether a layout meets service levels."""
+        rates = {rate for tried, rate in (*self.runs, *self.lost) if tried == fleet}
+        missed = {rate for rate in rates if self.has_missed(fleet, rate, slo)}
+        return {r: r not in missed for r in rates if r in missed or (fleet, r) in self.runs}
 
     def has_missed(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
         """True if a run is there that tells that a layout misses the service levels at a rate."""

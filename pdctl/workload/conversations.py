@@ -82,17 +82,17 @@ def place_turns(
         placed,
         whole,
         blocks,
-        f"{said} Prompts of later turns are taken to begin with the turns before, which are "
-        "taken to be cached.",
+        f"{said} The prompts of later turns are assumed to begin with the earlier turns, from the "
+        "prefix cache.",
     )
 
 
 def _arrival_note(num_later: int, num_conversations: int) -> str:
     return (
         f"{format_count(num_later)} requests are later turns of {format_count(num_conversations)} "
-        "conversations. Each is taken to arrive its delay after the answer before, and an answer "
-        f"to take {format_seconds(ASSUMED_FIRST_TOKEN_S)} plus "
-        f"{format_seconds(ASSUMED_TOKEN_S)} per output token."
+        "conversations. Each is assumed to arrive its delay after the previous answer, which takes "
+        f"{format_seconds(ASSUMED_FIRST_TOKEN_S)} plus {format_seconds(ASSUMED_TOKEN_S)} per "
+        "output token."
     )
 
 

@@ -88,7 +88,7 @@ def unpacked(path: Path, file: io.BufferedReader) -> BinaryIO:
     for magic, kind in _OTHER_KINDS.items():
         if start.startswith(magic):
             raise InvalidInput(
-                f"{path.name} is {kind}; pdctl reads text, also packed by gzip, bzip2 or xz.",
+                f"{path.name} is {kind}; pdctl reads text, plain or as gzip, bzip2 or xz.",
                 hint="write it as CSV or JSON lines",
             )
     return file

@@ -79,8 +79,8 @@ def parsed(lines: Iterable[Line]) -> Iterator[Parsed]:
 
 
 def list_of_requests(found: dict[str, object], depth: int = 0) -> list[object] | None:
-    """The requests inside an object that is none itself: {"requests": [{...}, ...]}, a table by
-    columns, or the one list of objects with lengths in a report, as GuideLLM's.
+    """The requests inside a larger object: {"requests": [{...}, ...]}, a table by columns, or the
+    one list of objects with lengths in a report, as GuideLLM's.
     """
     if find_columns(list(found), needs_output=False) is not None:
         return _by_column(found)

@@ -70,7 +70,7 @@ def read_trace(
 
 
 def _after_comments(path: Path, lines: Iterator[Line]) -> Line | None:
-    """The first line that is no comment, or the names of columns behind a "#"."""
+    """The first line that is not a comment, or the names of columns behind a "#"."""
     for number, line in lines:
         plain = line.lstrip(b"# ")
         if not line.startswith(b"#") or find_columns(header_of(path, plain), needs_output=False):
@@ -189,9 +189,10 @@ def _trace(
 
 
 def _nothing_usable(path: Path, read: _Read, bad: BadLines) -> InvalidInput:
+    seen = {"broken": bad.count, "without output": read.num_failed, "aborted": read.num_aborted}
+    left_out = ", ".join(f"{num:,} {what}" for what, num in seen.items() if num)
     return InvalidInput(
-        f"{path.name} holds no usable request ({bad.count} broken lines, {read.num_failed} "
-        f"without output, {read.num_aborted} aborted).",
+        f"{path.name} holds no usable request{f' ({left_out})' if left_out else ''}.",
         hint=f"each request needs {KNOWN_NAMES}",
     )
 

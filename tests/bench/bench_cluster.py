@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ def reattach(there: There, on: str) -> list[Row]:
     return [(f"re-attach from another host: {what}", *more) for what, *more in rows]
 
 
+def reattach_with_key(there: There, on: str) -> list[Row]:
+    """The same with an API key, which the other host does not know."""
+    there.done("down", "chat")
+    key = {**there.variables, "PDCTL_API_KEY": "a-key-of-this-benchmark"}
+    replace(there, variables=key).done("up", "-f", there.write("chat"), "--on", on, "-d")
+    rows = reattach(there, on)
+    there.done("down", "chat")
+    there.done("up", "-f", there.write("chat"), "--on", on, "-d")
+    return [(f"with an API key, {what}", took, aim, unit) for what, took, aim, unit in rows]
+
+
 def scale(there: There, on: str) -> list[Row]:
     """Many scale operations under load."""
     dice, num = random.Random(4), int(os.environ.get("PDCTL_SCALE_OPERATIONS", "100"))
@@ -150,6 +162,7 @@ def rank(there: There, on: str) -> list[Row]:
 PARTS: dict[str, Callable[[There, str], list[Row]]] = {
     "ready": ready,
     "reattach": reattach,
+    "reattach_with_key": reattach_with_key,
     "scale": scale,
     "unplugged": unplugged,
     "rank": rank,

@@ -84,7 +84,7 @@ def test_a_model_with_weights_is_named_for_miles(
         (("nomad",), "cannot render for 'nomad'"),
         (("miles", "--as", "json"), "cannot render miles as 'json'"),
         (("k8s", "--as", "yaml"), "--as deployments, disaggregatedset, rbg"),
-        (("miles",), "neither ./pd.yaml nor a last plan"),
+        (("miles",), "neither ./pd.yaml nor an earlier plan"),
         (("miles", "-f", "none.yaml"), "none.yaml cannot be read"),
     ],
 )

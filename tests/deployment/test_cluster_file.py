@@ -129,7 +129,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ("schema: 1\ncontainer: {image: x, runtime: lxc}\n", "must be one of docker, podman"),
         (
             "schema: 1\ncontainer: {image: x, runtime: pyxis, ulimits: [memlock=-1]}\n",
-            "container.ulimits is for docker and podman; with pyxis the host's apply",
+            "container.ulimits is for docker and podman; pyxis uses the host's",
         ),
         (
             "schema: 1\nplace: anywhere\n",

@@ -22,7 +22,7 @@ from pdctl.perf_model.records import Parallelism
 from tests.deployment.examples import colocated, split, with_args
 
 engine_argv = partial(flags.engine_argv, address=LOOPBACK)
-engine_env = partial(flags.engine_env, address=LOOPBACK)
+engine_env = partial(flags.engine_env, plan=RolePlan(1), address=LOOPBACK)
 router_argv = partial(flags.router_argv, address=LOOPBACK)
 simulated_argv = partial(flags.simulated_argv, address=LOOPBACK)
 PORTS = Ports(http=20000, bootstrap=21000, nccl=25000, dist_init=24000)

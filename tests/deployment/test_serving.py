@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from pdctl.deployment.build import deployment_of
-from pdctl.deployment.flags import engine_argv, simulated_argv
-from pdctl.deployment.records import PlannedFor, Ports
+from pdctl.deployment.flags import engine_argv, engine_env, simulated_argv
+from pdctl.deployment.records import PlannedFor, Ports, RolePlan
 from pdctl.deployment.serving import (
     served_llm,
     serving_of,
@@ -22,6 +22,7 @@ from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.memory import (
     chunked_prefill_size,
     kv_capacity_tokens,
+    max_running_requests,
     mem_fraction_static,
 )
 from pdctl.perf_model.records import SGLANG_DEFAULTS, EngineModel, Parallelism, Role, Serving
@@ -176,7 +177,16 @@ def per_rank(serving: Serving, parallelism: Parallelism, role: Role) -> tuple[in
 
 @pytest.mark.parametrize("role", ["colocated", "prefill", "decode"])
 @pytest.mark.parametrize("ranks", [1, 8, 16, 72])
-@pytest.mark.parametrize("args", ["", "--chunked-prefill-size 16384", "--mem-fraction-static 0.8"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        "",
+        "--chunked-prefill-size 16384",
+        "--mem-fraction-static 0.8",
+        "--moe-a2a-backend deepep",
+        "--moe-a2a-backend deepep --max-running-requests 720",
+    ],
+)
 @pytest.mark.parametrize("version", [(0, 5, 15), (0, 5, 23), ()])
 def test_a_rank_that_is_started_has_the_limits_that_plan_assumes(
     role: Role, ranks: int, args: str, version: tuple[int, ...]
@@ -198,14 +208,32 @@ def test_a_rank_that_is_started_has_the_limits_that_plan_assumes(
     assert 0 < fraction < 1
     assert planned.chunked_prefill_size // ranks == chunk
     assert planned.kv_capacity_tokens // ranks == tokens
+    most = read.max_running or max_running_requests(tokens * ranks, planned.max_context, dp=ranks)
+    assert planned.max_running_requests == most
 
 
-def test_ranks_of_a_wide_engine_compute_8k_tokens_in_a_step_unless_told_otherwise() -> None:
+def test_ranks_of_a_wide_engine_compute_2k_tokens_in_a_step_unless_told_otherwise() -> None:
     wide = Parallelism(tp=16, dp=16, ep=16)
     usual = options(launched("prefill", wide, "", (0, 5, 23))[3:])
-    assert usual["--chunked-prefill-size"] == str(16 * 8192)
+    assert usual["--chunked-prefill-size"] == str(16 * 2048)
     assert usual["--mem-fraction-static"] == "0.835"
     own = launched("prefill", wide, "--chunked-prefill-size 65536", (0, 5, 23))
     assert own.count("--chunked-prefill-size") == 1
     narrow = options(launched("prefill", Parallelism(tp=8, dp=8), "", (0, 5, 23))[3:])
     assert not {"--chunked-prefill-size", "--mem-fraction-static"} & set(narrow)
+
+
+@pytest.mark.parametrize(("args", "rows"), [("", 256), ("--max-running-requests 720", 90)])
+def test_buffers_of_deepep_hold_what_a_rank_of_a_decode_engine_may_run(
+    args: str, rows: int
+) -> None:
+    words = ("--moe-a2a-backend", "deepep", *args.split())
+    plan = RolePlan(1, Parallelism(tp=8, dp=8, ep=8), words)
+
+    def env(role: Role, plan: RolePlan = plan) -> dict[str, str]:
+        return engine_env(role, (), plan=plan, address=LOOPBACK, version=None, backend="mooncake")
+
+    name = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
+    assert env("decode")[name] == str(rows)
+    assert name not in env("prefill")
+    assert name not in env("decode", RolePlan(1, Parallelism(tp=8, dp=8, ep=8)))

@@ -1,5 +1,6 @@
 """The state directory: private, atomic, and safe against names and links."""
 
+import fcntl
 import json
 import os
 import stat
@@ -186,6 +187,17 @@ def test_a_write_that_fails_leaves_the_old_state_and_no_rest(home: Path) -> None
     with pytest.raises(EnvironmentProblem):
         state.write_state(some_state())
     assert sorted(path.name for path in directory.iterdir()) == ["logs", "state.json"]
+
+
+def test_two_commands_may_ask_at_once_whether_a_supervisor_runs(home: Path) -> None:
+    directory = state.make_state_dir("chat")
+    with (directory / "lock").open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)  # as `is_supervised` has it for an instant
+        assert not state.is_supervised("chat")
+    held = state.lock("chat")
+    assert held is not None
+    assert state.is_supervised("chat")
+    os.close(held)
 
 
 def test_the_lock_is_held_once_and_free_again_when_closed(home: Path) -> None:

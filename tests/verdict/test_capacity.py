@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -68,6 +69,20 @@ def test_bounds_close_in_on_the_capacity() -> None:
     least, most = search.bounds()
     assert least == most == search.rate_rps
     assert all(low <= least for low, _ in seen)
+
+
+def test_runs_that_are_there_bound_a_capacity_before_it_is_searched() -> None:
+    both = [Candidate(ALONE, 4.0, 10.0), Candidate(THREE, 12.0, 30.0)]
+    trials = Trials(SAMPLE)
+    assert CapacitySearch(trials, both, SLO).bounds() == (0.0, math.inf)
+    for rate in (3.0, 40.0):
+        assert [trials.meets(c.fleet, rate, SLO) for c in both] == [rate == 3.0] * 2
+    trials.meets(ALONE, 20.0, SLO)  # misses, which says nothing of the other
+    known = CapacitySearch(trials, both, SLO)
+    low, high = known.bounds()
+    assert low == 3.0
+    assert 39.0 < high < 40.0
+    assert known.finish() == capacity(*both).rate_rps
 
 
 def test_without_service_levels_a_capacity_is_where_a_layout_still_keeps_up() -> None:

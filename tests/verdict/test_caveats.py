@@ -52,6 +52,15 @@ def test_ranks_that_are_drawn_are_told_with_the_flag_that_balances_them() -> Non
     assert not [*drawn_ranks(balanced, drawn), *drawn_ranks(question(), plain)]
 
 
+def test_experts_that_could_be_spread_over_hosts_come_with_the_flag_that_needs() -> None:
+    flag = "--moe-a2a-backend deepep"
+    hosts = question("deepseek-r1", "4x8xH200")
+    assert flag in " ".join(caveats(hosts))
+    given = replace(hosts, serving={"colocated": Serving(all_to_all=True)})
+    for other in (given, question("deepseek-r1"), question("qwen3-32b", "4x8xH200")):
+        assert flag not in " ".join(caveats(other))
+
+
 def test_a_receive_interval_comes_with_its_cost_and_the_mend() -> None:
     told = said(receive_interval=30)
     assert "30 decode steps (15 x TPOT on average)" in told
@@ -65,7 +74,7 @@ def test_a_release_is_that_of_every_engine_and_must_begin_with_a_number() -> Non
     assert {own.release for own in asked.serving.values()} == {"0.5.9"}
     assert asked.serving["prefill"].chunk == 2048
     assert of_release(asked, "") is asked
-    with pytest.raises(InvalidInput, match="is no release of SGLang"):
+    with pytest.raises(InvalidInput, match="is not a release of SGLang"):
         of_release(asked, "main")
 
 

@@ -11,7 +11,7 @@ from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Question, Verdict
-from pdctl.verdict.search import Contest, contest_of, find_capacities, gpus_needed
+from pdctl.verdict.search import Contest, contest_of, find_capacities, gpus_needed, whole_choice
 from pdctl.verdict.trials import Trials
 from pdctl.verdict.verdict import decide
 from pdctl.workload.records import Slo
@@ -71,6 +71,16 @@ def test_layouts_and_capacities_are_the_same_at_every_rate() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rate", [None, 1.0, 3.0, 5.0, 6.0, 8.0, 30.0])
+def test_the_choice_is_the_same_however_far_capacities_were_searched_before(
+    rate: float | None,
+) -> None:
+    fresh, searched = contest(asked()), contest(asked())
+    find_capacities(searched)
+    assert whole_choice(fresh, rate) == whole_choice(searched, rate)
+    assert fresh.trials.num_runs < searched.trials.num_runs
+
+
 def test_the_same_question_gets_the_same_answer() -> None:
     assert found() == found()
 

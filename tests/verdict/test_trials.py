@@ -1,3 +1,5 @@
+import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -118,6 +120,20 @@ def test_a_single_output_token_has_no_time_per_token_to_miss() -> None:
 def test_without_service_levels_keeping_up_is_enough() -> None:
     assert Run([9.0], [9.0], keeps_up=True).meets(Slo())
     assert not Run([0.1], [0.1], keeps_up=False).meets(Slo())
+
+
+def test_attainment_counts_the_same_requests_in_whatever_order_levels_are_asked_about() -> None:
+    dice = random.Random(3)
+    times = [(dice.choice((0.1, 0.2, dice.random())), dice.random()) for _ in range(200)]
+    times += [(math.nan, math.nan)] * 5  # rejected
+    ttft, tpot = zip(*times, strict=True)
+    run = Run(ttft, tpot, keeps_up=True)
+    levels = (None, 0.1, 0.2, 0.5, 0.9)
+    for _ in range(300):
+        slo = Slo(dice.choice(levels), dice.choice(levels))
+        most = slo.ttft_s or math.inf, slo.tpot_s or math.inf
+        met = [a <= most[0] and b <= most[1] for a, b in times]
+        assert run.attainment(slo) == sum(met) / len(met)
 
 
 def test_slack_is_the_part_of_the_likely_error_that_the_slos_bear() -> None:

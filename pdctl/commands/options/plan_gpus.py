@@ -68,7 +68,7 @@ def _free_gpus(gpus: str, gpu_file: Path | None, on: str) -> Cluster:
         if value:
             raise InvalidInput(f"--on and {flag} cannot be combined.", hint=f"drop {flag}")
     found = find_free_gpus(on, cluster_here())
-    say(f"  Takes the free GPUs found there: {machines_text(found.cluster)}.")
+    say(f"  Planning for the free GPUs of {on}: {machines_text(found.cluster)}.")
     for note in found.notes:
         say(f"  {note}")
     return found.cluster

@@ -60,7 +60,11 @@ def dashboard() -> str:
 
 
 _PREFILL_QUEUES = (
-    ("Waiting", "num_queue_reqs", "Prompts that wait for a prefill step. Growing: too few."),
+    (
+        "Waiting",
+        "num_queue_reqs",
+        "Prompts that wait for a prefill step. Growing: too few prefill engines.",
+    ),
     ("Bootstrap", "num_prefill_bootstrap_queue_reqs", "Prompts that wait for a decode slot."),
     ("Inflight", "num_prefill_inflight_queue_reqs", "Prompts whose KV is on its way to decode."),
 )

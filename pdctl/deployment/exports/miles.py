@@ -123,7 +123,7 @@ def render_flags(deployment: Deployment, specs: Sequence[ProcessSpec] = ()) -> s
         f"--prefill-num-servers {prefill.engines}",
         *(f"--sglang-{size}-size {value}" for size, value in sizes if value > 1),
         *(("--sglang-enable-dp-attention",) if parallelism.dp > 1 else ()),
-        *(word.replace("--", "--sglang-", 1) for word in usual_flags(prefill)),
+        *(word.replace("--", "--sglang-", 1) for word in usual_flags("prefill", prefill)),
     )
     return " ".join(flags) + "\n"
 
@@ -190,7 +190,7 @@ def _overrides(role: Role, plan: RolePlan, backend: str) -> dict[str, object]:
         fields["enable_dp_attention"] = True
     if role != "colocated" and backend != "auto":
         fields["disaggregation_transfer_backend"] = backend
-    for flag, value in options((*usual_flags(plan), *plan.args)).items():
+    for flag, value in options((*usual_flags(role, plan), *plan.args)).items():
         fields[flag.lstrip("-").replace("-", "_")] = _typed(value)
     return fields
 

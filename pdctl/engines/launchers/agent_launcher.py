@@ -266,7 +266,7 @@ class AgentLauncher(LocalLauncher, ABC):
                 del self._unswept[node]
 
     def _send(self, node: str, do: str, *task: str) -> AgentCall:
-        """Ask a node about this deployment, or about one of its tasks. Waits for no answer."""
+        """Ask a node about this deployment, or about one of its tasks. Returns at once."""
         return self._agents.on(node).send(do, self._run_id, *task)
 
     def _keep_task(self, task: _Task, started: Started) -> Started:
@@ -277,7 +277,7 @@ class AgentLauncher(LocalLauncher, ABC):
         return replace(started, handle=handle, label=f"task on {nodes}")
 
     def adopt(self, handles: Sequence[Handle]) -> tuple[Started | None, ...]:
-        """Take over all processes. Waits for no node: one that is slow must not lose its engines.
+        """Take over all processes, without waiting: a slow node must not lose its engines.
 
         A step without a process on this machine is watched through its node's agent.
         """

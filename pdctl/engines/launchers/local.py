@@ -400,6 +400,11 @@ def marked(run_id: str) -> tuple[int, ...]:
     return tuple(pid for pid in pids if pid != os.getpid() and has_marker(pid, run_id))
 
 
+def variable_here(run_id: str, name: str) -> str | None:
+    """A variable from the environment of any process of a deployment on this machine."""
+    return next((v for pid in marked(run_id) if (v := variables_of(pid, run_id).get(name))), None)
+
+
 def _belongs_to(pid: int, leaders: set[int]) -> bool:
     """True if a process is one of `leaders`, in its group, or descends from it."""
     group = _group(pid)

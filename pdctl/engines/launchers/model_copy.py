@@ -110,7 +110,7 @@ def _daemon(target: Callable[[], None]) -> threading.Thread:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    """The files of a model and their sizes, in sub-folders too; hidden ones are no part of it.
+    """The files of a model and their sizes, in sub-folders too; hidden ones are left out.
 
     A model may be one file.
     """

@@ -177,7 +177,7 @@ class Processes(Protocol):
     def kill_others(self, keep: Collection[Handle], nodes: Collection[str]) -> tuple[str, ...]:
         """Kill what this deployment started on these nodes, except `keep` and their children.
 
-        The labels of those killed. Waits for no node: one that answers later kills them then.
+        The labels of those killed. Does not wait for nodes: one that answers later kills them then.
         """
         ...
 

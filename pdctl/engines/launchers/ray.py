@@ -60,7 +60,7 @@ def required_address() -> str:
         raise EnvironmentProblem(
             f"{ADDRESS_VARIABLE} is {given}, which is not the address of a cluster's head."
             if given
-            else "This machine belongs to no Ray cluster.",
+            else "This machine does not belong to a Ray cluster.",
             hint="ray start --head here, or ray start --address=HEAD:6379 to join one",
             code="no_ray",
         )

@@ -24,8 +24,13 @@ def _key_of(name: str) -> str | None:
         return None
     if wanted is None or found is None or found.run_id != wanted.run_id:
         return None
-    from pdctl.engines.launchers.registry import launcher_of  # `status` starts sooner without
+    # `status` starts sooner without
+    from pdctl.engines.launchers.local import variable_here
+    from pdctl.engines.launchers.registry import launcher_of
 
+    # a process of this machine, if there is one, tells it before an agent elsewhere has started
+    if key := variable_here(wanted.run_id, VARIABLE):
+        return key
     launcher = launcher_of(wanted)
     handles = (process.handle for process in found.processes if process.handle)
     return next((key for h in handles if (key := launcher.variable(h, VARIABLE))), None)

@@ -67,12 +67,14 @@ def _outside_a_job(settings: ClusterFile) -> FreeGpus:
     }
     if any(not gpu.name for gpus in free.values() for gpu in gpus):
         raise EnvironmentProblem(
-            "Slurm does not tell the kind of its free GPUs.",
+            "Slurm does not say of which kind its free GPUs are.",
             hint="gpu_type: h200 under slurm: in cluster.yaml, or --gpus 2x8xH200",
             code="unknown_gpu",
         )
-    # nobody outside a job knows which GPUs of a node NVLink joins
-    told = {**slurm_commands.domains(slurm.domain), **settings.domains}
+    # from outside `up` asks for several nodes of a domain only where NVLink surely joins them, and
+    # nobody there knows which GPUs of one node it joins
+    is_sure = settings.rdma.mnnvl or settings.place != "domain"
+    told = {**slurm_commands.domains(slurm.domain), **settings.domains} if is_sure else {}
     domains = {node: told.get(node, node) for node in free}
     job = _one_job(free, settings.gpus_per_node)
     used = _as_used(job, {}, domains, settings, SLURM_ITSELF)
@@ -110,29 +112,47 @@ def _as_used(
         cluster = cluster_of_nodes(free, rdma, where=where)
     # an engine is divided among machines by all GPUs that they have
     cluster = replace(cluster, largest_host=max(map(len, found.values())))
-    racks = _racks(domains, is_said=settings.rdma.mnnvl)
-    listed = "; ".join(f"{name} has {', '.join(nodes)}" for name, nodes in racks.items())
-    notes += [f"NVLink joins the nodes of a domain: {listed}."] if racks else []
-    return FreeGpus(_in_racks(cluster, free, racks), tuple(notes))
+    if settings.place == "spread":
+        notes.append("place: spread: `up` refuses a layout where one lost node would end a role.")
+    joined, about = _joined(cluster, free, domains, is_sure=settings.rdma.mnnvl)
+    return FreeGpus(joined, (*notes, *about))
+
+
+def _joined(
+    cluster: Cluster,
+    free: NodeGpus,
+    domains: Mapping[str, Mapping[str, Sequence[Gpu]]],
+    *,
+    is_sure: bool,
+) -> tuple[Cluster, tuple[str, ...]]:
+    """The cluster with domains as nodes where NVLink joins their nodes, and a sentence about it.
+
+    is_sure: cluster.yaml says that it does; otherwise the drivers must.
+    """
+    shared = {name: nodes for name, own in domains.items() if len(nodes := _with_free(own)) > 1}
+    racks = {
+        name: nodes
+        for name, nodes in shared.items()
+        if is_sure or _is_one_fabric(domains[name].values())
+    }
+    if racks:
+        about = (f"NVLink joins the nodes of a domain: {_listed(racks)}.",)
+        return _in_racks(cluster, free, racks), about
+    sure = "count as joined by NVLink only with rdma: {mnnvl: true} in cluster.yaml"
+    about = (f"The nodes of an NVLink domain ({_listed(shared)}) {sure}.",)
+    return cluster, about if shared else ()
 
 
 def _free(nodes: Mapping[str, Sequence[Gpu]]) -> dict[str, tuple[Gpu, ...]]:
     return {node: tuple(filter(is_free, gpus)) for node, gpus in nodes.items()}
 
 
-def _racks(
-    domains: Mapping[str, Mapping[str, Sequence[Gpu]]], *, is_said: bool
-) -> dict[str, list[str]]:
-    """The nodes with free GPUs of each domain in which NVLink reaches from node to node.
+def _with_free(nodes: Mapping[str, Sequence[Gpu]]) -> list[str]:
+    return [node for node, gpus in _free(nodes).items() if gpus]
 
-    is_said: cluster.yaml says that it does; otherwise the drivers must.
-    """
-    found = {
-        name: [node for node, gpus in _free(own).items() if gpus]
-        for name, own in domains.items()
-        if is_said or _is_one_fabric(own.values())
-    }
-    return {name: nodes for name, nodes in found.items() if len(nodes) > 1}
+
+def _listed(domains: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{name} has {', '.join(nodes)}" for name, nodes in domains.items())
 
 
 def _is_one_fabric(nodes: Iterable[Sequence[Gpu]]) -> bool:
@@ -147,8 +167,6 @@ def _in_racks(cluster: Cluster, free: NodeGpus, racks: Mapping[str, Sequence[str
     sizes: Counter[str] = Counter()
     for node, gpus in free.items():
         sizes[rack_of.get(node, node)] += len(gpus)
-    if not racks:
-        return cluster
     hosts = tuple(sorted(filter(None, map(len, free.values())), reverse=True))
     num_nodes = sum(size > 0 for size in sizes.values())
     return replace(cluster, num_nodes=num_nodes, gpus_per_node=max(sizes.values()), hosts=hosts)

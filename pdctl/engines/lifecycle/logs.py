@@ -89,7 +89,7 @@ def meant(target: str | None, name: str | None, process: str | None) -> tuple[st
 def _has_logs(name: str) -> bool:
     try:
         return logs_dir(name).is_dir()
-    except InvalidInput:  # no name of a deployment
+    except InvalidInput:  # not the name of a deployment
         return False
 
 

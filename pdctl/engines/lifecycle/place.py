@@ -51,7 +51,7 @@ def present_nodes(on: str) -> str:
     launcher = cluster_place(on)
     if launcher == SLURM:
         raise EnvironmentProblem(
-            "This shell is in no Slurm job.",
+            "This shell does not run in a Slurm job.",
             hint="salloc --nodes=2 --gres=gpu:8, then pdctl doctor --on slurm",
             code="no_job",
         )

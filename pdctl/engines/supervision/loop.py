@@ -356,7 +356,7 @@ class SupervisorLoop:
 
     def _fold_place(self, is_over: bool) -> None:
         if is_over and not self.desired.stop:
-            self.say("stop", "", "the machines are not ours any more: the job has ended")
+            self.say("stop", "", "the job has ended, and with it the right to its machines")
             self.desired = replace(self.desired, stop="now")
 
     def _fold_node(self, node: str, is_reachable: bool) -> None:

@@ -12,7 +12,7 @@ from pdctl.inspection.model_files import Fields
 def nas_layers(text: Fields, num_layers: int) -> tuple[Layer, ...] | None:
     """The layers `block_configs` describes; None where the file has none.
 
-    Raises InvalidInput where the list is shorter than the layers or a block is no object.
+    Raises InvalidInput where the list is shorter than the layers or a block is not an object.
     Source: transformers' DeciLM configuration (nvidia/Llama-3_3-Nemotron-Super-49B), Puzzle.
     """
     blocks = text.raw("block_configs")

@@ -40,8 +40,9 @@ def simulate(
     """
     if prefixes is None:
         prefixes = find_prefixes(requests)
-    run = _run(fleet, requests, prefixes, seed, max_decode_steps_per_event)
-    return _played(run, sample_every_s, sorted(changes, key=lambda c: c.at_s))
+    with _collector_paused():
+        run = _run(fleet, requests, prefixes, seed, max_decode_steps_per_event)
+        return _played(run, sample_every_s, sorted(changes, key=lambda c: c.at_s))
 
 
 def simulate_clients(
@@ -66,15 +67,15 @@ def simulate_clients(
         raise ValueError(f"a closed loop needs at least one client, not {num_clients}")
     if prefixes is None:
         prefixes = find_prefixes(requests)
-    run = _run(fleet, requests, prefixes, seed, max_decode_steps_per_event, num_clients)
-    return _played(run, sample_every_s, ())
+    with _collector_paused():
+        run = _run(fleet, requests, prefixes, seed, max_decode_steps_per_event, num_clients)
+        return _played(run, sample_every_s, ())
 
 
 def _played(
     run: ColocatedFleet | SplitFleet, sample_every_s: float | None, changes: Sequence[Change]
 ) -> Outcome:
-    with _collector_paused():
-        queues = _play(run, sample_every_s or NEVER, changes)
+    queues = _play(run, sample_every_s or NEVER, changes)
     run.check()
     return _outcome(run, queues)
 
@@ -95,17 +96,16 @@ def simulate_within(
 
     A replay that runs to its end may still have missed too many: that is for the caller to count.
     """
-    run = _run(fleet, requests, prefixes, seed, NEVER)
-    misses = Misses(quota, run.jobs, requests.arrival_s, run.columns, isinstance(run, SplitFleet))
+    arrival_s = requests.arrival_s
     with _collector_paused():
-        for now_s in _looks(requests.arrival_s, quota):
+        run = _run(fleet, requests, prefixes, seed, NEVER)
+        misses = Misses(quota, run.jobs, arrival_s, run.columns, isinstance(run, SplitFleet))
+        for now_s in _looks(arrival_s, quota):
             if not run.play(now_s):
                 break
             if misses.count(now_s) > quota.most_missed:
                 return None
-        queues = _play(run, NEVER, ())
-    run.check()
-    return _outcome(run, queues)
+        return _played(run, None, ())
 
 
 def _looks(arrival_s: Sequence[float], quota: Quota) -> Iterator[float]:

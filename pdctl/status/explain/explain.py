@@ -143,5 +143,5 @@ def _missing(halves: Halves) -> str:
     if halves.decode.role == "colocated":
         return "Colocated engines do not log when the first token came."
     if halves.prefill is None:
-        return "No log of a prefill engine has it: that log is missing or was rotated."
+        return "No log of a prefill engine has it, because that log is missing or was rotated."
     return ""

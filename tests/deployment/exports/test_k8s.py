@@ -1,7 +1,10 @@
 import argparse
+import json
+import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,6 +308,77 @@ def test_names_are_such_as_kubernetes_allows() -> None:
             assert shown[0].isalpha()
             assert shown.replace("-", "").isalnum()
             assert shown == shown.lower()
+
+
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
+
+
+def within(found: Any, key: str) -> Iterator[dict[str, Any]]:
+    """Every object, at any depth, that has a key."""
+    if isinstance(found, dict):
+        if key in found:
+            yield found
+        found = list(found.values())
+    for one in found if isinstance(found, list) else ():
+        yield from within(one, key)
+
+
+def refusals_of_a_server(found: list[dict[str, Any]]) -> Iterator[str]:
+    """What an API server or the kubelet refuses although each object fits its schema."""
+    kinds = {(m["kind"], m["metadata"]["name"]) for m in found}
+    if len(kinds) < len(found):
+        yield "two objects of one name"
+    for labelled in within(found, "labels"):
+        yield from (f"label {v}" for v in labelled["labels"].values() if not LABEL.fullmatch(v))
+    for named_ in within(found, "metadata"):
+        if not NAME.fullmatch(named_["metadata"].get("name", "pod")):
+            yield f"name {named_['metadata']['name']}"
+    for workload in within(found, "template"):
+        chosen = workload.get("selector", {}).get("matchLabels", {})
+        own = workload["template"].get("metadata", {}).get("labels", {})
+        if not chosen.items() <= own.items():
+            yield f"selector {chosen}"
+    for pod in within(found, "containers"):
+        yield from _refused_pod(pod, kinds)
+
+
+def _refused_pod(pod: dict[str, Any], kinds: set[tuple[str, str]]) -> Iterator[str]:
+    volumes = {volume["name"]: volume for volume in pod.get("volumes", ())}
+    wanted = {("ConfigMap", v["configMap"]["name"]) for v in volumes.values() if "configMap" in v}
+    if "serviceAccountName" in pod:
+        wanted.add(("ServiceAccount", pod["serviceAccountName"]))
+    yield from (f"no {kind} {name}" for kind, name in sorted(wanted - kinds))
+    for one in pod["containers"]:
+        mounts = one.get("volumeMounts", ())
+        yield from (f"mount {m['name']}" for m in mounts if m["name"] not in volumes)
+        paths = [mount["mountPath"] for mount in mounts]
+        ports = {port["name"]: port["containerPort"] for port in one.get("ports", ())}
+        yield from (f"port {name}" for name in ports if not PORT_NAME.fullmatch(name))
+        if len(set(paths)) < len(paths) or len(set(ports.values())) < len(one.get("ports", ())):
+            yield f"twice the same mount or port in {one['name']}"
+        for probe in within(one, "httpGet"):
+            if probe["httpGet"]["port"] not in (*ports, *ports.values()):
+                yield f"a probe of port {probe['httpGet']['port']}"
+        resources = one.get("resources", {})
+        for name, num in resources.get("requests", {}).items():
+            if "/" in name and resources.get("limits", {}).get(name) != num:
+                yield f"a request of {name} beside another limit"
+
+
+@pytest.mark.parametrize("workloads", [one_each, disaggregated_set, role_based_group])
+@pytest.mark.parametrize("parallelism", [SMALL, LARGE])
+@pytest.mark.parametrize("place", ["auto", "spread", "domain"])
+def test_a_server_refuses_no_manifest(
+    workloads: Workloads, parallelism: Parallelism, place: PlacePolicy
+) -> None:
+    for name in ("llama", "Qwen3_32B.v2", "8b", f"{'x' * 39}-{'y' * 30}"):
+        deployment = split(2, 3, parallelism=parallelism, place=place, name=name)
+        found = manifests(deployment, workloads)
+        assert [*refusals_of_a_server(found)] == []
+        broken = json.loads(json.dumps(found).replace('"name": "shared-memory"', '"name": "x_"', 1))
+        assert [*refusals_of_a_server(broken)]
 
 
 def test_an_image_that_nobody_named_is_said_to_be_assumed() -> None:

@@ -168,3 +168,14 @@ def test_miles_gets_the_addresses_of_engines_and_not_of_the_router() -> None:
     larger = replace(specs[1], gpus=(0, 1))
     with pytest.raises(InvalidInput, match="engines of 1 and 2 GPUs"):
         render_external(split(1, 2), (specs[0], larger, specs[2]))
+
+
+def test_wide_engines_have_the_settings_of_up_in_miles_too() -> None:
+    wide = split(1, 1, parallelism=Parallelism(tp=16, dp=16, ep=16))
+    (model,) = yaml.safe_load(render_yaml(wide))["sglang"]
+    for group in model["server_groups"]:
+        assert group["overrides"]["chunked_prefill_size"] == 16 * 2048
+        assert group["overrides"]["mem_fraction_static"] == 0.835
+    assert "--sglang-chunked-prefill-size 32768 --sglang-mem-fraction-static 0.835" in (
+        render_flags(wide)
+    )

@@ -62,6 +62,12 @@ def test_the_key_its_engines_were_started_with_is_taken(pid: int) -> None:
     assert os.environ[VARIABLE] == KEY
 
 
+def test_any_process_of_the_deployment_on_this_machine_tells_it(pid: int) -> None:
+    _write(1, "abc")  # the state names one that is elsewhere
+    use_key_of("chat")
+    assert os.environ[VARIABLE] == KEY
+
+
 def test_a_key_that_is_set_stays(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(pid, "abc")
     monkeypatch.setenv(VARIABLE, "my-own-key")

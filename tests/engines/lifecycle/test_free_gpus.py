@@ -147,6 +147,17 @@ def test_outside_a_job_slurm_says_which_gpus_no_job_has(slurm: Path) -> None:
     assert machines_text(find_free_gpus("slurm", whole).cluster) == "5xH200", "n2 has a job"
 
 
+def test_a_plan_takes_one_node_where_up_would_ask_for_one(slurm: Path) -> None:
+    program(slurm, "sinfo", "n1 idle gpu:h200:8 gpu:0\nn2 idle gpu:h200:8 gpu:0")
+    program(slurm, "scontrol", "BlockName=b BlockIndex=0 Nodes=n[1-2] BlockSize=2")
+    block = ClusterFile(place="domain")
+    assert machines_text(find_free_gpus("slurm", block).cluster) == "8xH200"
+    sure = replace(block, rdma=RdmaSettings(mnnvl=True))
+    assert machines_text(find_free_gpus("slurm", sure).cluster) == "16xH200"
+    spread = find_free_gpus("slurm", ClusterFile(place="spread"))
+    assert spread.notes[-1].startswith("place: spread")
+
+
 def test_only_nodes_of_the_partition_count(slurm: Path) -> None:
     program(slurm, "sinfo", SINFO)
     with pytest.raises(EnvironmentProblem, match="No GPU of Slurm is free."):
@@ -155,7 +166,7 @@ def test_only_nodes_of_the_partition_count(slurm: Path) -> None:
 
 def test_a_kind_that_slurm_does_not_name_comes_from_the_cluster_file(slurm: Path) -> None:
     program(slurm, "sinfo", "n1 idle gpu:8 gpu:0")
-    with pytest.raises(EnvironmentProblem, match="does not tell the kind"):
+    with pytest.raises(EnvironmentProblem, match="does not say of which kind"):
         find_free_gpus("slurm", ClusterFile())
     found = find_free_gpus("slurm", ClusterFile(slurm=SlurmSettings(gpu_type="h100"))).cluster
     assert (found.gpu.name, found.num_gpus) == ("H100", 8)
@@ -172,7 +183,9 @@ def test_nvlink_between_nodes_makes_one_node_of_a_domain(
     cards = {"a": [H200] * 4, "b": [H200] * 4, "c": [H200] * 4, "d": [f"{H200}!"] * 4}
     told = {"a": "x", "b": "x", "c": "y", "d": "y"}
     in_job(monkeypatch, Nodes(cards=cards, told_domains=told))
-    assert machines_text(find_free_gpus("slurm", ClusterFile()).cluster) == "3x4xH200"
+    unsure = find_free_gpus("slurm", ClusterFile())
+    assert machines_text(unsure.cluster) == "3x4xH200"
+    assert unsure.notes[0].startswith("The nodes of an NVLink domain (x has a, b) count as joined ")
     rack = ClusterFile(rdma=RdmaSettings(mnnvl=True))
     found = find_free_gpus("slurm", rack)
     joined = found.cluster

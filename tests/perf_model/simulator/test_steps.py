@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pdctl.perf_model.records import StepTimes
 from pdctl.perf_model.simulator.decode_batch import DecodeRun
 from pdctl.perf_model.simulator.job import Job
+from pdctl.perf_model.simulator.scheduling import ratio_after
 from pdctl.perf_model.simulator.steps import (
     DecodeCosts,
     coverage,
@@ -62,6 +63,23 @@ def test_a_planned_run_of_decode_steps_costs_what_steps_says(batch: int) -> None
         assert end_s - start_s == pytest.approx(expected)
         run.last_token_s, run.planned, run.steps = end_s, 0, before + count
         run.context += count * batch
+
+
+@pytest.mark.parametrize("accept_length", [1.0, 2.0])
+def test_running_requests_promise_a_share_of_what_each_may_still_ask_for(
+    accept_length: float,
+) -> None:
+    run = DecodeRun(DecodeCosts(RICH), accept_length)
+    run.join([Job(n, 100, osl, ()) for n, osl in enumerate((50, 4000, 4096, 5000, 20_000))])
+    while run.running:
+        left = [(end - run.steps) * accept_length for end, _, _ in run.running]
+        whole = sum(min(tokens, 4096) for tokens in left)
+        assert run.promised() == pytest.approx(whole * ratio_after(0.7, run.steps))
+        if len(left) == 2:
+            run.retract(lambda num: num == 2, lambda job, made: None)
+        run.plan(run.last_token_s, 700)
+        run.settle()
+    assert run.promised() == 0.0
 
 
 def test_a_step_is_found_by_the_time_it_starts() -> None:
