@@ -229,7 +229,9 @@ def launched(fleet: Fleet, place: PlacePolicy) -> Deployment:
     return replace(split(), roles=roles, place=place)
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize(
+    "seed", [*range(40), *(pytest.param(n, marks=pytest.mark.slow) for n in range(40, 200))]
+)
 def test_every_layout_of_a_plan_for_unequal_nodes_is_placed_by_up(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
