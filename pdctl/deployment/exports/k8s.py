@@ -319,8 +319,9 @@ def _serving(pods: _Pods) -> Manifest:
 def _engine_command(pods: _Pods) -> list[str]:
     argv = list(pods.engine.argv)
     if pods.num_hosts > 1:
-        at = argv.index("--dist-init-addr") + 1
-        argv[at] = argv[at].replace(ADDRESS, f"$({pods.group}_LEADER_ADDRESS)")
+        if "--dist-init-addr" in argv:  # simulated ranks never meet
+            at = argv.index("--dist-init-addr") + 1
+            argv[at] = argv[at].replace(ADDRESS, f"$({pods.group}_LEADER_ADDRESS)")
         argv += ["--nnodes", f"$({pods.group}_GROUP_SIZE)"]
         argv += ["--node-rank", f"$({pods.group}_WORKER_INDEX)"]
     return argv

@@ -107,6 +107,16 @@ def test_an_engine_of_two_nodes_is_a_leader_worker_set() -> None:
     assert "readinessProbe" not in templates[1]["spec"]["containers"][0], "its /health lies"
 
 
+def test_a_simulated_engine_of_two_nodes_knows_its_ranks_without_an_address_to_meet_at() -> None:
+    found = manifests(split(1, 1, parallelism=LARGE, engine="sim", gpus="4x8xH200"))
+    for name in ("llama-prefill", "llama-decode"):
+        group = named(found, "LeaderWorkerSet", name)["spec"]["leaderWorkerTemplate"]
+        for template in (group["leaderTemplate"], group["workerTemplate"]):
+            command = " ".join(check_pod(template)["args"])
+            assert "--nnodes $(LWS_GROUP_SIZE) --node-rank $(LWS_WORKER_INDEX)" in command
+            assert "--dist-init-addr" not in command
+
+
 def checked(found: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
     """The roles of the one object of this kind, which its CRD accepts."""
     for manifest in (m for m in found if m["kind"] != kind):
