@@ -124,7 +124,7 @@ def _plain(name: str) -> str:
     text = "".join(c for c in name.lower() if c.isalnum())
     for brand in _BRANDS:
         text = text.removeprefix(brand)
-    return text
+    return re.sub(r"(\d)g(?!b)", r"\1gb", text)  # people write 80G for 80GB
 
 
 @cache

@@ -105,6 +105,8 @@ class StreamConnection(asyncio.BufferedProtocol):
             if line_end < 0:
                 break
             size = int(data[at:line_end].partition(b";")[0], 16)
+            if size < 0:
+                raise ValueError(f"a chunk of {size} bytes")
             end = line_end + 2 + size
             if end + 2 > size_of_data:
                 break

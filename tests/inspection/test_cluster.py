@@ -25,6 +25,8 @@ from pdctl.inspection.records import Gpu, RdmaPort
         ("NVIDIA H20", "H20"),
         ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
         ("A100-SXM4-40GB", "A100-40GB"),  # drivers before 470 leave the brand out
+        ("A100-80G", "A100-80GB"),
+        ("A100-SXM4-40G", "A100-40GB"),
         ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
         ("NVIDIA A100 80GB PCIe", "A100-80GB"),
         ("NVIDIA A800-SXM4-80GB", "A800"),
