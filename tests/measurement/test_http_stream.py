@@ -58,7 +58,9 @@ def test_an_answer_cut_off_is_an_error(answer: bytes) -> None:
     run(test)
 
 
-@pytest.mark.parametrize("answer", [b"SSH-2.0\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", HEAD + b"zz\r\n", HEAD + b"-4\r\n"])
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", HEAD + b"zz\r\n", HEAD + b"-4\r\n"]
+)
 def test_an_answer_that_is_not_http_is_an_error(answer: bytes) -> None:
     async def test() -> None:
         exchange, _ = feed([answer])
