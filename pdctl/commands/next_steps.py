@@ -133,7 +133,7 @@ def next_steps(
     if verdict.verdict == "too_close" and is_simulated and on == LOCAL:
         steps = list(_measure(model, question, verdict, arm))
     if verdict.verdict == "too_close" and not steps:  # nothing settles it: both can be started
-        others = [other for other in verdict.arms.values() if other is not arm]
+        others = [one for one in verdict.arms.values() if one is not arm and one.meets is not False]
         ups += [_up(model, question, other, None, on) for other in others]
     return (*steps, *ups, _rehearse(output))
 

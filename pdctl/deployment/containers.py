@@ -50,7 +50,7 @@ def run(
     The image has to be there: nothing is pulled. Raises InvalidInput for pyxis, whose containers
     srun starts.
 
-    Source: docker run 28.2, podman run 4.3, apptainer exec 1.3.
+    Source: docker run 28.2, podman run 4.3, apptainer exec 1.4.
     """
     build: Mapping[str, Callable[..., tuple[str, ...]]] = {
         "docker": _daemon,

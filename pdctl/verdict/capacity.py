@@ -2,8 +2,8 @@
 
 Rates are rungs of one fixed ladder, 2.5 % apart, so that questions that differ in their service
 levels only are answered by the same runs. A search narrows down the rung step by step, always by
-the same steps; whoever only needs to know whether a rate is reached stops it earlier. Runs that
-are there already bound it, and no rung is tried above one where they show all layouts to fail.
+the same steps, so that it finds the same whatever was asked before; whoever only needs to know
+whether a rate is reached stops it earlier.
 """
 
 import math
@@ -84,21 +84,6 @@ class CapacitySearch:
         self.is_done = not candidates
         self.is_hopeless = not candidates
         self._rough_rps: float | None = None
-        self._floor_rps, self._ceiling = self._known()
-
-    def _known(self) -> tuple[float, float]:
-        """From runs that are there: a rate that some layout holds, and a rung where none does."""
-        held, missed = [0.0], [math.inf]
-        per_layout = [self.trials.known(c.fleet, self.slo) for c in self.alive]
-        for rate in {rate for known in per_layout for rate in known}:
-            if any(known.get(rate) for known in per_layout):
-                held.append(rate)
-            elif all(rate in known for known in per_layout):
-                missed.append(rate)
-        floor, ceiling = max(held), min(missed)
-        if floor >= ceiling:  # by luck
-            return 0.0, math.inf
-        return floor, ceiling if ceiling == math.inf else rung_above(ceiling)
 
     @property
     def rough_rps(self) -> float:
@@ -136,9 +121,7 @@ class CapacitySearch:
         if self.is_done:
             return self.rate_rps, self.rate_rps
         is_open = self._high is None or len(self.alive) > 1
-        high = self._ceiling if is_open else min(self._high or 0, self._ceiling)
-        most = high if high == math.inf else rung_rps(int(high) - 1)
-        return min(max(self.rate_rps, self._floor_rps), most), most
+        return self.rate_rps, math.inf if is_open else rung_rps((self._high or 0) - 1)
 
     def narrow(self) -> None:
         """One more step."""
@@ -214,6 +197,4 @@ class CapacitySearch:
         return self.trials.sample.num_different <= FEW_ENOUGH
 
     def _holds(self, candidate: Candidate, rung: int) -> bool:
-        if rung >= self._ceiling:
-            return False
         return self.trials.meets(candidate.fleet, rung_rps(rung), self.slo)

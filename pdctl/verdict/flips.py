@@ -326,12 +326,10 @@ class Asker:
 
     def __call__(self, question: Question) -> Choice:
         """The verdict of the whole question, as `decide` comes to it."""
-        own, rate = self._contest(question), question.workload.rate_rps
+        own = self._contest(question)
         if own is None:
             return "too_close"
-        if rate is not None and not self.is_met(self.question) and own.trials.few is None:
-            _try_below(own, rate)
-        return whole_choice(own, rate)
+        return whole_choice(own, question.workload.rate_rps)
 
     def is_met(self, question: Question) -> bool:
         """True if some layout meets the SLOs at the rate of the question."""
@@ -407,12 +405,6 @@ def _any_reaches(contest: Contest, rate_rps: float) -> bool | None:
             return True
         is_certain = is_certain and reached is not None
     return False if is_certain else None
-
-
-def _try_below(contest: Contest, rate_rps: float) -> None:
-    """Try all layouts a little below a rate, until one holds: misses of all bound the searches."""
-    below = rung_rps(rung_above(rate_rps) - MARGIN)
-    any(_holds(contest, arm, below) for arm in contest.entrants)
 
 
 def _reaches(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool | None:

@@ -234,23 +234,11 @@ class Trials:
         """True if a layout meets the service levels at a rate. A run that cannot is cut short."""
         key = (fleet, rate_rps)
         if key not in self.runs and (
-            self.has_missed(fleet, rate_rps, slo) or not self._run_within(key, slo)
+            any(_is_looser(known, slo) for known in self.lost.get(key, ()))
+            or not self._run_within(key, slo)
         ):
             return False
         return self.runs[key].meets(slo)
-
-    def known(self, fleet: Fleet, slo: Slo) -> dict[float, bool]:
-        """The rates at which runs are there that tell whether a layout meets service levels."""
-        rates = {rate for tried, rate in (*self.runs, *self.lost) if tried == fleet}
-        missed = {rate for rate in rates if self.has_missed(fleet, rate, slo)}
-        return {r: r not in missed for r in rates if r in missed or (fleet, r) in self.runs}
-
-    def has_missed(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
-        """True if a run is there that tells that a layout misses the service levels at a rate."""
-        key = (fleet, rate_rps)
-        if key in self.runs:
-            return not self.runs[key].meets(slo)
-        return any(_is_looser(known, slo) for known in self.lost.get(key, ()))
 
     def run(self, fleet: Fleet, rate_rps: float) -> Run:
         """The whole run of a layout at a rate."""

@@ -73,7 +73,7 @@ def verdict_for(one: Arm) -> Verdict:
 
 def expanded(command: str, folder: Path) -> Deployment:
     """What the real command line makes of `pdctl up ...`, without starting it."""
-    written = folder / "expanded.yaml"
+    written = folder / f"{len(list(folder.glob('*.yaml')))}.yaml"
     words = shlex.split(command)
     assert words[:2] == ["pdctl", "up"]
     with pytest.raises(SystemExit) as ended:
@@ -315,11 +315,13 @@ def test_every_next_step_of_a_plan_parses_and_is_the_plan(row: int, here: Path) 
         keep_plan(model, asked_for, chosen, None)
     steps = next_steps(model, asked_for, verdict)
     assert steps
-    for step in steps:
-        assert parsed(step) is not None
-        if step.startswith("pdctl up"):
-            _check_up(step, model, asked_for, chosen, here)
-            assert verdict.is_met
+    assert all(parsed(step) is not None for step in steps)
+    others = [one for one in verdict.arms.values() if one is not chosen]
+    ups = [step for step in steps if step.startswith("pdctl up")]
+    assert len(ups) <= (2 if verdict.verdict == "too_close" else 1)
+    for step, started in zip(ups, [chosen, *others], strict=False):
+        _check_up(step, model, asked_for, started, here)
+        assert verdict.is_met
 
 
 def _check_up(step: str, model: str, asked_for: Question, chosen: Arm | None, here: Path) -> None:

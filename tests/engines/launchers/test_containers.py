@@ -1,4 +1,4 @@
-"""Engines in containers: a real podman where there is one, and the parser of docker."""
+"""Engines in containers: a real podman and apptainer where there are some, and docker's parser."""
 
 import shutil
 import subprocess
@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pdctl.deployment import containers
-from pdctl.deployment.records import Container, ProcessSpec
+from pdctl.deployment.records import Container, ContainerRuntime, ProcessSpec
 from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import HERE
 from pdctl.errors import EnvironmentProblem
@@ -24,13 +25,7 @@ RUN_ID = "c0ffee" * 5
 NAME = f"pdctl-prefill-0-{RUN_ID[:12]}"
 # the image is empty: programs come from the host
 HOST = dict.fromkeys(("/usr", "/lib", "/lib64", "/bin", "/opt", sys.base_prefix, sys.prefix))
-EMPTY = Container(
-    "podman",
-    IMAGE,
-    mounts=tuple(f"{path}:{path}:ro" for path in HOST if Path(path).exists() and path != "/"),
-    ulimits=(),
-    gpus=False,
-)
+HOST_PATHS = [path for path in HOST if Path(path).exists() and path != "/"]
 ENGINE = """
 import os, signal, sys, time
 def leave(*_): print("drained", flush=True); sys.exit(3)
@@ -45,90 +40,119 @@ def podman(*argv: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An image of empty directories; skips where podman is missing or cannot run a container."""
-    if shutil.which("podman") is None:
-        pytest.skip("podman not installed: apt-get install podman crun")
-    archive = tmp_path_factory.mktemp("image") / "empty.tar"
+def podman_image(folder: Path) -> str:
+    """Import an image of empty directories."""
+    archive = folder / "empty.tar"
     with tarfile.open(archive, "w") as tar:
         for name in ("proc", "dev", "tmp"):
-            folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(folder)
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
     podman("import", str(archive), IMAGE)
-    argv = containers.run(EMPTY, ("true",))
-    tried = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return IMAGE
+
+
+def apptainer_image(folder: Path) -> str:
+    """Make the same as a directory, which apptainer calls a sandbox."""
+    image = folder / "sandbox"
+    for name in ("proc", "dev", "tmp", "etc", *(path.strip("/") for path in HOST_PATHS)):
+        (image / name).mkdir(parents=True, exist_ok=True)
+    return str(image)
+
+
+@pytest.fixture(scope="module", params=["podman", "apptainer"])
+def empty(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Container]:
+    """A container of an empty image; skips where its runtime is missing or cannot run one."""
+    runtime: ContainerRuntime = request.param
+    if shutil.which(runtime) is None:
+        pytest.skip(f"{runtime} not installed")
+    folder = tmp_path_factory.mktemp("image")
+    image = podman_image(folder) if runtime == "podman" else apptainer_image(folder)
+    mounts = tuple(f"{path}:{path}:ro" for path in HOST_PATHS)
+    made = Container(runtime, image, mounts=mounts, ulimits=(), gpus=False)
+    tried = subprocess.run(
+        containers.run(made, ("true",)), capture_output=True, text=True, check=False
+    )
     if tried.returncode:
-        pytest.skip(f"podman runs no container here: {tried.stderr.strip()[-200:]}")
-    yield IMAGE
-    podman("rmi", IMAGE)
+        pytest.skip(f"{runtime} runs no container here: {tried.stderr.strip()[-200:]}")
+    yield made
+    if runtime == "podman":
+        podman("rmi", IMAGE)
 
 
 @pytest.fixture
-def launcher(tmp_path: Path, image: str) -> Iterator[LocalLauncher]:
+def launcher(tmp_path: Path, empty: Container) -> Iterator[LocalLauncher]:
     made = LocalLauncher(RUN_ID, cwd=str(tmp_path), death_signal=None)
     yield made
     made.sweep()
-    until(lambda: not present())
+    until(lambda: not present(empty))
 
 
-def engine(tmp_path: Path) -> ProcessSpec:
+def engine(tmp_path: Path, empty: Container) -> ProcessSpec:
     return replace(
         spec("prefill-0", "prefill", 0),
         argv=(sys.executable, "-c", ENGINE),
         env={"ROLE": "prefill"},
         log=tmp_path / "log",
-        container=EMPTY,
+        container=empty,
     )
 
 
-def present() -> list[str]:
-    """The containers of this test, running or not."""
-    return podman("ps", "--all", "--quiet", "--filter", f"name={NAME}").split()
+def present(empty: Container) -> list[str]:
+    """The containers of this test, running or not; of apptainer, whose have no name, processes."""
+    if empty.runtime == "podman":
+        return podman("ps", "--all", "--quiet", "--filter", f"name={NAME}").split()
+    running = psutil.process_iter(["cmdline"])
+    return [str(one.pid) for one in running if ENGINE in (one.info["cmdline"] or ())]
 
 
 @pytest.mark.slow
 def test_an_engine_in_a_container_drains_and_leaves_its_exit_code(
-    launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: LocalLauncher, tmp_path: Path, empty: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PDCTL_API_KEY", "not-for-argv")
-    wanted = engine(tmp_path)
+    wanted = engine(tmp_path, empty)
     handle = launcher.start(wanted).handle
     until(lambda: "serves prefill not-for-argv" in wanted.log.read_text())
     assert "not-for-argv" not in wanted.log.read_text().splitlines()[0]
-    assert len(present()) == 1
+    assert len(present(empty)) == 1
     launcher.terminate(handle)
     until(lambda: launcher.poll(handle) is not None)
     ended = launcher.poll(handle)
     assert ended is not None
     assert ended.code == 3
     assert "drained" in wanted.log.read_text()
-    until(lambda: not present())
+    until(lambda: not present(empty))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "sweep"])
 def test_a_killed_client_takes_its_container_with_it(
-    launcher: LocalLauncher, tmp_path: Path, how: str
+    launcher: LocalLauncher, tmp_path: Path, empty: Container, how: str
 ) -> None:
-    wanted = engine(tmp_path)
+    wanted = engine(tmp_path, empty)
     handle = launcher.start(wanted).handle
     until(lambda: "serves prefill" in wanted.log.read_text())
     launcher.kill(handle) if how == "kill" else launcher.sweep()
     until(lambda: launcher.poll(handle) is not None)
-    until(lambda: not present())
+    until(lambda: not present(empty))
 
 
 @pytest.mark.slow
-def test_a_start_removes_what_an_earlier_one_left(launcher: LocalLauncher, tmp_path: Path) -> None:
-    podman(*containers.run(EMPTY, ("sleep", "300"), name=NAME)[1:2], "--detach",
-           *containers.run(EMPTY, ("sleep", "300"), name=NAME)[2:])  # fmt: skip
-    (old,) = present()
-    wanted = engine(tmp_path)
+def test_a_start_removes_what_an_earlier_one_left(
+    launcher: LocalLauncher, tmp_path: Path, empty: Container
+) -> None:
+    if empty.runtime == "apptainer":
+        pytest.skip("apptainer's containers have no names, and leave nothing but processes")
+    argv = containers.run(empty, ("sleep", "300"), name=NAME)
+    podman(argv[1], "--detach", *argv[2:])
+    (old,) = present(empty)
+    wanted = engine(tmp_path, empty)
     handle = launcher.start(wanted).handle
     until(lambda: "serves prefill" in wanted.log.read_text())
-    (new,) = present()
+    (new,) = present(empty)
     assert new != old
     launcher.kill(handle)
     until(lambda: launcher.poll(handle) is not None)
@@ -136,11 +160,11 @@ def test_a_start_removes_what_an_earlier_one_left(launcher: LocalLauncher, tmp_p
 
 @pytest.mark.slow
 def test_a_command_runs_in_an_image_and_a_missing_image_is_not_pulled(
-    launcher: LocalLauncher,
+    launcher: LocalLauncher, empty: Container
 ) -> None:
     argv = (sys.executable, "-c", "print(6 * 7)")
-    assert launcher.run(HERE, argv, timeout_s=60.0, container=EMPTY) == "42\n"
-    absent = replace(EMPTY, image="localhost/nowhere:1")
+    assert launcher.run(HERE, argv, timeout_s=60.0, container=empty) == "42\n"
+    absent = replace(empty, image="localhost/nowhere:1")
     started = time.monotonic()
     with pytest.raises(EnvironmentProblem):
         launcher.run(HERE, argv, timeout_s=60.0, container=absent)
