@@ -71,18 +71,14 @@ def test_bounds_close_in_on_the_capacity() -> None:
     assert all(low <= least for low, _ in seen)
 
 
-def test_runs_that_are_there_bound_a_capacity_before_it_is_searched() -> None:
+def test_a_capacity_is_the_same_whatever_was_asked_before() -> None:
     both = [Candidate(ALONE, 4.0, 10.0), Candidate(THREE, 12.0, 30.0)]
     trials = Trials(SAMPLE)
-    assert CapacitySearch(trials, both, SLO).bounds() == (0.0, math.inf)
     for rate in (3.0, 40.0):
         assert [trials.meets(c.fleet, rate, SLO) for c in both] == [rate == 3.0] * 2
-    trials.meets(ALONE, 20.0, SLO)  # misses, which says nothing of the other
-    known = CapacitySearch(trials, both, SLO)
-    low, high = known.bounds()
-    assert low == 3.0
-    assert 39.0 < high < 40.0
-    assert known.finish() == capacity(*both).rate_rps
+    search = CapacitySearch(trials, both, SLO)
+    assert search.bounds() == (0.0, math.inf), "attainment does not quite fall with the rate"
+    assert search.finish() == capacity(*both).rate_rps
 
 
 def test_without_service_levels_a_capacity_is_where_a_layout_still_keeps_up() -> None:
@@ -95,7 +91,6 @@ def test_nothing_to_try_carries_nothing() -> None:
     assert CapacitySearch(Trials(SAMPLE), [], SLO).finish() == 0.0
 
 
-@pytest.mark.slow
 @dataclass
 class Bursty(Trials):
     """Requests that happen to meet the service levels at a rate, and miss them a tenth below."""
@@ -109,6 +104,7 @@ def test_a_part_of_the_requests_that_misses_below_its_own_capacity_leaves_its_be
     assert search.finish() == capacity(Candidate(ALONE, 5.0, 10.0)).rate_rps
 
 
+@pytest.mark.slow
 def test_a_part_of_a_long_trace_shows_where_to_begin_and_changes_nothing_found() -> None:
     drawn = workload_from_lengths(isl=1000, osl=20, isl_cv=0.8)
     recorded = replace(drawn, requests=make_requests(drawn, num=3200, rate_rps=3.0, seed=1))
