@@ -7,8 +7,7 @@ from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import SGLANG_DEFAULTS
 from pdctl.perf_model.releases import why_unknown
-from pdctl.verdict.records import Arm, Site
-from pdctl.workload.records import Workload
+from pdctl.verdict.records import Site
 
 FEW_REQUESTS = 20  # fewer say little about a workload
 
@@ -111,10 +110,10 @@ def unknown_release(site: Site) -> Iterator[str]:
         yield f"{why}; the plan is for that one. `pdctl calibrate` measures yours."
 
 
-def drawn_ranks(site: Site, split: Arm | None) -> Iterator[str]:
-    """Prefill engines whose prompts wait for one attention-DP rank while another has none."""
+def drawn_ranks(site: Site, dp: int) -> Iterator[str]:
+    """Prompts that wait for one of dp ranks of a prefill engine while another has none."""
     serving = site.serving.get("prefill", SGLANG_DEFAULTS)
-    if split and split.parallelism["prefill"].dp > 1 and serving.balance is None:
+    if dp > 1 and serving.balance is None:
         yield (
             "SGLang draws the attention-DP rank of a prompt at random. With `--prefill-args "
             "'--load-balance-method total_tokens'`, here and in `up`, the rank with the fewest "
@@ -129,16 +128,3 @@ def share_too_long(site: Site) -> float:
         return 0.0
     long = sum(i + o >= context for i, o in zip(requests.isl, requests.osl, strict=True))
     return long / len(requests)
-
-
-def unread_times(workload: Workload) -> Iterator[str]:
-    """A file with columns that may be times under a name nobody knows, and no rate either."""
-    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
-    if (
-        facts is not None
-        and facts.span_s is None
-        and facts.unused_columns
-        and known == (None, None)
-    ):
-        unused = ", ".join(facts.unused_columns[:6])
-        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."

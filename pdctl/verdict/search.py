@@ -145,6 +145,8 @@ class Contest:
 
     def surely_carries(self, arm: str, rate_rps: float) -> bool:
         """True if `least` is a rate or more; learns no more than that takes."""
+        if not any_carries([self.search(arm)], rate_rps):
+            return False
         if self.trials.few is not None:
             return self.least(arm) >= rate_rps
         enough = rate_rps / self.provenance.errors.rate.low
@@ -325,12 +327,12 @@ def _is_enough(contest: Contest, rate_rps: float) -> bool:
 
     Near the least latency it is enough to meet the SLOs there as surely as a split does.
     """
-    if not any_carries([contest.search("colocated")], rate_rps):
-        return False
     if contest.surely_carries("colocated", rate_rps):
         return True
-    carried = contest.search("colocated").finish()
-    if rate_rps > carried or contest.least("colocated") >= NEAR_FLOOR * carried:
+    colocated = contest.search("colocated")
+    if not any_carries([colocated], rate_rps):
+        return False
+    if contest.least("colocated") >= NEAR_FLOOR * colocated.finish():
         return False
     return contest.slack("colocated", rate_rps) >= contest.slack("pd", rate_rps)
 

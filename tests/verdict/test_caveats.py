@@ -13,7 +13,7 @@ from pdctl.verdict.caveats import caveats, drawn_ranks
 from pdctl.verdict.judge import provenance_of
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
-from tests.verdict.examples import arm, question
+from tests.verdict.examples import question
 
 
 def said(**serving: object) -> str:
@@ -42,14 +42,10 @@ def test_nothing_is_sure_about_a_release_without_constants(release: str) -> None
 
 
 def test_ranks_that_are_drawn_are_told_with_the_flag_that_balances_them() -> None:
-    ranks, whole = Parallelism(tp=8, dp=8, ep=8), Parallelism(tp=8)
-    drawn, plain = (
-        arm("1P1D", parallelism={"prefill": shape, "decode": ranks}) for shape in (ranks, whole)
-    )
-    (told,) = drawn_ranks(question(), drawn)
+    (told,) = drawn_ranks(question(), 8)
     assert "--load-balance-method total_tokens" in told
     balanced = question(serving={"prefill": Serving(balance="total_tokens")})
-    assert not [*drawn_ranks(balanced, drawn), *drawn_ranks(question(), plain)]
+    assert not [*drawn_ranks(balanced, 8), *drawn_ranks(question(), 1)]
 
 
 def test_experts_that_could_be_spread_over_hosts_come_with_the_flag_that_needs() -> None:
