@@ -57,6 +57,7 @@ STEP_S, WARM_STEP_S = 20.0, 90.0
 PROFILED_STEPS = 3
 LEAST_LOAD_S = 5  # a shorter load only warms an engine up
 VERIFY_STEPS = 60
+TAIL_CV = "1.3"  # prompts of conversations
 LOOP_CV = "0.2"  # clients whose outputs are equally long stay in step with one another
 SPY = ("py-spy", "record", "--nonblocking", "-d", "4", "-r", "400", "-f", "raw")
 
@@ -70,7 +71,8 @@ class Kind:
     loads. rounds: of steps, the first of which only compiles kernels. gpus: one engine on all of
     them, or one engine of the pair on each. seconds: budget for steps. loads: requests per second,
     prompt tokens, output tokens, seconds. loops: loads of so many clients, each with one request
-    under way. most: largest decode batch. prefills, stalls: prompt tokens of the steps.
+    under way. tails: as loads, with drawn lengths (deviations of TAIL_CV times the mean). most:
+    largest decode batch. prefills, stalls: prompt tokens of the steps.
     verified: requests and prompt tokens of verify steps.
     """
 
@@ -82,6 +84,7 @@ class Kind:
     parts: Sequence[str] = ("steps", "burst", "load", "profile")
     loads: Sequence[tuple[float, int, int, int]] = ()
     loops: Sequence[tuple[int, int, int, int]] = ()
+    tails: Sequence[tuple[float, int, int, int]] = ()
     pair: bool = False
     seconds: float = 70.0
     start_s: float = 240.0
@@ -347,9 +350,10 @@ class Track:
 
     async def _loads(self, kind: Kind, server: Server) -> None:
         """Run `pdctl measure` against the engine."""
-        planned = [("--rate", "0", load) for load in kind.loads]
-        planned += [("--concurrency", LOOP_CV, load) for load in kind.loops]
-        for by, osl_cv, (much, isl, osl, seconds) in planned:
+        planned = [("--rate", ("0", "0"), load) for load in kind.loads]
+        planned += [("--rate", (TAIL_CV, TAIL_CV), load) for load in kind.tails]
+        planned += [("--concurrency", ("0", LOOP_CV), load) for load in kind.loops]
+        for by, (isl_cv, osl_cv), (much, isl, osl, seconds) in planned:
             shape = [much, isl, osl, seconds]
             if self.left_s < seconds + 12:
                 self.say(f"{kind.name}: no time for {by} {shape}")
@@ -357,7 +361,7 @@ class Track:
             words = [
                 *("measure", server.model, "--target", server.url, by, str(much)),
                 *("--isl", str(isl), "--osl", str(osl), "--duration", f"{seconds}s", "--json"),
-                *("--isl-cv", "0", "--osl-cv", osl_cv),
+                *("--isl-cv", isl_cv, "--osl-cv", osl_cv),
                 *("-o", str(self.out / f"loads-{kind.name}.jsonl")),
             ]
             done = await asyncio.create_subprocess_exec(
@@ -371,14 +375,14 @@ class Track:
                 return
             arm = json.loads(said)["data"]["arms"]["target"]
             kept = {k: arm[k] for k in ("figures", "num_requests", "num_failed", "lateness_p99_s")}
-            self.keep(kind, "load", by=by, load=shape, **kept)
+            self.keep(kind, "load", by=by, isl_cv=isl_cv, load=shape, **kept)
             found = {f["figure"]: (f["predicted"], f["measured"]) for f in arm["figures"]}
             shown = {
                 name: f"{1e3 * p:.4g}→{1e3 * m:.4g}"
                 for name, (p, m) in found.items()
                 if p and m and name in ("ttft p50", "ttft p99", "tpot p50", "tpot p99")
             }
-            self.say(f"{kind.name} load {by} {shape}: {shown}")
+            self.say(f"{kind.name} load {by} {shape} CV {isl_cv}: {shown}")
 
 
 async def _first_token(
