@@ -16,6 +16,7 @@ from pdctl.errors import (
     StateConflict,
     nearest,
 )
+from tests.code_trees import nodes
 
 ROOT = Path(__file__).parent.parent
 KINDS = (InvalidInput, EnvironmentProblem, EngineFailed, NotReady, StateConflict)
@@ -23,7 +24,7 @@ KINDS = (InvalidInput, EnvironmentProblem, EngineFailed, NotReady, StateConflict
 
 def _codes_of(path: Path) -> Iterator[str]:
     """Every literal that a call in the file gives as `code`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Call):
             for keyword in node.keywords:
                 if keyword.arg == "code":

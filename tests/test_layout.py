@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tests.code_trees import nodes, tree
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pdctl"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -84,7 +86,7 @@ def test_there_is_no_import_cycle() -> None:
 def test_an_imported_module_is_seen_in_either_form(tmp_path: Path) -> None:
     path = tmp_path / "either.py"
     path.write_text("from pdctl.engines import state\nfrom pdctl.units import positive\n")
-    assert list(_imports(path)) == ["pdctl.engines.state", "pdctl.units"]
+    assert _imports(path) == ("pdctl.engines.state", "pdctl.units")
 
 
 def test_files_stay_short_enough_to_read_in_one_go() -> None:
@@ -152,13 +154,13 @@ def _num_lines(path: Path) -> int:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def _imports(path: Path) -> Iterator[str]:
+def _imports(path: Path) -> tuple[str, ...]:
     """Every module that a file imports. `from package import module` names the module."""
-    for node in ast.walk(_tree(path)):
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -176,7 +178,7 @@ def _is_module(name: str) -> bool:
 
 def _functions(path: Path) -> Iterator[tuple[str, int]]:
     """The functions of a file with their lengths. A verb's long list of options does not count."""
-    for node in ast.walk(_tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             start = node.body[0].lineno if _part(path) == "commands" else node.lineno
             yield node.name, (node.end_lineno or start) - start + 1
@@ -186,13 +188,13 @@ def _functions(path: Path) -> Iterator[tuple[str, int]]:
 def _public(path: Path) -> frozenset[str]:
     """The functions and classes that other modules may import."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    names = (node.name for node in _tree(path).body if isinstance(node, kinds))
+    names = (node.name for node in tree(path).body if isinstance(node, kinds))
     return frozenset(name for name in names if not name.startswith("_"))
 
 
 def _docstrings(path: Path) -> Iterator[str]:
     kinds = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    texts = (ast.get_docstring(node) for node in ast.walk(_tree(path)) if isinstance(node, kinds))
+    texts = (ast.get_docstring(node) for node in nodes(path) if isinstance(node, kinds))
     return (text for text in texts if text)
 
 

@@ -4,6 +4,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from tests.code_trees import nodes
+
 PACKAGE = Path(__file__).parent.parent / "pdctl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FORBIDDEN = {
@@ -47,5 +49,4 @@ def _called(path: Path) -> set[str]:
 
 @cache
 def _calls(path: Path) -> list[ast.Call]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [node for node in nodes(path) if isinstance(node, ast.Call)]

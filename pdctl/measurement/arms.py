@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pdctl.measurement.compare import Compared
 from pdctl.measurement.results import Forecast, LoadResult, Sent, summary, window
@@ -19,6 +19,7 @@ MAX_LOADS = 6
 CLOSE_RATES = 1.12  # rates closer than this ratio count as equal
 QUANTILES = ("p50", "p90", "p99")
 
+Drawn = TypeVar("Drawn")
 Statistic = Callable[[Sequence[int]], float | None]
 ArmName = Literal["colocated", "pd", "target"]
 Winner = Literal["colocated", "pd", "too_close", "neither", "unsure", "one_arm"]
@@ -48,13 +49,7 @@ def confidence_interval(
     value = statistic(range(num)) if num else None
     if value is None:
         return None
-    drawn = [v for v in resampled(num, statistic, seed=seed) if v is not None]
-    if not drawn:
-        return ConfidenceInterval(value, value, value)
-    drawn.sort()
-    return ConfidenceInterval(
-        value, _quantile(drawn, (1 - LEVEL) / 2), _quantile(drawn, (1 + LEVEL) / 2)
-    )
+    return _interval(value, (v for v in resampled(num, statistic, seed=seed) if v is not None))
 
 
 def difference(
@@ -65,16 +60,23 @@ def difference(
     if values[0] is None or values[1] is None:
         return None
     pairs = zip(resampled(*first, seed=seed), resampled(*second, seed=seed + 1), strict=True)
-    drawn = sorted(a - b for a, b in pairs if a is not None and b is not None)
-    value = values[0] - values[1]
-    if not drawn:
+    drawn = (a - b for a, b in pairs if a is not None and b is not None)
+    return _interval(values[0] - values[1], drawn)
+
+
+def _interval(value: float, drawn: Iterable[float]) -> ConfidenceInterval:
+    """The interval around `value` that holds 95 % of what was drawn."""
+    ordered = sorted(drawn)
+    if not ordered:
         return ConfidenceInterval(value, value, value)
     return ConfidenceInterval(
-        value, _quantile(drawn, (1 - LEVEL) / 2), _quantile(drawn, (1 + LEVEL) / 2)
+        value, _quantile(ordered, (1 - LEVEL) / 2), _quantile(ordered, (1 + LEVEL) / 2)
     )
 
 
-def resampled(num: int, statistic: Statistic, *, seed: int = 0) -> list[float | None]:
+def resampled(
+    num: int, statistic: Callable[[Sequence[int]], Drawn], *, seed: int = 0
+) -> list[Drawn]:
     """The statistic of each of RESAMPLES resamplings of `num` observations."""
     dice = random.Random(seed)
     length = max(1, round(num**0.5))
@@ -236,17 +238,16 @@ def _row(one: Sent, slo: Slo) -> RequestFigures:
 
 
 def _quantity(rows: Sequence[RequestFigures], name: str) -> Quantity | None:
-    found = [confidence_interval(len(rows), partial(_percentile, rows, name, q)) for q in QUANTILES]
-    if any(one is None for one in found):
+    """The intervals of all quantiles, from the same resamplings."""
+    values = [getattr(row, name) for row in rows]
+    whole = percentiles(values)
+    if whole is None:
         return None
-    return Quantity(*(one for one in found if one is not None))
-
-
-def _percentile(
-    rows: Sequence[RequestFigures], name: str, q: str, indices: Sequence[int]
-) -> float | None:
-    found = percentiles(getattr(rows[i], name) for i in indices)
-    return None if found is None else float(getattr(found, q))
+    of_drawn = resampled(len(rows), lambda indices: percentiles(values[i] for i in indices))
+    drawn = [one for one in of_drawn if one is not None]
+    return Quantity(
+        *(_interval(getattr(whole, q), (getattr(one, q) for one in drawn)) for q in QUANTILES)
+    )
 
 
 def _share_good(rows: Sequence[RequestFigures], indices: Sequence[int]) -> float | None:

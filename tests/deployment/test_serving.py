@@ -1,6 +1,7 @@
 """What SGLang's flags make of an engine, and which of their values it refuses."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -18,6 +19,7 @@ from pdctl.errors import InvalidInput
 from pdctl.hosts import LOOPBACK
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
+from pdctl.inspection.records import Llm
 from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.memory import (
     chunked_prefill_size,
@@ -166,9 +168,14 @@ def launched(
     return list(engine_argv(deployment, role, ports, version=version, backend="mooncake", **where))
 
 
+@cache
+def deepseek_v3() -> Llm:
+    return read_llm("deepseek-v3")
+
+
 def per_rank(serving: Serving, parallelism: Parallelism, role: Role) -> tuple[int, int, float]:
     """Chunk, KV tokens and memory share of a rank, as SGLang makes them of its own settings."""
-    llm, gpu = read_llm("deepseek-v3"), parse_gpus("9x8xH200").gpu
+    llm, gpu = deepseek_v3(), parse_gpus("9x8xH200").gpu
     chunk = serving.chunk or chunked_prefill_size(gpu)
     fraction = mem_fraction_static(llm, gpu, parallelism, role, serving)
     capacity = kv_capacity_tokens(llm, gpu, parallelism, role, serving)
@@ -197,7 +204,7 @@ def test_a_rank_that_is_started_has_the_limits_that_plan_assumes(
     assert int(given.get("--dp-size", given.get("--attn-dp-size", "1"))) == ranks
     read = serving_of(argv)
     planned = engine_model(
-        read_llm("deepseek-v3"),
+        deepseek_v3(),
         parse_gpus("9x8xH200"),
         parallelism,
         role,

@@ -13,6 +13,7 @@ LOGS = Path(__file__).parent.parent / "data" / "field_logs"
 
 def told(log: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(HOME_VARIABLE, str(home))
+    monkeypatch.setenv("PATH", str(home))  # no other Python is asked whether it has SGLang
     state.logs_dir("chat").mkdir(parents=True)
     (state.logs_dir("chat") / "decode-0.log").write_text(log, encoding="utf-8")
     checks = [check for check in diagnose("chat", quick=True) if check.deployment == "chat"]

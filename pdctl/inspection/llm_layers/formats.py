@@ -34,8 +34,15 @@ def stored(llm: Llm, found: Quantization) -> Llm:
 
 def _layer_in(layer: Layer, index: int, found: Quantization) -> Layer:
     def in_format(matrices: tuple[Matrix, ...]) -> tuple[Matrix, ...]:
+        # not `replace`, which takes three times as long: an LLM has thousands of matrices
         return tuple(
-            replace(m, bytes_per_param=found.format_of(index, m.part, m.leaf).bytes_per_param)
+            Matrix(
+                part=m.part,
+                leaf=m.leaf,
+                params=m.params,
+                used=m.used,
+                bytes_per_param=found.format_of(index, m.part, m.leaf).bytes_per_param,
+            )
             for m in matrices
         )
 
