@@ -5,22 +5,32 @@ logs, and a model of the engines that may be wrong. To print the table of docs/a
 
     bash tests/compiled.sh python -m tests.status.autopilot_histories 1000 2000 /tmp/days.jsonl
 
-The file keeps one line per day, and a run that was stopped goes on from there.
+The file keeps one line per day, and a run that was stopped goes on from there. A fourth number is
+the seconds of a mix; a file holds days of one length.
 """
 
 import json
 import random
 import sys
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
 from pdctl.perf_model.records import Change, Fleet, Outcome, QueueSample, StepTimes
+from pdctl.perf_model.simulator.fleets import SplitFleet
+from pdctl.perf_model.simulator.job import Shared, TokenTimes
+from pdctl.perf_model.simulator.replay import make_jobs
 from pdctl.perf_model.simulator.simulate import simulate
-from pdctl.status.autopilot.decision import LATEST, Limits, Move, next_step
+from pdctl.status.autopilot.decision import (
+    JUDGED_COOL_DOWNS,
+    LATEST,
+    WORSE_BY,
+    Limits,
+    Move,
+    next_step,
+)
 from pdctl.status.autopilot.split_advice import Split, split_advice
 from pdctl.status.records import Moment, WhatIf
 from pdctl.status.request_window import Ended, window_of
@@ -35,6 +45,7 @@ KV, MEAN_TOKENS = 400_000, 1_500
 SWITCH_S = 5.0  # a role change without a restart, after the engine has drained
 SETTLE_S = 45.0  # draining included
 LIMITS = Limits(cool_down_s=120.0)
+ENOUGH = 0.999 * WORSE_BY  # no move is made for less, and rounding is no matter
 # mean and spread of prompt and output tokens, like the traces of code, of conversations, of
 # summaries and of reasoning; the spreads are milder than the traces' own
 Mix = tuple[int, float, int, float]
@@ -70,6 +81,11 @@ class History:
     model: StepTimes
     faults: tuple[Change, ...] = ()
     lie: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    phase_s: float = PHASE_S  # of one mix
+
+    @property
+    def end_s(self) -> float:
+        return self.phase_s * NUM_PHASES
 
 
 @dataclass
@@ -83,8 +99,7 @@ class Flight:
     changes: list[Change] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     looks: list[WhatIf] = field(default_factory=list)
-    _day: Outcome | None = None
-    _log: "Log | None" = None
+    _live: "Live | None" = None
 
     @classmethod
     def of(cls, history: History, start: Split | None = None) -> "Flight":
@@ -93,21 +108,18 @@ class Flight:
         return cls(history, now, {r: list(range(n)) for r, n in counts.items()}, dict(counts))
 
     def day(self) -> Outcome:
-        """The whole day if no engine moved again. Nothing before now depends on what comes."""
-        if self._day is None:
-            first = self.first_fleet(self.history.truth)
-            changes = [*self.changes, *self.history.faults]
-            changes.sort(key=lambda one: one.at_s)
-            self._day = simulate(
-                first, self.history.requests, changes=changes, sample_every_s=SAMPLE_S
-            )
-        return self._day
+        """The whole day if no engine moved again."""
+        changes = [*self.changes, *self.history.faults]
+        changes.sort(key=lambda one: one.at_s)
+        first = self.first_fleet(self.history.truth)
+        return simulate(first, self.history.requests, changes=changes)
 
-    def log(self) -> "Log":
-        """The lines of that day."""
-        if self._log is None:
-            self._log = Log(self.history, self.day())
-        return self._log
+    def live(self, at_s: float) -> "Live":
+        """The engines as they are at a moment; moments come in order."""
+        if self._live is None:
+            self._live = Live(self.history, self.first_fleet(self.history.truth))
+        self._live.play(at_s)
+        return self._live
 
     def split_at(self, at_s: float) -> Split:
         """The split at an earlier moment; an engine counts for its new role from its change on."""
@@ -131,45 +143,132 @@ class Flight:
             place = self.places[gives].pop()
             kind = "to_prefill" if grows == "prefill" else "to_decode"
             self.changes.append(Change(at_s, kind, gives, place, SWITCH_S))  # type: ignore[arg-type]
+            if self._live:
+                self._live.apply(self.changes[-1])
             self.places[grows].append(self.added[grows])
             self.added[grows] += 1
-        self.now, self._day, self._log = to, None, None
+        self.now = to
 
 
-class Log:
-    """The lines that a day writes, in order of arrival, each with the time at which it is written.
+class Live:
+    """The engines of a flight, played from look to look, and what they tell.
 
-    ends_s: these times, sorted. failed: places of the requests that write none.
+    queues: samples up to now. ended: requests that have, as (place, line) in order of arrival; only
+    those that a later window can hold. num_ended: of the whole day. first_tokens: (seconds, prompt
+    tokens) in order.
     """
 
-    def __init__(self, history: History, day: Outcome) -> None:
-        asked, (ttft, tpot, whole) = history.requests, history.lie
-        self.lines: list[tuple[float, Ended]] = []
-        self.failed: list[int] = []
-        times = zip(day.ttft_s, day.tpot_s, day.e2e_s, strict=True)
-        for place, (first_s, step_s, took_s) in enumerate(times):
-            if first_s is None or step_s is None or took_s is None:
-                self.failed.append(place)
+    def __init__(self, history: History, fleet: Fleet) -> None:
+        asked = history.requests
+        if fleet.prefill is None or fleet.decode is None:
+            raise ValueError("a split needs engines of both roles")
+        self._history, self._columns = history, TokenTimes(len(asked))
+        self._fleet = SplitFleet(
+            fleet,
+            fleet.prefill,
+            fleet.decode,
+            jobs=make_jobs(asked, None, [fleet.prefill, fleet.decode]),
+            arrival_s=asked.arrival_s,
+            shared=Shared(self._columns),
+            seed=0,
+        )
+        self._faults = list(reversed(history.faults))
+        self.queues: list[QueueSample] = []
+        self.ended: list[tuple[int, Ended]] = []
+        self.num_arrived = self.num_ended = 0
+        self.first_tokens: list[tuple[float, int]] = []
+        self._unanswered: list[int] = []
+        self._unfinished: list[int] = []
+
+    def play(self, at_s: float) -> None:
+        """Let everything before a moment happen."""
+        while (next_s := len(self.queues) * SAMPLE_S) <= at_s:
+            self._play_with_faults(next_s)
+            self.queues.append(self._fleet.sample(next_s))
+        self._play_with_faults(at_s)
+        self._read(at_s)
+
+    def _play_with_faults(self, until_s: float) -> None:
+        while self._faults and self._faults[-1].at_s <= until_s:
+            fault = self._faults.pop()
+            self._fleet.play(fault.at_s)
+            self._fleet.apply(fault)
+        self._fleet.play(until_s)
+
+    def apply(self, change: Change) -> None:
+        """Let a change happen now."""
+        self._fleet.apply(change)
+        if self.queues[-1].at_s == change.at_s:
+            self.queues[-1] = self._fleet.sample(change.at_s)
+
+    @property
+    def num_failed(self) -> int:
+        return len(self._fleet.failed)
+
+    def _read(self, at_s: float) -> None:
+        for prefiller in self._fleet.prefillers:
+            prefiller.reply_while_idle(at_s)
+        num_arrived = bisect_left(self._history.requests.arrival_s, at_s)
+        came = range(self.num_arrived, num_arrived)
+        self.num_arrived = num_arrived
+        self._read_first_tokens(at_s, came)
+        self._read_ended(at_s, came)
+
+    def _read_first_tokens(self, at_s: float, came: Sequence[int]) -> None:
+        columns, isl, found, left = self._columns, self._history.requests.isl, [], []
+        for place in (*self._unanswered, *came):
+            first_s = max(columns.first_s[place], columns.reply_s[place])
+            if min(columns.first_s[place], columns.reply_s[place]) >= 0 and first_s < at_s:
+                found.append((first_s, isl[place]))
+            elif place not in self._fleet.failed:
+                left.append(place)
+        self._unanswered = left
+        self.first_tokens += sorted(found)
+
+    def _read_ended(self, at_s: float, came: Sequence[int]) -> None:
+        columns, left, num_before = self._columns, [], len(self.ended)
+        for place in (*self._unfinished, *came):
+            if place in self._fleet.failed:
                 continue
-            came_s, isl, osl = asked.arrival_s[place], asked.isl[place], asked.osl[place]
-            said_s = came_s + took_s * whole
-            line = Ended(came_s, said_s, isl, osl, 0, first_s * ttft, step_s * tpot)
-            self.lines.append((came_s + took_s, line))
-        self.ends_s = sorted(end_s for end_s, _ in self.lines)
+            line = self._line(place, at_s) if columns.last_s[place] >= 0 else None
+            if line:
+                self.ended.append((place, line))
+            else:
+                left.append(place)
+        self._unfinished = left
+        self.num_ended += len(self.ended) - num_before
+        recent_s = at_s - 2 * WINDOW_S
+        self.ended = sorted(
+            (one for one in self.ended if one[1].ended_s > recent_s), key=lambda one: one[0]
+        )
 
+    def _line(self, place: int, at_s: float) -> Ended | None:
+        """What the logs say of a request that has ended; None: it has not."""
+        columns, asked, (ttft, tpot, whole) = (
+            self._columns,
+            self._history.requests,
+            self._history.lie,
+        )
+        if columns.reply_s[place] < 0:
+            return None
+        came_s, osl = asked.arrival_s[place], asked.osl[place]
+        first_s = max(columns.first_s[place], columns.reply_s[place])
+        last_s = max(columns.last_s[place], first_s)
+        if came_s + (last_s - came_s) > at_s:
+            return None
+        step_s = (last_s - first_s) / (osl - 1) if osl > 1 else 0.0
+        said_s = came_s + (last_s - came_s) * whole
+        return Ended(
+            came_s, said_s, asked.isl[place], osl, 0, (first_s - came_s) * ttft, step_s * tpot
+        )
 
-class PrefillTime:
-    """Seconds of prefill between two moments, from the first tokens."""
-
-    def __init__(self, asked: Requests, day: Outcome, token_s: float) -> None:
-        columns = zip(asked.arrival_s, asked.isl, day.ttft_s, strict=True)
-        done = sorted((at_s + ttft_s, isl) for at_s, isl, ttft_s in columns if ttft_s is not None)
-        self._at_s = [at_s for at_s, _ in done]
-        self._until_s = list(accumulate((isl * token_s for _, isl in done), initial=0.0))
-
-    def between(self, from_s: float, to_s: float) -> float:
-        first, last = bisect_left(self._at_s, from_s), bisect_left(self._at_s, to_s)
-        return self._until_s[last] - self._until_s[first]
+    def prefill_s(self, from_s: float, to_s: float, token_s: float) -> float:
+        """Seconds of prefill between two moments, from the first tokens."""
+        first, last = (
+            bisect_left(self.first_tokens, (from_s,)),
+            bisect_left(self.first_tokens, (to_s,)),
+        )
+        return sum(isl * token_s for _, isl in self.first_tokens[first:last])
 
 
 # what a pilot sees of a flight at a moment -> the split it wants
@@ -183,16 +282,17 @@ def fleet_of(times: StepTimes, now: Split) -> Fleet:
     return split(prefill, decode, now.num_prefill, now.num_decode)
 
 
-def make(seed: int) -> History:
+def make(seed: int, phase_s: float = PHASE_S) -> History:
     """The history of a seed: drift in all, and in most a fault, a wrong model or a lie."""
     rnd = random.Random(seed)
     num = rnd.randint(3, 8)
     p = rnd.randint(1, num - 1)
     kind = rnd.choice(("drift", "drift", "fault", "wrong model", "lie"))
-    history = History(seed, kind, Split(p, num - p), _requests(rnd, num), TIMES, TIMES)
+    requests = _requests(rnd, num, phase_s)
+    history = History(seed, kind, Split(p, num - p), requests, TIMES, TIMES, phase_s=phase_s)
     if kind == "fault":
         role = rnd.choice(("prefill", "decode"))
-        at_s = rnd.uniform(60, PHASE_S * NUM_PHASES - 200)
+        at_s = rnd.uniform(60, history.end_s - 200)
         down = Change(at_s, "fail", role, 0)  # type: ignore[arg-type]
         up = replace(down, at_s=at_s + rnd.uniform(30, 120), kind="recover")
         return replace(history, faults=(down, up))
@@ -216,12 +316,12 @@ def _wrong(rnd: random.Random) -> StepTimes:
     )
 
 
-def _requests(rnd: random.Random, num: int) -> Requests:
+def _requests(rnd: random.Random, num: int, phase_s: float) -> Requests:
     rows: list[tuple[float, int, int]] = []
     for phase in range(NUM_PHASES):
         mix = rnd.choice(MIXES)
         load = rnd.uniform(0.2, 0.55) * num
-        rows += _phase(rnd, mix, load, phase * PHASE_S, (phase + 1) * PHASE_S)
+        rows += _phase(rnd, mix, load, phase * phase_s, (phase + 1) * phase_s)
     return _columns(rows)
 
 
@@ -256,7 +356,7 @@ def _length(rnd: random.Random, mean: float, cv: float, most: int) -> int:
 def fly(history: History, pilot: Pilot) -> Flight:
     """Let a pilot steer from the first look to the last."""
     flight, at_s = Flight.of(history), LOOK_S
-    while at_s < PHASE_S * NUM_PHASES:
+    while at_s < history.end_s:
         to = pilot(flight, at_s)
         if to != flight.now:
             flight.go(to, at_s)
@@ -284,12 +384,17 @@ def statics(history: History) -> dict[str, float]:
 
 def autopilot(flight: Flight, at_s: float) -> Split:
     """The rule under test, fed as the live one is."""
-    look = _look(flight, at_s, WINDOW_S)
+    queues = split_advice(flight.now, list(moments(flight, at_s)), SLO)
+    is_judged = (
+        flight.moves and at_s - flight.moves[-1].at_s <= JUDGED_COOL_DOWNS * LIMITS.cool_down_s
+    )
+    # the rule asks for no other split where none can gain enough, unless to judge one
+    look = _look(flight, at_s, WINDOW_S, 0.0 if queues or is_judged else ENOUGH)
     if look:
         flight.looks.append(look)
-    latest = _look(flight, at_s, LATEST * WINDOW_S)
+    latest_gain = 0.0 if look and look.alternatives else ENOUGH
+    latest = _look(flight, at_s, LATEST * WINDOW_S, latest_gain)
     since_move = [one for one in flight.looks if one.layout == flight.now.layout]
-    queues = split_advice(flight.now, list(moments(flight, at_s)), SLO)
     decision = next_step(
         flight.now, since_move, flight.moves, LIMITS, at_s=at_s, latest=latest, queues=queues
     )
@@ -302,38 +407,37 @@ def autopilot(flight: Flight, at_s: float) -> Split:
     return decision.to
 
 
-def _look(flight: Flight, at_s: float, window_s: float) -> WhatIf | None:
+def _look(flight: Flight, at_s: float, window_s: float, least_gain: float) -> WhatIf | None:
     settled_s = flight.moves[-1].at_s + SETTLE_S if flight.moves else 0.0
     since_s = max(at_s - window_s, settled_s)
     if at_s <= settled_s:
         return None
     ended, unfinished = _ended(flight, at_s)
+    arrival_s = flight.history.requests.arrival_s
     window = window_of(
         ended,
         since_s=since_s,
         now_s=at_s,
         unfinished=unfinished,
-        arrived=sum(at_s > t >= since_s for t in flight.history.requests.arrival_s),
+        arrived=bisect_left(arrival_s, at_s) - bisect_left(arrival_s, since_s),
         steady_since_s=settled_s,
     )
     model = fleet_of(flight.history.model, flight.now)
-    look = what_if(model, window, SLO, now_s=at_s) if window else ""
+    look = what_if(model, window, SLO, now_s=at_s, least_gain=least_gain) if window else ""
     return None if isinstance(look, str) else look
 
 
 def moments(flight: Flight, at_s: float) -> Iterator[Moment]:
     """What the pages of the engines tell of the last minutes; no lie reaches them."""
-    history, asked, day = flight.history, flight.history.requests, flight.day()
-    prompts_s = PrefillTime(asked, day, history.truth.prefill_token_s)
+    history, asked, live = flight.history, flight.history.requests, flight.live(at_s)
+    token_s = history.truth.prefill_token_s
     before = None
-    for one in day.queues:
-        if one.at_s > at_s:
-            return
+    for one in live.queues[-(int(100.0 / SAMPLE_S) + 2) :]:
         if before is not None and one.at_s >= at_s - 100.0:
             now = flight.split_at(one.at_s)
             batch = one.running / now.num_decode
             step_s = history.truth.decode_base_s + batch * history.truth.decode_request_s
-            busy_s = prompts_s.between(before.at_s, one.at_s)
+            busy_s = live.prefill_s(before.at_s, one.at_s, token_s)
             yield Moment(
                 one.at_s,
                 now.num_prefill,
@@ -356,14 +460,9 @@ def moments(flight: Flight, at_s: float) -> Iterator[Moment]:
 
 def _ended(flight: Flight, at_s: float) -> tuple[list[Ended], int]:
     """The lines that a window can hold, and how many requests have none yet."""
-    log = flight.log()
-    num_arrived = bisect_left(flight.history.requests.arrival_s, at_s)
-    num_ended = bisect_right(log.ends_s, at_s)
-    had_fault = any(one.at_s <= at_s for one in flight.history.faults)
-    num_failed = bisect_left(log.failed, num_arrived) if had_fault else 0
-    recent_s = at_s - 2 * WINDOW_S
-    lines = [line for end_s, line in log.lines if end_s <= at_s and line.ended_s > recent_s]
-    return lines, num_arrived - num_ended - num_failed
+    live = flight.live(at_s)
+    lines = [line for _, line in live.ended]
+    return lines, live.num_arrived - live.num_ended - live.num_failed
 
 
 # --- baselines ---
@@ -404,8 +503,8 @@ def queue_depth(flight: Flight, at_s: float) -> Split:
 
     Source: the load loop of Dynamo's planner as its documentation describes it, on fixed GPUs.
     """
-    queues = flight.day().queues
-    recent: Sequence[QueueSample] = [q for q in queues if at_s - LOOK_S < q.at_s <= at_s]
+    queues = flight.live(at_s).queues[-(int(LOOK_S / SAMPLE_S) + 1) :]
+    recent: Sequence[QueueSample] = [q for q in queues if at_s - LOOK_S < q.at_s]
     if not recent:
         return flight.now
     prefill = fmean(q.waiting for q in recent) / flight.now.num_prefill
@@ -452,9 +551,9 @@ class Result:
     hasty_pairs: int  # opposite moves within a cool-down
 
 
-def result_of(seed: int, *, baselines: bool = True) -> Result:
+def result_of(seed: int, *, phase_s: float = PHASE_S, baselines: bool = True) -> Result:
     """Fly one history with the autopilot and all baselines."""
-    history = make(seed)
+    history = make(seed, phase_s)
     flight = fly(history, autopilot)
     known = statics(history)
     visited = {history.start.layout, *(one.after.layout for one in flight.moves)}
@@ -519,10 +618,11 @@ def _row(kind: str, results: Sequence[Result]) -> str:
 def main() -> None:
     """Fly the histories of FIRST to LAST that FILE lacks, add them to it, and print the table."""
     first, last, path = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    phase_s = float(sys.argv[4]) if len(sys.argv) > 4 else PHASE_S
     done = {one.seed: one for one in _read(path)}
     for seed in range(first, last):
         if seed not in done:
-            done[seed] = result_of(seed)
+            done[seed] = result_of(seed, phase_s=phase_s)
             with path.open("a") as file:
                 file.write(json.dumps(asdict(done[seed])) + "\n")
     sys.stdout.write(table([done[seed] for seed in range(first, last)]) + "\n")

@@ -10,7 +10,7 @@ from pdctl.status.autopilot.decision import Decision, Limits, Move, next_step
 from pdctl.status.autopilot.journal import Entry, moves_of, read_entries, write_entry
 from pdctl.status.autopilot.split_advice import Split, SplitAdvice
 from pdctl.status.records import Alternative, WhatIf
-from tests.status.autopilot_histories import Result, result_of
+from tests.status.autopilot_histories import Result, make, result_of
 
 LIMITS = Limits(cool_down_s=100.0, max_moves=3)
 NOW = Split(2, 4)
@@ -229,6 +229,13 @@ def check(results: list[Result], most_worse: int) -> None:
 @pytest.mark.slow
 def test_seeded_days_are_not_worse_than_leaving_the_engines_alone() -> None:
     check([result_of(seed, baselines=False) for seed in (2, 10)], most_worse=0)
+
+
+def test_a_seeded_day_is_as_long_as_asked_for() -> None:
+    short, long = make(3), make(3, 1200.0)
+    assert (short.end_s, long.end_s) == (1800.0, 3600.0)
+    assert (short.kind, short.start) == (long.kind, long.start)
+    assert 3500.0 < long.requests.arrival_s[-1] < 3600.0
 
 
 @pytest.mark.long  # 5 s each
