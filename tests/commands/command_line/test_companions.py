@@ -46,7 +46,9 @@ def test_an_option_without_effect_is_refused(
 
 
 @pytest.mark.parametrize("rules", [NEEDS, EXCLUDES, ONLY_WITH])
-def test_the_rules_name_parameters_that_there_are(rules: Mapping[str, Mapping[str, tuple[str, ...]]]) -> None:
+def test_the_rules_name_parameters_that_there_are(
+    rules: Mapping[str, Mapping[str, tuple[str, ...]]],
+) -> None:
     for verb, options in rules.items():
         module = importlib.import_module(f"pdctl.commands.{verb}")
         parameters = set(getattr(module, verb).__annotations__) - {"return"}
