@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pdctl import __version__, is_compiled
+from pdctl.commands.command_line.companions import check_companions
 from pdctl.commands.command_line.verbs import VERBS
 from pdctl.console import print_failure
 from pdctl.errors import ExitCode, InvalidInput, PdctlError, did_you_mean, nearest
@@ -34,7 +35,11 @@ class Verb(TyperCommand):
                     formatter.write_dl([records[one] for one in members])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb. `~` in paths is expanded here: a shell leaves it in --trace=~/a.jsonl."""
+        """Run the verb. `~` in paths is expanded here: a shell leaves it in --trace=~/a.jsonl.
+
+        Raises InvalidInput for an option that would have no effect.
+        """
+        check_companions(self.name or "", ctx)
         for one in self.params:
             value = ctx.params.get(one.name)
             if one.type.name == "path" and isinstance(value, str):

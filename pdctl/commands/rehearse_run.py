@@ -29,7 +29,7 @@ from pdctl.engines.records import DeploymentState
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.inspection.llm import read_llm
-from pdctl.measurement.compare import as_played, in_model_time, predict, rehearsed, rehearsed_fleet
+from pdctl.measurement.compare import predict, rehearsed, rehearsed_fleet
 from pdctl.measurement.load import load
 from pdctl.measurement.results import LoadResult
 from pdctl.paths import last_plan_path
@@ -90,11 +90,8 @@ def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
         deployment, ready_timeout_s=READY_TIMEOUT_S, tell=start_screen()
     ) as state:
         result, samples = _play(state, played, deployment.sim_speed)
-    requests = played.requests
-    if played.clients:
-        requests = as_played(in_model_time(result), requests)
     slo = Slo(deployment.ttft_slo_s, deployment.tpot_slo_s, deployment.attainment_slo)
-    done = rehearsed(fleet, predict(fleet, requests), result, samples, slo)
+    done = rehearsed(fleet, predict(fleet, played.requests, played.clients), result, samples, slo)
     data = dataclasses.asdict(done)
     show("rehearse", data, as_json=as_json, render=lambda: rehearsal_view(done))
 

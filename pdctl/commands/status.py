@@ -59,6 +59,8 @@ def status(
             "--what-if cannot be combined with --router or --watch: it reads the logs once.",
             hint="pdctl status --what-if",
         )
+    if metrics_port and not router:
+        raise InvalidInput("--metrics-port needs --router.", hint="pdctl status --router URL")
     interval_s = max(0.2, parse_duration_s(interval, flag="--interval"))
     use_key_file(api_key_file)
     window_s = parse_duration_s(window, flag="--window") if what_if else None

@@ -24,9 +24,9 @@ from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.metrics import attainment, goodput_rps, percentiles
 from pdctl.perf_model.records import EngineModel, Fleet, Outcome, Percentiles, QueueSample, Role
 from pdctl.perf_model.simulator.routing import known_policy
-from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.perf_model.simulator.simulate import simulate, simulate_clients
 from pdctl.status.records import DeploymentStatus
-from pdctl.workload.arrivals import in_any_order
+from pdctl.workload.arrivals import in_any_order, sending_s
 from pdctl.workload.records import Requests, Slo
 
 Unit = Literal["s", "tokens/s", "requests/s", "share"]
@@ -204,12 +204,28 @@ class Play:
     outcome: Outcome
 
 
-def predict(fleet: Fleet, requests: Requests) -> tuple[Play, ...]:
-    """Simulate these requests at these times, with queue samples, as luck may have it.
+def predict(fleet: Fleet, requests: Requests, clients: int | None = None) -> tuple[Play, ...]:
+    """Simulate these requests, with queue samples, as luck may have it.
 
+    They come at their times, or from so many clients in a closed loop: there the times follow from
+    the answers, and those of another play, with other engines picked, would fit neither.
     Luck: which of the requests of one instant the router sees first, and which engines it picks.
     """
+    if clients is not None:
+        return tuple(_loop(fleet, requests, clients, seed) for seed in range(PLAYS))
     return tuple(_play(fleet, in_any_order(requests, seed), seed) for seed in range(PLAYS))
+
+
+def _loop(fleet: Fleet, requests: Requests, clients: int, seed: int) -> Play:
+    outcome = simulate_clients(
+        fleet,
+        requests,
+        clients,
+        seed=seed,
+        sample_every_s=_PREDICTED_EVERY_S,
+        pauses_s=sending_s(requests, seed),
+    )
+    return Play(replace(requests, arrival_s=outcome.arrival_s), outcome)
 
 
 def _play(fleet: Fleet, requests: Requests, seed: int) -> Play:

@@ -77,7 +77,8 @@ class CapacitySearch:
         self._low: int | None = None  # it holds there
         self._high: int | None = None  # it does not hold there
         free = max((c.free_rps for c in candidates), default=0.0)
-        self._light = rung_below(free * LIGHT)
+        # without service levels a layout that serves at all keeps up at some rate, however low
+        self._light = rung_below(free * LIGHT if slo.is_given else LIGHTEST_RPS)
         guess = max((c.guess_rps for c in candidates), default=0.0)
         self._next, self._leap = rung_below(guess or free / 2), LEAP
         self._confirmations = 0

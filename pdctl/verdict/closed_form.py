@@ -9,13 +9,20 @@ from dataclasses import dataclass
 from functools import cache
 
 from pdctl.perf_model.records import EngineModel, Fleet
-from pdctl.perf_model.simulator.steps import decode_step_s, kv_transfer_s, last_chunk_s, prefill_s
+from pdctl.perf_model.simulator.steps import (
+    chunk_s,
+    decode_step_s,
+    kv_transfer_s,
+    last_chunk_s,
+    prefill_s,
+)
 from pdctl.verdict.rules import LoadEstimate
 from pdctl.workload.records import Mix, Slo
 
 PREFILL_USE = 0.90  # AIConfigurator 2601.06288, Algorithm 3: prefill pools run at 90 % of peak
 DECODE_USE = 0.92  # the same: decode pools at 92 %
 MOST_USE = 0.95  # above it queues of a minute's trace grow without limit
+CERTAINLY = 1.1  # times a closed form's highest rate: what mean requests leave out is less
 
 ASSUMED_USE = 0.7  # share of the better arm's capacity that is assumed when no rate is given
 
@@ -221,6 +228,21 @@ def prefill_rps(engine: EngineModel, demand: Demand, slo: Slo, after_s: float = 
     return use / packed
 
 
+@cache
+def link_rps(engine: EngineModel, demand: Demand) -> float:
+    """Most requests per second whose KV the link of one prefill or decode engine moves.
+
+    Source: SGLang sends what the cache held, and each chunk, as transfers of their own, and every
+    transfer costs a fixed time (transfer_base_s). Ignores: links that wait for one another.
+    """
+    chunks = math.ceil(demand.fresh / _rank_chunk(engine)) + (demand.cached > 0)
+    last = demand.isl / chunks
+    moved = (chunks - 1) * chunk_s(engine.times, last) + last_chunk_s(
+        engine.times, last, demand.isl
+    )
+    return MOST_USE / moved if moved > 0 else math.inf
+
+
 def running_requests(engine: EngineModel, demand: Demand, tokens_per_s: float) -> float | None:
     """Requests running on an engine that makes `tokens_per_s`; None: it cannot.
 
@@ -336,7 +358,7 @@ def pd_pace(
     rate, packed = rps / ratio[0], prefill_packed_s(prefill, demand)
     busy = rate * packed
     batch = running_requests(decode, demand, rps / ratio[1] * demand.osl)
-    if busy >= 1.0 or batch is None:
+    if busy >= 1.0 or batch is None or rps > min(ratio) * link_rps(prefill, demand):
         return None
     wait, tail = _waits(busy, packed * demand.spread)
     grown = max(prefill_shared_s(prefill, demand, rate) * rate, 1.0)
@@ -391,7 +413,8 @@ class Scored:
 def capacity_rps(fleet: Fleet, demand: Demand, slo: Slo) -> float:
     """Highest rate of a fleet within the SLO, in closed form.
 
-    Source: the slower pool bounds a split (AIConfigurator 2601.06288, Algorithm 3).
+    Source: the slower pool bounds a split (AIConfigurator 2601.06288, Algorithm 3), or the links
+    of the smaller one.
     """
     if fleet.colocated is not None:
         return fleet.num_colocated * colocated_rps(fleet.colocated, demand, slo)
@@ -401,7 +424,36 @@ def capacity_rps(fleet: Fleet, demand: Demand, slo: Slo) -> float:
     return min(
         fleet.num_prefill * prefill_rps(fleet.prefill, demand, slo, after),
         fleet.num_decode * decode_rps(fleet.decode, demand, slo.tpot_s),
+        min(fleet.num_prefill, fleet.num_decode) * link_rps(fleet.prefill, demand),
     )
+
+
+@cache
+def ceiling_rps(fleet: Fleet, demand: Demand) -> float:
+    """A rate beyond what a fleet does with every engine full in every step.
+
+    Of a shared prefix, colocated engines keep one copy. Source: Little's law at the largest batch.
+    Ignores: that with mixed chunks prompts and decode rows share weights, so there prefill is free.
+    """
+    if fleet.colocated is not None:
+        one = fleet.colocated
+        each = 0.0 if one.mixed_chunk else prefill_packed_s(one, demand)
+        each += _least_decode_s(one, demand, demand.context - demand.cached)
+        return CERTAINLY * fleet.num_colocated / each
+    assert fleet.prefill is not None
+    assert fleet.decode is not None
+    decode_s = _least_decode_s(fleet.decode, demand, demand.context)
+    return CERTAINLY * min(
+        fleet.num_prefill / prefill_packed_s(fleet.prefill, demand),
+        fleet.num_decode / decode_s if decode_s else math.inf,
+        min(fleet.num_prefill, fleet.num_decode) * link_rps(fleet.prefill, demand) / MOST_USE,
+    )
+
+
+def _least_decode_s(engine: EngineModel, demand: Demand, own: float) -> float:
+    """Engine time of a mean request's decode in the largest batch; own: KV tokens of each."""
+    batch = max(min(engine.kv_capacity_tokens / max(own, 1.0), engine.max_running_requests), 1.0)
+    return demand.decode_tokens * tpot_at(engine, demand, batch) / batch
 
 
 def pace_of(fleet: Fleet, demand: Demand, rate_rps: float) -> Pace | None:

@@ -16,7 +16,14 @@ from pdctl.perf_model.records import Fleet, Outcome, Parallelism, Role
 from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.replay import Quota
 from pdctl.perf_model.simulator.simulate import find_prefixes, simulate, simulate_within
-from pdctl.verdict.closed_form import Demand, Scored, capacity_rps, pace_of
+from pdctl.verdict.closed_form import (
+    Demand,
+    Scored,
+    capacity_rps,
+    ceiling_rps,
+    demand_of,
+    pace_of,
+)
 from pdctl.verdict.records import Arm
 from pdctl.workload.arrivals import head, once_a_second, pick
 from pdctl.workload.records import Mix, Requests, Slo
@@ -39,6 +46,7 @@ class Sample:
     first, last: those that count, first <= place < last; the others fill and empty the engines.
     prefixes: which prompts share leading blocks, found once for all runs. wanted: how many
     requests it was made for. num_different: requests before it plays them over again.
+    demand: that of their mean; None: unknown.
     """
 
     requests: Requests
@@ -48,6 +56,7 @@ class Sample:
     seed: int
     wanted: int
     num_different: int
+    demand: Demand | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -62,6 +71,13 @@ class Sample:
         """The same requests at another rate."""
         times = array("d", [time / rate_rps for time in self.requests.arrival_s])
         return replace(self.requests, arrival_s=times)
+
+    def most_rps(self, fleet: Fleet) -> float:
+        """A rate that a layout cannot keep up with, though this sample may be too short to show it.
+
+        Engines that take in all requests before they are full let none of them wait.
+        """
+        return math.inf if self.demand is None else ceiling_rps(fleet, self.demand)
 
 
 def num_requests(fleets: Sequence[Scored], demand: Demand, slo: Slo) -> int:
@@ -100,21 +116,37 @@ def sample_of(mix: Mix, num: int, *, max_context: int | None, seed: int) -> Samp
     requests = mix.requests
     if requests is None or not mix.has_arrivals:
         drawn = once_a_second(_evenly(mix, num), num=num, seed=seed, max_context=max_context)
-        return _sample(drawn, seed, num, is_whole=False)
+        return _sample(drawn, mix, seed, num, is_whole=False)
     if len(requests) >= num:
-        return _sample(once_a_second(mix, num=len(requests), seed=seed), seed, num, is_whole=True)
+        whole = once_a_second(mix, num=len(requests), seed=seed)
+        return _sample(whole, mix, seed, num, is_whole=True)
     rounds = math.ceil(num / len(requests))
     again = once_a_second(mix, num=rounds * len(requests), seed=seed)
-    return replace(_sample(again, seed, num, is_whole=False), num_different=len(requests))
+    return replace(_sample(again, mix, seed, num, is_whole=False), num_different=len(requests))
 
 
-def _sample(requests: Requests, seed: int, wanted: int, *, is_whole: bool) -> Sample:
+def _sample(requests: Requests, mix: Mix, seed: int, wanted: int, *, is_whole: bool) -> Sample:
     # a trace read at another rate must give the very same times: they are rounded
     times = array("d", [round(time, 6) for time in requests.arrival_s])
     fixed = replace(requests, arrival_s=times)
     num = len(fixed)
     first, last = (0, num) if is_whole else (int(SETTLED[0] * num), int(SETTLED[1] * num))
-    return Sample(fixed, first, last, find_prefixes(fixed), seed, wanted, num)
+    demand = _mean_demand(fixed, mix)
+    return Sample(fixed, first, last, find_prefixes(fixed), seed, wanted, num, demand)
+
+
+def _mean_demand(requests: Requests, mix: Mix) -> Demand | None:
+    """The demand of the mean request; in a trace the answers to long prompts have own lengths."""
+    demand = demand_of(mix)
+    if demand is None:
+        return None
+    read = sum(osl * (isl + osl / 2) for isl, osl in zip(requests.isl, requests.osl, strict=True))
+    num, written = len(requests), max(sum(requests.osl), 1)
+    isl, known = sum(requests.isl) / num, demand.cached / demand.isl
+    fresh = max(isl * (1 - known), 1.0)
+    return replace(
+        demand, fresh=fresh, cached=isl - fresh, osl=max(written / num, 1.0), context=read / written
+    )
 
 
 def _evenly(mix: Mix, num: int) -> Mix:
@@ -233,6 +265,8 @@ class Trials:
     def meets(self, fleet: Fleet, rate_rps: float, slo: Slo) -> bool:
         """True if a layout meets the service levels at a rate. A run that cannot is cut short."""
         key = (fleet, rate_rps)
+        if rate_rps > self.sample.most_rps(fleet):
+            return False
         if key not in self.runs and (
             any(_is_looser(known, slo) for known in self.lost.get(key, ()))
             or not self._run_within(key, slo)
@@ -245,7 +279,7 @@ class Trials:
         key = (fleet, rate_rps)
         if key not in self.runs:
             self.num_runs += 1
-            self.runs[key] = run_of(self.outcome(fleet, rate_rps), self.sample)
+            self.runs[key] = run_of(fleet, self.outcome(fleet, rate_rps), self.sample, rate_rps)
         return self.runs[key]
 
     def outcome(self, fleet: Fleet, rate_rps: float, *, queues: bool = False) -> Outcome:
@@ -268,7 +302,7 @@ class Trials:
         if outcome is None:
             self.lost.setdefault(key, []).append(slo)
             return False
-        self.runs[key] = run_of(outcome, sample)
+        self.runs[key] = run_of(fleet, outcome, sample, rate_rps)
         return True
 
 
@@ -281,7 +315,14 @@ def trials_on(sample: Sample) -> Trials:
         return Trials(sample)
     part = head(sample.requests, FEW_REQUESTS)
     few = Sample(
-        part, 0, FEW_REQUESTS, find_prefixes(part), sample.seed, FEW_REQUESTS, FEW_REQUESTS
+        part,
+        0,
+        FEW_REQUESTS,
+        find_prefixes(part),
+        sample.seed,
+        FEW_REQUESTS,
+        FEW_REQUESTS,
+        sample.demand,
     )
     return Trials(sample, Trials(few))
 
@@ -307,12 +348,11 @@ def _is_looser(one: Slo, other: Slo) -> bool:
     )
 
 
-def run_of(outcome: Outcome, sample: Sample) -> Run:
-    """The part of an outcome that counts."""
+def run_of(fleet: Fleet, outcome: Outcome, sample: Sample, rate_rps: float) -> Run:
+    """The part of a fleet's outcome that counts, at the rate at which all requests came."""
     part = slice(sample.first, sample.last)
-    return Run(
-        known_or_nan(outcome.ttft_s[part]), known_or_nan(outcome.tpot_s[part]), keeps_up(outcome)
-    )
+    is_kept = keeps_up(outcome) and rate_rps <= sample.most_rps(fleet)
+    return Run(known_or_nan(outcome.ttft_s[part]), known_or_nan(outcome.tpot_s[part]), is_kept)
 
 
 def known_or_nan(times: Sequence[float | None]) -> Sequence[float]:
@@ -359,7 +399,7 @@ def try_layout(
 def arm_of(fleet: Fleet, outcome: Outcome, sample: Sample, rate_rps: float, slo: Slo) -> Arm:
     """The part of an outcome that a verdict keeps."""
     part = slice(sample.first, sample.last)
-    return arm_of_run(fleet, outcome, run_of(outcome, sample), part, rate_rps, slo)
+    return arm_of_run(fleet, outcome, run_of(fleet, outcome, sample, rate_rps), part, rate_rps, slo)
 
 
 def arm_of_run(

@@ -47,6 +47,12 @@ def in_any_order(requests: Requests, seed: int) -> Requests:
     return pick(requests, sorted(range(len(keys)), key=keys.__getitem__))
 
 
+def sending_s(requests: Requests, seed: int) -> list[float]:
+    """The time that each request takes from its client to an engine, as `in_any_order` has it."""
+    random = Random(seed)
+    return [isl * _TOKEN_S + random.expovariate(1 / _CHANCE_S) for isl in requests.isl]
+
+
 def pick(requests: Requests, order: Sequence[int]) -> Requests:
     """The requests at these places, in this order; their times as they are."""
     blocks = requests.blocks

@@ -139,6 +139,9 @@ def workload_from_lengths(
         _spread(isl_cv, _within(DEFAULT_SPREAD.isl_cv, isl, room), "--isl-cv"),
         _spread(osl_cv, _within(DEFAULT_SPREAD.osl_cv, osl, room - (isl or 0)), "--osl-cv"),
     )
+    is_narrowed = (isl_cv is None and isl is not None and cvs[0] < DEFAULT_SPREAD.isl_cv) or (
+        osl_cv is None and osl is not None and cvs[1] < DEFAULT_SPREAD.osl_cv
+    )
     given = ((rate_rps, "--rate"), (concurrency, "--concurrency"))
     for value, flag in given:
         if value is not None:
@@ -156,6 +159,7 @@ def workload_from_lengths(
         burstiness=None,
         requests=None,
         origin="flags",
+        narrowed_to=int(room) if is_narrowed else None,
     )
 
 
@@ -215,6 +219,7 @@ def workload_data(workload: Workload) -> dict[str, object]:
         "rate_rps": workload.rate_rps,
         "concurrency": workload.concurrency,
         "prefix_hit": workload.prefix_hit,
+        "narrowed_to": workload.narrowed_to,
         "burstiness": asdict(workload.burstiness) if workload.burstiness else None,
         "trace": asdict(workload.trace) if workload.trace else None,
         "text": read_line(workload.trace) if workload.trace else drawn_line(workload),
@@ -228,6 +233,12 @@ def drawn_line(workload: Workload) -> str | None:
     isl, osl = workload.isl, workload.osl
     is_spread = bool(isl and isl.cv or osl and osl.cv)
     how = "Log-normal; --isl-cv 0 --osl-cv 0 makes all lengths equal." if is_spread else ""
+    if workload.narrowed_to is not None:
+        usual = f"{DEFAULT_SPREAD.isl_cv:g} and {DEFAULT_SPREAD.osl_cv:g}"
+        how = (
+            f"They spread less than usual (CV {usual}), to fit the model's context of "
+            f"{format_count(workload.narrowed_to)} tokens. {how}"
+        ).rstrip()
     return f"Drawn requests: {said}. {how}".rstrip()
 
 

@@ -66,10 +66,14 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload(Mix):
-    """The load of a deployment: a mix of requests, and how many of them."""
+    """The load of a deployment: a mix of requests, and how many of them.
+
+    narrowed_to: the context in tokens for which lengths spread less than they usually do.
+    """
 
     rate_rps: float | None
     concurrency: float | None
+    narrowed_to: int | None = None
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ def test_without_service_levels_a_capacity_is_where_a_layout_still_keeps_up() ->
     assert 7.0 <= found.rate_rps <= 10.5
 
 
+def test_a_layout_that_serves_carries_something_however_wrong_its_closed_form() -> None:
+    found = capacity(Candidate(ALONE, 5000.0, 5000.0), slo=Slo())
+    assert found.rate_rps == capacity(Candidate(ALONE, 4.0, 10.0), slo=Slo()).rate_rps
+
+
 def test_nothing_to_try_carries_nothing() -> None:
     assert CapacitySearch(Trials(SAMPLE), [], SLO).finish() == 0.0
 

@@ -9,10 +9,12 @@ from pdctl.perf_model.simulator.simulate import simulate
 from pdctl.verdict.closed_form import (
     Pace,
     capacity_rps,
+    ceiling_rps,
     colocated_pace,
     colocated_rps,
     decode_rps,
     demand_of,
+    link_rps,
     max_batch,
     pace_of,
     pd_pace,
@@ -82,6 +84,37 @@ def test_the_slower_pool_bounds_a_split() -> None:
         capacity_rps(replace(SPLIT, num_prefill=p, num_decode=4), DEMAND, slo) for p in (1, 2)
     )
     assert two == pytest.approx(2 * one)
+
+
+def test_the_link_bounds_a_split_whose_prompts_are_cached() -> None:
+    cached = equal_lengths(isl=100, osl=10, prefix_hit=0.99)
+    demand = demand_of(cached)
+    assert demand is not None
+    # what the cache held, and the one new token: two transfers of 1 ms, and 100 tokens of 1 µs
+    assert link_rps(PREFILL, demand) == pytest.approx(0.95 / 0.0021)
+    assert capacity_rps(SPLIT, demand, Slo()) == link_rps(PREFILL, demand)
+    assert pace_of(SPLIT, demand, 1.01 * link_rps(PREFILL, demand)) is None
+    requests = make_requests(cached, num=600, rate_rps=2000.0, seed=1)
+    outcome = simulate(SPLIT, requests, seed=1)
+    ends = sorted(
+        t + took for t, took in zip(requests.arrival_s, outcome.e2e_s, strict=True) if took
+    )
+    assert 400 / (ends[500] - ends[100]) == pytest.approx(1 / 0.0021, rel=0.1)
+
+
+@pytest.mark.parametrize("fleet", [SPLIT, ALONE])
+@pytest.mark.parametrize("osl", [1, 10, 200])
+def test_no_fleet_does_more_than_its_ceiling(fleet: Fleet, osl: int) -> None:
+    workload = equal_lengths(isl=2000, osl=osl)
+    demand = demand_of(workload)
+    assert demand is not None
+    requests = make_requests(workload, num=4000, rate_rps=1000.0, seed=1)
+    outcome = simulate(fleet, requests, seed=1)
+    ends = sorted(
+        t + took for t, took in zip(requests.arrival_s, outcome.e2e_s, strict=True) if took
+    )
+    served = 2000 / (ends[3000] - ends[1000])
+    assert 0.4 * ceiling_rps(fleet, demand) < served < ceiling_rps(fleet, demand)
 
 
 def test_a_tighter_tpot_lowers_what_a_colocated_engine_carries() -> None:

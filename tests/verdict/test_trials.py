@@ -49,6 +49,17 @@ def test_a_queue_that_grows_for_ever_has_no_percentile() -> None:
     assert (arm.ttft_s, arm.attainment, arm.goodput_rps, arm.meets) == (None, 0.0, 0.0, False)
 
 
+def test_engines_that_take_in_a_whole_short_sample_keep_up_with_no_more_than_they_can_do() -> None:
+    drawn = equal_lengths(isl=10, osl=500)
+    trials = Trials(sample_of(drawn, 1000, max_context=None, seed=0))
+    # the pool of 1,000,000 tokens holds all of them, and no prompt waits long
+    arms = [try_layout(trials, ALONE, rate, Slo()) for rate in (5.0, 100.0)]
+    assert [arm.keeps_up for arm in arms] == [True, False]
+    assert [trials.meets(ALONE, rate, Slo()) for rate in (5.0, 100.0)] == [True, False]
+    # 10 ms a step, 1 µs a token of context: 3846 requests of 260 tokens take 1.01 s a token
+    assert trials.sample.most_rps(ALONE) == pytest.approx(1.1 / (500 / 3846 * 1.01), rel=0.01)
+
+
 def test_waits_that_grow_with_time_are_told_from_waits_that_do_not() -> None:
     times = tuple(float(i) for i in range(100))
     steady = Outcome((0.5,) * 100, times, times, 200.0, 5000, {}, arrival_s=times)

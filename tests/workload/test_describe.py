@@ -240,6 +240,19 @@ def test_the_way_lengths_are_drawn_is_said() -> None:
     assert drawn_line(workload_from_lengths(isl=8000, osl=None)) is None
 
 
+def test_a_spread_narrowed_to_the_context_is_said_with_the_usual_one() -> None:
+    narrowed = workload_from_lengths(isl=30_000, osl=300, max_context=131_072)
+    line = drawn_line(narrowed)
+    assert line is not None
+    said = "They spread less than usual (CV 1.31 and 0.73), to fit the model's context of 131,072"
+    assert said in line
+    assert workload_data(narrowed)["narrowed_to"] == 131_072
+    for isl, cv in ((1000, None), (30_000, 0.5)):
+        other = workload_from_lengths(isl=isl, osl=300, isl_cv=cv, max_context=131_072)
+        assert "less than usual" not in (drawn_line(other) or "")
+        assert workload_data(other)["narrowed_to"] is None
+
+
 def test_the_line_on_a_trace_has_its_size_span_unit_and_columns() -> None:
     trace = read_trace(DATA / "mooncake_conversation_head.jsonl")
     workload = workload_from_trace(trace, "mooncake")

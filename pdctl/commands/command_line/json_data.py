@@ -80,7 +80,10 @@ class PlanProvenance(TypedDict):
 
 
 class WorkloadData(TypedDict):
-    """The requests, and how a file of them was read."""
+    """The requests, and how a file of them was read.
+
+    narrowed_to: the model's context in tokens, where lengths spread less than usual to fit it.
+    """
 
     origin: str
     isl: Lengths | None
@@ -88,6 +91,7 @@ class WorkloadData(TypedDict):
     rate_rps: float | None
     concurrency: float | None
     prefix_hit: float | None
+    narrowed_to: int | None
     burstiness: Burstiness | None
     trace: TraceFacts | None
     text: str | None

@@ -84,26 +84,41 @@ class Clients:
 
     They share one list of requests and take them in order, all clients one each at time 0.
     idle: heap of (time, request) when a client has its answer, request -1 before its first;
-    arrival_s: when each request was sent, filled in as the clients send.
+    arrival_s: when each request was sent, filled in as the clients send. pauses_s: how long each
+    request takes to be sent after the answer before it; one follows another.
     """
 
-    __slots__ = ("arrival_s", "idle", "sent")
+    __slots__ = ("arrival_s", "idle", "pauses_s", "sent")
 
-    def __init__(self, num_clients: int, num_requests: int, idle: list[tuple[float, int]]) -> None:
+    def __init__(
+        self,
+        num_clients: int,
+        num_requests: int,
+        idle: list[tuple[float, int]],
+        pauses_s: Sequence[float] = (),
+    ) -> None:
         idle.extend([(0.0, -1)] * num_clients)
         self.idle = idle
         self.arrival_s = [0.0] * num_requests
+        self.pauses_s = pauses_s
         self.sent = 0
 
     @property
     def next_s(self) -> float:
         """The time at which the next request is sent, as far as is known."""
-        return self.idle[0][0] if self.idle and self.sent < len(self.arrival_s) else NEVER
+        if not self.idle or self.sent >= len(self.arrival_s):
+            return NEVER
+        index, at_s = self.sent, self.idle[0][0]
+        if not self.pauses_s:
+            return at_s
+        last_s = self.arrival_s[index - 1] if index else 0.0
+        return max(at_s + self.pauses_s[index], last_s)
 
     def send(self) -> int:
         """Let the client that has waited longest send; returns its request."""
         index = self.sent
-        self.arrival_s[index] = heappop(self.idle)[0]
+        self.arrival_s[index] = self.next_s
+        heappop(self.idle)
         self.sent = index + 1
         return index
 

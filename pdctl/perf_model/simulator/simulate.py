@@ -54,21 +54,23 @@ def simulate_clients(
     sample_every_s: float | None = None,
     prefixes: Prefixes | None = None,
     max_decode_steps_per_event: float = NEVER,
+    pauses_s: Sequence[float] = (),
 ) -> Outcome:
     """Let `num_clients` clients send `requests` in order, each when its last answer has ended.
 
     It begins with a burst: at 0 s every client sends one. Arrival times of `requests` are ignored;
-    Outcome.arrival_s has the times at which they were sent. Other arguments as in simulate().
+    Outcome.arrival_s has the times at which they were sent. pauses_s: between an answer and each
+    request; none by default. Other arguments as in simulate().
     Raises ValueError for fewer than one client, and as simulate() does.
     Source: the closed loop of SGLang's bench_serving (--max-concurrency) and of InferenceX.
-    Ignores: what a client does between an answer and its next request.
     """
     if num_clients < 1:
         raise ValueError(f"a closed loop needs at least one client, not {num_clients}")
     if prefixes is None:
         prefixes = find_prefixes(requests)
     with _collector_paused():
-        run = _run(fleet, requests, prefixes, seed, max_decode_steps_per_event, num_clients)
+        steps = max_decode_steps_per_event
+        run = _run(fleet, requests, prefixes, seed, steps, num_clients, pauses_s)
         return _played(run, sample_every_s, ())
 
 
@@ -142,13 +144,14 @@ def _run(
     seed: int,
     max_steps: float,
     num_clients: int = 0,
+    pauses_s: Sequence[float] = (),
 ) -> ColocatedFleet | SplitFleet:
     tokens = prefixes.tokens if prefixes else None
     shared = Shared(TokenTimes(len(requests)), tokens, max_steps)
     clients, arrival_s = None, requests.arrival_s
     if num_clients:
         shared.ended = []
-        clients = Clients(num_clients, len(requests), shared.ended)
+        clients = Clients(num_clients, len(requests), shared.ended, pauses_s)
         arrival_s = clients.arrival_s
     if fleet.colocated and fleet.num_colocated > 0:
         jobs = make_jobs(requests, prefixes, [fleet.colocated])

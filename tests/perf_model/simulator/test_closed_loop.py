@@ -61,6 +61,16 @@ def test_two_clients_with_equal_requests_keep_step() -> None:
     assert outcome.span_s == pytest.approx(0.363)
 
 
+def test_a_prompt_whose_client_takes_longer_to_send_it_misses_the_step_of_the_other() -> None:
+    # the first prompt alone takes 11 ms; the second comes at 5 ms, while a decode step of 10 ms is
+    # launched for the first, and is computed from 21 to 32 ms
+    pauses = (0.0, 0.005) * 3
+    outcome = simulate_clients(colocated(), requests(*[(0, 1000, 11)] * 6), 2, pauses_s=pauses)
+    assert ms(list(outcome.arrival_s[:2])) == [0, 5]
+    assert ms(outcome.ttft_s[:2]) == [11, 27]
+    assert list(outcome.arrival_s) == sorted(outcome.arrival_s)
+
+
 def test_a_client_that_is_done_first_sends_while_the_other_decodes() -> None:
     # sent at 121, when a step of the other starts: prefill from 131 to 142, ten steps beside it
     rows = ((0, 1000, 11), (0, 1000, 21), (0, 1000, 11))
