@@ -89,6 +89,10 @@ EXPERTS_BY_RUNNER = {
 SHARED_EXPERTS = Kernels(4, products=2)
 # into the latent and back
 LATENT = Kernels(2, products=2)
+# Bringing the tokens of attention-DP ranks together before an MLP and apart after it: clearing,
+# a copy into place, all-reduce, a copy; clearing and a copy out. Triton copies rows into place and
+# out. Source: _dp_gather_via_all_reduce and dp_scatter in sglang 0.5.17 layers/dp_attention.py.
+GATHERED = Kernels(4, triton=2)
 # Adds the shared expert to the routed ones, but not with DeepEP. Source: sglang
 # determine_num_fused_shared_experts in deepseek_v2.py and glm4_moe.py (GLM-5: since February 2026)
 FUSES_SHARED = ("DeepseekV3ForCausalLM", "GlmMoeDsaForCausalLM", "Glm4MoeForCausalLM")
@@ -137,16 +141,18 @@ def _replayed_s(kernels: Kernels, times: KernelTimes, *, quantises: bool) -> flo
     return times.small_s * small + (product_s + quantising_s) * kernels.products
 
 
-def launched_s(llm: Llm, *, runner: str, dynamic: bool) -> float:
+def launched_s(llm: Llm, *, runner: str, dynamic: bool, gathers: bool = False) -> float:
     """The least time of a step without a graph, in which the host launches every kernel.
 
-    runner, dynamic: as in replayed_s. Source: LAUNCH_S and its neighbours.
+    runner, dynamic: as in replayed_s. gathers: attention-DP ranks bring their tokens together.
+    Source: LAUNCH_S and its neighbours.
     Ignores: the host's own speed, which differed by two between the hosts that were measured.
     """
-    parts = _parts(llm, runner=runner)
+    parts = [*_parts(llm, runner=runner), (_num_scans(llm), SCAN, False)]
+    if gathers:
+        parts.append((llm.num_layers, GATHERED, False))
     return sum(
-        num * _launch_s(kernels, quantises=narrow and dynamic)
-        for num, kernels, narrow in [*parts, (_num_scans(llm), SCAN, False)]
+        num * _launch_s(kernels, quantises=narrow and dynamic) for num, kernels, narrow in parts
     )
 
 

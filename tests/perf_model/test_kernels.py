@@ -15,9 +15,16 @@ from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.formats import quantises
 from pdctl.perf_model.hardware import EXPERT_EFFICIENCIES, expert_padding, rates
-from pdctl.perf_model.kernels import SCAN_PIECE, num_kernels, pieces_s, replayed_s
+from pdctl.perf_model.kernels import (
+    LAUNCH_S,
+    SCAN_PIECE,
+    TRITON_LAUNCH_S,
+    num_kernels,
+    pieces_s,
+    replayed_s,
+)
 from pdctl.perf_model.mixing import state_rows_s
-from pdctl.perf_model.records import StepTimes
+from pdctl.perf_model.records import Parallelism, Serving, StepTimes
 from pdctl.perf_model.releases import kernel_times
 from pdctl.perf_model.roofline import step_times
 from pdctl.perf_model.simulator.steps import (
@@ -114,6 +121,20 @@ def test_plain_norms_of_gemma_3_are_counted(gemma: Llm) -> None:
     counted = num_kernels(gemma, runner="triton", dynamic=False)
     counted += second_pass_and_split_k * gemma.num_layers + OUTSIDE
     assert counted == pytest.approx(profiled("gemma-b"), rel=0.02)
+
+
+def test_attention_dp_launches_six_kernels_more_a_layer_unless_deepep_sends_the_tokens() -> None:
+    model, two = llm("deepseek-v3"), cluster()
+    alone, ranks, sent = (
+        step_times(model, two, parallelism, "colocated", serving=serving).eager_s
+        for parallelism, serving in (
+            (Parallelism(tp=2), Serving()),
+            (Parallelism(tp=2, dp=2), Serving()),
+            (Parallelism(tp=2, dp=2, ep=2), Serving(all_to_all=True)),
+        )
+    )
+    assert ranks - alone == pytest.approx(model.num_layers * (4 * LAUNCH_S + 2 * TRITON_LAUNCH_S))
+    assert sent < ranks
 
 
 def test_an_older_release_takes_longer_for_the_same_kernels() -> None:
