@@ -203,9 +203,12 @@ def kernels_s(llm: Llm, gpu: GpuModel, rates: Rates, serving: Serving) -> float:
     return replayed_s(llm, runner=rates.runner, dynamic=dynamic, release=serving.release)
 
 
-def launch_s(llm: Llm, gpu: GpuModel, rates: Rates, *, gathers: bool) -> float:
+def launch_s(
+    llm: Llm, gpu: GpuModel, rates: Rates, parallelism: Parallelism, serving: Serving
+) -> float:
     """The least an eager step takes: launching every kernel from Python."""
     dynamic = quantises(llm, gpu)
+    gathers = parallelism.dp > 1 and not uses_deepep(parallelism, serving)
     return launched_s(llm, runner=rates.runner, dynamic=dynamic, gathers=gathers)
 
 
@@ -394,8 +397,7 @@ def _roofline(
     decode = decode_cost(llm, cluster, part, per_gpu, parallelism, role, serving)
     share, pp = _expert_share(llm), parallelism.pp
     uneven = _unevenness(parallelism, serving) if llm.experts else 1.0
-    gathers = parallelism.dp > 1 and not uses_deepep(parallelism, serving)
-    eager_s = launch_s(llm, cluster.gpu, per_gpu, gathers=gathers)
+    eager_s = launch_s(llm, cluster.gpu, per_gpu, parallelism, serving)
     waited_s = eager_s if llm.num_state_layers and waits_in_layers(serving.release) else 0.0
     return StepTimes(
         prefill_base_s=(prefill.base_s + waited_s) / pp,
