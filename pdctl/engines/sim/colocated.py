@@ -29,7 +29,7 @@ from pdctl.perf_model.simulator.scheduling import (
     ratio_after_retraction,
     retraction_key,
 )
-from pdctl.perf_model.simulator.steps import decode_step_s
+from pdctl.perf_model.simulator.steps import decode_step_s, prefill_floor_s
 
 
 class ColocatedQueues:
@@ -38,8 +38,6 @@ class ColocatedQueues:
     Source: srt/managers/scheduler.py and schedule_batch.py of SGLang 0.5.23.
     Ignores: priorities, varying acceptance in speculative decoding, retraction on one rank alone.
     """
-
-    turn_s = 0.0  # the loop takes no time besides the steps
 
     def __init__(self, model: EngineModel) -> None:
         self.model = model
@@ -53,6 +51,11 @@ class ColocatedQueues:
         self._is_full = False
         self._ratio = INIT_NEW_TOKEN_RATIO
         self._steps_since_look = model.receive_interval
+
+    @property
+    def turn_s(self) -> float:
+        """Seconds that the loop needs to launch a batch with prompts."""
+        return prefill_floor_s(self.model.times)
 
     @property
     def is_idle(self) -> bool:

@@ -28,7 +28,7 @@ class Engine:
 
     The end of a batch is fixed when it is launched, so late wake-ups do not add up. With overlap,
     as in SGLang, batch i+1 is chosen while batch i runs, and the loop spends `turn_s` of its
-    queues on launching it.
+    queues on launching it if it has prompts.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Engine:
             batch = self._decide(launched, now_s)
             if batch and not self._overlap:
                 launched, batch = batch, None
-            open_s = now_s + self.queues.turn_s if batch else now_s
+            open_s = now_s + self.queues.turn_s if batch and batch.parts else now_s
             if launched:
                 open_s = max(open_s, launched.end_s)
                 await self._until(open_s)

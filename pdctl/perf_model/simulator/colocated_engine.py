@@ -13,7 +13,13 @@ from pdctl.perf_model.simulator.decode_batch import DecodeRun
 from pdctl.perf_model.simulator.job import NEVER, Job, Shared, SimulationBroken
 from pdctl.perf_model.simulator.kv import KvPool
 from pdctl.perf_model.simulator.scheduling import Room, admit
-from pdctl.perf_model.simulator.steps import DecodeCosts, mixed_step_s, pairs_of, prefill_step_s
+from pdctl.perf_model.simulator.steps import (
+    DecodeCosts,
+    mixed_step_s,
+    pairs_of,
+    prefill_floor_s,
+    prefill_step_s,
+)
 
 
 class ColocatedEngine:
@@ -21,9 +27,9 @@ class ColocatedEngine:
 
     __slots__ = (
         "busy_s", "chunk", "columns", "decoding", "departures", "end_s", "ended", "full", "joining",
-        "kv", "launch_s", "leaving", "max_steps", "mixed", "model", "next_s", "number", "pairs",
-        "partial", "prefill_s", "promised", "recv", "result_s", "results", "start_s", "unread",
-        "unread_steps", "waiting",
+        "kv", "launch_s", "leaving", "max_steps", "mixed", "model", "next_s", "number", "open_s",
+        "pairs", "partial", "prefill_s", "promised", "recv", "result_s", "results", "start_s",
+        "turn_s", "unread", "unread_steps", "untold", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
@@ -49,6 +55,9 @@ class ColocatedEngine:
         self.prefill_s = prefill_step_s(model.times)
         self.pairs = pairs_of(model.times)
         self.launch_s = model.times.prefill_start_s
+        self.turn_s = prefill_floor_s(model.times)  # of the loop, to launch a prefill step
+        self.untold: list[Job] = []  # prefilled by the step before, whose result is not taken in
+        self.open_s = 0.0  # by when the loop looks around again after its last prefill
         self.chunk = model.chunked_prefill_size // model.page_size * model.page_size
         self.mixed = model.mixed_chunk
         self.promised = 0.0  # output tokens to come of the running requests, discounted
@@ -120,7 +129,8 @@ class ColocatedEngine:
             batch = self._admit()
             if batch:
                 self._launch(now, batch)
-                return self.start_s
+                return self.open_s
+        self.untold = []
         if decoding.running:
             return self._decode(now)
         return self._rest(now)
@@ -226,11 +236,28 @@ class ColocatedEngine:
             seconds = self._step_s(new, pairs)
             self.busy_s += seconds
             self.end_s = start_s + seconds
-            if self.partial is not None and not self.mixed:
+            if self.partial is not None and not self.mixed and not self.turn_s:
                 self._launch_whole_chunks(self.partial)
+        self.open_s = self.start_s
+        if self.turn_s:
+            self._turn(now + self.turn_s, completed)
         if completed:
             self.result_s = start_s + seconds * self.model.times.stages
             self._complete(completed)
+
+    def _turn(self, open_s: float, completed: list[Job]) -> None:
+        """The loop takes in the result before only when it has launched this step, at `open_s`.
+
+        Source: event_loop_overlap in SGLang's scheduler.py. Ignores: tokens of a decode step, which
+        are as late.
+        """
+        first_s, last_s = self.columns.first_s, self.columns.last_s
+        for job in self.untold:
+            first_s[job.index] = max(first_s[job.index], open_s)
+            if not job.left:
+                last_s[job.index] = max(last_s[job.index], open_s)
+        self.untold = completed
+        self.open_s = max(self.start_s, open_s)
 
     def _decodes_beside(self) -> bool:
         """True if running requests have a token in this prefill step."""
@@ -245,7 +272,8 @@ class ColocatedEngine:
     def _launch_whole_chunks(self, partial: Job) -> None:
         """Decide at once the steps that a long prompt fills all by itself.
 
-        Neither arrivals nor results change them, so only its last chunk needs a decision.
+        Neither arrivals nor results change them, so only its last chunk needs a decision. Where
+        launching takes time, each chunk is a turn that takes in the result before.
         """
         kv, chunk = self.kv, self.chunk
         free = kv.capacity - kv.private - kv.locked - self.promised
@@ -334,6 +362,6 @@ class ColocatedEngine:
             if not batch:
                 raise SimulationBroken(f"engine {self.number} is idle and admits nothing")
             self._launch(now, batch)
-            return self.start_s
+            return self.open_s
         self.check_empty()
         return NEVER

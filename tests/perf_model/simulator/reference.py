@@ -78,6 +78,7 @@ class _Colocated:
         self.partial: Item | None = None
         self.ended: list[tuple[float, list[Item]]] = []  # leave the books when their step ends
         self.held: list[Item] = []  # whose KV is taken
+        self.untold: list[Item] = []  # prefilled by the step before
         self.now = self.end = 0.0
         self.full = False
         self.ratio = 0.7
@@ -99,7 +100,9 @@ class _Colocated:
         batch = self.admit() if self.partial or (self.waiting and not self.full) else []
         if batch:
             self.prefill(batch)
-        elif self.running:
+            return
+        self.untold = []
+        if self.running:
             self.decode(start)
         elif self.ended:
             self.now = max(self.now, self.ended[0][0])
@@ -142,17 +145,20 @@ class _Colocated:
         return batch
 
     def prefill(self, batch: list[tuple[Item, int]]) -> None:
+        launched = self.now + prefill_floor_s(self.model.times)
+        for item in self.untold:
+            item.tokens[0] = max(item.tokens[0], launched)
         start = max(self.now + self.model.times.prefill_start_s, self.end)
         self.end = start + prefill_step(self.model, batch)
+        self.untold = [item for item, _ in batch if item.done == item.isl]
         finished: list[Item] = []
-        for item, _ in batch:
-            if item.done == item.isl:
-                item.out = 1
-                item.tokens.append(self.end)
-                (self.joining if item.osl > 1 else finished).append(item)
+        for item in self.untold:
+            item.out = 1
+            item.tokens.append(self.end)
+            (self.joining if item.osl > 1 else finished).append(item)
         if finished:
             self.ended.append((self.end, finished))
-        self.now = start
+        self.now = max(start, launched)
 
     def decode(self, start: float) -> None:
         context = sum(i.isl + i.out for i in self.running)

@@ -67,6 +67,18 @@ def test_a_split_pair_token_by_token(
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("chunk", "rate_rps"), [(1024, 5.0), (1024, 20.0), (256, 8.0)])
+def test_a_colocated_engine_without_prefill_graphs_token_by_token(
+    seed: int, chunk: int, rate_rps: float
+) -> None:
+    model = engine(times=replace(RICH, prefill_graphs=False, eager_s=0.009), chunk=chunk)
+    asked = random_requests(120, seed=seed, rate_rps=rate_rps)
+    reference = items(asked)
+    run_colocated(model, reference)
+    agrees(simulate(colocated(model), asked), reference)
+
+
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rate_rps", [5.0, 20.0, 40.0])
 def test_a_split_pair_without_prefill_graphs_token_by_token(seed: int, rate_rps: float) -> None:
     eager = replace(RICH, prefill_graphs=False, eager_s=0.009)
