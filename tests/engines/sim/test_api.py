@@ -181,6 +181,23 @@ def test_a_request_takes_its_way_in_and_the_start_of_its_step_beside_the_step() 
     run(test)
 
 
+def test_a_first_token_waits_for_the_launch_of_the_next_prompt_where_launching_takes_long() -> None:
+    plain = model()
+    eager = replace(plain.times, prefill_graphs=False, eager_s=4.0)
+
+    async def test() -> None:
+        async with engine(model=replace(plain, times=eager)) as one:
+            first = asyncio.create_task(one.post("/generate", native(1)))
+            await asyncio.sleep(1.0 / SPEED)
+            await one.post("/generate", native(1))
+            await first
+            record = one.api.engine.record
+            assert record.prefill_busy_s * SPEED == pytest.approx(8.0)
+            assert record.ttft_s.sum * SPEED >= 8.0 + 6.5  # 4 + 7 if the first were told at once
+
+    run(test)
+
+
 def test_a_client_that_leaves_takes_its_request_with_it() -> None:
     async def test() -> None:
         async with engine(speed=1.0) as one:
