@@ -314,15 +314,13 @@ def trials_on(sample: Sample) -> Trials:
     if not sample.is_whole or len(sample.requests) <= 2 * FEW_REQUESTS:
         return Trials(sample)
     part = head(sample.requests, FEW_REQUESTS)
-    few = Sample(
-        part,
-        0,
-        FEW_REQUESTS,
-        find_prefixes(part),
-        sample.seed,
-        FEW_REQUESTS,
-        FEW_REQUESTS,
-        sample.demand,
+    few = replace(
+        sample,
+        requests=part,
+        last=FEW_REQUESTS,
+        prefixes=find_prefixes(part),
+        wanted=FEW_REQUESTS,
+        num_different=FEW_REQUESTS,
     )
     return Trials(sample, Trials(few))
 

@@ -124,9 +124,9 @@ def test_plain_norms_of_gemma_3_are_counted(gemma: Llm) -> None:
 
 
 def test_attention_dp_launches_six_kernels_more_a_layer_unless_deepep_sends_the_tokens() -> None:
-    model, two = llm("deepseek-v3"), cluster()
+    model, gpus = llm("deepseek-v3"), cluster()
     alone, ranks, sent = (
-        step_times(model, two, parallelism, "colocated", serving=serving).eager_s
+        step_times(model, gpus, parallelism, "colocated", serving=serving).eager_s
         for parallelism, serving in (
             (Parallelism(tp=2), Serving()),
             (Parallelism(tp=2, dp=2), Serving()),

@@ -29,7 +29,7 @@ class ColocatedEngine:
         "busy_s", "chunk", "columns", "decoding", "departures", "end_s", "ended", "full", "joining",
         "kv", "launch_s", "leaving", "max_steps", "mixed", "model", "next_s", "number", "open_s",
         "pairs", "partial", "prefill_s", "promised", "recv", "result_s", "results", "start_s",
-        "turn_s", "unread", "unread_steps", "untold", "waiting",
+        "turn_s", "unread", "unread_steps", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, model: EngineModel, shared: Shared, costs: DecodeCosts) -> None:
@@ -56,7 +56,6 @@ class ColocatedEngine:
         self.pairs = pairs_of(model.times)
         self.launch_s = model.times.prefill_start_s
         self.turn_s = prefill_floor_s(model.times)  # of the loop, to launch a prefill step
-        self.untold: list[Job] = []  # prefilled by the step before, whose result is not taken in
         self.open_s = 0.0  # by when the loop looks around again after its last prefill
         self.chunk = model.chunked_prefill_size // model.page_size * model.page_size
         self.mixed = model.mixed_chunk
@@ -130,7 +129,6 @@ class ColocatedEngine:
             if batch:
                 self._launch(now, batch)
                 return self.open_s
-        self.untold = []
         if decoding.running:
             return self._decode(now)
         return self._rest(now)
@@ -240,23 +238,23 @@ class ColocatedEngine:
                 self._launch_whole_chunks(self.partial)
         self.open_s = self.start_s
         if self.turn_s:
-            self._turn(now + self.turn_s, completed)
+            self._turn(now + self.turn_s)
         if completed:
             self.result_s = start_s + seconds * self.model.times.stages
             self._complete(completed)
 
-    def _turn(self, open_s: float, completed: list[Job]) -> None:
-        """The loop takes in the result before only when it has launched this step, at `open_s`.
+    def _turn(self, open_s: float) -> None:
+        """The loop takes in results that are not known yet only when it has launched, at `open_s`.
 
         Source: event_loop_overlap in SGLang's scheduler.py. Ignores: tokens of a decode step, which
         are as late.
         """
         first_s, last_s = self.columns.first_s, self.columns.last_s
-        for job in self.untold:
-            first_s[job.index] = max(first_s[job.index], open_s)
-            if not job.left:
-                last_s[job.index] = max(last_s[job.index], open_s)
-        self.untold = completed
+        for _, prefilled, _ in self.results:
+            for job in prefilled:
+                first_s[job.index] = max(first_s[job.index], open_s)
+                if not job.left:
+                    last_s[job.index] = max(last_s[job.index], open_s)
         self.open_s = max(self.start_s, open_s)
 
     def _decodes_beside(self) -> bool:
