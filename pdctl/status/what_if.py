@@ -33,20 +33,13 @@ _ONE_SIDED_95 = 1.83  # Student's t with 9 degrees of freedom
 
 
 def what_if(
-    fleet: Fleet,
-    window: Window,
-    slo: Slo,
-    *,
-    now_s: float,
-    others: Sequence[EngineModel] = (),
-    least_gain: float = 0.0,
+    fleet: Fleet, window: Window, slo: Slo, *, now_s: float, others: Sequence[EngineModel] = ()
 ) -> WhatIf | str:
     """Replay a window on every layout of the GPUs of `fleet`; or why nothing is said.
 
     slo: without one, layouts are compared by today's median times. others: the same
-    engines in roles that `fleet` has not. least_gain: no other layout is replayed where none can
-    gain as much, since today's replay misses less. Ignores: how long a change takes, and that the
-    next requests may differ from the last.
+    engines in roles that `fleet` has not. Ignores: how long a change takes, and that the next
+    requests may differ from the last.
     """
     known = [i for i, ttft_s in enumerate(window.ttft_s) if ttft_s is not None]
     has_one_limit = slo.is_given and None in (slo.ttft_s, slo.tpot_s)
@@ -64,11 +57,10 @@ def what_if(
     fleet = _scaled(fleet, *factors)
     fresh, replayed = _fresh(window, run.slo), run.replayed(fleet)
     today = _both(run, fresh, fleet)
-    can_gain = 1.0 - fmean(today) >= least_gain
     alternatives = [
         _alternative(one, _both(run, fresh, one), today, _doubt(run.seen, replayed))
         for one in layouts_of(fleet, [_scaled_engine(one, *factors) for one in others])
-        if one.layout != fleet.layout and can_gain
+        if one.layout != fleet.layout
     ]
     return WhatIf(
         at_s=now_s,

@@ -23,14 +23,7 @@ from pdctl.perf_model.simulator.fleets import SplitFleet
 from pdctl.perf_model.simulator.job import Shared, TokenTimes
 from pdctl.perf_model.simulator.replay import make_jobs
 from pdctl.perf_model.simulator.simulate import simulate
-from pdctl.status.autopilot.decision import (
-    JUDGED_COOL_DOWNS,
-    LATEST,
-    WORSE_BY,
-    Limits,
-    Move,
-    next_step,
-)
+from pdctl.status.autopilot.decision import LATEST, Limits, Move, next_step
 from pdctl.status.autopilot.split_advice import Split, split_advice
 from pdctl.status.records import Moment, WhatIf
 from pdctl.status.request_window import Ended, window_of
@@ -45,7 +38,6 @@ KV, MEAN_TOKENS = 400_000, 1_500
 SWITCH_S = 5.0  # a role change without a restart, after the engine has drained
 SETTLE_S = 45.0  # draining included
 LIMITS = Limits(cool_down_s=120.0)
-ENOUGH = 0.999 * WORSE_BY  # no move is made for less, and rounding is no matter
 # mean and spread of prompt and output tokens, like the traces of code, of conversations, of
 # summaries and of reasoning; the spreads are milder than the traces' own
 Mix = tuple[int, float, int, float]
@@ -384,17 +376,12 @@ def statics(history: History) -> dict[str, float]:
 
 def autopilot(flight: Flight, at_s: float) -> Split:
     """The rule under test, fed as the live one is."""
-    queues = split_advice(flight.now, list(moments(flight, at_s)), SLO)
-    is_judged = (
-        flight.moves and at_s - flight.moves[-1].at_s <= JUDGED_COOL_DOWNS * LIMITS.cool_down_s
-    )
-    # the rule asks for no other split where none can gain enough, unless to judge one
-    look = _look(flight, at_s, WINDOW_S, 0.0 if queues or is_judged else ENOUGH)
+    look = _look(flight, at_s, WINDOW_S)
     if look:
         flight.looks.append(look)
-    latest_gain = 0.0 if look and look.alternatives else ENOUGH
-    latest = _look(flight, at_s, LATEST * WINDOW_S, latest_gain)
+    latest = _look(flight, at_s, LATEST * WINDOW_S)
     since_move = [one for one in flight.looks if one.layout == flight.now.layout]
+    queues = split_advice(flight.now, list(moments(flight, at_s)), SLO)
     decision = next_step(
         flight.now, since_move, flight.moves, LIMITS, at_s=at_s, latest=latest, queues=queues
     )
@@ -407,7 +394,7 @@ def autopilot(flight: Flight, at_s: float) -> Split:
     return decision.to
 
 
-def _look(flight: Flight, at_s: float, window_s: float, least_gain: float) -> WhatIf | None:
+def _look(flight: Flight, at_s: float, window_s: float) -> WhatIf | None:
     settled_s = flight.moves[-1].at_s + SETTLE_S if flight.moves else 0.0
     since_s = max(at_s - window_s, settled_s)
     if at_s <= settled_s:
@@ -423,7 +410,7 @@ def _look(flight: Flight, at_s: float, window_s: float, least_gain: float) -> Wh
         steady_since_s=settled_s,
     )
     model = fleet_of(flight.history.model, flight.now)
-    look = what_if(model, window, SLO, now_s=at_s, least_gain=least_gain) if window else ""
+    look = what_if(model, window, SLO, now_s=at_s) if window else ""
     return None if isinstance(look, str) else look
 
 

@@ -68,17 +68,6 @@ def test_a_layout_that_is_good_enough_gets_no_other_advice() -> None:
     assert look.best is None
 
 
-def test_no_other_layout_is_replayed_where_none_can_gain_enough() -> None:
-    fleet = fleet_of(TIMES, Split(1, 3))
-    good, bad = (seen_on(fleet, isl=1000, osl=10, rate=rate) for rate in (1.0, 4.0))
-    for window, num in ((good, 0), (bad, 2)):
-        full = asked(fleet, window)
-        brief = what_if(fleet, window, SLO, now_s=full.at_s, least_gain=0.02)
-        assert isinstance(brief, WhatIf)
-        assert len(brief.alternatives) == num
-        assert replace(brief, alternatives=full.alternatives) == full
-
-
 def test_wrong_step_times_are_fitted_to_what_was_seen() -> None:
     truth = fleet_of(TIMES, Split(1, 3))
     slow = replace(TIMES, prefill_token_s=TIMES.prefill_token_s / 1.4)
