@@ -3,8 +3,9 @@
 A function sees the rate if an argument is named like one (RATE), or is a record with a field named
 like it (looked for three records deep), or a sequence that begins with such a record. A field that
 holds a record is no rate, but an interval of what layouts carry, say. Only a function's first call
-counts. A move is a first call in another file than the first call before it;
-a return is a move into a file left earlier. Work in forked processes is not traced.
+counts, and one that saw no rate in LOOKS calls is not looked at again. A move is a first call in
+another file than the first call before it; a return is a move into a file left earlier. Work in
+forked processes is not traced.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ TRACE = Path(__file__).parent / "data" / "traces" / "mooncake_conversation_head.
 PLAN = "qwen3-32b --gpus 2x8xH200 --tp 2 --ttft 5s --tpot 30ms --json --no-input"
 RATE = re.compile(r"(^|_)(rate|rate_rps|offered|offered_rps)$")
 DEPTH = 3
+LOOKS = 200
 
 Step = tuple[str, str]
 
@@ -34,16 +36,25 @@ class Journey:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self._seen: set[CodeType] = set()
+        self._left: dict[CodeType, int] = {}  # looks at a function; none once it saw the rate
 
     def profile(self, frame: FrameType, event: str, _: Any) -> None:
         """Take one event of sys.setprofile."""
         code = frame.f_code
-        if event != "call" or code in self._seen or not code.co_filename.startswith(PACKAGE):
+        if event != "call":
             return
-        if not code.co_name.startswith("<") and self._sees_rate(frame):
-            self._seen.add(code)
+        left = self._left.get(code)
+        if left is None:
+            left = self._looks(code)
+        if left and self._sees_rate(frame):
             self.steps.append((code.co_filename.removeprefix(PACKAGE), code.co_name))
+            left = 1
+        self._left[code] = max(0, left - 1)
+
+    @staticmethod
+    def _looks(code: CodeType) -> int:
+        is_ours = code.co_filename.startswith(PACKAGE) and not code.co_name.startswith("<")
+        return LOOKS if is_ours else 0
 
     def _sees_rate(self, frame: FrameType) -> bool:
         code = frame.f_code
