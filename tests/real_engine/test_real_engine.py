@@ -30,6 +30,7 @@ MAX_NEW_TOKENS = 16
 ON_CPU = (
     "--device cpu --attention-backend torch_native --disable-overlap-schedule"
     " --max-total-tokens 8192 --max-running-requests 8 --mem-fraction-static 0.3"
+    " --sleep-on-idle"  # else idle engines take whole cores from one that starts
 )
 ENVIRONMENT = {
     "SGLANG_USE_CPU_ENGINE": "1",
