@@ -183,6 +183,10 @@ def _place_policy(options: DeploymentOptions, base: Deployment | None) -> PlaceP
 def _sim_speed(options: DeploymentOptions, base: Deployment | None) -> float:
     if options.sim_speed is None:
         return base.sim_speed if base else 1.0
+    if _engine(options, base) != "sim":
+        raise InvalidInput(
+            f"--sim-speed {options.sim_speed:g} needs simulated engines.", hint="--engine sim"
+        )
     return positive(options.sim_speed, flag="--sim-speed")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from pdctl.errors import InvalidInput
 from pdctl.units import parse_duration_s
 
 
@@ -11,7 +12,9 @@ def explain(
     request: list[str] = typer.Argument(
         None, help="Id of a request, or its first characters. Default: the slowest requests."
     ),
-    slowest: int = typer.Option(20, "--slowest", min=1, help="Number of slowest requests."),
+    slowest: int | None = typer.Option(
+        None, "--slowest", min=1, help="Number of slowest requests. Default: 20."
+    ),
     window: str = typer.Option(
         None, "--window", help="Only this much time before the last request in the logs: 5m."
     ),
@@ -47,9 +50,14 @@ def explain(
     from pdctl.commands import explain_run
 
     words = list(request or ())
+    rid = explain_run.rid_among(words, given_logs=bool(logs))
+    if rid and slowest:
+        raise InvalidInput(
+            f"--slowest {slowest} and the id {rid!r} cannot be combined.", hint="drop one of them"
+        )
     found = explain_run.Wanted(
-        rid=explain_run.rid_among(words, given_logs=bool(logs)),
-        slowest=slowest,
+        rid=rid,
+        slowest=slowest or 20,
         window_s=parse_duration_s(window, flag="--window") if window else None,
         by_tpot=explain_run.is_by_tpot(by),
         name=name,

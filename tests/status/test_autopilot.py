@@ -173,6 +173,17 @@ def test_a_move_that_made_it_worse_is_undone_and_not_repeated() -> None:
     assert "did not help" in decision.why
 
 
+@pytest.mark.parametrize(("replayed", "action"), [(0.5, "move"), (0.9, "wait")])
+def test_an_undone_move_is_repeated_once_a_replay_that_matches_sees_less_than_it_gave(
+    replayed: float, action: str
+) -> None:
+    undone = Move(201.0, "undo", NOW, Split(1, 5), 0.6, 0.75)
+    less = replace(look(320.0, layout="1P5D"), seen=0.5, replayed=replayed)
+    less = replace(less, alternatives=(Alternative("2P4D", 2, 4, 0.95, 0.45, 0.4),))
+    decision = next_step(Split(1, 5), [less], [undone], LIMITS, at_s=320.0)
+    assert decision.action == action
+
+
 def test_a_fall_that_the_load_explains_is_not_undone() -> None:
     heavier = look(201.0, other(1, 0.4, -0.3), seen=0.6)
     assert decided([heavier], [moved(100.0, seen=0.75)]).action == "wait"

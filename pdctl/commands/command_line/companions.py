@@ -42,6 +42,7 @@ NEEDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 # verb -> option -> options that it leaves without a meaning
 EXCLUDES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "status": {"once": ("interval",), "check": ("interval",), "what_if": ("interval",)},
     "measure": {"target": ("total", "prefill", "engine", *_ENGINES, "python", "timeout")},
     "calibrate": {
         LIVE: ("budget", "transfer", "python"),

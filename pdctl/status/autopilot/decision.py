@@ -96,7 +96,7 @@ def next_step(
         chosen = other or chosen or Decision("wait", _unknown(now, look))
     if chosen.to is None:
         return chosen
-    if _was_undone(now, chosen.to, moves, at_s, limits):
+    if _was_undone(now, chosen.to, look, moves, at_s, limits):
         return Decision("wait", f"{chosen.to.layout} did not help when it was tried.")
     if last and left_s > 0 and last.goes_up != (chosen.to.num_prefill > now.num_prefill):
         return Decision("wait", f"Cooling down for {left_s:.0f} s after {last.after.layout}.")
@@ -246,9 +246,29 @@ def _did_not_help(move: Move, look: WhatIf) -> str:
     )
 
 
-def _was_undone(now: Split, to: Split, moves: Sequence[Move], at_s: float, limits: Limits) -> bool:
+def _was_undone(
+    now: Split,
+    to: Split,
+    look: WhatIf | None,
+    moves: Sequence[Move],
+    at_s: float,
+    limits: Limits,
+) -> bool:
+    """True while an undone move is not to be repeated.
+
+    It may be repeated once a replay that matches sees less than the move had given.
+    """
     since_s = at_s - REMEMBERED_COOL_DOWNS * limits.cool_down_s
-    return any(
-        one.kind == "undo" and (one.before, one.after) == (to, now) and one.at_s >= since_s
+    undone = [
+        one
         for one in moves
-    )
+        if one.kind == "undo" and (one.before, one.after) == (to, now) and one.at_s >= since_s
+    ]
+    return any(not _gave_more(one, look) for one in undone)
+
+
+def _gave_more(undo: Move, look: WhatIf | None) -> bool:
+    """True if more requests met the SLOs just before an undo than a replay that matches sees."""
+    if look is None or undo.seen is None or not look.is_match or look.by_whole:
+        return False
+    return look.seen < undo.seen - WORSE_BY
