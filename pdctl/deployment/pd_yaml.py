@@ -11,7 +11,6 @@ from typing import cast
 from pdctl.deployment.build import name_of, validated
 from pdctl.deployment.cluster_file import read_place
 from pdctl.deployment.containers import container_document, read_container
-from pdctl.deployment.exports.miles import deployment_of_miles
 from pdctl.deployment.records import (
     Deployment,
     EngineKind,
@@ -52,6 +51,8 @@ def read_deployment(path: Path) -> Deployment:
 
     Raises InvalidInput, with file and line, for anything it does not understand.
     """
+    from pdctl.deployment.exports.miles import deployment_of_miles  # slow to import, and rare
+
     top = read_yaml(path)
     found = deployment_of_miles(top) if "sglang" in top.mapping() else _deployment(top)
     return replace(found, model=_beside(path, found.model))

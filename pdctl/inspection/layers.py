@@ -1,6 +1,7 @@
 """The layers of an LLM: mixers and MLPs with their matrices, and what a request keeps of each."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 MixerKind = Literal["full", "window", "mla", "latents", "state"]
@@ -69,7 +70,7 @@ class Layer:
     mixers: tuple[Mixer, ...]
     mlps: tuple[Mlp, ...]
 
-    @property
+    @cached_property
     def matrices(self) -> tuple[Matrix, ...]:
         mixed = (m for mixer in self.mixers for m in mixer.matrices)
         return (*mixed, *(m for mlp in self.mlps for m in mlp.matrices))

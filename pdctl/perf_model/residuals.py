@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -57,7 +57,7 @@ class Residual:
         """True with a profile of this model, GPU and number format."""
         return self.fitted and not self.relative
 
-    @property
+    @cached_property
     def machine(self) -> str:
         """The model and the GPU, whatever the engines: their predictions share their errors."""
         before, gpu, _ = self.configuration.partition(self.gpu)

@@ -23,7 +23,8 @@ from pdctl.verdict.trials import Run, Trials, sample_size
 from pdctl.workload.records import Lengths, Slo
 
 FINE = 1.03  # between the values that a forecast is made for
-FARTHEST = 8.0  # times the value asked about
+STRIDE = 4  # of them at a time, until one beyond has another answer
+STEPS = 72  # of them at most: 8 times the value asked about
 OUTWARD = (1.0, 1.12)  # times the value forecast: tried until one holds
 BEYOND = 1.05  # there the answer must be the same
 LIGHT = (0.5, 0.1)  # of what colocated carries, where it is nowhere sure to meet the SLOs
@@ -256,12 +257,11 @@ def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[floa
         values = range(int(axis.value) + direction, int(most) + direction, direction)
         yield from [float(n) for n in values if is_other(n)][:2]
         return
-    value = axis.value
-    while value < axis.value * FARTHEST if direction > 0 else value > axis.value / FARTHEST:
-        value *= FINE**direction
-        if is_other(value):
-            yield from (value * factor**direction for factor in OUTWARD)
-            return
+    values = [axis.value * FINE ** (direction * step) for step in range(1, STEPS + 1)]
+    far = next((i for i in range(STRIDE, STEPS + 1, STRIDE) if is_other(values[i - 1])), None)
+    if far is not None:
+        nearest = next(value for value in values[far - STRIDE : far] if is_other(value))
+        yield from (nearest * factor**direction for factor in OUTWARD)
 
 
 def _rates(direction: int, forecast: FlipForecast) -> Iterator[float]:
