@@ -34,7 +34,6 @@ from pdctl.inspection.records import Llm
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import find_own_profile, find_profile, named_profile
 from pdctl.perf_model.releases import NEWEST_READ, numbers
-from pdctl.status.targets import targets_of_router
 from pdctl.tables.models import model_view, models_view
 from pdctl.tables.plan import next_lines, plain_view, plan_view, workload_line
 from pdctl.tables.report import Made, report_page
@@ -320,7 +319,8 @@ def _logged(name: str, window_s: float) -> Workload | None:
 
 def _watched(router: str, window_s: float) -> Workload:
     """Mean lengths and rate, from the engines' counters over the next `window_s`."""
-    from pdctl.status.observed_workload import watch_workload  # slow to import, too
+    from pdctl.status.observed_workload import watch_workload  # slow to import, both
+    from pdctl.status.targets import targets_of_router
 
     is_running = router in running.names()
     if not is_running and not set("/:") & set(router):

@@ -121,7 +121,7 @@ def test_a_running_deployment_is_looked_at_instead_of_a_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = workload_from_lengths(isl=4000, osl=200, rate_rps=2.5, prefix_hit=0.25)
-    monkeypatch.setattr("pdctl.commands.plan_run.targets_of_router", lambda url: ())
+    monkeypatch.setattr("pdctl.status.targets.targets_of_router", lambda url: ())
     monkeypatch.setattr(
         "pdctl.status.observed_workload.watch_workload", lambda targets, window_s, tell: seen
     )

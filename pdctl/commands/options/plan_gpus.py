@@ -8,7 +8,6 @@ from pdctl.console import ask, interactive
 from pdctl.deployment.cluster_file import cluster_here
 from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.engines.launchers.registry import LOCAL
-from pdctl.engines.lifecycle.free_gpus import find_free_gpus
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.cluster import detect_cluster, machines_text, parse_gpus
 from pdctl.inspection.records import Cluster
@@ -64,6 +63,8 @@ def _described_or_here(gpus: str, gpu_file: Path | None, *, no_input: bool) -> C
 
 def _free_gpus(gpus: str, gpu_file: Path | None, on: str) -> Cluster:
     """The free GPUs of Slurm or Ray. Raises InvalidInput where GPUs are described too."""
+    from pdctl.engines.lifecycle.free_gpus import find_free_gpus  # slow to import
+
     for flag, value in {"--gpus": gpus, "--gpu-file": gpu_file}.items():
         if value:
             raise InvalidInput(f"--on and {flag} cannot be combined.", hint=f"drop {flag}")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pdctl.engines.launchers import slurm_commands
-from pdctl.engines.launchers.local import LocalLauncher
 from pdctl.engines.launchers.protocol import Launcher
 from pdctl.engines.records import Launch
 from pdctl.errors import EnvironmentProblem
@@ -30,14 +29,16 @@ class Scope:
     nodes: str = ""
 
 
+# Each is imported by those who start something: `plan` only needs the names.
 def _local(scope: Scope) -> Launcher:
+    from pdctl.engines.launchers.local import LocalLauncher
+
     return LocalLauncher(
         scope.run_id, cwd=scope.cwd, death_signal=signal.SIGKILL if scope.is_tied else None
     )
 
 
 def _slurm(scope: Scope) -> Launcher:
-    # subprocesses of other machines: nothing that runs here alone should pay for the import
     from pdctl.engines.launchers.slurm import SlurmLauncher
 
     return SlurmLauncher(scope.nodes, scope.run_id, cwd=scope.cwd, is_tied=scope.is_tied)
