@@ -257,10 +257,10 @@ def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[floa
         values = range(int(axis.value) + direction, int(most) + direction, direction)
         yield from [float(n) for n in values if is_other(n)][:2]
         return
-    values = [axis.value * FINE ** (direction * step) for step in range(1, STEPS + 1)]
-    far = next((i for i in range(STRIDE, STEPS + 1, STRIDE) if is_other(values[i - 1])), None)
+    fine = [axis.value * FINE ** (direction * step) for step in range(1, STEPS + 1)]
+    far = next((i for i in range(STRIDE, STEPS + 1, STRIDE) if is_other(fine[i - 1])), None)
     if far is not None:
-        nearest = next(value for value in values[far - STRIDE : far] if is_other(value))
+        nearest = next(value for value in fine[far - STRIDE : far] if is_other(value))
         yield from (nearest * factor**direction for factor in OUTWARD)
 
 
