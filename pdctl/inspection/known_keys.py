@@ -48,7 +48,7 @@ UNGATED_MLP = frozenset(_UNGATED.split())
 # Words in a key that make it look like a part of the shape, and words that say it is none.
 _STRUCTURAL = """
 layer expert head latent rank window chunk kernel state dim compress block pattern index conv moe
-mamba linear interval period hidden intermediate width shared group
+mamba linear interval loop period hidden intermediate width shared group
 """
 STRUCTURAL = tuple(_STRUCTURAL.split())
 _HARMLESS = """
@@ -62,7 +62,7 @@ HARMLESS = tuple(_HARMLESS.split())
 # Keys that repeat what others say, or that no figure follows from.
 _IDLE = """
 num_key_value_heads head_dim qk_head_dim sliding_window sliding_window_size attention_chunk_size
-moe_capacity num_key_value_heads_for_linear_attn
+moe_capacity num_key_value_heads_for_linear_attn compression_config
 full_attention_interval num_hash_layers index_topk_freq index_topk_pattern index_skip_topk_offset
 index_share_for_mtp_iteration moe_layer_freq mamba_chunk_size chunk_size mamba_expand expand
 num_beam_groups rotary_dim rotary_emb_base mlp_layer_types first_k_dense_replace layer_types

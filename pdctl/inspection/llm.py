@@ -42,6 +42,8 @@ __all__ = ["bundled_names", "llm_from_config", "read_llm"]
 
 _WRAPPED = ("text_config", "llm_config", "language_config", "thinker_config")
 
+_QUANTISED = ("quantization_config", "compression_config")  # the latter in older releases
+
 
 def read_llm(model: str) -> Llm:
     """The shape of `model`: a directory with config.json, an id in the local cache, or a
@@ -52,7 +54,7 @@ def read_llm(model: str) -> Llm:
     file = find_model(model)
     top = read_fields(file.config)
     beside = file.config.with_name("hf_quant_config.json")
-    if file.bundled is None and top.part("quantization_config") is None and os.path.isfile(beside):
+    if file.bundled is None and top.part(*_QUANTISED) is None and os.path.isfile(beside):
         top = _with_quantization(top, read_fields(beside))
     llm = llm_from_config(top, name=file.name)
     if file.quantised_as:
@@ -106,7 +108,7 @@ def llm_from_config(top: Fields, *, name: str) -> Llm:
     )
     opted_in = text.flag("is_hybrid_swa") is True  # for classes that SGLang does not list
     llm = replace(llm, trims_windows=opted_in or trims_windows(llm.architecture))
-    quantised = top.part("quantization_config") or text.part("quantization_config")
+    quantised = top.part(*_QUANTISED) or text.part(*_QUANTISED)
     llm = _quantised(llm, text, quantised) if quantised else _unquantised(llm, top, text)
     guesses = (*_guesses(llm, model_type, text), *notes, *_no_object(top, text), *llm.guesses)
     facts = _facts(top, text, wrapped=wrapped)

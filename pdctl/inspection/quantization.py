@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pdctl.inspection.layers import Part
-from pdctl.inspection.llm_layers.module_names import Selection, layers_in, selections
+from pdctl.inspection.llm_layers.module_names import Selection, is_module, layers_in, selections
 from pdctl.inspection.model_files import Fields
 
 Compute = Literal["bf16", "fp8", "fp4"]
@@ -78,9 +78,13 @@ def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
     """
     config = _flat(config)
     method = (config.text("quant_method") or config.text("quant_algo") or "").lower()
-    cache = _cache_bytes(config)
-    groups = _groups(config, num_layers)
+    method = method.rpartition("/")[2]  # intel/auto-round
+    cache = 1.0 if _keeps_fp8_cache(method, config) else None
+    groups = _groups(method, config, num_layers)
     if groups:
+        whole = _every_linear(config)
+        if whole:
+            return Quantization(whole, groups, kv_dtype_bytes=cache)
         formats = [found for _, found in groups if found]
         main = min(formats, key=lambda f: f.bytes_per_param) if formats else BF16
         if method == "fp8":  # DeepSeek-V4's NVFP4 releases: all but what is named stays FP8
@@ -98,9 +102,14 @@ def quantization_of(config: Fields, *, num_layers: int) -> Quantization | None:
         note = f"{cause}; the weights are counted as bf16."
         return Quantization(Format(label, 2.0, "bf16"), kv_dtype_bytes=cache, notes=(note,))
     names = config.texts(
-        "modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules", "exclude"
+        "modules_to_not_convert",
+        "ignore",
+        "ignored_layers",
+        "exclude_modules",
+        "exclude",
+        "llm_int8_skip_modules",
     )
-    kept, notes = _kept(names, num_layers)
+    kept, notes = _kept(method, names, num_layers)
     named: list[tuple[Selection, Format | None]] = [(one, None) for one in kept]
     named += _exceptions(method, config, num_layers)
     if found is MXFP4:  # in transformers only experts are ever stored so
@@ -145,16 +154,28 @@ def _block(config: Fields) -> int | None:
     return max(sizes, default=None)
 
 
-def _cache_bytes(config: Fields) -> float | None:
-    """Bytes per value of the KV cache, from a ModelOpt or compressed-tensors config."""
+def _keeps_fp8_cache(method: str, config: Fields) -> bool:
+    """True if a release makes SGLang's `--kv-cache-dtype auto` an FP8 cache. No other is made so.
+
+    Source: sglang 0.5.23 kv_cache_dtype.py, modelopt_quant.py, compressed_tensors.py (whose scales
+    have to be in the file, one for each tensor).
+    """
+    if method in _INTEGERS or method in _BY_WORD or method == "bitsandbytes":
+        return False
+    said = (config.text("kv_cache_quant_algo") or "").upper() == "FP8"
     scheme = config.part("kv_cache_scheme")
-    if scheme is not None:
-        return (scheme.maybe_count("num_bits", most=64) or 16) / 8
-    name = (config.text("kv_cache_quant_algo") or "").lower()
-    return {"fp8": 1.0, "nvfp4": 4.5 / 8, "int8": 1.0}.get(name)
+    if scheme is None or method == "fp8":
+        return said
+    is_fp8 = scheme.raw("type") == "float" and scheme.raw("num_bits") == 8
+    if method != "compressed-tensors":
+        return said or is_fp8
+    scales = scheme.raw("strategy") == "tensor" and scheme.raw("symmetric") is not False
+    return is_fp8 and scales and not scheme.raw("dynamic")
 
 
-def _groups(config: Fields, num_layers: int) -> tuple[tuple[Selection, Format | None], ...]:
+def _groups(
+    method: str, config: Fields, num_layers: int
+) -> tuple[tuple[Selection, Format | None], ...]:
     """The format of each matrix where a config names several, or names what it quantises."""
     layers = config.part("quantized_layers")
     if layers is not None:
@@ -165,16 +186,32 @@ def _groups(config: Fields, num_layers: int) -> tuple[tuple[Selection, Format | 
         group = Fields(value, config.file) if isinstance(value, dict) else None
         targets = group.texts("targets") if group else ()
         weights = group.part("weights") if group else None
-        if not weights or any(map(_is_every_linear, targets)):
+        if any(map(_is_linear, targets)):
+            continue
+        if not weights:
             return ()
         form = _weights_format(weights)
         found += [(one, form) for one in selections(targets[:_MOST_NAMES], num_layers)]
-    kept, _ = _kept(config.texts("ignore"), num_layers)
+    kept, _ = _kept(method, config.texts("ignore"), num_layers)
     return tuple([(one, None) for one in kept] + found) if found else ()
 
 
-def _is_every_linear(target: str) -> bool:
+def _is_linear(target: str) -> bool:
     return target.endswith("Linear")
+
+
+def _every_linear(config: Fields) -> Format | None:
+    """The format of the group that means every matrix no other group names; None: no such group.
+
+    Source: sglang 0.5.23 compressed_tensors/utils.py: a name goes before a class.
+    """
+    groups = config.part("config_groups")
+    for value in groups.values.values() if groups else ():
+        group = Fields(value, config.file) if isinstance(value, dict) else None
+        weights = group.part("weights") if group else None
+        if group and weights and any(map(_is_linear, group.texts("targets"))):
+            return _weights_format(weights)
+    return None
 
 
 def _unmatched(config: Fields) -> str:
@@ -186,7 +223,9 @@ def _unmatched(config: Fields) -> str:
     names = list(layers.values) if layers else []
     for value in groups.values.values() if groups else ():
         targets = Fields(value, config.file).texts("targets") if isinstance(value, dict) else ()
-        names += [] if any(map(_is_every_linear, targets)) else targets
+        if any(map(_is_linear, targets)):
+            return ""
+        names += targets
     return next(iter(names), "")
 
 
@@ -279,7 +318,7 @@ def _compressed(config: Fields) -> Format | None:
     groups = config.part("config_groups")
     first = next((v for v in groups.values.values() if isinstance(v, dict)), {}) if groups else {}
     weights = Fields(first, config.file).part("weights")
-    return _weights_format(weights) if weights else None
+    return _every_linear(config) or (_weights_format(weights) if weights else None)
 
 
 def _weights_format(weights: Fields) -> Format | None:
@@ -308,8 +347,12 @@ def _modelopt(method: str, config: Fields) -> Format | None:
     return FP8 if "fp8" in algorithm else None
 
 
-def _kept(names: Iterable[str], num_layers: int) -> tuple[list[Selection], tuple[str, ...]]:
+def _kept(
+    method: str, names: Iterable[str], num_layers: int
+) -> tuple[list[Selection], tuple[str, ...]]:
     names = tuple(names)[:_MOST_NAMES]
+    if method == "compressed-tensors":  # whose files list parents of matrices, to no effect
+        names = tuple(name for name in names if name.startswith("re:") or is_module(name))
     found = selections(names, num_layers)
     outside = [n for n in names if layers_in(n, num_layers) == frozenset()]
     if names and len(outside) == len(names):

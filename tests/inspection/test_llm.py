@@ -60,6 +60,15 @@ def test_multi_head_attention_is_told_by_absent_key_value_heads() -> None:
     assert shape(config).num_kv_heads == 32
 
 
+def test_a_width_of_values_of_0_is_that_of_the_heads() -> None:
+    assert shape({**LLAMA, "v_head_dim": 0}).v_head_dim == 128
+
+
+def test_the_formats_of_older_releases_stand_under_another_key() -> None:
+    llm = shape({**LLAMA, "compression_config": {"quant_method": "fp8"}})
+    assert llm == shape({**LLAMA, "quantization_config": {"quant_method": "fp8"}})
+
+
 def test_mla_stores_a_latent_and_a_rotary_key() -> None:
     llm = read_llm("deepseek-v3")
     assert (llm.attention, llm.kv_lora_rank, llm.rope_head_dim) == ("mla", 512, 64)

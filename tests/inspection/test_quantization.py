@@ -206,3 +206,112 @@ def test_w4afp8_keeps_experts_in_four_bits_and_the_rest_in_fp8() -> None:
     assert found is not None
     assert found.format_of(0, "attention", "q") == FP8
     assert found.format_of(0, "experts", "up").bytes_per_param == (4 + 16 / 128) / 8
+
+
+FP8_CACHE = {"type": "float", "num_bits": 8, "strategy": "tensor", "dynamic": False}
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": FP8_CACHE}, True),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": None}, False),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "kv_cache_scheme": FP8_CACHE | {"dynamic": True},
+            },
+            False,
+        ),
+        (
+            {"quant_method": "compressed-tensors", "kv_cache_scheme": FP8_CACHE | {"type": "int"}},
+            False,
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "kv_cache_scheme": FP8_CACHE | {"strategy": "attn_head"},
+            },
+            False,
+        ),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"type": "float", "num_bits": 8}}, True),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"type": "float", "num_bits": 4}}, False),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, True),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "NVFP4"}, False),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "INT8"}, False),
+        ({"quant_method": "fp8", "kv_cache_quant_algo": "FP8"}, True),
+        ({"quant_method": "awq", "bits": 4, "kv_cache_quant_algo": "FP8"}, False),
+    ],
+)
+def test_a_release_makes_the_cache_fp8_where_sglang_takes_it_at_its_word(
+    config: dict[str, Any], kept: bool
+) -> None:
+    """Source: sglang 0.5.23 kv_cache_dtype.py: `auto` is FP8 or the type of the model."""
+    found = quantization_of(Fields(config, "config.json"), num_layers=2)
+    assert found is not None
+    assert found.kv_dtype_bytes == (1.0 if kept else None)
+
+
+def test_a_parent_in_the_ignore_list_of_compressed_tensors_keeps_nothing() -> None:
+    """Source: sglang 0.5.23 compressed_tensors/utils.py: a name is that of one module."""
+    names = ["model.layers.0.mlp.experts.0", "model.layers.0.self_attn", "model.layers.1"]
+    names += ["lm_head", "model.layers.1.self_attn.q_proj", "re:.*layers.0.linear_attn.*"]
+    config = {"quant_method": "compressed-tensors", "ignore": names, **group(4, "int", 32)}
+    found = quantization_of(Fields(config, "config.json"), num_layers=2)
+    assert found is not None
+    kept = [
+        (layer, part, leaf)
+        for layer in (0, 1)
+        for part, leaf in (("experts", "up"), ("attention", "q"), ("state", "out"))
+        if found.format_of(layer, part, leaf) is BF16
+    ]
+    assert kept == [(0, "state", "out"), (1, "attention", "q")]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_group_of_names_goes_before_the_group_of_a_class(reverse: bool) -> None:
+    def of(bits: int, *targets: str) -> dict[str, Any]:
+        weights = {"num_bits": bits, "type": "float" if bits == 8 else "int", "group_size": 32}
+        return {"targets": list(targets), "weights": weights}
+
+    groups = [("a", of(8, "re:.*self_attn.*")), ("b", of(4, "Linear"))]
+    ordered = dict(groups[::-1] if reverse else groups)
+    config = {"quant_method": "compressed-tensors", "config_groups": ordered, "ignore": ["lm_head"]}
+    found = quantization_of(Fields(config, "config.json"), num_layers=2)
+    assert found is not None
+    assert found.notes == ()
+    assert found.format_of(0, "attention", "q") == FP8
+    assert found.format_of(0, "experts", "up").bytes_per_param == INT4_G32
+    assert found.format_of(None, "head", "head") is BF16
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [
+        (r"re:.*layers\.[0-2]\.mlp\..*", {0, 1, 2}),
+        (r"re:model\.layers\.(?:[0-9]|1[0-1])\.mlp\..*", set(range(12))),
+        (r"re:.*layers\.1[25]\.mlp.*", {12, 15}),
+        (r"re:.*layers\.(3|13)\.mlp.*", {3, 13}),
+        (r"re:.*layers\.[0-9]+\.mlp.*", set(range(16))),
+        (r"re:.*layers\.\d+\.mlp.*", set(range(16))),
+        ("*layers.7.mlp*", {7}),
+    ],
+)
+def test_layers_are_named_by_classes_of_digits_too(pattern: str, layers: set[int]) -> None:
+    config = {"quant_method": "compressed-tensors", "ignore": [pattern], **group(8, "float")}
+    if not pattern.startswith("re:"):
+        config["quant_method"] = "modelopt_fp8"
+    found = quantization_of(Fields(config, "config.json"), num_layers=16)
+    assert found is not None
+    for part in ("mlp", "experts"):  # both are in a module named mlp
+        assert {i for i in range(16) if found.format_of(i, part, "up") is BF16} == layers
+
+
+def test_modules_that_bitsandbytes_skips_keep_16_bits() -> None:
+    skipped = ["lm_head", "model.layers.0.self_attn", "model.layers.1.mlp"]
+    config = {"quant_method": "bitsandbytes", "llm_int8_skip_modules": skipped}
+    found = quantization_of(Fields(config, "config.json"), num_layers=2)
+    assert found is not None
+    assert found.format_of(0, "attention", "q") is BF16
+    assert found.format_of(1, "mlp", "up") is BF16
+    assert found.format_of(0, "mlp", "up").bytes_per_param < 1.0

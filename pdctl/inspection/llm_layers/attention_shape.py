@@ -20,7 +20,8 @@ def attention_shape(text: Fields, *, windowed: bool = False) -> tuple[int, int, 
     kv_heads = _kv_heads(text, heads, windowed=windowed)
     width = _width(text, heads, windowed=windowed)
     own = ("swa_v_head_dim",) if windowed else ()
-    return heads, kv_heads, width, text.maybe_count(*own, "v_head_dim") or width
+    values = text.maybe_count(*own, "v_head_dim", least=0)  # 0 is how some write "none of its own"
+    return heads, kv_heads, width, values or width
 
 
 def _without_heads(text: Fields) -> InvalidInput:

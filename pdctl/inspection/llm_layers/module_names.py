@@ -30,7 +30,8 @@ class Selection:
 def selections(names: Iterable[str], num_layers: int) -> list[Selection]:
     """The meaning of `names` (module names, globs, "re:..." patterns), merged over layers.
 
-    The patterns are only searched for words, never run: a file of unknown origin wrote them.
+    The patterns are only searched for words: a file of unknown origin wrote them. Those of a
+    layer's number are run where nothing in them repeats.
     """
     layers: dict[tuple[frozenset[Part] | None, frozenset[str] | None], set[int] | None] = {}
     for name in names:
@@ -53,10 +54,28 @@ def selections(names: Iterable[str], num_layers: int) -> list[Selection]:
 def layers_in(name: str, num_layers: int) -> frozenset[int] | None:
     """The layers a name means: None: all of them; empty: none that exists."""
     match = re.search(_LAYER, name.replace("\\", ""))
-    if match is None:
+    return _numbers(match.group(1), num_layers) if match else None
+
+
+@lru_cache(maxsize=1_000)
+def _numbers(pattern: str, num_layers: int) -> frozenset[int] | None:
+    """The layers whose number a pattern of digits, classes and alternatives is; None: all."""
+    if pattern.isdigit():
+        return frozenset((int(pattern),)) if int(pattern) < num_layers else frozenset()
+    try:
+        number = re.compile(pattern)
+    except re.error:
         return None
-    numbers = [int(one) for one in re.findall(r"\d{1,5}(?!\d)", match.group(1))]
-    return frozenset(one for one in numbers if one < num_layers)
+    return frozenset(n for n in range(num_layers) if number.fullmatch(str(n)))
+
+
+def is_module(name: str) -> bool:
+    """True if a plain name is that of a matrix, or of all experts, and not of what holds some."""
+    last = name.lower().rpartition(".")[2]
+    if last == "experts" or re.search(_NO_MATRIX, name.lower()):
+        return True
+    _, leaves = _meaning(last) or (None, None)
+    return leaves is not None or any(re.search(word, last) for word in ("head", "embed|wte"))
 
 
 @lru_cache(maxsize=10_000)
@@ -71,6 +90,8 @@ def _meaning(name: str) -> tuple[frozenset[Part] | None, frozenset[str] | None] 
         parts = frozenset(_MLP_PARTS if leaves & _MLP_LEAVES else _MIXER_PARTS)
     if part == "attention" and leaves is None:
         return parts, None
+    if part == "mlp" and leaves is None:  # all that the module holds
+        return frozenset(_MLP_PARTS), None
     known = part is not None or leaves is not None or re.search(_LAYER, name) is not None
     return (parts, leaves) if known else None
 
@@ -79,7 +100,9 @@ _MLP_PARTS: tuple[Part, ...] = ("mlp", "experts", "shared")
 _MIXER_PARTS: tuple[Part, ...] = ("attention", "state")
 _MLP_LEAVES = frozenset(("up", "down", "gate"))
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")  # of layers and experts, which mean the same
-_LAYER = r"(?:layers|blocks|h)\.(\d+|\((?:\?:)?\d+(?:\|\d+)*\))(?=$|\W)"
+_DIGITS = r"(?:\d|\[[\d-]{1,30}\])+"  # 7, 1[0-9]
+_CHOICE = rf"\((?:\?:)?{_DIGITS}(?:\|{_DIGITS})*\)"
+_LAYER = rf"(?:layers|blocks|h)\.({_DIGITS}|{_CHOICE})(?=$|[^\w+*?{{\[])"
 _NO_MATRIX = (
     r"norm|bias|a_log|\bd$|conv1d|conv\d?$|mlp\.gate\W*$|mixer\.gate\W*$|router|"
     r"shared_expert_gate|^\W*(re:)?\W*gate\W*$|block_sparse_moe\.gate\W*$|e_score"
