@@ -56,6 +56,7 @@ MAX_DRAWN = 4  # splits that serve drawn requests, where all are to be done in a
 FINALISTS = 2  # colocated parallelisms that the simulator compares
 PROMISING = 0.5  # of the best closed-form capacity: a split below it is not simulated
 CLOSE = 0.85  # of the best closed-form capacity: below it a parallelism is not simulated
+MAX_RIVALS = 2  # of the simplest split of a share
 SAME = 0.95  # of the best closed-form capacity: as good as the best
 LIGHT_USE = 0.05  # of what a layout can do at all: there its latencies are those of an idle one
 NEAR_FLOOR = 0.5  # of a capacity: an arm that is not sure of it is near its least latency
@@ -211,7 +212,8 @@ def contest_of(
     else:
         context = site.llm.max_context
         trials = trials_on(sample_of(site.workload, num, max_context=context, seed=seed))
-    arms = {"colocated": _candidates(alone, demand), "pd": _candidates(hopeful, demand)}
+    tried = (*hopeful, *_rivals(splits, hopeful))
+    arms = {"colocated": _candidates(alone, demand), "pd": _candidates(tried, demand)}
     return Contest(
         site=site,
         slo=slo,
@@ -242,17 +244,18 @@ def _candidates(ranked: Sequence[Scored], demand: Demand) -> tuple[Candidate, ..
 def ranked(fleets: Sequence[Fleet], demand: Demand, slo: Slo) -> list[Scored]:
     """Best first, in closed form, at no rate in particular.
 
-    Among layouts that never meet the service levels the one nearest to them when idle is best.
+    Layouts that never meet the service levels come last: those nearest to them when idle first,
+    and of the ones about as near those that do most without any.
     """
+    scored = [Scored(fleet, capacity_rps(fleet, demand, slo)) for fleet in fleets]
+    free = {s.fleet: capacity_rps(s.fleet, demand, Slo()) for s in scored if s.capacity_rps <= 0}
+    off = {f: excess(pace_of(f, demand, LIGHT_USE * top), slo) for f, top in free.items()}
+    near = min(off.values(), default=0.0) / SAME
 
     def key(scored: Scored) -> tuple[float, ...]:
         fleet, top = scored.fleet, scored.capacity_rps
-        if top > 0:
-            return (top, 0.0, 0.0)
-        free = capacity_rps(fleet, demand, Slo())
-        return (0.0, -excess(pace_of(fleet, demand, LIGHT_USE * free), slo), free)
+        return (0.0, -max(off[fleet], near), free[fleet]) if top <= 0 else (top, 0.0, 0.0)
 
-    scored = (Scored(fleet, capacity_rps(fleet, demand, slo)) for fleet in fleets)
     return sorted(scored, key=key, reverse=True)
 
 
@@ -266,6 +269,15 @@ def best_shares(ranked: Sequence[Scored], most: int) -> list[Scored]:
     for scored in ranked:
         shares.setdefault(prefill_share(scored.fleet), []).append(scored)
     return [_simplest(group) for group in list(shares.values())[:most]]
+
+
+def _rivals(ranked: Sequence[Scored], chosen: Sequence[Scored]) -> list[Scored]:
+    """Layouts of the same shares, as good in closed form; they win if they carry more simulated."""
+    found = []
+    for one in chosen:
+        group = [s for s in ranked if prefill_share(s.fleet) == prefill_share(one.fleet)]
+        found += [s for s in group if is_close(s, group[0], SAME) and s is not one][:MAX_RIVALS]
+    return found
 
 
 def _simplest(ranked: Sequence[Scored]) -> Scored:
@@ -352,14 +364,16 @@ def sweep_of(contest: Contest, arms: Mapping[str, Arm], others: Sequence[Arm] = 
     if best is None:
         return []
     tried = {_key(arm): arm for arm in others}
-    own = next((c for c in contest.all_splits if _key(unpredicted(c.fleet)) == _key(best)), None)
+    entrants = {_key(unpredicted(one.fleet)): one for one in contest.entrants["pd"]}
+    own = entrants.get(_key(best))
+    share = prefill_share(own.fleet) if own else None
     guess = own.guess_rps if own else 0.0
     scale = best.capacity_rps / guess if best.capacity_rps and guess else 1.0
     most = math.inf if best.capacity_rps is None else best.capacity_rps
     found = []
     for candidate in contest.all_splits:
         bare = unpredicted(candidate.fleet)
-        if _key(bare) == _key(best):
+        if _key(bare) == _key(best) or prefill_share(candidate.fleet) == share:
             found.append(best)
             continue
         arm = tried.get(_key(bare), bare)

@@ -136,17 +136,18 @@ def decide_fewest(
     needed = fewest_gpus(verdict.arms)
     if needed is None:
         return question, verdict
-    asked = question
+    asked, too_few = question, 0
     for _ in range(GROWING):
         asked = with_gpus(open_question, needed)
         verdict = decide(asked, spread=spread, progress=progress, queues=queues)
         meeting = {name: arm for name, arm in verdict.arms.items() if arm.meets}
         if not meeting:
+            too_few = needed
             needed += max(1, needed // 10)
             continue
         fewest = min(meeting, key=lambda name: _needed(meeting[name]))
         fewer = _needed(meeting[fewest])[0]
-        if fewer >= needed:
+        if fewer >= needed or fewer <= too_few:
             return asked, _chosen(verdict, "pd" if fewest == "pd" else "colocated")
         needed = fewer
     return asked, verdict

@@ -44,6 +44,23 @@ def test_both_arms_come_back_simulated_on_the_same_gpus() -> None:
     assert all(arm.ttft_s and arm.tpot_s and arm.capacity_rps for arm in arms.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("gpus", "slo", "rate"),
+    [("5xH100", Slo(2.0, 0.02), 15.0), ("4xH100", Slo(1.0, 0.03, 1.0), 10.0)],
+)
+def test_no_engines_that_a_question_names_carry_more_than_those_it_leaves_open(
+    gpus: str, slo: Slo, rate: float
+) -> None:
+    asked = question("qwen3-8b", gpus, isl=5000 if rate > 10 else 2000, rate=rate, slo=slo)
+    mixed = {"prefill": Parallelism(tp=1), "decode": Parallelism(tp=2)}
+    alike = {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=2)}
+    free = decide(asked, flips=False).arms["pd"].capacity_rps
+    for sizes in (mixed, alike):
+        named = decide(replace(asked, parallelism=sizes), flips=False).arms.get("pd")
+        assert named is None or (free or 0) >= (named.capacity_rps or 0) / 1.03
+
+
 def test_the_sweep_runs_from_few_to_many_prefill_engines_and_holds_the_best() -> None:
     verdict = found()
     layouts = [arm.layout for arm in verdict.sweep]
