@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from pdctl.inspection.layers import Part
 from pdctl.inspection.model_files import Fields
 from pdctl.inspection.quantization import BF16, FP8, NVFP4, quantization_of
 
@@ -259,10 +260,15 @@ def test_a_parent_in_the_ignore_list_of_compressed_tensors_keeps_nothing() -> No
     config = {"quant_method": "compressed-tensors", "ignore": names, **group(4, "int", 32)}
     found = quantization_of(Fields(config, "config.json"), num_layers=2)
     assert found is not None
+    matrices: tuple[tuple[Part, str], ...] = (
+        ("experts", "up"),
+        ("attention", "q"),
+        ("state", "out"),
+    )
     kept = [
         (layer, part, leaf)
         for layer in (0, 1)
-        for part, leaf in (("experts", "up"), ("attention", "q"), ("state", "out"))
+        for part, leaf in matrices
         if found.format_of(layer, part, leaf) is BF16
     ]
     assert kept == [(0, "state", "out"), (1, "attention", "q")]
@@ -303,7 +309,8 @@ def test_layers_are_named_by_classes_of_digits_too(pattern: str, layers: set[int
         config["quant_method"] = "modelopt_fp8"
     found = quantization_of(Fields(config, "config.json"), num_layers=16)
     assert found is not None
-    for part in ("mlp", "experts"):  # both are in a module named mlp
+    parts: tuple[Part, ...] = ("mlp", "experts")
+    for part in parts:  # both are in a module named mlp
         assert {i for i in range(16) if found.format_of(i, part, "up") is BF16} == layers
 
 

@@ -1,5 +1,5 @@
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TypeVar
@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 
 from pdctl.inspection.cluster import parse_gpus
-from pdctl.perf_model.records import Parallelism
+from pdctl.perf_model.records import Parallelism, Role
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Question, Verdict
@@ -19,6 +19,7 @@ from tests.verdict.examples import question
 
 T = TypeVar("T")
 R = TypeVar("R")
+Sizes = Mapping[Role, Parallelism]
 TP2 = {role: Parallelism(tp=2) for role in ("colocated", "prefill", "decode")}
 SLO = Slo(ttft_s=2.0, tpot_s=0.03)
 
@@ -53,8 +54,8 @@ def test_no_engines_that_a_question_names_carry_more_than_those_it_leaves_open(
     gpus: str, slo: Slo, rate: float
 ) -> None:
     asked = question("qwen3-8b", gpus, isl=5000 if rate > 10 else 2000, rate=rate, slo=slo)
-    mixed = {"prefill": Parallelism(tp=1), "decode": Parallelism(tp=2)}
-    alike = {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=2)}
+    mixed: Sizes = {"prefill": Parallelism(tp=1), "decode": Parallelism(tp=2)}
+    alike: Sizes = {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=2)}
     free = decide(asked, flips=False).arms["pd"].capacity_rps
     for sizes in (mixed, alike):
         named = decide(replace(asked, parallelism=sizes), flips=False).arms.get("pd")
