@@ -35,13 +35,13 @@ from pdctl.inspection.model_files import (
 )
 from pdctl.inspection.quantization import EXPERTS_FP4, Quantization, format_named, quantization_of
 from pdctl.inspection.records import Experts, Llm
-from pdctl.inspection.sglang_models import trims_windows
+from pdctl.inspection.sglang_models import READ_VERSION, is_served, trims_windows
 from pdctl.inspection.weight_index import index_note, missing_shards_note
 
 __all__ = ["bundled_names", "llm_from_config", "read_llm"]
 
 _WRAPPED = ("text_config", "llm_config", "language_config", "thinker_config")
-
+_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _QUANTISED = ("quantization_config", "compression_config")  # the latter in older releases
 
 
@@ -111,7 +111,7 @@ def llm_from_config(top: Fields, *, name: str) -> Llm:
     quantised = top.part(*_QUANTISED) or text.part(*_QUANTISED)
     llm = _quantised(llm, text, quantised) if quantised else _unquantised(llm, top, text)
     guesses = (*_guesses(llm, model_type, text), *notes, *_no_object(top, text), *llm.guesses)
-    facts = _facts(top, text, wrapped=wrapped)
+    facts = (*_facts(top, text, wrapped=wrapped), *_unserved(llm.architecture))
     return replace(llm, guesses=guesses, assumptions=(*guesses, *facts, *llm.assumptions))
 
 
@@ -270,6 +270,16 @@ def _facts(top: Fields, text: Fields, *, wrapped: bool) -> tuple[str, ...]:
     if wrapped or text.part("vision_config") is not None:
         return ("Only the language model is counted; vision and audio towers are left out.",)
     return ()
+
+
+def _unserved(architecture: str) -> tuple[str, ...]:
+    """A note if SGLang has no class for a language model of this name."""
+    if not architecture.endswith(_CLASSES) or is_served(architecture):
+        return ()
+    return (
+        f"SGLang {READ_VERSION} has no model {architecture!r}: it may run it by Transformers, "
+        "slower than predicted, or not at all.",
+    )
 
 
 def _unquantised(llm: Llm, top: Fields, text: Fields) -> Llm:

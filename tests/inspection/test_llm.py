@@ -13,6 +13,7 @@ from pdctl.inspection.llm import bundled_names, llm_from_config, read_llm
 from pdctl.inspection.llm_size import kv_bytes_per_token, num_params, state_bytes, weight_bytes
 from pdctl.inspection.model_files import Fields
 from pdctl.inspection.records import Llm
+from pdctl.inspection.sglang_models import is_served
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -62,6 +63,14 @@ def test_multi_head_attention_is_told_by_absent_key_value_heads() -> None:
 
 def test_a_width_of_values_of_0_is_that_of_the_heads() -> None:
     assert shape({**LLAMA, "v_head_dim": 0}).v_head_dim == 128
+
+
+def test_a_model_that_sglang_has_no_class_for_is_told() -> None:
+    llm = shape({**LLAMA, "architectures": ["JambaForCausalLM"]})
+    assert any("has no model 'JambaForCausalLM'" in said for said in llm.assumptions)
+    assert llm.guesses == ()  # its figures are read, not guessed
+    bundled = [read_llm(name) for name in bundled_names()]
+    assert all(is_served(llm.architecture) for llm in bundled)
 
 
 def test_the_formats_of_older_releases_stand_under_another_key() -> None:
