@@ -309,8 +309,7 @@ def _other_plans(asked: PlanOptions, question: Question, verdict: Verdict) -> It
         arm = verdict.arms[verdict.verdict]
         yield _raised(asked, question.slo, arm.ttft_at_share_s, arm.tpot_at_share_s)
     else:
-        if gpus := _gpus_that_do(question.cluster, fewest_gpus(verdict.arms)):
-            yield _on_gpus(asked, question, gpus)
+        yield _on_enough_gpus(asked, question, fewest_gpus(verdict.arms))
         if best := most_carried(verdict.arms):
             yield replace(asked, rate=best)
 
@@ -344,14 +343,18 @@ def _raised(
     )
 
 
-def _gpus_that_do(cluster: Cluster, needed: int | None) -> str:
-    """So many GPUs of this kind in whole nodes, as --gpus takes them. "": more than pdctl plans."""
+def _on_enough_gpus(asked: PlanOptions, question: Question, needed: int | None) -> PlanOptions:
+    """The question on as many GPUs of this kind, in whole nodes; as asked where none would do."""
+    cluster = question.cluster
     if needed is None:
-        return ""
-    is_part = cluster.num_gpus < NODE_GPUS
-    each = min(needed, NODE_GPUS) if is_part else cluster.gpus_per_node
+        return asked
+    if needed <= cluster.num_gpus:  # --total left some of them without an engine
+        return replace(asked, total=None)
+    each = min(needed, NODE_GPUS) if cluster.num_gpus < NODE_GPUS else cluster.gpus_per_node
     nodes = -(-needed // each)
-    return described_gpus(nodes, each, cluster.gpu.name) if nodes <= MOST_NODES else ""
+    if nodes > MOST_NODES:
+        return asked
+    return _on_gpus(asked, question, described_gpus(nodes, each, cluster.gpu.name))
 
 
 def _on_gpus(asked: PlanOptions, question: Question, gpus: str) -> PlanOptions:

@@ -53,8 +53,7 @@ PIPED_WIDTH = 120
 
 
 def question_of(options: PlanOptions) -> tuple[PlanOptions, Question]:
-    """The options with what was not typed, as a deployment, the last plan or answers have it;
-    and the question.
+    """The options, completed from a deployment, the last plan or answers; and their question.
 
     Raises InvalidInput for a bad value, EnvironmentProblem without GPUs to plan for.
     """

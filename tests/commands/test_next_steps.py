@@ -250,6 +250,14 @@ def test_no_printed_command_asks_the_question_that_was_just_answered() -> None:
     assert next_steps(typed, asked_for, replace(missed(), floors=(idle,))) == ()
 
 
+def test_gpus_that_were_not_typed_are_printed_unless_they_are_those_of_this_machine() -> None:
+    asked_for = question("qwen3-8b", "2xH200:rdma400", rate=5)
+    here = replace(asked_for, cluster=replace(asked_for.cluster, origin="detected"))
+    typed = replace(LOAD, gpus="")
+    (answered,), (detected,) = (next_steps(typed, one, missed()) for one in (asked_for, here))
+    assert (asked_by(answered).gpus, asked_by(detected).gpus) == ("2xH200:rdma400", "")
+
+
 def test_a_number_of_engines_is_asked_about_again_only_on_the_same_gpus() -> None:
     typed = replace(LOAD, gpus="2xH100@2.5", total=2, seed=7, release="0.5.9")
     one = replace(arm("2C"), meets=False, gpus_needed=5)
@@ -258,6 +266,14 @@ def test_a_number_of_engines_is_asked_about_again_only_on_the_same_gpus() -> Non
     kept = replace(typed, no_input=False)
     assert asked_by(wider) == replace(kept, gpus="5xH100@2.5", total=None)
     assert asked_by(slower) == replace(kept, rate=4.0)
+
+
+def test_gpus_without_an_engine_are_used_before_there_are_more() -> None:
+    typed = replace(LOAD, gpus="4xH100", tp=1, total=1)
+    one = replace(arm("1C"), meets=False, gpus_needed=3)
+    _, asked_for = question_of(typed)
+    more, _ = next_steps(typed, asked_for, replace(verdict_for(one), is_met=False))
+    assert asked_by(more) == replace(typed, total=None, no_input=False)
 
 
 @pytest.mark.parametrize(
