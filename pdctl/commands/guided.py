@@ -6,7 +6,8 @@ from pathlib import Path
 import typer
 
 from pdctl.commands.next_steps import chosen_arm, keep_plan, next_steps, planned_deployment
-from pdctl.commands.plan_run import PlanOptions, answer, question_of, show_plan
+from pdctl.commands.options.plan_options import PlanOptions
+from pdctl.commands.plan_run import answer, question_of, show_plan
 from pdctl.commands.progress import say, say_command
 from pdctl.commands.walk.answers import (
     Answers,
@@ -110,12 +111,12 @@ def _default(question: Asked, kept: str | None) -> str:
 
 
 def _decide(options: PlanOptions) -> tuple[Question, Verdict]:
-    model, question = question_of(options)
+    options, question = question_of(options)
     question, verdict = answer(question)
-    show_plan(question, verdict, next_steps(model, question, verdict))
+    show_plan(question, verdict, next_steps(options, question, verdict))
     arm = chosen_arm(verdict)
     if arm is not None and verdict.is_met:
-        keep_plan(model, question, arm, None)
+        keep_plan(options.model, question, arm, None)
     return question, verdict
 
 

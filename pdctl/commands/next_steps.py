@@ -1,29 +1,37 @@
 """A plan kept for the next command, and the commands to type: each means what was planned."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from pdctl.commands.deployment_options import FILE, DeploymentOptions
 from pdctl.commands.options.engine_options import SIZES, EngineOptions
+from pdctl.commands.options.plan_options import PlanOptions, from_anywhere
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.engines.launchers.registry import LOCAL, SLURM
 from pdctl.errors import EnvironmentProblem, InvalidInput, PdctlError
 from pdctl.inspection.cluster import MOST_NODES, described_gpus, machines_text
 from pdctl.inspection.model_files import absolute_model
+from pdctl.inspection.records import Cluster
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import named_profile
 from pdctl.perf_model.records import Parallelism, Profile, Role
-from pdctl.verdict.records import Arm, Question, Verdict, fewest_gpus, most_carried
+from pdctl.verdict.feasibility import total_that_fits
+from pdctl.verdict.records import Arm, Floor, Question, Verdict, fewest_gpus, most_carried
 from pdctl.verdict.search import NODE_GPUS
 from pdctl.workload.describe import DEFAULT_SPREAD
 from pdctl.workload.records import Slo, Workload
 from pdctl.workload.time_units import UNITS_S
 
 WIDER = 1.2  # times what a layout takes: an SLO that it meets
+SPELT = {  # options of `plan` that are not spelt as their fields
+    "from_url": "from",
+    "draft_tokens": "spec_draft_tokens",
+    "accept_length": "spec_accept_length",
+}
 
 
 def chosen_arm(verdict: Verdict) -> Arm | None:
@@ -50,7 +58,7 @@ def planned_for(question: Question, arm: Arm) -> PlannedFor:
     """The GPUs and requests that an arm was compared on, for a later rehearsal of it."""
     workload, speculation = question.workload, question.speculation
     return PlannedFor(
-        gpus=_gpus(question, question.cluster.num_nodes),
+        gpus=_gpus(question),
         **(_drawn(workload) if workload.requests is None else _recorded(workload)),
         rate=_rate_rps(workload, arm),
         concurrency=workload.concurrency,
@@ -111,21 +119,19 @@ def keep_plan(model: str, question: Question, arm: Arm, output: Path | None) -> 
 
 
 def next_steps(
-    model: str,
-    question: Question,
-    verdict: Verdict,
-    output: Path | None = None,
-    *,
-    on: str = LOCAL,
+    asked: PlanOptions, question: Question, verdict: Verdict, output: Path | None = None
 ) -> tuple[str, ...]:
-    """The commands to type next, best first. output: the file that the plan was written to.
+    """The commands to type next, best first. asked: the options that the question is made from.
 
-    on: the cluster whose GPUs were planned for, as --on names it.
+    output: the file that the plan was written to.
     """
-    model = absolute_model(model)
+    asked = from_anywhere(asked)
+    model, on = asked.model, asked.on
     arm = chosen_arm(verdict)
     if arm is None or not verdict.is_met:
-        return tuple(_other_plans(model, question, verdict))
+        asked = _as_read(asked, question)
+        plans = _other_plans(asked, question, verdict)
+        return tuple(_plan(plan) for plan in plans if plan != asked)
     if not _can_launch(model, question, arm):
         return ()
     steps, ups = [], [_up(model, question, arm, output, on)]
@@ -181,7 +187,9 @@ def option_words(options: EngineOptions) -> Iterator[str]:
     for field in sorted(fields(options), key=lambda field: field.name in last):
         value = getattr(options, field.name)
         if value != field.default and field.name not in ("model", "no_input"):
-            yield from (f"--{field.name.replace('_', '-')}", str(value))
+            yield f"--{SPELT.get(field.name, field.name).replace('_', '-')}"
+            if value is not True:
+                yield f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _size_options(shapes: Mapping[Role, Parallelism]) -> dict[str, Any]:
@@ -212,6 +220,8 @@ def _measure(model: str, question: Question, verdict: Verdict, pd: Arm) -> Itera
     words += list(load_flags(question))
     if question.workload.rate_rps is None and question.workload.concurrency is None:
         words += ["--rate", f"{verdict.rate_rps:.3g}"]
+    if question.seed:
+        words += ["--seed", str(question.seed)]
     yield shlex.join([*words, *slo_flags(question.slo)])
 
 
@@ -220,33 +230,6 @@ def _is_alike(verdict: Verdict) -> bool:
     arms = verdict.arms.values()
     shapes: set[Parallelism] = {shape for arm in arms for shape in arm.parallelism.values()}
     return len(shapes) == 1 and len({arm.num_engines for arm in arms}) == 1
-
-
-def engine_flags(question: Question) -> Iterator[str]:
-    """The engines that a question fixes, as options of `plan`."""
-    yield from option_words(EngineOptions(**_asked_sizes(question), **_settings(question)))
-    if question.speculation is not None:
-        yield from ("--spec-draft-tokens", str(question.speculation.draft_tokens))
-        yield from ("--spec-accept-length", f"{question.speculation.accept_length:.10g}")
-
-
-def _asked_sizes(question: Question) -> dict[str, Any]:
-    """tp=2 of every role, and prefill_tp=4 where a role has its own."""
-    fixed = question.parallelism
-    common = fixed.get("colocated")
-    found = {size: getattr(common, size) for size in SIZES if common and getattr(common, size) > 1}
-    if common is not None:
-        found["tp"] = common.tp
-    for role, shape in fixed.items():
-        if role != "colocated":
-            usual = common or Parallelism(tp=0)
-            own = {size: getattr(shape, size) for size in SIZES}
-            found |= {f"{role}_{s}": n for s, n in own.items() if n != getattr(usual, s)}
-    return found
-
-
-def _settings(question: Question) -> dict[str, Any]:
-    return {**_args_options(question, ("prefill", "decode")), "policy": question.policy}
 
 
 def load_flags(question: Question) -> Iterator[str]:
@@ -293,71 +276,99 @@ def slo_flags(slo: Slo) -> Iterator[str]:
         yield from ("--attainment", f"{slo.attainment:.10g}")
 
 
-def _raised(slo: Slo, ttft_s: float | None, tpot_s: float | None) -> Slo:
-    """The SLOs, each raised to a fifth above what is reached where that is more. None: unknown."""
-
-    def raised(asked: float | None, reached: float | None) -> float | None:
-        return asked and max(asked, float(f"{(reached or 0.0) * WIDER:.2g}"))
-
-    return replace(slo, ttft_s=raised(slo.ttft_s, ttft_s), tpot_s=raised(slo.tpot_s, tpot_s))
-
-
 def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.10g}ms" if seconds < 1 else f"{seconds:.10g}s"
 
 
-def _other_plans(model: str, question: Question, verdict: Verdict) -> Iterator[str]:
-    """Plans with another answer, where the answer is no."""
+def _plan(options: PlanOptions) -> str:
+    return shlex.join(["pdctl", "plan", options.model, *option_words(options)])
+
+
+def _as_read(asked: PlanOptions, question: Question) -> PlanOptions:
+    """The options with the GPUs and the unit of times that were typed as answers."""
+    if not (asked.gpus or asked.gpu_file or asked.on != LOCAL):
+        is_here = question.cluster.origin == "detected"
+        asked = replace(asked, gpus="" if is_here else _gpus(question))
+    trace = question.workload.trace
+    unit = trace.time_unit if trace is not None and trace.is_unit_given else None
+    return replace(asked, time_unit=asked.time_unit or unit or "")
+
+
+def _other_plans(asked: PlanOptions, question: Question, verdict: Verdict) -> Iterator[PlanOptions]:
+    """Plans with another answer, where the answer is no: what was asked, but for one thing."""
     if not verdict.arms:
+        if fewer := total_that_fits(question):
+            yield replace(asked, total=fewer)
         if verdict.fits_on:
-            words = ["pdctl", "plan", model, "--gpus", verdict.fits_on]
-            yield shlex.join([*words, *option_words(EngineOptions(**_settings(question)))])
-        return
-    words = ["pdctl", "plan", model, *engine_flags(question)]
-    kept = list(_request_flags(question.workload))
-    if verdict.floors:
-        gpus = _gpus(question, question.cluster.num_nodes)
-        nearest = min(verdict.floors, key=lambda f: (f.ttft_s or 0.0) + (f.tpot_s or 0.0))
-        reached = _raised(question.slo, nearest.ttft_s, nearest.tpot_s)
-        if question.workload.requests is not None:  # else the recorded rate, not a light load
-            kept += ["--rate", f"{nearest.rate_rps:.2g}"]
-        yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(reached)])
-        return
-    if verdict.clients is not None:
-        gpus = _gpus(question, question.cluster.num_nodes)
-        yield from _plans_for_clients([*words, "--gpus", gpus, *kept], question, verdict)
-        return
-    rest = [*load_flags(question), *slo_flags(question.slo)]
+            yield replace(_on_gpus(asked, question, verdict.fits_on), total=asked.total)
+    elif verdict.floors:
+        yield _at_reachable_slos(asked, question, verdict.floors)
+    elif verdict.clients is not None:
+        if verdict.most_clients is not None:
+            yield replace(asked, concurrency=float(verdict.most_clients))
+        arm = verdict.arms[verdict.verdict]
+        yield _raised(asked, question.slo, arm.ttft_at_share_s, arm.tpot_at_share_s)
+    else:
+        yield _on_enough_gpus(asked, question, fewest_gpus(verdict.arms))
+        if best := most_carried(verdict.arms):
+            yield replace(asked, rate=best)
+
+
+def _at_reachable_slos(
+    asked: PlanOptions, question: Question, floors: Sequence[Floor]
+) -> PlanOptions:
+    """SLOs that the nearest layout meets when idle, at any rate unless a rate is needed."""
+    nearest = min(floors, key=lambda f: (f.ttft_s or 0.0) + (f.tpot_s or 0.0))
+    raised = _raised(asked, question.slo, nearest.ttft_s, nearest.tpot_s)
+    if raised == asked or asked.fewest:
+        return raised
+    # without --rate a recorded workload comes at its own
+    has_own = question.workload.requests is not None or asked.from_url
+    return replace(raised, rate=float(f"{nearest.rate_rps:.2g}") if has_own else None)
+
+
+def _raised(
+    asked: PlanOptions, slo: Slo, ttft_s: float | None, tpot_s: float | None
+) -> PlanOptions:
+    """The SLOs, each raised to a fifth above what is reached where that is more. None: unknown."""
+
+    def raised(typed: str, limit_s: float | None, reached_s: float | None) -> str:
+        wider = float(f"{(reached_s or 0.0) * WIDER:.2g}")
+        return typed if limit_s is None or wider <= limit_s else _duration(wider)
+
+    return replace(
+        asked,
+        ttft=raised(asked.ttft, slo.ttft_s, ttft_s),
+        tpot=raised(asked.tpot, slo.tpot_s, tpot_s),
+    )
+
+
+def _on_enough_gpus(asked: PlanOptions, question: Question, needed: int | None) -> PlanOptions:
+    """The question on as many GPUs of this kind, in whole nodes; as asked where none would do."""
     cluster = question.cluster
-    needed = fewest_gpus(verdict.arms)
-    if needed is not None:
-        is_part = cluster.num_gpus < NODE_GPUS
-        each = min(needed, NODE_GPUS) if is_part else cluster.gpus_per_node
-        nodes = -(-needed // each)
-        if nodes <= MOST_NODES:
-            yield shlex.join([*words, "--gpus", _gpus(question, nodes, each), *rest])
-    if best := most_carried(verdict.arms):
-        gpus = _gpus(question, cluster.num_nodes)
-        rate = ["--rate", f"{best:.10g}"]
-        yield shlex.join([*words, "--gpus", gpus, *kept, *slo_flags(question.slo), *rate])
+    if needed is None:
+        return asked
+    if needed <= cluster.num_gpus:  # --total left some of them without an engine
+        return replace(asked, total=None)
+    each = min(needed, NODE_GPUS) if cluster.num_gpus < NODE_GPUS else cluster.gpus_per_node
+    nodes = -(-needed // each)
+    if nodes > MOST_NODES:
+        return asked
+    return _on_gpus(asked, question, described_gpus(nodes, each, cluster.gpu.name))
 
 
-def _plans_for_clients(words: list[str], question: Question, verdict: Verdict) -> Iterator[str]:
-    """Plans for fewer clients, and for SLOs that the nearest arm meets."""
-    if verdict.most_clients is not None:
-        clients = ["--concurrency", str(verdict.most_clients)]
-        yield shlex.join([*words, *slo_flags(question.slo), *clients])
-    arm = verdict.arms[verdict.verdict]
-    reached = _raised(question.slo, arm.ttft_at_share_s, arm.tpot_at_share_s)
-    clients = ["--concurrency", f"{question.workload.concurrency:.10g}"]
-    yield shlex.join([*words, *slo_flags(reached), *clients])
+def _on_gpus(asked: PlanOptions, question: Question, gpus: str) -> PlanOptions:
+    """The question on other GPUs at the same price; the number of engines is left to the search."""
+    price = question.usd_per_gpu_hour
+    priced = gpus if price is None else f"{gpus}@{price:.10g}"
+    return replace(asked, gpus=_with_rdma(question.cluster, priced), on=LOCAL, total=None)
 
 
-def _gpus(question: Question, nodes: int, each: int | None = None) -> str:
-    """--gpus for so many nodes of the question's GPUs. each: GPUs of a node; None: as there are."""
-    cluster = question.cluster
-    is_all = nodes == cluster.num_nodes and each is None
-    each = each or cluster.gpus_per_node
-    text = machines_text(cluster) if is_all else described_gpus(nodes, each, cluster.gpu.name)
+def _gpus(question: Question) -> str:
+    """The GPUs of a question, as --gpus takes them."""
+    return _with_rdma(question.cluster, machines_text(question.cluster))
+
+
+def _with_rdma(cluster: Cluster, gpus: str) -> str:
     rdma = cluster.rdma_bytes_per_s
-    return f"{text}:rdma{rdma * 8 / 1e9:.10g}" if rdma else text
+    return f"{gpus}:rdma{rdma * 8 / 1e9:.10g}" if rdma else gpus

@@ -124,15 +124,8 @@ def plan(
     """Should prefill and decode be split, into how many engines, and why?"""
     given = dict(locals())
     from pdctl.commands.command_line.overwrite import check_output
-    from pdctl.commands.options.parameters import options_from
-    from pdctl.commands.options.plan_engines import args_text
-    from pdctl.commands.plan_run import (
-        PlanOptions,
-        PlanOutput,
-        run_models,
-        run_plan,
-        run_show_model,
-    )
+    from pdctl.commands.options.plan_options import given_options
+    from pdctl.commands.plan_run import PlanOutput, run_models, run_plan, run_show_model
     from pdctl.engines.clients.api_key import use_key_file
 
     if models:
@@ -140,29 +133,11 @@ def plan(
         return
     use_key_file(api_key_file)
     check_output(output_file, force=force, no_input=no_input or as_json)
-    settings = {
-        "--attention-backend": attention_backend,
-        "--chunked-prefill-size": chunked_prefill_size,
-        "--mem-fraction-static": mem_fraction_static,
-        "--kv-cache-dtype": kv_cache_dtype,
-        "--quantization": quantization,
-        "--page-size": page_size,
-        "--mamba-full-memory-ratio": mamba_full_memory_ratio,
-        "--mamba-radix-cache-strategy": mamba_radix_cache_strategy,
-        "--scheduler-recv-interval": scheduler_recv_interval,
-    }
-    options = options_from(
-        PlanOptions,
-        given,
-        args=args_text(args, settings),
-        draft_tokens=spec_draft_tokens,
-        accept_length=spec_accept_length,
-        no_input=no_input or as_json,
-    )
+    options = given_options(given)
     if show_model:
         run_show_model(options, as_json=as_json)
         return
-    output = PlanOutput(as_json=as_json, fewest=fewest, file=output_file, report=report)
+    output = PlanOutput(as_json=as_json, file=output_file, report=report)
     run_plan(options, output)
 
 

@@ -18,6 +18,7 @@ from pdctl.commands.options.engine_options import EngineOptions
 from pdctl.commands.options.parameters import options_from
 from pdctl.commands.options.plan_engines import asked_engines, fixed_parallelism
 from pdctl.commands.options.plan_gpus import asked_gpus
+from pdctl.commands.options.plan_options import PlanOptions
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.trace_input import clients_given, read_given_trace, say_workload
@@ -51,56 +52,24 @@ from pdctl.workload.records import Trace, Workload
 PIPED_WIDTH = 120
 
 
-@dataclass(frozen=True)
-class PlanOptions(EngineOptions):
-    """The flags of `pdctl plan`, as typed. None or "": not given."""
-
-    model: str = ""
-    gpus: str = ""
-    on: str = LOCAL
-    gpu_file: Path | None = None
-    isl: float | None = None
-    osl: float | None = None
-    isl_cv: float | None = None
-    osl_cv: float | None = None
-    rate: float | None = None
-    concurrency: float | None = None
-    prefix_hit: float | None = None
-    trace: Path | None = None
-    lengths: Path | None = None
-    from_url: str = ""
-    window: str = "30s"
-    skip_bad: bool = False
-    time_unit: str = ""
-    ttft: str = ""
-    tpot: str = ""
-    attainment: float = 0.9
-    total: int | None = None
-    draft_tokens: int | None = None
-    accept_length: float | None = None
-    profile: str = ""
-    release: str = ""
-    seed: int = 0
-    no_input: bool = False
-
-
-def question_of(options: PlanOptions) -> tuple[str, Question]:
-    """The model as the user names it, and the question.
+def question_of(options: PlanOptions) -> tuple[PlanOptions, Question]:
+    """The options, completed from a deployment, the last plan or answers; and their question.
 
     Raises InvalidInput for a bad value, EnvironmentProblem without GPUs to plan for.
     """
     slo = parse_slo(options.ttft, options.tpot, options.attainment)
     speculation = _speculation(options)
     options = _of_last_plan(_of_deployment(options))
-    name = model_path_of(options)
-    llm = read_llm(name)
+    options = replace(options, model=model_path_of(options))
+    llm = read_llm(options.model)
     cluster, usd_per_gpu_hour = asked_gpus(
         options.gpus, options.gpu_file, options.on, no_input=options.no_input
     )
     llm = _guessing(llm, cluster.gpu.guesses)
     engines = options_from(EngineOptions, vars(options))
     parallelism = fixed_parallelism(engines, llm)
-    workload = _workload(_asked(options), llm.max_context)
+    options = _asked(options)
+    workload = _workload(options, llm.max_context)
     question = Question(
         llm=llm,
         cluster=cluster,
@@ -113,7 +82,7 @@ def question_of(options: PlanOptions) -> tuple[str, Question]:
         usd_per_gpu_hour=usd_per_gpu_hour,
     )
     question = of_release(with_engine_flags(question, engines), options.release)
-    return name, _with_profile(question, options)
+    return options, _with_profile(question, options)
 
 
 def with_engine_flags(question: Question, engines: EngineOptions) -> Question:
@@ -366,27 +335,18 @@ class PlanOutput:
     """The outputs that `plan` was asked for."""
 
     as_json: bool = False
-    fewest: bool = False
     file: Path | None = None
     report: Path | None = None
 
 
 def run_plan(options: PlanOptions, output: PlanOutput) -> None:
     """Decide, and show and keep the answer. Exits with 3 if the answer is no."""
-    name, question = question_of(options)
+    options, question = question_of(options)
     if not output.as_json:
         say_workload(question.workload)
     has_report = output.report is not None
-    question, verdict = answer(question, fewest=output.fewest, queues=has_report)
-    write_answer(
-        name,
-        question,
-        verdict,
-        as_json=output.as_json,
-        output=output.file,
-        report=output.report,
-        on=options.on,
-    )
+    question, verdict = answer(question, fewest=options.fewest, queues=has_report)
+    write_answer(options, question, verdict, output)
 
 
 def run_show_model(options: PlanOptions, *, as_json: bool) -> None:
@@ -409,26 +369,19 @@ def run_models(*, as_json: bool) -> None:
 
 
 def write_answer(
-    model: str,
-    question: Question,
-    verdict: Verdict,
-    *,
-    as_json: bool,
-    output: Path | None,
-    report: Path | None,
-    on: str = LOCAL,
+    asked: PlanOptions, question: Question, verdict: Verdict, output: PlanOutput
 ) -> None:
     """Show a verdict, keep it for the next command, and exit 3 when the answer is no."""
     arm = chosen_arm(verdict)
     if arm is not None and verdict.is_met:
-        keep_plan(model, question, arm, output)
-    steps = next_steps(model, question, verdict, output, on=on)
-    if report is not None and verdict.arms:
-        _write_report(report, question, verdict, steps)
-    _show(question, verdict, steps, as_json=as_json)
+        keep_plan(asked.model, question, arm, output.file)
+    steps = next_steps(asked, question, verdict, output.file)
+    if output.report is not None and verdict.arms:
+        _write_report(output.report, question, verdict, steps)
+    _show(question, verdict, steps, as_json=output.as_json)
     if not verdict.is_met:
-        if output is not None:
-            say(f"  {output} was not written, because there is no layout to write.")
+        if output.file is not None:
+            say(f"  {output.file} was not written, because there is no layout to write.")
         raise typer.Exit(ExitCode.ANSWER_IS_NO)
 
 

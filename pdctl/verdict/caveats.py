@@ -8,6 +8,7 @@ from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import SGLANG_DEFAULTS
 from pdctl.perf_model.releases import why_unknown
 from pdctl.verdict.records import Site
+from pdctl.workload.records import longest_request
 
 FEW_REQUESTS = 20  # fewer say little about a workload
 
@@ -126,5 +127,6 @@ def share_too_long(site: Site) -> float:
     requests, context = site.workload.requests, site.llm.max_context
     if requests is None or context is None:
         return 0.0
-    long = sum(i + o >= context for i, o in zip(requests.isl, requests.osl, strict=True))
+    longest = longest_request(context)
+    long = sum(i + o > longest for i, o in zip(requests.isl, requests.osl, strict=True))
     return long / len(requests)

@@ -15,51 +15,78 @@ from pdctl.verdict.layouts import (
     fixed_engine,
     gpu_budget,
     holds_one,
+    most_engines,
     rank_tokens,
     shapes,
     tokens_of_one,
 )
 from pdctl.verdict.records import Site
+from pdctl.workload.records import longest_request
 
 ROLES: tuple[Role, ...] = ("colocated", "prefill", "decode")
 MOST_GPUS_LOG2 = 8  # up to 128 GPUs are tried
 
 
 def why_nothing_fits(site: Site) -> str:
-    """Why no engine of any size fits these GPUs."""
+    """Why no engine of any size fits these GPUs, or none of which there can be --total."""
     fixed = site.parallelism.get("colocated")
     shape = fixed or next(reversed(list(shapes(site, "colocated"))), Parallelism())
     cluster = site.cluster
     where = f"{cluster.num_gpus} × {cluster.gpu.name}"
-    if reason := _reason(site, shape, "colocated"):
+    reason = _reason(site, shape, "colocated")
+    if fewer := total_that_fits(site):
+        each = format_number_of(shape.num_gpus, "GPU")
+        why = reason or f"colocated engines {_misfit_of(site, shape, 'colocated')}"
+        return (
+            f"{format_number_of(site.total or 0, 'engine')} (--total) on {where} get {each} each, "
+            f"which is too few: {why}. {format_number_of(fewer, 'engine', 'fit')}."
+        )
+    if reason:
         return f"{site.llm.name} does not fit on {where}: {reason}."
     why = _misfit_of(site, shape, "colocated")
     return f"{site.llm.name} fits on {where}, but colocated engines {why}."
 
 
-def where_it_fits(site: Site) -> str:
-    """The fewest of these GPUs, in powers of two, that hold an engine, as --gpus takes them.
+def total_that_fits(site: Site) -> int | None:
+    """The most engines, fewer than --total, that fit these GPUs.
 
-    A parallelism that was asked for stays as it is. "": there is no such number.
+    None: --total is not what nothing fits for.
     """
-    free = replace(site, total=None, max_gpus=None)
+    fewer = range(min((site.total or 0) - 1, site.cluster.num_gpus), 0, -1)
+    return next((n for n in fewer if _holds(replace(site, total=n))), None)
+
+
+def where_it_fits(site: Site) -> str:
+    """The fewest of these GPUs, in powers of two, that hold the engines, as --gpus takes them.
+
+    A parallelism and a number of engines that were asked for stay as they are. "": there is no
+    such number.
+    """
+    free = replace(site, max_gpus=None)
     for gpus in (2**n for n in range(MOST_GPUS_LOG2)):
         nodes, each = max(1, gpus // 8), min(gpus, 8)
-        cluster = site.cluster.with_equal_nodes(nodes, each)
-        if engines_that_fit(replace(free, cluster=cluster)).colocated:
+        if _holds(replace(free, cluster=site.cluster.with_equal_nodes(nodes, each))):
             return described_gpus(nodes, each, site.cluster.gpu.name)
     return ""
+
+
+def _holds(site: Site) -> bool:
+    """True if as many engines as asked for, or one, fit the GPUs."""
+    least = site.total or 1
+    engines = engines_that_fit(site).colocated
+    return any(most_engines(site.cluster, e.parallelism.num_gpus) >= least for e in engines)
 
 
 def why_too_long(site: Site, demand: Demand) -> str:
     """Why nobody can serve the mean request: it exceeds the LLM's context; "" where it does not."""
     context = site.llm.max_context
-    if context is None or demand.isl + demand.osl <= context:
+    if context is None or demand.isl + demand.osl <= longest_request(context):
         return ""
-    asked = f"{format_count(round(demand.isl))} prompt and {format_count(round(demand.osl))}"
+    prompt, output = format_number_of(demand.isl, "token"), format_number_of(demand.osl, "token")
     return (
-        f"Requests of {asked} output tokens exceed the {format_count(context)} tokens of "
-        f"context of {site.llm.name}."
+        f"Requests with a prompt of {prompt} and an output of {output} are too long: the context "
+        f"of {site.llm.name} has {format_count(context)} tokens, of which SGLang fills "
+        f"{format_count(longest_request(context))}."
     )
 
 

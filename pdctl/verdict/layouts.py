@@ -14,7 +14,7 @@ from pdctl.perf_model.memory import check_parallelism
 from pdctl.perf_model.records import SGLANG_DEFAULTS, EngineModel, Fleet, Parallelism, Role
 from pdctl.perf_model.simulator.routing import Policy, known_policy
 from pdctl.verdict.records import Site, StateLimits
-from pdctl.workload.records import Mix
+from pdctl.workload.records import Mix, longest_request
 
 NOTABLE = 1.5  # times more requests per engine: worth a line
 MAX_SIZES = 4  # sizes of engine tried per role beyond the smallest that fits
@@ -234,7 +234,7 @@ def holds_one(engine: EngineModel, mix: Mix) -> bool:
 
 def rank_tokens(engine: EngineModel) -> int:
     """Tokens of KV cache that one request can take: it lives on one attention-DP rank."""
-    return engine.kv_capacity_tokens // engine.parallelism.dp
+    return longest_request(engine.kv_capacity_tokens // engine.parallelism.dp)
 
 
 def tokens_of_one(engine: EngineModel, mix: Mix) -> float | None:

@@ -7,7 +7,7 @@ from typing import Literal
 from pdctl.errors import InvalidInput
 from pdctl.inspection.cluster import machines_text
 from pdctl.inspection.records import Cluster, Llm
-from pdctl.units import format_count, format_seconds, format_share
+from pdctl.units import format_count, format_number_of, format_seconds, format_share
 from pdctl.verdict.records import Favours, Lean, Rule, Sizing, Speculation
 from pdctl.workload.describe import LONG_PROMPT_TOKENS, SHORT_PROMPT_TOKENS
 from pdctl.workload.records import Mix
@@ -92,11 +92,13 @@ NAMES = {"pd": "a split", "colocated": "colocated", "too_close": "too close to c
 class LoadEstimate:
     """First estimates that the rules read. None: unknown.
 
-    decode_batch: requests running on one decode engine. kv_move_s and prefill_s: to move the KV
-    of a mean prompt between engines, and to compute it.
+    decode_batch: requests running on one decode engine, or one colocated engine where nothing
+    is_split. kv_move_s and prefill_s: to move the KV of a mean prompt between engines, and to
+    compute it.
     """
 
     decode_batch: float | None = None
+    is_split: bool = True
     kv_move_s: float | None = None
     prefill_s: float | None = None
 
@@ -115,7 +117,7 @@ def apply_rules(
     load = load or LoadEstimate()
     return (
         _long_prompts(mix),
-        _decode_batch(mix, load.decode_batch, speculation),
+        _decode_batch(mix, load, speculation),
         _moe(llm),
         _short_prompts(mix),
         _single_node(cluster),
@@ -155,7 +157,7 @@ def _long_prompts(mix: Mix) -> Rule:
     tokens = uncached_prompt_tokens(mix)
     if tokens is None or mix.isl is None:
         return Rule("long_prompts", "unknown", None, LONG_PROMPT_TOKENS, "unknown: --isl", LONG)
-    text = f"mean {format_count(round(mix.isl.mean))} tokens"
+    text = f"mean {format_number_of(round(mix.isl.mean), 'token')}"
     if mix.prefix_hit:
         text += f", {format_count(round(tokens))} uncached"
     if mix.isl.cv > 0:
@@ -180,13 +182,15 @@ def _short_prompts(mix: Mix) -> Rule:
     return Rule("short_prompts", favours, tokens, SHORT_PROMPT_TOKENS, text, SHORT)
 
 
-def _decode_batch(mix: Mix, batch: float | None, speculation: Speculation | None) -> Rule:
+def _decode_batch(mix: Mix, load: LoadEstimate, speculation: Speculation | None) -> Rule:
+    batch = load.decode_batch
     if batch is None:
         text = _unknown_load(mix)
         return Rule("decode_batch", "unknown", None, HIGH_DECODE_BATCH, text, BATCH)
     rows = verify_batch(batch, speculation.verify_tokens) if speculation else batch
     favours: Favours = "pd" if rows >= HIGH_DECODE_BATCH else "neither"
-    text = f"~{format_count(max(1, round(batch)))} running per decode engine"
+    engine = "decode engine" if load.is_split else "engine"
+    text = f"~{format_count(max(1, round(batch)))} running per {engine}"
     if speculation:
         text += f", {format_count(max(1, round(rows)))} tokens to verify in a step"
     return Rule("decode_batch", favours, rows, HIGH_DECODE_BATCH, text, BATCH)
@@ -217,6 +221,8 @@ def _variability(mix: Mix) -> Rule:
 
 
 def _kv_path(cluster: Cluster, mix: Mix, load: LoadEstimate) -> Rule:
+    if cluster.num_gpus == 1:
+        return Rule("kv_path", "neither", None, None, "one GPU: nothing is transferred", KV)
     if cluster.num_nodes == 1 and cluster.gpu.peer_bytes_per_s is None:
         text = "GPUs meet only over PCIe"
         return Rule("kv_path", "colocated", load.kv_move_s, None, text, KV)

@@ -52,6 +52,7 @@ def load_of(site: Site, fleet: Fleet, demand: Demand, load: TokenLoad) -> LoadEs
     assert decode is not None
     num = fleet.num_decode or fleet.num_colocated
     estimate = load_estimate(prefill, decode, demand, load.output_per_s / num)
+    estimate = replace(estimate, is_split=fleet.decode is not None)
     cluster = site.cluster
     is_known = cluster.num_nodes == 1 or cluster.rdma_bytes_per_s is not None
     return estimate if is_known else replace(estimate, kv_move_s=None)

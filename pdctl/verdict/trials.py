@@ -26,7 +26,7 @@ from pdctl.verdict.closed_form import (
 )
 from pdctl.verdict.records import Arm
 from pdctl.workload.arrivals import head, once_a_second, pick
-from pdctl.workload.records import Mix, Requests, Slo
+from pdctl.workload.records import Mix, Requests, Slo, longest_request
 
 TURNOVERS = 2.5  # times the requests in flight at the highest rate: what a sample holds at least
 LEAST_REQUESTS = 1000  # in a sample of equal requests; heavy tails need more to be seen
@@ -165,7 +165,7 @@ def without_too_long(mix: Mix, max_context: int | None) -> Mix:
     requests = mix.requests
     if requests is None or max_context is None:
         return mix
-    kept = [i for i, tokens in enumerate(requests.isl) if tokens + 1 < max_context]
+    kept = [i for i, tokens in enumerate(requests.isl) if tokens < longest_request(max_context)]
     if len(kept) == len(requests) or not kept:
         return mix
     return replace(mix, requests=pick(requests, kept))

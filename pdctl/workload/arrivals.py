@@ -9,7 +9,7 @@ from random import Random
 from statistics import NormalDist
 from typing import TypeVar
 
-from pdctl.workload.records import Lengths, Mix, Requests
+from pdctl.workload.records import Lengths, Mix, Requests, longest_request
 
 T = TypeVar("T")
 
@@ -151,7 +151,7 @@ def once_a_second(mix: Mix, *, num: int, seed: int, max_context: int | None = No
         return _evened(_repeated(mix.requests, num), seed)
     random = Random(seed)
     arrival_s = array("d", _poisson(random, num))
-    most = math.inf if max_context is None else max(max_context - 2, 1)
+    most = math.inf if max_context is None else max(longest_request(max_context) - 1, 1)
     isl = array("q", _lengths(random, mix.isl, num, most))
     osl = array("q", _lengths(random, mix.osl, num))
     if not mix.prefix_hit:

@@ -23,6 +23,16 @@ class Requests:
         return len(self.isl)
 
 
+def longest_request(room_tokens: int) -> int:
+    """Tokens that prompt and output may come to in a context, or a KV cache, of so many tokens.
+
+    Longer output is cut. A prompt that is as long by itself is refused.
+    Source: SGLang's max_req_len is one less than the room, and init_req_max_new_tokens leaves one
+    more unused.
+    """
+    return room_tokens - 2
+
+
 @dataclass(frozen=True)
 class Lengths:
     """The distribution of a length in tokens. cv: standard deviation over mean."""

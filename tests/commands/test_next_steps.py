@@ -4,6 +4,7 @@ import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 
+import click
 import pytest
 import typer.main
 
@@ -15,20 +16,20 @@ from pdctl.commands.next_steps import (
     planned_deployment,
 )
 from pdctl.commands.options.engine_options import EngineOptions
-from pdctl.commands.options.plan_engines import fixed_parallelism
-from pdctl.commands.plan_run import with_engine_flags
+from pdctl.commands.options.plan_options import PlanOptions, given_options
+from pdctl.commands.plan_run import question_of, with_engine_flags
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.records import Parallelism, Role
-from pdctl.verdict.records import Arm, Provenance, Question, Speculation, Verdict
+from pdctl.verdict.records import Arm, Floor, Provenance, Question, Speculation, Verdict
 from pdctl.verdict.sentences import write
 from pdctl.verdict.verdict import decide
 from pdctl.workload.describe import workload_from_lengths
 from pdctl.workload.records import Slo
 from tests.verdict.examples import arm, errors, question
-from tests.verdict.questions import ROWS, TRACES, asked, name
+from tests.verdict.questions import ROWS, TRACES, asked, name, options
 
 WIDE = Parallelism(tp=8, dp=8, ep=8)
 SHAPES: tuple[tuple[str, dict[Role, Parallelism]], ...] = (
@@ -41,7 +42,42 @@ SHAPES: tuple[tuple[str, dict[Role, Parallelism]], ...] = (
     ("2P1D", {"prefill": Parallelism(tp=4, pp=2), "decode": Parallelism(tp=8)}),
     ("1P2D", {"prefill": Parallelism(tp=8, pp=2), "decode": Parallelism(tp=16, dp=16, ep=8)}),
 )
+
+
+def command_of(verb: str) -> click.Command:
+    """The command of a verb, as the real command line has it."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, LazyVerbs)
+    found: click.Command = group.get_command(None, verb)
+    return found
+
+
 QUICK = (0, 11, 35)
+LOAD = PlanOptions(
+    model="qwen3-8b",
+    gpus="8xH200",
+    isl=4000,
+    osl=300,
+    rate=5,
+    ttft="1s",
+    tpot="30ms",
+    no_input=True,
+)
+PLAN = command_of("plan")
+PARAMETERS = {str(one.name) for one in PLAN.params}
+SPELLINGS = {str(one.name): one.opts[0] for one in PLAN.params}
+NOT_OF_THE_QUESTION = {
+    *("as_json", "output_file", "report", "force"),  # where the answer goes
+    *("show_model", "models"),  # no question
+    "no_input",  # answers to what was asked on the terminal are printed as options
+}
+FILES = ("gpu_file", "trace", "lengths", "api_key_file")
+SAMPLES = {  # other values than 2
+    **dict.fromkeys(("prefix_hit", "attainment"), "0.5"),
+    **dict.fromkeys(("fewest", "skip_bad"), ""),
+    **dict.fromkeys(FILES, "/some/file"),
+    "gpus": "4xH100",
+}
 ARGS = (
     EngineOptions(),
     EngineOptions(args="--attention-backend fa3"),
@@ -86,11 +122,15 @@ def parsed(command: str) -> dict[str, object]:
     """The parameters that the command line gives the verb."""
     words = shlex.split(command)
     assert words[0] == "pdctl"
-    group = typer.main.get_command(app)
-    assert isinstance(group, LazyVerbs)
-    verb = group.get_command(None, words[1])
-    found: dict[str, object] = verb.make_context(words[1], words[2:]).params
+    found: dict[str, object] = command_of(words[1]).make_context(words[1], words[2:]).params
     return found
+
+
+def asked_by(command: str) -> PlanOptions:
+    """The options of a `pdctl plan ...` that is typed."""
+    found = parsed(command)
+    files = {name: Path(str(found[name])) for name in FILES if found[name]}
+    return given_options({**found, **files})
 
 
 @pytest.mark.parametrize(("layout", "shapes"), SHAPES)
@@ -108,7 +148,7 @@ def test_up_comes_to_the_deployment_that_was_planned(
     one = arm(layout, parallelism=shapes)
     asked_for = with_engine_flags(question(rate=3, slo=Slo(1.0, 0.03)), args)
     keep_plan("llama-3.1-8b", asked_for, one, None)
-    steps = next_steps("llama-3.1-8b", asked_for, verdict_for(one))
+    steps = next_steps(PlanOptions(model="llama-3.1-8b"), asked_for, verdict_for(one))
     up = next(step for step in steps if step.startswith("pdctl up"))
     planned = planned_deployment("llama-3.1-8b", asked_for, one)
     found = expanded(up, here)
@@ -121,7 +161,7 @@ def test_a_plan_that_was_written_is_started_and_rehearsed_from_its_file(here: Pa
     asked_for = question(rate=3)
     file = here / "my plan.yaml"
     keep_plan("llama-3.1-8b", asked_for, one, file)
-    up, rehearse = next_steps("llama-3.1-8b", asked_for, verdict_for(one), file)
+    up, rehearse = next_steps(PlanOptions(model="llama-3.1-8b"), asked_for, verdict_for(one), file)
     assert up == f"pdctl up -f '{file}'"
     assert rehearse == f"pdctl rehearse -f '{file}'"
     planned = planned_deployment("llama-3.1-8b", asked_for, one)
@@ -131,7 +171,7 @@ def test_a_plan_that_was_written_is_started_and_rehearsed_from_its_file(here: Pa
 def test_beside_a_pd_yaml_the_plan_is_rehearsed_by_its_path(here: Path) -> None:
     (here / "pd.yaml").write_text("schema: 1\nmodel: other\ncolocated: {engines: 1}\n")
     one = arm("8C", parallelism={"colocated": Parallelism()})
-    *_, rehearse = next_steps("llama-3.1-8b", question(rate=3), verdict_for(one))
+    *_, rehearse = next_steps(PlanOptions(model="llama-3.1-8b"), question(rate=3), verdict_for(one))
     assert parsed(rehearse)["file"] == str(last_plan_path())
 
 
@@ -172,36 +212,102 @@ def test_a_plan_file_names_its_trace_by_an_absolute_path_and_how_it_was_read(her
 @pytest.mark.slow
 @pytest.mark.parametrize("args", ARGS)
 def test_other_plans_ask_about_the_same_engines(args: EngineOptions) -> None:
-    shapes: dict[Role, Parallelism] = {
-        "colocated": Parallelism(tp=2),
-        "prefill": Parallelism(tp=2),
-        "decode": Parallelism(tp=4, pp=2),
-    }
-    asked_for = question("qwen3-8b", "8xH200", rate=4000, slo=Slo(1.0, 0.03), parallelism=shapes)
-    asked_for = with_engine_flags(asked_for, args)
+    sizes = {"tp": 2, "decode_tp": 4, "decode_pp": 2}
+    typed = replace(LOAD, gpus="8xH200", rate=4000, **vars(args) | sizes)
+    given, asked_for = question_of(typed)
     verdict = write(asked_for, decide(asked_for, flips=False))
     assert not verdict.is_met
-    for step in next_steps("qwen3-8b", asked_for, verdict):
-        found = parsed(step)
-        kept = {field.name: found[field.name] or None for field in fields(EngineOptions)}
-        again = EngineOptions(**kept)  # type: ignore[arg-type]
-        assert fixed_parallelism(again, asked_for.llm) == shapes
-        assert with_engine_flags(asked_for, again) == asked_for
+    steps = next_steps(given, asked_for, verdict)
+    assert steps
+    for step in steps:
+        again = asked_by(step)
+        found = {field.name: getattr(again, field.name) for field in fields(EngineOptions)}
+        assert found == {**vars(args), **sizes}
+
+
+def missed(capacity_rps: float = 4.0) -> Verdict:
+    """An answer of no: nothing meets the SLOs at the rate, but some lower rate is carried."""
+    one = replace(arm("8C"), meets=False, gpus_needed=None, capacity_rps=capacity_rps)
+    return replace(verdict_for(one), is_met=False)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS - NOT_OF_THE_QUESTION))
+def test_every_option_of_plan_that_changes_its_answer_is_printed_again(name: str) -> None:
+    bare = "pdctl plan llama-3.1-8b --gpus 8xH200"
+    flag, value = SPELLINGS[name], SAMPLES.get(name, "2")
+    words = {"model": "pdctl plan qwen3-8b --gpus 8xH200"}.get(name, f"{bare} {flag} {value}")
+    typed = asked_by(words)
+    assert typed != asked_by(bare)
+    (step,) = next_steps(typed, question(rate=5), missed())
+    assert asked_by(step) == replace(typed, rate=4.0)
+
+
+def test_no_printed_command_asks_the_question_that_was_just_answered() -> None:
+    typed = replace(LOAD, rate=4.0)
+    asked_for = question("qwen3-8b", rate=4, slo=Slo(1.0, 0.03))
+    assert next_steps(typed, asked_for, missed(4.0)) == ()
+    idle = Floor("8C", 0.1, None, None)
+    assert next_steps(typed, asked_for, replace(missed(), floors=(idle,))) == ()
+
+
+def test_gpus_that_were_not_typed_are_printed_unless_they_are_those_of_this_machine() -> None:
+    asked_for = question("qwen3-8b", "2xH200:rdma400", rate=5)
+    here = replace(asked_for, cluster=replace(asked_for.cluster, origin="detected"))
+    typed = replace(LOAD, gpus="")
+    (answered,), (detected,) = (next_steps(typed, one, missed()) for one in (asked_for, here))
+    assert (asked_by(answered).gpus, asked_by(detected).gpus) == ("2xH200:rdma400", "")
+
+
+def test_a_number_of_engines_is_asked_about_again_only_on_the_same_gpus() -> None:
+    typed = replace(LOAD, gpus="2xH100@2.5", total=2, seed=7, release="0.5.9")
+    one = replace(arm("2C"), meets=False, gpus_needed=5)
+    _, asked_for = question_of(typed)
+    wider, slower = next_steps(typed, asked_for, replace(verdict_for(one), is_met=False))
+    kept = replace(typed, no_input=False)
+    assert asked_by(wider) == replace(kept, gpus="5xH100@2.5", total=None)
+    assert asked_by(slower) == replace(kept, rate=4.0)
+
+
+def test_gpus_without_an_engine_are_used_before_there_are_more() -> None:
+    typed = replace(LOAD, gpus="4xH100", tp=1, total=1)
+    one = replace(arm("1C"), meets=False, gpus_needed=3)
+    _, asked_for = question_of(typed)
+    more, _ = next_steps(typed, asked_for, replace(verdict_for(one), is_met=False))
+    assert asked_by(more) == replace(typed, total=None, no_input=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "total", "answers"),
+    [
+        ("llama-3.1-70b", "8xH100", 4, [("8xH100", 2), ("2x8xH100", 4)]),
+        ("qwen3-30b-a3b", "2xRTX5090", None, [("4xRTX-5090", None)]),
+    ],
+)
+def test_where_nothing_fits_the_whole_question_is_asked_about_what_does(
+    model: str, gpus: str, total: int | None, answers: list[tuple[str, int | None]]
+) -> None:
+    typed = replace(LOAD, model=model, gpus=gpus, total=total)
+    given, asked_for = question_of(typed)
+    verdict = write(asked_for, decide(asked_for, flips=False))
+    steps = next_steps(given, asked_for, verdict)
+    kept = replace(typed, no_input=False)
+    expected = [replace(kept, gpus=gpus, total=total) for gpus, total in answers]
+    assert [asked_by(step) for step in steps] == expected
 
 
 def test_a_model_in_a_folder_is_named_by_its_absolute_path(here: Path) -> None:
     (here / "my model").mkdir()
     (here / "my model" / "config.json").write_text("{}", encoding="utf-8")
     one = arm("8C", parallelism={"colocated": Parallelism()})
-    (up, *_) = next_steps("./my model", question(rate=3), verdict_for(one))
+    (up, *_) = next_steps(PlanOptions(model="./my model"), question(rate=3), verdict_for(one))
     assert parsed(up)["model"] == str(here / "my model")
 
 
 @pytest.mark.slow
 def test_where_nothing_meets_the_slos_nothing_is_started() -> None:
-    asked_for = question("qwen3-8b", "2xH200", rate=40, slo=Slo(1.0, 0.03))
+    given, asked_for = question_of(replace(LOAD, gpus="2xH200", rate=40))
     verdict = write(asked_for, decide(asked_for, flips=False))
-    steps = next_steps("qwen3-8b", asked_for, verdict)
+    steps = next_steps(given, asked_for, verdict)
     assert steps
     assert all(step.startswith("pdctl plan ") for step in steps)
     for step in steps:
@@ -217,9 +323,9 @@ def is_yes(step: str) -> bool:
 
 @pytest.mark.slow
 def test_where_the_slos_are_below_the_floor_reachable_ones_are_named() -> None:
-    asked_for = question("qwen3-8b", "2xH200", rate=5, slo=Slo(0.001, 0.03))
+    given, asked_for = question_of(replace(LOAD, gpus="2xH200", ttft="1ms"))
     verdict = write(asked_for, decide(asked_for, flips=False))
-    (step,) = next_steps("qwen3-8b", asked_for, verdict)
+    (step,) = next_steps(given, asked_for, verdict)
     assert is_yes(step)
 
 
@@ -236,9 +342,9 @@ def test_the_gpus_that_would_do_are_asked_about_where_pdctl_plans_for_as_many(
     gpus: str, needed: int, asked_for: str | None
 ) -> None:
     short = replace(arm("8C"), meets=False, gpus_needed=needed)
-    missed = replace(verdict_for(short), is_met=False)
-    one = question("qwen3-32b", gpus, rate=3.0, slo=Slo(2.0))
-    steps = next_steps("qwen3-32b", one, missed)
+    no = replace(verdict_for(short), is_met=False)
+    given, one = question_of(PlanOptions(model="qwen3-32b", gpus=gpus, rate=3.0, ttft="2s"))
+    steps = next_steps(given, one, no)
     assert (asked_for or "--rate 4") in steps[0]
     for step in steps:
         words = shlex.split(step)
@@ -260,10 +366,11 @@ def test_a_tie_of_like_engines_is_settled_by_a_measurement() -> None:
         provenance=Provenance("roofline", None, errors()),
         rate_rps=3.0,
     )
-    asked_for = question("qwen3-32b", "8xH200", rate=3, slo=Slo(1.0, 0.03, 0.99))
-    (measure, *_) = next_steps("qwen3-32b", asked_for, tie)
+    asked_for = question("qwen3-32b", "8xH200", rate=3, slo=Slo(1.0, 0.03, 0.99), seed=7)
+    (measure, *_) = next_steps(PlanOptions(model="qwen3-32b"), asked_for, tie)
     found = parsed(measure)
     kept = ("model", "prefill", "total", "tp", "isl", "osl", "rate", "ttft", "tpot", "attainment")
+    assert found["seed"] == 7
     assert [found[key] for key in kept] == [
         "qwen3-32b", 5, 8, 2, 4000, 300, 3, "1s", "30ms", 0.99,
     ]  # fmt: skip
@@ -272,7 +379,8 @@ def test_a_tie_of_like_engines_is_settled_by_a_measurement() -> None:
 def test_a_tie_that_no_measurement_can_settle_names_the_command_of_both_arms() -> None:
     colocated, pd = arm("8C"), arm("5P3D")
     tie = replace(verdict_for(pd), verdict="too_close", arms={"colocated": colocated, "pd": pd})
-    split, together, _ = next_steps("qwen3-32b", question("qwen3-32b", "2x8xH200", rate=3), tie)
+    asked_for = question("qwen3-32b", "2x8xH200", rate=3)
+    split, together, _ = next_steps(PlanOptions(model="qwen3-32b"), asked_for, tie)
     assert (parsed(split)["prefill"], parsed(together)["prefill"]) == (5, 0)
     assert parsed(together)["total"] == 8
 
@@ -285,7 +393,7 @@ def test_a_tie_for_clients_is_measured_with_as_many_clients_and_the_same_spread(
     tie = replace(one, verdict="too_close", arms=arms, rate_rps=None, clients=64)
     load = workload_from_lengths(isl=4000, osl=300, concurrency=64, isl_cv=1.5)
     asked_for = replace(question("qwen3-32b", "8xH200"), workload=load)
-    (measure, *_) = next_steps("qwen3-32b", asked_for, tie)
+    (measure, *_) = next_steps(PlanOptions(model="qwen3-32b"), asked_for, tie)
     found = parsed(measure)
     assert found["concurrency"] == 64
     assert found["isl_cv"] == 1.5
@@ -313,7 +421,7 @@ def test_every_next_step_of_a_plan_parses_and_is_the_plan(row: int, here: Path) 
     chosen = chosen_arm(verdict)
     if chosen is not None and verdict.is_met:
         keep_plan(model, asked_for, chosen, None)
-    steps = next_steps(model, asked_for, verdict)
+    steps = next_steps(options(row), asked_for, verdict)
     assert steps
     assert all(parsed(step) is not None for step in steps)
     others = [one for one in verdict.arms.values() if one is not chosen]

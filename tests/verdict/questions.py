@@ -4,7 +4,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from pdctl.commands.plan_run import PlanOptions, question_of
+from pdctl.commands.options.plan_options import PlanOptions
+from pdctl.commands.plan_run import question_of
 from pdctl.verdict.records import Question
 from pdctl.workload.records import Workload
 
@@ -93,18 +94,22 @@ def name(row: int) -> str:
 
 @cache
 def asked(row: int) -> Question:
-    """A question of the table. Drawn lengths differ from request to request in two of three."""
+    """A question of the table."""
+    return question_of(options(row))[1]
+
+
+def options(row: int) -> PlanOptions:
+    """Its options. Drawn lengths differ from request to request in two of three."""
     model, gpus, requests, rate, ttft, tpot, more = ROWS[row]
-    options = PlanOptions(model=model, gpus=gpus, rate=rate, ttft=ttft, tpot=tpot, no_input=True)
+    given = PlanOptions(model=model, gpus=gpus, rate=rate, ttft=ttft, tpot=tpot, no_input=True)
     if isinstance(requests, str):
-        options = replace(options, trace=TRACES[requests])
+        given = replace(given, trace=TRACES[requests])
     elif isinstance(requests, tuple):
-        options = replace(options, isl=requests[0], osl=requests[1])
+        given = replace(given, isl=requests[0], osl=requests[1])
     if not isinstance(requests, str):
         isl_cv, osl_cv = SPREAD[row % 3]
-        options = replace(options, isl_cv=isl_cv, osl_cv=osl_cv)
-    _, question = question_of(replace(options, **more))  # type: ignore[arg-type]
-    return question
+        given = replace(given, isl_cv=isl_cv, osl_cv=osl_cv)
+    return replace(given, **more)  # type: ignore[arg-type]
 
 
 def at_rate(question: Question, rate_rps: float) -> Question:

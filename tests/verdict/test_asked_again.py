@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pdctl.commands.plan_run import PlanOptions, question_of
+from pdctl.commands.options.plan_options import PlanOptions
+from pdctl.commands.plan_run import question_of
 from pdctl.verdict.flips import BEYOND
 from pdctl.verdict.judge import slo_if_fast, slo_if_slow
 from pdctl.verdict.records import Arm, Choice, Flip, Question, Verdict

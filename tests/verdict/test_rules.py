@@ -207,6 +207,23 @@ def test_two_rules_for_a_split_and_none_against_lean_to_it() -> None:
     assert lean(tuple(rules(isl=500, gpus="8xH200").values())) == "colocated"
 
 
+@pytest.mark.parametrize("gpus", ["1xRTX4090", "1xH100"])
+def test_on_one_gpu_no_path_speaks_for_either_side(gpus: str) -> None:
+    rule = rules(gpus=gpus, load=LoadEstimate(kv_move_s=9.0, prefill_s=0.1))["kv_path"]
+    assert (rule.favours, rule.text) == ("neither", "one GPU: nothing is transferred")
+
+
+def test_without_a_split_the_decode_batch_is_that_of_an_engine() -> None:
+    batches = [LoadEstimate(decode_batch=16.0, is_split=split) for split in (True, False)]
+    split, together = (rules(load=load)["decode_batch"].text for load in batches)
+    assert (split, together) == ("~16 running per decode engine", "~16 running per engine")
+
+
+def test_a_prompt_of_one_token_is_told_in_the_singular() -> None:
+    rule = rules(isl=1)["long_prompts"]
+    assert rule.text == "mean 1 token"
+
+
 def test_a_bad_kv_path_decides_alone() -> None:
     load = LoadEstimate(decode_batch=200, kv_move_s=9.0, prefill_s=0.1)
     assert lean(tuple(rules(model="deepseek-r1", load=load).values())) == "colocated"

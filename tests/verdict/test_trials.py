@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pdctl.perf_model.records import Fleet, Outcome
+from pdctl.perf_model.simulator.replay import make_jobs
 from pdctl.verdict.trials import Run, Trials, arm_of, keeps_up, sample_of, try_layout
 from pdctl.workload.arrivals import at_rate
 from pdctl.workload.describe import workload_from_trace
@@ -96,7 +97,8 @@ def test_lengths_without_times_come_from_all_over_the_file() -> None:
 def test_requests_beyond_the_context_are_left_out() -> None:
     known = workload_from_trace(Trace(trace(300), (), 0, has_arrivals=True), "t")
     sample = sample_of(known, 100, max_context=1101, seed=0)
-    assert max(sample.requests.isl) == 1099
+    assert max(sample.requests.isl) == 1098
+    assert None not in make_jobs(sample.requests, None, [engine(max_context=1101)])
 
 
 def test_a_sample_is_played_faster_or_slower_and_never_drawn_again() -> None:

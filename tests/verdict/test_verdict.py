@@ -8,7 +8,7 @@ import pytest
 from pdctl.errors import InvalidInput
 from pdctl.perf_model.records import Parallelism, Serving
 from pdctl.verdict.data import verdict_data
-from pdctl.verdict.feasibility import ROLES
+from pdctl.verdict.feasibility import ROLES, total_that_fits
 from pdctl.verdict.records import Question, Speculation, Verdict, fewest_gpus
 from pdctl.verdict.sentences import disagreement, write
 from pdctl.verdict.verdict import decide as facts_of
@@ -157,7 +157,26 @@ def test_no_layout_meets_never_stands_over_too_close_to_call() -> None:
 
 def test_prompts_beyond_the_context_are_refused() -> None:
     verdict = decide(question("qwen3-8b", isl=2_000_000, osl=10, rate=1))
-    assert "exceed the 40,960 tokens of context" in verdict.unmet
+    assert "the context of qwen3-8b has 40,960 tokens" in verdict.unmet
+
+
+@pytest.mark.parametrize(("isl", "is_served"), [(40_957, True), (40_958, False), (40_959, False)])
+def test_the_longest_request_that_is_planned_for_is_the_longest_that_engines_serve(
+    isl: int, is_served: bool
+) -> None:
+    asked = question("qwen3-32b", "8xH200")
+    load = equal_lengths(isl=isl, osl=1, rate_rps=0.5)
+    verdict = decide(replace(asked, workload=load, slo=Slo(20.0, 0.05)))
+    assert verdict.is_met == bool(verdict.arms) == is_served
+    assert ("of which SGLang fills 40,958" in verdict.unmet) != is_served
+
+
+def test_where_too_many_engines_are_asked_for_the_number_is_named_as_the_cause() -> None:
+    asked = question("llama-3.1-70b", "8xH100", rate=4, total=4)
+    verdict = decide(asked)
+    assert "4 engines (--total) on 8 × H100 get 2 GPUs each" in verdict.unmet
+    assert total_that_fits(asked) == 2
+    assert verdict.fits_on == "2x8xH100"
 
 
 def test_more_engines_than_gpus_is_bad_input() -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdctl.commands.plan_run import PlanOptions
+from pdctl.commands.options.plan_options import PlanOptions
 from pdctl.commands.walk.prompt import Prompt
 from pdctl.inspection.cluster import known_gpu_names, parse_gpus
 from pdctl.inspection.llm import read_llm

@@ -19,7 +19,7 @@ from pdctl.perf_model.simulator.job import (
 )
 from pdctl.perf_model.simulator.kv import Prefixes
 from pdctl.perf_model.simulator.routing import Pool, SeenPrefixes
-from pdctl.workload.records import Requests
+from pdctl.workload.records import Requests, longest_request
 
 
 class Router:
@@ -264,9 +264,9 @@ def make_jobs(
 
 
 def _longest(model: EngineModel) -> int:
-    """Tokens that prompt and output may come to: SGLang's max_req_len less one, of one rank."""
+    """Tokens that prompt and output may come to, on one rank."""
     room = model.kv_capacity_tokens // model.parallelism.dp
-    longest = min(model.max_context, room) - 2
+    longest = longest_request(min(model.max_context, room))
     if model.role == "decode":
         longest = min(longest, room - model.reserved_decode_tokens)
     return longest
