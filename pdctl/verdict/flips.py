@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.capacity import rung_below, rung_rps
+from pdctl.verdict.capacity import ABOVE, rung_below, rung_rps
 from pdctl.verdict.closed_form import capacity_rps, demand_of
 from pdctl.verdict.judge import Known, any_carries, by_capacity, margins_of, slo_if_slow
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
@@ -29,7 +29,7 @@ STEPS = 72  # of them at most: 8 times the value asked about
 OUTWARD = (1.0, 1.12)  # times the value forecast: tried until one holds
 NEAR = 1.09  # times a value with the same answer: so near to one a flip is looked for
 LESS_NEAR = 1.12  # the same where every value takes runs of its own
-CANDIDATES = 2  # values in a direction that are asked about together with what lies beyond
+CANDIDATES = 3  # values in a direction that are asked about together with what lies beyond
 BEYOND = 1.05  # there the answer must be the same
 LIGHT = (0.5, 0.1)  # of what colocated carries, where it is nowhere sure to meet the SLOs
 CLEARLY = 1.03  # a forecast counts when it clears its threshold by so much
@@ -272,7 +272,8 @@ def _turned(
         if value is None or value > axis.most or (value - same) * direction <= 0:
             continue
         if is_other(value):
-            for found in dict.fromkeys((_nearest(axis, same, value, is_other), value)):
+            near = _nearest(axis, same, value, is_other)[: 1 if is_rough else 2]
+            for found in dict.fromkeys((*near, value)):
                 if not is_rough or ask.surmise(asked(found)) not in (base, None):
                     yield found
         same = value
@@ -282,24 +283,34 @@ def _rounded(axis: Axis, value: float, direction: int) -> float | None:
     return float(round(value)) if axis.is_whole else rounded_away(value, axis.value, direction)
 
 
-def _nearest(axis: Axis, same: float, other: float, is_other: Callable[[float], bool]) -> float:
-    """The last value with another answer on the way back from one of them to one without.
+def _nearest(
+    axis: Axis, same: float, other: float, is_other: Callable[[float], bool]
+) -> list[float]:
+    """Values with another answer on the way back from one of them to one without; nearest first.
 
     A forecast is seldom far off: the first step back is short, and each is twice the one before,
     until one leads too far; from there on the middle is tried.
     """
-    direction, step = 1 if other > same else -1, axis.near
+    direction, step, found = 1 if other > same else -1, axis.near, [other]
     while (ratio := (other / same) ** direction) > axis.near:
-        value = _rounded(axis, other / min(step, math.sqrt(ratio)) ** direction, direction)
-        if axis.is_whole and value == other:
-            value -= direction
-        if value is None or not 0 < (value - same) / (other - same) < 1:
+        value = _between(axis, same, other / min(step, math.sqrt(ratio)) ** direction, other)
+        if value is None:
             break
         if is_other(value):
             other, step = value, step**2
+            found.insert(0, value)
         else:
             same, step = value, math.inf
-    return other
+    return found
+
+
+def _between(axis: Axis, same: float, value: float, other: float) -> float | None:
+    """The value in as few digits as keep it between two others; None: there is none."""
+    direction = 1 if other > same else -1
+    rounded = [_away(value, digits, direction) for digits in (2, 3)]
+    if axis.is_whole:
+        rounded = [float(round(value)), float(math.floor(value)), float(math.ceil(value))]
+    return next((x for x in rounded if min(same, other) < x < max(same, other)), None)
 
 
 def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[float]:
@@ -336,14 +347,15 @@ def _rates(direction: int, forecast: FlipForecast) -> Iterator[float]:
 
 def rounded_away(value: float, asked: float, direction: int) -> float | None:
     """Two digits, away from the value asked about; three where two are not enough to differ."""
-    for digits in (2, 3):
-        unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-        steps = value / unit
-        whole = math.ceil(steps - 1e-9) if direction > 0 else math.floor(steps + 1e-9)
-        rounded = float(f"{whole * unit:.{digits}g}")
-        if (rounded - asked) * direction > 0:
-            return rounded
-    return None
+    rounded = (_away(value, digits, direction) for digits in (2, 3))
+    return next((x for x in rounded if (x - asked) * direction > 0), None)
+
+
+def _away(value: float, digits: int, direction: int) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    steps = value / unit
+    whole = math.ceil(steps - 1e-9) if direction > 0 else math.floor(steps + 1e-9)
+    return float(f"{whole * unit:.{digits}g}")
 
 
 @dataclass
@@ -391,10 +403,12 @@ class Asker:
 
     def is_met(self, question: Question) -> bool:
         """True if some layout meets the SLOs at the rate of the question."""
-        own = self._contest(question)
+        own, rate_rps = self._contest(question), question.workload.rate_rps
         if own is None:
             return False
-        return any_carries([own.search(arm) for arm in own.entrants], question.workload.rate_rps)
+        if any_carries([own.search(arm) for arm in own.entrants], rate_rps):
+            return True
+        return rate_rps is not None and any(_meets(own, arm, rate_rps) for arm in own.entrants)
 
     def _contest(self, question: Question) -> Contest | None:
         key = _key(question)
@@ -417,6 +431,14 @@ class Asker:
         seed = self.question.seed
         contest = contest_of(site, slo, engines, demand, seed=seed, earlier=earlier)
         return contest if contest.entrants else None
+
+
+def _meets(contest: Contest, arm: str, rate_rps: float) -> bool:
+    """True if an arm meets the SLOs at a rate above its capacity, as luck may have it."""
+    search = contest.search(arm)
+    if search.bounds()[1] * ABOVE >= rate_rps:
+        search.finish()  # near its capacity it matters which of its layouts is the best
+    return contest.trials.meets(contest.best(arm), rate_rps, contest.slo)
 
 
 def _key(question: Question) -> object:
