@@ -1,19 +1,20 @@
 """Flips: the nearest value of each input with another verdict, confirmed by asking again.
 
 A forecast says where to look: service levels are read off runs that are there, other inputs come
-from closed forms. A surmise needs few runs: an arm's capacity is compared with what decides
-instead of being searched for. A flip is told only when the whole question, asked at that value
-and 5 % beyond, has the other answer both times, by the search and judgement of `decide`.
+from closed forms. From there the search goes back towards the value asked about, as long as the
+answer stays another one. A flip is told only when the whole question, asked at that value and 5 %
+beyond, has the other answer both times, by the search and judgement of `decide`.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import Fleet
-from pdctl.verdict.capacity import rung_above, rung_below, rung_rps
+from pdctl.verdict.capacity import ABOVE, rung_below, rung_rps
 from pdctl.verdict.closed_form import capacity_rps, demand_of
 from pdctl.verdict.judge import Known, any_carries, by_capacity, margins_of, slo_if_slow
 from pdctl.verdict.layouts import engines_that_fit, gpu_budget
@@ -26,36 +27,44 @@ FINE = 1.03  # between the values that a forecast is made for
 STRIDE = 4  # of them at a time, until one beyond has another answer
 STEPS = 72  # of them at most: 8 times the value asked about
 OUTWARD = (1.0, 1.12)  # times the value forecast: tried until one holds
+NEAR = 1.09  # times a value with the same answer: so near to one a flip is looked for
+LESS_NEAR = 1.12  # the same where every value takes runs of its own
+CANDIDATES = 3  # values in a direction that are asked about together with what lies beyond
 BEYOND = 1.05  # there the answer must be the same
 LIGHT = (0.5, 0.1)  # of what colocated carries, where it is nowhere sure to meet the SLOs
 CLEARLY = 1.03  # a forecast counts when it clears its threshold by so much
 LEAST, MOST = 0.2, 5.0  # a closed form is scaled by so much to agree with the simulator
 MOST_REQUESTS = 4000  # in a sample: beyond, runs that only show where to look cost too much
 SPOTS = (0.45, 0.6, 0.8, 1.0, 1.25)  # of an arm's capacity: where a forecast looks at its runs
-MARGIN = 2  # rungs beside the one that decides
-LEAP = 1.12  # from one such rate to the next
-TRIES = 4  # rates at which one arm is seen to carry clearly more than the other, or not
 
 
 class Ask(Protocol):
-    """Asks other questions. surmise: from few runs; None: not sure. is_met: by any layout."""
+    """Asks other questions.
+
+    is_met: by any layout. surmise: by a part of the requests; None: no layout meets the SLOs.
+    is_costly: asking takes many requests.
+    """
+
+    @property
+    def is_costly(self) -> bool: ...
 
     def __call__(self, question: Question) -> Choice: ...
 
-    def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None: ...
-
     def is_met(self, question: Question) -> bool: ...
+
+    def surmise(self, question: Question) -> Choice | None: ...
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One input that may change. moved: the question with another value of it."""
+    """One input that may change. moved: the question with another value of it. near: see NEAR."""
 
     what: str
     value: float
     moved: Callable[[Question, float], Question]
     most: float = math.inf
     is_whole: bool = False
+    near: float = NEAR
 
 
 def axes_of(question: Question, num_requests: int) -> Iterator[Axis]:
@@ -76,7 +85,7 @@ def axes_of(question: Question, num_requests: int) -> Iterator[Axis]:
     if workload.requests is not None or num_requests > MOST_REQUESTS:
         return
     if workload.isl is not None:
-        yield Axis("isl", workload.isl.mean, _with_isl)
+        yield Axis("isl", workload.isl.mean, _with_isl, near=LESS_NEAR)
     if most := _most_engines(site_of(question)):
         total = question.total or most
         yield Axis("total", total, lambda q, x: replace(q, total=int(x)), most, is_whole=True)
@@ -128,33 +137,35 @@ class FlipForecast:
     enough_rps: float
     carried_rps: float
 
-    def choices(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice]:
-        """The answers at a value of an axis, with the margins wider by each factor."""
+    def answers(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice | None]:
+        """The answers at a value of an axis, with the margins wider by each factor.
+
+        None: no layout meets the SLOs.
+        """
         asked = axis.moved(self.question, value)
         slow = replace(asked, slo=slo_if_slow(asked.slo, self.errors))
         colocated, pd = (Known(self._capacity(arm, axis, asked)) for arm in ("colocated", "pd"))
         least = self.errors.rate.low * min(
             self._capacity("colocated", axis, slow), colocated.rate_rps
         )
-        return {
-            by_capacity(
-                colocated,
-                pd,
-                least / factor,
-                asked.workload.rate_rps,
-                margins_of(self.errors).widened(factor),
-            )
-            for factor in factors
-        }
+        margins, rate = margins_of(self.errors), asked.workload.rate_rps
 
-    def capacities(self, axis: Axis, value: float) -> dict[str, float]:
-        """Each arm's likely capacity at a value of an axis."""
-        asked = axis.moved(self.question, value)
-        return {name: self._capacity(name, axis, asked) for name in self.fleets}
+        def answer(factor: float) -> Choice | None:
+            if not any_carries((colocated, pd), rate and rate * factor):
+                return None
+            return by_capacity(colocated, pd, least / factor, rate, margins.widened(factor))
+
+        return {answer(factor) for factor in factors}
 
     def _capacity(self, name: str, axis: Axis, asked: Question) -> float:
-        if axis.what in ("tpot_s", "ttft_s") and self.runs:
-            return self.scales[name] * read_off(self.runs[name], asked.slo)
+        if axis.what not in ("tpot_s", "ttft_s") or not self.runs:
+            return self._closed(name, asked)
+        seen = self.scales[name] * read_off(self.runs[name], asked.slo)
+        if any(run.meets(asked.slo) for _, run in self.runs[name][:1]):
+            return seen
+        return min(seen, self._closed(name, asked))
+
+    def _closed(self, name: str, asked: Question) -> float:
         demand = demand_of(site_of(asked).workload)
         assert demand is not None
         size = (asked.total or 1) / (self.question.total or asked.total or 1)
@@ -214,19 +225,18 @@ def find_flip(
 ) -> Flip | None:
     """The nearest value in a direction (1 up, -1 down) with another answer, asked again.
 
-    base: the answer to the question itself.
+    base: the answer to the question itself. None too where no layout meets its SLOs.
     """
-    for place in _places(axis, direction, forecast):
-        value = float(round(place)) if axis.is_whole else rounded_away(place, axis.value, direction)
-        if value is None or value > axis.most or (value - axis.value) * direction <= 0:
-            continue
-        to = _surmised(axis, value, forecast, ask)
-        if to is None or to == base:
-            continue
+    if not ask.is_met(forecast.question):
+        return None
+    for value in islice(_turned(base, axis, direction, forecast, ask), CANDIDATES):
         values = _with_beyond(axis, value, direction)
-        if all(ask(axis.moved(forecast.question, at)) == to for at in values):
-            is_met = ask.is_met(axis.moved(forecast.question, value))
-            return Flip(axis.what, base, to, value, axis.value, is_met)
+        at, *beyond = (axis.moved(forecast.question, one) for one in values)
+        is_met = ask.is_met(at)
+        if is_met and (ask(at) == base or any(ask(one) != ask(at) for one in beyond)):
+            continue
+        if is_met or not any(ask.is_met(one) for one in beyond):
+            return Flip(axis.what, base, ask(at), value, axis.value, is_met)
     return None
 
 
@@ -238,8 +248,69 @@ def _with_beyond(axis: Axis, value: float, direction: int) -> list[float]:
     return [value, beyond] if 2 <= beyond <= axis.most else [value]
 
 
-def _surmised(axis: Axis, value: float, forecast: FlipForecast, ask: Ask) -> Choice | None:
-    return ask.surmise(axis.moved(forecast.question, value), forecast.capacities(axis, value))
+def _turned(
+    base: Choice, axis: Axis, direction: int, forecast: FlipForecast, ask: Ask
+) -> Iterator[float]:
+    """Values that seem to have another answer than `base`, the nearest first, then safer ones.
+
+    Where asking is costly, the forecast alone looks for them and a surmise confirms it. That no
+    layout meets the SLOs takes the most runs to be sure of: it is not looked for there.
+    """
+    is_rough = ask.is_costly and axis.what != "rate_rps"
+
+    def asked(value: float) -> Question:
+        return axis.moved(forecast.question, value)
+
+    def is_other(value: float) -> bool:
+        if is_rough:
+            return forecast.answers(axis, value, (1.0,)).isdisjoint({base, None})
+        return not ask.is_met(asked(value)) or ask(asked(value)) != base
+
+    same = axis.value
+    for place in _places(axis, direction, forecast):
+        value = _rounded(axis, place, direction)
+        if value is None or value > axis.most or (value - same) * direction <= 0:
+            continue
+        if is_other(value):
+            near = _nearest(axis, same, value, is_other)[: 1 if is_rough else 2]
+            for found in dict.fromkeys((*near, value)):
+                if not is_rough or ask.surmise(asked(found)) not in (base, None):
+                    yield found
+        same = value
+
+
+def _rounded(axis: Axis, value: float, direction: int) -> float | None:
+    return float(round(value)) if axis.is_whole else rounded_away(value, axis.value, direction)
+
+
+def _nearest(
+    axis: Axis, same: float, other: float, is_other: Callable[[float], bool]
+) -> list[float]:
+    """Values with another answer on the way back from one of them to one without; nearest first.
+
+    A forecast is seldom far off: the first step back is short, and each is twice the one before,
+    until one leads too far; from there on the middle is tried.
+    """
+    direction, step, found = 1 if other > same else -1, axis.near, [other]
+    while (ratio := (other / same) ** direction) > axis.near:
+        value = _between(axis, same, other / min(step, math.sqrt(ratio)) ** direction, other)
+        if value is None:
+            break
+        if is_other(value):
+            other, step = value, step**2
+            found.insert(0, value)
+        else:
+            same, step = value, math.inf
+    return found
+
+
+def _between(axis: Axis, same: float, value: float, other: float) -> float | None:
+    """The value in as few digits as keep it between two others; None: there is none."""
+    direction = 1 if other > same else -1
+    rounded = [_away(value, digits, direction) for digits in (2, 3)]
+    if axis.is_whole:
+        rounded = [float(round(value)), float(math.floor(value)), float(math.ceil(value))]
+    return next((x for x in rounded if min(same, other) < x < max(same, other)), None)
 
 
 def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[float]:
@@ -247,10 +318,10 @@ def _places(axis: Axis, direction: int, forecast: FlipForecast) -> Iterator[floa
     if axis.what == "rate_rps":
         yield from _rates(direction, forecast)
         return
-    base = forecast.choices(axis, axis.value, (1.0,))
+    base = forecast.answers(axis, axis.value, (1.0,))
 
     def is_other(value: float) -> bool:
-        return not base & forecast.choices(axis, value, (CLEARLY, 1 / CLEARLY))
+        return not base & forecast.answers(axis, value, (CLEARLY, 1 / CLEARLY))
 
     if axis.is_whole:
         most = axis.most if direction > 0 else 2
@@ -276,14 +347,15 @@ def _rates(direction: int, forecast: FlipForecast) -> Iterator[float]:
 
 def rounded_away(value: float, asked: float, direction: int) -> float | None:
     """Two digits, away from the value asked about; three where two are not enough to differ."""
-    for digits in (2, 3):
-        unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-        steps = value / unit
-        whole = math.ceil(steps - 1e-9) if direction > 0 else math.floor(steps + 1e-9)
-        rounded = float(f"{whole * unit:.{digits}g}")
-        if (rounded - asked) * direction > 0:
-            return rounded
-    return None
+    rounded = (_away(value, digits, direction) for digits in (2, 3))
+    return next((x for x in rounded if (x - asked) * direction > 0), None)
+
+
+def _away(value: float, digits: int, direction: int) -> float:
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    steps = value / unit
+    whole = math.ceil(steps - 1e-9) if direction > 0 else math.floor(steps + 1e-9)
+    return float(f"{whole * unit:.{digits}g}")
 
 
 @dataclass
@@ -300,22 +372,20 @@ class Asker:
     def __post_init__(self) -> None:
         self.contests[_key(self.question)] = self.contest
 
-    def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
-        """The likely verdict, from few runs; None: too near to a threshold to be sure.
+    @property
+    def is_costly(self) -> bool:
+        """True if a part of the requests tells enough to see where asking is worth while."""
+        return self.contest.trials.few is not None
 
-        guesses: what each arm probably carries, to know at which rates to compare them.
-        """
-        own = self._contest(question)
-        if own is None or len(own.entrants) < 2 or own.is_searched:
-            return self(question)
-        if own.trials.few is not None:
-            return self._rough_choice(own, question.workload.rate_rps)
-        return certain_choice(own, question.workload.rate_rps, guesses)
-
-    def _rough_choice(self, own: Contest, rate_rps: float | None) -> Choice:
-        """The verdict by a part of the requests, corrected by what all of them changed before."""
+    def surmise(self, question: Question) -> Choice | None:
+        """The likely answer by a part of the requests, corrected by what all of them changed."""
+        own, rate_rps = self._contest(question), question.workload.rate_rps
+        if own is None:
+            return None
         scales = {arm: self._rough_scale(arm) for arm in ("colocated", "pd")}
         found = {arm: Known(scales[arm] * own.search(arm).rough_rps) for arm in scales}
+        if not any_carries(found.values(), rate_rps):
+            return None
         slow = own.search("colocated", own.slow_slo).rough_rps
         least = scales["colocated"] * slow * own.provenance.errors.rate.low
         return by_capacity(found["colocated"], found["pd"], least, rate_rps, own.margins)
@@ -333,10 +403,12 @@ class Asker:
 
     def is_met(self, question: Question) -> bool:
         """True if some layout meets the SLOs at the rate of the question."""
-        own = self._contest(question)
+        own, rate_rps = self._contest(question), question.workload.rate_rps
         if own is None:
             return False
-        return any_carries([own.search(arm) for arm in own.entrants], question.workload.rate_rps)
+        if any_carries([own.search(arm) for arm in own.entrants], rate_rps):
+            return True
+        return rate_rps is not None and any(_meets(own, arm, rate_rps) for arm in own.entrants)
 
     def _contest(self, question: Question) -> Contest | None:
         key = _key(question)
@@ -361,100 +433,15 @@ class Asker:
         return contest if contest.entrants else None
 
 
+def _meets(contest: Contest, arm: str, rate_rps: float) -> bool:
+    """True if an arm meets the SLOs at a rate above its capacity, as luck may have it."""
+    search = contest.search(arm)
+    if search.bounds()[1] * ABOVE >= rate_rps:
+        search.finish()  # near its capacity it matters which of its layouts is the best
+    return contest.trials.meets(contest.best(arm), rate_rps, contest.slo)
+
+
 def _key(question: Question) -> object:
     """A key that tells contests of one workload and model apart; the rate is not part of it."""
     isl = question.workload.isl
     return question.slo, isl.mean if isl else None, question.total
-
-
-def certain_choice(
-    contest: Contest, rate_rps: float | None, guesses: Mapping[str, float]
-) -> Choice | None:
-    """As whole_choice, from a few runs on either side of what decides; None: not certain."""
-    if rate_rps is not None:
-        reached = _any_reaches(contest, rate_rps)
-        if not reached:
-            return None if reached is None else _nearer(contest, guesses)
-        slow_rps = rate_rps / contest.provenance.errors.rate.low
-        enough = _reaches(contest, "colocated", slow_rps, contest.slow_slo)
-        if enough is not False:
-            return "colocated" if enough else None
-    for winner, loser in (("pd", "colocated"), ("colocated", "pd")):
-        more = _carries_more(contest, winner, loser, guesses, contest.margins.ratio)
-        if more is not False:
-            return _named(winner) if more else None
-    return "too_close"
-
-
-def _nearer(contest: Contest, guesses: Mapping[str, float]) -> Choice | None:
-    """The arm that carries more where neither carries enough."""
-    more = _carries_more(contest, "pd", "colocated", guesses, 1.0)
-    return None if more is None else "pd" if more else "colocated"
-
-
-def _named(arm: str) -> Choice:
-    return "pd" if arm == "pd" else "colocated"
-
-
-def _any_reaches(contest: Contest, rate_rps: float) -> bool | None:
-    """True if some arm's capacity is at least a rate; None: not certain."""
-    is_certain = True
-    for arm in contest.entrants:
-        reached = _reaches(contest, arm, rate_rps)
-        if reached:
-            return True
-        is_certain = is_certain and reached is not None
-    return False if is_certain else None
-
-
-def _reaches(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool | None:
-    """True if an arm's capacity is at least a rate; None: not certain."""
-    rung = rung_above(rate_rps)
-    if not _holds(contest, arm, rung_rps(rung - MARGIN), slo):
-        return False
-    return True if _holds(contest, arm, rung_rps(rung + MARGIN), slo) else None
-
-
-def _carries_more(
-    contest: Contest, winner: str, loser: str, guesses: Mapping[str, float], factor: float
-) -> bool | None:
-    """True if one arm carries `factor` times as much as another, as some rate between shows."""
-    ours, theirs = guesses[winner], guesses[loser]
-    if ours <= 0 or theirs <= 0:
-        return None
-
-    def pair(rate: float) -> tuple[bool, bool]:
-        is_carried = _holds(contest, loser, rate)
-        beside = -MARGIN if is_carried else MARGIN
-        return is_carried, _holds(contest, winner, rung_rps(rung_below(rate * factor) + beside))
-
-    at, held, missed = math.sqrt(theirs * ours / factor), 0.0, math.inf
-    for tries_left in reversed(range(TRIES)):
-        rate = rung_rps(rung_below(at))
-        is_carried, wins = pair(rate)
-        if wins != is_carried:
-            return wins
-        is_first = not held and missed == math.inf
-        held, missed = (rate, missed) if is_carried else (held, rate)
-        if is_first and not held and not any(pair(_steps_down(rate, tries_left))):
-            return None  # nor would any try between tell them apart
-        at = _between(held, missed)
-    return None
-
-
-def _steps_down(rate_rps: float, num: int) -> float:
-    for _ in range(num):
-        rate_rps = rung_rps(rung_below(_between(0.0, rate_rps)))
-    return rate_rps
-
-
-def _between(held: float, missed: float) -> float:
-    """The next rate to try: both arms carry `held`, and neither `missed`."""
-    if held and missed < math.inf:
-        return math.sqrt(held * missed)
-    return held * LEAP if held else missed / LEAP
-
-
-def _holds(contest: Contest, arm: str, rate_rps: float, slo: Slo | None = None) -> bool:
-    asked, trials = slo or contest.slo, contest.trials
-    return any(trials.meets(c.fleet, rate_rps, asked) for c in contest.entrants[arm])

@@ -452,17 +452,20 @@ def flip_sentences(flips: Sequence[Flip], arms: Mapping[str, Arm]) -> Iterator[s
 
 
 def _flip_words(flip: Flip) -> str:
-    up = flip.from_at is None or flip.at > flip.from_at
-    if flip.what in ("tpot_s", "ttft_s"):
-        name, side = flip.what[:4].upper(), "looser" if up else "tighter"
-        return f"{name} target of {format_seconds(flip.at)} or {side}"
-    if flip.what == "rate_rps":
-        return f"{format_rate(flip.at)} req/s or {'more' if up else 'less'}"
-    if flip.what == "isl":
-        return f"prompts of {flip.at:,.0f} tokens or {'more' if up else 'fewer'}"
-    if flip.what == "concurrency":
-        return f"{clients_text(round(flip.at))} or {'more' if up else 'fewer'}"
-    return f"{flip.at:.0f} engines or {'more' if up else 'fewer'}"
+    """The value, and the side of it that has the answer; what is too close is so near it only."""
+    what, is_down = flip.what, flip.from_at is not None and flip.at < flip.from_at
+    fewer = {"rate_rps": "less", "tpot_s": "tighter", "ttft_s": "tighter"}.get(what, "fewer")
+    more = "looser" if fewer == "tighter" else "more"
+    is_close = flip.is_met and flip.to == "too_close"
+    about, side = ("about ", "") if is_close else ("", f" or {fewer if is_down else more}")
+    if what in ("tpot_s", "ttft_s"):
+        return f"{what[:4].upper()} target of {about}{format_seconds(flip.at)}{side}"
+    if what == "rate_rps":
+        return f"{about}{format_rate(flip.at)} req/s{side}"
+    if what == "isl":
+        return f"prompts of {about}{flip.at:,.0f} tokens{side}"
+    text = clients_text(round(flip.at)) if what == "concurrency" else f"{flip.at:.0f} engines"
+    return f"{about}{text}{side}"
 
 
 def _flip_answer(flip: Flip) -> str:

@@ -148,7 +148,7 @@ def test_each_flip_is_a_few_words() -> None:
     assert list(flip_sentences(verdict().flips, verdict().arms)) == [
         "TPOT target of 80 ms or looser → colocated",
         "1.1 req/s or less → colocated",
-        "4 engines or fewer → too close to call",
+        "about 4 engines → too close to call",
     ]
 
 

@@ -1,11 +1,12 @@
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from pdctl.perf_model.records import Parallelism
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.flips import (
+    NEAR,
     Asker,
     Axis,
     FlipForecast,
@@ -41,6 +42,7 @@ class TurnsAt:
     turn: float
     wavers: tuple[float, float] = (0.0, 0.0)
     num: int = 0
+    is_costly: bool = False
 
     def __call__(self, question: Question) -> Choice:
         self.num += 1
@@ -49,7 +51,7 @@ class TurnsAt:
             return "colocated"
         return "pd" if rate > self.turn else "colocated"
 
-    def surmise(self, question: Question, guesses: Mapping[str, float]) -> Choice | None:
+    def surmise(self, question: Question) -> Choice | None:
         return self(question)
 
     def is_met(self, question: Question) -> bool:
@@ -105,17 +107,6 @@ def test_service_levels_are_read_off_runs_between_their_rates() -> None:
 
 
 @pytest.mark.slow
-def test_a_surmise_agrees_with_the_whole_question_or_there_is_none() -> None:
-    made = contest(asked())
-    capacities = find_capacities(made)
-    asker = Asker(asked(), made)
-    for tpot_s in (0.006, 0.01, 0.015, 0.03, 0.06):
-        one = asked(slo=Slo(1.0, tpot_s))
-        guess = asker.surmise(one, capacities)
-        assert guess in (None, asker(one))
-
-
-@pytest.mark.slow
 def test_asking_at_another_rate_takes_no_more_runs() -> None:
     made = contest(asked())
     find_capacities(made)
@@ -123,3 +114,118 @@ def test_asking_at_another_rate_takes_no_more_runs() -> None:
     asker = Asker(asked(), made)
     assert {asker(asked(rate=rate)) for rate in (0.1, 5.0, 500.0)}
     assert made.trials.num_runs == before
+
+
+@dataclass(frozen=True)
+class Foretold(FlipForecast):
+    """A forecast that the answer to a tighter TPOT, or to a looser TTFT, turns at a value."""
+
+    tpot_s: float = 0.0
+    ttft_s: float = 1e9
+    turned: Choice | None = "pd"
+
+    def answers(self, axis: Axis, value: float, factors: Sequence[float]) -> set[Choice | None]:
+        is_turned = value < self.tpot_s if axis.what == "tpot_s" else value > self.ttft_s
+        return {self.turned if is_turned else "colocated"}
+
+
+@dataclass
+class Answers:
+    """Answers that turn at a TPOT or a TTFT. turned: None: no layout meets the SLOs there."""
+
+    tpot_s: float = 0.0
+    ttft_s: float = 1e9
+    turned: Choice | None = "pd"
+    is_costly: bool = False
+    seen: set[Slo] = field(default_factory=set)
+
+    def surmise(self, question: Question) -> Choice | None:
+        slo = question.slo
+        is_turned = (slo.tpot_s or 1e9) < self.tpot_s or (slo.ttft_s or 0.0) > self.ttft_s
+        return self.turned if is_turned else "colocated"
+
+    def __call__(self, question: Question) -> Choice:
+        self.seen.add(question.slo)
+        return self.surmise(question) or "colocated"
+
+    def is_met(self, question: Question) -> bool:
+        self.seen.add(question.slo)
+        return self.surmise(question) is not None
+
+
+def axis_of(what: str) -> Axis:
+    return next(axis for axis in axes_of(asked(), 1000) if axis.what == what)
+
+
+@pytest.mark.slow
+def test_that_no_layout_meets_the_slos_is_another_answer(forecast: FlipForecast) -> None:
+    foretold = Foretold(**vars(forecast), tpot_s=0.012, turned=None)
+    never = Answers(tpot_s=0.0155, turned=None)  # colocated still comes nearest
+    flip = find_flip("colocated", axis_of("tpot_s"), -1, foretold, never)
+    assert flip is not None
+    assert (flip.to, flip.is_met) == ("colocated", False)
+    assert 0.0155 / NEAR < flip.at < 0.0155
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", [1.15, 1.4, 2.0, 3.0, 5.5])
+def test_a_flip_is_near_the_nearest_value_however_far_off_the_forecast(
+    forecast: FlipForecast, turn: float
+) -> None:
+    foretold = Foretold(**vars(forecast), ttft_s=5.6)
+    answers = Answers(ttft_s=turn)
+    flip = find_flip("colocated", axis_of("ttft_s"), 1, foretold, answers)
+    assert flip is not None
+    assert turn < flip.at <= turn * NEAR
+    assert len(answers.seen) <= 12
+
+
+@pytest.mark.slow
+def test_where_the_forecast_is_right_a_flip_takes_four_questions(forecast: FlipForecast) -> None:
+    foretold = Foretold(**vars(forecast), ttft_s=3.0)
+    answers = Answers(ttft_s=3.0)
+    assert find_flip("colocated", axis_of("ttft_s"), 1, foretold, answers) is not None
+    assert len(answers.seen) == 4  # itself, the value, one beyond, and one before
+
+
+@pytest.mark.slow
+def test_where_asking_is_costly_only_the_flip_itself_is_asked_about(forecast: FlipForecast) -> None:
+    foretold = Foretold(**vars(forecast), ttft_s=3.0)
+    answers = Answers(ttft_s=2.8, is_costly=True)
+    flip = find_flip("colocated", axis_of("ttft_s"), 1, foretold, answers)
+    assert flip is not None
+    assert 3.0 < flip.at < 3.0 * NEAR
+    assert len(answers.seen) == 3
+
+
+@pytest.mark.slow
+def test_nothing_flips_where_no_layout_meets_the_slos(forecast: FlipForecast) -> None:
+    foretold = Foretold(**vars(forecast), ttft_s=3.0)
+    nowhere = Answers(ttft_s=0.5, turned=None)
+    assert find_flip("pd", axis_of("ttft_s"), 1, foretold, nowhere) is None
+    assert nowhere.seen == {asked().slo}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "direction"), [("tpot_s", -1), ("ttft_s", -1)])
+def test_nearer_than_a_flip_the_answer_is_the_same(what: str, direction: int) -> None:
+    one = asked()
+    made = contest(one)
+    capacities = find_capacities(made)
+    asker, axis = Asker(one, made), axis_of(what)
+    base = asker(one)
+    flip = find_flip(base, axis, direction, forecast_of(one, made, capacities), asker)
+    assert flip is not None
+    nearer = axis.moved(one, min(flip.at * NEAR * 1.02, axis.value))
+    assert (asker(nearer), asker.is_met(nearer)) == (base, True)
+    assert (asker(axis.moved(one, flip.at)), flip.is_met) != (base, True)
+
+
+@pytest.mark.slow
+def test_a_layout_that_meets_the_slos_above_its_capacity_meets_them() -> None:
+    made = contest(asked())
+    capacities = find_capacities(made)
+    asker, lucky = Asker(asked(), made), 1.02 * max(capacities.values())
+    meets = [made.trials.meets(made.best(arm), lucky, made.slo) for arm in capacities]
+    assert asker.is_met(asked(rate=lucky)) == any(meets)
+    assert not asker.is_met(asked(rate=10 * lucky))

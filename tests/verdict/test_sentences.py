@@ -148,9 +148,24 @@ def test_flips_name_the_side_that_turns() -> None:
     )
     assert list(flip_sentences(flips, {})) == [
         "6.8 req/s or more → split",
-        "prompts of 2,000 tokens or fewer → too close to call",
+        "prompts of about 2,000 tokens → too close to call",
         "TTFT target of 3 s or looser → split",
         "500 clients or more → split",
+    ]
+
+
+def test_what_is_too_close_to_call_claims_no_side() -> None:
+    flips = (
+        Flip("tpot_s", "pd", "too_close", 0.055, 0.05),
+        Flip("ttft_s", "pd", "too_close", 1.7, 2.0),
+        Flip("rate_rps", "pd", "too_close", 5.4, 3.4),
+        Flip("concurrency", "pd", "too_close", 500, 400),
+    )
+    assert [text.partition(" →")[0] for text in flip_sentences(flips, {})] == [
+        "TPOT target of about 55 ms",
+        "TTFT target of about 1.7 s",
+        "about 5.4 req/s",
+        "about 500 clients",
     ]
 
 
@@ -164,7 +179,7 @@ def test_a_flip_below_what_colocated_carries_says_why() -> None:
     )
     told = list(flip_sentences(flips, arms))
     assert told == [
-        "5.4 req/s or more → too close to call: 8C carries 6.37, but it may be 5.35",
+        "about 5.4 req/s → too close to call: 8C carries 6.37, but it may be 5.35",
         "7.2 req/s or more → no layout meets your SLOs (a split comes nearest)",
     ]
     assert all(len(line) <= 98 for line in told)
