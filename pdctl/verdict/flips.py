@@ -21,7 +21,7 @@ from pdctl.verdict.layouts import engines_that_fit, gpu_budget
 from pdctl.verdict.records import Choice, Flip, Question, Site
 from pdctl.verdict.search import Contest, contest_of, site_of, whole_choice
 from pdctl.verdict.trials import Run, Trials, sample_size
-from pdctl.workload.records import Lengths, Slo
+from pdctl.workload.records import Lengths, Slo, longest_request
 
 FINE = 1.03  # between the values that a forecast is made for
 STRIDE = 4  # of them at a time, until one beyond has another answer
@@ -85,10 +85,18 @@ def axes_of(question: Question, num_requests: int) -> Iterator[Axis]:
     if workload.requests is not None or num_requests > MOST_REQUESTS:
         return
     if workload.isl is not None:
-        yield Axis("isl", workload.isl.mean, _with_isl, near=LESS_NEAR)
+        yield Axis("isl", workload.isl.mean, _with_isl, _longest_prompt(question), near=LESS_NEAR)
     if most := _most_engines(site_of(question)):
         total = question.total or most
         yield Axis("total", total, lambda q, x: replace(q, total=int(x)), most, is_whole=True)
+
+
+def _longest_prompt(question: Question) -> float:
+    """The longest mean prompt for which one BEYOND it is not refused as too long."""
+    context, osl = question.llm.max_context, question.workload.osl
+    if context is None or osl is None:
+        return math.inf
+    return (longest_request(context) - osl.mean) / BEYOND
 
 
 def _with_rate(question: Question, rate_rps: float) -> Question:

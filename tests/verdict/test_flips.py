@@ -19,7 +19,7 @@ from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Choice, Question
 from pdctl.verdict.search import Contest, contest_of, find_capacities
 from pdctl.verdict.trials import Run
-from pdctl.workload.records import Slo
+from pdctl.workload.records import Slo, longest_request
 from tests.verdict.examples import question
 
 TP1 = {role: Parallelism() for role in ("colocated", "prefill", "decode")}
@@ -73,6 +73,15 @@ def test_what_flags_can_ask_otherwise_may_flip() -> None:
     assert names == ["rate_rps", "tpot_s", "ttft_s", "isl", "total"]
     assert [axis.what for axis in axes_of(asked(rate=None), 9000)] == ["tpot_s", "ttft_s"]
     assert list(axes_of(asked(slo=Slo()), 1000)) == []
+
+
+def test_no_prompt_is_asked_about_that_the_context_has_no_room_for() -> None:
+    one = asked()
+    (isl,) = (axis for axis in axes_of(one, 1000) if axis.what == "isl")
+    context, osl = one.llm.max_context, one.workload.osl
+    assert context is not None
+    assert osl is not None
+    assert isl.most * 1.05 + osl.mean == pytest.approx(longest_request(context))
 
 
 @pytest.mark.slow
