@@ -8,7 +8,7 @@ from typing import Any
 
 from pdctl.commands.deployment_options import FILE, DeploymentOptions
 from pdctl.commands.options.engine_options import SIZES, EngineOptions
-from pdctl.commands.options.plan_options import PlanOptions, from_anywhere
+from pdctl.commands.options.plan_options import PlanOptions
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment, PlannedFor
 from pdctl.engines.launchers.registry import LOCAL, SLURM
@@ -125,7 +125,7 @@ def next_steps(
 
     output: the file that the plan was written to.
     """
-    asked = from_anywhere(asked)
+    asked = _from_anywhere(asked)
     model, on = asked.model, asked.on
     arm = chosen_arm(verdict)
     if arm is None or not verdict.is_met:
@@ -142,6 +142,20 @@ def next_steps(
         others = [one for one in verdict.arms.values() if one is not arm and one.meets is not False]
         ups += [_up(model, question, other, None, on) for other in others]
     return (*steps, *ups, _rehearse(output))
+
+
+def _from_anywhere(options: PlanOptions) -> PlanOptions:
+    """The options with absolute paths, so that they mean the same in another folder."""
+    is_file = bool(options.profile) and Path(options.profile).is_file()
+    return replace(
+        options,
+        model=absolute_model(options.model),
+        gpu_file=options.gpu_file and options.gpu_file.resolve(),
+        trace=options.trace and options.trace.resolve(),
+        lengths=options.lengths and options.lengths.resolve(),
+        api_key_file=options.api_key_file and options.api_key_file.resolve(),
+        profile=str(Path(options.profile).resolve()) if is_file else options.profile,
+    )
 
 
 def _can_launch(model: str, question: Question, arm: Arm) -> bool:

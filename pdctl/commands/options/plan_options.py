@@ -1,7 +1,7 @@
 """The options of `pdctl plan`: every one that changes its answer is a field here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ from pdctl.commands.options.engine_options import EngineOptions
 from pdctl.commands.options.parameters import options_from
 from pdctl.commands.options.plan_engines import args_text
 from pdctl.engines.launchers.registry import LOCAL
-from pdctl.inspection.model_files import absolute_model
 
 SETTINGS = (  # SGLang's flags that `plan` takes by themselves too, beside those in --args
     "attention_backend",
@@ -72,18 +71,4 @@ def given_options(given: Mapping[str, Any]) -> PlanOptions:
         draft_tokens=given["spec_draft_tokens"],
         accept_length=given["spec_accept_length"],
         no_input=given["no_input"] or given["as_json"],
-    )
-
-
-def from_anywhere(options: PlanOptions) -> PlanOptions:
-    """The options with absolute paths, so that they mean the same in another folder."""
-    is_file = bool(options.profile) and Path(options.profile).is_file()
-    return replace(
-        options,
-        model=absolute_model(options.model),
-        gpu_file=options.gpu_file and options.gpu_file.resolve(),
-        trace=options.trace and options.trace.resolve(),
-        lengths=options.lengths and options.lengths.resolve(),
-        api_key_file=options.api_key_file and options.api_key_file.resolve(),
-        profile=str(Path(options.profile).resolve()) if is_file else options.profile,
     )
