@@ -1,6 +1,6 @@
 """From a quantisation config to bytes per parameter of each matrix, and the arithmetic. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -181,11 +181,8 @@ def _groups(
     if layers is not None:
         return _by_layer(layers, num_layers)
     found: list[tuple[Selection, Format | None]] = []
-    groups = config.part("config_groups")
-    for value in groups.values.values() if groups else ():
-        group = Fields(value, config.file) if isinstance(value, dict) else None
-        targets = group.texts("targets") if group else ()
-        weights = group.part("weights") if group else None
+    for group in _config_groups(config):
+        targets, weights = group.texts("targets"), group.part("weights")
         if any(map(_is_linear, targets)):
             continue
         if not weights:
@@ -194,6 +191,13 @@ def _groups(
         found += [(one, form) for one in selections(targets[:_MOST_NAMES], num_layers)]
     kept, _ = _kept(method, config.texts("ignore"), num_layers)
     return tuple([(one, None) for one in kept] + found) if found else ()
+
+
+def _config_groups(config: Fields) -> Iterator[Fields]:
+    """The groups of a compressed-tensors config; one that is no object has nothing in it."""
+    groups = config.part("config_groups")
+    for value in groups.values.values() if groups else ():
+        yield Fields(value if isinstance(value, dict) else {}, config.file)
 
 
 def _is_linear(target: str) -> bool:
@@ -205,11 +209,9 @@ def _every_linear(config: Fields) -> Format | None:
 
     Source: sglang 0.5.23 compressed_tensors/utils.py: a name goes before a class.
     """
-    groups = config.part("config_groups")
-    for value in groups.values.values() if groups else ():
-        group = Fields(value, config.file) if isinstance(value, dict) else None
-        weights = group.part("weights") if group else None
-        if group and weights and any(map(_is_linear, group.texts("targets"))):
+    for group in _config_groups(config):
+        weights = group.part("weights")
+        if weights and any(map(_is_linear, group.texts("targets"))):
             return _weights_format(weights)
     return None
 
@@ -219,10 +221,10 @@ def _unmatched(config: Fields) -> str:
 
     Ask after _groups has found none that exists; "" where the config means every matrix.
     """
-    layers, groups = config.part("quantized_layers"), config.part("config_groups")
+    layers = config.part("quantized_layers")
     names = list(layers.values) if layers else []
-    for value in groups.values.values() if groups else ():
-        targets = Fields(value, config.file).texts("targets") if isinstance(value, dict) else ()
+    for group in _config_groups(config):
+        targets = group.texts("targets")
         if any(map(_is_linear, targets)):
             return ""
         names += targets

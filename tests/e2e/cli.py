@@ -84,21 +84,15 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-PORTS = 20  # in a row for one worker, of which it takes the lower half
-
-
 def free_port(least: int = 0) -> int:
     """A port from `least` on that nothing listens on, below those Linux hands out by itself.
 
-    Tests that run side by side get ports far from each other, even before they listen on them: a
-    deployment takes more than the one that it is given.
+    Tests that run side by side never get the same one, even before they listen on it.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     first = max(least, 28000 + os.getpid() % 400)
-    for port in range(first, 28900):
-        if port // PORTS % workers != worker or port % PORTS >= PORTS // 2:
-            continue
+    for port in range(first + (worker - first) % workers, 28900, workers):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
