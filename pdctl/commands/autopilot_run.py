@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from contextlib import ExitStack
 
 from rich.text import Text
 
@@ -144,10 +145,12 @@ def _change(name: str, now: Split, to: Split) -> tuple[Split, str]:
 
 
 def _step(name: str, to: Split) -> str:
+    counts = Counts(prefill=to.num_prefill, decode=to.num_decode)
     try:
-        change = rescale(name, Counts(prefill=to.num_prefill, decode=to.num_decode))
-        for _ in settling(name, revision=change.launch.revision, timeout_s=CHANGE_TIMEOUT_S):
-            pass
+        with ExitStack() as held:
+            change = rescale(name, counts, held=held)
+            for _ in settling(name, revision=change.launch.revision, timeout_s=CHANGE_TIMEOUT_S):
+                pass
         return role_fault(name)
     except PdctlError as problem:
         return problem.message

@@ -1,5 +1,7 @@
 """`pdctl scale`: change the engine counts of a running deployment, without losing a request."""
 
+from contextlib import ExitStack
+
 import typer
 
 from pdctl.errors import InvalidInput
@@ -71,8 +73,9 @@ def scale(
     if dry_run:
         scale_run.show_dry_run(deployment, counts, window_s=window_s, as_json=as_json)
         return
-    with progress_line(every_s=5.0) as show:
-        change = rescale.rescale(deployment, counts, drain_s=drain_s, show=show)
-    scale_run.announce(change)
-    last = None if no_wait else scale_run.wait(change, timeout_s)
+    with ExitStack() as held:
+        with progress_line(every_s=5.0) as show:
+            change = rescale.rescale(deployment, counts, drain_s=drain_s, show=show, held=held)
+        scale_run.announce(change)
+        last = None if no_wait else scale_run.wait(change, timeout_s)
     scale_run.show_scale(change, last, as_json=as_json)

@@ -5,6 +5,7 @@ Writes the new target and returns; the supervisor does the rest.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pdctl.deployment.build import Counts, counts_of, role_changes, scaled
@@ -43,12 +44,14 @@ def rescale(
     *,
     drain_s: float | None = None,
     show: Callable[[str], None] = lambda text: None,
+    held: ExitStack | None = None,
 ) -> Rescaled:
     """Write a new target for the supervisor of a running deployment.
 
     Asking for the present counts changes nothing. Concurrent calls take effect in turn.
     drain_s: longest time for the requests of a leaving engine; None: as before.
     show: is given a text of how far the copy of the model to new nodes is, where `stage:` is set.
+    held: holds the ports of new engines until it is closed; close it once they listen.
 
     Raises InvalidInput if the result could not serve, EnvironmentProblem if GPUs or ports are
     missing, StateConflict if it does not run, is stopping, or would have to stop serving.
@@ -70,6 +73,9 @@ def rescale(
             changes=planned.sentences,
             drain_s=drain_s,
         )
+        if held is not None:
+            added = [spec for spec in wanted.specs if spec not in planned.current.specs]
+            held.enter_context(start.holding(wanted.launcher, added))
         return Rescaled(wanted, planned.before.layout, planned.sentences)
 
 

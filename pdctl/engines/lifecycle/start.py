@@ -6,7 +6,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from pdctl.deployment.flags import named_ports, parse_version, ports_of
 from pdctl.deployment.nics import with_nics
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.placement.places import Place
-from pdctl.deployment.ports import plan_ports
+from pdctl.deployment.ports import DIST_INIT_PORTS, plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.deployment.resources import choose_backend
@@ -102,7 +102,7 @@ def started_deployment(
             prepared = prepare(deployment, launcher=launcher)
             check(prepared)
             supervisor = launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
-            held.enter_context(holding(prepared))
+            held.enter_context(holding(prepared.launcher, prepared.specs))
         yield prepared, supervisor
 
 
@@ -202,15 +202,26 @@ def _clear_last_run(name: str, directory: Path) -> None:
 
 
 @contextmanager
-def holding(prepared: Prepared) -> Iterator[None]:
-    """Hold the HTTP, bootstrap and metrics ports of these processes while the block runs."""
-    launcher = launcher_named(prepared.launcher)
+def holding(launcher: str, specs: Iterable[ProcessSpec]) -> Iterator[None]:
+    """Hold the ports of these processes while the block runs.
+
+    A decode engine that can change its role opens its bootstrap port too.
+    """
+    there = launcher_named(launcher)
     with ExitStack() as held:
-        for spec in prepared.specs:
-            served = [port for port in (spec.port, spec.bootstrap_port) if port is not None]
-            metrics = [spec.metrics_port] if spec.metrics_port else []
-            held.enter_context(launcher.hold_ports(spec.node, served, unshared=metrics))
+        for spec in specs:
+            served, unshared = _opened_ports(spec)
+            held.enter_context(there.hold_ports(spec.node, served, unshared=unshared))
         yield
+
+
+def _opened_ports(spec: ProcessSpec) -> tuple[set[int], set[int]]:
+    """The ports of servers that set SO_REUSEADDR, and the other ports that a process opens."""
+    own = Ports(spec.port) if spec.role == "router" else ports_of(spec)
+    first = own.dist_init or 0
+    group = range(first, first + DIST_INIT_PORTS) if first else ()
+    served = (spec.port, spec.bootstrap_port, own.bootstrap)
+    return set(filter(None, served)), set(filter(None, (spec.metrics_port, own.nccl, *group)))
 
 
 def _endpoint(router: ProcessSpec) -> str:

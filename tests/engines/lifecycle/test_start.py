@@ -1,5 +1,6 @@
 """From a deployment to processes: models, GPUs and ports."""
 
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 import pytest
 
 from pdctl.deployment.build import deployment_of
+from pdctl.deployment.flags import named_ports, ports_of
+from pdctl.deployment.ports import HTTP_FROM
 from pdctl.deployment.records import ObservePlan, ProcessSpec, RouterPlan
 from pdctl.engines.launchers import local
 from pdctl.engines.launchers.protocol import HERE
-from pdctl.engines.launchers.registry import launcher_named
+from pdctl.engines.launchers.registry import LOCAL, launcher_named
 from pdctl.engines.lifecycle import start
 from pdctl.engines.lifecycle.start import Prepared, holding
 from pdctl.errors import InvalidInput
@@ -31,11 +34,6 @@ def is_port_free(port: int) -> bool:
     return LAUNCHER.is_port_free(HERE, port)
 
 
-def prepared(one: ProcessSpec) -> Prepared:
-    deployment = deployment_of(model="qwen3-8b", prefill=0, total=1, engine="sim")
-    return Prepared(deployment, (one,), None, "", "", ())
-
-
 def unheld_port() -> int:
     """A free port that no earlier test's connections linger on: those count as held."""
     port = free_port()
@@ -48,7 +46,7 @@ def test_a_held_port_is_seen_by_others_and_open_to_its_server() -> None:
     port = unheld_port()
     its = replace(spec("decode-0", "decode", 1), port=port)
     assert not is_held(port)
-    with holding(prepared(its)):
+    with holding(LOCAL, (its,)):
         assert is_held(port)
         with socket.socket() as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -64,14 +62,14 @@ def test_a_port_that_is_taken_is_left_to_its_owner() -> None:
         owner.bind(("127.0.0.1", 0))
         owner.listen()
         port = owner.getsockname()[1]
-        with holding(prepared(replace(spec("decode-0", "decode", 1), port=port))):
+        with holding(LOCAL, (replace(spec("decode-0", "decode", 1), port=port),)):
             assert is_held(port)
 
 
 def test_the_bootstrap_port_is_held_too() -> None:
     port = unheld_port()
     its = replace(spec("prefill-0", "prefill", 1), port=port, bootstrap_port=port + 1)
-    with holding(prepared(its)):
+    with holding(LOCAL, (its,)):
         assert is_held(port)
         assert is_held(port + 1)
 
@@ -114,15 +112,54 @@ def test_nobody_waits_for_ever_for_a_stranger_who_keeps_the_address(
             pass
 
 
+def on_four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this machine has four H200 and SGLang."""
+    install = SglangInstall("python3", "0.5.23", ("nixl",), None)
+    monkeypatch.setattr(start, "_install", lambda deployment, launcher, nodes: install)
+    monkeypatch.setattr(start, "gpus_of_nodes", lambda deployment, launcher, nodes: {HERE: GPUS})
+
+
+def test_users_who_start_at_the_same_moment_share_no_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No engine listens yet, and each user has a state directory that the other cannot read."""
+    on_four_gpus(monkeypatch)
+    model = tmp_path / "llama-8b"
+    model.mkdir()
+    shutil.copy(profiles_dir() / "models" / "llama-3.1-8b.json", model / "config.json")
+
+    def chosen(user: str) -> tuple[ProcessSpec, ...]:
+        monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / user))
+        wanted = deployment_of(
+            model=str(model),
+            prefill=1,
+            total=2,
+            parallelism=Parallelism(tp=2, dp=2),
+            router=RouterPlan(port=unheld_port()),
+        )
+        return start.prepare(wanted).specs
+
+    first = chosen("first")
+    with holding(LOCAL, first):
+        second = chosen("second")
+    assert not ports_from(first) & ports_from(second)
+    assert ports_from(chosen("third")) & ports_from(first), "they are free again"
+
+
+def ports_from(specs: tuple[ProcessSpec, ...]) -> set[int]:
+    """Every port that these processes open. SGLang derives more from --dist-init-addr."""
+    own = [ports_of(spec) for spec in specs if spec.role != "router"]
+    derived = {p.dist_init + i for p in own if p.dist_init for i in range(7)}
+    return {port for port in named_ports(specs) if port >= HTTP_FROM} | derived
+
+
 def started_with(
     model: Path, config: str, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...] = ()
 ) -> Prepared:
     """What `up` would start of a model with this config.json, on four H200 with SGLang."""
     model.mkdir()
     (model / "config.json").write_text(config, encoding="utf-8")
-    install = SglangInstall("python3", "0.5.23", ("nixl",), None)
-    monkeypatch.setattr(start, "_install", lambda deployment, launcher, nodes: install)
-    monkeypatch.setattr(start, "gpus_of_nodes", lambda deployment, launcher, nodes: {HERE: GPUS})
+    on_four_gpus(monkeypatch)
     router = RouterPlan(port=unheld_port())
     wanted = deployment_of(model=str(model), prefill=0, total=1, args=args, router=router)
     return start.prepare(wanted)
@@ -162,8 +199,8 @@ def test_a_supervisor_replays_requests_that_have_log_lines(
     is_replayed: bool,
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
-    one = prepared(spec("router", "router", 1))
-    deployment = replace(one.deployment, **changes)
-    wanted = replace(one, deployment=deployment)
+    deployment = deployment_of(model="qwen3-8b", prefill=0, total=1, engine="sim")
+    deployment = replace(deployment, **changes)
+    wanted = Prepared(deployment, (spec("router", "router", 1),), None, "", "", ())
     launch = start.write_start_files(wanted, detached=True, ready_timeout_s=1.0)
     assert launch.what_if is is_replayed
