@@ -1,5 +1,6 @@
 """Run one function over many items on all CPU cores."""
 
+import gc
 import os
 import pickle
 import sys
@@ -27,6 +28,7 @@ def spread_over_cores(work: Callable[[T], R], items: Sequence[T], *, cost_s: flo
 
 
 def _forked(work: Callable[[T], R], items: Sequence[T], cores: int) -> list[R]:
+    gc.freeze()  # else each collection looks at all that there is, and so copies its pages
     turns = _turns(len(items))
     children = [_start(work, items, turns) for _ in range(1, cores)]
     try:
@@ -38,6 +40,7 @@ def _forked(work: Callable[[T], R], items: Sequence[T], cores: int) -> list[R]:
             os.kill(pid, _KILL)
         raise
     finally:
+        gc.unfreeze()
         os.close(turns)
         for pid, pipe in children:
             os.close(pipe)

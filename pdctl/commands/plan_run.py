@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import RenderableType
 
 from pdctl.commands.command_line.overwrite import write_output
 from pdctl.commands.deployment_options import FILE, ask_model
@@ -26,8 +26,6 @@ from pdctl.console import ask, command_width, err, interactive, out, print_json,
 from pdctl.deployment.pd_yaml import origin_of, read_deployment
 from pdctl.deployment.resources import needs_gpus
 from pdctl.engines.launchers.registry import LOCAL
-from pdctl.engines.lifecycle import running
-from pdctl.engines.state import desired_path
 from pdctl.errors import ExitCode, InvalidInput
 from pdctl.inspection.llm import bundled_names, read_llm
 from pdctl.inspection.model_files import absolute_model
@@ -35,10 +33,6 @@ from pdctl.inspection.records import Llm
 from pdctl.paths import last_plan_path
 from pdctl.perf_model.fitting.profiles import find_own_profile, find_profile, named_profile
 from pdctl.perf_model.releases import NEWEST_READ, numbers
-from pdctl.tables.models import model_view, models_view
-from pdctl.tables.plan import next_lines, plain_view, plan_view, workload_line
-from pdctl.tables.report import Made, report_page
-from pdctl.tables.tabs import tab_lines
 from pdctl.units import parse_duration_s, parse_rate_rps, parse_tokens, positive
 from pdctl.verdict.data import model_data, verdict_data
 from pdctl.verdict.rate_curves import rate_curves
@@ -48,6 +42,9 @@ from pdctl.verdict.verdict import decide, decide_fewest
 from pdctl.workload.arrivals import tail
 from pdctl.workload.describe import parse_slo, workload_from_lengths, workload_from_trace
 from pdctl.workload.records import Trace, Workload
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 PIPED_WIDTH = 120
 
@@ -140,6 +137,11 @@ def _names_gpus(options: PlanOptions) -> bool:
 
 def _of_deployment(options: PlanOptions) -> PlanOptions:
     """The options with the model and the described GPUs of the deployment that --from names."""
+    if not options.from_url:
+        return options
+    from pdctl.engines.lifecycle import running  # slow to import, as all that is imported below
+    from pdctl.engines.state import desired_path
+
     if options.from_url not in running.names():
         return options
     deployment = read_deployment(desired_path(options.from_url))
@@ -265,6 +267,8 @@ def _live(options: PlanOptions) -> Workload:
         if value is not None:
             raise InvalidInput(f"--from and {flag} cannot be combined.", hint=f"drop {flag}")
     window_s = parse_duration_s(options.window, flag="--window")
+    from pdctl.tables.plan import workload_line
+
     rate = None if options.rate is None else positive(options.rate, flag="--rate")
     seen = _logged(options.from_url, window_s) or _watched(options.from_url, window_s)
     err().print(f"  Seen at {options.from_url}: {workload_line(seen)}.")
@@ -273,7 +277,8 @@ def _live(options: PlanOptions) -> Workload:
 
 def _logged(name: str, window_s: float) -> Workload | None:
     """The requests in the logs of a deployment of this name. None: no such name, or no requests."""
-    from pdctl.measurement.live_what_if import latest_requests  # its HTTP client is slow to import
+    from pdctl.engines.lifecycle import running
+    from pdctl.measurement.live_what_if import latest_requests
 
     if "/" in name or name not in running.names():
         return None
@@ -288,7 +293,8 @@ def _logged(name: str, window_s: float) -> Workload | None:
 
 def _watched(router: str, window_s: float) -> Workload:
     """Mean lengths and rate, from the engines' counters over the next `window_s`."""
-    from pdctl.status.observed_workload import watch_workload  # slow to import, both
+    from pdctl.engines.lifecycle import running
+    from pdctl.status.observed_workload import watch_workload
     from pdctl.status.targets import targets_of_router
 
     is_running = router in running.names()
@@ -351,6 +357,8 @@ def run_plan(options: PlanOptions, output: PlanOutput) -> None:
 
 def run_show_model(options: PlanOptions, *, as_json: bool) -> None:
     """Show the layers and sizes of a model; needs neither GPUs nor a load."""
+    from pdctl.tables.models import model_view
+
     llm = read_llm(model_path_of(options))
     isl = mean_prompt_tokens(options)
     data = {"model": model_data(llm, isl)}
@@ -359,6 +367,9 @@ def run_show_model(options: PlanOptions, *, as_json: bool) -> None:
 
 def run_models(*, as_json: bool) -> None:
     """List the models that `plan` knows by name."""
+    from pdctl.tables.models import models_view
+    from pdctl.tables.tabs import tab_lines
+
     llms = [read_llm(name) for name in bundled_names()]
     data = {"models": [model_data(llm, None) for llm in llms]}
     view = models_view(llms)
@@ -395,13 +406,17 @@ def _show(question: Question, verdict: Verdict, steps: Sequence[str], *, as_json
 
 def show_plan(question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
     """The screen, and below it the commands to go on with, unwrapped."""
+    from pdctl.tables.plan import next_lines, plan_view
+
     _print_unwrapped(plan_view(question, verdict))
     for line in next_lines(steps, command_width()):
         out().print(line, soft_wrap=True)
 
 
-def _print_unwrapped(view: RenderableType) -> None:
+def _print_unwrapped(view: "RenderableType") -> None:
     """Print a view; wider than 80 columns where no terminal says how wide."""
+    from pdctl.tables.plan import plain_view
+
     console = out()
     if console.is_terminal:
         console.print(view)
@@ -410,6 +425,8 @@ def _print_unwrapped(view: RenderableType) -> None:
 
 
 def _write_report(path: Path, question: Question, verdict: Verdict, steps: Sequence[str]) -> None:
+    from pdctl.tables.report import Made, report_page
+
     curves = rate_curves(question, verdict.arms, verdict.rate_rps, spread_over_cores)
     made = Made(datetime.now().astimezone(), shlex.join(["pdctl", *sys.argv[1:]]))
     write_output(path, report_page(question, verdict, steps, curves, made), flag="--report")

@@ -24,28 +24,16 @@ from pdctl.verdict.judge import (
     Margins,
     any_carries,
     by_capacity,
+    exceeds,
     margins_of,
     provenance_of,
     slo_if_fast,
     slo_if_slow,
 )
-from pdctl.verdict.layouts import (
-    Engines,
-    colocated_fleets,
-    engines_that_fit,
-    gpu_budget,
-    pd_fleets,
-)
+from pdctl.verdict.layouts import Engines, colocated_fleets, engines_that_fit, gpu_budget, pd_fleets
 from pdctl.verdict.records import Arm, Choice, Interval, Provenance, Question, Site
 from pdctl.verdict.rules import quarter
-from pdctl.verdict.trials import (
-    Run,
-    Trials,
-    num_requests,
-    sample_of,
-    trials_on,
-    unpredicted,
-)
+from pdctl.verdict.trials import Run, Trials, num_requests, sample_of, trials_on, unpredicted
 from pdctl.workload.records import Mix, Slo
 
 T = TypeVar("T")
@@ -159,6 +147,13 @@ class Contest:
         if search.is_done or base.rough_rps <= 0:
             return search.finish()
         return search.rough_rps * base.finish() / base.rough_rps
+
+    def is_near_floor(self, arm: str) -> bool:
+        """True if `least` is far below the capacity; learns no more than that takes."""
+        own, low = self.search(arm), self.provenance.errors.rate.low
+        if self.trials.few is not None:
+            return self.least(arm) < NEAR_FLOOR * own.finish()
+        return low < NEAR_FLOOR or exceeds(own, low / NEAR_FLOOR, self.search(arm, self.slow_slo))
 
     def slack(self, arm: str, rate_rps: float) -> float:
         """The slack of an arm's best layout at a rate, see Run.slack."""
@@ -341,10 +336,9 @@ def _is_enough(contest: Contest, rate_rps: float) -> bool:
     """
     if contest.surely_carries("colocated", rate_rps):
         return True
-    colocated = contest.search("colocated")
-    if not any_carries([colocated], rate_rps):
+    if not any_carries([contest.search("colocated")], rate_rps):
         return False
-    if contest.least("colocated") >= NEAR_FLOOR * colocated.finish():
+    if not contest.is_near_floor("colocated"):
         return False
     return contest.slack("colocated", rate_rps) >= contest.slack("pd", rate_rps)
 

@@ -3,11 +3,14 @@
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from pdctl.engines.launchers import slurm_commands
-from pdctl.engines.launchers.protocol import Launcher
-from pdctl.engines.records import Launch
 from pdctl.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from pdctl.engines.launchers.protocol import Launcher
+    from pdctl.engines.records import Launch
 
 LOCAL = "local"
 SLURM = slurm_commands.LAUNCHER
@@ -30,7 +33,7 @@ class Scope:
 
 
 # Each is imported by those who start something: `plan` only needs the names.
-def _local(scope: Scope) -> Launcher:
+def _local(scope: Scope) -> "Launcher":
     from pdctl.engines.launchers.local import LocalLauncher
 
     return LocalLauncher(
@@ -38,22 +41,22 @@ def _local(scope: Scope) -> Launcher:
     )
 
 
-def _slurm(scope: Scope) -> Launcher:
+def _slurm(scope: Scope) -> "Launcher":
     from pdctl.engines.launchers.slurm import SlurmLauncher
 
     return SlurmLauncher(scope.nodes, scope.run_id, cwd=scope.cwd, is_tied=scope.is_tied)
 
 
-def _ray(scope: Scope) -> Launcher:
+def _ray(scope: Scope) -> "Launcher":
     from pdctl.engines.launchers.ray import RayLauncher
 
     return RayLauncher(scope.nodes, scope.run_id, cwd=scope.cwd, is_tied=scope.is_tied)
 
 
-LAUNCHERS: dict[str, Callable[[Scope], Launcher]] = {LOCAL: _local, SLURM: _slurm, RAY: _ray}
+LAUNCHERS: "dict[str, Callable[[Scope], Launcher]]" = {LOCAL: _local, SLURM: _slurm, RAY: _ray}
 
 
-def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> Launcher:
+def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> "Launcher":
     """The launcher of this name for a deployment. "slurm:42": Slurm, in job 42.
 
     Raises EnvironmentProblem if there is none.
@@ -66,7 +69,7 @@ def launcher_named(name: str = LOCAL, scope: Scope | None = None) -> Launcher:
     return LAUNCHERS[kind](replace(scope or Scope(), nodes=nodes))
 
 
-def launcher_of(launch: Launch) -> Launcher:
+def launcher_of(launch: "Launch") -> "Launcher":
     """The launcher that runs a launched deployment."""
     return launcher_named(
         launch.launcher, Scope(launch.run_id, launch.cwd, is_tied=not launch.detached)
