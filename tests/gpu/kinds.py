@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,6 +31,7 @@ from pdctl.measurement.calibration.probe_steps import EngineSteps
 from pdctl.measurement.load import token_ids_for
 from pdctl.perf_model.records import Measurement, Parallelism, Role, StepTimes
 from pdctl.perf_model.roofline import step_times
+from tests.gpu.crowd import beside, verify_gaps
 from tests.gpu.kernels import summary
 from tests.gpu.servers import (
     BOOTSTRAP_PORT,
@@ -56,7 +56,6 @@ LEAST_LEFT_S = 40.0  # a server is not started for less
 STEP_S, WARM_STEP_S = 20.0, 90.0
 PROFILED_STEPS = 3
 LEAST_LOAD_S = 5  # a shorter load only warms an engine up
-VERIFY_STEPS = 60
 TAIL_CV = "1.3"  # prompts of conversations
 LOOP_CV = "0.2"  # clients whose outputs are equally long stay in step with one another
 SPY = ("py-spy", "record", "--nonblocking", "-d", "4", "-r", "400", "-f", "raw")
@@ -66,14 +65,14 @@ SPY = ("py-spy", "record", "--nonblocking", "-d", "4", "-r", "400", "-f", "raw")
 class Kind:
     """One engine, or one 1P1D pair, and the measurements to take.
 
-    parts: steps, burst, load, profile, spy, spy-prefill (need py-spy); a pair also has pair, and
-    kill (of the decode engine); a speculating engine verify; arms: tests/gpu/arms.py plays the
-    loads. rounds: of steps, the first of which only compiles kernels. gpus: one engine on all of
-    them, or one engine of the pair on each. seconds: budget for steps. loads: requests per second,
-    prompt tokens, output tokens, seconds. loops: loads of so many clients, each with one request
+    parts: steps, burst, crowd, load, profile, and with py-spy spy, spy-prefill and spy-crowd; a
+    pair also has pair, and kill (of the decode engine); a speculating engine verify; arms:
+    tests/gpu/arms.py plays the loads. rounds: of steps, the first of which only compiles kernels.
+    gpus: one engine on all of them, or one engine of the pair on each. seconds: budget for steps.
+    loads: requests per second, prompt tokens, output tokens, seconds. loops: loads of so many clients, each with one request
     under way. tails: as loads, with drawn lengths (deviations of TAIL_CV times the mean). most:
     largest decode batch. prefills, stalls: prompt tokens of the steps.
-    verified: requests and prompt tokens of verify steps.
+    verified: requests and prompt tokens of verify steps. crowds: requests that decode meanwhile.
     """
 
     name: str
@@ -93,6 +92,7 @@ class Kind:
     stalls: Sequence[int] = STALLS
     verified: Sequence[tuple[int, int]] = ((1, 512), (4, 512), (16, 512), (32, 512))
     rounds: int = 5
+    crowds: Sequence[int] = (1, 4, 16, 64)
 
 
 class Track:
@@ -192,6 +192,8 @@ class Track:
                 "steps": lambda: self._steps(kind, engines, hop, times),
                 "pair": lambda: self._pair(kind, engines),
                 "burst": lambda: self._burst(kind, engines[0], hop),
+                "crowd": lambda: self._crowd(kind, engines[0]),
+                "spy-crowd": lambda: self._spy_crowd(kind, engines[0]),
                 "verify": lambda: self._verify(kind, engines[0]),
                 "profile": lambda: self._profiles(kind, engines),
                 "spy": lambda: self._spy(kind, engines[-1]),
@@ -241,13 +243,29 @@ class Track:
         """Time the verify steps of a speculating engine: a stream gets one chunk a step."""
         for rounds in range(3):
             for batch, context in kind.verified:
-                gaps = await _verify_gaps(engine, batch, context)
+                gaps = await verify_gaps(engine, batch, context)
                 self.keep(kind, "verify", round=rounds, batch=batch, context=context, gaps_s=gaps)
         async with engine.http.get(f"{engine.url}/get_server_info") as answer:
             page = json.loads(await answer.read())
         told = [one.get("avg_spec_accept_length") for one in page.get("internal_states", ())]
         self.keep(kind, "accepted", length=told)
         self.say(f"{kind.name}: verify steps, {told} tokens each")
+
+    async def _crowd(self, kind: Kind, engine: Probed) -> None:
+        """Send prompts one after the other while other requests decode."""
+        for batch in kind.crowds:
+            for tokens in kind.stalls:
+                found = await beside(engine, batch, tokens)
+                self.keep(kind, "crowd", batch=batch, tokens=tokens, **found)
+        self.say(f"{kind.name}: prompts beside {kind.crowds}")
+
+    async def _spy_crowd(self, kind: Kind, engine: Probed) -> None:
+        """Sample the scheduler's stacks meanwhile."""
+        for batch in kind.crowds:
+            spying = asyncio.create_task(self._stacks(kind, f"crowd-{batch}"))
+            while not spying.done():
+                await beside(engine, batch, kind.stalls[0])
+            await spying
 
     async def _burst(self, kind: Kind, engine: Probed, hop: float) -> None:
         """Send several short prompts at once and record when each is answered."""
@@ -401,15 +419,6 @@ async def _first_token(
                 seen.append(clock())
     await other
     return seen[0] - began, (seen[-1] - seen[0]) / max(1, len(seen) - 1)
-
-
-async def _verify_gaps(engine: Probed, batch: int, context: int) -> list[float]:
-    """Seconds between the chunks of one of `batch` streams, once all of them have begun."""
-    async with Together(engine, batch, context, 300) as crowd:
-        await crowd.until(lambda: crowd.tokens_of_last() > 8, 0.005)
-        first = len(crowd.times)
-        await crowd.until(lambda: len(crowd.times) > first + VERIFY_STEPS, 0.005)
-        return [after - before for before, after in pairwise(crowd.times[first:])]
 
 
 async def _post(engine: Probed, body: dict[str, object]) -> None:
