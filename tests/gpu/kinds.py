@@ -71,7 +71,7 @@ class Kind:
     gpus: one engine on all of them, or one engine of the pair on each. seconds: budget for steps.
     loads: requests per second, prompt tokens, output tokens, seconds. loops: loads of so many
     clients, each with one request under way. tails: as loads, with drawn lengths (deviations of
-    TAIL_CV times the mean). most: largest decode batch. prefills, stalls: prompt tokens of the steps.
+    TAIL_CV times the mean). most: largest decode batch. prefills, stalls: tokens of the steps.
     verified: requests and prompt tokens of verify steps. crowds: requests that decode meanwhile.
     """
 
