@@ -37,7 +37,8 @@ LEAST_MACHINES = 3  # of a group; fewer say what those are like, not what the ne
 LEAST_RESIDUALS = 20
 ENOUGH_OWN = 9  # runs whose largest residual the next one exceeds one time in ten
 # Times as long as expected a host takes to launch a kernel: hosts with the same GPUs launched the
-# same steps in 13 to 32 ms, and one pair answered the same load in 36 and in 57 ms (docs/log.md).
+# same steps in 13 to 32 ms, and one pair answered the same load in 36 and in 57 ms. A core whose
+# hyperthread sibling is busy launches 1.38 times as slowly (docs/log.md).
 SLOW_HOST = 2.0
 SLOW_MINUTE = 1.6
 # Kinds whose prefill runs on kernels tuned for their shapes: no experts, or those of DeepSeek's and
