@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pdctl.inspection.layers import Layer, Matrix, Mixer, Mlp
 from pdctl.inspection.records import Llm
 from pdctl.perf_model.formats import counted_layers, is_narrow
+from pdctl.perf_model.records import Role
 from pdctl.perf_model.releases import KernelTimes, kernel_times
 
 # What Python and the driver take to launch one without a graph, on the host of a server: 1.0 of
@@ -59,6 +60,10 @@ SCAN = Kernels(0, triton=8)
 # layers/radix_linear_attention.py; kernels between two products in a trace of Qwen3-Next
 # (tests/data/gpu/steps.jsonl, next).
 SCAN_PIECE = Kernels(9, triton=10)
+# The same of attention, four kernels and the graph of what lies between. The host's own time for a
+# prompt, from stacks of SGLang 0.5.17's scheduler, less the 4 ms until the GPU begins: 2.7 and 2.9
+# ms for 36 dense layers, 1.9 for 32 (docs/log.md, plan 9).
+ATTENTION_PIECE_S = 75e-6
 # Launched once a step besides. Before the first layer, because a state's slots are looked up on the
 # CPU (_init_track_ssm_indices in hybrid_linear_attn_backend.py): kernels before that copy, which
 # waits for the step that runs, and after it. In the first layer, the table of chunks
@@ -156,16 +161,16 @@ def launched_s(llm: Llm, *, runner: str, dynamic: bool, gathers: bool = False) -
     )
 
 
-def pieces_s(llm: Llm) -> float:
+def pieces_s(llm: Llm, role: Role) -> float:
     """The least time of a prefill step with graphs, in which the host launches what they leave out.
 
     The host prepares the first mixer and then launches one after another.
-    Source: SCAN_PIECE, STATE_LOOKUP_AFTER, CHUNK_TABLE. Ignores: attention, four kernels a layer
-    that graphs leave out as well and that bind prompts of a few hundred tokens on slow hosts; the
-    host's own speed.
+    Source: SCAN_PIECE, STATE_LOOKUP_AFTER, CHUNK_TABLE, ATTENTION_PIECE_S. Ignores: attention in
+    colocated engines, which answer for nothing between two launches; the host's own speed.
     """
     num, piece_s = _num_scans(llm), _launch_s(SCAN_PIECE, quantises=False)
-    return state_start_s(llm)[1] + (num - 1) * piece_s if num else 0.0
+    scans_s = state_start_s(llm)[1] + (num - 1) * piece_s if num else 0.0
+    return scans_s + (ATTENTION_PIECE_S * (llm.num_layers - num) if role == "prefill" else 0.0)
 
 
 def state_start_s(llm: Llm) -> tuple[float, float]:

@@ -420,7 +420,7 @@ def _roofline(
         decode_context_s=decode.context_s,
         decode_compute_s=decode.compute_s,
         eager_s=eager_s,
-        prefill_pieces_s=pieces_s(llm),
+        prefill_pieces_s=pieces_s(llm, role),
         prefill_sizes=serving.prefill_sizes,
         decode_graph_batch=_graph_batch(cluster, parallelism, serving),
         prefill_graphs=has_prefill_graphs(llm, parallelism, role, serving),

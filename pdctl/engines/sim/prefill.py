@@ -13,7 +13,7 @@ from pdctl.engines.sim.kv import (
 )
 from pdctl.engines.sim.requests import Batch, Emission, Queues, Request, Result, SchedulerPass
 from pdctl.perf_model.records import EngineModel
-from pdctl.perf_model.simulator.steps import chunk_s, last_chunk_s, prefill_floor_s
+from pdctl.perf_model.simulator.steps import chunk_s, last_chunk_s, prefill_turn_s
 
 
 class PrefillQueues:
@@ -38,8 +38,7 @@ class PrefillQueues:
     @property
     def turn_s(self) -> float:
         """Seconds that the loop needs to launch a batch."""
-        times = self.model.times
-        return max(times.prefill_start_s, prefill_floor_s(times))
+        return prefill_turn_s(self.model.times)
 
     @property
     def is_idle(self) -> bool:

@@ -19,8 +19,8 @@ from pdctl.perf_model.simulator.steps import (
     chunk_s,
     last_chunk_s,
     pairs_of,
-    prefill_floor_s,
     prefill_step_s,
+    prefill_turn_s,
 )
 
 
@@ -64,7 +64,7 @@ class PrefillEngine:
         self.prefill_s = prefill_step_s(model.times)
         self.pairs = pairs_of(model.times)
         self.launch_s = model.times.prefill_start_s
-        self.turn_s = max(self.launch_s, prefill_floor_s(model.times))  # of the loop, to launch
+        self.turn_s = prefill_turn_s(model.times)
         self.chunk = model.chunked_prefill_size // model.page_size * model.page_size
         self.busy_s = 0.0
 

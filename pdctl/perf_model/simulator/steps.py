@@ -49,6 +49,16 @@ def prefill_floor_s(times: StepTimes) -> float:
     return launched_s / times.stages
 
 
+def prefill_turn_s(times: StepTimes) -> float:
+    """The time in which a prefill engine's loop prepares a prefill step and launches it.
+
+    With graphs, the GPU begins while the host launches what they leave out.
+    """
+    if not times.prefill_graphs:
+        return max(times.prefill_start_s, prefill_floor_s(times))
+    return times.prefill_start_s + prefill_floor_s(times)
+
+
 def padded(times: StepTimes, new_tokens: float) -> float:
     """Tokens of the smallest prefill graph that takes `new_tokens`.
 

@@ -240,7 +240,8 @@ class _Split:
         if batch:
             given = self.p.times
             start = max(now + given.prefill_start_s, self.p_end)
-            launched = now + max(given.prefill_start_s, prefill_floor_s(given))
+            parts = given.prefill_start_s, prefill_floor_s(given)
+            launched = now + (sum(parts) if given.prefill_graphs else max(parts))
             self.p_open = max(launched, self.computed[0][0] if self.computed else 0.0)
             self.p_end = start + prefill_step(self.p, batch)
             chunks = [(item, n, item.done == item.isl) for item, n in batch]

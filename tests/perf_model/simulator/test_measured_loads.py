@@ -1,10 +1,19 @@
 """Loads on H200, replayed with step times that were measured on engines that did nothing else."""
 
-from statistics import median
+import json
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
 
 import pytest
 
-from pdctl.workload.records import Slo
+from pdctl.inspection.cluster import parse_gpus
+from pdctl.inspection.llm import read_llm
+from pdctl.perf_model.engine_model import engine_model
+from pdctl.perf_model.records import Fleet, Parallelism, Role, Serving
+from pdctl.perf_model.simulator.simulate import simulate
+from pdctl.workload.records import Requests, Slo
+from tests.gpu.shapes import write_shapes
 from tests.gpu.table import called, sure
 from tests.perf_model.loads import FIGURES, Load, figures, loads, pairs, replay
 
@@ -19,6 +28,9 @@ def medians(chosen: list[Load], *, has_profile: bool = True) -> dict[str, float]
     return {name: median(one[name] for one in found) for name in FIGURES}
 
 
+SPLIT_LOADS = Path(__file__).parents[2] / "data" / "gpu" / "split_loads.jsonl"
+SIZES = (256, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 8192)  # of prefill graphs
+ROLES: tuple[Role, ...] = ("prefill", "decode")
 COLOCATED = [load for load in loads() if load.layout.endswith("C")]
 SPLIT = [load for load in loads() if "P" in load.layout]
 
@@ -51,6 +63,37 @@ def test_loads_on_h100_are_replayed_with_a_minute_of_calibration_on_the_same_pai
     rough = medians(list(loads("H100")), has_profile=False)
     assert rough["tpot p50"] < 0.20
     assert rough["ttft p50"] < 0.30
+
+
+def test_a_prompt_that_follows_holds_an_answer_only_where_its_kv_takes_longer_than_launching(
+    tmp_path: Path,
+) -> None:
+    """Loads of 1P1D with SGLang 0.5.17, by the roofline alone (docs/log.md, plan 7a)."""
+    write_shapes(tmp_path)
+    found = [_first_tokens(load, tmp_path) for load in read_split_loads()]
+    for quarter, limit in ((1, 0.06), (2, 0.13), (3, 0.13)):
+        off = [ours[quarter - 1] / measured[quarter - 1] - 1 for ours, measured in found]
+        assert median(map(abs, off)) < limit, (quarter, off)
+
+
+def read_split_loads() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in SPLIT_LOADS.read_text().splitlines()]
+
+
+def _first_tokens(load: dict[str, Any], models: Path) -> tuple[list[float], list[float]]:
+    """Quartiles of TTFT, simulated with the times at which requests were sent, and measured."""
+    llm, cluster = read_llm(str(models / load["model"])), parse_gpus("2xH200")
+    serving = Serving(
+        attention_backend="triton", release="0.5.17", prefill_graphs=True, prefill_sizes=SIZES
+    )
+    prefill, decode = (
+        engine_model(llm, cluster, Parallelism(), role, serving=serving) for role in ROLES
+    )
+    lengths = ([load["isl"]] * len(load["sent_ms"]), [load["osl"]] * len(load["sent_ms"]))
+    asked = Requests([ms / 1e3 for ms in load["sent_ms"]], *lengths)
+    fleet = Fleet(prefill=prefill, decode=decode, num_prefill=1, num_decode=1)
+    ours = [1e3 * s for s in simulate(fleet, asked).ttft_s if s is not None]
+    return quantiles(ours, n=4), quantiles(load["ttft_ms"], n=4)
 
 
 @pytest.mark.parametrize("chosen", [COLOCATED, SPLIT], ids=["colocated", "split"])

@@ -80,6 +80,25 @@ def test_a_prefill_engine_answers_when_its_loop_looks(
     assert ms(outcome.ttft_s)[0] == answered
 
 
+@pytest.mark.parametrize(
+    ("transfer_s", "answered"),
+    [
+        # the first's step runs from 4 to 15 ms, and its KV has arrived at 17. The second's is
+        # prepared from 15 to 19 ms; then the GPU runs it, and the host launches pieces until 22
+        (0.001, 22.0),
+        # its KV arrives at 22.5: the loop looks again with the second's result, at 30
+        (0.0065, 30.0),
+    ],
+)
+def test_with_graphs_the_loop_looks_when_it_has_launched_what_they_leave_out(
+    transfer_s: float, answered: float
+) -> None:
+    times = replace(PLAIN, prefill_start_s=0.004, prefill_pieces_s=0.003)
+    model = engine("prefill", times=replace(times, transfer_base_s=transfer_s))
+    outcome = simulate(split(model), requests((0.0, 1000, 1), (0.009, 1000, 1)))
+    assert ms(outcome.ttft_s)[0] == answered
+
+
 def test_only_the_last_chunk_of_a_transfer_is_exposed() -> None:
     # chunks of 8192 and 1808 tokens: 82.92 + 19.08 ms forward, then 1 + 1.808 ms
     outcome = simulate(split(), requests((0.0, 10_000, 2)))
