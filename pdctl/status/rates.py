@@ -94,9 +94,12 @@ def with_rates(
         return sample
     ttft = histogram_delta(earlier.ttft, later.ttft)
     itl = histogram_delta(earlier.itl, later.itl)
+    tokens_per_s = _tokens_per_s(sample, earlier, later, elapsed_s)
+    sends = tokens_per_s != 0 or sample.inflight  # SGLang keeps the last speed when it becomes idle
     return replace(
         sample,
-        tokens_per_s=_tokens_per_s(sample, earlier, later, elapsed_s),
+        tokens_per_s=tokens_per_s,
+        transfer_gb_per_s=sample.transfer_gb_per_s if sends else None,
         busy_share=_busy_share(earlier, later, elapsed_s),
         ttft_p50_s=bucket_quantile(ttft, 0.5),
         ttft_p99_s=bucket_quantile(ttft, 0.99),

@@ -1,6 +1,7 @@
 """Rates between two scrapes, against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -84,3 +85,12 @@ def test_nothing_is_said_across_a_restart_or_in_no_time() -> None:
     before, after = CounterSample(prefill_tokens=100), CounterSample(prefill_tokens=50)
     assert with_rates(sample, before, after, 2.0) == sample
     assert with_rates(sample, after, before, 0.0) == sample
+
+
+def test_an_engine_that_sends_no_kv_has_no_bandwidth() -> None:
+    last = EngineSample(0.0, "prefill", inflight=0, transfer_gb_per_s=75.0)
+    idle = (CounterSample(prefill_tokens=10.0), CounterSample(prefill_tokens=10.0))
+    busy = (CounterSample(prefill_tokens=10.0), CounterSample(prefill_tokens=20.0))
+    assert with_rates(last, *idle, 5.0).transfer_gb_per_s is None
+    assert with_rates(last, *busy, 5.0).transfer_gb_per_s == 75.0
+    assert with_rates(replace(last, inflight=2), *idle, 5.0).transfer_gb_per_s == 75.0

@@ -362,3 +362,16 @@ def ttft_page(count: int) -> bytes:
     line = "sglang:time_to_first_token_seconds_bucket"
     bounds = ("0.1", "0.2", "+Inf")
     return "".join(f'{line}{{le="{bound}"}} {count}\n' for bound in bounds).encode()
+
+
+def test_counters_of_the_last_call_are_no_restart_of_the_minutes_recorded_before_it(
+    fleet: Fleet,
+) -> None:
+    now_s = time.time()
+    samples = recorded_minute(fleet, now_s)
+    later = {"loads": (now_s - 1.0, CounterSample(decode_steps=1e9, prefill_tokens=1e12))}
+    watch = Watch(fleet.watched, ((), {fleet.prefill: later, fleet.decode: later}))
+    watch.replay(samples)
+    assert not any(moment.restarted for moment in watch.moments)
+    assert watch.counters()[fleet.decode]["loads"][0] == later["loads"][0]
+    watch.close()
