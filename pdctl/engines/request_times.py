@@ -27,6 +27,7 @@ _FLAG_MARKS = (b"time-stats-logging", b"time_stats_logging")
 _FLAG = re.compile(
     rb"--enable-request-time-stats-logging|enable_request_time_stats_logging'?[=:] ?(True|False)"
 )
+_MARK = re.compile(r"Req ?Time ?Stats\(")
 _LINE = re.compile(r"Req ?Time ?Stats\((?P<head>[^)]*)\): (?P<times>.*)")
 _FIELD = re.compile(r"(\w+(?:[ _]len)?)=([^,]*)")
 # name=1.50ms, name(1.50ms), name=1.50 GB/s, name=3
@@ -174,7 +175,9 @@ def _parsed(name: str, lines: Iterable[bytes]) -> tuple[list[_Stamped], int]:
     num_unreadable = 0
     for line in lines:
         text = line.decode("utf-8", "replace")
-        match = _LINE.search(text)
+        *cut, start = (mark.start() for mark in _MARK.finditer(text))
+        num_unreadable += len(cut)  # lines without an end, to which the next ones are stuck
+        match = _LINE.match(text, start)
         record = _record(name, match) if match else None
         if record is None:
             num_unreadable += 1
@@ -196,6 +199,8 @@ def _record(engine: str, match: "re.Match[str]") -> RequestTimes | None:
         (value[key] for key in ("entry_time", "start_time", "start") if key in value), None
     )
     if role is None or clock is None or "forward_duration" not in value:
+        return None
+    if value.get("entry_time", _EPOCH_S) < _EPOCH_S:  # Unix time that was cut off
         return None
     try:
         return RequestTimes(

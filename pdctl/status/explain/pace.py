@@ -63,8 +63,8 @@ def pace_cause(halves: Halves, pace: UsualPace) -> Cause:
         return Cause("unknown", "", 0.0, "The logs have no time per token for it.")
     lost_s = max(0.0, seconds - pace.tpot_s) * (decode.output_tokens - 1)
     batch = pace.batch_of(decode)
-    took = f"Its tokens took {format_seconds(seconds)} each, usual {format_seconds(pace.tpot_s)}"
-    beside = f"a batch of {batch:.0f} on {decode.engine}, usual {pace.batch:.0f}"
+    took = f"Its tokens took {format_seconds(seconds)} each (usual: {format_seconds(pace.tpot_s)})"
+    beside = f"a batch of {batch:.0f} on {decode.engine} (usual: {pace.batch:.0f})"
     if seconds <= FULLER * pace.tpot_s:
         return Cause("usual_pace", decode.engine, lost_s, f"{took}.")
     if batch >= FULLER * pace.batch:
@@ -73,5 +73,5 @@ def pace_cause(halves: Halves, pace: UsualPace) -> Cause:
         "slow_decode",
         decode.engine,
         lost_s,
-        f"{took}, and not for its batch: {batch:.0f} on {decode.engine}.",
+        f"{took}, although its batch of {batch:.0f} on {decode.engine} was no fuller than usual.",
     )

@@ -23,7 +23,7 @@ def test_a_batch_fuller_than_usual_is_the_cause() -> None:
     full = [replace(ONE, rid=f"f{n}", entry_s=2e9, forward_s=3.0) for n in range(40)]
     found = _slowest([*_alone(60), *full])
     assert found.cause.kind == "full_batch"
-    assert "a batch of 40 on decode-0, usual 1" in found.cause.text
+    assert "a batch of 40 on decode-0 (usual: 1)" in found.cause.text
 
 
 def test_slow_steps_of_a_usual_batch_are_the_engines_fault() -> None:
