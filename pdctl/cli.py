@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from pdctl import __version__, is_compiled
 from pdctl.commands.command_line.companions import check_companions
 from pdctl.commands.command_line.verbs import VERBS
-from pdctl.console import print_failure
+from pdctl.console import accept_any_text, print_failure
 from pdctl.errors import ExitCode, InvalidInput, PdctlError, did_you_mean, nearest
 
 COMPLETION_VARIABLE = "_PDCTL_COMPLETE"  # set by a shell that asks what could come next
@@ -120,6 +120,7 @@ def root(
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command line and exit with its code. Errors of all verbs end here."""
+    accept_any_text()
     arguments = sys.argv[1:] if argv is None else argv
     verb = next((a for a in arguments if not a.startswith("-")), "pdctl")
     try:
