@@ -67,11 +67,8 @@ def pace_cause(halves: Halves, pace: UsualPace) -> Cause:
     beside = f"a batch of {batch:.0f} on {decode.engine} (usual: {pace.batch:.0f})"
     if seconds <= FULLER * pace.tpot_s:
         return Cause("usual_pace", decode.engine, lost_s, f"{took}.")
-    if batch >= FULLER * pace.batch:
+    fuller = batch / pace.batch
+    if fuller >= FULLER and seconds <= fuller * pace.tpot_s:  # steps slow at most in proportion
         return Cause("full_batch", decode.engine, lost_s, f"{took}, in {beside}.")
-    return Cause(
-        "slow_decode",
-        decode.engine,
-        lost_s,
-        f"{took}, although its batch of {batch:.0f} on {decode.engine} was no fuller than usual.",
-    )
+    text = f"{took}, more than {beside} explains."
+    return Cause("slow_decode", decode.engine, lost_s, text)

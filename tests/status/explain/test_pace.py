@@ -32,5 +32,12 @@ def test_slow_steps_of_a_usual_batch_are_the_engines_fault() -> None:
     assert found.tpot_s == 0.05
 
 
+def test_a_batch_that_does_not_explain_how_slow_it_was_is_not_the_cause() -> None:
+    two = [replace(ONE, rid=f"x{n}", engine="decode-1", forward_s=5.0) for n in range(2)]
+    found = _slowest([*_alone(60), *two])
+    assert found.cause.kind == "slow_decode"
+    assert "more than a batch of 2 on decode-1 (usual: 1) explains" in found.cause.text
+
+
 def test_a_request_as_fast_as_the_others_has_no_cause_to_be_slow() -> None:
     assert _slowest(_alone(20)).cause.kind == "usual_pace"
