@@ -161,7 +161,7 @@ def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> Deplo
 
     look = live_what_if(name, window_s)
     if isinstance(look, str):
-        return dataclasses.replace(sample, what_if_unknown=look)
+        return dataclasses.replace(sample, what_if=None, what_if_unknown=look)
     keep_what_if(name, look)
     return dataclasses.replace(sample, what_if=look)
 

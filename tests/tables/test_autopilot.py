@@ -18,8 +18,7 @@ def test_a_what_if_names_the_better_layout_with_how_well_the_replay_matches() ->
     first, second = what_if_lines(LOOK, 220.0)
     assert first == (
         "Now 2P6D: 83 % meet the SLOs (its replay says 85 %). 3P5D would give 96 %, at least "
-        "8 points "
-        "more."
+        "8 points more."
     )
     assert second == "Replayed 1,200 requests, 2 min ago: 3P5D 96 %."
 
