@@ -36,6 +36,7 @@ _ROLES: dict[str, Role] = {"unified": "colocated", "prefill": "prefill", "decode
 _PROBES = ("HEALTH_CHECK",)  # SGLang's own requests
 _WARM_UP_ROOM = 0  # each engine warms up alone; routers draw 63 bits
 _EPOCH_S = 1e9  # smaller clocks count from the start of the machine
+_LARGEST = 1e12  # of any number on a line, in its unit; more is no time and no length
 _LEAST_GB_PER_S = 0.005  # less is printed as 0.00
 
 
@@ -200,6 +201,8 @@ def _record(engine: str, match: "re.Match[str]") -> RequestTimes | None:
     )
     if role is None or clock is None or "forward_duration" not in value:
         return None
+    if any(abs(number) > _LARGEST for number in value.values()):
+        return None
     if value.get("entry_time", _EPOCH_S) < _EPOCH_S:  # Unix time that was cut off
         return None
     try:
@@ -208,8 +211,8 @@ def _record(engine: str, match: "re.Match[str]") -> RequestTimes | None:
             role=role,
             rid=head["rid"].strip("'\""),
             room=int(head["bootstrap_room"]) if "bootstrap_room" in head else None,
-            input_tokens=int(head["input_len"]),
-            output_tokens=int(head["output_len"]),
+            input_tokens=_tokens(head["input_len"]),
+            output_tokens=_tokens(head["output_len"]),
             entry_s=clock,
             **_before_queue(role, value),
             transfer_s=_seconds(value, "transfer_duration"),
@@ -217,11 +220,18 @@ def _record(engine: str, match: "re.Match[str]") -> RequestTimes | None:
             forward_s=_seconds(value, "forward_duration"),
             sending_s=_sending_s(value) if role == "prefill" else None,
             kv_mib=value.get("transfer_total"),
-            cached_tokens=int(head["cached_input_len"]) if "cached_input_len" in head else None,
+            cached_tokens=_tokens(head["cached_input_len"]) if "cached_input_len" in head else None,
             retries=_retries(head, value),
         )
     except (KeyError, ValueError):
         return None
+
+
+def _tokens(text: str) -> int:
+    """A number of tokens. Raises ValueError for one that no request can have."""
+    if not 0 <= int(text) <= _LARGEST:
+        raise ValueError(text)
+    return int(text)
 
 
 def _before_queue(role: Role, value: dict[str, float]) -> dict[str, float]:

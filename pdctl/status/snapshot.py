@@ -145,6 +145,8 @@ def deployment_status(
 ) -> DeploymentStatus:
     """The whole deployment at one moment, with a verdict and its reason."""
     verdict, text = _verdict(watched, engines, router)
+    if watched.note and verdict in ("degraded", "down") and text != watched.note:
+        text = f"{text}; {watched.note}"
     if verdict in ("starting", "down"):
         advice = Advice("not_enough_evidence", f"No advice while it is {verdict}.")
     if verdict == "degraded" and advice.cause == "healthy":

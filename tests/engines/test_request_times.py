@@ -181,3 +181,17 @@ def test_a_line_that_another_one_is_stuck_to_is_left_out_and_the_other_is_read()
 
 def test_a_time_that_was_cut_off_is_no_time() -> None:
     assert not request_log([NEW_DECODE[:-8].encode()], "x").records
+
+
+@pytest.mark.parametrize(
+    ("number", "lie"),
+    [
+        ("transfer_duration=600.00ms", "transfer_duration=1e308ms"),
+        ("transfer_duration=600.00ms", "transfer_duration=1e400ms"),
+        ("input_len=4096", f"input_len={'9' * 20}"),
+        ("output_len=9", "output_len=-9"),
+    ],
+)
+def test_a_line_with_a_number_that_cannot_be_is_left_out(number: str, lie: str) -> None:
+    log = request_log([NEW_DECODE.replace(number, lie).encode()], "x")
+    assert (log.records, log.num_unreadable) == ((), 1)

@@ -174,3 +174,13 @@ def test_numbers_of_an_engine_that_fell_silent_are_said_to_be_old() -> None:
     status = deployment_status(WATCHED, (silent, *BUSY.engines[1:]), ROUTER, NO_ADVICE, 0.0)
     said = "prefill-0 does not answer (no answer in time; its numbers are 31 s old)"
     assert status.verdict_text == said
+
+
+def test_what_failed_and_that_nothing_restarts_it_are_both_said() -> None:
+    watched = replace(WATCHED, note="its supervisor is gone")
+    silent = replace(BUSY.engines[0], health="unreachable", age_s=0.1, problem="refused")
+    status = deployment_status(watched, (silent, *BUSY.engines[1:]), ROUTER, NO_ADVICE, 0.0)
+    said = "prefill-0 does not answer (refused); its supervisor is gone"
+    assert (status.verdict, status.verdict_text) == ("degraded", said)
+    status = deployment_status(watched, BUSY.engines, None, NO_ADVICE, 0.0)
+    assert status.verdict_text.endswith("does not answer at http://r:30000; its supervisor is gone")
