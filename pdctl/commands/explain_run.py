@@ -163,6 +163,12 @@ def _check_found(
 ) -> None:
     """Raise an error that says what the logs hold instead of what was asked for."""
     if not any(log.records for log in logs):
+        if damaged := sum(log.num_unreadable for log in logs):
+            lines = format_number_of(damaged, "line", "are")
+            raise InvalidInput(
+                f"No request can be read in {where}: {lines} cut off or damaged.",
+                hint="whole lines, as the engines wrote them",
+            )
         if any(log.is_enabled for log in logs):
             raise StateConflict(
                 f"No request has ended in {where}.", hint="pdctl status shows what runs"

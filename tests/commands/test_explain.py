@@ -281,3 +281,12 @@ def test_logs_that_do_not_exist_are_answered_with_those_that_do(
     _, said = run(capsys, "-n", "nope", code=7)
     assert "There are no logs of 'nope'." in said
     assert "there are logs of chat" in said
+
+
+def test_logs_of_damaged_lines_alone_are_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "decode.log"
+    log.write_text("ReqTimeStats(rid=a, bootst\n")
+    _, said = run(capsys, "--logs", str(log), code=2)
+    assert "No request can be read in these logs: 1 line is cut off or damaged." in said
