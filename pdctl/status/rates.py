@@ -94,12 +94,9 @@ def with_rates(
         return sample
     ttft = histogram_delta(earlier.ttft, later.ttft)
     itl = histogram_delta(earlier.itl, later.itl)
-    tokens_per_s = _tokens_per_s(sample, earlier, later, elapsed_s)
-    sends = tokens_per_s != 0 or sample.inflight  # SGLang keeps the last speed when it becomes idle
     return replace(
         sample,
-        tokens_per_s=tokens_per_s,
-        transfer_gb_per_s=sample.transfer_gb_per_s if sends else None,
+        tokens_per_s=_tokens_per_s(sample, earlier, later, elapsed_s),
         busy_share=_busy_share(earlier, later, elapsed_s),
         ttft_p50_s=bucket_quantile(ttft, 0.5),
         ttft_p99_s=bucket_quantile(ttft, 0.99),
@@ -109,6 +106,12 @@ def with_rates(
         itl_bound_s=first_bound(itl),
         prefill_s_per_token=_prefill_s_per_token(earlier, later),
     )
+
+
+def without_old_speed(sample: EngineSample) -> EngineSample:
+    """`sample` without the speed of its last KV transfer, which SGLang keeps, if none runs."""
+    sends = sample.tokens_per_s != 0 or sample.inflight
+    return sample if sends else replace(sample, transfer_gb_per_s=None)
 
 
 def delta(earlier: float | None, later: float | None) -> float | None:

@@ -22,6 +22,7 @@ from pdctl.status.rates import (
     is_reset,
     merge_histograms,
     with_rates,
+    without_old_speed,
 )
 from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import (
@@ -363,7 +364,7 @@ def _rated(sample: EngineSample, memory: _Memory) -> EngineSample:
         for one in fields(EngineSample)
         if getattr(filled, one.name) is None
     }
-    return replace(filled, **lacking)
+    return without_old_speed(replace(filled, **lacking))
 
 
 def _with_rates(sample: EngineSample, timed: RecentCounters) -> EngineSample:

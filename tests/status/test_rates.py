@@ -13,6 +13,7 @@ from pdctl.status.rates import (
     mean_itl_s,
     merge_histograms,
     with_rates,
+    without_old_speed,
 )
 from pdctl.status.records import CounterSample, EngineSample
 
@@ -88,9 +89,7 @@ def test_nothing_is_said_across_a_restart_or_in_no_time() -> None:
 
 
 def test_an_engine_that_sends_no_kv_has_no_bandwidth() -> None:
-    last = EngineSample(0.0, "prefill", inflight=0, transfer_gb_per_s=75.0)
-    idle = (CounterSample(prefill_tokens=10.0), CounterSample(prefill_tokens=10.0))
-    busy = (CounterSample(prefill_tokens=10.0), CounterSample(prefill_tokens=20.0))
-    assert with_rates(last, *idle, 5.0).transfer_gb_per_s is None
-    assert with_rates(last, *busy, 5.0).transfer_gb_per_s == 75.0
-    assert with_rates(replace(last, inflight=2), *idle, 5.0).transfer_gb_per_s == 75.0
+    idle = EngineSample(0.0, "prefill", inflight=0, tokens_per_s=0.0, transfer_gb_per_s=75.0)
+    assert without_old_speed(idle).transfer_gb_per_s is None
+    for sends in (replace(idle, inflight=2), replace(idle, tokens_per_s=9.0)):
+        assert without_old_speed(sends).transfer_gb_per_s == 75.0

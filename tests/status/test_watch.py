@@ -375,3 +375,12 @@ def test_counters_of_the_last_call_are_no_restart_of_the_minutes_recorded_before
     assert not any(moment.restarted for moment in watch.moments)
     assert watch.counters()[fleet.decode]["loads"][0] == later["loads"][0]
     watch.close()
+
+
+def test_a_prefill_engine_that_sends_nothing_has_no_bandwidth(fleet: Fleet, watch: Watch) -> None:
+    disagg = {"mode": "prefill", "kv_transfer_speed_gb_s": 75.0, "prefill_inflight_queue_reqs": 0}
+    fleet.change_loads("prefill", disaggregation=disagg)
+    watch.sample()
+    row = watch.sample().engines[0]
+    assert row.sample
+    assert (row.sample.tokens_per_s, row.sample.transfer_gb_per_s) == (0.0, None)
