@@ -1,5 +1,6 @@
 """From the logs of engines to the requests that were slow, and why. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pdctl.engines.request_times import RequestLog
@@ -110,6 +111,12 @@ def notes_on(logs: Sequence[RequestLog], pairs: Sequence[Halves]) -> tuple[str, 
         notes.append(
             "The engines log no bootstrap room: the halves of "
             f"{format_number_of(guessed, 'request')} were joined by prompt length and time."
+        )
+    alone = Counter(one.any.role for one in pairs if not one.is_whole and one.any.room is None)
+    if min(alone["prefill"], alone["decode"]) > guessed:
+        notes.append(
+            "Without a bootstrap room most halves fit no other by prompt length and time, as where "
+            "clocks are more than a second apart: each half is shown as a request."
         )
     for role, count in (
         ("prefill", sum(one.prefill is None and one.any.role == "decode" for one in pairs)),
