@@ -31,12 +31,23 @@ def err() -> "Console":
 _LOOKALIKES = str.maketrans("·–…●◐◌✗▲↑↓→›×µ±█▉▊▋▌▍▎▏▇▆▅▄▃▂▁", "--.*o.x!^v>>xu~####||||#++==__")
 
 
-def accept_any_text() -> None:
-    """Let stdout and stderr of a locale without UTF-8 print lookalikes of what they lack."""
+def prepare_streams() -> None:
+    """Make stdin, stdout and stderr usable: open, and with lookalikes where UTF-8 is lacking."""
+    _open_closed_streams()
     codecs.register_error("lookalike", _lookalike)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
             stream.reconfigure(errors="lookalike")
+
+
+def _open_closed_streams() -> None:
+    names = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    while names and os.open(os.devnull, os.O_RDWR) <= 2:  # no other file may take their numbers
+        pass
+    for name in names:
+        mode = "r" if name == "stdin" else "w"
+        empty = os.open(os.devnull, os.O_RDWR)
+        setattr(sys, name, os.fdopen(empty, mode, encoding="utf-8"))
 
 
 def _lookalike(problem: UnicodeError) -> tuple[str, int]:

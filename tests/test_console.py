@@ -139,7 +139,7 @@ def test_a_locale_without_utf_8_gets_lookalikes(monkeypatch: pytest.MonkeyPatch)
     for encoding in ("ascii", "latin-1"):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         monkeypatch.setattr(sys, "stdout", stream)
-        console.accept_any_text()
+        console.prepare_streams()
         stream.write("● up · 3 µs … ✗ 字\n")
         stream.flush()
         written = stream.buffer.getvalue().decode(encoding)
