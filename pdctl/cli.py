@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import traceback
+from errno import EDQUOT, ENOSPC
 from typing import Any, NoReturn
 
 import typer
@@ -12,8 +13,15 @@ from typer.core import TyperCommand, TyperGroup
 from pdctl import __version__, is_compiled
 from pdctl.commands.command_line.companions import check_companions
 from pdctl.commands.command_line.verbs import VERBS
-from pdctl.console import print_failure
-from pdctl.errors import ExitCode, InvalidInput, PdctlError, did_you_mean, nearest
+from pdctl.console import prepare_streams, print_failure
+from pdctl.errors import (
+    EnvironmentProblem,
+    ExitCode,
+    InvalidInput,
+    PdctlError,
+    did_you_mean,
+    nearest,
+)
 
 COMPLETION_VARIABLE = "_PDCTL_COMPLETE"  # set by a shell that asks what could come next
 
@@ -120,6 +128,7 @@ def root(
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command line and exit with its code. Errors of all verbs end here."""
+    prepare_streams()
     arguments = sys.argv[1:] if argv is None else argv
     verb = next((a for a in arguments if not a.startswith("-")), "pdctl")
     try:
@@ -136,6 +145,8 @@ def main(argv: list[str] | None = None) -> None:
             _pipe_closed()
         raise
     except Exception as problem:  # noqa: BLE001 - errors of all verbs end here
+        if isinstance(problem, OSError) and problem.errno in (ENOSPC, EDQUOT):
+            _output_lost(verb, problem)
         if not hasattr(problem, "format_message"):
             _confess(problem)
         _fail(verb, _usage(problem, verb), arguments)
@@ -146,6 +157,16 @@ def _pipe_closed() -> NoReturn:
     """Exit as programs do whose reader has gone, for example `head`: silently, as by SIGPIPE."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(ExitCode.PIPE_CLOSED)
+
+
+def _output_lost(verb: str, problem: OSError) -> NoReturn:
+    """End after a write that the disk had no room for; files of pdctl have errors of their own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    said = EnvironmentProblem(
+        f"The output cannot be written: {problem.strerror}.", hint="df -h", code="unwritable"
+    )
+    print_failure(verb, said, as_json=False)
+    sys.exit(said.exit_code)
 
 
 def verb_help(verb: str) -> str:

@@ -1,11 +1,13 @@
 """Output: answers on stdout, everything else on stderr, and the --json envelope."""
 
+import codecs
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pdctl import __version__
 from pdctl.errors import InvalidInput, PdctlError
@@ -24,6 +26,40 @@ def out() -> "Console":
 def err() -> "Console":
     """Console for progress, questions and errors."""
     return _console(stderr=True)
+
+
+_LOOKALIKES = str.maketrans("·–…●◐◌✗▲↑↓→›×µ±█▉▊▋▌▍▎▏▇▆▅▄▃▂▁", "--.*o.x!^v>>xu~####||||#++==__")
+
+
+def prepare_streams() -> None:
+    """Make stdin, stdout and stderr usable: open, and with lookalikes where UTF-8 is lacking."""
+    _open_closed_streams()
+    codecs.register_error("lookalike", _lookalike)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="lookalike")
+
+
+def _open_closed_streams() -> None:
+    names = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    while names and os.open(os.devnull, os.O_RDWR) <= 2:  # no other file may take their numbers
+        pass
+    for name in names:
+        mode = "r" if name == "stdin" else "w"
+        empty = os.open(os.devnull, os.O_RDWR)
+        setattr(sys, name, os.fdopen(empty, mode, encoding="utf-8"))
+
+
+def _lookalike(problem: UnicodeError) -> tuple[str, int]:
+    if not isinstance(problem, UnicodeEncodeError):
+        raise problem
+    missing = problem.object[problem.start : problem.end].translate(_LOOKALIKES)
+    return missing.encode("ascii", "replace").decode("ascii"), problem.end
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Is this a terminal on which lines can be replaced? Editors' shells have some that cannot."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 PIPED_WIDTH = 4000  # no line of an answer is longer; off a terminal nobody asked for columns

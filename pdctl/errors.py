@@ -106,7 +106,7 @@ CODES = {
     "unknown_profile": "There is no profile of that name.",
     "unknown_request": "The logs have no request of that id.",
     "unreachable": "A node does not reach another one over the network.",
-    "unwritable": "A file cannot be written.",
+    "unwritable": "A file, or the output, cannot be written.",
     "usage": "The command line cannot be parsed.",
 }
 

@@ -4,6 +4,11 @@ import re
 from collections.abc import Iterator
 from textwrap import TextWrapper
 
+# between a number and its unit, where no line ends
+_UNIT = re.compile(
+    r"(?<=\d) (?=(?:%|[mµn]?s|min|h|W|[KMGT]i?B(?:/s)?|(?:req|tok|tokens|requests)/s)(?!\w))"
+)
+_KEPT = "\u00a0"  # a blank at which no line ends
 _CLAUSE = re.compile(r"(?<=;) |(?<=,) (?=or |--|pdctl )|(?<=\?) ")
 _HINT_WORD = re.compile(r"""(?<!\S)(?:'[^']*'|"[^"]*")\S*|\S+""")  # an apostrophe does not quote
 _WORD = r"""(?:[^\s'"]|'[^']*'|"[^"]*")+"""
@@ -52,11 +57,14 @@ def hint_lines(hint: str, width: int, *, indent: int) -> str:
 
 
 def wrapped(text: str, width: int, *, indent: int = 0) -> str:
-    """`text` with line ends between words. Further lines begin `indent` columns in."""
+    """`text` with line ends between words. Further lines begin `indent` columns in.
+
+    A number keeps its unit.
+    """
     wrapper = TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     lines = []
     for line in text.split("\n"):
         own = len(line) - len(line.lstrip())
         wrapper.subsequent_indent = " " * (own + indent)
-        lines += wrapper.wrap(line) or [""]
-    return "\n".join(lines)
+        lines += wrapper.wrap(_UNIT.sub(_KEPT, line)) or [""]
+    return "\n".join(lines).replace(_KEPT, " ")

@@ -199,6 +199,13 @@ def format_share(share: float | None) -> str:
     return UNKNOWN if share is None or not math.isfinite(share) else f"{share * 100:.0f} %"
 
 
+def format_points(difference: float) -> str:
+    """The difference of two shares: 0.314 as 31 points."""
+    points = difference * 100
+    text = f"{points:.0f}" if abs(points) >= 1 else f"{points:.1f}"
+    return f"{text} point{'' if text == '1' else 's'}"
+
+
 def _three_digits(value: float) -> str:
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 9.995 else 2
     text = f"{value:.{decimals}f}"

@@ -130,3 +130,18 @@ def test_a_usage_error_under_json_is_an_envelope_too(capsys: pytest.CaptureFixtu
 
 def test_version_is_the_packages() -> None:
     assert _run("--version").stdout.startswith("pdctl ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_as_good_as_an_empty_one(closed: str) -> None:
+    line = f"{sys.executable} -m pdctl plan --models {closed}"
+    assert subprocess.run(["sh", "-c", line], capture_output=True, text=True).returncode == 0
+
+
+@pytest.mark.parametrize("words", ["plan --models", "plan --models --json", "help exit-codes"])
+def test_an_output_without_room_is_one_line(words: str) -> None:
+    line = f"{sys.executable} -m pdctl {words} > /dev/full"
+    ended = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert ended.returncode == 4
+    assert ended.stderr.startswith("error: The output cannot be written: No space left on device.")
+    assert "Traceback" not in ended.stderr

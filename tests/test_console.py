@@ -133,3 +133,27 @@ def test_lines_for_programs_replace_the_screen_off_a_terminal(
 ) -> None:
     console.show("ls", [], as_json=False, render=lambda: Text("screen"), lines=lambda: ["a\tb"])
     assert capsys.readouterr().out == "a\tb\n"
+
+
+def test_a_locale_without_utf_8_gets_lookalikes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding in ("ascii", "latin-1"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        console.prepare_streams()
+        stream.write("● up · 3 µs … ✗ 字\n")
+        stream.flush()
+        written = stream.buffer.getvalue().decode(encoding)
+        assert written.startswith("* up ")
+        assert written.endswith(". x ?\n")
+
+
+def test_a_dumb_terminal_cannot_redraw(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    assert console.can_redraw(Terminal())
+    assert not console.can_redraw(io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    assert not console.can_redraw(Terminal())

@@ -64,3 +64,9 @@ def test_a_hint_wider_than_the_terminal_breaks_between_words_and_loses_no_letter
     assert " ".join(lines) == hint
     assert any("'--kv-cache-dtype fp8_e4m3'" in line for line in lines)
     assert all(len(line) <= 33 for line in lines)
+
+
+def test_a_number_keeps_its_unit() -> None:
+    assert (
+        wrapped("at most 10 % of 12 GB/s and 5 suns", 9) == "at most\n10 % of\n12 GB/s\nand 5\nsuns"
+    )

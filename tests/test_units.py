@@ -162,3 +162,9 @@ def test_a_number_has_its_noun_in_the_right_form() -> None:
     assert said == ["0 requests wait", "1 request waits", "12,031 requests wait"]
     assert units.format_number_of(1, "process", "are") == "1 process is"
     assert units.format_number_of(2, "process") == "2 processes"
+
+
+def test_a_difference_of_shares_is_in_points() -> None:
+    assert [units.format_points(d) for d in (0.49, 0.01, 0.004, -0.03)] == [
+        *("49 points", "1 point", "0.4 points", "-3 points")
+    ]

@@ -1,6 +1,7 @@
 """Reads the logs of engines and explains their slow requests."""
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -8,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from pdctl.commands.command_line.overwrite import write_output
+from pdctl.commands.progress import say
 from pdctl.console import command_width, err, show
 from pdctl.deployment.flags import REQUEST_TIMES_FLAG
 from pdctl.engines.lifecycle import logs as log_files_of
@@ -17,7 +19,7 @@ from pdctl.status.explain.explain import explain_requests, is_called, notes_on, 
 from pdctl.status.explain.join import Halves
 from pdctl.status.explain.records import Explanation
 from pdctl.tables.explain import explain_lines, explain_view, explanation_page
-from pdctl.units import format_number_of
+from pdctl.units import format_number_of, format_span
 
 _ROTATED = re.compile(r"\.log[.-](\d{1,8})\b")  # d.log.2.gz, d.log-20261128
 _DATE_DIGITS = 8
@@ -86,7 +88,7 @@ def explain_and_print(wanted: Wanted) -> None:
     logs = _logs(wanted, deployment)
     pairs = requests_in(logs, wanted.window_s)
     where = f"the logs of {deployment}" if deployment else "these logs"
-    _check_found(logs, pairs, wanted.rid, where)
+    _check_found(logs, pairs, wanted, where)
     found = explain_requests(
         pairs,
         hosts={} if deployment is None else log_files_of.hosts(deployment),
@@ -101,6 +103,9 @@ def explain_and_print(wanted: Wanted) -> None:
         write_output(wanted.report, explanation_page(found, where), flag="--report")
         err().print(f"  {wanted.report} written.", soft_wrap=True)
     is_one = wanted.rid is not None
+    if not (wanted.as_json or is_one or sys.stdout.isatty()):
+        for note in found.notes:  # the lines have no place for them
+            say(note)
     show(
         "explain",
         asdict(found),
@@ -154,10 +159,16 @@ def _age(path: Path) -> tuple[bool, int]:
 
 
 def _check_found(
-    logs: Sequence[RequestLog], pairs: Sequence[Halves], rid: str | None, where: str
+    logs: Sequence[RequestLog], pairs: Sequence[Halves], wanted: Wanted, where: str
 ) -> None:
     """Raise an error that says what the logs hold instead of what was asked for."""
     if not any(log.records for log in logs):
+        if damaged := sum(log.num_unreadable for log in logs):
+            lines = format_number_of(damaged, "line", "are")
+            raise InvalidInput(
+                f"No request can be read in {where}: {lines} cut off or damaged.",
+                hint="whole lines, as the engines wrote them",
+            )
         if any(log.is_enabled for log in logs):
             raise StateConflict(
                 f"No request has ended in {where}.", hint="pdctl status shows what runs"
@@ -166,6 +177,12 @@ def _check_found(
             f"No engine in {where} logs the times of its requests.",
             hint=f"start engines with {REQUEST_TIMES_FLAG}; pdctl up does, unless told otherwise",
             code="no_request_times",
+        )
+    rid = wanted.rid
+    if rid is None and not pairs and wanted.window_s is not None:
+        raise StateConflict(
+            f"No request began in the last {format_span(wanted.window_s)} of {where}.",
+            hint="a longer --window",
         )
     if rid is None or any(is_called(one, rid) for one in pairs):
         return

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pdctl.console import PIPED_WIDTH, printable
+from pdctl.console import PIPED_WIDTH, can_redraw, printable
 from pdctl.text_lines import shell_lines, wrapped
 
 
@@ -30,7 +30,7 @@ def progress_line(*, every_s: float | None = None) -> Iterator[Callable[[str], N
 
     Off a terminal it writes a new line at most every `every_s` seconds; None: it writes nothing.
     """
-    if not sys.stderr.isatty():
+    if not can_redraw(sys.stderr):
         yield _Throttled(every_s).show if every_s is not None else lambda _: None
         return
 

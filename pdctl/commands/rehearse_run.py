@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from pdctl.commands.options.rehearsed_requests import Played, requests_to_play, 
 from pdctl.commands.parallel import spread_over_cores
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
-from pdctl.console import err, show
+from pdctl.console import can_redraw, err, show
 from pdctl.deployment.build import deployment_of_arm
 from pdctl.deployment.records import Deployment
 from pdctl.engines.lifecycle.temporary import private, serving_temporarily
@@ -224,7 +225,7 @@ def _watch(name: str, sender: threading.Thread, until_s: float) -> list[Deployme
     """Take a sample every second while requests go out. Draws it on a terminal."""
     console = err()
     watch, samples, began = Watch(source_of_state(name)), [], time.monotonic()
-    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    live = Live(console=console, auto_refresh=False) if can_redraw(sys.stderr) else None
     try:
         if live:
             live.start()

@@ -1,13 +1,14 @@
 """Run `pdctl scale`: announce a change, follow it, show its outcome."""
 
 import dataclasses
+import sys
 import time
 
 from rich.text import Text
 
 from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import LineScreen, LiveScreen, Screen
-from pdctl.console import command_width, err, show
+from pdctl.console import can_redraw, command_width, show
 from pdctl.deployment.build import counts_of
 from pdctl.deployment.records import Counts
 from pdctl.engines.lifecycle.deployment_key import use_key_of
@@ -54,7 +55,7 @@ def _follow(change: Rescaled, timeout_s: float) -> DeploymentState | None:
 
 
 def _open_screen(headline: str) -> Screen:
-    return LiveScreen(headline) if err().is_terminal else _ChangeLines()
+    return LiveScreen(headline) if can_redraw(sys.stderr) else _ChangeLines()
 
 
 class _ChangeLines:

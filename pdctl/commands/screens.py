@@ -1,5 +1,6 @@
 """Screens on stderr that show a deployment while it starts or changes."""
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -7,7 +8,7 @@ from typing import Protocol
 from rich.live import Live
 
 from pdctl.commands.progress import say
-from pdctl.console import err
+from pdctl.console import can_redraw, err
 from pdctl.engines.lifecycle.start import Prepared
 from pdctl.engines.records import DeploymentState
 from pdctl.tables.deployments import change_lines, up_view
@@ -67,7 +68,7 @@ class LiveScreen:
 
 def open_screen(headline: str) -> Screen:
     """A live screen on a terminal, otherwise lines."""
-    if err().is_terminal:
+    if can_redraw(sys.stderr):
         return LiveScreen(headline)
     if headline:
         say(headline)

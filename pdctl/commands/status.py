@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from pdctl.console import can_redraw
 from pdctl.errors import InvalidInput
 from pdctl.units import parse_duration_s
 
@@ -64,7 +65,7 @@ def status(
     interval_s = max(0.2, parse_duration_s(interval, flag="--interval"))
     use_key_file(api_key_file)
     window_s = parse_duration_s(window, flag="--window") if what_if else None
-    is_live = watch or (sys.stdout.isatty() and not (once or as_json or check or what_if))
+    is_live = watch or (can_redraw(sys.stdout) and not (once or as_json or check or what_if))
     name, one = status_run.open_watch(name, router, metrics_port, is_live=is_live)
     try:
         if is_live:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pdctl.console import ask, err, interactive, out, show
+from pdctl.console import ask, can_redraw, err, interactive, out, show
 from pdctl.deployment.records import Counts
 from pdctl.engines.lifecycle.deployment_key import use_key_of
 from pdctl.engines.lifecycle.logs import NO_ENGINES
@@ -161,7 +161,7 @@ def _with_what_if(name: str, sample: DeploymentStatus, window_s: float) -> Deplo
 
     look = live_what_if(name, window_s)
     if isinstance(look, str):
-        return dataclasses.replace(sample, what_if_unknown=look)
+        return dataclasses.replace(sample, what_if=None, what_if_unknown=look)
     keep_what_if(name, look)
     return dataclasses.replace(sample, what_if=look)
 
@@ -170,7 +170,7 @@ def show_live(name: str, watch: Watch, interval_s: float, *, as_json: bool) -> N
     """Show samples until q, Ctrl-C, or the end of the deployment. name: "" if it is not ours."""
     sample = _sample(name, watch)
     try:
-        if as_json or not out().is_terminal:
+        if as_json or not can_redraw(sys.stdout):
             _print_samples(name, watch, sample, interval_s, as_json=as_json)
         else:
             _draw_samples(name, watch, sample, interval_s)

@@ -27,6 +27,7 @@ _FLAG_MARKS = (b"time-stats-logging", b"time_stats_logging")
 _FLAG = re.compile(
     rb"--enable-request-time-stats-logging|enable_request_time_stats_logging'?[=:] ?(True|False)"
 )
+_MARK = re.compile(r"Req ?Time ?Stats\(")
 _LINE = re.compile(r"Req ?Time ?Stats\((?P<head>[^)]*)\): (?P<times>.*)")
 _FIELD = re.compile(r"(\w+(?:[ _]len)?)=([^,]*)")
 # name=1.50ms, name(1.50ms), name=1.50 GB/s, name=3
@@ -35,6 +36,7 @@ _ROLES: dict[str, Role] = {"unified": "colocated", "prefill": "prefill", "decode
 _PROBES = ("HEALTH_CHECK",)  # SGLang's own requests
 _WARM_UP_ROOM = 0  # each engine warms up alone; routers draw 63 bits
 _EPOCH_S = 1e9  # smaller clocks count from the start of the machine
+_LARGEST = 1e12  # of any number on a line, in its unit; more is no time and no length
 _LEAST_GB_PER_S = 0.005  # less is printed as 0.00
 
 
@@ -174,7 +176,9 @@ def _parsed(name: str, lines: Iterable[bytes]) -> tuple[list[_Stamped], int]:
     num_unreadable = 0
     for line in lines:
         text = line.decode("utf-8", "replace")
-        match = _LINE.search(text)
+        *cut, start = (mark.start() for mark in _MARK.finditer(text))
+        num_unreadable += len(cut)  # lines without an end, to which the next ones are stuck
+        match = _LINE.match(text, start)
         record = _record(name, match) if match else None
         if record is None:
             num_unreadable += 1
@@ -197,14 +201,18 @@ def _record(engine: str, match: "re.Match[str]") -> RequestTimes | None:
     )
     if role is None or clock is None or "forward_duration" not in value:
         return None
+    if any(abs(number) > _LARGEST for number in value.values()):
+        return None
+    if value.get("entry_time", _EPOCH_S) < _EPOCH_S:  # Unix time that was cut off
+        return None
     try:
         return RequestTimes(
             engine=engine,
             role=role,
             rid=head["rid"].strip("'\""),
             room=int(head["bootstrap_room"]) if "bootstrap_room" in head else None,
-            input_tokens=int(head["input_len"]),
-            output_tokens=int(head["output_len"]),
+            input_tokens=_tokens(head["input_len"]),
+            output_tokens=_tokens(head["output_len"]),
             entry_s=clock,
             **_before_queue(role, value),
             transfer_s=_seconds(value, "transfer_duration"),
@@ -212,11 +220,18 @@ def _record(engine: str, match: "re.Match[str]") -> RequestTimes | None:
             forward_s=_seconds(value, "forward_duration"),
             sending_s=_sending_s(value) if role == "prefill" else None,
             kv_mib=value.get("transfer_total"),
-            cached_tokens=int(head["cached_input_len"]) if "cached_input_len" in head else None,
+            cached_tokens=_tokens(head["cached_input_len"]) if "cached_input_len" in head else None,
             retries=_retries(head, value),
         )
     except (KeyError, ValueError):
         return None
+
+
+def _tokens(text: str) -> int:
+    """A number of tokens. Raises ValueError for one that no request can have."""
+    if not 0 <= int(text) <= _LARGEST:
+        raise ValueError(text)
+    return int(text)
 
 
 def _before_queue(role: Role, value: dict[str, float]) -> dict[str, float]:

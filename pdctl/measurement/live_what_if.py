@@ -8,8 +8,10 @@ keeps the answer for `status`. The supervisor runs that every few minutes.
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 from pdctl.deployment.flags import REQUEST_TIMES_FLAG
 from pdctl.engines.lifecycle.deployment_key import use_key_of
@@ -45,6 +47,12 @@ def live_what_if(name: str, window_s: float) -> WhatIf | str:
     if watched.phase != "serving":
         return f"It is {watched.phase}."
     now_s = time.time()
+    since_change_s = now_s - changed_at_s(name)
+    if since_change_s < SETTLING_S:
+        return (
+            f"Engines came or changed {since_change_s:.0f} s ago; requests count from "
+            f"{SETTLING_S:.0f} s after that."
+        )
     window = latest_requests(name, window_s, now_s)
     if window is not None and watched.sim_speed:
         window = at_speed(window, watched.sim_speed)
@@ -77,7 +85,7 @@ def latest_requests(name: str, window_s: float, now_s: float) -> Window | None:
         since_s=since_s,
         now_s=now_s,
         unfinished=_unfinished(pages[-1]["engines"]) if pages else 0,
-        arrived=_arrived(pages, now_s - since_s),
+        arrived=arrived_in(pages, now_s - since_s),
         steady_since_s=steady_since_s,
     )
 
@@ -94,17 +102,20 @@ def _unfinished(engines: Sequence[Sequence[str | None]]) -> int:
     return total
 
 
-def _arrived(pages: Sequence[dict[str, str]], window_s: float) -> int | None:
+def arrived_in(pages: Sequence[Mapping[str, Any]], window_s: float) -> int | None:
     """Requests that the router took in the window, from its counter; None if it counts none."""
     counts = [
         (float(page["at"]), found)
         for page in pages
         if (found := parse_router_metrics(page.get("router") or "")[0]) is not None
     ]
-    if len(counts) < 2 or counts[-1][0] <= counts[0][0]:
-        return None
-    rate = (counts[-1][1] - counts[0][1]) / (counts[-1][0] - counts[0][0])
-    return round(max(0.0, rate) * window_s)
+    counted = [  # a counter that fell belongs to a router that was restarted
+        (after - before, after_s - before_s)
+        for (before_s, before), (after_s, after) in pairwise(counts)
+        if after >= before
+    ]
+    elapsed_s = sum(seconds for _, seconds in counted)
+    return round(sum(num for num, _ in counted) / elapsed_s * window_s) if elapsed_s > 0 else None
 
 
 @dataclass(frozen=True)

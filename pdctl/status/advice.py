@@ -13,13 +13,16 @@ from pdctl.deployment.records import Counts
 from pdctl.perf_model.records import Role
 from pdctl.status.records import Advice, EngineMoment, Evidence, Moment
 from pdctl.status.trends import (
+    ALIVE,
     INTERVALS,
     WINDOW_S,
     Trend,
     Value,
     arrivals,
+    has_changed,
     is_whole,
     last_minute,
+    lost_since,
     span_s,
     trend,
 )
@@ -49,7 +52,7 @@ def advise(history: Sequence[Moment], *, tpot_slo_s: float | None = None) -> Adv
     down = _engine_down(history)
     if down:
         return down
-    missing = _missing(window)
+    missing = _missing(window, has_changed=bool(history) and has_changed(history))
     if missing:
         return _no_cause_yet(history, window, missing, evidence)
     sick = _sick_engine(window, evidence)
@@ -108,9 +111,10 @@ def _growth(window: Sequence[Moment], value: Value) -> float:
     return known[-1] - known[0] if known else 0.0
 
 
-def _missing(window: Sequence[Moment]) -> str:
+def _missing(window: Sequence[Moment], *, has_changed: bool) -> str:
     if not is_whole(window):
-        return f"{span_s(window):.0f} of {WINDOW_S:.0f} s watched"
+        since = " since engines changed or restarted" if has_changed else ""
+        return f"{span_s(window):.0f} of {WINDOW_S:.0f} s watched{since}"
     if any(one.waiting is None for one in window):
         return "at least one engine did not report its queue"
     arrived = arrivals(window)
@@ -172,16 +176,14 @@ def _engine_down(history: Sequence[Moment]) -> Advice | None:
     recent = [one for one in history if one.at_s >= history[-1].at_s - _DOWN_S - 1.0]
     if span_s(recent) < _DOWN_S - 1.0:
         return None
-    lost = [
-        {e.name: e.health for e in one.engines if e.health not in ("up", "starting")}
-        for one in recent
-    ]
+    lost = [{e.name: e.health for e in one.engines if e.health not in ALIVE} for one in recent]
     names = [name for name in lost[-1] if all(name in one for one in lost)]
     if not names:
         return None
     name = names[0]
-    state = {"stale": "reports numbers that no longer change", "failed": "has failed"}
-    why = f"{name} {state.get(lost[-1][name], 'does not answer')} for {span_s(recent):.0f} s"
+    now = {"stale": "its numbers have not changed", "failed": "it has not run"}
+    said = now.get(lost[-1][name], "it has not answered")
+    why = f"{said} for {span_s(lost_since(history, name)):.0f} s"
     return Advice("sick_engine", f"{name} is down.", why, _evidence(recent), engine=name)
 
 

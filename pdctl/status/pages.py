@@ -96,6 +96,7 @@ def _counted(ranks: Sequence[Mapping[str, Any]]) -> EngineCounters | None:
     )
 
 
+LARGEST_SHARE = 1.5  # usage is a share; more of it is another unit or no usage
 LARGEST = 1e18  # of any number believed, none of which is negative: sums over ranks stay finite
 
 Loads = tuple[EngineSample, CounterSample, float]  # sample, counters, age of the sample in seconds
@@ -223,8 +224,13 @@ def _disagg_values(ranks: Sequence[Mapping[str, Any]], name: str) -> list[float]
 
 
 def _kv_usage(ranks: Sequence[Mapping[str, Any]]) -> float | None:
-    usage = _values(ranks, "token_usage")
-    return min(1.0, max(0.0, sum(usage) / len(usage))) if usage else None
+    return _mean_share(_values(ranks, "token_usage"))
+
+
+def _mean_share(usage: Sequence[float]) -> float | None:
+    """The mean of the shares that can be shares; None without any."""
+    believed = [share for share in usage if share <= LARGEST_SHARE]
+    return min(1.0, sum(believed) / len(believed)) if believed else None
 
 
 def _counters(ranks: Sequence[Mapping[str, Any]]) -> CounterSample:
@@ -334,8 +340,9 @@ def parse_engine_metrics(page: str, role: Role, at_s: float) -> tuple[EngineSamp
             values.setdefault(key, []).append(value)
     sums = {key: sum(found) for key, found in values.items()}
     for name in ("token_usage", "full_token_usage"):
-        if usage := values.get(name):
-            sums[name] = min(1.0, max(0.0, sums[name] / len(usage)))
+        sums.pop(name, None)
+        if (share := _mean_share(values.get(name, ()))) is not None:
+            sums[name] = share
     return _metrics_sample(sums, role, at_s), _metrics_counters(sums, buckets)
 
 

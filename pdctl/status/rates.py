@@ -108,6 +108,12 @@ def with_rates(
     )
 
 
+def without_old_speed(sample: EngineSample) -> EngineSample:
+    """`sample` without the speed of its last KV transfer, which SGLang keeps, if none runs."""
+    sends = sample.tokens_per_s != 0 or sample.inflight
+    return sample if sends else replace(sample, transfer_gb_per_s=None)
+
+
 def delta(earlier: float | None, later: float | None) -> float | None:
     """The rise of a counter; None if it is unknown or was reset."""
     if earlier is None or later is None or later < earlier:

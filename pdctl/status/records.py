@@ -142,7 +142,8 @@ class Moment:
 
     Queues count requests over all engines of the role; kv_usage is the mean over decode engines,
     0..1; itl_s is the mean gap between output tokens since the previous moment; requests is a
-    running total. transfer_latency_s: mean over prefill engines, for the last finished transfer.
+    running total. counted_by: whose total it is; totals of the router and of the engines differ.
+    transfer_latency_s: mean over prefill engines, for the last finished transfer.
     """
 
     at_s: float
@@ -162,6 +163,7 @@ class Moment:
     busy_share: float | None = None  # mean over prefill engines
     transfer_latency_s: float | None = None
     requests: float | None = None
+    counted_by: str = ""  # router, engines
     restarted: bool = False  # an engine's counters started over
     engines: tuple[EngineMoment, ...] = ()
 

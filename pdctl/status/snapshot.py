@@ -18,8 +18,10 @@ from pdctl.status.records import (
     Target,
     Watched,
 )
+from pdctl.units import format_span
 
 STALE_S = 5.0  # SGLang publishes its load at least every 15 decode steps; past this, it hangs
+_OLD_S = 2.0  # from here on, the numbers of an engine that fell silent are said to be old
 _NOT_YET = {"starting", "loading", "registering"}
 _OVER = {"failed", "backoff", "stopped"}
 
@@ -63,7 +65,7 @@ def _health(target: Target, scrape: Scrape | None, age_s: float | None) -> tuple
     if scrape is None or scrape.sample is None:
         return "unreachable", scrape.problem if scrape else "no answer in time"
     if age_s is not None and age_s > STALE_S:
-        return "stale", f"its numbers are {age_s:.0f} s old"
+        return "stale", f"its numbers are {format_span(age_s)} old"
     return "up", ""
 
 
@@ -74,6 +76,7 @@ def moment_of(
     prefill, decode = _of(engines, "prefill"), _of(engines, "decode")
     colocated = _of(engines, "colocated")
     speaking = decode or colocated
+    by_engines = _sum(speaking, "requests_total")
     return Moment(
         at_s=at_s,
         num_prefill=len(prefill),
@@ -91,7 +94,8 @@ def moment_of(
         ttft_s=_mean(speaking, "ttft_p50_s"),
         busy_share=_mean(prefill, "busy_share"),
         transfer_latency_s=_mean(prefill, "transfer_latency_s"),
-        requests=requests if requests is not None else _sum(speaking, "requests_total"),
+        requests=by_engines if requests is None else requests,
+        counted_by="engines" if requests is None else "router",
         restarted=restarted,
         engines=tuple(map(_engine_moment, engines)),
     )
@@ -141,8 +145,12 @@ def deployment_status(
 ) -> DeploymentStatus:
     """The whole deployment at one moment, with a verdict and its reason."""
     verdict, text = _verdict(watched, engines, router)
+    if watched.note and verdict in ("degraded", "down") and text != watched.note:
+        text = f"{text}; {watched.note}"
     if verdict in ("starting", "down"):
         advice = Advice("not_enough_evidence", f"No advice while it is {verdict}.")
+    if verdict == "degraded" and advice.cause == "healthy":
+        advice = replace(advice, what="The engines that serve keep up.")
     return DeploymentStatus(
         name=watched.name,
         model=watched.model,
@@ -205,7 +213,10 @@ def _trouble(one: EngineStatus) -> str:
         return f"the router's circuit breaker of {name} is {one.breaker}"
     if one.health == "up":
         return f"{name} is {one.target.problem}"
-    return f"{name} {_STATES[one.health]}" + (f" ({one.problem})" if one.problem else "")
+    is_old = one.health in ("unreachable", "failed") and (one.age_s or 0.0) >= _OLD_S
+    age = f"its numbers are {format_span(one.age_s)} old" if is_old else ""
+    why = "; ".join(filter(None, (one.problem, age)))
+    return f"{name} {_STATES[one.health]}" + (f" ({why})" if why else "")
 
 
 def queue_length(sample: EngineSample | None) -> float | None:

@@ -230,8 +230,8 @@ def _supervision(found: DeploymentState) -> str:
     if found.phase in ("stopped", "failed") or state.is_supervised(found.name):
         return ""
     return (
-        f"its supervisor (pid {found.supervisor_pid}) is gone, so nothing restarts an engine; "
-        f"the engines go on (pdctl down {found.name} stops them)"
+        f"its supervisor (pid {found.supervisor_pid}) is gone, so nothing restarts what fails "
+        f"(pdctl up --resume --name {found.name} starts one)"
     )
 
 

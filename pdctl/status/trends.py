@@ -3,8 +3,10 @@
 Source: docs/decisions/0011-advice-asks-for-evidence.md.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 from pdctl.status.records import Moment
@@ -14,6 +16,7 @@ INTERVALS = 4  # of 15 s; a trend is three steps in a row between them
 SETTLING_S = 15.0  # queues are misleading for this long after a change of engines
 _SLACK_S = 4.0  # tolerance on the length of the window, for samples taken every 5 s
 _LONGEST_GAP_S = 15.0
+ALIVE = ("up", "starting")  # the health of an engine that is not lost
 
 Value = Callable[[Moment], float | None]
 
@@ -86,8 +89,48 @@ def trend(window: Sequence[Moment], value: Value) -> Trend | None:
 
 def arrivals(window: Sequence[Moment]) -> float | None:
     """Requests that arrived in the window; None if nothing counts them."""
-    counted = [one.requests for one in window if one.requests is not None]
-    return max(0.0, counted[-1] - counted[0]) if len(counted) > 1 else None
+    counted = _counted(window)
+    return sum(num for num, _ in counted) if counted else None
+
+
+def arrival_rate(window: Sequence[Moment]) -> float | None:
+    """Requests that arrived per second; None if nothing counts them."""
+    counted = _counted(window)
+    elapsed_s = sum(seconds for _, seconds in counted)
+    return sum(num for num, _ in counted) / elapsed_s if elapsed_s > 0 else None
+
+
+def _counted(window: Sequence[Moment]) -> list[tuple[float, float]]:
+    """Arrivals and seconds between moments with one counter, the one that most of them have.
+
+    A counter that fell has started over: the time around that is left out.
+    """
+    named = [(m.counted_by, m.at_s, m.requests) for m in window if m.requests is not None]
+    if not named:
+        return []
+    usual = Counter(name for name, *_ in named).most_common(1)[0][0]
+    totals = [(at_s, total) for name, at_s, total in named if name == usual]
+    return [
+        (after - before, after_s - before_s)
+        for (before_s, before), (after_s, after) in pairwise(totals)
+        if after >= before
+    ]
+
+
+def has_changed(history: Sequence[Moment]) -> bool:
+    """True if engines came, left or restarted so recently that it shortens the last minute."""
+    recent = [m for m in history if m.at_s >= history[-1].at_s - WINDOW_S - SETTLING_S]
+    return len(_since_last_change(recent)) < len(recent)
+
+
+def lost_since(history: Sequence[Moment], name: str) -> Sequence[Moment]:
+    """The latest moments in which an engine gave no fresh numbers."""
+    start = len(history)
+    while start and any(
+        e.name == name and e.health not in ALIVE for e in history[start - 1].engines
+    ):
+        start -= 1
+    return history[start:]
 
 
 def _since_last_change(history: Sequence[Moment]) -> Sequence[Moment]:

@@ -22,6 +22,7 @@ from pdctl.status.rates import (
     is_reset,
     merge_histograms,
     with_rates,
+    without_old_speed,
 )
 from pdctl.status.recent_times import RecentTimes
 from pdctl.status.records import (
@@ -51,6 +52,7 @@ from pdctl.status.snapshot import (
     queue_length,
     with_live_role,
 )
+from pdctl.status.trends import arrival_rate
 
 RATE_WINDOW_S = 5.0  # tokens per second, ITL from decode steps
 LATENCY_WINDOW_S = 60.0  # TTFT and ITL percentiles
@@ -129,10 +131,14 @@ class Watch:
     def replay(self, samples: Iterable[Mapping[str, Any]]) -> None:
         """Take over the samples that the supervisor recorded, oldest first, as moments."""
         moments = []
+        kept, self._past_counters = self._past_counters, {}  # they are from later
         for sample in samples:
             moment = self._replayed(sample)
             if moment is not None:
                 moments.append(moment)
+        self._past_counters = kept
+        for (_, url), memory in self._memories.items():
+            self._recall(memory, url)
         known = {one.at_s: one for one in (*moments, *self.moments)}
         self.moments = deque(known[at_s] for at_s in sorted(known))
 
@@ -189,11 +195,19 @@ class Watch:
         return memory
 
     def _recalled(self, target: Target) -> _Memory:
-        past = self._past_counters.get(target.url, {})
         memory = _Memory(EngineScraper(target))
-        memory.loads.extend([past["loads"]] if "loads" in past else ())
-        memory.metrics.extend([past["metrics"]] if "metrics" in past else ())
+        self._recall(memory, target.url)
         return memory
+
+    def _recall(self, memory: _Memory, url: str) -> None:
+        """Take over the counters that an earlier call kept, unless later ones are known."""
+        past = self._past_counters.get(url, {})
+        for kind, timed, window_s in (
+            ("loads", memory.loads, RATE_WINDOW_S),
+            ("metrics", memory.metrics, LATENCY_WINDOW_S),
+        ):
+            if kind in past and (not timed or timed[-1][0] < past[kind][0]):
+                _append(timed, *past[kind], window_s)
 
     def pages(self) -> dict[str, CounterSample]:
         """The counters on the last page of metrics of each engine, by URL."""
@@ -270,12 +284,7 @@ class Watch:
         known = [one for one in self.moments if one.requests is not None]
         since_s = self.moments[-1].at_s - 2 * RATE_WINDOW_S
         recent = [one for one in known if one.at_s >= since_s]
-        recent = recent if len(recent) > 1 else known[-2:]
-        if len(recent) < 2:
-            return None
-        elapsed_s = recent[-1].at_s - recent[0].at_s
-        arrived = delta(recent[0].requests, recent[-1].requests)
-        return arrived / elapsed_s if arrived is not None and elapsed_s > 0 else None
+        return arrival_rate(recent if len(recent) > 1 else known[-2:])
 
     def _histograms(self, watched: Watched, name: str, now_s: float) -> Histogram | None:
         """Observations of the last minute, from the engines that still report them."""
@@ -355,7 +364,7 @@ def _rated(sample: EngineSample, memory: _Memory) -> EngineSample:
         for one in fields(EngineSample)
         if getattr(filled, one.name) is None
     }
-    return replace(filled, **lacking)
+    return without_old_speed(replace(filled, **lacking))
 
 
 def _with_rates(sample: EngineSample, timed: RecentCounters) -> EngineSample:

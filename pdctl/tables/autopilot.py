@@ -6,7 +6,7 @@ from time import localtime, strftime
 from pdctl.status.autopilot.decision import Move
 from pdctl.status.autopilot.journal import Entry, moves_of
 from pdctl.status.records import WhatIf
-from pdctl.units import format_number_of, format_seconds, format_share
+from pdctl.units import format_number_of, format_points, format_seconds, format_share
 
 
 def entry_line(entry: Entry) -> str:
@@ -26,7 +26,7 @@ def report_lines(name: str, entries: Sequence[Entry]) -> list[str]:
     moves = moves_of(entries)
     seen = [one.look.seen for one in entries if one.look]
     lines = [
-        f"{name}: {len(entries)} decisions since {_clock(entries[0].at_s)}, "
+        f"{name}: {len(entries)} decisions since {_day(entries[0].at_s)}, "
         f"moves: {len(moves)}, undone: {sum(one.kind == 'undo' for one in moves)}."
     ]
     if seen:
@@ -48,7 +48,7 @@ def _move_line(move: Move, entries: Sequence[Entry]) -> str:
         "nothing promised" if move.promised is None else f"{format_share(move.promised)} promised"
     )
     return (
-        f"  {_clock(move.at_s)} {move.before.layout} → {move.after.layout} ({move.kind}): "
+        f"  {_day(move.at_s)} {move.before.layout} → {move.after.layout} ({move.kind}): "
         f"{before}{promised}, {brought}"
     )
 
@@ -63,7 +63,7 @@ def what_if_lines(look: WhatIf, now_s: float) -> list[str]:
     if best:
         first += (
             f" {best.layout} would give {format_share(best.attainment)}, "
-            f"at least {format_share(best.gain_low)} more."
+            f"at least {format_points(best.gain_low)} more."
         )
     elif look.is_match:
         first += " No other layout is better beyond doubt."
@@ -103,6 +103,10 @@ def _usual_lines(look: WhatIf) -> list[str]:
 
 def _ago(seconds: float) -> str:
     return f"{seconds / 60:.0f} min ago" if seconds >= 60 else "just now"
+
+
+def _day(at_s: float) -> str:
+    return strftime("%d %b %H:%M:%S", localtime(at_s))
 
 
 def _clock(at_s: float) -> str:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pdctl import __version__
 from pdctl.status.explain.records import (
+    PACE_CAUSES,
     ExplainedRequest,
     Explanation,
     OtherSplit,
@@ -206,7 +207,7 @@ def _elsewhere(one: ExplainedRequest, replay: Replay | None) -> Iterator[Rendera
 
 def _sentences(one: ExplainedRequest, replay: Replay | None) -> Iterator[str]:
     """The nearest of the splits that would have served this request best."""
-    if replay is None or one.ttft_s is None:
+    if replay is None or one.ttft_s is None or one.cause.kind in PACE_CAUSES:
         return
     today = _ttft(replay.today, one.rid)
     best_s = min((_ttft(split, one.rid) for split in replay.others), default=today)

@@ -18,6 +18,7 @@ NONE = "–"
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = 2
 _TITLE_WIDTH = 14
+_LEAST_COLUMNS = 2  # the engine and its state
 _VERDICTS = {
     "serving": "green",
     "starting": "yellow",
@@ -396,7 +397,8 @@ def _fitting(
 ) -> tuple[list[Column], list[str]]:
     """The columns that fit side by side, and the titles of those that do not.
 
-    Drops the least important ones first.
+    Drops the least important ones first, and of the most important ones the last: a number that
+    is cut would be another number.
     """
     shown = [column for column in columns if _says_something(column, cells[column.title])]
     hidden: list[str] = []
@@ -404,8 +406,10 @@ def _fitting(
     def needed() -> int:
         return sum(max(map(len, cells[c.title])) + _GAP for c in shown)
 
-    while needed() > width and any(column.priority for column in shown):
-        dropped = max(shown, key=lambda column: column.priority)
+    while needed() > width and len(shown) > _LEAST_COLUMNS:
+        least = max(column.priority for column in shown)
+        order = shown if least else reversed(shown)
+        dropped = next(column for column in order if column.priority == least)
         shown.remove(dropped)
         hidden.append(dropped.title)
     return shown, hidden

@@ -88,9 +88,11 @@ def live_frame(
     """The screen in at most `height` lines. log: the end of the chosen engine's log."""
     tables = role_tables(status, width)
     head = header(status, width)
-    advice = [*advice_lines(status, width), *hidden_columns(tables, width)]
+    advice, more = advice_lines(status, width), hidden_columns(tables, width)
     room = height - 1 - len(head) - len(advice) - sum(_num_fixed(table) for table in tables)
     fits = room >= len(status.engines)
+    if room >= len(status.engines) + len(more):  # engines come before what is only in wider ones
+        advice += more
     seen = replace(view, order=view.order or ORDERS[-1 if fits else 0])
     tables = [_sorted(table, seen.order) for table in tables]
     names = tuple(row.target.name for table in tables for row, _ in table.rows)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,14 @@ import pytest
 
 from pdctl.cli import main
 from pdctl.engines import request_times, state
+from pdctl.status.explain.records import (
+    Cause,
+    ExplainedRequest,
+    Explanation,
+    OtherSplit,
+    Replay,
+)
+from pdctl.tables.explain import explanation_page
 from tests.commands.test_schema import check
 from tests.status.explain.histories import History, history, log_lines
 
@@ -226,7 +235,7 @@ def test_a_packed_log_that_is_cut_off_is_refused_by_name(
         (("--logs", "nowhere.log"), "There is no log nowhere.log."),
         (("--logs", ".", "-n", "chat"), "holds no *.log file."),
         (("--window", "5x"), "5x"),
-        (("-n", "other"), "No deployment 'other'"),
+        (("-n", "other"), "There are no logs of 'other'"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -235,3 +244,49 @@ def test_bad_input_is_one_sentence(
     with pytest.raises(SystemExit):
         main(["explain", *words])
     assert text in capsys.readouterr().err
+
+
+def test_a_window_without_a_request_is_an_error_that_says_so(
+    chat: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said = run(capsys, "--window", "1ms", code=7)
+    assert said.startswith("error: No request began in the last 1 ms of the logs of chat.")
+
+
+def test_off_a_terminal_notes_on_the_logs_go_to_stderr(
+    chat: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (chat / "decode-0.log").unlink()
+    out, said = run(capsys)
+    assert "have no decode half in these logs." in said
+    assert "no decode half" not in out
+
+
+def test_by_tpot_no_split_is_named_for_its_time_to_first_token() -> None:
+    now, other = OtherSplit("1P1D", {"r": 9.0}, 9.0), OtherSplit("2P1D", {"r": 1.0}, 1.0)
+    replay = Replay("roofline", now, (other,), 0.0)
+    one = ExplainedRequest(
+        *("r", "", 0.0, 100, 0, 10, "prefill-0", "decode-0", 1.0, 0.1, 2.0, ()),
+        Cause("slow_decode", "decode-0", 1.0, "Its tokens took long."),
+    )
+    found = Explanation(1, 2.0, (one,), replay=replay)
+    assert "With 2P1D" not in explanation_page(found, "logs")
+    late = replace(one, cause=Cause("prefill_queue", "prefill-0", 1.0, "It waited."))
+    assert "With 2P1D" in explanation_page(replace(found, requests=(late,)), "logs")
+
+
+def test_logs_that_do_not_exist_are_answered_with_those_that_do(
+    chat: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said = run(capsys, "-n", "nope", code=7)
+    assert "There are no logs of 'nope'." in said
+    assert "there are logs of chat" in said
+
+
+def test_logs_of_damaged_lines_alone_are_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "decode.log"
+    log.write_text("ReqTimeStats(rid=a, bootst\n")
+    _, said = run(capsys, "--logs", str(log), code=2)
+    assert "No request can be read in these logs: 1 line is cut off or damaged." in said

@@ -35,12 +35,12 @@ class Terminal:
     cwd: Path
     modules: tuple[Path, ...] = ()  # folders whose modules stand before the installed ones
 
-    def start(self, *arguments: str) -> "pexpect.spawn[str]":
+    def start(self, *arguments: str, term: str = "dumb") -> "pexpect.spawn[str]":
         environment = {
             **os.environ,
             "PDCTL_STATE_HOME": str(self.home),
             "NO_COLOR": "1",
-            "TERM": "dumb",
+            "TERM": term,
             "PYTHONPATH": os.pathsep.join(map(str, (*self.modules, Path(__file__).parents[2]))),
         }
         return pexpect.spawn(
@@ -317,7 +317,7 @@ def test_launch_says_what_this_machine_lacks(terminal: Terminal) -> None:
 
 def test_ctrl_c_during_a_plan_leaves_the_prompt_a_line_of_its_own(terminal: Terminal) -> None:
     lengths = ("--isl", "8000", "--osl", "500", "--rate", "9", "--ttft", "2s", "--tpot", "30ms")
-    child = terminal.start("plan", "qwen3-32b", "--gpus", "8xH200", *lengths)
+    child = terminal.start("plan", "qwen3-32b", "--gpus", "8xH200", *lengths, term="xterm")
     child.expect_exact("simulating")
     child.send(CTRL_C)
     code, said = _end(child)

@@ -13,6 +13,8 @@ import pytest
 from pdctl.cli import main
 from pdctl.engines import state
 from pdctl.engines.records import DeploymentState, Handle, ProcessState
+from pdctl.status.records import Alternative, WhatIf
+from pdctl.status.what_if_file import keep_what_if
 from tests.engines.test_state import some_launch
 from tests.engines.test_untuned_kernels import MOE
 from tests.status.servers import Pages, pages_server
@@ -253,3 +255,19 @@ def test_the_end_of_the_slurm_job_is_shown(
     state.write_launch(replace(some_launch(), launcher="slurm:42"))
     assert run("chat", "--once") == 0
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_what_if_that_says_nothing_does_not_show_an_earlier_one(
+    held: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state.write_launch(some_launch())
+    one = Alternative("2P1D", 2, 1, 0.9, 0.5, 0.4)
+    layout = "1P1D"
+    look = WhatIf(time.time() + 1.0, layout, 100, 1.0, 300.0, 0.4, 0.4, 0.4, (one,))
+    keep_what_if("chat", look)
+    assert run("chat", "--once") == 0
+    assert "2P1D would give 90 %" in capsys.readouterr().out
+    assert run("chat", "--what-if") == 0
+    shown = capsys.readouterr().out
+    assert "No what-if: Engines came or changed 0 s ago; requests count from 15 s after" in shown
+    assert "2P1D" not in shown

@@ -170,3 +170,28 @@ def test_of_a_long_log_only_whole_lines_of_its_end_are_read(tmp_path: Path) -> N
     path.write_bytes(b"first\nsecond\nthird\n")
     assert list(log_lines(path, last_bytes=10)) == [b"third\n"]
     assert len(list(log_lines(path, last_bytes=100))) == 3
+
+
+def test_a_line_that_another_one_is_stuck_to_is_left_out_and_the_other_is_read() -> None:
+    for end in range(30, len(NEW_PREFILL) - 1, 7):
+        log = request_log([(NEW_PREFILL[:end] + NEW_DECODE).encode()], "x")
+        assert [one.rid for one in log.records] == ["b"], end
+        assert log.num_unreadable == (1 if "ReqTimeStats(" in NEW_PREFILL[:end] else 0)
+
+
+def test_a_time_that_was_cut_off_is_no_time() -> None:
+    assert not request_log([NEW_DECODE[:-8].encode()], "x").records
+
+
+@pytest.mark.parametrize(
+    ("number", "lie"),
+    [
+        ("transfer_duration=600.00ms", "transfer_duration=1e308ms"),
+        ("transfer_duration=600.00ms", "transfer_duration=1e400ms"),
+        ("input_len=4096", f"input_len={'9' * 20}"),
+        ("output_len=9", "output_len=-9"),
+    ],
+)
+def test_a_line_with_a_number_that_cannot_be_is_left_out(number: str, lie: str) -> None:
+    log = request_log([NEW_DECODE.replace(number, lie).encode()], "x")
+    assert (log.records, log.num_unreadable) == ((), 1)

@@ -9,6 +9,7 @@ import pytest
 from pdctl.deployment.records import Counts
 from pdctl.status.advice import advise
 from pdctl.status.records import EngineMoment, Moment
+from pdctl.status.trends import arrival_rate, arrivals
 
 CALM = Moment(
     at_s=0.0,
@@ -155,7 +156,7 @@ def test_an_engine_that_stays_silent_is_named_before_a_minute_is_over() -> None:
     )
     advice = advise([replace(one, engines=silent) for one in history(12)])
     assert (advice.cause, advice.engine) == ("sick_engine", "decode-1")
-    assert advice.why == "decode-1 does not answer for 11 s"
+    assert advice.why == "it has not answered for 11 s"
     assert advise([replace(one, engines=silent) for one in history(5)]).cause != "sick_engine"
 
 
@@ -241,3 +242,33 @@ def test_colocated_engines_at_their_limit_ask_for_another() -> None:
     advice = advise(moments)
     assert advice.cause == "overloaded"
     assert advice.change == Counts(total=9)
+
+
+def test_requests_count_by_one_counter_even_where_another_one_steps_in() -> None:
+    """A router that dies takes its total along; those of the engines are other numbers."""
+    moments = history()
+    by_router = [replace(one, counted_by="router") for one in moments]
+    for i in (20, 21, 22):
+        by_router[i] = replace(by_router[i], counted_by="engines", requests=5000.0 + i)
+    assert arrivals(by_router) == 120
+    assert arrival_rate(by_router) == 2.0
+
+
+def test_a_counter_that_starts_over_hides_only_the_time_around_it() -> None:
+    begun = [replace(one, requests=(one.requests or 0) - 60) for one in history()[31:]]
+    moments = [*history()[:31], *begun]
+    assert arrivals(moments) == 60 + 58
+    assert arrival_rate(moments) == 2.0
+
+
+def test_a_minute_that_begins_anew_says_why() -> None:
+    moments = history(120)
+    moments[110] = replace(moments[110], restarted=True)
+    assert "0 of 60 s watched since engines changed or restarted." in advise(moments).what
+    assert "since" not in advise(history(30)).what
+
+
+def test_an_engine_that_has_been_silent_for_long_says_for_how_long() -> None:
+    silent = (EngineMoment("decode-1", "decode", "failed"),)
+    moments = [replace(one, engines=silent) if one.at_s >= 10 else one for one in history(61)]
+    assert advise(moments).why == "it has not run for 50 s"

@@ -338,3 +338,14 @@ sgl_router_cb_state{worker="http://b:30000"} 2
 """
     breakers = {"http://a:30000": "closed", "http://b:30000": "half-open"}
     assert parse_router_metrics(page) == (12, breakers)
+
+
+def test_a_usage_that_is_no_share_is_unknown() -> None:
+    page = json.dumps({"loads": [{"token_usage": 85, "num_running_reqs": 1}]}).encode()
+    loads = parse_loads(page, "decode", 0.0)
+    assert loads
+    assert loads[0].kv_usage is None
+    sample, _ = parse_engine_metrics(
+        "sglang:token_usage 85\nsglang:num_queue_reqs 1\n", "decode", 0.0
+    )
+    assert sample.kv_usage is None

@@ -1,6 +1,7 @@
 """Rates between two scrapes, against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from pdctl.status.rates import (
     mean_itl_s,
     merge_histograms,
     with_rates,
+    without_old_speed,
 )
 from pdctl.status.records import CounterSample, EngineSample
 
@@ -84,3 +86,10 @@ def test_nothing_is_said_across_a_restart_or_in_no_time() -> None:
     before, after = CounterSample(prefill_tokens=100), CounterSample(prefill_tokens=50)
     assert with_rates(sample, before, after, 2.0) == sample
     assert with_rates(sample, after, before, 0.0) == sample
+
+
+def test_an_engine_that_sends_no_kv_has_no_bandwidth() -> None:
+    idle = EngineSample(0.0, "prefill", inflight=0, tokens_per_s=0.0, transfer_gb_per_s=75.0)
+    assert without_old_speed(idle).transfer_gb_per_s is None
+    for sends in (replace(idle, inflight=2), replace(idle, tokens_per_s=9.0)):
+        assert without_old_speed(sends).transfer_gb_per_s == 75.0

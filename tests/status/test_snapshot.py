@@ -159,3 +159,28 @@ def test_the_queue_of_an_engine_is_all_that_waits_there() -> None:
     assert queue_length(PREFILL) == 44
     assert queue_length(DECODE) == 1
     assert queue_length(None) is None
+
+
+def test_where_one_engine_failed_and_no_queue_grows_the_others_are_said_to_keep_up() -> None:
+    lost = replace(BUSY.engines[0], health="failed", problem="was killed")
+    healthy = Advice("healthy", "Nothing to change.", "no queue backs up")
+    status = deployment_status(WATCHED, (lost, *BUSY.engines[1:]), ROUTER, healthy, 0.0)
+    assert status.verdict == "degraded"
+    assert status.advice.what == "The engines that serve keep up."
+
+
+def test_numbers_of_an_engine_that_fell_silent_are_said_to_be_old() -> None:
+    silent = replace(BUSY.engines[0], health="unreachable", age_s=31.0, problem="no answer in time")
+    status = deployment_status(WATCHED, (silent, *BUSY.engines[1:]), ROUTER, NO_ADVICE, 0.0)
+    said = "prefill-0 does not answer (no answer in time; its numbers are 31 s old)"
+    assert status.verdict_text == said
+
+
+def test_what_failed_and_that_nothing_restarts_it_are_both_said() -> None:
+    watched = replace(WATCHED, note="its supervisor is gone")
+    silent = replace(BUSY.engines[0], health="unreachable", age_s=0.1, problem="refused")
+    status = deployment_status(watched, (silent, *BUSY.engines[1:]), ROUTER, NO_ADVICE, 0.0)
+    said = "prefill-0 does not answer (refused); its supervisor is gone"
+    assert (status.verdict, status.verdict_text) == ("degraded", said)
+    status = deployment_status(watched, BUSY.engines, None, NO_ADVICE, 0.0)
+    assert status.verdict_text.endswith("does not answer at http://r:30000; its supervisor is gone")

@@ -362,3 +362,25 @@ def ttft_page(count: int) -> bytes:
     line = "sglang:time_to_first_token_seconds_bucket"
     bounds = ("0.1", "0.2", "+Inf")
     return "".join(f'{line}{{le="{bound}"}} {count}\n' for bound in bounds).encode()
+
+
+def test_counters_of_the_last_call_are_no_restart_of_the_minutes_recorded_before_it(
+    fleet: Fleet,
+) -> None:
+    now_s = time.time()
+    samples = recorded_minute(fleet, now_s)
+    later = {"loads": (now_s - 1.0, CounterSample(decode_steps=1e9, prefill_tokens=1e12))}
+    watch = Watch(fleet.watched, ((), {fleet.prefill: later, fleet.decode: later}))
+    watch.replay(samples)
+    assert not any(moment.restarted for moment in watch.moments)
+    assert watch.counters()[fleet.decode]["loads"][0] == later["loads"][0]
+    watch.close()
+
+
+def test_a_prefill_engine_that_sends_nothing_has_no_bandwidth(fleet: Fleet, watch: Watch) -> None:
+    disagg = {"mode": "prefill", "kv_transfer_speed_gb_s": 75.0, "prefill_inflight_queue_reqs": 0}
+    fleet.change_loads("prefill", disaggregation=disagg)
+    watch.sample()
+    row = watch.sample().engines[0]
+    assert row.sample
+    assert (row.sample.tokens_per_s, row.sample.transfer_gb_per_s) == (0.0, None)

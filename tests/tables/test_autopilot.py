@@ -17,8 +17,8 @@ MOVED = Entry(100.0, "2P6D", Decision("move", "because.", Split(3, 5), 0.96), LO
 def test_a_what_if_names_the_better_layout_with_how_well_the_replay_matches() -> None:
     first, second = what_if_lines(LOOK, 220.0)
     assert first == (
-        "Now 2P6D: 83 % meet the SLOs (its replay says 85 %). 3P5D would give 96 %, at least 8 % "
-        "more."
+        "Now 2P6D: 83 % meet the SLOs (its replay says 85 %). 3P5D would give 96 %, at least "
+        "8 points more."
     )
     assert second == "Replayed 1,200 requests, 2 min ago: 3P5D 96 %."
 

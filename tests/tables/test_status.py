@@ -79,3 +79,10 @@ def test_the_tables_of_the_roles_stand_in_line(width: int) -> None:
     ends = [{match.end() for match in re.finditer(r"\S+", line)} for line in (prefill, decode)]
     assert prefill.index("state") == decode.index("state")
     assert len(ends[0] & ends[1]) >= 4
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 60])
+def test_a_number_is_left_out_rather_than_cut(width: int) -> None:
+    for status in (BUSY, BROKEN):
+        for table in role_tables(status, width):
+            assert not any("…" in line.plain for line in table.lines())

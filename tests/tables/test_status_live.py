@@ -136,3 +136,9 @@ def test_what_the_gpus_do_shows_beside_the_queues() -> None:
     text = lines_of(live_frame(replace(BUSY, engines=engines), START, 160, 40), 160)
     row = next(line for line in text if "prefill-0" in line)
     assert all(word in row for word in ("97 %", "1,224 W", "89 %"))
+
+
+def test_a_row_of_an_engine_comes_before_the_count_of_hidden_columns() -> None:
+    for height in range(10, 40):
+        text = "\n".join(lines_of(live_frame(BUSY, View(), 60, height), 60))
+        assert not ("more columns" in text and "all well" in text), height

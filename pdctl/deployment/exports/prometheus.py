@@ -50,6 +50,7 @@ class Alert:
 
 _NAME = "{{ $labels.deployment }}"
 _ENGINE = "{{ $labels.engine }}"
+_COUNT = '{{ $value | printf "%.0f" }}'  # rates of counters are extrapolated to fractions
 _STATUS = f"pdctl status {_NAME}"
 
 
@@ -66,7 +67,7 @@ def _queue_alerts() -> tuple[Alert, ...]:
             f"{BACKS_UP} unless on (deployment) {CREEPS_UP}",
             "2m",
             "warning",
-            f"{_NAME}: {{{{ $value }}}} requests wait for prefill, and decode keeps its pace.",
+            f"{_NAME}: {_COUNT} requests wait for prefill, and decode keeps its pace.",
             f"Add a prefill engine or move one from decode: {_STATUS} names the command.",
         ),
         Alert(
@@ -83,8 +84,7 @@ def _queue_alerts() -> tuple[Alert, ...]:
             f"{BACKS_UP} and on (deployment) {CREEPS_UP}",
             "2m",
             "critical",
-            f"{_NAME}: {{{{ $value }}}} requests wait for prefill, and the time between tokens "
-            "rises.",
+            f"{_NAME}: {_COUNT} requests wait for prefill, and the time between tokens rises.",
             "Add engines to both pools; then ask pdctl plan for the ratio.",
         ),
         Alert(
@@ -115,7 +115,7 @@ def _transfer_alerts() -> tuple[Alert, ...]:
             failed,
             "0s",
             "warning",
-            f"{{{{ $value }}}} KV transfers of {_ENGINE} in {_NAME} failed within 5 minutes.",
+            f"{_COUNT} KV transfers of {_ENGINE} in {_NAME} failed within 5 minutes.",
             f"pdctl doctor {_NAME}",
         ),
         Alert(
@@ -123,8 +123,7 @@ def _transfer_alerts() -> tuple[Alert, ...]:
             f"({leaks}) or ({freezes})",
             "5m",
             "critical",
-            f"{{{{ $value }}}} requests of {_ENGINE} in {_NAME} have waited for their KV for "
-            "5 minutes: more than it decodes.",
+            f"{_COUNT} requests of {_ENGINE} in {_NAME} have waited for their KV for 5 minutes.",
             f"pdctl logs {_ENGINE} --name {_NAME}; a restart of the engine frees its slots.",
         ),
     )

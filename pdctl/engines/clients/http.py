@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pdctl.engines.clients.api_key import authorization
 from pdctl.engines.clients.protocol import Http
@@ -183,6 +183,12 @@ def _size(text: str, *, base: int) -> int:
     return size
 
 
+def _connection(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
+    is_tls = parts.scheme == "https"  # a key must not go out in the clear where TLS was asked for
+    kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
+    return kind(parts.hostname or "", parts.port, timeout=timeout_s)
+
+
 def request(
     method: str, url: str, *, timeout_s: float, body: object = None, is_authorized: bool = True
 ) -> tuple[int, bytes] | None:
@@ -191,7 +197,7 @@ def request(
     is_authorized: send the API key, if there is one.
     """
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    connection = _connection(parts, timeout_s)
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
     data = None if body is None else json.dumps(body)
     headers = {} if body is None else {"content-type": "application/json"}
@@ -243,7 +249,7 @@ def first_event(url: str, body: object, *, timeout_s: float) -> tuple[int, str, 
     """
     started = time.monotonic()
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    connection = _connection(parts, timeout_s)
     try:
         headers = {"content-type": "application/json", **authorization()}
         connection.request("POST", parts.path, body=json.dumps(body), headers=headers)

@@ -10,12 +10,12 @@ from pdctl.engines import log_file, state
 from pdctl.engines.launchers.protocol import HERE, Launcher
 from pdctl.engines.launchers.registry import LOCAL, launcher_named, launcher_of
 from pdctl.engines.lifecycle import running
-from pdctl.engines.lifecycle.meant import meant_name
+from pdctl.engines.lifecycle.meant import NONE_RUNS, meant_name
 from pdctl.engines.log_times import TimeOrder, interleaved
 from pdctl.engines.records import Event
 from pdctl.engines.request_times import log_lines
 from pdctl.engines.state import logs_dir
-from pdctl.errors import InvalidInput
+from pdctl.errors import InvalidInput, StateConflict
 from pdctl.paths import state_home
 
 NO_ENGINES = ("router", "supervisor")  # processes with a log that are none
@@ -65,7 +65,7 @@ def deployment_of_logs(name: str | None) -> str:
     """The named deployment, the only running one, or the one that ran last."""
     if name is not None:
         if not logs_dir(name).is_dir():
-            raise running.not_running(name)
+            raise _no_logs(name)
         return name
     names = running.names()
     logged = _logged()
@@ -233,6 +233,12 @@ def _logged() -> list[Path]:
     """The log directories of all deployments, the latest last."""
     found = state_home().glob("*/logs")
     return sorted((d for d in found if any(d.iterdir())), key=lambda d: d.stat().st_mtime)
+
+
+def _no_logs(name: str) -> StateConflict:
+    others = ", ".join(sorted(path.parent.name for path in _logged()))
+    hint = f"there are logs of {others}" if others else NONE_RUNS
+    return StateConflict(f"There are no logs of {name!r}.", hint=hint, code="not_running")
 
 
 def _named(file: LogFile, line: str, width: int) -> str:

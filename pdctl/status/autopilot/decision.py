@@ -15,6 +15,7 @@ from typing import Literal
 
 from pdctl.status.autopilot.split_advice import Split, SplitAdvice
 from pdctl.status.records import Alternative, WhatIf
+from pdctl.units import format_points, format_share
 
 WORSE_BY = 0.02  # of the share that meets the SLOs: less is no reason to move, more one to undo
 CLEAR_GAIN = 0.10  # a lower bound that needs no second look to agree
@@ -144,8 +145,9 @@ def _move(now: Split, look: WhatIf, goal: Alternative) -> Decision:
     """The move towards a goal that leaves half of each role."""
     goal = look.of(_at_most_half(now, goal).layout) or goal
     why = (
-        f"{now.layout}: {look.seen:.0%} met the SLOs in the last {look.window_s:.0f} s; "
-        f"{goal.layout} would give {goal.attainment:.0%}, at least {goal.gain_low:+.1%}."
+        f"{now.layout}: {format_share(look.seen)} met the SLOs in the last {look.window_s:.0f} s; "
+        f"{goal.layout} would give {format_share(goal.attainment)}, "
+        f"a gain of at least {format_points(goal.gain_low)}."
     )
     return Decision("move", why, Split(goal.num_prefill, goal.num_decode), goal.attainment)
 
@@ -214,7 +216,8 @@ def _unknown(now: Split, look: WhatIf | None) -> str:
     if look is None:
         return "The queues call for no other split."
     return (
-        f"The replay of {now.layout} says {look.replayed:.0%} and {look.seen:.0%} was seen: it "
+        f"The replay of {now.layout} says {format_share(look.replayed)} "
+        f"and {format_share(look.seen)} was seen: it "
         "does not match, so it does not count, and the queues call for no other split."
     )
 
@@ -241,8 +244,8 @@ def _did_not_help(move: Move, look: WhatIf) -> str:
     if back is not None and back.gain + (0.0 if look.is_match else look.mismatch) <= 0:
         return ""
     return (
-        f"{move.after.layout} was to give {move.promised:.0%} and gives {look.seen:.0%}; "
-        f"{move.before.layout} gave {move.seen:.0%}."
+        f"{move.after.layout} was to give {format_share(move.promised)} and gives "
+        f"{format_share(look.seen)}; {move.before.layout} gave {format_share(move.seen)}."
     )
 
 

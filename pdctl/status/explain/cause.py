@@ -74,8 +74,8 @@ def cause_of(halves: Halves, parts: Sequence[Part], usual: Usual) -> Cause:
 
 
 def _causes(halves: Halves, parts: Sequence[Part], usual: Usual) -> Iterable[Cause]:
-    yield Cause("unknown", "", 0.0, "The logs show no time that it waited.")
     by_name = {part.name: part for part in parts}
+    yield _unknown(halves, by_name.get("prefill and transfer"))
     for name, kind, text in _WAITS:
         if (part := by_name.get(name)) and part.seconds > 0:
             waited = format_seconds(part.seconds)
@@ -90,6 +90,17 @@ def _causes(halves: Halves, parts: Sequence[Part], usual: Usual) -> Iterable[Cau
         yield from _computed(halves.prefill, part, usual)
     if part := by_name.get("KV transfer"):
         yield _sent(halves.prefill, part, usual)
+
+
+def _unknown(halves: Halves, part: Part | None) -> Cause:
+    """No cause: no log shows a wait, or one that only the log of the prefill engine explains."""
+    if halves.prefill is not None or part is None or part.seconds <= 0:
+        return Cause("unknown", "", 0.0, "The logs show no time that it waited.")
+    text = (
+        f"{part.engine} waited {format_seconds(part.seconds)} for its KV; "
+        "the log of its prefill engine would show why."
+    )
+    return Cause("unknown", "", part.seconds * MAIN_SHARE, text)
 
 
 _WAITS: tuple[tuple[PartName, CauseKind, str], ...] = (

@@ -1,14 +1,15 @@
 """From the logs of engines to the requests that were slow, and why. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pdctl.engines.request_times import RequestLog
 from pdctl.status.explain.cause import cause_of, usual_of
-from pdctl.status.explain.join import Halves, clocks_of, joined
+from pdctl.status.explain.join import Halves, clocks_of, joined, offsets_of
 from pdctl.status.explain.pace import pace_cause, usual_pace
 from pdctl.status.explain.parts import parts_of, total_s, tpot_s, ttft_s
 from pdctl.status.explain.records import Cause, ClockGap, ExplainedRequest, Explanation, Part
-from pdctl.units import format_number_of
+from pdctl.units import format_count, format_number_of
 
 
 def requests_in(logs: Sequence[RequestLog], window_s: float | None) -> tuple[Halves, ...]:
@@ -16,8 +17,25 @@ def requests_in(logs: Sequence[RequestLog], window_s: float | None) -> tuple[Hal
     pairs = joined(record for log in logs for record in log.records)
     if window_s is None or not pairs:
         return pairs
-    last_s = max(one.any.end_s for one in pairs)
-    return tuple(one for one in pairs if one.first.entry_s >= last_s - window_s)
+    spans = _spans(pairs, clocks_of(pairs, {}))
+    last_s = max(end_s for _, end_s in spans)
+    return tuple(
+        one for one, (begin_s, _) in zip(pairs, spans, strict=True) if begin_s >= last_s - window_s
+    )
+
+
+def _spans(
+    pairs: Sequence[Halves], clocks: Mapping[tuple[str, str], ClockGap]
+) -> list[tuple[float, float]]:
+    """Begin and end of each request, on one clock as far as clocks are known."""
+    ahead_s = offsets_of(clocks)
+    return [
+        (
+            one.first.entry_s - ahead_s.get(one.first.engine, 0.0),
+            one.any.end_s - ahead_s.get(one.any.engine, 0.0),
+        )
+        for one in pairs
+    ]
 
 
 def explain_requests(
@@ -51,10 +69,11 @@ def explain_requests(
         )
         for i in chosen
     ]
-    start_s = min((one.first.entry_s for one in pairs), default=0.0)
+    spans = _spans(pairs, clocks)
+    start_s = min((begin_s for begin_s, _ in spans), default=0.0)
     return Explanation(
         num_requests=len(pairs),
-        span_s=max((one.any.end_s for one in pairs), default=0.0) - start_s,
+        span_s=max((end_s for _, end_s in spans), default=0.0) - start_s,
         requests=tuple(explained),
         clocks=tuple(clocks[key] for key in sorted(clocks) if clocks[key].ahead_s),
         notes=tuple(notes),
@@ -93,13 +112,25 @@ def notes_on(logs: Sequence[RequestLog], pairs: Sequence[Halves]) -> tuple[str, 
             "The engines log no bootstrap room: the halves of "
             f"{format_number_of(guessed, 'request')} were joined by prompt length and time."
         )
+    alone = Counter(one.any.role for one in pairs if not one.is_whole and one.any.room is None)
+    if min(alone["prefill"], alone["decode"]) > guessed:
+        notes.append(
+            "Without a bootstrap room most halves fit no other by prompt length and time, as where "
+            "clocks are more than a second apart: each half is shown as a request."
+        )
     for role, count in (
         ("prefill", sum(one.prefill is None and one.any.role == "decode" for one in pairs)),
         ("decode", sum(one.decode is None for one in pairs)),
     ):
         if count:
-            notes.append(f"{count} of {len(pairs)} requests have no {role} half in these logs.")
+            notes.append(f"{_share_of(count, len(pairs))} no {role} half in these logs.")
     return tuple(notes)
+
+
+def _share_of(count: int, total: int) -> str:
+    if count == total:
+        return f"None of {format_number_of(total, 'request')} has both halves: there is"
+    return f"{format_count(count)} of {format_number_of(total, 'request', 'have')}"
 
 
 def _ahead_s(halves: Halves, clocks: Mapping[tuple[str, str], ClockGap]) -> float:

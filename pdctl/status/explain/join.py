@@ -137,6 +137,26 @@ def clocks_of(pairs: Iterable[Halves], hosts: Mapping[str, str]) -> dict[tuple[s
     }
 
 
+def offsets_of(clocks: Mapping[tuple[str, str], ClockGap]) -> dict[str, float]:
+    """The lead of each engine's clock over one of those that requests connect it with.
+
+    Ignores: the other ways to the same engine, which an exact estimate would agree with.
+    """
+    leads: dict[str, dict[str, float]] = defaultdict(dict)
+    for (prefill, decode), gap in clocks.items():
+        leads[prefill][decode], leads[decode][prefill] = gap.ahead_s, -gap.ahead_s
+    found: dict[str, float] = {}
+    for first in sorted(leads):
+        found.setdefault(first, 0.0)
+        waiting = [first]
+        while waiting:
+            one = waiting.pop()
+            fresh = {name: found[one] + s for name, s in leads[one].items() if name not in found}
+            found |= fresh
+            waiting += fresh
+    return found
+
+
 def _clock(
     prefill: str,
     decode: str,

@@ -63,15 +63,12 @@ def pace_cause(halves: Halves, pace: UsualPace) -> Cause:
         return Cause("unknown", "", 0.0, "The logs have no time per token for it.")
     lost_s = max(0.0, seconds - pace.tpot_s) * (decode.output_tokens - 1)
     batch = pace.batch_of(decode)
-    took = f"Its tokens took {format_seconds(seconds)} each, usual {format_seconds(pace.tpot_s)}"
-    beside = f"a batch of {batch:.0f} on {decode.engine}, usual {pace.batch:.0f}"
+    took = f"Its tokens took {format_seconds(seconds)} each (usual: {format_seconds(pace.tpot_s)})"
+    beside = f"a batch of {batch:.0f} on {decode.engine} (usual: {pace.batch:.0f})"
     if seconds <= FULLER * pace.tpot_s:
         return Cause("usual_pace", decode.engine, lost_s, f"{took}.")
-    if batch >= FULLER * pace.batch:
+    fuller = batch / pace.batch
+    if fuller >= FULLER and seconds <= fuller * pace.tpot_s:  # steps slow at most in proportion
         return Cause("full_batch", decode.engine, lost_s, f"{took}, in {beside}.")
-    return Cause(
-        "slow_decode",
-        decode.engine,
-        lost_s,
-        f"{took}, and not for its batch: {batch:.0f} on {decode.engine}.",
-    )
+    text = f"{took}, more than {beside} explains."
+    return Cause("slow_decode", decode.engine, lost_s, text)

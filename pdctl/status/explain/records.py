@@ -33,6 +33,7 @@ CauseKind = Literal[
     "usual_pace",
     "unknown",
 ]
+PACE_CAUSES: frozenset[CauseKind] = frozenset(("full_batch", "slow_decode", "usual_pace"))
 
 
 @dataclass(frozen=True)

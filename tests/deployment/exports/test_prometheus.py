@@ -194,3 +194,9 @@ def test_prometheus_accepts_the_configuration(
         [promtool(), "check", "config", "prometheus.yml"], cwd=tmp_path, capture_output=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_no_count_of_an_alert_is_a_long_fraction() -> None:
+    """`increase` and means extrapolate: 3.1034482758620694 transfers."""
+    bare = [one.name for one in alerts() if "{{ $value }}" in one.summary]
+    assert bare == ["PdEnginesMissing"]  # a sum of gauges

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from pdctl.engines.clients.http import MAX_BODY_BYTES, Connection, GetFailed
+from pdctl.engines.clients.http import MAX_BODY_BYTES, Connection, GetFailed, first_event, request
 from tests.status.servers import pages_server, raw_server
 
 
@@ -87,3 +87,12 @@ def test_the_api_key_is_sent_when_it_is_set(monkeypatch: pytest.MonkeyPatch) -> 
     assert "Authorization: Bearer much-secret" in Connection("http://h:1")._headers
     monkeypatch.delenv("PDCTL_API_KEY")
     assert "Authorization" not in Connection("http://h:1")._headers
+
+
+def test_what_was_to_be_encrypted_never_goes_out_in_the_clear() -> None:
+    """The key of an API is among it."""
+    with pages_server({"/x": (200, b"abc")}) as url:
+        assert request("GET", f"{url}/x", timeout_s=2.0) == (200, b"abc")
+        secret = url.replace("http:", "https:")
+        assert request("GET", f"{secret}/x", timeout_s=2.0) is None
+        assert first_event(f"{secret}/x", {}, timeout_s=2.0) is None

@@ -93,3 +93,12 @@ def test_clocks_that_differ_are_found_to_a_tenth_of_a_second(fault: Fault) -> No
         clocks = explain_requests(requests_in(one.logs, None), hosts={}, slowest=1).clocks
         for clock in clocks:
             assert clock.ahead_s == pytest.approx(one.skew_s, abs=0.1)
+
+
+def test_without_its_prefill_log_a_late_request_points_there() -> None:
+    one = history(1, "prefill_queue")
+    lines = {name: some for name, some in log_lines(one.sent).items() if "decode" in name}
+    logs = [request_log(map(str.encode, some), name) for name, some in lines.items()]
+    (request,) = explain_requests(requests_in(logs, None), hosts={}, slowest=1).requests
+    assert request.cause.kind == "unknown"
+    assert "for its KV; the log of its prefill engine would show why." in request.cause.text

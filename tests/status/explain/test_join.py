@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pdctl.engines.request_times import RequestTimes
-from pdctl.status.explain.explain import explain_requests, notes_on
+from pdctl.status.explain.explain import explain_requests, notes_on, requests_in
 from pdctl.status.explain.join import Halves, clocks_of, joined
 from pdctl.status.explain.parts import parts_of
 from tests.status.explain.histories import START_S, Sent, logs, run
@@ -155,3 +155,31 @@ def test_a_link_that_is_always_slower_than_computing_is_slow() -> None:
     ]
     (one,) = explain_requests(pairs, hosts={}, slowest=1).requests
     assert one.cause.kind == "slow_link"
+
+
+def test_a_window_holds_requests_of_engines_whose_clocks_are_hours_apart() -> None:
+    chance = random.Random(5)
+    sent = [
+        Sent(f"r{n}", START_S + n, chance.randint(500, 5000), 20, n % 2, n % 2) for n in range(60)
+    ]
+    run(sent, chance)
+    found = logs(sent, "0.5.23", 7400.0)
+    pairs = requests_in(found, 20.0)
+    assert 15 <= len(pairs) <= 25
+    assert explain_requests(requests_in(found, None), hosts={}, slowest=1).span_s < 90
+
+
+def test_without_rooms_clocks_seconds_apart_are_said_to_part_the_halves() -> None:
+    chance = random.Random(6)
+    sent = [
+        Sent(f"r{n}", START_S + n, chance.randint(500, 5000), 20, n % 2, n % 2) for n in range(60)
+    ]
+    run(sent, chance)
+
+    def notes(skew_s: float) -> str:
+        found = logs(sent, "0.5.23", skew_s)
+        hidden = [replace(r, room=None) for log in found for r in log.records]
+        return " ".join(notes_on(found, joined(hidden)))
+
+    assert "each half is shown as a request" in notes(3.7)
+    assert "each half is shown as a request" not in notes(0.0)
