@@ -325,6 +325,9 @@ def _taken_back(
 def current_launch(name: str) -> Launch:
     """The present target. Raises StateConflict if no supervisor would follow a change."""
     current = state.read_launch(name)
+    file = state.state_dir(name) / "launch.json"
+    if current is None and state.is_supervised(name) and file.exists():
+        raise StateConflict(f"{file} is damaged.", hint=f"pdctl down {name}", code="bad_state")
     if current is None or not running.is_running(name):
         raise running.not_running(name)
     deadline = time.monotonic() + GUARD_WAIT_S

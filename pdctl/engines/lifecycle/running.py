@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -53,12 +54,42 @@ def states() -> tuple[DeploymentState, ...]:
 def _readable(name: str) -> DeploymentState | None:
     try:
         found = state.read_state(name)
-    except StateConflict:
-        return None
+    except StateConflict as problem:
+        return _of_launch(name, f"{problem.message} {problem.hint} stops it")
     if found is None or state.is_supervised(name):
         return found
     fix = f"no supervisor; pdctl up --resume --name {name} starts one"
     return replace(found, phase="degraded", detail=fix)
+
+
+def _of_launch(name: str, detail: str) -> DeploymentState | None:
+    """The state of a running deployment whose state.json is damaged, as far as it is known."""
+    wanted = state.read_launch(name)
+    if wanted is None:
+        return None
+    return DeploymentState(
+        name=name,
+        phase="degraded",
+        detail=detail,
+        boot_id=wanted.boot_id,
+        host=wanted.host,
+        supervisor_pid=0,
+        supervisor_started_at=0.0,
+        updated_at=wanted.launched_at,
+        detached=wanted.detached,
+        endpoint=wanted.endpoint,
+        layout=wanted.layout,
+        model=wanted.model,
+        processes=(),
+        run_id=wanted.run_id,
+    )
+
+
+def _state_if_readable(name: str) -> DeploymentState | None:
+    """The state for those who stop a deployment, which its marker finds without one."""
+    with suppress(StateConflict):
+        return state.read_state(name)
+    return None
 
 
 def router_policy(url: str) -> str:
@@ -84,7 +115,7 @@ def leftovers(name: str) -> tuple[str, ...]:
 
 def _known(wanted: Launch) -> tuple[Handle, ...]:
     """The handles in the state that the supervisor of this launch last wrote."""
-    found = state.read_state(wanted.name)
+    found = _state_if_readable(wanted.name)
     if found is None or found.run_id != wanted.run_id:
         return ()
     return tuple(process.handle for process in found.processes if process.handle)
@@ -188,7 +219,7 @@ def _stop_supervisor(name: str, *, now: bool, tell: Callable[[DeploymentState], 
     heard_at = time.monotonic()
     last: DeploymentState | None = None
     while state.is_supervised(name):
-        found = state.read_state(name)
+        found = _state_if_readable(name)
         if found is not None and found != last:
             last, heard_at = found, time.monotonic()
             tell(found)
@@ -200,7 +231,8 @@ def _stop_supervisor(name: str, *, now: bool, tell: Callable[[DeploymentState], 
             asked = found
             supervisor_process.ask_to_stop(found, now=now)
         if asked is not None and time.monotonic() - heard_at > SILENT_S:
-            supervisor_process.kill(asked)
+            if supervisor_process.is_current(asked):
+                supervisor_process.kill(asked)
             heard_at = time.monotonic()
         time.sleep(0.05)
 

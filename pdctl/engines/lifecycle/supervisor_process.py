@@ -13,6 +13,7 @@ from pdctl.engines.exec_shim import tied
 from pdctl.engines.launchers.local import handle_of, is_same_process
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.records import DeploymentState, Launch
+from pdctl.errors import EnvironmentProblem
 
 _GUARD = Path(__file__).parents[1] / "guard.py"
 
@@ -43,7 +44,10 @@ def start_supervisor(name: str, lock_fd: int, *, is_tied: bool) -> "subprocess.P
     argv = [sys.executable, "-m", "pdctl.engines.daemon", name, "--lock-fd", str(lock_fd)]
     guarded = [sys.executable, "-I", "-S", str(_GUARD), *argv]
     log = state.logs_dir(name) / "supervisor.log"
-    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    try:
+        written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    except OSError as problem:
+        raise state.unwritable(log, problem) from problem
     try:
         return subprocess.Popen(
             tied(argv, signal.SIGTERM) if is_tied else guarded,
@@ -53,6 +57,11 @@ def start_supervisor(name: str, lock_fd: int, *, is_tied: bool) -> "subprocess.P
             start_new_session=True,
             pass_fds=[lock_fd],
         )
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"The supervisor of {name} cannot be started: {problem.strerror}.",
+            hint="ulimit -a shows the limits on processes and memory",
+        ) from problem
     finally:
         os.close(written)
 

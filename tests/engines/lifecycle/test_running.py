@@ -13,6 +13,7 @@ from pdctl.engines.records import Handle, ProcessState
 from pdctl.errors import StateConflict
 from pdctl.paths import HOME_VARIABLE
 from tests.e2e.cli import free_port
+from tests.engines.launchers.in_memory import InMemoryLauncher
 from tests.engines.test_state import some_launch, some_state
 
 
@@ -48,3 +49,22 @@ def test_where_an_engine_accepts_connections_no_node_is_asked_what_runs(
         assert state.lock("chat") is not None  # so that no supervisor starts here
         with pytest.raises(StateConflict, match="already running"):
             running.resume("chat")
+
+
+def test_a_damaged_state_keeps_nobody_from_stopping_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left_behind()
+    (state.state_dir("chat") / "state.json").write_text("[]")
+    alive = ["pid 1"]
+    launcher = InMemoryLauncher()
+    monkeypatch.setattr(launcher, "living", lambda known: tuple(alive))
+    monkeypatch.setattr(launcher, "reap", lambda known, grace_s: (alive.pop(),))
+    monkeypatch.setattr(running, "launcher_of", lambda launch: launcher)
+    assert running.names() == ("chat",)
+    (seen,) = running.states()
+    assert seen.phase == "degraded"
+    assert "state.json is damaged" in seen.detail
+    assert seen.detail.endswith("pdctl down chat stops it")
+    assert running.stop("chat") == ("pid 1",)
+    assert running.names() == ()
