@@ -93,6 +93,7 @@ def _take_over(
 BUSY_TURN_S = 0.05
 QUIET_TURN_S = 1.0
 BOUND_LOGS_EVERY_S = 10.0
+CLAIM_EVERY_S = 1.0  # until the command that started an engine has let go of its ports
 WRITE_AT_LEAST_EVERY_S = 10.0
 WRITE_AT_MOST_EVERY_S = 0.1
 LAST_WORD_S = 10.0
@@ -112,6 +113,7 @@ class Supervisor:
     listed: str = ""  # what a Prometheus is told to scrape
     launch_seen: int = 0
     logs_seen: float = 0.0
+    claimed_at: float = float("-inf")
     pending: list[Event] = field(default_factory=list)
 
     def run(self, wake_fd: int) -> DeploymentState:
@@ -123,6 +125,7 @@ class Supervisor:
 
     def turn(self) -> bool:
         """Turn the loop once and publish the state; True once everything has ended."""
+        self._claim_ports()
         self.loop.tick()
         self._follow_launch()
         if not self.loop.is_over:
@@ -134,6 +137,14 @@ class Supervisor:
         ready, _, _ = select.select([wake_fd], [], [], wait_s)
         if ready:
             os.read(wake_fd, 4096)
+
+    def _claim_ports(self) -> None:
+        """Keep others off the ports of engines that wait for their restart, too."""
+        if time.monotonic() - self.claimed_at < CLAIM_EVERY_S:
+            return
+        self.claimed_at = time.monotonic()
+        running = (process.spec for process in self.loop.processes.values())
+        self.loop.launcher.claim_ports((*self.loop.desired.specs, *running))
 
     def _bound_logs(self) -> None:
         if time.monotonic() - self.logs_seen < BOUND_LOGS_EVERY_S:

@@ -147,6 +147,13 @@ class Processes(Protocol):
         """Get their nodes ready to start these processes, where that takes a while."""
         ...
 
+    def claim_ports(self, specs: Sequence[ProcessSpec]) -> None:
+        """Keep other pdctl commands off the ports of these processes, and of no others.
+
+        Call it again and again: a command that starts some of them has claimed theirs until then.
+        """
+        ...
+
     def start(self, spec: ProcessSpec) -> Started:
         """Start a process on `spec.node`. Raises OSError where the node refuses."""
         ...

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pdctl.deployment.checks import cautions, check_llm
 from pdctl.deployment.expand import expand
-from pdctl.deployment.flags import named_ports, parse_version, ports_of
+from pdctl.deployment.flags import named_ports, opened_ports, parse_version, ports_of
 from pdctl.deployment.nics import with_nics
-from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.pd_yaml import deployment_yaml
 from pdctl.deployment.placement.places import Place
-from pdctl.deployment.ports import DIST_INIT_PORTS, plan_ports
+from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.deployment.resources import choose_backend
@@ -40,7 +40,7 @@ from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Gpu, Llm, RdmaPort, SglangInstall
-from pdctl.paths import state_home
+from pdctl.paths import state_home, working_directory
 
 NUM_RETIRED_PORTS = 40  # out of the hundred in a band
 ALONE_WAIT_S = 10.0
@@ -94,15 +94,15 @@ def started_deployment(
     """Prepare a deployment and start its supervisor; hold its ports while the block runs.
 
     The ports are held before another command can choose them, and until their servers listen.
-    check: raises where the nodes cannot run what is prepared.
+    check: called last before the start; raises where the nodes cannot run what is prepared.
     Raises what `prepare`, `check` and `launch` raise.
     """
     with ExitStack() as held:
         with planning():
             prepared = prepare(deployment, launcher=launcher)
+            held.enter_context(holding(prepared.launcher, prepared.specs))
             check(prepared)
             supervisor = launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
-            held.enter_context(holding(prepared.launcher, prepared.specs))
         yield prepared, supervisor
 
 
@@ -120,7 +120,7 @@ def write_start_files(prepared: Prepared, *, detached: bool, ready_timeout_s: fl
         model=deployment.model,
         endpoint=_endpoint(prepared.specs[0]),
         detached=detached,
-        cwd=os.getcwd(),
+        cwd=working_directory(),
         launched_at=time.time(),
         ready_timeout_s=ready_timeout_s,
         specs=prepared.specs,
@@ -180,9 +180,7 @@ def _retired_ports(current: Launch, specs: tuple[ProcessSpec, ...]) -> tuple[int
 
 def _write(wanted: Launch, deployment: Deployment, directory: Path) -> None:
     """Write desired.yaml, then launch.json, which the supervisor follows."""
-    desired = directory / "desired.yaml"
-    write_deployment(deployment, desired)
-    desired.chmod(0o600)
+    state.write_private(directory / "desired.yaml", deployment_yaml(deployment))
     state.write_launch(wanted)
 
 
@@ -203,25 +201,13 @@ def _clear_last_run(name: str, directory: Path) -> None:
 
 @contextmanager
 def holding(launcher: str, specs: Iterable[ProcessSpec]) -> Iterator[None]:
-    """Hold the ports of these processes while the block runs.
-
-    A decode engine that can change its role opens its bootstrap port too.
-    """
+    """Hold the ports of these processes while the block runs."""
     there = launcher_named(launcher)
     with ExitStack() as held:
         for spec in specs:
-            served, unshared = _opened_ports(spec)
+            served, unshared = opened_ports(spec)
             held.enter_context(there.hold_ports(spec.node, served, unshared=unshared))
         yield
-
-
-def _opened_ports(spec: ProcessSpec) -> tuple[set[int], set[int]]:
-    """The ports of servers that set SO_REUSEADDR, and the other ports that a process opens."""
-    own = Ports(spec.port) if spec.role == "router" else ports_of(spec)
-    first = own.dist_init or 0
-    group = range(first, first + DIST_INIT_PORTS) if first else ()
-    served = (spec.port, spec.bootstrap_port, own.bootstrap)
-    return set(filter(None, served)), set(filter(None, (spec.metrics_port, own.nccl, *group)))
 
 
 def _endpoint(router: ProcessSpec) -> str:

@@ -20,6 +20,7 @@ from pdctl.engines.lifecycle.start import Prepared, holding
 from pdctl.errors import InvalidInput
 from pdctl.inspection.records import Gpu, SglangInstall
 from pdctl.paths import HOME_VARIABLE, profiles_dir
+from pdctl.perf_model.records import Parallelism
 from tests.e2e.cli import free_port
 from tests.engines.world import spec
 
