@@ -103,7 +103,13 @@ def router_policy(url: str) -> str:
 
 
 def not_running(name: str) -> StateConflict:
-    """The error for a deployment that does not run."""
+    """The error for a deployment that does not run, or not as far as a command needs it."""
+    if state.is_supervised(name):
+        return StateConflict(
+            f"Deployment {name!r} has only just begun to start.", hint="repeat the command"
+        )
+    if leftovers(name):
+        return lost_supervisor(name)
     return meant.no_such_deployment(name, names())
 
 
@@ -126,11 +132,16 @@ def refuse_running(name: str) -> None:
     if state.is_supervised(name):
         raise already_running(name)
     if leftovers(name):
-        raise StateConflict(
-            f"Deployment {name!r} lost its supervisor, but its engines still run.",
-            hint=f"pdctl up --resume --name {name} takes them over; pdctl down {name} stops them",
-            code="already_running",
-        )
+        raise lost_supervisor(name, "already_running")
+
+
+def lost_supervisor(name: str, code: str = "no_supervisor") -> StateConflict:
+    """The error for a deployment whose engines run without a supervisor."""
+    return StateConflict(
+        f"Deployment {name!r} lost its supervisor, but its engines still run.",
+        hint=f"pdctl up --resume --name {name} takes them over; pdctl down {name} stops them",
+        code=code,
+    )
 
 
 def resume(name: str) -> SupervisorProcess:
@@ -139,6 +150,12 @@ def resume(name: str) -> SupervisorProcess:
     Raises StateConflict if it has one, or if nothing of it runs.
     """
     found = state.read_state(name)
+    if found is None and leftovers(name) and not state.is_supervised(name):
+        raise StateConflict(
+            f"The engines of {name!r} run, but its state.json, which tells them apart, is gone.",
+            hint=f"pdctl down {name}",
+            code="bad_state",
+        )
     if found is None or not (_answers(found) or is_running(name)):
         raise not_running(name)
     use_key_of(name)

@@ -1,5 +1,6 @@
 """Which deployments a new supervisor may take over."""
 
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from pdctl.engines import state
 from pdctl.engines.launchers import local
-from pdctl.engines.lifecycle import running
+from pdctl.engines.lifecycle import follow, running
+from pdctl.engines.lifecycle.follow import settling
 from pdctl.engines.records import Handle, ProcessState
 from pdctl.errors import StateConflict
 from pdctl.paths import HOME_VARIABLE
@@ -51,16 +53,44 @@ def test_where_an_engine_accepts_connections_no_node_is_asked_what_runs(
             running.resume("chat")
 
 
-def test_a_damaged_state_keeps_nobody_from_stopping_anything(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    left_behind()
-    (state.state_dir("chat") / "state.json").write_text("[]")
+def engines_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process of each deployment is left, until it is stopped."""
     alive = ["pid 1"]
     launcher = InMemoryLauncher()
     monkeypatch.setattr(launcher, "living", lambda known: tuple(alive))
     monkeypatch.setattr(launcher, "reap", lambda known, grace_s: (alive.pop(),))
     monkeypatch.setattr(running, "launcher_of", lambda launch: launcher)
+
+
+def test_what_runs_without_a_supervisor_is_never_said_not_to_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left_behind()
+    engines_run(monkeypatch)
+    monkeypatch.setattr(follow, "LOST_AFTER_S", 0.0)
+    with pytest.raises(StateConflict, match="lost its supervisor") as caught:
+        list(settling("chat", revision=1, timeout_s=60.0))
+    assert caught.value.hint.startswith("pdctl up --resume --name chat takes them over")
+    (state.state_dir("chat") / "state.json").unlink()
+    with pytest.raises(StateConflict, match="its state.json, which tells them apart, is gone"):
+        running.resume("chat")
+
+
+def test_what_has_yet_to_write_its_state_is_said_to_start() -> None:
+    state.make_state_dir("chat")
+    held = state.lock("chat")
+    with pytest.raises(StateConflict, match="'chat' has only just begun to start"):
+        running.find("chat")
+    assert held is not None
+    os.close(held)
+
+
+def test_a_damaged_state_keeps_nobody_from_stopping_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left_behind()
+    (state.state_dir("chat") / "state.json").write_text("[]")
+    engines_run(monkeypatch)
     assert running.names() == ("chat",)
     (seen,) = running.states()
     assert seen.phase == "degraded"
