@@ -69,7 +69,7 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
             prepared, supervisor = held.enter_context(_started(options, simulated, check))
         interrupts.stop(supervisor)
         warn(prepared)
-        _follow(options, supervisor, deployment_headline(prepared), interrupts)
+        _follow(options, supervisor, deployment_headline(prepared), interrupts, held)
 
 
 def follow_resumed(options: UpOptions, supervisor: SupervisorProcess) -> None:
@@ -78,7 +78,8 @@ def follow_resumed(options: UpOptions, supervisor: SupervisorProcess) -> None:
     detached = dataclasses.replace(options, is_detached=True)
     with Interrupts() as interrupts:
         interrupts.stop(supervisor)
-        _follow(detached, supervisor, f"{launch.model} · {launch.layout}", interrupts)
+        headline = f"{launch.model} · {launch.layout}"
+        _follow(detached, supervisor, headline, interrupts, ExitStack())
 
 
 def _copy_model(options: UpOptions, deployment: Deployment) -> None:
@@ -114,9 +115,16 @@ def _wants_simulated(options: UpOptions, problem: EnvironmentProblem) -> bool:
 
 
 def _follow(
-    options: UpOptions, supervisor: SupervisorProcess, headline: str, interrupts: "Interrupts"
+    options: UpOptions,
+    supervisor: SupervisorProcess,
+    headline: str,
+    interrupts: "Interrupts",
+    held: ExitStack,
 ) -> None:
-    """Show the deployment while it starts, announce that it serves, and wait for its end."""
+    """Show the deployment while it starts, announce that it serves, and wait for its end.
+
+    held: its ports. From when it serves, only the supervisor claims them, which ends with it.
+    """
     screen = open_screen(headline)
     last: DeploymentState | None = None
     is_ready = False
@@ -125,6 +133,7 @@ def _follow(
         screen.show(last)
         if not is_ready and last is not None and last.phase in LIVE_PHASES:
             is_ready = True
+            held.close()
             screen.close()
             _announce(options, last)
             screen = LineScreen(last)
@@ -152,10 +161,10 @@ def _finish(
     """Clean up after the supervisor has exited. Raise its failure, if any."""
     name = supervisor.launch.name
     if supervisor.child.returncode != 0:
-        running.reap(name)
+        running.reap(supervisor.launch)
     has_failed = supervisor.child.returncode != 0 or (last is not None and last.failure)
     problem = follow.start_failure(name, last) if has_failed and not num_interrupts else None
-    engine_state.clear_state(name)
+    engine_state.clear_ended(name, supervisor.launch.run_id)
     if problem is not None:
         raise problem
     say("stopped")

@@ -196,7 +196,7 @@ def read_state(name: str) -> DeploymentState | None:
             code="bad_state",
         ) from problem
     if _is_of_earlier_boot(state):
-        clear_state(name)
+        clear_ended(name, state.run_id)
         return None
     return state
 
@@ -224,6 +224,19 @@ def clear_state(name: str) -> None:
             path.unlink(missing_ok=True)
         except OSError as problem:
             raise unwritable(path, problem) from problem
+
+
+def clear_ended(name: str, run_id: str) -> None:
+    """Clear the state of a deployment that has ended, unless another of its name has begun."""
+    held = lock(name)
+    if held is None:
+        return
+    try:
+        current = read_launch(name)
+        if current is None or current.run_id == run_id:
+            clear_state(name)
+    finally:
+        os.close(held)
 
 
 def forget(name: str) -> None:

@@ -116,7 +116,11 @@ def not_running(name: str) -> StateConflict:
 def leftovers(name: str) -> tuple[str, ...]:
     """Labels of the running processes of a deployment, without its supervisor."""
     wanted = state.read_launch(name)
-    return launcher_of(wanted).living(_known(wanted)) if wanted else ()
+    return _living(wanted) if wanted else ()
+
+
+def _living(wanted: Launch) -> tuple[str, ...]:
+    return launcher_of(wanted).living(_known(wanted))
 
 
 def _known(wanted: Launch) -> tuple[Handle, ...]:
@@ -204,38 +208,48 @@ def stop(
     wanted = state.read_launch(name)
     supervised = state.is_supervised(name)
     if not supervised and not leftovers(name):
-        state.clear_state(name)
+        state.clear_ended(name, wanted.run_id if wanted else "")
         raise not_running(name)
     if supervised:
-        _stop_supervisor(name, now=now, tell=tell)
-    killed = reap(name)
-    if left := leftovers(name):
+        wanted = _stop_supervisor(name, now=now, tell=tell)
+    if wanted is None:
+        state.clear_ended(name, "")
+        return ()
+    killed = reap(wanted)
+    if left := _living(wanted):
         raise EngineFailed(
             f"still running after SIGKILL: {', '.join(left)}.", hint=f"pdctl down {name} --now"
         )
-    if wanted is not None and not supervised:  # a supervisor waits before it exits
+    if not supervised:  # a supervisor waits before it exits
         wait_for_gpu_memory(launcher_of(wanted), wanted.specs)
-    state.clear_state(name)
+    state.clear_ended(name, wanted.run_id)
     return killed
 
 
-def reap(name: str, *, grace_s: float = 10.0) -> tuple[str, ...]:
+def reap(wanted: Launch, *, grace_s: float = 10.0) -> tuple[str, ...]:
     """End what a dead supervisor left behind; the labels of the processes killed by force."""
-    wanted = state.read_launch(name)
-    if wanted is None or not leftovers(name):
+    if not _living(wanted):
         return ()
     return launcher_of(wanted).reap(_known(wanted), grace_s=grace_s)
 
 
-def _stop_supervisor(name: str, *, now: bool, tell: Callable[[DeploymentState], None]) -> None:
+def _stop_supervisor(
+    name: str, *, now: bool, tell: Callable[[DeploymentState], None]
+) -> Launch | None:
     """Ask the supervisor to stop, and wait: it gives every process its own grace.
 
     Kills a silent supervisor. Its guard may start another one, which gets the same request.
+    Returns what was stopped. Leaves a deployment of the same name alone that begins afterwards.
     """
+    wanted: Launch | None = None
     asked: DeploymentState | None = None
     heard_at = time.monotonic()
     last: DeploymentState | None = None
     while state.is_supervised(name):
+        current = state.read_launch(name) or wanted
+        if asked and wanted and current and current.run_id != wanted.run_id:
+            break
+        wanted = current
         found = _state_if_readable(name)
         if found is not None and found != last:
             last, heard_at = found, time.monotonic()
@@ -252,6 +266,7 @@ def _stop_supervisor(name: str, *, now: bool, tell: Callable[[DeploymentState], 
                 supervisor_process.kill(asked)
             heard_at = time.monotonic()
         time.sleep(0.05)
+    return wanted
 
 
 def _is_same(found: DeploymentState, asked: DeploymentState | None) -> bool:

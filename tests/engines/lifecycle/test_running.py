@@ -9,9 +9,9 @@ import pytest
 
 from pdctl.engines import state
 from pdctl.engines.launchers import local
-from pdctl.engines.lifecycle import follow, running
+from pdctl.engines.lifecycle import follow, running, supervisor_process
 from pdctl.engines.lifecycle.follow import settling
-from pdctl.engines.records import Handle, ProcessState
+from pdctl.engines.records import DeploymentState, Handle, ProcessState
 from pdctl.errors import StateConflict
 from pdctl.paths import HOME_VARIABLE
 from tests.e2e.cli import free_port
@@ -98,3 +98,33 @@ def test_a_damaged_state_keeps_nobody_from_stopping_anything(
     assert seen.detail.endswith("pdctl down chat stops it")
     assert running.stop("chat") == ("pid 1",)
     assert running.names() == ()
+
+
+def test_a_deployment_that_begins_under_the_name_of_one_that_ended_keeps_its_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two commands stop one deployment; a third starts the next one before the second looks."""
+    state.make_state_dir("chat")
+    state.write_launch(some_launch("chat"))
+    state.write_state(replace(some_state("chat"), run_id="abc"))
+    held = state.lock("chat")
+    assert held is not None
+    asked: list[str] = []
+
+    def ends_and_another_begins(found: DeploymentState, *, now: bool) -> None:
+        asked.append(found.run_id)
+        state.write_launch(replace(some_launch("chat"), run_id="next"))
+        state.write_state(replace(some_state("chat"), run_id="next"))
+
+    monkeypatch.setattr(supervisor_process, "is_current", lambda found: True)
+    monkeypatch.setattr(supervisor_process, "ask_to_stop", ends_and_another_begins)
+    assert running.stop("chat") == ()
+    assert asked == ["abc"]
+    following = state.read_launch("chat")
+    assert following is not None
+    assert following.run_id == "next"
+    os.close(held)
+    state.clear_ended("chat", "abc")
+    assert state.read_launch("chat") == following, "its supervisor has yet to take the lock"
+    state.clear_ended("chat", "next")
+    assert state.read_launch("chat") is None
