@@ -51,7 +51,7 @@ PLANNING_ADDRESS = "\0pdctl-planning"  # abstract: no file, gone with its proces
 class Prepared:
     """Everything resolved, nothing started. kv_path: how KV moves, in words; "" if it does not."""
 
-    deployment: Deployment
+    deployment: Deployment  # with the KV backend, which engines that are added later must use too
     specs: tuple[ProcessSpec, ...]  # router first
     version: str | None  # of SGLang; None: simulated
     gpu_name: str
@@ -225,12 +225,14 @@ def prepare(
     places: Mapping[str, ProcessSpec] = NOWHERE,
     launcher: str = LOCAL,
     without: Collection[str] = (),
+    is_for_later: bool = False,
 ) -> Prepared:
     """Resolve nodes, GPUs, ports, SGLang and the KV backend of a deployment.
 
     present: its running processes; those that the deployment still names stay as they are.
     places: new engine -> the engine, not in `present`, whose ports and GPUs it takes over.
     launcher: a name in the registry. without: nodes off the network, which get no new engine.
+    is_for_later: nothing starts now, so the router's port may be in use.
     Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
     run. Call inside `planning()` unless nothing will be started.
     """
@@ -241,11 +243,11 @@ def prepare(
     gpus = gpus_of_nodes(deployment, there, nodes)
     llm, unread = _llm(deployment)
     placed = placed_engines(deployment, (*present, *_named(places)), gpus, there)
-    warned = check_equal(deployment, install, there, _used(nodes, placed))
+    warned = (*unread, *check_equal(deployment, install, there, _used(nodes, placed)))
     rdma = rdma_of_nodes(deployment, there, nodes)
     backend, kv_path = _kv_path(deployment, install, placed, gpus, rdma)
     stays = {spec.name: spec for spec in present}
-    planned = _planned_ports(deployment, stays.get("router"), there, nodes)
+    planned = _planned_ports(deployment, there, nodes, is_for_later or "router" in stays)
     addresses = _addresses(there, present, nodes)
     loaded = with_copy(deployment, there, _used(nodes, placed))
     bare = expand(
@@ -262,14 +264,12 @@ def prepare(
     specs = tuple(stays.get(s.name) or with_nics(s, gpus, rdma) for s in ranked)
     warned += check_network(deployment, specs, {*stays, *places}, there, rdma)
     return Prepared(
-        # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
         specs=specs,
         version=install.version if install else None,
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
         warnings=(
-            *unread,
             *warned,
             *not_copied(deployment, loaded, nodes),
             *cautions_there(deployment, placed, gpus, there),
@@ -429,13 +429,12 @@ def _share_nvlink(placed: Mapping[str, Place], gpus: Mapping[str, tuple[Gpu, ...
 
 def _planned_ports(
     deployment: Deployment,
-    router: ProcessSpec | None,
     launcher: Launcher,
     nodes: tuple[str, ...],
+    keeps_router: bool,
 ) -> Mapping[str, Ports]:
-    """Ports that are free on every node; the router's is free on its own, or the router stays."""
+    """Ports that are free on every node; the router's on its own, unless it keeps that."""
     owners = _port_owners()
-    own = router.port if router is not None else None
 
     def is_usable(port: int) -> bool:
         # the user chose the router's by number and may have left it a moment ago
@@ -446,7 +445,7 @@ def _planned_ports(
 
     return plan_ports(
         deployment,
-        lambda port: port == own or is_usable(port),
+        lambda port: (keeps_router and port == deployment.router.port) or is_usable(port),
         owners=owners,
         router_node=nodes[0],
     )
