@@ -110,6 +110,7 @@ class Supervisor:
     directory: Path
     started_at: float = field(default_factory=lambda: create_time(os.getpid()) or time.time())
     written: DeploymentState | None = None
+    written_at: float = 0.0  # monotonic: someone may set the clock back
     listed: str = ""  # what a Prometheus is told to scrape
     launch_seen: int = 0
     logs_seen: float = 0.0
@@ -203,17 +204,18 @@ class Supervisor:
         last = self.written
         if last is not None and (last.phase, current.phase) == ("scaling", "serving"):
             self.loop.say("settled", "", current.layout)
-        if last is None or is_over or self._is_due(current, last, now):
+        if last is None or is_over or self._is_due(current, last):
             self._write(current)
         return current
 
-    def _is_due(self, current: DeploymentState, last: DeploymentState, now: float) -> bool:
-        age_s = now - last.updated_at
+    def _is_due(self, current: DeploymentState, last: DeploymentState) -> bool:
+        age_s = time.monotonic() - self.written_at
         if current == replace(last, updated_at=current.updated_at):
             return age_s >= WRITE_AT_LEAST_EVERY_S
         return age_s >= WRITE_AT_MOST_EVERY_S or current.phase != last.phase
 
     def _write(self, current: DeploymentState) -> None:
+        self.written_at = time.monotonic()
         try:
             state.write_state(current)
             self._list_targets(current)

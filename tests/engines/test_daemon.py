@@ -1,5 +1,6 @@
 """A new supervisor takes over."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,3 +100,18 @@ def test_ports_are_claimed_while_an_engine_waits_for_its_restart_and_until_one_h
     world.busy.clear()
     turn(10)
     assert turn(1) == every[:-1]
+
+
+def test_a_state_is_written_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(daemon, "WRITE_AT_MOST_EVERY_S", 0.0)
+    fleet = fleet_in(World(start_s=0), SPECS)
+    supervisor = Supervisor(some_launch(), fleet, state.make_state_dir("chat"))
+    supervisor.turn()
+    monkeypatch.setattr(time, "time", lambda: 5.0)
+    supervisor.turn()
+    found = state.read_state("chat")
+    assert found is not None
+    assert found.updated_at == 5.0

@@ -171,7 +171,8 @@ def resume(name: str) -> SupervisorProcess:
             raise not_running(name)
         wanted = replace(wanted, boot_id=state.boot_id(), host=state.host_name())
         state.write_launch(wanted)
-        return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=False))
+        child = start_supervisor(name, held, is_tied=False)
+        return SupervisorProcess(wanted, child, replaces=found.supervisor_pid)
     finally:
         os.close(held)
 

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,11 @@ from pdctl.engines import state
 from pdctl.engines.launchers import local
 from pdctl.engines.lifecycle import follow, running, supervisor_process
 from pdctl.engines.lifecycle.follow import settling
+from pdctl.engines.lifecycle.supervisor_process import MODULE, SupervisorProcess
 from pdctl.engines.records import DeploymentState, Handle, ProcessState
 from pdctl.errors import StateConflict
 from pdctl.paths import HOME_VARIABLE
-from tests.e2e.cli import free_port
+from tests.e2e.cli import free_port, until
 from tests.engines.launchers.in_memory import InMemoryLauncher
 from tests.engines.test_state import some_launch, some_state
 
@@ -128,3 +131,33 @@ def test_a_deployment_that_begins_under_the_name_of_one_that_ended_keeps_its_fil
     assert state.read_launch("chat") == following, "its supervisor has yet to take the lock"
     state.clear_ended("chat", "next")
     assert state.read_launch("chat") is None
+
+
+def test_a_supervisor_is_known_by_its_command_where_the_clock_was_set_meanwhile(
+    tmp_path: Path,
+) -> None:
+    """Linux counts the start of a process from the boot, whose time moves with the clock."""
+    package = tmp_path / "pdctl" / "engines"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "daemon.py").write_text("import time\ntime.sleep(60)\n")
+    with subprocess.Popen([sys.executable, "-m", MODULE, "chat"], cwd=tmp_path) as one:
+        found = replace(some_state("chat"), supervisor_pid=one.pid, supervisor_started_at=1.0)
+        until(lambda: supervisor_process.is_current(found))
+        assert not supervisor_process.is_current(replace(found, name="other"))
+        one.kill()
+    assert not supervisor_process.is_current(found), "it has ended"
+
+
+def test_a_new_supervisor_is_followed_where_the_clock_was_set_back() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    first = SupervisorProcess(some_launch("chat"), child)
+    resumed = SupervisorProcess(some_launch("chat"), child, replaces=7)
+    state.make_state_dir("chat")
+    found = replace(some_state("chat"), run_id="abc", updated_at=1.0, supervisor_pid=7)
+    state.write_state(found)
+    assert next(follow.follow_states(first)) == found
+    assert next(follow.follow_states(resumed)) is None, "its predecessor wrote that"
+    child.kill()
+    child.wait()
