@@ -59,13 +59,15 @@ class LocalPorts:
         """Hold ports while the block runs.
 
         unshared: ports of servers that do not set SO_REUSEADDR, such as the router's metrics.
+        Raises EnvironmentProblem if another command has claimed one since it was free.
         """
         allow_open_files()
         with ExitStack() as sockets:
+            for port in {*ports, *unshared}:
+                if not claim(port, sockets):
+                    raise _claimed_meanwhile(port)
             for port in ports:
                 hold(port, sockets)
-            for port in (*ports, *unshared):
-                claim(port, sockets)
             yield
 
     def any_free_port(self, node: str) -> int:
@@ -111,12 +113,12 @@ def allow_open_files() -> None:
 def claim(port: int, sockets: ExitStack) -> bool:
     """Keep other pdctl commands from choosing a port. The claim leaves the port itself alone.
 
-    False if another one has claimed it; the server will report if it is taken.
+    False if another one has claimed it.
     """
     try:
         claimed = socket.socket(socket.AF_UNIX)
     except OSError:
-        return False  # no descriptor is left
+        return True  # no descriptor is left, and the port most likely stays free
     try:
         claimed.bind(_claim_address(port))
     except OSError:
@@ -124,6 +126,14 @@ def claim(port: int, sockets: ExitStack) -> bool:
         return False
     sockets.enter_context(claimed)
     return True
+
+
+def _claimed_meanwhile(port: int) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"Another pdctl command took port {port} a moment ago.",
+        hint="run the command again: it chooses another port",
+        code="port_in_use",
+    )
 
 
 def is_claimed(port: int) -> bool:

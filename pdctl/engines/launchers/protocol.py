@@ -103,6 +103,7 @@ class Nodes(Protocol):
         """Reserve ports while the block runs; the servers they are meant for can still listen.
 
         unshared: ports whose servers refuse to share. Only other pdctl commands keep off these.
+        Raises EnvironmentProblem if another command was quicker.
         """
         ...
 

@@ -67,15 +67,14 @@ def rescale(
         planned = _planned(name, counts)
         if planned.prepared is None or planned.change is None:
             return Rescaled(planned.current, planned.before.layout, ())
+        if held is not None:
+            held.enter_context(start.holding(planned.current.launcher, planned.added))
         wanted = start.change(
             planned.prepared,
             leaving=planned.change.leaving,
             changes=planned.sentences,
             drain_s=drain_s,
         )
-        if held is not None:
-            added = [spec for spec in wanted.specs if spec not in planned.current.specs]
-            held.enter_context(start.holding(wanted.launcher, added))
         return Rescaled(wanted, planned.before.layout, planned.sentences)
 
 
@@ -137,6 +136,13 @@ class _Planned:
     change: "_Change | None" = None
     prepared: Prepared | None = None
     sentences: tuple[str, ...] = ()
+
+    @property
+    def added(self) -> tuple[ProcessSpec, ...]:
+        """The processes with ports of their own, which the supervisor does not hold yet."""
+        held = {spec.url for spec in (*self.current.specs, *self.current.leaving)}
+        specs = self.prepared.specs if self.prepared else ()
+        return tuple(spec for spec in specs if spec.url not in held)
 
 
 def _planned(name: str, counts: Counts) -> _Planned:

@@ -297,6 +297,12 @@ def test_a_supervisor_claims_the_ports_of_its_processes_and_gives_up_those_of_ot
     supervisor.claim_ports((router,))
     assert other.is_port_free(HERE, engine.port)
     assert not other.is_port_free(HERE, router.port)
+    with (
+        pytest.raises(EnvironmentProblem, match=f"took port {router.port} a moment ago"),
+        other.hold_ports(HERE, (engine.port, router.port)),
+    ):
+        pass
+    assert other.is_port_free(HERE, engine.port), "nothing is held of a start that fails"
     supervisor.claim_ports(())
     assert other.is_port_free(HERE, router.port)
 
