@@ -228,6 +228,8 @@ def clear_state(name: str) -> None:
 
 def clear_ended(name: str, run_id: str) -> None:
     """Clear the state of a deployment that has ended, unless another of its name has begun."""
+    if not any(os.path.lexists(state_dir(name) / file) for file in _FILES):
+        return
     held = lock(name)
     if held is None:
         return

@@ -103,6 +103,12 @@ def test_a_damaged_state_keeps_nobody_from_stopping_anything(
     assert running.names() == ()
 
 
+def test_a_name_that_nobody_gave_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(StateConflict, match="No deployment 'chat' is running"):
+        running.stop("chat")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_deployment_that_begins_under_the_name_of_one_that_ended_keeps_its_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
