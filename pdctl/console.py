@@ -63,18 +63,22 @@ def can_redraw(stream: TextIO) -> bool:
 
 
 PIPED_WIDTH = 4000  # no line of an answer is longer; off a terminal nobody asked for columns
+LEAST_WIDTH = 20
 
 
 def _console(*, stderr: bool) -> "Console":
     stream = sys.stderr if stderr else sys.stdout
-    is_piped = not stream.isatty() and not os.environ.get("COLUMNS")
+    columns = os.environ.get("COLUMNS", "")
+    asked = int(columns) if columns.isdecimal() else 0  # 0 stands for an unknown width
+    unasked = None if stream.isatty() else PIPED_WIDTH
     return _clean_console()(
         stderr=stderr,
         highlight=False,
         soft_wrap=False,
         markup=False,
         emoji=False,
-        width=PIPED_WIDTH if is_piped else None,
+        width=max(asked, LEAST_WIDTH) if asked else unasked,
+        _environ={**os.environ, "COLUMNS": "", "LINES": ""},
     )
 
 

@@ -20,6 +20,14 @@ def state_home() -> Path:
     return user_state_path("pdctl")
 
 
+def working_directory() -> str:
+    """The folder in which a command was given; the root if that was deleted meanwhile."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
+
+
 def profiles_dir() -> Path:
     """Bundled profiles: pdctl/_profiles in a wheel, profiles/ beside the package in a checkout."""
     bundled = _PACKAGE / "_profiles"

@@ -91,6 +91,19 @@ def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
     assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
 
 
+def test_an_encoding_without_arrows_is_no_reason_to_fail() -> None:
+    asked = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "pdctl", "plan", "qwen3-8b", "--show-model"]
+    done = subprocess.run(command, env=asked, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"36 ? " in done.stdout
+
+
+def test_streams_that_a_script_has_closed_are_no_reason_to_fail() -> None:
+    command = f"{sys.executable} -m pdctl help scale <&- >&- 2>&-"
+    assert subprocess.run(command, shell=True, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     "arguments", ["--help", "plan --help", "plan --models", "help json", "schema plan"]
 )

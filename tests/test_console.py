@@ -128,6 +128,16 @@ def test_a_pipe_with_columns_is_as_wide_as_they_say(
     assert max(map(len, shown)) <= 60
 
 
+@pytest.mark.parametrize(("columns", "width"), [("0", console.PIPED_WIDTH), ("1", 20), ("x", 4000)])
+def test_columns_that_are_no_width_are_no_reason_to_fail(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("LINES", "0")
+    assert console.out().width == width
+    assert console.out().height > 0
+
+
 def test_lines_for_programs_replace_the_screen_off_a_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

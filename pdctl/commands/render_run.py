@@ -55,7 +55,7 @@ def _text(export: Export, deployment: Deployment) -> str:
     if is_for_another_machine(deployment):
         return _elsewhere(deployment)
     try:
-        return export.render(deployment, prepare(deployment).specs)
+        return export.render(deployment, prepare(deployment, is_for_later=True).specs)
     except PdctlError as problem:
         if problem.code not in NOT_HERE:
             raise

@@ -2,7 +2,7 @@
 
 import dataclasses
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
 from typing import Protocol
@@ -54,23 +54,32 @@ def start_deployment(options: UpOptions, deployment: Deployment, *, may_simulate
         _warn_of_machine(deployment)
     else:
         _copy_model(options, deployment)
-    with ExitStack() as held:
+    with Interrupts() as interrupts, ExitStack() as held:
+
+        def check(prepared: Prepared) -> None:
+            _check_nodes(prepared)
+            interrupts.postpone()
+
         try:
-            prepared, supervisor = held.enter_context(_started(options, deployment))
+            prepared, supervisor = held.enter_context(_started(options, deployment, check))
         except EnvironmentProblem as problem:
             if not (may_simulate and is_here and _wants_simulated(options, problem)):
                 raise
             simulated = dataclasses.replace(deployment, engine="sim", gpus=None)
-            prepared, supervisor = held.enter_context(_started(options, simulated))
+            prepared, supervisor = held.enter_context(_started(options, simulated, check))
+        interrupts.stop(supervisor)
         warn(prepared)
-        _follow(options, supervisor, deployment_headline(prepared))
+        _follow(options, supervisor, deployment_headline(prepared), interrupts, held)
 
 
 def follow_resumed(options: UpOptions, supervisor: SupervisorProcess) -> None:
     """Show a deployment that a new supervisor takes over, until it serves."""
     launch = supervisor.launch
     detached = dataclasses.replace(options, is_detached=True)
-    _follow(detached, supervisor, f"{launch.model} · {launch.layout}")
+    with Interrupts() as interrupts:
+        interrupts.stop(supervisor)
+        headline = f"{launch.model} · {launch.layout}"
+        _follow(detached, supervisor, headline, interrupts, ExitStack())
 
 
 def _copy_model(options: UpOptions, deployment: Deployment) -> None:
@@ -86,7 +95,7 @@ def _copy_model(options: UpOptions, deployment: Deployment) -> None:
 
 
 def _started(
-    options: UpOptions, deployment: Deployment
+    options: UpOptions, deployment: Deployment, check: Callable[[Prepared], None]
 ) -> AbstractContextManager[tuple[Prepared, SupervisorProcess]]:
     running.refuse_running(deployment.name)
     return start.started_deployment(
@@ -94,7 +103,7 @@ def _started(
         detached=options.is_detached,
         ready_timeout_s=options.timeout_s,
         launcher=options.launcher,
-        check=_check_nodes,
+        check=check,
     )
 
 
@@ -105,23 +114,31 @@ def _wants_simulated(options: UpOptions, problem: EnvironmentProblem) -> bool:
     return ask_yes("Start simulated engines instead?", default="y", flag="--engine sim")
 
 
-def _follow(options: UpOptions, supervisor: SupervisorProcess, headline: str) -> None:
-    """Show the deployment while it starts, announce that it serves, and wait for its end."""
-    interrupts = Interrupts(supervisor)
+def _follow(
+    options: UpOptions,
+    supervisor: SupervisorProcess,
+    headline: str,
+    interrupts: "Interrupts",
+    held: ExitStack,
+) -> None:
+    """Show the deployment while it starts, announce that it serves, and wait for its end.
+
+    held: its ports. From when it serves, only the supervisor claims them, which ends with it.
+    """
     screen = open_screen(headline)
     last: DeploymentState | None = None
     is_ready = False
-    with interrupts:
-        for state in follow.follow_states(supervisor):
-            last = state or last
-            screen.show(last)
-            if not is_ready and last is not None and last.phase in LIVE_PHASES:
-                is_ready = True
-                screen.close()
-                _announce(options, last)
-                screen = LineScreen(last)
-            if is_ready and options.is_detached:
-                return
+    for state in follow.follow_states(supervisor):
+        last = state or last
+        screen.show(last)
+        if not is_ready and last is not None and last.phase in LIVE_PHASES:
+            is_ready = True
+            held.close()
+            screen.close()
+            _announce(options, last)
+            screen = LineScreen(last)
+        if is_ready and options.is_detached:
+            return
     screen.close()
     _finish(supervisor, last, interrupts.num)
 
@@ -144,10 +161,10 @@ def _finish(
     """Clean up after the supervisor has exited. Raise its failure, if any."""
     name = supervisor.launch.name
     if supervisor.child.returncode != 0:
-        running.reap(name)
+        running.reap(supervisor.launch)
     has_failed = supervisor.child.returncode != 0 or (last is not None and last.failure)
     problem = follow.start_failure(name, last) if has_failed and not num_interrupts else None
-    engine_state.clear_state(name)
+    engine_state.clear_ended(name, supervisor.launch.run_id)
     if problem is not None:
         raise problem
     say("stopped")
@@ -176,7 +193,8 @@ def _follow_job(options: UpOptions, job: SubmittedJob, headline: str) -> tuple[b
     """Show the job until it serves or has ended; whether it served, and how often Ctrl-C came."""
     screen = open_screen(headline)
     waits, is_ready = "", False
-    with Interrupts(job) as interrupts:
+    with Interrupts() as interrupts:
+        interrupts.stop(job)
         for seen in submitted.watch(job):
             if seen.waits and seen.waits != waits and not seen.is_over:
                 say(f"Slurm job {job.number} is {seen.waits}")
@@ -201,11 +219,25 @@ class Stoppable(Protocol):
 
 
 class Interrupts:
-    """Handles Ctrl-C: the first stops gracefully, the second kills. SIGTERM counts as one."""
+    """Handles Ctrl-C: the first stops gracefully, the second kills. SIGTERM counts as one.
 
-    def __init__(self, supervisor: Stoppable) -> None:
-        self._supervisor = supervisor
+    Before anything is started, it ends the command.
+    """
+
+    def __init__(self) -> None:
+        self._starts = False
+        self._started: Stoppable | None = None
         self.num = 0
+
+    def postpone(self) -> None:
+        """From now on something is started: Ctrl-C waits until `stop` is told what."""
+        self._starts = True
+
+    def stop(self, started: Stoppable) -> None:
+        """Let Ctrl-C stop this, also one that came while it was started."""
+        self._starts, self._started = True, started
+        if self.num:
+            self._ask(started)
 
     def __enter__(self) -> "Interrupts":
         self._before = {s: signal.signal(s, self._take) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -216,8 +248,14 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if not self._starts:
+            raise KeyboardInterrupt
         self.num += 1
-        self._supervisor.ask_to_stop(now=self.num > 1)
+        if self._started is not None:
+            self._ask(self._started)
+
+    def _ask(self, started: Stoppable) -> None:
+        started.ask_to_stop(now=self.num > 1)
         if self.num == 1:
             say("\nstopping: requests in flight finish first; Ctrl-C again kills")
 

@@ -317,6 +317,18 @@ def ports_of(engine: ProcessSpec) -> Ports:
     )
 
 
+def opened_ports(spec: ProcessSpec) -> tuple[frozenset[int], frozenset[int]]:
+    """The ports that a process opens: those that a server shares, and the others.
+
+    A decode engine that can change its role opens its bootstrap port too. Of the ports of
+    torch.distributed only the first, which stands for its whole group.
+    """
+    own = Ports(spec.port) if spec.role == "router" else ports_of(spec)
+    shared = (spec.port, spec.bootstrap_port, own.bootstrap)
+    others = (spec.metrics_port, own.nccl, own.dist_init)
+    return frozenset(filter(None, shared)), frozenset(filter(None, others))
+
+
 def named_ports(specs: Iterable[ProcessSpec]) -> frozenset[int]:
     """Every number in these command lines that could be a port, alone or after a host."""
     tails = {arg.rpartition(":")[2] for spec in specs for arg in spec.argv}

@@ -12,8 +12,7 @@ import psutil
 
 from pdctl.engines import state
 from pdctl.engines.launchers.local import marked
-from pdctl.engines.launchers.protocol import HERE
-from pdctl.engines.launchers.registry import launcher_named
+from pdctl.engines.launchers.local_ports import can_bind
 from pdctl.engines.lifecycle import running
 from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.inspection.gpus import query_gpus, visible_gpus
@@ -213,8 +212,7 @@ def load_snapshots() -> tuple[int, int]:
 
 def taken_ports(ports: tuple[int, ...]) -> dict[int, str]:
     """The owners of `ports` in use, except those that belong to a deployment of pdctl."""
-    launcher = launcher_named()
-    busy = [port for port in ports if not launcher.is_port_free(HERE, port)]
+    busy = [port for port in ports if not can_bind(port, shares=True)]
     if not busy:
         return {}
     ours = _ours()

@@ -93,6 +93,7 @@ def _take_over(
 BUSY_TURN_S = 0.05
 QUIET_TURN_S = 1.0
 BOUND_LOGS_EVERY_S = 10.0
+CLAIM_EVERY_S = 1.0  # until the command that started an engine has let go of its ports
 WRITE_AT_LEAST_EVERY_S = 10.0
 WRITE_AT_MOST_EVERY_S = 0.1
 LAST_WORD_S = 10.0
@@ -109,9 +110,11 @@ class Supervisor:
     directory: Path
     started_at: float = field(default_factory=lambda: create_time(os.getpid()) or time.time())
     written: DeploymentState | None = None
+    written_at: float = 0.0  # monotonic: someone may set the clock back
     listed: str = ""  # what a Prometheus is told to scrape
     launch_seen: int = 0
     logs_seen: float = 0.0
+    claimed_at: float = float("-inf")
     pending: list[Event] = field(default_factory=list)
 
     def run(self, wake_fd: int) -> DeploymentState:
@@ -123,6 +126,7 @@ class Supervisor:
 
     def turn(self) -> bool:
         """Turn the loop once and publish the state; True once everything has ended."""
+        self._claim_ports()
         self.loop.tick()
         self._follow_launch()
         if not self.loop.is_over:
@@ -134,6 +138,14 @@ class Supervisor:
         ready, _, _ = select.select([wake_fd], [], [], wait_s)
         if ready:
             os.read(wake_fd, 4096)
+
+    def _claim_ports(self) -> None:
+        """Keep others off the ports of engines that wait for their restart, too."""
+        if time.monotonic() - self.claimed_at < CLAIM_EVERY_S:
+            return
+        self.claimed_at = time.monotonic()
+        running = (process.spec for process in self.loop.processes.values())
+        self.loop.launcher.claim_ports((*self.loop.desired.specs, *running))
 
     def _bound_logs(self) -> None:
         if time.monotonic() - self.logs_seen < BOUND_LOGS_EVERY_S:
@@ -192,17 +204,18 @@ class Supervisor:
         last = self.written
         if last is not None and (last.phase, current.phase) == ("scaling", "serving"):
             self.loop.say("settled", "", current.layout)
-        if last is None or is_over or self._is_due(current, last, now):
+        if last is None or is_over or self._is_due(current, last):
             self._write(current)
         return current
 
-    def _is_due(self, current: DeploymentState, last: DeploymentState, now: float) -> bool:
-        age_s = now - last.updated_at
+    def _is_due(self, current: DeploymentState, last: DeploymentState) -> bool:
+        age_s = time.monotonic() - self.written_at
         if current == replace(last, updated_at=current.updated_at):
             return age_s >= WRITE_AT_LEAST_EVERY_S
         return age_s >= WRITE_AT_MOST_EVERY_S or current.phase != last.phase
 
     def _write(self, current: DeploymentState) -> None:
+        self.written_at = time.monotonic()
         try:
             state.write_state(current)
             self._list_targets(current)

@@ -10,6 +10,7 @@ logs/          one file per process on this machine
 """
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -44,7 +45,7 @@ def append(directory: Path, events: Iterable[Event]) -> None:
 
 
 def read(directory: Path) -> tuple[Event, ...]:
-    """All events. Torn lines are skipped."""
+    """All events. Damaged lines are skipped."""
     try:
         lines = (directory / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -53,11 +54,14 @@ def read(directory: Path) -> tuple[Event, ...]:
 
 
 def parse(line: str) -> Event | None:
-    """The event in a line; None if the line is torn."""
+    """The event in a line; None if the line is damaged."""
     try:
-        return Event(**json.loads(line))
-    except (ValueError, TypeError, RecursionError):
+        found = Event(**json.loads(line))
+        time.localtime(found.at)
+    except (ValueError, TypeError, OverflowError, RecursionError, OSError):
         return None
+    texts = (found.event, found.process, found.text)
+    return found if all(isinstance(text, str) for text in texts) else None
 
 
 def to_json(record: DeploymentState | Launch) -> str:
@@ -192,7 +196,7 @@ def read_state(name: str) -> DeploymentState | None:
             code="bad_state",
         ) from problem
     if _is_of_earlier_boot(state):
-        clear_state(name)
+        clear_ended(name, state.run_id)
         return None
     return state
 
@@ -215,7 +219,26 @@ def read_launch(name: str) -> Launch | None:
 def clear_state(name: str) -> None:
     """Remove state.json and launch.json. The logs stay until the next `up` of this name."""
     for file in _FILES:
-        (state_dir(name) / file).unlink(missing_ok=True)
+        path = state_dir(name) / file
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as problem:
+            raise unwritable(path, problem) from problem
+
+
+def clear_ended(name: str, run_id: str) -> None:
+    """Clear the state of a deployment that has ended, unless another of its name has begun."""
+    if not any(os.path.lexists(state_dir(name) / file) for file in _FILES):
+        return
+    held = lock(name)
+    if held is None:
+        return
+    try:
+        current = read_launch(name)
+        if current is None or current.run_id == run_id:
+            clear_state(name)
+    finally:
+        os.close(held)
 
 
 def forget(name: str) -> None:
@@ -226,9 +249,11 @@ def forget(name: str) -> None:
 def list_names() -> tuple[str, ...]:
     """The deployments that have a state, running or not."""
     home = state_home()
-    if not home.is_dir():
-        return ()
-    named = (p.name for p in home.iterdir() if _NAME.fullmatch(p.name) and _is_own(p))
+    try:
+        entries = tuple(home.iterdir()) if home.is_dir() else ()
+    except OSError as problem:
+        raise unwritable(home, problem) from problem
+    named = (p.name for p in entries if _NAME.fullmatch(p.name) and _is_own(p))
     return tuple(sorted(n for n in named if any((home / n / f).is_file() for f in _FILES)))
 
 
@@ -247,7 +272,7 @@ def lock(name: str) -> int | None:
 
 def is_supervised(name: str) -> bool:
     """True if a supervisor of this deployment runs."""
-    if not (state_dir(name) / "lock").exists():
+    if not os.path.lexists(state_dir(name) / "lock"):  # false too where a folder is unreadable
         return False
     held = _locked(name, fcntl.LOCK_SH)  # shared: others may ask at the same moment
     if held is None:
@@ -350,8 +375,11 @@ def _refuse_foreign(path: Path) -> None:
 
 def unwritable(path: Path, problem: OSError) -> EnvironmentProblem:
     """The error for a state file or directory that the system does not let us use."""
+    is_full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
     return EnvironmentProblem(
         f"{path} cannot be used: {problem.strerror or problem}.",
-        hint=f"{HOME_VARIABLE}=DIR with a directory of your own",
+        hint="free space on its disk, then repeat the command"
+        if is_full
+        else f"{HOME_VARIABLE}=DIR with a directory of your own",
         code="state_dir_unwritable",
     )

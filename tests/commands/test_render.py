@@ -63,6 +63,18 @@ def test_a_shell_script_starts_every_process(
     assert not (here / "state").exists(), "rendering leaves nothing behind"
 
 
+def test_a_script_is_written_while_its_port_is_in_use(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as running:
+        running.bind(("127.0.0.1", 0))
+        running.listen()
+        port = running.getsockname()[1]
+        (here / "pd.yaml").write_text(f"{PD}router: {{port: {port}}}\n")
+        assert run("shell") == 0
+    assert f"http://127.0.0.1:{port} answers" in capsys.readouterr().out
+
+
 def test_json_holds_the_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "pd.yaml").write_text(PD)
     assert run("miles", "--json") == 0

@@ -2,13 +2,15 @@
 
 import json
 import re
+import shlex
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli import Cli, free_port
+from tests.e2e.cli import PATIENCE_S, Cli, free_port
 
 SIM = ("up", "qwen3-8b", "--engine", "sim", "--total", "2", "--no-input", "--name", "bad")
 
@@ -121,3 +123,26 @@ def test_a_written_file_starts_the_same_deployment(cli: Cli) -> None:
 
 def _without_ports(commands: str) -> str:
     return re.sub(r"(?<=[ :])\d{5}\b", "PORT", commands)
+
+
+def test_users_who_start_on_one_port_at_the_same_moment_do_not_share_a_router(cli: Cli) -> None:
+    """Each has a state directory that the other cannot read, and neither router listens yet."""
+    users = [Cli(cli.home / user, cli.cwd) for user in ("first", "second")]
+    command = (*SIM, "--prefill", "0", "--port", str(free_port()), "-d")
+    with users[0].running(*command) as first, users[1].running(*command) as second:
+        said = [one.communicate(timeout=PATIENCE_S)[1] for one in (first, second)]
+    codes = [first.returncode, second.returncode]
+    assert sorted(codes) == [0, 4]
+    assert "is already in use" in said[codes.index(4)]
+    assert users[codes.index(0)].run("down").returncode == 0
+
+
+def test_a_start_from_a_folder_that_was_deleted_serves(cli: Cli) -> None:
+    folder = cli.cwd / "gone"
+    folder.mkdir()
+    up = shlex.join([sys.executable, "-m", "pdctl", *SIM, "--port", str(free_port()), "-d"])
+    done = subprocess.run(
+        f"rmdir {folder} && {up}", shell=True, cwd=folder, env=cli.environment, check=False
+    )
+    assert done.returncode == 0
+    assert cli.run("down").returncode == 0

@@ -1,9 +1,15 @@
 """A new supervisor takes over."""
 
+import time
 from dataclasses import replace
+from pathlib import Path
 
-from pdctl.engines.daemon import adopt
+import pytest
+
+from pdctl.engines import daemon, state
+from pdctl.engines.daemon import Supervisor, adopt
 from pdctl.engines.records import ProcessState
+from pdctl.paths import HOME_VARIABLE
 from tests.engines.test_state import some_launch, some_state
 from tests.engines.world import World, fleet_in, fleet_specs, run, spec
 
@@ -64,3 +70,48 @@ def test_what_was_on_its_way_out_is_drained_and_not_killed() -> None:
     run(fleet, world, 3)
     assert [line.split(" ", 1)[1] for line in world.log] == ["terminate decode-9"]
     assert fleet.is_quiet
+
+
+def test_ports_are_claimed_while_an_engine_waits_for_its_restart_and_until_one_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(daemon, "CLAIM_EVERY_S", 0.0)
+    world = World(start_s=0)
+    fleet = fleet_in(world, SPECS)
+    supervisor = Supervisor(some_launch(), fleet, state.make_state_dir("chat"))
+    every = tuple(one.name for one in SPECS)
+
+    def turn(seconds: float) -> tuple[str, ...]:
+        run(fleet, world, seconds)
+        supervisor.turn()
+        return world.claimed
+
+    supervisor.turn()
+    assert world.claimed == every, "before anything has started"
+    turn(3)
+    world.end("decode-0", 1)
+    assert turn(3) == every
+    assert "decode-0" not in [one.name for one in world.alive.values()]
+    assert turn(10) == every
+    world.busy["decode-0"] = 1
+    fleet.desired = replace(fleet.desired, specs=SPECS[:-1])
+    assert turn(1) == every, "it finishes its requests"
+    world.busy.clear()
+    turn(10)
+    assert turn(1) == every[:-1]
+
+
+def test_a_state_is_written_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(daemon, "WRITE_AT_MOST_EVERY_S", 0.0)
+    fleet = fleet_in(World(start_s=0), SPECS)
+    supervisor = Supervisor(some_launch(), fleet, state.make_state_dir("chat"))
+    supervisor.turn()
+    monkeypatch.setattr(time, "time", lambda: 5.0)
+    supervisor.turn()
+    found = state.read_state("chat")
+    assert found is not None
+    assert found.updated_at == 5.0

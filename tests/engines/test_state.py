@@ -1,9 +1,11 @@
 """The state directory: private, atomic, and safe against names and links."""
 
+import errno
 import fcntl
 import json
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +29,20 @@ def test_events_are_read_back_in_order_without_torn_lines(tmp_path: Path) -> Non
         file.write('{"at": 3, "event"\n')
     state.append(tmp_path, [TWO])
     assert state.read(tmp_path) == (ONE, TWO)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"at": "x", "event": "e", "process": "", "text": ""}',
+        '{"at": 1e999, "event": "e", "process": "", "text": ""}',
+        '{"at": 1.0, "event": 5, "process": "", "text": ""}',
+        '{"at": 1.0, "event": "e", "process": null, "text": ""}',
+        "[1]",
+    ],
+)
+def test_a_line_that_is_no_event_is_skipped(line: str) -> None:
+    assert state.parse(line) is None
 
 
 def test_no_log_has_no_events(tmp_path: Path) -> None:
@@ -179,6 +195,23 @@ def test_a_home_that_cannot_be_written_is_a_problem_of_this_machine(
     with pytest.raises(EnvironmentProblem) as problem:
         state.make_state_dir("chat")
     assert problem.value.code == "state_dir_unwritable"
+
+
+def test_a_home_that_cannot_be_read_is_a_problem_of_this_machine(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    home.mkdir(exist_ok=True)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(EnvironmentProblem, match="cannot be used: Permission denied"):
+        state.list_names()
+
+
+def test_a_full_disk_asks_for_space_and_not_for_another_folder(home: Path) -> None:
+    problem = state.unwritable(home, OSError(errno.ENOSPC, "No space left on device"))
+    assert problem.hint == "free space on its disk, then repeat the command"
 
 
 def test_a_write_that_fails_leaves_the_old_state_and_no_rest(home: Path) -> None:

@@ -166,6 +166,9 @@ class AgentLauncher(LocalLauncher, ABC):
             with suppress(EnvironmentProblem):
                 agent.ask("release_ports", key)
 
+    def claim_ports(self, specs: Sequence[ProcessSpec]) -> None:
+        """Nothing: commands hold ports of nodes while they start engines, and no longer."""
+
     def any_free_port(self, node: str) -> int:
         return int(self._agents.on(node).ask("any_free_port"))
 

@@ -22,7 +22,7 @@ from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.clients.protocol import Http
 from pdctl.engines.exec_shim import tied
 from pdctl.engines.launchers.command import command_of, with_key
-from pdctl.engines.launchers.local_ports import LocalPorts
+from pdctl.engines.launchers.local_ports import Claims, LocalPorts
 from pdctl.engines.launchers.protocol import Copied, Exit, Started
 from pdctl.engines.records import GpuUse, Handle
 from pdctl.errors import EnvironmentProblem
@@ -76,6 +76,7 @@ class LocalLauncher(LocalPorts):
         self._death_signal = death_signal or 0
         self._processes: dict[Handle, _Process] = {}
         self._copies: dict[Path, ModelCopy] = {}
+        self._claims = Claims()
 
     # nodes
 

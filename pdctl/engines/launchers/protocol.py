@@ -103,6 +103,7 @@ class Nodes(Protocol):
         """Reserve ports while the block runs; the servers they are meant for can still listen.
 
         unshared: ports whose servers refuse to share. Only other pdctl commands keep off these.
+        Raises EnvironmentProblem if another command was quicker.
         """
         ...
 
@@ -145,6 +146,13 @@ class Processes(Protocol):
 
     def prepare(self, specs: Sequence[ProcessSpec]) -> None:
         """Get their nodes ready to start these processes, where that takes a while."""
+        ...
+
+    def claim_ports(self, specs: Sequence[ProcessSpec]) -> None:
+        """Keep other pdctl commands off the ports of these processes, and of no others.
+
+        Call it again and again: a command that starts some of them has claimed theirs until then.
+        """
         ...
 
     def start(self, spec: ProcessSpec) -> Started:

@@ -99,7 +99,7 @@ def _own(found: DeploymentState | None, supervisor: SupervisorProcess) -> Deploy
     """The state if this supervisor wrote it; None if an earlier one did."""
     if found is None or found.run_id != supervisor.launch.run_id:
         return None
-    return found if found.updated_at >= supervisor.started_at else None
+    return None if found.supervisor_pid == supervisor.replaces else found
 
 
 def start_failure(name: str, last: DeploymentState | None) -> PdctlError:

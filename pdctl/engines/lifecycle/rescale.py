@@ -67,15 +67,14 @@ def rescale(
         planned = _planned(name, counts)
         if planned.prepared is None or planned.change is None:
             return Rescaled(planned.current, planned.before.layout, ())
+        if held is not None:
+            held.enter_context(start.holding(planned.current.launcher, planned.added))
         wanted = start.change(
             planned.prepared,
             leaving=planned.change.leaving,
             changes=planned.sentences,
             drain_s=drain_s,
         )
-        if held is not None:
-            added = [spec for spec in wanted.specs if spec not in planned.current.specs]
-            held.enter_context(start.holding(wanted.launcher, added))
         return Rescaled(wanted, planned.before.layout, planned.sentences)
 
 
@@ -137,6 +136,13 @@ class _Planned:
     change: "_Change | None" = None
     prepared: Prepared | None = None
     sentences: tuple[str, ...] = ()
+
+    @property
+    def added(self) -> tuple[ProcessSpec, ...]:
+        """The processes with ports of their own, which the supervisor does not hold yet."""
+        held = {spec.url for spec in (*self.current.specs, *self.current.leaving)}
+        specs = self.prepared.specs if self.prepared else ()
+        return tuple(spec for spec in specs if spec.url not in held)
 
 
 def _planned(name: str, counts: Counts) -> _Planned:
@@ -325,6 +331,9 @@ def _taken_back(
 def current_launch(name: str) -> Launch:
     """The present target. Raises StateConflict if no supervisor would follow a change."""
     current = state.read_launch(name)
+    file = state.state_dir(name) / "launch.json"
+    if current is None and state.is_supervised(name) and file.exists():
+        raise StateConflict(f"{file} is damaged.", hint=f"pdctl down {name}", code="bad_state")
     if current is None or not running.is_running(name):
         raise running.not_running(name)
     deadline = time.monotonic() + GUARD_WAIT_S

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -53,12 +54,42 @@ def states() -> tuple[DeploymentState, ...]:
 def _readable(name: str) -> DeploymentState | None:
     try:
         found = state.read_state(name)
-    except StateConflict:
-        return None
+    except StateConflict as problem:
+        return _of_launch(name, f"{problem.message} {problem.hint} stops it")
     if found is None or state.is_supervised(name):
         return found
     fix = f"no supervisor; pdctl up --resume --name {name} starts one"
     return replace(found, phase="degraded", detail=fix)
+
+
+def _of_launch(name: str, detail: str) -> DeploymentState | None:
+    """The state of a running deployment whose state.json is damaged, as far as it is known."""
+    wanted = state.read_launch(name)
+    if wanted is None:
+        return None
+    return DeploymentState(
+        name=name,
+        phase="degraded",
+        detail=detail,
+        boot_id=wanted.boot_id,
+        host=wanted.host,
+        supervisor_pid=0,
+        supervisor_started_at=0.0,
+        updated_at=wanted.launched_at,
+        detached=wanted.detached,
+        endpoint=wanted.endpoint,
+        layout=wanted.layout,
+        model=wanted.model,
+        processes=(),
+        run_id=wanted.run_id,
+    )
+
+
+def _state_if_readable(name: str) -> DeploymentState | None:
+    """The state for those who stop a deployment, which its marker finds without one."""
+    with suppress(StateConflict):
+        return state.read_state(name)
+    return None
 
 
 def router_policy(url: str) -> str:
@@ -72,19 +103,29 @@ def router_policy(url: str) -> str:
 
 
 def not_running(name: str) -> StateConflict:
-    """The error for a deployment that does not run."""
+    """The error for a deployment that does not run, or not as far as a command needs it."""
+    if state.is_supervised(name):
+        return StateConflict(
+            f"Deployment {name!r} has only just begun to start.", hint="repeat the command"
+        )
+    if leftovers(name):
+        return lost_supervisor(name)
     return meant.no_such_deployment(name, names())
 
 
 def leftovers(name: str) -> tuple[str, ...]:
     """Labels of the running processes of a deployment, without its supervisor."""
     wanted = state.read_launch(name)
-    return launcher_of(wanted).living(_known(wanted)) if wanted else ()
+    return _living(wanted) if wanted else ()
+
+
+def _living(wanted: Launch) -> tuple[str, ...]:
+    return launcher_of(wanted).living(_known(wanted))
 
 
 def _known(wanted: Launch) -> tuple[Handle, ...]:
     """The handles in the state that the supervisor of this launch last wrote."""
-    found = state.read_state(wanted.name)
+    found = _state_if_readable(wanted.name)
     if found is None or found.run_id != wanted.run_id:
         return ()
     return tuple(process.handle for process in found.processes if process.handle)
@@ -95,11 +136,16 @@ def refuse_running(name: str) -> None:
     if state.is_supervised(name):
         raise already_running(name)
     if leftovers(name):
-        raise StateConflict(
-            f"Deployment {name!r} lost its supervisor, but its engines still run.",
-            hint=f"pdctl up --resume --name {name} takes them over; pdctl down {name} stops them",
-            code="already_running",
-        )
+        raise lost_supervisor(name, "already_running")
+
+
+def lost_supervisor(name: str, code: str = "no_supervisor") -> StateConflict:
+    """The error for a deployment whose engines run without a supervisor."""
+    return StateConflict(
+        f"Deployment {name!r} lost its supervisor, but its engines still run.",
+        hint=f"pdctl up --resume --name {name} takes them over; pdctl down {name} stops them",
+        code=code,
+    )
 
 
 def resume(name: str) -> SupervisorProcess:
@@ -108,6 +154,12 @@ def resume(name: str) -> SupervisorProcess:
     Raises StateConflict if it has one, or if nothing of it runs.
     """
     found = state.read_state(name)
+    if found is None and leftovers(name) and not state.is_supervised(name):
+        raise StateConflict(
+            f"The engines of {name!r} run, but its state.json, which tells them apart, is gone.",
+            hint=f"pdctl down {name}",
+            code="bad_state",
+        )
     if found is None or not (_answers(found) or is_running(name)):
         raise not_running(name)
     use_key_of(name)
@@ -119,7 +171,8 @@ def resume(name: str) -> SupervisorProcess:
             raise not_running(name)
         wanted = replace(wanted, boot_id=state.boot_id(), host=state.host_name())
         state.write_launch(wanted)
-        return SupervisorProcess(wanted, start_supervisor(name, held, is_tied=False))
+        child = start_supervisor(name, held, is_tied=False)
+        return SupervisorProcess(wanted, child, replaces=found.supervisor_pid)
     finally:
         os.close(held)
 
@@ -156,39 +209,49 @@ def stop(
     wanted = state.read_launch(name)
     supervised = state.is_supervised(name)
     if not supervised and not leftovers(name):
-        state.clear_state(name)
+        state.clear_ended(name, wanted.run_id if wanted else "")
         raise not_running(name)
     if supervised:
-        _stop_supervisor(name, now=now, tell=tell)
-    killed = reap(name)
-    if left := leftovers(name):
+        wanted = _stop_supervisor(name, now=now, tell=tell)
+    if wanted is None:
+        state.clear_ended(name, "")
+        return ()
+    killed = reap(wanted)
+    if left := _living(wanted):
         raise EngineFailed(
             f"still running after SIGKILL: {', '.join(left)}.", hint=f"pdctl down {name} --now"
         )
-    if wanted is not None and not supervised:  # a supervisor waits before it exits
+    if not supervised:  # a supervisor waits before it exits
         wait_for_gpu_memory(launcher_of(wanted), wanted.specs)
-    state.clear_state(name)
+    state.clear_ended(name, wanted.run_id)
     return killed
 
 
-def reap(name: str, *, grace_s: float = 10.0) -> tuple[str, ...]:
+def reap(wanted: Launch, *, grace_s: float = 10.0) -> tuple[str, ...]:
     """End what a dead supervisor left behind; the labels of the processes killed by force."""
-    wanted = state.read_launch(name)
-    if wanted is None or not leftovers(name):
+    if not _living(wanted):
         return ()
     return launcher_of(wanted).reap(_known(wanted), grace_s=grace_s)
 
 
-def _stop_supervisor(name: str, *, now: bool, tell: Callable[[DeploymentState], None]) -> None:
+def _stop_supervisor(
+    name: str, *, now: bool, tell: Callable[[DeploymentState], None]
+) -> Launch | None:
     """Ask the supervisor to stop, and wait: it gives every process its own grace.
 
     Kills a silent supervisor. Its guard may start another one, which gets the same request.
+    Returns what was stopped. Leaves a deployment of the same name alone that begins afterwards.
     """
+    wanted: Launch | None = None
     asked: DeploymentState | None = None
     heard_at = time.monotonic()
     last: DeploymentState | None = None
     while state.is_supervised(name):
-        found = state.read_state(name)
+        current = state.read_launch(name) or wanted
+        if asked and wanted and current and current.run_id != wanted.run_id:
+            break
+        wanted = current
+        found = _state_if_readable(name)
         if found is not None and found != last:
             last, heard_at = found, time.monotonic()
             tell(found)
@@ -200,9 +263,11 @@ def _stop_supervisor(name: str, *, now: bool, tell: Callable[[DeploymentState], 
             asked = found
             supervisor_process.ask_to_stop(found, now=now)
         if asked is not None and time.monotonic() - heard_at > SILENT_S:
-            supervisor_process.kill(asked)
+            if supervisor_process.is_current(asked):
+                supervisor_process.kill(asked)
             heard_at = time.monotonic()
         time.sleep(0.05)
+    return wanted
 
 
 def _is_same(found: DeploymentState, asked: DeploymentState | None) -> bool:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pdctl.deployment.checks import cautions, check_llm
 from pdctl.deployment.expand import expand
-from pdctl.deployment.flags import named_ports, parse_version, ports_of
+from pdctl.deployment.flags import named_ports, opened_ports, parse_version, ports_of
 from pdctl.deployment.nics import with_nics
-from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.pd_yaml import deployment_yaml
 from pdctl.deployment.placement.places import Place
-from pdctl.deployment.ports import DIST_INIT_PORTS, plan_ports
+from pdctl.deployment.ports import plan_ports
 from pdctl.deployment.ranks import with_followers
 from pdctl.deployment.records import Deployment, Ports, ProcessSpec
 from pdctl.deployment.resources import choose_backend
@@ -40,7 +40,7 @@ from pdctl.errors import EnvironmentProblem, InvalidInput
 from pdctl.hosts import reachable_in_url
 from pdctl.inspection.llm import read_llm
 from pdctl.inspection.records import Gpu, Llm, RdmaPort, SglangInstall
-from pdctl.paths import state_home
+from pdctl.paths import state_home, working_directory
 
 NUM_RETIRED_PORTS = 40  # out of the hundred in a band
 ALONE_WAIT_S = 10.0
@@ -51,7 +51,7 @@ PLANNING_ADDRESS = "\0pdctl-planning"  # abstract: no file, gone with its proces
 class Prepared:
     """Everything resolved, nothing started. kv_path: how KV moves, in words; "" if it does not."""
 
-    deployment: Deployment
+    deployment: Deployment  # with the KV backend, which engines that are added later must use too
     specs: tuple[ProcessSpec, ...]  # router first
     version: str | None  # of SGLang; None: simulated
     gpu_name: str
@@ -94,15 +94,15 @@ def started_deployment(
     """Prepare a deployment and start its supervisor; hold its ports while the block runs.
 
     The ports are held before another command can choose them, and until their servers listen.
-    check: raises where the nodes cannot run what is prepared.
+    check: called last before the start; raises where the nodes cannot run what is prepared.
     Raises what `prepare`, `check` and `launch` raise.
     """
     with ExitStack() as held:
         with planning():
             prepared = prepare(deployment, launcher=launcher)
+            held.enter_context(holding(prepared.launcher, prepared.specs))
             check(prepared)
             supervisor = launch(prepared, detached=detached, ready_timeout_s=ready_timeout_s)
-            held.enter_context(holding(prepared.launcher, prepared.specs))
         yield prepared, supervisor
 
 
@@ -120,7 +120,7 @@ def write_start_files(prepared: Prepared, *, detached: bool, ready_timeout_s: fl
         model=deployment.model,
         endpoint=_endpoint(prepared.specs[0]),
         detached=detached,
-        cwd=os.getcwd(),
+        cwd=working_directory(),
         launched_at=time.time(),
         ready_timeout_s=ready_timeout_s,
         specs=prepared.specs,
@@ -180,9 +180,7 @@ def _retired_ports(current: Launch, specs: tuple[ProcessSpec, ...]) -> tuple[int
 
 def _write(wanted: Launch, deployment: Deployment, directory: Path) -> None:
     """Write desired.yaml, then launch.json, which the supervisor follows."""
-    desired = directory / "desired.yaml"
-    write_deployment(deployment, desired)
-    desired.chmod(0o600)
+    state.write_private(directory / "desired.yaml", deployment_yaml(deployment))
     state.write_launch(wanted)
 
 
@@ -203,25 +201,13 @@ def _clear_last_run(name: str, directory: Path) -> None:
 
 @contextmanager
 def holding(launcher: str, specs: Iterable[ProcessSpec]) -> Iterator[None]:
-    """Hold the ports of these processes while the block runs.
-
-    A decode engine that can change its role opens its bootstrap port too.
-    """
+    """Hold the ports of these processes while the block runs."""
     there = launcher_named(launcher)
     with ExitStack() as held:
         for spec in specs:
-            served, unshared = _opened_ports(spec)
+            served, unshared = opened_ports(spec)
             held.enter_context(there.hold_ports(spec.node, served, unshared=unshared))
         yield
-
-
-def _opened_ports(spec: ProcessSpec) -> tuple[set[int], set[int]]:
-    """The ports of servers that set SO_REUSEADDR, and the other ports that a process opens."""
-    own = Ports(spec.port) if spec.role == "router" else ports_of(spec)
-    first = own.dist_init or 0
-    group = range(first, first + DIST_INIT_PORTS) if first else ()
-    served = (spec.port, spec.bootstrap_port, own.bootstrap)
-    return set(filter(None, served)), set(filter(None, (spec.metrics_port, own.nccl, *group)))
 
 
 def _endpoint(router: ProcessSpec) -> str:
@@ -239,12 +225,14 @@ def prepare(
     places: Mapping[str, ProcessSpec] = NOWHERE,
     launcher: str = LOCAL,
     without: Collection[str] = (),
+    is_for_later: bool = False,
 ) -> Prepared:
     """Resolve nodes, GPUs, ports, SGLang and the KV backend of a deployment.
 
     present: its running processes; those that the deployment still names stay as they are.
     places: new engine -> the engine, not in `present`, whose ports and GPUs it takes over.
     launcher: a name in the registry. without: nodes off the network, which get no new engine.
+    is_for_later: nothing starts now, so the router's port may be in use.
     Raises EnvironmentProblem if a node lacks one of them, InvalidInput if the deployment cannot
     run. Call inside `planning()` unless nothing will be started.
     """
@@ -255,11 +243,11 @@ def prepare(
     gpus = gpus_of_nodes(deployment, there, nodes)
     llm, unread = _llm(deployment)
     placed = placed_engines(deployment, (*present, *_named(places)), gpus, there)
-    warned = check_equal(deployment, install, there, _used(nodes, placed))
+    warned = (*unread, *check_equal(deployment, install, there, _used(nodes, placed)))
     rdma = rdma_of_nodes(deployment, there, nodes)
     backend, kv_path = _kv_path(deployment, install, placed, gpus, rdma)
     stays = {spec.name: spec for spec in present}
-    planned = _planned_ports(deployment, stays.get("router"), there, nodes)
+    planned = _planned_ports(deployment, there, nodes, is_for_later or "router" in stays)
     addresses = _addresses(there, present, nodes)
     loaded = with_copy(deployment, there, _used(nodes, placed))
     bare = expand(
@@ -276,14 +264,12 @@ def prepare(
     specs = tuple(stays.get(s.name) or with_nics(s, gpus, rdma) for s in ranked)
     warned += check_network(deployment, specs, {*stays, *places}, there, rdma)
     return Prepared(
-        # engines that are added later must use the same KV backend
         deployment=replace(deployment, transfer_backend=backend or deployment.transfer_backend),
         specs=specs,
         version=install.version if install else None,
         gpu_name=next((gpu.name for found in gpus.values() for gpu in found), ""),
         kv_path=kv_path,
         warnings=(
-            *unread,
             *warned,
             *not_copied(deployment, loaded, nodes),
             *cautions_there(deployment, placed, gpus, there),
@@ -443,13 +429,12 @@ def _share_nvlink(placed: Mapping[str, Place], gpus: Mapping[str, tuple[Gpu, ...
 
 def _planned_ports(
     deployment: Deployment,
-    router: ProcessSpec | None,
     launcher: Launcher,
     nodes: tuple[str, ...],
+    keeps_router: bool,
 ) -> Mapping[str, Ports]:
-    """Ports that are free on every node; the router's is free on its own, or the router stays."""
+    """Ports that are free on every node; the router's on its own, unless it keeps that."""
     owners = _port_owners()
-    own = router.port if router is not None else None
 
     def is_usable(port: int) -> bool:
         # the user chose the router's by number and may have left it a moment ago
@@ -460,7 +445,7 @@ def _planned_ports(
 
     return plan_ports(
         deployment,
-        lambda port: port == own or is_usable(port),
+        lambda port: (keeps_router and port == deployment.router.port) or is_usable(port),
         owners=owners,
         router_node=nodes[0],
     )

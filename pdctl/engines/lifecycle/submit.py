@@ -1,6 +1,5 @@
 """Submit a Slurm job that runs a deployment: its script is `pdctl up` itself."""
 
-import os
 import shlex
 import sys
 import time
@@ -8,11 +7,12 @@ import time
 from pdctl.deployment.cluster_file import ClusterFile
 from pdctl.deployment.elsewhere import node_kinds
 from pdctl.deployment.exports.slurm import sbatch_lines
-from pdctl.deployment.pd_yaml import write_deployment
+from pdctl.deployment.pd_yaml import deployment_yaml
 from pdctl.deployment.records import Deployment
 from pdctl.engines import state
 from pdctl.engines.launchers import slurm_commands
 from pdctl.engines.lifecycle.submitted import JOB_FILE, SubmittedJob, output_of
+from pdctl.paths import working_directory
 
 WANTED = "submitted.yaml"
 
@@ -21,13 +21,13 @@ def submit(deployment: Deployment, cluster: ClusterFile, *, ready_timeout_s: flo
     """Submit a job that runs a deployment. Raises InvalidInput if Slurm refuses it."""
     directory = state.make_state_dir(deployment.name)
     state.clear_state(deployment.name)
-    write_deployment(deployment, directory / WANTED)
+    state.write_private(directory / WANTED, deployment_yaml(deployment))
     output = output_of(deployment.name)
     output.unlink(missing_ok=True)
     submitted_at = time.time()
     number = slurm_commands.submit_script(
         job_script(deployment, cluster, ready_timeout_s=ready_timeout_s),
-        directory=os.getcwd(),
+        directory=working_directory(),
         output=str(output).replace("%", "%%"),
     )
     state.write_private(directory / JOB_FILE, f"{number}\n")

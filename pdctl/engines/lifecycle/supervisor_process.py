@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pdctl.engines import state
@@ -13,17 +12,19 @@ from pdctl.engines.exec_shim import tied
 from pdctl.engines.launchers.local import handle_of, is_same_process
 from pdctl.engines.launchers.registry import launcher_of
 from pdctl.engines.records import DeploymentState, Launch
+from pdctl.errors import EnvironmentProblem
 
+MODULE = "pdctl.engines.daemon"
 _GUARD = Path(__file__).parents[1] / "guard.py"
 
 
 @dataclass(frozen=True)
 class SupervisorProcess:
-    """The supervisor that was started for a launch."""
+    """The supervisor that was started for a launch. replaces: the one that had it before."""
 
     launch: Launch
     child: "subprocess.Popen[bytes]"  # the supervisor or its guard
-    started_at: float = field(default_factory=time.time)  # Unix seconds
+    replaces: int | None = None
 
     def is_alive(self) -> bool:
         return self.child.poll() is None
@@ -40,10 +41,13 @@ def start_supervisor(name: str, lock_fd: int, *, is_tied: bool) -> "subprocess.P
     is_tied: the kernel ends it when this command dies. Otherwise a guard restarts it when it is
     killed.
     """
-    argv = [sys.executable, "-m", "pdctl.engines.daemon", name, "--lock-fd", str(lock_fd)]
+    argv = [sys.executable, "-m", MODULE, name, "--lock-fd", str(lock_fd)]
     guarded = [sys.executable, "-I", "-S", str(_GUARD), *argv]
     log = state.logs_dir(name) / "supervisor.log"
-    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    try:
+        written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    except OSError as problem:
+        raise state.unwritable(log, problem) from problem
     try:
         return subprocess.Popen(
             tied(argv, signal.SIGTERM) if is_tied else guarded,
@@ -53,6 +57,11 @@ def start_supervisor(name: str, lock_fd: int, *, is_tied: bool) -> "subprocess.P
             start_new_session=True,
             pass_fds=[lock_fd],
         )
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"The supervisor of {name} cannot be started: {problem.strerror}.",
+            hint="ulimit -a shows the limits on processes and memory",
+        ) from problem
     finally:
         os.close(written)
 
@@ -63,7 +72,16 @@ def is_current(found: DeploymentState) -> bool:
     Ignores: supervisors on other machines, for which the lock has to do.
     """
     pid, started_at = found.supervisor_pid, found.supervisor_started_at
-    return not is_here(found) or is_same_process(pid, started_at, "")
+    return not is_here(found) or is_same_process(pid, started_at, "") or _runs(pid, found.name)
+
+
+def _runs(pid: int, name: str) -> bool:
+    """True if a process is a supervisor of this name. Decides where the clock was set meanwhile."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return command[1:4] == [b"-m", MODULE.encode(), name.encode()]
 
 
 def ask_to_stop(found: DeploymentState, *, now: bool) -> None:

@@ -54,8 +54,8 @@ def serving_temporarily(
         finally:
             supervisor.ask_to_stop(now=True)
             supervisor.child.wait(STOP_WAIT_S)
-            running.reap(deployment.name)
-            state.clear_state(deployment.name)
+            running.reap(supervisor.launch)
+            state.clear_ended(deployment.name, supervisor.launch.run_id)
             if not keeps_logs:
                 state.forget(deployment.name)
 

@@ -32,6 +32,7 @@ class InMemoryLauncher:
     broken: set[str] = field(default_factory=set)  # names that crash as soon as they start
     versions: dict[str, str] = field(default_factory=dict)  # of SGLang, where another one is
     used_ports: set[tuple[str, int]] = field(default_factory=set)
+    claimed: tuple[str, ...] = ()  # names of the processes whose ports are
     files: dict[tuple[str, Path], str] = field(default_factory=dict)
     models: dict[tuple[str, Path], Contents] = field(default_factory=dict)
     staging: dict[tuple[str, Path], Copied] = field(default_factory=dict)
@@ -75,6 +76,9 @@ class InMemoryLauncher:
 
     def is_port_free(self, node: str, port: int, *, is_strict: bool = False) -> bool:
         return (node, port) not in self.used_ports
+
+    def claim_ports(self, specs: Sequence[ProcessSpec]) -> None:
+        self.claimed = tuple(dict.fromkeys(spec.name for spec in specs))
 
     @contextmanager
     def hold_ports(

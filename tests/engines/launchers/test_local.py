@@ -275,12 +275,48 @@ def test_a_claimed_port_is_free_for_its_server_and_for_no_other_command() -> Non
     launcher = LocalLauncher("claims", cwd="/", death_signal=None)
     port = launcher.any_free_port(HERE)
     with launcher.hold_ports(HERE, (), unshared=(port,)):
-        assert launcher.is_port_free(HERE, port)
+        assert not launcher.is_port_free(HERE, port), "also not for a router, whose port is chosen"
         assert not launcher.is_port_free(HERE, port, is_strict=True)
         with socket.socket() as server:
             server.bind(("127.0.0.1", port))
             server.listen()
     assert launcher.is_port_free(HERE, port, is_strict=True)
+
+
+def test_a_supervisor_claims_the_ports_of_its_processes_and_gives_up_those_of_others() -> None:
+    supervisor, other = (LocalLauncher(name, cwd="/", death_signal=None) for name in "ab")
+    router, engine = (
+        replace(spec(name, name, 1), port=other.any_free_port(HERE))
+        for name in ("router", "decode")
+    )
+    with other.hold_ports(HERE, (), unshared=(engine.port,)):  # the command that starts it
+        supervisor.claim_ports((router, engine))
+        assert not other.is_port_free(HERE, router.port)
+    supervisor.claim_ports((router, engine))
+    assert not other.is_port_free(HERE, engine.port), "nobody listens: it waits for its restart"
+    supervisor.claim_ports((router,))
+    assert other.is_port_free(HERE, engine.port)
+    assert not other.is_port_free(HERE, router.port)
+    with (
+        pytest.raises(EnvironmentProblem, match=f"took port {router.port} a moment ago"),
+        other.hold_ports(HERE, (engine.port, router.port)),
+    ):
+        pass
+    assert other.is_port_free(HERE, engine.port), "nothing is held of a start that fails"
+    supervisor.claim_ports(())
+    assert other.is_port_free(HERE, router.port)
+
+
+def test_claims_raise_a_low_limit_on_open_files() -> None:
+    code = """if True:
+        import resource
+        from pdctl.engines.launchers.local_ports import LocalPorts, is_claimed
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 4000))
+        ports = range(1, 400)
+        with LocalPorts().hold_ports("", (), unshared=ports):
+            assert all(map(is_claimed, ports))
+        """
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_door_opens_while_it_listens_and_leaves_the_port_to_any_server() -> None:
