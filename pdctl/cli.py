@@ -1,7 +1,6 @@
 """The `pdctl` command: imports a verb only when it is named, and reports every error."""
 
 import importlib
-import io
 import os
 import sys
 import traceback
@@ -131,7 +130,6 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command line and exit with its code. Errors of all verbs end here."""
     prepare_streams()
     arguments = sys.argv[1:] if argv is None else argv
-    _open_streams()
     verb = next((a for a in arguments if not a.startswith("-")), "pdctl")
     try:
         code = app(args=arguments, prog_name="pdctl", standalone_mode=False)
@@ -153,16 +151,6 @@ def main(argv: list[str] | None = None) -> None:
             _confess(problem)
         _fail(verb, _usage(problem, verb), arguments)
     sys.exit(code if isinstance(code, int) else ExitCode.DONE)
-
-
-def _open_streams() -> None:
-    """Have streams that take every text: scripts close some, and ASCII has neither → nor ●."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # as numbered: 0, 1, 2
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _pipe_closed() -> NoReturn:
