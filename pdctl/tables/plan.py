@@ -222,7 +222,8 @@ def _time_cell(arm: Arm, key: str, limit: float | None) -> str:
         return "one token"  # TPOT of answers without a second one
     between = arm.intervals.get(f"{key}_at_share_s")
     text = format_seconds(value) + (f" {_width_of(value, between)}" if between else "")
-    return text + (f" {MISSED}" if limit is not None and value > limit else "")
+    is_missed = limit is not None and value > limit and not arm.meets
+    return text + (f" {MISSED}" if is_missed else "")
 
 
 def _width_of(value: float, between: Interval) -> str:

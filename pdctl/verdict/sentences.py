@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_number_of, format_rate, format_seconds, format_share
-from pdctl.verdict.caveats import caveats, drawn_ranks, unknown_release
+from pdctl.verdict.caveats import caveats, drawn_ranks, no_times, unknown_release
 from pdctl.verdict.closed_loop import clients_text
 from pdctl.verdict.records import (
     Arm,
@@ -20,7 +20,6 @@ from pdctl.verdict.records import (
 )
 from pdctl.verdict.rules import NAMES, RULE_WORDS, missing_lengths
 from pdctl.verdict.search import site_of
-from pdctl.workload.records import Workload
 
 
 def write(question: Question, verdict: Verdict) -> Verdict:
@@ -55,7 +54,8 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
             f"No --rate given: the arms are compared at {format_rate(verdict.rate_rps)} req/s, "
             "70 % of what the better one carries."
         )
-    yield from _no_times(question.workload)
+    yield from _by_chance(question, verdict)
+    yield from no_times(question.workload)
     if split := verdict.arms.get("pd"):
         yield from drawn_ranks(site, split.parallelism["prefill"].dp)
     yield from caveats(site)
@@ -78,17 +78,17 @@ def disagreement(verdict: Verdict) -> Iterator[str]:
         yield f"The simulation favours {NAMES[evidence]}."
 
 
-def _no_times(workload: Workload) -> Iterator[str]:
-    """A file with columns that may be times under a name nobody knows, and no rate either."""
-    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
-    if (
-        facts is not None
-        and facts.span_s is None
-        and facts.unused_columns
-        and known == (None, None)
-    ):
-        unused = ", ".join(facts.unused_columns[:6])
-        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
+def _by_chance(question: Question, verdict: Verdict) -> Iterator[str]:
+    """Layouts so near their capacity that the luck of the requests decides."""
+    share = question.slo.attainment
+    for arm in verdict.arms.values():
+        if arm.by_chance(share):
+            yield (
+                f"{arm.layout} is near its limit: at {format_rate(verdict.rate_rps)} req/s, "
+                f"{share_down(arm.attainment or 0.0)} of the requests meet your SLOs, but "
+                f"{format_share(share)} do at {format_rate(arm.capacity_rps)}. "
+                "Chance decides there."
+            )
 
 
 def headline(question: Question, verdict: Verdict) -> str:

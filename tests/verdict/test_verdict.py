@@ -132,7 +132,19 @@ def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
     assert " even at " in verdict.unmet
     assert "Prefill of a long prompt takes" in verdict.unmet
     assert "One decode step takes" in verdict.unmet
+    assert all(floor.prefill_s <= (floor.ttft_s or 0.0) for floor in verdict.floors)
     assert verdict.flips == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.98, 0.99, 1.0])
+def test_a_rate_up_to_the_capacity_is_met_whatever_the_luck_of_the_requests(share: float) -> None:
+    asked = question("llama-3.1-8b", "1xL40S", isl=1000, osl=200, rate=2, slo=Slo(0.5, 0.04))
+    capacity = decide(asked).arms["colocated"].capacity_rps or 0.0
+    workload = replace(asked.workload, rate_rps=share * capacity)
+    verdict = decide(replace(asked, workload=workload))
+    assert verdict.is_met
+    assert verdict.arms["colocated"].capacity_rps == capacity
 
 
 @pytest.mark.slow
