@@ -137,14 +137,16 @@ def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.98, 0.99, 1.0])
-def test_a_rate_up_to_the_capacity_is_met_whatever_the_luck_of_the_requests(share: float) -> None:
-    asked = question("llama-3.1-8b", "1xL40S", isl=1000, osl=200, rate=2, slo=Slo(0.5, 0.04))
-    capacity = decide(asked).arms["colocated"].capacity_rps or 0.0
-    workload = replace(asked.workload, rate_rps=share * capacity)
-    verdict = decide(replace(asked, workload=workload))
-    assert verdict.is_met
-    assert verdict.arms["colocated"].capacity_rps == capacity
+@pytest.mark.parametrize("slo", [Slo(0.5, 0.04), Slo()])
+def test_a_rate_is_met_up_to_the_capacity_and_not_above(slo: Slo) -> None:
+    asked = question("llama-3.1-8b", "1xL40S", isl=1000, osl=200, rate=2, slo=slo)
+    known = decide(asked).arms["colocated"].capacity_rps or 0.0
+    for share in (0.98, 0.99, 1.0, 1.005, 1.01, 1.02, 1.05):
+        workload = replace(asked.workload, rate_rps=share * known)
+        verdict = decide(replace(asked, workload=workload))
+        capacity = verdict.arms["colocated"].capacity_rps or 0.0
+        assert verdict.is_met == verdict.arms["colocated"].meets == (capacity >= share * known)
+        assert capacity >= known
 
 
 @pytest.mark.slow
