@@ -122,13 +122,14 @@ def _of_last_plan(options: PlanOptions, *, takes_gpus: bool = True) -> PlanOptio
     if options.model or path is None:
         return options
     found = read_deployment(path)
-    gpus = ""
+    gpus, gpu_file = "", options.gpu_file
     if takes_gpus and found.planned is not None and not _names_gpus(options):
         gpus = found.planned.gpus
+        gpu_file = Path(found.planned.gpu_file) if found.planned.gpu_file else None
     origin = str(path) if path == FILE else f"the plan of {origin_of(path)}"
     what, on = ("model and GPUs", f" on {gpus}") if gpus else ("model", "")
     say(f"  Taking the {what} of {origin}: {found.model}{on}.")
-    return replace(options, model=found.model, gpus=options.gpus or gpus)
+    return replace(options, model=found.model, gpus=options.gpus or gpus, gpu_file=gpu_file)
 
 
 def _names_gpus(options: PlanOptions) -> bool:

@@ -476,6 +476,23 @@ def test_a_plan_for_a_gpu_of_a_file_is_never_sure(
     assert any("Assumed for my-gpu" in warning for warning in data["warnings"])
 
 
+def test_the_file_of_a_kind_of_gpu_is_kept_with_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gpu.yaml").write_text("name: my-gpu\nbandwidth_gb_per_s: 3350\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("qwen3-8b", "--gpus", "8xmy-gpu", "--gpu-file", "gpu.yaml") == 0
+    planned = read_deployment(last_plan_path()).planned
+    assert planned is not None
+    assert planned.gpu_file == str(tmp_path / "gpu.yaml")
+    capsys.readouterr()
+    again = answer(capsys)
+    assert again["data"]["question"]["gpus"]["name"] == "my-gpu"
+    with pytest.raises(SystemExit) as ended:
+        main(["render", "shell"])
+    assert ended.value.code == 0
+
+
 def test_a_plan_without_a_model_says_which_earlier_plan_it_takes_it_from(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
