@@ -13,7 +13,14 @@ from rich.text import Text
 from pdctl.perf_model.intervals import ErrorInterval
 from pdctl.perf_model.records import layout_text
 from pdctl.text_lines import shell_lines
-from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
+from pdctl.units import (
+    UNKNOWN,
+    format_count,
+    format_number_of,
+    format_rate,
+    format_seconds,
+    format_share,
+)
 from pdctl.verdict import sentences
 from pdctl.verdict.closed_loop import clients_text, load_text
 from pdctl.verdict.records import Arm, Interval, Question, Rule, Sizing, Verdict
@@ -53,7 +60,8 @@ def plan_view(question: Question, verdict: Verdict) -> RenderableType:
     if states := sentences.state_sentence(verdict):
         parts.append(Text(states))
     if flips := list(sentences.flip_sentences(verdict.flips, verdict.arms)):
-        parts += [Text(), Text("Changes the answer (each one asked again)", style="bold")]
+        head = f"{flips_head(question)} (each one asked again)"
+        parts += [Text(), Text(head, style="bold")]
         parts += map(Text, flips)
     if len(verdict.sweep) > 1 and any(map(carried_rps, verdict.arms.values())):
         parts += [Text(), _sweep(verdict)]
@@ -114,6 +122,14 @@ def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
     if needed := sentences.gpus_sentence(question, verdict):
         yield f"At {format_rate(verdict.rate_rps)} req/s, {needed[0].lower()}{needed[1:]}"
     yield from sentences.down_sentences(question, verdict)
+
+
+def flips_head(question: Question) -> str:
+    """The head of the flips; --fewest took so many GPUs, and they hold for these."""
+    most = question.max_gpus
+    return (
+        f"Changes the answer on {format_number_of(most, 'GPU')}" if most else "Changes the answer"
+    )
 
 
 def basis(verdict: Verdict) -> str:
