@@ -145,8 +145,8 @@ def decide_fewest(
             too_few = needed
             needed += max(1, needed // 10)
             continue
-        fewest = min(meeting, key=lambda name: _needed(meeting[name]))
-        fewer = _needed(meeting[fewest])[0]
+        fewest = min(meeting, key=lambda name: (_needed(meeting[name]), name != verdict.verdict))
+        fewer = _needed(meeting[fewest])
         if fewer >= needed or fewer <= too_few:
             return asked, _chosen(verdict, "pd" if fewest == "pd" else "colocated")
         needed = fewer
@@ -156,8 +156,8 @@ def decide_fewest(
 GROWING = 8  # times that a number of GPUs reckoned too low is raised
 
 
-def _needed(arm: Arm) -> tuple[int, bool]:
-    return arm.gpus_needed or arm.num_gpus, "pd" in arm.layout
+def _needed(arm: Arm) -> int:
+    return arm.gpus_needed or arm.num_gpus
 
 
 def _chosen(verdict: Verdict, arm: Choice) -> Verdict:

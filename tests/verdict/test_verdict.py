@@ -322,6 +322,16 @@ def test_the_fewest_may_be_more_than_there_are() -> None:
     assert verdict.is_met
 
 
+@pytest.mark.slow
+def test_where_both_arms_need_as_many_gpus_the_fewest_do_not_change_the_answer() -> None:
+    older = dict.fromkeys(("colocated", "prefill", "decode"), Serving(release="0.5.9"))
+    asked = question("qwen3-32b", "8xH100", isl=8000, rate=3, slo=Slo(3.0, 0.04), serving=older)
+    fewest, verdict = decide_fewest(asked)
+    assert fewest.max_gpus == 8
+    assert len({arm.gpus_needed for arm in verdict.arms.values()}) == 1
+    assert verdict.verdict == decide(asked).verdict == "pd"
+
+
 def test_the_fewest_need_a_rate_and_slos() -> None:
     with pytest.raises(InvalidInput, match="--fewest needs a rate and SLOs"):
         decide_fewest(question(rate=3))
