@@ -202,7 +202,7 @@ def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
         yield (f"{name} {share}", cells, format_seconds(limit) if limit is not None else "")
     asked = f"you: {format_rate(rate)}" if rate is not None and verdict.is_rate_asked else ""
     if verdict.clients is None:
-        yield ("carries up to", [_capacity_cell(a) for a in arms], asked)
+        yield ("carries up to", [_capacity_cell(a, rate if asked else None) for a in arms], asked)
     else:
         yield ("throughput", [f"{format_rate(a.throughput_rps)} req/s" for a in arms], "")
     yield ("GPUs", [gpus_text(a) for a in arms], "")
@@ -247,12 +247,12 @@ def _width_of(value: float, between: Interval) -> str:
     return width(factors)
 
 
-def _capacity_cell(arm: Arm) -> str:
+def _capacity_cell(arm: Arm, asked_rps: float | None) -> str:
     if arm.capacity_rps is None:
         return UNKNOWN
     if not arm.capacity_rps:
         return f"0 {MISSED}"
-    text = f"{format_rate(arm.capacity_rps)} req/s"
+    text = f"{format_rate(arm.carried_at(asked_rps))} req/s"
     between = arm.intervals.get("capacity_rps")
     if between is None:
         return text

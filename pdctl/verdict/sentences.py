@@ -229,10 +229,11 @@ def reason(question: Question, verdict: Verdict) -> str:
 def slo_reason(question: Question, verdict: Verdict) -> str:
     """The two capacities, what they say at the rate, and where the losing arm misses."""
     colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
-    ours, theirs = pd.capacity_rps or 0.0, colocated.capacity_rps or 0.0
+    at_rps = verdict.rate_rps if verdict.is_rate_asked else None
+    ours, theirs = (arm.carried_at(at_rps) for arm in (pd, colocated))
     if verdict.is_fewest:
-        arm = verdict.arms[verdict.verdict]
-        return f"No layout meets your SLOs with fewer than {arm.num_gpus} GPUs."
+        enough = format_number_of(verdict.arms[verdict.verdict].num_gpus, "GPU")
+        return f"No layout meets your SLOs with fewer than {enough}."
     if verdict.verdict == "too_close":
         return _tie(verdict, colocated, pd)
     if ours <= 0 or theirs <= 0:
@@ -244,17 +245,16 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
         return _enough(rate, theirs, ours, pd)
     winner, loser = (pd, colocated) if verdict.verdict == "pd" else (colocated, pd)
     name, other = ("A split", "colocated") if winner is pd else ("Colocated", "the best split")
-    more = f"{name} carries up to {format_rate(winner.capacity_rps)} req/s within your SLOs, "
-    more += f"{other} {format_rate(loser.capacity_rps)}"
+    most, least = (format_rate(arm.carried_at(at_rps)) for arm in (winner, loser))
+    more = f"{name} carries up to {most} req/s within your SLOs, {other} {least}"
     if verdict.is_rate_asked and not loser.meets:
         return f"{more}. At {format_rate(rate)} req/s, {loser.layout} {_fails(question, loser)}."
     times = max(ours, theirs) / min(ours, theirs)
     told = f"{more} ({times:.2g}×)."
     if not verdict.is_rate_asked or winner is colocated:
         return told
-    least = format_rate(colocated.intervals["capacity_rps"].low)
-    at = f"At {format_rate(rate)} req/s"
-    return f"{told} {at}, {colocated.layout} should meet them too, but it may carry only {least}."
+    low, at = format_rate(colocated.intervals["capacity_rps"].low), f"At {format_rate(rate)} req/s"
+    return f"{told} {at}, {colocated.layout} should meet them too, but it may carry only {low}."
 
 
 def _enough(rate: float, theirs: float, ours: float, pd: Arm) -> str:

@@ -431,13 +431,11 @@ def _completed(contest: Contest, name: str, results: Mapping[Any, Any], found: _
     arm: Arm = results["arm", name]
     needed, fleet = results.get(("needed", name)), found.fleets[name]
     capacity, carried = found.capacities[name], contest.interval(name)
-    if found.is_asked and arm.meets:  # between two rungs
-        capacity = max(capacity, found.rate_rps)
     meets = arm.meets or (arm.keeps_up and capacity >= found.rate_rps)
     arm = replace(arm, capacity_rps=capacity, gpus_needed=needed, meets=meets)
     running = running_on_each(arm, found.rate_rps)
     errors = provenance_of(contest.site, [fleet], running).errors
-    return with_intervals(arm, errors, replace(carried, high=max(carried.high, capacity)))
+    return with_intervals(arm, errors, carried)
 
 
 def _does_not_fit(site: Site) -> Verdict:
