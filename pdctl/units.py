@@ -52,7 +52,7 @@ def _duration_s(text: str, flag: str, *, bare_unit: str, units: Mapping[str, flo
     match = _QUANTITY.fullmatch(text)
     unit = (match.group(2) or bare_unit).lower().replace("μ", "µ") if match else "?"
     if match is not None and unit in _UNCLEAR and unit not in units:
-        positive(float(match.group(1)), flag=flag, text=text)
+        positive(float(match.group(1)), flag=flag, text=text, example="1s")
         first, second = (f"{match.group(1)}{reading}" for reading in _UNCLEAR[unit])
         raise InvalidInput(
             f"{flag} {text.strip()} could mean {first} or {second}.",
@@ -62,7 +62,7 @@ def _duration_s(text: str, flag: str, *, bare_unit: str, units: Mapping[str, flo
         raise InvalidInput(
             f"{flag} {text!r} is not a duration.", hint=f"{flag} 500ms, {flag} 2s or {flag} 5min"
         )
-    return positive(float(match.group(1)) * units[unit], flag=flag, text=text)
+    return positive(float(match.group(1)) * units[unit], flag=flag, text=text, example="1s")
 
 
 def parse_tokens(text: str, *, flag: str) -> float:
@@ -104,11 +104,13 @@ def parse_share(text: str, *, flag: str) -> float:
     return share
 
 
-def positive(value: float, *, flag: str, text: str | None = None) -> float:
+def positive(value: float, *, flag: str, text: str | None = None, example: str = "1") -> float:
     """`value` if it is above zero and finite; InvalidInput naming `flag` otherwise."""
     if not (math.isfinite(value) and value > 0):
         shown = text if text is not None else f"{value:g}"
-        raise InvalidInput(f"{flag} must be positive and finite, not {shown}.", hint=f"{flag} 1")
+        raise InvalidInput(
+            f"{flag} must be positive and finite, not {shown}.", hint=f"{flag} {example}"
+        )
     return value
 
 

@@ -109,6 +109,13 @@ def test_a_bad_duration_names_its_flag_and_a_way_out(text: str) -> None:
     assert caught.value.hint.startswith("--ttft")
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "0s", "-5ms", "nan"])
+def test_the_way_out_of_a_bad_service_level_is_accepted(text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        units.parse_latency_s(text, flag="--ttft")
+    assert units.parse_latency_s(caught.value.hint.split()[1].rstrip(","), flag="--ttft")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

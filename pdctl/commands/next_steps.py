@@ -59,6 +59,7 @@ def planned_for(question: Question, arm: Arm) -> PlannedFor:
     workload, speculation = question.workload, question.speculation
     return PlannedFor(
         gpus=_gpus(question),
+        gpu_file=question.cluster.gpu.file or None,
         **(_drawn(workload) if workload.requests is None else _recorded(workload)),
         rate=_rate_rps(workload, arm),
         concurrency=workload.concurrency,

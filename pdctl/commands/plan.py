@@ -21,8 +21,8 @@ Examples:
 def plan(
     model: str = typer.Argument(
         "",
-        help="Directory with config.json, cached model or bundled name. Default: that of the last "
-        "plan, with its GPUs.",
+        help="Directory with config.json, cached model or bundled name. Default: that of --from, "
+        "else of the last plan, with its GPUs.",
         show_default=False,
     ),
     gpus: str = typer.Option(

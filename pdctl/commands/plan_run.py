@@ -56,7 +56,7 @@ def question_of(options: PlanOptions) -> tuple[PlanOptions, Question]:
     """
     slo = parse_slo(options.ttft, options.tpot, options.attainment)
     speculation = _speculation(options)
-    options = _of_last_plan(_of_deployment(options))
+    options = _of_last_plan(_of_router(_of_deployment(options)))
     options = replace(options, model=model_path_of(options))
     llm = read_llm(options.model)
     cluster, usd_per_gpu_hour = asked_gpus(
@@ -122,13 +122,14 @@ def _of_last_plan(options: PlanOptions, *, takes_gpus: bool = True) -> PlanOptio
     if options.model or path is None:
         return options
     found = read_deployment(path)
-    gpus = ""
+    gpus, gpu_file = "", options.gpu_file
     if takes_gpus and found.planned is not None and not _names_gpus(options):
         gpus = found.planned.gpus
+        gpu_file = Path(found.planned.gpu_file) if found.planned.gpu_file else None
     origin = str(path) if path == FILE else f"the plan of {origin_of(path)}"
     what, on = ("model and GPUs", f" on {gpus}") if gpus else ("model", "")
     say(f"  Taking the {what} of {origin}: {found.model}{on}.")
-    return replace(options, model=found.model, gpus=options.gpus or gpus)
+    return replace(options, model=found.model, gpus=options.gpus or gpus, gpu_file=gpu_file)
 
 
 def _names_gpus(options: PlanOptions) -> bool:
@@ -153,6 +154,19 @@ def _of_deployment(options: PlanOptions) -> PlanOptions:
         model=options.model or deployment.model,
         gpus=options.gpus if _names_gpus(options) else described,
     )
+
+
+def _of_router(options: PlanOptions) -> PlanOptions:
+    """The options; without a model, with the one that engines behind the URL of --from serve."""
+    url = options.from_url
+    if options.model or not set("/:") & set(url):
+        return options
+    from pdctl.status.targets import model_path, targets_of_router
+
+    model = next(filter(None, map(model_path, targets_of_router(url)[:1])), "")
+    if model:
+        say(f"  Taking the model that {url} serves: {model}.")
+    return replace(options, model=model)
 
 
 def mean_prompt_tokens(options: PlanOptions) -> float | None:

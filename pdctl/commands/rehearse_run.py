@@ -24,6 +24,7 @@ from pdctl.commands.progress import progress_line, say
 from pdctl.commands.screens import start_screen
 from pdctl.console import can_redraw, err, show
 from pdctl.deployment.build import deployment_of_arm
+from pdctl.deployment.gpu_file import planned_kind
 from pdctl.deployment.records import Deployment
 from pdctl.engines.lifecycle.temporary import private, serving_temporarily
 from pdctl.engines.records import DeploymentState
@@ -83,7 +84,9 @@ def run_rehearsal(options: RehearseOptions, *, as_json: bool) -> None:
         no_input=options.no_input,
     )
     deployment = _simulated(options, real or _planned(options, played.workload), played)
-    llm, cluster = read_llm(deployment.model), parse_gpus(deployment.gpus or DEFAULT_GPUS)
+    gpus = deployment.gpus or DEFAULT_GPUS
+    cluster = parse_gpus(gpus, described=planned_kind(gpus, deployment.planned))
+    llm = read_llm(deployment.model)
     fleet = rehearsed_fleet(deployment, llm, cluster)
     played = without_refused(played, fleet)
     say(f"Rehearses {origin}{_told(deployment, played)}")

@@ -13,6 +13,7 @@ from pdctl.deployment.checks import cautions, check_llm
 from pdctl.deployment.cluster_file import cluster_here, on_cluster
 from pdctl.deployment.elsewhere import Elsewhere, expand_on_machine
 from pdctl.deployment.exports.shell import shell
+from pdctl.deployment.gpu_file import planned_kind
 from pdctl.deployment.pd_yaml import write_deployment
 from pdctl.deployment.records import HERE, Deployment, ProcessSpec
 from pdctl.deployment.resources import index_ranges
@@ -103,7 +104,8 @@ def on_another_machine(deployment: Deployment, gpus: str) -> Elsewhere:
 
     Raises InvalidInput where SGLang could not cut or read the model so, or has too few GPUs.
     """
-    made = expand_on_machine(deployment, parse_gpus(gpus))
+    described = planned_kind(gpus, deployment.planned)
+    made = expand_on_machine(deployment, parse_gpus(gpus, described=described))
     try:
         llm = read_llm(deployment.model)
     except InvalidInput as problem:

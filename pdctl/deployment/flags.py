@@ -283,7 +283,9 @@ def simulated_argv(
 ) -> tuple[str, ...]:
     """The command of one simulated engine."""
     plan = deployment.roles[role]
-    profile = deployment.planned.profile if deployment.planned else None
+    planned = deployment.planned
+    profile = planned.profile if planned else None
+    described = planned.gpu_file if planned and planned.gpus == deployment.gpus else None
     bootstrap: tuple[str, ...] = ()
     if role != "colocated":
         bootstrap = ("--disaggregation-bootstrap-port", str(ports.bootstrap))
@@ -291,6 +293,7 @@ def simulated_argv(
         *(pdctl_python, "-m", "pdctl.engines.sim"),
         *("--model-path", deployment.model),
         *("--sim-gpus", deployment.gpus or f"{deployment.num_gpus}xH200"),
+        *(("--sim-gpu-file", described) if described else ()),
         *(("--sim-profile", profile) if profile else ()),
         *("--sim-speed", f"{deployment.sim_speed:g}"),
         *("--host", address, "--port", str(ports.http)),
@@ -299,7 +302,7 @@ def simulated_argv(
         *parallelism_flags(plan.parallelism, None),
         "--enable-metrics",
         *_request_times(deployment, plan),
-        *simulated_speculation(deployment.planned),
+        *simulated_speculation(planned),
         *usual_flags(role, plan),
         *plan.args,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from pdctl.deployment.records import PlannedFor
 from pdctl.deployment.strict_yaml import Field, read_yaml
 from pdctl.inspection.cluster import gpu_model, known_gpu_names
 from pdctl.inspection.records import GpuModel
@@ -58,7 +59,15 @@ def read_gpu_file(path: Path) -> GpuModel:
         or bandwidth * _typical(lambda m: m.pcie_bytes_per_s),
         source=source,
         guesses=tuple(_guesses(name, given)),
+        file=str(path.resolve()),
     )
+
+
+def planned_kind(gpus: str, planned: PlannedFor | None) -> GpuModel | None:
+    """The kind of GPU that a file describes, where these are the GPUs of a plan made with one."""
+    if planned is None or not planned.gpu_file or gpus != planned.gpus:
+        return None
+    return read_gpu_file(Path(planned.gpu_file))
 
 
 _EXAMPLE = {"name": "my-gpu", "bandwidth_gb_per_s": "3350"}

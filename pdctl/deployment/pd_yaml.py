@@ -245,6 +245,7 @@ def _planned(field: Field) -> PlannedFor:
         raise field.problem("has no gpus", hint="gpus: 8xH200")
     return PlannedFor(
         gpus=keys["gpus"].text(),
+        gpu_file=_optional(keys, "gpu_file"),
         trace=_optional(keys, "trace"),
         time_unit=_optional(keys, "time_unit"),
         skip_bad="skip_bad" in keys and keys["skip_bad"].boolean(),

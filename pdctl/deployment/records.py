@@ -88,11 +88,13 @@ class RouterPlan:
 class PlannedFor:
     """The GPUs, the requests and the step times that a deployment was planned for.
 
-    gpus: as --gpus of `plan` takes them. trace: an absolute path; without one, requests are drawn.
+    gpus: as --gpus of `plan` takes them. gpu_file, trace: absolute paths. Without a gpu_file pdctl
+    knows their kind; without a trace, requests are drawn.
     Other fields are the options of `plan` with these names. None: not given.
     """
 
     gpus: str
+    gpu_file: str | None = None
     trace: str | None = None
     time_unit: str | None = None
     skip_bad: bool = False

@@ -172,7 +172,9 @@ def index_ranges(indices: Sequence[int]) -> str:
 
 def _numbered(deployment: Deployment) -> dict[str, tuple[int, ...]]:
     if deployment.engine == "sim" and deployment.gpus is not None:
-        _check_described(deployment, parse_gpus(deployment.gpus))
+        planned = deployment.planned
+        if not (planned and planned.gpu_file and planned.gpus == deployment.gpus):
+            _check_described(deployment, parse_gpus(deployment.gpus))
     assigned: dict[str, tuple[int, ...]] = {}
     taken = 0
     for name, role in deployment.engine_names.items():

@@ -23,6 +23,7 @@ class GpuModel:
     pcie_bytes_per_s: float
     source: str
     guesses: tuple[str, ...] = ()  # what a plan for it rests on, in sentences
+    file: str = ""  # that describes it: an absolute path; "": pdctl knows it
 
 
 @dataclass(frozen=True)

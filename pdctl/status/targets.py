@@ -74,6 +74,11 @@ def served_model(target: Target) -> str:
     return str(info.get("served_model_name") or info.get("model_path") or "")
 
 
+def model_path(target: Target) -> str:
+    """The model that an engine has loaded, as it was named at launch; "" if it does not say."""
+    return str(_model_info(target).get("model_path") or "")
+
+
 def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)

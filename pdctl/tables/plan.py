@@ -13,7 +13,14 @@ from rich.text import Text
 from pdctl.perf_model.intervals import ErrorInterval
 from pdctl.perf_model.records import layout_text
 from pdctl.text_lines import shell_lines
-from pdctl.units import UNKNOWN, format_count, format_rate, format_seconds, format_share
+from pdctl.units import (
+    UNKNOWN,
+    format_count,
+    format_number_of,
+    format_rate,
+    format_seconds,
+    format_share,
+)
 from pdctl.verdict import sentences
 from pdctl.verdict.closed_loop import clients_text, load_text
 from pdctl.verdict.records import Arm, Interval, Question, Rule, Sizing, Verdict
@@ -53,7 +60,8 @@ def plan_view(question: Question, verdict: Verdict) -> RenderableType:
     if states := sentences.state_sentence(verdict):
         parts.append(Text(states))
     if flips := list(sentences.flip_sentences(verdict.flips, verdict.arms)):
-        parts += [Text(), Text("Changes the answer (each one asked again)", style="bold")]
+        head = f"{flips_head(question)} (each one asked again)"
+        parts += [Text(), Text(head, style="bold")]
         parts += map(Text, flips)
     if len(verdict.sweep) > 1 and any(map(carried_rps, verdict.arms.values())):
         parts += [Text(), _sweep(verdict)]
@@ -114,6 +122,14 @@ def answer_sentences(question: Question, verdict: Verdict) -> Iterator[str]:
     if needed := sentences.gpus_sentence(question, verdict):
         yield f"At {format_rate(verdict.rate_rps)} req/s, {needed[0].lower()}{needed[1:]}"
     yield from sentences.down_sentences(question, verdict)
+
+
+def flips_head(question: Question) -> str:
+    """The head of the flips; --fewest took so many GPUs, and they hold for these."""
+    most = question.max_gpus
+    return (
+        f"Changes the answer on {format_number_of(most, 'GPU')}" if most else "Changes the answer"
+    )
 
 
 def basis(verdict: Verdict) -> str:
@@ -186,7 +202,7 @@ def arm_rows(question: Question, verdict: Verdict) -> Iterator[ArmRow]:
         yield (f"{name} {share}", cells, format_seconds(limit) if limit is not None else "")
     asked = f"you: {format_rate(rate)}" if rate is not None and verdict.is_rate_asked else ""
     if verdict.clients is None:
-        yield ("carries up to", [_capacity_cell(a) for a in arms], asked)
+        yield ("carries up to", [_capacity_cell(a, rate if asked else None) for a in arms], asked)
     else:
         yield ("throughput", [f"{format_rate(a.throughput_rps)} req/s" for a in arms], "")
     yield ("GPUs", [gpus_text(a) for a in arms], "")
@@ -222,7 +238,8 @@ def _time_cell(arm: Arm, key: str, limit: float | None) -> str:
         return "one token"  # TPOT of answers without a second one
     between = arm.intervals.get(f"{key}_at_share_s")
     text = format_seconds(value) + (f" {_width_of(value, between)}" if between else "")
-    return text + (f" {MISSED}" if limit is not None and value > limit else "")
+    is_missed = limit is not None and value > limit and not arm.meets
+    return text + (f" {MISSED}" if is_missed else "")
 
 
 def _width_of(value: float, between: Interval) -> str:
@@ -230,12 +247,12 @@ def _width_of(value: float, between: Interval) -> str:
     return width(factors)
 
 
-def _capacity_cell(arm: Arm) -> str:
+def _capacity_cell(arm: Arm, asked_rps: float | None) -> str:
     if arm.capacity_rps is None:
         return UNKNOWN
     if not arm.capacity_rps:
         return f"0 {MISSED}"
-    text = f"{format_rate(arm.capacity_rps)} req/s"
+    text = f"{format_rate(arm.carried_at(asked_rps))} req/s"
     between = arm.intervals.get("capacity_rps")
     if between is None:
         return text

@@ -14,6 +14,7 @@ from pdctl.tables.plan import (
     arm_rows,
     basis,
     carried_rps,
+    flips_head,
     is_estimated,
     width,
 )
@@ -264,7 +265,7 @@ def _head(question: Question, verdict: Verdict, next_commands: Sequence[str]) ->
         f"<h1>{escape(verdict.headline)}</h1>{answers}"
         f'<p class="dim">Confidence {verdict.confidence}, decided by {verdict.decided_by}; '
         f"{escape(basis(verdict))}.</p>"
-        f"{f'<h2>Changes the answer</h2><ul>{turns}</ul>' if turns else ''}"
+        f"{f'<h2>{flips_head(question)}</h2><ul>{turns}</ul>' if turns else ''}"
         f"{commands}{notes}</header>"
     )
 

@@ -8,7 +8,7 @@ from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import SGLANG_DEFAULTS
 from pdctl.perf_model.releases import why_unknown
 from pdctl.verdict.records import Site
-from pdctl.workload.records import longest_request
+from pdctl.workload.records import Workload, longest_request
 
 FEW_REQUESTS = 20  # fewer say little about a workload
 
@@ -26,6 +26,19 @@ def caveats(site: Site) -> Iterator[str]:
     yield from _setting_warnings(site)
     yield from site.llm.assumptions
     yield from _request_warnings(site)
+
+
+def no_times(workload: Workload) -> Iterator[str]:
+    """A file with columns that may be times under a name nobody knows, and no rate either."""
+    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
+    if (
+        facts is not None
+        and facts.span_s is None
+        and facts.unused_columns
+        and known == (None, None)
+    ):
+        unused = ", ".join(facts.unused_columns[:6])
+        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
 
 
 def _request_warnings(site: Site) -> Iterator[str]:

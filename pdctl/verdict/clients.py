@@ -120,13 +120,19 @@ def _found(question: Question, sides: Mapping[str, Sequence[Tried]]) -> ClientAr
 
 
 def _merit(question: Question, tried: Tried) -> tuple[float, ...]:
-    """Larger is better: what the simulator says first, the closed form among equals."""
+    """Larger is better: what the simulator says first, the closed form among equals.
+
+    Of layouts that meet the SLOs the one with most good requests per second, as arms are compared;
+    of those that do not, the one that comes nearest.
+    """
     scored, arm = tried
     if arm.infeasible or arm.e2e_s is None:
         return (-1.0,)
     if not question.slo.is_given:
         return (1.0, -arm.e2e_s.mean)
-    return (round(arm.attainment or 0.0, 2), scored.capacity_rps)
+    if meets(arm, question.slo):
+        return (2.0, arm.goodput_rps or 0.0, scored.capacity_rps)
+    return (1.0, round(arm.attainment or 0.0, 2), scored.capacity_rps)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pdctl.perf_model.engine_model import engine_model
 from pdctl.perf_model.memory import check_parallelism
 from pdctl.perf_model.records import SGLANG_DEFAULTS, EngineModel, Fleet, Parallelism, Role
 from pdctl.perf_model.simulator.routing import Policy, known_policy
+from pdctl.units import format_number_of
 from pdctl.verdict.records import Site, StateLimits
 from pdctl.workload.records import Mix, longest_request
 
@@ -60,17 +61,18 @@ def gpu_budget(site: Site) -> int:
     size = _fixed_size(site)
     if site.total is None or size is None:
         return have
-    most = most_engines(site.cluster, size)
-    if site.total > most and site.total * size <= have:
+    most, needed = most_engines(site.cluster, size), site.total * size
+    engines = f"{format_number_of(site.total, 'engine')} of {format_number_of(size, 'GPU')}"
+    if needed > have:
+        need, are = ("needs" if site.total == 1 else "need"), ("is" if have == 1 else "are")
         raise InvalidInput(
-            f"{site.total} engines of {size} GPUs find no room on {machines_text(site.cluster)}: "
-            f"{most} do.",
-            hint=f"--total {most}" if most else f"--tp {site.cluster.gpus_per_node}",
-        )
-    if site.total * size > have:
-        raise InvalidInput(
-            f"{site.total} engines of {size} GPUs need {site.total * size} GPUs; there are {have}.",
+            f"{engines} {need} {format_number_of(needed, 'GPU')}; there {are} {have}.",
             hint=f"--total {have // size}" if have >= size else f"--tp {have}",
+        )
+    if site.total > most:
+        raise InvalidInput(
+            f"{machines_text(site.cluster)} has no room for {engines}, only for {most}.",
+            hint=f"--total {most}" if most else f"--tp {site.cluster.gpus_per_node}",
         )
     return site.total * size
 

@@ -132,8 +132,9 @@ class Arm:
     capacity_rps: the highest rate at which the share asked for meets every SLO (without SLOs: at
     which it keeps up), whatever rate was asked about; estimate_rps: the same in closed form, where
     it was not simulated. keeps_up: False where the queue grows for ever. meets: whether enough
-    requests meet the SLOs. ttft_at_share_s, tpot_at_share_s: at the share of requests asked for.
-    gpus_needed: the fewest GPUs with which this kind of deployment meets the SLOs at the rate.
+    requests meet the SLOs, at this rate or at a higher one (see by_chance). ttft_at_share_s,
+    tpot_at_share_s: at the share of requests asked for. gpus_needed: the fewest GPUs with which
+    this kind of deployment meets the SLOs at the rate.
     """
 
     counts: Mapping[Role, int]
@@ -168,6 +169,21 @@ class Arm:
     @property
     def num_engines(self) -> int:
         return sum(self.counts.values())
+
+    def carried_at(self, rate_rps: float | None) -> float:
+        """The highest rate known to be met; one that was asked about may lie above the capacity.
+
+        Capacities are rungs, 2.5 % apart; a tenth above one the SLOs are missed.
+        """
+        known, asked = self.capacity_rps or 0.0, (rate_rps or 0.0) if self.meets else 0.0
+        return asked if known < asked <= 1.1 * known else known
+
+    def by_chance(self, share: float) -> bool:
+        """True if fewer requests than that share meet the SLOs here, but enough at a higher rate.
+
+        Attainment falls with the rate but for the luck of who meets whom.
+        """
+        return bool(self.meets and self.attainment is not None and self.attainment < share - 1e-9)
 
 
 @dataclass(frozen=True)

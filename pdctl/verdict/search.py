@@ -12,14 +12,7 @@ from typing import Protocol, TypeVar
 from pdctl.perf_model.intervals import Errors
 from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.verdict.capacity import Candidate, CapacitySearch
-from pdctl.verdict.closed_form import (
-    ASSUMED_USE,
-    Demand,
-    Scored,
-    capacity_rps,
-    excess,
-    pace_of,
-)
+from pdctl.verdict.closed_form import ASSUMED_USE, Demand, Scored, capacity_rps, excess, pace_of
 from pdctl.verdict.judge import (
     Margins,
     any_carries,
@@ -207,7 +200,7 @@ def contest_of(
     else:
         context = site.llm.max_context
         trials = trials_on(sample_of(site.workload, num, max_context=context, seed=seed))
-    tried = (*hopeful, *_rivals(splits, hopeful))
+    tried = (*hopeful, *_rivals(splits, hopeful, demand))
     arms = {"colocated": _candidates(alone, demand), "pd": _candidates(tried, demand)}
     return Contest(
         site=site,
@@ -266,13 +259,21 @@ def best_shares(ranked: Sequence[Scored], most: int) -> list[Scored]:
     return [_simplest(group) for group in list(shares.values())[:most]]
 
 
-def _rivals(ranked: Sequence[Scored], chosen: Sequence[Scored]) -> list[Scored]:
-    """Layouts of the same shares, as good in closed form; they win if they carry more simulated."""
-    found = []
+def _rivals(ranked: Sequence[Scored], chosen: Sequence[Scored], demand: Demand) -> list[Scored]:
+    """Layouts of the same shares, as good in closed form; they win if they carry more simulated.
+
+    As good within the SLOs, or without any: closed forms add a long wait to a long prompt, and so
+    find too little in many small prefill engines.
+    """
+    found: dict[Fleet, Scored] = {}
     for one in chosen:
         group = [s for s in ranked if prefill_share(s.fleet) == prefill_share(one.fleet)]
-        found += [s for s in group if is_close(s, group[0], SAME) and s is not one][:MAX_RIVALS]
-    return found
+        free = [capacity_rps(s.fleet, demand, Slo()) if s.capacity_rps else 0.0 for s in group]
+        as_good = [s for s in group if is_close(s, group[0], SAME)]
+        roomy = [s for s, top in zip(group, free, strict=True) if top and top >= SAME * max(free)]
+        for near in (as_good, roomy):
+            found |= {s.fleet: s for s in [s for s in near if s is not one][:MAX_RIVALS]}
+    return list(found.values())
 
 
 def _simplest(ranked: Sequence[Scored]) -> Scored:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pdctl.perf_model.records import Percentiles
 from pdctl.units import format_number_of, format_rate, format_seconds, format_share
-from pdctl.verdict.caveats import caveats, drawn_ranks, unknown_release
+from pdctl.verdict.caveats import caveats, drawn_ranks, no_times, unknown_release
 from pdctl.verdict.closed_loop import clients_text
 from pdctl.verdict.records import (
     Arm,
@@ -20,7 +20,6 @@ from pdctl.verdict.records import (
 )
 from pdctl.verdict.rules import NAMES, RULE_WORDS, missing_lengths
 from pdctl.verdict.search import site_of
-from pdctl.workload.records import Workload
 
 
 def write(question: Question, verdict: Verdict) -> Verdict:
@@ -55,7 +54,8 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
             f"No --rate given: the arms are compared at {format_rate(verdict.rate_rps)} req/s, "
             "70 % of what the better one carries."
         )
-    yield from _no_times(question.workload)
+    yield from _by_chance(question, verdict)
+    yield from no_times(question.workload)
     if split := verdict.arms.get("pd"):
         yield from drawn_ranks(site, split.parallelism["prefill"].dp)
     yield from caveats(site)
@@ -78,17 +78,17 @@ def disagreement(verdict: Verdict) -> Iterator[str]:
         yield f"The simulation favours {NAMES[evidence]}."
 
 
-def _no_times(workload: Workload) -> Iterator[str]:
-    """A file with columns that may be times under a name nobody knows, and no rate either."""
-    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
-    if (
-        facts is not None
-        and facts.span_s is None
-        and facts.unused_columns
-        and known == (None, None)
-    ):
-        unused = ", ".join(facts.unused_columns[:6])
-        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
+def _by_chance(question: Question, verdict: Verdict) -> Iterator[str]:
+    """Layouts so near their capacity that the luck of the requests decides."""
+    share = question.slo.attainment
+    for arm in verdict.arms.values():
+        if arm.by_chance(share):
+            yield (
+                f"{arm.layout} is near its limit: at {format_rate(verdict.rate_rps)} req/s, "
+                f"{share_down(arm.attainment or 0.0)} of the requests meet your SLOs, but "
+                f"{format_share(share)} do at {format_rate(arm.capacity_rps)}. "
+                "Chance decides there."
+            )
 
 
 def headline(question: Question, verdict: Verdict) -> str:
@@ -229,10 +229,11 @@ def reason(question: Question, verdict: Verdict) -> str:
 def slo_reason(question: Question, verdict: Verdict) -> str:
     """The two capacities, what they say at the rate, and where the losing arm misses."""
     colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
-    ours, theirs = pd.capacity_rps or 0.0, colocated.capacity_rps or 0.0
+    at_rps = verdict.rate_rps if verdict.is_rate_asked else None
+    ours, theirs = (arm.carried_at(at_rps) for arm in (pd, colocated))
     if verdict.is_fewest:
-        arm = verdict.arms[verdict.verdict]
-        return f"No layout meets your SLOs with fewer than {arm.num_gpus} GPUs."
+        enough = format_number_of(verdict.arms[verdict.verdict].num_gpus, "GPU")
+        return f"No layout meets your SLOs with fewer than {enough}."
     if verdict.verdict == "too_close":
         return _tie(verdict, colocated, pd)
     if ours <= 0 or theirs <= 0:
@@ -244,17 +245,16 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
         return _enough(rate, theirs, ours, pd)
     winner, loser = (pd, colocated) if verdict.verdict == "pd" else (colocated, pd)
     name, other = ("A split", "colocated") if winner is pd else ("Colocated", "the best split")
-    more = f"{name} carries up to {format_rate(winner.capacity_rps)} req/s within your SLOs, "
-    more += f"{other} {format_rate(loser.capacity_rps)}"
+    most, least = (format_rate(arm.carried_at(at_rps)) for arm in (winner, loser))
+    more = f"{name} carries up to {most} req/s within your SLOs, {other} {least}"
     if verdict.is_rate_asked and not loser.meets:
         return f"{more}. At {format_rate(rate)} req/s, {loser.layout} {_fails(question, loser)}."
     times = max(ours, theirs) / min(ours, theirs)
     told = f"{more} ({times:.2g}×)."
     if not verdict.is_rate_asked or winner is colocated:
         return told
-    least = format_rate(colocated.intervals["capacity_rps"].low)
-    at = f"At {format_rate(rate)} req/s"
-    return f"{told} {at}, {colocated.layout} should meet them too, but it may carry only {least}."
+    low, at = format_rate(colocated.intervals["capacity_rps"].low), f"At {format_rate(rate)} req/s"
+    return f"{told} {at}, {colocated.layout} should meet them too, but it may carry only {low}."
 
 
 def _enough(rate: float, theirs: float, ours: float, pd: Arm) -> str:

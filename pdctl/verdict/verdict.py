@@ -145,8 +145,8 @@ def decide_fewest(
             too_few = needed
             needed += max(1, needed // 10)
             continue
-        fewest = min(meeting, key=lambda name: _needed(meeting[name]))
-        fewer = _needed(meeting[fewest])[0]
+        fewest = min(meeting, key=lambda name: (_needed(meeting[name]), name != verdict.verdict))
+        fewer = _needed(meeting[fewest])
         if fewer >= needed or fewer <= too_few:
             return asked, _chosen(verdict, "pd" if fewest == "pd" else "colocated")
         needed = fewer
@@ -156,8 +156,8 @@ def decide_fewest(
 GROWING = 8  # times that a number of GPUs reckoned too low is raised
 
 
-def _needed(arm: Arm) -> tuple[int, bool]:
-    return arm.gpus_needed or arm.num_gpus, "pd" in arm.layout
+def _needed(arm: Arm) -> int:
+    return arm.gpus_needed or arm.num_gpus
 
 
 def _chosen(verdict: Verdict, arm: Choice) -> Verdict:
@@ -421,17 +421,21 @@ def _floors(contest: Contest, found: _Found) -> Iterator[Floor]:
     for name, fleet in found.fleets.items():
         light = LIGHT_USE * contest.entrants[name][0].free_rps
         arm = try_layout(contest.trials, fleet, light, contest.slo)
-        parts = idle_parts_s(fleet, contest.demand)
-        yield Floor(arm.layout, light, arm.ttft_at_share_s, arm.tpot_at_share_s, *parts)
+        prefill_s, *rest = idle_parts_s(fleet, contest.demand)
+        if arm.ttft_at_share_s is not None:  # no part takes longer than the whole
+            prefill_s = min(prefill_s, arm.ttft_at_share_s)
+        yield Floor(arm.layout, light, arm.ttft_at_share_s, arm.tpot_at_share_s, prefill_s, *rest)
 
 
 def _completed(contest: Contest, name: str, results: Mapping[Any, Any], found: _Found) -> Arm:
     arm: Arm = results["arm", name]
     needed, fleet = results.get(("needed", name)), found.fleets[name]
-    arm = replace(arm, capacity_rps=found.capacities[name], gpus_needed=needed)
+    capacity, carried = found.capacities[name], contest.interval(name)
+    meets = arm.meets or (arm.keeps_up and capacity >= found.rate_rps)
+    arm = replace(arm, capacity_rps=capacity, gpus_needed=needed, meets=meets)
     running = running_on_each(arm, found.rate_rps)
     errors = provenance_of(contest.site, [fleet], running).errors
-    return with_intervals(arm, errors, contest.interval(name))
+    return with_intervals(arm, errors, carried)
 
 
 def _does_not_fit(site: Site) -> Verdict:

@@ -11,6 +11,7 @@ from pdctl.cli import main
 from pdctl.deployment.pd_yaml import read_deployment
 from pdctl.engines.launchers import registry
 from pdctl.paths import last_plan_path
+from pdctl.status.records import Target
 from pdctl.workload.describe import workload_from_lengths
 from tests.engines.launchers.in_memory import InMemoryLauncher
 
@@ -130,6 +131,23 @@ def test_a_running_deployment_is_looked_at_instead_of_a_trace(
     said = capsys.readouterr()
     assert "2.5 req/s, ISL 4,000, OSL 200, 25 % of the prompts cached" in " ".join(said.err.split())
     assert "mean 4,000 tokens, 3,000 uncached" in said.out
+
+
+def test_traffic_of_a_router_is_planned_for_the_model_behind_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("llama-3.1-8b", "--gpus", "4xH200") == 0
+    seen = workload_from_lengths(isl=4000, osl=200, rate_rps=2.5)
+    engine = Target("decode-0", "decode", "http://127.0.0.1:9")
+    monkeypatch.setattr("pdctl.status.targets.targets_of_router", lambda url: (engine,))
+    monkeypatch.setattr("pdctl.status.targets.model_path", lambda target: "Qwen/Qwen3-8B")
+    monkeypatch.setattr(
+        "pdctl.status.observed_workload.watch_workload", lambda targets, window_s, tell: seen
+    )
+    url = "http://127.0.0.1:30000"
+    capsys.readouterr()
+    told = answer(capsys, "--gpus", "4xH200", "--from", url)["data"]
+    assert told["model"]["name"] == "qwen3-8b"
 
 
 @pytest.mark.slow
@@ -456,6 +474,23 @@ def test_a_plan_for_a_gpu_of_a_file_is_never_sure(
     data = json.loads(capsys.readouterr().out)["data"]
     assert data["confidence"] == "low"
     assert any("Assumed for my-gpu" in warning for warning in data["warnings"])
+
+
+def test_the_file_of_a_kind_of_gpu_is_kept_with_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gpu.yaml").write_text("name: my-gpu\nbandwidth_gb_per_s: 3350\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("qwen3-8b", "--gpus", "8xmy-gpu", "--gpu-file", "gpu.yaml") == 0
+    planned = read_deployment(last_plan_path()).planned
+    assert planned is not None
+    assert planned.gpu_file == str(tmp_path / "gpu.yaml")
+    capsys.readouterr()
+    again = answer(capsys)
+    assert again["data"]["question"]["gpus"]["name"] == "my-gpu"
+    with pytest.raises(SystemExit) as ended:
+        main(["render", "shell"])
+    assert ended.value.code == 0
 
 
 def test_a_plan_without_a_model_says_which_earlier_plan_it_takes_it_from(

@@ -15,7 +15,14 @@ from pdctl.deployment.flags import (
     parse_version,
     role_switch_obstacle,
 )
-from pdctl.deployment.records import Deployment, ObservePlan, Ports, RolePlan, RouterPlan
+from pdctl.deployment.records import (
+    Deployment,
+    ObservePlan,
+    PlannedFor,
+    Ports,
+    RolePlan,
+    RouterPlan,
+)
 from pdctl.errors import InvalidInput
 from pdctl.hosts import LOOPBACK
 from pdctl.perf_model.records import Parallelism
@@ -212,6 +219,15 @@ def test_a_simulated_engine_gets_sglangs_flags_and_its_gpus() -> None:
     argv = simulated_argv(together, "colocated", PORTS, pdctl_python="/py")
     assert value(argv, "--disaggregation-mode") == "null"
     assert value(argv, "--sim-gpus") == "2xB200"
+
+
+def test_a_simulated_engine_reads_the_file_of_a_kind_of_gpu_that_was_planned_for() -> None:
+    planned = PlannedFor(gpus="2xmy-gpu", gpu_file="/gpus/my-gpu.yaml")
+    wanted = colocated(engine="sim", gpus="2xmy-gpu", planned=planned)
+    argv = simulated_argv(wanted, "colocated", PORTS, pdctl_python="/py")
+    assert value(argv, "--sim-gpu-file") == "/gpus/my-gpu.yaml"
+    other = simulated_argv(replace(wanted, gpus="2xB200"), "colocated", PORTS, pdctl_python="/py")
+    assert "--sim-gpu-file" not in other
 
 
 def test_engines_log_times_of_requests_unless_that_is_refused_or_given() -> None:

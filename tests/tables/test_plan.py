@@ -269,6 +269,12 @@ def test_the_requests_that_states_leave_room_for_stand_under_why() -> None:
     assert "requests at once" not in screen(verdict())
 
 
+def test_flips_of_the_fewest_gpus_say_that_they_hold_for_these() -> None:
+    told = plain_view(plan_view(replace(question(), max_gpus=6), verdict(flips=FLIPS)), 100)
+    assert "Changes the answer on 6 GPUs (each one asked again)" in told
+    assert "Changes the answer (each one asked again)" in screen(verdict(flips=FLIPS))
+
+
 @pytest.mark.parametrize("columns", [60, 72, 80])
 def test_a_figure_and_its_interval_each_stay_in_one_line(columns: int) -> None:
     def table(width: int) -> str:

@@ -90,3 +90,12 @@ def test_slos_that_not_even_one_client_is_served_within_give_no_number() -> None
 def test_an_answer_that_holds_for_every_number_of_clients_has_no_flip(direction: int) -> None:
     generous = asker(asked(4, Slo(1000.0, 10.0)))
     assert client_flip(generous, "colocated", direction) is None
+
+
+def test_of_splits_that_meet_the_slos_the_one_with_most_good_requests_per_second_is_shown() -> None:
+    drawn = question("llama-3.1-8b", "4xH100", isl=2000, osl=300, slo=Slo(0.5, 0.02))
+    about = replace(drawn, workload=replace(drawn.workload, concurrency=30.0, rate_rps=None))
+    found = asker(about).found
+    good = [arm.goodput_rps or 0.0 for arm in found.sweep if arm.meets]
+    assert len(good) > 1
+    assert found.arms["pd"].goodput_rps == max(good)

@@ -54,6 +54,24 @@ def test_more_engines_than_gpus_are_refused_with_a_number_that_fits() -> None:
     assert refused.value.hint == "--total 8"
 
 
+@pytest.mark.parametrize(
+    ("gpus", "total", "tp", "text"),
+    [
+        ("2xH200", 9, 1, "9 engines of 1 GPU need 9 GPUs; there are 2."),
+        ("1xH200", 2, 1, "2 engines of 1 GPU need 2 GPUs; there is 1."),
+        ("2xH200", 1, 4, "1 engine of 4 GPUs needs 4 GPUs; there are 2."),
+        ("3x3xH200", 4, 2, "3x3xH200 has no room for 4 engines of 2 GPUs, only for 3."),
+    ],
+)
+def test_engines_without_room_are_counted_in_the_right_number(
+    gpus: str, total: int, tp: int, text: str
+) -> None:
+    sizes = {role: Parallelism(tp=tp) for role in ("colocated", "prefill", "decode")}
+    with pytest.raises(InvalidInput) as refused:
+        gpu_budget(question(gpus=gpus, total=total, parallelism=sizes))
+    assert str(refused.value) == text
+
+
 def test_splits_of_unequal_engines_leave_no_room_for_another_prefill_engine() -> None:
     shapes = {"prefill": Parallelism(tp=2), "decode": Parallelism(tp=4)}
     asked = question(gpus="8xH200", parallelism=shapes)

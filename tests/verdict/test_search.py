@@ -8,6 +8,7 @@ import pytest
 
 from pdctl.inspection.cluster import parse_gpus
 from pdctl.perf_model.records import Parallelism, Role
+from pdctl.verdict.capacity import CapacitySearch
 from pdctl.verdict.closed_form import demand_of
 from pdctl.verdict.layouts import engines_that_fit
 from pdctl.verdict.records import Question, Verdict
@@ -97,6 +98,15 @@ def test_the_choice_is_the_same_however_far_capacities_were_searched_before(
     find_capacities(searched)
     assert whole_choice(fresh, rate) == whole_choice(searched, rate)
     assert fresh.trials.num_runs < searched.trials.num_runs
+
+
+@pytest.mark.slow
+def test_many_small_prefill_engines_are_simulated_though_closed_forms_rank_them_low() -> None:
+    slo = Slo(ttft_s=2.0, tpot_s=0.03)
+    one = contest(question("qwen3-32b", "8xH100", isl=6000, osl=400, slo=slo))
+    first = one.entrants["pd"][0]
+    assert one.search("pd").finish() > 1.2 * CapacitySearch(one.trials, [first], slo).finish()
+    assert one.best("pd").num_prefill > first.fleet.num_prefill
 
 
 def test_the_same_question_gets_the_same_answer() -> None:

@@ -49,6 +49,15 @@ def verdict(choice: Choice = "pd", colocated: float = 2.6, pd: float = 5.5,
     return Verdict(**{**made, **changes})  # type: ignore[arg-type]
 
 
+def test_requests_that_meet_the_slos_at_a_higher_rate_only_are_told_as_chance() -> None:
+    told = verdict()
+    told.arms["pd"] = replace(told.arms["pd"], attainment=0.8967)
+    assert write(ASKED, told).warnings[0] == (
+        "5P3D is near its limit: at 3.4 req/s, 89.6 % of the requests meet your SLOs, but 90 % do "
+        "at 5.5. Chance decides there."
+    )
+
+
 def test_the_slo_that_the_losing_arm_misses_is_quoted() -> None:
     told = verdict()
     told.arms["colocated"] = replace(told.arms["colocated"], tpot_at_share_s=0.05)

@@ -132,7 +132,22 @@ def test_slos_nobody_can_meet_say_what_is_the_least() -> None:
     assert " even at " in verdict.unmet
     assert "Prefill of a long prompt takes" in verdict.unmet
     assert "One decode step takes" in verdict.unmet
+    assert all(floor.prefill_s <= (floor.ttft_s or 0.0) for floor in verdict.floors)
     assert verdict.flips == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slo", [Slo(0.5, 0.04), Slo()])
+def test_a_rate_is_met_up_to_the_capacity_and_not_above(slo: Slo) -> None:
+    asked = question("llama-3.1-8b", "1xL40S", isl=1000, osl=200, rate=2, slo=slo)
+    known = decide(asked).arms["colocated"].capacity_rps or 0.0
+    for share in (0.98, 0.99, 1.0, 1.005, 1.01, 1.02, 1.05):
+        workload = replace(asked.workload, rate_rps=share * known)
+        verdict = decide(replace(asked, workload=workload))
+        arm = verdict.arms["colocated"]
+        assert arm.capacity_rps == known or not slo.is_given
+        carried = arm.carried_at(share * known)
+        assert verdict.is_met == arm.meets == (carried >= share * known)
 
 
 @pytest.mark.slow
@@ -306,6 +321,16 @@ def test_the_fewest_may_be_more_than_there_are() -> None:
     assert fewest.max_gpus is not None
     assert fewest.max_gpus > 2
     assert verdict.is_met
+
+
+@pytest.mark.slow
+def test_where_both_arms_need_as_many_gpus_the_fewest_do_not_change_the_answer() -> None:
+    older = dict.fromkeys(("colocated", "prefill", "decode"), Serving(release="0.5.9"))
+    asked = question("qwen3-32b", "8xH100", isl=8000, rate=3, slo=Slo(3.0, 0.04), serving=older)
+    fewest, verdict = decide_fewest(asked)
+    assert fewest.max_gpus == 8
+    assert len({arm.gpus_needed for arm in verdict.arms.values()}) == 1
+    assert verdict.verdict == decide(asked).verdict == "pd"
 
 
 def test_the_fewest_need_a_rate_and_slos() -> None:

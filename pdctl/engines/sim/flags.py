@@ -36,6 +36,7 @@ class SimFlags:
     model: str
     served_name: str
     gpus: str
+    gpu_file: str
     profile: str
     speed: float
     start_s: float
@@ -75,6 +76,7 @@ def parse_flags(argv: Sequence[str]) -> SimFlags:
         model=args.model_path,
         served_name=args.served_model_name or args.model_path,
         gpus=args.sim_gpus,
+        gpu_file=args.sim_gpu_file,
         profile=args.sim_profile,
         speed=args.sim_speed,
         start_s=args.sim_start_s,
@@ -103,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pdctl.engines.sim", allow_abbrev=False)
     add = parser.add_argument
     add("--sim-gpus", default="1xH200", help="GPUs to simulate, for example 8xH200")
+    add("--sim-gpu-file", default="", help="a file that describes their kind")
     add("--sim-profile", default="", help="measured step times to use; none: the roofline")
     add("--sim-speed", type=float, default=1.0, help="10: run ten times as fast")
     add("--sim-start-s", type=float, default=0.0, help="duration of the simulated start, in s")

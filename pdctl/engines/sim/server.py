@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from pdctl.deployment.gpu_file import read_gpu_file
 from pdctl.deployment.serving import served_llm, simulated_serving
 from pdctl.engines.clients.api_key import api_key
 from pdctl.engines.sim.api import Api
@@ -67,7 +69,9 @@ async def wait_as_follower(flags: SimFlags) -> int:
 async def serve_engine(flags: SimFlags) -> int:
     """Start, serve until a signal, drain. Returns the exit code."""
     started_at = time.time()
-    llm, cluster = served_llm(read_llm(flags.model), flags.argv), parse_gpus(flags.gpus)
+    described = read_gpu_file(Path(flags.gpu_file)) if flags.gpu_file else None
+    llm = served_llm(read_llm(flags.model), flags.argv)
+    cluster = parse_gpus(flags.gpus, described=described)
     model = _model(flags, llm, cluster, flags.role)
     log(f"server_args=ServerArgs(model_path={flags.model!r}, port={flags.port}, simulated=True)")
     if flags.ignored:
