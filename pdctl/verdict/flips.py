@@ -347,9 +347,9 @@ def _rates(direction: int, forecast: FlipForecast) -> Iterator[float]:
     """Rates beside which colocated is enough, or carries them at all."""
     if forecast.enough_rps > 0:
         yield from (forecast.enough_rps * factor**direction for factor in (1.0, 1.005, 1.02))
-    elif direction > 0:
+    elif direction > 0 and forecast.carried_rps > 0:
         yield forecast.carried_rps * BEYOND
-    else:
+    elif forecast.carried_rps > 0:
         yield from (forecast.carried_rps * share for share in LIGHT)
 
 

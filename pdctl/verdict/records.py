@@ -195,7 +195,7 @@ class Flip:
     to: Choice
     at: float
     from_at: float | None = None  # the value asked about
-    is_met: bool = True  # False: no layout meets the SLOs there, and `to` comes nearest
+    is_met: bool = True  # False: no layout meets the SLOs there; `to` carries more
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pdctl.perf_model.records import EngineModel, Fleet
 from pdctl.verdict.capacity import Candidate, CapacitySearch
 from pdctl.verdict.closed_form import ASSUMED_USE, Demand, Scored, capacity_rps, excess, pace_of
 from pdctl.verdict.judge import (
+    Known,
     Margins,
     any_carries,
     by_capacity,
@@ -142,11 +143,12 @@ class Contest:
         return search.rough_rps * base.finish() / base.rough_rps
 
     def is_near_floor(self, arm: str) -> bool:
-        """True if `least` is far below the capacity; learns no more than that takes."""
-        own, low = self.search(arm), self.provenance.errors.rate.low
+        """True if `least` is far below the capacity; learns no more of it than that takes."""
+        carried, low = self.search(arm).finish(), self.provenance.errors.rate.low
         if self.trials.few is not None:
-            return self.least(arm) < NEAR_FLOOR * own.finish()
-        return low < NEAR_FLOOR or exceeds(own, low / NEAR_FLOOR, self.search(arm, self.slow_slo))
+            return self.least(arm) < NEAR_FLOOR * carried
+        slow = self.search(arm, self.slow_slo)
+        return low < NEAR_FLOOR or exceeds(Known(carried), low / NEAR_FLOOR, slow)
 
     def slack(self, arm: str, rate_rps: float) -> float:
         """The slack of an arm's best layout at a rate, see Run.slack."""

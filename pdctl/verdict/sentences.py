@@ -469,10 +469,7 @@ def _flip_words(flip: Flip) -> str:
 
 
 def _flip_answer(flip: Flip) -> str:
-    name = NAMES[flip.to]
-    if not flip.is_met:
-        return f"no layout meets your SLOs ({name} comes nearest)"
-    return name.removeprefix("a ")
+    return NAMES[flip.to].removeprefix("a ") if flip.is_met else "no layout meets your SLOs"
 
 
 def _flip_cause(flip: Flip, arms: Mapping[str, Arm]) -> str:

@@ -95,6 +95,15 @@ def test_a_flip_is_told_where_it_holds_and_five_percent_beyond(forecast: FlipFor
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("direction", [1, -1])
+def test_where_colocated_carries_nothing_no_rate_is_looked_for(
+    forecast: FlipForecast, direction: int
+) -> None:
+    nothing = replace(forecast, enough_rps=0.0, carried_rps=0.0)
+    assert find_flip("pd", rate_axis(asked()), direction, nothing, TurnsAt(0.0)) is None
+
+
+@pytest.mark.slow
 def test_a_flip_that_does_not_hold_beyond_is_not_told(forecast: FlipForecast) -> None:
     turn = forecast.enough_rps
     wavering = TurnsAt(turn, (turn * 1.03, turn * 2))

@@ -189,7 +189,7 @@ def test_a_flip_below_what_colocated_carries_says_why() -> None:
     told = list(flip_sentences(flips, arms))
     assert told == [
         "about 5.4 req/s → too close to call: 8C carries 6.37, but it may be 5.35",
-        "7.2 req/s or more → no layout meets your SLOs (a split comes nearest)",
+        "7.2 req/s or more → no layout meets your SLOs",
     ]
     assert all(len(line) <= 98 for line in told)
 
