@@ -296,8 +296,8 @@ def _nearest(
 ) -> list[float]:
     """Values with another answer on the way back from one of them to one without; nearest first.
 
-    A forecast is seldom far off: the first step back is short, and each is twice the one before,
-    until one leads too far; from there on the middle is tried.
+    A forecast is seldom far off: the first two steps back are short, and each further one is twice
+    the one before, until one leads too far; from there on the middle is tried.
     """
     direction, step, found = 1 if other > same else -1, axis.near, [other]
     while (ratio := (other / same) ** direction) > axis.near:
@@ -305,7 +305,7 @@ def _nearest(
         if value is None:
             break
         if is_other(value):
-            other, step = value, step**2
+            other, step = value, axis.near if len(found) < 2 else step**2
             found.insert(0, value)
         else:
             same, step = value, math.inf
