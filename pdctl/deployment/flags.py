@@ -285,14 +285,15 @@ def simulated_argv(
     plan = deployment.roles[role]
     planned = deployment.planned
     profile = planned.profile if planned else None
-    described = planned.gpu_file if planned and planned.gpus == deployment.gpus else None
+    gpus = deployment.gpus or (planned.gpus if planned else f"{deployment.num_gpus}xH200")
+    described = planned.gpu_file if planned and planned.gpus == gpus else None
     bootstrap: tuple[str, ...] = ()
     if role != "colocated":
         bootstrap = ("--disaggregation-bootstrap-port", str(ports.bootstrap))
     return (
         *(pdctl_python, "-m", "pdctl.engines.sim"),
         *("--model-path", deployment.model),
-        *("--sim-gpus", deployment.gpus or f"{deployment.num_gpus}xH200"),
+        *("--sim-gpus", gpus),
         *(("--sim-gpu-file", described) if described else ()),
         *(("--sim-profile", profile) if profile else ()),
         *("--sim-speed", f"{deployment.sim_speed:g}"),

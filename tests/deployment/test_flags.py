@@ -221,6 +221,12 @@ def test_a_simulated_engine_gets_sglangs_flags_and_its_gpus() -> None:
     assert value(argv, "--sim-gpus") == "2xB200"
 
 
+def test_a_simulated_engine_of_a_plan_has_the_gpus_of_the_plan() -> None:
+    wanted = replace(colocated(engine="sim"), planned=PlannedFor(gpus="4xH100"))
+    argv = simulated_argv(wanted, "colocated", PORTS, pdctl_python="/py")
+    assert value(argv, "--sim-gpus") == "4xH100"
+
+
 def test_a_simulated_engine_reads_the_file_of_a_kind_of_gpu_that_was_planned_for() -> None:
     planned = PlannedFor(gpus="2xmy-gpu", gpu_file="/gpus/my-gpu.yaml")
     wanted = colocated(engine="sim", gpus="2xmy-gpu", planned=planned)
