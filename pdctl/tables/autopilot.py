@@ -106,7 +106,7 @@ def _ago(seconds: float) -> str:
 
 
 def _day(at_s: float) -> str:
-    return strftime("%d %b %H:%M:%S", localtime(at_s))
+    return strftime("%Y-%m-%d %H:%M:%S", localtime(at_s))
 
 
 def _clock(at_s: float) -> str:

@@ -22,6 +22,7 @@ from pdctl.units import (
     format_share,
 )
 from pdctl.verdict import sentences
+from pdctl.verdict.caveats import state_sentence
 from pdctl.verdict.closed_loop import clients_text, load_text
 from pdctl.verdict.records import Arm, Interval, Question, Rule, Sizing, Verdict
 from pdctl.workload.records import Slo, Workload
@@ -57,7 +58,7 @@ def plan_view(question: Question, verdict: Verdict) -> RenderableType:
     if any(arm.attainment is not None or arm.ttft_s for arm in verdict.arms.values()):
         parts += [Text(), _arms(question, verdict)]
     parts += [Text(), _rules(verdict.rules)]
-    if states := sentences.state_sentence(verdict):
+    if states := state_sentence(verdict.state_limits):
         parts.append(Text(states))
     if flips := list(sentences.flip_sentences(verdict.flips, verdict.arms)):
         head = f"{flips_head(question)} (each one asked again)"
@@ -252,7 +253,7 @@ def _capacity_cell(arm: Arm, asked_rps: float | None) -> str:
         return UNKNOWN
     if not arm.capacity_rps:
         return f"0 {MISSED}"
-    text = f"{format_rate(arm.carried_at(asked_rps))} req/s"
+    text = f"{format_rate(sentences.carried_at(arm, asked_rps))} req/s"
     between = arm.intervals.get("capacity_rps")
     if between is None:
         return text

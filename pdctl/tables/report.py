@@ -20,10 +20,11 @@ from pdctl.tables.plan import (
 )
 from pdctl.tables.svg import Axes, Limit, Series, bar_chart, line_chart
 from pdctl.units import UNKNOWN, format_bytes, format_rate, format_seconds, format_share
+from pdctl.verdict.caveats import state_sentence
 from pdctl.verdict.closed_loop import clients_of, load_text
 from pdctl.verdict.rate_curves import RatePoint
 from pdctl.verdict.records import Arm, Question, Verdict
-from pdctl.verdict.sentences import flip_sentences, state_sentence
+from pdctl.verdict.sentences import flip_sentences
 from pdctl.workload.describe import drawn_line, read_line
 from pdctl.workload.records import Workload
 
@@ -312,7 +313,7 @@ def _arm_rows(question: Question, verdict: Verdict) -> list[Row]:
 def _rule_rows(verdict: Verdict) -> list[Row]:
     rows: list[Row] = [("rule", "value", "points to", "source")]
     rows += [(r.id.replace("_", " "), r.text, r.favours, r.source) for r in verdict.rules]
-    if states := state_sentence(verdict):
+    if states := state_sentence(verdict.state_limits):
         rows.append(("states", states, "", "SGLang's memory pools"))
     return rows
 

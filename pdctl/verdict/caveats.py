@@ -7,8 +7,8 @@ from pdctl.perf_model.communication import assumed_cluster
 from pdctl.perf_model.formats import kernel_warnings
 from pdctl.perf_model.records import SGLANG_DEFAULTS
 from pdctl.perf_model.releases import why_unknown
-from pdctl.verdict.records import Site
-from pdctl.workload.records import Workload, longest_request
+from pdctl.verdict.records import Site, StateLimits
+from pdctl.workload.records import TraceFacts, longest_request
 
 FEW_REQUESTS = 20  # fewer say little about a workload
 
@@ -28,17 +28,11 @@ def caveats(site: Site) -> Iterator[str]:
     yield from _request_warnings(site)
 
 
-def no_times(workload: Workload) -> Iterator[str]:
-    """A file with columns that may be times under a name nobody knows, and no rate either."""
-    facts, known = workload.trace, (workload.rate_rps, workload.concurrency)
-    if (
-        facts is not None
-        and facts.span_s is None
-        and facts.unused_columns
-        and known == (None, None)
-    ):
+def no_times(facts: TraceFacts | None, origin: str) -> Iterator[str]:
+    """A file, with no rate beside it, whose columns may be times under a name nobody knows."""
+    if facts is not None and facts.span_s is None and facts.unused_columns:
         unused = ", ".join(facts.unused_columns[:6])
-        yield f"No column of {workload.origin} was read as times (not used: {unused}); add --rate."
+        yield f"No column of {origin} was read as times (not used: {unused}); add --rate."
 
 
 def _request_warnings(site: Site) -> Iterator[str]:
@@ -143,3 +137,13 @@ def share_too_long(site: Site) -> float:
     longest = longest_request(context)
     long = sum(i + o > longest for i, o in zip(requests.isl, requests.osl, strict=True))
     return long / len(requests)
+
+
+def state_sentence(limits: StateLimits | None) -> str:
+    """The most requests that engines of both arms can run, where their states limit it; else ""."""
+    if limits is None:
+        return ""
+    return (
+        f"A decode engine runs up to {limits.decode:,} requests at once, a colocated one "
+        f"{limits.colocated:,}: each request keeps a state in GPU memory."
+    )

@@ -170,14 +170,6 @@ class Arm:
     def num_engines(self) -> int:
         return sum(self.counts.values())
 
-    def carried_at(self, rate_rps: float | None) -> float:
-        """The highest rate known to be met; one that was asked about may lie above the capacity.
-
-        Capacities are rungs, 2.5 % apart; a tenth above one the SLOs are missed.
-        """
-        known, asked = self.capacity_rps or 0.0, (rate_rps or 0.0) if self.meets else 0.0
-        return asked if known < asked <= 1.1 * known else known
-
     def by_chance(self, share: float) -> bool:
         """True if fewer requests than that share meet the SLOs here, but enough at a higher rate.
 

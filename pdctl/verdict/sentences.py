@@ -55,7 +55,8 @@ def warnings(question: Question, verdict: Verdict) -> Iterator[str]:
             "70 % of what the better one carries."
         )
     yield from _by_chance(question, verdict)
-    yield from no_times(question.workload)
+    if question.workload.rate_rps is None and question.workload.concurrency is None:
+        yield from no_times(question.workload.trace, question.workload.origin)
     if split := verdict.arms.get("pd"):
         yield from drawn_ranks(site, split.parallelism["prefill"].dp)
     yield from caveats(site)
@@ -230,7 +231,7 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
     """The two capacities, what they say at the rate, and where the losing arm misses."""
     colocated, pd = verdict.arms["colocated"], verdict.arms["pd"]
     at_rps = verdict.rate_rps if verdict.is_rate_asked else None
-    ours, theirs = (arm.carried_at(at_rps) for arm in (pd, colocated))
+    ours, theirs = (carried_at(arm, at_rps) for arm in (pd, colocated))
     if verdict.is_fewest:
         enough = format_number_of(verdict.arms[verdict.verdict].num_gpus, "GPU")
         return f"No layout meets your SLOs with fewer than {enough}."
@@ -245,7 +246,7 @@ def slo_reason(question: Question, verdict: Verdict) -> str:
         return _enough(rate, theirs, ours, pd)
     winner, loser = (pd, colocated) if verdict.verdict == "pd" else (colocated, pd)
     name, other = ("A split", "colocated") if winner is pd else ("Colocated", "the best split")
-    most, least = (format_rate(arm.carried_at(at_rps)) for arm in (winner, loser))
+    most, least = (format_rate(carried_at(arm, at_rps)) for arm in (winner, loser))
     more = f"{name} carries up to {most} req/s within your SLOs, {other} {least}"
     if verdict.is_rate_asked and not loser.meets:
         return f"{more}. At {format_rate(rate)} req/s, {loser.layout} {_fails(question, loser)}."
@@ -486,12 +487,10 @@ def _flip_cause(flip: Flip, arms: Mapping[str, Arm]) -> str:
     return f": {colocated.layout} carries {format_rate(carried)}, but it may be {least}"
 
 
-def state_sentence(verdict: Verdict) -> str:
-    """The most requests that engines of both arms can run, where their states limit it; else ""."""
-    limits = verdict.state_limits
-    if limits is None:
-        return ""
-    return (
-        f"A decode engine runs up to {limits.decode:,} requests at once, a colocated one "
-        f"{limits.colocated:,}: each request keeps a state in GPU memory."
-    )
+def carried_at(arm: Arm, rate_rps: float | None) -> float:
+    """The highest rate known to be met; one that was asked about may lie above the capacity.
+
+    Capacities are rungs, 2.5 % apart; a tenth above one the SLOs are missed.
+    """
+    known, asked = arm.capacity_rps or 0.0, (rate_rps or 0.0) if arm.meets else 0.0
+    return asked if known < asked <= 1.1 * known else known

@@ -10,7 +10,7 @@ from pdctl.perf_model.records import Parallelism, Serving
 from pdctl.verdict.data import verdict_data
 from pdctl.verdict.feasibility import ROLES, total_that_fits
 from pdctl.verdict.records import Question, Speculation, Verdict, fewest_gpus
-from pdctl.verdict.sentences import disagreement, write
+from pdctl.verdict.sentences import carried_at, disagreement, write
 from pdctl.verdict.verdict import decide as facts_of
 from pdctl.verdict.verdict import decide_fewest
 from pdctl.workload.describe import workload_from_trace
@@ -146,7 +146,7 @@ def test_a_rate_is_met_up_to_the_capacity_and_not_above(slo: Slo) -> None:
         verdict = decide(replace(asked, workload=workload))
         arm = verdict.arms["colocated"]
         assert arm.capacity_rps == known or not slo.is_given
-        carried = arm.carried_at(share * known)
+        carried = carried_at(arm, share * known)
         assert verdict.is_met == arm.meets == (carried >= share * known)
 
 
