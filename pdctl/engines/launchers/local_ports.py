@@ -5,7 +5,6 @@ import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from pdctl.deployment.flags import opened_ports
 from pdctl.deployment.records import ProcessSpec
 from pdctl.engines.launchers.protocol import Door
 from pdctl.errors import EnvironmentProblem
@@ -49,6 +48,8 @@ class LocalPorts:
         return not is_strict or can_bind(port, shares=False)
 
     def claim_ports(self, specs: Sequence[ProcessSpec]) -> None:
+        from pdctl.deployment.flags import opened_ports  # `ls` and `status` start sooner without
+
         opened = (port for spec in specs for ports in opened_ports(spec) for port in ports)
         self._claims.keep(frozenset(opened))
 
