@@ -286,7 +286,7 @@ def simulated_argv(
     planned = deployment.planned
     profile = planned.profile if planned else None
     gpus = deployment.gpus or (planned.gpus if planned else f"{deployment.num_gpus}xH200")
-    described = planned.gpu_file if planned and planned.gpus == gpus else None
+    described = planned.file_of(gpus) if planned else None
     bootstrap: tuple[str, ...] = ()
     if role != "colocated":
         bootstrap = ("--disaggregation-bootstrap-port", str(ports.bootstrap))

@@ -65,9 +65,8 @@ def read_gpu_file(path: Path) -> GpuModel:
 
 def planned_kind(gpus: str, planned: PlannedFor | None) -> GpuModel | None:
     """The kind of GPU that a file describes, where these are the GPUs of a plan made with one."""
-    if planned is None or not planned.gpu_file or gpus != planned.gpus:
-        return None
-    return read_gpu_file(Path(planned.gpu_file))
+    file = planned.file_of(gpus) if planned else None
+    return read_gpu_file(Path(file)) if file else None
 
 
 _EXAMPLE = {"name": "my-gpu", "bandwidth_gb_per_s": "3350"}

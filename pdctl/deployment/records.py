@@ -110,6 +110,10 @@ class PlannedFor:
     profile: str | None = None
     seed: int = 0
 
+    def file_of(self, gpus: str | None) -> str | None:
+        """The file that describes the kind of these GPUs, if they are the planned ones."""
+        return self.gpu_file if gpus == self.gpus else None
+
 
 @dataclass(frozen=True)
 class ObservePlan:

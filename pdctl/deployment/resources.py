@@ -173,7 +173,7 @@ def index_ranges(indices: Sequence[int]) -> str:
 def _numbered(deployment: Deployment) -> dict[str, tuple[int, ...]]:
     if deployment.engine == "sim" and deployment.gpus is not None:
         planned = deployment.planned
-        if not (planned and planned.gpu_file and planned.gpus == deployment.gpus):
+        if not (planned and planned.file_of(deployment.gpus)):
             _check_described(deployment, parse_gpus(deployment.gpus))
     assigned: dict[str, tuple[int, ...]] = {}
     taken = 0

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 from pdctl.deployment.flags import REQUEST_TIMES_FLAG
@@ -25,6 +24,7 @@ from pdctl.measurement.engine_facts import EngineFacts
 from pdctl.measurement.prediction import predicted_engine, running_fleet
 from pdctl.perf_model.records import EngineModel, Fleet, Role
 from pdctl.status.pages import parse_loads, parse_router_metrics
+from pdctl.status.rates import per_second, rises
 from pdctl.status.records import Target, Watched, WhatIf
 from pdctl.status.request_window import Window, at_speed, ended_requests, window_of
 from pdctl.status.targets import source_of_state
@@ -109,13 +109,8 @@ def arrived_in(pages: Sequence[Mapping[str, Any]], window_s: float) -> int | Non
         for page in pages
         if (found := parse_router_metrics(page.get("router") or "")[0]) is not None
     ]
-    counted = [  # a counter that fell belongs to a router that was restarted
-        (after - before, after_s - before_s)
-        for (before_s, before), (after_s, after) in pairwise(counts)
-        if after >= before
-    ]
-    elapsed_s = sum(seconds for _, seconds in counted)
-    return round(sum(num for num, _ in counted) / elapsed_s * window_s) if elapsed_s > 0 else None
+    rate_rps = per_second(rises(counts))
+    return None if rate_rps is None else round(rate_rps * window_s)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Rates and percentiles from an engine's counters between two scrapes. Pure."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 
 from pdctl.status.records import CounterSample, EngineSample, Histogram
 
@@ -119,6 +120,24 @@ def delta(earlier: float | None, later: float | None) -> float | None:
     if earlier is None or later is None or later < earlier:
         return None
     return later - earlier
+
+
+def rises(totals: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The rise of a counter and the seconds it took, between each two readings (time, total).
+
+    A counter that fell has started over: the time around that is left out.
+    """
+    return [
+        (after - before, after_s - before_s)
+        for (before_s, before), (after_s, after) in pairwise(totals)
+        if after >= before
+    ]
+
+
+def per_second(found: Sequence[tuple[float, float]]) -> float | None:
+    """The mean rate of such rises; None if they took no time."""
+    elapsed_s = sum(seconds for _, seconds in found)
+    return sum(num for num, _ in found) / elapsed_s if elapsed_s > 0 else None
 
 
 def mean_itl_s(earlier: CounterSample, later: CounterSample) -> float | None:

@@ -6,9 +6,9 @@ Source: docs/decisions/0011-advice-asks-for-evidence.md.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 
+from pdctl.status.rates import per_second, rises
 from pdctl.status.records import Moment
 
 WINDOW_S = 60.0
@@ -95,26 +95,16 @@ def arrivals(window: Sequence[Moment]) -> float | None:
 
 def arrival_rate(window: Sequence[Moment]) -> float | None:
     """Requests that arrived per second; None if nothing counts them."""
-    counted = _counted(window)
-    elapsed_s = sum(seconds for _, seconds in counted)
-    return sum(num for num, _ in counted) / elapsed_s if elapsed_s > 0 else None
+    return per_second(_counted(window))
 
 
 def _counted(window: Sequence[Moment]) -> list[tuple[float, float]]:
-    """Arrivals and seconds between moments with one counter, the one that most of them have.
-
-    A counter that fell has started over: the time around that is left out.
-    """
+    """Arrivals and seconds between moments with one counter, the one that most of them have."""
     named = [(m.counted_by, m.at_s, m.requests) for m in window if m.requests is not None]
     if not named:
         return []
     usual = Counter(name for name, *_ in named).most_common(1)[0][0]
-    totals = [(at_s, total) for name, at_s, total in named if name == usual]
-    return [
-        (after - before, after_s - before_s)
-        for (before_s, before), (after_s, after) in pairwise(totals)
-        if after >= before
-    ]
+    return rises((at_s, total) for name, at_s, total in named if name == usual)
 
 
 def has_changed(history: Sequence[Moment]) -> bool:
